@@ -1,0 +1,47 @@
+# The project's commands. `make demo` and `make test` need only Debian, Python 3.11+ and the network to PyPI.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CLASSFEED := $(BIN)/classfeed
+
+help: ## what can be done here
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
+
+setup: $(STAMP) ## the virtual environment with the locked dependencies
+
+$(STAMP): requirements.lock pyproject.toml scripts/setup
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup
+	@touch $(STAMP)
+
+demo: setup ## set everything up, run three business days on embedded parts, say what was delivered
+	@$(CLASSFEED) demo
+
+up: setup ## the Dagster UI on embedded parts, until Ctrl-C
+	@$(CLASSFEED) up
+
+test: setup ## the tests, with coverage
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=xml
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: setup ## let ruff format and mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: setup ## resolve the dependencies again
+	@$(BIN)/pip install -q uv
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --all-extras --upgrade \
+		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+
+clean: ## remove the embedded services' data (.classfeed); nothing outside it
+	@rm -rf .classfeed
+
+.PHONY: help setup demo up test lint format lock clean

@@ -1,0 +1,1 @@
+"""classfeed: an online share broker's daily data feeds to Class and other fund-administration software."""

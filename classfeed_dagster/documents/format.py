@@ -1,0 +1,163 @@
+"""What every document format offers, and the small types that rendering, checking and delivery share."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+from classfeed_dagster.trading_days import Window
+
+
+@dataclass(frozen=True, slots=True)
+class PageHeader:
+    """What a page says of itself. Everything comes from the snapshot and the plan; nothing from the clock."""
+
+    feed: str
+    recipient: str
+    business_date: dt.date
+    sequence_number: int
+    revision: int
+    replaces: str | None
+    page_number: int
+    page_count: int
+    window: Window
+    snapshot_at: dt.datetime
+
+    @property
+    def message_id(self) -> str:
+        """``<feed>-<YYYYMMDD>-r<revision>-p<page>``: unique for ever (XSD, Header)."""
+        return message_id(self.feed, self.business_date, self.revision, self.page_number)
+
+
+def message_id(feed: str, business_date: dt.date, revision: int, page: int) -> str:
+    """The id of one page of one revision; also the stem of its file's name."""
+    return f"{feed}-{business_date:%Y%m%d}-r{revision}-p{page}"
+
+
+@dataclass(frozen=True, slots=True)
+class CurrencyTotals:
+    """Sums over one currency of a page, debits and credits of cash also apart. Exact to the cent."""
+
+    ledger_balance: Decimal = Decimal("0.00")
+    market_value: Decimal = Decimal("0.00")
+    cash_credits: Decimal = Decimal("0.00")
+    cash_debits: Decimal = Decimal("0.00")  # zero or negative
+    net_amount: Decimal = Decimal("0.00")
+
+    @property
+    def cash_amount(self) -> Decimal:
+        """Credits and debits together."""
+        return self.cash_credits + self.cash_debits
+
+    def __add__(self, other: CurrencyTotals) -> CurrencyTotals:
+        return CurrencyTotals(
+            self.ledger_balance + other.ledger_balance,
+            self.market_value + other.market_value,
+            self.cash_credits + other.cash_credits,
+            self.cash_debits + other.cash_debits,
+            self.net_amount + other.net_amount,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The control totals of some portfolios: additive, so those of a page are the sum of its portfolios'."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)  # records by section
+    currencies: Mapping[str, CurrencyTotals] = field(default_factory=dict)  # ordered by currency when written
+    units_held: Decimal = Decimal("0.000000")
+    units_moved: Decimal = Decimal("0.000000")
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            {name: self.counts.get(name, 0) + other.counts.get(name, 0) for name in {**self.counts, **other.counts}},
+            {
+                name: self.currencies.get(name, CurrencyTotals()) + other.currencies.get(name, CurrencyTotals())
+                for name in sorted({*self.currencies, *other.currencies})
+            },
+            self.units_held + other.units_held,
+            self.units_moved + other.units_moved,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPortfolio:
+    """One portfolio's part of the document: its records as bytes, by section, and what they add up to."""
+
+    number: str
+    sections: Mapping[str, bytes]
+    totals: Totals
+
+    @property
+    def size(self) -> int:
+        """Bytes before compression."""
+        return sum(map(len, self.sections.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class PageFacts:
+    """What reading a written page back found, from its bytes alone."""
+
+    errors: tuple[str, ...]  # why it is not valid; empty if it is. No personal data.
+    header: Mapping[str, str]
+    portfolios: Mapping[str, frozenset[str]]  # portfolio numbers by section
+    removed: frozenset[str]  # those announced as REMOVED: number and reference alone
+    totals: Totals  # recomputed from the records
+    stated: Totals | None  # as the page states them; cash credits and debits not apart (credits hold the sum)
+    sha256: str  # of the uncompressed bytes
+    size: int  # of the uncompressed bytes
+
+    @property
+    def valid(self) -> bool:
+        """True if the page is well-formed and obeys its schema."""
+        return not self.errors
+
+
+class DocumentFormat(Protocol):
+    """A document format: declarative inside, these five doors outside."""
+
+    name: str
+    extension: str  # ".xml"
+    domains: tuple[str, ...]  # which domains it carries
+
+    def unwritable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+        """FINDINGS rows for portfolios whose values this format can't carry (characters, patterns, lengths)."""
+        ...
+
+    def render(self, frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
+        """Each portfolio of ``frames`` (by frame name, any order of rows), ordered by portfolio number."""
+        ...
+
+    def page(self, header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
+        """A whole page in chunks: header, the sections' records, control totals."""
+        ...
+
+    def examine(self, chunks: Iterable[bytes]) -> PageFacts:
+        """Read a page back: validate it as a stream, recompute its totals, list its portfolios."""
+        ...
+
+    def read(self, path: Path) -> dict[str, pl.DataFrame]:
+        """A page's records as frames, typed as the domains declare them. ValueError says what is wrong."""
+        ...
+
+
+def plan_pages(sizes: Sequence[int], limit: int) -> list[range]:
+    """Split portfolios (sizes in bytes, in order) into pages under ``limit`` bytes; one page if there are none.
+
+    A portfolio is never split: one larger than the limit has a page to itself.
+    """
+    pages: list[range] = []
+    start, used = 0, 0
+    for at, size in enumerate(sizes):
+        if at > start and used + size > limit:
+            pages.append(range(start, at))
+            start, used = at, 0
+        used += size
+    pages.append(range(start, len(sizes)))
+    return pages

@@ -1,0 +1,71 @@
+"""For whom a feed's data is worked out: a recipient, from which first business date, and how often.
+
+Feeds with the same audience share the consented portfolios and the domain frames.
+"""
+
+from __future__ import annotations
+
+import bisect
+import datetime as dt
+import enum
+from dataclasses import dataclass
+
+from classfeed_dagster import trading_days
+
+
+class Cadence(enum.StrEnum):
+    """How often a feed goes out: every business day, or on the last business day of each week."""
+
+    DAILY = "daily"
+    WEEKLY = "weekly"
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """A recipient, the feed's first business date (on which everyone is NEW), and the cadence."""
+
+    recipient: str
+    first_business_date: dt.date
+    cadence: Cadence = Cadence.DAILY
+
+    @property
+    def key(self) -> str:
+        """A short name, safe in an object key: equal audiences have equal keys."""
+        return f"{self.recipient}-{self.first_business_date:%Y%m%d}-{self.cadence}"
+
+    def dates(self) -> list[dt.date]:
+        """The audience's business dates from its first one on, in order."""
+        days = trading_days.business_days_between(self.first_business_date, trading_days.LAST_SUPPORTED)
+        if self.cadence is Cadence.DAILY:
+            return list(days)
+        last_of_week: dict[tuple[int, int], dt.date] = {}
+        for day in days:
+            last_of_week[day.isocalendar()[:2]] = day
+        return sorted(last_of_week.values())
+
+    def is_due(self, day: dt.date) -> bool:
+        """True if the audience gets a document for ``day``."""
+        dates = self.dates()
+        at = bisect.bisect_left(dates, day)
+        return at < len(dates) and dates[at] == day
+
+    def sequence_number(self, day: dt.date) -> int:
+        """1 for the first business date, one more for each after; ValueError if ``day`` isn't one of them."""
+        dates = self.dates()
+        at = bisect.bisect_left(dates, day)
+        if at == len(dates) or dates[at] != day:
+            raise ValueError(f"{day.isoformat()} is not a date of {self.recipient}'s {self.cadence} feed")
+        return at + 1
+
+    def previous(self, day: dt.date) -> dt.date | None:
+        """The audience's business date before ``day``; None on its first."""
+        number = self.sequence_number(day)
+        return self.dates()[number - 2] if number > 1 else None
+
+    def window(self, day: dt.date) -> trading_days.Window:
+        """The window of ``recorded_at`` that the document of ``day`` covers."""
+        return trading_days.window(day, self.previous(day))
+
+    def is_first(self, day: dt.date) -> bool:
+        """True on the first business date, when every portfolio is NEW."""
+        return self.previous(day) is None

@@ -1,0 +1,94 @@
+"""What a run works with: settings, the object store, bigsite, the clock. Opened when first used, not before.
+
+Definitions load with nothing reachable and no secret set, so nothing here connects at construction.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TypeVar
+
+import sqlalchemy as sa
+from pydantic import BaseModel
+
+from classfeed_dagster.settings import Environment, Settings, get_settings
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore, open_store
+
+CORRELATION_TAG = "classfeed/correlation_id"
+CLOCK_TAG = "classfeed/now"
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class NotBuiltError(RuntimeError):
+    """An asset's input for a business date has not been materialized yet."""
+
+    def __init__(self, asset: str, day: dt.date) -> None:
+        super().__init__(
+            f"{asset} has not been materialized for {day.isoformat()}: materialize it first, or run the whole job"
+        )
+
+
+class ClockRefusedError(ValueError):
+    """A run asked for a set clock where only the real one may be used."""
+
+
+class Runtime:
+    """The settings of this process and what they open."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The environment, typed."""
+        return self._settings or get_settings()
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The object store of the settings."""
+        return open_store(self.settings.store_location, s3_endpoint_url=self.settings.s3_endpoint_url)
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        """bigsite: the URL of the settings, or an embedded PostgreSQL that is started on first use."""
+        from classfeed_dagster.bigsite import embedded
+
+        if self.settings.bigsite_url is not None:
+            return embedded.engine_from(self.settings.bigsite_url.get_secret_value())
+        return embedded.engine_from(embedded.start(self.settings.home))
+
+    def close(self) -> None:
+        """Close the connections to bigsite, if any were opened."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+            del self.__dict__["engine"]
+
+    def clock(self, tags: Mapping[str, str]) -> dt.datetime | None:
+        """The instant a rehearsal set (run tag, else setting); None means the real clock. UTC.
+
+        Only local and dev may set a clock: elsewhere it could make an ended consent look active.
+        """
+        text = tags.get(CLOCK_TAG)
+        if text is None:
+            return self.settings.now
+        if self.settings.env not in (Environment.LOCAL, Environment.DEV):
+            raise ClockRefusedError(f"the tag {CLOCK_TAG} is for local and dev, never for {self.settings.env}")
+        return dt.datetime.fromisoformat(text).astimezone(dt.UTC)
+
+    def save_reference(self, asset: str, day: dt.date, reference: BaseModel) -> None:
+        """Point ``asset`` of ``day`` at what was made. The pointer moves; what it points at never changes."""
+        self.store.put(_reference_key(asset, day), reference.model_dump_json(indent=1).encode() + b"\n")
+
+    def load_reference(self, asset: str, day: dt.date, model: type[Model]) -> Model:
+        """What ``asset`` of ``day`` points at; NotBuiltError if nothing was made yet."""
+        try:
+            return model.model_validate_json(self.store.read(_reference_key(asset, day)))
+        except ObjectNotFoundError:
+            raise NotBuiltError(asset, day) from None
+
+
+def _reference_key(asset: str, day: dt.date) -> str:
+    return f"references/{day.isoformat()}/{asset}.json"

@@ -1,0 +1,80 @@
+"""The environment, typed: every setting, its default and its meaning. Nothing else reads environment variables.
+
+With none set, everything runs on embedded parts under ``.classfeed/``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+from pydantic import AwareDatetime, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Environment(enum.StrEnum):
+    """Where this runs. Simulation, seeding and a set clock are for ``local`` and ``dev`` only."""
+
+    LOCAL = "local"
+    DEV = "dev"
+    STG = "stg"
+    PROD = "prod"
+
+
+class Settings(BaseSettings):
+    """Every setting of classfeed; the environment variable is the name in capitals after ``CLASSFEED_``."""
+
+    model_config = SettingsConfigDict(env_prefix="CLASSFEED_", extra="ignore", frozen=True)
+
+    env: Environment = Field(Environment.LOCAL, description="local, dev, stg or prod")
+    home: Path = Field(Path(".classfeed"), description="where embedded services and local data live")
+    bigsite_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of bigsite; unset: an embedded PostgreSQL under the home folder"
+    )
+    store_url: str | None = Field(None, description="object store, a folder or s3://bucket/prefix; unset: <home>/store")
+    s3_endpoint_url: str | None = Field(None, description="another S3 endpoint than AWS's own, for tests")
+    first_business_date: dt.date = Field(
+        dt.date(2023, 1, 3), description="the feeds' first business date: sequence number 1, everyone NEW"
+    )
+    now: AwareDatetime | None = Field(
+        None, description="a set clock for replays and tests; refused outside local and dev"
+    )
+    max_held_back_share: Decimal = Field(
+        Decimal("0.01"), ge=0, le=1, description="above this share of portfolios breaking a rule, nothing goes"
+    )
+    max_removed_share: Decimal = Field(
+        Decimal("0.05"), ge=0, le=1, description="above this share removed since the date before, a person must release"
+    )
+    max_page_bytes: int = Field(
+        32 * 1024 * 1024, ge=64 * 1024, description="size of a document page before compression"
+    )
+    compress: bool = Field(True, description="gzip the delivered documents")
+    slice_portfolios: int = Field(
+        500, ge=1, description="portfolios worked on at a time: bounds memory, changes no byte of the output"
+    )
+    delivery_wait_seconds: int = Field(
+        600, ge=0, description="how long a delivery waits for the business date before it, if that one is running"
+    )
+    log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines")
+    code_version: str = Field("0.1.0", description="what is deployed; goes into every manifest")
+
+    @model_validator(mode="after")
+    def _clock_is_for_rehearsals(self) -> Self:
+        if self.now is not None and self.env not in (Environment.LOCAL, Environment.DEV):
+            raise ValueError(f"CLASSFEED_NOW is for local and dev, never for {self.env}: unset it")
+        return self
+
+    @property
+    def store_location(self) -> str:
+        """The object store's URL or folder, with the default filled in."""
+        return self.store_url or str(self.home / "store")
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

@@ -1,0 +1,352 @@
+"""The object store: read, list, create-if-absent, on a local folder or on S3, behaving the same.
+
+Only ``create`` makes lasting objects, and it never overwrites: of several creators of one key exactly one wins.
+That is what delivery's exactly-once rests on. ``put`` overwrites and is for pointers alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+_SEGMENT = re.compile(r"[A-Za-z0-9._=:-]+\Z")
+_MAX_KEY = 1024  # S3's own limit, in bytes; keys are ASCII
+_TEMPORARY = ".part-"  # beginning of a half-written local file's name; never a key of its own
+_CREATE_ATTEMPTS = 20
+_T = TypeVar("_T")
+
+
+class StoreError(Exception):
+    """The object store refused or failed. ``transient`` says whether trying again can help."""
+
+    transient = True
+
+
+class InvalidKeyError(StoreError, ValueError):
+    """The key could leave the store's root or can't be spelled on every kind of store."""
+
+    transient = False
+
+
+class ObjectNotFoundError(StoreError, KeyError):
+    """No object has this key."""
+
+    transient = False
+
+    def __init__(self, location: str) -> None:
+        super().__init__(f"{location} does not exist. If it should, the step that writes it has not run.")
+        self.location = location
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ObjectStore(Protocol):
+    """What both kinds of store offer. Keys are relative paths of ``[A-Za-z0-9._=:-]`` segments."""
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes; ObjectNotFoundError if there is none."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """True if an object has this key."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Every key that begins with ``prefix``, ordered by code point."""
+        ...
+
+    def create(self, key: str, data: bytes | Path, metadata: Mapping[str, str] | None = None) -> bool:
+        """Store ``data`` (bytes, or a file's content) if the key is free: True if created, False if it existed.
+
+        Atomic: other readers see nothing or the whole object, and of several racing creators one gets True.
+        ``metadata`` is kept on S3 and ignored by a local folder.
+        """
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store ``data``, replacing what was there. Atomic. For pointers and states only."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens if there is none."""
+        ...
+
+    def local_file(self, key: str) -> contextlib.AbstractContextManager[Path]:
+        """The object as a local file to read, for the time of the ``with`` block. Never write to it."""
+        ...
+
+    def location(self, key: str) -> str:
+        """Where the object is, for people: a full path or an ``s3://`` URL."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """``key`` itself; InvalidKeyError unless it is a relative path of plain, non-empty segments."""
+    segments = key.split("/")
+    if len(key) > _MAX_KEY or any(
+        not _SEGMENT.match(part) or part in (".", "..") or part.startswith(_TEMPORARY) for part in segments
+    ):
+        raise InvalidKeyError(
+            f"{key[:200]!r} is not a key: use at most {_MAX_KEY} characters, segments of letters, digits and . _ = : - "
+            "separated by single slashes, without '..'."
+        )
+    return key
+
+
+def _check_prefix(prefix: str) -> str:
+    if prefix:
+        check_key(prefix.removesuffix("/"))
+    return prefix
+
+
+class LocalStore:
+    """A folder. Objects are files; a create is a hard link of a finished, flushed temporary file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def _path(self, key: str) -> Path:
+        return self.root.joinpath(*check_key(key).split("/"))
+
+    def read(self, key: str) -> bytes:
+        """See ObjectStore."""
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise ObjectNotFoundError(self.location(key)) from None
+
+    def exists(self, key: str) -> bool:
+        """See ObjectStore."""
+        return self._path(key).is_file()
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """See ObjectStore."""
+        folder = self.root / _check_prefix(prefix).rpartition("/")[0]
+        keys = [
+            str(Path(where, name).relative_to(self.root))
+            for where, _, names in os.walk(folder)
+            for name in names
+            if not name.startswith(_TEMPORARY)
+        ]
+        yield from sorted(key for key in keys if key.startswith(prefix))
+
+    def create(self, key: str, data: bytes | Path, metadata: Mapping[str, str] | None = None) -> bool:
+        """See ObjectStore."""
+        path = self._path(key)
+        if path.exists():
+            return False
+        temporary = self._written(path, data)
+        try:
+            os.link(temporary, path)  # fails if the name is taken: the one atomic step
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        _flush_folder(path.parent)
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        """See ObjectStore."""
+        path = self._path(key)
+        self._written(path, data).replace(path)
+        _flush_folder(path.parent)
+
+    def _written(self, path: Path, data: bytes | Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with temporary.open("xb") as target:
+                if isinstance(data, Path):
+                    with data.open("rb") as source:
+                        shutil.copyfileobj(source, target, 1 << 20)
+                else:
+                    target.write(data)
+                target.flush()
+                os.fsync(target.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
+
+    def delete(self, key: str) -> None:
+        """See ObjectStore."""
+        self._path(key).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def local_file(self, key: str) -> Iterator[Path]:
+        """See ObjectStore."""
+        path = self._path(key)
+        if not path.is_file():
+            raise ObjectNotFoundError(self.location(key))
+        yield path
+
+    def location(self, key: str) -> str:
+        """See ObjectStore."""
+        return str(self._path(key))
+
+
+def _flush_folder(folder: Path) -> None:
+    # A new name survives a power cut only once its folder is on disk too.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # some network file systems can't flush a folder; they order names themselves
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+class S3Store:
+    """A bucket, or a prefix in one. A create is a PutObject with ``If-None-Match: *``."""
+
+    def __init__(self, bucket: str, prefix: str = "", *, endpoint_url: str | None = None) -> None:
+        self.bucket = bucket
+        self.prefix = f"{check_key(prefix)}/" if prefix else ""
+        self._endpoint_url = endpoint_url
+
+    @property
+    def _client(self) -> S3Client:
+        return _s3_client(self._endpoint_url)
+
+    def _name(self, key: str) -> str:
+        return self.prefix + check_key(key)
+
+    def _ask(self, key: str, question: Callable[[S3Client], _T]) -> _T | None:
+        # None for "no such object", so that callers decide what its absence means.
+        from botocore.exceptions import ClientError
+
+        try:
+            return question(self._client)
+        except ClientError as error:
+            if _status(error) == 404 and error.response.get("Error", {}).get("Code") != "NoSuchBucket":
+                return None
+            raise
+
+    def read(self, key: str) -> bytes:
+        """See ObjectStore."""
+        name = self._name(key)
+        found = self._ask(key, lambda s3: s3.get_object(Bucket=self.bucket, Key=name)["Body"].read())
+        if found is None:
+            raise ObjectNotFoundError(self.location(key))
+        return found
+
+    def exists(self, key: str) -> bool:
+        """See ObjectStore."""
+        name = self._name(key)
+        return self._ask(key, lambda s3: s3.head_object(Bucket=self.bucket, Key=name)) is not None
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """See ObjectStore."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=self.prefix + _check_prefix(prefix)
+        )
+        for page in pages:
+            for entry in page.get("Contents", ()):  # S3 lists in order of UTF-8 bytes, which is by code point
+                yield entry["Key"].removeprefix(self.prefix)
+
+    def create(self, key: str, data: bytes | Path, metadata: Mapping[str, str] | None = None) -> bool:
+        """See ObjectStore."""
+        from botocore.exceptions import ClientError
+
+        name, attempt = self._name(key), 0
+        while True:
+            attempt += 1
+            with contextlib.ExitStack() as stack:
+                body: Any = stack.enter_context(data.open("rb")) if isinstance(data, Path) else data
+                try:
+                    self._client.put_object(
+                        Bucket=self.bucket, Key=name, Body=body, IfNoneMatch="*", Metadata=dict(metadata or {})
+                    )
+                except ClientError as error:
+                    if _status(error) == 412:
+                        return False
+                    # 409: another conditional request for this key is under way; who won shows on asking again.
+                    if _status(error) != 409 or attempt >= _CREATE_ATTEMPTS:
+                        raise
+                else:
+                    return True
+
+    def put(self, key: str, data: bytes) -> None:
+        """See ObjectStore."""
+        self._client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data)
+
+    def delete(self, key: str) -> None:
+        """See ObjectStore."""
+        self._client.delete_object(Bucket=self.bucket, Key=self._name(key))
+
+    @contextlib.contextmanager
+    def local_file(self, key: str) -> Iterator[Path]:
+        """See ObjectStore."""
+        name = self._name(key)
+        with tempfile.TemporaryDirectory(prefix="classfeed-") as folder:
+            path = Path(folder) / name.rpartition("/")[2]
+
+            def download(s3: S3Client) -> bool:
+                with path.open("wb") as target:
+                    body = s3.get_object(Bucket=self.bucket, Key=name)["Body"]
+                    shutil.copyfileobj(body, target, 1 << 20)
+                return True
+
+            if self._ask(key, download) is None:
+                raise ObjectNotFoundError(self.location(key))
+            yield path
+
+    def location(self, key: str) -> str:
+        """See ObjectStore."""
+        return f"s3://{self.bucket}/{self._name(key)}"
+
+
+def _status(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+@lru_cache(maxsize=8)
+def _s3_client(endpoint_url: str | None) -> S3Client:
+    # Clients are thread-safe and slow to make: one for each endpoint. Imported here because botocore is slow too.
+    import boto3
+    from botocore.config import Config
+
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint_url,
+        config=Config(
+            retries={"mode": "standard", "max_attempts": 5},
+            connect_timeout=10,
+            read_timeout=60,
+            max_pool_connections=32,
+            s3={"addressing_style": "path"} if endpoint_url else {},
+        ),
+    )
+
+
+def open_store(url: str, *, s3_endpoint_url: str | None = None) -> ObjectStore:
+    """The store at ``url``: a folder's path, ``file://…`` or ``s3://bucket/prefix``.
+
+    ``s3_endpoint_url`` is another S3 endpoint than AWS's own. Another scheme raises ValueError. Nothing is reached
+    or created yet: a local folder comes into being with its first object; a bucket must exist.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        if not parts.netloc:
+            raise ValueError(f"{url} names no bucket: write s3://bucket/prefix")
+        return S3Store(parts.netloc, parts.path.strip("/"), endpoint_url=s3_endpoint_url)
+    if parts.scheme == "file":
+        return LocalStore(Path(unquote(parts.path)))
+    if "://" in url:
+        raise ValueError(f"{parts.scheme}:// is no kind of store: use a folder or s3://bucket/prefix")
+    return LocalStore(Path(url))

@@ -1,0 +1,159 @@
+"""ASX business days: which dates the feed runs for, when each one ends, and the partitions made of them.
+
+A *business date* is a day on which the ASX trades (``exchange_calendars`` XASX). Everything here is a pure
+function of dates: nothing asks the clock. Instants are timezone-aware UTC ``datetime``; dates are calendar
+days in Australia/Sydney.
+"""
+
+from __future__ import annotations
+
+import bisect
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+if TYPE_CHECKING:
+    from dagster import DailyPartitionsDefinition
+
+SYDNEY = ZoneInfo("Australia/Sydney")
+FIRST_SUPPORTED = dt.date(2010, 1, 1)
+LAST_SUPPORTED = dt.date(2035, 12, 31)
+
+# Corrections to the library's calendar, each with its reason. A wrong holiday would stop or double a feed,
+# and the library is updated on its own schedule, so a known error is mended here at once.
+EXTRA_HOLIDAYS: frozenset[dt.date] = frozenset()
+EXTRA_BUSINESS_DAYS: frozenset[dt.date] = frozenset()
+
+
+class NotABusinessDayError(ValueError):
+    """The date is not an ASX business day, so no feed exists for it."""
+
+    def __init__(self, day: dt.date) -> None:
+        before = [d for d in business_days() if d < day][-1:]
+        after = [d for d in business_days() if d > day][:1]
+        near = " and ".join(d.isoformat() for d in before + after)
+        super().__init__(
+            f"{day.isoformat()} is not an ASX business day; the nearest ones are {near}. "
+            "Weekends and ASX holidays have no feed."
+        )
+        self.day = day
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The half-open interval of ``recorded_at`` that one business date covers: start <= recorded_at < end."""
+
+    start: dt.datetime
+    end: dt.datetime
+
+    def __contains__(self, instant: dt.datetime) -> bool:
+        return self.start <= instant < self.end
+
+
+@cache
+def business_days() -> tuple[dt.date, ...]:
+    """Every ASX business day in the supported range (2010 to 2035), in order."""
+    # Imported here because it pulls in pandas, which costs half a second that a `--help` need not pay.
+    import exchange_calendars
+
+    calendar = exchange_calendars.get_calendar(
+        "XASX", start=FIRST_SUPPORTED.isoformat(), end=LAST_SUPPORTED.isoformat()
+    )
+    days = {session.date() for session in calendar.sessions}
+    return tuple(sorted((days - EXTRA_HOLIDAYS) | EXTRA_BUSINESS_DAYS))
+
+
+def is_business_day(day: dt.date) -> bool:
+    """True if the ASX trades on ``day``. Dates outside the supported range raise ValueError."""
+    days = business_days()
+    if not FIRST_SUPPORTED <= day <= LAST_SUPPORTED:
+        raise ValueError(f"{day.isoformat()} is outside {FIRST_SUPPORTED} to {LAST_SUPPORTED}, the calendar's range")
+    at = bisect.bisect_left(days, day)
+    return at < len(days) and days[at] == day
+
+
+def require_business_day(day: dt.date) -> dt.date:
+    """``day`` itself; raises NotABusinessDayError if the ASX doesn't trade on it."""
+    if not is_business_day(day):
+        raise NotABusinessDayError(day)
+    return day
+
+
+def previous_business_day(day: dt.date) -> dt.date:
+    """The last business day strictly before ``day``, which need not be a business day itself."""
+    days = business_days()
+    at = bisect.bisect_left(days, day)
+    if at == 0:
+        raise ValueError(f"no business day before {day.isoformat()} in the calendar's range")
+    return days[at - 1]
+
+
+def next_business_day(day: dt.date) -> dt.date:
+    """The first business day strictly after ``day``."""
+    days = business_days()
+    at = bisect.bisect_right(days, day)
+    if at == len(days):
+        raise ValueError(f"no business day after {day.isoformat()} in the calendar's range")
+    return days[at]
+
+
+def add_business_days(day: dt.date, count: int) -> dt.date:
+    """``count`` business days after ``day`` (T+2 settlement is ``add_business_days(trade_date, 2)``)."""
+    for _ in range(count):
+        day = next_business_day(day)
+    return day
+
+
+def business_days_between(first: dt.date, last: dt.date) -> Sequence[dt.date]:
+    """Business days from ``first`` to ``last``, both included."""
+    days = business_days()
+    return days[bisect.bisect_left(days, first) : bisect.bisect_right(days, last)]
+
+
+def cutoff(day: dt.date) -> dt.datetime:
+    """00:00 Australia/Sydney on the calendar day after ``day``, as a UTC instant: the end of ``day``'s window.
+
+    Source: design, "Time". Sydney's offset is +10 or +11 hours, so a window is 23, 24 or 25 hours a calendar
+    day long around the two changes of clock.
+    """
+    midnight = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), tzinfo=SYDNEY)
+    return midnight.astimezone(dt.UTC)
+
+
+def window(day: dt.date, previous: dt.date | None = None) -> Window:
+    """The window of business date ``day``: from the cut-off of ``previous`` to its own.
+
+    ``previous`` is the feed's business date before ``day``; by default the ASX business day before it.
+    """
+    return Window(cutoff(previous or previous_business_day(day)), cutoff(day))
+
+
+def instant_text(instant: dt.datetime) -> str:
+    """An instant as the documents write it: UTC, six decimals, ``Z``. A naive ``datetime`` raises ValueError."""
+    if instant.tzinfo is None:
+        raise ValueError("a naive datetime has no place in a feed: give it a time zone")
+    return instant.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def partitions(first: dt.date) -> DailyPartitionsDefinition:
+    """Dagster's partitions: one a business day from ``first`` on, keyed YYYY-MM-DD; holidays and weekends are none.
+
+    A day's partition exists once the day has ended in Sydney. The key is the business date: time windows of
+    partitions with exclusions swallow the excluded days, so nothing may read them.
+    """
+    # Imported here: everything else in this file serves code that must not pay for importing Dagster.
+    from dagster import DailyPartitionsDefinition
+
+    holidays: list[dt.datetime] = []
+    day = first
+    while day <= LAST_SUPPORTED:
+        if day.weekday() < 5 and not is_business_day(day):
+            holidays.append(dt.datetime.combine(day, dt.time()))
+        day += dt.timedelta(days=1)
+    weekends = ["0 0 * * 6", "0 0 * * 0"]
+    return DailyPartitionsDefinition(
+        start_date=first.isoformat(), timezone=SYDNEY.key, exclusions=[*weekends, *holidays]
+    )

