@@ -26,6 +26,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._=:-]+\Z")
 _MAX_KEY = 1024  # S3's own limit, in bytes; keys are ASCII
 _TEMPORARY = ".part-"  # beginning of a half-written local file's name; never a key of its own
 _CREATE_ATTEMPTS = 20
+_CREATOR = "creator"  # S3 metadata: which call made the object
 _T = TypeVar("_T")
 
 
@@ -263,23 +264,34 @@ class S3Store:
         """See ObjectStore."""
         from botocore.exceptions import ClientError
 
-        name, attempt = self._name(key), 0
+        name, attempt, creator = self._name(key), 0, uuid.uuid4().hex
         while True:
             attempt += 1
             with contextlib.ExitStack() as stack:
                 body: Any = stack.enter_context(data.open("rb")) if isinstance(data, Path) else data
                 try:
                     self._client.put_object(
-                        Bucket=self.bucket, Key=name, Body=body, IfNoneMatch="*", Metadata=dict(metadata or {})
+                        Bucket=self.bucket,
+                        Key=name,
+                        Body=body,
+                        IfNoneMatch="*",
+                        Metadata={**(metadata or {}), _CREATOR: creator},
                     )
                 except ClientError as error:
                     if _status(error) == 412:
-                        return False
+                        return self._is_own(key, creator)
                     # 409: another conditional request for this key is under way; who won shows on asking again.
                     if _status(error) != 409 or attempt >= _CREATE_ATTEMPTS:
                         raise
                 else:
                     return True
+
+    def _is_own(self, key: str, creator: str) -> bool:
+        # The client sends a request again when the answer was lost on the way: the object that "existed" may then be
+        # the one which the first sending made.
+        name = self._name(key)
+        found = self._ask(key, lambda s3: s3.head_object(Bucket=self.bucket, Key=name)["Metadata"])
+        return (found or {}).get(_CREATOR) == creator
 
     def put(self, key: str, data: bytes) -> None:
         """See ObjectStore."""

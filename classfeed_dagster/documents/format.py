@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import polars as pl
 
@@ -145,6 +145,25 @@ class DocumentFormat(Protocol):
     def read(self, path: Path) -> dict[str, pl.DataFrame]:
         """A page's records as frames, typed as the domains declare them. ValueError says what is wrong."""
         ...
+
+
+@runtime_checkable
+class OneFileFormat(Protocol):
+    """What a format has on top if it is one file a revision, never paged, under a name of its own."""
+
+    def file_stem(self, header: PageHeader) -> str:
+        """The file's name without its ending."""
+        ...
+
+
+def file_stem(document: DocumentFormat, header: PageHeader) -> str:
+    """The name of a page's file without its ending: the format's own, by default the message id."""
+    return document.file_stem(header) if isinstance(document, OneFileFormat) else header.message_id
+
+
+def pages_of(document: DocumentFormat, sizes: Sequence[int], limit: int) -> list[range]:
+    """``plan_pages``, or one page of everything for a format that is one file."""
+    return [range(len(sizes))] if isinstance(document, OneFileFormat) else plan_pages(sizes, limit)
 
 
 def plan_pages(sizes: Sequence[int], limit: int) -> list[range]:

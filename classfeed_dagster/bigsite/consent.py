@@ -1,0 +1,214 @@
+"""Consent: which portfolios a recipient may be told of at an instant, and what changed since another.
+
+One implementation of the design's rule serves the snapshot, the consented portfolios and the question asked again
+at the moment of publishing. Pure functions over consent rows; the SQL only narrows down which rows are fetched.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite.tables import data_sharing_consent, portfolio
+from classfeed_dagster.trading_days import Window
+
+_FIRST_INSTANT = dt.datetime(1900, 1, 1, tzinfo=dt.UTC)
+_LAST_INSTANT = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+_FIRST_DATE = dt.date(1900, 1, 1)
+_LAST_DATE = dt.date(9999, 1, 1)
+
+
+class ConsentReadError(RuntimeError):
+    """bigsite could not be asked who consents. Nothing may be sent on the strength of an older answer."""
+
+
+class Change(enum.StrEnum):
+    """How a portfolio's consent stands at a cut-off, compared with the audience's previous one."""
+
+    NEW = "NEW"
+    CURRENT = "CURRENT"
+    REMOVED = "REMOVED"
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """One authority to share: a row of data_sharing_consent with its portfolio's number. Instants are UTC."""
+
+    consent_id: int
+    portfolio_id: int
+    portfolio_number: str
+    recipient: str
+    recipient_reference: str | None
+    history_from: dt.date | None
+    granted_at: dt.datetime | None
+    expires_at: dt.datetime | None
+    revoked_at: dt.datetime | None
+
+    def readable(self) -> bool:
+        """False if the row can't be relied on: no reference, no grant, or ended before it was granted."""
+        if not (self.recipient_reference or "").strip() or self.granted_at is None:
+            return False
+        ends = [end for end in (self.expires_at, self.revoked_at) if end is not None]
+        return all(end >= self.granted_at for end in ends)
+
+    def active(self, at: dt.datetime) -> bool:
+        """granted_at < at, and not (expires_at < at), and not (revoked_at < at). Source: design, "Consent"."""
+        return (
+            self.readable()
+            and self.granted_at is not None
+            and self.granted_at < at
+            and not (self.expires_at is not None and self.expires_at < at)
+            and not (self.revoked_at is not None and self.revoked_at < at)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a portfolio's active consents for one recipient come to."""
+
+    portfolio_id: int
+    portfolio_number: str
+    recipient_reference: str
+    history_from: dt.date | None  # null: all history
+    consent_ids: tuple[int, ...]  # ascending
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """A portfolio's standing at the cut-off (for REMOVED: at the previous one) and how it changed."""
+
+    standing: Standing
+    change: Change
+
+
+def standings(consents: Iterable[Consent], recipient: str, at: dt.datetime) -> dict[int, Standing]:
+    """Who is consented for ``recipient`` at ``at``, by portfolio id.
+
+    Of several active consents the earliest ``history_from`` counts (all history if one has none) and the most
+    recently granted reference. Two granted at the same instant with different references are ambiguous: which fund
+    the data belongs to is unknown, so the portfolio is left out.
+    """
+    active: dict[int, list[Consent]] = defaultdict(list)
+    for consent in consents:
+        if consent.recipient == recipient and consent.active(at):
+            active[consent.portfolio_id].append(consent)
+    found: dict[int, Standing] = {}
+    for portfolio_id, held in active.items():
+        latest = max(_granted(consent) for consent in held)
+        references = {str(consent.recipient_reference) for consent in held if consent.granted_at == latest}
+        if len(references) > 1:
+            continue
+        starts = [consent.history_from for consent in held]
+        found[portfolio_id] = Standing(
+            portfolio_id,
+            held[0].portfolio_number,
+            references.pop(),
+            None if None in starts else min(start for start in starts if start is not None),
+            tuple(sorted(consent.consent_id for consent in held)),
+        )
+    return found
+
+
+def sharing(consents: Sequence[Consent], recipient: str, window: Window, *, first: bool) -> list[Sharing]:
+    """NEW, CURRENT and REMOVED portfolios, ordered by portfolio number (code point).
+
+    ``window`` is from the audience's previous cut-off to this one. On its ``first`` business date everyone
+    consented is NEW and no one is REMOVED.
+    """
+    now = standings(consents, recipient, window.end)
+    before = {} if first else standings(consents, recipient, window.start)
+    listed = [
+        Sharing(standing, Change.CURRENT if portfolio_id in before else Change.NEW)
+        for portfolio_id, standing in now.items()
+    ]
+    listed += [
+        Sharing(standing, Change.REMOVED) for portfolio_id, standing in before.items() if portfolio_id not in now
+    ]
+    return sorted(listed, key=lambda shared: shared.standing.portfolio_number)
+
+
+def unreadable(consents: Iterable[Consent]) -> list[int]:
+    """Ids of the consents that were left out because they can't be relied on, ascending: for people to mend."""
+    return sorted(consent.consent_id for consent in consents if not consent.readable())
+
+
+def consent_query(
+    recipients: Iterable[str],
+    earliest: dt.datetime | sa.ColumnElement[dt.datetime],
+    latest: dt.datetime | sa.ColumnElement[dt.datetime],
+) -> sa.Select[Any]:
+    """The consent question: every row that is, or may be, active at some instant from ``earliest`` to ``latest``."""
+    rows = data_sharing_consent.c
+    return (
+        sa.select(
+            rows.consent_id,
+            rows.portfolio_id,
+            portfolio.c.portfolio_number,
+            rows.recipient,
+            rows.recipient_reference,
+            _within(rows.history_from, _FIRST_DATE, _LAST_DATE),
+            _within(rows.granted_at, _FIRST_INSTANT, _LAST_INSTANT),
+            _within(rows.expires_at, _FIRST_INSTANT, _LAST_INSTANT),
+            _within(rows.revoked_at, _FIRST_INSTANT, _LAST_INSTANT),
+        )
+        .join_from(data_sharing_consent, portfolio, rows.portfolio_id == portfolio.c.portfolio_id)
+        .where(
+            rows.recipient.in_(sorted(set(recipients))),
+            sa.or_(rows.granted_at.is_(None), rows.granted_at < latest),
+            sa.or_(rows.expires_at.is_(None), rows.expires_at >= earliest),
+            sa.or_(rows.revoked_at.is_(None), rows.revoked_at >= earliest),
+        )
+        .order_by(rows.consent_id)
+    )
+
+
+def consents_from(rows: Iterable[Sequence[Any]]) -> list[Consent]:
+    """Rows of ``consent_query`` as Consents, instants in UTC."""
+    return [Consent(*row[:6], *(None if at is None else at.astimezone(dt.UTC) for at in row[6:9])) for row in rows]
+
+
+def ask_consent_now(
+    engine: sa.Engine, recipient: str, numbers: Iterable[str] | None = None, at: dt.datetime | None = None
+) -> tuple[dt.datetime, set[str]]:
+    """Who consents at ``at`` (default: bigsite's clock), asked now, in one statement.
+
+    Returns the instant (UTC) and the numbers of the consented portfolios, of ``numbers`` if given. Any failure to
+    read raises ConsentReadError: no answer is never taken for a yes.
+    """
+    instant: sa.ColumnElement[dt.datetime] = (
+        sa.func.current_timestamp() if at is None else sa.literal(at, sa.DateTime(timezone=True))
+    )
+    # Rows of the recipient, whole: a list of 100,000 numbers costs bigsite more than its consents do.
+    question = consent_query([recipient], instant, instant).order_by(None).subquery()
+    clock = sa.select(instant.label("asked_at")).subquery()
+    statement = sa.select(clock.c.asked_at, question).select_from(clock.outerjoin(question, sa.true()))
+    try:
+        with engine.connect() as connection:
+            rows = connection.execute(statement).all()
+    except sa.exc.SQLAlchemyError as error:
+        raise ConsentReadError(
+            f"bigsite could not be asked who consents for {recipient} ({type(error).__name__}): nothing is sent. "
+            "Check the connection to bigsite and run again."
+        ) from error
+    asked_at: dt.datetime = rows[0][0].astimezone(dt.UTC)
+    consents = consents_from(row[1:] for row in rows if row[1] is not None)
+    held = {standing.portfolio_number for standing in standings(consents, recipient, asked_at).values()}
+    return asked_at, held if numbers is None else held.intersection(numbers)
+
+
+def _within(column: sa.Column[Any], lowest: dt.date, highest: dt.date) -> sa.Label[Any]:
+    # 'infinity' and years beyond 9999 are valid in PostgreSQL and unreadable in Python: bring them within reach
+    # instead of letting one such row stop everyone's feed. No cut-off lies out there.
+    bounded = sa.case((column > highest, highest), (column < lowest, lowest), else_=column)
+    return bounded.label(column.name)
+
+
+def _granted(consent: Consent) -> dt.datetime:
+    assert consent.granted_at is not None  # noqa: S101  # an active consent was granted
+    return consent.granted_at

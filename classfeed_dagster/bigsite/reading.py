@@ -1,0 +1,119 @@
+"""One read-only, repeatable-read transaction on bigsite, and COPY from it straight into Arrow.
+
+Every statement passes through ``rows`` or ``copy``, which tell an observer: tests list what was asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import sqlalchemy as sa
+
+_BLOCK = 4 << 20  # bytes of CSV parsed at a time: a compromise of memory and calls
+_SESSION = """
+SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true),
+       set_config('work_mem', '64MB', true), set_config('jit', 'off', true), transaction_timestamp()
+"""
+
+
+class SourceReadError(RuntimeError):
+    """bigsite could not be read. Nothing was landed."""
+
+
+class UnsupportedSourceError(RuntimeError):
+    """The database's kind can't be read yet."""
+
+
+class ReadOnlyTransaction:
+    """Statements within one transaction that sees one state of bigsite and can't write to it."""
+
+    def __init__(self, connection: sa.Connection, observe: Callable[[str], None] | None) -> None:
+        self._connection = connection
+        self._observe = observe or (lambda statement: None)
+        self.started_at: dt.datetime = self.rows(sa.text(_SESSION))[0][4].astimezone(dt.UTC)
+
+    def rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
+        """All rows of a small result."""
+        self._observe(str(statement))
+        return self._connection.execute(statement).all()
+
+    def copy(self, query: str, parameters: Mapping[str, object], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """The query's rows in batches, typed exactly as ``schema`` says; constant memory however many there are.
+
+        The text of a NUMERIC goes into decimal128 digit by digit; an empty string and a null stay apart.
+        """
+        self._observe(query)
+        driver = self._connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)  # noqa: S101  # read_only() admits no other
+        # The query is this package's own text; its values travel as parameters.
+        statement = f"COPY ({query}) TO STDOUT (FORMAT csv)".encode()
+        with driver.cursor() as cursor, cursor.copy(statement, parameters) as source:
+            text = _CopyText(source)
+            if text.empty():
+                return
+            yield from pa_csv.open_csv(
+                pa.PythonFile(text, mode="r"),
+                read_options=pa_csv.ReadOptions(column_names=schema.names, block_size=_BLOCK),
+                parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+                convert_options=pa_csv.ConvertOptions(
+                    column_types=schema, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+                ),
+            )
+
+
+class _CopyText(io.RawIOBase):
+    # COPY's blocks as a file for Arrow's CSV reader.
+
+    def __init__(self, source: psycopg.Copy) -> None:
+        self._source = source
+        self._pending = bytearray(source.read())
+
+    def empty(self) -> bool:
+        return not self._pending
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        pending = self._pending
+        while size < 0 or len(pending) < size:
+            block = self._source.read()
+            if not block:
+                break
+            pending += block
+        size = len(pending) if size < 0 else size
+        taken = bytes(memoryview(pending)[:size])
+        del pending[:size]
+        return taken
+
+
+@contextlib.contextmanager
+def read_only(engine: sa.Engine, observe: Callable[[str], None] | None = None) -> Iterator[ReadOnlyTransaction]:
+    """A transaction that is READ ONLY and REPEATABLE READ, on one connection, rolled back at the end.
+
+    ``observe`` is told the text of every statement. Raises SourceReadError if bigsite fails,
+    UnsupportedSourceError if it is not PostgreSQL.
+    """
+    if engine.dialect.name != "postgresql" or engine.dialect.driver != "psycopg":
+        raise UnsupportedSourceError(
+            f"bigsite on {engine.dialect.name}+{engine.dialect.driver} can't be read: use a postgresql+psycopg:// URL"
+        )
+    try:
+        with engine.connect().execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        ) as connection:
+            yield ReadOnlyTransaction(connection, observe)
+    except (sa.exc.SQLAlchemyError, psycopg.Error) as error:
+        cause = getattr(error, "orig", None) or error
+        state = getattr(cause, "sqlstate", None)
+        raise SourceReadError(
+            f"bigsite could not be read ({type(cause).__name__}{f', SQLSTATE {state}' if state else ''}): nothing was "
+            "landed. Check that bigsite is up and its tables are as the contract says, and run again."
+        ) from error

@@ -1,0 +1,99 @@
+"""classfeed on the command line. Exit codes: 0 delivered or nothing to do; 2 usage; 3 stopped by checks; 4 source
+not ready; 1 anything else. Errors are one sentence without a traceback; ``--debug`` shows it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from classfeed_dagster import cli_local, cli_look
+
+app = typer.Typer(
+    help="Daily data feeds from the broker to Class: run them, look at them, prove them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+cli_local.register(app)
+cli_look.register(app)
+
+out = Console()
+_DEBUG = {"on": False}
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Dagster's own log.")] = False,
+) -> None:
+    """Daily data feeds from the broker to Class: run them, look at them, prove them."""
+    from classfeed_dagster import logs
+    from classfeed_dagster.settings import get_settings
+
+    _DEBUG["on"] = debug
+    logs.configure(get_settings().log_format, verbose=debug)
+
+
+@app.command()
+def run(
+    date: Annotated[dt.datetime, typer.Option(formats=["%Y-%m-%d"], help="Business date, YYYY-MM-DD.")],
+    feed: Annotated[str, typer.Option(help="Which feed.")] = "class_super",
+    fresh_snapshot: Annotated[
+        bool, typer.Option("--fresh-snapshot", help="Read bigsite again instead of using the landed snapshot.")
+    ] = False,
+) -> None:
+    """Deliver one business date of one feed, through the same Dagster job as the UI.
+
+    Safe at any time, twice, or at once with another: what was delivered is never delivered again. With
+    `--fresh-snapshot`, portfolios whose content changed since are re-issued, and only those.
+    """
+    from classfeed_dagster import trading_days
+    from classfeed_dagster.definitions import build_definitions
+    from classfeed_dagster.operations.instance import open_instance
+    from classfeed_dagster.operations.runs import run_date
+    from classfeed_dagster.runtime import Runtime
+
+    day = trading_days.require_business_day(date.date())
+    runtime = Runtime()
+    cli_look.require_feed(feed)
+    cli_look.require_due(runtime.settings, feed, day)
+    try:
+        with open_instance(runtime.settings.home) as instance, out.status(f"{feed} for {day} …"):
+            report = run_date(build_definitions(runtime), instance, feed, day, fresh_snapshot=fresh_snapshot)
+    finally:
+        runtime.close()
+    cli_look.print_report(out, report)
+    raise typer.Exit(report.outcome.exit_code)
+
+
+def main() -> None:
+    """The console script: usage errors exit with 2, known errors with 1 and one sentence."""
+    try:
+        app()
+    except Exception as error:
+        if _DEBUG["on"]:
+            raise
+        Console(stderr=True).print(f"[bold red]classfeed:[/] {_sentence(error)}", highlight=False)
+        sys.exit(_exit_code(error))
+
+
+def _sentence(error: Exception) -> str:
+    from rich.markup import escape
+
+    text = str(error).strip() or type(error).__name__
+    return escape(text)
+
+
+def _exit_code(error: Any) -> int:
+    # Bad dates and unknown feeds are the caller's: usage.
+    return 2 if isinstance(error, ValueError) else 1
+
+
+if __name__ == "__main__":
+    main()
+

@@ -1,0 +1,210 @@
+"""The manifest: the one record that makes a delivery a delivery, typed and documented field by field.
+
+A revision's files are written first, its manifest last. Manifests of a feed form a chain by their hashes, in
+which a gap or a change shows. A place in the chain whose attempt was abandoned is filled by a void manifest,
+which delivers nothing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt, TypeAdapter
+
+from classfeed_dagster.delivery.records import Record, from_json
+from classfeed_dagster.documents.format import CurrencyTotals, Totals
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Change = Literal["NEW", "CURRENT", "REMOVED"]
+Extract = Literal["FULL", "DELTA", "NONE"]
+
+
+class ChainEntry(Record):
+    """One position of a feed's chain, and the only (business date, revision) that may have it."""
+
+    feed: str
+    business_date: dt.date
+    revision: NonNegativeInt
+
+
+class Link(Record):
+    """The manifest one place earlier in the chain."""
+
+    key: str = Field(description="where it is in the store")
+    sha256: Sha256 = Field(description="of its bytes")
+
+
+class SnapshotRef(Record):
+    """The one reading of bigsite that everything in the delivery comes from."""
+
+    id: str = Field(description="the snapshot's id, as in the landing's keys")
+    snapshot_at: AwareDatetime = Field(description="when bigsite was read, by bigsite's own clock; UTC")
+    descriptor_key: str = Field(description="where the snapshot's descriptor is in the store")
+    descriptor_sha256: Sha256 = Field(description="of the descriptor's bytes")
+
+
+class CurrencySums(Record):
+    """Sums in one currency, exact to the cent; decimals are strings in JSON."""
+
+    ledger_balance: Decimal = Field(description="sum of cash balances")
+    market_value: Decimal = Field(description="sum of holdings' values")
+    cash_credits: Decimal = Field(description="sum of positive cash movements")
+    cash_debits: Decimal = Field(description="sum of negative cash movements: zero or negative")
+    net_amount: Decimal = Field(description="sum of contract notes' net amounts")
+
+
+class ControlTotals(Record):
+    """What the records of a page, or of all pages, add up to. Debits and credits of cash apart."""
+
+    currencies: dict[str, CurrencySums] = Field(description="by ISO 4217 code")
+    units_held: Decimal = Field(description="sum of holdings' units")
+    units_moved: Decimal = Field(description="sum of movements' units other than income's")
+
+    @classmethod
+    def of(cls, totals: Totals) -> ControlTotals:
+        """The persisted form of a page's totals."""
+        return cls(
+            currencies={
+                name: CurrencySums(
+                    ledger_balance=sums.ledger_balance,
+                    market_value=sums.market_value,
+                    cash_credits=sums.cash_credits,
+                    cash_debits=sums.cash_debits,
+                    net_amount=sums.net_amount,
+                )
+                for name, sums in sorted(totals.currencies.items())
+            },
+            units_held=totals.units_held,
+            units_moved=totals.units_moved,
+        )
+
+    def with_counts(self, counts: dict[str, int]) -> Totals:
+        """Back to the form that rendering and reading use."""
+        return Totals(
+            counts,
+            {name: CurrencyTotals(**sums.model_dump()) for name, sums in self.currencies.items()},
+            self.units_held,
+            self.units_moved,
+        )
+
+
+class Page(Record):
+    """One file of the delivery."""
+
+    message_id: str = Field(description="<feed>-<YYYYMMDD>-r<revision>-p<page>, unique for ever")
+    key: str = Field(description="where the file is in the store")
+    bytes: NonNegativeInt = Field(description="size of the file as stored")
+    sha256: Sha256 = Field(description="of the file as stored")
+    document_bytes: NonNegativeInt = Field(description="size of the document before compression")
+    document_sha256: Sha256 = Field(description="of the document before compression")
+    counts: dict[str, NonNegativeInt] = Field(description="records by section")
+    totals: ControlTotals = Field(description="what the page's records add up to")
+
+    @property
+    def expected(self) -> Totals:
+        """Counts and totals together."""
+        return self.totals.with_counts(dict(self.counts))
+
+
+class Portfolio(Record):
+    """One portfolio in the delivery."""
+
+    number: str = Field(description="the portfolio's number")
+    change: Change = Field(description="how its consent changed since the business date before")
+    extract: Extract = Field(description="which movements it carries")
+    digest: Sha256 = Field(description="of its content for the business date: the same content is never sent twice")
+    bytes: NonNegativeInt = Field(description="size of its records; 0 if the document says nothing of it")
+    consent_ids: tuple[int, ...] = Field(description="the consents its data is disclosed under, ascending")
+    page: str = Field(description="message id of the page it is on")
+
+
+class RuleCount(Record):
+    """A rule that a portfolio breaks."""
+
+    rule: str = Field(description="the rule's name")
+    findings: PositiveInt = Field(description="how often the portfolio breaks it")
+    subjects: tuple[str, ...] = Field(description="what breaks it: ids and codes, at most five, never names")
+
+
+class HeldBack(Record):
+    """A portfolio that is consented for the date and isn't in what went, with the reason."""
+
+    number: str = Field(description="the portfolio's number")
+    kind: Literal["RULE", "WAITING", "CONSENT_ENDED"] = Field(description="why, in one word")
+    reason: str = Field(description="why, for people")
+    rules: tuple[RuleCount, ...] = Field(default=(), description="the rules it breaks")
+    waiting_for: dt.date | None = Field(default=None, description="the earlier business date that must go first")
+
+
+class PassedCheck(Record):
+    """A verdict that let the delivery go."""
+
+    check: str = Field(description="the check's name")
+    passed: bool = Field(description="its verdict over exactly the pages listed")
+    key: str = Field(description="where the whole verdict is in the store")
+    evaluated_by: str = Field(description="correlation id of the attempt that evaluated it")
+
+
+class Manifest(Record):
+    """A delivery: exactly the files and portfolios that left, under whose authority, checked by what."""
+
+    schema_version: Literal[1] = Field(default=1, description="version of this record's form")
+    kind: Literal["delivery"] = "delivery"
+    feed: str = Field(description="the feed's name")
+    recipient: str = Field(description="who gets it")
+    business_date: dt.date = Field(description="the ASX business day it is for")
+    sequence_number: PositiveInt = Field(description="1 for the feed's first business date, one more for each after")
+    revision: NonNegativeInt = Field(description="0 for the first delivery of the date; re-issues count up")
+    chain_position: PositiveInt = Field(description="place in the feed's chain of manifests, from 1")
+    previous: Link | None = Field(description="the manifest one place earlier; null at position 1")
+    replaces: str | None = Field(description="message id of page 1 of the revision before; null on the first delivery")
+    recorded_after: AwareDatetime = Field(description="start of the window of recorded_at, included")
+    recorded_before: AwareDatetime = Field(description="end of the window of recorded_at, not included")
+    snapshot: SnapshotRef
+    build_id: str = Field(description="identifies the bytes and the plan that was delivered")
+    code_version: str = Field(description="the code that built it")
+    correlation_id: str = Field(description="the attempt that delivered it")
+    consent_checked_at: AwareDatetime = Field(description="when bigsite was last asked for consent, by its own clock")
+    flags: dict[str, str | int | bool] = Field(default={}, description="what people released or switched for it")
+    pages: tuple[Page, ...] = Field(min_length=1)
+    portfolios: tuple[Portfolio, ...] = Field(description="every portfolio in this revision, ordered by number")
+    held_back: tuple[HeldBack, ...] = Field(description="every portfolio that did not go, ordered by number")
+    counts: dict[str, NonNegativeInt] = Field(description="records by section, over all pages")
+    totals: ControlTotals = Field(description="what all pages add up to")
+    verdicts: tuple[PassedCheck, ...] = Field(description="the checks that this delivery depended on")
+
+
+class VoidManifest(Record):
+    """A place in the chain whose attempt was abandoned: delivers nothing, for ever."""
+
+    schema_version: Literal[1] = Field(default=1, description="version of this record's form")
+    kind: Literal["void"] = "void"
+    feed: str = Field(description="the feed's name")
+    business_date: dt.date = Field(description="the business date of the abandoned attempt")
+    revision: NonNegativeInt = Field(description="the revision that it would have been")
+    chain_position: PositiveInt = Field(description="place in the feed's chain of manifests, from 1")
+    previous: Link | None = Field(description="the manifest one place earlier; null at position 1")
+    reason: str = Field(description="why it was abandoned, for people")
+    correlation_id: str = Field(description="the attempt that closed it")
+
+
+AnyManifest = Manifest | VoidManifest
+_ADAPTER: TypeAdapter[AnyManifest] = TypeAdapter(Annotated[AnyManifest, Field(discriminator="kind")])
+
+
+def read_manifest(data: bytes, location: str) -> AnyManifest:
+    """The manifest in ``data``; DamagedRecordError, naming ``location``, if it isn't one."""
+    return from_json(_ADAPTER, data, location)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of ``manifest.json``, for those who read the deliveries without this code."""
+    return _ADAPTER.json_schema(mode="serialization")
+
+
+def sum_totals(pages: Iterable[Page]) -> Totals:
+    """What pages add up to together."""
+    return sum((page.expected for page in pages), Totals())

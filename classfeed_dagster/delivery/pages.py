@@ -1,0 +1,87 @@
+"""Page files: written and read back as streams, so that memory stays flat whatever their size."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from isal import igzip, isal_zlib
+
+from classfeed_dagster.delivery.records import file_facts
+from classfeed_dagster.documents.format import DocumentFormat, PageFacts, Totals
+
+_BLOCK = 256 * 1024
+# What a damaged file can do to a decompressor or a parser that reads it.
+UNREADABLE = (OSError, EOFError, ValueError, ArithmeticError, SyntaxError, zlib.error, isal_zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Sizes in bytes and SHA-256 of a page file, as stored and before compression."""
+
+    bytes: int
+    sha256: str
+    document_bytes: int
+    document_sha256: str
+
+
+def write_page(chunks: Iterable[bytes], path: Path, *, compress: bool) -> Written:
+    """Write a document to ``path``, gzipped if asked. Equal documents give equal files, however they are chunked."""
+    stored, document = hashlib.sha256(), hashlib.sha256()
+    stored_size = document_size = 0
+    # 31: a gzip header without file name and with time 0. The compressor's output depends on the blocks it is fed.
+    compressor = isal_zlib.compressobj(isal_zlib.ISAL_DEFAULT_COMPRESSION, wbits=31) if compress else None
+    with path.open("xb") as target:
+
+        def store(data: bytes) -> None:
+            nonlocal stored_size
+            stored.update(data)
+            stored_size += target.write(data)
+
+        for block in _blocks(chunks):
+            document.update(block)
+            document_size += len(block)
+            store(compressor.compress(block) if compressor else block)
+        if compressor:
+            store(compressor.flush())
+    return Written(stored_size, stored.hexdigest(), document_size, document.hexdigest())
+
+
+def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    gathered = bytearray()
+    for chunk in chunks:
+        gathered += chunk
+        while len(gathered) >= _BLOCK:
+            yield bytes(gathered[:_BLOCK])
+            del gathered[:_BLOCK]
+    if gathered:
+        yield bytes(gathered)
+
+
+def read_page(path: Path) -> Iterator[bytes]:
+    """The document in a page file, in blocks, decompressed if the name ends in ``.gz``. Raises one of UNREADABLE."""
+    with igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as source:
+        while block := source.read(_BLOCK):
+            yield block
+
+
+def written(path: Path) -> Written:
+    """Sizes and hashes of a page file that exists already. Raises one of UNREADABLE."""
+    size, digest = file_facts(path)
+    document, document_size = hashlib.sha256(), 0
+    for block in read_page(path):
+        document.update(block)
+        document_size += len(block)
+    return Written(size, digest, document_size, document.hexdigest())
+
+
+def examine_file(path: Path, document_format: DocumentFormat) -> PageFacts:
+    """Read a page back and see what it holds. A file that can't be read at all gives facts with that as the error."""
+    try:
+        return document_format.examine(read_page(path))
+    except UNREADABLE as error:
+        what = f"the file can't be read as a {document_format.name} document ({type(error).__name__})"
+        return PageFacts((what,), {}, {}, frozenset(), Totals(), None, "", 0)

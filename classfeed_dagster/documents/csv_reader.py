@@ -1,0 +1,336 @@
+"""A CSV file read back from its bytes alone: strictly, as a stream, in flat memory.
+
+``examine`` reports everything that is wrong with the file, by line and column, never by value. Beside the form of
+each field it checks the order of lines, that each cash account's group ends with its balance, the trailer, and that
+writing the parsed fields again gives the same bytes: line ends, quoting and the formula guard in one.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+
+from classfeed_dagster.documents import spreadsheet
+from classfeed_dagster.documents.csv_mapping import (
+    BALANCE,
+    DETAIL,
+    HEAD,
+    LINE_END,
+    TAIL,
+    CsvColumn,
+    CsvLayout,
+    Kind,
+    id_order,
+    quoted,
+    typed,
+)
+from classfeed_dagster.documents.csv_writer import SECTION, currency_totals, head_line, tail_line
+from classfeed_dagster.documents.format import CurrencyTotals, PageFacts, Totals
+from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, MOVEMENT_TRANSACTIONS
+
+_BATCH = 20_000
+_MOST_ERRORS = 20
+_HEADER = ("Feed", "BusinessDate", "SequenceNumber", "Revision", "SnapshotAt")
+_HEADER_FORMS = (
+    re.compile(r"[a-z][a-z0-9_]*\Z"),
+    re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z"),
+    re.compile(r"[1-9][0-9]*\Z"),
+    re.compile(r"(?:0|[1-9][0-9]*)\Z"),
+    re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}Z\Z"),
+)
+_CONTROL = re.compile(r"(?P<currency>[A-Z]{3}):(?P<sum>-?(?:0|[1-9][0-9]*)[.][0-9]{2})\Z")
+
+
+class UnreadableFileError(ValueError):
+    """The file is not what its layout says. The message names lines and columns, never values."""
+
+
+@dataclass
+class _Findings:
+    """What reading has found so far."""
+
+    errors: list[str] = field(default_factory=list)
+    header: dict[str, str] = field(default_factory=dict)
+    numbers: set[str] = field(default_factory=set)
+    totals: Totals = field(default_factory=Totals)
+    stated: Totals | None = None
+    frames: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {DETAIL: [], BALANCE: []})
+    canonical: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def error(self, text: str) -> None:
+        if len(self.errors) < _MOST_ERRORS:
+            self.errors.append(text)
+
+
+@dataclass
+class _Batch:
+    """Lines waiting to be looked at together: their letters in order, and their fields by letter."""
+
+    first_line: int
+    letters: list[str] = field(default_factory=list)
+    rows: dict[str, list[list[str]]] = field(default_factory=lambda: {DETAIL: [], BALANCE: []})
+
+
+def examine(layout: CsvLayout, chunks: Iterable[bytes]) -> PageFacts:
+    """See DocumentFormat. A line's number counts records: a quoted line break does not begin another."""
+    source = _Source(chunks)
+    found = _Findings()
+    _parse(layout, source, found, keep=False)
+    source.drain()
+    digest = source.digest.hexdigest()
+    if not found.errors and found.canonical.hexdigest() != digest:
+        found.error("line ends or quoting are not as the file's form requires (CR LF, quotes only where needed)")
+    return PageFacts(
+        errors=tuple(found.errors),
+        header=found.header,
+        portfolios={SECTION: frozenset(found.numbers)},
+        removed=frozenset(),  # the file has no word for it
+        totals=found.totals,
+        stated=found.stated,
+        sha256=digest,
+        size=source.size,
+    )
+
+
+def lines_of(layout: CsvLayout, chunks: Iterable[bytes]) -> dict[str, pl.DataFrame]:
+    """The file's lines by their letter (``D``, and ``B`` if the layout has it), columns as named in the layout.
+
+    UnreadableFileError says what is wrong with the file.
+    """
+    found = _Findings()
+    _parse(layout, _Source(chunks), found, keep=True)
+    if found.errors:
+        raise UnreadableFileError(f"not a {layout.name} file: {'; '.join(found.errors[:3])}")
+    return {
+        letter: pl.concat([_no_lines(columns), *found.frames[letter]]) for letter, columns in layout.columns.items()
+    }
+
+
+def frames_of(layout: CsvLayout, path: Path) -> dict[str, pl.DataFrame]:
+    """The records of a file, gzipped or not, as the domains' frames; what the file does not carry is null."""
+    lines = lines_of(layout, file_chunks(path))
+    values = {column.name: pl.col(column.name) for column in layout.details} | dict(layout.back)
+    movements = lines[DETAIL].select(
+        values.get(column.name, pl.lit(None, column.dtype)).alias(column.name)
+        for column in MOVEMENT_TRANSACTIONS.columns
+    )
+    frames = {MOVEMENT_TRANSACTIONS.name: MOVEMENT_TRANSACTIONS.conform(movements)}
+    if layout.balances:
+        frames[ACCOUNT_BALANCES.name] = ACCOUNT_BALANCES.conform(lines[BALANCE])
+    return frames
+
+
+def file_chunks(path: Path) -> Iterator[bytes]:
+    """A file's content in blocks, decompressed if its name ends in ``.gz``."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as source:
+        while block := source.read(1 << 16):
+            yield block
+
+
+class _Source(io.RawIOBase):
+    """Chunks of bytes as a readable file that adds up size and digest on the way."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = b""
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed wants any writable buffer
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self.size += len(chunk)
+            self.digest.update(chunk)
+            self._rest = chunk
+        taken = self._rest[: len(buffer)]
+        self._rest = self._rest[len(taken) :]
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+    def drain(self) -> None:
+        """Read what a reader that stopped early left, for size and digest."""
+        scratch = memoryview(bytearray(1 << 16))
+        while self.readinto(scratch):
+            pass
+
+
+def _parse(layout: CsvLayout, source: _Source, found: _Findings, *, keep: bool) -> None:
+    text = io.TextIOWrapper(io.BufferedReader(source), encoding="utf-8", errors="strict", newline="")
+    try:
+        _records(layout, csv.reader(text, strict=True), found, keep=keep)
+    except UnicodeDecodeError:
+        found.error("not UTF-8")
+    except csv.Error as error:
+        found.error(f"not CSV: {error}")
+    finally:
+        text.detach().detach()  # closing them would close the source, whose rest is still to be read
+
+
+def _records(layout: CsvLayout, records: Iterator[list[str]], found: _Findings, *, keep: bool) -> None:
+    _head(next(records, []), found)
+    widths = {letter: len(columns) + 1 for letter, columns in layout.columns.items()}
+    order = _Order(layout, found)
+    batch, at, tail = _Batch(first_line=2), 1, None
+    for at, record in enumerate(records, start=2):
+        letter = record[0] if record else ""
+        if tail is not None:
+            found.error(f"line {at} stands after the trailer")
+            break
+        if letter == TAIL:
+            tail = record
+        elif len(record) != widths.get(letter):
+            found.error(f"line {at} is not a line of this file: {len(record)} fields")
+            break
+        else:
+            batch.letters.append(letter)
+            batch.rows[letter].append(record[1:])
+            order.next(at, letter, record)
+            if len(batch.letters) == _BATCH:
+                _look(layout, batch, found, keep=keep)
+                batch = _Batch(first_line=at + 1)
+    order.end(at)
+    _look(layout, batch, found, keep=keep)
+    _tail(tail, found)
+
+
+def _head(record: Sequence[str], found: _Findings) -> None:
+    fits = len(record) == len(_HEADER) + 1 and record[0] == HEAD
+    if not fits or not all(form.match(text) for form, text in zip(_HEADER_FORMS, record[1:], strict=True)):
+        found.error("line 1 is not a header: H,<feed>,<business date>,<sequence number>,<revision>,<snapshot instant>")
+        return
+    found.header = dict(zip(_HEADER, record[1:], strict=True))
+    found.canonical.update(head_line(*record[1:]))
+
+
+def _tail(record: Sequence[str] | None, found: _Findings) -> None:
+    if record is None:
+        found.error("the trailer is missing: the file is cut short")
+        return
+    if len(record) != 3 or not record[1].isascii() or not record[1].isdigit():
+        found.error("the last line is not a trailer: T,<detail lines>,<control total>")
+        return
+    parts = [_CONTROL.match(part) for part in record[2].split("|")] if record[2] else []
+    currencies = [part["currency"] for part in parts if part]
+    if len(currencies) != len(parts) or currencies != sorted(set(currencies)):
+        found.error("the control total is not <currency>:<sum>|..., ordered by currency")
+        return
+    cash = not any(sums.net_amount for sums in found.totals.currencies.values())
+    found.stated = Totals(
+        {SECTION: int(record[1])},
+        {
+            part["currency"]: CurrencyTotals(cash_credits=Decimal(part["sum"]))
+            if cash
+            else CurrencyTotals(net_amount=Decimal(part["sum"]))
+            for part in parts
+            if part
+        },
+    )
+    found.canonical.update(tail_line(record[1], record[2]))
+
+
+class _Order:
+    """Lines must follow the layout's order strictly, and a cash account's group must end with its balance."""
+
+    def __init__(self, layout: CsvLayout, found: _Findings) -> None:
+        self._found = found
+        self._where: dict[str, list[int]] = {}
+        for letter, columns in layout.columns.items():
+            names = [column.name for column in columns]
+            self._where[letter] = [names.index(name) + 1 for name in ("portfolio_number", *layout.group[1:])]
+        self._key = [column.name for column in layout.details].index(layout.key) + 1
+        self._grouped = bool(layout.balances)
+        self._last: tuple[object, ...] | None = None
+        self._group: tuple[str, ...] | None = None
+        self._letter = BALANCE
+
+    def next(self, line: int, letter: str, record: Sequence[str]) -> None:
+        """Look at the line after the last one."""
+        group = tuple(record[at] for at in self._where[letter])
+        rank = (0, *id_order(record[self._key])) if letter == DETAIL else (1, 0, 0, "")
+        place = (*group, *rank)
+        if self._last is not None and place <= self._last:
+            self._found.error(f"line {line} is out of order or a duplicate")
+        if group != self._group:
+            self.end(line - 1)
+        self._last, self._group, self._letter = place, group, letter
+        self._found.numbers.add(spreadsheet.unguard(record[self._where[letter][0]]))
+
+    def end(self, line: int) -> None:
+        """The group before has ended at this line."""
+        if self._grouped and self._letter != BALANCE:
+            self._found.error(f"the cash account at line {line} has no balance line after its details")
+
+
+def _look(layout: CsvLayout, batch: _Batch, found: _Findings, *, keep: bool) -> None:
+    spelled: dict[str, Iterator[str]] = {}
+    for letter, columns in layout.columns.items():
+        texts = pl.DataFrame(batch.rows[letter], schema={column.name: pl.String for column in columns}, orient="row")
+        spelled[letter] = iter(_spelled_again(columns, letter, texts))
+        if _fields_fit(columns, letter, texts, batch.first_line, found):
+            lines = texts.select(typed(column, pl.col(column.name)).alias(column.name) for column in columns)
+            if letter == DETAIL:
+                found.totals = found.totals + _sums(layout, lines)
+            if keep:
+                found.frames[letter].append(lines)
+    found.canonical.update("".join(next(spelled[letter]) for letter in batch.letters).encode())
+
+
+def _fields_fit(columns: Sequence[CsvColumn], letter: str, texts: pl.DataFrame, line: int, found: _Findings) -> bool:
+    """Every field has the form of its kind; what does not is reported by column and count."""
+    before = len(found.errors)
+    for column in columns:
+        text = pl.col(column.name)
+        if column.kind is Kind.TEXT:
+            bad = texts.filter(spreadsheet.guard_column(spreadsheet.unguard_column(text)) != text).height
+        else:
+            bad = texts.filter((text != "") & ~text.str.contains(column.kind.pattern)).height
+        missing = texts.filter(text == "").height if column.required else 0
+        for count, fault in ((bad, "have no valid"), (missing, "lack")):
+            if count:
+                found.error(f"{count} {letter} lines from line {line} on {fault} {column.name}")
+    if len(found.errors) > before:
+        return False
+    try:
+        texts.select(typed(c, pl.col(c.name)).alias(c.name) for c in columns if c.kind is not Kind.TEXT)
+    except pl.exceptions.InvalidOperationError:
+        # The form fits, the value does not exist (30 February) or does not fit its type; the error holds values.
+        found.error(f"a date, instant or number of the {letter} lines from line {line} on is impossible")
+        return False
+    return True
+
+
+def _sums(layout: CsvLayout, lines: pl.DataFrame) -> Totals:
+    amount, zero = pl.col(layout.summed), Decimal("0.00")
+    sums = lines.group_by("currency").agg(
+        amount.filter(amount > 0).sum().alias("credits"), amount.filter(amount < 0).sum().alias("debits")
+    )
+    return Totals(
+        {SECTION: lines.height} if lines.height else {},
+        {
+            currency: currency_totals(layout, credits_ or zero, debits or zero)
+            for currency, credits_, debits in sums.sort("currency").iter_rows()
+        },
+    )
+
+
+def _spelled_again(columns: Sequence[CsvColumn], letter: str, texts: pl.DataFrame) -> pl.Series:
+    line = pl.concat_str(pl.lit(letter), *(quoted(pl.col(column.name)) for column in columns), separator=",")
+    return texts.select((line + pl.lit(LINE_END)).alias("line"))["line"]
+
+
+def _no_lines(columns: Sequence[CsvColumn]) -> pl.DataFrame:
+    return pl.DataFrame(schema={column.name: column.kind.dtype for column in columns})

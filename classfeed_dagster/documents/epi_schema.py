@@ -1,0 +1,53 @@
+"""The EPI document's XSD: loaded from the package once, compiled for validation, and asked for its simple types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from lxml import etree
+
+_XS = "{http://www.w3.org/2001/XMLSchema}"
+
+
+@dataclass(frozen=True, slots=True)
+class TextRule:
+    """What the XSD demands of a text: a pattern (of the whole text), a range of lengths, a vocabulary."""
+
+    pattern: str | None
+    min_length: int
+    max_length: int | None
+    vocabulary: tuple[str, ...]
+
+
+@cache
+def schema_root() -> etree._Element:
+    """The XSD as a tree."""
+    content = resources.files("classfeed_dagster.documents").joinpath("epi_data_response.xsd").read_bytes()
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True)
+    return etree.fromstring(content, parser)
+
+
+@cache
+def compiled() -> etree.XMLSchema:
+    """The XSD, ready to validate."""
+    return etree.XMLSchema(schema_root())
+
+
+@cache
+def text_rules() -> dict[str, TextRule]:
+    """The rules of every named simple type, by its name."""
+    rules: dict[str, TextRule] = {}
+    for simple in schema_root().findall(f"{_XS}simpleType"):
+        facets: dict[str, list[str]] = {}
+        for facet in simple.iterfind(f"{_XS}restriction/*"):
+            facets.setdefault(etree.QName(facet).localname, []).append(facet.get("value", ""))
+        pattern, longest = facets.get("pattern"), facets.get("maxLength")
+        rules[simple.get("name", "")] = TextRule(
+            pattern[0] if pattern else None,
+            int(facets.get("minLength", ["0"])[0]),
+            int(longest[0]) if longest else None,
+            tuple(facets.get("enumeration", ())),
+        )
+    return rules

@@ -1,0 +1,80 @@
+"""What the records of each portfolio add up to: counts, sums by currency, units. Exact, and by whole columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+
+import polars as pl
+
+from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents.format import CurrencyTotals, Totals
+
+_AMOUNTS = ("ledger_balance", "market_value", "cash_credits", "cash_debits", "net_amount")
+_KEY = [epi.PORTFOLIO, epi.CURRENCY]
+_ZERO_UNITS = Decimal("0.000000")
+
+
+def currency_sums(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Per portfolio and currency, ordered: the five sums of ``CurrencyTotals``, as Decimal(38, 2).
+
+    ``frames`` is by section. A currency has a row if any record carries it with one of the amounts.
+    """
+    amount, net = pl.col("amount"), pl.col("net_amount")
+    parts = [
+        frames[epi.BALANCES_SECTION].select(*_KEY, _wide("ledger_balance")),
+        frames[epi.HOLDINGS_SECTION]
+        .filter(pl.col("market_value").is_not_null())
+        .select(*_KEY, _wide("market_value")),
+        frames[epi.MOVEMENTS_SECTION]
+        .filter(amount.is_not_null() | net.is_not_null())
+        .select(
+            *_KEY,
+            pl.when(amount > 0).then(amount).cast(_WIDE).alias("cash_credits"),
+            pl.when(amount < 0).then(amount).cast(_WIDE).alias("cash_debits"),
+            _wide("net_amount"),
+        ),
+    ]
+    summed = [part.group_by(_KEY).agg(pl.exclude(_KEY).sum()) for part in parts]
+    return pl.concat(summed, how="diagonal").group_by(_KEY).agg(pl.col(_AMOUNTS).sum()).sort(_KEY)
+
+
+def unit_sums(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Per portfolio: ``units_held``, and ``units_moved`` by movements other than income's, as Decimal(38, 6)."""
+    moving = pl.col("units").is_not_null() & ~pl.col("transaction_type").is_in(sorted(epi.INCOME_TYPES))
+    units = pl.col("units").cast(pl.Decimal(38, 6))
+    held = frames[epi.HOLDINGS_SECTION].select(epi.PORTFOLIO, units.alias("units_held"))
+    moved = frames[epi.MOVEMENTS_SECTION].filter(moving).select(epi.PORTFOLIO, units.alias("units_moved"))
+    summed = [part.group_by(epi.PORTFOLIO).agg(pl.exclude(epi.PORTFOLIO).sum()) for part in (held, moved)]
+    both = pl.concat(summed, how="diagonal")
+    return both.group_by(epi.PORTFOLIO).agg(pl.col("units_held", "units_moved").sum())
+
+
+def portfolio_totals(numbers: pl.Series, frames: Mapping[str, pl.DataFrame]) -> list[Totals]:
+    """The totals of each portfolio of ``numbers``, in that order, from its rows in the sections' frames."""
+    currencies: dict[str, dict[str, CurrencyTotals]] = {}
+    for number, currency, *sums in currency_sums(frames).select(*_KEY, *_AMOUNTS).iter_rows():
+        currencies.setdefault(number, {})[currency] = CurrencyTotals(*sums)
+    table = pl.DataFrame({epi.PORTFOLIO: numbers}).join(
+        unit_sums(frames), on=epi.PORTFOLIO, how="left", maintain_order="left"
+    )
+    for name, frame in frames.items():
+        counted = frame.group_by(epi.PORTFOLIO).agg(pl.len().alias(name))
+        table = table.join(counted, on=epi.PORTFOLIO, how="left", maintain_order="left")
+    names = list(frames)
+    return [
+        Totals(
+            {name: count or 0 for name, count in zip(names, counts, strict=True)},
+            currencies.get(number, {}),
+            held if held is not None else _ZERO_UNITS,
+            moved if moved is not None else _ZERO_UNITS,
+        )
+        for number, held, moved, *counts in table.iter_rows()
+    ]
+
+
+_WIDE = pl.Decimal(38, 2)
+
+
+def _wide(column: str) -> pl.Expr:
+    return pl.col(column).cast(_WIDE)

@@ -1,0 +1,313 @@
+"""Writes EPI documents: each record by column expressions, each portfolio as slices of bytes, the page by lxml.
+
+Rows become text by whole columns (Polars), because a call into Python for each of some millions of elements
+is what makes the usual builders slow. The bytes are those that lxml would write, which a test proves.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from lxml import etree
+
+from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents.epi_mapping import Element, Group, Record, Section, Type
+from classfeed_dagster.documents.epi_totals import portfolio_totals
+from classfeed_dagster.documents.format import CurrencyTotals, PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.trading_days import instant_text
+
+BLOCK = 1_000  # portfolios whose text is in memory at a time; changes no byte
+CHUNK = 1 << 18  # small pieces of a page are joined to about this size, so that readers aren't fed crumbs
+
+# As lxml writes text: these four, and nothing else. CR must be a reference, or a reader would see a newline.
+ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"}
+
+Frames = Mapping[str, pl.DataFrame]
+
+
+class FrameShapeError(ValueError):
+    """The frames can't be rendered: a column, a type, a null or a portfolio that no document may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A section's rows in document order, and for each portfolio where its rows begin (one more entry at the end)."""
+
+    frame: pl.DataFrame
+    starts: npt.NDArray[np.int64]
+
+
+def render(frames: Frames) -> Iterator[RenderedPortfolio]:
+    """Each portfolio of ``frames`` as bytes by section and what they add up to, ordered by portfolio number.
+
+    ``frames`` holds the five frames by name, in any order of rows. FrameShapeError if a frame isn't as the
+    domains declare it, a group of elements is partly filled, money has no currency, or a row belongs to a
+    portfolio that has no account or is REMOVED: all of which ``unwritable`` reports beforehand.
+    """
+    checked = {record.frame.name: _checked(record, frames) for record in epi.RECORDS}
+    accounts = checked[epi.ACCOUNT.frame.name].sort(epi.ACCOUNT.sort_key)
+    sending = accounts.filter(pl.col(epi.CONSENT) != epi.REMOVED)[epi.PORTFOLIO]
+    numbers = accounts[epi.PORTFOLIO]
+    if numbers.n_unique() != len(numbers):
+        raise FrameShapeError("accounts has two rows for one portfolio: its details must be unambiguous")
+    sections = {
+        section.name: _rows(section.record, checked[section.record.frame.name], numbers, sending)
+        for section in epi.SECTIONS
+    }
+    cash = _rows(epi.CASH_ACCOUNT, checked[epi.CASH_ACCOUNT.frame.name], numbers, numbers)
+    for first in range(0, len(numbers), BLOCK):
+        yield from _render_block(numbers[first : first + BLOCK], first, sections, cash)
+
+
+def page(header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
+    """A whole page in chunks: declaration, root, Header, the sections' records as given, ControlTotals."""
+    return _joined(_page(header, totals, sections))
+
+
+def _page(header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
+    unknown = sorted(set(sections) - {section.name for section in epi.SECTIONS})
+    if unknown:
+        raise ValueError(f"an EPI page has no sections {unknown}")
+    rest = _frame_of_page(header, totals)
+    for section in epi.SECTIONS:
+        empty = f"<{section.name}/>".encode()
+        before, _, rest = rest.partition(empty)
+        yield before
+        records = filter(None, sections.get(section.name, ()))
+        first = next(records, None)
+        if first is None:
+            yield empty
+            continue
+        yield f"<{section.name}>\n".encode()
+        yield first
+        yield from records
+        yield f"</{section.name}>".encode()
+    yield rest
+
+
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= CHUNK:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _frame_of_page(header: PageHeader, totals: Totals) -> bytes:
+    """Everything but the records, with each section empty."""
+    root = etree.Element(epi.tag(epi.ROOT), nsmap={None: epi.NAMESPACE})
+    head = etree.SubElement(root, epi.tag(epi.HEADER))
+    values = {
+        "recorded_after": header.window.start,
+        "recorded_before": header.window.end,
+        "holding_basis": epi.HOLDING_BASIS,
+    }
+    for element in epi.HEADER_ELEMENTS:
+        value = values[element.column] if element.column in values else getattr(header, element.column)
+        if value is not None:
+            _leaf(head, element.name, _scalar(value))
+    for section in epi.SECTIONS:
+        etree.SubElement(root, epi.tag(section.name))
+    control = etree.SubElement(root, epi.tag(epi.CONTROL_TOTALS))
+    for section in epi.SECTIONS:
+        _leaf(control, section.counted_as, str(totals.counts.get(section.name, 0)))
+    for currency in sorted(totals.currencies):
+        one = etree.SubElement(control, epi.tag(epi.CURRENCY_TOTAL), {epi.CURRENCY_ATTRIBUTE: currency})
+        for element in epi.CURRENCY_ELEMENTS:
+            _leaf(one, element.name, _fixed(getattr(totals.currencies[currency], element.column), 2))
+    _leaf(control, epi.UNITS_HELD.name, _fixed(totals.units_held, 6))
+    _leaf(control, epi.UNITS_MOVED.name, _fixed(totals.units_moved, 6))
+    return etree.tostring(root, xml_declaration=True, encoding="UTF-8")
+
+
+def _leaf(parent: etree._Element, name: str, text: str) -> None:
+    etree.SubElement(parent, epi.tag(name)).text = text
+
+
+def _scalar(value: object) -> str:
+    # datetime first: it is a date too.
+    if isinstance(value, dt.datetime):
+        return instant_text(value)
+    return value.isoformat() if isinstance(value, dt.date) else str(value)
+
+
+def _fixed(value: Decimal, places: int) -> str:
+    exact = value.quantize(Decimal(1).scaleb(-places))
+    if exact != value:
+        raise ValueError(f"a control total has more than {places} decimals: it was not summed from the records")
+    return f"{exact if exact else abs(exact):f}"  # never -0.00
+
+
+# --- Rows ---------------------------------------------------------------------------------------------------------
+
+
+def _checked(record: Record, frames: Frames) -> pl.DataFrame:
+    """The record's frame, if its columns, types, nulls and groups are those of the declaration."""
+    declared = record.frame
+    frame = frames.get(declared.name)
+    if frame is None:
+        raise FrameShapeError(f"the frame {declared.name} is missing")
+    if dict(frame.schema) != declared.schema:
+        wrong = sorted(
+            name
+            for name in {*frame.schema, *declared.schema}
+            if frame.schema.get(name) != declared.schema.get(name)
+        )
+        raise FrameShapeError(f"{declared.name} is not as declared; see columns {wrong or 'for their order'}")
+    nulls = [column.name for column in declared.columns if not column.nullable and frame[column.name].null_count()]
+    if nulls:
+        raise FrameShapeError(f"{declared.name} has nulls in {nulls}, which every row must have")
+    for name, broken in group_breaches(record).items():
+        if frame.select(broken.any()).item():
+            raise FrameShapeError(f"{declared.name} has rows whose {name} is incomplete")
+    return frame
+
+
+def group_breaches(record: Record) -> dict[str, pl.Expr]:
+    """Which rows break an all-or-nothing rule, by what they break: each expression is true for a bad row."""
+    breaches: dict[str, pl.Expr] = {}
+    for group in record.groups:
+        needed = [pl.col(element.column).is_null() for element in group.elements if not element.optional]
+        if group is epi.DETAILS:
+            # Of a REMOVED account the details are not written, so they can't be incomplete.
+            breaches[group.name] = (pl.col(epi.CONSENT) != epi.REMOVED) & pl.any_horizontal(needed)
+        else:
+            present = [pl.col(element.column).is_not_null() for element in group.elements]
+            breaches[group.name] = pl.any_horizontal(present) & pl.any_horizontal(needed)
+    columns = {element.column: element for element in record.elements}
+    money = [e.column for e in record.elements if e.type is Type.MONEY or e.column == "price"]
+    if epi.CURRENCY in columns and columns[epi.CURRENCY].optional:
+        carries = pl.any_horizontal(pl.col(column).is_not_null() for column in money)
+        breaches[epi.CURRENCY] = carries & pl.col(epi.CURRENCY).is_null()
+    return breaches
+
+
+def _rows(record: Record, frame: pl.DataFrame, numbers: pl.Series, allowed: pl.Series) -> _Rows:
+    """The frame in document order with the place of each portfolio of ``numbers``."""
+    ordered = frame.sort(record.sort_key)
+    runs = ordered[epi.PORTFOLIO].rle().struct.unnest()
+    strangers = runs.filter(~pl.col("value").is_in(allowed.implode()))
+    if strangers.height:
+        raise FrameShapeError(
+            f"{record.frame.name} has rows of {strangers.height} portfolios that have no account or are REMOVED, "
+            f"among them {strangers['value'][0]}"
+        )
+    lengths = (
+        pl.DataFrame({"value": numbers}).join(runs, on="value", how="left", maintain_order="left")["len"].fill_null(0)
+    )
+    starts = np.zeros(len(numbers) + 1, dtype=np.int64)
+    np.cumsum(lengths.to_numpy(), out=starts[1:])
+    return _Rows(ordered, starts)
+
+
+def _render_block(
+    numbers: pl.Series, first: int, sections: Mapping[str, _Rows], cash: _Rows
+) -> Iterator[RenderedPortfolio]:
+    last = first + len(numbers)
+
+    def part(rows: _Rows) -> pl.DataFrame:
+        return rows.frame[int(rows.starts[first]) : int(rows.starts[last])]
+
+    texts: dict[str, tuple[memoryview, list[int]]] = {}
+    frames: dict[str, pl.DataFrame] = {}
+    for section in epi.SECTIONS:
+        rows = sections[section.name]
+        frame = frames[section.name] = part(rows)
+        extra = {nested.name: _nested_text(nested, frame, part(cash)) for nested in section.record.nested}
+        starts = rows.starts[first : last + 1] - rows.starts[first]
+        texts[section.name] = _bytes(record_text(section.record, frame, extra), starts)
+    totals = portfolio_totals(numbers, frames)
+    for at, number in enumerate(numbers.to_list()):
+        yield RenderedPortfolio(
+            number,
+            {name: bytes(text[bounds[at] : bounds[at + 1]]) for name, (text, bounds) in texts.items()},
+            totals[at],
+        )
+
+
+def _bytes(records: pl.Series, starts: npt.NDArray[np.int64]) -> tuple[memoryview, list[int]]:
+    """The records end to end as UTF-8, and where in it the row of each of ``starts`` begins."""
+    array = records.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    _, offsets, content = array.buffers()
+    if content is None or not len(array):
+        return memoryview(b""), [0] * len(starts)
+    places = np.frombuffer(offsets, dtype=np.int64)[array.offset :]
+    return memoryview(content), places[starts].tolist()
+
+
+# --- Text ---------------------------------------------------------------------------------------------------------
+
+
+def record_text(record: Record, frame: pl.DataFrame, nested: Mapping[str, pl.Series] | None = None) -> pl.Series:
+    """One string a row: the record's element, ending in a newline. ``nested``: texts of nested records, by row."""
+    columns = {element.column: element for element in record.typed()}
+    texts = frame.select(
+        *(_text(element, frame[element.column]) for element in columns.values()),
+        *(text.alias(f"nested {name}") for name, text in (nested or {}).items()),
+    )
+    attributes = "".join(f' {attribute.name}="{{}}"' for attribute in record.attributes)
+    template = [f"<{record.name}{attributes}>"]
+    values = [pl.col(attribute.column) for attribute in record.attributes]
+    for part in record.content:
+        _add(part, template, values)
+    template.append(f"</{record.name}>")
+    if record not in (epi.CASH_ACCOUNT,):
+        template.append("\n")
+    return texts.select(pl.format("".join(template), *values).alias(record.name)).to_series()
+
+
+def _add(part: Element | Group | Record, template: list[str], values: list[pl.Expr]) -> None:
+    """Append an element, a group or nested records to a template and the values of its places."""
+    if isinstance(part, Record):
+        template.append("{}")
+        values.append(pl.col(f"nested {part.name}"))
+        return
+    if isinstance(part, Element) and not part.optional:
+        template.append(f"<{part.name}>{{}}</{part.name}>")
+        values.append(pl.col(part.column))
+        return
+    template.append("{}")
+    if isinstance(part, Element):
+        present = pl.format(f"<{part.name}>{{}}</{part.name}>", pl.col(part.column))
+    else:
+        inner: list[str] = []
+        inner_values: list[pl.Expr] = []
+        for member in part.members:
+            _add(member, inner, inner_values)
+        present = pl.format("".join(inner), *inner_values)  # null if any required member is: all or nothing
+        if part is epi.DETAILS:
+            present = pl.when(pl.col(epi.CONSENT) != epi.REMOVED).then(present)
+    values.append(present.fill_null(""))
+
+
+def _nested_text(record: Record, parents: pl.DataFrame, frame: pl.DataFrame) -> pl.Series:
+    """For each row of ``parents`` its nested records' text, empty if it has none."""
+    texts = frame.select(pl.col(epi.PORTFOLIO), record_text(record, frame).alias("text"))
+    joined = texts.group_by(epi.PORTFOLIO, maintain_order=True).agg(pl.col("text").str.join(""))
+    return parents.join(joined, on=epi.PORTFOLIO, how="left", maintain_order="left")["text"].fill_null("")
+
+
+def _text(element: Element, values: pl.Series) -> pl.Expr:
+    """A column as the document writes it; nulls stay null."""
+    column = pl.col(element.column)
+    if element.type in epi.NUMBERS or element.type is Type.DATE:
+        return column.cast(pl.String)  # a decimal keeps its scale: 2 for money, 6 for the rest
+    if element.type is Type.INSTANT:
+        return column.dt.to_string("%Y-%m-%dT%H:%M:%S%.6fZ")
+    # Most columns have nothing to escape, and asking is much cheaper than rewriting. Every text column is asked,
+    # codes and identifiers too, so that no value can ever be read as markup.
+    if values.str.contains("[&<>\r]").any():
+        for character, reference in ESCAPES.items():
+            column = column.str.replace_all(character, reference, literal=True)
+    return column

@@ -1,0 +1,40 @@
+"""The Dagster instance that the command line uses: DAGSTER_HOME if set, else one under the home folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import classfeed_dagster
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+
+def dagster_home(home: Path) -> Path:
+    """The folder of the Dagster instance, made ready: ``DAGSTER_HOME``, or ``<home>/dagster`` with our settings."""
+    configured = os.environ.get("DAGSTER_HOME")
+    if configured:
+        return Path(configured)
+    folder = (home / "dagster").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_local_settings(), folder / "dagster.yaml")
+    return folder
+
+
+def open_instance(home: Path) -> DagsterInstance:
+    """The instance whose runs the UI of ``classfeed up`` shows. Close it after use (it is a context manager)."""
+    from dagster import DagsterInstance
+
+    return DagsterInstance.from_config(str(dagster_home(home)))
+
+
+def _local_settings() -> Path:
+    package = Path(classfeed_dagster.__file__).parent
+    # Beside the package in a checkout, inside it in an installed wheel.
+    for candidate in (package.parent / "dagster.yaml", package / "dagster.yaml"):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError("dagster.yaml is missing from the installation: install classfeed again")

@@ -1,0 +1,85 @@
+"""The Dagster UI and daemon as child processes, for `classfeed up`: started together, stopped together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class ServiceError(RuntimeError):
+    """A local service did not start. The message names its log file."""
+
+
+def free_port(preferred: int) -> int:
+    """``preferred`` if nothing listens there on this machine, else a free port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def dagster_services(
+    home: Path, port: int, environment: Mapping[str, str], *, start_seconds: int = 90
+) -> Iterator[str]:
+    """The webserver and the daemon, running for the time of the block; yields the UI's address.
+
+    ``home`` is the Dagster instance's folder, where the services' logs go. ServiceError if the UI doesn't answer.
+    """
+    variables = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
+    commands = {
+        "webserver": ["dagster-webserver", "-h", "127.0.0.1", "-p", str(port)],
+        "daemon": ["dagster-daemon", "run"],
+    }
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name, (program, *arguments) in commands.items():
+            command = [str(Path(sys.executable).with_name(program)), *arguments, "-m", "classfeed_dagster.definitions"]
+            with (home / f"{name}.log").open("wb") as log:
+                # A session of its own, so that Ctrl-C reaches us first and we stop them in order.
+                processes[name] = subprocess.Popen(  # noqa: S603 - our own commands
+                    command, env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                )
+        address = f"http://127.0.0.1:{port}"
+        _wait_until_up(address, processes, home, start_seconds)
+        yield address
+    finally:
+        _stop(processes.values())
+
+
+def _wait_until_up(address: str, processes: Mapping[str, subprocess.Popen[bytes]], home: Path, seconds: int) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for name, process in processes.items():
+            if process.poll() is not None:
+                raise ServiceError(f"the {name} stopped at once; its log: {home / f'{name}.log'}")
+        try:
+            with urllib.request.urlopen(f"{address}/server_info", timeout=2):  # noqa: S310 - our own server
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise ServiceError(f"the UI did not answer at {address} within {seconds} s; its log: {home / 'webserver.log'}")
+
+
+def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    running = list(processes)
+    for stop in (signal.SIGTERM, signal.SIGKILL):
+        for process in running:
+            if process.poll() is None:
+                # The whole group: the code server and run workers are children of these.
+                os.killpg(process.pid, stop)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and any(process.poll() is None for process in running):
+            time.sleep(0.1)

@@ -1,0 +1,144 @@
+"""One run of one feed for one business date, through the same Dagster job as the UI, and what came of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from classfeed_dagster.runtime import CORRELATION_TAG
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance, Definitions
+    from dagster._core.execution.execution_result import ExecutionResult
+
+
+class Outcome(enum.StrEnum):
+    """How a run ended, as people and exit codes know it."""
+
+    DELIVERED = "delivered"
+    NOTHING_TO_DO = "nothing to do"
+    STOPPED_BY_CHECKS = "stopped by checks"
+    SOURCE_NOT_READY = "source not ready"
+    FAILED = "failed"
+
+    @property
+    def exit_code(self) -> int:
+        """The command line's exit code for this outcome."""
+        return {
+            Outcome.DELIVERED: 0,
+            Outcome.NOTHING_TO_DO: 0,
+            Outcome.STOPPED_BY_CHECKS: 3,
+            Outcome.SOURCE_NOT_READY: 4,
+            Outcome.FAILED: 1,
+        }[self]
+
+
+# Which exception, by its name in the event log, means which outcome. Anything else is FAILED.
+_OUTCOME_OF_ERROR: Mapping[str, Outcome] = {
+    "SourceNotReadyError": Outcome.SOURCE_NOT_READY,
+    "DagsterAssetCheckFailedError": Outcome.STOPPED_BY_CHECKS,
+    "GateRefusedError": Outcome.STOPPED_BY_CHECKS,
+    "TooManyHeldBackError": Outcome.STOPPED_BY_CHECKS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What one run came to. ``message`` is for people; ``checks`` counts evaluations, ``failed_checks`` names them."""
+
+    outcome: Outcome
+    feed: str
+    business_date: dt.date
+    run_id: str
+    correlation_id: str
+    message: str
+    checks: int = 0
+    failed_checks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def new_correlation_id() -> str:
+    """A name for one attempt, the same in tags, logs, manifest, object metadata and alerts."""
+    return uuid.uuid4().hex
+
+
+def job_name(feed: str) -> str:
+    """The name of the job that delivers one business date of a feed."""
+    return f"{feed}_job"
+
+
+def run_date(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    feed: str,
+    day: dt.date,
+    *,
+    fresh_snapshot: bool = False,
+    tags: Mapping[str, str] | None = None,
+) -> RunReport:
+    """Run the feed's job for ``day`` in this process. Never raises for what went wrong in the run: see ``outcome``."""
+    correlation_id = new_correlation_id()
+    result = definitions.resolve_job_def(job_name(feed)).execute_in_process(
+        partition_key=day.isoformat(),
+        instance=instance,
+        raise_on_error=False,
+        run_config={"ops": {"landing": {"config": {"fresh_snapshot": fresh_snapshot}}}},
+        tags={CORRELATION_TAG: correlation_id, **(tags or {})},
+    )
+    return report(result, feed, day, correlation_id)
+
+
+def report(result: ExecutionResult, feed: str, day: dt.date, correlation_id: str) -> RunReport:
+    """What a finished run came to, from its events."""
+    from dagster import AssetCheckSeverity
+
+    evaluations = result.get_asset_check_evaluations()
+    failed = tuple(
+        sorted(e.asset_check_key.name for e in evaluations if not e.passed and e.severity is AssetCheckSeverity.ERROR)
+    )
+    warnings = tuple(
+        sorted(e.asset_check_key.name for e in evaluations if not e.passed and e.severity is AssetCheckSeverity.WARN)
+    )
+    facts = _delivery_facts(result, feed)
+    if result.success:
+        delivered = facts.get("outcome") == "DELIVERED"
+        outcome = Outcome.DELIVERED if delivered else Outcome.NOTHING_TO_DO
+        message = "delivered" if delivered else "nothing had changed since it was delivered"
+    else:
+        outcome, message = _failure(result)
+    return RunReport(
+        outcome, feed, day, result.run_id, correlation_id, message, len(evaluations), failed, warnings, facts
+    )
+
+
+def _delivery_facts(result: ExecutionResult, feed: str) -> dict[str, Any]:
+    for event in result.get_asset_materialization_events():
+        if event.asset_key is not None and event.asset_key.path == [feed, "delivery"]:
+            metadata = event.step_materialization_data.materialization.metadata
+            return {name: value.value for name, value in metadata.items()}
+    return {}
+
+
+def _failure(result: ExecutionResult) -> tuple[Outcome, str]:
+    for event in result.get_step_failure_events():
+        for name, message in _causes(event.step_failure_data.error):
+            if name in _OUTCOME_OF_ERROR:
+                return _OUTCOME_OF_ERROR[name], message
+        chain = list(_causes(event.step_failure_data.error))
+        if chain:
+            name, message = chain[-1]
+            return Outcome.FAILED, f"{event.step_key}: {message or name}"
+    return Outcome.FAILED, f"the run {result.run_id} failed before any step did; see its log in the UI"
+
+
+def _causes(error: Any) -> Iterator[tuple[str, str]]:
+    # From the outermost, which is Dagster's wrapper, to the innermost, which is ours.
+    while error is not None:
+        name = error.cls_name or ""
+        yield name.rpartition(".")[2], error.message.strip().removeprefix(f"{name}: ")
+        error = error.cause

@@ -1,0 +1,174 @@
+"""The five kinds of record in a delivered document, as reconciliation knows them: element, columns, key, what is state.
+
+Written from the recipient's schema, on its own: nothing here comes from the exporter's mapping, so that a mistake in
+one is seen by the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from classfeed_dagster.reconciliation.rules import Field, Kind, Rule
+
+NAMESPACE = "urn:classfeed:epi-data-response:1"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordKind:
+    """One kind of record: where it stands in the document, its columns by element name, its key.
+
+    ``state`` names the fields that bigsite updates in place: a later change there is no fault of what was sent.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    columns: tuple[tuple[str, Field], ...]  # element (or @attribute), column
+    key: tuple[str, ...]
+    state: frozenset[str] = frozenset()
+
+    @property
+    def rule(self) -> Rule:
+        """Every column compared, without tolerance."""
+        fields = [field for _, field in self.columns]
+        return Rule(
+            self.name,
+            tuple(field for field in fields if field.name in self.key),
+            tuple(field for field in fields if field.name not in self.key),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names in order."""
+        return tuple(field.name for _, field in self.columns)
+
+    @property
+    def personal(self) -> frozenset[str]:
+        """Columns whose values are never shown."""
+        return frozenset(field.name for _, field in self.columns if field.personal)
+
+
+def _text(element: str, name: str, *, personal: bool = False) -> tuple[str, Field]:
+    return element, Field(name, Kind.TEXT, personal=personal)
+
+
+def _typed(kind: Kind, *pairs: tuple[str, str]) -> tuple[tuple[str, Field], ...]:
+    return tuple((element, Field(name, kind)) for element, name in pairs)
+
+
+_PORTFOLIO = _text("PortfolioNumber", "portfolio_number")
+_CASH = (_text("Bsb", "bsb", personal=True), _text("CashAccountNumber", "account_number", personal=True))
+_CURRENCY = _text("Currency", "currency")
+_LIFE = (
+    _text("Status", "status"),
+    *_typed(Kind.DATE, ("OpenedOn", "opened_on"), ("ClosedOn", "closed_on")),
+)
+
+ACCOUNTS = RecordKind(
+    "accounts",
+    ("AccountDetails", "Account"),
+    (
+        _PORTFOLIO,
+        _text("RecipientReference", "recipient_reference"),
+        _text("@consent", "consent"),
+        _text("@extract", "extract"),
+        _text("PortfolioName", "portfolio_name", personal=True),
+        _text("EntityType", "entity_type"),
+        _text("Abn", "abn", personal=True),
+        _text("Hin", "hin", personal=True),
+        *_LIFE,
+    ),
+    ("portfolio_number",),
+    frozenset({"portfolio_name", "entity_type", "abn", "hin", "status", "opened_on", "closed_on"}),
+)
+
+CASH_ACCOUNTS = RecordKind(
+    "cash_accounts",
+    ("AccountDetails", "Account", "CashAccount"),
+    (_PORTFOLIO, *_CASH, _text("AccountName", "account_name", personal=True), _CURRENCY, *_LIFE),
+    ("portfolio_number", "account_number", "currency"),
+    frozenset({"bsb", "account_name", "status", "opened_on", "closed_on"}),
+)
+
+BALANCES = RecordKind(
+    "account_balances",
+    ("AccountBalances", "AccountBalance"),
+    (
+        _PORTFOLIO,
+        *_CASH,
+        _CURRENCY,
+        *_typed(Kind.DATE, ("AsAtDate", "as_at_date")),
+        *_typed(Kind.MONEY, ("LedgerBalance", "ledger_balance"), ("AvailableBalance", "available_balance")),
+    ),
+    ("portfolio_number", "account_number", "currency"),
+    frozenset({"bsb"}),
+)
+
+HOLDINGS = RecordKind(
+    "investment_holdings",
+    ("InvestmentHoldings", "InvestmentHolding"),
+    (
+        _PORTFOLIO,
+        _text("Hin", "hin", personal=True),
+        _text("Exchange", "exchange"),
+        _text("SecurityCode", "security_code"),
+        _text("Isin", "isin"),
+        _text("SecurityName", "security_name"),
+        _text("SecurityType", "security_type"),
+        *_typed(Kind.DATE, ("AsAtDate", "as_at_date")),
+        *_typed(Kind.UNITS, ("Units", "units"), ("SettledUnits", "settled_units")),
+        _CURRENCY,
+        *_typed(Kind.RATE, ("Price", "price")),
+        *_typed(Kind.DATE, ("PriceDate", "price_date")),
+        *_typed(Kind.MONEY, ("MarketValue", "market_value"), ("CostBase", "cost_base")),
+    ),
+    ("portfolio_number", "exchange", "security_code"),
+    frozenset({"hin", "isin", "security_name", "security_type"}),
+)
+
+MOVEMENTS = RecordKind(
+    "movement_transactions",
+    ("MovementTransactions", "MovementTransaction"),
+    (
+        _text("TransactionId", "transaction_id"),
+        _PORTFOLIO,
+        _text("TransactionType", "transaction_type"),
+        *_typed(Kind.DATE, ("TransactionDate", "transaction_date"), ("SettlementDate", "settlement_date")),
+        *_typed(Kind.INSTANT, ("RecordedAt", "recorded_at")),
+        _text("Reverses", "reverses"),
+        _text("RelatesTo", "relates_to"),
+        _text("Exchange", "exchange"),
+        _text("SecurityCode", "security_code"),
+        _text("Isin", "isin"),
+        *_typed(Kind.UNITS, ("Units", "units")),
+        _text("ConfirmationNumber", "confirmation_number"),
+        *_typed(Kind.RATE, ("Price", "price")),
+        *_typed(
+            Kind.MONEY,
+            ("Consideration", "consideration"),
+            ("Brokerage", "brokerage"),
+            ("Gst", "gst"),
+            ("OtherFees", "other_fees"),
+            ("NetAmount", "net_amount"),
+            ("CostBaseChange", "cost_base_change"),
+        ),
+        *_typed(Kind.DATE, ("ExDate", "ex_date")),
+        *_typed(
+            Kind.MONEY,
+            ("GrossAmount", "gross_amount"),
+            ("FrankedAmount", "franked_amount"),
+            ("UnfrankedAmount", "unfranked_amount"),
+            ("FrankingCredit", "franking_credit"),
+            ("WithholdingTax", "withholding_tax"),
+            ("NetIncome", "net_income"),
+        ),
+        *_CASH,
+        *_typed(Kind.MONEY, ("Amount", "amount")),
+        _CURRENCY,
+        _text("Narrative", "narrative", personal=True),
+    ),
+    ("portfolio_number", "transaction_id"),
+    frozenset({"exchange", "security_code", "isin", "bsb", "account_number"}),
+)
+
+KINDS = (ACCOUNTS, CASH_ACCOUNTS, BALANCES, HOLDINGS, MOVEMENTS)
+BY_NAME = {kind.name: kind for kind in KINDS}

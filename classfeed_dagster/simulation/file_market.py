@@ -1,0 +1,162 @@
+"""A market out of a file of real prices: code, date, open, high, low, close and volume as text, in Parquet.
+
+The file holds prices and nothing else, so names come from a listing beside it where there is one, and dividends,
+splits, renames and takeovers are planned as in the invented market. American securities are the invented ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+
+import polars as pl
+
+from classfeed_dagster.simulation.corporate import CorporateCalendar
+from classfeed_dagster.simulation.identifiers import ID_BASE, isin
+from classfeed_dagster.simulation.invented_market import InventedMarket
+from classfeed_dagster.simulation.market import MICRO, CorporateEvent, Dividend, Security
+
+FILE_FIRST = 10_000
+_COLUMNS = ("code", "date", "close", "volume")
+_CODE = re.compile(r"[A-Z0-9]{3,6}\Z")
+_ETF = frozenset("VAS A200 IVV NDQ STW VGS VTS VHY VAP VEU IOZ IVW ETHI FAIR VDHG DHHF MVW GOLD QUAL IOO".split())
+_LIC = frozenset("AFI ARG MLT WAM WHF BKI AUI DUI PMC MFF HM1 MXT".split())
+_REIT = frozenset("GMG SCG DXS MGR SGP VCX GPT CHC CLW BWP NSR CQR HDN ARF ABP CIP".split())
+
+
+class MarketFileError(ValueError):
+    """The market file cannot be used; the message says why."""
+
+
+class FileMarket:
+    """The ``universe`` most traded securities of the file, at its closing prices. ``anchor`` as in InventedMarket."""
+
+    def __init__(self, path: Path, *, seed: int, anchor: dt.date, universe: int = 500) -> None:
+        self._invented = InventedMarket(seed, anchor)
+        american = [s for s in self._invented.securities() if s.currency != "AUD"]
+        prices = _read(path, universe)
+        names = _names_beside(path)
+        self._name = path.stem
+        self._dates: dict[int, list[dt.date]] = {}
+        self._closes: dict[int, list[Decimal]] = {}
+        listed: list[Security] = []
+        for number, (code, rows) in enumerate(sorted(prices.items()), start=FILE_FIRST):
+            security_id = ID_BASE + number
+            listed.append(
+                Security(
+                    security_id, "ASX", code, isin("AU", number), names.get(code, f"{code} SECURITIES")[:200],
+                    _type_of(code), "AUD", min(rows[0][0], anchor),
+                )
+            )  # fmt: skip
+            self._dates[security_id] = [day for day, _ in rows]
+            self._closes[security_id] = [close for _, close in rows]
+        self._securities = tuple(sorted(american + listed, key=lambda s: s.security_id))
+        self._calendar = CorporateCalendar(seed, listed, anchor)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self._name
+
+    def securities(self) -> Sequence[Security]:
+        """Every security, in order of its id."""
+        return self._securities
+
+    def price(self, security_id: int, day: dt.date) -> Decimal | None:
+        """The file's close of ``day``, after splits. Before the file begins: its first close; it has nothing older."""
+        dates = self._dates.get(security_id)
+        if dates is None:
+            return self._invented.price(security_id, day)
+        if not self._calendar.is_listed(security_id, day):
+            return None
+        at = bisect_right(dates, day) - 1
+        if at >= 0 and dates[at] != day:
+            return None
+        return self._adjusted(security_id, max(at, 0), day)
+
+    def last_price(self, security_id: int, day: dt.date) -> Decimal:
+        """The last close on or before ``day``; before the file begins its first one."""
+        dates = self._dates.get(security_id)
+        if dates is None:
+            return self._invented.last_price(security_id, day)
+        return self._adjusted(security_id, max(bisect_right(dates, day) - 1, 0), day)
+
+    def closes(self, day: dt.date) -> Iterable[tuple[int, Decimal]]:
+        """(security, close) of everything that traded on ``day``: nothing for days that the file doesn't have."""
+        for security in self._securities:
+            security_id = security.security_id
+            dates = self._dates.get(security_id)
+            if dates is not None and day < dates[0]:
+                continue
+            price = self.price(security_id, day)
+            if price is not None:
+                yield security_id, price
+
+    def events(self, day: dt.date) -> Sequence[CorporateEvent]:
+        """What companies bring about on ``day``."""
+        return self._calendar.events(day)
+
+    def going_ex(self, day: dt.date) -> Sequence[Dividend]:
+        """Dividends whose ex-date is ``day``, of the file's securities and of the American ones."""
+        american = [d for d in self._invented.going_ex(day) if d.withholding_percent]
+        return [*self._calendar.going_ex(day), *american]
+
+    def rate(self, currency: str, day: dt.date) -> Decimal:
+        """AUD per unit of ``currency``."""
+        return self._invented.rate(currency, day)
+
+    def _adjusted(self, security_id: int, at: int, day: dt.date) -> Decimal:
+        close = self._closes[security_id][at]
+        new, old = self._calendar.units_of_today(security_id, day).as_integer_ratio()
+        if (new, old) == (1, 1):
+            return close
+        return max((close * old / new).quantize(Decimal("0.001"), rounding=ROUND_HALF_UP), Decimal("0.001"))
+
+
+def _read(path: Path, universe: int) -> dict[str, list[tuple[dt.date, Decimal]]]:
+    """Closes by code, of the ``universe`` codes with the highest turnover over the whole file."""
+    try:
+        frame = pl.read_parquet(path, columns=list(_COLUMNS))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise MarketFileError(f"cannot read the market file {path}: {error}") from error
+    frame = frame.filter(pl.col("code").str.contains(r"^[A-Z0-9]{3,6}$"), pl.col("close").is_not_null())
+    # Turnover in whole units of a tenth of a cent: integers, because the order must not hang on rounding.
+    tenths = (pl.col("close").cast(pl.Decimal(18, 6)) * 1000).cast(pl.Int64)
+    ranked = (
+        frame.group_by("code")
+        .agg((tenths * pl.col("volume").cast(pl.Decimal(18, 0)).cast(pl.Int64)).sum().alias("turnover"))
+        .sort("turnover", "code", descending=[True, False])
+        .head(universe)
+    )
+    if ranked.is_empty():
+        raise MarketFileError(f"the market file {path} has no prices: columns code, date, close and volume are needed")
+    rows = frame.join(ranked.select("code"), on="code").select("code", "date", "close").sort("code", "date").rows()
+    prices: dict[str, list[tuple[dt.date, Decimal]]] = {}
+    for code, date, close in rows:
+        price = Decimal(close).quantize(MICRO, rounding=ROUND_HALF_UP)
+        if price > 0:
+            prices.setdefault(code, []).append((dt.date.fromisoformat(date), price))
+    return prices
+
+
+def _names_beside(path: Path) -> dict[str, str]:
+    """Names by code from an ``asx_listed_companies*.csv`` beside the market file; empty if there is none."""
+    names: dict[str, str] = {}
+    for listing in sorted(path.parent.glob("asx_listed_companies*.csv")):
+        with listing.open(encoding="utf-8-sig", newline="") as lines:
+            for row in csv.reader(lines):
+                if len(row) == 3 and _CODE.match(row[1]):
+                    names[row[1]] = row[0]
+    return names
+
+
+def _type_of(code: str) -> str:
+    for kind, codes in (("ETF", _ETF), ("LIC", _LIC), ("REIT", _REIT)):
+        if code in codes:
+            return kind
+    return "HYBRID" if len(code) == 5 and code[3] == "P" else "ORDINARY"

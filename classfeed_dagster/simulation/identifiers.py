@@ -1,0 +1,69 @@
+"""Identifiers that pass every check and belong to nobody: valid check digits, ranges that are never issued.
+
+Numbers of the same kind differ for different ``number``; ``python-stdnum`` judges them in the tests.
+"""
+
+from __future__ import annotations
+
+ID_BASE = 9_000_000_000_000_000
+"""Every key that the simulation writes is at least this: far above any key that bigsite gives out itself."""
+
+PORTFOLIO_PREFIX = "SW99"
+
+_ABN_WEIGHTS = (10, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19)
+
+
+class NumberOutOfRangeError(ValueError):
+    """More identifiers of a kind were asked for than its reserved range holds."""
+
+    def __init__(self, kind: str, number: int, limit: int) -> None:
+        super().__init__(f"{kind} number {number} is outside the reserved range 0 to {limit - 1}: simulate fewer")
+
+
+def _within(kind: str, number: int, limit: int) -> int:
+    if not 0 <= number < limit:
+        raise NumberOutOfRangeError(kind, number, limit)
+    return number
+
+
+def portfolio_number(number: int) -> str:
+    """``SW99`` and six digits: the range of simulated portfolios."""
+    return f"{PORTFOLIO_PREFIX}{_within('portfolio', number, 10**6):06d}"
+
+
+def abn(number: int) -> str:
+    """An ABN with right check digits whose nine-digit body starts with 99, where no company number has ever been.
+
+    Rule: subtract 1 from the first digit, weigh with 10, 1, 3 ... 19; the sum is a multiple of 89.
+    """
+    body = f"99{_within('ABN', number, 10**7):07d}"
+    weighed = sum(weight * int(digit) for weight, digit in zip(_ABN_WEIGHTS[2:], body, strict=True))
+    # The two leading digits ab contribute 10(a - 1) + b = ab - 10, which must cancel the rest modulo 89.
+    lead = 11 + (-weighed - 1) % 89
+    return f"{lead}{body}"
+
+
+def isin(country: str, number: int) -> str:
+    """An ISIN of ``country`` (two letters) from the invented series 9ZZ, with its check digit (modulus 10, doubled)."""
+    stem = f"{country}9ZZ{_within('ISIN', number, 10**6):06d}"
+    digits = "".join(str(int(character, 36)) for character in stem)
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        doubled = int(digit) * (2 if place % 2 == 0 else 1)
+        total += doubled // 10 + doubled % 10
+    return f"{stem}{-total % 10}"
+
+
+def hin(number: int) -> str:
+    """A HIN: ``X`` and ten digits, from the range 00000, which CHESS does not issue."""
+    return f"X00000{_within('HIN', number, 10**5) if number < 10**5 else _within('HIN', number, 10**6) % 10**5:05d}"
+
+
+def bsb(number: int) -> str:
+    """A BSB ``999-NNN``: no bank has the prefix 999."""
+    return f"999-{number % 1000:03d}"
+
+
+def account_number(number: int) -> str:
+    """Nine digits with leading zeros, which are part of the number."""
+    return f"000{_within('account', number, 10**6):06d}"

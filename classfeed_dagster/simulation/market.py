@@ -1,0 +1,151 @@
+"""What a market is to the simulation: securities, prices, rates, and the events that companies bring about.
+
+Prices are ``Decimal`` in the security's currency, as traded after splits. Dates are Sydney business dates.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Protocol
+
+CENT = Decimal("0.01")
+MICRO = Decimal("0.000001")
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """A listed security as it was on the day the simulation begins; later codes and names come as events."""
+
+    security_id: int
+    exchange: str
+    code: str
+    isin: str
+    name: str
+    security_type: str
+    currency: str
+    listed_on: dt.date
+
+
+@dataclass(frozen=True, slots=True)
+class Dividend:
+    """A dividend, or a trust's distribution.
+
+    ``basis_points`` of the last close before ``ex_date`` are paid per unit on ``payment_date`` to those who held the
+    security at the close before ``ex_date``. ``franked_percent`` of it is franked at ``tax_percent``.
+    """
+
+    security_id: int
+    ex_date: dt.date
+    payment_date: dt.date
+    basis_points: int
+    franked_percent: int
+    tax_percent: int
+    income_type: str
+    withholding_percent: int
+    offers_reinvestment: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsChange:
+    """``new`` units for every ``old`` ones (SPLIT, CONSOLIDATION, BONUS_ISSUE); fractions are dropped."""
+
+    security_id: int
+    effective_on: dt.date
+    movement_type: str
+    new: int
+    old: int
+
+
+@dataclass(frozen=True, slots=True)
+class CodeChange:
+    """The security trades under another code and name from ``effective_on`` on; units don't change."""
+
+    security_id: int
+    effective_on: dt.date
+    old_code: str
+    new_code: str
+    old_name: str
+    new_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delisting:
+    """The security is gone from ``effective_on`` on. A taken-over one pays the last price, a failed one nothing."""
+
+    security_id: int
+    effective_on: dt.date
+    pays: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Merger:
+    """Holders get ``new`` units of ``into`` for every ``old`` ones; the security itself is delisted."""
+
+    security_id: int
+    effective_on: dt.date
+    into: int
+    new: int
+    old: int
+
+
+@dataclass(frozen=True, slots=True)
+class CapitalReturn:
+    """The company pays back ``basis_points`` of the price per unit; units stay, the cost base falls."""
+
+    security_id: int
+    effective_on: dt.date
+    basis_points: int
+
+
+CorporateEvent = UnitsChange | CodeChange | Delisting | Merger | CapitalReturn
+
+
+class Market(Protocol):
+    """Where simulated customers deal. The same construction always tells the same story."""
+
+    @property
+    def name(self) -> str:
+        """Which market this is, stable, so that a world is never continued with another one."""
+        ...
+
+    def securities(self) -> Sequence[Security]:
+        """Every security, in order of its id."""
+        ...
+
+    def price(self, security_id: int, day: dt.date) -> Decimal | None:
+        """The price at which one deals on ``day``; None if it doesn't trade then."""
+        ...
+
+    def last_price(self, security_id: int, day: dt.date) -> Decimal:
+        """The last price on or before ``day``, whether or not it still trades."""
+        ...
+
+    def closes(self, day: dt.date) -> Iterable[tuple[int, Decimal]]:
+        """(security, close) of everything that traded on ``day``."""
+        ...
+
+    def events(self, day: dt.date) -> Sequence[CorporateEvent]:
+        """What companies bring about on ``day``, before trading."""
+        ...
+
+    def going_ex(self, day: dt.date) -> Sequence[Dividend]:
+        """Dividends whose ex-date is ``day``."""
+        ...
+
+    def rate(self, currency: str, day: dt.date) -> Decimal:
+        """How many AUD one unit of ``currency`` is worth on ``day``; six places."""
+        ...
+
+
+def to_cents(amount: Decimal) -> Decimal:
+    """``amount`` to the cent, half away from zero."""
+    return amount.quantize(CENT, rounding=ROUND_HALF_UP)
+
+
+def to_tick(price: Decimal) -> Decimal:
+    """``price`` at ASX's price steps: 0.1c up to 10c, 0.5c up to $2, 1c above; never zero."""
+    step = Decimal("0.001") if price < Decimal("0.1") else Decimal("0.005") if price < 2 else CENT
+    return max((price / step).quantize(Decimal(1), rounding=ROUND_HALF_UP), Decimal(1)) * step
