@@ -38,7 +38,7 @@ format: setup ## let ruff format and mend
 
 lock: setup ## resolve the dependencies again
 	@$(BIN)/pip install -q uv
-	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --all-extras --upgrade \
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --all-extras --no-strip-extras --upgrade \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
