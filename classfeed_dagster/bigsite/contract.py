@@ -126,7 +126,7 @@ def _targets(column: SchemaProperty) -> Iterable[str]:
 
 
 def _indexes(path: Path, table: SchemaObject) -> list[dict[str, Any]]:
-    stated = [found.value for found in table.customProperties or () if found.property == "indexes"]
+    stated: list[Any] = [found.value for found in table.customProperties or () if found.property == "indexes"]
     indexes: list[dict[str, Any]] = stated[0] if stated else []
     names = {column.name for column in table.properties or ()}
     for index in indexes:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+import psutil
 import sqlalchemy as sa
 
 DATABASE = "bigsite"
 _HANDLES = ".handle_pids.json"
+_PID_LINES = 8  # of a postmaster.pid that is complete; the last is the status
+_NO_PROCESS = "99999999"  # above every system's highest process number
+_PATIENCE = 60.0  # seconds for crash recovery
 _MAX_DATABASE_NAME = 63
 
 
@@ -32,7 +37,9 @@ def engine_from(url: str) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
-        raise ValueError("bigsite's URL is not a SQLAlchemy URL such as postgresql+psycopg://user@host/bigsite") from None
+        raise ValueError(
+            "bigsite's URL is not a SQLAlchemy URL such as postgresql+psycopg://user@host/bigsite"
+        ) from None
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     return sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
@@ -41,7 +48,8 @@ def engine_from(url: str) -> sa.Engine:
 def start(home: Path, database: str = DATABASE) -> str:
     """Start (or join) the server under ``<home>/postgres``; the SQLAlchemy URL of ``database``, created if absent.
 
-    Raises EmbeddedPostgresError if the server can't be started or doesn't answer.
+    It listens on a unix socket alone, so no port can be taken. Raises EmbeddedPostgresError if the server can't be
+    started or doesn't answer.
     """
     folder = _folder(home)
     try:
@@ -49,8 +57,8 @@ def start(home: Path, database: str = DATABASE) -> str:
         server = _server(folder)
     except Exception as error:  # the wheel raises whatever its subprocesses, file system and assertions raise
         raise EmbeddedPostgresError(
-            f"the embedded PostgreSQL under {folder} did not start ({type(error).__name__}). Its log is {folder / 'log'}; "
-            "if another version of it made the folder, move the folder away and seed again."
+            f"the embedded PostgreSQL under {folder} did not start ({type(error).__name__}). "
+            f"Its log is {folder / 'log'}; if another version of it made the folder, move it away and seed again."
         ) from error
     admin = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
     _create_database(admin, database, folder)
@@ -63,10 +71,10 @@ def stop(home: Path) -> bool:
     A server that other living processes use goes on. Nothing happens if none runs.
     """
     folder = _folder(home)
-    if _postmaster(folder) is None:
+    if not _runs(folder):
         return False
     _server(folder).cleanup()
-    return _postmaster(folder) is None
+    return not _runs(folder)
 
 
 def _folder(home: Path) -> Path:
@@ -83,16 +91,18 @@ def _library() -> Any:
 
 def _server(folder: Path) -> Any:
     library = _library()
-    with library.PostgresServer._lock:  # the wheel's own lock between processes guards both files
+    with library.PostgresServer._lock:  # the wheel's own lock between processes guards its files
         _forget_dead_owners(folder)
-        if (folder / "postmaster.pid").exists() and _postmaster(folder) is None:
-            # The wheel takes any living process with this number for the server, also one that has nothing to do
-            # with it and merely got the number after the server was killed.
-            (folder / "postmaster.pid").unlink()
+        _forget_dead_server(folder)
+        _wait_until_ready(folder)
     known = library.PostgresServer._instances
-    if folder in known and _postmaster(folder) is None:
+    if folder in known and not _runs(folder):
         del known[folder]  # it was stopped from elsewhere: start anew instead of handing out a dead server
-    return library.get_server(folder)
+    try:
+        return library.get_server(folder)
+    except Exception:
+        known.pop(folder, None)  # the wheel keeps one that never started, and would hand it out next time
+        raise
 
 
 def _forget_dead_owners(folder: Path) -> None:
@@ -103,33 +113,54 @@ def _forget_dead_owners(folder: Path) -> None:
         return
     except (ValueError, TypeError):
         owners = []  # half written by a killed process: no one can be relied on to let go
-    path.write_text(json.dumps([pid for pid in owners if _alive(pid)]))
+    path.write_text(json.dumps([pid for pid in owners if psutil.pid_exists(pid)]))
 
 
-def _postmaster(folder: Path) -> int | None:
-    # The process number of the server that runs on this folder, if one does.
+def _forget_dead_server(folder: Path) -> None:
+    # The wheel takes any living process with the number in postmaster.pid for the server: also a stranger that got
+    # the number after the server was killed, and a killed server that nobody has buried.
+    path = folder / "postmaster.pid"
+    if not path.exists() or _runs(folder):
+        return
+    lines = path.read_text().splitlines()
+    if len(lines) < _PID_LINES:
+        path.unlink()  # killed while starting, before it served anyone
+        return
+    # PostgreSQL must still see the file: it names the shared memory by which it finds backends of the dead server.
+    path.write_text("\n".join([_NO_PROCESS, *lines[1:]]) + "\n")
+    (Path(lines[4].strip()) / f".s.PGSQL.{lines[3].strip()}.lock").unlink(missing_ok=True)
+
+
+def _wait_until_ready(folder: Path) -> None:
+    # A server that recovers from a crash takes its time; the wheel would take it for broken.
+    until = time.monotonic() + _PATIENCE
+    while _runs(folder) and _status(folder) != "ready" and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def _pid_file(folder: Path) -> list[str]:
     try:
-        lines = (folder / "postmaster.pid").read_text().splitlines()
-        pid = int(lines[0])
-    except (FileNotFoundError, IndexError, ValueError):
-        return None
-    if not _alive(pid) or len(lines) < 8:
-        return None
-    return pid if _is_postgres(pid) else None
+        return (folder / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return []
 
 
-def _alive(pid: int) -> bool:
-    import psutil
+def _status(folder: Path) -> str:
+    lines = _pid_file(folder)
+    return lines[_PID_LINES - 1].strip() if len(lines) >= _PID_LINES else ""
 
-    return bool(psutil.pid_exists(pid))
 
-
-def _is_postgres(pid: int) -> bool:
-    import psutil
-
+def _runs(folder: Path) -> bool:
+    """True if a server runs on this folder (ready or not)."""
+    lines = _pid_file(folder)
+    if not lines or not lines[0].strip().isdigit():
+        return False
     try:
-        return "postgres" in psutil.Process(pid).name()
-    except psutil.Error:
+        process = psutil.Process(int(lines[0]))
+        return "postgres" in process.name() and str(folder) in process.cmdline()
+    except psutil.AccessDenied:
+        return True  # somebody else's server can't be told from a stranger: never declare it dead
+    except psutil.NoSuchProcess:
         return False
 
 

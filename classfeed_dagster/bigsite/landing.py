@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -41,6 +42,7 @@ class RowGroups:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
+        self.schema = schema
         self.rows = 0
         self._writer = pq.ParquetWriter(path, schema, compression="zstd", store_decimal_as_integer=False)
 
@@ -69,7 +71,6 @@ def sha256_of(path: Path) -> str:
 def write_slices(
     target: RowGroups,
     batches: Iterable[pa.RecordBatch],
-    schema: pa.Schema,
     slice_size: int,
     slice_count: int,
     watch: Callable[[pa.RecordBatch], None] = lambda batch: None,
@@ -83,7 +84,7 @@ def write_slices(
 
     def close_slice() -> None:
         nonlocal current
-        target.write(pa.Table.from_batches(pending, schema=schema))
+        target.write(pa.Table.from_batches(pending, schema=target.schema))
         pending.clear()
         current += 1
 
@@ -92,7 +93,7 @@ def write_slices(
         slices = batch.column(0).to_numpy(zero_copy_only=False) // slice_size
         rows = batch.drop_columns(["position"])
         bounds = [0, *(np.flatnonzero(np.diff(slices)) + 1).tolist(), len(slices)]
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in itertools.pairwise(bounds):
             while current < slices[start]:
                 close_slice()
             pending.append(rows.slice(start, end - start))

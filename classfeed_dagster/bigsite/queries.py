@@ -8,54 +8,31 @@ Every query of a sliced table returns the portfolio's ``position`` first, in ord
 belongs to and is not landed. Only columns that a document or a check needs are read.
 """
 
-from __future__ import annotations
+# ruff: noqa: S608  # SQL is put together from this package's own text alone; every value travels as a parameter
 
-from dataclasses import dataclass
+from __future__ import annotations
 
 import pyarrow as pa
 
-ID = pa.int64()
-DATE = pa.date32()
-INSTANT = pa.timestamp("us", "UTC")
-TEXT = pa.string()
-MONEY = pa.decimal128(18, 2)
-PRICE = pa.decimal128(18, 6)
-UNITS = pa.decimal128(20, 6)
-MONEY_SUM = pa.decimal128(38, 2)  # a sum may be wider than what it adds up
-UNITS_SUM = pa.decimal128(38, 6)
+from classfeed_dagster.bigsite.columns import (
+    DATE,
+    ID,
+    INSTANT,
+    MONEY,
+    MONEY_SUM,
+    OPENING,
+    PRICE,
+    SIGNED,
+    TEXT,
+    UNITS,
+    UNITS_SUM,
+    WANTED,
+    Query,
+    columns,
+)
+from classfeed_dagster.bigsite.ledgers import LEDGERS
 
-POSITION = pa.field("position", pa.int32())
-
-_WANTED = "SELECT * FROM unnest(%(ids)s::bigint[], %(positions)s::int[]) AS w (portfolio_id, position)"
-_FULL = """SELECT * FROM unnest(%(full_ids)s::bigint[], %(full_positions)s::int[], %(full_history)s::date[])
-    AS w (portfolio_id, position, history_from)"""
-_DELTA = """SELECT * FROM unnest(%(delta_ids)s::bigint[], %(delta_positions)s::int[], %(delta_history)s::date[],
-    %(delta_recorded_from)s::timestamptz[]) AS w (portfolio_id, position, history_from, recorded_from)"""
-_OPENING = """SELECT * FROM unnest(%(opening_ids)s::bigint[], %(opening_positions)s::int[], %(opening_history)s::date[],
-    %(opening_recorded_from)s::timestamptz[], %(opening_audiences)s::text[])
-    AS w (portfolio_id, position, history_from, recorded_from, audience)"""
-_SIGNED = "CASE t.side WHEN 'BUY' THEN t.units WHEN 'SELL' THEN -t.units END"
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One landed table: its columns (without the position) and the query that fills them."""
-
-    table: str
-    schema: pa.Schema
-    sql: str
-
-    @property
-    def read_schema(self) -> pa.Schema:
-        """The columns that the query returns: the position first."""
-        return self.schema.insert(0, POSITION)
-
-
-def _columns(**types: pa.DataType) -> pa.Schema:
-    return pa.schema(list(types.items()))
-
-
-CONSENTS = _columns(
+CONSENTS = columns(
     portfolio_id=ID,
     portfolio_number=TEXT,
     consent_id=ID,
@@ -74,7 +51,7 @@ SELECT EXISTS (SELECT 1 FROM bigsite.holding_eod WHERE as_at_date = :business_da
 
 PORTFOLIO = Query(
     "portfolio",
-    _columns(
+    columns(
         portfolio_id=ID,
         portfolio_name=TEXT,
         entity_type=TEXT,
@@ -84,7 +61,7 @@ PORTFOLIO = Query(
         opened_on=DATE,
         closed_on=DATE,
     ),
-    f"""WITH wanted AS ({_WANTED})
+    f"""WITH wanted AS ({WANTED})
 SELECT w.position, p.portfolio_id, p.portfolio_name, p.entity_type, p.abn, p.hin, p.status, p.opened_on, p.closed_on
 FROM wanted w JOIN bigsite.portfolio p ON p.portfolio_id = w.portfolio_id
 ORDER BY 1""",
@@ -92,7 +69,7 @@ ORDER BY 1""",
 
 CASH_ACCOUNT = Query(
     "cash_account",
-    _columns(
+    columns(
         portfolio_id=ID,
         cash_account_id=ID,
         bsb=TEXT,
@@ -103,7 +80,7 @@ CASH_ACCOUNT = Query(
         opened_on=DATE,
         closed_on=DATE,
     ),
-    f"""WITH wanted AS ({_WANTED})
+    f"""WITH wanted AS ({WANTED})
 SELECT w.position, a.portfolio_id, a.cash_account_id, a.bsb, a.account_number, a.account_name, a.currency, a.status,
        a.opened_on, a.closed_on
 FROM wanted w JOIN bigsite.cash_account a ON a.portfolio_id = w.portfolio_id
@@ -114,7 +91,7 @@ ORDER BY 1, 3""",
 # recorded by now: where a later correction undid it altogether, bigsite's rewritten end of day has nothing to say.
 HOLDING = Query(
     "holding_eod",
-    _columns(
+    columns(
         portfolio_id=ID,
         security_id=ID,
         units=UNITS,
@@ -123,14 +100,14 @@ HOLDING = Query(
         ledger_units=UNITS_SUM,
         unsettled_units=UNITS_SUM,
     ),
-    f"""WITH wanted AS ({_WANTED}),
+    f"""WITH wanted AS ({WANTED}),
 stated AS (
     SELECT w.position, h.portfolio_id, h.security_id, h.units, h.cost_base, h.updated_at
     FROM wanted w JOIN bigsite.holding_eod h ON h.portfolio_id = w.portfolio_id
     WHERE h.as_at_date = %(business_date)s
 ),
 moved AS (
-    SELECT w.position, t.portfolio_id, t.security_id, {_SIGNED} AS units, t.recorded_at,
+    SELECT w.position, t.portfolio_id, t.security_id, {SIGNED} AS units, t.recorded_at,
            t.settlement_date > %(business_date)s AS unsettled
     FROM wanted w JOIN bigsite.trade t ON t.portfolio_id = w.portfolio_id
     WHERE t.trade_date <= %(business_date)s
@@ -159,7 +136,7 @@ ORDER BY 1, 3""",
 
 CASH_BALANCE = Query(
     "cash_balance_eod",
-    _columns(
+    columns(
         portfolio_id=ID,
         cash_account_id=ID,
         open_on_date=pa.bool_(),
@@ -169,7 +146,7 @@ CASH_BALANCE = Query(
         updated_at=INSTANT,
         ledger_cash=MONEY_SUM,
     ),
-    f"""WITH wanted AS ({_WANTED}),
+    f"""WITH wanted AS ({WANTED}),
 account AS (
     SELECT w.position, a.portfolio_id, a.cash_account_id,
            a.opened_on <= %(business_date)s AND (a.closed_on IS NULL OR a.closed_on > %(business_date)s) AS is_open,
@@ -197,10 +174,8 @@ ORDER BY 1, 3""",
 # back for a repeated confirmation can go once bigsite has reversed one of them.
 REPEATED_CONFIRMATION = Query(
     "repeated_confirmation",
-    _columns(
-        portfolio_id=ID, confirmation_number=TEXT, side=TEXT, security_id=ID, units=UNITS, standing=ID
-    ),
-    f"""WITH wanted AS ({_WANTED}),
+    columns(portfolio_id=ID, confirmation_number=TEXT, side=TEXT, security_id=ID, units=UNITS, standing=ID),
+    f"""WITH wanted AS ({WANTED}),
 repeated AS (
     SELECT w.position, t.portfolio_id, t.confirmation_number, t.side, t.security_id, t.units
     FROM wanted w JOIN bigsite.trade t ON t.portfolio_id = w.portfolio_id
@@ -222,11 +197,11 @@ ORDER BY 1, 3, 4, 5, 6""",
 
 OPENING_UNITS = Query(
     "opening_units",
-    _columns(portfolio_id=ID, audience=TEXT, security_id=ID, units=UNITS_SUM, recorded_at=INSTANT),
-    f"""WITH wanted AS ({_OPENING})
+    columns(portfolio_id=ID, audience=TEXT, security_id=ID, units=UNITS_SUM, recorded_at=INSTANT),
+    f"""WITH wanted AS ({OPENING})
 SELECT m.position, m.portfolio_id, m.audience, m.security_id, SUM(m.units), MAX(m.recorded_at)
 FROM (
-    SELECT w.position, w.portfolio_id, w.audience, t.security_id, {_SIGNED} AS units, t.recorded_at
+    SELECT w.position, w.portfolio_id, w.audience, t.security_id, {SIGNED} AS units, t.recorded_at
     FROM wanted w JOIN bigsite.trade t ON t.portfolio_id = w.portfolio_id
     WHERE t.trade_date < w.history_from AND t.recorded_at >= w.recorded_from AND t.recorded_at < %(cutoff)s
     UNION ALL
@@ -241,8 +216,8 @@ ORDER BY 1, 3, 4""",
 
 OPENING_CASH = Query(
     "opening_cash",
-    _columns(portfolio_id=ID, audience=TEXT, cash_account_id=ID, amount=MONEY_SUM, recorded_at=INSTANT),
-    f"""WITH wanted AS ({_OPENING})
+    columns(portfolio_id=ID, audience=TEXT, cash_account_id=ID, amount=MONEY_SUM, recorded_at=INSTANT),
+    f"""WITH wanted AS ({OPENING})
 SELECT w.position, w.portfolio_id, w.audience, c.cash_account_id, SUM(c.amount), MAX(c.recorded_at)
 FROM wanted w JOIN bigsite.cash_account a ON a.portfolio_id = w.portfolio_id
 JOIN bigsite.cash_transaction c ON c.cash_account_id = a.cash_account_id
@@ -253,139 +228,11 @@ ORDER BY 1, 3, 4""",
 )
 
 
-def _ledger(table: str, schema: pa.Schema, source: str, date: str) -> Query:
-    # The rows of one ledger, for FULL and DELTA portfolios apart: a DELTA can then go by the index on recorded_at.
-    # ``reversed_portfolio_id`` is looked up by primary key, for the few rows that reverse another.
-    def branch(wanted: str, extra: str) -> str:
-        columns = ", ".join(_expression(name, table) for name in schema.names)
-        return f"""SELECT w.position AS position, {columns}
-FROM {wanted} w {source}
-WHERE l.{date} >= w.history_from AND l.recorded_at < %(cutoff)s{extra}"""
-
-    delta = " AND l.recorded_at >= w.recorded_from AND l.recorded_at >= %(earliest)s"
-    sql = f"""WITH wanted_full AS ({_FULL}), wanted_delta AS ({_DELTA})
-{branch("wanted_full", "")}
-UNION ALL
-{branch("wanted_delta", delta)}
-ORDER BY position, recorded_at, {table}_id"""
-    return Query(table, schema, sql)
-
-
-def _expression(name: str, table: str) -> str:
-    if name == "portfolio_id":
-        return "w.portfolio_id"
-    if name != "reversed_portfolio_id":
-        return f"l.{name}"
-    other = f"FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
-    owner = "o.portfolio_id"
-    if table == "cash_transaction":
-        other = (
-            "FROM bigsite.cash_transaction o JOIN bigsite.cash_account oa ON oa.cash_account_id = o.cash_account_id "
-            "WHERE o.cash_transaction_id = l.reverses_cash_transaction_id"
-        )
-        owner = "oa.portfolio_id"
-    return f"CASE WHEN l.reverses_{table}_id IS NOT NULL THEN (SELECT {owner} {other}) END AS reversed_portfolio_id"
-
-
-TRADE = _ledger(
-    "trade",
-    _columns(
-        portfolio_id=ID,
-        trade_id=ID,
-        security_id=ID,
-        confirmation_number=TEXT,
-        side=TEXT,
-        trade_date=DATE,
-        settlement_date=DATE,
-        units=UNITS,
-        price=PRICE,
-        consideration=MONEY,
-        brokerage=MONEY,
-        gst=MONEY,
-        other_fees=MONEY,
-        net_amount=MONEY,
-        currency=TEXT,
-        reverses_trade_id=ID,
-        reversed_portfolio_id=ID,
-        recorded_at=INSTANT,
-    ),
-    "JOIN bigsite.trade l ON l.portfolio_id = w.portfolio_id",
-    "trade_date",
-)
-
-SECURITY_MOVEMENT = _ledger(
-    "security_movement",
-    _columns(
-        portfolio_id=ID,
-        security_movement_id=ID,
-        security_id=ID,
-        movement_type=TEXT,
-        effective_date=DATE,
-        units_change=UNITS,
-        cost_base_change=MONEY,
-        description=TEXT,
-        reverses_security_movement_id=ID,
-        reversed_portfolio_id=ID,
-        recorded_at=INSTANT,
-    ),
-    "JOIN bigsite.security_movement l ON l.portfolio_id = w.portfolio_id",
-    "effective_date",
-)
-
-INCOME = _ledger(
-    "income",
-    _columns(
-        portfolio_id=ID,
-        income_id=ID,
-        security_id=ID,
-        income_type=TEXT,
-        ex_date=DATE,
-        payment_date=DATE,
-        units_held=UNITS,
-        gross_amount=MONEY,
-        franked_amount=MONEY,
-        unfranked_amount=MONEY,
-        franking_credit=MONEY,
-        withholding_tax=MONEY,
-        net_amount=MONEY,
-        currency=TEXT,
-        reverses_income_id=ID,
-        reversed_portfolio_id=ID,
-        recorded_at=INSTANT,
-    ),
-    "JOIN bigsite.income l ON l.portfolio_id = w.portfolio_id",
-    "payment_date",
-)
-
-CASH_TRANSACTION = _ledger(
-    "cash_transaction",
-    _columns(
-        portfolio_id=ID,
-        cash_transaction_id=ID,
-        cash_account_id=ID,
-        transaction_type=TEXT,
-        transaction_date=DATE,
-        amount=MONEY,
-        currency=TEXT,
-        description=TEXT,
-        trade_id=ID,
-        income_id=ID,
-        reverses_cash_transaction_id=ID,
-        reversed_portfolio_id=ID,
-        recorded_at=INSTANT,
-    ),
-    "JOIN bigsite.cash_account a ON a.portfolio_id = w.portfolio_id "
-    "JOIN bigsite.cash_transaction l ON l.cash_account_id = a.cash_account_id",
-    "transaction_date",
-)
-
 _SECURITIES = "unnest(%(securities)s::bigint[]) AS w (security_id)"
 
 SECURITY = Query(
     "security",
-    _columns(
-        security_id=ID, exchange=TEXT, code=TEXT, isin=TEXT, name=TEXT, security_type=TEXT, currency=TEXT
-    ),
+    columns(security_id=ID, exchange=TEXT, code=TEXT, isin=TEXT, name=TEXT, security_type=TEXT, currency=TEXT),
     f"""SELECT s.security_id, s.exchange, s.code, s.isin, s.name, s.security_type, s.currency
 FROM {_SECURITIES} JOIN bigsite.security s ON s.security_id = w.security_id
 ORDER BY 1""",
@@ -393,7 +240,7 @@ ORDER BY 1""",
 
 SECURITY_CODE_CHANGE = Query(
     "security_code_change",
-    _columns(security_id=ID, effective_on=DATE, old_code=TEXT, old_name=TEXT),
+    columns(security_id=ID, effective_on=DATE, old_code=TEXT, old_name=TEXT),
     f"""SELECT c.security_id, c.effective_on, c.old_code, c.old_name
 FROM {_SECURITIES} JOIN bigsite.security_code_change c ON c.security_id = w.security_id
 ORDER BY 1, 2""",
@@ -402,7 +249,7 @@ ORDER BY 1, 2""",
 # Only days on which a security traded have a price: the last one on or before the business date.
 SECURITY_PRICE = Query(
     "security_price",
-    _columns(security_id=ID, price_date=DATE, close_price=PRICE),
+    columns(security_id=ID, price_date=DATE, close_price=PRICE),
     f"""SELECT p.security_id, p.price_date, p.close_price
 FROM {_SECURITIES} JOIN bigsite.security_price p ON p.security_id = w.security_id
 WHERE p.price_date = (SELECT MAX(l.price_date) FROM bigsite.security_price l
@@ -417,10 +264,7 @@ SLICED = (
     *END_OF_DAY,
     PORTFOLIO,
     CASH_ACCOUNT,
-    TRADE,
-    SECURITY_MOVEMENT,
-    INCOME,
-    CASH_TRANSACTION,
+    *LEDGERS,
     OPENING_UNITS,
     OPENING_CASH,
     REPEATED_CONFIRMATION,

@@ -36,13 +36,19 @@ class ReadOnlyTransaction:
 
     def __init__(self, connection: sa.Connection, observe: Callable[[str], None] | None) -> None:
         self._connection = connection
-        self._observe = observe or (lambda statement: None)
+        self._observer = observe
+        self.statements: list[str] = []  # the texts of what was asked so far
         self.started_at: dt.datetime = self.rows(sa.text(_SESSION))[0][4].astimezone(dt.UTC)
 
     def rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
         """All rows of a small result."""
         self._observe(str(statement))
         return self._connection.execute(statement).all()
+
+    def _observe(self, statement: str) -> None:
+        self.statements.append(statement)
+        if self._observer is not None:
+            self._observer(statement)
 
     def copy(self, query: str, parameters: Mapping[str, object], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The query's rows in batches, typed exactly as ``schema`` says; constant memory however many there are.
@@ -58,8 +64,9 @@ class ReadOnlyTransaction:
             text = _CopyText(source)
             if text.empty():
                 return
+            source_file: Any = pa.PythonFile(text, mode="r")  # the stubs know only files with names
             yield from pa_csv.open_csv(
-                pa.PythonFile(text, mode="r"),
+                source_file,
                 read_options=pa_csv.ReadOptions(column_names=schema.names, block_size=_BLOCK),
                 parse_options=pa_csv.ParseOptions(newlines_in_values=True),
                 convert_options=pa_csv.ConvertOptions(
@@ -117,3 +124,9 @@ def read_only(engine: sa.Engine, observe: Callable[[str], None] | None = None) -
             f"bigsite could not be read ({type(cause).__name__}{f', SQLSTATE {state}' if state else ''}): nothing was "
             "landed. Check that bigsite is up and its tables are as the contract says, and run again."
         ) from error
+    except pa.ArrowInvalid as error:
+        # Its text may quote the value, which may be personal: the cause is not shown, only that there is one.
+        raise SourceReadError(
+            f"bigsite holds a value that its contract does not admit ({type(error).__name__}), such as NaN, a number "
+            "that is too long or a date beyond the year 9999: nothing was landed. Mend the row and run again."
+        ) from None

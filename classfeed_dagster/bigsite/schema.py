@@ -134,7 +134,8 @@ def live_schema(engine: sa.Engine, schema: str = SCHEMA) -> Schema:
         inspector = sa.inspect(connection)
         if not inspector.has_schema(schema):
             raise SchemaUnreadableError(
-                f"the database has no schema {schema}: is CLASSFEED_BIGSITE_URL that of bigsite, and may its user see it?"
+                f"the database has no schema {schema}: check that CLASSFEED_BIGSITE_URL is that of bigsite and "
+                "that its user may see the schema"
             )
         catalogue = _postgresql_facts(connection, schema) if connection.dialect.name == "postgresql" else _Facts()
         return _reflected(inspector, schema, catalogue)
@@ -150,20 +151,20 @@ class _Facts:
 
 
 def _postgresql_facts(connection: sa.Connection, schema: str) -> _Facts:
-    def ask(question: str) -> list[Any]:
-        return list(connection.execute(sa.text(question), {"schema": schema}))
+    def ask(columns: str, conditions: str) -> list[Any]:
+        relations = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = :schema"
+        # Only constants of this function are put together.
+        question = sa.text(f"SELECT {columns} {relations} {conditions}")
+        return list(connection.execute(question, {"schema": schema}))
 
-    relations = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = :schema"
-    partitions = ask(f"SELECT c.relname {relations} WHERE c.relispartition")  # noqa: S608: constants of this function
+    partitions = ask("c.relname", "WHERE c.relispartition")
     collations = ask(
-        f"SELECT c.relname, a.attname, o.collname {relations} JOIN pg_attribute a ON a.attrelid = c.oid "  # noqa: S608
-        "JOIN pg_type t ON t.oid = a.atttypid JOIN pg_collation o ON o.oid = a.attcollation "
-        "WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attcollation <> t.typcollation"
+        "c.relname, a.attname, o.collname",
+        "JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid "
+        "JOIN pg_collation o ON o.oid = a.attcollation "
+        "WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attcollation <> t.typcollation",
     )
-    invalid = ask(
-        f"SELECT c.relname {relations} JOIN pg_index i ON i.indexrelid = c.oid "  # noqa: S608
-        "WHERE NOT i.indisvalid"
-    )
+    invalid = ask("c.relname", "JOIN pg_index i ON i.indexrelid = c.oid WHERE NOT i.indisvalid")
     return _Facts(
         frozenset(row[0] for row in partitions),
         {(row[0], row[1]): row[2] for row in collations},
@@ -189,9 +190,11 @@ def _reflected(inspector: Inspector, schema: str, facts: _Facts) -> Schema:
         name = key[1]
         if name in facts.partitions:
             continue
-        checked = [check["sqltext"] for check in checks.get(key, ())]
         names = [column["name"] for column in columns[key]]
-        vocabularies, others = sort_checks(checked, names)
+        stated = [(str(check["sqltext"]), _unenforced(check)) for check in checks.get(key, ())]
+        vocabularies, others = sort_checks([text for text, unenforced in stated if not unenforced], names)
+        unproven = sort_checks([text for text, unenforced in stated if unenforced], ())[1]
+        others = tuple(sorted((*others, *(f"{text} (not enforced for every row)" for text in unproven))))
         foreign = tuple(
             sorted(
                 ForeignKey(
@@ -214,16 +217,21 @@ def _reflected(inspector: Inspector, schema: str, facts: _Facts) -> Schema:
                 _column(column, position, vocabularies, facts.collations.get((name, column["name"])), inspector.dialect)
                 for position, column in enumerate(columns[key], start=1)
             ),
-            primary_key=tuple(primary_keys.get(key, {}).get("constrained_columns", ())),
+            primary_key=tuple(keys["constrained_columns"]) if (keys := primary_keys.get(key)) else (),
             unique=tuple(sorted(uniques)),
             foreign_keys=foreign,
             indexes=tuple(sorted(plain)),
             checks=others,
             kind="view" if name in views else "table",
             definition=_digest(inspector.get_view_definition(name, schema)) if name in views else None,
-            comment=(comments.get(key) or {}).get("text"),
+            comment=(comments.get(key) or {"text": None})["text"],
         )
     return Schema(inspector.dialect.name, tables)
+
+
+def _unenforced(check: Any) -> bool:
+    # A constraint added NOT VALID says nothing of the rows that were there before it.
+    return bool(check.get("dialect_options", {}).get("not_valid"))
 
 
 def _digest(text: str) -> str:
@@ -252,6 +260,8 @@ def _column(
     values = vocabularies.get(column["name"])
     if isinstance(kind, types.Enum):
         values = tuple(sorted(kind.enums))
+    elif checked := getattr(kind, "check", None):  # a domain's own condition
+        values = sort_checks([str(checked)], ["VALUE"])[0].get("VALUE", values)
     generated = column.get("computed")
     return SchemaColumn(
         name=column["name"],
@@ -269,14 +279,14 @@ def _column(
 def canonical_type(kind: types.TypeEngine[Any]) -> str:
     """One spelling for a type whatever the engine, with length, precision and scale: ``NUMERIC(18,2)``.
 
-    An engine without zoned instants (MySQL) keeps them in DATETIME, which counts as TIMESTAMPTZ there.
+    An engine without zoned instants (MySQL, SQLite) keeps them in DATETIME, which counts as TIMESTAMPTZ there.
     """
     underlying = getattr(kind, "data_type", None)  # PostgreSQL's domains
     if isinstance(underlying, types.TypeEngine):
         return canonical_type(underlying)
     name = _SPELLING.get(kind.__visit_name__, kind.__visit_name__.upper())
     if name == "TIMESTAMP":
-        zoned = getattr(kind, "timezone", False) or type(kind).__module__.startswith("sqlalchemy.dialects.mysql")
+        zoned = getattr(kind, "timezone", False) or type(kind).__module__.startswith(_UNZONED_ENGINES)
         precision = getattr(kind, "precision", None)
         return ("TIMESTAMPTZ" if zoned else "TIMESTAMP") + (f"({precision})" if precision is not None else "")
     length = getattr(kind, "length", None)
@@ -287,6 +297,7 @@ def canonical_type(kind: types.TypeEngine[Any]) -> str:
     return name
 
 
+_UNZONED_ENGINES = ("sqlalchemy.dialects.mysql", "sqlalchemy.dialects.sqlite")
 _SPELLING = {
     "DECIMAL": "NUMERIC",
     "numeric": "NUMERIC",

@@ -9,50 +9,24 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import consent, queries
-from classfeed_dagster.bigsite.landing import WHOLE, RowGroups, SlicedFiles, StoredTable, write_slices
+from classfeed_dagster.bigsite.columns import POSITION
+from classfeed_dagster.bigsite.landing import WHOLE, DamagedFileError, RowGroups, SlicedFiles, StoredTable, write_slices
+from classfeed_dagster.bigsite.readiness import EndOfDay, SourceNotReadyError
 from classfeed_dagster.bigsite.reading import ReadOnlyTransaction, read_only
+from classfeed_dagster.bigsite.wanted import SnapshotAudience, Wanted, array, ask_consent
 from classfeed_dagster.store import ObjectStore
-
-_ALL_HISTORY = "-infinity"
-
-
-class SnapshotAudience(Protocol):
-    """What a snapshot must know of an audience (``domains.audience.Audience`` is one)."""
-
-    @property
-    def key(self) -> str: ...  # noqa: D102
-    @property
-    def recipient(self) -> str: ...  # noqa: D102
-    def is_due(self, day: dt.date) -> bool: ...  # noqa: D102
-    def is_first(self, day: dt.date) -> bool: ...  # noqa: D102
-    def window(self, day: dt.date) -> trading_days.Window: ...  # noqa: D102
-
-
-class SourceNotReadyError(RuntimeError):
-    """bigsite's end of day for the business date is absent or incomplete. Nothing was landed; try again later."""
-
-    def __init__(self, business_date: dt.date, reason: str, counts: dict[str, int]) -> None:
-        listed = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items())
-        super().__init__(
-            f"bigsite is not ready for {business_date.isoformat()}: {reason}{f' ({listed})' if listed else ''}. "
-            "Nothing was landed. Wait for bigsite's end-of-day job, then run this date again."
-        )
-        self.business_date = business_date
-        self.counts = counts
 
 
 class PortfolioSlice(BaseModel, frozen=True):
@@ -73,44 +47,12 @@ class Snapshot(BaseModel, frozen=True):
     slices: tuple[PortfolioSlice, ...]
     tables: dict[str, StoredTable]
     unreadable_consents: tuple[int, ...] = ()  # ids of consents left out as unreadable, for people to mend
+    statements: int = 0  # how many bigsite was asked
+    consent_questions: int = 0  # how many of them asked who consents: exactly one
 
     def key(self) -> str:
         """Where the descriptor is stored."""
         return _descriptor_key(self.business_date, self.snapshot_id)
-
-
-@dataclass(slots=True)
-class _Wanted:
-    # What the answer to the consent question asks bigsite for.
-    numbers: list[str] = field(default_factory=list)  # of every portfolio, by position
-    consents: list[tuple[int, consent.Consent]] = field(default_factory=list)  # with its portfolio's position
-    parameters: dict[str, object] = field(default_factory=dict)
-    read: int = 0  # portfolios whose data is read: all but the removed
-
-
-@dataclass(slots=True)
-class _EndOfDay:
-    # What watching the end-of-day tables go by has found.
-    holdings: int = 0
-    holdings_missing: int = 0
-    balances: int = 0
-    balances_missing: int = 0
-    portfolios: set[int] = field(default_factory=set)  # with something missing
-
-    def watch_holdings(self, batch: pa.RecordBatch) -> None:
-        missing = pc.is_null(batch.column("units"))
-        self.holdings_missing += self._add(batch, missing)
-        self.holdings += batch.num_rows
-
-    def watch_balances(self, batch: pa.RecordBatch) -> None:
-        missing = pc.and_(pc.is_null(batch.column("updated_at")), batch.column("open_on_date"))
-        self.balances_missing += self._add(batch, missing)
-        self.balances += pc.sum(batch.column("open_on_date")).as_py() or 0
-
-    def _add(self, batch: pa.RecordBatch, missing: pa.Array) -> int:
-        found = batch.filter(missing).column("portfolio_id").to_pylist()
-        self.portfolios.update(found)
-        return len(found)
 
 
 def take_snapshot(
@@ -139,9 +81,12 @@ def take_snapshot(
             started_at = bigsite.started_at
             if (snapshot_at or started_at) < trading_days.cutoff(business_date):
                 raise SourceNotReadyError(business_date, "the date is not over yet in Sydney", {})
-            consents, wanted = _ask_consent(bigsite, business_date, due)
-            _require_any_end_of_day(bigsite, business_date)
-            files = _read(bigsite, Path(folder), business_date, wanted, slice_portfolios, max_missing_share)
+            wanted = ask_consent(bigsite, business_date, due)
+            end_of_day = EndOfDay(business_date)
+            end_of_day.require_any(bigsite)
+            files = _read(
+                bigsite, Path(folder), wanted, end_of_day, slice_size=slice_portfolios, limit=max_missing_share
+            )
         snapshot_id = f"{started_at:%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}"
         tables = {name: file.stored(_table_key(business_date, name, snapshot_id)) for name, file in files.items()}
         for name, file in files.items():
@@ -154,7 +99,9 @@ def take_snapshot(
         audiences=tuple(sorted({audience.key for audience in due})),
         slices=tuple(PortfolioSlice(portfolios=len(part), first=part[0], last=part[-1]) for part in numbers),
         tables=tables,
-        unreadable_consents=tuple(consent.unreadable(consents)),
+        unreadable_consents=wanted.unreadable,
+        statements=len(bigsite.statements),
+        consent_questions=sum(consent.asks_consent(statement) for statement in bigsite.statements),
     )
     store.create(snapshot.key(), snapshot.model_dump_json(indent=1).encode() + b"\n")
     return snapshot
@@ -195,7 +142,12 @@ def latest_snapshot(
     """The newest landed snapshot of the date that was read for all ``audiences`` due on it; None if there is none."""
     asked = {audience.key for audience in audiences if audience.is_due(business_date)}
     for key in sorted(store.list(_descriptor_key(business_date, "")), reverse=True):
-        snapshot = Snapshot.model_validate_json(store.read(key))
+        try:
+            snapshot = Snapshot.model_validate_json(store.read(key))
+        except ValidationError:
+            raise DamagedFileError(
+                f"{store.location(key)} is not a snapshot's descriptor any more. Take a fresh snapshot."
+            ) from None
         if asked <= set(snapshot.audiences):
             return snapshot
     return None
@@ -220,142 +172,31 @@ def _table_key(business_date: dt.date, table: str, snapshot_id: str) -> str:
     return f"landing/{business_date.isoformat()}/{table}/{snapshot_id}.parquet"
 
 
-def _ask_consent(
-    bigsite: ReadOnlyTransaction, business_date: dt.date, audiences: Sequence[SnapshotAudience]
-) -> tuple[list[consent.Consent], _Wanted]:
-    windows = [audience.window(business_date) for audience in audiences]
-    question = consent.consent_query(
-        {audience.recipient for audience in audiences},
-        min(window.start for window in windows),
-        max(window.end for window in windows),
-    )
-    consents = consent.consents_from(bigsite.rows(question))
-    return consents, _wanted(consents, business_date, audiences)
-
-
-def _wanted(
-    consents: list[consent.Consent], business_date: dt.date, audiences: Sequence[SnapshotAudience]
-) -> _Wanted:
-    # FULL beats DELTA, the widest window and the earliest history count: the domains filter again per audience.
-    standing: dict[int, str] = {}  # number of every portfolio that some document speaks of
-    used: set[int] = set()  # consents that some audience relies on
-    full: set[int] = set()
-    recorded_from: dict[int, dt.datetime] = {}
-    history: dict[int, dt.date | None] = {}
-    openings: list[tuple[int, dt.date, str, str]] = []
-    for audience in audiences:
-        window = audience.window(business_date)
-        first = audience.is_first(business_date)
-        for shared in consent.sharing(consents, audience.recipient, window, first=first):
-            held = shared.standing
-            at = held.portfolio_id
-            standing[at] = held.portfolio_number
-            used.update(held.consent_ids)
-            if shared.change is consent.Change.REMOVED:
-                continue
-            begins = held.history_from
-            known = history.get(at, begins)
-            history[at] = None if begins is None or known is None else min(begins, known)
-            if shared.change is consent.Change.NEW:
-                full.add(at)
-            recorded_from[at] = min(recorded_from.get(at, window.start), window.start)
-            if begins is not None:
-                since = _ALL_HISTORY if shared.change is consent.Change.NEW else window.start.isoformat()
-                openings.append((at, begins, since, audience.key))
-    order = sorted(standing, key=lambda portfolio_id: standing[portfolio_id])
-    position = {portfolio_id: at for at, portfolio_id in enumerate(order)}
-    # A portfolio NEW now may have been shared before: its ended consents tell the domains that it was not.
-    landed = [(position[row.portfolio_id], row) for row in consents if row.consent_id in used]
-    read = [portfolio_id for portfolio_id in order if portfolio_id in history]
-    deltas = [portfolio_id for portfolio_id in read if portfolio_id not in full]
-    fulls = [portfolio_id for portfolio_id in read if portfolio_id in full]
-
-    def positions(ids: Iterable[int]) -> str:
-        return _array(position[portfolio_id] for portfolio_id in ids)
-
-    def histories(ids: Iterable[int]) -> str:
-        return _array(_ALL_HISTORY if (day := history[portfolio_id]) is None else day for portfolio_id in ids)
-
-    return _Wanted(
-        numbers=[standing[portfolio_id] for portfolio_id in order],
-        consents=sorted(landed, key=lambda entry: (entry[0], entry[1].consent_id)),
-        read=len(read),
-        parameters={
-            "business_date": business_date,
-            "cutoff": trading_days.cutoff(business_date),
-            "earliest": min((recorded_from[at] for at in deltas), default=trading_days.cutoff(business_date)),
-            "ids": _array(read),
-            "positions": positions(read),
-            "full_ids": _array(fulls),
-            "full_positions": positions(fulls),
-            "full_history": histories(fulls),
-            "delta_ids": _array(deltas),
-            "delta_positions": positions(deltas),
-            "delta_history": histories(deltas),
-            "delta_recorded_from": _array(f'"{recorded_from[at].isoformat()}"' for at in deltas),
-            "opening_ids": _array(at for at, _, _, _ in openings),
-            "opening_positions": positions(at for at, _, _, _ in openings),
-            "opening_history": _array(day for _, day, _, _ in openings),
-            "opening_recorded_from": _array(f'"{since}"' for _, _, since, _ in openings),
-            "opening_audiences": _array(f'"{key}"' for _, _, _, key in openings),
-        },
-    )
-
-
-def _array(values: Iterable[object]) -> str:
-    # A PostgreSQL array's text: one parameter for any number of portfolios.
-    return f"{{{','.join(map(str, values))}}}"
-
-
-def _require_any_end_of_day(bigsite: ReadOnlyTransaction, business_date: dt.date) -> None:
-    statement = sa.text(queries.READINESS).bindparams(business_date=business_date)
-    holdings, balances = bigsite.rows(statement)[0]
-    if not holdings and not balances:
-        raise SourceNotReadyError(
-            business_date, "its end of day has not been written", {"holding_rows": 0, "balance_rows": 0}
-        )
-
-
 def _read(
-    bigsite: ReadOnlyTransaction,
-    folder: Path,
-    business_date: dt.date,
-    wanted: _Wanted,
-    slice_size: int,
-    max_missing_share: Decimal,
+    bigsite: ReadOnlyTransaction, folder: Path, wanted: Wanted, end_of_day: EndOfDay, *, slice_size: int, limit: Decimal
 ) -> dict[str, RowGroups]:
     slice_count = -(-len(wanted.numbers) // slice_size)
-    end_of_day = _EndOfDay()
     securities: set[int] = set()
-    watchers: dict[str, list[Callable[[pa.RecordBatch], None]]] = defaultdict(list)
-    watchers[queries.HOLDING.table].append(end_of_day.watch_holdings)
-    watchers[queries.CASH_BALANCE.table].append(end_of_day.watch_balances)
     files: dict[str, RowGroups] = {}
 
-    def watch_securities(batch: pa.RecordBatch) -> None:
-        securities.update(pc.unique(batch.column("security_id")).to_pylist())
-
-    def land(table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], read_schema: pa.Schema) -> None:
+    def land(table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
         def watch(batch: pa.RecordBatch) -> None:
-            for watcher in watchers[table]:
-                watcher(batch)
+            end_of_day.watch(table, batch)
+            if "security_id" in schema.names:
+                found: list[Any] = pc.unique(batch.column("security_id")).to_pylist()
+                securities.update(found)
 
-        del read_schema
         with RowGroups(folder / f"{table}.parquet", schema) as target:
-            write_slices(target, batches, schema, slice_size, slice_count, watch)
+            write_slices(target, batches, slice_size, slice_count, watch)
         files[table] = target
 
     for query in queries.SLICED:
-        if "security_id" in query.schema.names:
-            watchers[query.table].append(watch_securities)
-        land(
-            query.table, query.schema, bigsite.copy(query.sql, wanted.parameters, query.read_schema), query.read_schema
-        )
+        land(query.table, query.schema, bigsite.copy(query.sql, wanted.parameters, query.read_schema))
         if query is queries.END_OF_DAY[-1]:
-            _require_complete(business_date, end_of_day, wanted.read, max_missing_share)
-    land(queries.CONSENT_TABLE, queries.CONSENTS, [_consent_batch(wanted)], queries.CONSENTS)
+            end_of_day.require_complete(wanted.read, limit)
+    land(queries.CONSENT_TABLE, queries.CONSENTS, [_consent_batch(wanted)])
     for query in queries.REFERENCES:
-        parameters = {**wanted.parameters, "securities": _array(sorted(securities))}
+        parameters = {**wanted.parameters, "securities": array(sorted(securities))}
         with RowGroups(folder / f"{query.table}.parquet", query.schema) as target:
             batches = bigsite.copy(query.sql, parameters, query.schema)
             target.write(pa.Table.from_batches(batches, schema=query.schema))
@@ -363,28 +204,9 @@ def _read(
     return files
 
 
-def _require_complete(business_date: dt.date, found: _EndOfDay, portfolios: int, limit: Decimal) -> None:
-    counts = {
-        "portfolios": portfolios,
-        "portfolios_incomplete": len(found.portfolios),
-        "holding_rows": found.holdings - found.holdings_missing,
-        "holding_rows_missing": found.holdings_missing,
-        "balance_rows": found.balances - found.balances_missing,
-        "balance_rows_missing": found.balances_missing,
-    }
-    if found.holdings_missing and found.holdings == found.holdings_missing:
-        raise SourceNotReadyError(business_date, "its end of day has no holdings", counts)
-    if found.balances_missing and found.balances == found.balances_missing:
-        raise SourceNotReadyError(business_date, "its end of day has no cash balances", counts)
-    if len(found.portfolios) > limit * portfolios:
-        raise SourceNotReadyError(business_date, "its end of day is incomplete", counts)
-
-
-def _consent_batch(wanted: _Wanted) -> pa.RecordBatch:
-    schema = queries.CONSENTS.insert(0, queries.POSITION)
-    columns: list[pa.Array] = [pa.array([at for at, _ in wanted.consents], queries.POSITION.type)]
-    columns += [
-        pa.array([getattr(row, name) for _, row in wanted.consents], queries.CONSENTS.field(name).type)
-        for name in queries.CONSENTS.names
+def _consent_batch(wanted: Wanted) -> pa.RecordBatch:
+    rows: list[dict[str, Any]] = [
+        {POSITION.name: at, **{name: getattr(row, name) for name in queries.CONSENTS.names}}
+        for at, row in wanted.consents
     ]
-    return pa.record_batch(columns, schema=schema)
+    return pa.RecordBatch.from_pylist(rows, schema=queries.CONSENTS.insert(0, POSITION))

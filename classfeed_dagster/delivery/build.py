@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import polars as pl
 from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
@@ -25,7 +25,14 @@ from classfeed_dagster.delivery.pages import UNREADABLE, Written, write_page, wr
 from classfeed_dagster.delivery.plan import DeliveryPlan, Going
 from classfeed_dagster.delivery.records import Record, build_key, canonical, from_json, sha256, staged_prefix, to_json
 from classfeed_dagster.delivery.state import DeliveredState
-from classfeed_dagster.documents.format import DocumentFormat, PageHeader, RenderedPortfolio, Totals, plan_pages
+from classfeed_dagster.documents.format import (
+    DocumentFormat,
+    PageHeader,
+    RenderedPortfolio,
+    Totals,
+    file_stem,
+    pages_of,
+)
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.store import ObjectStore
 
@@ -105,7 +112,8 @@ def build_delivery(
         with spool:
             unchanged = _render_changed(spool, document_format, plan, slices, delivered)
         sizes = [portfolio.bytes for portfolio in spool.portfolios]
-        ranges = plan_pages(sizes, max_page_bytes - _FRAME_BYTES) if sizes or delivered.latest is None else []
+        due = bool(sizes) or delivered.latest is None
+        ranges = pages_of(document_format, sizes, max_page_bytes - _FRAME_BYTES) if due else []
         headers = [
             PageHeader(
                 feed=feed,
@@ -122,7 +130,7 @@ def build_delivery(
             for at in range(1, len(ranges) + 1)
         ]
         suffix = document_format.extension + (".gz" if compress else "")
-        files = [Path(folder) / f"{header.message_id}{suffix}" for header in headers]
+        files = [Path(folder) / f"{file_stem(document_format, header)}{suffix}" for header in headers]
         totals = [sum((spool.totals[at] for at in on_page), Totals()) for on_page in ranges]
 
         def write(at: int) -> Written:
@@ -186,10 +194,7 @@ def _render_changed(
     unchanged, last = 0, ""
     for frames in slices:
         # What is held back isn't even rendered: it may hold values that the format can't carry.
-        kept = {
-            name: frame.join(numbers, on="portfolio_number", how="semi") if "portfolio_number" in frame.columns else frame
-            for name, frame in frames.items()
-        }
+        kept = {name: _of_portfolios(frame, numbers) for name, frame in frames.items()}
         for rendered in document_format.render(kept):
             portfolio = going.pop(rendered.number, None)
             if portfolio is None or rendered.number <= last:
@@ -211,6 +216,12 @@ def _render_changed(
             f"record in the frames ({missing})"
         )
     return unchanged
+
+
+def _of_portfolios(frame: pl.DataFrame, numbers: pl.DataFrame) -> pl.DataFrame:
+    if "portfolio_number" not in frame.columns:
+        return frame
+    return frame.join(numbers, on="portfolio_number", how="semi")
 
 
 def content_digest(rendered: RenderedPortfolio) -> str:
@@ -285,7 +296,8 @@ class _Spool:
 
 def _stage(store: ObjectStore, build: Build, files: list[Path], correlation_id: str) -> Build:
     # The id leaves out how the files are compressed: another processor may compress the same document otherwise.
-    determining = build.model_dump(mode="json", exclude={"build_id": True, "pages": {"__all__": {"key", "bytes", "sha256"}}})
+    left_out: dict[str, Any] = {"build_id": True, "pages": {"__all__": {"key", "bytes", "sha256"}}}
+    determining = build.model_dump(mode="json", exclude=left_out)
     build_id = sha256(canonical(determining))[:32]
     prefix = staged_prefix(build.feed, build.business_date, build_id)
     pages = []

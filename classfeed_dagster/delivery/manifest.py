@@ -18,6 +18,7 @@ from classfeed_dagster.delivery.records import Record, from_json
 from classfeed_dagster.documents.format import CurrencyTotals, Totals
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sum = Annotated[Decimal, Field(max_digits=38, decimal_places=6)]
 Change = Literal["NEW", "CURRENT", "REMOVED"]
 Extract = Literal["FULL", "DELTA", "NONE"]
 
@@ -49,19 +50,19 @@ class SnapshotRef(Record):
 class CurrencySums(Record):
     """Sums in one currency, exact to the cent; decimals are strings in JSON."""
 
-    ledger_balance: Decimal = Field(description="sum of cash balances")
-    market_value: Decimal = Field(description="sum of holdings' values")
-    cash_credits: Decimal = Field(description="sum of positive cash movements")
-    cash_debits: Decimal = Field(description="sum of negative cash movements: zero or negative")
-    net_amount: Decimal = Field(description="sum of contract notes' net amounts")
+    ledger_balance: Sum = Field(description="sum of cash balances")
+    market_value: Sum = Field(description="sum of holdings' values")
+    cash_credits: Sum = Field(description="sum of positive cash movements")
+    cash_debits: Sum = Field(description="sum of negative cash movements: zero or negative")
+    net_amount: Sum = Field(description="sum of contract notes' net amounts")
 
 
 class ControlTotals(Record):
     """What the records of a page, or of all pages, add up to. Debits and credits of cash apart."""
 
     currencies: dict[str, CurrencySums] = Field(description="by ISO 4217 code")
-    units_held: Decimal = Field(description="sum of holdings' units")
-    units_moved: Decimal = Field(description="sum of movements' units other than income's")
+    units_held: Sum = Field(description="sum of holdings' units")
+    units_moved: Sum = Field(description="sum of movements' units other than income's")
 
     @classmethod
     def of(cls, totals: Totals) -> ControlTotals:
@@ -164,7 +165,7 @@ class Manifest(Record):
     recorded_after: AwareDatetime = Field(description="start of the window of recorded_at, included")
     recorded_before: AwareDatetime = Field(description="end of the window of recorded_at, not included")
     snapshot: SnapshotRef
-    build_id: str = Field(description="identifies the bytes and the plan that was delivered")
+    build_id: str = Field(pattern=r"^[0-9a-f]{32}$", description="identifies the bytes and the plan that was delivered")
     code_version: str = Field(description="the code that built it")
     correlation_id: str = Field(description="the attempt that delivered it")
     consent_checked_at: AwareDatetime = Field(description="when bigsite was last asked for consent, by its own clock")

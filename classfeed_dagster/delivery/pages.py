@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from isal import igzip, isal_zlib
 
@@ -15,7 +16,15 @@ from classfeed_dagster.documents.format import DocumentFormat, PageFacts, Totals
 
 _BLOCK = 256 * 1024
 # What a damaged file can do to a decompressor or a parser that reads it.
-UNREADABLE = (OSError, EOFError, ValueError, ArithmeticError, SyntaxError, zlib.error, isal_zlib.error)
+UNREADABLE: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    ArithmeticError,
+    SyntaxError,
+    zlib.error,
+    cast(type[Exception], isal_zlib.error),  # its stub says otherwise
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,8 @@ def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def read_page(path: Path) -> Iterator[bytes]:
     """The document in a page file, in blocks, decompressed if the name ends in ``.gz``. Raises one of UNREADABLE."""
-    with igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as source:
+    opened: IO[bytes] = igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[no-untyped-call]
+    with opened as source:
         while block := source.read(_BLOCK):
             yield block
 

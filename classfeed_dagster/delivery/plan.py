@@ -103,9 +103,7 @@ def _held_back(
 ) -> HeldBack | None:
     if change != "REMOVED" and number not in consented_now:
         return HeldBack(number=number, kind="CONSENT_ENDED", reason="consent ended", rules=rules)
-    waiting_for = None
-    if change == "CURRENT" and earlier is not None and earlier.delivered is not None and number not in earlier.delivered:
-        waiting_for = earlier.waiting.get(number, earlier.date)
+    waiting_for = _waits_for(number, earlier) if change == "CURRENT" else None
     if rules:
         reason = "breaks " + ", ".join(f"{rule.rule} ({_times(rule.findings)})" for rule in rules)
         if waiting_for is not None:
@@ -115,6 +113,12 @@ def _held_back(
         reason = f"waiting for {waiting_for.isoformat()}"
         return HeldBack(number=number, kind="WAITING", reason=reason, waiting_for=waiting_for)
     return None
+
+
+def _waits_for(number: str, earlier: EarlierDate | None) -> dt.date | None:
+    if earlier is None or earlier.delivered is None or number in earlier.delivered:
+        return None
+    return earlier.waiting.get(number, earlier.date)
 
 
 def _times(count: int) -> str:

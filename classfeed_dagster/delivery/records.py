@@ -103,14 +103,19 @@ def build_key(feed: str, day: dt.date, build_id: str) -> str:
     return f"{staged_prefix(feed, day, build_id)}build.json"
 
 
-def verdict_key(feed: str, day: dt.date, build_id: str, check: str) -> str:
-    """The verdict of one check over one build."""
-    return f"verdicts/{feed}/{day.isoformat()}/{build_id}/{check}.json"
+def verdict_prefix(feed: str, day: dt.date, build_id: str, check: str) -> str:
+    """Under it lie the verdicts of one check over one build, one an evaluation."""
+    return f"verdicts/{feed}/{day.isoformat()}/{build_id}/{check}/"
 
 
-def quarantine_prefix(feed: str, day: dt.date) -> str:
-    """Under it lie the portfolios held back on a date, and those released since."""
-    return f"quarantine/{feed}/{day.isoformat()}/"
+def verdict_key(feed: str, day: dt.date, build_id: str, check: str, evaluation: int = 1) -> str:
+    """The verdict of one evaluation of a check over one build, from 1 on."""
+    return f"{verdict_prefix(feed, day, build_id, check)}{evaluation:04d}.json"
+
+
+def quarantine_prefix(feed: str, day: dt.date | None = None) -> str:
+    """Under it lie the portfolios held back on a date (or on any), and those released since."""
+    return f"quarantine/{feed}/" if day is None else f"quarantine/{feed}/{day.isoformat()}/"
 
 
 def quarantine_key(feed: str, day: dt.date, number: str) -> str:

@@ -2,7 +2,8 @@
 
 ``examine`` reports everything that is wrong with the file, by line and column, never by value. Beside the form of
 each field it checks the order of lines, that each cash account's group ends with its balance, the trailer, and that
-writing the parsed fields again gives the same bytes: line ends, quoting and the formula guard in one.
+writing the parsed fields again gives the same bytes: line ends, quoting and the formula guard in one. A file cut
+short, glued together or edited in a spreadsheet program is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gzip
 import hashlib
 import io
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -33,8 +35,15 @@ from classfeed_dagster.documents.csv_mapping import (
     quoted,
     typed,
 )
-from classfeed_dagster.documents.csv_writer import SECTION, currency_totals, head_line, tail_line
-from classfeed_dagster.documents.format import CurrencyTotals, PageFacts, Totals
+from classfeed_dagster.documents.csv_writer import (
+    SECTION,
+    control_total,
+    currency_totals,
+    head_line,
+    summed,
+    tail_line,
+)
+from classfeed_dagster.documents.format import PageFacts, Totals
 from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, MOVEMENT_TRANSACTIONS
 
 _BATCH = 20_000
@@ -85,10 +94,6 @@ def examine(layout: CsvLayout, chunks: Iterable[bytes]) -> PageFacts:
     source = _Source(chunks)
     found = _Findings()
     _parse(layout, source, found, keep=False)
-    source.drain()
-    digest = source.digest.hexdigest()
-    if not found.errors and found.canonical.hexdigest() != digest:
-        found.error("line ends or quoting are not as the file's form requires (CR LF, quotes only where needed)")
     return PageFacts(
         errors=tuple(found.errors),
         header=found.header,
@@ -96,7 +101,7 @@ def examine(layout: CsvLayout, chunks: Iterable[bytes]) -> PageFacts:
         removed=frozenset(),  # the file has no word for it
         totals=found.totals,
         stated=found.stated,
-        sha256=digest,
+        sha256=source.digest.hexdigest(),
         size=source.size,
     )
 
@@ -117,7 +122,7 @@ def lines_of(layout: CsvLayout, chunks: Iterable[bytes]) -> dict[str, pl.DataFra
 
 def frames_of(layout: CsvLayout, path: Path) -> dict[str, pl.DataFrame]:
     """The records of a file, gzipped or not, as the domains' frames; what the file does not carry is null."""
-    lines = lines_of(layout, file_chunks(path))
+    lines = _whole_lines(layout, path)
     values = {column.name: pl.col(column.name) for column in layout.details} | dict(layout.back)
     movements = lines[DETAIL].select(
         values.get(column.name, pl.lit(None, column.dtype)).alias(column.name)
@@ -129,8 +134,15 @@ def frames_of(layout: CsvLayout, path: Path) -> dict[str, pl.DataFrame]:
     return frames
 
 
+def _whole_lines(layout: CsvLayout, path: Path) -> dict[str, pl.DataFrame]:
+    try:
+        return lines_of(layout, file_chunks(path))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UnreadableFileError(f"not a {layout.name} file: it can't be unpacked ({type(error).__name__})") from None
+
+
 def file_chunks(path: Path) -> Iterator[bytes]:
-    """A file's content in blocks, decompressed if its name ends in ``.gz``."""
+    """A file's content in blocks, decompressed if its name ends in ``.gz``. OSError or EOFError if it is damaged."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as source:
         while block := source.read(1 << 16):
             yield block
@@ -178,6 +190,9 @@ def _parse(layout: CsvLayout, source: _Source, found: _Findings, *, keep: bool) 
         found.error(f"not CSV: {error}")
     finally:
         text.detach().detach()  # closing them would close the source, whose rest is still to be read
+    source.drain()
+    if not found.errors and found.canonical.hexdigest() != source.digest.hexdigest():
+        found.error("line ends or quoting are not as the file's form requires (CR LF, quotes only where needed)")
 
 
 def _records(layout: CsvLayout, records: Iterator[list[str]], found: _Findings, *, keep: bool) -> None:
@@ -204,7 +219,7 @@ def _records(layout: CsvLayout, records: Iterator[list[str]], found: _Findings, 
                 batch = _Batch(first_line=at + 1)
     order.end(at)
     _look(layout, batch, found, keep=keep)
-    _tail(tail, found)
+    _tail(layout, tail, found)
 
 
 def _head(record: Sequence[str], found: _Findings) -> None:
@@ -216,7 +231,7 @@ def _head(record: Sequence[str], found: _Findings) -> None:
     found.canonical.update(head_line(*record[1:]))
 
 
-def _tail(record: Sequence[str] | None, found: _Findings) -> None:
+def _tail(layout: CsvLayout, record: Sequence[str] | None, found: _Findings) -> None:
     if record is None:
         found.error("the trailer is missing: the file is cut short")
         return
@@ -228,18 +243,19 @@ def _tail(record: Sequence[str] | None, found: _Findings) -> None:
     if len(currencies) != len(parts) or currencies != sorted(set(currencies)):
         found.error("the control total is not <currency>:<sum>|..., ordered by currency")
         return
-    cash = not any(sums.net_amount for sums in found.totals.currencies.values())
+    sums = {part["currency"]: Decimal(part["sum"]) for part in parts if part}
     found.stated = Totals(
         {SECTION: int(record[1])},
-        {
-            part["currency"]: CurrencyTotals(cash_credits=Decimal(part["sum"]))
-            if cash
-            else CurrencyTotals(net_amount=Decimal(part["sum"]))
-            for part in parts
-            if part
-        },
+        {currency: currency_totals(layout, total, Decimal("0.00")) for currency, total in sums.items()},
     )
     found.canonical.update(tail_line(record[1], record[2]))
+    if found.errors:
+        return  # lines that could not be read are not in the sums
+    counted = found.totals.counts.get(SECTION, 0)
+    if int(record[1]) != counted:
+        found.error(f"the trailer states {int(record[1])} detail lines, the file has {counted}")
+    if control_total(sums) != control_total(summed(found.totals)):
+        found.error("the control total is not the sum of the detail lines")
 
 
 class _Order:
@@ -259,7 +275,7 @@ class _Order:
 
     def next(self, line: int, letter: str, record: Sequence[str]) -> None:
         """Look at the line after the last one."""
-        group = tuple(record[at] for at in self._where[letter])
+        group = tuple(spreadsheet.unguard(record[at]) for at in self._where[letter])
         rank = (0, *id_order(record[self._key])) if letter == DETAIL else (1, 0, 0, "")
         place = (*group, *rank)
         if self._last is not None and place <= self._last:
@@ -267,7 +283,7 @@ class _Order:
         if group != self._group:
             self.end(line - 1)
         self._last, self._group, self._letter = place, group, letter
-        self._found.numbers.add(spreadsheet.unguard(record[self._where[letter][0]]))
+        self._found.numbers.add(group[0])
 
     def end(self, line: int) -> None:
         """The group before has ended at this line."""

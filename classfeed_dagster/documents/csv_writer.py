@@ -53,8 +53,7 @@ def page(header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[byt
         instant_text(header.snapshot_at),
     )
     yield from sections.get(SECTION, ())
-    sums = {name: amounts.cash_amount + amounts.net_amount for name, amounts in totals.currencies.items()}
-    yield tail_line(str(totals.counts.get(SECTION, 0)), control_total(sums))
+    yield tail_line(str(totals.counts.get(SECTION, 0)), control_total(summed(totals)))
 
 
 def head_line(feed: str, business_date: str, sequence_number: str, revision: str, snapshot_at: str) -> bytes:
@@ -72,6 +71,11 @@ def control_total(sums: Mapping[str, Decimal]) -> str:
     return "|".join(f"{currency}:{sums[currency]:.2f}" for currency in sorted(sums))
 
 
+def summed(totals: Totals) -> dict[str, Decimal]:
+    """What the control total adds up, by currency: a layout fills one of the two."""
+    return {name: amounts.cash_amount + amounts.net_amount for name, amounts in totals.currencies.items()}
+
+
 def currency_totals(layout: CsvLayout, credits_: Decimal, debits: Decimal) -> CurrencyTotals:
     """Positive and negative amounts of one currency, where the control totals keep that layout's sum."""
     if layout.summed == "net_amount":
@@ -80,14 +84,15 @@ def currency_totals(layout: CsvLayout, credits_: Decimal, debits: Decimal) -> Cu
 
 
 def unwritable(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """FINDINGS: a line without a value it must have, and a cash movement on an account without a balance."""
+    """FINDINGS: a line without a value it must have, no real currency, cash on an account without a balance."""
     rows = _source_rows(layout, frames)
-    found: list[pl.DataFrame] = []
+    no_currency = rows.filter(~pl.col("currency").str.contains("^[A-Z]{3}$"))
+    found = [_finding(no_currency, f"{layout.name}_currency", "has a currency that is not three capital letters")]
     for column in layout.details:
         if column.required:
-            found.append(
-                _finding(rows.filter(column.source.is_null()), f"{layout.name}_incomplete", f"has no {column.name}")
-            )
+            # An empty text is as absent as a null: the file spells both alike.
+            absent = rows.filter(column.source.cast(pl.String).fill_null("") == "")
+            found.append(_finding(absent, f"{layout.name}_incomplete", f"has no {column.name}"))
     if layout.balances:
         orphans = rows.join(frames["account_balances"], on=list(layout.group), how="anti")
         found.append(_finding(orphans, f"{layout.name}_no_balance", "is on a cash account that has no balance"))

@@ -73,6 +73,20 @@ def portfolio_totals(numbers: pl.Series, frames: Mapping[str, pl.DataFrame]) -> 
     ]
 
 
+def totals_of(frames: Mapping[str, pl.DataFrame]) -> Totals:
+    """The totals of all rows of the sections' frames together. Amounts without a currency are left out."""
+    sums = currency_sums(frames).filter(pl.col(epi.CURRENCY).is_not_null())
+    by_currency = sums.group_by(epi.CURRENCY).agg(pl.col(_AMOUNTS).sum()).sort(epi.CURRENCY)
+    units = unit_sums(frames).select(pl.col("units_held", "units_moved").sum())
+    held, moved = units.row(0)
+    return Totals(
+        {name: frame.height for name, frame in frames.items()},
+        {currency: CurrencyTotals(*amounts) for currency, *amounts in by_currency.iter_rows()},
+        _ZERO_UNITS + held,
+        _ZERO_UNITS + moved,
+    )
+
+
 _WIDE = pl.Decimal(38, 2)
 
 

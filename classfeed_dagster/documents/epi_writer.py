@@ -1,7 +1,8 @@
 """Writes EPI documents: each record by column expressions, each portfolio as slices of bytes, the page by lxml.
 
 Rows become text by whole columns (Polars), because a call into Python for each of some millions of elements
-is what makes the usual builders slow. The bytes are those that lxml would write, which a test proves.
+is what makes the usual builders slow. The bytes are those that lxml would write, which a test proves, but for
+one thing: a line break inside a text is written as a reference, so that one record is one line whatever it holds.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from classfeed_dagster.trading_days import instant_text
 BLOCK = 1_000  # portfolios whose text is in memory at a time; changes no byte
 CHUNK = 1 << 18  # small pieces of a page are joined to about this size, so that readers aren't fed crumbs
 
-# As lxml writes text: these four, and nothing else. CR must be a reference, or a reader would see a newline.
-ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"}
+# As lxml writes text, and line feed on top. CR must be a reference, or a reader would see a line feed.
+ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;", "\n": "&#10;"}
+ATTRIBUTE_ESCAPES = {**ESCAPES, '"': "&quot;", "\t": "&#9;"}
 
 Frames = Mapping[str, pl.DataFrame]
 
@@ -152,19 +154,23 @@ def _fixed(value: Decimal, places: int) -> str:
 # --- Rows ---------------------------------------------------------------------------------------------------------
 
 
-def _checked(record: Record, frames: Frames) -> pl.DataFrame:
-    """The record's frame, if its columns, types, nulls and groups are those of the declaration."""
+def declared_frame(record: Record, frames: Frames) -> pl.DataFrame:
+    """The record's frame, if it has the columns and types of its declaration (in any order); FrameShapeError if not."""
     declared = record.frame
     frame = frames.get(declared.name)
     if frame is None:
         raise FrameShapeError(f"the frame {declared.name} is missing")
     if dict(frame.schema) != declared.schema:
         wrong = sorted(
-            name
-            for name in {*frame.schema, *declared.schema}
-            if frame.schema.get(name) != declared.schema.get(name)
+            name for name in {*frame.schema, *declared.schema} if frame.schema.get(name) != declared.schema.get(name)
         )
-        raise FrameShapeError(f"{declared.name} is not as declared; see columns {wrong or 'for their order'}")
+        raise FrameShapeError(f"{declared.name} is not as domains/columns.py declares it; see the columns {wrong}")
+    return frame
+
+
+def _checked(record: Record, frames: Frames) -> pl.DataFrame:
+    """The record's frame, if its nulls and groups are those of the declaration too."""
+    declared, frame = record.frame, declared_frame(record, frames)
     nulls = [column.name for column in declared.columns if not column.nullable and frame[column.name].null_count()]
     if nulls:
         raise FrameShapeError(f"{declared.name} has nulls in {nulls}, which every row must have")
@@ -226,7 +232,7 @@ def _render_block(
         frame = frames[section.name] = part(rows)
         extra = {nested.name: _nested_text(nested, frame, part(cash)) for nested in section.record.nested}
         starts = rows.starts[first : last + 1] - rows.starts[first]
-        texts[section.name] = _bytes(record_text(section.record, frame, extra), starts)
+        texts[section.name] = _bytes(record_text(section.record, frame, extra, end="\n"), starts)
     totals = portfolio_totals(numbers, frames)
     for at, number in enumerate(numbers.to_list()):
         yield RenderedPortfolio(
@@ -249,11 +255,13 @@ def _bytes(records: pl.Series, starts: npt.NDArray[np.int64]) -> tuple[memoryvie
 # --- Text ---------------------------------------------------------------------------------------------------------
 
 
-def record_text(record: Record, frame: pl.DataFrame, nested: Mapping[str, pl.Series] | None = None) -> pl.Series:
-    """One string a row: the record's element, ending in a newline. ``nested``: texts of nested records, by row."""
+def record_text(
+    record: Record, frame: pl.DataFrame, nested: Mapping[str, pl.Series] | None = None, end: str = ""
+) -> pl.Series:
+    """One string a row: the record's element, then ``end``. ``nested``: texts of nested records, by row."""
     columns = {element.column: element for element in record.typed()}
     texts = frame.select(
-        *(_text(element, frame[element.column]) for element in columns.values()),
+        *(_text(element, frame[element.column], record) for element in columns.values()),
         *(text.alias(f"nested {name}") for name, text in (nested or {}).items()),
     )
     attributes = "".join(f' {attribute.name}="{{}}"' for attribute in record.attributes)
@@ -261,9 +269,7 @@ def record_text(record: Record, frame: pl.DataFrame, nested: Mapping[str, pl.Ser
     values = [pl.col(attribute.column) for attribute in record.attributes]
     for part in record.content:
         _add(part, template, values)
-    template.append(f"</{record.name}>")
-    if record not in (epi.CASH_ACCOUNT,):
-        template.append("\n")
+    template.append(f"</{record.name}>{end}")
     return texts.select(pl.format("".join(template), *values).alias(record.name)).to_series()
 
 
@@ -298,7 +304,7 @@ def _nested_text(record: Record, parents: pl.DataFrame, frame: pl.DataFrame) -> 
     return parents.join(joined, on=epi.PORTFOLIO, how="left", maintain_order="left")["text"].fill_null("")
 
 
-def _text(element: Element, values: pl.Series) -> pl.Expr:
+def _text(element: Element, values: pl.Series, record: Record) -> pl.Expr:
     """A column as the document writes it; nulls stay null."""
     column = pl.col(element.column)
     if element.type in epi.NUMBERS or element.type is Type.DATE:
@@ -307,7 +313,10 @@ def _text(element: Element, values: pl.Series) -> pl.Expr:
         return column.dt.to_string("%Y-%m-%dT%H:%M:%S%.6fZ")
     # Most columns have nothing to escape, and asking is much cheaper than rewriting. Every text column is asked,
     # codes and identifiers too, so that no value can ever be read as markup.
-    if values.str.contains("[&<>\r]").any():
-        for character, reference in ESCAPES.items():
+    if element.optional and element.type is Type.TEXT:
+        column = pl.when(column != "").then(column)  # nothing to say: absent, never empty (XSD, reading rules)
+    escapes = ATTRIBUTE_ESCAPES if element in record.attributes else ESCAPES
+    if values.str.contains(f"[{''.join(escapes)}]").any():
+        for character, reference in escapes.items():
             column = column.str.replace_all(character, reference, literal=True)
     return column

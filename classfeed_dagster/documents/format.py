@@ -122,9 +122,20 @@ class PageFacts:
 class DocumentFormat(Protocol):
     """A document format: declarative inside, these five doors outside."""
 
-    name: str
-    extension: str  # ".xml"
-    domains: tuple[str, ...]  # which domains it carries
+    @property
+    def name(self) -> str:
+        """The format's name."""
+        ...
+
+    @property
+    def extension(self) -> str:
+        """The ending of its files, ``.xml``."""
+        ...
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Which domains it carries."""
+        ...
 
     def unwritable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         """FINDINGS rows for portfolios whose values this format can't carry (characters, patterns, lengths)."""

@@ -33,6 +33,10 @@ class Audience:
         """A short name, safe in an object key: equal audiences have equal keys."""
         return f"{self.recipient}-{self.first_business_date:%Y%m%d}-{self.cadence}"
 
+    def reference(self, domain: str) -> str:
+        """Under which name the reference of one of its domains is kept."""
+        return f"{self.key}/{domain}"
+
     def dates(self) -> list[dt.date]:
         """The audience's business dates from its first one on, in order."""
         days = trading_days.business_days_between(self.first_business_date, trading_days.LAST_SUPPORTED)

@@ -6,9 +6,10 @@ import datetime as dt
 import importlib
 import itertools
 import pkgutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
+from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.documents.format import DocumentFormat
 from classfeed_dagster.domains.audience import Audience, Cadence
 
@@ -26,7 +27,9 @@ class Feed:
     """One feed to one recipient.
 
     ``first_business_date`` is sequence number 1, on which everyone is NEW; None takes the setting.
-    ``starts_at`` is the Sydney local time at which the morning's run starts.
+    ``starts_at`` is the Sydney local time at which the morning's run starts. ``mode`` is what the feed does unless
+    its switch says otherwise; ``legacy`` says that an old app delivers the same, so that going live needs parity;
+    ``renderings`` are other ways to make the same document, by the name under which the switch picks one.
     """
 
     name: str
@@ -39,6 +42,9 @@ class Feed:
     starts_at: dt.time = dt.time(6, 0)
     service_level: ServiceLevel = ServiceLevel()
     max_page_bytes: int | None = None  # before compression; None takes the setting
+    mode: FeedMode = FeedMode.LIVE
+    legacy: bool = False
+    renderings: Mapping[str, DocumentFormat] = field(default_factory=dict, hash=False)
 
     def audience(self, default_first_date: dt.date) -> Audience:
         """For whom the feed's data is worked out; feeds with equal audiences share the frames."""

@@ -1,7 +1,8 @@
 """What a document must hold, asked of bigsite's tables in SQL of reconciliation's own.
 
-One text for PostgreSQL (bigsite asked again) and for DuckDB (the landed copy of the same tables): standard SQL but for
-how an instant is written. Every query returns the record kind's columns as text or decimals, and evidence beside them.
+One text for PostgreSQL (bigsite asked again) and for DuckDB (views over the landed files that look like bigsite's
+tables, see ``landing.py``): standard SQL but for how an instant is written. Every value comes as the text that a
+document would hold, with evidence beside it: when what it rests on was last changed or recorded.
 """
 
 from __future__ import annotations
@@ -10,82 +11,132 @@ import datetime as dt
 import re
 from dataclasses import dataclass
 
-from classfeed_dagster.trading_days import cutoff
+from classfeed_dagster.reconciliation.records import RecordKind
+from classfeed_dagster.reconciliation.rules import Kind
+from classfeed_dagster.trading_days import cutoff, previous_business_day
 
 _RECIPIENT = re.compile(r"[A-Z0-9_]{1,20}\Z")
+_AUDIENCE = re.compile(r"[A-Za-z0-9_-]{1,60}\Z")
 _FAR_PAST, _FAR_FUTURE = "DATE '0001-01-01'", "DATE '9999-12-31'"
 
-# Evidence columns beside the record's own: when what it rests on was last changed or recorded.
-EVIDENCE = ("state_updated_at", "eod_updated_at", "price_updated_at", "consent_updated_at", "source_row")
+# Evidence columns beside the record's own, all text.
+EVIDENCE = ("state_updated_at", "eod_updated_at", "price_updated_at", "consent_updated_at", "recorded_last", "source_row")
+NULL_TEXT, SEPARATOR = "\x1d", "\x1e"  # control characters that no XML document can hold
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: for whom, which business date, and the feed's date before it (None: everyone is NEW).
+    """What is asked: for whom, which business date, and the audience's date before it (None: everyone is NEW).
 
-    ``dialect`` is ``postgresql`` or ``duckdb``; ``schema`` is where the tables are.
+    ``landed`` asks views over the landed files, in DuckDB; otherwise bigsite itself, in PostgreSQL. ``audience`` is
+    the audience's key in the landing. ValueError if a name isn't one.
     """
 
     recipient: str
     business_date: dt.date
     previous: dt.date | None
-    window_start: dt.datetime
-    dialect: str = "postgresql"
-    schema: str = "bigsite"
+    audience: str
+    landed: bool = False
 
     def __post_init__(self) -> None:
-        if not _RECIPIENT.match(self.recipient) or not self.schema.isidentifier():
-            raise ValueError("a recipient is at most 20 capitals, digits and _; a schema is an identifier")
+        if not _RECIPIENT.match(self.recipient) or not _AUDIENCE.match(self.audience):
+            raise ValueError("a recipient is at most 20 capitals, digits and _; an audience's key has letters, digits, - and _")
+
+    @property
+    def schema(self) -> str:
+        """Where the tables (or the views that look like them) are."""
+        return "landed" if self.landed else "bigsite"
+
+    @property
+    def window_start(self) -> dt.datetime:
+        """Start of the business date's window, included. Source: design, "Time"."""
+        return cutoff(self.previous or previous_business_day(self.business_date))
 
     @property
     def window_end(self) -> dt.datetime:
         """The business date's cut-off, not included in its window."""
         return cutoff(self.business_date)
 
-    def queries(self) -> dict[str, str]:
-        """The SQL of every record kind, by name."""
-        return {
-            "accounts": self._with(self._accounts()),
-            "cash_accounts": self._with(self._cash_accounts()),
-            "account_balances": self._with(self._balances()),
-            "investment_holdings": self._with(self._holdings()),
-            "movement_transactions": self._with(self._movements()),
-        }
+    def rows(self, kind: RecordKind, only: str = "") -> str:
+        """Every record of a kind, all columns as text, then the evidence. ``only`` is SQL that narrows portfolios."""
+        columns = ", ".join(f"{self._as_text(field.kind, field.name)} AS {field.name}" for _, field in kind.columns)
+        return f"{self._scope(only)} SELECT {columns}, {', '.join(EVIDENCE)} FROM ({self._query(kind)}) q"
+
+    def digests(self, kind: RecordKind) -> str:
+        """Portfolio number, rows, and two sums of hashes over them: equal rows, equal digests, in any order."""
+        columns = {field.name: self._as_text(field.kind, field.name) for _, field in kind.columns}
+        return f"{self._scope()} {digest_sql(columns, f'({self._query(kind)}) q', postgresql=not self.landed)}"
 
     def consents(self) -> str:
         """Every authority for the recipient, with the portfolio's number: what the consent checks are made of."""
         return (
-            f"SELECT p.portfolio_number, c.consent_id, c.granted_at, c.expires_at, c.revoked_at, c.updated_at "
+            f"SELECT p.portfolio_number, c.granted_at, c.expires_at, c.revoked_at, c.updated_at "
             f"FROM {self.schema}.data_sharing_consent c JOIN {self.schema}.portfolio p ON p.portfolio_id = c.portfolio_id "
             f"WHERE c.recipient = '{self.recipient}' ORDER BY p.portfolio_number, c.consent_id"
         )
 
-    # -- pieces -----------------------------------------------------------------------------------------------
+    # -- pieces that the movements' SQL uses too -----------------------------------------------------------------
 
-    def _instant(self, expression: str) -> str:
-        if self.dialect == "postgresql":
-            return f"to_char({expression} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
-        return f"strftime({expression} AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
+    def instant(self, expression: str) -> str:
+        """SQL that writes an instant as documents do."""
+        if self.landed:
+            return f"strftime({expression} AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
+        return f"to_char({expression} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
 
     @staticmethod
-    def _at(instant: dt.datetime) -> str:
+    def at(instant: dt.datetime) -> str:
+        """An instant as a literal."""
         return f"TIMESTAMP WITH TIME ZONE '{instant.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}+00'"
 
     @property
-    def _day(self) -> str:
+    def day(self) -> str:
+        """The business date as a literal."""
         return f"DATE '{self.business_date.isoformat()}'"
 
-    def _active(self, instant: str) -> str:
-        """Consents active at an instant, one row a portfolio: reference of the latest granted, earliest history."""
-        return f"""SELECT portfolio_id, (array_agg(recipient_reference ORDER BY granted_at DESC, consent_id DESC))[1] AS reference,
-          CASE WHEN count(*) = count(history_from) THEN min(history_from) END AS history_from
-          FROM {self.schema}.data_sharing_consent WHERE recipient = '{self.recipient}' AND granted_at < {instant}
-          AND (expires_at IS NULL OR expires_at >= {instant}) AND (revoked_at IS NULL OR revoked_at >= {instant})
-          GROUP BY portfolio_id"""
+    def evidence(self, **known: str) -> str:
+        """The evidence columns; those not given are null."""
+        parts = []
+        for name in EVIDENCE:
+            expression = known.get(name, "CAST(NULL AS VARCHAR)")
+            parts.append(f"{self.instant(expression) if name in known and name != 'source_row' else expression} AS {name}")
+        return ", ".join(parts)
 
-    def _with(self, query: str) -> str:
-        at_cutoff = self._active(self._at(self.window_end))
-        before = self._active(self._at(cutoff(self.previous))) if self.previous else f"{at_cutoff} HAVING 1 = 0"
+    # -- the parts of a document -----------------------------------------------------------------------------------
+
+    def _as_text(self, kind: Kind, name: str) -> str:
+        if kind is Kind.INSTANT:
+            return self.instant(name)
+        # A document has no empty text: an element without a value is absent.
+        return f"nullif(CAST({name} AS VARCHAR), '')" if kind is Kind.TEXT else f"CAST({name} AS VARCHAR)"
+
+    def _query(self, kind: RecordKind) -> str:
+        from classfeed_dagster.reconciliation.movements_sql import movements
+
+        return {
+            "accounts": self._accounts,
+            "cash_accounts": self._cash_accounts,
+            "account_balances": self._balances,
+            "investment_holdings": self._holdings,
+            "movement_transactions": lambda: movements(self),
+        }[kind.name]()
+
+    def _active(self, instant: str) -> str:
+        """Consents active at an instant, one row a portfolio: reference of the latest granted, earliest history.
+
+        Left out: consents without a reference or that ended before they were granted, and portfolios whose latest
+        grants name different references (design: what is unreadable or ambiguous excludes).
+        """
+        return f"""SELECT portfolio_id, min(recipient_reference) FILTER (WHERE granted_at = latest) AS reference,
+          CASE WHEN count(*) = count(history_from) THEN min(history_from) END AS history_from
+          FROM (SELECT *, max(granted_at) OVER (PARTITION BY portfolio_id) AS latest FROM {self.schema}.data_sharing_consent
+            WHERE recipient = '{self.recipient}' AND granted_at < {instant} AND trim(recipient_reference) <> ''
+            AND (expires_at IS NULL OR (expires_at >= {instant} AND expires_at >= granted_at))
+            AND (revoked_at IS NULL OR (revoked_at >= {instant} AND revoked_at >= granted_at))) g
+          GROUP BY portfolio_id HAVING count(DISTINCT recipient_reference) FILTER (WHERE granted_at = latest) = 1"""
+
+    def _scope(self, only: str = "") -> str:
+        at_cutoff = self._active(self.at(self.window_end))
+        before = self._active(self.at(self.window_start)) + ("" if self.previous else " AND 1 = 0")
         return f"""WITH active AS ({at_cutoff}), before AS ({before}),
         changed AS (SELECT portfolio_id, max(updated_at) AS consent_updated_at FROM {self.schema}.data_sharing_consent
           WHERE recipient = '{self.recipient}' GROUP BY portfolio_id),
@@ -95,72 +146,86 @@ class Question:
           p.hin, c.consent_updated_at
           FROM active a FULL JOIN before b ON a.portfolio_id = b.portfolio_id
           JOIN {self.schema}.portfolio p ON p.portfolio_id = coalesce(a.portfolio_id, b.portfolio_id)
-          JOIN changed c ON c.portfolio_id = p.portfolio_id),
+          JOIN changed c ON c.portfolio_id = p.portfolio_id {only and f"WHERE p.portfolio_number {only}"}),
+        sending AS (SELECT * FROM scope WHERE consent <> 'REMOVED'),
         codes AS (
           SELECT security_id, coalesce(lag(effective_on) OVER (PARTITION BY security_id ORDER BY effective_on), {_FAR_PAST})
             AS first_on, effective_on AS not_on, old_code AS code, old_name AS name FROM {self.schema}.security_code_change
           UNION ALL SELECT s.security_id, coalesce(max(x.effective_on), {_FAR_PAST}), {_FAR_FUTURE}, s.code, s.name
           FROM {self.schema}.security s LEFT JOIN {self.schema}.security_code_change x ON x.security_id = s.security_id
-          GROUP BY s.security_id, s.code, s.name)
-        {query}"""
-
-    def _evidence(self, **known: str) -> str:
-        parts = []
-        for name in EVIDENCE:
-            expression = known.get(name, "CAST(NULL AS VARCHAR)")
-            parts.append(f"{self._instant(expression) if name in known and name != 'source_row' else expression} AS {name}")
-        return ", ".join(parts)
+          GROUP BY s.security_id, s.code, s.name)"""
 
     def _accounts(self) -> str:
-        shown = {"portfolio_name", "entity_type", "abn", "hin", "status", "opened_on", "closed_on"}
-        own = ", ".join(f"CASE WHEN s.consent <> 'REMOVED' THEN p.{name} END AS {name}" for name in sorted(shown))
+        shown = ("portfolio_name", "entity_type", "abn", "hin", "status", "opened_on", "closed_on")
+        own = ", ".join(f"CASE WHEN s.consent <> 'REMOVED' THEN p.{name} END AS {name}" for name in shown)
         return f"""SELECT s.portfolio_number, s.reference AS recipient_reference, s.consent, s.extract, {own},
-          {self._evidence(state_updated_at="p.updated_at", consent_updated_at="s.consent_updated_at",
-                          source_row="'portfolio ' || p.portfolio_id")}
+          {self.evidence(state_updated_at="p.updated_at", consent_updated_at="s.consent_updated_at",
+                         source_row="'portfolio ' || p.portfolio_id")}
           FROM scope s JOIN {self.schema}.portfolio p ON p.portfolio_id = s.portfolio_id"""
 
     @property
     def _accounts_of_scope(self) -> str:
         return (
-            f"scope s JOIN {self.schema}.cash_account a ON a.portfolio_id = s.portfolio_id "
-            f"AND a.opened_on <= {self._day} AND s.consent <> 'REMOVED'"
+            f"sending s JOIN {self.schema}.cash_account a ON a.portfolio_id = s.portfolio_id AND a.opened_on <= {self.day}"
         )
 
     def _cash_accounts(self) -> str:
         return f"""SELECT s.portfolio_number, a.bsb, a.account_number, a.account_name, a.currency, a.status, a.opened_on, a.closed_on,
-          {self._evidence(state_updated_at="a.updated_at", source_row="'cash_account ' || a.cash_account_id")}
+          {self.evidence(state_updated_at="a.updated_at", consent_updated_at="s.consent_updated_at",
+                         source_row="'cash_account ' || a.cash_account_id")}
           FROM {self._accounts_of_scope}"""
 
     def _balances(self) -> str:
         zero = "CAST(0 AS DECIMAL(18,2))"
-        return f"""SELECT s.portfolio_number, a.bsb, a.account_number, a.currency, {self._day} AS as_at_date,
+        return f"""SELECT s.portfolio_number, a.bsb, a.account_number, a.currency, {self.day} AS as_at_date,
           coalesce(b.ledger_balance, {zero}) AS ledger_balance, coalesce(b.available_balance, {zero}) AS available_balance,
-          {self._evidence(state_updated_at="a.updated_at", eod_updated_at="b.updated_at",
-                          source_row="'cash_balance_eod ' || a.cash_account_id")}
+          {self.evidence(state_updated_at="a.updated_at", eod_updated_at="b.updated_at",
+                         consent_updated_at="s.consent_updated_at", source_row="'cash_balance_eod ' || a.cash_account_id")}
           FROM {self._accounts_of_scope}
-          LEFT JOIN {self.schema}.cash_balance_eod b ON b.cash_account_id = a.cash_account_id AND b.as_at_date = {self._day}
-          WHERE b.cash_account_id IS NOT NULL OR a.closed_on <= {self._day}"""
+          LEFT JOIN {self.schema}.cash_balance_eod b ON b.cash_account_id = a.cash_account_id AND b.as_at_date = {self.day}
+          WHERE b.cash_account_id IS NOT NULL OR a.closed_on <= {self.day}"""
 
     def _holdings(self) -> str:
+        schema = self.schema
+        # The landing holds the unsettled units ready, since it lacks the trades of earlier windows.
+        unsettled = (
+            f"SELECT portfolio_id, security_id, unsettled_units AS unsettled FROM {schema}.holding_eod"
+            if self.landed
+            else f"""SELECT t.portfolio_id, t.security_id, sum(CASE WHEN t.side = 'SELL' THEN -t.units ELSE t.units END) AS unsettled
+            FROM {schema}.trade t JOIN {schema}.holding_eod e
+              ON e.portfolio_id = t.portfolio_id AND e.security_id = t.security_id AND e.as_at_date = {self.day}
+            WHERE t.trade_date <= {self.day} AND t.settlement_date > {self.day} AND t.recorded_at <= e.updated_at
+            GROUP BY t.portfolio_id, t.security_id"""
+        )
         return f"""SELECT s.portfolio_number, CASE WHEN x.exchange = 'ASX' THEN s.hin END AS hin, x.exchange, n.code AS security_code,
           x.isin, n.name AS security_name, x.security_type, h.as_at_date, h.units, h.units - coalesce(u.unsettled, 0) AS settled_units,
           x.currency, c.close_price AS price, c.price_date, round(h.units * c.close_price, 2) AS market_value, h.cost_base,
-          {self._evidence(state_updated_at="x.updated_at", eod_updated_at="h.updated_at", price_updated_at="c.updated_at",
-                          source_row="'holding_eod ' || h.portfolio_id || '/' || h.security_id")}
-          FROM scope s
-          JOIN {self.schema}.holding_eod h ON h.portfolio_id = s.portfolio_id AND h.as_at_date = {self._day} AND s.consent <> 'REMOVED'
-          JOIN {self.schema}.security x ON x.security_id = h.security_id
+          {self.evidence(state_updated_at="x.updated_at", eod_updated_at="h.updated_at", price_updated_at="c.updated_at",
+                         consent_updated_at="s.consent_updated_at",
+                         source_row="'holding_eod ' || h.portfolio_id || '/' || h.security_id")}
+          FROM sending s
+          JOIN {schema}.holding_eod h ON h.portfolio_id = s.portfolio_id AND h.as_at_date = {self.day}
+          JOIN {schema}.security x ON x.security_id = h.security_id
           JOIN codes n ON n.security_id = x.security_id AND h.as_at_date >= n.first_on AND h.as_at_date < n.not_on
-          LEFT JOIN (SELECT security_id, max(price_date) AS price_date FROM {self.schema}.security_price
-            WHERE price_date <= {self._day} GROUP BY security_id) m ON m.security_id = x.security_id
-          LEFT JOIN {self.schema}.security_price c ON c.security_id = m.security_id AND c.price_date = m.price_date
-          LEFT JOIN (SELECT t.portfolio_id, t.security_id, sum(CASE WHEN t.side = 'SELL' THEN -t.units ELSE t.units END) AS unsettled
-            FROM {self.schema}.trade t JOIN {self.schema}.holding_eod e
-              ON e.portfolio_id = t.portfolio_id AND e.security_id = t.security_id AND e.as_at_date = {self._day}
-            WHERE t.trade_date <= {self._day} AND t.settlement_date > {self._day} AND t.recorded_at <= e.updated_at
-            GROUP BY t.portfolio_id, t.security_id) u ON u.portfolio_id = h.portfolio_id AND u.security_id = h.security_id"""
+          LEFT JOIN (SELECT security_id, max(price_date) AS price_date FROM {schema}.security_price
+            WHERE price_date <= {self.day} GROUP BY security_id) m ON m.security_id = x.security_id
+          LEFT JOIN {schema}.security_price c ON c.security_id = m.security_id AND c.price_date = m.price_date
+          LEFT JOIN ({unsettled}) u ON u.portfolio_id = h.portfolio_id AND u.security_id = h.security_id"""
 
-    def _movements(self) -> str:
-        from classfeed_dagster.reconciliation.movements_sql import movements
 
-        return movements(self)
+def digest_sql(columns: dict[str, str], source: str, *, postgresql: bool) -> str:
+    """Per portfolio: rows and two sums of 60-bit halves of each row's MD5. The same on PostgreSQL and DuckDB.
+
+    Sums, so that a row standing twice counts twice; MD5, because it is the one digest that every database has.
+    """
+    chars = "chr({})"
+    null, separator = chars.format(ord(NULL_TEXT)), chars.format(ord(SEPARATOR))
+    text = f" || {separator} || ".join(f"coalesce({expression}, {null})" for expression in columns.values())
+    number = "('x' || substr(d, {}, 15))::bit(60)::bigint" if postgresql else "('0x' || substr(d, {}, 15))::BIGINT"
+    one, two = (f"CAST(sum({number.format(at)}) AS VARCHAR)" for at in (1, 17))
+    return (
+        f"SELECT portfolio_number, count(*) AS n, {one} AS one, {two} AS two "
+        f"FROM (SELECT portfolio_number, md5({text}) AS d FROM {source}) h GROUP BY portfolio_number"
+    )
+
+

@@ -42,6 +42,7 @@ class FileMarket:
         prices = _read(path, universe)
         names = _names_beside(path)
         self._name = path.stem
+        self._first_date = min(rows[0][0] for rows in prices.values())
         self._dates: dict[int, list[dt.date]] = {}
         self._closes: dict[int, list[Decimal]] = {}
         listed: list[Security] = []
@@ -68,16 +69,19 @@ class FileMarket:
         return self._securities
 
     def price(self, security_id: int, day: dt.date) -> Decimal | None:
-        """The file's close of ``day``, after splits. Before the file begins: its first close; it has nothing older."""
+        """The file's close of ``day``, after splits; None if the file has none.
+
+        Before the file begins, what traded on its first day has that day's close: the file has nothing older, and
+        what came to the market later can't have been bought before.
+        """
         dates = self._dates.get(security_id)
         if dates is None:
             return self._invented.price(security_id, day)
         if not self._calendar.is_listed(security_id, day):
             return None
         at = bisect_right(dates, day) - 1
-        if at >= 0 and dates[at] != day:
-            return None
-        return self._adjusted(security_id, max(at, 0), day)
+        traded = dates[at] == day if at >= 0 else day < self._first_date == dates[0]
+        return self._adjusted(security_id, max(at, 0), day) if traded else None
 
     def last_price(self, security_id: int, day: dt.date) -> Decimal:
         """The last close on or before ``day``; before the file begins its first one."""

@@ -5,10 +5,15 @@ Numbers of the same kind differ for different ``number``; ``python-stdnum`` judg
 
 from __future__ import annotations
 
+import datetime as dt
+
 ID_BASE = 9_000_000_000_000_000
 """Every key that the simulation writes is at least this: far above any key that bigsite gives out itself."""
 
 PORTFOLIO_PREFIX = "SW99"
+
+LEDGER_ROWS_A_DAY = 700
+_FIRST_DAY = dt.date(2010, 1, 1)
 
 _ABN_WEIGHTS = (10, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19)
 
@@ -29,6 +34,12 @@ def _within(kind: str, number: int, limit: int) -> int:
 def portfolio_number(number: int) -> str:
     """``SW99`` and six digits: the range of simulated portfolios."""
     return f"{PORTFOLIO_PREFIX}{_within('portfolio', number, 10**6):06d}"
+
+
+def ledger_id(number: int, day: dt.date, count: int) -> int:
+    """The key of portfolio ``number``'s ``count``-th (from 1) ledger row on ``day``: nobody else's, below 2**53."""
+    offset = _within("ledger row", count, LEDGER_ROWS_A_DAY) + _within("portfolio", number, 10**6) * LEDGER_ROWS_A_DAY
+    return ID_BASE + (day - _FIRST_DAY).days * LEDGER_ROWS_A_DAY * 10**6 + offset
 
 
 def abn(number: int) -> str:
@@ -55,8 +66,8 @@ def isin(country: str, number: int) -> str:
 
 
 def hin(number: int) -> str:
-    """A HIN: ``X`` and ten digits, from the range 00000, which CHESS does not issue."""
-    return f"X00000{_within('HIN', number, 10**5) if number < 10**5 else _within('HIN', number, 10**6) % 10**5:05d}"
+    """A HIN: ``X`` and ten digits, from the range 0000, which CHESS does not issue."""
+    return f"X0000{_within('HIN', number, 10**6):06d}"
 
 
 def bsb(number: int) -> str:

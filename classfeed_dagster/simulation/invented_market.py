@@ -1,4 +1,4 @@
-"""An invented market: some sixty ASX securities and eight American ones, prices from layered noise.
+"""An invented market: some thirty-five ASX securities and five American ones, prices from layered noise.
 
 Prices are a formula of (seed, security, day), not a walk: any day's price is known without the days before it.
 """
@@ -31,16 +31,13 @@ _FUNDS = (
     ("BLR", "BILLABONG RETAIL PROPERTY TRUST", "REIT"),
     ("KBAPA", "KOOKABURRA BANK CAPITAL NOTES 1", "HYBRID"),
 )
-_FIRST_WORDS = ("KOOKABURRA", "WARATAH", "BANKSIA", "GALAH", "CURRAWONG", "WATTLE", "POTOROO")
-_LAST_WORDS = ("BANK", "MINING", "ENERGY", "HEALTH", "FOODS", "TELECOM", "STEEL")
+_FIRST_WORDS = ("KOOKABURRA", "WARATAH", "BANKSIA", "GALAH", "CURRAWONG", "POTOROO")
+_LAST_WORDS = ("BANK", "MINING", "ENERGY", "HEALTH")
 _US = (
     ("NASDAQ", "PELC", "PELICAN SOFTWARE INC"),
     ("NASDAQ", "OSPR", "OSPREY CHIPS CORP"),
     ("NASDAQ", "CNDR", "CONDOR & SONS PLATFORMS INC"),
-    ("NASDAQ", "BISN", "BISON CLOUD INC"),
     ("NYSE", "BDGR", "BADGER BEVERAGES CO"),
-    ("NYSE", "ELKX", "ELK OIL COMPANY"),
-    ("NYSE", "MRTN", "MARTEN PAYMENTS INC"),
     ("NYSE", "HRN", "HERON INDEX TRUST"),
 )
 

@@ -1,15 +1,18 @@
-"""What Dagster shows of an asset: column schemas, column lineage, sums, links. Made from the declarations alone."""
+"""The seam to Dagster that every room's assets share: metadata made from declarations, partition, correlation, logs."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
 import dagster as dg
+import structlog
 
 from classfeed_dagster.domains.columns import Column, Frame
+from classfeed_dagster.runtime import CORRELATION_TAG
 
 TEAM = "team:data-feeds"
 SOURCE_TEAM = "team:bigsite"
@@ -18,6 +21,27 @@ GROUP_SOURCE = "1_bigsite"
 GROUP_LANDING = "2_landing"
 GROUP_DOMAINS = "3_domains"
 RUNBOOK = "docs/runbook.md"
+LANDING = "landing"
+
+
+def source_key(table: str) -> dg.AssetKey:
+    """The external asset of one of bigsite's tables."""
+    return dg.AssetKey(["bigsite", table])
+
+
+def landing_key(table: str) -> dg.AssetKey:
+    """The asset of one landed table."""
+    return dg.AssetKey([LANDING, table])
+
+
+def domain_key(audience_name: str, domain: str) -> dg.AssetKey:
+    """The asset of one domain of an audience."""
+    return dg.AssetKey([audience_name, domain])
+
+
+def runbook(name: str) -> str:
+    """Where the runbook says what to do about a check."""
+    return f"{RUNBOOK}#{name.replace('_', '-')}"
 
 
 def table_schema(columns: Iterable[Column]) -> dg.TableSchema:
@@ -73,3 +97,26 @@ def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
 def business_date(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> dt.date:
     """The partition's business date: from the key, never from the partition's time window."""
     return dt.date.fromisoformat(context.partition_key)
+
+
+def correlation_id(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> str:
+    """The attempt's name: the run's tag. A run started without one (a click in the UI) gets its run id as the tag."""
+    run = context.run
+    found = run.tags.get(CORRELATION_TAG)
+    if found is None:
+        found = run.run_id.replace("-", "")
+        context.instance.add_run_tags(run.run_id, {CORRELATION_TAG: found})
+    return found
+
+
+@contextmanager
+def step(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, name: str) -> Iterator[dt.date]:
+    """What every step begins with: yields the business date; log lines within carry date, step and correlation id."""
+    day = business_date(context)
+    with structlog.contextvars.bound_contextvars(
+        correlation_id=correlation_id(context),
+        run_id=context.run.run_id,
+        business_date=day.isoformat(),
+        step=name,
+    ):
+        yield day

@@ -1,0 +1,58 @@
+"""Which of bigsite's columns the feeds read: taken from the SQL itself, so that it can't fall behind it.
+
+A change to a column that nothing reads is worth a note; to one that is read, it may stop a delivery.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from functools import cache
+
+from classfeed_dagster.bigsite import consent, queries
+from classfeed_dagster.bigsite.tables import SCHEMA, metadata
+
+_SCOPE = re.compile(r"(?=\bSELECT\b)")
+_RELATION = re.compile(
+    rf"\b(?:FROM|JOIN)\s+(?:({SCHEMA})\.)?(\w+)(?:\s+(?!(?:WHERE|JOIN|LEFT|FULL|ORDER|GROUP|ON)\b)(?:AS\s+)?(\w+))?"
+)
+_THREE_PARTS = re.compile(rf"\b{SCHEMA}\.(\w+)\.(?=\w)")
+_QUALIFIED = re.compile(r"\b(\w+)\.(\w+)\b")
+_BARE = re.compile(r"(?<![.\w])([a-z_]+)\b(?!\s*[.(])")
+
+
+@cache
+def columns_read() -> frozenset[str]:
+    """Every ``table.column`` that the snapshot and the question of consent read, keys and conditions included."""
+    any_time = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+    consents = consent.consent_query([""], any_time, any_time)
+    statements = [query.sql for query in (*queries.SLICED, *queries.REFERENCES)]
+    return frozenset(
+        column
+        for statement in (*statements, queries.READINESS, str(consents.compile()))
+        for column in _columns(statement)
+    )
+
+
+def _columns(sql: str) -> set[str]:
+    # Not a parser: a name that its own SELECT doesn't explain counts for every table that goes by it anywhere in the
+    # statement, and a column without a table for each table without an alias. So a column may be taken for read which
+    # isn't, and never the reverse; the tests prove by privileges that none is.
+    scopes = _SCOPE.split(_THREE_PARTS.sub(r"\1.", sql))
+    anywhere = _tables_by_alias(" ".join(scopes))
+    found: set[tuple[str, str]] = set()
+    for scope in scopes:
+        here = _tables_by_alias(scope)
+        for alias, column in _QUALIFIED.findall(scope):
+            found |= {(table, column) for table in here.get(alias, anywhere.get(alias, ()))}
+        unnamed = [alias for alias, tables in here.items() if alias in tables]
+        found |= {(table, column) for table in unnamed for column in _BARE.findall(scope)}
+    return {f"{table}.{column}" for table, column in found if column in metadata.tables[f"{SCHEMA}.{table}"].columns}
+
+
+def _tables_by_alias(sql: str) -> dict[str, set[str]]:
+    # bigsite's tables by what a FROM or JOIN calls them; a relation of the statement's own stands for none.
+    named: dict[str, set[str]] = {}
+    for schema, table, alias in _RELATION.findall(sql):
+        named.setdefault(alias or table, set()).update([table] if schema else [])
+    return named

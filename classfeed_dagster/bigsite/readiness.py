@@ -1,0 +1,79 @@
+"""Whether bigsite's end of day for a business date is there: before anything is read, and as its rows go by."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite import queries
+from classfeed_dagster.bigsite.reading import ReadOnlyTransaction
+
+
+class SourceNotReadyError(RuntimeError):
+    """bigsite's end of day for the business date is absent or incomplete. Nothing was landed; try again later."""
+
+    def __init__(self, business_date: dt.date, reason: str, counts: dict[str, int]) -> None:
+        listed = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items())
+        super().__init__(
+            f"bigsite is not ready for {business_date.isoformat()}: {reason}{f' ({listed})' if listed else ''}. "
+            "Nothing was landed. Wait for bigsite's end-of-day job, then run this date again."
+        )
+        self.business_date = business_date
+        self.counts = counts
+
+
+@dataclass(slots=True)
+class EndOfDay:
+    """What is found of a business date's end of day; a row missing is one that the ledgers say should be there."""
+
+    business_date: dt.date
+    holdings: int = 0
+    holdings_missing: int = 0
+    balances: int = 0
+    balances_missing: int = 0
+    portfolios: set[int] = field(default_factory=set)  # with something missing
+
+    def require_any(self, bigsite: ReadOnlyTransaction) -> None:
+        """SourceNotReadyError if the date has no row of any portfolio."""
+        statement = sa.text(queries.READINESS).bindparams(business_date=self.business_date)
+        if not any(bigsite.rows(statement)[0]):
+            counts = {"holding_rows": 0, "balance_rows": 0}
+            raise SourceNotReadyError(self.business_date, "its end of day has not been written", counts)
+
+    def watch(self, table: str, batch: pa.RecordBatch) -> None:
+        """Count what is there and what is missing in a batch of a landed table; other tables go by."""
+        if table == queries.HOLDING.table:
+            self.holdings_missing += self._missing(batch, pc.is_null(batch.column("units")))
+            self.holdings += batch.num_rows
+        elif table == queries.CASH_BALANCE.table:
+            is_open = batch.column("open_on_date")
+            self.balances_missing += self._missing(batch, pc.and_(pc.is_null(batch.column("updated_at")), is_open))
+            self.balances += pc.sum(is_open).as_py() or 0
+
+    def require_complete(self, portfolios: int, limit: Decimal) -> None:
+        """SourceNotReadyError if either table has nothing, or more than ``limit`` of ``portfolios`` miss a row."""
+        counts = {
+            "portfolios": portfolios,
+            "portfolios_incomplete": len(self.portfolios),
+            "holding_rows": self.holdings - self.holdings_missing,
+            "holding_rows_missing": self.holdings_missing,
+            "balance_rows": self.balances - self.balances_missing,
+            "balance_rows_missing": self.balances_missing,
+        }
+        if self.holdings_missing and self.holdings == self.holdings_missing:
+            raise SourceNotReadyError(self.business_date, "its end of day has no holdings", counts)
+        if self.balances_missing and self.balances == self.balances_missing:
+            raise SourceNotReadyError(self.business_date, "its end of day has no cash balances", counts)
+        if len(self.portfolios) > limit * portfolios:
+            raise SourceNotReadyError(self.business_date, "its end of day is incomplete", counts)
+
+    def _missing(self, batch: pa.RecordBatch, missing: pa.BooleanArray) -> int:
+        found: list[Any] = batch.filter(missing).column("portfolio_id").to_pylist()
+        self.portfolios.update(found)
+        return len(found)

@@ -1,0 +1,74 @@
+"""What a change of a column's type does to what is read: nothing, more than before, less, or something else.
+
+Types in the spelling of ``schema.canonical_type``.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+_UNBOUNDED = 10**9
+_SPELLING = re.compile(r"(?P<name>[A-Za-z_ ]+)(?:\((?P<first>\d+)(?:,(?P<second>\d+))?\))?\Z")
+_INTEGERS = {"SMALLINT": 2, "INTEGER": 4, "BIGINT": 8}
+_FLOATS = {"REAL": 4, "FLOAT": 8, "DOUBLE": 8}
+_TEXTS = {"CHAR", "VARCHAR", "TEXT"}
+_INSTANT_DIGITS = 6  # of a second, where the type states none
+
+
+class TypeChange(enum.Enum):
+    """How a type compares with the one before."""
+
+    SAME = "same"
+    WIDENED = "widened"  # every value of before fits; others may come
+    NARROWED = "narrowed"  # values of before may be cut, rounded or refused
+    RETYPED = "retyped"  # another kind of value, or another way of writing it
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    # ``sizes`` grow with what the type can hold; types of one family are comparable by them.
+    family: str
+    sizes: tuple[int, ...] = ()
+
+
+def family(spelling: str) -> str:
+    """The kind of values: ``text``, ``integer``, ``decimal``, ``float``, ``instant``, or the type's own name."""
+    shape = _shape(spelling).family
+    return "text" if shape == "padded text" else shape
+
+
+def type_change(before: str, after: str) -> TypeChange:
+    """What became of a column whose type was ``before`` and is ``after``."""
+    old, new = _shape(before), _shape(after)
+    if old == new:
+        return TypeChange.SAME
+    if old.family == "padded text" and new.family == "text":
+        old = _Shape("text", old.sizes)  # the padding goes, the values stay
+    if old.family != new.family or not old.sizes:
+        return TypeChange.RETYPED
+    if any(after < before for before, after in zip(old.sizes, new.sizes, strict=True)):
+        return TypeChange.NARROWED
+    return TypeChange.WIDENED
+
+
+def _shape(spelling: str) -> _Shape:
+    parsed = _SPELLING.match(spelling)
+    if parsed is None:
+        return _Shape(spelling)
+    name, first, second = parsed["name"], parsed["first"], parsed["second"]
+    if name in _INTEGERS:
+        return _Shape("integer", (_INTEGERS[name],))
+    if name in _FLOATS:
+        return _Shape("float", (_FLOATS[name],))
+    if name == "CHAR":
+        return _Shape("padded text", (int(first or 1),))
+    if name in _TEXTS:
+        return _Shape("text", (int(first or _UNBOUNDED),))
+    if name == "NUMERIC":
+        digits, scale = (int(first), int(second or 0)) if first else (2 * _UNBOUNDED, _UNBOUNDED)
+        return _Shape("decimal", (digits - scale, scale))
+    if name == "TIMESTAMPTZ":
+        return _Shape("instant", (int(first or _INSTANT_DIGITS),))
+    return _Shape(name)

@@ -1,0 +1,65 @@
+"""The one place where Dagster's parts are put together. Loads with nothing reachable and no secret set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from classfeed_dagster import logs, trading_days
+from classfeed_dagster.bigsite.assets import landing_assets, source_assets
+from classfeed_dagster.domains.assets import audience_names, domain_assets
+from classfeed_dagster.domains.checks import domain_checks
+from classfeed_dagster.feeds.assets import FeedParts, feed_assets
+from classfeed_dagster.feeds.checks import consent_check, feed_checks
+from classfeed_dagster.feeds.feed import Feed, audiences_of, declared_feeds
+from classfeed_dagster.operations.jobs import feed_job
+from classfeed_dagster.operations.schedules import morning_schedule
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.settings import Environment
+
+
+def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | None = None) -> dg.Definitions:
+    """Everything that Dagster sees, for the given runtime (default: this process's settings) and feeds (default: all).
+
+    Tests and the command line build the same graph as production, with another runtime.
+    """
+    runtime = runtime or Runtime()
+    feeds = declared_feeds() if feeds is None else tuple(feeds)
+    settings = runtime.settings
+    audiences = audiences_of(feeds, settings.first_business_date)
+    names = audience_names(audiences)
+    partitions = trading_days.partitions(min(audience.first_business_date for audience in audiences))
+    parts = [
+        FeedParts(feed, audience, names[audience.key], partitions)
+        for feed in feeds
+        for audience in (feed.audience(settings.first_business_date),)
+    ]
+    running = settings.env is not Environment.LOCAL
+    return dg.Definitions(
+        assets=[
+            *source_assets(),
+            landing_assets(audiences, partitions),
+            *(asset for audience in audiences for asset in domain_assets(audience, names[audience.key], partitions)),
+            *(asset for part in parts for asset in feed_assets(part)),
+        ],
+        asset_checks=[
+            *(check for audience in audiences for check in domain_checks(audience, names[audience.key])),
+            *(consent_check(audience, names[audience.key]) for audience in audiences),
+            *(check for part in parts for check in feed_checks(part)),
+        ],
+        jobs=[feed_job(part, settings.code_version) for part in parts],
+        schedules=[morning_schedule(part.feed, part.audience, running=running) for part in parts],
+        resources={"runtime": runtime},
+        executor=dg.in_process_executor,
+    )
+
+
+def _defs() -> dg.Definitions:
+    from classfeed_dagster.settings import get_settings
+
+    logs.configure(get_settings().log_format)
+    return build_definitions()
+
+
+defs = _defs()

@@ -1,0 +1,111 @@
+"""The gate before publishing: verdicts on record for exactly the documents of a build, or nothing leaves.
+
+A verdict is never overwritten: evaluating again adds one, and of several **the latest counts**. That is safe, because
+checks over fixed bytes always answer alike, and what can change in between is asked again where it matters: consent by
+publishing itself, right before the manifest. It is needed, because a person may release what failed, and because a
+consent that was there may be gone. All verdicts stay on record.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from classfeed_dagster.delivery.build import Build
+from classfeed_dagster.delivery.errors import ChainBusyError, GateRefusedError
+from classfeed_dagster.delivery.manifest import PassedCheck, Sha256
+from classfeed_dagster.delivery.records import Record, from_json, to_json, verdict_key, verdict_prefix
+from classfeed_dagster.store import ObjectStore
+
+REQUIRED_VERDICTS: tuple[str, ...] = (
+    "document_valid",
+    "everyone_consented",
+    "control_totals_agree",
+    "held_back_share",
+    "consent_roll",
+)
+_ATTEMPTS = 20
+
+
+class Verdict(Record):
+    """What one evaluation of one check said of one build."""
+
+    schema_version: Literal[1] = 1
+    feed: str
+    business_date: dt.date
+    build_id: str
+    check: str = Field(description="the check's name")
+    evaluation: PositiveInt = Field(description="1 for the first evaluation; the latest one counts")
+    subject: dict[str, Sha256] = Field(description="the documents it speaks of: SHA-256 by message id")
+    passed: bool
+    summary: str = Field(description="what was found, in figures; no personal data")
+    evaluated_by: str = Field(description="correlation id of the attempt that evaluated it")
+
+    @property
+    def key(self) -> str:
+        """Where it is in the store."""
+        return verdict_key(self.feed, self.business_date, self.build_id, self.check, self.evaluation)
+
+
+def record_verdict(  # noqa: PLR0917
+    store: ObjectStore, build: Build, check: str, passed: bool, summary: str, evaluated_by: str
+) -> Verdict:
+    """Put on record what ``check`` says of exactly ``build``'s documents; returns the verdict that now counts.
+
+    The same answer as the latest one is not recorded again. ``check`` becomes part of a key: InvalidKeyError if it
+    can't. ChainBusyError if other evaluations keep coming in between.
+    """
+    for _ in range(_ATTEMPTS):
+        latest = latest_verdict(store, build, check)
+        verdict = Verdict(
+            feed=build.feed,
+            business_date=build.business_date,
+            build_id=build.build_id,
+            check=check,
+            evaluation=1 if latest is None else latest.evaluation + 1,
+            subject=build.subject,
+            passed=passed,
+            summary=summary,
+            evaluated_by=evaluated_by,
+        )
+        if latest is not None and _same_answer(latest, verdict):
+            return latest
+        if store.create(verdict.key, to_json(verdict), {"correlation-id": evaluated_by}):
+            return verdict
+    raise ChainBusyError(f"the verdict of {check} over build {build.build_id} keeps changing: run the check again")
+
+
+def _same_answer(one: Verdict, other: Verdict) -> bool:
+    return (one.passed, one.summary, one.subject) == (other.passed, other.summary, other.subject)
+
+
+def latest_verdict(store: ObjectStore, build: Build, check: str) -> Verdict | None:
+    """The verdict of ``check`` over ``build`` that counts; None if it was never evaluated."""
+    keys = list(store.list(verdict_prefix(build.feed, build.business_date, build.build_id, check)))
+    if not keys:
+        return None
+    return from_json(Verdict, store.read(keys[-1]), store.location(keys[-1]))
+
+
+def require_verdicts(store: ObjectStore, build: Build) -> tuple[PassedCheck, ...]:
+    """The verdicts that let ``build`` go, ready for the manifest.
+
+    GateRefusedError, with every reason, if a required check has no verdict, speaks of other documents, or failed.
+    """
+    passed: list[PassedCheck] = []
+    reasons: list[str] = []
+    for check in REQUIRED_VERDICTS:
+        verdict = latest_verdict(store, build, check)
+        if verdict is None:
+            reasons.append(f"{check} was not evaluated")
+        elif (verdict.build_id, verdict.check, verdict.subject) != (build.build_id, check, build.subject):
+            reasons.append(f"the verdict of {check} speaks of other documents")
+        elif not verdict.passed:
+            reasons.append(f"{check} failed ({verdict.summary})")
+        else:
+            passed.append(PassedCheck(check=check, passed=True, key=verdict.key, evaluated_by=verdict.evaluated_by))
+    if reasons:
+        raise GateRefusedError(build.build_id, reasons)
+    return tuple(passed)

@@ -1,0 +1,145 @@
+"""What verifying can find wrong with a delivery, and the checks of one manifest and of one page against it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from classfeed_dagster.delivery.facts import header_faults, portfolio_faults, totals_faults
+from classfeed_dagster.delivery.manifest import AnyManifest, ControlTotals, Manifest, Page, Portfolio, sum_totals
+from classfeed_dagster.delivery.pages import examine_file
+from classfeed_dagster.delivery.records import file_facts, to_json
+from classfeed_dagster.documents.format import DocumentFormat, PageFacts
+
+_ERRORS_SHOWN = 20
+
+
+class Kind(enum.StrEnum):
+    """Kinds of problem."""
+
+    CHAIN_GAP = "a place of the chain, or its manifest, is missing"
+    CHAIN_CHANGED = "a manifest is not the one that its successor, or its place in the chain, names"
+    NOT_IN_CHAIN = "a manifest has no place in the chain"
+    RECORD_DAMAGED = "a record can't be read, or contradicts itself"
+    OUT_OF_ORDER = "business dates or revisions are not in sequence"
+    PAGE_MISSING = "a page that was delivered is missing"
+    PAGE_CHANGED = "a page is not the file that was delivered"
+    DOCUMENT_INVALID = "a document does not obey its format"
+    CONTENT_DISAGREES = "header, portfolios or control totals are not those on record"
+    ORPHAN = "a file that no manifest lists lies among what was delivered"
+    UNKNOWN_FILE = "not a file that can be verified"
+    UNFINISHED = "a delivery was begun and is not finished yet: it delivered nothing"
+    LEFTOVER = "a file of an abandoned attempt, never delivered: the next run of its date removes it"
+
+
+_HARMLESS = frozenset({Kind.UNFINISHED, Kind.LEFTOVER})
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, and where. ``harmless``: nothing that was delivered is affected."""
+
+    kind: Kind
+    location: str
+    detail: str
+
+    @property
+    def harmless(self) -> bool:
+        """True for what a stopped attempt leaves behind, which repairs itself."""
+        return self.kind in _HARMLESS
+
+    def __str__(self) -> str:
+        return f"{self.location}: {self.kind} ({self.detail})"
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was looked at, and what is wrong with it."""
+
+    problems: list[Problem] = field(default_factory=list)
+    manifests: int = 0
+    pages: int = 0
+    portfolios: int = 0
+
+    @property
+    def sound(self) -> bool:
+        """True if nothing is wrong but what is harmless."""
+        return all(problem.harmless for problem in self.problems)
+
+    def add(self, kind: Kind, location: str, detail: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(kind, location, detail))
+
+
+def manifest_problems(manifest: AnyManifest, data: bytes, location: str) -> Iterator[Problem]:
+    """Where a manifest contradicts itself."""
+    if to_json(manifest) != data:
+        yield Problem(Kind.RECORD_DAMAGED, location, "its bytes aren't in the form that classfeed writes")
+    if not isinstance(manifest, Manifest):
+        return
+    expected = sum_totals(manifest.pages)
+    if manifest.totals != ControlTotals.of(expected) or manifest.counts != dict(expected.counts):
+        yield Problem(Kind.RECORD_DAMAGED, location, "its counts or totals aren't the sum of its pages'")
+    numbers = [portfolio.number for portfolio in manifest.portfolios]
+    if numbers != sorted(set(numbers)):
+        yield Problem(Kind.RECORD_DAMAGED, location, "its portfolios are out of order or double")
+    ids = [page.message_id for page in manifest.pages]
+    if len(ids) != len(set(ids)) or not {portfolio.page for portfolio in manifest.portfolios} <= set(ids):
+        yield Problem(
+            Kind.RECORD_DAMAGED, location, "its pages are double, or a portfolio is on a page that isn't listed"
+        )
+    if not all(check.passed for check in manifest.verdicts):
+        yield Problem(Kind.RECORD_DAMAGED, location, "it was delivered in spite of a failed check")
+
+
+def portfolios_by_page(manifest: Manifest) -> dict[str, list[Portfolio]]:
+    """The manifest's portfolios by message id of their page."""
+    on_page: dict[str, list[Portfolio]] = {page.message_id: [] for page in manifest.pages}
+    for portfolio in manifest.portfolios:
+        on_page.setdefault(portfolio.page, []).append(portfolio)
+    return on_page
+
+
+def page_problems(
+    path: Path,
+    location: str,
+    *,
+    page: Page,
+    manifest: Manifest,
+    portfolios: Iterable[Portfolio],
+    document_format: DocumentFormat,
+) -> Iterator[Problem]:
+    """Where a delivered page isn't what its manifest says: the file, its validity, and what it holds."""
+    if file_facts(path) != (page.bytes, page.sha256):
+        yield Problem(Kind.PAGE_CHANGED, location, "its size or SHA-256 isn't the manifest's")
+    facts = examine_file(path, document_format)
+    if not facts.errors and (facts.size, facts.sha256) != (page.document_bytes, page.document_sha256):
+        yield Problem(Kind.PAGE_CHANGED, location, "the document's size or SHA-256 isn't the manifest's")
+    yield from _invalid(facts, location)
+    details = header_faults(
+        facts.header,
+        feed=manifest.feed,
+        business_date=manifest.business_date,
+        sequence_number=manifest.sequence_number,
+        revision=manifest.revision,
+        message_id=page.message_id,
+    )
+    details += [f"portfolio {number} {what}" for number, what in portfolio_faults(facts, portfolios)]
+    details += totals_faults(facts, page.expected)
+    for detail in details[:_ERRORS_SHOWN]:
+        yield Problem(Kind.CONTENT_DISAGREES, location, detail)
+
+
+def document_problems(path: Path, document_format: DocumentFormat) -> Iterator[Problem]:
+    """What is wrong with a document on its own, without a manifest: its format, and its own control totals."""
+    facts = examine_file(path, document_format)
+    yield from _invalid(facts, str(path))
+    for detail in totals_faults(facts, facts.totals):
+        yield Problem(Kind.CONTENT_DISAGREES, str(path), detail)
+
+
+def _invalid(facts: PageFacts, location: str) -> Iterator[Problem]:
+    for error in facts.errors[:_ERRORS_SHOWN]:
+        yield Problem(Kind.DOCUMENT_INVALID, location, error)

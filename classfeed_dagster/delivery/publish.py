@@ -1,0 +1,292 @@
+"""Publishing a staged build exactly once: pages first, consent asked again, the manifest last (docs/adr/0002).
+
+Every step is a conditional create or can be repeated, so that a process may die, or pause for an hour, between any
+two of them, and any number may run at once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from classfeed_dagster.delivery.build import Build
+from classfeed_dagster.delivery.chain import (
+    Place,
+    claim_next,
+    close_place,
+    last_place,
+    remove_orphans,
+    wait_for_manifest,
+)
+from classfeed_dagster.delivery.errors import (
+    ChainBusyError,
+    ConsentChangedError,
+    DamagedRecordError,
+    NotInOrderError,
+    StaleBuildError,
+)
+from classfeed_dagster.delivery.gate import require_verdicts
+from classfeed_dagster.delivery.manifest import (
+    ChainEntry,
+    ControlTotals,
+    Manifest,
+    Page,
+    PassedCheck,
+    VoidManifest,
+)
+from classfeed_dagster.delivery.pages import UNREADABLE, Written, written
+from classfeed_dagster.delivery.records import delivered_prefix, manifest_key, stored_facts, to_json
+from classfeed_dagster.delivery.state import DeliveredState, delivered_state, ever_delivered
+from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+
+_ROUNDS = 100
+ConsentAnswer = tuple[dt.datetime, Collection[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How publishing ended. ``manifest`` is the one delivered, or the one that had delivered this already."""
+
+    kind: Literal["DELIVERED", "ALREADY_DELIVERED", "NOTHING_TO_DO"]
+    manifest: Manifest | None
+
+    @property
+    def manifest_key(self) -> str | None:
+        """Where the manifest is in the store."""
+        found = self.manifest
+        return manifest_key(found.feed, found.business_date, found.revision) if found else None
+
+
+def publish(
+    store: ObjectStore,
+    build: Build,
+    *,
+    consented_now: Callable[[], ConsentAnswer],
+    audience: Audience,
+    correlation_id: str,
+    patience_seconds: float = 60.0,
+    sleep: Callable[[float], None] = time.sleep,
+    threads: int = 4,
+) -> Outcome:
+    """Deliver ``build``, or find that it has been delivered. Safe to repeat, and at once with others.
+
+    ``consented_now`` asks bigsite who consents (UTC instant by bigsite's clock, portfolio numbers); it is called
+    before anything is written and again right before the manifest. ``patience_seconds``: how long an attempt that
+    began another delivery of the feed may show no progress before its place is closed.
+
+    NotInOrderError if the audience's date before has not gone; StaleBuildError if what was delivered has changed
+    since the build; ConsentChangedError if a portfolio in it consents no more; GateRefusedError without passed
+    verdicts for exactly these documents; ChainBusyError if other deliveries kept coming first. After any error
+    nothing of the build is delivered, and trying again is safe.
+    """
+    attempt = _Attempt(store, build, consented_now, audience, correlation_id, patience_seconds, sleep, threads)
+    for _ in range(_ROUNDS):
+        outcome = attempt.once()
+        if outcome is not None:
+            return outcome
+    raise ChainBusyError(
+        f"{build.feed} of {build.business_date.isoformat()}: other deliveries of the feed kept taking the next place "
+        "in its chain. Nothing is wrong with this one: run it again."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    store: ObjectStore
+    build: Build
+    consented_now: Callable[[], ConsentAnswer]
+    audience: Audience
+    correlation_id: str
+    patience_seconds: float
+    sleep: Callable[[float], None]
+    threads: int
+
+    def once(self) -> Outcome | None:
+        """One round of the protocol; None if something moved meanwhile and everything must be looked at again."""
+        store, build = self.store, self.build
+        # The chain first, what was delivered second: see claim_next.
+        last = last_place(store, build.feed)
+        state = delivered_state(store, build.feed, build.business_date)
+        for revision in state.revisions:
+            if isinstance(revision.manifest, VoidManifest):
+                remove_orphans(store, revision.manifest)  # whoever closed it may have died before this
+        done = _done(build, state)
+        if done is not None:
+            return done
+        _require_fresh(build, state)
+        _require_order(store, build, self.audience)
+        passed = require_verdicts(store, build)
+
+        entry = ChainEntry(feed=build.feed, business_date=build.business_date, revision=build.revision)
+        unfinished = last if last is not None and last.manifest is None else None
+        if unfinished is not None and unfinished.entry != entry:
+            self._give_way(unfinished, "its attempt stopped, and another delivery of the feed went on")
+            return None
+        if not self._all_consent(self.consented_now()[1], unfinished):
+            return None
+        place = unfinished or claim_next(store, last, entry)
+        return None if place is None else self._deliver(place, passed)
+
+    def _give_way(self, place: Place, reason: str) -> None:
+        if not wait_for_manifest(self.store, place, self.patience_seconds, self.sleep):
+            close_place(self.store, place, reason, self.correlation_id)
+
+    def _all_consent(self, consented: Collection[str], begun: Place | None) -> bool:
+        # ConsentChangedError if someone consents no more. False: another attempt delivered before that was noticed.
+        held = set(consented)
+        gone = [one.number for one in self.build.portfolios if one.change != "REMOVED" and one.number not in held]
+        if not gone:
+            return True
+        # What was begun holds data of someone who consents no more: close it at once, so that its pages go too.
+        why = "a consent ended before it was delivered"
+        if begun is None or close_place(self.store, begun, why, self.correlation_id):
+            raise ConsentChangedError(gone)
+        return False
+
+    def _deliver(self, place: Place, passed: tuple[PassedCheck, ...]) -> Outcome | None:
+        store, build = self.store, self.build
+        pages = [page.model_copy(update={"key": self._target(page)}) for page in build.pages]
+        if not self._copy_pages(pages):
+            self._give_way(place, "its pages are those of another attempt, which stopped")
+            return None
+        asked_at, consented = self.consented_now()
+        if not self._all_consent(consented, place):
+            return None
+        manifest = _manifest(
+            build, place=place, pages=pages, passed=passed, asked_at=asked_at, correlation_id=self.correlation_id
+        )
+        key = manifest_key(build.feed, build.business_date, build.revision)
+        if store.create(key, to_json(manifest), {"correlation-id": self.correlation_id}):
+            return Outcome("DELIVERED", manifest)
+        return None
+
+    def _target(self, page: Page) -> str:
+        build = self.build
+        return delivered_prefix(build.feed, build.business_date, build.revision) + page.key.rpartition("/")[2]
+
+    def _copy_pages(self, pages: Sequence[Page]) -> bool:
+        # Page 1 goes first and alone: it states the number of pages, so that of two attempts with different content
+        # the second stops there and leaves no page behind that only it would have had.
+        pairs = list(zip(self.build.pages, pages, strict=True))
+        if not self._copy(*pairs[0]):
+            return False
+        with ThreadPoolExecutor(max_workers=self.threads) as pool:
+            return all(pool.map(lambda pair: self._copy(*pair), pairs[1:]))
+
+    def _copy(self, staged: Page, target: Page) -> bool:
+        # False if other content has the page's key, or its revision was closed meanwhile.
+        try:
+            with self.store.local_file(staged.key) as path:
+                if not _is_page(path, staged):
+                    raise DamagedRecordError(self.store.location(staged.key), "the staged page isn't what was checked")
+                metadata = {"correlation-id": self.correlation_id, "sha256": staged.sha256}
+                created = self.store.create(target.key, path, metadata)
+        except ObjectNotFoundError as error:
+            raise StaleBuildError(f"{error.location}: a staged page is gone. Build again.") from None
+        try:
+            arrived = stored_facts(self.store, target.key) == (target.bytes, target.sha256)
+        except ObjectNotFoundError:
+            return False
+        if created and not arrived:
+            raise DamagedRecordError(self.store.location(target.key), "the page read back isn't what was written")
+        return arrived
+
+
+def _is_page(path: Path, page: Page) -> bool:
+    try:
+        return written(path) == Written(page.bytes, page.sha256, page.document_bytes, page.document_sha256)
+    except UNREADABLE:
+        return False
+
+
+def _done(build: Build, state: DeliveredState) -> Outcome | None:
+    # Is there nothing left to do: this very build was delivered, or all that it holds was, or it holds nothing?
+    for manifest in state.deliveries:
+        if manifest.build_id == build.build_id:
+            return Outcome("ALREADY_DELIVERED", manifest)
+    if state.latest is None:
+        return None
+    if not build.pages:
+        return Outcome("NOTHING_TO_DO", state.latest) if state.fingerprint == build.delivered_before else None
+    delivered = {number: found.digest for number, found in state.portfolios.items()}
+    if all(delivered.get(portfolio.number) == portfolio.digest for portfolio in build.portfolios):
+        return Outcome("ALREADY_DELIVERED", state.latest)
+    return None
+
+
+def _require_fresh(build: Build, state: DeliveredState) -> None:
+    made_for = (build.revision, build.replaces, build.delivered_before)
+    if made_for != (state.next_revision, state.replaces, state.fingerprint):
+        raise StaleBuildError(
+            f"{build.feed} of {build.business_date.isoformat()}: build {build.build_id} was made as revision "
+            f"{build.revision}, and revision {state.next_revision} comes next after what was delivered since. "
+            "Build again from the same snapshot."
+        )
+
+
+def _require_order(store: ObjectStore, build: Build, audience: Audience) -> None:
+    # What the plan assumed of the dates before must hold now that they have gone.
+    day = build.business_date
+    made_for = (build.recipient, build.previous_date, build.sequence_number)
+    if made_for != (audience.recipient, audience.previous(day), audience.sequence_number(day)):
+        raise StaleBuildError(
+            f"{build.feed} of {day.isoformat()}: build {build.build_id} was made for another recipient, first business "
+            "date or cadence. Build again."
+        )
+    if build.previous_date is None:
+        return
+    earlier = delivered_state(store, build.feed, build.previous_date)
+    if earlier.latest is None:
+        raise NotInOrderError(build.feed, day, build.previous_date)
+    early = [one.number for one in build.portfolios if one.change == "CURRENT" and one.number not in earlier.numbers]
+    announced = {one.number for one in build.portfolios if one.change == "REMOVED"} - earlier.numbers
+    in_doubt = announced | set(build.unannounced)
+    known = ever_delivered(store, build.feed, audience, in_doubt, day) if in_doubt else frozenset()
+    wrong = sorted({*early, *(announced - known), *(known & set(build.unannounced))})
+    if wrong:
+        raise StaleBuildError(
+            f"{build.feed} of {day.isoformat()}: build {build.build_id} was made before {build.previous_date} was "
+            f"delivered, and assumed otherwise of {len(wrong)} portfolio(s) ({', '.join(wrong[:20])}). Build again."
+        )
+
+
+def _manifest(
+    build: Build,
+    *,
+    place: Place,
+    pages: Sequence[Page],
+    passed: tuple[PassedCheck, ...],
+    asked_at: dt.datetime,
+    correlation_id: str,
+) -> Manifest:
+    totals = build.totals
+    return Manifest(
+        feed=build.feed,
+        recipient=build.recipient,
+        business_date=build.business_date,
+        sequence_number=build.sequence_number,
+        revision=build.revision,
+        chain_position=place.position,
+        previous=place.previous,
+        replaces=build.replaces,
+        recorded_after=build.recorded_after,
+        recorded_before=build.recorded_before,
+        snapshot=build.snapshot,
+        build_id=build.build_id,
+        code_version=build.code_version,
+        correlation_id=correlation_id,
+        consent_checked_at=asked_at,
+        flags=build.flags,
+        pages=tuple(pages),
+        portfolios=build.portfolios,
+        held_back=build.held_back,
+        counts=dict(totals.counts),
+        totals=ControlTotals.of(totals),
+        verdicts=passed,
+    )

@@ -1,0 +1,228 @@
+"""Verifying what was delivered: a feed's whole chain in a store. Files and folders on their own: ``verify_paths``.
+
+Reads everything back from the stored bytes and changes nothing. What it can't notice: a chain whose last places were
+removed together with their manifests and pages, as if they had never been.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from classfeed_dagster.delivery.build import read_build
+from classfeed_dagster.delivery.chain import chain_entry
+from classfeed_dagster.delivery.errors import DamagedRecordError
+from classfeed_dagster.delivery.manifest import AnyManifest, ChainEntry, Link, Manifest, read_manifest
+from classfeed_dagster.delivery.problems import (
+    Kind,
+    Problem,
+    Verification,
+    manifest_problems,
+    page_problems,
+    portfolios_by_page,
+)
+from classfeed_dagster.delivery.records import (
+    chain_key,
+    chain_prefix,
+    delivered_prefix,
+    manifest_key,
+    sha256,
+)
+from classfeed_dagster.delivery.verify_files import MANIFEST_NAME, verify_paths
+from classfeed_dagster.documents.format import DocumentFormat, message_id
+from classfeed_dagster.store import InvalidKeyError, ObjectNotFoundError, ObjectStore, check_key
+
+__all__ = ["Kind", "Problem", "Verification", "verify_feed", "verify_paths"]
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_=:-][A-Za-z0-9._=:-]{0,199}\Z")
+_POSITION = re.compile(r"([0-9]{8,})\.json\Z")
+
+
+def verify_feed(
+    store: ObjectStore,
+    feed: str,
+    document_format: DocumentFormat,
+    *,
+    read_pages: bool = True,
+    on_page: Callable[[str], None] = lambda _: None,
+) -> Verification:
+    """Walk the chain of ``feed`` from its first place to its last: every manifest, every page, every other file.
+
+    ``read_pages=False`` leaves out what is in the pages (they must only exist). ``on_page`` hears the key of each page
+    as it is read, for a progress bar.
+    """
+    walk = _Walk(store, feed, document_format, read_pages, on_page)
+    walk.chain()
+    walk.leftovers()
+    return walk.found
+
+
+@dataclass
+class _Walk:
+    store: ObjectStore
+    feed: str
+    document_format: DocumentFormat
+    read_pages: bool
+    on_page: Callable[[str], None]
+    found: Verification = field(default_factory=Verification)
+    known: set[str] = field(default_factory=set)  # keys that have a reason to be there
+    open_prefixes: list[str] = field(default_factory=list)  # revisions under way
+    void_prefixes: list[str] = field(default_factory=list)
+    latest: dict[str, Manifest] = field(default_factory=dict)  # the latest delivery of each business date
+    revisions: dict[str, int] = field(default_factory=dict)  # revisions seen of each business date
+
+    def chain(self) -> None:
+        """Every place in order."""
+        prefix = chain_prefix(self.feed)
+        names = {key: _POSITION.match(key.removeprefix(prefix)) for key in self.store.list(prefix)}
+        for key in [key for key, name in names.items() if name is None]:
+            self.found.add(Kind.ORPHAN, self.store.location(key), "not an entry of the chain")
+        positions = {int(name[1]) for name in names.values() if name is not None}
+        last = max(positions, default=0)
+        before: Link | None = None
+        comparable = True  # is what stands at the place before known?
+        for position in range(1, last + 1):
+            where = self.store.location(chain_key(self.feed, position))
+            if position not in positions:
+                self.found.add(Kind.CHAIN_GAP, where, f"position {position} of {last} is missing")
+                comparable = False
+                continue
+            try:
+                entry = chain_entry(self.store, self.feed, position)
+                check_key(manifest_key(entry.feed, entry.business_date, entry.revision))
+            except (DamagedRecordError, InvalidKeyError) as error:
+                self.found.add(Kind.RECORD_DAMAGED, where, str(error))
+                comparable = False
+                continue
+            link = None
+            if entry.feed == self.feed:
+                link = self.place(position, entry, is_last=position == last, before=before, comparable=comparable)
+            else:
+                self.found.add(Kind.CHAIN_CHANGED, where, "it is an entry of another feed")
+            before, comparable = link, link is not None
+
+    def place(
+        self, position: int, entry: ChainEntry, *, is_last: bool, before: Link | None, comparable: bool
+    ) -> Link | None:
+        """One place: its manifest, what that says of itself, and its pages. The link to it, if it is there."""
+        key = manifest_key(entry.feed, entry.business_date, entry.revision)
+        where, prefix = self.store.location(key), delivered_prefix(entry.feed, entry.business_date, entry.revision)
+        try:
+            data = self.store.read(key)
+        except ObjectNotFoundError:
+            if is_last:
+                self.open_prefixes.append(prefix)
+                self.found.add(Kind.UNFINISHED, where, f"position {position} has no manifest yet")
+            else:
+                self.found.add(Kind.CHAIN_GAP, where, f"the manifest at position {position} is missing")
+            return None
+        self.known.add(key)
+        self.found.manifests += 1
+        link = Link(key=key, sha256=sha256(data))
+        try:
+            manifest = read_manifest(data, where)
+        except DamagedRecordError as error:
+            self.found.add(Kind.RECORD_DAMAGED, where, str(error))
+            return link
+        self.found.problems += manifest_problems(manifest, data, where)
+        said = (manifest.feed, manifest.business_date, manifest.revision, manifest.chain_position)
+        if said != (entry.feed, entry.business_date, entry.revision, position):
+            self.found.add(Kind.CHAIN_CHANGED, where, f"it speaks of another place than position {position}")
+        if comparable and manifest.previous != before:
+            self.found.add(Kind.CHAIN_CHANGED, where, "the manifest before it isn't the one that it names")
+        self.sequence(manifest, where)
+        if isinstance(manifest, Manifest):
+            self.build(manifest, where)
+            self.pages(manifest)
+        else:
+            self.void_prefixes.append(prefix)
+        return link
+
+    def sequence(self, manifest: AnyManifest, where: str) -> None:
+        """Revisions count up from 0, business dates from sequence number 1, without gaps."""
+        day = manifest.business_date.isoformat()
+        due = self.revisions.get(day, -1) + 1
+        if manifest.revision != due:
+            self.found.add(Kind.OUT_OF_ORDER, where, f"revision {due} comes next")
+        self.revisions[day] = manifest.revision
+        if not isinstance(manifest, Manifest):
+            return
+        earlier = self.latest.get(day)
+        replaces = None
+        if earlier is not None:
+            number, date = earlier.sequence_number, earlier.business_date
+            replaces = message_id(self.feed, date, earlier.revision, 1)
+        else:
+            number = len(self.latest) + 1
+            if any(day < other for other in self.latest):
+                self.found.add(Kind.OUT_OF_ORDER, where, "a later business date was delivered before")
+        if manifest.sequence_number != number:
+            self.found.add(Kind.OUT_OF_ORDER, where, f"its sequence number is {manifest.sequence_number}, not {number}")
+        if manifest.replaces != replaces:
+            self.found.add(Kind.OUT_OF_ORDER, where, f"it should replace {replaces or 'nothing'}")
+        self.latest[day] = manifest
+
+    def build(self, manifest: Manifest, where: str) -> None:
+        """What the build's record says, if it is still there: no successor names the last manifest's hash."""
+        try:
+            build = read_build(self.store, manifest.feed, manifest.business_date, manifest.build_id)
+        except ObjectNotFoundError:
+            return
+        except DamagedRecordError as error:
+            self.found.add(Kind.RECORD_DAMAGED, error.location, str(error))
+            return
+        changed = [
+            name
+            for name in type(build).model_fields.keys() & type(manifest).model_fields.keys() - {"pages"}
+            if name != "totals" and getattr(build, name) != getattr(manifest, name)
+        ]
+        pages = [page.model_copy(update={"key": ""}) for page in manifest.pages]
+        if pages != [page.model_copy(update={"key": ""}) for page in build.pages]:
+            changed.append("pages")
+        if changed:
+            self.found.add(
+                Kind.CHAIN_CHANGED, where, f"{', '.join(sorted(changed))} are not those of the build delivered"
+            )
+
+    def pages(self, manifest: Manifest) -> None:
+        """Every page of a delivery."""
+        on_page = portfolios_by_page(manifest)
+        prefix = delivered_prefix(manifest.feed, manifest.business_date, manifest.revision)
+        self.found.portfolios += len(manifest.portfolios)
+        for page in manifest.pages:
+            if not _FILE_NAME.match(page.key.removeprefix(prefix)):
+                where = self.store.location(manifest_key(manifest.feed, manifest.business_date, manifest.revision))
+                self.found.add(Kind.RECORD_DAMAGED, where, f"page {page.message_id} is not among its revision's files")
+                continue
+            self.known.add(page.key)
+            self.found.pages += 1
+            self.on_page(page.key)
+            where = self.store.location(page.key)
+            if not self.read_pages and self.store.exists(page.key):
+                continue
+            try:
+                with self.store.local_file(page.key) as path:
+                    self.found.problems += page_problems(
+                        path,
+                        where,
+                        page=page,
+                        manifest=manifest,
+                        portfolios=on_page[page.message_id],
+                        document_format=self.document_format,
+                    )
+            except ObjectNotFoundError:
+                self.found.add(Kind.PAGE_MISSING, where, "the manifest lists it")
+
+    def leftovers(self) -> None:
+        """Files that nothing accounts for."""
+        for key in self.store.list(delivered_prefix(self.feed)):
+            where = self.store.location(key)
+            if key in self.known or any(key.startswith(prefix) for prefix in self.open_prefixes):
+                continue
+            if key.endswith(f"/{MANIFEST_NAME}"):
+                self.found.add(Kind.NOT_IN_CHAIN, where, "the chain has no place for it")
+            elif any(key.startswith(prefix) for prefix in self.void_prefixes):
+                self.found.add(Kind.LEFTOVER, where, "its revision is void")
+            else:
+                self.found.add(Kind.ORPHAN, where, "no manifest lists it")

@@ -1,0 +1,123 @@
+"""Verifying documents and folders on their own, as the recipient could: no store, no chain, only files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from classfeed_dagster.delivery.errors import DamagedRecordError
+from classfeed_dagster.delivery.manifest import AnyManifest, Manifest, read_manifest
+from classfeed_dagster.delivery.problems import (
+    Kind,
+    Problem,
+    Verification,
+    document_problems,
+    manifest_problems,
+    page_problems,
+    portfolios_by_page,
+)
+from classfeed_dagster.delivery.records import sha256
+from classfeed_dagster.documents.format import DocumentFormat
+
+MANIFEST_NAME = "manifest.json"
+
+
+def verify_paths(paths: Iterable[Path], formats: Mapping[str, DocumentFormat]) -> Verification:
+    """Verify document files, manifests, and folders of them, without a store. ``formats`` is by feed name.
+
+    A document is held against the manifest in its folder if there is one, and against itself if not. Of a folder,
+    files that are neither documents nor manifests are passed over. Manifests that name each other are compared.
+    """
+    found = Verification()
+    endings = tuple(sorted({document_format.extension for document_format in formats.values()}))
+    documents: set[Path] = set()
+    manifests: set[Path] = set()
+    for path in paths:
+        inside = [Path(at, name) for at, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+        for file in inside:
+            if file.name == MANIFEST_NAME:
+                manifests.add(file)
+            elif file.name.removesuffix(".gz").endswith(endings):
+                documents.add(file)
+            elif file == path:
+                found.add(
+                    Kind.UNKNOWN_FILE, str(file), f"neither {MANIFEST_NAME} nor a document ({', '.join(endings)})"
+                )
+    beside = {document.with_name(MANIFEST_NAME) for document in documents}
+    read: dict[Path, tuple[AnyManifest, str]] = {}  # with the hash of its bytes
+    for file in sorted(manifests | {path for path in beside if path.exists()}):
+        one = _read(file, found)
+        if one is not None:
+            read[file] = one
+    for file in manifests & read.keys():
+        manifest = read[file][0]
+        if isinstance(manifest, Manifest):
+            documents |= {file.with_name(PurePosixPath(page.key).name) for page in manifest.pages}
+    _compare_links(read, found)
+    for document in sorted(documents):
+        found.pages += 1
+        held_against = read.get(document.with_name(MANIFEST_NAME), (None, ""))[0]
+        found.problems += _document_problems(document, held_against, formats)
+    return found
+
+
+def _read(file: Path, found: Verification) -> tuple[AnyManifest, str] | None:
+    found.manifests += 1
+    try:
+        data = file.read_bytes()
+        manifest = read_manifest(data, str(file))
+    except OSError as error:
+        found.add(Kind.RECORD_DAMAGED, str(file), f"can't be read ({type(error).__name__})")
+        return None
+    except DamagedRecordError as error:
+        found.add(Kind.RECORD_DAMAGED, str(file), str(error))
+        return None
+    found.problems += manifest_problems(manifest, data, str(file))
+    found.portfolios += len(manifest.portfolios) if isinstance(manifest, Manifest) else 0
+    return manifest, sha256(data)
+
+
+def _compare_links(read: Mapping[Path, tuple[AnyManifest, str]], found: Verification) -> None:
+    # As far as neighbours in the chain are both at hand.
+    places = {(manifest.feed, manifest.chain_position): digest for manifest, digest in read.values()}
+    for file, (manifest, _) in sorted(read.items()):
+        before = places.get((manifest.feed, manifest.chain_position - 1))
+        if before is not None and (manifest.previous is None or manifest.previous.sha256 != before):
+            found.add(Kind.CHAIN_CHANGED, str(file), "the manifest before it isn't the one that it names")
+
+
+def _document_problems(
+    document: Path, manifest: AnyManifest | None, formats: Mapping[str, DocumentFormat]
+) -> list[Problem]:
+    where = str(document)
+    feed = manifest.feed if manifest is not None else _feed_of(document, formats)
+    document_format = formats.get(feed)
+    if document_format is None:
+        return [Problem(Kind.UNKNOWN_FILE, where, f"its name begins with no feed's ({', '.join(sorted(formats))})")]
+    pages = {PurePosixPath(page.key).name: page for page in manifest.pages} if isinstance(manifest, Manifest) else {}
+    try:
+        if manifest is None:
+            return list(document_problems(document, document_format))
+        if not isinstance(manifest, Manifest) or document.name not in pages:
+            return [Problem(Kind.ORPHAN, where, "the manifest in its folder doesn't list it")]
+        page = pages[document.name]
+        return list(
+            page_problems(
+                document,
+                where,
+                page=page,
+                manifest=manifest,
+                portfolios=portfolios_by_page(manifest)[page.message_id],
+                document_format=document_format,
+            )
+        )
+    except OSError as error:
+        kind = Kind.PAGE_MISSING if isinstance(error, FileNotFoundError) else Kind.UNKNOWN_FILE
+        return [Problem(kind, where, f"can't be read ({type(error).__name__})")]
+
+
+def _feed_of(document: Path, formats: Mapping[str, DocumentFormat]) -> str:
+    # Files are called <feed>-<date>… or <feed>_<date>…; a feed's name may begin with another's.
+    fits = [feed for feed in formats if document.name.startswith((f"{feed}-", f"{feed}_"))]
+    return max(fits, key=len, default="")

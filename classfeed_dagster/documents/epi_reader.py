@@ -1,0 +1,237 @@
+"""Reads EPI documents back from their bytes alone: what is wrong with one, what it adds up to, whom it speaks of."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import polars as pl
+
+from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents.epi_mapping import Record, Type
+from classfeed_dagster.documents.epi_records import Records, Taker
+from classfeed_dagster.documents.epi_totals import totals_of
+from classfeed_dagster.documents.epi_validator import Validator, lines
+from classfeed_dagster.documents.format import CurrencyTotals, PageFacts, Totals
+
+_BLOCK = 1 << 18
+_CONTROL_SECTIONS = {section.counted_as: section.name for section in epi.SECTIONS}
+_SECTION_OF = {section.record.name: section.name for section in epi.SECTIONS}
+_FRAME_FIELDS = {element.name: element.column for element in epi.CURRENCY_ELEMENTS}
+# What the totals need of each record.
+_COUNTED = {
+    epi.ACCOUNT.name: (epi.PORTFOLIO, epi.CONSENT),
+    epi.CASH_ACCOUNT.name: (epi.PORTFOLIO,),
+    epi.ACCOUNT_BALANCE.name: (epi.PORTFOLIO, epi.CURRENCY, "ledger_balance"),
+    epi.INVESTMENT_HOLDING.name: (epi.PORTFOLIO, epi.CURRENCY, "market_value", "units"),
+    epi.MOVEMENT_TRANSACTION.name: (
+        epi.PORTFOLIO,
+        epi.CURRENCY,
+        "transaction_id",
+        "transaction_type",
+        "amount",
+        "net_amount",
+        "units",
+    ),
+}
+_EVERYTHING = {
+    record.name: tuple(dict.fromkeys((epi.PORTFOLIO, *(element.column for element in record.typed()))))
+    for record in epi.RECORDS
+}
+
+
+class UnreadableDocumentError(ValueError):
+    """The file is not a valid EPI document. The message names lines and elements, never values."""
+
+
+def examine(chunks: Iterable[bytes]) -> PageFacts:
+    """Read a page as a stream, in flat memory: validate it, add it up again, list its portfolios.
+
+    Never raises for what the bytes hold: everything wrong is in ``errors``. After an error the sums and lists hold
+    what was read of it, and mean nothing. ``header`` is by element name.
+    """
+    summary = _Summary()
+    source = _Hashed(chunks)
+    errors, frame = _read(source, _COUNTED, summary.take)
+    for _ in source:
+        pass  # what a reader that stopped early left, for size and digest
+    header = {path[2]: text for path, text in frame if path[1:2] == (epi.HEADER,) and len(path) == 3}
+    return PageFacts(
+        errors=tuple(errors + summary.errors()),
+        header=header,
+        portfolios={name: frozenset(numbers) for name, numbers in summary.portfolios.items()},
+        removed=frozenset(summary.removed),
+        totals=summary.totals,
+        stated=_stated(frame),
+        sha256=source.digest.hexdigest(),
+        size=source.size,
+    )
+
+
+def read(path: Path) -> dict[str, pl.DataFrame]:
+    """The records of a page, gzipped or not, as the five frames that the domains declare, in the frames' order.
+
+    UnreadableDocumentError says what is wrong with the file: by line and element, without values.
+    """
+    parts: dict[str, list[pl.DataFrame]] = {record.name: [] for record in epi.RECORDS}
+
+    def take(record: Record, texts: pl.DataFrame) -> None:
+        parts[record.name].append(texts.select(_typed(record, texts.columns)))
+
+    try:
+        errors, _ = _read(file_chunks(path), _EVERYTHING, take)
+    except (OSError, EOFError) as error:
+        raise UnreadableDocumentError(f"{path.name} can't be read to its end ({type(error).__name__})") from None
+    if errors:
+        raise UnreadableDocumentError(f"{path.name} is not a valid {epi.ROOT}: {'; '.join(errors[:5])}")
+    frames = {}
+    for record in epi.RECORDS:
+        frame = record.frame
+        try:
+            frames[frame.name] = frame.conform(pl.concat([frame.empty(), *parts[record.name]], how="diagonal"))
+        except ValueError:
+            raise UnreadableDocumentError(f"{path.name} has a {record.name} with a value out of range") from None
+    return frames
+
+
+def file_chunks(path: Path) -> Iterator[bytes]:
+    """A file's content in blocks, decompressed if its name ends in ``.gz``."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as source:
+        while block := source.read(_BLOCK):
+            yield block
+
+
+class _Hashed:
+    """Chunks that are counted and hashed as they pass."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self.size += len(chunk)
+            self.digest.update(chunk)
+            yield chunk
+
+
+def _read(
+    chunks: Iterable[bytes], columns: Mapping[str, Sequence[str]], take: Taker
+) -> tuple[list[str], list[tuple[tuple[str, ...], str]]]:
+    """Validate and read in one go: the errors, and the leaves of the document's frame."""
+    validator, records = Validator(), Records(columns, take)
+    line = 1
+    for line, piece in lines(chunks):  # noqa: B007
+        if not validator.feed(piece, line):
+            return validator.errors, records.frame
+        records.feed(piece)
+    validator.close(line)
+    if not validator.errors:
+        records.close()
+    return validator.errors, records.frame
+
+
+def _typed(record: Record, columns: Iterable[str]) -> list[pl.Expr]:
+    """Text columns as the frame's types: null where the text is not of the type."""
+    wanted = set(columns)
+    values = {epi.PORTFOLIO: pl.col(epi.PORTFOLIO)}
+    for element in record.typed():
+        if element.column not in wanted:
+            continue
+        text = pl.col(element.column)
+        if element.type in epi.NUMBERS:
+            values[element.column] = text.cast(record.frame.column(element.column).dtype, strict=False)
+        elif element.type is Type.DATE:
+            values[element.column] = text.str.to_date("%Y-%m-%d", strict=False)
+        elif element.type is Type.INSTANT:
+            # Whole seconds or six decimals: both end in Z.
+            full = pl.when(text.str.contains(".", literal=True)).then(text).otherwise(text.str.replace("Z", ".000000Z"))
+            naive = full.str.to_datetime("%Y-%m-%dT%H:%M:%S%.6fZ", time_unit="us", strict=False)
+            values[element.column] = naive.dt.replace_time_zone("UTC")
+        else:
+            values[element.column] = text
+    return [value.alias(name) for name, value in values.items()]
+
+
+class _Summary:
+    """What ``examine`` keeps of the records."""
+
+    def __init__(self) -> None:
+        self.totals = Totals(dict.fromkeys(_SECTION_OF.values(), 0))
+        self.portfolios: dict[str, set[str]] = {name: set() for name in _SECTION_OF.values()}
+        self.removed: set[str] = set()
+        self._no_currency = 0
+        self._example = ""
+
+    def take(self, record: Record, texts: pl.DataFrame) -> None:
+        """Add some records."""
+        section = _SECTION_OF.get(record.name)
+        if section is None:
+            return
+        rows = texts.select(_typed(record, texts.columns))
+        self.portfolios[section].update(rows[epi.PORTFOLIO].unique())
+        if record is epi.ACCOUNT:
+            self.removed.update(rows.filter(pl.col(epi.CONSENT) == epi.REMOVED)[epi.PORTFOLIO])
+        frames = {name: pl.DataFrame(schema=_NOTHING[name]) for name in self.portfolios}
+        self.totals += totals_of(frames | {section: rows})
+        if record is epi.MOVEMENT_TRANSACTION:
+            money = pl.any_horizontal(pl.col("amount", "net_amount").is_not_null())
+            bare = rows.filter(money & pl.col(epi.CURRENCY).is_null())
+            if bare.height:
+                self._no_currency += bare.height
+                self._example = self._example or bare["transaction_id"][0]
+
+    def errors(self) -> list[str]:
+        """What is wrong with the records beside the XSD."""
+        if not self._no_currency:
+            return []
+        name = epi.MOVEMENT_TRANSACTION.name
+        return [f"{name}: {self._no_currency} carry money without its currency, the first is {self._example}"]
+
+
+_NOTHING = {
+    section.name: {column: section.record.frame.schema[column] for column in _COUNTED[section.record.name]}
+    for section in epi.SECTIONS
+}
+
+
+def _stated(frame: Iterable[tuple[tuple[str, ...], str]]) -> Totals | None:
+    """The control totals as the page states them; None if it states none that can be read."""
+    counts: dict[str, int] = {}
+    currencies: dict[str, dict[str, Decimal]] = {}
+    units: dict[str, Decimal] = {}
+    currency = ""
+    try:
+        for path, text in frame:
+            if path[1:2] != (epi.CONTROL_TOTALS,):
+                continue
+            name = path[-1]
+            if path[2:] == (epi.CURRENCY_TOTAL, epi.CURRENCY_ATTRIBUTE):
+                currency = text
+                currencies[currency] = {}
+            elif path[2:3] == (epi.CURRENCY_TOTAL,) and name in _FRAME_FIELDS:
+                currencies[currency][_FRAME_FIELDS[name]] = Decimal(text)
+            elif name in _CONTROL_SECTIONS:
+                counts[_CONTROL_SECTIONS[name]] = int(text)
+            elif name in (epi.UNITS_HELD.name, epi.UNITS_MOVED.name):
+                units[name] = Decimal(text)
+        return Totals(
+            counts,
+            {
+                one: CurrencyTotals(
+                    ledger_balance=sums["ledger_balance"],
+                    market_value=sums["market_value"],
+                    cash_credits=sums["cash_amount"],
+                    net_amount=sums["net_amount"],
+                )
+                for one, sums in sorted(currencies.items())
+            },
+            units[epi.UNITS_HELD.name],
+            units[epi.UNITS_MOVED.name],
+        )
+    except (InvalidOperation, ValueError, KeyError):
+        return None

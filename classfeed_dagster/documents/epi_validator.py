@@ -1,0 +1,173 @@
+"""Validates an EPI document against its XSD as a stream: flat memory, every error with its element and line.
+
+lxml does it, fed line by line, so that an error belongs to the line just fed (its own streaming errors have none).
+Messages are put together from the kind of the error and from names that the document format knows: what libxml2
+says holds the offending value, which may be a name or an account number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from lxml import etree
+
+from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents.epi_schema import compiled
+
+MOST_ERRORS = 20  # then the rest isn't validated: a broken document could have millions
+PIECE = 1 << 16  # no more bytes than this are handed to a parser at a time
+LONGEST_TEXT = 1 << 16  # bytes without any markup; the longest legal text is 200 characters
+
+_ELEMENT = re.compile(r"^Element '(?:\{([^}]*)\})?([^']*)'(?:, attribute '([^']*)')?")
+_EXPECTED = re.compile(r"Expected is (?:one of )?\( ([^()]*) \)\.?\s*$")
+_MISSING_ATTRIBUTE = re.compile(r"The attribute '([^']*)' is required")
+_ATTRIBUTES = frozenset({attribute.name for record in epi.RECORDS for attribute in record.attributes}) | {
+    epi.CURRENCY_ATTRIBUTE
+}
+# libxml2's name for the kind of error, without SCHEMAV_: what it means to people.
+_MEANINGS = {
+    "CVC_PATTERN_VALID": "its value is not of the form that the XSD demands",
+    "CVC_ENUMERATION_VALID": "its value is not one of those that the XSD allows",
+    "CVC_MAXLENGTH_VALID": "its value is too long",
+    "CVC_MINLENGTH_VALID": "its value is too short",
+    "CVC_DATATYPE_VALID_1_2_1": "its value is not of the type that the XSD demands",
+    "CVC_ELT_1": "no such document is known",
+    "CVC_ELT_5_2_2_2_2": "its value is not the one that the XSD fixes",
+    "CVC_COMPLEX_TYPE_2_2": "it holds an element where only a value may stand",
+    "CVC_COMPLEX_TYPE_2_3": "it holds text between its elements",
+    "CVC_COMPLEX_TYPE_3_2_1": "this attribute is not allowed",
+    "CVC_TYPE_3_1_1": "it has an attribute, and may have none",
+    "CVC_TYPE_3_1_2": "it holds an element where only a value may stand",
+}
+
+
+class RefusedError(ValueError):
+    """Reading stops here: what follows is not read at all. The message has no personal data."""
+
+
+class NoDoctype:
+    """The parser's target: refuses a DOCTYPE before any entity in it is declared, and looks at nothing else."""
+
+    def doctype(self, *_: object) -> None:
+        """The parser calls this where a DOCTYPE begins."""
+        raise RefusedError("a DOCTYPE (with it, entities) has no place in a document")
+
+    def close(self) -> None:
+        """The parser calls this at the end."""
+
+
+class Validator:
+    """Feed it pieces, none across two lines, then close it. ``errors`` are what it found."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self._parser = hardened(NoDoctype(), compiled())
+        self._seen = 0
+        self._unmarked = 0
+        self._alive = True
+
+    def feed(self, piece: bytes, line: int) -> bool:
+        """Take a piece of the document, which stands on ``line``. False once the rest need not be read."""
+        if not self._alive:
+            return False
+        self._unmarked = self._unmarked + len(piece) if b"<" not in piece else 0
+        if self._unmarked > LONGEST_TEXT:
+            return self._stop(f"line {line}: a text is longer than any element may be")
+        try:
+            self._parser.feed(piece)
+        except (RefusedError, etree.LxmlError) as error:
+            self._note(line)
+            return self._stop(f"line {line}: {reason(error)}")
+        return self._note(line)
+
+    def close(self, line: int) -> None:
+        """The document has ended, on ``line``."""
+        if not self._alive:
+            return
+        try:
+            self._parser.close()
+        except etree.LxmlError as error:
+            self._stop(f"line {line}: {reason(error)}")
+        else:
+            self._note(line)
+
+    def _note(self, line: int) -> bool:
+        log = self._parser.feed_error_log
+        for entry in log[self._seen :] if len(log) > self._seen else ():
+            if entry.domain_name == "SCHEMASV":
+                self.errors.append(f"line {line}: {_schema_error(entry.type_name, entry.message)}")
+            if len(self.errors) >= MOST_ERRORS:
+                return self._stop(f"line {line}: more errors than {MOST_ERRORS}, the rest was not read")
+        self._seen = len(log)
+        return True
+
+    def _stop(self, error: str) -> bool:
+        self.errors.append(error)
+        self._alive = False
+        return False
+
+
+def hardened(target: object, schema: etree.XMLSchema | None = None) -> etree.XMLParser:
+    """A push parser that expands no entity, opens no file or address and keeps libxml2's limits."""
+    return etree.XMLParser(
+        target=target,  # type: ignore[arg-type, unused-ignore]
+        schema=schema,
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+    )
+
+
+def reason(error: Exception) -> str:
+    """Why a parser gave up, in words that hold nothing of the document."""
+    if isinstance(error, RefusedError):
+        return str(error)
+    code = getattr(error, "code", None)
+    kind = etree.ErrorTypes._getName(code, "") if isinstance(code, int) else ""  # type: ignore[attr-defined, unused-ignore]
+    return f"not well-formed XML ({kind.removeprefix('ERR_').lower().replace('_', ' ') or 'unreadable'})"
+
+
+def lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The document in pieces, each with the number of its line: lines with their end, longer ones cut at ``PIECE``."""
+    line, rest = 1, b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for text in whole:
+            text += b"\n"  # noqa: PLW2901
+            if len(text) <= PIECE:
+                yield line, text
+            else:
+                yield from ((line, text[at : at + PIECE]) for at in range(0, len(text), PIECE))
+            line += 1
+        for _ in range(len(rest) // PIECE):
+            yield line, rest[:PIECE]
+            rest = rest[PIECE:]
+    if rest:
+        yield line, rest
+
+
+def _schema_error(kind: str, message: str) -> str:
+    kind = kind.removeprefix("SCHEMAV_")
+    found = _ELEMENT.match(message)
+    namespace, name, attribute = found.groups() if found else (None, "", None)
+    where = name if name in epi.ELEMENT_NAMES else "an element unknown to the XSD"
+    if name in epi.ELEMENT_NAMES and namespace != epi.NAMESPACE:
+        where = f"{name} outside the document's namespace"
+    if attribute is not None:
+        where += f", attribute {attribute}" if attribute in _ATTRIBUTES else ", an attribute unknown to the XSD"
+    return f"{where}: {_meaning(kind, message)}"
+
+
+def _meaning(kind: str, message: str) -> str:
+    if kind == "CVC_COMPLEX_TYPE_4":
+        missing = _MISSING_ATTRIBUTE.search(message)
+        return f"the attribute {missing[1]} is missing" if missing else "an attribute is missing"
+    if kind == "ELEMENT_CONTENT":
+        expected = _EXPECTED.search(message)
+        names = [name.strip().rpartition("}")[2] for name in expected[1].split(",")] if expected else []
+        what = "it ends before it is complete" if "Missing child" in message else "it is not expected here"
+        known = [name for name in names if name in epi.ELEMENT_NAMES]
+        return f"{what}; the XSD expects {' or '.join(known)}" if known else what
+    return _MEANINGS.get(kind, f"it breaks the XSD's rule {kind}")

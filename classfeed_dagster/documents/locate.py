@@ -1,0 +1,108 @@
+"""Finds a record in an EPI document, to the byte: where in what was delivered does this transaction stand?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents.epi_mapping import Record, Section
+from classfeed_dagster.documents.epi_reader import file_chunks
+
+_LONGEST_RECORD = 1 << 20  # bytes; a longer one is not of a document that this project wrote
+
+
+class NotAPageError(ValueError):
+    """The file can't be searched: it is not a document of this project, or it is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One record of a document.
+
+    ``line`` counts from 1. ``offset`` and ``length`` are bytes of the document before compression: from the ``<``
+    of the record's start tag to the ``>`` of its end tag.
+    """
+
+    element: str
+    line: int
+    offset: int
+    length: int
+
+
+def locate(path: Path, key: str | tuple[str, str, str]) -> list[Place]:
+    """Every record of ``key`` in a page (``.xml`` or ``.xml.gz``), in document order; none if it isn't there.
+
+    ``key`` is a TransactionId, or a holding's portfolio number, exchange and security code. NotAPageError if the
+    file can't be read to its end.
+    """
+    if isinstance(key, str):
+        section, columns, values = _MOVEMENTS, (epi.MOVEMENT_TRANSACTION.order[-1],), (key,)
+    else:
+        section, columns, values = _HOLDINGS, epi.INVESTMENT_HOLDING.sort_key, key
+    needles = [
+        f"<{name}>{value}</{name}>".encode()
+        for name, value in zip((_name(section.record, column) for column in columns), values, strict=True)
+    ]
+    return [place for place, content in _records(path, section.record, needles[-1]) if all(n in content for n in needles)]
+
+
+def excerpt(path: Path, place: Place) -> bytes:
+    """The bytes of a located record, as they stand in the document. They hold personal data: for people, not logs."""
+    found = bytearray()
+    at = 0
+    for chunk in _chunks(path):
+        found += chunk[max(0, place.offset - at) : max(0, place.offset + place.length - at)]
+        at += len(chunk)
+        if len(found) == place.length:
+            return bytes(found)
+    raise NotAPageError(f"{path.name} ends before the record at byte {place.offset}: it is not the file located in")
+
+
+_MOVEMENTS, _HOLDINGS = (
+    next(section for section in epi.SECTIONS if section.record is record)
+    for record in (epi.MOVEMENT_TRANSACTION, epi.INVESTMENT_HOLDING)
+)
+
+
+def _name(record: Record, column: str) -> str:
+    return next(element.name for element in record.elements if element.column == column)
+
+
+def _records(path: Path, record: Record, needle: bytes) -> Iterator[tuple[Place, bytes]]:
+    """Records of the kind that hold ``needle``, with their bytes.
+
+    Markup can be searched for as bytes because in the writer's form ``<`` begins nothing but an element's tag:
+    in texts it is a reference, and there is no comment, CDATA or prefix.
+    """
+    begin, end = f"<{record.name}>".encode(), f"</{record.name}>".encode()
+    buffer, offset, line = b"", 0, 1  # where in the document the buffer begins
+    for chunk in _chunks(path):
+        buffer += chunk
+        done = buffer.rfind(end) + len(end) if end in buffer else 0
+        at = buffer.find(needle, 0, done)
+        while at >= 0:
+            start = buffer.rfind(begin, 0, at)
+            stop = buffer.find(end, at) + len(end)
+            if start >= 0:
+                place = Place(record.name, line + buffer.count(b"\n", 0, start), offset + start, stop - start)
+                yield place, buffer[start:stop]
+            at = buffer.find(needle, stop, done)
+        # What no record of the kind can begin in is let go of.
+        keep = buffer.find(begin, done)
+        done = keep if keep >= 0 else max(done, len(buffer) - len(begin) + 1)
+        line += buffer.count(b"\n", 0, done)
+        offset += done
+        buffer = buffer[done:]
+        if len(buffer) > _LONGEST_RECORD + len(chunk):
+            raise NotAPageError(f"{path.name}: the record at line {line} has no end")
+    if buffer.startswith(begin):
+        raise NotAPageError(f"{path.name} ends inside the record at line {line}: it is cut short")
+
+
+def _chunks(path: Path) -> Iterable[bytes]:
+    try:
+        yield from file_chunks(path)
+    except (OSError, EOFError) as error:
+        raise NotAPageError(f"{path.name} can't be read to its end ({type(error).__name__})") from None

@@ -1,0 +1,52 @@
+"""account_balances: every cash account's balance as at the business date, from bigsite's end of day."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, MONEY
+from classfeed_dagster.domains.slice import Slice
+
+ACCOUNT_KEY = ("portfolio_id", "cash_account_id")
+
+
+def end_of_day_cash(part: Slice) -> pl.DataFrame:
+    """The landed balances with ``state``.
+
+    STATED: bigsite's end of day has the account. MISSING: it ought to, the account being open. CLOSED: it need not,
+    the account being closed and its ledger summing to zero, so the balance is zero. LATER: opened after the date,
+    not sent. ASTRAY: the ledger holds cash although the account is closed or not open yet.
+    """
+    stated, opened = pl.col("updated_at").is_not_null(), pl.col("opened_by_date")
+    empty = pl.col("ledger_cash") == 0
+    return part.rows("cash_balance_eod").with_columns(
+        pl.when(~opened & ~empty)
+        .then(pl.lit("ASTRAY"))
+        .when(~opened)
+        .then(pl.lit("LATER"))
+        .when(stated)
+        .then(pl.lit("STATED"))
+        .when(pl.col("open_on_date"))
+        .then(pl.lit("MISSING"))
+        .when(empty)
+        .then(pl.lit("CLOSED"))
+        .otherwise(pl.lit("ASTRAY"))
+        .alias("state")
+    )
+
+
+def account_balances(part: Slice) -> dict[str, pl.DataFrame]:
+    """ACCOUNT_BALANCES: what bigsite states, and 0.00 for accounts that were closed empty."""
+    accounts = part.tables["cash_account"].select(*ACCOUNT_KEY, "bsb", "account_number", "currency")
+    zero = pl.lit(0).cast(MONEY)
+    balances = (
+        end_of_day_cash(part)
+        .filter(pl.col("state").is_in(["STATED", "CLOSED"]))
+        .join(accounts, on=ACCOUNT_KEY, how="inner")
+        .with_columns(
+            pl.lit(part.business_date).alias("as_at_date"),
+            pl.col("ledger_balance").fill_null(zero),
+            pl.col("available_balance").fill_null(zero),
+        )
+    )
+    return {ACCOUNT_BALANCES.name: ACCOUNT_BALANCES.conform(balances)}

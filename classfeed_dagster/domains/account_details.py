@@ -1,0 +1,19 @@
+"""account_details: each portfolio's account and its cash accounts, or only number and reference if it was removed."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from classfeed_dagster.domains.columns import ACCOUNTS, CASH_ACCOUNTS
+from classfeed_dagster.domains.slice import Slice
+
+_DETAILS = ("portfolio_name", "entity_type", "abn", "hin", "status", "opened_on", "closed_on")
+
+
+def account_details(part: Slice) -> dict[str, pl.DataFrame]:
+    """ACCOUNTS (removed portfolios among them, without details) and CASH_ACCOUNTS opened by the business date."""
+    # From ``sending``: bigsite's row of a removed portfolio may be there for another audience.
+    details = part.rows("portfolio").select("portfolio_id", *_DETAILS)
+    accounts = part.consented.join(details, on="portfolio_id", how="left").rename({"change": "consent"})
+    cash_accounts = part.rows("cash_account").filter(pl.col("opened_on") <= part.business_date)
+    return {ACCOUNTS.name: ACCOUNTS.conform(accounts), CASH_ACCOUNTS.name: CASH_ACCOUNTS.conform(cash_accounts)}

@@ -1,0 +1,51 @@
+"""investment_holdings: what each portfolio held as at the business date, valued at the last close."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from classfeed_dagster.domains.columns import INVESTMENT_HOLDINGS, UNITS
+from classfeed_dagster.domains.exact import fitting, money_product
+from classfeed_dagster.domains.securities import last_closes, with_security
+from classfeed_dagster.domains.slice import Slice
+
+ON_A_HIN = "ASX"  # only CHESS holdings are registered under a HIN
+
+
+def end_of_day_holdings(part: Slice) -> pl.DataFrame:
+    """The landed holdings with their security as on the business date, last close, settled units and market value.
+
+    Rows that bigsite's end of day lacks (``units`` null) are among them. ``settled_units`` and ``market_value`` are
+    null where they don't fit the document's numbers.
+    """
+    today = pl.lit(part.business_date)
+    return (
+        with_security(part.rows("holding_eod"), part.tables, today)
+        .join(last_closes(part.tables, today), on="security_id", how="left")
+        .with_columns(
+            fitting(pl.col("units").cast(pl.Decimal(38, 6)) - pl.col("unsettled_units"), UNITS).alias("settled_units"),
+            money_product(pl.col("units"), pl.col("price")).alias("market_value"),
+        )
+    )
+
+
+def unvaluable() -> pl.Expr:
+    """True for a stated holding one of whose figures doesn't fit the document's numbers."""
+    too_large = pl.col("settled_units").is_null() | (pl.col("market_value").is_null() & pl.col("price").is_not_null())
+    return pl.col("units").is_not_null() & too_large
+
+
+def investment_holdings(part: Slice) -> dict[str, pl.DataFrame]:
+    """INVESTMENT_HOLDINGS: stated holdings, those that fell to zero on the day among them."""
+    hins = part.tables["portfolio"].select("portfolio_id", "hin")
+    holdings = (
+        end_of_day_holdings(part)
+        .filter(pl.col("units").is_not_null() & ~unvaluable())
+        .join(hins, on="portfolio_id", how="left")
+        .with_columns(
+            pl.when(pl.col("exchange") == ON_A_HIN).then("hin").alias("hin"),
+            pl.lit(part.business_date).alias("as_at_date"),
+            pl.col("security_currency").alias("currency"),
+        )
+    )
+    return {INVESTMENT_HOLDINGS.name: INVESTMENT_HOLDINGS.conform(holdings)}

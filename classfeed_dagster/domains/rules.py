@@ -1,0 +1,252 @@
+"""Every data rule, declared once: what it proves, how grave a breach is, and what to do about it.
+
+QUARANTINE holds the portfolio back until bigsite is mended; the others go. WARNING is for people to look at and
+never stops anything: real contract notes break these rules too. How breaches are found is in ``breaches``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from classfeed_dagster.domains import breaches
+from classfeed_dagster.domains.columns import FINDINGS
+from classfeed_dagster.domains.slice import Slice
+
+Check = Callable[[Slice, Mapping[str, pl.DataFrame]], pl.DataFrame]
+
+
+class Severity(enum.StrEnum):
+    """What a breach does."""
+
+    QUARANTINE = "QUARANTINE"
+    WARNING = "WARNING"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule over the frames of one domain. ``breaches`` returns portfolio_number, subject, detail."""
+
+    name: str
+    domain: str
+    title: str
+    severity: Severity
+    description: str
+    breaches: Check
+
+
+_MEND = "The portfolio is held back; the others go. When bigsite is mended, run the date again with a fresh snapshot."
+
+_GO_ON = "It is a warning: nothing is held back."
+
+
+def _quarantine(domain: str, check: Check, title: str, proves: str, do: str) -> Rule:
+    return Rule(check.__name__, domain, title, Severity.QUARANTINE, f"{proves} If it fails: {do} {_MEND}", check)
+
+
+def _warning(domain: str, check: Check, title: str, proves: str, do: str) -> Rule:
+    return Rule(check.__name__, domain, title, Severity.WARNING, f"{proves} If it fails: {do} {_GO_ON}", check)
+
+
+RULES: tuple[Rule, ...] = (
+    _warning(
+        "consented_portfolios",
+        breaches.history_begins_later,
+        "Shared history has begun",
+        "The day from which the customer shares movements is not after the business date. Otherwise the opening "
+        "record is dated after it, and the recipient's sums fall short of the holdings until that day comes.",
+        "ask the customer's support whether the date on the consent is meant.",
+    ),
+    _quarantine(
+        "account_details",
+        breaches.unknown_account_value,
+        "Entity types and statuses are known",
+        "Entity type and status of the portfolio and its cash accounts are among those of bigsite's contract.",
+        "bigsite has a new value; agree with the recipient what it means before the contract is extended.",
+    ),
+    _quarantine(
+        "account_details",
+        breaches.hin_shape,
+        "HIN is X and ten digits",
+        "The recipient and the registries match holdings by HIN, so a wrong one shows them another holder's.",
+        "have client services correct the HIN in bigsite.",
+    ),
+    _quarantine(
+        "account_details",
+        breaches.abn_check_digits,
+        "ABN passes its check digits",
+        "An ABN that fails them belongs to no entity, and the data could be filed under the wrong fund.",
+        "have client services correct the ABN in bigsite.",
+    ),
+    _quarantine(
+        "account_details",
+        breaches.bsb_shape,
+        "BSB is NNN-NNN",
+        "The recipient matches cash accounts by BSB and number and rejects a BSB of another shape.",
+        "have client services correct the BSB in bigsite.",
+    ),
+    _warning(
+        "account_details",
+        breaches.bsb_missing,
+        "Accounts in AUD have a BSB",
+        "Only foreign-currency accounts go without a BSB; the recipient can't match one in AUD by itself.",
+        "have client services add the BSB in bigsite.",
+    ),
+    _quarantine(
+        "account_details",
+        breaches.ambiguous_cash_account,
+        "Cash accounts can be told apart",
+        "No two cash accounts of a portfolio share number and currency, which is all the recipient knows them by.",
+        "find out which of the accounts is real and correct the other in bigsite.",
+    ),
+    _quarantine(
+        "account_balances",
+        breaches.balance_missing,
+        "Every open cash account has an end-of-day balance",
+        "bigsite's end of day covers every cash account that is open on the business date.",
+        "ask bigsite's team to run its end of day for the account.",
+    ),
+    _quarantine(
+        "account_balances",
+        breaches.cash_ledger,
+        "Cash ledger sums to the balance",
+        "The ledger balance is the sum of the account's transactions dated by the business date and recorded by the "
+        "end-of-day run, which is what the recipient adds up; a closed or unopened account sums to zero.",
+        "compare cash_balance_eod with cash_transaction for the account; bigsite's team mends the wrong one.",
+    ),
+    _quarantine(
+        "investment_holdings",
+        breaches.holding_missing,
+        "Every security with units has an end-of-day holding",
+        "bigsite's end of day covers every security whose ledger does not sum to zero.",
+        "ask bigsite's team to run its end of day for the holding.",
+    ),
+    _quarantine(
+        "investment_holdings",
+        breaches.units_ledger,
+        "Units ledger sums to the holding",
+        "Units held are the sum of trades and security movements dated by the business date and recorded by the "
+        "end-of-day run, which is what the recipient adds up.",
+        "compare holding_eod with trade and security_movement for the holding; bigsite's team mends the wrong one.",
+    ),
+    _quarantine(
+        "investment_holdings",
+        breaches.holding_too_large,
+        "Figures of a holding fit the document",
+        "Units x price and the settled units have no more digits than the document's numbers.",
+        "units or price in bigsite are almost surely wrong; correct them there.",
+    ),
+    _quarantine(
+        "investment_holdings",
+        breaches.unknown_security_type,
+        "Security types are known",
+        "The type of every security held is among those of bigsite's contract.",
+        "bigsite has a new type; agree with the recipient what it means before the contract is extended.",
+    ),
+    _quarantine(
+        "investment_holdings",
+        breaches.ambiguous_security,
+        "Holdings can be told apart",
+        "No two holdings of a portfolio share exchange and code on the business date.",
+        "look for a code change that is missing in security_code_change, or a security entered twice.",
+    ),
+    _quarantine(
+        "investment_holdings",
+        breaches.holding_code,
+        "Security codes of holdings are codes",
+        "The code as on the business date is 1 to 12 capitals, digits or full stops, without blanks.",
+        "correct the code in bigsite's security or security_code_change.",
+    ),
+    _warning(
+        "investment_holdings",
+        breaches.isin_check_digit,
+        "ISIN passes its check digit",
+        "The recipient finds a security by exchange and code; a wrong ISIN beside them misleads people. It is the "
+        "same for every holder, so it holds nobody back.",
+        "correct the ISIN in bigsite's security.",
+    ),
+    _quarantine(
+        "movement_transactions",
+        breaches.unknown_transaction_type,
+        "Transaction types are known",
+        "Side, movement type, income type and cash type are among those of bigsite's contract; an unknown one never "
+        "becomes 'other'.",
+        "bigsite has a new type; agree with the recipient what it means before the contract is extended.",
+    ),
+    _quarantine(
+        "movement_transactions",
+        breaches.movement_code,
+        "Security codes of movements are codes",
+        "The code as on the transaction date is 1 to 12 capitals, digits or full stops, without blanks.",
+        "correct the code in bigsite's security or security_code_change.",
+    ),
+    _quarantine(
+        "movement_transactions",
+        breaches.net_amount,
+        "Net amount agrees with consideration, fees and side",
+        "A BUY costs consideration + brokerage + other fees, a SELL brings consideration - brokerage - other fees.",
+        "compare with the contract note; a wrong row is reversed in bigsite and entered again.",
+    ),
+    _quarantine(
+        "movement_transactions",
+        breaches.repeated_confirmation,
+        "No confirmation stands twice",
+        "The same confirmation (number, side, security and units) is in the ledger once, unless reversed. Doubled "
+        "trades are what fund administrators suffer from most.",
+        "have the surplus row reversed in bigsite.",
+    ),
+    _quarantine(
+        "movement_transactions",
+        breaches.foreign_reversal,
+        "A reversal undoes a row of its own portfolio",
+        "What a row reverses belongs to the same portfolio, so no document names another customer's transaction.",
+        "have the reversal corrected in bigsite.",
+    ),
+    _quarantine(
+        "movement_transactions",
+        breaches.cash_currency,
+        "Cash is in its account's currency",
+        "An amount in another currency than its account would be added to the wrong balance.",
+        "have the row reversed in bigsite and entered on the right account.",
+    ),
+    _quarantine(
+        "movement_transactions",
+        breaches.opening_too_large,
+        "Openings fit the document",
+        "What stood before the shared history has no more digits than the document's numbers.",
+        "the ledger's figures are almost surely wrong; correct them in bigsite.",
+    ),
+    _warning(
+        "movement_transactions",
+        breaches.price_times_units,
+        "Consideration agrees with units x price",
+        "Consideration differs from units x price by no more than the rounding of the printed price explains.",
+        "compare with the contract note: several fills may have been averaged, or a figure is wrong.",
+    ),
+    _warning(
+        "movement_transactions",
+        breaches.settlement_date,
+        "ASX trades settle on T+2",
+        "The stated settlement date is two ASX business days after the trade. The stated one is sent either way.",
+        "compare with the contract note: CHESS may have moved a settlement day, or the date is wrong.",
+    ),
+)
+
+
+def rules_of(domain: str) -> tuple[Rule, ...]:
+    """The rules over one domain, in the order of the table."""
+    return tuple(rule for rule in RULES if rule.domain == domain)
+
+
+def find(domain: str, part: Slice, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """FINDINGS of every rule of ``domain`` over its ``frames`` of one slice."""
+    found = [FINDINGS.empty()]
+    for rule in rules_of(domain):
+        rows = rule.breaches(part, frames)
+        if not rows.is_empty():
+            named = (pl.lit(rule.name).alias("rule"), pl.lit(rule.severity.value).alias("severity"))
+            found.append(FINDINGS.conform(rows.with_columns(named)))
+    return FINDINGS.conform(pl.concat(found).unique())

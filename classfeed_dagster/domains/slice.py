@@ -1,0 +1,64 @@
+"""One slice of a snapshot as the domains see it: landed tables, for whom, and whose data may be used.
+
+A snapshot serves several audiences at once, so it may hold portfolios, rows and openings that one of them must
+not see. Everything a domain reads passes through here, which is where an audience's share is cut out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from classfeed_dagster.bigsite.consent import Change
+from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.trading_days import Window
+
+Tables = Mapping[str, pl.DataFrame]
+NUMBER = "portfolio_number"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Landed ``tables`` of some portfolios, and the CONSENTED_PORTFOLIOS of one audience among them."""
+
+    tables: Tables
+    audience: Audience
+    business_date: dt.date
+    consented: pl.DataFrame
+
+    @cached_property
+    def window(self) -> Window:
+        """The window of ``recorded_at`` of the audience's document."""
+        return self.audience.window(self.business_date)
+
+    @cached_property
+    def sending(self) -> pl.DataFrame:
+        """Portfolios whose data is sent, never a removed one: portfolio_id, portfolio_number, extract, history_from."""
+        kept = pl.col("change") != Change.REMOVED.value
+        return self.consented.filter(kept).select("portfolio_id", NUMBER, "extract", "history_from")
+
+    def rows(self, table: str) -> pl.DataFrame:
+        """The table's rows of portfolios whose data is sent, with the columns of ``sending``."""
+        return self.tables[table].join(self.sending, on="portfolio_id", how="inner")
+
+    def ledger(self, table: str, date: str) -> pl.DataFrame:
+        """The ledger rows that the audience's document carries; ``date`` is the column of their business date.
+
+        FULL: dated on or after ``history_from`` and recorded before the cut-off. DELTA: of these, the rows recorded
+        in the window. Source: design, "What is sent".
+        """
+        recorded = pl.col("recorded_at")
+        start, end = pl.lit(self.window.start), pl.lit(self.window.end)
+        return self.rows(table).filter(
+            recorded < end,
+            (pl.col("extract") == "FULL") | (recorded >= start),
+            pl.col("history_from").is_null() | (pl.col(date) >= pl.col("history_from")),
+        )
+
+    def openings(self, table: str) -> pl.DataFrame:
+        """What stood before the shared history, as summed for this audience."""
+        return self.rows(table).filter(pl.col("audience") == self.audience.key)

@@ -1,0 +1,135 @@
+"""The checks that decide what may leave, in Dagster: the roll of consents, who is held back, the written document."""
+
+# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from classfeed_dagster.bigsite.snapshot import Snapshot
+from classfeed_dagster.delivery.evaluate import Evaluation, held_back_share
+from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.domains.run import CONSENTED, DomainReference, read_consent_roll
+from classfeed_dagster.feeds.assets import FeedParts
+from classfeed_dagster.feeds.gate import judge_roll
+from classfeed_dagster.feeds.volumes import unusual_volumes
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.seam import LANDING, domain_key, markdown_table, runbook, step
+
+_DOCUMENT_CHECKS: Mapping[str, str] = {
+    "document_valid": "Every page is the file that was built, obeys the recipient's schema, and holds exactly the "
+    "portfolios planned for it. If it fails: the element and line are named; it is a fault in the writer or the "
+    "mapping, so nothing leaves until the code is mended.",
+    "everyone_consented": "Everyone of whom the written bytes hold data consents now, asked of bigsite. If it fails: "
+    "run the date again; whoever does not consent is left out.",
+    "control_totals_agree": "The totals recomputed from the written bytes equal those stated in the document and those "
+    "of the frames it was made from. If it fails: a record was lost or changed on the way; nothing leaves until the "
+    "code is mended.",
+}
+
+
+def consent_check(audience: Audience, name: str) -> dg.AssetChecksDefinition:
+    """Previous + new - removed = current, and no jump that a person has not released. Blocking."""
+    asset = domain_key(name, CONSENTED)
+
+    @dg.asset_check(
+        asset=asset,
+        name="consent_roll",
+        blocking=True,
+        description="Portfolios consented on the date before, plus the new, less the removed, are those consented now; "
+        "and no jump (too many removed at once, or none left) that a person has not released. If it fails: ask client "
+        "services whether these customers left. If so, classfeed release; if not, bigsite's consents are broken. "
+        f"Runbook: {runbook('consent_roll')}",
+    )
+    def consent_roll(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, f"{name}/consent_roll") as day:
+            snapshot = runtime.load_reference(LANDING, day, Snapshot)
+            consented = runtime.load_reference(audience.reference(CONSENTED), day, DomainReference)
+            roll = read_consent_roll(runtime.store, snapshot, audience, consented)
+            judged = judge_roll(runtime.store, audience, day, roll, runtime.settings.max_removed_share)
+        counts = {"previous": roll.previous, "new": roll.new, "removed": roll.removed, "current": roll.current}
+        return _result(asset, judged, day.isoformat(), counts)
+
+    return consent_roll
+
+
+def feed_checks(parts: FeedParts) -> list[dg.AssetChecksDefinition]:
+    """The feed's own checks: on its quarantine, and on its document."""
+    return [_held_back_share(parts), _document_checks(parts)]
+
+
+def _held_back_share(parts: FeedParts) -> dg.AssetChecksDefinition:
+    asset = parts.key("quarantine")
+
+    @dg.asset_check(
+        asset=asset,
+        name="held_back_share",
+        blocking=True,
+        description="No more portfolios break a rule than the limit allows (1 % unless set otherwise). If it fails: "
+        "nothing is delivered, since the fault is likely bigsite's or ours and not the portfolios'. Look at the rules "
+        f"broken most often, have the source mended, run the date again. Runbook: {runbook('held_back_share')}",
+    )
+    def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, f"{parts.feed.name}/held_back_share") as day:
+            work = parts.work(context, runtime)
+            plan = work.plan(work.consent()[1])
+            judged = held_back_share(plan, runtime.settings.max_held_back_share)
+        return _result(asset, judged, day.isoformat(), {"breaking": plan.breaking, "consented": plan.consented})
+
+    return check
+
+
+def _document_checks(parts: FeedParts) -> dg.AssetChecksDefinition:
+    asset = parts.key("document")
+
+    @dg.multi_asset_check(
+        name=f"{parts.feed.name}__gate",
+        specs=[
+            *(
+                dg.AssetCheckSpec(
+                    name, asset=asset, blocking=True, description=f"{description} Runbook: {runbook(name)}"
+                )
+                for name, description in _DOCUMENT_CHECKS.items()
+            ),
+            dg.AssetCheckSpec(
+                "volumes",
+                asset=asset,
+                description="Records of each kind are within a fifth to five times the median of recent dates. If it "
+                "fails: nothing is stopped; ask whether the market or the source explains it. "
+                f"Runbook: {runbook('volumes')}",
+            ),
+        ],
+    )
+    def gate(
+        context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.AssetCheckResult]:
+        with step(context, f"{parts.feed.name}/gate") as day:
+            work = parts.work(context, runtime)
+            build = work.build()
+            judged = {evaluation.check: evaluation for evaluation in work.judge(build)}
+            unusual = unusual_volumes(runtime.store, parts.feed.name, parts.audience, build)
+        counts = {"pages": len(build.pages), "portfolios": len(build.portfolios), "build": build.build_id}
+        for name in _DOCUMENT_CHECKS:
+            yield _result(asset, judged[name], day.isoformat(), counts)
+        yield _result(asset, unusual, day.isoformat(), counts, severity=dg.AssetCheckSeverity.WARN)
+
+    return gate
+
+
+def _result(
+    asset: dg.AssetKey,
+    judged: Evaluation,
+    day: str,
+    counts: Mapping[str, Any],
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetCheckResult:
+    offenders = {"offenders": markdown_table(["what", "what is wrong"], judged.offenders)} if judged.offenders else {}
+    return dg.AssetCheckResult(
+        check_name=judged.check,
+        asset_key=asset,
+        passed=judged.passed,
+        severity=severity,
+        description=f"{day}: {judged.summary}",
+        metadata={"business_date": day, "total_offenders": judged.total_offenders, **counts, **offenders},
+    )

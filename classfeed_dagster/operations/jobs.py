@@ -1,0 +1,23 @@
+"""A feed's jobs: one business date from bigsite to the recipient, and the same for a range of dates, one run a date."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from classfeed_dagster.feeds.assets import FeedParts
+from classfeed_dagster.operations.runs import job_name
+
+FEED_TAG = "classfeed/feed"
+CODE_VERSION_TAG = "classfeed/code_version"
+
+
+def feed_job(parts: FeedParts, code_version: str) -> dg.UnresolvedAssetJobDefinition:
+    """Everything between bigsite and the feed's delivery. Backfill it over a range of dates: each gets its own run."""
+    return dg.define_asset_job(
+        job_name(parts.feed.name),
+        selection=dg.AssetSelection.assets(parts.key("delivery")).upstream(),
+        description=f"{parts.feed.title}. One business date a run; select a range to backfill, one run a date. Safe at "
+        "any time, twice, or at once with another: what was delivered is never delivered again.",
+        tags={FEED_TAG: parts.feed.name, CODE_VERSION_TAG: code_version},
+        executor_def=dg.in_process_executor,
+    )

@@ -1,0 +1,271 @@
+"""What to do about each due business date, decided from facts alone. Pure: no clock, no store, no Dagster.
+
+Level-triggered: whatever was missed before (a tick, a restart, a killed worker), the same facts lead to the same
+decision. The repair sensor gathers the facts and carries the decisions out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from classfeed_dagster.operations.causes import Cause, Dependency, Kind
+
+# Minutes before attempt 2, 3, 4, ... (quality: schedule 2, 5, 15, 30). A quarter of it is jitter.
+BACKOFF_MINUTES = (2, 5, 15, 30)
+NOT_READY_MINUTES = 10
+MAX_UNKNOWN_ATTEMPTS = 2
+
+
+class RunState(enum.StrEnum):
+    """How a run of a date stands."""
+
+    RUNNING = "running"  # queued, starting or started
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"  # by a person: nobody starts it again but a person
+
+
+@dataclass(frozen=True, slots=True)
+class RunFact:
+    """One run of a feed's job for a date. Instants are UTC."""
+
+    run_id: str
+    state: RunState
+    ended_at: dt.datetime | None = None
+    cause: Cause | None = None
+    code_version: str = ""
+    retried_by_dagster: bool = False  # Dagster itself will start it again (a crashed worker)
+
+
+@dataclass(frozen=True, slots=True)
+class DateFacts:
+    """What is known of one due business date of a feed."""
+
+    feed: str
+    business_date: dt.date
+    due_at: dt.datetime  # when the morning's run starts
+    deadline: dt.datetime
+    delivered: bool
+    runs: Sequence[RunFact] = ()  # oldest first
+    held_back: int = 0
+    source_changed_at: dt.datetime | None = None  # after the snapshot: rewritten end of day, price, mended rows
+    snapshot_at: dt.datetime | None = None
+    released_at: dt.datetime | None = None  # a person released a jump
+
+
+class Action(enum.StrEnum):
+    """What to do about a date."""
+
+    NOTHING = "nothing"
+    LEAVE = "leave"  # something is running
+    WAIT = "wait"
+    RUN = "run"
+    GIVE_UP = "give up"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do about one date, and why, in words that fit a tick's log and an alert."""
+
+    feed: str
+    business_date: dt.date
+    action: Action
+    reason: str
+    attempt: int = 0
+    fresh_snapshot: bool = False
+    resume: bool = False  # from the failed step on
+    not_before: dt.datetime | None = None
+    run_key: str | None = None
+    cause: Cause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How patient the repair is."""
+
+    max_attempts: int = 5
+    grace: dt.timedelta = dt.timedelta(minutes=15)  # the schedule's own time before the repair steps in
+    code_version: str = ""
+
+
+def decide(facts: DateFacts, now: dt.datetime, policy: Policy) -> Decision:
+    """What to do about one date, looked at alone. ``now`` is UTC."""
+    if now < facts.due_at:
+        return _say(facts, Action.NOTHING, "not due yet")
+    last = facts.runs[-1] if facts.runs else None
+    if any(fact.state is RunState.RUNNING for fact in facts.runs):
+        return _say(facts, Action.LEAVE, "a run is under way")
+    if last is not None and last.retried_by_dagster:
+        return _say(facts, Action.LEAVE, "its worker died; Dagster starts it again")
+    if facts.delivered:
+        return _delivered(facts, now, policy)
+    if last is None:
+        starts = facts.due_at + policy.grace
+        if now < starts:
+            return _say(facts, Action.WAIT, "its schedule starts it", not_before=starts)
+        return _run(facts, "it was never started")
+    if last.state is RunState.CANCELED:
+        return _say(facts, Action.GIVE_UP, "a person canceled its run: run it when it may go")
+    if last.state is RunState.SUCCEEDED:
+        # The run was of a part of the job, or its manifest is gone: a whole run finds out.
+        return _run(facts, "its last run delivered nothing")
+    return _failed(facts, last, now, policy)
+
+
+def _delivered(facts: DateFacts, now: dt.datetime, policy: Policy) -> Decision:
+    if not _source_changed(facts):
+        return _say(facts, Action.NOTHING, "delivered, some held back until mended" if facts.held_back else "delivered")
+    reason = "bigsite changed rows that this date holds back or was sent from"
+    failures = _failures_in_a_row(facts.runs)
+    if not failures:
+        return _run(facts, reason, fresh=True)
+    return _again(facts, failures, now, policy, reason, fresh=True)
+
+
+def _failed(facts: DateFacts, last: RunFact, now: dt.datetime, policy: Policy) -> Decision:
+    cause = last.cause or Cause(Kind.UNKNOWN, "unknown")
+    if not cause.kind.retried:
+        if _source_changed(facts):
+            return _run(facts, f"stopped by {cause.error}; bigsite changed since", fresh=True)
+        if policy.code_version != last.code_version:
+            return _run(facts, f"stopped by {cause.error}; new code was deployed since")
+        if facts.released_at is not None and (last.ended_at is None or facts.released_at > last.ended_at):
+            return _run(facts, "a person released it")
+        return _say(facts, Action.GIVE_UP, f"{cause.error}: nothing has changed since, so it would fail again", cause)
+    if cause.kind is Kind.NOT_READY:
+        look_again = (last.ended_at or now) + dt.timedelta(minutes=NOT_READY_MINUTES)
+        if now < look_again:
+            return _say(facts, Action.WAIT, "bigsite's end of day is not there yet", cause, not_before=look_again)
+        return _run(facts, "looking whether bigsite's end of day is there", cause=cause)
+    failures = _failures_in_a_row(facts.runs)
+    return _again(facts, failures, now, policy, f"{cause.error} ({cause.kind})", resume=True)
+
+
+def _again(
+    facts: DateFacts,
+    failures: Sequence[RunFact],
+    now: dt.datetime,
+    policy: Policy,
+    reason: str,
+    *,
+    fresh: bool = False,
+    resume: bool = False,
+) -> Decision:
+    # One more attempt after `failures`, if there are any left and its time has come.
+    cause = failures[-1].cause
+    unknown = cause is not None and cause.kind is Kind.UNKNOWN
+    limit = min(policy.max_attempts, MAX_UNKNOWN_ATTEMPTS) if unknown else policy.max_attempts
+    if len(failures) >= limit:
+        return _say(facts, Action.GIVE_UP, f"{reason}: failed {len(failures)} times", cause)
+    ended = failures[-1].ended_at or now
+    not_before = ended + backoff(facts.feed, facts.business_date, len(failures))
+    if now < not_before:
+        return _say(facts, Action.WAIT, f"{reason}: next attempt soon", cause, not_before=not_before)
+    return _run(facts, reason, fresh=fresh, resume=resume, cause=cause)
+
+
+def backoff(feed: str, day: dt.date, failures: int) -> dt.timedelta:
+    """How long to wait after ``failures`` failed attempts: growing, spread over dates and feeds, the same each time.
+
+    The spread comes from a hash, not from chance, so that two daemons wait for the same instant.
+    """
+    minutes = BACKOFF_MINUTES[min(failures, len(BACKOFF_MINUTES)) - 1]
+    spread = int.from_bytes(hashlib.sha256(f"{feed} {day} {failures}".encode()).digest()[:4], "big") / 2**32
+    return dt.timedelta(minutes=minutes * (1 + spread / 4))
+
+
+def decide_all(facts: Iterable[DateFacts], now: dt.datetime, policy: Policy) -> list[Decision]:
+    """What to do about all dates together, ordered by feed and date.
+
+    A date waits while an earlier one of its feed is not delivered (publishing is in order, design). While something
+    that everybody relies on is down, one run at a time probes it.
+    """
+    ordered = sorted(facts, key=lambda one: (one.feed, one.business_date))
+    decisions: list[Decision] = []
+    blocked_by: dict[str, dt.date] = {}
+    for one in ordered:
+        decision = decide(one, now, policy)
+        earlier = blocked_by.get(one.feed)
+        if earlier is not None and decision.action in (Action.RUN, Action.WAIT, Action.GIVE_UP) and not one.delivered:
+            decision = _say(one, Action.WAIT, f"waits for {earlier.isoformat()}, which has not been delivered")
+        if not one.delivered and one.due_at <= now:
+            blocked_by.setdefault(one.feed, one.business_date)
+        decisions.append(decision)
+    return _probe_one_at_a_time(ordered, decisions)
+
+
+def _probe_one_at_a_time(facts: Sequence[DateFacts], decisions: list[Decision]) -> list[Decision]:
+    down = _down(facts)
+    if not down:
+        return decisions
+    probing = any(decision.action is Action.LEAVE for decision in decisions)
+    result: list[Decision] = []
+    for decision in decisions:
+        if decision.action is Action.RUN and probing:
+            names = " and ".join(sorted(down))
+            decision = Decision(  # noqa: PLW2901 - the decision, held
+                decision.feed, decision.business_date, Action.WAIT, f"{names} is down; another run is probing it"
+            )
+        probing = probing or decision.action is Action.RUN
+        result.append(decision)
+    return result
+
+
+def _down(facts: Sequence[DateFacts]) -> set[Dependency]:
+    # What the latest run to end, of any date and feed, found down. A success since then means that it is up again.
+    ended = [(fact.ended_at, fact) for one in facts for fact in one.runs if fact.ended_at is not None]
+    if not ended:
+        return set()
+    _, latest = max(ended, key=lambda pair: pair[0])
+    if latest.state is RunState.FAILED and latest.cause is not None and latest.cause.dependency is not None:
+        return {latest.cause.dependency}
+    return set()
+
+
+def _source_changed(facts: DateFacts) -> bool:
+    # Since the snapshot that the last attempt used, and since that attempt ended.
+    if facts.source_changed_at is None:
+        return False
+    return facts.snapshot_at is None or facts.source_changed_at > facts.snapshot_at
+
+
+def _failures_in_a_row(runs: Sequence[RunFact]) -> list[RunFact]:
+    failures: list[RunFact] = []
+    for fact in reversed(runs):
+        if fact.state is not RunState.FAILED or (fact.cause is not None and fact.cause.kind is Kind.NOT_READY):
+            break
+        failures.append(fact)
+    return failures[::-1]
+
+
+def _run(
+    facts: DateFacts, reason: str, *, fresh: bool = False, resume: bool = False, cause: Cause | None = None
+) -> Decision:
+    # One request for each state of affairs: whoever sees the same last run asks under the same key.
+    last = facts.runs[-1].run_id if facts.runs else "none"
+    return Decision(
+        facts.feed,
+        facts.business_date,
+        Action.RUN,
+        reason,
+        attempt=len(facts.runs) + 1,
+        fresh_snapshot=fresh,
+        resume=resume,
+        run_key=f"repair-{facts.feed}-{facts.business_date.isoformat()}-after-{last}",
+        cause=cause,
+    )
+
+
+def _say(
+    facts: DateFacts,
+    action: Action,
+    reason: str,
+    cause: Cause | None = None,
+    *,
+    not_before: dt.datetime | None = None,
+) -> Decision:
+    return Decision(facts.feed, facts.business_date, action, reason, not_before=not_before, cause=cause)

@@ -1,0 +1,91 @@
+"""The landed copy, read on its own: descriptor and hashes checked, then views that look like bigsite's tables.
+
+Shares nothing with the snapshot: the descriptor is read as plain JSON, the files by DuckDB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import duckdb
+
+from classfeed_dagster.reconciliation.expected_sql import Question
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+
+_NO_INSTANT = "CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS updated_at"
+_AS_THEY_ARE = ("trade", "security_movement", "income", "cash_transaction", "opening_units", "opening_cash", "security_code_change")
+
+
+class Landing:
+    """One snapshot's files, open as views of schema ``landed`` in DuckDB. ``faults`` says what is wrong with them.
+
+    ``readable`` is False if a file can't be read at all; then nothing can be compared with it.
+    """
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, stack: ExitStack, store: ObjectStore) -> None:
+        self._db = db
+        self._stack = stack
+        self._store = store
+        self.faults: dict[str, str] = {}  # by object key
+        self.readable = True
+
+    def open(self, descriptor_key: str, descriptor_sha256: str, question: Question) -> None:
+        """Verify a snapshot's descriptor and files and make the views, replacing those of a snapshot before."""
+        self.faults, self.readable = {}, True
+        tables = self._descriptor(descriptor_key, descriptor_sha256)
+        self._db.execute("DROP SCHEMA IF EXISTS landed CASCADE; CREATE SCHEMA landed")
+        for name, table in tables.items():
+            self._open_table(name, str(table["key"]), str(table["sha256"]))
+        if self.readable:
+            self._views(question)
+
+    def _descriptor(self, key: str, sha256: str) -> Mapping[str, Mapping[str, Any]]:
+        try:
+            data = self._store.read(key)
+            if hashlib.sha256(data).hexdigest() != sha256:
+                self.faults[key] = "its SHA-256 is not the one in the manifest: the descriptor was changed"
+            tables: Mapping[str, Mapping[str, Any]] = json.loads(data)["tables"]
+        except (ObjectNotFoundError, ValueError, KeyError, TypeError):
+            self._unreadable(key)
+            return {}
+        return tables
+
+    def _open_table(self, name: str, key: str, sha256: str) -> None:
+        try:
+            path = self._stack.enter_context(self._store.local_file(key))
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    self.faults[key] = "its SHA-256 is not the one in the descriptor: the file was changed after landing"
+            self._db.from_parquet([str(path)]).create_view(f"raw_{name}", replace=True)
+            # Reading every column finds damage that the file's footer doesn't show.
+            self._db.execute(f"SELECT count(COLUMNS(*)) FROM raw_{name}").fetchall()
+        except (ObjectNotFoundError, duckdb.Error):
+            self._unreadable(key)
+
+    def _unreadable(self, key: str) -> None:
+        self.faults[key] = "it is missing or can't be read: nothing could be compared with this landing"
+        self.readable = False
+
+    def _views(self, question: Question) -> None:
+        for name in _AS_THEY_ARE:
+            self._view(name, f"SELECT * FROM raw_{name}")
+        self._view("data_sharing_consent", f"SELECT *, {_NO_INSTANT} FROM raw_data_sharing_consent")
+        # A removed portfolio has no landed row, only its consent.
+        self._view(
+            "portfolio",
+            f"""SELECT c.portfolio_id, c.portfolio_number, p.* EXCLUDE (portfolio_id), {_NO_INSTANT}
+            FROM (SELECT DISTINCT portfolio_id, portfolio_number FROM raw_data_sharing_consent) c
+            LEFT JOIN raw_portfolio p ON p.portfolio_id = c.portfolio_id""",
+        )
+        for name in ("cash_account", "security", "security_price"):
+            self._view(name, f"SELECT *, {_NO_INSTANT} FROM raw_{name}")
+        # Rows that only report something missing carry no figures.
+        for name, figure in (("holding_eod", "units"), ("cash_balance_eod", "ledger_balance")):
+            self._view(name, f"SELECT *, {question.day} AS as_at_date FROM raw_{name} WHERE {figure} IS NOT NULL")
+
+    def _view(self, name: str, query: str) -> None:
+        self._db.execute(f"CREATE VIEW landed.{name} AS {query}")

@@ -1,0 +1,252 @@
+"""The movements a document must hold: four ledgers and the openings, as one relation. See ``expected_sql``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from classfeed_dagster.reconciliation.records import MOVEMENTS
+
+if TYPE_CHECKING:
+    from classfeed_dagster.reconciliation.expected_sql import Question
+
+_SIGNED = "CASE WHEN t.side = 'SELL' THEN -t.units ELSE t.units END"
+
+# Every column of the relation, null unless a ledger fills it. The types matter: a union's columns take the first's.
+_NULLS = {
+    **dict.fromkeys(("transaction_date", "settlement_date", "ex_date"), "CAST(NULL AS DATE)"),
+    "recorded_at": "CAST(NULL AS TIMESTAMP WITH TIME ZONE)",
+    "units": "CAST(NULL AS DECIMAL(38,6))",
+    "price": "CAST(NULL AS DECIMAL(18,6))",
+    **dict.fromkeys(
+        (
+            "consideration", "brokerage", "gst", "other_fees", "net_amount", "cost_base_change", "gross_amount",
+            "franked_amount", "unfranked_amount", "franking_credit", "withholding_tax", "net_income", "amount",
+        ),
+        "CAST(NULL AS DECIMAL(38,2))",
+    ),
+}  # fmt: skip
+
+
+def movements(question: Question) -> str:
+    """SQL of every movement of the scope, with evidence. Source: the recipient's schema, MovementTransaction."""
+    parts = [_trades(question), _security_movements(question), _income(question), _cash(question)]
+    return " UNION ALL ".join([*parts, _opening_units(question), _opening_cash(question)])
+
+
+def _select(question: Question, recorded_last: str, source_row: str, **columns: str) -> str:
+    listed = ", ".join(
+        f"{columns.get(name) or _NULLS.get(name, 'CAST(NULL AS VARCHAR)')} AS {name}" for name in MOVEMENTS.names
+    )
+    evidence = question.evidence(
+        recorded_last=recorded_last, consent_updated_at="s.consent_updated_at", source_row=source_row
+    )
+    return f"SELECT {listed}, {evidence}"
+
+
+def _window(question: Question, row: str) -> str:
+    # FULL: all of the shared history recorded before the cut-off. DELTA: what the window recorded of it.
+    start, end = question.at(question.window_start), question.at(question.window_end)
+    return f"{row}.recorded_at < {end} AND (s.extract = 'FULL' OR {row}.recorded_at >= {start})"
+
+
+def _shared(question: Question, row: str, date: str) -> str:
+    return f"WHERE {_window(question, row)} AND (s.history_from IS NULL OR {row}.{date} >= s.history_from)"
+
+
+def _security(question: Question, row: str, date: str) -> str:
+    return (
+        f"JOIN {question.schema}.security x ON x.security_id = {row}.security_id "
+        f"JOIN codes n ON n.security_id = x.security_id AND {date} >= n.first_on AND {date} < n.not_on"
+    )
+
+
+_OF_SECURITY = {"exchange": "x.exchange", "security_code": "n.code", "isin": "x.isin"}
+
+
+def _trades(question: Question) -> str:
+    own = ("settlement_date", "recorded_at", "confirmation_number", "price", "consideration", "brokerage", "gst")
+    head = _select(
+        question,
+        "t.recorded_at",
+        "'trade ' || t.trade_id",
+        transaction_id="'T' || t.trade_id",
+        portfolio_number="s.portfolio_number",
+        transaction_type="t.side",
+        transaction_date="t.trade_date",
+        reverses="'T' || t.reverses_trade_id",
+        units=_SIGNED,
+        other_fees="t.other_fees",
+        net_amount="t.net_amount",
+        currency="t.currency",
+        **{name: f"t.{name}" for name in own},
+        **_OF_SECURITY,
+    )
+    return (
+        f"{head} FROM sending s JOIN {question.schema}.trade t ON t.portfolio_id = s.portfolio_id "
+        f"{_security(question, 't', 't.trade_date')} {_shared(question, 't', 'trade_date')}"
+    )
+
+
+def _security_movements(question: Question) -> str:
+    head = _select(
+        question,
+        "m.recorded_at",
+        "'security_movement ' || m.security_movement_id",
+        transaction_id="'S' || m.security_movement_id",
+        portfolio_number="s.portfolio_number",
+        transaction_type="m.movement_type",
+        transaction_date="m.effective_date",
+        recorded_at="m.recorded_at",
+        reverses="'S' || m.reverses_security_movement_id",
+        units="m.units_change",
+        cost_base_change="m.cost_base_change",
+        currency="CASE WHEN m.cost_base_change IS NOT NULL THEN x.currency END",
+        narrative="m.description",
+        **_OF_SECURITY,
+    )
+    return (
+        f"{head} FROM sending s JOIN {question.schema}.security_movement m ON m.portfolio_id = s.portfolio_id "
+        f"{_security(question, 'm', 'm.effective_date')} {_shared(question, 'm', 'effective_date')}"
+    )
+
+
+def _income(question: Question) -> str:
+    own = ("recorded_at", "ex_date", "gross_amount", "franked_amount", "unfranked_amount", "franking_credit")
+    head = _select(
+        question,
+        "i.recorded_at",
+        "'income ' || i.income_id",
+        transaction_id="'I' || i.income_id",
+        portfolio_number="s.portfolio_number",
+        transaction_type="CASE WHEN i.income_type = 'INTEREST' THEN 'INTEREST_INCOME' ELSE i.income_type END",
+        transaction_date="i.payment_date",
+        reverses="'I' || i.reverses_income_id",
+        units="i.units_held",
+        withholding_tax="i.withholding_tax",
+        net_income="i.net_amount",
+        currency="i.currency",
+        **{name: f"i.{name}" for name in own},
+        **_OF_SECURITY,
+    )
+    return (
+        f"{head} FROM sending s JOIN {question.schema}.income i ON i.portfolio_id = s.portfolio_id "
+        f"{_security(question, 'i', 'i.payment_date')} {_shared(question, 'i', 'payment_date')}"
+    )
+
+
+def _cash(question: Question) -> str:
+    head = _select(
+        question,
+        "c.recorded_at",
+        "'cash_transaction ' || c.cash_transaction_id",
+        transaction_id="'C' || c.cash_transaction_id",
+        portfolio_number="s.portfolio_number",
+        transaction_type="'CASH_' || c.transaction_type",
+        transaction_date="c.transaction_date",
+        recorded_at="c.recorded_at",
+        reverses="'C' || c.reverses_cash_transaction_id",
+        relates_to="coalesce('T' || c.trade_id, 'I' || c.income_id)",
+        bsb="a.bsb",
+        account_number="a.account_number",
+        amount="c.amount",
+        currency="c.currency",
+        narrative="c.description",
+    )
+    return (
+        f"{head} FROM sending s JOIN {question.schema}.cash_account a ON a.portfolio_id = s.portfolio_id "
+        f"JOIN {question.schema}.cash_transaction c ON c.cash_account_id = a.cash_account_id "
+        f"{_shared(question, 'c', 'transaction_date')}"
+    )
+
+
+# --- Openings: what stands before the shared history, as one record a security or cash account. -------------------
+
+
+def _first_sent(question: Question) -> str:
+    """The earliest recorded_at of the rows that a FULL extract sends, by portfolio."""
+    ledgers = (
+        ("trade", "trade_date", ""),
+        ("security_movement", "effective_date", ""),
+        ("income", "payment_date", ""),
+        ("cash_transaction", "transaction_date", f"JOIN {question.schema}.cash_account a ON a.cash_account_id = r.cash_account_id"),
+    )
+    rows = " UNION ALL ".join(
+        f"SELECT s.portfolio_id, r.recorded_at FROM {question.schema}.{table} r {join} "
+        f"JOIN sending s ON s.portfolio_id = {'a' if join else 'r'}.portfolio_id {_shared(question, 'r', date)} "
+        "AND s.extract = 'FULL' AND s.history_from IS NOT NULL"
+        for table, date, join in ledgers
+    )
+    return f"SELECT portfolio_id, min(recorded_at) AS first_sent FROM ({rows}) r GROUP BY portfolio_id"
+
+
+_OPENED_AT = """CASE WHEN s.extract = 'DELTA' THEN o.recorded_at
+  WHEN f.first_sent <= CAST(s.history_from AS TIMESTAMP) AT TIME ZONE 'Australia/Sydney' THEN f.first_sent - INTERVAL '1 microsecond'
+  ELSE CAST(s.history_from AS TIMESTAMP) AT TIME ZONE 'Australia/Sydney' END"""
+
+
+def _before_history(question: Question, row: str, date: str) -> str:
+    return f"WHERE {_window(question, row)} AND {row}.{date} < s.history_from"
+
+
+def _opening(question: Question, source: str, head: str, joins: str) -> str:
+    return (
+        f"{head} FROM ({source}) o JOIN sending s ON s.portfolio_id = o.portfolio_id {joins} "
+        f"LEFT JOIN ({_first_sent(question)}) f ON f.portfolio_id = s.portfolio_id"
+    )
+
+
+def _opening_units(question: Question) -> str:
+    schema = question.schema
+    source = (
+        f"SELECT portfolio_id, security_id, units, recorded_at FROM {schema}.opening_units WHERE audience = '{question.audience}'"
+        if question.landed
+        else f"""SELECT portfolio_id, security_id, sum(units) AS units, max(recorded_at) AS recorded_at FROM (
+            SELECT t.portfolio_id, t.security_id, {_SIGNED} AS units, t.recorded_at
+            FROM {schema}.trade t JOIN sending s ON s.portfolio_id = t.portfolio_id {_before_history(question, "t", "trade_date")}
+            UNION ALL SELECT m.portfolio_id, m.security_id, m.units_change, m.recorded_at
+            FROM {schema}.security_movement m JOIN sending s ON s.portfolio_id = m.portfolio_id
+            {_before_history(question, "m", "effective_date")}) r
+            GROUP BY portfolio_id, security_id HAVING sum(units) <> 0"""
+    )
+    day = f"{question.business_date:%Y%m%d}"
+    head = _select(
+        question,
+        "o.recorded_at",
+        "'opening units of ' || o.portfolio_id || '/' || o.security_id",
+        transaction_id=f"'OU-' || s.portfolio_number || '-' || o.security_id || '-{day}'",
+        portfolio_number="s.portfolio_number",
+        transaction_type="'OPENING_UNITS'",
+        transaction_date="s.history_from - 1",
+        recorded_at=_OPENED_AT,
+        units="o.units",
+        **_OF_SECURITY,
+    )
+    return _opening(question, source, head, _security(question, "o", "(s.history_from - 1)"))
+
+
+def _opening_cash(question: Question) -> str:
+    schema = question.schema
+    source = (
+        f"SELECT portfolio_id, cash_account_id, amount, recorded_at FROM {schema}.opening_cash WHERE audience = '{question.audience}'"
+        if question.landed
+        else f"""SELECT a.portfolio_id, c.cash_account_id, sum(c.amount) AS amount, max(c.recorded_at) AS recorded_at
+            FROM {schema}.cash_transaction c JOIN {schema}.cash_account a ON a.cash_account_id = c.cash_account_id
+            JOIN sending s ON s.portfolio_id = a.portfolio_id {_before_history(question, "c", "transaction_date")}
+            GROUP BY a.portfolio_id, c.cash_account_id HAVING sum(c.amount) <> 0"""
+    )
+    day = f"{question.business_date:%Y%m%d}"
+    head = _select(
+        question,
+        "o.recorded_at",
+        "'opening cash of ' || o.cash_account_id",
+        transaction_id=f"'OC-' || s.portfolio_number || '-' || o.cash_account_id || '-{day}'",
+        portfolio_number="s.portfolio_number",
+        transaction_type="'OPENING_CASH'",
+        transaction_date="s.history_from - 1",
+        recorded_at=_OPENED_AT,
+        bsb="a.bsb",
+        account_number="a.account_number",
+        amount="o.amount",
+        currency="a.currency",
+    )
+    return _opening(question, source, head, f"JOIN {schema}.cash_account a ON a.cash_account_id = o.cash_account_id")

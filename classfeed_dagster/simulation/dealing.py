@@ -1,0 +1,178 @@
+"""Orders and money: what it takes to buy, sell, pay in, take out and change currency, with the broker's fees.
+
+Brokerage is 9.50 in the security's currency, GST included (1/11, half up, worked out per fee); one ASX trade in
+twelve is free. Settlement is two business days after the trade.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+
+from classfeed_dagster.simulation.accounts import ZERO, Account, Portfolio, Trade
+from classfeed_dagster.simulation.booking import Booking
+from classfeed_dagster.simulation.market import CENT, to_cents
+from classfeed_dagster.simulation.stream import Stream
+from classfeed_dagster.trading_days import add_business_days
+
+BROKERAGE = Decimal("9.50")
+ADVISER_FEE = Decimal("11.00")
+SMALLEST_ORDER = Decimal(500)
+_FX_FEE = Decimal("0.994")
+_HUNDRED_THOUSANDTH = Decimal("0.0001")
+
+
+def market_time(booking: Booking, draw: Stream, *, american: bool = False) -> dt.datetime:
+    """A moment at which the market is open: 10:00 to 16:10 Sydney, or in the small hours for America."""
+    first, last = (300, 21_000) if american else (36_000, 58_200)
+    return booking.at(draw.between(first, last), draw.below(10**6))
+
+
+def buy(
+    booking: Booking,
+    portfolio: Portfolio,
+    security_id: int,
+    budget: Decimal,
+    draw: Stream,
+    *,
+    advised: bool = False,
+    traded_on: dt.date | None = None,
+    at: dt.datetime | None = None,
+) -> Trade | None:
+    """Buy for at most ``budget`` and what is available; None if it didn't trade or the money doesn't reach.
+
+    ``traded_on`` and ``at`` are for contract notes that bigsite records late.
+    """
+    day = traded_on or booking.day
+    security = booking.securities[security_id]
+    account = portfolio.accounts.get(security.currency)
+    price = booking.market.price(security_id, day)
+    if price is None or account is None:
+        return None
+    american = security.currency != "AUD"
+    brokerage, other, gst = _fees(draw, american=american, advised=advised)
+    money = min(budget, account.available) - brokerage - other
+    step = _HUNDRED_THOUSANDTH if american else Decimal(1)
+    units = (money / price).quantize(step, rounding=ROUND_DOWN)
+    if units <= 0 or units * price < SMALLEST_ORDER:
+        return None
+    consideration = to_cents(units * price)
+    if not american and draw.one_in(6):
+        # Two fills, a third of the units one step dearer: the note prints the average, rounded.
+        dearer = to_cents(consideration + (units / 3).quantize(Decimal(1), rounding=ROUND_DOWN) * CENT)
+        if dearer <= money:
+            consideration = dearer
+            price = (consideration / units).quantize(Decimal("0.000001"), rounding=ROUND_HALF_UP)
+    recorded_at = at or market_time(booking, draw, american=american)
+    return _record(
+        booking, portfolio, account, security_id, "BUY", day, units, price, consideration, brokerage, gst, other,
+        recorded_at,
+    )  # fmt: skip
+
+
+def sell(
+    booking: Booking, portfolio: Portfolio, security_id: int, units: Decimal, draw: Stream, *, advised: bool = False
+) -> Trade | None:
+    """Sell ``units`` (at most what is held) on the day; None if it didn't trade or wouldn't even pay the fees."""
+    security = booking.securities[security_id]
+    price = booking.market.price(security_id, booking.day)
+    units = min(units, portfolio.units(security_id))
+    if price is None or units <= 0:
+        return None
+    american = security.currency != "AUD"
+    brokerage, other, gst = _fees(draw, american=american, advised=advised)
+    consideration = to_cents(units * price)
+    if consideration <= brokerage + other:
+        return None
+    return _record(
+        booking, portfolio, portfolio.accounts[security.currency], security_id, "SELL", booking.day, units, price,
+        consideration, brokerage, gst, other, market_time(booking, draw, american=american),
+    )  # fmt: skip
+
+
+def _fees(draw: Stream, *, american: bool, advised: bool) -> tuple[Decimal, Decimal, Decimal]:
+    free = not american and draw.one_in(12)
+    brokerage = ZERO if free else BROKERAGE
+    other = ADVISER_FEE if advised else ZERO
+    return brokerage, other, to_cents(brokerage / 11) + to_cents(other / 11)
+
+
+def _record(
+    booking: Booking,
+    portfolio: Portfolio,
+    account: Account,
+    security_id: int,
+    side: str,
+    day: dt.date,
+    units: Decimal,
+    price: Decimal,
+    consideration: Decimal,
+    brokerage: Decimal,
+    gst: Decimal,
+    other: Decimal,
+    at: dt.datetime,
+) -> Trade:
+    key = portfolio.new_id(booking.day)
+    net = consideration + brokerage + other if side == "BUY" else consideration - brokerage - other
+    trade = Trade(
+        key, account, security_id, f"T{day:%Y%m%d}-{key % 700_000_000:09d}", side, day, add_business_days(day, 2),
+        units, price, consideration, brokerage, gst, other, net,
+    )  # fmt: skip
+    booking.trade(portfolio, trade, at)
+    booking.settlements.add(portfolio, trade)
+    booking.counts["buys" if side == "BUY" else "sells"] += 1
+    return trade
+
+
+def deposit(booking: Booking, portfolio: Portfolio, amount: Decimal, draw: Stream) -> None:
+    """Pay into the AUD account during the day."""
+    at = booking.at(draw.between(25_200, 79_200), draw.below(10**6))
+    booking.cash(portfolio, portfolio.accounts["AUD"], "DEPOSIT", booking.day, amount, "Direct credit", at)
+
+
+def withdraw(booking: Booking, portfolio: Portfolio, amount: Decimal, text: str, draw: Stream) -> bool:
+    """Take out of the AUD account, if so much is available."""
+    account = portfolio.accounts["AUD"]
+    if not ZERO < amount <= account.available:
+        return False
+    at = booking.at(draw.between(30_000, 60_000), draw.below(10**6))
+    booking.cash(portfolio, account, "WITHDRAWAL", booking.day, -amount, text, at)
+    return True
+
+
+def charge(booking: Booking, portfolio: Portfolio, kind: str, amount: Decimal, text: str, at: dt.datetime) -> None:
+    """A FEE or TAX, where the account covers it."""
+    account = portfolio.accounts["AUD"]
+    if amount <= account.available:
+        booking.cash(portfolio, account, kind, booking.day, -amount, text, at)
+
+
+def exchange_to_usd(booking: Booking, portfolio: Portfolio, aud: Decimal, draw: Stream) -> None:
+    """Change AUD into USD at the day's rate less the broker's margin: two cash transactions at one instant."""
+    source, target = portfolio.accounts["AUD"], portfolio.accounts.get("USD")
+    if target is None or not ZERO < aud <= source.available:
+        return
+    usd = to_cents(aud / booking.market.rate("USD", booking.day) * _FX_FEE)
+    at = booking.at(draw.between(36_000, 57_600), draw.below(10**6))
+    booking.cash(portfolio, source, "TRANSFER", booking.day, -aud, "Currency exchange AUD to USD", at)
+    booking.cash(portfolio, target, "TRANSFER", booking.day, usd, "Currency exchange AUD to USD", at)
+
+
+def reverse(booking: Booking, portfolio: Portfolio, trade: Trade, at: dt.datetime, *, cash_on: dt.date) -> None:
+    """Reverse a contract note under its own dates; settled cash goes back under the date ``cash_on``."""
+    key = portfolio.new_id(booking.day)
+    trade.reversed = True
+    undone = Trade(
+        key, trade.account, trade.security_id, trade.confirmation, trade.side, trade.trade_date, trade.settlement_date,
+        -trade.units, trade.price, -trade.consideration, -trade.brokerage or ZERO, -trade.gst or ZERO,
+        -trade.other_fees or ZERO, -trade.net_amount, reversed=True,
+    )  # fmt: skip
+    booking.trade(portfolio, undone, at, reverses=trade)
+    if trade.cash_id is None:
+        booking.settlements.add(portfolio, undone)
+    else:
+        undone.cash_id = booking.cash(
+            portfolio, trade.account, "SETTLEMENT", cash_on, trade.net_amount, f"Reversal of {trade.confirmation}", at,
+            trade_id=key, reverses=trade.cash_id,
+        )  # fmt: skip
+    booking.counts["reversed trades"] += 1

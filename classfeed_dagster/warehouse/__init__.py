@@ -1,0 +1,1 @@
+"""The warehouse: what was delivered as a star schema in Snowflake, and the breaks that reconciliation found over time."""
