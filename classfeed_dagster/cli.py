@@ -96,4 +96,3 @@ def _exit_code(error: Any) -> int:
 
 if __name__ == "__main__":
     main()
-

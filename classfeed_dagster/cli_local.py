@@ -75,7 +75,7 @@ def seed(portfolios: Portfolios = 300, seed: Seed = 1) -> None:
 def replay(
     market: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Parquet of real prices: code, date, open, high, low, close, volume."),
+        typer.Option(exists=True, dir_okay=False, help="Parquet of real prices: code, date, close, ... as text."),
     ] = None,
     days: Days = 20,
     portfolios: Portfolios = 2000,

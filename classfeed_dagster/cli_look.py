@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from classfeed_dagster.delivery.look import DateStatus
     from classfeed_dagster.feeds.feed import Feed
     from classfeed_dagster.operations.runs import RunReport
     from classfeed_dagster.settings import Settings
 
 out = Console()
+_COUNTED = ("portfolios", "held back", "pages", "bytes")
 
 Date = Annotated[dt.datetime, typer.Option(formats=["%Y-%m-%d"], help="Business date, YYYY-MM-DD.")]
 FeedName = Annotated[str, typer.Option(help="Which feed.")]
@@ -83,42 +88,195 @@ def status(
     feed: Annotated[str | None, typer.Option(help="One feed; default: all.")] = None,
     days: Annotated[int, typer.Option(min=1, max=2000, help="How many business dates, without --date.")] = 10,
 ) -> None:
-    """What was delivered, held back and is missing; read from the manifests alone, so it is true whatever Dagster says."""
-    from classfeed_dagster.operations.look import date_statuses, latest_dates
+    """What was delivered, held back and is missing. Read from the manifests, so it is true whatever Dagster says."""
+    from classfeed_dagster.delivery.look import date_status, delivered_dates
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
-    names = [require_feed(feed).name] if feed else [one.name for one in _feeds()]
-    for name in names:
+    for name in [require_feed(feed).name] if feed else [one.name for one in _feeds()]:
         audience = require_feed(name).audience(runtime.settings.first_business_date)
-        wanted = (
-            [require_due(runtime.settings, name, date.date())] if date else latest_dates(runtime.store, name, audience, days)
-        )
-        rows = date_statuses(runtime.store, name, wanted)
-        table = Table(title=f"{name} in {runtime.settings.store_location}", title_justify="left")
-        for column in ("date", "state", "revision", "portfolios", "held back", "bytes", "correlation id"):
-            table.add_column(column, justify="right" if column in ("portfolios", "held back", "bytes") else "left")
-        for row in rows:
-            table.add_row(
-                row.business_date.isoformat(),
-                row.state,
-                "" if row.revision is None else str(row.revision),
-                str(row.portfolios),
-                str(len(row.held_back)),
-                f"{row.bytes:,}",
-                row.correlation_id or "",
-            )
-        if rows:
-            out.print(table)
+        if date:
+            dates = [require_due(runtime.settings, name, date.date())]
         else:
+            newest = max(delivered_dates(runtime.store, name), default=None)
+            dates = [day for day in audience.dates() if newest and day <= newest][-days:]
+        if not dates:
             out.print(f"{name}: nothing delivered yet in {runtime.settings.store_location}", highlight=False)
-        if date and rows and rows[0].held_back:
-            held = Table(title="held back", title_justify="left")
-            held.add_column("portfolio")
-            held.add_column("why")
-            for number, reason in rows[0].held_back:
-                held.add_row(number, reason)
-            out.print(held)
+            continue
+        found = [date_status(runtime.store, name, day) for day in dates]
+        _print_dates(name, found)
+        if date:
+            _print_held_back(found[0])
+
+
+def _print_dates(feed: str, found: Sequence[DateStatus]) -> None:
+    table = Table(title=feed, title_justify="left")
+    for column in ("date", "state", "revision", "portfolios", "held back", "pages", "bytes", "correlation id"):
+        table.add_column(column, justify="right" if column in _COUNTED else "left")
+    for one in found:
+        latest = one.deliveries[-1] if one.deliveries else None
+        state = "missing" if latest is None else "delivered" if one.complete else "partly delivered"
+        pages = [page for manifest in one.deliveries for page in manifest.pages]
+        table.add_row(
+            one.business_date.isoformat(),
+            state,
+            "" if latest is None else str(latest.revision),
+            str(one.delivered),
+            str(len({held.number for held in one.held_back} | {held.number for held in one.quarantined})),
+            str(len(pages)),
+            f"{sum(page.bytes for page in pages):,}",
+            "" if latest is None else latest.correlation_id,
+        )
+    out.print(table)
+
+
+def _print_held_back(found: DateStatus) -> None:
+    reasons = {held.number: held.reason for held in found.held_back}
+    reasons |= {held.number: held.held_back.reason for held in found.quarantined}
+    if not reasons:
+        return
+    table = Table(title=f"{found.feed} {found.business_date}: held back", title_justify="left")
+    table.add_column("portfolio")
+    table.add_column("why")
+    for number in sorted(reasons):
+        table.add_row(number, reasons[number])
+    out.print(table)
+
+
+def verify(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Documents, manifests or folders; none: the whole chain of the configured store."),
+    ] = None,
+    feed: Annotated[str | None, typer.Option(help="One feed's chain; default: all.")] = None,
+) -> None:
+    """Check what was delivered on its own: schema, control totals, hashes, and the chain of manifests.
+
+    With paths, the files are enough: no database, no store, no Dagster. Without, every delivery of the configured
+    store is walked from the first to the last. Exit code 3 if something is wrong.
+    """
+    from classfeed_dagster.delivery.verify import verify_feed
+    from classfeed_dagster.delivery.verify_files import verify_paths
+    from classfeed_dagster.runtime import Runtime
+
+    formats = {one.name: one.format for one in _feeds()}
+    if paths:
+        missing = [path for path in paths if not path.exists()]
+        if missing:
+            raise ValueError(f"{missing[0]} does not exist")
+        with out.status("reading …"):
+            results = {"files": verify_paths(paths, formats)}
+    else:
+        runtime = Runtime()
+        names = [require_feed(feed).name] if feed else sorted(formats)
+        results = {}
+        for name in names:
+            with out.status(f"walking the chain of {name} …"):
+                results[name] = verify_feed(runtime.store, name, formats[name])
+    for name, found in results.items():
+        for problem in found.problems:
+            out.print(f"  [{'yellow' if problem.harmless else 'red'}]{escape(str(problem))}[/]", highlight=False)
+        colour = "green" if found.sound else "bold red"
+        verdict = "sound" if found.sound else "NOT SOUND"
+        out.print(
+            f"[{colour}]{verdict}[/]  {name}: {found.manifests} manifest(s), {found.pages} page(s) read and checked",
+            highlight=False,
+        )
+    raise typer.Exit(0 if all(found.sound for found in results.values()) else 3)
+
+
+def trace(
+    transaction_id: Annotated[str, typer.Argument(help="As in the document: T, S, I or C and a number.")],
+    feed: FeedName = "class_super",
+) -> None:
+    """Follow a transaction: the source row, the landed file, the document and the line in it.
+
+    Exit code 3 if bigsite has no such row.
+    """
+    from classfeed_dagster.operations.tracing import trace as follow
+    from classfeed_dagster.runtime import Runtime
+
+    runtime = Runtime()
+    declared = require_feed(feed)
+    audience = declared.audience(runtime.settings.first_business_date)
+    try:
+        with out.status("looking …"):
+            found = follow(runtime.engine, runtime.store, feed, audience, transaction_id)
+    finally:
+        runtime.close()
+    source = found.source
+    if source is None:
+        out.print(f"[red]bigsite has no such row:[/] {escape(transaction_id)}", highlight=False)
+        raise typer.Exit(3)
+    out.print(f"[bold]{escape(transaction_id)}[/] of portfolio {source.portfolio_number}", highlight=False)
+    out.print(f"  source     bigsite.{source.table}, {source.table}_id = {source.key}", highlight=False)
+    out.print(
+        f"             counts for {source.business_date}, recorded {source.recorded_at:%Y-%m-%d %H:%M:%S.%f} UTC, "
+        f"so it travels on {found.travels_on}",
+        highlight=False,
+    )
+    for one in found.sightings:
+        manifest = one.delivery.manifest
+        again = "   (superseded by a later revision)" if one.delivery.superseded else ""
+        out.print(
+            f"  landed     {one.landed_location}{'' if one.in_landed_file else '   [red]NOT IN THIS FILE[/]'}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        out.print(
+            f"  delivered  {manifest.business_date} revision {manifest.revision}, "
+            f"{one.delivery.portfolio.extract}{again}",
+            highlight=False,
+        )
+        for place in one.places:
+            out.print(
+                f"             {one.page_location}: line {place.line}, bytes {place.offset} to "
+                f"{place.offset + place.length}, {place.element}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    if not found.sightings:
+        out.print("  delivered  not in any document yet", highlight=False)
+    for day, reason in found.held_back:
+        out.print(f"  held back  {day}: {escape(reason)}", highlight=False)
+
+
+def release(
+    date: Date,
+    reason: Annotated[str, typer.Option(help="Why the removals are right; goes on record.")],
+    feed: FeedName = "class_super",
+    person: Annotated[str | None, typer.Option("--by", help="Who looked at it; default: the login name.")] = None,
+) -> None:
+    """Let a jump in consents pass, on record: exactly the removals of this date, and no others.
+
+    The consent_roll check stops a date on which too many portfolios were removed at once. Look at whether these
+    customers really left before releasing; then run the date again.
+    """
+    import getpass
+
+    from classfeed_dagster.delivery.release import release_jump
+    from classfeed_dagster.feeds.steps import FeedDay
+    from classfeed_dagster.runtime import Runtime
+
+    runtime = Runtime()
+    declared = require_feed(feed)
+    day = require_due(runtime.settings, feed, date.date())
+    audience = declared.audience(runtime.settings.first_business_date)
+    roll = FeedDay(runtime, declared, audience, day, "release").consent_roll()
+    released = release_jump(
+        runtime.store,
+        audience,
+        day,
+        roll.removed_numbers,
+        released_by=person or getpass.getuser(),
+        reason=reason,
+        at=dt.datetime.now(dt.UTC),
+    )
+    out.print(
+        f"released: {released.removed} removals of {day} ({roll.removed_share:.1%}), by {released.released_by}. "
+        f"Run it again: classfeed run --date {day} --feed {feed}",
+        highlight=False,
+    )
 
 
 def _feeds() -> tuple[Feed, ...]:

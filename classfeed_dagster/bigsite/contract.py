@@ -77,6 +77,9 @@ def load_contract(path: Path = CONTRACT) -> Contract:
         document = OpenDataContractStandard.from_string(path.read_text(encoding="utf-8"))
     except (pydantic.ValidationError, yaml.YAMLError, TypeError) as error:
         raise ContractError(f"{path.name} is not a contract in the Open Data Contract Standard: {error}") from error
+    for stated in ("apiVersion", "kind", "version", "schema_"):
+        if not getattr(document, stated):
+            raise ContractError(f"{path.name} is not a contract in the standard: it states no {stated.rstrip('_')}")
     tables = document.schema_ or []
     columns = {f"{table.name}.{column.name}": column for table in tables for column in table.properties or ()}
     for name, column in columns.items():

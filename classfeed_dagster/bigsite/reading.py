@@ -70,7 +70,12 @@ class ReadOnlyTransaction:
                 read_options=pa_csv.ReadOptions(column_names=schema.names, block_size=_BLOCK),
                 parse_options=pa_csv.ParseOptions(newlines_in_values=True),
                 convert_options=pa_csv.ConvertOptions(
-                    column_types=schema, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+                    column_types=schema,
+                    null_values=[""],
+                    true_values=["t"],
+                    false_values=["f"],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
                 ),
             )
 

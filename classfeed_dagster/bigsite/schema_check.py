@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from classfeed_dagster.bigsite.contract import Contract, load_contract
 from classfeed_dagster.bigsite.drift import Difference, Exports, Kind, Severity, compare
 from classfeed_dagster.bigsite.extraction import columns_read
-from classfeed_dagster.bigsite.schema import Schema, live_schema
+from classfeed_dagster.bigsite.schema import Schema
+from classfeed_dagster.bigsite.schema_live import live_schema
 from classfeed_dagster.bigsite.tables import SCHEMA
 
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,29}\Z")  # what a code looks like; anything else could be somebody's words

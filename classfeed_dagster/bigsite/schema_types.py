@@ -1,6 +1,6 @@
 """What a change of a column's type does to what is read: nothing, more than before, less, or something else.
 
-Types in the spelling of ``schema.canonical_type``.
+Types in the spelling of ``schema_live.canonical_type``.
 """
 
 from __future__ import annotations

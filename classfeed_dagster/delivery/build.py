@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -285,13 +284,9 @@ class _Spool:
         left = (ends[portfolios.stop - 1] if portfolios.stop else 0) - start
         with self._files[name][0].open("rb") as source:
             source.seek(start)
-            for block in iter(partial(self._read, source, left), b""):
+            while block := source.read(min(_READ, left)):
                 left -= len(block)
                 yield block
-
-    @staticmethod
-    def _read(source: IO[bytes], left: int) -> bytes:
-        return source.read(min(_READ, left))
 
 
 def _stage(store: ObjectStore, build: Build, files: list[Path], correlation_id: str) -> Build:

@@ -16,7 +16,7 @@ from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.epi_mapping import Element, Record, Type
 from classfeed_dagster.documents.epi_schema import TextRule, text_rules
 from classfeed_dagster.documents.epi_totals import currency_sums, unit_sums
-from classfeed_dagster.documents.epi_writer import FrameShapeError, Frames, declared_frame, group_breaches
+from classfeed_dagster.documents.epi_writer import Frames, FrameShapeError, declared_frame, group_breaches
 from classfeed_dagster.domains.columns import FINDINGS
 
 # XML 1.0 has no way to write these, not even as references (surrogates can't be in a frame).
@@ -140,7 +140,7 @@ def _of_portfolios(frames: Mapping[str, pl.DataFrame]) -> Iterator[pl.DataFrame]
     """Portfolios with two accounts, and rows of portfolios that have none or are REMOVED."""
     accounts = frames[epi.ACCOUNT.frame.name]
     twice = accounts.group_by(epi.PORTFOLIO).len().filter(pl.col("len") > 1)
-    yield _findings(twice, "two_accounts", pl.lit(""), pl.lit("the portfolio has two accounts: its details must be one"))
+    yield _findings(twice, "two_accounts", pl.lit(""), pl.lit("the portfolio has two accounts, and may have one"))
     sent = accounts.filter(pl.col(epi.CONSENT) != epi.REMOVED)
     for record in epi.RECORDS[1:]:
         stray = frames[record.frame.name].join(sent, on=epi.PORTFOLIO, how="anti").group_by(epi.PORTFOLIO).len()
@@ -154,6 +154,7 @@ def _of_sums(frames: Mapping[str, pl.DataFrame]) -> Iterator[pl.DataFrame]:
         (Type.MONEY, currency_sums(frames), pl.col(epi.CURRENCY).fill_null("")),
         (Type.DECIMAL6, unit_sums(frames), pl.lit("units")),
     ):
-        fits = [_obeys(pl.col(name).cast(pl.String), text_rules()[kind]) for name in sums.columns if sums[name].dtype.is_decimal()]
-        long = sums.filter(~pl.all_horizontal(fits))
-        yield _findings(long, "sum_too_long", subject, pl.lit("the portfolio adds up to more digits than a control total has"))
+        numbers = [name for name, dtype in sums.schema.items() if dtype.is_decimal()]
+        fits = pl.all_horizontal(_obeys(pl.col(name).cast(pl.String), text_rules()[kind]) for name in numbers)
+        detail = pl.lit("what the portfolio adds up to has more digits than a control total may have")
+        yield _findings(sums.filter(~fits), "sum_too_long", subject, detail)

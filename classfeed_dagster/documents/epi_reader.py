@@ -125,7 +125,7 @@ def _read(
     """Validate and read in one go: the errors, and the leaves of the document's frame."""
     validator, records = Validator(), Records(columns, take)
     line = 1
-    for line, piece in lines(chunks):  # noqa: B007
+    for line, piece in lines(chunks):
         if not validator.feed(piece, line):
             return validator.errors, records.frame
         records.feed(piece)

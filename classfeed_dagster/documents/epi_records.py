@@ -230,8 +230,8 @@ class _Target(NoDoctype):
 
 
 _SECTIONS = {section.name: section for section in epi.SECTIONS}
-_RECORDS = {(epi.ROOT, section.name, section.record.name): section.record for section in epi.SECTIONS} | {
-    (epi.ROOT, section.name, section.record.name, nested.name): nested
-    for section in epi.SECTIONS
-    for nested in section.record.nested
-}
+_RECORDS: dict[tuple[str, ...], Record] = {}
+for _section in epi.SECTIONS:
+    _path = (epi.ROOT, _section.name, _section.record.name)
+    _RECORDS[_path] = _section.record
+    _RECORDS.update({(*_path, _nested.name): _nested for _nested in _section.record.nested})

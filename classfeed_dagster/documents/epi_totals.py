@@ -23,9 +23,7 @@ def currency_sums(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     amount, net = pl.col("amount"), pl.col("net_amount")
     parts = [
         frames[epi.BALANCES_SECTION].select(*_KEY, _wide("ledger_balance")),
-        frames[epi.HOLDINGS_SECTION]
-        .filter(pl.col("market_value").is_not_null())
-        .select(*_KEY, _wide("market_value")),
+        frames[epi.HOLDINGS_SECTION].filter(pl.col("market_value").is_not_null()).select(*_KEY, _wide("market_value")),
         frames[epi.MOVEMENTS_SECTION]
         .filter(amount.is_not_null() | net.is_not_null())
         .select(

@@ -7,8 +7,10 @@ says holds the offending value, which may be a name or an account number.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, cast
 
 from lxml import etree
 
@@ -40,6 +42,23 @@ _MEANINGS = {
     "CVC_TYPE_3_1_1": "it has an attribute, and may have none",
     "CVC_TYPE_3_1_2": "it holds an element where only a value may stand",
 }
+
+
+class PushParser(Protocol):
+    """What is used of lxml's parsers that are fed."""
+
+    @property
+    def feed_error_log(self) -> Sequence[Any]:
+        """What was found so far."""
+        ...
+
+    def feed(self, data: bytes) -> None:
+        """Parse some bytes."""
+        ...
+
+    def close(self) -> object:
+        """The document has ended."""
+        ...
 
 
 class RefusedError(ValueError):
@@ -94,7 +113,7 @@ class Validator:
 
     def _note(self, line: int) -> bool:
         log = self._parser.feed_error_log
-        for entry in log[self._seen :] if len(log) > self._seen else ():
+        for entry in itertools.islice(log, self._seen, None) if len(log) > self._seen else ():
             if entry.domain_name == "SCHEMASV":
                 self.errors.append(f"line {line}: {_schema_error(entry.type_name, entry.message)}")
             if len(self.errors) >= MOST_ERRORS:
@@ -108,16 +127,17 @@ class Validator:
         return False
 
 
-def hardened(target: object, schema: etree.XMLSchema | None = None) -> etree.XMLParser:
+def hardened(target: NoDoctype, schema: etree.XMLSchema | None = None) -> PushParser:
     """A push parser that expands no entity, opens no file or address and keeps libxml2's limits."""
-    return etree.XMLParser(
-        target=target,  # type: ignore[arg-type, unused-ignore]
+    parser = etree.XMLParser(
+        target=cast(Any, target),  # lxml takes targets that lack the callbacks they have no use for
         schema=schema,
         resolve_entities=False,
         no_network=True,
         load_dtd=False,
         huge_tree=False,
     )
+    return cast(PushParser, parser)
 
 
 def reason(error: Exception) -> str:

@@ -18,9 +18,9 @@ import polars as pl
 from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
-from classfeed_dagster.documents.epi_mapping import Element, Group, Record, Section, Type
+from classfeed_dagster.documents.epi_mapping import Element, Group, Record, Type
 from classfeed_dagster.documents.epi_totals import portfolio_totals
-from classfeed_dagster.documents.format import CurrencyTotals, PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.documents.format import PageHeader, RenderedPortfolio, Totals
 from classfeed_dagster.trading_days import instant_text
 
 BLOCK = 1_000  # portfolios whose text is in memory at a time; changes no byte
@@ -59,7 +59,12 @@ def render(frames: Frames) -> Iterator[RenderedPortfolio]:
     if numbers.n_unique() != len(numbers):
         raise FrameShapeError("accounts has two rows for one portfolio: its details must be unambiguous")
     sections = {
-        section.name: _rows(section.record, checked[section.record.frame.name], numbers, sending)
+        section.name: _rows(
+            section.record,
+            checked[section.record.frame.name],
+            numbers,
+            numbers if section.record is epi.ACCOUNT else sending,
+        )
         for section in epi.SECTIONS
     }
     cash = _rows(epi.CASH_ACCOUNT, checked[epi.CASH_ACCOUNT.frame.name], numbers, numbers)
@@ -246,9 +251,9 @@ def _bytes(records: pl.Series, starts: npt.NDArray[np.int64]) -> tuple[memoryvie
     """The records end to end as UTF-8, and where in it the row of each of ``starts`` begins."""
     array = records.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     _, offsets, content = array.buffers()
-    if content is None or not len(array):
+    if offsets is None or content is None or not len(array):
         return memoryview(b""), [0] * len(starts)
-    places = np.frombuffer(offsets, dtype=np.int64)[array.offset :]
+    places = np.frombuffer(memoryview(offsets), dtype=np.int64)[array.offset :]
     return memoryview(content), places[starts].tolist()
 
 

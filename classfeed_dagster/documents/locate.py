@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from classfeed_dagster.documents import epi_mapping as epi
-from classfeed_dagster.documents.epi_mapping import Record, Section
+from classfeed_dagster.documents.epi_mapping import Record
 from classfeed_dagster.documents.epi_reader import file_chunks
 
 _LONGEST_RECORD = 1 << 20  # bytes; a longer one is not of a document that this project wrote
@@ -38,14 +38,16 @@ def locate(path: Path, key: str | tuple[str, str, str]) -> list[Place]:
     file can't be read to its end.
     """
     if isinstance(key, str):
-        section, columns, values = _MOVEMENTS, (epi.MOVEMENT_TRANSACTION.order[-1],), (key,)
+        record, values = epi.MOVEMENT_TRANSACTION, {"transaction_id": key}
     else:
-        section, columns, values = _HOLDINGS, epi.INVESTMENT_HOLDING.sort_key, key
+        record, values = epi.INVESTMENT_HOLDING, dict(zip(epi.INVESTMENT_HOLDING.sort_key, key, strict=True))
     needles = [
-        f"<{name}>{value}</{name}>".encode()
-        for name, value in zip((_name(section.record, column) for column in columns), values, strict=True)
+        f"<{element.name}>{values[element.column]}</{element.name}>".encode()
+        for element in record.elements
+        if element.column in values
     ]
-    return [place for place, content in _records(path, section.record, needles[-1]) if all(n in content for n in needles)]
+    found = _records(path, record, needles[-1])
+    return [place for place, content in found if all(needle in content for needle in needles)]
 
 
 def excerpt(path: Path, place: Place) -> bytes:
@@ -58,16 +60,6 @@ def excerpt(path: Path, place: Place) -> bytes:
         if len(found) == place.length:
             return bytes(found)
     raise NotAPageError(f"{path.name} ends before the record at byte {place.offset}: it is not the file located in")
-
-
-_MOVEMENTS, _HOLDINGS = (
-    next(section for section in epi.SECTIONS if section.record is record)
-    for record in (epi.MOVEMENT_TRANSACTION, epi.INVESTMENT_HOLDING)
-)
-
-
-def _name(record: Record, column: str) -> str:
-    return next(element.name for element in record.elements if element.column == column)
 
 
 def _records(path: Path, record: Record, needle: bytes) -> Iterator[tuple[Place, bytes]]:
@@ -85,7 +77,7 @@ def _records(path: Path, record: Record, needle: bytes) -> Iterator[tuple[Place,
         while at >= 0:
             start = buffer.rfind(begin, 0, at)
             stop = buffer.find(end, at) + len(end)
-            if start >= 0:
+            if start >= 0 and end not in buffer[start:at]:  # else it stands in a record of another kind
                 place = Place(record.name, line + buffer.count(b"\n", 0, start), offset + start, stop - start)
                 yield place, buffer[start:stop]
             at = buffer.find(needle, stop, done)

@@ -124,9 +124,8 @@ def bsb_missing(part: Slice, frames: Frames) -> pl.DataFrame:
 def ambiguous_cash_account(part: Slice, frames: Frames) -> pl.DataFrame:
     """Cash accounts of one portfolio that share number and currency."""
     del frames
-    sharing = part.rows("cash_account").filter(
-        pl.col("opened_on") <= part.business_date, pl.len().over(NUMBER, "account_number", "currency") > 1
-    )
+    sent = part.rows("cash_account").filter(pl.col("opened_on") <= part.business_date)
+    sharing = sent.filter(pl.len().over(NUMBER, "account_number", "currency") > 1)
     return _found(sharing, _CASH_ACCOUNT, "another cash account of the portfolio has its number and currency")
 
 

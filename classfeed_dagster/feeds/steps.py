@@ -29,6 +29,7 @@ from classfeed_dagster.delivery.quarantine import update_quarantine
 from classfeed_dagster.delivery.state import delivered_state, earlier_date, ever_delivered
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.columns import FINDINGS
+from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.domains.run import (
     CONSENTED,
     DomainReference,
@@ -157,9 +158,12 @@ class FeedDay:
 
     def roll(self) -> Evaluation:
         """The roll of consents since the date before, and whether it is a jump that nobody released."""
-        store = self.runtime.store
-        roll = read_consent_roll(store, self.snapshot(), self.audience, self.domains()[0])
-        return judge_roll(store, self.audience, self.day, roll, self.runtime.settings.max_removed_share)
+        limit = self.runtime.settings.max_removed_share
+        return judge_roll(self.runtime.store, self.audience, self.day, self.consent_roll(), limit)
+
+    def consent_roll(self) -> ConsentRoll:
+        """How the consented portfolios got from the date before to this one."""
+        return read_consent_roll(self.runtime.store, self.snapshot(), self.audience, self.domains()[0])
 
     def judge(self, build: Build, consented_now: set[str] | None = None) -> tuple[Evaluation, ...]:
         """Evaluate every check that delivery requires over the staged bytes, and put the verdicts on record."""

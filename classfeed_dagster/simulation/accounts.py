@@ -155,6 +155,17 @@ class Payment:
     date: dt.date
 
 
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A transfer that was booked to the wrong holder and will be reversed."""
+
+    movement_id: int
+    security_id: int
+    date: dt.date
+    units: Decimal
+    cost: Decimal | None
+
+
 @dataclass(slots=True)
 class Portfolio:
     """One simulated portfolio as bigsite has it."""
@@ -165,9 +176,10 @@ class Portfolio:
     positions: dict[int, Position] = field(default_factory=dict)
     trades: deque[Trade] = field(default_factory=lambda: deque(maxlen=6))
     last_payment: Payment | None = None
-    mistaken_transfer: tuple[int, int, dt.date, Decimal] | None = None  # movement, security, date, units
+    mistake: Mistake | None = None
     deposits_left: int = 0
     due: int = 0  # dividends and settlements still to come: a portfolio closes without any
+    sponsored: bool = False
     suspended: bool = False
     closed_on: dt.date | None = None
     _id_day: dt.date | None = None

@@ -56,13 +56,17 @@ def _settle_in(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shel
 
 def transfer_in(
     booking: Booking, portfolio: Portfolio, security_id: int, draw: Stream, *, known_cost: bool
-) -> tuple[int, Decimal]:
-    """Units that come from a registry or another broker; the movement's key and the units."""
+) -> tuple[int, Decimal, Decimal | None] | None:
+    """Units that come from a registry or another broker: the movement's key, units and cost; None if it didn't trade."""
+    price = booking.market.price(security_id, booking.day)
+    if price is None:
+        return None
     units = Decimal(draw.between(50, 2000))
-    cost = to_cents(units * booking.market.last_price(security_id, booking.day) * 3 / 4) if known_cost else None
+    cost = to_cents(units * price * 3 / 4) if known_cost else None
     at = booking.at(draw.between(32_400, 61_200), draw.below(10**6))
     text = "Transfer in, SRN to HIN"
-    return booking.movement(portfolio, security_id, "TRANSFER_IN", booking.day, units, cost, text, at), units
+    key = booking.movement(portfolio, security_id, "TRANSFER_IN", booking.day, units, cost, text, at)
+    return key, units, cost
 
 
 def _monthly(booking: Booking, portfolio: Portfolio, draw: Stream) -> None:

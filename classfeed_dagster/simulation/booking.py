@@ -66,8 +66,16 @@ class Booking:
 
     # -- units ------------------------------------------------------------------------------------------------------
 
-    def trade(self, portfolio: Portfolio, trade: Trade, at: dt.datetime, *, reverses: Trade | None = None) -> None:
-        """Record a contract note, or its reversal; units move now, cash on the settlement date."""
+    def trade(
+        self,
+        portfolio: Portfolio,
+        trade: Trade,
+        at: dt.datetime,
+        *,
+        reverses: Trade | None = None,
+        settled: bool = False,
+    ) -> None:
+        """Record a contract note, or its reversal; units move now, cash when it settles (``settled``: has already)."""
         signed = trade.units if trade.side == "BUY" else -trade.units
         self.rows.added["trade"].append((
             trade.trade_id, portfolio.portfolio_id, trade.account.account_id, trade.security_id, trade.confirmation,
@@ -78,10 +86,7 @@ class Booking:
         sale = trade.side == "SELL"
         self._move(portfolio, trade.security_id, trade.trade_date, signed, None if sale else trade.net_amount, at, sale)
         if trade.side == "BUY":
-            trade.account.add_buy(
-                trade.trade_date, trade.settlement_date, trade.net_amount, settled=reverses is not None and
-                reverses.cash_id is not None,
-            )  # fmt: skip
+            trade.account.add_buy(trade.trade_date, trade.settlement_date, trade.net_amount, settled=settled)
         portfolio.trades.append(trade)
 
     def movement(
@@ -148,7 +153,7 @@ class Booking:
         return key
 
     def settle(self, portfolio: Portfolio, trade: Trade, at: dt.datetime) -> None:
-        """The settlement's cash leg, on its date."""
+        """The settlement's cash leg, dated today."""
         amount = -trade.net_amount if trade.side == "BUY" else trade.net_amount
         trade.cash_id = self.cash(
             portfolio, trade.account, "SETTLEMENT", self.day, amount, f"{trade.side} {trade.confirmation}", at,

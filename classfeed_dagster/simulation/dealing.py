@@ -115,7 +115,7 @@ def _record(
     key = portfolio.new_id(booking.day)
     net = consideration + brokerage + other if side == "BUY" else consideration - brokerage - other
     trade = Trade(
-        key, account, security_id, f"T{day:%Y%m%d}-{key % 700_000_000:09d}", side, day, add_business_days(day, 2),
+        key, account, security_id, f"T{booking.day:%Y%m%d}-{key % 700_000_000:09d}", side, day, add_business_days(day, 2),
         units, price, consideration, brokerage, gst, other, net,
     )  # fmt: skip
     booking.trade(portfolio, trade, at)
@@ -167,7 +167,7 @@ def reverse(booking: Booking, portfolio: Portfolio, trade: Trade, at: dt.datetim
         -trade.units, trade.price, -trade.consideration, -trade.brokerage or ZERO, -trade.gst or ZERO,
         -trade.other_fees or ZERO, -trade.net_amount, reversed=True,
     )  # fmt: skip
-    booking.trade(portfolio, undone, at, reverses=trade)
+    booking.trade(portfolio, undone, at, reverses=trade, settled=trade.cash_id is not None)
     if trade.cash_id is None:
         booking.settlements.add(portfolio, undone)
     else:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
-from classfeed_dagster.simulation.accounts import ZERO, Portfolio, Trade
+from classfeed_dagster.simulation.accounts import ZERO, Mistake, Portfolio, Trade
 from classfeed_dagster.simulation.behaviour import Shelf, transfer_in
 from classfeed_dagster.simulation.booking import Booking
 from classfeed_dagster.simulation.dealing import buy, reverse
@@ -26,7 +26,8 @@ from classfeed_dagster.simulation.stream import Stream
 from classfeed_dagster.trading_days import business_days_between, previous_business_day
 
 _WHOLE = Decimal(1)
-_LATEST_OPENING_BUSINESS = 28_800  # 08:00: corporate events are booked before the market opens
+_BEFORE_OPENING = 28_800  # 08:00: corporate events are booked before the market opens
+_CORRECTABLE = dt.timedelta(days=12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def _pay(booking: Booking, entitlement: Entitlement) -> None:
 
 def corporate_events(booking: Booking, portfolios: Iterable[Portfolio]) -> None:
     """Book what companies bring about today, for everybody who holds them."""
-    at = booking.at(_LATEST_OPENING_BUSINESS - 1800)
+    at = booking.at(_BEFORE_OPENING - 1800)
     for event in booking.market.events(booking.day):
         booking.counts["corporate events"] += 1
         if isinstance(event, CodeChange):
@@ -122,7 +123,7 @@ def _apply(
     booking: Booking, portfolio: Portfolio, event: UnitsChange | Delisting | Merger | CapitalReturn, units: Decimal
 ) -> None:
     number = portfolio.customer.number
-    at = booking.at(_LATEST_OPENING_BUSINESS + number % 1800, number)
+    at = booking.at(_BEFORE_OPENING + number % 1800, number)
     day, security_id = event.effective_on, event.security_id
     account = portfolio.accounts["AUD"]
     price = booking.market.last_price(security_id, booking.previous)
@@ -149,7 +150,9 @@ def _apply(
         returned = to_cents(units * price * event.basis_points / 10_000)
         if returned:
             text = "Return of capital"
-            booking.movement(portfolio, security_id, "RETURN_OF_CAPITAL", day, Decimal(0), -returned, text, at)
+            cost = portfolio.positions[security_id].cost
+            fall = -returned if cost is None else -min(returned, cost)
+            booking.movement(portfolio, security_id, "RETURN_OF_CAPITAL", day, Decimal(0), fall, text, at)
             booking.cash(portfolio, account, "DEPOSIT", day, returned, text, at)
 
 
@@ -159,8 +162,8 @@ def _apply(
 def oddity(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
     """Perhaps something irregular. Everything here leaves the books right in the end; some of it rewrites the past."""
     turn = draw.below(450)
-    if portfolio.mistaken_transfer is not None:
-        _undo_transfer(booking, portfolio, draw)
+    if portfolio.mistake is not None:
+        _undo_transfer(booking, portfolio, portfolio.mistake, draw)
     elif turn == 0:
         _late_note(booking, portfolio, draw, shelf)
     elif turn == 1:
@@ -174,8 +177,11 @@ def oddity(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -
     elif turn == 7:
         _take_back_payment(booking, portfolio, draw)
     elif turn == 8:
-        key, units = transfer_in(booking, portfolio, security_id := draw.choice(shelf.shares), draw, known_cost=True)
-        portfolio.mistaken_transfer = (key, security_id, booking.day, units)
+        security_id = draw.choice(shelf.shares)
+        booked = transfer_in(booking, portfolio, security_id, draw, known_cost=True)
+        if booked is not None:
+            key, units, cost = booked
+            portfolio.mistake = Mistake(key, security_id, booking.day, units, cost)
 
 
 def late_time(booking: Booking, draw: Stream) -> dt.datetime:
@@ -233,17 +239,20 @@ def _correct_trade(booking: Booking, portfolio: Portfolio, draw: Stream, *, agai
             consideration + trade.brokerage + trade.other_fees,
         )  # fmt: skip
         moment = at + dt.timedelta(seconds=draw.between(20, 200))
-        booking.trade(portfolio, right, moment)
-        if trade.settlement_date >= booking.day:
-            booking.settlements.add(portfolio, right)
-        else:
+        settled = trade.settlement_date < booking.day
+        booking.trade(portfolio, right, moment, settled=settled)
+        if settled:
             booking.settle(portfolio, right, moment)
+        else:
+            booking.settlements.add(portfolio, right)
         booking.counts["rebooked trades"] += 1
 
 
 def _correctable(booking: Booking, portfolio: Portfolio, trade: Trade) -> bool:
     # Only a past buy in whole units that nothing else has touched since: no past end of day may fall below zero.
-    if trade.reversed or trade.side != "BUY" or trade.trade_date >= booking.day or trade.account.currency != "AUD":
+    if trade.reversed or trade.side != "BUY" or trade.account.currency != "AUD":
+        return False
+    if not booking.day - _CORRECTABLE <= trade.trade_date < booking.day:
         return False
     others = [e for e in portfolio.positions[trade.security_id].entries if e.date >= trade.trade_date]
     return (
@@ -270,16 +279,15 @@ def _take_back_payment(booking: Booking, portfolio: Portfolio, draw: Stream) -> 
     booking.take_back_income(portfolio, payment, late_time(booking, draw))
 
 
-def _undo_transfer(booking: Booking, portfolio: Portfolio, draw: Stream) -> None:
-    assert portfolio.mistaken_transfer is not None
-    key, security_id, day, units = portfolio.mistaken_transfer
-    portfolio.mistaken_transfer = None
-    if _disturbed(booking, security_id, day) or any(
-        entry.units < 0 and entry.date >= day for entry in portfolio.positions[security_id].entries
+def _undo_transfer(booking: Booking, portfolio: Portfolio, mistake: Mistake, draw: Stream) -> None:
+    portfolio.mistake = None
+    if _disturbed(booking, mistake.security_id, mistake.date) or any(
+        entry.units < 0 and entry.date >= mistake.date for entry in portfolio.positions[mistake.security_id].entries
     ):
         return  # the mistake stays: too much rests on it
-    cost = -to_cents(units * booking.market.last_price(security_id, day) * 3 / 4)
-    text = "Transfer booked to the wrong holder"
-    at = late_time(booking, draw)
-    booking.movement(portfolio, security_id, "TRANSFER_IN", day, -units, cost, text, at, reverses=key)
+    cost = None if mistake.cost is None else -mistake.cost
+    booking.movement(
+        portfolio, mistake.security_id, "TRANSFER_IN", mistake.date, -mistake.units, cost,
+        "Transfer booked to the wrong holder", late_time(booking, draw), reverses=mistake.movement_id,
+    )  # fmt: skip
     booking.counts["reversed movements"] += 1

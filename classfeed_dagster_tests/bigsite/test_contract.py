@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
+import re
+from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import sqlalchemy as sa
 import yaml
 
 from classfeed_dagster.bigsite import queries, tables
+from classfeed_dagster.bigsite.consent import consent_query
 from classfeed_dagster.bigsite.contract import CONTRACT, ContractError, load_contract
 from classfeed_dagster.bigsite.extraction import columns_read
-from classfeed_dagster.bigsite.schema import Schema, live_schema
+from classfeed_dagster.bigsite.schema import Schema
+from classfeed_dagster.bigsite.schema_live import live_schema
 from classfeed_dagster.documents import epi_schema
+from classfeed_dagster.documents.epi_mapping import element_lineage
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.domains import columns
 from classfeed_dagster.domains.columns import Frame
@@ -34,6 +43,11 @@ def without_places(schema: Schema) -> dict[str, Any]:
         )
         for name, table in schema.tables.items()
     }
+
+
+def test_the_file_obeys_the_open_data_contract_standard() -> None:
+    standard = json.loads(resources.files("open_data_contract_standard").joinpath("schema.json").read_text())
+    jsonschema.validate(yaml.safe_load(CONTRACT.read_text()), standard)
 
 
 def test_the_contract_is_what_the_owner_creates(database_url: str) -> None:
@@ -71,7 +85,7 @@ def test_every_type_in_the_contract_has_its_type_in_the_document() -> None:
         *("INTEREST_INCOME" if value == "INTEREST" else value for value in known["income.income_type"]),
         *(f"CASH_{value}" for value in known["cash_transaction.transaction_type"]),
     }
-    stated = epi_schema.vocabulary("TransactionType")
+    stated = set(epi_schema.text_rules()["TransactionType"].vocabulary)
     assert as_sent == stated - {"OPENING_UNITS", "OPENING_CASH"}
 
 
@@ -115,30 +129,21 @@ class TestExtraction:
     """That ``columns_read`` is what is read, proved by privileges: PostgreSQL knows best."""
 
     @pytest.fixture
-    def reader(self, bigsite_engine: sa.Engine) -> sa.Connection:
-        connection = bigsite_engine.connect()
-        connection.exec_driver_sql("CREATE ROLE feed_reader; GRANT USAGE ON SCHEMA bigsite TO feed_reader")
-        for name in sorted(columns_read()):
-            table, _, column = name.partition(".")
-            connection.exec_driver_sql(f"GRANT SELECT ({column}) ON bigsite.{table} TO feed_reader")
-        connection.exec_driver_sql("SET ROLE feed_reader")
-        return connection  # rolled back with the database
+    def reader(self, bigsite_engine: sa.Engine) -> Iterator[sa.Connection]:
+        with bigsite_engine.connect() as connection:  # never committed: roles outlive a database
+            connection.exec_driver_sql("CREATE ROLE feed_reader; GRANT USAGE ON SCHEMA bigsite TO feed_reader")
+            for name in sorted(columns_read()):
+                table, _, column = name.partition(".")
+                connection.exec_driver_sql(f"GRANT SELECT ({column}) ON bigsite.{table} TO feed_reader")
+            connection.exec_driver_sql("SET ROLE feed_reader")
+            yield connection
 
     @staticmethod
     def refused(connection: sa.Connection) -> bool:
-        import datetime as dt
-
-        from classfeed_dagster.bigsite.consent import consent_query
-        from classfeed_dagster.bigsite.reading import read_only  # noqa: F401  # the doors that run these statements
-
         day = dt.date(2026, 3, 2)
         at = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
-        parameters: dict[str, object] = dict.fromkeys(
-            ("business_date", "cutoff", "earliest"), day
-        )
-        import re
-
         statements = [query.sql for query in (*queries.SLICED, *queries.REFERENCES)]
+        parameters: dict[str, object] = dict.fromkeys(("business_date", "cutoff", "earliest"), day)
         arrays = {name: "{}" for sql in statements for name in re.findall(r"%\((\w+)\)s::\w+\[\]", sql)}
         savepoint = connection.begin_nested()
         try:
@@ -155,18 +160,18 @@ class TestExtraction:
 
     def test_whoever_may_read_just_those_columns_can_extract(self, reader: sa.Connection) -> None:
         assert not self.refused(reader)
-        reader.close()
 
     def test_none_of_them_is_read_in_vain(self, reader: sa.Connection) -> None:
         in_vain = []
         for name in sorted(columns_read()):
             table, _, column = name.partition(".")
             savepoint = reader.begin_nested()
-            reader.exec_driver_sql(f"RESET ROLE; REVOKE SELECT ({column}) ON bigsite.{table} FROM feed_reader; SET ROLE feed_reader")
+            reader.exec_driver_sql(
+                f"RESET ROLE; REVOKE SELECT ({column}) ON bigsite.{table} FROM feed_reader; SET ROLE feed_reader"
+            )
             if not self.refused(reader):
                 in_vain.append(name)
             savepoint.rollback()
-        reader.close()
         assert in_vain == []
 
     def test_every_source_that_a_domain_names_is_read(self) -> None:
@@ -177,8 +182,6 @@ class TestLineage:
     """Where bigsite's columns end up."""
 
     def test_every_element_of_every_document_has_a_source_but_what_is_derived(self) -> None:
-        from classfeed_dagster.documents.epi_mapping import element_lineage
-
         reached = {(export.column, export.element) for exports in column_exports().values() for export in exports}
         frames = {frame.name: frame for frame in FRAMES}
         for element, frame, column in element_lineage():
@@ -228,7 +231,9 @@ class TestRefused:
                 lambda _, table, __: table["customProperties"][0]["value"][0].pop("reliedOn"),
                 "an index of trade needs",
             ),
-            (lambda document, _, __: document.pop("apiVersion"), "not a contract in the Open Data Contract Standard"),
+            (lambda document, _, __: document.pop("apiVersion"), "states no apiVersion"),
+            (lambda document, _, __: document.pop("schema"), "states no schema"),
+            (lambda document, _, __: document.update(tables=[]), "not a contract in the Open Data Contract Standard"),
             (lambda document, _, __: document.update(schema="none"), "not a contract"),
         ],
     )

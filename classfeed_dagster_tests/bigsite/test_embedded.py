@@ -172,7 +172,7 @@ def test_what_can_not_be_told_apart_is_not_declared_dead(home: Path, monkeypatch
         raise psutil.AccessDenied(pid)
 
     with monkeypatch.context() as patched:
-        patched.setattr(embedded.psutil, "Process", denied)
+        patched.setattr(psutil, "Process", denied)
         assert embedded._runs(home / "postgres")
     assert _ask(url) == 1
 

@@ -151,7 +151,7 @@ def _complete(table: str, schema: pl.Schema, at: int, row: Mapping[str, Any]) ->
     if table == "holding_eod":
         values.setdefault("ledger_units", values["units"])
     if table == "cash_balance_eod" and "ledger_cash" not in row:
-        values["ledger_cash"] = values["ledger_balance"]
+        values["ledger_cash"] = values["ledger_balance"] or "0"
     return {name: _typed(dtype, values.get(name)) for name, dtype in schema.items()}
 
 

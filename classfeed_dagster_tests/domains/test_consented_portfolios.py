@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classfeed_dagster.bigsite.consent import Consent
@@ -93,7 +93,10 @@ def test_a_date_that_is_not_the_audiences_is_refused() -> None:
 
 
 _instants = st.sampled_from(
-    [None, *(instant(text) for text in (LONG_AGO, BEFORE, "2023-01-31T13:00:00Z", TODAY, CUTOFF, "2023-02-02T00:00:00Z"))]
+    [
+        None,
+        *(instant(text) for text in (LONG_AGO, BEFORE, "2023-01-31T13:00:00Z", TODAY, CUTOFF, "2023-02-02T00:00:00Z")),
+    ]
 )
 
 
@@ -115,6 +118,7 @@ def _consents(draw: st.DrawFn) -> list[Consent]:
     ]
 
 
+@settings(deadline=None, max_examples=60)
 @given(_consents())
 def test_previous_plus_new_less_removed_is_current(consents: list[Consent]) -> None:
     tables = landed()
@@ -129,9 +133,7 @@ def test_previous_plus_new_less_removed_is_current(consents: list[Consent]) -> N
 
 
 def test_a_frame_that_is_not_what_the_consents_say_does_not_balance() -> None:
-    tables = landed(
-        data_sharing_consent=[{}, {"portfolio_id": 2, "portfolio_number": "SW2", "revoked_at": TODAY}]
-    )
+    tables = landed(data_sharing_consent=[{}, {"portfolio_id": 2, "portfolio_number": "SW2", "revoked_at": TODAY}])
     consents, frame = consents_of(tables), consented_portfolios(tables, CLASS, D)
     roll = consent_roll(consents, frame, CLASS, D)
     assert (roll.balanced, roll.removed_numbers, str(roll.removed_share)) == (True, ("SW2",), "0.5")

@@ -1,0 +1,250 @@
+"""Who may be told of: every case of granting, ending and granting again, at the cut-off and beside it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from classfeed_dagster.bigsite import consent
+from classfeed_dagster.bigsite.consent import Consent, ConsentReadError, ask_consent_now, sharing, standings
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.trading_days import Window
+from classfeed_dagster_tests.bigsite.reading_back import CLASS, DAY, END, FIRST, MICRO, START, take
+from classfeed_dagster_tests.bigsite_builder import Bigsite
+
+HOUR = dt.timedelta(hours=1)
+BEFORE = START - dt.timedelta(days=30)
+WINDOW = Window(START, END)
+_FIELDS = tuple(Consent.__dataclass_fields__)
+
+# What happened to a portfolio's consents, and how it stands at the cut-off of DAY.
+CASES: dict[str, tuple[list[dict[str, Any]], str | None]] = {
+    "none": ([], None),
+    "granted long ago": ([{"granted_at": BEFORE}], "CURRENT"),
+    "granted just before the previous cut-off": ([{"granted_at": START - MICRO}], "CURRENT"),
+    "granted exactly at the previous cut-off": ([{"granted_at": START}], "NEW"),
+    "granted just before the cut-off": ([{"granted_at": END - MICRO}], "NEW"),
+    "granted exactly at the cut-off": ([{"granted_at": END}], None),
+    "expired just before the previous cut-off": ([{"granted_at": BEFORE, "expires_at": START - MICRO}], None),
+    "expired exactly at the previous cut-off": ([{"granted_at": BEFORE, "expires_at": START}], "REMOVED"),
+    "expired just before the cut-off": ([{"granted_at": BEFORE, "expires_at": END - MICRO}], "REMOVED"),
+    "expires exactly at the cut-off": ([{"granted_at": BEFORE, "expires_at": END}], "CURRENT"),
+    "revoked just before the previous cut-off": ([{"granted_at": BEFORE, "revoked_at": START - MICRO}], None),
+    "revoked exactly at the previous cut-off": ([{"granted_at": BEFORE, "revoked_at": START}], "REMOVED"),
+    "revoked just before the cut-off": ([{"granted_at": BEFORE, "revoked_at": END - MICRO}], "REMOVED"),
+    "revoked exactly at the cut-off": ([{"granted_at": BEFORE, "revoked_at": END}], "CURRENT"),
+    "revoked before it would expire": (
+        [{"granted_at": BEFORE, "expires_at": END + HOUR, "revoked_at": START + HOUR}],
+        "REMOVED",
+    ),
+    "granted and revoked within the window": ([{"granted_at": START + HOUR, "revoked_at": START + 2 * HOUR}], None),
+    "granted again within the window": (
+        [{"granted_at": BEFORE, "revoked_at": START + HOUR}, {"granted_at": START + 2 * HOUR}],
+        "CURRENT",
+    ),
+    "granted again after a gap": (
+        [{"granted_at": BEFORE, "revoked_at": START - HOUR}, {"granted_at": START + HOUR}],
+        "NEW",
+    ),
+    "one of several ended": ([{"granted_at": BEFORE, "expires_at": START + HOUR}, {"granted_at": BEFORE}], "CURRENT"),
+    "to another recipient": ([{"granted_at": BEFORE, "recipient": "BGL"}], None),
+    "no reference": ([{"granted_at": BEFORE, "reference": "  "}], None),
+    "ended before it was granted": ([{"granted_at": BEFORE, "expires_at": BEFORE - MICRO}], None),
+    "two references at one instant": (
+        [{"granted_at": BEFORE, "reference": "A"}, {"granted_at": BEFORE, "reference": "B"}],
+        None,
+    ),
+    "one reference twice at one instant": (
+        [{"granted_at": BEFORE, "reference": "A"}, {"granted_at": BEFORE, "reference": "A"}],
+        "CURRENT",
+    ),
+    "the latest names no fund": (
+        [{"granted_at": BEFORE, "reference": "A"}, {"granted_at": BEFORE + HOUR, "reference": ""}],
+        None,
+    ),
+    "an older one named no fund": (
+        [{"granted_at": BEFORE, "reference": ""}, {"granted_at": BEFORE + HOUR, "reference": "A"}],
+        "CURRENT",
+    ),
+    "became ambiguous within the window": (
+        [
+            {"granted_at": BEFORE, "reference": "A"},
+            {"granted_at": START + HOUR, "reference": "B"},
+            {"granted_at": START + HOUR, "reference": "C"},
+        ],
+        "REMOVED",
+    ),
+}
+
+
+def _all_cases(bigsite: Bigsite) -> dict[str, str]:
+    """A portfolio for each case; its number, by case."""
+    numbers = {}
+    for case, (consents, _) in CASES.items():
+        portfolio = bigsite.portfolio()
+        portfolio.cash_account()
+        numbers[case] = portfolio.number
+        for one in consents:
+            portfolio.consent(**one)
+    return numbers
+
+
+@pytest.fixture
+def numbers(bigsite_engine: sa.Engine) -> dict[str, str]:
+    bigsite = Bigsite(bigsite_engine)
+    numbers = _all_cases(bigsite)
+    bigsite.end_of_day(DAY).save()
+    return numbers
+
+
+def test_every_case_comes_out_of_the_snapshot_as_the_rule_says(
+    bigsite_engine: sa.Engine, local_store: ObjectStore, numbers: dict[str, str]
+) -> None:
+    snapshot, landed = take(bigsite_engine, local_store)
+    rows = [Consent(*row) for row in landed["data_sharing_consent"].select(_FIELDS).iter_rows()]
+    shared = sharing(rows, "CLASS", WINDOW, first=False)
+    found = {one.standing.portfolio_number: str(one.change) for one in shared}
+    assert found == {numbers[case]: change for case, (_, change) in CASES.items() if change}
+    listed = [one.standing.portfolio_number for one in shared]
+    assert listed == sorted(listed)
+    assert sum(part.portfolios for part in snapshot.slices) == len(listed)
+    read = {numbers[case] for case, (_, change) in CASES.items() if change in ("NEW", "CURRENT")}
+    assert landed["portfolio"].height == len(read)
+
+
+def test_on_the_first_business_date_everyone_is_new_and_no_one_is_removed() -> None:
+    bigsite = Bigsite()
+    numbers = _all_cases(bigsite)
+    shared = sharing(_consents(bigsite), "CLASS", WINDOW, first=True)
+    found = {one.standing.portfolio_number: str(one.change) for one in shared}
+    assert found == {numbers[case]: "NEW" for case, (_, change) in CASES.items() if change in ("NEW", "CURRENT")}
+
+
+@pytest.mark.parametrize("when", ["start", "end"])
+def test_the_question_at_publishing_gives_the_same_answer(
+    bigsite_engine: sa.Engine, numbers: dict[str, str], when: str
+) -> None:
+    at, changes = (START, ("CURRENT", "REMOVED")) if when == "start" else (END, ("CURRENT", "NEW"))
+    statements: list[str] = []
+    sa.event.listen(bigsite_engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    asked_at, held = ask_consent_now(bigsite_engine, "CLASS", at=at)
+    assert asked_at == at
+    assert held == {numbers[case] for case, (_, change) in CASES.items() if change in changes}
+    assert len(statements) == 1
+
+
+def test_consent_revoked_after_the_snapshot_is_known_when_publishing(
+    bigsite_engine: sa.Engine, local_store: ObjectStore
+) -> None:
+    bigsite = Bigsite(bigsite_engine)
+    stays, goes = bigsite.portfolio("STAYS").consent(), bigsite.portfolio("GOES").consent()
+    for portfolio in (stays, goes):
+        portfolio.cash_account()
+    bigsite.end_of_day(DAY).save()
+    snapshot, _ = take(bigsite_engine, local_store)
+    assert [part.portfolios for part in snapshot.slices] == [2]
+    goes.consents[0]["revoked_at"] = END + HOUR
+    bigsite.save()
+    before = dt.datetime.now(dt.UTC)
+    asked_at, held = ask_consent_now(bigsite_engine, "CLASS", ["GOES", "STAYS", "UNKNOWN"])
+    assert held == {"STAYS"}
+    assert abs(asked_at - before) < dt.timedelta(minutes=5)
+    assert ask_consent_now(bigsite_engine, "CLASS", ["GOES"], at=END)[1] == {"GOES"}
+
+
+def test_no_consents_at_all_is_an_answer(bigsite_engine: sa.Engine) -> None:
+    assert ask_consent_now(bigsite_engine, "CLASS", at=END) == (END, set())
+
+
+def test_a_failed_question_is_never_a_yes(bigsite_engine: sa.Engine) -> None:
+    with bigsite_engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE bigsite.data_sharing_consent"))
+    with pytest.raises(ConsentReadError, match="nothing is sent"):
+        ask_consent_now(bigsite_engine, "CLASS")
+
+
+def test_dates_beyond_python_are_brought_within_reach(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+    bigsite = Bigsite(bigsite_engine)
+    for number in ("ENDLESS", "ALWAYS"):
+        bigsite.portfolio(number).consent().cash_account()
+    bigsite.end_of_day(DAY).save()
+    with bigsite_engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE bigsite.data_sharing_consent SET granted_at = '-infinity', expires_at = 'infinity', "
+                "revoked_at = '20000-01-01', history_from = CASE portfolio_id WHEN 1 THEN DATE '-infinity' END"
+            )
+        )
+    snapshot, _ = take(bigsite_engine, local_store)
+    assert snapshot.slices[0].portfolios == 2
+    assert ask_consent_now(bigsite_engine, "CLASS")[1] == {"ENDLESS", "ALWAYS"}
+
+
+def test_of_several_consents_the_earliest_history_and_the_latest_reference_count() -> None:
+    bigsite = Bigsite()
+    portfolio = bigsite.portfolio()
+    portfolio.consent(BEFORE, history_from="2022-07-01", reference="OLD")
+    portfolio.consent(BEFORE + HOUR, history_from="2022-10-01", reference="NEW")
+    portfolio.consent(BEFORE - HOUR, history_from="2021-07-01", reference="ENDED", revoked_at=START)
+    standing = standings(_consents(bigsite), "CLASS", END)[portfolio.id]
+    assert (standing.recipient_reference, standing.history_from) == ("NEW", dt.date(2022, 7, 1))
+    assert standing.consent_ids == (1, 2)
+    portfolio.consent(BEFORE, history_from=None, reference="ALL")
+    standing = standings(_consents(bigsite), "CLASS", END)[portfolio.id]
+    assert (standing.recipient_reference, standing.history_from) == ("NEW", None)
+
+
+def test_unreadable_consents_are_named_for_people_to_mend(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+    bigsite = Bigsite(bigsite_engine)
+    portfolio = bigsite.portfolio().consent(BEFORE).consent(BEFORE - HOUR, reference=" ")
+    portfolio.cash_account()
+    bigsite.end_of_day(DAY).save()
+    snapshot, landed = take(bigsite_engine, local_store)
+    assert snapshot.unreadable_consents == (2,)
+    assert landed["portfolio"].height == 1
+    assert consent.unreadable(_consents(bigsite)) == [2]
+    nameless = Consent(9, 1, "X", "CLASS", None, None, None, None, None)
+    assert not nameless.readable()
+    assert not nameless.active(END)
+
+
+_instants = st.sampled_from([START - HOUR, START - MICRO, START, START + MICRO, END - MICRO, END, END + MICRO])
+_consent = st.builds(
+    Consent,
+    consent_id=st.integers(1, 99),
+    portfolio_id=st.integers(1, 3),
+    portfolio_number=st.just("P"),
+    recipient=st.sampled_from(["CLASS", "BGL"]),
+    recipient_reference=st.sampled_from(["A", "B", "", None]),
+    history_from=st.none() | st.dates(dt.date(2020, 1, 1), FIRST),
+    granted_at=st.none() | _instants,
+    expires_at=st.none() | _instants,
+    revoked_at=st.none() | _instants,
+)
+
+
+@given(st.lists(_consent, max_size=8))
+def test_previous_and_new_less_removed_are_current(consents: list[Consent]) -> None:
+    before, now = set(standings(consents, "CLASS", START)), set(standings(consents, "CLASS", END))
+    by = {"NEW": set[int](), "CURRENT": set[int](), "REMOVED": set[int]()}
+    for shared in sharing(consents, "CLASS", WINDOW, first=False):
+        by[shared.change].add(shared.standing.portfolio_id)
+    assert (before | by["NEW"]) - by["REMOVED"] == now == by["NEW"] | by["CURRENT"]
+    assert not before & by["NEW"]
+
+
+def _consents(bigsite: Bigsite) -> list[Consent]:
+    return [
+        Consent(*({**row.values, "portfolio_number": portfolio.number}[name] for name in _FIELDS))
+        for portfolio in bigsite.portfolios
+        for row in portfolio.consents
+    ]
+
+
+def test_the_audience_of_these_tests_has_the_window_they_say() -> None:
+    assert CLASS.window(DAY) == WINDOW

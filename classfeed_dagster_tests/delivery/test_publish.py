@@ -1,0 +1,496 @@
+"""Publishing: exactly once, in order, only with verdicts and consent, whatever dies or races."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from classfeed_dagster.delivery.errors import (
+    ChainBusyError,
+    ConsentChangedError,
+    DamagedRecordError,
+    GateRefusedError,
+    NotInOrderError,
+    StaleBuildError,
+    TooManyHeldBackError,
+)
+from classfeed_dagster.delivery.gate import record_verdict
+from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, VoidManifest
+from classfeed_dagster.delivery.publish import publish
+from classfeed_dagster.delivery.records import chain_key, manifest_key, to_json
+from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.delivery.verify import verify_feed
+from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster_tests.delivery.pipeline import (
+    ASKED_AT,
+    AUDIENCE,
+    DAY1,
+    DAY2,
+    DAY3,
+    FEED,
+    FORMAT,
+    Day,
+    build,
+    check,
+    contents,
+    deliver,
+    go,
+    simple,
+)
+
+
+def sound(store: ObjectStore) -> bool:
+    verification = verify_feed(store, FEED, FORMAT)
+    assert verification.problems == []
+    return verification.sound
+
+
+def test_first_delivery_is_complete_and_a_rerun_changes_nothing(store: ObjectStore) -> None:
+    outcome = deliver(store, simple())
+    manifest = outcome.manifest
+    assert outcome.kind == "DELIVERED"
+    assert manifest is not None
+    assert outcome.manifest_key == f"delivered/{FEED}/2023-01-03/r0/manifest.json"
+    assert (manifest.revision, manifest.chain_position, manifest.previous, manifest.replaces) == (0, 1, None, None)
+    assert [p.number for p in manifest.portfolios] == ["P1", "P2", "P3", "P4", "P5"]
+    assert len(manifest.pages) > 1
+    assert manifest.totals.currencies["AUD"].cash_credits == Decimal("18.78")
+    assert manifest.totals.currencies["AUD"].cash_debits == Decimal("-2.50")
+    assert manifest.consent_checked_at == ASKED_AT
+    assert {v.check for v in manifest.verdicts} >= {"document_valid", "everyone_consented", "consent_roll"}
+    before = contents(store)
+    assert set(before) == {page.key for page in manifest.pages} | {outcome.manifest_key}
+
+    again = deliver(store, simple(), "try-2")
+    assert again.kind == "NOTHING_TO_DO"
+    assert again.manifest == manifest
+    assert deliver(store, simple(snapshot="s2"), "try-3").kind == "NOTHING_TO_DO"
+    assert contents(store) == before
+    assert sound(store)
+
+
+def test_a_date_with_nobody_is_delivered_as_an_empty_page(store: ObjectStore) -> None:
+    outcome = deliver(store, Day(DAY1, {}))
+    assert outcome.kind == "DELIVERED"
+    assert outcome.manifest is not None
+    assert [page.counts for page in outcome.manifest.pages] == [{}]
+    assert deliver(store, Day(DAY1, {})).kind == "NOTHING_TO_DO"
+    assert sound(store)
+
+
+def test_reissue_holds_only_what_changed(store: ObjectStore) -> None:
+    deliver(store, simple())
+    first = contents(store)
+    outcome = deliver(store, simple(snapshot="s2", P1=["10.00", "-2.50"], P2=["1.01"], P3=[], P4=["7.77"], P5=["0.01"]))
+    manifest = outcome.manifest
+    assert outcome.kind == "DELIVERED"
+    assert manifest is not None
+    assert (manifest.revision, manifest.replaces) == (1, f"{FEED}-20230103-r0-p1")
+    assert [p.number for p in manifest.portfolios] == ["P2"]
+    after = contents(store)
+    assert {key: after[key] for key in first} == first
+    assert sound(store)
+
+
+def test_dates_go_in_order_and_manifests_chain(store: ObjectStore) -> None:
+    second = simple(DAY2)
+    made = build(store, second)
+    check(store, made, second)
+    with pytest.raises(NotInOrderError) as caught:
+        go(store, made, second)
+    assert caught.value.previous == DAY1
+    assert caught.value.transient
+    assert list(store.list("chain/")) == []
+
+    one = deliver(store, simple(DAY1)).manifest
+    assert go(store, made, second).kind == "DELIVERED"  # what it assumed of the date before came true
+    re_issued = deliver(store, simple(DAY1, "s2", P1=["10.00"], P2=["1.00"], P3=[], P4=["7.77"], P5=["0.01"])).manifest
+    two = delivered_state(store, FEED, DAY2).latest
+    assert one is not None
+    assert two is not None
+    assert re_issued is not None
+    assert [m.chain_position for m in (one, two, re_issued)] == [1, 2, 3]
+    assert [m.sequence_number for m in (one, two, re_issued)] == [1, 2, 1]
+    assert two.previous is not None
+    assert re_issued.previous is not None
+    assert (two.previous.key, re_issued.previous.key) == (manifest_key(FEED, DAY1, 0), manifest_key(FEED, DAY2, 0))
+    assert sound(store)
+
+
+def test_held_back_waits_and_is_released_in_order(store: ObjectStore) -> None:
+    first, second = replace(simple(DAY1), broken=["P2"]), simple(DAY2)
+    held = deliver(store, first).manifest
+    assert held is not None
+    assert [(h.number, h.kind, h.reason) for h in held.held_back] == [("P2", "RULE", "breaks units_ledger (2 times)")]
+    waiting = deliver(store, second).manifest
+    third = deliver(store, simple(DAY3)).manifest
+    assert waiting is not None
+    assert third is not None
+    assert [(h.number, h.kind, h.reason) for h in waiting.held_back] == [("P2", "WAITING", "waiting for 2023-01-03")]
+    assert [h.reason for h in third.held_back] == ["waiting for 2023-01-03"]  # the date to mend, not the one between
+
+    # A later date can't go before the earlier one has.
+    assert deliver(store, simple(DAY3)).kind == "NOTHING_TO_DO"
+    for day in (simple(DAY1), second, simple(DAY3)):
+        mended = deliver(store, day).manifest
+        assert mended is not None
+        assert (mended.revision, [p.number for p in mended.portfolios], mended.held_back) == (1, ["P2"], ())
+    assert sound(store)
+
+
+def test_built_ahead_on_a_wrong_assumption_is_refused(store: ObjectStore) -> None:
+    second = simple(DAY2)
+    ahead = build(store, second)  # assumes that all of DAY1 will go
+    check(store, ahead, second)
+    deliver(store, replace(simple(DAY1), broken=["P2"]))
+    with pytest.raises(StaleBuildError, match="P2"):
+        go(store, ahead, second)
+    manifest = deliver(store, second).manifest
+    assert manifest is not None
+    assert "P2" not in {p.number for p in manifest.portfolios}
+    assert sound(store)
+
+
+def test_removal_is_announced_only_of_those_ever_delivered(store: ObjectStore) -> None:
+    second = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ()), "P3": ("REMOVED", ())})
+    ahead = build(store, second)
+    check(store, ahead, second)
+    deliver(store, replace(simple(DAY1, P1=["1.00"], P2=["1.00"], P3=["3.00"]), broken=["P2"], held_back_limit=Decimal(1)))
+    with pytest.raises(StaleBuildError, match=r"\(P2\)"):
+        go(store, ahead, second)
+    manifest = deliver(store, second).manifest
+    assert manifest is not None
+    assert [(p.number, p.change) for p in manifest.portfolios] == [("P1", "CURRENT"), ("P3", "REMOVED")]
+
+    # Built while P2 was unknown to the recipient; then the earlier date's re-issue made it known.
+    made = build(store, replace(second, content={**second.content, "P1": ("CURRENT", ("2.00",))}))
+    assert made.unannounced == ("P2",)
+    check(store, made, second)
+    deliver(store, simple(DAY1, P1=["1.00"], P2=["1.00"], P3=["3.00"]))
+    with pytest.raises(StaleBuildError, match="P2"):
+        go(store, made, second)
+    announced = deliver(store, second).manifest
+    assert announced is not None
+    assert [(p.number, p.change) for p in announced.portfolios] == [("P2", "REMOVED")]
+    assert sound(store)
+
+
+def test_too_many_held_back_stops_everything(store: ObjectStore) -> None:
+    with pytest.raises(TooManyHeldBackError, match="units_ledger"):
+        deliver(store, replace(simple(), broken=["P1", "P2", "P3"]))
+    assert list(store.list("")) == []
+
+
+def test_two_builds_of_the_same_content_deliver_once(store: ObjectStore) -> None:
+    one, other = build(store, simple(snapshot="s1")), build(store, simple(snapshot="s2"))
+    assert one.build_id != other.build_id
+    for made in (one, other):
+        check(store, made, simple())
+    assert go(store, one, simple()).kind == "DELIVERED"
+    before = contents(store)
+    again, late = go(store, one, simple()), go(store, other, simple())
+    assert (again.kind, late.kind) == ("ALREADY_DELIVERED", "ALREADY_DELIVERED")
+    assert late.manifest == again.manifest
+    assert contents(store) == before
+
+
+def test_a_build_overtaken_by_other_content_is_stale(store: ObjectStore) -> None:
+    late = build(store, simple())
+    check(store, late, simple())
+    deliver(store, simple(snapshot="s2", P1=["99.00"]))
+    before = contents(store)
+    with pytest.raises(StaleBuildError, match="revision 1 comes next"):
+        go(store, late, simple())
+    assert contents(store) == before
+
+
+def test_a_build_without_pages_is_stale_once_something_else_went(store: ObjectStore) -> None:
+    deliver(store, simple())
+    empty = build(store, simple())
+    assert empty.pages == ()
+    deliver(store, simple(snapshot="s2", P1=["99.00"], P2=["1.00"], P3=[], P4=["7.77"], P5=["0.01"]))
+    with pytest.raises(StaleBuildError):
+        go(store, empty, simple())
+
+
+def test_a_build_for_another_audience_is_stale(store: ObjectStore) -> None:
+    day = simple()
+    made = build(store, day)
+    check(store, made, day)
+    with pytest.raises(StaleBuildError, match="another recipient"):
+        publish(
+            store,
+            made,
+            consented_now=lambda: (ASKED_AT, day.active),
+            audience=Audience("CLASS", dt.date(2022, 12, 30)),
+            correlation_id="x",
+        )
+
+
+# --- The gate -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_leaves_without_every_verdict(store: ObjectStore) -> None:
+    day = simple()
+    made = build(store, day)
+    with pytest.raises(GateRefusedError) as caught:
+        go(store, made, day)
+    assert len(caught.value.reasons) == 5
+    check(store, made, day)
+    record_verdict(store, made, "everyone_consented", False, "P2 does not consent now", "late")
+    with pytest.raises(GateRefusedError, match=r"everyone_consented failed \(P2 does not consent now\)"):
+        go(store, made, day)
+    assert contents(store) == {}
+    record_verdict(store, made, "everyone_consented", True, "all consent again", "later")
+    assert go(store, made, day).kind == "DELIVERED"
+
+
+# --- Consent ------------------------------------------------------------------------------------------------------
+
+
+def test_consent_that_ended_after_the_build_stops_it_before_anything_is_written(store: ObjectStore) -> None:
+    day = simple()
+    made = build(store, day)
+    check(store, made, day)
+    with pytest.raises(ConsentChangedError, match="P2") as caught:
+        go(store, made, day.without("P2"))
+    assert caught.value.numbers == ("P2",)
+    assert list(store.list("chain/")) == []
+    assert contents(store) == {}
+
+
+def test_consent_that_ends_at_the_last_moment_leaves_no_page_behind(store: ObjectStore) -> None:
+    day = simple()
+    made = build(store, day)
+    check(store, made, day)
+    answers = iter([day.consenting, day.without("P2").consenting])
+    with pytest.raises(ConsentChangedError):
+        go(store, made, day, consented=lambda: next(answers))
+    (void,) = delivered_state(store, FEED, DAY1).revisions
+    assert isinstance(void.manifest, VoidManifest)
+    assert list(contents(store)) == [manifest_key(FEED, DAY1, 0)]
+    assert b"P2" not in b"".join(contents(store).values())
+
+    manifest = deliver(store, day.without("P2")).manifest
+    assert manifest is not None
+    assert (manifest.revision, manifest.replaces, manifest.chain_position) == (1, None, 2)
+    assert [(h.number, h.kind) for h in manifest.held_back] == [("P2", "CONSENT_ENDED")]
+    assert sound(store)
+
+
+def test_pages_of_a_dead_attempt_go_when_a_consent_in_them_ended(store: ObjectStore) -> None:
+    day = simple()
+    made = build(store, day)
+    check(store, made, day)
+    asked: list[int] = []
+
+    def dies() -> frozenset[str]:
+        asked.append(1)
+        if len(asked) == 2:
+            raise ConnectionError("bigsite is gone")
+        return day.consenting
+
+    with pytest.raises(ConnectionError):
+        go(store, made, day, consented=dies)
+    assert len(contents(store)) == len(made.pages)
+    with pytest.raises(ConsentChangedError):
+        go(store, made, day.without("P2"))
+    assert list(contents(store)) == [manifest_key(FEED, DAY1, 0)]
+
+
+def test_removed_portfolios_need_no_consent(store: ObjectStore) -> None:
+    deliver(store, simple(P1=["1.00"], P2=["1.00"]))
+    day = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ())})
+    manifest = deliver(store, day).manifest
+    assert manifest is not None
+    assert [p.change for p in manifest.portfolios] == ["CURRENT", "REMOVED"]
+
+
+# --- Attempts that stopped ----------------------------------------------------------------------------------------
+
+
+def test_another_dates_dead_claim_is_closed_after_patience(store: ObjectStore) -> None:
+    deliver(store, simple(DAY1))
+    deliver(store, simple(DAY2))
+    store.create(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=1)))
+    store.create(f"delivered/{FEED}/2023-01-03/r1/{FEED}-20230103-r1-p1.txt.gz", b"half")
+    day = simple(DAY3)
+    made = build(store, day)
+    check(store, made, day)
+    naps: list[float] = []
+    assert go(store, made, day, patience_seconds=2.5, sleep=naps.append).kind == "DELIVERED"
+    assert naps == [1.0, 1.0, 0.5]
+    latest = delivered_state(store, FEED, DAY3).latest
+    assert latest is not None
+    assert latest.chain_position == 4
+    void = delivered_state(store, FEED, DAY1).revisions[1].manifest
+    assert isinstance(void, VoidManifest)
+    assert latest.previous is not None
+    assert latest.previous.key == manifest_key(FEED, DAY1, 1)
+    assert not store.exists(f"delivered/{FEED}/2023-01-03/r1/{FEED}-20230103-r1-p1.txt.gz")
+    assert sound(store)
+
+
+def test_a_live_claim_is_waited_for(store: ObjectStore) -> None:
+    deliver(store, simple(DAY1))
+    deliver(store, simple(DAY2))
+    other = simple(DAY1, "s2", P1=["5.00"], P2=["1.00"], P3=[], P4=["7.77"], P5=["0.01"])
+    theirs = build(store, other)
+    check(store, theirs, other)
+    store.create(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=1)))
+    day = simple(DAY3)
+    made = build(store, day)
+    check(store, made, day)
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            store.create(f"delivered/{FEED}/2023-01-03/r1/sign-of-life", b"")  # patience begins anew
+        if len(naps) == 4:
+            store.delete(f"delivered/{FEED}/2023-01-03/r1/sign-of-life")
+            assert go(store, theirs, other).kind == "DELIVERED"
+
+    assert go(store, made, day, patience_seconds=3.0, sleep=nap).kind == "DELIVERED"
+    assert len(naps) == 4
+    assert all(isinstance(one.manifest, Manifest) for one in delivered_state(store, FEED, DAY1).revisions)
+    assert sound(store)
+
+
+def test_own_dead_claim_with_other_content_becomes_void(store: ObjectStore) -> None:
+    old = build(store, simple(snapshot="s1"))
+    store.create(chain_key(FEED, 1), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=0)))
+    page = old.pages[0]
+    store.create(f"delivered/{FEED}/2023-01-03/r0/{page.key.rpartition('/')[2]}", store.read(page.key))
+    manifest = deliver(store, simple(snapshot="s2")).manifest
+    assert manifest is not None
+    assert (manifest.revision, manifest.chain_position, manifest.replaces) == (1, 2, None)
+    assert sound(store)
+
+
+def test_own_dead_claim_with_the_same_content_is_finished(store: ObjectStore) -> None:
+    day = simple()
+    made = build(store, day)
+    store.create(chain_key(FEED, 1), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=0)))
+    page = made.pages[0]
+    store.create(f"delivered/{FEED}/2023-01-03/r0/{page.key.rpartition('/')[2]}", store.read(page.key))
+    manifest = deliver(store, day).manifest
+    assert manifest is not None
+    assert (manifest.revision, manifest.chain_position) == (0, 1)
+    assert sound(store)
+
+
+def test_leftovers_of_a_void_revision_are_removed_by_the_next_run_of_its_date(store: ObjectStore) -> None:
+    test_own_dead_claim_with_other_content_becomes_void(store)
+    late = f"delivered/{FEED}/2023-01-03/r0/{FEED}-20230103-r0-p1.txt.gz"
+    store.create(late, b"written by a process that woke up late")
+    found = verify_feed(store, FEED, FORMAT)
+    assert [p.kind.name for p in found.problems] == ["LEFTOVER"]
+    assert found.sound
+    deliver(store, simple(snapshot="s2"))
+    assert not store.exists(late)
+
+
+def test_a_chain_that_others_keep_winning_gives_up(store: ObjectStore) -> None:
+    day = simple()
+    made = build(store, day)
+    check(store, made, day)
+
+    class AlwaysLate:
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        def create(self, key: str, *args: object) -> bool:
+            return False
+
+    with pytest.raises(ChainBusyError, match="run it again"):
+        go(AlwaysLate(), made, day)  # type: ignore[arg-type]
+    assert contents(store) == {}
+
+
+# --- Damage -------------------------------------------------------------------------------------------------------
+
+
+def test_a_staged_page_changed_after_the_checks_never_leaves(store: ObjectStore) -> None:
+    day = simple()
+    made = build(store, day)
+    check(store, made, day)
+    store.put(made.pages[1].key, b"not a gzip file")
+    with pytest.raises(DamagedRecordError, match="isn't what was checked"):
+        go(store, made, day)
+    assert not store.exists(manifest_key(FEED, DAY1, 0))
+
+
+def test_a_staged_page_that_is_gone_means_building_again(store: ObjectStore) -> None:
+    day = simple()
+    made = build(store, day)
+    check(store, made, day)
+    store.delete(made.pages[0].key)
+    with pytest.raises(StaleBuildError, match="a staged page is gone"):
+        go(store, made, day)
+    assert deliver(store, day).kind == "DELIVERED"
+
+
+def test_a_page_that_arrives_otherwise_is_noticed(store: ObjectStore) -> None:
+    day = simple()
+    made = build(store, day)
+    check(store, made, day)
+
+    class Corrupting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        def create(self, key: str, data: object, metadata: object = None) -> bool:
+            return store.create(key, b"bits have flipped" if key.endswith(".gz") else data, metadata)  # type: ignore[arg-type]
+
+    with pytest.raises(DamagedRecordError, match="isn't what was written"):
+        go(Corrupting(), made, day)  # type: ignore[arg-type]
+    assert not store.exists(manifest_key(FEED, DAY1, 0))
+
+
+def test_a_page_that_vanishes_while_it_is_published_is_no_delivery(store: ObjectStore) -> None:
+    # Another attempt closed the revision and cleaned up between our writing and our reading back.
+    day = simple()
+    made = build(store, day)
+    check(store, made, day)
+
+    class Vanishing:
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        def create(self, key: str, data: object, metadata: object = None) -> bool:
+            if key.endswith(".gz"):
+                return True
+            return store.create(key, data, metadata)  # type: ignore[arg-type]
+
+    with pytest.raises(StaleBuildError):
+        go(Vanishing(), made, day)  # type: ignore[arg-type]
+    assert isinstance(delivered_state(store, FEED, DAY1).revisions[0].manifest, VoidManifest)
+
+
+def test_a_broken_chain_stops_publishing(store: ObjectStore) -> None:
+    for day in (simple(DAY1), simple(DAY2)):
+        deliver(store, day)
+    day = simple(DAY3)
+    made = build(store, day)
+    check(store, made, day)
+    entry = store.read(chain_key(FEED, 1))
+    store.delete(chain_key(FEED, 1))
+    with pytest.raises(DamagedRecordError, match="some are missing"):
+        go(store, made, day)
+    store.create(chain_key(FEED, 1), entry)
+    manifest = store.read(manifest_key(FEED, DAY1, 0))
+    store.delete(manifest_key(FEED, DAY1, 0))
+    with pytest.raises(DamagedRecordError, match="position 1 of the chain is missing"):
+        go(store, made, day)
+    store.create(manifest_key(FEED, DAY1, 0), manifest)
+    assert go(store, made, day).kind == "DELIVERED"
+
+
+def test_first_dates_audience(store: ObjectStore) -> None:
+    made = build(store, simple())
+    assert (made.previous_date, made.sequence_number) == (None, AUDIENCE.sequence_number(DAY1))

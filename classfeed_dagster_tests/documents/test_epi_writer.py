@@ -1,0 +1,227 @@
+"""The writer: bytes that lxml would write, the same whatever the slices, and the golden document."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lxml import etree
+
+from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents import epi_writer
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.documents.epi_schema import compiled
+from classfeed_dagster.documents.epi_writer import FrameShapeError
+from classfeed_dagster.documents.format import (
+    CurrencyTotals,
+    DocumentFormat,
+    RenderedPortfolio,
+    Totals,
+    file_stem,
+    pages_of,
+    plan_pages,
+)
+from classfeed_dagster_tests.documents.epi_data import (
+    HEADER,
+    Frames,
+    account,
+    any_frames,
+    by_lxml,
+    cash,
+    frames_of,
+    holding,
+    page_of,
+    removed,
+    sample,
+    trade,
+)
+
+GOLDEN = Path(__file__).parent / "data" / "class_super-20230503-r0-p1.xml"
+
+
+def canonical(document: bytes | etree._Element) -> bytes:
+    tree = etree.fromstring(document) if isinstance(document, bytes) else document
+    return etree.tostring(tree, method="c14n")
+
+
+def test_the_golden_document() -> None:
+    # A difference here changes what the recipient gets: look at it, then replace the file.
+    assert page_of(sample()) == GOLDEN.read_bytes()
+
+
+def test_the_golden_document_is_what_the_xsd_demands() -> None:
+    compiled().assertValid(etree.parse(GOLDEN))
+
+
+@settings(max_examples=150, deadline=None)
+@given(any_frames())
+def test_any_content_is_canonically_what_lxml_writes_and_valid(frames: Frames) -> None:
+    page = page_of(frames)
+    assert canonical(page) == canonical(by_lxml(frames, page))
+    assert compiled().validate(etree.fromstring(page)), compiled().error_log
+    assert not EPI.unwritable(frames).height
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_frames(), st.randoms(use_true_random=False))
+def test_neither_slices_nor_the_order_of_rows_nor_blocks_change_bytes(frames: Frames, random: object) -> None:
+    whole = list(EPI.render(frames))
+    shuffled = {name: frame.sample(fraction=1, shuffle=True, seed=random.getrandbits(16)) for name, frame in frames.items()}  # type: ignore[attr-defined]
+    assert list(EPI.render(shuffled)) == whole
+    sliced = [
+        portfolio
+        for number in sorted(frames["accounts"]["portfolio_number"])
+        for portfolio in EPI.render(
+            {name: frame.filter(pl.col("portfolio_number") == number) for name, frame in frames.items()}
+        )
+    ]
+    assert sliced == whole
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epi_writer, "BLOCK", 1)
+        assert list(EPI.render(frames)) == whole
+
+
+def test_every_record_is_one_line_whatever_its_text_holds() -> None:
+    frames = frames_of({"accounts": [account("P1", portfolio_name="a\nb\r\nc"), account("P2")]})
+    lines = page_of(frames).split(b"\n")
+    assert sum(line.startswith(b"<Account ") and line.endswith(b"</Account>") for line in lines) == 2
+
+
+def test_portfolios_come_by_code_point_and_hold_their_own_totals() -> None:
+    rendered = list(EPI.render(sample()))
+    assert [one.number for one in rendered] == ["SW00000001", "SW00000002", "SW00000003", "SW00000010"]
+    first = rendered[0].totals
+    assert first.counts == {
+        "AccountDetails": 1,
+        "AccountBalances": 2,
+        "InvestmentHoldings": 2,
+        "MovementTransactions": 4,
+    }
+    assert first.currencies["AUD"] == CurrencyTotals(
+        ledger_balance=Decimal("1234.50"),
+        market_value=Decimal("4451.00"),
+        cash_credits=Decimal("0.01"),
+        cash_debits=Decimal("-1789.90"),
+        net_amount=Decimal("1789.90"),
+    )
+    assert first.units_held == Decimal("200.000000")
+    assert first.units_moved == Decimal("36.500000")
+    assert rendered[1].totals.units_moved == Decimal("-40.000000"), "an income's units move nothing"
+    assert rendered[2].sections["InvestmentHoldings"] == b""
+    assert rendered[2].size == len(rendered[2].sections["AccountDetails"])
+
+
+def test_a_removed_account_is_number_and_reference_alone_even_if_its_row_holds_more() -> None:
+    rows = {"accounts": [account("P1", consent="REMOVED", extract="NONE")]}
+    bare = {"accounts": [removed("P1")]}
+    assert page_of(frames_of(rows)) == page_of(frames_of(bare))
+
+
+def test_a_page_of_nothing_has_four_empty_sections() -> None:
+    page = b"".join(EPI.page(HEADER, Totals(), {}))
+    assert compiled().validate(etree.fromstring(page))
+    for section in epi.SECTIONS:
+        assert f"<{section.name}/>".encode() in page
+
+
+def test_a_reissue_names_what_it_replaces() -> None:
+    header = type(HEADER)(
+        **{name: getattr(HEADER, name) for name in HEADER.__slots__}
+        | {"revision": 2, "replaces": "class_super-20230503-r1-p1", "page_number": 2, "page_count": 3}
+    )
+    root = etree.fromstring(b"".join(EPI.page(header, Totals(), {})))
+    assert root.findtext(f".//{epi.tag('Replaces')}") == "class_super-20230503-r1-p1"
+    assert root.findtext(f".//{epi.tag('MessageId')}") == "class_super-20230503-r2-p2"
+    assert file_stem(EPI, header) == "class_super-20230503-r2-p2"
+
+
+def test_instants_are_written_to_the_microsecond_in_utc() -> None:
+    sydney = dt.timezone(dt.timedelta(hours=10))
+    row = trade("P1", recorded_at=dt.datetime(2023, 5, 3, 12, 0, tzinfo=sydney).astimezone(dt.UTC))
+    page = page_of(frames_of({"accounts": [account("P1")], "movement_transactions": [row]}))
+    assert b"<RecordedAt>2023-05-03T02:00:00.000000Z</RecordedAt>" in page
+
+
+def test_control_totals_never_say_minus_zero_and_never_round() -> None:
+    page = b"".join(EPI.page(HEADER, Totals(currencies={"AUD": CurrencyTotals(net_amount=Decimal("-0"))}), {}))
+    assert b"<NetAmount>0.00</NetAmount>" in page
+    with pytest.raises(ValueError, match="more than 6 decimals"):
+        list(EPI.page(HEADER, Totals(units_held=Decimal("0.0000001")), {}))
+
+
+def test_a_page_takes_its_own_sections_only() -> None:
+    with pytest.raises(ValueError, match="no sections"):
+        list(EPI.page(HEADER, Totals(), {"Details": [b""]}))
+
+
+def test_a_page_comes_in_large_chunks() -> None:
+    record = b"x" * 1000
+    chunks = list(EPI.page(HEADER, Totals(), {"AccountDetails": [record] * 2000}))
+    assert len(chunks) < 12
+    assert b"".join(chunks).count(record) == 2000
+
+
+def test_an_attribute_can_not_break_out_of_its_quotes() -> None:
+    # ``unwritable`` refuses such a value; rendered all the same, it must not become markup.
+    frames = frames_of({"accounts": [account("P1", extract='A" b="<\t')]})
+    root = etree.fromstring(page_of(frames))
+    assert root.find(f".//{epi.tag('Account')}").get("extract") == 'A" b="<\t'  # type: ignore[union-attr]
+    assert EPI.unwritable(frames)["rule"].to_list() == ["unknown_value"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ({"accounts": [account("P1"), account("P1")]}, "two rows for one portfolio"),
+        ({"accounts": [account("P1", status=None)]}, "details is incomplete"),
+        ({"accounts": [account("P1", recipient_reference=None)]}, "nulls in"),
+        ({"accounts": [account("P1")], "investment_holdings": [holding("P1", price=None)]}, "price is incomplete"),
+        ({"accounts": [account("P1")], "movement_transactions": [trade("P1", currency=None)]}, "currency is incomplete"),
+        ({"accounts": [account("P1")], "movement_transactions": [cash("P2")]}, "no account or are REMOVED"),
+        ({"accounts": [removed("P1")], "movement_transactions": [cash("P1")]}, "no account or are REMOVED"),
+    ],
+)
+def test_frames_that_no_document_can_hold_are_refused(rows: dict[str, list[dict[str, object]]], says: str) -> None:
+    with pytest.raises(FrameShapeError, match=says):
+        list(EPI.render(frames_of(rows)))
+
+
+def test_frames_of_the_wrong_shape_are_refused() -> None:
+    frames = sample()
+    with pytest.raises(FrameShapeError, match="is missing"):
+        list(EPI.render({name: frame for name, frame in frames.items() if name != "accounts"}))
+    with pytest.raises(FrameShapeError, match="ledger_balance"):
+        floats = frames["account_balances"].with_columns(pl.col("ledger_balance").cast(pl.Float64))
+        EPI.unwritable(frames | {"account_balances": floats})
+
+
+@given(st.lists(st.integers(0, 100)), st.integers(1, 200))
+def test_pages_hold_whole_portfolios_and_stay_under_the_limit(sizes: list[int], limit: int) -> None:
+    pages = plan_pages(sizes, limit)
+    assert [at for page in pages for at in page] == list(range(len(sizes)))
+    assert all(len(page) == 1 or sum(sizes[at] for at in page) <= limit for page in pages if sizes)
+    assert pages_of(EPI, sizes, limit) == pages
+
+
+def test_pages_of_a_limit_stay_under_it_as_documents() -> None:
+    rendered = [
+        one for n in range(40) for one in EPI.render(frames_of({"accounts": [account(f"P{n:02}")], "cash_accounts": []}))
+    ]
+    limit, around = 4_000, len(b"".join(EPI.page(HEADER, Totals(), {}))) + 200
+    for on_page in plan_pages([one.size for one in rendered], limit - around):
+        some: list[RenderedPortfolio] = rendered[on_page.start : on_page.stop]
+        totals = sum((one.totals for one in some), Totals())
+        page = b"".join(EPI.page(HEADER, totals, {"AccountDetails": [one.sections["AccountDetails"] for one in some]}))
+        assert len(page) <= limit
+        assert EPI.examine([page]).valid
+
+
+def test_the_format_offers_what_a_format_must() -> None:
+    document: DocumentFormat = EPI
+    assert (document.name, document.extension) == ("epi", ".xml")
+    assert document.domains == ("account_details", "account_balances", "investment_holdings", "movement_transactions")

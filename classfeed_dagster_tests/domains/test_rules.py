@@ -1,0 +1,271 @@
+"""Every rule finds what breaks it, leaves alone what doesn't, and never shows personal data."""
+
+from __future__ import annotations
+
+import json
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from classfeed_dagster.bigsite import tables as bigsite
+from classfeed_dagster.domains import breaches
+from classfeed_dagster.domains.account_balances import account_balances
+from classfeed_dagster.domains.account_details import account_details
+from classfeed_dagster.domains.columns import FINDINGS
+from classfeed_dagster.domains.investment_holdings import investment_holdings
+from classfeed_dagster.domains.movement_transactions import movement_transactions
+from classfeed_dagster.domains.rules import RULES, Severity, find, rules_of
+from classfeed_dagster.domains.run import DOMAINS
+from classfeed_dagster_tests.domains.landed import NEW, TODAY, YESTERDAY, part
+
+NOT_STATED = {"updated_at": None, "ledger_balance": None, "available_balance": None}
+SELL = {"side": "SELL", "net_amount": "90.50"}
+OLD_HISTORY = {"history_from": "2022-07-01"}
+TWO_PORTFOLIOS = [{}, {"portfolio_id": 2, "portfolio_number": "SW2", "recipient": "BGL"}]
+
+
+def _findings(domain: str, **rows: Any) -> pl.DataFrame:
+    given = part(**rows)
+    compute = {
+        "consented_portfolios": lambda it: {"consented_portfolios": it.consented},
+        "account_details": account_details,
+        "account_balances": account_balances,
+        "investment_holdings": investment_holdings,
+        "movement_transactions": movement_transactions,
+    }
+    return find(domain, given, compute[domain](given))
+
+
+def _all_findings(**rows: Any) -> pl.DataFrame:
+    return pl.concat([_findings(domain, **rows) for domain in DOMAINS])
+
+
+# One case a way to break a rule: the rule, the subject it must name, and the rows that break it and nothing else.
+BROKEN: list[tuple[str, str, dict[str, Any]]] = [
+    ("history_begins_later", "history_from", {"data_sharing_consent": [{"history_from": "2023-02-02"}]}),
+    ("unknown_account_value", "entity_type", {"portfolio": [{"entity_type": "ESTATE"}]}),
+    ("unknown_account_value", "status", {"portfolio": [{"status": "FROZEN"}]}),
+    ("unknown_account_value", "1", {"cash_account": [{"status": "FROZEN"}]}),
+    ("hin_shape", "hin", {"portfolio": [{"hin": "0000000001"}]}),
+    ("hin_shape", "hin", {"portfolio": [{"hin": "X000000000A"}]}),
+    ("hin_shape", "hin", {"portfolio": [{"hin": "X000000000\u0661"}]}),  # a digit, but not an ASCII one
+    ("hin_shape", "hin", {"portfolio": [{"hin": "X0000000001\n"}]}),
+    ("abn_check_digits", "abn", {"portfolio": [{"abn": "51824753557"}]}),
+    ("abn_check_digits", "abn", {"portfolio": [{"abn": "51 824 753 556"}]}),
+    ("abn_check_digits", "abn", {"portfolio": [{"abn": ""}]}),
+    ("bsb_shape", "1", {"cash_account": [{"bsb": "999001"}]}),
+    ("bsb_missing", "1", {"cash_account": [{"bsb": None}]}),
+    ("ambiguous_cash_account", "2", {"cash_account": [{}, {"bsb": "999-002"}]}),
+    ("balance_missing", "1", {"cash_balance_eod": [{**NOT_STATED, "ledger_cash": "5.00"}]}),
+    ("cash_ledger", "1", {"cash_balance_eod": [{"ledger_balance": "5.00", "ledger_cash": "4.99"}]}),
+    ("cash_ledger", "1", {"cash_balance_eod": [{**NOT_STATED, "open_on_date": False, "ledger_cash": "-0.01"}]}),
+    (
+        "cash_ledger",
+        "1",
+        {"cash_balance_eod": [{**NOT_STATED, "open_on_date": False, "opened_by_date": False, "ledger_cash": "1"}]},
+    ),
+    ("holding_missing", "ASX:BHP", {"holding_eod": [{"units": None, "updated_at": None, "ledger_units": "7"}]}),
+    ("units_ledger", "ASX:BHP", {"holding_eod": [{"units": "7", "ledger_units": "7.000001"}]}),
+    (
+        "holding_too_large",
+        "ASX:BHP",
+        {"holding_eod": [{"units": "99999999999999"}], "security_price": [{"close_price": "1000"}]},
+    ),
+    ("unknown_security_type", "ASX:BHP", {"holding_eod": [{}], "security": [{"security_type": "CFD"}]}),
+    ("ambiguous_security", "ASX:BHP", {"holding_eod": [{}, {"security_id": 2}], "security": [{}, {"security_id": 2}]}),
+    ("holding_code", "ASX:BHP ", {"holding_eod": [{}], "security": [{"code": "BHP "}]}),
+    ("isin_check_digit", "ASX:BHP", {"holding_eod": [{}], "security": [{"isin": "AU000000BHP5"}]}),
+    ("isin_check_digit", "ASX:BHP", {"holding_eod": [{}], "security": [{"isin": "au000000bhp4"}]}),
+    ("unknown_transaction_type", "T1", {"trade": [{"side": "SHORT"}]}),
+    ("unknown_transaction_type", "S1", {"security_movement": [{"movement_type": "BUY"}]}),  # known, elsewhere
+    ("unknown_transaction_type", "I1", {"income": [{"income_type": "RENT"}]}),
+    ("unknown_transaction_type", "C1", {"cash_transaction": [{"transaction_type": "BONUS"}]}),
+    ("movement_code", "ASX:bhp", {"income": [{}], "security": [{"code": "bhp"}]}),
+    ("net_amount", "T1", {"trade": [{"net_amount": "90.50"}]}),
+    ("net_amount", "T1", {"trade": [{**SELL, "net_amount": "109.50"}]}),  # a sale that pays its own fees: refused
+    ("net_amount", "T1", {"trade": [{"other_fees": "0.01"}]}),
+    ("repeated_confirmation", "CN1", {"repeated_confirmation": [{}]}),
+    (
+        "foreign_reversal",
+        "T1",
+        {"trade": [{"reverses_trade_id": 9, "reversed_portfolio_id": 2}], "data_sharing_consent": TWO_PORTFOLIOS},
+    ),
+    ("foreign_reversal", "S1", {"security_movement": [{"reverses_security_movement_id": 9}]}),
+    ("foreign_reversal", "I1", {"income": [{"reverses_income_id": 9, "reversed_portfolio_id": 2}]}),
+    ("foreign_reversal", "C1", {"cash_transaction": [{"reverses_cash_transaction_id": 9, "reversed_portfolio_id": 2}]}),
+    ("cash_currency", "C1", {"cash_transaction": [{"currency": "USD"}]}),
+    (
+        "opening_too_large",
+        "OU-SW000001-1-20230201",
+        {"data_sharing_consent": [OLD_HISTORY], "opening_units": [{"units": "100000000000000"}]},
+    ),
+    (
+        "opening_too_large",
+        "OC-SW000001-1-20230201",
+        {"data_sharing_consent": [OLD_HISTORY], "opening_cash": [{"amount": "-10000000000000000"}]},
+    ),
+    ("price_times_units", "T1", {"trade": [{"consideration": "100.06", "net_amount": "109.56"}]}),
+    ("settlement_date", "T1", {"trade": [{"settlement_date": "2023-02-05"}]}),
+]
+
+# What looks odd and is right, or is nobody's business here.
+SOUND: list[dict[str, Any]] = [
+    {},
+    {"data_sharing_consent": [{"history_from": "2023-02-01"}]},
+    {"portfolio": [{"abn": None, "hin": None}]},
+    {"cash_account": [{"bsb": None, "currency": "USD"}]},
+    {"cash_account": [{}, {"currency": "USD", "bsb": None}]},
+    {"cash_account": [{}, {"opened_on": "2023-02-02"}]},  # not sent yet, so nothing to confuse
+    {"cash_balance_eod": [{"ledger_balance": "-5.00"}]},
+    {"cash_balance_eod": [{**NOT_STATED, "open_on_date": False}]},
+    {"holding_eod": [{"units": "0", "unsettled_units": "-10"}], "security_price": [{}]},
+    {"holding_eod": [{}, {"security_id": 2}], "security": [{}, {"security_id": 2, "exchange": "NYSE", "isin": None}]},
+    {"trade": [{}, SELL]},
+    {"trade": [{"brokerage": "0", "gst": "0", "net_amount": "100.00"}]},  # a free trade
+    {"trade": [{"consideration": "100.05", "net_amount": "109.55"}]},  # 10.00 may have been 10.005
+    {"trade": [{"price": "10.001", "consideration": "100.02", "net_amount": "109.52"}]},
+    {
+        "trade": [
+            {
+                "units": "-10",
+                "consideration": "-100.00",
+                "brokerage": "-9.50",
+                "gst": "-0.86",
+                "net_amount": "-109.50",
+                "reverses_trade_id": 9,
+                "reversed_portfolio_id": 1,
+                "trade_date": "2022-12-01",
+            }
+        ]
+    },
+    {"trade": [{"settlement_date": "2023-02-02"}], "security": [{"exchange": "NYSE"}]},  # another market's rule
+    {"trade": [{"trade_date": "2001-02-01"}]},  # before the calendar begins
+    {"trade": [{"recorded_at": YESTERDAY, "net_amount": "1.00"}]},  # not of this window
+    {"income": [{"income_type": kind} for kind in bigsite.INCOME_TYPES]},
+    {"security_movement": [{"movement_type": kind} for kind in bigsite.MOVEMENT_TYPES]},
+    {"cash_transaction": [{"transaction_type": kind} for kind in bigsite.CASH_TYPES]},
+    {"data_sharing_consent": [{**NEW, **OLD_HISTORY}], "opening_units": [{}], "opening_cash": [{}]},
+    {  # consent ended: nothing of the portfolio is judged
+        "data_sharing_consent": [{"revoked_at": TODAY, "history_from": "2023-02-02"}],
+        "portfolio": [{"hin": "wrong", "status": "FROZEN", "abn": "1"}],
+        "cash_account": [{"bsb": "wrong"}],
+        "cash_balance_eod": [{"ledger_cash": "1"}],
+        "holding_eod": [{"ledger_units": "1"}],
+        "trade": [{"side": "SHORT", "net_amount": "0"}],
+        "repeated_confirmation": [{}],
+    },
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "subject", "rows"), BROKEN, ids=[f"{rule}-{at}" for at, (rule, *_) in enumerate(BROKEN)]
+)
+def test_a_breach_is_found_and_nothing_else(rule: str, subject: str, rows: dict[str, Any]) -> None:
+    found = _all_findings(**rows)
+    assert found["rule"].unique().to_list() == [rule]
+    assert subject in found["subject"].to_list()
+    assert found["portfolio_number"].unique().to_list() == ["SW000001"]
+    severity = {declared.name: declared.severity.value for declared in RULES}[rule]
+    assert found["severity"].unique().to_list() == [severity]
+
+
+@pytest.mark.parametrize("rows", SOUND)
+def test_what_is_right_is_left_alone(rows: dict[str, Any]) -> None:
+    assert _all_findings(**rows).rows() == []
+
+
+def test_every_rule_has_a_case_and_a_description_worth_reading() -> None:
+    names = [rule.name for rule in RULES]
+    assert len(set(names)) == len(names)
+    assert {rule for rule, *_ in BROKEN} == set(names)
+    assert {rule.name: rule.domain for domain in DOMAINS for rule in rules_of(domain)} == {
+        r.name: r.domain for r in RULES
+    }
+    for rule in RULES:
+        assert "If it fails: " in rule.description, rule.name
+        assert rule.title
+        assert not rule.title.endswith(".")
+
+
+def test_warnings_are_those_that_real_contract_notes_break() -> None:
+    warnings = {rule.name for rule in RULES if rule.severity is Severity.WARNING}
+    assert warnings >= {"price_times_units", "settlement_date"}
+    assert warnings.isdisjoint(
+        {"net_amount", "units_ledger", "cash_ledger", "repeated_confirmation", "holding_missing"}
+    )
+
+
+def test_findings_show_no_personal_data() -> None:
+    secret = {"portfolio_name": "Zaphod", "hin": "X99", "abn": "51824753557", "entity_type": "ESTATE"}
+    account = {"account_name": "Zaphod", "account_number": "777", "bsb": "888", "status": "FROZEN"}
+    found = _all_findings(
+        portfolio=[secret],
+        cash_account=[account, account],
+        cash_balance_eod=[{"ledger_cash": "1"}],
+        cash_transaction=[{"description": "Zaphod", "transaction_type": "BONUS", "currency": "USD"}],
+    )
+    assert found.height > 5
+    shown = " ".join(str(value) for row in found.select("subject", "detail").iter_rows() for value in row)
+    assert not [value for value in ("Zaphod", "X99", "51824753557", "777", "888") if value in shown]
+
+
+def test_findings_are_stated_once_and_in_order() -> None:
+    found = _findings("movement_transactions", repeated_confirmation=[{}, {}], trade=[{"side": "SHORT"}])
+    assert found.schema == pl.Schema(FINDINGS.schema)
+    assert found["rule"].to_list() == ["repeated_confirmation", "unknown_transaction_type"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.decimals("0.000001", 10_000, places=6),
+    st.decimals("0.000001", 1_000, places=6),
+    st.integers(2, 6),
+)
+def test_rounding_the_printed_price_never_warns(units: Decimal, price: Decimal, decimals: int) -> None:
+    consideration = (units * price).quantize(Decimal("0.01"), ROUND_HALF_UP)
+    printed = price.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
+    note = {
+        "units": units,
+        "price": printed,
+        "consideration": consideration,
+        "net_amount": consideration + Decimal("9.5"),
+    }
+    assert _findings("movement_transactions", trade=[note])["rule"].to_list() == []
+
+
+NOTES = Path(__file__).parents[3] / "shared" / "data" / "selfwealth_contract_notes.json"
+
+
+@pytest.mark.skipif(not NOTES.exists(), reason="the published contract notes are kept beside the project")
+def test_published_contract_notes() -> None:
+    notes = json.loads(NOTES.read_text())
+    trades = [
+        {
+            "trade_id": at,
+            "side": note["side"],
+            "trade_date": note["trade_date"],
+            "settlement_date": note["settlement_date"],
+            **{name: note[name] for name in ("units", "price", "consideration", "brokerage", "gst")},
+            "other_fees": note["adviser_fee"],
+            "net_amount": note["net_value"],
+        }
+        for at, note in enumerate(notes)
+    ]
+    found = _findings("movement_transactions", trade=trades)
+    cases = {f"T{at}": note["case"] for at, note in enumerate(notes)}
+    assert {(cases[subject], rule) for subject, rule in found.select("subject", "rule").iter_rows()} == {
+        ("Buy01", "price_times_units"),  # printed for anonymity: 25 at 12.40 is not 312.50
+        ("Buy02", "price_times_units"),
+        ("Buy03", "price_times_units"),
+        ("Buy04", "settlement_date"),  # a Sunday
+        ("Sell02", "net_amount"),  # the fees were added to what a sale brings
+    }
+
+
+def test_a_rule_is_named_after_its_function() -> None:
+    assert all(getattr(breaches, rule.name) is rule.breaches for rule in RULES)

@@ -1,0 +1,75 @@
+"""A feed on a desk: a small bigsite, a store and a Dagster instance, and the real job between them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from dagster import DagsterInstance
+
+from classfeed_dagster.definitions import build_definitions
+from classfeed_dagster.delivery.look import DateStatus, date_status
+from classfeed_dagster.delivery.manifest import Manifest
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.operations.runs import RunReport, run_date
+from classfeed_dagster.runtime import CLOCK_TAG, Runtime
+from classfeed_dagster.settings import Settings
+from classfeed_dagster.simulation.rehearsal import morning_after
+from classfeed_dagster_tests.bigsite_builder import Bigsite
+
+FEED = "class_super"
+
+
+@dataclass
+class Desk:
+    """What a person at work on the feed has before them."""
+
+    bigsite: Bigsite
+    runtime: Runtime
+    instance: DagsterInstance
+
+    def run(self, day: str, *, feed: str = FEED, at: dt.datetime | None = None, **options: Any) -> RunReport:
+        """Run the feed's job for a business date, at 06:00 Sydney of the next one unless ``at`` says otherwise."""
+        date = dt.date.fromisoformat(day)
+        now = at or morning_after(date)
+        return run_date(
+            build_definitions(self.runtime), self.instance, feed, date, tags={CLOCK_TAG: now.isoformat()}, **options
+        )
+
+    def end_of_day(self, day: str) -> None:
+        """bigsite's own end of day for ``day``, and everything in the database."""
+        self.bigsite.end_of_day(day)
+        self.bigsite.save()
+
+    def status(self, day: str, feed: str = FEED) -> DateStatus:
+        """What was delivered for a business date."""
+        return date_status(self.runtime.store, feed, dt.date.fromisoformat(day))
+
+    def manifest(self, day: str, revision: int = 0, feed: str = FEED) -> Manifest:
+        """One revision's manifest."""
+        return next(one for one in self.status(day, feed).deliveries if one.revision == revision)
+
+    def records(self, day: str, revision: int = 0, feed: str = FEED) -> dict[str, Any]:
+        """The records of a revision's only page, as frames."""
+        (page,) = self.manifest(day, revision, feed).pages
+        with self.runtime.store.local_file(page.key) as path:
+            return EPI.read(path)
+
+
+@pytest.fixture
+def desk(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
+    """An empty bigsite, an empty store, an instance of its own; the feed's first business date is 2 March 2026."""
+    url = bigsite_engine.url.render_as_string(hide_password=False)
+    runtime = Runtime(
+        Settings(
+            bigsite_url=url, home=tmp_path, first_business_date=dt.date(2026, 3, 2), max_held_back_share="0.5"
+        )
+    )
+    with DagsterInstance.ephemeral() as instance:
+        yield Desk(Bigsite(bigsite_engine), runtime, instance)
+    runtime.close()
