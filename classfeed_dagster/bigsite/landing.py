@@ -90,6 +90,8 @@ def write_slices(
 
     for batch in batches:
         watch(batch)
+        if not batch.num_rows:
+            continue  # nobody consents
         slices = batch.column(0).to_numpy(zero_copy_only=False) // slice_size
         rows = batch.drop_columns(["position"])
         bounds = [0, *(np.flatnonzero(np.diff(slices)) + 1).tolist(), len(slices)]

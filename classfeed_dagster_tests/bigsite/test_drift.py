@@ -252,7 +252,8 @@ def test_a_domain_of_the_database_is_read_as_what_it_stands_for(after: Change) -
 def insert_cash(connection: sa.Connection, key: int, kind: str | None, recorded_at: str) -> None:
     if key == 1:
         connection.exec_driver_sql(
-            "INSERT INTO bigsite.portfolio VALUES (1, 'SW1', 'n', 'SMSF', NULL, NULL, 'ACTIVE', '2026-01-01', NULL, now());"
+            "INSERT INTO bigsite.portfolio "
+            "VALUES (1, 'SW1', 'n', 'SMSF', NULL, NULL, 'ACTIVE', '2026-01-01', NULL, now());"
             "INSERT INTO bigsite.cash_account VALUES (1, 1, NULL, '1', 'n', 'AUD', 'ACTIVE', '2026-01-01', NULL, now())"
         )
     connection.exec_driver_sql(

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -67,7 +66,8 @@ def test_what_the_inspector_does_not_tell_is_asked_of_the_catalogue(bigsite_engi
         connection.exec_driver_sql(
             'SET search_path TO bigsite; CREATE TABLE t (a text COLLATE "C", b int GENERATED ALWAYS AS (1 + 1) STORED, '
             "c int DEFAULT 3) PARTITION BY RANGE (c); CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (1) TO (2); "
-            "CREATE INDEX i ON t ((c * 2), a); CREATE MATERIALIZED VIEW m AS SELECT 1 AS one; COMMENT ON COLUMN t.a IS 'x'"
+            "CREATE INDEX i ON t ((c * 2), a); CREATE MATERIALIZED VIEW m AS SELECT 1 AS one; "
+            "COMMENT ON COLUMN t.a IS 'x'"
         )
     tables = live_schema(bigsite_engine).tables
     a, b, c = tables["t"].columns
@@ -195,7 +195,7 @@ whole_tables = st.builds(
 def test_json_keeps_everything_and_is_canonical(schema: Schema) -> None:
     data = schema.to_json()
     assert Schema.from_json(data) == schema
-    reordered = Schema(schema.dialect, dict(reversed(schema.tables.items())))
+    reordered = Schema(schema.dialect, dict(reversed(list(schema.tables.items()))))
     assert reordered.to_json() == data
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -170,13 +171,21 @@ def go(
     )
 
 
-def deliver(store: ObjectStore, day: Day, correlation_id: str = "try-1", tries: int = 8, patience: float = 0.0) -> Outcome:
+def deliver(
+    store: ObjectStore,
+    day: Day,
+    correlation_id: str = "try-1",
+    *,
+    tries: int = 8,
+    patience: float = 0.0,
+    sleep: Callable[[float], None] = no_sleep,
+) -> Outcome:
     """What a run does: build, check, publish, and again if something changed meanwhile."""
     for attempt in range(tries):
         made = build(store, day, correlation_id=correlation_id)
         check(store, made, day, correlation_id)
         try:
-            return go(store, made, day, correlation_id=correlation_id, patience_seconds=patience)
+            return go(store, made, day, correlation_id=correlation_id, patience_seconds=patience, sleep=sleep)
         except StaleBuildError:
             if attempt == tries - 1:
                 raise
@@ -185,12 +194,12 @@ def deliver(store: ObjectStore, day: Day, correlation_id: str = "try-1", tries: 
 
 @dataclass
 class Counting:
-    """A store that counts calls and can fail at one of them, before or after it took effect."""
+    """A store that counts calls, and where the process can die before one of them and for ever after."""
 
     store: ObjectStore
     fail_at: int = 0
-    after: bool = False
     calls: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __getattr__(self, name: str) -> object:
         method = getattr(self.store, name)
@@ -198,14 +207,11 @@ class Counting:
             return method
 
         def call(*args: object, **kwargs: object) -> object:
-            self.calls.append(f"{name} {args[0]}")
-            now = len(self.calls) == self.fail_at
-            if now and not self.after:
-                raise Crash(self.calls[-1])
-            result = list(method(*args, **kwargs)) if name == "list" else method(*args, **kwargs)
-            if now:
-                raise Crash(self.calls[-1])
-            return iter(result) if name == "list" else result
+            with self.lock:
+                self.calls.append(f"{name} {args[0]}")
+                if 0 < self.fail_at <= len(self.calls):
+                    raise Crash(self.calls[-1])
+            return method(*args, **kwargs)
 
         return call
 

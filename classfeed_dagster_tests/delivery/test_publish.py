@@ -142,17 +142,17 @@ def test_held_back_waits_and_is_released_in_order(store: ObjectStore) -> None:
     assert sound(store)
 
 
-def test_built_ahead_on_a_wrong_assumption_is_refused(store: ObjectStore) -> None:
+def test_built_ahead_on_a_wrong_assumption_is_refused(local_store: ObjectStore) -> None:
     second = simple(DAY2)
-    ahead = build(store, second)  # assumes that all of DAY1 will go
-    check(store, ahead, second)
-    deliver(store, replace(simple(DAY1), broken=["P2"]))
+    ahead = build(local_store, second)  # assumes that all of DAY1 will go
+    check(local_store, ahead, second)
+    deliver(local_store, replace(simple(DAY1), broken=["P2"]))
     with pytest.raises(StaleBuildError, match="P2"):
-        go(store, ahead, second)
-    manifest = deliver(store, second).manifest
+        go(local_store, ahead, second)
+    manifest = deliver(local_store, second).manifest
     assert manifest is not None
     assert "P2" not in {p.number for p in manifest.portfolios}
-    assert sound(store)
+    assert sound(local_store)
 
 
 def test_removal_is_announced_only_of_those_ever_delivered(store: ObjectStore) -> None:
@@ -179,10 +179,10 @@ def test_removal_is_announced_only_of_those_ever_delivered(store: ObjectStore) -
     assert sound(store)
 
 
-def test_too_many_held_back_stops_everything(store: ObjectStore) -> None:
+def test_too_many_held_back_stops_everything(local_store: ObjectStore) -> None:
     with pytest.raises(TooManyHeldBackError, match="units_ledger"):
-        deliver(store, replace(simple(), broken=["P1", "P2", "P3"]))
-    assert list(store.list("")) == []
+        deliver(local_store, replace(simple(), broken=["P1", "P2", "P3"]))
+    assert list(local_store.list("")) == []
 
 
 def test_two_builds_of_the_same_content_deliver_once(store: ObjectStore) -> None:
@@ -208,22 +208,22 @@ def test_a_build_overtaken_by_other_content_is_stale(store: ObjectStore) -> None
     assert contents(store) == before
 
 
-def test_a_build_without_pages_is_stale_once_something_else_went(store: ObjectStore) -> None:
-    deliver(store, simple())
-    empty = build(store, simple())
+def test_a_build_without_pages_is_stale_once_something_else_went(local_store: ObjectStore) -> None:
+    deliver(local_store, simple())
+    empty = build(local_store, simple())
     assert empty.pages == ()
-    deliver(store, simple(snapshot="s2", P1=["99.00"], P2=["1.00"], P3=[], P4=["7.77"], P5=["0.01"]))
+    deliver(local_store, simple(snapshot="s2", P1=["99.00"], P2=["1.00"], P3=[], P4=["7.77"], P5=["0.01"]))
     with pytest.raises(StaleBuildError):
-        go(store, empty, simple())
+        go(local_store, empty, simple())
 
 
-def test_a_build_for_another_audience_is_stale(store: ObjectStore) -> None:
+def test_a_build_for_another_audience_is_stale(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(store, day)
-    check(store, made, day)
+    made = build(local_store, day)
+    check(local_store, made, day)
     with pytest.raises(StaleBuildError, match="another recipient"):
         publish(
-            store,
+            local_store,
             made,
             consented_now=lambda: (ASKED_AT, day.active),
             audience=Audience("CLASS", dt.date(2022, 12, 30)),
@@ -302,10 +302,10 @@ def test_pages_of_a_dead_attempt_go_when_a_consent_in_them_ended(store: ObjectSt
     assert list(contents(store)) == [manifest_key(FEED, DAY1, 0)]
 
 
-def test_removed_portfolios_need_no_consent(store: ObjectStore) -> None:
-    deliver(store, simple(P1=["1.00"], P2=["1.00"]))
+def test_removed_portfolios_need_no_consent(local_store: ObjectStore) -> None:
+    deliver(local_store, simple(P1=["1.00"], P2=["1.00"]))
     day = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ())})
-    manifest = deliver(store, day).manifest
+    manifest = deliver(local_store, day).manifest
     assert manifest is not None
     assert [p.change for p in manifest.portfolios] == ["CURRENT", "REMOVED"]
 
@@ -372,16 +372,16 @@ def test_own_dead_claim_with_other_content_becomes_void(store: ObjectStore) -> N
     assert sound(store)
 
 
-def test_own_dead_claim_with_the_same_content_is_finished(store: ObjectStore) -> None:
+def test_own_dead_claim_with_the_same_content_is_finished(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(store, day)
-    store.create(chain_key(FEED, 1), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=0)))
+    made = build(local_store, day)
+    local_store.create(chain_key(FEED, 1), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=0)))
     page = made.pages[0]
-    store.create(f"delivered/{FEED}/2023-01-03/r0/{page.key.rpartition('/')[2]}", store.read(page.key))
-    manifest = deliver(store, day).manifest
+    local_store.create(f"delivered/{FEED}/2023-01-03/r0/{page.key.rpartition('/')[2]}", local_store.read(page.key))
+    manifest = deliver(local_store, day).manifest
     assert manifest is not None
     assert (manifest.revision, manifest.chain_position) == (0, 1)
-    assert sound(store)
+    assert sound(local_store)
 
 
 def test_leftovers_of_a_void_revision_are_removed_by_the_next_run_of_its_date(store: ObjectStore) -> None:
@@ -395,102 +395,102 @@ def test_leftovers_of_a_void_revision_are_removed_by_the_next_run_of_its_date(st
     assert not store.exists(late)
 
 
-def test_a_chain_that_others_keep_winning_gives_up(store: ObjectStore) -> None:
+def test_a_chain_that_others_keep_winning_gives_up(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(store, day)
-    check(store, made, day)
+    made = build(local_store, day)
+    check(local_store, made, day)
 
     class AlwaysLate:
         def __getattr__(self, name: str) -> object:
-            return getattr(store, name)
+            return getattr(local_store, name)
 
         def create(self, key: str, *args: object) -> bool:
             return False
 
     with pytest.raises(ChainBusyError, match="run it again"):
         go(AlwaysLate(), made, day)  # type: ignore[arg-type]
-    assert contents(store) == {}
+    assert contents(local_store) == {}
 
 
 # --- Damage -------------------------------------------------------------------------------------------------------
 
 
-def test_a_staged_page_changed_after_the_checks_never_leaves(store: ObjectStore) -> None:
+def test_a_staged_page_changed_after_the_checks_never_leaves(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(store, day)
-    check(store, made, day)
-    store.put(made.pages[1].key, b"not a gzip file")
+    made = build(local_store, day)
+    check(local_store, made, day)
+    local_store.put(made.pages[1].key, b"not a gzip file")
     with pytest.raises(DamagedRecordError, match="isn't what was checked"):
-        go(store, made, day)
-    assert not store.exists(manifest_key(FEED, DAY1, 0))
+        go(local_store, made, day)
+    assert not local_store.exists(manifest_key(FEED, DAY1, 0))
 
 
-def test_a_staged_page_that_is_gone_means_building_again(store: ObjectStore) -> None:
+def test_a_staged_page_that_is_gone_means_building_again(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(store, day)
-    check(store, made, day)
-    store.delete(made.pages[0].key)
+    made = build(local_store, day)
+    check(local_store, made, day)
+    local_store.delete(made.pages[0].key)
     with pytest.raises(StaleBuildError, match="a staged page is gone"):
-        go(store, made, day)
-    assert deliver(store, day).kind == "DELIVERED"
+        go(local_store, made, day)
+    assert deliver(local_store, day).kind == "DELIVERED"
 
 
-def test_a_page_that_arrives_otherwise_is_noticed(store: ObjectStore) -> None:
+def test_a_page_that_arrives_otherwise_is_noticed(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(store, day)
-    check(store, made, day)
+    made = build(local_store, day)
+    check(local_store, made, day)
 
     class Corrupting:
         def __getattr__(self, name: str) -> object:
-            return getattr(store, name)
+            return getattr(local_store, name)
 
         def create(self, key: str, data: object, metadata: object = None) -> bool:
-            return store.create(key, b"bits have flipped" if key.endswith(".gz") else data, metadata)  # type: ignore[arg-type]
+            return local_store.create(key, b"bits have flipped" if key.endswith(".gz") else data, metadata)  # type: ignore[arg-type]
 
     with pytest.raises(DamagedRecordError, match="isn't what was written"):
         go(Corrupting(), made, day)  # type: ignore[arg-type]
-    assert not store.exists(manifest_key(FEED, DAY1, 0))
+    assert not local_store.exists(manifest_key(FEED, DAY1, 0))
 
 
-def test_a_page_that_vanishes_while_it_is_published_is_no_delivery(store: ObjectStore) -> None:
+def test_a_page_that_vanishes_while_it_is_published_is_no_delivery(local_store: ObjectStore) -> None:
     # Another attempt closed the revision and cleaned up between our writing and our reading back.
     day = simple()
-    made = build(store, day)
-    check(store, made, day)
+    made = build(local_store, day)
+    check(local_store, made, day)
 
     class Vanishing:
         def __getattr__(self, name: str) -> object:
-            return getattr(store, name)
+            return getattr(local_store, name)
 
         def create(self, key: str, data: object, metadata: object = None) -> bool:
             if key.endswith(".gz"):
                 return True
-            return store.create(key, data, metadata)  # type: ignore[arg-type]
+            return local_store.create(key, data, metadata)  # type: ignore[arg-type]
 
     with pytest.raises(StaleBuildError):
         go(Vanishing(), made, day)  # type: ignore[arg-type]
-    assert isinstance(delivered_state(store, FEED, DAY1).revisions[0].manifest, VoidManifest)
+    assert isinstance(delivered_state(local_store, FEED, DAY1).revisions[0].manifest, VoidManifest)
 
 
-def test_a_broken_chain_stops_publishing(store: ObjectStore) -> None:
+def test_a_broken_chain_stops_publishing(local_store: ObjectStore) -> None:
     for day in (simple(DAY1), simple(DAY2)):
-        deliver(store, day)
+        deliver(local_store, day)
     day = simple(DAY3)
-    made = build(store, day)
-    check(store, made, day)
-    entry = store.read(chain_key(FEED, 1))
-    store.delete(chain_key(FEED, 1))
+    made = build(local_store, day)
+    check(local_store, made, day)
+    entry = local_store.read(chain_key(FEED, 1))
+    local_store.delete(chain_key(FEED, 1))
     with pytest.raises(DamagedRecordError, match="some are missing"):
-        go(store, made, day)
-    store.create(chain_key(FEED, 1), entry)
-    manifest = store.read(manifest_key(FEED, DAY1, 0))
-    store.delete(manifest_key(FEED, DAY1, 0))
+        go(local_store, made, day)
+    local_store.create(chain_key(FEED, 1), entry)
+    manifest = local_store.read(manifest_key(FEED, DAY1, 0))
+    local_store.delete(manifest_key(FEED, DAY1, 0))
     with pytest.raises(DamagedRecordError, match="position 1 of the chain is missing"):
-        go(store, made, day)
-    store.create(manifest_key(FEED, DAY1, 0), manifest)
-    assert go(store, made, day).kind == "DELIVERED"
+        go(local_store, made, day)
+    local_store.create(manifest_key(FEED, DAY1, 0), manifest)
+    assert go(local_store, made, day).kind == "DELIVERED"
 
 
-def test_first_dates_audience(store: ObjectStore) -> None:
-    made = build(store, simple())
+def test_first_dates_audience(local_store: ObjectStore) -> None:
+    made = build(local_store, simple())
     assert (made.previous_date, made.sequence_number) == (None, AUDIENCE.sequence_number(DAY1))

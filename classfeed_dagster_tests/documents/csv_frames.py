@@ -25,14 +25,51 @@ SNAPSHOT_AT = dt.datetime(2023, 5, 5, 20, 15, 0, 123456, tzinfo=dt.UTC)
 RECORDED_AT = dt.datetime(2023, 5, 5, 3, 4, 5, 678901, tzinfo=dt.UTC)
 
 TRADE_COLUMNS = (
-    "trade_id,portfolio_number,hin,confirmation_number,side,exchange,code,isin,trade_date,settlement_date,units,price,"
-    "consideration,brokerage,gst,other_fees,net_amount,currency,reverses_trade_id,recorded_at"
-).split(",")
+    "trade_id",
+    "portfolio_number",
+    "hin",
+    "confirmation_number",
+    "side",
+    "exchange",
+    "code",
+    "isin",
+    "trade_date",
+    "settlement_date",
+    "units",
+    "price",
+    "consideration",
+    "brokerage",
+    "gst",
+    "other_fees",
+    "net_amount",
+    "currency",
+    "reverses_trade_id",
+    "recorded_at",
+)
 CASH_COLUMNS = (
-    "cash_transaction_id,portfolio_number,bsb,account_number,transaction_type,transaction_date,amount,currency,"
-    "description,trade_id,income_id,reverses_cash_transaction_id,recorded_at"
-).split(",")
-BALANCE_COLUMNS = "portfolio_number,bsb,account_number,currency,as_at_date,ledger_balance,available_balance".split(",")
+    "cash_transaction_id",
+    "portfolio_number",
+    "bsb",
+    "account_number",
+    "transaction_type",
+    "transaction_date",
+    "amount",
+    "currency",
+    "description",
+    "trade_id",
+    "income_id",
+    "reverses_cash_transaction_id",
+    "recorded_at",
+)
+BALANCE_COLUMNS = (
+    "portfolio_number",
+    "bsb",
+    "account_number",
+    "currency",
+    "as_at_date",
+    "ledger_balance",
+    "available_balance",
+)
 
 
 def frame(declared: Frame, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

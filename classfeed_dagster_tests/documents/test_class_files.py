@@ -1,4 +1,4 @@
-"""The two files: golden bytes, the same bytes as an independent writer's, back to the same frames, refused if damaged."""
+"""The two files: golden bytes, an independent writer's bytes, back to the same frames, refused if damaged."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TRADES = (BUY, SELL, FOREIGN, make.reversal_of(SELL, 1010))
 DEPOSIT = make.cash(20, "1000.00", narrative='Deposit, "first"')
 FORMULA = make.cash(3, "-12.34", transaction_type="CASH_FEE", narrative="=cmd|' /C calc'!A0", relates_to="T1001")
 BREAK = make.cash(100, "0.10", transaction_type="CASH_INTEREST", narrative="line\nbreak é 🙂", relates_to="I77")
-OPENING = make.cash(0, "55.00", transaction_id="OC-SW00000002-9-20230505", transaction_type="OPENING_CASH", narrative=None)
+OPENING = {**make.cash(0, "55.00", narrative=None), "transaction_type": "OPENING_CASH"}
 DOLLARS = {"account_number": "USD1", "bsb": None, "currency": "USD"}
 CASH = (
     DEPOSIT,
@@ -67,7 +67,7 @@ CASH = (
     BREAK,
     make.reversal_of(DEPOSIT, 101),
     make.cash(21, "-7.00", **DOLLARS, narrative="-7.00"),
-    {**OPENING, "portfolio_number": "SW00000002"},
+    {**OPENING, "transaction_id": "OC-SW00000002-9-20230505", "portfolio_number": "SW00000002"},
 )
 BALANCES = (
     make.balance("987.76"),
@@ -170,7 +170,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
 # --- the same bytes as the reference writer's ------------------------------------------------------------------------
 
 words = st.text(
-    st.one_of(st.sampled_from("=+-@'\",\r\n \t;é🙂1."), st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+    st.sampled_from("=+-@'\",\r\n \t;é🙂1.") | st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
     min_size=1,
     max_size=12,
 )
@@ -178,7 +178,7 @@ money = st.decimals(Decimal("-9999999.99"), Decimal("9999999.99"), places=2)
 units = st.decimals(Decimal("-999.999999"), Decimal("999.999999"), places=6)
 numbers = st.sampled_from(["SW1", "SW10", "SW2", "A-1"])
 dates = st.dates(dt.date(1990, 1, 1), dt.date(2035, 12, 31))
-instants = st.datetimes(dt.datetime(2000, 1, 1), dt.datetime(2035, 1, 1), timezones=st.just(dt.UTC))
+instants = st.integers(0, 10**15).map(lambda micros: make.RECORDED_AT + dt.timedelta(microseconds=micros - 5 * 10**14))
 
 
 plain_words = st.text(st.sampled_from("=+-@'\",1.aZ"), min_size=1, max_size=12)  # what the reference writer can guard

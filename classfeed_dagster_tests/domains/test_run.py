@@ -1,4 +1,4 @@
-"""Building the domains from real snapshots: slices, stored frames, measures, and references that don't belong together."""
+"""Building the domains from real snapshots: slices, stored frames, measures, references that must not be mixed."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def test_what_is_found_in_the_frames(engine: sa.Engine, local_store: ObjectStore
     frames = _frames(local_store, _build(local_store, _snapshot(engine, local_store)))
     movements = frames["movement_transactions"].select("portfolio_number", "transaction_type", "units", "amount").rows()
     assert [row for row in movements if row[0] == "SW1"] == [
-        ("SW1", "OPENING_CASH", None, Decimal("5.00")),
         ("SW1", "SELL", Decimal("-0.333333"), None),
+        ("SW1", "OPENING_CASH", None, Decimal("5.00")),  # recorded an hour later
     ]
     new = frames["movement_transactions"].filter(pl.col("portfolio_number") == "SW2")
     assert new["transaction_type"].to_list()[:2] == ["OPENING_CASH", "OPENING_UNITS"]
@@ -127,7 +127,7 @@ def test_what_is_found_in_the_frames(engine: sa.Engine, local_store: ObjectStore
         "portfolio_number", "security_code", "settled_units", "market_value"
     )
     assert holdings.filter(pl.col("portfolio_number") != "SW4").rows() == [
-        ("SW1", "BHP", Decimal("100.000000"), Decimal("4495.46")),
+        ("SW1", "BHP", Decimal("100.000000"), Decimal("4495.47")),
         ("SW2", "MSFT", Decimal("0.000000"), Decimal("500.00")),
         ("SW2", "WPL", Decimal("50.000000"), Decimal("1650.00")),
     ]
@@ -189,7 +189,7 @@ def test_measures_are_exact_and_not_personal(engine: sa.Engine, local_store: Obj
         "removed": 1,
     }
     holdings = built["investment_holdings"].measures
-    assert (holdings["market_value_AUD"], holdings["market_value_USD"]) == ("6190.57", "500.00")
+    assert (holdings["market_value_AUD"], holdings["market_value_USD"]) == ("6190.58", "500.00")
     assert (holdings["units_held"], holdings["rows_investment_holdings"]) == ("152.666667", 4)
     movements = built["movement_transactions"].measures
     assert (movements["portfolios_quarantined"], movements["warnings"]) == (1, 1)

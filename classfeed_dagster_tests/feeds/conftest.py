@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from dagster import DagsterInstance
 
+from classfeed_dagster.bigsite import tables
 from classfeed_dagster.definitions import build_definitions
 from classfeed_dagster.delivery.look import DateStatus, date_status
 from classfeed_dagster.delivery.manifest import Manifest
@@ -20,7 +21,7 @@ from classfeed_dagster.operations.runs import RunReport, run_date
 from classfeed_dagster.runtime import CLOCK_TAG, Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.simulation.rehearsal import morning_after
-from classfeed_dagster_tests.bigsite_builder import Bigsite
+from classfeed_dagster_tests.bigsite_builder import Bigsite, Portfolio
 
 FEED = "class_super"
 
@@ -46,6 +47,12 @@ class Desk:
         self.bigsite.end_of_day(day)
         self.bigsite.save()
 
+    def break_units(self, portfolio: Portfolio, day: str) -> None:
+        """Make the end of day state one unit more of each holding than the ledgers do; saved with the rest."""
+        for row in self.bigsite.rows[tables.holding_eod]:
+            if row["portfolio_id"] == portfolio.id and row["as_at_date"] == dt.date.fromisoformat(day):
+                row["units"] += 1
+
     def status(self, day: str, feed: str = FEED) -> DateStatus:
         """What was delivered for a business date."""
         return date_status(self.runtime.store, feed, dt.date.fromisoformat(day))
@@ -66,9 +73,7 @@ def desk(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
     """An empty bigsite, an empty store, an instance of its own; the feed's first business date is 2 March 2026."""
     url = bigsite_engine.url.render_as_string(hide_password=False)
     runtime = Runtime(
-        Settings(
-            bigsite_url=url, home=tmp_path, first_business_date=dt.date(2026, 3, 2), max_held_back_share="0.5"
-        )
+        Settings(bigsite_url=url, home=tmp_path, first_business_date=dt.date(2026, 3, 2), max_held_back_share="0.5")
     )
     with DagsterInstance.ephemeral() as instance:
         yield Desk(Bigsite(bigsite_engine), runtime, instance)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
+from classfeed_dagster.delivery.release import release_jump
+from classfeed_dagster.feeds.class_super import FEED as CLASS_SUPER
 from classfeed_dagster.operations.runs import Outcome
 from classfeed_dagster_tests.feeds.conftest import Desk
 
@@ -27,3 +31,108 @@ def test_a_first_date_delivers_everybody_in_full(desk: Desk) -> None:
     records = desk.records(MONDAY)
     assert records["accounts"]["portfolio_number"].to_list() == ["SW00000001", "SW00000002"]
     assert set(records["accounts"]["extract"]) == {"FULL"}
+
+
+def test_a_second_run_delivers_nothing(desk: Desk) -> None:
+    customers(desk)
+    desk.end_of_day(MONDAY)
+    desk.run(MONDAY)
+    report = desk.run(MONDAY)
+    assert report.outcome is Outcome.NOTHING_TO_DO
+    assert len(desk.status(MONDAY).deliveries) == 1
+
+
+def test_a_source_that_is_not_ready_stops_the_run_with_nothing_landed(desk: Desk) -> None:
+    customers(desk)
+    desk.bigsite.save()
+    report = desk.run(MONDAY)
+    assert report.outcome is Outcome.SOURCE_NOT_READY
+    assert list(desk.runtime.store.list("")) == []
+
+
+def test_a_date_waits_for_the_one_before(desk: Desk) -> None:
+    customers(desk)
+    desk.end_of_day(MONDAY)
+    desk.end_of_day(TUESDAY)
+    early = desk.run(TUESDAY)
+    assert early.outcome is Outcome.FAILED
+    assert "2026-03-02" in early.message
+    desk.run(MONDAY)
+    assert desk.run(TUESDAY).outcome is Outcome.DELIVERED
+    assert set(desk.records(TUESDAY)["accounts"]["extract"]) == {"DELTA"}
+
+
+def test_a_portfolio_that_breaks_a_rule_is_held_back_and_goes_when_mended_then_the_dates_after_it(desk: Desk) -> None:
+    customers(desk)
+    broken = desk.bigsite.portfolios[0]
+    desk.bigsite.end_of_day(MONDAY)
+    desk.break_units(broken, MONDAY)
+    desk.bigsite.save()
+    report = desk.run(MONDAY)
+    assert report.outcome is Outcome.DELIVERED
+    assert report.failed_checks == ("units_ledger",)
+    assert [held.number for held in desk.manifest(MONDAY).held_back] == ["SW00000001"]
+    desk.end_of_day(TUESDAY)
+    desk.run(TUESDAY)
+    (waiting,) = desk.manifest(TUESDAY).held_back
+    assert waiting.reason == "waiting for 2026-03-02"
+
+    desk.bigsite.end_of_day(MONDAY, at="2026-03-04T03:00:00Z")
+    desk.bigsite.save()
+    assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
+    assert [portfolio.number for portfolio in desk.manifest(MONDAY, 1).portfolios] == ["SW00000001"]
+    assert desk.run(TUESDAY).outcome is Outcome.DELIVERED
+    assert [portfolio.number for portfolio in desk.manifest(TUESDAY, 1).portfolios] == ["SW00000001"]
+    assert desk.status(MONDAY).complete
+    assert desk.status(TUESDAY).complete
+
+
+def test_consent_that_ended_before_publishing_sends_nothing_of_the_portfolio(desk: Desk) -> None:
+    customers(desk)
+    desk.bigsite.portfolios[0].consents[0]["revoked_at"] = dt.datetime(2026, 3, 2, 18, 0, tzinfo=dt.UTC)
+    desk.end_of_day(MONDAY)
+    assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+    assert [portfolio.number for portfolio in desk.manifest(MONDAY).portfolios] == ["SW00000002"]
+    (held,) = desk.manifest(MONDAY).held_back
+    assert held.reason == "consent ended"
+
+
+def test_too_many_held_back_stops_everything(desk: Desk) -> None:
+    customers(desk)
+    desk.bigsite.end_of_day(MONDAY)
+    for one in desk.bigsite.portfolios[:2]:
+        desk.break_units(one, MONDAY)
+    desk.bigsite.save()
+    report = desk.run(MONDAY)
+    assert report.outcome is Outcome.STOPPED_BY_CHECKS
+    assert "held_back_share" in report.failed_checks
+    assert desk.status(MONDAY).deliveries == ()
+
+
+def test_a_jump_in_removals_needs_a_person(desk: Desk) -> None:
+    customers(desk)
+    desk.end_of_day(MONDAY)
+    desk.run(MONDAY)
+    desk.bigsite.portfolios[0].consents[0]["revoked_at"] = dt.datetime(2026, 3, 3, 2, 0, tzinfo=dt.UTC)
+    desk.end_of_day(TUESDAY)
+    stopped = desk.run(TUESDAY)
+    assert stopped.outcome is Outcome.STOPPED_BY_CHECKS
+    assert stopped.failed_checks == ("consent_roll",)
+
+    audience = CLASS_SUPER.audience(desk.runtime.settings.first_business_date)
+    tuesday = dt.date.fromisoformat(TUESDAY)
+    release_jump(
+        desk.runtime.store,
+        audience,
+        tuesday,
+        ["SW00000001"],
+        released_by="pat",
+        reason="asked client services",
+        at=dt.datetime(2026, 3, 4, tzinfo=dt.UTC),
+    )
+    assert desk.run(TUESDAY).outcome is Outcome.DELIVERED
+    accounts = desk.records(TUESDAY)["accounts"]
+    assert dict(accounts.select("portfolio_number", "consent").iter_rows()) == {
+        "SW00000001": "REMOVED",
+        "SW00000002": "CURRENT",
+    }

@@ -1,0 +1,242 @@
+"""Publishing while processes die at every call to the store, and while many publish at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from classfeed_dagster.delivery.errors import ConsentChangedError
+from classfeed_dagster.delivery.manifest import VoidManifest
+from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.delivery.verify import Kind, verify_feed
+from classfeed_dagster.store import LocalStore, ObjectStore, open_store
+from classfeed_dagster_tests.delivery.pipeline import (
+    DAY1,
+    DAY2,
+    FEED,
+    FORMAT,
+    Counting,
+    Crash,
+    Day,
+    build,
+    check,
+    contents,
+    deliver,
+    go,
+    simple,
+)
+
+PUBLISHERS = 8
+CHANGED = {"P1": ["10.00", "-2.50"], "P2": ["1.01"], "P3": [], "P4": ["7.77"], "P5": ["0.01"]}
+
+
+def nap(_: float) -> None:
+    time.sleep(0.01)
+
+
+def delivered_once(store: ObjectStore, day: Day) -> None:
+    """Everyone of ``day`` was delivered exactly once, and nothing is wrong but what repairs itself."""
+    state = delivered_state(store, FEED, day.date)
+    times = Counter(entry.number for manifest in state.deliveries for entry in manifest.portfolios)
+    assert times == dict.fromkeys(day.content, 1)
+    verification = verify_feed(store, FEED, FORMAT)
+    assert verification.sound, verification.problems
+
+
+def counted_calls(store: ObjectStore, work: Callable[[ObjectStore], object]) -> int:
+    counting = Counting(store)
+    work(counting)  # type: ignore[arg-type]
+    return len(counting.calls)
+
+
+def die_at(store: ObjectStore, call: int, work: Callable[[ObjectStore], object]) -> None:
+    with pytest.raises(Crash):
+        work(Counting(store, fail_at=call))  # type: ignore[arg-type]
+
+
+def test_death_at_every_call_then_the_same_run_again(tmp_path: Path) -> None:
+    """The run that follows ends in the undisturbed run's bytes, manifest and chain included."""
+
+    def work(store: ObjectStore) -> object:
+        return deliver(store, simple())
+
+    undisturbed = LocalStore(tmp_path / "undisturbed")
+    calls = counted_calls(undisturbed, work)
+    assert calls > 40
+    expected = contents(undisturbed)
+    for call in range(1, calls + 1):
+        store = LocalStore(tmp_path / str(call))
+        die_at(store, call, work)
+        work(store)
+        assert contents(store) == expected, f"died at call {call}"
+        assert list(store.list("chain/")) == list(undisturbed.list("chain/"))
+
+
+def test_death_at_every_call_of_publishing_on_s3(s3_store: ObjectStore) -> None:
+    # One bucket: feeds are apart, but a date after the other gives every call a fresh start.
+    base = simple()
+    made = build(s3_store, base, max_page_bytes=8192 + 200)
+    check(s3_store, made, base)
+    clean = [key for key in s3_store.list("")]
+
+    def work(store: ObjectStore) -> object:
+        return go(store, made, base)
+
+    calls = counted_calls(s3_store, work)
+    expected = contents(s3_store)
+    for call in range(1, calls + 1):
+        for key in set(s3_store.list("")) - set(clean):
+            s3_store.delete(key)
+        die_at(s3_store, call, work)
+        work(s3_store)
+        assert contents(s3_store) == expected, f"died at call {call}"
+
+
+def test_death_at_every_call_then_a_run_with_another_snapshot(tmp_path: Path) -> None:
+    """Whatever stopped where: the next run, of changed content, delivers everyone exactly once or re-issues."""
+    day, later = simple(), simple(snapshot="s2", **CHANGED)
+
+    def work(store: ObjectStore) -> object:
+        return deliver(store, day)
+
+    outcomes = Counter[str]()
+    for call in range(1, counted_calls(LocalStore(tmp_path / "undisturbed"), work) + 1):
+        store = LocalStore(tmp_path / str(call))
+        die_at(store, call, work)
+        before = delivered_state(store, FEED, DAY1).deliveries
+        deliver(store, later)
+        state = delivered_state(store, FEED, DAY1)
+        assert state.deliveries[: len(before)] == before
+        if before:
+            assert [entry.number for entry in state.deliveries[1].portfolios] == ["P2"]
+        else:
+            delivered_once(store, later)
+        assert verify_feed(store, FEED, FORMAT).sound
+        outcomes[" ".join("void" if isinstance(r.manifest, VoidManifest) else "sent" for r in state.revisions)] += 1
+    assert set(outcomes) == {"sent", "void sent"}
+
+
+def test_death_at_every_call_of_a_reissue_while_another_date_goes_on(tmp_path: Path) -> None:
+    """A dead re-issue is closed by the date that follows, and goes out with the next run of its own date."""
+    again = simple(snapshot="s2", **CHANGED)
+
+    def work(store: ObjectStore) -> object:
+        return deliver(store, again)
+
+    def prepared(name: str) -> LocalStore:
+        store = LocalStore(tmp_path / name)
+        deliver(store, simple(DAY1))
+        return store
+
+    for call in range(1, counted_calls(prepared("undisturbed"), work) + 1):
+        store = prepared(str(call))
+        die_at(store, call, work)
+        deliver(store, simple(DAY2))
+        work(store)
+        (first, second) = delivered_state(store, FEED, DAY1).deliveries
+        assert [entry.number for entry in second.portfolios] == ["P2"]
+        assert first.revision == 0
+        assert second.replaces == f"{FEED}-20230103-r0-p1"
+        delivered_once(store, simple(DAY2))
+
+
+def test_death_at_every_call_of_closing_an_attempt(tmp_path: Path) -> None:
+    """Closing (a consent ended at the last moment) may die anywhere too."""
+    day = simple()
+
+    def work(store: ObjectStore) -> object:
+        answers = iter([day.consenting, day.without("P2").consenting])
+        made = build(store, day)
+        check(store, made, day)
+        with pytest.raises(ConsentChangedError):
+            go(store, made, day, consented=lambda: next(answers))
+        return None
+
+    for call in range(1, counted_calls(LocalStore(tmp_path / "undisturbed"), work) + 1):
+        store = LocalStore(tmp_path / str(call))
+        die_at(store, call, work)
+        deliver(store, day.without("P2"))
+        state = delivered_state(store, FEED, DAY1)
+        assert sorted(state.portfolios) == ["P1", "P3", "P4", "P5"]
+        assert b"P2" not in b"".join(data for key, data in contents(store).items() if key.endswith(".gz"))
+        problems = verify_feed(store, FEED, FORMAT).problems
+        assert problems == []
+
+
+@pytest.mark.parametrize("same_build", [True, False])
+def test_threads_deliver_once(store: ObjectStore, same_build: bool) -> None:
+    day = simple()
+
+    def one(at: int) -> str:
+        mine = day if same_build else simple(snapshot=f"s{at}")
+        return deliver(store, mine, f"racer-{at}", patience=400, sleep=nap).kind
+
+    with ThreadPoolExecutor(PUBLISHERS) as pool:
+        kinds = Counter(pool.map(one, range(PUBLISHERS)))
+    assert kinds["DELIVERED"] == 1
+    delivered_once(store, day)
+    assert len(delivered_state(store, FEED, DAY1).revisions) == 1
+    assert [p for p in verify_feed(store, FEED, FORMAT).problems if p.kind is not Kind.LEFTOVER] == []
+
+
+def test_threads_of_different_dates_keep_one_chain(local_store: ObjectStore) -> None:
+    """Re-issues of a date and the next date at once, some of them impatient: no fork, nothing twice."""
+    deliver(local_store, simple(DAY1))
+    work = [simple(DAY1, "s2", **CHANGED), simple(DAY2), simple(DAY1, "s2", **CHANGED), simple(DAY2)] * 2
+
+    def one(at: int) -> str:
+        return deliver(local_store, work[at], f"racer-{at}", patience=at % 3 * 20, sleep=nap, tries=30).kind
+
+    with ThreadPoolExecutor(PUBLISHERS) as pool:
+        kinds = Counter(pool.map(one, range(len(work))))
+    assert kinds["DELIVERED"] == 2
+    delivered_once(local_store, simple(DAY2))
+    again = delivered_state(local_store, FEED, DAY1).deliveries
+    assert [len(manifest.portfolios) for manifest in again] == [5, 1]
+
+
+def _in_process(url: str, endpoint: str | None, at: int) -> str:
+    store = open_store(url, s3_endpoint_url=endpoint)
+    return deliver(store, simple(snapshot=f"s{at}"), f"racer-{at}", patience=400, sleep=nap).kind
+
+
+def test_processes_deliver_once(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        kinds = Counter(pool.map(_in_process, [url] * PUBLISHERS, [None] * PUBLISHERS, range(PUBLISHERS)))
+    assert kinds["DELIVERED"] == 1
+    delivered_once(open_store(url), simple())
+
+
+def test_delivered_files_are_never_written_again(local_store: LocalStore) -> None:
+    def facts() -> dict[str, tuple[int, int, int]]:
+        stats = {key: (local_store.root / key).stat() for key in local_store.list(f"delivered/{FEED}/")}
+        return {key: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for key, stat in stats.items()}
+
+    deliver(local_store, simple())
+    before = facts()
+    for number, day in enumerate((simple(), simple(snapshot="s2", **CHANGED), simple(DAY2), simple(snapshot="s3", **CHANGED))):
+        deliver(local_store, day, f"try-{number}")
+    after = facts()
+    assert {key: after[key] for key in before} == before
+
+
+def test_delivered_objects_have_one_version_for_ever(s3_store: ObjectStore, s3_endpoint: str) -> None:
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=s3_endpoint)
+    bucket = s3_store.bucket  # type: ignore[attr-defined]
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    deliver(s3_store, simple())
+    made = build(s3_store, simple(snapshot="s4"))
+    assert made.pages == ()
+    deliver(s3_store, simple(snapshot="s2", **CHANGED))
+    answer = client.list_object_versions(Bucket=bucket, Prefix=f"feed/delivered/{FEED}/")
+    assert "DeleteMarkers" not in answer
+    assert max(Counter(version["Key"] for version in answer["Versions"]).values()) == 1
