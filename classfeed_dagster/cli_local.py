@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,9 +40,7 @@ def demo(portfolios: Portfolios = 300, days: Days = 3, seed: Seed = 1) -> None:
     Seeds a local PostgreSQL with invented customers (two of them with planted faults), then runs the real Dagster
     job for each day. Running it again delivers nothing twice.
     """
-    from classfeed_dagster.simulation.world import FAULTS
-
-    rehearsal = _rehearse("demo", None, portfolios, days, seed, faults=FAULTS[:2])
+    rehearsal = _rehearse("demo", None, portfolios, days, seed, faulty=True)
     _print_rehearsal(rehearsal)
     out.print(
         "\n[bold]Where to look[/]\n"
@@ -64,7 +63,7 @@ def seed(portfolios: Portfolios = 300, seed: Seed = 1) -> None:
 
     runtime = Runtime()
     try:
-        world = _world(runtime, None, portfolios, seed, ())
+        world = _world(runtime, None, portfolios, seed, [])
         with out.status("writing customers and their history …"):
             world.seed(runtime.engine)
     finally:
@@ -86,7 +85,7 @@ def replay(
     The proof adds up every delivered document as the recipient does: on the last day, each portfolio's movements must
     come to its holdings and balances, and to the customers' own books.
     """
-    rehearsal = _rehearse("replay", market, portfolios, days, seed, faults=())
+    rehearsal = _rehearse("replay", market, portfolios, days, seed, faulty=False)
     _print_rehearsal(rehearsal)
     raise typer.Exit(0 if rehearsal.proven else 3)
 
@@ -121,24 +120,34 @@ def up(
     out.print("stopped", highlight=False)
 
 
-def _world(runtime: Runtime, market: Path | None, portfolios: int, seed: int, faults: tuple[str, ...]) -> World:
+def _world(runtime: Runtime, market: Path | None, portfolios: int, seed: int, dates: Sequence[dt.date]) -> World:
+    # `dates`: of a demonstration, on which faults are planted; without them nothing breaks a rule.
     from classfeed_dagster.bigsite.local import create_schema
-    from classfeed_dagster.simulation.world import open_world
+    from classfeed_dagster.simulation.day import Fault, PlantedFault
+    from classfeed_dagster.simulation.file_market import FileMarket
+    from classfeed_dagster.simulation.invented_market import InventedMarket
+    from classfeed_dagster.simulation.world import World
 
     create_schema(runtime.engine)
-    return open_world(
-        seed=seed,
+    first = runtime.settings.first_business_date
+    faults = (
+        [PlantedFault(Fault.UNBALANCED_UNITS, dates[0], dates[-1]), PlantedFault(Fault.ILLEGAL_CHARACTER, dates[-1])]
+        if dates
+        else []
+    )
+    return World(
+        seed,
+        FileMarket(market, seed=seed, anchor=first) if market else InventedMarket(seed, first),
         consented=portfolios,
-        first_day=runtime.settings.first_business_date,
-        market_file=market,
+        portfolios=portfolios + max(1, portfolios // 10),  # some never consent and must never appear
+        first_day=first,
         faults=faults,
     )
 
 
-def _rehearse(
-    name: str, market: Path | None, portfolios: int, days: int, seed: int, *, faults: tuple[str, ...]
-) -> Rehearsal:
+def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: int, *, faulty: bool) -> Rehearsal:
     from classfeed_dagster import trading_days
+    from classfeed_dagster.cli_look import require_feed
     from classfeed_dagster.definitions import build_definitions
     from classfeed_dagster.operations.instance import open_instance
     from classfeed_dagster.runtime import Runtime
@@ -150,17 +159,19 @@ def _rehearse(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with out.status("starting bigsite …"):
-            world = _world(runtime, market, portfolios, seed, faults)
+            world = _world(runtime, market, portfolios, seed, dates if faulty else [])
         with open_instance(runtime.settings.home) as instance, Progress(*columns, console=out) as progress:
-            task = progress.add_task(f"{name}: customers and their history", total=len(dates))
-
-            def tell(day: dt.date) -> None:
-                progress.update(task, description=f"{name}: {day}")
-
-            def done() -> None:
-                progress.advance(task)
-
-            return rehearse(build_definitions(runtime), instance, runtime, world, dates, tell=tell, done=done)
+            task = progress.add_task(name, total=len(dates))
+            return rehearse(
+                build_definitions(runtime),
+                instance,
+                runtime,
+                require_feed("class_super"),
+                world,
+                dates,
+                tell=lambda what: progress.update(task, description=f"{name}: {what}"),
+                done=lambda: progress.advance(task),
+            )
     finally:
         runtime.close()
 

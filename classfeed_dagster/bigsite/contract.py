@@ -74,7 +74,7 @@ class Contract:
 def load_contract(path: Path = CONTRACT) -> Contract:
     """The contract in ``path``; ContractError if it isn't ODCS or lacks what every table and column must state."""
     try:
-        document = OpenDataContractStandard.from_string(path.read_text(encoding="utf-8"))
+        document = OpenDataContractStandard.model_validate(yaml.load(path.read_bytes(), yaml.CSafeLoader))
     except (pydantic.ValidationError, yaml.YAMLError, TypeError) as error:
         raise ContractError(f"{path.name} is not a contract in the Open Data Contract Standard: {error}") from error
     for stated in ("apiVersion", "kind", "version", "schema_"):

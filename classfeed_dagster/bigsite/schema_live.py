@@ -49,15 +49,17 @@ def live_schema(engine: sa.Engine, schema: str = SCHEMA) -> Schema:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What the Inspector doesn't ask: partitions, collations that differ from the default, invalid indexes, checks.
+    """What the Inspector doesn't ask: partitions, collations that differ from the default, invalid indexes, and more.
 
-    ``column_checks``, by table, are those that belong to a column alone, which on MariaDB the Inspector leaves out.
+    ``column_checks``, by table, are those that belong to a column alone, which on MariaDB the Inspector leaves out;
+    ``domain_sizes``, by table and column, what stands behind the type of a PostgreSQL domain: ``(18,2)``.
     """
 
     partitions: frozenset[str] = frozenset()
     collations: Mapping[tuple[str, str], str] = field(default_factory=dict)
     invalid_indexes: frozenset[str] = frozenset()
     column_checks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    domain_sizes: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def _postgresql_facts(connection: sa.Connection, schema: str) -> _Facts:
@@ -74,12 +76,26 @@ def _postgresql_facts(connection: sa.Connection, schema: str) -> _Facts:
         "JOIN pg_collation o ON o.oid = a.attcollation "
         "WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attcollation <> t.typcollation",
     )
+    domains = connection.execute(
+        sa.text(
+            "SELECT table_name, column_name, character_maximum_length, numeric_precision, numeric_scale "
+            "FROM information_schema.columns WHERE table_schema = :schema AND domain_name IS NOT NULL"
+        ),
+        {"schema": schema},
+    )
     invalid = ask("c.relname", "JOIN pg_index i ON i.indexrelid = c.oid WHERE NOT i.indisvalid")
     return _Facts(
         frozenset(row[0] for row in partitions),
         {(row[0], row[1]): row[2] for row in collations},
         frozenset(row[0] for row in invalid),
+        domain_sizes={(row[0], row[1]): _sizes(*row[2:]) for row in domains},
     )
+
+
+def _sizes(length: int | None, precision: int | None, scale: int | None) -> str:
+    if length is not None:
+        return f"({length})"
+    return "" if precision is None else f"({precision},{scale})"
 
 
 def _mariadb_facts(connection: sa.Connection, schema: str) -> _Facts:
@@ -182,8 +198,8 @@ def _column(
     values = vocabularies.get(column["name"])
     if isinstance(kind, types.Enum):
         values = tuple(sorted(kind.enums))
-    elif checked := getattr(kind, "check", None):  # a domain's own condition
-        values = sort_checks([str(checked)], ["VALUE"])[0].get("VALUE", values)
+    elif (condition := getattr(kind, "check", None)) is not None:  # a domain's own
+        values = sort_checks([str(condition)], ["VALUE"])[0].get("VALUE", values)
     generated = column.get("computed")
     return SchemaColumn(
         name=column["name"],

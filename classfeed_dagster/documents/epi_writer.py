@@ -8,6 +8,7 @@ one thing: a line break inside a text is written as a reference, so that one rec
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,6 +20,7 @@ from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.epi_mapping import Element, Group, Record, Type
+from classfeed_dagster.documents.epi_schema import text_rules
 from classfeed_dagster.documents.epi_totals import portfolio_totals
 from classfeed_dagster.documents.format import PageHeader, RenderedPortfolio, Totals
 from classfeed_dagster.trading_days import instant_text
@@ -29,6 +31,8 @@ CHUNK = 1 << 18  # small pieces of a page are joined to about this size, so that
 # As lxml writes text, and line feed on top. CR must be a reference, or a reader would see a line feed.
 ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;", "\n": "&#10;"}
 ATTRIBUTE_ESCAPES = {**ESCAPES, '"': "&quot;", "\t": "&#9;"}
+
+_PLACES = {Type.MONEY: 2, Type.DECIMAL6: 6}
 
 Frames = Mapping[str, pl.DataFrame]
 
@@ -132,9 +136,9 @@ def _frame_of_page(header: PageHeader, totals: Totals) -> bytes:
     for currency in sorted(totals.currencies):
         one = etree.SubElement(control, epi.tag(epi.CURRENCY_TOTAL), {epi.CURRENCY_ATTRIBUTE: currency})
         for element in epi.CURRENCY_ELEMENTS:
-            _leaf(one, element.name, _fixed(getattr(totals.currencies[currency], element.column), 2))
-    _leaf(control, epi.UNITS_HELD.name, _fixed(totals.units_held, 6))
-    _leaf(control, epi.UNITS_MOVED.name, _fixed(totals.units_moved, 6))
+            _leaf(one, element.name, _fixed(element, getattr(totals.currencies[currency], element.column)))
+    for element in (epi.UNITS_HELD, epi.UNITS_MOVED):
+        _leaf(control, element.name, _fixed(element, getattr(totals, element.column)))
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8")
 
 
@@ -149,11 +153,13 @@ def _scalar(value: object) -> str:
     return value.isoformat() if isinstance(value, dt.date) else str(value)
 
 
-def _fixed(value: Decimal, places: int) -> str:
-    exact = value.quantize(Decimal(1).scaleb(-places))
-    if exact != value:
-        raise ValueError(f"a control total has more than {places} decimals: it was not summed from the records")
-    return f"{exact if exact else abs(exact):f}"  # never -0.00
+def _fixed(element: Element, value: Decimal) -> str:
+    places = _PLACES[element.type]
+    text = f"{value if value else Decimal(0):.{places}f}"  # never -0.00
+    pattern = text_rules()[element.type].pattern or ""
+    if Decimal(text) != value or not re.fullmatch(pattern, text):
+        raise ValueError(f"the control total {element.name} is not of the form {pattern}: it can't be stated")
+    return text
 
 
 # --- Rows ---------------------------------------------------------------------------------------------------------

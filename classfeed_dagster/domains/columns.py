@@ -63,7 +63,9 @@ class Frame:
         missing = [column.name for column in self.columns if column.name not in frame.columns]
         if missing:
             raise ValueError(f"{self.name} lacks the columns {missing}")
-        result = frame.select(pl.col(c.name).cast(c.dtype, strict=True) for c in self.columns).sort(self.key)
+        result = frame.select(pl.col(c.name).cast(c.dtype, strict=True) for c in self.columns)
+        # Stable: equal keys (which a rule reports) must not make two builds of the same rows differ.
+        result = result.sort(self.key, maintain_order=True)
         for column in self.columns:
             if not column.nullable and result[column.name].null_count():
                 raise ValueError(f"{self.name}.{column.name} must not be null, and is in some rows")

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from openfeature import api
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.flag_evaluation import FlagEvaluationDetails, FlagResolutionDetails, FlagValueType, Reason
-from openfeature.provider import AbstractProvider, FeatureProvider, Metadata
+from openfeature.provider import AbstractProvider, FeatureProvider, Metadata, ProviderStatus
+from openfeature.provider.no_op_metadata import NoOpMetadata
 
 from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.feeds.feed import Feed
@@ -124,6 +125,13 @@ def flag_values(feed: Feed, environment: Environment) -> FeedFlags:
     The provider is told the feed (as targeting key), the recipient and the environment, nothing of customers.
     """
     client = api.get_client(DOMAIN)
+    provider = api.get_provider_metadata(DOMAIN).name
+    status = client.get_provider_status()
+    if provider == NoOpMetadata().name:
+        # OpenFeature's stand-in answers every question with the default, which would look like a decision.
+        return _off(feed, provider, ["provider: none was started"])
+    if status not in (ProviderStatus.READY, ProviderStatus.STALE):  # stale: the last values that it had
+        return _off(feed, provider, [f"provider: {status.value}"])
     context = EvaluationContext(
         targeting_key=feed.name,
         attributes={"feed": feed.name, "recipient": feed.recipient, "environment": environment.value},
@@ -146,10 +154,10 @@ def flag_values(feed: Feed, environment: Environment) -> FeedFlags:
         yes(Switch.INCLUDE_DRP),
         text(Switch.RENDERING, STANDARD),
         text(Switch.LIVE_OVERRIDE, "").strip(),
-        api.get_provider_metadata(DOMAIN).name,
+        provider,
     )
     _read(Switch.RENDERING, lambda _: chosen_format(feed, flags), flags.rendering, feed.format, errors)
-    return _off(flags, errors) if errors else flags
+    return _off(feed, provider, errors) if errors else flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +211,8 @@ def _read(switch: Switch, read: Callable[[str], _V], text: str, safe: _V, errors
         return safe
 
 
-def _off(flags: FeedFlags, errors: Sequence[str]) -> FeedFlags:
-    return FeedFlags(flags.feed, FeedMode.OFF, provider=flags.provider, errors=tuple(errors))
+def _off(feed: Feed, provider: str, errors: Sequence[str]) -> FeedFlags:
+    return FeedFlags(feed.name, FeedMode.OFF, provider=provider, errors=tuple(errors))
 
 
 def _checked(

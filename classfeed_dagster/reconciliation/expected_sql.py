@@ -137,18 +137,18 @@ class Question:
     def _scope(self, only: str = "") -> str:
         at_cutoff = self._active(self.at(self.window_end))
         before = self._active(self.at(self.window_start)) + ("" if self.previous else " AND 1 = 0")
-        return f"""WITH active AS ({at_cutoff}), before AS ({before}),
-        changed AS (SELECT portfolio_id, max(updated_at) AS consent_updated_at FROM {self.schema}.data_sharing_consent
+        return f"""WITH active AS MATERIALIZED ({at_cutoff}), before AS MATERIALIZED ({before}),
+        changed AS MATERIALIZED (SELECT portfolio_id, max(updated_at) AS consent_updated_at FROM {self.schema}.data_sharing_consent
           WHERE recipient = '{self.recipient}' GROUP BY portfolio_id),
-        scope AS (SELECT p.portfolio_id, p.portfolio_number, coalesce(a.reference, b.reference) AS reference, a.history_from,
+        scope AS MATERIALIZED (SELECT p.portfolio_id, p.portfolio_number, coalesce(a.reference, b.reference) AS reference, a.history_from,
           CASE WHEN b.portfolio_id IS NULL THEN 'NEW' WHEN a.portfolio_id IS NULL THEN 'REMOVED' ELSE 'CURRENT' END AS consent,
           CASE WHEN b.portfolio_id IS NULL THEN 'FULL' WHEN a.portfolio_id IS NULL THEN 'NONE' ELSE 'DELTA' END AS extract,
           p.hin, c.consent_updated_at
           FROM active a FULL JOIN before b ON a.portfolio_id = b.portfolio_id
           JOIN {self.schema}.portfolio p ON p.portfolio_id = coalesce(a.portfolio_id, b.portfolio_id)
           JOIN changed c ON c.portfolio_id = p.portfolio_id {only and f"WHERE p.portfolio_number {only}"}),
-        sending AS (SELECT * FROM scope WHERE consent <> 'REMOVED'),
-        codes AS (
+        sending AS MATERIALIZED (SELECT * FROM scope WHERE consent <> 'REMOVED'),
+        codes AS MATERIALIZED (
           SELECT security_id, coalesce(lag(effective_on) OVER (PARTITION BY security_id ORDER BY effective_on), {_FAR_PAST})
             AS first_on, effective_on AS not_on, old_code AS code, old_name AS name FROM {self.schema}.security_code_change
           UNION ALL SELECT s.security_id, coalesce(max(x.effective_on), {_FAR_PAST}), {_FAR_FUTURE}, s.code, s.name

@@ -35,25 +35,14 @@ class Circumstances:
     landing: str | None
     bigsite: str | None
     in_file: bool
-    in_landing: bool | None  # None: the landing could not be compared
     in_bigsite: bool
+    file_is_landing: bool | None  # None: the landing could not be compared
+    file_is_bigsite: bool
     evidence: Row  # of bigsite's row: when it changed
     snapshot_at: dt.datetime
     page_fault: str | None  # what is wrong with the delivered page, if anything
     landing_faults: Sequence[str] = ()
     late_rows: Sequence[LateRow] = field(default=())
-
-    @property
-    def file_is_landing(self) -> bool | None:
-        """True if the file says what was landed; None if the landing is unreadable."""
-        if self.in_landing is None:
-            return None
-        return self.in_file == self.in_landing and (self.field is None or self.file == self.landing)
-
-    @property
-    def file_is_bigsite(self) -> bool:
-        """True if the file says what bigsite says now."""
-        return self.in_file == self.in_bigsite and (self.field is None or self.file == self.bigsite)
 
     def changed_since(self, name: str) -> str | None:
         """When a piece of evidence says that bigsite changed after the snapshot; None if it didn't."""

@@ -72,14 +72,22 @@ class _Case:
 
 
 class Judge:
-    """Turns the sides of every kind of record into breaks. ``late_rows`` by portfolio number."""
+    """Turns the sides of every kind of record into breaks.
+
+    ``late_rows`` and ``consents`` (when a portfolio's consents last changed) are by portfolio number.
+    """
 
     def __init__(
-        self, delivered: Delivered, landing: LandingFaults, late_rows: Mapping[str, Sequence[LateRow]]
+        self,
+        delivered: Delivered,
+        landing: LandingFaults,
+        late_rows: Mapping[str, Sequence[LateRow]],
+        consents: Mapping[str, str],
     ) -> None:
         self._delivered = delivered
         self._landing = landing
         self._late = late_rows
+        self._consents = consents
         self._page_faults = dict(delivered.faults)
         self._pages = {
             str(page["message_id"]): str(page["key"]) for revision in delivered.revisions for page in revision.pages
@@ -164,21 +172,21 @@ class Judge:
         one, other = case.against_bigsite, case.against_landing
         comparable = revision.snapshot_id not in self._landing.unreadable
         file = file_row.get(case.field) if file_row and case.field else None
-        # Where a comparison found nothing, its side says what the file says.
-        in_bigsite = (one.row_class is not RowClass.MISSING_RIGHT) if one else file_row is not None
-        in_landing = (other.row_class is not RowClass.MISSING_RIGHT) if other else file_row is not None
-        present = file_row is not None
         record = PORTFOLIO if case.kind.name == "accounts" and case.field is None else case.kind.name
+        # bigsite may have no row any more; when the portfolio's consents last changed is known all the same.
+        evidence = {"consent_updated_at": self._consents.get(case.number or ""), **(source_row or {})}
         return Circumstances(
             record=record,
             field=case.field,
             file=file,
+            # Where a comparison found nothing, its side says what the file says.
             landing=other.right if other and case.field else file,
             bigsite=one.right if one and case.field else file,
-            in_file=present,
-            in_landing=in_landing if comparable else None,
-            in_bigsite=in_bigsite,
-            evidence=source_row or {},
+            in_file=file_row is not None,
+            in_bigsite=source_row is not None,
+            file_is_landing=other is None if comparable else None,
+            file_is_bigsite=one is None,
+            evidence=evidence,
             snapshot_at=revision.snapshot_at,
             page_fault=self._page_fault(revision, file_row, case.number),
             landing_faults=tuple(f"{key}: {fault}" for key, fault in self._landing.faults.get(revision.snapshot_id, {}).items()),

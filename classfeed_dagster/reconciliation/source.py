@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -53,8 +54,8 @@ def reconcile_source(
         landing = bench.read_landing(store, Question(question.recipient, day, previous, audience, landed=True))
         everything = [bench.compare(kind, question, bigsite) for kind in KINDS]
         late = _late_rows(bigsite, delivered, question, _numbers(everything))
-        found = Judge(delivered, landing, late).judge(everything)
         consents = bigsite.fetch(question.consents())
+        found = Judge(delivered, landing, late, _last_changed(consents)).judge(everything)
         # A portfolio that must not be there at all is one break, whatever else is said of its records.
         ended = consent_breaks(delivered, [row[:4] for row in consents])
         told = {one.portfolio_number for one in found.breaks if one.record == PORTFOLIO}
@@ -110,6 +111,13 @@ def _quarantine_breaks(delivered: Delivered) -> Iterable[Break]:
                 Explanation(Cause.QUARANTINE, f"{held.get('reason')}{f' (rules: {rules})' if rules else ''}"),
             ),
         )
+
+
+def _last_changed(consents: Iterable[Sequence[Any]]) -> dict[str, str]:
+    changed: dict[str, dt.datetime] = {}
+    for number, *_, updated_at in consents:
+        changed[number] = max(updated_at, changed.get(number, updated_at))
+    return {number: at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") for number, at in changed.items()}
 
 
 def _numbers(everything: Sequence[Sides]) -> list[str]:

@@ -1,1 +1,1 @@
-"""Simulated customers: who they are, what they do each business day, what bigsite books, and what they believe they own."""
+"""Simulated customers: who they are, what they do each day, what bigsite books, and what they believe to own."""

@@ -57,7 +57,7 @@ def _settle_in(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shel
 def transfer_in(
     booking: Booking, portfolio: Portfolio, security_id: int, draw: Stream, *, known_cost: bool
 ) -> tuple[int, Decimal, Decimal | None] | None:
-    """Units that come from a registry or another broker: the movement's key, units and cost; None if it didn't trade."""
+    """Units from a registry or another broker: the movement's key, units and cost; None if it didn't trade."""
     price = booking.market.price(security_id, booking.day)
     if price is None:
         return None
@@ -65,7 +65,7 @@ def transfer_in(
     cost = to_cents(units * price * 3 / 4) if known_cost else None
     at = booking.at(draw.between(32_400, 61_200), draw.below(10**6))
     text = "Transfer in, SRN to HIN"
-    key = booking.movement(portfolio, security_id, "TRANSFER_IN", booking.day, units, cost, text, at)
+    key = booking.movement(portfolio, security_id, "TRANSFER_IN", booking.day, units, cost=cost, text=text, at=at)
     return key, units, cost
 
 
@@ -74,11 +74,12 @@ def _monthly(booking: Booking, portfolio: Portfolio, draw: Stream) -> None:
     at = booking.at(25_200 + draw.below(1800), draw.below(10**6))
     interest = to_cents(account.balance / 1200)
     if interest > 0:
-        booking.cash(portfolio, account, "INTEREST", booking.day, interest, "Interest", at)
+        booking.cash(portfolio, account, "INTEREST", booking.day, interest, text="Interest", at=at)
     if portfolio.customer.persona in (Persona.ADVISED, Persona.TRADER):
-        charge(booking, portfolio, "FEE", Decimal("19.80"), "Platform fee incl. GST", at)
+        charge(booking, portfolio, "FEE", Decimal("19.80"), text="Platform fee incl. GST", at=at)
     if portfolio.customer.persona is Persona.PENSION and booking.day.month % 3 == 1:
-        charge(booking, portfolio, "TAX", Decimal(draw.between(1000, 20_000)) / 10, "ATO instalment", at)
+        amount = Decimal(draw.between(1000, 20_000)) / 10
+        charge(booking, portfolio, "TAX", amount, text="ATO instalment", at=at)
 
 
 def _regular_deposit(booking: Booking, portfolio: Portfolio, draw: Stream) -> None:
@@ -114,7 +115,8 @@ def _trade(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -
     if draw.below(3):
         abroad = "USD" in portfolio.accounts and booking.day.weekday() > 0 and draw.one_in(4)
         account = portfolio.accounts["USD" if abroad else "AUD"]
-        bought = buy(booking, portfolio, draw.choice(shelf.american if abroad else shelf.shares), account.available / 3, draw)
+        security_id = draw.choice(shelf.american if abroad else shelf.shares)
+        bought = buy(booking, portfolio, security_id, account.available / 3, draw)
         if bought is not None and draw.one_in(8):  # out again on the same day
             sell(booking, portfolio, bought.security_id, bought.units, draw)
 
@@ -156,7 +158,7 @@ def _follow_advice(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: 
         buy(booking, portfolio, draw.choice(shelf.american), portfolio.accounts["USD"].available / 2, draw)
 
 
-def _be_transferred_out(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:  # noqa: ARG001
+def _be_transferred_out(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
     # The executor sends word; units go to the heirs, half of what is left each day; then the cash, and the account is
     # closed.
     leaves_on = portfolio.customer.leaves_on
@@ -172,14 +174,16 @@ def _be_transferred_out(booking: Booking, portfolio: Portfolio, draw: Stream, sh
     held = portfolio.held()
     for security_id in held[: (len(held) + 1) // 2]:
         units = portfolio.units(security_id)
-        booking.movement(portfolio, security_id, "TRANSFER_OUT", booking.day, -units, None, "Estate: transfer out", at)
+        text = "Estate: transfer out"
+        booking.movement(portfolio, security_id, "TRANSFER_OUT", booking.day, -units, cost=None, text=text, at=at)
     if portfolio.held() or portfolio.due:
         return
     if any(account.balance < 0 for account in portfolio.accounts.values()):
         return
     for account in portfolio.accounts.values():
         if account.balance:
-            booking.cash(portfolio, account, "WITHDRAWAL", booking.day, -account.balance, "Estate: final payment", at)
+            text = "Estate: final payment"
+            booking.cash(portfolio, account, "WITHDRAWAL", booking.day, -account.balance, text=text, at=at)
         booking.update(
             "cash_account", {"cash_account_id": account.account_id}, at, status="CLOSED", closed_on=booking.day
         )

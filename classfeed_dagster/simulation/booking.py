@@ -1,4 +1,4 @@
-"""One day's bookings: every row that the day adds to bigsite, and what it does to positions, cash and the owners' books.
+"""One day's bookings: every row that the day adds to bigsite, and what it does to positions, cash and owners' books.
 
 Nothing is decided here; amounts arrive worked out. Rows are tuples in the order of the table's columns.
 """
@@ -84,7 +84,8 @@ class Booking:
             reverses.trade_id if reverses else None, at,
         ))  # fmt: skip
         sale = trade.side == "SELL"
-        self._move(portfolio, trade.security_id, trade.trade_date, signed, None if sale else trade.net_amount, at, sale)
+        entry = Entry(trade.trade_date, signed, None if sale else trade.net_amount, sale)
+        self._move(portfolio, trade.security_id, entry, at)
         if trade.side == "BUY":
             trade.account.add_buy(trade.trade_date, trade.settlement_date, trade.net_amount, settled=settled)
         portfolio.trades.append(trade)
@@ -96,6 +97,7 @@ class Booking:
         kind: str,
         date: dt.date,
         units: Decimal,
+        *,
         cost: Decimal | None,
         text: str,
         at: dt.datetime,
@@ -106,25 +108,16 @@ class Booking:
         self.rows.added["security_movement"].append(
             (key, portfolio.portfolio_id, security_id, kind, date, units, cost, text, reverses, at)
         )
-        self._move(portfolio, security_id, date, units, cost, at, False)
+        self._move(portfolio, security_id, Entry(date, units, cost, sale=False), at)
         self.counts[kind.lower()] += 1
         return key
 
-    def _move(
-        self,
-        portfolio: Portfolio,
-        security_id: int,
-        date: dt.date,
-        units: Decimal,
-        cost: Decimal | None,
-        at: dt.datetime,
-        sale: bool,
-    ) -> None:
+    def _move(self, portfolio: Portfolio, security_id: int, entry: Entry, at: dt.datetime) -> None:
         position = portfolio.positions.get(security_id)
         if position is None:
             position = portfolio.positions[security_id] = Position()
-        position.add(Entry(date, units, cost, sale))
-        portfolio.notes.note_units(self.subject(security_id), date, at, units)
+        position.add(entry)
+        portfolio.notes.note_units(self.subject(security_id), entry.date, at, entry.units)
 
     # -- cash -------------------------------------------------------------------------------------------------------
 
@@ -135,9 +128,9 @@ class Booking:
         kind: str,
         date: dt.date,
         amount: Decimal,
+        *,
         text: str,
         at: dt.datetime,
-        *,
         trade_id: int | None = None,
         income_id: int | None = None,
         reverses: int | None = None,
@@ -156,18 +149,26 @@ class Booking:
         """The settlement's cash leg, dated today."""
         amount = -trade.net_amount if trade.side == "BUY" else trade.net_amount
         trade.cash_id = self.cash(
-            portfolio, trade.account, "SETTLEMENT", self.day, amount, f"{trade.side} {trade.confirmation}", at,
+            portfolio,
+            trade.account,
+            "SETTLEMENT",
+            self.day,
+            amount,
+            text=f"{trade.side} {trade.confirmation}",
+            at=at,
             trade_id=trade.trade_id,
-        )  # fmt: skip
+        )
 
-    def income(self, portfolio: Portfolio, row: Row, account: Account, cash: Decimal, text: str, at: dt.datetime) -> None:
+    def income(
+        self, portfolio: Portfolio, row: Row, account: Account, cash: Decimal, *, text: str, at: dt.datetime
+    ) -> None:
         """Record an income (``row`` without key and end) and the part of it that is paid in cash."""
         key = portfolio.new_id(self.day)
         full = (key, portfolio.portfolio_id, *row, None, at)
         self.rows.added["income"].append(full)
         self.counts[row[1].lower()] += 1
         if cash:
-            cash_id = self.cash(portfolio, account, "INCOME", self.day, cash, text, at, income_id=key)
+            cash_id = self.cash(portfolio, account, "INCOME", self.day, cash, text=text, at=at, income_id=key)
             portfolio.last_payment = Payment(full, cash_id, account, cash, self.day)
 
     def take_back_income(self, portfolio: Portfolio, payment: Payment, at: dt.datetime) -> None:
@@ -182,9 +183,16 @@ class Booking:
         row[14:16] = [original, at]
         self.rows.added["income"].append(tuple(row))
         self.cash(
-            portfolio, payment.account, "INCOME", payment.date, -payment.amount, "Payment made in error", at,
-            income_id=key, reverses=payment.cash_id,
-        )  # fmt: skip
+            portfolio,
+            payment.account,
+            "INCOME",
+            payment.date,
+            -payment.amount,
+            text="Payment made in error",
+            at=at,
+            income_id=key,
+            reverses=payment.cash_id,
+        )
         self.counts["reversed incomes"] += 1
 
     # -- state ------------------------------------------------------------------------------------------------------

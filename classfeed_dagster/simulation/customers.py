@@ -177,8 +177,9 @@ def _name(draw: Stream, entity: str, members: tuple[Member, ...]) -> str:
         return f"{first.given_name} & {members[1].given_name} {first.family_name}"
     if entity == "COMPANY":
         return f"{first.family_name} {draw.choice(('Holdings', '<Trading>', '& Sons', '“Seaview”'))} Pty Ltd"
-    kind = "Super Fund" if entity == "SMSF" else draw.choice(('"Family" Trust', "Investment Trust", "Sunshine ☀😀 Trust"))
-    return f"The {first.family_name} {kind}"
+    if entity == "SMSF":
+        return f"The {first.family_name} Super Fund"
+    return f"The {first.family_name} {draw.choice(('"Family" Trust', 'Investment Trust', 'Sunshine ☀😀 Trust'))}"
 
 
 def _consents(

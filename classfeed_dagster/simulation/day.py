@@ -25,7 +25,7 @@ from classfeed_dagster.simulation.market import Market
 from classfeed_dagster.simulation.stream import Stream
 from classfeed_dagster.trading_days import SYDNEY, is_business_day, next_business_day
 
-EOD_DAYS_OF_HISTORY = 5  # end-of-day rows of the history's last days only: nobody asks for older ones
+EOD_DAYS_OF_HISTORY = 2  # end-of-day rows of the history's last days only: nobody asks for older ones
 
 
 class Fault(enum.Enum):
@@ -95,7 +95,7 @@ class _Agenda:
     granting: defaultdict[dt.date, list[tuple[Portfolio, ConsentPlan]]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    revoking: defaultdict[dt.date, list[ConsentPlan]] = field(default_factory=lambda: defaultdict(list))
+    revoking: defaultdict[dt.date, list[tuple[int, dt.datetime]]] = field(default_factory=lambda: defaultdict(list))
     expiring: defaultdict[dt.date, int] = field(default_factory=lambda: defaultdict(int))
 
 
@@ -131,7 +131,7 @@ class Simulation:
         granted = max(portfolio.customer.opened_on, window_day(consent.granted_at))
         self._agenda.granting[granted].append((portfolio, consent))
         if consent.revoked_at is not None:
-            self._agenda.revoking[window_day(consent.revoked_at)].append(consent)
+            self._agenda.revoking[window_day(consent.revoked_at)].append((consent.consent_id, consent.revoked_at))
         if consent.expires_at is not None:
             self._agenda.expiring[window_day(consent.expires_at)] += 1
 
@@ -186,13 +186,13 @@ class Simulation:
         business = abn(who.number) if who.entity_type in ("COMPANY", "TRUST", "SMSF") else None
         add = booking.rows.added
         add["portfolio"].append((key, number, who.name, who.entity_type, business, None, "ACTIVE", day, None, at))
-        for place, member in enumerate(who.members):
+        for member in who.members:
             if member.member_id not in self._advisers:
                 email = f"m{member.member_id - ID_BASE}@example.com"
                 add["member"].append((member.member_id, member.given_name, member.family_name, email, at, at))
             if member.role == "ADVISER":
                 self._advisers.add(member.member_id)
-            add["portfolio_member"].append((key, member.member_id, who.members[place].role, at))
+            add["portfolio_member"].append((key, member.member_id, member.role, at))
         for account in portfolio.accounts.values():
             branch = bsb(who.number) if account.currency == "AUD" else None
             add["cash_account"].append(
@@ -217,10 +217,8 @@ class Simulation:
                 consent.granted_at, consent.expires_at, None, consent.granted_at,
             ))  # fmt: skip
             booking.counts["consents granted"] += 1
-        for consent in self._agenda.revoking.pop(booking.day, []):
-            assert consent.revoked_at is not None
-            key = {"consent_id": consent.consent_id}
-            booking.update("data_sharing_consent", key, consent.revoked_at, revoked_at=consent.revoked_at)
+        for consent_id, revoked_at in self._agenda.revoking.pop(booking.day, []):
+            booking.update("data_sharing_consent", {"consent_id": consent_id}, revoked_at, revoked_at=revoked_at)
             booking.counts["consents revoked"] += 1
         expired = self._agenda.expiring.pop(booking.day, 0)
         if expired:
@@ -266,9 +264,7 @@ class Simulation:
     def _misstatement(self, portfolio: Portfolio, security_id: int, day: dt.date) -> Decimal:
         if self._misstated.get(portfolio.customer.number) != security_id:
             return Decimal(0)
-        return Decimal(
-            any(f.fault is Fault.UNBALANCED_UNITS and f.stands(day) for f in self.plan.faults)
-        )
+        return Decimal(any(f.fault is Fault.UNBALANCED_UNITS and f.stands(day) for f in self.plan.faults))
 
 
 def window_day(instant: dt.datetime) -> dt.date:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from typing import NamedTuple
 
 from classfeed_dagster.simulation.accounts import ZERO, Account, Portfolio, Trade
 from classfeed_dagster.simulation.booking import Booking
@@ -20,6 +21,29 @@ ADVISER_FEE = Decimal("11.00")
 SMALLEST_ORDER = Decimal(500)
 _FX_FEE = Decimal("0.994")
 _HUNDRED_THOUSANDTH = Decimal("0.0001")
+
+
+class _Order(NamedTuple):
+    account: Account
+    security_id: int
+    side: str
+    day: dt.date
+
+
+class _Execution(NamedTuple):
+    units: Decimal
+    price: Decimal
+    consideration: Decimal
+
+
+class _Fees(NamedTuple):
+    brokerage: Decimal
+    other: Decimal
+    gst: Decimal
+
+    @property
+    def total(self) -> Decimal:
+        return self.brokerage + self.other
 
 
 def market_time(booking: Booking, draw: Stream, *, american: bool = False) -> dt.datetime:
@@ -50,8 +74,8 @@ def buy(
     if price is None or account is None:
         return None
     american = security.currency != "AUD"
-    brokerage, other, gst = _fees(draw, american=american, advised=advised)
-    money = min(budget, account.available) - brokerage - other
+    fees = _fees(draw, american=american, advised=advised)
+    money = min(budget, account.available) - fees.total
     step = _HUNDRED_THOUSANDTH if american else Decimal(1)
     units = (money / price).quantize(step, rounding=ROUND_DOWN)
     if units <= 0 or units * price < SMALLEST_ORDER:
@@ -64,10 +88,8 @@ def buy(
             consideration = dearer
             price = (consideration / units).quantize(Decimal("0.000001"), rounding=ROUND_HALF_UP)
     recorded_at = at or market_time(booking, draw, american=american)
-    return _record(
-        booking, portfolio, account, security_id, "BUY", day, units, price, consideration, brokerage, gst, other,
-        recorded_at,
-    )  # fmt: skip
+    order = _Order(account, security_id, "BUY", day)
+    return _record(booking, portfolio, order, _Execution(units, price, consideration), fees, at=recorded_at)
 
 
 def sell(
@@ -80,54 +102,51 @@ def sell(
     if price is None or units <= 0:
         return None
     american = security.currency != "AUD"
-    brokerage, other, gst = _fees(draw, american=american, advised=advised)
+    fees = _fees(draw, american=american, advised=advised)
     consideration = to_cents(units * price)
-    if consideration <= brokerage + other:
+    if consideration <= fees.total:
         return None
-    return _record(
-        booking, portfolio, portfolio.accounts[security.currency], security_id, "SELL", booking.day, units, price,
-        consideration, brokerage, gst, other, market_time(booking, draw, american=american),
-    )  # fmt: skip
+    order = _Order(portfolio.accounts[security.currency], security_id, "SELL", booking.day)
+    at = market_time(booking, draw, american=american)
+    return _record(booking, portfolio, order, _Execution(units, price, consideration), fees, at=at)
 
 
-def _fees(draw: Stream, *, american: bool, advised: bool) -> tuple[Decimal, Decimal, Decimal]:
+def _fees(draw: Stream, *, american: bool, advised: bool) -> _Fees:
     free = not american and draw.one_in(12)
     brokerage = ZERO if free else BROKERAGE
     other = ADVISER_FEE if advised else ZERO
-    return brokerage, other, to_cents(brokerage / 11) + to_cents(other / 11)
+    return _Fees(brokerage, other, to_cents(brokerage / 11) + to_cents(other / 11))
 
 
 def _record(
-    booking: Booking,
-    portfolio: Portfolio,
-    account: Account,
-    security_id: int,
-    side: str,
-    day: dt.date,
-    units: Decimal,
-    price: Decimal,
-    consideration: Decimal,
-    brokerage: Decimal,
-    gst: Decimal,
-    other: Decimal,
-    at: dt.datetime,
+    booking: Booking, portfolio: Portfolio, order: _Order, done: _Execution, fees: _Fees, *, at: dt.datetime
 ) -> Trade:
     key = portfolio.new_id(booking.day)
-    net = consideration + brokerage + other if side == "BUY" else consideration - brokerage - other
+    buys = order.side == "BUY"
     trade = Trade(
-        key, account, security_id, f"T{booking.day:%Y%m%d}-{key % 700_000_000:09d}", side, day, add_business_days(day, 2),
-        units, price, consideration, brokerage, gst, other, net,
-    )  # fmt: skip
+        key,
+        order.account,
+        order.security_id,
+        f"T{booking.day:%Y%m%d}-{key % 700_000_000:09d}",
+        order.side,
+        order.day,
+        add_business_days(order.day, 2),
+        *done,
+        fees.brokerage,
+        fees.gst,
+        fees.other,
+        done.consideration + fees.total if buys else done.consideration - fees.total,
+    )
     booking.trade(portfolio, trade, at)
     booking.settlements.add(portfolio, trade)
-    booking.counts["buys" if side == "BUY" else "sells"] += 1
+    booking.counts["buys" if buys else "sells"] += 1
     return trade
 
 
 def deposit(booking: Booking, portfolio: Portfolio, amount: Decimal, draw: Stream) -> None:
     """Pay into the AUD account during the day."""
     at = booking.at(draw.between(25_200, 79_200), draw.below(10**6))
-    booking.cash(portfolio, portfolio.accounts["AUD"], "DEPOSIT", booking.day, amount, "Direct credit", at)
+    booking.cash(portfolio, portfolio.accounts["AUD"], "DEPOSIT", booking.day, amount, text="Direct credit", at=at)
 
 
 def withdraw(booking: Booking, portfolio: Portfolio, amount: Decimal, text: str, draw: Stream) -> bool:
@@ -136,15 +155,15 @@ def withdraw(booking: Booking, portfolio: Portfolio, amount: Decimal, text: str,
     if not ZERO < amount <= account.available:
         return False
     at = booking.at(draw.between(30_000, 60_000), draw.below(10**6))
-    booking.cash(portfolio, account, "WITHDRAWAL", booking.day, -amount, text, at)
+    booking.cash(portfolio, account, "WITHDRAWAL", booking.day, -amount, text=text, at=at)
     return True
 
 
-def charge(booking: Booking, portfolio: Portfolio, kind: str, amount: Decimal, text: str, at: dt.datetime) -> None:
+def charge(booking: Booking, portfolio: Portfolio, kind: str, amount: Decimal, *, text: str, at: dt.datetime) -> None:
     """A FEE or TAX, where the account covers it."""
     account = portfolio.accounts["AUD"]
     if amount <= account.available:
-        booking.cash(portfolio, account, kind, booking.day, -amount, text, at)
+        booking.cash(portfolio, account, kind, booking.day, -amount, text=text, at=at)
 
 
 def exchange_to_usd(booking: Booking, portfolio: Portfolio, aud: Decimal, draw: Stream) -> None:
@@ -154,8 +173,9 @@ def exchange_to_usd(booking: Booking, portfolio: Portfolio, aud: Decimal, draw: 
         return
     usd = to_cents(aud / booking.market.rate("USD", booking.day) * _FX_FEE)
     at = booking.at(draw.between(36_000, 57_600), draw.below(10**6))
-    booking.cash(portfolio, source, "TRANSFER", booking.day, -aud, "Currency exchange AUD to USD", at)
-    booking.cash(portfolio, target, "TRANSFER", booking.day, usd, "Currency exchange AUD to USD", at)
+    text = "Currency exchange AUD to USD"
+    booking.cash(portfolio, source, "TRANSFER", booking.day, -aud, text=text, at=at)
+    booking.cash(portfolio, target, "TRANSFER", booking.day, usd, text=text, at=at)
 
 
 def reverse(booking: Booking, portfolio: Portfolio, trade: Trade, at: dt.datetime, *, cash_on: dt.date) -> None:
@@ -172,7 +192,14 @@ def reverse(booking: Booking, portfolio: Portfolio, trade: Trade, at: dt.datetim
         booking.settlements.add(portfolio, undone)
     else:
         undone.cash_id = booking.cash(
-            portfolio, trade.account, "SETTLEMENT", cash_on, trade.net_amount, f"Reversal of {trade.confirmation}", at,
-            trade_id=key, reverses=trade.cash_id,
-        )  # fmt: skip
+            portfolio,
+            trade.account,
+            "SETTLEMENT",
+            cash_on,
+            trade.net_amount,
+            text=f"Reversal of {trade.confirmation}",
+            at=at,
+            trade_id=key,
+            reverses=trade.cash_id,
+        )
     booking.counts["reversed trades"] += 1

@@ -38,7 +38,9 @@ def end_of_day(
             continue
         for security_id, position in portfolio.positions.items():
             if written:
-                _holding(booking, portfolio, security_id, position, run_at, written_from, misstatement)
+                _holding(
+                    booking, portfolio, security_id, position, run_at=run_at, written_from=written_from, wrong=misstatement
+                )
             position.changed_from = None
         for account in portfolio.accounts.values():
             if written:
@@ -51,15 +53,16 @@ def _holding(
     portfolio: Portfolio,
     security_id: int,
     position: Position,
+    *,
     run_at: dt.datetime,
     written_from: dt.date,
-    misstatement: Misstatement,
+    wrong: Misstatement,
 ) -> None:
     rows, key = booking.rows.added["holding_eod"], (portfolio.portfolio_id, security_id)
     changed = position.changed_from
     if position.units or (changed is not None and position.as_at(booking.previous)[0]):
-        wrong = misstatement(portfolio, security_id, booking.day)
-        rows.append((booking.day, *key, position.units + wrong, position.cost, run_at))
+        units = position.units + wrong(portfolio, security_id, booking.day)
+        rows.append((booking.day, *key, units, position.cost, run_at))
     if changed is None or changed >= booking.day:
         return
     for day in business_days_between(max(changed, written_from), booking.previous):
@@ -67,7 +70,7 @@ def _holding(
         booking.rows.removed["holding_eod"].append((day, *key))
         # A holding that fell to zero has one row; one that never was (any more) has none.
         if units or position.as_at(previous_business_day(day))[0]:
-            rows.append((day, *key, units + misstatement(portfolio, security_id, day), cost, run_at))
+            rows.append((day, *key, units + wrong(portfolio, security_id, day), cost, run_at))
             booking.counts["rewritten holdings"] += 1
 
 

@@ -24,9 +24,12 @@ from classfeed_dagster.simulation.market import MICRO, CorporateEvent, Dividend,
 FILE_FIRST = 10_000
 _COLUMNS = ("code", "date", "close", "volume")
 _CODE = re.compile(r"[A-Z0-9]{3,6}\Z")
-_ETF = frozenset("VAS A200 IVV NDQ STW VGS VTS VHY VAP VEU IOZ IVW ETHI FAIR VDHG DHHF MVW GOLD QUAL IOO".split())
-_LIC = frozenset("AFI ARG MLT WAM WHF BKI AUI DUI PMC MFF HM1 MXT".split())
-_REIT = frozenset("GMG SCG DXS MGR SGP VCX GPT CHC CLW BWP NSR CQR HDN ARF ABP CIP".split())
+_TYPES = {
+    "ETF": "VAS A200 IVV NDQ STW VGS VTS VHY VAP VEU IOZ IVW ETHI FAIR VDHG DHHF MVW GOLD QUAL IOO",
+    "LIC": "AFI ARG MLT WAM WHF BKI AUI DUI PMC MFF HM1 MXT",
+    "REIT": "GMG SCG DXS MGR SGP VCX GPT CHC CLW BWP NSR CQR HDN ARF ABP CIP",
+}
+_TYPE_BY_CODE = {code: kind for kind, codes in _TYPES.items() for code in codes.split()}
 
 
 class MarketFileError(ValueError):
@@ -160,7 +163,4 @@ def _names_beside(path: Path) -> dict[str, str]:
 
 
 def _type_of(code: str) -> str:
-    for kind, codes in (("ETF", _ETF), ("LIC", _LIC), ("REIT", _REIT)):
-        if code in codes:
-            return kind
-    return "HYBRID" if len(code) == 5 and code[3] == "P" else "ORDINARY"
+    return _TYPE_BY_CODE.get(code) or ("HYBRID" if len(code) == 5 and code[3] == "P" else "ORDINARY")

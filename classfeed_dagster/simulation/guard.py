@@ -62,7 +62,7 @@ def require_database(connection: sa.Connection, *, max_real_portfolios: int = MA
     """Refuse by what is in the database, before any writing: SimulationRefusedError. True if the marker is there."""
     inspector = sa.inspect(connection)
     if not inspector.has_table(portfolio.name, schema=SCHEMA):
-        raise SimulationRefusedError(f"the database has no table {SCHEMA}.{portfolio.name}: create bigsite's tables first")
+        raise SimulationRefusedError(f"the database has no {SCHEMA}.{portfolio.name}: create bigsite's tables first")
     marked = inspector.has_table(world_table.name, schema=world_table.schema)
     if not marked and connection.execute(sa.select(portfolio.c.portfolio_id).limit(1)).first() is not None:
         raise SimulationRefusedError(

@@ -1,4 +1,4 @@
-"""What happens to customers without their doing: corporate events, dividends, and the broker's mistakes and late rows."""
+"""What happens to customers without their doing: corporate events, dividends, the broker's mistakes and late rows."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def _pay(booking: Booking, entitlement: Entitlement) -> None:
     price = booking.market.price(dividend.security_id, booking.day) if entitlement.reinvests else None
     fresh = (net / price).quantize(_WHOLE, rounding=ROUND_DOWN) if price else Decimal(0)
     cost = to_cents(fresh * price) if price else ZERO
-    booking.income(portfolio, row, account, net - cost, f"{security.code} {dividend.income_type.lower()}", at)
+    booking.income(portfolio, row, account, net - cost, text=f"{security.code} {dividend.income_type.lower()}", at=at)
     if fresh:
         text = f"Reinvested {dividend.income_type.lower()}"
-        booking.movement(portfolio, dividend.security_id, "DRP", booking.day, fresh, cost, text, at)
+        booking.movement(portfolio, dividend.security_id, "DRP", booking.day, fresh, cost=cost, text=text, at=at)
 
 
 def corporate_events(booking: Booking, portfolios: Iterable[Portfolio]) -> None:
@@ -130,30 +130,31 @@ def _apply(
     if isinstance(event, UnitsChange):
         after = (units * event.new / event.old).quantize(_WHOLE, rounding=ROUND_DOWN)
         text = f"{event.movement_type.replace('_', ' ').capitalize()}, {event.new} for {event.old}"
-        booking.movement(portfolio, security_id, event.movement_type, day, after - units, ZERO, text, at)
+        booking.movement(portfolio, security_id, event.movement_type, day, after - units, cost=ZERO, text=text, at=at)
     elif isinstance(event, Delisting):
         cost = portfolio.positions[security_id].cost
         gone = None if cost is None else -cost
         text = "Taken over for cash" if event.pays else "Removed from the official list"
-        booking.movement(portfolio, security_id, "DELISTING", day, -units, gone, text, at)
-        if event.pays and to_cents(units * price):
-            booking.cash(portfolio, account, "DEPOSIT", day, to_cents(units * price), "Takeover consideration", at)
+        booking.movement(portfolio, security_id, "DELISTING", day, -units, cost=gone, text=text, at=at)
+        paid = to_cents(units * price)
+        if event.pays and paid:
+            booking.cash(portfolio, account, "DEPOSIT", day, paid, text="Takeover consideration", at=at)
     elif isinstance(event, Merger):
         cost = portfolio.positions[security_id].cost
         after = (units * event.new / event.old).quantize(_WHOLE, rounding=ROUND_DOWN)
         text = f"Merger, {event.new} for {event.old}"
         gone = None if cost is None else -cost
-        booking.movement(portfolio, security_id, "MERGER_OUT", day, -units, gone, text, at)
+        booking.movement(portfolio, security_id, "MERGER_OUT", day, -units, cost=gone, text=text, at=at)
         if after:
-            booking.movement(portfolio, event.into, "MERGER_IN", day, after, cost, text, at)
+            booking.movement(portfolio, event.into, "MERGER_IN", day, after, cost=cost, text=text, at=at)
     else:
         returned = to_cents(units * price * event.basis_points / 10_000)
         if returned:
             text = "Return of capital"
             cost = portfolio.positions[security_id].cost
             fall = -returned if cost is None else -min(returned, cost)
-            booking.movement(portfolio, security_id, "RETURN_OF_CAPITAL", day, Decimal(0), fall, text, at)
-            booking.cash(portfolio, account, "DEPOSIT", day, returned, text, at)
+            booking.movement(portfolio, security_id, "RETURN_OF_CAPITAL", day, Decimal(0), cost=fall, text=text, at=at)
+            booking.cash(portfolio, account, "DEPOSIT", day, returned, text=text, at=at)
 
 
 # -- the broker's mistakes and late rows: one portfolio in fifty on a day, before the settlements of the day ----------
@@ -195,10 +196,10 @@ def _late_note(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shel
     day = booking.previous if draw.below(3) else previous_business_day(booking.previous)
     at = late_time(booking, draw)
     security_id = draw.choice(shelf.shares)
-    held_still = not _disturbed(booking, security_id, day)
-    if held_still and day > portfolio.customer.opened_on:
-        if buy(booking, portfolio, security_id, Decimal(3000), draw, traded_on=day, at=at):
-            booking.counts["late rows"] += 1
+    if day <= portfolio.customer.opened_on or _disturbed(booking, security_id, day):
+        return
+    if buy(booking, portfolio, security_id, Decimal(3000), draw, traded_on=day, at=at):
+        booking.counts["late rows"] += 1
 
 
 def _late_cash(booking: Booking, portfolio: Portfolio, draw: Stream, *, days_back: int) -> None:
@@ -208,9 +209,9 @@ def _late_cash(booking: Booking, portfolio: Portfolio, draw: Stream, *, days_bac
     account, at = portfolio.accounts["AUD"], late_time(booking, draw)
     amount = Decimal(draw.between(100, 50_000)) / 100
     if draw.one_in(2) and amount <= account.available:
-        booking.cash(portfolio, account, "FEE", day, -amount, "Fee charged late", at)
+        booking.cash(portfolio, account, "FEE", day, -amount, text="Fee charged late", at=at)
     else:
-        booking.cash(portfolio, account, "DEPOSIT", day, amount, "Deposit found later", at)
+        booking.cash(portfolio, account, "DEPOSIT", day, amount, text="Deposit found later", at=at)
     booking.counts["late rows"] += 1
 
 
@@ -218,7 +219,8 @@ def _after_midnight(booking: Booking, portfolio: Portfolio, draw: Stream) -> Non
     # Dated today, recorded after the cut-off but before the end-of-day job, which counts it.
     at = booking.after_cutoff(draw.between(30, 1500), draw.below(10**6))
     amount = Decimal(draw.between(1000, 90_000)) / 100
-    booking.cash(portfolio, portfolio.accounts["AUD"], "DEPOSIT", booking.day, amount, "PayID after hours", at)
+    account = portfolio.accounts["AUD"]
+    booking.cash(portfolio, account, "DEPOSIT", booking.day, amount, text="PayID after hours", at=at)
     booking.counts["rows between cut-off and end of day"] += 1
 
 
@@ -287,7 +289,14 @@ def _undo_transfer(booking: Booking, portfolio: Portfolio, mistake: Mistake, dra
         return  # the mistake stays: too much rests on it
     cost = None if mistake.cost is None else -mistake.cost
     booking.movement(
-        portfolio, mistake.security_id, "TRANSFER_IN", mistake.date, -mistake.units, cost,
-        "Transfer booked to the wrong holder", late_time(booking, draw), reverses=mistake.movement_id,
-    )  # fmt: skip
+        portfolio,
+        mistake.security_id,
+        "TRANSFER_IN",
+        mistake.date,
+        -mistake.units,
+        cost=cost,
+        text="Transfer booked to the wrong holder",
+        at=late_time(booking, draw),
+        reverses=mistake.movement_id,
+    )
     booking.counts["reversed movements"] += 1

@@ -77,7 +77,7 @@ class InventedMarket:
             self._base[security_id],
             day.toordinal(),
             self._calendar.units_of_today(security_id, day).as_integer_ratio(),
-            self._exchange[security_id] == "ASX",
+            on_asx=self._exchange[security_id] == "ASX",
         )
 
     def closes(self, day: dt.date) -> Iterable[tuple[int, Decimal]]:
@@ -153,7 +153,7 @@ def _noise(seed: int, name: object, ordinal: int) -> int:
 
 @lru_cache(maxsize=200_000)
 def _noisy_price(
-    seed: int, security_id: int, base: Decimal, ordinal: int, ratio: tuple[int, int], on_asx: bool
+    seed: int, security_id: int, base: Decimal, ordinal: int, ratio: tuple[int, int], *, on_asx: bool
 ) -> Decimal:
     price = base * (100_000 + _noise(seed, security_id, ordinal)) / 100_000 * ratio[1] / ratio[0]
     return to_tick(price) if on_asx else to_cents(price)

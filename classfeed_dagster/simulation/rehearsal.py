@@ -5,12 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from classfeed_dagster import trading_days
+from classfeed_dagster.delivery.look import date_status
+from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.operations.runs import RunReport, run_date
 from classfeed_dagster.runtime import CLOCK_TAG, Runtime
+from classfeed_dagster.simulation.proof import Proof, delivered_pages, prove
+from classfeed_dagster.simulation.recipient import DeliveredPage
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
@@ -20,28 +24,20 @@ if TYPE_CHECKING:
 MORNING = dt.time(6, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """Something that must be true of what was delivered, and whether it is."""
-
-    statement: str
-    holds: bool
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rehearsal:
     """What a rehearsal came to."""
 
     feed: str
-    runs: Sequence[tuple[RunReport, float]]  # with the seconds each took
-    proofs: Sequence[Proof]
-    held_back: Sequence[tuple[str, str]]
     store_location: str
-    example_transaction: str | None
+    runs: list[tuple[RunReport, float]] = field(default_factory=list)  # with the seconds that each took
+    proofs: list[Proof] = field(default_factory=list)
+    held_back: list[tuple[str, str]] = field(default_factory=list)  # at the end: portfolio and reason
+    example_transaction: str | None = None
 
     @property
     def proven(self) -> bool:
-        """True if every run delivered (or had nothing to do) and every proof holds."""
+        """True if every run delivered, or had nothing to do, and every proof holds."""
         return all(report.outcome.exit_code == 0 for report, _ in self.runs) and all(p.holds for p in self.proofs)
 
 
@@ -49,3 +45,64 @@ def morning_after(day: dt.date) -> dt.datetime:
     """When the date's run starts: 06:00 Sydney on the next business day, as UTC."""
     morning = dt.datetime.combine(trading_days.next_business_day(day), MORNING, tzinfo=trading_days.SYDNEY)
     return morning.astimezone(dt.UTC)
+
+
+def rehearse(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    runtime: Runtime,
+    feed: Feed,
+    world: World,
+    dates: Sequence[dt.date],
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    done: Callable[[], None] = lambda: None,
+) -> Rehearsal:
+    """Simulate ``dates`` in order, run the feed's job on each following morning, and prove the outcome.
+
+    A date on which portfolios are held back for a rule is run again each morning, and then the dates after it, as the
+    repair sensor does. ``tell`` hears what is going on, ``done`` that a date is finished.
+    """
+    rehearsal = Rehearsal(feed.name, runtime.settings.store_location)
+
+    def run(day: dt.date, now: dt.datetime, *, fresh: bool = False) -> None:
+        began = time.perf_counter()
+        tags = {CLOCK_TAG: now.isoformat()}
+        report = run_date(definitions, instance, feed.name, day, fresh_snapshot=fresh, tags=tags)
+        rehearsal.runs.append((report, time.perf_counter() - began))
+
+    tell("customers and their history")
+    world.seed(runtime.engine)
+    for at, day in enumerate(dates):
+        tell(f"{day}: customers act, and bigsite's end of day")
+        world.advance(runtime.engine, day)
+        now = morning_after(day)
+        if held := [early for early in dates[:at] if _holds_back(runtime, feed, early)]:
+            for early in dates[dates.index(held[0]) : at]:
+                tell(f"{early}: again, for those held back")
+                run(early, now, fresh=early in held)
+        tell(f"{day}: the feed")
+        run(day, now)
+        done()
+    tell("adding up what was delivered")
+    pages = list(delivered_pages(runtime.store, feed, dates))
+    rehearsal.proofs = prove(runtime.store, feed, world, dates[-1], pages)
+    rehearsal.held_back = [
+        (held.number, held.held_back.reason) for held in date_status(runtime.store, feed.name, dates[-1]).quarantined
+    ]
+    rehearsal.example_transaction = _example(pages)
+    return rehearsal
+
+
+def _holds_back(runtime: Runtime, feed: Feed, day: dt.date) -> bool:
+    held = date_status(runtime.store, feed.name, day).quarantined
+    return any(record.held_back.kind == "RULE" for record in held)
+
+
+def _example(pages: Sequence[DeliveredPage]) -> str | None:
+    # The last contract note that was sent.
+    for page in reversed(pages):
+        ids = page.frames["movement_transactions"]["transaction_id"]
+        if trades := [name for name in ids if name.startswith("T")]:
+            return str(trades[-1])
+    return None

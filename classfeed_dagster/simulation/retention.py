@@ -45,7 +45,7 @@ def clean(engine: sa.Engine, before: dt.date, environment: Environment) -> dict[
         guard.require_database(connection)
         last = _last_day(connection)
         if before > last - KEEP_AT_LEAST:
-            raise ValueError(f"the world stands at {last}: keep at least {KEEP_AT_LEAST.days} days, {before} is too late")
+            raise ValueError(f"the world stands at {last}: keep {KEEP_AT_LEAST.days} days at least, not from {before}")
         closed = sa.select(portfolio.c.portfolio_id).where(
             portfolio.c.portfolio_id >= ID_BASE, portfolio.c.closed_on < before
         )
@@ -60,9 +60,15 @@ def clean(engine: sa.Engine, before: dt.date, environment: Environment) -> dict[
         doomed: list[tuple[sa.Table, sa.ColumnElement[bool]]] = [
             (holding_eod, (holding_eod.c.as_at_date < before) & (holding_eod.c.portfolio_id >= ID_BASE)),
             (holding_eod, holding_eod.c.portfolio_id.in_(closed)),
-            (cash_balance_eod, (cash_balance_eod.c.as_at_date < before) & (cash_balance_eod.c.cash_account_id >= ID_BASE)),
+            (
+                cash_balance_eod,
+                (cash_balance_eod.c.as_at_date < before) & (cash_balance_eod.c.cash_account_id >= ID_BASE),
+            ),
             (cash_balance_eod, cash_balance_eod.c.cash_account_id.in_(accounts)),
-            (security_price, (security_price.c.price_date < before) & (security_price.c.security_id >= ID_BASE) & newer),
+            (
+                security_price,
+                (security_price.c.price_date < before) & (security_price.c.security_id >= ID_BASE) & newer,
+            ),
             (cash_transaction, cash_transaction.c.cash_account_id.in_(accounts)),
             (income, income.c.portfolio_id.in_(closed)),
             (security_movement, security_movement.c.portfolio_id.in_(closed)),

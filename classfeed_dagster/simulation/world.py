@@ -26,7 +26,7 @@ from classfeed_dagster.simulation.writing import write
 from classfeed_dagster.trading_days import cutoff, next_business_day, previous_business_day, require_business_day
 
 GENERATION = 1  # raise it when the same plan comes to mean other rows: an old world is then not continued
-HISTORY_DAYS = 60
+HISTORY_DAYS = 40
 _MIN_HISTORY = 6
 _MAX_PORTFOLIOS = 500_000
 _LOCK = 0x53494D  # the advisory lock under which worlds are written

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
-from classfeed_dagster.bigsite.snapshot import SourceNotReadyError
+from classfeed_dagster.bigsite.readiness import SourceNotReadyError
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.bigsite.reading_back import DAY, END, take
 from classfeed_dagster_tests.bigsite_builder import Bigsite, Row
@@ -38,9 +38,9 @@ def _not_ready(bigsite: Bigsite, store: ObjectStore, limit: str = "0.01") -> Sou
     return caught.value
 
 
-def test_no_end_of_day_at_all(bigsite: Bigsite, store: ObjectStore) -> None:
+def test_no_end_of_day_at_all(bigsite: Bigsite, local_store: ObjectStore) -> None:
     bigsite.end_of_day("2023-01-31")
-    error = _not_ready(bigsite, store)
+    error = _not_ready(bigsite, local_store)
     assert error.counts == {"holding_rows": 0, "balance_rows": 0}
     assert "2023-02-01: its end of day has not been written" in str(error)
 

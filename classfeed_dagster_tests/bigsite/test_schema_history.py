@@ -101,7 +101,7 @@ def test_the_diff_of_two_days_is_readable(local_store: ObjectStore, bigsite_engi
         "| portfolio.nickname | added column |  | TEXT nullable |\n"
         "| trade.commission | renamed column | brokerage | commission |\n"
         "| trade.gst | type | NUMERIC(18,2) | NUMERIC(18,4) |\n"
-        "| trade | indexes | trade_recorded (recorded_at) | half (recorded_at) where side::text = 'BUY'::text |\n"
+        "| trade | indexes | trade_recorded (recorded_at) | half (recorded_at) where ((side)::text = 'BUY'::text) |\n"
     )
     assert schema_diff(local_store, FRIDAY, FRIDAY).to_markdown().endswith("no change.\n")
 

@@ -1,4 +1,4 @@
-"""The snapshot: one transaction, few statements, nobody's data but theirs who share, immutable files, slices in order."""
+"""The snapshot: one transaction, few statements, only the data of those who share, immutable files, ordered slices."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import queries, tables
-from classfeed_dagster.bigsite.landing import DamagedFileError
+from classfeed_dagster.bigsite.landing import DamagedFileError, empty_tables
 from classfeed_dagster.bigsite.reading import SourceReadError
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot, open_slices, snapshot_for, take_snapshot
 from classfeed_dagster.domains.audience import Audience, Cadence
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster_tests.bigsite.reading_back import CLASS, DAY, END, START, frames, stored_files, take
+from classfeed_dagster_tests.bigsite.reading_back import CLASS, DAY, END, START, frames, take
 from classfeed_dagster_tests.bigsite_builder import Bigsite, Portfolio, Row
 
 BGL = Audience("BGL", CLASS.first_business_date)
@@ -65,7 +65,7 @@ def test_the_number_of_statements_does_not_grow_with_portfolios_and_consent_is_a
 
 
 def test_nothing_of_anyone_who_does_not_share_is_landed(
-    bigsite: Bigsite, bigsite_engine: sa.Engine, store: ObjectStore, tmp_path: Path
+    bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore, tmp_path: Path
 ) -> None:
     theirs = bigsite.security("ZZTOP", name="Private Holdings", price={DAY.isoformat(): "77.770000"})
     private = bigsite.portfolio("SWPRIVATE1", portfolio_id=777777, portfolio_name="Unshared Family Trust")
@@ -78,9 +78,9 @@ def test_nothing_of_anyone_who_does_not_share_is_landed(
     removed = bigsite.portfolio("SWREMOVED1", portfolio_name="Removed Family Trust", portfolio_id=666666)
     removed.consent(revoked_at=START, reference="LEFT").deposit("161.80", on=DAY, description="Removed money")
     bigsite.end_of_day(DAY).save()
-    take(bigsite_engine, store)
+    take(bigsite_engine, local_store)
     found = ""
-    for key, path in stored_files(store, tmp_path).items():
+    for key, path in local_stored_files(local_store, tmp_path).items():
         assert private.number not in key
         found += path.read_text() if key.endswith(".json") else str(pq.read_table(path).to_pylist())
     assert "SW100001" in found
@@ -326,8 +326,6 @@ def test_a_source_that_fails_half_way_lands_nothing(
 
 
 def test_an_empty_frame_has_the_landed_shape() -> None:
-    from classfeed_dagster.bigsite.landing import empty_tables
-
     empty = empty_tables()
     assert set(empty) == set(queries.SCHEMAS)
     assert empty["holding_eod"].schema["units"] == pl.Decimal(20, 6)

@@ -16,7 +16,7 @@ from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.documents.epi_mapping import Element, Group, Record, Type
 from classfeed_dagster.documents.epi_schema import text_rules
 from classfeed_dagster.documents.format import PageHeader, Totals
-from classfeed_dagster.trading_days import instant_text, window
+from classfeed_dagster.trading_days import window
 
 Frames = dict[str, pl.DataFrame]
 Rows = Mapping[str, list[dict[str, Any]]]
@@ -295,7 +295,7 @@ def _element(record: Record, row: dict[str, Any], frames: Frames) -> etree._Elem
 
 def _text(value: object) -> str:
     if isinstance(value, dt.datetime):
-        return instant_text(value)
+        return value.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
     return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
@@ -310,7 +310,7 @@ NASTY = st.sampled_from(["&", "<", ">", "]]>", "&amp;", "&lt;", "\r\n", "\t", '"
 TEXT200 = st.lists(st.one_of(XML_CHARACTERS, NASTY), min_size=1, max_size=12).map("".join)
 
 _BY_TYPE: dict[Type, st.SearchStrategy[Any]] = {
-    Type.MONEY: st.decimals(Decimal("-9999999999999999.99"), Decimal("9999999999999999.99"), places=2),
+    Type.MONEY: st.decimals(Decimal("-99999999999999.99"), Decimal("99999999999999.99"), places=2),
     Type.DECIMAL6: st.decimals(Decimal("-999999999999"), Decimal("999999999999"), places=6),
     Type.DATE: st.dates(),
     Type.INSTANT: st.datetimes(timezones=st.just(dt.UTC)),

@@ -128,8 +128,8 @@ def test_what_is_found_in_the_frames(engine: sa.Engine, local_store: ObjectStore
     )
     assert holdings.filter(pl.col("portfolio_number") != "SW4").rows() == [
         ("SW1", "BHP", Decimal("100.000000"), Decimal("4495.47")),
-        ("SW2", "MSFT", Decimal("0.000000"), Decimal("500.00")),
         ("SW2", "WPL", Decimal("50.000000"), Decimal("1650.00")),
+        ("SW2", "MSFT", Decimal("0.000000"), Decimal("500.00")),  # bought the day before: not settled
     ]
     assert frames["findings"].select("portfolio_number", "rule", "severity").rows() == [
         ("SW4", "net_amount", "QUARANTINE"),

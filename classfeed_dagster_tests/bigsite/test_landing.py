@@ -1,0 +1,73 @@
+"""Landed files: however rows arrive in batches, row group k holds slice k, and nothing is lost or moved."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from classfeed_dagster.bigsite.landing import (
+    DamagedFileError,
+    RowGroups,
+    SlicedFiles,
+    StoredTable,
+    sha256_of,
+    write_slices,
+)
+from classfeed_dagster.store import ObjectStore
+
+SCHEMA = pa.schema([("value", pa.int64())])
+READ = pa.schema([("position", pa.int32()), ("value", pa.int64())])
+
+
+def _batches(positions: list[int], cuts: list[int]) -> list[pa.RecordBatch]:
+    table = pa.table({"position": pa.array(positions, pa.int32()), "value": range(len(positions))}, schema=READ)
+    bounds = sorted({0, *(cut % (len(positions) + 1) for cut in cuts), len(positions)})
+    return [
+        batch for start, end in itertools.pairwise(bounds) for batch in table.slice(start, end - start).to_batches()
+    ]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    positions=st.lists(st.integers(0, 20), max_size=60).map(sorted),
+    cuts=st.lists(st.integers(0, 60), max_size=5),
+    slice_size=st.integers(1, 25),
+)
+def test_row_groups_are_slices(tmp_path: Path, positions: list[int], cuts: list[int], slice_size: int) -> None:
+    slice_count = -(-21 // slice_size)
+    seen: list[int] = []
+    with RowGroups(tmp_path / "rows.parquet", SCHEMA) as target:
+        batches = _batches(positions, cuts)
+        write_slices(target, batches, slice_size, slice_count, lambda batch: seen.append(batch.num_rows))
+    file = pq.ParquetFile(tmp_path / "rows.parquet")
+    found = [file.read_row_group(group).column("value").to_pylist() for group in range(file.num_row_groups)]
+    expected = [[row for row, at in enumerate(positions) if at // slice_size == part] for part in range(slice_count)]
+    assert found == expected
+    assert (target.rows, sum(seen)) == (len(positions), len(positions))
+
+
+def test_files_opened_together_are_checked_first(tmp_path: Path, local_store: ObjectStore) -> None:
+    tables = {}
+    for name in ("one", "two"):
+        path = tmp_path / name
+        with RowGroups(path, SCHEMA) as target:
+            write_slices(target, _batches([0, 1, 2], []), 2, 2)
+        tables[name] = target.stored(f"landing/{name}.parquet")
+        local_store.create(tables[name].key, path)
+    assert tables["one"] == StoredTable(
+        key="landing/one.parquet", sha256=sha256_of(tmp_path / "one"), rows=3, bytes=(tmp_path / "one").stat().st_size
+    )
+    with SlicedFiles(local_store, tables) as files:
+        assert len(files) == 2
+        assert [part["two"]["value"].to_list() for part in files] == [[0, 1], [2]]
+    changed = {**tables, "two": tables["two"].model_copy(update={"sha256": "0" * 64})}
+    with pytest.raises(DamagedFileError, match=r"two\.parquet is not the file that was written"):
+        SlicedFiles(local_store, changed).__enter__()
+    with SlicedFiles(local_store, {}) as none:
+        assert list(none) == []

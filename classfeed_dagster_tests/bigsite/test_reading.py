@@ -1,0 +1,60 @@
+"""The transaction that reads bigsite: it writes nothing, sees one moment, and says what went wrong without data."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite.reading import SourceReadError, UnsupportedSourceError, read_only
+from classfeed_dagster_tests.bigsite_builder import Bigsite
+
+_COUNT = sa.text("SELECT count(*) FROM bigsite.portfolio")
+
+
+def test_it_sees_one_moment_and_can_not_write(bigsite_engine: sa.Engine) -> None:
+    bigsite = Bigsite(bigsite_engine)
+    bigsite.portfolio()
+    bigsite.save()
+    with read_only(bigsite_engine) as reading:
+        assert reading.rows(_COUNT)[0][0] == 1
+        bigsite.portfolio()
+        bigsite.save()
+        assert reading.rows(_COUNT)[0][0] == 1
+        shown = reading.rows(sa.text("SELECT current_setting('transaction_isolation'), current_setting('TimeZone')"))
+        assert tuple(shown[0]) == ("repeatable read", "UTC")
+        assert len(reading.statements) == 4
+    with read_only(bigsite_engine) as reading:
+        assert reading.rows(_COUNT)[0][0] == 2
+    with (
+        pytest.raises(SourceReadError, match=r"ReadOnlySqlTransaction, SQLSTATE 25006"),
+        read_only(bigsite_engine) as it,
+    ):
+        it.rows(sa.text("DELETE FROM bigsite.portfolio RETURNING 1"))
+    with bigsite_engine.begin() as connection:  # the pool's connections are as they were
+        connection.execute(sa.text("UPDATE bigsite.portfolio SET portfolio_name = 'x'"))
+        assert connection.execute(sa.text("SELECT current_setting('TimeZone')")).scalar_one() is not None
+
+
+def test_many_rows_come_in_batches_and_none_comes_as_none(bigsite_engine: sa.Engine) -> None:
+    schema = pa.schema([pa.field("n", pa.int32()), pa.field("text", pa.string())])
+    with read_only(bigsite_engine) as reading:
+        query = "SELECT n, repeat('x', 100) FROM generate_series(1, %(last)s) AS n"
+        batches = list(reading.copy(query, {"last": 100_000}, schema))
+        assert len(batches) > 1
+        assert sum(batch.num_rows for batch in batches) == 100_000
+        assert batches[-1].column(0)[-1].as_py() == 100_000
+        assert {batch.schema.equals(schema) for batch in batches} == {True}
+        assert list(reading.copy(query, {"last": 0}, schema)) == []
+
+
+def test_a_bigsite_that_is_not_there_is_said_so_without_its_address() -> None:
+    engine = sa.create_engine("postgresql+psycopg://someone:secret@/x?host=/nowhere/at/all")
+    with pytest.raises(SourceReadError, match="Check that bigsite is up") as caught, read_only(engine):
+        pass
+    assert "secret" not in str(caught.value)
+
+
+def test_other_databases_are_refused() -> None:
+    with pytest.raises(UnsupportedSourceError, match=r"sqlite\+pysqlite"), read_only(sa.create_engine("sqlite://")):
+        pass
