@@ -5,6 +5,7 @@ not ready; 1 anything else. Errors are one sentence without a traceback; ``--deb
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import sys
 from typing import Annotated, Any
 
@@ -36,7 +37,8 @@ def options(
     from classfeed_dagster.settings import get_settings
 
     _DEBUG["on"] = debug
-    logs.configure(get_settings().log_format, verbose=debug)
+    # People at a terminal see the outcome; the log is for services and for --debug.
+    logs.configure(get_settings().log_format, level=logging.DEBUG if debug else logging.WARNING)
 
 
 @app.command()
@@ -64,7 +66,7 @@ def run(
     cli_look.require_due(runtime.settings, feed, day)
     try:
         with open_instance(runtime.settings.home) as instance, out.status(f"{feed} for {day} …"):
-            report = run_date(build_definitions(runtime), instance, feed, day, fresh_snapshot=fresh_snapshot)
+            report = run_date(build_definitions(runtime), instance, feed, day, fresh_snapshot=fresh_snapshot, verbose=_DEBUG["on"])
     finally:
         runtime.close()
     cli_look.print_report(out, report)

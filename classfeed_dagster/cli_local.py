@@ -178,8 +178,8 @@ def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: 
 
 def _print_rehearsal(rehearsal: Rehearsal) -> None:
     table = Table(title=f"{rehearsal.feed}: what was delivered", title_justify="left")
-    for column in ("date", "outcome", "rev", "portfolios", "held back", "pages", "bytes", "checks", "seconds"):
-        table.add_column(column, justify="left" if column in ("date", "outcome") else "right")
+    for column in ("date", "outcome", "revision", "sent", "held", "pages", "bytes", "checks", "s"):
+        table.add_column(column, justify="left" if column in ("date", "outcome") else "right", no_wrap=True)
     for report, seconds in rehearsal.runs:
         facts = report.facts
         failed = len(report.failed_checks) + len(report.warnings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import dagster as dg
+import structlog
 
 from classfeed_dagster import logs, trading_days
 from classfeed_dagster.bigsite.assets import landing_assets, source_assets
@@ -58,7 +59,8 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
 def _defs() -> dg.Definitions:
     from classfeed_dagster.settings import get_settings
 
-    logs.configure(get_settings().log_format)
+    if not structlog.is_configured():  # the command line has its own ideas
+        logs.configure(get_settings().log_format)
     return build_definitions()
 
 

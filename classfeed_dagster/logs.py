@@ -32,8 +32,8 @@ def allow_listed(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
     return event
 
 
-def configure(log_format: str, *, verbose: bool = False) -> None:
-    """Set up logging for this process: ``json`` or ``text``, to standard error. ``verbose`` shows debug lines."""
+def configure(log_format: str, *, level: int = logging.INFO) -> None:
+    """Set up logging for this process: ``json`` or ``text``, to standard error, from ``level`` on."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -48,7 +48,7 @@ def configure(log_format: str, *, verbose: bool = False) -> None:
     )
     structlog.configure(
         processors=[*shared, render],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -60,6 +60,12 @@ class _Facts:
     invalid_indexes: frozenset[str] = frozenset()
     column_checks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     domain_sizes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def completed(self, table: str, column: SchemaColumn) -> SchemaColumn:
+        """The column with what the catalogue knows of it."""
+        size = self.domain_sizes.get((table, column.name), "") if column.type in _SIZED else ""
+        collation = self.collations.get((table, column.name), column.collation)
+        return replace(column, type=column.type + size, collation=collation)
 
 
 def _postgresql_facts(connection: sa.Connection, schema: str) -> _Facts:
@@ -152,7 +158,7 @@ def _reflected(inspector: Inspector, schema: str, facts: _Facts) -> Schema:
         tables[name] = SchemaTable(
             name=name,
             columns=tuple(
-                _column(column, position, vocabularies, facts.collations.get((name, column["name"])), inspector.dialect)
+                facts.completed(name, _column(column, position, vocabularies, inspector.dialect))
                 for position, column in enumerate(columns[key], start=1)
             ),
             primary_key=tuple(keys["constrained_columns"]) if (keys := primary_keys.get(key)) else (),
@@ -191,7 +197,6 @@ def _column(
     column: Any,
     position: int,
     vocabularies: Mapping[str, tuple[str, ...]],
-    collation: str | None,
     dialect: sa.Dialect,
 ) -> SchemaColumn:
     kind: types.TypeEngine[Any] = column["type"]
@@ -209,7 +214,7 @@ def _column(
         values=values,
         native="" if isinstance(kind, types.NullType) else kind.compile(dialect),
         default=f"GENERATED ALWAYS AS {generated['sqltext']}" if generated else column.get("default"),
-        collation=collation or getattr(kind, "collation", None),
+        collation=getattr(kind, "collation", None),
         comment=column.get("comment"),
     )
 
@@ -228,7 +233,7 @@ def canonical_type(kind: types.TypeEngine[Any]) -> str:
         precision = getattr(kind, "precision", None)
         return ("TIMESTAMPTZ" if zoned else "TIMESTAMP") + (f"({precision})" if precision is not None else "")
     length = getattr(kind, "length", None)
-    if name in ("VARCHAR", "CHAR") and length is not None:
+    if name in _TEXTS and length is not None:
         return f"{name}({length})"
     if name == "NUMERIC" and getattr(kind, "precision", None) is not None:
         return f"NUMERIC({getattr(kind, 'precision', 0)},{getattr(kind, 'scale', 0) or 0})"
@@ -247,6 +252,8 @@ _SPELLING = {
     "big_integer": "BIGINT",
 }
 
+_TEXTS = {"VARCHAR", "CHAR"}
+_SIZED = {*_TEXTS, "NUMERIC"}
 _LITERAL = re.compile(r"'((?:[^']|'')*)'")
 _CAST = re.compile(r"::[a-z_ ]+(?:\(\d+(?:,\s*\d+)?\))?(?:\[\])?")
 _LIST_WORDS = {"any", "array", "in", "or", "is", "null"}

@@ -80,14 +80,21 @@ def run_date(
     *,
     fresh_snapshot: bool = False,
     tags: Mapping[str, str] | None = None,
+    verbose: bool = False,
 ) -> RunReport:
-    """Run the feed's job for ``day`` in this process. Never raises for what went wrong in the run: see ``outcome``."""
+    """Run the feed's job for ``day`` in this process. Never raises for what went wrong in the run: see ``outcome``.
+
+    ``verbose`` prints Dagster's own log; it is in the instance either way.
+    """
     correlation_id = new_correlation_id()
     result = definitions.resolve_job_def(job_name(feed)).execute_in_process(
         partition_key=day.isoformat(),
         instance=instance,
         raise_on_error=False,
-        run_config={"ops": {"landing": {"config": {"fresh_snapshot": fresh_snapshot}}}},
+        run_config={
+            "ops": {"landing": {"config": {"fresh_snapshot": fresh_snapshot}}},
+            "loggers": {"console": {"config": {"log_level": "DEBUG" if verbose else "CRITICAL"}}},
+        },
         tags={CORRELATION_TAG: correlation_id, **(tags or {})},
     )
     return report(result, feed, day, correlation_id)

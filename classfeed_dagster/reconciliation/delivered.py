@@ -204,13 +204,23 @@ def _name(element: str) -> str:
     return f"{{{NAMESPACE}}}{element}"
 
 
+_COLUMNS = {kind.name: {_name(name): column.name for name, column in kind.columns if name[0] != "@"} for kind in KINDS}
+_ATTRIBUTES = {kind.name: {name[1:]: column.name for name, column in kind.columns if name[0] == "@"} for kind in KINDS}
+_EMPTY: dict[str, dict[str, str | None]] = {kind.name: dict.fromkeys((*kind.names, *TRACE)) for kind in KINDS}
+_NUMBER = _name(ACCOUNTS.columns[0][0])
+
+
 def _row(kind: RecordKind, element: Any, message: str) -> dict[str, str | None]:
-    values: dict[str, str | None] = {str(child.tag): child.text or "" for child in element}
-    row: dict[str, str | None] = {}
-    for name, column in kind.columns:
-        row[column.name] = element.get(name[1:]) if name.startswith("@") else values.get(_name(name))
+    row = _EMPTY[kind.name].copy()
+    columns = _COLUMNS[kind.name]
+    for child in element:
+        column = columns.get(child.tag)
+        if column is not None:
+            row[column] = child.text or ""
+    for name, column in _ATTRIBUTES[kind.name].items():
+        row[column] = element.get(name)
     if kind is CASH_ACCOUNTS:
-        row["portfolio_number"] = element.getparent().findtext(_name(ACCOUNTS.columns[0][0]))
+        row["portfolio_number"] = element.getparent().findtext(_NUMBER)
     line = element.sourceline
     row["page"] = message
     row["line"] = str(line) if line is not None and line < _MAX_LINE else None

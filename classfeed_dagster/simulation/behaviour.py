@@ -142,6 +142,24 @@ def _reinvest(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf
         transfer_in(booking, portfolio, draw.choice(shelf.shares), draw, known_cost=False)
     if draw.one_in(40):
         withdraw(booking, portfolio, Decimal(portfolio.customer.saving), "Transfer to linked bank account", draw)
+    if draw.one_in(70):
+        _take_up_rights(booking, portfolio, draw)
+
+
+def _take_up_rights(booking: Booking, portfolio: Portfolio, draw: Stream) -> None:
+    # One new unit for ten held, at four fifths of the price, paid out of the account.
+    held = [s for s in portfolio.held() if booking.securities[s].currency == "AUD"]
+    security_id = draw.choice(held) if held else 0
+    price = booking.market.price(security_id, booking.day) if held else None
+    if price is None:
+        return
+    fresh = _part(portfolio.units(security_id), 10)
+    cost = to_cents(fresh * price * 4 / 5)
+    if withdraw(booking, portfolio, cost, "Rights issue: application money", draw):
+        at = booking.at(64_000, portfolio.customer.number)
+        booking.movement(
+            portfolio, security_id, "RIGHTS_ISSUE", booking.day, fresh, cost=cost, text="Rights taken up, 1 for 10", at=at
+        )
 
 
 def _follow_advice(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:

@@ -179,7 +179,8 @@ def _name(draw: Stream, entity: str, members: tuple[Member, ...]) -> str:
         return f"{first.family_name} {draw.choice(('Holdings', '<Trading>', '& Sons', '“Seaview”'))} Pty Ltd"
     if entity == "SMSF":
         return f"The {first.family_name} Super Fund"
-    return f"The {first.family_name} {draw.choice(('"Family" Trust', 'Investment Trust', 'Sunshine ☀😀 Trust'))}"
+    kind = draw.choice(('"Family" Trust', "Investment Trust", "Sunshine ☀😀 Trust"))
+    return f"The {first.family_name} {kind}"
 
 
 def _consents(

@@ -228,8 +228,8 @@ class Simulation:
 
     def _settle(self, booking: Booking) -> None:
         # One batch a day, done at about 12:30.
-        for place, (portfolio, trade) in enumerate(self._settlements.take(booking.day)):
-            booking.settle(portfolio, trade, booking.at(45_000, place % 10**6))
+        for portfolio, trade in self._settlements.take(booking.day):
+            booking.settle(portfolio, trade, booking.at(45_000, portfolio.customer.number))
         for portfolio in self.portfolios:
             for account in portfolio.accounts.values():
                 account.pending.pop(booking.day, None)
@@ -255,10 +255,12 @@ class Simulation:
                 key = {"portfolio_id": portfolio.portfolio_id}
                 booking.update("portfolio", key, booking.at(54_000), portfolio_name=shown)
             elif wrong:
-                self._misstated[portfolio.customer.number] = portfolio.held()[0]
+                # The security that it has had for longest; a portfolio without any states its balances rightly.
+                self._misstated[portfolio.customer.number] = next(iter(portfolio.held()), 0)
             else:
-                position = portfolio.positions[self._misstated.pop(portfolio.customer.number)]
-                position.changed_from = min(position.changed_from or planted.planted_on, planted.planted_on)
+                position = portfolio.positions.get(self._misstated.pop(portfolio.customer.number))
+                if position is not None:
+                    position.changed_from = min(position.changed_from or planted.planted_on, planted.planted_on)
             booking.counts["faults planted" if wrong else "faults mended"] += 1
 
     def _misstatement(self, portfolio: Portfolio, security_id: int, day: dt.date) -> Decimal:

@@ -39,7 +39,13 @@ def end_of_day(
         for security_id, position in portfolio.positions.items():
             if written:
                 _holding(
-                    booking, portfolio, security_id, position, run_at=run_at, written_from=written_from, wrong=misstatement
+                    booking,
+                    portfolio,
+                    security_id,
+                    position,
+                    run_at=run_at,
+                    written_from=written_from,
+                    wrong=misstatement,
                 )
             position.changed_from = None
         for account in portfolio.accounts.values():

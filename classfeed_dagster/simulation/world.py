@@ -62,8 +62,8 @@ class World:
                 f"{consented} consented of {portfolios} portfolios after {history_days} days of history is no world: "
                 f"0 <= consented <= portfolios <= {_MAX_PORTFOLIOS}, and at least {_MIN_HISTORY} days"
             )
-        if faults and not consented:
-            raise ValueError("faults are planted with customers who share; there are none")
+        if faults and (not consented or any(fault.planted_on < first_day for fault in faults)):
+            raise ValueError("faults are planted with customers who share, on the first day or later")
         self.plan = Plan(seed, consented, portfolios, first_day, history_days, tuple(faults))
         self._market = market
         self._environment = environment
@@ -75,9 +75,9 @@ class World:
         return hashlib.sha256(f"{GENERATION}|{self._market.name}|{self.plan!r}".encode()).hexdigest()
 
     @property
-    def faulty_portfolios(self) -> dict[str, Fault]:
-        """Portfolio numbers in which a fault is planted at some time."""
-        return {portfolio_number(self.plan.faulty(f.fault)): f.fault for f in self.plan.faults}
+    def faulty_portfolios(self) -> dict[Fault, str]:
+        """The number of the portfolio in which each fault is planted at some time."""
+        return {f.fault: portfolio_number(self.plan.faulty(f.fault)) for f in self.plan.faults}
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

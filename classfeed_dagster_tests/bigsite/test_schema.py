@@ -43,6 +43,8 @@ TYPES = {
     "integer[]": "ARRAY",
     "mood": "ENUM",
     "amount": "NUMERIC(18,2)",
+    "note": "VARCHAR(40)",
+    "day": "DATE",
     "oidvector": "NULL",  # a type that the Inspector doesn't know
 }
 
@@ -53,7 +55,8 @@ def test_every_type_has_one_spelling(bigsite_engine: sa.Engine) -> None:
     with bigsite_engine.begin() as connection:
         connection.exec_driver_sql(
             "SET search_path TO bigsite; CREATE TYPE mood AS ENUM ('good', 'bad'); "
-            f"CREATE DOMAIN amount AS numeric(18,2) CHECK (VALUE > 0); CREATE TABLE everything ({columns})"
+            f"CREATE DOMAIN amount AS numeric(18,2) CHECK (VALUE > 0); "
+            f"CREATE DOMAIN note AS varchar(40); CREATE DOMAIN day AS date; CREATE TABLE everything ({columns})"
         )
     found = live_schema(bigsite_engine).tables["everything"]
     assert [column.type for column in found.columns] == list(TYPES.values())

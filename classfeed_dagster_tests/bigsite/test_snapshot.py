@@ -80,7 +80,7 @@ def test_nothing_of_anyone_who_does_not_share_is_landed(
     bigsite.end_of_day(DAY).save()
     take(bigsite_engine, local_store)
     found = ""
-    for key, path in local_stored_files(local_store, tmp_path).items():
+    for key, path in stored_files(local_store, tmp_path).items():
         assert private.number not in key
         found += path.read_text() if key.endswith(".json") else str(pq.read_table(path).to_pylist())
     assert "SW100001" in found

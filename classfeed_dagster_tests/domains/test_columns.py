@@ -52,5 +52,5 @@ def test_conform_puts_columns_types_and_rows_in_order() -> None:
 def test_conform_refuses_what_is_missing() -> None:
     with pytest.raises(ValueError, match=r"findings lacks the columns \['rule', 'severity', 'subject', 'detail'\]"):
         FINDINGS.conform(pl.DataFrame({"portfolio_number": ["SW1"]}))
-    with pytest.raises(ValueError, match="cash_accounts.status must not be null"):
+    with pytest.raises(ValueError, match=r"cash_accounts\.status must not be null"):
         CASH_ACCOUNTS.conform(pl.DataFrame([{**_ROW, "status": None}]))

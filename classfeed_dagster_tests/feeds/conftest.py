@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from dagster import DagsterInstance
+from dagster import DagsterInstance, Definitions
 
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.definitions import build_definitions
@@ -33,14 +33,13 @@ class Desk:
     bigsite: Bigsite
     runtime: Runtime
     instance: DagsterInstance
+    definitions: Definitions
 
     def run(self, day: str, *, feed: str = FEED, at: dt.datetime | None = None, **options: Any) -> RunReport:
         """Run the feed's job for a business date, at 06:00 Sydney of the next one unless ``at`` says otherwise."""
         date = dt.date.fromisoformat(day)
         now = at or morning_after(date)
-        return run_date(
-            build_definitions(self.runtime), self.instance, feed, date, tags={CLOCK_TAG: now.isoformat()}, **options
-        )
+        return run_date(self.definitions, self.instance, feed, date, tags={CLOCK_TAG: now.isoformat()}, **options)
 
     def end_of_day(self, day: str) -> None:
         """bigsite's own end of day for ``day``, and everything in the database."""
@@ -76,5 +75,5 @@ def desk(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
         Settings(bigsite_url=url, home=tmp_path, first_business_date=dt.date(2026, 3, 2), max_held_back_share="0.5")
     )
     with DagsterInstance.ephemeral() as instance:
-        yield Desk(Bigsite(bigsite_engine), runtime, instance)
+        yield Desk(Bigsite(bigsite_engine), runtime, instance, build_definitions(runtime))
     runtime.close()

@@ -1,0 +1,145 @@
+"""Simulated rows never reach a database that may be real, and leave again without touching a real row."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite.tables import metadata, portfolio
+from classfeed_dagster.settings import Environment
+from classfeed_dagster.simulation import guard
+from classfeed_dagster.simulation.guard import SimulationRefusedError
+from classfeed_dagster.simulation.identifiers import ID_BASE
+from classfeed_dagster.simulation.retention import clean, remove
+from classfeed_dagster.simulation.world import World
+from classfeed_dagster_tests.simulation.conftest import FIRST, days, small_world
+
+UNREACHABLE = "postgresql+psycopg://someone@db.invalid:1/bigsite"
+
+
+def add_real_portfolios(engine: sa.Engine, count: int) -> None:
+    opened = {"status": "ACTIVE", "opened_on": FIRST, "updated_at": dt.datetime(2023, 1, 3, tzinfo=dt.UTC)}
+    rows = [
+        {"portfolio_id": n, "portfolio_number": f"SW{n:08d}", "portfolio_name": "Real", "entity_type": "TRUST", **opened}
+        for n in range(1, count + 1)
+    ]
+    with engine.begin() as connection:
+        connection.execute(sa.insert(portfolio), rows)
+
+
+def row_counts(engine: sa.Engine) -> dict[str, int]:
+    with engine.connect() as connection:
+        return {
+            table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+            for table in metadata.sorted_tables
+        }
+
+
+def test_production_is_refused_before_connecting() -> None:
+    world = small_world(environment=Environment.PROD)
+    engine = sa.create_engine(UNREACHABLE)
+    with pytest.raises(SimulationRefusedError, match="CLASSFEED_ENV"):
+        world.seed(engine)
+    with pytest.raises(SimulationRefusedError, match="CLASSFEED_ENV"):
+        world.advance(engine, FIRST)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://someone@db.invalid/bigsite_prod",
+        "postgresql+psycopg://someone@db.invalid/PRODUCTION",
+        "postgresql+psycopg://someone@bigsite-prd1.invalid/bigsite",
+        "postgresql+psycopg://prod_writer@db.invalid/bigsite",
+        "postgresql+psycopg:///bigsite?host=live.db.invalid",
+        "postgresql+psycopg:///bigsite?host=one.invalid&host=prod.invalid",
+    ],
+)
+@pytest.mark.parametrize("environment", [Environment.LOCAL, Environment.DEV, Environment.STG])
+def test_what_looks_like_production_is_refused_before_connecting(url: str, environment: Environment) -> None:
+    with pytest.raises(SimulationRefusedError, match="looks like production"):
+        small_world(environment=environment).seed(sa.create_engine(url))
+
+
+def test_local_means_local() -> None:
+    with pytest.raises(SimulationRefusedError, match="not known to be local"):
+        guard.require_target(sa.create_engine(UNREACHABLE), Environment.LOCAL)
+    guard.require_target(sa.create_engine(UNREACHABLE), Environment.STG)
+    guard.require_target(sa.create_engine("postgresql+psycopg:///products_test?host=/home/prod/run"), Environment.LOCAL)
+
+
+def test_a_database_that_is_not_empty_needs_the_marker(empty_bigsite: sa.Engine) -> None:
+    add_real_portfolios(empty_bigsite, 3)
+    world = small_world()
+    with pytest.raises(SimulationRefusedError, match="marker"):
+        world.seed(empty_bigsite)
+    assert row_counts(empty_bigsite)["member"] == 0
+    with pytest.raises(SimulationRefusedError, match="CLASSFEED_ENV"):
+        guard.mark(empty_bigsite, Environment.PROD)
+    guard.mark(empty_bigsite, Environment.DEV)
+    world.seed(empty_bigsite)
+    assert row_counts(empty_bigsite)["portfolio"] > 3
+
+
+def test_many_real_portfolios_are_refused_even_with_the_marker(empty_bigsite: sa.Engine) -> None:
+    guard.mark(empty_bigsite, Environment.DEV)
+    add_real_portfolios(empty_bigsite, guard.MAX_REAL_PORTFOLIOS + 1)
+    with pytest.raises(SimulationRefusedError, match="looks like the real one"):
+        small_world().seed(empty_bigsite)
+    assert row_counts(empty_bigsite)["security"] == 0
+
+
+def test_a_database_without_bigsite_is_refused(postgres_url: str) -> None:
+    engine = sa.create_engine(postgres_url)
+    with pytest.raises(SimulationRefusedError, match="create bigsite's tables"):
+        small_world(environment=Environment.DEV).seed(engine)
+    engine.dispose()
+
+
+def test_old_rows_and_closed_portfolios_expire(empty_bigsite: sa.Engine) -> None:
+    world = small_world(12, 10)
+    world.seed(empty_bigsite)
+    guard.mark(empty_bigsite, Environment.LOCAL)  # again: harmless
+    add_real_portfolios(empty_bigsite, 2)
+    world.catch_up(empty_bigsite, days(160)[-1])
+    before = row_counts(empty_bigsite)
+    limit = dt.date(2023, 5, 20)
+    deleted = clean(empty_bigsite, limit, Environment.LOCAL)
+    after = row_counts(empty_bigsite)
+    assert deleted["portfolio"] == 1
+    assert all(before[table] - count == after[table] for table, count in deleted.items())
+    with empty_bigsite.connect() as connection:
+        left = connection.execute(sa.text("""
+            SELECT (SELECT min(as_at_date) FROM bigsite.holding_eod), (SELECT min(as_at_date) FROM bigsite.cash_balance_eod),
+                   (SELECT count(DISTINCT security_id) FROM bigsite.security_price),
+                   (SELECT count(*) FROM bigsite.portfolio WHERE portfolio_id < :base)"""), {"base": ID_BASE}).one()
+    assert left[0] >= limit
+    assert left[1] >= limit
+    assert left[2] == len(world._market.securities())
+    assert left[3] == 2
+    assert world.advance(empty_bigsite, days(161)[-1]).written  # and life goes on
+    with pytest.raises(ValueError, match="90 days"):
+        clean(empty_bigsite, days(160)[-1], Environment.LOCAL)
+
+
+def test_a_world_is_removed_without_trace_so_that_another_can_come(empty_bigsite: sa.Engine) -> None:
+    guard.mark(empty_bigsite, Environment.LOCAL)
+    add_real_portfolios(empty_bigsite, 2)
+    first, second = small_world(5, 4), small_world(6, 4)
+    first.seed(empty_bigsite)
+    remove(empty_bigsite, Environment.LOCAL)
+    assert row_counts(empty_bigsite) == {table.name: 2 if table is portfolio else 0 for table in metadata.sorted_tables}
+    second.seed(empty_bigsite)
+    assert isinstance(second, World)
+
+
+def test_there_must_be_a_world_to_clean(empty_bigsite: sa.Engine) -> None:
+    for marked in (False, True):
+        if marked:
+            guard.mark(empty_bigsite, Environment.LOCAL)
+        with pytest.raises(SimulationRefusedError, match="no simulated world"):
+            remove(empty_bigsite, Environment.LOCAL)
+        with pytest.raises(SimulationRefusedError, match="no simulated world"):
+            clean(empty_bigsite, FIRST, Environment.LOCAL)
