@@ -7,6 +7,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def postgres_url() -> Iterator[str]:
 @pytest.fixture
 def database_url(postgres_url: str) -> Iterator[str]:
     """URL of a fresh, empty database, dropped afterwards."""
+    with fresh_database(postgres_url) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(postgres_url: str) -> Iterator[str]:
+    """A database of its own for the time of the block; for fixtures that serve several tests."""
     admin = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     name = f"bigsite_{os.getpid()}_{next(_numbers)}_test"
     with admin.connect() as connection:

@@ -161,7 +161,12 @@ class Difference:
     @property
     def message(self) -> str:
         """What is different, what it touches, what to do: for a check, an alert, a log. No personal data."""
-        return f"{self.subject}: {self.kind.title}{self._change()}. {self._touched()}{self.advice}"
+        return f"{self.headline} {self._touched()}{self.advice}"
+
+    @property
+    def headline(self) -> str:
+        """What is different, in one sentence."""
+        return f"{self.subject}: {self.kind.title}{self._change()}."
 
     def _change(self) -> str:
         match self.was, self.now:

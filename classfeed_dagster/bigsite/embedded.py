@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess  # to tell the wheel's timeout from its failures
 import time
 import warnings
 from pathlib import Path
@@ -98,11 +99,17 @@ def _server(folder: Path) -> Any:
     known = library.PostgresServer._instances
     if folder in known and not _runs(folder):
         del known[folder]  # it was stopped from elsewhere: start anew instead of handing out a dead server
-    try:
-        return library.get_server(folder)
-    except Exception:
-        known.pop(folder, None)  # the wheel keeps one that never started, and would hand it out next time
-        raise
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return library.get_server(folder)
+        except Exception as error:
+            known.pop(folder, None)  # the wheel keeps one that never started, and would hand it out next time
+            # The wheel gives a start ten seconds, which a busy machine exceeds; the server comes up all the same.
+            if not isinstance(error, subprocess.TimeoutExpired) or time.monotonic() > until:
+                raise
+            with library.PostgresServer._lock:
+                _wait_until_ready(folder)
 
 
 def _forget_dead_owners(folder: Path) -> None:

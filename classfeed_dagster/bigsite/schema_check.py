@@ -64,7 +64,7 @@ class SchemaVerdict:
         """Everything that was found, the worst first, every affected export named."""
         lines = [self.summary]
         for found in self.differences:
-            lines += ["", f"**{found.severity.name}** {_plain(found.message)}"]
+            lines += ["", f"**{found.severity.name}** {_plain(f'{found.headline} {found.advice}')}"]
             lines += [f"- {_plain(str(export))}" for export in found.affected]
         if self.differences:
             lines += ["", _ADOPT]

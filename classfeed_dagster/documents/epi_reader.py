@@ -76,10 +76,15 @@ def read(path: Path) -> dict[str, pl.DataFrame]:
 
     UnreadableDocumentError says what is wrong with the file: by line and element, without values.
     """
-    parts: dict[str, list[pl.DataFrame]] = {record.name: [] for record in epi.RECORDS}
+    parts: dict[str, list[pl.DataFrame]] = {record.name: [record.frame.empty()] for record in epi.RECORDS}
+    lost: list[str] = []  # the XSD lets some values pass that no frame can hold: an hour 24, a price of 20 digits
 
     def take(record: Record, texts: pl.DataFrame) -> None:
-        parts[record.name].append(texts.select(_typed(record, texts.columns)))
+        rows = texts.select(_typed(record, texts.columns))
+        lost.extend(
+            f"{record.name} {name}" for name in texts.columns if rows[name].null_count() > texts[name].null_count()
+        )
+        parts[record.name].append(rows)
 
     try:
         errors, _ = _read(file_chunks(path), _EVERYTHING, take)
@@ -87,14 +92,13 @@ def read(path: Path) -> dict[str, pl.DataFrame]:
         raise UnreadableDocumentError(f"{path.name} can't be read to its end ({type(error).__name__})") from None
     if errors:
         raise UnreadableDocumentError(f"{path.name} is not a valid {epi.ROOT}: {'; '.join(errors[:5])}")
-    frames = {}
-    for record in epi.RECORDS:
-        frame = record.frame
-        try:
-            frames[frame.name] = frame.conform(pl.concat([frame.empty(), *parts[record.name]], how="diagonal"))
-        except ValueError:
-            raise UnreadableDocumentError(f"{path.name} has a {record.name} with a value out of range") from None
-    return frames
+    if lost:
+        raise UnreadableDocumentError(
+            f"{path.name} has values that are out of range for our columns: {', '.join(lost[:5])}"
+        )
+    return {
+        record.frame.name: record.frame.conform(pl.concat(parts[record.name], how="diagonal")) for record in epi.RECORDS
+    }
 
 
 def file_chunks(path: Path) -> Iterator[bytes]:

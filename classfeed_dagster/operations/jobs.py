@@ -15,7 +15,7 @@ def feed_job(parts: FeedParts, code_version: str) -> dg.UnresolvedAssetJobDefini
     """Everything between bigsite and the feed's delivery. Backfill it over a range of dates: each gets its own run."""
     return dg.define_asset_job(
         job_name(parts.feed.name),
-        selection=dg.AssetSelection.assets(parts.key("delivery")).upstream(),
+        selection=dg.AssetSelection.assets(parts.key("delivery")).upstream().required_multi_asset_neighbors(),
         description=f"{parts.feed.title}. One business date a run; select a range to backfill, one run a date. Safe at "
         "any time, twice, or at once with another: what was delivered is never delivered again.",
         tags={FEED_TAG: parts.feed.name, CODE_VERSION_TAG: code_version},

@@ -1,7 +1,7 @@
 """Does the new feed say what the old app said? One business date of a feed compared with the old app's output.
 
 Lines are paired key by key and compared field by field, after the normalisation that ``legacy_files`` declares.
-Differences are explained by the table in ``parity_explanations``, or they aren't; a date is clean without unexplained ones.
+Differences are explained by the table in ``parity_explanations``, or they aren't; a clean date has no unexplained ones.
 Both sides are complete days: of the new feed all revisions count, each portfolio as last delivered.
 """
 
@@ -23,14 +23,6 @@ from classfeed_dagster.documents.csv_mapping import Kind as FieldKind
 from classfeed_dagster.documents.csv_reader import file_chunks, lines_of
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.reconciliation.compare import CLEAN, Comparison, Difference, RowClass, compare
-from classfeed_dagster.reconciliation.parity_explanations import (
-    EXPLANATIONS,
-    LATE_ROW,
-    Evidence,
-    Explanation,
-    Found,
-    explanation_of,
-)
 from classfeed_dagster.reconciliation.legacy_files import (
     REVERSAL,
     LegacyLines,
@@ -38,6 +30,14 @@ from classfeed_dagster.reconciliation.legacy_files import (
     plain_text,
     read_legacy,
     shows_seconds_only,
+)
+from classfeed_dagster.reconciliation.parity_explanations import (
+    EXPLANATIONS,
+    LATE_ROW,
+    Evidence,
+    Explanation,
+    Found,
+    explanation_of,
 )
 from classfeed_dagster.reconciliation.parity_report import (
     LISTED,

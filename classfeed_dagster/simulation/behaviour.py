@@ -158,7 +158,14 @@ def _take_up_rights(booking: Booking, portfolio: Portfolio, draw: Stream) -> Non
     if withdraw(booking, portfolio, cost, "Rights issue: application money", draw):
         at = booking.at(64_000, portfolio.customer.number)
         booking.movement(
-            portfolio, security_id, "RIGHTS_ISSUE", booking.day, fresh, cost=cost, text="Rights taken up, 1 for 10", at=at
+            portfolio,
+            security_id,
+            "RIGHTS_ISSUE",
+            booking.day,
+            fresh,
+            cost=cost,
+            text="Rights taken up, 1 for 10",
+            at=at,
         )
 
 

@@ -16,8 +16,7 @@ from classfeed_dagster.simulation.stream import Stream
 from classfeed_dagster.trading_days import business_days, cutoff
 
 CLASS, OTHER_RECIPIENT = "CLASS", "BGL"
-JUMP_SAFE = 20  # nobody below this number ends a consent: in a tiny world one removal would be a suspicious jump
-_NEVER_REMOVED_BY_EXPIRY = 60
+_EXPIRES_FOR_GOOD_FROM = 60  # as a number: in a small world one removal more would be a suspicious jump
 
 
 class Persona(enum.StrEnum):
@@ -33,7 +32,8 @@ class Persona(enum.StrEnum):
     PRIVATE = "never consents to Class"
 
 
-# Twenty-five places that repeat: every persona is among the first nine, the returner comes 23rd (see JUMP_SAFE).
+# Twenty-five places that repeat. The returner comes late: where few share, one removal would be a suspicious jump.
+# No estate stands at a number ending in 9, at which later joiners stand.
 _PLACES = (
     Persona.SAVER, Persona.TRADER, Persona.PENSION, Persona.REINVESTOR, Persona.ADVISED,
     Persona.SAVER, Persona.PENSION, Persona.REINVESTOR, Persona.ESTATE, Persona.SAVER,
@@ -126,8 +126,6 @@ def customer(seed: int, number: int, *, shares: bool, timeline: Timeline) -> Cus
     draw = Stream(seed, "customer", number)
     joins = not shares and number % 10 == 9
     persona = _PLACES[number % len(_PLACES)] if shares or joins else Persona.PRIVATE
-    if persona is Persona.ESTATE and joins:
-        persona = Persona.SAVER  # whoever leaves doesn't begin to share
     entity = draw.choice(_ENTITIES[persona])
     members = _members(draw, number, entity, advised=persona is Persona.ADVISED)
     opened = timeline.day(draw.below(max(1, timeline.history // 3)) - timeline.history)
@@ -143,7 +141,7 @@ def customer(seed: int, number: int, *, shares: bool, timeline: Timeline) -> Cus
         opened,
         draw.between(80, 900) * 1000 if wealthy else draw.between(5, 120) * 1000,
         draw.between(4, 25) * 100,
-        draw.between(6, 60),
+        draw.between(3, 40),
         persona in (Persona.TRADER, Persona.ADVISED) or draw.one_in(8),
         timeline.day(3 + draw.below(80)) if persona is Persona.ESTATE else None,
         _consents(draw, number, persona, timeline, opened if joins else None),
@@ -214,7 +212,7 @@ def _consents(
         renewed = _some_time(draw, timeline.day(at - 2))
         plan = ConsentPlan(first, CLASS, reference, shared, granted, cutoff(timeline.day(at)))
         return plan, ConsentPlan(first + 1, CLASS, reference, shared, renewed)
-    if kind == 3 and number >= _NEVER_REMOVED_BY_EXPIRY and draw.one_in(4):  # expires exactly at a cut-off, for good
+    if kind == 3 and number >= _EXPIRES_FOR_GOOD_FROM and draw.one_in(4):  # expires exactly at a cut-off, for good
         return (ConsentPlan(first, CLASS, reference, shared, granted, cutoff(timeline.day(draw.between(2, 60)))),)
     return (plan,)
 
@@ -226,13 +224,9 @@ def _comes_and_goes(
     plans: list[ConsentPlan] = []
     for turn in range(30):
         revoked_on = timeline.day(3 + number // len(_PLACES) % 10 + 28 * turn)
-        revoked = _some_time(draw, revoked_on) if number >= JUMP_SAFE else None
+        revoked = _some_time(draw, revoked_on)
         reference = f"CL{number:06d}-R{turn}"
-        plans.append(
-            ConsentPlan(ID_BASE + number * 40 + turn, CLASS, reference, shared, granted, revoked_at=revoked)
-        )
-        if revoked is None:
-            break
+        plans.append(ConsentPlan(ID_BASE + number * 40 + turn, CLASS, reference, shared, granted, revoked_at=revoked))
         returns_on = revoked_on + dt.timedelta(days=draw.between(1, 8))
         granted = _some_time(draw, returns_on)
     return tuple(plans)

@@ -114,14 +114,10 @@ def _listing() -> tuple[Security, ...]:
         while code in taken:
             code = code[:-1] + chr(ord("A") + (ord(code[-1]) - ord("A") + 1) % 26)  # noqa: PLW2901
         taken.add(code)
-        securities.append(
-            Security(ID_BASE + number, "ASX", code, isin("AU", number), name, kind, "AUD", _LISTED_ON)
-        )
+        securities.append(Security(ID_BASE + number, "ASX", code, isin("AU", number), name, kind, "AUD", _LISTED_ON))
     for number, (exchange, code, name) in enumerate(_US, start=US_FIRST):
         kind = "ETF" if "TRUST" in name else "ORDINARY"
-        securities.append(
-            Security(ID_BASE + number, exchange, code, isin("US", number), name, kind, "USD", _LISTED_ON)
-        )
+        securities.append(Security(ID_BASE + number, exchange, code, isin("US", number), name, kind, "USD", _LISTED_ON))
     return tuple(securities)
 
 

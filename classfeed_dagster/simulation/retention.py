@@ -82,7 +82,10 @@ def clean(engine: sa.Engine, before: dt.date, environment: Environment) -> dict[
 
 
 def remove(engine: sa.Engine, environment: Environment) -> dict[str, int]:
-    """Delete the whole world, so that another can be seeded: rows deleted by table. Real rows are never touched."""
+    """Delete the whole world, so that another can be seeded: rows deleted by table. Real rows are never touched.
+
+    Exchange rates stay: they carry no key that says whose they are, and belong to nobody.
+    """
     guard.require_target(engine, environment)
     with engine.begin() as connection:
         guard.require_database(connection)
@@ -111,5 +114,3 @@ def _delete(connection: sa.Connection, doomed: list[tuple[sa.Table, sa.ColumnEle
         count = connection.execute(sa.delete(table).where(condition)).rowcount
         deleted[table.name] = deleted.get(table.name, 0) + count
     return deleted
-
-

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
-from classfeed_dagster.bigsite.tables import SCHEMA, metadata
+from classfeed_dagster.bigsite.tables import SCHEMA, fx_rate, metadata
 from classfeed_dagster.simulation.booking import DayRows, Row
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
@@ -22,8 +23,14 @@ def write(connection: sa.Connection, rows: DayRows) -> int:
     count = 0
     for table in metadata.sorted_tables:
         added = rows.added.get(table.name)
-        if added:
+        if added and table is fx_rate:
+            # The one table without a key of its own: a rate that is there already stays.
+            names = [column.name for column in table.columns]
+            absent = postgresql.insert(table).on_conflict_do_nothing()
+            connection.execute(absent, [dict(zip(names, row, strict=True)) for row in added])
+        elif added:
             copy_rows(connection, table, added)
+        if added:
             count += len(added)
     for update in rows.updates:
         table = metadata.tables[f"{SCHEMA}.{update.table}"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classfeed_dagster.bigsite.contract import load_contract
@@ -28,13 +28,13 @@ Change = Callable[[str], SchemaVerdict]
 
 
 @pytest.fixture
-def after(bigsite_engine: sa.Engine) -> Change:
+def after(changing_bigsite: sa.Engine) -> Change:
     """What the check says after some DDL."""
 
     def apply(ddl: str) -> SchemaVerdict:
-        with bigsite_engine.begin() as connection:
-            connection.exec_driver_sql(f"SET search_path TO bigsite; {ddl}")
-        return check_schema(bigsite_engine, column_exports())
+        with changing_bigsite.begin() as connection:
+            connection.exec_driver_sql(f"SET LOCAL search_path TO bigsite; {ddl}")
+        return check_schema(changing_bigsite, column_exports())
 
     return apply
 
@@ -43,8 +43,8 @@ def told(verdict: SchemaVerdict) -> list[tuple[Severity, Kind, str]]:
     return [(found.severity, found.kind, found.subject) for found in verdict.differences]
 
 
-def test_an_unchanged_database_differs_in_nothing(bigsite_engine: sa.Engine) -> None:
-    verdict = check_schema(bigsite_engine, column_exports())
+def test_an_unchanged_database_differs_in_nothing(changing_bigsite: sa.Engine) -> None:
+    verdict = check_schema(changing_bigsite, column_exports())
     assert verdict.differences == ()
     assert verdict.severity is None
     assert blocking_drift(verdict) == ()
@@ -183,6 +183,11 @@ def test_each_change_is_told_once_and_as_bad_as_it_is(
     assert sorted(told(verdict), key=str) == sorted(expected, key=str)
     assert verdict.severity is max(severity for severity, _, _ in expected)
     assert bool(blocking_drift(verdict)) is (verdict.severity is B)
+    for found in verdict.differences:
+        assert found.message.startswith(f"{found.subject}: {found.kind.title}")
+        assert found.advice in found.message
+        assert bool(found.affected) is ("Affects " in found.message)
+        assert found.affected or found.severity is N  # whatever is more than a note says whom it touches
 
 
 @pytest.mark.parametrize("ddl", NOTHING)
@@ -265,8 +270,8 @@ class TestValues:
     """Values in the rows that the mapping doesn't know."""
 
     @pytest.fixture
-    def open_engine(self, bigsite_engine: sa.Engine) -> sa.Engine:
-        with bigsite_engine.begin() as connection:
+    def open_engine(self, changing_bigsite: sa.Engine) -> sa.Engine:
+        with changing_bigsite.begin() as connection:
             connection.exec_driver_sql(
                 "ALTER TABLE bigsite.cash_transaction DROP CONSTRAINT transaction_type_known, "
                 "ALTER transaction_type DROP NOT NULL"
@@ -276,7 +281,7 @@ class TestValues:
             insert_cash(connection, 3, "BPAY", "2026-01-03T00:00:00Z")
             insert_cash(connection, 4, "to J. Smith", "2026-01-03T00:00:00Z")
             insert_cash(connection, 5, None, "2026-01-03T00:00:00Z")
-        return bigsite_engine
+        return changing_bigsite
 
     @staticmethod
     def in_data(verdict: SchemaVerdict) -> list[Difference]:
@@ -299,10 +304,10 @@ class TestValues:
         assert "BPAY in 1 row," in found.now
         assert self.in_data(check_schema(open_engine, column_exports(), since=since + dt.timedelta(days=1))) == []
 
-    def test_are_not_looked_for_where_the_database_admits_none(self, bigsite_engine: sa.Engine) -> None:
+    def test_are_not_looked_for_where_the_database_admits_none(self, changing_bigsite: sa.Engine) -> None:
         asked: list[str] = []
-        sa.event.listen(bigsite_engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
-        check_schema(bigsite_engine, column_exports())
+        sa.event.listen(changing_bigsite, "before_cursor_execute", lambda *args: asked.append(args[2]))
+        check_schema(changing_bigsite, column_exports())
         assert asked
         assert not any("count(*)" in statement.lower() for statement in asked)
 
@@ -311,7 +316,7 @@ class TestValues:
         assert self.in_data(verdict) == []
 
 
-def test_a_new_value_that_the_contract_has_adopted_is_no_difference(after: Change, bigsite_engine: sa.Engine) -> None:
+def test_a_new_value_that_the_contract_has_adopted_is_no_difference(after: Change, changing_bigsite: sa.Engine) -> None:
     verdict = after("ALTER TABLE trade DROP CONSTRAINT side_known, ADD CHECK (side IN ('BUY', 'SELL', 'SHORT'))")
     assert told(verdict) == [(W, Kind.NEW_VALUE, "trade.side")]
     contract = load_contract()
@@ -324,7 +329,7 @@ def test_a_new_value_that_the_contract_has_adopted_is_no_difference(after: Chang
         contract,
         schema=replace(contract.schema, tables={**contract.schema.tables, "trade": replace(trade, columns=columns)}),
     )
-    assert check_schema(bigsite_engine, column_exports(), contract=adopted).differences == ()
+    assert check_schema(changing_bigsite, column_exports(), contract=adopted).differences == ()
 
 
 names = st.from_regex(r"[a-z]{1,8}(_[a-z]{1,8})?", fullmatch=True)
@@ -343,6 +348,7 @@ def schemas(draw: st.DrawFn) -> Schema:
     return Schema("contract", tables)
 
 
+@settings(max_examples=60)
 @given(agreed=schemas(), live=schemas())
 def test_a_difference_is_found_exactly_where_schemas_differ(agreed: Schema, live: Schema) -> None:
     contract = replace(load_contract(), schema=agreed)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,9 +30,12 @@ Holder = Callable[[], "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
-    embedded.stop(tmp_path)
+def home() -> Iterator[Path]:
+    # Not in pytest's own folder: every pytest that starts shuts that to other users, and started by root the server
+    # is another user.
+    with tempfile.TemporaryDirectory(prefix="classfeed-home-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+        embedded.stop(Path(folder))
 
 
 @pytest.fixture
@@ -163,6 +167,34 @@ def test_a_server_that_is_still_recovering_is_waited_for(home: Path, monkeypatch
     monkeypatch.setattr(embedded, "_status", lambda folder: next(statuses, None) or real(folder))
     assert embedded.start(home) == url
     assert next(statuses, None) is None
+
+
+def test_a_start_that_takes_longer_than_the_wheel_allows_is_waited_for(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = embedded._library()
+    real, attempts = library.get_server, []
+
+    def slow(folder: Path) -> object:
+        attempts.append(folder)
+        server = real(folder)
+        if len(attempts) == 1:
+            raise subprocess.TimeoutExpired("pg_ctl", 10)
+        return server
+
+    monkeypatch.setattr(library, "get_server", slow)
+    assert _ask(embedded.start(home)) == 1
+    assert len(attempts) == 2
+
+
+def test_patience_ends(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(folder: Path) -> object:
+        raise subprocess.TimeoutExpired("pg_ctl", 10)
+
+    monkeypatch.setattr(embedded._library(), "get_server", never)
+    monkeypatch.setattr(embedded, "_PATIENCE", 0.2)
+    with pytest.raises(embedded.EmbeddedPostgresError, match="TimeoutExpired"):
+        embedded.start(home)
 
 
 def test_what_can_not_be_told_apart_is_not_declared_dead(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import psycopg
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite.reading import SourceReadError, UnsupportedSourceError, read_only
+from classfeed_dagster.bigsite.reading import SourceReadError, UnsupportedSourceError, _CopyText, read_only
 from classfeed_dagster_tests.bigsite_builder import Bigsite
 
 _COUNT = sa.text("SELECT count(*) FROM bigsite.portfolio")
@@ -37,7 +40,8 @@ def test_it_sees_one_moment_and_can_not_write(bigsite_engine: sa.Engine) -> None
 
 
 def test_many_rows_come_in_batches_and_none_comes_as_none(bigsite_engine: sa.Engine) -> None:
-    schema = pa.schema([pa.field("n", pa.int32()), pa.field("text", pa.string())])
+    fields: list[pa.Field[Any]] = [pa.field("n", pa.int32()), pa.field("text", pa.string())]
+    schema = pa.schema(fields)
     with read_only(bigsite_engine) as reading:
         query = "SELECT n, repeat('x', 100) FROM generate_series(1, %(last)s) AS n"
         batches = list(reading.copy(query, {"last": 100_000}, schema))
@@ -46,6 +50,22 @@ def test_many_rows_come_in_batches_and_none_comes_as_none(bigsite_engine: sa.Eng
         assert batches[-1].column(0)[-1].as_py() == 100_000
         assert {batch.schema.equals(schema) for batch in batches} == {True}
         assert list(reading.copy(query, {"last": 0}, schema)) == []
+
+
+def test_the_text_of_a_copy_reads_like_a_file(bigsite_engine: sa.Engine) -> None:
+    # Arrow reads it from a thread of its own; read here, it is seen to lose nothing at any size.
+    with bigsite_engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        with driver.cursor() as cursor, cursor.copy("COPY (SELECT generate_series(1, 3000)) TO STDOUT") as source:
+            text = _CopyText(source)
+            assert text.readable()
+            assert not text.empty()
+            pieces = [text.read(size) for size in (0, 1, 5, 4000)]
+            assert [len(piece) for piece in pieces] == [0, 1, 5, 4000]
+            pieces.append(text.read())
+            assert text.read(10) == b""
+    assert b"".join(pieces) == "".join(f"{number}\n" for number in range(1, 3001)).encode()
 
 
 def test_a_bigsite_that_is_not_there_is_said_so_without_its_address() -> None:

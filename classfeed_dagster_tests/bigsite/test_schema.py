@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classfeed_dagster.bigsite.drift import Kind, Severity
@@ -50,29 +50,29 @@ TYPES = {
 
 
 @pytest.mark.filterwarnings("ignore:Did not recognize type:sqlalchemy.exc.SAWarning")
-def test_every_type_has_one_spelling(bigsite_engine: sa.Engine) -> None:
+def test_every_type_has_one_spelling(changing_bigsite: sa.Engine) -> None:
     columns = ", ".join(f"c{at} {native}" for at, native in enumerate(TYPES))
-    with bigsite_engine.begin() as connection:
+    with changing_bigsite.begin() as connection:
         connection.exec_driver_sql(
-            "SET search_path TO bigsite; CREATE TYPE mood AS ENUM ('good', 'bad'); "
+            "SET LOCAL search_path TO bigsite; CREATE TYPE mood AS ENUM ('good', 'bad'); "
             f"CREATE DOMAIN amount AS numeric(18,2) CHECK (VALUE > 0); "
             f"CREATE DOMAIN note AS varchar(40); CREATE DOMAIN day AS date; CREATE TABLE everything ({columns})"
         )
-    found = live_schema(bigsite_engine).tables["everything"]
+    found = live_schema(changing_bigsite).tables["everything"]
     assert [column.type for column in found.columns] == list(TYPES.values())
     values = {TYPES[native]: column.values for native, column in zip(TYPES, found.columns, strict=True)}
     assert values["ENUM"] == ("bad", "good")
 
 
-def test_what_the_inspector_does_not_tell_is_asked_of_the_catalogue(bigsite_engine: sa.Engine) -> None:
-    with bigsite_engine.begin() as connection:
+def test_what_the_inspector_does_not_tell_is_asked_of_the_catalogue(changing_bigsite: sa.Engine) -> None:
+    with changing_bigsite.begin() as connection:
         connection.exec_driver_sql(
-            'SET search_path TO bigsite; CREATE TABLE t (a text COLLATE "C", b int GENERATED ALWAYS AS (1 + 1) STORED, '
+            'SET LOCAL search_path TO bigsite; CREATE TABLE t (a text COLLATE "C", b int GENERATED ALWAYS AS (1 + 1) STORED, '
             "c int DEFAULT 3) PARTITION BY RANGE (c); CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (1) TO (2); "
             "CREATE INDEX i ON t ((c * 2), a); CREATE MATERIALIZED VIEW m AS SELECT 1 AS one; "
             "COMMENT ON COLUMN t.a IS 'x'"
         )
-    tables = live_schema(bigsite_engine).tables
+    tables = live_schema(changing_bigsite).tables
     a, b, c = tables["t"].columns
     assert (a.collation, a.comment) == ("C", "x")
     assert (b.default, c.default) == ("GENERATED ALWAYS AS (1 + 1)", "3")
@@ -89,10 +89,10 @@ def test_a_database_without_the_schema_says_so(database_url: str) -> None:
     engine.dispose()
 
 
-def test_reading_writes_nothing_and_could_not(bigsite_engine: sa.Engine) -> None:
+def test_reading_writes_nothing_and_could_not(changing_bigsite: sa.Engine) -> None:
     asked: list[str] = []
-    sa.event.listen(bigsite_engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
-    live_schema(bigsite_engine)
+    sa.event.listen(changing_bigsite, "before_cursor_execute", lambda *args: asked.append(args[2]))
+    live_schema(changing_bigsite)
     assert all(statement.lstrip().upper().startswith(("SELECT", "WITH", "SHOW")) for statement in asked)
 
 
@@ -194,6 +194,7 @@ whole_tables = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(st.builds(Schema, texts, st.dictionaries(texts, whole_tables, max_size=3)))
 def test_json_keeps_everything_and_is_canonical(schema: Schema) -> None:
     data = schema.to_json()

@@ -27,19 +27,19 @@ MONDAY, TUESDAY, FRIDAY = dt.date(2026, 3, 2), dt.date(2026, 3, 3), dt.date(2026
 
 def after(engine: sa.Engine, ddl: str) -> Schema:
     with engine.begin() as connection:
-        connection.exec_driver_sql(f"SET search_path TO bigsite; {ddl}")
+        connection.exec_driver_sql(f"SET LOCAL search_path TO bigsite; {ddl}")
     return live_schema(engine)
 
 
 @pytest.fixture
-def seen(bigsite_engine: sa.Engine) -> Schema:
-    return live_schema(bigsite_engine)
+def seen(changing_bigsite: sa.Engine) -> Schema:
+    return live_schema(changing_bigsite)
 
 
-def test_a_day_is_what_was_seen_last_up_to_it(store: ObjectStore, bigsite_engine: sa.Engine, seen: Schema) -> None:
+def test_a_day_is_what_was_seen_last_up_to_it(store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema) -> None:
     key = keep_schema(store, MONDAY, seen)
     assert key == f"schemas/2026-03-02/{digest_of(seen)}.json"
-    changed = after(bigsite_engine, "ALTER TABLE trade ADD venue text")
+    changed = after(changing_bigsite, "ALTER TABLE trade ADD venue text")
     keep_schema(store, FRIDAY, changed)
     assert days_kept(store) == (MONDAY, FRIDAY)
     assert schema_on(store, MONDAY) == (MONDAY, seen)
@@ -48,9 +48,9 @@ def test_a_day_is_what_was_seen_last_up_to_it(store: ObjectStore, bigsite_engine
 
 
 def test_a_day_that_changed_its_mind_is_what_it_ended_as(
-    local_store: ObjectStore, bigsite_engine: sa.Engine, seen: Schema
+    local_store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema
 ) -> None:
-    changed = after(bigsite_engine, "ALTER TABLE trade ADD venue text")
+    changed = after(changing_bigsite, "ALTER TABLE trade ADD venue text")
     for schema in (seen, changed, seen):
         keep_schema(local_store, MONDAY, schema)
     assert schema_on(local_store, MONDAY) == (MONDAY, seen)
@@ -83,10 +83,10 @@ def test_a_changed_object_is_refused(local_store: ObjectStore, seen: Schema) -> 
         schema_on(local_store, MONDAY)
 
 
-def test_the_diff_of_two_days_is_readable(local_store: ObjectStore, bigsite_engine: sa.Engine, seen: Schema) -> None:
+def test_the_diff_of_two_days_is_readable(local_store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema) -> None:
     keep_schema(local_store, MONDAY, seen)
     changed = after(
-        bigsite_engine,
+        changing_bigsite,
         "ALTER TABLE trade ALTER gst TYPE numeric(18,4); ALTER TABLE trade RENAME brokerage TO commission; "
         "ALTER TABLE portfolio ADD nickname text; ALTER TABLE member DROP email; DROP INDEX trade_recorded; "
         "CREATE INDEX half ON trade (recorded_at) WHERE side = 'BUY'",
@@ -158,22 +158,22 @@ CHANGES = {
 
 @pytest.mark.parametrize(("ddl", "told"), CHANGES.items())
 def test_every_fact_that_was_reflected_is_told(
-    bigsite_engine: sa.Engine, seen: Schema, ddl: str, told: tuple[str, str, str, str]
+    changing_bigsite: sa.Engine, seen: Schema, ddl: str, told: tuple[str, str, str, str]
 ) -> None:
-    assert changes_between(seen, after(bigsite_engine, ddl)) == (SchemaChange(*told),)
+    assert changes_between(seen, after(changing_bigsite, ddl)) == (SchemaChange(*told),)
 
 
-def test_a_views_query_is_part_of_the_history(bigsite_engine: sa.Engine) -> None:
-    first = after(bigsite_engine, "CREATE VIEW v AS SELECT units FROM trade")
+def test_a_views_query_is_part_of_the_history(changing_bigsite: sa.Engine) -> None:
+    first = after(changing_bigsite, "CREATE VIEW v AS SELECT units FROM trade")
     [change] = changes_between(
-        first, after(bigsite_engine, "CREATE OR REPLACE VIEW v AS SELECT units FROM trade WHERE units > 0")
+        first, after(changing_bigsite, "CREATE OR REPLACE VIEW v AS SELECT units FROM trade WHERE units > 0")
     )
     assert (change.subject, change.what) == ("v", "definition")
 
 
-def test_a_cell_cannot_break_its_table(local_store: ObjectStore, bigsite_engine: sa.Engine, seen: Schema) -> None:
+def test_a_cell_cannot_break_its_table(local_store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema) -> None:
     keep_schema(local_store, MONDAY, seen)
-    keep_schema(local_store, TUESDAY, after(bigsite_engine, "COMMENT ON TABLE trade IS E'a | b\n<script>'"))
+    keep_schema(local_store, TUESDAY, after(changing_bigsite, "COMMENT ON TABLE trade IS E'a | b\n<script>'"))
     text = schema_diff(local_store, MONDAY, TUESDAY).to_markdown()
     assert "1 change.\n" in text
     assert "| trade | comment |  | a \\| b &lt;script> |\n" in text

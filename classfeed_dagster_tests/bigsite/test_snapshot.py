@@ -20,7 +20,7 @@ from classfeed_dagster.bigsite.reading import SourceReadError
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot, open_slices, snapshot_for, take_snapshot
 from classfeed_dagster.domains.audience import Audience, Cadence
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster_tests.bigsite.reading_back import CLASS, DAY, END, START, frames, take
+from classfeed_dagster_tests.bigsite.reading_back import CLASS, DAY, END, START, frames, stored_files, take
 from classfeed_dagster_tests.bigsite_builder import Bigsite, Portfolio, Row
 
 BGL = Audience("BGL", CLASS.first_business_date)

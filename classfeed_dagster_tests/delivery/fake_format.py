@@ -31,7 +31,9 @@ class LinesFormat:
         cash: dict[str, list[Decimal]] = {}
         for number, amount in frames["cash"].select("portfolio_number", "amount").iter_rows():
             cash.setdefault(number, []).append(amount)
-        for number, change in frames["accounts"].select("portfolio_number", "change").sort("portfolio_number").iter_rows():
+        for number, change in (
+            frames["accounts"].select("portfolio_number", "change").sort("portfolio_number").iter_rows()
+        ):
             amounts = cash.get(number, [])
             sums = {"AUD": _sums(amounts)} if amounts else {}
             yield RenderedPortfolio(

@@ -63,13 +63,21 @@ class Day:
     def consented(self) -> pl.DataFrame:
         extract = {"NEW": "FULL", "CURRENT": "DELTA", "REMOVED": "NONE"}
         rows = [(n, change, extract[change], [at]) for at, (n, (change, _)) in enumerate(self.content.items(), 1)]
-        schema = {"portfolio_number": pl.String, "change": pl.String, "extract": pl.String, "consent_ids": pl.List(pl.Int64)}
+        schema = {
+            "portfolio_number": pl.String,
+            "change": pl.String,
+            "extract": pl.String,
+            "consent_ids": pl.List(pl.Int64),
+        }
         return pl.DataFrame(rows, schema=schema, orient="row")
 
     @property
     def findings(self) -> pl.DataFrame:
-        rows = [(number, "units_ledger", "QUARANTINE", f"BHP{at}", "ledger 10, holding 9")
-                for number in self.broken for at in range(2)]
+        rows = [
+            (number, "units_ledger", "QUARANTINE", f"BHP{at}", "ledger 10, holding 9")
+            for number in self.broken
+            for at in range(2)
+        ]
         return pl.DataFrame(rows, schema=FINDINGS.schema, orient="row")
 
     def slices(self, size: int = 3) -> Iterator[dict[str, pl.DataFrame]]:

@@ -86,7 +86,7 @@ def test_death_at_every_call_of_publishing_on_s3(s3_store: ObjectStore) -> None:
     base = simple()
     made = build(s3_store, base)
     check(s3_store, made, base)
-    clean = [key for key in s3_store.list("")]
+    clean = list(s3_store.list(""))
 
     def work(store: ObjectStore) -> object:
         return go(store, made, base)
@@ -224,7 +224,9 @@ def test_delivered_files_are_never_written_again(local_store: LocalStore) -> Non
 
     deliver(local_store, simple())
     before = facts()
-    for number, day in enumerate((simple(), simple(snapshot="s2", **CHANGED), simple(DAY2), simple(snapshot="s3", **CHANGED))):
+    for number, day in enumerate(
+        (simple(), simple(snapshot="s2", **CHANGED), simple(DAY2), simple(snapshot="s3", **CHANGED))
+    ):
         deliver(local_store, day, f"try-{number}")
     after = facts()
     assert {key: after[key] for key in before} == before

@@ -43,7 +43,11 @@ def made(local_store: ObjectStore, day: Day) -> Build:
 def test_a_good_build_passes(store: ObjectStore, day: Day) -> None:
     made = build(store, day)
     examined = examine_build(store, made, FORMAT)
-    results = [document_valid(made, examined), everyone_consented(made, examined, day.active), control_totals_agree(made, examined)]
+    results = [
+        document_valid(made, examined),
+        everyone_consented(made, examined, day.active),
+        control_totals_agree(made, examined),
+    ]
     assert [(r.passed, r.offenders, r.total_offenders) for r in results] == [(True, (), 0)] * 3
     assert [r.summary for r in results] == [
         f"{len(made.pages)} page(s) read back",
@@ -56,10 +60,16 @@ def test_a_good_build_passes(store: ObjectStore, day: Day) -> None:
     ("edit", "fault"),
     [
         (lambda data: data + b"X|?\n", "a line of an unknown kind 'X'"),
-        (lambda data: data.replace(b"|2023-01-03|", b"|2023-01-04|"), "its header says BusinessDate '2023-01-04', the record '2023-01-03'"),
+        (
+            lambda data: data.replace(b"|2023-01-03|", b"|2023-01-04|"),
+            "its header says BusinessDate '2023-01-04', the record '2023-01-03'",
+        ),
         (lambda data: data.replace(b"-r0-p1", b"-r0-p9"), "its header says MessageId"),
         (lambda data: data + b"A|P9|NEW\n", "is in the file and not in the record"),
-        (lambda data: data.replace(b"A|P1|NEW\n", b"").replace(b"C|P1|", b"C|P2|"), "is in the record and not in the file"),
+        (
+            lambda data: data.replace(b"A|P1|NEW\n", b"").replace(b"C|P1|", b"C|P2|"),
+            "is in the record and not in the file",
+        ),
         (lambda data: data, "the file isn't the one that was built"),
     ],
 )
@@ -106,8 +116,14 @@ def test_a_removed_portfolio_may_be_named_but_not_have_data(local_store: ObjectS
 @pytest.mark.parametrize(
     ("edit", "fault"),
     [
-        (lambda data: data.replace(b"C|P1|10.00", b"C|P1|10.01"), "recomputed cash_credits in AUD is 10.01, expected 10.00"),
-        (lambda data: data.replace(b"C|P1|-2.50\n", b"C|P1|-3.50\n"), "recomputed cash_debits in AUD is -3.50, expected -2.50"),
+        (
+            lambda data: data.replace(b"C|P1|10.00", b"C|P1|10.01"),
+            "recomputed cash_credits in AUD is 10.01, expected 10.00",
+        ),
+        (
+            lambda data: data.replace(b"C|P1|-2.50\n", b"C|P1|-3.50\n"),
+            "recomputed cash_debits in AUD is -3.50, expected -2.50",
+        ),
         (lambda data: data.replace(b"|7.50\n", b"|7.51\n"), "stated cash_amount in AUD is 7.51, expected 7.50"),
         (lambda data: data[: data.index(b"T|")], "the page states no control totals"),
         (lambda data: data.replace(b"T|2|2|", b"T|2|3|"), "stated count of cash is 3, expected 2"),
@@ -131,7 +147,9 @@ def test_a_net_zero_error_is_found(local_store: ObjectStore) -> None:
 def test_units_and_other_currencies_are_compared(local_store: ObjectStore, made: Build) -> None:
     (one, *_) = examine_build(local_store, made, FORMAT)
     wrong = replace(one, facts=replace(one.facts, totals=replace(one.facts.totals, units_held=Decimal("1.000000"))))
-    assert "recomputed units_held is 1.000000, expected 0.000000" in {w for _, w in control_totals_agree(made, [wrong]).offenders}
+    assert "recomputed units_held is 1.000000, expected 0.000000" in {
+        w for _, w in control_totals_agree(made, [wrong]).offenders
+    }
 
 
 def test_held_back_share(local_store: ObjectStore) -> None:

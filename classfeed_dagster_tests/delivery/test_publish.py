@@ -159,7 +159,9 @@ def test_removal_is_announced_only_of_those_ever_delivered(store: ObjectStore) -
     second = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ()), "P3": ("REMOVED", ())})
     ahead = build(store, second)
     check(store, ahead, second)
-    deliver(store, replace(simple(DAY1, P1=["1.00"], P2=["1.00"], P3=["3.00"]), broken=["P2"], held_back_limit=Decimal(1)))
+    deliver(
+        store, replace(simple(DAY1, P1=["1.00"], P2=["1.00"], P3=["3.00"]), broken=["P2"], held_back_limit=Decimal(1))
+    )
     with pytest.raises(StaleBuildError, match=r"\(P2\)"):
         go(store, ahead, second)
     manifest = deliver(store, second).manifest

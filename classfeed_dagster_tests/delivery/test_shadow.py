@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from classfeed_dagster import trading_days
@@ -23,7 +24,7 @@ FEED = "class_trade"
 PREFIX = f"delivered/{FEED}/2023-05-01/"
 
 
-def frames(*ids: int) -> dict[str, object]:
+def frames(*ids: int) -> dict[str, pl.DataFrame]:
     return make.frames([make.account("SW00000001")], [make.trade(one) for one in ids])
 
 

@@ -28,6 +28,7 @@ from classfeed_dagster.documents.format import (
     file_stem,
     pages_of,
 )
+from classfeed_dagster.domains.columns import MOVEMENT_TRANSACTIONS
 from classfeed_dagster_tests.documents import csv_frames as make
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -61,7 +62,7 @@ DEPOSIT = make.cash(20, "1000.00", narrative='Deposit, "first"')
 FORMULA = make.cash(3, "-12.34", transaction_type="CASH_FEE", narrative="=cmd|' /C calc'!A0", relates_to="T1001")
 BREAK = make.cash(100, "0.10", transaction_type="CASH_INTEREST", narrative="line\nbreak é 🙂", relates_to="I77")
 OPENING = {**make.cash(0, "55.00", narrative=None), "transaction_type": "OPENING_CASH"}
-DOLLARS = {"account_number": "USD1", "bsb": None, "currency": "USD"}
+DOLLARS: dict[str, Any] = {"account_number": "USD1", "bsb": None, "currency": "USD"}
 CASH = (
     DEPOSIT,
     FORMULA,
@@ -153,7 +154,7 @@ def test_reading_gives_back_the_movements_and_balances(tmp_path: Path, suffix: s
         data = FILES[document.name]
         path.write_bytes(gzip.compress(data) if suffix else data)
         read = document.read(path)
-        movements = make.frame(make.MOVEMENT_TRANSACTIONS, TRADES if document is CLASS_TRADE else CASH)
+        movements = make.frame(MOVEMENT_TRANSACTIONS, TRADES if document is CLASS_TRADE else CASH)
         assert read["movement_transactions"].equals(movements)
         assert ("account_balances" in read) is (document is CLASS_CASH)
         if document is CLASS_CASH:
@@ -277,9 +278,7 @@ def test_cash_like_the_reference() -> None:
         expected.append(["B", *(str(held[name] or "") for name in make.BALANCE_COLUMNS)])
     head = ["H", "class_cash", "2023-05-05", "7", "0", "2023-05-05T20:15:00.123456Z"]
     sums = {"AUD": Decimal("-12.24"), "USD": Decimal("-7.00")}
-    only_first = {
-        name: frame.filter(pl.col("portfolio_number") == "SW00000001") for name, frame in FRAMES.items()
-    }
+    only_first = {name: frame.filter(pl.col("portfolio_number") == "SW00000001") for name, frame in FRAMES.items()}
     assert make.written(CLASS_CASH, [only_first]) == make.reference_file(head, expected, sums)
 
 
@@ -366,7 +365,7 @@ def test_no_single_byte_can_change_unseen() -> None:
     figures = range(TRADE.index(b",3795"), TRADE.index(b",AUD"))
     for at in generator.sample(range(len(TRADE)), 50):
         changed = bytearray(TRADE)
-        changed[at] = generator.choice([byte for byte in b"0123456789,\"\r\nAz" if byte != TRADE[at]])
+        changed[at] = generator.choice([byte for byte in b'0123456789,"\r\nAz' if byte != TRADE[at]])
         facts = examined(CLASS_TRADE, bytes(changed))
         assert facts.errors or facts.sha256 != digest
         if at in figures and TRADE.find(b"692.60") <= at < TRADE.find(b"692.60") + 6:

@@ -89,7 +89,7 @@ def legacy_trades(day: dt.date, rows: Rows, dialect: Dialect = DIALECTS[0], **ho
     return old_app.write("class_trade", day, [trade_fields(row) for row in rows], dialect=dialect, **how)
 
 
-BIG = {"consideration": Decimal("1234567.80"), "net_amount": Decimal("1234577.30")}
+BIG: dict[str, Any] = {"consideration": Decimal("1234567.80"), "net_amount": Decimal("1234577.30")}
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=range(len(DIALECTS)))

@@ -22,7 +22,13 @@ UNREACHABLE = "postgresql+psycopg://someone@db.invalid:1/bigsite"
 def add_real_portfolios(engine: sa.Engine, count: int) -> None:
     opened = {"status": "ACTIVE", "opened_on": FIRST, "updated_at": dt.datetime(2023, 1, 3, tzinfo=dt.UTC)}
     rows = [
-        {"portfolio_id": n, "portfolio_number": f"SW{n:08d}", "portfolio_name": "Real", "entity_type": "TRUST", **opened}
+        {
+            "portfolio_id": n,
+            "portfolio_number": f"SW{n:08d}",
+            "portfolio_name": "Real",
+            "entity_type": "TRUST",
+            **opened,
+        }
         for n in range(1, count + 1)
     ]
     with engine.begin() as connection:
@@ -103,25 +109,28 @@ def test_old_rows_and_closed_portfolios_expire(empty_bigsite: sa.Engine) -> None
     world.seed(empty_bigsite)
     guard.mark(empty_bigsite, Environment.LOCAL)  # again: harmless
     add_real_portfolios(empty_bigsite, 2)
-    world.catch_up(empty_bigsite, days(160)[-1])
+    world.catch_up(empty_bigsite, days(120)[-1])
     before = row_counts(empty_bigsite)
-    limit = dt.date(2023, 5, 20)
+    limit = dt.date(2023, 3, 20)
     deleted = clean(empty_bigsite, limit, Environment.LOCAL)
     after = row_counts(empty_bigsite)
     assert deleted["portfolio"] == 1
     assert all(before[table] - count == after[table] for table, count in deleted.items())
     with empty_bigsite.connect() as connection:
-        left = connection.execute(sa.text("""
+        left = connection.execute(
+            sa.text("""
             SELECT (SELECT min(as_at_date) FROM bigsite.holding_eod), (SELECT min(as_at_date) FROM bigsite.cash_balance_eod),
                    (SELECT count(DISTINCT security_id) FROM bigsite.security_price),
-                   (SELECT count(*) FROM bigsite.portfolio WHERE portfolio_id < :base)"""), {"base": ID_BASE}).one()
+                   (SELECT count(*) FROM bigsite.portfolio WHERE portfolio_id < :base)"""),
+            {"base": ID_BASE},
+        ).one()
     assert left[0] >= limit
     assert left[1] >= limit
     assert left[2] == len(world._market.securities())
     assert left[3] == 2
-    assert world.advance(empty_bigsite, days(161)[-1]).written  # and life goes on
+    assert world.advance(empty_bigsite, days(121)[-1]).written  # and life goes on
     with pytest.raises(ValueError, match="90 days"):
-        clean(empty_bigsite, days(160)[-1], Environment.LOCAL)
+        clean(empty_bigsite, days(120)[-1], Environment.LOCAL)
 
 
 def test_a_world_is_removed_without_trace_so_that_another_can_come(empty_bigsite: sa.Engine) -> None:
@@ -130,7 +139,9 @@ def test_a_world_is_removed_without_trace_so_that_another_can_come(empty_bigsite
     first, second = small_world(5, 4), small_world(6, 4)
     first.seed(empty_bigsite)
     remove(empty_bigsite, Environment.LOCAL)
-    assert row_counts(empty_bigsite) == {table.name: 2 if table is portfolio else 0 for table in metadata.sorted_tables}
+    left = {name: count for name, count in row_counts(empty_bigsite).items() if count}
+    assert left.pop("fx_rate") > 0
+    assert left == {"portfolio": 2}
     second.seed(empty_bigsite)
     assert isinstance(second, World)
 

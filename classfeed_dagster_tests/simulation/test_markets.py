@@ -119,7 +119,9 @@ def test_a_market_file_gives_its_closes_and_nothing_else(tmp_path: Path) -> None
     assert any(market.going_ex(day) for day in YEAR)
     events = [event for day in YEAR for event in market.events(day)]
     split = next(e for e in events if isinstance(e, UnitsChange) and e.movement_type == "SPLIT")
-    raw = pl.read_parquet(path).filter(pl.col("code") == {s.security_id: s.code for s in by_code.values()}[split.security_id])
+    raw = pl.read_parquet(path).filter(
+        pl.col("code") == {s.security_id: s.code for s in by_code.values()}[split.security_id]
+    )
     stated = {row["date"]: Decimal(row["close"]) for row in raw.iter_rows(named=True)}
     adjusted = market.price(split.security_id, split.effective_on)
     if adjusted is not None:

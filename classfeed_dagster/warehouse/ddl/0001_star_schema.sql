@@ -1,0 +1,176 @@
+-- The feed as a star schema: what was delivered, by business date. Applied once, by classfeed_dagster/warehouse/schema.py.
+--
+-- A *_KEY is the MD5 of the thing's natural key and never changes. A dimension holds one row a version: join a fact to
+-- it by key and by VALID_FROM <= BUSINESS_DATE < VALID_TO (the views of 0002 do). Instants are UTC without a zone.
+-- Amounts, prices and units are NUMBER(38,6): exact whatever is summed.
+
+CREATE TABLE IF NOT EXISTS DIM_DATE (
+    CALENDAR_DATE        DATE        NOT NULL PRIMARY KEY,
+    IS_BUSINESS_DAY      BOOLEAN     NOT NULL,   -- the ASX trades
+    PREVIOUS_BUSINESS_DAY DATE       NOT NULL,
+    NEXT_BUSINESS_DAY    DATE        NOT NULL,
+    CUTOFF_AT            TIMESTAMP_NTZ NOT NULL, -- 00:00 Sydney of the day after, as UTC
+    YEAR_NUMBER          NUMBER(4,0) NOT NULL,
+    MONTH_NUMBER         NUMBER(2,0) NOT NULL,
+    WEEKDAY_NUMBER       NUMBER(1,0) NOT NULL,   -- 1 is Monday
+    FINANCIAL_YEAR       NUMBER(4,0) NOT NULL    -- Australia's, named by the year in which it ends
+);
+
+CREATE TABLE IF NOT EXISTS DIM_PORTFOLIO (
+    PORTFOLIO_KEY        VARCHAR(32)  NOT NULL,
+    RECIPIENT            VARCHAR(20)  NOT NULL,
+    PORTFOLIO_NUMBER     VARCHAR(64)  NOT NULL,
+    RECIPIENT_REFERENCE  VARCHAR(64),
+    PORTFOLIO_NAME       VARCHAR(200),
+    ENTITY_TYPE          VARCHAR(12),
+    ABN                  VARCHAR(11),
+    HIN                  VARCHAR(11),
+    STATUS               VARCHAR(10),
+    OPENED_ON            DATE,
+    CLOSED_ON            DATE,
+    IS_SHARED            BOOLEAN      NOT NULL,  -- false from the date on which the removal was announced
+    VALID_FROM           DATE         NOT NULL,
+    VALID_TO             DATE         NOT NULL,  -- not included; 9999-12-31: the current version
+    IS_CURRENT           BOOLEAN      NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS DIM_CASH_ACCOUNT (
+    CASH_ACCOUNT_KEY     VARCHAR(32)  NOT NULL,
+    RECIPIENT            VARCHAR(20)  NOT NULL,
+    PORTFOLIO_KEY        VARCHAR(32)  NOT NULL,
+    PORTFOLIO_NUMBER     VARCHAR(64)  NOT NULL,
+    CASH_ACCOUNT_NUMBER  VARCHAR(64)  NOT NULL,
+    CURRENCY             VARCHAR(3)   NOT NULL,
+    BSB                  VARCHAR(7),
+    ACCOUNT_NAME         VARCHAR(200),
+    STATUS               VARCHAR(10),
+    OPENED_ON            DATE,
+    CLOSED_ON            DATE,
+    VALID_FROM           DATE         NOT NULL,
+    VALID_TO             DATE         NOT NULL,
+    IS_CURRENT           BOOLEAN      NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS DIM_SECURITY (
+    SECURITY_KEY         VARCHAR(32)  NOT NULL,  -- of exchange and ISIN, or exchange and code where there is no ISIN
+    EXCHANGE             VARCHAR(64)  NOT NULL,
+    SECURITY_CODE        VARCHAR(12)  NOT NULL,
+    ISIN                 VARCHAR(12),
+    SECURITY_NAME        VARCHAR(200),
+    SECURITY_TYPE        VARCHAR(12),
+    CURRENCY             VARCHAR(3),
+    VALID_FROM           DATE         NOT NULL,
+    VALID_TO             DATE         NOT NULL,
+    IS_CURRENT           BOOLEAN      NOT NULL
+);
+
+-- What each business date said of a dimension's members: the dimensions are rebuilt from these, so that dates may be
+-- loaded, and loaded again, in any order.
+CREATE TABLE IF NOT EXISTS SEEN_PORTFOLIO (
+    FEED VARCHAR(64) NOT NULL, BUSINESS_DATE DATE NOT NULL, PORTFOLIO_KEY VARCHAR(32) NOT NULL, RECIPIENT VARCHAR(20) NOT NULL,
+    PORTFOLIO_NUMBER VARCHAR(64) NOT NULL, RECIPIENT_REFERENCE VARCHAR(64), PORTFOLIO_NAME VARCHAR(200), ENTITY_TYPE VARCHAR(12),
+    ABN VARCHAR(11), HIN VARCHAR(11), STATUS VARCHAR(10), OPENED_ON DATE, CLOSED_ON DATE, IS_SHARED BOOLEAN NOT NULL,
+    VERSION VARCHAR(32) NOT NULL
+);
+CREATE TABLE IF NOT EXISTS SEEN_CASH_ACCOUNT (
+    FEED VARCHAR(64) NOT NULL, BUSINESS_DATE DATE NOT NULL, CASH_ACCOUNT_KEY VARCHAR(32) NOT NULL, RECIPIENT VARCHAR(20) NOT NULL,
+    PORTFOLIO_KEY VARCHAR(32) NOT NULL, PORTFOLIO_NUMBER VARCHAR(64) NOT NULL, CASH_ACCOUNT_NUMBER VARCHAR(64) NOT NULL,
+    CURRENCY VARCHAR(3) NOT NULL, BSB VARCHAR(7), ACCOUNT_NAME VARCHAR(200), STATUS VARCHAR(10), OPENED_ON DATE, CLOSED_ON DATE,
+    VERSION VARCHAR(32) NOT NULL
+);
+CREATE TABLE IF NOT EXISTS SEEN_SECURITY (
+    FEED VARCHAR(64) NOT NULL, BUSINESS_DATE DATE NOT NULL, SECURITY_KEY VARCHAR(32) NOT NULL, EXCHANGE VARCHAR(64) NOT NULL,
+    SECURITY_CODE VARCHAR(12) NOT NULL, ISIN VARCHAR(12), SECURITY_NAME VARCHAR(200), SECURITY_TYPE VARCHAR(12),
+    CURRENCY VARCHAR(3), VERSION VARCHAR(32) NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS FACT_MOVEMENT (
+    FEED                 VARCHAR(64)  NOT NULL,
+    BUSINESS_DATE        DATE         NOT NULL,
+    PORTFOLIO_KEY        VARCHAR(32)  NOT NULL,
+    SECURITY_KEY         VARCHAR(32),
+    CASH_ACCOUNT_KEY     VARCHAR(32),
+    PORTFOLIO_NUMBER     VARCHAR(64)  NOT NULL,
+    TRANSACTION_ID       VARCHAR(64)  NOT NULL,
+    TRANSACTION_TYPE     VARCHAR(20)  NOT NULL,
+    TRANSACTION_DATE     DATE         NOT NULL,
+    SETTLEMENT_DATE      DATE,
+    RECORDED_AT          TIMESTAMP_NTZ NOT NULL,
+    REVERSES             VARCHAR(64),
+    RELATES_TO           VARCHAR(64),
+    UNITS                NUMBER(38,6),
+    CONFIRMATION_NUMBER  VARCHAR(64),
+    PRICE                NUMBER(38,6),
+    CONSIDERATION        NUMBER(38,6),
+    BROKERAGE            NUMBER(38,6),
+    GST                  NUMBER(38,6),
+    OTHER_FEES           NUMBER(38,6),
+    NET_AMOUNT           NUMBER(38,6),
+    COST_BASE_CHANGE     NUMBER(38,6),
+    EX_DATE              DATE,
+    GROSS_AMOUNT         NUMBER(38,6),
+    FRANKED_AMOUNT       NUMBER(38,6),
+    UNFRANKED_AMOUNT     NUMBER(38,6),
+    FRANKING_CREDIT      NUMBER(38,6),
+    WITHHOLDING_TAX      NUMBER(38,6),
+    NET_INCOME           NUMBER(38,6),
+    AMOUNT               NUMBER(38,6),
+    CURRENCY             VARCHAR(3),
+    NARRATIVE            VARCHAR(200),
+    MESSAGE_ID           VARCHAR(100) NOT NULL,
+    CORRELATION_ID       VARCHAR(100) NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS FACT_HOLDING_DAILY (
+    FEED                 VARCHAR(64)  NOT NULL,
+    BUSINESS_DATE        DATE         NOT NULL,
+    PORTFOLIO_KEY        VARCHAR(32)  NOT NULL,
+    SECURITY_KEY         VARCHAR(32)  NOT NULL,
+    PORTFOLIO_NUMBER     VARCHAR(64)  NOT NULL,
+    EXCHANGE             VARCHAR(64)  NOT NULL,
+    SECURITY_CODE        VARCHAR(12)  NOT NULL,
+    UNITS                NUMBER(38,6) NOT NULL,
+    SETTLED_UNITS        NUMBER(38,6) NOT NULL,
+    CURRENCY             VARCHAR(3)   NOT NULL,
+    PRICE                NUMBER(38,6),
+    PRICE_DATE           DATE,
+    MARKET_VALUE         NUMBER(38,6),
+    COST_BASE            NUMBER(38,6),
+    MESSAGE_ID           VARCHAR(100) NOT NULL,
+    CORRELATION_ID       VARCHAR(100) NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS FACT_CASH_BALANCE_DAILY (
+    FEED                 VARCHAR(64)  NOT NULL,
+    BUSINESS_DATE        DATE         NOT NULL,
+    PORTFOLIO_KEY        VARCHAR(32)  NOT NULL,
+    CASH_ACCOUNT_KEY     VARCHAR(32)  NOT NULL,
+    PORTFOLIO_NUMBER     VARCHAR(64)  NOT NULL,
+    CURRENCY             VARCHAR(3)   NOT NULL,
+    LEDGER_BALANCE       NUMBER(38,6) NOT NULL,
+    AVAILABLE_BALANCE    NUMBER(38,6) NOT NULL,
+    MESSAGE_ID           VARCHAR(100) NOT NULL,
+    CORRELATION_ID       VARCHAR(100) NOT NULL
+);
+
+-- One row a delivered portfolio, page and revision: every revision, whether or not a later one replaced it.
+CREATE TABLE IF NOT EXISTS FACT_DELIVERY (
+    FEED                 VARCHAR(64)  NOT NULL,
+    BUSINESS_DATE        DATE         NOT NULL,
+    REVISION             NUMBER(9,0)  NOT NULL,
+    MESSAGE_ID           VARCHAR(100) NOT NULL,
+    PORTFOLIO_KEY        VARCHAR(32)  NOT NULL,
+    PORTFOLIO_NUMBER     VARCHAR(64)  NOT NULL,
+    SEQUENCE_NUMBER      NUMBER(9,0)  NOT NULL,
+    CHAIN_POSITION       NUMBER(9,0)  NOT NULL,
+    CONSENT_CHANGE       VARCHAR(10)  NOT NULL,
+    EXTRACT_KIND         VARCHAR(10)  NOT NULL,
+    CONTENT_DIGEST       VARCHAR(64)  NOT NULL,
+    RECORD_BYTES         NUMBER(18,0) NOT NULL,
+    PAGE_SHA256          VARCHAR(64)  NOT NULL,
+    SNAPSHOT_ID          VARCHAR(64)  NOT NULL,
+    SNAPSHOT_AT          TIMESTAMP_NTZ NOT NULL,
+    CONSENT_CHECKED_AT   TIMESTAMP_NTZ NOT NULL,
+    CORRELATION_ID       VARCHAR(100) NOT NULL,
+    IS_LATEST            BOOLEAN      NOT NULL   -- no later revision replaced it
+);

@@ -1,0 +1,120 @@
+"""From a delivered page's frames to the rows of the star schema: durable keys, versions of dimension members, facts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+_NUMBER = "portfolio_number"
+_SECURITY = ("exchange", "isin", "security_code")
+_ACCOUNT = (_NUMBER, "account_number", "currency")
+
+
+@dataclass(frozen=True, slots=True)
+class PageRows:
+    """One page's rows by table, columns named as the warehouse's."""
+
+    tables: Mapping[str, pl.DataFrame]
+
+
+def key_of(*parts: str | None) -> str:
+    """A durable key: MD5 of a natural key."""
+    return hashlib.md5("\x1f".join(part or "" for part in parts).encode(), usedforsecurity=False).hexdigest()
+
+
+def rows_of_page(
+    frames: Mapping[str, pl.DataFrame], *, feed: str, recipient: str, business_date: pl.Expr, message_id: str, correlation_id: str
+) -> PageRows:
+    """The rows of every table but FACT_DELIVERY and the dates. Frames that the document doesn't carry give no rows."""
+    common = [pl.lit(feed).alias("feed"), business_date.alias("business_date")]
+    origin = [pl.lit(message_id).alias("message_id"), pl.lit(correlation_id).alias("correlation_id")]
+    tables: dict[str, pl.DataFrame] = {}
+    if "accounts" in frames:
+        tables["SEEN_PORTFOLIO"] = _portfolios(frames["accounts"], recipient).with_columns(common)
+    if "cash_accounts" in frames:
+        tables["SEEN_CASH_ACCOUNT"] = _cash_accounts(frames["cash_accounts"], recipient).with_columns(common)
+    tables["SEEN_SECURITY"] = _securities(frames).with_columns(common)
+    if "account_balances" in frames:
+        balances = _with_portfolio_key(_with_account_key(frames["account_balances"], recipient), recipient)
+        names = (_NUMBER, "portfolio_key", "cash_account_key", "currency", "ledger_balance", "available_balance")
+        tables["FACT_CASH_BALANCE_DAILY"] = balances.select(*names, *common, *origin)
+    if "investment_holdings" in frames:
+        holdings = _with_portfolio_key(_with_security_key(frames["investment_holdings"]), recipient)
+        dropped = ("hin", "isin", "security_name", "security_type", "as_at_date")
+        tables["FACT_HOLDING_DAILY"] = holdings.drop(dropped, strict=False).with_columns(*common, *origin)
+    if "movement_transactions" in frames:
+        movements = _with_account_key(_with_security_key(frames["movement_transactions"]), recipient)
+        dropped = ("exchange", "security_code", "isin", "bsb", "account_number")
+        tables["FACT_MOVEMENT"] = (
+            _with_portfolio_key(movements, recipient)
+            .drop(dropped, strict=False)
+            .with_columns(pl.col("recorded_at").dt.replace_time_zone(None), *common, *origin)
+        )
+    return PageRows(tables)
+
+
+def _keyed(frame: pl.DataFrame, columns: Sequence[str], name: str, *prefix: str) -> pl.DataFrame:
+    """``frame`` with a durable key of some columns; rows where the last of them is null get none."""
+    distinct = frame.select(columns).unique().filter(pl.col(columns[-1]).is_not_null())
+    keys = [key_of(*prefix, *row) for row in distinct.iter_rows()]
+    found = distinct.with_columns(pl.Series(name, keys, dtype=pl.String))
+    return frame.join(found, on=columns, how="left", nulls_equal=True)
+
+
+def _with_portfolio_key(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
+    return _keyed(frame, [_NUMBER], "portfolio_key", recipient)
+
+
+def _with_account_key(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
+    if "account_number" not in frame.columns:
+        return frame.with_columns(cash_account_key=pl.lit(None, pl.String))
+    return _keyed(frame, [_NUMBER, "currency", "account_number"], "cash_account_key", recipient)
+
+
+def _with_security_key(frame: pl.DataFrame) -> pl.DataFrame:
+    # The ISIN outlives a change of code; without one the code is all there is.
+    code = "security_code"
+    if not set(_SECURITY) <= set(frame.columns):
+        missing = {name: pl.lit(None, pl.String) for name in _SECURITY if name not in frame.columns}
+        frame = frame.with_columns(**missing)
+    frame = frame.with_columns(_lasting=pl.coalesce("isin", code))
+    return _keyed(frame, ["exchange", "_lasting"], "security_key").drop("_lasting")
+
+
+def _versioned(frame: pl.DataFrame, attributes: Sequence[str]) -> pl.DataFrame:
+    versions = [key_of(*(None if value is None else str(value) for value in row)) for row in frame.select(attributes).iter_rows()]
+    return frame.with_columns(pl.Series("version", versions, dtype=pl.String))
+
+
+def _portfolios(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
+    shown = _with_portfolio_key(frame, recipient).with_columns(
+        recipient=pl.lit(recipient), is_shared=pl.col("consent") != "REMOVED"
+    )
+    attributes = [name for name in shown.columns if name not in (_NUMBER, "consent", "extract", "portfolio_key", "recipient")]
+    return _versioned(shown, attributes).drop("consent", "extract")
+
+
+def _cash_accounts(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
+    shown = _with_portfolio_key(_with_account_key(frame, recipient), recipient).with_columns(recipient=pl.lit(recipient))
+    versioned = _versioned(shown, ("bsb", "account_name", "status", "opened_on", "closed_on"))
+    return versioned.rename({"account_number": "cash_account_number"})
+
+
+def _securities(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """One row a security of the page: as its holdings describe it, else as its movements do (without a name)."""
+    described = ("security_name", "security_type", "currency")
+    parts = [
+        _with_security_key(frame)
+        .with_columns(**{name: pl.lit(None, pl.String) for name in described if name not in frame.columns or not holds})
+        .select("security_key", *_SECURITY, *described)
+        for name, holds in (("investment_holdings", True), ("movement_transactions", False))
+        if (frame := frames.get(name)) is not None
+    ]
+    if not parts:
+        return pl.DataFrame(schema={name: pl.String for name in ("security_key", *_SECURITY, *described, "version")})
+    both = pl.concat(parts).filter(pl.col("security_key").is_not_null())
+    one = both.sort("security_name", "security_code", nulls_last=True).unique("security_key", keep="first", maintain_order=True)
+    return _versioned(one, (*_SECURITY, *described))

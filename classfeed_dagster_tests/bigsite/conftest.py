@@ -1,0 +1,37 @@
+"""Fixtures of the source's tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite.tables import SCHEMA, metadata
+
+
+@pytest.fixture(scope="session")
+def _changing_engine(postgres_url: str) -> Iterator[sa.Engine]:
+    admin = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    name = f"changing_{os.getpid()}_test"
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
+    engine = sa.create_engine(sa.make_url(postgres_url).set(database=name))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
+        admin.dispose()
+
+
+@pytest.fixture
+def changing_bigsite(_changing_engine: sa.Engine) -> sa.Engine:
+    """bigsite's tables, fresh and without rows, to apply DDL to. One database serves all tests: making one is slow."""
+    with _changing_engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+        connection.execute(sa.schema.CreateSchema(SCHEMA))
+        metadata.create_all(connection)
+    return _changing_engine

@@ -1,0 +1,157 @@
+"""Quarantine, the release of consent jumps, and looking at what was delivered."""
+
+from __future__ import annotations
+
+import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from classfeed_dagster.delivery.errors import ChainBusyError
+from classfeed_dagster.delivery.look import date_status, delivered_dates, deliveries_of, history_of
+from classfeed_dagster.delivery.manifest import ChainEntry
+from classfeed_dagster.delivery.quarantine import held, quarantine, update_quarantine
+from classfeed_dagster.delivery.records import chain_key, to_json
+from classfeed_dagster.delivery.release import is_released, release_jump, releases
+from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster_tests.delivery.pipeline import AUDIENCE, DAY1, DAY2, DAY3, FEED, Day, deliver, plan, simple
+from classfeed_dagster_tests.delivery.test_crashes_and_races import CHANGED
+
+T1, T2, T3 = (dt.datetime(2023, 1, 3 + at, 20, tzinfo=dt.UTC) for at in range(3))
+
+
+def attempt(store: ObjectStore, day: Day, at: dt.datetime) -> None:
+    planned = plan(store, day)
+    deliver(store, day, f"try at {at:%d}")
+    state = delivered_state(store, FEED, day.date)
+    update_quarantine(store, planned.held_back, state, at=at, correlation_id=f"try at {at:%d}")
+
+
+def test_held_then_released_in_a_revision(store: ObjectStore) -> None:
+    attempt(store, replace(simple(), broken=["P2"]), T1)
+    (record,) = held(store, FEED, DAY1)
+    assert (record.number, record.status, record.held_since, record.correlation_id) == ("P2", "HELD", T1, "try at 03")
+    assert record.held_back.reason == "breaks units_ledger (2 times)"
+    assert record.age(T2) == dt.timedelta(days=1)
+    assert list(store.list("quarantine/")) == [f"quarantine/{FEED}/2023-01-03/P2.json"]
+
+    before = store.read(f"quarantine/{FEED}/2023-01-03/P2.json")
+    attempt(store, replace(simple(), broken=["P2"]), T2)  # nothing new
+    assert store.read(f"quarantine/{FEED}/2023-01-03/P2.json") == before
+
+    attempt(store, simple(), T3)
+    assert held(store, FEED) == ()
+    (record,) = quarantine(store, FEED, DAY1)
+    assert (record.status, record.released_at, record.released_in, record.held_since) == ("RELEASED", T3, 1, T1)
+    assert record.age(T3 + dt.timedelta(days=9)) == dt.timedelta(days=2)
+    attempt(store, simple(), T3 + dt.timedelta(days=1))
+    assert quarantine(store, FEED, DAY1) == (record,)
+
+
+def test_another_reason_keeps_since_and_a_new_hold_starts_anew(local_store: ObjectStore) -> None:
+    attempt(local_store, replace(simple(), broken=["P2"]), T1)
+    attempt(local_store, replace(simple().without("P2"), broken=[]), T2)
+    (record,) = held(local_store, FEED, DAY1)
+    assert (record.held_back.kind, record.held_since, record.changed_at) == ("CONSENT_ENDED", T1, T2)
+    state = delivered_state(local_store, FEED, DAY1)
+    update_quarantine(local_store, [], state, at=T3, correlation_id="x")
+    (record,) = quarantine(local_store, FEED, DAY1)
+    assert (record.status, record.released_in) == ("RELEASED", None)  # it ceased to be due
+    later = T3 + dt.timedelta(days=1)
+    attempt(local_store, replace(simple(), broken=["P2"]), later)
+    assert held(local_store, FEED)[0].held_since == later
+
+
+def test_any_number_of_a_portfolio_stays_under_the_quarantine(local_store: ObjectStore) -> None:
+    numbers = ["../../etc/passwd", "P 1", "é", "x" * 300, "P1"]
+    day = Day(DAY1, dict.fromkeys(numbers, ("NEW", ("1.00",))))
+    planned = plan(local_store, day.without(*numbers))
+    state = delivered_state(local_store, FEED, DAY1)
+    records = update_quarantine(local_store, planned.held_back, state, at=T1, correlation_id="x")
+    assert [record.number for record in records] == sorted(numbers)
+    keys = list(local_store.list(""))
+    assert len(keys) == 5
+    assert all(key.startswith(f"quarantine/{FEED}/2023-01-03/") for key in keys)
+    assert {record.number for record in held(local_store, FEED)} == set(numbers)
+
+
+# --- Consent jumps ------------------------------------------------------------------------------------------------
+
+
+def test_a_release_is_for_exactly_one_set(store: ObjectStore) -> None:
+    assert not is_released(store, AUDIENCE, DAY1, ["P1", "P2"])
+    release = release_jump(store, AUDIENCE, DAY1, ["P2", "P1"], released_by=" jo ", reason="fund closed", at=T1)
+    assert (release.released_by, release.removed) == ("jo", 2)
+    assert list(store.list("releases/")) == [f"releases/{AUDIENCE.key}/2023-01-03/consent-jump.json"]
+    assert is_released(store, AUDIENCE, DAY1, ["P1", "P2"])
+    assert not is_released(store, AUDIENCE, DAY1, ["P1", "P2", "P3"])
+    assert not is_released(store, AUDIENCE, DAY1, ["P1"])
+    assert not is_released(store, AUDIENCE, DAY2, ["P1", "P2"])
+    again = release_jump(store, AUDIENCE, DAY1, ["P1", "P2"], released_by="max", reason="me too", at=T2)
+    assert again == release
+
+
+def test_further_releases_keep_the_earlier_ones(local_store: ObjectStore) -> None:
+    for at in range(12):
+        release_jump(local_store, AUDIENCE, DAY1, [f"P{at}"], released_by="jo", reason="checked", at=T1)
+    assert [is_released(local_store, AUDIENCE, DAY1, [f"P{at}"]) for at in range(13)] == [True] * 12 + [False]
+    assert [release.removed for release in releases(local_store, AUDIENCE, DAY1)] == [1] * 12
+
+
+def test_releases_at_once_are_all_kept(store: ObjectStore) -> None:
+    def release(at: int) -> None:
+        release_jump(store, AUDIENCE, DAY1, [f"P{at}"], released_by="jo", reason="checked", at=T1)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(release, range(4)))
+    assert all(is_released(store, AUDIENCE, DAY1, [f"P{at}"]) for at in range(4))
+
+
+@pytest.mark.parametrize(("who", "why"), [("", "checked"), ("jo", " ")])
+def test_a_release_names_who_and_why(local_store: ObjectStore, who: str, why: str) -> None:
+    with pytest.raises(ValueError, match="say who looked"):
+        release_jump(local_store, AUDIENCE, DAY1, ["P1"], released_by=who, reason=why, at=T1)
+
+
+def test_releases_that_keep_coming_give_up(local_store: ObjectStore) -> None:
+    class AlwaysLate:
+        def __getattr__(self, name: str) -> object:
+            return getattr(local_store, name)
+
+        def create(self, *_: object) -> bool:
+            return False
+
+    with pytest.raises(ChainBusyError):
+        release_jump(AlwaysLate(), AUDIENCE, DAY1, ["P1"], released_by="jo", reason="x", at=T1)  # type: ignore[arg-type]
+
+
+# --- Looking ------------------------------------------------------------------------------------------------------
+
+
+def test_status_and_history(store: ObjectStore) -> None:
+    attempt(store, replace(simple(DAY1), broken=["P3"]), T1)
+    attempt(store, simple(DAY2), T1)
+    store.create(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=1)))
+    attempt(store, simple(DAY3), T2)  # closes revision 1 of the first date
+    assert delivered_dates(store, FEED) == (DAY1, DAY2, DAY3)
+    status = date_status(store, FEED, DAY1)
+    assert (status.delivered, status.void_revisions, status.complete) == (4, (1,), False)
+    assert [entry.number for entry in status.held_back] == ["P3"]
+    assert [record.number for record in status.quarantined] == ["P3"]
+
+    attempt(store, simple(DAY1, "s2", **CHANGED), T3)
+    status = date_status(store, FEED, DAY1)
+    assert (status.delivered, [m.revision for m in status.deliveries], status.complete) == (5, [0, 2], True)
+    nothing = date_status(store, FEED, dt.date(2023, 1, 6))
+    assert (nothing.delivered, nothing.complete, nothing.deliveries) == (0, False, ())
+
+    both = deliveries_of(store, FEED, DAY1, "P2")
+    assert [(one.manifest.revision, one.superseded) for one in both] == [(0, True), (2, False)]
+    assert both[0].page.message_id == both[0].portfolio.page
+    assert store.exists(both[1].manifest_key)
+    assert store.exists(both[1].page.key)
+    assert len(deliveries_of(store, FEED, DAY1)) == 6
+    assert [one.manifest.business_date for one in history_of(store, FEED, "P2")] == [DAY1, DAY1, DAY2, DAY3]
+    assert history_of(store, FEED, "P9") == ()

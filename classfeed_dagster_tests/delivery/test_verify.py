@@ -1,0 +1,299 @@
+"""Verifying what was delivered: every change, gap and stray file is found, in a store and among plain files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from classfeed_dagster.delivery.manifest import ChainEntry, json_schema
+from classfeed_dagster.delivery.records import chain_key, manifest_key, to_json
+from classfeed_dagster.delivery.verify import Kind, Verification, verify_feed, verify_paths
+from classfeed_dagster.store import LocalStore, ObjectStore
+from classfeed_dagster_tests.delivery.pipeline import DAY1, DAY2, DAY3, FEED, FORMAT, build, check, deliver, go, simple
+from classfeed_dagster_tests.delivery.test_crashes_and_races import CHANGED
+
+FORMATS = {FEED: FORMAT}
+
+
+@pytest.fixture
+def delivered(local_store: LocalStore) -> LocalStore:
+    """Two dates, and a re-issue of the first: three places in the chain."""
+    for day in (simple(DAY1), simple(DAY2), simple(DAY1, "s2", **CHANGED)):
+        deliver(local_store, day)
+    return local_store
+
+
+def kinds(found: Verification) -> set[Kind]:
+    return {problem.kind for problem in found.problems}
+
+
+def test_a_sound_feed(store: ObjectStore) -> None:
+    for day in (simple(DAY1), simple(DAY2)):
+        deliver(store, day)
+    heard: list[str] = []
+    found = verify_feed(store, FEED, FORMAT, on_page=heard.append)
+    assert (found.problems, found.sound, found.manifests, found.portfolios) == ([], True, 2, 10)
+    assert found.pages == len(heard) == 4
+    assert verify_feed(store, "another_feed", FORMAT).manifests == 0
+
+
+def rewritten(store: ObjectStore, key: str, **changes: object) -> None:
+    record = json.loads(store.read(key)) | changes
+    text = json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    store.put(key, text.encode() + b"\n")
+
+
+def page_of(store: ObjectStore, revision: str = "2023-01-03/r0") -> str:
+    return next(key for key in store.list(f"delivered/{FEED}/{revision}/") if key.endswith("p1.txt.gz"))
+
+
+FIRST = manifest_key(FEED, DAY1, 0)
+SECOND = manifest_key(FEED, DAY2, 0)
+LAST = manifest_key(FEED, DAY1, 1)
+TAMPERING: dict[str, tuple[Callable[[LocalStore], object], set[Kind]]] = {
+    "manifest changed": (lambda s: rewritten(s, FIRST, correlation_id="x"), {Kind.CHAIN_CHANGED}),
+    "last manifest changed": (lambda s: rewritten(s, LAST, held_back=[], code_version="9"), {Kind.CHAIN_CHANGED}),
+    "last manifest's pages changed": (
+        lambda s: rewritten(s, LAST, pages=[{**json.loads(s.read(LAST))["pages"][0], "bytes": 1}]),
+        {Kind.CHAIN_CHANGED, Kind.PAGE_CHANGED},
+    ),
+    "manifest spelled otherwise": (lambda s: s.put(LAST, s.read(LAST).replace(b",", b", ", 1)), {Kind.RECORD_DAMAGED}),
+    "totals changed": (lambda s: rewritten(s, LAST, counts={"accounts": 9}), {Kind.RECORD_DAMAGED}),
+    "failed check": (
+        lambda s: rewritten(s, LAST, verdicts=[{"check": "a", "passed": False, "key": "k", "evaluated_by": "x"}]),
+        {Kind.RECORD_DAMAGED},
+    ),
+    "portfolio twice": (
+        lambda s: rewritten(s, LAST, portfolios=json.loads(s.read(LAST))["portfolios"] * 2),
+        {Kind.RECORD_DAMAGED, Kind.CHAIN_CHANGED},
+    ),
+    "portfolio on no page": (
+        lambda s: rewritten(s, LAST, portfolios=[{**json.loads(s.read(LAST))["portfolios"][0], "page": "p99"}]),
+        {Kind.RECORD_DAMAGED, Kind.CHAIN_CHANGED, Kind.CONTENT_DISAGREES},
+    ),
+    "page outside its revision": (
+        lambda s: rewritten(s, LAST, pages=[{**json.loads(s.read(LAST))["pages"][0], "key": "../../etc/passwd"}]),
+        {Kind.RECORD_DAMAGED, Kind.ORPHAN},
+    ),
+    "manifest unreadable": (lambda s: s.put(SECOND, b"{}"), {Kind.RECORD_DAMAGED, Kind.CHAIN_CHANGED, Kind.ORPHAN}),
+    "manifest gone": (lambda s: s.delete(FIRST), {Kind.CHAIN_GAP, Kind.ORPHAN, Kind.OUT_OF_ORDER}),
+    "last manifest gone": (lambda s: s.delete(LAST), {Kind.UNFINISHED}),
+    "entry gone": (lambda s: s.delete(chain_key(FEED, 2)), {Kind.CHAIN_GAP, Kind.NOT_IN_CHAIN, Kind.ORPHAN}),
+    "entry unreadable": (
+        lambda s: s.put(chain_key(FEED, 2), b"[]"),
+        {Kind.RECORD_DAMAGED, Kind.NOT_IN_CHAIN, Kind.ORPHAN},
+    ),
+    "entry of another feed": (
+        lambda s: s.put(chain_key(FEED, 3), to_json(ChainEntry(feed="other_feed", business_date=DAY1, revision=1))),
+        {Kind.CHAIN_CHANGED, Kind.NOT_IN_CHAIN, Kind.ORPHAN},
+    ),
+    "entry that leads out of the store": (
+        lambda s: s.put(chain_key(FEED, 3), to_json(ChainEntry(feed="../x", business_date=DAY1, revision=1))),
+        {Kind.RECORD_DAMAGED, Kind.NOT_IN_CHAIN, Kind.ORPHAN},
+    ),
+    "entry of no possible key": (
+        lambda s: s.put(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=10**1200))),
+        {Kind.RECORD_DAMAGED, Kind.NOT_IN_CHAIN, Kind.ORPHAN},
+    ),
+    "stray entry": (lambda s: s.put(f"chain/{FEED}/notes.json", b""), {Kind.ORPHAN}),
+    "manifests swapped": (
+        lambda s: (s.put("a", s.read(SECOND)), s.put(SECOND, s.read(LAST)), s.put(LAST, s.read("a"))),
+        {Kind.CHAIN_CHANGED},
+    ),
+    "manifest added": (lambda s: s.put(manifest_key(FEED, DAY3, 0), s.read(FIRST)), {Kind.NOT_IN_CHAIN}),
+    "sequence number": (
+        lambda s: rewritten(s, SECOND, sequence_number=9),
+        {Kind.CHAIN_CHANGED, Kind.OUT_OF_ORDER, Kind.CONTENT_DISAGREES},
+    ),
+    "replaces": (lambda s: rewritten(s, LAST, replaces=None), {Kind.CHAIN_CHANGED, Kind.OUT_OF_ORDER}),
+    "page gone": (lambda s: s.delete(page_of(s)), {Kind.PAGE_MISSING}),
+    "page changed": (lambda s: s.put(page_of(s), gzip.compress(b"H|x\n")), {Kind.PAGE_CHANGED, Kind.CONTENT_DISAGREES}),
+    "page unreadable": (
+        lambda s: s.put(page_of(s), b"?"),
+        {Kind.PAGE_CHANGED, Kind.DOCUMENT_INVALID, Kind.CONTENT_DISAGREES},
+    ),
+    "page cut short": (
+        lambda s: s.put(page_of(s), s.read(page_of(s))[:-9]),
+        {Kind.PAGE_CHANGED, Kind.DOCUMENT_INVALID, Kind.CONTENT_DISAGREES},
+    ),
+    "page packed again": (
+        lambda s: s.put(page_of(s), gzip.compress(gzip.decompress(s.read(page_of(s))))),
+        {Kind.PAGE_CHANGED},
+    ),
+    "stray file": (lambda s: s.put(f"delivered/{FEED}/2023-01-03/r0/more.txt.gz", b""), {Kind.ORPHAN}),
+    "build's record unreadable": (
+        lambda s: s.put(next(k for k in s.list("staged/") if k.endswith("build.json")), b"1"),
+        {Kind.RECORD_DAMAGED},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERING)
+def test_tampering_is_found(delivered: LocalStore, name: str) -> None:
+    tamper, expected = TAMPERING[name]
+    tamper(delivered)
+    found = verify_feed(delivered, FEED, FORMAT)
+    assert kinds(found) == expected, [str(problem) for problem in found.problems]
+    assert found.sound is (expected <= {Kind.UNFINISHED, Kind.LEFTOVER})
+
+
+def test_looking_at_the_chain_alone_is_quick_and_still_finds_what_is_missing(delivered: LocalStore) -> None:
+    delivered.put(page_of(delivered), b"?")
+    heard: list[str] = []
+    assert verify_feed(delivered, FEED, FORMAT, read_pages=False).problems == []
+    delivered.delete(page_of(delivered))
+    found = verify_feed(delivered, FEED, FORMAT, read_pages=False, on_page=heard.append)
+    assert kinds(found) == {Kind.PAGE_MISSING}
+    assert page_of(delivered, "2023-01-03/r1") in heard
+
+
+def test_an_expired_staging_area_is_no_problem(delivered: LocalStore) -> None:
+    for key in list(delivered.list("staged/")):
+        delivered.delete(key)
+    assert verify_feed(delivered, FEED, FORMAT).problems == []
+
+
+def test_later_dates_delivered_first_are_found(local_store: LocalStore) -> None:
+    # Publishing never does this: the manifest of the second date is moved before the first's by hand.
+    deliver(local_store, simple(DAY1))
+    deliver(local_store, simple(DAY2))
+    one, two = (local_store.read(chain_key(FEED, at)) for at in (1, 2))
+    local_store.put(chain_key(FEED, 1), two)
+    local_store.put(chain_key(FEED, 2), one)
+    found = verify_feed(local_store, FEED, FORMAT)
+    assert kinds(found) == {Kind.CHAIN_CHANGED, Kind.OUT_OF_ORDER}
+    assert any("a later business date" in problem.detail for problem in found.problems)
+
+
+def test_an_unfinished_delivery_is_harmless(local_store: LocalStore) -> None:
+    day = simple()
+    made = build(local_store, day)
+    check(local_store, made, day)
+    asked: list[int] = []
+
+    def dies() -> frozenset[str]:
+        asked.append(1)
+        if len(asked) == 2:
+            raise ConnectionError
+        return day.consenting
+
+    with pytest.raises(ConnectionError):
+        go(local_store, made, day, consented=dies)
+    found = verify_feed(local_store, FEED, FORMAT)
+    assert kinds(found) == {Kind.UNFINISHED}
+    assert found.sound
+    assert "it delivered nothing" in str(found.problems[0])
+
+
+# --- Files on their own -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(delivered: LocalStore) -> Path:
+    """What the recipient has: the delivered folder, copied."""
+    return Path(shutil.copytree(delivered.root / "delivered" / FEED, delivered.root.parent / "copy"))
+
+
+def test_a_copied_folder_is_sound(folder: Path) -> None:
+    (folder / "notes.pdf").write_bytes(b"passed over")
+    found = verify_paths([folder], FORMATS)
+    assert (found.problems, found.manifests, found.pages, found.portfolios) == ([], 3, 5, 11)
+
+
+def test_one_page_is_held_against_the_manifest_beside_it(folder: Path) -> None:
+    page = next((folder / "2023-01-03" / "r0").glob("*-p1.txt.gz"))
+    assert verify_paths([page], FORMATS).problems == []
+    page.write_bytes(gzip.compress(gzip.decompress(page.read_bytes())))
+    assert kinds(verify_paths([page], FORMATS)) == {Kind.PAGE_CHANGED}
+
+
+def test_a_document_alone_is_held_against_itself(folder: Path, tmp_path: Path) -> None:
+    page = Path(shutil.copy(next((folder / "2023-01-03" / "r0").glob("*-p1.txt.gz")), tmp_path))
+    assert verify_paths([page], FORMATS).problems == []
+    text = gzip.decompress(page.read_bytes()).replace(b"10.00", b"11.00")
+    plain = tmp_path / f"{FEED}-20230103-r0-p1.txt"
+    plain.write_bytes(text)
+    found = verify_paths([plain], FORMATS)
+    assert [p.detail for p in found.problems] == ["stated cash_amount in AUD is 8.50, expected 9.50"]
+    page.write_bytes(b"\x1f\x8b\x08")
+    assert Kind.DOCUMENT_INVALID in kinds(verify_paths([page], FORMATS))
+
+
+def test_a_gap_or_change_among_files_shows(folder: Path) -> None:
+    manifest = folder / "2023-01-03" / "r0" / "manifest.json"
+    record = json.loads(manifest.read_bytes()) | {"correlation_id": "other"}
+    manifest.write_text(json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n")
+    assert kinds(verify_paths([folder], FORMATS)) == {Kind.CHAIN_CHANGED}
+    manifest.unlink()
+    assert verify_paths([folder], FORMATS).problems == []  # its pages are sound by themselves
+    next((folder / "2023-01-04" / "r0").glob("*-p2.txt.gz")).unlink()
+    assert kinds(verify_paths([folder], FORMATS)) == {Kind.PAGE_MISSING}
+
+
+def test_what_cannot_be_verified_is_said(folder: Path, tmp_path: Path) -> None:
+    stray = folder / "2023-01-03" / "r1" / "other_feed-20230103-r0-p1.txt"
+    stray.write_bytes(b"")
+    other = tmp_path / "other_feed-20230103-r0-p1.txt"
+    other.write_bytes(b"")
+    picture = tmp_path / "page.png"
+    damaged = tmp_path / "m" / "manifest.json"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"\xff")
+    unreadable = tmp_path / "n" / "manifest.json"
+    unreadable.mkdir(parents=True)
+    page = unreadable.with_name(f"{FEED}-20230103-r0-p1.txt")
+    page.mkdir()
+    for path, kind in [
+        (stray, {Kind.ORPHAN}),
+        (other, {Kind.UNKNOWN_FILE}),
+        (picture, {Kind.UNKNOWN_FILE}),
+        (damaged, {Kind.RECORD_DAMAGED}),
+        (tmp_path / f"{FEED}-20230103-r0-p7.txt", {Kind.DOCUMENT_INVALID, Kind.CONTENT_DISAGREES, Kind.PAGE_MISSING}),
+    ]:
+        found = kinds(verify_paths([path], FORMATS))
+        assert found
+        assert found <= kind, path
+
+
+def test_a_void_manifest_has_no_pages(local_store: LocalStore) -> None:
+    deliver(local_store, simple(DAY1))
+    deliver(local_store, simple(DAY2))
+    local_store.create(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=1)))
+    deliver(local_store, simple(DAY3))
+    folder = local_store.root / "delivered" / FEED
+    found = verify_paths([folder], FORMATS)
+    assert (found.problems, found.manifests) == ([], 4)
+    (folder / "2023-01-03" / "r1" / "late.txt").write_bytes(b"")
+    assert kinds(verify_paths([folder], FORMATS)) == {Kind.ORPHAN}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_mutation_of_a_stored_record_raises(delivered: LocalStore, data: st.DataObject) -> None:
+    keys = [key for top in ("chain/", "delivered/", "staged/") for key in delivered.list(top)]
+    key = data.draw(st.sampled_from(keys))
+    before = delivered.read(key)
+    at = data.draw(st.integers(0, len(before) - 1))
+    with_ = data.draw(
+        st.one_of(st.binary(max_size=3), st.sampled_from([b"9" * 40, b"-1", b"1e999999", b"null", b'"', b"{}"]))
+    )
+    delivered.put(key, before[:at] + with_ + before[at + data.draw(st.integers(0, 4)) :])
+    try:
+        verify_feed(delivered, FEED, FORMAT)
+        verify_paths([delivered.root / "delivered"], FORMATS)
+    finally:
+        delivered.put(key, before)
+
+
+def test_the_manifest_has_a_published_schema() -> None:
+    schema = json_schema()
+    described = schema["$defs"]["Manifest"]["properties"]
+    assert "consent_checked_at" in described
+    assert set(schema["discriminator"]["mapping"]) == {"delivery", "void"}

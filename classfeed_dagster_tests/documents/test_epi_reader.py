@@ -1,0 +1,442 @@
+"""The reader: everything that can be wrong with a document, named by line and element, and nothing else said."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import resource
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lxml import etree
+from polars.testing import assert_frame_equal
+
+from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents import epi_records
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.documents.epi_reader import UnreadableDocumentError
+from classfeed_dagster.documents.epi_validator import MOST_ERRORS, PIECE, lines
+from classfeed_dagster.documents.format import PageFacts, Totals
+from classfeed_dagster_tests.documents.epi_data import (
+    HEADER,
+    Frames,
+    account,
+    any_frames,
+    balance,
+    cash,
+    cash_account,
+    frames_of,
+    page_of,
+    sample,
+    trade,
+)
+
+PAGE = page_of(sample())
+MB = 1 << 20
+
+
+def examine(page: bytes, chunk: int = 1 << 16) -> PageFacts:
+    return EPI.examine(page[at : at + chunk] for at in range(0, len(page), chunk))
+
+
+def read(page: bytes, tmp_path: Path) -> Frames:
+    path = tmp_path / "page.xml"
+    path.write_bytes(page)
+    return EPI.read(path)
+
+
+def same(one: Frames, other: Frames) -> None:
+    assert one.keys() == other.keys()
+    for record in epi.RECORDS:
+        assert_frame_equal(one[record.frame.name], record.frame.conform(other[record.frame.name]))
+
+
+def without_empty_text(frames: Frames) -> Frames:
+    """An optional text that is empty isn't sent, so it comes back as null."""
+    movements = frames["movement_transactions"]
+    narrative = movements["narrative"].replace({"": None})
+    return frames | {"movement_transactions": movements.with_columns(narrative)}
+
+
+def change(page: bytes, old: str, new: str) -> bytes:
+    assert old.encode() in page
+    return page.replace(old.encode(), new.encode(), 1)
+
+
+# --- What is right ------------------------------------------------------------------------------------------------
+
+
+def test_a_page_is_examined_from_its_bytes_alone() -> None:
+    facts = examine(PAGE)
+    assert facts.errors == ()
+    assert facts.valid
+    assert facts.header["MessageId"] == HEADER.message_id
+    assert facts.header["SnapshotAt"] == "2023-05-03T20:00:00.123456Z"
+    assert "Replaces" not in facts.header
+    assert facts.portfolios == {
+        "AccountDetails": {"SW00000001", "SW00000002", "SW00000003", "SW00000010"},
+        "AccountBalances": {"SW00000001", "SW00000002"},
+        "InvestmentHoldings": {"SW00000001", "SW00000002"},
+        "MovementTransactions": {"SW00000001", "SW00000002"},
+    }
+    assert facts.removed == {"SW00000003"}
+    assert (facts.sha256, facts.size) == (hashlib.sha256(PAGE).hexdigest(), len(PAGE))
+    expected = sum((one.totals for one in EPI.render(sample())), Totals())
+    assert facts.totals == expected
+    assert facts.stated is not None
+    assert facts.stated.counts == expected.counts
+    assert facts.stated.units_moved == expected.units_moved
+    for currency, stated in facts.stated.currencies.items():
+        summed = expected.currencies[currency]
+        assert stated.cash_amount == summed.cash_amount
+        assert (stated.ledger_balance, stated.net_amount) == (summed.ledger_balance, summed.net_amount)
+
+
+def test_an_empty_page() -> None:
+    facts = EPI.examine(EPI.page(HEADER, Totals(), {}))
+    assert facts.valid
+    assert facts.totals.counts == dict.fromkeys(facts.portfolios, 0)
+    assert facts.stated is not None
+    assert facts.stated.currencies == {}
+
+
+def test_a_page_is_read_as_the_frames_it_was_made_of(tmp_path: Path) -> None:
+    same(read(PAGE, tmp_path), without_empty_text(sample()))
+
+
+def test_a_gzipped_page_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "page.xml.gz"
+    path.write_bytes(gzip.compress(PAGE))
+    same(EPI.read(path), without_empty_text(sample()))
+    path.write_bytes(gzip.compress(PAGE)[:-20])
+    with pytest.raises(UnreadableDocumentError, match=r"page\.xml\.gz can't be read to its end"):
+        EPI.read(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_frames(), st.integers(1, 5000))
+def test_what_is_written_is_read_back_and_adds_up(
+    tmp_path_factory: pytest.TempPathFactory, frames: Frames, chunk: int
+) -> None:
+    page = page_of(frames)
+    same(read(page, tmp_path_factory.mktemp("page")), without_empty_text(frames))
+    facts = examine(page, chunk)
+    assert facts.valid
+    rendered = list(EPI.render(frames))
+    assert facts.totals.counts == {section.name: sum(o.totals.counts[section.name] for o in rendered) for section in epi.SECTIONS}
+    assert facts.totals == sum((one.totals for one in rendered), facts.totals.__class__(facts.totals.counts | dict.fromkeys(facts.totals.counts, 0)))
+
+
+def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole = examine(PAGE)
+    monkeypatch.setattr(epi_records, "BATCH", 2)
+    assert examine(PAGE) == whole
+    same(read(PAGE, tmp_path), without_empty_text(sample()))
+    pretty = prettily(PAGE)
+    assert examine(pretty).totals == whole.totals
+    same(read(pretty, tmp_path), without_empty_text(sample()))
+
+
+# --- The same document in other forms -----------------------------------------------------------------------------
+
+
+def prettily(page: bytes) -> bytes:
+    tree = etree.fromstring(page, etree.XMLParser(remove_blank_text=True))
+    return etree.tostring(tree, pretty_print=True, xml_declaration=True, encoding="UTF-8")
+
+
+def prefixed(page: bytes) -> bytes:
+    text = re.sub(r"<(/?)([A-Za-z])", r"<\1e:\2", page.decode().partition("?>\n")[2])
+    return text.replace(" xmlns=", " xmlns:e=", 1).encode()
+
+
+FORMS = {
+    "pretty": prettily,
+    "no declaration": lambda page: page.partition(b"?>\n")[2],
+    "byte order mark": lambda page: b"\xef\xbb\xbf" + page,
+    "prefixes": prefixed,
+    "UTF-16": lambda page: page.decode().replace("UTF-8", "UTF-16").encode("utf-16"),
+    "one line": lambda page: re.sub(rb">\n<", b"><", page),
+    "Windows line ends": lambda page: re.sub(rb">\n<", b">\r\n<", page),
+    "comments": lambda page: page.replace(b"</AccountDetails>", b"<!-- <Account>\n --></AccountDetails>"),
+    "instructions": lambda page: page.replace(b"<AccountBalances>", b"<AccountBalances><?a <Account> ?>"),
+    "CDATA": lambda page: page.replace(b"Settlement &lt;T1&gt; &amp; fees", b"<![CDATA[Settlement <T1> & fees]]>"),
+    "numeric references": lambda page: page.replace(b"<Units>100", b"<Units>&#49;&#x30;0"),
+    "named references": lambda page: page.replace(b"O'Brien", b"O&apos;Brien"),
+    "blanks in tags": lambda page: page.replace(b"<Amount>", b"<Amount >").replace(b"</Amount>", b"</Amount\n>"),
+    "other quotes": lambda page: page.replace(b'consent="CURRENT"', b"consent='CURRENT'"),
+    "attributes turned round": lambda page: page.replace(
+        b'consent="CURRENT" extract="DELTA"', b'extract="DELTA"  consent="CURRENT"'
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_form_of_the_same_document_reads_alike(form: str, tmp_path: Path) -> None:
+    page = FORMS[form](PAGE)
+    assert page != PAGE
+    facts, plain = examine(page, 1000), examine(PAGE)
+    assert facts.errors == ()
+    assert (facts.totals, facts.stated) == (plain.totals, plain.stated)
+    assert (facts.portfolios, facts.removed, facts.header) == (plain.portfolios, plain.removed, plain.header)
+    same(read(page, tmp_path), without_empty_text(sample()))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("<!--", "-->"), ("<?hide ", "?>"), ("<\n!--", "-->")], ids=["comment", "instruction", "torn"]
+)
+def test_records_inside_a_comment_are_not_records(before: str, after: str) -> None:
+    record = next(line for line in PAGE.decode().split("\n") if line.startswith("<AccountBalance>"))
+    page = change(PAGE, "<AccountBalances>\n", f"<AccountBalances>\n{before}\n{record}\n{after}\n")
+    facts = examine(page)
+    if "\n" in before:
+        assert not facts.valid
+    else:
+        assert facts.errors == ()
+        assert facts.totals == examine(PAGE).totals
+
+
+def test_a_comment_that_begins_where_a_line_is_cut_hides_records_all_the_same() -> None:
+    # The "<" is the last byte of a piece, the "!--" the first of the next.
+    record = next(line for line in PAGE.decode().split("\n") if line.startswith("<AccountBalance>"))
+    head, mark, tail = PAGE.decode().partition("<AccountBalances>\n")
+    line = (head + mark).rpartition("\n")[0] and mark
+    start = (head + mark)[:-1].rpartition("\n")[2]
+    page = head + line[:-1] + " " * (PIECE - len(start.encode()) - 1) + f"<!--\n{record}\n-->" + tail
+    pieces = [piece for _, piece in lines([page.encode()])]
+    assert any(piece.endswith(b"<") for piece in pieces)
+    facts = examine(page.encode())
+    assert facts.errors == ()
+    assert facts.totals == examine(PAGE).totals
+
+
+def test_a_record_longer_than_a_piece_is_read(tmp_path: Path) -> None:
+    frames = frames_of(
+        {
+            "accounts": [account("P1")],
+            "cash_accounts": [cash_account("P1", account_number=f"{n:08}", account_name="é" * 200) for n in range(300)],
+        }
+    )
+    page = page_of(frames)
+    assert max(len(line) for line in page.split(b"\n")) > PIECE
+    assert examine(page).errors == ()
+    same(read(page, tmp_path), frames)
+
+
+# --- What is wrong ------------------------------------------------------------------------------------------------
+
+# (what is changed, into what, the error, the line): a value that may not be said is "Sec ret" or "SECRET".
+BROKEN = [
+    ("<Abn>51824753556<", "<Abn>Sec ret<", "Abn: its value is not of the form that the XSD demands", 3),
+    ("<EntityType>SMSF<", "<EntityType>SECRET<", "EntityType: its value is not one of those that the XSD allows", 3),
+    ("<Abn>51824753556</Abn>", "<SECRET/>", "an element unknown to the XSD: it is not expected here; the XSD expects", 3),
+    ("<LedgerBalance>1234.50<", "<LedgerBalance>1234.5<", "LedgerBalance: its value is not of the form", 8),
+    ("<LedgerBalance>1234.50<", "<LedgerBalance>1e3<", "LedgerBalance: its value is not of the", 8),
+    ("<LedgerBalance>1234.50<", "<LedgerBalance>+1.00<", "LedgerBalance: its value is not of the form", 8),
+    ("<LedgerBalance>1234.50</LedgerBalance>", "", "AvailableBalance: it is not expected here; the XSD expects LedgerB", 8),
+    ("<Status>ACTIVE</Status><OpenedOn>2019-02-28</OpenedOn></CashAccount>", "</CashAccount>", "CashAccount: it ends before it is complete; the XSD expects Status", 3),
+    ("<AsAtDate>2023-05-03<", "<AsAtDate>2023-02-30<", "AsAtDate: its value is not of the type", 8),
+    ("<RecordedAt>2023-05-03T02:00:00.000000Z<", "<RecordedAt>2023-05-03T02:00:00<", "RecordedAt: its value is not of the form", 16),
+    ('consent="CURRENT"', 'consent="SECRET"', "Account, attribute consent: its value is not one of those", 3),
+    ('consent="CURRENT"', "", "Account: the attribute consent is missing", 3),
+    ('consent="CURRENT"', 'consent="CURRENT" SECRET="1"', "Account, an attribute unknown to the XSD: this attribute is not allowed", 3),
+    ("<PortfolioNumber>SW00000001<", '<PortfolioNumber x="SECRET">SW00000001<', "PortfolioNumber", 3),
+    ("<HoldingBasis>TRADED<", "<HoldingBasis>SECRET<", "HoldingBasis: its value is not the one that the XSD fixes", 2),
+    ("</AccountDetails>", "SECRET</AccountDetails>", "AccountDetails: it holds text between its elements", 7),
+    ("<Units>100.000000<", "<Units><SECRET/><", "Units", 12),
+    ("<PortfolioName>", "<PortfolioName>" + "Sec ret" * 30, "PortfolioName: its value is too long", 3),
+    ("<Narrative>Settlement &lt;T1&gt; &amp; fees<", "<Narrative><", "Narrative: its value is too short", 16),
+    ('xmlns="urn:classfeed:epi-data-response:1"', 'xmlns="urn:SECRET"', "EPIDataResponse outside the document's namespace: no such document is known", 2),
+    ("</EPIDataResponse>", "", "not well-formed XML", 22),
+    ("</EPIDataResponse>", "</EPIDataResponse><SECRET/>", "not well-formed XML (document end)", 22),
+    ("</Abn>", "</SECRET>", "not well-formed XML (tag name mismatch)", 3),
+    ("<Abn>51824753556<", "<Abn>&SECRET;<", "not well-formed XML (undeclared entity)", 3),
+    ("<Abn>51824753556<", "<Abn>&#0;<", "not well-formed XML (invalid char)", 3),
+    ("<Abn>51824753556<", "<Abn>Sec\x01ret<", "not well-formed XML", 3),
+    ("<Accounts>4<", "<Accounts>-4<", "Accounts: its value is not of the type", 22),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "says", "line"), BROKEN)
+def test_every_error_names_its_line_and_element_and_no_value(
+    old: str, new: str, says: str, line: int, tmp_path: Path
+) -> None:
+    page = change(PAGE, old, new)
+    facts = examine(page)
+    assert not facts.valid
+    assert any(error.startswith(f"line {line}: ") and says in error for error in facts.errors), facts.errors
+    assert not re.search("sec.?ret", str(facts.errors), re.IGNORECASE)
+    assert facts.sha256 == hashlib.sha256(page).hexdigest()
+    assert facts.size == len(page)
+    with pytest.raises(UnreadableDocumentError) as caught:
+        read(page, tmp_path)
+    assert says in str(caught.value)
+    assert not re.search("sec.?ret", str(caught.value), re.IGNORECASE)
+
+
+def test_bytes_that_are_no_text() -> None:
+    page = PAGE.replace("Nguyễn".encode(), b"Nguy\xe1n", 1)
+    assert [error[:31] for error in examine(page).errors] == ["line 3: not well-formed XML (in"]
+
+
+@pytest.mark.parametrize("page", [b"", b"\n", b"hello", b"\x00\x01", b"<a/>", b"%PDF-1.7 ...", gzip.compress(b"<a/>")])
+def test_what_is_no_document_at_all(page: bytes) -> None:
+    facts = EPI.examine([page] if page else [])
+    assert not facts.valid
+    assert facts.header == {}
+    assert facts.stated is None
+    assert facts.totals.counts == dict.fromkeys(facts.portfolios, 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_damage_anywhere_never_breaks_the_reader_and_never_goes_unseen_in_the_sums(data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(PAGE) - 1))
+    length = data.draw(st.integers(0, 40))
+    page = PAGE[:at] + data.draw(st.binary(max_size=8)) + PAGE[at + length :]
+    facts = examine(page)
+    if facts.valid:  # then whatever changed is still read as lxml reads it
+        tree = etree.fromstring(page)
+        amounts = [Decimal(e.text or "") for e in tree.iter(epi.tag("Amount"))]
+        assert sum((c.cash_amount for c in facts.totals.currencies.values()), Decimal(0)) == sum(amounts)
+
+
+def test_errors_are_not_counted_without_end() -> None:
+    rows = {"accounts": [account("P1")], "account_balances": [balance("P1", account_number=str(n)) for n in range(500)]}
+    page = page_of(frames_of(rows)).replace(b"<Bsb>062-000<", b"<Bsb>SECRET<")
+    errors = examine(page).errors
+    assert len(errors) == MOST_ERRORS + 1
+    assert errors[-1] == f"line {3 + MOST_ERRORS + 1}: more errors than {MOST_ERRORS}, the rest was not read"
+
+
+def test_money_without_its_currency_is_an_error_beside_the_xsd() -> None:
+    rows = {
+        "accounts": [account("P1")],
+        "movement_transactions": [cash("P1", "C1"), cash("P1", "C2"), trade("P1", "T3", currency="USD")],
+    }
+    page = page_of(frames_of(rows)).replace(b"<Currency>AUD</Currency>", b"")
+    facts = examine(page)
+    assert facts.errors == ("MovementTransaction: 2 carry money without its currency, the first is C1",)
+
+
+def test_totals_that_the_page_states_wrongly_show() -> None:
+    facts = examine(change(PAGE, "<CashAmount>-1789.89<", "<CashAmount>-1789.90<"))
+    assert facts.valid
+    assert facts.stated is not None
+    assert facts.stated.currencies["AUD"].cash_amount != facts.totals.currencies["AUD"].cash_amount
+
+
+def test_a_value_that_no_frame_can_hold(tmp_path: Path) -> None:
+    # A price of 14 digits before the point is more than the database's type has; so is an hour 24 for an instant.
+    page = change(PAGE, "<Price>44.510000<", "<Price>12345678901234.510000<")
+    assert examine(page).valid
+    with pytest.raises(UnreadableDocumentError, match="out of range for our columns: InvestmentHolding price$"):
+        read(page, tmp_path)
+    page = change(PAGE, "<RecordedAt>2023-05-03T02:00:00.000000Z<", "<RecordedAt>2023-05-03T24:00:00Z<")
+    assert examine(page).valid
+    with pytest.raises(UnreadableDocumentError, match="MovementTransaction recorded_at$"):
+        read(page, tmp_path)
+
+
+def test_an_instant_in_whole_seconds_is_read(tmp_path: Path) -> None:
+    page = PAGE.replace(b"<RecordedAt>2023-05-03T02:00:00.000000Z<", b"<RecordedAt>2023-05-03T02:00:00Z<")
+    same(read(page, tmp_path), without_empty_text(sample()))
+
+
+# --- Attacks ------------------------------------------------------------------------------------------------------
+
+LOL = "<!DOCTYPE l [<!ENTITY a0 'lol'>" + "".join(
+    f"<!ENTITY a{n} '{f'&a{n - 1};' * 10}'>" for n in range(1, 10)
+)
+
+
+def endless(begin: bytes, filler: bytes, times: int = 200) -> Iterator[bytes]:
+    """A document that begins properly, then goes on for 200 MB; how far it was read is asserted by time and memory."""
+    head, _, _ = PAGE.partition(b"Nguy")
+    yield head + begin
+    for _ in range(times):
+        yield filler * (MB // len(filler))
+
+
+@pytest.mark.parametrize(
+    "doctype",
+    [
+        "<!DOCTYPE EPIDataResponse>",
+        "<!DOCTYPE e SYSTEM 'file:///etc/passwd'>",
+        "<!DOCTYPE e [<!ENTITY x SYSTEM 'http://127.0.0.1:1/'>]>",
+        LOL + "]>",
+        "<!DOCTYPE e [<!ENTITY % p SYSTEM 'http://127.0.0.1:1/'> %p;]>",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_doctype_is_refused_whatever_it_declares(doctype: str, encoding: str) -> None:
+    text = PAGE.decode().replace("?>\n", f"?>\n{doctype}\n", 1).replace("51824753556", "&a9;")
+    page = text.replace("UTF-8", encoding.upper(), 1).encode(encoding)
+    started = time.process_time()
+    facts = examine(page)
+    assert "a DOCTYPE (with it, entities) has no place in a document" in facts.errors[-1]
+    assert time.process_time() - started < 5
+    assert facts.size == len(page)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("begin", "filler"),
+    [
+        (b"", b"x"),
+        (b"", b"\n"),
+        (b"", b"x\n"),
+        (b"", b"\xf0\x9f\xa6\x98"),
+        (b"", b"&#88;"),
+        (b"<![CDATA[", b"<"),
+        (b"<![CDATA[", b"<x\n"),
+        (b"<!--", b"<x"),
+        (b"<?a", b"<x\n"),
+        (b"<", b"x"),
+        (b"<x a='", b"x"),
+        (b"<x ", b"a='1' "),
+        (b"", b"<x>"),
+        (b"", b"</x>"),
+        (b"", b"<x/>"),
+    ],
+    ids=repr,
+)
+def test_bombs_are_refused_quickly_and_in_little_memory(begin: bytes, filler: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.process_time()
+    facts = EPI.examine(endless(begin, filler))
+    assert not facts.valid
+    assert facts.size > 190 * MB, "size and digest are of the whole file"
+    assert time.process_time() - started < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 * 1024
+
+
+# --- Lines --------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.binary(max_size=30)))
+def test_pieces_are_the_document_and_know_their_lines(chunks: list[bytes]) -> None:
+    document = b"".join(chunks)
+    pieces = list(lines(chunks))
+    assert b"".join(piece for _, piece in pieces) == document
+    at = 0
+    for line, piece in pieces:
+        assert line == document.count(b"\n", 0, at) + 1
+        assert b"\n" not in piece[:-1]
+        at += len(piece)
+
+
+def test_long_lines_come_in_pieces() -> None:
+    document = b"a" * (3 * PIECE + 5) + b"\n" + b"b" * PIECE + b"\n" + b"c" * (2 * PIECE)
+    for chunk in (1000, PIECE, len(document)):
+        pieces = list(lines(document[at : at + chunk] for at in range(0, len(document), chunk)))
+        assert b"".join(piece for _, piece in pieces) == document
+        assert all(len(piece) <= PIECE for _, piece in pieces)
+        assert [line for line, _ in pieces][0] == 1
+        assert {line for line, piece in pieces if b"c" in piece} == {3}
