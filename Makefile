@@ -36,6 +36,9 @@ format: setup ## let ruff format and mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+docs: setup ## write the parts of the docs that come from code
+	@$(BIN)/python scripts/render_docs.py
+
 lock: setup ## resolve the dependencies again
 	@$(BIN)/pip install -q uv
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --all-extras --no-strip-extras --upgrade \
@@ -44,4 +47,4 @@ lock: setup ## resolve the dependencies again
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup demo up test lint format lock clean
+.PHONY: help setup demo up test lint format docs lock clean

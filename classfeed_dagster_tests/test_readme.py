@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
+from classfeed_dagster.definitions import build_definitions
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+_spec = importlib.util.spec_from_file_location("render_docs", ROOT / "scripts" / "render_docs.py")
+assert _spec is not None
+assert _spec.loader is not None
+render_docs = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(render_docs)
 
 
-def test_every_setting_is_listed_and_no_other() -> None:
-    listed = dict(re.findall(r"^\| `CLASSFEED_(\w+)` \| [^|]* \| (.*) \|$", README, re.MULTILINE))
-    assert listed == {name.upper(): field.description for name, field in Settings.model_fields.items()}
+@pytest.mark.parametrize("page", sorted({page for page, _ in render_docs.PARTS}))
+def test_generated_parts_are_what_the_code_says(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert render_docs.rendered(page, text) == text, "run make docs"
+
+
+def test_every_check_has_a_section_in_the_runbook() -> None:
+    headings = set(re.findall(r"^### (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
+    graph = build_definitions(Runtime(Settings())).resolve_asset_graph()
+    linked = {
+        anchor
+        for check in graph.asset_check_keys
+        for anchor in re.findall(r"docs/runbook\.md#([\w-]+)", graph.get(check).description or "")
+    }
+    assert linked
+    assert linked <= headings, sorted(linked - headings)
 
 
 def test_the_two_commands_come_first() -> None:

@@ -82,12 +82,12 @@ def save_breaks(
         staging.put(staged_runs, _runs(feed, side, day, attempt, at, metrics or {}))
         staging.copy(staged_runs)
         before = {
-            str(row[0]): row[1] is None
-            for row in query(connection, f"SELECT BREAK_ID, RESOLVED_AT IS NOT NULL OR NULL FROM {_TABLE} WHERE {where}")
+            str(row[0]): bool(row[1])
+            for row in query(connection, f"SELECT BREAK_ID, RESOLVED_AT IS NULL FROM {_TABLE} WHERE {where}")
         }
         with transaction(connection) as cursor:
             values = ", ".join(f"{column} = S.{column}" for column in _UPDATED)
-            cursor.execute(f"UPDATE {_TABLE} T SET {values} FROM {staged} S WHERE T.BREAK_ID = S.BREAK_ID")
+            cursor.execute(f"UPDATE {_TABLE} SET {values} FROM {staged} S WHERE {_TABLE}.BREAK_ID = S.BREAK_ID")
             cursor.execute(
                 f"INSERT INTO {_TABLE} SELECT * FROM {staged} S WHERE S.BREAK_ID NOT IN (SELECT BREAK_ID FROM {_TABLE})"
             )

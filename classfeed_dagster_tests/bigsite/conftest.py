@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -35,3 +36,16 @@ def changing_bigsite(_changing_engine: sa.Engine) -> sa.Engine:
         connection.execute(sa.schema.CreateSchema(SCHEMA))
         metadata.create_all(connection)
     return _changing_engine
+
+
+@pytest.fixture
+def asked(changing_bigsite: sa.Engine) -> Iterator[list[str]]:
+    """Every statement that ``changing_bigsite`` is sent during the test."""
+    statements: list[str] = []
+
+    def listen(*args: Any) -> None:
+        statements.append(args[2])
+
+    sa.event.listen(changing_bigsite, "before_cursor_execute", listen)
+    yield statements
+    sa.event.remove(changing_bigsite, "before_cursor_execute", listen)

@@ -73,9 +73,9 @@ class Simulated:
 
 @pytest.fixture(scope="module")
 def simulated(postgres_url: str) -> Iterator[Simulated]:
-    """100 portfolios, 80 of them consented, 30 business days, written day by day."""
+    """110 portfolios, 80 of them consented, 30 business days, written day by day."""
     for engine in fresh_database(postgres_url):
-        world = small_world(100, 80)
+        world = small_world(110, 80)
         world.seed(engine)
         yield Simulated(world, engine, [world.advance(engine, day) for day in days(30)])
 

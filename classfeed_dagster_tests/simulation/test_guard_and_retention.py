@@ -119,7 +119,8 @@ def test_old_rows_and_closed_portfolios_expire(empty_bigsite: sa.Engine) -> None
     with empty_bigsite.connect() as connection:
         left = connection.execute(
             sa.text("""
-            SELECT (SELECT min(as_at_date) FROM bigsite.holding_eod), (SELECT min(as_at_date) FROM bigsite.cash_balance_eod),
+            SELECT (SELECT min(as_at_date) FROM bigsite.holding_eod),
+                   (SELECT min(as_at_date) FROM bigsite.cash_balance_eod),
                    (SELECT count(DISTINCT security_id) FROM bigsite.security_price),
                    (SELECT count(*) FROM bigsite.portfolio WHERE portfolio_id < :base)"""),
             {"base": ID_BASE},

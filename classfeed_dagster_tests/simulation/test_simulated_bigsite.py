@@ -205,7 +205,8 @@ def test_everything_that_can_happen_happens(simulated: Simulated) -> None:
     happened = {name for summary in simulated.summaries for name in summary.counts}
     assert happened >= {
         "late rows", "rows between cut-off and end of day", "rebooked trades", "rewritten holdings",
-        "rewritten balances", "portfolios opened", "portfolios suspended", "portfolios closed", "consents granted", "consents revoked",
+        "rewritten balances", "portfolios opened", "portfolios suspended", "portfolios closed", "consents granted",
+        "consents revoked",
         "consents expired",
     }  # fmt: skip
 
@@ -232,8 +233,8 @@ def test_every_settlement_pays_its_contract_note_on_its_date(simulated: Simulate
     odd = simulated.query(
         """SELECT t.trade_id FROM bigsite.trade t LEFT JOIN bigsite.cash_transaction c ON c.trade_id = t.trade_id
            WHERE t.settlement_date <= :last
-           GROUP BY t.trade_id HAVING COALESCE(SUM(c.amount), 0) <> CASE t.side WHEN 'BUY' THEN -1 ELSE 1 END * t.net_amount
-           OR COUNT(*) <> 1""",
+           GROUP BY t.trade_id HAVING COUNT(*) <> 1
+           OR COALESCE(SUM(c.amount), 0) <> CASE t.side WHEN 'BUY' THEN -1 ELSE 1 END * t.net_amount""",
         last=last,
     )
     assert odd == []

@@ -111,8 +111,10 @@ def test_planted_faults_stand_until_they_are_mended(empty_bigsite: sa.Engine) ->
         with empty_bigsite.connect() as connection:
             found = connection.execute(
                 sa.text("""
-                SELECT p.portfolio_number, h.as_at_date FROM bigsite.holding_eod h JOIN bigsite.portfolio p USING (portfolio_id)
-                WHERE h.units <> COALESCE((SELECT SUM(CASE side WHEN 'BUY' THEN units ELSE -units END) FROM bigsite.trade t
+                SELECT p.portfolio_number, h.as_at_date
+                FROM bigsite.holding_eod h JOIN bigsite.portfolio p USING (portfolio_id)
+                WHERE h.units <> COALESCE((
+                    SELECT SUM(CASE side WHEN 'BUY' THEN units ELSE -units END) FROM bigsite.trade t
                     WHERE t.portfolio_id = h.portfolio_id AND t.security_id = h.security_id
                     AND t.trade_date <= h.as_at_date AND t.recorded_at <= h.updated_at), 0)
                   + COALESCE((SELECT SUM(units_change) FROM bigsite.security_movement m

@@ -1,0 +1,174 @@
+"""The warehouse holds exactly what was delivered, however often and in whatever order dates are loaded."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from typing import Any
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster.delivery.errors import DamagedRecordError
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.warehouse.database import query
+from classfeed_dagster.warehouse.load import FACTS, NothingToLoadError, load_delivery
+from classfeed_dagster_tests.reconciliation import world as w
+
+TABLES = (*FACTS, "DIM_PORTFOLIO", "DIM_CASH_ACCOUNT", "DIM_SECURITY")
+
+
+def content(connection: Any) -> dict[str, list[tuple[Any, ...]]]:
+    return {table: sorted(query(connection, f"SELECT * FROM {table}"), key=repr) for table in TABLES}
+
+
+@pytest.fixture
+def delivered(bigsite_engine: sa.Engine, local_store: ObjectStore) -> tuple[w.World, dict[str, pl.DataFrame], Any]:
+    world = w.make_world(6)
+    world.load(bigsite_engine)
+    snapshot = w.land(bigsite_engine, local_store)
+    return world, world.frames(), snapshot
+
+
+def test_a_date_is_loaded_as_it_was_delivered(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
+    world, frames, snapshot = delivered
+    manifest = w.deliver(local_store, world, frames, snapshot)
+    loaded = load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
+    assert loaded.rows == {
+        "FACT_MOVEMENT": frames["movement_transactions"].height,
+        "FACT_HOLDING_DAILY": frames["investment_holdings"].height,
+        "FACT_CASH_BALANCE_DAILY": frames["account_balances"].height,
+        "FACT_DELIVERY": len(manifest.portfolios),
+    }
+    assert loaded.pages == len(manifest.pages) > 1
+    rows = query(
+        warehouse,
+        "SELECT TRANSACTION_ID, UNITS, NET_AMOUNT, AMOUNT, RECORDED_AT, SECURITY_KEY IS NULL, CASH_ACCOUNT_KEY IS NULL FROM FACT_MOVEMENT",
+    )
+    sent = frames["movement_transactions"]
+    expected = {
+        row["transaction_id"]: (row["units"], row["net_amount"], row["amount"], row["recorded_at"].replace(tzinfo=None),
+                                row["exchange"] is None, row["account_number"] is None)
+        for row in sent.iter_rows(named=True)
+    }  # fmt: skip
+    assert {row[0]: row[1:] for row in rows} == expected
+    assert all(isinstance(row[1], Decimal) for row in rows if row[1] is not None)
+    holdings = query(warehouse, "SELECT PORTFOLIO_NAME, SECURITY_NAME, MARKET_VALUE FROM HOLDING_AS_WAS")
+    assert len(holdings) == frames["investment_holdings"].height
+    assert all(name and security for name, security, _ in holdings)
+    assert sorted(value for *_, value in holdings) == sorted(frames["investment_holdings"]["market_value"])
+    assert len(query(warehouse, "SELECT * FROM CASH_BALANCE_AS_WAS WHERE ACCOUNT_NAME IS NOT NULL")) == frames["account_balances"].height
+    codes = {row[0] for row in query(warehouse, "SELECT SECURITY_CODE FROM DIM_SECURITY")}
+    assert codes == {"BHP", "CBAX", "MSFT"}
+
+
+def test_loading_again_changes_nothing(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
+    world, frames, snapshot = delivered
+    w.deliver(local_store, world, frames, snapshot)
+    load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
+    once = content(warehouse)
+    load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
+    assert content(warehouse) == once
+    assert all(once.values())
+
+
+def test_a_revision_replaces_its_portfolios_and_no_others(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
+    world, frames, snapshot = delivered
+    w.deliver(local_store, world, frames, snapshot)
+    load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
+    one = pl.col("portfolio_number") == "SW000001"
+    changed = {
+        **frames,
+        "account_balances": frames["account_balances"].with_columns(
+            ledger_balance=pl.when(one).then(pl.lit(Decimal("1.23"))).otherwise(pl.col("ledger_balance")).cast(pl.Decimal(18, 2))
+        ),
+        "movement_transactions": frames["movement_transactions"].filter(~one | (pl.col("transaction_id") != "T102")),
+        "accounts": frames["accounts"].with_columns(
+            portfolio_name=pl.when(one).then(pl.lit("Renamed")).otherwise(pl.col("portfolio_name"))
+        ),
+    }
+    w.deliver(local_store, world, changed, snapshot, revision=1, only=frozenset({"SW000001"}))
+    loaded = load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
+    assert loaded.revisions == 2
+    assert loaded.rows["FACT_MOVEMENT"] == changed["movement_transactions"].height
+    assert query(warehouse, "SELECT LEDGER_BALANCE FROM FACT_CASH_BALANCE_DAILY WHERE PORTFOLIO_NUMBER = 'SW000001'") == [(Decimal("1.23"),)]
+    names = query(warehouse, "SELECT PORTFOLIO_NAME, VALID_FROM, IS_CURRENT FROM DIM_PORTFOLIO WHERE PORTFOLIO_NUMBER = 'SW000001'")
+    assert names == [("Renamed", w.DAY, True)]
+    of_both = query(warehouse, "SELECT REVISION, IS_LATEST FROM FACT_DELIVERY WHERE PORTFOLIO_NUMBER = 'SW000001' ORDER BY 1")
+    assert of_both == [(0, False), (1, True)]
+    assert query(warehouse, "SELECT COUNT(*) FROM FACT_DELIVERY WHERE IS_LATEST") == [(frames["accounts"].height,)]
+
+
+def redate(store: ObjectStore, manifest: Any, day: dt.date) -> None:
+    """The same content delivered for another date."""
+    pages = []
+    for page in manifest.pages:
+        key = page.key.replace(str(w.DAY), str(day))
+        store.create(key, store.read(page.key))
+        pages.append(page.model_copy(update={"key": key}))
+    copy = manifest.model_copy(update={"business_date": day, "pages": tuple(pages)})
+    store.create(w.manifest_key(w.FEED, day, 0), w.to_json(copy))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0, 0)])
+def test_dimensions_keep_their_history_in_whatever_order_dates_come(
+    delivered: Any, local_store: ObjectStore, warehouse: Any, order: tuple[int, ...]
+) -> None:
+    world, frames, snapshot = delivered
+    days = (w.DAY, dt.date(2025, 3, 13), dt.date(2025, 3, 14))
+    first = w.deliver(local_store, world, frames, snapshot)
+    redate(local_store, first, days[1])
+    renamed = {**frames, "accounts": frames["accounts"].with_columns(portfolio_name=pl.when(pl.col("consent") != "REMOVED").then(pl.lit("New name")))}
+    renamed["investment_holdings"] = frames["investment_holdings"].with_columns(security_name=pl.lit("Same everywhere"))
+    third = w.deliver(local_store, world, renamed, snapshot, revision=7)
+    redate(local_store, third, days[2])
+    local_store.delete(w.manifest_key(w.FEED, w.DAY, 7))
+    for at in order:
+        load_delivery(warehouse, local_store, w.FEED, days[at], EPI)
+    versions = query(warehouse, "SELECT PORTFOLIO_NAME, VALID_FROM, VALID_TO, IS_CURRENT FROM DIM_PORTFOLIO WHERE PORTFOLIO_NUMBER = 'SW000001' ORDER BY 2")
+    assert [version[0][:5] for version in versions] == ["Smith", "New n"]
+    assert [version[1:] for version in versions] == [(days[0], days[2], False), (days[2], dt.date(9999, 12, 31), True)]
+    removed = query(warehouse, "SELECT IS_SHARED, VALID_FROM FROM DIM_PORTFOLIO WHERE PORTFOLIO_NUMBER = 'SW000003'")
+    assert removed == [(False, days[0])]
+    assert len(query(warehouse, "SELECT * FROM DIM_SECURITY")) == 6
+    assert query(warehouse, "SELECT COUNT(*) FROM FACT_DELIVERY") == [(3 * frames["accounts"].height,)]
+    # The same FULL extract delivered thrice must not be added up thrice; a DELTA is.
+    standing = query(warehouse, "SELECT COUNT(*) FROM MOVEMENT_STANDING WHERE PORTFOLIO_NUMBER = 'SW000002'")
+    full = frames["movement_transactions"].filter(pl.col("portfolio_number") == "SW000002").height
+    assert standing == [(full,)]
+
+
+def test_a_failed_load_leaves_the_date_as_it_was(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
+    world, frames, snapshot = delivered
+    manifest = w.deliver(local_store, world, frames, snapshot)
+    load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
+    once = content(warehouse)
+    local_store.put(manifest.pages[-1].key, b"something else")
+    with pytest.raises(DamagedRecordError, match="isn't what its manifest says"):
+        load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
+    assert content(warehouse) == once
+
+
+def test_an_error_within_the_transaction_rolls_back(
+    delivered: Any, local_store: ObjectStore, warehouse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, frames, snapshot = delivered
+    w.deliver(local_store, world, frames, snapshot)
+    load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
+    once = content(warehouse)
+    from classfeed_dagster.warehouse import load
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("the network went away")
+
+    monkeypatch.setattr(load, "_rebuild", fail)
+    with pytest.raises(RuntimeError, match="network"):
+        load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
+    assert content(warehouse) == once
+
+
+def test_nothing_delivered_is_nothing_to_load(local_store: ObjectStore, warehouse: Any) -> None:
+    with pytest.raises(NothingToLoadError, match="deliver it first"):
+        load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)

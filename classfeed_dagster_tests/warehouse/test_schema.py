@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from classfeed_dagster.warehouse.database import literal, query
+from classfeed_dagster.warehouse.schema import Migration, SchemaError, apply_schema, load_dates, migrations
+
+
+def test_the_schema_is_applied_once(empty_warehouse: Any) -> None:
+    assert apply_schema(empty_warehouse) == [one.name for one in migrations()]
+    assert apply_schema(empty_warehouse) == []
+    assert [one.version for one in migrations()] == list(range(1, len(migrations()) + 1))
+
+
+def test_every_amount_is_exact() -> None:
+    for one in migrations():
+        for forbidden in ("FLOAT", "DOUBLE", "REAL"):
+            assert forbidden not in " ".join(one.statements()).upper().split()
+        assert "NUMBER(38,6)" in one.text or "VIEW" in one.text
+
+
+def test_a_file_changed_after_it_was_applied_is_refused(empty_warehouse: Any) -> None:
+    first = Migration(1, "0001_a.sql", "CREATE TABLE A (X NUMBER(1,0)); -- a comment; with a semicolon")
+    assert apply_schema(empty_warehouse, [first]) == ["0001_a.sql"]
+    with pytest.raises(SchemaError, match="changed after it was applied"):
+        apply_schema(empty_warehouse, [Migration(1, "0001_a.sql", "CREATE TABLE B (X NUMBER(1,0))")])
+    with pytest.raises(SchemaError, match="deploy newer code"):
+        apply_schema(empty_warehouse, [])
+
+
+def test_dates(warehouse: Any) -> None:
+    assert load_dates(warehouse, dt.date(2025, 4, 17), dt.date(2025, 4, 26)) == 10
+    assert load_dates(warehouse, dt.date(2025, 4, 17), dt.date(2025, 4, 26)) == 10
+    assert query(warehouse, "SELECT COUNT(*) FROM DIM_DATE") == [(10,)]
+    (easter,) = query(
+        warehouse,
+        "SELECT IS_BUSINESS_DAY, PREVIOUS_BUSINESS_DAY, NEXT_BUSINESS_DAY, CUTOFF_AT, WEEKDAY_NUMBER, FINANCIAL_YEAR FROM DIM_DATE "
+        "WHERE CALENDAR_DATE = '2025-04-18'::DATE",
+    )
+    assert easter == (False, dt.date(2025, 4, 17), dt.date(2025, 4, 22), dt.datetime(2025, 4, 18, 14), 5, 2025)
+
+
+@pytest.mark.parametrize("value", ["O'Brien & co", "back\\slash '", "50 %", None, dt.date(2025, 1, 2), True, 7])
+def test_literals_come_back_as_they_went(empty_warehouse: Any, value: Any) -> None:
+    assert query(empty_warehouse, f"SELECT {literal(value)}") == [(value,)]

@@ -1,0 +1,100 @@
+"""Writes the parts of the docs that come from code, between their markers: settings, manifest fields, data rules.
+
+``make docs`` runs it; a test fails while a page is not what it would write.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from classfeed_dagster.delivery import manifest
+from classfeed_dagster.domains.rules import RULES, Severity
+from classfeed_dagster.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def settings() -> Iterator[str]:
+    """The README's table of settings."""
+    yield "| variable | default | meaning |"
+    yield "|---|---|---|"
+    for name, field in Settings.model_fields.items():
+        default = "–" if field.default is None else f"`{field.default}`"
+        yield f"| `CLASSFEED_{name.upper()}` | {default} | {field.description} |"
+
+
+def rules() -> Iterator[str]:
+    """One section a data rule, headed by the check's name."""
+    for rule in RULES:
+        held = "holds the portfolio back" if rule.severity is Severity.QUARANTINE else "warns only"
+        yield f"### {rule.name.replace('_', '-')}"
+        yield ""
+        yield f"*{rule.title}* ({rule.domain}, {held})"
+        yield ""
+        yield rule.description
+        yield ""
+
+
+def fields() -> Iterator[str]:
+    """One table a record of the manifest."""
+    seen: list[type[BaseModel]] = []
+    waiting: list[type[BaseModel]] = [manifest.Manifest, manifest.VoidManifest, manifest.ChainEntry]
+    while waiting:
+        record = waiting.pop(0)
+        if record in seen:
+            continue
+        seen.append(record)
+        waiting += [inner for field in record.model_fields.values() for inner in _records_in(field.annotation)]
+        yield f"### {record.__name__}"
+        yield ""
+        yield (record.__doc__ or "").strip()
+        yield ""
+        yield "| field | meaning |"
+        yield "|---|---|"
+        for name, field in record.model_fields.items():
+            inner = " ".join(f"([{one.__name__}](#{one.__name__.lower()}))" for one in _records_in(field.annotation))
+            yield f"| `{name}` | {field.description or ''} {inner} |".replace("  ", " ")
+        yield ""
+
+
+def _records_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [record for part in typing.get_args(annotation) for record in _records_in(part)]
+
+
+PARTS = {
+    ("README.md", "settings"): settings,
+    ("docs/runbook.md", "rules"): rules,
+    ("docs/manifest.md", "fields"): fields,
+}
+
+
+def rendered(page: str, text: str) -> str:
+    """``text`` of ``page`` with its generated parts as they should be."""
+    for (name, part), lines in PARTS.items():
+        if name == page:
+            body = "\n".join(lines()).strip()
+            pattern = re.compile(rf"(<!-- generated: {part} -->\n).*?(<!-- end: {part} -->)", re.DOTALL)
+            if not pattern.search(text):
+                raise SystemExit(f"{page} has no markers for {part}")
+            text = pattern.sub(lambda found: f"{found[1]}\n{body}\n\n{found[2]}", text)
+    return text
+
+
+def main() -> None:
+    """Rewrite the pages in place."""
+    for page in sorted({page for page, _ in PARTS}):
+        path = ROOT / page
+        path.write_text(rendered(page, path.read_text()))
+        sys.stdout.write(f"{page}\n")
+
+
+if __name__ == "__main__":
+    main()
