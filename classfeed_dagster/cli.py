@@ -66,7 +66,9 @@ def run(
     cli_look.require_due(runtime.settings, feed, day)
     try:
         with open_instance(runtime.settings.home) as instance, out.status(f"{feed} for {day} …"):
-            report = run_date(build_definitions(runtime), instance, feed, day, fresh_snapshot=fresh_snapshot, verbose=_DEBUG["on"])
+            report = run_date(
+                build_definitions(runtime), instance, feed, day, fresh_snapshot=fresh_snapshot, verbose=_DEBUG["on"]
+            )
     finally:
         runtime.close()
     cli_look.print_report(out, report)

@@ -49,7 +49,7 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
             *(consent_check(audience, names[audience.key]) for audience in audiences),
             *(check for part in parts for check in feed_checks(part)),
         ],
-        jobs=[feed_job(part, settings.code_version) for part in parts],
+        jobs=[feed_job(part.feed, settings.code_version) for part in parts],
         schedules=[morning_schedule(part.feed, part.audience, running=running) for part in parts],
         resources={"runtime": runtime},
         executor=dg.in_process_executor,

@@ -81,10 +81,10 @@ def rendered(page: str, text: str) -> str:
     for (name, part), lines in PARTS.items():
         if name == page:
             body = "\n".join(lines()).strip()
-            pattern = re.compile(rf"(<!-- generated: {part} -->\n).*?(<!-- end: {part} -->)", re.DOTALL)
-            if not pattern.search(text):
+            found = re.search(rf"(?<=<!-- generated: {part} -->\n).*?(?=<!-- end: {part} -->)", text, re.DOTALL)
+            if found is None:
                 raise SystemExit(f"{page} has no markers for {part}")
-            text = pattern.sub(lambda found: f"{found[1]}\n{body}\n\n{found[2]}", text)
+            text = f"{text[: found.start()]}\n{body}\n\n{text[found.end() :]}"
     return text
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dagster as dg
 
-from classfeed_dagster.feeds.assets import FeedParts
+from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.operations.runs import job_name
 
 FEED_TAG = "classfeed/feed"
 CODE_VERSION_TAG = "classfeed/code_version"
 
 
-def feed_job(parts: FeedParts, code_version: str) -> dg.UnresolvedAssetJobDefinition:
+def feed_job(feed: Feed, code_version: str) -> dg.UnresolvedAssetJobDefinition:
     """Everything between bigsite and the feed's delivery. Backfill it over a range of dates: each gets its own run."""
     return dg.define_asset_job(
-        job_name(parts.feed.name),
-        selection=dg.AssetSelection.assets(parts.key("delivery")).upstream().required_multi_asset_neighbors(),
-        description=f"{parts.feed.title}. One business date a run; select a range to backfill, one run a date. Safe at "
+        job_name(feed.name),
+        selection=dg.AssetSelection.assets(dg.AssetKey([feed.name, "delivery"]))
+        .upstream()
+        .required_multi_asset_neighbors(),
+        description=f"{feed.title}. One business date a run; select a range to backfill, one run a date. Safe at "
         "any time, twice, or at once with another: what was delivered is never delivered again.",
-        tags={FEED_TAG: parts.feed.name, CODE_VERSION_TAG: code_version},
+        tags={FEED_TAG: feed.name, CODE_VERSION_TAG: code_version},
         executor_def=dg.in_process_executor,
     )

@@ -235,7 +235,9 @@ def _differing_groups(db: duckdb.DuckDBPyConnection, rule: Rule, staged: bool) -
         "AND g NOT IN (SELECT g FROM todo WHERE g IS NOT NULL)"
     )
     groups = _one(db, "SELECT count(*) FROM left_digest l FULL JOIN right_digest r ON l.g = r.g")
-    settled = _one(db, "SELECT coalesce(sum(n), 0) FROM left_digest WHERE g NOT IN (SELECT g FROM todo WHERE g IS NOT NULL)")
+    settled = _one(
+        db, "SELECT coalesce(sum(n), 0) FROM left_digest WHERE g NOT IN (SELECT g FROM todo WHERE g IS NOT NULL)"
+    )
     return groups, _one(db, "SELECT count(*) FROM todo"), settled
 
 

@@ -84,9 +84,7 @@ class Delivered:
 
 def business_dates(store: ObjectStore, feed: str) -> list[dt.date]:
     """The business dates for which the feed has at least one manifest, in order."""
-    days = {
-        key.split("/")[2] for key in store.list(f"delivered/{feed}/") if key.endswith("/manifest.json")
-    }
+    days = {key.split("/")[2] for key in store.list(f"delivered/{feed}/") if key.endswith("/manifest.json")}
     return sorted(dt.date.fromisoformat(day) for day in days)
 
 
@@ -144,7 +142,9 @@ def read_delivered(store: ObjectStore, feed: str, day: dt.date, folder: Path) ->
     latest = {number: revision for revision in revisions for number in revision.portfolios}
     faults: list[tuple[str, str]] = []
     with ExitStack() as stack:
-        writers = {kind.name: stack.enter_context(_Writer(kind, folder / f"delivered-{kind.name}.parquet")) for kind in KINDS}
+        writers = {
+            kind.name: stack.enter_context(_Writer(kind, folder / f"delivered-{kind.name}.parquet")) for kind in KINDS
+        }
         for revision in revisions:
             for page in revision.pages:
                 try:

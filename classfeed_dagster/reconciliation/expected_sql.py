@@ -20,7 +20,14 @@ _AUDIENCE = re.compile(r"[A-Za-z0-9_-]{1,60}\Z")
 _FAR_PAST, _FAR_FUTURE = "DATE '0001-01-01'", "DATE '9999-12-31'"
 
 # Evidence columns beside the record's own, all text.
-EVIDENCE = ("state_updated_at", "eod_updated_at", "price_updated_at", "consent_updated_at", "recorded_last", "source_row")
+EVIDENCE = (
+    "state_updated_at",
+    "eod_updated_at",
+    "price_updated_at",
+    "consent_updated_at",
+    "recorded_last",
+    "source_row",
+)
 NULL_TEXT, SEPARATOR = "\x1d", "\x1e"  # control characters that no XML document can hold
 
 
@@ -40,7 +47,9 @@ class Question:
 
     def __post_init__(self) -> None:
         if not _RECIPIENT.match(self.recipient) or not _AUDIENCE.match(self.audience):
-            raise ValueError("a recipient is at most 20 capitals, digits and _; an audience's key has letters, digits, - and _")
+            raise ValueError(
+                "a recipient is at most 20 capitals, digits and _; an audience's key has letters, digits, - and _"
+            )
 
     @property
     def schema(self) -> str:
@@ -98,7 +107,9 @@ class Question:
         parts = []
         for name in EVIDENCE:
             expression = known.get(name, "CAST(NULL AS VARCHAR)")
-            parts.append(f"{self.instant(expression) if name in known and name != 'source_row' else expression} AS {name}")
+            parts.append(
+                f"{self.instant(expression) if name in known and name != 'source_row' else expression} AS {name}"
+            )
         return ", ".join(parts)
 
     # -- the parts of a document -----------------------------------------------------------------------------------
@@ -159,30 +170,48 @@ class Question:
         shown = ("portfolio_name", "entity_type", "abn", "hin", "status", "opened_on", "closed_on")
         own = ", ".join(f"CASE WHEN s.consent <> 'REMOVED' THEN p.{name} END AS {name}" for name in shown)
         return f"""SELECT s.portfolio_number, s.reference AS recipient_reference, s.consent, s.extract, {own},
-          {self.evidence(state_updated_at="p.updated_at", consent_updated_at="s.consent_updated_at",
-                         source_row="'portfolio ' || p.portfolio_id")}
+          {
+            self.evidence(
+                state_updated_at="p.updated_at",
+                consent_updated_at="s.consent_updated_at",
+                source_row="'portfolio ' || p.portfolio_id",
+            )
+        }
           FROM scope s JOIN {self.schema}.portfolio p ON p.portfolio_id = s.portfolio_id"""
 
     @property
     def _accounts_of_scope(self) -> str:
-        return (
-            f"sending s JOIN {self.schema}.cash_account a ON a.portfolio_id = s.portfolio_id AND a.opened_on <= {self.day}"
-        )
+        return f"sending s JOIN {self.schema}.cash_account a ON a.portfolio_id = s.portfolio_id AND a.opened_on <= {self.day}"
 
     def _cash_accounts(self) -> str:
         return f"""SELECT s.portfolio_number, a.bsb, a.account_number, a.account_name, a.currency, a.status, a.opened_on, a.closed_on,
-          {self.evidence(state_updated_at="a.updated_at", consent_updated_at="s.consent_updated_at",
-                         source_row="'cash_account ' || a.cash_account_id")}
+          {
+            self.evidence(
+                state_updated_at="a.updated_at",
+                consent_updated_at="s.consent_updated_at",
+                source_row="'cash_account ' || a.cash_account_id",
+            )
+        }
           FROM {self._accounts_of_scope}"""
 
     def _balances(self) -> str:
         zero = "CAST(0 AS DECIMAL(18,2))"
         return f"""SELECT s.portfolio_number, a.bsb, a.account_number, a.currency, {self.day} AS as_at_date,
-          coalesce(b.ledger_balance, {zero}) AS ledger_balance, coalesce(b.available_balance, {zero}) AS available_balance,
-          {self.evidence(state_updated_at="a.updated_at", eod_updated_at="b.updated_at",
-                         consent_updated_at="s.consent_updated_at", source_row="'cash_balance_eod ' || a.cash_account_id")}
+          coalesce(b.ledger_balance, {zero}) AS ledger_balance, coalesce(b.available_balance, {
+            zero
+        }) AS available_balance,
+          {
+            self.evidence(
+                state_updated_at="a.updated_at",
+                eod_updated_at="b.updated_at",
+                consent_updated_at="s.consent_updated_at",
+                source_row="'cash_balance_eod ' || a.cash_account_id",
+            )
+        }
           FROM {self._accounts_of_scope}
-          LEFT JOIN {self.schema}.cash_balance_eod b ON b.cash_account_id = a.cash_account_id AND b.as_at_date = {self.day}
+          LEFT JOIN {self.schema}.cash_balance_eod b ON b.cash_account_id = a.cash_account_id AND b.as_at_date = {
+            self.day
+        }
           WHERE b.cash_account_id IS NOT NULL OR a.closed_on <= {self.day}"""
 
     def _holdings(self) -> str:
@@ -200,9 +229,15 @@ class Question:
         return f"""SELECT s.portfolio_number, CASE WHEN x.exchange = 'ASX' THEN s.hin END AS hin, x.exchange, n.code AS security_code,
           x.isin, n.name AS security_name, x.security_type, h.as_at_date, h.units, h.units - coalesce(u.unsettled, 0) AS settled_units,
           x.currency, c.close_price AS price, c.price_date, round(h.units * c.close_price, 2) AS market_value, h.cost_base,
-          {self.evidence(state_updated_at="x.updated_at", eod_updated_at="h.updated_at", price_updated_at="c.updated_at",
-                         consent_updated_at="s.consent_updated_at",
-                         source_row="'holding_eod ' || h.portfolio_id || '/' || h.security_id")}
+          {
+            self.evidence(
+                state_updated_at="x.updated_at",
+                eod_updated_at="h.updated_at",
+                price_updated_at="c.updated_at",
+                consent_updated_at="s.consent_updated_at",
+                source_row="'holding_eod ' || h.portfolio_id || '/' || h.security_id",
+            )
+        }
           FROM sending s
           JOIN {schema}.holding_eod h ON h.portfolio_id = s.portfolio_id AND h.as_at_date = {self.day}
           JOIN {schema}.security x ON x.security_id = h.security_id
@@ -227,5 +262,3 @@ def digest_sql(columns: dict[str, str], source: str, *, postgresql: bool) -> str
         f"SELECT portfolio_number, count(*) AS n, {one} AS one, {two} AS two "
         f"FROM (SELECT portfolio_number, md5({text}) AS d FROM {source}) h GROUP BY portfolio_number"
     )
-
-

@@ -33,7 +33,14 @@ from classfeed_dagster.warehouse.records import (
 HIDDEN = "(not shown)"
 PORTFOLIO = "portfolio"
 _CONSENT_FIELDS = ("consent", "extract")
-_LEDGERS = {"T": "trade", "S": "security_movement", "I": "income", "C": "cash_transaction", "OU": "opening_units", "OC": "opening_cash"}
+_LEDGERS = {
+    "T": "trade",
+    "S": "security_movement",
+    "I": "income",
+    "C": "cash_transaction",
+    "OU": "opening_units",
+    "OC": "opening_cash",
+}
 _LANDED_TABLES = {
     "accounts": "portfolio",
     "cash_accounts": "cash_account",
@@ -116,7 +123,9 @@ class Judge:
 
     def _causes(self, cases: list[tuple[Sides, _Case]]) -> Iterator[tuple[Sides, _Case, str]]:
         """The cases that are causes, each with a word on what follows from it."""
-        whole = [pair for pair in cases if pair[1].kind.name == "accounts" and pair[1].field in (None, *_CONSENT_FIELDS)]
+        whole = [
+            pair for pair in cases if pair[1].kind.name == "accounts" and pair[1].field in (None, *_CONSENT_FIELDS)
+        ]
         if whole:
             sides, first = whole[0]
             yield sides, first, f"{len(cases)} difference(s) in the portfolio, of which this is the cause"
@@ -189,7 +198,9 @@ class Judge:
             evidence=evidence,
             snapshot_at=revision.snapshot_at,
             page_fault=self._page_fault(revision, file_row, case.number),
-            landing_faults=tuple(f"{key}: {fault}" for key, fault in self._landing.faults.get(revision.snapshot_id, {}).items()),
+            landing_faults=tuple(
+                f"{key}: {fault}" for key, fault in self._landing.faults.get(revision.snapshot_id, {}).items()
+            ),
             late_rows=self._late.get(case.number or "", ()),
         )
 
@@ -349,7 +360,8 @@ def consent_breaks(
                 "consent at delivery",
                 explanations=(
                     Explanation(
-                        Cause.CONSENT_ENDED, f"bigsite has no consent active at {at:%Y-%m-%d %H:%M:%S}Z, when it was delivered"
+                        Cause.CONSENT_ENDED,
+                        f"bigsite has no consent active at {at:%Y-%m-%d %H:%M:%S}Z, when it was delivered",
                     ),
                 ),
             )

@@ -17,7 +17,15 @@ from classfeed_dagster.reconciliation.expected_sql import Question
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 _NO_INSTANT = "CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS updated_at"
-_AS_THEY_ARE = ("trade", "security_movement", "income", "cash_transaction", "opening_units", "opening_cash", "security_code_change")
+_AS_THEY_ARE = (
+    "trade",
+    "security_movement",
+    "income",
+    "cash_transaction",
+    "opening_units",
+    "opening_cash",
+    "security_code_change",
+)
 
 
 class Landing:
@@ -59,7 +67,9 @@ class Landing:
             path = self._stack.enter_context(self._store.local_file(key))
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    self.faults[key] = "its SHA-256 is not the one in the descriptor: the file was changed after landing"
+                    self.faults[key] = (
+                        "its SHA-256 is not the one in the descriptor: the file was changed after landing"
+                    )
             self._db.from_parquet([str(path)]).create_view(f"raw_{name}", replace=True)
             # Reading every column finds damage that the file's footer doesn't show.
             self._db.execute(f"SELECT count(COLUMNS(*)) FROM raw_{name}").fetchall()

@@ -168,7 +168,11 @@ def _first_sent(question: Question) -> str:
         ("trade", "trade_date", ""),
         ("security_movement", "effective_date", ""),
         ("income", "payment_date", ""),
-        ("cash_transaction", "transaction_date", f"JOIN {question.schema}.cash_account a ON a.cash_account_id = r.cash_account_id"),
+        (
+            "cash_transaction",
+            "transaction_date",
+            f"JOIN {question.schema}.cash_account a ON a.cash_account_id = r.cash_account_id",
+        ),
     )
     rows = " UNION ALL ".join(
         f"SELECT s.portfolio_id, r.recorded_at FROM {question.schema}.{table} r {join} "

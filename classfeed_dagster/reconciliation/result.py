@@ -64,7 +64,14 @@ class Reconciliation:
 
         def rank(one: Break) -> tuple[object, ...]:
             size = abs(one.difference) if one.difference is not None else 0
-            return _WORST_FIRST[one.severity], -size, one.portfolio_number or "", one.record, one.subject, one.field or ""
+            return (
+                _WORST_FIRST[one.severity],
+                -size,
+                one.portfolio_number or "",
+                one.record,
+                one.subject,
+                one.field or "",
+            )
 
         return sorted(self.breaks, key=rank)  # type: ignore[arg-type, unused-ignore]
 

@@ -92,7 +92,9 @@ class Rule:
         if not tolerance.lower <= NO_DIFFERENCE <= tolerance.upper or tolerance.days < 0:
             raise RuleError(f"{where}: bounds {tolerance.lower} to {tolerance.upper} must contain 0, days be 0 or more")
         if tolerance.expires < today:
-            raise RuleError(f"{where}: the tolerance expired on {tolerance.expires}; ask {tolerance.owner} to review it")
+            raise RuleError(
+                f"{where}: the tolerance expired on {tolerance.expires}; ask {tolerance.owner} to review it"
+            )
         if (tolerance.days and field.kind is not Kind.DATE) or (
             (tolerance.lower or tolerance.upper) and field.kind.scale is None
         ):

@@ -153,7 +153,9 @@ class Workbench:
         against_landing = compare(kind.rule, landed_file_side, landing_side, today=today, staged=False)
         for comparison in (against_bigsite, against_landing):
             if comparison.left_rows + settled != self._delivered.rows[name]:
-                raise AccountingError(f"{name}: {self._delivered.rows[name]} rows were delivered, and not all were judged")
+                raise AccountingError(
+                    f"{name}: {self._delivered.rows[name]} rows were delivered, and not all were judged"
+                )
         keys = {one.key for one in (*against_bigsite.differences, *against_landing.differences)}
         return Sides(
             kind,
@@ -191,9 +193,7 @@ class Workbench:
         """Whole rows of the keys that differ: what explanations and traces need."""
         names = [field.name for field in kind.rule.keys]
         self._table("wanted", names, keys)
-        cursor = self.db.execute(
-            f"SELECT r.* FROM read_parquet('{path}') r JOIN wanted w USING ({', '.join(names)})"
-        )
+        cursor = self.db.execute(f"SELECT r.* FROM read_parquet('{path}') r JOIN wanted w USING ({', '.join(names)})")
         columns = [str(column[0]) for column in cursor.description]
         rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
         return {tuple(row[name] for name in names): row for row in rows}

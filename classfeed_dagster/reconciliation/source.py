@@ -83,7 +83,9 @@ def _held_back(store: ObjectStore, delivered: Delivered, question: Question, big
     reasons = {number: str(held.get("reason") or held.get("kind")) for number, held in delivered.held_back.items()}
     removed = {
         str(row[0])
-        for row in bigsite.fetch(f"SELECT portfolio_number FROM ({question.rows(ACCOUNTS)}) r WHERE consent = 'REMOVED'")
+        for row in bigsite.fetch(
+            f"SELECT portfolio_number FROM ({question.rows(ACCOUNTS)}) r WHERE consent = 'REMOVED'"
+        )
     }
     silent = removed - delivered.latest.keys() - reasons.keys()
     earlier = [day for day in business_dates(store, delivered.feed) if day < delivered.business_date]
@@ -161,7 +163,9 @@ def _late_rows(
         for number, source_row, recorded_at, reverses in rows:
             snapshot_at = delivered.latest.get(number, delivered.revisions[-1]).snapshot_at
             if recorded_at > snapshot_at and len(found[number]) < _LATE_PER_PORTFOLIO:
-                found[number].append(LateRow(source_row, f"{recorded_at.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}Z", reverses))
+                found[number].append(
+                    LateRow(source_row, f"{recorded_at.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}Z", reverses)
+                )
     return found
 
 

@@ -91,11 +91,15 @@ def _counted(accounts: pl.DataFrame) -> pl.DataFrame:
     # Which (portfolio, business date) contents stand: the latest revision of each, from the last FULL extract on,
     # unless the portfolio was removed after it.
     latest = accounts.sort("order").unique(["portfolio_number", "business_date"], keep="last", maintain_order=True)
-    full = latest.filter(pl.col("extract") == "FULL").group_by("portfolio_number").agg(
-        pl.col("business_date").max().alias("full_date")
+    full = (
+        latest.filter(pl.col("extract") == "FULL")
+        .group_by("portfolio_number")
+        .agg(pl.col("business_date").max().alias("full_date"))
     )
-    removed = latest.filter(pl.col("consent") == "REMOVED").group_by("portfolio_number").agg(
-        pl.col("business_date").max().alias("removed_date")
+    removed = (
+        latest.filter(pl.col("consent") == "REMOVED")
+        .group_by("portfolio_number")
+        .agg(pl.col("business_date").max().alias("removed_date"))
     )
     return (
         latest.join(full, on="portfolio_number", how="left")

@@ -125,7 +125,9 @@ def kept_breaks(
         f"FROM {_TABLE} WHERE {' AND '.join(conditions)} ORDER BY BUSINESS_DATE, SEVERITY, PORTFOLIO_NUMBER, BREAK_ID",
     )
     return [
-        KeptBreak(row[0], row[1], Side(row[2]), *row[3:14], _utc(row[14]), _utc(row[15]), None if row[17] else _utc(row[16]))
+        KeptBreak(
+            row[0], row[1], Side(row[2]), *row[3:14], _utc(row[14]), _utc(row[15]), None if row[17] else _utc(row[16])
+        )
         for row in rows
     ]
 
@@ -149,9 +151,27 @@ def _frame(breaks: Iterable[Break], at: dt.datetime, attempt: str) -> pl.DataFra
     moment = at.astimezone(dt.UTC).replace(tzinfo=None)
     rows = [_row(one, moment, attempt) for one in breaks]
     schema = dict.fromkeys(
-        ("BREAK_ID", "FEED", "SIDE", "KIND", "SEVERITY", "PORTFOLIO_NUMBER", "RECORD_KIND", "SUBJECT", "FIELD_NAME",
-         "EXPORT_VALUE", "OTHER_VALUE", "EXPLANATION", "EVIDENCE", "SOURCE_ROW", "LANDED_FILE", "PAGE", "LINE",
-         "FIRST_ATTEMPT", "LAST_ATTEMPT"),
+        (
+            "BREAK_ID",
+            "FEED",
+            "SIDE",
+            "KIND",
+            "SEVERITY",
+            "PORTFOLIO_NUMBER",
+            "RECORD_KIND",
+            "SUBJECT",
+            "FIELD_NAME",
+            "EXPORT_VALUE",
+            "OTHER_VALUE",
+            "EXPLANATION",
+            "EVIDENCE",
+            "SOURCE_ROW",
+            "LANDED_FILE",
+            "PAGE",
+            "LINE",
+            "FIRST_ATTEMPT",
+            "LAST_ATTEMPT",
+        ),
         pl.String(),
     ) | {  # fmt: skip
         "BUSINESS_DATE": pl.Date(),
@@ -196,7 +216,15 @@ def _runs(
 ) -> pl.DataFrame:
     moment = at.astimezone(dt.UTC).replace(tzinfo=None)
     rows = [
-        {"FEED": feed, "SIDE": side.value, "BUSINESS_DATE": day, "ATTEMPT": attempt, "RAN_AT": moment, "METRIC": name, "VALUE": value}
+        {
+            "FEED": feed,
+            "SIDE": side.value,
+            "BUSINESS_DATE": day,
+            "ATTEMPT": attempt,
+            "RAN_AT": moment,
+            "METRIC": name,
+            "VALUE": value,
+        }
         for name, value in metrics.items()
     ]
     return pl.DataFrame(rows)

@@ -118,9 +118,7 @@ def _pages(
         standing = [entry.number for entry in manifest.portfolios if latest[entry.number] == manifest.revision]
         for page in manifest.pages:
             frames = _read(store, page, document_format)
-            kept = {
-                name: frame.filter(pl.col("portfolio_number").is_in(standing)) for name, frame in frames.items()
-            }
+            kept = {name: frame.filter(pl.col("portfolio_number").is_in(standing)) for name, frame in frames.items()}
             yield rows_of_page(
                 kept,
                 feed=state.feed,

@@ -108,7 +108,15 @@ class Break:
     @property
     def break_id(self) -> str:
         """The same for the same disagreement, however often it is found and whatever its values become."""
-        parts = (self.feed, self.business_date.isoformat(), self.side, self.portfolio_number, self.record, self.subject, self.field)
+        parts = (
+            self.feed,
+            self.business_date.isoformat(),
+            self.side,
+            self.portfolio_number,
+            self.record,
+            self.subject,
+            self.field,
+        )
         return hashlib.sha256("\x1f".join(part or "" for part in parts).encode()).hexdigest()[:32]
 
     @property

@@ -26,7 +26,13 @@ def key_of(*parts: str | None) -> str:
 
 
 def rows_of_page(
-    frames: Mapping[str, pl.DataFrame], *, feed: str, recipient: str, business_date: pl.Expr, message_id: str, correlation_id: str
+    frames: Mapping[str, pl.DataFrame],
+    *,
+    feed: str,
+    recipient: str,
+    business_date: pl.Expr,
+    message_id: str,
+    correlation_id: str,
 ) -> PageRows:
     """The rows of every table but FACT_DELIVERY and the dates. Frames that the document doesn't carry give no rows."""
     common = [pl.lit(feed).alias("feed"), business_date.alias("business_date")]
@@ -85,7 +91,10 @@ def _with_security_key(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _versioned(frame: pl.DataFrame, attributes: Sequence[str]) -> pl.DataFrame:
-    versions = [key_of(*(None if value is None else str(value) for value in row)) for row in frame.select(attributes).iter_rows()]
+    versions = [
+        key_of(*(None if value is None else str(value) for value in row))
+        for row in frame.select(attributes).iter_rows()
+    ]
     return frame.with_columns(pl.Series("version", versions, dtype=pl.String))
 
 
@@ -93,12 +102,16 @@ def _portfolios(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
     shown = _with_portfolio_key(frame, recipient).with_columns(
         recipient=pl.lit(recipient), is_shared=pl.col("consent") != "REMOVED"
     )
-    attributes = [name for name in shown.columns if name not in (_NUMBER, "consent", "extract", "portfolio_key", "recipient")]
+    attributes = [
+        name for name in shown.columns if name not in (_NUMBER, "consent", "extract", "portfolio_key", "recipient")
+    ]
     return _versioned(shown, attributes).drop("consent", "extract")
 
 
 def _cash_accounts(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
-    shown = _with_portfolio_key(_with_account_key(frame, recipient), recipient).with_columns(recipient=pl.lit(recipient))
+    shown = _with_portfolio_key(_with_account_key(frame, recipient), recipient).with_columns(
+        recipient=pl.lit(recipient)
+    )
     versioned = _versioned(shown, ("bsb", "account_name", "status", "opened_on", "closed_on"))
     return versioned.rename({"account_number": "cash_account_number"})
 
@@ -116,5 +129,7 @@ def _securities(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     if not parts:
         return pl.DataFrame(schema={name: pl.String for name in ("security_key", *_SECURITY, *described, "version")})
     both = pl.concat(parts).filter(pl.col("security_key").is_not_null())
-    one = both.sort("security_name", "security_code", nulls_last=True).unique("security_key", keep="first", maintain_order=True)
+    one = both.sort("security_name", "security_code", nulls_last=True).unique(
+        "security_key", keep="first", maintain_order=True
+    )
     return _versioned(one, (*_SECURITY, *described))

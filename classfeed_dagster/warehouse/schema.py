@@ -64,7 +64,9 @@ def apply_schema(connection: Connection, known: Iterable[Migration] | None = Non
     ours = {one.version: one for one in (migrations() if known is None else known)}
     for version, sha256 in applied.items():
         if version not in ours:
-            raise SchemaError(f"the warehouse has schema version {version}, which this code doesn't know: deploy newer code")
+            raise SchemaError(
+                f"the warehouse has schema version {version}, which this code doesn't know: deploy newer code"
+            )
         if ours[version].sha256 != sha256:
             raise SchemaError(f"{ours[version].name} was changed after it was applied: undo that, and write a new file")
     fresh = [one for version, one in sorted(ours.items()) if version not in applied]

@@ -18,6 +18,7 @@ from typing import Any
 
 _START_SECONDS = 60.0
 DATABASE, SCHEMA = "CLASSFEED", "FEED"
+_started: dict[int, subprocess.Popen[bytes]] = {}  # servers that this process started: it must collect their end
 
 
 class LocalWarehouseError(RuntimeError):
@@ -45,10 +46,12 @@ def start(home: Path) -> dict[str, Any]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _started[process.pid] = process
     deadline = time.monotonic() + _START_SECONDS
     while not _listens(port):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
+            _started.pop(process.pid).wait()
             raise LocalWarehouseError(f"the local warehouse did not start; its log is {folder / 'server.log'}")
         time.sleep(0.05)
     _state(folder).write_text(json.dumps({"pid": process.pid, "port": port}))
@@ -66,6 +69,8 @@ def stop(home: Path) -> bool:
     deadline = time.monotonic() + 10
     while _listens(state["port"]) and time.monotonic() < deadline:
         time.sleep(0.05)
+    if (process := _started.pop(state["pid"], None)) is not None:
+        process.wait(10)
     _state(folder).unlink(missing_ok=True)
     return True
 

@@ -55,7 +55,7 @@ def account(number: str, **values: Any) -> dict[str, Any]:
         "recipient_reference": f"FUND-{number}",
         "consent": "CURRENT",
         "extract": "DELTA",
-        "portfolio_name": "Nguyễn & Söhne <Super> \"Fund\" 🦘",
+        "portfolio_name": 'Nguyễn & Söhne <Super> "Fund" 🦘',
         "entity_type": "SMSF",
         "abn": "51824753556",
         "hin": "X1234567890",
@@ -306,7 +306,9 @@ XML_CHARACTERS = st.characters(
     exclude_categories=["Cs"],
     exclude_characters=[chr(n) for n in range(32) if chr(n) not in "\t\n\r"] + ["\ufffe", "\uffff"],
 )
-NASTY = st.sampled_from(["&", "<", ">", "]]>", "&amp;", "&lt;", "\r\n", "\t", '"', "'", "🦘", "</PortfolioName>", "<!--", "{}"])
+NASTY = st.sampled_from(
+    ["&", "<", ">", "]]>", "&amp;", "&lt;", "\r\n", "\t", '"', "'", "🦘", "</PortfolioName>", "<!--", "{}"]
+)
 TEXT200 = st.lists(st.one_of(XML_CHARACTERS, NASTY), min_size=1, max_size=12).map("".join)
 
 _BY_TYPE: dict[Type, st.SearchStrategy[Any]] = {

@@ -129,8 +129,13 @@ def test_what_is_written_is_read_back_and_adds_up(
     facts = examine(page, chunk)
     assert facts.valid
     rendered = list(EPI.render(frames))
-    assert facts.totals.counts == {section.name: sum(o.totals.counts[section.name] for o in rendered) for section in epi.SECTIONS}
-    assert facts.totals == sum((one.totals for one in rendered), facts.totals.__class__(facts.totals.counts | dict.fromkeys(facts.totals.counts, 0)))
+    assert facts.totals.counts == {
+        section.name: sum(o.totals.counts[section.name] for o in rendered) for section in epi.SECTIONS
+    }
+    assert facts.totals == sum(
+        (one.totals for one in rendered),
+        facts.totals.__class__(facts.totals.counts | dict.fromkeys(facts.totals.counts, 0)),
+    )
 
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -351,9 +356,7 @@ def test_an_instant_in_whole_seconds_is_read(tmp_path: Path) -> None:
 
 # --- Attacks ------------------------------------------------------------------------------------------------------
 
-LOL = "<!DOCTYPE l [<!ENTITY a0 'lol'>" + "".join(
-    f"<!ENTITY a{n} '{f'&a{n - 1};' * 10}'>" for n in range(1, 10)
-)
+LOL = "<!DOCTYPE l [<!ENTITY a0 'lol'>" + "".join(f"<!ENTITY a{n} '{f'&a{n - 1};' * 10}'>" for n in range(1, 10))
 
 
 def endless(begin: bytes, filler: bytes, times: int = 200) -> Iterator[bytes]:

@@ -71,7 +71,9 @@ def test_any_content_is_canonically_what_lxml_writes_and_valid(frames: Frames) -
 @given(any_frames(), st.randoms(use_true_random=False))
 def test_neither_slices_nor_the_order_of_rows_nor_blocks_change_bytes(frames: Frames, random: object) -> None:
     whole = list(EPI.render(frames))
-    shuffled = {name: frame.sample(fraction=1, shuffle=True, seed=random.getrandbits(16)) for name, frame in frames.items()}  # type: ignore[attr-defined]
+    shuffled = {
+        name: frame.sample(fraction=1, shuffle=True, seed=random.getrandbits(16)) for name, frame in frames.items()
+    }  # type: ignore[attr-defined]
     assert list(EPI.render(shuffled)) == whole
     sliced = [
         portfolio
@@ -183,7 +185,10 @@ def test_an_attribute_can_not_break_out_of_its_quotes() -> None:
         ({"accounts": [account("P1", status=None)]}, "details is incomplete"),
         ({"accounts": [account("P1", recipient_reference=None)]}, "nulls in"),
         ({"accounts": [account("P1")], "investment_holdings": [holding("P1", price=None)]}, "price is incomplete"),
-        ({"accounts": [account("P1")], "movement_transactions": [trade("P1", currency=None)]}, "currency is incomplete"),
+        (
+            {"accounts": [account("P1")], "movement_transactions": [trade("P1", currency=None)]},
+            "currency is incomplete",
+        ),
         ({"accounts": [account("P1")], "movement_transactions": [cash("P2")]}, "no account or are REMOVED"),
         ({"accounts": [removed("P1")], "movement_transactions": [cash("P1")]}, "no account or are REMOVED"),
     ],
@@ -212,7 +217,9 @@ def test_pages_hold_whole_portfolios_and_stay_under_the_limit(sizes: list[int], 
 
 def test_pages_of_a_limit_stay_under_it_as_documents() -> None:
     rendered = [
-        one for n in range(40) for one in EPI.render(frames_of({"accounts": [account(f"P{n:02}")], "cash_accounts": []}))
+        one
+        for n in range(40)
+        for one in EPI.render(frames_of({"accounts": [account(f"P{n:02}")], "cash_accounts": []}))
     ]
     limit, around = 4_000, len(b"".join(EPI.page(HEADER, Totals(), {}))) + 200
     for on_page in plan_pages([one.size for one in rendered], limit - around):

@@ -75,7 +75,9 @@ def test_a_clean_date_has_no_breaks_and_accounts_for_every_row(scene: Scene) -> 
     assert result.metrics()["breaks"] == 0
     rows = sum(frame.height for frame in scene.frames.values())
     assert result.rows == 2 * rows
-    assert {name for tally in result.tallies for name, (ours, theirs) in tally.counts.items() if ours or theirs} == {"match"}
+    assert {name for tally in result.tallies for name, (ours, theirs) in tally.counts.items() if ours or theirs} == {
+        "match"
+    }
     assert "agree" in result.summary()
 
 
@@ -145,7 +147,14 @@ def test_a_movement_cut_out_of_a_delivered_file(scene: Scene) -> None:
 
 def test_a_portfolio_that_should_not_be_there(undelivered: Scene) -> None:
     frames = {
-        name: pl.concat([frame, frame.filter(pl.col("portfolio_number") == "SW000001").with_columns(portfolio_number=pl.lit("SW999999"))])
+        name: pl.concat(
+            [
+                frame,
+                frame.filter(pl.col("portfolio_number") == "SW000001").with_columns(
+                    portfolio_number=pl.lit("SW999999")
+                ),
+            ]
+        )
         for name, frame in undelivered.frames.items()
     }
     frames["account_balances"] = undelivered.frames["account_balances"]
@@ -160,7 +169,9 @@ def test_a_portfolio_that_should_not_be_there(undelivered: Scene) -> None:
 
 
 def test_a_portfolio_left_out_without_a_word(undelivered: Scene) -> None:
-    frames = {name: frame.filter(pl.col("portfolio_number") != "SW000005") for name, frame in undelivered.frames.items()}
+    frames = {
+        name: frame.filter(pl.col("portfolio_number") != "SW000005") for name, frame in undelivered.frames.items()
+    }
     undelivered.deliver(frames=frames)
     found = undelivered.only_break()
     assert (found.kind, found.record, found.portfolio_number) == (BreakKind.MISSING_IN_EXPORT, "portfolio", "SW000005")
@@ -230,7 +241,13 @@ def rewrite_landed(scene: Scene, table: str, change: pl.Expr | None) -> bytes:
 
 
 def test_a_tampered_landed_file(scene: Scene) -> None:
-    change = pl.when(pl.col("trade_id") == 102).then(pl.col("units") + 1).otherwise(pl.col("units")).cast(pl.Decimal(20, 6)).alias("units")
+    change = (
+        pl.when(pl.col("trade_id") == 102)
+        .then(pl.col("units") + 1)
+        .otherwise(pl.col("units"))
+        .cast(pl.Decimal(20, 6))
+        .alias("units")
+    )
     before = rewrite_landed(scene, "trade", change)
     found = scene.only_break()
     assert (found.kind, found.subject, found.field) == (BreakKind.VALUE_DIFFERS, "T102", "units")
@@ -295,14 +312,22 @@ def test_a_backdated_row_rewrites_the_end_of_day(scene: Scene, reverses: int | N
         day=w.DAY, at=LATER,
     )  # fmt: skip
     found = scene.only_break()
-    assert (found.kind, found.record, found.field, found.difference) == (BreakKind.LATE, "investment_holdings", "units", -5)
+    assert (found.kind, found.record, found.field, found.difference) == (
+        BreakKind.LATE,
+        "investment_holdings",
+        "units",
+        -5,
+    )
     assert found.likeliest.cause is (Cause.REVERSAL if reverses else Cause.LATE_ROW)
     assert "security_movement 999" in found.likeliest.evidence
     assert "the market value follows" in found.likeliest.evidence
 
 
 def test_a_rewritten_end_of_day_without_a_row_that_says_why(scene: Scene) -> None:
-    scene.sql("UPDATE bigsite.cash_balance_eod SET ledger_balance = ledger_balance + 1, updated_at = :at WHERE cash_account_id = 1", at=LATER)
+    scene.sql(
+        "UPDATE bigsite.cash_balance_eod SET ledger_balance = ledger_balance + 1, updated_at = :at WHERE cash_account_id = 1",
+        at=LATER,
+    )
     found = scene.only_break()
     assert (found.record, found.field, found.likeliest.cause) == ("account_balances", "ledger_balance", Cause.LATE_ROW)
     assert "1000" not in found.subject  # the account's number is not shown
@@ -310,16 +335,24 @@ def test_a_rewritten_end_of_day_without_a_row_that_says_why(scene: Scene) -> Non
 
 
 def test_a_price_revised(scene: Scene) -> None:
-    scene.sql("UPDATE bigsite.security_price SET close_price = close_price + 1, updated_at = :at WHERE security_id = 3 AND price_date = :day", at=LATER, day=w.BEFORE)
+    scene.sql(
+        "UPDATE bigsite.security_price SET close_price = close_price + 1, updated_at = :at WHERE security_id = 3 AND price_date = :day",
+        at=LATER,
+        day=w.BEFORE,
+    )
     result = scene.reconcile()
     holders = scene.frames["investment_holdings"].filter(pl.col("security_code") == "MSFT")
     assert len(result.breaks) == holders.height
-    assert {(one.field, one.kind, one.likeliest.cause) for one in result.breaks} == {("price", BreakKind.VALUE_DIFFERS, Cause.PRICE_REVISED)}
+    assert {(one.field, one.kind, one.likeliest.cause) for one in result.breaks} == {
+        ("price", BreakKind.VALUE_DIFFERS, Cause.PRICE_REVISED)
+    }
     assert {one.difference for one in result.breaks} == {Decimal(-1)}
 
 
 def test_a_wrong_figure_in_bigsite_that_nothing_explains(scene: Scene) -> None:
-    scene.sql("UPDATE bigsite.cash_balance_eod SET available_balance = available_balance * 10 WHERE cash_account_id = 1")
+    scene.sql(
+        "UPDATE bigsite.cash_balance_eod SET available_balance = available_balance * 10 WHERE cash_account_id = 1"
+    )
     found = scene.only_break()
     assert found.likeliest.cause is Cause.SCALE
     assert found.severity is Severity.ERROR
@@ -328,7 +361,9 @@ def test_a_wrong_figure_in_bigsite_that_nothing_explains(scene: Scene) -> None:
 
 
 def test_a_name_changed_in_place_later_is_no_break(scene: Scene) -> None:
-    scene.sql("UPDATE bigsite.portfolio SET portfolio_name = 'Another', updated_at = :at WHERE portfolio_id = 1", at=LATER)
+    scene.sql(
+        "UPDATE bigsite.portfolio SET portfolio_name = 'Another', updated_at = :at WHERE portfolio_id = 1", at=LATER
+    )
     result = scene.reconcile()
     assert result.breaks == ()
     assert result.moved_on == 1
@@ -343,16 +378,27 @@ def test_a_personal_value_is_never_shown(scene: Scene) -> None:
 
 
 def test_a_consent_changed_since(scene: Scene) -> None:
-    scene.sql("UPDATE bigsite.data_sharing_consent SET granted_at = :at, updated_at = :now WHERE consent_id = 1", at=cutoff(w.DAY) + dt.timedelta(days=9), now=LATER)
+    scene.sql(
+        "UPDATE bigsite.data_sharing_consent SET granted_at = :at, updated_at = :now WHERE consent_id = 1",
+        at=cutoff(w.DAY) + dt.timedelta(days=9),
+        now=LATER,
+    )
     kinds = {(one.kind, one.likeliest.cause) for one in scene.reconcile().breaks}
     assert kinds == {(BreakKind.CONSENT, Cause.CONSENT_CHANGED)}
 
 
 def test_data_that_left_without_consent(undelivered: Scene) -> None:
-    undelivered.sql("UPDATE bigsite.data_sharing_consent SET revoked_at = :at WHERE consent_id = 4", at=w.SNAPSHOT_AT + dt.timedelta(minutes=1))
+    undelivered.sql(
+        "UPDATE bigsite.data_sharing_consent SET revoked_at = :at WHERE consent_id = 4",
+        at=w.SNAPSHOT_AT + dt.timedelta(minutes=1),
+    )
     undelivered.deliver()
     found = undelivered.only_break()
-    assert (found.kind, found.portfolio_number, found.likeliest.cause) == (BreakKind.CONSENT, "SW000004", Cause.CONSENT_ENDED)
+    assert (found.kind, found.portfolio_number, found.likeliest.cause) == (
+        BreakKind.CONSENT,
+        "SW000004",
+        Cause.CONSENT_ENDED,
+    )
     assert found.severity is Severity.ERROR
 
 
@@ -360,11 +406,20 @@ def test_data_that_left_without_consent(undelivered: Scene) -> None:
 
 
 def test_a_portfolio_in_quarantine_is_one_warning(undelivered: Scene) -> None:
-    held = HeldBack(number="SW000006", kind="RULE", reason="its units don't add up", rules=(RuleCount(rule="units_add_up", findings=1, subjects=()),))
+    held = HeldBack(
+        number="SW000006",
+        kind="RULE",
+        reason="its units don't add up",
+        rules=(RuleCount(rule="units_add_up", findings=1, subjects=()),),
+    )
     undelivered.deliver(held_back=(held,))
     result = undelivered.reconcile()
     (found,) = result.breaks
-    assert (found.portfolio_number, found.likeliest.cause, found.severity) == ("SW000006", Cause.QUARANTINE, Severity.WARNING)
+    assert (found.portfolio_number, found.likeliest.cause, found.severity) == (
+        "SW000006",
+        Cause.QUARANTINE,
+        Severity.WARNING,
+    )
     assert "units_add_up" in found.likeliest.evidence
     assert result.held_back == {"SW000006": "its units don't add up"}
     assert any(tally.excluded for tally in result.tallies)
@@ -373,7 +428,9 @@ def test_a_portfolio_in_quarantine_is_one_warning(undelivered: Scene) -> None:
 
 
 def test_a_removal_of_what_was_never_delivered_is_silent(undelivered: Scene) -> None:
-    frames = {name: frame.filter(pl.col("portfolio_number") != "SW000003") for name, frame in undelivered.frames.items()}
+    frames = {
+        name: frame.filter(pl.col("portfolio_number") != "SW000003") for name, frame in undelivered.frames.items()
+    }
     undelivered.deliver(frames=frames)
     result = undelivered.reconcile()
     assert result.breaks == ()
@@ -385,7 +442,9 @@ def test_a_removal_of_what_was_delivered_must_be_announced(undelivered: Scene) -
     manifest = undelivered.store.read(f"delivered/{w.FEED}/{w.DAY}/r0/manifest.json")
     undelivered.store.put(f"delivered/{w.FEED}/{w.BEFORE}/r0/manifest.json", manifest)
     undelivered.store.put(f"delivered/{w.FEED}/2025-03-10/r0/manifest.json", b'{"kind":"void"}')
-    frames = {name: frame.filter(pl.col("portfolio_number") != "SW000003") for name, frame in undelivered.frames.items()}
+    frames = {
+        name: frame.filter(pl.col("portfolio_number") != "SW000003") for name, frame in undelivered.frames.items()
+    }
     undelivered.store.delete(f"delivered/{w.FEED}/{w.DAY}/r0/manifest.json")
     for page in undelivered.manifest.pages:
         undelivered.store.delete(page.key)

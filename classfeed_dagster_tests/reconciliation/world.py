@@ -108,19 +108,37 @@ class World:
             if now or before:
                 change = "REMOVED" if not now else "CURRENT" if before else "NEW"
                 extract = {"REMOVED": "NONE", "CURRENT": "DELTA", "NEW": "FULL"}[change]
-                found[portfolio["portfolio_number"]] = {**(now or before or {}), "row": portfolio, "consent": change, "extract": extract}
+                found[portfolio["portfolio_number"]] = {
+                    **(now or before or {}),
+                    "row": portfolio,
+                    "consent": change,
+                    "extract": extract,
+                }
         return found
 
     def code(self, security: int, day: dt.date) -> tuple[str, str]:
         changes = sorted(
-            (row for row in self.rows["security_code_change"] if row["security_id"] == security and row["effective_on"] > day),
+            (
+                row
+                for row in self.rows["security_code_change"]
+                if row["security_id"] == security and row["effective_on"] > day
+            ),
             key=lambda row: row["effective_on"],
         )
         now = self.one("security", security_id=security)
         return (changes[0]["old_code"], changes[0]["old_name"]) if changes else (now["code"], now["name"])
 
     def frames(self) -> dict[str, pl.DataFrame]:
-        out: dict[str, list[Row]] = {name: [] for name in ("accounts", "cash_accounts", "account_balances", "investment_holdings", "movement_transactions")}
+        out: dict[str, list[Row]] = {
+            name: []
+            for name in (
+                "accounts",
+                "cash_accounts",
+                "account_balances",
+                "investment_holdings",
+                "movement_transactions",
+            )
+        }
         for number, scope in self.scope().items():
             own = scope["row"]
             shown = ("portfolio_name", "entity_type", "abn", "hin", "status", "opened_on", "closed_on")
@@ -148,7 +166,11 @@ class World:
                 continue
             security = self.one("security", security_id=held["security_id"])
             code, name = self.code(held["security_id"], DAY)
-            prices = [row for row in self.rows["security_price"] if row["security_id"] == held["security_id"] and row["price_date"] <= DAY]
+            prices = [
+                row
+                for row in self.rows["security_price"]
+                if row["security_id"] == held["security_id"] and row["price_date"] <= DAY
+            ]
             last = max(prices, key=lambda row: row["price_date"], default=None)
             unsettled = sum(
                 (signed(row) for row in self.rows["trade"]
@@ -168,10 +190,14 @@ class World:
 
     def _movements(self, number: str, scope: Row) -> list[Row]:
         portfolio, start = scope["row"]["portfolio_id"], scope["history_from"]
-        accounts = {row["cash_account_id"]: row for row in self.rows["cash_account"] if row["portfolio_id"] == portfolio}
+        accounts = {
+            row["cash_account_id"]: row for row in self.rows["cash_account"] if row["portfolio_id"] == portfolio
+        }
 
         def window(row: Row) -> bool:
-            return row["recorded_at"] < cutoff(DAY) and (scope["extract"] == "FULL" or row["recorded_at"] >= cutoff(BEFORE))
+            return row["recorded_at"] < cutoff(DAY) and (
+                scope["extract"] == "FULL" or row["recorded_at"] >= cutoff(BEFORE)
+            )
 
         sent: list[Row] = []
         units: dict[int, list[tuple[Decimal, dt.datetime]]] = defaultdict(list)
@@ -265,11 +291,15 @@ def make_world(portfolios: int = 6, seed: int = 1) -> World:
     """Portfolios with trades, movements, income and cash before and in the window; the 2nd NEW, the 3rd REMOVED."""
     dice = random.Random(seed)
     world = World()
-    for at, (code, exchange, currency) in enumerate((("BHP", "ASX", "AUD"), ("CBA", "ASX", "AUD"), ("MSFT", "NASDAQ", "USD")), 1):
+    for at, (code, exchange, currency) in enumerate(
+        (("BHP", "ASX", "AUD"), ("CBA", "ASX", "AUD"), ("MSFT", "NASDAQ", "USD")), 1
+    ):
         world.add("security", security_id=at, exchange=exchange, code=code, isin=f"AU00000{code:0<4}"[:11] + "1", name=f"{code} <Ltd> & Co",
                   security_type="ORDINARY", currency=currency, listed_on=None, delisted_on=None, updated_at=LONG_AGO)  # fmt: skip
         for day, price in ((dt.date(2025, 3, 10), "41.105"), (BEFORE, "42.5")):
-            world.add("security_price", security_id=at, price_date=day, close_price=Decimal(price) + at, updated_at=LONG_AGO)
+            world.add(
+                "security_price", security_id=at, price_date=day, close_price=Decimal(price) + at, updated_at=LONG_AGO
+            )
     world.add("security_code_change", security_id=2, effective_on=dt.date(2025, 3, 13), old_code="CBAX", new_code="CBA",
               old_name="Old name", new_name="CBA", updated_at=LONG_AGO)  # fmt: skip
     for number in range(1, portfolios + 1):
@@ -338,7 +368,9 @@ def deliver(
     """Render ``frames`` and deliver them, all portfolios but those held back (or ``only`` some)."""
     left_out = {one.number for one in held_back}
     frames = {
-        name: frame.filter(~pl.col("portfolio_number").is_in(left_out) & (pl.col("portfolio_number").is_in(only) if only else True))
+        name: frame.filter(
+            ~pl.col("portfolio_number").is_in(left_out) & (pl.col("portfolio_number").is_in(only) if only else True)
+        )
         for name, frame in frames.items()
     }
     rendered = list(epi_writer.render(frames))
@@ -349,7 +381,18 @@ def deliver(
     for at, span in enumerate(ranges, 1):
         part = rendered[span.start : span.stop]
         totals = sum((one.totals for one in part), Totals())
-        header = PageHeader(FEED, "CLASS", DAY, AUDIENCE.sequence_number(DAY), revision, None, at, len(ranges), AUDIENCE.window(DAY), SNAPSHOT_AT)
+        header = PageHeader(
+            FEED,
+            "CLASS",
+            DAY,
+            AUDIENCE.sequence_number(DAY),
+            revision,
+            None,
+            at,
+            len(ranges),
+            AUDIENCE.window(DAY),
+            SNAPSHOT_AT,
+        )
         sections = {name: [one.sections.get(name, b"") for one in part] for name in part[0].sections} if part else {}
         document = b"".join(epi_writer.page(header, totals, sections))
         stored = gzip.compress(document, mtime=0) if compress else document

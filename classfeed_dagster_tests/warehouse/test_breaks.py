@@ -18,12 +18,18 @@ ONE = Break(
     "10.50", "10.40", Decimal("0.10"), (Explanation(Cause.FILE_ALTERED, "O'Brien's page; 100 %"), Explanation(Cause.SIGN, "turned")),
     Trace("trade 102", "landing/x", "p1", "17"),
 )  # fmt: skip
-OTHER = dataclasses.replace(ONE, subject="T103", difference=None, explanations=(Explanation(Cause.LATE_ROW, "x" * 9000),), trace=Trace())
+OTHER = dataclasses.replace(
+    ONE, subject="T103", difference=None, explanations=(Explanation(Cause.LATE_ROW, "x" * 9000),), trace=Trace()
+)
 EVENT = dataclasses.replace(ONE, subject="computed again", kind=BreakKind.RECOMPUTED_DATE, severity=Severity.EVENT)
 
 
-def save(connection: Any, *breaks: Break, at: dt.datetime = NOON, attempt: str = "a1", side: Side = Side.SOURCE) -> Saved:
-    return save_breaks(connection, "class_super", side, DAY, breaks, at=at, attempt=attempt, metrics={"breaks": len(breaks)})
+def save(
+    connection: Any, *breaks: Break, at: dt.datetime = NOON, attempt: str = "a1", side: Side = Side.SOURCE
+) -> Saved:
+    return save_breaks(
+        connection, "class_super", side, DAY, breaks, at=at, attempt=attempt, metrics={"breaks": len(breaks)}
+    )
 
 
 def test_a_break_is_one_row_from_found_to_mended_and_back(warehouse: Any) -> None:

@@ -59,7 +59,10 @@ def test_a_date_is_loaded_as_it_was_delivered(delivered: Any, local_store: Objec
     assert len(holdings) == frames["investment_holdings"].height
     assert all(name and security for name, security, _ in holdings)
     assert sorted(value for *_, value in holdings) == sorted(frames["investment_holdings"]["market_value"])
-    assert len(query(warehouse, "SELECT * FROM CASH_BALANCE_AS_WAS WHERE ACCOUNT_NAME IS NOT NULL")) == frames["account_balances"].height
+    assert (
+        len(query(warehouse, "SELECT * FROM CASH_BALANCE_AS_WAS WHERE ACCOUNT_NAME IS NOT NULL"))
+        == frames["account_balances"].height
+    )
     codes = {row[0] for row in query(warehouse, "SELECT SECURITY_CODE FROM DIM_SECURITY")}
     assert codes == {"BHP", "CBAX", "MSFT"}
 
@@ -74,7 +77,9 @@ def test_loading_again_changes_nothing(delivered: Any, local_store: ObjectStore,
     assert all(once.values())
 
 
-def test_a_revision_replaces_its_portfolios_and_no_others(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
+def test_a_revision_replaces_its_portfolios_and_no_others(
+    delivered: Any, local_store: ObjectStore, warehouse: Any
+) -> None:
     world, frames, snapshot = delivered
     w.deliver(local_store, world, frames, snapshot)
     load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
@@ -82,7 +87,10 @@ def test_a_revision_replaces_its_portfolios_and_no_others(delivered: Any, local_
     changed = {
         **frames,
         "account_balances": frames["account_balances"].with_columns(
-            ledger_balance=pl.when(one).then(pl.lit(Decimal("1.23"))).otherwise(pl.col("ledger_balance")).cast(pl.Decimal(18, 2))
+            ledger_balance=pl.when(one)
+            .then(pl.lit(Decimal("1.23")))
+            .otherwise(pl.col("ledger_balance"))
+            .cast(pl.Decimal(18, 2))
         ),
         "movement_transactions": frames["movement_transactions"].filter(~one | (pl.col("transaction_id") != "T102")),
         "accounts": frames["accounts"].with_columns(
@@ -93,10 +101,17 @@ def test_a_revision_replaces_its_portfolios_and_no_others(delivered: Any, local_
     loaded = load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
     assert loaded.revisions == 2
     assert loaded.rows["FACT_MOVEMENT"] == changed["movement_transactions"].height
-    assert query(warehouse, "SELECT LEDGER_BALANCE FROM FACT_CASH_BALANCE_DAILY WHERE PORTFOLIO_NUMBER = 'SW000001'") == [(Decimal("1.23"),)]
-    names = query(warehouse, "SELECT PORTFOLIO_NAME, VALID_FROM, IS_CURRENT FROM DIM_PORTFOLIO WHERE PORTFOLIO_NUMBER = 'SW000001'")
+    assert query(
+        warehouse, "SELECT LEDGER_BALANCE FROM FACT_CASH_BALANCE_DAILY WHERE PORTFOLIO_NUMBER = 'SW000001'"
+    ) == [(Decimal("1.23"),)]
+    names = query(
+        warehouse,
+        "SELECT PORTFOLIO_NAME, VALID_FROM, IS_CURRENT FROM DIM_PORTFOLIO WHERE PORTFOLIO_NUMBER = 'SW000001'",
+    )
     assert names == [("Renamed", w.DAY, True)]
-    of_both = query(warehouse, "SELECT REVISION, IS_LATEST FROM FACT_DELIVERY WHERE PORTFOLIO_NUMBER = 'SW000001' ORDER BY 1")
+    of_both = query(
+        warehouse, "SELECT REVISION, IS_LATEST FROM FACT_DELIVERY WHERE PORTFOLIO_NUMBER = 'SW000001' ORDER BY 1"
+    )
     assert of_both == [(0, False), (1, True)]
     assert query(warehouse, "SELECT COUNT(*) FROM FACT_DELIVERY WHERE IS_LATEST") == [(frames["accounts"].height,)]
 
@@ -120,14 +135,22 @@ def test_dimensions_keep_their_history_in_whatever_order_dates_come(
     days = (w.DAY, dt.date(2025, 3, 13), dt.date(2025, 3, 14))
     first = w.deliver(local_store, world, frames, snapshot)
     redate(local_store, first, days[1])
-    renamed = {**frames, "accounts": frames["accounts"].with_columns(portfolio_name=pl.when(pl.col("consent") != "REMOVED").then(pl.lit("New name")))}
+    renamed = {
+        **frames,
+        "accounts": frames["accounts"].with_columns(
+            portfolio_name=pl.when(pl.col("consent") != "REMOVED").then(pl.lit("New name"))
+        ),
+    }
     renamed["investment_holdings"] = frames["investment_holdings"].with_columns(security_name=pl.lit("Same everywhere"))
     third = w.deliver(local_store, world, renamed, snapshot, revision=7)
     redate(local_store, third, days[2])
     local_store.delete(w.manifest_key(w.FEED, w.DAY, 7))
     for at in order:
         load_delivery(warehouse, local_store, w.FEED, days[at], EPI)
-    versions = query(warehouse, "SELECT PORTFOLIO_NAME, VALID_FROM, VALID_TO, IS_CURRENT FROM DIM_PORTFOLIO WHERE PORTFOLIO_NUMBER = 'SW000001' ORDER BY 2")
+    versions = query(
+        warehouse,
+        "SELECT PORTFOLIO_NAME, VALID_FROM, VALID_TO, IS_CURRENT FROM DIM_PORTFOLIO WHERE PORTFOLIO_NUMBER = 'SW000001' ORDER BY 2",
+    )
     assert [version[0][:5] for version in versions] == ["Smith", "New n"]
     assert [version[1:] for version in versions] == [(days[0], days[2], False), (days[2], dt.date(9999, 12, 31), True)]
     removed = query(warehouse, "SELECT IS_SHARED, VALID_FROM FROM DIM_PORTFOLIO WHERE PORTFOLIO_NUMBER = 'SW000003'")
