@@ -167,7 +167,7 @@ class LocalStore:
         _flush_folder(path.parent)
 
     def _written(self, path: Path, data: bytes | Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
         try:
             with temporary.open("xb") as target:
@@ -198,6 +198,13 @@ class LocalStore:
     def location(self, key: str) -> str:
         """See ObjectStore."""
         return str(self._path(key))
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush_folder(folder.parent)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -54,16 +54,13 @@ def start(home: Path, database: str = DATABASE) -> str:
     """
     folder = _folder(home)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        server = _server(folder)
-    except Exception as error:  # the wheel raises whatever its subprocesses, file system and assertions raise
-        raise EmbeddedPostgresError(
-            f"the embedded PostgreSQL under {folder} did not start ({type(error).__name__}). "
-            f"Its log is {folder / 'log'}; if another version of it made the folder, move it away and seed again."
-        ) from error
-    admin = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-    _create_database(admin, database, folder)
-    return admin.set(database=database).render_as_string(hide_password=False)
+        return _started(folder, database)
+    except EmbeddedPostgresError:
+        # A server that was killed this very moment still looks alive: look again once it has had time to die.
+        time.sleep(1)
+        if _runs(folder) or not (folder / "postmaster.pid").exists():
+            raise
+        return _started(folder, database)
 
 
 def stop(home: Path) -> bool:
@@ -80,6 +77,20 @@ def stop(home: Path) -> bool:
 
 def _folder(home: Path) -> Path:
     return home.expanduser().resolve() / "postgres"
+
+
+def _started(folder: Path, database: str) -> str:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        server = _server(folder)
+    except Exception as error:  # the wheel raises whatever its subprocesses, file system and assertions raise
+        raise EmbeddedPostgresError(
+            f"the embedded PostgreSQL under {folder} did not start ({type(error).__name__}). "
+            f"Its log is {folder / 'log'}; if another version of it made the folder, move it away and seed again."
+        ) from error
+    admin = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    _create_database(admin, database, folder)
+    return admin.set(database=database).render_as_string(hide_password=False)
 
 
 def _library() -> Any:

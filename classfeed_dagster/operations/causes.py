@@ -65,6 +65,7 @@ TABLE: Mapping[str, tuple[Kind, Dependency | None]] = {
     "DagsterAssetCheckFailedError": (_D, None),
     "SchemaDriftError": (_D, None),
     "DamagedFileError": (_D, None),
+    "ObjectNotFoundError": (_D, None),
     "DamagedRecordError": (_D, None),
     "BuildError": (_C, None),
     "InvalidKeyError": (_C, None),
@@ -126,10 +127,14 @@ _PHRASES: tuple[tuple[re.Pattern[str], Kind, Dependency | None], ...] = (
     (re.compile(r"\((RequestTimeout|RequestTimeTooSkewed)\)"), _T, _STORE),
     (re.compile(r"\((AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|NoSuchBucket)\)"), _C, None),
     (re.compile(r"password authentication failed|does not exist|permission denied for"), _C, None),
+    (re.compile(r"Incorrect username or password|JWT token is invalid|390\d{3} \(08001\)"), _C, None),
+    (re.compile(r"25000[0-9]|29\d{4}|snowflakecomputing"), _T, _SNOWFLAKE),
     (re.compile(r"No space left on device"), _T, None),
 )
 # A bare class name from the log that says nothing by itself: the phrase within decides.
 _VAGUE = frozenset({"ClientError", "OSError", "OperationalError"})
+# What was down is said by the error around these: a refused connection is bigsite's within bigsite's error.
+_PLUMBING = frozenset({"ConnectionError", "ConnectionResetError", "ConnectionRefusedError", "BrokenPipeError", "TimeoutError"})
 
 
 def classify(chain: Iterable[tuple[str, str]]) -> Cause:
@@ -151,6 +156,7 @@ def classify(chain: Iterable[tuple[str, str]]) -> Cause:
                     entry = (kind, of)
                     break
         if entry is not None:
-            dependency = entry[1] or dependency
+            # A deadlock within an error of bigsite's does not mean that bigsite is down.
+            dependency = dependency if name in _PLUMBING else entry[1]
             found = Cause(entry[0], name, dependency if entry[0] is Kind.TRANSIENT else None)
     return found or Cause(Kind.UNKNOWN, errors[-1][0])

@@ -86,7 +86,7 @@ def transaction(connection: Connection) -> Iterator[Cursor]:
 class Staging:
     """Temporary tables like given ones, filled by PUT and COPY from Parquet: bulk, and invisible to others.
 
-    Use as a context manager; what it made is dropped at the end.
+    Use as a context manager; its tables are dropped at the end.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -102,8 +102,8 @@ class Staging:
         return self
 
     def __exit__(self, *_: object) -> None:
-        drops = [f"DROP TABLE IF EXISTS {table}" for table in self._tables]
-        execute(self._connection, *drops, f"DROP STAGE IF EXISTS {self._stage}")
+        # The stage is temporary and ends with the session, its files with it; the local server knows no DROP STAGE.
+        execute(self._connection, *(f"DROP TABLE IF EXISTS {table}" for table in self._tables))
 
     def table(self, like: str) -> str:
         """The name of a new, empty staging table with the columns of ``like``."""

@@ -137,6 +137,19 @@ def test_a_killed_server_is_started_again_with_what_was_committed(home: Path) ->
     assert _ask(embedded.start(home), "SELECT n FROM kept") == 7
 
 
+def test_a_server_that_is_dying_as_it_is_joined_is_started_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded.start(home)
+    create = embedded._create_database
+
+    def killed_first(admin: sa.URL, database: str, folder: Path) -> None:
+        monkeypatch.setattr(embedded, "_create_database", create)
+        os.kill(_server(home), signal.SIGKILL)
+        raise embedded.EmbeddedPostgresError("refused")
+
+    monkeypatch.setattr(embedded, "_create_database", killed_first)
+    assert _ask(embedded.start(home)) == 1
+
+
 def test_a_stranger_with_the_servers_number_is_not_taken_for_it(home: Path) -> None:
     embedded.start(home)
     path = home / "postgres" / "postmaster.pid"

@@ -496,3 +496,26 @@ def test_a_broken_chain_stops_publishing(local_store: ObjectStore) -> None:
 def test_first_dates_audience(local_store: ObjectStore) -> None:
     made = build(local_store, simple())
     assert (made.previous_date, made.sequence_number) == (None, AUDIENCE.sequence_number(DAY1))
+
+
+@pytest.mark.parametrize("ask", [1, 2])
+def test_another_attempt_that_delivered_before_the_consent_ended_stands(local_store: ObjectStore, ask: int) -> None:
+    """While this attempt asks for consent, another delivers the build; then the answer says that a consent ended."""
+    day = simple()
+    made = build(local_store, day)
+    check(local_store, made, day)
+    local_store.create(chain_key(FEED, 1), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=0)))
+    asked: list[int] = []
+
+    def overtaken() -> frozenset[str]:
+        asked.append(1)
+        if len(asked) < ask:
+            return day.consenting
+        assert go(local_store, made, day, correlation_id="faster").kind == "DELIVERED"
+        return day.without("P2").consenting
+
+    outcome = go(local_store, made, day, consented=overtaken)
+    assert outcome.kind == "ALREADY_DELIVERED"
+    assert outcome.manifest is not None
+    assert outcome.manifest.correlation_id == "faster"
+    assert sound(local_store)

@@ -246,15 +246,15 @@ def test_what_cannot_be_verified_is_said(folder: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "m" / "manifest.json"
     damaged.parent.mkdir()
     damaged.write_bytes(b"\xff")
-    unreadable = tmp_path / "n" / "manifest.json"
-    unreadable.mkdir(parents=True)
-    page = unreadable.with_name(f"{FEED}-20230103-r0-p1.txt")
-    page.mkdir()
+    unreadable = tmp_path / "n" / f"{FEED}-20230103-r0-p1.txt"
+    (unreadable.parent / "manifest.json").mkdir(parents=True)  # not a file, so it can't be read
+    unreadable.write_bytes(b"T|0|0|0\n")
     for path, kind in [
         (stray, {Kind.ORPHAN}),
         (other, {Kind.UNKNOWN_FILE}),
         (picture, {Kind.UNKNOWN_FILE}),
         (damaged, {Kind.RECORD_DAMAGED}),
+        (unreadable, {Kind.RECORD_DAMAGED}),
         (tmp_path / f"{FEED}-20230103-r0-p7.txt", {Kind.DOCUMENT_INVALID, Kind.CONTENT_DISAGREES, Kind.PAGE_MISSING}),
     ]:
         found = kinds(verify_paths([path], FORMATS))
