@@ -84,7 +84,7 @@ def transaction(connection: Connection) -> Iterator[Cursor]:
 
 
 class Staging:
-    """Temporary tables like given ones, filled by PUT and COPY from Parquet: bulk, and invisible to others.
+    """Tables of its own like given ones, filled by PUT and COPY from Parquet: bulk, apart from everyone else's.
 
     Use as a context manager; its tables are dropped at the end.
     """
@@ -106,9 +106,13 @@ class Staging:
         execute(self._connection, *(f"DROP TABLE IF EXISTS {table}" for table in self._tables))
 
     def table(self, like: str) -> str:
-        """The name of a new, empty staging table with the columns of ``like``."""
+        """The name of a new, empty staging table with the columns of ``like``.
+
+        Transient, not temporary: the local server's COPY doesn't find temporary tables. The random name keeps
+        loads that run at once apart, and a killed load leaves at most rows that nobody reads.
+        """
         name = f"STAGED_{like}_{self._id}"
-        execute(self._connection, f"CREATE TEMPORARY TABLE {name} LIKE {like}")
+        execute(self._connection, f"CREATE TRANSIENT TABLE {name} LIKE {like}")
         self._tables.append(name)
         return name
 

@@ -14,7 +14,7 @@ def main(port: int, folder: Path) -> None:
 
     # fakesnow's command line ignores the folder in server mode, so its shared instance is made here.
     fakesnow.server.shared_fs = FakeSnow(db_path=folder)
-    uvicorn.run(fakesnow.server.app, host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(fakesnow.server.app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":

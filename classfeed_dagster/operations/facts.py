@@ -1,0 +1,243 @@
+"""Gathers what repair and alerts decide from: the object store, Dagster's runs and bigsite, for the last due dates.
+
+Nothing is remembered from tick to tick but what can't change: manifests and the events of finished runs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
+from classfeed_dagster.delivery.manifest import Manifest, read_manifest
+from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
+from classfeed_dagster.delivery.records import delivered_prefix
+from classfeed_dagster.delivery.release import releases
+from classfeed_dagster.delivery.shadow import FeedMode, switched
+from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.operations import source_probe
+from classfeed_dagster.operations.due import Due, latest_due
+from classfeed_dagster.operations.repair import DateFacts, RunFact
+from classfeed_dagster.operations.run_history import is_of_feed, run_fact, runs_by_date
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance, RunRecord
+
+    from classfeed_dagster.runtime import Runtime
+
+_MANIFEST = re.compile(r"r(\d+)/manifest\.json\Z")
+_KEPT = 4000
+_MANIFESTS: dict[str, Delivery | None] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What operating needs of a manifest; a manifest itself may be large."""
+
+    revision: int
+    delivered_at: dt.datetime  # bigsite's clock, at the last question before the manifest
+    snapshot_at: dt.datetime
+    portfolios: int
+    held_back: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One due date with everything seen of it: the facts for repair, and more for alerts."""
+
+    feed: Feed
+    due: Due
+    facts: DateFacts
+    deliveries: tuple[Delivery, ...]
+    held: tuple[Quarantined, ...]  # still held back
+    records: tuple[RunRecord, ...]  # runs, oldest first
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """One look at everything. ``bigsite_up``: whether bigsite answered just now."""
+
+    at: dt.datetime
+    dates: tuple[Observed, ...]
+    bigsite_up: bool
+
+    @property
+    def facts(self) -> list[DateFacts]:
+        """The facts alone, as repair takes them."""
+        return [one.facts for one in self.dates]
+
+
+def deliveries(store: ObjectStore, feed: Feed, day: dt.date) -> tuple[Delivery, ...]:
+    """The deliveries of a date, void revisions left out, in order; reads each manifest once a process."""
+    view = store if feed.mode is FeedMode.OFF else switched(store, feed.name, feed.mode)
+    prefix = delivered_prefix(feed.name, day)
+    found: list[Delivery] = []
+    for key in view.list(prefix):
+        if _MANIFEST.match(key.removeprefix(prefix)):
+            location = view.location(key)
+            if location not in _MANIFESTS:
+                if len(_MANIFESTS) >= _KEPT:
+                    _MANIFESTS.clear()
+                _MANIFESTS[location] = _summary(view.read(key), location)
+            delivery = _MANIFESTS[location]
+            if delivery is not None:
+                found.append(delivery)
+    return tuple(sorted(found, key=lambda one: one.revision))
+
+
+def _summary(data: bytes, location: str) -> Delivery | None:
+    manifest = read_manifest(data, location)
+    if not isinstance(manifest, Manifest):
+        return None
+    return Delivery(
+        manifest.revision,
+        manifest.consent_checked_at,
+        manifest.snapshot.snapshot_at,
+        len(manifest.portfolios),
+        len(manifest.held_back),
+    )
+
+
+def gather(
+    runtime: Runtime,
+    instance: DagsterInstance,
+    feeds: Iterable[Feed],
+    now: dt.datetime,
+    *,
+    ask_changes: bool = True,
+) -> Gathered:
+    """Everything that is known of the last due dates of ``feeds``. ``now`` is UTC.
+
+    ``ask_changes``: whether bigsite is also asked what changed, which costs it a scan of those dates' rows. If bigsite
+    doesn't answer, nothing is known to have changed.
+    """
+    settings = runtime.settings
+    up = source_probe.answers(runtime)
+    observed: list[Observed] = []
+    for feed in feeds:
+        audience = feed.audience(settings.first_business_date)
+        dues = latest_due(feed, audience, now, settings.repair_dates)
+        runs = runs_by_date(instance, [one.business_date for one in dues])
+        dates = [
+            _observe(runtime, instance, feed, audience, one, runs.get(one.business_date, ()), now) for one in dues
+        ]
+        dates = _with_order(runtime.store, feed, audience, dates)
+        if up and ask_changes:
+            dates, up = _with_changes(runtime, audience, dates)
+        observed += dates
+    return Gathered(now, tuple(observed), up)
+
+
+def _observe(
+    runtime: Runtime,
+    instance: DagsterInstance,
+    feed: Feed,
+    audience: Audience,
+    due: Due,
+    records: Sequence[RunRecord],
+    now: dt.datetime,
+) -> Observed:
+    store, day = runtime.store, due.business_date
+    own = tuple(record for record in records if is_of_feed(record.dagster_run, feed.name))
+    runs = tuple(run_fact(instance, record, now) for record in own)
+    sent = deliveries(store, feed, day)
+    held = tuple(record for record in quarantine(store, feed.name, day) if record.status == "HELD")
+    landed = latest_snapshot(store, day, [audience])
+    released = [release.released_at for release in releases(store, audience, day)]
+    facts = DateFacts(
+        feed=feed.name,
+        business_date=day,
+        due_at=due.starts_at,
+        deadline=due.deadline_at,
+        delivered=bool(sent),
+        runs=runs,
+        held_back=len(held),
+        snapshot_at=_worked_from(store, day, runs) or (sent[-1].snapshot_at if sent else None),
+        landed_at=landed.snapshot_at if landed else None,
+        released_at=max(released, default=None),
+    )
+    return Observed(feed, due, facts, sent, held, own)
+
+
+def _worked_from(store: ObjectStore, day: dt.date, runs: Sequence[RunFact]) -> dt.datetime | None:
+    # The latest run that read bigsite, or took what was landed; a resumed run goes on with what its first part had.
+    for run in reversed(runs):
+        if run.snapshot_id is not None:
+            key = f"landing/{day.isoformat()}/snapshot/{run.snapshot_id}.json"
+            try:
+                return Snapshot.model_validate_json(store.read(key)).snapshot_at
+            except ObjectNotFoundError:
+                return None
+    return None
+
+
+def _with_order(store: ObjectStore, feed: Feed, audience: Audience, dates: Sequence[Observed]) -> list[Observed]:
+    # What a date's neighbours say of it: an undelivered date before the first, portfolios freed by the date before.
+    result: list[Observed] = []
+    for at, one in enumerate(dates):
+        previous = audience.previous(one.due.business_date)
+        waits_for = previous if at == 0 and previous is not None and not deliveries(store, feed, previous) else None
+        waiting = {record.number for record in one.held if record.held_back.kind == "WAITING"}
+        freed: str | None = None
+        if waiting and previous is not None:
+            gone = sorted(
+                (record.number, record.released_in)
+                for record in quarantine(store, feed.name, previous)
+                if record.number in waiting and record.status == "RELEASED" and record.released_in is not None
+            )
+            freed = hashlib.sha256(repr(gone).encode()).hexdigest()[:16] if gone else None
+        budget_from = dates[-1].due.starts_at
+        result.append(
+            replace(one, facts=replace(one.facts, waits_for=waits_for, freed=freed, budget_from=budget_from))
+        )
+    return result
+
+
+def _with_changes(
+    runtime: Runtime, audience: Audience, dates: Sequence[Observed]
+) -> tuple[list[Observed], bool]:
+    questions = [
+        source_probe.Question(
+            one.due.business_date,
+            one.facts.snapshot_at,
+            {record.number for record in one.held if record.held_back.kind == "RULE"},
+        )
+        for one in dates
+        if one.facts.snapshot_at is not None
+    ]
+    try:
+        changed: Mapping[dt.date, dt.datetime] = source_probe.changes(runtime, audience.recipient, questions)
+    except sa.exc.SQLAlchemyError:
+        return list(dates), source_probe.answers(runtime)
+    return [
+        replace(one, facts=replace(one.facts, source_changed_at=changed.get(one.due.business_date))) for one in dates
+    ], True
+
+
+class Probe:
+    """Says when to ask bigsite what changed: every ``seconds``, and at once after an event said look."""
+
+    def __init__(self, seconds: int, clock: Callable[[], dt.datetime]) -> None:
+        self._every = dt.timedelta(seconds=seconds)
+        self._clock = clock
+        self._asked_at: dt.datetime | None = None
+
+    def is_due(self, look_at: dt.datetime | None = None) -> bool:
+        """True if it is time; then the time begins anew. ``look_at``: when an event last said look."""
+        now = self._clock()
+        due = (
+            self._asked_at is None
+            or now - self._asked_at >= self._every
+            or (look_at is not None and look_at > self._asked_at)
+        )
+        if due:
+            self._asked_at = now
+        return due

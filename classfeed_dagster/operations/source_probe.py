@@ -1,0 +1,143 @@
+"""Does bigsite answer, and what changed in it since the snapshots that due dates were sent from: one cheap question.
+
+Only consented portfolios matter. A row whose transaction was under way while the snapshot was taken carries an
+earlier instant and is not noticed here; reconciliation, which compares contents, notices it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from classfeed_dagster import trading_days
+
+if TYPE_CHECKING:
+    from classfeed_dagster.runtime import Runtime
+
+_CONNECT_SECONDS = 5
+_STATEMENT_MILLISECONDS = 20_000
+
+# `asked`: a business date, its cut-off, and the instant of the snapshot it was sent from. `suspect`: the portfolios
+# that are held back on a date, since they break a rule. An end of day or a price is rewritten in place and counts for
+# everybody who was sent it; of those held back any row counts that could mend them.
+_CHANGES = """
+WITH asked AS (
+  SELECT * FROM unnest(CAST(:dates AS date[]), CAST(:cutoffs AS timestamptz[]), CAST(:seen AS timestamptz[]))
+           AS t(business_date, cutoff, seen)
+), consented AS (
+  SELECT DISTINCT portfolio_id FROM bigsite.data_sharing_consent
+  WHERE recipient = :recipient AND granted_at < now() AND (expires_at IS NULL OR expires_at >= now())
+    AND (revoked_at IS NULL OR revoked_at >= now())
+), suspect AS (
+  SELECT s.business_date, a.seen, p.portfolio_id, p.updated_at
+  FROM unnest(CAST(:suspect_dates AS date[]), CAST(:suspect_numbers AS text[])) AS s(business_date, portfolio_number)
+  JOIN asked a USING (business_date) JOIN bigsite.portfolio p USING (portfolio_number)
+)
+SELECT business_date, max(changed_at) FROM (
+  SELECT a.business_date, h.updated_at AS changed_at FROM asked a
+    JOIN bigsite.holding_eod h ON h.as_at_date = a.business_date AND h.updated_at > a.seen
+    JOIN consented USING (portfolio_id)
+  UNION ALL
+  SELECT a.business_date, b.updated_at FROM asked a
+    JOIN bigsite.cash_balance_eod b ON b.as_at_date = a.business_date AND b.updated_at > a.seen
+    JOIN bigsite.cash_account c USING (cash_account_id) JOIN consented USING (portfolio_id)
+  UNION ALL
+  SELECT a.business_date, p.updated_at FROM asked a
+    JOIN bigsite.security_price p ON p.updated_at > a.seen AND p.price_date <= a.business_date
+    WHERE p.price_date > a.business_date - 40
+      AND NOT EXISTS (SELECT 1 FROM bigsite.security_price l WHERE l.security_id = p.security_id
+                      AND l.price_date > p.price_date AND l.price_date <= a.business_date)
+      AND EXISTS (SELECT 1 FROM bigsite.holding_eod h JOIN consented USING (portfolio_id)
+                  WHERE h.as_at_date = a.business_date AND h.security_id = p.security_id)
+  UNION ALL
+  SELECT a.business_date, c.updated_at FROM asked a
+    JOIN bigsite.data_sharing_consent c ON c.recipient = :recipient AND c.updated_at > a.seen
+     AND c.granted_at < a.cutoff AND (c.revoked_at IS NULL OR c.revoked_at < a.cutoff)
+  UNION ALL
+  SELECT business_date, updated_at FROM suspect WHERE updated_at > seen
+  UNION ALL
+  SELECT s.business_date, c.updated_at FROM suspect s JOIN bigsite.cash_account c USING (portfolio_id)
+    WHERE c.updated_at > s.seen
+  UNION ALL
+  SELECT s.business_date, y.updated_at FROM suspect s
+    JOIN bigsite.holding_eod h ON h.as_at_date = s.business_date AND h.portfolio_id = s.portfolio_id
+    JOIN bigsite.security y USING (security_id) WHERE y.updated_at > s.seen
+  UNION ALL
+  SELECT s.business_date, t.recorded_at FROM suspect s JOIN bigsite.trade t USING (portfolio_id)
+    WHERE t.recorded_at > s.seen AND t.trade_date <= s.business_date
+  UNION ALL
+  SELECT s.business_date, m.recorded_at FROM suspect s JOIN bigsite.security_movement m USING (portfolio_id)
+    WHERE m.recorded_at > s.seen AND m.effective_date <= s.business_date
+  UNION ALL
+  SELECT s.business_date, i.recorded_at FROM suspect s JOIN bigsite.income i USING (portfolio_id)
+    WHERE i.recorded_at > s.seen AND i.payment_date <= s.business_date
+  UNION ALL
+  SELECT s.business_date, x.recorded_at FROM suspect s JOIN bigsite.cash_account USING (portfolio_id)
+    JOIN bigsite.cash_transaction x USING (cash_account_id)
+    WHERE x.recorded_at > s.seen AND x.transaction_date <= s.business_date
+) AS changes GROUP BY business_date
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to ask about one business date: since when, and who is held back on it for breaking a rule."""
+
+    business_date: dt.date
+    seen_at: dt.datetime  # UTC: the snapshot that the date was sent from, or last tried with
+    suspects: Collection[str] = field(default_factory=tuple)  # portfolio numbers
+
+
+def answers(runtime: Runtime) -> bool:
+    """True if bigsite answers within seconds."""
+    engine = _engine(runtime)
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.text("SELECT 1"))
+    except sa.exc.SQLAlchemyError:
+        return False
+    finally:
+        engine.dispose()
+    return True
+
+
+def changes(runtime: Runtime, recipient: str, questions: Sequence[Question]) -> Mapping[dt.date, dt.datetime]:
+    """By date, the latest instant at which something it was sent from, or holds back, changed since; UTC.
+
+    Dates without a change are absent. Raises SQLAlchemy's errors if bigsite fails or takes longer than 20 s.
+    """
+    if not questions:
+        return {}
+    suspects = [(one.business_date, number) for one in questions for number in sorted(one.suspects)]
+    parameters: dict[str, Any] = {
+        "recipient": recipient,
+        "dates": [one.business_date for one in questions],
+        "cutoffs": [trading_days.cutoff(one.business_date) for one in questions],
+        "seen": [one.seen_at for one in questions],
+        "suspect_dates": [day for day, _ in suspects],
+        "suspect_numbers": [number for _, number in suspects],
+    }
+    engine = _engine(runtime)
+    try:
+        with engine.connect().execution_options(postgresql_readonly=True) as connection:
+            rows = connection.execute(sa.text(_CHANGES), parameters).all()
+    finally:
+        engine.dispose()
+    return {day: at.astimezone(dt.UTC) for day, at in rows}
+
+
+def _engine(runtime: Runtime) -> sa.Engine:
+    # A sensor has a minute for everything: a host that swallows packets must not use it up.
+    return sa.create_engine(
+        runtime.engine.url,
+        poolclass=sa.pool.NullPool,
+        hide_parameters=True,
+        connect_args={
+            "connect_timeout": _CONNECT_SECONDS,
+            "options": f"-c statement_timeout={_STATEMENT_MILLISECONDS}",
+        },
+    )
