@@ -1,0 +1,72 @@
+"""Where each landed column comes from in bigsite.
+
+A landed column carries the column of its own table that has its name, unless it is among the few that bigsite works
+out for us, which are declared here. What only selects rows (a cut-off, a join) is not what a value is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from classfeed_dagster.bigsite import queries
+from classfeed_dagster.bigsite.tables import SCHEMA, metadata
+
+_TRADED = ("trade.units", "trade.side", "trade.trade_date", "trade.recorded_at")
+_MOVED = (
+    "security_movement.units_change",
+    "security_movement.effective_date",
+    "security_movement.recorded_at",
+)
+_OPENED = ("data_sharing_consent.history_from",)
+
+# What bigsite works out while it is read, by ``landed table.column``.
+DERIVED: Mapping[str, tuple[str, ...]] = {
+    "data_sharing_consent.portfolio_number": ("portfolio.portfolio_number",),
+    "holding_eod.ledger_units": (*_TRADED, *_MOVED, "holding_eod.updated_at"),
+    "holding_eod.unsettled_units": (*_TRADED, "trade.settlement_date", "holding_eod.updated_at"),
+    "cash_balance_eod.portfolio_id": ("cash_account.portfolio_id",),
+    "cash_balance_eod.open_on_date": ("cash_account.opened_on", "cash_account.closed_on"),
+    "cash_balance_eod.opened_by_date": ("cash_account.opened_on",),
+    "cash_balance_eod.ledger_cash": (
+        "cash_transaction.amount",
+        "cash_transaction.transaction_date",
+        "cash_transaction.recorded_at",
+        "cash_balance_eod.updated_at",
+    ),
+    "cash_transaction.portfolio_id": ("cash_account.portfolio_id",),
+    **{f"{ledger}.reversed_portfolio_id": (f"{ledger}.portfolio_id",) for ledger in ("trade", "security_movement", "income")},
+    "cash_transaction.reversed_portfolio_id": ("cash_account.portfolio_id",),
+    **{
+        f"repeated_confirmation.{column}": (f"trade.{column}",)
+        for column in ("portfolio_id", "confirmation_number", "side", "security_id", "units")
+    },
+    "repeated_confirmation.standing": ("trade.confirmation_number", "trade.reverses_trade_id"),
+    "opening_units.portfolio_id": ("trade.portfolio_id", "security_movement.portfolio_id"),
+    "opening_units.audience": ("data_sharing_consent.recipient",),
+    "opening_units.security_id": ("trade.security_id", "security_movement.security_id"),
+    "opening_units.units": (*_TRADED, *_MOVED, *_OPENED),
+    "opening_units.recorded_at": ("trade.recorded_at", "security_movement.recorded_at"),
+    "opening_cash.portfolio_id": ("cash_account.portfolio_id",),
+    "opening_cash.audience": ("data_sharing_consent.recipient",),
+    "opening_cash.cash_account_id": ("cash_transaction.cash_account_id",),
+    "opening_cash.amount": ("cash_transaction.amount", "cash_transaction.transaction_date", *_OPENED),
+    "opening_cash.recorded_at": ("cash_transaction.recorded_at",),
+}
+
+
+def landed_sources(table: str) -> dict[str, tuple[str, ...]]:
+    """For each column of a landed table, the columns of bigsite (``table.column``) that its values are made of."""
+    return {name: DERIVED.get(f"{table}.{name}", (f"{table}.{name}",)) for name in queries.SCHEMAS[table].names}
+
+
+def unknown_sources() -> list[str]:
+    """Declared sources that bigsite doesn't have, and derived columns that nothing lands: must be empty."""
+    tables = metadata.tables
+    sources = {source for table in queries.SCHEMAS for found in landed_sources(table).values() for source in found}
+    missing = [
+        source
+        for source in sorted(sources)
+        if source.partition(".")[2] not in tables[f"{SCHEMA}.{source.partition('.')[0]}"].columns
+    ]
+    landed = {f"{table}.{name}" for table, schema in queries.SCHEMAS.items() for name in schema.names}
+    return missing + sorted(DERIVED.keys() - landed)
