@@ -44,15 +44,20 @@ def options(
 @app.command()
 def run(
     date: Annotated[dt.datetime, typer.Option(formats=["%Y-%m-%d"], help="Business date, YYYY-MM-DD.")],
+    until: Annotated[
+        dt.datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Every business date from --date to this one, in order."),
+    ] = None,
     feed: Annotated[str, typer.Option(help="Which feed.")] = "class_super",
     fresh_snapshot: Annotated[
         bool, typer.Option("--fresh-snapshot", help="Read bigsite again instead of using the landed snapshot.")
     ] = False,
 ) -> None:
-    """Deliver one business date of one feed, through the same Dagster job as the UI.
+    """Deliver one business date of one feed, or a range, through the same Dagster job as the UI.
 
     Safe at any time, twice, or at once with another: what was delivered is never delivered again. With
-    `--fresh-snapshot`, portfolios whose content changed since are re-issued, and only those.
+    `--fresh-snapshot`, portfolios whose content changed since are re-issued, and only those. A range stops at the
+    first date that doesn't go.
     """
     from classfeed_dagster import trading_days
     from classfeed_dagster.definitions import build_definitions
@@ -60,19 +65,25 @@ def run(
     from classfeed_dagster.operations.runs import run_date
     from classfeed_dagster.runtime import Runtime
 
-    day = trading_days.require_business_day(date.date())
     runtime = Runtime()
-    cli_look.require_feed(feed)
-    cli_look.require_due(runtime.settings, feed, day)
+    first = cli_look.require_due(runtime.settings, feed, trading_days.require_business_day(date.date()))
+    audience = cli_look.require_feed(feed).audience(runtime.settings.first_business_date)
+    days = [day for day in audience.dates() if first <= day <= (until.date() if until else first)]
+    if not days:
+        raise ValueError(f"--until {until:%Y-%m-%d} is before --date {first}")
     try:
-        with open_instance(runtime.settings.home) as instance, out.status(f"{feed} for {day} …"):
-            report = run_date(
-                build_definitions(runtime), instance, feed, day, fresh_snapshot=fresh_snapshot, verbose=_DEBUG["on"]
-            )
+        with open_instance(runtime.settings.home) as instance:
+            definitions = build_definitions(runtime)
+            for day in days:
+                with out.status(f"{feed} for {day} …"):
+                    report = run_date(
+                        definitions, instance, feed, day, fresh_snapshot=fresh_snapshot, verbose=_DEBUG["on"]
+                    )
+                cli_look.print_report(out, report)
+                if report.outcome.exit_code:
+                    raise typer.Exit(report.outcome.exit_code)
     finally:
         runtime.close()
-    cli_look.print_report(out, report)
-    raise typer.Exit(report.outcome.exit_code)
 
 
 def main() -> None:

@@ -61,10 +61,14 @@ class Runtime:
         return embedded.engine_from(embedded.start(self.settings.home))
 
     def close(self) -> None:
-        """Close the connections to bigsite, if any were opened."""
+        """Close the connections to bigsite, if any were opened, and let go of the embedded server."""
         if "engine" in self.__dict__:
             self.engine.dispose()
             del self.__dict__["engine"]
+            if self.settings.bigsite_url is None:
+                from classfeed_dagster.bigsite import embedded
+
+                embedded.stop(self.settings.home)
 
     def clock(self, tags: Mapping[str, str]) -> dt.datetime | None:
         """The instant a rehearsal set (run tag, else setting); None means the real clock. UTC.

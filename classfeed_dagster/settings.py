@@ -69,6 +69,34 @@ class Settings(BaseSettings):
     parity_clean_dates: int = Field(
         10, ge=1, description="clean business dates in a row before a feed that replaces an old app may go live"
     )
+    repair_dates: int = Field(10, ge=1, description="how many of a feed's last due dates are watched and repaired")
+    repair_attempts: int = Field(
+        5, ge=1, description="attempts at a date in one service window, from its start to the next one's"
+    )
+    source_probe_seconds: int = Field(
+        300, ge=0, description="how often bigsite is asked whether rows of delivered dates changed"
+    )
+    slack_token: SecretStr | None = Field(None, description="Slack bot token for alerts; unset: alerts go to the log")
+    slack_channel: str = Field("#classfeed", description="Slack channel for production's alerts")
+    slack_channel_nonprod: str = Field("#classfeed-nonprod", description="Slack channel for all other alerts")
+    slack_url: str = Field("https://slack.com/api/", description="Slack's API, or a stand-in for tests")
+    pagerduty_key: SecretStr | None = Field(
+        None, description="PagerDuty routing key, for what must wake someone in production; unset: the log"
+    )
+    pagerduty_url: str = Field(
+        "https://events.pagerduty.com", description="PagerDuty's Events API, or a stand-in for tests"
+    )
+    ui_url: str | None = Field(None, description="address of the Dagster UI, for the links in alerts")
+    runbook_url: str = Field("docs/runbook/alerts.md", description="address of the alerts' runbook, for links")
+    held_back_alert: int = Field(10, ge=0, description="above this many portfolios held back on a date, an alert")
+    consent_queue_url: str | None = Field(
+        None, description="SQS queue of bigsite's consent events; unset: bigsite is only asked now and then"
+    )
+    consent_dead_letter_url: str | None = Field(None, description="SQS queue for consent events that can't be read")
+    sqs_endpoint_url: str | None = Field(None, description="another SQS endpoint than AWS's own, for tests")
+    keep_runs_days: int = Field(
+        400, ge=90, description="Dagster's runs and their event logs are deleted after this many days"
+    )
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines")
     code_version: str = Field("0.1.0", description="what is deployed; goes into every manifest")
 

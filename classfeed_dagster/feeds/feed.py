@@ -6,12 +6,22 @@ import datetime as dt
 import importlib
 import itertools
 import pkgutil
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from classfeed_dagster.delivery.records import delivered_prefix
 from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.documents.format import DocumentFormat
 from classfeed_dagster.domains.audience import Audience, Cadence
+from classfeed_dagster.feeds.portfolios import Portfolios
+
+STANDARD = "standard"  # what the switch calls the feed's own format
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
+
+
+class FeedDeclarationError(ValueError):
+    """Two feeds share a name, or a file in ``feeds/`` declares something impossible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +34,18 @@ class ServiceLevel:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """One feed to one recipient.
+    """One feed to one recipient: all that there is to say about it. FeedDeclarationError if it can't be.
 
-    ``first_business_date`` is sequence number 1, on which everyone is NEW; None takes the setting.
-    ``starts_at`` is the Sydney local time at which the morning's run starts. ``mode`` is what the feed does unless
-    its switch says otherwise; ``legacy`` says that an old app delivers the same, so that going live needs parity;
-    ``renderings`` are other ways to make the same document, by the name under which the switch picks one.
+    What goes: ``format`` makes the document out of the ``domains`` that it carries; ``renderings`` are other ways to
+    make the same document, by the name under which the switch picks one. ``max_page_bytes`` is the size of a page
+    before compression; None takes the setting. The document goes to ``destination``.
+
+    When: ``cadence``, from ``first_business_date`` on (sequence number 1, everyone is NEW; None takes the setting),
+    with a run at ``starts_at``, Sydney local time, that must be done by the ``service_level``.
+
+    Unless a switch says otherwise: ``mode`` is what becomes of the document, ``portfolios`` whom the feed may carry,
+    ``include_income`` and ``include_drp`` whether it carries what some recipients derive themselves. ``legacy`` says
+    that an old app delivers the same, so that going live needs parity.
     """
 
     name: str
@@ -41,18 +57,39 @@ class Feed:
     first_business_date: dt.date | None = None
     starts_at: dt.time = dt.time(6, 0)
     service_level: ServiceLevel = ServiceLevel()
-    max_page_bytes: int | None = None  # before compression; None takes the setting
+    max_page_bytes: int | None = None
+    portfolios: Portfolios = Portfolios()
+    include_income: bool = True
+    include_drp: bool = True
     mode: FeedMode = FeedMode.LIVE
     legacy: bool = False
     renderings: Mapping[str, DocumentFormat] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        what = f"the feed {self.name!r}"
+        if not _NAME.match(self.name):
+            raise FeedDeclarationError(f"{what}: a name is small letters, digits and _, for it goes into keys and ids")
+        if not self.owners:
+            raise FeedDeclarationError(f"{what} has no owner: say who is asked when it fails")
+        if not self.starts_at <= self.service_level.target <= self.service_level.deadline:
+            raise FeedDeclarationError(f"{what} starts after its target, or its target is after its deadline")
+        for name, other in self.renderings.items():
+            if name == STANDARD or not set(other.domains) <= set(self.domains):
+                raise FeedDeclarationError(f"{what}: the rendering {name!r} needs another name, or other domains")
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains that it uses, beside the consented portfolios: those that its format carries."""
+        return self.format.domains
+
+    @property
+    def destination(self) -> str:
+        """The prefix of the object store under which the recipient finds it when it is live."""
+        return delivered_prefix(self.name)
+
     def audience(self, default_first_date: dt.date) -> Audience:
         """For whom the feed's data is worked out; feeds with equal audiences share the frames."""
         return Audience(self.recipient, self.first_business_date or default_first_date, self.cadence)
-
-
-class FeedDeclarationError(ValueError):
-    """Two feeds share a name, or a file in ``feeds/`` declares something impossible."""
 
 
 def require_distinct(feeds: Iterable[Feed]) -> tuple[Feed, ...]:

@@ -1,6 +1,6 @@
 """The switches of a feed: which there are, what they were found to be for one attempt, and what they do to the data.
 
-Asking for them is ``operations/flags.py``. Here is what a build carries and its manifest records: values frozen once
+Asking for them is ``flags.py``. Here is what a build carries and its manifest records: values frozen once
 an attempt, so that nothing flips between the document and its delivery.
 """
 
@@ -14,9 +14,9 @@ import polars as pl
 
 from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.documents.format import DocumentFormat
-from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.feeds.feed import STANDARD, Feed
+from classfeed_dagster.feeds.portfolios import Portfolios
 
-STANDARD = "standard"
 _ERRORS = "errors"
 
 
@@ -33,43 +33,6 @@ class Switch(enum.StrEnum):
 
 class SwitchValueError(ValueError):
     """A switch has a value that means nothing. The message names the switch and what it may be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Portfolios:
-    """Which portfolios a feed may carry: all (``*``), only some (``A,B``), or all but some (``!A,B``)."""
-
-    numbers: frozenset[str] = frozenset()
-    all_but: bool = True
-
-    @classmethod
-    def of(cls, text: str) -> Portfolios:
-        """The selection that ``text`` spells; SwitchValueError if it spells none."""
-        listed = text.strip()
-        if listed == "*":
-            return cls()
-        numbers = [number.strip() for number in listed.removeprefix("!").split(",")]
-        if not all(numbers) or "*" in numbers:
-            raise SwitchValueError(
-                f"the switch {Switch.PORTFOLIOS} is *, or portfolio numbers with commas between, or ! and those"
-            )
-        return cls(frozenset(numbers), listed.startswith("!"))
-
-    def __contains__(self, number: object) -> bool:
-        return (number in self.numbers) is not self.all_but
-
-    def __str__(self) -> str:
-        if not self.numbers:
-            return "*"
-        return "!" * self.all_but + ",".join(sorted(self.numbers))
-
-    def overlaps(self, other: Portfolios) -> bool:
-        """True if some portfolio, known today or not, may be in both."""
-        if self.all_but and other.all_but:
-            return True
-        if self.all_but:
-            return other.overlaps(self)
-        return any(number in other for number in self.numbers)
 
 
 @dataclass(frozen=True, slots=True)

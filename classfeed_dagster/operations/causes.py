@@ -134,7 +134,9 @@ _PHRASES: tuple[tuple[re.Pattern[str], Kind, Dependency | None], ...] = (
 # A bare class name from the log that says nothing by itself: the phrase within decides.
 _VAGUE = frozenset({"ClientError", "OSError", "OperationalError"})
 # What was down is said by the error around these: a refused connection is bigsite's within bigsite's error.
-_PLUMBING = frozenset({"ConnectionError", "ConnectionResetError", "ConnectionRefusedError", "BrokenPipeError", "TimeoutError"})
+_PLUMBING = frozenset(
+    {"ConnectionError", "ConnectionResetError", "ConnectionRefusedError", "BrokenPipeError", "TimeoutError"}
+)
 
 
 def classify(chain: Iterable[tuple[str, str]]) -> Cause:

@@ -126,9 +126,7 @@ def gather(
         audience = feed.audience(settings.first_business_date)
         dues = latest_due(feed, audience, now, settings.repair_dates)
         runs = runs_by_date(instance, [one.business_date for one in dues])
-        dates = [
-            _observe(runtime, instance, feed, audience, one, runs.get(one.business_date, ()), now) for one in dues
-        ]
+        dates = [_observe(runtime, instance, feed, audience, one, runs.get(one.business_date, ()), now) for one in dues]
         dates = _with_order(runtime.store, feed, audience, dates)
         if up and ask_changes:
             dates, up = _with_changes(runtime, audience, dates)
@@ -195,15 +193,11 @@ def _with_order(store: ObjectStore, feed: Feed, audience: Audience, dates: Seque
             )
             freed = hashlib.sha256(repr(gone).encode()).hexdigest()[:16] if gone else None
         budget_from = dates[-1].due.starts_at
-        result.append(
-            replace(one, facts=replace(one.facts, waits_for=waits_for, freed=freed, budget_from=budget_from))
-        )
+        result.append(replace(one, facts=replace(one.facts, waits_for=waits_for, freed=freed, budget_from=budget_from)))
     return result
 
 
-def _with_changes(
-    runtime: Runtime, audience: Audience, dates: Sequence[Observed]
-) -> tuple[list[Observed], bool]:
+def _with_changes(runtime: Runtime, audience: Audience, dates: Sequence[Observed]) -> tuple[list[Observed], bool]:
     questions = [
         source_probe.Question(
             one.due.business_date,

@@ -212,9 +212,7 @@ def decide_all(
     return _hold_while_down(ordered, decisions, bigsite_up)
 
 
-def _hold_while_down(
-    facts: Sequence[DateFacts], decisions: list[Decision], bigsite_up: bool | None
-) -> list[Decision]:
+def _hold_while_down(facts: Sequence[DateFacts], decisions: list[Decision], bigsite_up: bool | None) -> list[Decision]:
     down = _found_down(facts)
     if bigsite_up is not None:
         down -= {Dependency.BIGSITE}
@@ -259,8 +257,7 @@ def _source_changed(facts: DateFacts) -> bool:
 def _must_read(facts: DateFacts) -> bool:
     # Whether bigsite must be read anew, or the newest landed snapshot already has the change.
     return _source_changed(facts) and (
-        facts.landed_at is None
-        or (facts.source_changed_at is not None and facts.source_changed_at > facts.landed_at)
+        facts.landed_at is None or (facts.source_changed_at is not None and facts.source_changed_at > facts.landed_at)
     )
 
 

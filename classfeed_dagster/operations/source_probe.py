@@ -48,8 +48,7 @@ SELECT business_date, max(changed_at) FROM (
   UNION ALL
   SELECT a.business_date, p.updated_at FROM asked a
     JOIN bigsite.security_price p ON p.updated_at > a.seen AND p.price_date <= a.business_date
-    WHERE p.price_date > a.business_date - 40
-      AND NOT EXISTS (SELECT 1 FROM bigsite.security_price l WHERE l.security_id = p.security_id
+      WHERE NOT EXISTS (SELECT 1 FROM bigsite.security_price l WHERE l.security_id = p.security_id
                       AND l.price_date > p.price_date AND l.price_date <= a.business_date)
       AND EXISTS (SELECT 1 FROM bigsite.holding_eod h JOIN consented USING (portfolio_id)
                   WHERE h.as_at_date = a.business_date AND h.security_id = p.security_id)

@@ -22,9 +22,9 @@ from classfeed_dagster.feeds.exclusion import (
     switched_to_clash,
 )
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.feeds.portfolios import Portfolios, SelectionError
 from classfeed_dagster.feeds.switches import (
     FeedFlags,
-    Portfolios,
     SwitchValueError,
     carried,
     chosen_format,
@@ -69,7 +69,7 @@ def test_a_selection_reads_back_and_overlaps_where_a_portfolio_is_in_both(one: P
 
 @pytest.mark.parametrize("text", ["", "A,,B", "!", "*,A", "!*", ","])
 def test_a_selection_that_means_nothing_is_refused(text: str) -> None:
-    with pytest.raises(SwitchValueError, match="portfolio numbers with commas"):
+    with pytest.raises(SelectionError, match="portfolio numbers with commas"):
         Portfolios.of(text)
 
 

@@ -16,8 +16,9 @@ from structlog.testing import capture_logs
 from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.feeds import class_cash, class_trade
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.feeds.switches import FeedFlags, Portfolios
-from classfeed_dagster.operations.flags import (
+from classfeed_dagster.feeds.portfolios import Portfolios
+from classfeed_dagster.feeds.switches import FeedFlags
+from classfeed_dagster.feeds.flags import (
     DOMAIN,
     FlagSettingsError,
     SettingsProvider,
@@ -30,7 +31,7 @@ from classfeed_dagster.reconciliation.parity_report import Scorecard
 from classfeed_dagster.settings import Environment, Settings
 
 TRADE, CASH = class_trade.FEED, class_cash.FEED
-PLAIN = Feed("plain", "no old app", "BGL", TRADE.format, ("team:x",), renderings={"new": CASH.format})
+PLAIN = Feed("plain", "no old app", "BGL", CASH.format, ("team:x",), renderings={"new": TRADE.format})
 FEEDS = (TRADE, CASH, PLAIN)
 DAY = dt.date(2023, 5, 5)
 

@@ -1,6 +1,6 @@
 """Asking for a feed's switches, through OpenFeature: from the settings, or from flagd, LaunchDarkly and the like.
 
-Ask once an attempt, with ``flag_values``; what comes back is frozen, recorded in the manifest, and used to the end.
+Ask once an attempt, with ``attempt_flags``; what comes back is frozen, recorded, and used to the end.
 What can't be had switches the feed off for this attempt, which loses nothing: the date stays to be delivered.
 """
 
@@ -18,11 +18,15 @@ from openfeature.flag_evaluation import FlagEvaluationDetails, FlagResolutionDet
 from openfeature.provider import AbstractProvider, FeatureProvider, Metadata, ProviderStatus
 from openfeature.provider.no_op_metadata import NoOpMetadata
 
+from classfeed_dagster.delivery.records import Record, from_json, sha256, to_json
 from classfeed_dagster.delivery.shadow import FeedMode
-from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.feeds.switches import STANDARD, FeedFlags, Portfolios, Switch, SwitchValueError, chosen_format
+from classfeed_dagster.feeds.exclusion import exclude_each_other
+from classfeed_dagster.feeds.feed import STANDARD, Feed
+from classfeed_dagster.feeds.portfolios import Portfolios
+from classfeed_dagster.feeds.switches import FeedFlags, Switch, chosen_format
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.settings import Environment, Settings
+from classfeed_dagster.store import ObjectStore
 
 if TYPE_CHECKING:
     from classfeed_dagster.reconciliation.parity_report import Scorecard
@@ -141,23 +145,51 @@ def flag_values(feed: Feed, environment: Environment) -> FeedFlags:
     def text(switch: Switch, declared: str) -> str:
         return _answer(switch, client.get_string_details(switch.value, declared, context), declared, errors)
 
-    def yes(switch: Switch) -> bool:
-        return _answer(switch, client.get_boolean_details(switch.value, True, context), True, errors)
+    def yes(switch: Switch, declared: bool) -> bool:
+        return _answer(switch, client.get_boolean_details(switch.value, declared, context), declared, errors)
 
     mode = _read(Switch.MODE, FeedMode, text(Switch.MODE, feed.mode.value), FeedMode.OFF, errors)
-    portfolios = _read(Switch.PORTFOLIOS, Portfolios.of, text(Switch.PORTFOLIOS, "*"), Portfolios(), errors)
+    selection = text(Switch.PORTFOLIOS, str(feed.portfolios))
+    portfolios = _read(Switch.PORTFOLIOS, Portfolios.of, selection, feed.portfolios, errors)
     flags = FeedFlags(
         feed.name,
         mode,
         portfolios,
-        yes(Switch.INCLUDE_INCOME),
-        yes(Switch.INCLUDE_DRP),
+        yes(Switch.INCLUDE_INCOME, feed.include_income),
+        yes(Switch.INCLUDE_DRP, feed.include_drp),
         text(Switch.RENDERING, STANDARD),
         text(Switch.LIVE_OVERRIDE, "").strip(),
         provider,
     )
     _read(Switch.RENDERING, lambda _: chosen_format(feed, flags), flags.rendering, feed.format, errors)
     return _off(feed, provider, errors) if errors else flags
+
+
+class AttemptFlags(Record):
+    """What one attempt at a business date found the switches to be: of its feed, and of those that it excludes."""
+
+    feed: str
+    business_date: dt.date
+    correlation_id: str
+    flags: dict[str, dict[str, str | int | bool]]  # as recorded, by feed
+
+
+def attempt_flags(
+    store: ObjectStore, environment: Environment, feed: Feed, feeds: Iterable[Feed], day: dt.date, correlation_id: str
+) -> dict[str, FeedFlags]:
+    """The switches for one attempt, by feed: of ``feed`` and of those of ``feeds`` that it excludes.
+
+    Asked once: the first step of an attempt puts the answers on record, the others read them there, in whatever
+    process they run.
+    """
+    key = f"switches/{feed.name}/{day.isoformat()}/{sha256(correlation_id.encode())[:32]}.json"
+    if not store.exists(key):
+        asked = [feed, *(other for other in feeds if exclude_each_other(feed, other))]
+        answers = {one.name: flag_values(one, environment).recorded for one in asked}
+        record = AttemptFlags(feed=feed.name, business_date=day, correlation_id=correlation_id, flags=answers)
+        store.create(key, to_json(record))
+    kept = from_json(AttemptFlags, store.read(key), store.location(key))
+    return {name: FeedFlags.from_recorded(name, values) for name, values in kept.flags.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +206,8 @@ def live_gate(
 ) -> GateVerdict:
     """May the feed go live? A feed that replaces an old app needs ``required`` clean dates in a row, or an override.
 
-    ``last`` is the newest business date that the feed delivered before the one in question, and where; the
-    scorecard's run must end there. Once a date has gone live the feed stays live until it is switched back.
+    ``last`` is the newest business date that the feed delivered, and where; the scorecard's run must end there. Once
+    a date has gone live the feed stays live until it is switched back.
     """
     if flags.mode is not FeedMode.LIVE:
         return GateVerdict(True, f"{feed.name} is {flags.mode}: nothing reaches the recipient")
@@ -243,7 +275,7 @@ def _check_value(switch: Switch, feed: Feed, value: bool | str) -> None:
                 Portfolios.of(str(value))
             case Switch.RENDERING:
                 chosen_format(feed, FeedFlags(feed.name, FeedMode.OFF, rendering=str(value)))
-    except (ValueError, SwitchValueError) as error:
+    except ValueError as error:
         raise FlagSettingsError(f"CLASSFEED_FLAGS: {switch} of {feed.name}: {error}") from None
 
 
