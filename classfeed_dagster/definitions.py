@@ -11,11 +11,22 @@ from classfeed_dagster import logs, trading_days
 from classfeed_dagster.bigsite.assets import landing_assets, source_assets
 from classfeed_dagster.domains.assets import audience_names, domain_assets
 from classfeed_dagster.domains.checks import domain_checks
-from classfeed_dagster.feeds.assets import FeedParts, feed_assets
+from classfeed_dagster.feeds.assets import FeedParts, feed_assets, legacy_assets
 from classfeed_dagster.feeds.checks import consent_check, feed_checks
-from classfeed_dagster.feeds.feed import Feed, audiences_of, declared_feeds
+from classfeed_dagster.feeds.feed import Feed, audiences_of, declared_feeds, require_distinct
+from classfeed_dagster.feeds.flags import start_flags
+from classfeed_dagster.feeds.sensors import parity_job, parity_sensor
+from classfeed_dagster.operations.assets import (
+    on_time_check,
+    operation_assets,
+    report_job,
+    report_schedule,
+    retention_job,
+    retention_schedule,
+)
 from classfeed_dagster.operations.jobs import feed_job
 from classfeed_dagster.operations.schedules import morning_schedule
+from classfeed_dagster.operations.sensors import operation_sensors
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment
 
@@ -26,16 +37,18 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     Tests and the command line build the same graph as production, with another runtime.
     """
     runtime = runtime or Runtime()
-    feeds = declared_feeds() if feeds is None else tuple(feeds)
+    feeds = declared_feeds() if feeds is None else require_distinct(feeds)
     settings = runtime.settings
+    start_flags(settings, feeds)
     audiences = audiences_of(feeds, settings.first_business_date)
     names = audience_names(audiences)
     partitions = trading_days.partitions(min(audience.first_business_date for audience in audiences))
     parts = [
-        FeedParts(feed, audience, names[audience.key], partitions)
+        FeedParts(feed, audience, names[audience.key], partitions, feeds)
         for feed in feeds
         for audience in (feed.audience(settings.first_business_date),)
     ]
+    legacy = [part for part in parts if part.feed.legacy]
     running = settings.env is not Environment.LOCAL
     return dg.Definitions(
         assets=[
@@ -43,14 +56,16 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
             landing_assets(audiences, partitions),
             *(asset for audience in audiences for asset in domain_assets(audience, names[audience.key], partitions)),
             *(asset for part in parts for asset in feed_assets(part)),
+            *(asset for part in parts for asset in legacy_assets(part)),
         ],
         asset_checks=[
             *(check for audience in audiences for check in domain_checks(audience, names[audience.key])),
             *(consent_check(audience, names[audience.key]) for audience in audiences),
             *(check for part in parts for check in feed_checks(part)),
         ],
-        jobs=[feed_job(part.feed, settings.code_version) for part in parts],
+        jobs=[*(feed_job(part.feed, settings.code_version) for part in parts), *map(parity_job, legacy)],
         schedules=[morning_schedule(part.feed, part.audience, running=running) for part in parts],
+        sensors=[parity_sensor(part, running=running) for part in legacy],
         resources={"runtime": runtime},
         executor=dg.in_process_executor,
     )

@@ -109,6 +109,15 @@ def correlation_id(context: dg.AssetExecutionContext | dg.AssetCheckExecutionCon
     return found
 
 
+def idle_observation(context: dg.AssetExecutionContext, asset: dg.AssetKey, why: str) -> None:
+    """Say on ``asset`` that there is nothing to make on this date, and why: a sentence for people."""
+    context.log_event(
+        dg.AssetObservation(
+            asset, partition=context.partition_key, metadata={"outcome": "NOTHING_TO_DO", "why": why}
+        )
+    )
+
+
 @contextmanager
 def step(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, name: str) -> Iterator[dt.date]:
     """What every step begins with: yields the business date; log lines within carry date, step and correlation id."""

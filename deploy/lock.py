@@ -1,7 +1,8 @@
-"""Lock what goes into the image: the project's run-time dependencies, at the versions the tests ran with, with hashes.
+"""Lock what is installed apart from the project's own environment, at the versions the tests ran with, with hashes.
 
-The image must not carry the test tools, so it has a lock of its own; `requirements.lock` constrains it, so that the
-two cannot drift apart. Run ``python -m deploy.lock`` after ``make lock``.
+Three locks: the image's run-time dependencies (it must not carry the test tools), what builds the wheel in it, and the
+infrastructure's tools. `requirements.lock` constrains them, so that they cannot drift apart from what was tested. Run
+``python -m deploy.lock`` after ``make lock``, with uv beside the interpreter.
 """
 
 from __future__ import annotations
@@ -9,14 +10,34 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGE_LOCK = ROOT / "deploy" / "requirements.lock"
 PROJECT_LOCK = ROOT / "requirements.lock"
-EXTRAS = ("snowflake",)
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """One lock file: what it is made from, and whether the tested versions constrain it."""
+
+    name: str
+    sources: tuple[str, ...]
+    extras: tuple[str, ...] = ()
+    constrained: bool = True
+
+    @property
+    def path(self) -> Path:
+        """The lock file."""
+        return ROOT / "deploy" / self.name
+
+
+IMAGE = Lock("requirements.lock", ("pyproject.toml", "deploy/requirements.in"), extras=("snowflake", "production"))
+BUILD = Lock("build.lock", ("deploy/build.in",))
+INFRASTRUCTURE = Lock("infrastructure.lock", ("deploy/infrastructure.in",), constrained=False)
+LOCKS = (IMAGE, BUILD, INFRASTRUCTURE)
 
 
 def pins(lock: Path) -> dict[str, str]:
@@ -24,21 +45,21 @@ def pins(lock: Path) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in _PIN.findall(lock.read_text())}
 
 
-def command() -> list[str]:
-    """The resolver's command line, relative to the project's root."""
-    extras = [argument for extra in EXTRAS for argument in ("--extra", extra)]
+def command(lock: Lock) -> list[str]:
+    """The resolver's command line for one lock, relative to the project's root."""
+    extras = [argument for extra in lock.extras for argument in ("--extra", extra)]
+    constraint = ["--constraint", PROJECT_LOCK.name] if lock.constrained else []
     return [
         str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11",
-        "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--no-header", *extras,
-        "--constraint", PROJECT_LOCK.name, "pyproject.toml", "deploy/requirements.in",
-        "--output-file", str(IMAGE_LOCK.relative_to(ROOT)),
+        "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--no-header", *extras, *constraint,
+        *lock.sources, "--output-file", str(lock.path.relative_to(ROOT)),
     ]  # fmt: skip
 
 
 def main() -> None:
-    """Write ``deploy/requirements.lock``."""
-    # Only the versions matter as constraints; the resolver refuses hashes there.
-    subprocess.run(command(), cwd=ROOT, check=True)  # noqa: S603 - a fixed command line
+    """Write the lock files."""
+    for lock in LOCKS:
+        subprocess.run(command(lock), cwd=ROOT, check=True)  # noqa: S603 - a fixed command line
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from classfeed_dagster.seam import (
     LANDING,
     SOURCE_TEAM,
     TEAM,
+    idle_observation,
     landing_key,
     source_key,
     step,
@@ -87,6 +88,7 @@ def landing_assets(audiences: Sequence[Audience], partitions: dg.PartitionsDefin
                 kinds={"parquet", "s3"},
                 owners=[TEAM],
                 metadata={"dagster/column_schema": _arrow_schema(schema)},
+                skippable=True,  # on a date on which no feed is due
             )
             for table, (schema, sources) in sorted(landed.items())
         ],
@@ -96,6 +98,9 @@ def landing_assets(audiences: Sequence[Audience], partitions: dg.PartitionsDefin
         context: dg.AssetExecutionContext, config: LandingConfig, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.MaterializeResult[None]]:
         with step(context, LANDING) as day:
+            if not any(audience.is_due(day) for audience in audiences):
+                idle_observation(context, landing_key("portfolio"), f"no feed is due on {day.isoformat()}")
+                return
             settings = runtime.settings
             snapshot = snapshot_for(
                 runtime.engine,

@@ -72,6 +72,8 @@ def stop(home: Path) -> bool:
     if not _runs(folder):
         return False
     _server(folder).cleanup()
+    # Where others go on using it, the wheel keeps the handle it gave up; starting again must take a new one.
+    _library().PostgresServer._instances.pop(folder, None)
     return not _runs(folder)
 
 

@@ -11,30 +11,28 @@ from collections.abc import Mapping
 from classfeed_dagster.bigsite import queries
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 
-_TRADED = ("trade.units", "trade.side", "trade.trade_date", "trade.recorded_at")
-_MOVED = (
-    "security_movement.units_change",
-    "security_movement.effective_date",
-    "security_movement.recorded_at",
-)
-_OPENED = ("data_sharing_consent.history_from",)
+_TRADED = ("trade.units", "trade.side")
+_MOVED = ("security_movement.units_change",)
+_HISTORY = "data_sharing_consent.history_from"
 
 # What bigsite works out while it is read, by ``landed table.column``.
 DERIVED: Mapping[str, tuple[str, ...]] = {
     "data_sharing_consent.portfolio_number": ("portfolio.portfolio_number",),
-    "holding_eod.ledger_units": (*_TRADED, *_MOVED, "holding_eod.updated_at"),
-    "holding_eod.unsettled_units": (*_TRADED, "trade.settlement_date", "holding_eod.updated_at"),
+    # A holding that the end of day lacks lands with its trades' and movements' keys.
+    "holding_eod.portfolio_id": ("holding_eod.portfolio_id", "trade.portfolio_id", "security_movement.portfolio_id"),
+    "holding_eod.security_id": ("holding_eod.security_id", "trade.security_id", "security_movement.security_id"),
+    "holding_eod.ledger_units": (*_TRADED, *_MOVED),
+    "holding_eod.unsettled_units": (*_TRADED, "trade.trade_date", "trade.settlement_date"),
     "cash_balance_eod.portfolio_id": ("cash_account.portfolio_id",),
+    "cash_balance_eod.cash_account_id": ("cash_account.cash_account_id",),
     "cash_balance_eod.open_on_date": ("cash_account.opened_on", "cash_account.closed_on"),
     "cash_balance_eod.opened_by_date": ("cash_account.opened_on",),
-    "cash_balance_eod.ledger_cash": (
-        "cash_transaction.amount",
-        "cash_transaction.transaction_date",
-        "cash_transaction.recorded_at",
-        "cash_balance_eod.updated_at",
-    ),
+    "cash_balance_eod.ledger_cash": ("cash_transaction.amount",),
     "cash_transaction.portfolio_id": ("cash_account.portfolio_id",),
-    **{f"{ledger}.reversed_portfolio_id": (f"{ledger}.portfolio_id",) for ledger in ("trade", "security_movement", "income")},
+    **{
+        f"{ledger}.reversed_portfolio_id": (f"{ledger}.portfolio_id",)
+        for ledger in ("trade", "security_movement", "income")
+    },
     "cash_transaction.reversed_portfolio_id": ("cash_account.portfolio_id",),
     **{
         f"repeated_confirmation.{column}": (f"trade.{column}",)
@@ -44,14 +42,41 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "opening_units.portfolio_id": ("trade.portfolio_id", "security_movement.portfolio_id"),
     "opening_units.audience": ("data_sharing_consent.recipient",),
     "opening_units.security_id": ("trade.security_id", "security_movement.security_id"),
-    "opening_units.units": (*_TRADED, *_MOVED, *_OPENED),
+    "opening_units.units": (*_TRADED, "trade.trade_date", *_MOVED, "security_movement.effective_date", _HISTORY),
     "opening_units.recorded_at": ("trade.recorded_at", "security_movement.recorded_at"),
     "opening_cash.portfolio_id": ("cash_account.portfolio_id",),
     "opening_cash.audience": ("data_sharing_consent.recipient",),
     "opening_cash.cash_account_id": ("cash_transaction.cash_account_id",),
-    "opening_cash.amount": ("cash_transaction.amount", "cash_transaction.transaction_date", *_OPENED),
+    "opening_cash.amount": ("cash_transaction.amount", "cash_transaction.transaction_date", _HISTORY),
     "opening_cash.recorded_at": ("cash_transaction.recorded_at",),
 }
+
+# What also picks rows or names them, so that changing it moves whole rows and not its own values alone: keys, the
+# business dates and instants by which ledgers are cut, and whose data is shared. Everything else is only a value.
+SELECTING = frozenset(
+    {
+        *(f"{ledger}.recorded_at" for ledger in ("trade", "security_movement", "income", "cash_transaction")),
+        "trade.trade_date",
+        "trade.reverses_trade_id",
+        "trade.confirmation_number",
+        "trade.side",
+        "security_movement.effective_date",
+        "income.payment_date",
+        "cash_transaction.transaction_date",
+        "cash_account.opened_on",
+        "cash_account.closed_on",
+        "security_code_change.effective_on",
+        "security_price.price_date",
+        "data_sharing_consent.recipient",
+        "data_sharing_consent.granted_at",
+        "data_sharing_consent.expires_at",
+        "data_sharing_consent.revoked_at",
+        "data_sharing_consent.history_from",
+        "holding_eod.updated_at",
+        "cash_balance_eod.updated_at",
+        "portfolio.portfolio_number",
+    }
+)
 
 
 def landed_sources(table: str) -> dict[str, tuple[str, ...]]:

@@ -25,6 +25,8 @@ REQUIRED_VERDICTS: tuple[str, ...] = (
     "control_totals_agree",
     "held_back_share",
     "consent_roll",
+    "live_gate",
+    "one_live_feed",
 )
 _ATTEMPTS = 20
 

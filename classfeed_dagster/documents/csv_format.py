@@ -8,9 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from classfeed_dagster.documents import csv_reader, csv_writer
+from classfeed_dagster.documents import csv_mapping, csv_reader, csv_writer
 from classfeed_dagster.documents.csv_mapping import CsvLayout
-from classfeed_dagster.documents.format import PageFacts, PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.documents.format import DocumentColumn, PageFacts, PageHeader, RenderedPortfolio, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,11 @@ class CsvFormat:
     def ledgers(self) -> frozenset[str]:
         """Which ledgers' rows the recipient loads from it: T trades, C cash."""
         return self.layout.ledgers
+
+    @property
+    def columns(self) -> tuple[DocumentColumn, ...]:
+        """See WithColumns: the fields, after the letter of their line."""
+        return tuple(csv_mapping.document_columns(self.layout))
 
     def file_stem(self, header: PageHeader) -> str:
         """``<feed>_<YYYYMMDD>_r<revision>``: the file's name without its ending."""

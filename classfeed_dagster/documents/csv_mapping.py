@@ -7,13 +7,23 @@ EPI document's: money with 2 decimals, units and prices with 6, ISO dates, insta
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
 from classfeed_dagster.documents import spreadsheet
-from classfeed_dagster.domains.columns import INSTANT, MONEY, UNITS
+from classfeed_dagster.documents.format import DocumentColumn
+from classfeed_dagster.domains.columns import (
+    ACCOUNT_BALANCES,
+    ACCOUNTS,
+    INSTANT,
+    MONEY,
+    MOVEMENT_TRANSACTIONS,
+    UNITS,
+    Frame,
+)
+from classfeed_dagster.domains.movement_transactions import LETTERS
 
 LINE_END = "\r\n"
 DETAIL, BALANCE, HEAD, TAIL = "D", "B", "H", "T"
@@ -115,3 +125,29 @@ def typed(column: CsvColumn, text: pl.Expr) -> pl.Expr:
 def id_order(text: str) -> tuple[int, int, str]:
     """Ledger ids in order of their number; ids that aren't numbers (openings) come before them, by code point."""
     return (1, int(text), "") if text.isascii() and text.isdigit() else (0, 0, text)
+
+
+# An id of each kind of row, as the movements have them: ledgers by their letter, openings.
+_EXAMPLE_IDS = {
+    **{table: f"{letter}1" for table, letter in LETTERS.items()},
+    "opening_units": "OU-SW1-1-20230103",
+    "opening_cash": "OC-SW1-1-20230103",
+}
+
+
+def document_columns(layout: CsvLayout) -> Iterator[DocumentColumn]:
+    """Every field of the layout's lines, named ``<letter of the line>/<field>``, in the order of the file."""
+    ids = pl.DataFrame({"table": list(_EXAMPLE_IDS), "transaction_id": list(_EXAMPLE_IDS.values())})
+    rows = tuple(ids.filter(layout.rows)["table"])
+    for letter, fields in layout.columns.items():
+        for field in fields:
+            names = sorted(field.source.meta.root_names())
+            filled_by = tuple((_frame_of(letter, name).name, name) for name in names)
+            yield DocumentColumn(f"{letter}/{field.name}", field.kind.name, filled_by, not field.required, rows)
+
+
+def _frame_of(letter: str, column: str) -> Frame:
+    # Details are movements with the portfolio's HIN beside them; balances are balances.
+    if letter == BALANCE:
+        return ACCOUNT_BALANCES
+    return MOVEMENT_TRANSACTIONS if column in MOVEMENT_TRANSACTIONS.schema else ACCOUNTS

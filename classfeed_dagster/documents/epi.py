@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from classfeed_dagster.documents import epi_findings, epi_mapping, epi_reader, epi_writer
-from classfeed_dagster.documents.format import PageFacts, PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.documents.format import DocumentColumn, PageFacts, PageHeader, RenderedPortfolio, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,11 @@ class EpiFormat:
     domains: tuple[str, ...] = tuple(section.domain for section in epi_mapping.SECTIONS)
     # Which ledgers' rows the recipient loads from it: T trades, S security movements, I income, C cash.
     ledgers: frozenset[str] = frozenset("TSIC")
+
+    @property
+    def columns(self) -> tuple[DocumentColumn, ...]:
+        """See WithColumns: the elements by their paths, attributes as ``Record/@name``."""
+        return tuple(epi_mapping.document_columns())
 
     def unwritable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         """See DocumentFormat. FrameShapeError if a frame isn't as the domains declare it."""

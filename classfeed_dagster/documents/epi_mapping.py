@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from classfeed_dagster.documents.format import DocumentColumn
 from classfeed_dagster.domains import columns
 from classfeed_dagster.domains.columns import Frame
 
@@ -358,14 +359,22 @@ def element_lineage() -> list[tuple[str, str, str]]:
 
     Attributes are written ``Record/@name``. Header and control totals are of the page, not of a column.
     """
-    return [line for section in SECTIONS for line in _lineage(section.record, f"{ROOT}/{section.name}")]
+    return [(column.name, *column.filled_by[0]) for column in document_columns()]
 
 
-def _lineage(record: Record, above: str) -> Iterator[tuple[str, str, str]]:
+def document_columns() -> Iterator[DocumentColumn]:
+    """Every element that a column fills, in document order."""
+    for section in SECTIONS:
+        yield from _columns(section.record, f"{ROOT}/{section.name}")
+
+
+def _columns(record: Record, above: str) -> Iterator[DocumentColumn]:
     path = f"{above}/{record.name}"
-    for attribute in record.attributes:
-        yield f"{path}/@{attribute.name}", record.frame.name, attribute.column
-    for element in record.elements:
-        yield f"{path}/{element.name}", record.frame.name, element.column
+    always = {part.name for part in record.content if isinstance(part, Element) and not part.optional}
+    for at, elements in (("@", record.attributes), ("", record.elements)):
+        for element in elements:
+            filled_by = ((record.frame.name, element.column),)
+            optional = not at and element.name not in always
+            yield DocumentColumn(f"{path}/{at}{element.name}", element.type.value, filled_by, optional)
     for nested in record.nested:
-        yield from _lineage(nested, path)
+        yield from _columns(nested, path)

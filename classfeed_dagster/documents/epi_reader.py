@@ -132,7 +132,8 @@ def _read(
     for line, piece in lines(chunks):
         if not validator.feed(piece, line):
             return validator.errors, records.frame
-        records.feed(piece)
+        if not validator.errors:  # what is invalid may be nested without end: only the validator is made for that
+            records.feed(piece)
     validator.close(line)
     if not validator.errors:
         records.close()

@@ -208,7 +208,7 @@ class _Target(NoDoctype):
             record, row, _ = self._open.pop()
             self._rows[record.name].append(row)
             self._size += 1
-            if self._size >= BATCH and not self._open:
+            if self._size >= BATCH:
                 self.flush()
         elif self._open:
             column = self._open[-1][2].get(name)

@@ -19,7 +19,11 @@ from classfeed_dagster.documents.epi_schema import compiled
 
 MOST_ERRORS = 20  # then the rest isn't validated: a broken document could have millions
 PIECE = 1 << 16  # no more bytes than this are handed to a parser at a time
-LONGEST_TEXT = 1 << 16  # bytes without any markup; the longest legal text is 200 characters
+READ_ON = 1 << 20  # bytes after the last error; nothing limits how deep a document may nest once it is invalid
+LONGEST_TEXT = 1 << 16  # bytes without an element's tag; the longest legal text is 200 characters
+_ENDS = {b"<!--": b"-->", b"<![CDATA[": b"]]>", b"<?": b"?>"}
+_BEGINS = re.compile(b"|".join(map(re.escape, _ENDS)))
+_TORN = max(map(len, _ENDS)) - 1
 
 _ELEMENT = re.compile(r"^Element '(?:\{([^}]*)\})?([^']*)'(?:, attribute '([^']*)')?")
 _EXPECTED = re.compile(r"Expected is (?:one of )?\( ([^()]*) \)\.?\s*$")
@@ -77,22 +81,22 @@ class NoDoctype:
 
 
 class Validator:
-    """Feed it pieces, none across two lines, then close it. ``errors`` are what it found."""
+    """Feed it pieces, none across two lines, until it says stop, else close it. ``errors`` are what it found."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
         self._parser = hardened(NoDoctype(), compiled())
         self._seen = 0
-        self._unmarked = 0
-        self._alive = True
+        self._since_error = 0
+        self._stretch = _Stretch()
 
     def feed(self, piece: bytes, line: int) -> bool:
         """Take a piece of the document, which stands on ``line``. False once the rest need not be read."""
-        if not self._alive:
-            return False
-        self._unmarked = self._unmarked + len(piece) if b"<" not in piece else 0
-        if self._unmarked > LONGEST_TEXT:
-            return self._stop(f"line {line}: a text is longer than any element may be")
+        if self._stretch.add(piece) > LONGEST_TEXT:
+            return self._stop(f"line {line}: a text or comment goes on for longer than any in a document may")
+        self._since_error += len(piece)
+        if self.errors and self._since_error > READ_ON:
+            return self._stop(f"line {line}: the rest was not read")
         try:
             self._parser.feed(piece)
         except (RefusedError, etree.LxmlError) as error:
@@ -102,8 +106,6 @@ class Validator:
 
     def close(self, line: int) -> None:
         """The document has ended, on ``line``."""
-        if not self._alive:
-            return
         try:
             self._parser.close()
         except etree.LxmlError as error:
@@ -115,6 +117,7 @@ class Validator:
         log = self._parser.feed_error_log
         for entry in itertools.islice(log, self._seen, None) if len(log) > self._seen else ():
             if entry.domain_name == "SCHEMASV":
+                self._since_error = 0
                 self.errors.append(f"line {line}: {_schema_error(entry.type_name, entry.message)}")
             if len(self.errors) >= MOST_ERRORS:
                 return self._stop(f"line {line}: more errors than {MOST_ERRORS}, the rest was not read")
@@ -123,8 +126,44 @@ class Validator:
 
     def _stop(self, error: str) -> bool:
         self.errors.append(error)
-        self._alive = False
         return False
+
+
+class _Stretch:
+    """How long the document has gone on without an element: in one text, comment, CDATA section or instruction.
+
+    libxml2 alone would take a text of any length, and megabytes of the others, in time that grows with the square.
+    """
+
+    def __init__(self) -> None:
+        self._length = 0
+        self._until = b""  # what ends the comment or the like that we are in
+        self._tail = b""
+
+    def add(self, piece: bytes) -> int:
+        """Take a piece; bytes since an element's tag was last seen."""
+        if self._until or b"<!" in piece or b"<?" in piece or self._tail:
+            self._follow(self._tail + piece)
+        # A line may be cut inside "<!--" or "-->"; with its line end neither can be torn.
+        self._tail = b"" if piece.endswith(b"\n") else piece[-_TORN:]
+        if self._until or b"<" not in piece:
+            self._length += len(piece)
+        else:
+            self._length = 0
+        return self._length
+
+    def _follow(self, text: bytes) -> None:
+        at = 0
+        while True:
+            if self._until:
+                end = text.find(self._until, at)
+                if end < 0:
+                    return
+                at, self._until = end + len(self._until), b""
+            begin = _BEGINS.search(text, at)
+            if begin is None:
+                return
+            at, self._until = begin.end(), _ENDS[begin[0]]
 
 
 def hardened(target: NoDoctype, schema: etree.XMLSchema | None = None) -> PushParser:

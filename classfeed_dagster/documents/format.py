@@ -119,6 +119,30 @@ class PageFacts:
         return not self.errors
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentColumn:
+    """One field of a document's records, an element's path or a line's field, and the domain's columns that fill it.
+
+    ``rows`` are the landed ledgers and openings whose rows the document carries; None: all of them.
+    """
+
+    name: str
+    kind: str  # its type in the document
+    filled_by: tuple[tuple[str, str], ...]  # frame and column
+    optional: bool
+    rows: tuple[str, ...] | None = None
+
+
+@runtime_checkable
+class WithColumns(Protocol):
+    """A format that says what fills each field of its records, from the declaration that writes them: for lineage."""
+
+    @property
+    def columns(self) -> tuple[DocumentColumn, ...]:
+        """Every field that a domain fills, in document order."""
+        ...
+
+
 class DocumentFormat(Protocol):
     """A document format: declarative inside, these five doors outside."""
 

@@ -2,7 +2,7 @@
 
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -26,6 +26,7 @@ from classfeed_dagster.seam import (
     LANDING,
     TEAM,
     domain_key,
+    idle_observation,
     landing_key,
     numbers,
     schema_metadata,
@@ -82,9 +83,15 @@ def _domain_asset(
         owners=[TEAM],
         description=_DESCRIPTIONS[domain].format(recipient=audience.recipient),
         metadata=schema_metadata(frames),
+        output_required=False,  # no data on a date that the audience is not due on; what follows is skipped
     )
-    def build(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+    def build(
+        context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.MaterializeResult[None]]:
         with step(context, f"{name}/{domain}") as day:
+            if not audience.is_due(day):
+                idle_observation(context, context.asset_key, audience.not_due(day))
+                return
             snapshot = runtime.load_reference(LANDING, day, Snapshot)
             if domain == CONSENTED:
                 reference = build_consented_portfolios(runtime.store, snapshot, audience)
@@ -93,7 +100,7 @@ def _domain_asset(
                 reference = build_domain(runtime.store, snapshot, audience, domain, consented)
             runtime.save_reference(audience.reference(domain), day, reference)
             get_logger().info("built", rows=_rows(reference, frames), snapshot_id=reference.snapshot_id)
-        return dg.MaterializeResult(metadata=_metadata(runtime, reference, frames))
+        yield dg.MaterializeResult(metadata=_metadata(runtime, reference, frames))
 
     return build
 

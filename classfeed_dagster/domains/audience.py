@@ -53,6 +53,13 @@ class Audience:
         at = bisect.bisect_left(dates, day)
         return at < len(dates) and dates[at] == day
 
+    def not_due(self, day: dt.date) -> str:
+        """Why there is no document for ``day``, in a sentence; only for a day on which none is due."""
+        if day < self.first_business_date:
+            first = self.first_business_date.isoformat()
+            return f"{day.isoformat()} is before the first business date, {first} (CLASSFEED_FIRST_BUSINESS_DATE)"
+        return f"{day.isoformat()} is not a date of {self.recipient}'s {self.cadence} feed"
+
     def sequence_number(self, day: dt.date) -> int:
         """1 for the first business date, one more for each after; ValueError if ``day`` isn't one of them."""
         dates = self.dates()

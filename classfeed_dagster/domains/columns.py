@@ -1,12 +1,13 @@
 """Every frame that the domains produce: its columns, types, order, key and where each column comes from.
 
 One declaration serves the computation (which must return exactly this), the Parquet files, the documents'
-mapping, the column schemas and the column lineage. ``source`` names bigsite's columns, or ``derived``.
+mapping, the column schemas and the column lineage.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -20,7 +21,9 @@ INSTANT = pl.Datetime("us", "UTC")
 class Column:
     """One column of a domain frame.
 
-    ``personal`` marks what may never reach a log, an alert, metadata or an error. ``unit`` is what a number
+    ``source`` names what its values are made of: landed columns as ``table.column``, columns of the consented
+    portfolios likewise, or ``derived``. What only picks the rows (a cut-off, a join) is no source. A source that
+    only rows of some ledgers or openings use is named with their landed tables in ``only``. ``personal`` marks what may never reach a log, an alert, metadata or an error. ``unit`` is what a number
     counts in (``currency`` for money in the row's own currency, ``units`` of the security).
     """
 
@@ -31,6 +34,7 @@ class Column:
     nullable: bool = False
     personal: bool = False
     unit: str | None = None
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +80,21 @@ _TEXT = pl.String()
 _DATE = pl.Date()
 _INT = pl.Int64()
 
-_NUMBER = Column(
-    "portfolio_number", _TEXT, "what the customer and the recipient call the account", ("portfolio.portfolio_number",)
+_OPENINGS = ("opening_units", "opening_cash")
+_WHAT_A_NUMBER_IS = "what the customer and the recipient call the account"
+_NUMBER = Column("portfolio_number", _TEXT, _WHAT_A_NUMBER_IS, ("consented_portfolios.portfolio_number",))
+_CONSENTED = (
+    "data_sharing_consent.granted_at",
+    "data_sharing_consent.expires_at",
+    "data_sharing_consent.revoked_at",
 )
 
 CONSENTED_PORTFOLIOS = Frame(
     "consented_portfolios",
     "Who shares data with the recipient on the business date, and how that changed since the date before.",
     (
-        Column("portfolio_id", _INT, "bigsite's own key", ("portfolio.portfolio_id",)),
-        _NUMBER,
+        Column("portfolio_id", _INT, "bigsite's own key", ("data_sharing_consent.portfolio_id",)),
+        Column("portfolio_number", _TEXT, _WHAT_A_NUMBER_IS, ("data_sharing_consent.portfolio_number",)),
         Column(
             "recipient_reference",
             _TEXT,
@@ -96,13 +105,9 @@ CONSENTED_PORTFOLIOS = Frame(
             "change",
             _TEXT,
             "NEW, CURRENT or REMOVED, comparing this cut-off with the previous one",
-            (
-                "data_sharing_consent.granted_at",
-                "data_sharing_consent.expires_at",
-                "data_sharing_consent.revoked_at",
-            ),
+            _CONSENTED,
         ),
-        Column("extract", _TEXT, "FULL for NEW, DELTA for CURRENT, NONE for REMOVED", ("derived",)),
+        Column("extract", _TEXT, "FULL for NEW, DELTA for CURRENT, NONE for REMOVED", _CONSENTED),
         Column(
             "history_from",
             _DATE,
@@ -129,10 +134,10 @@ ACCOUNTS = Frame(
             "recipient_reference",
             _TEXT,
             "the recipient's own code for the fund",
-            ("data_sharing_consent.recipient_reference",),
+            ("consented_portfolios.recipient_reference",),
         ),
-        Column("consent", _TEXT, "NEW, CURRENT or REMOVED", ("derived",)),
-        Column("extract", _TEXT, "FULL, DELTA or NONE", ("derived",)),
+        Column("consent", _TEXT, "NEW, CURRENT or REMOVED", ("consented_portfolios.change",)),
+        Column("extract", _TEXT, "FULL, DELTA or NONE", ("consented_portfolios.extract",)),
         Column(
             "portfolio_name",
             _TEXT,
@@ -180,7 +185,7 @@ ACCOUNT_BALANCES = Frame(
         _BSB,
         _ACCOUNT_NUMBER,
         Column("currency", _TEXT, "ISO 4217", ("cash_account.currency",)),
-        Column("as_at_date", _DATE, "the business date", ("cash_balance_eod.as_at_date",)),
+        Column("as_at_date", _DATE, "the business date", ("derived",)),
         Column(
             "ledger_balance",
             MONEY,
@@ -212,7 +217,7 @@ INVESTMENT_HOLDINGS = Frame(
             "hin",
             _TEXT,
             "the portfolio's HIN; ASX holdings only, foreign ones are not on it",
-            ("portfolio.hin",),
+            ("portfolio.hin", "security.exchange"),
             nullable=True,
             personal=True,
         ),
@@ -226,13 +231,13 @@ INVESTMENT_HOLDINGS = Frame(
             ("security.name", "security_code_change.old_name", "security_code_change.effective_on"),
         ),
         Column("security_type", _TEXT, "kind of security", ("security.security_type",)),
-        Column("as_at_date", _DATE, "the business date", ("holding_eod.as_at_date",)),
+        Column("as_at_date", _DATE, "the business date", ("derived",)),
         Column("units", UNITS, "held on a traded basis", ("holding_eod.units",), unit="units"),
         Column(
             "settled_units",
             UNITS,
             "units less trades done and not settled at the date",
-            ("holding_eod.units", "trade.units", "trade.side", "trade.trade_date", "trade.settlement_date"),
+            ("holding_eod.units", "holding_eod.unsettled_units"),
             unit="units",
         ),
         Column("currency", _TEXT, "ISO 4217, of price and value", ("security.currency",)),
@@ -276,7 +281,11 @@ MOVEMENT_TRANSACTIONS = Frame(
                 "security_movement.security_movement_id",
                 "income.income_id",
                 "cash_transaction.cash_transaction_id",
+                "opening_units.security_id",
+                "opening_cash.cash_account_id",
+                "consented_portfolios.portfolio_number",
             ),
+            only={"consented_portfolios.portfolio_number": _OPENINGS},
         ),
         _NUMBER,
         Column(
@@ -299,8 +308,9 @@ MOVEMENT_TRANSACTIONS = Frame(
                 "security_movement.effective_date",
                 "income.payment_date",
                 "cash_transaction.transaction_date",
-                "data_sharing_consent.history_from",
+                "consented_portfolios.history_from",
             ),
+            only={"consented_portfolios.history_from": _OPENINGS},
         ),
         _ledger("settlement_date", _DATE, "as the contract note states it", "trade.settlement_date"),
         Column(
@@ -312,7 +322,11 @@ MOVEMENT_TRANSACTIONS = Frame(
                 "security_movement.recorded_at",
                 "income.recorded_at",
                 "cash_transaction.recorded_at",
+                "opening_units.recorded_at",
+                "opening_cash.recorded_at",
+                "consented_portfolios.history_from",
             ),
+            only={"consented_portfolios.history_from": _OPENINGS},
         ),
         _ledger(
             "reverses",
@@ -341,6 +355,7 @@ MOVEMENT_TRANSACTIONS = Frame(
             "trade.side",
             "security_movement.units_change",
             "income.units_held",
+            "opening_units.units",
             unit="units",
         ),
         _ledger("confirmation_number", _TEXT, "of the contract note", "trade.confirmation_number"),
@@ -373,15 +388,27 @@ MOVEMENT_TRANSACTIONS = Frame(
             nullable=True,
             personal=True,
         ),
-        _ledger("amount", MONEY, "signed: a credit is positive", "cash_transaction.amount", unit="currency"),
         _ledger(
+            "amount",
+            MONEY,
+            "signed: a credit is positive",
+            "cash_transaction.amount",
+            "opening_cash.amount",
+            unit="currency",
+        ),
+        Column(
             "currency",
             _TEXT,
             "of every money column of the row",
-            "trade.currency",
-            "security.currency",
-            "income.currency",
-            "cash_transaction.currency",
+            (
+                "trade.currency",
+                "security.currency",
+                "income.currency",
+                "cash_transaction.currency",
+                "cash_account.currency",
+            ),
+            nullable=True,
+            only={"security.currency": ("security_movement",), "cash_account.currency": ("opening_cash",)},
         ),
         Column(
             "narrative",

@@ -3,7 +3,7 @@
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,24 +17,37 @@ from classfeed_dagster.delivery.records import quarantine_prefix
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.run import CONSENTED
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.feeds.parity import Compared, compare_date
 from classfeed_dagster.feeds.steps import FeedDay, FindingsReference
 from classfeed_dagster.logs import get_logger
+from classfeed_dagster.reconciliation.parity_report import ParityReport
 from classfeed_dagster.runtime import CORRELATION_TAG, Runtime
-from classfeed_dagster.seam import RUNBOOK, business_date, correlation_id, domain_key, markdown_table, numbers, step
+from classfeed_dagster.seam import (
+    RUNBOOK,
+    business_date,
+    correlation_id,
+    domain_key,
+    idle_observation,
+    markdown_table,
+    numbers,
+    step,
+)
 
 _POLL_SECONDS = 2.0
 _SHOWN = 20
-_Decorator = Callable[[Callable[..., dg.MaterializeResult[None]]], dg.AssetsDefinition]
+_Results = Iterator[dg.MaterializeResult[None]]
+_Decorator = Callable[[Callable[..., _Results]], dg.AssetsDefinition]
 
 
 @dataclass(frozen=True, slots=True)
 class FeedParts:
-    """A feed with what its assets need to know: its audience, the audience's name, the partitions."""
+    """A feed with what its assets need to know: its audience, the audience's name, the partitions, all feeds."""
 
     feed: Feed
     audience: Audience
     audience_name: str
     partitions: dg.PartitionsDefinition[str]
+    feeds: tuple[Feed, ...]
 
     def key(self, name: str) -> dg.AssetKey:
         """The asset ``name`` of the feed."""
@@ -43,12 +56,13 @@ class FeedParts:
     @property
     def domain_keys(self) -> list[dg.AssetKey]:
         """The domains that the feed's format carries; the consented portfolios come first."""
-        return [domain_key(self.audience_name, domain) for domain in (CONSENTED, *self.feed.format.domains)]
+        return [domain_key(self.audience_name, domain) for domain in (CONSENTED, *self.feed.domains)]
 
     def work(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, runtime: Runtime) -> FeedDay:
         """This feed on the context's business date."""
         now = runtime.clock(context.run.tags)
-        return FeedDay(runtime, self.feed, self.audience, business_date(context), correlation_id(context), now)
+        day = business_date(context)
+        return FeedDay(runtime, self.feed, self.audience, day, correlation_id(context), now, self.feeds)
 
     def asset(self, name: str, deps: list[dg.AssetKey], kinds: set[str], description: str) -> _Decorator:
         """The decorator that all of the feed's assets share."""
@@ -60,12 +74,39 @@ class FeedParts:
             kinds=kinds,
             owners=list(self.feed.owners),
             description=f"{description} Runbook: {RUNBOOK}.",
+            # On a date on which the feed has nothing to do there is nothing to materialize; what follows is skipped.
+            output_required=False,
         )
+
+    def is_idle(self, context: dg.AssetExecutionContext, work: FeedDay) -> bool:
+        """True if the feed has nothing to do; says so on the asset and in the log."""
+        if work.idle is None:
+            return False
+        get_logger().info("nothing to do", why=work.idle)
+        idle_observation(context, context.asset_key, work.idle)
+        return True
 
 
 def feed_assets(parts: FeedParts) -> list[dg.AssetsDefinition]:
-    """The feed's three assets, in the order of the data's way."""
-    return [_quarantine(parts), _document(parts), _delivery(parts)]
+    """The feed's assets, in the order of the data's way; with an old app's beside it, the comparison."""
+    assets = [_quarantine(parts), _document(parts), _delivery(parts)]
+    return [*assets, _parity(parts)] if parts.feed.legacy else assets
+
+
+def legacy_assets(parts: FeedParts) -> list[dg.AssetSpec]:
+    """What the old app writes: not ours to make, but what the feed is compared with."""
+    if not parts.feed.legacy:
+        return []
+    return [
+        dg.AssetSpec(
+            dg.AssetKey(["legacy", parts.feed.name]),
+            description=f"The old app's {parts.feed.name} files, put under legacy/{parts.feed.name}/<business date>/. "
+            "Compared with the new feed until it takes over.",
+            group_name=f"4_{parts.feed.name}",
+            kinds={"csv"},
+            owners=list(parts.feed.owners),
+        )
+    ]
 
 
 def _quarantine(parts: FeedParts) -> dg.AssetsDefinition:
@@ -76,12 +117,15 @@ def _quarantine(parts: FeedParts) -> dg.AssetsDefinition:
         "Who is held back on this date, and why: portfolios that break a rule, wait for an earlier date, or whose "
         "consent ended. Each has a record in the object store; it is released by itself once the source is mended.",
     )
-    def quarantine(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+    def quarantine(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
         with step(context, f"{parts.feed.name}/quarantine") as day:
-            plan, found = parts.work(context, runtime).hold_back()
+            work = parts.work(context, runtime)
+            if parts.is_idle(context, work):
+                return
+            plan, found = work.hold_back()
             get_logger().info("held back", held_back=len(plan.held_back), portfolios=plan.consented)
             folder = runtime.store.location(quarantine_prefix(parts.feed.name, day).rstrip("/"))
-        return dg.MaterializeResult(metadata={**_quarantine_metadata(plan, found), "dagster/uri": folder})
+        yield dg.MaterializeResult(metadata={**_quarantine_metadata(plan, found), "dagster/uri": folder})
 
     return quarantine
 
@@ -109,11 +153,14 @@ def _document(parts: FeedParts) -> dg.AssetsDefinition:
         f"{parts.feed.title}: the staged pages for the date, holding only what differs from what was delivered "
         "before. Its checks read these bytes; nothing leaves without their verdicts.",
     )
-    def document(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+    def document(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
         with step(context, f"{parts.feed.name}/document"):
-            build = parts.work(context, runtime).stage()
+            work = parts.work(context, runtime)
+            if parts.is_idle(context, work):
+                return
+            build = work.stage()
             get_logger().info("staged", pages=len(build.pages), portfolios=len(build.portfolios))
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             data_version=dg.DataVersion(build.build_id), metadata=_build_metadata(runtime, build)
         )
 
@@ -134,6 +181,7 @@ def _build_metadata(runtime: Runtime, build: Build) -> dict[str, Any]:
         "portfolios": len(build.portfolios),
         "unchanged_portfolios": build.unchanged,
         "held_back": len(build.held_back),
+        "mode": str(build.flags["mode"]),
         "bytes": sum(page.bytes for page in build.pages),
         "document_bytes": sum(page.document_bytes for page in build.pages),
         **{f"records_{name}": count for name, count in sorted(totals.counts.items())},
@@ -151,13 +199,16 @@ def _delivery(parts: FeedParts) -> dg.AssetsDefinition:
         {"s3"},
         f"What {parts.audience.recipient} was given for the date: pages first, the manifest last, nothing ever "
         "overwritten. Refuses unless every blocking check passed for exactly these bytes, and asks for consent "
-        "again at the last moment.",
+        "again at the last moment. In shadow it goes where the recipient doesn't look.",
     )
-    def delivery(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+    def delivery(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
         with step(context, f"{parts.feed.name}/delivery"):
-            outcome = parts.work(context, runtime).publish(_waiting(context, runtime.settings.delivery_wait_seconds))
-            get_logger().info("delivery", outcome=outcome.kind)
-        return dg.MaterializeResult(metadata=_delivery_metadata(runtime, outcome))
+            work = parts.work(context, runtime)
+            if parts.is_idle(context, work):
+                return
+            outcome = work.publish(_waiting(context, runtime.settings.delivery_wait_seconds))
+            get_logger().info("delivery", outcome=outcome.kind, mode=work.flags.mode.value)
+        yield dg.MaterializeResult(metadata=_delivery_metadata(work, outcome))
 
     return delivery
 
@@ -184,8 +235,8 @@ def _waiting(context: dg.AssetExecutionContext, seconds: int) -> Callable[[NotIn
     return wait
 
 
-def _delivery_metadata(runtime: Runtime, outcome: Outcome) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"outcome": outcome.kind}
+def _delivery_metadata(work: FeedDay, outcome: Outcome) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"outcome": outcome.kind, "mode": work.flags.mode.value}
     if outcome.manifest is not None and outcome.manifest_key is not None:
         manifest = outcome.manifest
         metadata |= {
@@ -194,7 +245,54 @@ def _delivery_metadata(runtime: Runtime, outcome: Outcome) -> dict[str, Any]:
             "portfolios": len(manifest.portfolios),
             "held_back": len(manifest.held_back),
             "bytes": sum(page.bytes for page in manifest.pages),
-            "dagster/uri": runtime.store.location(outcome.manifest_key),
+            "dagster/uri": work.store.location(outcome.manifest_key),
             CORRELATION_TAG: manifest.correlation_id,
         }
     return metadata
+
+
+def _parity(parts: FeedParts) -> dg.AssetsDefinition:
+    @parts.asset(
+        "parity",
+        [parts.key("delivery"), dg.AssetKey(["legacy", parts.feed.name])],
+        {"json"},
+        "Does the feed say what the old app said? Line by line and field by field; differences are explained by a "
+        "named rule, or they aren't. Clean dates in a row let the feed go live.",
+    )
+    def parity(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
+        with step(context, f"{parts.feed.name}/parity") as day:
+            found = compare_date(runtime.store, parts.feed, parts.audience, day)
+            get_logger().info("compared", unexplained=found.report.unexplained, clean_run=found.score.clean_run)
+        yield dg.MaterializeResult(metadata=_parity_metadata(runtime, found))
+
+    return parity
+
+
+def unexplained_table(report: ParityReport) -> dg.MarkdownMetadataValue:
+    """The first differences that no rule explains. No personal data: the report has none."""
+    unexplained = [one for one in report.differences if one.explanation is None][:_SHOWN]
+    return markdown_table(
+        ["line", "portfolio", "key", "kind", "field", "old", "new"],
+        [
+            (one.line, one.portfolio_number, one.key, one.kind, one.field or "", one.old or "", one.new or "")
+            for one in unexplained
+        ],
+    )
+
+
+def _parity_metadata(runtime: Runtime, found: Compared) -> dict[str, Any]:
+    report, score = found.report, found.score
+    return {
+        "clean_dates_in_a_row": score.clean_run,
+        "clean_dates_required": runtime.settings.parity_clean_dates,
+        "run_broken_by": score.broken_by or "nothing",
+        "old_lines": report.old_lines,
+        "new_lines": report.new_lines,
+        "equal_lines": report.equal_lines,
+        "explained": sum(report.explained.values()),
+        "unexplained": report.unexplained,
+        "explained_by_rule": markdown_table(["rule", "differences"], report.explained.items()),
+        "unexplained_differences": unexplained_table(report),
+        "scorecard": markdown_table(["date", "verdict"], [(day.isoformat(), text) for day, text in score.dates]),
+        "dagster/uri": runtime.store.location(found.key),
+    }

@@ -11,12 +11,24 @@ from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.evaluate import Evaluation, held_back_share
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.run import CONSENTED, DomainReference, read_consent_roll
-from classfeed_dagster.feeds.assets import FeedParts
+from classfeed_dagster.feeds.assets import FeedParts, unexplained_table
+from classfeed_dagster.feeds.exclusion import CHECK as ONE_LIVE_FEED
+from classfeed_dagster.feeds.exclusion import exclude_each_other
 from classfeed_dagster.feeds.gate import judge_roll
 from classfeed_dagster.feeds.volumes import unusual_volumes
+from classfeed_dagster.reconciliation.parity_report import read_report, scorecard
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.seam import LANDING, domain_key, markdown_table, runbook, step
 
+_LIVE_GATE = (
+    "A feed that replaces an old app reaches the recipient only after enough clean dates of parity in a row, or with "
+    "a person's override, which stands in the manifest. If it fails: leave the feed in shadow, and explain or mend "
+    "what differs (the asset parity shows it)."
+)
+_ONE_LIVE_FEED = (
+    "The recipient gets no movement from two feeds: this one excludes {others} per portfolio. If it fails: both are "
+    "live for the same portfolios; change the switch mode or portfolios of one, then run the date again."
+)
 _DOCUMENT_CHECKS: Mapping[str, str] = {
     "document_valid": "Every page is the file that was built, obeys the recipient's schema, and holds exactly the "
     "portfolios planned for it. If it fails: the element and line are named; it is a fault in the writer or the "
@@ -55,8 +67,19 @@ def consent_check(audience: Audience, name: str) -> dg.AssetChecksDefinition:
 
 
 def feed_checks(parts: FeedParts) -> list[dg.AssetChecksDefinition]:
-    """The feed's own checks: on its quarantine, and on its document."""
-    return [_held_back_share(parts), _document_checks(parts)]
+    """The feed's own checks: on its quarantine, on its document, and on the comparison with the old app."""
+    checks = [_held_back_share(parts), _document_checks(parts)]
+    return [*checks, _parity(parts)] if parts.feed.legacy else checks
+
+
+def _required(parts: FeedParts) -> dict[str, str]:
+    # The checks of the feed's document that block, with their descriptions.
+    checks = dict(_DOCUMENT_CHECKS)
+    if parts.feed.legacy:
+        checks["live_gate"] = _LIVE_GATE
+    if others := sorted(other.name for other in parts.feeds if exclude_each_other(parts.feed, other)):
+        checks[ONE_LIVE_FEED] = _ONE_LIVE_FEED.format(others=" and ".join(others))
+    return checks
 
 
 def _held_back_share(parts: FeedParts) -> dg.AssetChecksDefinition:
@@ -73,6 +96,8 @@ def _held_back_share(parts: FeedParts) -> dg.AssetChecksDefinition:
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{parts.feed.name}/held_back_share") as day:
             work = parts.work(context, runtime)
+            if work.idle is not None:
+                return _idle(asset, "held_back_share", work.idle)
             plan = work.plan(work.consent()[1])
             judged = held_back_share(plan, runtime.settings.max_held_back_share)
         return _result(asset, judged, day.isoformat(), {"breaking": plan.breaking, "consented": plan.consented})
@@ -82,6 +107,7 @@ def _held_back_share(parts: FeedParts) -> dg.AssetChecksDefinition:
 
 def _document_checks(parts: FeedParts) -> dg.AssetChecksDefinition:
     asset = parts.key("document")
+    required = _required(parts)
 
     @dg.multi_asset_check(
         name=f"{parts.feed.name}__gate",
@@ -90,7 +116,7 @@ def _document_checks(parts: FeedParts) -> dg.AssetChecksDefinition:
                 dg.AssetCheckSpec(
                     name, asset=asset, blocking=True, description=f"{description} Runbook: {runbook(name)}"
                 )
-                for name, description in _DOCUMENT_CHECKS.items()
+                for name, description in required.items()
             ),
             dg.AssetCheckSpec(
                 "volumes",
@@ -106,15 +132,54 @@ def _document_checks(parts: FeedParts) -> dg.AssetChecksDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         with step(context, f"{parts.feed.name}/gate") as day:
             work = parts.work(context, runtime)
+            if work.idle is not None:
+                yield from (_idle(asset, name, work.idle) for name in [*required, "volumes"])
+                return
             build = work.build()
             judged = {evaluation.check: evaluation for evaluation in work.judge(build)}
-            unusual = unusual_volumes(runtime.store, parts.feed.name, parts.audience, build)
+            unusual = unusual_volumes(work.store, parts.feed.name, parts.audience, build)
         counts = {"pages": len(build.pages), "portfolios": len(build.portfolios), "build": build.build_id}
-        for name in _DOCUMENT_CHECKS:
+        for name in required:
             yield _result(asset, judged[name], day.isoformat(), counts)
         yield _result(asset, unusual, day.isoformat(), counts, severity=dg.AssetCheckSeverity.WARN)
 
     return gate
+
+
+def _parity(parts: FeedParts) -> dg.AssetChecksDefinition:
+    asset = parts.key("parity")
+
+    @dg.asset_check(
+        asset=asset,
+        name="parity",
+        description="Every difference between this feed and the old app is explained by a named rule. If it fails: "
+        "nothing is stopped, but the run of clean dates that lets the feed go live begins anew. Mend what differs, or "
+        "add a rule with its evidence to reconciliation/parity_explanations.py, then compare again. "
+        f"Runbook: {runbook('parity')}",
+    )
+    def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, f"{parts.feed.name}/parity_check") as day:
+            report = read_report(runtime.store, parts.feed.name, day)
+            score = scorecard(runtime.store, parts.feed.name, parts.audience, day)
+        return dg.AssetCheckResult(
+            check_name="parity",
+            asset_key=asset,
+            passed=report is not None and report.clean,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{day.isoformat()}: {dict(score.dates)[day]}; {score.clean_run} clean date(s) in a row",
+            metadata={
+                "business_date": day.isoformat(),
+                "clean_dates_in_a_row": score.clean_run,
+                "clean_dates_required": runtime.settings.parity_clean_dates,
+                **({} if report is None else {"unexplained_differences": unexplained_table(report)}),
+            },
+        )
+
+    return check
+
+
+def _idle(asset: dg.AssetKey, name: str, why: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(check_name=name, asset_key=asset, passed=True, description=f"nothing to judge: {why}")
 
 
 def _result(

@@ -9,12 +9,19 @@ import datetime as dt
 import itertools
 from collections.abc import Iterable, Mapping, Set
 
+import polars as pl
+
+from classfeed_dagster.delivery.evaluate import Evaluation
 from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.feeds.switches import FeedFlags
 from classfeed_dagster.store import ObjectStore
 
+CHECK = "one_live_feed"
+DELIVERED_ELSEWHERE = "delivered_by_another_feed"  # the rule that such a portfolio breaks
+_SHOWN = 20
 ALL_LEDGERS = frozenset("TSIC")  # the letters of TransactionId: trade, security movement, income, cash
 
 
@@ -56,3 +63,53 @@ def delivered_elsewhere(
             for number in delivered_state(store, other.name, day).numbers & numbers:
                 found.setdefault(number, []).append(other.name)
     return {number: tuple(found[number]) for number in sorted(found)}
+
+
+def already_there(
+    store: ObjectStore, feed: Feed, feeds: Iterable[Feed], flags: FeedFlags, *, day: dt.date, numbers: Set[str]
+) -> pl.DataFrame:
+    """FINDINGS that hold back those of ``numbers`` that the recipient has for ``day`` from a feed that this excludes.
+
+    Only a live feed has any: what is in shadow reaches nobody.
+    """
+    if flags.mode is not FeedMode.LIVE:
+        return FINDINGS.empty()
+    rows = [
+        (number, DELIVERED_ELSEWHERE, "QUARANTINE", other, f"{other} delivered it live for {day.isoformat()}")
+        for number, others in delivered_elsewhere(store, feed, feeds, day, numbers).items()
+        for other in others
+    ]
+    return FINDINGS.conform(pl.DataFrame(rows, schema=FINDINGS.empty().schema, orient="row"))
+
+
+def one_live_feed(
+    store: ObjectStore,
+    feed: Feed,
+    feeds: Iterable[Feed],
+    flags: Mapping[str, FeedFlags],
+    *,
+    day: dt.date,
+    numbers: Set[str],
+) -> Evaluation:
+    """The check: the recipient gets no movement of ``numbers`` for ``day`` from two feeds.
+
+    ``flags`` are those of ``feed`` and of the feeds that it excludes; ``store`` is the plain store.
+    """
+    feeds = tuple(feeds)
+    others = sorted(other.name for other in feeds if exclude_each_other(feed, other))
+    if not others:
+        return Evaluation(CHECK, True, f"{feed.name} excludes no other feed", (), 0)
+    if flags[feed.name].mode is not FeedMode.LIVE:
+        return Evaluation(CHECK, True, f"{feed.name} is {flags[feed.name].mode}: nothing reaches the recipient", (), 0)
+    offenders = [
+        (" and ".join(pair), "are both live for the same portfolios: change mode or portfolios of one")
+        for pair in switched_to_clash(feeds, flags)
+        if feed.name in pair
+    ]
+    offenders += [
+        (number, f"was delivered live by {', '.join(by)}")
+        for number, by in delivered_elsewhere(store, feed, feeds, day, numbers).items()
+    ]
+    what = f"excludes {', '.join(others)} per portfolio"
+    summary = what if not offenders else f"{what}; {len(offenders)} fault(s), the first: {' '.join(offenders[0])}"
+    return Evaluation(CHECK, not offenders, summary, tuple(offenders[:_SHOWN]), len(offenders))

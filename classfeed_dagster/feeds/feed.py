@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from classfeed_dagster.delivery.records import delivered_prefix
 from classfeed_dagster.delivery.shadow import FeedMode
+from classfeed_dagster.documents.csv_format import CsvFormat
 from classfeed_dagster.documents.format import DocumentFormat
 from classfeed_dagster.domains.audience import Audience, Cadence
-from classfeed_dagster.feeds.portfolios import Portfolios
+from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
 
 STANDARD = "standard"  # what the switch calls the feed's own format
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
@@ -58,7 +59,7 @@ class Feed:
     starts_at: dt.time = dt.time(6, 0)
     service_level: ServiceLevel = ServiceLevel()
     max_page_bytes: int | None = None
-    portfolios: Portfolios = Portfolios()
+    portfolios: Portfolios = EVERYBODY
     include_income: bool = True
     include_drp: bool = True
     mode: FeedMode = FeedMode.LIVE
@@ -73,6 +74,8 @@ class Feed:
             raise FeedDeclarationError(f"{what} has no owner: say who is asked when it fails")
         if not self.starts_at <= self.service_level.target <= self.service_level.deadline:
             raise FeedDeclarationError(f"{what} starts after its target, or its target is after its deadline")
+        if self.legacy and not isinstance(self.format, CsvFormat):
+            raise FeedDeclarationError(f"{what} replaces an old app, whose files are CSV, with another kind of file")
         for name, other in self.renderings.items():
             if name == STANDARD or not set(other.domains) <= set(self.domains):
                 raise FeedDeclarationError(f"{what}: the rendering {name!r} needs another name, or other domains")

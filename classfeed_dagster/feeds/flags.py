@@ -175,7 +175,13 @@ class AttemptFlags(Record):
 
 
 def attempt_flags(
-    store: ObjectStore, environment: Environment, feed: Feed, feeds: Iterable[Feed], day: dt.date, correlation_id: str
+    store: ObjectStore,
+    environment: Environment,
+    feed: Feed,
+    feeds: Iterable[Feed],
+    *,
+    day: dt.date,
+    correlation_id: str,
 ) -> dict[str, FeedFlags]:
     """The switches for one attempt, by feed: of ``feed`` and of those of ``feeds`` that it excludes.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 
 from classfeed_dagster.delivery.build import Build
@@ -18,9 +18,14 @@ from classfeed_dagster.delivery.evaluate import (
 )
 from classfeed_dagster.delivery.plan import DeliveryPlan
 from classfeed_dagster.delivery.release import is_released
+from classfeed_dagster.delivery.shadow import FeedMode, last_delivery
+from classfeed_dagster.documents.format import DocumentFormat
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.feeds.flags import live_gate
+from classfeed_dagster.feeds.switches import FeedFlags
+from classfeed_dagster.reconciliation.parity_report import Scorecard, scorecard
 from classfeed_dagster.store import ObjectStore
 
 _SHOWN = 20
@@ -51,25 +56,44 @@ def judge_roll(
     )
 
 
+def judge_live(
+    store: ObjectStore, feed: Feed, flags: FeedFlags, audience: Audience, *, day: dt.date, required: int
+) -> Evaluation:
+    """A feed that replaces an old app goes live only after ``required`` clean dates of parity, or with an override.
+
+    ``store`` is the plain store. The clean dates must reach up to the newest date that the feed delivered.
+    """
+    last, card = None, Scorecard(feed.name, day, 0, None, ())
+    if feed.legacy and flags.mode is FeedMode.LIVE:
+        last = last_delivery(store, feed.name, dt.date.max)
+        card = scorecard(store, feed.name, audience, day if last is None else last[0])
+    verdict = live_gate(feed, flags, last, card, required)
+    offenders = () if verdict.allowed else ((feed.name, verdict.reason),)
+    return Evaluation("live_gate", verdict.allowed, verdict.reason, offenders, len(offenders))
+
+
 def judge(
     store: ObjectStore,
-    feed: Feed,
+    document_format: DocumentFormat,
     build: Build,
     *,
     plan: DeliveryPlan,
     consented_now: Collection[str],
-    roll: Evaluation,
+    others: Iterable[Evaluation],
     max_held_back_share: Decimal,
     evaluated_by: str,
 ) -> tuple[Evaluation, ...]:
-    """Evaluate every check that delivery requires, over ``build``'s written files, and put the verdicts on record."""
-    examined = examine_build(store, build, feed.format)
+    """Evaluate every check that delivery requires, over ``build``'s written files, and put the verdicts on record.
+
+    ``others`` are those that don't speak of bytes: the roll of consents, whether the feed may go live.
+    """
+    examined = examine_build(store, build, document_format)
     evaluations = (
         document_valid(build, examined),
         everyone_consented(build, examined, consented_now),
         control_totals_agree(build, examined),
         held_back_share(plan, max_held_back_share),
-        roll,
+        *others,
     )
     for evaluation in evaluations:
         record_evaluation(store, build, evaluation, evaluated_by)

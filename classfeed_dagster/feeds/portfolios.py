@@ -44,3 +44,6 @@ class Portfolios:
         if self.all_but:
             return other.overlaps(self)
         return any(number in other for number in self.numbers)
+
+
+EVERYBODY = Portfolios()

@@ -8,9 +8,10 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -26,7 +27,9 @@ from classfeed_dagster.delivery.manifest import SnapshotRef
 from classfeed_dagster.delivery.plan import DeliveryPlan, plan_delivery
 from classfeed_dagster.delivery.publish import Outcome, publish
 from classfeed_dagster.delivery.quarantine import update_quarantine
+from classfeed_dagster.delivery.shadow import FeedMode, switched
 from classfeed_dagster.delivery.state import delivered_state, earlier_date, ever_delivered
+from classfeed_dagster.documents.format import DocumentFormat, OneFileFormat
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
@@ -37,10 +40,14 @@ from classfeed_dagster.domains.run import (
     read_consent_roll,
     read_frame,
 )
-from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.feeds.gate import judge, judge_roll
+from classfeed_dagster.feeds.exclusion import already_there, one_live_feed
+from classfeed_dagster.feeds.feed import Feed, declared_feeds
+from classfeed_dagster.feeds.flags import attempt_flags
+from classfeed_dagster.feeds.gate import judge, judge_live, judge_roll
+from classfeed_dagster.feeds.switches import FeedFlags, carried, chosen_format, switched_frames
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.store import ObjectStore
 
 LANDING = "landing"  # under which name the snapshot is kept
 MAX_RESTAGINGS = 3
@@ -50,6 +57,7 @@ class FindingsReference(BaseModel, frozen=True):
     """Everything that the rules and the format found for one feed and date, and how many of each rule."""
 
     snapshot_id: str
+    flags: dict[str, str | int | bool]  # the switches with which the format was asked
     findings: StoredTable
     by_rule: dict[str, int]
 
@@ -60,9 +68,17 @@ class BuildReference(BaseModel, frozen=True):
     build_id: str
 
 
+class FeedIdleError(RuntimeError):
+    """The feed has nothing to do on the date: look at ``FeedDay.idle`` before asking for a step."""
+
+
 @dataclass(frozen=True)
 class FeedDay:
-    """One feed on one business date, and one attempt at it. ``now`` is a rehearsal's clock; None: the real one."""
+    """One feed on one business date, and one attempt at it.
+
+    ``now`` is a rehearsal's clock; None: the real one. ``feeds`` are all feeds there are, since some exclude each
+    other; None: the declared ones.
+    """
 
     runtime: Runtime
     feed: Feed
@@ -70,6 +86,47 @@ class FeedDay:
     day: dt.date
     correlation_id: str
     now: dt.datetime | None = None
+    feeds: tuple[Feed, ...] | None = None
+
+    # What the attempt works with.
+
+    @cached_property
+    def switches(self) -> dict[str, FeedFlags]:
+        """The switches of this feed, and of those that it excludes, as the attempt's first step found them."""
+        environment = self.runtime.settings.env
+        return attempt_flags(
+            self.runtime.store, environment, self.feed, self._feeds, day=self.day, correlation_id=self.correlation_id
+        )
+
+    @property
+    def _feeds(self) -> tuple[Feed, ...]:
+        return declared_feeds() if self.feeds is None else self.feeds
+
+    @property
+    def flags(self) -> FeedFlags:
+        """This feed's switches."""
+        return self.switches[self.feed.name]
+
+    @cached_property
+    def idle(self) -> str | None:
+        """Why there is nothing to do, in a sentence; None if there is."""
+        if not self.audience.is_due(self.day):
+            return self.audience.not_due(self.day)
+        if self.flags.errors:
+            return f"{self.feed.name} is off for now: its switches could not be had ({'; '.join(self.flags.errors)})"
+        return f"{self.feed.name} is switched off" if self.flags.mode is FeedMode.OFF else None
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The store as the feed's mode has it; FeedIdleError if there is nothing to do."""
+        if self.idle is not None:
+            raise FeedIdleError(self.idle)
+        return switched(self.runtime.store, self.feed.name, self.flags.mode)
+
+    @property
+    def format(self) -> DocumentFormat:
+        """The rendering that makes the document."""
+        return chosen_format(self.feed, self.flags)
 
     # What earlier steps left behind; NotBuiltError names the step that is missing.
 
@@ -79,7 +136,7 @@ class FeedDay:
 
     def domains(self) -> list[DomainReference]:
         """The consented portfolios, first, and the domains that the format carries."""
-        names = (CONSENTED, *self.feed.format.domains)
+        names = (CONSENTED, *self.feed.domains)
         load = self.runtime.load_reference
         return [load(self.audience.reference(name), self.day, DomainReference) for name in names]
 
@@ -96,14 +153,12 @@ class FeedDay:
 
     def hold_back(self) -> tuple[DeliveryPlan, FindingsReference]:
         """Gather what the rules and the format found, work out who is held back, and put that on record."""
-        store = self.runtime.store
-        found = _collect_findings(self, self.snapshot(), self.domains())
-        self.runtime.save_reference(f"{self.feed.name}/quarantine", self.day, found)
+        found = self._collect_findings()
         plan = self.plan(self.consent()[1])
         update_quarantine(
-            store,
+            self.store,
             plan.held_back,
-            delivered_state(store, self.feed.name, self.day),
+            delivered_state(self.store, self.feed.name, self.day),
             at=self._instant(),
             correlation_id=self.correlation_id,
         )
@@ -111,14 +166,19 @@ class FeedDay:
 
     def plan(self, consented_now: set[str], *, max_held_back_share: Decimal = Decimal(1)) -> DeliveryPlan:
         """Who goes and who is held back; TooManyHeldBackError above ``max_held_back_share``."""
-        store, (consented, *_) = self.runtime.store, self.domains()
+        store, flags = self.store, self.flags
         found = self.runtime.load_reference(f"{self.feed.name}/quarantine", self.day, FindingsReference)
+        if found.flags != flags.recorded:  # switched since an earlier attempt gathered them
+            found = self._collect_findings()
         with SlicedFiles(store, {FINDINGS.name: found.findings}, [FINDINGS.name]) as files:
             findings = FINDINGS.conform(files.slice(0)[FINDINGS.name])
+        consented = carried(read_frame(store, self.domains()[0], CONSENTED), flags)
+        numbers = set(consented["portfolio_number"])
+        elsewhere = already_there(self.runtime.store, self.feed, self._feeds, flags, day=self.day, numbers=numbers)
         return plan_delivery(
             self.day,
-            consented=read_frame(store, consented, CONSENTED),
-            findings=findings,
+            consented=consented,
+            findings=pl.concat([findings, elsewhere]),
             consented_now=consented_now,
             earlier=earlier_date(store, self.feed.name, self.audience, self.day),
             ever_delivered=lambda numbers: ever_delivered(store, self.feed.name, self.audience, numbers, self.day),
@@ -127,7 +187,7 @@ class FeedDay:
 
     def stage(self, consented_now: set[str] | None = None) -> Build:
         """Render and stage the pages of those who go, less what was delivered before with the same content."""
-        settings, store = self.runtime.settings, self.runtime.store
+        settings, store, document_format = self.runtime.settings, self.store, self.format
         plan = self.plan(
             self.consent()[1] if consented_now is None else consented_now,
             max_held_back_share=settings.max_held_back_share,
@@ -138,9 +198,9 @@ class FeedDay:
                 store,
                 feed=self.feed.name,
                 audience=self.audience,
-                document_format=self.feed.format,
+                document_format=document_format,
                 plan=plan,
-                slices=slices,
+                slices=(switched_frames(frames, self.flags) for frames in slices),
                 delivered=delivered_state(store, self.feed.name, self.day),
                 snapshot=SnapshotRef(
                     id=snapshot.snapshot_id,
@@ -150,8 +210,10 @@ class FeedDay:
                 ),
                 code_version=settings.code_version,
                 correlation_id=self.correlation_id,
+                flags=self.flags.recorded,
                 max_page_bytes=self.feed.max_page_bytes or settings.max_page_bytes,
-                compress=settings.compress,
+                # One file under a name of its own is looked for under that name.
+                compress=settings.compress and not isinstance(document_format, OneFileFormat),
             )
         self.runtime.save_reference(f"{self.feed.name}/document", self.day, BuildReference(build_id=build.build_id))
         return build
@@ -169,23 +231,34 @@ class FeedDay:
         """Evaluate every check that delivery requires over the staged bytes, and put the verdicts on record."""
         consented_now = self.consent()[1] if consented_now is None else consented_now
         return judge(
-            self.runtime.store,
-            self.feed,
+            self.store,
+            self.format,
             build,
             plan=self.plan(consented_now),
             consented_now=consented_now,
-            roll=self.roll(),
+            others=(self.roll(), *self.allowances(build)),
             max_held_back_share=self.runtime.settings.max_held_back_share,
             evaluated_by=self.correlation_id,
         )
 
-    def publish(self, wait: Callable[[NotInOrderError], bool] = lambda error: False) -> Outcome:
-        """Deliver the staged document.
+    def allowances(self, build: Build) -> tuple[Evaluation, Evaluation]:
+        """May the feed go live yet, and does the recipient get none of ``build`` from another feed as well?"""
+        store, required = self.runtime.store, self.runtime.settings.parity_clean_dates
+        with_data = {one.number for one in build.portfolios if one.change != "REMOVED"}
+        return (
+            judge_live(store, self.feed, self.flags, self.audience, day=self.day, required=required),
+            one_live_feed(store, self.feed, self._feeds, self.switches, day=self.day, numbers=with_data),
+        )
 
-        What was delivered or consented may have changed since it was staged: then it is staged and judged again
-        here, so that nobody has to. ``wait`` is told that the date before is missing; True means: look again.
+    def publish(self, wait: Callable[[NotInOrderError], bool] = lambda error: False) -> Outcome:
+        """Deliver the staged document, with the switches that it was built with.
+
+        What was delivered, consented or switched may have changed since it was staged: then it is staged and judged
+        again here, so that nobody has to. ``wait`` is told that the date before is missing; True means: look again.
         """
         build = self.build()
+        if build.flags != self.flags.recorded or not all(one.passed for one in self.allowances(build)):
+            build = self._stage_again()
         for attempt in range(1, MAX_RESTAGINGS + 2):
             try:
                 outcome = self._publish(build, wait)
@@ -193,19 +266,23 @@ class FeedDay:
                 if attempt > MAX_RESTAGINGS:
                     raise
                 get_logger().info("staging again", error_type=type(error).__name__, attempt=attempt)
-                consented = self.consent()[1]
-                build = self.stage(consented)
-                self.judge(build, consented)
+                build = self._stage_again()
             else:
                 self._release(build)
                 return outcome
         raise AssertionError("unreachable")  # the last attempt returned or raised
 
+    def _stage_again(self) -> Build:
+        consented = self.consent()[1]
+        build = self.stage(consented)
+        self.judge(build, consented)
+        return build
+
     def _publish(self, build: Build, wait: Callable[[NotInOrderError], bool]) -> Outcome:
         while True:
             try:
                 return publish(
-                    self.runtime.store,
+                    self.store,
                     build,
                     consented_now=self.consent,
                     audience=self.audience,
@@ -218,31 +295,38 @@ class FeedDay:
     def _release(self, build: Build) -> None:
         # Whoever went is held back no more; the others stay, with the reason that the delivered plan gives.
         update_quarantine(
-            self.runtime.store,
+            self.store,
             build.held_back,
-            delivered_state(self.runtime.store, self.feed.name, self.day),
+            delivered_state(self.store, self.feed.name, self.day),
             at=self._instant(),
             correlation_id=self.correlation_id,
         )
 
+    def _collect_findings(self) -> FindingsReference:
+        snapshot, document_format = self.snapshot(), self.format
+        found = [FINDINGS.empty()]
+        with open_domains(self.store, self.domains()) as slices:
+            for frames in slices:
+                found += [frames[FINDINGS.name], document_format.unwritable(switched_frames(frames, self.flags))]
+        findings = FINDINGS.conform(pl.concat(found).unique())
+        reference = FindingsReference(
+            snapshot_id=snapshot.snapshot_id,
+            flags=self.flags.recorded,
+            findings=self._keep(findings),
+            by_rule=dict(findings.group_by("rule").len().sort("rule").iter_rows()),
+        )
+        self.runtime.save_reference(f"{self.feed.name}/quarantine", self.day, reference)
+        return reference
+
+    def _keep(self, findings: pl.DataFrame) -> StoredTable:
+        with tempfile.TemporaryDirectory(prefix="classfeed-findings-") as folder:
+            path = Path(folder) / "findings.parquet"
+            findings.write_parquet(path)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            prefix = f"domains/{self.day.isoformat()}/{self.audience.key}/findings-{self.feed.name}"
+            key = f"{prefix}/{digest[:32]}.parquet"
+            self.store.create(key, path)
+            return StoredTable(key=key, sha256=digest, rows=findings.height, bytes=path.stat().st_size)
+
     def _instant(self) -> dt.datetime:
         return self.now or dt.datetime.now(dt.UTC)
-
-
-def _collect_findings(work: FeedDay, snapshot: Snapshot, domains: Sequence[DomainReference]) -> FindingsReference:
-    store = work.runtime.store
-    found = [FINDINGS.empty()]
-    with open_domains(store, domains) as slices:
-        for frames in slices:
-            found += [frames[FINDINGS.name], work.feed.format.unwritable(frames)]
-    findings = FINDINGS.conform(pl.concat(found).unique())
-    with tempfile.TemporaryDirectory(prefix="classfeed-findings-") as folder:
-        path = Path(folder) / "findings.parquet"
-        findings.write_parquet(path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        prefix = f"domains/{work.day.isoformat()}/{work.audience.key}/findings-{work.feed.name}"
-        key = f"{prefix}/{digest[:32]}.parquet"
-        store.create(key, path)
-        stored = StoredTable(key=key, sha256=digest, rows=findings.height, bytes=path.stat().st_size)
-    by_rule = dict(findings.group_by("rule").len().sort("rule").iter_rows())
-    return FindingsReference(snapshot_id=snapshot.snapshot_id, findings=stored, by_rule=by_rule)

@@ -15,7 +15,7 @@ import polars as pl
 from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.documents.format import DocumentFormat
 from classfeed_dagster.feeds.feed import STANDARD, Feed
-from classfeed_dagster.feeds.portfolios import Portfolios
+from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
 
 _ERRORS = "errors"
 
@@ -45,7 +45,7 @@ class FeedFlags:
 
     feed: str
     mode: FeedMode
-    portfolios: Portfolios = Portfolios()
+    portfolios: Portfolios = EVERYBODY
     include_income: bool = True
     include_drp: bool = True
     rendering: str = STANDARD

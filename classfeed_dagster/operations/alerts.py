@@ -15,6 +15,7 @@ from classfeed_dagster.operations.causes import Kind
 from classfeed_dagster.operations.incidents import OFFENDERS_SHOWN, Incident
 from classfeed_dagster.operations.repair import Action, Decision
 from classfeed_dagster.operations.run_history import CheckOutcome
+from classfeed_dagster.trading_days import SYDNEY
 
 if TYPE_CHECKING:
     from classfeed_dagster.operations.facts import Gathered, Observed
@@ -116,8 +117,6 @@ def _gave_up(
         feeds = tuple(sorted({one.feed.name for _, one in members}))
         customers = [one for _, one in members if _has_customers(one)]
         undelivered = any(not one.facts.delivered for _, one in members)
-        permanent = decision.cause is not None and not decision.cause.kind.retried
-        unknown = decision.cause is not None and decision.cause.kind is Kind.UNKNOWN
         found.append(
             Incident(
                 key=f"gave-up.{error}",
@@ -126,11 +125,7 @@ def _gave_up(
                 feeds=feeds,
                 dates=_dates(one for _, one in members),
                 counts={"dates": len(members), "attempts": sum(len(one.facts.runs) for _, one in members)},
-                doing="It starts again by itself when bigsite's rows change, new code is deployed, or a person releases "
-                "it."
-                if permanent
-                else "It tries again from tomorrow's start on, or at once when a person starts it."
-                + (" The error is not in the table of causes: add it." if unknown else ""),
+                doing=_after_giving_up(decision),
                 run_id=_last_run(first),
                 runbook="repair-gave-up",
                 page=bool(customers) and undelivered,
@@ -156,12 +151,7 @@ def _late(gathered: Gathered, decisions: Sequence[Decision]) -> list[Incident]:
         found.append(
             Incident(
                 key=f"late.{first.isoformat()}",
-                what=f"{_and(feeds)} {'is' if len(feeds) == 1 else 'are'} late: "
-                + (
-                    f"past the deadline of {_local(one.due.deadline_at)}"
-                    if past_deadline
-                    else f"not delivered by {_local(one.due.target_at)}, due by {_local(one.due.deadline_at)} at the latest"
-                ),
+                what=f"{_and(feeds)} {'is' if len(feeds) == 1 else 'are'} late: {_how_late(one, past_deadline)}",
                 means=_means(True, undelivered=True),
                 feeds=feeds,
                 dates=_dates(one for members in late for _, one in members),
@@ -215,12 +205,12 @@ def _failed_checks(gathered: Gathered, checks: Mapping[tuple[str, dt.date], Date
 def _unevaluated(checks: Mapping[tuple[str, dt.date], DateChecks]) -> list[Incident]:
     groups: dict[CheckKey, list[tuple[str, dt.date]]] = defaultdict(list)
     for where, said in checks.items():
-        for key in said.missing:
-            groups[key].append(where)
+        for missed in said.missing:
+            groups[missed].append(where)
     # All that one date lacks is one trouble: a run that skipped its checks skipped many.
     sets: dict[tuple[tuple[str, dt.date], ...], list[CheckKey]] = defaultdict(list)
-    for key, where_missing in groups.items():
-        sets[tuple(sorted(where_missing))].append(key)
+    for missed, places in groups.items():
+        sets[tuple(sorted(places))].append(missed)
     found: list[Incident] = []
     for where_missing, keys in sets.items():
         named = sorted(name for _, name in keys)
@@ -283,6 +273,21 @@ def _means(customers: bool, *, undelivered: bool) -> str:
     return "Customers have the date's data; what changed in bigsite since has not reached them."
 
 
+def _after_giving_up(decision: Decision) -> str:
+    if decision.cause is not None and not decision.cause.kind.retried:
+        return "It starts again by itself when bigsite's rows change, new code is deployed, or a person releases it."
+    gap = decision.cause is not None and decision.cause.kind is Kind.UNKNOWN
+    return "It tries again from the next morning's start on, or at once when a person starts it." + (
+        " The error is not in the table of causes: add it." if gap else ""
+    )
+
+
+def _how_late(one: Observed, past_deadline: bool) -> str:
+    if past_deadline:
+        return f"past the deadline of {_local(one.due.deadline_at)}"
+    return f"not delivered by {_local(one.due.target_at)}, due by {_local(one.due.deadline_at)} at the latest"
+
+
 def _doing(decision: Decision) -> str:
     at = f", next at {_local(decision.not_before)}" if decision.not_before else ""
     return {
@@ -307,8 +312,6 @@ def _dates(members: Iterable[Observed]) -> tuple[dt.date, ...]:
 
 
 def _local(instant: dt.datetime) -> str:
-    from classfeed_dagster.trading_days import SYDNEY
-
     return f"{instant.astimezone(SYDNEY):%H:%M} Sydney"
 
 

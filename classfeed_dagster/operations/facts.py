@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -125,8 +125,12 @@ def gather(
     for feed in feeds:
         audience = feed.audience(settings.first_business_date)
         dues = latest_due(feed, audience, now, settings.repair_dates)
-        runs = runs_by_date(instance, [one.business_date for one in dues])
-        dates = [_observe(runtime, instance, feed, audience, one, runs.get(one.business_date, ()), now) for one in dues]
+        found = runs_by_date(instance, [one.business_date for one in dues])
+        dates: list[Observed] = []
+        for one in dues:
+            own = [r for r in found.get(one.business_date, ()) if is_of_feed(r.dagster_run, feed.name)]
+            runs = [(record, run_fact(instance, record, now)) for record in own]
+            dates.append(_observe(runtime.store, feed, audience, one, runs))
         dates = _with_order(runtime.store, feed, audience, dates)
         if up and ask_changes:
             dates, up = _with_changes(runtime, audience, dates)
@@ -135,17 +139,10 @@ def gather(
 
 
 def _observe(
-    runtime: Runtime,
-    instance: DagsterInstance,
-    feed: Feed,
-    audience: Audience,
-    due: Due,
-    records: Sequence[RunRecord],
-    now: dt.datetime,
+    store: ObjectStore, feed: Feed, audience: Audience, due: Due, runs: Sequence[tuple[RunRecord, RunFact]]
 ) -> Observed:
-    store, day = runtime.store, due.business_date
-    own = tuple(record for record in records if is_of_feed(record.dagster_run, feed.name))
-    runs = tuple(run_fact(instance, record, now) for record in own)
+    day = due.business_date
+    facts_of_runs = tuple(fact for _, fact in runs)
     sent = deliveries(store, feed, day)
     held = tuple(record for record in quarantine(store, feed.name, day) if record.status == "HELD")
     landed = latest_snapshot(store, day, [audience])
@@ -156,13 +153,13 @@ def _observe(
         due_at=due.starts_at,
         deadline=due.deadline_at,
         delivered=bool(sent),
-        runs=runs,
+        runs=facts_of_runs,
         held_back=len(held),
-        snapshot_at=_worked_from(store, day, runs) or (sent[-1].snapshot_at if sent else None),
+        snapshot_at=_worked_from(store, day, facts_of_runs) or (sent[-1].snapshot_at if sent else None),
         landed_at=landed.snapshot_at if landed else None,
         released_at=max(released, default=None),
     )
-    return Observed(feed, due, facts, sent, held, own)
+    return Observed(feed, due, facts, sent, held, tuple(record for record, _ in runs))
 
 
 def _worked_from(store: ObjectStore, day: dt.date, runs: Sequence[RunFact]) -> dt.datetime | None:
@@ -219,19 +216,14 @@ def _with_changes(runtime: Runtime, audience: Audience, dates: Sequence[Observed
 class Probe:
     """Says when to ask bigsite what changed: every ``seconds``, and at once after an event said look."""
 
-    def __init__(self, seconds: int, clock: Callable[[], dt.datetime]) -> None:
+    def __init__(self, seconds: int) -> None:
         self._every = dt.timedelta(seconds=seconds)
-        self._clock = clock
         self._asked_at: dt.datetime | None = None
 
-    def is_due(self, look_at: dt.datetime | None = None) -> bool:
-        """True if it is time; then the time begins anew. ``look_at``: when an event last said look."""
-        now = self._clock()
-        due = (
-            self._asked_at is None
-            or now - self._asked_at >= self._every
-            or (look_at is not None and look_at > self._asked_at)
-        )
-        if due:
-            self._asked_at = now
-        return due
+    def is_due(self, now: dt.datetime, look_at: dt.datetime | None = None) -> bool:
+        """True if it is time at ``now``; then the time begins anew. ``look_at``: when an event last said look."""
+        asked = self._asked_at
+        if asked is not None and now - asked < self._every and (look_at is None or look_at <= asked):
+            return False
+        self._asked_at = now
+        return True

@@ -19,7 +19,9 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectStore, check_key
 
 OFFENDERS_SHOWN = 5
-_STATES, _RAISED = "incidents/", "raised-incidents/"
+WATCHDOG = "watchdog"
+WATCHED_ELSEWHERE = frozenset({WATCHDOG})  # incidents that the alert sensor neither finds nor ends
+_STATES, _CLOSED, _RAISED = "incidents/", "closed-incidents/", "raised-incidents/"
 
 
 class Incident(Record):
@@ -111,17 +113,28 @@ def raised(store: ObjectStore) -> tuple[Incident, ...]:
 def open_incidents(store: ObjectStore) -> Mapping[str, State]:
     """Every incident that was opened and is not over, by its key."""
     states = (from_json(State, store.read(key), store.location(key)) for key in store.list(_STATES))
-    return {state.incident.key: state for state in states if state.closed_at is None}
+    return {state.incident.key: state for state in states}
 
 
 def tell(
-    store: ObjectStore, current: Iterable[Incident], messenger: Messenger, pager: Pager, now: dt.datetime
+    store: ObjectStore,
+    current: Iterable[Incident],
+    speaks: tuple[Messenger, Pager],
+    now: dt.datetime,
+    *,
+    only: str | None = None,
 ) -> tuple[int, int, int]:
     """Bring what people were told up to ``current``, all that is wrong now: how many opened, revised, recovered.
 
-    One incident that can't be told does not keep the others from being told: TellingError names them at the end.
+    ``only``: the one incident that the caller watches; without it, all but those watched elsewhere. One that can't be
+    told does not keep the others from being told: TellingError names them at the end. ``now`` is UTC.
     """
-    before = open_incidents(store)
+    messenger, pager = speaks
+    before = {
+        key: state
+        for key, state in open_incidents(store).items()
+        if (key == only if only is not None else key not in WATCHED_ELSEWHERE)
+    }
     wrong = {incident.key: incident for incident in current}
     counts, failures = [0, 0, 0], []
     for key in sorted({*before, *wrong}):
@@ -175,7 +188,10 @@ class _Telling:
             "Slack", lambda: self.messenger.recovered(thread, state.incident, lasted)
         ):
             return False
-        self._keep(closed_at=now)
+        key = state.incident.key
+        closed = self.state.model_copy(update={"closed_at": now})
+        self.store.put(check_key(f"{_CLOSED}{key}/{state.opened_at:%Y%m%dT%H%M%SZ}.json"), to_json(closed))
+        self.store.delete(_state_key(key))
         return True
 
     def _keep(self, **changes: object) -> None:

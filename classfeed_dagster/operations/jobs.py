@@ -5,10 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.operations.runs import job_name
-
-FEED_TAG = "classfeed/feed"
-CODE_VERSION_TAG = "classfeed/code_version"
+from classfeed_dagster.operations.runs import CODE_VERSION_TAG, FEED_TAG, job_name
 
 
 def feed_job(feed: Feed, code_version: str) -> dg.UnresolvedAssetJobDefinition:

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from classfeed_dagster.operations.causes import Cause, Kind, classify
 from classfeed_dagster.operations.repair import RunFact, RunState
-from classfeed_dagster.operations.runs import job_name
+from classfeed_dagster.operations.runs import CODE_VERSION_TAG, error_chain, job_name
 from classfeed_dagster.seam import LANDING
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun, RunRecord
 
 PARTITION_TAG = "dagster/partition"
-LAUNCHED_BY_TAG = "classfeed/launched_by"
-REPAIR = "repair"
-CODE_VERSION_TAG = "classfeed/code_version"
 # How long a run may stay created but unqueued, or promised by Dagster but not started, before we go on without it.
 STALLED = dt.timedelta(minutes=15)
 _KEPT = 2000
@@ -158,7 +155,7 @@ def _read(instance: DagsterInstance, run_id: str) -> RunEvents:
                     data.passed,
                     data.severity is AssetCheckSeverity.ERROR,
                     data.description or "",
-                    int(total.value) if total is not None else 0,  # type: ignore[arg-type]  # a count, ours
+                    int(total.value) if total is not None else 0,
                 )
             case _:
                 pass
@@ -171,11 +168,3 @@ def _read(instance: DagsterInstance, run_id: str) -> RunEvents:
         tuple(sorted(unevaluated)),
         snapshot,
     )
-
-
-def error_chain(error: Any) -> Iterator[tuple[str, str]]:
-    """Class name and message of a serialized error and its causes, from the outermost to the innermost."""
-    while error is not None:
-        name = error.cls_name or ""
-        yield name.rpartition(".")[2], error.message.strip().removeprefix(f"{name}: ")
-        error = error.cause or error.context

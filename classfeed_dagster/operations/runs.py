@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
     from dagster._core.execution.execution_result import ExecutionResult
 
+FEED_TAG = "classfeed/feed"
+CODE_VERSION_TAG = "classfeed/code_version"
+LAUNCHED_BY_TAG = "classfeed/launched_by"
+REPAIR = "repair"
+
 
 class Outcome(enum.StrEnum):
     """How a run ended, as people and exit codes know it."""
@@ -115,12 +120,22 @@ def report(result: ExecutionResult, feed: str, day: dt.date, correlation_id: str
     if result.success:
         delivered = facts.get("outcome") == "DELIVERED"
         outcome = Outcome.DELIVERED if delivered else Outcome.NOTHING_TO_DO
-        message = "delivered" if delivered else "nothing had changed since it was delivered"
+        message = "delivered" if delivered else _idle(result) or "nothing had changed since it was delivered"
+        if facts.get("mode") == "shadow":
+            message += " (shadow: the recipient does not look there)"
     else:
         outcome, message = _failure(result)
     return RunReport(
         outcome, feed, day, result.run_id, correlation_id, message, len(evaluations), failed, warnings, facts
     )
+
+
+def _idle(result: ExecutionResult) -> str | None:
+    # Why there was nothing to do: the first step that found it out says so.
+    for event in result.get_asset_observation_events():
+        if why := event.asset_observation_data.asset_observation.metadata.get("why"):
+            return str(why.value)
+    return None
 
 
 def _delivery_facts(result: ExecutionResult, feed: str) -> dict[str, Any]:
@@ -133,19 +148,19 @@ def _delivery_facts(result: ExecutionResult, feed: str) -> dict[str, Any]:
 
 def _failure(result: ExecutionResult) -> tuple[Outcome, str]:
     for event in result.get_step_failure_events():
-        for name, message in _causes(event.step_failure_data.error):
+        for name, message in error_chain(event.step_failure_data.error):
             if name in _OUTCOME_OF_ERROR:
                 return _OUTCOME_OF_ERROR[name], message
-        chain = list(_causes(event.step_failure_data.error))
+        chain = list(error_chain(event.step_failure_data.error))
         if chain:
             name, message = chain[-1]
             return Outcome.FAILED, f"{event.step_key}: {message or name}"
     return Outcome.FAILED, f"the run {result.run_id} failed before any step did; see its log in the UI"
 
 
-def _causes(error: Any) -> Iterator[tuple[str, str]]:
-    # From the outermost, which is Dagster's wrapper, to the innermost, which is ours.
+def error_chain(error: Any) -> Iterator[tuple[str, str]]:
+    """Class name and message of a serialized error and its causes, from the outermost to the innermost."""
     while error is not None:
         name = error.cls_name or ""
         yield name.rpartition(".")[2], error.message.strip().removeprefix(f"{name}: ")
-        error = error.cause
+        error = error.cause or error.context

@@ -31,6 +31,14 @@ world_table = sa.Table(
     sa.Column("last_day", sa.Date),
     comment="This database may be written to by simulated customers. Never create it by hand in production.",
 )
+plan_table = sa.Table(
+    "plan",
+    marker_metadata,
+    sa.Column("world_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("market", sa.String(400)),
+    sa.Column("plan", sa.Text),
+    comment="What the world in this database is made of, so that anybody can continue it.",
+)
 
 
 class SimulationRefusedError(RuntimeError):

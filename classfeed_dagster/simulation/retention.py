@@ -26,7 +26,7 @@ from classfeed_dagster.bigsite.tables import (
 )
 from classfeed_dagster.settings import Environment
 from classfeed_dagster.simulation import guard
-from classfeed_dagster.simulation.guard import SimulationRefusedError, world_table
+from classfeed_dagster.simulation.guard import SimulationRefusedError, plan_table, world_table
 from classfeed_dagster.simulation.identifiers import ID_BASE
 
 KEEP_AT_LEAST = dt.timedelta(days=90)
@@ -96,6 +96,8 @@ def remove(engine: sa.Engine, environment: Environment) -> dict[str, int]:
             if table is not fx_rate
         }
         deleted = _delete(connection, [(table, keys[table] >= ID_BASE) for table in reversed(list(keys))])
+        guard.create_marker(connection)  # a world of before may lack the table of plans
+        connection.execute(sa.delete(plan_table))
         connection.execute(sa.delete(world_table))
         return deleted
 

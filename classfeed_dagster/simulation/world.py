@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import sqlalchemy as sa
+from pydantic import TypeAdapter
 
 from classfeed_dagster.settings import Environment, get_settings
 from classfeed_dagster.simulation import guard
@@ -19,7 +20,7 @@ from classfeed_dagster.simulation.books import CustomersBooks, add_up
 from classfeed_dagster.simulation.customers import CLASS
 from classfeed_dagster.simulation.day import DaySummary, Fault, Plan, PlantedFault, Simulation
 from classfeed_dagster.simulation.end_of_day import run_time
-from classfeed_dagster.simulation.guard import world_table
+from classfeed_dagster.simulation.guard import plan_table, world_table
 from classfeed_dagster.simulation.identifiers import portfolio_number
 from classfeed_dagster.simulation.market import Market
 from classfeed_dagster.simulation.writing import write
@@ -29,6 +30,7 @@ GENERATION = 1  # raise it when the same plan comes to mean other rows: an old w
 HISTORY_DAYS = 40
 _MIN_HISTORY = 6
 _MAX_PORTFOLIOS = 500_000
+PLANS = TypeAdapter(Plan)  # as JSON, beside the marker
 _LOCK = 0x53494D  # the advisory lock under which worlds are written
 
 
@@ -75,6 +77,11 @@ class World:
         return hashlib.sha256(f"{GENERATION}|{self._market.name}|{self.plan!r}".encode()).hexdigest()
 
     @property
+    def description(self) -> str:
+        """The world in a few words, for people."""
+        return f"seed {self.plan.seed}, market {self._market.name}, {self.plan.portfolios} portfolios"
+
+    @property
     def faulty_portfolios(self) -> dict[Fault, str]:
         """The number of the portfolio in which each fault is planted at some time."""
         return {f.fault: portfolio_number(self.plan.faulty(f.fault)) for f in self.plan.faults}
@@ -90,9 +97,8 @@ class World:
         last = previous_business_day(self.plan.first_day)
         with engine.begin() as connection:
             self._lock(connection)
-            marked = guard.require_database(connection)
-            if not marked:
-                guard.create_marker(connection)
+            guard.require_database(connection)
+            guard.create_marker(connection)
             if self._last_day(connection) is not None:
                 return
             if self._simulation.next_day != self.plan.timeline.day(-self.plan.history):
@@ -100,17 +106,17 @@ class World:
             while self._simulation.next_day <= last:
                 _, rows = self._simulation.run()
                 write(connection, rows)
-            market = self._market.name
-            description = f"seed {self.plan.seed}, market {market}, {self.plan.portfolios} portfolios"
             connection.execute(
                 sa.insert(world_table).values(
                     world_id=1,
                     fingerprint=self.fingerprint,
-                    description=description,
+                    description=self.description,
                     first_day=self.plan.first_day,
                     last_day=last,
                 )
             )
+            plan = PLANS.dump_json(self.plan).decode()
+            connection.execute(sa.insert(plan_table).values(world_id=1, market=self._market.name, plan=plan))
 
     def advance(self, engine: sa.Engine, day: dt.date) -> DaySummary:
         """Write ``day``, and before it any day that is missing; nothing if the database has it. ``day``'s summary.
@@ -155,6 +161,12 @@ class World:
     def _summary(self, day: dt.date) -> DaySummary:
         self._know(day)
         return self._simulation.summaries[day]
+
+    def recent(self, until: dt.date, days: int) -> Sequence[DaySummary]:
+        """What customers did on the last ``days`` business days up to ``until``, oldest first."""
+        self._know(until)
+        known = [day for day in sorted(self._simulation.summaries) if day <= until]
+        return [self._simulation.summaries[day] for day in known[-days:]]
 
     @property
     def _env(self) -> Environment:

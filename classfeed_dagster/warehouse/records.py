@@ -58,7 +58,7 @@ class Cause(enum.StrEnum):
     SCALE = "factor of ten"
     TRANSPOSED = "digits transposed"
     DAY_SHIFT = "shifted by a day"
-    CONCENTRATED = "all in one direction"
+    ONE_ROW = "one row makes the difference"
     UNKNOWN = "not explained"
 
 

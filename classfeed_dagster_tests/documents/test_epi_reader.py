@@ -441,5 +441,5 @@ def test_long_lines_come_in_pieces() -> None:
         pieces = list(lines(document[at : at + chunk] for at in range(0, len(document), chunk)))
         assert b"".join(piece for _, piece in pieces) == document
         assert all(len(piece) <= PIECE for _, piece in pieces)
-        assert [line for line, _ in pieces][0] == 1
+        assert next(line for line, _ in pieces) == 1
         assert {line for line, piece in pieces if b"c" in piece} == {3}

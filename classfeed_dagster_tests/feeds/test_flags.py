@@ -99,7 +99,7 @@ def test_asking_again_after_a_change_gives_the_new_values() -> None:
         ({"mode": {"class_trade": "Live"}}, "mode of class_trade: 'Live' is not a valid FeedMode"),
         ({"mode": {"CLASS": True}}, "mode of class_trade must be text"),
         ({"include-drp": {"plain": "no"}}, "include-drp of plain must be true or false"),
-        ({"portfolios": {"plain": ""}}, "portfolios of plain: the switch portfolios is"),
+        ({"portfolios": {"plain": ""}}, "portfolios of plain: which portfolios"),
         ({"rendering": {"BGL": "newer"}}, "plain has no rendering 'newer'"),
     ],
 )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
+from classfeed_dagster.documents.csv_format import CsvFormat
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.feeds import class_cash, class_trade
 from classfeed_dagster.feeds.exclusion import (
@@ -114,8 +115,8 @@ def test_recorded_flags_read_back(flags: FeedFlags) -> None:
 
 
 def test_renderings() -> None:
-    other = object()
-    feed = dataclasses.replace(TRADE, renderings={"new": other})  # type: ignore[dict-item]  # only its identity matters
+    other = CsvFormat(CLASS_TRADE.layout)
+    feed = dataclasses.replace(TRADE, renderings={"new": other})
     assert chosen_format(feed, FeedFlags("f", FeedMode.LIVE)) is CLASS_TRADE
     assert chosen_format(feed, FeedFlags("f", FeedMode.LIVE, rendering="new")) is other
     with pytest.raises(SwitchValueError, match=r"class_trade has no rendering 'old'.* new, standard"):

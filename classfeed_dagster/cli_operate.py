@@ -1,0 +1,62 @@
+"""The commands of operation: the watchdog that stands outside Dagster, and putting dead letters back."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+out = Console()
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command()(watchdog)
+    app.command()(redrive)
+
+
+def watchdog(
+    tell: Annotated[bool, typer.Option(help="Tell Slack and PagerDuty; without tokens, the log.")] = True,
+    sensors: Annotated[bool, typer.Option(help="Also ask for the sensors' signs of life.")] = True,
+) -> None:
+    """Is every due manifest there? Needs the object store alone: neither Dagster nor bigsite. For cron or EventBridge.
+
+    Exit code 3 if a live feed's business date is past its deadline without a manifest, or a sensor is silent.
+    """
+    from classfeed_dagster.feeds.feed import declared_feeds
+    from classfeed_dagster.operations import heartbeats, incidents, pagerduty, service_levels, slack
+    from classfeed_dagster.runtime import Runtime
+
+    runtime = Runtime()
+    settings, store = runtime.settings, runtime.store
+    now = settings.now or dt.datetime.now(dt.UTC)
+    feeds = [(feed, feed.audience(settings.first_business_date)) for feed in declared_feeds()]
+    missing = service_levels.missing(store, feeds, now, settings.repair_dates)
+    silent = heartbeats.silent(store, now) if sensors else []
+    for one in missing:
+        out.print(
+            f"[red]missing[/]  {one.feed} {one.due.business_date}, due by {one.due.deadline_at:%Y-%m-%d %H:%M} UTC"
+        )
+    for what in silent:
+        out.print(f"[red]silent[/]   {what}", highlight=False)
+    incident = service_levels.watchdog_incident(missing, silent)
+    if tell:
+        speaks = (slack.messenger(settings), pagerduty.pager(settings))
+        incidents.tell(store, [] if incident is None else [incident], speaks, now, only=incidents.WATCHDOG)
+    if incident is not None:
+        raise typer.Exit(3)
+    out.print("[green]nothing is missing[/]", highlight=False)
+
+
+def redrive() -> None:
+    """Put consent events from the dead-letter queue back on their queue, once what made them unreadable is mended.
+
+    One that is still unreadable comes back with its reason.
+    """
+    from classfeed_dagster.operations import consent_events
+    from classfeed_dagster.settings import get_settings
+
+    moved = consent_events.redrive(consent_events.Queues.of(get_settings()))
+    out.print(f"{moved} event(s) put back on the queue", highlight=False)

@@ -1,0 +1,288 @@
+"""Our metrics against the data team's: the public door, ``reconcile_data_team``.
+
+Their table is in Snowflake and stays there: per-portfolio digests are computed where it is, and rows are fetched only
+for portfolios that differ. Their contract: the table CLASS_FEED_METRICS, computed by their own code on their own day.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+
+from classfeed_dagster.reconciliation.compare import Comparison, Difference, RowClass, compare
+from classfeed_dagster.reconciliation.delivered import Delivered, read_delivered
+from classfeed_dagster.reconciliation.explain import number_hints
+from classfeed_dagster.reconciliation.metrics import WINDOW_METRICS, OurMetrics, our_metrics
+from classfeed_dagster.reconciliation.result import Reconciliation, Tally
+from classfeed_dagster.reconciliation.rules import Field, Kind, Rule
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.warehouse.database import Connection, literal, query
+from classfeed_dagster.warehouse.records import (
+    UNEXPLAINED,
+    Break,
+    BreakKind,
+    Cause,
+    Explanation,
+    Severity,
+    Side,
+    difference,
+)
+
+TABLE = "CLASS_FEED_METRICS"
+OPENING = "rows from before the shared history are summed in the file, and listed in the metric"
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*){0,2}\Z")
+_CHUNK = 1_000
+_RULE = Rule("metrics", (Field("portfolio_number"), Field("metric"), Field("currency")), (Field("value", Kind.TOTAL),))
+_WHOLE = "portfolio"
+_Row = dict[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Theirs:
+    digests: Mapping[str, str]
+    computed_at: Mapping[str, dt.datetime]  # by portfolio, the latest
+    first_computed: dt.datetime
+    last_computed: dt.datetime
+    computed_again: int  # metrics with more than one computation
+
+
+def reconcile_data_team(
+    connection: Connection,
+    store: ObjectStore,
+    feed: str,
+    day: dt.date,
+    attempt: str,
+    *,
+    at: dt.datetime,
+    due: dt.datetime | None = None,
+    table: str = TABLE,
+) -> Reconciliation:
+    """Compare the delivery of ``day`` with the data team's metrics for it. Of computations the latest counts.
+
+    ``at`` is now; ``due`` when their date should have been there: a later first computation is an event. Their date
+    missing is one break. NothingDeliveredError without a delivery; ValueError if ``table`` isn't a table's name.
+    """
+    if not _IDENTIFIER.match(table):
+        raise ValueError(f"{table!r} is not a table's name")
+    with tempfile.TemporaryDirectory(prefix="classfeed-metrics-") as folder:
+        delivered = read_delivered(store, feed, day, Path(folder))
+        ours = our_metrics(delivered)
+    recipient = delivered.revisions[-1].recipient
+    theirs = _ask(connection, table, day, recipient)
+    if theirs is None:
+        missing = _date_break(delivered, BreakKind.MISSING_DATE, Severity.WARNING, _latest_date(connection, table, recipient))
+        return Reconciliation(feed, day, Side.DATA_TEAM, attempt, at, (missing,), ())
+    expected = {number for number, revision in delivered.latest.items() if revision.portfolios[number].get("change") != "REMOVED"}
+    differing = sorted(
+        number
+        for number in (ours.digests.keys() | theirs.digests.keys())
+        if ours.digests.get(number, "") != theirs.digests.get(number, "") or (number not in expected)
+    )
+    listed = _rows(connection, table, day, recipient, differing)
+    comparison = _compare(ours, listed, set(differing), expected & theirs.digests.keys(), at.date())
+    breaks = [
+        *_portfolio_breaks(delivered, ours, theirs, expected),
+        *_value_breaks(delivered, ours, theirs, comparison, expected),
+        *_date_events(delivered, theirs, due),
+    ]
+    agreeing = set(ours.digests) - set(differing)
+    settled = sum(str(number) in agreeing for number in ours.rows["portfolio_number"].to_pylist())
+    counts = {row_class.value: rows for row_class, rows in comparison.counts.items()}
+    left, right = counts[RowClass.MATCH.value]
+    counts[RowClass.MATCH.value] = (left + settled, right + settled)
+    groups = len(ours.digests.keys() | theirs.digests.keys())
+    tally = Tally("metrics against the data team", counts, groups, len(differing), comparison.excluded)
+    return Reconciliation(
+        feed, day, Side.DATA_TEAM, attempt, at, tuple(breaks), (tally,), truncated=comparison.truncated
+    )
+
+
+# --- Their side ------------------------------------------------------------------------------------------------------
+
+
+def _latest(table: str, day: dt.date, recipient: str) -> str:
+    return f"""WITH LATEST AS (SELECT PORTFOLIO_NUMBER, METRIC, COALESCE(CURRENCY, '') AS CUR, VALUE, COMPUTED_AT,
+        ROW_NUMBER() OVER (PARTITION BY PORTFOLIO_NUMBER, METRIC, COALESCE(CURRENCY, '') ORDER BY COMPUTED_AT DESC) AS NTH
+        FROM {table} WHERE BUSINESS_DATE = {literal(day)} AND RECIPIENT = {literal(recipient)})"""
+
+
+def _ask(connection: Connection, table: str, day: dt.date, recipient: str) -> _Theirs | None:
+    """Per portfolio the digest of its latest metrics other than zero; None if the date isn't there."""
+    rows = query(
+        connection,
+        f"""{_latest(table, day, recipient)} SELECT PORTFOLIO_NUMBER,
+        MD5(COALESCE(LISTAGG(CASE WHEN VALUE <> 0 AND NTH = 1 THEN METRIC || '|' || CUR || '|' || TO_VARCHAR(VALUE) END, ';')
+            WITHIN GROUP (ORDER BY METRIC, CUR), '')) AS DIGEST,
+        MIN(COMPUTED_AT), MAX(COMPUTED_AT), SUM(CASE WHEN NTH = 2 THEN 1 ELSE 0 END)
+        FROM LATEST GROUP BY PORTFOLIO_NUMBER""",
+    )
+    if not rows:
+        return None
+    empty = "d41d8cd98f00b204e9800998ecf8427e"  # MD5 of nothing: only zeros
+    return _Theirs(
+        {str(row[0]): "" if row[1] == empty else str(row[1]) for row in rows},
+        {str(row[0]): _utc(row[3]) for row in rows},
+        min(_utc(row[2]) for row in rows),
+        max(_utc(row[3]) for row in rows),
+        sum(int(row[4]) for row in rows),
+    )
+
+
+def _rows(connection: Connection, table: str, day: dt.date, recipient: str, numbers: Sequence[str]) -> list[_Row]:
+    """Their latest metrics other than zero, of some portfolios."""
+    found: list[_Row] = []
+    for start in range(0, len(numbers), _CHUNK):
+        listed = ", ".join(literal(number) for number in numbers[start : start + _CHUNK])
+        rows = query(
+            connection,
+            f"{_latest(table, day, recipient)} SELECT PORTFOLIO_NUMBER, METRIC, CUR, TO_VARCHAR(VALUE) FROM LATEST "
+            f"WHERE NTH = 1 AND VALUE <> 0 AND PORTFOLIO_NUMBER IN ({listed})",
+        )
+        names = ("portfolio_number", "metric", "currency", "value")
+        found += [dict(zip(names, (str(value) for value in row), strict=True)) for row in rows]
+    return found
+
+
+def _latest_date(connection: Connection, table: str, recipient: str) -> str:
+    (row,) = query(connection, f"SELECT MAX(BUSINESS_DATE) FROM {table} WHERE RECIPIENT = {literal(recipient)}")
+    return "they have no row for the date" + (f"; the last date they have is {row[0]}" if row[0] else ", nor for any other")
+
+
+def _utc(instant: dt.datetime) -> dt.datetime:
+    return instant.astimezone(dt.UTC) if instant.tzinfo else instant.replace(tzinfo=dt.UTC)
+
+
+# --- Comparing ---------------------------------------------------------------------------------------------------------
+
+
+def _compare(
+    ours: OurMetrics, theirs: Iterable[_Row], differing: set[str], on_both: set[str], today: dt.date
+) -> Comparison:
+    """The differing portfolios' metrics, judged. A metric absent from one side is zero, if its portfolio is on both."""
+    sides = [
+        {_key(row): row for row in ours.rows.to_pylist() if row["portfolio_number"] in differing},
+        {_key(row): row for row in theirs},
+    ]
+    for one, other in (sides, sides[::-1]):
+        for key, row in list(other.items()):
+            if key not in one and key[0] in on_both:
+                one[key] = {**row, "value": "0"}
+    for key, row in sides[0].items():
+        other_row = sides[1].get(key)
+        unequal = other_row is not None and difference(row["value"], other_row["value"]) != 0
+        left_out = unequal and key[0] in ours.with_openings and key[1] in WINDOW_METRICS
+        row["excluded"] = OPENING if left_out else None
+    schema = pa.schema([(name, pa.string()) for name in ("portfolio_number", "metric", "currency", "value", "excluded")])
+    left, right = (pa.Table.from_pylist(list(side.values()), schema=schema) for side in sides)
+    return compare(_RULE, left, right, today=today, staged=False)
+
+
+def _key(row: _Row) -> tuple[str, str, str]:
+    return str(row["portfolio_number"]), str(row["metric"]), str(row["currency"])
+
+
+# --- Breaks ------------------------------------------------------------------------------------------------------------
+
+
+def _portfolio_breaks(
+    delivered: Delivered, ours: OurMetrics, theirs: _Theirs, expected: set[str]
+) -> Iterable[Break]:
+    """Portfolios on one side only. One whose metrics are all zero may be absent from theirs."""
+    held = delivered.held_back
+    for number in sorted(theirs.digests.keys() - expected):
+        if number in held:
+            explanation = Explanation(Cause.QUARANTINE, f"held back: {held[number].get('reason')}")
+        elif number in delivered.latest:
+            explanation = Explanation(Cause.CONSENT_CHANGED, "delivered as REMOVED: its consent ended within the window")
+        else:
+            explanation = UNEXPLAINED
+        yield _break(delivered, BreakKind.MISSING_IN_EXPORT, number, _WHOLE, number, explanations=(explanation,))
+    for number in sorted((expected & ours.digests.keys()) - theirs.digests.keys()):
+        yield _break(delivered, BreakKind.EXTRA_IN_EXPORT, number, _WHOLE, number)
+
+
+def _value_breaks(
+    delivered: Delivered, ours: OurMetrics, theirs: _Theirs, comparison: Comparison, expected: set[str]
+) -> Iterable[Break]:
+    on_both = expected & theirs.digests.keys()
+    for one in comparison.differences:
+        number, metric, currency = (str(part) for part in one.key)
+        if number in on_both:
+            broken = _break(
+                delivered,
+                BreakKind.VALUE_DIFFERS,
+                number,
+                metric,
+                currency or metric,
+                explanations=_explain(one, delivered, ours, theirs),
+            )
+            yield replace(
+                broken, field="value", export_value=one.left, other_value=one.right, difference=difference(one.left, one.right)
+            )
+
+
+def _explain(one: Difference, delivered: Delivered, ours: OurMetrics, theirs: _Theirs) -> tuple[Explanation, ...]:
+    number, metric, _ = (str(part) for part in one.key)
+    found = []
+    gap = difference(one.left, one.right) or Decimal(0)
+    rows = [row for row in ours.movements.get(number, ()) if row[0] == metric]
+    single = next((transaction for _, value, transaction in rows if Decimal(value) == gap), None)
+    twice = next((transaction for _, value, transaction in rows if Decimal(value) == -gap), None)
+    if single:
+        found.append(Explanation(Cause.ONE_ROW, f"the difference is exactly {single}, which theirs may lack"))
+    elif twice:
+        found.append(Explanation(Cause.ONE_ROW, f"the difference is exactly {twice}, which theirs may count twice"))
+    computed, read = theirs.computed_at[number], delivered.latest[number].snapshot_at
+    if computed < read:
+        found.append(
+            Explanation(
+                Cause.DATA_TEAM_TIMING,
+                f"they computed at {computed:%Y-%m-%d %H:%M:%S}Z, before bigsite was read at {read:%Y-%m-%d %H:%M:%S}Z",
+            )
+        )
+    elif computed < theirs.last_computed:
+        found.append(
+            Explanation(
+                Cause.DATA_TEAM_TIMING,
+                f"this figure is of {computed:%Y-%m-%d %H:%M:%S}Z; other portfolios were computed again at "
+                f"{theirs.last_computed:%Y-%m-%d %H:%M:%S}Z",
+            )
+        )
+    return (*found, *number_hints(one.left, one.right)) or (UNEXPLAINED,)
+
+
+def _date_events(delivered: Delivered, theirs: _Theirs, due: dt.datetime | None) -> Iterable[Break]:
+    if due is not None and theirs.first_computed > due:
+        evidence = f"first computed at {theirs.first_computed:%Y-%m-%d %H:%M:%S}Z, due by {due.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}Z"
+        yield _date_break(delivered, BreakKind.LATE_DATE, Severity.EVENT, evidence)
+    if theirs.computed_again:
+        evidence = f"{theirs.computed_again} metric(s) were computed again, the last at {theirs.last_computed:%Y-%m-%d %H:%M:%S}Z, which counts"
+        yield _date_break(delivered, BreakKind.RECOMPUTED_DATE, Severity.EVENT, evidence)
+
+
+def _date_break(delivered: Delivered, kind: BreakKind, severity: Severity, evidence: str) -> Break:
+    explanation = Explanation(Cause.DATA_TEAM_TIMING, evidence)
+    broken = _break(delivered, kind, None, "business date", kind.value, explanations=(explanation,))
+    return replace(broken, severity=severity)
+
+
+def _break(
+    delivered: Delivered,
+    kind: BreakKind,
+    number: str | None,
+    record: str,
+    subject: str,
+    *,
+    explanations: tuple[Explanation, ...] = (UNEXPLAINED,),
+) -> Break:
+    return Break(
+        delivered.feed, delivered.business_date, Side.DATA_TEAM, kind, Severity.WARNING, number, record, subject,
+        explanations=explanations,
+    )  # fmt: skip

@@ -1,0 +1,87 @@
+"""Our side of the data team's metrics, worked out from the delivered files alone. Definitions: their contract's table."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from classfeed_dagster.reconciliation.compare import MEMORY_LIMIT
+from classfeed_dagster.reconciliation.delivered import Delivered
+
+WINDOW_METRICS = frozenset({"MOVEMENTS", "UNITS_MOVED", "CASH_MOVED", "TRADED"})
+
+
+@dataclass(frozen=True, slots=True)
+class OurMetrics:
+    """Metrics other than zero: portfolio_number, metric, currency ('' where none), value. All text.
+
+    ``digests``: per portfolio the MD5 over its metrics, as the data team's side computes it in Snowflake.
+    ``with_openings``: portfolios whose file sums rows from before their shared history, which their metrics list.
+    """
+
+    rows: pa.Table
+    digests: dict[str, str]
+    with_openings: frozenset[str]
+    movements: dict[str, list[tuple[str, str, str]]]  # by portfolio: metric, value, transaction id
+
+
+_METRICS = """
+    SELECT portfolio_number, 'CASH_ACCOUNTS' AS metric, '' AS currency, count(*)::DECIMAL(38,6) AS value FROM cash GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'LEDGER_BALANCE', currency, sum(ledger_balance::DECIMAL(18,2)) FROM balances GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'HOLDINGS', '', count(*) FROM holdings WHERE units::DECIMAL(20,6) <> 0 GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'UNITS_HELD', '', sum(units::DECIMAL(20,6)) FROM holdings GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'MARKET_VALUE', currency, sum(market_value::DECIMAL(18,2)) FROM holdings
+      WHERE market_value IS NOT NULL GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'MOVEMENTS', '', count(*) FROM moved WHERE ledger <> 'O' GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'UNITS_MOVED', '', sum(units) FROM moved WHERE ledger <> 'I' AND units IS NOT NULL GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'CASH_MOVED', currency, sum(amount) FROM moved WHERE amount IS NOT NULL GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'TRADED', currency, sum(net_amount) FROM moved WHERE net_amount IS NOT NULL GROUP BY ALL"""
+
+
+def our_metrics(delivered: Delivered) -> OurMetrics:
+    """Every metric of every delivered portfolio, exact. Removed portfolios have none."""
+    last = delivered.revisions[-1]
+    start, end = (_literal(instant) for instant in (last.recorded_after, last.recorded_before))
+    with duckdb.connect() as db:
+        db.execute(f"SET memory_limit='{MEMORY_LIMIT}'; SET TimeZone='UTC'")
+        files = delivered.files
+        for view, name in (("cash", "cash_accounts"), ("balances", "account_balances"), ("holdings", "investment_holdings")):
+            db.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{files[name]}')")
+        # A FULL extract lists all of history, and its openings sum it: the window's part of them can't be told. A
+        # DELTA's openings are the window's.
+        db.execute(
+            f"""CREATE TABLE moved AS SELECT m.portfolio_number, m.transaction_id, m.transaction_id[1] AS ledger, m.currency,
+            m.units::DECIMAL(38,6) AS units, m.amount::DECIMAL(38,2) AS amount, m.net_amount::DECIMAL(38,2) AS net_amount
+            FROM read_parquet('{files["movement_transactions"]}') m
+            JOIN read_parquet('{files["accounts"]}') a ON a.portfolio_number = m.portfolio_number
+            WHERE m.recorded_at::TIMESTAMP WITH TIME ZONE >= {start} AND m.recorded_at::TIMESTAMP WITH TIME ZONE < {end}
+            AND (m.transaction_id[1] <> 'O' OR a.extract = 'DELTA')"""
+        )
+        db.execute(f"CREATE TABLE metrics AS SELECT * FROM ({_METRICS}) WHERE value <> 0")
+        rows = db.sql(
+            "SELECT portfolio_number, metric, currency, value::DECIMAL(38,6)::VARCHAR AS value FROM metrics"
+        ).to_arrow_table()
+        digests = db.execute(
+            """SELECT portfolio_number, md5(string_agg(metric || '|' || currency || '|' || value::DECIMAL(38,6)::VARCHAR, ';'
+            ORDER BY metric, currency)) FROM metrics GROUP BY 1"""
+        ).fetchall()
+        openings = db.execute(
+            f"SELECT DISTINCT portfolio_number FROM read_parquet('{files['movement_transactions']}') WHERE transaction_id[1] = 'O'"
+        ).fetchall()
+        movements: dict[str, list[tuple[str, str, str]]] = {}
+        listed = db.execute(
+            """SELECT portfolio_number, 'CASH_MOVED', amount::DECIMAL(38,6)::VARCHAR, transaction_id FROM moved WHERE amount IS NOT NULL
+            UNION ALL SELECT portfolio_number, 'TRADED', net_amount::DECIMAL(38,6)::VARCHAR, transaction_id FROM moved WHERE net_amount IS NOT NULL
+            UNION ALL SELECT portfolio_number, 'UNITS_MOVED', units::VARCHAR, transaction_id FROM moved WHERE ledger <> 'I' AND units IS NOT NULL
+            ORDER BY 1, 4"""
+        )
+        for number, metric, value, transaction_id in listed.fetchall():
+            movements.setdefault(number, []).append((metric, value, transaction_id))
+    return OurMetrics(rows, {str(n): str(d) for n, d in digests}, frozenset(str(row[0]) for row in openings), movements)
+
+
+def _literal(instant: dt.datetime) -> str:
+    return f"TIMESTAMP WITH TIME ZONE '{instant.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}+00'"

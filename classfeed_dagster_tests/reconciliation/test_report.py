@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import io
+from decimal import Decimal
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+
+from classfeed_dagster.reconciliation.report import render, write_report
+from classfeed_dagster.reconciliation.result import Reconciliation, Tally
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.warehouse.breaks import KeptBreak
+from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Explanation, Severity, Side, Trace
+
+DAY = dt.date(2025, 3, 12)
+NOW = dt.datetime(2025, 3, 13, 9, tzinfo=dt.UTC)
+ONE = Break(
+    "class_super", DAY, Side.SOURCE, BreakKind.VALUE_DIFFERS, Severity.ERROR, "SW000001", "movement_transactions", "T102", "net_amount",
+    "10.50", "10.40", Decimal("0.10"), (Explanation(Cause.FILE_ALTERED, "<script>alert(1)</script>"), Explanation(Cause.SIGN, "turned")),
+    Trace("trade 102", "landing/x", "class_super-20250312-r0-p1", "17"),
+)  # fmt: skip
+SMALL = dataclasses.replace(ONE, subject="T1", difference=Decimal("-0.01"), trace=Trace(page="p"))
+LATE = dataclasses.replace(ONE, subject="T|9", severity=Severity.WARNING, kind=BreakKind.LATE, field=None, export_value=None, difference=None, trace=Trace())
+EVENT = dataclasses.replace(LATE, severity=Severity.EVENT, portfolio_number=None, side=Side.DATA_TEAM)
+CLEAN = Reconciliation(
+    "class_super", DAY, Side.SOURCE, "a1", NOW, (), (Tally("accounts against bigsite", {"match": (5, 5), "excluded": (0, 2)}, 5, 0, {"held": 2}),),
+    {"SW000009": "its units don't add up"}, moved_on=2,
+)  # fmt: skip
+BROKEN = dataclasses.replace(CLEAN, breaks=(LATE, SMALL, ONE), truncated=True, held_back={})
+DATA_TEAM = dataclasses.replace(CLEAN, side=Side.DATA_TEAM, breaks=(EVENT,), tallies=())
+KEPT = KeptBreak(
+    "x", "class_super", Side.SOURCE, DAY, "late", "error", None, "r", "s", None, None, None, "late row", "e",
+    NOW - dt.timedelta(days=5), NOW, None,
+)  # fmt: skip
+
+
+class _WellFormed(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "rect"):
+            self.open.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != "rect":
+            assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("results", [[CLEAN], [BROKEN, DATA_TEAM], [dataclasses.replace(CLEAN, tallies=())]])
+def test_it_is_one_well_formed_page_that_fetches_nothing(results: list[Reconciliation]) -> None:
+    page = render(results, [KEPT])
+    parser = _WellFormed()
+    parser.feed(page)
+    assert not parser.open
+    assert not parser.links
+    assert "<script" not in page
+    assert "viewport" in page
+    assert "4–7 days" in page
+
+
+def test_it_shows_what_people_need() -> None:
+    page = render([BROKEN, DATA_TEAM])
+    for text in ("Not right", "T102", "10.50", "10.40", "delivered file altered", "trade 102", "landing/x", "line 17 of the document", "more differences than"):
+        assert text in page
+    assert page.index("T102") < page.index("> T1<") if "> T1<" in page else True
+    clean = render([CLEAN])
+    assert "Right" in clean
+    assert "units don&#x27;t add up" in clean
+    assert "None. Every row" in clean
+    assert "At a glance" not in clean
+    assert "Nothing was compared" in render([dataclasses.replace(CLEAN, tallies=())])
+
+
+def test_many_breaks_are_cut_and_all_are_stored(store: ObjectStore) -> None:
+    many = tuple(dataclasses.replace(ONE, subject=f"T{at}") for at in range(600))
+    result = dataclasses.replace(BROKEN, breaks=many)
+    key = write_report(store, [result])
+    assert key == "reconciliation/class_super/2025-03-12/a1/report.html"
+    assert b"100 more are in breaks.parquet" in store.read(key)
+    frame = pl.read_parquet(io.BytesIO(store.read(key.replace("report.html", "breaks.parquet"))))
+    assert frame.height == 600
+    assert frame["difference"].dtype == pl.Decimal(38, 6)
+    assert write_report(store, [result]) == key
+
+
+def test_a_report_is_of_one_attempt(local_store: ObjectStore) -> None:
+    for results in ([], [CLEAN, dataclasses.replace(CLEAN, attempt="a2")]):
+        with pytest.raises(ValueError, match="one feed"):
+            write_report(local_store, results)
+
+
+def test_markdown_and_metrics() -> None:
+    table = BROKEN.markdown(2)
+    lines = table.splitlines()
+    assert lines[4].startswith("| 🔴 | SW000001 | value differs: movement_transactions T102 | net_amount | 10.50 | 10.40 |")
+    assert "1 more" in table
+    assert "T\\|9" in BROKEN.markdown()
+    assert CLEAN.markdown() == CLEAN.summary()
+    metrics = BROKEN.metrics()
+    assert (metrics["breaks"], metrics["errors"], metrics["warnings"], metrics["breaks_late"]) == (3, 2, 1, 1)
+    assert CLEAN.metrics().keys() == metrics.keys()
+    assert "error(s)" in BROKEN.summary()
+    assert "proves nothing" in dataclasses.replace(CLEAN, tallies=()).summary()
+    assert "—" in DATA_TEAM.markdown()

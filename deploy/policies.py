@@ -1,0 +1,263 @@
+"""Who may do what, as plain data: one function a role, each giving the statements of its policy.
+
+A role for each component and environment. Nothing here knows of CDK; a test evaluates these statements, and those of
+the committed templates, over a table of actions that must be allowed and of actions that must not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from deploy.environments import REGION, REPOSITORY, REST_ACCOUNT, Deployment
+
+Statement = dict[str, Any]
+
+# Written once and never changed: not by a run, not by a person with a role of this project.
+LASTING = ("delivered", "chain", "releases", "reruns")
+# Pointers, states and what can be made again.
+WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine", "reconciliation", "schema",
+           "simulation", "shadow", "parity", "alerts", "warehouse")  # fmt: skip
+# What tells of data without being data: keys under which no customer's figures or names are.
+RECORDS = ("delivered/*/manifest.json", "chain/*", "quarantine/*", "releases/*", "references/*", "verdicts/*",
+           "landing/*/snapshot/*.json", "reruns/*", "alerts/*")  # fmt: skip
+
+
+def _objects(deployment: Deployment, patterns: Iterable[str]) -> list[str]:
+    return [f"arn:aws:s3:::{deployment.data_bucket}/{pattern}" for pattern in patterns]
+
+
+def _allow(sid: str, actions: Iterable[str], resources: Iterable[str], **condition: Any) -> Statement:
+    return _statement("Allow", sid, actions, resources, condition)
+
+
+def _deny(sid: str, actions: Iterable[str], resources: Iterable[str], **condition: Any) -> Statement:
+    return _statement("Deny", sid, actions, resources, condition)
+
+
+def _statement(
+    effect: str, sid: str, actions: Iterable[str], resources: Iterable[str], condition: dict[str, Any]
+) -> Statement:
+    statement: Statement = {"Sid": sid, "Effect": effect, "Action": list(actions), "Resource": list(resources)}
+    return statement | ({"Condition": condition} if condition else {})
+
+
+def _key(deployment: Deployment, *actions: str, service: str = "s3") -> Statement:
+    # The key's id is AWS's to choose, so it is named by its alias; and it can be used through one service only.
+    return _allow(
+        "Key",
+        [f"kms:{action}" for action in actions],
+        [f"arn:aws:kms:{deployment.region}:{deployment.account}:key/*"],
+        StringEquals={"kms:ViaService": f"{service}.{deployment.region}.amazonaws.com"},
+        **{"ForAnyValue:StringEquals": {"kms:ResourceAliases": [deployment.key_alias]}},
+    )
+
+
+def _list(deployment: Deployment, prefixes: Iterable[str]) -> Statement:
+    return _allow(
+        "List",
+        ["s3:ListBucket"],
+        [f"arn:aws:s3:::{deployment.data_bucket}"],
+        StringLike={"s3:prefix": [f"{prefix}/*" for prefix in prefixes]},
+    )
+
+
+def worker(deployment: Deployment) -> list[Statement]:
+    """A run: the only role that reads and writes customers' data. It creates what lasts, and never changes it."""
+    lasting = _objects(deployment, (f"{prefix}/*" for prefix in LASTING))
+    return [
+        _list(deployment, (*LASTING, *WORKING)),
+        _allow("Read", ["s3:GetObject"], _objects(deployment, (f"{one}/*" for one in (*LASTING, *WORKING)))),
+        _allow("Write", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in WORKING))),
+        _allow("Create", ["s3:PutObject"], [one for one in lasting if "/reruns/" not in one]),
+        # The commit protocol, enforced by S3 too: without If-None-Match nothing can be put there.
+        _deny("CreateOnly", ["s3:PutObject"], lasting, Null={"s3:if-none-match": "true"}),
+        _allow("Tidy", ["s3:DeleteObject"], _objects(deployment, ("staged/*", "quarantine/*", "references/*"))),
+        _deny(
+            "NeverUndone",
+            ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:BypassGovernanceRetention", "s3:PutObjectRetention",
+             "s3:PutObjectAcl"],
+            lasting,
+        ),
+        _allow("Log", ["s3:PutObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
+        _key(deployment, "Decrypt", "GenerateDataKey"),
+    ]  # fmt: skip
+
+
+def code(deployment: Deployment) -> list[Statement]:
+    """The code server: schedules and sensors. It reads records of what happened, and no customer's data."""
+    return [
+        _list(deployment, ("delivered", "chain", "quarantine", "releases", "landing", "reruns", "alerts")),
+        _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, RECORDS)),
+        _allow("OpenIncidents", ["s3:PutObject"], _objects(deployment, ("alerts/*",))),
+        _allow(
+            "HearOfTheSource",
+            ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility"],
+            [deployment.queue_arn],
+        ),
+        _key(deployment, "Decrypt", "GenerateDataKey"),
+    ]
+
+
+def daemon(deployment: Deployment) -> list[Statement]:
+    """The daemon starts run workers, in this cluster and of this task definition, and nothing else."""
+    in_cluster = {"ArnEquals": {"ecs:cluster": deployment.cluster_arn}}
+    tasks = f"arn:aws:ecs:{deployment.region}:{deployment.account}:task/{deployment.name('cluster')}/*"
+    return [
+        _allow("StartWorkers", ["ecs:RunTask"], [deployment.task("worker")], **in_cluster),
+        _allow("StopAndLookAtWorkers", ["ecs:StopTask", "ecs:DescribeTasks"], [tasks], **in_cluster),
+        _allow("NameWorkers", ["ecs:TagResource"], [tasks], StringEquals={"ecs:CreateAction": "RunTask"}),
+        # These have no resources to be limited to.
+        _allow("Look", ["ecs:DescribeTaskDefinition", "ec2:DescribeNetworkInterfaces"], ["*"]),
+        _allow(
+            "HandTheWorkersRoles",
+            ["iam:PassRole"],
+            [deployment.role("worker"), deployment.role("worker-start")],
+            StringEquals={"iam:PassedToService": "ecs-tasks.amazonaws.com"},
+        ),
+    ]
+
+
+def web(deployment: Deployment) -> list[Statement]:
+    """A webserver shows compute logs. What it may do else is Dagster's database, which its start role lets it reach."""
+    return [
+        _allow("ReadLogs", ["s3:GetObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
+        _key(deployment, "Decrypt"),
+    ]
+
+
+def door(deployment: Deployment) -> list[Statement]:
+    """The support door puts requests on record, create-only, and looks at what was delivered."""
+    requests = _objects(deployment, ("reruns/*",))
+    return [
+        _list(deployment, ("delivered", "reruns")),
+        _allow("Look", ["s3:GetObject"], _objects(deployment, ("delivered/*/manifest.json", "reruns/*"))),
+        _allow("PutOnRecord", ["s3:PutObject"], requests),
+        _deny("CreateOnly", ["s3:PutObject"], requests, Null={"s3:if-none-match": "true"}),
+        _key(deployment, "Decrypt", "GenerateDataKey"),
+    ]
+
+
+def analyst(deployment: Deployment) -> list[Statement]:
+    """Analysts read reconciliation's reports and the dashboards. Breaks name portfolios; documents stay closed."""
+    return [
+        _list(deployment, ("reconciliation",)),
+        _allow("ReadReports", ["s3:GetObject"], _objects(deployment, ("reconciliation/*",))),
+        _allow(
+            "ReadFigures",
+            ["cloudwatch:GetMetricData", "cloudwatch:ListMetrics", "cloudwatch:GetDashboard"],
+            ["*"],
+        ),
+        _key(deployment, "Decrypt"),
+        *_documents_stay_closed(deployment),
+    ]
+
+
+def support(deployment: Deployment) -> list[Statement]:
+    """Class support sees what happened. It changes nothing here: re-runs go through the door, which has its own role."""
+    return [
+        _list(deployment, ("delivered", "quarantine", "reruns", "reconciliation")),
+        _allow(
+            "SeeWhatHappened",
+            ["s3:GetObject"],
+            _objects(deployment, ("delivered/*/manifest.json", "quarantine/*", "reruns/*", "reconciliation/*")),
+        ),
+        _allow(
+            "ReadFigures",
+            ["cloudwatch:GetMetricData", "cloudwatch:ListMetrics", "cloudwatch:GetDashboard",
+             "cloudwatch:DescribeAlarms"],
+            ["*"],
+        ),
+        _key(deployment, "Decrypt"),
+        *_documents_stay_closed(deployment),
+    ]  # fmt: skip
+
+
+def deployer(deployment: Deployment) -> list[Statement]:
+    """The pipeline's role in one environment: changes this environment's stacks through CloudFormation's own role."""
+    stacks = f"arn:aws:cloudformation:{deployment.region}:{deployment.account}:stack/{deployment.name('*')}/*"
+    return [
+        _allow(
+            "ChangeStacks",
+            [f"cloudformation:{action}" for action in (
+                "CreateChangeSet", "DescribeChangeSet", "ExecuteChangeSet", "DeleteChangeSet", "DescribeStacks",
+                "DescribeStackEvents", "GetTemplate")],
+            [stacks],
+        ),
+        _allow(
+            "ThroughItsRole",
+            ["iam:PassRole"],
+            [deployment.role("cloudformation")],
+            StringEquals={"iam:PassedToService": "cloudformation.amazonaws.com"},
+        ),
+        _allow("Migrate", ["ecs:RunTask"], [deployment.task("migrate")],
+               ArnEquals={"ecs:cluster": deployment.cluster_arn}),
+        _allow(
+            "HandTheMigrationItsRoles",
+            ["iam:PassRole"],
+            [deployment.role("migrate"), deployment.role("migrate-start")],
+            StringEquals={"iam:PassedToService": "ecs-tasks.amazonaws.com"},
+        ),
+        _allow(
+            "WatchTheMigrationAndServices",
+            ["ecs:DescribeTasks", "ecs:DescribeServices"],
+            [f"arn:aws:ecs:{deployment.region}:{deployment.account}:*/{deployment.name('cluster')}/*"],
+        ),
+        _allow("ReadTheReleases", ["ssm:GetParameter", "ssm:PutParameter"],
+               [f"arn:aws:ssm:{deployment.region}:{deployment.account}:parameter/classfeed/{deployment.env}/release"]),
+        _allow("TellSlack", ["secretsmanager:GetSecretValue"], [deployment.secret("release-notes")]),
+        _allow("FindTheImage", ["ecr:DescribeImages"],
+               [f"arn:aws:ecr:{REGION}:{REST_ACCOUNT}:repository/{REPOSITORY}"]),
+        _deny("NeverData", ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"], _objects(deployment, ("*",))),
+    ]  # fmt: skip
+
+
+def nothing(deployment: Deployment) -> list[Statement]:
+    """The migration step talks to Dagster's database, which needs no permission of AWS's."""
+    return [_deny("NeverData", ["s3:*"], _objects(deployment, ("*",)))]
+
+
+def start(deployment: Deployment, secrets: Iterable[str]) -> list[Statement]:
+    """What ECS needs to start a task: its image, its log, its secrets. The task itself doesn't have this role."""
+    return [
+        _allow("Login", ["ecr:GetAuthorizationToken"], ["*"]),
+        _allow(
+            "Image",
+            ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"],
+            [f"arn:aws:ecr:{REGION}:{REST_ACCOUNT}:repository/{REPOSITORY}"],
+        ),
+        _allow(
+            "Log",
+            ["logs:CreateLogStream", "logs:PutLogEvents"],
+            [f"arn:aws:logs:{deployment.region}:{deployment.account}:log-group:/classfeed/{deployment.env}/*"],
+        ),
+        _allow("Secrets", ["secretsmanager:GetSecretValue"], [deployment.secret(one) for one in secrets]),
+        _key(deployment, "Decrypt", service="secretsmanager"),
+    ]
+
+
+def _documents_stay_closed(deployment: Deployment) -> list[Statement]:
+    # Whatever is allowed above or attached later: nobody but the worker reads a document's bytes, or a snapshot's.
+    patterns = ("delivered/*.xml", "delivered/*.xml.gz", "delivered/*.csv", "delivered/*.csv.gz", "staged/*",
+                "landing/*", "domains/*")  # fmt: skip
+    return [_deny("DocumentsStayClosed", ["s3:GetObject", "s3:GetObjectVersion"], _objects(deployment, patterns))]
+
+
+# Components that run as tasks: the role of the task, and the secrets that ECS puts into it.
+TASKS: dict[str, tuple[Callable[[Deployment], list[Statement]], tuple[str, ...]]] = {
+    "code": (code, ("dagster-database", "bigsite", "slack")),
+    "viewer": (web, ("dagster-database",)),
+    "operator": (web, ("dagster-database",)),
+    "daemon": (daemon, ("dagster-database",)),
+    "door": (door, ("slack",)),
+    "worker": (worker, ("dagster-database", "bigsite", "snowflake")),
+    "migrate": (nothing, ("dagster-database",)),
+}
+# Roles that people and the pipeline assume.
+PEOPLE: dict[str, Callable[[Deployment], list[Statement]]] = {
+    "analyst": analyst,
+    "support": support,
+    "deployer": deployer,
+}
+SECRETS = ("dagster-database", "bigsite", "snowflake", "slack", "release-notes", "oidc-viewer", "oidc-operator",
+           "oidc-door")  # fmt: skip
