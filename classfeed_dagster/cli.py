@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from classfeed_dagster import cli_local, cli_look
+from classfeed_dagster import cli_local, cli_look, cli_operate
 
 app = typer.Typer(
     help="Daily data feeds from the broker to Class: run them, look at them, prove them.",
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 cli_local.register(app)
 cli_look.register(app)
+cli_operate.register(app)
 
 out = Console()
 _DEBUG = {"on": False}

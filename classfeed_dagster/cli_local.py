@@ -124,8 +124,7 @@ def _world(runtime: Runtime, market: Path | None, portfolios: int, seed: int, da
     # `dates`: of a demonstration, on which faults are planted; without them nothing breaks a rule.
     from classfeed_dagster.bigsite.local import create_schema
     from classfeed_dagster.simulation.day import Fault, PlantedFault
-    from classfeed_dagster.simulation.file_market import FileMarket
-    from classfeed_dagster.simulation.invented_market import InventedMarket
+    from classfeed_dagster.simulation.environment import market_of
     from classfeed_dagster.simulation.world import World
 
     create_schema(runtime.engine)
@@ -137,7 +136,7 @@ def _world(runtime: Runtime, market: Path | None, portfolios: int, seed: int, da
     )
     return World(
         seed,
-        FileMarket(market, seed=seed, anchor=first) if market else InventedMarket(seed, first),
+        market_of(market, seed, first),
         consented=portfolios,
         portfolios=portfolios + max(1, portfolios // 10),  # some never consent and must never appear
         first_day=first,

@@ -1,4 +1,4 @@
-"""The commands that look: status, verify, trace; and release, which a person signs. Shared helpers of the others."""
+"""The commands that look: status, verify, trace, parity; and release, which a person signs. Also shared helpers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from classfeed_dagster.delivery.look import DateStatus
     from classfeed_dagster.feeds.feed import Feed
+    from classfeed_dagster.feeds.parity import Compared
     from classfeed_dagster.operations.runs import RunReport
     from classfeed_dagster.settings import Settings
 
@@ -79,6 +80,7 @@ def register(app: typer.Typer) -> None:
     app.command()(verify)
     app.command()(trace)
     app.command()(release)
+    app.command()(parity)
 
 
 def status(
@@ -116,6 +118,9 @@ def _print_dates(feed: str, found: Sequence[DateStatus]) -> None:
     for one in found:
         latest = one.deliveries[-1] if one.deliveries else None
         state = "missing" if latest is None else "delivered" if one.complete else "partly delivered"
+        if one.shadow:
+            everything = len(one.shadow) == len(one.deliveries)
+            state += " (shadow)" if everything else f" (shadow: revision {', '.join(map(str, one.shadow))})"
         pages = [page for manifest in one.deliveries for page in manifest.pages]
         table.add_row(
             one.business_date.isoformat(),
@@ -155,11 +160,13 @@ def verify(
     With paths, the files are enough: no database, no store, no Dagster. Without, every delivery of the configured
     store is walked from the first to the last. Exit code 3 if something is wrong.
     """
+    from classfeed_dagster.delivery.look import shadow_deliveries, wherever
     from classfeed_dagster.delivery.verify import verify_feed
     from classfeed_dagster.delivery.verify_files import verify_paths
     from classfeed_dagster.runtime import Runtime
 
     formats = {one.name: one.format for one in _feeds()}
+    shadow: dict[str, int] = {}
     if paths:
         missing = [path for path in paths if not path.exists()]
         if missing:
@@ -172,14 +179,17 @@ def verify(
         results = {}
         for name in names:
             with out.status(f"walking the chain of {name} …"):
-                results[name] = verify_feed(runtime.store, name, formats[name])
+                results[name] = verify_feed(wherever(runtime.store, name), name, formats[name])
+                shadow[name] = shadow_deliveries(runtime.store, name)
     for name, found in results.items():
         for problem in found.problems:
             out.print(f"  [{'yellow' if problem.harmless else 'red'}]{escape(str(problem))}[/]", highlight=False)
         colour = "green" if found.sound else "bold red"
         verdict = "sound" if found.sound else "NOT SOUND"
+        hidden = f", {shadow[name]} of the manifests in the shadow" if shadow.get(name) else ""
         out.print(
-            f"[{colour}]{verdict}[/]  {name}: {found.manifests} manifest(s), {found.pages} page(s) read and checked",
+            f"[{colour}]{verdict}[/]  {name}: {found.manifests} manifest(s), {found.pages} page(s) read and checked"
+            f"{hidden}",
             highlight=False,
         )
     raise typer.Exit(0 if all(found.sound for found in results.values()) else 3)
@@ -193,6 +203,7 @@ def trace(
 
     Exit code 3 if bigsite has no such row.
     """
+    from classfeed_dagster.feeds.exclusion import ledgers
     from classfeed_dagster.operations.tracing import trace as follow
     from classfeed_dagster.runtime import Runtime
 
@@ -201,7 +212,7 @@ def trace(
     audience = declared.audience(runtime.settings.first_business_date)
     try:
         with out.status("looking …"):
-            found = follow(runtime.engine, runtime.store, feed, audience, transaction_id)
+            found = follow(runtime.engine, runtime.store, feed, audience, transaction_id, ledgers=ledgers(declared))
     finally:
         runtime.close()
     source = found.source
@@ -218,6 +229,7 @@ def trace(
     for one in found.sightings:
         manifest = one.delivery.manifest
         again = "   (superseded by a later revision)" if one.delivery.superseded else ""
+        again += "   (shadow: the recipient does not look there)" if one.delivery.shadow else ""
         out.print(
             f"  landed     {one.landed_location}{'' if one.in_landed_file else '   [red]NOT IN THIS FILE[/]'}",
             highlight=False,
@@ -277,6 +289,52 @@ def release(
         f"Run it again: classfeed run --date {day} --feed {feed}",
         highlight=False,
     )
+
+
+def parity(date: Date, feed: FeedName = "class_trade") -> None:
+    """Compare a business date of a feed with what the old app wrote for it, and show the running score.
+
+    The old app's files lie under `legacy/FEED/DATE/` in the object store. Exit code 3 if a difference is not
+    explained, 4 if one of the two sides is not there yet.
+    """
+    from classfeed_dagster.feeds.parity import compare_date
+    from classfeed_dagster.reconciliation.legacy_files import LegacyMissingError
+    from classfeed_dagster.reconciliation.parity import NothingToCompareError
+    from classfeed_dagster.runtime import Runtime
+
+    runtime = Runtime()
+    declared = require_feed(feed)
+    day = require_due(runtime.settings, feed, date.date())
+    audience = declared.audience(runtime.settings.first_business_date)
+    try:
+        with out.status("comparing …"):
+            found = compare_date(runtime.store, declared, audience, day)
+    except (LegacyMissingError, NothingToCompareError) as error:
+        out.print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
+        raise typer.Exit(4) from None
+    _print_parity(found, runtime.settings.parity_clean_dates)
+    out.print(f"  {runtime.store.location(found.key)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if found.report.clean else 3)
+
+
+def _print_parity(found: Compared, required: int) -> None:
+    report, score = found.report, found.score
+    verdict = "[green]clean[/]" if report.clean else f"[bold red]{report.unexplained} unexplained[/]"
+    out.print(
+        f"{verdict}  {report.feed} {report.business_date}: {report.old_lines} old lines, {report.new_lines} new, "
+        f"{report.equal_lines} equal",
+        highlight=False,
+    )
+    for rule, count in report.explained.items():
+        out.print(f"  explained by {rule}: {count}", highlight=False)
+    table = Table("line", "portfolio", "key", "kind", "field", "old", "new")
+    for one in [one for one in report.differences if one.explanation is None][:20]:
+        cells = (one.line, one.portfolio_number, one.key, one.kind, one.field, one.old, one.new)
+        table.add_row(*(escape(cell or "") for cell in cells))
+    if table.row_count:
+        out.print(table)
+    broken = f", broken by {score.broken_by}" if score.broken_by else ""
+    out.print(f"  {score.clean_run} of {required} clean dates in a row{broken}", highlight=False)
 
 
 def _feeds() -> tuple[Feed, ...]:

@@ -26,13 +26,18 @@ def watchdog(
     Exit code 3 if a live feed's business date is past its deadline without a manifest, or a sensor is silent.
     """
     from classfeed_dagster.feeds.feed import declared_feeds
+    from classfeed_dagster.feeds.flags import start_flags
     from classfeed_dagster.operations import heartbeats, incidents, pagerduty, service_levels, slack
+    from classfeed_dagster.operations.facts import is_live
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
     settings, store = runtime.settings, runtime.store
     now = settings.now or dt.datetime.now(dt.UTC)
-    feeds = [(feed, feed.audience(settings.first_business_date)) for feed in declared_feeds()]
+    start_flags(settings, declared_feeds())
+    feeds = [
+        (feed, feed.audience(settings.first_business_date)) for feed in declared_feeds() if is_live(feed, settings.env)
+    ]
     missing = service_levels.missing(store, feeds, now, settings.repair_dates)
     silent = heartbeats.silent(store, now) if sensors else []
     for one in missing:

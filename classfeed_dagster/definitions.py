@@ -16,17 +16,9 @@ from classfeed_dagster.feeds.checks import consent_check, feed_checks
 from classfeed_dagster.feeds.feed import Feed, audiences_of, declared_feeds, require_distinct
 from classfeed_dagster.feeds.flags import start_flags
 from classfeed_dagster.feeds.sensors import parity_job, parity_sensor
-from classfeed_dagster.operations.assets import (
-    on_time_check,
-    operation_assets,
-    report_job,
-    report_schedule,
-    retention_job,
-    retention_schedule,
-)
 from classfeed_dagster.operations.jobs import feed_job
+from classfeed_dagster.operations.parts import operation_definitions
 from classfeed_dagster.operations.schedules import morning_schedule
-from classfeed_dagster.operations.sensors import operation_sensors
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment
 
@@ -50,7 +42,13 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     ]
     legacy = [part for part in parts if part.feed.legacy]
     running = settings.env is not Environment.LOCAL
-    return dg.Definitions(
+    feed_jobs = [feed_job(part.feed, settings.code_version) for part in parts]
+    checks = [
+        *(check for audience in audiences for check in domain_checks(audience, names[audience.key])),
+        *(consent_check(audience, names[audience.key]) for audience in audiences),
+        *(check for part in parts for check in feed_checks(part)),
+    ]
+    feeding = dg.Definitions(
         assets=[
             *source_assets(),
             landing_assets(audiences, partitions),
@@ -58,17 +56,14 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
             *(asset for part in parts for asset in feed_assets(part)),
             *(asset for part in parts for asset in legacy_assets(part)),
         ],
-        asset_checks=[
-            *(check for audience in audiences for check in domain_checks(audience, names[audience.key])),
-            *(consent_check(audience, names[audience.key]) for audience in audiences),
-            *(check for part in parts for check in feed_checks(part)),
-        ],
-        jobs=[*(feed_job(part.feed, settings.code_version) for part in parts), *map(parity_job, legacy)],
+        asset_checks=checks,
+        jobs=[*feed_jobs, *map(parity_job, legacy)],
         schedules=[morning_schedule(part.feed, part.audience, running=running) for part in parts],
         sensors=[parity_sensor(part, running=running) for part in legacy],
         resources={"runtime": runtime},
         executor=dg.in_process_executor,
     )
+    return dg.Definitions.merge(feeding, operation_definitions(parts, feed_jobs, checks, running=running))
 
 
 def _defs() -> dg.Definitions:

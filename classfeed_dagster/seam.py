@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import structlog
 
-from classfeed_dagster.domains.columns import Column, Frame
+from classfeed_dagster.charts import data_uri
+from classfeed_dagster.documents.format import DocumentFormat
+from classfeed_dagster.documents.lineage import columns_of, filling, is_personal
+from classfeed_dagster.domains.lineage import domain_of, shown_frames, shown_name, sources_of
+from classfeed_dagster.domains.run import CONSENTED
 from classfeed_dagster.runtime import CORRELATION_TAG
 
 TEAM = "team:data-feeds"
@@ -22,6 +28,10 @@ GROUP_LANDING = "2_landing"
 GROUP_DOMAINS = "3_domains"
 RUNBOOK = "docs/runbook.md"
 LANDING = "landing"
+PERSONAL = "personal_data"  # the tag of a column that holds personal data
+PERSONAL_DATA = "personal"  # its usual value; restricted: never leaves the broker
+MASK = "•••"
+PREVIEWED = 8
 
 
 def source_key(table: str) -> dg.AssetKey:
@@ -44,28 +54,103 @@ def runbook(name: str) -> str:
     return f"{RUNBOOK}#{name.replace('_', '-')}"
 
 
-def table_schema(columns: Iterable[Column]) -> dg.TableSchema:
-    """A frame's columns as Dagster shows them: type, unit, meaning, and whether it is personal data."""
-    return dg.TableSchema(
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A column of an asset as people see it, and the columns of other assets that its values are made of."""
+
+    name: str
+    type: str
+    description: str
+    nullable: bool = True
+    unit: str | None = None
+    personal: str | None = None  # why it may never reach a log, an alert or metadata: personal, or restricted
+    made_of: tuple[tuple[dg.AssetKey, str], ...] = ()
+
+
+def table_metadata(columns: Sequence[Shown]) -> dict[str, Any]:
+    """An asset's columns and where each comes from, as Dagster shows them: for its definition and its materializations.
+
+    Dagster reads the lineage of columns off the latest materialization, and the schema off either.
+    """
+    schema = dg.TableSchema(
         columns=[
             dg.TableColumn(
                 name=column.name,
-                type=str(column.dtype),
+                type=column.type,
                 description=f"{column.description} [{column.unit}]" if column.unit else column.description,
                 constraints=dg.TableColumnConstraints(nullable=column.nullable),
-                tags={"personal_data": "true"} if column.personal else {},
+                tags={PERSONAL: column.personal} if column.personal else {},
             )
             for column in columns
         ]
     )
+    deps = {
+        column.name: [dg.TableColumnDep(asset_key=key, column_name=name) for key, name in column.made_of]
+        for column in columns
+        if column.made_of
+    }
+    lineage = {"dagster/column_lineage": dg.TableColumnLineage(deps_by_column=deps)} if deps else {}
+    return {"dagster/column_schema": schema, **lineage}
 
 
-def schema_metadata(frames: Sequence[Frame]) -> dict[str, Any]:
-    """Definition metadata for an asset that holds these frames: the first is the asset's table, others are named."""
-    metadata: dict[str, Any] = {"dagster/column_schema": table_schema(frames[0].columns)}
-    for frame in frames[1:]:
-        metadata[f"{frame.name}_columns"] = table_schema(frame.columns)
-    return metadata
+def domain_columns(domain: str, name: str) -> list[Shown]:
+    """The columns of a domain of the audience called ``name``, those of further frames under the frame's name."""
+    return [
+        Shown(
+            shown_name(domain, frame, column.name),
+            str(column.dtype),
+            column.description,
+            column.nullable,
+            column.unit,
+            PERSONAL_DATA if column.personal else None,
+            tuple(
+                (domain_key(name, CONSENTED) if table == CONSENTED else landing_key(table), source)
+                for table, source in sources_of(column)
+            ),
+        )
+        for frame in shown_frames(domain)
+        for column in frame.columns
+    ]
+
+
+def document_columns(document: DocumentFormat, name: str) -> list[Shown]:
+    """The fields of a format's documents, made of the domains of the audience called ``name``."""
+    shown: list[Shown] = []
+    for field in columns_of(document):
+        filled = filling(field)
+        made_of = tuple(
+            (domain_key(name, domain_of(frame.name)), shown_name(domain_of(frame.name), frame, column.name))
+            for frame, column in filled
+        )
+        meaning = "; ".join(column.description for _, column in filled)
+        unit = filled[-1][1].unit
+        personal = PERSONAL_DATA if is_personal(field) else None
+        shown.append(Shown(field.name, field.kind, meaning, field.optional, unit, personal, made_of))
+    return shown
+
+
+def same_columns(columns: Sequence[Shown], of: dg.AssetKey) -> list[Shown]:
+    """The columns of an asset that hands on those of another as they are."""
+    return [replace(column, made_of=((of, column.name),)) for column in columns]
+
+
+def preview(rows: pl.DataFrame, personal: Collection[str]) -> dg.MarkdownMetadataValue:
+    """The first rows as a table; what is personal is masked, so that only its being there shows."""
+    shown = [
+        ["" if value is None else MASK if name in personal else value for name, value in row.items()]
+        for row in rows.head(PREVIEWED).iter_rows(named=True)
+    ]
+    return markdown_table(rows.columns, shown)
+
+
+def picture(svg: str, alt: str) -> dg.MarkdownMetadataValue:
+    """A small picture within the metadata."""
+    return dg.MetadataValue.md(f"![{alt}]({data_uri(svg)})")
+
+
+def code_of(made_by: Callable[..., object]) -> str:
+    """Where in the code base something is done: ``classfeed_dagster/domains/run.py#build_domain``."""
+    return f"{made_by.__module__.replace('.', '/')}.py#{made_by.__qualname__}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:

@@ -97,6 +97,16 @@ class Settings(BaseSettings):
     keep_runs_days: int = Field(
         400, ge=90, description="Dagster's runs and their event logs are deleted after this many days"
     )
+    simulation_seed: int = Field(1, description="seed of the simulated customers, outside production")
+    simulation_portfolios: int = Field(
+        300, ge=1, le=50_000, description="how many simulated portfolios share with Class; a tenth more never do"
+    )
+    simulation_market: Path | None = Field(
+        None, description="Parquet of real prices that simulated customers deal at; unset: an invented market"
+    )
+    simulation_keep_days: int = Field(
+        400, ge=90, description="simulated end-of-day rows and closed portfolios are deleted after this many days"
+    )
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines")
     code_version: str = Field("0.1.0", description="what is deployed; goes into every manifest")
 

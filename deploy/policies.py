@@ -17,10 +17,14 @@ Statement = dict[str, Any]
 LASTING = ("delivered", "chain", "releases", "reruns")
 # Pointers, states and what can be made again.
 WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine", "reconciliation", "schema",
-           "simulation", "shadow", "parity", "alerts", "warehouse")  # fmt: skip
+           "simulation", "shadow", "legacy", "switches", "parity", "heartbeats",
+           "toil", "incidents", "raised-incidents", "closed-incidents", "warehouse")  # fmt: skip
+# States that sensors keep: incidents, heartbeats, the toil diary.
+STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil")
 # What tells of data without being data: keys under which no customer's figures or names are.
 RECORDS = ("delivered/*/manifest.json", "chain/*", "quarantine/*", "releases/*", "references/*", "verdicts/*",
-           "landing/*/snapshot/*.json", "reruns/*", "alerts/*")  # fmt: skip
+           "landing/*/snapshot/*.json", "reruns/*", "incidents/*", "raised-incidents/*",
+           "closed-incidents/*", "heartbeats/*", "switches/*", "toil/*")  # fmt: skip
 
 
 def _objects(deployment: Deployment, patterns: Iterable[str]) -> list[str]:
@@ -72,11 +76,13 @@ def worker(deployment: Deployment) -> list[Statement]:
         _allow("Create", ["s3:PutObject"], [one for one in lasting if "/reruns/" not in one]),
         # The commit protocol, enforced by S3 too: without If-None-Match nothing can be put there.
         _deny("CreateOnly", ["s3:PutObject"], lasting, Null={"s3:if-none-match": "true"}),
-        _allow("Tidy", ["s3:DeleteObject"], _objects(deployment, ("staged/*", "quarantine/*", "references/*"))),
+        # An abandoned attempt's files beside a void manifest are hidden behind a marker; their bytes stay.
+        _allow("Tidy", ["s3:DeleteObject"], _objects(deployment, ("shadow/*", "delivered/*"))),
+        _deny("NeverUndone", ["s3:DeleteObject"],
+              _objects(deployment, ("delivered/*/manifest.json", "chain/*", "releases/*", "reruns/*"))),
         _deny(
-            "NeverUndone",
-            ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:BypassGovernanceRetention", "s3:PutObjectRetention",
-             "s3:PutObjectAcl"],
+            "NeverErased",
+            ["s3:DeleteObjectVersion", "s3:BypassGovernanceRetention", "s3:PutObjectRetention", "s3:PutObjectAcl"],
             lasting,
         ),
         _allow("Log", ["s3:PutObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
@@ -87,9 +93,11 @@ def worker(deployment: Deployment) -> list[Statement]:
 def code(deployment: Deployment) -> list[Statement]:
     """The code server: schedules and sensors. It reads records of what happened, and no customer's data."""
     return [
-        _list(deployment, ("delivered", "chain", "quarantine", "releases", "landing", "reruns", "alerts")),
+        _list(deployment, ("delivered", "chain", "quarantine", "releases", "landing", "reruns", *STATES)),
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, RECORDS)),
-        _allow("OpenIncidents", ["s3:PutObject"], _objects(deployment, ("alerts/*",))),
+        _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in STATES))),
+        _allow("CloseIncidents", ["s3:DeleteObject"],
+               _objects(deployment, ("incidents/*", "raised-incidents/*"))),
         _allow(
             "HearOfTheSource",
             ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility"],

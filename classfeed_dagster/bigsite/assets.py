@@ -3,12 +3,14 @@
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 import pyarrow as pa
 
 from classfeed_dagster.bigsite import queries, tables
+from classfeed_dagster.bigsite.drift import Exports
+from classfeed_dagster.bigsite.schema_check import require_schema
 from classfeed_dagster.bigsite.snapshot import Snapshot, snapshot_for
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.logs import get_logger
@@ -67,8 +69,13 @@ def source_assets() -> list[dg.AssetSpec]:
     ]
 
 
-def landing_assets(audiences: Sequence[Audience], partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
-    """One step that reads bigsite once for all ``audiences`` due on the date and lands every table."""
+def landing_assets(
+    audiences: Sequence[Audience], partitions: dg.PartitionsDefinition[str], exports: Callable[[], Exports]
+) -> dg.AssetsDefinition:
+    """One step that reads bigsite once for all ``audiences`` due on the date and lands every table.
+
+    It reads nothing while bigsite's schema breaks its contract; ``exports`` says what a broken column feeds.
+    """
     landed: dict[str, tuple[pa.Schema, frozenset[str]]] = {
         query.table: (query.schema, frozenset(_SOURCE_TABLE.findall(query.sql)))
         for query in (*queries.SLICED, *queries.REFERENCES)
@@ -111,6 +118,7 @@ def landing_assets(audiences: Sequence[Audience], partitions: dg.PartitionsDefin
                 snapshot_at=runtime.clock(context.run.tags),
                 slice_portfolios=settings.slice_portfolios,
                 max_missing_share=settings.max_held_back_share,
+                before_reading=lambda: require_schema(runtime.engine, exports()),
             )
             runtime.save_reference(LANDING, day, snapshot)
             rows = sum(table.rows for table in snapshot.tables.values())

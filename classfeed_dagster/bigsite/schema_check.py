@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from classfeed_dagster.bigsite.contract import Contract, load_contract
 from classfeed_dagster.bigsite.drift import Difference, Exports, Kind, Severity, compare
 from classfeed_dagster.bigsite.extraction import columns_read
+from classfeed_dagster.bigsite.reading import SourceReadError
 from classfeed_dagster.bigsite.schema import Schema
 from classfeed_dagster.bigsite.schema_live import live_schema
 from classfeed_dagster.bigsite.tables import SCHEMA
@@ -97,6 +98,25 @@ def require_no_blocking_drift(verdict: SchemaVerdict) -> None:
     """SchemaDriftError, which says what to do, if anything forbids an extraction."""
     if blocking := blocking_drift(verdict):
         raise SchemaDriftError(blocking)
+
+
+def require_schema(engine: sa.Engine, exports: Exports, contract: Contract | None = None) -> None:
+    """Refuse to extract from a schema that no longer keeps the contract. Cheap: catalogues alone, no table is read.
+
+    Raises SchemaDriftError, which says what differs; SchemaUnreadableError if the schema isn't there; SourceReadError
+    if bigsite can't be asked.
+    """
+    try:
+        live = live_schema(engine)
+    except sa.exc.SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or error
+        raise SourceReadError(
+            f"bigsite's schema could not be read ({type(cause).__name__}): nothing was landed. Check that bigsite is "
+            "up and that its user may see the catalogue, and run again."
+        ) from error
+    agreed = load_contract() if contract is None else contract
+    found = compare(agreed, live, exports, columns_read())
+    require_no_blocking_drift(SchemaVerdict(agreed.version, live, found))
 
 
 def _unknown_values(

@@ -118,12 +118,17 @@ def snapshot_for(
     slice_portfolios: int = 500,
     max_missing_share: Decimal = Decimal("0.01"),
     observe: Callable[[str], None] | None = None,
+    before_reading: Callable[[], None] = lambda: None,
 ) -> Snapshot:
-    """The landed snapshot of the date that covers the audiences; a new one if there is none or ``fresh`` is set."""
+    """The landed snapshot of the date that covers the audiences; a new one if there is none or ``fresh`` is set.
+
+    ``before_reading`` may refuse, by raising, before anything is read; it isn't asked if nothing will be.
+    """
     if not fresh:
         landed = latest_snapshot(store, business_date, audiences)
         if landed is not None:
             return landed
+    before_reading()
     return take_snapshot(
         engine,
         store,

@@ -52,6 +52,11 @@ def wherever(store: ObjectStore, feed: str) -> ObjectStore:
     return switched(store, feed, FeedMode.LIVE)
 
 
+def shadow_deliveries(store: ObjectStore, feed: str) -> int:
+    """How many manifests of the feed are in the shadow, where the recipient never looks."""
+    return sum(key.endswith("/manifest.json") for key in store.list(shadow_key(delivered_prefix(feed))))
+
+
 def _in_shadow(store: ObjectStore, feed: str, day: dt.date, revision: int) -> bool:
     return store.exists(shadow_key(manifest_key(feed, day, revision)))
 

@@ -1,4 +1,4 @@
-"""Finds a record in an EPI document, to the byte: where in what was delivered does this transaction stand?"""
+"""Finds a record in a document, to the byte: where in what was delivered does this transaction stand?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents.csv_mapping import DETAIL, LINE_END
 from classfeed_dagster.documents.epi_mapping import Record
 from classfeed_dagster.documents.epi_reader import file_chunks
 
@@ -32,11 +33,14 @@ class Place:
 
 
 def locate(path: Path, key: str | tuple[str, str, str]) -> list[Place]:
-    """Every record of ``key`` in a page (``.xml`` or ``.xml.gz``), in document order; none if it isn't there.
+    """Every record of ``key`` in a page (``.xml`` or ``.csv``, gzipped or not), in order; none if it isn't there.
 
-    ``key`` is a TransactionId, or a holding's portfolio number, exchange and security code. NotAPageError if the
-    file can't be read to its end.
+    ``key`` is a TransactionId, or a holding's portfolio number, exchange and security code. A CSV file states only
+    the number of a TransactionId: ask for one whose ledger the file carries. NotAPageError if the file can't be read
+    to its end.
     """
+    if path.name.removesuffix(".gz").endswith(".csv"):
+        return list(_lines(path, key)) if isinstance(key, str) else []
     if isinstance(key, str):
         record, values = epi.MOVEMENT_TRANSACTION, {"transaction_id": key}
     else:
@@ -60,6 +64,25 @@ def excerpt(path: Path, place: Place) -> bytes:
         if len(found) == place.length:
             return bytes(found)
     raise NotAPageError(f"{path.name} ends before the record at byte {place.offset}: it is not the file located in")
+
+
+def _lines(path: Path, transaction_id: str) -> Iterator[Place]:
+    """Detail lines of a CSV file that begin with the id, or with its number. A quoted field may hold line breaks."""
+    beginnings = tuple(f"{DETAIL},{text},".encode() for text in (transaction_id[1:], transaction_id))
+    record, rest, offset, number = b"", b"", 0, 1
+    for chunk in _chunks(path):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for piece in whole:
+            record += piece + b"\n"
+            if record.count(b'"') % 2:
+                continue  # inside a quoted field
+            if record.startswith(beginnings):
+                yield Place(DETAIL, number, offset, len(record) - len(LINE_END))
+            number += record.count(b"\n")
+            offset += len(record)
+            record = b""
+    if rest or record:
+        raise NotAPageError(f"{path.name} ends inside line {number}: it is cut short")
 
 
 def _records(path: Path, record: Record, needle: bytes) -> Iterator[tuple[Place, bytes]]:

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.operations.causes import Kind
 from classfeed_dagster.operations.incidents import OFFENDERS_SHOWN, Incident
 from classfeed_dagster.operations.repair import Action, Decision
@@ -115,7 +114,7 @@ def _gave_up(
     for error, members in groups.items():
         decision, first = members[0]
         feeds = tuple(sorted({one.feed.name for _, one in members}))
-        customers = [one for _, one in members if _has_customers(one)]
+        customers = [one for _, one in members if one.live]
         undelivered = any(not one.facts.delivered for _, one in members)
         found.append(
             Incident(
@@ -139,7 +138,7 @@ def _late(gathered: Gathered, decisions: Sequence[Decision]) -> list[Incident]:
     groups: dict[dt.date, list[list[tuple[Decision, Observed]]]] = defaultdict(list)
     by_feed: dict[str, list[tuple[Decision, Observed]]] = defaultdict(list)
     for decision, one in _pairs(gathered, decisions):
-        if _has_customers(one) and not one.facts.delivered and one.due.target_at < gathered.at:
+        if one.live and not one.facts.delivered and one.due.target_at < gathered.at:
             by_feed[one.feed.name].append((decision, one))
     for members in by_feed.values():
         groups[members[0][1].due.business_date].append(members)
@@ -177,7 +176,7 @@ def _failed_checks(gathered: Gathered, checks: Mapping[tuple[str, dt.date], Date
         numbers = sorted({number for one, _, _ in members for number in _broken(one, name)})
         stopped = [one for one, _, _ in members if not one.facts.delivered]
         if stopped:
-            means = _means(any(map(_has_customers, stopped)), undelivered=True)
+            means = _means(any(one.live for one in stopped), undelivered=True)
         elif numbers:
             means = "The portfolios concerned are held back from the recipient; everyone else's data went."
         else:
@@ -196,7 +195,7 @@ def _failed_checks(gathered: Gathered, checks: Mapping[tuple[str, dt.date], Date
                 else "Nothing leaves. The date runs again by itself once the source changes or new code is deployed.",
                 run_id=run_id,
                 runbook=name.replace("_", "-"),
-                page=name in _BREACHES or any(map(_has_customers, stopped)),
+                page=name in _BREACHES or any(one.live for one in stopped),
             )
         )
     return found
@@ -259,10 +258,6 @@ def _held_back(gathered: Gathered, threshold: int) -> list[Incident]:
 def _pairs(gathered: Gathered, decisions: Sequence[Decision]) -> list[tuple[Decision, Observed]]:
     observed = {(one.feed.name, one.due.business_date): one for one in gathered.dates}
     return [(decision, observed[decision.feed, decision.business_date]) for decision in decisions]
-
-
-def _has_customers(one: Observed) -> bool:
-    return one.feed.mode is FeedMode.LIVE
 
 
 def _means(customers: bool, *, undelivered: bool) -> str:

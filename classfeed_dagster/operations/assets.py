@@ -26,7 +26,7 @@ def operation_assets(parts: Sequence[FeedParts]) -> list[dg.AssetsDefinition]:
     return [_service_levels(parts), _toil(parts)]
 
 
-def report_job() -> dg.UnresolvedAssetJobDefinition:
+def report_job() -> "dg.UnresolvedAssetJobDefinition":
     """Both reports."""
     return dg.define_asset_job(
         "operations_report",
@@ -36,7 +36,7 @@ def report_job() -> dg.UnresolvedAssetJobDefinition:
     )
 
 
-def report_schedule(job: dg.UnresolvedAssetJobDefinition, *, running: bool) -> dg.ScheduleDefinition:
+def report_schedule(job: "dg.UnresolvedAssetJobDefinition", *, running: bool) -> dg.ScheduleDefinition:
     """Shortly after the deadline, every day."""
     return dg.ScheduleDefinition(
         name="operations_report_daily",

@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
+from classfeed_dagster.delivery.look import wherever
 from classfeed_dagster.delivery.manifest import Manifest, read_manifest
 from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
 from classfeed_dagster.delivery.records import delivered_prefix
 from classfeed_dagster.delivery.release import releases
-from classfeed_dagster.delivery.shadow import FeedMode, switched
+from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.feeds.flags import flag_values
 from classfeed_dagster.operations import source_probe
 from classfeed_dagster.operations.due import Due, latest_due
 from classfeed_dagster.operations.repair import DateFacts, RunFact
 from classfeed_dagster.operations.run_history import is_of_feed, run_fact, runs_by_date
+from classfeed_dagster.settings import Environment
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Observed:
     """One due date with everything seen of it: the facts for repair, and more for alerts."""
 
     feed: Feed
+    live: bool  # customers get it; else it is rehearsed in the shadow, or switched off
     due: Due
     facts: DateFacts
     deliveries: tuple[Delivery, ...]
@@ -77,7 +81,7 @@ class Gathered:
 
 def deliveries(store: ObjectStore, feed: Feed, day: dt.date) -> tuple[Delivery, ...]:
     """The deliveries of a date, void revisions left out, in order; reads each manifest once a process."""
-    view = store if feed.mode is FeedMode.OFF else switched(store, feed.name, feed.mode)
+    view = wherever(store, feed.name)
     prefix = delivered_prefix(feed.name, day)
     found: list[Delivery] = []
     for key in view.list(prefix):
@@ -106,6 +110,12 @@ def _summary(data: bytes, location: str) -> Delivery | None:
     )
 
 
+def is_live(feed: Feed, environment: Environment) -> bool:
+    """True if the feed delivers to customers, as its switches say now; as it declares if they can't be had."""
+    flags = flag_values(feed, environment)
+    return (feed.mode if flags.errors else flags.mode) is FeedMode.LIVE
+
+
 def gather(
     runtime: Runtime,
     instance: DagsterInstance,
@@ -124,13 +134,14 @@ def gather(
     observed: list[Observed] = []
     for feed in feeds:
         audience = feed.audience(settings.first_business_date)
+        live = is_live(feed, settings.env)
         dues = latest_due(feed, audience, now, settings.repair_dates)
         found = runs_by_date(instance, [one.business_date for one in dues])
         dates: list[Observed] = []
         for one in dues:
             own = [r for r in found.get(one.business_date, ()) if is_of_feed(r.dagster_run, feed.name)]
             runs = [(record, run_fact(instance, record, now)) for record in own]
-            dates.append(_observe(runtime.store, feed, audience, one, runs))
+            dates.append(_observe(runtime.store, (feed, audience, live), one, runs))
         dates = _with_order(runtime.store, feed, audience, dates)
         if up and ask_changes:
             dates, up = _with_changes(runtime, audience, dates)
@@ -139,8 +150,9 @@ def gather(
 
 
 def _observe(
-    store: ObjectStore, feed: Feed, audience: Audience, due: Due, runs: Sequence[tuple[RunRecord, RunFact]]
+    store: ObjectStore, whose: tuple[Feed, Audience, bool], due: Due, runs: Sequence[tuple[RunRecord, RunFact]]
 ) -> Observed:
+    feed, audience, live = whose
     day = due.business_date
     facts_of_runs = tuple(fact for _, fact in runs)
     sent = deliveries(store, feed, day)
@@ -159,7 +171,7 @@ def _observe(
         landed_at=landed.snapshot_at if landed else None,
         released_at=max(released, default=None),
     )
-    return Observed(feed, due, facts, sent, held, tuple(record for record, _ in runs))
+    return Observed(feed, live, due, facts, sent, held, tuple(record for record, _ in runs))
 
 
 def _worked_from(store: ObjectStore, day: dt.date, runs: Sequence[RunFact]) -> dt.datetime | None:

@@ -41,6 +41,7 @@ class RunFact:
     code_version: str = ""
     retried_by_dagster: bool = False  # Dagster itself will start it again (a crashed worker)
     remaining: tuple[str, ...] = ()  # of a failed run: the assets from the failed step on
+    idle: bool = False  # it succeeded by finding nothing to do: the feed is switched off
     snapshot_id: str | None = None  # what it read bigsite as, if it got that far
 
 
@@ -123,6 +124,11 @@ def decide(facts: DateFacts, now: dt.datetime, policy: Policy) -> Decision:
         return _run(facts, "it was never started")
     if last.state is RunState.CANCELED:
         return _say(facts, Action.WAIT, "a person canceled its run: it waits until a person starts it")
+    if last.idle:
+        decision = _again(facts, now, policy, "its last run found the feed switched off")
+        if decision.action is Action.GIVE_UP:  # nothing is wrong: look again every morning
+            return _say(facts, Action.WAIT, "the feed is switched off; looked at again in the morning")
+        return decision
     # The run was of a part of the job, or its manifest is gone: a whole run finds out.
     return _again(facts, now, policy, "its last run delivered nothing")
 

@@ -82,8 +82,9 @@ def run_fact(instance: DagsterInstance, record: RunRecord, now: dt.datetime) -> 
         return RunFact(run.run_id, RunState.FAILED, record.create_timestamp + STALLED, abandoned, version)
     if run.status in (Status.SUCCESS, Status.CANCELED):
         state = RunState.SUCCEEDED if run.status is Status.SUCCESS else RunState.CANCELED
-        snapshot = events_of(instance, run.run_id).snapshot_id
-        return RunFact(run.run_id, state, ended, code_version=version, snapshot_id=snapshot)
+        events = events_of(instance, run.run_id)
+        idle = run.status is Status.SUCCESS and bool(events.remaining)
+        return RunFact(run.run_id, state, ended, code_version=version, idle=idle, snapshot_id=events.snapshot_id)
     if run.status is not Status.FAILURE:
         return RunFact(run.run_id, RunState.RUNNING, code_version=version)
     events = events_of(instance, run.run_id)

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from classfeed_dagster.feeds.assets import FeedParts
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.operations import alerts, consent_events
@@ -35,7 +36,7 @@ ExpectedChecks = Mapping[str, Collection[alerts.CheckKey]]
 
 def operation_sensors(
     feeds: Sequence[Feed],
-    jobs: Sequence[dg.UnresolvedAssetJobDefinition],
+    jobs: "Sequence[dg.UnresolvedAssetJobDefinition]",
     expected_checks: ExpectedChecks,
     *,
     running: bool,
@@ -43,6 +44,20 @@ def operation_sensors(
     """All of them. ``expected_checks``: by feed, the checks that a whole run evaluates. ``running``: on by default."""
     status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
     return [_repair(feeds, jobs, status), _alerts(feeds, expected_checks, status), _consent(status)]
+
+
+def expected_checks(parts: Sequence[FeedParts], checks: Sequence[dg.AssetChecksDefinition]) -> ExpectedChecks:
+    """By feed, those of ``checks`` that are on its own assets and on the domains it carries."""
+    keys = [key for definition in checks for key in definition.check_keys]
+    return {
+        part.feed.name: [
+            (key.asset_key.to_user_string(), key.name)
+            for key in keys
+            if key.asset_key in part.domain_keys
+            or key.asset_key in (part.key("quarantine"), part.key("document"), part.key("delivery"))
+        ]
+        for part in parts
+    }
 
 
 def decided(runtime: Runtime, gathered: Gathered) -> list[Decision]:
@@ -76,7 +91,7 @@ def run_request(decision: Decision) -> dg.RunRequest:
 
 
 def _repair(
-    feeds: Sequence[Feed], jobs: Sequence[dg.UnresolvedAssetJobDefinition], status: dg.DefaultSensorStatus
+    feeds: Sequence[Feed], jobs: "Sequence[dg.UnresolvedAssetJobDefinition]", status: dg.DefaultSensorStatus
 ) -> dg.SensorDefinition:
     probes: dict[int, Probe] = {}  # by runtime: one in a process, several in tests
 
@@ -130,7 +145,9 @@ def _alerts(feeds: Sequence[Feed], expected: ExpectedChecks, status: dg.DefaultS
             _checks(context.instance, gathered, expected),
             held_back_alert=settings.held_back_alert,
         )
-        opened, revised, recovered = tell(store, [*current, *raised(store)], (messenger(settings), pager(settings)), now)
+        opened, revised, recovered = tell(
+            store, [*current, *raised(store)], (messenger(settings), pager(settings)), now
+        )
         beat(store, "alerts", now)
         return dg.SkipReason(f"{opened} incident(s) opened, {revised} revised, {recovered} recovered")
 

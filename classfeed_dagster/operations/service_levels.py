@@ -10,7 +10,6 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.operations.due import Due, due, due_since, latest_due
@@ -91,7 +90,6 @@ def missing(store: ObjectStore, feeds: Iterable[tuple[Feed, Audience]], now: dt.
     return [
         judged
         for feed, audience in feeds
-        if feed.mode is FeedMode.LIVE
         for one in latest_due(feed, audience, now, count)
         if one.deadline_at <= now
         for judged in (judge(store, feed, one),)

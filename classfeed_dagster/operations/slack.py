@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dagster_slack import SlackResource
-
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.operations.incidents import OFFENDERS_SHOWN, Incident, Messenger, Thread
 from classfeed_dagster.settings import Environment, Settings
@@ -122,6 +120,8 @@ def messenger(settings: Settings) -> Messenger:
     """Slack if a token is set, else the log. Production has a channel of its own."""
     if settings.slack_token is None:
         return LogMessenger()
+    from dagster_slack import SlackResource
+
     client = SlackResource(token=settings.slack_token.get_secret_value()).get_client()
     client.base_url = settings.slack_url
     client.timeout = 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pyarrow.parquet as pq
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.bigsite.snapshot import Snapshot
-from classfeed_dagster.delivery.look import PortfolioDelivery, delivered_dates, deliveries_of
+from classfeed_dagster.delivery.look import PortfolioDelivery, delivered_dates, deliveries_of, wherever
 from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.documents.locate import Place, locate
 from classfeed_dagster.domains.audience import Audience
@@ -66,8 +66,19 @@ class Trace:
     held_back: Sequence[tuple[dt.date, str]]  # dates on which the portfolio is held back, and why
 
 
-def trace(engine: sa.Engine, store: ObjectStore, feed: str, audience: Audience, transaction_id: str) -> Trace:
-    """Follow a ledger row through one feed. NotATransactionError for anything that is no transaction id."""
+def trace(
+    engine: sa.Engine,
+    store: ObjectStore,
+    feed: str,
+    audience: Audience,
+    transaction_id: str,
+    *,
+    ledgers: Collection[str] = frozenset(LETTERS.values()),
+) -> Trace:
+    """Follow a ledger row through one feed. NotATransactionError for anything that is no transaction id.
+
+    ``ledgers``: the letters of those that the feed's format carries; rows of others are in none of its documents.
+    """
     match = _LEDGER_ROW.match(transaction_id)
     if match is None:
         raise NotATransactionError(transaction_id)
@@ -82,7 +93,7 @@ def trace(engine: sa.Engine, store: ObjectStore, feed: str, audience: Audience, 
         sighting
         for day in delivered_dates(store, feed)
         if day >= travels_on
-        for delivery in deliveries_of(store, feed, day, source.portfolio_number)
+        for delivery in (deliveries_of(store, feed, day, source.portfolio_number) if match[1] in ledgers else ())
         # A DELTA holds its own window only; any later FULL holds everything again.
         if day == travels_on or delivery.portfolio.extract == "FULL"
         for sighting in _sightings(store, delivery, table, key, transaction_id)
@@ -116,7 +127,8 @@ def _source_row(engine: sa.Engine, table: str, key: int) -> SourceRow | None:
 def _sightings(
     store: ObjectStore, delivery: PortfolioDelivery, table: str, key: int, transaction_id: str
 ) -> list[Sighting]:
-    with store.local_file(delivery.page.key) as path:
+    view = wherever(store, delivery.manifest.feed)
+    with view.local_file(delivery.page.key) as path:
         places = locate(path, transaction_id)
     if not places:
         return []
@@ -124,5 +136,5 @@ def _sightings(
     landed = snapshot.tables[table].key
     with store.local_file(landed) as path:
         present = pq.read_table(path, columns=[f"{table}_id"], filters=[(f"{table}_id", "==", key)]).num_rows > 0
-    page = store.location(delivery.page.key)
+    page = view.location(delivery.page.key)
     return [Sighting(delivery, page, places, store.location(landed), present)]

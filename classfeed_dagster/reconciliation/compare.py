@@ -4,6 +4,8 @@ Cheap first: a count and a 128-bit digest a group (portfolio); rows are paired o
 stay decimals throughout; nothing is rounded, and a float column is refused.
 """
 
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+
 from __future__ import annotations
 
 import datetime as dt
@@ -117,8 +119,8 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="classfeed-compare-") as spill, duckdb.connect() as db:
         db.execute(f"SET memory_limit='{memory_limit}'; SET temp_directory='{spill}'; SET TimeZone='UTC'")
         db.execute("SET preserve_insertion_order=false")
-        for name, side in (("left", left), ("right", right)):
-            _open(db, rule, name, side)
+        for name, rows_of in (("left", left), ("right", right)):
+            _open(db, rule, name, rows_of)
         groups, differing, settled = _differing_groups(db, rule, staged)
         counts = dict.fromkeys(RowClass, (0, 0))
         _pair(db, rule, staged)

@@ -4,6 +4,8 @@ Their table is in Snowflake and stays there: per-portfolio digests are computed 
 for portfolios that differ. Their contract: the table CLASS_FEED_METRICS, computed by their own code on their own day.
 """
 
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+
 from __future__ import annotations
 
 import datetime as dt
@@ -77,9 +79,15 @@ def reconcile_data_team(
     recipient = delivered.revisions[-1].recipient
     theirs = _ask(connection, table, day, recipient)
     if theirs is None:
-        missing = _date_break(delivered, BreakKind.MISSING_DATE, Severity.WARNING, _latest_date(connection, table, recipient))
+        missing = _date_break(
+            delivered, BreakKind.MISSING_DATE, Severity.WARNING, _latest_date(connection, table, recipient)
+        )
         return Reconciliation(feed, day, Side.DATA_TEAM, attempt, at, (missing,), ())
-    expected = {number for number, revision in delivered.latest.items() if revision.portfolios[number].get("change") != "REMOVED"}
+    expected = {
+        number
+        for number, revision in delivered.latest.items()
+        if revision.portfolios[number].get("change") != "REMOVED"
+    }
     differing = sorted(
         number
         for number in (ours.digests.keys() | theirs.digests.keys())
@@ -152,7 +160,9 @@ def _rows(connection: Connection, table: str, day: dt.date, recipient: str, numb
 
 def _latest_date(connection: Connection, table: str, recipient: str) -> str:
     (row,) = query(connection, f"SELECT MAX(BUSINESS_DATE) FROM {table} WHERE RECIPIENT = {literal(recipient)}")
-    return "they have no row for the date" + (f"; the last date they have is {row[0]}" if row[0] else ", nor for any other")
+    return "they have no row for the date" + (
+        f"; the last date they have is {row[0]}" if row[0] else ", nor for any other"
+    )
 
 
 def _utc(instant: dt.datetime) -> dt.datetime:
@@ -179,7 +189,9 @@ def _compare(
         unequal = other_row is not None and difference(row["value"], other_row["value"]) != 0
         left_out = unequal and key[0] in ours.with_openings and key[1] in WINDOW_METRICS
         row["excluded"] = OPENING if left_out else None
-    schema = pa.schema([(name, pa.string()) for name in ("portfolio_number", "metric", "currency", "value", "excluded")])
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("portfolio_number", "metric", "currency", "value", "excluded")]
+    )
     left, right = (pa.Table.from_pylist(list(side.values()), schema=schema) for side in sides)
     return compare(_RULE, left, right, today=today, staged=False)
 
@@ -191,16 +203,16 @@ def _key(row: _Row) -> tuple[str, str, str]:
 # --- Breaks ------------------------------------------------------------------------------------------------------------
 
 
-def _portfolio_breaks(
-    delivered: Delivered, ours: OurMetrics, theirs: _Theirs, expected: set[str]
-) -> Iterable[Break]:
+def _portfolio_breaks(delivered: Delivered, ours: OurMetrics, theirs: _Theirs, expected: set[str]) -> Iterable[Break]:
     """Portfolios on one side only. One whose metrics are all zero may be absent from theirs."""
     held = delivered.held_back
     for number in sorted(theirs.digests.keys() - expected):
         if number in held:
             explanation = Explanation(Cause.QUARANTINE, f"held back: {held[number].get('reason')}")
         elif number in delivered.latest:
-            explanation = Explanation(Cause.CONSENT_CHANGED, "delivered as REMOVED: its consent ended within the window")
+            explanation = Explanation(
+                Cause.CONSENT_CHANGED, "delivered as REMOVED: its consent ended within the window"
+            )
         else:
             explanation = UNEXPLAINED
         yield _break(delivered, BreakKind.MISSING_IN_EXPORT, number, _WHOLE, number, explanations=(explanation,))
@@ -224,7 +236,11 @@ def _value_breaks(
                 explanations=_explain(one, delivered, ours, theirs),
             )
             yield replace(
-                broken, field="value", export_value=one.left, other_value=one.right, difference=difference(one.left, one.right)
+                broken,
+                field="value",
+                export_value=one.left,
+                other_value=one.right,
+                difference=difference(one.left, one.right),
             )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from decimal import Decimal
 
 from classfeed_dagster.warehouse.records import UNEXPLAINED, Cause, Explanation, Severity, as_decimal
@@ -42,7 +43,7 @@ class Circumstances:
     snapshot_at: dt.datetime
     page_fault: str | None  # what is wrong with the delivered page, if anything
     landing_faults: Sequence[str] = ()
-    late_rows: Sequence[LateRow] = field(default=())
+    late_rows: Sequence[LateRow] = dataclasses.field(default=())
 
     def changed_since(self, name: str) -> str | None:
         """When a piece of evidence says that bigsite changed after the snapshot; None if it didn't."""

@@ -1,5 +1,7 @@
 """Our side of the data team's metrics, worked out from the delivered files alone. Definitions: their contract's table."""
 
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+
 from __future__ import annotations
 
 import datetime as dt
@@ -48,7 +50,11 @@ def our_metrics(delivered: Delivered) -> OurMetrics:
     with duckdb.connect() as db:
         db.execute(f"SET memory_limit='{MEMORY_LIMIT}'; SET TimeZone='UTC'")
         files = delivered.files
-        for view, name in (("cash", "cash_accounts"), ("balances", "account_balances"), ("holdings", "investment_holdings")):
+        for view, name in (
+            ("cash", "cash_accounts"),
+            ("balances", "account_balances"),
+            ("holdings", "investment_holdings"),
+        ):
             db.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{files[name]}')")
         # A FULL extract lists all of history, and its openings sum it: the window's part of them can't be told. A
         # DELTA's openings are the window's.

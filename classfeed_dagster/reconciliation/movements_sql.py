@@ -1,5 +1,7 @@
 """The movements a document must hold: four ledgers and the openings, as one relation. See ``expected_sql``."""
 
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

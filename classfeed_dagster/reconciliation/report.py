@@ -3,6 +3,8 @@
 ``write_report`` stores it with the breaks as Parquet beside it, under reconciliation/<feed>/<date>/<attempt>/.
 """
 
+# ruff: noqa: E501  # style and markup
+
 from __future__ import annotations
 
 import datetime as dt
@@ -40,9 +42,7 @@ ol.trace{list-style:none;margin:.5rem 0 0;padding:0}ol.trace li{padding:.25rem 0
 """
 
 
-def write_report(
-    store: ObjectStore, results: Sequence[Reconciliation], *, kept: Sequence[KeptBreak] = ()
-) -> str:
+def write_report(store: ObjectStore, results: Sequence[Reconciliation], *, kept: Sequence[KeptBreak] = ()) -> str:
     """Store the report of one business date (one result a side) and its breaks; the report's key.
 
     ``kept`` are the feed's open breaks, for their age. Storing the same attempt again changes nothing. ValueError
@@ -79,7 +79,10 @@ def render(results: Sequence[Reconciliation], kept: Sequence[KeptBreak] = ()) ->
     if len(breaks) > _SHOWN:
         parts.append(f"<p>{len(breaks) - _SHOWN:,} more are in breaks.parquet beside this report, worst first.</p>")
     parts += [_held_back(result) for result in results if result.held_back]
-    parts += ["<h2>Every row accounted for</h2>", _accounting([tally for result in results for tally in result.tallies])]
+    parts += [
+        "<h2>Every row accounted for</h2>",
+        _accounting([tally for result in results for tally in result.tallies]),
+    ]
     body = "\n".join(part for part in parts if part)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -92,8 +95,12 @@ def _e(text: object) -> str:
 
 
 def _verdict(result: Reconciliation) -> str:
-    against = {"source": "File against landing and bigsite", "data_team": "Our metrics against the data team's"}[result.side.value]
-    look, word = ("error", "Not right") if result.errors else ("warning", "Look at it") if result.warnings else ("good", "Right")
+    against = {"source": "File against landing and bigsite", "data_team": "Our metrics against the data team's"}[
+        result.side.value
+    ]
+    look, word = (
+        ("error", "Not right") if result.errors else ("warning", "Look at it") if result.warnings else ("good", "Right")
+    )
     if not result.rows and not result.breaks:
         look, word = "warning", "Nothing was compared"
     notes = [result.summary()]
@@ -136,7 +143,12 @@ def _bars(rows: Sequence[tuple[str, int]]) -> str:
 
 def _break(one: Break) -> str:
     look = _WORD[one.severity]
-    what = " ".join(filter(None, (one.portfolio_number, "·" if one.portfolio_number else None, one.record.replace("_", " "), one.subject)))
+    what = " ".join(
+        filter(
+            None,
+            (one.portfolio_number, "·" if one.portfolio_number else None, one.record.replace("_", " "), one.subject),
+        )
+    )
     values = [("ours", one.export_value), ("theirs", one.other_value), ("difference", one.difference)]
     if one.field is None:
         values = [(name, value) for name, value in values if value is not None]
@@ -164,7 +176,10 @@ def _trace(one: Break) -> str:
 
 
 def _held_back(result: Reconciliation) -> str:
-    rows = "".join(f"<tr><td>{_e(number)}</td><td>{_e(reason)}</td></tr>" for number, reason in sorted(result.held_back.items())[:_SHOWN])
+    rows = "".join(
+        f"<tr><td>{_e(number)}</td><td>{_e(reason)}</td></tr>"
+        for number, reason in sorted(result.held_back.items())[:_SHOWN]
+    )
     return (
         f"<h2>Rightly not in the file ({len(result.held_back):,})</h2><div class='wide'><table><tr><th>portfolio</th><th>why</th></tr>"
         f"{rows}</table></div>"
@@ -182,9 +197,7 @@ def _accounting(tallies: Iterable[Tally]) -> str:
                     f'<td class="n">{ours:,}</td><td class="n">{theirs:,}</td></tr>'
                 )
         ours, theirs = (sum(pair[at] for pair in tally.counts.values()) for at in (0, 1))
-        rows.append(
-            f'<tr><td></td><th>together</th><th class="n">{ours:,}</th><th class="n">{theirs:,}</th></tr>'
-        )
+        rows.append(f'<tr><td></td><th>together</th><th class="n">{ours:,}</th><th class="n">{theirs:,}</th></tr>')
     return (
         '<div class="wide"><table><tr><th>compared</th><th>class</th><th class="n">rows of ours</th><th class="n">of theirs</th></tr>'
         f"{''.join(rows)}</table></div>"
@@ -215,7 +228,6 @@ def _frame(results: Sequence[Reconciliation]) -> pl.DataFrame:
         for result in results
         for one in result.worst
     ]
-    names = ("break_id side kind severity portfolio_number record subject field ours theirs difference cause evidence "
-             "source_row landed_file page line").split()  # fmt: skip
+    names = ["break_id", "side", "kind", "severity", "portfolio_number", "record", "subject", "field", "ours", "theirs", "difference", "cause", "evidence", "source_row", "landed_file", "page", "line"]  # fmt: skip
     schema = {name: pl.Decimal(38, 6) if name == "difference" else pl.String() for name in names}
     return pl.DataFrame(rows, schema=schema)

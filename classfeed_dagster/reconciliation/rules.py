@@ -1,4 +1,4 @@
-"""What a comparison is told: keys, fields, their kinds and tolerances. A wrong rule is refused before any row is read."""
+"""What a comparison is told: keys, fields, kinds and tolerances. A wrong rule is refused before any row is read."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ Digests per portfolio are computed where the data is (PostgreSQL, and DuckDB ove
 judged, only for the portfolios whose digests differ.
 """
 
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence

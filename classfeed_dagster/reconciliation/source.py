@@ -1,5 +1,7 @@
 """Delivered file against landing and bigsite: the public door, ``reconcile_source``."""
 
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+
 from __future__ import annotations
 
 import datetime as dt
@@ -15,8 +17,8 @@ import sqlalchemy as sa
 from classfeed_dagster.reconciliation.asking import Bigsite, ask
 from classfeed_dagster.reconciliation.compare import RowClass
 from classfeed_dagster.reconciliation.delivered import Delivered, business_dates, read_delivered, read_revisions
-from classfeed_dagster.reconciliation.explain import LateRow
 from classfeed_dagster.reconciliation.expected_sql import Question
+from classfeed_dagster.reconciliation.explain import LateRow
 from classfeed_dagster.reconciliation.judging import PORTFOLIO, Judge, consent_breaks
 from classfeed_dagster.reconciliation.records import ACCOUNTS, KINDS
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally

@@ -45,14 +45,19 @@ class SimulationRefusedError(RuntimeError):
     """Simulated customers must not be written here; nothing was written."""
 
 
+def require_environment(environment: Environment) -> None:
+    """Refuse production by its setting, before there is even an engine: SimulationRefusedError."""
+    if environment is Environment.PROD:
+        raise SimulationRefusedError("customers are never simulated where CLASSFEED_ENV is prod")
+
+
 def require_target(engine: sa.Engine, environment: Environment) -> None:
     """Refuse by environment and address, before any connection: SimulationRefusedError.
 
     Production is refused, and whatever calls itself so in the name of database, host or user. ``local`` takes local
     and test databases only.
     """
-    if environment is Environment.PROD:
-        raise SimulationRefusedError("customers are never simulated where CLASSFEED_ENV is prod")
+    require_environment(environment)
     for kind, name in _names(engine.url):
         if any(_PRODUCTION.fullmatch(word) for word in re.split(r"[^a-z0-9]+", name.lower())):
             raise SimulationRefusedError(

@@ -1,1 +1,1 @@
-"""The warehouse: what was delivered as a star schema in Snowflake, and the breaks that reconciliation found over time."""
+"""The warehouse: what was delivered as a star schema in Snowflake, and the breaks found over time."""

@@ -1,4 +1,4 @@
-"""A break: one thing on which two sides disagree, as it is kept over time. Values are text; personal ones never shown."""
+"""A break: one thing on which two sides disagree. Values are text; personal ones are never shown."""
 
 from __future__ import annotations
 

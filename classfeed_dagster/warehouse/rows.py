@@ -127,7 +127,7 @@ def _securities(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         if (frame := frames.get(name)) is not None
     ]
     if not parts:
-        return pl.DataFrame(schema={name: pl.String for name in ("security_key", *_SECURITY, *described, "version")})
+        return pl.DataFrame(schema=dict.fromkeys(("security_key", *_SECURITY, *described, "version"), pl.String))
     both = pl.concat(parts).filter(pl.col("security_key").is_not_null())
     one = both.sort("security_name", "security_code", nulls_last=True).unique(
         "security_key", keep="first", maintain_order=True

@@ -1,4 +1,4 @@
-"""A local stand-in for Snowflake, for a laptop, a demo or a test: fakesnow's server over DuckDB, reached like Snowflake.
+"""A local stand-in for Snowflake, for a laptop, a demo or a test: fakesnow's server, reached like Snowflake.
 
 One server serves every process of the machine. Its data lives in ``<home>/snowflake``; a file there says where it
 listens. Never for production: there the connection is Dagster's Snowflake resource with a key pair.

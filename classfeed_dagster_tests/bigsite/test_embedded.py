@@ -278,6 +278,19 @@ def test_another_process_may_create_the_database_first(postgres_url: str, home: 
     assert created
 
 
+def test_a_role_that_may_not_create_it_is_reported(postgres_url: str, home: Path) -> None:
+    role = f"poor_{os.getpid()}"
+    admin = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(sa.text(f'CREATE ROLE "{role}" LOGIN'))
+        try:
+            with pytest.raises(embedded.EmbeddedPostgresError, match="ProgrammingError"):
+                embedded._create_database(sa.make_url(postgres_url).set(username=role), "wanted_test", home)
+        finally:
+            connection.execute(sa.text(f'DROP ROLE "{role}"'))
+    admin.dispose()
+
+
 def test_urls_mean_the_installed_driver_and_never_show_themselves_when_wrong() -> None:
     for text in ("postgres://u@h/d", "postgresql://u@h/d", "postgresql+psycopg://u@h/d"):
         assert embedded.engine_from(text).url.drivername == "postgresql+psycopg"

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from dagster import DagsterInstance, Definitions
+from openfeature import api
 
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.definitions import build_definitions
-from classfeed_dagster.delivery.look import DateStatus, date_status
+from classfeed_dagster.delivery.look import DateStatus, date_status, wherever
 from classfeed_dagster.delivery.manifest import Manifest
-from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.feeds.feed import Feed, declared_feeds
 from classfeed_dagster.operations.runs import RunReport, run_date
 from classfeed_dagster.runtime import CLOCK_TAG, Runtime
 from classfeed_dagster.settings import Settings
@@ -34,6 +35,7 @@ class Desk:
     runtime: Runtime
     instance: DagsterInstance
     definitions: Definitions
+    feeds: tuple[Feed, ...]
 
     def run(self, day: str, *, feed: str = FEED, at: dt.datetime | None = None, **options: Any) -> RunReport:
         """Run the feed's job for a business date, at 06:00 Sydney of the next one unless ``at`` says otherwise."""
@@ -63,8 +65,23 @@ class Desk:
     def records(self, day: str, revision: int = 0, feed: str = FEED) -> dict[str, Any]:
         """The records of a revision's only page, as frames."""
         (page,) = self.manifest(day, revision, feed).pages
-        with self.runtime.store.local_file(page.key) as path:
-            return EPI.read(path)
+        with wherever(self.runtime.store, feed).local_file(page.key) as path:
+            return self.feed(feed).format.read(path)
+
+    def feed(self, name: str) -> Feed:
+        """One of the feeds on the desk."""
+        return next(feed for feed in self.feeds if feed.name == name)
+
+    def switch(self, **values: dict[str, bool | str]) -> None:
+        """Change switches, as a person does with ``CLASSFEED_FLAGS``: by switch, then feed or recipient."""
+        flags = {name.replace("_", "-"): value for name, value in values.items()}
+        self.runtime = Runtime(self.runtime.settings.model_copy(update={"flags": flags}))
+        self.definitions = build_definitions(self.runtime, self.feeds)
+
+    def add(self, *feeds: Feed) -> None:
+        """More feeds than the declared ones."""
+        self.feeds = (*self.feeds, *feeds)
+        self.definitions = build_definitions(self.runtime, self.feeds)
 
 
 @pytest.fixture
@@ -75,5 +92,8 @@ def desk(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
         Settings(bigsite_url=url, home=tmp_path, first_business_date=dt.date(2026, 3, 2), max_held_back_share="0.5")
     )
     with DagsterInstance.ephemeral() as instance:
-        yield Desk(Bigsite(bigsite_engine), runtime, instance, build_definitions(runtime))
+        desk = Desk(Bigsite(bigsite_engine), runtime, instance, build_definitions(runtime), declared_feeds())
+        yield desk
+    desk.runtime.close()
     runtime.close()
+    api.clear_providers()

@@ -16,8 +16,6 @@ from structlog.testing import capture_logs
 from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.feeds import class_cash, class_trade
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.feeds.portfolios import Portfolios
-from classfeed_dagster.feeds.switches import FeedFlags
 from classfeed_dagster.feeds.flags import (
     DOMAIN,
     FlagSettingsError,
@@ -27,6 +25,8 @@ from classfeed_dagster.feeds.flags import (
     start_flags,
     use_provider,
 )
+from classfeed_dagster.feeds.portfolios import Portfolios
+from classfeed_dagster.feeds.switches import FeedFlags
 from classfeed_dagster.reconciliation.parity_report import Scorecard
 from classfeed_dagster.settings import Environment, Settings
 

@@ -137,7 +137,9 @@ def test_they_agree(team: Team) -> None:
 
 
 def test_zeros_may_be_there_or_not(team: Team) -> None:
-    team.publish({**team.metrics, ("SW000001", "TRADED", "NZD"): Decimal(0), ("SW000001", "CASH_MOVED", "NZD"): Decimal(0)})
+    team.publish(
+        {**team.metrics, ("SW000001", "TRADED", "NZD"): Decimal(0), ("SW000001", "CASH_MOVED", "NZD"): Decimal(0)}
+    )
     assert team.reconcile().breaks == ()
 
 
@@ -207,7 +209,9 @@ def test_computed_again_the_latest_counts(team: Team) -> None:
 def test_only_some_portfolios_computed_again(team: Team) -> None:
     wrong = ("SW000001", "UNITS_HELD", None)
     team.publish({**team.metrics, wrong: Decimal(3)})
-    team.publish({key: value for key, value in team.metrics.items() if key[0] == "SW000005"}, at=COMPUTED + dt.timedelta(hours=1))
+    team.publish(
+        {key: value for key, value in team.metrics.items() if key[0] == "SW000005"}, at=COMPUTED + dt.timedelta(hours=1)
+    )
     found = next(one for one in team.reconcile().breaks if one.kind is BreakKind.VALUE_DIFFERS)
     assert found.likeliest.cause is Cause.DATA_TEAM_TIMING
 

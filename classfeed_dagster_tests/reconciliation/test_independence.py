@@ -23,7 +23,11 @@ JUDGE = (
     "movements_sql", "records", "report", "result", "rules", "sides", "source",
 )  # fmt: skip
 # Of the warehouse only what keeps breaks: its load uses the exporter's reader.
-KEEPING = ("classfeed_dagster.warehouse.records", "classfeed_dagster.warehouse.breaks", "classfeed_dagster.warehouse.database")
+KEEPING = (
+    "classfeed_dagster.warehouse.records",
+    "classfeed_dagster.warehouse.breaks",
+    "classfeed_dagster.warehouse.database",
+)
 
 
 def imports(path: Path) -> set[str]:

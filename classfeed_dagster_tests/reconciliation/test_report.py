@@ -23,7 +23,16 @@ ONE = Break(
     Trace("trade 102", "landing/x", "class_super-20250312-r0-p1", "17"),
 )  # fmt: skip
 SMALL = dataclasses.replace(ONE, subject="T1", difference=Decimal("-0.01"), trace=Trace(page="p"))
-LATE = dataclasses.replace(ONE, subject="T|9", severity=Severity.WARNING, kind=BreakKind.LATE, field=None, export_value=None, difference=None, trace=Trace())
+LATE = dataclasses.replace(
+    ONE,
+    subject="T|9",
+    severity=Severity.WARNING,
+    kind=BreakKind.LATE,
+    field=None,
+    export_value=None,
+    difference=None,
+    trace=Trace(),
+)
 EVENT = dataclasses.replace(LATE, severity=Severity.EVENT, portfolio_number=None, side=Side.DATA_TEAM)
 CLEAN = Reconciliation(
     "class_super", DAY, Side.SOURCE, "a1", NOW, (), (Tally("accounts against bigsite", {"match": (5, 5), "excluded": (0, 2)}, 5, 0, {"held": 2}),),
@@ -67,7 +76,17 @@ def test_it_is_one_well_formed_page_that_fetches_nothing(results: list[Reconcili
 
 def test_it_shows_what_people_need() -> None:
     page = render([BROKEN, DATA_TEAM])
-    for text in ("Not right", "T102", "10.50", "10.40", "delivered file altered", "trade 102", "landing/x", "line 17 of the document", "more differences than"):
+    for text in (
+        "Not right",
+        "T102",
+        "10.50",
+        "10.40",
+        "delivered file altered",
+        "trade 102",
+        "landing/x",
+        "line 17 of the document",
+        "more differences than",
+    ):
         assert text in page
     assert page.index("T102") < page.index("> T1<") if "> T1<" in page else True
     clean = render([CLEAN])
@@ -99,7 +118,9 @@ def test_a_report_is_of_one_attempt(local_store: ObjectStore) -> None:
 def test_markdown_and_metrics() -> None:
     table = BROKEN.markdown(2)
     lines = table.splitlines()
-    assert lines[4].startswith("| 🔴 | SW000001 | value differs: movement_transactions T102 | net_amount | 10.50 | 10.40 |")
+    assert lines[4].startswith(
+        "| 🔴 | SW000001 | value differs: movement_transactions T102 | net_amount | 10.50 | 10.40 |"
+    )
     assert "1 more" in table
     assert "T\\|9" in BROKEN.markdown()
     assert CLEAN.markdown() == CLEAN.summary()

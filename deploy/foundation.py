@@ -1,0 +1,237 @@
+"""What outlives every release: network, key, buckets, queue, secrets, Dagster's database. Never deleted with a stack."""
+
+from __future__ import annotations
+
+from aws_cdk import CfnTag, Duration, RemovalPolicy, Stack
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_rds as rds
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_secretsmanager as secrets
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from deploy.environments import ZONES, Deployment
+from deploy.policies import SECRETS
+
+# The longest a sensor may take over a message; the queue hides it six times as long before another may try.
+MESSAGE_SECONDS = 60
+MAX_RECEIVES = 5
+
+
+class Foundation(Stack):
+    """The stateful half of an environment."""
+
+    def __init__(self, scope: Construct, deployment: Deployment, **options: object) -> None:
+        super().__init__(scope, deployment.name("foundation"), termination_protection=True, **options)
+        self.deployment = deployment
+        self.key = self._key()
+        self.vpc = self._network()
+        self.groups = self._groups()
+        self.logs_bucket = self._logs_bucket()
+        self.data_bucket = self._data_bucket()
+        self.queue = self._queue()
+        self.secrets = {name: self._secret(name) for name in SECRETS if name != "dagster-database"}
+        self.database = self._database()
+
+    def _key(self) -> kms.Key:
+        key = kms.Key(
+            self, "Key", description=f"classfeed {self.deployment.env}: everything at rest", enable_key_rotation=True,
+            removal_policy=RemovalPolicy.RETAIN, pending_window=Duration.days(30),
+        )  # fmt: skip
+        kms.CfnAlias(self, "KeyAlias", alias_name=self.deployment.key_alias, target_key_id=key.key_id)
+        from aws_cdk import aws_iam as iam
+
+        key.grant_encrypt_decrypt(iam.ServicePrincipal(f"logs.{self.region}.amazonaws.com"))
+        key.grant_encrypt_decrypt(iam.ServicePrincipal("cloudwatch.amazonaws.com"))
+        return key
+
+    def _network(self) -> ec2.Vpc:
+        vpc = ec2.Vpc(
+            self, "Network", vpc_name=self.deployment.name("network"), availability_zones=list(ZONES),
+            ip_addresses=ec2.IpAddresses.cidr(self.deployment.cidr),
+            # Nothing has a public address: no internet gateway, no NAT. The load balancer is reached over the VPN, and
+            # Slack and Snowflake through endpoints and the broker's egress proxy.
+            nat_gateways=0,
+            subnet_configuration=[
+                ec2.SubnetConfiguration(name="private", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=22),
+            ],
+        )  # fmt: skip
+        group = logs.LogGroup(
+            self, "FlowLog", log_group_name=f"/classfeed/{self.deployment.env}/network", encryption_key=self.key,
+            retention=logs.RetentionDays.ONE_YEAR, removal_policy=RemovalPolicy.RETAIN,
+        )  # fmt: skip
+        vpc.add_flow_log("Flow", destination=ec2.FlowLogDestination.to_cloud_watch_logs(group))
+        vpc.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3)
+        return vpc
+
+    def _groups(self) -> dict[str, ec2.SecurityGroup]:
+        """A security group for each kind of thing; each may talk to what it needs, and to nothing else."""
+        groups = {
+            name: ec2.SecurityGroup(
+                self, f"{name.title()}Group", vpc=self.vpc, allow_all_outbound=False, description=description,
+                security_group_name=self.deployment.name(name),
+            )
+            for name, description in {
+                "balancer": "load balancer",
+                "web": "webservers and the support door",
+                "code": "code server",
+                "runs": "daemon and run workers",
+                "database": "Dagster database",
+                "endpoints": "AWS APIs inside the network",
+            }.items()
+        }  # fmt: skip
+        allowed = [
+            ("balancer", "web", 3000), ("balancer", "web", 8080), ("web", "web", 3000), ("web", "code", 4000),
+            ("runs", "code", 4000), ("web", "database", 5432), ("code", "database", 5432), ("runs", "database", 5432),
+            *((one, "endpoints", 443) for one in ("web", "code", "runs")),
+        ]  # fmt: skip
+        for source, target, port in allowed:
+            groups[source].connections.allow_to(groups[target], ec2.Port.tcp(port), f"{source} to {target}")
+        groups["balancer"].add_ingress_rule(
+            ec2.Peer.ipv4("10.0.0.0/8"), ec2.Port.tcp(443), "the broker's own network"
+        )
+        for name in ("code", "runs"):
+            # bigsite, and the egress proxy in front of Snowflake and Slack, are in the broker's network.
+            groups[name].add_egress_rule(ec2.Peer.ipv4("10.0.0.0/8"), ec2.Port.tcp(5432), "bigsite")
+            groups[name].add_egress_rule(ec2.Peer.ipv4("10.0.0.0/8"), ec2.Port.tcp(3128), "egress proxy")
+            groups[name].add_egress_rule(
+                ec2.Peer.prefix_list("pl-6ca54005"), ec2.Port.tcp(443), "S3 through its gateway endpoint"
+            )
+        groups["web"].add_egress_rule(
+            ec2.Peer.prefix_list("pl-6ca54005"), ec2.Port.tcp(443), "S3 through its gateway endpoint"
+        )
+        groups["balancer"].add_egress_rule(ec2.Peer.ipv4("10.0.0.0/8"), ec2.Port.tcp(3128), "OIDC, by the egress proxy")
+        for service in ("ecr.api", "ecr.dkr", "logs", "secretsmanager", "sqs", "ecs", "kms", "monitoring", "sts"):
+            ec2.InterfaceVpcEndpoint(
+                self, f"Endpoint{service.replace('.', '').title()}", vpc=self.vpc, private_dns_enabled=True, open=False,
+                service=ec2.InterfaceVpcEndpointService(f"com.amazonaws.{self.region}.{service}", 443),
+                security_groups=[groups["endpoints"]],
+            )  # fmt: skip
+        return groups
+
+    def _logs_bucket(self) -> s3.Bucket:
+        return s3.Bucket(
+            self, "Logs", bucket_name=self.deployment.logs_bucket, versioned=True, enforce_ssl=True,
+            minimum_tls_version=1.2, block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            encryption=s3.BucketEncryption.S3_MANAGED,  # the load balancer can write to no other
+            removal_policy=RemovalPolicy.RETAIN, object_ownership=s3.ObjectOwnership.OBJECT_WRITER,
+            lifecycle_rules=[
+                s3.LifecycleRule(id="compute-logs", prefix="compute-logs/", expiration=Duration.days(90)),
+                s3.LifecycleRule(id="access", prefix="access/", expiration=Duration.days(400)),
+                s3.LifecycleRule(
+                    id="old-versions", noncurrent_version_expiration=Duration.days(30),
+                    abort_incomplete_multipart_upload_after=Duration.days(2),
+                ),
+            ],
+        )  # fmt: skip
+
+    def _data_bucket(self) -> s3.Bucket:
+        days = 7 if self.deployment.simulated else 90
+        short = ("landing", "domains", "staged", "verdicts", "references", "shadow")
+        rules = [
+            s3.LifecycleRule(
+                id=prefix, prefix=f"{prefix}/", expiration=Duration.days(days),
+                noncurrent_version_expiration=Duration.days(7),
+            )
+            for prefix in short
+        ]  # fmt: skip
+        if self.deployment.simulated:
+            rules += [
+                s3.LifecycleRule(
+                    id=prefix, prefix=f"{prefix}/", expiration=Duration.days(days),
+                    noncurrent_version_expiration=Duration.days(7),
+                )
+                for prefix in ("delivered", "reconciliation", "quarantine", "simulation")
+            ]  # fmt: skip
+        rules.append(s3.LifecycleRule(id="uploads", abort_incomplete_multipart_upload_after=Duration.days(2)))
+        bucket = s3.Bucket(
+            self, "Data", bucket_name=self.deployment.data_bucket, versioned=True, enforce_ssl=True,
+            minimum_tls_version=1.2, block_public_access=s3.BlockPublicAccess.BLOCK_ALL, bucket_key_enabled=True,
+            encryption=s3.BucketEncryption.KMS, encryption_key=self.key, removal_policy=RemovalPolicy.RETAIN,
+            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED, server_access_logs_bucket=self.logs_bucket,
+            server_access_logs_prefix="access/data/", lifecycle_rules=rules,
+            # Lock is on for the bucket; what lasts gets its retention from the writer (delivered/, chain/, releases/,
+            # reruns/), what is temporary gets none.
+            object_lock_enabled=self.deployment.delivered_years > 0,
+        )  # fmt: skip
+        return bucket
+
+    def _queue(self) -> sqs.Queue:
+        dead = sqs.Queue(
+            self, "SourceEventsDead", queue_name=self.deployment.name("source-events-dead"), enforce_ssl=True,
+            retention_period=Duration.days(14), encryption=sqs.QueueEncryption.KMS, encryption_master_key=self.key,
+        )  # fmt: skip
+        return sqs.Queue(
+            self, "SourceEvents", queue_name=self.deployment.name("source-events"), enforce_ssl=True,
+            visibility_timeout=Duration.seconds(6 * MESSAGE_SECONDS), retention_period=Duration.days(4),
+            encryption=sqs.QueueEncryption.KMS, encryption_master_key=self.key,
+            dead_letter_queue=sqs.DeadLetterQueue(max_receive_count=MAX_RECEIVES, queue=dead),
+        )  # fmt: skip
+
+    def _secret(self, name: str) -> secrets.CfnSecret:
+        # Made empty of meaning; a person puts the value in once, and no file or job ever holds it.
+        return secrets.CfnSecret(
+            self, f"Secret{name.title().replace('-', '')}", name=f"classfeed/{self.deployment.env}/{name}",
+            kms_key_id=self.key.key_arn, description=f"classfeed {self.deployment.env}: {name}",
+            generate_secret_string=secrets.CfnSecret.GenerateSecretStringProperty(
+                secret_string_template='{"set": "by hand"}', generate_string_key="value", password_length=40,
+            ),
+        )  # fmt: skip
+
+    def _database(self) -> rds.CfnDBInstance:
+        deployment = self.deployment
+        secret = secrets.CfnSecret(
+            self, "DatabaseSecret", name=f"classfeed/{deployment.env}/dagster-database", kms_key_id=self.key.key_arn,
+            description=f"classfeed {deployment.env}: Dagster's database, rotated every 30 days",
+            generate_secret_string=secrets.CfnSecret.GenerateSecretStringProperty(
+                secret_string_template='{"username": "dagster"}', generate_string_key="password", password_length=40,
+                exclude_punctuation=True,
+            ),
+        )  # fmt: skip
+        subnets = rds.CfnDBSubnetGroup(
+            self, "DatabaseSubnets", db_subnet_group_description="Dagster's database",
+            db_subnet_group_name=deployment.name("database"),
+            subnet_ids=[subnet.subnet_id for subnet in self.vpc.isolated_subnets],
+        )  # fmt: skip
+        parameters = rds.CfnDBParameterGroup(
+            self, "DatabaseParameters", family="postgres17", description="TLS only; slow statements are logged",
+            parameters={"rds.force_ssl": "1", "log_min_duration_statement": "1000", "log_statement": "ddl"},
+        )  # fmt: skip
+        reference = f"{{{{resolve:secretsmanager:{secret.ref}:SecretString:"
+        database = rds.CfnDBInstance(
+            self, "Database", db_instance_identifier=deployment.name("dagster"), engine="postgres",
+            engine_version="17.6", db_instance_class=deployment.database_class, db_name="dagster",
+            allocated_storage="50", max_allocated_storage=500, storage_type="gp3", storage_encrypted=True,
+            kms_key_id=self.key.key_arn, multi_az=deployment.database_multi_az, publicly_accessible=False,
+            master_username=f"{reference}username}}}}", master_user_password=f"{reference}password}}}}",
+            db_subnet_group_name=subnets.ref, db_parameter_group_name=parameters.ref,
+            vpc_security_groups=[self.groups["database"].security_group_id], port="5432",
+            backup_retention_period=35, copy_tags_to_snapshot=True, deletion_protection=True,
+            auto_minor_version_upgrade=True, enable_performance_insights=True,
+            performance_insights_kms_key_id=self.key.key_arn, enable_iam_database_authentication=True,
+            enable_cloudwatch_logs_exports=["postgresql", "upgrade"], monitoring_interval=0,
+            tags=[CfnTag(key="classfeed", value=deployment.env)],
+        )  # fmt: skip
+        database.apply_removal_policy(RemovalPolicy.SNAPSHOT)
+        attachment = secrets.CfnSecretTargetAttachment(
+            self, "DatabaseSecretAttachment", secret_id=secret.ref, target_id=database.ref,
+            target_type="AWS::RDS::DBInstance",
+        )  # fmt: skip
+        self.add_transform("AWS::SecretsManager-2024-09-16")
+        rotation = secrets.CfnRotationSchedule(
+            self, "DatabaseRotation", secret_id=secret.ref, rotate_immediately_on_update=False,
+            # Sunday night in Sydney: no business date is due until Tuesday morning.
+            rotation_rules=secrets.CfnRotationSchedule.RotationRulesProperty(
+                schedule_expression="cron(0 10 ? * SUN#1 *)", duration="2h",
+            ),
+            hosted_rotation_lambda=secrets.CfnRotationSchedule.HostedRotationLambdaProperty(
+                rotation_type="PostgreSQLSingleUser", rotation_lambda_name=deployment.name("rotate-database"),
+                kms_key_arn=self.key.key_arn, vpc_security_group_ids=self.groups["web"].security_group_id,
+                vpc_subnet_ids=",".join(subnet.subnet_id for subnet in self.vpc.isolated_subnets),
+            ),
+        )  # fmt: skip
+        rotation.add_dependency(attachment)
+        self.database_secret = secret
+        return database
