@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from classfeed_dagster import cli_local, cli_look, cli_operate
+from classfeed_dagster import cli_local, cli_look, cli_operate, cli_schema, cli_simulate
 
 app = typer.Typer(
     help="Daily data feeds from the broker to Class: run them, look at them, prove them.",
@@ -24,6 +24,8 @@ app = typer.Typer(
 cli_local.register(app)
 cli_look.register(app)
 cli_operate.register(app)
+cli_schema.register(app)
+cli_simulate.register(app)
 
 out = Console()
 _DEBUG = {"on": False}

@@ -9,6 +9,8 @@ import structlog
 
 from classfeed_dagster import logs, trading_days
 from classfeed_dagster.bigsite.assets import landing_assets, source_assets
+from classfeed_dagster.bigsite.checks import schema_definitions
+from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.domains.assets import audience_names, domain_assets
 from classfeed_dagster.domains.checks import domain_checks
 from classfeed_dagster.feeds.assets import FeedParts, feed_assets, legacy_assets
@@ -19,8 +21,10 @@ from classfeed_dagster.feeds.sensors import parity_job, parity_sensor
 from classfeed_dagster.operations.jobs import feed_job
 from classfeed_dagster.operations.parts import operation_definitions
 from classfeed_dagster.operations.schedules import morning_schedule
+from classfeed_dagster.operations.schema_watch import tell_of_schema
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment
+from classfeed_dagster.simulation.assets import simulation_definitions
 
 
 def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | None = None) -> dg.Definitions:
@@ -51,7 +55,7 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     feeding = dg.Definitions(
         assets=[
             *source_assets(),
-            landing_assets(audiences, partitions),
+            landing_assets(audiences, partitions, column_exports),
             *(asset for audience in audiences for asset in domain_assets(audience, names[audience.key], partitions)),
             *(asset for part in parts for asset in feed_assets(part)),
             *(asset for part in parts for asset in legacy_assets(part)),
@@ -63,7 +67,12 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
         resources={"runtime": runtime},
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(feeding, operation_definitions(parts, feed_jobs, checks, running=running))
+    return dg.Definitions.merge(
+        feeding,
+        operation_definitions(parts, feed_jobs, checks, running=running),
+        schema_definitions(column_exports, tell_of_schema, running=running),
+        simulation_definitions(settings, partitions),
+    )
 
 
 def _defs() -> dg.Definitions:

@@ -197,9 +197,7 @@ def correlation_id(context: dg.AssetExecutionContext | dg.AssetCheckExecutionCon
 def idle_observation(context: dg.AssetExecutionContext, asset: dg.AssetKey, why: str) -> None:
     """Say on ``asset`` that there is nothing to make on this date, and why: a sentence for people."""
     context.log_event(
-        dg.AssetObservation(
-            asset, partition=context.partition_key, metadata={"outcome": "NOTHING_TO_DO", "why": why}
-        )
+        dg.AssetObservation(asset, partition=context.partition_key, metadata={"outcome": "NOTHING_TO_DO", "why": why})
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aws_cdk import CfnTag, Duration, RemovalPolicy, Stack
 from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_rds as rds
@@ -13,11 +14,12 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from deploy.environments import ZONES, Deployment
-from deploy.policies import SECRETS
+from deploy.policies import LASTING, SECRETS
 
 # The longest a sensor may take over a message; the queue hides it six times as long before another may try.
 MESSAGE_SECONDS = 60
 MAX_RECEIVES = 5
+ARCHIVED = (*LASTING, "closed-incidents")
 
 
 class Foundation(Stack):
@@ -41,8 +43,6 @@ class Foundation(Stack):
             removal_policy=RemovalPolicy.RETAIN, pending_window=Duration.days(30),
         )  # fmt: skip
         kms.CfnAlias(self, "KeyAlias", alias_name=self.deployment.key_alias, target_key_id=key.key_id)
-        from aws_cdk import aws_iam as iam
-
         key.grant_encrypt_decrypt(iam.ServicePrincipal(f"logs.{self.region}.amazonaws.com"))
         key.grant_encrypt_decrypt(iam.ServicePrincipal("cloudwatch.amazonaws.com"))
         return key
@@ -152,11 +152,72 @@ class Foundation(Stack):
             encryption=s3.BucketEncryption.KMS, encryption_key=self.key, removal_policy=RemovalPolicy.RETAIN,
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED, server_access_logs_bucket=self.logs_bucket,
             server_access_logs_prefix="access/data/", lifecycle_rules=rules,
-            # Lock is on for the bucket; what lasts gets its retention from the writer (delivered/, chain/, releases/,
-            # reruns/), what is temporary gets none.
-            object_lock_enabled=self.deployment.delivered_years > 0,
         )  # fmt: skip
+        if self.deployment.delivered_years:
+            self._archive(bucket)
         return bucket
+
+    def _archive(self, data: s3.Bucket) -> None:
+        """What lasts, copied at once into a bucket that nobody can erase from, not even the account's owner.
+
+        Object lock's default retention is for a whole bucket, and landing must be gone after 90 days: hence another.
+        """
+        archive = s3.Bucket(
+            self, "Archive", bucket_name=f"{self.deployment.name('archive')}-{self.account}", versioned=True,
+            enforce_ssl=True, minimum_tls_version=1.2, block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            encryption=s3.BucketEncryption.KMS, encryption_key=self.key, bucket_key_enabled=True,
+            removal_policy=RemovalPolicy.RETAIN, object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            server_access_logs_bucket=self.logs_bucket, server_access_logs_prefix="access/archive/",
+            object_lock_enabled=True,
+            object_lock_default_retention=s3.ObjectLockRetention.compliance(
+                Duration.days(365 * self.deployment.delivered_years + 2)
+            ),
+            lifecycle_rules=[
+                s3.LifecycleRule(id="uploads", abort_incomplete_multipart_upload_after=Duration.days(2)),
+                s3.LifecycleRule(id="cold", transitions=[
+                    s3.Transition(storage_class=s3.StorageClass.GLACIER_INSTANT_RETRIEVAL,
+                                  transition_after=Duration.days(90)),
+                ]),
+            ],
+        )  # fmt: skip
+        role = iam.Role(
+            self, "Archivist", role_name=self.deployment.name("archivist"),
+            assumed_by=iam.ServicePrincipal("s3.amazonaws.com"),
+        )  # fmt: skip
+        source = f"arn:aws:s3:::{self.deployment.data_bucket}"
+        for actions, resources in (
+            (["s3:GetReplicationConfiguration", "s3:ListBucket"], [source]),
+            (
+                ["s3:GetObjectVersionForReplication", "s3:GetObjectVersionAcl", "s3:GetObjectVersionTagging"],
+                [f"{source}/{prefix}/*" for prefix in ARCHIVED],
+            ),
+            (["s3:ReplicateObject", "s3:ReplicateTags"], [f"{archive.bucket_arn}/*"]),
+            (["kms:Decrypt", "kms:GenerateDataKey"], [self.key.key_arn]),
+        ):
+            role.add_to_policy(iam.PolicyStatement(actions=actions, resources=resources))
+        lasting = data.node.default_child
+        assert isinstance(lasting, s3.CfnBucket)
+        part = s3.CfnBucket
+        lasting.replication_configuration = part.ReplicationConfigurationProperty(
+            role=role.role_arn,
+            rules=[
+                part.ReplicationRuleProperty(
+                    id=prefix, priority=number, status="Enabled",
+                    filter=part.ReplicationRuleFilterProperty(prefix=f"{prefix}/"),
+                    delete_marker_replication=part.DeleteMarkerReplicationProperty(status="Disabled"),
+                    source_selection_criteria=part.SourceSelectionCriteriaProperty(
+                        sse_kms_encrypted_objects=part.SseKmsEncryptedObjectsProperty(status="Enabled"),
+                    ),
+                    destination=part.ReplicationDestinationProperty(
+                        bucket=archive.bucket_arn,
+                        encryption_configuration=part.EncryptionConfigurationProperty(
+                            replica_kms_key_id=self.key.key_arn
+                        ),
+                    ),
+                )
+                for number, prefix in enumerate(ARCHIVED, start=1)
+            ],
+        )  # fmt: skip
 
     def _queue(self) -> sqs.Queue:
         dead = sqs.Queue(

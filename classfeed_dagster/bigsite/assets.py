@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
-import pyarrow as pa
 
 from classfeed_dagster.bigsite import queries, tables
 from classfeed_dagster.bigsite.drift import Exports
@@ -19,15 +18,23 @@ from classfeed_dagster.seam import (
     GROUP_LANDING,
     GROUP_SOURCE,
     LANDING,
+    PERSONAL_DATA,
+    RUNBOOK,
     SOURCE_TEAM,
     TEAM,
+    Shown,
+    code_of,
     idle_observation,
     landing_key,
+    preview,
     source_key,
     step,
+    table_metadata,
 )
 
 _SOURCE_TABLE = re.compile(rf"\b{tables.SCHEMA}\.(\w+)")
+# What a decimal counts, by its scale and precision: the contract has one type for each.
+_UNITS = {"(18,2)": "currency", "(38,2)": "currency", "(18,6)": "currency", "(20,6)": "units", "(38,6)": "units"}
 _DERIVED = {
     queries.REPEATED_CONFIRMATION.table: "contract notes whose confirmation stands more than once",
     queries.OPENING_UNITS.table: "units that stood before the shared history, summed by bigsite",
@@ -44,29 +51,46 @@ class LandingConfig(dg.Config):
 
 def source_assets() -> list[dg.AssetSpec]:
     """bigsite's tables: not ours to materialize, but where every number comes from."""
+    contract = load_contract()
     return [
         dg.AssetSpec(
             source_key(table.name),
-            description=table.comment or f"bigsite's table {table.name}.",
+            description=f"**bigsite's table `{table.name}`**, in the broker's PostgreSQL, the system of record. Another "
+            "team's: read once per business date in one read-only transaction, and asked again by reconciliation. "
+            "*What can go wrong:* it changes without notice; the schema is compared with the contract every day.",
             group_name=GROUP_SOURCE,
             kinds={"postgres"},
             owners=[SOURCE_TEAM],
-            metadata={
-                "dagster/column_schema": dg.TableSchema(
-                    columns=[
-                        dg.TableColumn(
-                            name=column.name,
-                            type=str(column.type),
-                            description=column.comment,
-                            constraints=dg.TableColumnConstraints(nullable=bool(column.nullable)),
-                        )
-                        for column in table.columns
-                    ]
-                )
-            },
+            metadata=table_metadata([_source_column(contract, table.name, column) for column in table.columns]),
         )
-        for table in tables.metadata.sorted_tables
+        for table in contract.schema.tables.values()
     ]
+
+
+def _source_column(contract: Contract, table: str, column: SchemaColumn) -> Shown:
+    name = f"{table}.{column.name}"
+    unit = next((unit for ending, unit in _UNITS.items() if column.type.endswith(ending)), None)
+    meaning, personal = contract.meanings[name], _personal(contract, (name,))
+    return Shown(column.name, column.type, meaning, column.nullable, unit, personal)
+
+
+def landed_columns(table: str) -> list[Shown]:
+    """The columns of a landed table, made of bigsite's: their meaning and whether they are personal are its contract's."""
+    contract, schema = load_contract(), queries.SCHEMAS[table]
+    shown: list[Shown] = []
+    for name, sources in landed_sources(table).items():
+        kind = str(schema.field(name).type)
+        carried = sources == (f"{table}.{name}",)
+        meaning = contract.meanings[sources[0]] if carried else f"worked out by bigsite from {', '.join(sources)}"
+        made_of = tuple((source_key(source.partition(".")[0]), source.partition(".")[2]) for source in sources)
+        unit = next((unit for ending, unit in _UNITS.items() if kind.replace(" ", "").endswith(ending)), None)
+        shown.append(Shown(name, kind, meaning, True, unit, _personal(contract, sources), made_of))
+    return shown
+
+
+def _personal(contract: Contract, columns: Iterable[str]) -> str | None:
+    kinds = {contract.classifications[column] for column in columns}
+    return "restricted" if "restricted" in kinds else PERSONAL_DATA if "personal" in kinds else None
 
 
 def landing_assets(
@@ -76,11 +100,12 @@ def landing_assets(
 
     It reads nothing while bigsite's schema breaks its contract; ``exports`` says what a broken column feeds.
     """
-    landed: dict[str, tuple[pa.Schema, frozenset[str]]] = {
-        query.table: (query.schema, frozenset(_SOURCE_TABLE.findall(query.sql)))
-        for query in (*queries.SLICED, *queries.REFERENCES)
+    landed = {
+        query.table: frozenset(_SOURCE_TABLE.findall(query.sql)) for query in (*queries.SLICED, *queries.REFERENCES)
     }
-    landed[queries.CONSENT_TABLE] = (queries.CONSENTS, frozenset({"data_sharing_consent", "portfolio"}))
+    landed[queries.CONSENT_TABLE] = frozenset({"data_sharing_consent", "portfolio"})
+
+    columns = {table: table_metadata(landed_columns(table)) for table in landed}
 
     @dg.multi_asset(
         name=LANDING,
@@ -88,22 +113,29 @@ def landing_assets(
             dg.AssetSpec(
                 landing_key(table),
                 deps=[source_key(source) for source in sorted(sources)],
-                description=f"bigsite's {_DERIVED.get(table, f'`{table}`')}, of the consented portfolios only, as read "
-                "in the date's one transaction. Immutable Parquet, exact decimals. If bigsite's end of day is not "
-                "there yet, nothing is landed (source not ready).",
+                description=f"**bigsite's {_DERIVED.get(table, f'`{table}`')}**, of the consented portfolios only, as "
+                "read in the date's one transaction.\n\n*For* the domains and reconciliation. Immutable Parquet, exact "
+                "decimals; row group k holds the k-th slice of portfolios. *Fresh* once bigsite's end of day is written. "
+                "*What can go wrong:* it is not there yet; then nothing is landed (source not ready) and the date is "
+                "tried again.",
                 group_name=GROUP_LANDING,
-                kinds={"parquet", "s3"},
+                kinds={"postgres", "parquet", "s3"},
                 owners=[TEAM],
-                metadata={"dagster/column_schema": _arrow_schema(schema)},
+                metadata={
+                    **columns[table],
+                    "code": code_of(snapshot_for),
+                    "runbook": f"{RUNBOOK}#source-not-ready",
+                },
                 skippable=True,  # on a date on which no feed is due
             )
-            for table, (schema, sources) in sorted(landed.items())
+            for table, sources in sorted(landed.items())
         ],
         partitions_def=partitions,
     )
     def landing(
         context: dg.AssetExecutionContext, config: LandingConfig, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.MaterializeResult[None]]:
+        started = time.monotonic()
         with step(context, LANDING) as day:
             if not any(audience.is_due(day) for audience in audiences):
                 idle_observation(context, landing_key("portfolio"), f"no feed is due on {day.isoformat()}")
@@ -123,27 +155,32 @@ def landing_assets(
             runtime.save_reference(LANDING, day, snapshot)
             rows = sum(table.rows for table in snapshot.tables.values())
             get_logger().info("landed", snapshot_id=snapshot.snapshot_id, rows=rows)
+        seconds = round(time.monotonic() - started, 3)
         for table in sorted(landed):
-            yield _materialized(runtime, snapshot, table)
+            yield _materialized(runtime, snapshot, table, columns[table], seconds)
 
     return landing
 
 
-def _materialized(runtime: Runtime, snapshot: Snapshot, table: str) -> dg.MaterializeResult[None]:
+def _materialized(
+    runtime: Runtime, snapshot: Snapshot, table: str, columns: Mapping[str, Any], seconds: float
+) -> dg.MaterializeResult[None]:
     stored = snapshot.tables[table]
+    personal = {column.name for column in landed_columns(table) if column.personal}
+    rows = first_rows(runtime.store, stored)
     return dg.MaterializeResult(
         asset_key=landing_key(table),
         data_version=dg.DataVersion(stored.sha256),
         metadata={
+            **columns,
             "dagster/row_count": stored.rows,
             "dagster/uri": runtime.store.location(stored.key),
             "bytes": stored.bytes,
             "portfolios": sum(part.portfolios for part in snapshot.slices),
+            "seconds": seconds,
             "snapshot": snapshot.snapshot_id,
+            "descriptor": runtime.store.location(snapshot.key()),
             "sha256": stored.sha256,
+            **({} if rows is None else {"preview": preview(rows, personal)}),
         },
     )
-
-
-def _arrow_schema(schema: pa.Schema) -> dg.TableSchema:
-    return dg.TableSchema(columns=[dg.TableColumn(name=field.name, type=str(field.type)) for field in schema])

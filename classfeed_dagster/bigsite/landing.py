@@ -146,6 +146,18 @@ class SlicedFiles:
             yield self.slice(number)
 
 
+def first_rows(store: ObjectStore, table: StoredTable, count: int = 8, largest: int = 1 << 24) -> pl.DataFrame | None:
+    """The first rows of a stored file, to show to people; None if it is larger than ``largest`` bytes.
+
+    A large file would have to be fetched whole from S3 for a few rows.
+    """
+    if table.bytes > largest:
+        return None
+    with store.local_file(table.key) as path, pq.ParquetFile(path) as file:
+        batch = next(file.iter_batches(batch_size=count), None)
+        return _polars(file.schema_arrow.empty_table() if batch is None else pa.Table.from_batches([batch]))
+
+
 def _polars(table: pa.Table) -> pl.DataFrame:
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)  # noqa: S101  # a table makes a frame, never a series

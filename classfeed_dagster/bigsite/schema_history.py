@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from classfeed_dagster.bigsite.schema import (
@@ -55,16 +55,21 @@ class SchemaDiff:
 
     def to_markdown(self) -> str:
         """The changes as a table, for the UI, the terminal and a ticket."""
-        title = f"bigsite's schema, {self.before.isoformat()} to {self.after.isoformat()}"
-        if not self.changes:
-            return f"{title}: no change.\n"
-        lines = [f"{title}: {len(self.changes)} change{'s' if len(self.changes) > 1 else ''}.", ""]
-        lines += ["| where | what | was | is |", "| --- | --- | --- | --- |"]
-        lines += [
-            f"| {' | '.join(_cell(text) for text in (change.subject, change.what, change.was, change.now))} |"
-            for change in self.changes
-        ]
-        return "\n".join(lines) + "\n"
+        days = f"{self.before.isoformat()} to {self.after.isoformat()}"
+        return changes_to_markdown(f"bigsite's schema, {days}", self.changes)
+
+
+def changes_to_markdown(title: str, changes: Sequence[SchemaChange]) -> str:
+    """Changes as a table under a title."""
+    if not changes:
+        return f"{title}: no change.\n"
+    lines = [f"{title}: {len(changes)} change{'s' if len(changes) > 1 else ''}.", ""]
+    lines += ["| where | what | was | is |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {' | '.join(_cell(text) for text in (change.subject, change.what, change.was, change.now))} |"
+        for change in changes
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def digest_of(schema: Schema) -> str:

@@ -2,14 +2,19 @@
 
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import dagster as dg
 
+from classfeed_dagster.bigsite.landing import first_rows
 from classfeed_dagster.bigsite.snapshot import Snapshot
+from classfeed_dagster.charts import bars
 from classfeed_dagster.domains.audience import Audience, Cadence
 from classfeed_dagster.domains.columns import Frame
+from classfeed_dagster.domains.measures import KIND
 from classfeed_dagster.domains.run import (
     CONSENTED,
     DOMAINS,
@@ -24,24 +29,40 @@ from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.seam import (
     GROUP_DOMAINS,
     LANDING,
+    RUNBOOK,
     TEAM,
+    code_of,
+    domain_columns,
     domain_key,
     idle_observation,
     landing_key,
     numbers,
-    schema_metadata,
+    picture,
+    preview,
     step,
+    table_metadata,
 )
 
+# What an asset is, from what, for whom, how fresh, and what can go wrong.
 _DESCRIPTIONS: Mapping[str, str] = {
-    CONSENTED: "Who shares data with {recipient} on the business date: new, current or removed since the date before. "
-    "Worked out once; everything after uses this answer.",
-    "account_details": "The account and cash accounts of each consented portfolio, as {recipient} is to see them.",
-    "account_balances": "Each cash account's ledger and available balance at the business date, from bigsite's end "
-    "of day.",
-    "investment_holdings": "Holdings at the business date, valued at the last close, with codes as on that date.",
-    "movement_transactions": "The ledger rows of the date's window for current portfolios; for new ones the whole "
-    "shared history, and what stood before it as opening records.",
+    CONSENTED: "**Who shares data with {recipient}** on the business date: new, current or removed since the date "
+    "before.\n\n*From* bigsite's consents as landed. *For* every asset after it, which all use this one answer. *As at* "
+    "the cut-off, midnight in Sydney at the end of the business date. *What can go wrong:* a jump in removals stops the "
+    "run until a person looked (check consent_roll).",
+    "account_details": "**Each consented portfolio's account and its cash accounts**, as {recipient} is to see them; a "
+    "removed one has its number and reference alone.\n\n*From* bigsite's portfolios and cash accounts. *As at* the "
+    "snapshot. *What can go wrong:* a value outside the contract (HIN, ABN, BSB, status) holds the portfolio back.",
+    "account_balances": "**Each cash account's ledger and available balance** at the business date.\n\n*From* bigsite's "
+    "end of day. *For* {recipient}, who adds up the cash movements and compares. *As at* the business date. *What can go "
+    "wrong:* a balance that is missing, or is not the sum of its ledger, holds the portfolio back.",
+    "investment_holdings": "**What each portfolio holds** at the business date, on a traded basis, valued at the last "
+    "close on or before it, with codes as on that date.\n\n*From* bigsite's end of day and prices. *For* {recipient}, who "
+    "adds up the movements and compares. *What can go wrong:* a holding that is missing, or whose units are not the sum "
+    "of its ledger, holds the portfolio back; one without a price goes without a value.",
+    "movement_transactions": "**What happened**: for current portfolios the ledger rows of the date's window, by when "
+    "they were recorded; for new ones the whole shared history, and what stood before it as opening records.\n\n*From* "
+    "bigsite's four ledgers. *For* {recipient}, who loads each row once. *What can go wrong:* a row that contradicts "
+    "itself, or an unknown type, holds the portfolio back.",
 }
 
 
@@ -73,21 +94,24 @@ def _domain_asset(
     if domain != CONSENTED:
         deps.append(domain_key(name, CONSENTED))
     frames = FRAMES[domain]
+    columns = table_metadata(domain_columns(domain, name))
+    made_by = code_of(build_consented_portfolios if domain == CONSENTED else build_domain)
 
     @dg.asset(
         key=domain_key(name, domain),
         deps=deps,
         partitions_def=partitions,
         group_name=GROUP_DOMAINS,
-        kinds={"polars", "parquet"},
+        kinds={"python", "polars", "parquet"},
         owners=[TEAM],
         description=_DESCRIPTIONS[domain].format(recipient=audience.recipient),
-        metadata=schema_metadata(frames),
+        metadata={**columns, "code": made_by, "runbook": f"{RUNBOOK}#the-data-rules"},
         output_required=False,  # no data on a date that the audience is not due on; what follows is skipped
     )
     def build(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.MaterializeResult[None]]:
+        started = time.monotonic()
         with step(context, f"{name}/{domain}") as day:
             if not audience.is_due(day):
                 idle_observation(context, context.asset_key, audience.not_due(day))
@@ -100,7 +124,9 @@ def _domain_asset(
                 reference = build_domain(runtime.store, snapshot, audience, domain, consented)
             runtime.save_reference(audience.reference(domain), day, reference)
             get_logger().info("built", rows=_rows(reference, frames), snapshot_id=reference.snapshot_id)
-        yield dg.MaterializeResult(metadata=_metadata(runtime, reference, frames))
+        seconds = round(time.monotonic() - started, 3)
+        metadata = _metadata(runtime, reference, frames)
+        yield dg.MaterializeResult(metadata={**columns, **metadata, "seconds": seconds})
 
     return build
 
@@ -111,11 +137,39 @@ def _rows(reference: DomainReference, frames: Sequence[Frame]) -> int:
 
 def _metadata(runtime: Runtime, reference: DomainReference, frames: Sequence[Frame]) -> dict[str, Any]:
     first = reference.frames[frames[0].name]
+    figures = {name: value for name, value in reference.measures.items() if KIND not in name}
     return {
         "dagster/row_count": _rows(reference, frames),
         "dagster/uri": runtime.store.location(first.key),
         "bytes": sum(table.bytes for table in reference.frames.values()),
         "findings": reference.frames["findings"].rows,
         "snapshot": reference.snapshot_id,
-        **numbers(reference.measures),
+        **numbers(figures),
+        **_pictures(reference),
+        **_previews(runtime, reference, frames[:-1]),
     }
+
+
+def _pictures(reference: DomainReference) -> dict[str, Any]:
+    # Figures by kind, largest first: a picture for people, not a plot over partitions for each kind.
+    kinds: dict[str, list[tuple[str, int | Decimal]]] = {}
+    for name, value in reference.measures.items():
+        figure, parted, kind = name.partition(KIND)
+        if parted:
+            kinds.setdefault(figure, []).append((kind, value if isinstance(value, int) else Decimal(value)))
+    pictures: dict[str, Any] = {}
+    for figure, values in sorted(kinds.items()):
+        title = f"{figure.replace('_', ' ')} by type, {reference.business_date.isoformat()}"
+        ordered = sorted(values, key=lambda one: (-abs(one[1]), one[0]))
+        pictures[f"{figure}_by_type"] = picture(bars(title, ordered), title)
+    return pictures
+
+
+def _previews(runtime: Runtime, reference: DomainReference, frames: Sequence[Frame]) -> dict[str, Any]:
+    previews: dict[str, Any] = {}
+    for frame in frames:
+        rows = first_rows(runtime.store, reference.frames[frame.name])
+        if rows is not None:
+            name = "preview" if frame is frames[0] else f"preview_of_{frame.name}"
+            previews[name] = preview(rows, {column.name for column in frame.columns if column.personal})
+    return previews

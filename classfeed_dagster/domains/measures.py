@@ -32,6 +32,12 @@ _UNITS = {
     INVESTMENT_HOLDINGS.name: ("units_held", pl.lit(value=True)),
     MOVEMENT_TRANSACTIONS.name: ("units_moved", pl.col("ex_date").is_null()),
 }
+# What is counted, or summed by currency, apart by a kind: the frame, the kind's column, the money (None: rows).
+_BY_KIND = {
+    MOVEMENT_TRANSACTIONS.name: ("movements", "transaction_type", None),
+    INVESTMENT_HOLDINGS.name: ("market_value", "security_type", "market_value"),
+}
+KIND = "/"  # parts a figure's name from the kind that it is of: movements/BUY, market_value_AUD/ETF
 
 
 class Measures:
@@ -55,6 +61,8 @@ class Measures:
             if name in _UNITS:
                 label, moving = _UNITS[name]
                 self._sums[label] += total(frame.filter(moving)["units"])
+            if name in _BY_KIND:
+                self._add_by_kind(frame, *_BY_KIND[name])
         if CONSENTED_PORTFOLIOS.name in frames:
             changes = Counter(frames[CONSENTED_PORTFOLIOS.name]["change"].to_list())
             self._counts.update({f"portfolios_{change.lower()}": count for change, count in changes.items()})
@@ -68,6 +76,14 @@ class Measures:
         texts = {name: f"{value:f}" for name, value in self._sums.items()}
         figures: dict[str, int | str] = {**self._counts, **texts}
         return dict(sorted(figures.items()))
+
+    def _add_by_kind(self, frame: pl.DataFrame, figure: str, kind: str, money: str | None) -> None:
+        if money is None:
+            self._counts.update({f"{figure}{KIND}{of}": count for of, count in frame[kind].value_counts().iter_rows()})
+            return
+        stated = frame.filter(pl.col(money).is_not_null())
+        for (of, currency), rows in stated.partition_by(kind, "currency", as_dict=True).items():
+            self._sums[f"{figure}_{currency}{KIND}{of}"] += total(rows[money])
 
     def _add_money(self, frame: pl.DataFrame, column: str) -> None:
         stated = frame.filter(pl.col(column).is_not_null())

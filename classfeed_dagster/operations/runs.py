@@ -48,6 +48,7 @@ _OUTCOME_OF_ERROR: Mapping[str, Outcome] = {
     "DagsterAssetCheckFailedError": Outcome.STOPPED_BY_CHECKS,
     "GateRefusedError": Outcome.STOPPED_BY_CHECKS,
     "TooManyHeldBackError": Outcome.STOPPED_BY_CHECKS,
+    "SchemaDriftError": Outcome.STOPPED_BY_CHECKS,
 }
 
 

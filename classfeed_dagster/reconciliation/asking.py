@@ -86,5 +86,6 @@ def ask(engine: sa.Engine) -> Iterator[Bigsite]:
             connection.rollback()
     except (psycopg.Error, sa.exc.SQLAlchemyError) as error:
         raise SourceReadError(
-            f"bigsite could not be asked ({type(error).__name__}): nothing was reconciled. Check its connection and run again."
+            f"bigsite could not be asked ({type(error).__name__}): nothing was reconciled. "
+            "Check its connection and run again."
         ) from error

@@ -133,7 +133,7 @@ def _instant(text: str) -> dt.datetime:
 
 
 def read_delivered(store: ObjectStore, feed: str, day: dt.date, folder: Path) -> Delivered:
-    """Read every page of every revision, keep each portfolio's latest, and write the records as Parquet into ``folder``.
+    """Read every page of every revision, keep each portfolio's latest, write the records as Parquet into ``folder``.
 
     Files that aren't what their manifest says are read all the same, and listed in ``faults``: what they hold is
     compared too, so that the fault's effect is seen. Memory doesn't grow with the delivery.

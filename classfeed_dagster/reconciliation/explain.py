@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
-import dataclasses
 from dataclasses import dataclass
 from decimal import Decimal
 

@@ -3,7 +3,7 @@
 Shares nothing with the snapshot: the descriptor is read as plain JSON, the files by DuckDB.
 """
 
-# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+# ruff: noqa: S608  # SQL of this package's own text and checked literals; its lines read better whole
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from classfeed_dagster.warehouse.records import Break, Cause, Severity, Side
+from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Severity, Side
 
 _WORST_FIRST = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.EVENT: 2}
 
@@ -79,8 +79,6 @@ class Reconciliation:
         """Counts that plot over time; every name is always there, so that a line never has gaps."""
         kinds = Counter(one.kind.name.lower() for one in self.breaks)
         unexplained = sum(one.likeliest.cause is Cause.UNKNOWN for one in self.breaks)
-        from classfeed_dagster.warehouse.records import BreakKind
-
         return {
             "breaks": len(self.breaks),
             "errors": self.errors,
@@ -94,11 +92,12 @@ class Reconciliation:
 
     def summary(self) -> str:
         """One sentence for people."""
+        of = f"{self.feed} of {self.business_date}"
         if not self.rows and not self.breaks:
-            return f"{self.feed} of {self.business_date}: nothing was there to compare, which proves nothing"
+            return f"{of}: nothing was there to compare, which proves nothing"
         if self.clean:
-            return f"{self.feed} of {self.business_date}: {self.rows:,} rows agree with {self.side.value.replace('_', ' ')}"
-        return f"{self.feed} of {self.business_date}: {self.errors} error(s), {self.warnings} warning(s) in {self.rows:,} rows"
+            return f"{of}: {self.rows:,} rows agree with {self.side.value.replace('_', ' ')}"
+        return f"{of}: {self.errors} error(s), {self.warnings} warning(s) in {self.rows:,} rows"
 
     def markdown(self, limit: int = 20) -> str:
         """The worst breaks as a Markdown table, at most ``limit``; fit for metadata and for Slack."""

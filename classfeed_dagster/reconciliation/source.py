@@ -1,6 +1,6 @@
 """Delivered file against landing and bigsite: the public door, ``reconcile_source``."""
 
-# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+# ruff: noqa: S608  # SQL of this package's own text and checked literals; its lines read better whole
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def save_breaks(
         staged, staged_runs = staging.table(_TABLE), staging.table("RECONCILIATION_RUN")
         staging.put(staged, _frame(distinct.values(), at, attempt))
         staging.copy(staged)
-        staging.put(staged_runs, _runs(feed, side, day, attempt, at, metrics or {}))
+        staging.put(staged_runs, _runs((feed, side, day), attempt, at, metrics or {}))
         staging.copy(staged_runs)
         before = {
             str(row[0]): bool(row[1])
@@ -126,12 +126,30 @@ def kept_breaks(
         "EXPORT_VALUE, OTHER_VALUE, EXPLANATION, EVIDENCE, FIRST_SEEN, LAST_SEEN, RESOLVED_AT, RESOLVED_AT IS NULL "
         f"FROM {_TABLE} WHERE {' AND '.join(conditions)} ORDER BY BUSINESS_DATE, SEVERITY, PORTFOLIO_NUMBER, BREAK_ID",
     )
-    return [
-        KeptBreak(
-            row[0], row[1], Side(row[2]), *row[3:14], _utc(row[14]), _utc(row[15]), None if row[17] else _utc(row[16])
-        )
-        for row in rows
-    ]
+    return [_kept(row) for row in rows]
+
+
+def _kept(row: tuple[Any, ...]) -> KeptBreak:
+    (break_id, feed, side, day, kind, severity, number, record, subject, field, ours, theirs, why, evidence) = row[:14]
+    return KeptBreak(
+        break_id=break_id,
+        feed=feed,
+        side=Side(side),
+        business_date=day,
+        kind=kind,
+        severity=severity,
+        portfolio_number=number,
+        record=record,
+        subject=subject,
+        field=field,
+        export_value=ours,
+        other_value=theirs,
+        explanation=why,
+        evidence=evidence,
+        first_seen=_utc(row[14]),
+        last_seen=_utc(row[15]),
+        resolved_at=None if row[17] else _utc(row[16]),
+    )
 
 
 def run_history(connection: Connection, feed: str, metric: str) -> list[tuple[dt.date, str, int]]:
@@ -152,34 +170,11 @@ def _utc(instant: dt.datetime) -> dt.datetime:
 def _frame(breaks: Iterable[Break], at: dt.datetime, attempt: str) -> pl.DataFrame:
     moment = at.astimezone(dt.UTC).replace(tzinfo=None)
     rows = [_row(one, moment, attempt) for one in breaks]
-    schema = dict.fromkeys(
-        (
-            "BREAK_ID",
-            "FEED",
-            "SIDE",
-            "KIND",
-            "SEVERITY",
-            "PORTFOLIO_NUMBER",
-            "RECORD_KIND",
-            "SUBJECT",
-            "FIELD_NAME",
-            "EXPORT_VALUE",
-            "OTHER_VALUE",
-            "EXPLANATION",
-            "EVIDENCE",
-            "SOURCE_ROW",
-            "LANDED_FILE",
-            "PAGE",
-            "LINE",
-            "FIRST_ATTEMPT",
-            "LAST_ATTEMPT",
-        ),
-        pl.String(),
-    ) | {  # fmt: skip
-        "BUSINESS_DATE": pl.Date(),
-        "DIFFERENCE": pl.Decimal(38, 6),
-        **dict.fromkeys(("FIRST_SEEN", "LAST_SEEN", "RESOLVED_AT"), pl.Datetime("us")),
-    }
+    types: dict[str, pl.DataType] = {"BUSINESS_DATE": pl.Date(), "DIFFERENCE": pl.Decimal(38, 6)}
+    types |= dict.fromkeys(("FIRST_SEEN", "LAST_SEEN", "RESOLVED_AT"), pl.Datetime("us"))
+    if not rows:
+        return pl.DataFrame()
+    schema = {name: types.get(name, pl.String()) for name in rows[0]}
     return pl.DataFrame(rows, schema=schema)
 
 
@@ -213,9 +208,8 @@ def _row(one: Break, moment: dt.datetime, attempt: str) -> dict[str, Any]:
     }
 
 
-def _runs(
-    feed: str, side: Side, day: dt.date, attempt: str, at: dt.datetime, metrics: Mapping[str, int]
-) -> pl.DataFrame:
+def _runs(where: tuple[str, Side, dt.date], attempt: str, at: dt.datetime, metrics: Mapping[str, int]) -> pl.DataFrame:
+    feed, side, day = where
     moment = at.astimezone(dt.UTC).replace(tzinfo=None)
     rows = [
         {

@@ -4,7 +4,7 @@ Nothing here knows Dagster: the connection comes from its Snowflake resource in 
 a demo or a test. SQL is what both understand.
 """
 
-# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+# SQL of this package's own text and checked literals; its lines read better whole
 
 from __future__ import annotations
 

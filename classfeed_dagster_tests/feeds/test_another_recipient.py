@@ -1,11 +1,11 @@
-"""A fourth feed, for another recipient: its own consents, JSON Lines, weekly. All of it is in this file."""
+"""A fourth feed, for another recipient: its own consents, JSON Lines, weekly. All that it takes is in this file."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -18,13 +18,8 @@ from classfeed_dagster.operations.runs import Outcome
 from classfeed_dagster_tests.feeds.conftest import Desk
 
 
-@dataclass(frozen=True)
 class JsonLines:
-    """The header, then a line a portfolio, then the number of those lines."""
-
-    name: str = "bgl_lines"
-    extension: str = ".jsonl"
-    domains: tuple[str, ...] = ("account_details", "investment_holdings")
+    name, extension, domains = "bgl_lines", ".jsonl", ("account_details", "investment_holdings")
 
     def unwritable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         return FINDINGS.empty()
@@ -32,21 +27,36 @@ class JsonLines:
     def render(self, frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
         for number in frames["accounts"]["portfolio_number"].sort():
             held = frames["investment_holdings"].filter(pl.col("portfolio_number") == number).sort("security_code")
-            line = {"portfolio": number, "holdings": {row["security_code"]: str(row["units"]) for row in held.to_dicts()}}
+            line = {"portfolio": number, "units": {row["security_code"]: str(row["units"]) for row in held.to_dicts()}}
             yield RenderedPortfolio(number, {"lines": json.dumps(line).encode() + b"\n"}, Totals({"lines": 1}))
 
     def page(self, header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
-        about = {"MessageId": header.message_id, "SequenceNumber": str(header.sequence_number), "Feed": header.feed}
-        yield json.dumps({**about, "BusinessDate": header.business_date.isoformat(), "Revision": str(header.revision)}).encode() + b"\n"
+        yield json.dumps({"MessageId": header.message_id, "lines": totals.counts}).encode() + b"\n"
         yield from sections["lines"]
-        yield json.dumps({"lines": totals.counts.get("lines", 0)}).encode() + b"\n"
 
     def examine(self, chunks: Iterable[bytes]) -> PageFacts:
-        data = b"".join(chunks)
-        header, *lines, tail = map(json.loads, data.splitlines())
-        numbers, found = frozenset(line["portfolio"] for line in lines), Totals({"lines": len(lines)})
-        digest = hashlib.sha256(data).hexdigest()
-        return PageFacts((), header, {"lines": numbers}, frozenset(), found, Totals(tail), digest, len(data))
+        header, *lines = map(json.loads, (data := b"".join(chunks)).splitlines())
+        numbers, stated = frozenset(line["portfolio"] for line in lines), Totals(header.pop("lines"))
+        found, digest = Totals({"lines": len(lines)}), hashlib.sha256(data).hexdigest()
+        return PageFacts((), header, {"lines": numbers}, frozenset(), found, stated, digest, len(data))
 
     def read(self, path: Path) -> dict[str, pl.DataFrame]:
-        return {"lines": pl.read_ndjson(path)}
+        return {"lines": pl.read_ndjson(gzip.open(path).read().split(b"\n", 1)[1])}
+
+
+BGL = Feed("bgl", "BGL: holdings of each week", "BGL", JsonLines(), ("team:data-feeds",), Cadence.WEEKLY)
+
+
+def test_a_weekly_feed_with_consents_of_its_own(desk: Desk) -> None:
+    desk.add(BGL)
+    bhp = desk.bigsite.security("BHP", price={"2026-03-06": "45.50"})
+    for number, recipient in (("SW00000001", "CLASS"), ("SW00000002", "BGL")):
+        desk.bigsite.portfolio(number).consent("2026-02-20T00:00:00Z", recipient=recipient).buy(
+            bhp, 7, 45, "2026-02-24"
+        )
+    for day in ("2026-03-05", "2026-03-06"):
+        desk.end_of_day(day)
+    early = desk.run("2026-03-05", feed="bgl")
+    assert (early.outcome, early.message) == (Outcome.NOTHING_TO_DO, "2026-03-05 is not a date of BGL's weekly feed")
+    assert desk.run("2026-03-06", feed="bgl").outcome is Outcome.DELIVERED
+    assert desk.records("2026-03-06", feed="bgl")["lines"]["portfolio"].to_list() == ["SW00000002"]

@@ -112,7 +112,8 @@ def test_an_amount_changed_in_a_delivered_file(scene: Scene) -> None:
     assert found.trace.source_row == "trade 102"
     assert found.trace.landed_file == f"landing/{w.DAY}/trade/{scene.snapshot.snapshot_id}.parquet"
     assert scene.store.exists(found.trace.landed_file)
-    assert found.trace.page and found.trace.page in key
+    assert found.trace.page
+    assert found.trace.page in key
     line = document.splitlines()[int(found.trace.line or 0) - 1]
     assert "<MovementTransaction>" in line
 

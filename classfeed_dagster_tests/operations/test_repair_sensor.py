@@ -1,0 +1,211 @@
+"""The repair sensor with the real job: whatever went wrong, it ends with each due date delivered exactly once."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from classfeed_dagster.feeds import steps
+from classfeed_dagster.operations.runs import Outcome
+from classfeed_dagster.store import StoreError
+from classfeed_dagster_tests.bigsite_builder import Portfolio
+from classfeed_dagster_tests.desk import Desk
+
+MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
+
+
+def customers(desk: Desk) -> list[Portfolio]:
+    bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", MONDAY: "45.50"})
+    for number in ("SW00000001", "SW00000002"):
+        one = desk.bigsite.portfolio(number)
+        one.consent(granted_at="2026-02-20T00:00:00Z")
+        one.deposit("10000.00", "2026-02-23")
+        one.buy(bhp, "100", "45.00", "2026-02-24")
+    return desk.bigsite.portfolios
+
+
+def only(desk: Desk, feed: str = "class_super") -> Any:
+    """The one request for the feed that the sensor makes now; the legacy feeds have their own."""
+    (request,) = [one for one in desk.tick("repair")[0] if one.job_name == f"{feed}_job"]
+    return request
+
+
+def none(desk: Desk, feed: str = "class_super") -> None:
+    assert [one for one in desk.tick("repair")[0] if one.job_name == f"{feed}_job"] == []
+
+
+def test_what_was_never_started_is_started_and_then_left_alone(desk: Desk) -> None:
+    customers(desk)
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:05:00+11:00"):
+        none(desk)  # the schedule's own time
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        request = only(desk)
+        assert (request.partition_key, request.tags["classfeed/launched_by"]) == (MONDAY, "repair")
+        assert request.run_key == f"repair-class_super-{MONDAY}-after-none"
+        assert desk.carry_out(request).success
+        none(desk)
+    assert len(desk.status(MONDAY).deliveries) == 1
+
+
+def test_a_transient_failure_is_resumed_from_the_failed_step_after_a_while(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customers(desk)
+    desk.end_of_day(MONDAY)
+
+    def down(*_: object, **__: object) -> None:
+        raise StoreError("the store answers 503")
+
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        with monkeypatch.context() as patch:
+            patch.setattr(steps, "publish", down)
+            assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.FAILED
+        none(desk)
+    with desk.at("2026-03-03T06:10:00+11:00"):
+        request = only(desk)
+        assert [key.to_user_string() for key in request.asset_selection] == ["class_super/delivery"]
+        assert request.tags["classfeed/reason"] == "StoreError (transient)"
+        assert desk.carry_out(request).success
+        none(desk)
+    assert len(desk.status(MONDAY).deliveries) == 1
+
+
+def test_a_failed_check_is_not_tried_again_until_the_source_is_mended(desk: Desk) -> None:
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": 0})
+    one, _ = customers(desk)
+    desk.bigsite.end_of_day(MONDAY)
+    desk.break_units(one, MONDAY)
+    desk.bigsite.save()
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.STOPPED_BY_CHECKS
+    with desk.at("2026-03-03T06:30:00+11:00"):
+        none(desk)
+        assert "nothing has changed since" in desk.tick("repair")[1]
+    desk.bigsite.end_of_day(MONDAY, at="2026-03-02T20:00:00Z").save()
+    with desk.at("2026-03-03T07:30:00+11:00"):
+        request = only(desk)
+        assert request.run_config["ops"]["landing"]["config"] == {"fresh_snapshot": True}
+        assert desk.carry_out(request).success
+        none(desk)
+    assert desk.status(MONDAY).complete
+
+
+def test_who_was_held_back_goes_when_mended_and_so_do_the_dates_after_without_anyone_asking(desk: Desk) -> None:
+    one, _ = customers(desk)
+    desk.bigsite.end_of_day(MONDAY)
+    desk.break_units(one, MONDAY)
+    desk.bigsite.save()
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+        none(desk)
+    desk.end_of_day(TUESDAY)
+    with desk.at("2026-03-04T06:00:00+11:00"):
+        desk.run(TUESDAY, at=desk.runtime.settings.now)
+        none(desk)
+    desk.bigsite.end_of_day(MONDAY, at="2026-03-03T20:00:00Z").save()
+    with desk.at("2026-03-04T08:00:00+11:00"):
+        request = only(desk)
+        assert request.partition_key == MONDAY
+        assert desk.carry_out(request).success
+        request = only(desk)
+        assert (request.partition_key, request.run_config) == (TUESDAY, {})
+        assert desk.carry_out(request).success
+        none(desk)
+    assert [portfolio.number for portfolio in desk.manifest(TUESDAY, 1).portfolios] == ["SW00000001"]
+    assert desk.status(MONDAY).complete
+    assert desk.status(TUESDAY).complete
+
+
+def test_a_price_rewritten_after_delivery_re_issues_the_date_once(desk: Desk) -> None:
+    customers(desk)
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+    (price,) = [row for rows in desk.bigsite.rows.values() for row in rows if row.values.get("close_price") == 45.5]
+    price.values.update(close_price=price["close_price"] + 1, updated_at=dt.datetime(2026, 3, 2, 22, tzinfo=dt.UTC))
+    desk.bigsite.save()
+    with desk.at("2026-03-03T10:00:00+11:00"):
+        desk.carry_out(only(desk))
+        none(desk)
+    assert len(desk.manifest(MONDAY, 1).portfolios) == 2
+
+
+def test_an_absent_end_of_day_is_waited_for_without_using_up_attempts(desk: Desk) -> None:
+    customers(desk)
+    desk.bigsite.save()
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+        none(desk)
+    for minute in range(11, 60, 11):
+        with desk.at(f"2026-03-03T06:{minute:02d}:00+11:00"):
+            desk.carry_out(only(desk))
+            none(desk)
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T07:10:00+11:00"):
+        assert desk.carry_out(only(desk)).success
+    assert desk.status(MONDAY).complete
+
+
+def test_nothing_is_started_while_bigsite_does_not_answer(desk: Desk) -> None:
+    customers(desk)
+    desk.end_of_day(MONDAY)
+    engine = desk.runtime.engine
+    with desk.at("2026-03-03T06:30:00+11:00"):
+        desk.runtime.__dict__["engine"] = type("Gone", (), {"url": engine.url.set(host="127.0.0.1", port=1, query={})})()
+        requests, said = desk.tick("repair")
+        assert requests == []
+        assert "bigsite does not answer" in said
+        desk.runtime.__dict__["engine"] = engine
+        assert only(desk).partition_key == MONDAY
+
+
+def test_a_run_that_a_person_canceled_waits_for_a_person(desk: Desk) -> None:
+    customers(desk)
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:30:00+11:00"):
+        job = desk.definitions.resolve_job_def("class_super_job")
+        run = desk.instance.create_run_for_job(job, tags={"dagster/partition": MONDAY})
+        none(desk)  # created, not started yet
+        desk.instance.report_run_canceled(run)
+        none(desk)
+        assert "a person canceled its run" in desk.tick("repair")[1]
+
+
+def test_a_worker_that_died_is_replaced(desk: Desk) -> None:
+    customers(desk)
+    desk.end_of_day(MONDAY)
+    job = desk.definitions.resolve_job_def("class_super_job")
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        run = desk.instance.create_run_for_job(job, tags={"dagster/partition": MONDAY})
+        desk.instance.report_run_failed(run, "the run worker was lost")
+        none(desk)
+    with desk.at("2026-03-03T06:30:00+11:00"):
+        request = only(desk)
+        assert request.tags["classfeed/reason"] == "worker died (transient)"
+        assert desk.carry_out(request).success
+    assert desk.status(MONDAY).complete
+
+
+def test_a_run_that_was_created_and_never_started_is_replaced(desk: Desk) -> None:
+    customers(desk)
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        desk.instance.create_run_for_job(
+            desk.definitions.resolve_job_def("class_super_job"), tags={"dagster/partition": MONDAY}
+        )
+        none(desk)
+    with desk.at("2026-03-03T06:40:00+11:00"):
+        assert only(desk).tags["classfeed/reason"] == "never started (transient)"
+
+
+def test_a_date_before_those_that_are_repaired_stops_the_others_with_a_reason(desk: Desk) -> None:
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"repair_dates": 1})
+    customers(desk)
+    desk.end_of_day(TUESDAY)
+    with desk.at("2026-03-04T06:30:00+11:00"):
+        requests, said = desk.tick("repair")
+        assert requests == []
+        assert f"waits for {MONDAY}, which nothing repairs any more" in said

@@ -1,0 +1,334 @@
+"""What every release renews: the tasks and services of one image, their roles, the load balancer, who may do what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aws_cdk import CfnParameter, Duration, Stack
+from aws_cdk import aws_ecs as ecs
+from aws_cdk import aws_elasticloadbalancingv2 as elb
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_scheduler as scheduler
+from aws_cdk import aws_servicediscovery as discovery
+from constructs import Construct
+
+from deploy import policies
+from deploy.environments import REGION, REPOSITORY, REST_ACCOUNT, Deployment
+from deploy.foundation import Foundation
+
+# component: CPU units, MiB, security group, port
+SERVICES = {
+    "code": (1024, 2048, "code", 4000),
+    "viewer": (512, 1024, "web", 3000),
+    "operator": (512, 1024, "web", 3000),
+    "door": (256, 512, "web", 8080),
+    "daemon": (1024, 2048, "runs", None),
+}
+# What the image is told to be. The worker's command is given by the launcher, the migration's by its name.
+COMMANDS = {"code": "code-server", "worker": "code-server"}
+ENVIRONMENT_OF_SECRET = {
+    "dagster-database": (("DAGSTER_PG_USERNAME", "username"), ("DAGSTER_PG_PASSWORD", "password")),
+    "bigsite": (("CLASSFEED_BIGSITE_URL", "url"),),
+    "snowflake": (("CLASSFEED_SNOWFLAKE_USER", "user"), ("CLASSFEED_SNOWFLAKE_PRIVATE_KEY", "private_key")),
+    "slack": (("CLASSFEED_SLACK_TOKEN", "token"),),
+}
+# Paths on the load balancer. Each has its own client at the identity provider, which decides who gets in, and its own
+# cookie: being let in as a viewer opens no other door.
+PATHS = {"viewer": "/view", "operator": "/operate", "door": "/rerun"}
+OIDC = "https://login.broker.example"
+
+
+class Application(Stack):
+    """The stateless half of an environment."""
+
+    def __init__(self, scope: Construct, deployment: Deployment, foundation: Foundation, **options: object) -> None:
+        super().__init__(scope, deployment.name("application"), **options)
+        self.deployment, self.foundation = deployment, foundation
+        self.digest = CfnParameter(
+            self, "ImageDigest", type="String", allowed_pattern="sha256:[0-9a-f]{64}",
+            description="the image that every task runs, by digest: the same in staging as in production",
+        )  # fmt: skip
+        self.boundary = self._boundary()
+        self.cluster = ecs.CfnCluster(
+            self, "Cluster", cluster_name=deployment.name("cluster"),
+            cluster_settings=[ecs.CfnCluster.ClusterSettingsProperty(name="containerInsights", value="enabled")],
+        )  # fmt: skip
+        self.namespace = discovery.CfnPrivateDnsNamespace(
+            self, "Names", name=f"{deployment.env}.classfeed.internal", vpc=foundation.vpc.vpc_id
+        )
+        self.tasks = {name: self._task(name) for name in policies.TASKS}
+        self.targets = self._balancer()
+        self.services = {name: self._service(name) for name in SERVICES}
+        self._people()
+        self._renew_after_rotation()
+
+    # Roles.
+
+    def _boundary(self) -> iam.CfnManagedPolicy:
+        """No role of this environment can ever do more, whatever is attached to it."""
+        deployment = self.deployment
+        return iam.CfnManagedPolicy(
+            self, "Boundary", managed_policy_name=deployment.name("boundary"),
+            policy_document={
+                "Version": "2012-10-17",
+                "Statement": [
+                    {
+                        "Sid": "Ours", "Effect": "Allow", "Resource": "*",
+                        "Action": ["s3:*", "kms:*", "sqs:*", "ecs:*", "ec2:Describe*", "logs:*", "cloudwatch:*", "ecr:*",
+                                   "secretsmanager:GetSecretValue", "ssm:*", "cloudformation:*", "iam:PassRole"],
+                    },
+                    {
+                        "Sid": "OtherEnvironmentsStayClosed", "Effect": "Deny", "Action": ["s3:*"],
+                        "NotResource": [f"arn:aws:s3:::classfeed-{deployment.env}-*",
+                                        # ECR keeps image layers in AWS's own buckets
+                                        f"arn:aws:s3:::prod-{deployment.region}-starport-layer-bucket/*"],
+                    },
+                    {
+                        "Sid": "KeysStayWithTheFoundation", "Effect": "Deny", "Resource": "*",
+                        "Action": ["kms:ScheduleKeyDeletion", "kms:PutKeyPolicy", "kms:DisableKey", "s3:DeleteBucket",
+                                   "s3:PutBucketPolicy", "s3:PutLifecycleConfiguration", "s3:PutBucketVersioning"],
+                    },
+                ],
+            },
+        )  # fmt: skip
+
+    def _role(self, name: str, trust: dict[str, object], statements: Iterable[policies.Statement]) -> iam.CfnRole:
+        return iam.CfnRole(
+            self, f"Role{name.title().replace('-', '')}", role_name=self.deployment.name(name),
+            permissions_boundary=self.boundary.ref, max_session_duration=3600,
+            assume_role_policy_document={"Version": "2012-10-17", "Statement": [trust]},
+            policies=[
+                iam.CfnRole.PolicyProperty(
+                    policy_name="may", policy_document={"Version": "2012-10-17", "Statement": list(statements)}
+                )
+            ],
+        )  # fmt: skip
+
+    def _people(self) -> None:
+        deployment = self.deployment
+        sso = {
+            "Effect": "Allow", "Action": "sts:AssumeRole",
+            "Principal": {"AWS": f"arn:aws:iam::{deployment.account}:root"},
+        }  # fmt: skip
+        for name, statements in policies.PEOPLE.items():
+            if name == "deployer":
+                trust: dict[str, object] = policies.github(deployment)
+            else:
+                # Only sessions of the identity centre's group of this name.
+                trust = sso | {"Condition": {"ArnLike": {"aws:PrincipalArn": (
+                    f"arn:aws:iam::{deployment.account}:role/aws-reserved/sso.amazonaws.com/*/"
+                    f"AWSReservedSSO_classfeed-{deployment.env}-{name}_*")}}}  # fmt: skip
+            self._role(name, trust, statements(deployment))
+
+    # Tasks and services.
+
+    def _task(self, name: str) -> ecs.CfnTaskDefinition:
+        deployment = self.deployment
+        statements, secrets = policies.TASKS[name]
+        ecs_may = {
+            "Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "ecs-tasks.amazonaws.com"},
+            "Condition": {"StringEquals": {"aws:SourceAccount": deployment.account}},
+        }  # fmt: skip
+        role = self._role(name, ecs_may, statements(deployment))
+        start = self._role(f"{name}-start", ecs_may, policies.start(deployment, secrets))
+        cpu, memory, _, port = SERVICES.get(name, (512, 1024, "runs", None))
+        if name == "worker":
+            cpu, memory = deployment.worker_cpu, deployment.worker_memory
+        group = logs.CfnLogGroup(
+            self, f"Log{name.title()}", log_group_name=f"/classfeed/{deployment.env}/{name}", retention_in_days=400,
+            kms_key_id=self.foundation.key.key_arn,
+        )  # fmt: skip
+        part = ecs.CfnTaskDefinition
+        container = part.ContainerDefinitionProperty(
+            name="run" if name == "worker" else name,
+            image=f"{REST_ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{REPOSITORY}@{self.digest.value_as_string}",
+            command=[COMMANDS.get(name, name)],
+            essential=True, readonly_root_filesystem=True, user="10001:10001", privileged=False, stop_timeout=110,
+            linux_parameters=part.LinuxParametersProperty(
+                init_process_enabled=True, capabilities=part.KernelCapabilitiesProperty(drop=["ALL"])
+            ),
+            mount_points=[part.MountPointProperty(container_path="/tmp", source_volume="scratch", read_only=False)],  # noqa: S108
+            environment=[part.KeyValuePairProperty(name=k, value=v) for k, v in sorted(self._environment(name).items())],
+            secrets=[
+                part.SecretProperty(name=variable, value_from=f"{self._secret_arn(secret)}:{field}::")
+                for secret in secrets
+                for variable, field in ENVIRONMENT_OF_SECRET[secret]
+            ],
+            health_check=None if name in ("worker", "migrate") else part.HealthCheckProperty(
+                command=["CMD", "health"], interval=30, timeout=10, retries=3, start_period=90
+            ),
+            port_mappings=[part.PortMappingProperty(container_port=port)] if port else None,
+            log_configuration=part.LogConfigurationProperty(
+                log_driver="awslogs",
+                options={"awslogs-group": group.ref, "awslogs-region": deployment.region,
+                         "awslogs-stream-prefix": name, "mode": "non-blocking"},
+            ),
+        )  # fmt: skip
+        return ecs.CfnTaskDefinition(
+            self, f"Task{name.title()}", family=deployment.name(name), cpu=str(cpu), memory=str(memory),
+            network_mode="awsvpc", requires_compatibilities=["FARGATE"], task_role_arn=role.attr_arn,
+            execution_role_arn=start.attr_arn, container_definitions=[container],
+            # 40 GiB: a run keeps a snapshot's files here while it works.
+            ephemeral_storage=part.EphemeralStorageProperty(size_in_gib=40) if name == "worker" else None,
+            volumes=[part.VolumeProperty(name="scratch")],
+            runtime_platform=part.RuntimePlatformProperty(cpu_architecture="X86_64", operating_system_family="LINUX"),
+        )  # fmt: skip
+
+    def _secret_arn(self, name: str) -> str:
+        if name == "dagster-database":
+            return self.foundation.database_secret.ref
+        return self.foundation.secrets[name].ref
+
+    def _environment(self, name: str) -> dict[str, str]:
+        deployment = self.deployment
+        environment = {
+            "AWS_REGION": deployment.region,
+            "CLASSFEED_ENV": deployment.env,
+            "CLASSFEED_STORE_URL": f"s3://{deployment.data_bucket}",
+            "CLASSFEED_COMPUTE_LOGS_BUCKET": deployment.logs_bucket,
+            "CLASSFEED_CODE_SERVER_HOST": f"code.{deployment.env}.classfeed.internal",
+            "CLASSFEED_WORKER_TASK_DEFINITION": deployment.name("worker"),
+            "DAGSTER_PG_HOST": self.foundation.database.attr_endpoint_address,
+            "DAGSTER_PG_DB": "dagster",
+            "HTTPS_PROXY": "http://egress.broker.internal:3128",
+            "NO_PROXY": f".{deployment.region}.amazonaws.com,.classfeed.internal,169.254.170.2,127.0.0.1",
+        }
+        if name == "door":
+            environment |= {
+                "CLASSFEED_OPERATE_URL": f"http://operator.{deployment.env}.classfeed.internal:3000/operate",
+                "CLASSFEED_DOOR_SIGNER": self.balancer_arn,
+            }
+        return environment
+
+    @property
+    def balancer_arn(self) -> str:
+        """The load balancer, whose signature the door asks for. Its name is ours; the rest of the ARN is AWS's."""
+        return (
+            f"arn:aws:elasticloadbalancing:{self.deployment.region}:{self.deployment.account}:loadbalancer/app/"
+            f"{self.deployment.name('web')}/"
+        )
+
+    def _service(self, name: str) -> ecs.CfnService:
+        _, _, group, port = SERVICES[name]
+        part = ecs.CfnService
+        registry = discovery.CfnService(
+            self, f"Name{name.title()}", name=name, namespace_id=self.namespace.ref,
+            dns_config=discovery.CfnService.DnsConfigProperty(
+                dns_records=[discovery.CfnService.DnsRecordProperty(ttl=10, type="A")], routing_policy="MULTIVALUE"
+            ),
+        )  # fmt: skip
+        service = ecs.CfnService(
+            self, f"Service{name.title()}", service_name=name, cluster=self.cluster.ref, launch_type="FARGATE",
+            task_definition=self.tasks[name].ref, platform_version="1.4.0", enable_execute_command=False,
+            # Dagster wants one daemon and one code server; two of a webserver survive the loss of a zone.
+            desired_count=2 if name in PATHS else 1,
+            deployment_configuration=part.DeploymentConfigurationProperty(
+                deployment_circuit_breaker=part.DeploymentCircuitBreakerProperty(enable=True, rollback=True),
+                # Never two daemons at once.
+                minimum_healthy_percent=0 if name == "daemon" else 100,
+                maximum_percent=100 if name == "daemon" else 200,
+            ),
+            network_configuration=part.NetworkConfigurationProperty(
+                awsvpc_configuration=part.AwsVpcConfigurationProperty(
+                    assign_public_ip="DISABLED",
+                    security_groups=[self.foundation.groups[group].security_group_id],
+                    subnets=[subnet.subnet_id for subnet in self.foundation.vpc.isolated_subnets],
+                )
+            ),
+            service_registries=[part.ServiceRegistryProperty(registry_arn=registry.attr_arn)],
+            load_balancers=[
+                part.LoadBalancerProperty(container_name=name, container_port=port, target_group_arn=self.targets[name].ref)
+            ] if name in PATHS else None,
+            propagate_tags="SERVICE",
+        )  # fmt: skip
+        if name in PATHS:
+            service.add_dependency(self.listener)
+        return service
+
+    def _balancer(self) -> dict[str, elb.CfnTargetGroup]:
+        deployment, part = self.deployment, elb.CfnListener
+        balancer = elb.CfnLoadBalancer(
+            self, "Balancer", name=deployment.name("web"), scheme="internal", type="application",
+            subnets=[subnet.subnet_id for subnet in self.foundation.vpc.isolated_subnets],
+            security_groups=[self.foundation.groups["balancer"].security_group_id],
+            load_balancer_attributes=[
+                elb.CfnLoadBalancer.LoadBalancerAttributeProperty(key=key, value=value)
+                for key, value in {
+                    "deletion_protection.enabled": "true", "routing.http.drop_invalid_header_fields.enabled": "true",
+                    "access_logs.s3.enabled": "true", "access_logs.s3.bucket": deployment.logs_bucket,
+                    "access_logs.s3.prefix": "access", "routing.http.desync_mitigation_mode": "strictest",
+                }.items()
+            ],
+        )  # fmt: skip
+        certificate = CfnParameter(self, "CertificateArn", type="String", description="ACM certificate of the host")
+        self.listener = elb.CfnListener(
+            self, "Https", load_balancer_arn=balancer.ref, port=443, protocol="HTTPS",
+            ssl_policy="ELBSecurityPolicy-TLS13-1-2-2021-06",
+            certificates=[part.CertificateProperty(certificate_arn=certificate.value_as_string)],
+            default_actions=[part.ActionProperty(
+                type="fixed-response",
+                fixed_response_config=part.FixedResponseConfigProperty(status_code="404", content_type="text/plain"),
+            )],
+        )  # fmt: skip
+        rule = elb.CfnListenerRule
+        targets: dict[str, elb.CfnTargetGroup] = {}
+        for number, (name, path) in enumerate(PATHS.items(), start=1):
+            targets[name] = elb.CfnTargetGroup(
+                self, f"Target{name.title()}", name=deployment.name(name), port=SERVICES[name][3], protocol="HTTP",
+                target_type="ip", vpc_id=self.foundation.vpc.vpc_id,
+                health_check_path="/health" if name == "door" else f"{path}/server_info",
+                health_check_protocol="HTTP", matcher=elb.CfnTargetGroup.MatcherProperty(http_code="200"),
+                target_group_attributes=[elb.CfnTargetGroup.TargetGroupAttributeProperty(
+                    key="deregistration_delay.timeout_seconds", value="30")],
+            )  # fmt: skip
+            secret = self.foundation.secrets[f"oidc-{name}"].ref
+            field = f"{{{{resolve:secretsmanager:{secret}:SecretString:"
+            elb.CfnListenerRule(
+                self, f"Rule{name.title()}", listener_arn=self.listener.ref, priority=number * 10,
+                conditions=[
+                    rule.RuleConditionProperty(field="host-header", host_header_config=rule.HostHeaderConfigProperty(
+                        values=[deployment.host])),
+                    rule.RuleConditionProperty(field="path-pattern", path_pattern_config=rule.PathPatternConfigProperty(
+                        values=[path, f"{path}/*"])),
+                ],
+                actions=[
+                    rule.ActionProperty(
+                        type="authenticate-oidc", order=1,
+                        authenticate_oidc_config=rule.AuthenticateOidcConfigProperty(
+                            issuer=OIDC, authorization_endpoint=f"{OIDC}/authorize", token_endpoint=f"{OIDC}/token",
+                            user_info_endpoint=f"{OIDC}/userinfo", client_id=f"{field}client_id}}}}",
+                            client_secret=f"{field}client_secret}}}}", scope="openid profile groups",
+                            session_cookie_name=f"classfeed-{name}", session_timeout="28800",
+                            on_unauthenticated_request="authenticate",
+                        ),
+                    ),
+                    rule.ActionProperty(type="forward", order=2, target_group_arn=targets[name].ref),
+                ],
+            )  # fmt: skip
+        return targets
+
+    def _renew_after_rotation(self) -> None:
+        """Tasks read the database's password when they start: after its rotation, the services start anew."""
+        services = f"arn:aws:ecs:{self.region}:{self.account}:service/{self.deployment.name('cluster')}/*"
+        role = self._role(
+            "renew",
+            {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "scheduler.amazonaws.com"},
+             "Condition": {"StringEquals": {"aws:SourceAccount": self.account}}},
+            [{"Sid": "Renew", "Effect": "Allow", "Action": ["ecs:UpdateService"], "Resource": [services]}],
+        )  # fmt: skip
+        for name in SERVICES:
+            scheduler.CfnSchedule(
+                self, f"Renew{name.title()}", name=self.deployment.name(f"renew-{name}"),
+                kms_key_arn=self.foundation.key.key_arn,
+                schedule_expression="cron(30 12 ? * SUN#1 *)",  # the rotation's window ends at 12:00 UTC
+                flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
+                target=scheduler.CfnSchedule.TargetProperty(
+                    arn="arn:aws:scheduler:::aws-sdk:ecs:updateService", role_arn=role.attr_arn,
+                    input=f'{{"Cluster": "{self.deployment.name("cluster")}", "Service": "{name}", '
+                    '"ForceNewDeployment": true}',
+                    retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
+                        maximum_event_age_in_seconds=int(Duration.hours(1).to_seconds()), maximum_retry_attempts=5
+                    ),
+                ),
+            )  # fmt: skip
