@@ -15,7 +15,7 @@ RUN /opt/classfeed/bin/pip install --quiet --require-hashes --no-deps --only-bin
 COPY deploy/build.lock deploy/build.lock
 RUN python3 -m venv /build/tools \
     && /build/tools/bin/pip install --quiet --require-hashes --no-deps -r deploy/build.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md dagster.yaml ./
 COPY classfeed_dagster classfeed_dagster
 RUN /build/tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /build/wheels . \
     && /opt/classfeed/bin/pip install --quiet --no-deps --no-index --find-links /build/wheels classfeed-dagster \

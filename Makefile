@@ -27,6 +27,9 @@ up: setup ## the Dagster UI on embedded parts, until Ctrl-C
 test: setup ## the tests, with coverage
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=xml
 
+nightly: setup ## the long tests: a simulated year, every evening against the customers' own books
+	@$(BIN)/python -m pytest -m nightly
+
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -47,4 +50,4 @@ lock: setup ## resolve the dependencies again
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup demo up test lint format docs lock clean
+.PHONY: help setup demo up test nightly lint format docs lock clean

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
@@ -233,23 +234,18 @@ def lxml_iterparse(_: dict[str, pl.DataFrame], path: Path) -> None:
             del element.getparent()[0]
 
 
-def _measured(way: Callable[..., None], frames: Path, path: Path, results: Any) -> None:
-    loaded = {file.stem: pl.read_ipc(file, memory_map=False) for file in frames.glob("*.arrow")}
+def _measured(way: Callable[..., None], frames: Path, path: Path) -> tuple[float, float, float]:
+    loaded = {file.stem: pl.read_parquet(file) for file in frames.glob("*.parquet")}
     wall, processor = time.perf_counter(), time.process_time()
     way(loaded, path)
     took = time.process_time() - processor
-    results.put((took, time.perf_counter() - wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    return took, time.perf_counter() - wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def run(way: Callable[..., None], frames: Path, path: Path) -> tuple[float, float, float]:
     """Seconds of processor, seconds, and peak memory in MiB (the frames' own included), in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=_measured, args=(way, frames, path, results))
-    process.start()
-    took: tuple[float, float, float] = results.get(timeout=3600)
-    process.join()
-    return took
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measured, way, frames, path).result()
 
 
 def _canonical(path: Path) -> str:
@@ -264,7 +260,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for frame, rows in frames_of(movements).items():
-            rows.write_ipc(folder / f"{frame}.arrow")
+            rows.write_parquet(folder / f"{frame}.parquet")
         print(
             f"{movements:,} movements, {movements * 48 // MOVEMENTS_EACH:,} records; seconds of processor and of the clock"
         )
@@ -278,7 +274,7 @@ def main() -> int:
 
 
 def _table(what: str, ways: dict[Callable[..., None], Path], frames: Path) -> float:
-    """Measure and print; the last way's ratio to the first. Ratios are of processor time: neighbours don't change it."""
+    """Measure and print; the last way's ratio to the first, in processor time, which neighbours don't change."""
     baseline = ratio = 0.0
     for way, path in ways.items():
         took, wall, memory = run(way, frames, path)

@@ -47,13 +47,14 @@ def run_date(url: str, home: str, day: dt.date) -> Figures:
     now = trading_days.cutoff(day) + dt.timedelta(hours=6)
     work = FeedDay(runtime, FEED, audience, day, "benchmark", now)
     runtime.engine.connect().close()
-    started_with = peak()
     seconds: Figures = {}
+    peaks: Figures = {"imports": peak()}
 
     def timed(name: str, step: Callable[[], Any]) -> Any:
         began = time.perf_counter()
         result = step()
         seconds[name] = time.perf_counter() - began
+        peaks[name] = peak()
         return result
 
     snapshot = timed("snapshot", lambda: take_snapshot(runtime.engine, runtime.store, day, [audience], snapshot_at=now))
@@ -76,7 +77,7 @@ def run_date(url: str, home: str, day: dt.date) -> Figures:
         "seconds": seconds,
         "total": sum(seconds.values()),
         "peak_mib": peak(),
-        "started_with_mib": started_with,
+        "peaks_mib": peaks,
         "document_mib": sum(page.document_bytes for page in build.pages) / 2**20,
         "records": sum(build.totals.counts.values()),
         "pages": len(build.pages),
@@ -120,6 +121,9 @@ def main() -> None:
         for step in results[options.portfolios[0]][name]["seconds"]:
             figures = "".join(f"{results[size][name]['seconds'][step]:12.2f}" for size in results)
             sys.stdout.write(f"  {step:32}{figures}   s\n")
+        for step in results[options.portfolios[0]][name]["peaks_mib"]:
+            figures = "".join(f"{results[size][name]['peaks_mib'][step]:12.0f}" for size in results)
+            sys.stdout.write(f"  {'peak after ' + step:32}{figures}   MiB\n")
         for key, unit in (("total", "s"), ("peak_mib", "MiB"), ("document_mib", "MiB"), ("records", "records")):
             figures = "".join(f"{results[size][name][key]:12,.2f}" for size in results)
             sys.stdout.write(f"  {key:32}{figures}   {unit}\n")

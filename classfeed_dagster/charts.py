@@ -1,4 +1,4 @@
-"""Small pictures for people as SVG text: bars by name, columns over dates. No library; the same numbers, the same bytes.
+"""Small pictures for people as SVG text: bars by name, columns over dates. No library; equal numbers, equal bytes.
 
 The number beside a bar is exact; its length is for the eye.
 """
@@ -9,8 +9,9 @@ import base64
 from collections.abc import Sequence
 from decimal import Decimal
 from html import escape
+from typing import TypeAlias
 
-Number = int | Decimal
+Number: TypeAlias = int | Decimal
 _INK, _BAR, _FAINT = "#1f2937", "#3b82c4", "#9ca3af"
 _FONT = "font-family='system-ui,sans-serif' font-size='13'"
 _BAR_WIDTH, _LABEL, _FIGURE = 300, 210, 170
@@ -18,11 +19,11 @@ _BAR_WIDTH, _LABEL, _FIGURE = 300, 210, 170
 
 def bars(title: str, values: Sequence[tuple[str, Number]]) -> str:
     """Horizontal bars, one a name, in the order given, each with its figure. Negative values are drawn by size."""
-    longest = max((abs(value) for _, value in values), default=0) or 1
+    longest = max((abs(Decimal(value)) for _, value in values), default=Decimal(0)) or Decimal(1)
     parts = [f"<text x='0' y='16' font-weight='600' fill='{_INK}'>{escape(title)}</text>"]
     for at, (name, value) in enumerate(values):
         y = 34 + at * 24
-        width = int(abs(value) * _BAR_WIDTH / longest)
+        width = int(abs(Decimal(value)) * _BAR_WIDTH / longest)
         parts.append(f"<text x='0' y='{y + 13}' fill='{_INK}'>{escape(name)}</text>")
         parts.append(f"<rect x='{_LABEL}' y='{y}' width='{max(width, 1)}' height='17' rx='2' fill='{_BAR}'/>")
         parts.append(f"<text x='{_LABEL + width + 8}' y='{y + 13}' fill='{_INK}'>{value:,}</text>")
@@ -32,7 +33,7 @@ def bars(title: str, values: Sequence[tuple[str, Number]]) -> str:
 def columns(title: str, values: Sequence[tuple[str, Number]]) -> str:
     """Upright columns over time: (date, value) in order; the first, the last and the largest are labelled."""
     height, width = 110, 620
-    largest = max((value for _, value in values), default=0)
+    largest = max((Decimal(value) for _, value in values), default=Decimal(0))
     step = width / max(len(values), 1)
     parts = [f"<text x='0' y='16' font-weight='600' fill='{_INK}'>{escape(title)}, at most {largest:,}</text>"]
     for at, (_, value) in enumerate(values):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from classfeed_dagster.simulation.day import DaySummary
 
 out = Console()
-_SHOWN = ("buy", "sell", "deposit", "withdrawal", "dividend", "consents granted", "consents revoked", "late rows")
+_SHOWN = ("buys", "sells", "deposit", "withdrawal", "dividend", "consents granted", "consents revoked", "late rows")
 
 
 def register(app: typer.Typer) -> None:

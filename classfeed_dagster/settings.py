@@ -88,6 +88,14 @@ class Settings(BaseSettings):
     )
     ui_url: str | None = Field(None, description="address of the Dagster UI, for the links in alerts")
     runbook_url: str = Field("docs/runbook/alerts.md", description="address of the alerts' runbook, for links")
+    support_group: str = Field("classfeed-support", description="who may use the support door: see docs/security.md")
+    rerun_budget: int = Field(6, ge=0, description="re-runs of one feed that support may ask for in 24 hours")
+    operate_url: str | None = Field(
+        None, description="address of the writable webserver, through which re-runs start; unset: in this process"
+    )
+    door_signer: str | None = Field(
+        None, description="beginning of the ARN of the load balancer whose signature the support door accepts"
+    )
     held_back_alert: int = Field(10, ge=0, description="above this many portfolios held back on a date, an alert")
     consent_queue_url: str | None = Field(
         None, description="SQS queue of bigsite's consent events; unset: bigsite is only asked now and then"

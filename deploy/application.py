@@ -32,6 +32,7 @@ ENVIRONMENT_OF_SECRET = {
     "bigsite": (("CLASSFEED_BIGSITE_URL", "url"),),
     "snowflake": (("CLASSFEED_SNOWFLAKE_USER", "user"), ("CLASSFEED_SNOWFLAKE_PRIVATE_KEY", "private_key")),
     "slack": (("CLASSFEED_SLACK_TOKEN", "token"),),
+    "pagerduty": (("CLASSFEED_PAGERDUTY_KEY", "key"),),
 }
 # Paths on the load balancer. Each has its own client at the identity provider, which decides who gets in, and its own
 # cookie: being let in as a viewer opens no other door.
@@ -194,6 +195,13 @@ class Application(Stack):
             "HTTPS_PROXY": "http://egress.broker.internal:3128",
             "NO_PROXY": f".{deployment.region}.amazonaws.com,.classfeed.internal,169.254.170.2,127.0.0.1",
         }
+        if name == "code":
+            queue = f"https://sqs.{deployment.region}.amazonaws.com/{deployment.account}/{deployment.name('consent-events')}"
+            environment |= {
+                "CLASSFEED_CONSENT_QUEUE_URL": queue,
+                "CLASSFEED_CONSENT_DEAD_LETTER_URL": f"{queue}-dead",
+                "CLASSFEED_UI_URL": f"https://{deployment.host}/view",
+            }
         if name == "door":
             environment |= {
                 "CLASSFEED_OPERATE_URL": f"http://operator.{deployment.env}.classfeed.internal:3000/operate",
@@ -243,7 +251,7 @@ class Application(Stack):
             propagate_tags="SERVICE",
         )  # fmt: skip
         if name in PATHS:
-            service.add_dependency(self.listener)
+            service.add_resource_dependency(self.listener)
         return service
 
     def _balancer(self) -> dict[str, elb.CfnTargetGroup]:
@@ -299,7 +307,7 @@ class Application(Stack):
                             issuer=OIDC, authorization_endpoint=f"{OIDC}/authorize", token_endpoint=f"{OIDC}/token",
                             user_info_endpoint=f"{OIDC}/userinfo", client_id=f"{field}client_id}}}}",
                             client_secret=f"{field}client_secret}}}}", scope="openid profile groups",
-                            session_cookie_name=f"classfeed-{name}", session_timeout="28800",
+                            session_cookie_name=f"classfeed-{name}", session_timeout=28800,
                             on_unauthenticated_request="authenticate",
                         ),
                     ),

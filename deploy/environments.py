@@ -76,8 +76,8 @@ class Deployment:
 
     @property
     def queue_arn(self) -> str:
-        """bigsite's events: an end of day has been written, or mended."""
-        return f"arn:aws:sqs:{self.region}:{self.account}:{self.name('source-events')}"
+        """bigsite's consent events."""
+        return f"arn:aws:sqs:{self.region}:{self.account}:{self.name('consent-events')}"
 
 
 DEPLOYMENTS = (

@@ -112,11 +112,11 @@ class Foundation(Stack):
         return groups
 
     def _logs_bucket(self) -> s3.Bucket:
-        return s3.Bucket(
+        bucket = s3.Bucket(
             self, "Logs", bucket_name=self.deployment.logs_bucket, versioned=True, enforce_ssl=True,
             minimum_tls_version=1.2, block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             encryption=s3.BucketEncryption.S3_MANAGED,  # the load balancer can write to no other
-            removal_policy=RemovalPolicy.RETAIN, object_ownership=s3.ObjectOwnership.OBJECT_WRITER,
+            removal_policy=RemovalPolicy.RETAIN, object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
             lifecycle_rules=[
                 s3.LifecycleRule(id="compute-logs", prefix="compute-logs/", expiration=Duration.days(90)),
                 s3.LifecycleRule(id="access", prefix="access/", expiration=Duration.days(400)),
@@ -126,6 +126,12 @@ class Foundation(Stack):
                 ),
             ],
         )  # fmt: skip
+        bucket.add_to_resource_policy(iam.PolicyStatement(
+            sid="BalancerLogs", actions=["s3:PutObject"], resources=[f"{bucket.bucket_arn}/access/*"],
+            principals=[iam.ServicePrincipal("logdelivery.elasticloadbalancing.amazonaws.com")],
+            conditions={"StringEquals": {"aws:SourceAccount": self.account}},
+        ))  # fmt: skip
+        return bucket
 
     def _data_bucket(self) -> s3.Bucket:
         days = 7 if self.deployment.simulated else 90
@@ -221,11 +227,11 @@ class Foundation(Stack):
 
     def _queue(self) -> sqs.Queue:
         dead = sqs.Queue(
-            self, "SourceEventsDead", queue_name=self.deployment.name("source-events-dead"), enforce_ssl=True,
+            self, "ConsentEventsDead", queue_name=self.deployment.name("consent-events-dead"), enforce_ssl=True,
             retention_period=Duration.days(14), encryption=sqs.QueueEncryption.KMS, encryption_master_key=self.key,
         )  # fmt: skip
         return sqs.Queue(
-            self, "SourceEvents", queue_name=self.deployment.name("source-events"), enforce_ssl=True,
+            self, "ConsentEvents", queue_name=self.deployment.name("consent-events"), enforce_ssl=True,
             visibility_timeout=Duration.seconds(6 * MESSAGE_SECONDS), retention_period=Duration.days(4),
             encryption=sqs.QueueEncryption.KMS, encryption_master_key=self.key,
             dead_letter_queue=sqs.DeadLetterQueue(max_receive_count=MAX_RECEIVES, queue=dead),
@@ -293,6 +299,6 @@ class Foundation(Stack):
                 vpc_subnet_ids=",".join(subnet.subnet_id for subnet in self.vpc.isolated_subnets),
             ),
         )  # fmt: skip
-        rotation.add_dependency(attachment)
+        rotation.add_resource_dependency(attachment)
         self.database_secret = secret
         return database

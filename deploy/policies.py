@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from deploy.environments import REGION, REPOSITORY, REST_ACCOUNT, Deployment
+from deploy.environments import GITHUB_REPOSITORY, REGION, REPOSITORY, REST_ACCOUNT, Deployment
 
 Statement = dict[str, Any]
 
@@ -103,6 +103,7 @@ def code(deployment: Deployment) -> list[Statement]:
             ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility"],
             [deployment.queue_arn],
         ),
+        _allow("SetUnreadableAside", ["sqs:SendMessage"], [f"{deployment.queue_arn}-dead"]),
         _key(deployment, "Decrypt", "GenerateDataKey"),
     ]
 
@@ -253,11 +254,11 @@ def _documents_stay_closed(deployment: Deployment) -> list[Statement]:
 
 # Components that run as tasks: the role of the task, and the secrets that ECS puts into it.
 TASKS: dict[str, tuple[Callable[[Deployment], list[Statement]], tuple[str, ...]]] = {
-    "code": (code, ("dagster-database", "bigsite", "slack")),
+    "code": (code, ("dagster-database", "bigsite", "slack", "pagerduty")),
     "viewer": (web, ("dagster-database",)),
     "operator": (web, ("dagster-database",)),
     "daemon": (daemon, ("dagster-database",)),
-    "door": (door, ("slack",)),
+    "door": (door, ()),
     "worker": (worker, ("dagster-database", "bigsite", "snowflake")),
     "migrate": (nothing, ("dagster-database",)),
 }
@@ -267,5 +268,42 @@ PEOPLE: dict[str, Callable[[Deployment], list[Statement]]] = {
     "support": support,
     "deployer": deployer,
 }
-SECRETS = ("dagster-database", "bigsite", "snowflake", "slack", "release-notes", "oidc-viewer", "oidc-operator",
+SECRETS = ("dagster-database", "bigsite", "snowflake", "slack", "pagerduty", "release-notes", "oidc-viewer", "oidc-operator",
            "oidc-door")  # fmt: skip
+
+
+def github(deployment: Deployment | None = None) -> Statement:
+    """Who may take the deployer's role: the pipeline's job for exactly this environment, of exactly this workflow.
+
+    Without an environment: the build's job on main, which may push an image and nothing else.
+    """
+    account = REST_ACCOUNT if deployment is None else deployment.account
+    subject = "ref:refs/heads/main" if deployment is None else f"environment:{deployment.env}"
+    workflow = "pipeline.yml" if deployment is None else "deploy.yml"
+    host = "token.actions.githubusercontent.com"
+    return {
+        "Effect": "Allow",
+        "Action": "sts:AssumeRoleWithWebIdentity",
+        "Principal": {"Federated": f"arn:aws:iam::{account}:oidc-provider/{host}"},
+        "Condition": {
+            "StringEquals": {
+                f"{host}:aud": "sts.amazonaws.com",
+                f"{host}:sub": f"repo:{GITHUB_REPOSITORY}:{subject}",
+                f"{host}:job_workflow_ref": f"{GITHUB_REPOSITORY}/.github/workflows/{workflow}@refs/heads/main",
+            }
+        },
+    }
+
+
+def builder() -> list[Statement]:
+    """The pipeline's role that pushes the image. It can change no environment."""
+    return [
+        _allow("Login", ["ecr:GetAuthorizationToken"], ["*"]),
+        _allow(
+            "Push",
+            ["ecr:BatchCheckLayerAvailability", "ecr:InitiateLayerUpload", "ecr:UploadLayerPart",
+             "ecr:CompleteLayerUpload", "ecr:PutImage", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer",
+             "ecr:DescribeImages", "ecr:DescribeImageScanFindings"],
+            [f"arn:aws:ecr:{REGION}:{REST_ACCOUNT}:repository/{REPOSITORY}"],
+        ),
+    ]  # fmt: skip

@@ -3,12 +3,18 @@
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
 from classfeed_dagster.bigsite import queries, tables
+from classfeed_dagster.bigsite.contract import Contract, load_contract
 from classfeed_dagster.bigsite.drift import Exports
+from classfeed_dagster.bigsite.landing import first_rows
+from classfeed_dagster.bigsite.lineage import landed_sources
+from classfeed_dagster.bigsite.schema import SchemaColumn
 from classfeed_dagster.bigsite.schema_check import require_schema
 from classfeed_dagster.bigsite.snapshot import Snapshot, snapshot_for
 from classfeed_dagster.domains.audience import Audience
@@ -55,8 +61,9 @@ def source_assets() -> list[dg.AssetSpec]:
     return [
         dg.AssetSpec(
             source_key(table.name),
-            description=f"**bigsite's table `{table.name}`**, in the broker's PostgreSQL, the system of record. Another "
-            "team's: read once per business date in one read-only transaction, and asked again by reconciliation. "
+            description=f"**bigsite's table `{table.name}`**, in the broker's PostgreSQL, the system of record. "
+            "Another team's: read once per business date in one read-only transaction, and asked again by "
+            "reconciliation. "
             "*What can go wrong:* it changes without notice; the schema is compared with the contract every day.",
             group_name=GROUP_SOURCE,
             kinds={"postgres"},
@@ -75,7 +82,7 @@ def _source_column(contract: Contract, table: str, column: SchemaColumn) -> Show
 
 
 def landed_columns(table: str) -> list[Shown]:
-    """The columns of a landed table, made of bigsite's: their meaning and whether they are personal are its contract's."""
+    """The columns of a landed table, made of bigsite's; meaning and what is personal come from the contract."""
     contract, schema = load_contract(), queries.SCHEMAS[table]
     shown: list[Shown] = []
     for name, sources in landed_sources(table).items():
@@ -115,9 +122,9 @@ def landing_assets(
                 deps=[source_key(source) for source in sorted(sources)],
                 description=f"**bigsite's {_DERIVED.get(table, f'`{table}`')}**, of the consented portfolios only, as "
                 "read in the date's one transaction.\n\n*For* the domains and reconciliation. Immutable Parquet, exact "
-                "decimals; row group k holds the k-th slice of portfolios. *Fresh* once bigsite's end of day is written. "
-                "*What can go wrong:* it is not there yet; then nothing is landed (source not ready) and the date is "
-                "tried again.",
+                "decimals; row group k holds the k-th slice of portfolios. *Fresh* once bigsite's end of day is "
+                "written. *What can go wrong:* it is not there yet; then nothing is landed (source not ready) and the "
+                "date is tried again.",
                 group_name=GROUP_LANDING,
                 kinds={"postgres", "parquet", "s3"},
                 owners=[TEAM],

@@ -141,7 +141,7 @@ def document_columns(layout: CsvLayout) -> Iterator[DocumentColumn]:
     rows = tuple(ids.filter(layout.rows)["table"])
     for letter, fields in layout.columns.items():
         for field in fields:
-            names = sorted(field.source.meta.root_names())
+            names = sorted(set(field.source.meta.root_names()))
             filled_by = tuple((_frame_of(letter, name).name, name) for name in names)
             yield DocumentColumn(f"{letter}/{field.name}", field.kind.name, filled_by, not field.required, rows)
 

@@ -11,7 +11,7 @@ import dagster as dg
 
 from classfeed_dagster.bigsite.landing import first_rows
 from classfeed_dagster.bigsite.snapshot import Snapshot
-from classfeed_dagster.charts import bars
+from classfeed_dagster.charts import Number, bars
 from classfeed_dagster.domains.audience import Audience, Cadence
 from classfeed_dagster.domains.columns import Frame
 from classfeed_dagster.domains.measures import KIND
@@ -46,23 +46,32 @@ from classfeed_dagster.seam import (
 # What an asset is, from what, for whom, how fresh, and what can go wrong.
 _DESCRIPTIONS: Mapping[str, str] = {
     CONSENTED: "**Who shares data with {recipient}** on the business date: new, current or removed since the date "
-    "before.\n\n*From* bigsite's consents as landed. *For* every asset after it, which all use this one answer. *As at* "
-    "the cut-off, midnight in Sydney at the end of the business date. *What can go wrong:* a jump in removals stops the "
-    "run until a person looked (check consent_roll).",
-    "account_details": "**Each consented portfolio's account and its cash accounts**, as {recipient} is to see them; a "
-    "removed one has its number and reference alone.\n\n*From* bigsite's portfolios and cash accounts. *As at* the "
-    "snapshot. *What can go wrong:* a value outside the contract (HIN, ABN, BSB, status) holds the portfolio back.",
-    "account_balances": "**Each cash account's ledger and available balance** at the business date.\n\n*From* bigsite's "
-    "end of day. *For* {recipient}, who adds up the cash movements and compares. *As at* the business date. *What can go "
-    "wrong:* a balance that is missing, or is not the sum of its ledger, holds the portfolio back.",
-    "investment_holdings": "**What each portfolio holds** at the business date, on a traded basis, valued at the last "
-    "close on or before it, with codes as on that date.\n\n*From* bigsite's end of day and prices. *For* {recipient}, who "
-    "adds up the movements and compares. *What can go wrong:* a holding that is missing, or whose units are not the sum "
-    "of its ledger, holds the portfolio back; one without a price goes without a value.",
-    "movement_transactions": "**What happened**: for current portfolios the ledger rows of the date's window, by when "
-    "they were recorded; for new ones the whole shared history, and what stood before it as opening records.\n\n*From* "
-    "bigsite's four ledgers. *For* {recipient}, who loads each row once. *What can go wrong:* a row that contradicts "
-    "itself, or an unknown type, holds the portfolio back.",
+    "before.\n\n*From* bigsite's consents as landed. *For* every asset after it, which all use this one "
+    "answer. *As at* the cut-off, midnight in Sydney at the end of the business date. *What can go wrong:* a "
+    "jump in removals stops the run until a person looked (check consent_roll).",
+    "account_details": (
+        "**Each consented portfolio's account and its cash accounts**, as {recipient} is to see them; a removed "
+        "one has its number and reference alone.\n\n*From* bigsite's portfolios and cash accounts. *As at* the "
+        "snapshot. *What can go wrong:* a value outside the contract (HIN, ABN, BSB, status) holds the portfolio "
+        "back."
+    ),
+    "account_balances": (
+        "**Each cash account's ledger and available balance** at the business date.\n\n*From* bigsite's end of "
+        "day. *For* {recipient}, who adds up the cash movements and compares. *As at* the business date. *What can"
+        " go wrong:* a balance that is missing, or is not the sum of its ledger, holds the portfolio back."
+    ),
+    "investment_holdings": (
+        "**What each portfolio holds** at the business date, on a traded basis, valued at the last close on or "
+        "before it, with codes as on that date.\n\n*From* bigsite's end of day and prices. *For* {recipient}, who "
+        "adds up the movements and compares. *What can go wrong:* a holding that is missing, or whose units are "
+        "not the sum of its ledger, holds the portfolio back; one without a price goes without a value."
+    ),
+    "movement_transactions": (
+        "**What happened**: for current portfolios the ledger rows of the date's window, by when they were "
+        "recorded; for new ones the whole shared history, and what stood before it as opening records.\n\n*From* "
+        "bigsite's four ledgers. *For* {recipient}, who loads each row once. *What can go wrong:* a row that "
+        "contradicts itself, or an unknown type, holds the portfolio back."
+    ),
 }
 
 
@@ -152,7 +161,7 @@ def _metadata(runtime: Runtime, reference: DomainReference, frames: Sequence[Fra
 
 def _pictures(reference: DomainReference) -> dict[str, Any]:
     # Figures by kind, largest first: a picture for people, not a plot over partitions for each kind.
-    kinds: dict[str, list[tuple[str, int | Decimal]]] = {}
+    kinds: dict[str, list[tuple[str, Number]]] = {}
     for name, value in reference.measures.items():
         figure, parted, kind = name.partition(KIND)
         if parted:
@@ -160,7 +169,7 @@ def _pictures(reference: DomainReference) -> dict[str, Any]:
     pictures: dict[str, Any] = {}
     for figure, values in sorted(kinds.items()):
         title = f"{figure.replace('_', ' ')} by type, {reference.business_date.isoformat()}"
-        ordered = sorted(values, key=lambda one: (-abs(one[1]), one[0]))
+        ordered = sorted(values, key=lambda one: (-abs(Decimal(one[1])), one[0]))
         pictures[f"{figure}_by_type"] = picture(bars(title, ordered), title)
     return pictures
 

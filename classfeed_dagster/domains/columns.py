@@ -23,8 +23,10 @@ class Column:
 
     ``source`` names what its values are made of: landed columns as ``table.column``, columns of the consented
     portfolios likewise, or ``derived``. What only picks the rows (a cut-off, a join) is no source. A source that
-    only rows of some ledgers or openings use is named with their landed tables in ``only``. ``personal`` marks what may never reach a log, an alert, metadata or an error. ``unit`` is what a number
-    counts in (``currency`` for money in the row's own currency, ``units`` of the security).
+    only the rows of some ledgers or openings use is named with their landed tables in ``only``.
+
+    ``personal`` marks what may never reach a log, an alert, metadata or an error. ``unit`` is what a number counts in
+    (``currency`` for money in the row's own currency, ``units`` of the security).
     """
 
     name: str

@@ -18,6 +18,7 @@ from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.run import CONSENTED
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.feeds.parity import Compared, compare_date
+from classfeed_dagster.feeds.pictures import held_back_over_time
 from classfeed_dagster.feeds.steps import FeedDay, FindingsReference
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.reconciliation.parity_report import ParityReport
@@ -25,12 +26,17 @@ from classfeed_dagster.runtime import CORRELATION_TAG, Runtime
 from classfeed_dagster.seam import (
     RUNBOOK,
     business_date,
+    code_of,
     correlation_id,
+    document_columns,
     domain_key,
     idle_observation,
     markdown_table,
     numbers,
+    picture,
+    same_columns,
     step,
+    table_metadata,
 )
 
 _POLL_SECONDS = 2.0
@@ -64,8 +70,19 @@ class FeedParts:
         day = business_date(context)
         return FeedDay(runtime, self.feed, self.audience, day, correlation_id(context), now, self.feeds)
 
-    def asset(self, name: str, deps: list[dg.AssetKey], kinds: set[str], description: str) -> _Decorator:
-        """The decorator that all of the feed's assets share."""
+    def columns(self, name: str) -> dict[str, Any]:
+        """What the columns of the feed's asset ``name`` are and where each comes from; for both kinds of metadata."""
+        document = document_columns(self.feed.format, self.audience_name)
+        if name == "document":
+            return table_metadata(document)
+        if name == "delivery":
+            return table_metadata(same_columns(document, self.key("document")))
+        return {}
+
+    def asset(
+        self, name: str, deps: list[dg.AssetKey], kinds: set[str], description: str, section: str = ""
+    ) -> _Decorator:
+        """The decorator that all of the feed's assets share; ``section`` of the runbook says what to do."""
         return dg.asset(
             key=self.key(name),
             deps=deps,
@@ -74,6 +91,7 @@ class FeedParts:
             kinds=kinds,
             owners=list(self.feed.owners),
             description=f"{description} Runbook: {RUNBOOK}.",
+            metadata={**self.columns(name), "runbook": f"{RUNBOOK}#{section}", "code": code_of(FeedDay)},
             # On a date on which the feed has nothing to do there is nothing to materialize; what follows is skipped.
             output_required=False,
         )
@@ -116,6 +134,7 @@ def _quarantine(parts: FeedParts) -> dg.AssetsDefinition:
         {"json"},
         "Who is held back on this date, and why: portfolios that break a rule, wait for an earlier date, or whose "
         "consent ended. Each has a record in the object store; it is released by itself once the source is mended.",
+        "held-back",
     )
     def quarantine(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
         with step(context, f"{parts.feed.name}/quarantine") as day:
@@ -125,7 +144,12 @@ def _quarantine(parts: FeedParts) -> dg.AssetsDefinition:
             plan, found = work.hold_back()
             get_logger().info("held back", held_back=len(plan.held_back), portfolios=plan.consented)
             folder = runtime.store.location(quarantine_prefix(parts.feed.name, day).rstrip("/"))
-        yield dg.MaterializeResult(metadata={**_quarantine_metadata(plan, found), "dagster/uri": folder})
+            over_time = held_back_over_time(work.store, parts.feed.name, parts.audience, day, len(plan.held_back))
+        shown: dict[str, Any] = {
+            "dagster/uri": folder,
+            "held_back_over_time": picture(over_time, "portfolios held back, by date"),
+        }
+        yield dg.MaterializeResult(metadata={**_quarantine_metadata(plan, found), **shown})
 
     return quarantine
 
@@ -152,6 +176,7 @@ def _document(parts: FeedParts) -> dg.AssetsDefinition:
         {parts.feed.format.extension.lstrip("."), "s3"},
         f"{parts.feed.title}: the staged pages for the date, holding only what differs from what was delivered "
         "before. Its checks read these bytes; nothing leaves without their verdicts.",
+        "the-gate",
     )
     def document(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
         with step(context, f"{parts.feed.name}/document"):
@@ -161,7 +186,8 @@ def _document(parts: FeedParts) -> dg.AssetsDefinition:
             build = work.stage()
             get_logger().info("staged", pages=len(build.pages), portfolios=len(build.portfolios))
         yield dg.MaterializeResult(
-            data_version=dg.DataVersion(build.build_id), metadata=_build_metadata(runtime, build)
+            data_version=dg.DataVersion(build.build_id),
+            metadata={**parts.columns("document"), **_build_metadata(runtime, build)},
         )
 
     return document
@@ -200,6 +226,7 @@ def _delivery(parts: FeedParts) -> dg.AssetsDefinition:
         f"What {parts.audience.recipient} was given for the date: pages first, the manifest last, nothing ever "
         "overwritten. Refuses unless every blocking check passed for exactly these bytes, and asks for consent "
         "again at the last moment. In shadow it goes where the recipient doesn't look.",
+        "outcomes-of-a-run",
     )
     def delivery(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
         with step(context, f"{parts.feed.name}/delivery"):
@@ -208,7 +235,7 @@ def _delivery(parts: FeedParts) -> dg.AssetsDefinition:
                 return
             outcome = work.publish(_waiting(context, runtime.settings.delivery_wait_seconds))
             get_logger().info("delivery", outcome=outcome.kind, mode=work.flags.mode.value)
-        yield dg.MaterializeResult(metadata=_delivery_metadata(work, outcome))
+        yield dg.MaterializeResult(metadata={**parts.columns("delivery"), **_delivery_metadata(work, outcome)})
 
     return delivery
 

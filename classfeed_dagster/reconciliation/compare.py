@@ -237,8 +237,11 @@ def _differing_groups(db: duckdb.DuckDBPyConnection, rule: Rule, staged: bool) -
         "AND g NOT IN (SELECT g FROM todo WHERE g IS NOT NULL)"
     )
     groups = _one(db, "SELECT count(*) FROM left_digest l FULL JOIN right_digest r ON l.g = r.g")
+    # Rows without a group are in none that could be settled.
     settled = _one(
-        db, "SELECT coalesce(sum(n), 0) FROM left_digest WHERE g NOT IN (SELECT g FROM todo WHERE g IS NOT NULL)"
+        db,
+        "SELECT coalesce(sum(n), 0) FROM left_digest "
+        "WHERE g IS NOT NULL AND g NOT IN (SELECT g FROM todo WHERE g IS NOT NULL)",
     )
     return groups, _one(db, "SELECT count(*) FROM todo"), settled
 

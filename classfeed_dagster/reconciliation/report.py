@@ -18,7 +18,7 @@ import polars as pl
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.breaks import KeptBreak
-from classfeed_dagster.warehouse.records import Break, Severity
+from classfeed_dagster.warehouse.records import Break, Cause, Severity, Side
 
 _SHOWN = 500
 _WORD = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.EVENT: "event"}
@@ -119,7 +119,7 @@ def _plots(breaks: Sequence[Break], kept: Sequence[KeptBreak], now: dt.datetime)
     ages = Counter(_age((now - one.first_seen).days) for one in kept if one.resolved_at is None)
     by_age = [(name, ages[name]) for _, name in _AGES if ages[name]]
     figures = [("by kind", kinds), ("by likely cause", causes), ("all open breaks of the feed, by age", by_age)]
-    drawn = "".join(f"<figure>{_bars(rows)}<figcaption>{name}</figcaption></figure>" for name, rows in figures if rows)
+    drawn = "".join(f"<figure><figcaption>{name}</figcaption>{_bars(rows)}</figure>" for name, rows in figures if rows)
     return f'<h2>At a glance</h2><div class="plots">{drawn}</div>'
 
 
@@ -149,7 +149,10 @@ def _break(one: Break) -> str:
             (one.portfolio_number, "·" if one.portfolio_number else None, one.record.replace("_", " "), one.subject),
         )
     )
-    values = [("ours", one.export_value), ("theirs", one.other_value), ("difference", one.difference)]
+    ours, theirs = ("file", "bigsite") if one.side is Side.SOURCE else ("ours", "theirs")
+    if one.likeliest.cause is Cause.LANDING_ALTERED:
+        theirs = "landing"
+    values = [(ours, one.export_value), (theirs, one.other_value), ("difference", one.difference)]
     if one.field is None:
         values = [(name, value) for name, value in values if value is not None]
     facts = [("field", one.field), *((name, "(none)" if value is None else value) for name, value in values)]

@@ -175,7 +175,8 @@ def test_waiting_grows_and_is_the_same_for_everyone_who_asks() -> None:
     assert waits[:4] == sorted(waits[:4])
     for minutes, wait in zip((2, 5, 15, 30, 30, 30), waits, strict=True):
         assert minutes * MINUTE <= wait <= minutes * MINUTE * 5 / 4
-    assert waits[0] == backoff("class_super", DAY, 0)
+    assert waits[0] == backoff("class_super", DAY, 1)
+    assert 2 * MINUTE <= backoff("class_super", DAY, 0) <= 3 * MINUTE
     assert waits[0] != backoff("class_cash", DAY, 1)
 
 

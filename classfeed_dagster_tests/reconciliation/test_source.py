@@ -469,3 +469,41 @@ def test_bigsite_that_does_not_answer(scene: Scene) -> None:
     scene.sql("ALTER TABLE bigsite.income RENAME TO gone")
     with pytest.raises(SourceReadError, match="nothing was reconciled"):
         scene.reconcile()
+
+
+def test_a_manifest_that_speaks_of_another_document(scene: Scene) -> None:
+    key = f"delivered/{w.FEED}/{w.DAY}/r0/manifest.json"
+    text = scene.store.read(key).decode()
+    scene.store.put(key, text.replace(scene.manifest.pages[0].document_sha256, "0" * 64).encode())
+    found = scene.only_break()
+    assert (found.kind, found.subject) == (BreakKind.ALTERED_FILE, scene.manifest.pages[0].key)
+    assert "the document's SHA-256" in found.likeliest.evidence
+
+
+def test_a_descriptor_that_changed(scene: Scene) -> None:
+    scene.store.put(scene.snapshot.key(), scene.store.read(scene.snapshot.key()) + b" ")
+    found = scene.only_break()
+    assert (found.kind, found.subject) == (BreakKind.ALTERED_FILE, scene.snapshot.key())
+
+
+def test_units_and_settled_units_that_differ_apart_are_two_breaks(undelivered: Scene) -> None:
+    one = (pl.col("portfolio_number") == "SW000001") & (pl.col("security_code") == "MSFT")
+    frame = undelivered.frames["investment_holdings"]
+    changed = frame.with_columns(
+        units=pl.when(one).then(pl.col("units") + 1).otherwise(pl.col("units")).cast(pl.Decimal(20, 6)),
+        settled_units=pl.when(one)
+        .then(pl.col("settled_units") + 2)
+        .otherwise(pl.col("settled_units"))
+        .cast(pl.Decimal(20, 6)),
+    )
+    undelivered.deliver(frames={**undelivered.frames, "investment_holdings": changed})
+    assert {one.field for one in undelivered.reconcile().breaks} == {"units", "settled_units"}
+
+
+def test_a_security_without_a_price(undelivered: Scene) -> None:
+    undelivered.sql("UPDATE bigsite.holding_eod SET units = units + 1 WHERE portfolio_id = 1 AND security_id = 3")
+    undelivered.sql("DELETE FROM bigsite.security_price WHERE security_id = 3")
+    undelivered.deliver()
+    found = {(one.portfolio_number, one.field) for one in undelivered.reconcile().breaks}
+    assert ("SW000001", "units") in found
+    assert ("SW000004", "market_value") in found

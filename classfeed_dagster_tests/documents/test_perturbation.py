@@ -1,0 +1,251 @@
+"""Column lineage proven by doing: change one column of bigsite, and exactly what lineage names changes downstream.
+
+On real PostgreSQL, through the functions that do the work: snapshot, domains, documents. Three levels are compared:
+landed columns, columns of the domains, and the fields of every document. Columns that also pick rows (``SELECTING``)
+must change all that lineage names, and may change more. Keys are not changed: they only join rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import string
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+from lxml import etree
+
+from classfeed_dagster.bigsite.contract import load_contract
+from classfeed_dagster.bigsite.lineage import SELECTING, landed_sources
+from classfeed_dagster.bigsite.queries import SCHEMAS
+from classfeed_dagster.bigsite.tables import SCHEMA, metadata
+from classfeed_dagster.documents.class_cash import CLASS_CASH
+from classfeed_dagster.documents.class_trade import CLASS_TRADE
+from classfeed_dagster.documents.csv_format import CsvFormat
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.documents.lineage import field_sources
+from classfeed_dagster.domains.lineage import bigsite_columns, shown_frames
+from classfeed_dagster.domains.run import CONSENTED, DOMAINS, build_consented_portfolios, build_domain, open_domains
+from classfeed_dagster.store import LocalStore, open_store
+from classfeed_dagster_tests.bigsite.reading_back import CLASS, DAY, take
+from classfeed_dagster_tests.bigsite_builder import Bigsite
+from classfeed_dagster_tests.conftest import fresh_database
+
+TODAY = "2023-02-01T02:00Z"
+FILES = (CLASS_TRADE, CLASS_CASH)
+Seen = dict[str, list[str]]  # every value of a landed column, a domain's column or a document's field; sorted
+
+_LEVELS = ("landed", "domains", "documents")
+
+
+def populate(bigsite: Bigsite) -> None:
+    """Customers among whom every landed column and every field of the documents has a value."""
+    bhp = bigsite.security("BHP", {"2023-01-31": "45.105"})
+    renamed = bigsite.security("WPL", {"2023-02-01": "33.00"})
+    bigsite.code_change(renamed, "2023-02-02", "WDS")
+    foreign = bigsite.security("MSFT", {"2023-01-31": "250.00"}, exchange="NASDAQ", currency="USD")
+
+    current = bigsite.portfolio("SW1").consent(history_from="2023-01-01")
+    current.deposit("10000.00", on="2022-12-01")
+    current.buy(bhp, 100, "45.00", on="2023-01-10")
+    current.deposit("5.00", on="2022-12-05", recorded_at=TODAY)  # late, before the shared history
+    current.sell(bhp, "0.333333", "46.00", on=DAY, other_fees="1.10")
+    current.reverse(current.buy(bhp, 7, "45.50", on=DAY, recorded_at=TODAY), "2023-02-01T03:00Z")
+    moved = current.security_movement(bhp, "TRANSFER_IN", "5", on=DAY, cost_base_change="225.00")
+    current.reverse(moved, "2023-02-01T04:00Z")
+    current.reverse(current.dividend(bhp, "70.00", on=DAY, withholding_tax="1.00"), "2023-02-01T05:00Z")
+    current.dividend(bhp, "10.00", on=DAY, franked=False)
+    current.reverse(current.deposit("3.00", on=DAY), "2023-02-01T06:00Z")
+
+    new = bigsite.portfolio("SW2", closed_on="2023-06-30").consent(
+        TODAY, expires_at="2024-06-01T00:00Z", revoked_at="2024-01-01T00:00Z", history_from="2022-07-01"
+    )
+    new.deposit("9000.00", on="2022-06-01")
+    new.buy(renamed, 50, "30.00", on="2022-06-10")
+    new.security_movement(renamed, "TRANSFER_IN", "4", on="2022-06-15")
+    new.dividend(renamed, "25.00", on="2022-09-01")
+    new.buy(renamed, 10, "31.00", on="2023-01-31")  # unsettled at the date
+    for _ in range(2):  # the same confirmation twice
+        new.buy(bhp, 3, "45.00", on="2022-10-03", confirmation_number="CN1")
+    new.cash_account(closed_on="2023-03-31")
+    new.buy(foreign, 2, "250.00", on="2023-01-31", account=new.cash("USD"))
+
+    bigsite.portfolio("SW3").consent(revoked_at=TODAY).deposit("77.00", on="2022-12-01")
+    bigsite.end_of_day(DAY).save()
+
+
+@dataclass
+class Line:
+    """bigsite, and everything that is made of it."""
+
+    bigsite: Bigsite
+    engine: sa.Engine
+    before: dict[str, Seen]
+
+    def changed_by(self, column: str) -> dict[str, set[str]]:
+        """What differs downstream, by level, once every value of ``table.column`` has been changed."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.text("SET session_replication_role = replica"))  # keys may move apart meanwhile
+            assert connection.execute(sa.text(statement(column))).rowcount, f"{column} has no value to change"
+        try:
+            after = look(self.engine)
+        finally:
+            self.bigsite.save()
+        return {level: differing(self.before[level], after[level]) for level in _LEVELS}
+
+
+def statement(column: str) -> str:
+    """Give every stated value of ``table.column`` another of the same kind."""
+    table, _, name = column.partition(".")
+    of = metadata.tables[f"{SCHEMA}.{table}"].c[name]
+    values = load_contract().vocabularies.get(column)
+    if values:
+        cases = " ".join(f"WHEN '{a}' THEN '{b}'" for a, b in zip(values, values[1:] + values[:1], strict=True))
+        changed = f"CASE {name} {cases} END"
+    elif isinstance(of.type, sa.Numeric):
+        changed = f"{name} + 1"
+    elif isinstance(of.type, sa.DateTime):
+        changed = f"{name} + interval '1 second'"
+    elif isinstance(of.type, sa.Date):
+        changed = f"{name} + 1"
+    else:
+        shifted = [kind[1:] + kind[:1] for kind in (string.ascii_lowercase, string.ascii_uppercase, string.digits)]
+        letters = string.ascii_lowercase + string.ascii_uppercase + string.digits
+        changed = f"translate({name}, '{letters}', '{''.join(shifted)}')"
+    return f"UPDATE {SCHEMA}.{table} SET {name} = {changed} WHERE {name} IS NOT NULL"
+
+
+def look(engine: sa.Engine) -> dict[str, Seen]:
+    """Every value at every level."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(str(Path(folder) / "store"))
+        assert isinstance(store, LocalStore)
+        snapshot, landed = take(engine, store, max_missing_share=1)
+        consented = build_consented_portfolios(store, snapshot, CLASS)
+        domains = [consented]
+        domains += [build_domain(store, snapshot, CLASS, name, consented) for name in DOMAINS if name != CONSENTED]
+        with open_domains(store, domains) as slices:
+            frames = [dict(one) for one in slices]
+    found: dict[str, Seen] = {"landed": values_of(landed), "domains": {}, "documents": defaultdict(list)}
+    for one in frames:
+        one.pop("findings")
+        found["domains"] |= values_of(one)
+        for portfolio in EPI.render(one):
+            for name, section in portfolio.sections.items():
+                for path, text in elements(name, section):
+                    found["documents"][path].append(text)
+        for file in FILES:
+            for name, text in fields(file, b"".join(p.sections["details"] for p in file.render(one))):
+                found["documents"][name].append(text)
+    return {level: {name: sorted(texts) for name, texts in seen.items()} for level, seen in found.items()}
+
+
+def values_of(frames: dict[str, pl.DataFrame]) -> Seen:
+    return {
+        f"{table}.{name}": [str(value) for value in frame[name].to_list() if value is not None]
+        for table, frame in frames.items()
+        for name in frame.columns
+    }
+
+
+def elements(section: str, content: bytes) -> Iterator[tuple[str, str]]:
+    root = etree.fromstring(b"<r>" + content + b"</r>")
+    for element in root.iter():
+        above = [one.tag for one in reversed(list(element.iterancestors()))][1:]
+        path = "/".join(["EPIDataResponse", section, *above, element.tag])
+        for name, value in element.attrib.items():
+            yield f"{path}/@{name}", value
+        if len(element) == 0:
+            yield path, element.text or ""
+
+
+def fields(file: CsvFormat, content: bytes) -> Iterator[tuple[str, str]]:
+    for line in csv.reader(content.decode().splitlines()):
+        letter, *values = line
+        for field, value in zip(file.layout.columns[letter], values, strict=True):
+            if value:
+                yield f"{file.name}.csv/{letter}/{field.name}", value
+
+
+def differing(before: Seen, after: Seen) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name, []) != after.get(name, [])}
+
+
+def named(column: str) -> dict[str, set[str]]:
+    """What lineage names downstream of a column of bigsite, by level."""
+    documents = [("", field) for field in EPI.columns]
+    documents += [(f"{file.name}.csv/", field) for file in FILES for field in file.columns]
+    return {
+        "landed": {
+            f"{table}.{name}"
+            for table in SCHEMAS
+            for name, sources in landed_sources(table).items()
+            if column in sources
+        },
+        "domains": {
+            f"{frame.name}.{made.name}"
+            for domain in DOMAINS
+            for frame in shown_frames(domain)
+            for made in frame.columns
+            if column in bigsite_columns(made)
+        },
+        "documents": {f"{file}{field.name}" for file, field in documents if column in field_sources(field)},
+    }
+
+
+def landed_values() -> list[str]:
+    """Every column of bigsite that lands, but keys: those have a row of their own or join to one."""
+    keys = {
+        f"{table.name}.{column.name}"
+        for table in metadata.tables.values()
+        for column in table.c
+        if (column.primary_key and column.name.endswith("_id")) or column.foreign_keys
+    }
+    landed = {source for table in SCHEMAS for sources in landed_sources(table).values() for source in sources}
+    return sorted(landed - keys)
+
+
+@pytest.fixture(scope="module")
+def line(postgres_url: str) -> Iterator[Line]:
+    with fresh_database(postgres_url) as url:
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(sa.schema.CreateSchema(SCHEMA))
+            metadata.create_all(connection)
+        bigsite = Bigsite(engine)
+        populate(bigsite)
+        yield Line(bigsite, engine, look(engine))
+        engine.dispose()
+
+
+def test_every_field_has_a_value_to_change(line: Line) -> None:
+    documents = {field.name for field in EPI.columns}
+    documents |= {f"{file.name}.csv/{field.name}" for file in FILES for field in file.columns}
+    assert documents - {name for name, values in line.before["documents"].items() if values} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("column", landed_values())
+def test_exactly_what_lineage_names_changes(line: Line, column: str) -> None:
+    changed, expected = line.changed_by(column), named(column)
+    if column not in SELECTING:
+        assert changed == expected
+        return
+    for level in _LEVELS:
+        missing = expected[level] - changed[level]
+        assert not missing, f"{level}: lineage names {missing}, which stays the same"
+    assert changed != expected, f"{column} only changes what lineage names: it needs no entry in SELECTING"
+
+
+def test_what_nobody_lands_changes_nothing(line: Line) -> None:
+    assert line.changed_by("portfolio_member.role") == {level: set() for level in _LEVELS}
+
+
+def test_the_proof_sees_what_lineage_does_not_name(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classfeed_dagster.bigsite.lineage.DERIVED", {})
+    assert line.changed_by("trade.units") != named("trade.units")

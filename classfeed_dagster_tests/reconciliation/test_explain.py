@@ -1,0 +1,85 @@
+"""Each hypothesis against the circumstances that call for it, and none against those that don't."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+import pytest
+
+from classfeed_dagster.reconciliation.expected_sql import Question
+from classfeed_dagster.reconciliation.explain import Circumstances, explain, number_hints, severity
+from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Severity, Side, difference
+
+READ = dt.datetime(2025, 3, 12, 16, tzinfo=dt.UTC)
+SINCE = "2025-03-12T20:00:00.000000Z"
+BEFORE = "2025-03-12T10:00:00.000000Z"
+CASE = Circumstances(
+    record="investment_holdings", field="units", file="5.000000", landing="5.000000", bigsite="6.500000", in_file=True, in_bigsite=True,
+    file_is_landing=True, file_is_bigsite=False, evidence={}, snapshot_at=READ, page_fault=None,
+)  # fmt: skip
+
+
+def causes(**changes: object) -> list[Cause]:
+    return [one.cause for one in explain(dataclasses.replace(CASE, **changes))]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, Cause.UNKNOWN),
+        ({"file_is_landing": False}, Cause.EXPORT_FAULT),
+        ({"file_is_landing": False, "page_fault": "p: changed"}, Cause.FILE_ALTERED),
+        ({"file_is_landing": None, "page_fault": "p: changed"}, Cause.FILE_ALTERED),
+        ({"file_is_landing": True, "page_fault": "p: changed"}, Cause.UNKNOWN),  # the file still says what was landed
+        ({"file_is_landing": False, "file_is_bigsite": True}, Cause.LANDING_ALTERED),
+        ({"file_is_landing": False, "file_is_bigsite": True, "landing_faults": ("x: changed",)}, Cause.LANDING_ALTERED),
+        ({"evidence": {"eod_updated_at": SINCE}}, Cause.LATE_ROW),
+        ({"evidence": {"eod_updated_at": BEFORE}}, Cause.UNKNOWN),
+        ({"evidence": {"eod_updated_at": SINCE}, "file_is_landing": False}, Cause.EXPORT_FAULT),
+        ({"field": "price", "evidence": {"price_updated_at": SINCE}}, Cause.PRICE_REVISED),
+        ({"field": "cost_base", "evidence": {"price_updated_at": SINCE}}, Cause.UNKNOWN),
+        ({"field": "isin", "evidence": {"state_updated_at": SINCE}}, Cause.STATE_CHANGED),
+        ({"record": "accounts", "field": "extract", "evidence": {"consent_updated_at": SINCE}}, Cause.CONSENT_CHANGED),
+        ({"field": "units", "evidence": {"consent_updated_at": SINCE}}, Cause.UNKNOWN),
+        ({"record": "movement_transactions", "field": None, "in_file": False, "evidence": {"reverses": "T1"}}, Cause.REVERSAL),
+        ({"record": "movement_transactions", "field": None, "in_file": False}, Cause.LATE_ROW),
+        ({"file": "5.00", "bigsite": "-5.00"}, Cause.SIGN),
+        ({"file": "5.00", "bigsite": "500.00"}, Cause.SCALE),
+        ({"file": "12.34", "bigsite": "13.24"}, Cause.TRANSPOSED),
+        ({"file": "2025-03-12", "bigsite": "2025-03-13"}, Cause.DAY_SHIFT),
+        ({"file": "2025-03-12", "bigsite": "2025-03-14"}, Cause.UNKNOWN),
+        ({"file": "x", "bigsite": "y"}, Cause.UNKNOWN),
+    ],
+)  # fmt: skip
+def test_the_likeliest_cause(changes: dict[str, object], expected: Cause) -> None:
+    assert causes(**changes)[0] is expected
+
+
+def test_causes_with_evidence_rank_before_hints() -> None:
+    found = causes(file="5.00", bigsite="50.00", evidence={"eod_updated_at": SINCE})
+    assert found == [Cause.LATE_ROW, Cause.SCALE]
+
+
+def test_a_number_is_not_its_own_hint() -> None:
+    assert number_hints("0.00", "0.00") == []
+    assert number_hints(None, "1.00") == []
+    assert difference("1.00", "x") is None
+
+
+def test_severity() -> None:
+    assert severity(explain(dataclasses.replace(CASE, evidence={"eod_updated_at": SINCE}))) is Severity.WARNING
+    assert severity(explain(CASE)) is Severity.ERROR
+
+
+def test_the_same_disagreement_has_the_same_id() -> None:
+    one = Break("f", READ.date(), Side.SOURCE, BreakKind.LATE, Severity.ERROR, "P", "r", "s", "units", "1", "2")
+    assert one.break_id == dataclasses.replace(one, kind=BreakKind.VALUE_DIFFERS, export_value="9").break_id
+    assert one.break_id != dataclasses.replace(one, field="price").break_id
+    assert one.break_id != dataclasses.replace(one, side=Side.DATA_TEAM).break_id
+
+
+@pytest.mark.parametrize(("recipient", "audience"), [("class", "a"), ("X'; DROP", "a"), ("CLASS", "a'b")])
+def test_names_that_could_be_sql_are_refused(recipient: str, audience: str) -> None:
+    with pytest.raises(ValueError, match="recipient"):
+        Question(recipient, READ.date(), None, audience)

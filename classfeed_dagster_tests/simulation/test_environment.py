@@ -1,0 +1,187 @@
+"""The world of an environment: seeded as the settings say, continued by whoever comes, refused in production."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster import trading_days
+from classfeed_dagster.bigsite.tables import portfolio
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.settings import Environment, Settings
+from classfeed_dagster.simulation.assets import CLEANING_JOB, CUSTOMERS, SIMULATION_JOB, simulation_definitions
+from classfeed_dagster.simulation.environment import advance, described_world, expire, last_day, world_in
+from classfeed_dagster.simulation.guard import SimulationRefusedError, mark, marker_metadata
+from classfeed_dagster.simulation.invented_market import InventedMarket
+from classfeed_dagster.simulation.retention import remove
+from classfeed_dagster.simulation.world import World, WorldError
+from classfeed_dagster_tests.simulation.conftest import FIRST, days
+
+UNREACHABLE = "postgresql+psycopg://someone@db.invalid:1/bigsite"
+NIGHT_OF_FRIDAY = dt.datetime(2023, 1, 7, 3, 30, tzinfo=trading_days.SYDNEY)
+
+
+def settings_of(engine: sa.Engine, tmp_path: Path, **more: object) -> Settings:
+    url = engine.url.render_as_string(hide_password=False)
+    return Settings(bigsite_url=url, home=tmp_path, first_business_date=FIRST, simulation_portfolios=12, **more)
+
+
+def portfolios(engine: sa.Engine) -> int:
+    with engine.connect() as connection:
+        return connection.execute(sa.select(sa.func.count()).select_from(portfolio)).scalar_one()
+
+
+def test_a_database_without_customers_gets_those_of_the_settings_and_missed_days_are_caught_up(
+    empty_bigsite: sa.Engine, tmp_path: Path
+) -> None:
+    settings = settings_of(empty_bigsite, tmp_path)
+    assert last_day(empty_bigsite, settings) is None
+    third = days(3)[-1]
+    done = advance(empty_bigsite, settings, third)
+    assert [one.day for one in done.written] == days(3)
+    assert done.summary.day == last_day(empty_bigsite, settings) == third
+    assert portfolios(empty_bigsite) == 13  # one never shares
+    assert advance(empty_bigsite, settings, third).written == ()
+
+
+def test_whoever_comes_continues_the_world_that_is_there(empty_bigsite: sa.Engine, tmp_path: Path) -> None:
+    first, second = days(2)
+    World(
+        5, InventedMarket(5, FIRST), consented=9, portfolios=10, first_day=FIRST, history_days=8,
+        environment=Environment.LOCAL,
+    ).seed(empty_bigsite)  # fmt: skip
+    settings = settings_of(empty_bigsite, tmp_path)
+    advance(empty_bigsite, settings, first)
+    done = advance(empty_bigsite, settings, second)
+    assert [one.day for one in done.written] == [second]
+    assert (done.world.plan.seed, done.world.plan.portfolios, done.world.plan.history) == (5, 10, 8)
+
+
+def test_another_market_than_the_worlds_own_is_refused(empty_bigsite: sa.Engine, tmp_path: Path) -> None:
+    settings = settings_of(empty_bigsite, tmp_path)
+    advance(empty_bigsite, settings, FIRST)
+    prices = tmp_path / "prices.parquet"
+    dates = [day.isoformat() for day in trading_days.business_days_between(dt.date(2022, 10, 3), dt.date(2023, 2, 1))]
+    frame = {"code": ["BHP"] * len(dates), "date": dates, "close": ["45.10"] * len(dates), "volume": ["1"] * len(dates)}
+    pl.DataFrame(frame).write_parquet(prices)
+    with pytest.raises(WorldError, match="CLASSFEED_SIMULATION_MARKET"):
+        world_in(empty_bigsite, settings.model_copy(update={"simulation_market": prices}))
+
+
+def test_once_removed_the_settings_decide_again(empty_bigsite: sa.Engine, tmp_path: Path) -> None:
+    settings = settings_of(empty_bigsite, tmp_path)
+    advance(empty_bigsite, settings, FIRST)
+    remove(empty_bigsite, settings.env)
+    other = settings.model_copy(update={"simulation_seed": 9})
+    assert world_in(empty_bigsite, other).fingerprint == described_world(other).fingerprint
+    assert last_day(empty_bigsite, other) is None
+    assert advance(empty_bigsite, other, FIRST).world.plan.seed == 9
+
+
+def test_production_is_refused_before_connecting(tmp_path: Path) -> None:
+    settings = Settings(env="prod", home=tmp_path, first_business_date=FIRST)
+    engine = sa.create_engine(UNREACHABLE)
+    for refused in (
+        lambda: advance(engine, settings, FIRST), lambda: last_day(engine, settings), lambda: expire(engine, settings),
+        lambda: world_in(engine, settings),
+    ):  # fmt: skip
+        with pytest.raises(SimulationRefusedError, match="CLASSFEED_ENV"):
+            refused()
+
+
+def test_cleaning_keeps_what_the_setting_says_and_needs_customers(empty_bigsite: sa.Engine, tmp_path: Path) -> None:
+    settings = settings_of(empty_bigsite, tmp_path)
+    mark(empty_bigsite, settings.env)
+    with pytest.raises(SimulationRefusedError, match="no simulated customers"):
+        expire(empty_bigsite, settings)
+    advance(empty_bigsite, settings, days(2)[-1])
+    before, deleted = expire(empty_bigsite, settings.model_copy(update={"simulation_keep_days": 90}))
+    assert before == days(2)[-1] - dt.timedelta(days=90)
+    assert sum(deleted.values()) == 0
+
+
+# -- in Dagster -------------------------------------------------------------------------------------------------------
+
+
+def definitions(settings: Settings) -> dg.Definitions:
+    return dg.Definitions.merge(
+        simulation_definitions(settings, trading_days.partitions(FIRST)),
+        dg.Definitions(resources={"runtime": Runtime(settings)}),
+    )
+
+
+def test_the_daily_asset_shows_what_customers_did_and_a_second_run_writes_nothing(
+    empty_bigsite: sa.Engine, tmp_path: Path
+) -> None:
+    settings = settings_of(empty_bigsite, tmp_path)
+    defs, second = definitions(settings), days(2)[-1]
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = defs.resolve_job_def(SIMULATION_JOB)
+        shown = []
+        for _ in range(2):
+            result = job.execute_in_process(instance=instance, partition_key=second.isoformat())
+            (event,) = result.get_asset_materialization_events()
+            assert event.asset_key == CUSTOMERS
+            metadata = event.step_materialization_data.materialization.metadata
+            shown.append({name: value.value for name, value in metadata.items()})
+        cleaned = defs.resolve_job_def(CLEANING_JOB).execute_in_process(instance=instance)
+    first, again = shown
+    assert first["days_written"] == 2
+    assert first["rows_written"] > 0
+    assert first["sharing_with_class"] >= 10
+    assert "![trades a day](data:image/svg+xml;base64," in first["plot"]
+    assert "buys" in first["what_customers_did"]
+    assert (again["days_written"], again["rows_written"]) == (0, 0)
+    assert again["plot"] == first["plot"]
+    (event,) = cleaned.get_asset_materialization_events()
+    assert event.step_materialization_data.materialization.metadata["rows_deleted"].value == 0
+
+
+def test_production_has_no_such_thing() -> None:
+    defs = simulation_definitions(Settings(env="prod"), trading_days.partitions(FIRST))
+    assert not list(defs.assets or [])
+    assert not list(defs.schedules or [])
+
+
+@pytest.mark.parametrize(
+    ("env", "status"), [("stg", dg.DefaultScheduleStatus.RUNNING), ("local", dg.DefaultScheduleStatus.STOPPED)]
+)
+def test_schedules_are_on_where_nobody_is_at_work(env: str, status: dg.DefaultScheduleStatus, tmp_path: Path) -> None:
+    defs = definitions(Settings(env=env, home=tmp_path, first_business_date=FIRST))
+    for name in ("simulation_nightly", "simulation_cleaning_weekly"):
+        assert defs.resolve_schedule_def(name).default_status is status
+
+
+@pytest.mark.parametrize(
+    ("night", "asked"),
+    [
+        (NIGHT_OF_FRIDAY, "2023-01-06"),
+        (NIGHT_OF_FRIDAY + dt.timedelta(days=1), "not an ASX business day"),
+        (NIGHT_OF_FRIDAY + dt.timedelta(days=3), "2023-01-09"),
+        (dt.datetime(2022, 12, 30, 3, 30, tzinfo=trading_days.SYDNEY), "before the first business date"),
+    ],
+)
+def test_the_night_after_a_business_day_asks_for_that_day(night: dt.datetime, asked: str, tmp_path: Path) -> None:
+    defs = definitions(Settings(home=tmp_path, first_business_date=FIRST))
+    with dg.DagsterInstance.ephemeral() as instance:
+        schedule = defs.resolve_schedule_def("simulation_nightly")
+        found = schedule.evaluate_tick(
+            dg.build_schedule_context(
+                instance=instance, scheduled_execution_time=night, repository_def=defs.get_repository_def()
+            )
+        )
+    if found.skip_message:
+        assert asked in found.skip_message
+    else:
+        (request,) = found.run_requests
+        assert (request.partition_key, request.run_key) == (asked, f"simulation-{asked}")
+        assert trading_days.partitions(FIRST).has_partition_key(asked, current_time=night)
+
+
+def test_the_marker_tells_no_secret() -> None:
+    assert {table.name for table in marker_metadata.sorted_tables} == {"plan", "world"}

@@ -1,0 +1,334 @@
+"""Mutation testing of the modules that decide: each small wrong change must be noticed by some quick test.
+
+A mutant lives in the memory of one forked process (an import hook hands out the changed source), so no file is
+touched and the working tree stays usable. Only the tests that reach the mutated line run, the fastest first.
+
+    python -m classfeed_dagster_tests.torture.mutation --sample 200 --seconds 1800 --out mutants.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import importlib.abc
+import importlib.machinery
+import io
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = "classfeed_dagster_tests"
+# Decision modules by room, and where their tests are. Declarations (columns, mapping tables, manifests' fields) are
+# data, for which the contract tests are the judge.
+ROOMS: dict[str, tuple[list[str], list[str]]] = {
+    "consent": (
+        ["bigsite/consent.py", "domains/consented_portfolios.py"],
+        ["bigsite/test_consent.py", "domains/test_consented_portfolios.py", "bigsite/test_snapshot.py"],
+    ),
+    "domains": (
+        ["domains/breaches.py", "domains/exact.py", "domains/movement_transactions.py", "domains/investment_holdings.py",
+         "domains/account_balances.py", "domains/securities.py", "domains/slice.py", "domains/identifiers.py",
+         "domains/audience.py", "trading_days.py"],
+        ["domains", "test_trading_days.py"],
+    ),
+    "documents": (
+        ["documents/epi_findings.py", "documents/epi_reader.py", "documents/epi_totals.py", "documents/epi_writer.py",
+         "documents/epi_validator.py", "documents/format.py"],
+        ["documents/test_epi_findings.py", "documents/test_epi_mapping.py", "documents/test_epi_reader.py",
+         "documents/test_epi_writer.py"],
+    ),
+    "delivery": (
+        ["delivery/plan.py", "delivery/publish.py", "delivery/chain.py", "delivery/state.py", "delivery/gate.py",
+         "delivery/evaluate.py", "delivery/facts.py", "delivery/quarantine.py", "delivery/release.py",
+         "delivery/verify.py", "delivery/build.py", "delivery/pages.py"],
+        ["delivery"],
+    ),
+    "reconciliation": (
+        ["reconciliation/compare.py", "reconciliation/rules.py", "reconciliation/explain.py"],
+        ["reconciliation/test_compare.py"],
+    ),
+}  # fmt: skip
+PRELOAD = ["pytest", "_pytest.assertion.rewrite", "polars", "sqlalchemy", "hypothesis", "lxml.etree", "pydantic",
+           "pyarrow.parquet", "pyarrow.compute", "exchange_calendars", "psycopg", "boto3"]  # fmt: skip
+
+_COMPARISONS: dict[type[ast.cmpop], list[type[ast.cmpop]]] = {
+    ast.Lt: [ast.LtE, ast.GtE], ast.LtE: [ast.Lt, ast.Gt], ast.Gt: [ast.GtE, ast.LtE], ast.GtE: [ast.Gt, ast.Lt],
+    ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq], ast.Is: [ast.IsNot], ast.IsNot: [ast.Is], ast.In: [ast.NotIn],
+    ast.NotIn: [ast.In],
+}  # fmt: skip
+_ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: the ``at``-th place in its module, and what was done there."""
+
+    room: str
+    module: str
+    at: int
+    line: int
+    change: str
+
+
+def _skipped(node: ast.AST) -> bool:
+    # Messages and declarations are not decisions.
+    if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Assert, ast.AnnAssign, ast.Import, ast.ImportFrom)):
+        return True
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return True
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
+    """(name, function that changes the node in place) of each mutation of ``node``."""
+
+    def put(**values: Any) -> Any:
+        return lambda target: [setattr(target, name, value) for name, value in values.items()]
+
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        for other in _COMPARISONS[type(node.ops[0])]:
+            yield f"{type(node.ops[0]).__name__} -> {other.__name__}", put(ops=[other()])
+    elif isinstance(node, ast.BoolOp):
+        other_op = ast.Or if isinstance(node.op, ast.And) else ast.And
+        yield f"{type(node.op).__name__} -> {other_op.__name__}", put(op=other_op())
+    elif isinstance(node, (ast.BinOp, ast.AugAssign)) and type(node.op) in _ARITHMETIC:
+        swapped = _ARITHMETIC[type(node.op)]
+        yield f"{type(node.op).__name__} -> {swapped.__name__}", put(op=swapped())
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.Invert, ast.USub)):
+        replacement = ast.UAdd() if isinstance(node.op, ast.USub) else None
+        if replacement is not None:
+            yield "-x -> x", put(op=replacement)
+        elif isinstance(node.op, ast.Not):
+            yield "not x -> bool(x)", put(operand=ast.UnaryOp(ast.Not(), node.operand))
+        else:
+            yield "~x -> ~~x", put(operand=ast.UnaryOp(ast.Invert(), node.operand))
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield f"{node.value} -> {not node.value}", put(value=not node.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int):
+        yield f"{node.value} -> {node.value + 1}", put(value=node.value + 1)
+    elif isinstance(node, (ast.If, ast.IfExp, ast.While)):
+        yield "condition negated", put(test=ast.UnaryOp(ast.Not(), node.test))
+    elif isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant):
+        yield "return None", put(value=ast.Constant(None))
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield "statement removed", put(value=ast.Constant(None))
+    elif isinstance(node, ast.For):
+        yield "loop over nothing", put(iter=ast.Tuple([], ast.Load()))
+    elif isinstance(node, ast.Break):
+        yield "break -> continue", "continue"
+    elif isinstance(node, ast.Continue):
+        yield "continue -> break", "break"
+
+
+def _places(tree: ast.Module) -> list[tuple[ast.AST, str, Any]]:
+    found: list[tuple[ast.AST, str, Any]] = []
+
+    def visit(node: ast.AST, *, inside: bool) -> None:
+        if _skipped(node):
+            return
+        deeper = inside or isinstance(node, (ast.FunctionDef, ast.Lambda))
+        if inside:
+            found.extend((node, name, change) for name, change in _changes(node))
+        for field, value in ast.iter_fields(node):
+            if field in ("decorator_list", "annotation", "returns", "args"):
+                if field != "args" or isinstance(node, (ast.FunctionDef, ast.Lambda)):
+                    continue
+            children = value if isinstance(value, list) else [value]
+            for child in children:
+                if isinstance(child, ast.AST):
+                    visit(child, inside=deeper)
+
+    visit(tree, inside=False)
+    return found
+
+
+def mutants(room: str) -> list[Mutant]:
+    """Every mutant of a room, in order of place."""
+    listed = []
+    for module in ROOMS[room][0]:
+        tree = ast.parse((ROOT / "classfeed_dagster" / module).read_text())
+        for at, (node, change, _) in enumerate(_places(tree)):
+            listed.append(Mutant(room, module, at, getattr(node, "lineno", 0), change))
+    return listed
+
+
+def mutated_source(mutant: Mutant) -> str:
+    """The module's source with the change."""
+    tree = ast.parse((ROOT / "classfeed_dagster" / mutant.module).read_text())
+    node, _, change = _places(tree)[mutant.at]
+    if isinstance(change, str):
+        _replace_statement(tree, node, ast.Continue() if change == "continue" else ast.Break())
+    else:
+        # put() closures built on this very tree may hold children of the node itself: safe, they are its own.
+        change(node)
+    return ast.unparse(ast.fix_missing_locations(copy.deepcopy(tree)))
+
+
+def _replace_statement(tree: ast.AST, old: ast.AST, new: ast.stmt) -> None:
+    for parent in ast.walk(tree):
+        for _, value in ast.iter_fields(parent):
+            if isinstance(value, list) and old in value:
+                value[value.index(old)] = ast.copy_location(new, old)  # type: ignore[type-var]
+                return
+
+
+class _Hook(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
+    def __init__(self, name: str, path: Path, source: str) -> None:
+        self.name, self.path, self.source = name, path, source
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self.name:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, origin=str(self.path))
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self.path)
+
+    def get_data(self, path: Any) -> bytes:
+        return self.source.encode()
+
+
+def _child(mutant: Mutant | None, tests: list[str]) -> None:
+    os.setsid()
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = tempfile.gettempdir()
+    assert not [name for name in sys.modules if name.startswith("classfeed_dagster.")]
+    if mutant is not None:
+        name = "classfeed_dagster." + mutant.module.removesuffix(".py").replace("/", ".")
+        sys.meta_path.insert(0, _Hook(name, ROOT / "classfeed_dagster" / mutant.module, mutated_source(mutant)))
+    import pytest
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        code = pytest.main([*tests, "-x", "-q", "--no-header", "-p", "no:randomly", "-p", "no:cov", "--tb=no"])
+    os._exit(int(code))
+
+
+@dataclass
+class Reach:
+    """Which tests reach which line, and how long each takes."""
+
+    lines: dict[str, dict[int, list[str]]]
+    seconds: dict[str, float]
+
+    def tests(self, mutant: Mutant) -> list[str]:
+        reached = self.lines.get(mutant.module, {})
+        # A statement over several lines is recorded at its first one: look back a little.
+        for line in range(mutant.line, max(mutant.line - 12, 0), -1):
+            if reached.get(line):
+                return sorted(reached[line], key=lambda test: (self.seconds.get(test, 9.0), test))
+        return []
+
+
+def measure(room: str) -> Reach:
+    """Run the room's quick tests once with coverage by test."""
+    import coverage
+
+    with tempfile.TemporaryDirectory(prefix="classfeed-mutation-") as folder:
+        data, junit = Path(folder) / "coverage", Path(folder) / "junit.xml"
+        config = Path(folder) / "rc"
+        config.write_text("[run]\nbranch = False\nconcurrency = thread\nsource = classfeed_dagster\n")
+        subprocess.run(
+            [sys.executable, "-m", "pytest", *[f"{TESTS}/{name}" for name in ROOMS[room][1]], "-q", "-m",
+             "not slow and not torture and not nightly", "-k", "not s3", "--cov=classfeed_dagster",
+             f"--cov-config={config}", "--cov-context=test", "--cov-report=", "--cov-fail-under=0",
+             f"--junitxml={junit}"],
+            cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(data)}, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        found = coverage.CoverageData(str(data))
+        found.read()
+        lines: dict[str, dict[int, list[str]]] = {}
+        for module in ROOMS[room][0]:
+            contexts = found.contexts_by_lineno(str(ROOT / "classfeed_dagster" / module))
+            lines[module] = {
+                line: sorted({name.partition("|")[0] for name in names if name}) for line, names in contexts.items()
+            }
+        seconds = {}
+        for case in ET.parse(junit).iter("testcase"):
+            file = case.get("classname", "").replace(".", "/") + ".py"
+            seconds[f"{file}::{case.get('name')}"] = float(case.get("time", 0))
+        return Reach(lines, seconds)
+
+
+def judge(mutant: Mutant, reach: Reach, context: Any) -> str:
+    """killed, survived, timeout (as good as killed) or unreached."""
+    tests = reach.tests(mutant)
+    if not tests:
+        return "unreached"
+    # The fastest few kill most; all others are asked only if those don't.
+    for some in (tests[:25], tests[25:]):
+        if not some:
+            continue
+        limit = 30 + 10 * sum(reach.seconds.get(test, 1.0) for test in some)
+        process = context.Process(target=_child, args=(mutant, some))
+        process.start()
+        process.join(limit)
+        if process.is_alive():
+            os.killpg(process.pid, 9)
+            process.join()
+            return "timeout"
+        if process.exitcode != 0:
+            return "killed"
+    return "survived"
+
+
+def run(rooms: list[str], sample: int, seconds: float, seed: int, out: Path | None) -> list[dict[str, Any]]:
+    """Judge ``sample`` mutants of the rooms, in an order fixed by ``seed``, until ``seconds`` are over."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    everyone = [mutant for room in rooms for mutant in mutants(room)]
+    chosen = random.Random(seed).sample(everyone, min(sample, len(everyone)))
+    reaches: dict[str, Reach] = {}
+    results: list[dict[str, Any]] = []
+    until = time.monotonic() + seconds
+    for mutant in chosen:
+        if time.monotonic() > until:
+            break
+        if mutant.room not in reaches:
+            reaches[mutant.room] = measure(mutant.room)
+        result = judge(mutant, reaches[mutant.room], context)
+        source = (ROOT / "classfeed_dagster" / mutant.module).read_text().splitlines()[mutant.line - 1].strip()
+        results.append({**asdict(mutant), "result": result, "source": source})
+        if out is not None:
+            out.write_text(json.dumps({"all": len(everyone), "seed": seed, "results": results}, indent=1))
+    return results
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="mutation testing of the modules that decide")
+    parser.add_argument("rooms", nargs="*", default=list(ROOMS))
+    parser.add_argument("--sample", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=1800)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    results = run(given.rooms, given.sample, given.seconds, given.seed, given.out)
+    for room in given.rooms:
+        mine = [one for one in results if one["room"] == room]
+        dead = sum(one["result"] in ("killed", "timeout") for one in mine)
+        if mine:
+            print(f"{room}: {dead} of {len(mine)} mutants noticed ({100 * dead // len(mine)} %)")
+    for one in results:
+        if one["result"] in ("survived", "unreached"):
+            print(f"{one['result']}: {one['module']}:{one['line']} {one['change']}: {one['source']}")
+
+
+if __name__ == "__main__":
+    main()

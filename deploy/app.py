@@ -1,0 +1,74 @@
+"""Synthesise every stack into ``deploy/templates``: ``python -m deploy.app``. Works offline; needs node and CDK.
+
+The templates are committed: a review sees what will change, and the quick tests need no CDK.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from aws_cdk import App, DefaultStackSynthesizer, Environment, Tags
+
+from deploy.application import Application
+from deploy.environments import DEPLOYMENTS, REGION, REST_ACCOUNT
+from deploy.foundation import Foundation
+from deploy.monitoring import Monitoring
+from deploy.registry import Registry
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def build(outdir: str) -> App:
+    """The app with every stack of every environment."""
+    context = {"aws:cdk:enable-path-metadata": False, "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True}
+    app = App(outdir=outdir, analytics_reporting=False, context=context)
+
+    def synthesizer() -> DefaultStackSynthesizer:
+        # Plain templates: nothing to bootstrap, no assets, deployed by change sets.
+        return DefaultStackSynthesizer(generate_bootstrap_version_rule=False)
+
+    Registry(app, env=Environment(account=REST_ACCOUNT, region=REGION), synthesizer=synthesizer())
+    for deployment in DEPLOYMENTS:
+        env = Environment(account=deployment.account, region=deployment.region)
+        foundation = Foundation(app, deployment, env=env, synthesizer=synthesizer())
+        application = Application(app, deployment, foundation, env=env, synthesizer=synthesizer())
+        monitoring = Monitoring(app, deployment, foundation, env=env, synthesizer=synthesizer())
+        for stack in (foundation, application, monitoring):
+            Tags.of(stack).add("environment", deployment.env)
+            Tags.of(stack).add("project", "classfeed")
+    return app
+
+
+def templates() -> dict[str, dict[str, Any]]:
+    """Every stack's template by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        build(folder).synth()
+        return {
+            path.name.removesuffix(".template.json"): json.loads(path.read_text())
+            for path in sorted(Path(folder).glob("*.template.json"))
+        }
+
+
+def text(template: dict[str, Any]) -> str:
+    """A template as it is committed."""
+    return json.dumps(template, indent=1, sort_keys=True) + "\n"
+
+
+def main() -> None:
+    """Write the templates, and remove those of stacks that are no more."""
+    TEMPLATES.mkdir(exist_ok=True)
+    found = templates()
+    for name, template in found.items():
+        (TEMPLATES / f"{name}.json").write_text(text(template))
+    for path in TEMPLATES.glob("*.json"):
+        if path.stem not in found:
+            path.unlink()
+    sys.stdout.write("\n".join(sorted(found)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
