@@ -261,9 +261,8 @@ def main() -> int:
         folder = Path(name)
         for frame, rows in frames_of(movements).items():
             rows.write_parquet(folder / f"{frame}.parquet")
-        print(
-            f"{movements:,} movements, {movements * 48 // MOVEMENTS_EACH:,} records; seconds of processor and of the clock"
-        )
+        records = movements * 48 // MOVEMENTS_EACH
+        print(f"{movements:,} movements, {records:,} records; seconds of processor, then of the clock")
         paths = {way: folder / f"{way.__name__}.xml" for way in (lxml_e_builder, lxml_subelement, this_projects_writer)}
         ratio = _table("write", paths, folder)
         if movements <= 60_000:  # the tree of a larger document may not fit

@@ -112,7 +112,7 @@ class Desk:
     def switch(self, **values: dict[str, bool | str]) -> None:
         """Change switches, as a person does with ``CLASSFEED_FLAGS``: by switch, then feed or recipient."""
         flags = {name.replace("_", "-"): value for name, value in values.items()}
-        self.runtime = Runtime(self.runtime.settings.model_copy(update={"flags": flags}))
+        self.runtime.settings = self.runtime.settings.model_copy(update={"flags": flags})
         self.definitions = build_definitions(self.runtime, self.feeds)
 
     def add(self, *feeds: Feed) -> None:
@@ -131,6 +131,5 @@ def desk(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
     with DagsterInstance.ephemeral() as instance:
         desk = Desk(Bigsite(bigsite_engine), runtime, instance, build_definitions(runtime), declared_feeds())
         yield desk
-    desk.runtime.close()
     runtime.close()
     api.clear_providers()

@@ -37,6 +37,8 @@ ENVIRONMENT_OF_SECRET = {
 # Paths on the load balancer. Each has its own client at the identity provider, which decides who gets in, and its own
 # cookie: being let in as a viewer opens no other door.
 PATHS = {"viewer": "/view", "operator": "/operate", "door": "/rerun"}
+# AWS services that have an endpoint inside the network; everything else goes through the egress proxy.
+ENDPOINTS = ("api.ecr", "logs", "secretsmanager", "sqs", "ecs", "kms", "monitoring", "sts", "s3")
 OIDC = "https://login.broker.example"
 
 
@@ -193,7 +195,8 @@ class Application(Stack):
             "DAGSTER_PG_HOST": self.foundation.database.attr_endpoint_address,
             "DAGSTER_PG_DB": "dagster",
             "HTTPS_PROXY": "http://egress.broker.internal:3128",
-            "NO_PROXY": f".{deployment.region}.amazonaws.com,.classfeed.internal,169.254.170.2,127.0.0.1",
+            "NO_PROXY": ",".join([*(f"{one}.{deployment.region}.amazonaws.com" for one in ENDPOINTS), ".classfeed.internal",
+                                  f".s3.{deployment.region}.amazonaws.com", "169.254.170.2", "127.0.0.1"]),
         }
         if name == "code":
             queue = f"https://sqs.{deployment.region}.amazonaws.com/{deployment.account}/{deployment.name('consent-events')}"

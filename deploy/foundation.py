@@ -267,6 +267,13 @@ class Foundation(Stack):
             parameters={"rds.force_ssl": "1", "log_min_duration_statement": "1000", "log_statement": "ddl"},
         )  # fmt: skip
         reference = f"{{{{resolve:secretsmanager:{secret.ref}:SecretString:"
+        watcher = iam.Role(
+            self, "DatabaseWatcher", role_name=deployment.name("database-watcher"),
+            assumed_by=iam.ServicePrincipal("monitoring.rds.amazonaws.com"),
+            managed_policies=[
+                iam.ManagedPolicy.from_aws_managed_policy_name("service-role/AmazonRDSEnhancedMonitoringRole")
+            ],
+        )  # fmt: skip
         database = rds.CfnDBInstance(
             self, "Database", db_instance_identifier=deployment.name("dagster"), engine="postgres",
             engine_version="17.6", db_instance_class=deployment.database_class, db_name="dagster",
@@ -278,7 +285,7 @@ class Foundation(Stack):
             backup_retention_period=35, copy_tags_to_snapshot=True, deletion_protection=True,
             auto_minor_version_upgrade=True, enable_performance_insights=True,
             performance_insights_kms_key_id=self.key.key_arn, enable_iam_database_authentication=True,
-            enable_cloudwatch_logs_exports=["postgresql", "upgrade"], monitoring_interval=0,
+            enable_cloudwatch_logs_exports=["postgresql", "upgrade"], monitoring_interval=60, monitoring_role_arn=watcher.role_arn,
             tags=[CfnTag(key="classfeed", value=deployment.env)],
         )  # fmt: skip
         database.apply_removal_policy(RemovalPolicy.SNAPSHOT)

@@ -6,7 +6,7 @@ The same comparison stands before every reading of bigsite (see the landing); th
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 
@@ -79,16 +79,18 @@ def schema_asset(exports: Callable[[], Exports], tell: Tell) -> dg.AssetsDefinit
             ),
         ],
     )
-    def schema(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+    def schema(
+        context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.MaterializeResult[None]]:
         now = runtime.clock(context.run.tags) or dt.datetime.now(dt.UTC)
         today = now.astimezone(trading_days.SYDNEY).date()
         verdict = check_schema(runtime.engine, exports(), since=now - _LOOKED_AT)
         since_last = _since_last(runtime.store, today, verdict)
         key = keep_schema(runtime.store, today, verdict.schema)
-        tell(runtime.store, verdict, context.run_id)
+        tell(runtime.store, verdict, context.run.run_id)
         shape, values = _parts(verdict)
         get_logger().info("schema seen", differences=len(shape), unknown_values=len(values))
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             data_version=dg.DataVersion(key.rpartition("/")[2].removesuffix(".json")),
             metadata={
                 "verdict": dg.MetadataValue.md(verdict.to_markdown()),

@@ -114,6 +114,8 @@ def consume(queues: Queues, store: ObjectStore, now: dt.datetime, *, batches: in
     duplicates = dead = 0
     for _ in range(batches):
         messages = _receive(queues, queues.events)
+        if not messages:  # SQS may hand over fewer than there are, so only an empty hand means that there are none
+            break
         for message in messages:
             try:
                 event = ConsentEvent.model_validate_json(message["Body"])
@@ -126,8 +128,6 @@ def consume(queues: Queues, store: ObjectStore, now: dt.datetime, *, batches: in
             else:
                 duplicates += 1
             _delete(queues, queues.events, message)
-        if len(messages) < _BATCH:
-            break
     return Consumed(tuple(events), duplicates, dead)
 
 

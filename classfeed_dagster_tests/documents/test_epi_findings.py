@@ -184,7 +184,7 @@ def test_numbers_with_more_digits_than_the_xsd_allows() -> None:
     frames = frames_of({"accounts": [account("P1")], "account_balances": [balance("P1")]})
     digits = pa.array([Decimal("12345678901234567.89")], pa.decimal128(38, 2))
     unchecked = pa.Array.from_buffers(pa.decimal128(18, 2), 1, digits.buffers())
-    wide = frames["account_balances"].with_columns(pl.from_arrow(unchecked).alias("ledger_balance"))
+    wide = frames["account_balances"].with_columns(pl.Series("ledger_balance", unchecked))
     found = EPI.unwritable(frames | {"account_balances": wide})
     assert "too_many_digits" in found["rule"].to_list()
     assert "12345678901234567" not in str(found["detail"].to_list())

@@ -68,12 +68,10 @@ def test_any_content_is_canonically_what_lxml_writes_and_valid(frames: Frames) -
 
 
 @settings(max_examples=25, deadline=None)
-@given(any_frames(), st.randoms(use_true_random=False))
-def test_neither_slices_nor_the_order_of_rows_nor_blocks_change_bytes(frames: Frames, random: object) -> None:
+@given(any_frames(), st.integers(0, 1000))
+def test_neither_slices_nor_the_order_of_rows_nor_blocks_change_bytes(frames: Frames, seed: int) -> None:
     whole = list(EPI.render(frames))
-    shuffled = {
-        name: frame.sample(fraction=1, shuffle=True, seed=random.getrandbits(16)) for name, frame in frames.items()
-    }  # type: ignore[attr-defined]
+    shuffled = {name: frame.sample(fraction=1, shuffle=True, seed=seed) for name, frame in frames.items()}
     assert list(EPI.render(shuffled)) == whole
     sliced = [
         portfolio

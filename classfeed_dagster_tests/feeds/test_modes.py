@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 import pytest
 from dagster import AssetKey
 
@@ -118,7 +116,9 @@ def test_the_old_apps_file_is_compared_when_it_lands(market: Desk) -> None:
     assert result.success
     metadata = _parity_metadata(market)
     assert (metadata["clean_dates_in_a_row"], metadata["unexplained"]) == (0, 2)
-    assert "| D | SW00000001 | 1 | differs | net_amount | 4509.51 | 4509.50 |" in str(metadata["unexplained_differences"])
+    assert "| D | SW00000001 | 1 | differs | net_amount | 4509.51 | 4509.50 |" in str(
+        metadata["unexplained_differences"]
+    )
     (evaluation,) = result.get_asset_check_evaluations()
     assert (evaluation.check_name, evaluation.passed) == ("parity", False)
 

@@ -86,9 +86,9 @@ def test_one_incident_is_one_message_and_one_page_until_it_has_recovered(
     assert len(switchboard.messages) == 1
     assert "2026-03-02, 2026-03-03" in message.seen
 
-    assert say(local_store, switchboard, after=95) == (0, 0, 1)
-    assert message.replies == [f"Recovered after 95 min: {LATE.what}"]
-    assert message.seen.startswith(f":white_check_mark: *Recovered* after 95 min. ~{LATE.what}~")
+    assert say(local_store, switchboard, after=85) == (0, 0, 1)
+    assert message.replies == [f"Recovered after 85 min: {LATE.what}"]
+    assert message.seen.startswith(f":white_check_mark: *Recovered* after 85 min. ~{LATE.what}~")
     assert switchboard.pages == {}
     assert open_incidents(local_store) == {}
     assert say(local_store, switchboard, after=99) == (0, 0, 0)
