@@ -230,8 +230,9 @@ def lxml_iterparse(_: dict[str, pl.DataFrame], path: Path) -> None:
         for name in ("LedgerBalance", "MarketValue", "Amount", "NetAmount", "Units"):
             total += Decimal(row.get(epi.tag(name)) or 0)
         element.clear()
-        while element.getprevious() is not None:
-            del element.getparent()[0]
+        parent = element.getparent()
+        while parent is not None and element.getprevious() is not None:
+            del parent[0]
 
 
 def _measured(way: Callable[..., None], frames: Path, path: Path) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from classfeed_dagster import cli_local, cli_look, cli_operate, cli_schema, cli_simulate
+from classfeed_dagster import cli_lineage, cli_local, cli_look, cli_operate, cli_reconcile, cli_schema, cli_simulate
 
 app = typer.Typer(
     help="Daily data feeds from the broker to Class: run them, look at them, prove them.",
@@ -21,9 +21,11 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
+cli_lineage.register(app)
 cli_local.register(app)
 cli_look.register(app)
 cli_operate.register(app)
+cli_reconcile.register(app)
 cli_schema.register(app)
 cli_simulate.register(app)
 

@@ -37,9 +37,8 @@ def rerun(
     Safe at any time: what was delivered is never delivered again. Nothing else of a run can be chosen here.
     """
     from classfeed_dagster.operations import operate, reruns
-    from classfeed_dagster.operations.run_history import LAUNCHED_BY_TAG
-    from classfeed_dagster.operations.runs import new_correlation_id
-    from classfeed_dagster.runtime import CORRELATION_TAG, Runtime
+    from classfeed_dagster.operations.runs import LAUNCHED_BY_TAG
+    from classfeed_dagster.runtime import CORRELATION_TAG, Runtime, new_correlation_id
 
     runtime = Runtime()
     settings = runtime.settings

@@ -14,6 +14,7 @@ from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.domains.assets import audience_names, domain_assets
 from classfeed_dagster.domains.checks import domain_checks
 from classfeed_dagster.feeds.assets import FeedParts, feed_assets, legacy_assets
+from classfeed_dagster.feeds.assurance_assets import assurance_definitions
 from classfeed_dagster.feeds.checks import consent_check, feed_checks
 from classfeed_dagster.feeds.feed import Feed, audiences_of, declared_feeds, require_distinct
 from classfeed_dagster.feeds.flags import start_flags
@@ -72,6 +73,7 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
         operation_definitions(parts, feed_jobs, checks, running=running),
         schema_definitions(column_exports, tell_of_schema, running=running),
         simulation_definitions(settings, partitions),
+        assurance_definitions(parts, running=running),
     )
 
 

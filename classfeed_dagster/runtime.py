@@ -6,6 +6,7 @@ Definitions load with nothing reachable and no secret set, so nothing here conne
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TypeVar
@@ -20,6 +21,11 @@ CORRELATION_TAG = "classfeed/correlation_id"
 CLOCK_TAG = "classfeed/now"
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def new_correlation_id() -> str:
+    """A name for one attempt, the same in tags, logs, manifest, object metadata and alerts."""
+    return uuid.uuid4().hex
 
 
 class NotBuiltError(RuntimeError):

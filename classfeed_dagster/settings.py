@@ -105,6 +105,20 @@ class Settings(BaseSettings):
     keep_runs_days: int = Field(
         400, ge=90, description="Dagster's runs and their event logs are deleted after this many days"
     )
+    snowflake_account: str | None = Field(
+        None, description="Snowflake account; unset: a local stand-in under the home folder (needs the extra `embedded`)"
+    )
+    snowflake_user: str | None = Field(None, description="Snowflake user that loads and reconciles")
+    snowflake_private_key: SecretStr | None = Field(
+        None, description="the user's private key, PEM text, from the secrets store; no password is ever used"
+    )
+    snowflake_role: str | None = Field(None, description="Snowflake role")
+    snowflake_warehouse: str | None = Field(None, description="Snowflake virtual warehouse")
+    snowflake_database: str = Field("CLASSFEED", description="Snowflake database")
+    snowflake_schema: str = Field("FEED", description="Snowflake schema of the star schema and the breaks")
+    data_team_table: str = Field(
+        "CLASS_FEED_METRICS", description="the data team's table, qualified if it is in another schema"
+    )
     simulation_seed: int = Field(1, description="seed of the simulated customers, outside production")
     simulation_portfolios: int = Field(
         300, ge=1, le=50_000, description="how many simulated portfolios share with Class; a tenth more never do"

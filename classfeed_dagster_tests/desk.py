@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,15 +121,22 @@ class Desk:
         self.definitions = build_definitions(self.runtime, self.feeds)
 
 
-@pytest.fixture
-def desk(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
-    """An empty bigsite, an empty store, an instance of its own; the feed's first business date is 2 March 2026."""
-    url = bigsite_engine.url.render_as_string(hide_password=False)
+@contextlib.contextmanager
+def at_a_desk(engine: sa.Engine, home: Path, feeds: Sequence[Feed] | None = None) -> Iterator[Desk]:
+    """An empty bigsite, an empty store, an instance of its own; the feeds' first business date is 2 March 2026."""
+    url = engine.url.render_as_string(hide_password=False)
     runtime = Runtime(
-        Settings(bigsite_url=url, home=tmp_path, first_business_date=dt.date(2026, 3, 2), max_held_back_share="0.5")
+        Settings(bigsite_url=url, home=home, first_business_date=dt.date(2026, 3, 2), max_held_back_share="0.5")
     )
+    declared = tuple(feeds or declared_feeds())
     with DagsterInstance.ephemeral() as instance:
-        desk = Desk(Bigsite(bigsite_engine), runtime, instance, build_definitions(runtime), declared_feeds())
-        yield desk
+        yield Desk(Bigsite(engine), runtime, instance, build_definitions(runtime, declared), declared)
     runtime.close()
     api.clear_providers()
+
+
+@pytest.fixture
+def desk(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
+    """A desk with every feed."""
+    with at_a_desk(bigsite_engine, tmp_path) as made:
+        yield made

@@ -89,6 +89,8 @@ def test_trace_leads_from_a_document_back_to_the_row(demo: Result, classfeed: Co
         (("run", "--date", "2023-01-07"), 2, "not an ASX business day"),
         (("run", "--date", "2022-12-30"), 2, "before class_super's first business date"),
         (("run", "--date", "2023-01-05", "--feed", "nope"), 2, "the feeds are"),
+        (("parity", "--date", "2023-01-03"), 4, "holds no file"),
+        (("parity", "--date", "2023-01-03", "--feed", "class_super"), 2, "replaces no old app"),
         (("trace", "X1"), 2, "not the id of a ledger row"),
         (("trace", "T1"), 3, "no such row"),
         (("verify", "/nowhere"), 2, "does not exist"),
@@ -122,7 +124,9 @@ def test_a_release_needs_a_reason_and_goes_on_record(demo: Result, classfeed: Co
     assert json.loads(record.read_text())["released_by"] == "pat"
 
 
-@pytest.mark.parametrize("command", ["demo", "up", "seed", "replay", "run", "status", "verify", "trace", "release"])
+@pytest.mark.parametrize(
+    "command", ["demo", "up", "seed", "replay", "run", "status", "verify", "trace", "release", "parity"]
+)
 def test_every_command_explains_itself(classfeed: Command, command: str) -> None:
     shown = classfeed(command, "--help")
     assert shown.exit_code == 0

@@ -115,8 +115,9 @@ class Application(Stack):
             "Principal": {"AWS": f"arn:aws:iam::{deployment.account}:root"},
         }  # fmt: skip
         for name, statements in policies.PEOPLE.items():
-            if name == "deployer":
-                trust: dict[str, object] = policies.github(deployment)
+            if name in ("deployer", "notes"):
+                environment = f"{deployment.env}-notes" if name == "notes" else ""
+                trust: dict[str, object] = policies.github(deployment, environment)
             else:
                 # Only sessions of the identity centre's group of this name.
                 trust = sso | {"Condition": {"ArnLike": {"aws:PrincipalArn": (

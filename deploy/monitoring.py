@@ -14,7 +14,7 @@ from deploy.environments import Deployment
 from deploy.foundation import Foundation
 
 NAMESPACE = "classfeed"
-RUNBOOK = "docs/runbook.md"
+RUNBOOK = "docs/deployment.md"
 
 
 @dataclass(frozen=True, slots=True)

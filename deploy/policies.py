@@ -215,6 +215,7 @@ def deployer(deployment: Deployment) -> list[Statement]:
         _allow("ReadTheReleases", ["ssm:GetParameter", "ssm:PutParameter"],
                [f"arn:aws:ssm:{deployment.region}:{deployment.account}:parameter/classfeed/{deployment.env}/release"]),
         _allow("TellSlack", ["secretsmanager:GetSecretValue"], [deployment.secret("release-notes")]),
+        _key(deployment, "Decrypt", service="secretsmanager"),
         _allow("FindTheImage", ["ecr:DescribeImages"],
                [f"arn:aws:ecr:{REGION}:{REST_ACCOUNT}:repository/{REPOSITORY}"]),
         _deny("NeverData", ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"], _objects(deployment, ("*",))),
@@ -252,33 +253,19 @@ def _documents_stay_closed(deployment: Deployment) -> list[Statement]:
     return [_deny("DocumentsStayClosed", ["s3:GetObject", "s3:GetObjectVersion"], _objects(deployment, patterns))]
 
 
-# Components that run as tasks: the role of the task, and the secrets that ECS puts into it.
-TASKS: dict[str, tuple[Callable[[Deployment], list[Statement]], tuple[str, ...]]] = {
-    "code": (code, ("dagster-database", "bigsite", "slack", "pagerduty")),
-    "viewer": (web, ("dagster-database",)),
-    "operator": (web, ("dagster-database",)),
-    "daemon": (daemon, ("dagster-database",)),
-    "door": (door, ()),
-    "worker": (worker, ("dagster-database", "bigsite", "snowflake")),
-    "migrate": (nothing, ("dagster-database",)),
-}
-# Roles that people and the pipeline assume.
-PEOPLE: dict[str, Callable[[Deployment], list[Statement]]] = {
-    "analyst": analyst,
-    "support": support,
-    "deployer": deployer,
-}
-SECRETS = ("dagster-database", "bigsite", "snowflake", "slack", "pagerduty", "release-notes", "oidc-viewer", "oidc-operator",
-           "oidc-door")  # fmt: skip
+def notes(deployment: Deployment) -> list[Statement]:
+    """The pipeline's job that says that an approval is waited for: it can read where Slack listens, and no more."""
+    return [_allow("TellSlack", ["secretsmanager:GetSecretValue"], [deployment.secret("release-notes")]),
+            _key(deployment, "Decrypt", service="secretsmanager")]  # fmt: skip
 
 
-def github(deployment: Deployment | None = None) -> Statement:
+def github(deployment: Deployment | None = None, environment: str = "") -> Statement:
     """Who may take the deployer's role: the pipeline's job for exactly this environment, of exactly this workflow.
 
     Without an environment: the build's job on main, which may push an image and nothing else.
     """
     account = REST_ACCOUNT if deployment is None else deployment.account
-    subject = "ref:refs/heads/main" if deployment is None else f"environment:{deployment.env}"
+    subject = "ref:refs/heads/main" if deployment is None else f"environment:{environment or deployment.env}"
     workflow = "pipeline.yml" if deployment is None else "deploy.yml"
     host = "token.actions.githubusercontent.com"
     return {
@@ -307,3 +294,24 @@ def builder() -> list[Statement]:
             [f"arn:aws:ecr:{REGION}:{REST_ACCOUNT}:repository/{REPOSITORY}"],
         ),
     ]  # fmt: skip
+
+
+# Components that run as tasks: the role of the task, and the secrets that ECS puts into it.
+TASKS: dict[str, tuple[Callable[[Deployment], list[Statement]], tuple[str, ...]]] = {
+    "code": (code, ("dagster-database", "bigsite", "slack", "pagerduty")),
+    "viewer": (web, ("dagster-database",)),
+    "operator": (web, ("dagster-database",)),
+    "daemon": (daemon, ("dagster-database",)),
+    "door": (door, ()),
+    "worker": (worker, ("dagster-database", "bigsite", "snowflake")),
+    "migrate": (nothing, ("dagster-database",)),
+}
+# Roles that people and the pipeline assume.
+PEOPLE: dict[str, Callable[[Deployment], list[Statement]]] = {
+    "analyst": analyst,
+    "support": support,
+    "deployer": deployer,
+    "notes": notes,
+}
+SECRETS = ("dagster-database", "bigsite", "snowflake", "slack", "pagerduty", "release-notes", "oidc-viewer", "oidc-operator",
+           "oidc-door")  # fmt: skip

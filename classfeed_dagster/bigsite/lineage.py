@@ -38,7 +38,7 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
         f"repeated_confirmation.{column}": (f"trade.{column}",)
         for column in ("portfolio_id", "confirmation_number", "side", "security_id", "units")
     },
-    "repeated_confirmation.standing": ("trade.confirmation_number", "trade.reverses_trade_id"),
+    "repeated_confirmation.standing": ("trade.trade_id",),  # counted
     "opening_units.portfolio_id": ("trade.portfolio_id", "security_movement.portfolio_id"),
     "opening_units.audience": ("data_sharing_consent.recipient",),
     "opening_units.security_id": ("trade.security_id", "security_movement.security_id"),
@@ -51,15 +51,13 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "opening_cash.recorded_at": ("cash_transaction.recorded_at",),
 }
 
-# What also picks rows or names them, so that changing it moves whole rows and not its own values alone: keys, the
-# business dates and instants by which ledgers are cut, and whose data is shared. Everything else is only a value.
+# What also picks rows, so that changing it can move whole rows and not its own values alone: the business dates and
+# instants by which ledgers are cut, and whose data is shared. Keys do likewise. Everything else is only a value.
 SELECTING = frozenset(
     {
         *(f"{ledger}.recorded_at" for ledger in ("trade", "security_movement", "income", "cash_transaction")),
         "trade.trade_date",
-        "trade.reverses_trade_id",
-        "trade.confirmation_number",
-        "trade.side",
+        "trade.settlement_date",
         "security_movement.effective_date",
         "income.payment_date",
         "cash_transaction.transaction_date",
@@ -74,7 +72,6 @@ SELECTING = frozenset(
         "data_sharing_consent.history_from",
         "holding_eod.updated_at",
         "cash_balance_eod.updated_at",
-        "portfolio.portfolio_number",
     }
 )
 

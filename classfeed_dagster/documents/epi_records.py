@@ -31,7 +31,9 @@ Taker = Callable[[Record, pl.DataFrame], None]
 
 
 class Records:
-    """Feed it a document's pieces and close it; it hands the records to ``take`` in batches, each kind in order.
+    """Feed it a document's pieces, as far as they are valid, and close it.
+
+    It hands the records to ``take`` in batches, each kind in order.
 
     ``columns`` are those wanted, by record name. ``frame`` then holds the leaves of Header and ControlTotals as
     (path of names, text), in order; the currency attribute stands as a leaf of its own.
@@ -94,7 +96,7 @@ class Records:
         record = self._section.record
         try:
             texts = pl.Series(record.name, b"".join(waiting).decode().split("\n")[:-1], pl.String)
-        except UnicodeDecodeError:
+        except UnicodeDecodeError:  # the validator may still be waiting for the end of the tag that it stands in
             texts = None
         if texts is None or not texts.str.contains(plain_pattern(record)).all():
             for piece in waiting:

@@ -101,7 +101,7 @@ class Validator:
             self._parser.feed(piece)
         except (RefusedError, etree.LxmlError) as error:
             self._note(line)
-            return self._stop(f"line {line}: {reason(error)}")
+            return self._stop(_said(error, line))
         return self._note(line)
 
     def close(self, line: int) -> None:
@@ -109,7 +109,7 @@ class Validator:
         try:
             self._parser.close()
         except etree.LxmlError as error:
-            self._stop(f"line {line}: {reason(error)}")
+            self._stop(_said(error, line))
         else:
             self._note(line)
 
@@ -179,13 +179,15 @@ def hardened(target: NoDoctype, schema: etree.XMLSchema | None = None) -> PushPa
     return cast(PushParser, parser)
 
 
-def reason(error: Exception) -> str:
-    """Why a parser gave up, in words that hold nothing of the document."""
+def _said(error: Exception, line: int) -> str:
+    """Why a parser gave up, and on which line, in words that hold nothing of the document."""
     if isinstance(error, RefusedError):
-        return str(error)
+        return f"line {line}: {error}"
+    # A tag whose quote never ends is looked at much later than it is fed: here libxml2 knows the line.
+    line = getattr(error, "lineno", 0) or line
     code = getattr(error, "code", None)
     kind = etree.ErrorTypes._getName(code, "") if isinstance(code, int) else ""  # type: ignore[attr-defined, unused-ignore]
-    return f"not well-formed XML ({kind.removeprefix('ERR_').lower().replace('_', ' ') or 'unreadable'})"
+    return f"line {line}: not well-formed XML ({kind.removeprefix('ERR_').lower().replace('_', ' ') or 'unreadable'})"
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:

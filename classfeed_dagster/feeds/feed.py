@@ -9,6 +9,7 @@ import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from classfeed_dagster.delivery.records import delivered_prefix
 from classfeed_dagster.delivery.shadow import FeedMode
@@ -109,6 +110,10 @@ def declared_feeds() -> tuple[Feed, ...]:
     package = importlib.import_module("classfeed_dagster.feeds")
     found: list[Feed] = []
     for module in pkgutil.iter_modules(package.__path__):
+        # The folder also holds what Dagster makes of feeds: not imported, so that the command line stays quick.
+        source = Path(package.__path__[0], f"{module.name}.py").read_text()
+        if "\nFEED = Feed(" not in source:
+            continue
         declared = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "FEED", None)
         if isinstance(declared, Feed):
             found.append(declared)

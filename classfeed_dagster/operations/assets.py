@@ -63,7 +63,7 @@ def on_time_check(parts: FeedParts) -> dg.AssetChecksDefinition:
         metadata: dict[str, Any] = {
             "business_date": day.isoformat(),
             "deadline": judged.due.deadline_at.isoformat(),
-            "verdict": judged.verdict,
+            "verdict": judged.verdict.value,
         }
         if judged.delivered_at is not None:
             metadata["delivered_at"] = judged.delivered_at.isoformat()

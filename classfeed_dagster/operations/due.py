@@ -39,7 +39,9 @@ def latest_due(feed: Feed, audience: Audience, now: dt.datetime, count: int) -> 
     """The last ``count`` dates whose run should have started by ``now``, oldest first; fewer at a feed's beginning."""
     dates = audience.dates()
     today = now.astimezone(trading_days.SYDNEY).date()
-    candidates = dates[max(0, bisect_right(dates, today) - count - 1) : bisect_right(dates, today)]
+    last = bisect_right(dates, today)
+    # Before a morning's start neither today nor the business day before it is due.
+    candidates = dates[max(0, last - count - 2) : last]
     return [one for one in (due(feed, day) for day in candidates) if one.starts_at <= now][-count:]
 
 

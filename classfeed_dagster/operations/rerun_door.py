@@ -15,9 +15,8 @@ from classfeed_dagster.feeds.feed import Feed, declared_feeds
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.operations import operate, reruns
 from classfeed_dagster.operations.door_identity import HEADER, NotIdentifiedError, identify, keys_of
-from classfeed_dagster.operations.run_history import LAUNCHED_BY_TAG
-from classfeed_dagster.operations.runs import new_correlation_id
-from classfeed_dagster.runtime import CORRELATION_TAG, Runtime
+from classfeed_dagster.operations.runs import LAUNCHED_BY_TAG
+from classfeed_dagster.runtime import CORRELATION_TAG, Runtime, new_correlation_id
 from classfeed_dagster.store import StoreError
 
 if TYPE_CHECKING:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from classfeed_dagster.runtime import CORRELATION_TAG
+from classfeed_dagster.runtime import CORRELATION_TAG, new_correlation_id
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
@@ -66,11 +65,6 @@ class RunReport:
     failed_checks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-def new_correlation_id() -> str:
-    """A name for one attempt, the same in tags, logs, manifest, object metadata and alerts."""
-    return uuid.uuid4().hex
 
 
 def job_name(feed: str) -> str:

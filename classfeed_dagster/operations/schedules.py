@@ -9,8 +9,8 @@ import dagster as dg
 from classfeed_dagster import trading_days
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.operations.runs import job_name, new_correlation_id
-from classfeed_dagster.runtime import CORRELATION_TAG
+from classfeed_dagster.operations.runs import job_name
+from classfeed_dagster.runtime import CORRELATION_TAG, new_correlation_id
 
 
 def date_due(morning: dt.date, audience: Audience) -> dt.date | str:

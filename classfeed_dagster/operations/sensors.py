@@ -21,9 +21,9 @@ from classfeed_dagster.operations.incidents import raise_incident, raised, settl
 from classfeed_dagster.operations.pagerduty import pager
 from classfeed_dagster.operations.repair import Action, Decision, Policy, decide_all
 from classfeed_dagster.operations.run_history import events_of
-from classfeed_dagster.operations.runs import FEED_TAG, LAUNCHED_BY_TAG, REPAIR, job_name, new_correlation_id
+from classfeed_dagster.operations.runs import FEED_TAG, LAUNCHED_BY_TAG, REPAIR, job_name
 from classfeed_dagster.operations.slack import messenger
-from classfeed_dagster.runtime import CORRELATION_TAG, Runtime
+from classfeed_dagster.runtime import CORRELATION_TAG, Runtime, new_correlation_id
 from classfeed_dagster.seam import LANDING
 
 REASON_TAG = "classfeed/reason"

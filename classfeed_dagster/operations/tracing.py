@@ -1,12 +1,17 @@
-"""Where does this number come from? A transaction's way: source row, landed file, document, and the place in it."""
+"""Where does this number come from? A transaction's or a holding's way: source rows, landed file, document, place."""
 
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import operator
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
@@ -29,8 +34,13 @@ class NotATransactionError(ValueError):
     def __init__(self, text: str) -> None:
         super().__init__(
             f"{text[:40]!r} is not the id of a ledger row: T, S, I or C and the ledger's own number, as in T1042. "
-            "(Opening records sum many rows: trace those.)"
+            "(Opening records sum many rows: trace those. For a holding, give the portfolio's number and "
+            "EXCHANGE:CODE.)"
         )
+
+
+class NotAHoldingError(ValueError):
+    """bigsite has no such portfolio, or no security that was called so on the date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,39 @@ class Trace:
     travels_on: dt.date | None  # the date whose window holds it
     sightings: Sequence[Sighting]
     held_back: Sequence[tuple[dt.date, str]]  # dates on which the portfolio is held back, and why
+    reports: Sequence[str] = ()  # where the reconciliations of the dates that hold it are
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsRow:
+    """One ledger row behind a holding's units."""
+
+    transaction_id: str
+    business_date: dt.date
+    recorded_at: dt.datetime  # UTC
+    units: Decimal  # signed
+
+
+@dataclass(frozen=True, slots=True)
+class HoldingTrace:
+    """A holding's way on one business date. ``stated`` is bigsite's end of day as it stands now; None: no row."""
+
+    portfolio_number: str
+    exchange: str
+    security_code: str
+    business_date: dt.date
+    security_id: int
+    stated: Decimal | None
+    updated_at: dt.datetime | None
+    rows: Sequence[UnitsRow]  # dated on or before the business date, by date and recording
+    sightings: Sequence[Sighting]
+    held_back: Sequence[tuple[dt.date, str]]
+    reports: Sequence[str]
+
+    @property
+    def ledger(self) -> Decimal:
+        """What the ledger rows add up to."""
+        return sum((row.units for row in self.rows), Decimal("0.000000"))
 
 
 def trace(
@@ -96,14 +139,100 @@ def trace(
         for delivery in (deliveries_of(store, feed, day, source.portfolio_number) if match[1] in ledgers else ())
         # A DELTA holds its own window only; any later FULL holds everything again.
         if day == travels_on or delivery.portfolio.extract == "FULL"
-        for sighting in _sightings(store, delivery, table, key, transaction_id)
+        for sighting in _sightings(store, delivery, table, {f"{table}_id": key}, transaction_id)
     ]
-    waiting = [
-        (record.business_date, record.held_back.reason)
-        for record in held(store, feed)
-        if record.number == source.portfolio_number
+    days = sorted({one.delivery.manifest.business_date for one in sightings})
+    reports = [report for day in days for report in _reports(store, feed, day)]
+    return Trace(
+        transaction_id, source, travels_on, sightings, _held_back(store, feed, source.portfolio_number), reports
+    )
+
+
+def trace_holding(
+    engine: sa.Engine, store: ObjectStore, feed: str, number: str, security: tuple[str, str], day: dt.date
+) -> HoldingTrace:
+    """Follow what a portfolio held of a security (exchange, code as on ``day``); NotAHoldingError without."""
+    exchange, code = security
+    with engine.connect() as connection:
+        found = connection.execute(
+            sa.select(tables.portfolio.c.portfolio_id).where(tables.portfolio.c.portfolio_number == number)
+        ).one_or_none()
+        security_id = _security_called(connection, exchange, code, day)
+        if found is None or security_id is None:
+            what = f"portfolio {number}" if found is None else f"security {exchange}:{code} on {day.isoformat()}"
+            raise NotAHoldingError(f"bigsite has no {what}: give the number and the code as the document has them")
+        portfolio_id: int = found[0]
+        eod = tables.holding_eod.c
+        stated = connection.execute(
+            sa.select(eod.units, eod.updated_at).where(
+                eod.portfolio_id == portfolio_id, eod.security_id == security_id, eod.as_at_date == day
+            )
+        ).one_or_none()
+        rows = [UnitsRow(*row) for row in connection.execute(_units_behind(portfolio_id, security_id, day))]
+    owned = {"portfolio_id": portfolio_id, "security_id": security_id}
+    sightings = [
+        sighting
+        for delivery in deliveries_of(store, feed, day, number)
+        for sighting in _sightings(store, delivery, "holding_eod", owned, (number, exchange, code))
     ]
-    return Trace(transaction_id, source, travels_on, sightings, waiting)
+    return HoldingTrace(
+        number,
+        exchange,
+        code,
+        day,
+        security_id,
+        stated[0] if stated else None,
+        stated[1].astimezone(dt.UTC) if stated else None,
+        [replace(row, recorded_at=row.recorded_at.astimezone(dt.UTC)) for row in rows],
+        sightings,
+        _held_back(store, feed, number),
+        _reports(store, feed, day),
+    )
+
+
+def _security_called(connection: sa.Connection, exchange: str, code: str, day: dt.date) -> int | None:
+    # The code on a day is the old code of the earliest change after it, else today's.
+    security, change = tables.security.c, tables.security_code_change.c
+    old_code = (
+        sa.select(change.old_code)
+        .where(change.security_id == security.security_id, change.effective_on > day)
+        .order_by(change.effective_on)
+        .limit(1)
+        .scalar_subquery()
+    )
+    question = sa.select(security.security_id).where(
+        security.exchange == exchange, sa.func.coalesce(old_code, security.code) == code
+    )
+    found: int | None = connection.execute(question).scalar()
+    return found
+
+
+def _units_behind(portfolio_id: int, security_id: int, day: dt.date) -> sa.Select[Any]:
+    trade, moved = tables.trade.c, tables.security_movement.c
+    signed = sa.case((trade.side == "BUY", trade.units), else_=-trade.units)
+    parts = [
+        sa.select(
+            sa.func.concat(LETTERS[table.name], key).label("id"),
+            date.label("on_date"),
+            table.c.recorded_at.label("recorded_at"),
+            units.label("units"),
+        ).where(table.c.portfolio_id == portfolio_id, table.c.security_id == security_id, date <= day)
+        for table, key, date, units in (
+            (tables.trade, trade.trade_id, trade.trade_date, signed),
+            (tables.security_movement, moved.security_movement_id, moved.effective_date, moved.units_change),
+        )
+    ]
+    both = sa.union_all(*parts).subquery()
+    return sa.select(both).order_by(both.c.on_date, both.c.recorded_at, both.c.id)
+
+
+def _held_back(store: ObjectStore, feed: str, number: str) -> list[tuple[dt.date, str]]:
+    return [(one.business_date, one.held_back.reason) for one in held(store, feed) if one.number == number]
+
+
+def _reports(store: ObjectStore, feed: str, day: dt.date) -> list[str]:
+    keys = store.list(f"reconciliation/{feed}/{day.isoformat()}/")
+    return [store.location(key) for key in keys if key.endswith("/report.html")]
 
 
 def _source_row(engine: sa.Engine, table: str, key: int) -> SourceRow | None:
@@ -125,16 +254,21 @@ def _source_row(engine: sa.Engine, table: str, key: int) -> SourceRow | None:
 
 
 def _sightings(
-    store: ObjectStore, delivery: PortfolioDelivery, table: str, key: int, transaction_id: str
+    store: ObjectStore,
+    delivery: PortfolioDelivery,
+    table: str,
+    row: Mapping[str, int],
+    key: str | tuple[str, str, str],
 ) -> list[Sighting]:
     view = wherever(store, delivery.manifest.feed)
     with view.local_file(delivery.page.key) as path:
-        places = locate(path, transaction_id)
+        places = locate(path, key)
     if not places:
         return []
     snapshot = Snapshot.model_validate_json(store.read(delivery.manifest.snapshot.descriptor_key))
     landed = snapshot.tables[table].key
+    wanted = functools.reduce(operator.and_, [pc.field(name) == value for name, value in row.items()])
     with store.local_file(landed) as path:
-        present = pq.read_table(path, columns=[f"{table}_id"], filters=[(f"{table}_id", "==", key)]).num_rows > 0
+        present = pq.read_table(path, columns=list(row), filters=wanted).num_rows > 0
     page = view.location(delivery.page.key)
     return [Sighting(delivery, page, places, store.location(landed), present)]

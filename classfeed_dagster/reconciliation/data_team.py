@@ -41,6 +41,7 @@ TABLE = "CLASS_FEED_METRICS"
 OPENING = "rows from before the shared history are summed in the file, and listed in the metric"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*){0,2}\Z")
 _CHUNK = 1_000
+_NO_SUCH_OBJECT = 2003
 _RULE = Rule("metrics", (Field("portfolio_number"), Field("metric"), Field("currency")), (Field("value", Kind.TOTAL),))
 _WHOLE = "portfolio"
 _Row = dict[str, str | None]
@@ -77,11 +78,12 @@ def reconcile_data_team(
         delivered = read_delivered(store, feed, day, Path(folder))
         ours = our_metrics(delivered)
     recipient = delivered.revisions[-1].recipient
-    theirs = _ask(connection, table, day, recipient)
+    theirs, why = None, f"their table {table} does not exist, or may not be read (CLASSFEED_DATA_TEAM_TABLE)"
+    if _is_there(connection, table):
+        theirs = _ask(connection, table, day, recipient)
+        why = _latest_date(connection, table, recipient) if theirs is None else ""
     if theirs is None:
-        missing = _date_break(
-            delivered, BreakKind.MISSING_DATE, Severity.WARNING, _latest_date(connection, table, recipient)
-        )
+        missing = _date_break(delivered, BreakKind.MISSING_DATE, Severity.WARNING, why)
         return Reconciliation(feed, day, Side.DATA_TEAM, attempt, at, (missing,), ())
     expected = {
         number
@@ -113,6 +115,17 @@ def reconcile_data_team(
 
 
 # --- Their side ------------------------------------------------------------------------------------------------------
+
+
+def _is_there(connection: Connection, table: str) -> bool:
+    try:
+        query(connection, f"SELECT 1 FROM {table} LIMIT 1")
+    except Exception as error:
+        # Snowflake's number for "does not exist or not authorized"; the connector is not imported for its class.
+        if getattr(error, "errno", None) == _NO_SUCH_OBJECT:
+            return False
+        raise
+    return True
 
 
 def _latest(table: str, day: dt.date, recipient: str) -> str:

@@ -13,8 +13,7 @@ import dagster as dg
 
 from classfeed_dagster import charts, trading_days
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.operations.runs import new_correlation_id
-from classfeed_dagster.runtime import CORRELATION_TAG, Runtime
+from classfeed_dagster.runtime import CORRELATION_TAG, Runtime, new_correlation_id
 from classfeed_dagster.seam import TEAM, markdown_table, step
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.simulation.day import DaySummary

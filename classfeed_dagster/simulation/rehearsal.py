@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.delivery.look import date_status
+from classfeed_dagster.feeds.assurance import Assured
+from classfeed_dagster.feeds.assurance import job_name as assurance_job_name
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.operations.runs import RunReport, run_date
-from classfeed_dagster.runtime import CLOCK_TAG, Runtime
+from classfeed_dagster.runtime import CLOCK_TAG, CORRELATION_TAG, NotBuiltError, Runtime, new_correlation_id
+from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
 from classfeed_dagster.simulation.proof import Proof, delivered_pages, prove
 from classfeed_dagster.simulation.recipient import DeliveredPage
+from classfeed_dagster.warehouse.connection import open_warehouse
+from classfeed_dagster.warehouse.records import Side
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
@@ -55,13 +60,14 @@ def rehearse(
     world: World,
     dates: Sequence[dt.date],
     *,
+    reconcile: bool = True,
     tell: Callable[[str], None] = lambda _: None,
     done: Callable[[], None] = lambda: None,
 ) -> Rehearsal:
     """Simulate ``dates`` in order, run the feed's job on each following morning, and prove the outcome.
 
     A date on which portfolios are held back for a rule is run again each morning, and then the dates after it, as the
-    repair sensor does. ``tell`` hears what is going on, ``done`` that a date is finished.
+    repair sensor does. ``reconcile``: then also prove the last date by the reconciliation job. ``tell`` hears what is going on, ``done`` that a date is finished.
     """
     rehearsal = Rehearsal(feed.name, runtime.settings.store_location)
 
@@ -91,7 +97,39 @@ def rehearse(
         (held.number, held.held_back.reason) for held in date_status(runtime.store, feed.name, dates[-1]).quarantined
     ]
     rehearsal.example_transaction = _example(pages)
+    if reconcile:
+        tell("reconciling the last date, independently")
+        rehearsal.proofs += _reconcile(definitions, instance, runtime, feed, dates[-1])
     return rehearsal
+
+
+def _reconcile(
+    definitions: Definitions, instance: DagsterInstance, runtime: Runtime, feed: Feed, day: dt.date
+) -> list[Proof]:
+    # The data team computes its figures at eight in the morning; the job then proves the delivery and loads it.
+    audience = feed.audience(runtime.settings.first_business_date)
+    now = morning_after(day) + dt.timedelta(hours=2)
+    metrics = data_team_metrics(runtime.engine, feed.recipient, day, audience.previous(day))
+    with open_warehouse(runtime.settings) as connection:
+        publish_metrics(connection, feed.recipient, day, metrics, now)
+    result = definitions.resolve_job_def(assurance_job_name(feed.name)).execute_in_process(
+        partition_key=day.isoformat(),
+        instance=instance,
+        raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        tags={CLOCK_TAG: now.isoformat(), CORRELATION_TAG: new_correlation_id()},
+    )
+    found: list[Proof] = []
+    for side, what in ((Side.SOURCE, "the source, asked again by SQL of its own"), (Side.DATA_TEAM, "the data team's")):
+        try:
+            told = runtime.load_reference(f"{feed.name}/{side.value}_reconciliation", day, Assured)
+        except NotBuiltError:
+            found.append(Proof(f"reconciliation against {what}: the run {result.run_id} failed", False))
+            continue
+        breaks = f"{told.breaks} break(s)" if told.breaks else "no break"
+        holds = not told.errors if side is Side.SOURCE else not (told.errors or told.warnings)
+        found.append(Proof(f"{breaks} against {what}; report {runtime.store.location(told.report)}", holds))
+    return found
 
 
 def _holds_back(runtime: Runtime, feed: Feed, day: dt.date) -> bool:

@@ -35,6 +35,7 @@ DAY1, DAY2, DAY3, DAY4 = (dt.date(2023, 1, day) for day in (3, 4, 5, 6))
 AUDIENCE = Audience("CLASS", DAY1)
 ASKED_AT = dt.datetime(2023, 1, 9, 20, tzinfo=dt.UTC)
 FORMAT = LinesFormat()
+NOT_OF_BYTES = ("consent_roll", "live_gate", "one_live_feed")  # what the feed judges beside the documents
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def check(store: ObjectStore, made: Build, day: Day, correlation_id: str = "try-
         held_back_share(plan(store, day), day.held_back_limit),
     ):
         record_evaluation(store, made, evaluation, correlation_id)
-    record_verdict(store, made, "consent_roll", True, "1 + 1 - 0 = 2", correlation_id)
+    for name in NOT_OF_BYTES:
+        record_verdict(store, made, name, True, "1 + 1 - 0 = 2", correlation_id)
 
 
 def no_sleep(_: float) -> None:

@@ -18,7 +18,7 @@ def made(local_store: ObjectStore) -> Build:
     return build(local_store, simple())
 
 
-def test_all_five_pass(store: ObjectStore) -> None:
+def test_all_pass(store: ObjectStore) -> None:
     made = build(store, simple())
     check(store, made, simple(), "try-7")
     passed = require_verdicts(store, made)

@@ -17,7 +17,7 @@ from classfeed_dagster.delivery.errors import (
     StaleBuildError,
     TooManyHeldBackError,
 )
-from classfeed_dagster.delivery.gate import record_verdict
+from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS, record_verdict
 from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, VoidManifest
 from classfeed_dagster.delivery.publish import publish
 from classfeed_dagster.delivery.records import chain_key, manifest_key, to_json
@@ -241,7 +241,7 @@ def test_nothing_leaves_without_every_verdict(store: ObjectStore) -> None:
     made = build(store, day)
     with pytest.raises(GateRefusedError) as caught:
         go(store, made, day)
-    assert len(caught.value.reasons) == 5
+    assert len(caught.value.reasons) == len(REQUIRED_VERDICTS)
     check(store, made, day)
     record_verdict(store, made, "everyone_consented", False, "P2 does not consent now", "late")
     with pytest.raises(GateRefusedError, match=r"everyone_consented failed \(P2 does not consent now\)"):

@@ -257,6 +257,7 @@ BROKEN = [
     ("<Abn>51824753556<", "<Abn>&SECRET;<", "not well-formed XML (undeclared entity)", 3),
     ("<Abn>51824753556<", "<Abn>&#0;<", "not well-formed XML (invalid char)", 3),
     ("<Abn>51824753556<", "<Abn>Sec\x01ret<", "not well-formed XML", 3),
+    ("<Status>ACTIVE</Status><OpenedOn>2019-02-28</OpenedOn></Account>", "<Status 'Sec ret", "not well-formed XML", 6),
     ("<Accounts>4<", "<Accounts>-4<", "Accounts: its value is not of the type", 22),
 ]  # fmt: skip
 
@@ -278,9 +279,11 @@ def test_every_error_names_its_line_and_element_and_no_value(
     assert not re.search("sec.?ret", str(caught.value), re.IGNORECASE)
 
 
-def test_bytes_that_are_no_text() -> None:
-    page = PAGE.replace("Nguyễn".encode(), b"Nguy\xe1n", 1)
-    assert [error[:31] for error in examine(page).errors] == ["line 3: not well-formed XML (in"]
+@pytest.mark.parametrize("damage", [b"\xe1", b"<x '\xe1"], ids=["in a text", "after a quote that never ends"])
+def test_bytes_that_are_no_text(damage: bytes) -> None:
+    page = PAGE.replace(b"<Currency>AUD", damage + b"<Currency>AUD")
+    page = page.replace("Nguyễn".encode(), b"Nguy" + damage, 1)
+    assert [error[:27] for error in examine(page).errors] == ["line 3: not well-formed XML"]
 
 
 @pytest.mark.parametrize("page", [b"", b"\n", b"hello", b"\x00\x01", b"<a/>", b"%PDF-1.7 ...", gzip.compress(b"<a/>")])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections.abc import Mapping
 from decimal import Decimal
 
 import pytest
+from openfeature import api
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import tables
@@ -18,7 +18,7 @@ from classfeed_dagster.documents.csv_reader import file_chunks, lines_of
 from classfeed_dagster.feeds.class_trade import FEED
 from classfeed_dagster.feeds.flags import start_flags
 from classfeed_dagster.feeds.parity import compare_date, to_compare
-from classfeed_dagster.feeds.steps import FeedDay
+from classfeed_dagster.feeds.steps import FeedDay, FeedIdleError
 from classfeed_dagster.reconciliation.parity_report import ParityReport
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster_tests.bigsite_builder import Bigsite, Row
@@ -90,19 +90,12 @@ def bigsites_day(bigsite: Bigsite, at: int) -> None:
     day = DAYS[at]
     (bhp,) = bigsite.rows[tables.security]
     bigsite.price(bhp, day, "45.50")
-    for customer in bigsite.portfolios:
-        note = customer.buy(bhp, 10 + at, "45.00", day)
+    notes = [customer.buy(bhp, 10 + at, "45.00", day) for customer in bigsite.portfolios]
     if at == LATE:
-        customer.buy(bhp, 1, "44.00", DAYS[at - 1], recorded_at=f"{day}T02:00:00Z")
+        bigsite.portfolios[0].buy(bhp, 1, "44.00", DAYS[at - 1], recorded_at=f"{day}T02:00:00Z")
     if BAD.get(at) == "sign of a reversal":
-        bigsite.portfolios[0].reverse(
-            note if note["portfolio_id"] == bigsite.portfolios[0].id else _first(bigsite, day), f"{day}T05:00:00Z"
-        )
+        bigsite.portfolios[0].reverse(notes[0], f"{day}T05:00:00Z")
     bigsite.end_of_day(day).save()
-
-
-def _first(bigsite: Bigsite, day: dt.date) -> Row:
-    return next(row for row in bigsite.rows[tables.trade] if row["trade_date"] == day)
 
 
 def switch(runtime: Runtime, flags: Mapping[str, dict[str, bool | str]]) -> None:
@@ -195,9 +188,8 @@ def test_a_switch_turned_between_building_and_delivering_builds_again(desk: Desk
 
 
 def test_a_feed_needs_its_provider(desk: Desk) -> None:
-    unknown = dataclasses.replace(FEED, name="other_trade")
-    from openfeature import api
-
     api.clear_providers()
-    work = attempt(desk.runtime, unknown, DAYS[0], (unknown,))
-    assert work.idle == "other_trade is off for now: its switches could not be had (provider: none was started)"
+    work = trial(desk.runtime, DAYS[0])
+    assert work.idle == "class_trade is off for now: its switches could not be had (provider: none was started)"
+    with pytest.raises(FeedIdleError, match="off for now"):
+        work.stage()

@@ -7,14 +7,22 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+import sqlalchemy as sa
 
-from classfeed_dagster_tests.desk import Desk, desk
+from classfeed_dagster.feeds import class_super
+from classfeed_dagster_tests.desk import Desk, at_a_desk
 
-__all__ = ["Desk", "desk"]
+
+@pytest.fixture
+def desk(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
+    """The desk with one feed, the live one: what its sensors say is of this feed alone."""
+    with at_a_desk(bigsite_engine, tmp_path, [class_super.FEED]) as made:
+        yield made
 
 
 @dataclass

@@ -133,7 +133,9 @@ def test_text_can_neither_mention_nor_link(switchboard: Switchboard, local_store
     assert switchboard.pages == {}
 
 
-def test_production_has_a_channel_of_its_own_and_pages_alone(switchboard: Switchboard, local_store: ObjectStore) -> None:
+def test_production_has_a_channel_of_its_own_and_pages_alone(
+    switchboard: Switchboard, local_store: ObjectStore
+) -> None:
     staging = settings(switchboard).model_copy(update={"env": "stg"})
     tell(local_store, [LATE], (messenger(staging), pager(staging)), NOW)
     assert [message.channel for message in switchboard.messages] == ["#classfeed-nonprod"]

@@ -154,7 +154,9 @@ def test_nothing_is_started_while_bigsite_does_not_answer(desk: Desk) -> None:
     desk.end_of_day(MONDAY)
     engine = desk.runtime.engine
     with desk.at("2026-03-03T06:30:00+11:00"):
-        desk.runtime.__dict__["engine"] = type("Gone", (), {"url": engine.url.set(host="127.0.0.1", port=1, query={})})()
+        desk.runtime.__dict__["engine"] = type(
+            "Gone", (), {"url": engine.url.set(host="127.0.0.1", port=1, query={})}
+        )()
         requests, said = desk.tick("repair")
         assert requests == []
         assert "bigsite does not answer" in said

@@ -1,0 +1,1 @@
+"""Real processes, real faults. Not part of the default run: pytest -m torture."""

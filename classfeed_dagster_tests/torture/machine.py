@@ -201,7 +201,7 @@ class Feed(RuleBasedStateMachine):
         self.tick(moment)
         self.revoke(self.funds[at])
 
-    @rule(at=portfolios, late=st.booleans(), ready=st.sampled_from([True, True, True, True, False]))
+    @rule(at=portfolios, late=st.booleans(), ready=st.sampled_from([True, True, True, True, True, True, False]))
     def night(self, at: int, late: bool, ready: bool) -> None:
         """The date is over: the clock stands at its cut-off, to the microsecond. Mostly its end of day follows."""
         self.clock = cutoff(self.today)
@@ -243,7 +243,10 @@ class Feed(RuleBasedStateMachine):
     @precondition(lambda self: self.closed)
     @rule()
     def deliver_all(self) -> None:
-        """The feed catches up, as far as bigsite is ready, without any trouble."""
+        """bigsite and the feed catch up, without any trouble."""
+        for back in range(len(self.closed), 0, -1):
+            if not self.model.ends_of_day[self.closed[-back]]:
+                self.end_of_day(back)
         for _ in range(3):
             if [day for day in self.closed if day not in self.model.dates]:
                 self._deliver("next", fresh=True, trouble="", at=0, who=1)

@@ -61,8 +61,10 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
         ["reconciliation/test_compare.py"],
     ),
 }  # fmt: skip
-PRELOAD = ["pytest", "_pytest.assertion.rewrite", "polars", "sqlalchemy", "hypothesis", "lxml.etree", "pydantic",
+PRELOAD = ["pytest", "polars", "sqlalchemy", "lxml.etree", "pydantic",
            "pyarrow.parquet", "pyarrow.compute", "exchange_calendars", "psycopg", "boto3"]  # fmt: skip
+
+_HARNESS_BROKE = 77
 
 _COMPARISONS: dict[type[ast.cmpop], list[type[ast.cmpop]]] = {
     ast.Lt: [ast.LtE, ast.GtE], ast.LtE: [ast.Lt, ast.Gt], ast.Gt: [ast.GtE, ast.LtE], ast.GtE: [ast.Gt, ast.Lt],
@@ -205,6 +207,13 @@ class _Hook(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
 
 
 def _child(mutant: Mutant | None, tests: list[str]) -> None:
+    try:
+        _run_tests(mutant, tests)
+    except BaseException:
+        os._exit(_HARNESS_BROKE)
+
+
+def _run_tests(mutant: Mutant | None, tests: list[str]) -> None:
     os.setsid()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
@@ -289,9 +298,22 @@ def judge(mutant: Mutant, reach: Reach, context: Any) -> str:
             os.killpg(process.pid, 9)
             process.join()
             return "timeout"
-        if process.exitcode != 0:
+        # 1: tests failed; 2: they could not even be collected. Anything else says nothing of the mutant.
+        if process.exitcode in (1, 2):
             return "killed"
+        if process.exitcode != 0:
+            raise RuntimeError(f"the tests could not be run (exit code {process.exitcode})")
     return "survived"
+
+
+def require_honest(room: str, reach: Reach, context: Any) -> None:
+    """Without a mutant every test passes; otherwise a kill would mean nothing. RuntimeError if one doesn't."""
+    tests = sorted({test for lines in reach.lines.values() for names in lines.values() for test in names})
+    process = context.Process(target=_child, args=(None, tests))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"{room}: tests fail without any mutant (exit code {process.exitcode})")
 
 
 def run(rooms: list[str], sample: int, seconds: float, seed: int, out: Path | None) -> list[dict[str, Any]]:
@@ -308,6 +330,7 @@ def run(rooms: list[str], sample: int, seconds: float, seed: int, out: Path | No
             break
         if mutant.room not in reaches:
             reaches[mutant.room] = measure(mutant.room)
+            require_honest(mutant.room, reaches[mutant.room], context)
         result = judge(mutant, reaches[mutant.room], context)
         source = (ROOT / "classfeed_dagster" / mutant.module).read_text().splitlines()[mutant.line - 1].strip()
         results.append({**asdict(mutant), "result": result, "source": source})

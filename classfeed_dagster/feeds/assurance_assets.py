@@ -1,0 +1,244 @@
+"""Reconciliation and warehouse in Dagster: one job a feed, started by a sensor once a date has been delivered."""
+
+# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+
+from classfeed_dagster.delivery.look import delivered_dates
+from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.feeds.assets import FeedParts
+from classfeed_dagster.feeds.assurance import Assurance, Assured, job_name
+from classfeed_dagster.reconciliation.result import Reconciliation
+from classfeed_dagster.runtime import CORRELATION_TAG, NotBuiltError, Runtime, new_correlation_id
+from classfeed_dagster.seam import business_date, correlation_id, runbook, step
+from classfeed_dagster.warehouse.load import FACTS
+from classfeed_dagster.warehouse.records import Side
+
+SOURCE, DATA_TEAM = "source_reconciliation", "data_team_reconciliation"
+WAREHOUSE_GROUP = "5_warehouse"
+DIMENSIONS = ("DIM_DATE", "DIM_PORTFOLIO", "DIM_CASH_ACCOUNT", "DIM_SECURITY")
+_LOOK_BACK = 10
+_MAX_ATTEMPTS = 5
+
+
+def assurance_definitions(parts: Iterable[FeedParts], *, running: bool) -> dg.Definitions:
+    """Assets, checks, jobs and sensors of all feeds that can be reconciled: those whose documents are EPI pages."""
+    reconciled = [part for part in parts if part.feed.format.name == "epi"]
+    jobs = {part.feed.name: _job(part) for part in reconciled}
+    return dg.Definitions(
+        assets=[asset for part in reconciled for asset in (_source(part), _warehouse(part), _data_team(part))],
+        asset_checks=[check for part in reconciled for check in (_source_check(part), _data_team_check(part))],
+        jobs=list(jobs.values()),
+        sensors=[_sensor(part, jobs[part.feed.name], running=running) for part in reconciled],
+    )
+
+
+def _work(
+    part: FeedParts, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, runtime: Runtime
+) -> Assurance:
+    now = runtime.clock(context.run.tags)
+    return Assurance(runtime, part.feed, part.audience, business_date(context), correlation_id(context), now)
+
+
+def _source(part: FeedParts) -> dg.AssetsDefinition:
+    @part.asset(
+        SOURCE,
+        [part.key("delivery")],
+        {"postgres", "parquet"},
+        "The delivered files against the landed snapshot and against bigsite, asked again by SQL that shares no code "
+        "with the export: row by row, field by field. Its breaks are kept in the warehouse until they are gone.",
+    )
+    def source(
+        context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        with step(context, f"{part.feed.name}/{SOURCE}"):
+            work = _work(part, context, runtime)
+            yield _result(runtime, work, work.source())
+
+    return source
+
+
+def _warehouse(part: FeedParts) -> dg.AssetsDefinition:
+    names = sorted((*FACTS, *DIMENSIONS))
+
+    @dg.multi_asset(
+        name=f"{part.feed.name}_warehouse",
+        specs=[
+            dg.AssetSpec(
+                dg.AssetKey(["warehouse", part.feed.name, name.lower()]),
+                deps=[part.key("delivery"), part.key(SOURCE)],
+                group_name=WAREHOUSE_GROUP,
+                kinds={"snowflake", "table"},
+                owners=list(part.feed.owners),
+                description=f"{name} of the star schema, from what was delivered: the date is replaced in one "
+                "transaction, so a re-run or a new revision leaves no duplicate and no gap. Dimensions keep history.",
+            )
+            for name in names
+        ],
+        partitions_def=part.partitions,
+    )
+    def warehouse(
+        context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        with step(context, f"{part.feed.name}/warehouse"):
+            loaded = _work(part, context, runtime).load()
+        for name in names:
+            rows = {"dagster/row_count": loaded.rows[name]} if name in loaded.rows else {}
+            yield dg.MaterializeResult(
+                asset_key=dg.AssetKey(["warehouse", part.feed.name, name.lower()]),
+                metadata={**rows, "revisions": loaded.revisions, "dagster/table_name": name},
+            )
+
+    return warehouse
+
+
+def _data_team(part: FeedParts) -> dg.AssetsDefinition:
+    @part.asset(
+        DATA_TEAM,
+        [dg.AssetKey(["warehouse", part.feed.name, "fact_delivery"])],
+        {"snowflake"},
+        "Our metrics, worked out from the delivered files, against the data team's, worked out by their own code from "
+        "their own replica: a date that is missing, late or computed again, portfolios on one side only, values off.",
+    )
+    def data_team(
+        context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        with step(context, f"{part.feed.name}/{DATA_TEAM}"):
+            work = _work(part, context, runtime)
+            yield _result(runtime, work, work.data_team())
+
+    return data_team
+
+
+def _result(runtime: Runtime, work: Assurance, found: Reconciliation) -> dg.MaterializeResult[None]:
+    assured, saved = work.keep(found)
+    return dg.MaterializeResult(
+        metadata={
+            **found.metrics(),
+            "new_breaks": saved.new,
+            "resolved_breaks": saved.resolved,
+            "worst": dg.MetadataValue.md(found.markdown()),
+            "report": runtime.store.location(assured.report),
+        }
+    )
+
+
+def _source_check(part: FeedParts) -> dg.AssetChecksDefinition:
+    return _check(
+        part,
+        SOURCE,
+        Side.SOURCE,
+        "source_agrees",
+        dg.AssetCheckSeverity.ERROR,
+        "Everything in the delivered files is in bigsite and everything due in bigsite is in the files, to the cent. "
+        "If it fails: the report names the rows and, where the data shows one, the cause; the warehouse is not loaded.",
+    )
+
+
+def _data_team_check(part: FeedParts) -> dg.AssetChecksDefinition:
+    return _check(
+        part,
+        DATA_TEAM,
+        Side.DATA_TEAM,
+        "data_team_agrees",
+        dg.AssetCheckSeverity.WARN,
+        "The data team's metrics for the date are those of the delivered files. If it fails: nothing of the delivery "
+        "is in doubt by itself, since file and source were compared row by row; ask the data team with the report.",
+    )
+
+
+def _check(
+    part: FeedParts, asset: str, side: Side, name: str, severity: dg.AssetCheckSeverity, description: str
+) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=part.key(asset),
+        name=name,
+        blocking=severity is dg.AssetCheckSeverity.ERROR,
+        description=f"{description} Runbook: {runbook(name)}",
+    )
+    def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, f"{part.feed.name}/{name}") as day:
+            found = runtime.load_reference(f"{part.feed.name}/{side.value}_reconciliation", day, Assured)
+        wrong = found.errors if side is Side.SOURCE else found.errors + found.warnings
+        return dg.AssetCheckResult(
+            check_name=name,
+            asset_key=part.key(asset),
+            passed=not wrong,
+            severity=severity,
+            description=f"{day.isoformat()}: {found.errors} error(s), {found.warnings} warning(s)",
+            metadata={
+                "business_date": day.isoformat(),
+                "errors": found.errors,
+                "warnings": found.warnings,
+                "breaks": found.breaks,
+                "report": runtime.store.location(found.report),
+            },
+        )
+
+    return check
+
+
+def _job(part: FeedParts) -> Any:  # Dagster doesn't export the type of an asset job that is not resolved yet
+    warehouse = [dg.AssetKey(["warehouse", part.feed.name, name.lower()]) for name in (*FACTS, *DIMENSIONS)]
+    return dg.define_asset_job(
+        job_name(part.feed.name),
+        selection=dg.AssetSelection.assets(part.key(SOURCE), *warehouse, part.key(DATA_TEAM)),
+        description="Prove a delivered date against bigsite, load it into the warehouse, compare with the data team. "
+        "Safe at any time and twice.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> list[tuple[dt.date, str]]:
+    """Of some delivered dates those whose latest delivery has not been proven, with that delivery's build."""
+    waiting: list[tuple[dt.date, str]] = []
+    for day in days:
+        latest = delivered_state(runtime.store, feed, day).latest
+        if latest is None:
+            continue
+        try:
+            known = runtime.load_reference(f"{feed}/{DATA_TEAM}", day, Assured)
+        except NotBuiltError:
+            waiting.append((day, latest.build_id))
+        else:
+            if known.build_id != latest.build_id:
+                waiting.append((day, latest.build_id))
+    return waiting
+
+
+def _sensor(part: FeedParts, job: Any, *, running: bool) -> dg.SensorDefinition:
+    # Level-triggered: looks at what is delivered and what is proven. Each attempt has a key of its own, so a failed
+    # one is repeated, a few times; a person sees the failed run.
+    @dg.sensor(
+        name=f"{part.feed.name}_reconciliation_sensor",
+        job=job,
+        minimum_interval_seconds=120,
+        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+        description="Starts reconciliation and the warehouse load for every delivered date that lacks them.",
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        days = delivered_dates(runtime.store, part.feed.name)[-_LOOK_BACK:]
+        asked = 0
+        for day, build_id in dates_to_reconcile(runtime, part.feed.name, days):
+            before = context.instance.get_runs(
+                dg.RunsFilter(job_name=job_name(part.feed.name), tags={"dagster/partition": day.isoformat()})
+            )
+            attempts = [run for run in before if run.tags.get("classfeed/build_id") == build_id]
+            if any(not run.is_finished for run in before) or len(attempts) >= _MAX_ATTEMPTS:
+                continue
+            asked += 1
+            yield dg.RunRequest(
+                run_key=f"{build_id}-{len(attempts) + 1}",
+                partition_key=day.isoformat(),
+                tags={CORRELATION_TAG: new_correlation_id(), "classfeed/build_id": build_id},
+            )
+        if not asked:
+            yield dg.SkipReason("every delivered date is proven, or being proven")
+
+    return sensor

@@ -1,0 +1,63 @@
+"""The connection to the warehouse: Dagster's Snowflake resource with a key pair; on a laptop, the local stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from classfeed_dagster.settings import Environment, Settings
+from classfeed_dagster.warehouse import server
+from classfeed_dagster.warehouse.database import Connection
+from classfeed_dagster.warehouse.schema import apply_schema
+
+# What Dagster's resource has no field for goes to the connector as it is.
+_EXTRA = ("host", "port", "protocol", "network_timeout", "session_parameters")
+
+
+class WarehouseNotConfiguredError(ValueError):
+    """Outside a laptop, Snowflake must be named by the settings."""
+
+
+def connection_arguments(settings: Settings) -> dict[str, Any]:
+    """Arguments of Dagster's SnowflakeResource; without an account, those of the local stand-in, started if need be.
+
+    WarehouseNotConfiguredError if settings are missing that the environment needs.
+    """
+    if settings.snowflake_account is None:
+        if settings.env is not Environment.LOCAL:
+            raise WarehouseNotConfiguredError(
+                f"CLASSFEED_SNOWFLAKE_ACCOUNT is not set, and in {settings.env} there is no local stand-in: set the "
+                "CLASSFEED_SNOWFLAKE_ variables (see the README)"
+            )
+        local = server.start(settings.home)
+        extra = {name: local.pop(name) for name in _EXTRA if name in local}
+        return {**local, "additional_snowflake_connection_args": extra}
+    missing = [
+        f"CLASSFEED_SNOWFLAKE_{name.upper()}"
+        for name, value in (("user", settings.snowflake_user), ("private_key", settings.snowflake_private_key))
+        if value is None
+    ]
+    if missing or settings.snowflake_user is None or settings.snowflake_private_key is None:
+        raise WarehouseNotConfiguredError(f"to reach Snowflake, set {' and '.join(missing)} as well")
+    return {
+        "account": settings.snowflake_account,
+        "user": settings.snowflake_user,
+        "private_key": settings.snowflake_private_key.get_secret_value(),
+        "role": settings.snowflake_role,
+        "warehouse": settings.snowflake_warehouse,
+        "database": settings.snowflake_database,
+        "schema": settings.snowflake_schema,
+        "additional_snowflake_connection_args": {"session_parameters": {"QUERY_TAG": "classfeed"}},
+    }
+
+
+@contextmanager
+def open_warehouse(settings: Settings) -> Iterator[Connection]:
+    """A connection to the warehouse, its tables brought up to this version of the code."""
+    # Imported here: the connector takes six seconds, which only what uses it should pay.
+    from dagster_snowflake import SnowflakeResource
+
+    with SnowflakeResource(**connection_arguments(settings)).get_connection() as connection:
+        apply_schema(connection)
+        yield connection

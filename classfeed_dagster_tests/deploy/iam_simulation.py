@@ -1,0 +1,57 @@
+"""A small evaluator of IAM policies, for the table of what roles may and may not do.
+
+Denied unless allowed; an explicit Deny wins. Knows the condition operators that our policies use and refuses others, so
+that no condition is passed over in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Context = Mapping[str, str]
+
+
+def allowed(statements: Iterable[Mapping[str, Any]], action: str, resource: str, context: Context | None = None) -> bool:
+    """Whether the statements allow ``action`` on ``resource`` (an ARN) in ``context`` (condition keys and values)."""
+    applying = [one["Effect"] for one in statements if _applies(one, action, resource, context or {})]
+    return "Allow" in applying and "Deny" not in applying
+
+
+def _applies(statement: Mapping[str, Any], action: str, resource: str, context: Context) -> bool:
+    if not any(_like(pattern.lower(), action.lower()) for pattern in _list(statement["Action"])):
+        return False
+    if "NotResource" in statement:
+        if any(_like(pattern, resource) for pattern in _list(statement["NotResource"])):
+            return False
+    elif not any(_like(pattern, resource) for pattern in _list(statement["Resource"])):
+        return False
+    conditions = statement.get("Condition", {})
+    return all(
+        _holds(operator, context.get(key), _list(values))
+        for operator, keys in conditions.items()
+        for key, values in keys.items()
+    )
+
+
+def _holds(operator: str, value: str | None, wanted: list[str]) -> bool:
+    if operator == "Null":
+        return (value is None) == (wanted == ["true"])
+    if value is None:
+        return False
+    if operator in ("StringEquals", "ForAnyValue:StringEquals", "Bool"):
+        return value in wanted
+    if operator in ("StringLike", "ArnLike", "ArnEquals"):
+        return any(_like(pattern, value) for pattern in wanted)
+    raise NotImplementedError(operator)
+
+
+def _like(pattern: str, value: str) -> bool:
+    parts = re.split(r"([*?])", pattern)
+    expression = "".join({"*": ".*", "?": "."}.get(part, re.escape(part)) for part in parts)
+    return re.fullmatch(expression, value, re.DOTALL) is not None
+
+
+def _list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)

@@ -1,0 +1,53 @@
+"""The committed templates as the tests read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+TEMPLATES = ROOT / "deploy" / "templates"
+ENVIRONMENTS = ("dev", "stg", "prod")
+
+
+@lru_cache
+def template(name: str) -> dict[str, Any]:
+    """One committed template, as ``prod-foundation`` or ``registry``."""
+    loaded: dict[str, Any] = json.loads((TEMPLATES / f"classfeed-{name}.json").read_text())
+    return loaded
+
+
+def resources(name: str, kind: str) -> dict[str, dict[str, Any]]:
+    """The properties of a template's resources of a kind, by logical id."""
+    found = template(name)["Resources"].items()
+    return {key: value.get("Properties", {}) for key, value in found if value["Type"] == kind}
+
+
+def only(name: str, kind: str, **having: Any) -> dict[str, Any]:
+    """The one resource of a kind whose properties are as given."""
+    found = [
+        one for one in resources(name, kind).values() if all(one.get(key) == value for key, value in having.items())
+    ]
+    assert len(found) == 1, f"{len(found)} of {kind} with {having} in {name}"
+    return found[0]
+
+
+def role(env: str, name: str) -> dict[str, Any]:
+    """A role of an environment."""
+    return only(f"{env}-application", "AWS::IAM::Role", RoleName=f"classfeed-{env}-{name}")
+
+
+def statements(properties: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The statements of a role's own policies."""
+    return [one for policy in properties["Policies"] for one in policy["PolicyDocument"]["Statement"]]
+
+
+def every_role() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every role that we wrote, with its name."""
+    for path in sorted(TEMPLATES.glob("*.json")):
+        for properties in resources(path.stem.removeprefix("classfeed-"), "AWS::IAM::Role").values():
+            if "Policies" in properties and "RoleName" in properties:
+                yield properties["RoleName"], properties

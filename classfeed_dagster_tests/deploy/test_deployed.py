@@ -1,0 +1,80 @@
+"""The production foundation deployed into the local AWS stand-in, as far as that goes, and asked what it became."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import boto3
+import pytest
+
+from classfeed_dagster_tests.deploy.templates import template
+
+REGION = "ap-southeast-2"
+# What the stand-in knows of. The rest is checked in the template alone.
+KINDS = {
+    "AWS::KMS::Key", "AWS::S3::Bucket", "AWS::S3::BucketPolicy", "AWS::SQS::Queue", "AWS::SQS::QueuePolicy",
+    "AWS::SecretsManager::Secret", "AWS::IAM::Role", "AWS::EC2::VPC", "AWS::EC2::Subnet",
+}  # fmt: skip
+
+
+def supported(source: dict[str, Any]) -> dict[str, Any]:
+    """The template less what the stand-in can't make, and less what refers to it."""
+    made = copy.deepcopy(source)
+    made.pop("Transform", None)
+    made.pop("Outputs", None)
+    made["Resources"] = {name: one for name, one in made["Resources"].items() if one["Type"] in KINDS}
+    for one in made["Resources"].values():
+        if one["Type"] == "AWS::S3::Bucket":
+            one["Properties"].pop("ReplicationConfiguration", None)  # the stand-in wants the target to stand first
+    return made
+
+
+@pytest.fixture(scope="module")
+def client(s3_endpoint: str) -> Any:
+    import json
+
+    def make(service: str) -> Any:
+        return boto3.client(service, endpoint_url=s3_endpoint, region_name=REGION)
+
+    name = "classfeed-prod-foundation"
+    make("cloudformation").create_stack(StackName=name, TemplateBody=json.dumps(supported(template("prod-foundation"))))
+    (stack,) = make("cloudformation").describe_stacks(StackName=name)["Stacks"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    return make
+
+
+def test_buckets_stand_as_described(client: Any) -> None:
+    s3 = client("s3")
+    names = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+    for what in ("data", "logs", "archive"):
+        name = f"classfeed-prod-{what}-444455556666"
+        assert name in names
+        assert s3.get_bucket_versioning(Bucket=name)["Status"] == "Enabled"
+        assert s3.get_public_access_block(Bucket=name)["PublicAccessBlockConfiguration"]["RestrictPublicBuckets"]
+    rules = s3.get_bucket_lifecycle_configuration(Bucket="classfeed-prod-data-444455556666")["Rules"]
+    assert {"landing", "domains", "staged"} <= {rule["ID"] for rule in rules}
+    lock = s3.get_object_lock_configuration(Bucket="classfeed-prod-archive-444455556666")
+    assert lock["ObjectLockConfiguration"]["ObjectLockEnabled"] == "Enabled"
+
+
+def test_the_queue_sets_unreadable_messages_aside(client: Any) -> None:
+    sqs = client("sqs")
+    url = sqs.get_queue_url(QueueName="classfeed-prod-consent-events")["QueueUrl"]
+    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    assert attributes["VisibilityTimeout"] == "360"
+    assert "classfeed-prod-consent-events-dead" in attributes["RedrivePolicy"]
+
+
+def test_secrets_exist_without_a_value_of_ours(client: Any) -> None:
+    names = {secret["Name"] for secret in client("secretsmanager").list_secrets()["SecretList"]}
+    assert {f"classfeed/prod/{name}" for name in ("dagster-database", "bigsite", "snowflake", "slack")} <= names
+
+
+def test_the_feed_runs_on_the_deployed_bucket(client: Any, s3_endpoint: str) -> None:
+    from classfeed_dagster.store import open_store
+
+    store = open_store("s3://classfeed-prod-data-444455556666", s3_endpoint_url=s3_endpoint)
+    assert store.create("delivered/x/manifest.json", b"{}")
+    assert not store.create("delivered/x/manifest.json", b"{1}")
+    assert store.read("delivered/x/manifest.json") == b"{}"

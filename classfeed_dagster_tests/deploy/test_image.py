@@ -1,0 +1,197 @@
+"""The image and the instance: the Dockerfile's structure, its steps replayed, the production instance's configuration."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from dagster import DagsterInstance
+from dagster._config import process_config, resolve_to_config_type
+from dagster._core.instance.ref import InstanceRef
+from packaging.requirements import Requirement
+
+from classfeed_dagster_tests.deploy.templates import ROOT
+from deploy.lock import BUILD, IMAGE, LOCKS, PROJECT_LOCK, pins
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile as (instruction, rest), comments and line breaks taken out."""
+    text = re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE)
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
+
+
+def stage(name: str) -> list[tuple[str, str]]:
+    found = instructions()
+    starts = [at for at, (word, rest) in enumerate(found) if word == "FROM"] + [len(found)]
+    for begin, end in zip(starts, starts[1:], strict=False):
+        if found[begin][1].endswith(f" AS {name}"):
+            return found[begin:end]
+    raise AssertionError(name)
+
+
+def test_dependencies_come_from_the_lock_in_a_layer_before_the_code() -> None:
+    builder = stage("builder")
+    (install,) = [at for at, (word, rest) in enumerate(builder) if word == "RUN" and "deploy/requirements.lock" in rest]
+    (code,) = [at for at, (word, rest) in enumerate(builder) if word == "COPY" and "classfeed_dagster" in rest]
+    assert install < code
+    assert "--require-hashes --no-deps" in builder[install][1]
+
+
+def test_the_final_stage_has_no_build_tools_and_runs_as_nobody() -> None:
+    final = stage("final")
+    assert "pip uninstall --quiet --yes pip setuptools" in DOCKERFILE
+    assert not [rest for word, rest in final if word == "RUN" and re.search(r"pip|apt-get|gcc|curl", rest)]
+    assert ("USER", "10001:10001") in final
+    assert [word for word, _ in final][-1] == "CMD"
+    words = [word for word, _ in final]
+    assert words.count("HEALTHCHECK") == 1
+    assert words.index("USER") < words.index("ENTRYPOINT")
+    assert "SECRET" not in DOCKERFILE
+    assert "PASSWORD" not in DOCKERFILE
+
+
+def test_what_is_copied_is_in_the_build_context_and_nothing_else_is() -> None:
+    allowed = {
+        line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
+    }
+    assert "*" in (ROOT / ".dockerignore").read_text().splitlines()
+    copied = {
+        source
+        for word, rest in instructions()
+        if word == "COPY" and "--from" not in rest
+        for source in [one for one in rest.split() if not one.startswith("--")][:-1]
+    }
+    assert copied == allowed
+    assert all((ROOT / source).exists() for source in copied)
+
+
+def test_the_image_has_the_versions_that_were_tested() -> None:
+    tested = pins(PROJECT_LOCK)
+    for lock in (IMAGE, BUILD):
+        differing = {name for name, version in pins(lock.path).items() if name in tested and tested[name] != version}
+        assert differing == set(), f"{lock.name}: run python -m deploy.lock"
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {re.sub(r"[-_.]+", "-", Requirement(one).name).lower() for one in project["dependencies"]}
+    assert wanted <= set(pins(IMAGE.path)), "run python -m deploy.lock"
+    assert not {"pytest", "moto", "hypothesis", "mypy", "ruff"} & set(pins(IMAGE.path))
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_every_locked_file_has_a_hash(lock: object) -> None:
+    text = lock.path.read_text()  # type: ignore[attr-defined]
+    assert len(re.findall(r"^[\w.-]+==", text, re.MULTILINE)) == len(re.findall(r"\\\n    --hash=sha256:[0-9a-f]{64}(?! \\\n    --hash)|\\\n(?:    --hash=sha256:[0-9a-f]{64} \\\n)+    --hash=sha256:[0-9a-f]{64}", text))
+
+
+def test_the_services_are_those_of_the_infrastructure() -> None:
+    from deploy.policies import TASKS
+
+    roles = set(re.findall(r"^  ([a-z-]+)\) ", (ROOT / "deploy" / "service").read_text(), re.MULTILINE))
+    assert {"code-server" if name == "code" else name for name in TASKS if name != "worker"} == roles
+
+
+VARIABLES = {
+    "DAGSTER_PG_HOST": "db.internal", "DAGSTER_PG_DB": "dagster", "DAGSTER_PG_USERNAME": "dagster",
+    "DAGSTER_PG_PASSWORD": "placeholder", "CLASSFEED_COMPUTE_LOGS_BUCKET": "logs", "AWS_REGION": "ap-southeast-2",
+    "CLASSFEED_WORKER_TASK_DEFINITION": "classfeed-prod-worker",
+}  # fmt: skip
+
+
+def test_the_production_instance_is_a_valid_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    reference = InstanceRef.from_dir(str(ROOT / "deploy"), config_filename="dagster.yaml")
+    classes = {}
+    for part in ("storage_data", "compute_logs_data", "run_launcher_data", "run_coordinator_data", "scheduler_data"):
+        data = getattr(reference, part)
+        kind = getattr(importlib.import_module(data.module_name), data.class_name)
+        result = process_config(resolve_to_config_type(kind.config_type()), data.config_dict)
+        assert result.success, [error.message for error in result.errors or []]
+        classes[part] = data.class_name
+    assert classes == {
+        "storage_data": "DagsterPostgresStorage",
+        "compute_logs_data": "S3ComputeLogManager",
+        "run_launcher_data": "EcsRunLauncher",
+        "run_coordinator_data": "QueuedRunCoordinator",
+        "scheduler_data": "DagsterDaemonScheduler",
+    }
+    settings = reference.settings
+    assert settings["telemetry"] == {"enabled": False}
+    assert settings["run_monitoring"]["enabled"] is True
+
+
+def test_no_value_that_differs_between_environments_stands_in_the_file() -> None:
+    text = (ROOT / "deploy" / "dagster.yaml").read_text()
+    assert not re.search(r"classfeed-(dev|stg|prod)|amazonaws|\d{12}", text)
+    named = set(re.findall(r"env: (\w+)", text))
+    assert named == set(VARIABLES)
+
+
+def test_dagsters_storage_is_made_on_postgresql_by_the_migration_alone(database_url: str, tmp_path: Path) -> None:
+    import sqlalchemy as sa
+
+    url = sa.make_url(database_url)
+    loaded = yaml.safe_load((ROOT / "deploy" / "dagster.yaml").read_text())
+    connection = {"username": url.username or "", "password": url.password or "", "db_name": url.database, "hostname": url.host or url.query.get("host", "")}
+    database = loaded["storage"]["postgres"]["postgres_db"]
+    assert set(connection) <= set(database)
+    plain = database_url.replace("postgresql+psycopg://", "postgresql://")
+    local = {"telemetry": {"enabled": False}, "storage": {"postgres": {"postgres_url": plain}}}
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(local))
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        instance.upgrade()
+        assert instance.get_runs_count() == 0
+
+
+@pytest.mark.torture
+def test_the_steps_of_the_image_replayed_in_an_empty_environment_start_the_code_server(tmp_path: Path) -> None:
+    """Every RUN of the builder stage as it stands, with other folders; then what the image's service runs."""
+    build, home = tmp_path / "build", tmp_path / "classfeed"
+    for word, rest in stage("builder"):
+        if word == "COPY":
+            *sources, target = rest.split()
+            for source in sources:
+                to = build / target if len(sources) == 1 else build / target / source
+                to.parent.mkdir(parents=True, exist_ok=True)
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, to, dirs_exist_ok=True)
+                else:
+                    shutil.copy(ROOT / source, to)
+        elif word == "RUN":
+            build.mkdir(exist_ok=True)
+            command = rest.replace("/opt/classfeed", str(home)).replace("/build/", f"{build}/").replace("python3", sys.executable, 1)
+            done = subprocess.run(command, shell=True, cwd=build, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[-2000:]
+    assert not (home / "bin" / "pip").exists()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {"PATH": f"{home}/bin:/usr/bin:/bin", "HOME": str(tmp_path), "CLASSFEED_HOME": str(tmp_path / "home")}
+    server = subprocess.Popen(
+        [str(home / "bin" / "dagster"), "api", "grpc", "--host", "127.0.0.1", "--port", str(port), "--module-name", "classfeed_dagster.definitions"],
+        env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        healthy = False
+        while not healthy and time.monotonic() < deadline and server.poll() is None:
+            asked = subprocess.run([str(home / "bin" / "dagster"), "api", "grpc-health-check", "--port", str(port)], env=environment, capture_output=True, check=False)
+            healthy = asked.returncode == 0
+        assert healthy
+    finally:
+        server.terminate()
+        server.wait(30)
+    assert os.listdir(home)

@@ -1,0 +1,207 @@
+"""The committed infrastructure: what must be true of it in every environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+
+from classfeed_dagster.settings import Settings
+from classfeed_dagster_tests.deploy.templates import ENVIRONMENTS, ROOT, TEMPLATES, only, resources, template
+
+PROD_ACCOUNT = "444455556666"
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+class TestEveryEnvironment:
+    def test_buckets_are_versioned_encrypted_private_and_tls_only(self, env: str) -> None:
+        found = resources(f"{env}-foundation", "AWS::S3::Bucket")
+        assert found
+        policies = json.dumps(resources(f"{env}-foundation", "AWS::S3::BucketPolicy"))
+        for name, bucket in found.items():
+            assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+            assert all(bucket["PublicAccessBlockConfiguration"].values())
+            assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+            assert bucket["OwnershipControls"]["Rules"][0]["ObjectOwnership"] == "BucketOwnerEnforced"
+            assert name in policies
+        assert policies.count('"aws:SecureTransport": "false"') == len(found)
+        data = only(f"{env}-foundation", "AWS::S3::Bucket", BucketName=self.data(env))
+        (rule,) = data["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
+
+    def test_landing_is_kept_for_90_days_and_invented_customers_for_7(self, env: str) -> None:
+        data = only(f"{env}-foundation", "AWS::S3::Bucket", BucketName=self.data(env))
+        rules = {rule.get("Prefix"): rule for rule in data["LifecycleConfiguration"]["Rules"]}
+        assert rules["landing/"]["ExpirationInDays"] == (90 if env == "prod" else 7)
+        assert ("delivered/" in rules) is (env != "prod")
+
+    def test_the_queue_hides_a_message_six_times_as_long_as_it_takes_and_sets_dead_ones_aside(self, env: str) -> None:
+        queue = only(f"{env}-foundation", "AWS::SQS::Queue", QueueName=f"classfeed-{env}-consent-events")
+        assert queue["VisibilityTimeout"] == 6 * 60
+        assert queue["RedrivePolicy"]["maxReceiveCount"] == 5
+        assert all("KmsMasterKeyId" in one for one in resources(f"{env}-foundation", "AWS::SQS::Queue").values())
+
+    def test_nothing_is_public(self, env: str) -> None:
+        assert not resources(f"{env}-foundation", "AWS::EC2::InternetGateway")
+        assert not resources(f"{env}-foundation", "AWS::EC2::NatGateway")
+        (balancer,) = resources(f"{env}-application", "AWS::ElasticLoadBalancingV2::LoadBalancer").values()
+        assert balancer["Scheme"] == "internal"
+        for service in resources(f"{env}-application", "AWS::ECS::Service").values():
+            assert service["NetworkConfiguration"]["AwsvpcConfiguration"]["AssignPublicIp"] == "DISABLED"
+        for group in resources(f"{env}-foundation", "AWS::EC2::SecurityGroup").values():
+            for rule in group.get("SecurityGroupIngress", []) + group.get("SecurityGroupEgress", []):
+                assert rule.get("CidrIp") != "0.0.0.0/0"
+
+    def test_the_database_is_encrypted_kept_and_rotated_and_its_password_is_in_no_template(self, env: str) -> None:
+        (database,) = resources(f"{env}-foundation", "AWS::RDS::DBInstance").values()
+        assert database["StorageEncrypted"] is True
+        assert database["DeletionProtection"] is True
+        assert database["PubliclyAccessible"] is False
+        assert database["BackupRetentionPeriod"] == 35
+        assert "resolve:secretsmanager" in json.dumps(database["MasterUserPassword"])
+        (rotation,) = resources(f"{env}-foundation", "AWS::SecretsManager::RotationSchedule").values()
+        assert rotation["RotationRules"]["ScheduleExpression"].startswith("cron(")
+        for secret in resources(f"{env}-foundation", "AWS::SecretsManager::Secret").values():
+            assert "SecretString" not in secret
+            assert "KmsKeyId" in secret
+
+    def test_tasks_run_one_image_by_digest_as_nobody_on_a_read_only_root(self, env: str) -> None:
+        tasks = resources(f"{env}-application", "AWS::ECS::TaskDefinition")
+        assert len(tasks) == 7
+        images = set()
+        for task in tasks.values():
+            (container,) = task["ContainerDefinitions"]
+            images.add(json.dumps(container["Image"]))
+            assert container["ReadonlyRootFilesystem"] is True
+            assert container["User"] == "10001:10001"
+            assert container["LinuxParameters"]["Capabilities"]["Drop"] == ["ALL"]
+            assert [mount["ContainerPath"] for mount in container["MountPoints"]] == ["/tmp"]
+        (image,) = images
+        assert '"classfeed@"' in image or "classfeed@" in image
+        assert "ImageDigest" in image
+        assert template(f"{env}-application")["Parameters"]["ImageDigest"]["AllowedPattern"] == "sha256:[0-9a-f]{64}"
+
+    def test_secrets_reach_tasks_by_reference_and_settings_are_those_we_have(self, env: str) -> None:
+        known = {f"CLASSFEED_{name.upper()}" for name in Settings.model_fields}
+        known |= {"CLASSFEED_COMPUTE_LOGS_BUCKET", "CLASSFEED_CODE_SERVER_HOST", "CLASSFEED_WORKER_TASK_DEFINITION"}
+        for task in resources(f"{env}-application", "AWS::ECS::TaskDefinition").values():
+            (container,) = task["ContainerDefinitions"]
+            named = {one["Name"]: json.dumps(one["Value"]) for one in container["Environment"]}
+            assert not [name for name in named if re.search("PASSWORD|TOKEN|SECRET|_KEY|BIGSITE_URL", name)]
+            for name in [*named, *(one["Name"] for one in container["Secrets"])]:
+                assert not name.startswith("CLASSFEED_") or name in known or name.startswith("CLASSFEED_SNOWFLAKE_"), name
+
+    def test_viewers_operators_and_support_sign_in_apart(self, env: str) -> None:
+        rules = resources(f"{env}-application", "AWS::ElasticLoadBalancingV2::ListenerRule").values()
+        cookies = set()
+        for rule in rules:
+            sign_in, forward = sorted(rule["Actions"], key=lambda one: one["Order"])
+            assert sign_in["Type"] == "authenticate-oidc"
+            assert sign_in["AuthenticateOidcConfig"]["OnUnauthenticatedRequest"] == "authenticate"
+            assert "resolve:secretsmanager" in json.dumps(sign_in["AuthenticateOidcConfig"]["ClientSecret"])
+            cookies.add(sign_in["AuthenticateOidcConfig"]["SessionCookieName"])
+            assert forward["Type"] == "forward"
+        assert len(cookies) == 3
+        (listener,) = resources(f"{env}-application", "AWS::ElasticLoadBalancingV2::Listener").values()
+        assert listener["DefaultActions"][0]["Type"] == "fixed-response"
+        assert "TLS13" in listener["SslPolicy"]
+
+    def test_there_is_never_a_second_daemon(self, env: str) -> None:
+        daemon = only(f"{env}-application", "AWS::ECS::Service", ServiceName="daemon")
+        assert daemon["DesiredCount"] == 1
+        assert daemon["DeploymentConfiguration"]["MaximumPercent"] == 100
+        assert daemon["DeploymentConfiguration"]["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
+
+    def test_a_budget_and_alarms_that_reach_people(self, env: str) -> None:
+        (budget,) = resources(f"{env}-monitoring", "AWS::Budgets::Budget").values()
+        assert len(budget["NotificationsWithSubscribers"]) == 2
+        alarms = resources(f"{env}-monitoring", "AWS::CloudWatch::Alarm").values()
+        assert all(alarm["AlarmActions"] for alarm in alarms)
+        silent = only(f"{env}-monitoring", "AWS::CloudWatch::Alarm", AlarmName=f"classfeed-{env}-delivery-too-old")
+        assert silent["TreatMissingData"] == "breaching"  # nobody measuring is as bad
+
+    def test_what_has_state_outlives_its_stack(self, env: str) -> None:
+        kinds = {"AWS::S3::Bucket", "AWS::KMS::Key", "AWS::RDS::DBInstance"}
+        for name, resource in template(f"{env}-foundation")["Resources"].items():
+            if resource["Type"] in kinds:
+                assert resource["DeletionPolicy"] in ("Retain", "Snapshot"), name
+
+    @staticmethod
+    def data(env: str) -> str:
+        return f"classfeed-{env}-data-{PROD_ACCOUNT if env == 'prod' else '111122223333'}"
+
+
+def test_what_lasts_is_copied_where_nobody_can_erase_it() -> None:
+    archive = only("prod-foundation", "AWS::S3::Bucket", BucketName=f"classfeed-prod-archive-{PROD_ACCOUNT}")
+    retention = archive["ObjectLockConfiguration"]["Rule"]["DefaultRetention"]
+    assert retention["Mode"] == "COMPLIANCE"
+    assert retention["Days"] >= 7 * 365
+    data = only("prod-foundation", "AWS::S3::Bucket", BucketName=f"classfeed-prod-data-{PROD_ACCOUNT}")
+    rules = data["ReplicationConfiguration"]["Rules"]
+    assert {rule["Filter"]["Prefix"] for rule in rules} >= {"delivered/", "chain/", "releases/", "reruns/"}
+    assert all(rule["DeleteMarkerReplication"]["Status"] == "Disabled" for rule in rules)
+
+
+def test_environments_differ_by_configuration_alone() -> None:
+    def shape(env: str, part: str) -> list[str]:
+        return sorted(resource["Type"] for resource in template(f"{env}-{part}")["Resources"].values())
+
+    for part in ("application", "monitoring"):
+        assert shape("dev", part) == shape("stg", part) == shape("prod", part)
+    assert shape("dev", "foundation") == shape("stg", "foundation")
+
+
+def test_images_cannot_be_replaced_and_are_scanned() -> None:
+    (images,) = resources("registry", "AWS::ECR::Repository").values()
+    assert images["ImageTagMutability"] == "IMMUTABLE"
+    assert images["ImageScanningConfiguration"] == {"ScanOnPush": True}
+
+
+def test_alarms_watch_declared_metrics_and_their_runbook_sections_exist() -> None:
+    from classfeed_dagster.operations.metrics import METRICS, NAMESPACE
+
+    headings = set(re.findall(r"^### (.+)$", (ROOT / "docs" / "deployment.md").read_text(), re.MULTILINE))
+    for alarm in resources("prod-monitoring", "AWS::CloudWatch::Alarm").values():
+        if alarm["Namespace"] == NAMESPACE:
+            assert alarm["MetricName"] in METRICS
+        section = re.search(r"docs/deployment\.md#([\w-]+)", alarm["AlarmDescription"])
+        assert section is not None
+        assert section[1] in headings
+
+
+@pytest.mark.skipif(importlib.util.find_spec("aws_cdk") is None, reason="CDK has an environment of its own")
+@pytest.mark.torture
+def test_the_committed_templates_are_what_the_code_makes() -> None:
+    from deploy.app import templates, text
+
+    found = templates()
+    assert set(found) == {path.stem for path in TEMPLATES.glob("*.json")}
+    for name, made in found.items():
+        assert text(made) == (TEMPLATES / f"{name}.json").read_text(), f"{name}: run python -m deploy.app"
+
+
+@pytest.mark.torture
+def test_cfn_lint_finds_what_is_excepted_and_nothing_else() -> None:
+    exceptions = yaml.safe_load((ROOT / "deploy" / "exceptions.yaml").read_text())["cfn-lint"]
+    files = sorted(str(path) for path in TEMPLATES.glob("*.json"))
+    done = subprocess.run(
+        [sys.executable, "-m", "cfnlint", "--format", "json", *files], capture_output=True, text=True, check=False
+    )
+    found = {(one["Rule"]["Id"], os.path.basename(one["Filename"]).removesuffix(".json")) for one in json.loads(done.stdout or "[]")}
+    assert found == {(rule, where) for rule, one in exceptions.items() for where in one["where"]}
+
+
+def test_every_exception_has_a_reason_and_a_place() -> None:
+    exceptions: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "deploy" / "exceptions.yaml").read_text())
+    names = {path.stem for path in TEMPLATES.glob("*.json")}
+    for rules in exceptions.values():
+        for rule in rules.values():
+            assert len(rule["why"]) > 20
+            assert set(rule["where"]) <= names

@@ -1,0 +1,255 @@
+"""Crash consistency and races: real processes, killed at every point or let loose at once, on a disk and on S3.
+
+A killed process is followed by a fault-free one, and what the recipient then finds must be, byte for byte, what an
+undisturbed run delivers.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from classfeed_dagster.delivery.errors import ConsentChangedError
+from classfeed_dagster.delivery.quarantine import held, update_quarantine
+from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.delivery.verify import Kind, verify_feed
+from classfeed_dagster.store import ObjectStore, S3Store, _s3_client, open_store
+from classfeed_dagster_tests.delivery.pipeline import (
+    ASKED_AT,
+    DAY1,
+    DAY2,
+    FEED,
+    FORMAT,
+    Day,
+    build,
+    check,
+    contents,
+    deliver,
+    go,
+    plan,
+    simple,
+)
+from classfeed_dagster_tests.torture.deaths import Disk, Reaper, wire
+from classfeed_dagster_tests.torture.outcome import Budget, Row, spread
+
+CHANGED = {"P1": ["10.00", "-2.50"], "P2": ["1.01"], "P3": [], "P4": ["7.77"], "P5": ["0.01"]}
+PUBLISHERS = 16
+Where = tuple[str, str | None]  # store URL, S3 endpoint
+
+
+def opened(where: Where) -> ObjectStore:
+    return open_store(where[0], s3_endpoint_url=where[1])
+
+
+# --- What the victims do: before they can die, and while they can
+
+
+def _first(store: ObjectStore) -> None:
+    _deliver_and_hold(store, replace(simple(), broken=("P3",)))
+
+
+def _reissue(store: ObjectStore) -> None:
+    _deliver_and_hold(store, simple(snapshot="s2", **CHANGED))
+
+
+def _next_date(store: ObjectStore) -> None:
+    _deliver_and_hold(store, replace(simple(DAY2), broken=("P4",)))
+
+
+def _consent_ends(store: ObjectStore) -> None:
+    # P2's consent ends between the two questions of the first attempt; the attempt after it goes without.
+    day = simple()
+    made = build(store, day)
+    check(store, made, day)
+    answers = iter([day.consenting])
+    try:
+        go(store, made, day, consented=lambda: next(answers, day.without("P2").consenting))
+    except ConsentChangedError:
+        deliver(store, day.without("P2"))
+
+
+def _deliver_and_hold(store: ObjectStore, day: Day) -> None:
+    for _ in range(2):  # before delivering and after it, as the feed does
+        state = delivered_state(store, FEED, day.date)
+        update_quarantine(store, plan(store, day).held_back, state, at=ASKED_AT, correlation_id="try-1")
+        deliver(store, day)
+
+
+def _nothing(store: ObjectStore) -> None:
+    return None
+
+
+def _both(store: ObjectStore) -> None:
+    _first(store)
+    _reissue(store)
+
+
+SCENARIOS: dict[str, tuple[Callable[[ObjectStore], None], Callable[[ObjectStore], None]]] = {
+    "first delivery": (_nothing, _first),
+    "re-issue": (_first, _reissue),
+    "the date after a re-issue": (_both, _next_date),
+    "consent ends meanwhile": (_nothing, _consent_ends),
+}
+
+
+def _victim(where: Where, scenario: str, die_at: int, power_cut: bool, report: str) -> None:
+    # Runs in a forked process. Without ``report`` nothing is disturbed.
+    before, work = SCENARIOS[scenario]
+    store = opened(where)
+    if report:
+        before(store)
+        reaper = Reaper(die_at)
+        if isinstance(store, S3Store):
+            wire(_s3_client(where[1]), reaper)
+        else:
+            Disk(Path(where[0]), reaper, power_cut=power_cut)
+        work(store)
+        with open(report, "w") as file:  # noqa: PTH123
+            json.dump(reaper.points, file)
+    else:
+        work(store)
+
+
+def _racer(where: Where, at: int, gate: Any, results: Any) -> None:
+    store, day = opened(where), simple(snapshot=f"s{at % 4}")
+    gate.wait()
+    results.put(deliver(store, day, f"racer-{at}", patience=60, sleep=lambda _: None, tries=40).kind)
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """A local S3 server with a bucket called ``torture``."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local", AWS_DEFAULT_REGION="ap-southeast-2")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    try:
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(
+            Bucket="torture", CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
+        )
+        yield endpoint
+    finally:
+        server.stop()
+
+
+class Nursery:
+    """Processes forked from a clean one that has imported everything and run nothing."""
+
+    def __init__(self) -> None:
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload([__name__])
+
+    def run(self, *args: Any) -> int | None:
+        """The exit code of a victim; one that hangs for a minute is an error of its own."""
+        process = self.context.Process(target=_victim, args=args)
+        process.start()
+        process.join(120)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise TimeoutError(f"a victim hung: {args[1:3]}")
+        return process.exitcode
+
+
+def attack(budget: Budget, folder: Path) -> Iterator[Row]:
+    """Kill at every point, or at as many as the budget allows, evenly spread; then race."""
+    nursery = Nursery()
+    with s3_server() as endpoint:
+
+        def fresh(kind: str) -> Where:
+            name = uuid.uuid4().hex
+            return (f"s3://torture/{name}", endpoint) if kind == "S3" else (str(folder / name), None)
+
+        cases = [(s, kind, cut) for s in SCENARIOS for kind, cut in (("disk", False), ("disk", True), ("S3", False))]
+        for at, (scenario, kind, cut) in enumerate(cases):
+            yield _killed(nursery, fresh, scenario, kind, cut, budget.part(0.8 / (len(cases) - at + 2)), folder)
+        for kind in ("disk", "S3"):
+            yield _raced(nursery, fresh(kind), kind)
+
+
+def _killed(
+    nursery: Nursery, fresh: Callable[[str], Where], scenario: str, kind: str, cut: bool, budget: Budget, folder: Path
+) -> Row:
+    report = folder / "points.json"
+    undisturbed = fresh(kind)
+    assert nursery.run(undisturbed, scenario, 0, cut, str(report)) == 0
+    points = json.loads(report.read_text())
+    expected = _facts(undisturbed, scenario)
+    each = max(budget.seconds - budget.left, 0.05) * 2.2  # killed and run again
+    chosen = spread(len(points), max(3, int(budget.left / each)))
+    broken = []
+    for die_at in chosen:
+        where, at = fresh(kind), f"{points[die_at - 1]} (point {die_at})"
+        code = nursery.run(where, scenario, die_at, cut, str(report))
+        if code not in (-signal.SIGKILL, 0):  # 0: threads took another turn, and there were fewer points
+            broken.append(f"{at}: the victim ended by itself with {code}")
+        if nursery.run(where, scenario, 0, cut, "") != 0:
+            broken.append(f"{at}: the run after it failed")
+        elif _facts(where, scenario) != expected:
+            broken.append(f"{at}: what was delivered differs from an undisturbed run's")
+        if where[1] is None:
+            shutil.rmtree(where[0])
+    what = "power cut" if cut else "SIGKILL"
+    every = "every one of" if len(chosen) == len(points) else f"{len(chosen)} of"
+    kinds = ", ".join(f"{name} {count}" for name, count in Counter(points).most_common())
+    return Row(
+        f"crash: {scenario}, {kind}", f"{what} at {every} {len(points)} points ({kinds})", len(chosen),
+        "the next run ends where an undisturbed one does", broken,
+    )  # fmt: skip
+
+
+def _facts(where: Where, scenario: str) -> object:
+    """What must be equal: everything delivered, the chain, who is held."""
+    store = opened(where)
+    found = verify_feed(store, FEED, FORMAT)
+    wrong = [problem for problem in found.problems if problem.kind is not Kind.LEFTOVER]
+    state = {key: data for key, data in contents(store).items() if not key.endswith(".part")}
+    if scenario == "consent ends meanwhile":  # a void more or less is as good
+        sent = delivered_state(store, FEED, DAY1)
+        assert all(b"P2" not in data for key, data in _documents(store).items()), "P2 left after its consent ended"
+        times = Counter(one.number for manifest in sent.deliveries for one in manifest.portfolios)
+        return sorted(times.items()), wrong
+    return state, list(store.list(f"chain/{FEED}/")), [one.held_back for one in held(store, FEED)], wrong
+
+
+def _documents(store: ObjectStore) -> dict[str, bytes]:
+    import gzip
+
+    keys = [key for key in store.list(f"delivered/{FEED}/") if key.endswith(".gz")]
+    return {key: gzip.decompress(store.read(key)) for key in keys}
+
+
+def _raced(nursery: Nursery, where: Where, kind: str) -> Row:
+    gate, results = nursery.context.Barrier(PUBLISHERS), nursery.context.Queue()
+    processes = [nursery.context.Process(target=_racer, args=(where, at, gate, results)) for at in range(PUBLISHERS)]
+    for process in processes:
+        process.start()
+    broken = []
+    for process in processes:
+        process.join(180)
+        if process.exitcode != 0:
+            process.kill()
+            broken.append(f"a publisher ended with {process.exitcode}")
+    kinds = Counter(results.get(timeout=10) for _ in range(PUBLISHERS - len(broken)))
+    store = opened(where)
+    times = Counter(one.number for m in delivered_state(store, FEED, DAY1).deliveries for one in m.portfolios)
+    if kinds["DELIVERED"] != 1 or set(times.values()) != {1}:
+        broken.append(f"{kinds['DELIVERED']} deliveries")
+    if not verify_feed(store, FEED, FORMAT).sound:
+        broken.append("what was delivered is not sound")
+    outcome = f"1 delivered, {kinds['ALREADY_DELIVERED']} found it done"
+    return Row(f"race, {kind}", f"{PUBLISHERS} publishers of one date at once", 1, outcome, broken)

@@ -1,0 +1,82 @@
+"""The Grafana dashboard, made from the declared metrics: ``python -m deploy.grafana.dashboard``. A test keeps it true."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from classfeed_dagster.operations.metrics import DIMENSIONS, METRICS, NAMESPACE, Metric
+
+TARGET = Path(__file__).with_name("classfeed.json")
+_WIDTH, _HEIGHT = 12, 8
+_UNITS = {"Count": "short", "Bytes": "bytes", "Seconds": "s"}
+# Worst of a moment, rather than the sum of its measurements.
+_MAXIMUM = {"held_back", "newest_delivery_age_seconds", "repair_attempts", "stage_seconds", "breaks"}
+
+
+def panel(number: int, metric: Metric) -> dict[str, Any]:
+    """One time series, titled by the question that it answers."""
+    return {
+        "id": number + 1,
+        "type": "timeseries",
+        "title": metric.question,
+        "description": f"{NAMESPACE}: {metric.name}",
+        "datasource": {"type": "cloudwatch", "uid": "${datasource}"},
+        "gridPos": {"x": number % 2 * _WIDTH, "y": number // 2 * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
+        "fieldConfig": {"defaults": {"unit": _UNITS[metric.unit]}, "overrides": []},
+        "targets": [
+            {
+                "refId": "A",
+                "namespace": NAMESPACE,
+                "metricName": metric.name,
+                "dimensions": {name: [f"${name}"] for name in DIMENSIONS},
+                "statistic": "Maximum" if metric.name in _MAXIMUM else "Sum",
+                "period": "300",
+                "region": "ap-southeast-2",
+                "matchExact": True,
+                "metricEditorMode": 0,
+                "metricQueryType": 0,
+                "queryMode": "Metrics",
+            }
+        ],
+    }
+
+
+def dashboard() -> dict[str, Any]:
+    """The whole dashboard."""
+    return {
+        "uid": "classfeed",
+        "title": "classfeed",
+        "description": "What was delivered, how late, how long it took, and what stands in the way.",
+        "schemaVersion": 39,
+        "timezone": "Australia/Sydney",
+        "time": {"from": "now-14d", "to": "now"},
+        "refresh": "5m",
+        "tags": ["classfeed"],
+        "templating": {
+            "list": [
+                {"name": "datasource", "type": "datasource", "query": "cloudwatch"},
+                *(
+                    {
+                        "name": name,
+                        "type": "query",
+                        "datasource": {"type": "cloudwatch", "uid": "${datasource}"},
+                        "query": f"dimension_values(ap-southeast-2, {NAMESPACE}, documents, {name})",
+                        "refresh": 1,
+                    }
+                    for name in DIMENSIONS
+                ),
+            ]
+        },
+        "panels": [panel(number, metric) for number, metric in enumerate(METRICS.values())],
+    }
+
+
+def text() -> str:
+    """The dashboard as it is committed."""
+    return json.dumps(dashboard(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(text())
