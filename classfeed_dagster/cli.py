@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from classfeed_dagster import cli_lineage, cli_local, cli_look, cli_operate, cli_reconcile, cli_schema, cli_simulate
+from classfeed_dagster import cli_lineage, cli_local, cli_look, cli_operate, cli_reconcile, cli_schema, cli_simulate, cli_support
 
 app = typer.Typer(
     help="Daily data feeds from the broker to Class: run them, look at them, prove them.",
@@ -24,6 +24,7 @@ app = typer.Typer(
 cli_lineage.register(app)
 cli_local.register(app)
 cli_look.register(app)
+cli_support.register(app)
 cli_operate.register(app)
 cli_reconcile.register(app)
 cli_schema.register(app)

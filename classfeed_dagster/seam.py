@@ -15,8 +15,8 @@ import structlog
 
 from classfeed_dagster.charts import data_uri
 from classfeed_dagster.documents.format import DocumentFormat
-from classfeed_dagster.documents.lineage import columns_of, filling, is_personal
-from classfeed_dagster.domains.lineage import domain_of, shown_frames, shown_name, sources_of
+from classfeed_dagster.documents.lineage import columns_of, field_sources, filling, is_personal
+from classfeed_dagster.domains.lineage import bigsite_columns, domain_of, shown_frames, shown_name, sources_of
 from classfeed_dagster.domains.run import CONSENTED
 from classfeed_dagster.runtime import CORRELATION_TAG
 
@@ -65,19 +65,21 @@ class Shown:
     unit: str | None = None
     personal: str | None = None  # why it may never reach a log, an alert or metadata: personal, or restricted
     made_of: tuple[tuple[dg.AssetKey, str], ...] = ()
+    origin: tuple[str, ...] = ()  # bigsite's columns, all the way back
 
 
 def table_metadata(columns: Sequence[Shown]) -> dict[str, Any]:
-    """An asset's columns and where each comes from, as Dagster shows them: for its definition and its materializations.
+    """An asset's columns and where each comes from, as Dagster keeps them: for its definition and its materializations.
 
-    Dagster reads the lineage of columns off the latest materialization, and the schema off either.
+    The open-source UI keeps and serves the lineage of columns but draws none: so a column's description ends with
+    where it comes from in bigsite.
     """
     schema = dg.TableSchema(
         columns=[
             dg.TableColumn(
                 name=column.name,
                 type=column.type,
-                description=f"{column.description} [{column.unit}]" if column.unit else column.description,
+                description=_described(column),
                 constraints=dg.TableColumnConstraints(nullable=column.nullable),
                 tags={PERSONAL: column.personal} if column.personal else {},
             )
@@ -93,12 +95,44 @@ def table_metadata(columns: Sequence[Shown]) -> dict[str, Any]:
     return {"dagster/column_schema": schema, **lineage}
 
 
+def _described(column: Shown) -> str:
+    unit = f" [{column.unit}]" if column.unit else ""
+    origin = f" ← bigsite: {', '.join(column.origin)}" if column.origin else ""
+    return f"{column.description}{unit}{origin}"
+
+
+def lineage_table(columns: Sequence[Shown]) -> dg.MarkdownMetadataValue:
+    """The lineage of an asset's columns for people: what each is made of one step back, and in bigsite."""
+    rows = [
+        (
+            column.name,
+            ", ".join(f"{key.to_user_string()}.{name}" for key, name in column.made_of),
+            ", ".join(column.origin),
+        )
+        for column in columns
+        if column.made_of
+    ]
+    return markdown_table(["column", "made of", "in bigsite"], rows)
+
+
+def type_name(dtype: pl.DataType) -> str:
+    """A column's type in the words of SQL."""
+    match dtype:
+        case pl.Decimal():
+            return f"decimal({dtype.precision},{dtype.scale})"
+        case pl.Datetime():
+            return "timestamp UTC"
+        case pl.List():
+            return f"list of {type_name(pl.Int64())}"
+    return {pl.String(): "string", pl.Date(): "date", pl.Int64(): "bigint"}[dtype]
+
+
 def domain_columns(domain: str, name: str) -> list[Shown]:
     """The columns of a domain of the audience called ``name``, those of further frames under the frame's name."""
     return [
         Shown(
             shown_name(domain, frame, column.name),
-            str(column.dtype),
+            type_name(column.dtype),
             column.description,
             column.nullable,
             column.unit,
@@ -107,6 +141,7 @@ def domain_columns(domain: str, name: str) -> list[Shown]:
                 (domain_key(name, CONSENTED) if table == CONSENTED else landing_key(table), source)
                 for table, source in sources_of(column)
             ),
+            bigsite_columns(column),
         )
         for frame in shown_frames(domain)
         for column in frame.columns
@@ -125,7 +160,8 @@ def document_columns(document: DocumentFormat, name: str) -> list[Shown]:
         meaning = "; ".join(column.description for _, column in filled)
         unit = filled[-1][1].unit
         personal = PERSONAL_DATA if is_personal(field) else None
-        shown.append(Shown(field.name, field.kind, meaning, field.optional, unit, personal, made_of))
+        origin = field_sources(field)
+        shown.append(Shown(field.name, field.kind, meaning, field.optional, unit, personal, made_of, origin))
     return shown
 
 

@@ -66,7 +66,12 @@ class Desk:
             instance=self.instance, repository_def=repository, resources={"runtime": self.runtime}
         ) as context:
             tick = definition.evaluate_tick(context)
-        return list(tick.run_requests or ()), tick.skip_message or ""
+        # A sensor of one job leaves its name out.
+        named = [
+            one if one.job_name else one.with_replaced_attrs(job_name=definition.job_name)
+            for one in tick.run_requests or ()
+        ]
+        return named, tick.skip_message or ""
 
     def carry_out(self, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
         """Do what the daemon does with a sensor's request."""

@@ -95,6 +95,11 @@ def landed_columns(table: str) -> list[Shown]:
     return shown
 
 
+def _made_of(table: str) -> frozenset[str]:
+    # Beside the tables that the query names: consent, which decides what it is asked for.
+    return frozenset(source.partition(".")[0] for sources in landed_sources(table).values() for source in sources)
+
+
 def _personal(contract: Contract, columns: Iterable[str]) -> str | None:
     kinds = {contract.classifications[column] for column in columns}
     return "restricted" if "restricted" in kinds else PERSONAL_DATA if "personal" in kinds else None
@@ -119,7 +124,7 @@ def landing_assets(
         specs=[
             dg.AssetSpec(
                 landing_key(table),
-                deps=[source_key(source) for source in sorted(sources)],
+                deps=[source_key(source) for source in sorted(sources | _made_of(table))],
                 description=f"**bigsite's {_DERIVED.get(table, f'`{table}`')}**, of the consented portfolios only, as "
                 "read in the date's one transaction.\n\n*For* the domains and reconciliation. Immutable Parquet, exact "
                 "decimals; row group k holds the k-th slice of portfolios. *Fresh* once bigsite's end of day is "

@@ -36,6 +36,7 @@ from classfeed_dagster.seam import (
     domain_key,
     idle_observation,
     landing_key,
+    lineage_table,
     numbers,
     picture,
     preview,
@@ -103,7 +104,8 @@ def _domain_asset(
     if domain != CONSENTED:
         deps.append(domain_key(name, CONSENTED))
     frames = FRAMES[domain]
-    columns = table_metadata(domain_columns(domain, name))
+    shown = domain_columns(domain, name)
+    columns = table_metadata(shown)
     made_by = code_of(build_consented_portfolios if domain == CONSENTED else build_domain)
 
     @dg.asset(
@@ -114,7 +116,12 @@ def _domain_asset(
         kinds={"python", "polars", "parquet"},
         owners=[TEAM],
         description=_DESCRIPTIONS[domain].format(recipient=audience.recipient),
-        metadata={**columns, "code": made_by, "runbook": f"{RUNBOOK}#the-data-rules"},
+        metadata={
+            **columns,
+            "where_columns_come_from": lineage_table(shown),
+            "code": made_by,
+            "runbook": f"{RUNBOOK}#the-data-rules",
+        },
         output_required=False,  # no data on a date that the audience is not due on; what follows is skipped
     )
     def build(

@@ -25,12 +25,14 @@ from classfeed_dagster.reconciliation.parity_report import ParityReport
 from classfeed_dagster.runtime import CORRELATION_TAG, Runtime
 from classfeed_dagster.seam import (
     RUNBOOK,
+    Shown,
     business_date,
     code_of,
     correlation_id,
     document_columns,
     domain_key,
     idle_observation,
+    lineage_table,
     markdown_table,
     numbers,
     picture,
@@ -70,19 +72,23 @@ class FeedParts:
         day = business_date(context)
         return FeedDay(runtime, self.feed, self.audience, day, correlation_id(context), now, self.feeds)
 
-    def columns(self, name: str) -> dict[str, Any]:
-        """What the columns of the feed's asset ``name`` are and where each comes from; for both kinds of metadata."""
+    def shown(self, name: str) -> list[Shown]:
+        """The columns of the feed's asset ``name``, and where each comes from."""
         document = document_columns(self.feed.format, self.audience_name)
-        if name == "document":
-            return table_metadata(document)
-        if name == "delivery":
-            return table_metadata(same_columns(document, self.key("document")))
-        return {}
+        of = {"document": document, "delivery": same_columns(document, self.key("document"))}
+        return of.get(name, [])
+
+    def columns(self, name: str) -> dict[str, Any]:
+        """The same as metadata, of the asset's definition and of its materializations."""
+        shown = self.shown(name)
+        return table_metadata(shown) if shown else {}
 
     def asset(
         self, name: str, deps: list[dg.AssetKey], kinds: set[str], description: str, section: str = ""
     ) -> _Decorator:
         """The decorator that all of the feed's assets share; ``section`` of the runbook says what to do."""
+        shown = self.shown(name)
+        lineage = {"where_columns_come_from": lineage_table(shown)} if shown else {}
         return dg.asset(
             key=self.key(name),
             deps=deps,
@@ -91,7 +97,7 @@ class FeedParts:
             kinds=kinds,
             owners=list(self.feed.owners),
             description=f"{description} Runbook: {RUNBOOK}.",
-            metadata={**self.columns(name), "runbook": f"{RUNBOOK}#{section}", "code": code_of(FeedDay)},
+            metadata={**self.columns(name), **lineage, "runbook": f"{RUNBOOK}#{section}", "code": code_of(FeedDay)},
             # On a date on which the feed has nothing to do there is nothing to materialize; what follows is skipped.
             output_required=False,
         )

@@ -41,6 +41,7 @@ class Assured(BaseModel, frozen=True):
     errors: int
     warnings: int
     breaks: int
+    unexplained: int  # breaks for which the data shows no likely cause
     report: str  # its key in the object store
     attempt: str
 
@@ -117,6 +118,7 @@ class Assurance:
             errors=found.errors,
             warnings=found.warnings,
             breaks=len(found.breaks),
+            unexplained=found.metrics()["unexplained"],
             report=report,
             attempt=found.attempt,
         )

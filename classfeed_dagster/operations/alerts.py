@@ -241,7 +241,8 @@ def _held_back(gathered: Gathered, threshold: int) -> list[Incident]:
         found.append(
             Incident(
                 key=f"held-back.{feed}",
-                what=f"{len(numbers)} portfolios of {feed} are held back, above the threshold of {threshold}",
+                what=f"{len(numbers)} {_plural(len(numbers), 'portfolio')} of {feed} held back, above the threshold of "
+                f"{threshold}",
                 means="These customers' funds get nothing new until bigsite's rows are mended.",
                 feeds=(feed,),
                 dates=_dates(members),

@@ -138,11 +138,17 @@ def _facts(incident: Incident) -> Mapping[str, str]:
         )
     if incident.feeds:
         facts["Feed" if len(incident.feeds) == 1 else "Feeds"] = _text(", ".join(incident.feeds))
-    if incident.counts:
-        facts["Counts"] = _text(", ".join(f"{count:,} {name}" for name, count in incident.counts.items()))
+    # The dates stand above, unless there are many.
+    counts = {name: n for name, n in incident.counts.items() if name != "dates" or n > _DATES_SHOWN}
+    if counts:
+        facts["Counts"] = _text(", ".join(_counted(count, name) for name, count in counts.items()))
     if incident.offenders:
         facts["Portfolios"] = _listed(list(incident.offenders), OFFENDERS_SHOWN)
     return facts
+
+
+def _counted(count: int, plural: str) -> str:
+    return f"{count:,} {plural.removesuffix('s') if count == 1 else plural}"
 
 
 def _links(incident: Incident, links: Links) -> list[str]:

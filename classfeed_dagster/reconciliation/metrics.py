@@ -30,17 +30,18 @@ class OurMetrics:
     movements: dict[str, list[tuple[str, str, str]]]  # by portfolio: metric, value, transaction id
 
 
+# Every value is cast: a union of decimals of 2 and 6 places would keep 2.
 _METRICS = """
     SELECT portfolio_number, 'CASH_ACCOUNTS' AS metric, '' AS currency, count(*)::DECIMAL(38,6) AS value FROM cash GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'LEDGER_BALANCE', currency, sum(ledger_balance::DECIMAL(18,2)) FROM balances GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'HOLDINGS', '', count(*) FROM holdings WHERE units::DECIMAL(20,6) <> 0 GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'UNITS_HELD', '', sum(units::DECIMAL(20,6)) FROM holdings GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'MARKET_VALUE', currency, sum(market_value::DECIMAL(18,2)) FROM holdings
+    UNION ALL SELECT portfolio_number, 'LEDGER_BALANCE', currency, sum(ledger_balance::DECIMAL(18,2))::DECIMAL(38,6) FROM balances GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'HOLDINGS', '', count(*)::DECIMAL(38,6) FROM holdings WHERE units::DECIMAL(20,6) <> 0 GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'UNITS_HELD', '', sum(units::DECIMAL(20,6))::DECIMAL(38,6) FROM holdings GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'MARKET_VALUE', currency, sum(market_value::DECIMAL(18,2))::DECIMAL(38,6) FROM holdings
       WHERE market_value IS NOT NULL GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'MOVEMENTS', '', count(*) FROM moved WHERE ledger <> 'O' GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'UNITS_MOVED', '', sum(units) FROM moved WHERE ledger <> 'I' AND units IS NOT NULL GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'CASH_MOVED', currency, sum(amount) FROM moved WHERE amount IS NOT NULL GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'TRADED', currency, sum(net_amount) FROM moved WHERE net_amount IS NOT NULL GROUP BY ALL"""
+    UNION ALL SELECT portfolio_number, 'MOVEMENTS', '', count(*)::DECIMAL(38,6) FROM moved WHERE ledger <> 'O' GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'UNITS_MOVED', '', sum(units)::DECIMAL(38,6) FROM moved WHERE ledger <> 'I' AND units IS NOT NULL GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'CASH_MOVED', currency, sum(amount)::DECIMAL(38,6) FROM moved WHERE amount IS NOT NULL GROUP BY ALL
+    UNION ALL SELECT portfolio_number, 'TRADED', currency, sum(net_amount)::DECIMAL(38,6) FROM moved WHERE net_amount IS NOT NULL GROUP BY ALL"""
 
 
 def our_metrics(delivered: Delivered) -> OurMetrics:

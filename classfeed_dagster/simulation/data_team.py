@@ -56,7 +56,7 @@ UNION ALL
 SELECT a.portfolio_number, 'LEDGER_BALANCE', c.currency, SUM(b.ledger_balance)
 FROM accounts a JOIN bigsite.cash_balance_eod b ON b.cash_account_id = a.cash_account_id AND b.as_at_date = :day
 JOIN bigsite.cash_account c ON c.cash_account_id = a.cash_account_id GROUP BY 1, 3
-UNION ALL SELECT portfolio_number, 'HOLDINGS', NULL, COUNT(*) FROM held GROUP BY 1
+UNION ALL SELECT portfolio_number, 'HOLDINGS', NULL, COUNT(*) FROM held WHERE units <> 0 GROUP BY 1
 UNION ALL SELECT portfolio_number, 'UNITS_HELD', NULL, SUM(units) FROM held GROUP BY 1
 UNION ALL SELECT portfolio_number, 'MARKET_VALUE', currency, SUM(ROUND(units * close, 2)) FROM held
           WHERE close IS NOT NULL GROUP BY 1, 3
@@ -70,7 +70,7 @@ UNION ALL SELECT portfolio_number, 'TRADED', currency, SUM(net_amount) FROM trad
 """
 
 
-def data_team_metrics(engine: sa.Engine, recipient: str, day: dt.date, previous: dt.date | None) -> list[Metric]:
+def data_team_metrics(engine: sa.Engine, recipient: str, day: dt.date, previous: dt.date) -> list[Metric]:
     """The metrics of ``day`` as the data team would work them out. ``previous`` is the business date before."""
     sydney = ZoneInfo("Australia/Sydney")
 
@@ -80,7 +80,7 @@ def data_team_metrics(engine: sa.Engine, recipient: str, day: dt.date, previous:
     parameters = {
         "recipient": recipient,
         "day": day,
-        "begins": midnight_after(previous) if previous else dt.datetime(1900, 1, 1, tzinfo=dt.UTC),
+        "begins": midnight_after(previous),
         "ends": midnight_after(day),
     }
     with engine.connect() as connection:

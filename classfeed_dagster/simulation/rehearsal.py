@@ -67,7 +67,8 @@ def rehearse(
     """Simulate ``dates`` in order, run the feed's job on each following morning, and prove the outcome.
 
     A date on which portfolios are held back for a rule is run again each morning, and then the dates after it, as the
-    repair sensor does. ``reconcile``: then also prove the last date by the reconciliation job. ``tell`` hears what is going on, ``done`` that a date is finished.
+    repair sensor does. ``reconcile``: prove the last date by the reconciliation job as well. ``tell`` hears
+    what is going on, ``done`` that a date is finished.
     """
     rehearsal = Rehearsal(feed.name, runtime.settings.store_location)
 
@@ -109,7 +110,8 @@ def _reconcile(
     # The data team computes its figures at eight in the morning; the job then proves the delivery and loads it.
     audience = feed.audience(runtime.settings.first_business_date)
     now = morning_after(day) + dt.timedelta(hours=2)
-    metrics = data_team_metrics(runtime.engine, feed.recipient, day, audience.previous(day))
+    previous = audience.previous(day) or trading_days.previous_business_day(day)
+    metrics = data_team_metrics(runtime.engine, feed.recipient, day, previous)
     with open_warehouse(runtime.settings) as connection:
         publish_metrics(connection, feed.recipient, day, metrics, now)
     result = definitions.resolve_job_def(assurance_job_name(feed.name)).execute_in_process(
@@ -126,8 +128,8 @@ def _reconcile(
         except NotBuiltError:
             found.append(Proof(f"reconciliation against {what}: the run {result.run_id} failed", False))
             continue
-        breaks = f"{told.breaks} break(s)" if told.breaks else "no break"
-        holds = not told.errors if side is Side.SOURCE else not (told.errors or told.warnings)
+        breaks = f"{told.breaks} break(s), {told.unexplained} of them unexplained" if told.breaks else "no break"
+        holds = not told.errors and not told.unexplained
         found.append(Proof(f"{breaks} against {what}; report {runtime.store.location(told.report)}", holds))
     return found
 

@@ -48,7 +48,9 @@ class Story:
     refused: str = ""
 
     def morning(self, day: str, feed: str = FEED) -> None:
-        self.run = self.desk.run(DAYS[day], feed=feed)
+        morning = morning_after(dt.date.fromisoformat(DAYS[day]))
+        with self.desk.at(morning.isoformat()):
+            self.run = self.desk.run(DAYS[day], feed=feed)
 
     def end_of_day(self, day: str) -> None:
         self.desk.bigsite.end_of_day(DAYS[day])
@@ -164,7 +166,8 @@ def repair_looks(story: Story, time: str, day: str) -> None:
     """As often as it has something to do for the feed, as the daemon would."""
     with story.desk.at(story.at(time, day)):
         for _ in range(6):
-            asked = [one for one in story.desk.tick("repair")[0] if one.job_name == f"{FEED}_job"]
+            requests, said = story.desk.tick("repair"); print("TICK", [(r.job_name, r.partition_key) for r in requests], said, flush=True)
+            asked = [one for one in requests if one.job_name == f"{FEED}_job"]
             if not asked:
                 return
             for request in asked:
@@ -285,7 +288,8 @@ def asks(story: Story, person: str, group: str, day: str, reason: str) -> None:
     except RerunRefusedError as error:
         story.refused = str(error)
     else:
-        story.run = desk.run(DAYS[day], at=at)
+        with desk.at(at.isoformat()):
+            story.run = desk.run(DAYS[day], at=at)
 
 
 @then(parsers.parse("the re-run says: {outcome}"))

@@ -93,7 +93,7 @@ def test_a_failed_check_names_the_portfolios_and_recovers_when_they_have_gone(
     assert "held back from the recipient; everyone else's data went" in failed
     assert "SW00000001" in failed
     assert "run again by themselves once bigsite's rows are mended" in failed
-    assert any(text.startswith("1 portfolios of class_super are held back") for text in messages)
+    assert any(text.startswith("1 portfolio of class_super held back") for text in messages)
     watched.bigsite.end_of_day(MONDAY, at="2026-03-02T21:00:00Z").save()
     with watched.at("2026-03-03T08:30:00+11:00"):
         watched.run(MONDAY, at=watched.runtime.settings.now, fresh_snapshot=True)

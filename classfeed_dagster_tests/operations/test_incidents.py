@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 import pytest
 import structlog
@@ -22,6 +23,7 @@ from classfeed_dagster.operations.slack import Links, blocks, duration, messenge
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import InvalidKeyError, ObjectStore
 from classfeed_dagster_tests.operations.conftest import Switchboard
+from classfeed_dagster_tests.operations.sample_incidents import PAGE, write
 
 NOW = dt.datetime(2026, 3, 2, 20, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
@@ -200,3 +202,10 @@ def test_long_texts_stay_within_slacks_limits_and_links_are_left_out_where_there
 )
 def test_durations(seconds: int, text: str) -> None:
     assert duration(dt.timedelta(seconds=seconds)) == text
+
+
+def test_the_page_shows_messages_as_they_are_sent(tmp_path: Path) -> None:
+    copy = tmp_path / "alerts.md"
+    copy.write_text(PAGE.read_text())
+    write(copy)
+    assert copy.read_text() == PAGE.read_text(), "run: python -m classfeed_dagster_tests.operations.sample_incidents"

@@ -1,0 +1,97 @@
+"""``make torture``: every attack for its share of a budget of seconds, then one table of faults and outcomes.
+
+    python -m classfeed_dagster_tests.torture --budget 120
+    python -m classfeed_dagster_tests.torture --budget 3600 --only crash,machine --out table.md
+
+Exit code 1 if something did not hold; what that was is printed below the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from classfeed_dagster_tests.torture.outcome import Budget, Row, table
+
+# The share of the budget that each attack gets.
+SHARES = {"time": 0.01, "security": 0.01, "crash": 0.34, "machine": 0.34, "readers": 0.14, "writer": 0.06, "soak": 0.10}
+SOAK_FROM = 300  # seconds of budget: below that, too few days to say anything
+
+
+def _attack(name: str, seed: int) -> Callable[[Budget, Path], Iterator[Row]]:
+    # Imported one by one: each brings heavy libraries.
+    if name == "time":
+        from classfeed_dagster_tests.torture import clocks
+
+        return clocks.attack
+    if name == "security":
+        from classfeed_dagster_tests.torture import security
+
+        return security.attack
+    if name == "crash":
+        from classfeed_dagster_tests.torture import kills
+
+        return kills.attack
+    if name == "readers":
+        from classfeed_dagster_tests.torture import hostile
+
+        return lambda budget, folder: hostile.attack(budget, folder, seed)
+    if name == "writer":
+        from classfeed_dagster_tests.torture import unicode
+
+        return lambda budget, folder: unicode.attack(budget, folder, seed)
+    return lambda budget, folder: _on_bigsite(name, budget, folder, seed)
+
+
+def _on_bigsite(name: str, budget: Budget, folder: Path, seed: int) -> Iterator[Row]:
+    from classfeed_dagster_tests.torture.servers import bigsite_server
+
+    with bigsite_server() as url:
+        if name == "machine":
+            from classfeed_dagster_tests.torture import days
+
+            yield from days.attack(budget, folder, url, seed)
+        else:
+            from classfeed_dagster_tests.torture import soak
+
+            yield from soak.attack(budget, folder, url)
+
+
+def main() -> int:
+    """Run the attacks; the exit code."""
+    parser = argparse.ArgumentParser(description="attack the claims of exactly-once, no leak and no lost cent")
+    parser.add_argument("--budget", type=float, default=120, help="seconds, about")
+    parser.add_argument("--only", help=f"some of {', '.join(SHARES)}, divided by commas")
+    parser.add_argument("--seed", type=int, default=1, help="another seed, other random inputs")
+    parser.add_argument("--out", type=Path, help="write the table here as well")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    names = given.only.split(",") if given.only else [n for n in SHARES if n != "soak" or given.budget >= SOAK_FROM]
+    if unknown := set(names) - SHARES.keys():
+        parser.error(f"no such attack: {', '.join(sorted(unknown))}")
+    budget = Budget(given.budget)
+    rows: list[Row] = []
+    for at, name in enumerate(names):
+        share = SHARES[name] / sum(SHARES[one] for one in names[at:])
+        with tempfile.TemporaryDirectory(prefix="classfeed-torture-", ignore_cleanup_errors=True) as folder:
+            for row in _attack(name, given.seed)(budget.part(share), Path(folder)):
+                rows.append(row)
+                sys.stderr.write(f"{row.attack}: {row.fault}: {'BROKEN' if row.broken else 'held'}\n")
+    text = table(rows)
+    print(text)
+    if given.out:
+        given.out.write_text(text + "\n")
+    broken = [f"{row.attack}, {row.fault}: {what}" for row in rows for what in row.broken]
+    for what in broken:
+        print(f"BROKEN {what}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

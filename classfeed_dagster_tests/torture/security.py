@@ -1,0 +1,141 @@
+"""Rules of security that a reader of the source can check: SQL, pickles, parsers, and where files may be written."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import datetime as dt
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from classfeed_dagster.delivery.records import quarantine_key
+from classfeed_dagster.store import InvalidKeyError, LocalStore, check_key
+from classfeed_dagster_tests.torture.outcome import Budget, Row
+
+PACKAGE = Path(__file__).parents[2] / "classfeed_dagster"
+# Rooms whose SQL reaches bigsite, with values that customers or other systems chose.
+ON_BIGSITE = ("bigsite", "domains", "delivery", "feeds", "operations", "reconciliation", "simulation")
+FORBIDDEN = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+ASKS = {"execute", "text", "exec_driver_sql", "executemany", "scalar", "scalars", "copy"}
+_SQL = ("SELECT ", "INSERT ", "UPDATE ", "DELETE ", "COPY ", "WITH ", "MERGE ", "TRUNCATE ")
+
+Found = tuple[str, int, str]  # file, line, what
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    """Every module of the package, parsed."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text())
+
+
+def pickles() -> list[Found]:
+    """Imports of anything that runs code out of data, and ``eval``, ``exec`` and unsafe YAML."""
+    found: list[Found] = []
+    for name, tree in sources():
+        for node in ast.walk(tree):
+            modules: list[str] = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [node.module or ""]
+            found += [(name, node.lineno, module) for module in modules if module.partition(".")[0] in FORBIDDEN]
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                unsafe = called == "yaml.load" and not any("Safe" in ast.unparse(one) for one in node.args[1:])
+                if called in ("eval", "exec", "yaml.unsafe_load", "yaml.full_load") or unsafe:
+                    found.append((name, node.lineno, called))
+    return found
+
+
+def values_in_sql() -> list[Found]:
+    """Texts of SQL with a value of the run time in them, where bigsite is asked. Names in capitals are constants."""
+    found: list[Found] = []
+    for name, tree in sources():
+        if name.partition("/")[0] not in ON_BIGSITE:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                first = node.values[0]
+                text = first.value.lstrip() if isinstance(first, ast.Constant) else ""
+                if str(text).upper().startswith(_SQL):
+                    inside = [one.value for one in node.values if isinstance(one, ast.FormattedValue)]
+                    found += [(name, node.lineno, ast.unparse(one)) for one in inside if not _constant(one)]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ASKS:
+                for argument in node.args[:1]:
+                    if isinstance(argument, ast.BinOp) and isinstance(argument.op, (ast.Mod, ast.Add)):
+                        found.append((name, node.lineno, ast.unparse(argument)))
+                    if isinstance(argument, ast.Call) and ast.unparse(argument.func).endswith(".format"):
+                        found.append((name, node.lineno, ast.unparse(argument)))
+    return found
+
+
+def _constant(node: ast.expr) -> bool:
+    name = ast.unparse(node).rpartition(".")[2]
+    return isinstance(node, (ast.Name, ast.Attribute)) and name.lstrip("_").isupper()
+
+
+# Files that put SQL together at run time, looked at by a person: what they put in.
+_OWN_WORDS = "fragments and names that this very file declares"
+_RECONCILES = "its own names; recipient and audience match a pattern first, days and instants are typed"
+REVIEWED = {
+    "bigsite/ledgers.py": _OWN_WORDS,
+    "bigsite/reading.py": "the query of a module constant; values travel as parameters",
+    "bigsite/schema_live.py": _OWN_WORDS,
+    "reconciliation/asking.py": _RECONCILES,
+    "reconciliation/compare.py": "columns named by rule files, quoted; data only in tables",
+    "reconciliation/data_team.py": _RECONCILES,
+    "reconciliation/expected_sql.py": _RECONCILES,
+    "reconciliation/landing.py": _RECONCILES,
+    "reconciliation/metrics.py": "files of its own temporary folder",
+    "reconciliation/movements_sql.py": _RECONCILES,
+    "reconciliation/sides.py": "files of its own temporary folder; snapshot ids are ours",
+    "reconciliation/source.py": _RECONCILES,
+    "simulation/writing.py": "names of bigsite's declared tables",
+}
+
+HOSTILE = [
+    "../../etc/passwd", "..", ".", "/etc/passwd", "a/../../b", "a\\..\\b", "C:\\x", "a\x00b", "", " ", "a b", "%2e%2e%2f",
+    "..%2f", "~root", "$HOME", "`id`", "a\nb", ".part-x", "é", "\u2215\u2215", "..\u2044x", "x" * 5000, "a//b", "-rf", "\u202e", "CON",
+    "manifest.json", "SW1/../SW2", "\ud800", "*", "?", "<", "|",
+]  # fmt: skip
+
+
+def escapes(folder: Path, tries: int) -> tuple[int, list[str]]:
+    """Write quarantine records, and keys, named by hostile portfolio numbers; whatever lands outside the root."""
+    root, canary = folder / "inside" / "root", folder / "inside"
+    store, chance, broken = LocalStore(root), random.Random(7), []
+    store.put("x", b"x")
+    alphabet = "./\\:%~ \x00aA9_-=\n\u2215é"
+    numbers = HOSTILE + ["".join(chance.choices(alphabet, k=chance.randint(1, 12))) for _ in range(tries)]
+    for number in numbers:
+        keys = [f"delivered/{number}"]
+        with contextlib.suppress(UnicodeEncodeError):  # no such text comes out of a database
+            keys.append(quarantine_key("feed", dt.date(2023, 1, 3), number))
+        for key in keys:
+            try:
+                name = check_key(key)
+            except InvalidKeyError:
+                continue
+            path = Path(store.location(name))
+            if root not in Path(str(path)).resolve().parents:
+                broken.append(f"{number[:40]!r} becomes {path}")
+                continue
+            with contextlib.suppress(OSError):  # the folder of another key; a name too long for this disk
+                store.put(name, b"x")
+    outside = [path for path in canary.iterdir() if path != root] + [
+        path for path in folder.iterdir() if path != canary
+    ]
+    return len(numbers), broken + [f"{path} lies outside the root" for path in outside]
+
+
+def attack(budget: Budget, folder: Path) -> Iterator[Row]:
+    """All rules, in seconds."""
+    count = sum(1 for _ in sources())
+    yield Row("security", "pickles, eval, unsafe YAML", count, "none in the package", [f"{f}" for f in pickles()])
+    yield Row(
+        "security", "values inside SQL where bigsite is asked", count, "bound parameters only; texts are constants",
+        [str(one) for one in values_in_sql() if one[0] not in REVIEWED],
+    )  # fmt: skip
+    tried, broken = escapes(folder, 3000)
+    yield Row("security", "portfolio numbers that try to leave the store's root", tried, "none does", broken)
