@@ -266,7 +266,7 @@ def measure(room: str) -> Reach:
         for module in ROOMS[room][0]:
             contexts = found.contexts_by_lineno(str(ROOT / "classfeed_dagster" / module))
             lines[module] = {
-                line: sorted({name.partition("|")[0] for name in names if name}) for line, names in contexts.items()
+                line: sorted({name.rpartition("|")[0] for name in names if name}) for line, names in contexts.items()
             }
         seconds, failing = {}, set()
         for case in ET.parse(junit).iter("testcase"):

@@ -18,6 +18,7 @@ from lxml import etree
 
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster_tests.documents.epi_data import (
+    TEXT200,
     Frames,
     account,
     balance,
@@ -45,7 +46,13 @@ COLUMNS = {
 }
 PLACES = [(frame, column) for frame, columns in COLUMNS.items() for column in columns]
 
-TEXTS = st.lists(st.tuples(st.sampled_from(PLACES), TEXT), min_size=1, max_size=4)
+FREE = [place for place in PLACES if place[1] in ("portfolio_name", "account_name", "security_name", "narrative")]
+# Mostly what people type into free text, and now and then anything anywhere.
+TEXTS = st.one_of(
+    st.lists(st.tuples(st.sampled_from(FREE), TEXT200), min_size=1, max_size=4),
+    st.lists(st.tuples(st.sampled_from(FREE), TEXT200), min_size=1, max_size=4),
+    st.lists(st.tuples(st.sampled_from(PLACES), TEXT), min_size=1, max_size=4),
+)
 
 
 def _frames(texts: list[tuple[tuple[str, str], str]]) -> Frames:
