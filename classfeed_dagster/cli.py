@@ -12,7 +12,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from classfeed_dagster import cli_lineage, cli_local, cli_look, cli_operate, cli_reconcile, cli_schema, cli_simulate, cli_support
+from classfeed_dagster import (
+    cli_lineage,
+    cli_local,
+    cli_look,
+    cli_operate,
+    cli_reconcile,
+    cli_schema,
+    cli_simulate,
+    cli_support,
+)
 
 app = typer.Typer(
     help="Daily data feeds from the broker to Class: run them, look at them, prove them.",

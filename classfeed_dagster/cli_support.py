@@ -92,7 +92,7 @@ def requester(settings: Settings) -> Requester:
         import grp
         import os
 
-        groups = {grp.getgrgid(number).gr_name for number in os.getgroups() if _known(number)}
+        groups = {grp.getgrgid(number).gr_name for number in (os.getgid(), *os.getgroups()) if _known(number)}
         return Requester(getpass.getuser(), frozenset(groups))
     import boto3
 

@@ -106,7 +106,7 @@ class Settings(BaseSettings):
         400, ge=90, description="Dagster's runs and their event logs are deleted after this many days"
     )
     snowflake_account: str | None = Field(
-        None, description="Snowflake account; unset: a local stand-in under the home folder (needs the extra `embedded`)"
+        None, description="Snowflake account; unset: a local stand-in under the home folder (extra `embedded`)"
     )
     snowflake_user: str | None = Field(None, description="Snowflake user that loads and reconciles")
     snowflake_private_key: SecretStr | None = Field(

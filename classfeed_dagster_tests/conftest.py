@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 
@@ -17,6 +18,12 @@ from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.store import ObjectStore, open_store
 
 _numbers = itertools.count()
+
+# Machines are shared and slow at times: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile(
+    "classfeed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True
+)
+hypothesis.settings.load_profile("classfeed")
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ def shown() -> dict[str, dict[str, object]]:
 
 
 def has_data(key: str) -> bool:
-    return key.split("/")[0] in DATA and key != "bigsite/schema" or key.endswith(("/document", "/delivery"))
+    return (key.split("/")[0] in DATA and key != "bigsite/schema") or key.endswith(("/document", "/delivery"))
 
 
 def columns_of(metadata: dict[str, object]) -> dict[str, object]:

@@ -78,8 +78,9 @@ class Application(Stack):
                 "Statement": [
                     {
                         "Sid": "Ours", "Effect": "Allow", "Resource": "*",
-                        "Action": ["s3:*", "kms:*", "sqs:*", "ecs:*", "ec2:Describe*", "logs:*", "cloudwatch:*", "ecr:*",
-                                   "secretsmanager:GetSecretValue", "ssm:*", "cloudformation:*", "iam:PassRole"],
+                        "Action": ["s3:*", "kms:*", "sqs:*", "ecs:*", "ec2:Describe*", "logs:*", "cloudwatch:*",
+                                   "ecr:*", "secretsmanager:GetSecretValue", "ssm:*", "cloudformation:*",
+                                   "iam:PassRole"],
                     },
                     {
                         "Sid": "OtherEnvironmentsStayClosed", "Effect": "Deny", "Action": ["s3:*"],
@@ -153,7 +154,9 @@ class Application(Stack):
                 init_process_enabled=True, capabilities=part.KernelCapabilitiesProperty(drop=["ALL"])
             ),
             mount_points=[part.MountPointProperty(container_path="/tmp", source_volume="scratch", read_only=False)],  # noqa: S108
-            environment=[part.KeyValuePairProperty(name=k, value=v) for k, v in sorted(self._environment(name).items())],
+            environment=[
+                part.KeyValuePairProperty(name=k, value=v) for k, v in sorted(self._environment(name).items())
+            ],
             secrets=[
                 part.SecretProperty(name=variable, value_from=f"{self._secret_arn(secret)}:{field}::")
                 for secret in secrets
@@ -196,8 +199,15 @@ class Application(Stack):
             "DAGSTER_PG_HOST": self.foundation.database.attr_endpoint_address,
             "DAGSTER_PG_DB": "dagster",
             "HTTPS_PROXY": "http://egress.broker.internal:3128",
-            "NO_PROXY": ",".join([*(f"{one}.{deployment.region}.amazonaws.com" for one in ENDPOINTS), ".classfeed.internal",
-                                  f".s3.{deployment.region}.amazonaws.com", "169.254.170.2", "127.0.0.1"]),
+            "NO_PROXY": ",".join(
+                [
+                    *(f"{one}.{deployment.region}.amazonaws.com" for one in ENDPOINTS),
+                    ".classfeed.internal",
+                    f".s3.{deployment.region}.amazonaws.com",
+                    "169.254.170.2",
+                    "127.0.0.1",
+                ]
+            ),
         }
         if name == "code":
             queue = f"https://sqs.{deployment.region}.amazonaws.com/{deployment.account}/{deployment.name('consent-events')}"
@@ -250,7 +260,9 @@ class Application(Stack):
             ),
             service_registries=[part.ServiceRegistryProperty(registry_arn=registry.attr_arn)],
             load_balancers=[
-                part.LoadBalancerProperty(container_name=name, container_port=port, target_group_arn=self.targets[name].ref)
+                part.LoadBalancerProperty(
+                    container_name=name, container_port=port, target_group_arn=self.targets[name].ref
+                )
             ] if name in PATHS else None,
             propagate_tags="SERVICE",
         )  # fmt: skip

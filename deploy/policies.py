@@ -96,8 +96,7 @@ def code(deployment: Deployment) -> list[Statement]:
         _list(deployment, ("delivered", "chain", "quarantine", "releases", "landing", "reruns", *STATES)),
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, RECORDS)),
         _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in STATES))),
-        _allow("CloseIncidents", ["s3:DeleteObject"],
-               _objects(deployment, ("incidents/*", "raised-incidents/*"))),
+        _allow("CloseIncidents", ["s3:DeleteObject"], _objects(deployment, ("incidents/*", "raised-incidents/*"))),
         _allow(
             "HearOfTheSource",
             ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility"],
@@ -163,7 +162,7 @@ def analyst(deployment: Deployment) -> list[Statement]:
 
 
 def support(deployment: Deployment) -> list[Statement]:
-    """Class support sees what happened. It changes nothing here: re-runs go through the door, which has its own role."""
+    """Class support sees what happened, and changes nothing: re-runs go through the door, which has its own role."""
     return [
         _list(deployment, ("delivered", "quarantine", "reruns", "reconciliation")),
         _allow(
@@ -313,5 +312,5 @@ PEOPLE: dict[str, Callable[[Deployment], list[Statement]]] = {
     "deployer": deployer,
     "notes": notes,
 }
-SECRETS = ("dagster-database", "bigsite", "snowflake", "slack", "pagerduty", "release-notes", "oidc-viewer", "oidc-operator",
-           "oidc-door")  # fmt: skip
+SECRETS = ("dagster-database", "bigsite", "snowflake", "slack", "pagerduty", "release-notes", "oidc-viewer",
+           "oidc-operator", "oidc-door")  # fmt: skip

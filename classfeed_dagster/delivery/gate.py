@@ -51,7 +51,7 @@ class Verdict(Record):
         return verdict_key(self.feed, self.business_date, self.build_id, self.check, self.evaluation)
 
 
-def record_verdict(  # noqa: PLR0917
+def record_verdict(
     store: ObjectStore, build: Build, check: str, passed: bool, summary: str, evaluated_by: str
 ) -> Verdict:
     """Put on record what ``check`` says of exactly ``build``'s documents; returns the verdict that now counts.

@@ -21,6 +21,7 @@ from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
 from classfeed_dagster.delivery.records import delivered_prefix
 from classfeed_dagster.delivery.release import releases
 from classfeed_dagster.delivery.shadow import FeedMode
+from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.feeds.flags import flag_values
@@ -193,17 +194,22 @@ def _with_order(store: ObjectStore, feed: Feed, audience: Audience, dates: Seque
         previous = audience.previous(one.due.business_date)
         waits_for = previous if at == 0 and previous is not None and not deliveries(store, feed, previous) else None
         waiting = {record.number for record in one.held if record.held_back.kind == "WAITING"}
-        freed: str | None = None
-        if waiting and previous is not None:
-            gone = sorted(
-                (record.number, record.released_in)
-                for record in quarantine(store, feed.name, previous)
-                if record.number in waiting and record.status == "RELEASED" and record.released_in is not None
-            )
-            freed = hashlib.sha256(repr(gone).encode()).hexdigest()[:16] if gone else None
+        freed = _freed(store, feed.name, waiting, previous) if previous is not None else None
         budget_from = dates[-1].due.starts_at
         result.append(replace(one, facts=replace(one.facts, waits_for=waits_for, freed=freed, budget_from=budget_from)))
     return result
+
+
+def _freed(store: ObjectStore, feed: str, waiting: set[str], previous: dt.date) -> str | None:
+    # Names those of `waiting` that the date before has delivered since. The manifests tell; the quarantine's records,
+    # which are small, say whether it is worth reading them.
+    records = quarantine(store, feed, previous) if waiting else ()
+    released = {record.number for record in records if record.number in waiting and record.status == "RELEASED"}
+    if not released:
+        return None
+    delivered = delivered_state(wherever(store, feed), feed, previous)
+    gone = sorted((number, delivered.portfolios[number].revision) for number in released & delivered.numbers)
+    return hashlib.sha256(repr(gone).encode()).hexdigest()[:16] if gone else None
 
 
 def _with_changes(runtime: Runtime, audience: Audience, dates: Sequence[Observed]) -> tuple[list[Observed], bool]:

@@ -75,9 +75,7 @@ def application(
             requester = await run_in_threadpool(who, request)
             _require_same_origin(request.headers.get("origin"), request.headers.get("host"))
             feed, day, reason = _read_form(await request.body(), feeds)
-            key, run_id = await run_in_threadpool(
-                grant, runtime, operating, feed, day, requester, reason, clock()
-            )
+            key, run_id = await run_in_threadpool(grant, runtime, operating, feed, day, requester, reason, clock())
         except NotIdentifiedError as error:
             return say(401, str(error))
         except BadRequestError as error:
@@ -106,7 +104,7 @@ def grant(
     reason: str,
     at: dt.datetime,
 ) -> tuple[str, str]:
-    """Put the request on record and start it: the record's key and the run's id. RerunRefusedError if it isn't granted."""
+    """Put the request on record and start it: the record's key and the run's id. RerunRefusedError if refused."""
     settings, correlation_id = runtime.settings, new_correlation_id()
     key, _ = reruns.request_rerun(
         runtime.store,
@@ -157,8 +155,8 @@ def _page(feeds: Mapping[str, Feed]) -> str:
     options = "".join(f"<option>{html.escape(name)}</option>" for name in sorted(feeds))
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Run a business date again</title>'
-        "<h1>Run a business date again</h1><p>Safe at any time: what was delivered is never delivered again. Who asked, "
-        "and why, goes on record. No names, e-mail addresses or account numbers in the reason, please.</p>"
+        "<h1>Run a business date again</h1><p>Safe at any time: what was delivered is never delivered again. Who "
+        "asked, and why, goes on record. No names, e-mail addresses or account numbers in the reason, please.</p>"
         f'<form method="post" action="{PATH}"><p><label>Feed <select name="feed">{options}</select></label></p>'
         '<p><label>Business date <input type="date" name="date" required></label></p>'
         '<p><label>Reason <input name="reason" minlength="10" maxlength="500" size="80" required></label></p>'
@@ -177,12 +175,13 @@ def main() -> None:  # pragma: no cover - a process of its own; what it is made 
     if url is None:
         raise SystemExit("CLASSFEED_OPERATE_URL is not set: there is nothing to start a run through")
     operating = Operate(
-        lambda feed, day: operate.under_way(url, feed, day), lambda feed, day, tags: operate.launch(url, feed, day, tags)
+        lambda feed, day: operate.under_way(url, feed, day),
+        lambda feed, day, tags: operate.launch(url, feed, day, tags),
     )
     keys = keys_of(os.environ.get("AWS_REGION", "ap-southeast-2"))
     app = application(runtime, operating, keys, lambda: dt.datetime.now(dt.UTC))
     uvicorn.run(app, host="0.0.0.0", port=parser.parse_args().port, access_log=False)  # noqa: S104 - in a container
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover
     main()

@@ -108,9 +108,7 @@ def request_rerun(
 
 def requests(store: ObjectStore, feed: str) -> tuple[RerunRequest, ...]:
     """Every request for a feed, the first one first."""
-    return tuple(
-        from_json(RerunRequest, store.read(key), store.location(key)) for key in store.list(f"reruns/{feed}/")
-    )
+    return tuple(from_json(RerunRequest, store.read(key), store.location(key)) for key in store.list(f"reruns/{feed}/"))
 
 
 def _spent(store: ObjectStore, feed: str, since: dt.datetime) -> tuple[int, int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import pytest
+from moto import mock_aws
 
 from classfeed_dagster_tests.deploy.templates import template
 
@@ -44,15 +46,20 @@ def _with_key(node: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def client(s3_endpoint: str) -> Any:
+def client() -> Iterator[Any]:
     def make(service: str) -> Any:
-        return boto3.client(service, endpoint_url=s3_endpoint, region_name=REGION)
+        return boto3.client(service, region_name=REGION)
 
     name = "classfeed-prod-foundation"
-    make("cloudformation").create_stack(StackName=name, TemplateBody=json.dumps(supported(template("prod-foundation"))))
-    (stack,) = make("cloudformation").describe_stacks(StackName=name)["Stacks"]
-    assert stack["StackStatus"] == "CREATE_COMPLETE"
-    return make
+    body = json.dumps(supported(template("prod-foundation")))
+    with pytest.MonkeyPatch.context() as environment, mock_aws():
+        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            environment.setenv(variable, "local")
+        environment.setenv("AWS_DEFAULT_REGION", REGION)
+        make("cloudformation").create_stack(StackName=name, TemplateBody=body)
+        (stack,) = make("cloudformation").describe_stacks(StackName=name)["Stacks"]
+        assert stack["StackStatus"] == "CREATE_COMPLETE"
+        yield make
 
 
 def test_buckets_stand_as_described(client: Any) -> None:
@@ -77,10 +84,10 @@ def test_the_queue_sets_unreadable_messages_aside(client: Any) -> None:
     assert "classfeed-prod-consent-events-dead" in attributes["RedrivePolicy"]
 
 
-def test_the_feed_runs_on_the_deployed_bucket(client: Any, s3_endpoint: str) -> None:
+def test_the_stores_commit_protocol_works_on_the_deployed_bucket(client: Any) -> None:
     from classfeed_dagster.store import open_store
 
-    store = open_store("s3://classfeed-prod-data-444455556666", s3_endpoint_url=s3_endpoint)
+    store = open_store("s3://classfeed-prod-data-444455556666")
     assert store.create("delivered/x/manifest.json", b"{}")
     assert not store.create("delivered/x/manifest.json", b"{1}")
     assert store.read("delivered/x/manifest.json") == b"{}"

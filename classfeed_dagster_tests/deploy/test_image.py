@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
+import itertools
 import re
 import shutil
 import socket
@@ -35,7 +35,7 @@ def instructions() -> list[tuple[str, str]]:
 def stage(name: str) -> list[tuple[str, str]]:
     found = instructions()
     starts = [at for at, (word, rest) in enumerate(found) if word == "FROM"] + [len(found)]
-    for begin, end in zip(starts, starts[1:], strict=False):
+    for begin, end in itertools.pairwise(starts):
         if found[begin][1].endswith(f" AS {name}"):
             return found[begin:end]
     raise AssertionError(name)
@@ -93,7 +93,12 @@ def test_the_image_has_the_versions_that_were_tested() -> None:
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
 def test_every_locked_file_has_a_hash(lock: object) -> None:
     text = lock.path.read_text()  # type: ignore[attr-defined]
-    assert len(re.findall(r"^[\w.-]+==", text, re.MULTILINE)) == len(re.findall(r"\\\n    --hash=sha256:[0-9a-f]{64}(?! \\\n    --hash)|\\\n(?:    --hash=sha256:[0-9a-f]{64} \\\n)+    --hash=sha256:[0-9a-f]{64}", text))
+    assert len(re.findall(r"^[\w.-]+==", text, re.MULTILINE)) == len(
+        re.findall(
+            r"\\\n    --hash=sha256:[0-9a-f]{64}(?! \\\n    --hash)|\\\n(?:    --hash=sha256:[0-9a-f]{64} \\\n)+    --hash=sha256:[0-9a-f]{64}",
+            text,
+        )
+    )
 
 
 def test_the_services_are_those_of_the_infrastructure() -> None:
@@ -145,7 +150,12 @@ def test_dagsters_storage_is_made_on_postgresql_by_the_migration_alone(database_
 
     url = sa.make_url(database_url)
     loaded = yaml.safe_load((ROOT / "deploy" / "dagster.yaml").read_text())
-    connection = {"username": url.username or "", "password": url.password or "", "db_name": url.database, "hostname": url.host or url.query.get("host", "")}
+    connection = {
+        "username": url.username or "",
+        "password": url.password or "",
+        "db_name": url.database,
+        "hostname": url.host or url.query.get("host", ""),
+    }
     database = loaded["storage"]["postgres"]["postgres_db"]
     assert set(connection) <= set(database)
     plain = database_url.replace("postgresql+psycopg://", "postgresql://")
@@ -172,7 +182,11 @@ def test_the_steps_of_the_image_replayed_in_an_empty_environment_start_the_code_
                     shutil.copy(ROOT / source, to)
         elif word == "RUN":
             build.mkdir(exist_ok=True)
-            command = rest.replace("/opt/classfeed", str(home)).replace("/build/", f"{build}/").replace("python3", sys.executable, 1)
+            command = (
+                rest.replace("/opt/classfeed", str(home))
+                .replace("/build/", f"{build}/")
+                .replace("python3", sys.executable, 1)
+            )
             done = subprocess.run(command, shell=True, cwd=build, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr[-2000:]
     assert not (home / "bin" / "pip").exists()
@@ -188,10 +202,14 @@ def test_the_steps_of_the_image_replayed_in_an_empty_environment_start_the_code_
         deadline = time.monotonic() + 120
         healthy = False
         while not healthy and time.monotonic() < deadline and server.poll() is None:
-            asked = subprocess.run([str(home / "bin" / "dagster"), "api", "grpc-health-check", "--port", str(port)], env=environment, capture_output=True, check=False)
+            asked = subprocess.run(
+                [str(home / "bin" / "dagster"), "api", "grpc-health-check", "--port", str(port)],
+                env=environment,
+                capture_output=True,
+                check=False,
+            )
             healthy = asked.returncode == 0
         assert healthy
     finally:
         server.terminate()
         server.wait(30)
-    assert os.listdir(home)

@@ -115,7 +115,9 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
 
 
 @pytest.mark.parametrize(("who", "action", "resource", "context", "may"), TABLE)
-def test_each_role_may_do_its_work_and_no_more(who: str, action: str, resource: str, context: dict[str, str], may: bool) -> None:
+def test_each_role_may_do_its_work_and_no_more(
+    who: str, action: str, resource: str, context: dict[str, str], may: bool
+) -> None:
     assert allowed(statements(role("prod", who)), action, resource, context) is may
 
 
@@ -129,7 +131,9 @@ def test_nobody_reads_another_environment() -> None:
         for env, account in ACCOUNTS.items():
             if f"-{env}-" not in name:
                 for key in ("landing/x", "delivered/x/manifest.json", "quarantine/x", "reconciliation/x"):
-                    assert not allowed(statements(properties), "s3:GetObject", f"arn:aws:s3:::classfeed-{env}-data-{account}/{key}"), name
+                    assert not allowed(
+                        statements(properties), "s3:GetObject", f"arn:aws:s3:::classfeed-{env}-data-{account}/{key}"
+                    ), name
 
 
 def test_no_policy_allows_everything_of_a_service_and_stars_stand_only_where_nothing_else_can() -> None:
@@ -155,7 +159,13 @@ def test_every_role_has_the_boundary_and_the_boundary_forbids_other_environments
     assert allowed(rules, "s3:GetObject", own)
     for other in set(ENVIRONMENTS) - {env}:
         assert not allowed(rules, "s3:GetObject", f"arn:aws:s3:::classfeed-{other}-data-{ACCOUNTS[other]}/landing/x")
-    for action in ("s3:PutBucketPolicy", "kms:PutKeyPolicy", "iam:CreateUser", "iam:AttachRolePolicy", "sts:AssumeRole"):
+    for action in (
+        "s3:PutBucketPolicy",
+        "kms:PutKeyPolicy",
+        "iam:CreateUser",
+        "iam:AttachRolePolicy",
+        "sts:AssumeRole",
+    ):
         assert not allowed(rules, action, f"arn:aws:s3:::classfeed-{env}-data-{ACCOUNTS[env]}")
     for name, properties in every_role():
         if name.startswith(f"classfeed-{env}-") and not name.endswith("archivist"):
@@ -178,4 +188,9 @@ def test_the_evaluator_itself_denies_by_default_and_lets_deny_win() -> None:
     assert not allowed([], "s3:GetObject", "x")
     assert not allowed([rule, rule | {"Effect": "Deny"}], "s3:GetObject", "arn:aws:s3:::b/a1/x")
     with pytest.raises(NotImplementedError):
-        allowed([rule | {"Condition": {"IpAddress": {"aws:SourceIp": "1.2.3.4"}}}], "s3:GetObject", "arn:aws:s3:::b/a1/x", {"aws:SourceIp": "1.2.3.4"})
+        allowed(
+            [rule | {"Condition": {"IpAddress": {"aws:SourceIp": "1.2.3.4"}}}],
+            "s3:GetObject",
+            "arn:aws:s3:::b/a1/x",
+            {"aws:SourceIp": "1.2.3.4"},
+        )

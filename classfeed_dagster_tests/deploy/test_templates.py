@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,7 +96,9 @@ class TestEveryEnvironment:
             named = {one["Name"]: json.dumps(one["Value"]) for one in container["Environment"]}
             assert not [name for name in named if re.search("PASSWORD|TOKEN|SECRET|_KEY|BIGSITE_URL", name)]
             for name in [*named, *(one["Name"] for one in container["Secrets"])]:
-                assert not name.startswith("CLASSFEED_") or name in known or name.startswith("CLASSFEED_SNOWFLAKE_"), name
+                assert not name.startswith("CLASSFEED_") or name in known or name.startswith("CLASSFEED_SNOWFLAKE_"), (
+                    name
+                )
 
     def test_viewers_operators_and_support_sign_in_apart(self, env: str) -> None:
         rules = resources(f"{env}-application", "AWS::ElasticLoadBalancingV2::ListenerRule").values()
@@ -194,7 +196,7 @@ def test_cfn_lint_finds_what_is_excepted_and_nothing_else() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cfnlint", "--format", "json", *files], capture_output=True, text=True, check=False
     )
-    found = {(one["Rule"]["Id"], os.path.basename(one["Filename"]).removesuffix(".json")) for one in json.loads(done.stdout or "[]")}
+    found = {(one["Rule"]["Id"], Path(one["Filename"]).stem) for one in json.loads(done.stdout or "[]")}
     assert found == {(rule, where) for rule, one in exceptions.items() for where in one["where"]}
 
 

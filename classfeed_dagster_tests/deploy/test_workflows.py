@@ -86,13 +86,18 @@ def test_one_image_is_built_and_every_environment_gets_its_digest() -> None:
 
 def test_one_job_and_so_one_approval_an_environment() -> None:
     jobs = WORKFLOWS["pipeline.yml"]["jobs"]
-    deploying = {job: body["with"]["environment"] for job, body in jobs.items() if "deploy.yml" in str(body.get("uses"))}
+    deploying = {
+        job: body["with"]["environment"] for job, body in jobs.items() if "deploy.yml" in str(body.get("uses"))
+    }
     assert deploying == {"dev": "dev", "staging": "stg", "production": "prod"}
     assert "dev" in jobs["staging"]["needs"]
     assert "staging" in jobs["production"]["needs"]
     holding = [body["environment"] for body in WORKFLOWS["deploy.yml"]["jobs"].values() if "environment" in body]
     assert set(holding) == {"prod-notes", "${{ inputs.environment }}"}
-    assert WORKFLOWS["deploy.yml"]["concurrency"] == {"group": "deploy-${{ inputs.environment }}", "cancel-in-progress": False}
+    assert WORKFLOWS["deploy.yml"]["concurrency"] == {
+        "group": "deploy-${{ inputs.environment }}",
+        "cancel-in-progress": False,
+    }
 
 
 def test_a_release_is_verified_before_anything_changes_and_told_however_it_ends() -> None:
@@ -109,7 +114,9 @@ def test_pull_requests_get_no_role_and_changed_lines_are_covered() -> None:
     jobs = WORKFLOWS["pipeline.yml"]["jobs"]
     assert jobs["build"]["if"] == "github.event_name == 'push'"
     assert "id-token" not in jobs["check"]["permissions"]
-    assert any("diff-cover" in step.get("run", "") and "--fail-under 90" in step["run"] for step in jobs["check"]["steps"])
+    assert any(
+        "diff-cover" in step.get("run", "") and "--fail-under 90" in step["run"] for step in jobs["check"]["steps"]
+    )
 
 
 def test_caches_are_keyed_on_the_lock() -> None:
@@ -139,16 +146,28 @@ def test_a_release_refuses_what_is_no_digest() -> None:
 
 
 def test_durations_tell_waiting_from_working() -> None:
-    def job(name: str, created: str, started: str, completed: str | None, conclusion: str = "success") -> dict[str, Any]:
+    def job(
+        name: str, created: str, started: str, completed: str | None, conclusion: str = "success"
+    ) -> dict[str, Any]:
         times = {"created_at": created, "started_at": started, "completed_at": completed}
-        return {"run_id": 1, "name": name, "conclusion": conclusion} | {k: v and f"2026-03-04T{v}Z" for k, v in times.items()}
+        return {"run_id": 1, "name": name, "conclusion": conclusion} | {
+            k: v and f"2026-03-04T{v}Z" for k, v in times.items()
+        }
 
     pages = [
         {"jobs": [job("check", "00:00:00", "00:00:10", "00:05:10"), job("prod", "00:10:00", "01:10:00", "01:15:00")]},
-        {"jobs": [job("late", "00:00:00", "00:00:00", None), job("none", "00:00:00", "00:00:00", "00:00:00", "skipped")]},
+        {
+            "jobs": [
+                job("late", "00:00:00", "00:00:00", None),
+                job("none", "00:00:00", "00:00:00", "00:00:00", "skipped"),
+            ]
+        },
     ]
     found = durations(pages)
-    assert [(one["job"], one["waited_seconds"], one["worked_seconds"]) for one in found] == [("check", 10, 300), ("prod", 3600, 300)]
+    assert [(one["job"], one["waited_seconds"], one["worked_seconds"]) for one in found] == [
+        ("check", 10, 300),
+        ("prod", 3600, 300),
+    ]
     assert durations(pages[0]) == found
     many = [one | {"worked_seconds": seconds} for one in found[:1] for seconds in range(100, 121)]
     assert summary(many)["check"] == (21, 110, 119.0)

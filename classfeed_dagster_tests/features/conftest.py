@@ -166,7 +166,7 @@ def repair_looks(story: Story, time: str, day: str) -> None:
     """As often as it has something to do for the feed, as the daemon would."""
     with story.desk.at(story.at(time, day)):
         for _ in range(6):
-            requests, said = story.desk.tick("repair"); print("TICK", [(r.job_name, r.partition_key) for r in requests], said, flush=True)
+            requests, _ = story.desk.tick("repair")
             asked = [one for one in requests if one.job_name == f"{FEED}_job"]
             if not asked:
                 return

@@ -62,41 +62,6 @@ def test_a_date_waits_for_the_one_before(desk: Desk) -> None:
     assert set(desk.records(TUESDAY)["accounts"]["extract"]) == {"DELTA"}
 
 
-def test_a_portfolio_that_breaks_a_rule_is_held_back_and_goes_when_mended_then_the_dates_after_it(desk: Desk) -> None:
-    customers(desk)
-    broken = desk.bigsite.portfolios[0]
-    desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(broken, MONDAY)
-    desk.bigsite.save()
-    report = desk.run(MONDAY)
-    assert report.outcome is Outcome.DELIVERED
-    assert report.failed_checks == ("units_ledger",)
-    assert [held.number for held in desk.manifest(MONDAY).held_back] == ["SW00000001"]
-    desk.end_of_day(TUESDAY)
-    desk.run(TUESDAY)
-    (waiting,) = desk.manifest(TUESDAY).held_back
-    assert waiting.reason == "waiting for 2026-03-02"
-
-    desk.bigsite.end_of_day(MONDAY, at="2026-03-04T03:00:00Z")
-    desk.bigsite.save()
-    assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
-    assert [portfolio.number for portfolio in desk.manifest(MONDAY, 1).portfolios] == ["SW00000001"]
-    assert desk.run(TUESDAY).outcome is Outcome.DELIVERED
-    assert [portfolio.number for portfolio in desk.manifest(TUESDAY, 1).portfolios] == ["SW00000001"]
-    assert desk.status(MONDAY).complete
-    assert desk.status(TUESDAY).complete
-
-
-def test_consent_that_ended_before_publishing_sends_nothing_of_the_portfolio(desk: Desk) -> None:
-    customers(desk)
-    desk.bigsite.portfolios[0].consents[0]["revoked_at"] = dt.datetime(2026, 3, 2, 18, 0, tzinfo=dt.UTC)
-    desk.end_of_day(MONDAY)
-    assert desk.run(MONDAY).outcome is Outcome.DELIVERED
-    assert [portfolio.number for portfolio in desk.manifest(MONDAY).portfolios] == ["SW00000002"]
-    (held,) = desk.manifest(MONDAY).held_back
-    assert held.reason == "consent ended"
-
-
 def test_too_many_held_back_stops_everything(desk: Desk) -> None:
     customers(desk)
     desk.bigsite.end_of_day(MONDAY)

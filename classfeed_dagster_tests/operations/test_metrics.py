@@ -14,7 +14,9 @@ AT = dt.datetime(2026, 3, 5, 20, 0, tzinfo=dt.UTC)
 
 
 def test_a_line_is_in_the_embedded_metric_format() -> None:
-    found = json.loads(line({"documents": 2, "bytes": 1234}, env="prod", feed="class_super", at=AT, correlation_id="c1"))
+    found = json.loads(
+        line({"documents": 2, "bytes": 1234}, env="prod", feed="class_super", at=AT, correlation_id="c1")
+    )
     (directive,) = found["_aws"]["CloudWatchMetrics"]
     assert found["_aws"]["Timestamp"] == 1772740800000
     assert directive == {

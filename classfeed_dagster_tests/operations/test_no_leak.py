@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import structlog
 from dagster import DagsterInstance
 from dagster_shared.serdes import serialize_value
+from pydantic import SecretStr
 
 from classfeed_dagster import logs
 from classfeed_dagster.operations.runs import Outcome
@@ -82,18 +84,33 @@ def objects(store: ObjectStore) -> Iterator[tuple[str, str]]:
             yield key, (gzip.decompress(data) if key.endswith(".gz") else data).decode("utf-8", "replace")
 
 
+@pytest.fixture
+def json_logs(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Logs as production writes them, to the standard error that the test reads."""
+    logs.configure("json")
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("json_logs")
 def test_a_days_work_tells_nothing_of_customers_and_no_secret(
     desk: Desk, switchboard: Switchboard, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    logs.configure("json")
     plant(desk, switchboard)
     delivered = desk.run(MONDAY, verbose=True)
     assert delivered.outcome is Outcome.DELIVERED, delivered
     assert len(desk.manifest(MONDAY).held_back) == 3
-    # A day that fails in the middle of reading, with the driver's own words.
+    # A day that the drift of a table stops, and then one that fails in the driver's own words.
     desk.end_of_day(TUESDAY)
     with desk.runtime.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE bigsite.cash_transaction RENAME TO cash_transaction_gone"))
+    stopped = desk.run(TUESDAY, verbose=True)
+    assert stopped.outcome is Outcome.STOPPED_BY_CHECKS, stopped
+    settings = desk.runtime.settings
+    assert settings.bigsite_url is not None
+    away = sa.make_url(settings.bigsite_url.get_secret_value()).set(host="127.0.0.1", port=9, query={})
+    desk.runtime.close()
+    desk.runtime.settings = settings.model_copy(update={"bigsite_url": SecretStr(away.render_as_string(False))})
     failed = desk.run(TUESDAY, verbose=True)
     assert failed.outcome is Outcome.FAILED, failed
     with desk.at("2026-03-04T09:30:00+11:00"):
@@ -104,10 +121,13 @@ def test_a_days_work_tells_nothing_of_customers_and_no_secret(
     left: list[tuple[str, str]] = [
         ("standard output", shown.out),
         ("standard error", shown.err),
-        ("reports", repr((delivered, failed))),
+        ("reports", repr((delivered, stopped, failed))),
         *events(desk.instance),
         *objects(desk.runtime.store),
-        *((f"message {number}", f"{one.text} {one.seen} {one.replies}") for number, one in enumerate(switchboard.messages)),
+        *(
+            (f"message {number}", f"{one.text} {one.seen} {one.replies}")
+            for number, one in enumerate(switchboard.messages)
+        ),
     ]
     assert len(left) > 100
     assert any("SW00000003" in text for _, text in left)  # that something is said of the portfolio at all
@@ -119,7 +139,9 @@ def test_a_days_work_tells_nothing_of_customers_and_no_secret(
 
 def test_the_search_finds_what_is_there(desk: Desk) -> None:
     """The same search over the data finds the names: the test above could fail."""
-    desk.bigsite.portfolio("SW00000001", portfolio_name=PERSONAL["portfolio name"]).consent(granted_at="2026-02-20T00:00:00Z").deposit("1.00", "2026-02-23")
+    desk.bigsite.portfolio("SW00000001", portfolio_name=PERSONAL["portfolio name"]).consent(
+        granted_at="2026-02-20T00:00:00Z"
+    ).deposit("1.00", "2026-02-23")
     desk.end_of_day(MONDAY)
     assert desk.run(MONDAY).outcome is Outcome.DELIVERED
     texts: list[Any] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import http.server
+import io
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from dagster_graphql.schema import create_schema
 
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.operations import operate
-from classfeed_dagster.operations.door_identity import HEADER, NotIdentifiedError, identify
+from classfeed_dagster.operations.door_identity import HEADER, NotIdentifiedError, identify, keys_of
 from classfeed_dagster.operations.rerun_door import Operate, application
 from classfeed_dagster.operations.reruns import (
     DoorRules,
@@ -45,7 +46,9 @@ SIGNER = "arn:aws:elasticloadbalancing:ap-southeast-2:444455556666:loadbalancer/
 KEY_ID = "11111111-2222-3333-4444-555555555555"
 
 
-def ask(store: ObjectStore, day: dt.date = DAY, who: Requester = PAT, reason: str = REASON, **options: Any) -> RerunRequest:
+def ask(
+    store: ObjectStore, day: dt.date = DAY, who: Requester = PAT, reason: str = REASON, **options: Any
+) -> RerunRequest:
     options = {"at": NOW, "under_way": lambda: False, "correlation_id": "c" * 32} | options
     return request_rerun(store, FEED, FIRST, day, who, reason, rules=DoorRules("classfeed-support", 3), **options)[1]
 
@@ -109,7 +112,9 @@ def test_racing_requests_cannot_overdraw_the_budget(local_store: ObjectStore) ->
     assert len(requests(local_store, "class_super")) == 8
 
 
-def test_a_store_that_never_lets_us_write_is_an_error(local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_never_lets_us_write_is_an_error(
+    local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(local_store, "create", lambda *_, **__: False)
     with pytest.raises(Exception, match="ask again"):
         ask(local_store)
@@ -123,8 +128,14 @@ _PUBLIC = _SECRET.public_key().public_bytes(
 ).decode()  # fmt: skip
 
 
-def signed(groups: object = ("classfeed-support",), *, signer: str = f"{SIGNER}abc", secret: Any = _SECRET, **claims: Any) -> str:
-    body = {"preferred_username": "pat", "groups": list(groups) if isinstance(groups, tuple) else groups, "exp": 4_000_000_000} | claims
+def signed(
+    groups: object = ("classfeed-support",), *, signer: str = f"{SIGNER}abc", secret: Any = _SECRET, **claims: Any
+) -> str:
+    body = {
+        "preferred_username": "pat",
+        "groups": list(groups) if isinstance(groups, tuple) else groups,
+        "exp": 4_000_000_000,
+    } | claims
     return jwt.encode(body, secret, "ES256", headers={"kid": KEY_ID, "signer": signer})
 
 
@@ -141,7 +152,9 @@ class Page:
     def __init__(self, app: Any) -> None:
         self.app = app
 
-    def request(self, method: str, path: str, headers: Mapping[str, str] | None = None, content: str | bytes = b"") -> Answer:
+    def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, content: str | bytes = b""
+    ) -> Answer:
         sent: list[dict[str, Any]] = []
         body = content.encode() if isinstance(content, str) else content
         lines = {"host": "classfeed.broker.example"} | dict(headers or {})
@@ -189,7 +202,14 @@ def page(tmp_path: Any, webserver: Webserver) -> Page:
     return Page(app)
 
 
-def post(page: Page, token: str | None = None, *, origin: str | None = "https://classfeed.broker.example", body: Any = None, **fields: str) -> Any:
+def post(
+    page: Page,
+    token: str | None = None,
+    *,
+    origin: str | None = "https://classfeed.broker.example",
+    body: Any = None,
+    **fields: str,
+) -> Any:
     form = {"feed": "class_super", "date": "2026-03-04", "reason": REASON} | fields
     headers = {HEADER: token or signed()} | ({"origin": origin} if origin else {})
     return page.request("POST", "/rerun", content=body if body is not None else urlencode(form), headers=headers)
@@ -213,14 +233,21 @@ def test_the_page_starts_the_date_with_the_record_in_the_tags(page: Page, webser
         (signed(secret=ec.generate_private_key(ec.SECP256R1())), 401),
         (signed(signer="arn:aws:elasticloadbalancing:ap-southeast-2:999999999999:loadbalancer/app/other/1"), 401),
         (signed(exp=1), 401),
-        (jwt.encode({"groups": ["classfeed-support"]}, "k" * 32, "HS256", headers={"kid": KEY_ID, "signer": f"{SIGNER}a"}), 401),
+        (
+            jwt.encode(
+                {"groups": ["classfeed-support"]}, "k" * 32, "HS256", headers={"kid": KEY_ID, "signer": f"{SIGNER}a"}
+            ),
+            401,
+        ),
         (jwt.encode({"exp": 4_000_000_000}, _SECRET, "ES256", headers={"kid": "../../x", "signer": f"{SIGNER}a"}), 401),
         (signed(("analysts",)), 403),
         (signed("classfeed-support"), 403),
         (signed(preferred_username="", sub=""), 403),
     ],
 )
-def test_who_is_not_signed_in_or_not_in_the_group_starts_nothing(page: Page, webserver: Webserver, token: str, status: int) -> None:
+def test_who_is_not_signed_in_or_not_in_the_group_starts_nothing(
+    page: Page, webserver: Webserver, token: str, status: int
+) -> None:
     assert post(page, token or " ").status_code == status
     assert webserver.started == []
 
@@ -321,7 +348,9 @@ def test_a_run_under_way_is_found(graphql_server: Any, results: list[Any], busy:
     assert asked[0]["variables"]["filter"]["pipelineName"] == "class_super_job"
 
 
-@pytest.mark.parametrize("answer_", [{"launchRun": {"__typename": "PythonError", "message": "secret detail"}}, {}, {"raw": b"<html>"}])
+@pytest.mark.parametrize(
+    "answer_", [{"launchRun": {"__typename": "PythonError", "message": "secret detail"}}, {}, {"raw": b"<html>"}]
+)
 def test_a_refusal_or_nonsense_is_an_error_without_detail(graphql_server: Any, answer_: dict[str, Any]) -> None:
     url, _, answer = graphql_server
     answer |= answer_
@@ -339,3 +368,16 @@ def test_the_questions_are_valid_in_dagsters_schema() -> None:
     schema = create_schema().graphql_schema
     for question in (operate.UNDER_WAY, operate.LAUNCH):
         assert graphql.validate(schema, graphql.parse(question)) == []
+
+
+def test_a_key_is_fetched_once_from_the_load_balancers_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def urlopen(address: str, timeout: float) -> io.BytesIO:
+        asked.append(address)
+        return io.BytesIO(_PUBLIC.encode())
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    keys = keys_of("ap-southeast-2")
+    assert keys(KEY_ID) == keys(KEY_ID) == _PUBLIC
+    assert asked == [f"https://public-keys.auth.elb.ap-southeast-2.amazonaws.com/{KEY_ID}"]

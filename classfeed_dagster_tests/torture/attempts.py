@@ -127,9 +127,7 @@ class Desk:
         self.runtime.save_reference(LANDING, day, snapshot)
         consented = build_consented_portfolios(store, snapshot, self.audience)
         for domain in DOMAINS:
-            made = (
-                consented if domain == CONSENTED else build_domain(store, snapshot, self.audience, domain, consented)
-            )
+            made = consented if domain == CONSENTED else build_domain(store, snapshot, self.audience, domain, consented)
             self.runtime.save_reference(self.audience.reference(domain), day, made)
 
     def day(

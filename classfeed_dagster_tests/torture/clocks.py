@@ -66,7 +66,9 @@ def _midnights(days: list[dt.date]) -> tuple[str, list[str]]:
         hours = (cutoff(day) - cutoff(day - dt.timedelta(days=1))).total_seconds() / 3600
         lengths[int(hours)] += 1
     # The clock changes on Sundays, so the long and the short day lie inside a Monday's window.
-    spans = Counter(int((cutoff(b) - cutoff(a)).total_seconds() // 3600) % 24 for a, b in zip(days, days[1:], strict=False))
+    spans = Counter(
+        int((cutoff(b) - cutoff(a)).total_seconds() // 3600) % 24 for a, b in zip(days, days[1:], strict=False)
+    )
     if spans[23] < 14 or spans[1] < 14:  # a change each way every year, some within holidays
         broken.append(f"changes of the clock are missing: {spans}")
     halves = [day for day in days if (day.month, day.day) in ((12, 24), (12, 31))]
@@ -79,5 +81,7 @@ def _partitions(days: list[dt.date]) -> tuple[str, list[str]]:
     now = dt.datetime.combine(LAST + dt.timedelta(days=2), dt.time(12), tzinfo=SYDNEY)
     keys = partitions(FIRST).get_partition_keys(current_time=now)
     missing, more = {day.isoformat() for day in days} - set(keys), set(keys) - {day.isoformat() for day in days}
-    broken = [f"{key} has no partition" for key in sorted(missing)] + [f"{key} is no business date" for key in sorted(more)]
+    broken = [f"{key} has no partition" for key in sorted(missing)] + [
+        f"{key} is no business date" for key in sorted(more)
+    ]
     return "Dagster's keys are exactly the ASX's days", broken

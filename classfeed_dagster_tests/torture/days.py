@@ -14,8 +14,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from classfeed_dagster_tests.torture.machine import Feed
 from classfeed_dagster_tests.torture.outcome import Budget, Row
 
-STEPS = 50
-EXAMPLES = 4  # a round: the budget is looked at between rounds
+STEPS = 40
+EXAMPLES = 3  # a round: the budget is looked at between rounds
 SHRINK_FROM = 600  # seconds of budget: making a failure small takes minutes
 MEANINGS = {
     "none": "an ordinary run, in or out of turn",

@@ -37,7 +37,9 @@ class Disk:
 
     def __init__(self, root: Path, reaper: Reaper, *, power_cut: bool) -> None:
         self.root, self.reaper = str(root), reaper
-        self._real: dict[str, Any] = {name: getattr(os, name) for name in ("fsync", "link", "replace", "mkdir", "unlink")}
+        self._real: dict[str, Any] = {
+            name: getattr(os, name) for name in ("fsync", "link", "replace", "mkdir", "unlink")
+        }
         self._open = io.open
         self._dirty: set[str] = set()  # files with contents that aren't on the disk yet
         self._names: list[tuple[str, Callable[[], None]]] = []  # folder, how to take the name away again

@@ -332,5 +332,9 @@ def _hostile(context: Any, name: str, seed: int, budget: Budget, folder: Path) -
             broken.append(f"input {done}: the process ended with {process.exitcode} or hung")
             start = done + 1
     return Row(
-        "bytes", name, start, f"clear words or right; slowest {slowest:.1f} s, memory +{max(largest, 0) >> 20} MB", broken
+        "bytes",
+        name,
+        start,
+        f"clear words or right; slowest {slowest:.1f} s, memory +{max(largest, 0) >> 20} MB",
+        broken,
     )

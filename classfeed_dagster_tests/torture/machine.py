@@ -33,7 +33,7 @@ from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import Kind, verify_feed
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.simulation.recipient import DeliveredPage, load
-from classfeed_dagster.trading_days import cutoff, next_business_day, previous_business_day
+from classfeed_dagster.trading_days import cutoff, next_business_day
 from classfeed_dagster_tests.bigsite_builder import Bigsite, Portfolio, Row
 from classfeed_dagster_tests.delivery.pipeline import Crash
 from classfeed_dagster_tests.torture.attempts import Desk, OutageError, Trouble, TroubledDay, truncate, unreadable
@@ -50,6 +50,9 @@ securities = st.integers(0, 2)
 units = st.decimals("0.5", "900", places=2)
 money = st.decimals("-5000", "5000", places=2).filter(bool)
 days_back = st.sampled_from([0, 0, 0, 1, 3, 12])  # before the date in progress
+others = st.integers(1, len(NUMBERS) - 1)
+calls = st.integers(1, 45)
+troubles = st.sampled_from(["", "", "crash", "crash", "outage", "revoked", "unreadable", "racers", "strict"])
 moments = st.sampled_from(["soon", "soon", "now", "last"])  # within the window: "last" is its last microsecond
 
 
@@ -133,7 +136,9 @@ class Feed(RuleBasedStateMachine):
     def trade(self, at: int, share: int, count: Decimal, sell: bool, back: int, moment: str) -> None:
         fund, day = self.funds[at], self.today - dt.timedelta(days=back)
         recorded, side = self.tick(moment), "SELL" if sell else "BUY"
-        self.told(fund, lambda: fund.trade(side, self.shares[share], count, "10.25", day, settles=False, recorded_at=recorded))
+        self.told(
+            fund, lambda: fund.trade(side, self.shares[share], count, "10.25", day, settles=False, recorded_at=recorded)
+        )
 
     @rule(at=portfolios, share=securities, count=units, kind=st.sampled_from(["TRANSFER_OUT", "SPLIT", "BONUS_ISSUE"]),
           back=days_back, moment=moments)  # fmt: skip
@@ -196,18 +201,22 @@ class Feed(RuleBasedStateMachine):
         history_from = None if back is None else self.today - dt.timedelta(days=back)
         self.grant(self.funds[at], history_from, None if expires is None else self.clock + dt.timedelta(hours=expires))
 
-    @rule(at=st.integers(1, len(NUMBERS) - 1), moment=moments)
+    @rule(at=others, moment=moments)
     def revokes(self, at: int, moment: str) -> None:
         self.tick(moment)
         self.revoke(self.funds[at])
 
     @rule(at=portfolios, late=st.booleans(), ready=st.sampled_from([True, True, True, True, True, True, False]))
     def night(self, at: int, late: bool, ready: bool) -> None:
-        """The date is over: the clock stands at its cut-off, to the microsecond. Mostly its end of day follows."""
+        """A date is over."""
+        self.night_falls(self.funds[at], late=late, ready=ready)
+
+    def night_falls(self, fund: Portfolio, *, late: bool, ready: bool) -> None:
+        """The clock stands at the date's cut-off, to the microsecond. Mostly its end of day follows."""
         self.clock = cutoff(self.today)
         self.closed.append(self.today)
         if late:  # recorded at the very cut-off: of the next window, and known to this end of day
-            self.told(self.funds[at], lambda: self.funds[at].deposit("7.00", self.closed[-1], recorded_at=self.clock))
+            self.told(fund, lambda: fund.deposit("7.00", self.closed[-1], recorded_at=self.clock))
         self.today = next_business_day(self.today)
         if ready:
             self.end_of_day(1)
@@ -228,17 +237,24 @@ class Feed(RuleBasedStateMachine):
 
     # --- Rules: the feed
 
-    @precondition(lambda self: self.closed)
-    @rule(
-        due=st.sampled_from(["next", "next", "next", "next", "past", "ahead"]),
-        fresh=st.booleans(),
-        trouble=st.sampled_from(["", "", "", "crash", "crash", "outage", "revoked", "unreadable", "racers", "strict"]),
-        at=st.integers(1, 45),
-        who=st.integers(1, len(NUMBERS) - 1),
-    )
-    def deliver(self, due: str, fresh: bool, trouble: str, at: int, who: int) -> None:
-        """An attempt at a date: the next one, one delivered before, or one whose turn it isn't."""
-        self._deliver(due, fresh=fresh, trouble=trouble, at=at, who=who)
+    @rule(trouble=troubles, at=calls, who=others, ready=st.sampled_from([True, True, True, True, False]))
+    def deliver(self, trouble: str, at: int, who: int, ready: bool) -> None:
+        """An attempt at the next date; a day passes first if all have gone."""
+        if not [day for day in self.closed if day not in self.model.dates]:
+            self.night_falls(self.funds[0], late=bool(at % 2), ready=ready)
+        self._deliver("next", fresh=bool(at % 3), trouble=trouble, at=at, who=who)
+
+    @rule(trouble=troubles, at=calls, who=others, rewritten=st.booleans())
+    def deliver_again(self, trouble: str, at: int, who: int, rewritten: bool) -> None:
+        """An attempt at a date that has gone, read again."""
+        if rewritten and self.closed:
+            self.end_of_day(min(2, len(self.closed)))
+        self._deliver("past", fresh=True, trouble=trouble, at=at, who=who)
+
+    @rule(trouble=troubles, at=calls, who=others)
+    def deliver_out_of_turn(self, trouble: str, at: int, who: int) -> None:
+        """An attempt at a date whose turn it isn't."""
+        self._deliver("ahead", fresh=False, trouble=trouble, at=at, who=who)
 
     @precondition(lambda self: self.closed)
     @rule()
@@ -276,7 +292,7 @@ class Feed(RuleBasedStateMachine):
             return self.model.dates[-min(2, len(self.model.dates))]
         if due == "ahead":
             return open_dates[1] if len(open_dates) > 1 else None
-        return open_dates[0] if open_dates else self.closed[-1]
+        return open_dates[0] if open_dates and due == "next" else None
 
     def landed(self, day: dt.date, *, fresh: bool) -> bool:
         there = day in self.model.landed
@@ -351,7 +367,13 @@ class Feed(RuleBasedStateMachine):
         with ThreadPoolExecutor(3) as pool:
             kinds = Counter(pool.map(one, works))
         assert kinds["DELIVERED"] <= 1, kinds
-        assert set(kinds) <= {"DELIVERED", "ALREADY_DELIVERED", "NOTHING_TO_DO", "NotInOrderError", "StaleBuildError"}, kinds
+        assert set(kinds) <= {
+            "DELIVERED",
+            "ALREADY_DELIVERED",
+            "NOTHING_TO_DO",
+            "NotInOrderError",
+            "StaleBuildError",
+        }, kinds
         if kinds["NotInOrderError"]:
             assert not self.model.in_order(day)
             return "waits for the date before"

@@ -128,7 +128,9 @@ def judged(days: list[Day]) -> Row:
         if len(days) >= 12 and other > one * allowed + 2:
             broken.append(f"{name} grew: {shown}")
     failed = [f"day {at}: {day.outcome}" for at, day in enumerate(days, 1) if day.outcome != "delivered"]
-    return Row("soak", "business days through the real jobs, in one process", len(days), ", ".join(told), broken + failed)
+    return Row(
+        "soak", "business days through the real jobs, in one process", len(days), ", ".join(told), broken + failed
+    )
 
 
 def attack(budget: Budget, folder: Path, bigsite_url: str) -> Iterator[Row]:

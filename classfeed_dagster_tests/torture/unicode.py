@@ -140,5 +140,7 @@ def attack(budget: Budget, folder: Path, first_seed: int = 1) -> Iterator[Row]:
         if budget.left <= 0:
             break
     parsers = "lxml, expat and xmllint" if xmllint else "lxml and expat"
-    outcome = f"every document parses with {parsers} and reads back; {counts['held']} times the one portfolio was held back"
+    outcome = (
+        f"every document parses with {parsers} and reads back; {counts['held']} times the one portfolio was held back"
+    )
     yield Row("bytes", "any Unicode in any text column", counts["written"], outcome, broken)

@@ -1,4 +1,4 @@
-"""The Grafana dashboard, made from the declared metrics: ``python -m deploy.grafana.dashboard``. A test keeps it true."""
+"""The Grafana dashboard, made from the declared metrics: ``python -m deploy.grafana.dashboard``."""
 
 from __future__ import annotations
 

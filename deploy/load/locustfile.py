@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 from locust import HttpUser, between, events, task
 
-RUNS = """query Runs { runsOrError(limit: 25) { __typename ... on Runs { results { runId status tags { key value } } } } }"""
+RUNS = """query Runs {
+  runsOrError(limit: 25) { __typename ... on Runs { results { runId status tags { key value } } } }
+}"""
 ASSETS = """query Assets { assetNodes { assetKey { path } groupName opNames isPartitioned } }"""
 HEALTH = """query Health {
   assetNodes { assetKey { path } assetChecksOrError { __typename ... on AssetChecks { checks { name } } } }

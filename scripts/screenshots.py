@@ -1,0 +1,153 @@
+"""Drives the Dagster UI in a real browser: checks what people on call and analysts must find, and takes docs/images.
+
+Needs Chromium (Debian: ``apt-get install chromium``) and ``pip install playwright`` in an environment of its own:
+neither is a dependency. With a running UI (``classfeed demo``, then ``classfeed up``):
+
+    python scripts/screenshots.py --url http://127.0.0.1:3000 --out docs/images
+
+Every look asserts before it takes its picture; exit code 1 names the looks that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LOCATION = "/locations/__repository__@classfeed_dagster.definitions"
+LOOKS: dict[str, Callable[[Any, str], None]] = {}
+_SECOND = 1000
+
+
+class NotSeenError(Exception):
+    """What people must find is not on the page."""
+
+
+def look(function: Callable[[Any, str], None]) -> Callable[[Any, str], None]:
+    """Register a look by its name, which is also its picture's."""
+    LOOKS[function.__name__] = function
+    return function
+
+
+def _see(page: Any, *texts: str) -> None:
+    for text in texts:
+        page.get_by_text(text).first.wait_for(timeout=90 * _SECOND)
+
+
+@look
+def graph(page: Any, url: str) -> None:
+    """The data's way, group by group."""
+    page.goto(f"{url}/asset-groups")
+    _see(page, "1_bigsite", "2_landing", "3_domains", "4_class_super")
+    page.wait_for_timeout(6 * _SECOND)
+
+
+@look
+def lineage(page: Any, url: str) -> None:
+    """What the delivery is made of."""
+    page.goto(f"{url}/assets/class_super/document?view=lineage&lineageScope=upstream")
+    _see(page, "document", "quarantine", "account_balances")
+    page.wait_for_timeout(3 * _SECOND)
+    for _ in range(2):
+        page.mouse.move(800, 520)
+        page.mouse.wheel(0, -120)
+        page.wait_for_timeout(_SECOND)
+
+
+@look
+def columns(page: Any, url: str) -> None:
+    """A domain's columns: type, meaning, where each comes from in bigsite, what is personal."""
+    page.goto(f"{url}/assets/class/movement_transactions")
+    _see(page, "Columns", "bigsite: trade.units")
+    page.get_by_placeholder("Filter columns").fill("amount")
+    _see(page, "bigsite: trade.net_amount")
+
+
+@look
+def preview(page: Any, url: str) -> None:
+    """One date's figures, pictures and masked rows."""
+    page.goto(f"{url}/assets/class/investment_holdings?view=events")
+    _see(page, "dagster/row_count", "market_value_AUD_by_type")
+    page.wait_for_timeout(3 * _SECOND)
+    if page.locator("img[src^='data:image/svg']").count() == 0:
+        raise NotSeenError("the pictures are not shown")
+    if "•••" not in page.content():
+        raise NotSeenError("personal columns are not masked")
+    page.get_by_text("market_value_AUD_by_type").first.scroll_into_view_if_needed()
+
+
+@look
+def check(page: Any, url: str) -> None:
+    """A failed check: which business date, who is concerned, what is wrong, what to do."""
+    page.goto(f"{url}/assets/class/investment_holdings?view=checks&checkDetail=units_ledger")
+    _see(page, "units_ledger", "Runbook: docs/runbook.md#units-ledger")
+    page.get_by_text("Execution history").first.click()
+    _see(page, "Failed")
+    page.wait_for_timeout(2 * _SECOND)
+    page.locator("tr", has_text="Failed").first.get_by_text("Show metadata").or_(
+        page.locator("tr", has_text="Failed").first.get_by_role("button").first
+    ).first.click(timeout=5 * _SECOND)
+    _see(page, "what is wrong")
+
+
+@look
+def backfill(page: Any, url: str) -> None:
+    """A range of dates, one run a date."""
+    page.goto(f"{url}{LOCATION}/jobs/class_super_job")
+    page.get_by_role("button", name="Materialize all").click()
+    page.get_by_text("Show all partitions").click()
+    box = page.locator("[role=dialog] input[type=text], input[placeholder*='artition']").first
+    box.fill("[2023-01-03...2023-01-05]")
+    box.press("Enter")
+    _see(page, "3 partitions", "Launch backfill")
+
+
+@look
+def sensors(page: Any, url: str) -> None:
+    """What runs by itself, and when it last looked."""
+    page.goto(f"{url}/automation")
+    _see(page, "repair", "class_super_morning")
+    page.wait_for_timeout(3 * _SECOND)
+
+
+def take(url: str, folder: Path, only: list[str], browser_path: str) -> list[str]:
+    """Take every look (or ``only`` some); the names of those that failed, with why."""
+    from playwright.sync_api import Error, sync_playwright
+
+    failed: list[str] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        for name, function in LOOKS.items():
+            if only and name not in only:
+                continue
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            page.set_default_timeout(90 * _SECOND)
+            try:
+                function(page, url)
+            except (NotSeenError, Error) as error:
+                failed.append(f"{name}: {str(error).splitlines()[0]}")
+            page.screenshot(path=folder / f"{name}.png")
+            page.close()
+        browser.close()
+    return failed
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:3000")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "images")
+    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("looks", nargs="*", help=f"which; default: {', '.join(LOOKS)}")
+    given = parser.parse_args()
+    failed = take(given.url, given.out, given.looks, given.chromium)
+    for one in failed:
+        sys.stderr.write(f"{one}\n")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
