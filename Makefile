@@ -30,6 +30,12 @@ test: setup ## the tests, with coverage
 nightly: setup ## the long tests: a simulated year, every evening against the customers' own books
 	@$(BIN)/python -m pytest -m nightly
 
+torture: setup ## kills, races, outages, hostile bytes and random days for BUDGET seconds; one table of faults and outcomes
+	@$(BIN)/python -m classfeed_dagster_tests.torture --budget $(or $(BUDGET),120)
+
+mutation: setup ## is every small wrong change of a deciding module noticed? MUTANTS of them, for at most BUDGET seconds
+	@$(BIN)/python -m classfeed_dagster_tests.torture.mutation --sample $(or $(MUTANTS),400) --seconds $(or $(BUDGET),9000) --require 90
+
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -50,4 +56,4 @@ lock: setup ## resolve the dependencies again
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup demo up test nightly lint format docs lock clean
+.PHONY: help setup demo up test nightly torture mutation lint format docs lock clean

@@ -18,7 +18,7 @@ FIELDS = frozenset(
         "event", "level", "timestamp", "logger", "correlation_id", "run_id", "feed", "business_date", "asset", "check",
         "step", "revision", "portfolios", "rows", "bytes", "pages", "held_back", "seconds", "outcome", "key",
         "snapshot_id", "audience", "error_type", "attempt", "exc_info", "exception", "dropped_fields", "mode", "why",
-        "unexplained", "clean_run",
+        "unexplained", "clean_run", "differences",
     }
 )  # fmt: skip
 

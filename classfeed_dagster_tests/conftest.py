@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import sqlalchemy as sa
+import structlog
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.store import ObjectStore, open_store
@@ -24,6 +25,13 @@ hypothesis.settings.register_profile(
     "classfeed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True
 )
 hypothesis.settings.load_profile("classfeed")
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_another_test() -> Iterator[None]:
+    """The command line binds the log to its standard error, which under test is closed when the command ends."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

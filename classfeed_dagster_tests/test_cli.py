@@ -12,6 +12,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from classfeed_dagster import cli
+from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.settings import get_settings
 from classfeed_dagster_tests.conftest import fresh_database
 
@@ -83,6 +84,18 @@ def test_trace_leads_from_a_document_back_to_the_row(demo: Result, classfeed: Co
     assert "NOT IN THIS FILE" not in shown.output
 
 
+def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: Command) -> None:
+    page = next(Path(get_settings().store_location).glob("delivered/class_super/2023-01-03/r0/*.xml.gz"))
+    holdings = EPI.read(page)["investment_holdings"]
+    number, exchange, code, units = holdings.select("portfolio_number", "exchange", "security_code", "units").row(0)
+    shown = classfeed("trace", number, f"{exchange}:{code}", "--date", "2023-01-03")
+    assert shown.exit_code == 0, shown.output
+    assert f"{units} units" in shown.output
+    assert f"add up to {units}" in shown.output
+    for part in ("bigsite.holding_eod", "landing/", ".xml.gz", "InvestmentHolding"):
+        assert part in shown.output
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -93,6 +106,9 @@ def test_trace_leads_from_a_document_back_to_the_row(demo: Result, classfeed: Co
         (("parity", "--date", "2023-01-03", "--feed", "class_super"), 2, "replaces no old app"),
         (("trace", "X1"), 2, "not the id of a ledger row"),
         (("trace", "T1"), 3, "no such row"),
+        (("trace", "SW99000001", "ASX:BHP"), 2, "a holding needs both"),
+        (("trace", "SW99000001", "BHP", "--date", "2023-01-03"), 2, "EXCHANGE:CODE"),
+        (("trace", "SW00", "ASX:BHP", "--date", "2023-01-03"), 2, "no portfolio SW00"),
         (("verify", "/nowhere"), 2, "does not exist"),
         (("run", "--date", "2023-01-05"), 4, "end of day has not been written"),
     ],

@@ -89,7 +89,7 @@ def schema_asset(exports: Callable[[], Exports], tell: Tell) -> dg.AssetsDefinit
         key = keep_schema(runtime.store, today, verdict.schema)
         tell(runtime.store, verdict, context.run.run_id)
         shape, values = _parts(verdict)
-        get_logger().info("schema seen", differences=len(shape), unknown_values=len(values))
+        get_logger().info("schema seen", run_id=context.run.run_id, differences=len(verdict.differences))
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(key.rpartition("/")[2].removesuffix(".json")),
             metadata={

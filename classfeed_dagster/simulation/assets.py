@@ -73,7 +73,7 @@ def _customers(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
     def customers(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
         with step(context, "simulation/customers") as day:
             done = advance(runtime.engine, runtime.settings, day)
-            get_logger().info("customers lived", days_written=len(done.written))
+            get_logger().info("customers lived", rows=sum(sum(one.rows.values()) for one in done.written))
         return dg.MaterializeResult(metadata=_metadata(done, day))
 
     return customers

@@ -85,17 +85,17 @@ def objects(store: ObjectStore) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture
-def json_logs(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Logs as production writes them, to the standard error that the test reads."""
-    logs.configure("json")
+def logs_reset() -> Iterator[None]:
+    """The next test logs as it likes, and not to a file that is closed."""
     yield
     structlog.reset_defaults()
 
 
-@pytest.mark.usefixtures("json_logs")
+@pytest.mark.usefixtures("logs_reset")
 def test_a_days_work_tells_nothing_of_customers_and_no_secret(
     desk: Desk, switchboard: Switchboard, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    logs.configure("json")
     plant(desk, switchboard)
     delivered = desk.run(MONDAY, verbose=True)
     assert delivered.outcome is Outcome.DELIVERED, delivered

@@ -268,7 +268,7 @@ def measure(room: str) -> Reach:
             lines[module] = {
                 line: sorted({name.rpartition("|")[0] for name in names if name}) for line, names in contexts.items()
             }
-        seconds, failing = {}, set()
+        seconds, failing = {}, _not_collected(room, lines)
         for case in ET.parse(junit).iter("testcase"):
             name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
             seconds[name] = float(case.get("time", 0))
@@ -279,6 +279,13 @@ def measure(room: str) -> Reach:
             for module, by_line in lines.items()
         }
         return Reach(lines, seconds)
+
+
+def _not_collected(room: str, lines: dict[str, dict[int, list[str]]]) -> set[str]:
+    # Names in the coverage data that pytest wouldn't find again, such as generated ones.
+    command = [sys.executable, "-m", "pytest", *[f"{TESTS}/{name}" for name in ROOMS[room][1]], "--collect-only", "-q"]
+    listed = set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines())
+    return {name for by_line in lines.values() for names in by_line.values() for name in names} - listed
 
 
 def judge(mutant: Mutant, reach: Reach, context: Any) -> str:
@@ -330,6 +337,7 @@ def run(rooms: list[str], sample: int, seconds: float, seed: int, out: Path | No
             break
         if mutant.room not in reaches:
             reaches[mutant.room] = measure(mutant.room)
+            sys.stderr.write(f"{mutant.room}: {len(reaches[mutant.room].seconds)} tests measured\n")
             require_honest(mutant.room, reaches[mutant.room], context)
         result = judge(mutant, reaches[mutant.room], context)
         source = (ROOT / "classfeed_dagster" / mutant.module).read_text().splitlines()[mutant.line - 1].strip()
@@ -346,7 +354,8 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="write every mutant and what became of it here, as JSON")
+    parser.add_argument("--require", type=int, default=0, help="fail below this share noticed, in percent")
     given = parser.parse_args()
     results = run(given.rooms, given.sample, given.seconds, given.seed, given.out)
     for room in given.rooms:
@@ -357,6 +366,9 @@ def main() -> None:
     for one in results:
         if one["result"] in ("survived", "unreached"):
             print(f"{one['result']}: {one['module']}:{one['line']} {one['change']}: {one['source']}")
+    noticed = sum(one["result"] in ("killed", "timeout") for one in results)
+    if 100 * noticed < given.require * len(results):
+        raise SystemExit(f"only {noticed} of {len(results)} mutants were noticed, {given.require} % are required")
 
 
 if __name__ == "__main__":

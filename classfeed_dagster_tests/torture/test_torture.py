@@ -1,0 +1,64 @@
+"""Every attack with a small budget, and proof that the attackers notice what they are there to notice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from classfeed_dagster_tests.torture.__main__ import SHARES, _attack
+from classfeed_dagster_tests.torture.outcome import Budget, Row, spread, table
+
+SECONDS = float(os.environ.get("CLASSFEED_TEST_TORTURE_SECONDS", "60"))
+
+
+@pytest.mark.torture
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SHARES)
+def test_attack(name: str, tmp_path: Path) -> None:
+    rows = list(_attack(name, 1)(Budget(SECONDS * SHARES[name]), tmp_path))
+    assert rows
+    assert [row for row in rows if row.broken] == [], table(rows)
+
+
+def test_points_are_spread_over_all_and_all_are_taken_if_they_fit() -> None:
+    assert spread(5, 9) == [1, 2, 3, 4, 5]
+    assert spread(100, 3) == [1, 50, 100] or spread(100, 3) == [1, 51, 100]
+    assert spread(7, 1) == [7]
+
+
+def test_a_broken_row_shows_in_the_table() -> None:
+    text = table([Row("a", "b", 3, "fine"), Row("c", "d", 1, "bad", ["why"])])
+    assert text.splitlines()[2:] == ["| a | b | 3 | fine | held |", "| c | d | 1 | bad | BROKEN |"]
+
+
+def test_what_is_unknown_is_refused() -> None:
+    command = [sys.executable, "-m", "classfeed_dagster_tests.torture", "--only", "everything"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no such attack: everything" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "said"),
+    [("raise KeyError('name')", "KeyError"), ("bytearray(hostile.LIMIT * 4)", "MemoryError")],
+)
+def test_a_misbehaving_reader_is_noticed(misbehaviour: str, said: str, tmp_path: Path) -> None:
+    # In a process of its own: the limits are for good.
+    program = f"""
+import itertools
+from classfeed_dagster_tests.torture import hostile
+calls = itertools.count()
+def reader(data, folder):
+    if next(calls):  # the first call only warms up
+        {misbehaviour}
+hostile.READERS["settings"] = reader
+hostile._work("settings", 1, 0, 2, {str(tmp_path / "progress")!r})
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=True)
+    lines = (tmp_path / "progress").read_text().splitlines()
+    assert len(lines) == 3
+    assert said in lines[1]
