@@ -10,9 +10,12 @@ import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import typer
 from pydantic import BaseModel
 
+from classfeed_dagster import cli
 from classfeed_dagster.delivery import manifest
 from classfeed_dagster.domains.rules import RULES, Severity
 from classfeed_dagster.settings import Settings
@@ -25,8 +28,25 @@ def settings() -> Iterator[str]:
     yield "| variable | default | meaning |"
     yield "|---|---|---|"
     for name, field in Settings.model_fields.items():
-        default = "–" if field.default is None else f"`{field.default}`"
+        value = field.get_default(call_default_factory=True)
+        default = "–" if value is None else f"`{value}`"
         yield f"| `CLASSFEED_{name.upper()}` | {default} | {field.description} |"
+
+
+def commands() -> Iterator[str]:
+    """The README's table of commands, from their own help."""
+    yield "| | |"
+    yield "|---|---|"
+    groups: list[tuple[str, Any]] = [("classfeed", typer.main.get_command(cli.app))]
+    while groups:
+        path, group = groups.pop(0)
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                groups.append((f"{path} {name}", command))
+                continue
+            words = [one.human_readable_name for one in command.params if one.param_type_name == "argument"]
+            summary = " ".join((command.help or "").split("\n\n")[0].split())
+            yield f"| `{' '.join([path, name, *words])}` | {summary} |"
 
 
 def rules() -> Iterator[str]:
@@ -71,6 +91,7 @@ def _records_in(annotation: object) -> list[type[BaseModel]]:
 
 PARTS = {
     ("README.md", "settings"): settings,
+    ("README.md", "commands"): commands,
     ("docs/runbook.md", "rules"): rules,
     ("docs/manifest.md", "fields"): fields,
 }
