@@ -44,7 +44,7 @@ def commands() -> Iterator[str]:
             if hasattr(command, "commands"):
                 groups.append((f"{path} {name}", command))
                 continue
-            words = [one.human_readable_name for one in command.params if one.param_type_name == "argument"]
+            words = [one.name.upper() for one in command.params if one.param_type_name == "argument"]
             summary = " ".join((command.help or "").split("\n\n")[0].split())
             yield f"| `{' '.join([path, name, *words])}` | {summary} |"
 

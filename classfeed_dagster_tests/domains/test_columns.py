@@ -7,8 +7,8 @@ import datetime as dt
 import polars as pl
 import pytest
 
-from classfeed_dagster.bigsite import tables
 from classfeed_dagster.domains.columns import ACCOUNTS, CASH_ACCOUNTS, FINDINGS
+from classfeed_dagster.domains.lineage import bigsite_columns, unknown_sources
 from classfeed_dagster.domains.run import FRAMES
 
 _EVERY_FRAME = [frame for frames in FRAMES.values() for frame in frames]
@@ -24,12 +24,16 @@ _ROW = {
 }
 
 
-def test_every_source_column_exists_in_bigsite_and_is_no_persons() -> None:
-    known = {f"{table.name}.{column.name}" for table in tables.metadata.tables.values() for column in table.c}
+def test_every_source_is_landed_or_consented_and_no_persons() -> None:
+    assert unknown_sources() == []
     for frame in _EVERY_FRAME:
         for column in frame.columns:
-            assert set(column.source) <= known | {"derived"}, (frame.name, column.name)
-            assert not any(source.startswith("member.") for source in column.source), (frame.name, column.name)
+            assert column.source, (frame.name, column.name)
+            assert set(column.only) <= set(column.source), (frame.name, column.name)
+            assert not any(source.startswith("member.") for source in bigsite_columns(column)), (
+                frame.name,
+                column.name,
+            )
 
 
 def test_keys_are_columns_that_every_row_has() -> None:

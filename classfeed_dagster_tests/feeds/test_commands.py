@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
-from classfeed_dagster import cli
+from classfeed_dagster import cli, cli_look
 from classfeed_dagster.delivery.shadow import FeedMode, shadow_key
 from classfeed_dagster.documents.class_cash import CLASS_CASH
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
@@ -41,7 +42,8 @@ def classfeed(store: ObjectStore, tmp_path: Path) -> Iterator[Command]:
     """Runs ``classfeed`` on that store; no database is there."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("CLASSFEED_HOME", str(tmp_path))
-        environment.setenv("COLUMNS", "160")
+        # Not by COLUMNS: where the terminal is a dumb one, that counts for nothing.
+        environment.setattr(cli_look, "out", Console(width=160))
         get_settings.cache_clear()
         yield lambda *words: CliRunner().invoke(cli.app, words)
     get_settings.cache_clear()

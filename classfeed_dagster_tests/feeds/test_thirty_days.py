@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Mapping
 from decimal import Decimal
@@ -11,10 +12,12 @@ from openfeature import api
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import tables
-from classfeed_dagster.delivery.errors import GateRefusedError
+from classfeed_dagster.delivery.errors import GateRefusedError, NotInOrderError, StaleBuildError
 from classfeed_dagster.delivery.look import date_status
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.documents.csv_reader import file_chunks, lines_of
+from classfeed_dagster.domains.audience import Cadence
+from classfeed_dagster.feeds import steps
 from classfeed_dagster.feeds.class_trade import FEED
 from classfeed_dagster.feeds.flags import start_flags
 from classfeed_dagster.feeds.parity import compare_date, to_compare
@@ -193,3 +196,40 @@ def test_a_feed_needs_its_provider(desk: Desk) -> None:
     assert work.idle == "class_trade is off for now: its switches could not be had (provider: none was started)"
     with pytest.raises(FeedIdleError, match="off for now"):
         work.stage()
+
+
+def test_what_changes_before_delivery_is_built_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.bigsite.security("BHP")
+    leaving, staying = "SW00000001", "SW00000002"
+    for number in (leaving, staying):
+        desk.bigsite.portfolio(number).consent("2026-02-20T00:00:00Z").deposit("1000000.00", "2026-02-23")
+    switch(desk.runtime, {})
+    works = []
+    for at in (0, 1):
+        bigsites_day(desk.bigsite, at)
+        works.append(trial(desk.runtime, DAYS[at]))
+        prepare(works[at])
+        works[at].hold_back()
+        works[at].judge(works[at].stage())
+    monday, tuesday = works
+    with pytest.raises(NotInOrderError):
+        tuesday.publish()
+
+    # A consent ends once the documents are staged; and Tuesday waits for Monday, which goes meanwhile.
+    desk.bigsite.portfolios[0].consents[0]["revoked_at"] = dt.datetime(2026, 3, 2, 18, 0, tzinfo=dt.UTC)
+    desk.bigsite.save()
+    outcome = tuesday.publish(wait=lambda _: monday.publish().kind == "DELIVERED")
+    assert outcome.kind == "DELIVERED"
+    for day in DAYS[:2]:
+        (manifest,) = date_status(desk.runtime.store, "class_trade", day).deliveries
+        assert [one.number for one in manifest.portfolios] == [staying]
+        assert [(one.number, one.reason) for one in manifest.held_back] == [(leaving, "consent ended")]
+
+    def always(*_: object, **__: object) -> None:
+        raise StaleBuildError("something else was delivered")
+
+    monkeypatch.setattr(steps, "publish", always)
+    with pytest.raises(StaleBuildError):
+        monday.publish()
+    weekly = dataclasses.replace(FEED, cadence=Cadence.WEEKLY)
+    assert attempt(desk.runtime, weekly, DAYS[0], (weekly,)).idle == "2026-03-02 is not a date of CLASS's weekly feed"

@@ -43,7 +43,7 @@ LATE = Incident(
 BREAK = Incident(key="breaks.class_super", what="2 < 3 & <!channel>", means="Some funds may not balance.", runbook="b")
 
 
-def settings(board: Switchboard, **given: object) -> Settings:
+def settings(board: Switchboard) -> Settings:
     return Settings(
         env="prod",
         slack_token="xoxb-local",
@@ -52,7 +52,6 @@ def settings(board: Switchboard, **given: object) -> Settings:
         pagerduty_url=board.url,
         ui_url="https://dagster.example/",
         runbook_url="https://docs.example/alerts",
-        **given,
     )
 
 

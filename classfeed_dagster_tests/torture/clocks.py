@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,9 +67,7 @@ def _midnights(days: list[dt.date]) -> tuple[str, list[str]]:
         hours = (cutoff(day) - cutoff(day - dt.timedelta(days=1))).total_seconds() / 3600
         lengths[int(hours)] += 1
     # The clock changes on Sundays, so the long and the short day lie inside a Monday's window.
-    spans = Counter(
-        int((cutoff(b) - cutoff(a)).total_seconds() // 3600) % 24 for a, b in zip(days, days[1:], strict=False)
-    )
+    spans = Counter(int((cutoff(b) - cutoff(a)).total_seconds() // 3600) % 24 for a, b in itertools.pairwise(days))
     if spans[23] < 14 or spans[1] < 14:  # a change each way every year, some within holidays
         broken.append(f"changes of the clock are missing: {spans}")
     halves = [day for day in days if (day.month, day.day) in ((12, 24), (12, 31))]

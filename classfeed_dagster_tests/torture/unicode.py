@@ -87,7 +87,7 @@ def parse_with_expat(document: bytes) -> list[tuple[str, str]]:
             found.append((name.rpartition(" ")[2], "".join(texts)))
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = lambda text: open_elements[-1][0].append(text)
+    parser.CharacterDataHandler = open_elements[-1][0].append
     parser.Parse(document, True)
     return found
 
@@ -132,7 +132,7 @@ def attack(budget: Budget, folder: Path, first_seed: int = 1) -> Iterator[Row]:
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         try:
-            options(seed(at)(given(TEXTS)(lambda texts: whatever(texts))))()
+            options(seed(at)(given(TEXTS)(whatever)))()
         except Exception as error:
             broken.append(f"seed {at}: {type(error).__name__}: {str(error)[:300]}")
             break

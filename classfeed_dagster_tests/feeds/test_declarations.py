@@ -1,0 +1,100 @@
+"""Feeds as declarations: what they say, and what they can't; and the small checks that need no database."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from classfeed_dagster import trading_days
+from classfeed_dagster.delivery.build import read_build
+from classfeed_dagster.delivery.shadow import FeedMode, switched
+from classfeed_dagster.documents.class_trade import CLASS_TRADE
+from classfeed_dagster.documents.csv_format import CsvFormat
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.domains.consented_portfolios import ConsentRoll
+from classfeed_dagster.feeds.class_cash import FEED as CASH
+from classfeed_dagster.feeds.class_super import FEED as SUPER
+from classfeed_dagster.feeds.class_trade import FEED as TRADE
+from classfeed_dagster.feeds.feed import (
+    FeedDeclarationError,
+    ServiceLevel,
+    audiences_of,
+    declared_feeds,
+    require_distinct,
+)
+from classfeed_dagster.feeds.gate import judge_roll
+from classfeed_dagster.feeds.parity import NoOldAppError, compare_date, to_compare
+from classfeed_dagster.feeds.volumes import unusual_volumes
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster_tests.documents import csv_frames as make
+from classfeed_dagster_tests.reconciliation.delivering import deliver
+
+FIRST = dt.date(2023, 1, 3)
+DAYS = trading_days.business_days_between(FIRST, dt.date(2023, 2, 28))
+CLASS = Audience("CLASS", FIRST)
+
+
+def test_the_declared_feeds() -> None:
+    assert declared_feeds() == (CASH, SUPER, TRADE)
+    assert (SUPER.domains, SUPER.destination) == (EPI.domains, "delivered/class_super/")
+    assert audiences_of(declared_feeds(), FIRST) == (CLASS,)
+    later = dataclasses.replace(TRADE, first_business_date=DAYS[5])
+    assert [one.first_business_date for one in audiences_of((TRADE, later), FIRST)] == [FIRST, DAYS[5]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"name": "Class Trade"}, "small letters"),
+        ({"owners": ()}, "no owner"),
+        ({"starts_at": dt.time(8, 0)}, "starts after its target"),
+        ({"service_level": ServiceLevel(dt.time(9), dt.time(8))}, "after its deadline"),
+        ({"format": EPI}, "whose files are CSV"),
+        ({"renderings": {"standard": CLASS_TRADE}}, "another name"),
+        ({"renderings": {"more": CASH.format}}, "or other domains"),
+    ],
+)
+def test_what_cannot_be_declared(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(FeedDeclarationError, match=says):
+        dataclasses.replace(TRADE, **changes)
+
+
+def test_names_are_distinct() -> None:
+    with pytest.raises(FeedDeclarationError, match="two feeds are called class_trade"):
+        require_distinct((TRADE, dataclasses.replace(TRADE, format=CsvFormat(CLASS_TRADE.layout))))
+
+
+def test_volumes_far_from_usual_are_told(local_store: ObjectStore) -> None:
+    view = switched(local_store, "class_trade", FeedMode.SHADOW)
+    accounts = [make.account("SW00000001")]
+    found = []
+    for at, day in enumerate(DAYS[:9]):
+        count = {6: 40 * 6, 7: 40 * 5, 8: 7}.get(at, 40)
+        frames = make.frames(accounts, [make.trade(1000 * at + one, transaction_date=day) for one in range(count)])
+        manifest = deliver(local_store, CLASS_TRADE, CLASS, day, frames)
+        judged = unusual_volumes(view, "class_trade", CLASS, read_build(view, "class_trade", day, manifest.build_id))
+        found.append((judged.passed, judged.summary))
+    assert found[4] == (True, "too little to compare with")
+    assert found[5] == (True, "compared with 5 dates")
+    assert found[6] == (False, "details: 240 records; the median of 6 dates is 40")
+    assert found[7][0]
+    assert found[8] == (False, "details: 7 records; the median of 8 dates is 40")
+
+
+def test_a_roll_that_does_not_add_up_fails(local_store: ObjectStore) -> None:
+    roll = ConsentRoll(previous=3, new=1, removed=1, current=2, balanced=False, removed_numbers=("SW1",))
+    judged = judge_roll(local_store, CLASS, DAYS[1], roll, Decimal(1))
+    assert not judged.passed
+    assert judged.summary.endswith("does not hold")
+
+
+def test_only_a_feed_with_an_old_app_is_compared_and_only_what_was_delivered(local_store: ObjectStore) -> None:
+    with pytest.raises(NoOldAppError, match="class_super replaces no old app"):
+        compare_date(local_store, SUPER, CLASS, FIRST)
+    local_store.put(f"legacy/class_trade/{FIRST}/old.csv", b"")
+    assert list(to_compare(local_store, TRADE, CLASS)) == []
