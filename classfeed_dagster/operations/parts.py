@@ -16,6 +16,7 @@ from classfeed_dagster.operations.assets import (
     retention_job,
     retention_schedule,
 )
+from classfeed_dagster.operations.measuring import measuring_sensor
 from classfeed_dagster.operations.sensors import expected_checks, operation_sensors
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ def operation_definitions(
         asset_checks=on_time,
         jobs=[report, retention],
         schedules=[report_schedule(report, running=running), retention_schedule(retention, running=running)],
-        sensors=operation_sensors(
-            [part.feed for part in parts], feed_jobs, expected_checks(parts, [*checks, *on_time]), running=running
-        ),
+        sensors=[
+            *operation_sensors(
+                [part.feed for part in parts], feed_jobs, expected_checks(parts, [*checks, *on_time]), running=running
+            ),
+            measuring_sensor([part.feed for part in parts], running=running),
+        ],
     )

@@ -465,7 +465,8 @@ class Feed(RuleBasedStateMachine):
             name = next(iter(self.model.accounts[number])) if kind == "cash" else subject
             if number in current and (number, name) not in excused:
                 starts = self.model.history_from(number, cutoff(last))
-                assert starts is not None and starts > last, (number, kind, subject, loaded, stated)
+                assert starts is not None, (number, kind, subject, loaded, stated)
+                assert starts > last, (number, kind, subject, loaded, stated)
 
 
 def entry_of(fund: Portfolio, row: Row, shares: list[Row]) -> Entry:

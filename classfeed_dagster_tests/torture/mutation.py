@@ -148,9 +148,9 @@ def _places(tree: ast.Module) -> list[tuple[ast.AST, str, Any]]:
         if inside:
             found.extend((node, name, change) for name, change in _changes(node))
         for field, value in ast.iter_fields(node):
-            if field in ("decorator_list", "annotation", "returns", "args"):
-                if field != "args" or isinstance(node, (ast.FunctionDef, ast.Lambda)):
-                    continue
+            defines = isinstance(node, (ast.FunctionDef, ast.Lambda))
+            if field in ("decorator_list", "annotation", "returns") or (field == "args" and defines):
+                continue
             children = value if isinstance(value, list) else [value]
             for child in children:
                 if isinstance(child, ast.AST):

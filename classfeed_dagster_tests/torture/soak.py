@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import gc
-import os
 import statistics
 import tempfile
 import time
@@ -84,7 +83,7 @@ def soak(
             gc.collect()
             after = _size(folder / "dagster")
             yield Day(
-                float(_status("VmRSS")) * 1024, float(len(os.listdir("/proc/self/fd"))), float(_status("Threads")), took,
+                float(_status("VmRSS")) * 1024, float(sum(1 for _ in Path("/proc/self/fd").iterdir())), float(_status("Threads")), took,
                 float(after - before), str(report.outcome),
             )  # fmt: skip
             before = after
