@@ -26,7 +26,7 @@ from classfeed_dagster.delivery.evaluate import Evaluation
 from classfeed_dagster.delivery.manifest import SnapshotRef
 from classfeed_dagster.delivery.plan import DeliveryPlan, plan_delivery
 from classfeed_dagster.delivery.publish import Outcome, publish
-from classfeed_dagster.delivery.quarantine import update_quarantine
+from classfeed_dagster.delivery.quarantine import held, update_quarantine
 from classfeed_dagster.delivery.shadow import FeedMode, switched
 from classfeed_dagster.delivery.state import delivered_state, earlier_date, ever_delivered
 from classfeed_dagster.documents.format import DocumentFormat, OneFileFormat
@@ -155,10 +155,18 @@ class FeedDay:
         """Gather what the rules and the format found, work out who is held back, and put that on record."""
         found = self._collect_findings()
         plan = self.plan(self.consent()[1])
+        delivered = delivered_state(self.store, self.feed.name, self.day)
+        named = {entry.number for entry in plan.held_back}
+        # Whoever may go now is released by the delivery, not by the plan to deliver.
+        leaving = [
+            record.held_back
+            for record in held(self.store, self.feed.name, self.day)
+            if record.number not in named and record.number not in delivered.portfolios
+        ]
         update_quarantine(
             self.store,
-            plan.held_back,
-            delivered_state(self.store, self.feed.name, self.day),
+            [*plan.held_back, *leaving],
+            delivered,
             at=self._instant(),
             correlation_id=self.correlation_id,
         )

@@ -18,6 +18,7 @@ from openfeature import api
 from pytest_bdd import given, parsers, then, when
 
 from classfeed_dagster.definitions import build_definitions
+from classfeed_dagster.delivery.quarantine import quarantine
 from classfeed_dagster.delivery.shadow import shadow_key
 from classfeed_dagster.feeds.feed import declared_feeds
 from classfeed_dagster.operations.incidents import open_incidents
@@ -241,6 +242,8 @@ def is_held_back(story: Story, name: str, day: str, reason: str) -> None:
 def nobody_held_back(story: Story) -> None:
     for day in (MONDAY, TUESDAY):
         assert story.desk.status(day).complete
+    # The record of each says which revision released it.
+    assert {record.released_in for record in quarantine(story.desk.runtime.store, FEED)} == {1}
 
 
 @then(parsers.parse("nothing is stored of {day}"))

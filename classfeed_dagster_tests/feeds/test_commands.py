@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from click.testing import Result
+from typer._click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 

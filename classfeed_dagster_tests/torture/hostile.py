@@ -294,7 +294,7 @@ def _work(name: str, seed: int, start: int, count: int, progress: str) -> None:
 def attack(budget: Budget, folder: Path, seed: int = 1) -> Iterator[Row]:
     """Every reader for its share of the budget."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["classfeed_dagster_tests.torture.nursery"])
     for left, name in zip(range(len(READERS), 0, -1), READERS, strict=True):
         yield _hostile(context, name, seed, budget.part(1 / left), folder)
 

@@ -62,7 +62,7 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
     ),
 }  # fmt: skip
 PRELOAD = ["pytest", "polars", "sqlalchemy", "lxml.etree", "pydantic",
-           "pyarrow.parquet", "pyarrow.compute", "exchange_calendars", "psycopg", "boto3"]  # fmt: skip
+           "pyarrow.parquet", "pyarrow.compute", "classfeed_dagster_tests.torture.calendar", "psycopg", "boto3"]  # fmt: skip
 
 _HARNESS_BROKE = 77
 

@@ -34,11 +34,11 @@ class Budget:
         return Budget(max(self.left, 0) * share)
 
 
-def spread(count: int, tries: int) -> list[int]:
-    """``tries`` numbers of 1 to ``count``, evenly spread, the first and last among them; all of them if few enough."""
-    if tries >= count:
-        return list(range(1, count + 1))
-    return sorted({1 + round(at * (count - 1) / (tries - 1)) for at in range(tries)}) if tries > 1 else [count]
+def scattered(count: int) -> list[int]:
+    """1 to ``count``, the last first, then so that the first few are spread over all: whoever stops early saw all parts."""
+    bits = max(1, count.bit_length())
+    turned = (int(f"{at:0{bits}b}"[::-1], 2) for at in range(1 << bits))
+    return [count - at for at in turned if at < count]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from classfeed_dagster_tests.torture.__main__ import SHARES, _attack
-from classfeed_dagster_tests.torture.outcome import Budget, Row, spread, table
+from classfeed_dagster_tests.torture.outcome import Budget, Row, scattered, table
 
 SECONDS = float(os.environ.get("CLASSFEED_TEST_TORTURE_SECONDS", "60"))
 
@@ -24,10 +24,13 @@ def test_attack(name: str, tmp_path: Path) -> None:
     assert [row for row in rows if row.broken] == [], table(rows)
 
 
-def test_points_are_spread_over_all_and_all_are_taken_if_they_fit() -> None:
-    assert spread(5, 9) == [1, 2, 3, 4, 5]
-    assert spread(100, 3) == [1, 50, 100] or spread(100, 3) == [1, 51, 100]
-    assert spread(7, 1) == [7]
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_all_points_come_once_and_the_first_few_are_spread_out(count: int) -> None:
+    points = scattered(count)
+    assert sorted(points) == list(range(1, count + 1))
+    assert points[0] == count
+    if count == 100:
+        assert min(points[:4]) < 30
 
 
 def test_a_broken_row_shows_in_the_table() -> None:
