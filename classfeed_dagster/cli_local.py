@@ -97,6 +97,7 @@ def up(
     from classfeed_dagster.operations.instance import dagster_home
     from classfeed_dagster.operations.local_services import dagster_services, free_port
     from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.warehouse import server
 
     runtime = Runtime()
     settings = runtime.settings
@@ -116,6 +117,7 @@ def up(
     with dagster_services(home, free_port(port), environment) as address:
         out.print(f"The Dagster UI: [bold]{address}[/]   (Ctrl-C stops everything)", highlight=False)
         stopped.wait()
+    server.stop(settings.home)  # a run may have started the local warehouse
     runtime.close()
     out.print("stopped", highlight=False)
 
@@ -151,6 +153,7 @@ def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: 
     from classfeed_dagster.operations.instance import open_instance
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.simulation.rehearsal import rehearse
+    from classfeed_dagster.warehouse import server
 
     runtime = Runtime()
     first = runtime.settings.first_business_date
@@ -172,6 +175,7 @@ def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: 
                 done=lambda: progress.advance(task),
             )
     finally:
+        server.stop_own(runtime.settings.home)
         runtime.close()
 
 

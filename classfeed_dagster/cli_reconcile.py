@@ -33,6 +33,7 @@ def reconcile(
     """
     from classfeed_dagster.feeds.assurance import Assurance
     from classfeed_dagster.runtime import Runtime, new_correlation_id
+    from classfeed_dagster.warehouse import server
 
     runtime = Runtime()
     declared = cli_look.require_feed(feed)
@@ -53,6 +54,7 @@ def reconcile(
                 results.append(work.data_team())
                 reports.append(work.keep(results[1])[0].report)
     finally:
+        server.stop_own(runtime.settings.home)
         runtime.close()
     location = runtime.store.location
     if as_json:
@@ -88,12 +90,16 @@ def breaks(
 ) -> None:
     """What reconciliation found, kept over time: first seen, last seen, resolved."""
     from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.warehouse import server
     from classfeed_dagster.warehouse.breaks import kept_breaks
     from classfeed_dagster.warehouse.connection import open_warehouse
 
     runtime = Runtime()
-    with out.status("asking the warehouse …"), open_warehouse(runtime.settings) as connection:
-        kept = kept_breaks(connection, feed=feed, day=date.date() if date else None, only_open=open_only)
+    try:
+        with out.status("asking the warehouse …"), open_warehouse(runtime.settings) as connection:
+            kept = kept_breaks(connection, feed=feed, day=date.date() if date else None, only_open=open_only)
+    finally:
+        server.stop_own(runtime.settings.home)
     table = Table(title="open breaks" if open_only else "breaks", title_justify="left")
     for column in ("date", "side", "portfolio", "what", "field", "first seen", "resolved", "likely because"):
         table.add_column(column)

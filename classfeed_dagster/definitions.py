@@ -13,11 +13,12 @@ from classfeed_dagster.bigsite.checks import schema_definitions
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.domains.assets import audience_names, domain_assets
 from classfeed_dagster.domains.checks import domain_checks
-from classfeed_dagster.feeds.assets import FeedParts, feed_assets, legacy_assets
+from classfeed_dagster.feeds.assets import feed_assets, legacy_assets
 from classfeed_dagster.feeds.assurance_assets import assurance_definitions
 from classfeed_dagster.feeds.checks import consent_check, feed_checks
 from classfeed_dagster.feeds.feed import Feed, audiences_of, declared_feeds, require_distinct
 from classfeed_dagster.feeds.flags import start_flags
+from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.feeds.sensors import parity_job, parity_sensor
 from classfeed_dagster.operations.jobs import feed_job
 from classfeed_dagster.operations.parts import operation_definitions

@@ -10,8 +10,8 @@ import dagster as dg
 
 from classfeed_dagster.delivery.look import delivered_dates
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.feeds.assets import FeedParts
 from classfeed_dagster.feeds.assurance import Assurance, Assured, job_name
+from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.runtime import CORRELATION_TAG, NotBuiltError, Runtime, new_correlation_id
 from classfeed_dagster.seam import business_date, correlation_id, runbook, step

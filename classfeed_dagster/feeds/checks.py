@@ -11,10 +11,11 @@ from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.evaluate import Evaluation, held_back_share
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.run import CONSENTED, DomainReference, read_consent_roll
-from classfeed_dagster.feeds.assets import FeedParts, unexplained_table
+from classfeed_dagster.feeds.assets import unexplained_table
 from classfeed_dagster.feeds.exclusion import CHECK as ONE_LIVE_FEED
 from classfeed_dagster.feeds.exclusion import exclude_each_other
 from classfeed_dagster.feeds.gate import judge_roll
+from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.feeds.volumes import unusual_volumes
 from classfeed_dagster.reconciliation.parity_report import read_report, scorecard
 from classfeed_dagster.runtime import Runtime

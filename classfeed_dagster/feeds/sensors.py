@@ -4,8 +4,8 @@
 
 import dagster as dg
 
-from classfeed_dagster.feeds.assets import FeedParts
 from classfeed_dagster.feeds.parity import to_compare
+from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.runtime import Runtime
 
 _EVERY_SECONDS = 300

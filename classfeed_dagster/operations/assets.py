@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from classfeed_dagster.feeds.assets import FeedParts
+from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.operations import toil
 from classfeed_dagster.operations.retention import purge_runs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from classfeed_dagster.feeds.assets import FeedParts
+from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.operations.assets import (
     on_time_check,
     operation_assets,

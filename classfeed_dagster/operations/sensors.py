@@ -11,8 +11,8 @@ from typing import Any
 
 import dagster as dg
 
-from classfeed_dagster.feeds.assets import FeedParts
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.operations import alerts, consent_events
 from classfeed_dagster.operations.facts import Gathered, Probe, gather

@@ -75,6 +75,12 @@ def stop(home: Path) -> bool:
     return True
 
 
+def stop_own(home: Path) -> bool:
+    """Stop the server under ``home`` if this process started it; others' is left running."""
+    state = _read_state(_folder(home))
+    return state is not None and state["pid"] in _started and stop(home)
+
+
 def arguments(port: int) -> dict[str, Any]:
     """How the Snowflake connector reaches the local server. The password is a placeholder: nothing checks it."""
     return {

@@ -8,8 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from typer._click.testing import Result
 from rich.console import Console
+from typer._click.testing import Result
 from typer.testing import CliRunner
 
 from classfeed_dagster import cli, cli_look
