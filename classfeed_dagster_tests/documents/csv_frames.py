@@ -204,7 +204,7 @@ def reference_trade_fields(row: Mapping[str, Any], hin: str | None) -> list[str]
         "side": row["transaction_type"],
         "code": row["security_code"],
         "trade_date": row["transaction_date"],
-        "units": sign * row["units"],
+        "units": sign * row["units"] + 0,  # Decimal has a minus zero, which no file may show
         "reverses_trade_id": (row.get("reverses") or "T")[1:] or None,
     }
     values = {**row, **renamed}

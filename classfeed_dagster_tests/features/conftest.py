@@ -1,4 +1,4 @@
-"""The steps of the features: what people say, done to the real jobs on a real PostgreSQL and a real S3 client."""
+"""The steps of the features: what people say, done to the real jobs on a real PostgreSQL and object store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import boto3
 import polars as pl
@@ -81,21 +82,23 @@ class Story:
 
 
 @pytest.fixture
-def story(bigsite_engine: sa.Engine, s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """An empty bigsite, an empty bucket, a Dagster instance of its own."""
-    bucket = f"features-{os.getpid()}-{next(_buckets)}"
-    boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(
-        Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
-    )
+def story(request: pytest.FixtureRequest, bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Story]:
+    """An empty bigsite, an empty store, a Dagster instance of its own. A scenario tagged ``@s3`` stores on S3."""
+    place = {}
+    if request.node.get_closest_marker("s3"):
+        endpoint, bucket = request.getfixturevalue("s3_endpoint"), f"features-{os.getpid()}-{next(_buckets)}"
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(
+            Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
+        )
+        place = {"store_url": f"s3://{bucket}/feed", "s3_endpoint_url": endpoint}
     runtime = Runtime(
         Settings(
             bigsite_url=bigsite_engine.url.render_as_string(hide_password=False),
-            home=tmp_path_factory.mktemp("story"),
-            store_url=f"s3://{bucket}/feed",
-            s3_endpoint_url=s3_endpoint,
+            home=tmp_path,
             first_business_date=dt.date.fromisoformat(MONDAY),
             max_held_back_share="0.5",
             max_removed_share="0.5",
+            **place,
         )
     )
     with DagsterInstance.ephemeral() as instance:

@@ -16,6 +16,7 @@ Feature: Only those who consent, and only while they do
     And Tuesday's document has the whole history of "a customer who consents on Tuesday"
     And what the recipient has adds up on Wednesday
 
+  @s3
   Scenario: Consent is revoked after the cut-off, before publishing
     Given bigsite has "a saver with one share"
     And bigsite has "another saver with one share"

@@ -1,6 +1,7 @@
 Feature: A morning on which the source is late
   As the channel I hear once that the feed is late, and once that it has recovered.
 
+  @s3
   Scenario: The feed is late, people are told, and it goes when the source is there
     Given bigsite has "a saver with one share"
     And bigsite has not written its end of day of Monday

@@ -1,6 +1,7 @@
 Feature: The support group runs a date again
   As a member of the support group I may run a date again, and nothing else.
 
+  @s3
   Scenario: A re-run is granted, on record, and delivers nothing twice
     Given bigsite has "a saver with one share"
     When Monday ends and the feed runs the next morning

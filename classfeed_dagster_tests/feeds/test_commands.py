@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from typer._click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from classfeed_dagster import cli, cli_look
 from classfeed_dagster.delivery.shadow import FeedMode, shadow_key

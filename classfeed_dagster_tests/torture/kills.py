@@ -169,8 +169,8 @@ class Nursery:
 def attack(budget: Budget, folder: Path) -> Iterator[Row]:
     """Kill at every point, or at as many as the budget allows, evenly spread; then race."""
     nursery = Nursery()
-    nursery.run((str(folder / "warm"), None), "first delivery", 0, False, "")
-    with s3_server() as endpoint:
+    with s3_server() as endpoint:  # first: victims inherit its credentials
+        nursery.run((str(folder / "warm"), None), "first delivery", 0, False, "")
 
         def fresh(kind: str) -> Where:
             name = uuid.uuid4().hex

@@ -1,0 +1,40 @@
+"""How long a document may go on without an element: each way of doing it is refused at the same length, early."""
+
+from __future__ import annotations
+
+import pytest
+
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.documents.epi_validator import LONGEST_TEXT
+from classfeed_dagster_tests.documents.epi_data import page_of, sample
+
+TOO_LONG = "a text or comment goes on for longer than any in a document may"
+
+
+def with_stretch(begin: bytes, filling: bytes, end: bytes, length: int) -> bytes:
+    # Before the first account's number, where a comment, an instruction or white space may stand.
+    stretch = begin + (filling * length)[:length] + end
+    return page_of(sample()).replace(b"<PortfolioNumber>", stretch + b"<PortfolioNumber>", 1)
+
+
+KINDS = [
+    pytest.param(b"", b" ", b"", id="text"),
+    pytest.param(b"", b"\n", b"", id="lines of text"),
+    pytest.param(b"<!--", b" x", b"-->", id="comment"),
+    pytest.param(b"<!--", b"<a>", b"-->", id="comment with tags"),
+    pytest.param(b"<?x ", b"y", b"?>", id="instruction"),
+    pytest.param(b"<![CDATA[", b" ", b"]]>", id="CDATA"),
+]
+
+
+@pytest.mark.parametrize(("begin", "filling", "end"), KINDS)
+def test_a_stretch_without_an_element_is_refused_above_the_limit(begin: bytes, filling: bytes, end: bytes) -> None:
+    facts = EPI.examine([with_stretch(begin, filling, end, 4 * LONGEST_TEXT)])
+    assert [error for error in facts.errors if TOO_LONG in error], facts.errors
+
+
+@pytest.mark.parametrize(("begin", "filling", "end"), KINDS)
+def test_a_stretch_below_the_limit_is_not_refused_for_its_length(begin: bytes, filling: bytes, end: bytes) -> None:
+    facts = EPI.examine([with_stretch(begin, filling, end, LONGEST_TEXT // 4)])
+    assert not [error for error in facts.errors if TOO_LONG in error]
+
