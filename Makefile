@@ -36,6 +36,16 @@ torture: setup ## kills, races, outages, hostile bytes and random days for BUDGE
 mutation: setup ## is every small wrong change of a deciding module noticed? MUTANTS of them, for at most BUDGET seconds
 	@$(BIN)/python -m classfeed_dagster_tests.torture.mutation --sample $(or $(MUTANTS),400) --seconds $(or $(BUDGET),9000) --require 90
 
+browser: setup ## the Dagster UI in a real browser (needs Chromium: apt-get install chromium)
+	@test -x .browser/bin/python || $(PYTHON) -m venv .browser
+	@.browser/bin/pip install --quiet --disable-pip-version-check playwright
+	@CLASSFEED_PLAYWRIGHT=$(CURDIR)/.browser/bin/python $(BIN)/python -m pytest -m browser
+
+bench: setup ## speed and memory, as ratios to named baselines in the same run (many minutes)
+	@$(BIN)/python -m benchmarks.documents
+	@$(BIN)/python -m benchmarks.reconciliation
+	@$(BIN)/python -m benchmarks.whole_job
+
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -56,4 +66,4 @@ lock: setup ## resolve the dependencies again
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup demo up test nightly torture mutation lint format docs lock clean
+.PHONY: help setup demo up test nightly torture mutation browser bench lint format docs lock clean

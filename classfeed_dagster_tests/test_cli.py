@@ -43,7 +43,7 @@ def demo(classfeed: Command) -> Result:
 def test_the_demo_proves_what_it_delivered(demo: Result) -> None:
     assert demo.exit_code == 0, demo.output
     assert "FAILED" not in demo.output
-    assert demo.output.count("proven") == 6
+    assert demo.output.count("proven") == 8
     assert "make up" in demo.output
 
 

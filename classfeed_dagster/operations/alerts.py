@@ -65,7 +65,7 @@ def schema_drift(summary: str, differences: int, run_id: str | None = None) -> I
         what=f"bigsite's schema changed: {summary}",
         means="No feed is extracted until the contract and the schema agree, so customers' funds get nothing new.",
         counts={"differences": differences},
-        doing="Extraction is stopped before it reads anything; it goes on by itself once the schema agrees.",
+        doing="Extraction stops before it reads anything. Once the schema agrees, run the waiting date again.",
         run_id=run_id,
         runbook="schema-drift",
     )

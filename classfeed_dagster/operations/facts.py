@@ -134,6 +134,9 @@ def gather(
     up = source_probe.answers(runtime)
     observed: list[Observed] = []
     for feed in feeds:
+        flags = flag_values(feed, settings.env)
+        if flags.mode is FeedMode.OFF and not flags.errors:
+            continue  # switched off on purpose: nothing is due
         audience = feed.audience(settings.first_business_date)
         live = is_live(feed, settings.env)
         dues = latest_due(feed, audience, now, settings.repair_dates)

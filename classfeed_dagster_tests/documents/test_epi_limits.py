@@ -37,4 +37,3 @@ def test_a_stretch_without_an_element_is_refused_above_the_limit(begin: bytes, f
 def test_a_stretch_below_the_limit_is_not_refused_for_its_length(begin: bytes, filling: bytes, end: bytes) -> None:
     facts = EPI.examine([with_stretch(begin, filling, end, LONGEST_TEXT // 4)])
     assert not [error for error in facts.errors if TOO_LONG in error]
-

@@ -286,7 +286,9 @@ def test_bytes_that_are_no_text(damage: bytes) -> None:
     assert [error[:27] for error in examine(page).errors] == ["line 3: not well-formed XML"]
 
 
-@pytest.mark.parametrize("page", [b"", b"\n", b"hello", b"\x00\x01", b"<a/>", b"%PDF-1.7 ...", gzip.compress(b"<a/>", mtime=0)])
+@pytest.mark.parametrize(
+    "page", [b"", b"\n", b"hello", b"\x00\x01", b"<a/>", b"%PDF-1.7 ...", gzip.compress(b"<a/>", mtime=0)]
+)
 def test_what_is_no_document_at_all(page: bytes) -> None:
     facts = EPI.examine([page] if page else [])
     assert not facts.valid

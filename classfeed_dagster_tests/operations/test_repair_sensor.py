@@ -211,3 +211,13 @@ def test_a_date_before_those_that_are_repaired_stops_the_others_with_a_reason(de
         requests, said = desk.tick("repair")
         assert requests == []
         assert f"waits for {MONDAY}, which nothing repairs any more" in said
+
+
+def test_a_feed_that_is_switched_off_is_left_alone(desk: Desk) -> None:
+    customers(desk)
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        desk.switch(mode={"class_super": "off"})
+        none(desk)
+        desk.switch(mode={})
+        only(desk)

@@ -17,8 +17,8 @@ from classfeed_dagster.documents.class_cash import CLASS_CASH
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.feeds import class_trade
-from classfeed_dagster.feeds.switches import FeedFlags
 from classfeed_dagster.feeds.flags import live_gate
+from classfeed_dagster.feeds.switches import FeedFlags
 from classfeed_dagster.reconciliation import legacy_files
 from classfeed_dagster.reconciliation.legacy_files import LegacyFileError, LegacyMissingError, legacy_prefix
 from classfeed_dagster.reconciliation.parity import NothingToCompareError, compare_parity
