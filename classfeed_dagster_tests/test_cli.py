@@ -126,6 +126,19 @@ def test_what_goes_wrong_is_said_in_a_sentence(
     assert "Traceback" not in shown.err
 
 
+def test_a_delivered_date_is_reconciled_for_people_and_for_machines(demo: Result, classfeed: Command) -> None:
+    # The data team has said nothing of the first date: the one break, which puts no delivery in doubt.
+    shown = classfeed("reconcile", "--date", "2023-01-03")
+    assert shown.exit_code == 0, shown.output
+    assert "report:" in shown.output
+    told = classfeed("reconcile", "--date", "2023-01-03", "--json")
+    sides = {one["side"]: one for one in json.loads(told.stdout)["sides"]}
+    assert sides["source"]["errors"] == 0
+    assert sides["data_team"]["breaks_missing_date"] == 1
+    assert "missing date" in " ".join(classfeed("breaks", "--open", "--date", "2023-01-03").output.split())
+    assert "no breaks" in classfeed("breaks", "--feed", "class_cash").output
+
+
 def test_run_of_a_delivered_date_has_nothing_to_do(demo: Result, classfeed: Command) -> None:
     again = classfeed("run", "--date", "2023-01-03")
     assert again.exit_code == 0

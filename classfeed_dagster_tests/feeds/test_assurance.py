@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from classfeed_dagster.feeds.assurance import Assured, job_name
-from classfeed_dagster.feeds.assurance_assets import dates_to_reconcile
 from classfeed_dagster.operations.runs import Outcome
 from classfeed_dagster.runtime import CLOCK_TAG
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
@@ -54,7 +53,8 @@ def told(desk: Desk, side: str) -> Assured:
 
 def test_a_clean_delivery_is_proven_loaded_and_agreed(delivered: Desk) -> None:
     runtime = delivered.runtime
-    assert [day for day, _ in dates_to_reconcile(runtime, FEED, [MONDAY])] == [MONDAY]
+    (request,) = delivered.tick(f"{FEED}_reconciliation_sensor")[0]
+    assert request.partition_key == MONDAY.isoformat()
     metrics = data_team_metrics(runtime.engine, "CLASS", MONDAY, dt.date(2026, 2, 27))
     with open_warehouse(runtime.settings) as connection:
         publish_metrics(connection, "CLASS", MONDAY, metrics, morning_after(MONDAY))
@@ -63,7 +63,7 @@ def test_a_clean_delivery_is_proven_loaded_and_agreed(delivered: Desk) -> None:
     assert runtime.store.exists(told(delivered, "source").report)
     with open_warehouse(runtime.settings) as connection:
         assert query(connection, "SELECT COUNT(*) FROM FACT_HOLDING_DAILY") == [(2,)]
-    assert dates_to_reconcile(runtime, FEED, [MONDAY]) == []
+    assert delivered.tick(f"{FEED}_reconciliation_sensor")[0] == []
 
 
 def test_a_row_that_bigsite_lost_is_a_break_that_stops_the_warehouse_and_resolves_when_mended(delivered: Desk) -> None:
