@@ -20,7 +20,7 @@ from classfeed_dagster.feeds.feed import Feed, audiences_of, declared_feeds, req
 from classfeed_dagster.feeds.flags import start_flags
 from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.feeds.sensors import parity_job, parity_sensor
-from classfeed_dagster.operations.jobs import feed_job
+from classfeed_dagster.operations.jobs import executor_called, feed_job
 from classfeed_dagster.operations.parts import operation_definitions
 from classfeed_dagster.operations.schedules import morning_schedule
 from classfeed_dagster.operations.schema_watch import tell_of_schema
@@ -48,7 +48,8 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     ]
     legacy = [part for part in parts if part.feed.legacy]
     running = settings.env is not Environment.LOCAL
-    feed_jobs = [feed_job(part.feed, settings.code_version) for part in parts]
+    executor = executor_called(settings.executor)
+    feed_jobs = [feed_job(part.feed, settings.code_version, executor) for part in parts]
     checks = [
         *(check for audience in audiences for check in domain_checks(audience, names[audience.key])),
         *(consent_check(audience, names[audience.key]) for audience in audiences),
@@ -67,7 +68,7 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
         schedules=[morning_schedule(part.feed, part.audience, running=running) for part in parts],
         sensors=[parity_sensor(part, running=running) for part in legacy],
         resources={"runtime": runtime},
-        executor=dg.in_process_executor,
+        executor=executor,
     )
     return dg.Definitions.merge(
         feeding,

@@ -129,6 +129,11 @@ class Settings(BaseSettings):
     simulation_keep_days: int = Field(
         400, ge=90, description="simulated end-of-day rows and closed portfolios are deleted after this many days"
     )
+    executor: str = Field(
+        "in_process",
+        pattern="^(in_process|multiprocess)$",
+        description="how a run's steps are executed: in one process, or a process each",
+    )
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines")
     code_version: str = Field("0.1.0", description="what is deployed; goes into every manifest")
 

@@ -8,7 +8,7 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.operations.runs import CODE_VERSION_TAG, FEED_TAG, job_name
 
 
-def feed_job(feed: Feed, code_version: str) -> dg.UnresolvedAssetJobDefinition:
+def feed_job(feed: Feed, code_version: str, executor: dg.ExecutorDefinition) -> dg.UnresolvedAssetJobDefinition:
     """Everything between bigsite and the feed's delivery. Backfill it over a range of dates: each gets its own run."""
     return dg.define_asset_job(
         job_name(feed.name),
@@ -18,5 +18,10 @@ def feed_job(feed: Feed, code_version: str) -> dg.UnresolvedAssetJobDefinition:
         description=f"{feed.title}. One business date a run; select a range to backfill, one run a date. Safe at "
         "any time, twice, or at once with another: what was delivered is never delivered again.",
         tags={FEED_TAG: feed.name, CODE_VERSION_TAG: code_version},
-        executor_def=dg.in_process_executor,
+        executor_def=executor,
     )
+
+
+def executor_called(name: str) -> dg.ExecutorDefinition:
+    """``in_process`` or ``multiprocess``: on ordinary days starting processes costs more than the work."""
+    return dg.multiprocess_executor if name == "multiprocess" else dg.in_process_executor

@@ -86,8 +86,11 @@ def parse_with_expat(document: bytes) -> list[tuple[str, str]]:
         if not children:
             found.append((name.rpartition(" ")[2], "".join(texts)))
 
+    def data(text: str) -> None:
+        open_elements[-1][0].append(text)
+
     parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = open_elements[-1][0].append
+    parser.CharacterDataHandler = data
     parser.Parse(document, True)
     return found
 
@@ -132,7 +135,7 @@ def attack(budget: Budget, folder: Path, first_seed: int = 1) -> Iterator[Row]:
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         try:
-            options(seed(at)(given(TEXTS)(whatever)))()
+            options(seed(at)(given(TEXTS)(lambda texts: whatever(texts))))()  # noqa: PLW0108 - decorated anew each time
         except Exception as error:
             broken.append(f"seed {at}: {type(error).__name__}: {str(error)[:300]}")
             break
