@@ -20,6 +20,9 @@ from classfeed_dagster.store import ObjectStore, open_store
 
 _numbers = itertools.count()
 
+# Rich measures the terminal when a console is made, which is when a command's module is first imported.
+os.environ["COLUMNS"] = "160"
+
 # Machines are shared and slow at times: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile(
     "classfeed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True

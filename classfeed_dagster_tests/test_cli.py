@@ -28,7 +28,6 @@ def classfeed(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
         environment.setenv("CLASSFEED_HOME", str(home))
         environment.setenv("CLASSFEED_BIGSITE_URL", url)
         environment.setenv("CLASSFEED_MAX_HELD_BACK_SHARE", "0.2")
-        environment.setenv("COLUMNS", "160")
         get_settings.cache_clear()
         yield lambda *words: CliRunner().invoke(cli.app, words)
     get_settings.cache_clear()

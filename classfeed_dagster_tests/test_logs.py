@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import structlog
@@ -31,6 +32,6 @@ def test_debug_lines_show_only_when_asked(capsys: pytest.CaptureFixture[str]) ->
     logs.configure("text")
     logs.get_logger().debug("quiet")
     assert capsys.readouterr().err == ""
-    logs.configure("text", verbose=True)
+    logs.configure("text", level=logging.DEBUG)
     logs.get_logger().debug("loud")
     assert "loud" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from classfeed_dagster.documents.epi import EPI
-from classfeed_dagster.documents.epi_validator import LONGEST_TEXT
+from classfeed_dagster.documents.epi_validator import LONGEST_TEXT, READ_ON
 from classfeed_dagster_tests.documents.epi_data import page_of, sample
 
 TOO_LONG = "a text or comment goes on for longer than any in a document may"
@@ -37,3 +37,13 @@ def test_a_stretch_without_an_element_is_refused_above_the_limit(begin: bytes, f
 def test_a_stretch_below_the_limit_is_not_refused_for_its_length(begin: bytes, filling: bytes, end: bytes) -> None:
     facts = EPI.examine([with_stretch(begin, filling, end, LONGEST_TEXT // 4)])
     assert not [error for error in facts.errors if TOO_LONG in error]
+
+
+@pytest.mark.parametrize(("more", "given_up"), [(READ_ON // 2, False), (2 * READ_ON, True)])
+def test_a_mebibyte_after_the_last_error_the_rest_is_not_read(more: int, given_up: bool) -> None:
+    comment = b"<!-- so that no error follows -->\n"
+    wrong = page_of(sample()).replace(b"<Status>ACTIVE", b"<Status>ASLEEP", 1)
+    at = wrong.index(b"</AccountDetails>")
+    facts = EPI.examine([wrong[:at] + comment * (more // len(comment)) + wrong[at:]])
+    assert facts.errors
+    assert facts.errors[-1].endswith("the rest was not read") == given_up
