@@ -93,9 +93,12 @@ def _late(case: Circumstances, read: str) -> list[Explanation]:
         cause = Cause.REVERSAL if case.evidence.get("reverses") else Cause.LATE_ROW
         return [Explanation(cause, f"recorded_at says {stated}, yet it was not there when {read.removeprefix('the ')}")]
     eod = case.changed_since("eod_updated_at")
-    if case.record not in _EOD_RECORDS or not eod:
+    # A backdated row may leave nothing to state: bigsite's rewritten end of day then has no row at all.
+    gone = case.in_file and not case.in_bigsite and case.file_is_landing is True and bool(case.late_rows)
+    if case.record not in _EOD_RECORDS or not (eod or gone):
         return []
-    rewritten = f"bigsite rewrote its end of day at {eod}; {read}"
+    what = f"bigsite rewrote its end of day at {eod}" if eod else "bigsite's end of day has no such row any more"
+    rewritten = f"{what}; {read}"
     if not case.late_rows:
         return [Explanation(Cause.LATE_ROW, rewritten)]
     shown = ", ".join(

@@ -39,3 +39,10 @@ def test_a_weekly_audience_goes_on_the_last_business_day_of_the_week() -> None:
 def test_equal_audiences_share_a_key() -> None:
     assert Audience("CLASS", START).key == Audience("CLASS", START).key == "CLASS-20230103-daily"
     assert Audience("CLASS", START).key != Audience("CLASS", START, Cadence.WEEKLY).key
+
+
+def test_why_nothing_is_due_depends_on_the_side_of_the_first_date() -> None:
+    audience = Audience("CLASS", dt.date(2023, 1, 4))
+    assert "before the first business date, 2023-01-04" in audience.not_due(dt.date(2023, 1, 3))
+    for day in (dt.date(2023, 1, 7), dt.date(2023, 1, 26)):
+        assert audience.not_due(day) == f"{day.isoformat()} is not a date of CLASS's daily feed"

@@ -8,7 +8,7 @@ import datetime as dt
 import pytest
 
 from classfeed_dagster.reconciliation.expected_sql import Question
-from classfeed_dagster.reconciliation.explain import Circumstances, explain, number_hints, severity
+from classfeed_dagster.reconciliation.explain import Circumstances, LateRow, explain, number_hints, severity
 from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Severity, Side, difference
 
 READ = dt.datetime(2025, 3, 12, 16, tzinfo=dt.UTC)
@@ -83,3 +83,12 @@ def test_the_same_disagreement_has_the_same_id() -> None:
 def test_names_that_could_be_sql_are_refused(recipient: str, audience: str) -> None:
     with pytest.raises(ValueError, match="recipient"):
         Question(recipient, READ.date(), None, audience)
+
+
+def test_a_holding_that_a_backdated_row_undid_is_late_and_one_that_just_vanished_is_not() -> None:
+    gone = {"field": None, "bigsite": None, "in_bigsite": False}
+    late = LateRow("trade 7", "2023-05-04T01:00:00+00:00", None)
+    assert causes(**gone, late_rows=(late,))[0] is Cause.LATE_ROW
+    assert causes(**gone)[0] is Cause.UNKNOWN
+    # The file isn't what was landed: then the export is at fault, whatever came late.
+    assert Cause.LATE_ROW not in causes(**gone, late_rows=(late,), file_is_landing=False)
