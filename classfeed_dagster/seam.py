@@ -203,7 +203,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> d
 def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
     """Counts and sums as metadata that the UI plots over partitions.
 
-    The UI plots floats; the exact figure of a sum stands beside the plotted one as text.
+    The UI plots floats only, and nothing else reads them: the exact figure of a sum stands beside it as text.
     """
     metadata: dict[str, Any] = {}
     for name, value in values.items():
@@ -211,7 +211,7 @@ def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
             metadata[name] = value
         else:
             metadata[name] = dg.MetadataValue.text(str(value))
-            metadata[f"{name}_plot"] = dg.MetadataValue.float(float(value))  # for the plot only
+            metadata[f"{name}_plot"] = dg.MetadataValue.float(float(value))
     return metadata
 
 

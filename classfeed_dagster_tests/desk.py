@@ -85,6 +85,17 @@ class Desk:
             raise_on_error=False,
         )
 
+    def two_customers(self) -> list[Portfolio]:
+        """Two that consented and hold a share and cash; one more with cash who never consents. Not saved yet."""
+        bhp = self.bigsite.security("BHP", price={"2026-02-27": "45.10", "2026-03-02": "45.50"})
+        for number in ("SW00000001", "SW00000002"):
+            one = self.bigsite.portfolio(number)
+            one.consent(granted_at="2026-02-20T00:00:00Z")
+            one.deposit("10000.00", "2026-02-23")
+            one.buy(bhp, "100", "45.00", "2026-02-24")
+        self.bigsite.portfolio("SW00000009").deposit("77.00", "2026-02-23")
+        return self.bigsite.portfolios[:2]
+
     def end_of_day(self, day: str) -> None:
         """bigsite's own end of day for ``day``, and everything in the database."""
         self.bigsite.end_of_day(day)

@@ -92,7 +92,7 @@ class LinesFormat:
         )
 
     def read(self, path: Path) -> dict[str, pl.DataFrame]:
-        raise NotImplementedError
+        raise AssertionError(f"delivering never reads a page back into frames, but {path.name} was read")
 
 
 def _sums(amounts: Iterable[Decimal]) -> CurrencyTotals:

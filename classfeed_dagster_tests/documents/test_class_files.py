@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
-import json
 import random
 from decimal import Decimal
 from pathlib import Path
@@ -30,9 +29,9 @@ from classfeed_dagster.documents.format import (
 )
 from classfeed_dagster.domains.columns import MOVEMENT_TRANSACTIONS
 from classfeed_dagster_tests.documents import csv_frames as make
+from classfeed_dagster_tests.published import contract_notes, needs_contract_notes
 
 GOLDEN = Path(__file__).parent / "golden"
-NOTES = Path(__file__).parents[3] / "shared" / "data" / "selfwealth_contract_notes.json"
 FORMATS = (CLASS_TRADE, CLASS_CASH)
 
 BUY = make.trade(1001)
@@ -405,9 +404,9 @@ def test_portfolio_numbers_that_look_like_formulas_keep_their_order() -> None:
 # --- the real contract notes ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not NOTES.exists(), reason="the shared data is not beside the project")
+@needs_contract_notes
 def test_the_real_contract_notes_go_through_to_the_cent(tmp_path: Path) -> None:
-    notes = json.loads(NOTES.read_text())
+    notes = contract_notes()
     rows = []
     for at, note in enumerate(notes, start=1):
         fees = sum(Decimal(note[name] or "0") for name in ("adviser_fee", "misc_fees"))

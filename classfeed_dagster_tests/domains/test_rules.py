@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from decimal import ROUND_HALF_UP, Decimal
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -22,6 +20,7 @@ from classfeed_dagster.domains.movement_transactions import movement_transaction
 from classfeed_dagster.domains.rules import RULES, Severity, find, rules_of
 from classfeed_dagster.domains.run import DOMAINS
 from classfeed_dagster_tests.domains.landed import NEW, TODAY, YESTERDAY, part
+from classfeed_dagster_tests.published import contract_notes, needs_contract_notes
 
 NOT_STATED = {"updated_at": None, "ledger_balance": None, "available_balance": None}
 SELL = {"side": "SELL", "net_amount": "90.50"}
@@ -238,12 +237,9 @@ def test_rounding_the_printed_price_never_warns(units: Decimal, price: Decimal, 
     assert _findings("movement_transactions", trade=[note])["rule"].to_list() == []
 
 
-NOTES = Path(__file__).parents[3] / "shared" / "data" / "selfwealth_contract_notes.json"
-
-
-@pytest.mark.skipif(not NOTES.exists(), reason="the published contract notes are kept beside the project")
+@needs_contract_notes
 def test_published_contract_notes() -> None:
-    notes = json.loads(NOTES.read_text())
+    notes = contract_notes()
     trades = [
         {
             "trade_id": at,

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pytest
 
 from classfeed_dagster.delivery.look import wherever
 from classfeed_dagster.domains.columns import FINDINGS
@@ -19,8 +16,8 @@ from classfeed_dagster.feeds.class_trade import FEED as CLASS_TRADE
 from classfeed_dagster_tests.bigsite_builder import Row
 from classfeed_dagster_tests.desk import Desk
 from classfeed_dagster_tests.feeds.morning import attempt, deliver, prepare
+from classfeed_dagster_tests.published import contract_notes, needs_contract_notes
 
-NOTES = Path(__file__).parents[3] / "shared" / "data" / "selfwealth_contract_notes.json"
 DAY = dt.date(2026, 3, 2)
 SAME = {
     "consideration": "consideration",
@@ -57,12 +54,10 @@ def booked(desk: Desk, note: dict[str, Any], securities: dict[str, Row], at: int
     )  # fmt: skip
 
 
-@pytest.mark.skipif(not NOTES.exists(), reason="the published contract notes are kept beside the project")
+@needs_contract_notes
 def test_both_feeds_carry_them_to_the_cent_and_flag_those_that_are_wrong(desk: Desk) -> None:
     securities: dict[str, Row] = {}
-    notes = {
-        f"T{booked(desk, note, securities, at).id}": note for at, note in enumerate(json.loads(NOTES.read_text()), 1)
-    }
+    notes = {f"T{booked(desk, note, securities, at).id}": note for at, note in enumerate(contract_notes(), 1)}
     desk.end_of_day(DAY.isoformat())
     store = desk.runtime.store
     for feed in (CLASS_SUPER, CLASS_TRADE):

@@ -12,18 +12,8 @@ from classfeed_dagster_tests.feeds.conftest import Desk
 MONDAY, TUESDAY, WEDNESDAY = "2026-03-02", "2026-03-03", "2026-03-04"
 
 
-def customers(desk: Desk) -> None:
-    bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", MONDAY: "45.50"})
-    for number in ("SW00000001", "SW00000002"):
-        one = desk.bigsite.portfolio(number)
-        one.consent(granted_at="2026-02-20T00:00:00Z")
-        one.deposit("10000.00", "2026-02-23")
-        one.buy(bhp, "100", "45.00", "2026-02-24")
-    desk.bigsite.portfolio("SW00000009").deposit("77.00", "2026-02-23")  # never consents
-
-
 def test_a_first_date_delivers_everybody_in_full(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
     report = desk.run(MONDAY)
     assert report.outcome is Outcome.DELIVERED, report
@@ -34,7 +24,7 @@ def test_a_first_date_delivers_everybody_in_full(desk: Desk) -> None:
 
 
 def test_a_second_run_delivers_nothing(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
     desk.run(MONDAY)
     report = desk.run(MONDAY)
@@ -43,7 +33,7 @@ def test_a_second_run_delivers_nothing(desk: Desk) -> None:
 
 
 def test_a_source_that_is_not_ready_stops_the_run_with_nothing_landed(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.bigsite.save()
     report = desk.run(MONDAY)
     assert report.outcome is Outcome.SOURCE_NOT_READY
@@ -51,7 +41,7 @@ def test_a_source_that_is_not_ready_stops_the_run_with_nothing_landed(desk: Desk
 
 
 def test_a_date_waits_for_the_one_before(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
     desk.end_of_day(TUESDAY)
     early = desk.run(TUESDAY)
@@ -63,7 +53,7 @@ def test_a_date_waits_for_the_one_before(desk: Desk) -> None:
 
 
 def test_too_many_held_back_stops_everything(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
     for one in desk.bigsite.portfolios[:2]:
         desk.break_units(one, MONDAY)
@@ -75,7 +65,7 @@ def test_too_many_held_back_stops_everything(desk: Desk) -> None:
 
 
 def test_a_jump_in_removals_needs_a_person(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
     desk.run(MONDAY)
     desk.bigsite.portfolios[0].consents[0]["revoked_at"] = dt.datetime(2026, 3, 3, 2, 0, tzinfo=dt.UTC)

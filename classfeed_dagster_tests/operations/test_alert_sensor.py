@@ -11,7 +11,6 @@ import pytest
 from classfeed_dagster.operations.alerts import dead_letters, reconciliation_breaks, schema_drift
 from classfeed_dagster.operations.incidents import raise_incident, settle_incident
 from classfeed_dagster.runtime import CLOCK_TAG
-from classfeed_dagster_tests.bigsite_builder import Portfolio
 from classfeed_dagster_tests.desk import Desk
 from classfeed_dagster_tests.operations.conftest import Switchboard
 
@@ -34,16 +33,6 @@ def watched(desk: Desk, switchboard: Switchboard) -> Desk:
     return desk
 
 
-def customers(desk: Desk) -> list[Portfolio]:
-    bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", MONDAY: "45.50"})
-    for number in ("SW00000001", "SW00000002"):
-        one = desk.bigsite.portfolio(number)
-        one.consent(granted_at="2026-02-20T00:00:00Z")
-        one.deposit("10000.00", "2026-02-23")
-        one.buy(bhp, "100", "45.00", "2026-02-24")
-    return desk.bigsite.portfolios
-
-
 def read(board: Switchboard) -> dict[str, str]:
     """By first line, what each message says; no personal data in any."""
     for message in board.messages:
@@ -54,7 +43,7 @@ def read(board: Switchboard) -> dict[str, str]:
 
 
 def test_a_late_feed_says_so_once_and_recovers_in_its_thread(watched: Desk, switchboard: Switchboard) -> None:
-    customers(watched)
+    watched.two_customers()
     watched.bigsite.save()
     with watched.at("2026-03-03T06:59:00+11:00"):
         assert watched.tick("alerts")[1] == "0 incident(s) opened, 0 revised, 0 recovered"
@@ -81,7 +70,7 @@ def test_a_late_feed_says_so_once_and_recovers_in_its_thread(watched: Desk, swit
 def test_a_failed_check_names_the_portfolios_and_recovers_when_they_have_gone(
     watched: Desk, switchboard: Switchboard
 ) -> None:
-    one, _ = customers(watched)
+    one, _ = watched.two_customers()
     watched.bigsite.end_of_day(MONDAY)
     watched.break_units(one, MONDAY)
     watched.bigsite.save()
@@ -103,7 +92,7 @@ def test_a_failed_check_names_the_portfolios_and_recovers_when_they_have_gone(
 
 def test_a_stopped_date_is_one_incident_not_two(watched: Desk, switchboard: Switchboard) -> None:
     watched.runtime.settings = watched.runtime.settings.model_copy(update={"max_held_back_share": Decimal(0)})
-    one, _ = customers(watched)
+    one, _ = watched.two_customers()
     watched.bigsite.end_of_day(MONDAY)
     watched.break_units(one, MONDAY)
     watched.bigsite.save()
@@ -117,7 +106,7 @@ def test_a_stopped_date_is_one_incident_not_two(watched: Desk, switchboard: Swit
 
 
 def test_what_was_delivered_unchecked_is_noticed(watched: Desk, switchboard: Switchboard) -> None:
-    customers(watched)
+    watched.two_customers()
     watched.end_of_day(MONDAY)
     job = watched.definitions.resolve_job_def("class_super_job")
     with watched.at("2026-03-03T06:00:00+11:00"):

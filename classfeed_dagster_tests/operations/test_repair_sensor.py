@@ -10,20 +10,9 @@ import pytest
 from classfeed_dagster.feeds import steps
 from classfeed_dagster.operations.runs import Outcome
 from classfeed_dagster.store import StoreError
-from classfeed_dagster_tests.bigsite_builder import Portfolio
 from classfeed_dagster_tests.desk import Desk
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
-
-
-def customers(desk: Desk) -> list[Portfolio]:
-    bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", MONDAY: "45.50"})
-    for number in ("SW00000001", "SW00000002"):
-        one = desk.bigsite.portfolio(number)
-        one.consent(granted_at="2026-02-20T00:00:00Z")
-        one.deposit("10000.00", "2026-02-23")
-        one.buy(bhp, "100", "45.00", "2026-02-24")
-    return desk.bigsite.portfolios
 
 
 def only(desk: Desk, feed: str = "class_super") -> Any:
@@ -37,7 +26,7 @@ def none(desk: Desk, feed: str = "class_super") -> None:
 
 
 def test_what_was_never_started_is_started_and_then_left_alone(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:05:00+11:00"):
         none(desk)  # the schedule's own time
@@ -53,7 +42,7 @@ def test_what_was_never_started_is_started_and_then_left_alone(desk: Desk) -> No
 def test_a_transient_failure_is_resumed_from_the_failed_step_after_a_while(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
 
     def down(*_: object, **__: object) -> None:
@@ -75,7 +64,7 @@ def test_a_transient_failure_is_resumed_from_the_failed_step_after_a_while(
 
 def test_a_failed_check_is_not_tried_again_until_the_source_is_mended(desk: Desk) -> None:
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": 0})
-    one, _ = customers(desk)
+    one, _ = desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
     desk.break_units(one, MONDAY)
     desk.bigsite.save()
@@ -94,7 +83,7 @@ def test_a_failed_check_is_not_tried_again_until_the_source_is_mended(desk: Desk
 
 
 def test_who_was_held_back_goes_when_mended_and_so_do_the_dates_after_without_anyone_asking(desk: Desk) -> None:
-    one, _ = customers(desk)
+    one, _ = desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
     desk.break_units(one, MONDAY)
     desk.bigsite.save()
@@ -120,7 +109,7 @@ def test_who_was_held_back_goes_when_mended_and_so_do_the_dates_after_without_an
 
 
 def test_a_price_rewritten_after_delivery_re_issues_the_date_once(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
@@ -134,7 +123,7 @@ def test_a_price_rewritten_after_delivery_re_issues_the_date_once(desk: Desk) ->
 
 
 def test_an_absent_end_of_day_is_waited_for_without_using_up_attempts(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.bigsite.save()
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
@@ -150,7 +139,7 @@ def test_an_absent_end_of_day_is_waited_for_without_using_up_attempts(desk: Desk
 
 
 def test_nothing_is_started_while_bigsite_does_not_answer(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
     engine = desk.runtime.engine
     with desk.at("2026-03-03T06:30:00+11:00"):
@@ -165,7 +154,7 @@ def test_nothing_is_started_while_bigsite_does_not_answer(desk: Desk) -> None:
 
 
 def test_a_run_that_a_person_canceled_waits_for_a_person(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:30:00+11:00"):
         job = desk.definitions.resolve_job_def("class_super_job")
@@ -177,7 +166,7 @@ def test_a_run_that_a_person_canceled_waits_for_a_person(desk: Desk) -> None:
 
 
 def test_a_worker_that_died_is_replaced(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
     job = desk.definitions.resolve_job_def("class_super_job")
     with desk.at("2026-03-03T06:20:00+11:00"):
@@ -192,7 +181,7 @@ def test_a_worker_that_died_is_replaced(desk: Desk) -> None:
 
 
 def test_a_run_that_was_created_and_never_started_is_replaced(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:20:00+11:00"):
         desk.instance.create_run_for_job(
@@ -205,7 +194,7 @@ def test_a_run_that_was_created_and_never_started_is_replaced(desk: Desk) -> Non
 
 def test_a_date_before_those_that_are_repaired_stops_the_others_with_a_reason(desk: Desk) -> None:
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"repair_dates": 1})
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(TUESDAY)
     with desk.at("2026-03-04T06:30:00+11:00"):
         requests, said = desk.tick("repair")
@@ -214,7 +203,7 @@ def test_a_date_before_those_that_are_repaired_stops_the_others_with_a_reason(de
 
 
 def test_a_feed_that_is_switched_off_is_left_alone(desk: Desk) -> None:
-    customers(desk)
+    desk.two_customers()
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:20:00+11:00"):
         desk.switch(mode={"class_super": "off"})
