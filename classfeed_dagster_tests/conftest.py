@@ -76,17 +76,25 @@ def fresh_database(postgres_url: str) -> Iterator[str]:
         admin.dispose()
 
 
+@contextmanager
+def fresh_bigsite(postgres_url: str) -> Iterator[sa.Engine]:
+    """A database of its own with bigsite's tables, without rows, for the time of the block."""
+    with fresh_database(postgres_url) as url:
+        engine = sa.create_engine(url)
+        try:
+            with engine.begin() as connection:
+                connection.execute(sa.schema.CreateSchema(SCHEMA))
+                metadata.create_all(connection)
+            yield engine
+        finally:
+            engine.dispose()
+
+
 @pytest.fixture
-def bigsite_engine(database_url: str) -> Iterator[sa.Engine]:
+def bigsite_engine(postgres_url: str) -> Iterator[sa.Engine]:
     """A fresh database with bigsite's tables, without rows."""
-    engine = sa.create_engine(database_url)
-    with engine.begin() as connection:
-        connection.execute(sa.schema.CreateSchema(SCHEMA))
-        metadata.create_all(connection)
-    try:
+    with fresh_bigsite(postgres_url) as engine:
         yield engine
-    finally:
-        engine.dispose()
 
 
 @pytest.fixture(scope="session")

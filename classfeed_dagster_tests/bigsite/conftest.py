@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,22 +9,13 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
+from classfeed_dagster_tests.conftest import fresh_bigsite
 
 
 @pytest.fixture(scope="session")
 def _changing_engine(postgres_url: str) -> Iterator[sa.Engine]:
-    admin = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    name = f"changing_{os.getpid()}_test"
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
-    engine = sa.create_engine(sa.make_url(postgres_url).set(database=name))
-    try:
+    with fresh_bigsite(postgres_url) as engine:
         yield engine
-    finally:
-        engine.dispose()
-        with admin.connect() as connection:
-            connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
-        admin.dispose()
 
 
 @pytest.fixture

@@ -42,6 +42,18 @@ def read(board: Switchboard) -> dict[str, str]:
     return {message.text: message.seen for message in board.messages}
 
 
+def told_of_wrong_units(desk: Desk, board: Switchboard) -> dict[str, str]:
+    """What is said on the morning after an end of day that states a unit too many for one of the two customers."""
+    one, _ = desk.two_customers()
+    desk.bigsite.end_of_day(MONDAY)
+    desk.break_units(one, MONDAY)
+    desk.bigsite.save()
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+        desk.tick("alerts")
+    return read(board)
+
+
 def test_a_late_feed_says_so_once_and_recovers_in_its_thread(watched: Desk, switchboard: Switchboard) -> None:
     watched.two_customers()
     watched.bigsite.save()
@@ -70,14 +82,7 @@ def test_a_late_feed_says_so_once_and_recovers_in_its_thread(watched: Desk, swit
 def test_a_failed_check_names_the_portfolios_and_recovers_when_they_have_gone(
     watched: Desk, switchboard: Switchboard
 ) -> None:
-    one, _ = watched.two_customers()
-    watched.bigsite.end_of_day(MONDAY)
-    watched.break_units(one, MONDAY)
-    watched.bigsite.save()
-    with watched.at("2026-03-03T06:00:00+11:00"):
-        watched.run(MONDAY, at=watched.runtime.settings.now)
-        watched.tick("alerts")
-    messages = read(switchboard)
+    messages = told_of_wrong_units(watched, switchboard)
     (failed,) = [seen for text, seen in messages.items() if "Check units_ledger of class/investment_holdings" in text]
     assert "held back from the recipient; everyone else's data went" in failed
     assert "SW00000001" in failed
@@ -92,14 +97,7 @@ def test_a_failed_check_names_the_portfolios_and_recovers_when_they_have_gone(
 
 def test_a_stopped_date_is_one_incident_not_two(watched: Desk, switchboard: Switchboard) -> None:
     watched.runtime.settings = watched.runtime.settings.model_copy(update={"max_held_back_share": Decimal(0)})
-    one, _ = watched.two_customers()
-    watched.bigsite.end_of_day(MONDAY)
-    watched.break_units(one, MONDAY)
-    watched.bigsite.save()
-    with watched.at("2026-03-03T06:00:00+11:00"):
-        watched.run(MONDAY, at=watched.runtime.settings.now)
-        watched.tick("alerts")
-    messages = read(switchboard)
+    messages = told_of_wrong_units(watched, switchboard)
     assert not any("gave up" in text for text in messages)
     (share,) = [text for text in messages if "held_back_share" in text]
     assert "Customers' funds at the recipient stay at the last business date" in share

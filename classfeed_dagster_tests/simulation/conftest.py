@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.settings import Environment
 from classfeed_dagster.simulation.day import DaySummary
 from classfeed_dagster.simulation.invented_market import InventedMarket
 from classfeed_dagster.simulation.world import World
 from classfeed_dagster.trading_days import business_days_between
+from classfeed_dagster_tests.conftest import fresh_bigsite
 
 FIRST = dt.date(2023, 1, 3)
 SEED = 7
-_numbers = itertools.count()
 
 
 def small_world(portfolios: int = 30, consented: int = 24, **more: object) -> World:
@@ -34,24 +31,6 @@ def small_world(portfolios: int = 30, consented: int = 24, **more: object) -> Wo
 def days(count: int) -> list[dt.date]:
     """The first ``count`` business days of the world."""
     return list(business_days_between(FIRST, dt.date(2026, 1, 1)))[:count]
-
-
-def fresh_database(postgres_url: str) -> Iterator[sa.Engine]:
-    name = f"simulated_{os.getpid()}_{next(_numbers)}_test"
-    admin = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
-    engine = sa.create_engine(sa.make_url(postgres_url).set(database=name))
-    with engine.begin() as connection:
-        connection.execute(sa.schema.CreateSchema(SCHEMA))
-        metadata.create_all(connection)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-        with admin.connect() as connection:
-            connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
-        admin.dispose()
 
 
 @dataclass
@@ -74,7 +53,7 @@ class Simulated:
 @pytest.fixture(scope="module")
 def simulated(postgres_url: str) -> Iterator[Simulated]:
     """110 portfolios, 80 of them consented, 30 business days, written day by day."""
-    for engine in fresh_database(postgres_url):
+    with fresh_bigsite(postgres_url) as engine:
         world = small_world(110, 80)
         world.seed(engine)
         yield Simulated(world, engine, [world.advance(engine, day) for day in days(30)])
@@ -83,10 +62,12 @@ def simulated(postgres_url: str) -> Iterator[Simulated]:
 @pytest.fixture
 def empty_bigsite(postgres_url: str) -> Iterator[sa.Engine]:
     """A fresh database with bigsite's tables, without rows."""
-    yield from fresh_database(postgres_url)
+    with fresh_bigsite(postgres_url) as engine:
+        yield engine
 
 
 @pytest.fixture
 def another_bigsite(postgres_url: str) -> Iterator[sa.Engine]:
     """A second fresh database."""
-    yield from fresh_database(postgres_url)
+    with fresh_bigsite(postgres_url) as engine:
+        yield engine
