@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from classfeed_dagster.documents import epi_findings, epi_mapping, epi_reader, epi_writer
+from classfeed_dagster.documents import epi_findings, epi_mapping, epi_reader, epi_totals, epi_writer
 from classfeed_dagster.documents.format import DocumentColumn, PageFacts, PageHeader, RenderedPortfolio, Totals
 
 
@@ -46,6 +46,10 @@ class EpiFormat:
     def read(self, path: Path) -> dict[str, pl.DataFrame]:
         """See DocumentFormat. UnreadableDocumentError (a ValueError) says what is wrong."""
         return epi_reader.read(path)
+
+    def totals(self, frames: Mapping[str, pl.DataFrame]) -> Totals:
+        """See WithTotals."""
+        return epi_totals.totals_of({one.name: frames[one.record.frame.name] for one in epi_mapping.SECTIONS})
 
 
 EPI = EpiFormat()

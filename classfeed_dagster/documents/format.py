@@ -143,6 +143,15 @@ class WithColumns(Protocol):
         ...
 
 
+@runtime_checkable
+class WithTotals(Protocol):
+    """A format whose records, read into frames, can be added up again as its pages state."""
+
+    def totals(self, frames: Mapping[str, pl.DataFrame]) -> Totals:
+        """What the records of ``DocumentFormat.read`` add up to."""
+        ...
+
+
 class DocumentFormat(Protocol):
     """A document format: declarative inside, these five doors outside."""
 

@@ -13,11 +13,16 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
+
+
+class LoadDiffersError(RuntimeError):
+    """A table doesn't hold what was put into it: rows lost, doubled or altered on the way."""
 
 
 class Cursor(Protocol):
@@ -85,6 +90,21 @@ def transaction(connection: Connection) -> Iterator[Cursor]:
         cursor.execute("COMMIT")
 
 
+@dataclass(slots=True)
+class _Uploaded:
+    """What was uploaded for a table: rows, and the exact sum of every decimal column."""
+
+    rows: int = 0
+    sums: dict[str, Decimal] = field(default_factory=dict)
+
+    def add(self, frame: pl.DataFrame) -> None:
+        self.rows += frame.height
+        for name, dtype in frame.schema.items():
+            if isinstance(dtype, pl.Decimal):
+                found, column = frame[name].cast(pl.Decimal(38, dtype.scale)).sum(), name.upper()
+                self.sums[column] = self.sums.get(column, Decimal(0)) + (found or Decimal(0))
+
+
 class Staging:
     """Tables of its own like given ones, filled by PUT and COPY from Parquet: bulk, apart from everyone else's.
 
@@ -97,7 +117,7 @@ class Staging:
         self._stage = f"LOAD_STAGE_{self._id}"
         self._tables: list[str] = []
         self._files = 0
-        self._rows: dict[str, int] = {}
+        self._uploaded: dict[str, _Uploaded] = {}
 
     def __enter__(self) -> Staging:
         execute(self._connection, f"CREATE TEMPORARY STAGE {self._stage}")
@@ -116,13 +136,14 @@ class Staging:
         name = f"STAGED_{like}_{self._id}"
         execute(self._connection, f"CREATE TRANSIENT TABLE {name} LIKE {like}")
         self._tables.append(name)
+        self._uploaded[name] = _Uploaded()
         return name
 
     def put(self, table: str, frame: pl.DataFrame) -> None:
         """Upload rows for a staging table, columns matched by name; ``copy`` brings them in."""
         if not frame.height:
             return
-        self._rows[table] = self._rows.get(table, 0) + frame.height
+        self._uploaded[table].add(frame)
         self._files += 1
         with tempfile.TemporaryDirectory(prefix="classfeed-load-") as folder:
             path = Path(folder) / f"{self._files:06d}.parquet"
@@ -131,15 +152,37 @@ class Staging:
             execute(self._connection, put)
 
     def copy(self, table: str) -> int:
-        """Bring everything uploaded for a staging table into it, in one COPY; the number of rows."""
-        rows = self._rows.get(table, 0)
-        if rows:
-            execute(
-                self._connection,
-                f"COPY INTO {table} FROM @{self._stage}/{table}/ FILE_FORMAT=(TYPE=PARQUET) "
-                "MATCH_BY_COLUMN_NAME=CASE_INSENSITIVE FORCE=TRUE",
-            )
+        """Bring everything uploaded for a staging table into it, in one COPY; the number of rows.
+
+        LoadDiffersError if the table then doesn't hold just that.
+        """
+        if rows := self._uploaded[table].rows:
+            with _cursor(self._connection) as cursor:
+                cursor.execute(
+                    f"COPY INTO {table} FROM @{self._stage}/{table}/ FILE_FORMAT=(TYPE=PARQUET) "
+                    "MATCH_BY_COLUMN_NAME=CASE_INSENSITIVE FORCE=TRUE"
+                )
+                self.prove(cursor, table, table)
         return rows
+
+    def prove(self, cursor: Cursor, staged: str, table: str, where: str = "") -> None:
+        """LoadDiffersError unless the rows of ``table`` are as many and add up to the cent as those uploaded for
+        ``staged``: every decimal column's sum.
+        """
+        uploaded = self._uploaded[staged]
+        columns = sorted(uploaded.sums)
+        # Snowflake's SUM of a NUMBER is exact; the local server's is a double: the cast gives the column's scale back.
+        sums = "".join(f", COALESCE(SUM({column})::NUMBER(38,6), 0::NUMBER(38,6))" for column in columns)
+        cursor.execute(f"SELECT COUNT(*){sums} FROM {table} {where}")  # noqa: S608  # names of this package's tables
+        (found,) = cursor.fetchall()
+        expected = (uploaded.rows, *(uploaded.sums[column] for column in columns))
+        wrong = [
+            f"{name} {is_there} instead of {due}"
+            for name, is_there, due in zip(("rows", *columns), found, expected, strict=True)
+            if is_there != due
+        ]
+        if wrong:
+            raise LoadDiffersError(f"{table} doesn't hold what was uploaded for it: {'; '.join(wrong)}; load again")
 
 
 def literal(value: str | dt.date | dt.datetime | Decimal | int | bool | None) -> str:

@@ -19,7 +19,7 @@ from classfeed_dagster.delivery.errors import DamagedRecordError
 from classfeed_dagster.delivery.manifest import Manifest, Page
 from classfeed_dagster.delivery.records import file_facts
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state
-from classfeed_dagster.documents.format import DocumentFormat
+from classfeed_dagster.documents.format import DocumentFormat, WithTotals
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.database import Connection, Cursor, Staging, execute, literal, transaction
 from classfeed_dagster.warehouse.rows import key_of, rows_of_page
@@ -82,8 +82,9 @@ def load_delivery(
 ) -> Loaded:
     """Replace the business date in the warehouse by what was delivered for it: of each portfolio the latest revision.
 
-    NothingToLoadError without a delivery; DamagedRecordError if a file isn't what its manifest says (nothing is
-    changed then). The schema must have been applied. Memory: one page at a time.
+    NothingToLoadError without a delivery; DamagedRecordError if a file, or what is read from it, isn't what its
+    manifest says; LoadDiffersError if rows or sums change on the way into the tables. Nothing is changed then. The
+    schema must have been applied. Memory: one page at a time.
     """
     state = delivered_state(store, feed, day)
     if state.latest is None:
@@ -105,6 +106,7 @@ def load_delivery(
                 for table in FACTS:
                     cursor.execute(f"DELETE FROM {table} {where}")
                     cursor.execute(f"INSERT INTO {table} SELECT * FROM {staged[table]}")
+                    staging.prove(cursor, staged[table], table, where)
                 for one in _DIMENSIONS:
                     _rebuild(cursor, one, staged[one.seen], where)
         finally:
@@ -135,7 +137,12 @@ def _read(store: ObjectStore, page: Page, document_format: DocumentFormat) -> di
     with store.local_file(page.key) as path:
         if file_facts(path) != (page.bytes, page.sha256):
             raise DamagedRecordError(store.location(page.key), "the delivered page isn't what its manifest says")
-        return document_format.read(path)
+        frames = document_format.read(path)
+    if isinstance(document_format, WithTotals) and document_format.totals(frames) != page.expected:
+        raise DamagedRecordError(
+            store.location(page.key), "the records read from the page don't add up to its manifest's control totals"
+        )
+    return frames
 
 
 def _deliveries(state: DeliveredState) -> pl.DataFrame:

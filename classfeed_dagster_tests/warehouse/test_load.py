@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -11,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.delivery.errors import DamagedRecordError
-from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.documents.epi import EPI, EpiFormat
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.warehouse.database import query
+from classfeed_dagster.warehouse.database import LoadDiffersError, Staging, query
 from classfeed_dagster.warehouse.load import FACTS, NothingToLoadError, load_delivery
 from classfeed_dagster_tests.reconciliation import world as w
 
@@ -190,6 +191,49 @@ def test_an_error_within_the_transaction_rolls_back(
     with pytest.raises(RuntimeError, match="network"):
         load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
     assert content(warehouse) == once
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        ("DELETE FROM {table} WHERE TRANSACTION_ID = (SELECT MIN(TRANSACTION_ID) FROM {table})", "rows"),
+        ("UPDATE {table} SET AMOUNT = AMOUNT + 0.01 WHERE AMOUNT IS NOT NULL", "AMOUNT"),
+        ("INSERT INTO {table} SELECT * FROM {table}", "rows"),
+    ],
+)
+def test_rows_that_change_on_their_way_are_noticed_and_nothing_is_replaced(
+    delivered: Any, local_store: ObjectStore, warehouse: Any, monkeypatch: pytest.MonkeyPatch, harm: str, says: str
+) -> None:
+    world, frames, snapshot = delivered
+    w.deliver(local_store, world, frames, snapshot)
+    load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
+    once = content(warehouse)
+    prove = Staging.prove
+    for place in ("staged", "replaced"):
+        with monkeypatch.context() as patched:
+
+            def harmed(self: Staging, cursor: Any, staged: str, table: str, where: str = "", at: str = place) -> None:
+                if "FACT_MOVEMENT" in table and (staged == table) is (at == "staged"):
+                    cursor.execute(harm.format(table=table))
+                prove(self, cursor, staged, table, where)
+
+            patched.setattr(Staging, "prove", harmed)
+            with pytest.raises(LoadDiffersError, match=f"FACT_MOVEMENT.* doesn't hold what was uploaded.*{says}"):
+                load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
+        assert content(warehouse) == once
+
+
+def test_a_page_read_wrongly_is_not_loaded(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
+    world, frames, snapshot = delivered
+    w.deliver(local_store, world, frames, snapshot)
+
+    class Forgetful(EpiFormat):
+        def read(self, path: Path) -> dict[str, pl.DataFrame]:
+            return {name: frame.head(1) for name, frame in EPI.read(path).items()}
+
+    with pytest.raises(DamagedRecordError, match="don't add up to its manifest's control totals"):
+        load_delivery(warehouse, local_store, w.FEED, w.DAY, Forgetful())
+    assert not any(content(warehouse).values())
 
 
 def test_nothing_delivered_is_nothing_to_load(local_store: ObjectStore, warehouse: Any) -> None:

@@ -50,6 +50,20 @@ def test_dates(warehouse: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("value", ["O'Brien & co", "back\\slash '", "50 %", None, dt.date(2025, 1, 2), True, 7])
+HOSTILE = [
+    "'; DROP TABLE DIM_DATE; --",
+    "\\'; SELECT 1; --",
+    "\\",
+    "''",
+    "$$x$$",
+    "%s %(a)s",
+    "two\nlines",
+    "é\u202e名",
+]
+
+
+@pytest.mark.parametrize(
+    "value", [*HOSTILE, "O'Brien & co", "back\\slash '", "50 %", None, dt.date(2025, 1, 2), True, 7]
+)
 def test_literals_come_back_as_they_went(empty_warehouse: Any, value: Any) -> None:
     assert query(empty_warehouse, f"SELECT {literal(value)}") == [(value,)]
