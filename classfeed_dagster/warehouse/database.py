@@ -101,8 +101,9 @@ class _Uploaded:
         self.rows += frame.height
         for name, dtype in frame.schema.items():
             if isinstance(dtype, pl.Decimal):
-                found, column = frame[name].cast(pl.Decimal(38, dtype.scale)).sum(), name.upper()
-                self.sums[column] = self.sums.get(column, Decimal(0)) + (found or Decimal(0))
+                total: Decimal | None = frame.select(pl.col(name).cast(pl.Decimal(38, dtype.scale)).sum()).item()
+                column = name.upper()
+                self.sums[column] = self.sums.get(column, Decimal(0)) + (total or Decimal(0))
 
 
 class Staging:
