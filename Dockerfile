@@ -29,7 +29,7 @@ RUN groupadd --gid 10001 classfeed && useradd --uid 10001 --gid 10001 --no-creat
     && install -d -o root -g root -m 0755 /opt/dagster
 COPY --from=builder /opt/classfeed /opt/classfeed
 COPY deploy/dagster.yaml deploy/workspace.yaml /opt/dagster/
-COPY --chmod=0755 deploy/service deploy/health /opt/classfeed/bin/
+COPY --chmod=0755 deploy/service deploy/health deploy/smoke /opt/classfeed/bin/
 ENV PATH=/opt/classfeed/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -39,17 +39,30 @@ mutation: setup ## is every small wrong change of a deciding module noticed? MUT
 browser: setup ## the Dagster UI in a real browser (needs Chromium: apt-get install chromium)
 	@test -x .browser/bin/python || $(PYTHON) -m venv .browser
 	@.browser/bin/pip install --quiet --disable-pip-version-check playwright
+	@command -v npm > /dev/null && npm install --silent --no-audit --no-fund --prefix .browser axe-core || true
 	@CLASSFEED_PLAYWRIGHT=$(CURDIR)/.browser/bin/python $(BIN)/python -m pytest -m browser
 
-bench: setup ## speed and memory, as ratios to named baselines in the same run (many minutes)
-	@$(BIN)/python -m benchmarks.documents
-	@$(BIN)/python -m benchmarks.reconciliation
-	@$(BIN)/python -m benchmarks.whole_job
+backfill: setup ## DATES dates through the real webserver, daemon and queue, as the UI launches them (an hour or more)
+	@$(BIN)/python -m classfeed_dagster_tests.torture.backfill --dates $(or $(DATES),250)
+
+bench: setup ## speed and memory, as ratios to named baselines in the same run: a quarter of an hour; BENCH=--help
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+lint-deploy: .deploy-tools/.installed ## templates, Dockerfile, workflows and scripts: made by the code, and by the linters
+	@.deploy-tools/bin/python -m deploy.lint
+
+audit: .deploy-tools/.installed ## known vulnerabilities of what the image is made of (asks PyPI)
+	@.deploy-tools/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/requirements.lock
+
+.deploy-tools/.installed: deploy/infrastructure.lock
+	@$(PYTHON) -m venv .deploy-tools
+	@.deploy-tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r deploy/infrastructure.lock
+	@touch $@
 
 format: setup ## let ruff format and mend
 	@$(BIN)/ruff format .
@@ -66,4 +79,4 @@ lock: setup ## resolve the dependencies again
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup demo up test nightly torture mutation browser bench lint format docs lock clean
+.PHONY: help setup demo up test nightly torture mutation browser backfill bench lint lint-deploy audit format docs lock clean

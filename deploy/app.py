@@ -13,6 +13,7 @@ from typing import Any
 
 from aws_cdk import App, DefaultStackSynthesizer, Environment, Tags
 
+from deploy.access import Access
 from deploy.application import Application
 from deploy.environments import DEPLOYMENTS, REGION, REST_ACCOUNT
 from deploy.foundation import Foundation
@@ -34,10 +35,12 @@ def build(outdir: str) -> App:
     Registry(app, env=Environment(account=REST_ACCOUNT, region=REGION), synthesizer=synthesizer())
     for deployment in DEPLOYMENTS:
         env = Environment(account=deployment.account, region=deployment.region)
+        access = Access(app, deployment, env=env, synthesizer=synthesizer())
         foundation = Foundation(app, deployment, env=env, synthesizer=synthesizer())
         application = Application(app, deployment, foundation, env=env, synthesizer=synthesizer())
-        monitoring = Monitoring(app, deployment, foundation, env=env, synthesizer=synthesizer())
-        for stack in (foundation, application, monitoring):
+        monitoring = Monitoring(app, deployment, foundation, application, env=env, synthesizer=synthesizer())
+        application.add_stack_dependency(access)
+        for stack in (access, foundation, application, monitoring):
             Tags.of(stack).add("environment", deployment.env)
             Tags.of(stack).add("project", "classfeed")
     return app

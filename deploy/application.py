@@ -1,13 +1,10 @@
-"""What every release renews: the tasks and services of one image, their roles, the load balancer, who may do what."""
+"""What every release renews: the tasks and services of one image, and the load balancer in front of them."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from aws_cdk import CfnParameter, Duration, Stack
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_elasticloadbalancingv2 as elb
-from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_servicediscovery as discovery
@@ -52,7 +49,6 @@ class Application(Stack):
             self, "ImageDigest", type="String", allowed_pattern="sha256:[0-9a-f]{64}",
             description="the image that every task runs, by digest: the same in staging as in production",
         )  # fmt: skip
-        self.boundary = self._boundary()
         self.cluster = ecs.CfnCluster(
             self, "Cluster", cluster_name=deployment.name("cluster"),
             cluster_settings=[ecs.CfnCluster.ClusterSettingsProperty(name="containerInsights", value="enabled")],
@@ -63,80 +59,13 @@ class Application(Stack):
         self.tasks = {name: self._task(name) for name in policies.TASKS}
         self.targets = self._balancer()
         self.services = {name: self._service(name) for name in SERVICES}
-        self._people()
         self._renew_after_rotation()
-
-    # Roles.
-
-    def _boundary(self) -> iam.CfnManagedPolicy:
-        """No role of this environment can ever do more, whatever is attached to it."""
-        deployment = self.deployment
-        return iam.CfnManagedPolicy(
-            self, "Boundary", managed_policy_name=deployment.name("boundary"),
-            policy_document={
-                "Version": "2012-10-17",
-                "Statement": [
-                    {
-                        "Sid": "Ours", "Effect": "Allow", "Resource": "*",
-                        "Action": ["s3:*", "kms:*", "sqs:*", "ecs:*", "ec2:Describe*", "logs:*", "cloudwatch:*",
-                                   "ecr:*", "secretsmanager:GetSecretValue", "ssm:*", "cloudformation:*",
-                                   "iam:PassRole"],
-                    },
-                    {
-                        "Sid": "OtherEnvironmentsStayClosed", "Effect": "Deny", "Action": ["s3:*"],
-                        "NotResource": [f"arn:aws:s3:::classfeed-{deployment.env}-*",
-                                        # ECR keeps image layers in AWS's own buckets
-                                        f"arn:aws:s3:::prod-{deployment.region}-starport-layer-bucket/*"],
-                    },
-                    {
-                        "Sid": "KeysStayWithTheFoundation", "Effect": "Deny", "Resource": "*",
-                        "Action": ["kms:ScheduleKeyDeletion", "kms:PutKeyPolicy", "kms:DisableKey", "s3:DeleteBucket",
-                                   "s3:PutBucketPolicy", "s3:PutLifecycleConfiguration", "s3:PutBucketVersioning"],
-                    },
-                ],
-            },
-        )  # fmt: skip
-
-    def _role(self, name: str, trust: dict[str, object], statements: Iterable[policies.Statement]) -> iam.CfnRole:
-        return iam.CfnRole(
-            self, f"Role{name.title().replace('-', '')}", role_name=self.deployment.name(name),
-            permissions_boundary=self.boundary.ref, max_session_duration=3600,
-            assume_role_policy_document={"Version": "2012-10-17", "Statement": [trust]},
-            policies=[
-                iam.CfnRole.PolicyProperty(
-                    policy_name="may", policy_document={"Version": "2012-10-17", "Statement": list(statements)}
-                )
-            ],
-        )  # fmt: skip
-
-    def _people(self) -> None:
-        deployment = self.deployment
-        sso = {
-            "Effect": "Allow", "Action": "sts:AssumeRole",
-            "Principal": {"AWS": f"arn:aws:iam::{deployment.account}:root"},
-        }  # fmt: skip
-        for name, statements in policies.PEOPLE.items():
-            if name in ("deployer", "notes"):
-                environment = f"{deployment.env}-notes" if name == "notes" else ""
-                trust: dict[str, object] = policies.github(deployment, environment)
-            else:
-                # Only sessions of the identity centre's group of this name.
-                trust = sso | {"Condition": {"ArnLike": {"aws:PrincipalArn": (
-                    f"arn:aws:iam::{deployment.account}:role/aws-reserved/sso.amazonaws.com/*/"
-                    f"AWSReservedSSO_classfeed-{deployment.env}-{name}_*")}}}  # fmt: skip
-            self._role(name, trust, statements(deployment))
 
     # Tasks and services.
 
     def _task(self, name: str) -> ecs.CfnTaskDefinition:
         deployment = self.deployment
-        statements, secrets = policies.TASKS[name]
-        ecs_may = {
-            "Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "ecs-tasks.amazonaws.com"},
-            "Condition": {"StringEquals": {"aws:SourceAccount": deployment.account}},
-        }  # fmt: skip
-        role = self._role(name, ecs_may, statements(deployment))
-        start = self._role(f"{name}-start", ecs_may, policies.start(deployment, secrets))
+        _, secrets = policies.TASKS[name]
         cpu, memory, _, port = SERVICES.get(name, (512, 1024, "runs", None))
         if name == "worker":
             cpu, memory = deployment.worker_cpu, deployment.worker_memory
@@ -174,8 +103,8 @@ class Application(Stack):
         )  # fmt: skip
         return ecs.CfnTaskDefinition(
             self, f"Task{name.title()}", family=deployment.name(name), cpu=str(cpu), memory=str(memory),
-            network_mode="awsvpc", requires_compatibilities=["FARGATE"], task_role_arn=role.attr_arn,
-            execution_role_arn=start.attr_arn, container_definitions=[container],
+            network_mode="awsvpc", requires_compatibilities=["FARGATE"], task_role_arn=deployment.role(name),
+            execution_role_arn=deployment.role(f"{name}-start"), container_definitions=[container],
             # 40 GiB: a run keeps a snapshot's files here while it works.
             ephemeral_storage=part.EphemeralStorageProperty(size_in_gib=40) if name == "worker" else None,
             volumes=[part.VolumeProperty(name="scratch")],
@@ -215,6 +144,11 @@ class Application(Stack):
                 "CLASSFEED_CONSENT_QUEUE_URL": queue,
                 "CLASSFEED_CONSENT_DEAD_LETTER_URL": f"{queue}-dead",
                 "CLASSFEED_UI_URL": f"https://{deployment.host}/view",
+            }
+        if name == "migrate":
+            environment |= {
+                "CLASSFEED_SMOKE_VIEW": f"http://viewer.{deployment.env}.classfeed.internal:3000/view",
+                "CLASSFEED_SMOKE_DOOR": f"http://door.{deployment.env}.classfeed.internal:8080",
             }
         if name == "door":
             environment |= {
@@ -272,7 +206,7 @@ class Application(Stack):
 
     def _balancer(self) -> dict[str, elb.CfnTargetGroup]:
         deployment, part = self.deployment, elb.CfnListener
-        balancer = elb.CfnLoadBalancer(
+        self.balancer = elb.CfnLoadBalancer(
             self, "Balancer", name=deployment.name("web"), scheme="internal", type="application",
             subnets=[subnet.subnet_id for subnet in self.foundation.vpc.isolated_subnets],
             security_groups=[self.foundation.groups["balancer"].security_group_id],
@@ -287,7 +221,7 @@ class Application(Stack):
         )  # fmt: skip
         certificate = CfnParameter(self, "CertificateArn", type="String", description="ACM certificate of the host")
         self.listener = elb.CfnListener(
-            self, "Https", load_balancer_arn=balancer.ref, port=443, protocol="HTTPS",
+            self, "Https", load_balancer_arn=self.balancer.ref, port=443, protocol="HTTPS",
             ssl_policy="ELBSecurityPolicy-TLS13-1-2-2021-06",
             certificates=[part.CertificateProperty(certificate_arn=certificate.value_as_string)],
             default_actions=[part.ActionProperty(
@@ -334,13 +268,6 @@ class Application(Stack):
 
     def _renew_after_rotation(self) -> None:
         """Tasks read the database's password when they start: after its rotation, the services start anew."""
-        services = f"arn:aws:ecs:{self.region}:{self.account}:service/{self.deployment.name('cluster')}/*"
-        role = self._role(
-            "renew",
-            {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "scheduler.amazonaws.com"},
-             "Condition": {"StringEquals": {"aws:SourceAccount": self.account}}},
-            [{"Sid": "Renew", "Effect": "Allow", "Action": ["ecs:UpdateService"], "Resource": [services]}],
-        )  # fmt: skip
         for name in SERVICES:
             scheduler.CfnSchedule(
                 self, f"Renew{name.title()}", name=self.deployment.name(f"renew-{name}"),
@@ -348,7 +275,7 @@ class Application(Stack):
                 schedule_expression="cron(30 12 ? * SUN#1 *)",  # the rotation's window ends at 12:00 UTC
                 flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
                 target=scheduler.CfnSchedule.TargetProperty(
-                    arn="arn:aws:scheduler:::aws-sdk:ecs:updateService", role_arn=role.attr_arn,
+                    arn="arn:aws:scheduler:::aws-sdk:ecs:updateService", role_arn=self.deployment.role("renew"),
                     input=f'{{"Cluster": "{self.deployment.name("cluster")}", "Service": "{name}", '
                     '"ForceNewDeployment": true}',
                     retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(

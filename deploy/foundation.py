@@ -83,7 +83,8 @@ class Foundation(Stack):
             }.items()
         }  # fmt: skip
         allowed = [
-            ("balancer", "web", 3000), ("balancer", "web", 8080), ("web", "web", 3000), ("web", "code", 4000),
+            ("balancer", "web", 3000), ("balancer", "web", 8080), ("web", "web", 3000), ("web", "web", 8080),
+            ("web", "code", 4000),
             ("runs", "code", 4000), ("web", "database", 5432), ("code", "database", 5432), ("runs", "database", 5432),
             *((one, "endpoints", 443) for one in ("web", "code", "runs")),
         ]  # fmt: skip

@@ -10,10 +10,12 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from classfeed_dagster.operations.metrics import NAMESPACE
+from classfeed_dagster.operations.objectives import OBJECTIVES, WATCHED_FEEDS
+from deploy.application import Application
 from deploy.environments import Deployment
 from deploy.foundation import Foundation
 
-NAMESPACE = "classfeed"
 RUNBOOK = "docs/deployment.md"
 
 
@@ -26,7 +28,7 @@ class Alarm:
     question: str
     threshold: float
     runbook: str
-    dimensions: tuple[tuple[str, str], ...] = ()
+    dimensions: tuple[tuple[str, str], ...]
     statistic: str = "Maximum"
     period: int = 300
     periods: int = 1
@@ -35,23 +37,21 @@ class Alarm:
     namespace: str = NAMESPACE
 
 
-def alarms(deployment: Deployment) -> tuple[Alarm, ...]:
-    """Every alarm of an environment."""
-    env = ("env", deployment.env)
-    feed = ("feed", "class_super")
+def of_objectives(deployment: Deployment) -> tuple[Alarm, ...]:
+    """An alarm for each service level of each feed that reaches people."""
+    return tuple(
+        Alarm(
+            f"{one.name}-{feed.replace('_', '-')}", one.metric, one.question, one.above, one.name,
+            (("env", deployment.env), ("feed", feed)), "Maximum", one.seconds, one.periods, missing=one.silence,
+        )
+        for one in OBJECTIVES
+        for feed in WATCHED_FEEDS
+    )  # fmt: skip
+
+
+def of_parts(deployment: Deployment, balancer: str) -> tuple[Alarm, ...]:
+    """Alarms on what the feeds stand on. ``balancer``: the load balancer's full name, ``app/NAME/ID``."""
     return (
-        # The newest delivery of a feed: weekends and Easter pass within four days and a few hours. No datum at all
-        # means that nobody measures any more, which is as bad: a daemon that died can't alert.
-        Alarm("delivery-too-old", "newest_delivery_age_seconds", "Has something stopped the feed altogether?",
-              (4 * 24 + 12) * 3600, "delivery-too-old", (env, feed), missing="breaching", periods=3),
-        Alarm("deadline-missed", "deadlines_missed", "Was a business date not delivered by its deadline?",
-              0, "deadline-missed", (env, feed), "Sum"),
-        Alarm("target-missed", "targets_missed", "Is a business date late?", 0, "target-missed", (env, feed), "Sum"),
-        Alarm("breaks-found", "breaks", "Does what was delivered differ from bigsite?", 0, "breaks-found", (env, feed)),
-        Alarm("many-held-back", "held_back", "Are unusually many portfolios held back?", 50, "held-back-share",
-              (env, feed)),
-        Alarm("repairs-in-a-row", "repair_attempts", "Does repair keep trying without success?", 4,
-              "repairs-in-a-row", (env, feed)),
         Alarm("consent-events-dead", "ApproximateNumberOfMessagesVisible", "Are there events that nobody could read?",
               0, "consent-events-dead", (("QueueName", deployment.name("consent-events-dead")),), namespace="AWS/SQS"),
         Alarm("database-full", "FreeStorageSpace", "Is Dagster's database running out of disk?", 5 * 1024**3,
@@ -61,14 +61,15 @@ def alarms(deployment: Deployment) -> tuple[Alarm, ...]:
               (("ClusterName", deployment.name("cluster")), ("ServiceName", "daemon")), "Minimum", 300, 2,
               "LessThanThreshold", "breaching", "ECS/ContainerInsights"),
         Alarm("web-errors", "HTTPCode_Target_5XX_Count", "Does the UI answer with errors?", 20, "web-errors",
-              (("LoadBalancer", deployment.name("web")),), "Sum", namespace="AWS/ApplicationELB"),
+              (("LoadBalancer", balancer),), "Sum", namespace="AWS/ApplicationELB"),
     )  # fmt: skip
 
 
 class Monitoring(Stack):
     """What wakes people, and what money is spent."""
 
-    def __init__(self, scope: Construct, deployment: Deployment, foundation: Foundation, **options: object) -> None:
+    def __init__(self, scope: Construct, deployment: Deployment, foundation: Foundation, application: Application,
+                 **options: object) -> None:  # fmt: skip
         super().__init__(scope, deployment.name("monitoring"), **options)
         topic = sns.CfnTopic(
             self, "People", topic_name=deployment.name("alarms"), kms_master_key_id=foundation.key.key_arn
@@ -83,7 +84,8 @@ class Monitoring(Stack):
                  "Condition": {"Bool": {"aws:SecureTransport": "false"}}},
             ]},
         )  # fmt: skip
-        for alarm in alarms(deployment):
+        full_name = application.balancer.attr_load_balancer_full_name
+        for alarm in (*of_objectives(deployment), *of_parts(deployment, full_name)):
             cloudwatch.CfnAlarm(
                 self, "".join(part.title() for part in alarm.name.split("-")),
                 alarm_name=deployment.name(alarm.name), namespace=alarm.namespace, metric_name=alarm.metric,

@@ -15,16 +15,25 @@ Statement = dict[str, Any]
 
 # Written once and never changed: not by a run, not by a person with a role of this project.
 LASTING = ("delivered", "chain", "releases", "reruns")
-# Pointers, states and what can be made again.
-WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine", "reconciliation", "schema",
-           "simulation", "shadow", "legacy", "switches", "parity", "heartbeats",
+# Pointers, states and what can be made again. What a test day of work touches is put to these policies by
+# test_roles_suffice.py; a new prefix shows there.
+WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine", "reconciliation", "schemas",
+           "values", "simulation", "shadow", "legacy", "switches", "parity", "heartbeats",
            "toil", "incidents", "raised-incidents", "closed-incidents", "warehouse")  # fmt: skip
-# States that sensors keep: incidents, heartbeats, the toil diary.
-STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil")
+# States that sensors keep: incidents, heartbeats, the toil diary, when an event said look.
+STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil", "consent-events")
 # What tells of data without being data: keys under which no customer's figures or names are.
-RECORDS = ("delivered/*/manifest.json", "chain/*", "quarantine/*", "releases/*", "references/*", "verdicts/*",
-           "landing/*/snapshot/*.json", "reruns/*", "incidents/*", "raised-incidents/*",
-           "closed-incidents/*", "heartbeats/*", "switches/*", "toil/*")  # fmt: skip
+RECORDS = ("delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "shadow/chain/*", "quarantine/*",
+           "releases/*", "references/*", "verdicts/*", "landing/*/snapshot/*.json", "reruns/*", "switches/*",
+           *(f"{one}/*" for one in STATES))  # fmt: skip
+
+
+_IMAGES = f"arn:aws:ecr:{REGION}:{REST_ACCOUNT}:repository/{REPOSITORY}"
+
+
+def _release(deployment: Deployment) -> str:
+    # The digest that the environment runs.
+    return f"arn:aws:ssm:{deployment.region}:{deployment.account}:parameter/classfeed/{deployment.env}/release"
 
 
 def _objects(deployment: Deployment, patterns: Iterable[str]) -> list[str]:
@@ -57,12 +66,14 @@ def _key(deployment: Deployment, *actions: str, service: str = "s3") -> Statemen
     )
 
 
-def _list(deployment: Deployment, prefixes: Iterable[str]) -> Statement:
+def _list(deployment: Deployment, prefixes: Iterable[str], *, operator: str = "StringLikeIfExists") -> Statement:
+    # IfExists: a component that reads an object which isn't there is told so only if it may list; no prefix is named
+    # then. People's roles do without: a missing object is forbidden to them.
     return _allow(
         "List",
         ["s3:ListBucket"],
         [f"arn:aws:s3:::{deployment.data_bucket}"],
-        StringLike={"s3:prefix": [f"{prefix}/*" for prefix in prefixes]},
+        **{operator: {"s3:prefix": [f"{prefix}/*" for prefix in prefixes]}},
     )
 
 
@@ -77,7 +88,7 @@ def worker(deployment: Deployment) -> list[Statement]:
         # The commit protocol, enforced by S3 too: without If-None-Match nothing can be put there.
         _deny("CreateOnly", ["s3:PutObject"], lasting, Null={"s3:if-none-match": "true"}),
         # An abandoned attempt's files beside a void manifest are hidden behind a marker; their bytes stay.
-        _allow("Tidy", ["s3:DeleteObject"], _objects(deployment, ("shadow/*", "delivered/*"))),
+        _allow("Tidy", ["s3:DeleteObject"], _objects(deployment, ("shadow/*", "delivered/*", "raised-incidents/*"))),
         _deny("NeverUndone", ["s3:DeleteObject"],
               _objects(deployment, ("delivered/*/manifest.json", "chain/*", "releases/*", "reruns/*"))),
         _deny(
@@ -93,7 +104,8 @@ def worker(deployment: Deployment) -> list[Statement]:
 def code(deployment: Deployment) -> list[Statement]:
     """The code server: schedules and sensors. It reads records of what happened, and no customer's data."""
     return [
-        _list(deployment, ("delivered", "chain", "quarantine", "releases", "landing", "reruns", *STATES)),
+        _list(deployment, ("delivered", "shadow", "chain", "quarantine", "releases", "landing", "legacy", "reruns",
+                           *STATES)),
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, RECORDS)),
         _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in STATES))),
         _allow("CloseIncidents", ["s3:DeleteObject"], _objects(deployment, ("incidents/*", "raised-incidents/*"))),
@@ -103,8 +115,10 @@ def code(deployment: Deployment) -> list[Statement]:
             [deployment.queue_arn],
         ),
         _allow("SetUnreadableAside", ["sqs:SendMessage"], [f"{deployment.queue_arn}-dead"]),
+        # The lines that a schedule or sensor writes while it is evaluated are shown beside its tick.
+        _allow("Log", ["s3:PutObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
         _key(deployment, "Decrypt", "GenerateDataKey"),
-    ]
+    ]  # fmt: skip
 
 
 def daemon(deployment: Deployment) -> list[Statement]:
@@ -149,7 +163,7 @@ def door(deployment: Deployment) -> list[Statement]:
 def analyst(deployment: Deployment) -> list[Statement]:
     """Analysts read reconciliation's reports and the dashboards. Breaks name portfolios; documents stay closed."""
     return [
-        _list(deployment, ("reconciliation",)),
+        _list(deployment, ("reconciliation",), operator="StringLike"),
         _allow("ReadReports", ["s3:GetObject"], _objects(deployment, ("reconciliation/*",))),
         _allow(
             "ReadFigures",
@@ -164,7 +178,7 @@ def analyst(deployment: Deployment) -> list[Statement]:
 def support(deployment: Deployment) -> list[Statement]:
     """Class support sees what happened, and changes nothing: re-runs go through the door, which has its own role."""
     return [
-        _list(deployment, ("delivered", "quarantine", "reruns", "reconciliation")),
+        _list(deployment, ("delivered", "quarantine", "reruns", "reconciliation"), operator="StringLike"),
         _allow(
             "SeeWhatHappened",
             ["s3:GetObject"],
@@ -211,12 +225,12 @@ def deployer(deployment: Deployment) -> list[Statement]:
             ["ecs:DescribeTasks", "ecs:DescribeServices"],
             [f"arn:aws:ecs:{deployment.region}:{deployment.account}:*/{deployment.name('cluster')}/*"],
         ),
-        _allow("ReadTheReleases", ["ssm:GetParameter", "ssm:PutParameter"],
-               [f"arn:aws:ssm:{deployment.region}:{deployment.account}:parameter/classfeed/{deployment.env}/release"]),
+        _allow("KeepTheReleases", ["ssm:GetParameter", "ssm:PutParameter"], [_release(deployment)]),
         _allow("TellSlack", ["secretsmanager:GetSecretValue"], [deployment.secret("release-notes")]),
         _key(deployment, "Decrypt", service="secretsmanager"),
-        _allow("FindTheImage", ["ecr:DescribeImages"],
-               [f"arn:aws:ecr:{REGION}:{REST_ACCOUNT}:repository/{REPOSITORY}"]),
+        _allow("Login", ["ecr:GetAuthorizationToken"], ["*"]),
+        # The attestation is kept beside the image; verifying it reads both.
+        _allow("FindTheImage", ["ecr:DescribeImages", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], [_IMAGES]),
         _deny("NeverData", ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"], _objects(deployment, ("*",))),
     ]  # fmt: skip
 
@@ -233,7 +247,7 @@ def start(deployment: Deployment, secrets: Iterable[str]) -> list[Statement]:
         _allow(
             "Image",
             ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"],
-            [f"arn:aws:ecr:{REGION}:{REST_ACCOUNT}:repository/{REPOSITORY}"],
+            [_IMAGES],
         ),
         _allow(
             "Log",
@@ -247,15 +261,21 @@ def start(deployment: Deployment, secrets: Iterable[str]) -> list[Statement]:
 
 def _documents_stay_closed(deployment: Deployment) -> list[Statement]:
     # Whatever is allowed above or attached later: nobody but the worker reads a document's bytes, or a snapshot's.
-    patterns = ("delivered/*.xml", "delivered/*.xml.gz", "delivered/*.csv", "delivered/*.csv.gz", "staged/*",
-                "landing/*", "domains/*")  # fmt: skip
+    documents = (
+        f"{prefix}/*.{ending}" for prefix in ("delivered", "shadow") for ending in ("xml", "xml.gz", "csv", "csv.gz")
+    )
+    patterns = (*documents, "staged/*", "landing/*", "domains/*", "legacy/*")
     return [_deny("DocumentsStayClosed", ["s3:GetObject", "s3:GetObjectVersion"], _objects(deployment, patterns))]
 
 
 def notes(deployment: Deployment) -> list[Statement]:
-    """The pipeline's job that says that an approval is waited for: it can read where Slack listens, and no more."""
-    return [_allow("TellSlack", ["secretsmanager:GetSecretValue"], [deployment.secret("release-notes")]),
-            _key(deployment, "Decrypt", service="secretsmanager")]  # fmt: skip
+    """The pipeline's job that says that an approval is waited for: where Slack listens, what runs, what would."""
+    return [
+        _allow("TellSlack", ["secretsmanager:GetSecretValue"], [deployment.secret("release-notes")]),
+        _allow("ReadTheReleases", ["ssm:GetParameter"], [_release(deployment)]),
+        _allow("FindTheImage", ["ecr:DescribeImages"], [_IMAGES]),
+        _key(deployment, "Decrypt", service="secretsmanager"),
+    ]
 
 
 def github(deployment: Deployment | None = None, environment: str = "") -> Statement:
@@ -290,7 +310,7 @@ def builder() -> list[Statement]:
             ["ecr:BatchCheckLayerAvailability", "ecr:InitiateLayerUpload", "ecr:UploadLayerPart",
              "ecr:CompleteLayerUpload", "ecr:PutImage", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer",
              "ecr:DescribeImages", "ecr:DescribeImageScanFindings"],
-            [f"arn:aws:ecr:{REGION}:{REST_ACCOUNT}:repository/{REPOSITORY}"],
+            [_IMAGES],
         ),
     ]  # fmt: skip
 

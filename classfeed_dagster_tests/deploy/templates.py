@@ -37,7 +37,7 @@ def only(name: str, kind: str, **having: Any) -> dict[str, Any]:
 
 def role(env: str, name: str) -> dict[str, Any]:
     """A role of an environment."""
-    return only(f"{env}-application", "AWS::IAM::Role", RoleName=f"classfeed-{env}-{name}")
+    return only(f"{env}-access", "AWS::IAM::Role", RoleName=f"classfeed-{env}-{name}")
 
 
 def statements(properties: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,10 +1,13 @@
-"""The dashboard shows every declared metric once, under its question, and nothing else."""
+"""The dashboard shows every declared metric once, under its question, with the line that an objective draws."""
 
 from __future__ import annotations
 
 import json
+import re
 
 from classfeed_dagster.operations.metrics import METRICS
+from classfeed_dagster.operations.objectives import OBJECTIVES
+from classfeed_dagster_tests.deploy.templates import ROOT
 from deploy.grafana.dashboard import TARGET, text
 
 
@@ -19,3 +22,41 @@ def test_every_metric_has_a_panel_and_panels_do_not_overlap() -> None:
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
     assert len(places) == len(panels)
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_what_people_ask_of_a_feed_is_measured() -> None:
+    asked = {
+        "documents", "portfolios", "rows", "bytes", "held_back", "breaks", "stage_seconds", "repair_attempts",
+        "newest_delivery_age_seconds",
+    }  # fmt: skip
+    assert asked <= set(METRICS)
+
+
+def test_an_objective_is_a_line_in_its_panel_and_a_link_to_what_to_do() -> None:
+    panels = {panel["targets"][0]["metricName"]: panel for panel in json.loads(TARGET.read_text())["panels"]}
+    watched = {objective.metric for objective in OBJECTIVES}
+    for name, panel in panels.items():
+        assert ("thresholds" in panel["fieldConfig"]["defaults"]) is (name in watched)
+    for objective in OBJECTIVES:
+        panel = panels[objective.metric]
+        assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"] == objective.above
+        assert f"docs/deployment.md#{objective.name}" in panel["description"]
+
+
+def test_stages_are_lines_of_their_own_and_standings_are_not_added_up() -> None:
+    panels = {
+        panel["targets"][0]["metricName"]: panel["targets"][0] for panel in json.loads(TARGET.read_text())["panels"]
+    }
+    assert panels["stage_seconds"]["dimensions"]["stage"] == ["*"]
+    assert "stage" not in panels["documents"]["dimensions"]
+    assert panels["documents"]["statistic"] == "Sum"
+    assert {panels[objective.metric]["statistic"] for objective in OBJECTIVES} == {"Maximum"}
+
+
+def test_the_docs_list_the_service_levels() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    for one in OBJECTIVES:
+        row = f"| [{one.name}](#{one.name}) | {one.objective} | `{one.metric}` > {one.above} |"
+        assert row in text, row
+    rows = re.findall(r"^\| \[([\w-]+)\]\(#", text, re.MULTILINE)
+    assert rows == [one.name for one in OBJECTIVES]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import yaml
 
 from classfeed_dagster_tests.deploy.templates import ROOT
 from deploy.durations import durations, summary
+from deploy.lock import INFRASTRUCTURE, pins
+from deploy.note import LIMIT, text
 
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
@@ -103,38 +106,70 @@ def test_one_job_and_so_one_approval_an_environment() -> None:
 def test_a_release_is_verified_before_anything_changes_and_told_however_it_ends() -> None:
     steps = WORKFLOWS["deploy.yml"]["jobs"]["deploy"]["steps"]
     scripts = [step.get("run", "") for step in steps]
-    verified = next(at for at, script in enumerate(scripts) if "attestation verify" in script)
+    verified = next(at for at, script in enumerate(scripts) if "release verify" in script)
     deployed = next(at for at, script in enumerate(scripts) if "release deploy" in script)
     assert verified < deployed
     assert steps[-1]["if"] == "always()"
     assert "say" in scripts[-1]
+    # Slack hears of the beginning, the wait, and the end with how long it took and what changed.
+    assert any(script == "deploy/release say started" for script in scripts)
+    assert {"STARTED_AT", "RELEASED_BEFORE", "OUTCOME"} <= set(steps[-1]["env"])
+    waiting = WORKFLOWS["deploy.yml"]["jobs"]["waiting"]
+    assert waiting["steps"][-1]["run"] == 'deploy/release say "waiting for approval"'
+    assert waiting["if"] == "inputs.environment == 'prod'"
+    for job in ("deploy", "waiting"):
+        assert WORKFLOWS["deploy.yml"]["jobs"][job]["steps"][0]["with"]["fetch-depth"] == 0  # the change list
+
+
+def test_an_environment_takes_only_what_the_one_before_has_signed_to_run() -> None:
+    steps = WORKFLOWS["deploy.yml"]["jobs"]["deploy"]["steps"]
+    names = [step.get("uses", "").split("@")[0] or step.get("run", "") for step in steps]
+    signed = names.index("actions/attest")
+    assert any("release deploy" in name for name in names[:signed])
+    kind = steps[signed]["with"]["predicate-type"]
+    assert steps[signed]["with"]["subject-digest"] == "${{ inputs.digest }}"
+    script = (ROOT / "deploy" / "release").read_text()
+    assert f'--predicate-type "{kind.split("$")[0]}$before"' in script
+    assert "stg) before=dev ;; prod) before=stg" in script
 
 
 def test_pull_requests_get_no_role_and_changed_lines_are_covered() -> None:
     jobs = WORKFLOWS["pipeline.yml"]["jobs"]
     assert jobs["build"]["if"] == "github.event_name == 'push'"
     assert "id-token" not in jobs["check"]["permissions"]
-    assert any(
-        "diff-cover" in step.get("run", "") and "--fail-under 90" in step["run"] for step in jobs["check"]["steps"]
-    )
+    scripts = [step.get("run", "") for step in jobs["check"]["steps"]]
+    assert any("diff-cover" in script and "--fail-under 90" in script for script in scripts)
+    assert {"make lint", "make test", "make lint-deploy"} <= set(scripts)
+    # What a step runs from the tools' environment is locked there.
+    assert "diff-cover" in pins(INFRASTRUCTURE.path)
 
 
 def test_caches_are_keyed_on_the_lock() -> None:
     for where, step in STEPS:
         if step.get("uses", "").startswith("actions/cache@"):
-            assert "requirements.lock" in step["with"]["key"], where
+            assert re.search(r"hashFiles\('[^)]*(requirements|infrastructure)\.lock'", step["with"]["key"]), where
 
 
 def test_the_night_does_what_is_too_long_for_the_day() -> None:
-    assert set(WORKFLOWS["nightly.yml"]["jobs"]) == {"torture", "mutation", "audit"}
+    jobs = WORKFLOWS["nightly.yml"]["jobs"]
+    assert set(jobs) == {"torture", "mutation", "audit"}
+    makefile = (ROOT / "Makefile").read_text()
+    for name, body in jobs.items():
+        # The project's own commands, which anybody can run.
+        assert any(step.get("run", "").startswith(f"make {name}") for step in body["steps"]), name
+        assert re.search(rf"^{name}:", makefile, re.MULTILINE)
     assert "schedule" in WORKFLOWS["nightly.yml"]["on"]
 
 
-@pytest.mark.parametrize("script", ["deploy/release", "deploy/service", "deploy/health"])
+@pytest.mark.parametrize("script", ["deploy/release", "deploy/service", "deploy/health", "deploy/smoke"])
 def test_scripts_are_executable_and_parse(script: str) -> None:
     assert (ROOT / script).stat().st_mode & 0o111
-    shell = (ROOT / script).read_text().splitlines()[0].split("/")[-1].split()[-1]
-    subprocess.run([shell, "-n", str(ROOT / script)], check=True)
+    source = (ROOT / script).read_text()
+    shell = source.splitlines()[0].split("/")[-1].split()[-1]
+    if shell == "python3":
+        compile(source, script, "exec")
+    else:
+        subprocess.run([shell, "-n", str(ROOT / script)], check=True)
 
 
 def test_a_release_refuses_what_is_no_digest() -> None:
@@ -143,6 +178,67 @@ def test_a_release_refuses_what_is_no_digest() -> None:
     )
     assert done.returncode == 2
     assert "not a digest" in done.stderr
+
+
+def test_a_note_says_what_where_how_long_and_what_changes_and_mentions_nobody() -> None:
+    environ = {
+        "WHAT": "done", "TOOK": "after 312 s", "ENVIRONMENT": "prod", "DIGEST": "sha256:0", "BY": "pat",
+        "CHANGES": "- Mend <!channel> & more",
+    }  # fmt: skip
+    assert text(environ).splitlines() == [
+        "classfeed prod: done after 312 s", "sha256:0", "by pat", "- Mend &lt;!channel&gt; &amp; more",
+    ]  # fmt: skip
+    assert text({"WHAT": "started", "ENVIRONMENT": "dev", "DIGEST": "d"}) == "classfeed dev: started\nd\n- nothing new"
+    assert len(text(environ | {"CHANGES": "x" * 10_000})) == LIMIT
+
+
+def test_the_change_list_is_what_came_since_the_release_that_runs(tmp_path: Path) -> None:
+    """The release script itself, with stand-ins for AWS's command line and a history of three commits."""
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]
+        done = subprocess.run(["git", *identity, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    (tmp_path / "deploy").mkdir()
+    for name in ("release", "note.py"):
+        shutil.copy(ROOT / "deploy" / name, tmp_path / "deploy" / name)
+    git("init", "-q")
+    commits = []
+    for subject in ("One", "Two", "Three"):
+        git("commit", "-q", "--allow-empty", "-m", subject)
+        commits.append(git("rev-parse", "HEAD"))
+    fake = tmp_path / "bin" / "aws"
+    fake.parent.mkdir()
+    fake.write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        f"  *describe-images*before*) echo {commits[0]} ;;\n  *describe-images*) echo {commits[2]} ;;\n"
+        "  *get-parameter*) echo sha256:before ;;\n  *) exit 1 ;;\nesac\n"
+    )
+    fake.chmod(0o755)
+    environ = {
+        "PATH": f"{fake.parent}:/usr/bin:/bin",
+        "ENVIRONMENT": "prod",
+        "DIGEST": "sha256:after",
+        "REGISTRY": "1.dkr",
+    }
+
+    def changes(**more: str) -> list[str]:
+        done = subprocess.run(
+            [str(tmp_path / "deploy" / "release"), "changes"],
+            env=environ | more,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.splitlines()
+
+    assert changes() == ["- Three", "- Two"]
+    # When the job ends the environment runs the new one: what it ran before was remembered.
+    assert changes(RELEASED_BEFORE="sha256:before") == ["- Three", "- Two"]
+    # An image whose commit is unknown here: the latest ones, rather than nothing.
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    assert changes() == ["- Three", "- Two", "- One"]
 
 
 def test_durations_tell_waiting_from_working() -> None:

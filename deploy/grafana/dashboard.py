@@ -1,4 +1,4 @@
-"""The Grafana dashboard, made from the declared metrics: ``python -m deploy.grafana.dashboard``."""
+"""The Grafana dashboard, made from the declared metrics and objectives: ``python -m deploy.grafana.dashboard``."""
 
 from __future__ import annotations
 
@@ -6,32 +6,44 @@ import json
 from pathlib import Path
 from typing import Any
 
-from classfeed_dagster.operations.metrics import DIMENSIONS, METRICS, NAMESPACE, Metric
+from classfeed_dagster.operations.metrics import DIMENSIONS, METRICS, NAMESPACE, STAGE, Metric
+from classfeed_dagster.operations.objectives import OBJECTIVES
 
 TARGET = Path(__file__).with_name("classfeed.json")
 _WIDTH, _HEIGHT = 12, 8
 _UNITS = {"Count": "short", "Bytes": "bytes", "Seconds": "s"}
-# Worst of a moment, rather than the sum of its measurements.
-_MAXIMUM = {"held_back", "newest_delivery_age_seconds", "repair_attempts", "stage_seconds", "breaks"}
 
 
 def panel(number: int, metric: Metric) -> dict[str, Any]:
-    """One time series, titled by the question that it answers."""
+    """One time series, titled by the question that it answers; with a red line where an objective is broken."""
+    limits = [one for one in OBJECTIVES if one.metric == metric.name]
+    defaults: dict[str, Any] = {"unit": _UNITS[metric.unit]}
+    if limits:
+        steps = [{"color": "green", "value": None}, *({"color": "red", "value": one.above} for one in limits)]
+        defaults |= {
+            "thresholds": {"mode": "absolute", "steps": steps},
+            "custom": {"thresholdsStyle": {"mode": "line"}},
+        }
+    described = [f"{NAMESPACE}: {metric.name}"]
+    described += [f"Objective: {one.objective}. docs/deployment.md#{one.name}" for one in limits]
+    dimensions = {name: [f"${name}"] for name in DIMENSIONS}
+    if metric.by_stage:
+        dimensions[STAGE] = ["*"]  # a line a stage
     return {
         "id": number + 1,
         "type": "timeseries",
         "title": metric.question,
-        "description": f"{NAMESPACE}: {metric.name}",
+        "description": "\n".join(described),
         "datasource": {"type": "cloudwatch", "uid": "${datasource}"},
         "gridPos": {"x": number % 2 * _WIDTH, "y": number // 2 * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
-        "fieldConfig": {"defaults": {"unit": _UNITS[metric.unit]}, "overrides": []},
+        "fieldConfig": {"defaults": defaults, "overrides": []},
         "targets": [
             {
                 "refId": "A",
                 "namespace": NAMESPACE,
                 "metricName": metric.name,
-                "dimensions": {name: [f"${name}"] for name in DIMENSIONS},
-                "statistic": "Maximum" if metric.name in _MAXIMUM else "Sum",
+                "dimensions": dimensions,
+                "statistic": "Sum" if metric.added_up else "Maximum",
                 "period": "300",
                 "region": "ap-southeast-2",
                 "matchExact": True,

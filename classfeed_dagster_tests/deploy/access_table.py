@@ -1,0 +1,154 @@
+"""The actions that each role may and may not do: evaluated by test_least_privilege.py, shown in docs/security.md.
+
+``python -m classfeed_dagster_tests.deploy.access_table`` writes the table there.
+"""
+
+from __future__ import annotations
+
+import re
+
+from classfeed_dagster_tests.deploy.templates import ROOT
+
+ACCOUNTS = {"dev": "111122223333", "stg": "111122223333", "prod": "444455556666"}
+PROD = ACCOUNTS["prod"]
+DATA = f"arn:aws:s3:::classfeed-prod-data-{PROD}"
+LOGS = f"arn:aws:s3:::classfeed-prod-logs-{PROD}"
+DOCUMENT = f"{DATA}/delivered/class_super/2026-03-04/r0/class_super-20260304-r0-p1.xml.gz"
+SHADOW = f"{DATA}/shadow/delivered/class_cash/2026-03-04/r0/class_cash-20260304-r0-p1.csv.gz"
+MANIFEST = f"{DATA}/delivered/class_super/2026-03-04/r0/manifest.json"
+LANDED = f"{DATA}/landing/2026-03-04/trade/abc.parquet"
+IF_ABSENT = {"s3:if-none-match": "*"}
+CLUSTER = {"ecs:cluster": f"arn:aws:ecs:ap-southeast-2:{PROD}:cluster/classfeed-prod-cluster"}
+TO_ECS = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
+
+
+def task(name: str) -> str:
+    return f"arn:aws:ecs:ap-southeast-2:{PROD}:task-definition/classfeed-prod-{name}:7"
+
+
+def secret(name: str) -> str:
+    return f"arn:aws:secretsmanager:ap-southeast-2:{PROD}:secret:classfeed/prod/{name}-AbC123"
+
+
+def arn(name: str) -> str:
+    return f"arn:aws:iam::{PROD}:role/classfeed-prod-{name}"
+
+
+# role, action, resource, context, may it?
+TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
+    ("worker", "s3:PutObject", DOCUMENT, IF_ABSENT, True),
+    ("worker", "s3:PutObject", DOCUMENT, {}, False),
+    ("worker", "s3:PutObject", MANIFEST, {}, False),
+    ("worker", "s3:PutObject", f"{DATA}/chain/class_super/00000001.json", {}, False),
+    ("worker", "s3:PutObject", f"{DATA}/chain/class_super/00000001.json", IF_ABSENT, True),
+    ("worker", "s3:PutObject", f"{DATA}/references/2026-03-04/landing.json", {}, True),
+    ("worker", "s3:PutObject", f"{DATA}/reruns/class_super/00000001.json", IF_ABSENT, False),
+    ("worker", "s3:GetObject", DOCUMENT, {}, True),
+    ("worker", "s3:GetObject", LANDED, {}, True),
+    ("worker", "s3:DeleteObject", MANIFEST, {}, False),
+    ("worker", "s3:DeleteObject", f"{DATA}/releases/x/2026-03-04/consent-jump.json", {}, False),
+    ("worker", "s3:DeleteObjectVersion", DOCUMENT, {}, False),
+    ("worker", "s3:BypassGovernanceRetention", DOCUMENT, {}, False),
+    ("worker", "s3:PutBucketPolicy", DATA, {}, False),
+    ("worker", "s3:GetObject", f"arn:aws:s3:::classfeed-prod-archive-{PROD}/delivered/x", {}, False),
+    ("worker", "s3:GetObject", "arn:aws:s3:::classfeed-dev-data-111122223333/landing/x", {}, False),
+    ("worker", "secretsmanager:GetSecretValue", secret("bigsite"), {}, False),
+    ("worker", "ecs:RunTask", task("worker"), CLUSTER, False),
+    ("worker-start", "secretsmanager:GetSecretValue", secret("bigsite"), {}, True),
+    ("worker-start", "secretsmanager:GetSecretValue", secret("slack"), {}, False),
+    ("worker-start", "s3:GetObject", DOCUMENT, {}, False),
+    ("code", "s3:GetObject", MANIFEST, {}, True),
+    ("code", "s3:GetObject", DOCUMENT, {}, False),
+    ("code", "s3:GetObject", LANDED, {}, False),
+    ("code", "s3:GetObject", SHADOW, {}, False),
+    ("code", "s3:GetObject", f"{DATA}/shadow/delivered/class_cash/2026-03-04/r0/manifest.json", {}, True),
+    ("code", "s3:GetObject", f"{DATA}/legacy/class_cash/2026-03-04.csv", {}, False),
+    ("code", "s3:PutObject", MANIFEST, IF_ABSENT, False),
+    ("code", "s3:PutObject", f"{DATA}/incidents/late.json", {}, True),
+    ("code", "sqs:ReceiveMessage", f"arn:aws:sqs:ap-southeast-2:{PROD}:classfeed-prod-consent-events", {}, True),
+    ("code", "sqs:SendMessage", f"arn:aws:sqs:ap-southeast-2:{PROD}:classfeed-prod-consent-events", {}, False),
+    ("code", "sqs:SendMessage", f"arn:aws:sqs:ap-southeast-2:{PROD}:classfeed-prod-consent-events-dead", {}, True),
+    ("daemon", "ecs:RunTask", task("worker"), CLUSTER, True),
+    ("daemon", "ecs:RunTask", task("worker"), {}, False),
+    ("daemon", "ecs:RunTask", task("migrate"), CLUSTER, False),
+    ("daemon", "iam:PassRole", arn("worker"), TO_ECS, True),
+    ("daemon", "iam:PassRole", arn("worker"), {"iam:PassedToService": "ec2.amazonaws.com"}, False),
+    ("daemon", "iam:PassRole", arn("deployer"), TO_ECS, False),
+    ("daemon", "s3:GetObject", DOCUMENT, {}, False),
+    ("daemon", "s3:GetObject", MANIFEST, {}, False),
+    ("daemon-start", "secretsmanager:GetSecretValue", secret("bigsite"), {}, False),
+    ("daemon-start", "secretsmanager:GetSecretValue", secret("dagster-database"), {}, True),
+    ("viewer", "s3:GetObject", f"{LOGS}/compute-logs/x", {}, True),
+    ("viewer", "s3:GetObject", DOCUMENT, {}, False),
+    ("viewer", "ecs:RunTask", task("worker"), CLUSTER, False),
+    ("operator", "s3:GetObject", f"{LOGS}/compute-logs/x", {}, True),
+    ("operator", "s3:GetObject", DOCUMENT, {}, False),
+    ("operator", "s3:GetObject", LANDED, {}, False),
+    ("door", "s3:PutObject", f"{DATA}/reruns/class_super/00000001.json", IF_ABSENT, True),
+    ("door", "s3:PutObject", f"{DATA}/reruns/class_super/00000001.json", {}, False),
+    ("door", "s3:DeleteObject", f"{DATA}/reruns/class_super/00000001.json", {}, False),
+    ("door", "s3:GetObject", DOCUMENT, {}, False),
+    ("door", "s3:PutObject", f"{DATA}/releases/x.json", IF_ABSENT, False),
+    ("door-start", "secretsmanager:GetSecretValue", secret("dagster-database"), {}, False),
+    ("support", "s3:ListBucket", DATA, {"s3:prefix": "quarantine/class_super/"}, True),
+    ("support", "s3:ListBucket", DATA, {"s3:prefix": "landing/"}, False),
+    ("support", "s3:ListBucket", DATA, {}, False),
+    ("support", "s3:GetObject", MANIFEST, {}, True),
+    ("support", "s3:GetObject", f"{DATA}/quarantine/class_super/2026-03-04/SW1.json", {}, True),
+    ("support", "s3:GetObject", DOCUMENT, {}, False),
+    ("support", "s3:GetObject", LANDED, {}, False),
+    ("support", "s3:PutObject", f"{DATA}/reruns/class_super/00000001.json", IF_ABSENT, False),
+    ("support", "s3:PutObject", f"{DATA}/releases/x.json", IF_ABSENT, False),
+    ("support", "ecs:RunTask", task("worker"), CLUSTER, False),
+    ("support", "ecs:ExecuteCommand", "*", {}, False),
+    ("support", "secretsmanager:GetSecretValue", secret("bigsite"), {}, False),
+    ("analyst", "s3:GetObject", f"{DATA}/reconciliation/class_super/2026-03-04/1/report.html", {}, True),
+    ("analyst", "s3:GetObject", DOCUMENT, {}, False),
+    ("analyst", "s3:GetObject", MANIFEST, {}, False),
+    ("analyst", "s3:PutObject", f"{DATA}/reconciliation/x", IF_ABSENT, False),
+    ("deployer", "s3:GetObject", DOCUMENT, {}, False),
+    ("deployer", "cloudformation:ExecuteChangeSet", f"arn:aws:cloudformation:ap-southeast-2:{PROD}:stack/classfeed-prod-application/1", {}, True),
+    ("deployer", "cloudformation:ExecuteChangeSet", f"arn:aws:cloudformation:ap-southeast-2:{PROD}:stack/payroll/1", {}, False),
+    ("deployer", "cloudformation:DeleteStack", f"arn:aws:cloudformation:ap-southeast-2:{PROD}:stack/classfeed-prod-foundation/1", {}, False),
+    ("deployer", "ecs:RunTask", task("migrate"), CLUSTER, True),
+    ("deployer", "ecs:RunTask", task("worker"), CLUSTER, False),
+    ("deployer", "secretsmanager:GetSecretValue", secret("dagster-database"), {}, False),
+    ("deployer", "secretsmanager:GetSecretValue", secret("release-notes"), {}, True),
+    ("deployer", "iam:CreateRole", arn("worker"), {}, False),
+    ("deployer", "ecr:PutImage", "arn:aws:ecr:ap-southeast-2:111122223333:repository/classfeed", {}, False),
+    ("notes", "secretsmanager:GetSecretValue", secret("release-notes"), {}, True),
+    ("notes", "cloudformation:ExecuteChangeSet", f"arn:aws:cloudformation:ap-southeast-2:{PROD}:stack/classfeed-prod-application/1", {}, False),
+    ("notes", "ssm:PutParameter", f"arn:aws:ssm:ap-southeast-2:{PROD}:parameter/classfeed/prod/release", {}, False),
+    ("migrate", "s3:GetObject", DOCUMENT, {}, False),
+    ("renew", "ecs:UpdateService", f"arn:aws:ecs:ap-southeast-2:{PROD}:service/classfeed-prod-cluster/code", {}, True),
+    ("renew", "ecs:RunTask", task("worker"), CLUSTER, False),
+]  # fmt: skip
+
+PAGE = ROOT / "docs" / "security.md"
+_PART = re.compile(r"(?<=<!-- generated: access -->\n).*?(?=<!-- end: access -->)", re.DOTALL)
+
+
+def on(resource: str) -> str:
+    """A resource as people call it: without the parts of an ARN that are the same everywhere."""
+    for begins, short in ((f"{DATA}/", ""), (f"{LOGS}/", "logs: "), (DATA, "the bucket")):
+        if resource.startswith(begins):
+            return short + resource.removeprefix(begins)
+    return re.sub(r"^arn:aws:(s3:::|\w+:[\w-]*:\d+:)", "", resource)
+
+
+def shown() -> str:
+    """The table as Markdown."""
+    rows = ["", "| role | action | on | if | may |", "|---|---|---|---|---|"]
+    for who, action, resource, context, may in TABLE:
+        given = ", ".join(f"`{key}` is `{value.rsplit('/', 1)[-1]}`" for key, value in context.items())
+        rows.append(f"| {who} | `{action}` | `{on(resource)}` | {given} | {'yes' if may else '**no**'} |")
+    return "\n".join([*rows, "", ""])
+
+
+def page() -> str:
+    """docs/security.md as it should be."""
+    return _PART.sub(lambda _: shown(), PAGE.read_text())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

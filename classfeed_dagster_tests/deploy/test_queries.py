@@ -1,0 +1,42 @@
+"""The queries for the person on call ask for what is logged and measured, and for nothing else."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from classfeed_dagster.logs import FIELDS
+from classfeed_dagster.operations.metrics import DIMENSIONS, METRICS, STAGE
+from classfeed_dagster_tests.deploy.templates import ROOT
+
+TEXT = (ROOT / "docs" / "queries.md").read_text()
+QUERIES = re.findall(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+SOURCE = "".join(path.read_text() for path in sorted((ROOT / "classfeed_dagster").rglob("*.py")))
+KNOWN = FIELDS | set(METRICS) | set(DIMENSIONS) | {STAGE}
+WORDS = {"fields", "filter", "sort", "stats", "limit", "asc", "desc", "and", "by", "as", "ispresent", "count", "max",
+         "latest", "bin"}  # fmt: skip
+
+
+def fields(query: str) -> set[str]:
+    """The fields that a query names: not its words, its texts, the names that it gives, or CloudWatch's own."""
+    bare = re.sub(r'"[^"]*"|@\w+|bin\(\w+\)|\.0\b', "", query)
+    given = set(re.findall(r"\bas (\w+)", bare))
+    return set(re.findall(r"[a-z_]{2,}", bare)) - WORDS - given
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_query_asks_for_what_there_is(query: str) -> None:
+    assert fields(query) <= KNOWN
+    for event in re.findall(r'event = "([^"]+)"', query):
+        assert f'"{event}"' in SOURCE, event
+
+
+def test_the_test_could_fail() -> None:
+    assert len(QUERIES) >= 10
+    assert fields('filter event = "x" and nonsense > 1 | stats max(rows) as most by feed') == {
+        "event",
+        "nonsense",
+        "rows",
+        "feed",
+    }

@@ -1,0 +1,136 @@
+"""What the feeds do with the object store on a day of work is what their production roles let them do.
+
+Every call of the store is written down with the component that made it, and put to the policies of the committed
+templates: a permission that is missing shows here, not on the first morning in production.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from classfeed_dagster.operations.rerun_door import Operate, grant
+from classfeed_dagster.operations.reruns import Requester
+from classfeed_dagster.operations.runs import Outcome
+from classfeed_dagster.store import LocalStore
+from classfeed_dagster.warehouse import server
+from classfeed_dagster_tests.deploy.iam_simulation import allowed
+from classfeed_dagster_tests.deploy.templates import role, statements
+from classfeed_dagster_tests.desk import Desk, desk
+
+__all__ = ["desk"]
+
+BUCKET = "arn:aws:s3:::classfeed-prod-data-444455556666"
+MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
+Call = tuple[str, str, str]  # component, what it did, key or prefix
+
+
+class Witness:
+    """Writes down what is asked of any local store, and by whom."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.component = ""
+        self.calls: set[Call] = set()
+        for name in ("read", "exists", "create", "put", "delete", "local_file", "list"):
+            monkeypatch.setattr(LocalStore, name, self._watched(name, getattr(LocalStore, name)))
+
+    def _watched(self, name: str, original: Any) -> Any:
+        def watched(store: LocalStore, key: str, *arguments: Any, **options: Any) -> Any:
+            if self.component:
+                self.calls.add((self.component, name, key))
+            return original(store, key, *arguments, **options)
+
+        return watched
+
+    @contextlib.contextmanager
+    def acting(self, component: str) -> Iterator[None]:
+        self.component = component
+        try:
+            yield
+        finally:
+            self.component = ""
+
+    def refused(self) -> set[Call]:
+        """Calls that the component's role in production would not have been allowed to make."""
+        return {call for call in self.calls if not may(*call)}
+
+
+def may(component: str, what: str, key: str) -> bool:
+    """Whether S3 would do what the store asks of it. ``key`` is a prefix for ``list``."""
+    rules = statements(role("prod", component))
+    object_ = f"{BUCKET}/{key}"
+    match what:
+        case "list":
+            return allowed(rules, "s3:ListBucket", BUCKET, {"s3:prefix": key})
+        case "create":
+            return allowed(rules, "s3:PutObject", object_, {"s3:if-none-match": "*"})
+        case "put":
+            return allowed(rules, "s3:PutObject", object_)
+        case "delete":
+            return allowed(rules, "s3:DeleteObject", object_)
+    # Without leave to list, S3 answers "forbidden" for an object that isn't there, instead of "not found".
+    return allowed(rules, "s3:GetObject", object_) and allowed(rules, "s3:ListBucket", BUCKET)
+
+
+@pytest.fixture
+def no_warehouse_left(desk: Desk) -> Iterator[None]:
+    """Reconciliation starts a local warehouse, a process of its own."""
+    yield
+    server.stop(desk.runtime.settings.home)
+
+
+@pytest.fixture
+def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
+    return Witness(monkeypatch)
+
+
+@pytest.mark.usefixtures("no_warehouse_left")
+@pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.torture)])
+def test_a_day_of_work_is_within_the_roles(desk: Desk, witness: Witness, everything: bool) -> None:
+    """``everything``: with the runs that sensors ask for, reconciliation with its warehouse among them; a minute."""
+    first, _ = desk.two_customers()
+    desk.bigsite.end_of_day(MONDAY)
+    desk.break_units(first, MONDAY)
+    desk.bigsite.save()
+    with witness.acting("worker"):
+        assert desk.run(MONDAY).outcome is Outcome.DELIVERED  # one portfolio is held back
+    sensors = [sensor.name for sensor in desk.definitions.get_repository_def().sensor_defs]
+    assert {"repair", "alerts", "measures", "consent_events"} <= set(sensors)
+    with desk.at("2026-03-03T11:00:00+11:00"):
+        for sensor in sensors:
+            with witness.acting("code"):
+                requests, _ = desk.tick(sensor)
+            for request in requests[:1] if everything else ():
+                with witness.acting("worker"):
+                    desk.carry_out(request)
+    with desk.at("2026-03-04T11:00:00+11:00"), witness.acting("code"):  # Tuesday's date is late
+        for sensor in sensors if everything else ("alerts", "repair", "measures"):
+            desk.tick(sensor)
+    for job in ("operations_report", "retention", "schema_job"):
+        definition = desk.definitions.resolve_job_def(job)
+        partition = MONDAY if definition.partitions_def is not None else None
+        with desk.at("2026-03-03T12:00:00+11:00"), witness.acting("worker"):
+            definition.execute_in_process(instance=desk.instance, partition_key=partition, raise_on_error=False)
+    with witness.acting("door"):
+        grant(
+            desk.runtime, Operate(lambda *_: False, lambda *_: "run"), desk.feed("class_super"), dt.date(2026, 3, 2),
+            Requester("pat", frozenset({"classfeed-support"})), "the recipient asks for the file again",
+            dt.datetime(2026, 3, 3, 0, 30, tzinfo=dt.UTC),
+        )  # fmt: skip
+    assert {component for component, _, _ in witness.calls} == {"worker", "code", "door"}
+    assert len(witness.calls) > 60
+    assert sorted(witness.refused()) == []
+
+
+def test_the_witness_sees_what_a_role_may_not_do(witness: Witness, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with witness.acting("code"):
+        store.create("delivered/class_super/2026-03-02/r0/manifest.json", b"{}")
+        list(store.list("delivered/class_super/"))
+    store.put("landing/x", b"not looked at: nobody acts")
+    assert witness.refused() == {("code", "create", "delivered/class_super/2026-03-02/r0/manifest.json")}

