@@ -1,1 +1,5 @@
 """classfeed: an online share broker's daily data feeds to Class and other fund-administration software."""
+
+from classfeed_dagster import memory
+
+memory.give_back()  # before anything that allocates much is loaded

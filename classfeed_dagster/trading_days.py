@@ -1,8 +1,9 @@
 """ASX business days: which dates the feed runs for, when each one ends, and the partitions made of them.
 
-A *business date* is a day on which the ASX trades (``exchange_calendars`` XASX). Everything here is a pure
-function of dates: nothing asks the clock. Instants are timezone-aware UTC ``datetime``; dates are calendar
-days in Australia/Sydney.
+A *business date* is a day on which the ASX trades: a weekday that is not in ``asx_holidays.txt``, a table made from
+the XASX calendar of ``exchange_calendars`` (asking the library itself costs every process half a second and 40 MB).
+Everything here is a pure function of dates: nothing asks the clock. Instants are timezone-aware UTC ``datetime``;
+dates are calendar days in Australia/Sydney.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
 SYDNEY = ZoneInfo("Australia/Sydney")
 FIRST_SUPPORTED = dt.date(2010, 1, 1)
 LAST_SUPPORTED = dt.date(2035, 12, 31)
+HOLIDAYS_FILE = "asx_holidays.txt"
 
-# Corrections to the library's calendar, each with its reason. A wrong holiday would stop or double a feed,
-# and the library is updated on its own schedule, so a known error is mended here at once.
+# Corrections to the table, each with its reason. A wrong holiday would stop or double a feed, and the library that
+# the table is made from is updated on its own schedule, so a known error is mended here at once.
 EXTRA_HOLIDAYS: frozenset[dt.date] = frozenset()
 EXTRA_BUSINESS_DAYS: frozenset[dt.date] = frozenset()
 
@@ -56,14 +59,14 @@ class Window:
 @cache
 def business_days() -> tuple[dt.date, ...]:
     """Every ASX business day in the supported range (2010 to 2035), in order."""
-    # Imported here because it pulls in pandas, which costs half a second that a `--help` need not pay.
-    import exchange_calendars
+    days = (FIRST_SUPPORTED + dt.timedelta(days=at) for at in range((LAST_SUPPORTED - FIRST_SUPPORTED).days + 1))
+    weekdays = {day for day in days if day.weekday() < 5}
+    return tuple(sorted((weekdays - _holidays() - EXTRA_HOLIDAYS) | EXTRA_BUSINESS_DAYS))
 
-    calendar = exchange_calendars.get_calendar(
-        "XASX", start=FIRST_SUPPORTED.isoformat(), end=LAST_SUPPORTED.isoformat()
-    )
-    days = {session.date() for session in calendar.sessions}
-    return tuple(sorted((days - EXTRA_HOLIDAYS) | EXTRA_BUSINESS_DAYS))
+
+def _holidays() -> set[dt.date]:
+    table = resources.files("classfeed_dagster").joinpath(HOLIDAYS_FILE).read_text()
+    return {dt.date.fromisoformat(line) for line in table.splitlines() if not line.startswith("#")}
 
 
 def is_business_day(day: dt.date) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 
+import exchange_calendars
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +15,21 @@ from classfeed_dagster import trading_days
 
 D = dt.date
 SUPPORTED = st.dates(D(2010, 2, 1), D(2035, 11, 30))
+
+
+def test_business_days_are_those_of_the_library() -> None:
+    # The table is made by scripts/asx_holidays.py: run it after the library was updated.
+    calendar = exchange_calendars.get_calendar("XASX", start="2010-01-01", end="2035-12-31")
+    library = {session.date() for session in calendar.sessions}
+    corrected = (library - trading_days.EXTRA_HOLIDAYS) | trading_days.EXTRA_BUSINESS_DAYS
+    assert trading_days.business_days() == tuple(sorted(corrected))
+
+
+def test_business_days_need_neither_the_library_nor_pandas() -> None:
+    code = "import sys; from classfeed_dagster import trading_days; trading_days.business_days(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "classfeed_dagster.trading_days" in loaded
+    assert not {"pandas", "numpy", "exchange_calendars", "dagster"} & set(loaded)
 
 
 def test_closures_of_2026_are_not_business_days() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import itertools
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ _FIRST_INSTANT = dt.datetime(1900, 1, 1, tzinfo=dt.UTC)
 _LAST_INSTANT = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 _FIRST_DATE = dt.date(1900, 1, 1)
 _LAST_DATE = dt.date(9999, 1, 1)
+_ROWS = 10_000  # fetched at a time
 
 
 class ConsentReadError(RuntimeError):
@@ -197,18 +200,27 @@ def ask_consent_now(
     question = consent_query([recipient], instant, instant).order_by(None).subquery()
     clock = sa.select(instant.label("asked_at")).subquery()
     statement = sa.select(clock.c.asked_at, question).select_from(clock.outerjoin(question, sa.true()))
+    held: set[str] = set()
     try:
         with engine.connect() as connection:
-            rows = connection.execute(statement).all()
+            # In order of portfolios, so that one portfolio's consents are in memory at a time.
+            streaming = {"yield_per": _ROWS}
+            rows = connection.execute(statement.order_by(question.c.portfolio_id), execution_options=streaming)
+            first = next(rows)  # there always is one, with the instant
+            asked_at: dt.datetime = first[0].astimezone(dt.UTC)
+            answered = (row[1:] for row in itertools.chain([first], rows) if row[1] is not None)
+            for _, group in itertools.groupby(answered, key=_portfolio_id):
+                found = standings(consents_from(group), recipient, asked_at)
+                held.update(standing.portfolio_number for standing in found.values())
     except sa.exc.SQLAlchemyError as error:
         raise ConsentReadError(
             f"bigsite could not be asked who consents for {recipient} ({type(error).__name__}): nothing is sent. "
             "Check the connection to bigsite and run again."
         ) from error
-    asked_at: dt.datetime = rows[0][0].astimezone(dt.UTC)
-    consents = consents_from(row[1:] for row in rows if row[1] is not None)
-    held = {standing.portfolio_number for standing in standings(consents, recipient, asked_at).values()}
     return asked_at, held if numbers is None else held.intersection(numbers)
+
+
+_portfolio_id = operator.itemgetter(1)  # of the rows of ``consent_query``
 
 
 def _within(column: sa.Column[Any], lowest: dt.date, highest: dt.date) -> sa.Label[Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -18,19 +19,24 @@ from typing import IO, Any, Literal
 import polars as pl
 from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
 
+from classfeed_dagster.delivery.ahead import ahead_key, examine_ahead, record_ahead
 from classfeed_dagster.delivery.errors import BuildError, DamagedRecordError
 from classfeed_dagster.delivery.manifest import ControlTotals, HeldBack, Page, Portfolio, Sha256, SnapshotRef
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, write_page, written
 from classfeed_dagster.delivery.plan import DeliveryPlan, Going
-from classfeed_dagster.delivery.records import Record, build_key, canonical, from_json, sha256, staged_prefix, to_json
+from classfeed_dagster.delivery.records import Record, build_key, create_record, from_json, json_parts, staged_prefix
 from classfeed_dagster.delivery.state import DeliveredState
 from classfeed_dagster.documents.format import (
     DocumentFormat,
+    ExaminedAhead,
+    KnownRecords,
     PageHeader,
+    Paging,
     RenderedPortfolio,
     Totals,
     file_stem,
-    pages_of,
+    message_id,
+    paging_of,
 )
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.store import ObjectStore
@@ -106,13 +112,25 @@ def build_delivery(
     """
     day = plan.business_date
     window = audience.window(day)
-    with tempfile.TemporaryDirectory(prefix="classfeed-build-") as folder:
-        spool = _Spool(Path(folder))
+    with (
+        tempfile.TemporaryDirectory(prefix="classfeed-build-") as folder,
+        ThreadPoolExecutor(max_workers=1) as second,
+    ):
+        spool = _Spool(
+            Path(folder),
+            paging_of(document_format, max_page_bytes - _FRAME_BYTES),
+            lambda page: message_id(feed, day, delivered.next_revision, page),
+        )
+        ahead: list[Future[KnownRecords]] = []
+
+        def examine(on_page: range) -> None:
+            # While the next page is rendered, and the first ones are written.
+            if isinstance(document_format, ExaminedAhead):
+                ahead.append(second.submit(examine_ahead, document_format, spool.sections(on_page)))
+
         with spool:
-            unchanged = _render_changed(spool, document_format, plan, slices, delivered)
-        sizes = [portfolio.bytes for portfolio in spool.portfolios]
-        due = bool(sizes) or delivered.latest is None
-        ranges = pages_of(document_format, sizes, max_page_bytes - _FRAME_BYTES) if due else []
+            unchanged = _render_changed(spool, document_format, plan, slices, delivered, examine)
+        ranges = spool.paging.pages if spool.portfolios or delivered.latest is None else []
         headers = [
             PageHeader(
                 feed=feed,
@@ -130,7 +148,7 @@ def build_delivery(
         ]
         suffix = document_format.extension + (".gz" if compress else "")
         files = [Path(folder) / f"{file_stem(document_format, header)}{suffix}" for header in headers]
-        totals = [sum((spool.totals[at] for at in on_page), Totals()) for on_page in ranges]
+        totals = spool.totals if spool.portfolios else [Totals()] * len(ranges)
 
         def write(at: int) -> Written:
             chunks = document_format.page(headers[at], totals[at], spool.sections(ranges[at]))
@@ -154,17 +172,13 @@ def build_delivery(
             code_version=code_version,
             flags=dict(flags or {}),
             pages=tuple(map(_page, headers, totals, results)),
-            portfolios=tuple(
-                portfolio.model_copy(update={"page": header.message_id})
-                for header, on_page in zip(headers, ranges, strict=True)
-                for portfolio in spool.portfolios[on_page.start : on_page.stop]
-            ),
+            portfolios=tuple(spool.portfolios),
             held_back=plan.held_back,
             unannounced=plan.unannounced,
             unchanged=unchanged,
             delivered_before=delivered.fingerprint,
         )
-        return _stage(store, build, files, correlation_id)
+        return _stage(store, build, files, [one.result() for one in ahead], correlation_id)
 
 
 def _page(header: PageHeader, totals: Totals, result: Written) -> Page:
@@ -186,15 +200,21 @@ def _render_changed(
     plan: DeliveryPlan,
     slices: Iterable[Mapping[str, pl.DataFrame]],
     delivered: DeliveredState,
+    page_ended: Callable[[range], None],
 ) -> int:
     # Spool the portfolios whose content was not delivered yet; the number of the others is the result.
+    ended = 0
     going = {portfolio.number: portfolio for portfolio in plan.going}
     numbers = pl.DataFrame({"portfolio_number": list(going)}, schema={"portfolio_number": pl.String()})
     unchanged, last = 0, ""
-    for frames in slices:
+
+    def render(frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
         # What is held back isn't even rendered: it may hold values that the format can't carry.
-        kept = {name: _of_portfolios(frame, numbers) for name, frame in frames.items()}
-        for rendered in document_format.render(kept):
+        return document_format.render(_of_portfolios(frames, numbers))
+
+    # By map, which keeps no slice's frames: they would still be in memory while the next slice is read.
+    for portfolios in map(render, slices):
+        for rendered in portfolios:
             portfolio = going.pop(rendered.number, None)
             if portfolio is None or rendered.number <= last:
                 raise BuildError(
@@ -208,19 +228,25 @@ def _render_changed(
                 unchanged += 1
             else:
                 spool.add(portfolio, rendered, digest)
+                if len(spool.totals) > ended + 1:
+                    page_ended(spool.page(ended))
+                    ended += 1
     if going:
         missing = ", ".join(sorted(going)[:20])
         raise BuildError(
             f"{delivered.feed} of {plan.business_date.isoformat()}: {len(going)} portfolio(s) of the plan have no "
             f"record in the frames ({missing})"
         )
+    if spool.portfolios:
+        page_ended(spool.page(ended))
     return unchanged
 
 
-def _of_portfolios(frame: pl.DataFrame, numbers: pl.DataFrame) -> pl.DataFrame:
-    if "portfolio_number" not in frame.columns:
-        return frame
-    return frame.join(numbers, on="portfolio_number", how="semi")
+def _of_portfolios(frames: Mapping[str, pl.DataFrame], numbers: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    return {
+        name: frame.join(numbers, on="portfolio_number", how="semi") if "portfolio_number" in frame.columns else frame
+        for name, frame in frames.items()
+    }
 
 
 def content_digest(rendered: RenderedPortfolio) -> str:
@@ -234,15 +260,21 @@ def content_digest(rendered: RenderedPortfolio) -> str:
 
 
 class _Spool:
-    """The rendered records on disk, one file a section, each in order of portfolios."""
+    """The rendered records on disk, one file a section, each in order of portfolios; what is said of them by page.
 
-    def __init__(self, folder: Path) -> None:
+    ``page_id`` gives the message id of a page by its number.
+    """
+
+    def __init__(self, folder: Path, paging: Paging, page_id: Callable[[int], str]) -> None:
         self._folder = folder
         self._open = ExitStack()
         self._files: dict[str, tuple[Path, IO[bytes]]] = {}
-        self._ends: dict[str, list[int]] = {}  # by section: where each portfolio's records end
+        self._ends: dict[str, array[int]] = {}  # by section: where each portfolio's records end
+        self._page_id = page_id
+        self._page_ids: list[str] = []
+        self.paging = paging
         self.portfolios: list[Portfolio] = []
-        self.totals: list[Totals] = []
+        self.totals: list[Totals] = []  # of each page that has a portfolio
 
     def __enter__(self) -> _Spool:
         return self
@@ -255,13 +287,17 @@ class _Spool:
         for name in rendered.sections.keys() - self._files.keys():
             path = self._folder / f"section-{len(self._files)}"
             self._files[name] = (path, self._open.enter_context(path.open("xb", buffering=_SPOOL_BUFFER)))
-            self._ends[name] = [0] * len(self.portfolios)
+            self._ends[name] = array("q", bytes(8 * len(self.portfolios)))
         for name, (_, target) in self._files.items():
             ends = self._ends[name]
             data = rendered.sections.get(name, b"")
             target.write(data)
             ends.append((ends[-1] if ends else 0) + len(data))
-        self.totals.append(rendered.totals)
+        page = self.paging.add(rendered.size)
+        if page > len(self._page_ids):
+            self._page_ids.append(self._page_id(page))
+            self.totals.append(Totals())
+        self.totals[-1] += rendered.totals
         self.portfolios.append(
             Portfolio(
                 number=going.number,
@@ -270,9 +306,15 @@ class _Spool:
                 digest=digest,
                 bytes=rendered.size,
                 consent_ids=going.consent_ids,
-                page="",
+                page=self._page_ids[-1],
             )
         )
+
+    def page(self, number: int) -> range:
+        """The portfolios of a page (from 0), to be read: whatever was added is on disk."""
+        for _, target in self._files.values():
+            target.flush()
+        return self.paging.pages[number]
 
     def sections(self, portfolios: range) -> dict[str, Iterable[bytes]]:
         """The records of some consecutive portfolios, by section, read from disk in blocks."""
@@ -289,11 +331,19 @@ class _Spool:
                 yield block
 
 
-def _stage(store: ObjectStore, build: Build, files: list[Path], correlation_id: str) -> Build:
+def _stage(
+    store: ObjectStore,
+    build: Build,
+    files: list[Path],
+    ahead: list[KnownRecords],
+    correlation_id: str,
+) -> Build:
     # The id leaves out how the files are compressed: another processor may compress the same document otherwise.
     left_out: dict[str, Any] = {"build_id": True, "pages": {"__all__": {"key", "bytes", "sha256"}}}
-    determining = build.model_dump(mode="json", exclude=left_out)
-    build_id = sha256(canonical(determining))[:32]
+    determining = hashlib.sha256()
+    for part in json_parts(build, exclude=left_out):
+        determining.update(part)
+    build_id = determining.hexdigest()[:32]
     prefix = staged_prefix(build.feed, build.business_date, build_id)
     pages = []
     for page, path in zip(build.pages, files, strict=True):
@@ -303,9 +353,12 @@ def _stage(store: ObjectStore, build: Build, files: list[Path], correlation_id: 
             pages.append(page.model_copy(update={"key": key}))
         else:
             pages.append(_staged_before(store, page, key))
+    for page, found in zip(build.pages, ahead, strict=False):
+        record_ahead(store, ahead_key(prefix, page.message_id), build.code_version, found)
     build = build.model_copy(update={"build_id": build_id, "pages": tuple(pages)})
-    store.create(build_key(build.feed, build.business_date, build_id), to_json(build))
-    return read_build(store, build.feed, build.business_date, build_id)
+    if create_record(store, build_key(build.feed, build.business_date, build_id), build):
+        return build
+    return read_build(store, build.feed, build.business_date, build_id)  # an earlier attempt's
 
 
 def _staged_before(store: ObjectStore, page: Page, key: str) -> Page:

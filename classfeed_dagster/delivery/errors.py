@@ -20,7 +20,7 @@ class TooManyHeldBackError(DeliveryError):
         super().__init__(
             f"{breaking} of {total} portfolios break a rule on {day.isoformat()}, above the limit of {limit}: nothing "
             f"is delivered. Rules broken, most often first: {', '.join(rules)}. "
-            "Look at the checks' offenders, have the source mended, and run the date again."
+            "Look at the checks' offenders and have the source mended: the date then runs again by itself."
         )
         self.breaking = breaking
         self.total = total

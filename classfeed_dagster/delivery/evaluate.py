@@ -7,14 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 
+from classfeed_dagster.delivery.ahead import ahead_key, read_ahead
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.facts import header_faults, numbers_with_data, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.gate import Verdict, record_verdict
 from classfeed_dagster.delivery.manifest import Page, Portfolio
 from classfeed_dagster.delivery.pages import examine_file
 from classfeed_dagster.delivery.plan import DeliveryPlan
-from classfeed_dagster.delivery.records import file_facts
-from classfeed_dagster.documents.format import DocumentFormat, PageFacts, Totals
+from classfeed_dagster.delivery.records import file_facts, staged_prefix
+from classfeed_dagster.documents.format import DocumentFormat, ExaminedAhead, KnownRecords, PageFacts, Totals
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 _SHOWN = 20
@@ -41,15 +42,27 @@ class Evaluation:
 
 
 def examine_build(
-    store: ObjectStore, build: Build, document_format: DocumentFormat, *, threads: int = 2
+    store: ObjectStore,
+    build: Build,
+    document_format: DocumentFormat,
+    *,
+    code_version: str | None = None,
+    threads: int = 2,
 ) -> tuple[ExaminedPage, ...]:
-    """Read every staged page of ``build`` back. A page that is missing or can't be read says so in its facts."""
+    """Read every staged page of ``build`` back. A page that is missing or can't be read says so in its facts.
+
+    What ``code_version`` examined ahead is taken from its record, for exactly these bytes; None: nothing is.
+    """
+    prefix = staged_prefix(build.feed, build.business_date, build.build_id)
 
     def examine(page: Page) -> ExaminedPage:
+        known: KnownRecords = {}
+        if code_version is not None and isinstance(document_format, ExaminedAhead):
+            known = read_ahead(store, ahead_key(prefix, page.message_id), code_version)
         try:
             with store.local_file(page.key) as path:
                 stored = file_facts(path)
-                facts = examine_file(path, document_format)
+                facts = examine_file(path, document_format, known)
         except ObjectNotFoundError:
             missing = PageFacts(("the file does not exist",), {}, {}, frozenset(), Totals(), None, "", 0)
             return ExaminedPage(page, missing, same_file=False)

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt, TypeAdapter
+from pydantic import AwareDatetime, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from classfeed_dagster.delivery.records import Record, from_json
 from classfeed_dagster.documents.format import CurrencyTotals, Totals
@@ -110,7 +111,9 @@ class Page(Record):
         return self.totals.with_counts(dict(self.counts))
 
 
-class Portfolio(Record):
+# A record with slots, since a manifest may list some hundred thousand: it takes a quarter of a model's memory.
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid", hide_input_in_errors=True))
+class Portfolio:
     """One portfolio in the delivery."""
 
     number: str = Field(description="the portfolio's number")

@@ -12,7 +12,7 @@ from typing import IO, cast
 from isal import igzip, isal_zlib
 
 from classfeed_dagster.delivery.records import file_facts
-from classfeed_dagster.documents.format import DocumentFormat, PageFacts, Totals
+from classfeed_dagster.documents.format import DocumentFormat, ExaminedAhead, KnownRecords, PageFacts, Totals
 
 _BLOCK = 256 * 1024
 # What a damaged file can do to a decompressor or a parser that reads it.
@@ -88,9 +88,14 @@ def written(path: Path) -> Written:
     return Written(size, digest, document_size, document.hexdigest())
 
 
-def examine_file(path: Path, document_format: DocumentFormat) -> PageFacts:
-    """Read a page back and see what it holds. A file that can't be read at all gives facts with that as the error."""
+def examine_file(path: Path, document_format: DocumentFormat, known: KnownRecords | None = None) -> PageFacts:
+    """Read a page back and see what it holds. A file that can't be read at all gives facts with that as the error.
+
+    ``known`` is what was found of its records ahead.
+    """
     try:
+        if known and isinstance(document_format, ExaminedAhead):
+            return document_format.examine_page(read_page(path), known)
         return document_format.examine(read_page(path))
     except UNREADABLE as error:
         what = f"the file can't be read as a {document_format.name} document ({type(error).__name__})"

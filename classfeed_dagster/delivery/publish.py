@@ -40,7 +40,7 @@ from classfeed_dagster.delivery.manifest import (
     VoidManifest,
 )
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, written
-from classfeed_dagster.delivery.records import delivered_prefix, manifest_key, stored_facts, to_json
+from classfeed_dagster.delivery.records import create_record, delivered_prefix, manifest_key, stored_facts
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state, ever_delivered
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
@@ -162,7 +162,7 @@ class _Attempt:
             build, place=place, pages=pages, passed=passed, asked_at=asked_at, correlation_id=self.correlation_id
         )
         key = manifest_key(build.feed, build.business_date, build.revision)
-        if store.create(key, to_json(manifest), {"correlation-id": self.correlation_id}):
+        if create_record(store, key, manifest, {"correlation-id": self.correlation_id}):
             return Outcome("DELIVERED", manifest)
         return None
 

@@ -6,6 +6,8 @@ import datetime as dt
 import hashlib
 import json
 import re
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ from classfeed_dagster.delivery.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
 
 _BLOCK = 1 << 20
+_AT_A_TIME = 1_000  # members of a list that are made into JSON together
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
 _T = TypeVar("_T")
 
@@ -27,12 +30,55 @@ class Record(BaseModel):
 
 def to_json(record: BaseModel) -> bytes:
     """Canonical JSON of ``record``: keys sorted, UTF-8, no blanks, a newline at the end. Decimals are strings."""
-    return canonical(record.model_dump(mode="json"))
+    return b"".join(json_parts(record))
+
+
+def json_parts(record: BaseModel, exclude: Mapping[str, Any] | None = None) -> Iterator[bytes]:
+    """``to_json`` in parts, less what is to ``exclude`` (as in pydantic): its long lists are never plain values whole.
+
+    A manifest may list some hundred thousand portfolios, which as dictionaries take ten times their JSON's memory.
+    """
+    left_out = exclude or {}
+    kind = type(record)
+    long = {
+        name
+        for name in kind.model_fields.keys() - left_out.keys()
+        if isinstance(value := getattr(record, name), tuple) and len(value) > _AT_A_TIME
+    }
+    rest = record.model_dump(mode="json", exclude={**left_out, **dict.fromkeys(long, True)})
+    before = b"{"
+    for name in sorted(rest.keys() | long):
+        yield before + _compact(name) + b":"
+        before = b","
+        if name not in long:
+            yield _compact(rest[name])
+            continue
+        declared: Any = kind.model_fields[name].annotation
+        adapter: TypeAdapter[Any] = TypeAdapter(declared)
+        values = getattr(record, name)
+        for start in range(0, len(values), _AT_A_TIME):
+            part = _compact(adapter.dump_python(values[start : start + _AT_A_TIME], mode="json"))
+            yield (b"," if start else b"[") + part[1:-1]
+        yield b"]"
+    yield (b"{}" if before == b"{" else b"}") + b"\n"
+
+
+def create_record(store: ObjectStore, key: str, record: BaseModel, metadata: Mapping[str, str] | None = None) -> bool:
+    """Store ``to_json`` of a record that may be large, through a file; True if created, False if the key existed."""
+    with tempfile.TemporaryDirectory(prefix="classfeed-record-") as folder:
+        path = Path(folder) / "record.json"
+        with path.open("xb") as target:
+            target.writelines(json_parts(record))
+        return store.create(key, path, metadata)
 
 
 def canonical(value: Any) -> bytes:
     """Canonical JSON of plain values: equal values, equal bytes."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return _compact(value) + b"\n"
+
+
+def _compact(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def from_json(kind: type[_T] | TypeAdapter[_T], data: bytes, location: str) -> _T:

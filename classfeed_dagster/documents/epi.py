@@ -9,7 +9,14 @@ from pathlib import Path
 import polars as pl
 
 from classfeed_dagster.documents import epi_findings, epi_mapping, epi_reader, epi_totals, epi_writer
-from classfeed_dagster.documents.format import DocumentColumn, PageFacts, PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.documents.format import (
+    DocumentColumn,
+    KnownRecords,
+    PageFacts,
+    PageHeader,
+    RenderedPortfolio,
+    Totals,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,14 @@ class EpiFormat:
     def examine(self, chunks: Iterable[bytes]) -> PageFacts:
         """See DocumentFormat."""
         return epi_reader.examine(chunks)
+
+    def examine_records(self, section: str, chunks: Iterable[bytes]) -> KnownRecords:
+        """See ExaminedAhead."""
+        return epi_reader.examine_records(section, chunks)
+
+    def examine_page(self, chunks: Iterable[bytes], known: KnownRecords) -> PageFacts:
+        """See ExaminedAhead."""
+        return epi_reader.examine(chunks, known)
 
     def read(self, path: Path) -> dict[str, pl.DataFrame]:
         """See DocumentFormat. UnreadableDocumentError (a ValueError) says what is wrong."""

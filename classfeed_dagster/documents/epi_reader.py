@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import polars as pl
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.epi_mapping import Record, Type
-from classfeed_dagster.documents.epi_records import Records, Taker
+from classfeed_dagster.documents.epi_records import Records, Taker, closing_tag, take_lines
 from classfeed_dagster.documents.epi_totals import totals_of
-from classfeed_dagster.documents.epi_validator import Validator, lines
-from classfeed_dagster.documents.format import CurrencyTotals, PageFacts, Totals
+from classfeed_dagster.documents.epi_validator import Lines, Validator
+from classfeed_dagster.documents.format import CurrencyTotals, KnownRecords, PageFacts, RecordFacts, Totals
 
-_BLOCK = 1 << 18
+BLOCK = 1 << 21  # bytes of records that are looked at together
+_READ = 1 << 18
 _CONTROL_SECTIONS = {section.counted_as: section.name for section in epi.SECTIONS}
 _SECTION_OF = {section.record.name: section.name for section in epi.SECTIONS}
 _FRAME_FIELDS = {element.name: element.column for element in epi.CURRENCY_ELEMENTS}
@@ -47,15 +49,23 @@ class UnreadableDocumentError(ValueError):
     """The file is not a valid EPI document. The message names lines and elements, never values."""
 
 
-def examine(chunks: Iterable[bytes]) -> PageFacts:
+def examine(chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageFacts:
     """Read a page as a stream, in flat memory: validate it, add it up again, list its portfolios.
 
-    Never raises for what the bytes hold: everything wrong is in ``errors``. After an error the sums and lists hold
-    what was read of it, and mean nothing. ``header`` is by element name.
+    Blocks of records whose bytes are ``known``, by their SHA-256, are not examined again. Never raises for what the
+    bytes hold: everything wrong is in ``errors``. After an error the sums and lists hold what was read of it, and mean
+    nothing. ``header`` is by element name.
     """
     summary = _Summary()
     source = _Hashed(chunks)
-    errors, frame = _read(source, _COUNTED, summary.take)
+
+    def examined_ahead(section: str, block: bytes) -> bool:
+        found = known.get(_digest(section, block)) if known else None
+        if found is not None:
+            summary.add(section, found)
+        return found is not None
+
+    errors, frame = _read(source, _COUNTED, summary.take, examined_ahead)
     for _ in source:
         pass  # what a reader that stopped early left, for size and digest
     header = {path[2]: text for path, text in frame if path[1:2] == (epi.HEADER,) and len(path) == 3}
@@ -69,6 +79,26 @@ def examine(chunks: Iterable[bytes]) -> PageFacts:
         sha256=source.digest.hexdigest(),
         size=source.size,
     )
+
+
+def examine_records(section: str, chunks: Iterable[bytes]) -> dict[str, RecordFacts]:
+    """The facts of a section's records, given as in a page, by block; blocks not surely valid are left out.
+
+    Blocks are cut as they are when the page is examined, so that they are found there by their SHA-256.
+    """
+    record = next(one.record for one in epi.SECTIONS if one.name == section)
+    source, found = Lines(chunks), dict[str, RecordFacts]()
+    while block := source.block(closing_tag(section), BLOCK)[1]:
+        summary = _Summary()
+        if take_lines(record, block, _COUNTED, summary.take):
+            found[_digest(section, block)] = summary.facts(section)
+    return found
+
+
+def _digest(section: str, block: bytes) -> str:
+    digest = hashlib.sha256(f"{section}\0".encode())
+    digest.update(block)
+    return digest.hexdigest()
 
 
 def read(path: Path) -> dict[str, pl.DataFrame]:
@@ -104,8 +134,12 @@ def read(path: Path) -> dict[str, pl.DataFrame]:
 def file_chunks(path: Path) -> Iterator[bytes]:
     """A file's content in blocks, decompressed if its name ends in ``.gz``."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as source:
-        while block := source.read(_BLOCK):
+        while block := source.read(_READ):
             yield block
+
+
+class _StopReading(Exception):  # noqa: N818
+    """The validator has seen enough."""
 
 
 class _Hashed:
@@ -124,19 +158,36 @@ class _Hashed:
 
 
 def _read(
-    chunks: Iterable[bytes], columns: Mapping[str, Sequence[str]], take: Taker
+    chunks: Iterable[bytes],
+    columns: Mapping[str, Sequence[str]],
+    take: Taker,
+    examined_ahead: Callable[[str, bytes], bool] = lambda section, block: False,
 ) -> tuple[list[str], list[tuple[tuple[str, ...], str]]]:
     """Validate and read in one go: the errors, and the leaves of the document's frame."""
     validator, records = Validator(), Records(columns, take)
-    line = 1
-    for line, piece in lines(chunks):
+
+    def feed(line: int, piece: bytes) -> None:
         if not validator.feed(piece, line):
-            return validator.errors, records.frame
+            raise _StopReading
         if not validator.errors:  # what is invalid may be nested without end: only the validator is made for that
             records.feed(piece)
-    validator.close(line)
-    if not validator.errors:
-        records.close()
+
+    line, source = 1, Lines(chunks)
+    with contextlib.suppress(_StopReading):
+        for line, piece in source:
+            feed(line, piece)
+            while not validator.errors and (section := records.section) is not None:
+                first, block = source.block(closing_tag(section.name), BLOCK)
+                if not block:
+                    break
+                if examined_ahead(section.name, block) or take_lines(section.record, block, columns, take):
+                    validator.skip(block.count(b"\n"))
+                    continue
+                for line, part in Lines([block], first):  # noqa: PLW2901
+                    feed(line, part)
+        validator.close(line)
+        if not validator.errors:
+            records.close()
     return validator.errors, records.frame
 
 
@@ -169,8 +220,7 @@ class _Summary:
         self.totals = Totals(dict.fromkeys(_SECTION_OF.values(), 0))
         self.portfolios: dict[str, set[str]] = {name: set() for name in _SECTION_OF.values()}
         self.removed: set[str] = set()
-        self._no_currency = 0
-        self._example = ""
+        self._no_currency: list[str] = []
 
     def take(self, record: Record, texts: pl.DataFrame) -> None:
         """Add some records."""
@@ -186,16 +236,27 @@ class _Summary:
         if record is epi.MOVEMENT_TRANSACTION:
             money = pl.any_horizontal(pl.col("amount", "net_amount").is_not_null())
             bare = rows.filter(money & pl.col(epi.CURRENCY).is_null())
-            if bare.height:
-                self._no_currency += bare.height
-                self._example = self._example or bare["transaction_id"][0]
+            self._no_currency += bare["transaction_id"].to_list()
+
+    def add(self, section: str, facts: RecordFacts) -> None:
+        """Add records that were examined ahead."""
+        self.totals += facts.totals
+        self.portfolios[section] |= facts.portfolios
+        self.removed |= facts.removed
+        self._no_currency += facts.without_currency
+
+    def facts(self, section: str) -> RecordFacts:
+        """What was added, all of it records of one section."""
+        numbers = frozenset(self.portfolios[section])
+        return RecordFacts(self.totals, numbers, frozenset(self.removed), tuple(self._no_currency))
 
     def errors(self) -> list[str]:
         """What is wrong with the records beside the XSD."""
         if not self._no_currency:
             return []
         name = epi.MOVEMENT_TRANSACTION.name
-        return [f"{name}: {self._no_currency} carry money without its currency, the first is {self._example}"]
+        first = self._no_currency[0]
+        return [f"{name}: {len(self._no_currency)} carry money without its currency, the first is {first}"]
 
 
 _NOTHING = {

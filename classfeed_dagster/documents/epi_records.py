@@ -1,30 +1,28 @@
 """The records of an EPI document as text columns: fast for documents as the writer makes them, right for any.
 
-A line that is one whole plain record (tags without blanks or prefixes, no comment, no CDATA) is read by column
-expressions together with thousands of others. Everything else goes to an lxml parser: the document's frame, and
-records in any other form. The parser keeps track of where in the document reading stands: a line is taken past it
-only inside the section that the record belongs to, and never once a comment or the like was seen.
+Lines that are whole, valid records in the plainest form for certain (``epi_proof``) are read by column expressions,
+thousands together. Everything else goes to an lxml parser: the document's frame, and records in any other form. The
+parser keeps track of where in the document reading stands: lines are taken past it only inside the section that the
+record belongs to, in which a plain name means the XSD's, and never once a comment or the like was seen.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 
 import polars as pl
 from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.epi_mapping import Element, Record, Section
+from classfeed_dagster.documents.epi_proof import valid_line
 from classfeed_dagster.documents.epi_validator import NoDoctype, hardened
 
-BATCH = 20_000  # records in memory at a time
+BATCH = 20_000  # of the parser's records in memory at a time
 # How a document in UTF-8 begins; others are read by lxml alone.
 _BEGINNING = re.compile(rb"<\?xml version=(['\"])1\.0\1 encoding=(['\"])(?:UTF|utf)-8\2\?>")
 _REFERENCES = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'", "&#13;": "\r", "&#10;": "\n", "&amp;": "&"}
-_PLAIN_TEXT = f"(?:[^<&\r]|{'|'.join(_REFERENCES)})*"
-_PLAIN_ELEMENT = f"<[A-Za-z]+>{_PLAIN_TEXT}</[A-Za-z]+>"
 
 # What takes records: the kind, and one row each with the columns asked for, all of them text.
 Taker = Callable[[Record, pl.DataFrame], None]
@@ -45,34 +43,20 @@ class Records:
         self._target = _Target(self._took)
         self._parser = hardened(self._target)
         self._plain: bool | None = None  # None: nothing read yet
-        self._waiting: list[bytes] = []
         self._section: Section | None = None
-        self._edges = (b"", b"")
 
     @property
     def frame(self) -> list[tuple[tuple[str, ...], str]]:
         """What the document's frame says."""
         return self._target.leaves
 
+    @property
+    def section(self) -> Section | None:
+        """The section right inside which reading stands, if its lines may be taken by ``take_lines``."""
+        return self._section
+
     def feed(self, piece: bytes) -> None:
-        """Take a piece of the document, as ``epi_validator.lines`` cuts it. LxmlError if it isn't well-formed."""
-        if self._section is not None:
-            begin, end = self._edges
-            if piece.startswith(begin) and piece.endswith(end):
-                self._waiting.append(piece)
-                if len(self._waiting) >= BATCH:
-                    self._flush()
-                return
-            self._flush()
-        self._parse(piece)
-
-    def close(self) -> None:
-        """The document has ended. LxmlError if it is incomplete."""
-        self._flush()
-        self._parser.close()
-        self._target.flush()
-
-    def _parse(self, piece: bytes) -> None:
+        """Take a piece of the document, as ``epi_validator.Lines`` cuts it. LxmlError if it isn't well-formed."""
         markup = piece
         if self._plain is None:
             found = _BEGINNING.match(piece)
@@ -83,28 +67,15 @@ class Records:
             self._plain = False
         self._parser.feed(piece)
         section = self._target.section if self._plain else None
+        # A section begun by its plain name, without a prefix, shows that the XSD's is the namespace of plain names.
         if section is not self._section:
-            self._section = section
-            name = section.record.name.encode() if section else b""
-            attributes = bool(section and section.record.attributes)
-            self._edges = (b"<" + name + (b" " if attributes else b">"), b"</" + name + b">\n")
+            begun = section is not None and piece.endswith(f"<{section.name}>\n".encode())
+            self._section = section if begun else None
 
-    def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        if not waiting or self._section is None:
-            return
-        record = self._section.record
-        try:
-            texts = pl.Series(record.name, b"".join(waiting).decode().split("\n")[:-1], pl.String)
-        except UnicodeDecodeError:  # the validator may still be waiting for the end of the tag that it stands in
-            texts = None
-        if texts is None or not texts.str.contains(plain_pattern(record)).all():
-            for piece in waiting:
-                self._parse(piece)
-            return
-        for nested in record.nested:
-            self._took(nested, nested_columns(record, nested, texts))
-        self._took(record, plain_columns(record, texts, self._columns[record.name]))
+    def close(self) -> None:
+        """The document has ended. LxmlError if it is incomplete."""
+        self._parser.close()
+        self._target.flush()
 
     def _took(self, record: Record, rows: pl.DataFrame) -> None:
         if rows.height:
@@ -114,12 +85,25 @@ class Records:
 # --- Plain lines --------------------------------------------------------------------------------------------------
 
 
-@cache
-def plain_pattern(record: Record) -> str:
-    """What a line must be that ``plain_columns`` can read: one whole record in the plainest form of XML."""
-    attributes = "".join(f' {attribute.name}="[A-Z]*"' for attribute in record.attributes)
-    nested = "".join(f"(?:<{one.name}>(?:{_PLAIN_ELEMENT})*</{one.name}>)*" for one in record.nested)
-    return f"^<{record.name}{attributes}>(?:{_PLAIN_ELEMENT})*{nested}</{record.name}>$"
+def closing_tag(section: str) -> bytes:
+    """How a section ends."""
+    return f"</{section}>".encode()
+
+
+def take_lines(record: Record, block: bytes, columns: Mapping[str, Sequence[str]], take: Taker) -> bool:
+    """Hand whole lines to ``take``, if all of them are valid records for certain; else False, and nothing is taken."""
+    try:
+        texts = pl.Series(record.name, block.decode().split("\n")[:-1], pl.String)
+    except UnicodeDecodeError:
+        return False
+    if not texts.str.contains(valid_line(record.name)).all():
+        return False
+    for nested in record.nested:
+        rows = nested_columns(record, nested, texts)
+        if rows.height:
+            take(nested, rows.select(columns[nested.name]))
+    take(record, plain_columns(record, texts, columns[record.name]).select(columns[record.name]))
+    return True
 
 
 def plain_columns(record: Record, lines: pl.Series, columns: Iterable[str]) -> pl.DataFrame:
@@ -174,6 +158,7 @@ class _Target(NoDoctype):
         self.leaves: list[tuple[tuple[str, ...], str]] = []
         self._take = take
         self._path: list[str] = []
+        self._namespace: str | None = None  # of the last element that began
         self._text: list[str] = []
         self._open: list[tuple[Record, dict[str, str | None], dict[str, str]]] = []
         self._rows: dict[str, list[dict[str, str | None]]] = {record.name: [] for record in epi.RECORDS}
@@ -182,11 +167,13 @@ class _Target(NoDoctype):
     @property
     def section(self) -> Section | None:
         """The section right inside which the parser stands; None anywhere else."""
-        return _SECTIONS.get(self._path[1]) if len(self._path) == 2 and self._path[0] == epi.ROOT else None
+        inside = len(self._path) == 2 and self._path[0] == epi.ROOT and self._namespace == epi.NAMESPACE
+        return _SECTIONS.get(self._path[1]) if inside else None
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
         """An element begins."""
-        name = etree.QName(tag).localname
+        qualified = etree.QName(tag)
+        name, self._namespace = qualified.localname, qualified.namespace
         self._path.append(name)
         self._text.clear()
         record = _RECORDS.get(tuple(self._path))

@@ -8,7 +8,7 @@ from importlib import resources
 
 from lxml import etree
 
-_XS = "{http://www.w3.org/2001/XMLSchema}"
+XS = "{http://www.w3.org/2001/XMLSchema}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ def compiled() -> etree.XMLSchema:
 def text_rules() -> dict[str, TextRule]:
     """The rules of every named simple type, by its name."""
     rules: dict[str, TextRule] = {}
-    for simple in schema_root().findall(f"{_XS}simpleType"):
+    for simple in schema_root().findall(f"{XS}simpleType"):
         facets: dict[str, list[str]] = {}
-        for facet in simple.iterfind(f"{_XS}restriction/*"):
+        for facet in simple.iterfind(f"{XS}restriction/*"):
             facets.setdefault(etree.QName(facet).localname, []).append(facet.get("value", ""))
         pattern, longest = facets.get("pattern"), facets.get("maxLength")
         rules[simple.get("name", "")] = TextRule(

@@ -104,6 +104,10 @@ class Validator:
             return self._stop(_said(error, line))
         return self._note(line)
 
+    def skip(self, lines: int) -> None:
+        """So many lines, whole records of a section that the document stands in, are known to be valid."""
+        self._parser.feed(b"\n" * lines)  # libxml2 counts lines itself, for errors that it finds at the end
+
     def close(self, line: int) -> None:
         """The document has ended, on ``line``."""
         try:
@@ -190,23 +194,62 @@ def _said(error: Exception, line: int) -> str:
     return f"line {line}: not well-formed XML ({kind.removeprefix('ERR_').lower().replace('_', ' ') or 'unreadable'})"
 
 
-def lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The document in pieces, each with the number of its line: lines with their end, longer ones cut at ``PIECE``."""
-    line, rest = 1, b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for text in whole:
-            text += b"\n"  # noqa: PLW2901
-            if len(text) <= PIECE:
-                yield line, text
-            else:
-                yield from ((line, text[at : at + PIECE]) for at in range(0, len(text), PIECE))
-            line += 1
-        for _ in range(len(rest) // PIECE):
-            yield line, rest[:PIECE]
-            rest = rest[PIECE:]
-    if rest:
-        yield line, rest
+class Lines:
+    """The document in pieces, each with the number of its line: lines with their end, longer ones cut at ``PIECE``.
+
+    Between two pieces, ``block`` takes many lines at once.
+    """
+
+    def __init__(self, chunks: Iterable[bytes], first: int = 1) -> None:
+        self._chunks = iter(chunks)
+        self._line = first
+        self._held = b""
+        self._at = 0
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        while True:
+            end = self._held.find(b"\n", self._at, self._at + PIECE)
+            if end < 0 and len(self._held) - self._at < PIECE:
+                if self._more():
+                    continue
+                if self._at < len(self._held):
+                    yield self._line, self._take(len(self._held))
+                return
+            line = self._line
+            yield line, self._take(end + 1 if end >= 0 else self._at + PIECE)
+
+    def block(self, closing: bytes, size: int) -> tuple[int, bytes]:
+        """The next whole lines, about ``size`` bytes of them at most, before one that begins with ``closing``.
+
+        With the number of the first. Empty if there are none, or the next line is longer than that.
+        """
+        self._more(size)
+        if self._held.startswith(closing, self._at):
+            return self._line, b""
+        stop = self._held.rfind(b"\n", self._at, self._at + size) + 1
+        found = self._held.find(b"\n" + closing, self._at, stop)
+        line = self._line
+        return line, self._take(stop if found < 0 else found + 1) if stop else b""
+
+    def _more(self, wanted: int = 0) -> bool:
+        # Chunks until as much as is wanted is held, at least one; False if there are no more.
+        if wanted and len(self._held) - self._at >= wanted:
+            return True
+        parts = [self._held[self._at :]]
+        size = len(parts[0])
+        for chunk in self._chunks:
+            parts.append(chunk)
+            size += len(chunk)
+            if size >= wanted:
+                break
+        self._held, self._at = b"".join(parts), 0
+        return len(parts) > 1
+
+    def _take(self, stop: int) -> bytes:
+        taken = self._held[self._at : stop]
+        self._line += taken.count(b"\n")
+        self._at = stop
+        return taken
 
 
 def _schema_error(kind: str, message: str) -> str:

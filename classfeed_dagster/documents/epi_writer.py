@@ -25,7 +25,7 @@ from classfeed_dagster.documents.epi_totals import portfolio_totals
 from classfeed_dagster.documents.format import PageHeader, RenderedPortfolio, Totals
 from classfeed_dagster.trading_days import instant_text
 
-BLOCK = 1_000  # portfolios whose text is in memory at a time; changes no byte
+BLOCK = 100  # portfolios whose text is in memory at a time; changes no byte
 CHUNK = 1 << 18  # small pieces of a page are joined to about this size, so that readers aren't fed crumbs
 
 # As lxml writes text, and line feed on top. CR must be a reference, or a reader would see a line feed.
@@ -57,6 +57,7 @@ def render(frames: Frames) -> Iterator[RenderedPortfolio]:
     portfolio that has no account or is REMOVED: all of which ``unwritable`` reports beforehand.
     """
     checked = {record.frame.name: _checked(record, frames) for record in epi.RECORDS}
+    del frames  # rows are in memory once: as they came, or in document order
     accounts = checked[epi.ACCOUNT.frame.name].sort(epi.ACCOUNT.sort_key)
     sending = accounts.filter(pl.col(epi.CONSENT) != epi.REMOVED)[epi.PORTFOLIO]
     numbers = accounts[epi.PORTFOLIO]
@@ -65,7 +66,7 @@ def render(frames: Frames) -> Iterator[RenderedPortfolio]:
     sections = {
         section.name: _rows(
             section.record,
-            checked[section.record.frame.name],
+            checked.pop(section.record.frame.name),
             numbers,
             numbers if section.record is epi.ACCOUNT else sending,
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -120,6 +121,37 @@ class PageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordFacts:
+    """What examining some records of one section found: all of them valid, and what they add up to."""
+
+    totals: Totals
+    portfolios: frozenset[str]
+    removed: frozenset[str]
+    without_currency: tuple[str, ...] = ()  # ids of records with money and no currency
+
+
+# What was examined ahead: facts by the SHA-256 that the format gives to the bytes of a block of records.
+KnownRecords = Mapping[str, RecordFacts]
+
+
+@runtime_checkable
+class ExaminedAhead(Protocol):
+    """What a format has on top if its records can be examined before the page around them is known.
+
+    The page says how many pages there are, so none can be written before the last portfolio is rendered. Records can
+    be examined meanwhile: a page that holds exactly these bytes needs no more than their hash.
+    """
+
+    def examine_records(self, section: str, chunks: Iterable[bytes]) -> KnownRecords:
+        """Examine all records of a page's section; those that aren't surely valid are left to ``examine_page``."""
+        ...
+
+    def examine_page(self, chunks: Iterable[bytes], known: KnownRecords) -> PageFacts:
+        """``examine``, taking the facts of records from ``known`` where their bytes are those examined ahead."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentColumn:
     """One field of a document's records, an element's path or a line's field, and the domain's columns that fill it.
 
@@ -205,22 +237,41 @@ def file_stem(document: DocumentFormat, header: PageHeader) -> str:
     return document.file_stem(header) if isinstance(document, OneFileFormat) else header.message_id
 
 
-def pages_of(document: DocumentFormat, sizes: Sequence[int], limit: int) -> list[range]:
-    """``plan_pages``, or one page of everything for a format that is one file."""
-    return [range(len(sizes))] if isinstance(document, OneFileFormat) else plan_pages(sizes, limit)
-
-
-def plan_pages(sizes: Sequence[int], limit: int) -> list[range]:
-    """Split portfolios (sizes in bytes, in order) into pages under ``limit`` bytes; one page if there are none.
+class Paging:
+    """Splits portfolios into pages under ``limit`` bytes (None: one page), as they come; one page if there are none.
 
     A portfolio is never split: one larger than the limit has a page to itself.
     """
-    pages: list[range] = []
-    start, used = 0, 0
-    for at, size in enumerate(sizes):
-        if at > start and used + size > limit:
-            pages.append(range(start, at))
-            start, used = at, 0
-        used += size
-    pages.append(range(start, len(sizes)))
-    return pages
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._starts = [0]
+        self._used = 0
+        self._count = 0
+
+    def add(self, size: int) -> int:
+        """The next portfolio, of ``size`` bytes; the number of its page, from 1."""
+        if self._limit is not None and self._count > self._starts[-1] and self._used + size > self._limit:
+            self._starts.append(self._count)
+            self._used = 0
+        self._used += size
+        self._count += 1
+        return len(self._starts)
+
+    @property
+    def pages(self) -> list[range]:
+        """The pages so far, as ranges of portfolios from 0."""
+        return [range(*bounds) for bounds in itertools.pairwise([*self._starts, self._count])]
+
+
+def paging_of(document: DocumentFormat, limit: int) -> Paging:
+    """Pages of at most ``limit`` bytes, or one page of everything for a format that is one file."""
+    return Paging(None if isinstance(document, OneFileFormat) else limit)
+
+
+def plan_pages(sizes: Iterable[int], limit: int) -> list[range]:
+    """Split portfolios (sizes in bytes, in order) into pages under ``limit`` bytes: see Paging."""
+    paging = Paging(limit)
+    for size in sizes:
+        paging.add(size)
+    return paging.pages

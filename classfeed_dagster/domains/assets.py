@@ -31,7 +31,7 @@ from classfeed_dagster.seam import (
     LANDING,
     RUNBOOK,
     TEAM,
-    code_of,
+    code_links,
     domain_columns,
     domain_key,
     idle_observation,
@@ -40,6 +40,7 @@ from classfeed_dagster.seam import (
     numbers,
     picture,
     preview,
+    since,
     step,
     table_metadata,
 )
@@ -106,7 +107,7 @@ def _domain_asset(
     frames = FRAMES[domain]
     shown = domain_columns(domain, name)
     columns = table_metadata(shown)
-    made_by = code_of(build_consented_portfolios if domain == CONSENTED else build_domain)
+    made_by = code_links(build_consented_portfolios if domain == CONSENTED else build_domain)
 
     @dg.asset(
         key=domain_key(name, domain),
@@ -119,7 +120,7 @@ def _domain_asset(
         metadata={
             **columns,
             "where_columns_come_from": lineage_table(shown),
-            "code": made_by,
+            **made_by,
             "runbook": f"{RUNBOOK}#the-data-rules",
         },
         output_required=False,  # no data on a date that the audience is not due on; what follows is skipped
@@ -140,7 +141,7 @@ def _domain_asset(
                 reference = build_domain(runtime.store, snapshot, audience, domain, consented)
             runtime.save_reference(audience.reference(domain), day, reference)
             get_logger().info("built", rows=_rows(reference, frames), snapshot_id=reference.snapshot_id)
-        seconds = round(time.monotonic() - started, 3)
+        seconds = since(started)
         metadata = _metadata(runtime, reference, frames)
         yield dg.MaterializeResult(metadata={**columns, **metadata, "seconds": seconds})
 

@@ -38,7 +38,7 @@ class Rule:
     breaches: Check
 
 
-_MEND = "The portfolio is held back; the others go. When bigsite is mended, run the date again with a fresh snapshot."
+_MEND = "The portfolio is held back; the others go. Once bigsite is mended, it goes by itself."
 
 _GO_ON = "It is a warning: nothing is held back."
 

@@ -231,6 +231,7 @@ def _build(
                     file.write(_arrow(frames[name]))
                 measures.add(frames)
                 slices += 1
+                del part, frames  # not in memory any more while the next slice is read
         stored = {
             name: _store(store, file, f"domains/{snapshot.business_date.isoformat()}/{audience.key}/{name}")
             for name, file in files.items()

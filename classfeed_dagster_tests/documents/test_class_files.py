@@ -25,7 +25,7 @@ from classfeed_dagster.documents.format import (
     PageFacts,
     Totals,
     file_stem,
-    pages_of,
+    paging_of,
 )
 from classfeed_dagster.domains.columns import MOVEMENT_TRANSACTIONS
 from classfeed_dagster_tests.documents import csv_frames as make
@@ -105,7 +105,8 @@ def test_names_and_shape() -> None:
         checked: DocumentFormat = document
         head = make.header(document.name, revision=3)
         assert file_stem(checked, head) + document.extension == f"{document.name}_20230505_r3.csv"
-        assert pages_of(checked, [10, 10], 5) == [range(2)]
+        paging = paging_of(checked, 5)
+        assert ([paging.add(10), paging.add(10)], paging.pages) == ([1, 1], [range(2)])
     assert CLASS_TRADE.ledgers == {"T"}
     assert CLASS_CASH.ledgers == {"C"}
     assert CLASS_TRADE.domains == ("account_details", "movement_transactions")

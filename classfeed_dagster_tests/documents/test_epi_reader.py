@@ -21,7 +21,7 @@ from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents import epi_records
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.documents.epi_reader import UnreadableDocumentError
-from classfeed_dagster.documents.epi_validator import MOST_ERRORS, PIECE, lines
+from classfeed_dagster.documents.epi_validator import MOST_ERRORS, PIECE, Lines
 from classfeed_dagster.documents.format import PageFacts, Totals
 from classfeed_dagster_tests.documents.epi_data import (
     HEADER,
@@ -207,7 +207,7 @@ def test_a_comment_that_begins_where_a_line_is_cut_hides_records_all_the_same() 
     head, mark, tail = PAGE.decode().partition("<AccountBalances>")
     begun = (head + mark).rpartition("\n")[2]
     page = head + mark + " " * (PIECE - len(begun) - 1) + f"<!--\n{record}\n-->" + tail
-    pieces = [piece for _, piece in lines([page.encode()])]
+    pieces = [piece for _, piece in Lines([page.encode()])]
     assert any(piece.endswith(b"<") for piece in pieces)
     facts = examine(page.encode())
     assert facts.errors == ()
@@ -424,7 +424,7 @@ def test_bombs_are_refused_quickly_and_in_little_memory(begin: bytes, filler: by
 @given(st.lists(st.binary(max_size=30)))
 def test_pieces_are_the_document_and_know_their_lines(chunks: list[bytes]) -> None:
     document = b"".join(chunks)
-    pieces = list(lines(chunks))
+    pieces = list(Lines(chunks))
     assert b"".join(piece for _, piece in pieces) == document
     at = 0
     for line, piece in pieces:
@@ -436,7 +436,7 @@ def test_pieces_are_the_document_and_know_their_lines(chunks: list[bytes]) -> No
 def test_long_lines_come_in_pieces() -> None:
     document = b"a" * (3 * PIECE + 5) + b"\n" + b"b" * PIECE + b"\n" + b"c" * (2 * PIECE)
     for chunk in (1000, PIECE, len(document)):
-        pieces = list(lines(document[at : at + chunk] for at in range(0, len(document), chunk)))
+        pieces = list(Lines(document[at : at + chunk] for at in range(0, len(document), chunk)))
         assert b"".join(piece for _, piece in pieces) == document
         assert all(len(piece) <= PIECE for _, piece in pieces)
         assert next(line for line, _ in pieces) == 1

@@ -23,7 +23,7 @@ from classfeed_dagster.documents.format import (
     RenderedPortfolio,
     Totals,
     file_stem,
-    pages_of,
+    paging_of,
     plan_pages,
 )
 from classfeed_dagster_tests.documents.epi_data import (
@@ -210,7 +210,10 @@ def test_pages_hold_whole_portfolios_and_stay_under_the_limit(sizes: list[int], 
     pages = plan_pages(sizes, limit)
     assert [at for page in pages for at in page] == list(range(len(sizes)))
     assert all(len(page) == 1 or sum(sizes[at] for at in page) <= limit for page in pages if sizes)
-    assert pages_of(EPI, sizes, limit) == pages
+    paging = paging_of(EPI, limit)
+    on_page = [paging.add(size) for size in sizes]
+    assert paging.pages == pages
+    assert on_page == [number for number, page in enumerate(pages, 1) for _ in page]
 
 
 def test_pages_of_a_limit_stay_under_it_as_documents() -> None:

@@ -1,7 +1,8 @@
 """Column lineage proven by doing: change one column of bigsite, and exactly what lineage names changes downstream.
 
-On real PostgreSQL, through the functions that do the work: snapshot, domains, documents. Three levels are compared:
-landed columns, columns of the domains, and the fields of every document. Columns that also pick rows (``SELECTING``)
+On real PostgreSQL, through the functions that do the work: snapshot, domains, documents, the rows that the warehouse
+loads. Four levels are compared: landed columns, columns of the domains, fields of every document, columns of the star
+schema. Columns that also pick rows (``SELECTING``)
 must change all that lineage names, and may change more. Keys are not changed: they only join rows.
 """
 
@@ -33,6 +34,8 @@ from classfeed_dagster.documents.lineage import field_sources
 from classfeed_dagster.domains.lineage import bigsite_columns, shown_frames
 from classfeed_dagster.domains.run import CONSENTED, DOMAINS, build_consented_portfolios, build_domain, open_domains
 from classfeed_dagster.store import LocalStore, open_store
+from classfeed_dagster.warehouse.columns import warehouse_tables
+from classfeed_dagster.warehouse.rows import FRAMES, rows_of_page
 from classfeed_dagster_tests.bigsite.reading_back import CLASS, DAY, take
 from classfeed_dagster_tests.bigsite_builder import Bigsite
 from classfeed_dagster_tests.conftest import fresh_database
@@ -41,17 +44,18 @@ TODAY = "2023-02-01T02:00Z"
 FILES = (CLASS_TRADE, CLASS_CASH)
 # The domain's units take their sign from the side, and this file takes it back: it depends on the side in vain.
 CANCELLED = {("trade.side", "class_trade.csv/D/units")}
+FRAME = {frame.name: frame for domain in DOMAINS for frame in shown_frames(domain)}
 Seen = dict[str, list[str]]  # every value of a landed column, a domain's column or a document's field; sorted
 
-_LEVELS = ("landed", "domains", "documents")
+_LEVELS = ("landed", "domains", "documents", "warehouse")
 
 
 def populate(bigsite: Bigsite) -> None:
     """Customers among whom every landed column and every field of the documents has a value."""
     bhp = bigsite.security("BHP", {"2023-01-31": "45.105"})
-    renamed = bigsite.security("WPL", {"2023-02-01": "33.00"})
+    renamed = bigsite.security("WPL", {"2023-02-01": "33.00"}, isin=None)  # known by its code alone
     bigsite.code_change(renamed, "2023-02-02", "WDS")
-    foreign = bigsite.security("MSFT", {"2023-01-31": "250.00"}, exchange="NASDAQ", currency="USD")
+    foreign = bigsite.security("MSFT", {"2023-01-31": "250.00"}, exchange="NASDAQ", currency="USD", isin=None)
 
     current = bigsite.portfolio("SW1").consent(history_from="2023-01-01")
     current.deposit("10000.00", on="2022-12-01")
@@ -143,8 +147,12 @@ def look(engine: sa.Engine) -> dict[str, Seen]:
         with open_domains(store, domains) as slices:
             frames = [dict(one) for one in slices]
     found: dict[str, Seen] = {"landed": values_of(landed), "domains": {}, "documents": defaultdict(list)}
+    found["warehouse"] = defaultdict(list)
     for one in frames:
         one.pop("findings")
+        # The load reads the frames back from the document, as they are here.
+        for name, texts in values_of(loaded(one)).items():
+            found["warehouse"][name] += texts
         found["domains"] |= values_of(one)
         for portfolio in EPI.render(one):
             for name, section in portfolio.sections.items():
@@ -162,6 +170,13 @@ def values_of(frames: dict[str, pl.DataFrame]) -> Seen:
         for table, frame in frames.items()
         for name in frame.columns
     }
+
+
+def loaded(frames: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    rows = rows_of_page(
+        frames, feed="f", recipient="CLASS", business_date=pl.lit(DAY), message_id="m", correlation_id="c"
+    ).tables
+    return {name: frame.select(pl.exclude("version")).rename(str.upper) for name, frame in rows.items()}
 
 
 def elements(section: str, content: bytes) -> Iterator[tuple[str, str]]:
@@ -207,6 +222,12 @@ def named(column: str) -> dict[str, set[str]]:
             if column in bigsite_columns(made)
         },
         "documents": {f"{file}{field.name}" for file, field in documents if column in field_sources(field)},
+        "warehouse": {
+            f"{table}.{made.name}"
+            for table in FRAMES
+            for made in warehouse_tables()[table]
+            if any(column in bigsite_columns(FRAME[frame].column(name), made.rows) for frame, name in made.made_of)
+        },
     }
 
 
