@@ -1,26 +1,20 @@
-"""How fast two sets of movements are compared, beside what people would otherwise write, in one run.
+"""How fast two sets of movements are compared, beside what analysts write (floats and all).
 
-    python benchmarks/reconciliation.py [--rows 3000000] [--baseline-rows 3000000]
-
-Both sides are Parquet of the same typed rows, with planted differences that every contender must find. Ratios are of
-wall time in this run; each contender runs in a process of its own, whose peak memory is shown. ``pandas`` is the
-merge-and-compare that analysts write (floats and all); ``datacompy`` takes part if it can be imported.
+Both sides are Parquet of the same typed rows, with planted differences that every contender must find. DataComPy takes
+no part: its releases refuse this project's Polars.
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
-import multiprocessing
-import resource
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 
+from benchmarks import measure
+from benchmarks.measure import Part, Way, Work
 from classfeed_dagster.reconciliation.compare import RowClass, compare
 from classfeed_dagster.reconciliation.rules import Field, Kind, Rule
 
@@ -86,63 +80,19 @@ def pandas_merge(left: Path, right: Path) -> Found:
     return int(differs.sum()), int(counts["right_only"]), int(counts["left_only"])
 
 
-def datacompy_pandas(left: Path, right: Path) -> Found:
-    """DataComPy over pandas: for its time only, it compares numbers as floats."""
-    import datacompy
-    import pandas as pd
-
-    make = getattr(datacompy, "PandasCompare", None) or datacompy.Compare
-    found = make(pd.read_parquet(left), pd.read_parquet(right), join_columns=KEYS)
-    return len(found.all_mismatch()), len(found.df2_unq_rows), len(found.df1_unq_rows)
+def prepare(scratch: Path, left: Path, right: Path, contender: Callable[[Path, Path], Found]) -> Work:
+    """Both sides on disk."""
+    return lambda: {"answer": contender(left, right)}
 
 
-def _child(
-    work: Callable[[Path, Path], Found],
-    left: Path,
-    right: Path,
-    results: multiprocessing.Queue[tuple[float, int, Found]],
-) -> None:
-    before = time.perf_counter()
-    found = work(left, right)
-    seconds = time.perf_counter() - before
-    results.put((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, found))
-
-
-def measure(work: Callable[[Path, Path], Found], left: Path, right: Path) -> tuple[float, int, Found]:
-    """Seconds, peak memory in MB, and what was found, in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[tuple[float, int, Found]] = context.Queue()
-    process = context.Process(target=_child, args=(work, left, right, results))
-    process.start()
-    answer = results.get()
-    process.join()
-    return answer
-
-
-def main() -> int:
-    """Print the table; 1 if a contender didn't find what was planted."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=3_000_000)
-    rows = parser.parse_args().rows
-    contenders: dict[str, Callable[[Path, Path], Found]] = {"ours": ours, "pandas merge": pandas_merge}
-    try:
-        import datacompy  # noqa: F401
-    except ImportError:
-        print("datacompy is not installed here: left out")
-    else:
-        contenders["datacompy"] = datacompy_pandas
-    with tempfile.TemporaryDirectory(prefix="classfeed-benchmark-") as folder:
+def reconciliation(portfolios: int, *, rounds: int, until: float) -> Part:
+    """Every portfolio's movements, 30 each, on both sides."""
+    rows = portfolios * ROWS_A_PORTFOLIO
+    with tempfile.TemporaryDirectory(prefix="classfeed-bench-") as folder:
         left, right = write_sides(Path(folder), rows)
-        print(f"{rows:,} rows a side, {PLANTED} planted of each of three kinds\n")
-        print(f"{'':14}{'seconds':>9}{'ours is':>10}{'peak MB':>9}  found")
-        wrong, first = False, 0.0
-        for name, work in contenders.items():
-            seconds, peak, found = measure(work, left, right)
-            first = first or seconds
-            wrong |= found != (PLANTED,) * 3
-            print(f"{name:14}{seconds:9.2f}{seconds / first:9.1f}x{peak:9,}  {found}")
-    return int(wrong)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        ways = [
+            Way(name, prepare, {"left": left, "right": right, "contender": contender})
+            for name, contender in (("pandas merge", pandas_merge), ("this project", ours))
+        ]
+        what = f"{rows:,} movements a side, {PLANTED} differences of each of three kinds planted; both must find them"
+        return measure.compare("reconciliation", portfolios, what, ways, rounds=rounds, until=until)

@@ -1,139 +1,205 @@
-"""The whole job, from bigsite's rows to published pages, at several sizes: seconds and peak memory a step.
+"""The whole job of one date, from bigsite's rows to published pages: the old exporter, this project, and Dagster.
 
-    python -m benchmarks.whole_job [--portfolios 1000 10000] [--json FILE]
-
-Everybody is NEW on the first date (FULL extracts: 100 movements and 30 holdings each) and CURRENT on the second, an
-everyday DELTA. Each date runs in a process of its own, without Dagster, so that its peak memory is its own; what
-PostgreSQL uses is not counted. The growth exponent between the sizes says whether time grows faster than the data.
+On the first date everybody is NEW (FULL extracts: 30 holdings and 100 movements each), on the second CURRENT, an
+everyday DELTA. The old exporter's file is not published: what it would need for that is not counted.
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
-import json
-import math
-import multiprocessing
-import resource
+import os
+import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bulk
-from classfeed_dagster import trading_days
-from classfeed_dagster.bigsite import embedded
-from classfeed_dagster.bigsite.snapshot import take_snapshot
-from classfeed_dagster.domains.run import CONSENTED, DOMAINS, build_consented_portfolios, build_domain
+from benchmarks import old_exporter
+from benchmarks.documents import TREE_BYTES
+from benchmarks.measure import Facts, Part, Way, Work, compare, fits, memory, processor_seconds
+from benchmarks.site import AUDIENCE, FIRST, PUBLISHED, SECOND, Day, Site, copy, morning_after, runtime_at
+from classfeed_dagster.bigsite.embedded import engine_from
+from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.feeds.feed import declared_feeds
-from classfeed_dagster.feeds.flags import start_flags
-from classfeed_dagster.feeds.steps import LANDING, FeedDay
-from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.settings import Settings
+from classfeed_dagster.runtime import CLOCK_TAG
 
-FIRST = bulk.FIRST_DAY
-SECOND = trading_days.next_business_day(FIRST)
-Figures = dict[str, Any]
+OLD = "old exporter"
+PLAIN = "this project, without Dagster"
+EPHEMERAL = "this project in Dagster, instance in memory"
+SQLITE = "this project in Dagster, instance in SQLite"
+FULL_RECORDS, DELTA_RECORDS = 132, 33  # a portfolio, at most
 
 
-def run_date(url: str, home: str, day: dt.date) -> Figures:
-    """Every step of one date in this process; seconds a step, and the process's peak memory in MiB."""
-    runtime = Runtime(Settings(bigsite_url=url, home=Path(home), first_business_date=FIRST))
-    start_flags(runtime.settings, declared_feeds())
-    audience = FEED.audience(FIRST)
-    now = trading_days.cutoff(day) + dt.timedelta(hours=6)
-    work = FeedDay(runtime, FEED, audience, day, "benchmark", now)
-    runtime.engine.connect().close()
-    seconds: Figures = {}
-    peaks: Figures = {"imports": peak()}
+def prepare_old(scratch: Path, url: str, day: dt.date) -> Work:
+    """Connected to bigsite."""
+    engine = engine_from(url)
+    engine.connect().close()
+    path = scratch / "export.xml.gz"
 
-    def timed(name: str, step: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        result = step()
-        seconds[name] = time.perf_counter() - began
-        peaks[name] = peak()
-        return result
+    def work() -> Facts:
+        records = old_exporter.export(
+            engine,
+            path,
+            feed=FEED.name,
+            recipient=FEED.recipient,
+            day=day,
+            number=AUDIENCE.sequence_number(day),
+            window=AUDIENCE.window(day),
+            snapshot_at=morning_after(day),
+        )
+        engine.dispose()
+        return {"answer": records, "bytes": path.stat().st_size}
 
-    snapshot = timed("snapshot", lambda: take_snapshot(runtime.engine, runtime.store, day, [audience], snapshot_at=now))
-    runtime.save_reference(LANDING, day, snapshot)
+    return work
 
-    def domains() -> None:
-        consented = build_consented_portfolios(runtime.store, snapshot, audience)
-        runtime.save_reference(audience.reference(CONSENTED), day, consented)
-        for domain in DOMAINS:
-            if domain != CONSENTED:
-                built = build_domain(runtime.store, snapshot, audience, domain, consented)
-                runtime.save_reference(audience.reference(domain), day, built)
 
-    timed("domains", domains)
-    timed("held back", work.hold_back)
-    build = timed("rendering, hashing, compression", work.stage)
-    timed("validation", lambda: work.judge(build))
-    timed("publishing", work.publish)
+def prepare_plain(scratch: Path, url: str, day: dt.date, before: Path | None) -> Work:
+    """A store, with the dates before in it; every step in one process, each timed apart as well."""
+    if before is not None:
+        copy(before, scratch)
+    one = Day(runtime_at(url, scratch), day)
+    one.runtime.engine.connect().close()
+
+    def work() -> Facts:
+        steps: dict[str, dict[str, float]] = {}
+        for name, step in one.steps.items():
+            wall, processor = time.perf_counter(), processor_seconds()
+            step()
+            steps[name] = {
+                "wall": time.perf_counter() - wall,
+                "processor": processor_seconds() - processor,
+                "peak": memory("VmHWM"),
+            }
+        one.runtime.close()
+        return {**_delivered(one.work.build()), "manifest_bytes": _manifest_bytes(scratch, day), "steps": steps}
+
+    return work
+
+
+def _manifest_bytes(home: Path, day: dt.date) -> int:
+    (manifest,) = (home / "store" / "delivered" / FEED.name / day.isoformat()).rglob("manifest.json")
+    return manifest.stat().st_size
+
+
+def _delivered(build: Build) -> Facts:
     return {
-        "seconds": seconds,
-        "total": sum(seconds.values()),
-        "peak_mib": peak(),
-        "peaks_mib": peaks,
-        "document_mib": sum(page.document_bytes for page in build.pages) / 2**20,
-        "records": sum(build.totals.counts.values()),
+        "answer": sum(build.totals.counts.values()),
+        "document_bytes": sum(page.document_bytes for page in build.pages),
+        "bytes": sum(page.bytes for page in build.pages),
         "pages": len(build.pages),
     }
 
 
-def peak() -> float:
-    """The most memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def prepare_dagster(scratch: Path, url: str, day: dt.date, before: Path | None, *, in_memory: bool) -> Work:
+    """The same store, and Dagster's definitions loaded as production loads them."""
+    from dagster import DagsterInstance
+
+    from classfeed_dagster.definitions import build_definitions
+    from classfeed_dagster.operations.runs import Outcome, run_date
+
+    if before is not None:
+        copy(before, scratch)
+    runtime = runtime_at(url, scratch)
+    definitions = build_definitions(runtime)
+    runtime.engine.connect().close()
+    instance = DagsterInstance.ephemeral() if in_memory else DagsterInstance.local_temp(str(_dagster_home(scratch)))
+
+    def work() -> Facts:
+        tags = {CLOCK_TAG: morning_after(day).isoformat()}
+        report = run_date(definitions, instance, FEED.name, day, tags=tags)
+        assert report.outcome is Outcome.DELIVERED, report
+        runtime.close()
+        events = len(instance.all_logs(report.run_id))
+        instance.dispose()
+        return {**_delivered(Day(runtime, day).work.build()), "checks": report.checks, "events": events}
+
+    return work
 
 
-def measure(portfolios: int) -> dict[str, Figures]:
-    """FULL and DELTA of one size, on a database and a store of their own."""
-    spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="classfeed-bench-") as folder:
-        Path(folder).chmod(0o755)
-        url = embedded.start(Path(folder))
-        try:
-            engine = embedded.engine_from(url)
-            bulk.create(engine, portfolios, FIRST)
-            bulk.add_day(engine, portfolios, SECOND)
-            engine.dispose()
-            found: dict[str, Figures] = {}
-            for name, day in (("FULL", FIRST), ("DELTA", SECOND)):
-                with spawn.Pool(1, maxtasksperchild=1) as pool:
-                    found[name] = pool.apply(run_date, (url, folder, day))
-        finally:
-            embedded.stop(Path(folder))
-    return found
+def _dagster_home(scratch: Path) -> Path:
+    home = scratch / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    return home
 
 
-def main() -> None:
-    """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--portfolios", type=int, nargs="+", default=[1000, 10_000])
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    results = {size: measure(size) for size in options.portfolios}
-    for name in ("FULL", "DELTA"):
-        sys.stdout.write(f"\n{name:34}" + "".join(f"{size:>12,}" for size in results) + "   portfolios\n")
-        for step in results[options.portfolios[0]][name]["seconds"]:
-            figures = "".join(f"{results[size][name]['seconds'][step]:12.2f}" for size in results)
-            sys.stdout.write(f"  {step:32}{figures}   s\n")
-        for step in results[options.portfolios[0]][name]["peaks_mib"]:
-            figures = "".join(f"{results[size][name]['peaks_mib'][step]:12.0f}" for size in results)
-            sys.stdout.write(f"  {'peak after ' + step:32}{figures}   MiB\n")
-        for key, unit in (("total", "s"), ("peak_mib", "MiB"), ("document_mib", "MiB"), ("records", "records")):
-            figures = "".join(f"{results[size][name][key]:12,.2f}" for size in results)
-            sys.stdout.write(f"  {key:32}{figures}   {unit}\n")
-        if len(results) > 1:
-            small, large = min(results), max(results)
-            growth = math.log(results[large][name]["total"] / results[small][name]["total"]) / math.log(large / small)
-            sys.stdout.write(f"  {'growth exponent':32}{growth:12.2f}\n")
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+def whole_job(
+    site: Site,
+    day: dt.date,
+    *,
+    rounds: int,
+    until: float,
+    old: bool = True,
+    dagster: tuple[str, ...] = (EPHEMERAL, SQLITE),
+) -> Part:
+    """One date. ``old``: with the baseline, if its tree fits into memory; ``dagster``: in which ways with Dagster."""
+    first = day == FIRST
+    before = None if first else site.after(FIRST, PUBLISHED)
+    records = site.portfolios * (FULL_RECORDS if first else DELTA_RECORDS)
+    given: dict[str, Any] = {"url": site.url, "day": day}
+    ours = {**given, "before": before}
+    ways = []
+    if old and fits(records * TREE_BYTES):
+        ways.append(Way(OLD, prepare_old, given))
+    ways.append(Way(PLAIN, prepare_plain, ours))
+    ways += [Way(name, prepare_dagster, {**ours, "in_memory": name == EPHEMERAL}) for name in dagster]
+    kind = "FULL, 30 holdings and 100 movements each" if first else "an everyday DELTA, one portfolio in ten trades"
+    name = "whole job, FULL" if first else "whole job, DELTA"
+    return compare(name, site.portfolios, kind, ways, rounds=rounds, until=until, server=site.server)
 
 
-if __name__ == "__main__":
-    main()
+# --- What starting processes costs --------------------------------------------------------------------------------
+
+
+def prepare_command(scratch: Path, url: str, before: Path | None, executor: str) -> Work:
+    """``dagster job execute`` in a process of its own, as a container starts it; ``executor`` decides about the steps."""
+    if before is not None:
+        copy(before, scratch)
+    environment = {
+        **os.environ,
+        "CLASSFEED_BIGSITE_URL": url,
+        "CLASSFEED_HOME": str(scratch),
+        "CLASSFEED_FIRST_BUSINESS_DATE": FIRST.isoformat(),
+        "CLASSFEED_NOW": morning_after(SECOND).isoformat(),
+        "CLASSFEED_EXECUTOR": executor,
+        "DAGSTER_HOME": str(_dagster_home(scratch)),
+    }
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "classfeed_dagster.definitions"]
+    command += ["-j", f"{FEED.name}_job", "--tags", f'{{"dagster/partition": "{SECOND.isoformat()}"}}']
+
+    def work() -> Facts:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        steps = done.stderr.count("STEP_SUCCESS")
+        delivered = list((scratch / "store" / "delivered").rglob(f"*{SECOND:%Y%m%d}*"))
+        assert delivered, done.stderr[-3000:]
+        return {"steps": steps}
+
+    return work
+
+
+def prepare_start(scratch: Path) -> Work:
+    """A new Python that loads the definitions and nothing more."""
+
+    def work() -> None:
+        subprocess.run([sys.executable, "-c", "import classfeed_dagster.definitions"], check=True)
+
+    return work
+
+
+def process_starts(site: Site, *, rounds: int, until: float) -> Part:
+    """A date of few portfolios, so that the work is next to nothing: what remains is what the executor costs.
+
+    A process a step costs minutes: where the budget counts, it has one round.
+    """
+    before = site.after(FIRST, PUBLISHED)
+    given: dict[str, Any] = {"url": site.url, "before": before}
+    ways = [
+        Way("definitions loaded in a new process", prepare_start),
+        Way("a run, steps in its process", prepare_command, {**given, "executor": "in_process"}),
+    ]
+    slow = [Way("a run, a process a step", prepare_command, {**given, "executor": "multiprocess"})]
+    name, what = "process starts", "one DELTA date from the command line; memory is the starter's, not the processes'"
+    quick = compare(name, site.portfolios, what, ways, rounds=rounds, until=until)
+    few = compare(name, site.portfolios, what, slow, rounds=rounds if until == float("inf") else 1, until=until)
+    return Part(name, site.portfolios, what, (*quick.ways, *few.ways))

@@ -1,0 +1,80 @@
+"""What the measured parts say of dates that this machine can't hold: seconds by workers, and what grows beside time.
+
+Plain arithmetic, no measurement: seconds of processor a portfolio, from the largest whole job that was measured, times
+the portfolios. Steps that work slice by slice divide among workers; the others stay whole. PostgreSQL's own time is
+divided by its sessions alone, of which the pool towards bigsite allows only so many, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks import whole_job
+from benchmarks.measure import Part
+from benchmarks.site import DOMAIN, HELD_BACK, JUDGED, PUBLISHED, SNAPSHOT, STAGED
+
+DIVIDED = (SNAPSHOT, DOMAIN, STAGED, JUDGED)
+WHOLE = (HELD_BACK, PUBLISHED)
+PORTFOLIOS = (100_000, 1_000_000, 10_000_000)
+WORKERS = (1, 2, 8, 32, 128)
+SESSIONS = 8  # that read bigsite at once
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Of one date, by portfolio."""
+
+    divided: float  # seconds of processor, of the steps that divide among workers
+    whole: float  # and of those that don't
+    server: float  # seconds of PostgreSQL's processor
+    document: float  # bytes before compression
+    manifest: float  # bytes of the manifest
+    pages: float
+
+
+def rates(part: Part) -> Rates:
+    """Measured at one size; what a run costs however small it is, counts as if it grew."""
+    way, size = part.way(whole_job.PLAIN), part.portfolios
+
+    def seconds(steps: Sequence[str]) -> float:
+        return sum(way.fact("steps", step, "processor") for step in steps) / size
+
+    return Rates(
+        seconds(DIVIDED),
+        seconds(WHOLE),
+        way.server / size,
+        way.fact("document_bytes") / size,
+        way.fact("manifest_bytes") / size,
+        way.fact("pages") / size,
+    )
+
+
+def seconds(of: Rates, portfolios: int, workers: int) -> float:
+    """How long a date takes: a worker is one core. Reading can't be faster than bigsite's sessions."""
+    reading = portfolios * of.server / min(workers, SESSIONS)
+    return max(portfolios * of.divided / workers, reading) + portfolios * of.whole
+
+
+def rows(part: Part) -> tuple[list[str], list[list[str]]]:
+    """The model's table."""
+    of = rates(part)
+    header = ["portfolios", *(f"{n} worker{'s' if n > 1 else ''}" for n in WORKERS)]
+    header += ["of it not divided", "document", "pages", "manifest"]
+    table = []
+    for portfolios in PORTFOLIOS:
+        row = [f"{portfolios:,}", *(_time(seconds(of, portfolios, workers)) for workers in WORKERS)]
+        row += [
+            _time(portfolios * of.whole),
+            f"{portfolios * of.document / 1e9:,.0f} GB",
+            f"{portfolios * of.pages:,.0f}",
+            f"{portfolios * of.manifest / 1e6:,.0f} MB",
+        ]
+        table.append(row)
+    return header, table
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

@@ -1,0 +1,176 @@
+"""What the benchmarks work on: a bigsite of one size, and a store with the steps before the one measured already done.
+
+``Day`` calls the steps of one date in order, without Dagster; ``Site`` owns the database and hands out copies of the
+store as it stood after a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import SecretStr
+
+from benchmarks import bulk
+from classfeed_dagster import trading_days
+from classfeed_dagster.bigsite import embedded
+from classfeed_dagster.bigsite.snapshot import Snapshot, take_snapshot
+from classfeed_dagster.delivery.build import Build
+from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.domains.run import CONSENTED, DOMAINS, build_consented_portfolios, build_domain
+from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.feeds.feed import declared_feeds
+from classfeed_dagster.feeds.flags import start_flags
+from classfeed_dagster.feeds.steps import LANDING, FeedDay
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.settings import Settings
+
+FIRST = bulk.FIRST_DAY
+SECOND = trading_days.next_business_day(FIRST)
+AUDIENCE: Audience = FEED.audience(FIRST)
+SNAPSHOT, DOMAIN, HELD_BACK, STAGED, JUDGED, PUBLISHED = (
+    "snapshot",
+    "domains",
+    "held back",
+    "rendering and staging",
+    "the gate",
+    "publishing",
+)
+STEPS = (SNAPSHOT, DOMAIN, HELD_BACK, STAGED, JUDGED, PUBLISHED)
+
+
+def morning_after(day: dt.date) -> dt.datetime:
+    """When the date's run starts, UTC: six hours after the cut-off."""
+    return trading_days.cutoff(day) + dt.timedelta(hours=6)
+
+
+def runtime_at(url: str, home: Path, **settings: Any) -> Runtime:
+    """What a run works with: the bigsite at ``url``, and a store under ``home``."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    runtime = Runtime(Settings(bigsite_url=SecretStr(url), home=home, first_business_date=FIRST, **settings))
+    start_flags(runtime.settings, declared_feeds())
+    return runtime
+
+
+@dataclass(frozen=True)
+class Day:
+    """The steps of one date, in order, in this process."""
+
+    runtime: Runtime
+    day: dt.date
+
+    @cached_property
+    def work(self) -> FeedDay:
+        """The feed's last steps."""
+        return FeedDay(self.runtime, FEED, AUDIENCE, self.day, "benchmark", morning_after(self.day))
+
+    @property
+    def steps(self) -> dict[str, Callable[[], object]]:
+        """Every step by its name."""
+        return dict(
+            zip(STEPS, (self.snapshot, self.domains, self.hold_back, self.stage, self.judge, self.publish), strict=True)
+        )
+
+    def until(self, last: str) -> None:
+        """Do the steps up to and including ``last``."""
+        for name, step in self.steps.items():
+            step()
+            if name == last:
+                return
+
+    def snapshot(self) -> Snapshot:
+        """Read bigsite and land it."""
+        runtime, now = self.runtime, morning_after(self.day)
+        taken = take_snapshot(runtime.engine, runtime.store, self.day, [AUDIENCE], snapshot_at=now)
+        runtime.save_reference(LANDING, self.day, taken)
+        return taken
+
+    def domains(self) -> None:
+        """The consented portfolios, then each domain."""
+        runtime, snapshot = self.runtime, self.work.snapshot()
+        consented = build_consented_portfolios(runtime.store, snapshot, AUDIENCE)
+        runtime.save_reference(AUDIENCE.reference(CONSENTED), self.day, consented)
+        for domain in DOMAINS:
+            if domain != CONSENTED:
+                built = build_domain(runtime.store, snapshot, AUDIENCE, domain, consented)
+                runtime.save_reference(AUDIENCE.reference(domain), self.day, built)
+
+    def hold_back(self) -> None:
+        """Who is held back."""
+        self.work.hold_back()
+
+    def stage(self) -> Build:
+        """Render, examine ahead, hash, compress and stage the pages."""
+        return self.work.stage()
+
+    def judge(self) -> None:
+        """The gate, over the staged bytes."""
+        evaluations = self.work.judge(self.work.build())
+        assert all(one.passed for one in evaluations), evaluations
+
+    def publish(self) -> None:
+        """Deliver."""
+        assert self.work.publish().kind == "DELIVERED"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A bigsite with ``portfolios`` consented portfolios and two finished dates, FIRST (all FULL) and SECOND (DELTA)."""
+
+    folder: Path
+    url: str
+    portfolios: int
+
+    @property
+    def server(self) -> Path:
+        """The folder of its PostgreSQL."""
+        return self.folder / "postgres"
+
+    def after(self, day: dt.date, step: str) -> Path:
+        """A home whose store is as ``step`` of ``day`` left it, earlier dates delivered. Don't write to it: copy it."""
+        home = self.folder / f"after-{day.isoformat()}-{STEPS.index(step)}"
+        if not home.exists():
+            making = self.folder / "making"
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            if day != FIRST:
+                copy(self.after(FIRST, PUBLISHED), making)
+            runtime = runtime_at(self.url, making)
+            try:
+                Day(runtime, day).until(step)
+            finally:
+                runtime.close()
+            making.rename(home)
+        return home
+
+
+def copy(home: Path, target: Path) -> None:
+    """A copy of a home in the existing folder ``target``, by links: the store never changes a file, it replaces it."""
+    shutil.copytree(home, target, copy_function=os.link, dirs_exist_ok=True)
+
+
+@contextlib.contextmanager
+def site(portfolios: int) -> Iterator[Site]:
+    """A site of one size; removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="classfeed-bench-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # run by root, PostgreSQL is another user
+        url = embedded.start(folder)
+        try:
+            engine = embedded.engine_from(url)
+            bulk.create(engine, portfolios, FIRST)
+            bulk.add_day(engine, portfolios, SECOND)
+            engine.dispose()
+            yield Site(folder, url, portfolios)
+        finally:
+            embedded.stop(folder)

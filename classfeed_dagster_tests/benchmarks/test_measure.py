@@ -1,0 +1,116 @@
+"""Measuring itself: rounds, fresh processes, what counts, and what happens when a run fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import measure
+from benchmarks.measure import BenchmarkError, Measured, Run, Way, Work, compare, run_once
+
+HELD = 120_000_000
+
+
+def prepare_memory(scratch: Path, size: int) -> Work:
+    large = bytearray(HELD)  # held while preparing alone: not part of the work's peak
+    large[::4096] = b"x" * len(large[::4096])
+    del large
+
+    def work() -> dict[str, object]:
+        kept = b"x" * size
+        return {"answer": len(list(scratch.iterdir())), "process": os.getpid(), "kept": len(kept)}
+
+    return work
+
+
+def prepare_child(scratch: Path) -> Work:
+    code = "import time\nwhile time.process_time() < 0.3: pass"
+    return lambda: subprocess.run([sys.executable, "-c", code], check=True) and None
+
+
+def prepare_failure(scratch: Path) -> Work:
+    def work() -> None:
+        raise ValueError("no such luck")
+
+    return work
+
+
+def prepare_death(scratch: Path) -> Work:
+    return lambda: os._exit(9)
+
+
+def answer(scratch: Path, told: int) -> Work:
+    return lambda: {"answer": told}
+
+
+def test_a_run_counts_the_works_own_memory_in_a_process_of_its_own() -> None:
+    lean, heavy = (run_once(Way(str(size), prepare_memory, {"size": size})) for size in (1000, 60_000_000))
+    assert heavy.peak - heavy.prepared >= 55_000_000  # Linux counts in batches
+    assert lean.peak < HELD
+    assert os.getpid() not in (lean.facts["process"], heavy.facts["process"])
+    assert lean.facts["process"] != heavy.facts["process"]
+
+
+def test_processor_time_is_also_that_of_children() -> None:
+    run = run_once(Way("child", prepare_child))
+    assert run.processor >= 0.3
+    assert run.wall >= 0.3
+
+
+def test_a_failed_run_says_what_happened() -> None:
+    with pytest.raises(BenchmarkError, match="no such luck"):
+        run_once(Way("failing", prepare_failure))
+
+
+def test_a_run_whose_process_dies_says_so() -> None:
+    with pytest.raises(BenchmarkError, match="died with 9"):
+        run_once(Way("dying", prepare_death))
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    seen: list[str] = []
+
+    def run(way: Way, server: Path | None = None) -> Run:
+        seen.append(way.name)
+        return Run(1.0, 1.0, 0.0, 1, 1, way.prepare(Path(), **way.arguments)() or {})
+
+    monkeypatch.setattr(measure, "run_once", run)
+    return seen
+
+
+def test_the_ways_take_turns(order: list[str]) -> None:
+    ways = [Way(name, answer, {"told": 1}) for name in "ABC"]
+    part = compare("turns", 1, "nothing", ways, rounds=3)
+    assert "".join(order) == "ABCABCABC"
+    assert [len(way.runs) for way in part.ways] == [3, 3, 3]
+
+
+def test_no_round_begins_after_the_budget_but_one_always_runs(order: list[str]) -> None:
+    ways = [Way(name, answer, {"told": 1}) for name in "AB"]
+    compare("late", 1, "nothing", ways, rounds=5, until=time.monotonic() - 1)
+    assert "".join(order) == "AB"
+
+
+def test_ways_that_come_to_different_answers_are_refused(order: list[str]) -> None:
+    ways = [Way("A", answer, {"told": 1}), Way("B", answer, {"told": 2})]
+    with pytest.raises(BenchmarkError, match="did not come to the same"):
+        compare("different", 1, "nothing", ways, rounds=1)
+
+
+def test_medians_are_of_all_runs() -> None:
+    runs = tuple(Run(wall, wall * 2, 0.0, 10, 5, {"steps": {"one": wall}}) for wall in (1.0, 9.0, 2.0))
+    way = Measured("way", runs)
+    assert (way.wall, way.processor, way.peak, way.fact("steps", "one")) == (2.0, 4.0, 10, 2.0)
+
+
+def test_the_machine_is_told() -> None:
+    told = measure.machine()
+    assert told["cores"] >= 1
+    assert told["python"].startswith("3.")
+    assert not measure.fits(1e18)

@@ -1,0 +1,45 @@
+"""The baseline says the same as this project: only then is a ratio of their times worth anything."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from lxml import etree
+
+from benchmarks.old_exporter import export
+from benchmarks.site import AUDIENCE, FIRST, PUBLISHED, SECOND, Site, morning_after
+from classfeed_dagster.bigsite.embedded import engine_from
+from classfeed_dagster.feeds.class_super import FEED
+
+
+def _canonical(document: bytes) -> bytes:
+    return etree.tostring(etree.fromstring(document), method="c14n")
+
+
+@pytest.mark.parametrize("day", [FIRST, SECOND])
+def test_the_old_exporters_document_is_canonically_equal(small: Site, tmp_path: Path, day: dt.date) -> None:
+    engine = engine_from(small.url)
+    asked: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *seen: asked.append(seen[2]))
+    path = tmp_path / "old.xml.gz"
+    records = export(
+        engine,
+        path,
+        feed=FEED.name,
+        recipient=FEED.recipient,
+        day=day,
+        number=AUDIENCE.sequence_number(day),
+        window=AUDIENCE.window(day),
+        snapshot_at=morning_after(day),
+    )
+    engine.dispose()
+    movements = small.portfolios * 100 if day == FIRST else 2
+    assert records == small.portfolios * 32 + movements
+    assert sum(statement.startswith("SELECT bigsite.portfolio.") for statement in asked) == 5
+    delivered = small.after(day, PUBLISHED) / "store" / "delivered"
+    (page,) = delivered.rglob(f"*{day:%Y%m%d}*.xml.gz")
+    assert _canonical(gzip.decompress(path.read_bytes())) == _canonical(gzip.decompress(page.read_bytes()))
