@@ -21,6 +21,7 @@ from classfeed_dagster import (
     cli_schema,
     cli_simulate,
     cli_support,
+    cli_trace,
 )
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
 cli_lineage.register(app)
 cli_local.register(app)
 cli_look.register(app)
+cli_trace.register(app)
 cli_support.register(app)
 cli_operate.register(app)
 cli_reconcile.register(app)

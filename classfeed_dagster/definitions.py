@@ -9,7 +9,7 @@ import structlog
 
 from classfeed_dagster import logs, trading_days
 from classfeed_dagster.bigsite.assets import landing_assets, source_assets
-from classfeed_dagster.bigsite.checks import schema_definitions
+from classfeed_dagster.bigsite.checks import schema_definitions, values_check
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.domains.assets import audience_names, domain_assets
 from classfeed_dagster.domains.checks import domain_checks
@@ -22,6 +22,7 @@ from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.feeds.sensors import parity_job, parity_sensor
 from classfeed_dagster.operations.jobs import executor_called, feed_job
 from classfeed_dagster.operations.parts import operation_definitions
+from classfeed_dagster.operations.reconciling import another_attempt
 from classfeed_dagster.operations.schedules import morning_schedule
 from classfeed_dagster.operations.schema_watch import tell_of_schema
 from classfeed_dagster.runtime import Runtime
@@ -51,6 +52,7 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     executor = executor_called(settings.executor)
     feed_jobs = [feed_job(part.feed, settings.code_version, executor) for part in parts]
     checks = [
+        values_check(column_exports),
         *(check for audience in audiences for check in domain_checks(audience, names[audience.key])),
         *(consent_check(audience, names[audience.key]) for audience in audiences),
         *(check for part in parts for check in feed_checks(part)),
@@ -72,10 +74,10 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     )
     return dg.Definitions.merge(
         feeding,
-        operation_definitions(parts, feed_jobs, checks, running=running),
+        operation_definitions(parts, feed_jobs, checks, running=running, sensor_seconds=settings.sensor_seconds),
         schema_definitions(column_exports, tell_of_schema, running=running),
         simulation_definitions(settings, partitions),
-        assurance_definitions(parts, running=running),
+        assurance_definitions(parts, again=another_attempt, running=running),
     )
 
 

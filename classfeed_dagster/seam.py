@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import inspect
+import time
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import dagster as dg
 import polars as pl
 import structlog
+from pydantic import BaseModel
 
 from classfeed_dagster.charts import data_uri
 from classfeed_dagster.documents.format import DocumentFormat
@@ -187,6 +192,59 @@ def picture(svg: str, alt: str) -> dg.MarkdownMetadataValue:
 def code_of(made_by: Callable[..., object]) -> str:
     """Where in the code base something is done: ``classfeed_dagster/domains/run.py#build_domain``."""
     return f"{made_by.__module__.replace('.', '/')}.py#{made_by.__qualname__}"
+
+
+@functools.cache
+def _where(made_by: Callable[..., object]) -> tuple[str, int]:
+    file = inspect.getsourcefile(made_by)
+    if file is None:
+        raise ValueError(f"{made_by!r} has no source")
+    return file, inspect.getsourcelines(made_by)[1]
+
+
+def code_links(made_by: Callable[..., object]) -> dict[str, Any]:
+    """The same as an asset's metadata: for people, and as the reference that the UI opens in an editor or links."""
+    file, line = _where(made_by)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        reference = dg.LocalFileCodeReference(file_path=file, line_number=line, label=made_by.__qualname__)
+        references = dg.CodeReferencesMetadataValue(code_references=[reference])
+    return {"code": code_of(made_by), "dagster/code_references": references}
+
+
+def record_columns(record: type[BaseModel]) -> list[Shown]:
+    """The columns of an asset that keeps such records as JSON; from the record's own fields."""
+    return [
+        Shown(
+            name,
+            str(getattr(field.annotation, "__name__", field.annotation))
+            .replace("datetime.", "")
+            .replace("typing.", ""),
+            field.description or name.replace("_", " "),
+            not field.is_required() or type(None) in get_args(field.annotation),
+        )
+        for name, field in record.model_fields.items()
+    ]
+
+
+_Step = Callable[..., Iterator[dg.MaterializeResult[None]]]
+
+
+def since(started: float) -> float:
+    """Seconds since ``started`` (of ``time.monotonic``), as metadata that the UI plots."""
+    return round(time.monotonic() - started, 3)
+
+
+def timed(made: _Step, also: Mapping[str, Any] | None = None) -> _Step:
+    """A step whose materializations say how many seconds it took, which the UI plots; and ``also``, if it does not."""
+
+    @functools.wraps(made)
+    def run(*given: Any, **named: Any) -> Iterator[dg.MaterializeResult[None]]:
+        started = time.monotonic()
+        for result in made(*given, **named):
+            yield result._replace(metadata={**(also or {}), **(result.metadata or {}), "seconds": since(started)})
+
+    return run
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:

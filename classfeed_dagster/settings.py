@@ -73,6 +73,13 @@ class Settings(BaseSettings):
     repair_attempts: int = Field(
         5, ge=1, description="attempts at a date in one service window, from its start to the next one's"
     )
+    repair_pace: float = Field(
+        1.0,
+        gt=0,
+        le=10,
+        description="factor on repair's waiting times; below 1 in rehearsals, where nobody waits hours",
+    )
+    sensor_seconds: int = Field(60, ge=1, le=600, description="how often the repair and alert sensors look")
     source_probe_seconds: int = Field(
         300, ge=0, description="how often bigsite is asked whether rows of delivered dates changed"
     )

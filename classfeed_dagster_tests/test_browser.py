@@ -1,45 +1,92 @@
-"""The UI as people see it, in Chromium: the demo, the UI on it, and every look of scripts/screenshots.py.
+"""What people see, in Chromium: the demo, the UI on it, every look of scripts/screenshots.py; and our own HTML pages.
 
-Left out of the default run: `pytest -m browser`, with CLASSFEED_PLAYWRIGHT naming a Python that has Playwright.
+The looks materialize too: a date is run again, a range is backfilled, a sensor is switched on and watched. Left out of the default run: `pytest -m browser`, with CLASSFEED_PLAYWRIGHT naming a Python that has Playwright.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from classfeed_dagster.operations.instance import dagster_home
 from classfeed_dagster.operations.local_services import dagster_services, free_port
+from classfeed_dagster_tests.torture.backfill import ask
 
 ROOT = Path(__file__).parent.parent
-LOOKS = ("graph", "lineage", "columns", "preview", "check", "backfill", "sensors")
+LOOKS = (
+    "graph", "lineage", "columns", "preview", "check", "rerun", "backfill", "backfilled", "sensors", "history",
+)  # fmt: skip
+AXE = ROOT / ".browser" / "node_modules" / "axe-core" / "axe.min.js"
+_STEPS = """{ assetsOrError { ... on AssetConnection { nodes { key { path } assetMaterializations(limit: 1) {
+    metadataEntries { label __typename } } } } } }"""
 
 pytestmark = pytest.mark.browser
 
 
+@dataclass
+class Ui:
+    """A running UI on a small demo, and where the demo is."""
+
+    address: str
+    home: Path
+    settings: dict[str, str]
+    demo: str  # what it printed
+
+
 @pytest.fixture(scope="module")
-def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the UI on a small demo."""
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    """The UI on a small demo."""
     home = tmp_path_factory.mktemp("ui")
     settings = {"CLASSFEED_HOME": str(home), "CLASSFEED_MAX_HELD_BACK_SHARE": "0.2"}
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | settings
     command = [str(Path(sys.executable).with_name("classfeed")), "demo", "--portfolios", "25", "--days", "2"]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=900)
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=900)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DAGSTER_HOME", raising=False)
         with dagster_services(dagster_home(home), free_port(3100), settings, start_seconds=180) as address:
-            yield address
+            yield Ui(address, home, settings, done.stdout)
+
+
+def script(name: str, *words: str, seconds: int = 900) -> None:
+    python = os.environ.get("CLASSFEED_PLAYWRIGHT", sys.executable)
+    command = [python, str(ROOT / "scripts" / name), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", LOOKS)
-def test_people_find_what_they_need(ui: str, name: str, tmp_path: Path) -> None:
-    python = os.environ.get("CLASSFEED_PLAYWRIGHT", sys.executable)
-    command = [python, str(ROOT / "scripts" / "screenshots.py"), "--url", ui, "--out", str(tmp_path), name]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stderr
+def test_people_find_what_they_need(ui: Ui, name: str, tmp_path: Path) -> None:
+    script("screenshots.py", "--url", ui.address, "--out", str(tmp_path), name)
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_every_step_says_how_long_it_took(ui: Ui) -> None:
+    nodes = ask(ui.address, _STEPS, {})["assetsOrError"]["nodes"]
+    made = {"/".join(node["key"]["path"]): node["assetMaterializations"] for node in nodes}
+    told = {
+        name: {entry["label"]: entry["__typename"] for entry in found[0]["metadataEntries"]}
+        for name, found in made.items()
+        if found
+    }
+    assert {"landing/trade", "class/account_details", "class_super/quarantine", "class_super/delivery"} <= told.keys()
+    for name, entries in told.items():
+        assert entries.get("seconds") in ("FloatMetadataEntry", "IntMetadataEntry"), name
+
+
+def test_our_own_pages_are_for_everybody(ui: Ui, tmp_path: Path) -> None:
+    trace, page = re.search(r"classfeed trace (T\d+)", ui.demo), tmp_path / "trace.html"
+    assert trace is not None
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | ui.settings
+    command = [str(Path(sys.executable).with_name("classfeed")), "trace", trace[1], "--page", str(page)]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    reports = sorted((ui.home / "store").glob("reconciliation/class_super/*/*/report.html"))
+    assert reports
+    axe = ["--axe", str(AXE)] if AXE.exists() else []
+    script("accessibility.py", *axe, str(page), *map(str, reports))

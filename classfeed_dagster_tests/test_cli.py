@@ -74,12 +74,14 @@ def test_verify_finds_the_chain_sound_and_a_changed_byte(demo: Result, classfeed
     assert "NOT SOUND" in changed.output
 
 
-def test_trace_leads_from_a_document_back_to_the_row(demo: Result, classfeed: Command) -> None:
+def test_trace_leads_from_a_document_back_to_the_row(demo: Result, classfeed: Command, tmp_path: Path) -> None:
     (example,) = re.findall(r"classfeed trace (T\d+)", demo.output)
-    shown = classfeed("trace", example)
+    page = tmp_path / "trace.html"
+    shown = classfeed("trace", example, "--page", str(page))
     assert shown.exit_code == 0
-    for part in ("bigsite.trade", "landing/", ".xml.gz", "line "):
+    for part in ("bigsite.trade", "landing/", ".xml.gz", "line ", "acknowledges nothing"):
         assert part in shown.output
+        assert part in page.read_text()
     assert "NOT IN THIS FILE" not in shown.output
 
 

@@ -7,11 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import yaml
+
+from classfeed_dagster.bigsite.assets import POOL
 from classfeed_dagster.definitions import build_definitions
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster_tests.definitions_snapshot import SNAPSHOT, describe
 
+ROOT = Path(__file__).parent.parent
 NOTHING_REACHABLE = {
     "CLASSFEED_BIGSITE_URL": "postgresql://nobody@127.0.0.1:1/bigsite",
     "CLASSFEED_STORE_URL": "s3://no-such-bucket/x",
@@ -58,3 +63,14 @@ def test_every_asset_and_check_says_what_it_is() -> None:
         description = graph.get(check).description
         assert description, check
         assert "docs/runbook.md#" in description, check
+
+
+@pytest.mark.parametrize("settings", ["dagster.yaml", "deploy/dagster.yaml"])
+def test_few_snapshots_are_read_at_once_whatever_the_number_of_workers(settings: str) -> None:
+    job = build_definitions(Runtime(Settings())).resolve_job_def("class_super_job")
+    pools = {node.name: node.definition.pools for node in job.nodes if node.definition.pools}
+    assert pools == {"landing": {POOL}}
+    concurrency = yaml.safe_load((ROOT / settings).read_text())["concurrency"]
+    # By step: by run, a run would hold its place from its first step to its last.
+    assert concurrency["pools"]["granularity"] == "op"
+    assert 1 <= concurrency["pools"]["default_limit"] <= 2

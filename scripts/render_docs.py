@@ -1,4 +1,4 @@
-"""Writes the parts of the docs that come from code, between their markers: settings, manifest fields, data rules.
+"""Writes the parts of the docs that come from code, between their markers: settings, manifest fields, rules, promises.
 
 ``make docs`` runs it; a test fails while a page is not what it would write.
 """
@@ -14,11 +14,14 @@ from typing import Any
 
 import typer
 from pydantic import BaseModel
+from pydantic.dataclasses import is_pydantic_dataclass
+from pydantic.fields import FieldInfo
 
 from classfeed_dagster import cli
 from classfeed_dagster.delivery import manifest
 from classfeed_dagster.domains.rules import RULES, Severity
 from classfeed_dagster.settings import Settings
+from classfeed_dagster_tests.features.promises import matrix
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,28 +66,34 @@ def rules() -> Iterator[str]:
 
 def fields() -> Iterator[str]:
     """One table a record of the manifest."""
-    seen: list[type[BaseModel]] = []
-    waiting: list[type[BaseModel]] = [manifest.Manifest, manifest.VoidManifest, manifest.ChainEntry]
+    seen: list[type[Any]] = []
+    waiting: list[type[Any]] = [manifest.Manifest, manifest.VoidManifest, manifest.ChainEntry]
     while waiting:
         record = waiting.pop(0)
         if record in seen:
             continue
         seen.append(record)
-        waiting += [inner for field in record.model_fields.values() for inner in _records_in(field.annotation)]
+        waiting += [inner for field in _fields_of(record).values() for inner in _records_in(field.annotation)]
         yield f"### {record.__name__}"
         yield ""
         yield (record.__doc__ or "").strip()
         yield ""
         yield "| field | meaning |"
         yield "|---|---|"
-        for name, field in record.model_fields.items():
+        for name, field in _fields_of(record).items():
             inner = " ".join(f"([{one.__name__}](#{one.__name__.lower()}))" for one in _records_in(field.annotation))
             yield f"| `{name}` | {field.description or ''} {inner} |".replace("  ", " ")
         yield ""
 
 
-def _records_in(annotation: object) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _fields_of(record: type[Any]) -> dict[str, FieldInfo]:
+    # Of a model, or of a record with slots.
+    found: dict[str, FieldInfo] = getattr(record, "model_fields", None) or record.__pydantic_fields__
+    return found
+
+
+def _records_in(annotation: object) -> list[type[Any]]:
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_pydantic_dataclass(annotation)):
         return [annotation]
     return [record for part in typing.get_args(annotation) for record in _records_in(part)]
 
@@ -94,6 +103,7 @@ PARTS = {
     ("README.md", "commands"): commands,
     ("docs/runbook.md", "rules"): rules,
     ("docs/manifest.md", "fields"): fields,
+    ("docs/promises.md", "promises"): matrix,
 }
 
 

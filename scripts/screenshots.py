@@ -93,16 +93,50 @@ def check(page: Any, url: str) -> None:
     page.wait_for_timeout(_SECOND)
 
 
-@look
-def backfill(page: Any, url: str) -> None:
-    """A range of dates, one run a date."""
+def _choose(page: Any, url: str, partitions: str) -> None:
+    """The job's own dialogue, with a date or a range of dates in it."""
     page.goto(f"{url}{LOCATION}/jobs/class_super_job")
     page.get_by_role("button", name="Materialize all").click()
     page.get_by_text("Show all partitions").click()
     box = page.locator("[role=dialog] input[type=text], input[placeholder*='artition']").first
-    box.fill("[2023-01-03...2023-01-05]")
+    box.fill(partitions)
     box.press("Enter")
-    _see(page, "3 partitions", "Launch backfill")
+
+
+def _ended(page: Any, text: str, minutes: int = 8) -> None:
+    page.get_by_text(text, exact=True).first.wait_for(timeout=minutes * 60 * _SECOND)
+
+
+@look
+def rerun(page: Any, url: str) -> None:
+    """One date run again, by hand: it succeeds, and delivers nothing twice."""
+    _choose(page, url, "2023-01-04")
+    _see(page, "1 partition")
+    page.get_by_role("button", name="Launch 1 run").click()
+    page.wait_for_timeout(3 * _SECOND)
+    page.goto(f"{url}/runs")
+    page.locator("a[href^='/runs/']").first.click()
+    _ended(page, "Success")
+    page.wait_for_timeout(4 * _SECOND)
+
+
+@look
+def backfill(page: Any, url: str) -> None:
+    """A range of dates, one run a date: what will happen, before it does."""
+    _choose(page, url, "[2023-01-03...2023-01-04]")
+    _see(page, "2 partitions", "Launch backfill")
+
+
+@look
+def backfilled(page: Any, url: str) -> None:
+    """The same, launched: its page, with every date's run."""
+    _choose(page, url, "[2023-01-03...2023-01-04]")
+    page.get_by_role("button", name="Launch backfill").click()
+    page.wait_for_timeout(3 * _SECOND)
+    page.goto(f"{url}/runs?view=backfills")
+    page.locator("a[href*='/runs/b/']").first.click()
+    _ended(page, "100% completed")
+    page.wait_for_timeout(2 * _SECOND)
 
 
 @look
@@ -111,6 +145,22 @@ def sensors(page: Any, url: str) -> None:
     page.goto(f"{url}/automation")
     _see(page, "repair", "class_super_morning")
     page.wait_for_timeout(15 * _SECOND)
+
+
+@look
+def history(page: Any, url: str) -> None:
+    """A sensor switched on: the history of its ticks, with what each did or why it did nothing."""
+    page.goto(f"{url}{LOCATION}/sensors/class_super_reconciliation_sensor")
+    _see(page, "class_super_reconciliation_sensor")
+    switch = page.locator("tr", has_text="Running").locator("input[type=checkbox]").first
+    switch.wait_for(state="attached", timeout=45 * _SECOND)
+    if not switch.is_checked():
+        switch.dispatch_event("click")
+    page.get_by_role("button", name="1hr").or_(page.get_by_text("1hr", exact=True)).first.click()
+    page.locator("tr", has_text="View logs").first.wait_for(timeout=300 * _SECOND)
+    _see(page, "requested")
+    page.wait_for_timeout(3 * _SECOND)
+    switch.dispatch_event("click")  # off again: a laptop's sensors are
 
 
 def take(url: str, folder: Path, only: list[str], browser_path: str) -> list[str]:

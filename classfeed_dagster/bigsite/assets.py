@@ -29,15 +29,17 @@ from classfeed_dagster.seam import (
     SOURCE_TEAM,
     TEAM,
     Shown,
-    code_of,
+    code_links,
     idle_observation,
     landing_key,
     preview,
+    since,
     source_key,
     step,
     table_metadata,
 )
 
+POOL = "bigsite"  # Dagster's pool of the steps that read a lot of bigsite: its limit holds for all runs and workers
 _SOURCE_TABLE = re.compile(rf"\b{tables.SCHEMA}\.(\w+)")
 # What a decimal counts, by its scale and precision: the contract has one type for each.
 _UNITS = {"(18,2)": "currency", "(38,2)": "currency", "(18,6)": "currency", "(20,6)": "units", "(38,6)": "units"}
@@ -135,7 +137,7 @@ def landing_assets(
                 owners=[TEAM],
                 metadata={
                     **columns[table],
-                    "code": code_of(snapshot_for),
+                    **code_links(snapshot_for),
                     "runbook": f"{RUNBOOK}#source-not-ready",
                 },
                 skippable=True,  # on a date on which no feed is due
@@ -143,6 +145,7 @@ def landing_assets(
             for table, sources in sorted(landed.items())
         ],
         partitions_def=partitions,
+        pool=POOL,
     )
     def landing(
         context: dg.AssetExecutionContext, config: LandingConfig, runtime: dg.ResourceParam[Runtime]
@@ -167,7 +170,7 @@ def landing_assets(
             runtime.save_reference(LANDING, day, snapshot)
             rows = sum(table.rows for table in snapshot.tables.values())
             get_logger().info("landed", snapshot_id=snapshot.snapshot_id, rows=rows)
-        seconds = round(time.monotonic() - started, 3)
+        seconds = since(started)
         for table in sorted(landed):
             yield _materialized(runtime, snapshot, table, columns[table], seconds)
 

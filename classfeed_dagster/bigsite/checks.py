@@ -6,6 +6,7 @@ The same comparison stands before every reading of bigsite (see the landing); th
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
 import datetime as dt
+import time
 from collections.abc import Callable, Iterator
 
 import dagster as dg
@@ -20,13 +21,17 @@ from classfeed_dagster.bigsite.schema_history import (
     keep_schema,
     schema_on,
 )
+from classfeed_dagster.bigsite.snapshot import Snapshot
+from classfeed_dagster.bigsite.value_drift import DATES, value_drift
+from classfeed_dagster.bigsite.value_statistics import keep_statistics, statistics_before
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.seam import GROUP_SOURCE, TEAM, runbook
+from classfeed_dagster.seam import GROUP_SOURCE, LANDING, TEAM, landing_key, markdown_table, runbook, since, step
 from classfeed_dagster.store import ObjectStore
 
 SCHEMA_ASSET = dg.AssetKey(["bigsite", "schema"])
 SCHEMA_JOB = "schema_job"
+VALUES_ASSET, VALUES_CHECK = "portfolio", "values_as_usual"
 _LOOKED_AT = dt.timedelta(days=7)  # of a ledger, rows this old have been looked at before
 Tell = Callable[[ObjectStore, SchemaVerdict, str], None]
 """Who hears of a verdict: is given the store, the verdict and the run's id."""
@@ -82,6 +87,7 @@ def schema_asset(exports: Callable[[], Exports], tell: Tell) -> dg.AssetsDefinit
     def schema(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.MaterializeResult[None]]:
+        started = time.monotonic()
         now = runtime.clock(context.run.tags) or dt.datetime.now(dt.UTC)
         today = now.astimezone(trading_days.SYDNEY).date()
         verdict = check_schema(runtime.engine, exports(), since=now - _LOOKED_AT)
@@ -100,6 +106,7 @@ def schema_asset(exports: Callable[[], Exports], tell: Tell) -> dg.AssetsDefinit
                 "columns": sum(len(table.columns) for table in verdict.schema.tables.values()),
                 **{f"differences_{one.name.lower()}": _count(verdict.differences, one) for one in Severity},
                 "dagster/uri": runtime.store.location(key),
+                "seconds": since(started),
             },
             check_results=[
                 _result("schema_drift", shape, "bigsite's schema is as agreed where a feed reads it"),
@@ -108,6 +115,47 @@ def schema_asset(exports: Callable[[], Exports], tell: Tell) -> dg.AssetsDefinit
         )
 
     return schema
+
+
+def values_check(exports: Callable[[], Exports]) -> dg.AssetChecksDefinition:
+    """Whether a date's landed values look as those of the dates before did. Works on the landed files alone."""
+    asset = landing_key(VALUES_ASSET)
+
+    @dg.asset_check(
+        asset=asset,
+        name=VALUES_CHECK,
+        description="The landed columns look as on the last business dates: null rate, length, range, number of "
+        "different values, codes. It stops nothing: a jump says where to look, and what in the documents is made of "
+        f"it. Runbook: {runbook(VALUES_CHECK)}",
+    )
+    def values(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, VALUES_CHECK) as day:
+            snapshot = runtime.load_reference(LANDING, day, Snapshot)
+            today = keep_statistics(runtime.store, snapshot)
+            before = statistics_before(runtime.store, day, DATES)
+            found = value_drift(today, before, exports())
+        jumps = [one for one in found if not one.expected]
+        rows = [
+            (one.column, one.jump, one.was, one.now, ", ".join(dict.fromkeys(map(str, one.affected)))) for one in jumps
+        ]
+        table = markdown_table(["column", "what jumped", "was", "is", "goes into"], rows)
+        return dg.AssetCheckResult(
+            check_name=VALUES_CHECK,
+            asset_key=asset,
+            passed=not jumps,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{day.isoformat()}: {len(jumps)} jump(s)" if jumps else f"{day.isoformat()}: as usual",
+            metadata={
+                "business_date": day.isoformat(),
+                "jumps": len(jumps),
+                "columns": len(today.columns),
+                "dates_compared_with": len(before),
+                "rare_codes": ", ".join(f"{one.column}: {one.now}" for one in found if one.expected) or "none",
+                **({"what_jumped": table} if jumps else {}),
+            },
+        )
+
+    return values
 
 
 def _parts(verdict: SchemaVerdict) -> tuple[list[Difference], list[Difference]]:

@@ -1,5 +1,8 @@
 """One read-only, repeatable-read transaction on bigsite, and COPY from it straight into Arrow.
 
+Through psycopg 3 rows travel as COPY's text, which Arrow parses: exact, and some five times as fast as objects. Any
+other driver of PostgreSQL hands over objects, from a cursor on the server; a test proves both ways equal.
+
 Every statement passes through ``rows`` or ``copy``, which tell an observer: tests list what was asked.
 """
 
@@ -17,6 +20,7 @@ import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
 _BLOCK = 4 << 20  # bytes of CSV parsed at a time: a compromise of memory and calls
+_ROWS = 10_000  # objects fetched at a time where there is no COPY
 _SESSION = """
 SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true),
        set_config('work_mem', '64MB', true), set_config('jit', 'off', true), transaction_timestamp()
@@ -45,6 +49,11 @@ class ReadOnlyTransaction:
         self._observe(str(statement))
         return self._connection.execute(statement).all()
 
+    def stream(self, statement: sa.Executable) -> Iterator[sa.Row[Any]]:
+        """The rows of a large result one by one, from a cursor on the server."""
+        self._observe(str(statement))
+        yield from self._connection.execute(statement, execution_options={"yield_per": _ROWS})
+
     def _observe(self, statement: str) -> None:
         self.statements.append(statement)
         if self._observer is not None:
@@ -57,7 +66,9 @@ class ReadOnlyTransaction:
         """
         self._observe(query)
         driver = self._connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)  # noqa: S101  # read_only() admits no other
+        if not isinstance(driver, psycopg.Connection):
+            yield from self.fetch(query, parameters, schema)
+            return
         # The query is this package's own text; its values travel as parameters.
         statement = f"COPY ({query}) TO STDOUT (FORMAT csv)".encode()
         with driver.cursor() as cursor, cursor.copy(statement, parameters) as source:
@@ -78,6 +89,15 @@ class ReadOnlyTransaction:
                     quoted_strings_can_be_null=False,
                 ),
             )
+
+    def fetch(self, query: str, parameters: Mapping[str, object], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """What ``copy`` returns, through any driver: rows as objects, from a cursor on the server."""
+        streaming = {"stream_results": True, "max_row_buffer": _ROWS}
+        found = self._connection.exec_driver_sql(query, dict(parameters), execution_options=streaming)
+        for rows in found.partitions(_ROWS):
+            values = zip(*rows, strict=True)
+            columns = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 class _CopyText(io.RawIOBase):
@@ -113,7 +133,7 @@ def read_only(engine: sa.Engine, observe: Callable[[str], None] | None = None) -
     ``observe`` is told the text of every statement. Raises SourceReadError if bigsite fails,
     UnsupportedSourceError if it is not PostgreSQL.
     """
-    if engine.dialect.name != "postgresql" or engine.dialect.driver != "psycopg":
+    if engine.dialect.name != "postgresql":
         raise UnsupportedSourceError(
             f"bigsite on {engine.dialect.name}+{engine.dialect.driver} can't be read: use a postgresql+psycopg:// URL"
         )

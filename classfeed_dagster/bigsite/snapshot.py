@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from classfeed_dagster.bigsite.readiness import EndOfDay, SourceNotReadyError
 from classfeed_dagster.bigsite.reading import ReadOnlyTransaction, read_only
 from classfeed_dagster.bigsite.wanted import SnapshotAudience, Wanted, array, ask_consent
 from classfeed_dagster.store import ObjectStore
+
+_CONSENTS_AT_A_TIME = 10_000
 
 
 class PortfolioSlice(BaseModel, frozen=True):
@@ -195,11 +197,12 @@ def _read(
             write_slices(target, batches, slice_size, slice_count, watch)
         files[table] = target
 
+    # First, so that the answer as objects need not be in memory while rows are read.
+    land(queries.CONSENT_TABLE, queries.CONSENTS, _consent_batches(wanted))
     for query in queries.SLICED:
         land(query.table, query.schema, bigsite.copy(query.sql, wanted.parameters, query.read_schema))
         if query is queries.END_OF_DAY[-1]:
             end_of_day.require_complete(wanted.read, limit)
-    land(queries.CONSENT_TABLE, queries.CONSENTS, [_consent_batch(wanted)])
     for query in queries.REFERENCES:
         parameters = {**wanted.parameters, "securities": array(sorted(securities))}
         with RowGroups(folder / f"{query.table}.parquet", query.schema) as target:
@@ -209,9 +212,13 @@ def _read(
     return files
 
 
-def _consent_batch(wanted: Wanted) -> pa.RecordBatch:
-    rows: list[dict[str, Any]] = [
-        {POSITION.name: at, **{name: getattr(row, name) for name in queries.CONSENTS.names}}
-        for at, row in wanted.consents
-    ]
-    return pa.RecordBatch.from_pylist(rows, schema=queries.CONSENTS.insert(0, POSITION))
+def _consent_batches(wanted: Wanted) -> Iterator[pa.RecordBatch]:
+    schema = queries.CONSENTS.insert(0, POSITION)
+    while rows := wanted.consents[:_CONSENTS_AT_A_TIME]:
+        del wanted.consents[:_CONSENTS_AT_A_TIME]
+        columns: list[list[Any]] = [
+            [at for at, _ in rows],
+            *([getattr(row, name) for _, row in rows] for name in queries.CONSENTS.names),
+        ]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)

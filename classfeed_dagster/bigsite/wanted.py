@@ -45,7 +45,7 @@ def ask_consent(bigsite: ReadOnlyTransaction, business_date: dt.date, audiences:
         min(window.start for window in windows),
         max(window.end for window in windows),
     )
-    return _wanted(consent.consents_from(bigsite.rows(question)), business_date, audiences)
+    return _wanted(consent.consents_from(bigsite.stream(question)), business_date, audiences)
 
 
 def _wanted(consents: list[consent.Consent], business_date: dt.date, audiences: Sequence[SnapshotAudience]) -> Wanted:

@@ -50,6 +50,7 @@ def legacy_assets(parts: FeedParts) -> list[dg.AssetSpec]:
             group_name=f"4_{parts.feed.name}",
             kinds={"csv"},
             owners=list(parts.feed.owners),
+            metadata=parts.columns("legacy"),
         )
     ]
 

@@ -6,6 +6,7 @@ Each step can be repeated: breaks are kept once, a load replaces its date, a rep
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,17 +16,20 @@ from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.reconciliation.data_team import reconcile_data_team
+from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.report import write_report
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.reconciliation.source import reconcile_source
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.trading_days import SYDNEY, next_business_day
-from classfeed_dagster.warehouse.breaks import Saved, kept_breaks, save_breaks
+from classfeed_dagster.warehouse.breaks import Saved, kept_breaks, run_history, save_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.load import Loaded, load_delivery
+from classfeed_dagster.warehouse.records import Side
 
 # When the data team's figures for a date should be there: Sydney time on the next business day.
 DATA_TEAM_DUE = dt.time(9, 0)
+_PLOTTED_DATES = 30
 
 
 def job_name(feed: str) -> str:
@@ -108,7 +112,8 @@ class Assurance:
                 metrics=found.metrics(),
             )
             kept = kept_breaks(connection, feed=self.feed.name, only_open=True)
-        report = write_report(self.runtime.store, [found], kept=kept)
+            history = self._history(run_history(connection, self.feed.name, "portfolios_held_back"), found.side)
+        report = write_report(self.runtime.store, [found], kept=kept, history=[history])
         latest = delivered_state(self.runtime.store, self.feed.name, self.day).latest
         if latest is None:
             raise AssertionError("a date was reconciled that has no delivery")
@@ -124,3 +129,8 @@ class Assurance:
         )
         self.runtime.save_reference(f"{self.feed.name}/{found.side.value}_reconciliation", self.day, assured)
         return assured, saved
+
+    def _history(self, history: Sequence[tuple[dt.date, str, int]], side: Side) -> Figure:
+        """Portfolios held back over the last dates that were proven, up to this one."""
+        rows = [(day.isoformat(), held) for day, of, held in history if of == side.value and day <= self.day]
+        return Figure("portfolios held back, by date", tuple(rows[-_PLOTTED_DATES:]), over_time=True)

@@ -3,7 +3,8 @@
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -11,29 +12,56 @@ import dagster as dg
 from classfeed_dagster.delivery.look import delivered_dates
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.feeds.assurance import Assurance, Assured, job_name
+from classfeed_dagster.feeds.assurance_columns import (
+    THEIRS,
+    data_team_breaks,
+    source_breaks,
+    table_columns,
+    their_columns,
+)
 from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.runtime import CORRELATION_TAG, NotBuiltError, Runtime, new_correlation_id
-from classfeed_dagster.seam import business_date, correlation_id, runbook, step
-from classfeed_dagster.warehouse.load import FACTS
+from classfeed_dagster.seam import (
+    RUNBOOK,
+    Shown,
+    business_date,
+    code_links,
+    correlation_id,
+    lineage_table,
+    runbook,
+    since,
+    step,
+    table_metadata,
+)
+from classfeed_dagster.settings import Settings
+from classfeed_dagster.warehouse.load import FACTS, load_delivery
 from classfeed_dagster.warehouse.records import Side
 
 SOURCE, DATA_TEAM = "source_reconciliation", "data_team_reconciliation"
 WAREHOUSE_GROUP = "5_warehouse"
+DATA_TEAM_OWNER = "team:data"
 DIMENSIONS = ("DIM_DATE", "DIM_PORTFOLIO", "DIM_CASH_ACCOUNT", "DIM_SECURITY")
 _LOOK_BACK = 10
-_MAX_ATTEMPTS = 5
+# After attempts at one delivery, oldest first: one more now (True), later (None), or none (False)?
+Again = Callable[[dg.DagsterInstance, Sequence[dg.RunRecord], Settings, dt.datetime], bool | None]
 
 
-def assurance_definitions(parts: Iterable[FeedParts], *, running: bool) -> dg.Definitions:
-    """Assets, checks, jobs and sensors of all feeds that can be reconciled: those whose documents are EPI pages."""
+def assurance_definitions(parts: Iterable[FeedParts], *, again: Again, running: bool) -> dg.Definitions:
+    """Assets, checks, jobs and sensors of all feeds that can be reconciled: those whose documents are EPI pages.
+
+    ``again`` judges failed attempts; ``running``: the sensors are on by default.
+    """
     reconciled = [part for part in parts if part.feed.format.name == "epi"]
     jobs = {part.feed.name: _job(part) for part in reconciled}
     return dg.Definitions(
-        assets=[asset for part in reconciled for asset in (_source(part), _warehouse(part), _data_team(part))],
+        assets=[
+            *([_theirs()] if reconciled else []),
+            *(asset for part in reconciled for asset in (_source(part), _warehouse(part), _data_team(part))),
+        ],
         asset_checks=[check for part in reconciled for check in (_source_check(part), _data_team_check(part))],
         jobs=list(jobs.values()),
-        sensors=[_sensor(part, jobs[part.feed.name], running=running) for part in reconciled],
+        sensors=[_sensor(part, jobs[part.feed.name], again, running=running) for part in reconciled],
     )
 
 
@@ -44,6 +72,19 @@ def _work(
     return Assurance(runtime, part.feed, part.audience, business_date(context), correlation_id(context), now)
 
 
+def _theirs() -> dg.AssetSpec:
+    """The data team's table: not ours to make, but what our metrics are compared with."""
+    return dg.AssetSpec(
+        THEIRS,
+        description="The data team's metrics of what should be delivered, worked out by their own code from their own "
+        "replica of bigsite. Theirs: compared with, never written.",
+        group_name=WAREHOUSE_GROUP,
+        kinds={"snowflake", "table"},
+        owners=[DATA_TEAM_OWNER],
+        metadata=table_metadata(their_columns()),
+    )
+
+
 def _source(part: FeedParts) -> dg.AssetsDefinition:
     @part.asset(
         SOURCE,
@@ -51,6 +92,9 @@ def _source(part: FeedParts) -> dg.AssetsDefinition:
         {"postgres", "parquet"},
         "The delivered files against the landed snapshot and against bigsite, asked again by SQL that shares no code "
         "with the export: row by row, field by field. Its breaks are kept in the warehouse until they are gone.",
+        "source-agrees",
+        source_breaks(part.feed.format, part.key("delivery")),
+        made_by=Assurance.source,
     )
     def source(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
@@ -64,6 +108,8 @@ def _source(part: FeedParts) -> dg.AssetsDefinition:
 
 def _warehouse(part: FeedParts) -> dg.AssetsDefinition:
     names = sorted((*FACTS, *DIMENSIONS))
+    shown = {name: table_columns(name, part.feed.format, part.key("delivery")) for name in names}
+    columns = {name: table_metadata(shown[name]) for name in names}
 
     @dg.multi_asset(
         name=f"{part.feed.name}_warehouse",
@@ -75,7 +121,15 @@ def _warehouse(part: FeedParts) -> dg.AssetsDefinition:
                 kinds={"snowflake", "table"},
                 owners=list(part.feed.owners),
                 description=f"{name} of the star schema, from what was delivered: the date is replaced in one "
-                "transaction, so a re-run or a new revision leaves no duplicate and no gap. Dimensions keep history.",
+                "transaction, so a re-run or a new revision leaves no duplicate and no gap. Dimensions keep history. "
+                f"Runbook: {RUNBOOK}.",
+                metadata={
+                    **columns[name],
+                    **_lineage(shown[name]),
+                    "dagster/table_name": name,
+                    "runbook": runbook("source_agrees"),
+                    **code_links(load_delivery),
+                },
             )
             for name in names
         ],
@@ -84,25 +138,40 @@ def _warehouse(part: FeedParts) -> dg.AssetsDefinition:
     def warehouse(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.MaterializeResult[None]]:
+        started = time.monotonic()
         with step(context, f"{part.feed.name}/warehouse"):
             loaded = _work(part, context, runtime).load()
+        seconds = since(started)
         for name in names:
             rows = {"dagster/row_count": loaded.rows[name]} if name in loaded.rows else {}
             yield dg.MaterializeResult(
                 asset_key=dg.AssetKey(["warehouse", part.feed.name, name.lower()]),
-                metadata={**rows, "revisions": loaded.revisions, "dagster/table_name": name},
+                metadata={
+                    **columns[name],
+                    **rows,
+                    "revisions": loaded.revisions,
+                    "dagster/table_name": name,
+                    "seconds": seconds,
+                },
             )
 
     return warehouse
 
 
+def _lineage(shown: Sequence[Shown]) -> dict[str, Any]:
+    return {"where_columns_come_from": lineage_table(shown)} if any(column.made_of for column in shown) else {}
+
+
 def _data_team(part: FeedParts) -> dg.AssetsDefinition:
     @part.asset(
         DATA_TEAM,
-        [dg.AssetKey(["warehouse", part.feed.name, "fact_delivery"])],
+        [part.key("delivery"), dg.AssetKey(["warehouse", part.feed.name, "fact_delivery"]), THEIRS],
         {"snowflake"},
         "Our metrics, worked out from the delivered files, against the data team's, worked out by their own code from "
         "their own replica: a date that is missing, late or computed again, portfolios on one side only, values off.",
+        "data-team-agrees",
+        data_team_breaks(part.feed.format, part.key("delivery")),
+        made_by=Assurance.data_team,
     )
     def data_team(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
@@ -210,9 +279,9 @@ def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> 
     return waiting
 
 
-def _sensor(part: FeedParts, job: Any, *, running: bool) -> dg.SensorDefinition:
-    # Level-triggered: looks at what is delivered and what is proven. Each attempt has a key of its own, so a failed
-    # one is repeated, a few times; a person sees the failed run.
+def _sensor(part: FeedParts, job: Any, again: Again, *, running: bool) -> dg.SensorDefinition:
+    # Level-triggered: looks at what is delivered and what is proven. Each attempt has a key of its own. While one is
+    # under way again after a failure, or waits for it, later dates wait too: one at a time probes what may be down.
     @dg.sensor(
         name=f"{part.feed.name}_reconciliation_sensor",
         job=job,
@@ -226,19 +295,32 @@ def _sensor(part: FeedParts, job: Any, *, running: bool) -> dg.SensorDefinition:
         days = delivered_dates(runtime.store, part.feed.name)[-_LOOK_BACK:]
         asked = 0
         for day, build_id in dates_to_reconcile(runtime, part.feed.name, days):
-            before = context.instance.get_runs(
-                dg.RunsFilter(job_name=job_name(part.feed.name), tags={"dagster/partition": day.isoformat()})
+            before = context.instance.get_run_records(
+                dg.RunsFilter(job_name=job_name(part.feed.name), tags={"dagster/partition": day.isoformat()}),
+                ascending=True,
             )
-            attempts = [run for run in before if run.tags.get("classfeed/build_id") == build_id]
-            if any(not run.is_finished for run in before) or len(attempts) >= _MAX_ATTEMPTS:
+            if any(not record.dagster_run.is_finished for record in before):
+                continue
+            attempts = [one for one in before if one.dagster_run.tags.get("classfeed/build_id") == build_id]
+            now = runtime.settings.now or dt.datetime.now(dt.UTC)
+            verdict = again(context.instance, attempts, runtime.settings, now)
+            if verdict is None:
+                break
+            if not verdict:
                 continue
             asked += 1
             yield dg.RunRequest(
                 run_key=f"{build_id}-{len(attempts) + 1}",
                 partition_key=day.isoformat(),
-                tags={CORRELATION_TAG: new_correlation_id(), "classfeed/build_id": build_id},
+                tags={
+                    CORRELATION_TAG: new_correlation_id(),
+                    "classfeed/build_id": build_id,
+                    "classfeed/code_version": runtime.settings.code_version,
+                },
             )
+            if attempts:
+                break
         if not asked:
-            yield dg.SkipReason("every delivered date is proven, or being proven")
+            yield dg.SkipReason("every delivered date is proven, being proven, or waits for its next attempt")
 
     return sensor

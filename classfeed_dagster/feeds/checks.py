@@ -35,7 +35,7 @@ _DOCUMENT_CHECKS: Mapping[str, str] = {
     "portfolios planned for it. If it fails: the element and line are named; it is a fault in the writer or the "
     "mapping, so nothing leaves until the code is mended.",
     "everyone_consented": "Everyone of whom the written bytes hold data consents now, asked of bigsite. If it fails: "
-    "run the date again; whoever does not consent is left out.",
+    "the date runs again by itself; whoever does not consent is left out.",
     "control_totals_agree": "The totals recomputed from the written bytes equal those stated in the document and those "
     "of the frames it was made from. If it fails: a record was lost or changed on the way; nothing leaves until the "
     "code is mended.",
@@ -92,7 +92,7 @@ def _held_back_share(parts: FeedParts) -> dg.AssetChecksDefinition:
         blocking=True,
         description="No more portfolios break a rule than the limit allows (1 % unless set otherwise). If it fails: "
         "nothing is delivered, since the fault is likely bigsite's or ours and not the portfolios'. Look at the rules "
-        f"broken most often, have the source mended, run the date again. Runbook: {runbook('held_back_share')}",
+        f"broken most often, have the source mended; the date then runs again. Runbook: {runbook('held_back_share')}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{parts.feed.name}/held_back_share") as day:

@@ -82,12 +82,14 @@ def judge(
     others: Iterable[Evaluation],
     max_held_back_share: Decimal,
     evaluated_by: str,
+    code_version: str,
 ) -> tuple[Evaluation, ...]:
     """Evaluate every check that delivery requires, over ``build``'s written files, and put the verdicts on record.
 
-    ``others`` are those that don't speak of bytes: the roll of consents, whether the feed may go live.
+    ``others`` are those that don't speak of bytes: the roll of consents, whether the feed may go live. Records that
+    this ``code_version`` examined while the pages were made are recognized by their hash.
     """
-    examined = examine_build(store, build, document_format)
+    examined = examine_build(store, build, document_format, code_version=code_version)
     evaluations = (
         document_valid(build, examined),
         everyone_consented(build, examined, consented_now),

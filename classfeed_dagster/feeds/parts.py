@@ -2,30 +2,34 @@
 
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
 
+from classfeed_dagster.delivery.manifest import HeldBack
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.run import CONSENTED
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.feeds.steps import FeedDay
 from classfeed_dagster.logs import get_logger
+from classfeed_dagster.reconciliation.parity_report import ParityDifference
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.seam import (
     RUNBOOK,
     Shown,
     business_date,
-    code_of,
+    code_links,
     correlation_id,
     document_columns,
     domain_key,
     idle_observation,
     lineage_table,
+    record_columns,
     same_columns,
     table_metadata,
+    timed,
 )
 
 _Results = Iterator[dg.MaterializeResult[None]]
@@ -60,8 +64,21 @@ class FeedParts:
     def shown(self, name: str) -> list[Shown]:
         """The columns of the feed's asset ``name``, and where each comes from."""
         document = document_columns(self.feed.format, self.audience_name)
-        of = {"document": document, "delivery": same_columns(document, self.key("document"))}
+        of = {
+            "quarantine": self._held_back(),
+            "document": document,
+            "delivery": same_columns(document, self.key("document")),
+            "parity": record_columns(ParityDifference),
+            "legacy": [replace(column, made_of=(), origin=()) for column in document],  # the same layout, by another
+        }
         return of.get(name, [])
+
+    def _held_back(self) -> list[Shown]:
+        number = ((domain_key(self.audience_name, CONSENTED), "portfolio_number"),)
+        return [
+            replace(column, made_of=number) if column.name == "number" else column
+            for column in record_columns(HeldBack)
+        ]
 
     def columns(self, name: str) -> dict[str, Any]:
         """The same as metadata, of the asset's definition and of its materializations."""
@@ -69,12 +86,24 @@ class FeedParts:
         return table_metadata(shown) if shown else {}
 
     def asset(
-        self, name: str, deps: list[dg.AssetKey], kinds: set[str], description: str, section: str = ""
+        self,
+        name: str,
+        deps: list[dg.AssetKey],
+        kinds: set[str],
+        description: str,
+        section: str = "",
+        columns: Sequence[Shown] = (),
+        *,
+        made_by: Callable[..., object] = FeedDay,
     ) -> _Decorator:
-        """The decorator that all of the feed's assets share; ``section`` of the runbook says what to do."""
-        shown = self.shown(name)
-        lineage = {"where_columns_come_from": lineage_table(shown)} if shown else {}
-        return dg.asset(
+        """The decorator that all of the feed's assets share: columns, lineage, links, and how long a step took.
+
+        ``section`` of the runbook says what to do; ``columns`` are those of an asset that isn't a document.
+        """
+        shown = [*columns] or self.shown(name)
+        about = table_metadata(shown) if shown else {}
+        lineage = {"where_columns_come_from": lineage_table(shown)} if any(one.made_of for one in shown) else {}
+        asset = dg.asset(
             key=self.key(name),
             deps=deps,
             partitions_def=self.partitions,
@@ -82,10 +111,11 @@ class FeedParts:
             kinds=kinds,
             owners=list(self.feed.owners),
             description=f"{description} Runbook: {RUNBOOK}.",
-            metadata={**self.columns(name), **lineage, "runbook": f"{RUNBOOK}#{section}", "code": code_of(FeedDay)},
+            metadata={**about, **lineage, "runbook": f"{RUNBOOK}#{section or name}", **code_links(made_by)},
             # On a date on which the feed has nothing to do there is nothing to materialize; what follows is skipped.
             output_required=False,
         )
+        return lambda made: asset(timed(made, about))
 
     def is_idle(self, context: dg.AssetExecutionContext, work: FeedDay) -> bool:
         """True if the feed has nothing to do; says so on the asset and in the log."""

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import polars as pl
@@ -208,7 +208,7 @@ class FeedDay:
                 audience=self.audience,
                 document_format=document_format,
                 plan=plan,
-                slices=(switched_frames(frames, self.flags) for frames in slices),
+                slices=map(partial(switched_frames, flags=self.flags), slices),
                 delivered=delivered_state(store, self.feed.name, self.day),
                 snapshot=SnapshotRef(
                     id=snapshot.snapshot_id,
@@ -247,6 +247,7 @@ class FeedDay:
             others=(self.roll(), *self.allowances(build)),
             max_held_back_share=self.runtime.settings.max_held_back_share,
             evaluated_by=self.correlation_id,
+            code_version=self.runtime.settings.code_version,
         )
 
     def allowances(self, build: Build) -> tuple[Evaluation, Evaluation]:
@@ -316,6 +317,7 @@ class FeedDay:
         with open_domains(self.store, self.domains()) as slices:
             for frames in slices:
                 found += [frames[FINDINGS.name], document_format.unwritable(switched_frames(frames, self.flags))]
+                del frames  # not in memory any more while the next slice is read
         findings = FINDINGS.conform(pl.concat(found).unique())
         reference = FindingsReference(
             snapshot_id=snapshot.snapshot_id,

@@ -6,11 +6,12 @@ Dates that fail for one cause are one incident; dates that only wait for an earl
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from classfeed_dagster.operations.causes import Kind
+from classfeed_dagster.operations.causes import SCHEMA_ERRORS, Kind
 from classfeed_dagster.operations.incidents import OFFENDERS_SHOWN, Incident
 from classfeed_dagster.operations.repair import Action, Decision
 from classfeed_dagster.operations.run_history import CheckOutcome
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Failing these means that something may have left, or nearly left, that must not.
 _BREACHES = frozenset({"everyone_consented"})
+_COUNTED = re.compile(r"\b(\d+) (\w+)\(s\)")
 CheckKey = tuple[str, str]  # asset as a/b, check
 
 
@@ -58,16 +60,24 @@ class DateChecks:
         return [(run, one) for run, one in self.latest.values() if one.error and not one.passed]
 
 
-def schema_drift(summary: str, differences: int, run_id: str | None = None) -> Incident:
-    """bigsite's schema no longer keeps its contract. ``summary`` names tables and columns, never values."""
+def schema_drift(
+    summary: str, differences: int, run_id: str | None = None, *, stopped: Sequence[Observed] = ()
+) -> Incident:
+    """bigsite's schema no longer keeps its contract. ``summary`` names tables and columns, never values.
+
+    ``stopped``: the dates that it has stopped so far; a live one must wake someone.
+    """
     return Incident(
         key="schema-drift",
         what=f"bigsite's schema changed: {summary}",
         means="No feed is extracted until the contract and the schema agree, so customers' funds get nothing new.",
+        feeds=tuple(sorted({one.feed.name for one in stopped})),
+        dates=_dates(stopped),
         counts={"differences": differences},
-        doing="Extraction stops before it reads anything. Once the schema agrees, run the waiting date again.",
+        doing="Extraction stops before it reads anything. Once the schema agrees, the waiting dates run by themselves.",
         run_id=run_id,
         runbook="schema-drift",
+        page=any(one.live and not one.facts.delivered for one in stopped),
     )
 
 
@@ -108,7 +118,9 @@ def _gave_up(
     for decision, one in _pairs(gathered, decisions):
         said = checks.get((decision.feed, decision.business_date))
         by_check = decision.cause is not None and decision.cause.kind is Kind.DATA and said and said.failed
-        if decision.action is Action.GIVE_UP and not by_check:  # the failed check is the incident then
+        by_schema = gathered.drift and decision.cause is not None and decision.cause.error in SCHEMA_ERRORS
+        # The failed check, or the schema's difference, is the incident then.
+        if decision.action is Action.GIVE_UP and not by_check and not by_schema:
             groups[decision.cause.error if decision.cause else "earlier-date"].append((decision, one))
     found: list[Incident] = []
     for error, members in groups.items():
@@ -143,13 +155,14 @@ def _late(gathered: Gathered, decisions: Sequence[Decision]) -> list[Incident]:
     for members in by_feed.values():
         groups[members[0][1].due.business_date].append(members)
     found: list[Incident] = []
-    for first, late in groups.items():
+    for late in groups.values():
         feeds = tuple(sorted(members[0][1].feed.name for members in late))
         past_deadline = any(one.due.deadline_at < gathered.at for members in late for _, one in members)
         decision, one = late[0][0]
         found.append(
             Incident(
-                key=f"late.{first.isoformat()}",
+                # Not named after the date: while a backlog is worked off, the first late date moves on every minute.
+                key=f"late.{'.'.join(feeds)}",
                 what=f"{_and(feeds)} {'is' if len(feeds) == 1 else 'are'} late: {_how_late(one, past_deadline)}",
                 means=_means(True, undelivered=True),
                 feeds=feeds,
@@ -184,7 +197,7 @@ def _failed_checks(gathered: Gathered, checks: Mapping[tuple[str, dt.date], Date
         found.append(
             Incident(
                 key=f"check.{asset.replace('/', '.')}.{name}",
-                what=f"Check {name} of {asset} failed: {outcome.summary}",
+                what=f"Check {name} of {asset} failed: {_in_words(outcome.summary, latest.due.business_date)}",
                 means=means,
                 feeds=tuple(sorted({one.feed.name for one, _, _ in members})),
                 dates=_dates(one for one, _, _ in members),
@@ -309,6 +322,13 @@ def _dates(members: Iterable[Observed]) -> tuple[dt.date, ...]:
 
 def _local(instant: dt.datetime) -> str:
     return f"{instant.astimezone(SYDNEY):%H:%M} Sydney"
+
+
+def _in_words(summary: str, day: dt.date) -> str:
+    # The date stands in the message's own line; "2 finding(s)" is for machines.
+    return _COUNTED.sub(
+        lambda found: f"{found[1]} {_plural(int(found[1]), found[2])}", summary.removeprefix(f"{day.isoformat()}: ")
+    )
 
 
 def _plural(count: int, noun: str) -> str:

@@ -3,6 +3,7 @@
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
 import datetime as dt
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,17 @@ from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.operations import toil
 from classfeed_dagster.operations.retention import purge_runs
-from classfeed_dagster.operations.service_levels import DAYS, Attainment, Punctuality, attainment, judge_date, plot
+from classfeed_dagster.operations.service_levels import (
+    DAYS,
+    Attainment,
+    Punctuality,
+    attainment,
+    freshness,
+    judge_date,
+    plot,
+)
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.seam import TEAM, markdown_table, runbook, step
+from classfeed_dagster.seam import TEAM, markdown_table, runbook, since, step
 from classfeed_dagster.trading_days import SYDNEY
 
 GROUP = "6_operations"
@@ -124,11 +133,15 @@ def _service_levels(parts: Sequence[FeedParts]) -> dg.AssetsDefinition:
     def service_levels(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> dg.MaterializeResult[None]:
-        now = _now(runtime)
+        started, now = time.monotonic(), _now(runtime)
         metadata: dict[str, Any] = {}
         for part in parts:
             metadata |= _attained(attainment(runtime.store, part.feed, part.audience, now))
-        return dg.MaterializeResult(metadata=metadata)
+            fresh = freshness(runtime.store, part.feed, part.audience, now)
+            newest = fresh.newest_delivered
+            metadata[f"{part.feed.name}_newest_delivered"] = "nothing yet" if newest is None else newest.isoformat()
+            metadata[f"{part.feed.name}_dates_behind"] = fresh.behind  # the UI plots it over time
+        return dg.MaterializeResult(metadata={**metadata, "seconds": since(started)})
 
     return service_levels
 
@@ -164,17 +177,18 @@ def _toil(parts: Sequence[FeedParts]) -> dg.AssetsDefinition:
         "date that had failed), mean time to repair, late deliveries. The aim is no manual re-trigger.",
     )
     def months(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
-        now = _now(runtime)
-        since = now - dt.timedelta(days=_TOIL_DAYS)
+        started, now = time.monotonic(), _now(runtime)
+        first = now - dt.timedelta(days=_TOIL_DAYS)
         months: list[toil.Month] = []
         for part in parts:
             judged = attainment(runtime.store, part.feed, part.audience, now, _TOIL_DAYS).judged
-            runs = toil.launched_runs(context.instance, part.feed.name, since)
-            months += toil.keep(runtime.store, part.feed, toil.count(part.feed.name, runs, judged), since)
+            runs = toil.launched_runs(context.instance, part.feed.name, first)
+            months += toil.keep(runtime.store, part.feed, toil.count(part.feed.name, runs, judged), first)
         this_month = f"{now.astimezone(SYDNEY):%Y-%m}"
         current = [month for month in months if month.month == this_month]
         return dg.MaterializeResult(
             metadata={
+                "seconds": since(started),
                 "manual_retriggers": sum(month.manual_retriggers for month in current),
                 "automatic_repairs": sum(month.automatic_repairs for month in current),
                 "late_deliveries": sum(month.late_deliveries for month in current),

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import boto3
-from botocore.config import Config
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from classfeed_dagster.delivery.records import Record, from_json, to_json
@@ -81,6 +79,9 @@ class Queues:
         """The queues of the settings; None if there are none."""
         if settings.consent_queue_url is None:
             return None
+        import boto3  # imported here because it is slow, and every process imports this file
+        from botocore.config import Config
+
         config = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "max_attempts": 3})
         client = boto3.client("sqs", endpoint_url=settings.sqs_endpoint_url, config=config)
         return cls(client, settings.consent_queue_url, settings.consent_dead_letter_url)

@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from classfeed_dagster.bigsite.drift import Difference
+from classfeed_dagster.bigsite.reading import SourceReadError
+from classfeed_dagster.bigsite.schema import SchemaUnreadableError
+from classfeed_dagster.bigsite.schema_check import SchemaDriftError, require_schema
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
 from classfeed_dagster.delivery.look import wherever
 from classfeed_dagster.delivery.manifest import Manifest, read_manifest
@@ -22,10 +26,12 @@ from classfeed_dagster.delivery.records import delivered_prefix
 from classfeed_dagster.delivery.release import releases
 from classfeed_dagster.delivery.shadow import FeedMode
 from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.feeds.flags import flag_values
 from classfeed_dagster.operations import source_probe
+from classfeed_dagster.operations.causes import SCHEMA_ERRORS
 from classfeed_dagster.operations.due import Due, latest_due
 from classfeed_dagster.operations.repair import DateFacts, RunFact
 from classfeed_dagster.operations.run_history import is_of_feed, run_fact, runs_by_date
@@ -73,6 +79,7 @@ class Gathered:
     at: dt.datetime
     dates: tuple[Observed, ...]
     bigsite_up: bool
+    drift: tuple[Difference, ...] | None = None  # what forbids extraction; None: nothing failed by it, so nobody asked
 
     @property
     def facts(self) -> list[DateFacts]:
@@ -150,7 +157,29 @@ def gather(
         if up and ask_changes:
             dates, up = _with_changes(runtime, audience, dates)
         observed += dates
-    return Gathered(now, tuple(observed), up)
+    drift = _drift(runtime, observed) if up else None
+    if drift == ():
+        observed = [replace(one, facts=replace(one.facts, schema_agrees=True)) for one in observed]
+    return Gathered(now, tuple(observed), up, drift)
+
+
+def stopped_by_schema(facts: DateFacts) -> bool:
+    """True if a date's latest run failed because bigsite's schema is not what it should be."""
+    cause = facts.runs[-1].cause if facts.runs else None
+    return cause is not None and cause.error in SCHEMA_ERRORS
+
+
+def _drift(runtime: Runtime, observed: Iterable[Observed]) -> tuple[Difference, ...] | None:
+    # Asks the catalogue only while the schema is what some date's latest run failed by.
+    if not any(stopped_by_schema(one.facts) for one in observed):
+        return None
+    try:
+        require_schema(runtime.engine, column_exports())
+    except SchemaDriftError as drift:
+        return drift.differences
+    except (SourceReadError, SchemaUnreadableError):
+        return None
+    return ()
 
 
 def _observe(
@@ -221,6 +250,7 @@ def _with_changes(runtime: Runtime, audience: Audience, dates: Sequence[Observed
             one.due.business_date,
             one.facts.snapshot_at,
             {record.number for record in one.held if record.held_back.kind == "RULE"},
+            one.facts.delivered,
         )
         for one in dates
         if one.facts.snapshot_at is not None

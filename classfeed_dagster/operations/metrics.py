@@ -15,31 +15,41 @@ from typing import TextIO
 
 NAMESPACE = "classfeed"
 DIMENSIONS = ("env", "feed")
+STAGE = "stage"  # of a run: one more dimension of the seconds that it took
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One figure: CloudWatch's unit, and the question that it answers."""
+    """One figure: CloudWatch's unit, and the question that it answers.
+
+    ``added_up``: an event's figure, of which a period's sum makes sense. Others are a standing, measured again at
+    every look, of which the worst counts.
+    """
 
     name: str
     unit: str
     question: str
+    added_up: bool = False
+    by_stage: bool = False
 
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("documents", "Count", "How many documents were delivered?"),
-        Metric("portfolios", "Count", "Of how many portfolios?"),
-        Metric("rows", "Count", "With how many records?"),
-        Metric("bytes", "Bytes", "How large are they?"),
+        Metric("documents", "Count", "How many documents were delivered?", added_up=True),
+        Metric("portfolios", "Count", "Of how many portfolios?", added_up=True),
+        Metric("rows", "Count", "With how many records?", added_up=True),
+        Metric("bytes", "Bytes", "How large are they?", added_up=True),
         Metric("held_back", "Count", "How many portfolios are held back?"),
         Metric("breaks", "Count", "How many differences did reconciliation find?"),
-        Metric("stage_seconds", "Seconds", "How long did a date take, from bigsite to delivered?"),
-        Metric("repair_attempts", "Count", "How often has repair tried the date?"),
+        Metric("date_seconds", "Seconds", "How long did a date take, from bigsite's snapshot to delivered?"),
+        Metric("stage_seconds", "Seconds", "How long did each step take?", by_stage=True),
+        Metric("repair_attempts", "Count", "How often has repair tried the latest date?"),
         Metric("newest_delivery_age_seconds", "Seconds", "How long ago was the newest delivery?"),
-        Metric("targets_missed", "Count", "How many dates were late?"),
-        Metric("deadlines_missed", "Count", "How many dates were not there by the deadline?"),
+        Metric("overdue_seconds", "Seconds", "How long is the oldest missing date past its deadline?"),
+        Metric("expected_late_seconds", "Seconds", "How late will the date be, if it takes as long as most?"),
+        Metric("targets_missed", "Count", "How many dates of the last day were late?"),
+        Metric("deadlines_missed", "Count", "How many dates of the last day were not there by the deadline?"),
     )
 }
 
@@ -49,19 +59,30 @@ class UnknownMetricError(ValueError):
 
 
 def line(
-    values: Mapping[str, int | float], *, env: str, feed: str, at: dt.datetime, correlation_id: str | None = None
+    values: Mapping[str, int | float],
+    *,
+    env: str,
+    feed: str,
+    at: dt.datetime,
+    correlation_id: str | None = None,
+    stage: str | None = None,
 ) -> str:
-    """The log line for measurements of one feed. ``at`` is UTC. ``correlation_id`` can be searched, not plotted."""
+    """The log line for measurements of one feed, or of one ``stage`` of a run of it.
+
+    ``at`` is UTC. ``correlation_id`` can be searched, not plotted.
+    """
     unknown = sorted(set(values) - set(METRICS))
     if unknown or not values:
         raise UnknownMetricError(f"not declared metrics: {', '.join(unknown) or '(none given)'}; see METRICS")
+    if any(METRICS[name].by_stage is not (stage is not None) for name in values):
+        raise UnknownMetricError(f"{', '.join(sorted(values))}: some are told by stage and others aren't")
     document: dict[str, object] = {
         "_aws": {
             "Timestamp": int(at.timestamp() * 1000),
             "CloudWatchMetrics": [
                 {
                     "Namespace": NAMESPACE,
-                    "Dimensions": [list(DIMENSIONS)],
+                    "Dimensions": [[*DIMENSIONS, STAGE] if stage is not None else list(DIMENSIONS)],
                     "Metrics": [{"Name": name, "Unit": METRICS[name].unit} for name in sorted(values)],
                 }
             ],
@@ -70,6 +91,8 @@ def line(
         "feed": feed,
         **values,
     }
+    if stage is not None:
+        document[STAGE] = stage
     if correlation_id is not None:
         document["correlation_id"] = correlation_id
     return json.dumps(document, sort_keys=True, separators=(",", ":"))
@@ -82,7 +105,9 @@ def emit(
     feed: str,
     at: dt.datetime,
     correlation_id: str | None = None,
+    stage: str | None = None,
     to: TextIO | None = None,
 ) -> None:
     """Write the line, to standard output unless ``to`` says otherwise."""
-    print(line(values, env=env, feed=feed, at=at, correlation_id=correlation_id), file=to or sys.stdout, flush=True)
+    text = line(values, env=env, feed=feed, at=at, correlation_id=correlation_id, stage=stage)
+    print(text, file=to or sys.stdout, flush=True)

@@ -29,10 +29,12 @@ def operation_definitions(
     checks: Sequence[dg.AssetChecksDefinition],
     *,
     running: bool,
+    sensor_seconds: int,
 ) -> dg.Definitions:
     """Sensors, reports and housekeeping for the feeds of ``parts``.
 
-    ``feed_jobs`` and ``checks`` are what the other rooms define; ``running``: sensors and schedules are on by default.
+    ``feed_jobs`` and ``checks`` are what the other rooms define; ``running``: sensors and schedules are on by default;
+    ``sensor_seconds``: how often repair and alerts look.
     """
     on_time = [on_time_check(part) for part in parts]
     report, retention = report_job(), retention_job()
@@ -43,7 +45,11 @@ def operation_definitions(
         schedules=[report_schedule(report, running=running), retention_schedule(retention, running=running)],
         sensors=[
             *operation_sensors(
-                [part.feed for part in parts], feed_jobs, expected_checks(parts, [*checks, *on_time]), running=running
+                [part.feed for part in parts],
+                feed_jobs,
+                expected_checks(parts, [*checks, *on_time]),
+                running=running,
+                seconds=sensor_seconds,
             ),
             measuring_sensor([part.feed for part in parts], running=running),
         ],

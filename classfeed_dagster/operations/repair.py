@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from classfeed_dagster.operations.causes import Cause, Dependency, Kind
+from classfeed_dagster.operations.causes import SCHEMA_ERRORS, Cause, Dependency, Kind
 
 # Minutes before attempt 2, 3, 4, ...; up to a quarter more is spread.
 BACKOFF_MINUTES = (2, 5, 15, 30)
@@ -63,6 +63,7 @@ class DateFacts:
     freed: str | None = None  # names the set of held back portfolios for which the earlier date has gone since
     released_at: dt.datetime | None = None  # a person released a jump
     waits_for: dt.date | None = None  # an earlier date, older than those that are repaired, that was not delivered
+    schema_agrees: bool = False  # it was asked, since the latest run failed by it, and keeps its contract
     budget_from: dt.datetime | None = None  # attempts before this morning's start count no more
 
 
@@ -99,6 +100,7 @@ class Policy:
     max_attempts: int = 5
     grace: dt.timedelta = dt.timedelta(minutes=15)  # the schedule's own time before the repair steps in
     code_version: str = ""
+    pace: float = 1.0  # factor on all waiting times
 
 
 def decide(facts: DateFacts, now: dt.datetime, policy: Policy) -> Decision:
@@ -118,7 +120,7 @@ def decide(facts: DateFacts, now: dt.datetime, policy: Policy) -> Decision:
     if facts.waits_for is not None:
         return _say(facts, Action.GIVE_UP, f"waits for {facts.waits_for.isoformat()}, which nothing repairs any more")
     if last is None:
-        starts = facts.due_at + policy.grace
+        starts = facts.due_at + policy.grace * policy.pace
         if now < starts:
             return _say(facts, Action.WAIT, "its schedule starts it", not_before=starts)
         return _run(facts, "it was never started")
@@ -154,9 +156,11 @@ def _failed(facts: DateFacts, last: RunFact, now: dt.datetime, policy: Policy) -
             return _run(facts, f"stopped by {cause.error}; new code was deployed since")
         if facts.released_at is not None and (last.ended_at is None or facts.released_at > last.ended_at):
             return _run(facts, "a person released it")
-        return _say(facts, Action.GIVE_UP, f"{cause.error}: nothing has changed since, so it would fail again", cause)
+        if facts.schema_agrees and cause.error in SCHEMA_ERRORS:
+            return _again(facts, now, policy, f"stopped by {cause.error}; bigsite's schema keeps its contract again")
+        return _say(facts, Action.GIVE_UP, f"{cause.error} ({cause.kind}), which trying again can't mend", cause)
     if cause.kind is Kind.NOT_READY:
-        look_again = (last.ended_at or now) + dt.timedelta(minutes=NOT_READY_MINUTES)
+        look_again = (last.ended_at or now) + dt.timedelta(minutes=NOT_READY_MINUTES) * policy.pace
         if now < look_again:
             return _say(facts, Action.WAIT, "bigsite's end of day is not there yet", cause, not_before=look_again)
         return _run(facts, "looking whether bigsite's end of day is there", cause=cause, fresh=_must_read(facts))
@@ -175,7 +179,8 @@ def _again(
     limit = min(policy.max_attempts, MAX_UNKNOWN_ATTEMPTS) if unknown else policy.max_attempts
     if len(attempts) >= limit:
         return _say(facts, Action.GIVE_UP, f"{reason}: tried {len(attempts)} times", cause)
-    not_before = (facts.runs[-1].ended_at or now) + backoff(facts.feed, facts.business_date, len(attempts))
+    wait = backoff(facts.feed, facts.business_date, len(attempts)) * policy.pace
+    not_before = (facts.runs[-1].ended_at or now) + wait
     if now < not_before:
         return _say(facts, Action.WAIT, f"{reason}: next attempt soon", cause, not_before=not_before)
     return _run(facts, reason, fresh=_must_read(facts), selection=selection, cause=cause)

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun, RunRecord
 
 PARTITION_TAG = "dagster/partition"
-# How long a run may stay created but unqueued, or promised by Dagster but not started, before we go on without it.
+# How long a run may stay created but unqueued before we go on without it.
 STALLED = dt.timedelta(minutes=15)
+# How long Dagster's promise to start a crashed run again is believed. It keeps it within seconds or, on a busy machine,
+# never: it looks at a failure once, and may see the run as it was just before its end.
+PROMISED = dt.timedelta(minutes=3)
 _KEPT = 2000
 _FINISHED: dict[str, RunEvents] = {}
 
@@ -95,7 +98,7 @@ def run_fact(instance: DagsterInstance, record: RunRecord, now: dt.datetime) -> 
         ended,
         classify(events.errors),
         version,
-        retried_by_dagster=promised and ended is not None and now - ended < STALLED,
+        retried_by_dagster=promised and ended is not None and now - ended < PROMISED,
         remaining=events.remaining,
         snapshot_id=events.snapshot_id,
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from classfeed_dagster.bigsite.drift import Difference, Kind, Severity
 from classfeed_dagster.bigsite.schema_check import SchemaVerdict, blocking_drift
 from classfeed_dagster.operations.alerts import schema_drift
+from classfeed_dagster.operations.facts import Observed
 from classfeed_dagster.operations.incidents import Incident, raise_incident, settle_incident
 from classfeed_dagster.store import ObjectStore
 
@@ -14,16 +17,22 @@ _SHOWN = 3
 
 def tell_of_schema(store: ObjectStore, verdict: SchemaVerdict, run_id: str) -> None:
     """Raise, or settle, the incidents that ``verdict`` calls for. Names tables, columns and codes; never a row."""
-    blocking = blocking_drift(verdict)
-    if blocking:
-        raise_incident(store, schema_drift(_named(blocking), len(blocking), run_id))
-    else:
-        settle_incident(store, _DRIFT)
+    tell_of_drift(store, blocking_drift(verdict), run_id)
     warnings = tuple(found for found in verdict.differences if found.severity is Severity.WARNING)
     if warnings:
         raise_incident(store, _warning(warnings, run_id))
     else:
         settle_incident(store, _WARNINGS)
+
+
+def tell_of_drift(
+    store: ObjectStore, blocking: tuple[Difference, ...], run_id: str | None, stopped: Sequence[Observed] = ()
+) -> None:
+    """Raise, or settle, the incident of what forbids an extraction, if anything does; ``stopped``: which dates."""
+    if blocking:
+        raise_incident(store, schema_drift(_named(blocking), len(blocking), run_id, stopped=stopped))
+    else:
+        settle_incident(store, _DRIFT)
 
 
 def _warning(found: tuple[Difference, ...], run_id: str) -> Incident:

@@ -15,13 +15,15 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.operations import alerts, consent_events
-from classfeed_dagster.operations.facts import Gathered, Probe, gather
+from classfeed_dagster.operations.facts import Gathered, Probe, gather, stopped_by_schema
 from classfeed_dagster.operations.heartbeats import beat
 from classfeed_dagster.operations.incidents import raise_incident, raised, settle_incident, tell
 from classfeed_dagster.operations.pagerduty import pager
-from classfeed_dagster.operations.repair import Action, Decision, Policy, decide_all
+from classfeed_dagster.operations.proofs import proof_incidents
+from classfeed_dagster.operations.repair import Action, Decision, Policy, RunFact, RunState, decide_all
 from classfeed_dagster.operations.run_history import events_of
 from classfeed_dagster.operations.runs import FEED_TAG, LAUNCHED_BY_TAG, REPAIR, job_name
+from classfeed_dagster.operations.schema_watch import tell_of_drift
 from classfeed_dagster.operations.slack import messenger
 from classfeed_dagster.runtime import CORRELATION_TAG, Runtime, new_correlation_id
 from classfeed_dagster.seam import LANDING
@@ -29,7 +31,6 @@ from classfeed_dagster.seam import LANDING
 REASON_TAG = "classfeed/reason"
 ATTEMPT_TAG = "classfeed/attempt"
 _FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
-_SECONDS = 60
 
 ExpectedChecks = Mapping[str, Collection[alerts.CheckKey]]
 
@@ -40,10 +41,14 @@ def operation_sensors(
     expected_checks: ExpectedChecks,
     *,
     running: bool,
+    seconds: int,
 ) -> list[dg.SensorDefinition]:
-    """All of them. ``expected_checks``: by feed, the checks that a whole run evaluates. ``running``: on by default."""
+    """All of them. ``expected_checks``: by feed, the checks that a whole run evaluates. ``running``: on by default.
+
+    ``seconds``: how often repair and alerts look.
+    """
     status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
-    return [_repair(feeds, jobs, status), _alerts(feeds, expected_checks, status), _consent(status)]
+    return [_repair(feeds, jobs, status, seconds), _alerts(feeds, expected_checks, status, seconds), _consent(status)]
 
 
 def expected_checks(parts: Sequence[FeedParts], checks: Sequence[dg.AssetChecksDefinition]) -> ExpectedChecks:
@@ -63,7 +68,9 @@ def expected_checks(parts: Sequence[FeedParts], checks: Sequence[dg.AssetChecksD
 def decided(runtime: Runtime, gathered: Gathered) -> list[Decision]:
     """What is to be done about everything that was gathered."""
     settings = runtime.settings
-    policy = Policy(max_attempts=settings.repair_attempts, code_version=settings.code_version)
+    policy = Policy(
+        max_attempts=settings.repair_attempts, code_version=settings.code_version, pace=settings.repair_pace
+    )
     return decide_all(gathered.facts, gathered.at, policy, bigsite_up=gathered.bigsite_up)
 
 
@@ -91,14 +98,17 @@ def run_request(decision: Decision) -> dg.RunRequest:
 
 
 def _repair(
-    feeds: Sequence[Feed], jobs: "Sequence[dg.UnresolvedAssetJobDefinition]", status: dg.DefaultSensorStatus
+    feeds: Sequence[Feed],
+    jobs: "Sequence[dg.UnresolvedAssetJobDefinition]",
+    status: dg.DefaultSensorStatus,
+    seconds: int,
 ) -> dg.SensorDefinition:
     probes: dict[int, Probe] = {}  # by runtime: one in a process, several in tests
 
     @dg.sensor(
         name="repair",
         jobs=jobs,
-        minimum_interval_seconds=_SECONDS,
+        minimum_interval_seconds=seconds,
         default_status=status,
         description="Looks at the last due business dates of every feed and starts again what did not get through: "
         "failed with a cause that passes, never started, held back and mended since, re-written in bigsite since.",
@@ -110,6 +120,9 @@ def _repair(
         probe = probes.setdefault(id(runtime), Probe(runtime.settings.source_probe_seconds))
         ask = probe.is_due(now, consent_events.look_at(store))
         gathered = gather(runtime, context.instance, feeds, now, ask_changes=ask)
+        if gathered.drift is not None:
+            stopped = [one for one in gathered.dates if stopped_by_schema(one.facts)]
+            tell_of_drift(store, gathered.drift, stopped[0].facts.runs[-1].run_id if stopped else None, stopped)
         decisions = decided(runtime, gathered)
         for one in decisions:
             get_logger().info(
@@ -128,10 +141,12 @@ def _repair(
     return repair
 
 
-def _alerts(feeds: Sequence[Feed], expected: ExpectedChecks, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def _alerts(
+    feeds: Sequence[Feed], expected: ExpectedChecks, status: dg.DefaultSensorStatus, seconds: int
+) -> dg.SensorDefinition:
     @dg.sensor(
         name="alerts",
-        minimum_interval_seconds=_SECONDS,
+        minimum_interval_seconds=seconds,
         default_status=status,
         description="Tells people what is wrong, once, in one thread each, and that it has recovered: failed or "
         "missing checks, late feeds, repairs that gave up, portfolios held back, and what other steps report.",
@@ -145,6 +160,7 @@ def _alerts(feeds: Sequence[Feed], expected: ExpectedChecks, status: dg.DefaultS
             _checks(context.instance, gathered, expected),
             held_back_alert=settings.held_back_alert,
         )
+        current += proof_incidents(runtime, gathered)
         opened, revised, recovered = tell(
             store, [*current, *raised(store)], (messenger(settings), pager(settings)), now
         )
@@ -185,12 +201,18 @@ def _checks(
     found: dict[tuple[str, dt.date], alerts.DateChecks] = {}
     for one in gathered.dates:
         finished = [record.dagster_run.run_id for record in one.records if record.dagster_run.status in _FINISHED]
-        settled = bool(finished) and one.facts.delivered and len(finished) == len(one.records)
+        # A run that died after it had delivered is run again, by Dagster or by repair, and that evaluates the rest.
+        again = any(fact.state is RunState.FAILED and _may_pass(fact) for fact in one.facts.runs[-1:])
+        settled = bool(finished) and one.facts.delivered and len(finished) == len(one.records) and not again
         outcomes = [(run_id, check) for run_id in finished for check in events_of(instance, run_id).checks]
         # What a stopped or unfinished run did not evaluate, it will; what was delivered unchecked stays unchecked.
         wanted = expected.get(one.feed.name, ()) if settled else ()
         found[one.feed.name, one.due.business_date] = alerts.DateChecks(wanted, outcomes)
     return found
+
+
+def _may_pass(fact: RunFact) -> bool:
+    return fact.cause is None or fact.cause.kind.retried
 
 
 def _now(runtime: Runtime) -> dt.datetime:

@@ -80,6 +80,22 @@ def attainment(store: ObjectStore, feed: Feed, audience: Audience, now: dt.datet
     return Attainment(feed.name, tuple(judge(store, feed, one) for one in dates if one.deadline_at > since))
 
 
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How far a feed has come. Judged by business date: an old date delivered today makes nothing fresh."""
+
+    newest_delivered: dt.date | None
+    behind: int  # dates past their deadline, of the last thirty due, that are not delivered
+
+
+def freshness(store: ObjectStore, feed: Feed, audience: Audience, now: dt.datetime) -> Freshness:
+    """How far ``feed`` has come at ``now`` (UTC), of the last thirty dates that are due."""
+    dues = latest_due(feed, audience, now, DAYS)
+    delivered = {one.business_date for one in dues if deliveries(store, feed, one.business_date)}
+    late = [one for one in dues if one.deadline_at <= now and one.business_date not in delivered]
+    return Freshness(max(delivered, default=None), len(late))
+
+
 def judge_date(store: ObjectStore, feed: Feed, day: dt.date) -> Judgment:
     """Judge one business date."""
     return judge(store, feed, due(feed, day))

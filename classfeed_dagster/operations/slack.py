@@ -52,7 +52,7 @@ def blocks(incident: Incident, links: Links, *, recovered_after: dt.timedelta | 
         made.append({"type": "section", "fields": [_mrkdwn(f"*{name}*\n{value}") for name, value in facts.items()]})
     if incident.doing and not over:
         made.append(_section(f"*What the system is doing*\n{_text(incident.doing)}"))
-    made.append({"type": "context", "elements": [_mrkdwn("   ".join(_links(incident, links)))]})
+    made.append({"type": "context", "elements": [_mrkdwn(" · ".join(_links(incident, links)))]})
     return made
 
 
@@ -89,7 +89,7 @@ class SlackMessenger:
 
     def recovered(self, thread: Thread, incident: Incident, lasted: dt.timedelta) -> None:
         """See Messenger. The reply comes first: it is what people are notified of."""
-        text = f"Recovered after {duration(lasted)}: {_text(incident.what)}"
+        text = f"Recovered after {duration(lasted)}. It was: {_text(incident.what)}"
         self._client.chat_postMessage(channel=thread.channel, thread_ts=thread.ts, text=text)
         self._client.chat_update(
             channel=thread.channel,

@@ -23,11 +23,13 @@ _STATEMENT_MILLISECONDS = 20_000
 
 # `asked`: a business date, its cut-off, and the instant of the snapshot it was sent from. `suspect`: the portfolios
 # that are held back on a date, since they break a rule. An end of day or a price is rewritten in place and counts for
-# everybody who was sent it; of those held back any row counts that could mend them.
+# everybody who was sent it; of those held back any row counts that could mend them. `open`: not delivered yet, so
+# that a consent that ended since, by a person or by its own end, counts too: the date must be built without it.
 _CHANGES = """
 WITH asked AS (
-  SELECT * FROM unnest(CAST(:dates AS date[]), CAST(:cutoffs AS timestamptz[]), CAST(:seen AS timestamptz[]))
-           AS t(business_date, cutoff, seen)
+  SELECT * FROM unnest(CAST(:dates AS date[]), CAST(:cutoffs AS timestamptz[]), CAST(:seen AS timestamptz[]),
+                       CAST(:open AS boolean[]))
+           AS t(business_date, cutoff, seen, open)
 ), consented AS (
   SELECT DISTINCT portfolio_id FROM bigsite.data_sharing_consent
   WHERE recipient = :recipient AND granted_at < now() AND (expires_at IS NULL OR expires_at >= now())
@@ -55,7 +57,11 @@ SELECT business_date, max(changed_at) FROM (
   UNION ALL
   SELECT a.business_date, c.updated_at FROM asked a
     JOIN bigsite.data_sharing_consent c ON c.recipient = :recipient AND c.updated_at > a.seen
-     AND c.granted_at < a.cutoff AND (c.revoked_at IS NULL OR c.revoked_at < a.cutoff)
+     AND c.granted_at < a.cutoff AND (a.open OR c.revoked_at IS NULL OR c.revoked_at < a.cutoff)
+  UNION ALL
+  SELECT a.business_date, c.expires_at FROM asked a
+    JOIN bigsite.data_sharing_consent c ON a.open AND c.recipient = :recipient AND c.granted_at < a.cutoff
+     AND c.expires_at > a.seen AND c.expires_at < now()
   UNION ALL
   SELECT business_date, updated_at FROM suspect WHERE updated_at > seen
   UNION ALL
@@ -89,6 +95,7 @@ class Question:
     business_date: dt.date
     seen_at: dt.datetime  # UTC: the snapshot that the date was sent from, or last tried with
     suspects: Collection[str] = field(default_factory=tuple)  # portfolio numbers
+    delivered: bool = True
 
 
 def answers(runtime: Runtime) -> bool:
@@ -117,6 +124,7 @@ def changes(runtime: Runtime, recipient: str, questions: Sequence[Question]) -> 
         "dates": [one.business_date for one in questions],
         "cutoffs": [trading_days.cutoff(one.business_date) for one in questions],
         "seen": [one.seen_at for one in questions],
+        "open": [not one.delivered for one in questions],
         "suspect_dates": [day for day, _ in suspects],
         "suspect_numbers": [number for _, number in suspects],
     }

@@ -24,6 +24,7 @@ from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.movement_transactions import DATES, LETTERS
 from classfeed_dagster.store import ObjectStore
 
+ACKNOWLEDGEMENT = "none: the recipient acknowledges nothing; no answer is part of the exchange, so none is kept"
 _LEDGER_ROW = re.compile(r"([TSIC])(\d{1,19})\Z")
 _TABLES = {letter: table for table, letter in LETTERS.items()}
 
@@ -66,6 +67,20 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What one reconciliation of a date that holds the record says of it."""
+
+    business_date: dt.date
+    report: str  # where the report is
+    breaks: Sequence[str]  # in words; none: it agrees, or was not looked at by that side
+
+    @property
+    def verdict(self) -> str:
+        """In one line."""
+        return "; ".join(self.breaks) or "no break"
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """A transaction's way, as far as it has gone."""
 
@@ -74,7 +89,12 @@ class Trace:
     travels_on: dt.date | None  # the date whose window holds it
     sightings: Sequence[Sighting]
     held_back: Sequence[tuple[dt.date, str]]  # dates on which the portfolio is held back, and why
-    reports: Sequence[str] = ()  # where the reconciliations of the dates that hold it are
+    judged: Sequence[Judged] = ()  # what the reconciliations of the dates that hold it say
+
+    @property
+    def reports(self) -> list[str]:
+        """Where those reconciliations' reports are."""
+        return [one.report for one in self.judged]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +121,13 @@ class HoldingTrace:
     rows: Sequence[UnitsRow]  # dated on or before the business date, by date and recording
     sightings: Sequence[Sighting]
     held_back: Sequence[tuple[dt.date, str]]
-    reports: Sequence[str]
+    judged: Sequence[Judged]
+    price: tuple[dt.date, Decimal] | None = None  # the last close on or before the date, as bigsite has it now
+
+    @property
+    def reports(self) -> list[str]:
+        """Where the date's reconciliations' reports are."""
+        return [one.report for one in self.judged]
 
     @property
     def ledger(self) -> Decimal:
@@ -142,10 +168,11 @@ def trace(
         for sighting in _sightings(store, delivery, table, {f"{table}_id": key}, transaction_id)
     ]
     days = sorted({one.delivery.manifest.business_date for one in sightings})
-    reports = [report for day in days for report in _reports(store, feed, day)]
-    return Trace(
-        transaction_id, source, travels_on, sightings, _held_back(store, feed, source.portfolio_number), reports
-    )
+    judged = [
+        one for day in days for one in _judged(store, feed, day, source.portfolio_number, (transaction_id, _WHOLE))
+    ]
+    held_back = _held_back(store, feed, source.portfolio_number)
+    return Trace(transaction_id, source, travels_on, sightings, held_back, judged)
 
 
 def trace_holding(
@@ -169,6 +196,13 @@ def trace_holding(
             )
         ).one_or_none()
         rows = [UnitsRow(*row) for row in connection.execute(_units_behind(portfolio_id, security_id, day))]
+        close = tables.security_price.c
+        price = connection.execute(
+            sa.select(close.price_date, close.close_price)
+            .where(close.security_id == security_id, close.price_date <= day)
+            .order_by(close.price_date.desc())
+            .limit(1)
+        ).one_or_none()
     owned = {"portfolio_id": portfolio_id, "security_id": security_id}
     sightings = [
         sighting
@@ -186,7 +220,8 @@ def trace_holding(
         [replace(row, recorded_at=row.recorded_at.astimezone(dt.UTC)) for row in rows],
         sightings,
         _held_back(store, feed, number),
-        _reports(store, feed, day),
+        _judged(store, feed, day, number, (f"{exchange} {code}", _WHOLE)),
+        (price[0], price[1]) if price else None,
     )
 
 
@@ -230,9 +265,30 @@ def _held_back(store: ObjectStore, feed: str, number: str) -> list[tuple[dt.date
     return [(one.business_date, one.held_back.reason) for one in held(store, feed) if one.number == number]
 
 
-def _reports(store: ObjectStore, feed: str, day: dt.date) -> list[str]:
-    keys = store.list(f"reconciliation/{feed}/{day.isoformat()}/")
-    return [store.location(key) for key in keys if key.endswith("/report.html")]
+_WHOLE = "held back"  # the subject of a break about a whole portfolio that was not sent
+
+
+def _judged(store: ObjectStore, feed: str, day: dt.date, number: str, subjects: Collection[str]) -> list[Judged]:
+    keys = list(store.list(f"reconciliation/{feed}/{day.isoformat()}/"))
+    return [
+        Judged(day, store.location(key), _breaks(store, f"{key.rpartition('/')[0]}/breaks.parquet", number, subjects))
+        for key in keys
+        if key.endswith("/report.html")
+    ]
+
+
+def _breaks(store: ObjectStore, key: str, number: str, subjects: Collection[str]) -> list[str]:
+    if not store.exists(key):  # the attempt was stopped between its report and its breaks
+        return []
+    with store.local_file(key) as path:
+        wanted = (pc.field("portfolio_number") == number) & pc.field("subject").isin(list(subjects))
+        columns = ["kind", "field", "ours", "theirs", "cause"]
+        rows = pq.read_table(path, columns=columns, filters=wanted).to_pylist()
+    return [
+        f"{row['kind']}{f' in {field}' if (field := row['field']) else ''}: "
+        f"ours {row['ours'] or '(none)'}, theirs {row['theirs'] or '(none)'} ({row['cause']})"
+        for row in rows
+    ]
 
 
 def _source_row(engine: sa.Engine, table: str, key: int) -> SourceRow | None:

@@ -15,12 +15,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import duckdb
 import pyarrow as pa
 
 from classfeed_dagster.reconciliation.rules import Field, Kind, Rule, RuleError
+
+if TYPE_CHECKING:
+    import duckdb
 
 Side: TypeAlias = pa.Table | Path | Sequence[Path]
 """Rows to compare: an Arrow table, or Parquet files. A text column ``excluded`` (optional) gives a reason to leave a row out."""
@@ -115,6 +117,8 @@ def compare(
     ``today`` judges whether tolerances have expired. ``staged=False`` pairs every row without the digests first:
     slower, the same answer.
     """
+    import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
+
     rule.check(today)
     with tempfile.TemporaryDirectory(prefix="classfeed-compare-") as spill, duckdb.connect() as db:
         db.execute(f"SET memory_limit='{memory_limit}'; SET temp_directory='{spill}'; SET TimeZone='UTC'")

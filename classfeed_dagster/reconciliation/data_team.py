@@ -38,6 +38,16 @@ from classfeed_dagster.warehouse.records import (
 )
 
 TABLE = "CLASS_FEED_METRICS"
+# Their table, as agreed: what lineage shows of it, and what a rehearsal creates.
+COLUMNS = """
+    BUSINESS_DATE     DATE          NOT NULL,   -- the ASX business day that the metric is of
+    RECIPIENT         VARCHAR(20)   NOT NULL,   -- whose consents count
+    PORTFOLIO_NUMBER  VARCHAR(12)   NOT NULL,   -- every portfolio consented at the cut-off
+    METRIC            VARCHAR(30)   NOT NULL,   -- what was worked out; one that is zero may be absent
+    CURRENCY          CHAR(3),                  -- of metrics in money
+    VALUE             NUMBER(38,6)  NOT NULL,   -- the metric; of several computations the latest counts
+    COMPUTED_AT       TIMESTAMP_TZ  NOT NULL    -- when they worked it out
+"""
 OPENING = "rows from before the shared history are summed in the file, and listed in the metric"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*){0,2}\Z")
 _CHUNK = 1_000

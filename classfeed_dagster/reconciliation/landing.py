@@ -11,12 +11,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
-
-import duckdb
+from typing import TYPE_CHECKING, Any
 
 from classfeed_dagster.reconciliation.expected_sql import Question
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+
+if TYPE_CHECKING:
+    import duckdb
 
 _NO_INSTANT = "CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS updated_at"
 _AS_THEY_ARE = (
@@ -65,6 +66,8 @@ class Landing:
         return tables
 
     def _open_table(self, name: str, key: str, sha256: str) -> None:
+        import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
+
         try:
             path = self._stack.enter_context(self._store.local_file(key))
             with path.open("rb") as file:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-import duckdb
 import pyarrow as pa
 
 from classfeed_dagster.reconciliation.compare import MEMORY_LIMIT
@@ -30,32 +29,64 @@ class OurMetrics:
     movements: dict[str, list[tuple[str, str, str]]]  # by portfolio: metric, value, transaction id
 
 
-# Every value is cast: a union of decimals of 2 and 6 places would keep 2.
-_METRICS = """
-    SELECT portfolio_number, 'CASH_ACCOUNTS' AS metric, '' AS currency, count(*)::DECIMAL(38,6) AS value FROM cash GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'LEDGER_BALANCE', currency, sum(ledger_balance::DECIMAL(18,2))::DECIMAL(38,6) FROM balances GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'HOLDINGS', '', count(*)::DECIMAL(38,6) FROM holdings WHERE units::DECIMAL(20,6) <> 0 GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'UNITS_HELD', '', sum(units::DECIMAL(20,6))::DECIMAL(38,6) FROM holdings GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'MARKET_VALUE', currency, sum(market_value::DECIMAL(18,2))::DECIMAL(38,6) FROM holdings
-      WHERE market_value IS NOT NULL GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'MOVEMENTS', '', count(*)::DECIMAL(38,6) FROM moved WHERE ledger <> 'O' GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'UNITS_MOVED', '', sum(units)::DECIMAL(38,6) FROM moved WHERE ledger <> 'I' AND units IS NOT NULL GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'CASH_MOVED', currency, sum(amount)::DECIMAL(38,6) FROM moved WHERE amount IS NOT NULL GROUP BY ALL
-    UNION ALL SELECT portfolio_number, 'TRADED', currency, sum(net_amount)::DECIMAL(38,6) FROM moved WHERE net_amount IS NOT NULL GROUP BY ALL"""
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric: the rows of ``view`` counted, or ``column`` summed (by currency if ``per_currency``)."""
+
+    name: str
+    view: str
+    column: str | None = None
+    type: str = "DECIMAL(38,6)"
+    per_currency: bool = False
+    where: str = "TRUE"
+
+    @property
+    def sql(self) -> str:
+        """The metric of every portfolio. Values are cast: a union of decimals of 2 and 6 places would keep 2."""
+        value = "count(*)" if self.column is None else f"sum({self.column}::{self.type})"
+        currency = "currency" if self.per_currency else "''"
+        return (
+            f"SELECT portfolio_number, '{self.name}' AS metric, {currency} AS currency, {value}::DECIMAL(38,6) AS value "
+            f"FROM {self.view} WHERE {self.where} GROUP BY ALL"
+        )
+
+
+VIEWS = {
+    "cash": "cash_accounts",
+    "balances": "account_balances",
+    "holdings": "investment_holdings",
+    "moved": "movement_transactions",  # those of the window
+}
+"""What the metrics read, and the delivered document's records behind it."""
+
+METRICS = (
+    Metric("CASH_ACCOUNTS", "cash"),
+    Metric("LEDGER_BALANCE", "balances", "ledger_balance", "DECIMAL(18,2)", per_currency=True),
+    Metric("HOLDINGS", "holdings", where="units::DECIMAL(20,6) <> 0"),
+    Metric("UNITS_HELD", "holdings", "units", "DECIMAL(20,6)"),
+    Metric(
+        "MARKET_VALUE", "holdings", "market_value", "DECIMAL(18,2)", per_currency=True, where="market_value IS NOT NULL"
+    ),
+    Metric("MOVEMENTS", "moved", where="ledger <> 'O'"),
+    Metric("UNITS_MOVED", "moved", "units", where="ledger <> 'I' AND units IS NOT NULL"),
+    Metric("CASH_MOVED", "moved", "amount", per_currency=True, where="amount IS NOT NULL"),
+    Metric("TRADED", "moved", "net_amount", per_currency=True, where="net_amount IS NOT NULL"),
+)
+_METRICS = " UNION ALL ".join(metric.sql for metric in METRICS)
 
 
 def our_metrics(delivered: Delivered) -> OurMetrics:
     """Every metric of every delivered portfolio, exact. Removed portfolios have none."""
+    import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
+
     last = delivered.revisions[-1]
     start, end = (_literal(instant) for instant in (last.recorded_after, last.recorded_before))
     with duckdb.connect() as db:
         db.execute(f"SET memory_limit='{MEMORY_LIMIT}'; SET TimeZone='UTC'")
         files = delivered.files
-        for view, name in (
-            ("cash", "cash_accounts"),
-            ("balances", "account_balances"),
-            ("holdings", "investment_holdings"),
-        ):
+        for view, name in VIEWS.items():
+            if view == "moved":
+                continue
             db.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{files[name]}')")
         # A FULL extract lists all of history, and its openings sum it: the window's part of them can't be told. A
         # DELTA's openings are the window's.

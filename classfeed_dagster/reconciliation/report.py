@@ -1,4 +1,4 @@
-"""The HTML report of a reconciliation: one file, nothing fetched, readable on a phone. Plots are inline SVG.
+"""The HTML report of a reconciliation: one file, nothing fetched, readable on a phone and aloud (see ``page``).
 
 ``write_report`` stores it with the breaks as Parquet beside it, under reconciliation/<feed>/<date>/<attempt>/.
 """
@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import html
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import polars as pl
 
+from classfeed_dagster.reconciliation.figures import Figure
+from classfeed_dagster.reconciliation.page import bars, escape, over_time, page, plots, table
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.breaks import KeptBreak
@@ -22,30 +23,20 @@ from classfeed_dagster.warehouse.records import Break, Cause, Severity, Side
 
 _SHOWN = 500
 _WORD = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.EVENT: "event"}
+_AGAINST = {Side.SOURCE: "File against landing and bigsite", Side.DATA_TEAM: "Our metrics against the data team's"}
 _AGES = ((1, "today"), (2, "1 day"), (4, "2–3 days"), (8, "4–7 days"), (31, "1–4 weeks"), (10**6, "older"))
-_STYLE = """
-:root{--ink:#1c2430;--soft:#5b6675;--line:#dfe4ea;--paper:#fff;--wash:#f5f7f9;--error:#b3261e;--warning:#a36200;--event:#5b6675;--good:#1b7a43;--bar:#3566b8}
-@media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#9aa6b5;--line:#333c48;--paper:#14191f;--wash:#1c232b;--error:#ff8a80;--warning:#ffb74d;--good:#69d394;--bar:#7aa5ee}}
-*{box-sizing:border-box}body{margin:0 auto;max-width:60rem;padding:1rem;font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)}
-h1{font-size:1.4rem;line-height:1.25;margin:.3rem 0}h2{font-size:1.1rem;margin:2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
-p{margin:.4rem 0}.soft{color:var(--soft)}.verdict{padding:.7rem 1rem;border-left:5px solid;background:var(--wash);border-radius:4px;margin:.6rem 0}
-.error{color:var(--error)}.warning{color:var(--warning)}.event{color:var(--event)}.good{color:var(--good)}.verdict b{font-size:1.05rem}
-.verdict.error{border-color:var(--error)}.verdict.warning{border-color:var(--warning)}.verdict.good{border-color:var(--good)}.verdict span{color:var(--ink)}
-.plots{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr))}figure{margin:0}figcaption{font-size:.85rem;color:var(--soft)}
-svg{width:100%;height:auto;font:12px system-ui,sans-serif}svg text{fill:var(--ink)}svg rect{fill:var(--bar)}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.88rem}th,td{text-align:left;padding:.35rem .5rem;border-bottom:1px solid var(--line);vertical-align:top}
-th{color:var(--soft);font-weight:600}.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-details{border:1px solid var(--line);border-left:5px solid var(--event);border-radius:4px;margin:.5rem 0;background:var(--wash)}details.error{border-left-color:var(--error)}details.warning{border-left-color:var(--warning)}
-summary{padding:.55rem .8rem;cursor:pointer;color:var(--ink)}summary b{overflow-wrap:anywhere}summary small{display:block;color:var(--soft)}details>div{padding:0 .8rem .7rem;color:var(--ink)}
-dl{display:grid;grid-template-columns:minmax(5.5rem,auto) 1fr;gap:.15rem .8rem;margin:.3rem 0}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
-ol.trace{list-style:none;margin:.5rem 0 0;padding:0}ol.trace li{padding:.25rem 0 .25rem 1.3rem;position:relative;overflow-wrap:anywhere}ol.trace li:before{content:"";position:absolute;left:.25rem;top:.75rem;width:.5rem;height:.5rem;border-radius:50%;background:var(--bar)}
-"""
 
 
-def write_report(store: ObjectStore, results: Sequence[Reconciliation], *, kept: Sequence[KeptBreak] = ()) -> str:
+def write_report(
+    store: ObjectStore,
+    results: Sequence[Reconciliation],
+    *,
+    kept: Sequence[KeptBreak] = (),
+    history: Sequence[Figure] = (),
+) -> str:
     """Store the report of one business date (one result a side) and its breaks; the report's key.
 
-    ``kept`` are the feed's open breaks, for their age. Storing the same attempt again changes nothing. ValueError
+    ``kept`` are the feed's open breaks, for their age; ``history`` is what to plot over dates. Storing the same attempt again changes nothing. ValueError
     without results, or if they are of different dates, feeds or attempts.
     """
     if len({(one.feed, one.business_date, one.attempt) for one in results}) != 1:
@@ -56,21 +47,20 @@ def write_report(store: ObjectStore, results: Sequence[Reconciliation], *, kept:
     _frame(results).write_parquet(parquet)
     store.create(f"{prefix}breaks.parquet", parquet.getvalue())
     key = f"{prefix}report.html"
-    store.create(key, render(results, kept).encode())
+    store.create(key, render(results, kept, history).encode())
     return key
 
 
-def render(results: Sequence[Reconciliation], kept: Sequence[KeptBreak] = ()) -> str:
+def render(results: Sequence[Reconciliation], kept: Sequence[KeptBreak] = (), history: Sequence[Figure] = ()) -> str:
     """The report's HTML."""
     first = results[0]
     breaks = [one for result in results for one in result.worst]
     asked_at = max(one.asked_at for one in results)
-    title = f"Reconciliation of {first.feed}, {first.business_date:%A %d %B %Y}"
     parts = [
-        f"<h1>{_e(title)}</h1>",
-        f'<p class="soft">asked {asked_at:%Y-%m-%d %H:%M} UTC · attempt {_e(first.attempt)}</p>',
+        f'<p class="soft">asked {asked_at:%Y-%m-%d %H:%M} UTC</p>',
         *map(_verdict, results),
         _plots(breaks, kept, asked_at),
+        _figures([*(figure for result in results for figure in result.figures), *history]),
         f"<h2>Breaks ({len(breaks):,})</h2>",
         *(_break(one) for one in breaks[:_SHOWN]),
     ]
@@ -82,22 +72,16 @@ def render(results: Sequence[Reconciliation], kept: Sequence[KeptBreak] = ()) ->
     parts += [
         "<h2>Every row accounted for</h2>",
         _accounting([tally for result in results for tally in result.tallies]),
+        "<h2>Where does a number come from?</h2>",
+        "<p>Each break above names its source row, landed file and line. For any other transaction or holding: "
+        f"<code>classfeed trace T1042 --feed {escape(first.feed)} --page trace.html</code> writes a page like this one.</p>",
     ]
-    body = "\n".join(part for part in parts if part)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_e(title)}</title><style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
-    )
-
-
-def _e(text: object) -> str:
-    return html.escape(str(text))
+    title = f"Reconciliation of {first.feed}, {first.business_date:%A %d %B %Y}"
+    return page(title, parts, f"attempt {first.attempt}")
 
 
 def _verdict(result: Reconciliation) -> str:
-    against = {"source": "File against landing and bigsite", "data_team": "Our metrics against the data team's"}[
-        result.side.value
-    ]
+    against = _AGAINST[result.side]
     look, word = (
         ("error", "Not right") if result.errors else ("warning", "Look at it") if result.warnings else ("good", "Right")
     )
@@ -108,7 +92,14 @@ def _verdict(result: Reconciliation) -> str:
         notes.append(f"{result.moved_on} field(s) were updated in bigsite since, after a faithful delivery")
     if result.truncated:
         notes.append("there are more differences than are listed; the counts below are complete")
-    return f'<div class="verdict {look}"><b>{word}</b> <span>{_e(against)}: {_e(". ".join(notes))}.</span></div>'
+    return (
+        f'<div class="verdict {look}"><b>{word}</b> <span>{escape(against)}: {escape(". ".join(notes))}.</span></div>'
+    )
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+    drawn = [(one.title, over_time(one.rows) if one.over_time else bars(one.rows)) for one in figures if one.rows]
+    return f"<h2>What was delivered</h2>{plots(drawn)}" if drawn else ""
 
 
 def _plots(breaks: Sequence[Break], kept: Sequence[KeptBreak], now: dt.datetime) -> str:
@@ -119,26 +110,11 @@ def _plots(breaks: Sequence[Break], kept: Sequence[KeptBreak], now: dt.datetime)
     ages = Counter(_age((now - one.first_seen).days) for one in kept if one.resolved_at is None)
     by_age = [(name, ages[name]) for _, name in _AGES if ages[name]]
     figures = [("by kind", kinds), ("by likely cause", causes), ("all open breaks of the feed, by age", by_age)]
-    drawn = "".join(f"<figure><figcaption>{name}</figcaption>{_bars(rows)}</figure>" for name, rows in figures if rows)
-    return f'<h2>At a glance</h2><div class="plots">{drawn}</div>'
+    return f"<h2>At a glance</h2>{plots((name, bars(rows)) for name, rows in figures if rows)}"
 
 
 def _age(days: int) -> str:
     return next(name for limit, name in _AGES if days < limit)
-
-
-def _bars(rows: Sequence[tuple[str, int]]) -> str:
-    """Horizontal bars with their numbers, as SVG that scales with the page."""
-    most, step = max(count for _, count in rows), 34
-    drawn = []
-    for at, (name, count) in enumerate(rows):
-        width = max(2, 230 * count // most)
-        drawn.append(
-            f'<text x="0" y="{at * step + 12}">{_e(name)}</text><rect x="0" y="{at * step + 17}" width="{width}" height="10" rx="2"/>'
-            f'<text x="{width + 6}" y="{at * step + 27}">{count:,}</text>'
-        )
-    label = ", ".join(f"{name}: {count}" for name, count in rows)
-    return f'<svg viewBox="0 0 300 {len(rows) * step}" role="img" aria-label="{_e(label)}">{"".join(drawn)}</svg>'
 
 
 def _break(one: Break) -> str:
@@ -156,55 +132,48 @@ def _break(one: Break) -> str:
     if one.field is None:
         values = [(name, value) for name, value in values if value is not None]
     facts = [("field", one.field), *((name, "(none)" if value is None else value) for name, value in values)]
-    listed = "".join(f"<dt>{name}</dt><dd>{_e(value)}</dd>" for name, value in facts if value is not None)
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts if value is not None)
     reasons = "".join(
-        f"<dt>{'likely' if not at else 'or'}</dt><dd><b>{_e(why.cause.value)}</b>: {_e(why.evidence)}</dd>"
+        f"<dt>{'likely' if not at else 'or'}</dt><dd><b>{escape(why.cause.value)}</b>: {escape(why.evidence)}</dd>"
         for at, why in enumerate(one.explanations)
     )
     return (
-        f'<details class="{look}"><summary><b>{_e(what)}</b><small><span class="{look}">{look}</span> · {_e(one.kind.value)}'
-        f"{f' · {_e(one.field)}' if one.field else ''} · {_e(one.likeliest.cause.value)}</small></summary>"
+        f'<details class="{look}"><summary><b>{escape(what)}</b><small><span class="{look}">{look}</span> · {escape(one.kind.value)}'
+        f"{f' · {escape(one.field)}' if one.field else ''} · {escape(one.likeliest.cause.value)}</small></summary>"
         f"<div><dl>{listed}{reasons}</dl>{_trace(one)}</div></details>"
     )
 
 
 def _trace(one: Break) -> str:
     trace = one.trace
-    page = None
+    where = None
     if trace.page:
-        page = f"{trace.page}, line {trace.line} of the document" if trace.line else trace.page
-    steps = [("bigsite", trace.source_row), ("landed", trace.landed_file), ("delivered", page)]
-    listed = "".join(f"<li><span class='soft'>{name}</span> {_e(value or 'nothing')}</li>" for name, value in steps)
+        where = f"{trace.page}, line {trace.line} of the document" if trace.line else trace.page
+    steps = [("bigsite", trace.source_row), ("landed", trace.landed_file), ("delivered", where)]
+    listed = "".join(f"<li><span class='soft'>{name}</span> {escape(value or 'nothing')}</li>" for name, value in steps)
     return f'<ol class="trace">{listed}</ol>' if any(value for _, value in steps) else ""
 
 
 def _held_back(result: Reconciliation) -> str:
-    rows = "".join(
-        f"<tr><td>{_e(number)}</td><td>{_e(reason)}</td></tr>"
-        for number, reason in sorted(result.held_back.items())[:_SHOWN]
-    )
+    rows = sorted(result.held_back.items())[:_SHOWN]
     return (
-        f"<h2>Rightly not in the file ({len(result.held_back):,})</h2><div class='wide'><table><tr><th>portfolio</th><th>why</th></tr>"
-        f"{rows}</table></div>"
+        f"<h2>Rightly not in the file ({len(result.held_back):,})</h2>"
+        f"{table(f'portfolios that were not delivered, and why ({_AGAINST[result.side]})', ['portfolio', 'why'], rows)}"
     )
 
 
 def _accounting(tallies: Iterable[Tally]) -> str:
     """Every row in one class; the classes add up on both sides."""
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for tally in tallies:
-        for name, (ours, theirs) in tally.counts.items():
-            if ours or theirs:
-                rows.append(
-                    f"<tr><td>{_e(tally.name.replace('_', ' '))}</td><td>{_e(name.replace('_', ' '))}</td>"
-                    f'<td class="n">{ours:,}</td><td class="n">{theirs:,}</td></tr>'
-                )
+        rows += [
+            (tally.name.replace("_", " "), name.replace("_", " "), ours, theirs)
+            for name, (ours, theirs) in tally.counts.items()
+            if ours or theirs
+        ]
         ours, theirs = (sum(pair[at] for pair in tally.counts.values()) for at in (0, 1))
-        rows.append(f'<tr><td></td><th>together</th><th class="n">{ours:,}</th><th class="n">{theirs:,}</th></tr>')
-    return (
-        '<div class="wide"><table><tr><th>compared</th><th>class</th><th class="n">rows of ours</th><th class="n">of theirs</th></tr>'
-        f"{''.join(rows)}</table></div>"
-    )
+        rows.append((tally.name.replace("_", " "), "together", ours, theirs))
+    return table("rows by class", ["compared", "class", "rows of ours", "of theirs"], rows, numeric=(2, 3))
 
 
 def _frame(results: Sequence[Reconciliation]) -> pl.DataFrame:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Severity, Side
 
 _WORST_FIRST = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.EVENT: 2}
@@ -37,6 +38,7 @@ class Reconciliation:
     held_back: Mapping[str, str] = field(default_factory=dict)  # portfolio number, reason
     moved_on: int = 0  # fields that bigsite updated in place since, after a faithful delivery: no breaks
     truncated: bool = False  # more differences exist than were made into breaks
+    figures: tuple[Figure, ...] = ()  # what was delivered, for the eye
 
     @property
     def errors(self) -> int:

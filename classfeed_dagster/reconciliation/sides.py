@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
 from classfeed_dagster.reconciliation.asking import Bigsite
@@ -69,6 +68,8 @@ class Workbench:
     """A DuckDB over the sides' files in a folder of its own. ``excluded`` gives a reason by portfolio number."""
 
     def __init__(self, folder: Path, stack: ExitStack, delivered: Delivered, excluded: Mapping[str, str]) -> None:
+        import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
+
         self._folder = folder
         self._delivered = delivered
         self._stack = stack

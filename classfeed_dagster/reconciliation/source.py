@@ -19,6 +19,7 @@ from classfeed_dagster.reconciliation.compare import RowClass
 from classfeed_dagster.reconciliation.delivered import Delivered, business_dates, read_delivered, read_revisions
 from classfeed_dagster.reconciliation.expected_sql import Question
 from classfeed_dagster.reconciliation.explain import LateRow
+from classfeed_dagster.reconciliation.figures import delivered_figures
 from classfeed_dagster.reconciliation.judging import PORTFOLIO, Judge, consent_breaks
 from classfeed_dagster.reconciliation.records import ACCOUNTS, KINDS
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
@@ -77,6 +78,7 @@ def reconcile_source(
             held_back,
             found.moved_on,
             any(sides.bigsite.truncated or sides.landing.truncated for sides in everything),
+            delivered_figures(delivered),
         )
 
 

@@ -6,6 +6,7 @@ Not there at all where CLASSFEED_ENV is prod; and whatever runs it, the world it
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
 import datetime as dt
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import dagster as dg
 from classfeed_dagster import charts, trading_days
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import CORRELATION_TAG, Runtime, new_correlation_id
-from classfeed_dagster.seam import TEAM, markdown_table, step
+from classfeed_dagster.seam import TEAM, markdown_table, since, step
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.simulation.day import DaySummary
 from classfeed_dagster.simulation.environment import Advance, advance, expire
@@ -71,10 +72,11 @@ def _customers(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
         "like real ones. Refuses production.",
     )
     def customers(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+        started = time.monotonic()
         with step(context, "simulation/customers") as day:
             done = advance(runtime.engine, runtime.settings, day)
             get_logger().info("customers lived", rows=sum(sum(one.rows.values()) for one in done.written))
-        return dg.MaterializeResult(metadata=_metadata(done, day))
+        return dg.MaterializeResult(metadata={**_metadata(done, day), "seconds": since(started)})
 
     return customers
 
@@ -118,12 +120,14 @@ def _cleaning() -> dg.AssetsDefinition:
         "that closed, are deleted after CLASSFEED_SIMULATION_KEEP_DAYS. Real rows are never touched.",
     )
     def cleaning(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+        started = time.monotonic()
         before, deleted = expire(runtime.engine, runtime.settings)
         context.log.info("simulated rows before %s deleted: %d", before, sum(deleted.values()))
         return dg.MaterializeResult(
             metadata={
                 "kept_from": before.isoformat(),
                 "rows_deleted": sum(deleted.values()),
+                "seconds": since(started),
                 "rows_by_table": markdown_table(["table", "rows deleted"], deleted.items()),
             }
         )

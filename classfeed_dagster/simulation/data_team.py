@@ -12,13 +12,12 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from classfeed_dagster.reconciliation.data_team import COLUMNS, TABLE
 from classfeed_dagster.warehouse.database import Connection
 
 Metric = tuple[str, str, str | None, Decimal]  # portfolio number, metric, currency, value
 
-_TABLE = """CREATE TABLE IF NOT EXISTS CLASS_FEED_METRICS (
-    BUSINESS_DATE DATE NOT NULL, RECIPIENT VARCHAR(20) NOT NULL, PORTFOLIO_NUMBER VARCHAR(12) NOT NULL,
-    METRIC VARCHAR(30) NOT NULL, CURRENCY CHAR(3), VALUE NUMBER(38,6) NOT NULL, COMPUTED_AT TIMESTAMP_TZ NOT NULL)"""
+_TABLE = f"CREATE TABLE IF NOT EXISTS {TABLE} ({COLUMNS})"
 
 _METRICS = """
 WITH shared AS (

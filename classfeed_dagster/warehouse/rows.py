@@ -8,9 +8,70 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from classfeed_dagster.domains import columns
+
 _NUMBER = "portfolio_number"
 _SECURITY = ("exchange", "isin", "security_code")
-_ACCOUNT = (_NUMBER, "account_number", "currency")
+_DESCRIBED = ("security_name", "security_type", "currency")  # of a security, as its holdings tell; movements don't
+
+# What the load does, declared once: it reads these tables, and lineage (columns.py) reads them too.
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "portfolio_key": (_NUMBER,),
+    "cash_account_key": (_NUMBER, "currency", "account_number"),
+    "security_key": _SECURITY,
+}
+"""The durable keys, and the columns of a frame that each is made of."""
+
+FRAMES: Mapping[str, tuple[str, ...]] = {
+    "SEEN_PORTFOLIO": ("accounts",),
+    "SEEN_CASH_ACCOUNT": ("cash_accounts",),
+    "SEEN_SECURITY": ("investment_holdings", "movement_transactions"),
+    "FACT_CASH_BALANCE_DAILY": ("account_balances",),
+    "FACT_HOLDING_DAILY": ("investment_holdings",),
+    "FACT_MOVEMENT": ("movement_transactions",),
+}
+"""The document's frames that each table is filled from."""
+
+RENAMED: Mapping[tuple[str, str], str] = {
+    ("SEEN_PORTFOLIO", "is_shared"): "consent",
+    ("SEEN_CASH_ACCOUNT", "cash_account_number"): "account_number",
+}
+"""Columns of a table that have another name in their frame."""
+
+ROWS: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("FACT_MOVEMENT", "cash_account_key"): ("cash_transaction", "opening_cash"),
+}
+"""Columns that only the rows of some ledgers fill, as landed: a movement of cash alone names an account."""
+
+_DECLARED = {
+    frame.name: frame
+    for frame in (
+        columns.ACCOUNTS,
+        columns.CASH_ACCOUNTS,
+        columns.ACCOUNT_BALANCES,
+        columns.INVESTMENT_HOLDINGS,
+        columns.MOVEMENT_TRANSACTIONS,
+    )
+}
+_LEFT_OUT = {
+    "FACT_HOLDING_DAILY": ("hin", "isin", "security_name", "security_type", "as_at_date"),
+    "FACT_MOVEMENT": ("exchange", "security_code", "isin", "bsb", "account_number"),
+}
+
+
+def frame_columns(table: str, column: str) -> tuple[tuple[str, str], ...]:
+    """The frames' columns that ``column`` of ``table`` is made of; none for what the manifest or the date tells."""
+    made_of: list[tuple[str, str]] = []
+    for frame in FRAMES.get(table, ()):
+        if table == "SEEN_SECURITY" and column in _DESCRIBED and frame != "investment_holdings":
+            continue
+        names = KEYS.get(column) or (RENAMED.get((table, column), column),)
+        made_of += [(frame, name) for name in names if name in _columns(frame)]
+    return tuple(made_of)
+
+
+def _columns(frame: str) -> frozenset[str]:
+    return frozenset(column.name for column in _DECLARED[frame].columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +110,13 @@ def rows_of_page(
         tables["FACT_CASH_BALANCE_DAILY"] = balances.select(*names, *common, *origin)
     if "investment_holdings" in frames:
         holdings = _with_portfolio_key(_with_security_key(frames["investment_holdings"]), recipient)
-        dropped = ("hin", "isin", "security_name", "security_type", "as_at_date")
-        tables["FACT_HOLDING_DAILY"] = holdings.drop(dropped, strict=False).with_columns(*common, *origin)
+        left_out = _LEFT_OUT["FACT_HOLDING_DAILY"]
+        tables["FACT_HOLDING_DAILY"] = holdings.drop(left_out, strict=False).with_columns(*common, *origin)
     if "movement_transactions" in frames:
         movements = _with_account_key(_with_security_key(frames["movement_transactions"]), recipient)
-        dropped = ("exchange", "security_code", "isin", "bsb", "account_number")
         tables["FACT_MOVEMENT"] = (
             _with_portfolio_key(movements, recipient)
-            .drop(dropped, strict=False)
+            .drop(_LEFT_OUT["FACT_MOVEMENT"], strict=False)
             .with_columns(pl.col("recorded_at").dt.replace_time_zone(None), *common, *origin)
         )
     return PageRows(tables)
@@ -71,13 +131,13 @@ def _keyed(frame: pl.DataFrame, columns: Sequence[str], name: str, *prefix: str)
 
 
 def _with_portfolio_key(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
-    return _keyed(frame, [_NUMBER], "portfolio_key", recipient)
+    return _keyed(frame, KEYS["portfolio_key"], "portfolio_key", recipient)
 
 
 def _with_account_key(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
     if "account_number" not in frame.columns:
         return frame.with_columns(cash_account_key=pl.lit(None, pl.String))
-    return _keyed(frame, [_NUMBER, "currency", "account_number"], "cash_account_key", recipient)
+    return _keyed(frame, KEYS["cash_account_key"], "cash_account_key", recipient)
 
 
 def _with_security_key(frame: pl.DataFrame) -> pl.DataFrame:
@@ -100,7 +160,7 @@ def _versioned(frame: pl.DataFrame, attributes: Sequence[str]) -> pl.DataFrame:
 
 def _portfolios(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
     shown = _with_portfolio_key(frame, recipient).with_columns(
-        recipient=pl.lit(recipient), is_shared=pl.col("consent") != "REMOVED"
+        recipient=pl.lit(recipient), is_shared=pl.col(RENAMED["SEEN_PORTFOLIO", "is_shared"]) != "REMOVED"
     )
     attributes = [
         name for name in shown.columns if name not in (_NUMBER, "consent", "extract", "portfolio_key", "recipient")
@@ -113,23 +173,24 @@ def _cash_accounts(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
         recipient=pl.lit(recipient)
     )
     versioned = _versioned(shown, ("bsb", "account_name", "status", "opened_on", "closed_on"))
-    return versioned.rename({"account_number": "cash_account_number"})
+    return versioned.rename({RENAMED["SEEN_CASH_ACCOUNT", "cash_account_number"]: "cash_account_number"})
 
 
 def _securities(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """One row a security of the page: as its holdings describe it, else as its movements do (without a name)."""
-    described = ("security_name", "security_type", "currency")
     parts = [
         _with_security_key(frame)
-        .with_columns(**{name: pl.lit(None, pl.String) for name in described if name not in frame.columns or not holds})
-        .select("security_key", *_SECURITY, *described)
+        .with_columns(
+            **{name: pl.lit(None, pl.String) for name in _DESCRIBED if name not in frame.columns or not holds}
+        )
+        .select("security_key", *_SECURITY, *_DESCRIBED)
         for name, holds in (("investment_holdings", True), ("movement_transactions", False))
         if (frame := frames.get(name)) is not None
     ]
     if not parts:
-        return pl.DataFrame(schema=dict.fromkeys(("security_key", *_SECURITY, *described, "version"), pl.String))
+        return pl.DataFrame(schema=dict.fromkeys(("security_key", *_SECURITY, *_DESCRIBED, "version"), pl.String))
     both = pl.concat(parts).filter(pl.col("security_key").is_not_null())
     one = both.sort("security_name", "security_code", nulls_last=True).unique(
         "security_key", keep="first", maintain_order=True
     )
-    return _versioned(one, (*_SECURITY, *described))
+    return _versioned(one, (*_SECURITY, *_DESCRIBED))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import psycopg
@@ -50,6 +51,32 @@ def test_many_rows_come_in_batches_and_none_comes_as_none(bigsite_engine: sa.Eng
         assert batches[-1].column(0)[-1].as_py() == 100_000
         assert {batch.schema.equals(schema) for batch in batches} == {True}
         assert list(reading.copy(query, {"last": 0}, schema)) == []
+
+
+def test_the_way_by_objects_reads_the_same_to_the_digit(bigsite_engine: sa.Engine) -> None:
+    types: dict[str, pa.DataType] = {
+        "id": pa.int64(),
+        "whole": pa.int32(),
+        "day": pa.date32(),
+        "instant": pa.timestamp("us", "UTC"),
+        "text": pa.string(),
+        "money": pa.decimal128(18, 2),
+        "units": pa.decimal128(38, 6),
+        "flag": pa.bool_(),
+    }
+    schema = pa.schema(list(types.items()))
+    query = """SELECT n::bigint * 4000000000, n, DATE '2023-01-03' - n, '2023-01-03 13:00:00.000001Z'::timestamptz
+           + n * interval '1 minute', CASE mod(n, 4) WHEN 0 THEN '' WHEN 1 THEN NULL WHEN 2 THEN E'"a",\nb' ELSE 'é' END,
+       CASE WHEN mod(n, 7) = 0 THEN NULL ELSE (9999999999999999.99 - n / 100.0)::numeric(18, 2) END,
+       (n / 3.0)::numeric(38, 6) * 1000000000000000000000000, mod(n, 2) = 0
+FROM generate_series(1, %(last)s::int) AS n WHERE DATE '2023-01-03' <= %(day)s ORDER BY n"""
+    parameters = {"last": 25_000, "day": dt.date(2023, 1, 3)}
+    with read_only(bigsite_engine) as reading:
+        copied = pa.Table.from_batches(reading.copy(query, parameters, schema))
+        fetched = list(reading.fetch(query, parameters, schema))
+        assert pa.Table.from_batches(fetched).equals(copied)
+        assert len(fetched) == 3
+        assert list(reading.fetch(query, {**parameters, "last": 0}, schema)) == []
 
 
 def test_the_text_of_a_copy_reads_like_a_file(bigsite_engine: sa.Engine) -> None:

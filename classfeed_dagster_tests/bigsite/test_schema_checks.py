@@ -220,3 +220,49 @@ def test_schema_check_says_now_whether_anything_would_be_extracted(watch: Watch,
     broken = classfeed("schema", "check")
     assert broken.exit_code == 3
     assert "BLOCKING" in broken.output
+
+
+def test_schema_diff_tells_two_environments_apart(
+    watch: Watch, classfeed: Callable[..., Any], tmp_path: Path, local_store: ObjectStore
+) -> None:
+    watch.look(MONDAY)
+    kept = next(key for key in watch.runtime.store.list("schemas/") if not key.endswith("latest.json"))
+    file = tmp_path / "uat.json"
+    file.write_bytes(watch.runtime.store.read(kept))
+    url = watch.runtime.settings.bigsite_url.get_secret_value()
+    history = watch.runtime.settings.store_location
+    for where in (str(file), url, history):
+        same = classfeed("schema", "diff", "--with", where)
+        assert (same.exit_code, "no change" in same.output) == (0, True), same.output
+    change(watch.engine, RENAMED)
+    differs = classfeed("schema", "diff", "--with", url)
+    assert differs.exit_code == 3
+    assert "renamed column" in differs.output
+    for column in ("there", "here"):
+        assert column in differs.output
+    assert (sa.make_url(url).password or "no password") not in differs.output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--with", "nonsense"), "neither a file"),
+        (("--with", "postgresql+psycopg://nobody:secret@127.0.0.1:1/x"), "can't be reached"),
+        (("--with", "EMPTY"), "keeps no schema"),
+        (("--with", "EMPTY", "--since", "2026-03-02"), "--since"),
+    ],
+)
+def test_an_environment_that_has_no_schema_says_so(
+    watch: Watch, classfeed: Callable[..., Any], tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    watch.look(MONDAY)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused = classfeed("schema", "diff", *(str(empty) if word == "EMPTY" else word for word in words))
+    assert refused.exit_code != 0
+    assert says in str(refused.exception)
+    assert "secret" not in str(refused.exception)
+
+
+def test_a_contract_that_is_adopted_needs_nothing(classfeed: Callable[..., Any]) -> None:
+    assert "is adopted as it stands" in classfeed("schema", "adopt", "--by", "Ada").output

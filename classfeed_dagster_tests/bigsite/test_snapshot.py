@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite import queries, tables
+from classfeed_dagster.bigsite import queries, reading, tables
 from classfeed_dagster.bigsite.landing import DamagedFileError, empty_tables
 from classfeed_dagster.bigsite.reading import SourceReadError
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot, open_slices, snapshot_for, take_snapshot
@@ -62,6 +63,18 @@ def test_the_number_of_statements_does_not_grow_with_portfolios_and_consent_is_a
     assert len(few) == session_consent_readiness + len(queries.SLICED) + len(queries.REFERENCES)
     assert sum("data_sharing_consent" in statement for statement in few) == 1
     assert (snapshot.statements, snapshot.consent_questions) == (len(few), 1)
+
+
+def test_a_driver_without_copy_lands_the_same_bytes(
+    bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_copy, _ = take(bigsite_engine, local_store)
+    other_driver = SimpleNamespace(Connection=type("Other", (), {}), Error=reading.psycopg.Error)
+    monkeypatch.setattr(reading, "psycopg", other_driver)
+    by_objects, _ = take(bigsite_engine, local_store)
+    assert by_objects.statements == by_copy.statements
+    hashes = [{name: table.sha256 for name, table in one.tables.items()} for one in (by_copy, by_objects)]
+    assert hashes[0] == hashes[1]
 
 
 def test_nothing_of_anyone_who_does_not_share_is_landed(

@@ -33,6 +33,7 @@ from classfeed_dagster.simulation.rehearsal import morning_after
 from classfeed_dagster_tests.bigsite_builder import Bigsite, Portfolio
 from classfeed_dagster_tests.catalogue import MONDAY, TUESDAY, WEDNESDAY, Cast
 from classfeed_dagster_tests.desk import FEED, Desk
+from classfeed_dagster_tests.features.promises import PREFIX
 from classfeed_dagster_tests.reconciliation.delivering import csv_text
 
 DAYS = {"Monday": MONDAY, "Tuesday": TUESDAY, "Wednesday": WEDNESDAY}
@@ -79,6 +80,11 @@ class Story:
     def movements(self, day: str, name: str) -> pl.DataFrame:
         frame: pl.DataFrame = self.desk.records(DAYS[day])["movement_transactions"]
         return frame.filter(pl.col("portfolio_number") == self.cast[name].number)
+
+
+def pytest_bdd_apply_tag(tag: str, function: object) -> bool | None:
+    """What a scenario proves is said by its tag, and is no marker of pytest's."""
+    return True if tag.startswith(PREFIX) else None
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 Feature: Only those who consent, and only while they do
   As a customer I decide who sees my portfolio, and I can take it back at any moment.
 
+  @proves-consent-decides @proves-removal-told-once @proves-new-gets-history @proves-adds-up
   Scenario: Consent is given, taken back, and never given
     Given bigsite has "a saver with one share"
     And bigsite has "a customer who consents on Tuesday"
@@ -16,6 +17,7 @@ Feature: Only those who consent, and only while they do
     And Tuesday's document has the whole history of "a customer who consents on Tuesday"
     And what the recipient has adds up on Wednesday
 
+  @proves-consent-asked-again @proves-judged-alone
   @s3
   Scenario: Consent is revoked after the cut-off, before publishing
     Given bigsite has "a saver with one share"

@@ -1,6 +1,7 @@
 Feature: A feed moves off its old app
   As the recipient I notice nothing when class_trade is written by another program.
 
+  @proves-shadow-first @proves-live-after-parity
   Scenario: Shadow beside the old app, parity, then live
     Given bigsite has "a saver with one share"
     And bigsite has "a reversal across month end"

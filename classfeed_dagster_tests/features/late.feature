@@ -1,6 +1,7 @@
 Feature: A morning on which the source is late
   As the channel I hear once that the feed is late, and once that it has recovered.
 
+  @proves-nothing-too-early @proves-told-once @proves-mended-by-itself
   @s3
   Scenario: The feed is late, people are told, and it goes when the source is there
     Given bigsite has "a saver with one share"

@@ -1,6 +1,7 @@
 Feature: What is wrong is held back, and goes by itself once it is mended
   As the person on call I don't start runs by hand: I have bigsite mended, and the rest happens.
 
+  @proves-judged-alone @proves-in-order @proves-mended-by-itself @proves-adds-up
   Scenario: A portfolio is quarantined and released, and the others go
     Given bigsite has "a saver with one share"
     And bigsite has "another saver with one share"
@@ -17,6 +18,7 @@ Feature: What is wrong is held back, and goes by itself once it is mended
     And nobody is held back any more
     And what the recipient has adds up on Tuesday
 
+  @proves-corrections-travel @proves-adds-up
   Scenario: A mistake is corrected in its own window, and the dates that it changes are issued again
     Given bigsite has "a saver with one share"
     And bigsite has "a reversal across month end"
@@ -29,6 +31,7 @@ Feature: What is wrong is held back, and goes by itself once it is mended
     Then revision 1 of Monday restates the holdings of "a row backdated by a week" and "a reversal across month end"
     And what the recipient has adds up on Tuesday
 
+  @proves-judged-alone
   Scenario: Each portfolio is judged on its own
     Given bigsite has "a saver with one share"
     And bigsite has "another saver with one share"

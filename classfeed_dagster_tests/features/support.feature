@@ -1,6 +1,7 @@
 Feature: The support group runs a date again
   As a member of the support group I may run a date again, and nothing else.
 
+  @proves-delivered-once @proves-rerun-on-record
   @s3
   Scenario: A re-run is granted, on record, and delivers nothing twice
     Given bigsite has "a saver with one share"
@@ -10,6 +11,7 @@ Feature: The support group runs a date again
     And pat's request for Monday is on record as ACCEPTED
     And Monday was delivered once
 
+  @proves-rerun-guarded @proves-rerun-on-record
   Scenario: Somebody else asks
     When kim of analysts asks to run Monday again: I would like to see how it works
     Then the door stays shut: only members of classfeed-support

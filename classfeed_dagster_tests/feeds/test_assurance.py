@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from classfeed_dagster.feeds.assurance import Assured, job_name
+from classfeed_dagster.operations.incidents import open_incidents
 from classfeed_dagster.operations.runs import Outcome
 from classfeed_dagster.runtime import CLOCK_TAG
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
@@ -78,6 +79,11 @@ def test_a_row_that_bigsite_lost_is_a_break_that_stops_the_warehouse_and_resolve
     assert told(delivered, "source").errors == 1
     failed = [one.asset_check_key.name for one in stopped.get_asset_check_evaluations() if not one.passed]
     assert failed == ["source_agrees"]
+    with delivered.at("2026-03-03T08:00:00+11:00"):
+        delivered.tick("alerts")
+        said = open_incidents(runtime.store)[f"breaks.{FEED}"].incident
+        assert (said.dates, said.offenders) == ((MONDAY,), ("SW00000001",))
+        assert told(delivered, "source").report in said.doing
     with open_warehouse(runtime.settings) as connection:
         (standing,) = kept_breaks(connection, only_open=True)
         assert standing.portfolio_number == "SW00000001"
@@ -87,6 +93,9 @@ def test_a_row_that_bigsite_lost_is_a_break_that_stops_the_warehouse_and_resolve
         connection.exec_driver_sql("INSERT INTO bigsite.security_movement SELECT * FROM kept ON CONFLICT DO NOTHING")
     reconcile(delivered)
     assert told(delivered, "source").breaks == 0
+    with delivered.at("2026-03-03T08:10:00+11:00"):
+        delivered.tick("alerts")
+        assert f"breaks.{FEED}" not in open_incidents(runtime.store)
     with open_warehouse(runtime.settings) as connection:
         assert [one.portfolio_number for one in kept_breaks(connection) if one.resolved_at] == ["SW00000001"]
         # The data team has said nothing of the date: that is a break of its own.

@@ -75,8 +75,23 @@ def test_a_late_feed_says_so_once_and_recovers_in_its_thread(watched: Desk, swit
         watched.run(MONDAY, at=watched.runtime.settings.now)
         watched.tick("alerts")
     assert [message.replies for message in switchboard.messages if "late" in message.text] == [
-        ["Recovered after 2 h 09 min: class_super is late: past the deadline of 09:00 Sydney"]
+        ["Recovered after 2 h 09 min. It was: class_super is late: past the deadline of 09:00 Sydney"]
     ]
+
+
+def test_a_backlog_that_is_worked_off_date_by_date_stays_one_message(watched: Desk, switchboard: Switchboard) -> None:
+    watched.two_customers()
+    watched.end_of_day(MONDAY)
+    watched.end_of_day(TUESDAY)
+    with watched.at("2026-03-04T10:00:00+11:00"):
+        for day in (MONDAY, TUESDAY):
+            watched.tick("alerts")
+            assert len(switchboard.messages) == 1
+            assert not switchboard.messages[0].replies
+            watched.run(day, at=watched.runtime.settings.now)
+        watched.tick("alerts")
+    (message,) = switchboard.messages
+    assert len(message.replies) == 1
 
 
 def test_a_failed_check_names_the_portfolios_and_recovers_when_they_have_gone(
@@ -123,6 +138,28 @@ def test_what_was_delivered_unchecked_is_noticed(watched: Desk, switchboard: Swi
     assert "were not evaluated" in text
 
 
+def test_a_worker_that_dies_after_delivering_is_no_news_while_it_is_run_again(
+    watched: Desk, switchboard: Switchboard
+) -> None:
+    watched.two_customers()
+    watched.end_of_day(MONDAY)
+    with watched.at("2026-03-03T06:00:00+11:00"):
+        watched.run(MONDAY, at=watched.runtime.settings.now)
+        for record in watched.instance.get_run_records():
+            watched.instance.delete_run(record.dagster_run.run_id)
+        # What is left of it: a run that was lost before its last checks.
+        job = watched.definitions.resolve_job_def("class_super_job")
+        run = watched.instance.create_run_for_job(job, tags={"dagster/partition": MONDAY})
+        watched.instance.report_run_failed(run, "the run worker was lost")
+        watched.tick("alerts")
+    assert read(switchboard) == {}
+    with watched.at("2026-03-03T06:10:00+11:00"):
+        (request,) = watched.tick("repair")[0]
+        assert watched.carry_out(request).success
+        watched.tick("alerts")
+    assert read(switchboard) == {}
+
+
 def test_incidents_of_other_rooms_are_told_until_settled(watched: Desk, switchboard: Switchboard) -> None:
     store, day = watched.runtime.store, watched.runtime.settings.first_business_date
     for incident in (
@@ -142,9 +179,9 @@ def test_incidents_of_other_rooms_are_told_until_settled(watched: Desk, switchbo
         "Recovered after 0 s",
     ]
     assert sorted(reply for message in switchboard.messages for reply in message.replies) == [
-        "Recovered after 0 s: 2 consent events could not be read",
-        "Recovered after 0 s: Reconciliation found 1 break in class_super",
-        "Recovered after 0 s: bigsite's schema changed: column trade.price is a text",
+        "Recovered after 0 s. It was: 2 consent events could not be read",
+        "Recovered after 0 s. It was: Reconciliation found 1 break in class_super",
+        "Recovered after 0 s. It was: bigsite's schema changed: column trade.price is a text",
     ]
 
 

@@ -88,7 +88,7 @@ def test_one_incident_is_one_message_and_one_page_until_it_has_recovered(
     assert "2026-03-02, 2026-03-03" in message.seen
 
     assert say(local_store, switchboard, after=85) == (0, 0, 1)
-    assert message.replies == [f"Recovered after 85 min: {LATE.what}"]
+    assert message.replies == [f"Recovered after 85 min. It was: {LATE.what}"]
     assert message.seen.startswith(f":white_check_mark: *Recovered* after 85 min. ~{LATE.what}~")
     assert switchboard.pages == {}
     assert open_incidents(local_store) == {}
@@ -191,7 +191,7 @@ def test_long_texts_stay_within_slacks_limits_and_links_are_left_out_where_there
     long = LATE.model_copy(update={"what": "x" * 5000, "doing": "", "dates": (), "feeds": ("a", "b"), "counts": {}})
     made = blocks(long, Links(None, "docs/alerts.md"))
     assert all(len(block["text"]["text"]) < 3000 for block in made if "text" in block)
-    assert "Run 0c9d6f3e   " in made[-1]["elements"][0]["text"]
+    assert "Run 0c9d6f3e · " in made[-1]["elements"][0]["text"]
     bare = Incident(key="k", what="Something!", means="Nothing.")
     assert [block["type"] for block in blocks(bare, Links(None, "r"))] == ["section", "context"]
 

@@ -34,10 +34,18 @@ def test_the_units_are_cloudwatchs() -> None:
     assert {metric.unit for metric in METRICS.values()} <= {"Count", "Bytes", "Seconds"}
 
 
-@pytest.mark.parametrize("values", [{}, {"portfolio_SW1": 1}])
-def test_an_undeclared_metric_is_refused(values: dict[str, int]) -> None:
+@pytest.mark.parametrize("values", [{}, {"portfolio_SW1": 1}, {"stage_seconds": 1}])
+def test_an_undeclared_metric_or_one_without_its_stage_is_refused(values: dict[str, int]) -> None:
     with pytest.raises(UnknownMetricError):
         line(values, env="dev", feed="class_super", at=AT)
+
+
+def test_a_stage_is_one_more_dimension_of_its_seconds_and_of_nothing_else() -> None:
+    found = json.loads(line({"stage_seconds": 1.5}, env="dev", feed="class_super", at=AT, stage="landing"))
+    assert found["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["env", "feed", "stage"]]
+    assert found["stage"] == "landing"
+    with pytest.raises(UnknownMetricError):
+        line({"documents": 1}, env="dev", feed="class_super", at=AT, stage="landing")
 
 
 def test_one_line_is_written(capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,7 +114,8 @@ def test_a_days_work_tells_nothing_of_customers_and_no_secret(
     failed = desk.run(TUESDAY, verbose=True)
     assert failed.outcome is Outcome.FAILED, failed
     with desk.at("2026-03-04T09:30:00+11:00"):
-        desk.tick("alerts")
+        for sensor in ("repair", "alerts", "measures"):
+            desk.tick(sensor)
     assert switchboard.messages
 
     shown = capfd.readouterr()

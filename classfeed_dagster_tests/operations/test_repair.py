@@ -244,3 +244,31 @@ def test_whatever_the_facts(given_facts: list[DateFacts], now: dt.datetime, up: 
     for one in decisions:
         assert one.reason
         assert (one.not_before is None) or one.not_before > now
+
+
+@pytest.mark.parametrize("error", ["SchemaDriftError", "SchemaUnreadableError", "UndefinedColumn"])
+def test_a_date_that_the_schema_stopped_runs_again_once_the_schema_keeps_its_contract(error: str) -> None:
+    stopped = facts(runs=[failed(Cause(Kind.DATA, error))])
+    assert action(stopped) is Action.GIVE_UP
+    mended = dataclasses.replace(stopped, schema_agrees=True)
+    decision = decide(mended, DUE + HOUR, POLICY)
+    assert (decision.action, decision.selection) == (Action.RUN, ())
+    assert decision.reason == f"stopped by {error}; bigsite's schema keeps its contract again"
+
+
+def test_a_schema_that_agrees_does_not_free_what_something_else_stopped() -> None:
+    assert action(facts(runs=[failed(Cause(Kind.DATA, "GateRefusedError"))], schema_agrees=True)) is Action.GIVE_UP
+
+
+def test_a_date_that_fails_by_an_agreeing_schema_again_and_again_is_given_up() -> None:
+    runs = [failed(DRIFT, minute, minute) for minute in range(5)]
+    assert action(facts(runs=runs, schema_agrees=True), 10 * HOUR) is Action.GIVE_UP
+
+
+def test_the_pace_shortens_every_waiting_time() -> None:
+    fast = Policy(code_version="1", pace=0.1)
+    assert action(facts(), 2 * MINUTE, fast) is Action.RUN
+    assert action(facts(runs=[failed(DOWN)]), MINUTE, fast) is Action.RUN
+    assert action(facts(runs=[failed(DOWN)]), MINUTE) is Action.WAIT
+    assert action(facts(runs=[failed(NOT_READY)]), 2 * MINUTE, fast) is Action.RUN
+    assert action(facts(runs=[failed(NOT_READY)]), 2 * MINUTE) is Action.WAIT

@@ -6,11 +6,16 @@ import datetime as dt
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
 
+from classfeed_dagster.bigsite.reading import SourceReadError
 from classfeed_dagster.feeds import steps
+from classfeed_dagster.operations import facts
 from classfeed_dagster.operations.runs import Outcome
 from classfeed_dagster.store import StoreError
 from classfeed_dagster_tests.desk import Desk
+from classfeed_dagster_tests.operations.conftest import Switchboard
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 
@@ -72,7 +77,7 @@ def test_a_failed_check_is_not_tried_again_until_the_source_is_mended(desk: Desk
         assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.STOPPED_BY_CHECKS
     with desk.at("2026-03-03T06:30:00+11:00"):
         none(desk)
-        assert "nothing has changed since" in desk.tick("repair")[1]
+        assert "trying again can't mend" in desk.tick("repair")[1]
     desk.bigsite.end_of_day(MONDAY, at="2026-03-02T20:00:00Z").save()
     with desk.at("2026-03-03T07:30:00+11:00"):
         request = only(desk)
@@ -210,3 +215,96 @@ def test_a_feed_that_is_switched_off_is_left_alone(desk: Desk) -> None:
         none(desk)
         desk.switch(mode={})
         only(desk)
+
+
+def test_a_column_that_changed_its_type_stops_the_date_is_told_once_and_is_gone_over_when_it_is_back(
+    desk: Desk, switchboard: Switchboard
+) -> None:
+    desk.runtime.settings = desk.runtime.settings.model_copy(
+        update={"slack_token": SecretStr("xoxb-local"), "slack_url": f"{switchboard.url}/api/"}
+    )
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.runtime.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE bigsite.trade ALTER COLUMN units TYPE text"))
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.STOPPED_BY_CHECKS
+    with desk.at("2026-03-03T06:30:00+11:00"):
+        for _ in range(2):
+            none(desk)
+            desk.tick("alerts")
+    (message,) = switchboard.messages
+    assert message.text.startswith("bigsite's schema changed: changed type trade.units")
+    assert "the waiting dates run by themselves" in message.seen
+    assert f"*Business date*\n{MONDAY}" in message.seen
+    assert ":rotating_light:" in message.seen  # a live feed's date is stopped: someone is woken
+    with desk.runtime.engine.begin() as connection:
+        back = "ALTER TABLE bigsite.trade ALTER COLUMN units TYPE numeric(20,6) USING units::numeric"
+        connection.execute(sa.text(back))
+    with desk.at("2026-03-03T06:45:00+11:00"):
+        request = only(desk)
+        assert request.tags["classfeed/reason"].endswith("bigsite's schema keeps its contract again")
+        assert desk.carry_out(request).success
+        desk.tick("alerts")
+    assert desk.status(MONDAY).complete
+    assert [reply.split(".")[0] for reply in message.replies] == ["Recovered after 15 min"]
+
+
+def test_a_date_that_keeps_failing_is_given_up_told_and_begun_anew_the_next_morning(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    desk.end_of_day(TUESDAY)
+
+    def down(*_: object, **__: object) -> None:
+        raise StoreError("the store answers 503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "publish", down)
+        with desk.at("2026-03-03T06:00:00+11:00"):
+            desk.run(MONDAY, at=desk.runtime.settings.now)
+        for hour in range(7, 11):
+            with desk.at(f"2026-03-03T{hour:02d}:00:00+11:00"):
+                assert not desk.carry_out(only(desk)).success
+        with desk.at("2026-03-03T12:00:00+11:00"):
+            none(desk)
+            assert "give up, StoreError (transient): tried 5 times" in desk.tick("repair")[1]
+    with desk.at("2026-03-04T06:20:00+11:00"):
+        request = only(desk)
+        assert request.partition_key == MONDAY
+        assert desk.carry_out(request).success
+    assert desk.status(MONDAY).complete
+
+
+def test_while_the_schema_cannot_be_asked_nothing_is_concluded_from_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.runtime.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE bigsite.trade ALTER COLUMN units TYPE text"))
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+
+    def silent(*_: object) -> None:
+        raise SourceReadError("bigsite's schema could not be read")
+
+    with desk.at("2026-03-03T06:45:00+11:00"), monkeypatch.context() as patch:
+        patch.setattr(facts, "require_schema", silent)
+        none(desk)
+        assert "SchemaDriftError (data), which trying again can't mend" in desk.tick("repair")[1]
+
+
+def test_dagsters_promise_to_start_a_dead_workers_run_again_is_believed_for_minutes(desk: Desk) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    job = desk.definitions.resolve_job_def("class_super_job")
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        run = desk.instance.create_run_for_job(job, tags={"dagster/partition": MONDAY, "dagster/will_retry": "true"})
+        desk.instance.report_run_failed(run, "the run worker was lost")
+    with desk.at("2026-03-03T06:22:50+11:00"):
+        none(desk)
+        assert "its worker died; Dagster starts it again" in desk.tick("repair")[1]
+    with desk.at("2026-03-03T06:23:10+11:00"):
+        assert only(desk).tags["classfeed/reason"] == "worker died (transient)"

@@ -12,14 +12,16 @@ import time_machine
 
 from classfeed_dagster.domains.audience import Audience, Cadence
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.operations import facts, heartbeats
+from classfeed_dagster.operations import facts, heartbeats, service_levels
 from classfeed_dagster.operations.due import due, due_since, latest_due
 from classfeed_dagster.operations.facts import Delivery
 from classfeed_dagster.operations.retention import purge_runs
 from classfeed_dagster.operations.service_levels import (
+    Freshness,
     Judgment,
     Punctuality,
     attainment,
+    freshness,
     judge_date,
     missing,
     plot,
@@ -197,3 +199,18 @@ def test_bigsite_is_asked_now_and_then_and_at_once_when_an_event_says_look() -> 
     assert probe.is_due(now + 10 * second, now + 5 * second)
     assert not probe.is_due(now + 20 * second, now + 5 * second)
     assert probe.is_due(now + 310 * second)
+
+
+def test_a_feed_is_as_fresh_as_its_newest_date_whatever_was_delivered_last(
+    local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: set[dt.date] = set()
+    delivery = Delivery(0, at("2026-03-05T08:00:00+11:00"), at("2026-03-05T07:00:00+11:00"), 2, 0)
+    monkeypatch.setattr(service_levels, "deliveries", lambda _store, _feed, day: (delivery,) if day in sent else ())
+    now = at("2026-03-05T08:00:00+11:00")  # Wednesday is due, its deadline in an hour
+    assert freshness(local_store, FEED, DAILY, now) == Freshness(None, 2)
+    sent.add(TUESDAY)
+    assert freshness(local_store, FEED, DAILY, now) == Freshness(TUESDAY, 1)
+    sent.add(MONDAY)  # the old day, delivered last
+    assert freshness(local_store, FEED, DAILY, now) == Freshness(TUESDAY, 0)
+    assert freshness(local_store, FEED, DAILY, now + dt.timedelta(hours=1)) == Freshness(TUESDAY, 1)

@@ -19,8 +19,8 @@ EXPORTER = (
 )
 # What proves the daily delivery. The comparison with the retired applications (parity*, legacy_files) is another job.
 JUDGE = (
-    "asking", "compare", "data_team", "delivered", "expected_sql", "explain", "judging", "landing", "metrics",
-    "movements_sql", "records", "report", "result", "rules", "sides", "source",
+    "asking", "compare", "data_team", "delivered", "expected_sql", "explain", "figures", "judging", "landing", "metrics",
+    "movements_sql", "page", "records", "report", "result", "rules", "sides", "source",
 )  # fmt: skip
 # Of the warehouse only what keeps breaks: its load uses the exporter's reader.
 KEEPING = (

@@ -3,12 +3,14 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import io
+import itertools
 from decimal import Decimal
 from html.parser import HTMLParser
 
 import polars as pl
 import pytest
 
+from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.report import render, write_report
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
 from classfeed_dagster.store import ObjectStore
@@ -44,6 +46,13 @@ KEPT = KeptBreak(
     "x", "class_super", Side.SOURCE, DAY, "late", "error", None, "r", "s", None, None, None, "late row", "e",
     NOW - dt.timedelta(days=5), NOW, None,
 )  # fmt: skip
+
+
+FIGURES = (
+    Figure("movements delivered, by type", (("BUY", 3), ("DIVIDEND", 1))),
+    Figure("market value delivered, AUD, by security type", (("ETF", Decimal("1234.50")), ("REIT", Decimal("0.00")))),
+)
+HELD_BACK = Figure("portfolios held back, by date", (("2025-03-11", 0), ("2025-03-12", 2)), over_time=True)
 
 
 class _WellFormed(HTMLParser):
@@ -95,6 +104,43 @@ def test_it_shows_what_people_need() -> None:
     assert "None. Every row" in clean
     assert "At a glance" not in clean
     assert "Nothing was compared" in render([dataclasses.replace(CLEAN, tallies=())])
+
+
+def test_it_shows_what_was_delivered_and_who_was_held_back() -> None:
+    page = render([dataclasses.replace(CLEAN, figures=FIGURES)], history=[HELD_BACK])
+    assert "What was delivered" in page
+    assert 'aria-label="BUY: 3, DIVIDEND: 1"' in page
+    assert "1,234.50" in page
+    assert 'aria-label="2025-03-11: 0, 2025-03-12: 2"' in page
+    assert "at most 2" in page
+    nothing = render([CLEAN], history=[dataclasses.replace(HELD_BACK, rows=())])
+    assert "What was delivered" not in nothing
+
+
+class _Landmarks(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+
+def test_it_can_be_read_aloud_and_by_keyboard() -> None:
+    parser = _Landmarks()
+    parser.feed(render([BROKEN, CLEAN], [KEPT], [HELD_BACK]))
+    tags = [tag for tag, _ in parser.seen]
+    assert next(attrs for tag, attrs in parser.seen if tag == "html")["lang"] == "en"
+    assert (tags.count("main"), tags.count("footer"), tags.count("h1")) == (1, 1, 1)
+    headings = [int(tag[1]) for tag in tags if tag in ("h1", "h2", "h3")]
+    assert all(after - before <= 1 for before, after in itertools.pairwise(headings))
+    assert tags.count("table") == tags.count("caption") > 0
+    assert all(attrs.get("scope") == "col" for tag, attrs in parser.seen if tag == "th")
+    assert all(attrs.get("aria-label") for tag, attrs in parser.seen if tag == "svg")
+    boxes = [attrs for tag, attrs in parser.seen if attrs.get("class") == "wide"]
+    assert len(boxes) == tags.count("table")
+    assert all(box["tabindex"] == "0" and box["aria-label"] for box in boxes)
+    assert "prefers-reduced-motion" in render([CLEAN])
 
 
 def test_many_breaks_are_cut_and_all_are_stored(store: ObjectStore) -> None:

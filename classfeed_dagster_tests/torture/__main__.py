@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 import tempfile
 import warnings
@@ -19,7 +20,10 @@ from pathlib import Path
 from classfeed_dagster_tests.torture.outcome import Budget, Row, table
 
 # The share of the budget that each attack gets.
-SHARES = {"time": 0.01, "security": 0.01, "crash": 0.34, "machine": 0.34, "readers": 0.14, "writer": 0.06, "soak": 0.10}
+SHARES = {
+    "time": 0.01, "security": 0.01, "crash": 0.25, "machine": 0.25, "readers": 0.12, "writer": 0.05, "daemon": 0.21,
+    "soak": 0.10,
+}  # fmt: skip
 SOAK_FROM = 300  # seconds of budget: below that, too few days to say anything
 
 
@@ -45,6 +49,10 @@ def _attack(name: str, seed: int) -> Callable[[Budget, Path], Iterator[Row]]:
         from classfeed_dagster_tests.torture import unicode
 
         return lambda budget, folder: unicode.attack(budget, folder, seed)
+    if name == "daemon":
+        from classfeed_dagster_tests.torture.daemon import campaign
+
+        return campaign.attack
     return lambda budget, folder: _on_bigsite(name, budget, folder, seed)
 
 
@@ -71,6 +79,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the table here as well")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and daemons are stopped too
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     names = given.only.split(",") if given.only else [n for n in SHARES if n != "soak" or given.budget >= SOAK_FROM]
     if unknown := set(names) - SHARES.keys():

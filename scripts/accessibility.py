@@ -1,0 +1,97 @@
+"""Are our own HTML pages readable by everybody? In Chromium: on a phone and a desk, light and dark, by keyboard.
+
+    python scripts/accessibility.py --axe .browser/node_modules/axe-core/axe.min.js report.html trace.html
+
+Asserts that nothing scrolls sideways at 360 pixels but what has a box of its own, that the keyboard reaches every such
+box and everything that opens, and, with axe-core's file, that axe finds no violation. Exit code 1 lists what was found.
+``--out`` keeps a picture of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SIZES = {"phone": (360, 740), "desk": (1280, 900)}
+SCHEMES = ("light", "dark")
+_WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+_CUT = """() => [...document.querySelectorAll('main *')].filter(e => !e.closest('.wide') && !e.closest('svg')
+    && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+_STOPS = "() => document.querySelectorAll('summary, .wide').length"
+_AT = "() => document.activeElement.matches('summary, .wide') ? 1 : 0"
+_SMALL = """() => [...document.querySelectorAll('main *')].filter(e => e.childNodes.length && !e.closest('svg')
+    && parseFloat(getComputedStyle(e).fontSize) < 12).map(e => e.outerHTML.slice(0, 80))"""
+_RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+
+
+def problems(page: Any, address: str, axe: str | None) -> Iterator[str]:
+    """What is wrong with the page as it is shown now."""
+    if (beyond := page.evaluate(_WIDE)) > 0:
+        yield f"{address}: the page scrolls sideways by {beyond} pixels"
+    for cut in page.evaluate(_CUT):
+        yield f"{address}: cut off at the right: {cut}"
+    for small in page.evaluate(_SMALL):
+        yield f"{address}: too small to read: {small}"
+    stops, reached = page.evaluate(_STOPS), 0
+    page.locator("body").focus()
+    for _ in range(stops * 2 + 5):
+        page.keyboard.press("Tab")
+        reached += page.evaluate(_AT)
+        if reached == stops:
+            break
+    if reached < stops:
+        yield f"{address}: the keyboard reaches {reached} of {stops} stops"
+    if axe is not None:
+        page.evaluate(axe)
+        found = page.evaluate("options => axe.run(document, options)", _RULES)
+        for one in found["violations"]:
+            nodes = "; ".join(node["html"][:100] for node in one["nodes"][:3])
+            yield f"{address}: axe: {one['id']} ({one['impact']}): {one['help']}: {nodes}"
+
+
+def look(files: list[Path], axe: str | None, chromium: str, out: Path | None) -> list[str]:
+    """Every page in every size and scheme; what is wrong."""
+    from playwright.sync_api import sync_playwright
+
+    found: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for file in files:
+            for size, (width, height) in SIZES.items():
+                for scheme in SCHEMES:
+                    page = browser.new_page(
+                        viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+                    )
+                    page.goto(file.resolve().as_uri())
+                    for closed in page.locator("details:not([open]) > summary").all()[:3]:
+                        closed.click()
+                    found += problems(page, f"{file.name} on a {size}, {scheme}", axe)
+                    if out is not None:
+                        out.mkdir(parents=True, exist_ok=True)
+                        page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
+                        page.screenshot(path=out / f"{file.stem}-{size}-{scheme}.png")
+                    page.close()
+        browser.close()
+    return found
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--axe", type=Path, help="axe-core's axe.min.js; without it, only our own assertions")
+    parser.add_argument("--out", type=Path, help="a folder for pictures")
+    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("pages", nargs="+", type=Path)
+    given = parser.parse_args()
+    axe = given.axe.read_text() if given.axe else None
+    found = look(given.pages, axe, given.chromium, given.out)
+    for one in found:
+        sys.stderr.write(f"{one}\n")
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()
