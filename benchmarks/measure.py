@@ -7,6 +7,7 @@ this file: rounds, a process a run, and Linux's own figures of it.
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import resource
@@ -167,6 +168,7 @@ def run_once(way: Way, server: Path | None = None) -> Run:
 
 
 def _child(pipe: Connection, way: Way, scratch: Path, server: Path | None) -> None:
+    faulthandler.enable()
     try:
         work = way.prepare(scratch, **way.arguments)
         forget_peak()

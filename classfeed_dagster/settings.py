@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     )
     compress: bool = Field(True, description="gzip the delivered documents")
     slice_portfolios: int = Field(
-        500, ge=1, description="portfolios worked on at a time: bounds memory, changes no byte of the output"
+        300, ge=1, description="portfolios worked on at a time: bounds memory, changes no byte of the output"
     )
     delivery_wait_seconds: int = Field(
         600, ge=0, description="how long a delivery waits for the business date before it, if that one is running"

@@ -64,7 +64,7 @@ def take_snapshot(
     audiences: Sequence[SnapshotAudience],
     *,
     snapshot_at: dt.datetime | None = None,
-    slice_portfolios: int = 500,
+    slice_portfolios: int = 300,
     max_missing_share: Decimal = Decimal("0.01"),
     observe: Callable[[str], None] | None = None,
 ) -> Snapshot:
@@ -117,7 +117,7 @@ def snapshot_for(
     *,
     fresh: bool = False,
     snapshot_at: dt.datetime | None = None,
-    slice_portfolios: int = 500,
+    slice_portfolios: int = 300,
     max_missing_share: Decimal = Decimal("0.01"),
     observe: Callable[[str], None] | None = None,
     before_reading: Callable[[], None] = lambda: None,
