@@ -91,7 +91,10 @@ class Day:
     def snapshot(self) -> Snapshot:
         """Read bigsite and land it."""
         runtime, now = self.runtime, morning_after(self.day)
-        taken = take_snapshot(runtime.engine, runtime.store, self.day, [AUDIENCE], snapshot_at=now)
+        size = runtime.settings.slice_portfolios
+        taken = take_snapshot(
+            runtime.engine, runtime.store, self.day, [AUDIENCE], snapshot_at=now, slice_portfolios=size
+        )
         runtime.save_reference(LANDING, self.day, taken)
         return taken
 

