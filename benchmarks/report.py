@@ -67,7 +67,7 @@ def growth(parts: Sequence[Part], name: str) -> float | None:
 
 
 def targets(parts: Sequence[Part]) -> list[Target]:
-    """The targets that these parts can speak of."""
+    """The targets that these parts can speak of, judged by processor time; the clock's ratio stands beside."""
     found: list[Target] = []
     for part in parts:
         size = f"{part.portfolios:,} portfolios"
@@ -102,7 +102,7 @@ def targets(parts: Sequence[Part]) -> list[Target]:
 def _at_least(name: str, times: float, baseline: Measured, ours: Measured) -> Target:
     cpu, wall = baseline.processor / ours.processor, baseline.wall / ours.wall
     measured = f"{cpu:.1f} × in processor time, {wall:.1f} × by the clock"
-    return Target(name, f"≥ {times:g} ×", measured, max(cpu, wall) >= times)
+    return Target(name, f"≥ {times:g} ×", measured, cpu >= times)
 
 
 def _at_most(name: str, times: float, floor: Measured, ours: Measured) -> Target:
@@ -110,7 +110,7 @@ def _at_most(name: str, times: float, floor: Measured, ours: Measured) -> Target
     cpu = (ours.processor + ours.server) / (floor.processor + floor.server)
     wall = ours.wall / floor.wall
     measured = f"{cpu:.1f} × its processor time, {wall:.1f} × by the clock"
-    return Target(name, f"≤ {times:g} ×", measured, min(cpu, wall) <= times)
+    return Target(name, f"≤ {times:g} ×", measured, cpu <= times)
 
 
 def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -131,7 +131,7 @@ def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def target_rows(found: Iterable[Target]) -> tuple[list[str], list[list[str]]]:
     """The targets' table."""
-    header = ["target", "aim", "measured", ""]
+    header = ["target", "aim", "measured", "by processor time"]
     return header, [[it.name, it.target, it.measured, "met" if it.met else "missed"] for it in found]
 
 

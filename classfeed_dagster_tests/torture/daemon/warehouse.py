@@ -59,7 +59,7 @@ def warehouse_away(folder: Path) -> Row:
         told = len(stack.slack.messages)
         outcome = (
             f"delivered undisturbed after {delivered:.0f} s; proven and loaded {seconds:.0f} s after it was back; "
-            f"{runs} runs, {told} alerts, human actions 0"
+            f"{runs} runs, {told} alert{'' if told == 1 else 's'}, human actions 0"
         )
         return Row("daemon", fault, 1, outcome, broken)
 
