@@ -91,9 +91,15 @@ class Day:
     def snapshot(self) -> Snapshot:
         """Read bigsite and land it."""
         runtime, now = self.runtime, morning_after(self.day)
-        size = runtime.settings.slice_portfolios
+        settings = runtime.settings
         taken = take_snapshot(
-            runtime.engine, runtime.store, self.day, [AUDIENCE], snapshot_at=now, slice_portfolios=size
+            runtime.engine,
+            runtime.store,
+            self.day,
+            [AUDIENCE],
+            snapshot_at=now,
+            slice_portfolios=settings.slice_portfolios,
+            shard_portfolios=settings.shard_portfolios,
         )
         runtime.save_reference(LANDING, self.day, taken)
         return taken

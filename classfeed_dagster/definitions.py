@@ -42,8 +42,9 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     audiences = audiences_of(feeds, settings.first_business_date)
     names = audience_names(audiences)
     partitions = trading_days.partitions(min(audience.first_business_date for audience in audiences))
+    fan_out = settings.executor != "in_process"  # where one process does everything, there is nobody to share with
     parts = [
-        FeedParts(feed, audience, names[audience.key], partitions, feeds)
+        FeedParts(feed, audience, names[audience.key], partitions, feeds, fan_out)
         for feed in feeds
         for audience in (feed.audience(settings.first_business_date),)
     ]
@@ -61,7 +62,11 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
         assets=[
             *source_assets(),
             landing_assets(audiences, partitions, column_exports),
-            *(asset for audience in audiences for asset in domain_assets(audience, names[audience.key], partitions)),
+            *(
+                asset
+                for audience in audiences
+                for asset in domain_assets(audience, names[audience.key], partitions, fan_out=fan_out)
+            ),
             *(asset for part in parts for asset in feed_assets(part)),
             *(asset for part in parts for asset in legacy_assets(part)),
         ],

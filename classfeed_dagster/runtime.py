@@ -99,6 +99,13 @@ class Runtime:
         except ObjectNotFoundError:
             raise NotBuiltError(asset, day) from None
 
+    def find_reference(self, asset: str, day: dt.date, model: type[Model]) -> Model | None:
+        """What ``asset`` of ``day`` points at, or None."""
+        try:
+            return self.load_reference(asset, day, model)
+        except NotBuiltError:
+            return None
+
 
 def _reference_key(asset: str, day: dt.date) -> str:
     return f"references/{day.isoformat()}/{asset}.json"

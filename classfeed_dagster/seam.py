@@ -25,6 +25,8 @@ from classfeed_dagster.domains.lineage import bigsite_columns, domain_of, shown_
 from classfeed_dagster.domains.run import CONSENTED
 from classfeed_dagster.runtime import CORRELATION_TAG
 
+StepContext = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
+
 TEAM = "team:data-feeds"
 SOURCE_TEAM = "team:bigsite"
 
@@ -273,12 +275,12 @@ def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
     return metadata
 
 
-def business_date(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> dt.date:
+def business_date(context: StepContext) -> dt.date:
     """The partition's business date: from the key, never from the partition's time window."""
     return dt.date.fromisoformat(context.partition_key)
 
 
-def correlation_id(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> str:
+def correlation_id(context: StepContext) -> str:
     """The attempt's name: the run's tag. A run started without one (a click in the UI) gets its run id as the tag."""
     run = context.run
     found = run.tags.get(CORRELATION_TAG)
@@ -288,7 +290,7 @@ def correlation_id(context: dg.AssetExecutionContext | dg.AssetCheckExecutionCon
     return found
 
 
-def idle_observation(context: dg.AssetExecutionContext, asset: dg.AssetKey, why: str) -> None:
+def idle_observation(context: dg.AssetExecutionContext | dg.OpExecutionContext, asset: dg.AssetKey, why: str) -> None:
     """Say on ``asset`` that there is nothing to make on this date, and why: a sentence for people."""
     context.log_event(
         dg.AssetObservation(asset, partition=context.partition_key, metadata={"outcome": "NOTHING_TO_DO", "why": why})
@@ -296,7 +298,7 @@ def idle_observation(context: dg.AssetExecutionContext, asset: dg.AssetKey, why:
 
 
 @contextmanager
-def step(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, name: str) -> Iterator[dt.date]:
+def step(context: StepContext, name: str) -> Iterator[dt.date]:
     """What every step begins with: yields the business date; log lines within carry date, step and correlation id."""
     day = business_date(context)
     with structlog.contextvars.bound_contextvars(

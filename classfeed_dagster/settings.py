@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     slice_portfolios: int = Field(
         300, ge=1, description="portfolios worked on at a time: bounds memory, changes no byte of the output"
     )
+    shard_portfolios: int = Field(
+        12_000,
+        ge=1,
+        description="portfolios of a great date that one worker takes at a time: changes no byte of the output",
+    )
     delivery_wait_seconds: int = Field(
         600, ge=0, description="how long a delivery waits for the business date before it, if that one is running"
     )
@@ -138,8 +143,17 @@ class Settings(BaseSettings):
     )
     executor: str = Field(
         "in_process",
-        pattern="^(in_process|multiprocess)$",
-        description="how a run's steps are executed: in one process, or a process each",
+        pattern="^(in_process|multiprocess|celery|k8s)$",
+        description="a run's steps: in one process, a process each, by Celery's workers, or a pod each",
+    )
+    celery_broker_url: SecretStr | None = Field(
+        None, description="Celery's broker, such as rediss://…; needed where the executor is celery, and by workers"
+    )
+    celery_results_url: SecretStr | None = Field(
+        None, description="where Celery's workers leave what became of a step; unset: the broker, if it is Redis"
+    )
+    celery_lost_seconds: int = Field(
+        120, ge=4, description="a Celery worker not heard of for so long is lost: its step goes to another"
     )
     log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines")
     code_version: str = Field("0.1.0", description="what is deployed; goes into every manifest")

@@ -164,6 +164,7 @@ def landing_assets(
                 fresh=config.fresh_snapshot,
                 snapshot_at=runtime.clock(context.run.tags),
                 slice_portfolios=settings.slice_portfolios,
+                shard_portfolios=settings.shard_portfolios,
                 max_missing_share=settings.max_held_back_share,
                 before_reading=lambda: require_schema(runtime.engine, exports()),
             )

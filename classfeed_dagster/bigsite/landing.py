@@ -1,6 +1,7 @@
-"""Landed tables: Parquet files whose row group k holds slice k's portfolios, written and read back in slices.
+"""Stored tables: Parquet files whose row groups are slices of portfolios, written and read back slice by slice.
 
-``LandedSlices`` is how every later step reads a snapshot: one slice in memory at a time, files verified first.
+A large table is several files, one a shard: so many slices each. Whoever works on one shard opens no other's file.
+``SlicedFiles`` is how every later step reads: one slice in memory at a time, files verified first.
 """
 
 from __future__ import annotations
@@ -8,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from classfeed_dagster.bigsite.queries import REFERENCES, SCHEMAS
 from classfeed_dagster.store import ObjectStore
@@ -28,7 +29,7 @@ class DamagedFileError(RuntimeError):
     """A stored file is not what its descriptor says: it was changed or cut short after it was written."""
 
 
-class StoredTable(BaseModel, frozen=True):
+class StoredFile(BaseModel, frozen=True):
     """A Parquet file in the object store, and what it must be."""
 
     key: str
@@ -37,19 +38,81 @@ class StoredTable(BaseModel, frozen=True):
     bytes: int
 
 
-class RowGroups:
-    """Writes one Parquet file, one row group a slice; a slice without rows has an empty row group."""
+class StoredTable(BaseModel, frozen=True):
+    """A table in the object store: one file, or one a shard. ``shard_slices`` are in each, the last may have fewer."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path = path
+    files: tuple[StoredFile, ...]
+    shard_slices: int | None = None  # None: all in one file
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was(cls, data: Any) -> Any:
+        # How a table was recorded before it could be several files.
+        return {"files": [data]} if isinstance(data, dict) and "key" in data else data
+
+    @property
+    def rows(self) -> int:
+        """Rows of all files."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def key(self) -> str:
+        """Where the first file is: what people are shown."""
+        return self.files[0].key
+
+    @property
+    def sha256(self) -> str:
+        """What the content is known by: of one file its SHA-256, of several that of theirs together."""
+        if len(self.files) == 1:
+            return self.files[0].sha256
+        return hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
+
+    def files_of(self, slices: range) -> dict[int, StoredFile]:
+        """The files that hold any of some consecutive slices, by the number of the first slice in each."""
+        size = self.shard_slices
+        if size is None:
+            return {0: self.files[0]}
+        return {
+            at * size: file
+            for at, file in enumerate(self.files)
+            if at * size < slices.stop and slices.start < (at + 1) * size
+        }
+
+
+class RowGroups:
+    """Writes Parquet, one row group a slice; a slice without rows has an empty row group.
+
+    With ``shard_slices``, a further file begins after so many row groups.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, shard_slices: int | None = None) -> None:
         self.schema = schema
-        self.rows = 0
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd", store_decimal_as_integer=False)
+        self.paths: list[Path] = []
+        self._first = path
+        self._shard_slices = shard_slices
+        self._rows: list[int] = []
+        self._groups = 0
+        self._writer = self._next_file()
 
     def write(self, table: pa.Table) -> None:
         """Append ``table`` as the next row group."""
+        if self._shard_slices is not None and self._groups == self._shard_slices:
+            self._writer.close()
+            self._writer = self._next_file()
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
-        self.rows += table.num_rows
+        self._rows[-1] += table.num_rows
+        self._groups += 1
+
+    def _next_file(self) -> pq.ParquetWriter:
+        self.paths.append(self._first.with_stem(numbered(self._first.stem, len(self.paths))))
+        self._rows.append(0)
+        self._groups = 0
+        return pq.ParquetWriter(self.paths[-1], self.schema, compression="zstd", store_decimal_as_integer=False)
 
     def __enter__(self) -> Self:
         return self
@@ -57,9 +120,23 @@ class RowGroups:
     def __exit__(self, *_: object) -> None:
         self._writer.close()
 
-    def stored(self, key: str) -> StoredTable:
-        """The closed file's description, once it is stored under ``key``."""
-        return StoredTable(key=key, sha256=sha256_of(self.path), rows=self.rows, bytes=self.path.stat().st_size)
+    def store(self, store: ObjectStore, key: Callable[[int, str], str]) -> StoredTable:
+        """Store the closed files; ``key`` gives each its own, from its number (from 0) and its SHA-256.
+
+        A file whose key is there already is not stored again: equal keys must mean equal content.
+        """
+        files: list[StoredFile] = []
+        for at, (path, rows) in enumerate(zip(self.paths, self._rows, strict=True)):
+            digest = sha256_of(path)
+            file = StoredFile(key=key(at, digest), sha256=digest, rows=rows, bytes=path.stat().st_size)
+            store.create(file.key, path)
+            files.append(file)
+        return StoredTable(files=tuple(files), shard_slices=self._shard_slices)
+
+
+def numbered(name: str, at: int) -> str:
+    """The name of file ``at`` of a table: the first one's is plain."""
+    return f"{name}-{at:04d}" if at else name
 
 
 def sha256_of(path: Path) -> str:
@@ -104,45 +181,72 @@ def write_slices(
 
 
 class SlicedFiles:
-    """Stored Parquet files open together: row group k of each, as Polars frames. Use as a context manager."""
+    """Stored tables open together: slice k of each, as Polars frames. Use as a context manager.
 
-    def __init__(self, store: ObjectStore, tables: dict[str, StoredTable], whole: Sequence[str] = ()) -> None:
+    ``slices`` are those that are wanted: no other shard's file is opened. None: all, of tables that are one file each.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        tables: Mapping[str, StoredTable],
+        whole: Sequence[str] = (),
+        slices: range | None = None,
+    ) -> None:
         self._store = store
         self._tables = tables
         self._whole = frozenset(whole)
+        self._slices = slices
         self._stack = contextlib.ExitStack()
-        self._files: dict[str, pq.ParquetFile] = {}
+        self._files: dict[str, list[tuple[range, pq.ParquetFile]]] = {}
         self._references: dict[str, pl.DataFrame] = {}
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as opened:  # closes what was opened, should one of the files be damaged
             for name, table in self._tables.items():
-                path = opened.enter_context(self._store.local_file(table.key))
-                if sha256_of(path) != table.sha256:
-                    raise DamagedFileError(
-                        f"{self._store.location(table.key)} is not the file that was written: its SHA-256 differs. "
-                        "Take a fresh snapshot and build again."
-                    )
-                self._files[name] = opened.enter_context(pq.ParquetFile(path))
-            self._references = {name: _polars(self._files[name].read()) for name in self._whole}
+                wanted = {0: table.files[0]} if self._slices is None else table.files_of(self._slices)
+                found = []
+                for first, stored in wanted.items():
+                    file = self._opened(stored, opened)
+                    found.append((range(first, first + file.num_row_groups), file))
+                if name in self._whole:
+                    self._references[name] = _polars(found[0][1].read())
+                else:
+                    self._files[name] = found
             self._stack = opened.pop_all()
+        if self._slices is None:
+            self._slices = range(max((held[0][0].stop for held in self._files.values()), default=0))
         return self
+
+    def _opened(self, stored: StoredFile, opened: contextlib.ExitStack) -> pq.ParquetFile:
+        path = opened.enter_context(self._store.local_file(stored.key))
+        if sha256_of(path) != stored.sha256:
+            raise DamagedFileError(
+                f"{self._store.location(stored.key)} is not the file that was written: its SHA-256 differs. "
+                "Take a fresh snapshot and build again."
+            )
+        return opened.enter_context(pq.ParquetFile(path))
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def __len__(self) -> int:
-        return max((file.num_row_groups for name, file in self._files.items() if name not in self._whole), default=0)
+    @property
+    def slices(self) -> range:
+        """The numbers of the slices that are open."""
+        return self._slices or range(0)
 
     def slice(self, number: int) -> dict[str, pl.DataFrame]:
         """Slice ``number`` (from 0) of every sliced table, and the reference tables whole, by table name."""
         return {
-            name: self._references[name] if name in self._whole else _polars(file.read_row_group(number))
-            for name, file in self._files.items()
+            name: self._references[name] if name in self._whole else self._read(name, number) for name in self._tables
         }
 
+    def _read(self, name: str, number: int) -> pl.DataFrame:
+        held, file = next((held, file) for held, file in self._files[name] if number in held)
+        return _polars(file.read_row_group(number - held.start))
+
     def __iter__(self) -> Iterator[dict[str, pl.DataFrame]]:
-        for number in range(len(self)):
+        for number in self.slices:
             yield self.slice(number)
 
 
@@ -151,9 +255,9 @@ def first_rows(store: ObjectStore, table: StoredTable, count: int = 8, largest: 
 
     A large file would have to be fetched whole from S3 for a few rows.
     """
-    if table.bytes > largest:
+    if table.files[0].bytes > largest:
         return None
-    with store.local_file(table.key) as path, pq.ParquetFile(path) as file:
+    with store.local_file(table.files[0].key) as path, pq.ParquetFile(path) as file:
         batch = next(file.iter_batches(batch_size=count), None)
         return _polars(file.schema_arrow.empty_table() if batch is None else pa.Table.from_batches([batch]))
 

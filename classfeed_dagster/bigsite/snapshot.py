@@ -22,7 +22,15 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import consent, queries
 from classfeed_dagster.bigsite.columns import POSITION
-from classfeed_dagster.bigsite.landing import WHOLE, DamagedFileError, RowGroups, SlicedFiles, StoredTable, write_slices
+from classfeed_dagster.bigsite.landing import (
+    WHOLE,
+    DamagedFileError,
+    RowGroups,
+    SlicedFiles,
+    StoredTable,
+    numbered,
+    write_slices,
+)
 from classfeed_dagster.bigsite.readiness import EndOfDay, SourceNotReadyError
 from classfeed_dagster.bigsite.reading import ReadOnlyTransaction, read_only
 from classfeed_dagster.bigsite.wanted import SnapshotAudience, Wanted, array, ask_consent
@@ -47,6 +55,7 @@ class Snapshot(BaseModel, frozen=True):
     snapshot_at: AwareDatetime
     audiences: tuple[str, ...]  # keys of the audiences it was read for
     slices: tuple[PortfolioSlice, ...]
+    shard_slices: int = 40  # how many of them are worked on together, where the work is shared out
     tables: dict[str, StoredTable]
     unreadable_consents: tuple[int, ...] = ()  # ids of consents left out as unreadable, for people to mend
     statements: int = 0  # how many bigsite was asked
@@ -55,6 +64,12 @@ class Snapshot(BaseModel, frozen=True):
     def key(self) -> str:
         """Where the descriptor is stored."""
         return _descriptor_key(self.business_date, self.snapshot_id)
+
+    @property
+    def shards(self) -> tuple[range, ...]:
+        """The slices, shard by shard: it depends on the data alone how many there are. At least one."""
+        count = len(self.slices)
+        return tuple(range(at, min(at + self.shard_slices, count)) for at in range(0, max(count, 1), self.shard_slices))
 
 
 def take_snapshot(
@@ -65,6 +80,7 @@ def take_snapshot(
     *,
     snapshot_at: dt.datetime | None = None,
     slice_portfolios: int = 300,
+    shard_portfolios: int = 12_000,
     max_missing_share: Decimal = Decimal("0.01"),
     observe: Callable[[str], None] | None = None,
 ) -> Snapshot:
@@ -78,6 +94,7 @@ def take_snapshot(
     due = [audience for audience in audiences if audience.is_due(business_date)]
     if not due:
         raise ValueError(f"no feed is due on {business_date.isoformat()}")
+    shard_slices = max(1, shard_portfolios // slice_portfolios)
     with tempfile.TemporaryDirectory(prefix="classfeed-snapshot-") as folder:
         with read_only(engine, observe) as bigsite:
             started_at = bigsite.started_at
@@ -87,12 +104,16 @@ def take_snapshot(
             end_of_day = EndOfDay(business_date)
             end_of_day.require_any(bigsite)
             files = _read(
-                bigsite, Path(folder), wanted, end_of_day, slice_size=slice_portfolios, limit=max_missing_share
+                bigsite,
+                Path(folder),
+                wanted,
+                end_of_day,
+                slice_size=slice_portfolios,
+                shard_slices=shard_slices,
+                limit=max_missing_share,
             )
         snapshot_id = f"{started_at:%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}"
-        tables = {name: file.stored(_table_key(business_date, name, snapshot_id)) for name, file in files.items()}
-        for name, file in files.items():
-            store.create(tables[name].key, file.path)
+        tables = {name: file.store(store, _file_keys(business_date, name, snapshot_id)) for name, file in files.items()}
     numbers = [wanted.numbers[at : at + slice_portfolios] for at in range(0, len(wanted.numbers), slice_portfolios)]
     snapshot = Snapshot(
         business_date=business_date,
@@ -100,6 +121,7 @@ def take_snapshot(
         snapshot_at=(snapshot_at or started_at).astimezone(dt.UTC),
         audiences=tuple(sorted({audience.key for audience in due})),
         slices=tuple(PortfolioSlice(portfolios=len(part), first=part[0], last=part[-1]) for part in numbers),
+        shard_slices=shard_slices,
         tables=tables,
         unreadable_consents=wanted.unreadable,
         statements=len(bigsite.statements),
@@ -118,6 +140,7 @@ def snapshot_for(
     fresh: bool = False,
     snapshot_at: dt.datetime | None = None,
     slice_portfolios: int = 300,
+    shard_portfolios: int = 12_000,
     max_missing_share: Decimal = Decimal("0.01"),
     observe: Callable[[str], None] | None = None,
     before_reading: Callable[[], None] = lambda: None,
@@ -138,6 +161,7 @@ def snapshot_for(
         audiences,
         snapshot_at=snapshot_at,
         slice_portfolios=slice_portfolios,
+        shard_portfolios=shard_portfolios,
         max_missing_share=max_missing_share,
         observe=observe,
     )
@@ -160,14 +184,21 @@ def latest_snapshot(
     return None
 
 
-def open_slices(snapshot: Snapshot, store: ObjectStore, tables: Iterable[str] | None = None) -> SlicedFiles:
-    """The snapshot's ``tables`` (default: all) to read slice by slice, in a ``with`` block.
+def open_slices(
+    snapshot: Snapshot, store: ObjectStore, tables: Iterable[str] | None = None, slices: range | None = None
+) -> SlicedFiles:
+    """The snapshot's ``tables`` (default: all) to read slice by slice, or only some ``slices``, in a ``with`` block.
 
     A slice is a dict of table name to Polars frame; reference tables are whole in every slice. The files' SHA-256
     is checked on entering: DamagedFileError.
     """
     names = list(snapshot.tables if tables is None else tables)
-    return SlicedFiles(store, {name: snapshot.tables[name] for name in names}, [n for n in names if n in WHOLE])
+    return SlicedFiles(
+        store,
+        {name: snapshot.tables[name] for name in names},
+        [name for name in names if name in WHOLE],
+        range(len(snapshot.slices)) if slices is None else slices,
+    )
 
 
 def _descriptor_key(business_date: dt.date, snapshot_id: str) -> str:
@@ -175,12 +206,20 @@ def _descriptor_key(business_date: dt.date, snapshot_id: str) -> str:
     return f"{key}.json" if snapshot_id else key
 
 
-def _table_key(business_date: dt.date, table: str, snapshot_id: str) -> str:
-    return f"landing/{business_date.isoformat()}/{table}/{snapshot_id}.parquet"
+def _file_keys(business_date: dt.date, table: str, snapshot_id: str) -> Callable[[int, str], str]:
+    folder = f"landing/{business_date.isoformat()}/{table}"
+    return lambda at, _: f"{folder}/{numbered(snapshot_id, at)}.parquet"
 
 
 def _read(
-    bigsite: ReadOnlyTransaction, folder: Path, wanted: Wanted, end_of_day: EndOfDay, *, slice_size: int, limit: Decimal
+    bigsite: ReadOnlyTransaction,
+    folder: Path,
+    wanted: Wanted,
+    end_of_day: EndOfDay,
+    *,
+    slice_size: int,
+    shard_slices: int,
+    limit: Decimal,
 ) -> dict[str, RowGroups]:
     slice_count = -(-len(wanted.numbers) // slice_size)
     securities: set[int] = set()
@@ -193,7 +232,7 @@ def _read(
                 found: list[Any] = pc.unique(batch.column("security_id")).to_pylist()
                 securities.update(found)
 
-        with RowGroups(folder / f"{table}.parquet", schema) as target:
+        with RowGroups(folder / f"{table}.parquet", schema, shard_slices) as target:
             write_slices(target, batches, slice_size, slice_count, watch)
         files[table] = target
 

@@ -79,6 +79,6 @@ def read_ahead(store: ObjectStore, key: str, code_version: str) -> KnownRecords:
     }
 
 
-def ahead_key(build_prefix: str, message_id: str) -> str:
-    """Where the record of a page is, below its build's prefix."""
-    return f"{build_prefix}examined/{message_id}.json"
+def ahead_key(page_key: str, message_id: str) -> str:
+    """Where the record of a staged page is: beside the page."""
+    return f"{page_key.rpartition('/')[0]}/examined/{message_id}.json"

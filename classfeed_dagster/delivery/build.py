@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -87,21 +88,104 @@ def read_build(store: ObjectStore, feed: str, day: dt.date, build_id: str) -> Bu
     return from_json(Build, store.read(key), store.location(key))
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What a delivery is made under, beside who goes and what their records are."""
+
+    feed: str
+    audience: Audience
+    document_format: DocumentFormat
+    delivered: DeliveredState  # before it
+    snapshot: SnapshotRef
+    code_version: str
+    correlation_id: str
+    max_page_bytes: int
+    compress: bool = True
+    flags: Mapping[str, str | int | bool] = field(default_factory=dict)
+
+    @property
+    def day(self) -> dt.date:
+        """The business date."""
+        return self.delivered.business_date
+
+    def paging(self) -> Paging:
+        """How portfolios are divided into pages."""
+        return paging_of(self.document_format, self.max_page_bytes - _FRAME_BYTES)
+
+    def page_id(self, number: int) -> str:
+        """The message id of a page, from 1."""
+        return message_id(self.feed, self.day, self.delivered.next_revision, number)
+
+    def pages(self, ranges: list[range]) -> list[range]:
+        """The pages that are written, as ranges of portfolios: one without any only if nothing was delivered yet."""
+        return ranges if ranges[-1].stop or self.delivered.latest is None else []
+
+    def header(self, number: int, count: int) -> PageHeader:
+        """What page ``number`` of ``count`` says of itself."""
+        return PageHeader(
+            feed=self.feed,
+            recipient=self.audience.recipient,
+            business_date=self.day,
+            sequence_number=self.audience.sequence_number(self.day),
+            revision=self.delivered.next_revision,
+            replaces=self.delivered.replaces,
+            page_number=number,
+            page_count=count,
+            window=self.audience.window(self.day),
+            snapshot_at=self.snapshot.snapshot_at,
+        )
+
+    def file_name(self, header: PageHeader) -> str:
+        """The name of a page's file."""
+        suffix = self.document_format.extension + (".gz" if self.compress else "")
+        return f"{file_stem(self.document_format, header)}{suffix}"
+
+    def build(
+        self,
+        *,
+        pages: Iterable[Page],
+        portfolios: Iterable[Portfolio],
+        held_back: tuple[HeldBack, ...],
+        unannounced: tuple[str, ...],
+        unchanged: int,
+    ) -> Build:
+        """The record of the staged delivery, with the id that everything in it determines."""
+        window = self.audience.window(self.day)
+        build = Build(
+            build_id="0" * 32,
+            feed=self.feed,
+            recipient=self.audience.recipient,
+            business_date=self.day,
+            previous_date=self.audience.previous(self.day),
+            sequence_number=self.audience.sequence_number(self.day),
+            revision=self.delivered.next_revision,
+            replaces=self.delivered.replaces,
+            recorded_after=window.start,
+            recorded_before=window.end,
+            snapshot=self.snapshot,
+            code_version=self.code_version,
+            flags=dict(self.flags),
+            pages=tuple(pages),
+            portfolios=tuple(portfolios),
+            held_back=held_back,
+            unannounced=unannounced,
+            unchanged=unchanged,
+            delivered_before=self.delivered.fingerprint,
+        )
+        # The id leaves out how the files are compressed: another processor may compress the same document otherwise.
+        left_out: dict[str, Any] = {"build_id": True, "pages": {"__all__": {"key", "bytes", "sha256"}}}
+        determining = hashlib.sha256()
+        for part in json_parts(build, exclude=left_out):
+            determining.update(part)
+        return build.model_copy(update={"build_id": determining.hexdigest()[:32]})
+
+
 def build_delivery(
     store: ObjectStore,
-    *,
-    feed: str,
-    audience: Audience,
-    document_format: DocumentFormat,
+    terms: Terms,
     plan: DeliveryPlan,
     slices: Iterable[Mapping[str, pl.DataFrame]],
-    delivered: DeliveredState,
-    snapshot: SnapshotRef,
-    code_version: str,
-    correlation_id: str,
-    flags: Mapping[str, str | int | bool] | None = None,
-    max_page_bytes: int,
-    compress: bool = True,
+    *,
     threads: int = 2,
 ) -> Build:
     """Render and stage the delivery of ``plan``; the record of it is in the store as well.
@@ -110,17 +194,12 @@ def build_delivery(
     Nothing to deliver gives a build without pages; the first delivery of a date always has page 1.
     BuildError if the rendered portfolios aren't those of the plan.
     """
-    day = plan.business_date
-    window = audience.window(day)
+    document_format = terms.document_format
     with (
         tempfile.TemporaryDirectory(prefix="classfeed-build-") as folder,
         ThreadPoolExecutor(max_workers=1) as second,
     ):
-        spool = _Spool(
-            Path(folder),
-            paging_of(document_format, max_page_bytes - _FRAME_BYTES),
-            lambda page: message_id(feed, day, delivered.next_revision, page),
-        )
+        spool = _Spool(Path(folder), terms.paging(), terms.page_id)
         ahead: list[Future[KnownRecords]] = []
 
         def examine(on_page: range) -> None:
@@ -129,62 +208,41 @@ def build_delivery(
                 ahead.append(second.submit(examine_ahead, document_format, spool.sections(on_page)))
 
         with spool:
-            unchanged = _render_changed(spool, document_format, plan, slices, delivered, examine)
-        ranges = spool.paging.pages if spool.portfolios or delivered.latest is None else []
-        headers = [
-            PageHeader(
-                feed=feed,
-                recipient=audience.recipient,
-                business_date=day,
-                sequence_number=audience.sequence_number(day),
-                revision=delivered.next_revision,
-                replaces=delivered.replaces,
-                page_number=at,
-                page_count=len(ranges),
-                window=window,
-                snapshot_at=snapshot.snapshot_at,
-            )
-            for at in range(1, len(ranges) + 1)
-        ]
-        suffix = document_format.extension + (".gz" if compress else "")
-        files = [Path(folder) / f"{file_stem(document_format, header)}{suffix}" for header in headers]
+            unchanged = _spool_changed(spool, rendered_portfolios(terms, plan.going, slices), examine)
+        ranges = terms.pages(spool.paging.pages)
+        headers = [terms.header(at, len(ranges)) for at in range(1, len(ranges) + 1)]
+        files = [Path(folder) / terms.file_name(header) for header in headers]
         totals = spool.totals if spool.portfolios else [Totals()] * len(ranges)
 
         def write(at: int) -> Written:
             chunks = document_format.page(headers[at], totals[at], spool.sections(ranges[at]))
-            return write_page(chunks, files[at], compress=compress)
+            return write_page(chunks, files[at], compress=terms.compress)
 
         with ThreadPoolExecutor(max_workers=threads) as pool:
             results = list(pool.map(write, range(len(ranges))))
 
-        build = Build(
-            build_id="0" * 32,
-            feed=feed,
-            recipient=audience.recipient,
-            business_date=day,
-            previous_date=audience.previous(day),
-            sequence_number=audience.sequence_number(day),
-            revision=delivered.next_revision,
-            replaces=delivered.replaces,
-            recorded_after=window.start,
-            recorded_before=window.end,
-            snapshot=snapshot,
-            code_version=code_version,
-            flags=dict(flags or {}),
-            pages=tuple(map(_page, headers, totals, results)),
-            portfolios=tuple(spool.portfolios),
+        build = terms.build(
+            pages=map(page_record, headers, totals, results),
+            portfolios=spool.portfolios,
             held_back=plan.held_back,
             unannounced=plan.unannounced,
             unchanged=unchanged,
-            delivered_before=delivered.fingerprint,
         )
-        return _stage(store, build, files, [one.result() for one in ahead], correlation_id)
+        prefix = staged_prefix(build.feed, build.business_date, build.build_id)
+        examined: list[KnownRecords | None] = [one.result() for one in ahead]
+        examined += [None] * (len(files) - len(ahead))
+        pages = [
+            stage_page(store, prefix, page, path, found, terms)
+            for page, path, found in zip(build.pages, files, examined, strict=True)
+        ]
+        return keep_build(store, build.model_copy(update={"pages": tuple(pages)}))
 
 
-def _page(header: PageHeader, totals: Totals, result: Written) -> Page:
+def page_record(header: PageHeader, totals: Totals, result: Written) -> Page:
+    """The record of a written page, which has no key yet."""
     return Page(
         message_id=header.message_id,
-        key="",  # known once the build id is
+        key="",
         bytes=result.bytes,
         sha256=result.sha256,
         document_bytes=result.document_bytes,
@@ -194,49 +252,57 @@ def _page(header: PageHeader, totals: Totals, result: Written) -> Page:
     )
 
 
-def _render_changed(
-    spool: _Spool,
-    document_format: DocumentFormat,
-    plan: DeliveryPlan,
-    slices: Iterable[Mapping[str, pl.DataFrame]],
-    delivered: DeliveredState,
-    page_ended: Callable[[range], None],
-) -> int:
-    # Spool the portfolios whose content was not delivered yet; the number of the others is the result.
-    ended = 0
-    going = {portfolio.number: portfolio for portfolio in plan.going}
-    numbers = pl.DataFrame({"portfolio_number": list(going)}, schema={"portfolio_number": pl.String()})
-    unchanged, last = 0, ""
+def rendered_portfolios(
+    terms: Terms, going: Iterable[Going], slices: Iterable[Mapping[str, pl.DataFrame]]
+) -> Iterator[tuple[Going, RenderedPortfolio, str | None]]:
+    """Render those who go, in order: each with its content's digest, or None if just that was delivered before.
+
+    BuildError if the rendered portfolios aren't exactly ``going``.
+    """
+    feed, day = terms.feed, terms.day.isoformat()
+    waiting = {portfolio.number: portfolio for portfolio in going}
+    numbers = pl.DataFrame({"portfolio_number": list(waiting)}, schema={"portfolio_number": pl.String()})
+    before, last = terms.delivered.portfolios, ""
 
     def render(frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
         # What is held back isn't even rendered: it may hold values that the format can't carry.
-        return document_format.render(_of_portfolios(frames, numbers))
+        return terms.document_format.render(_of_portfolios(frames, numbers))
 
     # By map, which keeps no slice's frames: they would still be in memory while the next slice is read.
     for portfolios in map(render, slices):
         for rendered in portfolios:
-            portfolio = going.pop(rendered.number, None)
+            portfolio = waiting.pop(rendered.number, None)
             if portfolio is None or rendered.number <= last:
                 raise BuildError(
-                    f"{delivered.feed} of {plan.business_date.isoformat()}: portfolio {rendered.number} was rendered "
-                    "twice, out of order, or without being in the plan"
+                    f"{feed} of {day}: portfolio {rendered.number} was rendered twice, out of order, or without being "
+                    "in the plan"
                 )
             last = rendered.number
             digest = content_digest(rendered)
-            before = delivered.portfolios.get(rendered.number)
-            if before is not None and before.digest == digest:
-                unchanged += 1
-            else:
-                spool.add(portfolio, rendered, digest)
-                if len(spool.totals) > ended + 1:
-                    page_ended(spool.page(ended))
-                    ended += 1
-    if going:
-        missing = ", ".join(sorted(going)[:20])
+            delivered = before.get(rendered.number)
+            yield portfolio, rendered, None if delivered is not None and delivered.digest == digest else digest
+    if waiting:
+        missing = ", ".join(sorted(waiting)[:20])
         raise BuildError(
-            f"{delivered.feed} of {plan.business_date.isoformat()}: {len(going)} portfolio(s) of the plan have no "
-            f"record in the frames ({missing})"
+            f"{feed} of {day}: {len(waiting)} portfolio(s) of the plan have no record in the frames ({missing})"
         )
+
+
+def _spool_changed(
+    spool: _Spool,
+    portfolios: Iterable[tuple[Going, RenderedPortfolio, str | None]],
+    page_ended: Callable[[range], None],
+) -> int:
+    # Spool the portfolios whose content was not delivered yet; the number of the others is the result.
+    ended = unchanged = 0
+    for portfolio, rendered, digest in portfolios:
+        if digest is None:
+            unchanged += 1
+            continue
+        spool.add(portfolio, rendered, digest)
+        if len(spool.totals) > ended + 1:
+            page_ended(spool.page(ended))
+            ended += 1
     if spool.portfolios:
         page_ended(spool.page(ended))
     return unchanged
@@ -331,34 +397,25 @@ class _Spool:
                 yield block
 
 
-def _stage(
-    store: ObjectStore,
-    build: Build,
-    files: list[Path],
-    ahead: list[KnownRecords],
-    correlation_id: str,
-) -> Build:
-    # The id leaves out how the files are compressed: another processor may compress the same document otherwise.
-    left_out: dict[str, Any] = {"build_id": True, "pages": {"__all__": {"key", "bytes", "sha256"}}}
-    determining = hashlib.sha256()
-    for part in json_parts(build, exclude=left_out):
-        determining.update(part)
-    build_id = determining.hexdigest()[:32]
-    prefix = staged_prefix(build.feed, build.business_date, build_id)
-    pages = []
-    for page, path in zip(build.pages, files, strict=True):
-        key = prefix + path.name
-        metadata = {"correlation-id": correlation_id, "sha256": page.sha256}
-        if store.create(key, path, metadata):
-            pages.append(page.model_copy(update={"key": key}))
-        else:
-            pages.append(_staged_before(store, page, key))
-    for page, found in zip(build.pages, ahead, strict=False):
-        record_ahead(store, ahead_key(prefix, page.message_id), build.code_version, found)
-    build = build.model_copy(update={"build_id": build_id, "pages": tuple(pages)})
-    if create_record(store, build_key(build.feed, build.business_date, build_id), build):
+def stage_page(
+    store: ObjectStore, prefix: str, page: Page, path: Path, ahead: KnownRecords | None, terms: Terms
+) -> Page:
+    """Stage a page's file below ``prefix``, and what was found of its records ahead; the page with its key."""
+    key = prefix + path.name
+    if store.create(key, path, {"correlation-id": terms.correlation_id, "sha256": page.sha256}):
+        staged = page.model_copy(update={"key": key})
+    else:
+        staged = _staged_before(store, page, key)
+    if ahead is not None:
+        record_ahead(store, ahead_key(key, page.message_id), terms.code_version, ahead)
+    return staged
+
+
+def keep_build(store: ObjectStore, build: Build) -> Build:
+    """Put a build, whose pages are staged, on record; if an earlier attempt did, what it put there."""
+    if create_record(store, build_key(build.feed, build.business_date, build.build_id), build):
         return build
-    return read_build(store, build.feed, build.business_date, build_id)  # an earlier attempt's
+    return read_build(store, build.feed, build.business_date, build.build_id)
 
 
 def _staged_before(store: ObjectStore, page: Page, key: str) -> Page:

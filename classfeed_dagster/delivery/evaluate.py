@@ -14,7 +14,7 @@ from classfeed_dagster.delivery.gate import Verdict, record_verdict
 from classfeed_dagster.delivery.manifest import Page, Portfolio
 from classfeed_dagster.delivery.pages import examine_file
 from classfeed_dagster.delivery.plan import DeliveryPlan
-from classfeed_dagster.delivery.records import file_facts, staged_prefix
+from classfeed_dagster.delivery.records import file_facts
 from classfeed_dagster.documents.format import DocumentFormat, ExaminedAhead, KnownRecords, PageFacts, Totals
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
@@ -53,12 +53,11 @@ def examine_build(
 
     What ``code_version`` examined ahead is taken from its record, for exactly these bytes; None: nothing is.
     """
-    prefix = staged_prefix(build.feed, build.business_date, build.build_id)
 
     def examine(page: Page) -> ExaminedPage:
         known: KnownRecords = {}
         if code_version is not None and isinstance(document_format, ExaminedAhead):
-            known = read_ahead(store, ahead_key(prefix, page.message_id), code_version)
+            known = read_ahead(store, ahead_key(page.key, page.message_id), code_version)
         try:
             with store.local_file(page.key) as path:
                 stored = file_facts(path)

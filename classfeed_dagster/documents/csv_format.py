@@ -39,6 +39,11 @@ class CsvFormat:
         return self.layout.domains
 
     @property
+    def sections(self) -> tuple[str, ...]:
+        """The lines between the first and the last."""
+        return (csv_writer.SECTION,)
+
+    @property
     def ledgers(self) -> frozenset[str]:
         """Which ledgers' rows the recipient loads from it: T trades, C cash."""
         return self.layout.ledgers

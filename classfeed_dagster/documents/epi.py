@@ -26,6 +26,7 @@ class EpiFormat:
     name: str = "epi"
     extension: str = ".xml"
     domains: tuple[str, ...] = tuple(section.domain for section in epi_mapping.SECTIONS)
+    sections: tuple[str, ...] = tuple(section.name for section in epi_mapping.SECTIONS)
     # Which ledgers' rows the recipient loads from it: T trades, S security movements, I income, C cash.
     ledgers: frozenset[str] = frozenset("TSIC")
 

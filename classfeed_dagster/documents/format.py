@@ -185,7 +185,7 @@ class WithTotals(Protocol):
 
 
 class DocumentFormat(Protocol):
-    """A document format: declarative inside, these five doors outside."""
+    """A document format: declarative inside, these doors outside."""
 
     @property
     def name(self) -> str:
@@ -200,6 +200,11 @@ class DocumentFormat(Protocol):
     @property
     def domains(self) -> tuple[str, ...]:
         """Which domains it carries."""
+        ...
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The names of its sections, in document order."""
         ...
 
     def unwritable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:

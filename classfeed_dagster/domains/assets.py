@@ -2,9 +2,11 @@
 
 # No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
 
+import datetime as dt
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -21,9 +23,12 @@ from classfeed_dagster.domains.run import (
     FRAMES,
     TABLES,
     DomainReference,
+    DomainShard,
     build_consented_portfolios,
     build_domain,
+    build_domain_shard,
 )
+from classfeed_dagster.fan_out import Results, Stage, asset_made_together
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.seam import (
@@ -31,6 +36,7 @@ from classfeed_dagster.seam import (
     LANDING,
     RUNBOOK,
     TEAM,
+    StepContext,
     code_links,
     domain_columns,
     domain_key,
@@ -93,59 +99,91 @@ def audience_names(audiences: Iterable[Audience]) -> dict[str, str]:
     }
 
 
-def domain_assets(audience: Audience, name: str, partitions: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
-    """The five assets of an audience called ``name``."""
-    return [_domain_asset(audience, name, domain, partitions) for domain in DOMAINS]
+def domain_assets(
+    audience: Audience, name: str, partitions: dg.PartitionsDefinition[str], *, fan_out: bool = False
+) -> list[dg.AssetsDefinition]:
+    """The five assets of an audience called ``name``. With ``fan_out`` great dates are shared out within a run."""
+    return [
+        _domain_asset(audience, name, domain, partitions, fan_out=fan_out and domain != CONSENTED) for domain in DOMAINS
+    ]
 
 
 def _domain_asset(
-    audience: Audience, name: str, domain: str, partitions: dg.PartitionsDefinition[str]
+    audience: Audience, name: str, domain: str, partitions: dg.PartitionsDefinition[str], *, fan_out: bool
 ) -> dg.AssetsDefinition:
+    key = domain_key(name, domain)
     deps: list[dg.AssetKey] = [landing_key(table) for table in TABLES[domain]]
     if domain != CONSENTED:
         deps.append(domain_key(name, CONSENTED))
     frames = FRAMES[domain]
     shown = domain_columns(domain, name)
     columns = table_metadata(shown)
-    made_by = code_links(build_consented_portfolios if domain == CONSENTED else build_domain)
-
-    @dg.asset(
-        key=domain_key(name, domain),
-        deps=deps,
-        partitions_def=partitions,
-        group_name=GROUP_DOMAINS,
-        kinds={"python", "polars", "parquet"},
-        owners=[TEAM],
-        description=_DESCRIPTIONS[domain].format(recipient=audience.recipient),
-        metadata={
+    about: dict[str, Any] = {
+        "partitions_def": partitions,
+        "group_name": GROUP_DOMAINS,
+        "kinds": {"python", "polars", "parquet"},
+        "owners": [TEAM],
+        "description": _DESCRIPTIONS[domain].format(recipient=audience.recipient),
+        "metadata": {
             **columns,
             "where_columns_come_from": lineage_table(shown),
-            **made_by,
+            **code_links(build_consented_portfolios if domain == CONSENTED else build_domain),
             "runbook": f"{RUNBOOK}#the-data-rules",
         },
-        output_required=False,  # no data on a date that the audience is not due on; what follows is skipped
-    )
-    def build(
-        context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    }
+
+    def ahead(runtime: Runtime, day: dt.date, shard: int) -> DomainShard | None:
+        return runtime.find_reference(_shard_reference(audience, domain, shard), day, DomainShard) if fan_out else None
+
+    def build(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> Results:
         started = time.monotonic()
         with step(context, f"{name}/{domain}") as day:
             if not audience.is_due(day):
-                idle_observation(context, context.asset_key, audience.not_due(day))
+                idle_observation(context, key, audience.not_due(day))
                 return
             snapshot = runtime.load_reference(LANDING, day, Snapshot)
             if domain == CONSENTED:
                 reference = build_consented_portfolios(runtime.store, snapshot, audience)
             else:
                 consented = runtime.load_reference(audience.reference(CONSENTED), day, DomainReference)
-                reference = build_domain(runtime.store, snapshot, audience, domain, consented)
+                reference = build_domain(
+                    runtime.store, snapshot, audience, domain, consented, ahead=partial(ahead, runtime, day)
+                )
             runtime.save_reference(audience.reference(domain), day, reference)
             get_logger().info("built", rows=_rows(reference, frames), snapshot_id=reference.snapshot_id)
         seconds = since(started)
         metadata = _metadata(runtime, reference, frames)
         yield dg.MaterializeResult(metadata={**columns, **metadata, "seconds": seconds})
 
-    return build
+    if fan_out:
+        return asset_made_together(key, deps, [_in_shards(audience, name, domain)], build, **about)
+
+    # No data on a date that the audience is not due on; what follows is skipped.
+    asset: Callable[[Callable[..., Results]], dg.AssetsDefinition]
+    asset = dg.asset(key=key, deps=deps, output_required=False, **about)
+    return asset(build)
+
+
+def _in_shards(audience: Audience, name: str, domain: str) -> Stage:
+    def shares(context: StepContext, runtime: Runtime) -> int:
+        with step(context, f"{name}/{domain}") as day:
+            if not audience.is_due(day):
+                return 0
+            shards = len(runtime.load_reference(LANDING, day, Snapshot).shards)
+            return shards if shards > 1 else 0
+
+    def work(context: StepContext, runtime: Runtime, shard: int) -> None:
+        with step(context, f"{name}/{domain}") as day:
+            snapshot = runtime.load_reference(LANDING, day, Snapshot)
+            consented = runtime.load_reference(audience.reference(CONSENTED), day, DomainReference)
+            built = build_domain_shard(runtime.store, snapshot, audience, domain, consented, shard)
+            runtime.save_reference(_shard_reference(audience, domain, shard), day, built)
+
+    return Stage("shard", shares, work)
+
+
+def _shard_reference(audience: Audience, domain: str, shard: int) -> str:
+    return f"{audience.reference(domain)}-shard-{shard:04d}"
 
 
 def _rows(reference: DomainReference, frames: Sequence[Frame]) -> int:

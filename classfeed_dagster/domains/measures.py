@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
 import polars as pl
@@ -89,3 +89,12 @@ class Measures:
         stated = frame.filter(pl.col(column).is_not_null())
         for (currency,), rows in stated.partition_by("currency", as_dict=True).items():
             self._sums[f"{column}_{currency}"] += total(rows[column])
+
+
+def added_up(figures: Iterable[Mapping[str, int | str]]) -> dict[str, int | str]:
+    """The figures of several parts together: counts and exact sums, ordered by name."""
+    sums: dict[str, int | Decimal] = {}
+    for part in figures:
+        for name, value in part.items():
+            sums[name] = sums.get(name, 0) + (value if isinstance(value, int) else Decimal(value))
+    return {name: value if isinstance(value, int) else f"{value:f}" for name, value in sorted(sums.items())}

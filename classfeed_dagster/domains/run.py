@@ -1,7 +1,8 @@
 """Building the domains of a business date, slice by slice, and reading them back.
 
-A domain's frames and findings are stored under names made of their content: building again stores nothing new. Row
-group k of every file holds slice k of the snapshot. What travels between steps is a small DomainReference.
+A domain's frames and findings are stored under names made of their content: building again stores nothing new. A file
+holds a shard of the snapshot, one row group a slice, whoever builds it. What travels between steps is a small
+DomainReference.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel
 
-from classfeed_dagster.bigsite.landing import RowGroups, SlicedFiles, StoredTable
+from classfeed_dagster.bigsite.landing import RowGroups, SlicedFiles, StoredFile, StoredTable
 from classfeed_dagster.bigsite.queries import CONSENT_TABLE
 from classfeed_dagster.bigsite.snapshot import Snapshot, open_slices
 from classfeed_dagster.domains import columns
@@ -28,7 +29,7 @@ from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS, FINDINGS, Frame
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll, consent_roll, consented_portfolios, consents_of
 from classfeed_dagster.domains.investment_holdings import investment_holdings
-from classfeed_dagster.domains.measures import Measures
+from classfeed_dagster.domains.measures import Measures, added_up
 from classfeed_dagster.domains.movement_transactions import movement_transactions
 from classfeed_dagster.domains.rules import find
 from classfeed_dagster.domains.slice import Slice
@@ -90,17 +91,25 @@ class DomainReference(BaseModel, frozen=True):
     measures: dict[str, int | str]
 
 
+class DomainShard(BaseModel, frozen=True):
+    """One shard of a domain, built ahead by whoever had a hand free: the domain is put together from all of them."""
+
+    made_from: str  # what determines it: equal, and it need not be built again
+    frames: dict[str, StoredFile]
+    measures: dict[str, int | str]
+
+
 class DomainSlices:
     """Several domains' frames open together, slice by slice; the findings are those of all. Use in a ``with`` block."""
 
-    def __init__(self, store: ObjectStore, references: Iterable[DomainReference]) -> None:
+    def __init__(self, store: ObjectStore, references: Iterable[DomainReference], slices: range | None = None) -> None:
         self._references = list(references)
         tables = {
             (f"{FINDINGS.name}@{reference.domain}" if name == FINDINGS.name else name): table
             for reference in self._references
             for name, table in reference.frames.items()
         }
-        self._files = SlicedFiles(store, tables)
+        self._files = SlicedFiles(store, tables, slices=range(self._references[0].slices) if slices is None else slices)
 
     def __enter__(self) -> Self:
         self._files.__enter__()
@@ -112,7 +121,7 @@ class DomainSlices:
         self._files.__exit__(kind, error, trace)
 
     def __len__(self) -> int:
-        return self._references[0].slices
+        return len(self._files.slices)
 
     def slice(self, number: int) -> dict[str, pl.DataFrame]:
         """Slice ``number`` (from 0): every frame by its name."""
@@ -121,7 +130,7 @@ class DomainSlices:
         return {**frames, FINDINGS.name: FINDINGS.conform(pl.concat(findings))}
 
     def __iter__(self) -> Iterator[dict[str, pl.DataFrame]]:
-        for number in range(len(self)):
+        for number in self._files.slices:
             yield self.slice(number)
 
 
@@ -131,30 +140,60 @@ def build_consented_portfolios(store: ObjectStore, snapshot: Snapshot, audience:
     AudienceNotReadError if the snapshot was read for others; ValueError if the audience isn't due on the date.
     """
     _require_read(snapshot, audience)
-    with open_slices(snapshot, store, TABLES[CONSENTED]) as landed:
-        day = snapshot.business_date
-        parts = (Slice(tables, audience, day, consented_portfolios(tables, audience, day)) for tables in landed)
-        return _build(store, snapshot, audience, CONSENTED, parts)
+
+    def shard(slices: range) -> DomainShard:
+        with open_slices(snapshot, store, TABLES[CONSENTED], slices) as landed:
+            day = snapshot.business_date
+            parts = (Slice(tables, audience, day, consented_portfolios(tables, audience, day)) for tables in landed)
+            return _build(store, snapshot, audience, CONSENTED, parts)
+
+    return _together(snapshot, audience, CONSENTED, map(shard, snapshot.shards))
 
 
 def build_domain(
-    store: ObjectStore, snapshot: Snapshot, audience: Audience, domain: str, consented: DomainReference
+    store: ObjectStore,
+    snapshot: Snapshot,
+    audience: Audience,
+    domain: str,
+    consented: DomainReference,
+    *,
+    ahead: Callable[[int], DomainShard | None] = lambda shard: None,
 ) -> DomainReference:
     """Work out and store one of the export domains for the portfolios in ``consented``.
 
-    MixedSnapshotsError if ``consented`` is of another snapshot or audience; AudienceNotReadError if the snapshot was
-    read for others; KeyError for an unknown domain.
+    ``ahead`` is asked for each shard (from 0) that was built before; what it has is taken if it was made from the
+    same, else it is built here. MixedSnapshotsError if ``consented`` is of another snapshot or audience;
+    AudienceNotReadError if the snapshot was read for others; KeyError for an unknown domain.
     """
     _require_consented_of(snapshot, audience, consented)
+    made_from = _made_from(snapshot, audience, domain, consented)
+
+    def shard(number: int) -> DomainShard:
+        built = ahead(number)
+        if built is not None and built.made_from == made_from:
+            return built
+        return build_domain_shard(store, snapshot, audience, domain, consented, number)
+
+    return _together(snapshot, audience, domain, map(shard, range(len(snapshot.shards))))
+
+
+def build_domain_shard(
+    store: ObjectStore, snapshot: Snapshot, audience: Audience, domain: str, consented: DomainReference, number: int
+) -> DomainShard:
+    """Work out and store shard ``number`` (from 0) of an export domain. Errors as ``build_domain``."""
+    _require_consented_of(snapshot, audience, consented)
+    slices = snapshot.shards[number]
     with (
-        open_slices(snapshot, store, TABLES[domain]) as landed,
-        SlicedFiles(store, {CONSENTED: consented.frames[CONSENTED]}) as sharing,
+        open_slices(snapshot, store, TABLES[domain], slices) as landed,
+        SlicedFiles(store, {CONSENTED: consented.frames[CONSENTED]}, slices=slices) as sharing,
     ):
-        parts = (
-            Slice(landed.slice(at), audience, snapshot.business_date, sharing.slice(at)[CONSENTED])
-            for at in range(len(snapshot.slices))
-        )
-        return _build(store, snapshot, audience, domain, parts)
+        day = snapshot.business_date
+        parts = (Slice(landed.slice(at), audience, day, sharing.slice(at)[CONSENTED]) for at in slices)
+        return _build(store, snapshot, audience, domain, parts, _made_from(snapshot, audience, domain, consented))
+
+
+def _made_from(snapshot: Snapshot, audience: Audience, domain: str, consented: DomainReference) -> str:
+    return "/".join((snapshot.snapshot_id, audience.key, domain, consented.frames[CONSENTED].sha256))
 
 
 def read_consent_roll(
@@ -170,12 +209,14 @@ def read_consent_roll(
 def read_frame(store: ObjectStore, reference: DomainReference, name: str) -> pl.DataFrame:
     """One frame of a domain, all slices at once: for small ones, the consented portfolios and the findings."""
     frames = {frame.name: frame for frame in FRAMES[reference.domain]}
-    with SlicedFiles(store, {name: reference.frames[name]}) as files:
+    with SlicedFiles(store, {name: reference.frames[name]}, slices=range(reference.slices)) as files:
         return pl.concat([frames[name].empty(), *(tables[name] for tables in files)])
 
 
-def open_domains(store: ObjectStore, references: Iterable[DomainReference]) -> DomainSlices:
-    """The frames of several domains to read together, slice by slice, in a ``with`` block.
+def open_domains(
+    store: ObjectStore, references: Iterable[DomainReference], slices: range | None = None
+) -> DomainSlices:
+    """The frames of several domains to read together, slice by slice, or only some ``slices``, in a ``with`` block.
 
     MixedSnapshotsError unless all are of one snapshot, date and audience, each domain once.
     """
@@ -189,7 +230,7 @@ def open_domains(store: ObjectStore, references: Iterable[DomainReference]) -> D
             f"these frames don't belong together: {named}. Build the consented portfolios and every domain again from "
             "one snapshot of one date."
         )
-    return DomainSlices(store, listed)
+    return DomainSlices(store, listed, slices)
 
 
 def _require_read(snapshot: Snapshot, audience: Audience) -> None:
@@ -212,15 +253,19 @@ def _require_consented_of(snapshot: Snapshot, audience: Audience, consented: Dom
 
 
 def _build(
-    store: ObjectStore, snapshot: Snapshot, audience: Audience, domain: str, parts: Iterable[Slice]
-) -> DomainReference:
+    store: ObjectStore,
+    snapshot: Snapshot,
+    audience: Audience,
+    domain: str,
+    parts: Iterable[Slice],
+    made_from: str = "",
+) -> DomainShard:
     measures = Measures(FRAMES[domain])
-    slices = 0
-    with tempfile.TemporaryDirectory(prefix="classfeed-domains-") as folder:
+    with tempfile.TemporaryDirectory(prefix="classfeed-domains-") as scratch:
         with ExitStack() as writers:
             files = {
                 frame.name: writers.enter_context(
-                    RowGroups(Path(folder) / f"{frame.name}.parquet", _arrow(frame.empty()).schema)
+                    RowGroups(Path(scratch) / f"{frame.name}.parquet", _arrow(frame.empty()).schema)
                 )
                 for frame in FRAMES[domain]
             }
@@ -230,30 +275,38 @@ def _build(
                 for name, file in files.items():
                     file.write(_arrow(frames[name]))
                 measures.add(frames)
-                slices += 1
                 del part, frames  # not in memory any more while the next slice is read
-        stored = {
-            name: _store(store, file, f"domains/{snapshot.business_date.isoformat()}/{audience.key}/{name}")
-            for name, file in files.items()
-        }
+        folder = f"domains/{snapshot.business_date.isoformat()}/{audience.key}"
+        stored = {name: file.store(store, _content_keys(f"{folder}/{name}")).files[0] for name, file in files.items()}
+    return DomainShard(made_from=made_from, frames=stored, measures=measures.figures())
+
+
+def _content_keys(folder: str) -> Callable[[int, str], str]:
+    return lambda _, digest: f"{folder}/{digest[:_DIGEST_LENGTH]}.parquet"  # there already: the same, built before
+
+
+def _together(snapshot: Snapshot, audience: Audience, domain: str, shards: Iterable[DomainShard]) -> DomainReference:
+    built = list(shards)
+    frames = {
+        frame.name: StoredTable(
+            files=tuple(shard.frames[frame.name] for shard in built), shard_slices=snapshot.shard_slices
+        )
+        for frame in FRAMES[domain]
+    }
     return DomainReference(
         domain=domain,
         business_date=snapshot.business_date,
         audience=audience.key,
         snapshot_id=snapshot.snapshot_id,
-        slices=slices,
-        frames=stored,
-        measures={**measures.figures(), "bytes": sum(table.bytes for table in stored.values())},
+        slices=len(snapshot.slices),
+        frames=frames,
+        measures={
+            **added_up(shard.measures for shard in built),
+            "bytes": sum(table.bytes for table in frames.values()),
+        },
     )
 
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:
     # Plain strings rather than views: what the Parquet file says of itself is then the same for every reader.
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-
-
-def _store(store: ObjectStore, file: RowGroups, folder: str) -> StoredTable:
-    table = file.stored("")
-    named = table.model_copy(update={"key": f"{folder}/{table.sha256[:_DIGEST_LENGTH]}.parquet"})
-    store.create(named.key, file.path)  # there already: the same content, built before
-    return named

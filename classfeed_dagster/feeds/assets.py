@@ -63,11 +63,12 @@ def _quarantine(parts: FeedParts) -> dg.AssetsDefinition:
         "Who is held back on this date, and why: portfolios that break a rule, wait for an earlier date, or whose "
         "consent ended. Each has a record in the object store; it is released by itself once the source is mended.",
         "held-back",
+        stages=[parts.stage("shard", lambda day: day.shards, FeedDay.find_in_shard, "quarantine")],
     )
     def quarantine(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
         with step(context, f"{parts.feed.name}/quarantine") as day:
             work = parts.work(context, runtime)
-            if parts.is_idle(context, work):
+            if parts.is_idle(context, work, "quarantine"):
                 return
             plan, found = work.hold_back()
             get_logger().info("held back", held_back=len(plan.held_back), portfolios=plan.consented)
@@ -105,13 +106,17 @@ def _document(parts: FeedParts) -> dg.AssetsDefinition:
         f"{parts.feed.title}: the staged pages for the date, holding only what differs from what was delivered "
         "before. Its checks read these bytes; nothing leaves without their verdicts.",
         "the-gate",
+        stages=[
+            parts.stage("shard", FeedDay.share_out, FeedDay.render_shard, "document"),
+            parts.stage("lot", FeedDay.share_out_pages, FeedDay.write_pages, "document"),
+        ],
     )
     def document(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
         with step(context, f"{parts.feed.name}/document"):
             work = parts.work(context, runtime)
-            if parts.is_idle(context, work):
+            if parts.is_idle(context, work, "document"):
                 return
-            build = work.stage()
+            build = (work.put_together() if parts.fan_out else None) or work.stage()
             get_logger().info("staged", pages=len(build.pages), portfolios=len(build.portfolios))
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(build.build_id),
@@ -159,7 +164,7 @@ def _delivery(parts: FeedParts) -> dg.AssetsDefinition:
     def delivery(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
         with step(context, f"{parts.feed.name}/delivery"):
             work = parts.work(context, runtime)
-            if parts.is_idle(context, work):
+            if parts.is_idle(context, work, "delivery"):
                 return
             outcome = work.publish(_waiting(context, runtime.settings.delivery_wait_seconds))
             get_logger().info("delivery", outcome=outcome.kind, mode=work.flags.mode.value)

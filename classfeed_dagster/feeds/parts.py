@@ -11,6 +11,7 @@ import dagster as dg
 from classfeed_dagster.delivery.manifest import HeldBack
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.run import CONSENTED
+from classfeed_dagster.fan_out import Stage, asset_made_together
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.feeds.steps import FeedDay
 from classfeed_dagster.logs import get_logger
@@ -19,6 +20,7 @@ from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.seam import (
     RUNBOOK,
     Shown,
+    StepContext,
     business_date,
     code_links,
     correlation_id,
@@ -28,6 +30,7 @@ from classfeed_dagster.seam import (
     lineage_table,
     record_columns,
     same_columns,
+    step,
     table_metadata,
     timed,
 )
@@ -45,6 +48,7 @@ class FeedParts:
     audience_name: str
     partitions: dg.PartitionsDefinition[str]
     feeds: tuple[Feed, ...]
+    fan_out: bool = False  # great dates are shared out to several steps within a run
 
     def key(self, name: str) -> dg.AssetKey:
         """The asset ``name`` of the feed."""
@@ -55,7 +59,7 @@ class FeedParts:
         """The domains that the feed's format carries; the consented portfolios come first."""
         return [domain_key(self.audience_name, domain) for domain in (CONSENTED, *self.feed.domains)]
 
-    def work(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, runtime: Runtime) -> FeedDay:
+    def work(self, context: StepContext, runtime: Runtime) -> FeedDay:
         """This feed on the context's business date."""
         now = runtime.clock(context.run.tags)
         day = business_date(context)
@@ -95,32 +99,50 @@ class FeedParts:
         columns: Sequence[Shown] = (),
         *,
         made_by: Callable[..., object] = FeedDay,
+        stages: Sequence[Stage] = (),
     ) -> _Decorator:
         """The decorator that all of the feed's assets share: columns, lineage, links, and how long a step took.
 
-        ``section`` of the runbook says what to do; ``columns`` are those of an asset that isn't a document.
+        ``section`` of the runbook says what to do; ``columns`` are those of an asset that isn't a document. ``stages``
+        are what can be shared out on great dates, if the feed's work is.
         """
         shown = [*columns] or self.shown(name)
         about = table_metadata(shown) if shown else {}
         lineage = {"where_columns_come_from": lineage_table(shown)} if any(one.made_of for one in shown) else {}
-        asset = dg.asset(
-            key=self.key(name),
-            deps=deps,
-            partitions_def=self.partitions,
-            group_name=f"4_{self.feed.name}",
-            kinds=kinds,
-            owners=list(self.feed.owners),
-            description=f"{description} Runbook: {RUNBOOK}.",
-            metadata={**about, **lineage, "runbook": f"{RUNBOOK}#{section or name}", **code_links(made_by)},
-            # On a date on which the feed has nothing to do there is nothing to materialize; what follows is skipped.
-            output_required=False,
-        )
+        described: dict[str, Any] = {
+            "partitions_def": self.partitions,
+            "group_name": f"4_{self.feed.name}",
+            "kinds": kinds,
+            "owners": list(self.feed.owners),
+            "description": f"{description} Runbook: {RUNBOOK}.",
+            "metadata": {**about, **lineage, "runbook": f"{RUNBOOK}#{section or name}", **code_links(made_by)},
+        }
+        if self.fan_out and stages:
+            return lambda made: asset_made_together(self.key(name), deps, stages, timed(made, about), **described)
+        # On a date on which the feed has nothing to do there is nothing to materialize; what follows is skipped.
+        asset = dg.asset(key=self.key(name), deps=deps, output_required=False, **described)
         return lambda made: asset(timed(made, about))
 
-    def is_idle(self, context: dg.AssetExecutionContext, work: FeedDay) -> bool:
-        """True if the feed has nothing to do; says so on the asset and in the log."""
+    def stage(
+        self, name: str, shares: Callable[[FeedDay], int], work: Callable[[FeedDay, int], None], asset: str
+    ) -> Stage:
+        """Work of the feed's asset ``asset`` that can be shared out; ``name`` is that of one share."""
+
+        def count(context: StepContext, runtime: Runtime) -> int:
+            with step(context, f"{self.feed.name}/{asset}"):
+                day = self.work(context, runtime)
+                return 0 if day.idle is not None else shares(day)
+
+        def do(context: StepContext, runtime: Runtime, share: int) -> None:
+            with step(context, f"{self.feed.name}/{asset}"):
+                work(self.work(context, runtime), share)
+
+        return Stage(name, count, do)
+
+    def is_idle(self, context: dg.AssetExecutionContext, work: FeedDay, asset: str) -> bool:
+        """True if the feed has nothing to do; says so on its asset ``asset`` and in the log."""
         if work.idle is None:
             return False
         get_logger().info("nothing to do", why=work.idle)
-        idle_observation(context, context.asset_key, work.idle)
+        idle_observation(context, self.key(asset), work.idle)
         return True

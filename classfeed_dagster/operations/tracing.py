@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
+from classfeed_dagster.bigsite.landing import StoredTable
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.look import PortfolioDelivery, delivered_dates, deliveries_of, wherever
 from classfeed_dagster.delivery.quarantine import held
@@ -322,9 +323,16 @@ def _sightings(
     if not places:
         return []
     snapshot = Snapshot.model_validate_json(store.read(delivery.manifest.snapshot.descriptor_key))
-    landed = snapshot.tables[table].key
     wanted = functools.reduce(operator.and_, [pc.field(name) == value for name, value in row.items()])
-    with store.local_file(landed) as path:
-        present = pq.read_table(path, columns=list(row), filters=wanted).num_rows > 0
+    landed, present = _landed(store, snapshot.tables[table], wanted, list(row))
     page = view.location(delivery.page.key)
     return [Sighting(delivery, page, places, store.location(landed), present)]
+
+
+def _landed(store: ObjectStore, table: StoredTable, wanted: pc.Expression, columns: list[str]) -> tuple[str, bool]:
+    # In which of the table's files the row is; the last one's key and False if in none.
+    for file in table.files:
+        with store.local_file(file.key) as path:
+            if pq.read_table(path, columns=columns, filters=wanted).num_rows:
+                return file.key, True
+    return table.files[-1].key, False

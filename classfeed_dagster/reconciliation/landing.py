@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ class Landing:
         tables = self._descriptor(descriptor_key, descriptor_sha256)
         self._db.execute("DROP SCHEMA IF EXISTS landed CASCADE; CREATE SCHEMA landed")
         for name, table in tables.items():
-            self._open_table(name, str(table["key"]), str(table["sha256"]))
+            self._open_table(name, [(str(file["key"]), str(file["sha256"])) for file in table["files"]])
         if self.readable:
             self._views(question)
 
@@ -60,26 +60,32 @@ class Landing:
             if hashlib.sha256(data).hexdigest() != sha256:
                 self.faults[key] = "its SHA-256 is not the one in the manifest: the descriptor was changed"
             tables: Mapping[str, Mapping[str, Any]] = json.loads(data)["tables"]
+            # A table of one file may be recorded as just that.
+            return {name: table if "files" in table else {"files": [table]} for name, table in tables.items()}
         except (ObjectNotFoundError, ValueError, KeyError, TypeError):
             self._unreadable(key)
             return {}
-        return tables
 
-    def _open_table(self, name: str, key: str, sha256: str) -> None:
+    def _open_table(self, name: str, files: Sequence[tuple[str, str]]) -> None:
         import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
 
-        try:
-            path = self._stack.enter_context(self._store.local_file(key))
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    self.faults[key] = (
-                        "its SHA-256 is not the one in the descriptor: the file was changed after landing"
-                    )
-            self._db.from_parquet([str(path)]).create_view(f"raw_{name}", replace=True)
-            # Reading every column finds damage that the file's footer doesn't show.
-            self._db.execute(f"SELECT count(COLUMNS(*)) FROM raw_{name}").fetchall()
-        except (ObjectNotFoundError, duckdb.Error):
-            self._unreadable(key)
+        paths: list[str] = []
+        for key, sha256 in files:
+            try:
+                path = self._stack.enter_context(self._store.local_file(key))
+                with path.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                        self.faults[key] = (
+                            "its SHA-256 is not the one in the descriptor: the file was changed after landing"
+                        )
+                # Reading every column finds damage that the file's footer doesn't show.
+                self._db.from_parquet([str(path)]).aggregate("count(COLUMNS(*))").fetchall()
+            except (ObjectNotFoundError, duckdb.Error):
+                self._unreadable(key)
+            else:
+                paths.append(str(path))
+        if self.readable:
+            self._db.from_parquet(paths).create_view(f"raw_{name}", replace=True)
 
     def _unreadable(self, key: str) -> None:
         self.faults[key] = "it is missing or can't be read: nothing could be compared with this landing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,11 +16,12 @@ from classfeed_dagster.bigsite.landing import (
     DamagedFileError,
     RowGroups,
     SlicedFiles,
+    StoredFile,
     StoredTable,
     sha256_of,
     write_slices,
 )
-from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.store import LocalStore, ObjectStore
 
 SCHEMA = pa.schema([("value", pa.int64())])
 READ = pa.schema([("position", pa.int32()), ("value", pa.int64())])
@@ -49,7 +51,7 @@ def test_row_groups_are_slices(tmp_path: Path, positions: list[int], cuts: list[
     found = [file.read_row_group(group).column("value").to_pylist() for group in range(file.num_row_groups)]
     expected = [[row for row, at in enumerate(positions) if at // slice_size == part] for part in range(slice_count)]
     assert found == expected
-    assert (target.rows, sum(seen)) == (len(positions), len(positions))
+    assert sum(seen) == len(positions)
 
 
 def test_files_opened_together_are_checked_first(tmp_path: Path, local_store: ObjectStore) -> None:
@@ -58,16 +60,56 @@ def test_files_opened_together_are_checked_first(tmp_path: Path, local_store: Ob
         path = tmp_path / name
         with RowGroups(path, SCHEMA) as target:
             write_slices(target, _batches([0, 1, 2], []), 2, 2)
-        tables[name] = target.stored(f"landing/{name}.parquet")
-        local_store.create(tables[name].key, path)
-    assert tables["one"] == StoredTable(
-        key="landing/one.parquet", sha256=sha256_of(tmp_path / "one"), rows=3, bytes=(tmp_path / "one").stat().st_size
+        tables[name] = target.store(local_store, lambda at, _, name=name: f"landing/{name}.parquet")
+    assert tables["one"].files == (
+        StoredFile(
+            key="landing/one.parquet",
+            sha256=sha256_of(tmp_path / "one"),
+            rows=3,
+            bytes=(tmp_path / "one").stat().st_size,
+        ),
     )
     with SlicedFiles(local_store, tables) as files:
-        assert len(files) == 2
+        assert files.slices == range(2)
         assert [part["two"]["value"].to_list() for part in files] == [[0, 1], [2]]
-    changed = {**tables, "two": tables["two"].model_copy(update={"sha256": "0" * 64})}
+    spoilt = tables["two"].files[0].model_copy(update={"sha256": "0" * 64})
+    changed = {**tables, "two": StoredTable(files=(spoilt,))}
     with pytest.raises(DamagedFileError, match=r"two\.parquet is not the file that was written"):
         SlicedFiles(local_store, changed).__enter__()
     with SlicedFiles(local_store, {}) as none:
         assert list(none) == []
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    positions=st.lists(st.integers(0, 20), max_size=60).map(sorted),
+    slice_size=st.integers(1, 8),
+    shard_slices=st.integers(1, 8),
+    bounds=st.tuples(st.integers(0, 20), st.integers(0, 20)),
+)
+def test_a_table_in_shards_reads_as_in_one_file(
+    tmp_path: Path, positions: list[int], slice_size: int, shard_slices: int, bounds: tuple[int, int]
+) -> None:
+    slice_count = -(-21 // slice_size)
+    wanted = range(min(bounds) % slice_count, max(bounds) % slice_count + 1)
+    read = {}
+    for name, size in (("whole", None), ("shards", shard_slices)):
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            store = LocalStore(Path(folder) / "store")
+            with RowGroups(Path(folder) / "rows.parquet", SCHEMA, size) as target:
+                write_slices(target, _batches(positions, [len(positions) // 2]), slice_size, slice_count)
+            table = target.store(store, lambda at, digest, name=name: f"landing/{name}-{at}-{digest}.parquet")
+            assert table.rows == len(positions)
+            assert len(table.files) == (1 if size is None else -(-slice_count // shard_slices))
+            for others in [file.key for file in table.files if file not in table.files_of(wanted).values()]:
+                store.delete(others)  # nobody else's file is asked for
+            with SlicedFiles(store, {"t": table}, slices=wanted) as files:
+                read[name] = {at: files.slice(at)["t"]["value"].to_list() for at in files.slices}
+    assert read["whole"] == read["shards"]
+
+
+def test_a_table_recorded_when_it_could_only_be_one_file() -> None:
+    before = {"key": "landing/one.parquet", "sha256": "0" * 64, "rows": 3, "bytes": 5}
+    table = StoredTable.model_validate(before)
+    assert (table.key, table.sha256, table.rows, table.bytes) == tuple(before.values())
+    assert StoredTable.model_validate_json(table.model_dump_json()) == table

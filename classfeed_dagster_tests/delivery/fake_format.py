@@ -23,6 +23,7 @@ class LinesFormat:
     name: str = "lines"
     extension: str = ".txt"
     domains: tuple[str, ...] = ("account_details", "movement_transactions")
+    sections: tuple[str, ...] = ("accounts", "cash")
 
     def unwritable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         return FINDINGS.empty()

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Any
 
 import polars as pl
 
-from classfeed_dagster.delivery.build import Build, build_delivery
+from classfeed_dagster.delivery.build import Build, Terms, build_delivery
 from classfeed_dagster.delivery.errors import StaleBuildError
 from classfeed_dagster.delivery.evaluate import (
     control_totals_agree,
@@ -126,20 +127,28 @@ def build(
     document_format: LinesFormat = FORMAT,
     slice_size: int = 3,
 ) -> Build:
-    return build_delivery(
+    made_under = terms(
         store,
-        feed=FEED,
-        audience=AUDIENCE,
-        document_format=document_format,
-        plan=plan(store, day),
-        slices=day.slices(slice_size),
-        delivered=delivered_state(store, FEED, day.date),
-        snapshot=day.snapshot_ref,
-        code_version=code_version,
+        day,
         correlation_id=correlation_id,
         max_page_bytes=max_page_bytes,
         compress=compress,
+        code_version=code_version,
+        document_format=document_format,
     )
+    return build_delivery(store, made_under, plan(store, day), day.slices(slice_size))
+
+
+def terms(store: ObjectStore, day: Day, feed: str = FEED, **others: Any) -> Terms:
+    """What a delivery of ``day`` is made under."""
+    given: dict[str, Any] = {
+        "document_format": FORMAT,
+        "code_version": "1.0",
+        "correlation_id": "try-1",
+        "max_page_bytes": 8192 + 60,
+        **others,
+    }
+    return Terms(feed, AUDIENCE, delivered=delivered_state(store, feed, day.date), snapshot=day.snapshot_ref, **given)
 
 
 def check(store: ObjectStore, made: Build, day: Day, correlation_id: str = "try-1") -> None:

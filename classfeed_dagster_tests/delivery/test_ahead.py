@@ -13,30 +13,18 @@ from classfeed_dagster.delivery.build import Build, build_delivery
 from classfeed_dagster.delivery.evaluate import control_totals_agree, document_valid, everyone_consented, examine_build
 from classfeed_dagster.delivery.manifest import Manifest, Portfolio
 from classfeed_dagster.delivery.records import canonical, json_parts, to_json
-from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.documents import epi_reader
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.store import LocalStore, ObjectStore
-from classfeed_dagster_tests.delivery.pipeline import AUDIENCE, DAY1, Day, plan
+from classfeed_dagster_tests.delivery.pipeline import AUDIENCE, DAY1, Day, plan, terms
 from classfeed_dagster_tests.delivery.test_epi import FEED, frames
 
 DAY = Day(DAY1, {f"P{n:03}": ("NEW", [f"{n}.25", "-1.00"]) for n in range(90)})
 
 
 def stage(store: ObjectStore, day: Day, page_bytes: int) -> Build:
-    return build_delivery(
-        store,
-        feed=FEED,
-        audience=AUDIENCE,
-        document_format=EPI,
-        plan=plan(store, day, AUDIENCE),
-        slices=[frames(day)],
-        delivered=delivered_state(store, FEED, day.date),
-        snapshot=day.snapshot_ref,
-        code_version="1.0",
-        correlation_id="try-1",
-        max_page_bytes=8192 + page_bytes,
-    )
+    made_under = terms(store, day, FEED, document_format=EPI, max_page_bytes=8192 + page_bytes)
+    return build_delivery(store, made_under, plan(store, day, AUDIENCE), [frames(day)])
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from classfeed_dagster.delivery.evaluate import (
 )
 from classfeed_dagster.delivery.gate import record_verdict
 from classfeed_dagster.delivery.publish import Outcome, publish
-from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import Kind, verify_feed, verify_paths
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.domains.columns import (
@@ -32,7 +31,17 @@ from classfeed_dagster.domains.columns import (
     Frame,
 )
 from classfeed_dagster.store import LocalStore, ObjectStore
-from classfeed_dagster_tests.delivery.pipeline import ASKED_AT, AUDIENCE, DAY1, DAY2, NOT_OF_BYTES, Day, no_sleep, plan
+from classfeed_dagster_tests.delivery.pipeline import (
+    ASKED_AT,
+    AUDIENCE,
+    DAY1,
+    DAY2,
+    NOT_OF_BYTES,
+    Day,
+    no_sleep,
+    plan,
+    terms,
+)
 
 FEED = "class_super"
 
@@ -91,19 +100,8 @@ def frames(day: Day) -> Mapping[str, pl.DataFrame]:
 
 def deliver(store: ObjectStore, day: Day) -> tuple[Build, Outcome]:
     planned = plan(store, day, AUDIENCE)
-    made = build_delivery(
-        store,
-        feed=FEED,
-        audience=AUDIENCE,
-        document_format=EPI,
-        plan=planned,
-        slices=[frames(day)],
-        delivered=delivered_state(store, FEED, day.date),
-        snapshot=day.snapshot_ref,
-        code_version="1.0",
-        correlation_id="try-1",
-        max_page_bytes=8192 + 2500,
-    )
+    made_under = terms(store, day, FEED, document_format=EPI, max_page_bytes=8192 + 2500)
+    made = build_delivery(store, made_under, planned, [frames(day)])
     examined = examine_build(store, made, EPI)
     for evaluation in (
         document_valid(made, examined),

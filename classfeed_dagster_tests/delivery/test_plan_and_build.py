@@ -44,6 +44,7 @@ from classfeed_dagster_tests.delivery.pipeline import (
     deliver,
     plan,
     simple,
+    terms,
 )
 
 # --- Who goes -----------------------------------------------------------------------------------------------------
@@ -324,20 +325,8 @@ def test_a_new_version_of_the_code_is_another_build(local_store: ObjectStore) ->
 
 def test_flags_are_part_of_the_build(local_store: ObjectStore) -> None:
     day = simple()
-    made = build_delivery(
-        local_store,
-        feed=FEED,
-        audience=AUDIENCE,
-        document_format=FORMAT,
-        plan=plan(local_store, day),
-        slices=day.slices(),
-        delivered=delivered_state(local_store, FEED, DAY1),
-        snapshot=day.snapshot_ref,
-        code_version="1.0",
-        correlation_id="x",
-        flags={"jump_released": True},
-        max_page_bytes=8192 + 60,
-    )
+    made_under = terms(local_store, day, flags={"jump_released": True})
+    made = build_delivery(local_store, made_under, plan(local_store, day), day.slices())
     assert made.flags == {"jump_released": True}
     assert made.build_id != build(local_store, day).build_id
 

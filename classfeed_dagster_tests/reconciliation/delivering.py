@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from classfeed_dagster.delivery.build import build_delivery
+from classfeed_dagster.delivery.build import Terms, build_delivery
 from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS, record_verdict
 from classfeed_dagster.delivery.manifest import HeldBack, Manifest, SnapshotRef
 from classfeed_dagster.delivery.plan import DeliveryPlan, Going
@@ -47,21 +47,19 @@ def deliver(
         len(held),
         len(numbers) + len(held),
     )
-    build = build_delivery(
-        view,
+    terms = Terms(
         feed=name,
         audience=audience,
         document_format=document,
-        plan=plan,
-        slices=[frames],
         delivered=delivered_state(view, name, day),
         snapshot=SnapshotRef(id="s1", snapshot_at=SNAPSHOT_AT, descriptor_key="landing/x", descriptor_sha256="0" * 64),
         code_version="test",
         correlation_id="c1",
-        flags=flags,
+        flags=flags or {},
         max_page_bytes=64 * 1024,
         compress=False,
     )
+    build = build_delivery(view, terms, plan, [frames])
     for check in REQUIRED_VERDICTS:
         record_verdict(view, build, check, True, "fine", "c1")
     outcome = publish(

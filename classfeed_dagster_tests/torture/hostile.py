@@ -181,7 +181,7 @@ def _store(data: bytes, folder: Path) -> None:
 
 def _parquet(data: bytes, folder: Path) -> None:
     """A stored Parquet file: any change is noticed by its hash, before it is parsed."""
-    from classfeed_dagster.bigsite.landing import DamagedFileError, SlicedFiles, StoredTable
+    from classfeed_dagster.bigsite.landing import DamagedFileError, SlicedFiles, StoredFile, StoredTable
     from classfeed_dagster.store import LocalStore
 
     store = LocalStore(folder / "parquet")
@@ -191,7 +191,8 @@ def _parquet(data: bytes, folder: Path) -> None:
     from classfeed_dagster.delivery.records import sha256
 
     try:
-        with SlicedFiles(store, {"x": StoredTable(key="x.parquet", sha256=sha256(good), rows=3, bytes=1)}) as files:
+        table = StoredTable(files=(StoredFile(key="x.parquet", sha256=sha256(good), rows=3, bytes=1),))
+        with SlicedFiles(store, {"x": table}) as files:
             list(files)
             assert data == good, "a changed file was read"
     except DamagedFileError:

@@ -1,0 +1,146 @@
+"""A great date's work shared out within a run: more steps, the same bytes as in one process, whatever the shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster.definitions import build_definitions
+from classfeed_dagster.delivery.build import Build
+from classfeed_dagster.delivery.verify import verify_feed
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.feeds.steps import FeedDay
+from classfeed_dagster.operations.runs import Outcome
+from classfeed_dagster_tests.desk import FEED, Desk, at_a_desk
+
+MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
+NUMBERS = [f"SW0000000{at}" for at in range(1, 8)]
+
+
+def set_up(desk: Desk, **settings: Any) -> Desk:
+    """Small slices and pages; with other settings on top."""
+    small = {"slice_portfolios": 1, "max_page_bytes": 8 * 1024 + 3000, **settings}
+    desk.runtime.settings = desk.runtime.settings.model_copy(update=small)
+    desk.definitions = build_definitions(desk.runtime, desk.feeds)
+    return desk
+
+
+def seven_customers(desk: Desk) -> None:
+    """Seven who trade on Monday, the third of them with units that don't add up; five trade again on Tuesday."""
+    bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", "2026-03-02": "45.50", "2026-03-03": "45.75"})
+    made = []
+    for at, number in enumerate(NUMBERS):
+        one = desk.bigsite.portfolio(number)
+        one.consent(granted_at="2026-02-20T00:00:00Z")
+        one.deposit("10000.00", "2026-02-23")
+        for _ in range(at + 1):
+            one.buy(bhp, "10", "45.00", "2026-02-24")
+        made.append(one)
+    desk.bigsite.end_of_day(MONDAY)
+    desk.break_units(made[2], MONDAY)
+    for one in made[:5]:
+        one.buy(bhp, "7", "45.25", TUESDAY)
+    desk.end_of_day(TUESDAY)
+
+
+@pytest.fixture
+def shared(desk: Desk) -> Desk:
+    """A desk at which two portfolios are a shard, and steps are given to whoever has a hand free."""
+    return set_up(desk, executor="multiprocess", shard_portfolios=2)
+
+
+@pytest.fixture
+def alone(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
+    """Another desk, at the same bigsite, where one process does everything."""
+    with at_a_desk(bigsite_engine, tmp_path / "alone") as desk:
+        yield set_up(desk)
+
+
+def delivered(desk: Desk, day: str, feed: str = FEED) -> list[Any]:
+    """What the recipient got for a date: pages as they were before compression, and what the manifests say of them."""
+    said = {"portfolios", "held_back", "totals", "counts", "recorded_after", "recorded_before", "revision"}
+    return [
+        (
+            [(page.message_id, page.document_sha256, page.bytes, page.totals) for page in one.pages],
+            one.model_dump(include=said),
+        )
+        for one in desk.status(day, feed).deliveries
+    ]
+
+
+def steps(desk: Desk, asset: str) -> list[str]:
+    """The steps of the latest run that made an asset, without its name."""
+    run = desk.instance.get_runs(limit=1)[0]
+    found = [
+        event.step_key for event in desk.instance.all_logs(run.run_id) if event.is_dagster_event and event.step_key
+    ]
+    return sorted({key.partition(".")[2].removeprefix(f"{asset}_") for key in found if key.startswith(f"{asset}.")})
+
+
+def test_shared_out_or_not_the_bytes_are_the_same(shared: Desk, alone: Desk) -> None:
+    seven_customers(shared)
+    for day in (MONDAY, TUESDAY):
+        for desk in (shared, alone):
+            report = desk.run(day)
+            assert report.outcome is Outcome.DELIVERED, report.message
+        assert delivered(shared, day) == delivered(alone, day)
+    (first,) = shared.status(MONDAY).deliveries
+    assert [one.number for one in first.held_back] == [NUMBERS[2]]
+    assert len(first.pages) > 2
+    assert verify_feed(shared.runtime.store, FEED, EPI).sound
+    made = steps(shared, "class_super__document")
+    assert {"in_shards", *(f"shard[{at}]" for at in range(4)), "in_lots", "lot[0]", "lot[1]", "together"} <= set(made)
+    assert "shard[3]" in steps(shared, "class__movement_transactions")
+    assert "shard[3]" in steps(shared, "class_super__quarantine")
+
+
+def test_what_nobody_shared_out_in_time_is_made_by_the_last_step(shared: Desk, alone: Desk, monkeypatch: Any) -> None:
+    """A page is gone before the last step: it makes the document itself."""
+    seven_customers(shared)
+    put_together = FeedDay.put_together
+
+    def after_a_page_went(self: FeedDay) -> Build | None:
+        store = self.runtime.store
+        pages = [key for key in store.list("staged/") if "/page-" in key]
+        assert pages
+        store.delete(pages[-1])
+        assert put_together(self) is None
+        return None
+
+    monkeypatch.setattr(FeedDay, "put_together", after_a_page_went)
+    for desk in (shared, alone):
+        assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+
+
+def test_again_after_a_correction(shared: Desk, alone: Desk) -> None:
+    """The second revision of a date holds only what differs, shared out or not; a third run does nothing."""
+    seven_customers(shared)
+    for desk in (shared, alone):
+        desk.run(MONDAY)
+    shared.end_of_day(MONDAY)  # the end of day again, with units that add up
+    for desk in (shared, alone):
+        assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
+        assert desk.run(MONDAY).outcome is Outcome.NOTHING_TO_DO
+    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+    assert [one.number for one in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
+
+
+@pytest.mark.parametrize("feed", ["class_trade", "class_cash"])
+def test_a_feed_that_is_one_file(shared: Desk, alone: Desk, feed: str) -> None:
+    seven_customers(shared)
+    for desk in (shared, alone):
+        assert desk.run(MONDAY, feed=feed).outcome is Outcome.DELIVERED
+    assert delivered(shared, MONDAY, feed) == delivered(alone, MONDAY, feed)
+
+
+def test_an_ordinary_date_is_not_shared_out(shared: Desk) -> None:
+    set_up(shared, executor="multiprocess", shard_portfolios=100)
+    seven_customers(shared)
+    assert shared.run(MONDAY).outcome is Outcome.DELIVERED
+    assert steps(shared, "class_super__document") == ["in_lots", "in_shards", "together"]
+    assert steps(shared, "class__account_details") == ["in_shards", "together"]
