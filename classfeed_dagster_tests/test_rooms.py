@@ -13,7 +13,7 @@ import classfeed_dagster
 PACKAGE = Path(classfeed_dagster.__file__).parent
 # From the top. The files beside the rooms come first; the command line and the definitions last.
 ORDER = [
-    "memory", "settings", "trading_days", "store", "logs", "charts", "runtime", "bigsite", "domains", "documents", "seam", "delivery",
+    "memory", "settings", "trading_days", "store", "logs", "charts", "runtime", "bigsite", "domains", "documents", "seam", "fan_out", "delivery",
     "warehouse", "reconciliation", "feeds", "operations", "simulation", "definitions", "cli",
 ]  # fmt: skip
 SEAMS = {"assets", "checks", "sensors"}
@@ -21,6 +21,7 @@ SEAMS = {"assets", "checks", "sensors"}
 ALLOWED = {
     ("runtime", "bigsite"),
     ("domains", "seam"),
+    ("domains", "fan_out"),
     ("bigsite", "seam"),
     ("bigsite", "domains"),
     ("feeds", "operations"),

@@ -1,0 +1,147 @@
+"""A document made by several workers is the one that a single one makes, and what isn't whole is not taken."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from classfeed_dagster.delivery.build import Build, build_delivery
+from classfeed_dagster.delivery.errors import BuildError, DamagedRecordError
+from classfeed_dagster.delivery.shards import (
+    SharedOut,
+    made_under,
+    put_together,
+    render_shard,
+    share_out,
+    share_out_pages,
+    write_pages,
+)
+from classfeed_dagster.store import LocalStore, ObjectNotFoundError, ObjectStore
+from classfeed_dagster_tests.delivery.pipeline import DAY1, Day, deliver, plan, terms
+
+NUMBERS = [f"P{at}" for at in range(9)]
+MADE_OF = ["0" * 64]
+SMALL = 8192 + 60
+
+
+def by_several(store: ObjectStore, day: Day, shard_size: int, *, order: int = 1, max_page_bytes: int = SMALL) -> Build:
+    """The steps of a great date, the shares of each in order or (-1) the other way round."""
+    made = terms(store, day, max_page_bytes=max_page_bytes)
+    shared = shared_out(store, day, shard_size, max_page_bytes)
+    frames = list(day.slices(shard_size))
+    for shard in range(len(shared.shards))[::order]:
+        render_shard(store, made, shared, shard, [frames[shard]])
+    for lot in range(share_out_pages(store, made, shared))[::order]:
+        write_pages(store, made, shared, lot)
+    return put_together(store, made, shared)
+
+
+def shared_out(store: ObjectStore, day: Day, shard_size: int, max_page_bytes: int = SMALL) -> SharedOut:
+    numbers = sorted(day.content)
+    last = [numbers[at : at + shard_size][-1] for at in range(0, len(numbers), shard_size)]
+    return share_out(store, terms(store, day, max_page_bytes=max_page_bytes), plan(store, day), last, MADE_OF)
+
+
+def by_one(store: ObjectStore, day: Day, max_page_bytes: int = SMALL) -> Build:
+    return build_delivery(store, terms(store, day, max_page_bytes=max_page_bytes), plan(store, day), day.slices())
+
+
+def contents(store: ObjectStore, build: Build) -> list[bytes]:
+    return [store.read(page.key) for page in build.pages]
+
+
+def keyless(build: Build) -> Build:
+    return build.model_copy(update={"pages": tuple(page.model_copy(update={"key": ""}) for page in build.pages)})
+
+
+amounts = st.lists(st.decimals(-1000, 1000, places=2).map(str), max_size=4)
+days = st.builds(
+    Day,
+    st.just(DAY1),
+    st.dictionaries(st.sampled_from(NUMBERS), st.tuples(st.sampled_from(["NEW", "CURRENT"]), amounts), min_size=1),
+    st.lists(st.sampled_from(NUMBERS), max_size=2, unique=True),
+    held_back_limit=st.just(1),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    day=days,
+    shard_size=st.integers(1, 10),
+    order=st.sampled_from([1, -1]),
+    max_page_bytes=st.integers(8192 + 1, 8192 + 300),
+)
+def test_as_by_one_worker(day: Day, shard_size: int, order: int, max_page_bytes: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        stores = [LocalStore(Path(folder) / name) for name in ("one", "several")]
+        alone = by_one(stores[0], day, max_page_bytes)
+        together = by_several(stores[1], day, shard_size, order=order, max_page_bytes=max_page_bytes)
+        assert keyless(together) == keyless(alone)
+        assert contents(stores[1], together) == contents(stores[0], alone)
+        # Once more, as after a crash: nothing is made anew.
+        before = set(stores[1].list(""))
+        assert by_several(stores[1], day, shard_size, max_page_bytes=max_page_bytes) == together
+        assert set(stores[1].list("")) == before
+
+
+def test_several_after_one_take_what_is_staged(local_store: ObjectStore) -> None:
+    day = Day(DAY1, {number: ("NEW", ["1.00"]) for number in NUMBERS})
+    alone = by_one(local_store, day)
+    assert by_several(local_store, day, 2) == alone
+
+
+def test_only_what_differs_goes_again(local_store: ObjectStore) -> None:
+    day = Day(DAY1, {number: ("NEW", ["1.00"]) for number in NUMBERS})
+    deliver(local_store, day)
+    nothing = by_several(local_store, day, 4)
+    assert (nothing.pages, nothing.portfolios, nothing.unchanged) == ((), (), len(NUMBERS))
+    changed = Day(DAY1, {**day.content, "P5": ("NEW", ["2.00"])}, snapshot="s2")
+    again = by_several(local_store, changed, 4)
+    assert [one.number for one in again.portfolios] == ["P5"]
+    assert (again.unchanged, again.revision, len(again.pages)) == (8, 1, 1)
+
+
+@pytest.fixture
+def day() -> Day:
+    return Day(DAY1, {number: ("NEW", ["1.00", "-0.50"]) for number in NUMBERS})
+
+
+def test_what_a_document_is_made_under(local_store: ObjectStore, day: Day) -> None:
+    def under(made_of: Sequence[str] = MADE_OF, **others: object) -> str:
+        return made_under(terms(local_store, day, **others), made_of)
+
+    others = [under(["1" * 64]), under(code_version="2.0"), under(max_page_bytes=9000), under(flags={"mode": "live"})]
+    assert len({under(), *others}) == 1 + len(others)
+    assert under() == under(correlation_id="another attempt")
+    first = shared_out(local_store, day, 4)
+    fewer = shared_out(local_store, day.without("P3"), 4)
+    assert first.made_under == fewer.made_under
+    assert first.prefix != fewer.prefix
+
+
+def test_a_shard_of_other_portfolios(local_store: ObjectStore, day: Day) -> None:
+    shared = shared_out(local_store, day, 3)
+    frames = list(day.slices(3))
+    with pytest.raises(BuildError, match=r"3 portfolio\(s\) of the plan have no record"):
+        render_shard(local_store, terms(local_store, day), shared, 0, [frames[1]])
+
+
+def test_a_shard_that_nobody_rendered(local_store: ObjectStore, day: Day) -> None:
+    shared, made = shared_out(local_store, day, 3), terms(local_store, day)
+    render_shard(local_store, made, shared, 0, [next(day.slices(3))])
+    with pytest.raises(ObjectNotFoundError, match=r"rendered-0001\.json"):
+        share_out_pages(local_store, made, shared)
+
+
+def test_a_rendered_shard_that_was_changed(local_store: ObjectStore, day: Day) -> None:
+    shared, made = shared_out(local_store, day, 9), terms(local_store, day)
+    render_shard(local_store, made, shared, 0, day.slices(9))
+    (key,) = (key for key in local_store.list(shared.prefix) if key.endswith(".parquet"))
+    local_store.put(key, b"PAR1 no more")
+    with pytest.raises(DamagedRecordError, match="it isn't what was rendered"):
+        share_out_pages(local_store, made, shared)
