@@ -100,6 +100,7 @@ class Day:
             snapshot_at=now,
             slice_portfolios=settings.slice_portfolios,
             shard_portfolios=settings.shard_portfolios,
+            sessions=settings.bigsite_sessions,
         )
         runtime.save_reference(LANDING, self.day, taken)
         return taken

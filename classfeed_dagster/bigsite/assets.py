@@ -165,6 +165,7 @@ def landing_assets(
                 snapshot_at=runtime.clock(context.run.tags),
                 slice_portfolios=settings.slice_portfolios,
                 shard_portfolios=settings.shard_portfolios,
+                sessions=settings.bigsite_sessions,
                 max_missing_share=settings.max_held_back_share,
                 before_reading=lambda: require_schema(runtime.engine, exports()),
             )

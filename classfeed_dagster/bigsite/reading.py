@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ import sqlalchemy as sa
 
 _BLOCK = 4 << 20  # bytes of CSV parsed at a time: a compromise of memory and calls
 _ROWS = 10_000  # objects fetched at a time where there is no COPY
+_STATE = re.compile(r"[0-9A-F]+(-[0-9A-F]+)*")
 _SESSION = """
 SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true),
        set_config('work_mem', '64MB', true), set_config('jit', 'off', true), transaction_timestamp()
@@ -36,13 +38,27 @@ class UnsupportedSourceError(RuntimeError):
 
 
 class ReadOnlyTransaction:
-    """Statements within one transaction that sees one state of bigsite and can't write to it."""
+    """Statements within one transaction that sees one state of bigsite and can't write to it.
 
-    def __init__(self, connection: sa.Connection, observe: Callable[[str], None] | None) -> None:
+    ``state`` is that of another transaction, which is still open: this one then sees exactly the same.
+    """
+
+    def __init__(
+        self, connection: sa.Connection, observe: Callable[[str], None] | None, state: str | None = None
+    ) -> None:
         self._connection = connection
         self._observer = observe
         self.statements: list[str] = []  # the texts of what was asked so far
+        if state is not None:
+            # The first statement, or PostgreSQL refuses; it takes no parameter here.
+            statement = sa.text(f"SET TRANSACTION SNAPSHOT {_literal(state)}")
+            self._observe(str(statement))
+            connection.execute(statement)
         self.started_at: dt.datetime = self.rows(sa.text(_SESSION))[0][4].astimezone(dt.UTC)
+
+    def state(self) -> str:
+        """The name of what this transaction sees, for others to see the same while it is open."""
+        return str(self.rows(sa.text("SELECT pg_export_snapshot()"))[0][0])
 
     def rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
         """All rows of a small result."""
@@ -100,6 +116,12 @@ class ReadOnlyTransaction:
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
+def _literal(state: str) -> str:
+    if not _STATE.fullmatch(state):
+        raise ValueError(f"not the name of a PostgreSQL snapshot: {state!r}")
+    return f"'{state}'"
+
+
 class _CopyText(io.RawIOBase):
     # COPY's blocks as a file for Arrow's CSV reader.
 
@@ -127,11 +149,13 @@ class _CopyText(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def read_only(engine: sa.Engine, observe: Callable[[str], None] | None = None) -> Iterator[ReadOnlyTransaction]:
+def read_only(
+    engine: sa.Engine, observe: Callable[[str], None] | None = None, state: str | None = None
+) -> Iterator[ReadOnlyTransaction]:
     """A transaction that is READ ONLY and REPEATABLE READ, on one connection, rolled back at the end.
 
-    ``observe`` is told the text of every statement. Raises SourceReadError if bigsite fails,
-    UnsupportedSourceError if it is not PostgreSQL.
+    ``observe`` is told the text of every statement. ``state`` is that of another transaction: see ``state()``. Raises
+    SourceReadError if bigsite fails, UnsupportedSourceError if it is not PostgreSQL.
     """
     if engine.dialect.name != "postgresql":
         raise UnsupportedSourceError(
@@ -141,7 +165,7 @@ def read_only(engine: sa.Engine, observe: Callable[[str], None] | None = None) -
         with engine.connect().execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         ) as connection:
-            yield ReadOnlyTransaction(connection, observe)
+            yield ReadOnlyTransaction(connection, observe, state)
     except (sa.exc.SQLAlchemyError, psycopg.Error) as error:
         cause = getattr(error, "orig", None) or error
         state = getattr(cause, "sqlstate", None)

@@ -1,7 +1,8 @@
 """The snapshot: everything a business date needs of bigsite, read once, landed as immutable Parquet.
 
 One read-only transaction asks who consents, reads what those portfolios need, and checks on the way that bigsite's
-end of day is there. Files are stored first, the descriptor last: without a descriptor there is no snapshot.
+end of day is there. Of a great date several sessions read at once, and see what that one transaction sees. Files are
+stored first, the descriptor last: without a descriptor there is no snapshot.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import datetime as dt
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +25,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import consent, queries
-from classfeed_dagster.bigsite.columns import POSITION
+from classfeed_dagster.bigsite.columns import POSITION, Query
 from classfeed_dagster.bigsite.landing import (
     WHOLE,
     DamagedFileError,
@@ -81,15 +85,17 @@ def take_snapshot(
     snapshot_at: dt.datetime | None = None,
     slice_portfolios: int = 300,
     shard_portfolios: int = 12_000,
+    sessions: int = 1,
     max_missing_share: Decimal = Decimal("0.01"),
     observe: Callable[[str], None] | None = None,
 ) -> Snapshot:
     """Read bigsite for ``business_date`` and land it; the new snapshot.
 
     ``audiences`` that are not due on the date are left aside; ValueError if none is. ``snapshot_at`` is what the
-    documents state (default: bigsite's clock at the start of the transaction), for rehearsals. ``observe`` is told
-    every statement. Raises SourceNotReadyError (nothing landed) if the end of day is absent or if more than
-    ``max_missing_share`` of the portfolios lack a row of it; SourceReadError if bigsite fails.
+    documents state (default: bigsite's clock at the start of the transaction), for rehearsals. A date of several shards
+    is read through as many ``sessions`` at most, which see one state of bigsite. ``observe`` is told every statement.
+    Raises SourceNotReadyError (nothing landed) if the end of day is absent or if more than ``max_missing_share`` of the
+    portfolios lack a row of it; SourceReadError if bigsite fails.
     """
     due = [audience for audience in audiences if audience.is_due(business_date)]
     if not due:
@@ -103,17 +109,17 @@ def take_snapshot(
             wanted = ask_consent(bigsite, business_date, due)
             end_of_day = EndOfDay(business_date)
             end_of_day.require_any(bigsite)
-            files = _read(
-                bigsite,
-                Path(folder),
-                wanted,
-                end_of_day,
-                slice_size=slice_portfolios,
-                shard_slices=shard_slices,
-                limit=max_missing_share,
-            )
+            reader = _Reader(Path(folder), wanted, end_of_day, slice_size=slice_portfolios, shard_slices=shard_slices)
+            with ExitStack() as opened:
+                others = min(sessions, reader.shards) - 1
+                state = bigsite.state() if others > 0 else None
+                more = [opened.enter_context(read_only(engine, observe, state)) for _ in range(others)]
+                reader.read([bigsite, *more], max_missing_share)
+                statements = [statement for session in (bigsite, *more) for statement in session.statements]
         snapshot_id = f"{started_at:%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}"
-        tables = {name: file.store(store, _file_keys(business_date, name, snapshot_id)) for name, file in files.items()}
+        tables = {
+            name: file.store(store, _file_keys(business_date, name, snapshot_id)) for name, file in reader.files.items()
+        }
     numbers = [wanted.numbers[at : at + slice_portfolios] for at in range(0, len(wanted.numbers), slice_portfolios)]
     snapshot = Snapshot(
         business_date=business_date,
@@ -124,8 +130,8 @@ def take_snapshot(
         shard_slices=shard_slices,
         tables=tables,
         unreadable_consents=wanted.unreadable,
-        statements=len(bigsite.statements),
-        consent_questions=sum(consent.asks_consent(statement) for statement in bigsite.statements),
+        statements=len(statements),
+        consent_questions=sum(consent.asks_consent(statement) for statement in statements),
     )
     store.create(snapshot.key(), snapshot.model_dump_json(indent=1).encode() + b"\n")
     return snapshot
@@ -141,6 +147,7 @@ def snapshot_for(
     snapshot_at: dt.datetime | None = None,
     slice_portfolios: int = 300,
     shard_portfolios: int = 12_000,
+    sessions: int = 1,
     max_missing_share: Decimal = Decimal("0.01"),
     observe: Callable[[str], None] | None = None,
     before_reading: Callable[[], None] = lambda: None,
@@ -162,6 +169,7 @@ def snapshot_for(
         snapshot_at=snapshot_at,
         slice_portfolios=slice_portfolios,
         shard_portfolios=shard_portfolios,
+        sessions=sessions,
         max_missing_share=max_missing_share,
         observe=observe,
     )
@@ -211,44 +219,65 @@ def _file_keys(business_date: dt.date, table: str, snapshot_id: str) -> Callable
     return lambda at, _: f"{folder}/{numbered(snapshot_id, at)}.parquet"
 
 
-def _read(
-    bigsite: ReadOnlyTransaction,
-    folder: Path,
-    wanted: Wanted,
-    end_of_day: EndOfDay,
-    *,
-    slice_size: int,
-    shard_slices: int,
-    limit: Decimal,
-) -> dict[str, RowGroups]:
-    slice_count = -(-len(wanted.numbers) // slice_size)
-    securities: set[int] = set()
-    files: dict[str, RowGroups] = {}
+class _Reader:
+    """Reads everything that is wanted, table after table; large dates through several sessions that see one state."""
 
-    def land(table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    def __init__(
+        self, folder: Path, wanted: Wanted, end_of_day: EndOfDay, *, slice_size: int, shard_slices: int
+    ) -> None:
+        self._folder = folder
+        self._wanted = wanted
+        self._end_of_day = end_of_day
+        self._slice_size = slice_size
+        self._shard_slices = shard_slices
+        self._slice_count = -(-len(wanted.numbers) // slice_size)
+        self._securities: set[int] = set()
+        self.files: dict[str, RowGroups] = {}
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are to read."""
+        return -(-self._slice_count // self._shard_slices)
+
+    def read(self, sessions: Sequence[ReadOnlyTransaction], limit: Decimal) -> None:
+        """Read with all ``sessions`` at once, the first one being the transaction that asked for consent."""
+        # First, so that the answer as objects need not be in memory while rows are read.
+        self._land(queries.CONSENT_TABLE, queries.CONSENTS, _consent_batches(self._wanted))
+        idle: SimpleQueue[ReadOnlyTransaction] = SimpleQueue()
+        for session in sessions:
+            idle.put(session)
+
+        def land(query: Query) -> None:
+            bigsite = idle.get()
+            try:
+                self._land(
+                    query.table, query.schema, bigsite.copy(query.sql, self._wanted.parameters, query.read_schema)
+                )
+            finally:
+                idle.put(bigsite)
+
+        with ThreadPoolExecutor(len(sessions)) as pool:
+            # The end of day first: if it isn't there, nothing else need be read.
+            list(pool.map(land, queries.END_OF_DAY))
+            self._end_of_day.require_complete(self._wanted.read, limit)
+            list(pool.map(land, [query for query in queries.SLICED if query not in queries.END_OF_DAY]))
+        for query in queries.REFERENCES:
+            parameters = {**self._wanted.parameters, "securities": array(sorted(self._securities))}
+            with RowGroups(self._folder / f"{query.table}.parquet", query.schema) as target:
+                batches = sessions[0].copy(query.sql, parameters, query.schema)
+                target.write(pa.Table.from_batches(batches, schema=query.schema))
+            self.files[query.table] = target
+
+    def _land(self, table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
         def watch(batch: pa.RecordBatch) -> None:
-            end_of_day.watch(table, batch)
+            self._end_of_day.watch(table, batch)
             if "security_id" in schema.names:
                 found: list[Any] = pc.unique(batch.column("security_id")).to_pylist()
-                securities.update(found)
+                self._securities.update(found)
 
-        with RowGroups(folder / f"{table}.parquet", schema, shard_slices) as target:
-            write_slices(target, batches, slice_size, slice_count, watch)
-        files[table] = target
-
-    # First, so that the answer as objects need not be in memory while rows are read.
-    land(queries.CONSENT_TABLE, queries.CONSENTS, _consent_batches(wanted))
-    for query in queries.SLICED:
-        land(query.table, query.schema, bigsite.copy(query.sql, wanted.parameters, query.read_schema))
-        if query is queries.END_OF_DAY[-1]:
-            end_of_day.require_complete(wanted.read, limit)
-    for query in queries.REFERENCES:
-        parameters = {**wanted.parameters, "securities": array(sorted(securities))}
-        with RowGroups(folder / f"{query.table}.parquet", query.schema) as target:
-            batches = bigsite.copy(query.sql, parameters, query.schema)
-            target.write(pa.Table.from_batches(batches, schema=query.schema))
-        files[query.table] = target
-    return files
+        with RowGroups(self._folder / f"{table}.parquet", schema, self._shard_slices) as target:
+            write_slices(target, batches, self._slice_size, self._slice_count, watch)
+        self.files[table] = target
 
 
 def _consent_batches(wanted: Wanted) -> Iterator[pa.RecordBatch]:

@@ -342,3 +342,32 @@ def test_an_empty_frame_has_the_landed_shape() -> None:
     empty = empty_tables()
     assert set(empty) == set(queries.SCHEMAS)
     assert empty["holding_eod"].schema["units"] == pl.Decimal(20, 6)
+
+
+def test_several_sessions_see_one_state_of_bigsite(
+    bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
+) -> None:
+    for number in ("SW1", "SW2", "SW3", "SW4"):
+        one = bigsite.portfolio(number)
+        one.consent(granted_at="2023-01-01T00:00:00Z")
+        one.deposit("10.00", DAY)
+    bigsite.end_of_day(DAY).save()
+    alone, expected = take(bigsite_engine, local_store, slice_portfolios=1, shard_portfolios=1)
+    late: list[str] = []
+
+    def written_meanwhile(statement: str) -> None:
+        # A row that is committed once all sessions have begun, and before the ledgers are read.
+        if "cash_balance_eod" in statement and "EXISTS" not in statement and not late:
+            late.append(statement)
+            with bigsite_engine.begin() as other:
+                other.execute(sa.text("UPDATE bigsite.cash_transaction SET amount = amount + 1"))
+
+    options = {"slice_portfolios": 1, "shard_portfolios": 1, "sessions": 3, "observe": written_meanwhile}
+    together, found = take(bigsite_engine, local_store, **options)
+    assert len(late) == 1
+    assert together.consent_questions == 1
+    assert together.statements > alone.statements
+    assert {name: frame.to_dicts() for name, frame in found.items()} == {
+        name: frame.to_dicts() for name, frame in expected.items()
+    }
+    assert len(together.tables["cash_transaction"].files) == len(together.slices) >= 4
