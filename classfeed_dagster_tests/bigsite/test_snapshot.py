@@ -356,10 +356,13 @@ def test_several_sessions_see_one_state_of_bigsite(
     late: list[str] = []
 
     def written_meanwhile(statement: str) -> None:
-        # A row that is committed once all sessions have begun, and before the ledgers are read.
-        if "cash_balance_eod" in statement and "EXISTS" not in statement and not late:
+        # Committed after the first session has begun, and before the others do.
+        if "pg_export_snapshot" in statement:
             late.append(statement)
             with bigsite_engine.begin() as other:
+                # Three tables that are read at once, so that not all are read by the first session.
+                other.execute(sa.text("UPDATE bigsite.portfolio SET portfolio_name = 'late'"))
+                other.execute(sa.text("UPDATE bigsite.cash_account SET bsb = '000-000'"))
                 other.execute(sa.text("UPDATE bigsite.cash_transaction SET amount = amount + 1"))
 
     options = {"slice_portfolios": 1, "shard_portfolios": 1, "sessions": 3, "observe": written_meanwhile}
