@@ -86,24 +86,16 @@ def _theirs() -> dg.AssetSpec:
 
 
 def _source(part: FeedParts) -> dg.AssetsDefinition:
-    @part.asset(
+    return _compared(
+        part,
         SOURCE,
         [part.key("delivery")],
         {"postgres", "parquet"},
         "The delivered files against the landed snapshot and against bigsite, asked again by SQL that shares no code "
         "with the export: row by row, field by field. Its breaks are kept in the warehouse until they are gone.",
-        "source-agrees",
         source_breaks(part.feed.format, part.key("delivery")),
-        made_by=Assurance.source,
+        Assurance.source,
     )
-    def source(
-        context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
-    ) -> Iterator[dg.MaterializeResult[None]]:
-        with step(context, f"{part.feed.name}/{SOURCE}"):
-            work = _work(part, context, runtime)
-            yield _result(runtime, work, work.source())
-
-    return source
 
 
 def _warehouse(part: FeedParts) -> dg.AssetsDefinition:
@@ -163,24 +155,45 @@ def _lineage(shown: Sequence[Shown]) -> dict[str, Any]:
 
 
 def _data_team(part: FeedParts) -> dg.AssetsDefinition:
-    @part.asset(
+    return _compared(
+        part,
         DATA_TEAM,
         [part.key("delivery"), dg.AssetKey(["warehouse", part.feed.name, "fact_delivery"]), THEIRS],
         {"snowflake"},
         "Our metrics, worked out from the delivered files, against the data team's, worked out by their own code from "
         "their own replica: a date that is missing, late or computed again, portfolios on one side only, values off.",
-        "data-team-agrees",
         data_team_breaks(part.feed.format, part.key("delivery")),
-        made_by=Assurance.data_team,
+        Assurance.data_team,
     )
-    def data_team(
+
+
+def _compared(
+    part: FeedParts,
+    name: str,
+    deps: list[dg.AssetKey],
+    kinds: set[str],
+    description: str,
+    columns: Sequence[Shown],
+    compare: Callable[[Assurance], Reconciliation],
+) -> dg.AssetsDefinition:
+    # The breaks of one comparison; the runbook's section is that of its check.
+    @part.asset(
+        name,
+        deps,
+        kinds,
+        description,
+        f"{name.removesuffix('_reconciliation')}-agrees".replace("_", "-"),
+        columns,
+        made_by=compare,
+    )
+    def breaks(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.MaterializeResult[None]]:
-        with step(context, f"{part.feed.name}/{DATA_TEAM}"):
+        with step(context, f"{part.feed.name}/{name}"):
             work = _work(part, context, runtime)
-            yield _result(runtime, work, work.data_team())
+            yield _result(runtime, work, compare(work))
 
-    return data_team
+    return breaks
 
 
 def _result(runtime: Runtime, work: Assurance, found: Reconciliation) -> dg.MaterializeResult[None]:

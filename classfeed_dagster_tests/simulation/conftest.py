@@ -60,13 +60,6 @@ def simulated(postgres_url: str) -> Iterator[Simulated]:
 
 
 @pytest.fixture
-def empty_bigsite(postgres_url: str) -> Iterator[sa.Engine]:
-    """A fresh database with bigsite's tables, without rows."""
-    with fresh_bigsite(postgres_url) as engine:
-        yield engine
-
-
-@pytest.fixture
 def another_bigsite(postgres_url: str) -> Iterator[sa.Engine]:
     """A second fresh database."""
     with fresh_bigsite(postgres_url) as engine:

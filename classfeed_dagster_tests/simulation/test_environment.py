@@ -37,50 +37,50 @@ def portfolios(engine: sa.Engine) -> int:
 
 
 def test_a_database_without_customers_gets_those_of_the_settings_and_missed_days_are_caught_up(
-    empty_bigsite: sa.Engine, tmp_path: Path
+    bigsite_engine: sa.Engine, tmp_path: Path
 ) -> None:
-    settings = settings_of(empty_bigsite, tmp_path)
-    assert last_day(empty_bigsite, settings) is None
+    settings = settings_of(bigsite_engine, tmp_path)
+    assert last_day(bigsite_engine, settings) is None
     third = days(3)[-1]
-    done = advance(empty_bigsite, settings, third)
+    done = advance(bigsite_engine, settings, third)
     assert [one.day for one in done.written] == days(3)
-    assert done.summary.day == last_day(empty_bigsite, settings) == third
-    assert portfolios(empty_bigsite) == 13  # one never shares
-    assert advance(empty_bigsite, settings, third).written == ()
+    assert done.summary.day == last_day(bigsite_engine, settings) == third
+    assert portfolios(bigsite_engine) == 13  # one never shares
+    assert advance(bigsite_engine, settings, third).written == ()
 
 
-def test_whoever_comes_continues_the_world_that_is_there(empty_bigsite: sa.Engine, tmp_path: Path) -> None:
+def test_whoever_comes_continues_the_world_that_is_there(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
     first, second = days(2)
     World(
         5, InventedMarket(5, FIRST), consented=9, portfolios=10, first_day=FIRST, history_days=8,
         environment=Environment.LOCAL,
-    ).seed(empty_bigsite)  # fmt: skip
-    settings = settings_of(empty_bigsite, tmp_path)
-    advance(empty_bigsite, settings, first)
-    done = advance(empty_bigsite, settings, second)
+    ).seed(bigsite_engine)  # fmt: skip
+    settings = settings_of(bigsite_engine, tmp_path)
+    advance(bigsite_engine, settings, first)
+    done = advance(bigsite_engine, settings, second)
     assert [one.day for one in done.written] == [second]
     assert (done.world.plan.seed, done.world.plan.portfolios, done.world.plan.history) == (5, 10, 8)
 
 
-def test_another_market_than_the_worlds_own_is_refused(empty_bigsite: sa.Engine, tmp_path: Path) -> None:
-    settings = settings_of(empty_bigsite, tmp_path)
-    advance(empty_bigsite, settings, FIRST)
+def test_another_market_than_the_worlds_own_is_refused(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
+    settings = settings_of(bigsite_engine, tmp_path)
+    advance(bigsite_engine, settings, FIRST)
     prices = tmp_path / "prices.parquet"
     dates = [day.isoformat() for day in trading_days.business_days_between(dt.date(2022, 10, 3), dt.date(2023, 2, 1))]
     frame = {"code": ["BHP"] * len(dates), "date": dates, "close": ["45.10"] * len(dates), "volume": ["1"] * len(dates)}
     pl.DataFrame(frame).write_parquet(prices)
     with pytest.raises(WorldError, match="CLASSFEED_SIMULATION_MARKET"):
-        world_in(empty_bigsite, settings.model_copy(update={"simulation_market": prices}))
+        world_in(bigsite_engine, settings.model_copy(update={"simulation_market": prices}))
 
 
-def test_once_removed_the_settings_decide_again(empty_bigsite: sa.Engine, tmp_path: Path) -> None:
-    settings = settings_of(empty_bigsite, tmp_path)
-    advance(empty_bigsite, settings, FIRST)
-    remove(empty_bigsite, settings.env)
+def test_once_removed_the_settings_decide_again(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
+    settings = settings_of(bigsite_engine, tmp_path)
+    advance(bigsite_engine, settings, FIRST)
+    remove(bigsite_engine, settings.env)
     other = settings.model_copy(update={"simulation_seed": 9})
-    assert world_in(empty_bigsite, other).fingerprint == described_world(other).fingerprint
-    assert last_day(empty_bigsite, other) is None
-    assert advance(empty_bigsite, other, FIRST).world.plan.seed == 9
+    assert world_in(bigsite_engine, other).fingerprint == described_world(other).fingerprint
+    assert last_day(bigsite_engine, other) is None
+    assert advance(bigsite_engine, other, FIRST).world.plan.seed == 9
 
 
 def test_production_is_refused_before_connecting(tmp_path: Path) -> None:
@@ -94,13 +94,13 @@ def test_production_is_refused_before_connecting(tmp_path: Path) -> None:
             refused()
 
 
-def test_cleaning_keeps_what_the_setting_says_and_needs_customers(empty_bigsite: sa.Engine, tmp_path: Path) -> None:
-    settings = settings_of(empty_bigsite, tmp_path)
-    mark(empty_bigsite, settings.env)
+def test_cleaning_keeps_what_the_setting_says_and_needs_customers(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
+    settings = settings_of(bigsite_engine, tmp_path)
+    mark(bigsite_engine, settings.env)
     with pytest.raises(SimulationRefusedError, match="no simulated customers"):
-        expire(empty_bigsite, settings)
-    advance(empty_bigsite, settings, days(2)[-1])
-    before, deleted = expire(empty_bigsite, settings.model_copy(update={"simulation_keep_days": 90}))
+        expire(bigsite_engine, settings)
+    advance(bigsite_engine, settings, days(2)[-1])
+    before, deleted = expire(bigsite_engine, settings.model_copy(update={"simulation_keep_days": 90}))
     assert before == days(2)[-1] - dt.timedelta(days=90)
     assert sum(deleted.values()) == 0
 
@@ -116,9 +116,9 @@ def definitions(settings: Settings) -> dg.Definitions:
 
 
 def test_the_daily_asset_shows_what_customers_did_and_a_second_run_writes_nothing(
-    empty_bigsite: sa.Engine, tmp_path: Path
+    bigsite_engine: sa.Engine, tmp_path: Path
 ) -> None:
-    settings = settings_of(empty_bigsite, tmp_path)
+    settings = settings_of(bigsite_engine, tmp_path)
     defs, second = definitions(settings), days(2)[-1]
     with dg.DagsterInstance.ephemeral() as instance:
         job = defs.resolve_job_def(SIMULATION_JOB)

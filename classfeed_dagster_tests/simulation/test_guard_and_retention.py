@@ -76,25 +76,25 @@ def test_local_means_local() -> None:
     guard.require_target(sa.create_engine("postgresql+psycopg:///products_test?host=/home/prod/run"), Environment.LOCAL)
 
 
-def test_a_database_that_is_not_empty_needs_the_marker(empty_bigsite: sa.Engine) -> None:
-    add_real_portfolios(empty_bigsite, 3)
+def test_a_database_that_is_not_empty_needs_the_marker(bigsite_engine: sa.Engine) -> None:
+    add_real_portfolios(bigsite_engine, 3)
     world = small_world()
     with pytest.raises(SimulationRefusedError, match="marker"):
-        world.seed(empty_bigsite)
-    assert row_counts(empty_bigsite)["member"] == 0
+        world.seed(bigsite_engine)
+    assert row_counts(bigsite_engine)["member"] == 0
     with pytest.raises(SimulationRefusedError, match="CLASSFEED_ENV"):
-        guard.mark(empty_bigsite, Environment.PROD)
-    guard.mark(empty_bigsite, Environment.DEV)
-    world.seed(empty_bigsite)
-    assert row_counts(empty_bigsite)["portfolio"] > 3
+        guard.mark(bigsite_engine, Environment.PROD)
+    guard.mark(bigsite_engine, Environment.DEV)
+    world.seed(bigsite_engine)
+    assert row_counts(bigsite_engine)["portfolio"] > 3
 
 
-def test_many_real_portfolios_are_refused_even_with_the_marker(empty_bigsite: sa.Engine) -> None:
-    guard.mark(empty_bigsite, Environment.DEV)
-    add_real_portfolios(empty_bigsite, guard.MAX_REAL_PORTFOLIOS + 1)
+def test_many_real_portfolios_are_refused_even_with_the_marker(bigsite_engine: sa.Engine) -> None:
+    guard.mark(bigsite_engine, Environment.DEV)
+    add_real_portfolios(bigsite_engine, guard.MAX_REAL_PORTFOLIOS + 1)
     with pytest.raises(SimulationRefusedError, match="looks like the real one"):
-        small_world().seed(empty_bigsite)
-    assert row_counts(empty_bigsite)["security"] == 0
+        small_world().seed(bigsite_engine)
+    assert row_counts(bigsite_engine)["security"] == 0
 
 
 def test_a_database_without_bigsite_is_refused(postgres_url: str) -> None:
@@ -104,19 +104,19 @@ def test_a_database_without_bigsite_is_refused(postgres_url: str) -> None:
     engine.dispose()
 
 
-def test_old_rows_and_closed_portfolios_expire(empty_bigsite: sa.Engine) -> None:
+def test_old_rows_and_closed_portfolios_expire(bigsite_engine: sa.Engine) -> None:
     world = small_world(12, 10)
-    world.seed(empty_bigsite)
-    guard.mark(empty_bigsite, Environment.LOCAL)  # again: harmless
-    add_real_portfolios(empty_bigsite, 2)
-    world.catch_up(empty_bigsite, days(120)[-1])
-    before = row_counts(empty_bigsite)
+    world.seed(bigsite_engine)
+    guard.mark(bigsite_engine, Environment.LOCAL)  # again: harmless
+    add_real_portfolios(bigsite_engine, 2)
+    world.catch_up(bigsite_engine, days(120)[-1])
+    before = row_counts(bigsite_engine)
     limit = dt.date(2023, 3, 20)
-    deleted = clean(empty_bigsite, limit, Environment.LOCAL)
-    after = row_counts(empty_bigsite)
+    deleted = clean(bigsite_engine, limit, Environment.LOCAL)
+    after = row_counts(bigsite_engine)
     assert deleted["portfolio"] == 1
     assert all(before[table] - count == after[table] for table, count in deleted.items())
-    with empty_bigsite.connect() as connection:
+    with bigsite_engine.connect() as connection:
         left = connection.execute(
             sa.text("""
             SELECT (SELECT min(as_at_date) FROM bigsite.holding_eod),
@@ -129,29 +129,29 @@ def test_old_rows_and_closed_portfolios_expire(empty_bigsite: sa.Engine) -> None
     assert left[1] >= limit
     assert left[2] == len(world._market.securities())
     assert left[3] == 2
-    assert world.advance(empty_bigsite, days(121)[-1]).written  # and life goes on
+    assert world.advance(bigsite_engine, days(121)[-1]).written  # and life goes on
     with pytest.raises(ValueError, match="90 days"):
-        clean(empty_bigsite, days(120)[-1], Environment.LOCAL)
+        clean(bigsite_engine, days(120)[-1], Environment.LOCAL)
 
 
-def test_a_world_is_removed_without_trace_so_that_another_can_come(empty_bigsite: sa.Engine) -> None:
-    guard.mark(empty_bigsite, Environment.LOCAL)
-    add_real_portfolios(empty_bigsite, 2)
+def test_a_world_is_removed_without_trace_so_that_another_can_come(bigsite_engine: sa.Engine) -> None:
+    guard.mark(bigsite_engine, Environment.LOCAL)
+    add_real_portfolios(bigsite_engine, 2)
     first, second = small_world(5, 4), small_world(6, 4)
-    first.seed(empty_bigsite)
-    remove(empty_bigsite, Environment.LOCAL)
-    left = {name: count for name, count in row_counts(empty_bigsite).items() if count}
+    first.seed(bigsite_engine)
+    remove(bigsite_engine, Environment.LOCAL)
+    left = {name: count for name, count in row_counts(bigsite_engine).items() if count}
     assert left.pop("fx_rate") > 0
     assert left == {"portfolio": 2}
-    second.seed(empty_bigsite)
+    second.seed(bigsite_engine)
     assert isinstance(second, World)
 
 
-def test_there_must_be_a_world_to_clean(empty_bigsite: sa.Engine) -> None:
+def test_there_must_be_a_world_to_clean(bigsite_engine: sa.Engine) -> None:
     for marked in (False, True):
         if marked:
-            guard.mark(empty_bigsite, Environment.LOCAL)
+            guard.mark(bigsite_engine, Environment.LOCAL)
         with pytest.raises(SimulationRefusedError, match="no simulated world"):
-            remove(empty_bigsite, Environment.LOCAL)
+            remove(bigsite_engine, Environment.LOCAL)
         with pytest.raises(SimulationRefusedError, match="no simulated world"):
-            clean(empty_bigsite, FIRST, Environment.LOCAL)
+            clean(bigsite_engine, FIRST, Environment.LOCAL)

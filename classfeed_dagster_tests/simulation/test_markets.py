@@ -147,15 +147,15 @@ def test_a_file_that_is_no_market_is_refused(tmp_path: Path) -> None:
         FileMarket(tmp_path / "empty.parquet", seed=1, anchor=FIRST)
 
 
-def test_customers_live_on_a_market_file_too(tmp_path: Path, empty_bigsite: sa.Engine) -> None:
+def test_customers_live_on_a_market_file_too(tmp_path: Path, bigsite_engine: sa.Engine) -> None:
     market = FileMarket(write_market(tmp_path / "tiny.parquet"), seed=1, anchor=FIRST)
     world = World(
         1, market, consented=10, portfolios=12, first_day=FIRST, history_days=12, environment=Environment.LOCAL
     )
-    world.seed(empty_bigsite)
-    summary = world.advance(empty_bigsite, YEAR[4])
+    world.seed(bigsite_engine)
+    summary = world.advance(bigsite_engine, YEAR[4])
     assert summary.rows["holding_eod"] > 20
-    with empty_bigsite.connect() as connection:
+    with bigsite_engine.connect() as connection:
         unpriced = connection.execute(
             sa.text(
                 """SELECT count(*) FROM bigsite.holding_eod h WHERE h.as_at_date >= :first AND NOT EXISTS (

@@ -27,63 +27,63 @@ def dump(engine: sa.Engine) -> dict[str, str]:
 
 
 def test_caught_up_equals_day_by_day_whatever_was_run_before(
-    empty_bigsite: sa.Engine, another_bigsite: sa.Engine
+    bigsite_engine: sa.Engine, another_bigsite: sa.Engine
 ) -> None:
     last = days(8)[-1]
     for day in days(8):  # a new process every day
         world = small_world()
-        world.seed(empty_bigsite)
-        assert world.advance(empty_bigsite, day).written
+        world.seed(bigsite_engine)
+        assert world.advance(bigsite_engine, day).written
     ahead = small_world()
     ahead.books(days(11)[-1])  # this one has already been further
     ahead.seed(another_bigsite)
     summaries = ahead.catch_up(another_bigsite, last)
     assert [summary.day for summary in summaries] == days(8)
-    assert dump(empty_bigsite) == dump(another_bigsite)
+    assert dump(bigsite_engine) == dump(another_bigsite)
 
 
-def test_a_day_again_adds_nothing(empty_bigsite: sa.Engine) -> None:
+def test_a_day_again_adds_nothing(bigsite_engine: sa.Engine) -> None:
     world = small_world()
-    world.seed(empty_bigsite)
+    world.seed(bigsite_engine)
     third = days(3)[-1]
-    first_time = world.advance(empty_bigsite, third)
-    before = dump(empty_bigsite)
-    world.seed(empty_bigsite)
-    again = world.advance(empty_bigsite, third)
+    first_time = world.advance(bigsite_engine, third)
+    before = dump(bigsite_engine)
+    world.seed(bigsite_engine)
+    again = world.advance(bigsite_engine, third)
     elsewhere = small_world()
-    assert elsewhere.advance(empty_bigsite, days(1)[0]).written is False
-    assert dump(empty_bigsite) == before
+    assert elsewhere.advance(bigsite_engine, days(1)[0]).written is False
+    assert dump(bigsite_engine) == before
     assert (first_time.written, again.written) == (True, False)
     assert (again.day, again.counts, again.rows) == (third, first_time.counts, first_time.rows)
 
 
 def test_a_world_that_ran_ahead_in_memory_still_writes_each_day_once(
-    empty_bigsite: sa.Engine, another_bigsite: sa.Engine
+    bigsite_engine: sa.Engine, another_bigsite: sa.Engine
 ) -> None:
     world = small_world()
-    world.seed(empty_bigsite)
+    world.seed(bigsite_engine)
     world.seed(another_bigsite)
-    world.advance(empty_bigsite, days(4)[-1])
+    world.advance(bigsite_engine, days(4)[-1])
     world.advance(another_bigsite, days(4)[-1])  # memory stands after it, this database before it
-    assert dump(empty_bigsite) == dump(another_bigsite)
+    assert dump(bigsite_engine) == dump(another_bigsite)
 
 
-def test_another_seed_is_another_world_and_is_not_mixed_with_this_one(empty_bigsite: sa.Engine) -> None:
-    small_world().seed(empty_bigsite)
+def test_another_seed_is_another_world_and_is_not_mixed_with_this_one(bigsite_engine: sa.Engine) -> None:
+    small_world().seed(bigsite_engine)
     other = small_world(31)
     with pytest.raises(WorldError, match="another world"):
-        other.seed(empty_bigsite)
+        other.seed(bigsite_engine)
     with pytest.raises(WorldError, match="another world"):
-        other.advance(empty_bigsite, FIRST)
+        other.advance(bigsite_engine, FIRST)
 
 
-def test_an_unseeded_database_is_not_advanced(empty_bigsite: sa.Engine) -> None:
+def test_an_unseeded_database_is_not_advanced(bigsite_engine: sa.Engine) -> None:
     with pytest.raises(WorldError, match="seed it first"):
-        small_world().advance(empty_bigsite, FIRST)
+        small_world().advance(bigsite_engine, FIRST)
 
 
-def test_more_customers_change_nothing_for_the_others(empty_bigsite: sa.Engine, another_bigsite: sa.Engine) -> None:
-    for engine, portfolios in ((empty_bigsite, 27), (another_bigsite, 33)):
+def test_more_customers_change_nothing_for_the_others(bigsite_engine: sa.Engine, another_bigsite: sa.Engine) -> None:
+    for engine, portfolios in ((bigsite_engine, 27), (another_bigsite, 33)):
         world = small_world(portfolios, 24)
         world.seed(engine)
         world.advance(engine, days(5)[-1])
@@ -95,20 +95,20 @@ def test_more_customers_change_nothing_for_the_others(empty_bigsite: sa.Engine, 
             return list(connection.execute(sa.select(source).where(mine).order_by(*source.primary_key.columns)).all())
 
     for table in ("portfolio", "trade", "security_movement", "income", "holding_eod", "data_sharing_consent"):
-        assert rows(empty_bigsite, table) == rows(another_bigsite, table), table
-        assert rows(empty_bigsite, table), table
+        assert rows(bigsite_engine, table) == rows(another_bigsite, table), table
+        assert rows(bigsite_engine, table), table
 
 
-def test_planted_faults_stand_until_they_are_mended(empty_bigsite: sa.Engine) -> None:
+def test_planted_faults_stand_until_they_are_mended(bigsite_engine: sa.Engine) -> None:
     planted, mended = days(2)[1], days(4)[3]
     world = small_world(faults=[PlantedFault(fault, planted, mended) for fault in Fault])
-    world.seed(empty_bigsite)
+    world.seed(bigsite_engine)
     units = world.faulty_portfolios[Fault.UNBALANCED_UNITS]
     name = world.faulty_portfolios[Fault.ILLEGAL_CHARACTER]
     assert {units, name} <= world.sharing(FIRST)
 
     def unbalanced() -> set[tuple[str, dt.date]]:
-        with empty_bigsite.connect() as connection:
+        with bigsite_engine.connect() as connection:
             found = connection.execute(
                 sa.text("""
                 SELECT p.portfolio_number, h.as_at_date
@@ -124,18 +124,18 @@ def test_planted_faults_stand_until_they_are_mended(empty_bigsite: sa.Engine) ->
         return {(number, day) for number, day in found}
 
     def shown() -> str:
-        with empty_bigsite.connect() as connection:
+        with bigsite_engine.connect() as connection:
             query = sa.text("SELECT portfolio_name FROM bigsite.portfolio WHERE portfolio_number = :number")
             return str(connection.execute(query, {"number": name}).scalar_one())
 
-    world.advance(empty_bigsite, days(1)[0])
+    world.advance(bigsite_engine, days(1)[0])
     assert unbalanced() == set()
     assert "\x0b" not in shown()
-    assert world.advance(empty_bigsite, planted).counts["faults planted"] == 2
-    world.advance(empty_bigsite, days(3)[2])
+    assert world.advance(bigsite_engine, planted).counts["faults planted"] == 2
+    world.advance(bigsite_engine, days(3)[2])
     assert unbalanced() == {(units, planted), (units, days(3)[2])}
     assert "\x0b" in shown()
-    assert world.advance(empty_bigsite, mended).counts["faults mended"] == 2
+    assert world.advance(bigsite_engine, mended).counts["faults mended"] == 2
     assert unbalanced() == set()
     assert "\x0b" not in shown()
 
@@ -156,10 +156,10 @@ def test_a_senseless_plan_is_refused(portfolios: int, consented: int, more: dict
         small_world(portfolios, consented, **more)
 
 
-def test_days_that_are_none_of_the_worlds_are_refused(empty_bigsite: sa.Engine) -> None:
+def test_days_that_are_none_of_the_worlds_are_refused(bigsite_engine: sa.Engine) -> None:
     with pytest.raises(NotABusinessDayError):
         small_world(first_day=dt.date(2023, 1, 1))
     with pytest.raises(NotABusinessDayError):
-        small_world().advance(empty_bigsite, dt.date(2023, 1, 7))
+        small_world().advance(bigsite_engine, dt.date(2023, 1, 7))
     with pytest.raises(ValueError, match="before the world's first day"):
-        small_world().advance(empty_bigsite, dt.date(2022, 12, 30))
+        small_world().advance(bigsite_engine, dt.date(2022, 12, 30))
