@@ -46,14 +46,15 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "documents": (
         ["documents/epi_findings.py", "documents/epi_reader.py", "documents/epi_totals.py", "documents/epi_writer.py",
-         "documents/epi_validator.py", "documents/format.py"],
+         "documents/epi_validator.py", "documents/epi_proof.py", "documents/format.py"],
         ["documents/test_epi_findings.py", "documents/test_epi_mapping.py", "documents/test_epi_reader.py",
-         "documents/test_epi_writer.py", "documents/test_epi_limits.py"],
+         "documents/test_epi_writer.py", "documents/test_epi_limits.py", "documents/test_epi_proof.py"],
     ),
     "delivery": (
         ["delivery/plan.py", "delivery/publish.py", "delivery/chain.py", "delivery/state.py", "delivery/gate.py",
          "delivery/evaluate.py", "delivery/facts.py", "delivery/quarantine.py", "delivery/release.py",
-         "delivery/verify.py", "delivery/build.py", "delivery/pages.py"],
+         "delivery/verify.py", "delivery/build.py", "delivery/pages.py", "delivery/ahead.py", "delivery/shards.py",
+         "delivery/rendered.py"],
         ["delivery"],
     ),
     "reconciliation": (
