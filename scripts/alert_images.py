@@ -100,6 +100,9 @@ def page(body: str) -> str:
     )
 
 
+PAST_DEADLINE = "9:02 AM"
+
+
 class _Heard:
     # In place of Slack's client: keeps what it is told.
     def __init__(self) -> None:
@@ -122,14 +125,15 @@ def recovered(incident: Incident) -> str:
     body = (
         "".join(map(block, update["blocks"])) + '<span class="edited">(edited)</span><div class="thread">1 reply</div>'
     )
-    answer = message(f'<div class="section">{mrkdwn(reply["text"])}</div>', "9:11 AM")
-    return message(f'{body}<div class="reply">{answer}</div>', "7:02 AM")
+    answer = message(f'<div class="section">{mrkdwn(reply["text"])}</div>', "11:11 AM")
+    return message(f'{body}<div class="reply">{answer}</div>', PAST_DEADLINE)
 
 
 def pages() -> Iterator[tuple[str, str]]:
     """Every picture's name and its HTML."""
     for title, incident in samples().items():
-        yield f"alert-{picture_name(title)}", page(message("".join(map(block, blocks(incident, LINKS))), "7:02 AM"))
+        told_at = PAST_DEADLINE if title.startswith("Late") else "7:02 AM"
+        yield f"alert-{picture_name(title)}", page(message("".join(map(block, blocks(incident, LINKS))), told_at))
     yield "alert-recovered", page(recovered(next(iter(samples().values()))))
 
 
