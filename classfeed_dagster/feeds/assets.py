@@ -13,10 +13,12 @@ from classfeed_dagster.delivery.errors import NotInOrderError
 from classfeed_dagster.delivery.plan import DeliveryPlan
 from classfeed_dagster.delivery.publish import Outcome
 from classfeed_dagster.delivery.records import quarantine_prefix
+from classfeed_dagster.feeds.findings import FindingsReference, find_in_shard
 from classfeed_dagster.feeds.parity import Compared, compare_date
 from classfeed_dagster.feeds.parts import FeedParts
 from classfeed_dagster.feeds.pictures import held_back_over_time
-from classfeed_dagster.feeds.steps import FeedDay, FindingsReference
+from classfeed_dagster.feeds.sharing import put_together, render_shard, share_out, share_out_pages, write_pages
+from classfeed_dagster.feeds.steps import FeedDay
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.reconciliation.parity_report import ParityReport
 from classfeed_dagster.runtime import CORRELATION_TAG, Runtime
@@ -63,7 +65,7 @@ def _quarantine(parts: FeedParts) -> dg.AssetsDefinition:
         "Who is held back on this date, and why: portfolios that break a rule, wait for an earlier date, or whose "
         "consent ended. Each has a record in the object store; it is released by itself once the source is mended.",
         "held-back",
-        stages=[parts.stage("shard", lambda day: day.shards, FeedDay.find_in_shard, "quarantine")],
+        stages=[parts.stage("shard", lambda day: day.shards, find_in_shard, "quarantine")],
     )
     def quarantine(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
         with step(context, f"{parts.feed.name}/quarantine") as day:
@@ -107,8 +109,8 @@ def _document(parts: FeedParts) -> dg.AssetsDefinition:
         "before. Its checks read these bytes; nothing leaves without their verdicts.",
         "the-gate",
         stages=[
-            parts.stage("shard", FeedDay.share_out, FeedDay.render_shard, "document"),
-            parts.stage("lot", FeedDay.share_out_pages, FeedDay.write_pages, "document"),
+            parts.stage("shard", share_out, render_shard, "document"),
+            parts.stage("lot", share_out_pages, write_pages, "document"),
         ],
     )
     def document(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
@@ -116,7 +118,7 @@ def _document(parts: FeedParts) -> dg.AssetsDefinition:
             work = parts.work(context, runtime)
             if parts.is_idle(context, work, "document"):
                 return
-            build = (work.put_together() if parts.fan_out else None) or work.stage()
+            build = (put_together(work) if parts.fan_out else None) or work.stage()
             get_logger().info("staged", pages=len(build.pages), portfolios=len(build.portfolios))
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(build.build_id),

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property, partial
-from pathlib import Path
 
 import polars as pl
 from pydantic import BaseModel
 
 from classfeed_dagster.bigsite.consent import ask_consent_now
-from classfeed_dagster.bigsite.landing import SlicedFiles, StoredFile, StoredTable
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.build import Build, Terms, build_delivery, read_build
 from classfeed_dagster.delivery.errors import NotInOrderError, StaleBuildError
@@ -27,21 +24,10 @@ from classfeed_dagster.delivery.manifest import SnapshotRef
 from classfeed_dagster.delivery.plan import DeliveryPlan, plan_delivery
 from classfeed_dagster.delivery.publish import Outcome, publish
 from classfeed_dagster.delivery.quarantine import held, update_quarantine
-from classfeed_dagster.delivery.records import canonical, sha256
 from classfeed_dagster.delivery.shadow import FeedMode, switched
-from classfeed_dagster.delivery.shards import (
-    SharedOut,
-    made_under,
-    put_together,
-    render_shard,
-    share_out,
-    share_out_pages,
-    write_pages,
-)
 from classfeed_dagster.delivery.state import delivered_state, earlier_date, ever_delivered
 from classfeed_dagster.documents.format import DocumentFormat, OneFileFormat
 from classfeed_dagster.domains.audience import Audience
-from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.domains.run import (
     CONSENTED,
@@ -52,31 +38,16 @@ from classfeed_dagster.domains.run import (
 )
 from classfeed_dagster.feeds.exclusion import already_there, one_live_feed
 from classfeed_dagster.feeds.feed import Feed, declared_feeds
+from classfeed_dagster.feeds.findings import FindingsReference, collect_findings, read_findings
 from classfeed_dagster.feeds.flags import attempt_flags
 from classfeed_dagster.feeds.gate import judge, judge_live, judge_roll
 from classfeed_dagster.feeds.switches import FeedFlags, carried, chosen_format, switched_frames
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.store import ObjectStore
 
 LANDING = "landing"  # under which name the snapshot is kept
 MAX_RESTAGINGS = 3
-
-
-class FindingsReference(BaseModel, frozen=True):
-    """Everything that the rules and the format found for one feed and date, and how many of each rule."""
-
-    snapshot_id: str
-    flags: dict[str, str | int | bool]  # the switches with which the format was asked
-    findings: StoredTable
-    by_rule: dict[str, int]
-
-
-class FindingsShard(BaseModel, frozen=True):
-    """What was found in one shard, gathered ahead."""
-
-    made_from: str  # what determines it
-    findings: StoredTable
 
 
 class BuildReference(BaseModel, frozen=True):
@@ -170,7 +141,7 @@ class FeedDay:
 
     def hold_back(self) -> tuple[DeliveryPlan, FindingsReference]:
         """Gather what the rules and the format found, work out who is held back, and put that on record."""
-        found = self._collect_findings()
+        found = collect_findings(self)
         plan = self.plan(self.consent()[1])
         delivered = delivered_state(self.store, self.feed.name, self.day)
         named = {entry.number for entry in plan.held_back}
@@ -194,8 +165,8 @@ class FeedDay:
         store, flags = self.store, self.flags
         found = self.runtime.load_reference(f"{self.feed.name}/quarantine", self.day, FindingsReference)
         if found.flags != flags.recorded:  # switched since an earlier attempt gathered them
-            found = self._collect_findings()
-        findings = self._read_findings(found.findings)
+            found = collect_findings(self)
+        findings = read_findings(self.store, found.findings)
         consented = carried(read_frame(store, self.domains()[0], CONSENTED), flags)
         numbers = set(consented["portfolio_number"])
         elsewhere = already_there(self.runtime.store, self.feed, self._feeds, flags, day=self.day, numbers=numbers)
@@ -211,16 +182,14 @@ class FeedDay:
 
     def stage(self, consented_now: set[str] | None = None) -> Build:
         """Render and stage the pages of those who go, less what was delivered before with the same content."""
-        store = self.store
         plan = self.plan(
             self.consent()[1] if consented_now is None else consented_now,
             max_held_back_share=self.runtime.settings.max_held_back_share,
         )
-        with open_domains(store, self.domains()) as slices:
-            build = build_delivery(store, self.terms(), plan, map(partial(switched_frames, flags=self.flags), slices))
-        return self._staged(build)
+        return self.staged(build_delivery(self.store, self.terms(), plan, self.frames()))
 
-    def _staged(self, build: Build) -> Build:
+    def staged(self, build: Build) -> Build:
+        """``build`` is the document of the date from now on."""
         self.runtime.save_reference(f"{self.feed.name}/document", self.day, BuildReference(build_id=build.build_id))
         return build
 
@@ -246,8 +215,6 @@ class FeedDay:
             compress=settings.compress and not isinstance(document_format, OneFileFormat),
         )
 
-    # The same steps shared out, for great dates: what is made here ahead, the steps above put together.
-
     @property
     def shards(self) -> int:
         """Into how many shards the date's work can be shared out; 0 on ordinary dates."""
@@ -256,53 +223,15 @@ class FeedDay:
         count = len(self.snapshot().shards)
         return count if count > 1 else 0
 
-    def find_in_shard(self, shard: int) -> None:
-        """Gather what the rules and the format find in one shard (from 0)."""
-        found = FindingsShard(made_from=self._findings_made_from(), findings=self._keep(self._find(shard)))
-        self.runtime.save_reference(self._findings_name(shard), self.day, found)
+    def made_of(self) -> list[str]:
+        """The SHA-256 of every frame that the document is made of."""
+        return [table.sha256 for domain in self.domains() for _, table in sorted(domain.frames.items())]
 
-    def share_out(self) -> int:
-        """Plan the date, and share the plan out for rendering; the number of shards, 0 on ordinary dates."""
-        if not self.shards:
-            return 0
-        plan = self.plan(self.consent()[1], max_held_back_share=self.runtime.settings.max_held_back_share)
-        snapshot = self.snapshot()
-        last_of_shards = [snapshot.slices[shard.stop - 1].last for shard in snapshot.shards]
-        shared = share_out(self.store, self.terms(), plan, last_of_shards, self._made_of())
-        self.runtime.save_reference(self._shared_name, self.day, shared)
-        return len(shared.shards)
-
-    def render_shard(self, shard: int) -> None:
-        """Render those of one shard who go."""
-        with open_domains(self.store, self.domains(), self.snapshot().shards[shard]) as slices:
-            frames = map(partial(switched_frames, flags=self.flags), slices)
-            render_shard(self.store, self.terms(), self._shared(), shard, frames)
-
-    def share_out_pages(self) -> int:
-        """Divide what was rendered into pages; the number of lots to write them in, 0 on ordinary dates."""
-        return share_out_pages(self.store, self.terms(), self._shared()) if self.shards else 0
-
-    def write_pages(self, lot: int) -> None:
-        """Write, examine and stage one lot of pages."""
-        write_pages(self.store, self.terms(), self._shared(), lot)
-
-    def put_together(self) -> Build | None:
-        """The staged document, if it was shared out and still is what would be shared out now."""
-        shared = self.runtime.find_reference(self._shared_name, self.day, SharedOut) if self.shards else None
-        terms = self.terms()
-        if shared is None or shared.made_under != made_under(terms, self._made_of()):
-            return None
-        try:
-            return self._staged(put_together(self.store, terms, shared))
-        except ObjectNotFoundError:  # a part of it is missing
-            return None
-
-    @property
-    def _shared_name(self) -> str:
-        return f"{self.feed.name}/document-shared"
-
-    def _shared(self) -> SharedOut:
-        return self.runtime.load_reference(self._shared_name, self.day, SharedOut)
+    def frames(self, slices: range | None = None) -> Iterator[Mapping[str, pl.DataFrame]]:
+        """The domains' frames as the switches leave them, slice by slice; all, or only some ``slices``."""
+        with open_domains(self.store, self.domains(), slices) as opened:
+            # By map, which keeps no slice's frames: they would still be in memory while the next slice is read.
+            yield from map(partial(switched_frames, flags=self.flags), opened)
 
     def roll(self) -> Evaluation:
         """The roll of consents since the date before, and whether it is a jump that nobody released."""
@@ -388,60 +317,6 @@ class FeedDay:
             at=self._instant(),
             correlation_id=self.correlation_id,
         )
-
-    def _collect_findings(self) -> FindingsReference:
-        snapshot = self.snapshot()
-        found = [FINDINGS.empty(), *map(self._findings_of, range(len(snapshot.shards)))]
-        findings = FINDINGS.conform(pl.concat(found).unique())
-        reference = FindingsReference(
-            snapshot_id=snapshot.snapshot_id,
-            flags=self.flags.recorded,
-            findings=self._keep(findings),
-            by_rule=dict(findings.group_by("rule").len().sort("rule").iter_rows()),
-        )
-        self.runtime.save_reference(f"{self.feed.name}/quarantine", self.day, reference)
-        return reference
-
-    def _findings_of(self, shard: int) -> pl.DataFrame:
-        ahead = (
-            self.runtime.find_reference(self._findings_name(shard), self.day, FindingsShard) if self.shards else None
-        )
-        if ahead is not None and ahead.made_from == self._findings_made_from():
-            return self._read_findings(ahead.findings)
-        return self._find(shard)
-
-    def _find(self, shard: int) -> pl.DataFrame:
-        found = [FINDINGS.empty()]
-        with open_domains(self.store, self.domains(), self.snapshot().shards[shard]) as slices:
-            for frames in slices:
-                found += [frames[FINDINGS.name], self.format.unwritable(switched_frames(frames, self.flags))]
-                del frames  # not in memory any more while the next slice is read
-        return FINDINGS.conform(pl.concat(found).unique())
-
-    def _findings_name(self, number: int) -> str:
-        return f"{self.feed.name}/quarantine-shard-{number:04d}"
-
-    def _findings_made_from(self) -> str:
-        made_from = [*self._made_of(), self.format.name, self.runtime.settings.code_version, self.flags.recorded]
-        return sha256(canonical(made_from))
-
-    def _made_of(self) -> list[str]:
-        return [table.sha256 for domain in self.domains() for _, table in sorted(domain.frames.items())]
-
-    def _read_findings(self, findings: StoredTable) -> pl.DataFrame:
-        with SlicedFiles(self.store, {FINDINGS.name: findings}, [FINDINGS.name]) as files:
-            return FINDINGS.conform(files.slice(0)[FINDINGS.name])
-
-    def _keep(self, findings: pl.DataFrame) -> StoredTable:
-        with tempfile.TemporaryDirectory(prefix="classfeed-findings-") as folder:
-            path = Path(folder) / "findings.parquet"
-            findings.write_parquet(path)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            prefix = f"domains/{self.day.isoformat()}/{self.audience.key}/findings-{self.feed.name}"
-            key = f"{prefix}/{digest[:32]}.parquet"
-            self.store.create(key, path)
-            file = StoredFile(key=key, sha256=digest, rows=findings.height, bytes=path.stat().st_size)
-            return StoredTable(files=(file,))
 
     def _instant(self) -> dt.datetime:
         return self.now or dt.datetime.now(dt.UTC)

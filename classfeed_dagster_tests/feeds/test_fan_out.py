@@ -13,6 +13,7 @@ from classfeed_dagster.definitions import build_definitions
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.feeds import assets, sharing
 from classfeed_dagster.feeds.steps import FeedDay
 from classfeed_dagster.operations.runs import Outcome
 from classfeed_dagster_tests.desk import FEED, Desk, at_a_desk
@@ -101,17 +102,14 @@ def test_shared_out_or_not_the_bytes_are_the_same(shared: Desk, alone: Desk) -> 
 def test_what_nobody_shared_out_in_time_is_made_by_the_last_step(shared: Desk, alone: Desk, monkeypatch: Any) -> None:
     """A page is gone before the last step: it makes the document itself."""
     seven_customers(shared)
-    put_together = FeedDay.put_together
 
-    def after_a_page_went(self: FeedDay) -> Build | None:
-        store = self.runtime.store
-        pages = [key for key in store.list("staged/") if "/page-" in key]
-        assert pages
-        store.delete(pages[-1])
-        assert put_together(self) is None
+    def after_a_page_went(work: FeedDay) -> Build | None:
+        pages = [key for key in work.store.list("staged/") if "/page-" in key]
+        work.store.delete(pages[-1])
+        assert sharing.put_together(work) is None
         return None
 
-    monkeypatch.setattr(FeedDay, "put_together", after_a_page_went)
+    monkeypatch.setattr(assets, "put_together", after_a_page_went)
     for desk in (shared, alone):
         assert desk.run(MONDAY).outcome is Outcome.DELIVERED
     assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
