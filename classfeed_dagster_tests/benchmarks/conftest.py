@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from openfeature import api
 
 from benchmarks import measure
@@ -36,10 +37,15 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run_once(way: Way, server: Path | None = None) -> Run:
         scratch = Path(tempfile.mkdtemp(prefix="classfeed-bench-run-"))
+        used: set[sa.Engine] = set()  # a process of its own would end, and its connections with it
+        sa.event.listen(sa.Engine, "engine_connect", found := lambda connection: used.add(connection.engine))
         try:
             facts = way.prepare(scratch, **way.arguments)() or {}
         finally:
+            sa.event.remove(sa.Engine, "engine_connect", found)
             shutil.rmtree(scratch)
+            for engine in used:
+                engine.dispose()
         return Run(1.0, 2.0, 0.0 if server is None else 0.5, 3_000_000, 1_000_000, facts)
 
     monkeypatch.setattr(measure, "run_once", run_once)
