@@ -45,6 +45,9 @@ browser: setup ## the Dagster UI in a real browser (needs Chromium: apt-get inst
 backfill: setup ## DATES dates through the real webserver, daemon and queue, as the UI launches them (an hour or more)
 	@$(BIN)/python -m classfeed_dagster_tests.torture.backfill --dates $(or $(DATES),250)
 
+celery: setup ## a date's steps on two Celery workers apart, same bytes as in one process (apt-get install redis-server); CELERY=--kill
+	@$(BIN)/python -m classfeed_dagster_tests.torture.celery_workers $(CELERY)
+
 bench: setup ## speed and memory, as ratios to named baselines in the same run: a quarter of an hour; BENCH=--help
 	@$(BIN)/python -m benchmarks $(BENCH)
 
@@ -79,4 +82,4 @@ lock: setup ## resolve the dependencies again
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup demo up test nightly torture mutation browser backfill bench lint lint-deploy audit format docs lock clean
+.PHONY: help setup demo up test nightly torture mutation browser backfill celery bench lint lint-deploy audit format docs lock clean

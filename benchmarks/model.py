@@ -1,8 +1,8 @@
 """What the measured parts say of dates that this machine can't hold: seconds by workers, and what grows beside time.
 
 Plain arithmetic, no measurement: seconds of processor a portfolio, from the largest whole job that was measured, times
-the portfolios. Steps that work slice by slice divide among workers; the others stay whole. PostgreSQL's own time is
-divided by its sessions alone, of which the pool towards bigsite allows only so many, whatever the number of workers.
+the portfolios. Steps that are shared out divide among workers; the others stay whole. PostgreSQL's own time is divided
+by the sessions that read a date at once, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from benchmarks import whole_job
 from benchmarks.measure import Part
 from benchmarks.site import DOMAIN, HELD_BACK, JUDGED, PUBLISHED, SNAPSHOT, STAGED
 
-DIVIDED = (SNAPSHOT, DOMAIN, STAGED, JUDGED)
-WHOLE = (HELD_BACK, PUBLISHED)
+DIVIDED = (DOMAIN, HELD_BACK, STAGED)
+READING = (SNAPSHOT,)
+WHOLE = (JUDGED, PUBLISHED)
 PORTFOLIOS = (100_000, 1_000_000, 10_000_000)
 WORKERS = (1, 2, 8, 32, 128)
-SESSIONS = 8  # that read bigsite at once
+SESSIONS = 4  # that read a date at once, unless set otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Rates:
     """Of one date, by portfolio."""
 
     divided: float  # seconds of processor, of the steps that divide among workers
-    whole: float  # and of those that don't
+    reading: float  # of the step that reads bigsite
+    whole: float  # and of the others that don't divide
     server: float  # seconds of PostgreSQL's processor
     document: float  # bytes before compression
     manifest: float  # bytes of the manifest
@@ -42,6 +44,7 @@ def rates(part: Part) -> Rates:
 
     return Rates(
         seconds(DIVIDED),
+        seconds(READING),
         seconds(WHOLE),
         way.server / size,
         way.fact("document_bytes") / size,
@@ -51,9 +54,9 @@ def rates(part: Part) -> Rates:
 
 
 def seconds(of: Rates, portfolios: int, workers: int) -> float:
-    """How long a date takes: a worker is one core. Reading can't be faster than bigsite's sessions."""
-    reading = portfolios * of.server / min(workers, SESSIONS)
-    return max(portfolios * of.divided / workers, reading) + portfolios * of.whole
+    """How long a date takes: a worker is one core. Reading comes first, and waits for bigsite's sessions."""
+    reading = portfolios * max(of.reading, of.server / SESSIONS)
+    return reading + portfolios * (of.divided / workers + of.whole)
 
 
 def rows(part: Part) -> tuple[list[str], list[list[str]]]:
@@ -65,7 +68,7 @@ def rows(part: Part) -> tuple[list[str], list[list[str]]]:
     for portfolios in PORTFOLIOS:
         row = [f"{portfolios:,}", *(_time(seconds(of, portfolios, workers)) for workers in WORKERS)]
         row += [
-            _time(portfolios * of.whole),
+            _time(portfolios * (of.reading + of.whole)),
             f"{portfolios * of.document / 1e9:,.0f} GB",
             f"{portfolios * of.pages:,.0f}",
             f"{portfolios * of.manifest / 1e6:,.0f} MB",

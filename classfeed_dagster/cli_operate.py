@@ -1,4 +1,4 @@
-"""The commands of operation: the watchdog that stands outside Dagster, and putting dead letters back."""
+"""The commands of operation: the watchdog outside Dagster, putting dead letters back, and a worker for steps."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command()(watchdog)
     app.command()(redrive)
+    app.command()(worker)
 
 
 def watchdog(
@@ -65,3 +66,22 @@ def redrive() -> None:
 
     moved = consent_events.redrive(consent_events.Queues.of(get_settings()))
     out.print(f"{moved} event(s) put back on the queue", highlight=False)
+
+
+def worker(
+    name: Annotated[str, typer.Option(help="Its name in runs' logs, unlike that of every other worker.")] = "classfeed",
+    queue: Annotated[list[str] | None, typer.Option(help="A queue that it takes steps from; may be repeated.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many steps at once, each in a process of its own.")] = 1,
+) -> None:
+    """Do the steps of other machines' runs, until Ctrl-C: a Celery worker. See docs/workers.md.
+
+    It needs the broker, bigsite, the object store and Dagster's database, and no disk but for temporary files.
+    """
+    from classfeed_dagster.operations.celery_steps import QUEUE, application
+    from classfeed_dagster.settings import get_settings
+
+    queues = ",".join(queue or [QUEUE])
+    arguments = ["--hostname", f"{name}@%h", "--queues", queues, "--concurrency", str(concurrency)]
+    application(get_settings()).worker_main(
+        ["worker", *arguments, "--loglevel", "INFO", "--without-mingle", "--without-gossip"]
+    )

@@ -57,7 +57,7 @@ _GROUPS: tuple[tuple[Kind, Dependency | None, str], ...] = (
     (Kind.TRANSIENT, Dependency.BIGSITE, "SourceReadError ConsentReadError EmbeddedPostgresError"),
     (Kind.TRANSIENT, Dependency.STORE, "StoreError StoreUnavailableError"),
     (Kind.TRANSIENT, Dependency.SNOWFLAKE, "LocalWarehouseError"),
-    (Kind.TRANSIENT, None, "ServiceError OperateError PagerDutyError TellingError LoadDiffersError"),
+    (Kind.TRANSIENT, None, "ServiceError OperateError PagerDutyError TellingError LoadDiffersError StepAbandonedError"),
     (
         Kind.DATA,
         None,
@@ -74,7 +74,7 @@ _GROUPS: tuple[tuple[Kind, Dependency | None, str], ...] = (
         "NotLocalError WarehouseNotConfiguredError FeedDeclarationError FlagSettingsError SwitchValueError "
         "SelectionError RuleError NoOldAppError UnknownFeedError QueueMissingError NoDoorError BadRequestError "
         "NotIdentifiedError NotAdoptedError UnknownSchemaError RerunRefusedError SimulationRefusedError "
-        "WorldError NumberOutOfRangeError NotABusinessDayError "
+        "WorldError NumberOutOfRangeError NotABusinessDayError ExecutorError "
         "ValidationError",  # pydantic's: the settings
     ),
     (

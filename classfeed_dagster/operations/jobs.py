@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.operations.extras import extra_needed
 from classfeed_dagster.operations.runs import CODE_VERSION_TAG, FEED_TAG, job_name
 
 
@@ -23,5 +24,21 @@ def feed_job(feed: Feed, code_version: str, executor: dg.ExecutorDefinition) -> 
 
 
 def executor_called(name: str) -> dg.ExecutorDefinition:
-    """``in_process`` or ``multiprocess``: on ordinary days starting processes costs more than the work."""
-    return dg.multiprocess_executor if name == "multiprocess" else dg.in_process_executor
+    """The executor of the setting ``CLASSFEED_EXECUTOR``: how a run's steps are executed.
+
+    ``in_process`` unless set, for on ordinary days starting processes costs more than the work. ``multiprocess`` starts
+    a process a step, ``celery`` gives steps to workers on other machines, ``k8s`` starts a pod a step. The last two are
+    extras of this project; ExecutorError says which to install if it is missing.
+    """
+    match name:
+        case "multiprocess":
+            return dg.multiprocess_executor
+        case "celery":
+            from classfeed_dagster.operations.celery_steps import celery_steps
+
+            return celery_steps
+        case "k8s":
+            with extra_needed(name, "k8s"):
+                from dagster_k8s import k8s_job_executor
+            return k8s_job_executor
+    return dg.in_process_executor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -77,9 +78,11 @@ def test_stages_have_targets_of_their_own() -> None:
 def test_the_model_divides_what_divides_and_nothing_else() -> None:
     part = Part("whole job, FULL", 1000, "", (_way(whole_job.PLAIN, 2, server=0.5),))
     of = model.rates(part)  # 0.4 s a step
-    assert model.seconds(of, 1_000_000, 1) == pytest.approx(4 * 400 + 2 * 400)
-    assert model.seconds(of, 1_000_000, 10) == pytest.approx(160 + 2 * 400)
-    assert model.seconds(of, 1_000_000, 1000) == pytest.approx(500 / model.SESSIONS + 2 * 400)
+    # Reading, three steps that divide, two that don't.
+    assert model.seconds(of, 1_000_000, 1) == pytest.approx(400 + 3 * 400 + 2 * 400)
+    assert model.seconds(of, 1_000_000, 10) == pytest.approx(400 + 120 + 2 * 400)
+    slow = dataclasses.replace(of, server=4 * of.reading * model.SESSIONS)
+    assert model.seconds(slow, 1_000_000, 10) == pytest.approx(4 * 400 + 120 + 2 * 400)
     header, rows = model.rows(part)
     assert [len(row) for row in rows] == [len(header)] * 3
     assert rows[-1][1] == "6.7 h"

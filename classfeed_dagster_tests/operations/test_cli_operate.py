@@ -73,3 +73,29 @@ def test_redrive_without_queues_says_which_settings_are_missing(environment: pyt
     result = runner.invoke(app, ["redrive"])
     assert result.exit_code != 0
     assert "CLASSFEED_CONSENT_DEAD_LETTER_URL" in str(result.exception)
+
+
+def test_a_worker_takes_steps_from_the_queues_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    from classfeed_dagster.operations import celery_steps
+
+    class Application:
+        def worker_main(self, arguments: list[str]) -> None:
+            self.arguments = arguments
+
+    made = Application()
+    monkeypatch.setattr(celery_steps, "application", lambda settings: made)
+    result = runner.invoke(app, ["worker", "--name", "two", "--queue", "near", "--queue", "dagster"])
+    assert result.exit_code == 0, result.output
+    said = made.arguments
+    given = {said[at]: said[at + 1] for at in range(1, len(said) - 1)}
+    assert (said[0], given["--hostname"], given["--queues"], given["--concurrency"]) == (
+        "worker", "two@%h", "near,dagster", "1",
+    )  # fmt: skip
+    assert runner.invoke(app, ["worker"]).exit_code == 0
+    assert "dagster" in made.arguments
+
+
+def test_a_worker_without_a_broker_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLASSFEED_CELERY_BROKER_URL", raising=False)
+    result = runner.invoke(app, ["worker"])
+    assert "set CLASSFEED_CELERY_BROKER_URL" in str(result.exception)

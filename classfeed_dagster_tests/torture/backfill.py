@@ -112,6 +112,7 @@ def watch(instance: DagsterInstance, backfill_id: str, seen: Seen, limit: float)
     from dagster import DagsterRunStatus, RunsFilter
 
     running = {DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING}
+    over = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
     began = told = time.monotonic()
     while seen.seconds < limit:
         seen.seconds = time.monotonic() - began
@@ -122,8 +123,7 @@ def watch(instance: DagsterInstance, backfill_id: str, seen: Seen, limit: float)
         if time.monotonic() - told > 60:
             told = time.monotonic()
             sys.stderr.write(f"{seen.seconds:.0f} s: {dict(seen.runs)}\n")
-        ended = sum(count for status, count in statuses.items() if status not in {*running, DagsterRunStatus.QUEUED})
-        if ended == seen.dates:
+        if sum(statuses[status] for status in over) == seen.dates:
             return
         time.sleep(_POLL_SECONDS)
 
