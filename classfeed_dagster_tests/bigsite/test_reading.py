@@ -105,3 +105,10 @@ def test_a_bigsite_that_is_not_there_is_said_so_without_its_address() -> None:
 def test_other_databases_are_refused() -> None:
     with pytest.raises(UnsupportedSourceError, match=r"sqlite\+pysqlite"), read_only(sa.create_engine("sqlite://")):
         pass
+
+
+def test_a_state_that_no_transaction_exported(bigsite_engine: sa.Engine) -> None:
+    with pytest.raises(ValueError, match="not the name of a PostgreSQL snapshot"), read_only(bigsite_engine, None, "'"):
+        pass
+    with pytest.raises(SourceReadError, match="could not be read"), read_only(bigsite_engine, None, "0000-1"):
+        pass

@@ -95,6 +95,15 @@ def test_several_after_one_take_what_is_staged(local_store: ObjectStore) -> None
     assert by_several(local_store, day, 2) == alone
 
 
+def test_a_shard_of_many_portfolios(local_store: ObjectStore, tmp_path: Path) -> None:
+    """More than are written to a file at a time, on pages that begin and end anywhere."""
+    day = Day(DAY1, {f"P{at:04}": ("NEW", [f"{at}.25"]) for at in range(450)})
+    together = by_several(local_store, day, 300, max_page_bytes=8192 + 1000)
+    alone = by_one(other := LocalStore(tmp_path / "alone"), day, 8192 + 1000)
+    assert keyless(together) == keyless(alone)
+    assert contents(local_store, together) == contents(other, alone)
+
+
 def test_only_what_differs_goes_again(local_store: ObjectStore) -> None:
     day = Day(DAY1, {number: ("NEW", ["1.00"]) for number in NUMBERS})
     deliver(local_store, day)

@@ -17,6 +17,7 @@ from classfeed_dagster.feeds import assets, sharing
 from classfeed_dagster.feeds.steps import FeedDay
 from classfeed_dagster.operations.runs import Outcome
 from classfeed_dagster_tests.desk import FEED, Desk, at_a_desk
+from classfeed_dagster_tests.feeds.test_another_recipient import BGL
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 NUMBERS = [f"SW0000000{at}" for at in range(1, 8)]
@@ -142,3 +143,11 @@ def test_an_ordinary_date_is_not_shared_out(shared: Desk) -> None:
     assert shared.run(MONDAY).outcome is Outcome.DELIVERED
     assert steps(shared, "class_super__document") == ["in_lots", "in_shards", "together"]
     assert steps(shared, "class__account_details") == ["in_shards", "together"]
+
+
+def test_a_date_on_which_nothing_is_due(shared: Desk) -> None:
+    shared.add(BGL)
+    shared.bigsite.portfolio("SW00000002").consent(recipient="BGL").deposit("10.00", "2026-02-24")
+    shared.end_of_day("2026-03-05")
+    early = shared.run("2026-03-05", feed="bgl")
+    assert (early.outcome, early.message) == ("nothing to do", "2026-03-05 is not a date of BGL's weekly feed")
