@@ -68,6 +68,7 @@ def test_redis_is_told_when_a_worker_counts_as_lost() -> None:
     assert conf.broker_transport_options["visibility_timeout"] == 60
     assert conf.broker_transport_options["unacked_restore_interval"] == 15
     assert conf.result_backend == "redis://nowhere/0"
+    assert conf.worker_max_memory_per_child == 1_000_000  # what steps leave behind ends with the process
     # RabbitMQ sees a broken connection itself.
     conf = application(Settings(celery_broker_url="pyamqp://nowhere//", celery_results_url="rpc://")).conf
     assert conf.broker_transport_options == {}
