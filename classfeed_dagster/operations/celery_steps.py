@@ -74,7 +74,7 @@ def _addresses(settings: Settings) -> dict[str, Any]:
 
 _WORKER: Mapping[str, Any] = {
     "worker_prefetch_multiplier": 1,  # a step that waits must be free for the next idle worker
-    "worker_max_memory_per_child": 1_000_000,  # KB; above it the process ends after the step in hand, another takes over
+    "worker_max_memory_per_child": 1_000_000,  # KB; above it a child ends after the step in hand
     "worker_redirect_stdouts": False,  # our log lines are whole already
     "broker_connection_retry_on_startup": True,
     # Without its broker a worker can't say that it lives: another has the step by the time it is back.
