@@ -13,6 +13,7 @@ import argparse
 import datetime as dt
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -172,6 +173,7 @@ def main() -> None:
     parser.add_argument("--portfolios", type=int, default=6)
     parser.add_argument("--limit", type=float, default=5400.0, help="seconds after which it gives up")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the webserver and the daemon end too
     with tempfile.TemporaryDirectory(prefix="classfeed-backfill-", ignore_cleanup_errors=True) as folder:
         seen = backfill(Path(folder), given.dates, given.portfolios, given.limit)
     print(seen)

@@ -274,6 +274,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds after which it gives up")
     parser.add_argument("--keep", action="store_true", help="keep the folder with everybody's logs, and say where")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers, services and networks end too
     if (needed := missing()) is not None:
         parser.error(needed)
     folder = Path(tempfile.mkdtemp(prefix="classfeed-workers-"))
