@@ -172,7 +172,8 @@ def share_out_pages(store: ObjectStore, terms: Terms, shared: SharedOut) -> int:
 def write_pages(store: ObjectStore, terms: Terms, shared: SharedOut, lot: int) -> None:
     """Write, examine and stage the pages of a lot (from 0)."""
     pages = _read(store, PageLots, _lots_key(shared))
-    numbers = pages.lots[lot]
+    # Another attempt may have shared out anew meanwhile, into fewer lots.
+    numbers = pages.lots[lot] if lot < len(pages.lots) else range(0)
     missing = [at for at in numbers if not store.exists(_page_key(shared, at))]
     if not missing:
         return

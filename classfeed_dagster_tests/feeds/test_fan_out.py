@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.definitions import build_definitions
+from classfeed_dagster.delivery import shards
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feeds import assets, sharing
 from classfeed_dagster.feeds.steps import FeedDay
 from classfeed_dagster.operations.runs import Outcome
+from classfeed_dagster.simulation.rehearsal import morning_after
 from classfeed_dagster_tests.desk import FEED, Desk, at_a_desk
 from classfeed_dagster_tests.feeds.test_another_recipient import BGL
 
@@ -151,3 +154,38 @@ def test_a_date_on_which_nothing_is_due(shared: Desk) -> None:
     shared.end_of_day("2026-03-05")
     early = shared.run("2026-03-05", feed="bgl")
     assert (early.outcome, early.message) == ("nothing to do", "2026-03-05 is not a date of BGL's weekly feed")
+
+
+@pytest.mark.parametrize("after", ["render_shard", "share_out_pages"])
+def test_another_attempt_shares_the_same_date_out_meanwhile(
+    shared: Desk, alone: Desk, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    """A person runs the date as well, and a consent has ended: neither takes the other's parts, none fails for it."""
+    seven_customers(shared)
+    done = getattr(shards, after)
+    rehearsed = dt.date.fromisoformat(MONDAY)
+    feed = shared.feed(FEED)
+    audience = feed.audience(shared.runtime.settings.first_business_date)
+    other = FeedDay(shared.runtime, feed, audience, rehearsed, "other", morning_after(rehearsed), shared.feeds)
+    ended: list[str] = []
+
+    def then_another(*given: Any) -> Any:
+        result = done(*given)
+        if after == "share_out_pages" or given[3] == 3:  # the last shard
+            with shared.runtime.engine.begin() as connection:
+                number = "SELECT portfolio_id FROM bigsite.portfolio WHERE portfolio_number = :number"
+                statement = f"UPDATE bigsite.data_sharing_consent SET revoked_at = :at WHERE portfolio_id = ({number})"
+                at = rehearsed + dt.timedelta(days=1)
+                connection.execute(sa.text(statement), {"at": f"{at} 00:00+11", "number": NUMBERS[0]})
+            ended.append(NUMBERS[0])
+            assert sharing.share_out(other) == 4
+        return result
+
+    monkeypatch.setattr(shards, after, then_another)
+    report = shared.run(MONDAY)
+    monkeypatch.undo()
+    assert report.outcome is Outcome.DELIVERED, report.message
+    assert ended == [NUMBERS[0]]
+    alone.run(MONDAY)
+    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+    assert NUMBERS[0] not in {one.number for one in shared.manifest(MONDAY).portfolios}
