@@ -183,7 +183,7 @@ def write_slices(
 class SlicedFiles:
     """Stored tables open together: slice k of each, as Polars frames. Use as a context manager.
 
-    ``slices`` are those that are wanted: no other shard's file is opened. None: all, of tables that are one file each.
+    ``slices`` are those that are wanted: no other shard's file is opened. None: all.
     """
 
     def __init__(
@@ -204,21 +204,29 @@ class SlicedFiles:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as opened:  # closes what was opened, should one of the files be damaged
             for name, table in self._tables.items():
-                wanted = {0: table.files[0]} if self._slices is None else table.files_of(self._slices)
-                found = []
-                for first, stored in wanted.items():
-                    file = self._opened(stored, opened)
-                    found.append((range(first, first + file.num_row_groups), file))
+                held = self._opened(table, opened)
                 if name in self._whole:
-                    self._references[name] = _polars(found[0][1].read())
+                    self._references[name] = _polars(held[0][1].read())
                 else:
-                    self._files[name] = found
+                    self._files[name] = held
             self._stack = opened.pop_all()
         if self._slices is None:
-            self._slices = range(max((held[0][0].stop for held in self._files.values()), default=0))
+            self._slices = range(max((held[-1][0].stop for held in self._files.values()), default=0))
         return self
 
-    def _opened(self, stored: StoredFile, opened: contextlib.ExitStack) -> pq.ParquetFile:
+    def _opened(self, table: StoredTable, opened: contextlib.ExitStack) -> list[tuple[range, pq.ParquetFile]]:
+        # The table's files that are wanted, each with the slices that it holds.
+        if self._slices is None:
+            held: list[tuple[range, pq.ParquetFile]] = []
+            for stored in table.files:
+                file = self._verified(stored, opened)
+                first = held[-1][0].stop if held else 0
+                held.append((range(first, first + file.num_row_groups), file))
+            return held
+        wanted = {first: self._verified(stored, opened) for first, stored in table.files_of(self._slices).items()}
+        return [(range(first, first + file.num_row_groups), file) for first, file in wanted.items()]
+
+    def _verified(self, stored: StoredFile, opened: contextlib.ExitStack) -> pq.ParquetFile:
         path = opened.enter_context(self._store.local_file(stored.key))
         if sha256_of(path) != stored.sha256:
             raise DamagedFileError(

@@ -205,7 +205,7 @@ def open_slices(
         store,
         {name: snapshot.tables[name] for name in names},
         [name for name in names if name in WHOLE],
-        range(len(snapshot.slices)) if slices is None else slices,
+        slices,
     )
 
 

@@ -100,6 +100,10 @@ def test_a_table_in_shards_reads_as_in_one_file(
                 write_slices(target, _batches(positions, [len(positions) // 2]), slice_size, slice_count)
             table = target.store(store, lambda at, digest, name=name: f"landing/{name}-{at}-{digest}.parquet")
             assert table.rows == len(positions)
+            with SlicedFiles(store, {"t": table}) as files:
+                everything = [part["t"]["value"].to_list() for part in files]
+            assert [row for rows in everything for row in rows] == list(range(len(positions)))
+            assert len(everything) == slice_count
             assert len(table.files) == (1 if size is None else -(-slice_count // shard_slices))
             for others in [file.key for file in table.files if file not in table.files_of(wanted).values()]:
                 store.delete(others)  # nobody else's file is asked for
