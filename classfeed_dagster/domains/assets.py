@@ -147,7 +147,13 @@ def _domain_asset(
             else:
                 consented = runtime.load_reference(audience.reference(CONSENTED), day, DomainReference)
                 reference = build_domain(
-                    runtime.store, snapshot, audience, domain, consented, ahead=partial(ahead, runtime, day)
+                    runtime.store,
+                    snapshot,
+                    audience,
+                    domain,
+                    consented,
+                    code_version=runtime.settings.code_version,
+                    ahead=partial(ahead, runtime, day),
                 )
             runtime.save_reference(audience.reference(domain), day, reference)
             get_logger().info("built", rows=_rows(reference, frames), snapshot_id=reference.snapshot_id)
@@ -176,7 +182,12 @@ def _in_shards(audience: Audience, name: str, domain: str) -> Stage:
         with step(context, f"{name}/{domain}") as day:
             snapshot = runtime.load_reference(LANDING, day, Snapshot)
             consented = runtime.load_reference(audience.reference(CONSENTED), day, DomainReference)
-            built = build_domain_shard(runtime.store, snapshot, audience, domain, consented, shard)
+            if shard >= len(snapshot.shards):
+                return  # another attempt has landed the date anew, in fewer shards
+            version = runtime.settings.code_version
+            built = build_domain_shard(
+                runtime.store, snapshot, audience, domain, consented, shard, code_version=version
+            )
             runtime.save_reference(_shard_reference(audience, domain, shard), day, built)
 
     return Stage("shard", shares, work)

@@ -109,7 +109,7 @@ class DomainSlices:
             for reference in self._references
             for name, table in reference.frames.items()
         }
-        self._files = SlicedFiles(store, tables, slices=range(self._references[0].slices) if slices is None else slices)
+        self._files = SlicedFiles(store, tables, slices=slices)
 
     def __enter__(self) -> Self:
         self._files.__enter__()
@@ -157,28 +157,36 @@ def build_domain(
     domain: str,
     consented: DomainReference,
     *,
+    code_version: str = "",
     ahead: Callable[[int], DomainShard | None] = lambda shard: None,
 ) -> DomainReference:
     """Work out and store one of the export domains for the portfolios in ``consented``.
 
-    ``ahead`` is asked for each shard (from 0) that was built before; what it has is taken if it was made from the
-    same, else it is built here. MixedSnapshotsError if ``consented`` is of another snapshot or audience;
+    ``ahead`` is asked for each shard (from 0) that was built before; what it has is taken if ``code_version`` made it
+    from the same, else it is built here. MixedSnapshotsError if ``consented`` is of another snapshot or audience;
     AudienceNotReadError if the snapshot was read for others; KeyError for an unknown domain.
     """
     _require_consented_of(snapshot, audience, consented)
-    made_from = _made_from(snapshot, audience, domain, consented)
+    made_from = _made_from(snapshot, audience, domain, consented, code_version)
 
     def shard(number: int) -> DomainShard:
         built = ahead(number)
         if built is not None and built.made_from == made_from:
             return built
-        return build_domain_shard(store, snapshot, audience, domain, consented, number)
+        return build_domain_shard(store, snapshot, audience, domain, consented, number, code_version=code_version)
 
     return _together(snapshot, audience, domain, map(shard, range(len(snapshot.shards))))
 
 
 def build_domain_shard(
-    store: ObjectStore, snapshot: Snapshot, audience: Audience, domain: str, consented: DomainReference, number: int
+    store: ObjectStore,
+    snapshot: Snapshot,
+    audience: Audience,
+    domain: str,
+    consented: DomainReference,
+    number: int,
+    *,
+    code_version: str = "",
 ) -> DomainShard:
     """Work out and store shard ``number`` (from 0) of an export domain. Errors as ``build_domain``."""
     _require_consented_of(snapshot, audience, consented)
@@ -189,11 +197,14 @@ def build_domain_shard(
     ):
         day = snapshot.business_date
         parts = (Slice(landed.slice(at), audience, day, sharing.slice(at)[CONSENTED]) for at in slices)
-        return _build(store, snapshot, audience, domain, parts, _made_from(snapshot, audience, domain, consented))
+        made_from = _made_from(snapshot, audience, domain, consented, code_version)
+        return _build(store, snapshot, audience, domain, parts, made_from)
 
 
-def _made_from(snapshot: Snapshot, audience: Audience, domain: str, consented: DomainReference) -> str:
-    return "/".join((snapshot.snapshot_id, audience.key, domain, consented.frames[CONSENTED].sha256))
+def _made_from(
+    snapshot: Snapshot, audience: Audience, domain: str, consented: DomainReference, code_version: str
+) -> str:
+    return "/".join((snapshot.snapshot_id, audience.key, domain, consented.frames[CONSENTED].sha256, code_version))
 
 
 def read_consent_roll(
@@ -209,7 +220,7 @@ def read_consent_roll(
 def read_frame(store: ObjectStore, reference: DomainReference, name: str) -> pl.DataFrame:
     """One frame of a domain, all slices at once: for small ones, the consented portfolios and the findings."""
     frames = {frame.name: frame for frame in FRAMES[reference.domain]}
-    with SlicedFiles(store, {name: reference.frames[name]}, slices=range(reference.slices)) as files:
+    with SlicedFiles(store, {name: reference.frames[name]}) as files:
         return pl.concat([frames[name].empty(), *(tables[name] for tables in files)])
 
 
