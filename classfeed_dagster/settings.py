@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         description="portfolios of a great date that one worker takes at a time: changes no byte of the output",
     )
     bigsite_sessions: int = Field(
-        4, ge=1, le=32, description="sessions that read a great date from bigsite at once; an ordinary one takes one"
+        4, ge=1, le=8, description="sessions that read a great date from bigsite at once; an ordinary one takes one"
     )
     delivery_wait_seconds: int = Field(
         600, ge=0, description="how long a delivery waits for the business date before it, if that one is running"

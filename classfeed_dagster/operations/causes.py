@@ -78,7 +78,7 @@ _GROUPS: tuple[tuple[Kind, Dependency | None, str], ...] = (
         "ValidationError",  # pydantic's: the settings
     ),
     (
-        Kind.BUG,
+        Kind.BUG,  # what Python and its libraries raise where code is wrong: names to recognize, nothing unfinished
         None,
         "BuildError FeedIdleError FrameShapeError AccountingError UnknownMetricError AssertionError AttributeError "
         "NameError UnboundLocalError TypeError NotImplementedError RecursionError PanicException ParamValidationError",
