@@ -26,6 +26,7 @@ from classfeed_dagster.domains.run import (
     MixedSnapshotsError,
     build_consented_portfolios,
     build_domain,
+    build_domain_shard,
     open_domains,
     read_consent_roll,
     read_frame,
@@ -219,6 +220,31 @@ def test_nobody_consents(bigsite_engine: sa.Engine, local_store: ObjectStore) ->
         assert list(slices) == []
     assert read_frame(local_store, built["movement_transactions"], FINDINGS.name).schema == pl.Schema(FINDINGS.schema)
     assert not read_consent_roll(local_store, snapshot, CLASS, built["consented_portfolios"]).none_left
+
+
+def test_a_shard_built_ahead_is_taken_if_the_same_code_built_it_from_the_same(
+    engine: sa.Engine, local_store: ObjectStore
+) -> None:
+    domain = "account_details"
+    one, other = (
+        take_snapshot(engine, local_store, D, (CLASS,), slice_portfolios=1, shard_portfolios=2) for _ in range(2)
+    )
+    consented = build_consented_portfolios(local_store, one, CLASS)
+    shards = range(len(one.shards))
+    assert len(shards) > 1
+    built = [build_domain_shard(local_store, one, CLASS, domain, consented, at, code_version="1") for at in shards]
+    kept = [shard.frames["accounts"].key for shard in built]
+
+    def is_taken(snapshot: Snapshot, version: str) -> bool:
+        for key in kept:
+            local_store.delete(key)  # building it again would store it again
+        of = build_consented_portfolios(local_store, snapshot, CLASS)
+        build_domain(local_store, snapshot, CLASS, domain, of, code_version=version, ahead=built.__getitem__)
+        return not any(map(local_store.exists, kept))
+
+    assert is_taken(one, "1")
+    assert not is_taken(one, "2")
+    assert not is_taken(other, "1")
 
 
 def test_frames_of_different_snapshots_are_never_mixed(engine: sa.Engine, local_store: ObjectStore) -> None:

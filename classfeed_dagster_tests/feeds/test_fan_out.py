@@ -15,6 +15,7 @@ from classfeed_dagster.delivery import shards
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.fan_out import Stage
 from classfeed_dagster.feeds import assets, sharing
 from classfeed_dagster.feeds.steps import FeedDay
 from classfeed_dagster.operations.runs import Outcome
@@ -128,6 +129,21 @@ def test_again_after_a_correction(shared: Desk, alone: Desk) -> None:
     for desk in (shared, alone):
         assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
         assert desk.run(MONDAY).outcome is Outcome.NOTHING_TO_DO
+    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+    assert [one.number for one in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
+
+
+def test_what_was_shared_out_of_something_else_is_not_taken(
+    shared: Desk, alone: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares of an earlier attempt are there, and the correction's own are not: the last steps make everything."""
+    seven_customers(shared)
+    for desk in (shared, alone):
+        desk.run(MONDAY)
+    shared.end_of_day(MONDAY)
+    monkeypatch.setattr(Stage, "shares", lambda *given: 0)
+    for desk in (shared, alone):
+        assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
     assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
     assert [one.number for one in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
 
