@@ -15,14 +15,15 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from classfeed_dagster_tests.torture.outcome import Budget, Row, table
 
 # The share of the budget that each attack gets.
 SHARES = {
-    "time": 0.01, "security": 0.01, "crash": 0.25, "machine": 0.25, "readers": 0.12, "writer": 0.05, "daemon": 0.21,
-    "soak": 0.10,
+    "time": 0.01, "security": 0.01, "crash": 0.15, "crash-s3": 0.15, "machine": 0.22, "readers": 0.11, "writer": 0.05,
+    "daemon": 0.20, "soak": 0.10,
 }  # fmt: skip
 SOAK_FROM = 300  # seconds of budget: below that, too few days to say anything
 
@@ -37,10 +38,10 @@ def _attack(name: str, seed: int) -> Callable[[Budget, Path], Iterator[Row]]:
         from classfeed_dagster_tests.torture import security
 
         return security.attack
-    if name == "crash":
+    if name in ("crash", "crash-s3"):
         from classfeed_dagster_tests.torture import kills
 
-        return kills.attack
+        return partial(kills.attack, kind="S3" if name == "crash-s3" else "disk")
     if name == "readers":
         from classfeed_dagster_tests.torture import hostile
 

@@ -166,28 +166,27 @@ class Nursery:
         return process.exitcode
 
 
-def attack(budget: Budget, folder: Path) -> Iterator[Row]:
-    """Kill at every point, or at as many as the budget allows, evenly spread; then race."""
+def attack(budget: Budget, folder: Path, kind: str) -> Iterator[Row]:
+    """Kill at every point, or at as many as the budget allows, evenly spread; then race. ``kind``: disk or S3."""
     nursery = Nursery()
     with s3_server() as endpoint:  # first: victims inherit its credentials
         nursery.run((str(folder / "warm"), None), "first delivery", 0, False, "")
 
-        def fresh(kind: str) -> Where:
+        def fresh() -> Where:
             name = uuid.uuid4().hex
             return (f"s3://torture/{name}", endpoint) if kind == "S3" else (str(folder / name), None)
 
-        cases = [(s, kind, cut) for s in SCENARIOS for kind, cut in (("disk", False), ("disk", True), ("S3", False))]
-        for at, (scenario, kind, cut) in enumerate(cases):
-            yield _killed(nursery, fresh, scenario, kind, cut, budget.part(0.8 / (len(cases) - at + 2)), folder)
-        for kind in ("disk", "S3"):
-            yield _raced(nursery, fresh(kind), kind)
+        cases = [(scenario, cut) for scenario in SCENARIOS for cut in ([False, True] if kind == "disk" else [False])]
+        for at, (scenario, cut) in enumerate(cases):
+            yield _killed(nursery, fresh, scenario, kind, cut, budget.part(0.9 / (len(cases) - at)), folder)
+        yield _raced(nursery, fresh(), kind)
 
 
 def _killed(
-    nursery: Nursery, fresh: Callable[[str], Where], scenario: str, kind: str, cut: bool, budget: Budget, folder: Path
+    nursery: Nursery, fresh: Callable[[], Where], scenario: str, kind: str, cut: bool, budget: Budget, folder: Path
 ) -> Row:
     report = folder / "points.json"
-    undisturbed = fresh(kind)
+    undisturbed = fresh()
     assert nursery.run(undisturbed, scenario, 0, cut, str(report)) == 0
     points = json.loads(report.read_text())
     expected = _facts(undisturbed, scenario)
@@ -197,7 +196,7 @@ def _killed(
         if tried >= LEAST and budget.left <= 0:
             break
         tried += 1
-        where, at = fresh(kind), f"{points[die_at - 1]} (point {die_at})"
+        where, at = fresh(), f"{points[die_at - 1]} (point {die_at})"
         code = nursery.run(where, scenario, die_at, cut, str(report))
         if code not in (-signal.SIGKILL, 0):  # 0: threads took another turn, and there were fewer points
             broken.append(f"{at}: the victim ended by itself with {code}")
