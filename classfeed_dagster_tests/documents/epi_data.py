@@ -252,10 +252,14 @@ def sample() -> Frames:
 
 def page_of(frames: Frames, header: PageHeader = HEADER) -> bytes:
     """One page of everything."""
+    totals = sum((one.totals for one in EPI.render(frames)), Totals())
+    return b"".join(EPI.page(header, totals, sections_of(frames)))
+
+
+def sections_of(frames: Frames) -> dict[str, list[bytes]]:
+    """A page's records, portfolio by portfolio, by section."""
     rendered = list(EPI.render(frames))
-    totals = sum((one.totals for one in rendered), Totals())
-    sections = {section.name: [one.sections[section.name] for one in rendered] for section in epi.SECTIONS}
-    return b"".join(EPI.page(header, totals, sections))
+    return {section.name: [one.sections[section.name] for one in rendered] for section in epi.SECTIONS}
 
 
 # --- The same document, made by lxml element by element -----------------------------------------------------------

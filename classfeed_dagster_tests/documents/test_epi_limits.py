@@ -6,7 +6,7 @@ import pytest
 
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.documents.epi_validator import LONGEST_TEXT, READ_ON
-from classfeed_dagster_tests.documents.epi_data import page_of, sample
+from classfeed_dagster_tests.documents.epi_data import page_of, sample, sections_of
 
 TOO_LONG = "a text or comment goes on for longer than any in a document may"
 
@@ -37,6 +37,14 @@ def test_a_stretch_without_an_element_is_refused_above_the_limit(begin: bytes, f
 def test_a_stretch_below_the_limit_is_not_refused_for_its_length(begin: bytes, filling: bytes, end: bytes) -> None:
     facts = EPI.examine([with_stretch(begin, filling, end, LONGEST_TEXT // 4)])
     assert not [error for error in facts.errors if TOO_LONG in error]
+
+
+def test_a_comment_that_ends_where_a_line_begins_has_ended() -> None:
+    holdings = b"".join(sections_of(sample())["InvestmentHoldings"])
+    many = holdings * (4 * LONGEST_TEXT // len(holdings))  # more than a comment may be long
+    page = page_of(sample()).replace(holdings, many).replace(b"<AccountDetails>", b"<!--\n--><AccountDetails>", 1)
+    assert len(page) > 4 * LONGEST_TEXT
+    assert not [error for error in EPI.examine([page]).errors if TOO_LONG in error]
 
 
 @pytest.mark.parametrize(("more", "given_up"), [(READ_ON // 2, False), (2 * READ_ON, True)])

@@ -433,6 +433,10 @@ def test_pieces_are_the_document_and_know_their_lines(chunks: list[bytes]) -> No
         at += len(piece)
 
 
+def test_an_empty_line_first_is_a_piece_of_its_own() -> None:
+    assert list(Lines([b"\n<a>\n\n</a>"])) == [(1, b"\n"), (2, b"<a>\n"), (3, b"\n"), (4, b"</a>")]
+
+
 def test_long_lines_come_in_pieces() -> None:
     document = b"a" * (3 * PIECE + 5) + b"\n" + b"b" * PIECE + b"\n" + b"c" * (2 * PIECE)
     for chunk in (1000, PIECE, len(document)):
