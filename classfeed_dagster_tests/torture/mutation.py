@@ -48,7 +48,8 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
         ["documents/epi_findings.py", "documents/epi_reader.py", "documents/epi_totals.py", "documents/epi_writer.py",
          "documents/epi_validator.py", "documents/epi_proof.py", "documents/format.py"],
         ["documents/test_epi_findings.py", "documents/test_epi_mapping.py", "documents/test_epi_reader.py",
-         "documents/test_epi_writer.py", "documents/test_epi_limits.py", "documents/test_epi_proof.py"],
+         "documents/test_epi_writer.py", "documents/test_epi_limits.py", "documents/test_epi_proof.py",
+         "documents/test_examined_ahead.py", "documents/test_format.py"],
     ),
     "delivery": (
         ["delivery/plan.py", "delivery/publish.py", "delivery/chain.py", "delivery/state.py", "delivery/gate.py",
