@@ -54,12 +54,16 @@ class Settings(BaseSettings):
     )
     compress: bool = Field(True, description="gzip the delivered documents")
     slice_portfolios: int = Field(
-        300, ge=1, description="portfolios worked on at a time: bounds memory, changes no byte of the output"
+        300,
+        ge=1,
+        description="portfolios worked on at a time, of those without their whole history four times as many: bounds "
+        "memory, changes no byte of the output",
     )
     shard_portfolios: int = Field(
         12_000,
         ge=1,
-        description="portfolios of a great date that one worker takes at a time: changes no byte of the output",
+        description="portfolios of a great date that one worker takes at a time, four times as many of those without "
+        "their whole history: changes no byte of the output",
     )
     bigsite_sessions: int = Field(
         4, ge=1, le=8, description="sessions that read a great date from bigsite at once; an ordinary one takes one"

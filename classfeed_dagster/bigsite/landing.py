@@ -148,13 +148,13 @@ def sha256_of(path: Path) -> str:
 def write_slices(
     target: RowGroups,
     batches: Iterable[pa.RecordBatch],
-    slice_size: int,
-    slice_count: int,
+    slice_ends: Sequence[int],
     watch: Callable[[pa.RecordBatch], None] = lambda batch: None,
 ) -> None:
     """Write batches that are ordered by their first column, ``position`` (from 0), as row groups of slices.
 
-    ``watch`` sees every batch. One slice's rows are in memory at a time.
+    ``slice_ends`` are the positions, ascending, that are not in a slice any more. ``watch`` sees every batch. One
+    slice's rows are in memory at a time.
     """
     pending: list[pa.RecordBatch] = []
     current = 0
@@ -169,14 +169,14 @@ def write_slices(
         watch(batch)
         if not batch.num_rows:
             continue  # nobody consents
-        slices = batch.column(0).to_numpy(zero_copy_only=False) // slice_size
+        slices = np.searchsorted(slice_ends, batch.column(0).to_numpy(zero_copy_only=False), side="right")
         rows = batch.drop_columns(["position"])
         bounds = [0, *(np.flatnonzero(np.diff(slices)) + 1).tolist(), len(slices)]
         for start, end in itertools.pairwise(bounds):
             while current < slices[start]:
                 close_slice()
             pending.append(rows.slice(start, end - start))
-    while current < slice_count:
+    while current < len(slice_ends):
         close_slice()
 
 

@@ -8,6 +8,7 @@ stored first, the descriptor last: without a descriptor there is no snapshot.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,7 +38,7 @@ from classfeed_dagster.bigsite.landing import (
 )
 from classfeed_dagster.bigsite.readiness import EndOfDay, SourceNotReadyError
 from classfeed_dagster.bigsite.reading import ReadOnlyTransaction, read_only
-from classfeed_dagster.bigsite.wanted import SnapshotAudience, Wanted, array, ask_consent
+from classfeed_dagster.bigsite.wanted import SnapshotAudience, Wanted, array, ask_consent, slice_ends
 from classfeed_dagster.store import ObjectStore
 
 _CONSENTS_AT_A_TIME = 10_000
@@ -109,7 +110,8 @@ def take_snapshot(
             wanted = ask_consent(bigsite, business_date, due)
             end_of_day = EndOfDay(business_date)
             end_of_day.require_any(bigsite)
-            reader = _Reader(Path(folder), wanted, end_of_day, slice_size=slice_portfolios, shard_slices=shard_slices)
+            ends = slice_ends(wanted.whole_history, slice_portfolios)
+            reader = _Reader(Path(folder), wanted, end_of_day, ends, shard_slices=shard_slices)
             with ExitStack() as opened:
                 others = min(sessions, reader.shards) - 1
                 state = bigsite.state() if others > 0 else None
@@ -120,7 +122,7 @@ def take_snapshot(
         tables = {
             name: file.store(store, _file_keys(business_date, name, snapshot_id)) for name, file in reader.files.items()
         }
-    numbers = [wanted.numbers[at : at + slice_portfolios] for at in range(0, len(wanted.numbers), slice_portfolios)]
+    numbers = [wanted.numbers[start:end] for start, end in itertools.pairwise([0, *ends])]
     snapshot = Snapshot(
         business_date=business_date,
         snapshot_id=snapshot_id,
@@ -223,21 +225,20 @@ class _Reader:
     """Reads everything that is wanted, table after table; large dates through several sessions that see one state."""
 
     def __init__(
-        self, folder: Path, wanted: Wanted, end_of_day: EndOfDay, *, slice_size: int, shard_slices: int
+        self, folder: Path, wanted: Wanted, end_of_day: EndOfDay, ends: Sequence[int], *, shard_slices: int
     ) -> None:
         self._folder = folder
         self._wanted = wanted
         self._end_of_day = end_of_day
-        self._slice_size = slice_size
+        self._slice_ends = ends
         self._shard_slices = shard_slices
-        self._slice_count = -(-len(wanted.numbers) // slice_size)
         self._securities: set[int] = set()
         self.files: dict[str, RowGroups] = {}
 
     @property
     def shards(self) -> int:
         """How many shards there are to read."""
-        return -(-self._slice_count // self._shard_slices)
+        return -(-len(self._slice_ends) // self._shard_slices)
 
     def read(self, sessions: Sequence[ReadOnlyTransaction], limit: Decimal) -> None:
         """Read with all ``sessions`` at once, the first one being the transaction that asked for consent."""
@@ -276,7 +277,7 @@ class _Reader:
                 self._securities.update(found)
 
         with RowGroups(self._folder / f"{table}.parquet", schema, self._shard_slices) as target:
-            write_slices(target, batches, self._slice_size, self._slice_count, watch)
+            write_slices(target, batches, self._slice_ends, watch)
         self.files[table] = target
 
 

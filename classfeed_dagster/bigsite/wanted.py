@@ -12,6 +12,7 @@ from classfeed_dagster.bigsite import consent
 from classfeed_dagster.bigsite.reading import ReadOnlyTransaction
 
 _ALL_HISTORY = "-infinity"
+_DAYS_TO_A_HISTORY = 4  # a day's rows are about a quarter of those that a whole history brings
 
 
 class SnapshotAudience(Protocol):
@@ -31,6 +32,7 @@ class Wanted:
     """What the answer to the consent question asks bigsite for."""
 
     numbers: list[str]  # of every portfolio that a document speaks of, by position
+    whole_history: bytes  # by position: 1 if all of its history is read, 0 if a window's rows are
     consents: list[tuple[int, consent.Consent]]  # with its portfolio's position
     parameters: dict[str, object]  # of every query
     read: int  # portfolios whose data is read: all but the removed
@@ -90,6 +92,7 @@ def _wanted(consents: list[consent.Consent], business_date: dt.date, audiences: 
 
     return Wanted(
         numbers=[standing[portfolio_id] for portfolio_id in order],
+        whole_history=bytes(portfolio_id in full for portfolio_id in order),
         consents=sorted(landed, key=lambda entry: (entry[0], entry[1].consent_id)),
         read=len(read),
         unreadable=tuple(consent.unreadable(consents)),
@@ -113,6 +116,23 @@ def _wanted(consents: list[consent.Consent], business_date: dt.date, audiences: 
             "opening_audiences": array(f'"{key}"' for _, _, _, key in openings),
         },
     )
+
+
+def slice_ends(whole_history: bytes, portfolios: int) -> list[int]:
+    """Where slices end, as positions: the first one that isn't in the slice any more.
+
+    A slice holds at most ``portfolios`` of whole history, or four times as many others: memory is bounded by rows, and
+    what a slice costs beside them is paid less often on ordinary dates.
+    """
+    starts: list[int] = []
+    room = 0
+    for position, whole in enumerate(whole_history):
+        takes = _DAYS_TO_A_HISTORY if whole else 1
+        if takes > room:
+            starts.append(position)
+            room = portfolios * _DAYS_TO_A_HISTORY
+        room -= takes
+    return [*starts[1:], len(whole_history)] if starts else []
 
 
 def array(values: Iterable[object]) -> str:

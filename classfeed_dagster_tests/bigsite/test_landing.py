@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,26 +30,23 @@ READ = pa.schema([("position", pa.int32()), ("value", pa.int64())])
 def _batches(positions: list[int], cuts: list[int]) -> list[pa.RecordBatch]:
     table = pa.table({"position": pa.array(positions, pa.int32()), "value": range(len(positions))}, schema=READ)
     bounds = sorted({0, *(cut % (len(positions) + 1) for cut in cuts), len(positions)})
-    return [
-        batch for start, end in itertools.pairwise(bounds) for batch in table.slice(start, end - start).to_batches()
-    ]
+    return [batch for start, end in pairwise(bounds) for batch in table.slice(start, end - start).to_batches()]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     positions=st.lists(st.integers(0, 20), max_size=60).map(sorted),
     cuts=st.lists(st.integers(0, 60), max_size=5),
-    slice_size=st.integers(1, 25),
+    ends=st.sets(st.integers(1, 20), max_size=8).map(lambda some: [*sorted(some), 21]),
 )
-def test_row_groups_are_slices(tmp_path: Path, positions: list[int], cuts: list[int], slice_size: int) -> None:
-    slice_count = -(-21 // slice_size)
+def test_row_groups_are_slices(tmp_path: Path, positions: list[int], cuts: list[int], ends: list[int]) -> None:
     seen: list[int] = []
     with RowGroups(tmp_path / "rows.parquet", SCHEMA) as target:
         batches = _batches(positions, cuts)
-        write_slices(target, batches, slice_size, slice_count, lambda batch: seen.append(batch.num_rows))
+        write_slices(target, batches, ends, lambda batch: seen.append(batch.num_rows))
     file = pq.ParquetFile(tmp_path / "rows.parquet")
     found = [file.read_row_group(group).column("value").to_pylist() for group in range(file.num_row_groups)]
-    expected = [[row for row, at in enumerate(positions) if at // slice_size == part] for part in range(slice_count)]
+    expected = [[row for row, at in enumerate(positions) if first <= at < end] for first, end in pairwise([0, *ends])]
     assert found == expected
     assert sum(seen) == len(positions)
 
@@ -59,7 +56,7 @@ def test_files_opened_together_are_checked_first(tmp_path: Path, local_store: Ob
     for name in ("one", "two"):
         path = tmp_path / name
         with RowGroups(path, SCHEMA) as target:
-            write_slices(target, _batches([0, 1, 2], []), 2, 2)
+            write_slices(target, _batches([0, 1, 2], []), [2, 3])
         tables[name] = target.store(local_store, lambda at, _, name=name: f"landing/{name}.parquet")
     assert tables["one"].files == (
         StoredFile(
@@ -83,21 +80,21 @@ def test_files_opened_together_are_checked_first(tmp_path: Path, local_store: Ob
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     positions=st.lists(st.integers(0, 20), max_size=60).map(sorted),
-    slice_size=st.integers(1, 8),
+    ends=st.sets(st.integers(1, 20), max_size=20).map(lambda some: [*sorted(some), 21]),
     shard_slices=st.integers(1, 8),
     bounds=st.tuples(st.integers(0, 20), st.integers(0, 20)),
 )
 def test_a_table_in_shards_reads_as_in_one_file(
-    tmp_path: Path, positions: list[int], slice_size: int, shard_slices: int, bounds: tuple[int, int]
+    tmp_path: Path, positions: list[int], ends: list[int], shard_slices: int, bounds: tuple[int, int]
 ) -> None:
-    slice_count = -(-21 // slice_size)
+    slice_count = len(ends)
     wanted = range(min(bounds) % slice_count, max(bounds) % slice_count + 1)
     read = {}
     for name, size in (("whole", None), ("shards", shard_slices)):
         with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
             store = LocalStore(Path(folder) / "store")
             with RowGroups(Path(folder) / "rows.parquet", SCHEMA, size) as target:
-                write_slices(target, _batches(positions, [len(positions) // 2]), slice_size, slice_count)
+                write_slices(target, _batches(positions, [len(positions) // 2]), ends)
             table = target.store(store, lambda at, digest, name=name: f"landing/{name}-{at}-{digest}.parquet")
             assert table.rows == len(positions)
             with SlicedFiles(store, {"t": table}) as files:
