@@ -67,6 +67,7 @@ PRELOAD = ["pytest", "polars", "sqlalchemy", "lxml.etree", "pydantic",
            "pyarrow.parquet", "pyarrow.compute", "classfeed_dagster_tests.torture.calendar", "psycopg", "boto3"]  # fmt: skip
 
 _HARNESS_BROKE = 77
+_NOT_FOUND = 4  # pytest's own
 
 _COMPARISONS: dict[type[ast.cmpop], list[type[ast.cmpop]]] = {
     ast.Lt: [ast.LtE, ast.GtE], ast.LtE: [ast.Lt, ast.Gt], ast.Gt: [ast.GtE, ast.LtE], ast.GtE: [ast.Gt, ast.Lt],
@@ -307,8 +308,9 @@ def judge(mutant: Mutant, reach: Reach, context: Any) -> str:
             os.killpg(process.pid, 9)
             process.join()
             return "timeout"
-        # 1: tests failed; 2: they could not even be collected. Anything else says nothing of the mutant.
-        if process.exitcode in (1, 2):
+        # 1: tests failed; 2: they could not even be collected. 4: pytest found none of that name, which says as much
+        # if it does find them without the mutant. Anything else says nothing of it.
+        if process.exitcode in (1, 2) or (process.exitcode == _NOT_FOUND and _exit_code(some, context) == 0):
             return "killed"
         if process.exitcode != 0:
             return "unjudged"
@@ -318,11 +320,18 @@ def judge(mutant: Mutant, reach: Reach, context: Any) -> str:
 def require_honest(room: str, reach: Reach, context: Any) -> None:
     """Without a mutant every test passes; otherwise a kill would mean nothing. RuntimeError if one doesn't."""
     tests = sorted({test for lines in reach.lines.values() for names in lines.values() for test in names})
+    code = _exit_code(tests, context)
+    if code != 0:
+        raise RuntimeError(f"{room}: tests fail without any mutant (exit code {code})")
+
+
+def _exit_code(tests: list[str], context: Any) -> int | None:
+    # Without a mutant.
     process = context.Process(target=_child, args=(None, tests))
     process.start()
     process.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"{room}: tests fail without any mutant (exit code {process.exitcode})")
+    code: int | None = process.exitcode
+    return code
 
 
 def run(rooms: list[str], sample: int, seconds: float, seed: int, out: Path | None) -> list[dict[str, Any]]:
