@@ -33,6 +33,9 @@ nightly: setup ## the long tests: a simulated year, every evening against the cu
 torture: setup ## kills, races, outages, hostile bytes and random days for BUDGET seconds; one table of faults and outcomes
 	@$(BIN)/python -m classfeed_dagster_tests.torture --budget $(or $(BUDGET),120)
 
+torture-short: setup ## the same in two minutes or so, without the daemon: with every change
+	@$(BIN)/python -m classfeed_dagster_tests.torture --budget 60 --only time,security,crash,crash-s3,machine,readers,writer
+
 mutation: setup ## is every small wrong change of a deciding module noticed? MUTANTS of them, for at most BUDGET seconds
 	@$(BIN)/python -m classfeed_dagster_tests.torture.mutation --sample $(or $(MUTANTS),400) --seconds $(or $(BUDGET),9000) --require 90
 
@@ -82,4 +85,4 @@ lock: setup ## resolve the dependencies again
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup demo up test nightly torture mutation browser backfill celery bench lint lint-deploy audit format docs lock clean
+.PHONY: help setup demo up test nightly torture torture-short mutation browser backfill celery bench lint lint-deploy audit format docs lock clean

@@ -14,7 +14,7 @@ import signal
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,6 @@ def s3_server() -> Iterator[str]:
     import boto3
     from moto.server import ThreadedMotoServer
 
-    os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local", AWS_DEFAULT_REGION="ap-southeast-2")
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -168,8 +167,10 @@ class Nursery:
 
 def attack(budget: Budget, folder: Path, kind: str) -> Iterator[Row]:
     """Kill at every point, or at as many as the budget allows, evenly spread; then race. ``kind``: disk or S3."""
+    # First: victims inherit them from the process that they are forked from, which outlives one attack.
+    os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local", AWS_DEFAULT_REGION="ap-southeast-2")
     nursery = Nursery()
-    with s3_server() as endpoint:  # first: victims inherit its credentials
+    with s3_server() if kind == "S3" else nullcontext() as endpoint:
         nursery.run((str(folder / "warm"), None), "first delivery", 0, False, "")
 
         def fresh() -> Where:
