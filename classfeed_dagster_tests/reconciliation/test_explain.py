@@ -92,3 +92,14 @@ def test_a_holding_that_a_backdated_row_undid_is_late_and_one_that_just_vanished
     assert causes(**gone)[0] is Cause.UNKNOWN
     # The file isn't what was landed: then the export is at fault, whatever came late.
     assert Cause.LATE_ROW not in causes(**gone, late_rows=(late,), file_is_landing=False)
+
+
+def test_the_first_three_backdated_rows_are_named_and_reversals_are_so_only_together() -> None:
+    rows = tuple(LateRow(f"trade {at}", SINCE, "T1" if at else None) for at in range(4))
+    rewritten = dataclasses.replace(CASE, evidence={"eod_updated_at": SINCE})
+    (mixed,) = explain(dataclasses.replace(rewritten, late_rows=rows))
+    assert mixed.cause is Cause.LATE_ROW
+    shown = f"trade 0 recorded {SINCE}, trade 1 recorded {SINCE} reversing T1, trade 2 recorded {SINCE} reversing T1"
+    assert mixed.evidence.endswith(f"backdated since: {shown}")
+    (reversals,) = explain(dataclasses.replace(rewritten, late_rows=rows[1:]))
+    assert reversals.cause is Cause.REVERSAL
