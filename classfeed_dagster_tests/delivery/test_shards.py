@@ -154,3 +154,15 @@ def test_a_rendered_shard_that_was_changed(local_store: ObjectStore, day: Day) -
     local_store.put(key, b"PAR1 no more")
     with pytest.raises(DamagedRecordError, match="it isn't what was rendered"):
         share_out_pages(local_store, made, shared)
+
+
+def test_a_lot_that_there_is_not_any_more(local_store: ObjectStore, day: Day) -> None:
+    """Another attempt has shared out anew, into fewer lots."""
+    shared, made = shared_out(local_store, day, 9), terms(local_store, day)
+    render_shard(local_store, made, shared, 0, day.slices(9))
+    lots = share_out_pages(local_store, made, shared)
+    before = list(local_store.list(""))
+    write_pages(local_store, made, shared, lots)
+    assert list(local_store.list("")) == before
+    write_pages(local_store, made, shared, lots - 1)
+    assert list(local_store.list("")) != before
