@@ -271,6 +271,7 @@ def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
             metadata[name] = value
         else:
             metadata[name] = dg.MetadataValue.text(str(value))
+            # A plot, and nothing else: no figure is ever taken from it.
             metadata[f"{name}_plot"] = dg.MetadataValue.float(float(value))
     return metadata
 

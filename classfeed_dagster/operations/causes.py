@@ -78,9 +78,10 @@ _GROUPS: tuple[tuple[Kind, Dependency | None, str], ...] = (
         "ValidationError",  # pydantic's: the settings
     ),
     (
-        Kind.BUG,  # what Python and its libraries raise where code is wrong: names to recognize, nothing unfinished
+        Kind.BUG,
         None,
         "BuildError FeedIdleError FrameShapeError AccountingError UnknownMetricError AssertionError AttributeError "
+        # Names that Python and its libraries raise where code is wrong, to be recognized: nothing here is unfinished.
         "NameError UnboundLocalError TypeError NotImplementedError RecursionError PanicException ParamValidationError",
     ),
     # psycopg: class names follow SQLSTATE.
