@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -216,14 +217,8 @@ class SlicedFiles:
 
     def _opened(self, table: StoredTable, opened: contextlib.ExitStack) -> list[tuple[range, pq.ParquetFile]]:
         # The table's files that are wanted, each with the slices that it holds.
-        if self._slices is None:
-            held: list[tuple[range, pq.ParquetFile]] = []
-            for stored in table.files:
-                file = self._verified(stored, opened)
-                first = held[-1][0].stop if held else 0
-                held.append((range(first, first + file.num_row_groups), file))
-            return held
-        wanted = {first: self._verified(stored, opened) for first, stored in table.files_of(self._slices).items()}
+        slices = range(sys.maxsize) if self._slices is None else self._slices
+        wanted = {first: self._verified(stored, opened) for first, stored in table.files_of(slices).items()}
         return [(range(first, first + file.num_row_groups), file) for first, file in wanted.items()]
 
     def _verified(self, stored: StoredFile, opened: contextlib.ExitStack) -> pq.ParquetFile:
