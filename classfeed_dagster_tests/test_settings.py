@@ -34,3 +34,9 @@ def test_a_set_clock_is_refused_outside_rehearsals() -> None:
     with pytest.raises(ClockRefusedError, match="never for stg"):
         Runtime(Settings(env=Environment.STG)).clock({CLOCK_TAG: noon.isoformat()})
     assert Runtime(Settings(env=Environment.PROD)).clock({}) is None
+
+
+def test_no_more_sessions_read_a_date_than_the_engine_has_connections_for() -> None:
+    assert Settings(bigsite_sessions=8).bigsite_sessions == 8
+    with pytest.raises(ValidationError, match="bigsite_sessions"):
+        Settings(bigsite_sessions=9)
