@@ -12,6 +12,7 @@ import argparse
 import ast
 import contextlib
 import copy
+import functools
 import importlib.abc
 import importlib.machinery
 import io
@@ -25,7 +26,9 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +66,10 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
         ["reconciliation"],
     ),
 }  # fmt: skip
-PRELOAD = ["pytest", "polars", "sqlalchemy", "lxml.etree", "pydantic",
-           "pyarrow.parquet", "pyarrow.compute", "classfeed_dagster_tests.torture.calendar", "psycopg", "boto3"]  # fmt: skip
+# What every child would import for itself: half of a short test's time.
+PRELOAD = ["pytest", "polars", "sqlalchemy", "lxml.etree", "pydantic", "pyarrow.parquet", "pyarrow.compute", "psycopg",
+           "boto3", "classfeed_dagster_tests.torture.calendar", "hypothesis.core", "hypothesis.strategies", "pytest_bdd",
+           "structlog.dev", "anyio.pytest_plugin", "xdist.plugin", "pandas", "yaml", "dateutil.parser"]  # fmt: skip
 
 _HARNESS_BROKE = 77
 _NOT_FOUND = 4  # pytest's own
@@ -228,7 +233,10 @@ def _run_tests(mutant: Mutant | None, tests: list[str]) -> None:
     import pytest
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        code = pytest.main([*tests, "-x", "-q", "--no-header", "-p", "no:randomly", "-p", "no:cov", "--tb=no"])
+        code = pytest.main(
+            [*tests, "-x", "-q", "--no-header", "-p", "no:randomly", "-p", "no:cov", "--tb=no",
+             "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins that are preloaded
+        )  # fmt: skip
     os._exit(int(code))
 
 
@@ -239,12 +247,14 @@ class Reach:
     lines: dict[str, dict[int, list[str]]]
     seconds: dict[str, float]
 
-    def tests(self, mutant: Mutant) -> list[str]:
+    def tests(self, mutant: Mutant) -> list[tuple[str, float]]:
+        """The tests that reach a mutant, with their seconds, the fastest first."""
         reached = self.lines.get(mutant.module, {})
         # A statement over several lines is recorded at its first one: look back a little.
         for line in range(mutant.line, max(mutant.line - 12, 0), -1):
             if reached.get(line):
-                return sorted(reached[line], key=lambda test: (self.seconds.get(test, 9.0), test))
+                timed = [(test, self.seconds.get(test, 9.0)) for test in reached[line]]
+                return sorted(timed, key=lambda one: (one[1], one[0]))
         return []
 
 
@@ -291,70 +301,78 @@ def _not_collected(room: str, lines: dict[str, dict[int, list[str]]]) -> set[str
     return {name for by_line in lines.values() for names in by_line.values() for name in names} - listed
 
 
-def judge(mutant: Mutant, reach: Reach, context: Any) -> str:
+def judge(mutant: Mutant, tests: list[tuple[str, float]]) -> str:
     """killed, survived, timeout (as good as killed), unreached; or unjudged, if the tests changed meanwhile."""
-    tests = reach.tests(mutant)
     if not tests:
         return "unreached"
     # The fastest few kill most; all others are asked only if those don't.
     for some in (tests[:25], tests[25:]):
         if not some:
             continue
-        limit = 30 + 10 * sum(reach.seconds.get(test, 1.0) for test in some)
-        process = context.Process(target=_child, args=(mutant, some))
+        names = [name for name, _ in some]
+        process = _context().Process(target=_child, args=(mutant, names))
         process.start()
-        process.join(limit)
+        process.join(30 + 10 * sum(seconds for _, seconds in some))
         if process.is_alive():
             os.killpg(process.pid, 9)
             process.join()
             return "timeout"
         # 1: tests failed; 2: they could not even be collected. 4: pytest found none of that name, which says as much
         # if it does find them without the mutant. Anything else says nothing of it.
-        if process.exitcode in (1, 2) or (process.exitcode == _NOT_FOUND and _exit_code(some, context) == 0):
+        if process.exitcode in (1, 2) or (process.exitcode == _NOT_FOUND and _exit_code(names) == 0):
             return "killed"
         if process.exitcode != 0:
             return "unjudged"
     return "survived"
 
 
-def require_honest(room: str, reach: Reach, context: Any) -> None:
-    """Without a mutant every test passes; otherwise a kill would mean nothing. RuntimeError if one doesn't."""
-    tests = sorted({test for lines in reach.lines.values() for names in lines.values() for test in names})
-    code = _exit_code(tests, context)
+def measured(room: str) -> Reach:
+    """What ``measure`` finds. Without a mutant every test passes: else a kill means nothing, and RuntimeError says so."""
+    reach = measure(room)
+    code = _exit_code(sorted({test for lines in reach.lines.values() for names in lines.values() for test in names}))
     if code != 0:
         raise RuntimeError(f"{room}: tests fail without any mutant (exit code {code})")
+    return reach
 
 
-def _exit_code(tests: list[str], context: Any) -> int | None:
+def _exit_code(tests: list[str]) -> int | None:
     # Without a mutant.
-    process = context.Process(target=_child, args=(None, tests))
+    process = _context().Process(target=_child, args=(None, tests))
     process.start()
     process.join()
     code: int | None = process.exitcode
     return code
 
 
-def run(rooms: list[str], sample: int, seconds: float, seed: int, out: Path | None) -> list[dict[str, Any]]:
-    """Judge ``sample`` mutants of the rooms, in an order fixed by ``seed``, until ``seconds`` are over."""
+@functools.cache
+def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def _judged(mutant: Mutant, tests: list[tuple[str, float]], until: float) -> str | None:
+    return judge(mutant, tests) if time.time() < until else None
+
+
+def run(rooms: list[str], sample: int, seconds: float, seed: int, out: Path | None, jobs: int) -> list[dict[str, Any]]:
+    """Judge ``sample`` mutants of the rooms, ``jobs`` at once, in an order fixed by ``seed``, until ``seconds`` are over."""
     everyone = [mutant for room in rooms for mutant in mutants(room)]
     chosen = random.Random(seed).sample(everyone, min(sample, len(everyone)))
-    reaches: dict[str, Reach] = {}
+    until = time.time() + seconds
     results: list[dict[str, Any]] = []
-    until = time.monotonic() + seconds
-    for mutant in chosen:
-        if time.monotonic() > until:
-            break
-        if mutant.room not in reaches:
-            reaches[mutant.room] = measure(mutant.room)
-            sys.stderr.write(f"{mutant.room}: {len(reaches[mutant.room].seconds)} tests measured\n")
-            require_honest(mutant.room, reaches[mutant.room], context)
-        result = judge(mutant, reaches[mutant.room], context)
-        source = (ROOT / "classfeed_dagster" / mutant.module).read_text().splitlines()[mutant.line - 1].strip()
-        results.append({**asdict(mutant), "result": result, "source": source})
-        if out is not None:
-            out.write_text(json.dumps({"all": len(everyone), "seed": seed, "results": results}, indent=1))
+    # Processes, since the exit codes of multiprocessing's children can't be awaited by several threads.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        needed = sorted({mutant.room for mutant in chosen})
+        reaches = dict(zip(needed, pool.map(measured, needed), strict=True))
+        tests = [reaches[mutant.room].tests(mutant) for mutant in chosen]
+        for mutant, result in zip(chosen, pool.map(_judged, chosen, tests, repeat(until)), strict=True):
+            if result is None:
+                break
+            source = (ROOT / "classfeed_dagster" / mutant.module).read_text().splitlines()[mutant.line - 1].strip()
+            results.append({**asdict(mutant), "result": result, "source": source})
+            if out is not None:
+                out.write_text(json.dumps({"all": len(everyone), "seed": seed, "results": results}, indent=1))
     return results
 
 
@@ -365,10 +383,11 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants judged at once")
     parser.add_argument("--out", type=Path, help="write every mutant and what became of it here, as JSON")
     parser.add_argument("--require", type=int, default=0, help="fail below this share noticed, in percent")
     given = parser.parse_args()
-    results = run(given.rooms, given.sample, given.seconds, given.seed, given.out)
+    results = run(given.rooms, given.sample, given.seconds, given.seed, given.out, given.jobs)
     for room in given.rooms:
         mine = [one for one in results if one["room"] == room and one["result"] != "unjudged"]
         dead = sum(one["result"] in ("killed", "timeout") for one in mine)
