@@ -36,6 +36,7 @@ DAY1, DAY2, DAY3, DAY4 = (dt.date(2023, 1, day) for day in (3, 4, 5, 6))
 AUDIENCE = Audience("CLASS", DAY1)
 ASKED_AT = dt.datetime(2023, 1, 9, 20, tzinfo=dt.UTC)
 FORMAT = LinesFormat()
+AMOUNTS = {"P1": ["10.00", "-2.50"], "P2": ["1.00"], "P3": [], "P4": ["7.77"], "P5": ["0.01"]}
 NOT_OF_BYTES = ("consent_roll", "live_gate", "one_live_feed")  # what the feed judges beside the documents
 
 
@@ -240,7 +241,7 @@ class Crash(BaseException):
 
 
 def simple(date: dt.date = DAY1, snapshot: str = "s1", **amounts: Sequence[str]) -> Day:
-    content = amounts or {"P1": ["10.00", "-2.50"], "P2": ["1.00"], "P3": [], "P4": ["7.77"], "P5": ["0.01"]}
+    content = amounts or AMOUNTS
     change = "NEW" if date == DAY1 else "CURRENT"
     return Day(date, {number: (change, tuple(values)) for number, values in content.items()}, snapshot=snapshot)
 

@@ -101,6 +101,14 @@ def test_everyone_in_the_bytes_must_consent(local_store: ObjectStore, made: Buil
     assert result.offenders == (("P2", "does not consent now"), ("P5", "does not consent now"))
 
 
+def test_another_file_than_the_one_built_is_not_believed_who_is_in_it(
+    local_store: ObjectStore, made: Build, day: Day
+) -> None:
+    edited(local_store, made, lambda data: data.replace(b"C|P1|10.00", b"C|P1|99.00"))
+    result = everyone_consented(made, examine_build(local_store, made, FORMAT), day.active)
+    assert result.offenders == ((made.pages[0].message_id, "can't be trusted to say who is in it"),)
+
+
 def test_a_removed_portfolio_may_be_named_but_not_have_data(local_store: ObjectStore) -> None:
     deliver(local_store, simple(P1=["1.00"], P2=["2.00"]))
     day = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ())})

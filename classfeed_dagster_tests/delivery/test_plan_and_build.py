@@ -33,6 +33,7 @@ from classfeed_dagster.documents.format import PageHeader, RenderedPortfolio, To
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster_tests.delivery.fake_format import LinesFormat
 from classfeed_dagster_tests.delivery.pipeline import (
+    AMOUNTS,
     AUDIENCE,
     DAY1,
     DAY2,
@@ -197,6 +198,13 @@ def test_a_build_is_staged_once_and_read_back(store: ObjectStore) -> None:
     assert {key: store.read(key) for key in store.list("")} == before
     assert made.unchanged == 0
     assert {p.page for p in made.portfolios} == {page.message_id for page in made.pages}
+
+
+def test_what_was_delivered_already_is_counted_and_does_not_go_again(local_store: ObjectStore) -> None:
+    deliver(local_store, simple())
+    made = build(local_store, simple(snapshot="s2", **{**AMOUNTS, "P2": ["2.00"], "P4": []}))
+    assert [one.number for one in made.portfolios] == ["P2", "P4"]
+    assert made.unchanged == 3
 
 
 @pytest.mark.parametrize("compress", [True, False])

@@ -144,6 +144,14 @@ def test_tampering_is_found(delivered: LocalStore, name: str) -> None:
     assert found.sound is (expected <= {Kind.UNFINISHED, Kind.LEFTOVER})
 
 
+def test_what_stands_after_a_gap_is_read_all_the_same(delivered: LocalStore) -> None:
+    delivered.delete(chain_key(FEED, 2))
+    delivered.put(page_of(delivered, "2023-01-03/r1"), b"?")
+    found = verify_feed(delivered, FEED, FORMAT)
+    assert {Kind.CHAIN_GAP, Kind.PAGE_CHANGED} <= kinds(found)
+    assert found.manifests == 2
+
+
 def test_looking_at_the_chain_alone_is_quick_and_still_finds_what_is_missing(delivered: LocalStore) -> None:
     delivered.put(page_of(delivered), b"?")
     heard: list[str] = []

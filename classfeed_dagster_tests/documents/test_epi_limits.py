@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from classfeed_dagster.documents.epi import EPI
-from classfeed_dagster.documents.epi_validator import LONGEST_TEXT, READ_ON
+from classfeed_dagster.documents.epi_validator import LONGEST_TEXT, PIECE, READ_ON
 from classfeed_dagster_tests.documents.epi_data import page_of, sample, sections_of
 
 TOO_LONG = "a text or comment goes on for longer than any in a document may"
@@ -45,6 +45,14 @@ def test_a_comment_that_ends_where_a_line_begins_has_ended() -> None:
     page = page_of(sample()).replace(holdings, many).replace(b"<AccountDetails>", b"<!--\n--><AccountDetails>", 1)
     assert len(page) > 4 * LONGEST_TEXT
     assert not [error for error in EPI.examine([page]).errors if TOO_LONG in error]
+
+
+def test_the_one_error_of_a_document_that_is_read_in_one_piece_is_told() -> None:
+    page = page_of(sample()).replace(b"\n", b"")
+    assert len(page) < PIECE
+    assert not EPI.examine([page]).errors
+    (error,) = EPI.examine([page.replace(b"<Status>ACTIVE", b"<Status>ASLEEP", 1)]).errors
+    assert "Status" in error
 
 
 @pytest.mark.parametrize(("more", "given_up"), [(READ_ON // 2, False), (2 * READ_ON, True)])

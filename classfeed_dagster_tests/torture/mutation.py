@@ -240,6 +240,9 @@ def _run_tests(mutant: Mutant | None, tests: list[str]) -> None:
     os._exit(int(code))
 
 
+Batch = list[tuple[str, float]]  # tests with their seconds
+
+
 @dataclass
 class Reach:
     """Which tests reach which line, and how long each takes."""
@@ -247,15 +250,22 @@ class Reach:
     lines: dict[str, dict[int, list[str]]]
     seconds: dict[str, float]
 
-    def tests(self, mutant: Mutant) -> list[tuple[str, float]]:
-        """The tests that reach a mutant, with their seconds, the fastest first."""
+    def tests(self, mutant: Mutant) -> list[Batch]:
+        """The tests to ask, in batches, each with the fastest first: those that reach the line, then its module's others.
+
+        What is computed once and kept is reached by one test alone, and others would notice.
+        """
         reached = self.lines.get(mutant.module, {})
         # A statement over several lines is recorded at its first one: look back a little.
-        for line in range(mutant.line, max(mutant.line - 12, 0), -1):
-            if reached.get(line):
-                timed = [(test, self.seconds.get(test, 9.0)) for test in reached[line]]
-                return sorted(timed, key=lambda one: (one[1], one[0]))
-        return []
+        lines = [line for line in range(mutant.line, max(mutant.line - 12, 0), -1) if reached.get(line)]
+        nearest = set(reached[lines[0]]) if lines else set()
+        everyone = {test for names in reached.values() for test in names}
+        near, others = (
+            sorted(((test, self.seconds.get(test, 9.0)) for test in some), key=lambda one: (one[1], one[0]))
+            for some in (nearest, everyone - nearest)
+        )
+        # The fastest few kill most.
+        return [batch for batch in (near[:25], near[25:], others) if batch]
 
 
 def measure(room: str) -> Reach:
@@ -301,14 +311,11 @@ def _not_collected(room: str, lines: dict[str, dict[int, list[str]]]) -> set[str
     return {name for by_line in lines.values() for names in by_line.values() for name in names} - listed
 
 
-def judge(mutant: Mutant, tests: list[tuple[str, float]]) -> str:
+def judge(mutant: Mutant, batches: list[Batch]) -> str:
     """killed, survived, timeout (as good as killed), unreached; or unjudged, if the tests changed meanwhile."""
-    if not tests:
+    if not batches:
         return "unreached"
-    # The fastest few kill most; all others are asked only if those don't.
-    for some in (tests[:25], tests[25:]):
-        if not some:
-            continue
+    for some in batches:  # one after the other, until one notices
         names = [name for name, _ in some]
         process = _context().Process(target=_child, args=(mutant, names))
         process.start()
@@ -351,7 +358,7 @@ def _context() -> Any:
     return context
 
 
-def _judged(mutant: Mutant, tests: list[tuple[str, float]], until: float) -> str | None:
+def _judged(mutant: Mutant, tests: list[Batch], until: float) -> str | None:
     return judge(mutant, tests) if time.time() < until else None
 
 
