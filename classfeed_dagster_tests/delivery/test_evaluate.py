@@ -160,6 +160,20 @@ def test_units_and_other_currencies_are_compared(local_store: ObjectStore, made:
     }
 
 
+@pytest.mark.parametrize(
+    ("counts", "fault"),
+    [
+        ({"accounts": 1}, "recomputed count of cash is 0, expected 1"),
+        ({"accounts": 1, "cash": 1, "trades": 1}, "recomputed count of trades is 1, expected 0"),
+    ],
+)
+def test_a_section_that_only_one_side_counts(local_store: ObjectStore, counts: dict[str, int], fault: str) -> None:
+    made = build(local_store, simple(P1=["10.00"]))
+    (one,) = examine_build(local_store, made, FORMAT)
+    wrong = replace(one, facts=replace(one.facts, totals=replace(one.facts.totals, counts=counts)))
+    assert control_totals_agree(made, [wrong]).offenders == ((made.pages[0].message_id, fault),)
+
+
 def test_held_back_share(local_store: ObjectStore) -> None:
     some = plan(local_store, replace(simple(), broken=["P1", "P2"]))
     assert held_back_share(some, Decimal("0.4")).passed
