@@ -42,7 +42,7 @@ def with_security(rows: pl.DataFrame, tables: Tables, on: pl.Expr) -> pl.DataFra
         pl.col("currency").alias("security_currency"),
     )
     return (
-        dated.join(before, on=_KEY, how="left", nulls_equal=True)
+        dated.join(before, on=_KEY, how="left")
         .join(today, on="security_id", how="left")
         .with_columns(
             pl.coalesce("old_code", "code").alias("security_code"),

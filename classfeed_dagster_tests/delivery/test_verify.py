@@ -152,6 +152,13 @@ def test_what_stands_after_a_gap_is_read_all_the_same(delivered: LocalStore) -> 
     assert found.manifests == 2
 
 
+def test_the_pages_after_one_outside_its_revision_are_read_all_the_same(delivered: LocalStore) -> None:
+    first, second = json.loads(delivered.read(FIRST))["pages"]
+    rewritten(delivered, FIRST, pages=[{**first, "key": "../../etc/passwd"}, second])
+    delivered.delete(second["key"])
+    assert {Kind.RECORD_DAMAGED, Kind.PAGE_MISSING} <= kinds(verify_feed(delivered, FEED, FORMAT))
+
+
 def test_looking_at_the_chain_alone_is_quick_and_still_finds_what_is_missing(delivered: LocalStore) -> None:
     delivered.put(page_of(delivered), b"?")
     heard: list[str] = []
