@@ -26,6 +26,7 @@ from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.delivery.pipeline import (
+    AMOUNTS,
     ASKED_AT,
     AUDIENCE,
     DAY1,
@@ -197,6 +198,17 @@ def test_two_builds_of_the_same_content_deliver_once(store: ObjectStore) -> None
     again, late = go(store, one, simple()), go(store, other, simple())
     assert (again.kind, late.kind) == ("ALREADY_DELIVERED", "ALREADY_DELIVERED")
     assert late.manifest == again.manifest
+    assert contents(store) == before
+
+
+def test_a_build_delivered_before_a_reissue_stays_delivered(store: ObjectStore) -> None:
+    first = build(store, simple())
+    check(store, first, simple())
+    delivered = go(store, first, simple()).manifest
+    deliver(store, simple(snapshot="s2", **{**AMOUNTS, "P2": ["2.00"]}))
+    before = contents(store)
+    again = go(store, first, simple())
+    assert (again.kind, again.manifest) == ("ALREADY_DELIVERED", delivered)
     assert contents(store) == before
 
 

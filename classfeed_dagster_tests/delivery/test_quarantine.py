@@ -50,6 +50,15 @@ def test_held_then_released_in_a_revision(store: ObjectStore) -> None:
     assert quarantine(store, FEED, DAY1) == (record,)
 
 
+def test_who_is_held_still_does_not_hide_who_is_held_now(local_store: ObjectStore) -> None:
+    attempt(local_store, replace(simple(), broken=["P2"]), T1)
+    attempt(local_store, replace(simple(), broken=["P2", "P4"]), T2)
+    assert [(record.number, record.held_since) for record in held(local_store, FEED)] == [("P2", T1), ("P4", T2)]
+    attempt(local_store, replace(simple(), broken=["P2"]), T3)
+    attempt(local_store, replace(simple(), broken=["P5"]), T3)  # P4, released long ago, stands between the two
+    assert [record.number for record in held(local_store, FEED)] == ["P5"]
+
+
 def test_another_reason_keeps_since_and_a_new_hold_starts_anew(local_store: ObjectStore) -> None:
     attempt(local_store, replace(simple(), broken=["P2"]), T1)
     attempt(local_store, replace(simple().without("P2"), broken=[]), T2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,24 @@ def test_what_a_document_is_made_under(local_store: ObjectStore, day: Day) -> No
     fewer = shared_out(local_store, day.without("P3"), 4)
     assert first.made_under == fewer.made_under
     assert first.prefix != fewer.prefix
+    planned = plan(local_store, day)
+    cut_short = replace(planned, going=planned.going[:-1])  # nobody is said to be held back
+    assert share_out(local_store, terms(local_store, day), cut_short, NUMBERS[3::4], MADE_OF).prefix != first.prefix
+
+
+def test_who_comes_after_the_last_shards_end_goes_with_it(local_store: ObjectStore, day: Day) -> None:
+    shared = share_out(local_store, terms(local_store, day), plan(local_store, day), ["P3", "P5"], MADE_OF)
+    assert [shard.portfolios for shard in shared.shards] == [4, 5]
+
+
+def test_pages_are_written_in_two_lots_for_each_shard(local_store: ObjectStore, day: Day) -> None:
+    shared, made = shared_out(local_store, day, 5), terms(local_store, day, max_page_bytes=8192 + 1)
+    for shard, frames in enumerate(day.slices(5)):
+        render_shard(local_store, made, shared, shard, [frames])
+    assert share_out_pages(local_store, made, shared) == 3  # nine pages: 3 + 3 + 3, four lots would hold 2.25
+    for lot in range(3):
+        write_pages(local_store, made, shared, lot)
+    assert len(put_together(local_store, made, shared).pages) == 9
 
 
 def test_a_shard_of_other_portfolios(local_store: ObjectStore, day: Day) -> None:

@@ -55,6 +55,12 @@ def test_the_one_error_of_a_document_that_is_read_in_one_piece_is_told() -> None
     assert "Status" in error
 
 
+def test_an_error_before_the_document_breaks_off_is_told_too() -> None:
+    page = page_of(sample()).replace(b"\n", b"").replace(b"<Status>ACTIVE", b"<Status>ASLEEP", 1)
+    told = EPI.examine([page[: page.index(b"</AccountDetails>")] + b"</No>"]).errors
+    assert ["Status" in told[0], "not well-formed" in told[-1], len(told)] == [True, True, 2]
+
+
 @pytest.mark.parametrize(("more", "given_up"), [(READ_ON // 2, False), (2 * READ_ON, True)])
 def test_a_mebibyte_after_the_last_error_the_rest_is_not_read(more: int, given_up: bool) -> None:
     comment = b"<!-- so that no error follows -->\n"
