@@ -39,6 +39,23 @@ def test_a_stretch_below_the_limit_is_not_refused_for_its_length(begin: bytes, f
     assert not [error for error in facts.errors if TOO_LONG in error]
 
 
+@pytest.mark.parametrize("torn_at", range(1, 4))
+def test_a_comment_torn_between_two_pieces_of_a_line_is_followed(torn_at: int) -> None:
+    page = page_of(sample()).replace(b"\n", b"")
+    at = page.index(b"<PortfolioNumber>")
+
+    def with_comment(begin: int, size: int) -> bytes:
+        # One line of the document, whose comment begins ``begin`` bytes before a piece's end.
+        padding = b" " * (PIECE - begin - at)
+        return page[:at] + padding + b"<!--" + (b"<a>" * size)[:size] + b"-->" + b"<No/>" * LONGEST_TEXT + page[at:]
+
+    assert PIECE - at < LONGEST_TEXT, "the padding alone is no reason to refuse"
+    endless = EPI.examine([with_comment(torn_at, 4 * LONGEST_TEXT)])
+    assert [error for error in endless.errors if TOO_LONG in error]
+    ending = with_comment(PIECE // 2, PIECE // 2 - 4 - torn_at)  # its end is torn instead
+    assert not [error for error in EPI.examine([ending]).errors if TOO_LONG in error]
+
+
 def test_a_comment_that_ends_where_a_line_begins_has_ended() -> None:
     holdings = b"".join(sections_of(sample())["InvestmentHoldings"])
     many = holdings * (4 * LONGEST_TEXT // len(holdings))  # more than a comment may be long

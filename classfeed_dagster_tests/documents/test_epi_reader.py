@@ -445,3 +445,18 @@ def test_long_lines_come_in_pieces() -> None:
         assert all(len(piece) <= PIECE for _, piece in pieces)
         assert next(line for line, _ in pieces) == 1
         assert {line for line, piece in pieces if b"c" in piece} == {3}
+
+
+def test_a_block_ends_before_the_line_that_closes_it_even_after_an_empty_one() -> None:
+    source = Lines([b"\n</a>\n<b>\n"])
+    assert source.block(b"</a>", PIECE) == (1, b"\n")
+    assert source.block(b"</a>", PIECE) == (2, b"")
+
+
+def test_no_more_is_held_than_was_asked_for() -> None:
+    taken = []
+    source = Lines(taken.append(at) or b"<a>\n" for at in range(1000))
+    next(iter(source))
+    assert len(taken) == 1
+    assert source.block(b"</a>", 40) == (2, b"<a>\n" * 10)
+    assert len(taken) == 11

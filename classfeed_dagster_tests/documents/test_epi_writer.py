@@ -127,6 +127,7 @@ def test_a_page_of_nothing_has_four_empty_sections() -> None:
     assert compiled().validate(etree.fromstring(page))
     for section in epi.SECTIONS:
         assert f"<{section.name}/>".encode() in page
+        assert f"<{section.counted_as}>0</{section.counted_as}>".encode() in page
 
 
 def test_a_reissue_names_what_it_replaces() -> None:

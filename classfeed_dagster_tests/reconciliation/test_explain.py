@@ -89,6 +89,8 @@ def test_a_holding_that_a_backdated_row_undid_is_late_and_one_that_just_vanished
     gone = {"field": None, "bigsite": None, "in_bigsite": False}
     late = LateRow("trade 7", "2023-05-04T01:00:00+00:00", None)
     assert causes(**gone, late_rows=(late,))[0] is Cause.LATE_ROW
+    (undone, *_) = explain(dataclasses.replace(CASE, **gone, late_rows=(late,)))
+    assert undone.evidence.startswith("bigsite's end of day has no such row any more; ")
     assert causes(**gone)[0] is Cause.UNKNOWN
     # The file isn't what was landed: then the export is at fault, whatever came late.
     assert Cause.LATE_ROW not in causes(**gone, late_rows=(late,), file_is_landing=False)
@@ -99,6 +101,7 @@ def test_the_first_three_backdated_rows_are_named_and_reversals_are_so_only_toge
     rewritten = dataclasses.replace(CASE, evidence={"eod_updated_at": SINCE})
     (mixed,) = explain(dataclasses.replace(rewritten, late_rows=rows))
     assert mixed.cause is Cause.LATE_ROW
+    assert mixed.evidence.startswith(f"bigsite rewrote its end of day at {SINCE}; ")
     shown = f"trade 0 recorded {SINCE}, trade 1 recorded {SINCE} reversing T1, trade 2 recorded {SINCE} reversing T1"
     assert mixed.evidence.endswith(f"backdated since: {shown}")
     (reversals,) = explain(dataclasses.replace(rewritten, late_rows=rows[1:]))
