@@ -16,7 +16,7 @@ from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents import epi_writer
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.documents.epi_schema import compiled
-from classfeed_dagster.documents.epi_writer import FrameShapeError
+from classfeed_dagster.documents.epi_writer import CHUNK, FrameShapeError
 from classfeed_dagster.documents.format import (
     CurrencyTotals,
     DocumentFormat,
@@ -128,6 +128,17 @@ def test_a_page_of_nothing_has_four_empty_sections() -> None:
     for section in epi.SECTIONS:
         assert f"<{section.name}/>".encode() in page
         assert f"<{section.counted_as}>0</{section.counted_as}>".encode() in page
+
+
+def test_a_page_is_never_held_whole() -> None:
+    taken = []
+    records = (taken.append(at) or b" " * (CHUNK // 4) for at in range(100))
+    sizes = []
+    for chunk in EPI.page(HEADER, Totals(), {"AccountDetails": records}):
+        sizes.append(len(chunk))
+        assert len(taken) <= 5 * len(sizes)
+    assert sum(sizes) > 100 * CHUNK // 4
+    assert max(sizes) < 2 * CHUNK
 
 
 def test_a_reissue_names_what_it_replaces() -> None:
