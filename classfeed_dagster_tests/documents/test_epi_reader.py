@@ -429,6 +429,7 @@ def test_pieces_are_the_document_and_know_their_lines(chunks: list[bytes]) -> No
     at = 0
     for line, piece in pieces:
         assert line == document.count(b"\n", 0, at) + 1
+        assert piece
         assert b"\n" not in piece[:-1]
         at += len(piece)
 

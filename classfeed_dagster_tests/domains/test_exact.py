@@ -20,7 +20,9 @@ prices = st.decimals(0, 10**12 - 1, places=6)
 
 def _product(pairs: list[tuple[Decimal | None, Decimal | None]]) -> list[Decimal | None]:
     frame = pl.DataFrame(pairs, schema={"units": UNITS, "price": PRICE}, orient="row")
-    return frame.select(money_product(pl.col("units"), pl.col("price")).alias("value"))["value"].to_list()
+    value = frame.select(money_product(pl.col("units"), pl.col("price")).alias("value"))["value"]
+    assert value.dtype == MONEY
+    return value.to_list()
 
 
 @settings(deadline=None)

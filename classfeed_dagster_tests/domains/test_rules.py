@@ -173,6 +173,11 @@ def test_a_breach_is_found_and_nothing_else(rule: str, subject: str, rows: dict[
     assert found["severity"].unique().to_list() == [severity]
 
 
+def test_a_contract_note_that_does_not_add_up_says_both_sums_to_the_cent() -> None:
+    (detail,) = _all_findings(trade=[{"net_amount": "90.50"}])["detail"]
+    assert detail == "net amount 90.50; consideration and fees of a BUY come to 109.50"
+
+
 @pytest.mark.parametrize("rows", SOUND)
 def test_what_is_right_is_left_alone(rows: dict[str, Any]) -> None:
     assert _all_findings(**rows).rows() == []
