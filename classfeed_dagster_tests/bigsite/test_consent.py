@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -211,6 +212,10 @@ def test_unreadable_consents_are_named_for_people_to_mend(bigsite_engine: sa.Eng
     nameless = Consent(9, 1, "X", "CLASS", None, None, None, None, None)
     assert not nameless.readable()
     assert not nameless.active(END)
+    withdrawn = Consent(9, 1, "X", "CLASS", "FUND", None, granted_at=START, expires_at=None, revoked_at=START)
+    assert withdrawn.readable(), "withdrawn at once is no mistake, and gives nothing away"
+    assert not any(withdrawn.active(at) for at in (START - MICRO, START, START + MICRO))
+    assert not replace(withdrawn, revoked_at=START - MICRO).readable()
 
 
 _instants = st.sampled_from([START - HOUR, START - MICRO, START, START + MICRO, END - MICRO, END, END + MICRO])

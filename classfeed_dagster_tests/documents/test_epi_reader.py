@@ -418,6 +418,13 @@ def test_bombs_are_refused_quickly_and_in_little_memory(begin: bytes, filler: by
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 * 1024
 
 
+def test_size_and_digest_are_of_the_whole_file_although_its_rest_is_not_read() -> None:
+    chunks = [b"<!DOCTYPE x>\n", b"<rest/>\n" * 10, b"<end/>"]
+    facts = EPI.examine(chunks)
+    assert (len(facts.errors), facts.size) == (1, len(b"".join(chunks)))
+    assert facts.sha256 == hashlib.sha256(b"".join(chunks)).hexdigest()
+
+
 # --- Lines --------------------------------------------------------------------------------------------------------
 
 
