@@ -106,6 +106,7 @@ def test_what_can_be_written_has_no_finding() -> None:
         ({"accounts": [account("P1", status=None)]}, "incomplete_group", "", "Account has part of its details"),
         ({"accounts": [account("P1", recipient_reference=None)]}, "missing_value", "", "RecipientReference is missing"),
         ({"accounts": [account("P1", consent=None)]}, "missing_value", "", "Account/consent is missing"),
+        ({"accounts": [account("P1", consent=None, status=None)]}, "missing_value", "", "Account/consent is missing"),
         (
             {"cash_accounts": [cash_account("P1", account_number="12 34")]},
             "wrong_form",
