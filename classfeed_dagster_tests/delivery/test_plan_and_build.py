@@ -105,6 +105,14 @@ def test_every_portfolio_has_one_answer() -> None:
     }
 
 
+def test_who_goes_takes_along_by_which_consents(local_store: ObjectStore) -> None:
+    deliver(local_store, simple(P1=["1.00"], P2=["2.00"]))
+    day = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ())})
+    assert [going.consent_ids for going in plan(local_store, day).going] == [(1,), (2,)]
+    manifest = deliver(local_store, day).manifest
+    assert [one.consent_ids for one in manifest.portfolios] == [(1,), (2,)]
+
+
 def test_built_ahead_everyone_is_assumed_to_have_gone() -> None:
     day = Day(DAY2, {"current": ("CURRENT", ()), "removed": ("REMOVED", ())})
     ahead = planned(day, EarlierDate(DAY1, None, {}))

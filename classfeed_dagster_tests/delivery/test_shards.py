@@ -135,6 +135,12 @@ def test_what_a_document_is_made_under(local_store: ObjectStore, day: Day) -> No
     planned = plan(local_store, day)
     cut_short = replace(planned, going=planned.going[:-1])  # nobody is said to be held back
     assert share_out(local_store, terms(local_store, day), cut_short, NUMBERS[3::4], MADE_OF).prefix != first.prefix
+    one_held = plan(local_store, replace(day, broken=["P3"]))
+    nobody_held = replace(one_held, held_back=())
+    told = [
+        share_out(local_store, terms(local_store, day), who, NUMBERS[3::4], MADE_OF) for who in (one_held, nobody_held)
+    ]
+    assert told[0].prefix != told[1].prefix
 
 
 def test_who_comes_after_the_last_shards_end_goes_with_it(local_store: ObjectStore, day: Day) -> None:
@@ -150,6 +156,21 @@ def test_pages_are_written_in_two_lots_for_each_shard(local_store: ObjectStore, 
     for lot in range(3):
         write_pages(local_store, made, shared, lot)
     assert len(put_together(local_store, made, shared).pages) == 9
+
+
+def test_a_lot_may_be_a_single_page(local_store: ObjectStore) -> None:
+    day = Day(DAY1, {number: ("NEW", ["1.00"]) for number in NUMBERS[:2]})
+    shared, made = shared_out(local_store, day, 2), terms(local_store, day, max_page_bytes=8192 + 1)
+    render_shard(local_store, made, shared, 0, day.slices(2))
+    assert share_out_pages(local_store, made, shared) == 2
+
+
+def test_nothing_stays_in_the_folder_for_temporary_files(
+    s3_store: ObjectStore, day: Day, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert len(by_several(s3_store, day, 4).pages) > 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_of_other_portfolios(local_store: ObjectStore, day: Day) -> None:

@@ -425,6 +425,11 @@ def test_size_and_digest_are_of_the_whole_file_although_its_rest_is_not_read() -
     assert facts.sha256 == hashlib.sha256(b"".join(chunks)).hexdigest()
 
 
+def test_a_file_of_nothing_ends_on_its_first_line() -> None:
+    (error,) = EPI.examine([]).errors
+    assert error.startswith("line 1: not well-formed XML")
+
+
 # --- Lines --------------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ def test_a_weekly_audience_goes_on_the_last_business_day_of_the_week() -> None:
 def test_equal_audiences_share_a_key() -> None:
     assert Audience("CLASS", START).key == Audience("CLASS", START).key == "CLASS-20230103-daily"
     assert Audience("CLASS", START).key != Audience("CLASS", START, Cadence.WEEKLY).key
+    assert Audience("CLASS", START).reference("account_details") == "CLASS-20230103-daily/account_details"
 
 
 def test_why_nothing_is_due_depends_on_the_side_of_the_first_date() -> None:
