@@ -204,9 +204,8 @@ def _typed(record: Record, columns: Iterable[str]) -> list[pl.Expr]:
         elif element.type is Type.DATE:
             values[element.column] = text.str.to_date("%Y-%m-%d", strict=False)
         elif element.type is Type.INSTANT:
-            # Whole seconds or six decimals: both end in Z.
-            full = pl.when(text.str.contains(".", literal=True)).then(text).otherwise(text.str.replace("Z", ".000000Z"))
-            naive = full.str.to_datetime("%Y-%m-%dT%H:%M:%S%.6fZ", time_unit="us", strict=False)
+            # Whole seconds or six decimals: the form's fraction may be absent.
+            naive = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.6fZ", time_unit="us", strict=False)
             values[element.column] = naive.dt.replace_time_zone("UTC")
         else:
             values[element.column] = text
