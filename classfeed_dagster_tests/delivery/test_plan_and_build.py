@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from classfeed_dagster.delivery import pages
 from classfeed_dagster.delivery.build import build_delivery, content_digest, read_build
-from classfeed_dagster.delivery.errors import BuildError, DamagedRecordError
+from classfeed_dagster.delivery.errors import BuildError, DamagedRecordError, TooManyHeldBackError
 from classfeed_dagster.delivery.evaluate import examine_build
 from classfeed_dagster.delivery.manifest import VoidManifest
 from classfeed_dagster.delivery.pages import read_page, write_page, written
@@ -146,6 +146,22 @@ def test_findings_are_counted_by_rule_and_warnings_hold_nobody_back(local_store:
     assert held.reason == "breaks abn (once), hin (9 times)"
     assert [len(rule.subjects) for rule in held.rules] == [1, 5]
     assert (made.breaking, made.consented, made.breaking_share) == (1, 5, Decimal("0.2"))
+
+
+def test_the_rules_that_stop_a_date_are_named_the_most_broken_first() -> None:
+    day = simple()
+    rows = [("P1", "hin", "QUARANTINE", "s", "x"), ("P2", "abn", "QUARANTINE", "s", "x")]
+    rows += [(number, "net_amount", "QUARANTINE", "s", "x") for number in ("P1", "P2", "P3")]
+    with pytest.raises(TooManyHeldBackError, match=r"^3 of 5 .* most often first: net_amount, abn, hin\."):
+        plan_delivery(
+            DAY1,
+            consented=day.consented,
+            findings=pl.DataFrame(rows, schema=day.findings.schema, orient="row"),
+            consented_now=day.consenting,
+            earlier=None,
+            ever_delivered=lambda numbers: numbers,
+            max_held_back_share=Decimal("0.5"),
+        )
 
 
 # --- What was delivered -------------------------------------------------------------------------------------------

@@ -145,11 +145,14 @@ def test_tampering_is_found(delivered: LocalStore, name: str) -> None:
     assert found.sound is (expected <= {Kind.UNFINISHED, Kind.LEFTOVER})
 
 
-def test_what_stands_after_a_gap_is_read_all_the_same(delivered: LocalStore) -> None:
+@pytest.mark.parametrize("entry", [None, b"[]"])
+def test_what_stands_after_a_gap_is_read_all_the_same(delivered: LocalStore, entry: bytes | None) -> None:
     delivered.delete(chain_key(FEED, 2))
+    if entry is not None:
+        delivered.put(chain_key(FEED, 2), entry)
     delivered.put(page_of(delivered, "2023-01-03/r1"), b"?")
     found = verify_feed(delivered, FEED, FORMAT)
-    assert {Kind.CHAIN_GAP, Kind.PAGE_CHANGED} <= kinds(found)
+    assert {Kind.CHAIN_GAP if entry is None else Kind.RECORD_DAMAGED, Kind.PAGE_CHANGED} <= kinds(found)
     assert found.manifests == 2
 
 

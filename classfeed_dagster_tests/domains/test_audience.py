@@ -47,3 +47,5 @@ def test_why_nothing_is_due_depends_on_the_side_of_the_first_date() -> None:
     assert "before the first business date, 2023-01-04" in audience.not_due(dt.date(2023, 1, 3))
     for day in (dt.date(2023, 1, 7), dt.date(2023, 1, 26)):
         assert audience.not_due(day) == f"{day.isoformat()} is not a date of CLASS's daily feed"
+    weekly = Audience("BGL", START, Cadence.WEEKLY)  # from a Tuesday on
+    assert weekly.not_due(START) == f"{START.isoformat()} is not a date of BGL's weekly feed"

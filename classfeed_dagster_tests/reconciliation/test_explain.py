@@ -36,6 +36,7 @@ def causes(**changes: object) -> list[Cause]:
         ({"file_is_landing": False, "file_is_bigsite": True, "landing_faults": ("x: changed",)}, Cause.LANDING_ALTERED),
         ({"evidence": {"eod_updated_at": SINCE}}, Cause.LATE_ROW),
         ({"evidence": {"eod_updated_at": BEFORE}}, Cause.UNKNOWN),
+        ({"evidence": {"eod_updated_at": READ.isoformat()}}, Cause.UNKNOWN),
         ({"evidence": {"eod_updated_at": SINCE}, "file_is_landing": False}, Cause.EXPORT_FAULT),
         ({"field": "price", "evidence": {"price_updated_at": SINCE}}, Cause.PRICE_REVISED),
         ({"field": "cost_base", "evidence": {"price_updated_at": SINCE}}, Cause.UNKNOWN),
