@@ -319,7 +319,8 @@ def judge(mutant: Mutant, batches: list[Batch]) -> str:
         names = [name for name, _ in some]
         process = _context().Process(target=_child, args=(mutant, names))
         process.start()
-        process.join(60 + 3 * sum(seconds for _, seconds in some))  # measured with coverage, which is slower
+        # Generous: what a busy machine makes late would count as noticed.
+        process.join(30 + 10 * sum(seconds for _, seconds in some))
         if process.is_alive():
             os.killpg(process.pid, 9)
             process.join()
