@@ -23,16 +23,16 @@ from pydantic import SecretStr
 
 from benchmarks import bulk
 from classfeed_dagster import trading_days
-from classfeed_dagster.bigsite import embedded
 from classfeed_dagster.bigsite.snapshot import Snapshot, take_snapshot
 from classfeed_dagster.delivery.build import Build
-from classfeed_dagster.domains.audience import Audience
-from classfeed_dagster.domains.run import CONSENTED, DOMAINS, build_consented_portfolios, build_domain
+from classfeed_dagster.domains.build import CONSENTED, DOMAINS, build_consented_portfolios, build_domain
+from classfeed_dagster.feed_run.feed_run import LANDING, FeedDay
+from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.feeds.feed import declared_feeds
-from classfeed_dagster.feeds.flags import start_flags
-from classfeed_dagster.feeds.steps import LANDING, FeedDay
+from classfeed_dagster.local import embedded_postgres as embedded
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.schedules import Audience
 from classfeed_dagster.settings import Settings
 
 FIRST = bulk.FIRST_DAY

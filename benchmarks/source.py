@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from benchmarks.measure import Facts, Part, Way, Work, compare
 from benchmarks.site import AUDIENCE, DOMAIN, FIRST, SNAPSHOT, Day, Site, copy, runtime_at
 from classfeed_dagster.bigsite import queries
-from classfeed_dagster.bigsite.embedded import engine_from
-from classfeed_dagster.bigsite.reading import read_only
+from classfeed_dagster.bigsite.extraction_scope import array, ask_consent
 from classfeed_dagster.bigsite.snapshot import Snapshot
-from classfeed_dagster.bigsite.wanted import array, ask_consent
-from classfeed_dagster.domains.run import DOMAINS, DomainReference
-from classfeed_dagster.feeds.steps import LANDING
+from classfeed_dagster.bigsite.source_connection import read_only
+from classfeed_dagster.domains.build import DOMAINS, DomainReference
+from classfeed_dagster.feed_run.feed_run import LANDING
+from classfeed_dagster.local.embedded_postgres import engine_from
 
 
 def prepare_snapshot(scratch: Path, url: str) -> Work:

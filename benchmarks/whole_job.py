@@ -18,9 +18,9 @@ from benchmarks import old_exporter
 from benchmarks.documents import TREE_BYTES
 from benchmarks.measure import Facts, Part, Way, Work, compare, fits, memory, processor_seconds
 from benchmarks.site import AUDIENCE, FIRST, PUBLISHED, SECOND, Day, Site, copy, morning_after, runtime_at
-from classfeed_dagster.bigsite.embedded import engine_from
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.local.embedded_postgres import engine_from
 from classfeed_dagster.runtime import CLOCK_TAG
 
 OLD = "old exporter"
@@ -94,8 +94,8 @@ def prepare_dagster(scratch: Path, url: str, day: dt.date, before: Path | None, 
     """The same store, and Dagster's definitions loaded as production loads them."""
     from dagster import DagsterInstance
 
-    from classfeed_dagster.definitions import build_definitions
-    from classfeed_dagster.operations.runs import Outcome, run_date
+    from classfeed_dagster.orchestration.definitions import build_definitions
+    from classfeed_dagster.orchestration.run_date import Outcome, run_date
 
     if before is not None:
         copy(before, scratch)

@@ -22,9 +22,9 @@ from lxml import etree
 from lxml.builder import ElementMaker
 
 from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents.document_format import PageHeader, Totals
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.documents.epi_mapping import Element, Group, Record, Type
-from classfeed_dagster.documents.format import PageHeader, Totals
 
 Frames = dict[str, pl.DataFrame]
 Make = Callable[..., etree._Element]

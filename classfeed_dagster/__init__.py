@@ -1,5 +1,5 @@
 """classfeed: an online share broker's daily data feeds to Class and other fund-administration software."""
 
-from classfeed_dagster import memory
+from classfeed_dagster import allocators as memory
 
 memory.give_back()  # before anything that allocates much is loaded

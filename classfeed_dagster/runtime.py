@@ -60,7 +60,7 @@ class Runtime:
     @cached_property
     def engine(self) -> sa.Engine:
         """bigsite: the URL of the settings, or an embedded PostgreSQL that is started on first use."""
-        from classfeed_dagster.bigsite import embedded
+        from classfeed_dagster.local import embedded_postgres as embedded
 
         if self.settings.bigsite_url is not None:
             return embedded.engine_from(self.settings.bigsite_url.get_secret_value())
@@ -72,7 +72,7 @@ class Runtime:
             self.engine.dispose()
             del self.__dict__["engine"]
             if self.settings.bigsite_url is None:
-                from classfeed_dagster.bigsite import embedded
+                from classfeed_dagster.local import embedded_postgres as embedded
 
                 embedded.stop(self.settings.home)
 

@@ -30,6 +30,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("classfeed")
 
 
+pytest_plugins = [
+    "classfeed_dagster_tests.fixtures.changing_bigsite",
+    "classfeed_dagster_tests.fixtures.simulated_world",
+    "classfeed_dagster_tests.fixtures.warehouse",
+]
+
+
 @pytest.fixture(autouse=True)
 def _no_log_of_another_test() -> Iterator[None]:
     """The command line binds the log to its standard error, which under test is closed when the command ends."""

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from classfeed_dagster.operations.instance import dagster_home
-from classfeed_dagster.operations.local_services import dagster_services, free_port
+from classfeed_dagster.local.dagster_instance import dagster_home
+from classfeed_dagster.local.dagster_services import dagster_services, free_port
 from classfeed_dagster_tests.torture.backfill import ask
 
 ROOT = Path(__file__).parent.parent

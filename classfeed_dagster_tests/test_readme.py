@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from classfeed_dagster.definitions import build_definitions
+from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 

@@ -10,8 +10,8 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
-from classfeed_dagster.operations.metrics import NAMESPACE
-from classfeed_dagster.operations.objectives import OBJECTIVES, WATCHED_FEEDS
+from classfeed_dagster.service_levels.metrics import NAMESPACE
+from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS
 from deploy.application import Application
 from deploy.environments import Deployment
 from deploy.foundation import Foundation

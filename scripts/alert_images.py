@@ -22,9 +22,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from classfeed_dagster.operations.incidents import Incident, Thread  # noqa: E402
-from classfeed_dagster.operations.slack import SlackMessenger, blocks  # noqa: E402
-from classfeed_dagster_tests.operations.sample_incidents import LINKS, picture_name, samples  # noqa: E402
+from classfeed_dagster.alerting.incidents import Incident, Thread  # noqa: E402
+from classfeed_dagster.alerting.slack import SlackMessenger, blocks  # noqa: E402
+from classfeed_dagster_tests.fixtures.sample_incidents import LINKS, picture_name, samples  # noqa: E402
 
 # Drawn, since the machine that takes the pictures may have no font for them.
 _LAMP = '<rect x="3" y="12" width="12" height="4" fill="#777"/><path d="M5 12V9a4 4 0 0 1 8 0v3z" fill="#d62839"/>'

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
-from classfeed_dagster import cli
+from classfeed_dagster.cli import app as cli
 from classfeed_dagster.delivery import manifest
 from classfeed_dagster.domains.rules import RULES, Severity
 from classfeed_dagster.settings import Settings

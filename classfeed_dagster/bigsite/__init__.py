@@ -1,1 +1,1 @@
-"""The source: bigsite's tables, the snapshot taken of them, and whether they are ready to be read."""
+"""The source: tables, queries, consent, snapshot, landing, readiness."""

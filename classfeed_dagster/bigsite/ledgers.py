@@ -6,7 +6,19 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from classfeed_dagster.bigsite.columns import DATE, DELTA, FULL, ID, INSTANT, MONEY, PRICE, TEXT, UNITS, Query, columns
+from classfeed_dagster.bigsite.sql_types import (
+    DATE,
+    DELTA,
+    FULL,
+    ID,
+    INSTANT,
+    MONEY,
+    PRICE,
+    TEXT,
+    UNITS,
+    Query,
+    columns,
+)
 
 
 def _ledger(table: str, schema: pa.Schema, source: str, date: str) -> Query:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from classfeed_dagster.bigsite.columns import (
+from classfeed_dagster.bigsite.ledgers import LEDGERS
+from classfeed_dagster.bigsite.sql_types import (
     DATE,
     ID,
     INSTANT,
@@ -30,7 +31,6 @@ from classfeed_dagster.bigsite.columns import (
     Query,
     columns,
 )
-from classfeed_dagster.bigsite.ledgers import LEDGERS
 
 CONSENTS = columns(
     portfolio_id=ID,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import queries
-from classfeed_dagster.bigsite.reading import ReadOnlyTransaction
+from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction
 
 
 class SourceNotReadyError(RuntimeError):

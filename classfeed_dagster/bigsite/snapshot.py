@@ -26,7 +26,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import consent, queries
-from classfeed_dagster.bigsite.columns import POSITION, Query
+from classfeed_dagster.bigsite.extraction_scope import SnapshotAudience, Wanted, array, ask_consent, slice_ends
 from classfeed_dagster.bigsite.landing import (
     WHOLE,
     DamagedFileError,
@@ -37,8 +37,8 @@ from classfeed_dagster.bigsite.landing import (
     write_slices,
 )
 from classfeed_dagster.bigsite.readiness import EndOfDay, SourceNotReadyError
-from classfeed_dagster.bigsite.reading import ReadOnlyTransaction, read_only
-from classfeed_dagster.bigsite.wanted import SnapshotAudience, Wanted, array, ask_consent, slice_ends
+from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction, read_only
+from classfeed_dagster.bigsite.sql_types import POSITION, Query
 from classfeed_dagster.store import ObjectStore
 
 _CONSENTS_AT_A_TIME = 10_000

@@ -1,7 +1,7 @@
 """bigsite's tables as SQLAlchemy Core describes them: the columns that the feed may read.
 
 bigsite belongs to another team; the feed reads it and never writes to it. ``metadata.create_all`` is for local
-and test databases only (``classfeed_dagster.bigsite.local``). Types and keys follow ``contracts/bigsite.sql``.
+and test databases only (``classfeed_dagster.bigsite.create_schema``). Types and keys follow ``contracts/bigsite.sql``.
 """
 
 from __future__ import annotations

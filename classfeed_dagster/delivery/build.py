@@ -20,14 +20,12 @@ from typing import IO, Any, Literal
 import polars as pl
 from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
 
-from classfeed_dagster.delivery.ahead import ahead_key, examine_ahead, record_ahead
-from classfeed_dagster.delivery.errors import BuildError, DamagedRecordError
 from classfeed_dagster.delivery.manifest import ControlTotals, HeldBack, Page, Portfolio, Sha256, SnapshotRef
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, write_page, written
 from classfeed_dagster.delivery.plan import DeliveryPlan, Going
-from classfeed_dagster.delivery.records import Record, build_key, create_record, from_json, json_parts, staged_prefix
+from classfeed_dagster.delivery.prevalidation import ahead_key, examine_ahead, record_ahead
 from classfeed_dagster.delivery.state import DeliveredState
-from classfeed_dagster.documents.format import (
+from classfeed_dagster.documents.document_format import (
     DocumentFormat,
     ExaminedAhead,
     KnownRecords,
@@ -39,8 +37,10 @@ from classfeed_dagster.documents.format import (
     message_id,
     paging_of,
 )
-from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.errors import BuildError, DamagedRecordError
+from classfeed_dagster.schedules import Audience
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import Record, build_key, create_record, from_json, json_parts, staged_prefix
 
 _FRAME_BYTES = 8 * 1024  # what a page needs around the records: header and control totals
 _READ = 1 << 20

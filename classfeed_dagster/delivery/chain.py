@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from classfeed_dagster.delivery.errors import DamagedRecordError
 from classfeed_dagster.delivery.manifest import ChainEntry, Link, VoidManifest
-from classfeed_dagster.delivery.records import (
+from classfeed_dagster.errors import DamagedRecordError
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.stored_records import (
     chain_key,
     chain_prefix,
     delivered_prefix,
@@ -22,7 +23,6 @@ from classfeed_dagster.delivery.records import (
     sha256,
     to_json,
 )
-from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 _ENTRY = re.compile(r"([0-9]{8,})\.json\Z")
 _LOOK_AGAIN_SECONDS = 1.0

@@ -14,10 +14,10 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from classfeed_dagster.delivery.build import Build
-from classfeed_dagster.delivery.errors import ChainBusyError, GateRefusedError
 from classfeed_dagster.delivery.manifest import PassedCheck, Sha256
-from classfeed_dagster.delivery.records import Record, from_json, to_json, verdict_key, verdict_prefix
+from classfeed_dagster.errors import ChainBusyError, GateRefusedError
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import Record, from_json, to_json, verdict_key, verdict_prefix
 
 REQUIRED_VERDICTS: tuple[str, ...] = (
     "document_valid",

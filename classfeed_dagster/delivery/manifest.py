@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from classfeed_dagster.delivery.records import Record, from_json
-from classfeed_dagster.documents.format import CurrencyTotals, Totals
+from classfeed_dagster.documents.document_format import CurrencyTotals, Totals
+from classfeed_dagster.stored_records import Record, from_json
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Sum = Annotated[Decimal, Field(max_digits=38, decimal_places=6)]

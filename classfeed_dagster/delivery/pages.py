@@ -11,8 +11,8 @@ from typing import IO, cast
 
 from isal import igzip, isal_zlib
 
-from classfeed_dagster.delivery.records import file_facts
-from classfeed_dagster.documents.format import DocumentFormat, ExaminedAhead, KnownRecords, PageFacts, Totals
+from classfeed_dagster.documents.document_format import DocumentFormat, ExaminedAhead, KnownRecords, PageFacts, Totals
+from classfeed_dagster.stored_records import file_facts
 
 _BLOCK = 256 * 1024
 # What a damaged file can do to a decompressor or a parser that reads it.

@@ -15,9 +15,9 @@ from typing import cast
 
 import polars as pl
 
-from classfeed_dagster.delivery.errors import TooManyHeldBackError
 from classfeed_dagster.delivery.manifest import Change, Extract, HeldBack, RuleCount
 from classfeed_dagster.delivery.state import EarlierDate
+from classfeed_dagster.errors import TooManyHeldBackError
 
 _SUBJECTS_SHOWN = 5
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from classfeed_dagster.delivery.facts import header_faults, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.manifest import AnyManifest, ControlTotals, Manifest, Page, Portfolio, sum_totals
+from classfeed_dagster.delivery.page_facts import header_faults, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.pages import examine_file
-from classfeed_dagster.delivery.records import file_facts, to_json
-from classfeed_dagster.documents.format import DocumentFormat, PageFacts
+from classfeed_dagster.documents.document_format import DocumentFormat, PageFacts
+from classfeed_dagster.stored_records import file_facts, to_json
 
 _ERRORS_SHOWN = 20
 

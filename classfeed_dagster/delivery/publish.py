@@ -23,13 +23,6 @@ from classfeed_dagster.delivery.chain import (
     remove_orphans,
     wait_for_manifest,
 )
-from classfeed_dagster.delivery.errors import (
-    ChainBusyError,
-    ConsentChangedError,
-    DamagedRecordError,
-    NotInOrderError,
-    StaleBuildError,
-)
 from classfeed_dagster.delivery.gate import require_verdicts
 from classfeed_dagster.delivery.manifest import (
     ChainEntry,
@@ -40,10 +33,17 @@ from classfeed_dagster.delivery.manifest import (
     VoidManifest,
 )
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, written
-from classfeed_dagster.delivery.records import create_record, delivered_prefix, manifest_key, stored_facts
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state, ever_delivered
-from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.errors import (
+    ChainBusyError,
+    ConsentChangedError,
+    DamagedRecordError,
+    NotInOrderError,
+    StaleBuildError,
+)
+from classfeed_dagster.schedules import Audience
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.stored_records import create_record, delivered_prefix, manifest_key, stored_facts
 
 _ROUNDS = 100
 ConsentAnswer = tuple[dt.datetime, Collection[str]]

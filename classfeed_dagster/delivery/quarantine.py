@@ -13,9 +13,9 @@ from typing import Literal
 from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from classfeed_dagster.delivery.manifest import HeldBack
-from classfeed_dagster.delivery.records import Record, from_json, quarantine_key, quarantine_prefix, to_json
 from classfeed_dagster.delivery.state import DeliveredState
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import Record, from_json, quarantine_key, quarantine_prefix, to_json
 
 
 class Quarantined(Record):

@@ -19,7 +19,6 @@ import polars as pl
 from pydantic import BaseModel, Field, NonNegativeInt
 
 from classfeed_dagster.bigsite.landing import StoredFile
-from classfeed_dagster.delivery.ahead import examine_ahead
 from classfeed_dagster.delivery.build import (
     Build,
     Terms,
@@ -31,10 +30,11 @@ from classfeed_dagster.delivery.build import (
 from classfeed_dagster.delivery.manifest import Change, Extract, HeldBack, Page, Portfolio, Sha256
 from classfeed_dagster.delivery.pages import write_page
 from classfeed_dagster.delivery.plan import DeliveryPlan, Going
-from classfeed_dagster.delivery.records import Record, canonical, create_record, from_json, sha256, to_json
-from classfeed_dagster.delivery.rendered import OF_A_PORTFOLIO, RenderedReader, RenderedWriter
-from classfeed_dagster.documents.format import ExaminedAhead
+from classfeed_dagster.delivery.prevalidation import examine_ahead
+from classfeed_dagster.delivery.rendered_portfolios import OF_A_PORTFOLIO, RenderedReader, RenderedWriter
+from classfeed_dagster.documents.document_format import ExaminedAhead
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import Record, canonical, create_record, from_json, sha256, to_json
 
 _PER_SHARD = 2  # lots of pages for each shard, so that workers end at about the same time
 _T = TypeVar("_T", bound=BaseModel)

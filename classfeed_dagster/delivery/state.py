@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from classfeed_dagster.delivery.manifest import AnyManifest, Manifest, read_manifest
-from classfeed_dagster.delivery.records import canonical, delivered_prefix, sha256
-from classfeed_dagster.documents.format import message_id
-from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.documents.document_format import message_id
+from classfeed_dagster.schedules import Audience
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import canonical, delivered_prefix, sha256
 
 _MANIFEST = re.compile(r"r(0|[1-9][0-9]*)/manifest\.json\Z")
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from classfeed_dagster.delivery.build import read_build
 from classfeed_dagster.delivery.chain import chain_entry
-from classfeed_dagster.delivery.errors import DamagedRecordError
 from classfeed_dagster.delivery.manifest import AnyManifest, ChainEntry, Link, Manifest, read_manifest
 from classfeed_dagster.delivery.problems import (
     Kind,
@@ -22,16 +21,17 @@ from classfeed_dagster.delivery.problems import (
     page_problems,
     portfolios_by_page,
 )
-from classfeed_dagster.delivery.records import (
+from classfeed_dagster.delivery.verify_files import MANIFEST_NAME, verify_paths
+from classfeed_dagster.documents.document_format import DocumentFormat, message_id
+from classfeed_dagster.errors import DamagedRecordError
+from classfeed_dagster.store import InvalidKeyError, ObjectNotFoundError, ObjectStore, check_key
+from classfeed_dagster.stored_records import (
     chain_key,
     chain_prefix,
     delivered_prefix,
     manifest_key,
     sha256,
 )
-from classfeed_dagster.delivery.verify_files import MANIFEST_NAME, verify_paths
-from classfeed_dagster.documents.format import DocumentFormat, message_id
-from classfeed_dagster.store import InvalidKeyError, ObjectNotFoundError, ObjectStore, check_key
 
 __all__ = ["Kind", "Problem", "Verification", "verify_feed", "verify_paths"]
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from classfeed_dagster.delivery.errors import DamagedRecordError
 from classfeed_dagster.delivery.manifest import AnyManifest, Manifest, read_manifest
 from classfeed_dagster.delivery.problems import (
     Kind,
@@ -17,8 +16,9 @@ from classfeed_dagster.delivery.problems import (
     page_problems,
     portfolios_by_page,
 )
-from classfeed_dagster.delivery.records import sha256
-from classfeed_dagster.documents.format import DocumentFormat
+from classfeed_dagster.documents.document_format import DocumentFormat
+from classfeed_dagster.errors import DamagedRecordError
+from classfeed_dagster.stored_records import sha256
 
 MANIFEST_NAME = "manifest.json"
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from classfeed_dagster.documents import csv_mapping, csv_reader, csv_writer
 from classfeed_dagster.documents.csv_mapping import CsvLayout
-from classfeed_dagster.documents.format import DocumentColumn, PageFacts, PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.documents.document_format import DocumentColumn, PageFacts, PageHeader, RenderedPortfolio, Totals
 
 
 @dataclass(frozen=True, slots=True)

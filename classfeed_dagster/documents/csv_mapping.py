@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from classfeed_dagster.documents import spreadsheet
-from classfeed_dagster.documents.format import DocumentColumn
+from classfeed_dagster.documents import formula_guard as spreadsheet
+from classfeed_dagster.documents.document_format import DocumentColumn
 from classfeed_dagster.domains.columns import (
     ACCOUNT_BALANCES,
     ACCOUNTS,

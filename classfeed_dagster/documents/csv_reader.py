@@ -21,7 +21,7 @@ from pathlib import Path
 
 import polars as pl
 
-from classfeed_dagster.documents import spreadsheet
+from classfeed_dagster.documents import formula_guard as spreadsheet
 from classfeed_dagster.documents.csv_mapping import (
     BALANCE,
     DETAIL,
@@ -43,7 +43,7 @@ from classfeed_dagster.documents.csv_writer import (
     summed,
     tail_line,
 )
-from classfeed_dagster.documents.format import PageFacts, Totals
+from classfeed_dagster.documents.document_format import PageFacts, Totals
 from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, MOVEMENT_TRANSACTIONS
 
 _BATCH = 20_000

@@ -20,7 +20,7 @@ from classfeed_dagster.documents.csv_mapping import (
     CsvLayout,
     field_of,
 )
-from classfeed_dagster.documents.format import CurrencyTotals, PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.documents.document_format import CurrencyTotals, PageHeader, RenderedPortfolio, Totals
 from classfeed_dagster.domains.columns import FINDINGS, MONEY
 from classfeed_dagster.trading_days import instant_text
 

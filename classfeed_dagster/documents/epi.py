@@ -8,8 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from classfeed_dagster.documents import epi_findings, epi_mapping, epi_reader, epi_totals, epi_writer
-from classfeed_dagster.documents.format import (
+from classfeed_dagster.documents import epi_mapping, epi_reader, epi_totals, epi_writer
+from classfeed_dagster.documents import epi_value_checks as epi_findings
+from classfeed_dagster.documents.document_format import (
     DocumentColumn,
     KnownRecords,
     PageFacts,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from classfeed_dagster.documents.format import DocumentColumn
+from classfeed_dagster.documents.document_format import DocumentColumn
 from classfeed_dagster.domains import columns
 from classfeed_dagster.domains.columns import Frame
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import polars as pl
 
 from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents.document_format import CurrencyTotals, KnownRecords, PageFacts, RecordFacts, Totals
 from classfeed_dagster.documents.epi_mapping import Record, Type
 from classfeed_dagster.documents.epi_records import Records, Taker, closing_tag, take_lines
 from classfeed_dagster.documents.epi_totals import totals_of
 from classfeed_dagster.documents.epi_validator import Lines, Validator
-from classfeed_dagster.documents.format import CurrencyTotals, KnownRecords, PageFacts, RecordFacts, Totals
 
 BLOCK = 1 << 21  # bytes of records that are looked at together
 _READ = 1 << 18

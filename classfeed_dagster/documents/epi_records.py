@@ -16,8 +16,8 @@ from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.epi_mapping import Element, Record, Section
-from classfeed_dagster.documents.epi_proof import valid_line
 from classfeed_dagster.documents.epi_validator import NoDoctype, hardened
+from classfeed_dagster.documents.xsd_regex import valid_line
 
 BATCH = 20_000  # of the parser's records in memory at a time
 # How a document in UTF-8 begins; others are read by lxml alone.

@@ -8,7 +8,7 @@ from decimal import Decimal
 import polars as pl
 
 from classfeed_dagster.documents import epi_mapping as epi
-from classfeed_dagster.documents.format import CurrencyTotals, Totals
+from classfeed_dagster.documents.document_format import CurrencyTotals, Totals
 
 _AMOUNTS = ("ledger_balance", "market_value", "cash_credits", "cash_debits", "net_amount")
 _KEY = [epi.PORTFOLIO, epi.CURRENCY]

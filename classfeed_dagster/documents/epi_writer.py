@@ -19,10 +19,10 @@ import polars as pl
 from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents.document_format import PageHeader, RenderedPortfolio, Totals
 from classfeed_dagster.documents.epi_mapping import Element, Group, Record, Type
 from classfeed_dagster.documents.epi_schema import text_rules
 from classfeed_dagster.documents.epi_totals import portfolio_totals
-from classfeed_dagster.documents.format import PageHeader, RenderedPortfolio, Totals
 from classfeed_dagster.trading_days import instant_text
 
 BLOCK = 100  # portfolios whose text is in memory at a time; changes no byte

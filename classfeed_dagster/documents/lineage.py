@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from functools import cache
 
-from classfeed_dagster.bigsite.drift import Export, Exports
 from classfeed_dagster.documents.class_cash import CLASS_CASH
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
+from classfeed_dagster.documents.document_format import DocumentColumn, DocumentFormat, WithColumns
 from classfeed_dagster.documents.epi import EPI
-from classfeed_dagster.documents.format import DocumentColumn, DocumentFormat, WithColumns
 from classfeed_dagster.domains import columns
 from classfeed_dagster.domains.columns import Column, Frame
 from classfeed_dagster.domains.lineage import LEDGER_ROWS, bigsite_columns
+from classfeed_dagster.source_contract.drift import Export, Exports
 
 _FILES = {CLASS_TRADE.name: CLASS_TRADE, CLASS_CASH.name: CLASS_CASH}
 _FRAMES = {frame.name: frame for frame in vars(columns).values() if isinstance(frame, Frame)}

@@ -14,9 +14,9 @@ import polars as pl
 
 from classfeed_dagster.bigsite.consent import Change, Consent, sharing, standings
 from classfeed_dagster.bigsite.queries import CONSENT_TABLE
-from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 from classfeed_dagster.domains.slice import NUMBER, Tables
+from classfeed_dagster.schedules import Audience
 
 EXTRACTS = {Change.NEW: "FULL", Change.CURRENT: "DELTA", Change.REMOVED: "NONE"}
 _FIELDS = tuple(Consent.__dataclass_fields__)

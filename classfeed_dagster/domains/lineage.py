@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from classfeed_dagster.bigsite.lineage import landed_sources
 from classfeed_dagster.bigsite.queries import SCHEMAS
+from classfeed_dagster.domains.build import FRAMES
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS, Column, Frame
-from classfeed_dagster.domains.run import FRAMES
 
 DERIVED = "derived"
 LEDGER_ROWS = ("trade", "security_movement", "income", "cash_transaction", "opening_units", "opening_cash")

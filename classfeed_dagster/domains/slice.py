@@ -14,7 +14,7 @@ from functools import cached_property
 import polars as pl
 
 from classfeed_dagster.bigsite.consent import Change
-from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.schedules import Audience
 from classfeed_dagster.trading_days import Window
 
 Tables = Mapping[str, pl.DataFrame]

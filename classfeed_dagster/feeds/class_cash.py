@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from classfeed_dagster.delivery.shadow import FeedMode
+from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.class_cash import CLASS_CASH
 from classfeed_dagster.feeds.feed import Feed
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from classfeed_dagster.delivery.records import delivered_prefix
-from classfeed_dagster.delivery.shadow import FeedMode
+from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.csv_format import CsvFormat
-from classfeed_dagster.documents.format import DocumentFormat
-from classfeed_dagster.domains.audience import Audience, Cadence
+from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
+from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster.stored_records import delivered_prefix
 
 STANDARD = "standard"  # what the switch calls the feed's own format
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")

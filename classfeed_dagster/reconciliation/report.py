@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
+from classfeed_dagster.html_page import bars, escape, over_time, page, plots, table
 from classfeed_dagster.reconciliation.figures import Figure
-from classfeed_dagster.reconciliation.page import bars, escape, over_time, page, plots, table
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.breaks import KeptBreak

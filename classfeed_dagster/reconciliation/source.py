@@ -14,16 +14,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from classfeed_dagster.reconciliation.asking import Bigsite, ask
+from classfeed_dagster.reconciliation.break_classifier import PORTFOLIO, Judge, consent_breaks
 from classfeed_dagster.reconciliation.compare import RowClass
 from classfeed_dagster.reconciliation.delivered import Delivered, business_dates, read_delivered, read_revisions
 from classfeed_dagster.reconciliation.expected_sql import Question
 from classfeed_dagster.reconciliation.explain import LateRow
 from classfeed_dagster.reconciliation.figures import delivered_figures
-from classfeed_dagster.reconciliation.judging import PORTFOLIO, Judge, consent_breaks
 from classfeed_dagster.reconciliation.records import ACCOUNTS, KINDS
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
-from classfeed_dagster.reconciliation.sides import Sides, Workbench
+from classfeed_dagster.reconciliation.source_queries import Bigsite, ask
+from classfeed_dagster.reconciliation.three_way import Sides, Workbench
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Explanation, Severity, Side
 

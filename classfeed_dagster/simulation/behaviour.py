@@ -10,7 +10,7 @@ from classfeed_dagster.simulation.booking import Booking
 from classfeed_dagster.simulation.customers import Persona
 from classfeed_dagster.simulation.dealing import buy, charge, deposit, exchange_to_usd, sell, withdraw
 from classfeed_dagster.simulation.market import Security, to_cents
-from classfeed_dagster.simulation.stream import Stream
+from classfeed_dagster.simulation.random_draws import Stream
 
 _WHOLE = Decimal(1)
 

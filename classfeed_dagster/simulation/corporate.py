@@ -23,7 +23,7 @@ from classfeed_dagster.simulation.market import (
     Security,
     UnitsChange,
 )
-from classfeed_dagster.simulation.stream import Stream
+from classfeed_dagster.simulation.random_draws import Stream
 from classfeed_dagster.trading_days import business_days
 
 DAYS_BEFORE_ANCHOR = 300

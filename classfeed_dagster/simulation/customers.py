@@ -12,7 +12,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from classfeed_dagster.simulation.identifiers import ID_BASE
-from classfeed_dagster.simulation.stream import Stream
+from classfeed_dagster.simulation.random_draws import Stream
 from classfeed_dagster.trading_days import business_days, cutoff
 
 CLASS, OTHER_RECIPIENT = "CLASS", "BGL"

@@ -19,10 +19,10 @@ from classfeed_dagster.simulation.booking import Booking, DayRows, Settlements
 from classfeed_dagster.simulation.customers import ConsentPlan, Customer, Persona, Timeline, customer
 from classfeed_dagster.simulation.dealing import deposit
 from classfeed_dagster.simulation.end_of_day import end_of_day, run_time
-from classfeed_dagster.simulation.happenings import Dividends, corporate_events, oddity
+from classfeed_dagster.simulation.events import Dividends, corporate_events, oddity
 from classfeed_dagster.simulation.identifiers import ID_BASE, abn, account_number, bsb, hin, portfolio_number
 from classfeed_dagster.simulation.market import Market
-from classfeed_dagster.simulation.stream import Stream
+from classfeed_dagster.simulation.random_draws import Stream
 from classfeed_dagster.trading_days import SYDNEY, is_business_day, next_business_day
 
 EOD_DAYS_OF_HISTORY = 2  # end-of-day rows of the history's last days only: nobody asks for older ones

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from classfeed_dagster.simulation.accounts import ZERO, Account, Portfolio, Trade
 from classfeed_dagster.simulation.booking import Booking
 from classfeed_dagster.simulation.market import CENT, to_cents
-from classfeed_dagster.simulation.stream import Stream
+from classfeed_dagster.simulation.random_draws import Stream
 from classfeed_dagster.trading_days import add_business_days
 
 BROKERAGE = Decimal("9.50")

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from classfeed_dagster.simulation.accounts import Account, Portfolio, Position
 from classfeed_dagster.simulation.booking import Booking
-from classfeed_dagster.simulation.stream import Stream
+from classfeed_dagster.simulation.random_draws import Stream
 from classfeed_dagster.trading_days import business_days_between, cutoff, previous_business_day
 
 Misstatement = Callable[[Portfolio, int, dt.date], Decimal]

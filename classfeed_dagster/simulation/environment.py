@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite.local import create_schema
+from classfeed_dagster.bigsite.create_schema import create_schema
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.simulation import guard
 from classfeed_dagster.simulation.day import DaySummary

@@ -10,7 +10,7 @@ import re
 
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite.local import NotLocalError, require_local
+from classfeed_dagster.bigsite.create_schema import NotLocalError, require_local
 from classfeed_dagster.bigsite.tables import SCHEMA, portfolio
 from classfeed_dagster.settings import Environment
 from classfeed_dagster.simulation.identifiers import ID_BASE

@@ -13,7 +13,7 @@ from functools import lru_cache
 from classfeed_dagster.simulation.corporate import CorporateCalendar
 from classfeed_dagster.simulation.identifiers import ID_BASE, isin
 from classfeed_dagster.simulation.market import MICRO, CorporateEvent, Dividend, Security, to_cents, to_tick
-from classfeed_dagster.simulation.stream import Stream
+from classfeed_dagster.simulation.random_draws import Stream
 from classfeed_dagster.trading_days import is_business_day
 
 US_FIRST = 900

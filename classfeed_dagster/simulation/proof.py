@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from classfeed_dagster.delivery.look import date_status
+from classfeed_dagster.delivery.delivery_history import date_status
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.feeds.feed import Feed

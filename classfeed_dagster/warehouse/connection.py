@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.settings import Environment, Settings
-from classfeed_dagster.warehouse import server
 from classfeed_dagster.warehouse.database import Connection
 from classfeed_dagster.warehouse.schema import apply_schema
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import polars as pl
 
-from classfeed_dagster.delivery.errors import DamagedRecordError
 from classfeed_dagster.delivery.manifest import Manifest, Page
-from classfeed_dagster.delivery.records import file_facts
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state
-from classfeed_dagster.documents.format import DocumentFormat, WithTotals
+from classfeed_dagster.documents.document_format import DocumentFormat, WithTotals
+from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import file_facts
 from classfeed_dagster.warehouse.database import Connection, Cursor, Staging, execute, literal, transaction
 from classfeed_dagster.warehouse.rows import key_of, rows_of_page
 

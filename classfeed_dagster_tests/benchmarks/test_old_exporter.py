@@ -12,8 +12,8 @@ from lxml import etree
 
 from benchmarks.old_exporter import export
 from benchmarks.site import AUDIENCE, FIRST, PUBLISHED, SECOND, Site, morning_after
-from classfeed_dagster.bigsite.embedded import engine_from
 from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.local.embedded_postgres import engine_from
 
 
 def _canonical(document: bytes) -> bytes:

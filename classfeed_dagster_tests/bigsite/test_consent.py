@@ -15,8 +15,8 @@ from classfeed_dagster.bigsite import consent
 from classfeed_dagster.bigsite.consent import Consent, ConsentReadError, ask_consent_now, sharing, standings
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import Window
-from classfeed_dagster_tests.bigsite.reading_back import CLASS, DAY, END, FIRST, MICRO, START, take
-from classfeed_dagster_tests.bigsite_builder import Bigsite
+from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
+from classfeed_dagster_tests.fixtures.reading_back import CLASS, DAY, END, FIRST, MICRO, START, take
 
 HOUR = dt.timedelta(hours=1)
 BEFORE = START - dt.timedelta(days=30)

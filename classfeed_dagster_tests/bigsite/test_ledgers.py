@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import tables
-from classfeed_dagster.domains.audience import Audience, Cadence
+from classfeed_dagster.schedules import Audience, Cadence
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster_tests.bigsite.reading_back import CLASS, DAY, END, FIRST, MICRO, START, Frames, take
-from classfeed_dagster_tests.bigsite_builder import Bigsite, Row
+from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Row
+from classfeed_dagster_tests.fixtures.reading_back import CLASS, DAY, END, FIRST, MICRO, START, Frames, take
 
 HOUR = dt.timedelta(hours=1)
 NEWLY = START + HOUR  # granted then: NEW on DAY

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.bigsite.readiness import SourceNotReadyError
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster_tests.bigsite.reading_back import DAY, END, take
-from classfeed_dagster_tests.bigsite_builder import Bigsite, Row
+from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Row
+from classfeed_dagster_tests.fixtures.reading_back import DAY, END, take
 
 LATER = "2023-02-02T01:00Z"  # after the cut-off of DAY
 

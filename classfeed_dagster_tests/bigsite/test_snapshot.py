@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite import queries, reading, tables
+from classfeed_dagster.bigsite import queries, tables
+from classfeed_dagster.bigsite import source_connection as reading
 from classfeed_dagster.bigsite.landing import DamagedFileError, empty_tables
-from classfeed_dagster.bigsite.reading import SourceReadError
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot, open_slices, snapshot_for, take_snapshot
-from classfeed_dagster.domains.audience import Audience, Cadence
+from classfeed_dagster.bigsite.source_connection import SourceReadError
+from classfeed_dagster.schedules import Audience, Cadence
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster_tests.bigsite.reading_back import CLASS, DAY, END, START, frames, stored_files, take
-from classfeed_dagster_tests.bigsite_builder import Bigsite, Portfolio, Row
+from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Portfolio, Row
+from classfeed_dagster_tests.fixtures.reading_back import CLASS, DAY, END, START, frames, stored_files, take
 
 BGL = Audience("BGL", CLASS.first_business_date)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from classfeed_dagster.delivery.errors import ConsentChangedError
 from classfeed_dagster.delivery.manifest import VoidManifest
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import Kind, verify_feed
+from classfeed_dagster.errors import ConsentChangedError
 from classfeed_dagster.store import LocalStore, ObjectStore, open_store
-from classfeed_dagster_tests.delivery.pipeline import (
+from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     DAY1,
     DAY2,
     FEED,

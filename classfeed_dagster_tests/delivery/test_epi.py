@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from classfeed_dagster.delivery.build import Build, build_delivery
-from classfeed_dagster.delivery.evaluate import (
+from classfeed_dagster.delivery.checks import (
     control_totals_agree,
     document_valid,
     everyone_consented,
@@ -31,7 +31,7 @@ from classfeed_dagster.domains.columns import (
     Frame,
 )
 from classfeed_dagster.store import LocalStore, ObjectStore
-from classfeed_dagster_tests.delivery.pipeline import (
+from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     ASKED_AT,
     AUDIENCE,
     DAY1,

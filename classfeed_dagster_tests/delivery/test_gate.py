@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from classfeed_dagster.delivery.build import Build
-from classfeed_dagster.delivery.errors import ChainBusyError, DamagedRecordError, GateRefusedError
 from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS, latest_verdict, record_verdict, require_verdicts
+from classfeed_dagster.errors import ChainBusyError, DamagedRecordError, GateRefusedError
 from classfeed_dagster.store import InvalidKeyError, ObjectStore
-from classfeed_dagster_tests.delivery.pipeline import build, check, simple
+from classfeed_dagster_tests.fixtures.delivery_pipeline import build, check, simple
 
 
 @pytest.fixture

@@ -16,12 +16,10 @@ from hypothesis import strategies as st
 
 from classfeed_dagster.delivery import pages
 from classfeed_dagster.delivery.build import build_delivery, content_digest, read_build
-from classfeed_dagster.delivery.errors import BuildError, DamagedRecordError, TooManyHeldBackError
-from classfeed_dagster.delivery.evaluate import examine_build
+from classfeed_dagster.delivery.checks import examine_build
 from classfeed_dagster.delivery.manifest import VoidManifest
 from classfeed_dagster.delivery.pages import read_page, write_page, written
 from classfeed_dagster.delivery.plan import plan_delivery
-from classfeed_dagster.delivery.records import from_json, manifest_key, quarantine_key, to_json
 from classfeed_dagster.delivery.state import (
     EarlierDate,
     delivered_numbers,
@@ -29,10 +27,11 @@ from classfeed_dagster.delivery.state import (
     earlier_date,
     ever_delivered,
 )
-from classfeed_dagster.documents.format import PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.documents.document_format import PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.errors import BuildError, DamagedRecordError, TooManyHeldBackError
 from classfeed_dagster.store import LocalStore, ObjectStore
-from classfeed_dagster_tests.delivery.fake_format import LinesFormat
-from classfeed_dagster_tests.delivery.pipeline import (
+from classfeed_dagster.stored_records import from_json, manifest_key, quarantine_key, to_json
+from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     AMOUNTS,
     AUDIENCE,
     DAY1,
@@ -47,6 +46,7 @@ from classfeed_dagster_tests.delivery.pipeline import (
     simple,
     terms,
 )
+from classfeed_dagster_tests.fixtures.fake_format import LinesFormat
 
 # --- Who goes -----------------------------------------------------------------------------------------------------
 

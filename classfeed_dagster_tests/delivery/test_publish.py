@@ -8,7 +8,12 @@ from decimal import Decimal
 
 import pytest
 
-from classfeed_dagster.delivery.errors import (
+from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS, record_verdict
+from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, VoidManifest
+from classfeed_dagster.delivery.publish import publish
+from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.delivery.verify import verify_feed
+from classfeed_dagster.errors import (
     ChainBusyError,
     ConsentChangedError,
     DamagedRecordError,
@@ -17,15 +22,10 @@ from classfeed_dagster.delivery.errors import (
     StaleBuildError,
     TooManyHeldBackError,
 )
-from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS, record_verdict
-from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, VoidManifest
-from classfeed_dagster.delivery.publish import publish
-from classfeed_dagster.delivery.records import chain_key, manifest_key, to_json
-from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.delivery.verify import verify_feed
-from classfeed_dagster.domains.audience import Audience
+from classfeed_dagster.schedules import Audience
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster_tests.delivery.pipeline import (
+from classfeed_dagster.stored_records import chain_key, manifest_key, to_json
+from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     AMOUNTS,
     ASKED_AT,
     AUDIENCE,

@@ -8,16 +8,26 @@ from dataclasses import replace
 
 import pytest
 
-from classfeed_dagster.delivery.errors import ChainBusyError
-from classfeed_dagster.delivery.look import date_status, delivered_dates, deliveries_of, history_of
+from classfeed_dagster.delivery.approve_removals import is_released, release_jump, releases
+from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates, deliveries_of, history_of
 from classfeed_dagster.delivery.manifest import ChainEntry
 from classfeed_dagster.delivery.quarantine import held, quarantine, update_quarantine
-from classfeed_dagster.delivery.records import chain_key, to_json
-from classfeed_dagster.delivery.release import is_released, release_jump, releases
 from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.errors import ChainBusyError
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster_tests.delivery.pipeline import AUDIENCE, DAY1, DAY2, DAY3, FEED, Day, deliver, plan, simple
+from classfeed_dagster.stored_records import chain_key, to_json
 from classfeed_dagster_tests.delivery.test_crashes_and_races import CHANGED
+from classfeed_dagster_tests.fixtures.delivery_pipeline import (
+    AUDIENCE,
+    DAY1,
+    DAY2,
+    DAY3,
+    FEED,
+    Day,
+    deliver,
+    plan,
+    simple,
+)
 
 T1, T2, T3 = (dt.datetime(2023, 1, 3 + at, 20, tzinfo=dt.UTC) for at in range(3))
 

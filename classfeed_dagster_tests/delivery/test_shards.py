@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classfeed_dagster.delivery.build import Build, build_delivery
-from classfeed_dagster.delivery.errors import BuildError, DamagedRecordError
 from classfeed_dagster.delivery.shards import (
     SharedOut,
     made_under,
@@ -22,8 +21,9 @@ from classfeed_dagster.delivery.shards import (
     share_out_pages,
     write_pages,
 )
+from classfeed_dagster.errors import BuildError, DamagedRecordError
 from classfeed_dagster.store import LocalStore, ObjectNotFoundError, ObjectStore
-from classfeed_dagster_tests.delivery.pipeline import DAY1, Day, deliver, plan, terms
+from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY1, Day, deliver, plan, terms
 
 NUMBERS = [f"P{at}" for at in range(9)]
 MADE_OF = ["0" * 64]

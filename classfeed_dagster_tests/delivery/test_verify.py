@@ -13,11 +13,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from classfeed_dagster.delivery.manifest import ChainEntry, json_schema
-from classfeed_dagster.delivery.records import chain_key, manifest_key, to_json
 from classfeed_dagster.delivery.verify import Kind, Verification, verify_feed, verify_paths
 from classfeed_dagster.store import LocalStore, ObjectStore
-from classfeed_dagster_tests.delivery.pipeline import DAY1, DAY2, DAY3, FEED, FORMAT, build, check, deliver, go, simple
+from classfeed_dagster.stored_records import chain_key, manifest_key, to_json
 from classfeed_dagster_tests.delivery.test_crashes_and_races import CHANGED
+from classfeed_dagster_tests.fixtures.delivery_pipeline import (
+    DAY1,
+    DAY2,
+    DAY3,
+    FEED,
+    FORMAT,
+    build,
+    check,
+    deliver,
+    go,
+    simple,
+)
 
 FORMATS = {FEED: FORMAT}
 

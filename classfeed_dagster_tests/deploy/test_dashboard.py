@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from classfeed_dagster.operations.metrics import METRICS
-from classfeed_dagster.operations.objectives import OBJECTIVES
+from classfeed_dagster.service_levels.metrics import METRICS
+from classfeed_dagster.service_levels.objectives import OBJECTIVES
 from classfeed_dagster_tests.deploy.templates import ROOT
 from deploy.grafana.dashboard import TARGET, text
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from classfeed_dagster.logs import FIELDS
-from classfeed_dagster.operations.metrics import DIMENSIONS, METRICS, STAGE
+from classfeed_dagster.service_levels.metrics import DIMENSIONS, METRICS, STAGE
 from classfeed_dagster_tests.deploy.templates import ROOT
 
 TEXT = (ROOT / "docs" / "queries.md").read_text()

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from classfeed_dagster.operations.rerun_door import Operate, grant
-from classfeed_dagster.operations.reruns import Requester
-from classfeed_dagster.operations.runs import Outcome
+from classfeed_dagster.local import snowflake_server as server
+from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.store import LocalStore
-from classfeed_dagster.warehouse import server
+from classfeed_dagster.support.rerun_page import Operate, grant
+from classfeed_dagster.support.reruns import Requester
 from classfeed_dagster_tests.deploy.iam_simulation import allowed
 from classfeed_dagster_tests.deploy.templates import role, statements
-from classfeed_dagster_tests.desk import Desk, desk
+from classfeed_dagster_tests.fixtures.desk import Desk, desk
 
 __all__ = ["desk"]
 

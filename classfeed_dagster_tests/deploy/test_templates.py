@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from classfeed_dagster.operations.metrics import METRICS, NAMESPACE
-from classfeed_dagster.operations.objectives import OBJECTIVES, WATCHED_FEEDS
+from classfeed_dagster.service_levels.metrics import METRICS, NAMESPACE
+from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS
 from classfeed_dagster.settings import Settings
 from classfeed_dagster_tests.deploy.templates import (
     ENVIRONMENTS,

@@ -18,7 +18,7 @@ from classfeed_dagster.documents import csv_reader
 from classfeed_dagster.documents.class_cash import CLASS_CASH
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.documents.csv_reader import UnreadableFileError, file_chunks, lines_of
-from classfeed_dagster.documents.format import (
+from classfeed_dagster.documents.document_format import (
     CurrencyTotals,
     DocumentFormat,
     OneFileFormat,
@@ -28,8 +28,8 @@ from classfeed_dagster.documents.format import (
     paging_of,
 )
 from classfeed_dagster.domains.columns import MOVEMENT_TRANSACTIONS
-from classfeed_dagster_tests.documents import csv_frames as make
-from classfeed_dagster_tests.published import contract_notes, needs_contract_notes
+from classfeed_dagster_tests.fixtures import csv_frames as make
+from classfeed_dagster_tests.fixtures.published import contract_notes, needs_contract_notes
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = (CLASS_TRADE, CLASS_CASH)

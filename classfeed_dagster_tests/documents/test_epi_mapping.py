@@ -9,9 +9,9 @@ import pytest
 from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents.document_format import CurrencyTotals, PageHeader, Totals
 from classfeed_dagster.documents.epi_mapping import Element, Group, Record
 from classfeed_dagster.documents.epi_schema import schema_root, text_rules
-from classfeed_dagster.documents.format import CurrencyTotals, PageHeader, Totals
 
 XS = "{http://www.w3.org/2001/XMLSchema}"
 

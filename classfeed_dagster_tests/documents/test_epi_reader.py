@@ -19,11 +19,11 @@ from polars.testing import assert_frame_equal
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents import epi_records
+from classfeed_dagster.documents.document_format import PageFacts, Totals
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.documents.epi_reader import UnreadableDocumentError
 from classfeed_dagster.documents.epi_validator import MOST_ERRORS, PIECE, Lines
-from classfeed_dagster.documents.format import PageFacts, Totals
-from classfeed_dagster_tests.documents.epi_data import (
+from classfeed_dagster_tests.fixtures.epi_data import (
     HEADER,
     Frames,
     account,

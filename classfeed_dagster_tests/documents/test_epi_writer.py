@@ -14,10 +14,7 @@ from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents import epi_writer
-from classfeed_dagster.documents.epi import EPI
-from classfeed_dagster.documents.epi_schema import compiled
-from classfeed_dagster.documents.epi_writer import CHUNK, FrameShapeError
-from classfeed_dagster.documents.format import (
+from classfeed_dagster.documents.document_format import (
     CurrencyTotals,
     DocumentFormat,
     RenderedPortfolio,
@@ -26,7 +23,10 @@ from classfeed_dagster.documents.format import (
     paging_of,
     plan_pages,
 )
-from classfeed_dagster_tests.documents.epi_data import (
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.documents.epi_schema import compiled
+from classfeed_dagster.documents.epi_writer import CHUNK, FrameShapeError
+from classfeed_dagster_tests.fixtures.epi_data import (
     HEADER,
     Frames,
     account,

@@ -10,7 +10,7 @@ from lxml import etree
 
 from classfeed_dagster.documents import locate as room
 from classfeed_dagster.documents.locate import NotAPageError, Place, excerpt, locate
-from classfeed_dagster_tests.documents.epi_data import account, cash, frames_of, page_of, sample, trade
+from classfeed_dagster_tests.fixtures.epi_data import account, cash, frames_of, page_of, sample, trade
 
 PAGE = page_of(sample())
 

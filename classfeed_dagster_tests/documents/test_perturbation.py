@@ -22,7 +22,6 @@ import pytest
 import sqlalchemy as sa
 from lxml import etree
 
-from classfeed_dagster.bigsite.contract import load_contract
 from classfeed_dagster.bigsite.lineage import SELECTING, landed_sources
 from classfeed_dagster.bigsite.queries import SCHEMAS
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
@@ -31,14 +30,15 @@ from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.documents.csv_format import CsvFormat
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.documents.lineage import field_sources
+from classfeed_dagster.domains.build import CONSENTED, DOMAINS, build_consented_portfolios, build_domain, open_domains
 from classfeed_dagster.domains.lineage import bigsite_columns, shown_frames
-from classfeed_dagster.domains.run import CONSENTED, DOMAINS, build_consented_portfolios, build_domain, open_domains
+from classfeed_dagster.source_contract.contract import load_contract
 from classfeed_dagster.store import LocalStore, open_store
 from classfeed_dagster.warehouse.columns import warehouse_tables
 from classfeed_dagster.warehouse.rows import FRAMES, rows_of_page
-from classfeed_dagster_tests.bigsite.reading_back import CLASS, DAY, take
-from classfeed_dagster_tests.bigsite_builder import Bigsite
 from classfeed_dagster_tests.conftest import fresh_database
+from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
+from classfeed_dagster_tests.fixtures.reading_back import CLASS, DAY, take
 
 TODAY = "2023-02-01T02:00Z"
 FILES = (CLASS_TRADE, CLASS_CASH)

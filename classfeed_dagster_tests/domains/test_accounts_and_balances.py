@@ -7,8 +7,8 @@ from decimal import Decimal
 
 from classfeed_dagster.domains.account_balances import account_balances
 from classfeed_dagster.domains.account_details import account_details
-from classfeed_dagster.domains.audience import Audience
-from classfeed_dagster_tests.domains.landed import TODAY, D, part
+from classfeed_dagster.schedules import Audience
+from classfeed_dagster_tests.fixtures.landed import TODAY, D, part
 
 NONE_STATED = {"updated_at": None, "ledger_balance": None, "available_balance": None}
 

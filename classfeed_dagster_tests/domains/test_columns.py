@@ -7,9 +7,9 @@ import datetime as dt
 import polars as pl
 import pytest
 
+from classfeed_dagster.domains.build import FRAMES
 from classfeed_dagster.domains.columns import ACCOUNTS, CASH_ACCOUNTS, FINDINGS
 from classfeed_dagster.domains.lineage import bigsite_columns, unknown_sources
-from classfeed_dagster.domains.run import FRAMES
 
 _EVERY_FRAME = [frame for frames in FRAMES.values() for frame in frames]
 _ROW = {

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classfeed_dagster.bigsite.consent import Consent
-from classfeed_dagster.domains.audience import Audience, Cadence
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 from classfeed_dagster.domains.consented_portfolios import consent_roll, consented_portfolios, consents_of
-from classfeed_dagster_tests.domains.landed import CLASS, CUTOFF, LONG_AGO, TODAY, D, instant, landed
+from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster_tests.fixtures.landed import CLASS, CUTOFF, LONG_AGO, TODAY, D, instant, landed
 
 BEFORE = "2023-01-30T00:00:00Z"
 

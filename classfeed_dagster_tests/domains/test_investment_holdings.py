@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classfeed_dagster.domains.investment_holdings import investment_holdings
-from classfeed_dagster_tests.domains.landed import D, part
+from classfeed_dagster_tests.fixtures.landed import D, part
 
 
 def _holding(**rows: Any) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from classfeed_dagster.domains.audience import Audience, Cadence
 from classfeed_dagster.domains.columns import MOVEMENT_TRANSACTIONS
 from classfeed_dagster.domains.movement_transactions import movement_transactions
-from classfeed_dagster_tests.domains.landed import CLASS, CUTOFF, NEW, TODAY, YESTERDAY, D, instant, part
+from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster_tests.fixtures.landed import CLASS, CUTOFF, NEW, TODAY, YESTERDAY, D, instant, part
 
 START = "2023-01-31T13:00:00Z"  # of D's window
 HISTORY = "2022-07-01"

@@ -14,13 +14,13 @@ from classfeed_dagster.bigsite import tables as bigsite
 from classfeed_dagster.domains import breaches
 from classfeed_dagster.domains.account_balances import account_balances
 from classfeed_dagster.domains.account_details import account_details
+from classfeed_dagster.domains.build import DOMAINS
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.domains.investment_holdings import investment_holdings
 from classfeed_dagster.domains.movement_transactions import movement_transactions
 from classfeed_dagster.domains.rules import RULES, Severity, find, rules_of
-from classfeed_dagster.domains.run import DOMAINS
-from classfeed_dagster_tests.domains.landed import NEW, TODAY, YESTERDAY, part
-from classfeed_dagster_tests.published import contract_notes, needs_contract_notes
+from classfeed_dagster_tests.fixtures.landed import NEW, TODAY, YESTERDAY, part
+from classfeed_dagster_tests.fixtures.published import contract_notes, needs_contract_notes
 
 NOT_STATED = {"updated_at": None, "ledger_balance": None, "available_balance": None}
 SELL = {"side": "SELL", "net_amount": "90.50"}

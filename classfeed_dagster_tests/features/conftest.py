@@ -18,23 +18,23 @@ from dagster import DagsterInstance
 from openfeature import api
 from pytest_bdd import given, parsers, then, when
 
-from classfeed_dagster.definitions import build_definitions
+from classfeed_dagster.alerting.incidents import open_incidents
+from classfeed_dagster.delivery.feed_mode import shadow_key
 from classfeed_dagster.delivery.quarantine import quarantine
-from classfeed_dagster.delivery.shadow import shadow_key
 from classfeed_dagster.feeds.feed import declared_feeds
-from classfeed_dagster.operations.incidents import open_incidents
-from classfeed_dagster.operations.reruns import DoorRules, Requester, RerunRefusedError, request_rerun, requests
-from classfeed_dagster.operations.runs import RunReport
+from classfeed_dagster.orchestration.definitions import build_definitions
+from classfeed_dagster.orchestration.rehearsal import morning_after
+from classfeed_dagster.orchestration.run_date import RunReport
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.simulation.proof import delivered_pages
 from classfeed_dagster.simulation.recipient import load
-from classfeed_dagster.simulation.rehearsal import morning_after
-from classfeed_dagster_tests.bigsite_builder import Bigsite, Portfolio
-from classfeed_dagster_tests.catalogue import MONDAY, TUESDAY, WEDNESDAY, Cast
-from classfeed_dagster_tests.desk import FEED, Desk
+from classfeed_dagster.support.reruns import DoorRules, Requester, RerunRefusedError, request_rerun, requests
 from classfeed_dagster_tests.features.promises import PREFIX
-from classfeed_dagster_tests.reconciliation.delivering import csv_text
+from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Portfolio
+from classfeed_dagster_tests.fixtures.catalogue import MONDAY, TUESDAY, WEDNESDAY, Cast
+from classfeed_dagster_tests.fixtures.delivering import csv_text
+from classfeed_dagster_tests.fixtures.desk import FEED, Desk
 
 DAYS = {"Monday": MONDAY, "Tuesday": TUESDAY, "Wednesday": WEDNESDAY}
 _buckets = itertools.count()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import polars as pl
 
-from classfeed_dagster.documents.format import PageFacts, PageHeader, RenderedPortfolio, Totals
-from classfeed_dagster.domains.audience import Cadence
+from classfeed_dagster.documents.document_format import PageFacts, PageHeader, RenderedPortfolio, Totals
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster_tests.feeds.conftest import Desk
+from classfeed_dagster.schedules import Cadence
+from classfeed_dagster_tests.fixtures.desk import Desk
 
 
 class JsonLines:

@@ -11,12 +11,13 @@ import pytest
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.delivery.build import read_build
-from classfeed_dagster.delivery.shadow import FeedMode, switched
+from classfeed_dagster.delivery.feed_mode import FeedMode, switched
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.documents.csv_format import CsvFormat
 from classfeed_dagster.documents.epi import EPI
-from classfeed_dagster.domains.audience import Audience
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
+from classfeed_dagster.feed_run.delivery_checks import judge_roll
+from classfeed_dagster.feed_run.volumes import unusual_volumes
 from classfeed_dagster.feeds.class_cash import FEED as CASH
 from classfeed_dagster.feeds.class_super import FEED as SUPER
 from classfeed_dagster.feeds.class_trade import FEED as TRADE
@@ -27,12 +28,11 @@ from classfeed_dagster.feeds.feed import (
     declared_feeds,
     require_distinct,
 )
-from classfeed_dagster.feeds.gate import judge_roll
-from classfeed_dagster.feeds.parity import NoOldAppError, compare_date, to_compare
-from classfeed_dagster.feeds.volumes import unusual_volumes
+from classfeed_dagster.parity.run import NoOldAppError, compare_date, to_compare
+from classfeed_dagster.schedules import Audience
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster_tests.documents import csv_frames as make
-from classfeed_dagster_tests.reconciliation.delivering import deliver
+from classfeed_dagster_tests.fixtures import csv_frames as make
+from classfeed_dagster_tests.fixtures.delivering import deliver
 
 FIRST = dt.date(2023, 1, 3)
 DAYS = trading_days.business_days_between(FIRST, dt.date(2023, 2, 28))

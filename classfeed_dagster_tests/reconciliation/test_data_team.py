@@ -18,7 +18,7 @@ from classfeed_dagster.trading_days import cutoff
 from classfeed_dagster.warehouse.breaks import kept_breaks, save_breaks
 from classfeed_dagster.warehouse.database import execute, literal
 from classfeed_dagster.warehouse.records import BreakKind, Cause, Severity, Side
-from classfeed_dagster_tests.reconciliation import world as w
+from classfeed_dagster_tests.fixtures import reconciliation_world as w
 
 CONTRACT = """CREATE TABLE CLASS_FEED_METRICS (BUSINESS_DATE DATE NOT NULL, RECIPIENT VARCHAR(20) NOT NULL,
     PORTFOLIO_NUMBER VARCHAR(12) NOT NULL, METRIC VARCHAR(30) NOT NULL, CURRENCY CHAR(3), VALUE NUMBER(38,6) NOT NULL,

@@ -17,7 +17,7 @@ from classfeed_dagster.simulation.day import Plan, Simulation, window_day
 from classfeed_dagster.simulation.invented_market import InventedMarket
 from classfeed_dagster.simulation.world import World
 from classfeed_dagster.trading_days import cutoff
-from classfeed_dagster_tests.simulation.conftest import FIRST, SEED, small_world
+from classfeed_dagster_tests.fixtures.simulated_world import FIRST, SEED, small_world
 
 DAY = dt.timedelta(days=1)
 

@@ -12,15 +12,20 @@ import sqlalchemy as sa
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite.tables import portfolio
+from classfeed_dagster.orchestration.assets.simulation import (
+    CLEANING_JOB,
+    CUSTOMERS,
+    SIMULATION_JOB,
+    simulation_definitions,
+)
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment, Settings
-from classfeed_dagster.simulation.assets import CLEANING_JOB, CUSTOMERS, SIMULATION_JOB, simulation_definitions
 from classfeed_dagster.simulation.environment import advance, described_world, expire, last_day, world_in
 from classfeed_dagster.simulation.guard import SimulationRefusedError, mark, marker_metadata
 from classfeed_dagster.simulation.invented_market import InventedMarket
 from classfeed_dagster.simulation.retention import remove
 from classfeed_dagster.simulation.world import World, WorldError
-from classfeed_dagster_tests.simulation.conftest import FIRST, days
+from classfeed_dagster_tests.fixtures.simulated_world import FIRST, days
 
 UNREACHABLE = "postgresql+psycopg://someone@db.invalid:1/bigsite"
 NIGHT_OF_FRIDAY = dt.datetime(2023, 1, 7, 3, 30, tzinfo=trading_days.SYDNEY)

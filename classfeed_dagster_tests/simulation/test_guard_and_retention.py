@@ -14,7 +14,7 @@ from classfeed_dagster.simulation.guard import SimulationRefusedError
 from classfeed_dagster.simulation.identifiers import ID_BASE
 from classfeed_dagster.simulation.retention import clean, remove
 from classfeed_dagster.simulation.world import World
-from classfeed_dagster_tests.simulation.conftest import FIRST, days, small_world
+from classfeed_dagster_tests.fixtures.simulated_world import FIRST, days, small_world
 
 UNREACHABLE = "postgresql+psycopg://someone@db.invalid:1/bigsite"
 

@@ -19,7 +19,7 @@ from classfeed_dagster.simulation import identifiers
 from classfeed_dagster.simulation.file_market import FileMarket, MarketFileError
 from classfeed_dagster.simulation.invented_market import InventedMarket
 from classfeed_dagster.simulation.market import CodeChange, Delisting, Merger, UnitsChange, to_tick
-from classfeed_dagster.simulation.stream import Stream
+from classfeed_dagster.simulation.random_draws import Stream
 from classfeed_dagster.simulation.world import World
 from classfeed_dagster.trading_days import business_days_between
 

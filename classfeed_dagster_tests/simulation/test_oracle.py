@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite.local import create_schema
+from classfeed_dagster.bigsite.create_schema import create_schema
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment, Settings
@@ -27,7 +27,7 @@ from classfeed_dagster.simulation.proof import prove_books
 from classfeed_dagster.simulation.world import World
 from classfeed_dagster.trading_days import business_days_between
 from classfeed_dagster_tests.conftest import fresh_database
-from classfeed_dagster_tests.simulation.living import Living
+from classfeed_dagster_tests.fixtures.simulated_days import Living
 
 FIRST = dt.date(2023, 1, 3)
 NIGHTLY_PORTFOLIOS = int(os.environ.get("CLASSFEED_TEST_ORACLE_PORTFOLIOS", "60"))

@@ -15,7 +15,7 @@ from stdnum.au import abn as abn_number
 from stdnum.au import acn as acn_number
 
 from classfeed_dagster.simulation import identifiers
-from classfeed_dagster_tests.simulation.conftest import FIRST, Simulated
+from classfeed_dagster_tests.fixtures.simulated_world import FIRST, Simulated
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "simulation.md"
 _TARGET = re.compile(r"^\| (.+?) \| ([\d.]+) to ([\d.]+) \|$", re.MULTILINE)

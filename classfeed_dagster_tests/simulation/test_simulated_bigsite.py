@@ -15,7 +15,7 @@ from classfeed_dagster.bigsite.tables import CASH_TYPES, ENTITY_TYPES, INCOME_TY
 from classfeed_dagster.simulation.customers import CLASS, OTHER_RECIPIENT, Persona
 from classfeed_dagster.simulation.identifiers import ID_BASE
 from classfeed_dagster.trading_days import SYDNEY, add_business_days, cutoff
-from classfeed_dagster_tests.simulation.conftest import FIRST, Simulated
+from classfeed_dagster_tests.fixtures.simulated_world import FIRST, Simulated
 
 UNITS_LEDGER = """
     SELECT portfolio_id, security_id, trade_date AS date, CASE side WHEN 'BUY' THEN units ELSE -units END AS units,

@@ -13,7 +13,7 @@ from classfeed_dagster.simulation.day import Fault, PlantedFault
 from classfeed_dagster.simulation.identifiers import ID_BASE
 from classfeed_dagster.simulation.world import WorldError
 from classfeed_dagster.trading_days import NotABusinessDayError
-from classfeed_dagster_tests.simulation.conftest import FIRST, days, small_world
+from classfeed_dagster_tests.fixtures.simulated_world import FIRST, days, small_world
 
 
 def dump(engine: sa.Engine) -> dict[str, str]:

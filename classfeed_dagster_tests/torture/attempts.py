@@ -14,16 +14,16 @@ from classfeed_dagster.bigsite.consent import ConsentReadError, ask_consent_now
 from classfeed_dagster.bigsite.snapshot import snapshot_for
 from classfeed_dagster.bigsite.tables import metadata
 from classfeed_dagster.delivery.build import Build
-from classfeed_dagster.delivery.errors import NotInOrderError
 from classfeed_dagster.delivery.publish import Outcome, publish
-from classfeed_dagster.domains.run import CONSENTED, DOMAINS, build_consented_portfolios, build_domain
+from classfeed_dagster.domains.build import CONSENTED, DOMAINS, build_consented_portfolios, build_domain
+from classfeed_dagster.errors import NotInOrderError
+from classfeed_dagster.feed_run.feed_run import LANDING, FeedDay
+from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.feeds.flags import start_flags
-from classfeed_dagster.feeds.steps import LANDING, FeedDay
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import LocalStore
-from classfeed_dagster_tests.delivery.pipeline import Counting
+from classfeed_dagster_tests.fixtures.delivery_pipeline import Counting
 
 
 class OutageError(Exception):

@@ -27,8 +27,8 @@ from classfeed_dagster import trading_days
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.documents.epi import EPI
-from classfeed_dagster.operations.instance import dagster_home, open_instance
-from classfeed_dagster.operations.local_services import dagster_services, free_port
+from classfeed_dagster.local.dagster_instance import dagster_home, open_instance
+from classfeed_dagster.local.dagster_services import dagster_services, free_port
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 

@@ -34,13 +34,13 @@ from openfeature import api
 
 from benchmarks import bulk
 from classfeed_dagster import trading_days
-from classfeed_dagster.definitions import build_definitions
-from classfeed_dagster.delivery.look import date_status
+from classfeed_dagster.delivery.delivery_history import date_status
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.operations.local_services import dagster_services, free_port
-from classfeed_dagster.operations.runs import run_date
+from classfeed_dagster.local.dagster_services import dagster_services, free_port
+from classfeed_dagster.orchestration.definitions import build_definitions
+from classfeed_dagster.orchestration.run_date import run_date
 from classfeed_dagster.runtime import CLOCK_TAG, Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import ObjectStore, open_store

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from classfeed_dagster.domains.audience import Audience, Cadence
+from classfeed_dagster.schedules import Audience, Cadence
 from classfeed_dagster.trading_days import (
     business_days_between,
     cutoff,

@@ -156,10 +156,10 @@ def _manifest(data: bytes, folder: Path) -> None:
 
 def _store(data: bytes, folder: Path) -> None:
     """A whole delivered store in which one object, drawn by the data's checksum, has been replaced."""
-    from classfeed_dagster.delivery.errors import DeliveryError
     from classfeed_dagster.delivery.verify import verify_feed
+    from classfeed_dagster.errors import DeliveryError
     from classfeed_dagster.store import LocalStore
-    from classfeed_dagster_tests.delivery.pipeline import DAY1, FEED, FORMAT, Day, deliver, simple
+    from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY1, FEED, FORMAT, Day, deliver, simple
 
     home = folder / "delivered"
     store = LocalStore(home)
@@ -188,7 +188,7 @@ def _parquet(data: bytes, folder: Path) -> None:
     (folder / "parquet").mkdir(exist_ok=True)
     good = (folder / "good.parquet").read_bytes()
     (folder / "parquet" / "x.parquet").write_bytes(data)
-    from classfeed_dagster.delivery.records import sha256
+    from classfeed_dagster.stored_records import sha256
 
     try:
         table = StoredTable(files=(StoredFile(key="x.parquet", sha256=sha256(good), rows=3, bytes=1),))
@@ -202,8 +202,8 @@ def _parquet(data: bytes, folder: Path) -> None:
 def _settings(data: bytes, folder: Path) -> None:
     from pydantic import ValidationError
 
+    from classfeed_dagster.feed_run.flags import FlagSettingsError, start_flags
     from classfeed_dagster.feeds.feed import declared_feeds
-    from classfeed_dagster.feeds.flags import FlagSettingsError, start_flags
     from classfeed_dagster.settings import Settings
 
     chance = random.Random(zlib.crc32(data))
@@ -239,14 +239,14 @@ READERS: dict[str, Reader] = {
 
 def _seeds(name: str, folder: Path) -> list[bytes]:
     """Good inputs to start from."""
-    from classfeed_dagster_tests.documents.epi_data import page_of, sample
+    from classfeed_dagster_tests.fixtures.epi_data import page_of, sample
 
     if name == "examining legacy files":
         golden = Path(__file__).parents[1] / "documents"
         return [path.read_bytes() for path in sorted(golden.rglob("*.csv"))] or [b"H|x\n"]
     if name == "verifying manifests":
         from classfeed_dagster.store import LocalStore
-        from classfeed_dagster_tests.delivery.pipeline import deliver, simple
+        from classfeed_dagster_tests.fixtures.delivery_pipeline import deliver, simple
 
         store = LocalStore(folder / "for-manifests")
         deliver(store, simple())

@@ -19,12 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from classfeed_dagster.delivery.errors import StaleBuildError
 from classfeed_dagster.delivery.quarantine import held, update_quarantine
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import Kind, verify_feed
+from classfeed_dagster.errors import StaleBuildError
 from classfeed_dagster.store import ObjectStore, S3Store, _s3_client, open_store
-from classfeed_dagster_tests.delivery.pipeline import (
+from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     ASKED_AT,
     DAY1,
     DAY2,

@@ -26,16 +26,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.bigsite.consent import ConsentReadError
 from classfeed_dagster.bigsite.readiness import SourceNotReadyError
-from classfeed_dagster.delivery.errors import DeliveryError, NotInOrderError, StaleBuildError, TooManyHeldBackError
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import Kind, verify_feed
+from classfeed_dagster.errors import DeliveryError, NotInOrderError, StaleBuildError, TooManyHeldBackError
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.simulation.recipient import DeliveredPage, load
 from classfeed_dagster.trading_days import cutoff, next_business_day
-from classfeed_dagster_tests.bigsite_builder import Bigsite, Portfolio, Row
-from classfeed_dagster_tests.delivery.pipeline import Crash
+from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Portfolio, Row
+from classfeed_dagster_tests.fixtures.delivery_pipeline import Crash
 from classfeed_dagster_tests.torture.attempts import Desk, OutageError, Trouble, TroubledDay, truncate, unreadable
 from classfeed_dagster_tests.torture.model import CURRENT, NEW, REMOVED, Authority, Content, Entry, Event, Model
 

@@ -9,8 +9,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from classfeed_dagster.delivery.records import quarantine_key
 from classfeed_dagster.store import InvalidKeyError, LocalStore, check_key
+from classfeed_dagster.stored_records import quarantine_key
 from classfeed_dagster_tests.torture.outcome import Budget, Row
 
 PACKAGE = Path(__file__).parents[2] / "classfeed_dagster"

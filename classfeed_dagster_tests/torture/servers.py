@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite.local import create_schema
+from classfeed_dagster.bigsite.create_schema import create_schema
 from classfeed_dagster_tests.conftest import fresh_database
 
 

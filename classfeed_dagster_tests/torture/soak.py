@@ -50,14 +50,14 @@ def soak(
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Day]:  # fmt: skip
     """Live and deliver up to ``days`` business days."""
-    from classfeed_dagster.bigsite.local import create_schema
-    from classfeed_dagster.definitions import build_definitions
-    from classfeed_dagster.operations.instance import open_instance
-    from classfeed_dagster.operations.runs import run_date
+    from classfeed_dagster.bigsite.create_schema import create_schema
+    from classfeed_dagster.local.dagster_instance import open_instance
+    from classfeed_dagster.orchestration.definitions import build_definitions
+    from classfeed_dagster.orchestration.rehearsal import morning_after
+    from classfeed_dagster.orchestration.run_date import run_date
     from classfeed_dagster.runtime import CLOCK_TAG, Runtime
     from classfeed_dagster.settings import Environment, Settings
     from classfeed_dagster.simulation.invented_market import InventedMarket
-    from classfeed_dagster.simulation.rehearsal import morning_after
     from classfeed_dagster.simulation.world import World
 
     settings = Settings(
@@ -96,7 +96,7 @@ def soak(
 
 def _retained(instance: DagsterInstance, runtime: Runtime, tell: Callable[[str], None]) -> None:
     """The retention jobs take away what is old, and nothing else."""
-    from classfeed_dagster.operations.retention import purge_runs
+    from classfeed_dagster.orchestration.run_retention import purge_runs
     from classfeed_dagster.simulation.environment import expire
 
     runs = instance.get_runs_count()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from classfeed_dagster.documents.epi import EPI
-from classfeed_dagster_tests.documents.epi_data import (
+from classfeed_dagster_tests.fixtures.epi_data import (
     TEXT200,
     Frames,
     account,

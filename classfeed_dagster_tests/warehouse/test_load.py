@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from classfeed_dagster.delivery.errors import DamagedRecordError
 from classfeed_dagster.documents.epi import EPI, EpiFormat
+from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.database import LoadDiffersError, Staging, query
 from classfeed_dagster.warehouse.load import FACTS, NothingToLoadError, load_delivery
-from classfeed_dagster_tests.reconciliation import world as w
+from classfeed_dagster_tests.fixtures import reconciliation_world as w
 
 TABLES = (*FACTS, "DIM_PORTFOLIO", "DIM_CASH_ACCOUNT", "DIM_SECURITY")
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from classfeed_dagster.operations.metrics import DIMENSIONS, METRICS, NAMESPACE, STAGE, Metric
-from classfeed_dagster.operations.objectives import OBJECTIVES
+from classfeed_dagster.service_levels.metrics import DIMENSIONS, METRICS, NAMESPACE, STAGE, Metric
+from classfeed_dagster.service_levels.objectives import OBJECTIVES
 
 TARGET = Path(__file__).with_name("classfeed.json")
 _WIDTH, _HEIGHT = 12, 8

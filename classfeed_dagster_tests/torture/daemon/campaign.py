@@ -17,13 +17,13 @@ from pathlib import Path
 from dagster import DagsterInstance, DagsterRunStatus
 from openfeature import api
 
-from classfeed_dagster.definitions import build_definitions
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.operations.runs import run_date
-from classfeed_dagster.operations.toil import Launcher, launcher
+from classfeed_dagster.orchestration.definitions import build_definitions
+from classfeed_dagster.orchestration.run_date import run_date
 from classfeed_dagster.runtime import CLOCK_TAG, Runtime
+from classfeed_dagster.service_levels.toil import Launcher, launcher
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.torture.daemon.faults import FAULTS, Fault, Harm, launched_by_a_person
@@ -173,7 +173,7 @@ def _undisturbed(stack: Stack, delivered: dict[dt.date, Manifest], folder: Path)
 
 
 def _first(store: ObjectStore, day: dt.date) -> Manifest:
-    from classfeed_dagster.delivery.look import date_status
+    from classfeed_dagster.delivery.delivery_history import date_status
 
     return date_status(store, FEED.name, day).deliveries[0]
 

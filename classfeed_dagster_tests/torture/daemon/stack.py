@@ -27,13 +27,13 @@ import sqlalchemy as sa
 from dagster import DagsterInstance, RunRecord, RunsFilter
 
 from classfeed_dagster import trading_days
-from classfeed_dagster.bigsite.local import create_schema
-from classfeed_dagster.delivery.look import DateStatus, date_status
+from classfeed_dagster.bigsite.create_schema import create_schema
+from classfeed_dagster.delivery.delivery_history import DateStatus, date_status
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.operations.due import latest_due
+from classfeed_dagster.service_levels.due import latest_due
 from classfeed_dagster.store import ObjectStore, open_store
-from classfeed_dagster_tests.bigsite_builder import Bigsite, Number
-from classfeed_dagster_tests.operations.switchboard import Switchboard, running_switchboard
+from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Number
+from classfeed_dagster_tests.fixtures.switchboard import Switchboard, running_switchboard
 from classfeed_dagster_tests.torture.daemon.proxy import Proxy
 
 ROOT = Path(__file__).parents[3]

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from dagster import DagsterRunStatus, RunsFilter
 
-from classfeed_dagster.feeds.assurance import Assured, job_name
+from classfeed_dagster.feed_run.post_delivery import Assured, job_name
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.operations.toil import Launcher, launcher
+from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.runtime import NotBuiltError, Runtime
+from classfeed_dagster.service_levels.toil import Launcher, launcher
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
 from classfeed_dagster.trading_days import previous_business_day
-from classfeed_dagster.warehouse import server
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster_tests.torture.daemon.stack import SENSORS, Stack, StuckError, due_dates, running
 from classfeed_dagster_tests.torture.outcome import Row

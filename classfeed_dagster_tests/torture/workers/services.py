@@ -20,7 +20,7 @@ from typing import Any
 import boto3
 import sqlalchemy as sa
 
-from classfeed_dagster.operations.local_services import free_port
+from classfeed_dagster.local.dagster_services import free_port
 from classfeed_dagster_tests.torture.workers.machine import ROOT, Network
 
 BUCKET = "workers"

@@ -1,0 +1,1 @@
+"""Incidents and how they are announced: Slack, PagerDuty."""

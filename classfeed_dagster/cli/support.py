@@ -1,0 +1,115 @@
+"""The command of the support group: `classfeed rerun`, and nothing else."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from classfeed_dagster.cli.deliveries import Date, FeedName, print_report, require_feed
+
+if TYPE_CHECKING:
+    from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.settings import Settings
+    from classfeed_dagster.support.reruns import Requester
+
+out = Console()
+
+
+class NoDoorError(RuntimeError):
+    """There is no writable webserver to start a run through, and this is no place to run it in."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    app.command()(rerun)
+
+
+def rerun(
+    date: Date,
+    reason: Annotated[str, typer.Option(help="Why; goes on record. No names, e-mail addresses or account numbers.")],
+    feed: FeedName = "class_super",
+) -> None:
+    """Run a business date again, for the support group: group, state and budget are checked, who and why go on record.
+
+    Safe at any time: what was delivered is never delivered again. Nothing else of a run can be chosen here.
+    """
+    from classfeed_dagster.orchestration.run_date import LAUNCHED_BY_TAG
+    from classfeed_dagster.runtime import CORRELATION_TAG, Runtime, new_correlation_id
+    from classfeed_dagster.support import reruns
+    from classfeed_dagster.support import webserver_client as operate
+
+    runtime = Runtime()
+    settings = runtime.settings
+    declared, day, correlation_id = require_feed(feed), date.date(), new_correlation_id()
+    url = settings.operate_url
+    if url is None and settings.env.value in ("stg", "prod"):
+        raise NoDoorError("CLASSFEED_OPERATE_URL is not set: use the support page, or an operator's shell")
+    try:
+        key, _ = reruns.request_rerun(
+            runtime.store,
+            declared,
+            settings.first_business_date,
+            day,
+            requester(settings),
+            reason,
+            rules=reruns.DoorRules(settings.support_group, settings.rerun_budget),
+            under_way=lambda: operate.under_way(url, feed, day) if url else False,
+            at=settings.now or dt.datetime.now(dt.UTC),
+            correlation_id=correlation_id,
+        )
+        tags = {LAUNCHED_BY_TAG: reruns.LAUNCHED_BY, reruns.RERUN_TAG: key, CORRELATION_TAG: correlation_id}
+        if url:
+            run_id = operate.launch(url, feed, day, tags)
+            out.print(f"started: run {run_id}, on record as {key}", highlight=False, soft_wrap=True)
+            return
+        _run_here(runtime, feed, day, tags)
+    finally:
+        runtime.close()
+
+
+def _run_here(runtime: Runtime, feed: str, day: dt.date, tags: dict[str, str]) -> None:
+    from classfeed_dagster.local.dagster_instance import open_instance
+    from classfeed_dagster.orchestration.definitions import build_definitions
+    from classfeed_dagster.orchestration.run_date import run_date
+
+    with open_instance(runtime.settings.home) as instance, out.status(f"{feed} for {day} …"):
+        report = run_date(build_definitions(runtime), instance, feed, day, tags=tags)
+    print_report(out, report)
+    raise typer.Exit(report.outcome.exit_code)
+
+
+def requester(settings: Settings) -> Requester:
+    """Who is asking. On a laptop: the login and its groups on this machine. In AWS: the session's name and its role.
+
+    Neither can be chosen on the command line.
+    """
+    from classfeed_dagster.support.reruns import Requester
+
+    if settings.env.value == "local":
+        import getpass
+        import grp
+        import os
+
+        groups = {grp.getgrgid(number).gr_name for number in (os.getgid(), *os.getgroups()) if _known(number)}
+        return Requester(getpass.getuser(), frozenset(groups))
+    import boto3
+
+    # arn:aws:sts::<account>:assumed-role/<role>/<session>; the identity centre names the session after the person.
+    parts = boto3.client("sts").get_caller_identity()["Arn"].rpartition(":")[2].split("/")
+    if len(parts) != 3 or parts[0] != "assumed-role":
+        return Requester("")
+    role = parts[1].replace(f"classfeed-{settings.env.value}-", "classfeed-")
+    return Requester(parts[2], frozenset({role}))
+
+
+def _known(number: int) -> bool:
+    import grp
+
+    try:
+        grp.getgrgid(number)
+    except KeyError:
+        return False
+    return True

@@ -1,0 +1,158 @@
+"""The command that says where a number comes from: trace."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from classfeed_dagster.cli.deliveries import FeedName, out, require_due, require_feed
+
+if TYPE_CHECKING:
+    from classfeed_dagster.tracing.trace import HoldingTrace, Judged, Sighting, SourceRow, Trace
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    app.command()(trace)
+
+
+def trace(
+    what: Annotated[
+        str,
+        typer.Argument(help="A transaction id as in the document (T, S, I or C and a number), or a portfolio number."),
+    ],
+    security: Annotated[
+        str | None, typer.Argument(help="With a portfolio number: EXCHANGE:CODE, as in the document of the date.")
+    ] = None,
+    date: Annotated[
+        dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="With a portfolio and security: the business date.")
+    ] = None,
+    feed: FeedName = "class_super",
+    page: Annotated[Path | None, typer.Option(help="Write the answer as an HTML page too.", dir_okay=False)] = None,
+) -> None:
+    """Where does this number come from? `trace T1042`, or `trace SW123 ASX:BHP --date D`: back to bigsite's rows.
+
+    A transaction: its source row, landed file, documents and lines. A holding: the end-of-day row, every ledger row
+    behind its units, landed file, documents and lines. Both: revisions, what is held back, reconciliation reports.
+    Exit code 3 if bigsite has no such row.
+    """
+    from classfeed_dagster.feed_run.exclusion import ledgers
+    from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.tracing.trace import trace as follow
+    from classfeed_dagster.tracing.trace import trace_holding
+    from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
+
+    if (security is None) != (date is None):
+        raise ValueError("a holding needs both: classfeed trace PORTFOLIO EXCHANGE:CODE --date YYYY-MM-DD")
+    exchange, colon, code = (security or ":").partition(":")
+    if not colon or (security and not (exchange and code)):
+        raise ValueError(f"{security!r} is no security: EXCHANGE:CODE, as in ASX:BHP")
+    runtime = Runtime()
+    declared = require_feed(feed)
+    audience = declared.audience(runtime.settings.first_business_date)
+    try:
+        with out.status("looking …"):
+            if date is not None:
+                day = require_due(runtime.settings, feed, date.date())
+                holding = trace_holding(runtime.engine, runtime.store, feed, what, (exchange, code), day)
+            else:
+                found = follow(runtime.engine, runtime.store, feed, audience, what, ledgers=ledgers(declared))
+    finally:
+        runtime.close()
+    if date is not None:
+        _print_holding(holding)
+        _write_page(page, lambda: holding_page(holding, feed))
+    elif found.source is None:
+        out.print(f"[red]bigsite has no such row:[/] {escape(what)}", highlight=False)
+        raise typer.Exit(3)
+    else:
+        _print_transaction(found, found.source)
+        _write_page(page, lambda: transaction_page(found, feed))
+
+
+def _write_page(path: Path | None, made: Callable[[], str]) -> None:
+    if path is not None:
+        path.write_text(made(), encoding="utf-8")
+        out.print(f"  page       {path}", highlight=False, soft_wrap=True)
+
+
+def _print_transaction(found: Trace, source: SourceRow) -> None:
+    out.print(f"[bold]{escape(found.transaction_id)}[/] of portfolio {source.portfolio_number}", highlight=False)
+    out.print(f"  source     bigsite.{source.table}, {source.table}_id = {source.key}", highlight=False)
+    out.print(
+        f"             counts for {source.business_date}, recorded {source.recorded_at:%Y-%m-%d %H:%M:%S.%f} UTC, "
+        f"so it travels on {found.travels_on}",
+        highlight=False,
+    )
+    _print_way(found.sightings, found.held_back, found.judged)
+
+
+_MOST_ROWS = 30
+
+
+def _print_holding(found: HoldingTrace) -> None:
+    name = f"{found.exchange}:{found.security_code}"
+    out.print(
+        f"[bold]{escape(name)}[/] of portfolio {escape(found.portfolio_number)} on {found.business_date}",
+        highlight=False,
+    )
+    if found.updated_at is None:
+        out.print(f"  source     [red]no row in bigsite.holding_eod[/] for security_id = {found.security_id}")
+    else:
+        out.print(
+            f"  source     bigsite.holding_eod, security_id = {found.security_id}: {found.stated} units, "
+            f"written {found.updated_at:%Y-%m-%d %H:%M:%S} UTC",
+            highlight=False,
+        )
+    out.print(f"             {len(found.rows)} ledger row(s) to the date add up to {found.ledger}", highlight=False)
+    for row in found.rows[-_MOST_ROWS:]:
+        late = f"   recorded {row.recorded_at:%Y-%m-%d %H:%M} UTC"
+        out.print(f"               {row.business_date}  {row.transaction_id}  {row.units:+}{late}", highlight=False)
+    if found.price is not None:
+        out.print(f"             last close {found.price[1]} on {found.price[0]}", highlight=False)
+    _print_way(found.sightings, found.held_back, found.judged)
+
+
+def _print_way(
+    sightings: Sequence[Sighting], held_back: Sequence[tuple[dt.date, str]], judged: Sequence[Judged]
+) -> None:
+    for one in sightings:
+        manifest = one.delivery.manifest
+        again = "   (superseded by a later revision)" if one.delivery.superseded else ""
+        again += "   (shadow: the recipient does not look there)" if one.delivery.shadow else ""
+        out.print(
+            f"  landed     {one.landed_location}{'' if one.in_landed_file else '   [red]NOT IN THIS FILE[/]'}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        out.print(
+            f"  delivered  {manifest.business_date} revision {manifest.revision}, "
+            f"{one.delivery.portfolio.extract}{again}",
+            highlight=False,
+        )
+        for place in one.places:
+            out.print(
+                f"             {one.page_location}: line {place.line}, bytes {place.offset} to "
+                f"{place.offset + place.length}, {place.element}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    if not sightings:
+        out.print("  delivered  not in any document yet", highlight=False)
+    for day, reason in held_back:
+        out.print(f"  held back  {day}: {escape(reason)}", highlight=False)
+    for judgement in judged:
+        out.print(
+            f"  reconciled {escape(judgement.verdict)}: {judgement.report}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if sightings:
+        from classfeed_dagster.tracing.trace import ACKNOWLEDGEMENT
+
+        out.print(f"  acknowledged  {ACKNOWLEDGEMENT}", highlight=False)

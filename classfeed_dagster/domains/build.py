@@ -1,0 +1,323 @@
+"""Building the domains of a business date, slice by slice, and reading them back.
+
+A domain's frames and findings are stored under names made of their content: building again stores nothing new. A file
+holds a shard of the snapshot, one row group a slice, whoever builds it. What travels between steps is a small
+DomainReference.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import polars as pl
+import pyarrow as pa
+from pydantic import BaseModel
+
+from classfeed_dagster.bigsite.landing import RowGroups, SlicedFiles, StoredFile, StoredTable
+from classfeed_dagster.bigsite.queries import CONSENT_TABLE
+from classfeed_dagster.bigsite.snapshot import Snapshot, open_slices
+from classfeed_dagster.domains import columns
+from classfeed_dagster.domains.account_balances import account_balances
+from classfeed_dagster.domains.account_details import account_details
+from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS, FINDINGS, Frame
+from classfeed_dagster.domains.consented_portfolios import ConsentRoll, consent_roll, consented_portfolios, consents_of
+from classfeed_dagster.domains.investment_holdings import investment_holdings
+from classfeed_dagster.domains.measures import Measures, added_up
+from classfeed_dagster.domains.movement_transactions import movement_transactions
+from classfeed_dagster.domains.rules import find
+from classfeed_dagster.domains.slice import Slice
+from classfeed_dagster.schedules import Audience
+from classfeed_dagster.store import ObjectStore
+
+CONSENTED = CONSENTED_PORTFOLIOS.name
+FRAMES: Mapping[str, tuple[Frame, ...]] = {
+    CONSENTED: (CONSENTED_PORTFOLIOS, FINDINGS),
+    **{domain: (*frames, FINDINGS) for domain, frames in columns.DOMAINS.items()},
+}
+DOMAINS: tuple[str, ...] = tuple(FRAMES)
+
+_SECURITIES = ("security", "security_code_change")
+# The landed tables that each domain is made of.
+TABLES: Mapping[str, tuple[str, ...]] = {
+    CONSENTED: (CONSENT_TABLE,),
+    "account_details": ("portfolio", "cash_account"),
+    "account_balances": ("cash_balance_eod", "cash_account"),
+    "investment_holdings": ("holding_eod", "portfolio", "security_price", *_SECURITIES),
+    "movement_transactions": (
+        "trade",
+        "security_movement",
+        "income",
+        "cash_transaction",
+        "opening_units",
+        "opening_cash",
+        "repeated_confirmation",
+        "cash_account",
+        *_SECURITIES,
+    ),
+}
+_COMPUTE: Mapping[str, Callable[[Slice], dict[str, pl.DataFrame]]] = {
+    CONSENTED: lambda part: {CONSENTED: part.consented},
+    "account_details": account_details,
+    "account_balances": account_balances,
+    "investment_holdings": investment_holdings,
+    "movement_transactions": movement_transactions,
+}
+_DIGEST_LENGTH = 32  # hexadecimal digits of a file's SHA-256 that name it
+
+
+class MixedSnapshotsError(ValueError):
+    """Frames of different snapshots, dates or audiences were about to be put together."""
+
+
+class AudienceNotReadError(ValueError):
+    """The snapshot was not read for this audience, so it doesn't hold all that its document needs."""
+
+
+class DomainReference(BaseModel, frozen=True):
+    """A built domain: where its frames are, and figures about them for people. Small; holds no personal data."""
+
+    domain: str
+    business_date: dt.date
+    audience: str
+    snapshot_id: str
+    slices: int
+    frames: dict[str, StoredTable]
+    measures: dict[str, int | str]
+
+
+class DomainShard(BaseModel, frozen=True):
+    """One shard of a domain, built ahead by whoever had a hand free: the domain is put together from all of them."""
+
+    made_from: str  # what determines it: equal, and it need not be built again
+    frames: dict[str, StoredFile]
+    measures: dict[str, int | str]
+
+
+class DomainSlices:
+    """Several domains' frames open together, slice by slice; the findings are those of all. Use in a ``with`` block."""
+
+    def __init__(self, store: ObjectStore, references: Iterable[DomainReference], slices: range | None = None) -> None:
+        self._references = list(references)
+        tables = {
+            (f"{FINDINGS.name}@{reference.domain}" if name == FINDINGS.name else name): table
+            for reference in self._references
+            for name, table in reference.frames.items()
+        }
+        self._files = SlicedFiles(store, tables, slices=slices)
+
+    def __enter__(self) -> Self:
+        self._files.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.__exit__(kind, error, trace)
+
+    def __len__(self) -> int:
+        return len(self._files.slices)
+
+    def slice(self, number: int) -> dict[str, pl.DataFrame]:
+        """Slice ``number`` (from 0): every frame by its name."""
+        frames = self._files.slice(number)
+        findings = [frames.pop(name) for name in list(frames) if name.startswith(f"{FINDINGS.name}@")]
+        return {**frames, FINDINGS.name: FINDINGS.conform(pl.concat(findings))}
+
+    def __iter__(self) -> Iterator[dict[str, pl.DataFrame]]:
+        for number in self._files.slices:
+            yield self.slice(number)
+
+
+def build_consented_portfolios(store: ObjectStore, snapshot: Snapshot, audience: Audience) -> DomainReference:
+    """Work out and store who shares data with ``audience`` on the snapshot's business date.
+
+    AudienceNotReadError if the snapshot was read for others; ValueError if the audience isn't due on the date.
+    """
+    _require_read(snapshot, audience)
+
+    def shard(slices: range) -> DomainShard:
+        with open_slices(snapshot, store, TABLES[CONSENTED], slices) as landed:
+            day = snapshot.business_date
+            parts = (Slice(tables, audience, day, consented_portfolios(tables, audience, day)) for tables in landed)
+            return _build(store, snapshot, audience, CONSENTED, parts)
+
+    return _together(snapshot, audience, CONSENTED, map(shard, snapshot.shards))
+
+
+def build_domain(
+    store: ObjectStore,
+    snapshot: Snapshot,
+    audience: Audience,
+    domain: str,
+    consented: DomainReference,
+    *,
+    code_version: str = "",
+    ahead: Callable[[int], DomainShard | None] = lambda shard: None,
+) -> DomainReference:
+    """Work out and store one of the export domains for the portfolios in ``consented``.
+
+    ``ahead`` is asked for each shard (from 0) that was built before; what it has is taken if ``code_version`` made it
+    from the same, else it is built here. MixedSnapshotsError if ``consented`` is of another snapshot or audience;
+    AudienceNotReadError if the snapshot was read for others; KeyError for an unknown domain.
+    """
+    _require_consented_of(snapshot, audience, consented)
+    made_from = _made_from(snapshot, audience, domain, consented, code_version)
+
+    def shard(number: int) -> DomainShard:
+        built = ahead(number)
+        if built is not None and built.made_from == made_from:
+            return built
+        return build_domain_shard(store, snapshot, audience, domain, consented, number, code_version=code_version)
+
+    return _together(snapshot, audience, domain, map(shard, range(len(snapshot.shards))))
+
+
+def build_domain_shard(
+    store: ObjectStore,
+    snapshot: Snapshot,
+    audience: Audience,
+    domain: str,
+    consented: DomainReference,
+    number: int,
+    *,
+    code_version: str = "",
+) -> DomainShard:
+    """Work out and store shard ``number`` (from 0) of an export domain. Errors as ``build_domain``."""
+    _require_consented_of(snapshot, audience, consented)
+    slices = snapshot.shards[number]
+    with (
+        open_slices(snapshot, store, TABLES[domain], slices) as landed,
+        SlicedFiles(store, {CONSENTED: consented.frames[CONSENTED]}, slices=slices) as sharing,
+    ):
+        day = snapshot.business_date
+        parts = (Slice(landed.slice(at), audience, day, sharing.slice(at)[CONSENTED]) for at in slices)
+        made_from = _made_from(snapshot, audience, domain, consented, code_version)
+        return _build(store, snapshot, audience, domain, parts, made_from)
+
+
+def _made_from(
+    snapshot: Snapshot, audience: Audience, domain: str, consented: DomainReference, code_version: str
+) -> str:
+    return "/".join((snapshot.snapshot_id, audience.key, domain, consented.frames[CONSENTED].sha256, code_version))
+
+
+def read_consent_roll(
+    store: ObjectStore, snapshot: Snapshot, audience: Audience, consented: DomainReference
+) -> ConsentRoll:
+    """The roll of consent over the whole date: the landed consents against the stored ``consented`` frame."""
+    _require_consented_of(snapshot, audience, consented)
+    with open_slices(snapshot, store, TABLES[CONSENTED]) as landed:
+        consents = [consent for tables in landed for consent in consents_of(tables)]
+    return consent_roll(consents, read_frame(store, consented, CONSENTED), audience, snapshot.business_date)
+
+
+def read_frame(store: ObjectStore, reference: DomainReference, name: str) -> pl.DataFrame:
+    """One frame of a domain, all slices at once: for small ones, the consented portfolios and the findings."""
+    frames = {frame.name: frame for frame in FRAMES[reference.domain]}
+    with SlicedFiles(store, {name: reference.frames[name]}) as files:
+        return pl.concat([frames[name].empty(), *(tables[name] for tables in files)])
+
+
+def open_domains(
+    store: ObjectStore, references: Iterable[DomainReference], slices: range | None = None
+) -> DomainSlices:
+    """The frames of several domains to read together, slice by slice, or only some ``slices``, in a ``with`` block.
+
+    MixedSnapshotsError unless all are of one snapshot, date and audience, each domain once.
+    """
+    listed = list(references)
+    if not listed:
+        raise ValueError("no domains were given to open")
+    made_of = {(it.snapshot_id, it.business_date, it.audience, it.slices) for it in listed}
+    if len(made_of) > 1 or len({reference.domain for reference in listed}) < len(listed):
+        named = ", ".join(f"{it.domain} of {it.audience} {it.business_date} from {it.snapshot_id}" for it in listed)
+        raise MixedSnapshotsError(
+            f"these frames don't belong together: {named}. Build the consented portfolios and every domain again from "
+            "one snapshot of one date."
+        )
+    return DomainSlices(store, listed, slices)
+
+
+def _require_read(snapshot: Snapshot, audience: Audience) -> None:
+    if audience.key not in snapshot.audiences:
+        raise AudienceNotReadError(
+            f"snapshot {snapshot.snapshot_id} of {snapshot.business_date.isoformat()} was read for "
+            f"{', '.join(snapshot.audiences)}, not for {audience.key}: take a fresh snapshot that includes it"
+        )
+
+
+def _require_consented_of(snapshot: Snapshot, audience: Audience, consented: DomainReference) -> None:
+    _require_read(snapshot, audience)
+    expected = (CONSENTED, snapshot.snapshot_id, snapshot.business_date, audience.key)
+    if (consented.domain, consented.snapshot_id, consented.business_date, consented.audience) != expected:
+        raise MixedSnapshotsError(
+            f"the domain is built from snapshot {snapshot.snapshot_id} of {snapshot.business_date.isoformat()} for "
+            f"{audience.key}, but was given {consented.domain} of {consented.audience} "
+            f"{consented.business_date.isoformat()} from {consented.snapshot_id}: build the consented portfolios again"
+        )
+
+
+def _build(
+    store: ObjectStore,
+    snapshot: Snapshot,
+    audience: Audience,
+    domain: str,
+    parts: Iterable[Slice],
+    made_from: str = "",
+) -> DomainShard:
+    measures = Measures(FRAMES[domain])
+    with tempfile.TemporaryDirectory(prefix="classfeed-domains-") as scratch:
+        with ExitStack() as writers:
+            files = {
+                frame.name: writers.enter_context(
+                    RowGroups(Path(scratch) / f"{frame.name}.parquet", _arrow(frame.empty()).schema)
+                )
+                for frame in FRAMES[domain]
+            }
+            for part in parts:
+                frames = _COMPUTE[domain](part)
+                frames[FINDINGS.name] = find(domain, part, frames)
+                for name, file in files.items():
+                    file.write(_arrow(frames[name]))
+                measures.add(frames)
+                del part, frames  # not in memory any more while the next slice is read
+        folder = f"domains/{snapshot.business_date.isoformat()}/{audience.key}"
+        stored = {name: file.store(store, _content_keys(f"{folder}/{name}")).files[0] for name, file in files.items()}
+    return DomainShard(made_from=made_from, frames=stored, measures=measures.figures())
+
+
+def _content_keys(folder: str) -> Callable[[int, str], str]:
+    return lambda _, digest: f"{folder}/{digest[:_DIGEST_LENGTH]}.parquet"  # there already: the same, built before
+
+
+def _together(snapshot: Snapshot, audience: Audience, domain: str, shards: Iterable[DomainShard]) -> DomainReference:
+    built = list(shards)
+    frames = {
+        frame.name: StoredTable(
+            files=tuple(shard.frames[frame.name] for shard in built), shard_slices=snapshot.shard_slices
+        )
+        for frame in FRAMES[domain]
+    }
+    return DomainReference(
+        domain=domain,
+        business_date=snapshot.business_date,
+        audience=audience.key,
+        snapshot_id=snapshot.snapshot_id,
+        slices=len(snapshot.slices),
+        frames=frames,
+        measures={
+            **added_up(shard.measures for shard in built),
+            "bytes": sum(table.bytes for table in frames.values()),
+        },
+    )
+
+
+def _arrow(frame: pl.DataFrame) -> pa.Table:
+    # Plain strings rather than views: what the Parquet file says of itself is then the same for every reader.
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -1,0 +1,1 @@
+"""Dagster: every asset, check, sensor, schedule, job, resource and executor. Nothing else imports Dagster."""

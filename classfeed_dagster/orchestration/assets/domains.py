@@ -1,0 +1,241 @@
+"""The domains in Dagster: consented portfolios and the four export domains of an audience."""
+
+# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import dagster as dg
+
+from classfeed_dagster.bigsite.landing import first_rows
+from classfeed_dagster.bigsite.snapshot import Snapshot
+from classfeed_dagster.charts import Number, bars
+from classfeed_dagster.domains.build import (
+    CONSENTED,
+    DOMAINS,
+    FRAMES,
+    TABLES,
+    DomainReference,
+    DomainShard,
+    build_consented_portfolios,
+    build_domain,
+    build_domain_shard,
+)
+from classfeed_dagster.domains.columns import Frame
+from classfeed_dagster.domains.measures import KIND
+from classfeed_dagster.logs import get_logger
+from classfeed_dagster.orchestration.column_metadata import (
+    GROUP_DOMAINS,
+    LANDING,
+    RUNBOOK,
+    TEAM,
+    StepContext,
+    code_links,
+    domain_columns,
+    domain_key,
+    idle_observation,
+    landing_key,
+    lineage_table,
+    numbers,
+    picture,
+    preview,
+    since,
+    step,
+    table_metadata,
+)
+from classfeed_dagster.orchestration.fan_out import Results, Stage, asset_made_together
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.schedules import Audience, Cadence
+
+# What an asset is, from what, for whom, how fresh, and what can go wrong.
+_DESCRIPTIONS: Mapping[str, str] = {
+    CONSENTED: "**Who shares data with {recipient}** on the business date: new, current or removed since the date "
+    "before.\n\n*From* bigsite's consents as landed. *For* every asset after it, which all use this one "
+    "answer. *As at* the cut-off, midnight in Sydney at the end of the business date. *What can go wrong:* a "
+    "jump in removals stops the run until a person looked (check consent_roll).",
+    "account_details": (
+        "**Each consented portfolio's account and its cash accounts**, as {recipient} is to see them; a removed "
+        "one has its number and reference alone.\n\n*From* bigsite's portfolios and cash accounts. *As at* the "
+        "snapshot. *What can go wrong:* a value outside the contract (HIN, ABN, BSB, status) holds the portfolio "
+        "back."
+    ),
+    "account_balances": (
+        "**Each cash account's ledger and available balance** at the business date.\n\n*From* bigsite's end of "
+        "day. *For* {recipient}, who adds up the cash movements and compares. *As at* the business date. *What can"
+        " go wrong:* a balance that is missing, or is not the sum of its ledger, holds the portfolio back."
+    ),
+    "investment_holdings": (
+        "**What each portfolio holds** at the business date, on a traded basis, valued at the last close on or "
+        "before it, with codes as on that date.\n\n*From* bigsite's end of day and prices. *For* {recipient}, who "
+        "adds up the movements and compares. *What can go wrong:* a holding that is missing, or whose units are "
+        "not the sum of its ledger, holds the portfolio back; one without a price goes without a value."
+    ),
+    "movement_transactions": (
+        "**What happened**: for current portfolios the ledger rows of the date's window, by when they were "
+        "recorded; for new ones the whole shared history, and what stood before it as opening records.\n\n*From* "
+        "bigsite's four ledgers. *For* {recipient}, who loads each row once. *What can go wrong:* a row that "
+        "contradicts itself, or an unknown type, holds the portfolio back."
+    ),
+}
+
+
+def audience_names(audiences: Iterable[Audience]) -> dict[str, str]:
+    """A short name for each audience, by audience key: ``class``, ``bgl_weekly``; with the first date if ambiguous."""
+    listed = list(audiences)
+    short = {
+        audience.key: audience.recipient.lower() + ("" if audience.cadence is Cadence.DAILY else f"_{audience.cadence}")
+        for audience in listed
+    }
+    names = list(short.values())
+    return {
+        audience.key: short[audience.key]
+        if names.count(short[audience.key]) == 1
+        else f"{short[audience.key]}_{audience.first_business_date:%Y%m%d}"
+        for audience in listed
+    }
+
+
+def domain_assets(
+    audience: Audience, name: str, partitions: dg.PartitionsDefinition[str], *, fan_out: bool = False
+) -> list[dg.AssetsDefinition]:
+    """The five assets of an audience called ``name``. With ``fan_out`` great dates are shared out within a run."""
+    return [
+        _domain_asset(audience, name, domain, partitions, fan_out=fan_out and domain != CONSENTED) for domain in DOMAINS
+    ]
+
+
+def _domain_asset(
+    audience: Audience, name: str, domain: str, partitions: dg.PartitionsDefinition[str], *, fan_out: bool
+) -> dg.AssetsDefinition:
+    key = domain_key(name, domain)
+    deps: list[dg.AssetKey] = [landing_key(table) for table in TABLES[domain]]
+    if domain != CONSENTED:
+        deps.append(domain_key(name, CONSENTED))
+    frames = FRAMES[domain]
+    shown = domain_columns(domain, name)
+    columns = table_metadata(shown)
+    about: dict[str, Any] = {
+        "partitions_def": partitions,
+        "group_name": GROUP_DOMAINS,
+        "kinds": {"python", "polars", "parquet"},
+        "owners": [TEAM],
+        "description": _DESCRIPTIONS[domain].format(recipient=audience.recipient),
+        "metadata": {
+            **columns,
+            "where_columns_come_from": lineage_table(shown),
+            **code_links(build_consented_portfolios if domain == CONSENTED else build_domain),
+            "runbook": f"{RUNBOOK}#the-data-rules",
+        },
+    }
+
+    def ahead(runtime: Runtime, day: dt.date, shard: int) -> DomainShard | None:
+        return runtime.find_reference(_shard_reference(audience, domain, shard), day, DomainShard) if fan_out else None
+
+    def build(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> Results:
+        started = time.monotonic()
+        with step(context, f"{name}/{domain}") as day:
+            if not audience.is_due(day):
+                idle_observation(context, key, audience.not_due(day))
+                return
+            snapshot = runtime.load_reference(LANDING, day, Snapshot)
+            if domain == CONSENTED:
+                reference = build_consented_portfolios(runtime.store, snapshot, audience)
+            else:
+                consented = runtime.load_reference(audience.reference(CONSENTED), day, DomainReference)
+                reference = build_domain(
+                    runtime.store,
+                    snapshot,
+                    audience,
+                    domain,
+                    consented,
+                    code_version=runtime.settings.code_version,
+                    ahead=partial(ahead, runtime, day),
+                )
+            runtime.save_reference(audience.reference(domain), day, reference)
+            get_logger().info("built", rows=_rows(reference, frames), snapshot_id=reference.snapshot_id)
+        seconds = since(started)
+        metadata = _metadata(runtime, reference, frames)
+        yield dg.MaterializeResult(metadata={**columns, **metadata, "seconds": seconds})
+
+    if fan_out:
+        return asset_made_together(key, deps, [_in_shards(audience, name, domain)], build, **about)
+
+    # No data on a date that the audience is not due on; what follows is skipped.
+    asset: Callable[[Callable[..., Results]], dg.AssetsDefinition]
+    asset = dg.asset(key=key, deps=deps, output_required=False, **about)
+    return asset(build)
+
+
+def _in_shards(audience: Audience, name: str, domain: str) -> Stage:
+    def shares(context: StepContext, runtime: Runtime) -> int:
+        with step(context, f"{name}/{domain}") as day:
+            if not audience.is_due(day):
+                return 0
+            shards = len(runtime.load_reference(LANDING, day, Snapshot).shards)
+            return shards if shards > 1 else 0
+
+    def work(context: StepContext, runtime: Runtime, shard: int) -> None:
+        with step(context, f"{name}/{domain}") as day:
+            snapshot = runtime.load_reference(LANDING, day, Snapshot)
+            consented = runtime.load_reference(audience.reference(CONSENTED), day, DomainReference)
+            if shard >= len(snapshot.shards):
+                return  # another attempt has landed the date anew, in fewer shards
+            version = runtime.settings.code_version
+            built = build_domain_shard(
+                runtime.store, snapshot, audience, domain, consented, shard, code_version=version
+            )
+            runtime.save_reference(_shard_reference(audience, domain, shard), day, built)
+
+    return Stage("shard", shares, work)
+
+
+def _shard_reference(audience: Audience, domain: str, shard: int) -> str:
+    return f"{audience.reference(domain)}-shard-{shard:04d}"
+
+
+def _rows(reference: DomainReference, frames: Sequence[Frame]) -> int:
+    return sum(reference.frames[frame.name].rows for frame in frames)
+
+
+def _metadata(runtime: Runtime, reference: DomainReference, frames: Sequence[Frame]) -> dict[str, Any]:
+    first = reference.frames[frames[0].name]
+    figures = {name: value for name, value in reference.measures.items() if KIND not in name}
+    return {
+        "dagster/row_count": _rows(reference, frames),
+        "dagster/uri": runtime.store.location(first.key),
+        "bytes": sum(table.bytes for table in reference.frames.values()),
+        "findings": reference.frames["findings"].rows,
+        "snapshot": reference.snapshot_id,
+        **numbers(figures),
+        **_pictures(reference),
+        **_previews(runtime, reference, frames[:-1]),
+    }
+
+
+def _pictures(reference: DomainReference) -> dict[str, Any]:
+    # Figures by kind, largest first: a picture for people, not a plot over partitions for each kind.
+    kinds: dict[str, list[tuple[str, Number]]] = {}
+    for name, value in reference.measures.items():
+        figure, parted, kind = name.partition(KIND)
+        if parted:
+            kinds.setdefault(figure, []).append((kind, value if isinstance(value, int) else Decimal(value)))
+    pictures: dict[str, Any] = {}
+    for figure, values in sorted(kinds.items()):
+        title = f"{figure.replace('_', ' ')} by type, {reference.business_date.isoformat()}"
+        ordered = sorted(values, key=lambda one: (-abs(Decimal(one[1])), one[0]))
+        pictures[f"{figure}_by_type"] = picture(bars(title, ordered), title)
+    return pictures
+
+
+def _previews(runtime: Runtime, reference: DomainReference, frames: Sequence[Frame]) -> dict[str, Any]:
+    previews: dict[str, Any] = {}
+    for frame in frames:
+        rows = first_rows(runtime.store, reference.frames[frame.name])
+        if rows is not None:
+            name = "preview" if frame is frames[0] else f"preview_of_{frame.name}"
+            previews[name] = preview(rows, {column.name for column in frame.columns if column.personal})
+    return previews

@@ -1,0 +1,203 @@
+"""bigsite in Dagster: its tables as external assets, and the landing, one asset a landed table."""
+
+# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from classfeed_dagster.bigsite import queries, tables
+from classfeed_dagster.bigsite.landing import first_rows
+from classfeed_dagster.bigsite.lineage import landed_sources
+from classfeed_dagster.bigsite.snapshot import Snapshot, snapshot_for
+from classfeed_dagster.logs import get_logger
+from classfeed_dagster.orchestration.column_metadata import (
+    GROUP_LANDING,
+    GROUP_SOURCE,
+    LANDING,
+    PERSONAL_DATA,
+    RUNBOOK,
+    SOURCE_TEAM,
+    TEAM,
+    Shown,
+    code_links,
+    idle_observation,
+    landing_key,
+    preview,
+    since,
+    source_key,
+    step,
+    table_metadata,
+)
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.schedules import Audience
+from classfeed_dagster.source_contract.contract import Contract, load_contract
+from classfeed_dagster.source_contract.drift import Exports
+from classfeed_dagster.source_contract.schema import SchemaColumn
+from classfeed_dagster.source_contract.schema_check import require_schema
+
+POOL = "bigsite"  # Dagster's pool of the steps that read a lot of bigsite: its limit holds for all runs and workers
+_SOURCE_TABLE = re.compile(rf"\b{tables.SCHEMA}\.(\w+)")
+# What a decimal counts, by its scale and precision: the contract has one type for each.
+_UNITS = {"(18,2)": "currency", "(38,2)": "currency", "(18,6)": "currency", "(20,6)": "units", "(38,6)": "units"}
+_DERIVED = {
+    queries.REPEATED_CONFIRMATION.table: "contract notes whose confirmation stands more than once",
+    queries.OPENING_UNITS.table: "units that stood before the shared history, summed by bigsite",
+    queries.OPENING_CASH.table: "cash that stood before the shared history, summed by bigsite",
+}
+
+
+class LandingConfig(dg.Config):
+    """What a person may choose when materializing the landing."""
+
+    fresh_snapshot: bool = False
+    """Read bigsite again even if the date has a snapshot; what changed since is then re-issued, and only that."""
+
+
+def source_assets() -> list[dg.AssetSpec]:
+    """bigsite's tables: not ours to materialize, but where every number comes from."""
+    contract = load_contract()
+    return [
+        dg.AssetSpec(
+            source_key(table.name),
+            description=f"**bigsite's table `{table.name}`**, in the broker's PostgreSQL, the system of record. "
+            "Another team's: read once per business date in one read-only transaction, and asked again by "
+            "reconciliation. "
+            "*What can go wrong:* it changes without notice; the schema is compared with the contract every day.",
+            group_name=GROUP_SOURCE,
+            kinds={"postgres"},
+            owners=[SOURCE_TEAM],
+            metadata=table_metadata([_source_column(contract, table.name, column) for column in table.columns]),
+        )
+        for table in contract.schema.tables.values()
+    ]
+
+
+def _source_column(contract: Contract, table: str, column: SchemaColumn) -> Shown:
+    name = f"{table}.{column.name}"
+    unit = next((unit for ending, unit in _UNITS.items() if column.type.endswith(ending)), None)
+    meaning, personal = contract.meanings[name], _personal(contract, (name,))
+    return Shown(column.name, column.type, meaning, column.nullable, unit, personal)
+
+
+def landed_columns(table: str) -> list[Shown]:
+    """The columns of a landed table, made of bigsite's; meaning and what is personal come from the contract."""
+    contract, schema = load_contract(), queries.SCHEMAS[table]
+    shown: list[Shown] = []
+    for name, sources in landed_sources(table).items():
+        kind = str(schema.field(name).type)
+        carried = sources == (f"{table}.{name}",)
+        meaning = contract.meanings[sources[0]] if carried else f"worked out by bigsite from {', '.join(sources)}"
+        made_of = tuple((source_key(source.partition(".")[0]), source.partition(".")[2]) for source in sources)
+        unit = next((unit for ending, unit in _UNITS.items() if kind.replace(" ", "").endswith(ending)), None)
+        shown.append(Shown(name, kind, meaning, True, unit, _personal(contract, sources), made_of))
+    return shown
+
+
+def _made_of(table: str) -> frozenset[str]:
+    # Beside the tables that the query names: consent, which decides what it is asked for.
+    return frozenset(source.partition(".")[0] for sources in landed_sources(table).values() for source in sources)
+
+
+def _personal(contract: Contract, columns: Iterable[str]) -> str | None:
+    kinds = {contract.classifications[column] for column in columns}
+    return "restricted" if "restricted" in kinds else PERSONAL_DATA if "personal" in kinds else None
+
+
+def landing_assets(
+    audiences: Sequence[Audience], partitions: dg.PartitionsDefinition[str], exports: Callable[[], Exports]
+) -> dg.AssetsDefinition:
+    """One step that reads bigsite once for all ``audiences`` due on the date and lands every table.
+
+    It reads nothing while bigsite's schema breaks its contract; ``exports`` says what a broken column feeds.
+    """
+    landed = {
+        query.table: frozenset(_SOURCE_TABLE.findall(query.sql)) for query in (*queries.SLICED, *queries.REFERENCES)
+    }
+    landed[queries.CONSENT_TABLE] = frozenset({"data_sharing_consent", "portfolio"})
+
+    columns = {table: table_metadata(landed_columns(table)) for table in landed}
+
+    @dg.multi_asset(
+        name=LANDING,
+        specs=[
+            dg.AssetSpec(
+                landing_key(table),
+                deps=[source_key(source) for source in sorted(sources | _made_of(table))],
+                description=f"**bigsite's {_DERIVED.get(table, f'`{table}`')}**, of the consented portfolios only, as "
+                "read in the date's one transaction.\n\n*For* the domains and reconciliation. Immutable Parquet, exact "
+                "decimals; row group k holds the k-th slice of portfolios. *Fresh* once bigsite's end of day is "
+                "written. *What can go wrong:* it is not there yet; then nothing is landed (source not ready) and the "
+                "date is tried again.",
+                group_name=GROUP_LANDING,
+                kinds={"postgres", "parquet", "s3"},
+                owners=[TEAM],
+                metadata={
+                    **columns[table],
+                    **code_links(snapshot_for),
+                    "runbook": f"{RUNBOOK}#source-not-ready",
+                },
+                skippable=True,  # on a date on which no feed is due
+            )
+            for table, sources in sorted(landed.items())
+        ],
+        partitions_def=partitions,
+        pool=POOL,
+    )
+    def landing(
+        context: dg.AssetExecutionContext, config: LandingConfig, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        started = time.monotonic()
+        with step(context, LANDING) as day:
+            if not any(audience.is_due(day) for audience in audiences):
+                idle_observation(context, landing_key("portfolio"), f"no feed is due on {day.isoformat()}")
+                return
+            settings = runtime.settings
+            snapshot = snapshot_for(
+                runtime.engine,
+                runtime.store,
+                day,
+                audiences,
+                fresh=config.fresh_snapshot,
+                snapshot_at=runtime.clock(context.run.tags),
+                slice_portfolios=settings.slice_portfolios,
+                shard_portfolios=settings.shard_portfolios,
+                sessions=settings.bigsite_sessions,
+                max_missing_share=settings.max_held_back_share,
+                before_reading=lambda: require_schema(runtime.engine, exports()),
+            )
+            runtime.save_reference(LANDING, day, snapshot)
+            rows = sum(table.rows for table in snapshot.tables.values())
+            get_logger().info("landed", snapshot_id=snapshot.snapshot_id, rows=rows)
+        seconds = since(started)
+        for table in sorted(landed):
+            yield _materialized(runtime, snapshot, table, columns[table], seconds)
+
+    return landing
+
+
+def _materialized(
+    runtime: Runtime, snapshot: Snapshot, table: str, columns: Mapping[str, Any], seconds: float
+) -> dg.MaterializeResult[None]:
+    stored = snapshot.tables[table]
+    personal = {column.name for column in landed_columns(table) if column.personal}
+    rows = first_rows(runtime.store, stored)
+    return dg.MaterializeResult(
+        asset_key=landing_key(table),
+        data_version=dg.DataVersion(stored.sha256),
+        metadata={
+            **columns,
+            "dagster/row_count": stored.rows,
+            "dagster/uri": runtime.store.location(stored.key),
+            "bytes": stored.bytes,
+            "portfolios": sum(part.portfolios for part in snapshot.slices),
+            "seconds": seconds,
+            "snapshot": snapshot.snapshot_id,
+            "descriptor": runtime.store.location(snapshot.key()),
+            "sha256": stored.sha256,
+            **({} if rows is None else {"preview": preview(rows, personal)}),
+        },
+    )

@@ -1,0 +1,224 @@
+"""Reports and housekeeping in Dagster: service levels, toil, whether a date went in time, and deleting old runs."""
+
+# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
+
+import datetime as dt
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from classfeed_dagster.logs import get_logger
+from classfeed_dagster.orchestration.column_metadata import TEAM, markdown_table, runbook, since, step
+from classfeed_dagster.orchestration.feed_context import FeedParts
+from classfeed_dagster.orchestration.run_retention import purge_runs
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.service_levels import toil
+from classfeed_dagster.service_levels.service_levels import (
+    DAYS,
+    Attainment,
+    Punctuality,
+    attainment,
+    freshness,
+    judge_date,
+    plot,
+)
+from classfeed_dagster.trading_days import SYDNEY
+
+GROUP = "6_operations"
+_TOIL_DAYS = 75  # two whole months
+
+
+def operation_assets(parts: Sequence[FeedParts]) -> list[dg.AssetsDefinition]:
+    """Service levels and toil, over all feeds."""
+    return [_service_levels(parts), _toil(parts)]
+
+
+def report_job() -> "dg.UnresolvedAssetJobDefinition":
+    """Both reports."""
+    return dg.define_asset_job(
+        "operations_report",
+        selection=dg.AssetSelection.groups(GROUP),
+        description="Service levels and toil, from what was delivered and run.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def report_schedule(job: "dg.UnresolvedAssetJobDefinition", *, running: bool) -> dg.ScheduleDefinition:
+    """Shortly after the deadline, every day."""
+    return dg.ScheduleDefinition(
+        name="operations_report_daily",
+        job=job,
+        cron_schedule="10 9 * * *",
+        execution_timezone=SYDNEY.key,
+        default_status=_status(running),
+    )
+
+
+def on_time_check(parts: FeedParts) -> dg.AssetChecksDefinition:
+    """Whether the run's own business date was first delivered by its deadline."""
+    asset = parts.key("delivery")
+
+    @dg.asset_check(
+        asset=asset,
+        name="on_time",
+        description="The business date was first delivered by its deadline in Sydney. Judged for the date, not for the "
+        f"asset: a backfill of an old day makes nothing fresh. Stops nothing. Runbook: {runbook('on_time')}",
+    )
+    def on_time(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, f"{parts.feed.name}/on_time") as day:
+            judged = judge_date(runtime.store, parts.feed, day)
+        metadata: dict[str, Any] = {
+            "business_date": day.isoformat(),
+            "deadline": judged.due.deadline_at.isoformat(),
+            "verdict": judged.verdict.value,
+        }
+        if judged.delivered_at is not None:
+            metadata["delivered_at"] = judged.delivered_at.isoformat()
+        return dg.AssetCheckResult(
+            check_name="on_time",
+            asset_key=asset,
+            passed=judged.verdict in (Punctuality.ON_TARGET, Punctuality.IN_TIME),
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{day.isoformat()}: {judged.verdict}",
+            metadata=metadata,
+        )
+
+    return on_time
+
+
+def retention_job() -> dg.JobDefinition:
+    """Deletes runs older than the setting says."""
+
+    @dg.op(description="Deletes old finished runs and their event logs.")
+    def delete_old_runs(context: dg.OpExecutionContext, runtime: dg.ResourceParam[Runtime]) -> None:
+        before = dt.datetime.now(dt.UTC) - dt.timedelta(days=runtime.settings.keep_runs_days)
+        deleted = purge_runs(context.instance, before)
+        get_logger().info("old runs deleted", rows=deleted)
+        context.log.info(f"{deleted} run(s) from before {before:%Y-%m-%d} deleted")
+
+    @dg.job(
+        name="retention",
+        description="Deletes old runs from Dagster's storage. What must last is in the object store.",
+        executor_def=dg.in_process_executor,
+    )
+    def retention() -> None:
+        delete_old_runs()
+
+    return retention
+
+
+def retention_schedule(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDefinition:
+    """Sundays, when nothing is due."""
+    return dg.ScheduleDefinition(
+        name="retention_weekly",
+        job=job,
+        cron_schedule="0 3 * * 0",
+        execution_timezone=SYDNEY.key,
+        default_status=_status(running),
+    )
+
+
+def _service_levels(parts: Sequence[FeedParts]) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["operations", "service_levels"],
+        deps=[part.key("delivery") for part in parts],
+        group_name=GROUP,
+        kinds={"json"},
+        owners=[TEAM],
+        description=f"Each feed's business dates of the last {DAYS} days against target and deadline, and the share "
+        "delivered in time. Judged by business date.",
+    )
+    def service_levels(
+        context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> dg.MaterializeResult[None]:
+        started, now = time.monotonic(), _now(runtime)
+        metadata: dict[str, Any] = {}
+        for part in parts:
+            metadata |= _attained(attainment(runtime.store, part.feed, part.audience, now))
+            fresh = freshness(runtime.store, part.feed, part.audience, now)
+            newest = fresh.newest_delivered
+            metadata[f"{part.feed.name}_newest_delivered"] = "nothing yet" if newest is None else newest.isoformat()
+            metadata[f"{part.feed.name}_dates_behind"] = fresh.behind  # the UI plots it over time
+        return dg.MaterializeResult(metadata={**metadata, "seconds": since(started)})
+
+    return service_levels
+
+
+def _attained(attained: Attainment) -> dict[str, Any]:
+    rows = [
+        (
+            one.due.business_date.isoformat(),
+            one.verdict,
+            "" if one.delivered_at is None else f"{one.delivered_at.astimezone(SYDNEY):%Y-%m-%d %H:%M}",
+        )
+        for one in attained.judged
+    ]
+    found: dict[str, Any] = {
+        f"{attained.feed}_dates": len(rows),
+        f"{attained.feed}_in_time": attained.in_time,
+        f"{attained.feed}_by_date": markdown_table(["business date", "verdict", "delivered, Sydney"], rows),
+        f"{attained.feed}_picture": dg.MetadataValue.md(plot(attained.judged)),
+    }
+    if attained.percent is not None:
+        found[f"{attained.feed}_percent"] = attained.percent  # the UI plots it over time
+    return found
+
+
+def _toil(parts: Sequence[FeedParts]) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["operations", "toil"],
+        deps=[part.key("delivery") for part in parts],
+        group_name=GROUP,
+        kinds={"json"},
+        owners=[TEAM],
+        description="Per month and feed: runs, automatic repairs, manual re-triggers (runs started by a person for a "
+        "date that had failed), mean time to repair, late deliveries. The aim is no manual re-trigger.",
+    )
+    def months(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+        started, now = time.monotonic(), _now(runtime)
+        first = now - dt.timedelta(days=_TOIL_DAYS)
+        months: list[toil.Month] = []
+        for part in parts:
+            judged = attainment(runtime.store, part.feed, part.audience, now, _TOIL_DAYS).judged
+            runs = toil.launched_runs(context.instance, part.feed.name, first)
+            months += toil.keep(runtime.store, part.feed, toil.count(part.feed.name, runs, judged), first)
+        this_month = f"{now.astimezone(SYDNEY):%Y-%m}"
+        current = [month for month in months if month.month == this_month]
+        return dg.MaterializeResult(
+            metadata={
+                "seconds": since(started),
+                "manual_retriggers": sum(month.manual_retriggers for month in current),
+                "automatic_repairs": sum(month.automatic_repairs for month in current),
+                "late_deliveries": sum(month.late_deliveries for month in current),
+                "months": markdown_table(
+                    ["month", "feed", "runs", "failed", "repaired by itself", "by hand", "min to repair", "late"],
+                    [_row(month) for month in sorted(months, key=lambda one: (one.month, one.feed), reverse=True)],
+                ),
+            }
+        )
+
+    return months
+
+
+def _row(month: toil.Month) -> tuple[object, ...]:
+    seconds = month.mean_seconds_to_repair
+    return (
+        month.month,
+        month.feed,
+        month.runs,
+        month.failed_runs,
+        month.automatic_repairs,
+        month.manual_retriggers,
+        "" if seconds is None else f"{seconds / 60:.0f}",
+        month.late_deliveries,
+    )
+
+
+def _now(runtime: Runtime) -> dt.datetime:
+    return runtime.settings.now or dt.datetime.now(dt.UTC)
+
+
+def _status(running: bool) -> dg.DefaultScheduleStatus:
+    return dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED

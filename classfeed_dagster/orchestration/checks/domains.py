@@ -1,0 +1,67 @@
+"""The domains' checks in Dagster: every data rule is one asset check, read from the findings that the build stored."""
+
+# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
+
+from collections.abc import Iterator
+
+import dagster as dg
+import polars as pl
+
+from classfeed_dagster.domains.build import DOMAINS, DomainReference, read_frame
+from classfeed_dagster.domains.columns import FINDINGS
+from classfeed_dagster.domains.rules import Rule, Severity, rules_of
+from classfeed_dagster.orchestration.column_metadata import domain_key, markdown_table, runbook, step
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.schedules import Audience
+
+SHOWN = 20
+_SEVERITY = {Severity.QUARANTINE: dg.AssetCheckSeverity.ERROR, Severity.WARNING: dg.AssetCheckSeverity.WARN}
+
+
+def domain_checks(audience: Audience, name: str) -> list[dg.AssetChecksDefinition]:
+    """The checks of an audience called ``name``: one step a domain, one check a rule."""
+    return [_checks_of(audience, name, domain) for domain in DOMAINS if rules_of(domain)]
+
+
+def _checks_of(audience: Audience, name: str, domain: str) -> dg.AssetChecksDefinition:
+    rules = rules_of(domain)
+    asset = domain_key(name, domain)
+
+    @dg.multi_asset_check(
+        name=f"{name}__{domain}__rules",
+        specs=[
+            dg.AssetCheckSpec(
+                rule.name,
+                asset=asset,
+                description=f"{rule.title}. {rule.description} Runbook: {runbook(rule.name)}",
+            )
+            for rule in rules
+        ],
+    )
+    def check(
+        context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.AssetCheckResult]:
+        with step(context, f"{name}/{domain}/rules") as day:
+            reference = runtime.load_reference(audience.reference(domain), day, DomainReference)
+            findings = read_frame(runtime.store, reference, FINDINGS.name)
+        for rule in rules:
+            yield _result(rule, asset, findings.filter(pl.col("rule") == rule.name), day.isoformat())
+
+    return check
+
+
+def _result(rule: Rule, asset: dg.AssetKey, found: pl.DataFrame, day: str) -> dg.AssetCheckResult:
+    shown = found.head(SHOWN).select("portfolio_number", "subject", "detail").iter_rows()
+    return dg.AssetCheckResult(
+        check_name=rule.name,
+        asset_key=asset,
+        passed=found.is_empty(),
+        severity=_SEVERITY[rule.severity],
+        description=f"{day}: {found.height} finding(s)" if found.height else f"{day}: nothing found",
+        metadata={
+            "business_date": day,
+            "findings": found.height,
+            "portfolios": found["portfolio_number"].n_unique(),
+            **({"offenders": markdown_table(["portfolio", "subject", "what is wrong"], shown)} if found.height else {}),
+        },
+    )

@@ -1,0 +1,201 @@
+"""The checks that decide what may leave, in Dagster: the roll of consents, who is held back, the written document."""
+
+# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from classfeed_dagster.bigsite.snapshot import Snapshot
+from classfeed_dagster.delivery.checks import Evaluation, held_back_share
+from classfeed_dagster.domains.build import CONSENTED, DomainReference, read_consent_roll
+from classfeed_dagster.feed_run.delivery_checks import judge_roll
+from classfeed_dagster.feed_run.exclusion import CHECK as ONE_LIVE_FEED
+from classfeed_dagster.feed_run.exclusion import exclude_each_other
+from classfeed_dagster.feed_run.volumes import unusual_volumes
+from classfeed_dagster.orchestration.assets.feeds import unexplained_table
+from classfeed_dagster.orchestration.column_metadata import LANDING, domain_key, markdown_table, runbook, step
+from classfeed_dagster.orchestration.feed_context import FeedParts
+from classfeed_dagster.parity.report import read_report, scorecard
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.schedules import Audience
+
+_LIVE_GATE = (
+    "A feed that replaces an old app reaches the recipient only after enough clean dates of parity in a row, or with "
+    "a person's override, which stands in the manifest. If it fails: leave the feed in shadow, and explain or mend "
+    "what differs (the asset parity shows it)."
+)
+_ONE_LIVE_FEED = (
+    "The recipient gets no movement from two feeds: this one excludes {others} per portfolio. If it fails: both are "
+    "live for the same portfolios; change the switch mode or portfolios of one, then run the date again."
+)
+_DOCUMENT_CHECKS: Mapping[str, str] = {
+    "document_valid": "Every page is the file that was built, obeys the recipient's schema, and holds exactly the "
+    "portfolios planned for it. If it fails: the element and line are named; it is a fault in the writer or the "
+    "mapping, so nothing leaves until the code is mended.",
+    "everyone_consented": "Everyone of whom the written bytes hold data consents now, asked of bigsite. If it fails: "
+    "the date runs again by itself; whoever does not consent is left out.",
+    "control_totals_agree": "The totals recomputed from the written bytes equal those stated in the document and those "
+    "of the frames it was made from. If it fails: a record was lost or changed on the way; nothing leaves until the "
+    "code is mended.",
+}
+
+
+def consent_check(audience: Audience, name: str) -> dg.AssetChecksDefinition:
+    """Previous + new - removed = current, and no jump that a person has not released. Blocking."""
+    asset = domain_key(name, CONSENTED)
+
+    @dg.asset_check(
+        asset=asset,
+        name="consent_roll",
+        blocking=True,
+        description="Portfolios consented on the date before, plus the new, less the removed, are those consented now; "
+        "and no jump (too many removed at once, or none left) that a person has not released. If it fails: ask client "
+        "services whether these customers left. If so, classfeed release; if not, bigsite's consents are broken. "
+        f"Runbook: {runbook('consent_roll')}",
+    )
+    def consent_roll(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, f"{name}/consent_roll") as day:
+            snapshot = runtime.load_reference(LANDING, day, Snapshot)
+            consented = runtime.load_reference(audience.reference(CONSENTED), day, DomainReference)
+            roll = read_consent_roll(runtime.store, snapshot, audience, consented)
+            judged = judge_roll(runtime.store, audience, day, roll, runtime.settings.max_removed_share)
+        counts = {"previous": roll.previous, "new": roll.new, "removed": roll.removed, "current": roll.current}
+        return _result(asset, judged, day.isoformat(), counts)
+
+    return consent_roll
+
+
+def feed_checks(parts: FeedParts) -> list[dg.AssetChecksDefinition]:
+    """The feed's own checks: on its quarantine, on its document, and on the comparison with the old app."""
+    checks = [_held_back_share(parts), _document_checks(parts)]
+    return [*checks, _parity(parts)] if parts.feed.legacy else checks
+
+
+def _required(parts: FeedParts) -> dict[str, str]:
+    # The checks of the feed's document that block, with their descriptions.
+    checks = dict(_DOCUMENT_CHECKS)
+    if parts.feed.legacy:
+        checks["live_gate"] = _LIVE_GATE
+    if others := sorted(other.name for other in parts.feeds if exclude_each_other(parts.feed, other)):
+        checks[ONE_LIVE_FEED] = _ONE_LIVE_FEED.format(others=" and ".join(others))
+    return checks
+
+
+def _held_back_share(parts: FeedParts) -> dg.AssetChecksDefinition:
+    asset = parts.key("quarantine")
+
+    @dg.asset_check(
+        asset=asset,
+        name="held_back_share",
+        blocking=True,
+        description="No more portfolios break a rule than the limit allows (1 % unless set otherwise). If it fails: "
+        "nothing is delivered, since the fault is likely bigsite's or ours and not the portfolios'. Look at the rules "
+        f"broken most often, have the source mended; the date then runs again. Runbook: {runbook('held_back_share')}",
+    )
+    def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, f"{parts.feed.name}/held_back_share") as day:
+            work = parts.work(context, runtime)
+            if work.idle is not None:
+                return _idle(asset, "held_back_share", work.idle)
+            plan = work.plan(work.consent()[1])
+            judged = held_back_share(plan, runtime.settings.max_held_back_share)
+        return _result(asset, judged, day.isoformat(), {"breaking": plan.breaking, "consented": plan.consented})
+
+    return check
+
+
+def _document_checks(parts: FeedParts) -> dg.AssetChecksDefinition:
+    asset = parts.key("document")
+    required = _required(parts)
+
+    @dg.multi_asset_check(
+        name=f"{parts.feed.name}__gate",
+        specs=[
+            *(
+                dg.AssetCheckSpec(
+                    name, asset=asset, blocking=True, description=f"{description} Runbook: {runbook(name)}"
+                )
+                for name, description in required.items()
+            ),
+            dg.AssetCheckSpec(
+                "volumes",
+                asset=asset,
+                description="Records of each kind are within a fifth to five times the median of recent dates. If it "
+                "fails: nothing is stopped; ask whether the market or the source explains it. "
+                f"Runbook: {runbook('volumes')}",
+            ),
+        ],
+    )
+    def gate(
+        context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.AssetCheckResult]:
+        with step(context, f"{parts.feed.name}/gate") as day:
+            work = parts.work(context, runtime)
+            if work.idle is not None:
+                yield from (_idle(asset, name, work.idle) for name in [*required, "volumes"])
+                return
+            build = work.build()
+            judged = {evaluation.check: evaluation for evaluation in work.judge(build)}
+            unusual = unusual_volumes(work.store, parts.feed.name, parts.audience, build)
+        counts = {"pages": len(build.pages), "portfolios": len(build.portfolios), "build": build.build_id}
+        for name in required:
+            yield _result(asset, judged[name], day.isoformat(), counts)
+        yield _result(asset, unusual, day.isoformat(), counts, severity=dg.AssetCheckSeverity.WARN)
+
+    return gate
+
+
+def _parity(parts: FeedParts) -> dg.AssetChecksDefinition:
+    asset = parts.key("parity")
+
+    @dg.asset_check(
+        asset=asset,
+        name="parity",
+        description="Every difference between this feed and the old app is explained by a named rule. If it fails: "
+        "nothing is stopped, but the run of clean dates that lets the feed go live begins anew. Mend what differs, or "
+        "add a rule with its evidence to reconciliation/parity_explanations.py, then compare again. "
+        f"Runbook: {runbook('parity')}",
+    )
+    def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, f"{parts.feed.name}/parity_check") as day:
+            report = read_report(runtime.store, parts.feed.name, day)
+            score = scorecard(runtime.store, parts.feed.name, parts.audience, day)
+        return dg.AssetCheckResult(
+            check_name="parity",
+            asset_key=asset,
+            passed=report is not None and report.clean,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{day.isoformat()}: {dict(score.dates)[day]}; {score.clean_run} clean date(s) in a row",
+            metadata={
+                "business_date": day.isoformat(),
+                "clean_dates_in_a_row": score.clean_run,
+                "clean_dates_required": runtime.settings.parity_clean_dates,
+                **({} if report is None else {"unexplained_differences": unexplained_table(report)}),
+            },
+        )
+
+    return check
+
+
+def _idle(asset: dg.AssetKey, name: str, why: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(check_name=name, asset_key=asset, passed=True, description=f"nothing to judge: {why}")
+
+
+def _result(
+    asset: dg.AssetKey,
+    judged: Evaluation,
+    day: str,
+    counts: Mapping[str, Any],
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetCheckResult:
+    offenders = {"offenders": markdown_table(["what", "what is wrong"], judged.offenders)} if judged.offenders else {}
+    return dg.AssetCheckResult(
+        check_name=judged.check,
+        asset_key=asset,
+        passed=judged.passed,
+        severity=severity,
+        description=f"{day}: {judged.summary}",
+        metadata={"business_date": day, "total_offenders": judged.total_offenders, **counts, **offenders},
+    )

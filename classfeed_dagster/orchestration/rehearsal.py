@@ -1,0 +1,148 @@
+"""A rehearsal: simulated days through the real Dagster jobs, and the proof that what was delivered is right."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from classfeed_dagster import trading_days
+from classfeed_dagster.delivery.delivery_history import date_status
+from classfeed_dagster.feed_run.post_delivery import Assured
+from classfeed_dagster.feed_run.post_delivery import job_name as assurance_job_name
+from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.orchestration.run_date import RunReport, run_date
+from classfeed_dagster.runtime import CLOCK_TAG, CORRELATION_TAG, NotBuiltError, Runtime, new_correlation_id
+from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
+from classfeed_dagster.simulation.proof import Proof, delivered_pages, prove
+from classfeed_dagster.simulation.recipient import DeliveredPage
+from classfeed_dagster.warehouse.connection import open_warehouse
+from classfeed_dagster.warehouse.records import Side
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance, Definitions
+
+    from classfeed_dagster.simulation.world import World
+
+MORNING = dt.time(6, 0)
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """What a rehearsal came to."""
+
+    feed: str
+    store_location: str
+    runs: list[tuple[RunReport, float]] = field(default_factory=list)  # with the seconds that each took
+    proofs: list[Proof] = field(default_factory=list)
+    held_back: list[tuple[str, str]] = field(default_factory=list)  # at the end: portfolio and reason
+    example_transaction: str | None = None
+
+    @property
+    def proven(self) -> bool:
+        """True if every run delivered, or had nothing to do, and every proof holds."""
+        return all(report.outcome.exit_code == 0 for report, _ in self.runs) and all(p.holds for p in self.proofs)
+
+
+def morning_after(day: dt.date) -> dt.datetime:
+    """When the date's run starts: 06:00 Sydney on the next business day, as UTC."""
+    morning = dt.datetime.combine(trading_days.next_business_day(day), MORNING, tzinfo=trading_days.SYDNEY)
+    return morning.astimezone(dt.UTC)
+
+
+def rehearse(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    runtime: Runtime,
+    feed: Feed,
+    world: World,
+    dates: Sequence[dt.date],
+    *,
+    reconcile: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+    done: Callable[[], None] = lambda: None,
+) -> Rehearsal:
+    """Simulate ``dates`` in order, run the feed's job on each following morning, and prove the outcome.
+
+    A date on which portfolios are held back for a rule is run again each morning, and then the dates after it, as the
+    repair sensor does. ``reconcile``: prove the last date by the reconciliation job as well. ``tell`` hears
+    what is going on, ``done`` that a date is finished.
+    """
+    rehearsal = Rehearsal(feed.name, runtime.settings.store_location)
+
+    def run(day: dt.date, now: dt.datetime, *, fresh: bool = False) -> None:
+        began = time.perf_counter()
+        tags = {CLOCK_TAG: now.isoformat()}
+        report = run_date(definitions, instance, feed.name, day, fresh_snapshot=fresh, tags=tags)
+        rehearsal.runs.append((report, time.perf_counter() - began))
+
+    tell("customers and their history")
+    world.seed(runtime.engine)
+    for at, day in enumerate(dates):
+        tell(f"{day}: customers act, and bigsite's end of day")
+        world.advance(runtime.engine, day)
+        now = morning_after(day)
+        if held := [early for early in dates[:at] if _holds_back(runtime, feed, early)]:
+            for early in dates[dates.index(held[0]) : at]:
+                tell(f"{early}: again, for those held back")
+                run(early, now, fresh=early in held)
+        tell(f"{day}: the feed")
+        run(day, now)
+        done()
+    tell("adding up what was delivered")
+    pages = list(delivered_pages(runtime.store, feed, dates))
+    rehearsal.proofs = prove(runtime.store, feed, world, dates[-1], pages)
+    rehearsal.held_back = [
+        (held.number, held.held_back.reason) for held in date_status(runtime.store, feed.name, dates[-1]).quarantined
+    ]
+    rehearsal.example_transaction = _example(pages)
+    if reconcile:
+        tell("reconciling the last date, independently")
+        rehearsal.proofs += _reconcile(definitions, instance, runtime, feed, dates[-1])
+    return rehearsal
+
+
+def _reconcile(
+    definitions: Definitions, instance: DagsterInstance, runtime: Runtime, feed: Feed, day: dt.date
+) -> list[Proof]:
+    # The data team computes its figures at eight in the morning; the job then proves the delivery and loads it.
+    audience = feed.audience(runtime.settings.first_business_date)
+    now = morning_after(day) + dt.timedelta(hours=2)
+    previous = audience.previous(day) or trading_days.previous_business_day(day)
+    metrics = data_team_metrics(runtime.engine, feed.recipient, day, previous)
+    with open_warehouse(runtime.settings) as connection:
+        publish_metrics(connection, feed.recipient, day, metrics, now)
+    result = definitions.resolve_job_def(assurance_job_name(feed.name)).execute_in_process(
+        partition_key=day.isoformat(),
+        instance=instance,
+        raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        tags={CLOCK_TAG: now.isoformat(), CORRELATION_TAG: new_correlation_id()},
+    )
+    found: list[Proof] = []
+    for side, what in ((Side.SOURCE, "the source, asked again by SQL of its own"), (Side.DATA_TEAM, "the data team's")):
+        try:
+            told = runtime.load_reference(f"{feed.name}/{side.value}_reconciliation", day, Assured)
+        except NotBuiltError:
+            found.append(Proof(f"reconciliation against {what}: the run {result.run_id} failed", False))
+            continue
+        breaks = f"{told.breaks} break(s), {told.unexplained} of them unexplained" if told.breaks else "no break"
+        holds = not told.errors and not told.unexplained
+        found.append(Proof(f"{breaks} against {what}; report {runtime.store.location(told.report)}", holds))
+    return found
+
+
+def _holds_back(runtime: Runtime, feed: Feed, day: dt.date) -> bool:
+    held = date_status(runtime.store, feed.name, day).quarantined
+    return any(record.held_back.kind == "RULE" for record in held)
+
+
+def _example(pages: Sequence[DeliveredPage]) -> str | None:
+    # The last contract note that was sent.
+    for page in reversed(pages):
+        ids = page.frames["movement_transactions"]["transaction_id"]
+        if trades := [name for name in ids if name.startswith("T")]:
+            return str(trades[-1])
+    return None

@@ -1,0 +1,174 @@
+"""What Dagster knows of the runs of a feed's business dates: how each ended and why, what it left undone, its checks.
+
+Only public methods of the instance are used. A finished run's events never change, so they are read once a process.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from classfeed_dagster.orchestration.column_metadata import LANDING
+from classfeed_dagster.orchestration.run_date import CODE_VERSION_TAG, error_chain, job_name
+from classfeed_dagster.repair.causes import Cause, Kind, classify
+from classfeed_dagster.repair.decisions import RunFact, RunState
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance, DagsterRun, RunRecord
+
+PARTITION_TAG = "dagster/partition"
+# How long a run may stay created but unqueued before we go on without it.
+STALLED = dt.timedelta(minutes=15)
+# How long Dagster's promise to start a crashed run again is believed. It keeps it within seconds or, on a busy machine,
+# never: it looks at a failure once, and may see the run as it was just before its end.
+PROMISED = dt.timedelta(minutes=3)
+_KEPT = 2000
+_FINISHED: dict[str, RunEvents] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOutcome:
+    """One evaluation of a check. ``asset`` is written as a/b; ``error``: its severity is ERROR."""
+
+    asset: str
+    name: str
+    passed: bool
+    error: bool
+    summary: str
+    offenders: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvents:
+    """What a run's event log says, as far as operating needs it."""
+
+    errors: tuple[tuple[str, str], ...] = ()  # class name and message, from the outermost to the innermost
+    failed_step: str | None = None
+    remaining: tuple[str, ...] = ()  # assets that were planned and not made, or made and not checked
+    checks: tuple[CheckOutcome, ...] = ()
+    unevaluated: tuple[tuple[str, str], ...] = ()  # planned checks, as (asset, name), without an evaluation
+    snapshot_id: str | None = None
+
+
+def runs_by_date(instance: DagsterInstance, dates: Collection[dt.date]) -> Mapping[dt.date, Sequence[RunRecord]]:
+    """Every run of any job for the dates, oldest first, in one question."""
+    from dagster import RunsFilter
+
+    found: dict[dt.date, list[RunRecord]] = defaultdict(list)
+    if dates:
+        wanted = RunsFilter(tags={PARTITION_TAG: sorted(day.isoformat() for day in dates)})
+        for record in instance.get_run_records(wanted, ascending=True):
+            found[dt.date.fromisoformat(record.dagster_run.tags[PARTITION_TAG])].append(record)
+    return found
+
+
+def is_of_feed(run: DagsterRun, feed: str) -> bool:
+    """True for a run of the feed's job, and for one started on the feed's delivery by other ways of the UI."""
+    if run.job_name == job_name(feed):
+        return True
+    return any(key.path == [feed, "delivery"] for key in run.asset_selection or ())
+
+
+def run_fact(instance: DagsterInstance, record: RunRecord, now: dt.datetime) -> RunFact:
+    """How one run stands, as repair needs it."""
+    from dagster import DagsterRunStatus as Status
+
+    run = record.dagster_run
+    version = run.tags.get(CODE_VERSION_TAG, "")
+    ended = None if record.end_time is None else dt.datetime.fromtimestamp(record.end_time, dt.UTC)
+    if run.status is Status.NOT_STARTED and now - record.create_timestamp > STALLED:
+        # Whoever created it died before handing it over; nobody will start it any more.
+        abandoned = Cause(Kind.TRANSIENT, "never started")
+        return RunFact(run.run_id, RunState.FAILED, record.create_timestamp + STALLED, abandoned, version)
+    if run.status in (Status.SUCCESS, Status.CANCELED):
+        state = RunState.SUCCEEDED if run.status is Status.SUCCESS else RunState.CANCELED
+        events = events_of(instance, run.run_id)
+        idle = run.status is Status.SUCCESS and bool(events.remaining)
+        return RunFact(run.run_id, state, ended, code_version=version, idle=idle, snapshot_id=events.snapshot_id)
+    if run.status is not Status.FAILURE:
+        return RunFact(run.run_id, RunState.RUNNING, code_version=version)
+    events = events_of(instance, run.run_id)
+    promised = run.tags.get("dagster/will_retry") == "true" and "dagster/auto_retry_run_id" not in run.tags
+    return RunFact(
+        run.run_id,
+        RunState.FAILED,
+        ended,
+        classify(events.errors),
+        version,
+        retried_by_dagster=promised and ended is not None and now - ended < PROMISED,
+        remaining=events.remaining,
+        snapshot_id=events.snapshot_id,
+    )
+
+
+def events_of(instance: DagsterInstance, run_id: str) -> RunEvents:
+    """What a finished run's event log says; read once a process."""
+    if run_id not in _FINISHED:
+        if len(_FINISHED) >= _KEPT:
+            _FINISHED.clear()
+        _FINISHED[run_id] = _read(instance, run_id)
+    return _FINISHED[run_id]
+
+
+def _read(instance: DagsterInstance, run_id: str) -> RunEvents:
+    from dagster import AssetCheckSeverity, DagsterEventType
+
+    errors: tuple[tuple[str, str], ...] = ()
+    failed_step: str | None = None
+    planned: set[str] = set()
+    made: set[str] = set()
+    checks_planned: set[tuple[str, str]] = set()
+    checks: dict[tuple[str, str], CheckOutcome] = {}
+    snapshot: str | None = None
+    kinds = {
+        DagsterEventType.STEP_FAILURE,
+        DagsterEventType.RUN_FAILURE,
+        DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+        DagsterEventType.ASSET_MATERIALIZATION,
+        DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
+        DagsterEventType.ASSET_CHECK_EVALUATION,
+    }
+    for record in instance.get_records_for_run(run_id, of_type=kinds).records:
+        event = record.event_log_entry.dagster_event
+        if event is None:
+            continue
+        data: Any = event.event_specific_data
+        match event.event_type:
+            case DagsterEventType.STEP_FAILURE if failed_step is None:  # the first: the others follow from it
+                failed_step, errors = event.step_key, tuple(error_chain(data.error))
+            case DagsterEventType.RUN_FAILURE if failed_step is None and data is not None:
+                errors = tuple(error_chain(data.error))
+            case DagsterEventType.ASSET_MATERIALIZATION_PLANNED:
+                planned.add(data.asset_key.to_user_string())
+            case DagsterEventType.ASSET_MATERIALIZATION:
+                materialization = data.materialization
+                made.add(materialization.asset_key.to_user_string())
+                if materialization.asset_key.path[0] == LANDING and "snapshot" in materialization.metadata:
+                    snapshot = str(materialization.metadata["snapshot"].value)
+            case DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED:
+                checks_planned.add((data.asset_key.to_user_string(), data.check_name))
+            case DagsterEventType.ASSET_CHECK_EVALUATION:
+                asset = data.asset_key.to_user_string()
+                total = data.metadata.get("total_offenders") or data.metadata.get("findings")
+                checks[asset, data.check_name] = CheckOutcome(
+                    asset,
+                    data.check_name,
+                    data.passed,
+                    data.severity is AssetCheckSeverity.ERROR,
+                    data.description or "",
+                    int(total.value) if total is not None else 0,
+                )
+            case _:
+                pass
+    unevaluated = checks_planned - checks.keys()
+    return RunEvents(
+        errors,
+        failed_step,
+        tuple(sorted((planned - made) | {asset for asset, _ in unevaluated if asset in planned})),
+        tuple(checks[key] for key in sorted(checks)),
+        tuple(sorted(unevaluated)),
+        snapshot,
+    )

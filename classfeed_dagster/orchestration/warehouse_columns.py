@@ -1,0 +1,81 @@
+"""The columns of what is proven and kept: the star schema, the breaks, the data team's table; and their lineage.
+
+Every name, type and source comes from what does the work: the tables' SQL, what the load declares, the metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import dagster as dg
+
+from classfeed_dagster.documents.document_format import DocumentColumn, DocumentFormat
+from classfeed_dagster.documents.lineage import columns_of, field_sources
+from classfeed_dagster.orchestration.column_metadata import PERSONAL_DATA, Shown
+from classfeed_dagster.reconciliation.data_team import COLUMNS as THEIR_COLUMNS
+from classfeed_dagster.reconciliation.data_team import TABLE as THEIR_TABLE
+from classfeed_dagster.reconciliation.metrics import METRICS, VIEWS
+from classfeed_dagster.warehouse.columns import WarehouseColumn, columns_in, warehouse_tables
+
+BREAKS = "RECONCILIATION_BREAK"
+THEIRS = dg.AssetKey(["data_team", THEIR_TABLE.lower()])
+_NUMBER = "PORTFOLIO_NUMBER"
+
+
+def table_columns(table: str, document: DocumentFormat, delivery: dg.AssetKey) -> list[Shown]:
+    """The columns of a table of the star schema, made of the delivered document's fields."""
+    filled = _fields(document)
+    return [
+        _shown(column, delivery, [field for source in column.made_of for field in filled.get(source, ())])
+        for column in warehouse_tables()[table]
+    ]
+
+
+def their_columns() -> list[Shown]:
+    """The columns of the data team's table, as agreed with them; where their values come from is theirs to say."""
+    return [_shown(column, THEIRS, ()) for column in columns_in(THEIR_TABLE, THEIR_COLUMNS)]
+
+
+def source_breaks(document: DocumentFormat, delivery: dg.AssetKey) -> list[Shown]:
+    """The columns of the breaks with bigsite. Which field a value is of stands in the row, not in the column."""
+    number = [field for field in columns_of(document) if field.filled_by == (("accounts", "portfolio_number"),)]
+    return [_shown(column, delivery, number if column.name == _NUMBER else ()) for column in warehouse_tables()[BREAKS]]
+
+
+def data_team_breaks(document: DocumentFormat, delivery: dg.AssetKey) -> list[Shown]:
+    """The columns of the breaks with the data team: our metrics are sums of the document's fields, theirs their own."""
+    filled = _fields(document)
+    summed = {(VIEWS[metric.view], metric.column) for metric in METRICS if metric.column is not None}
+    ours = [field for source in sorted(summed) for field in filled.get(source, ())]
+    theirs = {_NUMBER: _NUMBER, "FIELD_NAME": "METRIC", "OTHER_VALUE": "VALUE", "DIFFERENCE": "VALUE"}
+    shown = {column.name: column for column in source_breaks(document, delivery)}
+    for name in ("EXPORT_VALUE", "DIFFERENCE"):
+        shown[name] = _made(shown[name], delivery, ours)
+    for name, column in theirs.items():
+        shown[name] = replace(shown[name], made_of=(*shown[name].made_of, (THEIRS, column)))
+    return list(shown.values())
+
+
+def _fields(document: DocumentFormat) -> dict[tuple[str, str], list[DocumentColumn]]:
+    filled: dict[tuple[str, str], list[DocumentColumn]] = {}
+    for field in columns_of(document):
+        for source in field.filled_by:
+            filled.setdefault(source, []).append(field)
+    # A record that stands inside another has the outer one's portfolio number.
+    outer = filled.get(("accounts", _NUMBER.lower()), [])
+    for frame in {frame for frame, _ in filled}:
+        filled.setdefault((frame, _NUMBER.lower()), outer)
+    return filled
+
+
+def _shown(column: WarehouseColumn, asset: dg.AssetKey, fields: Sequence[DocumentColumn]) -> Shown:
+    personal = PERSONAL_DATA if column.personal else None
+    shown = Shown(column.name, column.type, column.meaning, column.nullable, column.unit, personal)
+    return _made(shown, asset, [replace(field, rows=column.rows) for field in fields]) if fields else shown
+
+
+def _made(shown: Shown, asset: dg.AssetKey, fields: Iterable[DocumentColumn]) -> Shown:
+    listed = list(fields)
+    origin = tuple(sorted({source for field in listed for source in field_sources(field)}))
+    return replace(shown, made_of=tuple((asset, field.name) for field in listed), origin=origin)

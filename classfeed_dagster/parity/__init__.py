@@ -1,0 +1,1 @@
+"""Comparison of a new feed with the retired application that it replaces."""

@@ -1,0 +1,211 @@
+"""The three sides of a delivery compared: the delivered file, its landing, bigsite asked again. Cheap first, then rows.
+
+Digests per portfolio are computed where the data is (PostgreSQL, and DuckDB over the files); rows are fetched, and
+judged, only for the portfolios whose digests differ.
+"""
+
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from classfeed_dagster.reconciliation.compare import (
+    MEMORY_LIMIT,
+    AccountingError,
+    Comparison,
+    Difference,
+    RowClass,
+    compare,
+    nothing_to_compare,
+)
+from classfeed_dagster.reconciliation.delivered import Delivered
+from classfeed_dagster.reconciliation.expected_sql import EVIDENCE, Question, digest_sql
+from classfeed_dagster.reconciliation.landing import Landing
+from classfeed_dagster.reconciliation.records import KINDS, RecordKind
+from classfeed_dagster.reconciliation.source_queries import Bigsite
+from classfeed_dagster.store import ObjectStore
+
+Key = tuple[str | None, ...]
+Row = Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What comparing one kind of record found. ``settled`` rows a side needed no pairing: their digests are equal."""
+
+    kind: RecordKind
+    bigsite: Comparison
+    landing: Comparison
+    portfolios: int
+    differing: int
+    settled: int
+    file_rows: Mapping[Key, Row]
+    bigsite_rows: Mapping[Key, Row]
+
+    def counts(self, comparison: Comparison) -> dict[RowClass, tuple[int, int]]:
+        """Rows (of the file, of the other side) by class, the settled ones included."""
+        counts = dict(comparison.counts)
+        left, right = counts[RowClass.MATCH]
+        counts[RowClass.MATCH] = (left + self.settled, right + self.settled)
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class LandingFaults:
+    """What is wrong with the landed files of each snapshot, by snapshot id, and which can't be read at all."""
+
+    faults: Mapping[str, Mapping[str, str]]
+    unreadable: frozenset[str]
+
+
+class Workbench:
+    """A DuckDB over the sides' files in a folder of its own. ``excluded`` gives a reason by portfolio number."""
+
+    def __init__(self, folder: Path, stack: ExitStack, delivered: Delivered, excluded: Mapping[str, str]) -> None:
+        import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
+
+        self._folder = folder
+        self._delivered = delivered
+        self._stack = stack
+        self.db = stack.enter_context(duckdb.connect())
+        self.db.execute(f"SET memory_limit='{MEMORY_LIMIT}'; SET TimeZone='UTC'; SET preserve_insertion_order=false")
+        self.db.execute(f"SET temp_directory='{folder / 'spill'}'")
+        self._table("left_out", ("portfolio_number", "excluded"), excluded.items())
+        latest = ((number, revision.snapshot_id) for number, revision in delivered.latest.items())
+        self._table("latest", ("portfolio_number", "snapshot_id"), latest)
+
+    def _table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
+        schema = pa.schema([(column, pa.string()) for column in columns])
+        table = pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows], schema=schema)
+        self.db.register(f"given_{name}", table)
+        self.db.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM given_{name}")
+        self.db.unregister(f"given_{name}")
+
+    def read_landing(self, store: ObjectStore, question: Question) -> LandingFaults:
+        """The records that each landed snapshot says, for the portfolios that were last delivered from it."""
+        last = self._delivered.revisions[-1].snapshot_id
+        snapshots = {revision.snapshot_id: revision for revision in self._delivered.revisions}
+        used = {revision.snapshot_id for revision in self._delivered.latest.values()} | {last}
+        faults: dict[str, Mapping[str, str]] = {}
+        unreadable: set[str] = set()
+        for kind in KINDS:
+            columns = ", ".join(f"{name} VARCHAR" for name in (*kind.names, *EVIDENCE))
+            self.db.execute(f"CREATE TABLE landing_{kind.name} ({columns})")
+        landing = Landing(self.db, self._stack, store)
+        for snapshot_id in sorted(used):
+            revision = snapshots[snapshot_id]
+            landing.open(revision.descriptor_key, revision.descriptor_sha256, question)
+            faults[snapshot_id] = dict(landing.faults)
+            if not landing.readable:
+                unreadable.add(snapshot_id)
+                continue
+            # Whoever no revision delivered is looked for in the last one's landing.
+            other = "<>" if snapshot_id == last else "="
+            only = f"{'NOT ' * (snapshot_id == last)}IN (SELECT portfolio_number FROM latest WHERE snapshot_id {other} '{snapshot_id}')"
+            for kind in KINDS:
+                self.db.execute(f"INSERT INTO landing_{kind.name} {question.rows(kind, only)}")
+        in_order = ", ".join(f"'{one}'" for one in sorted(unreadable)) or "''"
+        self.db.execute(
+            f"CREATE TABLE unlanded AS SELECT portfolio_number FROM latest WHERE snapshot_id IN ({in_order})"
+        )
+        return LandingFaults(faults, frozenset(unreadable))
+
+    def compare(self, kind: RecordKind, question: Question, bigsite: Bigsite) -> Sides:
+        """One kind of record, judged. AccountingError if its classes don't add up to what was delivered."""
+        name = kind.name
+        file_path = self._delivered.files[name]
+        source_digests = self._folder / f"digest-{name}.parquet"
+        bigsite.digests(question, kind, source_digests)
+        columns = {column: f'"{column}"' for column in kind.names}
+        self.db.execute(
+            f"""CREATE OR REPLACE TEMP TABLE digests AS
+            {digest_sql(columns, f"read_parquet('{file_path}')", postgresql=False)} UNION ALL
+            {digest_sql(columns, f"landing_{name}", postgresql=False)} UNION ALL
+            SELECT portfolio_number, n::BIGINT, one, two FROM read_parquet('{source_digests}')"""
+        )
+        # Equal means: three sides (two where the landing can't be read) with one and the same digest.
+        self.db.execute(
+            """CREATE OR REPLACE TEMP TABLE todo AS SELECT d.portfolio_number FROM digests d
+            LEFT JOIN unlanded u ON u.portfolio_number = d.portfolio_number GROUP BY d.portfolio_number
+            HAVING count(DISTINCT (n, one, two)) > 1 OR count(*) <> max(CASE WHEN u.portfolio_number IS NULL THEN 3 ELSE 2 END)"""
+        )
+        numbers = [row[0] for row in self.db.execute("SELECT portfolio_number FROM todo").fetchall()]
+        portfolios = self._count("SELECT count(*) FROM (SELECT DISTINCT portfolio_number FROM digests)")
+        settled = self._count(
+            f"SELECT count(*) FROM read_parquet('{file_path}') WHERE portfolio_number NOT IN "
+            "(SELECT portfolio_number FROM todo WHERE portfolio_number IS NOT NULL) AND portfolio_number IS NOT NULL"
+        )
+        if settled == self._delivered.rows[name] and not numbers:
+            nothing = nothing_to_compare(kind.rule)
+            return Sides(kind, nothing, nothing, portfolios, 0, settled, {}, {})
+        rows_path = self._folder / f"bigsite-{name}.parquet"
+        bigsite.rows(question, kind, [number for number in numbers if number], rows_path)
+        file_side = self._side("file", kind, f"read_parquet('{file_path}')", extra=("page", "line"))
+        bigsite_side = self._side("source", kind, f"read_parquet('{rows_path}')", extra=EVIDENCE)
+        landing_side = self._side("landing", kind, f"landing_{name}", extra=())
+        landed_file_side = self._side("file-of-landed", kind, f"read_parquet('{file_path}')", extra=(), unlanded=True)
+        today = bigsite.asked_at.date()
+        # Every portfolio here is known to differ: digests would be computed for nothing.
+        against_bigsite = compare(kind.rule, file_side, bigsite_side, today=today, staged=False)
+        against_landing = compare(kind.rule, landed_file_side, landing_side, today=today, staged=False)
+        for comparison in (against_bigsite, against_landing):
+            if comparison.left_rows + settled != self._delivered.rows[name]:
+                raise AccountingError(
+                    f"{name}: {self._delivered.rows[name]} rows were delivered, and not all were judged"
+                )
+        keys = {one.key for one in (*against_bigsite.differences, *against_landing.differences)}
+        return Sides(
+            kind,
+            against_bigsite,
+            against_landing,
+            portfolios,
+            len(numbers),
+            settled,
+            self._rows(kind, keys, file_side),
+            self._rows(kind, keys, bigsite_side),
+        )
+
+    def _count(self, query: str) -> int:
+        row = self.db.execute(query).fetchone()
+        assert row is not None  # noqa: S101  # count always has a row
+        return int(row[0])
+
+    def _side(self, label: str, kind: RecordKind, source: str, *, extra: Sequence[str], unlanded: bool = False) -> Path:
+        """The rows of the portfolios to look into, each with the reason to leave it out, if any, as Parquet."""
+        columns = ", ".join(f'r."{name}"' for name in (*kind.names, *extra))
+        reason = "o.excluded"
+        if unlanded:
+            reason = "coalesce(o.excluded, CASE WHEN u.portfolio_number IS NOT NULL THEN 'landing unreadable' END)"
+        path = self._folder / f"{label}-{kind.name}.parquet"
+        self.db.execute(
+            f"""COPY (SELECT {columns}, {reason} AS excluded FROM {source} r
+            LEFT JOIN left_out o ON o.portfolio_number = r.portfolio_number
+            LEFT JOIN unlanded u ON u.portfolio_number = r.portfolio_number
+            WHERE r.portfolio_number IS NULL OR r.portfolio_number IN (SELECT portfolio_number FROM todo))
+            TO '{path}' (FORMAT parquet)"""
+        )
+        return path
+
+    def _rows(self, kind: RecordKind, keys: Iterable[Key], path: Path) -> dict[Key, Row]:
+        """Whole rows of the keys that differ: what explanations and traces need."""
+        names = [field.name for field in kind.rule.keys]
+        self._table("wanted", names, keys)
+        cursor = self.db.execute(f"SELECT r.* FROM read_parquet('{path}') r JOIN wanted w USING ({', '.join(names)})")
+        columns = [str(column[0]) for column in cursor.description]
+        rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+        return {tuple(row[name] for name in names): row for row in rows}
+
+
+def merged(sides: Sides) -> dict[tuple[Key, str | None], tuple[Difference | None, Difference | None]]:
+    """The differences of both comparisons by key and field: (against bigsite, against the landing)."""
+    found: dict[tuple[Key, str | None], list[Difference | None]] = {}
+    for at, comparison in enumerate((sides.bigsite, sides.landing)):
+        for one in comparison.differences:
+            found.setdefault((one.key, one.field), [None, None])[at] = one
+    return {where: (pair[0], pair[1]) for where, pair in found.items()}

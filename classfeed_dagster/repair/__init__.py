@@ -1,0 +1,1 @@
+"""Automatic repair: facts about due dates, causes of failures, decisions."""

@@ -1,0 +1,1 @@
+"""Service levels: objectives, metrics, toil, heartbeats, due dates."""

@@ -1,0 +1,175 @@
+"""Adopting a change of bigsite's contract: what was agreed last is locked beside it; a change asks for a version.
+
+``contract.lock.json`` holds the last adopted contract. A contract that differs needs a higher version (major if what a
+feed reads changed, minor if something was added or weakened, patch for words), and one that makes a difference less
+severe, a column less confidential or an index less relied on needs a second person. A test holds the two together.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from classfeed_dagster.source_contract.contract import CLASSIFICATIONS, CONTRACT, Contract, ContractError, load_contract
+from classfeed_dagster.source_contract.drift import Exports, Kind, Severity, compare
+from classfeed_dagster.source_contract.schema import Schema
+
+LOCK = CONTRACT.with_name("contract.lock.json")
+
+
+class Bump(enum.IntEnum):
+    """By which part a version must rise at least."""
+
+    NONE = 0
+    PATCH = 1
+    MINOR = 2
+    MAJOR = 3
+
+
+class Review(BaseModel, frozen=True):
+    """Who let something become less severe, and who looked at it."""
+
+    version: str
+    lowered: tuple[str, ...]
+    adopted_by: str
+    reviewed_by: str
+
+
+class Lock(BaseModel, frozen=True):
+    """The contract as it was adopted last."""
+
+    version: str
+    sha256: str  # of what the contract says, whatever its layout and comments
+    tables: dict[str, Any]  # its schema
+    classifications: dict[str, str]
+    relied_indexes: tuple[str, ...]
+    severities: dict[str, str]  # of each kind of difference
+    reviews: tuple[Review, ...] = ()
+
+    @property
+    def schema_agreed(self) -> Schema:
+        """The tables that were agreed."""
+        return Schema.from_json(json.dumps(self.tables).encode())
+
+
+def severities() -> dict[str, str]:
+    """How severe each kind of difference is held to be now."""
+    return {kind.name: kind.severity.name for kind in Kind}
+
+
+def read_lock(path: Path = LOCK) -> Lock:
+    """The last adopted contract. ContractError if the file isn't one."""
+    try:
+        return Lock.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ContractError(f"{path.name} is no lock of a contract ({type(error).__name__}): restore it") from None
+
+
+def required_bump(lock: Lock, contract: Contract, exports: Exports, path: Path = CONTRACT) -> Bump:
+    """By what the contract's version must be above the lock's."""
+    agreed = replace(contract, schema=lock.schema_agreed, relied_indexes=frozenset(lock.relied_indexes))
+    differences = compare(agreed, contract.schema, exports)
+    if any(found.severity is Severity.BLOCKING for found in differences):
+        return Bump.MAJOR
+    if differences or lowered(lock, contract):
+        return Bump.MINOR
+    return Bump.PATCH if _digest(path) != lock.sha256 or lock.severities != severities() else Bump.NONE
+
+
+def lowered(lock: Lock, contract: Contract, now: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """What became less severe than it was agreed to be, in words. ``now``: the severities, by default the code's."""
+    held = severities() if now is None else now
+    found = [
+        f"{kind.lower().replace('_', ' ')} from {was.lower()} to {held[kind].lower()}"
+        for kind, was in lock.severities.items()
+        if kind in held and Severity[held[kind]] < Severity[was]
+    ]
+    found += [f"{kind.lower().replace('_', ' ')} is no longer told" for kind in lock.severities if kind not in held]
+    rank = CLASSIFICATIONS.index
+    found += [
+        f"{column} from {was} to {contract.classifications[column]}"
+        for column, was in lock.classifications.items()
+        if column in contract.classifications and rank(contract.classifications[column]) < rank(was)
+    ]
+    found += [f"{index} is no longer relied on" for index in sorted({*lock.relied_indexes} - contract.relied_indexes)]
+    return tuple(found)
+
+
+def open_points(exports: Exports, path: Path = CONTRACT, lock_path: Path = LOCK) -> list[str]:
+    """Why the contract is not adopted as it stands; empty if it is."""
+    lock, contract = read_lock(lock_path), load_contract(path)
+    bump = required_bump(lock, contract, exports, path)
+    if bump is Bump.NONE and contract.version == lock.version:
+        return []
+    points = [f"{path.name} is not what was adopted as {lock.version}: classfeed schema adopt --by NAME"]
+    least = _raised(lock.version, bump)
+    if _parts(contract.version) < _parts(least):
+        points.append(f"its version is {contract.version} and must be at least {least}: what changed is {bump.name}")
+    points += [
+        f"less severe than agreed, which needs --reviewed-by a second person: {one}" for one in lowered(lock, contract)
+    ]
+    return points
+
+
+def adopt(
+    exports: Exports, by: str, reviewed_by: str | None = None, path: Path = CONTRACT, lock_path: Path = LOCK
+) -> Lock:
+    """Lock the contract as it stands. ContractError if its version is too low, or a second person is missing."""
+    lock, contract = read_lock(lock_path), load_contract(path)
+    least = _raised(lock.version, required_bump(lock, contract, exports, path))
+    if _parts(contract.version) < _parts(least):
+        raise ContractError(f"{path.name} says version {contract.version}; what changed asks for at least {least}")
+    weaker = lowered(lock, contract)
+    reviews = lock.reviews
+    if weaker:
+        if not reviewed_by or reviewed_by.casefold() == by.casefold():
+            raise ContractError(f"{'; '.join(weaker)}: this needs a second person (--reviewed-by), other than {by}")
+        reviews += (Review(version=contract.version, lowered=weaker, adopted_by=by, reviewed_by=reviewed_by),)
+    locked = lock_of(contract, path, reviews)
+    lock_path.write_text(locked.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return locked
+
+
+def lock_of(contract: Contract, path: Path = CONTRACT, reviews: tuple[Review, ...] = ()) -> Lock:
+    """What is locked of a contract."""
+    return Lock(
+        version=contract.version,
+        sha256=_digest(path),
+        tables=json.loads(contract.schema.to_json()),
+        classifications=dict(sorted(contract.classifications.items())),
+        relied_indexes=tuple(sorted(contract.relied_indexes)),
+        severities=severities(),
+        reviews=reviews,
+    )
+
+
+def _digest(path: Path) -> str:
+    said = yaml.load(path.read_bytes(), yaml.CSafeLoader)
+    said.pop("version", None)
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    parts = version.split(".")
+    if len(parts) != len(Bump) - 1 or not all(part.isdecimal() for part in parts):
+        raise ContractError(f"{version!r} is not a version of three numbers, as in 1.2.0")
+    return tuple(map(int, parts))
+
+
+def _raised(version: str, bump: Bump) -> str:
+    major, minor, patch = _parts(version)
+    raised = {
+        Bump.NONE: (major, minor, patch),
+        Bump.PATCH: (major, minor, patch + 1),
+        Bump.MINOR: (major, minor + 1, 0),
+        Bump.MAJOR: (major + 1, 0, 0),
+    }
+    return ".".join(map(str, raised[bump]))

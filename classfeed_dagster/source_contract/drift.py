@@ -1,0 +1,362 @@
+"""Schema drift: in what a live schema differs from the contract, how bad that is, and which exports it touches.
+
+Pure: two schemas in, differences out. What an export loses is told by the lineage that the domains and documents
+declare; how bad a difference is, by its kind and by whether the extraction reads what it touches.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from classfeed_dagster.source_contract.contract import Contract
+from classfeed_dagster.source_contract.extracted_columns import columns_read
+from classfeed_dagster.source_contract.renames import Names, match
+from classfeed_dagster.source_contract.schema import Index, Schema, SchemaColumn, SchemaTable
+from classfeed_dagster.source_contract.type_changes import TypeChange, type_change
+
+_SHOWN = 5  # affected exports in a sentence; the rest is counted
+
+
+class Severity(enum.IntEnum):
+    """NOTE: good to know. WARNING: look at it soon. BLOCKING: nothing may be extracted until it is settled."""
+
+    NOTE = 1
+    WARNING = 2
+    BLOCKING = 3
+
+
+class Kind(enum.Enum):
+    """A kind of difference: its name for people, how bad it is for what is read, and what to do about it."""
+
+    ADDED_TABLE = ("added table", Severity.NOTE, "No feed reads it. Describe it in the contract if one shall.")
+    ADDED_COLUMN = ("added column", Severity.NOTE, "No feed reads it. Classify it in the contract if one shall.")
+    ADDED_RULE = ("added rule", Severity.NOTE, "Nothing to do; write it into the contract to rely on it.")
+    NO_LONGER_NULLABLE = ("no longer nullable", Severity.NOTE, "Nothing to do; the contract may say so.")
+    WIDENED = (
+        "widened type",
+        Severity.WARNING,
+        "A value that the document's element can't carry holds its portfolio back: ask {owner} what will come, then "
+        "widen the contract, the domain's column and the element.",
+    )
+    NEW_VALUE = (
+        "new value",
+        Severity.WARNING,
+        "The mapping doesn't know it: a portfolio with such a row is held back. Ask {owner} what it means, map it, "
+        "and add it to the contract.",
+    )
+    VALUE_IN_DATA = (
+        "unknown value in the data",
+        Severity.WARNING,
+        "Each portfolio with such a row is held back. Ask {owner} what it means, map it, and add it to the contract; "
+        "what was held back then goes by itself.",
+    )
+    VALUE_GONE = (
+        "value no longer allowed",
+        Severity.WARNING,
+        "Ask {owner} what its rows are written as from now on; older rows may still have it.",
+    )
+    VALUES_OPEN = (
+        "values no longer enforced",
+        Severity.WARNING,
+        "Any value may come, and one that the mapping doesn't know holds its portfolio back. Ask {owner} why.",
+    )
+    LOST_RULE = ("lost rule", Severity.WARNING, "bigsite no longer refuses bad values here. Ask {owner} why.")
+    REMOVED_TABLE = (
+        "removed table",
+        Severity.BLOCKING,
+        "Ask {owner} where its rows are now and let the extraction's SQL read them there, or have it restored.",
+    )
+    REMOVED_COLUMN = (
+        "removed column",
+        Severity.BLOCKING,
+        "Ask {owner} where the value is now and let the extraction's SQL read it there, or have it restored.",
+    )
+    RENAMED_TABLE = (
+        "renamed table",
+        Severity.BLOCKING,
+        "Have {owner} confirm that it is the same, then rename it in the contract, tables.py and the SQL together.",
+    )
+    RENAMED_COLUMN = (
+        "renamed column",
+        Severity.BLOCKING,
+        "Have {owner} confirm that it is the same, then rename it in the contract, tables.py and the SQL together.",
+    )
+    REPLACED_BY_VIEW = (
+        "table replaced by a view",
+        Severity.BLOCKING,
+        "A view has no keys and no indexes of its own. Ask {owner} for the table behind it and its guarantees.",
+    )
+    NARROWED = (
+        "narrowed type",
+        Severity.BLOCKING,
+        "Values may have been cut or rounded. Have {owner} restore the type, or confirm that nothing was lost and "
+        "narrow the contract.",
+    )
+    RETYPED = (
+        "changed type",
+        Severity.BLOCKING,
+        "Values are of another kind now. Have {owner} restore the type, or change the contract and what reads it.",
+    )
+    NEWLY_NULLABLE = (
+        "newly nullable",
+        Severity.BLOCKING,
+        "Ask {owner} what a null means; say so in the contract and handle it in the domain, or have it restored.",
+    )
+    LOST_PRIMARY_KEY = (
+        "lost or changed primary key",
+        Severity.BLOCKING,
+        "Rows may be there twice, and would be sent twice. Have {owner} restore it.",
+    )
+    LOST_UNIQUENESS = (
+        "lost uniqueness",
+        Severity.BLOCKING,
+        "Two rows may share what must name one. Have {owner} restore it.",
+    )
+    LOST_FOREIGN_KEY = (
+        "lost foreign key",
+        Severity.BLOCKING,
+        "Rows may point at nothing, and a join would drop them without a word. Have {owner} restore it.",
+    )
+    LOST_INDEX = (
+        "lost index",
+        Severity.BLOCKING,
+        "The extraction would scan the whole table, on the broker's database. Have {owner} restore it.",
+    )
+
+    def __init__(self, title: str, severity: Severity, advice: str) -> None:
+        self.title = title
+        self.severity = severity
+        self.advice = advice
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Export:
+    """Where a column of bigsite ends up: a domain's column and, if it reaches one, an element of a document."""
+
+    column: str  # movement_transactions.gst
+    element: str = ""  # EPIDataResponse/MovementTransactions/MovementTransaction/Gst
+
+    def __str__(self) -> str:
+        return f"{self.column} ({self.element})" if self.element else self.column
+
+
+Exports: TypeAlias = Mapping[str, tuple[Export, ...]]  # by bigsite's column, ``table.column``
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One difference. ``subject`` is named as in the contract: ``trade``, ``trade.gst``, ``trade (portfolio_id)``."""
+
+    kind: Kind
+    severity: Severity
+    subject: str
+    was: str
+    now: str
+    affected: tuple[Export, ...]
+    advice: str
+
+    @property
+    def message(self) -> str:
+        """What is different, what it touches, what to do: for a check, an alert, a log. No personal data."""
+        return f"{self.headline} {self._touched()}{self.advice}"
+
+    @property
+    def headline(self) -> str:
+        """What is different, in one sentence."""
+        return f"{self.subject}: {self.kind.title}{self._change()}."
+
+    def _change(self) -> str:
+        match self.was, self.now:
+            case "", "":
+                return ""
+            case was, "":
+                return f" ({was})"
+            case "", now:
+                return f" ({now})"
+            case was, now:
+                return f" (contract: {was}; bigsite: {now})"
+
+    def _touched(self) -> str:
+        if not self.affected:
+            return ""
+        more = len(self.affected) - _SHOWN
+        listed = ", ".join(map(str, self.affected[:_SHOWN]))
+        return f"Affects {listed}{f' and {more} more' if more > 0 else ''}. "
+
+
+def compare(
+    contract: Contract, live: Schema, exports: Exports, reads: Collection[str] | None = None
+) -> tuple[Difference, ...]:
+    """Every difference of ``live`` from the contract, the worst first.
+
+    ``exports`` says where each column goes, ``reads`` which columns the extraction reads (default: asked of its SQL).
+    A difference that touches nothing that is read is a note, whatever its kind. One cause is told once: what a rename
+    or a removal entails (its keys, its indexes) isn't told on top.
+    """
+    comparison = _Comparison(contract, live, exports, columns_read() if reads is None else reads)
+    return tuple(sorted(comparison.differences(), key=lambda found: (-found.severity, found.subject, found.kind.title)))
+
+
+class _Comparison:
+    # What the steps of one comparison share.
+
+    def __init__(self, contract: Contract, live: Schema, exports: Exports, reads: Collection[str]) -> None:
+        self.contract = contract
+        self.agreed = contract.schema
+        self.live = live
+        self.exports = exports
+        self.reads = reads
+        self.names: Names = match(contract.schema, live)
+
+    def differences(self) -> Iterator[Difference]:
+        for name in sorted(self.live.tables.keys() - set(self.names.tables.values())):
+            columns = ", ".join(column.name for column in self.live.tables[name].columns)
+            yield Difference(Kind.ADDED_TABLE, Severity.NOTE, name, "", columns, (), Kind.ADDED_TABLE.advice)
+        for name, agreed in sorted(self.agreed.tables.items()):
+            now = self.names.tables.get(name)
+            if now is None:
+                yield self.found(Kind.REMOVED_TABLE, agreed)
+                continue
+            if now != name:
+                yield self.found(Kind.RENAMED_TABLE, agreed, was=name, now=now)
+            live = self.names.in_earlier_names(name, self.live)
+            if live.kind != agreed.kind:
+                yield self.found(Kind.REPLACED_BY_VIEW, agreed, was=agreed.kind, now=live.kind)
+            yield from self.columns(agreed, live)
+            if live.kind == agreed.kind:
+                yield from self.keys(agreed, live)
+                yield from self.indexes(agreed, live)
+
+    def columns(self, agreed: SchemaTable, live: SchemaTable) -> Iterator[Difference]:
+        now_called = self.names.columns[agreed.name]
+        for column in agreed.columns:
+            now = live.column(column.name)
+            if now is None:
+                yield self.found(Kind.REMOVED_COLUMN, agreed, [column.name], was=column.type)
+                continue
+            if now_called[column.name] != column.name:
+                yield self.found(
+                    Kind.RENAMED_COLUMN, agreed, [column.name], was=column.name, now=now_called[column.name]
+                )
+            yield from self.column(agreed, column, now, of_view=live.kind != agreed.kind)
+        for column in live.columns:
+            if agreed.column(column.name) is None:
+                subject = f"{agreed.name}.{column.name}"
+                advice = Kind.ADDED_COLUMN.advice
+                yield Difference(Kind.ADDED_COLUMN, Severity.NOTE, subject, "", column.type, (), advice)
+
+    def column(
+        self, table: SchemaTable, was: SchemaColumn, now: SchemaColumn, *, of_view: bool
+    ) -> Iterator[Difference]:
+        change = type_change(was.type, now.type)
+        if change is not TypeChange.SAME:
+            kind = Kind[change.name]
+            yield self.found(kind, table, [was.name], was=was.type, now=now.type)
+        if of_view:
+            return  # a view's columns are all nullable and open, as far as the database says
+        if was.nullable != now.nullable:
+            yield self.found(Kind.NEWLY_NULLABLE if now.nullable else Kind.NO_LONGER_NULLABLE, table, [was.name])
+        yield from self.values(table, was, now)
+
+    def values(self, table: SchemaTable, was: SchemaColumn, now: SchemaColumn) -> Iterator[Difference]:
+        if was.values == now.values:
+            return
+        if now.values is None:
+            yield self.found(Kind.VALUES_OPEN, table, [was.name], was=_listed(was.values or ()), now="any")
+        elif was.values is None:
+            yield self.found(Kind.ADDED_RULE, table, [was.name], now=f"one of {_listed(now.values)}")
+        else:
+            new, gone = set(now.values) - set(was.values), set(was.values) - set(now.values)
+            if new:
+                yield self.found(Kind.NEW_VALUE, table, [was.name], now=_listed(new))
+            if gone:
+                yield self.found(Kind.VALUE_GONE, table, [was.name], was=_listed(gone))
+
+    def keys(self, agreed: SchemaTable, live: SchemaTable) -> Iterator[Difference]:
+        def still_there(columns: Iterable[str]) -> bool:
+            return all(live.column(name) for name in columns)  # else the removal has been told
+
+        if agreed.primary_key != live.primary_key and still_there(agreed.primary_key):
+            was, now = (", ".join(key) or "none" for key in (agreed.primary_key, live.primary_key))
+            yield self.found(Kind.LOST_PRIMARY_KEY, agreed, was=was, now=now)
+        for unique in agreed.unique:
+            if unique not in live.unique and unique != live.primary_key and still_there(unique):
+                yield self.found(Kind.LOST_UNIQUENESS, agreed, unique)
+        for unique in live.unique:
+            if unique not in agreed.unique:
+                yield self.found(Kind.ADDED_RULE, agreed, unique, now="unique")
+        for key in agreed.foreign_keys:
+            target_there = set(key.target_columns) <= self.names.columns.get(key.target, {}).keys()
+            if key not in live.foreign_keys and still_there(key.columns) and target_there:
+                target = f"{key.target} ({', '.join(key.target_columns)})"
+                yield self.found(Kind.LOST_FOREIGN_KEY, agreed, key.columns, was=f"to {target}")
+        for key in sorted({*live.foreign_keys} - {*agreed.foreign_keys}):
+            yield self.found(Kind.ADDED_RULE, agreed, key.columns, now=f"points at {key.target}")
+        gone = [column.name for column in agreed.columns if live.column(column.name) is None]
+        for check in agreed.checks:
+            if check not in live.checks and not any(name in check.split() for name in gone):
+                yield self.found(Kind.LOST_RULE, agreed, was=check)
+        for check in live.checks:
+            if check not in agreed.checks:
+                yield self.found(Kind.ADDED_RULE, agreed, now=check)
+
+    def indexes(self, agreed: SchemaTable, live: SchemaTable) -> Iterator[Difference]:
+        ordered = [live.primary_key, *live.unique, *(index.columns for index in live.indexes if not index.limits)]
+        for index in agreed.indexes:
+            serves = any(columns[: len(index.columns)] == index.columns for columns in ordered)
+            if serves or not all(live.column(name) for name in index.columns):
+                continue
+            relied = f"{agreed.name}.{index.name}" in self.contract.relied_indexes
+            yield self.found(
+                Kind.LOST_INDEX,
+                agreed,
+                index.columns,
+                was=index.name,
+                now=_what_is_left(index, live),
+                ceiling=Severity.BLOCKING if relied else Severity.NOTE,
+            )
+
+    def found(
+        self,
+        kind: Kind,
+        table: SchemaTable,
+        columns: Iterable[str] = (),
+        *,
+        was: str = "",
+        now: str = "",
+        ceiling: Severity = Severity.BLOCKING,
+    ) -> Difference:
+        named = tuple(columns)
+        one_column = len(named) == 1 and kind is not Kind.LOST_INDEX
+        subject = f"{table.name}.{named[0]}" if one_column else table.name
+        if named and not one_column:
+            subject += f" ({', '.join(named)})"
+        touched = [f"{table.name}.{name}" for name in named or (column.name for column in table.columns)]
+        read = any(column in self.reads for column in touched)
+        severity = min(kind.severity if read else Severity.NOTE, ceiling)
+        advice = kind.advice.format(owner=f"the team {self.contract.owner}") if read else "No feed reads it."
+        return Difference(kind, severity, subject, was, now, self.affected(table, touched) if read else (), advice)
+
+    def affected(self, table: SchemaTable, touched: Iterable[str]) -> tuple[Export, ...]:
+        # A key finds the rows, so everything that comes from the table hangs on it; so does a column that is read
+        # for a condition and goes nowhere itself.
+        keys = {*table.primary_key, *(name for key in table.foreign_keys for name in key.columns)}
+        whole = [f"{table.name}.{column.name}" for column in table.columns]
+        hanging: set[Export] = set()
+        for column in touched:
+            decides = column.partition(".")[2] in keys or column not in self.exports
+            for source in whole if decides and column in self.reads else [column]:
+                hanging.update(self.exports.get(source, ()))
+        return tuple(sorted(hanging))
+
+
+def _what_is_left(index: Index, live: SchemaTable) -> str:
+    # An index that is there and can't serve, because it is partial, invalid or of another kind.
+    return next((f"{left.name} {left.limits}" for left in live.indexes if left.columns == index.columns), "")
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(sorted(values))

@@ -1,0 +1,283 @@
+"""The schema that a database has now, read through SQLAlchemy's Inspector, for any engine that it knows.
+
+A few facts that the Inspector doesn't tell are asked of PostgreSQL's and MariaDB's own catalogues.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import types
+from sqlalchemy.engine.reflection import Inspector, ObjectKind
+
+from classfeed_dagster.bigsite.tables import SCHEMA
+from classfeed_dagster.source_contract.schema import (
+    ForeignKey,
+    Index,
+    Schema,
+    SchemaColumn,
+    SchemaTable,
+    SchemaUnreadableError,
+)
+
+
+def live_schema(engine: sa.Engine, schema: str = SCHEMA) -> Schema:
+    """The schema as the database has it now, read in one read-only transaction.
+
+    SchemaUnreadableError if the database has no such schema. Partitions of a table aren't tables of their own.
+    """
+    with engine.connect().execution_options(postgresql_readonly=True) as connection:
+        inspector = sa.inspect(connection)
+        if not inspector.has_schema(schema):
+            raise SchemaUnreadableError(
+                f"the database has no schema {schema}: check that CLASSFEED_BIGSITE_URL is that of bigsite and "
+                "that its user may see the schema"
+            )
+        if connection.dialect.name == "postgresql":
+            facts = _postgresql_facts(connection, schema)
+        elif getattr(connection.dialect, "is_mariadb", False):
+            facts = _mariadb_facts(connection, schema)
+        else:
+            facts = _Facts()
+        return _reflected(inspector, schema, facts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the Inspector doesn't ask: partitions, collations that differ from the default, invalid indexes, and more.
+
+    ``column_checks``, by table, are those that belong to a column alone, which on MariaDB the Inspector leaves out;
+    ``domain_sizes``, by table and column, what stands behind the type of a PostgreSQL domain: ``(18,2)``.
+    """
+
+    partitions: frozenset[str] = frozenset()
+    collations: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    invalid_indexes: frozenset[str] = frozenset()
+    column_checks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    domain_sizes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def completed(self, table: str, column: SchemaColumn) -> SchemaColumn:
+        """The column with what the catalogue knows of it."""
+        size = self.domain_sizes.get((table, column.name), "") if column.type in _SIZED else ""
+        collation = self.collations.get((table, column.name), column.collation)
+        return replace(column, type=column.type + size, collation=collation)
+
+
+def _postgresql_facts(connection: sa.Connection, schema: str) -> _Facts:
+    def ask(columns: str, conditions: str) -> list[Any]:
+        relations = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = :schema"
+        # Only constants of this function are put together.
+        question = sa.text(f"SELECT {columns} {relations} {conditions}")
+        return list(connection.execute(question, {"schema": schema}))
+
+    partitions = ask("c.relname", "WHERE c.relispartition")
+    collations = ask(
+        "c.relname, a.attname, o.collname",
+        "JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid "
+        "JOIN pg_collation o ON o.oid = a.attcollation "
+        "WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attcollation <> t.typcollation",
+    )
+    domains = connection.execute(
+        sa.text(
+            "SELECT table_name, column_name, character_maximum_length, numeric_precision, numeric_scale "
+            "FROM information_schema.columns WHERE table_schema = :schema AND domain_name IS NOT NULL"
+        ),
+        {"schema": schema},
+    )
+    invalid = ask("c.relname", "JOIN pg_index i ON i.indexrelid = c.oid WHERE NOT i.indisvalid")
+    return _Facts(
+        frozenset(row[0] for row in partitions),
+        {(row[0], row[1]): row[2] for row in collations},
+        frozenset(row[0] for row in invalid),
+        domain_sizes={(row[0], row[1]): _sizes(*row[2:]) for row in domains},
+    )
+
+
+def _sizes(length: int | None, precision: int | None, scale: int | None) -> str:
+    if length is not None:
+        return f"({length})"
+    return "" if precision is None else f"({precision},{scale})"
+
+
+def _mariadb_facts(connection: sa.Connection, schema: str) -> _Facts:
+    question = sa.text(
+        "SELECT table_name, check_clause FROM information_schema.check_constraints "
+        "WHERE constraint_schema = :schema AND level = 'Column'"
+    )
+    checks: dict[str, tuple[str, ...]] = {}
+    for table, check in connection.execute(question, {"schema": schema}):
+        checks[table] = (*checks.get(table, ()), check)
+    return _Facts(column_checks=checks)
+
+
+def _reflected(inspector: Inspector, schema: str, facts: _Facts) -> Schema:
+    everything = ObjectKind.ANY
+    columns = inspector.get_multi_columns(schema, kind=everything)
+    primary_keys: Mapping[Any, Any] = inspector.get_multi_pk_constraint(schema)
+    unique = inspector.get_multi_unique_constraints(schema)
+    foreign_keys = inspector.get_multi_foreign_keys(schema)
+    indexes = inspector.get_multi_indexes(schema, kind=everything)
+    checks = inspector.get_multi_check_constraints(schema)
+    comments = inspector.get_multi_table_comment(schema, kind=everything)
+    views = {*inspector.get_view_names(schema)}
+    if inspector.dialect.name == "postgresql":
+        views |= {*inspector.get_materialized_view_names(schema)}
+
+    tables = {}
+    for key in sorted(columns, key=lambda key: key[1]):
+        name = key[1]
+        if name in facts.partitions:
+            continue
+        names = [column["name"] for column in columns[key]]
+        stated = [(str(check["sqltext"]), _unenforced(check)) for check in checks.get(key, ())]
+        stated += [(check, False) for check in facts.column_checks.get(name, ())]
+        vocabularies, others = sort_checks([text for text, unenforced in stated if not unenforced], names)
+        unproven = sort_checks([text for text, unenforced in stated if unenforced], ())[1]
+        others = tuple(sorted((*others, *(f"{text} (not enforced for every row)" for text in unproven))))
+        foreign = tuple(
+            sorted(
+                ForeignKey(
+                    tuple(found["constrained_columns"]), found["referred_table"], tuple(found["referred_columns"])
+                )
+                for found in foreign_keys.get(key, ())
+            )
+        )
+        uniques = {tuple(found["column_names"]) for found in unique.get(key, ())}
+        plain = []
+        for index in indexes.get(key, ()):
+            found = _index(index, facts)
+            if index.get("unique") and not found.limits:
+                uniques.add(found.columns)
+            else:
+                plain.append(found)
+        tables[name] = SchemaTable(
+            name=name,
+            columns=tuple(
+                facts.completed(name, _column(column, position, vocabularies, inspector.dialect))
+                for position, column in enumerate(columns[key], start=1)
+            ),
+            primary_key=tuple(keys["constrained_columns"]) if (keys := primary_keys.get(key)) else (),
+            unique=tuple(sorted(uniques)),
+            foreign_keys=foreign,
+            indexes=tuple(sorted(plain)),
+            checks=others,
+            kind="view" if name in views else "table",
+            definition=_digest(inspector.get_view_definition(name, schema)) if name in views else None,
+            comment=(comments.get(key) or {"text": None})["text"],
+        )
+    return Schema(inspector.dialect.name, tables)
+
+
+def _unenforced(check: Any) -> bool:
+    # A constraint added NOT VALID says nothing of the rows that were there before it.
+    return bool(check.get("dialect_options", {}).get("not_valid"))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _index(index: Any, facts: _Facts) -> Index:
+    options = index.get("dialect_options", {})
+    columns = index.get("expressions") or index["column_names"]
+    limits = [
+        f"using {options['postgresql_using']}" if options.get("postgresql_using", "btree") != "btree" else "",
+        f"where {options['postgresql_where']}" if options.get("postgresql_where") else "",
+        "invalid" if index["name"] in facts.invalid_indexes else "",
+    ]
+    return Index(tuple(columns), index["name"], ", ".join(limit for limit in limits if limit))
+
+
+def _column(
+    column: Any,
+    position: int,
+    vocabularies: Mapping[str, tuple[str, ...]],
+    dialect: sa.Dialect,
+) -> SchemaColumn:
+    kind: types.TypeEngine[Any] = column["type"]
+    values = vocabularies.get(column["name"])
+    if isinstance(kind, types.Enum):
+        values = tuple(sorted(kind.enums))
+    elif (condition := getattr(kind, "check", None)) is not None:  # a domain's own
+        values = sort_checks([str(condition)], ["VALUE"])[0].get("VALUE", values)
+    generated = column.get("computed")
+    return SchemaColumn(
+        name=column["name"],
+        type=canonical_type(kind),
+        nullable=column["nullable"],
+        position=position,
+        values=values,
+        native="" if isinstance(kind, types.NullType) else kind.compile(dialect),
+        default=f"GENERATED ALWAYS AS {generated['sqltext']}" if generated else column.get("default"),
+        collation=getattr(kind, "collation", None),
+        comment=column.get("comment"),
+    )
+
+
+def canonical_type(kind: types.TypeEngine[Any]) -> str:
+    """One spelling for a type whatever the engine, with length, precision and scale: ``NUMERIC(18,2)``.
+
+    An engine without zoned instants (MySQL) keeps them in DATETIME, which counts as TIMESTAMPTZ there.
+    """
+    underlying = getattr(kind, "data_type", None)  # PostgreSQL's domains
+    if isinstance(underlying, types.TypeEngine):
+        return canonical_type(underlying)
+    name = _SPELLING.get(kind.__visit_name__, kind.__visit_name__.upper())
+    if name == "TIMESTAMP":
+        zoned = getattr(kind, "timezone", False) or type(kind).__module__.startswith("sqlalchemy.dialects.mysql")
+        precision = getattr(kind, "precision", None)
+        return ("TIMESTAMPTZ" if zoned else "TIMESTAMP") + (f"({precision})" if precision is not None else "")
+    length = getattr(kind, "length", None)
+    if name in _TEXTS and length is not None:
+        return f"{name}({length})"
+    if name == "NUMERIC" and getattr(kind, "precision", None) is not None:
+        return f"NUMERIC({getattr(kind, 'precision', 0)},{getattr(kind, 'scale', 0) or 0})"
+    return name
+
+
+_SPELLING = {
+    "DECIMAL": "NUMERIC",
+    "numeric": "NUMERIC",
+    "NVARCHAR": "VARCHAR",
+    "NCHAR": "CHAR",
+    "DATETIME": "TIMESTAMP",
+    "INT": "INTEGER",
+    "double_precision": "DOUBLE",
+    "DOUBLE_PRECISION": "DOUBLE",
+    "big_integer": "BIGINT",
+}
+
+_TEXTS = {"VARCHAR", "CHAR"}
+_SIZED = {*_TEXTS, "NUMERIC"}
+_LITERAL = re.compile(r"'((?:[^']|'')*)'")
+_CAST = re.compile(r"::[a-z_ ]+(?:\(\d+(?:,\s*\d+)?\))?(?:\[\])?")
+_LIST_WORDS = {"any", "array", "in", "or", "is", "null"}
+
+
+def sort_checks(checks: Iterable[str], columns: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """Check constraints apart: the vocabularies (``side IN ('BUY', 'SELL')``), by column, and the others, tidied.
+
+    Engines rewrite ``IN`` in their own ways (``= ANY (ARRAY[...])``, ``= 'x' OR = 'y'``); what counts as a vocabulary
+    is one column compared for equality with text literals and nothing else. Values are sorted. Two vocabularies of
+    one column allow what both allow.
+    """
+    known = set(columns)
+    vocabularies: dict[str, tuple[str, ...]] = {}
+    others = []
+    for check in checks:
+        values = {value.replace("''", "'") for value in _LITERAL.findall(check)}
+        outside = _CAST.sub("", _LITERAL.sub(" ", check))
+        words = set(re.findall(r"\w+", outside))
+        named = sorted(words & known)
+        listed = {word.lower() for word in words - known if not word.startswith("_")} <= _LIST_WORDS  # _utf8mb4'BUY'
+        if len(named) == 1 and values and listed and not re.search(r"[<>!~]", outside):
+            allowed = set(vocabularies.get(named[0], values)) & values
+            vocabularies[named[0]] = tuple(sorted(allowed))
+        else:
+            others.append(" ".join(re.sub(r"[()`\"]", " ", _CAST.sub("", check)).split()))
+    return vocabularies, tuple(sorted(others))

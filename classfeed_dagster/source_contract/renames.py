@@ -1,0 +1,117 @@
+"""Renames recognised: which added column or table looks like one that is gone. A guess to tell people, never applied.
+
+What counts is how alike the names are, whether it stands where the other stood, and whether it is of the same type,
+vocabulary and nullability.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+
+from classfeed_dagster.source_contract.schema import ForeignKey, Schema, SchemaColumn, SchemaTable
+from classfeed_dagster.source_contract.type_changes import family
+
+_COLUMN_LIKENESS = 0.55
+_TABLE_LIKENESS = 0.6
+_INSIDE = 0.8  # how alike are `gst` and `gst_amount`
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What tables and columns of an earlier schema are called in a later one, where they are found at all."""
+
+    tables: Mapping[str, str]
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by the earlier table's name
+
+    def in_earlier_names(self, table: str, later: Schema) -> SchemaTable:
+        """The later schema's table as it would be if nothing had been renamed."""
+        earlier_tables = {now: was for was, now in self.tables.items()}
+        found = later.tables[self.tables[table]]
+
+        def renamed(names: Iterable[str], owner: str) -> tuple[str, ...]:
+            was = {now: was for was, now in self.columns.get(owner, {}).items()}
+            return tuple(was.get(name, name) for name in names)
+
+        def pointing(key: ForeignKey) -> ForeignKey:
+            target = earlier_tables.get(key.target, key.target)
+            return ForeignKey(renamed(key.columns, table), target, renamed(key.target_columns, target))
+
+        return replace(
+            found,
+            name=table,
+            columns=tuple(
+                replace(column, name=name)
+                for column, name in zip(found.columns, renamed((c.name for c in found.columns), table), strict=True)
+            ),
+            primary_key=renamed(found.primary_key, table),
+            unique=tuple(sorted(renamed(unique, table) for unique in found.unique)),
+            foreign_keys=tuple(sorted(pointing(key) for key in found.foreign_keys)),
+            indexes=tuple(replace(index, columns=renamed(index.columns, table)) for index in found.indexes),
+            checks=tuple(sorted("".join(renamed(re.split(r"\b", check), table)) for check in found.checks)),
+        )
+
+
+def match(earlier: Schema, later: Schema) -> Names:
+    """Who is who: names that stayed, and of those that went and came the pairs that look like renames."""
+    tables = {name: name for name in earlier.tables if name in later.tables}
+    gone = [table for name, table in earlier.tables.items() if name not in tables]
+    came = [table for name, table in later.tables.items() if name not in tables]
+    likeness = {(was.name, now.name): _table_likeness(was, now) for was in gone for now in came}
+    tables |= _best_pairs(likeness, _TABLE_LIKENESS)
+    columns = {was: _matched_columns(earlier.tables[was], later.tables[now]) for was, now in sorted(tables.items())}
+    return Names(tables, columns)
+
+
+def _matched_columns(earlier: SchemaTable, later: SchemaTable) -> dict[str, str]:
+    kept = {column.name for column in earlier.columns} & {column.name for column in later.columns}
+    places = _places(earlier, kept), _places(later, kept)
+    likeness = {
+        (was.name, now.name): _column_likeness(was, now, places[0][was.name], places[1][now.name])
+        for was in earlier.columns
+        for now in later.columns
+        if was.name not in kept and now.name not in kept
+    }
+    return {name: name for name in kept} | _best_pairs(likeness, _COLUMN_LIKENESS)
+
+
+def _best_pairs(likeness: Mapping[tuple[str, str], float], least: float) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for was, now in sorted(likeness, key=lambda pair: (-likeness[pair], pair)):
+        if likeness[was, now] >= least and was not in pairs and now not in pairs.values():
+            pairs[was] = now
+    return pairs
+
+
+def _places(table: SchemaTable, kept: set[str]) -> dict[str, tuple[str, str]]:
+    # Between which of the columns that stayed every column stands.
+    names = [column.name for column in table.columns]
+    return {
+        name: (
+            next((before for before in reversed(names[:at]) if before in kept), ""),
+            next((after for after in names[at + 1 :] if after in kept), ""),
+        )
+        for at, name in enumerate(names)
+    }
+
+
+def _column_likeness(was: SchemaColumn, now: SchemaColumn, before: tuple[str, str], after: tuple[str, str]) -> float:
+    if family(was.type) != family(now.type):
+        return 0.0
+    same_values = 0.3 if was.values is not None and was.values == now.values else 0.0
+    place = sum(0.15 for one, other in zip(before, after, strict=True) if one == other)
+    alike = 0.1 * (was.type == now.type) + 0.1 * (was.nullable == now.nullable)
+    return 0.5 * _name_likeness(was.name, now.name) + place + alike + same_values
+
+
+def _table_likeness(was: SchemaTable, now: SchemaTable) -> float:
+    one, other = ({(column.name, column.type) for column in table.columns} for table in (was, now))
+    return 0.7 * len(one & other) / len(one | other) + 0.3 * _name_likeness(was.name, now.name)
+
+
+def _name_likeness(one: str, other: str) -> float:
+    words = [set(re.split(r"_+", name.lower())) for name in (one, other)]
+    inside = _INSIDE * len(words[0] & words[1]) / min(map(len, words))
+    return max(SequenceMatcher(None, one.lower(), other.lower()).ratio(), inside)

@@ -1,0 +1,151 @@
+"""Do a date's values look as they did? Jumps in null rate, length, range and number of values, and new codes.
+
+Shape is what the contract says, and ``drift`` compares it. This compares what is in the columns with the last business
+dates: a source that begins to write nulls, other units or another code keeps its schema and breaks its meaning. Nothing
+is stopped by it: it tells people where to look, and what in the documents is made of it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from classfeed_dagster.source_contract.contract import load_contract
+from classfeed_dagster.source_contract.drift import Export, Exports
+from classfeed_dagster.source_contract.value_statistics import NO_CODE, ColumnStatistics, ValueStatistics
+
+DATES = 10  # how many business dates before are compared with
+FEWEST_DATES = 3  # fewer say nothing about what is usual
+FEWEST_ROWS = 50  # of the date and of each before: fewer jump by themselves
+NULL_RATE_STEP = 0.10  # beyond what was seen
+LENGTH_FACTOR, LENGTH_STEP = 1.5, 4  # a text so much longer than any before
+RANGE_FACTOR = 100  # a number so much larger than any before: other units, not another customer
+DISTINCT_FACTOR, FEWEST_DISTINCT = 4, 8
+DAYS_BEYOND = 400  # a day so far outside what was seen
+
+
+class Jump(enum.StrEnum):
+    """What jumped."""
+
+    NULL_RATE = "null rate"
+    LENGTH = "length"
+    RANGE = "range"
+    DISTINCT = "number of different values"
+    NEW_CODE = "new code"
+
+
+@dataclass(frozen=True, slots=True)
+class ValueDrift:
+    """A column whose values don't look as they did; ``affected``: what in the exports is made of it.
+
+    ``expected``: a code that the contract knows and that no date before had: rare, and nothing to look into.
+    """
+
+    column: str
+    jump: Jump
+    was: str
+    now: str
+    affected: tuple[Export, ...]
+    expected: bool = False
+
+    def __str__(self) -> str:
+        listed = ", ".join(dict.fromkeys(str(one) for one in self.affected)) or "no document"
+        return f"{self.column}: {self.jump} {self.now}, was {self.was}; goes into {listed}"
+
+
+def value_drift(
+    today: ValueStatistics,
+    before: Sequence[ValueStatistics],
+    exports: Exports,
+    vocabularies: Mapping[str, Collection[str]] | None = None,
+) -> tuple[ValueDrift, ...]:
+    """What jumped on ``today``'s date; nothing while fewer than ``FEWEST_DATES`` dates are known of a column."""
+    agreed = load_contract().vocabularies if vocabularies is None else vocabularies
+    found: list[ValueDrift] = []
+    for name, now in today.columns.items():
+        known = [day.columns[name] for day in before if name in day.columns]
+        usual = [column for column in known if column.rows >= FEWEST_ROWS]
+        if len(known) >= FEWEST_DATES:
+            found += _codes(name, now, known, exports, agreed.get(name, ()))
+        jumps: list[tuple[Jump, str, str]] = []
+        if now.rows >= FEWEST_ROWS and len(usual) >= FEWEST_DATES:
+            jumps += [*_nulls(now, usual), *_lengths(now, usual), *_ranges(now, usual), *_distinct(now, usual)]
+        found += [ValueDrift(name, jump, was, told, exports.get(name, ())) for jump, was, told in jumps]
+    return tuple(found)
+
+
+_Found = Iterator[tuple[Jump, str, str]]
+
+
+def _nulls(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
+    least, most = (choose(one.null_rate for one in usual) for choose in (min, max))
+    if not least - NULL_RATE_STEP <= now.null_rate <= most + NULL_RATE_STEP:
+        yield Jump.NULL_RATE, f"{least:.1%} to {most:.1%}", f"{now.null_rate:.1%}"
+
+
+def _lengths(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
+    longest = max((one.longest for one in usual if one.longest is not None), default=None)
+    if longest is None or now.longest is None:
+        return
+    if now.longest > longest * LENGTH_FACTOR and now.longest > longest + LENGTH_STEP:
+        yield Jump.LENGTH, f"at most {longest} characters", f"{now.longest} characters"
+    shortest = min(one.shortest for one in usual if one.shortest is not None)
+    if now.shortest == 0 < shortest:
+        yield Jump.LENGTH, f"at least {shortest} characters", "empty"
+
+
+def _ranges(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
+    stated = [one for one in usual if one.least is not None and one.greatest is not None]
+    if now.least is None or now.greatest is None or len(stated) < FEWEST_DATES:
+        return
+    numbers = _numbers(now.least, now.greatest)
+    if numbers is not None:
+        ends = [end for one in stated if (end := _numbers(str(one.least), str(one.greatest))) is not None]
+        least, greatest = min(end[0] for end in ends), max(end[1] for end in ends)
+        largest = max(abs(least), abs(greatest))
+        jumped = max(map(abs, numbers)) > largest * RANGE_FACTOR and largest > 0
+        if jumped or (least >= 0 > numbers[0]):
+            yield Jump.RANGE, f"{least} to {greatest}", f"{numbers[0]} to {numbers[1]}"
+        return
+    first, last = _day(now.least), _day(now.greatest)
+    was_first, was_last = min(_day(str(one.least)) for one in stated), max(_day(str(one.greatest)) for one in stated)
+    beyond = dt.timedelta(days=DAYS_BEYOND)
+    if first < was_first - beyond or last > was_last + beyond:
+        yield Jump.RANGE, f"{was_first} to {was_last}", f"{first} to {last}"
+
+
+def _distinct(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
+    counts = [one.distinct for one in usual if one.distinct is not None]
+    if now.distinct is None or not counts or now.codes is not None:
+        return
+    least, most = min(counts), max(counts)
+    if now.distinct > max(most, FEWEST_DISTINCT) * DISTINCT_FACTOR or (
+        least >= FEWEST_DISTINCT and now.distinct * DISTINCT_FACTOR < least
+    ):
+        yield Jump.DISTINCT, f"{least} to {most}", str(now.distinct)
+
+
+def _codes(
+    name: str, now: ColumnStatistics, known: Sequence[ColumnStatistics], exports: Exports, agreed: Collection[str]
+) -> Iterator[ValueDrift]:
+    """Codes that no date before had. One that the contract has is rare, one that it lacks is new."""
+    seen = {code for one in known for code in one.codes or {}}
+    for code in sorted((now.codes or {}).keys() - seen):
+        words = "something that is no code" if code == NO_CODE else code
+        told = f"{words} in {(now.codes or {})[code]} row(s)"
+        was = ", ".join(sorted(seen)) or "none"
+        yield ValueDrift(name, Jump.NEW_CODE, was, told, exports.get(name, ()), code in agreed)
+
+
+def _numbers(least: str, greatest: str) -> tuple[Decimal, Decimal] | None:
+    try:
+        return Decimal(least), Decimal(greatest)
+    except InvalidOperation:
+        return None
+
+
+def _day(text: str) -> dt.date:
+    return dt.date.fromisoformat(text[:10])

@@ -1,0 +1,1 @@
+"""Traces of one number from the source to the document."""

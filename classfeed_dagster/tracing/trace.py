@@ -1,0 +1,338 @@
+"""Where does this number come from? A transaction's or a holding's way: source rows, landed file, document, place."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import operator
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite import tables
+from classfeed_dagster.bigsite.landing import StoredTable
+from classfeed_dagster.bigsite.snapshot import Snapshot
+from classfeed_dagster.delivery.delivery_history import PortfolioDelivery, delivered_dates, deliveries_of, wherever
+from classfeed_dagster.delivery.quarantine import held
+from classfeed_dagster.documents.locate import Place, locate
+from classfeed_dagster.domains.movement_transactions import DATES, LETTERS
+from classfeed_dagster.schedules import Audience
+from classfeed_dagster.store import ObjectStore
+
+ACKNOWLEDGEMENT = "none: the recipient acknowledges nothing; no answer is part of the exchange, so none is kept"
+_LEDGER_ROW = re.compile(r"([TSIC])(\d{1,19})\Z")
+_TABLES = {letter: table for table, letter in LETTERS.items()}
+
+
+class NotATransactionError(ValueError):
+    """The text is no transaction id of the documents."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text[:40]!r} is not the id of a ledger row: T, S, I or C and the ledger's own number, as in T1042. "
+            "(Opening records sum many rows: trace those. For a holding, give the portfolio's number and "
+            "EXCHANGE:CODE.)"
+        )
+
+
+class NotAHoldingError(ValueError):
+    """bigsite has no such portfolio, or no security that was called so on the date."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """The row in bigsite, as it stands there now."""
+
+    table: str
+    key: int
+    portfolio_number: str
+    business_date: dt.date  # the day that it counts for
+    recorded_at: dt.datetime  # UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One delivered document that holds the transaction."""
+
+    delivery: PortfolioDelivery
+    page_location: str
+    places: Sequence[Place]
+    landed_location: str
+    in_landed_file: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one reconciliation of a date that holds the record says of it."""
+
+    business_date: dt.date
+    report: str  # where the report is
+    breaks: Sequence[str]  # in words; none: it agrees, or was not looked at by that side
+
+    @property
+    def verdict(self) -> str:
+        """In one line."""
+        return "; ".join(self.breaks) or "no break"
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A transaction's way, as far as it has gone."""
+
+    transaction_id: str
+    source: SourceRow | None
+    travels_on: dt.date | None  # the date whose window holds it
+    sightings: Sequence[Sighting]
+    held_back: Sequence[tuple[dt.date, str]]  # dates on which the portfolio is held back, and why
+    judged: Sequence[Judged] = ()  # what the reconciliations of the dates that hold it say
+
+    @property
+    def reports(self) -> list[str]:
+        """Where those reconciliations' reports are."""
+        return [one.report for one in self.judged]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsRow:
+    """One ledger row behind a holding's units."""
+
+    transaction_id: str
+    business_date: dt.date
+    recorded_at: dt.datetime  # UTC
+    units: Decimal  # signed
+
+
+@dataclass(frozen=True, slots=True)
+class HoldingTrace:
+    """A holding's way on one business date. ``stated`` is bigsite's end of day as it stands now; None: no row."""
+
+    portfolio_number: str
+    exchange: str
+    security_code: str
+    business_date: dt.date
+    security_id: int
+    stated: Decimal | None
+    updated_at: dt.datetime | None
+    rows: Sequence[UnitsRow]  # dated on or before the business date, by date and recording
+    sightings: Sequence[Sighting]
+    held_back: Sequence[tuple[dt.date, str]]
+    judged: Sequence[Judged]
+    price: tuple[dt.date, Decimal] | None = None  # the last close on or before the date, as bigsite has it now
+
+    @property
+    def reports(self) -> list[str]:
+        """Where the date's reconciliations' reports are."""
+        return [one.report for one in self.judged]
+
+    @property
+    def ledger(self) -> Decimal:
+        """What the ledger rows add up to."""
+        return sum((row.units for row in self.rows), Decimal("0.000000"))
+
+
+def trace(
+    engine: sa.Engine,
+    store: ObjectStore,
+    feed: str,
+    audience: Audience,
+    transaction_id: str,
+    *,
+    ledgers: Collection[str] = frozenset(LETTERS.values()),
+) -> Trace:
+    """Follow a ledger row through one feed. NotATransactionError for anything that is no transaction id.
+
+    ``ledgers``: the letters of those that the feed's format carries; rows of others are in none of its documents.
+    """
+    match = _LEDGER_ROW.match(transaction_id)
+    if match is None:
+        raise NotATransactionError(transaction_id)
+    table, key = _TABLES[match[1]], int(match[2])
+    source = _source_row(engine, table, key)
+    if source is None:
+        return Trace(transaction_id, None, None, (), ())
+    travels_on = next((day for day in audience.dates() if source.recorded_at in audience.window(day)), None)
+    if travels_on is None:  # recorded before the feed began: part of the first documents' history
+        travels_on = audience.first_business_date
+    sightings = [
+        sighting
+        for day in delivered_dates(store, feed)
+        if day >= travels_on
+        for delivery in (deliveries_of(store, feed, day, source.portfolio_number) if match[1] in ledgers else ())
+        # A DELTA holds its own window only; any later FULL holds everything again.
+        if day == travels_on or delivery.portfolio.extract == "FULL"
+        for sighting in _sightings(store, delivery, table, {f"{table}_id": key}, transaction_id)
+    ]
+    days = sorted({one.delivery.manifest.business_date for one in sightings})
+    judged = [
+        one for day in days for one in _judged(store, feed, day, source.portfolio_number, (transaction_id, _WHOLE))
+    ]
+    held_back = _held_back(store, feed, source.portfolio_number)
+    return Trace(transaction_id, source, travels_on, sightings, held_back, judged)
+
+
+def trace_holding(
+    engine: sa.Engine, store: ObjectStore, feed: str, number: str, security: tuple[str, str], day: dt.date
+) -> HoldingTrace:
+    """Follow what a portfolio held of a security (exchange, code as on ``day``); NotAHoldingError without."""
+    exchange, code = security
+    with engine.connect() as connection:
+        found = connection.execute(
+            sa.select(tables.portfolio.c.portfolio_id).where(tables.portfolio.c.portfolio_number == number)
+        ).one_or_none()
+        security_id = _security_called(connection, exchange, code, day)
+        if found is None or security_id is None:
+            what = f"portfolio {number}" if found is None else f"security {exchange}:{code} on {day.isoformat()}"
+            raise NotAHoldingError(f"bigsite has no {what}: give the number and the code as the document has them")
+        portfolio_id: int = found[0]
+        eod = tables.holding_eod.c
+        stated = connection.execute(
+            sa.select(eod.units, eod.updated_at).where(
+                eod.portfolio_id == portfolio_id, eod.security_id == security_id, eod.as_at_date == day
+            )
+        ).one_or_none()
+        rows = [UnitsRow(*row) for row in connection.execute(_units_behind(portfolio_id, security_id, day))]
+        close = tables.security_price.c
+        price = connection.execute(
+            sa.select(close.price_date, close.close_price)
+            .where(close.security_id == security_id, close.price_date <= day)
+            .order_by(close.price_date.desc())
+            .limit(1)
+        ).one_or_none()
+    owned = {"portfolio_id": portfolio_id, "security_id": security_id}
+    sightings = [
+        sighting
+        for delivery in deliveries_of(store, feed, day, number)
+        for sighting in _sightings(store, delivery, "holding_eod", owned, (number, exchange, code))
+    ]
+    return HoldingTrace(
+        number,
+        exchange,
+        code,
+        day,
+        security_id,
+        stated[0] if stated else None,
+        stated[1].astimezone(dt.UTC) if stated else None,
+        [replace(row, recorded_at=row.recorded_at.astimezone(dt.UTC)) for row in rows],
+        sightings,
+        _held_back(store, feed, number),
+        _judged(store, feed, day, number, (f"{exchange} {code}", _WHOLE)),
+        (price[0], price[1]) if price else None,
+    )
+
+
+def _security_called(connection: sa.Connection, exchange: str, code: str, day: dt.date) -> int | None:
+    # The code on a day is the old code of the earliest change after it, else today's.
+    security, change = tables.security.c, tables.security_code_change.c
+    old_code = (
+        sa.select(change.old_code)
+        .where(change.security_id == security.security_id, change.effective_on > day)
+        .order_by(change.effective_on)
+        .limit(1)
+        .scalar_subquery()
+    )
+    question = sa.select(security.security_id).where(
+        security.exchange == exchange, sa.func.coalesce(old_code, security.code) == code
+    )
+    found: int | None = connection.execute(question).scalar()
+    return found
+
+
+def _units_behind(portfolio_id: int, security_id: int, day: dt.date) -> sa.Select[Any]:
+    trade, moved = tables.trade.c, tables.security_movement.c
+    signed = sa.case((trade.side == "BUY", trade.units), else_=-trade.units)
+    parts = [
+        sa.select(
+            sa.func.concat(LETTERS[table.name], key).label("id"),
+            date.label("on_date"),
+            table.c.recorded_at.label("recorded_at"),
+            units.label("units"),
+        ).where(table.c.portfolio_id == portfolio_id, table.c.security_id == security_id, date <= day)
+        for table, key, date, units in (
+            (tables.trade, trade.trade_id, trade.trade_date, signed),
+            (tables.security_movement, moved.security_movement_id, moved.effective_date, moved.units_change),
+        )
+    ]
+    both = sa.union_all(*parts).subquery()
+    return sa.select(both).order_by(both.c.on_date, both.c.recorded_at, both.c.id)
+
+
+def _held_back(store: ObjectStore, feed: str, number: str) -> list[tuple[dt.date, str]]:
+    return [(one.business_date, one.held_back.reason) for one in held(store, feed) if one.number == number]
+
+
+_WHOLE = "held back"  # the subject of a break about a whole portfolio that was not sent
+
+
+def _judged(store: ObjectStore, feed: str, day: dt.date, number: str, subjects: Collection[str]) -> list[Judged]:
+    keys = list(store.list(f"reconciliation/{feed}/{day.isoformat()}/"))
+    return [
+        Judged(day, store.location(key), _breaks(store, f"{key.rpartition('/')[0]}/breaks.parquet", number, subjects))
+        for key in keys
+        if key.endswith("/report.html")
+    ]
+
+
+def _breaks(store: ObjectStore, key: str, number: str, subjects: Collection[str]) -> list[str]:
+    if not store.exists(key):  # the attempt was stopped between its report and its breaks
+        return []
+    with store.local_file(key) as path:
+        wanted = (pc.field("portfolio_number") == number) & pc.field("subject").isin(list(subjects))
+        columns = ["kind", "field", "ours", "theirs", "cause"]
+        rows = pq.read_table(path, columns=columns, filters=wanted).to_pylist()
+    return [
+        f"{row['kind']}{f' in {field}' if (field := row['field']) else ''}: "
+        f"ours {row['ours'] or '(none)'}, theirs {row['theirs'] or '(none)'} ({row['cause']})"
+        for row in rows
+    ]
+
+
+def _source_row(engine: sa.Engine, table: str, key: int) -> SourceRow | None:
+    ledger = tables.metadata.tables[f"{tables.SCHEMA}.{table}"]
+    owner = ledger
+    joined: sa.FromClause = ledger
+    if "portfolio_id" not in ledger.c:
+        joined = ledger.join(tables.cash_account, ledger.c.cash_account_id == tables.cash_account.c.cash_account_id)
+        owner = tables.cash_account
+    joined = joined.join(tables.portfolio, tables.portfolio.c.portfolio_id == owner.c.portfolio_id)
+    question = (
+        sa.select(tables.portfolio.c.portfolio_number, ledger.c[DATES[table]], ledger.c.recorded_at)
+        .select_from(joined)
+        .where(ledger.c[f"{table}_id"] == key)
+    )
+    with engine.connect() as connection:
+        row = connection.execute(question).one_or_none()
+    return None if row is None else SourceRow(table, key, row[0], row[1], row[2].astimezone(dt.UTC))
+
+
+def _sightings(
+    store: ObjectStore,
+    delivery: PortfolioDelivery,
+    table: str,
+    row: Mapping[str, int],
+    key: str | tuple[str, str, str],
+) -> list[Sighting]:
+    view = wherever(store, delivery.manifest.feed)
+    with view.local_file(delivery.page.key) as path:
+        places = locate(path, key)
+    if not places:
+        return []
+    snapshot = Snapshot.model_validate_json(store.read(delivery.manifest.snapshot.descriptor_key))
+    wanted = functools.reduce(operator.and_, [pc.field(name) == value for name, value in row.items()])
+    landed, present = _landed(store, snapshot.tables[table], wanted, list(row))
+    page = view.location(delivery.page.key)
+    return [Sighting(delivery, page, places, store.location(landed), present)]
+
+
+def _landed(store: ObjectStore, table: StoredTable, wanted: pc.Expression, columns: list[str]) -> tuple[str, bool]:
+    # In which of the table's files the row is; the last one's key and False if in none.
+    for file in table.files:
+        with store.local_file(file.key) as path:
+            if pq.read_table(path, columns=columns, filters=wanted).num_rows:
+                return file.key, True
+    return table.files[-1].key, False

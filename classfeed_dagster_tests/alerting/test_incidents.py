@@ -1,0 +1,210 @@
+"""Incidents as people see them, in Slack and PagerDuty: once, in one thread, edited in place, recovered."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+import structlog
+
+from classfeed_dagster.alerting.incidents import (
+    WATCHDOG,
+    Incident,
+    TellingError,
+    open_incidents,
+    raise_incident,
+    raised,
+    settle_incident,
+    tell,
+)
+from classfeed_dagster.alerting.pagerduty import PagerDuty, PagerDutyError, pager
+from classfeed_dagster.alerting.slack import Links, blocks, duration, messenger
+from classfeed_dagster.settings import Settings
+from classfeed_dagster.store import InvalidKeyError, ObjectStore
+from classfeed_dagster_tests.fixtures.sample_incidents import PAGE, write
+from classfeed_dagster_tests.fixtures.switchboard import Switchboard
+
+NOW = dt.datetime(2026, 3, 2, 20, tzinfo=dt.UTC)
+MINUTE = dt.timedelta(minutes=1)
+LATE = Incident(
+    key="late.2026-03-02",
+    what="class_super is late: past the deadline of 09:00 Sydney",
+    means="Customers' funds at the recipient stay at the last business date that was delivered.",
+    feeds=("class_super",),
+    dates=(dt.date(2026, 3, 2),),
+    counts={"dates": 1, "portfolios": 12345},
+    offenders=tuple(f"SW{n:06d}" for n in range(7)),
+    doing="Working on it: a run is under way.",
+    run_id="0c9d6f3e-aaaa-bbbb-cccc-000000000000",
+    runbook="late",
+    page=True,
+)
+BREAK = Incident(key="breaks.class_super", what="2 < 3 & <!channel>", means="Some funds may not balance.", runbook="b")
+
+
+def settings(board: Switchboard) -> Settings:
+    return Settings(
+        env="prod",
+        slack_token="xoxb-local",
+        slack_url=f"{board.url}/api/",
+        pagerduty_key="key",
+        pagerduty_url=board.url,
+        ui_url="https://dagster.example/",
+        runbook_url="https://docs.example/alerts",
+    )
+
+
+def say(store: ObjectStore, board: Switchboard, *current: Incident, after: int = 0) -> tuple[int, int, int]:
+    chosen = settings(board)
+    return tell(store, current, (messenger(chosen), pager(chosen)), NOW + after * MINUTE)
+
+
+def test_one_incident_is_one_message_and_one_page_until_it_has_recovered(
+    local_store: ObjectStore, switchboard: Switchboard
+) -> None:
+    assert say(local_store, switchboard, LATE) == (1, 0, 0)
+    assert say(local_store, switchboard, LATE, after=1) == (0, 0, 0)
+    assert len(switchboard.calls) == 2  # one message, one page, and not a word more
+    (message,) = switchboard.messages
+    assert message.channel == "#classfeed"
+    assert message.text == f"{LATE.what}. {LATE.means}"
+    first, *rest = message.seen.split("\n")
+    assert first == f":rotating_light: *{LATE.what}.* {LATE.means}"
+    seen = "\n".join(rest)
+    assert "2026-03-02" in seen
+    assert "12,345 portfolios" in seen
+    assert "SW000000, SW000001, SW000002, SW000003, SW000004 and 2 more" in seen
+    assert "Working on it: a run is under way." in seen
+    assert f"<https://dagster.example/runs/{LATE.run_id}|Run 0c9d6f3e>" in seen
+    assert "<https://docs.example/alerts#late|Runbook>" in seen
+    page = switchboard.pages[LATE.key]
+    assert page["payload"]["summary"] == message.text
+    assert [link["text"] for link in page["links"]] == ["Runbook", "Run"]
+
+    worse = LATE.model_copy(update={"dates": (dt.date(2026, 3, 2), dt.date(2026, 3, 3)), "counts": {"dates": 2}})
+    assert say(local_store, switchboard, worse, after=60) == (0, 1, 0)
+    assert len(switchboard.messages) == 1
+    assert "2026-03-02, 2026-03-03" in message.seen
+
+    assert say(local_store, switchboard, after=85) == (0, 0, 1)
+    assert message.replies == [f"Recovered after 85 min. It was: {LATE.what}"]
+    assert message.seen.startswith(f":white_check_mark: *Recovered* after 85 min. ~{LATE.what}~")
+    assert switchboard.pages == {}
+    assert open_incidents(local_store) == {}
+    assert say(local_store, switchboard, after=99) == (0, 0, 0)
+    # The same trouble another day is another thread.
+    assert say(local_store, switchboard, LATE, after=2000) == (1, 0, 0)
+    assert len(switchboard.messages) == 2
+
+
+def test_what_could_not_be_sent_is_sent_later_and_holds_nothing_else_up(
+    local_store: ObjectStore, switchboard: Switchboard
+) -> None:
+    switchboard.fails = True
+    with pytest.raises(TellingError, match=r"3 message\(s\).*late.2026-03-02 to PagerDuty \(PagerDutyError\)"):
+        say(local_store, switchboard, LATE, BREAK)
+    switchboard.fails = False
+    assert say(local_store, switchboard, LATE, BREAK, after=1) == (2, 0, 0)
+    switchboard.fails = True
+    with pytest.raises(TellingError, match="late"):
+        say(local_store, switchboard, BREAK, after=2)
+    with pytest.raises(TellingError, match="breaks"):
+        say(local_store, switchboard, LATE, BREAK.model_copy(update={"page": False, "counts": {"b": 1}}), after=2)
+    switchboard.fails = False
+    assert say(local_store, switchboard, after=3) == (0, 0, 2)
+    assert [len(message.replies) for message in switchboard.messages] == [1, 1]
+
+
+def test_a_message_that_fails_at_recovery_wakes_nobody_again(
+    local_store: ObjectStore, switchboard: Switchboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(local_store, switchboard, LATE)
+    chosen = settings(switchboard)
+    silent = messenger(chosen.model_copy(update={"slack_url": "http://127.0.0.1:1/api/"}))
+    with pytest.raises(TellingError, match="Slack"):
+        tell(local_store, [], (silent, pager(chosen)), NOW)
+    assert switchboard.pages == {}
+    assert say(local_store, switchboard) == (0, 0, 1)
+
+
+def test_text_can_neither_mention_nor_link(switchboard: Switchboard, local_store: ObjectStore) -> None:
+    say(local_store, switchboard, BREAK)
+    assert "2 &lt; 3 &amp; &lt;!channel&gt;" in switchboard.messages[0].seen
+    assert switchboard.pages == {}
+
+
+def test_production_has_a_channel_of_its_own_and_pages_alone(
+    switchboard: Switchboard, local_store: ObjectStore
+) -> None:
+    staging = settings(switchboard).model_copy(update={"env": "stg"})
+    tell(local_store, [LATE], (messenger(staging), pager(staging)), NOW)
+    assert [message.channel for message in switchboard.messages] == ["#classfeed-nonprod"]
+    assert switchboard.pages == {}
+
+
+def test_without_tokens_everything_is_in_the_log(local_store: ObjectStore) -> None:
+    speaks = (messenger(Settings()), pager(Settings()))
+    with structlog.testing.capture_logs() as logged:
+        tell(local_store, [LATE], speaks, NOW)
+        tell(local_store, [LATE.model_copy(update={"counts": {}})], speaks, NOW)
+        tell(local_store, [], speaks, NOW + MINUTE)
+    events = [line["event"] for line in logged]
+    assert events == [
+        f"would wake someone: {LATE.what}. {LATE.means}",
+        f"incident: {LATE.what}. {LATE.means}",
+        f"incident, still: {LATE.what}. {LATE.means}",
+        f"over: {LATE.what}",
+        f"recovered after 60 s: {LATE.what}",
+    ]
+
+
+def test_other_rooms_raise_and_settle(local_store: ObjectStore) -> None:
+    raise_incident(local_store, BREAK)
+    raise_incident(local_store, BREAK)
+    assert raised(local_store) == (BREAK,)
+    settle_incident(local_store, BREAK.key)
+    settle_incident(local_store, BREAK.key)
+    assert raised(local_store) == ()
+    with pytest.raises(InvalidKeyError):
+        raise_incident(local_store, BREAK.model_copy(update={"key": "../x"}))
+
+
+def test_the_watchdogs_incident_is_its_own(local_store: ObjectStore, switchboard: Switchboard) -> None:
+    chosen = settings(switchboard)
+    speaks = (messenger(chosen), pager(chosen))
+    watched = BREAK.model_copy(update={"key": WATCHDOG})
+    tell(local_store, [watched], speaks, NOW, only=WATCHDOG)
+    say(local_store, switchboard, LATE)
+    assert set(open_incidents(local_store)) == {WATCHDOG, LATE.key}
+    tell(local_store, [], speaks, NOW, only=WATCHDOG)
+    assert set(open_incidents(local_store)) == {LATE.key}
+
+
+def test_pagerduty_that_does_not_answer_is_an_error_without_the_key() -> None:
+    with pytest.raises(PagerDutyError, match=r"took no trigger of late.2026-03-02 \(URLError\)") as caught:
+        PagerDuty("http://127.0.0.1:1", "secret", Links(None, "docs/alerts.md")).trigger(LATE)
+    assert "secret" not in str(caught.value)
+
+
+def test_long_texts_stay_within_slacks_limits_and_links_are_left_out_where_there_is_no_ui() -> None:
+    long = LATE.model_copy(update={"what": "x" * 5000, "doing": "", "dates": (), "feeds": ("a", "b"), "counts": {}})
+    made = blocks(long, Links(None, "docs/alerts.md"))
+    assert all(len(block["text"]["text"]) < 3000 for block in made if "text" in block)
+    assert "Run 0c9d6f3e · " in made[-1]["elements"][0]["text"]
+    bare = Incident(key="k", what="Something!", means="Nothing.")
+    assert [block["type"] for block in blocks(bare, Links(None, "r"))] == ["section", "context"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(45, "45 s"), (720, "12 min"), (11100, "3 h 05 min"), (200_000, "2 days")]
+)
+def test_durations(seconds: int, text: str) -> None:
+    assert duration(dt.timedelta(seconds=seconds)) == text
+
+
+def test_the_page_shows_messages_as_they_are_sent(tmp_path: Path) -> None:
+    copy = tmp_path / "alerts.md"
+    copy.write_text(PAGE.read_text())
+    write(copy)
+    assert copy.read_text() == PAGE.read_text(), "run: python -m classfeed_dagster_tests.fixtures.sample_incidents"

@@ -1,0 +1,114 @@
+"""The transaction that reads bigsite: it writes nothing, sees one moment, and says what went wrong without data."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite.source_connection import SourceReadError, UnsupportedSourceError, _CopyText, read_only
+from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
+
+_COUNT = sa.text("SELECT count(*) FROM bigsite.portfolio")
+
+
+def test_it_sees_one_moment_and_can_not_write(bigsite_engine: sa.Engine) -> None:
+    bigsite = Bigsite(bigsite_engine)
+    bigsite.portfolio()
+    bigsite.save()
+    with read_only(bigsite_engine) as reading:
+        assert reading.rows(_COUNT)[0][0] == 1
+        bigsite.portfolio()
+        bigsite.save()
+        assert reading.rows(_COUNT)[0][0] == 1
+        shown = reading.rows(sa.text("SELECT current_setting('transaction_isolation'), current_setting('TimeZone')"))
+        assert tuple(shown[0]) == ("repeatable read", "UTC")
+        assert len(reading.statements) == 4
+    with read_only(bigsite_engine) as reading:
+        assert reading.rows(_COUNT)[0][0] == 2
+    with (
+        pytest.raises(SourceReadError, match=r"ReadOnlySqlTransaction, SQLSTATE 25006"),
+        read_only(bigsite_engine) as it,
+    ):
+        it.rows(sa.text("DELETE FROM bigsite.portfolio RETURNING 1"))
+    with bigsite_engine.begin() as connection:  # the pool's connections are as they were
+        connection.execute(sa.text("UPDATE bigsite.portfolio SET portfolio_name = 'x'"))
+        assert connection.execute(sa.text("SELECT current_setting('TimeZone')")).scalar_one() is not None
+
+
+def test_many_rows_come_in_batches_and_none_comes_as_none(bigsite_engine: sa.Engine) -> None:
+    fields: list[pa.Field[Any]] = [pa.field("n", pa.int32()), pa.field("text", pa.string())]
+    schema = pa.schema(fields)
+    with read_only(bigsite_engine) as reading:
+        query = "SELECT n, repeat('x', 100) FROM generate_series(1, %(last)s) AS n"
+        batches = list(reading.copy(query, {"last": 100_000}, schema))
+        assert len(batches) > 1
+        assert sum(batch.num_rows for batch in batches) == 100_000
+        assert batches[-1].column(0)[-1].as_py() == 100_000
+        assert {batch.schema.equals(schema) for batch in batches} == {True}
+        assert list(reading.copy(query, {"last": 0}, schema)) == []
+
+
+def test_the_way_by_objects_reads_the_same_to_the_digit(bigsite_engine: sa.Engine) -> None:
+    types: dict[str, pa.DataType] = {
+        "id": pa.int64(),
+        "whole": pa.int32(),
+        "day": pa.date32(),
+        "instant": pa.timestamp("us", "UTC"),
+        "text": pa.string(),
+        "money": pa.decimal128(18, 2),
+        "units": pa.decimal128(38, 6),
+        "flag": pa.bool_(),
+    }
+    schema = pa.schema(list(types.items()))
+    query = """SELECT n::bigint * 4000000000, n, DATE '2023-01-03' - n, '2023-01-03 13:00:00.000001Z'::timestamptz
+           + n * interval '1 minute', CASE mod(n, 4) WHEN 0 THEN '' WHEN 1 THEN NULL WHEN 2 THEN E'"a",\nb' ELSE 'é' END,
+       CASE WHEN mod(n, 7) = 0 THEN NULL ELSE (9999999999999999.99 - n / 100.0)::numeric(18, 2) END,
+       (n / 3.0)::numeric(38, 6) * 1000000000000000000000000, mod(n, 2) = 0
+FROM generate_series(1, %(last)s::int) AS n WHERE DATE '2023-01-03' <= %(day)s ORDER BY n"""
+    parameters = {"last": 25_000, "day": dt.date(2023, 1, 3)}
+    with read_only(bigsite_engine) as reading:
+        copied = pa.Table.from_batches(reading.copy(query, parameters, schema))
+        fetched = list(reading.fetch(query, parameters, schema))
+        assert pa.Table.from_batches(fetched).equals(copied)
+        assert len(fetched) == 3
+        assert list(reading.fetch(query, {**parameters, "last": 0}, schema)) == []
+
+
+def test_the_text_of_a_copy_reads_like_a_file(bigsite_engine: sa.Engine) -> None:
+    # Arrow reads it from a thread of its own; read here, it is seen to lose nothing at any size.
+    with bigsite_engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        with driver.cursor() as cursor, cursor.copy("COPY (SELECT generate_series(1, 3000)) TO STDOUT") as source:
+            text = _CopyText(source)
+            assert text.readable()
+            assert not text.empty()
+            pieces = [text.read(size) for size in (0, 1, 5, 4000)]
+            assert [len(piece) for piece in pieces] == [0, 1, 5, 4000]
+            pieces.append(text.read())
+            assert text.read(10) == b""
+    assert b"".join(pieces) == "".join(f"{number}\n" for number in range(1, 3001)).encode()
+
+
+def test_a_bigsite_that_is_not_there_is_said_so_without_its_address() -> None:
+    engine = sa.create_engine("postgresql+psycopg://someone:secret@/x?host=/nowhere/at/all")
+    with pytest.raises(SourceReadError, match="Check that bigsite is up") as caught, read_only(engine):
+        pass
+    assert "secret" not in str(caught.value)
+
+
+def test_other_databases_are_refused() -> None:
+    with pytest.raises(UnsupportedSourceError, match=r"sqlite\+pysqlite"), read_only(sa.create_engine("sqlite://")):
+        pass
+
+
+def test_a_state_that_no_transaction_exported(bigsite_engine: sa.Engine) -> None:
+    with pytest.raises(ValueError, match="not the name of a PostgreSQL snapshot"), read_only(bigsite_engine, None, "'"):
+        pass
+    with pytest.raises(SourceReadError, match="could not be read"), read_only(bigsite_engine, None, "0000-1"):
+        pass

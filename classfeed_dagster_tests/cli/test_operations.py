@@ -1,0 +1,101 @@
+"""The operator's commands, through the installed program's own door."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import boto3
+import pytest
+from typer.testing import CliRunner
+
+from classfeed_dagster.cli import app
+from classfeed_dagster.settings import get_settings
+from classfeed_dagster_tests.fixtures.switchboard import Switchboard
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, switchboard: Switchboard) -> pytest.MonkeyPatch:
+    """A production whose store is empty, on the morning after the feed's first business date."""
+    for name, value in {
+        "ENV": "dev",
+        "HOME": str(tmp_path),
+        "FIRST_BUSINESS_DATE": "2026-03-02",
+        "NOW": "2026-03-03T09:30:00+11:00",
+        "SLACK_TOKEN": "xoxb-local",
+        "SLACK_URL": f"{switchboard.url}/api/",
+    }.items():
+        monkeypatch.setenv(f"CLASSFEED_{name}", value)
+    get_settings.cache_clear()
+    return monkeypatch
+
+
+@pytest.fixture(autouse=True)
+def _fresh_settings() -> None:
+    get_settings.cache_clear()
+
+
+def test_the_watchdog_ends_with_3_and_tells_people(environment: pytest.MonkeyPatch, switchboard: Switchboard) -> None:
+    result = runner.invoke(app, ["watchdog"])
+    assert result.exit_code == 3, result.output
+    assert "missing  class_super 2026-03-02, due by 2026-03-02 22:00 UTC" in result.output
+    assert "the repair sensor never gave a sign of life" in result.output
+    (message,) = switchboard.messages
+    assert message.text.startswith("The watchdog outside Dagster found: 1 due delivery")
+    assert runner.invoke(app, ["watchdog"]).exit_code == 3
+    assert len(switchboard.messages) == 1
+
+
+def test_the_watchdog_is_content_before_the_deadline(environment: pytest.MonkeyPatch, switchboard: Switchboard) -> None:
+    environment.setenv("CLASSFEED_NOW", "2026-03-03T08:30:00+11:00")
+    get_settings.cache_clear()
+    result = runner.invoke(app, ["watchdog", "--no-sensors"])
+    assert (result.exit_code, switchboard.messages) == (0, [])
+    assert "nothing is missing" in result.output
+    assert runner.invoke(app, ["watchdog", "--no-tell"]).exit_code == 3
+    assert switchboard.messages == []
+
+
+def test_redrive_counts_what_it_moved(environment: pytest.MonkeyPatch, s3_endpoint: str) -> None:
+    client = boto3.client("sqs", endpoint_url=s3_endpoint)
+    for name in ("CONSENT_QUEUE_URL", "CONSENT_DEAD_LETTER_URL"):
+        url = client.create_queue(QueueName=f"cli-{name.replace('_', '-')}-{os.getpid()}")["QueueUrl"]
+        environment.setenv(f"CLASSFEED_{name}", url)
+    client.send_message(QueueUrl=url, MessageBody="x")
+    environment.setenv("CLASSFEED_SQS_ENDPOINT_URL", s3_endpoint)
+    get_settings.cache_clear()
+    assert "1 event(s) put back" in runner.invoke(app, ["redrive"]).output
+
+
+def test_redrive_without_queues_says_which_settings_are_missing(environment: pytest.MonkeyPatch) -> None:
+    result = runner.invoke(app, ["redrive"])
+    assert result.exit_code != 0
+    assert "CLASSFEED_CONSENT_DEAD_LETTER_URL" in str(result.exception)
+
+
+def test_a_worker_takes_steps_from_the_queues_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    from classfeed_dagster.orchestration import celery_executor as celery_steps
+
+    class Application:
+        def worker_main(self, arguments: list[str]) -> None:
+            self.arguments = arguments
+
+    made = Application()
+    monkeypatch.setattr(celery_steps, "application", lambda settings: made)
+    result = runner.invoke(app, ["worker", "--name", "two", "--queue", "near", "--queue", "dagster"])
+    assert result.exit_code == 0, result.output
+    said = made.arguments
+    given = {said[at]: said[at + 1] for at in range(1, len(said) - 1)}
+    assert (said[0], given["--hostname"], given["--queues"], given["--concurrency"]) == (
+        "worker", "two@%h", "near,dagster", "1",
+    )  # fmt: skip
+    assert runner.invoke(app, ["worker"]).exit_code == 0
+    assert "dagster" in made.arguments
+
+
+def test_a_worker_without_a_broker_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLASSFEED_CELERY_BROKER_URL", raising=False)
+    result = runner.invoke(app, ["worker"])
+    assert "set CLASSFEED_CELERY_BROKER_URL" in str(result.exception)

@@ -1,0 +1,64 @@
+"""``classfeed simulate`` as a person uses it: some more days, refused in production."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from click.testing import Result
+from typer.testing import CliRunner
+
+from classfeed_dagster.bigsite.tables import portfolio
+from classfeed_dagster.cli import app as cli
+from classfeed_dagster.settings import get_settings
+from classfeed_dagster.simulation.guard import SimulationRefusedError, world_table
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def classfeed(bigsite_engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    monkeypatch.setenv("CLASSFEED_HOME", str(tmp_path))
+    monkeypatch.setenv("CLASSFEED_BIGSITE_URL", bigsite_engine.url.render_as_string(hide_password=False))
+    monkeypatch.setenv("CLASSFEED_SIMULATION_PORTFOLIOS", "6")
+    monkeypatch.setenv("COLUMNS", "160")
+    get_settings.cache_clear()
+    yield lambda *words: CliRunner().invoke(cli.app, words)
+    get_settings.cache_clear()
+
+
+def last_day(engine: sa.Engine) -> dt.date:
+    with engine.connect() as connection:
+        return connection.execute(sa.select(world_table.c.last_day)).scalar_one()
+
+
+def test_days_follow_each_other(classfeed: Command, bigsite_engine: sa.Engine) -> None:
+    first = classfeed("simulate", "--days", "2")
+    assert first.exit_code == 0, first.output
+    assert "2 days" in first.output
+    assert "classfeed run --date 2023-01-03 --until 2023-01-04" in first.output
+    assert last_day(bigsite_engine) == dt.date(2023, 1, 4)
+    assert "2023-01-05" in classfeed("simulate").output
+    assert last_day(bigsite_engine) == dt.date(2023, 1, 5)
+
+
+def test_a_database_that_may_be_anybodys_needs_a_persons_mark(classfeed: Command, bigsite_engine: sa.Engine) -> None:
+    real = {"portfolio_id": 1, "portfolio_number": "SW00000001", "portfolio_name": "Real", "entity_type": "TRUST"}
+    state = {"status": "ACTIVE", "opened_on": dt.date(2020, 1, 1), "updated_at": dt.datetime(2023, 1, 1, tzinfo=dt.UTC)}
+    with bigsite_engine.begin() as connection:
+        connection.execute(sa.insert(portfolio), [real | state])
+    refused = classfeed("simulate")
+    assert isinstance(refused.exception, SimulationRefusedError)
+    assert classfeed("simulate", "--mark").exit_code == 0
+
+
+def test_production_is_refused_before_connecting(classfeed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLASSFEED_ENV", "prod")
+    monkeypatch.setenv("CLASSFEED_BIGSITE_URL", "postgresql+psycopg://nobody@127.0.0.1:1/bigsite")
+    get_settings.cache_clear()
+    for words in (("simulate",), ("simulate", "--mark")):
+        refused = classfeed(*words)
+        assert isinstance(refused.exception, SimulationRefusedError)

@@ -1,0 +1,129 @@
+"""`classfeed rerun` as a support person types it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import getpass
+import grp
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from classfeed_dagster.cli import support as cli_support
+from classfeed_dagster.orchestration import run_date as runs
+from classfeed_dagster.orchestration.run_date import Outcome, RunReport
+from classfeed_dagster.settings import Environment, Settings, get_settings
+from classfeed_dagster.store import open_store
+from classfeed_dagster.support import reruns
+from classfeed_dagster.support import webserver_client as operate
+
+REASON = "the recipient says that the file is missing"
+GROUP = grp.getgrgid(os.getgid()).gr_name
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    monkeypatch.setenv("CLASSFEED_HOME", str(tmp_path))
+    monkeypatch.setenv("CLASSFEED_SUPPORT_GROUP", GROUP)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    get_settings.cache_clear()
+    application = typer.Typer()
+    application.callback()(lambda: None)
+    cli_support.register(application)
+    yield lambda *words: CliRunner().invoke(application, ["rerun", *words])
+    get_settings.cache_clear()
+
+
+def asked(tmp_path: Path) -> tuple[reruns.RerunRequest, ...]:
+    return reruns.requests(open_store(str(tmp_path / "store")), "class_super")
+
+
+def test_a_date_is_run_again_here_and_goes_on_record(
+    app: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, dt.date, dict[str, str]]] = []
+
+    def run_date(_definitions: Any, _instance: Any, feed: str, day: dt.date, *, tags: dict[str, str]) -> RunReport:
+        started.append((feed, day, tags))
+        return RunReport(Outcome.NOTHING_TO_DO, feed, day, "run", "correlation", "nothing had changed")
+
+    monkeypatch.setattr(runs, "run_date", run_date)
+    monkeypatch.setattr("classfeed_dagster.definitions.build_definitions", lambda _: None)
+    monkeypatch.setattr("classfeed_dagster.local.dagster_instance.open_instance", lambda _: contextlib.nullcontext())
+    shown = app("--date", "2023-01-04", "--reason", REASON)
+    assert shown.exit_code == 0, shown.output
+    (record,) = asked(tmp_path)
+    assert (record.requested_by, record.reason, record.outcome) == (getpass.getuser(), REASON, "ACCEPTED")
+    ((feed, day, tags),) = started
+    assert (feed, day) == ("class_super", dt.date(2023, 1, 4))
+    assert tags["classfeed/rerun"] == "reruns/class_super/00000001.json"
+
+
+def test_where_there_is_a_webserver_it_is_started_there(
+    app: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLASSFEED_OPERATE_URL", "http://operator:3000/operate")
+    get_settings.cache_clear()
+    monkeypatch.setattr(operate, "under_way", lambda *_: False)
+    monkeypatch.setattr(operate, "launch", lambda url, feed, day, tags: f"{url} {feed} {day}")
+    shown = app("--date", "2023-01-04", "--reason", REASON)
+    assert shown.exit_code == 0, shown.output
+    assert "operator:3000/operate class_super 2023-01-04" in shown.output
+    assert len(asked(tmp_path)) == 1
+
+
+def test_without_the_group_nothing_starts(app: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLASSFEED_SUPPORT_GROUP", "nobody-is-in-this-group")
+    get_settings.cache_clear()
+    shown = app("--date", "2023-01-04", "--reason", REASON)
+    assert isinstance(shown.exception, reruns.RerunRefusedError)
+    assert [one.outcome for one in asked(tmp_path)] == ["REFUSED"]
+
+
+def test_staging_and_production_have_no_run_in_the_commands_own_process(
+    app: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLASSFEED_ENV", "prod")
+    get_settings.cache_clear()
+    assert isinstance(app("--date", "2023-01-04", "--reason", REASON).exception, cli_support.NoDoorError)
+
+
+@pytest.mark.parametrize("option", ["--fresh-snapshot", "--force", "--by", "--config"])
+def test_nothing_else_can_be_chosen(app: Command, option: str) -> None:
+    assert app("--date", "2023-01-04", "--reason", REASON, option, "x").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arn", "name", "groups"),
+    [
+        ("arn:aws:sts::444455556666:assumed-role/classfeed-prod-support/pat", "pat", {"classfeed-support"}),
+        ("arn:aws:sts::444455556666:assumed-role/classfeed-dev-support/pat", "pat", {"classfeed-dev-support"}),
+        ("arn:aws:iam::444455556666:user/pat", "", set()),
+        ("arn:aws:iam::444455556666:root", "", set()),
+    ],
+)
+def test_in_aws_a_person_is_who_the_session_says(
+    monkeypatch: pytest.MonkeyPatch, arn: str, name: str, groups: set[str]
+) -> None:
+    class Sts:
+        def get_caller_identity(self) -> dict[str, str]:
+            return {"Arn": arn}
+
+    monkeypatch.setattr(boto3, "client", lambda _: Sts())
+    person = cli_support.requester(Settings(env=Environment.PROD))
+    assert (person.name, person.groups) == (name, frozenset(groups))
+
+
+def test_a_group_without_a_name_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getgroups", lambda: [999_999_999])
+    monkeypatch.setattr(os, "getgid", lambda: 999_999_998)
+    assert cli_support.requester(Settings()).groups == frozenset()

@@ -1,0 +1,192 @@
+"""The checks over written files: each finds its fault in the bytes."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from classfeed_dagster.delivery.build import Build
+from classfeed_dagster.delivery.checks import (
+    control_totals_agree,
+    document_valid,
+    everyone_consented,
+    examine_build,
+    held_back_share,
+)
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY2, FORMAT, Day, build, deliver, plan, simple
+
+Edit = Callable[[bytes], bytes]
+
+
+def edited(store: ObjectStore, made: Build, edit: Edit, page: int = 0) -> Build:
+    """The build with one page's file changed, and its record made to fit, so that only content can give it away."""
+    key = made.pages[page].key
+    store.put(key, gzip.compress(edit(gzip.decompress(store.read(key)))))
+    return made
+
+
+@pytest.fixture
+def day() -> Day:
+    return simple()
+
+
+@pytest.fixture
+def made(local_store: ObjectStore, day: Day) -> Build:
+    return build(local_store, day)
+
+
+def test_a_good_build_passes(store: ObjectStore, day: Day) -> None:
+    made = build(store, day)
+    examined = examine_build(store, made, FORMAT)
+    results = [
+        document_valid(made, examined),
+        everyone_consented(made, examined, day.active),
+        control_totals_agree(made, examined),
+    ]
+    assert [(r.passed, r.offenders, r.total_offenders) for r in results] == [(True, (), 0)] * 3
+    assert [r.summary for r in results] == [
+        f"{len(made.pages)} page(s) read back",
+        f"5 portfolio(s) in the bytes of {made.build_id}",
+        f"control totals of {len(made.pages)} page(s), 10 records",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("edit", "fault"),
+    [
+        (lambda data: data + b"X|?\n", "a line of an unknown kind 'X'"),
+        (
+            lambda data: data.replace(b"|2023-01-03|", b"|2023-01-04|"),
+            "its header says BusinessDate '2023-01-04', the record '2023-01-03'",
+        ),
+        (lambda data: data.replace(b"-r0-p1", b"-r0-p9"), "its header says MessageId"),
+        (lambda data: data + b"A|P9|NEW\n", "is in the file and not in the record"),
+        (
+            lambda data: data.replace(b"A|P1|NEW\n", b"").replace(b"C|P1|", b"C|P2|"),
+            "is in the record and not in the file",
+        ),
+        (lambda data: data, "the file isn't the one that was built"),
+    ],
+)
+def test_document_valid_names_the_fault(local_store: ObjectStore, made: Build, edit: Edit, fault: str) -> None:
+    edited(local_store, made, edit)
+    result = document_valid(made, examine_build(local_store, made, FORMAT))
+    assert not result.passed
+    assert any(fault in what for _, what in result.offenders)
+    assert result.offenders[0][1] in result.summary
+
+
+def test_a_missing_or_unreadable_page_is_invalid(local_store: ObjectStore, made: Build, day: Day) -> None:
+    local_store.delete(made.pages[0].key)
+    local_store.put(made.pages[1].key, b"\x1f\x8b broken")
+    examined = examine_build(local_store, made, FORMAT)
+    faults = document_valid(made, examined).offenders
+    missing = [what for where, what in faults if where == made.pages[0].message_id]
+    assert missing[:2] == ["the file isn't the one that was built", "the file does not exist"]
+    assert any("can't be read as a lines document" in what for _, what in faults)
+    consent = everyone_consented(made, examined, day.active)
+    assert not consent.passed
+    assert [where for where, _ in consent.offenders] == [page.message_id for page in made.pages]
+    assert not control_totals_agree(made, examined).passed
+
+
+def test_everyone_in_the_bytes_must_consent(local_store: ObjectStore, made: Build, day: Day) -> None:
+    examined = examine_build(local_store, made, FORMAT)
+    result = everyone_consented(made, examined, day.active - {"P2", "P5"})
+    assert not result.passed
+    assert result.offenders == (("P2", "does not consent now"), ("P5", "does not consent now"))
+
+
+def test_another_file_than_the_one_built_is_not_believed_who_is_in_it(
+    local_store: ObjectStore, made: Build, day: Day
+) -> None:
+    edited(local_store, made, lambda data: data.replace(b"C|P1|10.00", b"C|P1|99.00"))
+    result = everyone_consented(made, examine_build(local_store, made, FORMAT), day.active)
+    assert result.offenders == ((made.pages[0].message_id, "can't be trusted to say who is in it"),)
+
+
+def test_a_removed_portfolio_may_be_named_but_not_have_data(local_store: ObjectStore) -> None:
+    deliver(local_store, simple(P1=["1.00"], P2=["2.00"]))
+    day = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ())})
+    made = build(local_store, day)
+    assert everyone_consented(made, examine_build(local_store, made, FORMAT), {"P1"}).passed
+
+    edited(local_store, made, lambda data: data.replace(b"C|P1|1.00", b"C|P2|1.00"))
+    examined = examine_build(local_store, made, FORMAT)
+    assert ("P2", "does not consent now") in everyone_consented(made, examined, {"P1"}).offenders
+    assert ("P2", "is announced as removed, and the file has data of it") in document_valid(made, examined).offenders
+
+
+@pytest.mark.parametrize(
+    ("edit", "fault"),
+    [
+        (
+            lambda data: data.replace(b"C|P1|10.00", b"C|P1|10.01"),
+            "recomputed cash_credits in AUD is 10.01, expected 10.00",
+        ),
+        (
+            lambda data: data.replace(b"C|P1|-2.50\n", b"C|P1|-3.50\n"),
+            "recomputed cash_debits in AUD is -3.50, expected -2.50",
+        ),
+        (lambda data: data.replace(b"|7.50\n", b"|7.51\n"), "stated cash_amount in AUD is 7.51, expected 7.50"),
+        (lambda data: data[: data.index(b"T|")], "the page states no control totals"),
+        (lambda data: data.replace(b"T|2|2|", b"T|2|3|"), "stated count of cash is 3, expected 2"),
+    ],
+)
+def test_control_totals_name_the_difference(local_store: ObjectStore, edit: Edit, fault: str) -> None:
+    made = build(local_store, simple(P1=["10.00", "-2.50"], P2=[]))
+    edited(local_store, made, edit)
+    result = control_totals_agree(made, examine_build(local_store, made, FORMAT))
+    assert not result.passed
+    assert fault in {what for _, what in result.offenders}
+
+
+def test_a_net_zero_error_is_found(local_store: ObjectStore) -> None:
+    """A debit and a credit too much cancel in the sum, and not in the sums apart."""
+    made = build(local_store, simple(P1=["10.00", "-2.50"]))
+    edited(local_store, made, lambda d: d.replace(b"10.00", b"11.00").replace(b"-2.50", b"-3.50"))
+    assert not control_totals_agree(made, examine_build(local_store, made, FORMAT)).passed
+
+
+def test_units_and_other_currencies_are_compared(local_store: ObjectStore, made: Build) -> None:
+    (one, *_) = examine_build(local_store, made, FORMAT)
+    wrong = replace(one, facts=replace(one.facts, totals=replace(one.facts.totals, units_held=Decimal("1.000000"))))
+    assert "recomputed units_held is 1.000000, expected 0.000000" in {
+        w for _, w in control_totals_agree(made, [wrong]).offenders
+    }
+
+
+@pytest.mark.parametrize(
+    ("counts", "fault"),
+    [
+        ({"accounts": 1}, "recomputed count of cash is 0, expected 1"),
+        ({"accounts": 1, "cash": 1, "trades": 1}, "recomputed count of trades is 1, expected 0"),
+    ],
+)
+def test_a_section_that_only_one_side_counts(local_store: ObjectStore, counts: dict[str, int], fault: str) -> None:
+    made = build(local_store, simple(P1=["10.00"]))
+    (one,) = examine_build(local_store, made, FORMAT)
+    wrong = replace(one, facts=replace(one.facts, totals=replace(one.facts.totals, counts=counts)))
+    assert control_totals_agree(made, [wrong]).offenders == ((made.pages[0].message_id, fault),)
+
+
+def test_held_back_share(local_store: ObjectStore) -> None:
+    some = plan(local_store, replace(simple(), broken=["P1", "P2"]))
+    assert held_back_share(some, Decimal("0.4")).passed
+    result = held_back_share(some, Decimal("0.39"))
+    assert not result.passed
+    assert result.summary == "2 of 5 portfolio(s) break a rule, the limit is 0.39"
+    assert [number for number, _ in result.offenders] == ["P1", "P2"]
+    assert held_back_share(plan(local_store, Day(simple().date, {})), Decimal(0)).passed
+
+
+def test_at_most_twenty_offenders_are_shown(local_store: ObjectStore) -> None:
+    day = simple(**{f"P{at:02}": ["1.00"] for at in range(30)})
+    made = build(local_store, day)
+    result = everyone_consented(made, examine_build(local_store, made, FORMAT), set())
+    assert (len(result.offenders), result.total_offenders) == (20, 30)

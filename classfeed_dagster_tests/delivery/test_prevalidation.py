@@ -1,0 +1,155 @@
+"""Records examined ahead change no answer of the gate: they are recognized by their bytes, and by nothing else."""
+
+from __future__ import annotations
+
+import gzip
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from classfeed_dagster.delivery import prevalidation as ahead
+from classfeed_dagster.delivery.build import Build, build_delivery
+from classfeed_dagster.delivery.checks import control_totals_agree, document_valid, everyone_consented, examine_build
+from classfeed_dagster.delivery.manifest import Manifest, Portfolio
+from classfeed_dagster.documents import epi_reader
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.store import LocalStore, ObjectStore
+from classfeed_dagster.stored_records import canonical, json_parts, to_json
+from classfeed_dagster_tests.delivery.test_epi import FEED, frames
+from classfeed_dagster_tests.fixtures.delivery_pipeline import AUDIENCE, DAY1, Day, plan, terms
+from classfeed_dagster_tests.fixtures.epi_data import sample, sections_of
+
+DAY = Day(DAY1, {f"P{n:03}": ("NEW", [f"{n}.25", "-1.00"]) for n in range(90)})
+
+
+def stage(store: ObjectStore, day: Day, page_bytes: int) -> Build:
+    made_under = terms(store, day, FEED, document_format=EPI, max_page_bytes=8192 + page_bytes)
+    return build_delivery(store, made_under, plan(store, day, AUDIENCE), [frames(day)])
+
+
+@pytest.fixture
+def made(local_store: ObjectStore) -> Build:
+    build = stage(local_store, DAY, 20_000)
+    assert len(build.pages) > 1
+    return build
+
+
+@pytest.fixture
+def examined_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes of records were looked at closely."""
+    looked: list[int] = []
+    take_lines = epi_reader.take_lines
+
+    def watched(record: object, block: bytes, *others: object) -> bool:
+        looked.append(len(block))
+        return take_lines(record, block, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(epi_reader, "take_lines", watched)
+    return looked
+
+
+def test_what_was_examined_ahead_is_recognized_and_answers_alike(
+    local_store: ObjectStore, made: Build, examined_again: list[int]
+) -> None:
+    recognized = examine_build(local_store, made, EPI, code_version=made.code_version)
+    assert examined_again == []
+    assert recognized == examine_build(local_store, made, EPI)
+    assert sum(examined_again) > 0
+    for evaluation in (
+        document_valid(made, recognized),
+        everyone_consented(made, recognized, DAY.active),
+        control_totals_agree(made, recognized),
+    ):
+        assert evaluation.passed, evaluation
+
+
+def test_small_blocks_are_recognized_too(
+    local_store: ObjectStore, examined_again: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in (700, 3000):
+        monkeypatch.setattr(epi_reader, "BLOCK", size)
+        made = stage(local_store, Day(DAY1, {f"P{n:03}": ("NEW", [f"{size}.{n:02}"]) for n in range(20)}), 5000)
+        examined_again.clear()
+        facts = examine_build(local_store, made, EPI, code_version=made.code_version)
+        assert examined_again == []
+        assert facts == examine_build(local_store, made, EPI)
+
+
+def test_bytes_changed_after_the_examination_are_found_out(local_store: LocalStore, made: Build) -> None:
+    page = made.pages[0]
+    path = Path(local_store.location(page.key))
+    document = gzip.decompress(path.read_bytes())
+    for old, new in ((b"<Amount>5.25<", b"<Amount>5.26<"), (b"<Amount>5.25<", b"<Amount>5.2<"), (b"P005", b"P905")):
+        assert old in document
+        path.write_bytes(gzip.compress(document.replace(old, new)))
+        examined = examine_build(local_store, made, EPI, code_version=made.code_version)
+        assert examined == examine_build(local_store, made, EPI)
+        assert not document_valid(made, examined).passed
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged", "other code", "other bytes"])
+def test_without_its_record_a_page_is_examined_anew(
+    local_store: ObjectStore, made: Build, examined_again: list[int], how: str
+) -> None:
+    code_version = made.code_version
+    for key in list(local_store.list("staged/")):
+        if "/examined/" not in key:
+            continue
+        if how == "gone":
+            local_store.delete(key)
+        elif how == "damaged":
+            local_store.put(key, b"{}")
+        elif how == "other bytes":
+            record = ahead.AheadRecord(code_version=code_version, blocks={"0" * 64: _nothing()})
+            local_store.put(key, to_json(record))
+    if how == "other code":
+        code_version = "another"
+    examined = examine_build(local_store, made, EPI, code_version=code_version)
+    assert sum(examined_again) > 0
+    assert document_valid(made, examined).passed
+    assert control_totals_agree(made, examined).passed
+
+
+def test_a_record_is_read_as_it_was_found_and_by_the_same_code_alone(local_store: ObjectStore) -> None:
+    key = ahead.ahead_key("staged/a/b/page-1.xml.gz", "feed-20230103-r0-p1")
+    assert ahead.read_ahead(local_store, key, "1") == {}
+    found = ahead.examine_ahead(EPI, sections_of(sample()))
+    ahead.record_ahead(local_store, key, "1", found)
+    assert list(local_store.list("")) == ["staged/a/b/examined/feed-20230103-r0-p1.json"]
+    assert ahead.read_ahead(local_store, key, "1") == found != {}
+    assert ahead.read_ahead(local_store, key, "2") == {}
+
+
+def _nothing() -> ahead.ExaminedBlock:
+    totals = ahead.ControlTotals(currencies={}, units_held=Decimal(0), units_moved=Decimal(0))
+    return ahead.ExaminedBlock(counts={}, totals=totals, portfolios=(), removed=(), without_currency=())
+
+
+@pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])
+def test_long_lists_are_written_in_parts_to_the_same_bytes(made: Build, count: int) -> None:
+    one = made.portfolios[0]
+    many = tuple(
+        Portfolio(
+            number=f"É{n}",
+            change=one.change,
+            extract=one.extract,
+            digest=one.digest,
+            bytes=n,
+            consent_ids=(n,),
+            page=one.page,
+        )
+        for n in range(count)
+    )
+    build = made.model_copy(update={"portfolios": many, "unannounced": tuple(portfolio.number for portfolio in many)})
+    assert to_json(build) == canonical(build.model_dump(mode="json"))
+    exclude = {"build_id": True, "pages": {"__all__": {"key", "bytes"}}}
+    assert b"".join(json_parts(build, exclude)) == canonical(build.model_dump(mode="json", exclude=exclude))
+    assert Build.model_validate_json(to_json(build)) == build
+
+
+def test_a_portfolio_of_a_manifest_takes_little_memory() -> None:
+    # A hundred thousand of them are in memory at once, several times over.
+    one = Portfolio(number="1", change="NEW", extract="FULL", digest="0" * 64, bytes=0, consent_ids=(), page="")
+    assert not hasattr(one, "__dict__")
+    assert Manifest.model_fields["portfolios"].annotation == tuple[Portfolio, ...]

@@ -1,0 +1,55 @@
+"""Records examined ahead: a page's facts are those of examining all of it, and what is known isn't looked at again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+
+from classfeed_dagster.documents import epi_reader
+from classfeed_dagster.documents.document_format import RecordFacts
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster_tests.fixtures.epi_data import Frames, any_frames, page_of, sample, sections_of
+
+
+def examined_ahead(frames: Frames) -> dict[str, RecordFacts]:
+    return {
+        digest: facts
+        for section, chunks in sections_of(frames).items()
+        for digest, facts in EPI.examine_records(section, chunks).items()
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_frames())
+def test_the_facts_are_those_of_the_whole_page(frames: Frames) -> None:
+    page = page_of(frames)
+    assert EPI.examine_page([page], examined_ahead(frames)) == EPI.examine([page])
+
+
+@pytest.mark.parametrize("size", [1, 600, 2000])
+def test_in_small_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(epi_reader, "BLOCK", size)
+    page = page_of(sample())
+    assert EPI.examine_page([page], examined_ahead(sample())) == EPI.examine([page])
+
+
+def test_what_is_known_is_not_examined_again() -> None:
+    page = page_of(sample())
+    known = examined_ahead(sample())
+    assert len(known) == len(sections_of(sample()))
+    units = Decimal("1000000.000000")
+    ((digest, facts),) = [(digest, facts) for digest, facts in known.items() if facts.totals.units_held]
+    known[digest] = replace(facts, totals=replace(facts.totals, units_held=facts.totals.units_held + units))
+    held = EPI.examine([page]).totals.units_held
+    assert EPI.examine_page([page], known).totals.units_held == held + units
+
+
+def test_a_record_that_was_changed_since_is_examined() -> None:
+    known = examined_ahead(sample())
+    changed = page_of(sample()).replace(b"<Units>100.000000<", b"<Units>100.0<")
+    facts = EPI.examine_page([changed], known)
+    assert facts == EPI.examine([changed])
+    assert not facts.valid

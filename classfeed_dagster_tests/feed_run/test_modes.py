@@ -1,0 +1,134 @@
+"""What the switches do to a business date, through the real job: off, shadow, live, and who may be live at all."""
+
+from __future__ import annotations
+
+import pytest
+from dagster import AssetKey
+
+from classfeed_dagster.delivery.feed_mode import shadow_key
+from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster_tests.fixtures.delivering import csv_text
+from classfeed_dagster_tests.fixtures.desk import Desk
+
+MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
+TRADE = "class_trade"
+
+
+@pytest.fixture
+def market(desk: Desk) -> Desk:
+    """Two customers with a contract note each before the first date, and one on it."""
+    bhp = desk.bigsite.security("BHP", price={MONDAY: "45.50"})
+    for number in ("SW00000001", "SW00000002"):
+        one = desk.bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z")
+        one.deposit("10000.00", "2026-02-23")
+        one.buy(bhp, "100", "45.00", MONDAY)
+    desk.end_of_day(MONDAY)
+    return desk
+
+
+def test_off_ends_cleanly_and_leaves_nothing_behind(market: Desk) -> None:
+    market.switch(mode={TRADE: "off"})
+    report = market.run(MONDAY, feed=TRADE)
+    assert (report.outcome, report.message) == (Outcome.NOTHING_TO_DO, "class_trade is switched off")
+    assert report.failed_checks == ()
+    for prefix in ("delivered/", "shadow/", "staged/", "quarantine/"):
+        assert list(market.runtime.store.list(prefix)) == []
+    assert market.instance.get_latest_materialization_event(AssetKey([TRADE, "delivery"])) is None
+    market.switch()
+    assert market.run(MONDAY, feed=TRADE).outcome is Outcome.DELIVERED
+
+
+def test_shadow_delivers_the_whole_file_where_the_recipient_does_not_look(market: Desk) -> None:
+    report = market.run(MONDAY, feed=TRADE)
+    assert report.outcome is Outcome.DELIVERED, report
+    assert "shadow: the recipient does not look there" in report.message
+    store = market.runtime.store
+    assert list(store.list("delivered/")) == []
+    key = f"delivered/{TRADE}/{MONDAY}/r0/class_trade_20260302_r0.csv"
+    text = store.read(shadow_key(key)).decode()
+    assert text.startswith(f"H,class_trade,{MONDAY},1,0,")
+    assert text.count("\r\nD,") == 2
+    assert text.endswith("T,2,AUD:9019.00\r\n")
+    status = market.status(MONDAY, TRADE)
+    assert (status.shadow, status.complete) == ((0,), True)
+    manifest = market.manifest(MONDAY, feed=TRADE)
+    assert manifest.flags["mode"] == "shadow"
+    assert {"live_gate", "one_live_feed"} <= {verdict.check for verdict in manifest.verdicts}
+    assert market.run(MONDAY, feed=TRADE).outcome is Outcome.NOTHING_TO_DO
+
+
+def test_live_is_refused_before_parity_unless_a_person_says_so_on_record(market: Desk) -> None:
+    others = {"class_super": "off", "class_cash": "off"}
+    market.switch(mode={TRADE: "live", **others})
+    refused = market.run(MONDAY, feed=TRADE)
+    assert refused.outcome is Outcome.STOPPED_BY_CHECKS
+    assert refused.failed_checks == ("live_gate",)
+    assert market.status(MONDAY, TRADE).deliveries == ()
+
+    why = "A. Person: agreed with Class on 2 March"
+    market.switch(mode={TRADE: "live", **others}, live_override={TRADE: why})
+    assert market.run(MONDAY, feed=TRADE).outcome is Outcome.DELIVERED
+    manifest = market.manifest(MONDAY, feed=TRADE)
+    assert manifest.flags["live-override"] == why
+    assert market.status(MONDAY, TRADE).shadow == ()
+
+
+def test_two_feeds_with_the_same_movements_are_never_live_for_a_portfolio(market: Desk) -> None:
+    anyway: dict[str, bool | str] = {TRADE: "A. Person: rehearsal"}
+    market.switch(mode={TRADE: "live"}, live_override=anyway)
+    for feed in (TRADE, "class_super"):
+        report = market.run(MONDAY, feed=feed)
+        assert (report.outcome, report.failed_checks) == (Outcome.STOPPED_BY_CHECKS, ("one_live_feed",))
+
+    apart: dict[str, bool | str] = {TRADE: "SW00000001", "class_super": "!SW00000001"}
+    market.switch(mode={TRADE: "live"}, live_override=anyway, portfolios=apart)
+    for feed, number in ((TRADE, "SW00000001"), ("class_super", "SW00000002")):
+        assert market.run(MONDAY, feed=feed).outcome is Outcome.DELIVERED
+        assert [one.number for one in market.manifest(MONDAY, feed=feed).portfolios] == [number]
+
+    # Whoever was delivered by one does not go by the other, whatever the switches say later.
+    market.switch(mode={TRADE: "off"})
+    again = market.run(MONDAY)
+    assert again.outcome is Outcome.NOTHING_TO_DO, again
+    (held,) = market.status(MONDAY).quarantined
+    assert (held.number, held.held_back.reason) == ("SW00000001", "breaks delivered_by_another_feed (once)")
+
+
+def test_the_old_apps_file_is_compared_when_it_lands(market: Desk) -> None:
+    market.run(MONDAY, feed=TRADE)
+    requests, why_not = market.tick("class_trade_parity")
+    assert requests == []
+    assert "no date of class_trade has both" in why_not
+
+    with_all = [line.split(",") for line in _shadow_file(market).decode().splitlines()]
+    store = market.runtime.store
+    store.put(f"legacy/{TRADE}/{MONDAY}/old.csv", csv_text(with_all))
+    store.put(f"legacy/{TRADE}/notes/readme.txt", b"not a date")
+    (request,), _ = market.tick("class_trade_parity")
+    assert market.carry_out(request).success
+    metadata = _parity_metadata(market)
+    assert (metadata["clean_dates_in_a_row"], metadata["unexplained"], metadata["equal_lines"]) == (1, 0, 2)
+    assert market.tick("class_trade_parity")[0][0].run_key == request.run_key  # which Dagster does not do twice
+
+    changed = [[cell.replace("4509.50", "4509.51") for cell in line] for line in with_all]
+    store.put(f"legacy/{TRADE}/{MONDAY}/old.csv", csv_text(changed))
+    result = market.carry_out(request)
+    assert result.success
+    metadata = _parity_metadata(market)
+    assert (metadata["clean_dates_in_a_row"], metadata["unexplained"]) == (0, 2)
+    assert "| D | SW00000001 | 1 | differs | net_amount | 4509.51 | 4509.50 |" in str(
+        metadata["unexplained_differences"]
+    )
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert (evaluation.check_name, evaluation.passed) == ("parity", False)
+
+
+def _shadow_file(desk: Desk) -> bytes:
+    return desk.runtime.store.read(shadow_key(f"delivered/{TRADE}/{MONDAY}/r0/class_trade_20260302_r0.csv"))
+
+
+def _parity_metadata(desk: Desk) -> dict[str, object]:
+    event = desk.instance.get_latest_materialization_event(AssetKey([TRADE, "parity"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return {name: value.value for name, value in event.asset_materialization.metadata.items()}

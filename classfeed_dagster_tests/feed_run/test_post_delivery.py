@@ -1,0 +1,102 @@
+"""After delivery, through the real job: proof against bigsite, the warehouse, the data team; breaks come and go."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from classfeed_dagster.alerting.incidents import open_incidents
+from classfeed_dagster.feed_run.post_delivery import Assured, job_name
+from classfeed_dagster.local import snowflake_server as server
+from classfeed_dagster.orchestration.rehearsal import morning_after
+from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster.runtime import CLOCK_TAG
+from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
+from classfeed_dagster.warehouse.breaks import kept_breaks
+from classfeed_dagster.warehouse.connection import open_warehouse
+from classfeed_dagster.warehouse.database import query
+from classfeed_dagster_tests.fixtures.desk import FEED, Desk
+
+MONDAY = dt.date(2026, 3, 2)
+
+
+@pytest.fixture
+def delivered(desk: Desk) -> Iterator[Desk]:
+    """Two portfolios, one with a fraction of a unit, delivered for Monday; a warehouse of their own."""
+    bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10"})
+    for number in ("SW00000001", "SW00000002"):
+        one = desk.bigsite.portfolio(number)
+        one.consent(granted_at="2026-02-20T00:00:00Z")
+        one.deposit("10000.00", "2026-02-23")
+        one.buy(bhp, "100", "45.00", "2026-02-24")
+        one.security_movement(bhp, "DRP", "0.123456", "2026-02-25")
+    desk.end_of_day(MONDAY.isoformat())
+    assert desk.run(MONDAY.isoformat()).outcome is Outcome.DELIVERED
+    yield desk
+    server.stop(desk.runtime.settings.home)
+
+
+def reconcile(desk: Desk) -> Any:
+    return desk.definitions.resolve_job_def(job_name(FEED)).execute_in_process(
+        partition_key=MONDAY.isoformat(),
+        instance=desk.instance,
+        raise_on_error=False,
+        tags={CLOCK_TAG: morning_after(MONDAY).isoformat()},
+    )
+
+
+def told(desk: Desk, side: str) -> Assured:
+    return desk.runtime.load_reference(f"{FEED}/{side}_reconciliation", MONDAY, Assured)
+
+
+def test_a_clean_delivery_is_proven_loaded_and_agreed(delivered: Desk) -> None:
+    runtime = delivered.runtime
+    (request,) = delivered.tick(f"{FEED}_reconciliation_sensor")[0]
+    assert request.partition_key == MONDAY.isoformat()
+    metrics = data_team_metrics(runtime.engine, "CLASS", MONDAY, dt.date(2026, 2, 27))
+    with open_warehouse(runtime.settings) as connection:
+        publish_metrics(connection, "CLASS", MONDAY, metrics, morning_after(MONDAY))
+    assert reconcile(delivered).success
+    assert (told(delivered, "source").breaks, told(delivered, "data_team").breaks) == (0, 0)
+    assert runtime.store.exists(told(delivered, "source").report)
+    with open_warehouse(runtime.settings) as connection:
+        assert query(connection, "SELECT COUNT(*) FROM FACT_HOLDING_DAILY") == [(2,)]
+    assert delivered.tick(f"{FEED}_reconciliation_sensor")[0] == []
+
+
+def test_a_row_that_bigsite_lost_is_a_break_that_stops_the_warehouse_and_resolves_when_mended(delivered: Desk) -> None:
+    runtime = delivered.runtime
+    with runtime.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE kept AS SELECT * FROM bigsite.security_movement")
+        connection.exec_driver_sql(
+            "DELETE FROM bigsite.security_movement WHERE portfolio_id = (SELECT MIN(portfolio_id) FROM kept)"
+        )
+    stopped = reconcile(delivered)
+    assert not stopped.success
+    assert told(delivered, "source").errors == 1
+    failed = [one.asset_check_key.name for one in stopped.get_asset_check_evaluations() if not one.passed]
+    assert failed == ["source_agrees"]
+    with delivered.at("2026-03-03T08:00:00+11:00"):
+        delivered.tick("alerts")
+        said = open_incidents(runtime.store)[f"breaks.{FEED}"].incident
+        assert (said.dates, said.offenders) == ((MONDAY,), ("SW00000001",))
+        assert told(delivered, "source").report in said.doing
+    with open_warehouse(runtime.settings) as connection:
+        (standing,) = kept_breaks(connection, only_open=True)
+        assert standing.portfolio_number == "SW00000001"
+        assert query(connection, "SELECT COUNT(*) FROM FACT_DELIVERY") == [(0,)]
+
+    with runtime.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO bigsite.security_movement SELECT * FROM kept ON CONFLICT DO NOTHING")
+    reconcile(delivered)
+    assert told(delivered, "source").breaks == 0
+    with delivered.at("2026-03-03T08:10:00+11:00"):
+        delivered.tick("alerts")
+        assert f"breaks.{FEED}" not in open_incidents(runtime.store)
+    with open_warehouse(runtime.settings) as connection:
+        assert [one.portfolio_number for one in kept_breaks(connection) if one.resolved_at] == ["SW00000001"]
+        # The data team has said nothing of the date: that is a break of its own.
+        assert [one.side.value for one in kept_breaks(connection, only_open=True)] == ["data_team"]

@@ -1,0 +1,211 @@
+"""A great date's work shared out within a run: more steps, the same bytes as in one process, whatever the shards."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster.delivery import shards
+from classfeed_dagster.delivery.build import Build
+from classfeed_dagster.delivery.verify import verify_feed
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.feed_run import sharding as sharing
+from classfeed_dagster.feed_run.feed_run import FeedDay
+from classfeed_dagster.orchestration.assets import feeds as assets
+from classfeed_dagster.orchestration.definitions import build_definitions
+from classfeed_dagster.orchestration.fan_out import Stage
+from classfeed_dagster.orchestration.rehearsal import morning_after
+from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster_tests.feeds.test_another_recipient import BGL
+from classfeed_dagster_tests.fixtures.desk import FEED, Desk, at_a_desk
+
+MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
+NUMBERS = [f"SW0000000{at}" for at in range(1, 8)]
+
+
+def set_up(desk: Desk, **settings: Any) -> Desk:
+    """Small slices and pages; with other settings on top."""
+    small = {"slice_portfolios": 1, "max_page_bytes": 8 * 1024 + 3000, **settings}
+    desk.runtime.settings = desk.runtime.settings.model_copy(update=small)
+    desk.definitions = build_definitions(desk.runtime, desk.feeds)
+    return desk
+
+
+def seven_customers(desk: Desk) -> None:
+    """Seven who trade on Monday, the third of them with units that don't add up; five trade again on Tuesday."""
+    bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", "2026-03-02": "45.50", "2026-03-03": "45.75"})
+    made = []
+    for at, number in enumerate(NUMBERS):
+        one = desk.bigsite.portfolio(number)
+        one.consent(granted_at="2026-02-20T00:00:00Z")
+        one.deposit("10000.00", "2026-02-23")
+        for _ in range(at + 1):
+            one.buy(bhp, "10", "45.00", "2026-02-24")
+        made.append(one)
+    desk.bigsite.end_of_day(MONDAY)
+    desk.break_units(made[2], MONDAY)
+    for one in made[:5]:
+        one.buy(bhp, "7", "45.25", TUESDAY)
+    desk.end_of_day(TUESDAY)
+
+
+@pytest.fixture
+def shared(desk: Desk) -> Desk:
+    """A desk at which two portfolios are a shard, and steps are given to whoever has a hand free."""
+    return set_up(desk, executor="multiprocess", shard_portfolios=2)
+
+
+@pytest.fixture
+def alone(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
+    """Another desk, at the same bigsite, where one process does everything."""
+    with at_a_desk(bigsite_engine, tmp_path / "alone") as desk:
+        yield set_up(desk)
+
+
+def delivered(desk: Desk, day: str, feed: str = FEED) -> list[Any]:
+    """What the recipient got for a date: pages as they were before compression, and what the manifests say of them."""
+    said = {"portfolios", "held_back", "totals", "counts", "recorded_after", "recorded_before", "revision"}
+    return [
+        (
+            [(page.message_id, page.document_sha256, page.bytes, page.totals) for page in one.pages],
+            one.model_dump(include=said),
+        )
+        for one in desk.status(day, feed).deliveries
+    ]
+
+
+def steps(desk: Desk, asset: str) -> list[str]:
+    """The steps of the latest run that made an asset, without its name."""
+    run = desk.instance.get_runs(limit=1)[0]
+    found = [
+        event.step_key for event in desk.instance.all_logs(run.run_id) if event.is_dagster_event and event.step_key
+    ]
+    return sorted({key.partition(".")[2].removeprefix(f"{asset}_") for key in found if key.startswith(f"{asset}.")})
+
+
+def test_shared_out_or_not_the_bytes_are_the_same(shared: Desk, alone: Desk) -> None:
+    seven_customers(shared)
+    for day, size, last in ((MONDAY, 2, 3), (TUESDAY, 1, 1)):  # on Tuesday nobody's history is sent
+        set_up(shared, shard_portfolios=size)
+        for desk in (alone, shared):
+            report = desk.run(day)
+            assert report.outcome is Outcome.DELIVERED, report.message
+        assert delivered(shared, day) == delivered(alone, day)
+        made = steps(shared, "class_super__document")
+        shards = {f"shard[{at}]" for at in range(last + 1)}
+        assert {"in_shards", *shards, "in_lots", "lot[0]", "lot[1]", "together"} <= set(made)
+        assert f"shard[{last + 1}]" not in made
+        for asset in ("class__movement_transactions", "class_super__quarantine"):
+            assert f"shard[{last}]" in steps(shared, asset)
+    (first,) = shared.status(MONDAY).deliveries
+    assert [one.number for one in first.held_back] == [NUMBERS[2]]
+    assert len(first.pages) > 2
+    assert verify_feed(shared.runtime.store, FEED, EPI).sound
+
+
+def test_what_nobody_shared_out_in_time_is_made_by_the_last_step(shared: Desk, alone: Desk, monkeypatch: Any) -> None:
+    """A page is gone before the last step: it makes the document itself."""
+    seven_customers(shared)
+
+    def after_a_page_went(work: FeedDay) -> Build | None:
+        pages = [key for key in work.store.list("staged/") if "/page-" in key]
+        work.store.delete(pages[-1])
+        assert sharing.put_together(work) is None
+        return None
+
+    monkeypatch.setattr(assets, "put_together", after_a_page_went)
+    for desk in (shared, alone):
+        assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+
+
+def test_again_after_a_correction(shared: Desk, alone: Desk) -> None:
+    """The second revision of a date holds only what differs, shared out or not; a third run does nothing."""
+    seven_customers(shared)
+    for desk in (shared, alone):
+        desk.run(MONDAY)
+    shared.end_of_day(MONDAY)  # the end of day again, with units that add up
+    for desk in (shared, alone):
+        assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
+        assert desk.run(MONDAY).outcome is Outcome.NOTHING_TO_DO
+    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+    assert [one.number for one in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
+
+
+def test_what_was_shared_out_of_something_else_is_not_taken(
+    shared: Desk, alone: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares of an earlier attempt are there, and the correction's own are not: the last steps make everything."""
+    seven_customers(shared)
+    for desk in (shared, alone):
+        desk.run(MONDAY)
+    shared.end_of_day(MONDAY)
+    monkeypatch.setattr(Stage, "shares", lambda *given: 0)
+    for desk in (shared, alone):
+        assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
+    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+    assert [one.number for one in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
+
+
+@pytest.mark.parametrize("feed", ["class_trade", "class_cash"])
+def test_a_feed_that_is_one_file(shared: Desk, alone: Desk, feed: str) -> None:
+    seven_customers(shared)
+    for desk in (shared, alone):
+        assert desk.run(MONDAY, feed=feed).outcome is Outcome.DELIVERED
+    assert delivered(shared, MONDAY, feed) == delivered(alone, MONDAY, feed)
+
+
+def test_an_ordinary_date_is_not_shared_out(shared: Desk) -> None:
+    set_up(shared, executor="multiprocess", shard_portfolios=100)
+    seven_customers(shared)
+    assert shared.run(MONDAY).outcome is Outcome.DELIVERED
+    assert steps(shared, "class_super__document") == ["in_lots", "in_shards", "together"]
+    assert steps(shared, "class__account_details") == ["in_shards", "together"]
+
+
+def test_a_date_on_which_nothing_is_due(shared: Desk) -> None:
+    shared.add(BGL)
+    shared.bigsite.portfolio("SW00000002").consent(recipient="BGL").deposit("10.00", "2026-02-24")
+    shared.end_of_day("2026-03-05")
+    early = shared.run("2026-03-05", feed="bgl")
+    assert (early.outcome, early.message) == ("nothing to do", "2026-03-05 is not a date of BGL's weekly feed")
+
+
+@pytest.mark.parametrize("after", ["render_shard", "share_out_pages"])
+def test_another_attempt_shares_the_same_date_out_meanwhile(
+    shared: Desk, alone: Desk, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    """A person runs the date as well, and a consent has ended: neither takes the other's parts, none fails for it."""
+    seven_customers(shared)
+    done = getattr(shards, after)
+    rehearsed = dt.date.fromisoformat(MONDAY)
+    feed = shared.feed(FEED)
+    audience = feed.audience(shared.runtime.settings.first_business_date)
+    other = FeedDay(shared.runtime, feed, audience, rehearsed, "other", morning_after(rehearsed), shared.feeds)
+    ended: list[str] = []
+
+    def then_another(*given: Any) -> Any:
+        result = done(*given)
+        if after == "share_out_pages" or given[3] == 3:  # the last shard
+            with shared.runtime.engine.begin() as connection:
+                number = "SELECT portfolio_id FROM bigsite.portfolio WHERE portfolio_number = :number"
+                statement = f"UPDATE bigsite.data_sharing_consent SET revoked_at = :at WHERE portfolio_id = ({number})"
+                at = rehearsed + dt.timedelta(days=1)
+                connection.execute(sa.text(statement), {"at": f"{at} 00:00+11", "number": NUMBERS[0]})
+            ended.append(NUMBERS[0])
+            assert sharing.share_out(other) == 4
+        return result
+
+    monkeypatch.setattr(shards, after, then_another)
+    report = shared.run(MONDAY)
+    monkeypatch.undo()
+    assert report.outcome is Outcome.DELIVERED, report.message
+    assert ended == [NUMBERS[0]]
+    alone.run(MONDAY)
+    assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
+    assert NUMBERS[0] not in {one.number for one in shared.manifest(MONDAY).portfolios}

@@ -1,0 +1,7 @@
+"""Fixtures: a desk with the live feed alone, and a local server that stands for Slack and PagerDuty."""
+
+from __future__ import annotations
+
+from classfeed_dagster_tests.fixtures.live_desk import Message, Switchboard, desk, switchboard
+
+__all__ = ["Message", "Switchboard", "desk", "switchboard"]

@@ -1,0 +1,76 @@
+"""What Dagster sees: it loads with nothing reachable, and its shape changes only on purpose."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from classfeed_dagster.orchestration.assets.landing import POOL
+from classfeed_dagster.orchestration.definitions import build_definitions
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.settings import Settings
+from classfeed_dagster_tests.fixtures.definitions_snapshot import SNAPSHOT, describe
+
+ROOT = Path(__file__).parents[2]
+NOTHING_REACHABLE = {
+    "CLASSFEED_BIGSITE_URL": "postgresql://nobody@127.0.0.1:1/bigsite",
+    "CLASSFEED_STORE_URL": "s3://no-such-bucket/x",
+    "CLASSFEED_S3_ENDPOINT_URL": "http://127.0.0.1:1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+def test_the_shape_is_the_recorded_one() -> None:
+    assert describe(build_definitions(Runtime(Settings()))) == SNAPSHOT.read_text(), (
+        "the asset graph changed: if on purpose, run python -m classfeed_dagster_tests.fixtures.definitions_snapshot"
+    )
+
+
+def test_dagster_finds_them_valid_with_nothing_reachable(tmp_path: Path) -> None:
+    environment = {**os.environ, **NOTHING_REACHABLE, "DAGSTER_HOME": str(tmp_path)}
+    command = [str(Path(sys.executable).with_name("dagster")), "definitions", "validate"]
+    command += ["-m", "classfeed_dagster.definitions"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_importing_them_stays_light_and_silent() -> None:
+    script = (
+        "import sys, classfeed_dagster.definitions;"
+        "print([name for name in ('snowflake.connector', 'dagster_snowflake', 'moto') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_every_asset_and_check_says_what_it_is() -> None:
+    definitions = build_definitions(Runtime(Settings()))
+    graph = definitions.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description, key
+        assert node.owners, key
+        assert node.kinds, key
+        assert node.group_name != "default", key
+    for check in graph.asset_check_keys:
+        description = graph.get(check).description
+        assert description, check
+        assert "docs/runbook.md#" in description, check
+
+
+@pytest.mark.parametrize("settings", ["dagster.yaml", "deploy/dagster.yaml"])
+def test_few_snapshots_are_read_at_once_whatever_the_number_of_workers(settings: str) -> None:
+    job = build_definitions(Runtime(Settings())).resolve_job_def("class_super_job")
+    pools = {node.name: node.definition.pools for node in job.nodes if node.definition.pools}
+    assert pools == {"landing": {POOL}}
+    concurrency = yaml.safe_load((ROOT / settings).read_text())["concurrency"]
+    # By step: by run, a run would hold its place from its first step to its last.
+    assert concurrency["pools"]["granularity"] == "op"
+    assert 1 <= concurrency["pools"]["default_limit"] <= 2

@@ -1,0 +1,213 @@
+"""What analysts see of lineage in Dagster: every asset's columns, where each comes from, and no personal data shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from dagster import AssetKey
+
+from classfeed_dagster.bigsite.lineage import unknown_sources as unknown_in_bigsite
+from classfeed_dagster.domains import lineage as domain_lineage
+from classfeed_dagster.orchestration.column_metadata import MASK, code_links, code_of, preview, timed, type_name
+from classfeed_dagster.orchestration.definitions import build_definitions
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+# What produces no table, or only shows one, with the reason.
+WITHOUT_COLUMNS = {
+    "bigsite/schema": "a description of tables, kept as JSON; its differences are readable text",
+    "simulation/customers": "writes into bigsite's tables, which have their own columns",
+    "simulation/cleaning": "only deletes",
+    "operations/service_levels": "a report: its tables are shown in its metadata and kept nowhere",
+    "operations/toil": "a report: its tables are shown in its metadata and kept nowhere",
+}
+# Columns that are made of no column above, with the reason. By the end of the asset's key; "*": all of them.
+_MANIFEST = "said by the manifest of the delivery, not by the document"
+_JUDGED = "a judgement on rows: which column it is about stands in the row"
+WITHOUT_LINEAGE = {
+    "account_balances": {"as_at_date": "the partition"},
+    "investment_holdings": {"as_at_date": "the partition"},
+    "document": {"*/AsAtDate": "the partition"},
+    "delivery": {"*/AsAtDate": "the partition"},
+    "quarantine": dict.fromkeys(("kind", "reason", "rules", "waiting_for"), _JUDGED),
+    "parity": {"*": _JUDGED},
+    "source_reconciliation": {"*": _JUDGED},
+    "data_team_reconciliation": {"*": _JUDGED},
+    "dim_date": {"*": "the calendar"},
+    "dim_portfolio": dict.fromkeys(("RECIPIENT", "VALID_FROM", "VALID_TO", "IS_CURRENT"), _MANIFEST),
+    "dim_cash_account": dict.fromkeys(("RECIPIENT", "VALID_FROM", "VALID_TO", "IS_CURRENT"), _MANIFEST),
+    "dim_security": dict.fromkeys(("VALID_FROM", "VALID_TO", "IS_CURRENT"), _MANIFEST),
+    "fact_movement": dict.fromkeys(("FEED", "BUSINESS_DATE", "MESSAGE_ID", "CORRELATION_ID"), _MANIFEST),
+    "fact_holding_daily": dict.fromkeys(("FEED", "BUSINESS_DATE", "MESSAGE_ID", "CORRELATION_ID"), _MANIFEST),
+    "fact_cash_balance_daily": dict.fromkeys(("FEED", "BUSINESS_DATE", "MESSAGE_ID", "CORRELATION_ID"), _MANIFEST),
+    "fact_delivery": dict.fromkeys(
+        ("FEED", "BUSINESS_DATE", "REVISION", "MESSAGE_ID", "SEQUENCE_NUMBER", "CHAIN_POSITION", "CONTENT_DIGEST",
+         "RECORD_BYTES", "PAGE_SHA256", "SNAPSHOT_ID", "SNAPSHOT_AT", "CONSENT_CHECKED_AT", "CORRELATION_ID",
+         "IS_LATEST"),
+        _MANIFEST,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, dict[str, object]]:
+    graph = build_definitions(Runtime(Settings())).resolve_asset_graph()
+    return {key.to_user_string(): dict(graph.get(key).metadata) for key in graph.get_all_asset_keys()}
+
+
+def has_data(key: str) -> bool:
+    return key not in WITHOUT_COLUMNS
+
+
+def explained(key: str, column: str) -> bool:
+    """True if a column without lineage is among those listed with a reason."""
+    listed = WITHOUT_LINEAGE.get(key.rpartition("/")[2], {})
+    return "*" in listed or column in listed or f"*/{column.rpartition('/')[2]}" in listed
+
+
+def columns_of(metadata: dict[str, object]) -> dict[str, object]:
+    return {column.name: column for column in metadata["dagster/column_schema"].columns}  # type: ignore[attr-defined]
+
+
+def test_every_declared_source_exists() -> None:
+    assert unknown_in_bigsite() == []
+    assert domain_lineage.unknown_sources() == []
+
+
+def test_every_asset_that_holds_data_says_what_its_columns_are(shown: dict[str, dict[str, object]]) -> None:
+    for key in filter(has_data, shown):
+        assert columns_of(shown[key]), key
+        for name, column in columns_of(shown[key]).items():
+            assert column.description, (key, name)  # type: ignore[attr-defined]
+            assert column.type, (key, name)  # type: ignore[attr-defined]
+
+
+def test_exceptions_are_real(shown: dict[str, dict[str, object]]) -> None:
+    assert [key for key in WITHOUT_COLUMNS if key not in shown or "dagster/column_schema" in shown[key]] == []
+    for name, columns in WITHOUT_LINEAGE.items():
+        listed = {column.rpartition("/")[2] for column in columns} - {"*"}
+        for key in (key for key in shown if key.rpartition("/")[2] == name):
+            found = {column.rpartition("/")[2] for column in columns_of(shown[key])}
+            assert listed <= found | {"AsAtDate"}, key
+
+
+def test_every_column_comes_from_columns_that_its_parents_have(shown: dict[str, dict[str, object]]) -> None:
+    graph = build_definitions(Runtime(Settings())).resolve_asset_graph()
+    for key in filter(has_data, shown):
+        parents = graph.get(AssetKey(key.split("/"))).parent_keys
+        if not parents:
+            continue  # another team's
+        found = shown[key].get("dagster/column_lineage")
+        lineage = found.deps_by_column if found else {}  # type: ignore[attr-defined]
+        without = columns_of(shown[key]).keys() - lineage.keys()
+        assert [name for name in without if not explained(key, name)] == [], key
+        for name, deps in lineage.items():
+            assert name in columns_of(shown[key])
+            for dep in deps:
+                assert dep.asset_key in parents, (key, name, dep)
+                assert dep.column_name in columns_of(shown[dep.asset_key.to_user_string()]), (key, name, dep)
+
+
+def test_every_asset_that_we_make_leads_to_runbook_and_code(shown: dict[str, dict[str, object]]) -> None:
+    sections = set(re.findall(r"^#+ (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
+    anchors = {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in sections}
+    for key in filter(has_data, shown):
+        if key.startswith(("bigsite/", "legacy/", "data_team/")):
+            continue  # another team's
+        file, _, anchor = str(shown[key]["runbook"]).partition("#")
+        assert (file, anchor in anchors) == ("docs/runbook.md", True), (key, anchor)
+        (reference,) = shown[key]["dagster/code_references"].code_references  # type: ignore[attr-defined]
+        assert (
+            Path(reference.file_path)
+            .read_text()
+            .splitlines()[reference.line_number - 1]
+            .startswith(("def ", "class ", "@", "    def "))
+        ), key
+
+
+def back_to_bigsite(shown: dict[str, dict[str, object]], key: str, column: str) -> set[str]:
+    if key.startswith("data_team/"):
+        return {f"{key}.{column}"}
+    if key.startswith("bigsite/"):
+        return {f"{key.removeprefix('bigsite/')}.{column}"}
+    deps = shown[key]["dagster/column_lineage"].deps_by_column[column]  # type: ignore[attr-defined]
+    return {
+        source for dep in deps for source in back_to_bigsite(shown, dep.asset_key.to_user_string(), dep.column_name)
+    }
+
+
+@pytest.mark.parametrize(
+    ("asset", "column", "sources"),
+    [
+        ("class_super/delivery", "EPIDataResponse/MovementTransactions/MovementTransaction/Gst", {"trade.gst"}),
+        ("class_super/delivery", "EPIDataResponse/InvestmentHoldings/InvestmentHolding/MarketValue",
+         {"holding_eod.units", "security_price.close_price"}),
+        ("class_super/document", "EPIDataResponse/AccountDetails/Account/CashAccount/Bsb", {"cash_account.bsb"}),
+        ("class_cash/delivery", "B/ledger_balance", {"cash_balance_eod.ledger_balance"}),
+        ("warehouse/class_super/fact_holding_daily", "MARKET_VALUE",
+         {"holding_eod.units", "security_price.close_price"}),
+        ("warehouse/class_super/dim_cash_account", "PORTFOLIO_NUMBER", {"portfolio.portfolio_number"}),
+        ("warehouse/class_super/fact_movement", "GST", {"trade.gst"}),
+    ],
+)  # fmt: skip
+def test_a_number_of_the_recipient_leads_back_to_bigsite(
+    shown: dict[str, dict[str, object]], asset: str, column: str, sources: set[str]
+) -> None:
+    assert back_to_bigsite(shown, asset, column) == sources
+
+
+def test_personal_data_is_marked_all_the_way(shown: dict[str, dict[str, object]]) -> None:
+    for key, column in [
+        ("bigsite/member", "email"),
+        ("landing/cash_account", "account_number"),
+        ("class/account_details", "cash_accounts.account_number"),
+        ("class_super/delivery", "EPIDataResponse/AccountBalances/AccountBalance/CashAccountNumber"),
+        ("class_trade/document", "D/hin"),
+        ("warehouse/class_super/dim_cash_account", "CASH_ACCOUNT_NUMBER"),
+        ("warehouse/class_super/fact_movement", "NARRATIVE"),
+    ]:
+        assert columns_of(shown[key])[column].tags["personal_data"], (key, column)  # type: ignore[attr-defined]
+    assert not columns_of(shown["landing/trade"])["units"].tags  # type: ignore[attr-defined]
+
+
+def test_a_preview_masks_what_is_personal() -> None:
+    rows = pl.DataFrame({"portfolio_number": ["SW1"] * 20, "abn": ["51824753556"] * 20, "hin": [None] * 20})
+    text = preview(rows, {"abn", "hin"}).value
+    assert text is not None
+    assert "51824753556" not in text
+    assert text.count(f"| SW1 | {MASK} |  |") == 8
+
+
+def test_types_are_named_as_in_sql() -> None:
+    types = (pl.Decimal(18, 2), pl.Datetime("us", "UTC"), pl.List(pl.Int64), pl.String(), pl.Date(), pl.Int64())
+    assert [type_name(one) for one in types] == [
+        "decimal(18,2)", "timestamp UTC", "list of bigint", "string", "date", "bigint",
+    ]  # fmt: skip
+
+
+def test_code_is_named_where_it_is() -> None:
+    assert code_of(type_name) == "classfeed_dagster/orchestration/column_metadata.py#type_name"
+
+
+def test_what_has_no_source_is_refused() -> None:
+    with pytest.raises((TypeError, ValueError)):
+        code_links(len)
+
+
+def test_a_step_says_how_long_it_took() -> None:
+    def made(rows: int) -> Iterator[dg.MaterializeResult[None]]:
+        yield dg.MaterializeResult(metadata={"rows": rows})
+        yield dg.MaterializeResult(asset_key="other")
+
+    one, two = timed(made, {"rows": 0, "more": 1})(5)
+    assert one.metadata is not None
+    assert two.metadata is not None
+    assert (one.metadata["rows"], one.metadata["more"], two.metadata["rows"]) == (5, 1, 0)
+    assert 0 <= one.metadata["seconds"] <= two.metadata["seconds"] < 5

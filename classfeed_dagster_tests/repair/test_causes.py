@@ -1,0 +1,128 @@
+"""Which cause an error chain has: the innermost error that is known decides, and says what was down."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import psycopg
+import pytest
+
+import classfeed_dagster
+from classfeed_dagster.repair.causes import _GROUPS, TABLE, Cause, Dependency, Kind, classify
+
+WRAPPER = ("DagsterExecutionStepExecutionError", "Error occurred while executing op")
+
+
+@pytest.mark.parametrize(
+    ("chain", "kind", "dependency"),
+    [
+        ([], Kind.TRANSIENT, None),
+        ([WRAPPER], Kind.UNKNOWN, None),
+        ([WRAPPER, ("KeyError", "'x'")], Kind.UNKNOWN, None),
+        ([WRAPPER, ("SourceReadError", "bigsite could not be read")], Kind.TRANSIENT, Dependency.BIGSITE),
+        ([("SourceReadError", ""), ("OperationalError", "connection refused")], Kind.TRANSIENT, Dependency.BIGSITE),
+        ([("SourceReadError", ""), ("DeadlockDetected", "")], Kind.TRANSIENT, None),
+        ([("SourceReadError", ""), ("UndefinedColumn", "")], Kind.DATA, None),
+        ([("SourceReadError", ""), ("InsufficientPrivilege", "")], Kind.CONFIGURATION, None),
+        (
+            [("OperationalError", 'FATAL: password authentication failed for user "feed"')],
+            Kind.CONFIGURATION,
+            None,
+        ),
+        ([("OperationalError", 'FATAL: database "bigsite" does not exist')], Kind.CONFIGURATION, None),
+        ([("OperationalError", "250001 (08001): could not connect")], Kind.TRANSIENT, Dependency.SNOWFLAKE),
+        ([("OperationalError", "390100 (08001): Incorrect username or password")], Kind.CONFIGURATION, None),
+        (
+            [("StoreError", ""), ("ClientError", "An error occurred (SlowDown) when calling PutObject")],
+            Kind.TRANSIENT,
+            Dependency.STORE,
+        ),
+        ([("ClientError", "An error occurred (AccessDenied) when calling PutObject")], Kind.CONFIGURATION, None),
+        ([("StoreError", ""), ("ClientError", "an error of a new kind")], Kind.TRANSIENT, Dependency.STORE),
+        ([("OSError", "[Errno 28] No space left on device")], Kind.TRANSIENT, None),
+        ([("OSError", "[Errno 5] Input/output error")], Kind.UNKNOWN, None),
+        ([("EndpointConnectionError", ""), ("ConnectionRefusedError", "")], Kind.TRANSIENT, Dependency.STORE),
+        ([("ConnectionResetError", "")], Kind.TRANSIENT, None),
+        ([("MemoryError", "")], Kind.TRANSIENT, None),
+        ([("StaleBuildError", "")], Kind.STALE, None),
+        ([("SourceNotReadyError", "")], Kind.NOT_READY, None),
+        ([("DagsterAssetCheckFailedError", "")], Kind.DATA, None),
+        ([("SchemaDriftError", "")], Kind.DATA, None),
+        ([("ObjectNotFoundError", "")], Kind.DATA, None),
+        ([("SchemaUnreadableError", "")], Kind.DATA, None),
+        ([("SourceReadError", ""), ("QueryCanceled", "due to statement timeout")], Kind.TRANSIENT, None),
+        ([("SourceReadError", ""), ("DiskFull", "")], Kind.TRANSIENT, Dependency.BIGSITE),
+        (
+            [("ProgrammingError", "002003 (42S02): Object 'FACT' does not exist or not authorized")],
+            Kind.CONFIGURATION,
+            None,
+        ),
+        ([("ProgrammingError", "000604 (57014): SQL execution canceled")], Kind.TRANSIENT, None),
+        ([("ProgrammingError", "something new")], Kind.UNKNOWN, None),
+        ([WRAPPER, ("TypeError", "")], Kind.BUG, None),
+        ([("StoreError", ""), ("ReadTimeoutError", "")], Kind.TRANSIENT, Dependency.STORE),
+    ],
+)
+def test_causes(chain: list[tuple[str, str]], kind: Kind, dependency: Dependency | None) -> None:
+    cause = classify(chain)
+    assert (cause.kind, cause.dependency) == (kind, dependency)
+
+
+def test_an_unknown_error_is_named_so_that_it_can_be_added() -> None:
+    assert classify([WRAPPER, ("NewError", "")]) == Cause(Kind.UNKNOWN, "NewError")
+
+
+def test_only_what_can_pass_by_itself_is_retried() -> None:
+    assert {kind for kind in Kind if not kind.retried} == {Kind.DATA, Kind.CONFIGURATION, Kind.BUG}
+
+
+def test_only_what_passes_has_something_that_is_down() -> None:
+    assert all(kind is Kind.TRANSIENT for kind, dependency in TABLE.values() if dependency is not None)
+
+
+def own_exceptions() -> dict[str, type[BaseException]]:
+    """Every exception class that the package declares, but for a module's own signals, which never leave it."""
+    found: dict[str, type[BaseException]] = {}
+    for module in pkgutil.walk_packages(classfeed_dagster.__path__, "classfeed_dagster."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == module.name:
+                found[value.__name__] = value
+    return {name: value for name, value in found.items() if not name.startswith("_")}
+
+
+def test_every_exception_of_the_package_is_classified_on_purpose() -> None:
+    ours = own_exceptions()
+    assert len(ours) > 40
+    assert sorted(ours.keys() - TABLE.keys()) == []
+
+
+def test_what_an_exception_says_of_itself_is_what_the_table_says() -> None:
+    for name, own in own_exceptions().items():
+        transient = getattr(own, "transient", None)
+        if transient is not None:
+            assert TABLE[name][0].retried is transient, name
+
+
+def test_no_error_stands_in_the_table_twice() -> None:
+    names = [name for _, _, group in _GROUPS for name in group.split()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("57014", Kind.TRANSIENT),  # statement timeout
+        ("40P01", Kind.TRANSIENT),
+        ("40001", Kind.TRANSIENT),
+        ("53300", Kind.TRANSIENT),
+        ("57P01", Kind.TRANSIENT),
+        ("25P03", Kind.TRANSIENT),
+        ("42703", Kind.DATA),
+        ("42501", Kind.CONFIGURATION),
+        ("28P01", Kind.CONFIGURATION),
+    ],
+)
+def test_states_of_postgresql(state: str, kind: Kind) -> None:
+    error = psycopg.errors.lookup(state)
+    assert classify([("SourceReadError", ""), (error.__name__, "")]).kind is kind

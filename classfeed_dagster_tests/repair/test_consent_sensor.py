@@ -1,0 +1,153 @@
+"""The consent sensor with a real queue, looked at through Dagster: events lead to a look, and the look to a delivery."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+import os
+import random
+
+import boto3
+import pytest
+
+from classfeed_dagster.alerting.incidents import raised
+from classfeed_dagster.repair.consent_events import Queues
+from classfeed_dagster.repair.source_probe import Question, changes
+from classfeed_dagster_tests.fixtures.bigsite_builder import instant
+from classfeed_dagster_tests.fixtures.desk import Desk
+
+MONDAY = "2026-03-02"
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def queues(desk: Desk, s3_endpoint: str) -> Queues:
+    client = boto3.client("sqs", endpoint_url=s3_endpoint)
+    number = f"{os.getpid()}-{next(_numbers)}"
+    events, dead = (client.create_queue(QueueName=f"sensor-{name}-{number}")["QueueUrl"] for name in ("a", "b"))
+    settings = {"consent_queue_url": events, "consent_dead_letter_url": dead, "sqs_endpoint_url": s3_endpoint}
+    desk.runtime.settings = desk.runtime.settings.model_copy(update=settings)
+    made = Queues.of(desk.runtime.settings)
+    assert made is not None
+    return made
+
+
+def event(number: int, kind: str = "GRANTED") -> str:
+    return json.dumps(
+        {
+            "event_id": f"event-{number}",
+            "consent_id": number,
+            "portfolio_id": number,
+            "kind": kind,
+            "instant": "2026-03-02T19:30:00Z",
+            "correlation_id": f"correlation-{number}",
+        }
+    )
+
+
+def test_shuffled_duplicates_and_rubbish_are_counted_and_told_until_the_dead_letters_are_gone(
+    desk: Desk, queues: Queues
+) -> None:
+    bodies = [event(number) for number in range(1, 8)] * 3 + ["rubbish", '{"event_id": "x"}']
+    random.Random(7).shuffle(bodies)
+    for body in bodies:
+        queues.client.send_message(QueueUrl=queues.events, MessageBody=body)
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        requests, said = desk.tick("consent_events")
+        assert requests == []
+        assert said == "7 event(s), 14 duplicate(s), 2 unreadable"
+        (incident,) = raised(desk.runtime.store)
+        assert incident.what == "2 consent events could not be read"
+        queues.client.purge_queue(QueueUrl=queues.dead_letters or "")
+        assert desk.tick("consent_events")[1] == "0 event(s), 0 duplicate(s), 0 unreadable"
+        assert raised(desk.runtime.store) == ()
+
+
+def test_a_consent_recorded_after_delivery_goes_the_same_morning_once_its_event_says_look(
+    desk: Desk, queues: Queues
+) -> None:
+    desk.two_customers()
+    late = desk.bigsite.portfolios[2]
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        assert desk.tick("repair")[0] == []  # bigsite has been asked now; the next time would be in five minutes
+    late.consent(granted_at="2026-03-02T03:00:00Z")  # given on Monday, written down on Tuesday morning
+    late.consents[-1].values["updated_at"] = instant("2026-03-02T19:21:00Z")
+    desk.bigsite.save()
+    with desk.at("2026-03-03T06:22:00+11:00"):
+        assert desk.tick("repair")[0] == []
+        queues.client.send_message(QueueUrl=queues.events, MessageBody=event(1))
+        desk.tick("consent_events")
+    with desk.at("2026-03-03T06:22:30+11:00"):
+        (request,) = desk.tick("repair")[0]
+        assert request.run_config["ops"]["landing"]["config"] == {"fresh_snapshot": True}
+        assert desk.carry_out(request).success
+        assert desk.tick("repair")[0] == []
+    (sent,) = desk.manifest(MONDAY, 1).portfolios
+    assert (sent.number, sent.change, sent.extract) == (late.number, "NEW", "FULL")
+
+
+def test_a_consent_that_ends_after_the_document_was_made_is_left_out_by_the_repair(
+    desk: Desk, queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from classfeed_dagster.feed_run.feed_run import FeedDay
+
+    first, second = desk.two_customers()
+    desk.end_of_day(MONDAY)
+    stage = FeedDay.stage
+
+    def then_revoked(work: FeedDay) -> object:
+        build = stage(work)
+        second.consents[-1].values.update(
+            revoked_at=instant("2026-03-02T18:59:00Z"), updated_at=instant("2026-03-02T19:00:30Z")
+        )
+        desk.bigsite.save()
+        return build
+
+    with desk.at("2026-03-03T06:00:00+11:00"), monkeypatch.context() as patch:
+        patch.setattr(FeedDay, "stage", then_revoked)
+        report = desk.run(MONDAY, at=desk.runtime.settings.now)
+        assert report.failed_checks == ("everyone_consented",)
+    assert desk.status(MONDAY).deliveries == ()
+    queues.client.send_message(QueueUrl=queues.events, MessageBody=event(2, "REVOKED"))
+    with desk.at("2026-03-03T06:10:00+11:00"):
+        desk.tick("consent_events")
+        (request,) = desk.tick("repair")[0]
+        assert desk.carry_out(request).success
+    assert [portfolio.number for portfolio in desk.manifest(MONDAY).portfolios] == [first.number]
+
+
+@pytest.mark.parametrize(
+    ("ends", "delivered", "changed"),
+    [
+        ({"revoked_at": "2026-03-02T19:05:00Z"}, False, "2026-03-02T19:06:00Z"),
+        ({"revoked_at": "2026-03-02T19:05:00Z"}, True, None),  # nothing that was sent becomes wrong by it
+        ({"expires_at": "2026-03-02T19:05:00Z"}, False, "2026-03-02T19:06:00Z"),
+    ],
+)
+def test_the_probe_sees_a_consent_that_ended_while_its_date_was_under_way(
+    desk: Desk, ends: dict[str, str], delivered: bool, changed: str | None
+) -> None:
+    first, _ = desk.two_customers()
+    first.consents[-1].values.update(
+        {name: instant(at) for name, at in ends.items()}, updated_at=instant("2026-03-02T19:06:00Z")
+    )
+    desk.end_of_day(MONDAY)
+    day = dt.date(2026, 3, 2)
+    question = Question(day, instant("2026-03-02T19:00:00Z"), delivered=delivered)
+    found = changes(desk.runtime, "CLASS", [question])
+    assert found == ({} if changed is None else {day: instant(changed)})
+
+
+def test_the_probe_sees_a_consent_run_out_though_no_row_changes(desk: Desk) -> None:
+    first, _ = desk.two_customers()
+    first.consents[-1].values.update(expires_at=instant("2026-03-02T19:05:00Z"))
+    desk.end_of_day(MONDAY)
+    day, seen = dt.date(2026, 3, 2), instant("2026-03-02T19:00:00Z")
+    assert changes(desk.runtime, "CLASS", [Question(day, seen)]) == {}
+    assert changes(desk.runtime, "CLASS", [Question(day, seen, delivered=False)]) == {
+        day: instant("2026-03-02T19:05:00Z")
+    }

@@ -1,0 +1,274 @@
+"""Decisions from facts: what each state of affairs leads to, and what no state ever does."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from classfeed_dagster.repair.causes import Cause, Dependency, Kind
+from classfeed_dagster.repair.decisions import (
+    Action,
+    DateFacts,
+    Decision,
+    Policy,
+    RunFact,
+    RunState,
+    backoff,
+    decide,
+    decide_all,
+)
+
+DAY = dt.date(2026, 3, 2)
+DUE = dt.datetime(2026, 3, 2, 19, tzinfo=dt.UTC)
+HOUR, MINUTE = dt.timedelta(hours=1), dt.timedelta(minutes=1)
+POLICY = Policy(code_version="1")
+DOWN = Cause(Kind.TRANSIENT, "StoreError", Dependency.STORE)
+DRIFT = Cause(Kind.DATA, "SchemaDriftError")
+NOT_READY = Cause(Kind.NOT_READY, "SourceNotReadyError")
+
+
+def facts(**given: object) -> DateFacts:
+    base = DateFacts("class_super", DAY, DUE, DUE + 3 * HOUR, delivered=False)
+    return dataclasses.replace(base, **given)  # type: ignore[arg-type]  # a test's keywords
+
+
+def failed(cause: Cause, minutes: int = 0, number: int = 1, **given: object) -> RunFact:
+    fact = RunFact(f"run-{number}", RunState.FAILED, DUE + minutes * MINUTE, cause, "1")
+    return dataclasses.replace(fact, **given)  # type: ignore[arg-type]  # a test's keywords
+
+
+def action(given: DateFacts, after: dt.timedelta = HOUR, policy: Policy = POLICY) -> Action:
+    return decide(given, DUE + after, policy).action
+
+
+def test_a_date_is_left_to_its_schedule_and_started_if_that_did_not() -> None:
+    assert action(facts(), -MINUTE) is Action.NOTHING
+    assert action(facts(), 14 * MINUTE) is Action.WAIT
+    assert action(facts(), 15 * MINUTE) is Action.RUN
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (RunFact("a", RunState.RUNNING), Action.LEAVE),
+        (failed(Cause(Kind.TRANSIENT, "worker died"), retried_by_dagster=True), Action.LEAVE),
+        (RunFact("a", RunState.CANCELED, DUE), Action.WAIT),
+        (RunFact("a", RunState.SUCCEEDED, DUE), Action.RUN),
+        (RunFact("a", RunState.SUCCEEDED, DUE, idle=True), Action.RUN),
+        (failed(DOWN), Action.RUN),
+        (failed(NOT_READY), Action.RUN),
+        (failed(NOT_READY, 55), Action.WAIT),
+        (failed(DRIFT), Action.GIVE_UP),
+        (failed(DRIFT, code_version="0"), Action.RUN),
+        (RunFact("a", RunState.FAILED, DUE), Action.RUN),  # its cause was not found
+    ],
+)
+def test_what_follows_from_the_last_run(run: RunFact, expected: Action) -> None:
+    assert action(facts(runs=[run])) is expected
+
+
+def test_a_delivered_date_is_left_alone_unless_the_source_changed_or_someone_was_freed() -> None:
+    delivered = facts(delivered=True, snapshot_at=DUE, landed_at=DUE, runs=[RunFact("a", RunState.SUCCEEDED, DUE)])
+    assert decide(delivered, DUE + HOUR, POLICY).reason == "delivered"
+    held = dataclasses.replace(delivered, held_back=2)
+    assert decide(held, DUE + HOUR, POLICY).reason == "delivered, some held back until mended"
+    assert action(dataclasses.replace(held, source_changed_at=DUE)) is Action.NOTHING
+    changed = dataclasses.replace(held, source_changed_at=DUE + MINUTE)
+    assert decide(changed, DUE + HOUR, POLICY).fresh_snapshot
+    # Another feed has read bigsite since: what it landed will do.
+    landed = decide(dataclasses.replace(changed, landed_at=DUE + 2 * MINUTE), DUE + HOUR, POLICY)
+    assert (landed.action, landed.fresh_snapshot) == (Action.RUN, False)
+    freed = decide(dataclasses.replace(held, freed="abc"), DUE + HOUR, POLICY)
+    assert (freed.action, freed.run_key) == (Action.RUN, "repair-class_super-2026-03-02-freed-abc")
+    never_read = dataclasses.replace(changed, snapshot_at=None, landed_at=None)
+    assert decide(never_read, DUE + HOUR, POLICY).fresh_snapshot
+
+
+def test_a_re_issue_that_failed_is_tried_again_although_the_date_is_delivered() -> None:
+    unfinished = facts(delivered=True, snapshot_at=DUE, landed_at=DUE, runs=[failed(DOWN, remaining=("a/b",))])
+    decision = decide(unfinished, DUE + HOUR, POLICY)
+    assert (decision.action, decision.selection) == (Action.RUN, ("a/b",))
+
+
+def test_what_was_overtaken_or_must_be_read_anew_is_not_resumed() -> None:
+    overtaken = failed(Cause(Kind.STALE, "MixedSnapshotsError"), remaining=("a/b",))
+    assert decide(facts(runs=[overtaken]), DUE + HOUR, POLICY).selection == ()
+    changed = facts(runs=[failed(DOWN, remaining=("a/b",))], source_changed_at=DUE, snapshot_at=DUE - HOUR)
+    decision = decide(changed, DUE + HOUR, POLICY)
+    assert (decision.selection, decision.fresh_snapshot) == ((), True)
+
+
+def test_a_permanent_failure_runs_again_once_something_changed() -> None:
+    stopped = facts(runs=[failed(DRIFT)], snapshot_at=DUE - HOUR, landed_at=DUE - HOUR)
+    assert action(stopped) is Action.GIVE_UP
+    assert decide(dataclasses.replace(stopped, source_changed_at=DUE), DUE + HOUR, POLICY).fresh_snapshot
+    assert action(dataclasses.replace(stopped, released_at=DUE + MINUTE)) is Action.RUN
+    assert action(dataclasses.replace(stopped, released_at=DUE - MINUTE)) is Action.GIVE_UP
+    assert action(stopped, policy=Policy(code_version="2")) is Action.RUN
+
+
+def test_attempts_are_bounded_in_a_window_and_begin_anew_with_the_next() -> None:
+    runs = [failed(DOWN, 10 * number, number) for number in range(5)]
+    assert action(facts(runs=runs), 5 * HOUR) is Action.GIVE_UP
+    assert action(facts(runs=runs[:4]), 5 * HOUR) is Action.RUN
+    assert action(facts(runs=runs, budget_from=DUE + 24 * HOUR), 24 * HOUR) is Action.RUN
+    unknown = Cause(Kind.UNKNOWN, "KeyError")
+    assert action(facts(runs=[failed(unknown, 0, 1)])) is Action.RUN
+    assert action(facts(runs=[failed(unknown, 0, 1), failed(unknown, 9, 2)])) is Action.GIVE_UP
+    # Looking whether the source is ready costs nothing.
+    assert action(facts(runs=[*runs, failed(NOT_READY, 60), failed(DOWN, 61)]), 5 * HOUR) is Action.RUN
+
+
+def test_a_feed_that_is_switched_off_is_looked_at_again_but_never_given_up() -> None:
+    idle = [RunFact(str(n), RunState.SUCCEEDED, DUE + n * MINUTE, idle=True) for n in range(5)]
+    assert action(facts(runs=idle), 5 * HOUR) is Action.WAIT
+    assert action(facts(runs=idle, budget_from=DUE + 24 * HOUR), 24 * HOUR) is Action.RUN
+
+
+def test_successes_that_deliver_nothing_are_bounded_too() -> None:
+    fruitless = [RunFact(str(n), RunState.SUCCEEDED, DUE + n * MINUTE) for n in range(5)]
+    assert action(facts(runs=fruitless), 5 * HOUR) is Action.GIVE_UP
+
+
+def week(*each: DateFacts) -> list[DateFacts]:
+    return [
+        dataclasses.replace(one, business_date=DAY + dt.timedelta(days=at), due_at=DUE, deadline=DUE)
+        for at, one in enumerate(each)
+    ]
+
+
+def test_a_date_waits_for_the_one_before() -> None:
+    first, second, third = decide_all(week(facts(), facts(), facts(delivered=True)), DUE + HOUR, POLICY)
+    assert first.action is Action.RUN
+    assert (second.action, second.reason) == (Action.WAIT, "waits for 2026-03-02, which has not been delivered")
+    assert third.action is Action.NOTHING
+
+
+def test_what_waits_for_a_date_that_is_no_longer_repaired_is_given_up_once() -> None:
+    first, second = decide_all(week(facts(waits_for=dt.date(2026, 2, 2)), facts()), DUE + HOUR, POLICY)
+    assert (first.action, second.action) == (Action.GIVE_UP, Action.WAIT)
+
+
+def test_while_something_is_down_one_run_probes_it() -> None:
+    feeds = [facts(feed=name, runs=[failed(DOWN)]) for name in ("a", "b", "c")]
+    assert [one.action for one in decide_all(feeds, DUE + HOUR, POLICY)] == [Action.RUN, Action.WAIT, Action.WAIT]
+    probing = [*feeds, facts(feed="d", runs=[RunFact("x", RunState.RUNNING)])]
+    assert [one.action for one in decide_all(probing, DUE + HOUR, POLICY)][:3] == [Action.WAIT] * 3
+    up_again = [*feeds, facts(feed="d", delivered=True, runs=[RunFact("x", RunState.SUCCEEDED, DUE + HOUR)])]
+    assert [one.action for one in decide_all(up_again, DUE + 2 * HOUR, POLICY)][:3] == [Action.RUN] * 3
+
+
+def test_bigsite_is_asked_by_the_sensor_itself() -> None:
+    gone = Cause(Kind.TRANSIENT, "OperationalError", Dependency.BIGSITE)
+    feeds = [facts(feed=name, runs=[failed(gone)]) for name in ("a", "b")]
+    assert {one.action for one in decide_all(feeds, DUE + HOUR, POLICY, bigsite_up=False)} == {Action.WAIT}
+    assert {one.action for one in decide_all(feeds, DUE + HOUR, POLICY, bigsite_up=True)} == {Action.RUN}
+    assert [one.action for one in decide_all(feeds, DUE + HOUR, POLICY)] == [Action.RUN, Action.WAIT]
+
+
+def test_waiting_grows_and_is_the_same_for_everyone_who_asks() -> None:
+    waits = [backoff("class_super", DAY, attempts) for attempts in range(1, 7)]
+    assert waits[:4] == sorted(waits[:4])
+    for minutes, wait in zip((2, 5, 15, 30, 30, 30), waits, strict=True):
+        assert minutes * MINUTE <= wait <= minutes * MINUTE * 5 / 4
+    assert waits[0] == backoff("class_super", DAY, 1)
+    assert 2 * MINUTE <= backoff("class_super", DAY, 0) <= 3 * MINUTE
+    assert waits[0] != backoff("class_cash", DAY, 1)
+
+
+instants = st.integers(0, 48 * 60).map(lambda minutes: DUE + minutes * MINUTE)
+causes = st.sampled_from(
+    [DOWN, DRIFT, NOT_READY, Cause(Kind.UNKNOWN, "KeyError"), Cause(Kind.STALE, "StaleBuildError"), None]
+)
+runs = st.lists(
+    st.builds(
+        RunFact,
+        st.uuids().map(str),
+        st.sampled_from(RunState),
+        instants,
+        causes,
+        st.sampled_from(["1", "0"]),
+        st.booleans(),
+        st.sampled_from([(), ("a/b",)]),
+        st.booleans(),
+    ),
+    max_size=7,
+)
+everything = st.lists(
+    st.builds(
+        DateFacts,
+        feed=st.sampled_from(["a", "b"]),
+        business_date=st.integers(0, 9).map(lambda days: DAY + dt.timedelta(days=days)),
+        due_at=instants,
+        deadline=instants,
+        delivered=st.booleans(),
+        runs=runs,
+        held_back=st.integers(0, 3),
+        snapshot_at=st.none() | instants,
+        landed_at=st.none() | instants,
+        source_changed_at=st.none() | instants,
+        freed=st.none() | st.just("f"),
+        released_at=st.none() | instants,
+        waits_for=st.none() | st.just(DAY - dt.timedelta(days=3)),
+        budget_from=st.none() | instants,
+    ),
+    max_size=8,
+    unique_by=lambda one: (one.feed, one.business_date),
+)
+
+
+@given(everything, instants, st.sampled_from([None, True, False]))
+def test_whatever_the_facts(given_facts: list[DateFacts], now: dt.datetime, up: bool | None) -> None:
+    decisions = decide_all(given_facts, now, POLICY, bigsite_up=up)
+    assert decide_all(reversed(given_facts), now, POLICY, bigsite_up=up) == decisions
+    by_date = {(one.feed, one.business_date): one for one in given_facts}
+    assert len(decisions) == len(by_date)
+    running: list[Decision] = [one for one in decisions if one.action is Action.RUN]
+    keys = [one.run_key for one in running]
+    assert len(set(keys)) == len(keys)
+    assert None not in keys
+    assert not (running and up is False)
+    for one in running:
+        known = by_date[one.feed, one.business_date]
+        assert known.due_at <= now
+        assert all(run.state is not RunState.RUNNING for run in known.runs)
+        assert not (known.runs and known.runs[-1].state is RunState.CANCELED and not known.delivered)
+        # Nothing is started out of order, and what is read anew is read whole.
+        earlier = [f for f in given_facts if f.feed == one.feed and f.business_date < one.business_date]
+        assert known.delivered or all(f.delivered or f.due_at > now for f in earlier)
+        assert not (one.fresh_snapshot and one.selection)
+    for one in decisions:
+        assert one.reason
+        assert (one.not_before is None) or one.not_before > now
+
+
+@pytest.mark.parametrize("error", ["SchemaDriftError", "SchemaUnreadableError", "UndefinedColumn"])
+def test_a_date_that_the_schema_stopped_runs_again_once_the_schema_keeps_its_contract(error: str) -> None:
+    stopped = facts(runs=[failed(Cause(Kind.DATA, error))])
+    assert action(stopped) is Action.GIVE_UP
+    mended = dataclasses.replace(stopped, schema_agrees=True)
+    decision = decide(mended, DUE + HOUR, POLICY)
+    assert (decision.action, decision.selection) == (Action.RUN, ())
+    assert decision.reason == f"stopped by {error}; bigsite's schema keeps its contract again"
+
+
+def test_a_schema_that_agrees_does_not_free_what_something_else_stopped() -> None:
+    assert action(facts(runs=[failed(Cause(Kind.DATA, "GateRefusedError"))], schema_agrees=True)) is Action.GIVE_UP
+
+
+def test_a_date_that_fails_by_an_agreeing_schema_again_and_again_is_given_up() -> None:
+    runs = [failed(DRIFT, minute, minute) for minute in range(5)]
+    assert action(facts(runs=runs, schema_agrees=True), 10 * HOUR) is Action.GIVE_UP
+
+
+def test_the_pace_shortens_every_waiting_time() -> None:
+    fast = Policy(code_version="1", pace=0.1)
+    assert action(facts(), 2 * MINUTE, fast) is Action.RUN
+    assert action(facts(runs=[failed(DOWN)]), MINUTE, fast) is Action.RUN
+    assert action(facts(runs=[failed(DOWN)]), MINUTE) is Action.WAIT
+    assert action(facts(runs=[failed(NOT_READY)]), 2 * MINUTE, fast) is Action.RUN
+    assert action(facts(runs=[failed(NOT_READY)]), 2 * MINUTE) is Action.WAIT

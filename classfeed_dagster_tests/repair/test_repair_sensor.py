@@ -1,0 +1,310 @@
+"""The repair sensor with the real job: whatever went wrong, it ends with each due date delivered exactly once."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from classfeed_dagster.bigsite.source_connection import SourceReadError
+from classfeed_dagster.feed_run import feed_run as steps
+from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster.repair import facts
+from classfeed_dagster.store import StoreError
+from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.switchboard import Switchboard
+
+MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
+
+
+def only(desk: Desk, feed: str = "class_super") -> Any:
+    """The one request for the feed that the sensor makes now; the legacy feeds have their own."""
+    (request,) = [one for one in desk.tick("repair")[0] if one.job_name == f"{feed}_job"]
+    return request
+
+
+def none(desk: Desk, feed: str = "class_super") -> None:
+    assert [one for one in desk.tick("repair")[0] if one.job_name == f"{feed}_job"] == []
+
+
+def test_what_was_never_started_is_started_and_then_left_alone(desk: Desk) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:05:00+11:00"):
+        none(desk)  # the schedule's own time
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        request = only(desk)
+        assert (request.partition_key, request.tags["classfeed/launched_by"]) == (MONDAY, "repair")
+        assert request.run_key == f"repair-class_super-{MONDAY}-after-none"
+        assert desk.carry_out(request).success
+        none(desk)
+    assert len(desk.status(MONDAY).deliveries) == 1
+
+
+def test_a_transient_failure_is_resumed_from_the_failed_step_after_a_while(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+
+    def down(*_: object, **__: object) -> None:
+        raise StoreError("the store answers 503")
+
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        with monkeypatch.context() as patch:
+            patch.setattr(steps, "publish", down)
+            assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.FAILED
+        none(desk)
+    with desk.at("2026-03-03T06:10:00+11:00"):
+        request = only(desk)
+        assert [key.to_user_string() for key in request.asset_selection] == ["class_super/delivery"]
+        assert request.tags["classfeed/reason"] == "StoreError (transient)"
+        assert desk.carry_out(request).success
+        none(desk)
+    assert len(desk.status(MONDAY).deliveries) == 1
+
+
+def test_a_failed_check_is_not_tried_again_until_the_source_is_mended(desk: Desk) -> None:
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": 0})
+    one, _ = desk.two_customers()
+    desk.bigsite.end_of_day(MONDAY)
+    desk.break_units(one, MONDAY)
+    desk.bigsite.save()
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.STOPPED_BY_CHECKS
+    with desk.at("2026-03-03T06:30:00+11:00"):
+        none(desk)
+        assert "trying again can't mend" in desk.tick("repair")[1]
+    desk.bigsite.end_of_day(MONDAY, at="2026-03-02T20:00:00Z").save()
+    with desk.at("2026-03-03T07:30:00+11:00"):
+        request = only(desk)
+        assert request.run_config["ops"]["landing"]["config"] == {"fresh_snapshot": True}
+        assert desk.carry_out(request).success
+        none(desk)
+    assert desk.status(MONDAY).complete
+
+
+def test_who_was_held_back_goes_when_mended_and_so_do_the_dates_after_without_anyone_asking(desk: Desk) -> None:
+    one, _ = desk.two_customers()
+    desk.bigsite.end_of_day(MONDAY)
+    desk.break_units(one, MONDAY)
+    desk.bigsite.save()
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+        none(desk)
+    desk.end_of_day(TUESDAY)
+    with desk.at("2026-03-04T06:00:00+11:00"):
+        desk.run(TUESDAY, at=desk.runtime.settings.now)
+        none(desk)
+    desk.bigsite.end_of_day(MONDAY, at="2026-03-03T20:00:00Z").save()
+    with desk.at("2026-03-04T08:00:00+11:00"):
+        request = only(desk)
+        assert request.partition_key == MONDAY
+        assert desk.carry_out(request).success
+        request = only(desk)
+        assert (request.partition_key, request.run_config) == (TUESDAY, {})
+        assert desk.carry_out(request).success
+        none(desk)
+    assert [portfolio.number for portfolio in desk.manifest(TUESDAY, 1).portfolios] == ["SW00000001"]
+    assert desk.status(MONDAY).complete
+    assert desk.status(TUESDAY).complete
+
+
+def test_a_price_rewritten_after_delivery_re_issues_the_date_once(desk: Desk) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+    (price,) = [row for rows in desk.bigsite.rows.values() for row in rows if row.values.get("close_price") == 45.5]
+    price.values.update(close_price=price["close_price"] + 1, updated_at=dt.datetime(2026, 3, 2, 22, tzinfo=dt.UTC))
+    desk.bigsite.save()
+    with desk.at("2026-03-03T10:00:00+11:00"):
+        desk.carry_out(only(desk))
+        none(desk)
+    assert len(desk.manifest(MONDAY, 1).portfolios) == 2
+
+
+def test_an_absent_end_of_day_is_waited_for_without_using_up_attempts(desk: Desk) -> None:
+    desk.two_customers()
+    desk.bigsite.save()
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+        none(desk)
+    for minute in range(11, 60, 11):
+        with desk.at(f"2026-03-03T06:{minute:02d}:00+11:00"):
+            desk.carry_out(only(desk))
+            none(desk)
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T07:10:00+11:00"):
+        assert desk.carry_out(only(desk)).success
+    assert desk.status(MONDAY).complete
+
+
+def test_nothing_is_started_while_bigsite_does_not_answer(desk: Desk) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    engine = desk.runtime.engine
+    with desk.at("2026-03-03T06:30:00+11:00"):
+        desk.runtime.__dict__["engine"] = type(
+            "Gone", (), {"url": engine.url.set(host="127.0.0.1", port=1, query={})}
+        )()
+        requests, said = desk.tick("repair")
+        assert requests == []
+        assert "bigsite does not answer" in said
+        desk.runtime.__dict__["engine"] = engine
+        assert only(desk).partition_key == MONDAY
+
+
+def test_a_run_that_a_person_canceled_waits_for_a_person(desk: Desk) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:30:00+11:00"):
+        job = desk.definitions.resolve_job_def("class_super_job")
+        run = desk.instance.create_run_for_job(job, tags={"dagster/partition": MONDAY})
+        none(desk)  # created, not started yet
+        desk.instance.report_run_canceled(run)
+        none(desk)
+        assert "a person canceled its run" in desk.tick("repair")[1]
+
+
+def test_a_worker_that_died_is_replaced(desk: Desk) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    job = desk.definitions.resolve_job_def("class_super_job")
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        run = desk.instance.create_run_for_job(job, tags={"dagster/partition": MONDAY})
+        desk.instance.report_run_failed(run, "the run worker was lost")
+        none(desk)
+    with desk.at("2026-03-03T06:30:00+11:00"):
+        request = only(desk)
+        assert request.tags["classfeed/reason"] == "worker died (transient)"
+        assert desk.carry_out(request).success
+    assert desk.status(MONDAY).complete
+
+
+def test_a_run_that_was_created_and_never_started_is_replaced(desk: Desk) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        desk.instance.create_run_for_job(
+            desk.definitions.resolve_job_def("class_super_job"), tags={"dagster/partition": MONDAY}
+        )
+        none(desk)
+    with desk.at("2026-03-03T06:40:00+11:00"):
+        assert only(desk).tags["classfeed/reason"] == "never started (transient)"
+
+
+def test_a_date_before_those_that_are_repaired_stops_the_others_with_a_reason(desk: Desk) -> None:
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"repair_dates": 1})
+    desk.two_customers()
+    desk.end_of_day(TUESDAY)
+    with desk.at("2026-03-04T06:30:00+11:00"):
+        requests, said = desk.tick("repair")
+        assert requests == []
+        assert f"waits for {MONDAY}, which nothing repairs any more" in said
+
+
+def test_a_feed_that_is_switched_off_is_left_alone(desk: Desk) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        desk.switch(mode={"class_super": "off"})
+        none(desk)
+        desk.switch(mode={})
+        only(desk)
+
+
+def test_a_column_that_changed_its_type_stops_the_date_is_told_once_and_is_gone_over_when_it_is_back(
+    desk: Desk, switchboard: Switchboard
+) -> None:
+    desk.runtime.settings = desk.runtime.settings.model_copy(
+        update={"slack_token": SecretStr("xoxb-local"), "slack_url": f"{switchboard.url}/api/"}
+    )
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.runtime.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE bigsite.trade ALTER COLUMN units TYPE text"))
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.STOPPED_BY_CHECKS
+    with desk.at("2026-03-03T06:30:00+11:00"):
+        for _ in range(2):
+            none(desk)
+            desk.tick("alerts")
+    (message,) = switchboard.messages
+    assert message.text.startswith("bigsite's schema changed: changed type trade.units")
+    assert "the waiting dates run by themselves" in message.seen
+    assert f"*Business date*\n{MONDAY}" in message.seen
+    assert ":rotating_light:" in message.seen  # a live feed's date is stopped: someone is woken
+    with desk.runtime.engine.begin() as connection:
+        back = "ALTER TABLE bigsite.trade ALTER COLUMN units TYPE numeric(20,6) USING units::numeric"
+        connection.execute(sa.text(back))
+    with desk.at("2026-03-03T06:45:00+11:00"):
+        request = only(desk)
+        assert request.tags["classfeed/reason"].endswith("bigsite's schema keeps its contract again")
+        assert desk.carry_out(request).success
+        desk.tick("alerts")
+    assert desk.status(MONDAY).complete
+    assert [reply.split(".")[0] for reply in message.replies] == ["Recovered after 15 min"]
+
+
+def test_a_date_that_keeps_failing_is_given_up_told_and_begun_anew_the_next_morning(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    desk.end_of_day(TUESDAY)
+
+    def down(*_: object, **__: object) -> None:
+        raise StoreError("the store answers 503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "publish", down)
+        with desk.at("2026-03-03T06:00:00+11:00"):
+            desk.run(MONDAY, at=desk.runtime.settings.now)
+        for hour in range(7, 11):
+            with desk.at(f"2026-03-03T{hour:02d}:00:00+11:00"):
+                assert not desk.carry_out(only(desk)).success
+        with desk.at("2026-03-03T12:00:00+11:00"):
+            none(desk)
+            assert "give up, StoreError (transient): tried 5 times" in desk.tick("repair")[1]
+    with desk.at("2026-03-04T06:20:00+11:00"):
+        request = only(desk)
+        assert request.partition_key == MONDAY
+        assert desk.carry_out(request).success
+    assert desk.status(MONDAY).complete
+
+
+def test_while_the_schema_cannot_be_asked_nothing_is_concluded_from_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.runtime.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE bigsite.trade ALTER COLUMN units TYPE text"))
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+
+    def silent(*_: object) -> None:
+        raise SourceReadError("bigsite's schema could not be read")
+
+    with desk.at("2026-03-03T06:45:00+11:00"), monkeypatch.context() as patch:
+        patch.setattr(facts, "require_schema", silent)
+        none(desk)
+        assert "SchemaDriftError (data), which trying again can't mend" in desk.tick("repair")[1]
+
+
+def test_dagsters_promise_to_start_a_dead_workers_run_again_is_believed_for_minutes(desk: Desk) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    job = desk.definitions.resolve_job_def("class_super_job")
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        run = desk.instance.create_run_for_job(job, tags={"dagster/partition": MONDAY, "dagster/will_retry": "true"})
+        desk.instance.report_run_failed(run, "the run worker was lost")
+    with desk.at("2026-03-03T06:22:50+11:00"):
+        none(desk)
+        assert "its worker died; Dagster starts it again" in desk.tick("repair")[1]
+    with desk.at("2026-03-03T06:23:10+11:00"):
+        assert only(desk).tags["classfeed/reason"] == "worker died (transient)"

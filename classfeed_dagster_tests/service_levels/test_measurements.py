@@ -1,0 +1,173 @@
+"""What dashboards and alarms are fed: a delivery is measured once, a feed's standing at every look."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from classfeed_dagster import trading_days
+from classfeed_dagster.delivery.feed_mode import FeedMode
+from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.feeds.feed import ServiceLevel, declared_feeds
+from classfeed_dagster.orchestration.rehearsal import morning_after
+from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster.orchestration.sensors import metrics as measuring
+from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor, of_feed
+from classfeed_dagster.repair.facts import Delivery
+from classfeed_dagster.service_levels.due import due
+from classfeed_dagster.service_levels.metrics import METRICS
+from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS, Objective, require_declared
+from classfeed_dagster_tests.fixtures.desk import Desk
+
+MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
+Lines = list[dict[str, Any]]
+
+
+@pytest.fixture
+def look(desk: Desk, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Lets the sensor look: the lines that it writes, and its cursor."""
+    sensor = measuring_sensor([FEED], running=False)
+
+    def ask(cursor: str | None = None) -> tuple[Lines, str | None]:
+        capsys.readouterr()
+        context = dg.build_sensor_context(instance=desk.instance, cursor=cursor, resources={"runtime": desk.runtime})
+        sensor.evaluate_tick(context)
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
+        return lines, context.cursor
+
+    return ask
+
+
+def one_customer(desk: Desk) -> None:
+    fund = desk.bigsite.portfolio("SW00000001")
+    fund.consent(granted_at="2026-02-20T00:00:00Z")
+    fund.deposit("10.00", "2026-02-23")
+    desk.end_of_day(MONDAY)
+
+
+def test_a_delivery_is_measured_once_with_its_stages_and_the_feed_at_every_look(desk: Desk, look: Any) -> None:
+    one_customer(desk)
+    assert desk.run(MONDAY).outcome is Outcome.DELIVERED
+    (delivery, *stages, standing), cursor = look()
+    assert {name: delivery[name] for name in ("documents", "portfolios", "repair_attempts", "feed")} == {
+        "documents": 1,
+        "portfolios": 1,
+        "repair_attempts": 0,
+        "feed": "class_super",
+    }
+    assert delivery["correlation_id"] == desk.manifest(MONDAY).correlation_id
+    assert {"landing", "delivery"} <= {line["stage"] for line in stages}
+    assert all(line["stage_seconds"] >= 0 and line["correlation_id"] == delivery["correlation_id"] for line in stages)
+    assert standing["held_back"] == standing["breaks"] == 0
+    assert "newest_delivery_age_seconds" in standing
+    (again,), _ = look(cursor)
+    assert "documents" not in again
+    # Every declared figure is written by somebody; none is shown that nobody writes.
+    assert set(METRICS) == {name for line in (delivery, *stages, standing) for name in line} & set(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("at", "overdue"),
+    [
+        ("2026-03-03T05:00:00+11:00", 0),  # before the morning's start
+        ("2026-03-03T08:59:00+11:00", 0),  # after the target, before the deadline
+        ("2026-03-03T10:00:00+11:00", 3600),
+        ("2026-03-05T09:00:00+11:00", 2 * 86400),  # the oldest missing date counts
+    ],
+)
+def test_a_missing_date_is_overdue_from_its_deadline_on(desk: Desk, at: str, overdue: int) -> None:
+    with desk.at(at):
+        now = desk.runtime.settings.now
+        assert now is not None
+        assert of_feed(desk.runtime, FEED, now, lambda _: 0)["overdue_seconds"] == overdue
+
+
+def test_no_holiday_makes_a_delivered_feed_overdue_nor_a_feed_that_is_in_the_shadow(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Easter, Christmas and both changes of the clock: everything due was delivered, an hour looked at is never late."""
+    sent = (Delivery(0, dt.datetime(2026, 3, 2, tzinfo=dt.UTC), dt.datetime(2026, 3, 2, tzinfo=dt.UTC), 1, 0),)
+    delivered: set[dt.date] = set()
+    monkeypatch.setattr(measuring, "deliveries", lambda _s, _f, day: sent if day in delivered else ())
+    # Easter with its change of the clock, the other change, Christmas with New Year.
+    for first, last in (("2026-03-31", "2026-04-09"), ("2026-10-01", "2026-10-07"), ("2026-12-22", "2027-01-06")):
+        day = dt.date.fromisoformat(first)
+        delivered.update(trading_days.business_days_between(day - dt.timedelta(days=30), day))
+        while day < dt.date.fromisoformat(last):
+            following = trading_days.next_business_day(day)
+            # The last second before the next date's deadline: all before it has been delivered.
+            just_before = due(FEED, following).deadline_at - dt.timedelta(seconds=1)
+            assert of_feed(desk.runtime, FEED, just_before, lambda _: 0)["overdue_seconds"] == 0, day
+            day = following
+            delivered.add(day)
+    delivered.remove(day)
+    late = due(FEED, day).deadline_at + dt.timedelta(hours=1)
+    assert of_feed(desk.runtime, FEED, late, lambda _: 0)["overdue_seconds"] > 0
+    monkeypatch.setattr(measuring, "is_live", lambda *_: False)
+    assert of_feed(desk.runtime, FEED, late, lambda _: 0)["overdue_seconds"] == 0
+
+
+def test_repair_of_a_missing_date_is_counted_while_it_goes_on(desk: Desk) -> None:
+    with desk.at("2026-03-03T08:00:00+11:00"):
+        now = desk.runtime.settings.now
+        assert now is not None
+        tried = {dt.date(2026, 3, 2): 3}
+        assert of_feed(desk.runtime, FEED, now, lambda day: tried.get(day, 0))["repair_attempts"] == 3
+
+
+def test_a_morning_that_will_be_late_is_forecast(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_customer(desk)
+    assert desk.run(MONDAY, at=morning_after(dt.date(2026, 3, 2))).outcome is Outcome.DELIVERED
+
+    def late(at: str) -> float:
+        with desk.at(at):
+            now = desk.runtime.settings.now
+            assert now is not None
+            return float(of_feed(desk.runtime, FEED, now, lambda _: 0)["expected_late_seconds"])
+
+    # Too little is known; then Tuesday's date, which has not been read, needs the usual half an hour from now on.
+    assert late("2026-03-04T06:50:00+11:00") == 0
+    monkeypatch.setattr(measuring, "_durations", lambda *_: [1800.0] * 5)
+    assert late("2026-03-04T05:20:00+11:00") == 0  # more than ninety minutes before its target
+    assert late("2026-03-04T06:20:00+11:00") == 0
+    assert late("2026-03-04T06:50:00+11:00") == 1200
+    assert late("2026-03-04T07:10:00+11:00") == 2400
+    # From bigsite's snapshot on, once there is one: Monday's was read in the morning and would take until 06:30.
+    monkeypatch.setattr(measuring, "deliveries", lambda *_: ())
+    snapshot = desk.manifest(MONDAY).snapshot.snapshot_at
+    with desk.at("2026-03-03T06:20:00+11:00"):
+        now = desk.runtime.settings.now
+        assert now is not None
+        # The database of the test has a clock of its own; what counts is that the snapshot's instant is used.
+        expected = max(
+            0.0,
+            (max(now, snapshot + dt.timedelta(minutes=30)) - due(FEED, dt.date(2026, 3, 2)).target_at).total_seconds(),
+        )
+        assert measuring.expected_late(desk.runtime, FEED, [due(FEED, dt.date(2026, 3, 2))], now) == expected
+
+
+def test_the_median_is_of_first_deliveries(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = dt.datetime(2026, 3, 2, 19, tzinfo=dt.UTC)
+    two = (
+        Delivery(0, begun + dt.timedelta(minutes=7), begun, 1, 0),
+        Delivery(1, begun + dt.timedelta(hours=9), begun, 1, 0),
+    )
+    monkeypatch.setattr(measuring, "delivered_dates", lambda *_: [dt.date(2026, 3, 2)] * 30)
+    monkeypatch.setattr(measuring, "deliveries", lambda *_: two)
+    assert measuring._durations(desk.runtime.store, FEED) == [420.0] * 20
+
+
+def test_the_objectives_name_the_hours_of_the_feeds_and_watch_what_is_live() -> None:
+    live = tuple(feed.name for feed in declared_feeds() if feed.mode is FeedMode.LIVE)
+    assert live == WATCHED_FEEDS
+    said = " ".join(one.objective for one in OBJECTIVES)
+    assert f"{ServiceLevel().target:%H:%M} Sydney" in said
+    assert f"{ServiceLevel().deadline:%H:%M} Sydney" in said
+    assert all(feed.service_level == ServiceLevel() for feed in declared_feeds() if feed.name in WATCHED_FEEDS)
+    require_declared()
+    with pytest.raises(ValueError, match="no such metric: nonsense"):
+        require_declared((Objective("x", "x", "nonsense", "?", 0),))

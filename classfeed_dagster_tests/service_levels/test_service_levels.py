@@ -1,0 +1,217 @@
+"""Judging business dates, the watchdog, toil, and old runs, over deliveries and runs as they are on record."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import re
+
+import dagster as dg
+import pytest
+import time_machine
+
+from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.orchestration.run_retention import purge_runs
+from classfeed_dagster.repair import facts
+from classfeed_dagster.repair.facts import Delivery
+from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster.service_levels import heartbeats, service_levels
+from classfeed_dagster.service_levels.due import due, due_since, latest_due
+from classfeed_dagster.service_levels.service_levels import (
+    Freshness,
+    Judgment,
+    Punctuality,
+    attainment,
+    freshness,
+    judge_date,
+    missing,
+    plot,
+    watchdog_incident,
+)
+from classfeed_dagster.service_levels.toil import LaunchedRun, Launcher, count, keep, launched_runs, launcher
+from classfeed_dagster.store import ObjectStore
+
+DAILY = Audience("CLASS", dt.date(2026, 3, 2))
+MONDAY, TUESDAY, WEDNESDAY = (dt.date(2026, 3, day) for day in (2, 3, 4))
+
+
+def at(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).astimezone(dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("day", "deadline"),
+    [
+        (dt.date(2026, 3, 2), "2026-03-03T09:00:00+11:00"),
+        (dt.date(2026, 3, 6), "2026-03-09T09:00:00+11:00"),  # Friday is due on Monday
+        (dt.date(2026, 4, 2), "2026-04-07T09:00:00+10:00"),  # over Easter and the change of clocks
+        (dt.date(2026, 10, 2), "2026-10-05T09:00:00+11:00"),  # and back
+    ],
+)
+def test_a_date_is_due_at_local_time_of_the_next_business_day(day: dt.date, deadline: str) -> None:
+    assert due(FEED, day).deadline_at == at(deadline)
+    assert due(FEED, day).starts_at < due(FEED, day).target_at < due(FEED, day).deadline_at
+
+
+def test_the_last_due_dates() -> None:
+    def days(now: str, count: int = 3, audience: Audience = DAILY) -> list[dt.date]:
+        return [one.business_date for one in latest_due(FEED, audience, at(now), count)]
+
+    assert days("2026-03-03T05:59:00+11:00") == []
+    assert days("2026-03-03T06:00:00+11:00") == [MONDAY]
+    assert days("2026-03-12T06:00:00+11:00", 2) == [dt.date(2026, 3, 10), dt.date(2026, 3, 11)]
+    assert days("2026-03-16T05:00:00+11:00", 1) == [dt.date(2026, 3, 12)]
+    weekly = Audience("BGL", MONDAY, Cadence.WEEKLY)
+    assert days("2026-03-18T06:00:00+11:00", 5, weekly) == [dt.date(2026, 3, 6), dt.date(2026, 3, 13)]
+    assert [one.business_date for one in due_since(FEED, DAILY, at("2026-03-05T09:00:00+11:00"), TUESDAY)] == [
+        TUESDAY,
+        WEDNESDAY,
+    ]
+
+
+@pytest.fixture
+def delivered(monkeypatch: pytest.MonkeyPatch) -> dict[dt.date, str]:
+    """When each date was delivered, instead of manifests: to be filled by the test."""
+    times: dict[dt.date, str] = {}
+
+    def found(_store: object, _feed: object, day: dt.date) -> tuple[Delivery, ...]:
+        return (Delivery(0, at(times[day]), at(times[day]), 1, 0),) if day in times else ()
+
+    monkeypatch.setattr("classfeed_dagster.service_levels.service_levels.deliveries", found)
+    return times
+
+
+def test_a_date_is_judged_by_its_own_first_delivery(delivered: dict[dt.date, str], local_store: ObjectStore) -> None:
+    delivered[MONDAY] = "2026-03-03T07:00:00+11:00"
+    delivered[TUESDAY] = "2026-03-04T09:00:00+11:00"
+    delivered[WEDNESDAY] = "2026-03-05T09:00:01+11:00"
+    thursday = dt.date(2026, 3, 5)
+    assert [judge_date(local_store, FEED, day).verdict for day in (MONDAY, TUESDAY, WEDNESDAY, thursday)] == [
+        Punctuality.ON_TARGET,
+        Punctuality.IN_TIME,
+        Punctuality.LATE,
+        Punctuality.MISSING,
+    ]
+    attained = attainment(local_store, FEED, DAILY, at("2026-03-06T10:00:00+11:00"))
+    assert (attained.in_time, len(attained.judged), attained.percent) == (2, 4, 50)
+    # A backfill of an old date makes nothing fresh.
+    assert attainment(local_store, FEED, DAILY, at("2026-03-03T08:00:00+11:00")).percent is None
+    assert len(attainment(local_store, FEED, DAILY, at("2026-03-06T10:00:00+11:00"), days=1).judged) == 1
+    picture = base64.b64decode(re.search(r"base64,([^)]+)", plot(attained.judged))[1]).decode()  # type: ignore[index]
+    assert picture.count("<rect") == 4
+    assert "2026-03-04: late" in picture
+    assert plot([]).startswith("![")
+
+
+def test_the_watchdog_misses_manifests_and_signs_of_life(
+    delivered: dict[dt.date, str], local_store: ObjectStore
+) -> None:
+    now = at("2026-03-05T09:30:00+11:00")
+    delivered[MONDAY] = "2026-03-03T07:00:00+11:00"
+    found = missing(local_store, [(FEED, DAILY)], now, 10)
+    assert [one.due.business_date for one in found] == [TUESDAY, WEDNESDAY]
+    assert missing(local_store, [(FEED, DAILY)], at("2026-03-04T08:59:00+11:00"), 10) == []
+    assert len(heartbeats.silent(local_store, now)) == len(heartbeats.SENSORS)
+    for sensor in heartbeats.SENSORS:
+        heartbeats.beat(local_store, sensor, now)
+    assert heartbeats.silent(local_store, now) == []
+    silent = heartbeats.silent(local_store, now + dt.timedelta(minutes=16))
+    assert silent[0] == "the repair sensor gave its last sign of life 16 minutes ago"
+    incident = watchdog_incident(found, silent)
+    assert incident is not None
+    assert incident.page
+    assert incident.dates == (TUESDAY, WEDNESDAY)
+    asleep = watchdog_incident([], silent)
+    assert asleep is not None
+    assert "nothing would repair it" in asleep.means
+    assert watchdog_incident([], []) is None
+
+
+def run(day: dt.date, who: Launcher, started: str, *, minutes: int = 5, ok: bool = True) -> LaunchedRun:
+    return LaunchedRun(day, who, at(started), at(started) + dt.timedelta(minutes=minutes), ok)
+
+
+def test_toil_counts_what_people_had_to_do(local_store: ObjectStore) -> None:
+    runs = [
+        run(MONDAY, Launcher.SCHEDULE, "2026-03-03T06:00:00+11:00", ok=False),
+        run(MONDAY, Launcher.REPAIR, "2026-03-03T06:10:00+11:00", ok=False),
+        run(MONDAY, Launcher.REPAIR, "2026-03-03T06:20:00+11:00"),
+        run(TUESDAY, Launcher.SCHEDULE, "2026-03-04T06:00:00+11:00", ok=False),
+        run(TUESDAY, Launcher.PERSON, "2026-03-04T07:00:00+11:00"),
+        run(TUESDAY, Launcher.PERSON, "2026-03-04T12:00:00+11:00"),  # nothing had failed any more
+        run(WEDNESDAY, Launcher.SCHEDULE, "2026-04-01T00:30:00+11:00"),
+    ]
+    late = Judgment(FEED.name, due(FEED, TUESDAY), None, Punctuality.MISSING)
+    months = count(FEED.name, runs, [late])
+    march = months["2026-03"]
+    assert (march.runs, march.failed_runs, march.automatic_repairs, march.manual_retriggers) == (6, 3, 2, 1)
+    assert (march.repaired_dates, march.mean_seconds_to_repair, march.late_deliveries) == (2, 40 * 60, 1)
+    assert months["2026-04"].mean_seconds_to_repair is None
+    since = at("2026-03-15T00:00:00+11:00")
+    assert [one.month for one in keep(local_store, FEED, months, since)] == ["2026-03", "2026-04"]
+    # A month of which only a part is still on record keeps what was counted when it was whole.
+    fewer = count(FEED.name, runs[-1:], [])
+    fewer["2026-03"] = march.model_copy(update={"runs": 1})
+    assert keep(local_store, FEED, fewer, since)[0].runs == 6
+
+
+@pytest.mark.parametrize(
+    ("tags", "who"),
+    [
+        ({"dagster/schedule_name": "class_super_morning"}, Launcher.SCHEDULE),
+        ({"dagster/sensor_name": "repair", "classfeed/launched_by": "repair"}, Launcher.REPAIR),
+        ({"dagster/schedule_name": "class_super_morning", "dagster/retry_number": "1"}, Launcher.REPAIR),
+        ({"dagster/backfill": "abc"}, Launcher.PERSON),
+        ({}, Launcher.PERSON),
+    ],
+)
+def test_who_started_a_run(tags: dict[str, str], who: Launcher) -> None:
+    assert launcher(tags) is who
+
+
+def test_runs_are_counted_and_deleted_when_they_are_old() -> None:
+    @dg.job(name="class_super_job")
+    def empty() -> None: ...
+
+    @dg.job(name="other_job")
+    def other() -> None: ...
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        for moment, job in (("2025-01-02", empty), ("2026-03-03", empty), ("2026-03-03", other)):
+            with time_machine.travel(f"{moment}T00:00:00+00:00", tick=True):
+                job.execute_in_process(instance=instance, tags={"dagster/partition": "2026-03-02"})
+        with time_machine.travel("2026-03-03T01:00:00+00:00", tick=True):
+            empty.execute_in_process(instance=instance)  # of no date
+            instance.create_run_for_job(empty, tags={"dagster/partition": "2026-03-02"})
+        since = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+        (found,) = launched_runs(instance, "class_super", since)
+        assert (found.business_date, found.launcher, found.succeeded) == (MONDAY, Launcher.PERSON, True)
+        assert purge_runs(instance, since, at_most=0) == 0
+        assert purge_runs(instance, since) == 1
+        assert len(instance.get_runs()) == 4
+        assert purge_runs(instance, dt.datetime(2030, 1, 1, tzinfo=dt.UTC)) == 3  # what is not finished stays
+
+
+def test_bigsite_is_asked_now_and_then_and_at_once_when_an_event_says_look() -> None:
+    probe, now, second = facts.Probe(300), dt.datetime(2026, 3, 1, tzinfo=dt.UTC), dt.timedelta(seconds=1)
+    assert probe.is_due(now)
+    assert not probe.is_due(now + 10 * second)
+    assert not probe.is_due(now + 10 * second, now - second)
+    assert probe.is_due(now + 10 * second, now + 5 * second)
+    assert not probe.is_due(now + 20 * second, now + 5 * second)
+    assert probe.is_due(now + 310 * second)
+
+
+def test_a_feed_is_as_fresh_as_its_newest_date_whatever_was_delivered_last(
+    local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: set[dt.date] = set()
+    delivery = Delivery(0, at("2026-03-05T08:00:00+11:00"), at("2026-03-05T07:00:00+11:00"), 2, 0)
+    monkeypatch.setattr(service_levels, "deliveries", lambda _store, _feed, day: (delivery,) if day in sent else ())
+    now = at("2026-03-05T08:00:00+11:00")  # Wednesday is due, its deadline in an hour
+    assert freshness(local_store, FEED, DAILY, now) == Freshness(None, 2)
+    sent.add(TUESDAY)
+    assert freshness(local_store, FEED, DAILY, now) == Freshness(TUESDAY, 1)
+    sent.add(MONDAY)  # the old day, delivered last
+    assert freshness(local_store, FEED, DAILY, now) == Freshness(TUESDAY, 0)
+    assert freshness(local_store, FEED, DAILY, now + dt.timedelta(hours=1)) == Freshness(TUESDAY, 1)

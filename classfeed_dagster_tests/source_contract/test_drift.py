@@ -1,0 +1,373 @@
+"""Drift on a real PostgreSQL: every kind of DDL applied to bigsite, and what the check says of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from classfeed_dagster.documents.lineage import column_exports
+from classfeed_dagster.source_contract.contract import load_contract
+from classfeed_dagster.source_contract.drift import Difference, Kind, Severity, compare
+from classfeed_dagster.source_contract.schema import Schema, SchemaColumn, SchemaTable
+from classfeed_dagster.source_contract.schema_check import (
+    SchemaDriftError,
+    SchemaVerdict,
+    blocking_drift,
+    check_schema,
+    require_no_blocking_drift,
+)
+
+B, W, N = Severity.BLOCKING, Severity.WARNING, Severity.NOTE
+Change = Callable[[str], SchemaVerdict]
+
+
+@pytest.fixture
+def after(changing_bigsite: sa.Engine) -> Change:
+    """What the check says after some DDL."""
+
+    def apply(ddl: str) -> SchemaVerdict:
+        with changing_bigsite.begin() as connection:
+            connection.exec_driver_sql(f"SET LOCAL search_path TO bigsite; {ddl}")
+        return check_schema(changing_bigsite, column_exports())
+
+    return apply
+
+
+def told(verdict: SchemaVerdict) -> list[tuple[Severity, Kind, str]]:
+    return [(found.severity, found.kind, found.subject) for found in verdict.differences]
+
+
+def test_an_unchanged_database_differs_in_nothing(changing_bigsite: sa.Engine) -> None:
+    verdict = check_schema(changing_bigsite, column_exports())
+    assert verdict.differences == ()
+    assert verdict.severity is None
+    assert blocking_drift(verdict) == ()
+    require_no_blocking_drift(verdict)
+    assert verdict.to_markdown() == "bigsite's schema is as contract 1.0.0 says.\n"
+
+
+NOTES = {
+    "CREATE TABLE margin_loan (loan_id bigint PRIMARY KEY, rate numeric(9,6))": [(N, Kind.ADDED_TABLE, "margin_loan")],
+    "CREATE VIEW active AS SELECT * FROM portfolio": [(N, Kind.ADDED_TABLE, "active")],
+    "CREATE TABLE copied (LIKE trade) PARTITION BY RANGE (trade_date); "
+    "CREATE TABLE copied_1 PARTITION OF copied FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')": [
+        (N, Kind.ADDED_TABLE, "copied")
+    ],
+    "ALTER TABLE trade ADD venue varchar(4) NOT NULL DEFAULT 'ASX'": [(N, Kind.ADDED_COLUMN, "trade.venue")],
+    "ALTER TABLE portfolio ALTER hin SET NOT NULL": [(N, Kind.NO_LONGER_NULLABLE, "portfolio.hin")],
+    "ALTER TABLE trade ADD CHECK (price >= 0)": [(N, Kind.ADDED_RULE, "trade")],
+    "ALTER TABLE trade ADD CHECK (currency IN ('AUD', 'USD'))": [(N, Kind.ADDED_RULE, "trade.currency")],
+    "ALTER TABLE security ADD UNIQUE (exchange, code)": [(N, Kind.ADDED_RULE, "security (exchange, code)")],
+    "ALTER TABLE security_price ADD FOREIGN KEY (security_id, price_date) REFERENCES security_price": [
+        (N, Kind.ADDED_RULE, "security_price (security_id, price_date)")
+    ],
+    "DROP INDEX security_code": [(N, Kind.LOST_INDEX, "security (exchange, code)")],  # the extraction doesn't use it
+    "ALTER TABLE member DROP email": [(N, Kind.REMOVED_COLUMN, "member.email")],  # nothing reads it
+    "ALTER TABLE trade DROP cash_account_id": [(N, Kind.REMOVED_COLUMN, "trade.cash_account_id")],
+    "DROP TABLE fx_rate": [(N, Kind.REMOVED_TABLE, "fx_rate")],
+    "ALTER TABLE security ALTER listed_on TYPE timestamptz": [(N, Kind.RETYPED, "security.listed_on")],
+}
+NOTHING = [
+    "CREATE INDEX by_day ON trade (trade_date)",
+    "ALTER INDEX trade_recorded RENAME TO trade_recorded_at",
+    "DROP INDEX trade_recorded; CREATE INDEX wider ON trade (recorded_at, portfolio_id)",
+    "ALTER TABLE trade ALTER currency SET DEFAULT 'AUD'",
+    "COMMENT ON COLUMN trade.gst IS 'in dollars'; COMMENT ON TABLE trade IS 'contract notes'",
+    'ALTER TABLE portfolio ALTER portfolio_name TYPE varchar(200) COLLATE "C"',
+    "ALTER TABLE trade RENAME CONSTRAINT trade_pkey TO trade_key",
+]
+WARNINGS = {
+    "ALTER TABLE portfolio ALTER portfolio_name TYPE varchar(400)": [(W, Kind.WIDENED, "portfolio.portfolio_name")],
+    "ALTER TABLE portfolio ALTER portfolio_name TYPE text": [(W, Kind.WIDENED, "portfolio.portfolio_name")],
+    "ALTER TABLE trade ALTER gst TYPE numeric(20,4)": [(W, Kind.WIDENED, "trade.gst")],
+    "ALTER TABLE trade ALTER gst TYPE numeric": [(W, Kind.WIDENED, "trade.gst")],
+    "ALTER TABLE cash_account ALTER bsb TYPE varchar(8)": [(W, Kind.WIDENED, "cash_account.bsb")],
+    "ALTER TABLE cash_transaction DROP CONSTRAINT transaction_type_known, ADD CHECK (transaction_type IN "
+    "('DEPOSIT','WITHDRAWAL','SETTLEMENT','INCOME','INTEREST','FEE','TAX','TRANSFER','BPAY'))": [
+        (W, Kind.NEW_VALUE, "cash_transaction.transaction_type")
+    ],
+    "ALTER TABLE income DROP CONSTRAINT income_type_known, "
+    "ADD CHECK (income_type = 'DIVIDEND' OR income_type = 'DISTRIBUTION')": [
+        (W, Kind.VALUE_GONE, "income.income_type")
+    ],
+    "ALTER TABLE trade DROP CONSTRAINT side_known": [(W, Kind.VALUES_OPEN, "trade.side")],
+    "ALTER TABLE security_price DROP CONSTRAINT security_price_close_price_check": [
+        (W, Kind.LOST_RULE, "security_price")
+    ],
+    "ALTER TABLE trade DROP CONSTRAINT side_known, ADD CHECK (side IN ('BUY', 'SELL')) NOT VALID": [
+        (N, Kind.ADDED_RULE, "trade"),
+        (W, Kind.VALUES_OPEN, "trade.side"),
+    ],
+}
+BLOCKING = {
+    "ALTER TABLE trade DROP gst": [(B, Kind.REMOVED_COLUMN, "trade.gst")],
+    "ALTER TABLE portfolio DROP portfolio_number": [(B, Kind.REMOVED_COLUMN, "portfolio.portfolio_number")],
+    "ALTER TABLE security DROP security_id CASCADE": [(B, Kind.REMOVED_COLUMN, "security.security_id")],
+    "ALTER TABLE security_price DROP close_price": [(B, Kind.REMOVED_COLUMN, "security_price.close_price")],
+    "DROP TABLE income CASCADE": [(B, Kind.REMOVED_TABLE, "income")],
+    "ALTER TABLE trade ALTER gst TYPE numeric(18,1)": [(B, Kind.NARROWED, "trade.gst")],
+    "ALTER TABLE trade ALTER units TYPE numeric(18,6)": [(B, Kind.NARROWED, "trade.units")],
+    "ALTER TABLE trade ALTER units TYPE numeric(20,8)": [(B, Kind.NARROWED, "trade.units")],  # digits lost on the left
+    "ALTER TABLE portfolio ALTER portfolio_name TYPE varchar(100)": [(B, Kind.NARROWED, "portfolio.portfolio_name")],
+    "ALTER TABLE trade ALTER recorded_at TYPE timestamptz(0)": [(B, Kind.NARROWED, "trade.recorded_at")],
+    "ALTER TABLE income DROP CONSTRAINT income_portfolio_id_fkey; ALTER TABLE income ALTER portfolio_id TYPE int": [
+        (B, Kind.LOST_FOREIGN_KEY, "income.portfolio_id"),
+        (B, Kind.NARROWED, "income.portfolio_id"),
+    ],
+    "ALTER TABLE trade ALTER gst TYPE float8": [(B, Kind.RETYPED, "trade.gst")],
+    "ALTER TABLE trade ALTER trade_date TYPE timestamptz": [(B, Kind.RETYPED, "trade.trade_date")],
+    "ALTER TABLE trade ALTER recorded_at TYPE timestamp": [(B, Kind.RETYPED, "trade.recorded_at")],
+    "ALTER TABLE security ALTER name TYPE varchar(200)[] USING ARRAY[name]": [(B, Kind.RETYPED, "security.name")],
+    "ALTER TABLE cash_account ALTER account_number TYPE char(12)": [(B, Kind.RETYPED, "cash_account.account_number")],
+    "ALTER TABLE trade ALTER gst DROP NOT NULL": [(B, Kind.NEWLY_NULLABLE, "trade.gst")],
+    "ALTER TABLE holding_eod DROP CONSTRAINT holding_eod_pkey": [(B, Kind.LOST_PRIMARY_KEY, "holding_eod")],
+    "ALTER TABLE holding_eod DROP CONSTRAINT holding_eod_pkey, "
+    "ADD PRIMARY KEY (as_at_date, portfolio_id, security_id, updated_at)": [(B, Kind.LOST_PRIMARY_KEY, "holding_eod")],
+    "ALTER TABLE portfolio DROP CONSTRAINT portfolio_portfolio_number_key": [
+        (B, Kind.LOST_UNIQUENESS, "portfolio.portfolio_number")
+    ],
+    "ALTER TABLE portfolio DROP CONSTRAINT portfolio_portfolio_number_key; "
+    "CREATE UNIQUE INDEX open_only ON portfolio (portfolio_number) WHERE closed_on IS NULL": [
+        (B, Kind.LOST_UNIQUENESS, "portfolio.portfolio_number")
+    ],
+    "ALTER TABLE trade DROP CONSTRAINT trade_security_id_fkey": [(B, Kind.LOST_FOREIGN_KEY, "trade.security_id")],
+    "DROP INDEX cash_transaction_recorded": [(B, Kind.LOST_INDEX, "cash_transaction (recorded_at)")],
+    "DROP INDEX trade_recorded; CREATE INDEX trade_recorded ON trade (recorded_at) WHERE side = 'BUY'": [
+        (B, Kind.LOST_INDEX, "trade (recorded_at)")
+    ],
+    "DROP INDEX trade_recorded; CREATE INDEX trade_recorded ON trade USING brin (recorded_at)": [
+        (B, Kind.LOST_INDEX, "trade (recorded_at)")
+    ],
+    "DROP INDEX trade_portfolio; CREATE INDEX trade_portfolio ON trade (recorded_at, portfolio_id)": [
+        (B, Kind.LOST_INDEX, "trade (portfolio_id, recorded_at)")
+    ],
+    "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'trade_recorded'::regclass": [
+        (B, Kind.LOST_INDEX, "trade (recorded_at)")
+    ],
+    "ALTER TABLE trade RENAME gst TO gst_amount": [(B, Kind.RENAMED_COLUMN, "trade.gst")],
+    "ALTER TABLE trade RENAME brokerage TO commission": [(B, Kind.RENAMED_COLUMN, "trade.brokerage")],  # by its place
+    "ALTER TABLE trade DROP gst, ADD gst_amount numeric(18,2) NOT NULL": [(B, Kind.RENAMED_COLUMN, "trade.gst")],
+    "ALTER TABLE trade RENAME gst TO gst_cents; ALTER TABLE trade ALTER gst_cents TYPE numeric(18,4)": [
+        (B, Kind.NARROWED, "trade.gst"),
+        (B, Kind.RENAMED_COLUMN, "trade.gst"),
+    ],
+    "ALTER TABLE portfolio RENAME portfolio_id TO account_id": [(B, Kind.RENAMED_COLUMN, "portfolio.portfolio_id")],
+    "ALTER TABLE security_price RENAME close_price TO last_price": [
+        (B, Kind.RENAMED_COLUMN, "security_price.close_price")
+    ],
+    "ALTER TABLE income RENAME TO distribution": [(B, Kind.RENAMED_TABLE, "income")],
+    "ALTER TABLE security RENAME TO instrument": [(B, Kind.RENAMED_TABLE, "security")],
+    "ALTER TABLE security_code_change RENAME TO code_changes; "
+    "CREATE VIEW security_code_change AS SELECT * FROM code_changes": [
+        (N, Kind.ADDED_TABLE, "code_changes"),
+        (B, Kind.REPLACED_BY_VIEW, "security_code_change"),
+    ],
+    "CREATE TYPE buy_or_sell AS ENUM ('BUY', 'SELL'); ALTER TABLE trade DROP CONSTRAINT side_known, "
+    "ALTER side TYPE buy_or_sell USING side::buy_or_sell": [(B, Kind.RETYPED, "trade.side")],
+}
+
+
+@pytest.mark.parametrize(
+    ("ddl", "expected"), [pytest.param(ddl, found, id=ddl[:60]) for ddl, found in (NOTES | WARNINGS | BLOCKING).items()]
+)
+def test_each_change_is_told_once_and_as_bad_as_it_is(
+    after: Change, ddl: str, expected: list[tuple[Severity, Kind, str]]
+) -> None:
+    verdict = after(ddl)
+    assert sorted(told(verdict), key=str) == sorted(expected, key=str)
+    assert verdict.severity is max(severity for severity, _, _ in expected)
+    assert bool(blocking_drift(verdict)) is (verdict.severity is B)
+    for found in verdict.differences:
+        assert found.message.startswith(f"{found.subject}: {found.kind.title}")
+        assert found.advice in found.message
+        assert bool(found.affected) is ("Affects " in found.message)
+        assert found.affected or found.severity is N  # whatever is more than a note says whom it touches
+
+
+@pytest.mark.parametrize("ddl", NOTHING)
+def test_what_no_reader_can_notice_is_no_difference(after: Change, ddl: str) -> None:
+    assert told(after(ddl)) == []
+
+
+def test_a_blocking_change_says_what_where_whom_it_touches_and_what_to_do(after: Change) -> None:
+    verdict = after("ALTER TABLE trade ALTER gst TYPE numeric(18,1); ALTER TABLE trade ADD venue text")
+    with pytest.raises(SchemaDriftError) as stopped:
+        require_no_blocking_drift(verdict)
+    message = str(stopped.value)
+    assert "trade.gst: narrowed type (contract: NUMERIC(18,2); bigsite: NUMERIC(18,1))" in message
+    assert "movement_transactions.gst (EPIDataResponse/MovementTransactions/MovementTransaction/Gst)" in message
+    assert "movement_transactions.gst (class_trade.csv/D/gst)" in message
+    assert "Have the team bigsite restore the type" in message
+    assert "contract.yaml" in message
+    assert "venue" not in message
+    assert verdict.summary == "bigsite's schema differs from contract 1.0.0: 1 blocking, 1 note."
+
+
+def test_the_markdown_names_every_export_that_a_key_carries(after: Change) -> None:
+    verdict = after("ALTER TABLE cash_transaction DROP CONSTRAINT cash_transaction_pkey CASCADE")
+    [lost] = blocking_drift(verdict)[:1]
+    assert lost.kind is Kind.LOST_PRIMARY_KEY
+    assert {export.column.partition(".")[0] for export in lost.affected} == {"movement_transactions"}
+    assert {"class_cash.csv/D/amount", "EPIDataResponse/MovementTransactions/MovementTransaction/Amount"} <= {
+        export.element for export in lost.affected
+    }
+    assert "and " in lost.message
+    assert " more. " in lost.message
+    text = verdict.to_markdown()
+    assert text.count("\n- ") == sum(len(found.affected) for found in verdict.differences)
+    assert "class\\_cash.csv/D/amount" in text
+
+
+def test_a_column_read_for_a_condition_alone_carries_what_its_table_carries(after: Change) -> None:
+    [gone] = after("ALTER TABLE holding_eod DROP updated_at").differences
+    assert {"investment_holdings.units", "investment_holdings.cost_base"} <= {one.column for one in gone.affected}
+
+
+def test_a_key_carries_what_its_table_carries(after: Change) -> None:
+    [gone] = after("ALTER TABLE cash_account DROP portfolio_id CASCADE").differences
+    assert "cash_accounts.account_name" in {one.column for one in gone.affected}
+
+
+def test_what_decides_who_is_in_a_document_is_named_with_and_without_an_element(after: Change) -> None:
+    [lost] = after("ALTER TABLE data_sharing_consent DROP revoked_at").differences
+    assert {export.column for export in lost.affected if export.element} == {"accounts.consent", "accounts.extract"}
+    assert "consented_portfolios.change" in {export.column for export in lost.affected if not export.element}
+
+
+def test_an_index_that_is_there_and_cannot_serve_is_named_with_why(after: Change) -> None:
+    [lost] = after("DROP INDEX trade_recorded; CREATE INDEX half ON trade (recorded_at) WHERE side = 'BUY'").differences
+    assert "half where" in lost.message
+    assert "trade_recorded" in lost.message
+
+
+def test_a_domain_of_the_database_is_read_as_what_it_stands_for(after: Change) -> None:
+    verdict = after(
+        "CREATE DOMAIN direction AS varchar(4) CHECK (VALUE IN ('BUY', 'SELL', 'SHORT')); "
+        "ALTER TABLE trade DROP CONSTRAINT side_known, ALTER side TYPE direction"
+    )
+    assert told(verdict) == [(W, Kind.NEW_VALUE, "trade.side")]
+
+
+def insert_cash(connection: sa.Connection, key: int, kind: str | None, recorded_at: str) -> None:
+    if key == 1:
+        connection.exec_driver_sql(
+            "INSERT INTO bigsite.portfolio "
+            "VALUES (1, 'SW1', 'n', 'SMSF', NULL, NULL, 'ACTIVE', '2026-01-01', NULL, now());"
+            "INSERT INTO bigsite.cash_account VALUES (1, 1, NULL, '1', 'n', 'AUD', 'ACTIVE', '2026-01-01', NULL, now())"
+        )
+    connection.exec_driver_sql(
+        "INSERT INTO bigsite.cash_transaction VALUES (%s, 1, %s, '2026-01-01', 1, 'AUD', 'd', NULL, NULL, NULL, %s)",
+        (key, kind, recorded_at),
+    )
+
+
+class TestValues:
+    """Values in the rows that the mapping doesn't know."""
+
+    @pytest.fixture
+    def open_engine(self, changing_bigsite: sa.Engine) -> sa.Engine:
+        with changing_bigsite.begin() as connection:
+            connection.exec_driver_sql(
+                "ALTER TABLE bigsite.cash_transaction DROP CONSTRAINT transaction_type_known, "
+                "ALTER transaction_type DROP NOT NULL"
+            )
+            insert_cash(connection, 1, "DEPOSIT", "2026-01-01T00:00:00Z")
+            insert_cash(connection, 2, "BPAY", "2026-01-02T00:00:00Z")
+            insert_cash(connection, 3, "BPAY", "2026-01-03T00:00:00Z")
+            insert_cash(connection, 4, "to J. Smith", "2026-01-03T00:00:00Z")
+            insert_cash(connection, 5, None, "2026-01-03T00:00:00Z")
+        return changing_bigsite
+
+    @staticmethod
+    def in_data(verdict: SchemaVerdict) -> list[Difference]:
+        return [found for found in verdict.differences if found.kind is Kind.VALUE_IN_DATA]
+
+    def test_are_warned_of_with_their_rows_and_what_they_fill(self, open_engine: sa.Engine) -> None:
+        [found] = self.in_data(check_schema(open_engine, column_exports()))
+        assert found.severity is W
+        assert found.subject == "cash_transaction.transaction_type"
+        assert found.now == "BPAY in 2 rows, something that is no code in 1 row, null in 1 row"
+        assert "TransactionType" in found.message
+        assert "held back" in found.message
+
+    def test_somebodys_words_are_not_shown(self, open_engine: sa.Engine) -> None:
+        assert "Smith" not in check_schema(open_engine, column_exports()).to_markdown()
+
+    def test_of_a_ledger_only_what_was_recorded_since_is_asked(self, open_engine: sa.Engine) -> None:
+        since = dt.datetime(2026, 1, 3, tzinfo=dt.UTC)
+        [found] = self.in_data(check_schema(open_engine, column_exports(), since=since))
+        assert "BPAY in 1 row," in found.now
+        assert self.in_data(check_schema(open_engine, column_exports(), since=since + dt.timedelta(days=1))) == []
+
+    def test_are_not_looked_for_where_the_database_admits_none(
+        self, changing_bigsite: sa.Engine, asked: list[str]
+    ) -> None:
+        check_schema(changing_bigsite, column_exports())
+        assert asked
+        assert not any("count(*)" in statement.lower() for statement in asked)
+
+    def test_are_not_looked_for_in_a_column_that_is_gone(self, after: Change) -> None:
+        verdict = after("ALTER TABLE trade DROP side; DROP TABLE income CASCADE")
+        assert self.in_data(verdict) == []
+
+
+def test_a_new_value_that_the_contract_has_adopted_is_no_difference(after: Change, changing_bigsite: sa.Engine) -> None:
+    verdict = after("ALTER TABLE trade DROP CONSTRAINT side_known, ADD CHECK (side IN ('BUY', 'SELL', 'SHORT'))")
+    assert told(verdict) == [(W, Kind.NEW_VALUE, "trade.side")]
+    contract = load_contract()
+    trade = contract.schema.tables["trade"]
+    columns = tuple(
+        replace(column, values=("BUY", "SELL", "SHORT")) if column.name == "side" else column
+        for column in trade.columns
+    )
+    adopted = replace(
+        contract,
+        schema=replace(contract.schema, tables={**contract.schema.tables, "trade": replace(trade, columns=columns)}),
+    )
+    assert check_schema(changing_bigsite, column_exports(), contract=adopted).differences == ()
+
+
+names = st.from_regex(r"[a-z]{1,8}(_[a-z]{1,8})?", fullmatch=True)
+column_types = st.sampled_from(["BIGINT", "DATE", "TEXT", "VARCHAR(10)", "NUMERIC(18,2)", "TIMESTAMPTZ", "JSONB"])
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> Schema:
+    tables = {}
+    for name in draw(st.lists(names, unique=True, min_size=1, max_size=4)):
+        columns = tuple(
+            SchemaColumn(column, draw(column_types), draw(st.booleans()), position)
+            for position, column in enumerate(draw(st.lists(names, unique=True, min_size=1, max_size=5)), start=1)
+        )
+        tables[name] = SchemaTable(name, columns, primary_key=(columns[0].name,))
+    return Schema("contract", tables)
+
+
+@settings(max_examples=60)
+@given(agreed=schemas(), live=schemas())
+def test_a_difference_is_found_exactly_where_schemas_differ(agreed: Schema, live: Schema) -> None:
+    contract = replace(load_contract(), schema=agreed)
+    everything = {f"{table.name}.{column.name}" for table in agreed.tables.values() for column in table.columns}
+    found = compare(contract, live, {}, everything)
+
+    def facts(schema: Schema) -> object:
+        return {
+            name: (table.primary_key, {(column.name, column.type, column.nullable) for column in table.columns})
+            for name, table in schema.tables.items()
+        }
+
+    assert bool(found) is (facts(agreed) != facts(live))
+    assert not compare(contract, agreed, {}, everything)
+    lost = [
+        name
+        for name, table in agreed.tables.items()
+        if name not in live.tables or {c.name for c in table.columns} - {c.name for c in live.tables[name].columns}
+    ]
+    assert not lost or any(one.severity is B for one in found)  # nothing that is read ever goes unnoticed
+    assert all(one.severity is N for one in compare(contract, live, {}, ()))

@@ -1,0 +1,143 @@
+"""Tracing a transaction and a holding, from what was delivered back to bigsite's rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import io
+from decimal import Decimal
+
+import polars as pl
+import pytest
+
+from classfeed_dagster.feeds.class_super import FEED as CLASS_SUPER
+from classfeed_dagster.tracing.trace import HoldingTrace, NotAHoldingError, trace, trace_holding
+from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
+from classfeed_dagster_tests.fixtures.desk import Desk
+
+MONDAY = "2026-03-02"
+DAY = dt.date(2026, 3, 2)
+
+
+def breaks(*of: tuple[str, str]) -> bytes:
+    """Breaks of these portfolios and subjects, as a reconciliation stores them."""
+    content = io.BytesIO()
+    columns = {"kind": "value differs", "field": "units", "ours": "75", "theirs": None, "cause": "not explained"}
+    pl.DataFrame([{"portfolio_number": number, "subject": subject, **columns} for number, subject in of]).write_parquet(
+        content
+    )
+    return content.getvalue()
+
+
+@pytest.fixture
+def delivered(desk: Desk) -> Desk:
+    """Two portfolios, one held back; a security that is renamed the day after."""
+    renamed = desk.bigsite.security("WPL", price={"2026-02-27": "33.00"})
+    desk.bigsite.code_change(renamed, "2026-03-03", "WDS")
+    for number in ("SW00000001", "SW00000002"):
+        one = desk.bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z")
+        one.deposit("10000.00", "2026-02-23")
+        one.buy(renamed, "100", "33.00", "2026-02-24")
+        one.sell(renamed, "30", "33.00", "2026-02-25")
+        one.security_movement(renamed, "TRANSFER_IN", "5", on="2026-02-26")
+    desk.bigsite.end_of_day(MONDAY)
+    desk.break_units(desk.bigsite.portfolios[1], MONDAY)
+    desk.bigsite.save()
+    desk.run(MONDAY)
+    prefix = "reconciliation/class_super/2026-03-02/abc"
+    desk.runtime.store.create(f"{prefix}/report.html", b"<html></html>")
+    desk.runtime.store.create(f"{prefix}/breaks.parquet", breaks(("SW00000001", "T1"), ("SW00000001", "ASX WPL")))
+    desk.runtime.store.create("reconciliation/class_super/2026-03-02/def/report.html", b"<html></html>")  # cut short
+    return desk
+
+
+def holding(desk: Desk, number: str, code: str = "WPL") -> HoldingTrace:
+    return trace_holding(desk.runtime.engine, desk.runtime.store, "class_super", number, ("ASX", code), DAY)
+
+
+def test_a_holding_is_followed_to_every_row_behind_its_units(delivered: Desk) -> None:
+    found = holding(delivered, "SW00000001")
+    assert (found.stated, found.ledger) == (Decimal("75.000000"), Decimal("75.000000"))
+    assert [(row.transaction_id, row.units) for row in found.rows] == [
+        ("T1", Decimal("100.000000")),
+        ("T2", Decimal("-30.000000")),
+        ("S1", Decimal("5.000000")),
+    ]
+    (sighting,) = found.sightings
+    assert sighting.in_landed_file
+    assert "/landing/2026-03-02/holding_eod/" in sighting.landed_location
+    (place,) = sighting.places
+    assert place.element == "InvestmentHolding"
+    assert found.price == (dt.date(2026, 2, 27), Decimal("33.000000"))
+    assert [one.verdict for one in found.judged] == [
+        "value differs in units: ours 75, theirs (none) (not explained)",
+        "no break",
+    ]
+    assert [report.rpartition("/")[2] for report in found.reports] == ["report.html", "report.html"]
+    page = holding_page(found, "class_super")
+    for text in (
+        "T2",
+        "-30.000000",
+        "33.000000 on 2026-02-27",
+        "acknowledges nothing",
+        "InvestmentHolding",
+        "no break",
+    ):
+        assert text in page
+
+
+def test_a_holding_that_is_held_back_says_why(delivered: Desk) -> None:
+    found = holding(delivered, "SW00000002")
+    assert (found.stated, found.ledger) == (Decimal("76.000000"), Decimal("75.000000"))
+    assert found.sightings == []
+    ((day, reason),) = found.held_back
+    assert day == DAY
+    assert "units_ledger" in reason
+    page = holding_page(found, "class_super")
+    assert "units_ledger" in page
+    assert "in no document yet" in page
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [("SW9", "WPL", "no portfolio SW9"), ("SW00000001", "WDS", "no security ASX:WDS on 2026-03-02")],
+)
+def test_what_bigsite_does_not_have_is_named(delivered: Desk, number: str, code: str, says: str) -> None:
+    with pytest.raises(NotAHoldingError, match=says):
+        holding(delivered, number, code)
+
+
+def test_a_holding_without_a_row_shows_none(delivered: Desk) -> None:
+    delivered.bigsite.security("ZZZ")
+    delivered.bigsite.save()
+    found = holding(delivered, "SW00000001", "ZZZ")
+    assert (found.stated, found.updated_at, found.rows, found.sightings) == (None, None, [], [])
+    assert found.price is None
+    assert "no row" in holding_page(found, "class_super")
+
+
+def test_a_transaction_names_the_reconciliation_of_the_date_that_holds_it(delivered: Desk) -> None:
+    audience = CLASS_SUPER.audience(DAY)
+    found = trace(delivered.runtime.engine, delivered.runtime.store, "class_super", audience, "T1")
+    assert [one.delivery.manifest.business_date for one in found.sightings] == [DAY]
+    assert [one.breaks == [] for one in found.judged] == [False, True]
+    assert len(found.reports) == 2
+    page = transaction_page(found, "class_super")
+    for text in (
+        "bigsite.trade, trade_id = 1",
+        "SW00000001",
+        "revision 0",
+        "the latest revision",
+        "value differs in units",
+    ):
+        assert text in page
+    assert page.count("<main>") == 1
+    missing = trace(delivered.runtime.engine, delivered.runtime.store, "class_super", audience, "T999")
+    assert missing.source is None
+    with pytest.raises(ValueError, match="T999"):
+        transaction_page(missing, "class_super")
+
+
+def test_a_record_that_nobody_reconciled_says_so(delivered: Desk) -> None:
+    found = dataclasses.replace(holding(delivered, "SW00000001"), judged=())
+    assert "No reconciliation" in holding_page(found, "class_super")
