@@ -21,7 +21,7 @@ from benchmarks.site import AUDIENCE, FIRST, PUBLISHED, SECOND, Day, Site, copy,
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.local.embedded_postgres import engine_from
-from classfeed_dagster.runtime import CLOCK_TAG
+from classfeed_dagster.tags import CLOCK_TAG
 
 OLD = "old exporter"
 PLAIN = "this project, without Dagster"

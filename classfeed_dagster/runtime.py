@@ -6,7 +6,6 @@ Definitions load with nothing reachable and no secret set, so nothing here conne
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TypeVar
@@ -16,16 +15,9 @@ from pydantic import BaseModel
 
 from classfeed_dagster.settings import Environment, Settings, get_settings
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore, open_store
-
-CORRELATION_TAG = "classfeed/correlation_id"
-CLOCK_TAG = "classfeed/now"
+from classfeed_dagster.tags import CLOCK_TAG
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def new_correlation_id() -> str:
-    """A name for one attempt, the same in tags, logs, manifest, object metadata and alerts."""
-    return uuid.uuid4().hex
 
 
 class NotBuiltError(RuntimeError):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
-    from dagster import DailyPartitionsDefinition
+    pass
 
 SYDNEY = ZoneInfo("Australia/Sydney")
 FIRST_SUPPORTED = dt.date(2010, 1, 1)
@@ -139,24 +139,3 @@ def instant_text(instant: dt.datetime) -> str:
     if instant.tzinfo is None:
         raise ValueError("a naive datetime has no place in a feed: give it a time zone")
     return instant.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def partitions(first: dt.date) -> DailyPartitionsDefinition:
-    """Dagster's partitions: one a business day from ``first`` on, keyed YYYY-MM-DD; holidays and weekends are none.
-
-    A day's partition exists once the day has ended in Sydney. The key is the business date: time windows of
-    partitions with exclusions swallow the excluded days, so nothing may read them.
-    """
-    # Imported here: everything else in this file serves code that must not pay for importing Dagster.
-    from dagster import DailyPartitionsDefinition
-
-    holidays: list[dt.datetime] = []
-    day = first
-    while day <= LAST_SUPPORTED:
-        if day.weekday() < 5 and not is_business_day(day):
-            holidays.append(dt.datetime.combine(day, dt.time()))
-        day += dt.timedelta(days=1)
-    weekends = ["0 0 * * 6", "0 0 * * 0"]
-    return DailyPartitionsDefinition(
-        start_date=first.isoformat(), timezone=SYDNEY.key, exclusions=[*weekends, *holidays]
-    )

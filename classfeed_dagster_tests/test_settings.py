@@ -7,8 +7,9 @@ import datetime as dt
 import pytest
 from pydantic import ValidationError
 
-from classfeed_dagster.runtime import CLOCK_TAG, ClockRefusedError, Runtime
+from classfeed_dagster.runtime import ClockRefusedError, Runtime
 from classfeed_dagster.settings import Environment, Settings
+from classfeed_dagster.tags import CLOCK_TAG
 
 
 def test_nothing_set_means_embedded_parts(monkeypatch: pytest.MonkeyPatch) -> None:

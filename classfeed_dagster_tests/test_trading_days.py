@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster import trading_days
+from classfeed_dagster.orchestration.partitions import business_date_partitions
 
 D = dt.date
 SUPPORTED = st.dates(D(2010, 2, 1), D(2035, 11, 30))
@@ -111,7 +112,7 @@ def test_instants_are_written_in_utc_with_six_decimals() -> None:
 
 
 def test_partitions_are_the_business_days() -> None:
-    keys = trading_days.partitions(D(2023, 1, 3)).get_partition_keys()
+    keys = business_date_partitions(D(2023, 1, 3)).get_partition_keys()
     listed = [day.isoformat() for day in trading_days.business_days_between(D(2023, 1, 3), D(2023, 12, 29))]
     assert keys[: len(listed)] == listed
     assert "2023-01-26" not in keys

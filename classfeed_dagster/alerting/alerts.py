@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident
-from classfeed_dagster.orchestration.run_history import CheckOutcome
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS, Kind
 from classfeed_dagster.repair.decisions import Action, Decision
+from classfeed_dagster.repair.run_events import CheckOutcome
 from classfeed_dagster.trading_days import SYDNEY
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from classfeed_dagster.alerting.watchdog import watchdog_incident
 
 out = Console()
 
@@ -27,9 +28,8 @@ def watchdog(
     Exit code 3 if a live feed's business date is past its deadline without a manifest, or a sensor is silent.
     """
     from classfeed_dagster.alerting import incidents, pagerduty, slack
-    from classfeed_dagster.feed_run.flags import start_flags
+    from classfeed_dagster.feed_run.flags import is_live, start_flags
     from classfeed_dagster.feeds.feed import declared_feeds
-    from classfeed_dagster.repair.facts import is_live
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.service_levels import heartbeats, service_levels
 
@@ -48,7 +48,7 @@ def watchdog(
         )
     for what in silent:
         out.print(f"[red]silent[/]   {what}", highlight=False)
-    incident = service_levels.watchdog_incident(missing, silent)
+    incident = watchdog_incident(missing, silent)
     if tell:
         speaks = (slack.messenger(settings), pagerduty.pager(settings))
         incidents.tell(store, [] if incident is None else [incident], speaks, now, only=incidents.WATCHDOG)

@@ -33,7 +33,8 @@ def reconcile(
     """
     from classfeed_dagster.feed_run.post_delivery import Assurance
     from classfeed_dagster.local import snowflake_server as server
-    from classfeed_dagster.runtime import Runtime, new_correlation_id
+    from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.tags import new_correlation_id
 
     runtime = Runtime()
     declared = cli_look.require_feed(feed)

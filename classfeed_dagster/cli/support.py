@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from classfeed_dagster.cli.deliveries import Date, FeedName, print_report, require_feed
+from classfeed_dagster.tags import RERUN_TAG
 
 if TYPE_CHECKING:
     from classfeed_dagster.runtime import Runtime
@@ -36,10 +37,10 @@ def rerun(
 
     Safe at any time: what was delivered is never delivered again. Nothing else of a run can be chosen here.
     """
-    from classfeed_dagster.orchestration.run_date import LAUNCHED_BY_TAG
-    from classfeed_dagster.runtime import CORRELATION_TAG, Runtime, new_correlation_id
+    from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.support import reruns
     from classfeed_dagster.support import webserver_client as operate
+    from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, new_correlation_id
 
     runtime = Runtime()
     settings = runtime.settings
@@ -60,7 +61,7 @@ def rerun(
             at=settings.now or dt.datetime.now(dt.UTC),
             correlation_id=correlation_id,
         )
-        tags = {LAUNCHED_BY_TAG: reruns.LAUNCHED_BY, reruns.RERUN_TAG: key, CORRELATION_TAG: correlation_id}
+        tags = {LAUNCHED_BY_TAG: reruns.LAUNCHED_BY, RERUN_TAG: key, CORRELATION_TAG: correlation_id}
         if url:
             run_id = operate.launch(url, feed, day, tags)
             out.print(f"started: run {run_id}, on record as {key}", highlight=False, soft_wrap=True)

@@ -295,3 +295,9 @@ def _made(path: str) -> FeatureProvider:
         ) from None
     provider: FeatureProvider = make()
     return provider
+
+
+def is_live(feed: Feed, environment: Environment) -> bool:
+    """True if the feed delivers to customers, as its switches say now; as it declares if they can't be had."""
+    flags = flag_values(feed, environment)
+    return (feed.mode if flags.errors else flags.mode) is FeedMode.LIVE

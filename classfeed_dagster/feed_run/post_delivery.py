@@ -32,11 +32,6 @@ DATA_TEAM_DUE = dt.time(9, 0)
 _PLOTTED_DATES = 30
 
 
-def job_name(feed: str) -> str:
-    """The Dagster job that proves a delivered date and loads it."""
-    return f"{feed}_reconciliation_job"
-
-
 class Assured(BaseModel, frozen=True):
     """What one side's reconciliation of a date found, and of which delivery."""
 

@@ -23,7 +23,7 @@ from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.documents.lineage import columns_of, field_sources, filling, is_personal
 from classfeed_dagster.domains.build import CONSENTED
 from classfeed_dagster.domains.lineage import bigsite_columns, domain_of, shown_frames, shown_name, sources_of
-from classfeed_dagster.runtime import CORRELATION_TAG
+from classfeed_dagster.tags import CORRELATION_TAG
 
 StepContext = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from classfeed_dagster import trading_days
 from classfeed_dagster.alerting.schema_alerts import tell_of_schema
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.feed_run.flags import start_flags
@@ -24,9 +23,9 @@ from classfeed_dagster.orchestration.jobs import executor_called, feed_job
 from classfeed_dagster.orchestration.operations import operation_definitions
 from classfeed_dagster.orchestration.schedules import morning_schedule
 from classfeed_dagster.orchestration.sensors.parity import parity_job, parity_sensor
-from classfeed_dagster.repair.reconciliation_retry import another_attempt
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment
+from classfeed_dagster.orchestration.partitions import business_date_partitions
 
 
 def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | None = None) -> dg.Definitions:
@@ -40,10 +39,10 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     start_flags(settings, feeds)
     audiences = audiences_of(feeds, settings.first_business_date)
     names = audience_names(audiences)
-    partitions = trading_days.partitions(min(audience.first_business_date for audience in audiences))
+    partitions_def = business_date_partitions(min(audience.first_business_date for audience in audiences))
     fan_out = settings.executor != "in_process"  # where one process does everything, there is nobody to share with
     parts = [
-        FeedParts(feed, audience, names[audience.key], partitions, feeds, fan_out)
+        FeedParts(feed, audience, names[audience.key], partitions_def, feeds, fan_out)
         for feed in feeds
         for audience in (feed.audience(settings.first_business_date),)
     ]
@@ -60,11 +59,11 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     feeding = dg.Definitions(
         assets=[
             *source_assets(),
-            landing_assets(audiences, partitions, column_exports),
+            landing_assets(audiences, partitions_def, column_exports),
             *(
                 asset
                 for audience in audiences
-                for asset in domain_assets(audience, names[audience.key], partitions, fan_out=fan_out)
+                for asset in domain_assets(audience, names[audience.key], partitions_def, fan_out=fan_out)
             ),
             *(asset for part in parts for asset in feed_assets(part)),
             *(asset for part in parts for asset in legacy_assets(part)),
@@ -80,6 +79,6 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
         feeding,
         operation_definitions(parts, feed_jobs, checks, running=running, sensor_seconds=settings.sensor_seconds),
         schema_definitions(column_exports, tell_of_schema, running=running),
-        simulation_definitions(settings, partitions),
-        assurance_definitions(parts, again=another_attempt, running=running),
+        simulation_definitions(settings, partitions_def),
+        assurance_definitions(parts, running=running),
     )

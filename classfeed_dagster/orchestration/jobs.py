@@ -6,13 +6,13 @@ import dagster as dg
 
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.optional_dependencies import extra_needed
-from classfeed_dagster.orchestration.run_date import CODE_VERSION_TAG, FEED_TAG, job_name
+from classfeed_dagster.tags import CODE_VERSION_TAG, FEED_TAG, feed_job_name
 
 
 def feed_job(feed: Feed, code_version: str, executor: dg.ExecutorDefinition) -> dg.UnresolvedAssetJobDefinition:
     """Everything between bigsite and the feed's delivery. Backfill it over a range of dates: each gets its own run."""
     return dg.define_asset_job(
-        job_name(feed.name),
+        feed_job_name(feed.name),
         selection=dg.AssetSelection.assets(dg.AssetKey([feed.name, "delivery"]))
         .upstream()
         .required_multi_asset_neighbors(),

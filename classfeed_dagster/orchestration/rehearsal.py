@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from classfeed_dagster import trading_days
 from classfeed_dagster.delivery.delivery_history import date_status
 from classfeed_dagster.feed_run.post_delivery import Assured
-from classfeed_dagster.feed_run.post_delivery import job_name as assurance_job_name
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.run_date import RunReport, run_date
-from classfeed_dagster.runtime import CLOCK_TAG, CORRELATION_TAG, NotBuiltError, Runtime, new_correlation_id
+from classfeed_dagster.runtime import NotBuiltError, Runtime
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
 from classfeed_dagster.simulation.proof import Proof, delivered_pages, prove
 from classfeed_dagster.simulation.recipient import DeliveredPage
+from classfeed_dagster.tags import CLOCK_TAG, CORRELATION_TAG, new_correlation_id, reconciliation_job_name
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.records import Side
 
@@ -114,7 +114,7 @@ def _reconcile(
     metrics = data_team_metrics(runtime.engine, feed.recipient, day, previous)
     with open_warehouse(runtime.settings) as connection:
         publish_metrics(connection, feed.recipient, day, metrics, now)
-    result = definitions.resolve_job_def(assurance_job_name(feed.name)).execute_in_process(
+    result = definitions.resolve_job_def(reconciliation_job_name(feed.name)).execute_in_process(
         partition_key=day.isoformat(),
         instance=instance,
         raise_on_error=False,

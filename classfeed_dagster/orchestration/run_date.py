@@ -8,16 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from classfeed_dagster.runtime import CORRELATION_TAG, new_correlation_id
+from classfeed_dagster.tags import CORRELATION_TAG, feed_job_name, new_correlation_id
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
     from dagster._core.execution.execution_result import ExecutionResult
-
-FEED_TAG = "classfeed/feed"
-CODE_VERSION_TAG = "classfeed/code_version"
-LAUNCHED_BY_TAG = "classfeed/launched_by"
-REPAIR = "repair"
 
 
 class Outcome(enum.StrEnum):
@@ -67,11 +62,6 @@ class RunReport:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def job_name(feed: str) -> str:
-    """The name of the job that delivers one business date of a feed."""
-    return f"{feed}_job"
-
-
 def run_date(
     definitions: Definitions,
     instance: DagsterInstance,
@@ -87,7 +77,7 @@ def run_date(
     ``verbose`` prints Dagster's own log; it is in the instance either way.
     """
     correlation_id = new_correlation_id()
-    result = definitions.resolve_job_def(job_name(feed)).execute_in_process(
+    result = definitions.resolve_job_def(feed_job_name(feed)).execute_in_process(
         partition_key=day.isoformat(),
         instance=instance,
         raise_on_error=False,

@@ -8,55 +8,31 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from dagster import AssetCheckSeverity, DagsterEventType, DagsterInstance, DagsterRun, RunRecord, RunsFilter
+from dagster import DagsterRunStatus as Status
 
 from classfeed_dagster.orchestration.column_metadata import LANDING
-from classfeed_dagster.orchestration.run_date import CODE_VERSION_TAG, error_chain, job_name
+from classfeed_dagster.orchestration.run_date import error_chain
 from classfeed_dagster.repair.causes import Cause, Kind, classify
 from classfeed_dagster.repair.decisions import RunFact, RunState
+from classfeed_dagster.repair.facts import ObservedRun, RunReader
+from classfeed_dagster.repair.run_events import CheckOutcome, RunEvents
+from classfeed_dagster.tags import CODE_VERSION_TAG, PARTITION_TAG, feed_job_name
 
-if TYPE_CHECKING:
-    from dagster import DagsterInstance, DagsterRun, RunRecord
-
-PARTITION_TAG = "dagster/partition"
 # How long a run may stay created but unqueued before we go on without it.
 STALLED = dt.timedelta(minutes=15)
 # How long Dagster's promise to start a crashed run again is believed. It keeps it within seconds or, on a busy machine,
 # never: it looks at a failure once, and may see the run as it was just before its end.
 PROMISED = dt.timedelta(minutes=3)
+FINISHED = (Status.SUCCESS, Status.FAILURE)
 _KEPT = 2000
 _FINISHED: dict[str, RunEvents] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOutcome:
-    """One evaluation of a check. ``asset`` is written as a/b; ``error``: its severity is ERROR."""
-
-    asset: str
-    name: str
-    passed: bool
-    error: bool
-    summary: str
-    offenders: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunEvents:
-    """What a run's event log says, as far as operating needs it."""
-
-    errors: tuple[tuple[str, str], ...] = ()  # class name and message, from the outermost to the innermost
-    failed_step: str | None = None
-    remaining: tuple[str, ...] = ()  # assets that were planned and not made, or made and not checked
-    checks: tuple[CheckOutcome, ...] = ()
-    unevaluated: tuple[tuple[str, str], ...] = ()  # planned checks, as (asset, name), without an evaluation
-    snapshot_id: str | None = None
-
-
 def runs_by_date(instance: DagsterInstance, dates: Collection[dt.date]) -> Mapping[dt.date, Sequence[RunRecord]]:
     """Every run of any job for the dates, oldest first, in one question."""
-    from dagster import RunsFilter
-
     found: dict[dt.date, list[RunRecord]] = defaultdict(list)
     if dates:
         wanted = RunsFilter(tags={PARTITION_TAG: sorted(day.isoformat() for day in dates)})
@@ -65,17 +41,31 @@ def runs_by_date(instance: DagsterInstance, dates: Collection[dt.date]) -> Mappi
     return found
 
 
+def run_reader(instance: DagsterInstance) -> RunReader:
+    """Return the reader of runs that repair and alerts use, over this instance."""
+
+    def read(feed: str, dates: Collection[dt.date], now: dt.datetime) -> dict[dt.date, list[ObservedRun]]:
+        return {
+            day: [
+                ObservedRun(run_fact(instance, record, now), record.dagster_run.status in FINISHED)
+                for record in records
+                if is_of_feed(record.dagster_run, feed)
+            ]
+            for day, records in runs_by_date(instance, dates).items()
+        }
+
+    return read
+
+
 def is_of_feed(run: DagsterRun, feed: str) -> bool:
     """True for a run of the feed's job, and for one started on the feed's delivery by other ways of the UI."""
-    if run.job_name == job_name(feed):
+    if run.job_name == feed_job_name(feed):
         return True
     return any(key.path == [feed, "delivery"] for key in run.asset_selection or ())
 
 
 def run_fact(instance: DagsterInstance, record: RunRecord, now: dt.datetime) -> RunFact:
     """How one run stands, as repair needs it."""
-    from dagster import DagsterRunStatus as Status
-
     run = record.dagster_run
     version = run.tags.get(CODE_VERSION_TAG, "")
     ended = None if record.end_time is None else dt.datetime.fromtimestamp(record.end_time, dt.UTC)
@@ -114,8 +104,6 @@ def events_of(instance: DagsterInstance, run_id: str) -> RunEvents:
 
 
 def _read(instance: DagsterInstance, run_id: str) -> RunEvents:
-    from dagster import AssetCheckSeverity, DagsterEventType
-
     errors: tuple[tuple[str, str], ...] = ()
     failed_step: str | None = None
     planned: set[str] = set()

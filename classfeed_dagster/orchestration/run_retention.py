@@ -6,19 +6,15 @@ What must last is not in Dagster: manifests, verdicts, quarantine, toil and serv
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dagster import DagsterInstance
+from dagster import DagsterInstance, RunsFilter
+from dagster import DagsterRunStatus as Status
 
 _BATCH = 200
 
 
 def purge_runs(instance: DagsterInstance, before: dt.datetime, *, at_most: int = 5000) -> int:
     """Delete finished runs created before ``before`` (UTC), oldest first; how many. Unfinished ones stay."""
-    from dagster import DagsterRunStatus as Status
-    from dagster import RunsFilter
-
     finished = RunsFilter(statuses=[Status.SUCCESS, Status.FAILURE, Status.CANCELED], created_before=before)
     deleted = 0
     while deleted < at_most:

@@ -8,9 +8,8 @@ import dagster as dg
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.orchestration.run_date import job_name
-from classfeed_dagster.runtime import CORRELATION_TAG, new_correlation_id
 from classfeed_dagster.schedules import Audience
+from classfeed_dagster.tags import CORRELATION_TAG, FEED_TAG, feed_job_name, new_correlation_id
 
 
 def date_due(morning: dt.date, audience: Audience) -> dt.date | str:
@@ -33,7 +32,7 @@ def morning_schedule(feed: Feed, audience: Audience, *, running: bool) -> dg.Sch
 
     @dg.schedule(
         name=f"{feed.name}_morning",
-        job_name=job_name(feed.name),
+        job_name=feed_job_name(feed.name),
         cron_schedule=f"{feed.starts_at.minute} {feed.starts_at.hour} * * *",
         execution_timezone=trading_days.SYDNEY.key,
         description=f"On ASX business days at {feed.starts_at:%H:%M} Sydney: the business date before. "
@@ -47,7 +46,7 @@ def morning_schedule(feed: Feed, audience: Audience, *, running: bool) -> dg.Sch
         return dg.RunRequest(
             run_key=f"{feed.name}-{day.isoformat()}",
             partition_key=day.isoformat(),
-            tags={CORRELATION_TAG: new_correlation_id(), "classfeed/feed": feed.name},
+            tags={CORRELATION_TAG: new_correlation_id(), FEED_TAG: feed.name},
         )
 
     return morning

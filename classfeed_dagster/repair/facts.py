@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,45 +17,37 @@ from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
 from classfeed_dagster.bigsite.source_connection import SourceReadError
 from classfeed_dagster.delivery.approve_removals import releases
 from classfeed_dagster.delivery.delivery_history import wherever
+from classfeed_dagster.delivery.delivery_summary import Delivery, deliveries
 from classfeed_dagster.delivery.feed_mode import FeedMode
-from classfeed_dagster.delivery.manifest import Manifest, read_manifest
 from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.documents.lineage import column_exports
-from classfeed_dagster.feed_run.flags import flag_values
+from classfeed_dagster.feed_run.flags import flag_values, is_live
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.orchestration.run_history import is_of_feed, run_fact, runs_by_date
 from classfeed_dagster.repair import source_probe
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS
 from classfeed_dagster.repair.decisions import DateFacts, RunFact
 from classfeed_dagster.schedules import Audience
 from classfeed_dagster.service_levels.due import Due, latest_due
-from classfeed_dagster.settings import Environment
 from classfeed_dagster.source_contract.drift import Difference
 from classfeed_dagster.source_contract.schema import SchemaUnreadableError
 from classfeed_dagster.source_contract.schema_check import SchemaDriftError, require_schema
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import delivered_prefix
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance, RunRecord
-
     from classfeed_dagster.runtime import Runtime
-
-_MANIFEST = re.compile(r"r(\d+)/manifest\.json\Z")
-_KEPT = 4000
-_MANIFESTS: dict[str, Delivery | None] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """What operating needs of a manifest; a manifest itself may be large."""
+class ObservedRun:
+    """One run of a feed for a date. ``finished``: Dagster ended it, with success or with a failure."""
 
-    revision: int
-    delivered_at: dt.datetime  # bigsite's clock, at the last question before the manifest
-    snapshot_at: dt.datetime
-    portfolios: int
-    held_back: int
+    fact: RunFact
+    finished: bool
+
+
+# Reads the runs of a feed's dates at an instant (UTC), by date, oldest first.
+RunReader = Callable[[str, Collection[dt.date], dt.datetime], Mapping[dt.date, Sequence[ObservedRun]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +60,7 @@ class Observed:
     facts: DateFacts
     deliveries: tuple[Delivery, ...]
     held: tuple[Quarantined, ...]  # still held back
-    records: tuple[RunRecord, ...]  # runs, oldest first
+    runs: tuple[ObservedRun, ...]  # oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,46 +78,9 @@ class Gathered:
         return [one.facts for one in self.dates]
 
 
-def deliveries(store: ObjectStore, feed: Feed, day: dt.date) -> tuple[Delivery, ...]:
-    """The deliveries of a date, void revisions left out, in order; reads each manifest once a process."""
-    view = wherever(store, feed.name)
-    prefix = delivered_prefix(feed.name, day)
-    found: list[Delivery] = []
-    for key in view.list(prefix):
-        if _MANIFEST.match(key.removeprefix(prefix)):
-            location = view.location(key)
-            if location not in _MANIFESTS:
-                if len(_MANIFESTS) >= _KEPT:
-                    _MANIFESTS.clear()
-                _MANIFESTS[location] = _summary(view.read(key), location)
-            delivery = _MANIFESTS[location]
-            if delivery is not None:
-                found.append(delivery)
-    return tuple(sorted(found, key=lambda one: one.revision))
-
-
-def _summary(data: bytes, location: str) -> Delivery | None:
-    manifest = read_manifest(data, location)
-    if not isinstance(manifest, Manifest):
-        return None
-    return Delivery(
-        manifest.revision,
-        manifest.consent_checked_at,
-        manifest.snapshot.snapshot_at,
-        len(manifest.portfolios),
-        len(manifest.held_back),
-    )
-
-
-def is_live(feed: Feed, environment: Environment) -> bool:
-    """True if the feed delivers to customers, as its switches say now; as it declares if they can't be had."""
-    flags = flag_values(feed, environment)
-    return (feed.mode if flags.errors else flags.mode) is FeedMode.LIVE
-
-
 def gather(
     runtime: Runtime,
-    instance: DagsterInstance,
+    read_runs: RunReader,
     feeds: Iterable[Feed],
     now: dt.datetime,
     *,
@@ -147,11 +101,10 @@ def gather(
         audience = feed.audience(settings.first_business_date)
         live = is_live(feed, settings.env)
         dues = latest_due(feed, audience, now, settings.repair_dates)
-        found = runs_by_date(instance, [one.business_date for one in dues])
+        found = read_runs(feed.name, [one.business_date for one in dues], now)
         dates: list[Observed] = []
         for one in dues:
-            own = [r for r in found.get(one.business_date, ()) if is_of_feed(r.dagster_run, feed.name)]
-            runs = [(record, run_fact(instance, record, now)) for record in own]
+            runs = found.get(one.business_date, ())
             dates.append(_observe(runtime.store, (feed, audience, live), one, runs))
         dates = _with_order(runtime.store, feed, audience, dates)
         if up and ask_changes:
@@ -182,12 +135,10 @@ def _drift(runtime: Runtime, observed: Iterable[Observed]) -> tuple[Difference, 
     return ()
 
 
-def _observe(
-    store: ObjectStore, whose: tuple[Feed, Audience, bool], due: Due, runs: Sequence[tuple[RunRecord, RunFact]]
-) -> Observed:
+def _observe(store: ObjectStore, whose: tuple[Feed, Audience, bool], due: Due, runs: Sequence[ObservedRun]) -> Observed:
     feed, audience, live = whose
     day = due.business_date
-    facts_of_runs = tuple(fact for _, fact in runs)
+    facts_of_runs = tuple(run.fact for run in runs)
     sent = deliveries(store, feed, day)
     held = tuple(record for record in quarantine(store, feed.name, day) if record.status == "HELD")
     landed = latest_snapshot(store, day, [audience])
@@ -204,7 +155,7 @@ def _observe(
         landed_at=landed.snapshot_at if landed else None,
         released_at=max(released, default=None),
     )
-    return Observed(feed, live, due, facts, sent, held, tuple(record for record, _ in runs))
+    return Observed(feed, live, due, facts, sent, held, tuple(runs))
 
 
 def _worked_from(store: ObjectStore, day: dt.date, runs: Sequence[RunFact]) -> dt.datetime | None:

@@ -7,37 +7,29 @@ often, unless its cause can't pass by itself.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from classfeed_dagster.orchestration.run_history import PARTITION_TAG, run_fact
 from classfeed_dagster.repair.causes import Cause, Kind
-from classfeed_dagster.repair.decisions import MAX_UNKNOWN_ATTEMPTS, RunState, backoff
+from classfeed_dagster.repair.decisions import MAX_UNKNOWN_ATTEMPTS, RunFact, RunState, backoff
 from classfeed_dagster.settings import Settings
-
-if TYPE_CHECKING:
-    from dagster import DagsterInstance, RunRecord
 
 
 def another_attempt(
-    instance: DagsterInstance, attempts: Sequence[RunRecord], settings: Settings, now: dt.datetime
+    last: RunFact | None, attempts: int, job: str, day: dt.date, settings: Settings, now: dt.datetime
 ) -> bool | None:
-    """After ``attempts`` at one delivery, oldest first: True for one more now, None for later, False for none.
+    """Decide on another attempt at reconciling one delivery: True for one now, None for later, False for none.
 
-    None also while the last is under way. ``now`` is UTC.
+    ``last`` is the latest of ``attempts`` runs of ``job`` for ``day``. None is also returned while it is under way.
+    ``now`` is UTC.
     """
-    if not attempts:
+    if last is None:
         return True
-    last = attempts[-1]
-    fact = run_fact(instance, last, now)
-    if fact.state is RunState.RUNNING or fact.retried_by_dagster:
+    if last.state is RunState.RUNNING or last.retried_by_dagster:
         return None
-    if fact.state is RunState.CANCELED:
+    if last.state is RunState.CANCELED:
         return False
-    cause = fact.cause or Cause(Kind.UNKNOWN, "unknown")
-    hopeless = cause.kind is Kind.UNKNOWN and len(attempts) >= MAX_UNKNOWN_ATTEMPTS
+    cause = last.cause or Cause(Kind.UNKNOWN, "unknown")
+    hopeless = cause.kind is Kind.UNKNOWN and attempts >= MAX_UNKNOWN_ATTEMPTS
     if hopeless or not cause.kind.retried:
-        return fact.code_version != settings.code_version
-    day = dt.date.fromisoformat(last.dagster_run.tags[PARTITION_TAG])
-    wait = backoff(last.dagster_run.job_name, day, len(attempts)) * settings.repair_pace
-    return True if now >= (fact.ended_at or now) + wait else None
+        return last.code_version != settings.code_version
+    wait = backoff(job, day, attempts) * settings.repair_pace
+    return True if now >= (last.ended_at or now) + wait else None

@@ -10,9 +10,8 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from classfeed_dagster.alerting.incidents import WATCHDOG, Incident
+from classfeed_dagster.delivery.delivery_summary import deliveries
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.repair.facts import deliveries
 from classfeed_dagster.schedules import Audience
 from classfeed_dagster.service_levels.due import Due, due, due_since, latest_due
 from classfeed_dagster.store import ObjectStore
@@ -111,29 +110,6 @@ def missing(store: ObjectStore, feeds: Iterable[tuple[Feed, Audience]], now: dt.
         for judged in (judge(store, feed, one),)
         if judged.verdict is Punctuality.MISSING
     ]
-
-
-def watchdog_incident(found: Sequence[Judgment], silent: Sequence[str]) -> Incident | None:
-    """What the watchdog has to say, since nothing within Dagster may be able to; None if all is well."""
-    if not found and not silent:
-        return None
-    feeds = tuple(sorted({one.feed for one in found}))
-    dates = tuple(sorted({one.due.business_date for one in found}))
-    missed = f"{len(found)} due delivery(ies) missing" if found else ""
-    what = "; ".join(part for part in (missed, *silent) if part)
-    return Incident(
-        key=WATCHDOG,
-        what=f"The watchdog outside Dagster found: {what}",
-        means="Customers' funds at the recipient stay at the last business date that was delivered."
-        if found
-        else "Nothing is missing yet, but nothing would repair it, or tell of it, if it were.",
-        feeds=feeds,
-        dates=dates,
-        counts={"deliveries": len(found), "sensors": len(silent)},
-        doing="Repair does what it can if the daemon runs; if the sensors are silent, start the daemon.",
-        runbook="watchdog",
-        page=bool(found) or bool(silent),
-    )
 
 
 def plot(judged: Sequence[Judgment]) -> str:

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, NonNegativeInt
 
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.orchestration.run_date import LAUNCHED_BY_TAG, REPAIR
-from classfeed_dagster.orchestration.run_history import PARTITION_TAG, is_of_feed
 from classfeed_dagster.service_levels.service_levels import Judgment, Punctuality
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import Record, from_json, to_json
+from classfeed_dagster.tags import LAUNCHED_BY_TAG, REPAIR
 from classfeed_dagster.trading_days import SYDNEY
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
+    pass
 
 
 class Launcher(enum.StrEnum):
@@ -72,30 +71,6 @@ def launcher(tags: Mapping[str, str]) -> Launcher:
     if "dagster/schedule_name" in tags or "dagster/sensor_name" in tags:
         return Launcher.SCHEDULE
     return Launcher.PERSON
-
-
-def launched_runs(instance: DagsterInstance, feed: str, since: dt.datetime) -> list[LaunchedRun]:
-    """The feed's finished runs since ``since`` (UTC), the oldest first."""
-    from dagster import DagsterRunStatus as Status
-    from dagster import RunsFilter
-
-    wanted = RunsFilter(statuses=[Status.SUCCESS, Status.FAILURE], created_after=since)
-    found: list[LaunchedRun] = []
-    for record in instance.get_run_records(wanted, ascending=True):
-        run, day = record.dagster_run, record.dagster_run.tags.get(PARTITION_TAG)
-        if day is None or record.end_time is None or not is_of_feed(run, feed):
-            continue
-        ended = dt.datetime.fromtimestamp(record.end_time, dt.UTC)
-        found.append(
-            LaunchedRun(
-                dt.date.fromisoformat(day),
-                launcher(run.tags),
-                record.create_timestamp.astimezone(dt.UTC),
-                ended,
-                run.status is Status.SUCCESS,
-            )
-        )
-    return found
 
 
 def count(feed: str, runs: Iterable[LaunchedRun], judged: Iterable[Judgment]) -> dict[str, Month]:

@@ -13,12 +13,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from classfeed_dagster.feeds.feed import Feed, declared_feeds
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.run_date import LAUNCHED_BY_TAG
-from classfeed_dagster.runtime import CORRELATION_TAG, Runtime, new_correlation_id
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.store import StoreError
 from classfeed_dagster.support import reruns
 from classfeed_dagster.support import webserver_client as operate
 from classfeed_dagster.support.alb_identity import HEADER, NotIdentifiedError, identify, keys_of
+from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, RERUN_TAG, new_correlation_id
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -119,7 +119,7 @@ def grant(
         at=at,
         correlation_id=correlation_id,
     )
-    tags = {LAUNCHED_BY_TAG: reruns.LAUNCHED_BY, reruns.RERUN_TAG: key, CORRELATION_TAG: correlation_id}
+    tags = {LAUNCHED_BY_TAG: reruns.LAUNCHED_BY, RERUN_TAG: key, CORRELATION_TAG: correlation_id}
     run_id = operating.launch(feed.name, day, tags)
     get_logger().info(
         "support re-run", feed=feed.name, business_date=day.isoformat(), run_id=run_id, correlation_id=correlation_id

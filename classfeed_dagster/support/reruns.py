@@ -23,7 +23,6 @@ from classfeed_dagster.stored_records import Record, from_json, to_json
 
 BUDGET_WINDOW = dt.timedelta(hours=24)
 LAUNCHED_BY = "support"
-RERUN_TAG = "classfeed/rerun"
 _ATTEMPTS = 20
 _REASON = range(10, 501)
 # An e-mail address, or a run of digits long enough for an account, a TFN or a phone number.

@@ -9,8 +9,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from classfeed_dagster.orchestration.run_date import job_name
-from classfeed_dagster.orchestration.run_history import PARTITION_TAG
+from classfeed_dagster.tags import PARTITION_TAG, feed_job_name
 
 UNDER_WAY = """
 query UnderWay($filter: RunsFilter!) {
@@ -42,7 +41,7 @@ class OperateError(RuntimeError):
 def under_way(url: str, feed: str, day: dt.date) -> bool:
     """True if a run of the feed's job for ``day`` is queued or running. ``url``: the webserver, with its path."""
     filter_ = {
-        "pipelineName": job_name(feed),
+        "pipelineName": feed_job_name(feed),
         "tags": [{"key": PARTITION_TAG, "value": day.isoformat()}],
         "statuses": _STATES,
     }
@@ -55,7 +54,7 @@ def launch(url: str, feed: str, day: dt.date, tags: Mapping[str, str]) -> str:
         "selector": {
             "repositoryLocationName": LOCATION,
             "repositoryName": REPOSITORY,
-            "pipelineName": job_name(feed),
+            "pipelineName": feed_job_name(feed),
         },
         "mode": "default",
         "runConfigData": {},

@@ -10,7 +10,7 @@ import pytest
 
 from classfeed_dagster.alerting.alerts import dead_letters, reconciliation_breaks, schema_drift
 from classfeed_dagster.alerting.incidents import raise_incident, settle_incident
-from classfeed_dagster.runtime import CLOCK_TAG
+from classfeed_dagster.tags import CLOCK_TAG
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 

@@ -11,6 +11,7 @@ import polars as pl
 from classfeed_dagster.alerting.incidents import Incident
 from classfeed_dagster.alerting.reconciliation_alerts import proof_incidents
 from classfeed_dagster.feed_run.post_delivery import Assured
+from classfeed_dagster.orchestration.run_history import run_reader
 from classfeed_dagster.repair.facts import gather
 from classfeed_dagster_tests.fixtures.desk import Desk
 
@@ -22,7 +23,9 @@ def found(desk: Desk, at: str) -> dict[str, Incident]:
     with desk.at(at):
         now = desk.runtime.settings.now
         assert now is not None
-        told = proof_incidents(desk.runtime, gather(desk.runtime, desk.instance, desk.feeds, now, ask_changes=False))
+        told = proof_incidents(
+            desk.runtime, gather(desk.runtime, run_reader(desk.instance), desk.feeds, now, ask_changes=False)
+        )
     return {incident.key: incident for incident in told}
 
 

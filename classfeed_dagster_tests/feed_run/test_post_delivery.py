@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from classfeed_dagster.alerting.incidents import open_incidents
-from classfeed_dagster.feed_run.post_delivery import Assured, job_name
+from classfeed_dagster.feed_run.post_delivery import Assured
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
-from classfeed_dagster.runtime import CLOCK_TAG
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
+from classfeed_dagster.tags import CLOCK_TAG, reconciliation_job_name
 from classfeed_dagster.warehouse.breaks import kept_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import query
@@ -40,7 +40,7 @@ def delivered(desk: Desk) -> Iterator[Desk]:
 
 
 def reconcile(desk: Desk) -> Any:
-    return desk.definitions.resolve_job_def(job_name(FEED)).execute_in_process(
+    return desk.definitions.resolve_job_def(reconciliation_job_name(FEED)).execute_in_process(
         partition_key=MONDAY.isoformat(),
         instance=desk.instance,
         raise_on_error=False,

@@ -10,8 +10,9 @@ import pytest
 from classfeed_dagster import trading_days
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.orchestration.schedules import date_due, morning_schedule
-from classfeed_dagster.runtime import CORRELATION_TAG
 from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster.tags import CORRELATION_TAG
+from classfeed_dagster.orchestration.partitions import business_date_partitions
 
 DAILY = Audience("CLASS", dt.date(2023, 1, 3))
 
@@ -39,7 +40,7 @@ def test_a_weekly_feed_skips_the_other_mornings() -> None:
 
 @pytest.mark.parametrize("clocks_change", [dt.date(2023, 4, 3), dt.date(2023, 10, 2)])
 def test_the_tick_stands_at_six_in_sydney_on_both_sides_of_a_change_of_clocks(clocks_change: dt.date) -> None:
-    @dg.asset(partitions_def=trading_days.partitions(DAILY.first_business_date))
+    @dg.asset(partitions_def=business_date_partitions(DAILY.first_business_date))
     def nothing() -> None: ...
 
     job = dg.define_asset_job("class_super_job", selection=[nothing])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from classfeed_dagster.repair import reconciliation_retry as reconciling
 from classfeed_dagster.repair.causes import Cause, Dependency, Kind
 from classfeed_dagster.repair.decisions import RunFact, RunState
 from classfeed_dagster.repair.reconciliation_retry import another_attempt
@@ -19,30 +17,24 @@ MINUTE = dt.timedelta(minutes=1)
 AWAY = Cause(Kind.TRANSIENT, "OperationalError", Dependency.SNOWFLAKE)
 
 
-def verdict(
-    monkeypatch: pytest.MonkeyPatch, fact: RunFact, attempts: int, after: dt.timedelta, version: str = "1"
-) -> bool | None:
-    monkeypatch.setattr(reconciling, "run_fact", lambda *_: fact)
-    run = SimpleNamespace(job_name="class_super_reconciliation_job", tags={"dagster/partition": "2026-03-02"})
-    records: Any = [SimpleNamespace(dagster_run=run)] * attempts
-    nowhere: Any = None
-    return another_attempt(nowhere, records, Settings(code_version=version), ENDED + after)
+def verdict(fact: RunFact, attempts: int, after: dt.timedelta, version: str = "1") -> bool | None:
+    last, day = fact if attempts else None, dt.date(2026, 3, 2)
+    job = "class_super_reconciliation_job"
+    return another_attempt(last, attempts, job, day, Settings(code_version=version), ENDED + after)
 
 
 def failed(cause: Cause | None, **given: Any) -> RunFact:
     return RunFact("r", RunState.FAILED, ENDED, cause, "1", **given)
 
 
-def test_a_delivery_that_nobody_has_proven_is_proven_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert verdict(monkeypatch, failed(AWAY), 0, MINUTE) is True
+def test_a_delivery_that_nobody_has_proven_is_proven_now() -> None:
+    assert verdict(failed(AWAY), 0, MINUTE) is True
 
 
 @pytest.mark.parametrize(("attempts", "soon", "late"), [(1, 1, 3), (2, 4, 7), (3, 14, 19), (40, 29, 38)])
-def test_what_may_pass_is_tried_for_ever_less_and_less_often(
-    monkeypatch: pytest.MonkeyPatch, attempts: int, soon: int, late: int
-) -> None:
-    assert verdict(monkeypatch, failed(AWAY), attempts, soon * MINUTE) is None
-    assert verdict(monkeypatch, failed(AWAY), attempts, late * MINUTE) is True
+def test_what_may_pass_is_tried_for_ever_less_and_less_often(attempts: int, soon: int, late: int) -> None:
+    assert verdict(failed(AWAY), attempts, soon * MINUTE) is None
+    assert verdict(failed(AWAY), attempts, late * MINUTE) is True
 
 
 @pytest.mark.parametrize(
@@ -58,7 +50,5 @@ def test_what_may_pass_is_tried_for_ever_less_and_less_often(
         (RunFact("r", RunState.SUCCEEDED, ENDED), 1, "1", True),  # of a part of the job
     ],
 )
-def test_what_follows_from_the_last_attempt(
-    monkeypatch: pytest.MonkeyPatch, fact: RunFact, attempts: int, version: str, expected: bool | None
-) -> None:
-    assert verdict(monkeypatch, fact, attempts, dt.timedelta(hours=3), version) is expected
+def test_what_follows_from_the_last_attempt(fact: RunFact, attempts: int, version: str, expected: bool | None) -> None:
+    assert verdict(fact, attempts, dt.timedelta(hours=3), version) is expected

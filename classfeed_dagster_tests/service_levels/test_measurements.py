@@ -10,15 +10,16 @@ import dagster as dg
 import pytest
 
 from classfeed_dagster import trading_days
+from classfeed_dagster.delivery.delivery_summary import Delivery
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.feeds.feed import ServiceLevel, declared_feeds
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.orchestration.sensors import metrics as measuring
-from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor, of_feed
-from classfeed_dagster.repair.facts import Delivery
+from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
 from classfeed_dagster.service_levels.due import due
+from classfeed_dagster.service_levels.measurements import of_feed
 from classfeed_dagster.service_levels.metrics import METRICS
 from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS, Objective, require_declared
 from classfeed_dagster_tests.fixtures.desk import Desk

@@ -10,10 +10,12 @@ import dagster as dg
 import pytest
 import time_machine
 
+from classfeed_dagster.alerting.watchdog import watchdog_incident
+from classfeed_dagster.delivery.delivery_summary import Delivery
 from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.orchestration.launched_runs import launched_runs
 from classfeed_dagster.orchestration.run_retention import purge_runs
 from classfeed_dagster.repair import facts
-from classfeed_dagster.repair.facts import Delivery
 from classfeed_dagster.schedules import Audience, Cadence
 from classfeed_dagster.service_levels import heartbeats, service_levels
 from classfeed_dagster.service_levels.due import due, due_since, latest_due
@@ -26,9 +28,8 @@ from classfeed_dagster.service_levels.service_levels import (
     judge_date,
     missing,
     plot,
-    watchdog_incident,
 )
-from classfeed_dagster.service_levels.toil import LaunchedRun, Launcher, count, keep, launched_runs, launcher
+from classfeed_dagster.service_levels.toil import LaunchedRun, Launcher, count, keep, launcher
 from classfeed_dagster.store import ObjectStore
 
 DAILY = Audience("CLASS", dt.date(2026, 3, 2))

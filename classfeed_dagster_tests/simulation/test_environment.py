@@ -26,6 +26,7 @@ from classfeed_dagster.simulation.invented_market import InventedMarket
 from classfeed_dagster.simulation.retention import remove
 from classfeed_dagster.simulation.world import World, WorldError
 from classfeed_dagster_tests.fixtures.simulated_world import FIRST, days
+from classfeed_dagster.orchestration.partitions import business_date_partitions
 
 UNREACHABLE = "postgresql+psycopg://someone@db.invalid:1/bigsite"
 NIGHT_OF_FRIDAY = dt.datetime(2023, 1, 7, 3, 30, tzinfo=trading_days.SYDNEY)
@@ -115,7 +116,7 @@ def test_cleaning_keeps_what_the_setting_says_and_needs_customers(bigsite_engine
 
 def definitions(settings: Settings) -> dg.Definitions:
     return dg.Definitions.merge(
-        simulation_definitions(settings, trading_days.partitions(FIRST)),
+        simulation_definitions(settings, business_date_partitions(FIRST)),
         dg.Definitions(resources={"runtime": Runtime(settings)}),
     )
 
@@ -148,7 +149,7 @@ def test_the_daily_asset_shows_what_customers_did_and_a_second_run_writes_nothin
 
 
 def test_production_has_no_such_thing() -> None:
-    defs = simulation_definitions(Settings(env="prod"), trading_days.partitions(FIRST))
+    defs = simulation_definitions(Settings(env="prod"), business_date_partitions(FIRST))
     assert not list(defs.assets or [])
     assert not list(defs.schedules or [])
 
@@ -185,7 +186,7 @@ def test_the_night_after_a_business_day_asks_for_that_day(night: dt.datetime, as
     else:
         (request,) = found.run_requests
         assert (request.partition_key, request.run_key) == (asked, f"simulation-{asked}")
-        assert asked in trading_days.partitions(FIRST).get_partition_keys(current_time=night)
+        assert asked in business_date_partitions(FIRST).get_partition_keys(current_time=night)
 
 
 def test_the_marker_tells_no_secret() -> None:

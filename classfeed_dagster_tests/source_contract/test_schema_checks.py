@@ -20,7 +20,7 @@ from classfeed_dagster.bigsite.source_connection import SourceReadError
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.orchestration.checks.source import SCHEMA_ASSET, SCHEMA_JOB, schema_definitions
-from classfeed_dagster.runtime import CLOCK_TAG, Runtime
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import Audience
 from classfeed_dagster.settings import Settings, get_settings
 from classfeed_dagster.source_contract.contract import load_contract
@@ -28,6 +28,7 @@ from classfeed_dagster.source_contract.schema import SchemaUnreadableError
 from classfeed_dagster.source_contract.schema_check import SchemaDriftError, require_schema
 from classfeed_dagster.source_contract.schema_history import days_kept
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.tags import CLOCK_TAG
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
 
 MONDAY = dt.date(2026, 3, 2)

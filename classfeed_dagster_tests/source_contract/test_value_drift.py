@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite.landing import DamagedFileError
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.orchestration.checks.source import values_check
@@ -34,6 +33,7 @@ from classfeed_dagster.source_contract.value_statistics import (
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
 from classfeed_dagster_tests.fixtures.reading_back import DAY, FIRST, take
+from classfeed_dagster.orchestration.partitions import business_date_partitions
 
 TODAY = dt.date(2026, 3, 16)
 
@@ -177,7 +177,7 @@ def test_statistics_are_kept_once_a_snapshot_without_personal_data(bigsite: Bigs
 def checked(runtime: Runtime) -> dg.AssetCheckEvaluation:
     """The check of DAY, through Dagster."""
 
-    @dg.asset(key=landing_key("portfolio"), partitions_def=trading_days.partitions(FIRST))
+    @dg.asset(key=landing_key("portfolio"), partitions_def=business_date_partitions(FIRST))
     def landed() -> None:
         """Stands for the landing."""
 

@@ -41,9 +41,10 @@ from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.local.dagster_services import dagster_services, free_port
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.run_date import run_date
-from classfeed_dagster.runtime import CLOCK_TAG, Runtime
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import ObjectStore, open_store
+from classfeed_dagster.tags import CLOCK_TAG
 from classfeed_dagster_tests.torture.backfill import Seen, launch, watch
 from classfeed_dagster_tests.torture.workers.machine import Machine, network
 from classfeed_dagster_tests.torture.workers.outcome import Outcome, contents

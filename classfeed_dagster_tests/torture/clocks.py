@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster.schedules import Audience, Cadence
 from classfeed_dagster.trading_days import (
     business_days_between,
     cutoff,
     instant_text,
     next_business_day,
-    partitions,
     previous_business_day,
 )
 from classfeed_dagster_tests.torture.outcome import Budget, Row
@@ -78,7 +78,7 @@ def _midnights(days: list[dt.date]) -> tuple[str, list[str]]:
 
 def _partitions(days: list[dt.date]) -> tuple[str, list[str]]:
     now = dt.datetime.combine(LAST + dt.timedelta(days=2), dt.time(12), tzinfo=SYDNEY)
-    keys = partitions(FIRST).get_partition_keys(current_time=now)
+    keys = business_date_partitions(FIRST).get_partition_keys(current_time=now)
     missing, more = {day.isoformat() for day in days} - set(keys), set(keys) - {day.isoformat() for day in days}
     broken = [f"{key} has no partition" for key in sorted(missing)] + [
         f"{key} is no business date" for key in sorted(more)

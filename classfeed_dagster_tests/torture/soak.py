@@ -55,10 +55,11 @@ def soak(
     from classfeed_dagster.orchestration.definitions import build_definitions
     from classfeed_dagster.orchestration.rehearsal import morning_after
     from classfeed_dagster.orchestration.run_date import run_date
-    from classfeed_dagster.runtime import CLOCK_TAG, Runtime
+    from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.settings import Environment, Settings
     from classfeed_dagster.simulation.invented_market import InventedMarket
     from classfeed_dagster.simulation.world import World
+    from classfeed_dagster.tags import CLOCK_TAG
 
     settings = Settings(
         bigsite_url=bigsite_url, home=folder, first_business_date=FIRST, max_removed_share="1", slice_portfolios=40,

@@ -26,8 +26,9 @@ from classfeed_dagster.orchestration.feed_context import FeedParts
 from classfeed_dagster.orchestration.held_back_chart import held_back_over_time
 from classfeed_dagster.parity.report import ParityReport
 from classfeed_dagster.parity.run import Compared, compare_date
-from classfeed_dagster.runtime import CORRELATION_TAG, Runtime
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.stored_records import quarantine_prefix
+from classfeed_dagster.tags import CORRELATION_TAG
 
 _POLL_SECONDS = 2.0
 _SHOWN = 20

@@ -25,6 +25,7 @@ from classfeed_dagster.service_levels.service_levels import (
     plot,
 )
 from classfeed_dagster.trading_days import SYDNEY
+from classfeed_dagster.orchestration.launched_runs import launched_runs
 
 GROUP = "6_operations"
 _TOIL_DAYS = 75  # two whole months
@@ -182,7 +183,7 @@ def _toil(parts: Sequence[FeedParts]) -> dg.AssetsDefinition:
         months: list[toil.Month] = []
         for part in parts:
             judged = attainment(runtime.store, part.feed, part.audience, now, _TOIL_DAYS).judged
-            runs = toil.launched_runs(context.instance, part.feed.name, first)
+            runs = launched_runs(context.instance, part.feed.name, first)
             months += toil.keep(runtime.store, part.feed, toil.count(part.feed.name, runs, judged), first)
         this_month = f"{now.astimezone(SYDNEY):%Y-%m}"
         current = [month for month in months if month.month == this_month]

@@ -11,7 +11,7 @@ import dagster as dg
 
 from classfeed_dagster.delivery.delivery_history import delivered_dates
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.feed_run.post_delivery import Assurance, Assured, job_name
+from classfeed_dagster.feed_run.post_delivery import Assurance, Assured
 from classfeed_dagster.orchestration.column_metadata import (
     RUNBOOK,
     Shown,
@@ -25,6 +25,7 @@ from classfeed_dagster.orchestration.column_metadata import (
     table_metadata,
 )
 from classfeed_dagster.orchestration.feed_context import FeedParts
+from classfeed_dagster.orchestration.run_history import run_fact
 from classfeed_dagster.orchestration.warehouse_columns import (
     THEIRS,
     data_team_breaks,
@@ -33,8 +34,16 @@ from classfeed_dagster.orchestration.warehouse_columns import (
     their_columns,
 )
 from classfeed_dagster.reconciliation.result import Reconciliation
-from classfeed_dagster.runtime import CORRELATION_TAG, NotBuiltError, Runtime, new_correlation_id
-from classfeed_dagster.settings import Settings
+from classfeed_dagster.repair.reconciliation_retry import another_attempt
+from classfeed_dagster.runtime import NotBuiltError, Runtime
+from classfeed_dagster.tags import (
+    BUILD_ID_TAG,
+    CODE_VERSION_TAG,
+    CORRELATION_TAG,
+    PARTITION_TAG,
+    new_correlation_id,
+    reconciliation_job_name,
+)
 from classfeed_dagster.warehouse.load import FACTS, load_delivery
 from classfeed_dagster.warehouse.records import Side
 
@@ -44,13 +53,12 @@ DATA_TEAM_OWNER = "team:data"
 DIMENSIONS = ("DIM_DATE", "DIM_PORTFOLIO", "DIM_CASH_ACCOUNT", "DIM_SECURITY")
 _LOOK_BACK = 10
 # After attempts at one delivery, oldest first: one more now (True), later (None), or none (False)?
-Again = Callable[[dg.DagsterInstance, Sequence[dg.RunRecord], Settings, dt.datetime], bool | None]
 
 
-def assurance_definitions(parts: Iterable[FeedParts], *, again: Again, running: bool) -> dg.Definitions:
+def assurance_definitions(parts: Iterable[FeedParts], *, running: bool) -> dg.Definitions:
     """Assets, checks, jobs and sensors of all feeds that can be reconciled: those whose documents are EPI pages.
 
-    ``again`` judges failed attempts; ``running``: the sensors are on by default.
+    ``running``: the sensors are on by default.
     """
     reconciled = [part for part in parts if part.feed.format.name == "epi"]
     jobs = {part.feed.name: _job(part) for part in reconciled}
@@ -61,7 +69,7 @@ def assurance_definitions(parts: Iterable[FeedParts], *, again: Again, running: 
         ],
         asset_checks=[check for part in reconciled for check in (_source_check(part), _data_team_check(part))],
         jobs=list(jobs.values()),
-        sensors=[_sensor(part, jobs[part.feed.name], again, running=running) for part in reconciled],
+        sensors=[_sensor(part, jobs[part.feed.name], running=running) for part in reconciled],
     )
 
 
@@ -267,7 +275,7 @@ def _check(
 def _job(part: FeedParts) -> Any:  # Dagster doesn't export the type of an asset job that is not resolved yet
     warehouse = [dg.AssetKey(["warehouse", part.feed.name, name.lower()]) for name in (*FACTS, *DIMENSIONS)]
     return dg.define_asset_job(
-        job_name(part.feed.name),
+        reconciliation_job_name(part.feed.name),
         selection=dg.AssetSelection.assets(part.key(SOURCE), *warehouse, part.key(DATA_TEAM)),
         description="Prove a delivered date against bigsite, load it into the warehouse, compare with the data team. "
         "Safe at any time and twice.",
@@ -292,7 +300,7 @@ def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> 
     return waiting
 
 
-def _sensor(part: FeedParts, job: Any, again: Again, *, running: bool) -> dg.SensorDefinition:
+def _sensor(part: FeedParts, job: Any, *, running: bool) -> dg.SensorDefinition:
     # Level-triggered: looks at what is delivered and what is proven. Each attempt has a key of its own. While one is
     # under way again after a failure, or waits for it, later dates wait too: one at a time probes what may be down.
     @dg.sensor(
@@ -309,14 +317,15 @@ def _sensor(part: FeedParts, job: Any, again: Again, *, running: bool) -> dg.Sen
         asked = 0
         for day, build_id in dates_to_reconcile(runtime, part.feed.name, days):
             before = context.instance.get_run_records(
-                dg.RunsFilter(job_name=job_name(part.feed.name), tags={"dagster/partition": day.isoformat()}),
+                dg.RunsFilter(job_name=reconciliation_job_name(part.feed.name), tags={PARTITION_TAG: day.isoformat()}),
                 ascending=True,
             )
             if any(not record.dagster_run.is_finished for record in before):
                 continue
-            attempts = [one for one in before if one.dagster_run.tags.get("classfeed/build_id") == build_id]
+            attempts = [one for one in before if one.dagster_run.tags.get(BUILD_ID_TAG) == build_id]
             now = runtime.settings.now or dt.datetime.now(dt.UTC)
-            verdict = again(context.instance, attempts, runtime.settings, now)
+            last = run_fact(context.instance, attempts[-1], now) if attempts else None
+            verdict = another_attempt(last, len(attempts), str(job.name), day, runtime.settings, now)
             if verdict is None:
                 break
             if not verdict:
@@ -327,8 +336,8 @@ def _sensor(part: FeedParts, job: Any, again: Again, *, running: bool) -> dg.Sen
                 partition_key=day.isoformat(),
                 tags={
                     CORRELATION_TAG: new_correlation_id(),
-                    "classfeed/build_id": build_id,
-                    "classfeed/code_version": runtime.settings.code_version,
+                    BUILD_ID_TAG: build_id,
+                    CODE_VERSION_TAG: runtime.settings.code_version,
                 },
             )
             if attempts:

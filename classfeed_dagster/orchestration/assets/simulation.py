@@ -15,10 +15,11 @@ import dagster as dg
 from classfeed_dagster import charts, trading_days
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.column_metadata import TEAM, markdown_table, since, step
-from classfeed_dagster.runtime import CORRELATION_TAG, Runtime, new_correlation_id
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.simulation.day import DaySummary
 from classfeed_dagster.simulation.environment import Advance, advance, expire
+from classfeed_dagster.tags import CORRELATION_TAG, new_correlation_id
 
 CUSTOMERS = dg.AssetKey(["simulation", "customers"])
 CLEANING = dg.AssetKey(["simulation", "cleaning"])

@@ -21,17 +21,22 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.column_metadata import LANDING
 from classfeed_dagster.orchestration.feed_context import FeedParts
-from classfeed_dagster.orchestration.run_date import FEED_TAG, LAUNCHED_BY_TAG, REPAIR, job_name
-from classfeed_dagster.orchestration.run_history import events_of
+from classfeed_dagster.orchestration.run_history import events_of, run_reader
 from classfeed_dagster.repair import consent_events
 from classfeed_dagster.repair.decisions import Action, Decision, Policy, RunFact, RunState, decide_all
 from classfeed_dagster.repair.facts import Gathered, Probe, gather, stopped_by_schema
-from classfeed_dagster.runtime import CORRELATION_TAG, Runtime, new_correlation_id
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.heartbeats import beat
-
-REASON_TAG = "classfeed/reason"
-ATTEMPT_TAG = "classfeed/attempt"
-_FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
+from classfeed_dagster.tags import (
+    ATTEMPT_TAG,
+    CORRELATION_TAG,
+    FEED_TAG,
+    LAUNCHED_BY_TAG,
+    REASON_TAG,
+    REPAIR,
+    feed_job_name,
+    new_correlation_id,
+)
 
 ExpectedChecks = Mapping[str, Collection[alerts.CheckKey]]
 
@@ -84,7 +89,7 @@ def run_request(decision: Decision) -> dg.RunRequest:
         config = {"ops": {LANDING: {"config": {"fresh_snapshot": True}}}}
     return dg.RunRequest(
         run_key=decision.run_key,
-        job_name=job_name(decision.feed),
+        job_name=feed_job_name(decision.feed),
         partition_key=decision.business_date.isoformat(),
         run_config=config,
         asset_selection=selection or None,
@@ -120,7 +125,7 @@ def _repair(
         now, store = _now(runtime), runtime.store
         probe = probes.setdefault(id(runtime), Probe(runtime.settings.source_probe_seconds))
         ask = probe.is_due(now, consent_events.look_at(store))
-        gathered = gather(runtime, context.instance, feeds, now, ask_changes=ask)
+        gathered = gather(runtime, run_reader(context.instance), feeds, now, ask_changes=ask)
         if gathered.drift is not None:
             stopped = [one for one in gathered.dates if stopped_by_schema(one.facts)]
             tell_of_drift(store, gathered.drift, stopped[0].facts.runs[-1].run_id if stopped else None, stopped)
@@ -154,7 +159,7 @@ def _alerts(
     )
     def alert(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SkipReason:
         now, store, settings = _now(runtime), runtime.store, runtime.settings
-        gathered = gather(runtime, context.instance, feeds, now, ask_changes=False)
+        gathered = gather(runtime, run_reader(context.instance), feeds, now, ask_changes=False)
         current = alerts.incidents(
             gathered,
             decided(runtime, gathered),
@@ -201,10 +206,10 @@ def _checks(
 ) -> dict[tuple[str, dt.date], alerts.DateChecks]:
     found: dict[tuple[str, dt.date], alerts.DateChecks] = {}
     for one in gathered.dates:
-        finished = [record.dagster_run.run_id for record in one.records if record.dagster_run.status in _FINISHED]
+        finished = [run.fact.run_id for run in one.runs if run.finished]
         # A run that died after it had delivered is run again, by Dagster or by repair, and that evaluates the rest.
         again = any(fact.state is RunState.FAILED and _may_pass(fact) for fact in one.facts.runs[-1:])
-        settled = bool(finished) and one.facts.delivered and len(finished) == len(one.records) and not again
+        settled = bool(finished) and one.facts.delivered and len(finished) == len(one.runs) and not again
         outcomes = [(run_id, check) for run_id in finished for check in events_of(instance, run_id).checks]
         # What a stopped or unfinished run did not evaluate, it will; what was delivered unchecked stays unchecked.
         wanted = expected.get(one.feed.name, ()) if settled else ()

@@ -22,10 +22,11 @@ from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.run_date import run_date
-from classfeed_dagster.runtime import CLOCK_TAG, Runtime
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.toil import Launcher, launcher
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.tags import CLOCK_TAG
 from classfeed_dagster_tests.torture.daemon.faults import FAULTS, Fault, Harm, launched_by_a_person
 from classfeed_dagster_tests.torture.daemon.stack import Stack, StuckError, due_dates, running
 from classfeed_dagster_tests.torture.outcome import Budget, Row

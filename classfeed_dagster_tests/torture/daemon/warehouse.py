@@ -14,13 +14,14 @@ from pathlib import Path
 
 from dagster import DagsterRunStatus, RunsFilter
 
-from classfeed_dagster.feed_run.post_delivery import Assured, job_name
+from classfeed_dagster.feed_run.post_delivery import Assured
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.runtime import NotBuiltError, Runtime
 from classfeed_dagster.service_levels.toil import Launcher, launcher
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
+from classfeed_dagster.tags import reconciliation_job_name
 from classfeed_dagster.trading_days import previous_business_day
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster_tests.torture.daemon.stack import SENSORS, Stack, StuckError, due_dates, running
@@ -55,7 +56,7 @@ def warehouse_away(folder: Path) -> Row:
             os.kill(pid, signal.SIGCONT)
             server.stop(home)
         broken = list(_wrong(stack))
-        runs = len(stack.instance.get_runs(RunsFilter(job_name=job_name(FEED.name))))
+        runs = len(stack.instance.get_runs(RunsFilter(job_name=reconciliation_job_name(FEED.name))))
         told = len(stack.slack.messages)
         outcome = (
             f"delivered undisturbed after {delivered:.0f} s; proven and loaded {seconds:.0f} s after it was back; "
@@ -79,7 +80,7 @@ def _state(home: Path) -> dict[str, int]:
 
 
 def _failed(stack: Stack) -> bool:
-    wanted = RunsFilter(job_name=job_name(FEED.name), statuses=[DagsterRunStatus.FAILURE])
+    wanted = RunsFilter(job_name=reconciliation_job_name(FEED.name), statuses=[DagsterRunStatus.FAILURE])
     return bool(stack.instance.get_runs(wanted, limit=1))
 
 
@@ -96,7 +97,9 @@ def _proven(stack: Stack) -> bool:
 def _wrong(stack: Stack) -> Iterator[str]:
     runs = stack.instance.get_runs()
     people = [
-        run.run_id for run in runs if run.job_name == job_name(FEED.name) and "dagster/sensor_name" not in run.tags
+        run.run_id
+        for run in runs
+        if run.job_name == reconciliation_job_name(FEED.name) and "dagster/sensor_name" not in run.tags
     ]
     if people or any(launcher(run.tags) is Launcher.PERSON for run in runs if run.job_name == f"{FEED.name}_job"):
         yield "a person started something"

@@ -1,0 +1,124 @@
+"""Figures of the feeds for dashboards and alarms, from the object store."""
+
+from __future__ import annotations
+
+import datetime as dt
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+
+from classfeed_dagster.bigsite.snapshot import latest_snapshot
+from classfeed_dagster.delivery.delivery_history import delivered_dates, wherever
+from classfeed_dagster.delivery.delivery_summary import deliveries
+from classfeed_dagster.delivery.manifest import Manifest
+from classfeed_dagster.delivery.quarantine import held
+from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.feed_run.flags import is_live
+from classfeed_dagster.feed_run.post_delivery import Assured
+from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.runtime import NotBuiltError, Runtime
+from classfeed_dagster.service_levels.due import Due, latest_due
+from classfeed_dagster.service_levels.service_levels import Punctuality, attainment
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.warehouse.records import Side
+
+LOOK_BACK = 10
+
+
+# A morning is forecast from this long before its target on, by the median of so many dates, if there are some.
+FORECAST_AHEAD = dt.timedelta(minutes=90)
+
+
+FORECAST_DATES = 20
+
+
+FORECAST_FROM = 5
+
+
+Values = dict[str, int | float]
+
+
+def of_delivery(manifest: Manifest) -> Values:
+    """The figures of one delivery."""
+    return {
+        "documents": len(manifest.pages),
+        "portfolios": len(manifest.portfolios),
+        "rows": sum(manifest.counts.values()),
+        "bytes": sum(page.bytes for page in manifest.pages),
+        # Both instants are bigsite's own.
+        "date_seconds": (manifest.consent_checked_at - manifest.snapshot.snapshot_at).total_seconds(),
+    }
+
+
+def of_feed(runtime: Runtime, feed: Feed, now: dt.datetime, tries: Callable[[dt.date], int]) -> Values:
+    """How a feed stands ``now`` (UTC): what is held back, what reconciliation found, what is late or will be.
+
+    ``tries`` says how often repair tried a date.
+    """
+    store, settings = runtime.store, runtime.settings
+    audience = feed.audience(settings.first_business_date)
+    judged = attainment(store, feed, audience, now, days=1).judged
+    # What is rehearsed in the shadow, or switched off, is late for nobody.
+    dues = latest_due(feed, audience, now + FORECAST_AHEAD, LOOK_BACK) if is_live(feed, settings.env) else ()
+    missing = [one for one in dues if not deliveries(store, feed, one.business_date)]
+    values: Values = {
+        "held_back": len(held(store, feed.name)),
+        "targets_missed": sum(one.verdict is not Punctuality.ON_TARGET for one in judged),
+        "deadlines_missed": sum(one.verdict in (Punctuality.LATE, Punctuality.MISSING) for one in judged),
+        "overdue_seconds": max((0.0, *((now - one.deadline_at).total_seconds() for one in missing))),
+        "expected_late_seconds": expected_late(runtime, feed, missing, now),
+        "repair_attempts": max((0, *(tries(one.business_date) for one in missing if one.starts_at <= now))),
+    }
+    days = delivered_dates(store, feed.name)
+    if days:
+        sent = deliveries(store, feed, days[-1])
+        if sent:
+            values["newest_delivery_age_seconds"] = (now - sent[-1].delivered_at).total_seconds()
+        values["breaks"] = sum(_breaks(runtime, feed, days[-1], side) for side in Side)
+    return values
+
+
+def expected_late(runtime: Runtime, feed: Feed, missing: Sequence[Due], now: dt.datetime) -> float:
+    """Seconds by which the worst of the ``missing`` dates will be past its target, if it takes as long as most did.
+
+    A date takes the median of the last dates, from bigsite's snapshot on; one that has none yet can have it now at the
+    earliest. 0 while the target is far, and while there is too little to go by.
+    """
+    close = [one for one in missing if one.target_at - FORECAST_AHEAD <= now]
+    if not close:
+        return 0.0
+    took = _durations(runtime.store, feed)
+    if len(took) < FORECAST_FROM:
+        return 0.0
+    usual = dt.timedelta(seconds=statistics.median(took))
+    audience = feed.audience(runtime.settings.first_business_date)
+    worst = 0.0
+    for one in close:
+        landed = latest_snapshot(runtime.store, one.business_date, [audience])
+        begun = landed.snapshot_at if landed is not None else max(now, one.starts_at)
+        worst = max(worst, (max(now, begun + usual) - one.target_at).total_seconds())
+    return worst
+
+
+def _durations(store: ObjectStore, feed: Feed) -> list[float]:
+    # First deliveries alone: a re-issue is of few portfolios, or waited for somebody.
+    firsts = (deliveries(store, feed, day)[:1] for day in delivered_dates(store, feed.name)[-FORECAST_DATES:])
+    return [(one.delivered_at - one.snapshot_at).total_seconds() for first in firsts for one in first]
+
+
+def _breaks(runtime: Runtime, feed: Feed, day: dt.date, side: Side) -> int:
+    try:
+        return runtime.load_reference(f"{feed.name}/{side.value}_reconciliation", day, Assured).breaks
+    except NotBuiltError:
+        return 0  # not reconciled yet: its own sensor and alert see to that
+
+
+def new_deliveries(runtime: Runtime, feed: Feed, after: int) -> Iterator[Manifest]:
+    """The feed's deliveries of its last dates that stand after place ``after`` of its chain, in the chain's order."""
+    view = wherever(runtime.store, feed.name)
+    found = [
+        manifest
+        for day in delivered_dates(runtime.store, feed.name)[-LOOK_BACK:]
+        for manifest in delivered_state(view, feed.name, day).deliveries
+        if manifest.chain_position > after
+    ]
+    yield from sorted(found, key=lambda manifest: manifest.chain_position)

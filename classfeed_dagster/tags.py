@@ -1,0 +1,32 @@
+"""Run tags and job names: stored with every run, read by people, so that each is written once."""
+
+from __future__ import annotations
+
+import uuid
+
+CORRELATION_TAG = "classfeed/correlation_id"
+CLOCK_TAG = "classfeed/now"
+FEED_TAG = "classfeed/feed"
+CODE_VERSION_TAG = "classfeed/code_version"
+LAUNCHED_BY_TAG = "classfeed/launched_by"
+REPAIR = "repair"  # the value of LAUNCHED_BY_TAG for a run that the repair sensor started
+REASON_TAG = "classfeed/reason"
+ATTEMPT_TAG = "classfeed/attempt"
+RERUN_TAG = "classfeed/rerun"
+BUILD_ID_TAG = "classfeed/build_id"  # the delivery that a reconciliation run is about
+PARTITION_TAG = "dagster/partition"
+
+
+def feed_job_name(feed: str) -> str:
+    """Return the name of the job that delivers one business date of a feed."""
+    return f"{feed}_job"
+
+
+def reconciliation_job_name(feed: str) -> str:
+    """Return the name of the job that reconciles a delivered date and loads it into the warehouse."""
+    return f"{feed}_reconciliation_job"
+
+
+def new_correlation_id() -> str:
+    """Return the name of a new attempt: 32 hexadecimal digits, unique."""
+    return uuid.uuid4().hex
