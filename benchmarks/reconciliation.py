@@ -16,17 +16,17 @@ import duckdb
 from benchmarks import measure
 from benchmarks.measure import Part, Way, Work
 from classfeed_dagster.reconciliation.compare import RowClass, compare
-from classfeed_dagster.reconciliation.rules import Field, Kind, Rule
+from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule
 
 RULE = Rule(
     "movements",
     (Field("portfolio_number"), Field("transaction_id")),
     (
         Field("transaction_type"),
-        Field("transaction_date", Kind.DATE),
-        Field("units", Kind.UNITS),
-        Field("price", Kind.RATE),
-        Field("net_amount", Kind.MONEY),
+        Field("transaction_date", FieldType.DATE),
+        Field("units", FieldType.UNITS),
+        Field("price", FieldType.RATE),
+        Field("net_amount", FieldType.MONEY),
         Field("currency"),
     ),
 )

@@ -26,18 +26,18 @@ from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite.snapshot import Snapshot, take_snapshot
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.domains.build import CONSENTED, DOMAINS, build_consented_portfolios, build_domain
-from classfeed_dagster.feed_run.feed_run import LANDING, FeedDay
+from classfeed_dagster.feed_run.feed_run import LANDING, FeedRun
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.feeds.feed import declared_feeds
 from classfeed_dagster.local import embedded_postgres as embedded
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.settings import Settings
 
 FIRST = bulk.FIRST_DAY
 SECOND = trading_days.next_business_day(FIRST)
-AUDIENCE: Audience = FEED.audience(FIRST)
+AUDIENCE: RecipientSchedule = FEED.audience(FIRST)
 SNAPSHOT, DOMAIN, HELD_BACK, STAGED, JUDGED, PUBLISHED = (
     "snapshot",
     "domains",
@@ -70,9 +70,9 @@ class Day:
     day: dt.date
 
     @cached_property
-    def work(self) -> FeedDay:
+    def work(self) -> FeedRun:
         """The feed's last steps."""
-        return FeedDay(self.runtime, FEED, AUDIENCE, self.day, "benchmark", morning_after(self.day))
+        return FeedRun(self.runtime, FEED, AUDIENCE, self.day, "benchmark", morning_after(self.day))
 
     @property
     def steps(self) -> dict[str, Callable[[], object]]:
@@ -125,7 +125,7 @@ class Day:
 
     def judge(self) -> None:
         """The gate, over the staged bytes."""
-        evaluations = self.work.judge(self.work.build())
+        evaluations = self.work.evaluate_checks(self.work.build())
         assert all(one.passed for one in evaluations), evaluations
 
     def publish(self) -> None:

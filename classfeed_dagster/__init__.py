@@ -2,4 +2,4 @@
 
 from classfeed_dagster import allocators as memory
 
-memory.give_back()  # before anything that allocates much is loaded
+memory.configure()  # before anything that allocates much is loaded

@@ -22,7 +22,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _MALLOPT = {_TRIM_THRESHOLD: 1 << 20, _MMAP_THRESHOLD: 1 << 20, _ARENA_MAX: 2}
 
 
-def give_back() -> None:
+def configure() -> None:
     """Have the allocators of this process, and of those that it starts, give freed memory back soon."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -21,7 +21,7 @@ class Cadence(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Audience:
+class RecipientSchedule:
     """A recipient, the feed's first business date (on which everyone is NEW), and the cadence."""
 
     recipient: str

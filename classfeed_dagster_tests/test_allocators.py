@@ -14,7 +14,7 @@ from classfeed_dagster import allocators as memory
 def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "system")
     monkeypatch.delenv("_RJEM_MALLOC_CONF")
-    memory.give_back()
+    memory.configure()
     assert os.environ["ARROW_DEFAULT_MEMORY_POOL"] == "system"
     assert os.environ["_RJEM_MALLOC_CONF"] == memory.ENVIRONMENT["_RJEM_MALLOC_CONF"]
 
@@ -24,7 +24,7 @@ def test_other_systems_go_without(missing: str, monkeypatch: pytest.MonkeyPatch)
     if missing == "linux":
         monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
-    memory.give_back()
+    memory.configure()
 
 
 def test_what_is_freed_goes_back_to_the_system() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident
-from classfeed_dagster.repair.causes import SCHEMA_ERRORS, Kind
+from classfeed_dagster.repair.causes import SCHEMA_ERRORS, CauseKind
 from classfeed_dagster.repair.decisions import Action, Decision
 from classfeed_dagster.repair.run_events import CheckOutcome
 from classfeed_dagster.trading_days import SYDNEY
@@ -117,7 +117,7 @@ def _gave_up(
     groups: dict[str, list[tuple[Decision, Observed]]] = defaultdict(list)
     for decision, one in _pairs(gathered, decisions):
         said = checks.get((decision.feed, decision.business_date))
-        by_check = decision.cause is not None and decision.cause.kind is Kind.DATA and said and said.failed
+        by_check = decision.cause is not None and decision.cause.kind is CauseKind.DATA and said and said.failed
         by_schema = gathered.drift and decision.cause is not None and decision.cause.error in SCHEMA_ERRORS
         # The failed check, or the schema's difference, is the incident then.
         if decision.action is Action.GIVE_UP and not by_check and not by_schema:
@@ -285,7 +285,7 @@ def _means(customers: bool, *, undelivered: bool) -> str:
 def _after_giving_up(decision: Decision) -> str:
     if decision.cause is not None and not decision.cause.kind.retried:
         return "It starts again by itself when bigsite's rows change, new code is deployed, or a person releases it."
-    gap = decision.cause is not None and decision.cause.kind is Kind.UNKNOWN
+    gap = decision.cause is not None and decision.cause.kind is CauseKind.UNKNOWN
     return "It tries again from the next morning's start on, or at once when a person starts it." + (
         " The error is not in the table of causes: add it." if gap else ""
     )

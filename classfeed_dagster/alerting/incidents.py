@@ -116,7 +116,7 @@ def open_incidents(store: ObjectStore) -> Mapping[str, State]:
     return {state.incident.key: state for state in states}
 
 
-def tell(
+def sync_incidents(
     store: ObjectStore,
     current: Iterable[Incident],
     speaks: tuple[Messenger, Pager],
@@ -139,7 +139,7 @@ def tell(
     counts, failures = [0, 0, 0], []
     for key in sorted({*before, *wrong}):
         state, incident = before.get(key), wrong.get(key)
-        telling = _Telling(store, messenger, pager, state or State(incident=wrong[key], opened_at=now))
+        telling = IncidentNotifier(store, messenger, pager, state or State(incident=wrong[key], opened_at=now))
         if incident is not None:
             counts[0 if state is None else 1] += telling.still(incident)
         else:
@@ -150,7 +150,7 @@ def tell(
     return counts[0], counts[1], counts[2]
 
 
-class _Telling:
+class IncidentNotifier:
     # One incident brought up to date; the state is stored after each thing said, so that it isn't said again.
 
     def __init__(self, store: ObjectStore, messenger: Messenger, pager: Pager, state: State) -> None:

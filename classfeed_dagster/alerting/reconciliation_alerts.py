@@ -12,7 +12,7 @@ import polars as pl
 
 from classfeed_dagster.alerting.alerts import reconciliation_breaks
 from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident
-from classfeed_dagster.feed_run.post_delivery import Assured
+from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.repair.facts import Gathered, Observed
 from classfeed_dagster.runtime import NotBuiltError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
@@ -27,7 +27,7 @@ _RECONCILED = "epi"  # the format of the feeds that are reconciled
 
 def proof_incidents(runtime: Runtime, gathered: Gathered) -> list[Incident]:
     """Breaks of the watched dates, and dates without proof hours after their delivery; at most one each a feed."""
-    broken: dict[str, list[tuple[Observed, Side, Assured]]] = defaultdict(list)
+    broken: dict[str, list[tuple[Observed, Side, ReconciliationSummary]]] = defaultdict(list)
     unproven: dict[str, list[Observed]] = defaultdict(list)
     for one in gathered.dates:
         if one.feed.format.name != _RECONCILED or not one.deliveries:
@@ -45,14 +45,16 @@ def proof_incidents(runtime: Runtime, gathered: Gathered) -> list[Incident]:
     ]
 
 
-def _assured(runtime: Runtime, one: Observed, side: Side) -> Assured | None:
+def _assured(runtime: Runtime, one: Observed, side: Side) -> ReconciliationSummary | None:
     try:
-        return runtime.load_reference(f"{one.feed.name}/{side.value}_reconciliation", one.due.business_date, Assured)
+        return runtime.load_reference(
+            f"{one.feed.name}/{side.value}_reconciliation", one.due.business_date, ReconciliationSummary
+        )
     except NotBuiltError:
         return None
 
 
-def _breaks(store: ObjectStore, feed: str, members: list[tuple[Observed, Side, Assured]]) -> Incident:
+def _breaks(store: ObjectStore, feed: str, members: list[tuple[Observed, Side, ReconciliationSummary]]) -> Incident:
     one, _, latest = members[-1]
     numbers = sorted({number for _, _, said in members for number in _portfolios(store, said.report)})
     incident = reconciliation_breaks(

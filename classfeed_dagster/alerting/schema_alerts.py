@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from classfeed_dagster.alerting.alerts import schema_drift
 from classfeed_dagster.alerting.incidents import Incident, raise_incident, settle_incident
 from classfeed_dagster.repair.facts import Observed
-from classfeed_dagster.source_contract.drift import Difference, Kind, Severity
+from classfeed_dagster.source_contract.drift import Difference, DriftKind, Severity
 from classfeed_dagster.source_contract.schema_check import SchemaVerdict, blocking_drift
 from classfeed_dagster.store import ObjectStore
 
@@ -36,7 +36,7 @@ def tell_of_drift(
 
 
 def _warning(found: tuple[Difference, ...], run_id: str) -> Incident:
-    held = any(one.kind is Kind.VALUE_IN_DATA for one in found)
+    held = any(one.kind is DriftKind.VALUE_IN_DATA for one in found)
     return Incident(
         key=_WARNINGS,
         what=f"bigsite changed something that the feeds read: {_named(found)}",

@@ -28,7 +28,7 @@ class SnapshotAudience(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExtractionScope:
     """What the answer to the consent question asks bigsite for."""
 
     numbers: list[str]  # of every portfolio that a document speaks of, by position
@@ -39,7 +39,9 @@ class Wanted:
     unreadable: tuple[int, ...]  # ids of consents that can't be relied on, ascending
 
 
-def ask_consent(bigsite: ReadOnlyTransaction, business_date: dt.date, audiences: Sequence[SnapshotAudience]) -> Wanted:
+def ask_consent(
+    bigsite: ReadOnlyTransaction, business_date: dt.date, audiences: Sequence[SnapshotAudience]
+) -> ExtractionScope:
     """Ask who consents, for all ``audiences`` at once, in one statement."""
     windows = [audience.window(business_date) for audience in audiences]
     question = consent.consent_query(
@@ -50,7 +52,9 @@ def ask_consent(bigsite: ReadOnlyTransaction, business_date: dt.date, audiences:
     return _wanted(consent.consents_from(bigsite.stream(question)), business_date, audiences)
 
 
-def _wanted(consents: list[consent.Consent], business_date: dt.date, audiences: Sequence[SnapshotAudience]) -> Wanted:
+def _wanted(
+    consents: list[consent.Consent], business_date: dt.date, audiences: Sequence[SnapshotAudience]
+) -> ExtractionScope:
     # FULL beats DELTA, the widest window and the earliest history count: the domains filter again per audience.
     standing: dict[int, str] = {}  # number of every portfolio that some document speaks of
     full: set[int] = set()
@@ -90,7 +94,7 @@ def _wanted(consents: list[consent.Consent], business_date: dt.date, audiences: 
     def histories(ids: Iterable[int]) -> str:
         return array(_ALL_HISTORY if (day := history[portfolio_id]) is None else day for portfolio_id in ids)
 
-    return Wanted(
+    return ExtractionScope(
         numbers=[standing[portfolio_id] for portfolio_id in order],
         whole_history=bytes(portfolio_id in full for portfolio_id in order),
         consents=sorted(landed, key=lambda entry: (entry[0], entry[1].consent_id)),

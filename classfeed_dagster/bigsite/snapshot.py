@@ -26,7 +26,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import consent, queries
-from classfeed_dagster.bigsite.extraction_scope import SnapshotAudience, Wanted, array, ask_consent, slice_ends
+from classfeed_dagster.bigsite.extraction_scope import ExtractionScope, SnapshotAudience, array, ask_consent, slice_ends
 from classfeed_dagster.bigsite.landing import (
     WHOLE,
     DamagedFileError,
@@ -225,7 +225,7 @@ class _Reader:
     """Reads everything that is wanted, table after table; large dates through several sessions that see one state."""
 
     def __init__(
-        self, folder: Path, wanted: Wanted, end_of_day: EndOfDay, ends: Sequence[int], *, shard_slices: int
+        self, folder: Path, wanted: ExtractionScope, end_of_day: EndOfDay, ends: Sequence[int], *, shard_slices: int
     ) -> None:
         self._folder = folder
         self._wanted = wanted
@@ -281,7 +281,7 @@ class _Reader:
         self.files[table] = target
 
 
-def _consent_batches(wanted: Wanted) -> Iterator[pa.RecordBatch]:
+def _consent_batches(wanted: ExtractionScope) -> Iterator[pa.RecordBatch]:
     schema = queries.CONSENTS.insert(0, POSITION)
     while rows := wanted.consents[:_CONSENTS_AT_A_TIME]:
         del wanted.consents[:_CONSENTS_AT_A_TIME]

@@ -159,7 +159,7 @@ def verify(
     With paths, the files are enough: no database, no store, no Dagster. Without, every delivery of the configured
     store is walked from the first to the last. Exit code 3 if something is wrong.
     """
-    from classfeed_dagster.delivery.delivery_history import shadow_deliveries, wherever
+    from classfeed_dagster.delivery.delivery_history import live_and_shadow, shadow_deliveries
     from classfeed_dagster.delivery.verify import verify_feed
     from classfeed_dagster.delivery.verify_files import verify_paths
     from classfeed_dagster.runtime import Runtime
@@ -178,7 +178,7 @@ def verify(
         results = {}
         for name in names:
             with out.status(f"walking the chain of {name} …"):
-                results[name] = verify_feed(wherever(runtime.store, name), name, formats[name])
+                results[name] = verify_feed(live_and_shadow(runtime.store, name), name, formats[name])
                 shadow[name] = shadow_deliveries(runtime.store, name)
     for name, found in results.items():
         for problem in found.problems:
@@ -207,16 +207,16 @@ def release(
     """
     import getpass
 
-    from classfeed_dagster.delivery.approve_removals import release_jump
-    from classfeed_dagster.feed_run.feed_run import FeedDay
+    from classfeed_dagster.delivery.approve_removals import approve_removals
+    from classfeed_dagster.feed_run.feed_run import FeedRun
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
     declared = require_feed(feed)
     day = require_due(runtime.settings, feed, date.date())
     audience = declared.audience(runtime.settings.first_business_date)
-    roll = FeedDay(runtime, declared, audience, day, "release").consent_roll()
-    released = release_jump(
+    roll = FeedRun(runtime, declared, audience, day, "release").consent_roll()
+    released = approve_removals(
         runtime.store,
         audience,
         day,

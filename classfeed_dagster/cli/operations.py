@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+
 from classfeed_dagster.alerting.watchdog import watchdog_incident
 
 out = Console()
@@ -41,7 +42,7 @@ def watchdog(
         (feed, feed.audience(settings.first_business_date)) for feed in declared_feeds() if is_live(feed, settings.env)
     ]
     missing = service_levels.missing(store, feeds, now, settings.repair_dates)
-    silent = heartbeats.silent(store, now) if sensors else []
+    silent = heartbeats.stale(store, now) if sensors else []
     for one in missing:
         out.print(
             f"[red]missing[/]  {one.feed} {one.due.business_date}, due by {one.due.deadline_at:%Y-%m-%d %H:%M} UTC"
@@ -51,7 +52,7 @@ def watchdog(
     incident = watchdog_incident(missing, silent)
     if tell:
         speaks = (slack.messenger(settings), pagerduty.pager(settings))
-        incidents.tell(store, [] if incident is None else [incident], speaks, now, only=incidents.WATCHDOG)
+        incidents.sync_incidents(store, [] if incident is None else [incident], speaks, now, only=incidents.WATCHDOG)
     if incident is not None:
         raise typer.Exit(3)
     out.print("[green]nothing is missing[/]", highlight=False)

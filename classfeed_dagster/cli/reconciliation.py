@@ -31,7 +31,7 @@ def reconcile(
 
     The same steps as the Dagster job, in this process. Exit code 3 if the files disagree with the source.
     """
-    from classfeed_dagster.feed_run.post_delivery import Assurance
+    from classfeed_dagster.feed_run.post_delivery import PostDelivery
     from classfeed_dagster.local import snowflake_server as server
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.tags import new_correlation_id
@@ -40,7 +40,7 @@ def reconcile(
     declared = cli_look.require_feed(feed)
     day = cli_look.require_due(runtime.settings, feed, date.date())
     audience = declared.audience(runtime.settings.first_business_date)
-    work = Assurance(runtime, declared, audience, day, new_correlation_id(), runtime.clock({}))
+    work = PostDelivery(runtime, declared, audience, day, new_correlation_id(), runtime.clock({}))
     results = []
     try:
         with Console(stderr=True).status("") as status:

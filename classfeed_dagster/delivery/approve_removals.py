@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from classfeed_dagster.delivery.manifest import Sha256
 from classfeed_dagster.errors import ChainBusyError
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import Record, canonical, from_json, sha256, to_json
 
@@ -39,9 +39,9 @@ def removed_digest(removed: Collection[str]) -> str:
     return sha256(canonical(sorted(set(removed))))
 
 
-def release_jump(
+def approve_removals(
     store: ObjectStore,
-    audience: Audience,
+    audience: RecipientSchedule,
     day: dt.date,
     removed: Collection[str],
     *,
@@ -74,19 +74,19 @@ def release_jump(
     raise ChainBusyError(f"other releases of {day.isoformat()} kept coming first: release it again")
 
 
-def is_released(store: ObjectStore, audience: Audience, day: dt.date, removed: Collection[str]) -> bool:
+def is_released(store: ObjectStore, audience: RecipientSchedule, day: dt.date, removed: Collection[str]) -> bool:
     """True if a person released the jump of ``day`` that removes exactly ``removed``."""
     digest = removed_digest(removed)
     return any(release.removed_sha256 == digest for release in releases(store, audience, day))
 
 
-def releases(store: ObjectStore, audience: Audience, day: dt.date) -> tuple[JumpRelease, ...]:
+def releases(store: ObjectStore, audience: RecipientSchedule, day: dt.date) -> tuple[JumpRelease, ...]:
     """Every release for the date, the first one first."""
     prefix = f"releases/{audience.key}/{day.isoformat()}/consent-jump"
     found = {key: from_json(JumpRelease, store.read(key), store.location(key)) for key in store.list(prefix)}
     return tuple(release for _, release in sorted(found.items(), key=lambda item: (len(item[0]), item[0])))
 
 
-def _key(audience: Audience, day: dt.date, count: int) -> str:
+def _key(audience: RecipientSchedule, day: dt.date, count: int) -> str:
     suffix = "" if count == 1 else f"-{count}"
     return f"releases/{audience.key}/{day.isoformat()}/consent-jump{suffix}.json"

@@ -22,7 +22,7 @@ from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
 
 from classfeed_dagster.delivery.manifest import ControlTotals, HeldBack, Page, Portfolio, Sha256, SnapshotRef
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, write_page, written
-from classfeed_dagster.delivery.plan import DeliveryPlan, Going
+from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
 from classfeed_dagster.delivery.prevalidation import ahead_key, examine_ahead, record_ahead
 from classfeed_dagster.delivery.state import DeliveredState
 from classfeed_dagster.documents.document_format import (
@@ -38,7 +38,7 @@ from classfeed_dagster.documents.document_format import (
     paging_of,
 )
 from classfeed_dagster.errors import BuildError, DamagedRecordError
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import Record, build_key, create_record, from_json, json_parts, staged_prefix
 
@@ -89,11 +89,11 @@ def read_build(store: ObjectStore, feed: str, day: dt.date, build_id: str) -> Bu
 
 
 @dataclass(frozen=True)
-class Terms:
+class DeliveryContext:
     """What a delivery is made under, beside who goes and what their records are."""
 
     feed: str
-    audience: Audience
+    audience: RecipientSchedule
     document_format: DocumentFormat
     delivered: DeliveredState  # before it
     snapshot: SnapshotRef
@@ -182,7 +182,7 @@ class Terms:
 
 def build_delivery(
     store: ObjectStore,
-    terms: Terms,
+    terms: DeliveryContext,
     plan: DeliveryPlan,
     slices: Iterable[Mapping[str, pl.DataFrame]],
     *,
@@ -253,8 +253,8 @@ def page_record(header: PageHeader, totals: Totals, result: Written) -> Page:
 
 
 def rendered_portfolios(
-    terms: Terms, going: Iterable[Going], slices: Iterable[Mapping[str, pl.DataFrame]]
-) -> Iterator[tuple[Going, RenderedPortfolio, str | None]]:
+    terms: DeliveryContext, going: Iterable[PlannedPortfolio], slices: Iterable[Mapping[str, pl.DataFrame]]
+) -> Iterator[tuple[PlannedPortfolio, RenderedPortfolio, str | None]]:
     """Render those who go, in order: each with its content's digest, or None if just that was delivered before.
 
     BuildError if the rendered portfolios aren't exactly ``going``.
@@ -290,7 +290,7 @@ def rendered_portfolios(
 
 def _spool_changed(
     spool: _Spool,
-    portfolios: Iterable[tuple[Going, RenderedPortfolio, str | None]],
+    portfolios: Iterable[tuple[PlannedPortfolio, RenderedPortfolio, str | None]],
     page_ended: Callable[[range], None],
 ) -> int:
     # Spool the portfolios whose content was not delivered yet; the number of the others is the result.
@@ -348,7 +348,7 @@ class _Spool:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def add(self, going: Going, rendered: RenderedPortfolio, digest: str) -> None:
+    def add(self, going: PlannedPortfolio, rendered: RenderedPortfolio, digest: str) -> None:
         """Append one portfolio."""
         for name in rendered.sections.keys() - self._files.keys():
             path = self._folder / f"section-{len(self._files)}"
@@ -398,7 +398,7 @@ class _Spool:
 
 
 def stage_page(
-    store: ObjectStore, prefix: str, page: Page, path: Path, ahead: KnownRecords | None, terms: Terms
+    store: ObjectStore, prefix: str, page: Page, path: Path, ahead: KnownRecords | None, terms: DeliveryContext
 ) -> Page:
     """Stage a page's file below ``prefix``, and what was found of its records ahead; the page with its key."""
     key = prefix + path.name

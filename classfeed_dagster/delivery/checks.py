@@ -14,7 +14,13 @@ from classfeed_dagster.delivery.page_facts import header_faults, numbers_with_da
 from classfeed_dagster.delivery.pages import examine_file
 from classfeed_dagster.delivery.plan import DeliveryPlan
 from classfeed_dagster.delivery.prevalidation import ahead_key, read_ahead
-from classfeed_dagster.documents.document_format import DocumentFormat, ExaminedAhead, KnownRecords, PageFacts, Totals
+from classfeed_dagster.documents.document_format import (
+    DocumentFormat,
+    ExaminedAhead,
+    KnownRecords,
+    PageInspection,
+    Totals,
+)
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import file_facts
 
@@ -26,12 +32,12 @@ class ExaminedPage:
     """A staged page, and what reading its file found."""
 
     page: Page
-    facts: PageFacts
+    facts: PageInspection
     same_file: bool  # size and SHA-256, as stored and before compression, are those of the build's record
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class CheckResult:
     """A check's answer: for the gate, and for the people who look at it."""
 
     check: str
@@ -63,7 +69,7 @@ def examine_build(
                 stored = file_facts(path)
                 facts = examine_file(path, document_format, known)
         except ObjectNotFoundError:
-            missing = PageFacts(("the file does not exist",), {}, {}, frozenset(), Totals(), None, "", 0)
+            missing = PageInspection(("the file does not exist",), {}, {}, frozenset(), Totals(), None, "", 0)
             return ExaminedPage(page, missing, same_file=False)
         document = (facts.size, facts.sha256)
         same = (stored, document) == ((page.bytes, page.sha256), (page.document_bytes, page.document_sha256))
@@ -73,7 +79,7 @@ def examine_build(
         return tuple(pool.map(examine, build.pages))
 
 
-def document_valid(build: Build, examined: Sequence[ExaminedPage]) -> Evaluation:
+def document_valid(build: Build, examined: Sequence[ExaminedPage]) -> CheckResult:
     """Every page is the file that was built, obeys its format, and holds exactly the portfolios planned for it."""
     on_page: dict[str, list[Portfolio]] = {}
     for portfolio in build.portfolios:
@@ -96,7 +102,7 @@ def document_valid(build: Build, examined: Sequence[ExaminedPage]) -> Evaluation
     return _evaluation("document_valid", offenders, f"{len(examined)} page(s) read back")
 
 
-def everyone_consented(build: Build, examined: Sequence[ExaminedPage], consented: Collection[str]) -> Evaluation:
+def everyone_consented(build: Build, examined: Sequence[ExaminedPage], consented: Collection[str]) -> CheckResult:
     """Everyone of whom the files' bytes hold data is in ``consented``, those whom bigsite confirmed just now.
 
     A REMOVED record, which is a number and a reference alone, needs no consent. A page that can't be read fails:
@@ -114,7 +120,7 @@ def everyone_consented(build: Build, examined: Sequence[ExaminedPage], consented
     return _evaluation("everyone_consented", offenders, what)
 
 
-def control_totals_agree(build: Build, examined: Sequence[ExaminedPage]) -> Evaluation:
+def control_totals_agree(build: Build, examined: Sequence[ExaminedPage]) -> CheckResult:
     """Per page: recomputed from the bytes = stated in the document = what the frames added up to."""
     offenders = [
         (one.page.message_id, fault) for one in examined for fault in totals_faults(one.facts, one.page.expected)
@@ -123,19 +129,19 @@ def control_totals_agree(build: Build, examined: Sequence[ExaminedPage]) -> Eval
     return _evaluation("control_totals_agree", offenders, what)
 
 
-def held_back_share(plan: DeliveryPlan, limit: Decimal) -> Evaluation:
+def held_back_share(plan: DeliveryPlan, limit: Decimal) -> CheckResult:
     """The share of the consented portfolios that break a rule is not above ``limit``."""
     offenders = [(held.number, held.reason) for held in plan.held_back if held.kind == "RULE"]
     what = f"{plan.breaking} of {plan.consented} portfolio(s) break a rule, the limit is {limit}"
     passed = plan.breaking_share <= limit
-    return Evaluation("held_back_share", passed, what, tuple(offenders[:_SHOWN]), len(offenders))
+    return CheckResult("held_back_share", passed, what, tuple(offenders[:_SHOWN]), len(offenders))
 
 
-def record_evaluation(store: ObjectStore, build: Build, evaluation: Evaluation, evaluated_by: str) -> Verdict:
+def record_evaluation(store: ObjectStore, build: Build, evaluation: CheckResult, evaluated_by: str) -> Verdict:
     """Put ``evaluation`` on record for the gate."""
     return record_verdict(store, build, evaluation.check, evaluation.passed, evaluation.summary, evaluated_by)
 
 
-def _evaluation(check: str, offenders: list[tuple[str, str]], what: str) -> Evaluation:
+def _evaluation(check: str, offenders: list[tuple[str, str]], what: str) -> CheckResult:
     summary = what if not offenders else f"{what}: {len(offenders)} fault(s), the first: {' '.join(offenders[0])}"
-    return Evaluation(check, not offenders, summary, tuple(offenders[:_SHOWN]), len(offenders))
+    return CheckResult(check, not offenders, summary, tuple(offenders[:_SHOWN]), len(offenders))

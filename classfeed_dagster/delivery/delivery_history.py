@@ -47,7 +47,7 @@ class DateStatus:
         return bool(self.deliveries) and not self.held_back and not self.quarantined
 
 
-def wherever(store: ObjectStore, feed: str) -> ObjectStore:
+def live_and_shadow(store: ObjectStore, feed: str) -> ObjectStore:
     """The store with the feed's live and shadow deliveries seen as one. For reading only."""
     return switched(store, feed, FeedMode.LIVE)
 
@@ -64,13 +64,15 @@ def _in_shadow(store: ObjectStore, feed: str, day: dt.date, revision: int) -> bo
 def delivered_dates(store: ObjectStore, feed: str) -> tuple[dt.date, ...]:
     """The business dates for which the feed has a manifest, void ones included, in order."""
     prefix = delivered_prefix(feed)
-    keys = (key.removeprefix(prefix) for key in wherever(store, feed).list(prefix) if key.endswith("/manifest.json"))
+    keys = (
+        key.removeprefix(prefix) for key in live_and_shadow(store, feed).list(prefix) if key.endswith("/manifest.json")
+    )
     return tuple(sorted({dt.date.fromisoformat(key.split("/")[0]) for key in keys}))
 
 
 def date_status(store: ObjectStore, feed: str, day: dt.date) -> DateStatus:
     """What was delivered for ``day`` and who is held back."""
-    state = delivered_state(wherever(store, feed), feed, day)
+    state = delivered_state(live_and_shadow(store, feed), feed, day)
     left_out = {entry.number: entry for manifest in state.deliveries for entry in manifest.held_back}
     void = tuple(found.revision for found in state.revisions if not isinstance(found.manifest, Manifest))
     return DateStatus(
@@ -89,7 +91,7 @@ def deliveries_of(
     store: ObjectStore, feed: str, day: dt.date, number: str | None = None
 ) -> tuple[PortfolioDelivery, ...]:
     """Every delivery of a portfolio (or of all of them) for ``day``, in order of revision and portfolio number."""
-    state = delivered_state(wherever(store, feed), feed, day)
+    state = delivered_state(live_and_shadow(store, feed), feed, day)
     found: list[PortfolioDelivery] = []
     for manifest in state.deliveries:
         pages = {page.message_id: page for page in manifest.pages}

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from classfeed_dagster.delivery.delivery_history import wherever
+from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.manifest import Manifest, read_manifest
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.store import ObjectStore
@@ -39,7 +39,7 @@ class Delivery:
 
 def deliveries(store: ObjectStore, feed: Feed, day: dt.date) -> tuple[Delivery, ...]:
     """The deliveries of a date, void revisions left out, in order; reads each manifest once a process."""
-    view = wherever(store, feed.name)
+    view = live_and_shadow(store, feed.name)
     prefix = delivered_prefix(feed.name, day)
     found: list[Delivery] = []
     for key in view.list(prefix):

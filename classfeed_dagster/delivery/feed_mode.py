@@ -30,7 +30,7 @@ class FeedMode(enum.StrEnum):
     LIVE = "live"
 
 
-class SwitchedStore:
+class FeedStoreView:
     """A view of the store for one feed: what it delivers goes to ``delivered/`` or ``shadow/``, and counts in both.
 
     Only keys under ``delivered/<feed>/`` are concerned; every other key is the store's own. Reading and listing
@@ -95,7 +95,7 @@ class SwitchedStore:
 
 def switched(store: ObjectStore, feed: str, mode: FeedMode) -> ObjectStore:
     """The store as publishing and everything that looks at deliveries must see it. ValueError if the feed is off."""
-    return SwitchedStore(store, feed, mode)
+    return FeedStoreView(store, feed, mode)
 
 
 def shadow_key(key: str) -> str:

@@ -6,18 +6,18 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from classfeed_dagster.delivery.manifest import Portfolio
-from classfeed_dagster.documents.document_format import CurrencyTotals, PageFacts, Totals
+from classfeed_dagster.documents.document_format import CurrencyTotals, PageInspection, Totals
 
 _SUMS = ("ledger_balance", "market_value", "cash_credits", "cash_debits", "cash_amount", "net_amount")
 _STATED = ("ledger_balance", "market_value", "cash_amount", "net_amount")  # documents don't state cash apart
 
 
-def numbers_in(facts: PageFacts) -> frozenset[str]:
+def numbers_in(facts: PageInspection) -> frozenset[str]:
     """Every portfolio that a page says anything of, its removal included."""
     return facts.removed.union(*facts.portfolios.values())
 
 
-def numbers_with_data(facts: PageFacts) -> frozenset[str]:
+def numbers_with_data(facts: PageInspection) -> frozenset[str]:
     """Portfolios of which a page says more than that they were removed."""
     # The announcement stands in one section; whoever stands in another too has data there, whatever was announced.
     announced = {n for n in facts.removed if sum(n in numbers for numbers in facts.portfolios.values()) <= 1}
@@ -48,7 +48,7 @@ def header_faults(
     ]
 
 
-def portfolio_faults(facts: PageFacts, said: Iterable[Portfolio]) -> list[tuple[str, str]]:
+def portfolio_faults(facts: PageInspection, said: Iterable[Portfolio]) -> list[tuple[str, str]]:
     """(portfolio number, what is wrong) where the page and ``said``, the record's portfolios on it, disagree."""
     listed = {portfolio.number: portfolio for portfolio in said}
     inside, with_data = numbers_in(facts), numbers_with_data(facts)
@@ -61,7 +61,7 @@ def portfolio_faults(facts: PageFacts, said: Iterable[Portfolio]) -> list[tuple[
     return faults
 
 
-def totals_faults(facts: PageFacts, expected: Totals) -> list[str]:
+def totals_faults(facts: PageInspection, expected: Totals) -> list[str]:
     """Where the totals recomputed from the page, or those that it states, aren't the ones expected."""
     faults = [f"recomputed {fault}" for fault in _differences(facts.totals, expected, _SUMS)]
     if facts.stated is None:

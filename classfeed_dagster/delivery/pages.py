@@ -11,7 +11,13 @@ from typing import IO, cast
 
 from isal import igzip, isal_zlib
 
-from classfeed_dagster.documents.document_format import DocumentFormat, ExaminedAhead, KnownRecords, PageFacts, Totals
+from classfeed_dagster.documents.document_format import (
+    DocumentFormat,
+    ExaminedAhead,
+    KnownRecords,
+    PageInspection,
+    Totals,
+)
 from classfeed_dagster.stored_records import file_facts
 
 _BLOCK = 256 * 1024
@@ -88,7 +94,7 @@ def written(path: Path) -> Written:
     return Written(size, digest, document_size, document.hexdigest())
 
 
-def examine_file(path: Path, document_format: DocumentFormat, known: KnownRecords | None = None) -> PageFacts:
+def examine_file(path: Path, document_format: DocumentFormat, known: KnownRecords | None = None) -> PageInspection:
     """Read a page back and see what it holds. A file that can't be read at all gives facts with that as the error.
 
     ``known`` is what was found of its records ahead.
@@ -99,4 +105,4 @@ def examine_file(path: Path, document_format: DocumentFormat, known: KnownRecord
         return document_format.examine(read_page(path))
     except UNREADABLE as error:
         what = f"the file can't be read as a {document_format.name} document ({type(error).__name__})"
-        return PageFacts((what,), {}, {}, frozenset(), Totals(), None, "", 0)
+        return PageInspection((what,), {}, {}, frozenset(), Totals(), None, "", 0)

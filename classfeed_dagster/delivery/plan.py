@@ -23,7 +23,7 @@ _SUBJECTS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Going:
+class PlannedPortfolio:
     """A portfolio that is sent, if its content is not what was sent before."""
 
     number: str
@@ -37,7 +37,7 @@ class DeliveryPlan:
     """Who goes and who doesn't, for one business date. Ordered by portfolio number (code point)."""
 
     business_date: dt.date
-    going: tuple[Going, ...]
+    going: tuple[PlannedPortfolio, ...]
     held_back: tuple[HeldBack, ...]
     unannounced: tuple[str, ...]  # consent ended before anything of them was ever sent: nothing to announce
     breaking: int  # portfolios that break a rule; those that only wait are not among them
@@ -80,7 +80,7 @@ def plan_delivery(
     in_doubt -= gone if gone is not None else in_doubt  # built ahead: assume that what came before will have gone
     unannounced = in_doubt - ever_delivered(in_doubt) if in_doubt else set()
 
-    going: list[Going] = []
+    going: list[PlannedPortfolio] = []
     held_back: list[HeldBack] = []
     for number, change, extract, consents in rows.iter_rows():
         if number in unannounced:
@@ -91,7 +91,7 @@ def plan_delivery(
         else:
             # Interned: in a hundred thousand plans a word is one object.
             words = cast(Change, sys.intern(change)), cast(Extract, sys.intern(extract))
-            going.append(Going(number, *words, tuple(consents or ())))
+            going.append(PlannedPortfolio(number, *words, tuple(consents or ())))
     return DeliveryPlan(day, tuple(going), tuple(held_back), tuple(sorted(unannounced)), len(breaking), len(active))
 
 

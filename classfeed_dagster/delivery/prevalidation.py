@@ -13,14 +13,14 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt
 
 from classfeed_dagster.delivery.manifest import ControlTotals, Sha256
-from classfeed_dagster.documents.document_format import ExaminedAhead, KnownRecords, RecordFacts
+from classfeed_dagster.documents.document_format import ExaminedAhead, KnownRecords, RecordInspection
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import Record, from_json, to_json
 
 
 class ExaminedBlock(Record):
-    """Facts of some records of one section: see ``RecordFacts``."""
+    """Facts of some records of one section: see ``RecordInspection``."""
 
     counts: dict[str, NonNegativeInt]
     totals: ControlTotals
@@ -39,7 +39,7 @@ class AheadRecord(Record):
 
 def examine_ahead(document: ExaminedAhead, sections: Mapping[str, Iterable[bytes]]) -> KnownRecords:
     """The facts of a page's records, by block."""
-    found: dict[str, RecordFacts] = {}
+    found: dict[str, RecordInspection] = {}
     for section, chunks in sections.items():
         found.update(document.examine_records(section, chunks))
     return found
@@ -69,7 +69,7 @@ def read_ahead(store: ObjectStore, key: str, code_version: str) -> KnownRecords:
     if record.code_version != code_version:
         return {}
     return {
-        digest: RecordFacts(
+        digest: RecordInspection(
             block.totals.with_counts(dict(block.counts)),
             frozenset(block.portfolios),
             frozenset(block.removed),

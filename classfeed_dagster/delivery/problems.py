@@ -10,13 +10,13 @@ from pathlib import Path
 from classfeed_dagster.delivery.manifest import AnyManifest, ControlTotals, Manifest, Page, Portfolio, sum_totals
 from classfeed_dagster.delivery.page_facts import header_faults, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.pages import examine_file
-from classfeed_dagster.documents.document_format import DocumentFormat, PageFacts
+from classfeed_dagster.documents.document_format import DocumentFormat, PageInspection
 from classfeed_dagster.stored_records import file_facts, to_json
 
 _ERRORS_SHOWN = 20
 
 
-class Kind(enum.StrEnum):
+class ProblemKind(enum.StrEnum):
     """Kinds of problem."""
 
     CHAIN_GAP = "a place of the chain, or its manifest, is missing"
@@ -34,14 +34,14 @@ class Kind(enum.StrEnum):
     LEFTOVER = "a file of an abandoned attempt, never delivered: the next run of its date removes it"
 
 
-_HARMLESS = frozenset({Kind.UNFINISHED, Kind.LEFTOVER})
+_HARMLESS = frozenset({ProblemKind.UNFINISHED, ProblemKind.LEFTOVER})
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong, and where. ``harmless``: nothing that was delivered is affected."""
 
-    kind: Kind
+    kind: ProblemKind
     location: str
     detail: str
 
@@ -68,7 +68,7 @@ class Verification:
         """True if nothing is wrong but what is harmless."""
         return all(problem.harmless for problem in self.problems)
 
-    def add(self, kind: Kind, location: str, detail: str) -> None:
+    def add(self, kind: ProblemKind, location: str, detail: str) -> None:
         """Note a problem."""
         self.problems.append(Problem(kind, location, detail))
 
@@ -76,22 +76,22 @@ class Verification:
 def manifest_problems(manifest: AnyManifest, data: bytes, location: str) -> Iterator[Problem]:
     """Where a manifest contradicts itself."""
     if to_json(manifest) != data:
-        yield Problem(Kind.RECORD_DAMAGED, location, "its bytes aren't in the form that classfeed writes")
+        yield Problem(ProblemKind.RECORD_DAMAGED, location, "its bytes aren't in the form that classfeed writes")
     if not isinstance(manifest, Manifest):
         return
     expected = sum_totals(manifest.pages)
     if manifest.totals != ControlTotals.of(expected) or manifest.counts != dict(expected.counts):
-        yield Problem(Kind.RECORD_DAMAGED, location, "its counts or totals aren't the sum of its pages'")
+        yield Problem(ProblemKind.RECORD_DAMAGED, location, "its counts or totals aren't the sum of its pages'")
     numbers = [portfolio.number for portfolio in manifest.portfolios]
     if numbers != sorted(set(numbers)):
-        yield Problem(Kind.RECORD_DAMAGED, location, "its portfolios are out of order or double")
+        yield Problem(ProblemKind.RECORD_DAMAGED, location, "its portfolios are out of order or double")
     ids = [page.message_id for page in manifest.pages]
     if len(ids) != len(set(ids)) or not {portfolio.page for portfolio in manifest.portfolios} <= set(ids):
         yield Problem(
-            Kind.RECORD_DAMAGED, location, "its pages are double, or a portfolio is on a page that isn't listed"
+            ProblemKind.RECORD_DAMAGED, location, "its pages are double, or a portfolio is on a page that isn't listed"
         )
     if not all(check.passed for check in manifest.verdicts):
-        yield Problem(Kind.RECORD_DAMAGED, location, "it was delivered in spite of a failed check")
+        yield Problem(ProblemKind.RECORD_DAMAGED, location, "it was delivered in spite of a failed check")
 
 
 def portfolios_by_page(manifest: Manifest) -> dict[str, list[Portfolio]]:
@@ -113,10 +113,10 @@ def page_problems(
 ) -> Iterator[Problem]:
     """Where a delivered page isn't what its manifest says: the file, its validity, and what it holds."""
     if file_facts(path) != (page.bytes, page.sha256):
-        yield Problem(Kind.PAGE_CHANGED, location, "its size or SHA-256 isn't the manifest's")
+        yield Problem(ProblemKind.PAGE_CHANGED, location, "its size or SHA-256 isn't the manifest's")
     facts = examine_file(path, document_format)
     if not facts.errors and (facts.size, facts.sha256) != (page.document_bytes, page.document_sha256):
-        yield Problem(Kind.PAGE_CHANGED, location, "the document's size or SHA-256 isn't the manifest's")
+        yield Problem(ProblemKind.PAGE_CHANGED, location, "the document's size or SHA-256 isn't the manifest's")
     yield from _invalid(facts, location)
     details = header_faults(
         facts.header,
@@ -129,7 +129,7 @@ def page_problems(
     details += [f"portfolio {number} {what}" for number, what in portfolio_faults(facts, portfolios)]
     details += totals_faults(facts, page.expected)
     for detail in details[:_ERRORS_SHOWN]:
-        yield Problem(Kind.CONTENT_DISAGREES, location, detail)
+        yield Problem(ProblemKind.CONTENT_DISAGREES, location, detail)
 
 
 def document_problems(path: Path, document_format: DocumentFormat) -> Iterator[Problem]:
@@ -137,9 +137,9 @@ def document_problems(path: Path, document_format: DocumentFormat) -> Iterator[P
     facts = examine_file(path, document_format)
     yield from _invalid(facts, str(path))
     for detail in totals_faults(facts, facts.totals):
-        yield Problem(Kind.CONTENT_DISAGREES, str(path), detail)
+        yield Problem(ProblemKind.CONTENT_DISAGREES, str(path), detail)
 
 
-def _invalid(facts: PageFacts, location: str) -> Iterator[Problem]:
+def _invalid(facts: PageInspection, location: str) -> Iterator[Problem]:
     for error in facts.errors[:_ERRORS_SHOWN]:
-        yield Problem(Kind.DOCUMENT_INVALID, location, error)
+        yield Problem(ProblemKind.DOCUMENT_INVALID, location, error)

@@ -41,7 +41,7 @@ from classfeed_dagster.errors import (
     NotInOrderError,
     StaleBuildError,
 )
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import create_record, delivered_prefix, manifest_key, stored_facts
 
@@ -68,7 +68,7 @@ def publish(
     build: Build,
     *,
     consented_now: Callable[[], ConsentAnswer],
-    audience: Audience,
+    audience: RecipientSchedule,
     correlation_id: str,
     patience_seconds: float = 60.0,
     sleep: Callable[[float], None] = time.sleep,
@@ -101,7 +101,7 @@ class _Attempt:
     store: ObjectStore
     build: Build
     consented_now: Callable[[], ConsentAnswer]
-    audience: Audience
+    audience: RecipientSchedule
     correlation_id: str
     patience_seconds: float
     sleep: Callable[[float], None]
@@ -230,7 +230,7 @@ def _require_fresh(build: Build, state: DeliveredState) -> None:
         )
 
 
-def _require_order(store: ObjectStore, build: Build, audience: Audience) -> None:
+def _require_order(store: ObjectStore, build: Build, audience: RecipientSchedule) -> None:
     # What the plan assumed of the dates before must hold now that they have gone.
     day = build.business_date
     made_for = (build.recipient, build.previous_date, build.sequence_number)

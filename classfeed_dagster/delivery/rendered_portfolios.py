@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt
 
 from classfeed_dagster.bigsite.landing import RowGroups, StoredFile, sha256_of
 from classfeed_dagster.delivery.manifest import ControlTotals
-from classfeed_dagster.delivery.plan import Going
+from classfeed_dagster.delivery.plan import PlannedPortfolio
 from classfeed_dagster.documents.document_format import RenderedPortfolio, Totals
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
@@ -52,7 +52,7 @@ class RenderedWriter:
         self._sections = sections
         self._rows: list[dict[str, object]] = []
 
-    def add(self, going: Going, digest: str, rendered: RenderedPortfolio) -> None:
+    def add(self, going: PlannedPortfolio, digest: str, rendered: RenderedPortfolio) -> None:
         """Append one portfolio."""
         totals = _SumsAndCounts(counts=dict(rendered.totals.counts), totals=ControlTotals.of(rendered.totals))
         self._rows.append(

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, NonNegativeInt
 from classfeed_dagster.bigsite.landing import StoredFile
 from classfeed_dagster.delivery.build import (
     Build,
-    Terms,
+    DeliveryContext,
     keep_build,
     page_record,
     rendered_portfolios,
@@ -29,7 +29,7 @@ from classfeed_dagster.delivery.build import (
 )
 from classfeed_dagster.delivery.manifest import Change, Extract, HeldBack, Page, Portfolio, Sha256
 from classfeed_dagster.delivery.pages import write_page
-from classfeed_dagster.delivery.plan import DeliveryPlan, Going
+from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
 from classfeed_dagster.delivery.prevalidation import examine_ahead
 from classfeed_dagster.delivery.rendered_portfolios import OF_A_PORTFOLIO, RenderedReader, RenderedWriter
 from classfeed_dagster.documents.document_format import ExaminedAhead
@@ -68,7 +68,7 @@ class SharedOut(Record):
 class ShardPlan(Record):
     """Who goes, of one shard."""
 
-    going: tuple[Going, ...]
+    going: tuple[PlannedPortfolio, ...]
 
 
 class RenderedShard(Record):
@@ -91,7 +91,11 @@ class PageLots(Record):
 
 
 def share_out(
-    store: ObjectStore, terms: Terms, plan: DeliveryPlan, last_of_shards: Sequence[str], made_of: Iterable[str]
+    store: ObjectStore,
+    terms: DeliveryContext,
+    plan: DeliveryPlan,
+    last_of_shards: Sequence[str],
+    made_of: Iterable[str],
 ) -> SharedOut:
     """Put on record who goes, shard by shard. ``last_of_shards`` are the shards' last portfolio numbers, in order.
 
@@ -115,7 +119,7 @@ def share_out(
     shards: list[StoredPlan] = []
     waiting = list(reversed(plan.going))
     for at, last in enumerate(last_of_shards):
-        of_shard: list[Going] = []
+        of_shard: list[PlannedPortfolio] = []
         while waiting and (waiting[-1].number <= last or at == len(last_of_shards) - 1):
             of_shard.append(waiting.pop())
         key = f"{shared.prefix}plan-{at:04d}.json"
@@ -124,7 +128,7 @@ def share_out(
     return shared.model_copy(update={"shards": tuple(shards)})
 
 
-def made_under(terms: Terms, made_of: Iterable[str]) -> str:
+def made_under(terms: DeliveryContext, made_of: Iterable[str]) -> str:
     """The hash of what a document is made under and of; who goes is not in it."""
     delivered = terms.delivered
     determining = [
@@ -136,7 +140,11 @@ def made_under(terms: Terms, made_of: Iterable[str]) -> str:
 
 
 def render_shard(
-    store: ObjectStore, terms: Terms, shared: SharedOut, number: int, slices: Iterable[Mapping[str, pl.DataFrame]]
+    store: ObjectStore,
+    terms: DeliveryContext,
+    shared: SharedOut,
+    number: int,
+    slices: Iterable[Mapping[str, pl.DataFrame]],
 ) -> None:
     """Render shard ``number`` (from 0); ``slices`` are the frames of its portfolios. BuildError if they aren't."""
     key = _shard_name(shared, number)
@@ -155,7 +163,7 @@ def render_shard(
     create_record(store, f"{key}.json", RenderedShard(file=file, unchanged=unchanged))
 
 
-def share_out_pages(store: ObjectStore, terms: Terms, shared: SharedOut) -> int:
+def share_out_pages(store: ObjectStore, terms: DeliveryContext, shared: SharedOut) -> int:
     """Divide what was rendered into pages; the number of lots in which they are to be written."""
     paging = terms.paging()
     for shard in _rendered(store, shared):
@@ -169,7 +177,7 @@ def share_out_pages(store: ObjectStore, terms: Terms, shared: SharedOut) -> int:
     return len(made.lots)
 
 
-def write_pages(store: ObjectStore, terms: Terms, shared: SharedOut, lot: int) -> None:
+def write_pages(store: ObjectStore, terms: DeliveryContext, shared: SharedOut, lot: int) -> None:
     """Write, examine and stage the pages of a lot (from 0)."""
     pages = _read(store, PageLots, _lots_key(shared))
     # Another attempt may have shared out anew meanwhile, into fewer lots.
@@ -200,7 +208,7 @@ def write_pages(store: ObjectStore, terms: Terms, shared: SharedOut, lot: int) -
             store.create(_page_key(shared, at), to_json(page))
 
 
-def put_together(store: ObjectStore, terms: Terms, shared: SharedOut) -> Build:
+def put_together(store: ObjectStore, terms: DeliveryContext, shared: SharedOut) -> Build:
     """The build of a shared out document, once all its pages are written: the one that one worker would have made.
 
     ObjectNotFoundError if a part of it is missing.

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from classfeed_dagster.delivery.manifest import AnyManifest, Manifest, read_manifest
 from classfeed_dagster.documents.document_format import message_id
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import canonical, delivered_prefix, sha256
 
@@ -119,7 +119,7 @@ def delivered_numbers(store: ObjectStore, feed: str, day: dt.date) -> frozenset[
     return delivered_state(store, feed, day).numbers
 
 
-def earlier_date(store: ObjectStore, feed: str, audience: Audience, day: dt.date) -> EarlierDate | None:
+def earlier_date(store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date) -> EarlierDate | None:
     """What the plan for ``day`` needs of the audience's date before it; None on the audience's first date."""
     previous = audience.previous(day)
     if previous is None:
@@ -131,7 +131,7 @@ def earlier_date(store: ObjectStore, feed: str, audience: Audience, day: dt.date
 
 
 def ever_delivered(
-    store: ObjectStore, feed: str, audience: Audience, numbers: Iterable[str], before: dt.date
+    store: ObjectStore, feed: str, audience: RecipientSchedule, numbers: Iterable[str], before: dt.date
 ) -> frozenset[str]:
     """Those of ``numbers`` whose data was delivered before ``before``, in the consent that lasted until then.
 

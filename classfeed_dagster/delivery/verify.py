@@ -14,8 +14,8 @@ from classfeed_dagster.delivery.build import read_build
 from classfeed_dagster.delivery.chain import chain_entry
 from classfeed_dagster.delivery.manifest import AnyManifest, ChainEntry, Link, Manifest, read_manifest
 from classfeed_dagster.delivery.problems import (
-    Kind,
     Problem,
+    ProblemKind,
     Verification,
     manifest_problems,
     page_problems,
@@ -33,7 +33,7 @@ from classfeed_dagster.stored_records import (
     sha256,
 )
 
-__all__ = ["Kind", "Problem", "Verification", "verify_feed", "verify_paths"]
+__all__ = ["Problem", "ProblemKind", "Verification", "verify_feed", "verify_paths"]
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_=:-][A-Za-z0-9._=:-]{0,199}\Z")
 _POSITION = re.compile(r"([0-9]{8,})\.json\Z")
@@ -77,7 +77,7 @@ class _Walk:
         prefix = chain_prefix(self.feed)
         names = {key: _POSITION.match(key.removeprefix(prefix)) for key in self.store.list(prefix)}
         for key in [key for key, name in names.items() if name is None]:
-            self.found.add(Kind.ORPHAN, self.store.location(key), "not an entry of the chain")
+            self.found.add(ProblemKind.ORPHAN, self.store.location(key), "not an entry of the chain")
         positions = {int(name[1]) for name in names.values() if name is not None}
         last = max(positions, default=0)
         before: Link | None = None
@@ -85,21 +85,21 @@ class _Walk:
         for position in range(1, last + 1):
             where = self.store.location(chain_key(self.feed, position))
             if position not in positions:
-                self.found.add(Kind.CHAIN_GAP, where, f"position {position} of {last} is missing")
+                self.found.add(ProblemKind.CHAIN_GAP, where, f"position {position} of {last} is missing")
                 comparable = False
                 continue
             try:
                 entry = chain_entry(self.store, self.feed, position)
                 check_key(manifest_key(entry.feed, entry.business_date, entry.revision))
             except (DamagedRecordError, InvalidKeyError) as error:
-                self.found.add(Kind.RECORD_DAMAGED, where, str(error))
+                self.found.add(ProblemKind.RECORD_DAMAGED, where, str(error))
                 comparable = False
                 continue
             link = None
             if entry.feed == self.feed:
                 link = self.place(position, entry, is_last=position == last, before=before, comparable=comparable)
             else:
-                self.found.add(Kind.CHAIN_CHANGED, where, "it is an entry of another feed")
+                self.found.add(ProblemKind.CHAIN_CHANGED, where, "it is an entry of another feed")
             before, comparable = link, link is not None
 
     def place(
@@ -113,9 +113,9 @@ class _Walk:
         except ObjectNotFoundError:
             if is_last:
                 self.open_prefixes.append(prefix)
-                self.found.add(Kind.UNFINISHED, where, f"position {position} has no manifest yet")
+                self.found.add(ProblemKind.UNFINISHED, where, f"position {position} has no manifest yet")
             else:
-                self.found.add(Kind.CHAIN_GAP, where, f"the manifest at position {position} is missing")
+                self.found.add(ProblemKind.CHAIN_GAP, where, f"the manifest at position {position} is missing")
             return None
         self.known.add(key)
         self.found.manifests += 1
@@ -123,14 +123,14 @@ class _Walk:
         try:
             manifest = read_manifest(data, where)
         except DamagedRecordError as error:
-            self.found.add(Kind.RECORD_DAMAGED, where, str(error))
+            self.found.add(ProblemKind.RECORD_DAMAGED, where, str(error))
             return link
         self.found.problems += manifest_problems(manifest, data, where)
         said = (manifest.feed, manifest.business_date, manifest.revision, manifest.chain_position)
         if said != (entry.feed, entry.business_date, entry.revision, position):
-            self.found.add(Kind.CHAIN_CHANGED, where, f"it speaks of another place than position {position}")
+            self.found.add(ProblemKind.CHAIN_CHANGED, where, f"it speaks of another place than position {position}")
         if comparable and manifest.previous != before:
-            self.found.add(Kind.CHAIN_CHANGED, where, "the manifest before it isn't the one that it names")
+            self.found.add(ProblemKind.CHAIN_CHANGED, where, "the manifest before it isn't the one that it names")
         self.sequence(manifest, where)
         if isinstance(manifest, Manifest):
             self.build(manifest, where)
@@ -144,7 +144,7 @@ class _Walk:
         day = manifest.business_date.isoformat()
         due = self.revisions.get(day, -1) + 1
         if manifest.revision != due:
-            self.found.add(Kind.OUT_OF_ORDER, where, f"revision {due} comes next")
+            self.found.add(ProblemKind.OUT_OF_ORDER, where, f"revision {due} comes next")
         self.revisions[day] = manifest.revision
         if not isinstance(manifest, Manifest):
             return
@@ -156,11 +156,13 @@ class _Walk:
         else:
             number = len(self.latest) + 1
             if any(day < other for other in self.latest):
-                self.found.add(Kind.OUT_OF_ORDER, where, "a later business date was delivered before")
+                self.found.add(ProblemKind.OUT_OF_ORDER, where, "a later business date was delivered before")
         if manifest.sequence_number != number:
-            self.found.add(Kind.OUT_OF_ORDER, where, f"its sequence number is {manifest.sequence_number}, not {number}")
+            self.found.add(
+                ProblemKind.OUT_OF_ORDER, where, f"its sequence number is {manifest.sequence_number}, not {number}"
+            )
         if manifest.replaces != replaces:
-            self.found.add(Kind.OUT_OF_ORDER, where, f"it should replace {replaces or 'nothing'}")
+            self.found.add(ProblemKind.OUT_OF_ORDER, where, f"it should replace {replaces or 'nothing'}")
         self.latest[day] = manifest
 
     def build(self, manifest: Manifest, where: str) -> None:
@@ -170,7 +172,7 @@ class _Walk:
         except ObjectNotFoundError:
             return
         except DamagedRecordError as error:
-            self.found.add(Kind.RECORD_DAMAGED, error.location, str(error))
+            self.found.add(ProblemKind.RECORD_DAMAGED, error.location, str(error))
             return
         changed = [
             name
@@ -182,7 +184,7 @@ class _Walk:
             changed.append("pages")
         if changed:
             self.found.add(
-                Kind.CHAIN_CHANGED, where, f"{', '.join(sorted(changed))} are not those of the build delivered"
+                ProblemKind.CHAIN_CHANGED, where, f"{', '.join(sorted(changed))} are not those of the build delivered"
             )
 
     def pages(self, manifest: Manifest) -> None:
@@ -193,7 +195,9 @@ class _Walk:
         for page in manifest.pages:
             if not _FILE_NAME.match(page.key.removeprefix(prefix)):
                 where = self.store.location(manifest_key(manifest.feed, manifest.business_date, manifest.revision))
-                self.found.add(Kind.RECORD_DAMAGED, where, f"page {page.message_id} is not among its revision's files")
+                self.found.add(
+                    ProblemKind.RECORD_DAMAGED, where, f"page {page.message_id} is not among its revision's files"
+                )
                 continue
             self.known.add(page.key)
             self.found.pages += 1
@@ -212,7 +216,7 @@ class _Walk:
                         document_format=self.document_format,
                     )
             except ObjectNotFoundError:
-                self.found.add(Kind.PAGE_MISSING, where, "the manifest lists it")
+                self.found.add(ProblemKind.PAGE_MISSING, where, "the manifest lists it")
 
     def leftovers(self) -> None:
         """Files that nothing accounts for."""
@@ -221,8 +225,8 @@ class _Walk:
             if key in self.known or any(key.startswith(prefix) for prefix in self.open_prefixes):
                 continue
             if key.endswith(f"/{MANIFEST_NAME}"):
-                self.found.add(Kind.NOT_IN_CHAIN, where, "the chain has no place for it")
+                self.found.add(ProblemKind.NOT_IN_CHAIN, where, "the chain has no place for it")
             elif any(key.startswith(prefix) for prefix in self.void_prefixes):
-                self.found.add(Kind.LEFTOVER, where, "its revision is void")
+                self.found.add(ProblemKind.LEFTOVER, where, "its revision is void")
             else:
-                self.found.add(Kind.ORPHAN, where, "no manifest lists it")
+                self.found.add(ProblemKind.ORPHAN, where, "no manifest lists it")

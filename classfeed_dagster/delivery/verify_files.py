@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from classfeed_dagster.delivery.manifest import AnyManifest, Manifest, read_manifest
 from classfeed_dagster.delivery.problems import (
-    Kind,
     Problem,
+    ProblemKind,
     Verification,
     document_problems,
     manifest_problems,
@@ -42,7 +42,9 @@ def verify_paths(paths: Iterable[Path], formats: Mapping[str, DocumentFormat]) -
                 documents.add(file)
             elif file == path:
                 found.add(
-                    Kind.UNKNOWN_FILE, str(file), f"neither {MANIFEST_NAME} nor a document ({', '.join(endings)})"
+                    ProblemKind.UNKNOWN_FILE,
+                    str(file),
+                    f"neither {MANIFEST_NAME} nor a document ({', '.join(endings)})",
                 )
     beside = {document.with_name(MANIFEST_NAME) for document in documents}
     read: dict[Path, tuple[AnyManifest, str]] = {}  # with the hash of its bytes
@@ -68,10 +70,10 @@ def _read(file: Path, found: Verification) -> tuple[AnyManifest, str] | None:
         data = file.read_bytes()
         manifest = read_manifest(data, str(file))
     except OSError as error:
-        found.add(Kind.RECORD_DAMAGED, str(file), f"can't be read ({type(error).__name__})")
+        found.add(ProblemKind.RECORD_DAMAGED, str(file), f"can't be read ({type(error).__name__})")
         return None
     except DamagedRecordError as error:
-        found.add(Kind.RECORD_DAMAGED, str(file), str(error))
+        found.add(ProblemKind.RECORD_DAMAGED, str(file), str(error))
         return None
     found.problems += manifest_problems(manifest, data, str(file))
     found.portfolios += len(manifest.portfolios) if isinstance(manifest, Manifest) else 0
@@ -84,7 +86,7 @@ def _compare_links(read: Mapping[Path, tuple[AnyManifest, str]], found: Verifica
     for file, (manifest, _) in sorted(read.items()):
         before = places.get((manifest.feed, manifest.chain_position - 1))
         if before is not None and (manifest.previous is None or manifest.previous.sha256 != before):
-            found.add(Kind.CHAIN_CHANGED, str(file), "the manifest before it isn't the one that it names")
+            found.add(ProblemKind.CHAIN_CHANGED, str(file), "the manifest before it isn't the one that it names")
 
 
 def _document_problems(
@@ -94,13 +96,15 @@ def _document_problems(
     feed = manifest.feed if manifest is not None else _feed_of(document, formats)
     document_format = formats.get(feed)
     if document_format is None:
-        return [Problem(Kind.UNKNOWN_FILE, where, f"its name begins with no feed's ({', '.join(sorted(formats))})")]
+        return [
+            Problem(ProblemKind.UNKNOWN_FILE, where, f"its name begins with no feed's ({', '.join(sorted(formats))})")
+        ]
     pages = {PurePosixPath(page.key).name: page for page in manifest.pages} if isinstance(manifest, Manifest) else {}
     try:
         if manifest is None:
             return list(document_problems(document, document_format))
         if not isinstance(manifest, Manifest) or document.name not in pages:
-            return [Problem(Kind.ORPHAN, where, "the manifest in its folder doesn't list it")]
+            return [Problem(ProblemKind.ORPHAN, where, "the manifest in its folder doesn't list it")]
         page = pages[document.name]
         return list(
             page_problems(
@@ -113,7 +117,7 @@ def _document_problems(
             )
         )
     except OSError as error:
-        kind = Kind.PAGE_MISSING if isinstance(error, FileNotFoundError) else Kind.UNKNOWN_FILE
+        kind = ProblemKind.PAGE_MISSING if isinstance(error, FileNotFoundError) else ProblemKind.UNKNOWN_FILE
         return [Problem(kind, where, f"can't be read ({type(error).__name__})")]
 
 

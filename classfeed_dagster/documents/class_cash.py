@@ -10,7 +10,7 @@ from __future__ import annotations
 import polars as pl
 
 from classfeed_dagster.documents.csv_format import CsvFormat
-from classfeed_dagster.documents.csv_mapping import CsvColumn, CsvLayout, Kind
+from classfeed_dagster.documents.csv_mapping import ColumnType, CsvColumn, CsvLayout
 
 _OPENING = "OC-"
 _LEDGER_ROW = ~pl.col("cash_transaction_id").str.starts_with(_OPENING)
@@ -30,9 +30,9 @@ _ID = (
 
 def _account() -> tuple[CsvColumn, ...]:
     return (
-        CsvColumn("portfolio_number", Kind.TEXT, pl.col("portfolio_number"), required=True),
-        CsvColumn("bsb", Kind.TEXT, pl.col("bsb"), personal=True),
-        CsvColumn("account_number", Kind.TEXT, pl.col("account_number"), required=True, personal=True),
+        CsvColumn("portfolio_number", ColumnType.TEXT, pl.col("portfolio_number"), required=True),
+        CsvColumn("bsb", ColumnType.TEXT, pl.col("bsb"), personal=True),
+        CsvColumn("account_number", ColumnType.TEXT, pl.col("account_number"), required=True, personal=True),
     )
 
 
@@ -42,24 +42,26 @@ LAYOUT = CsvLayout(
     domains=("account_details", "account_balances", "movement_transactions"),
     rows=pl.col("transaction_id").str.contains("^(?:C|OC-)"),
     details=(
-        CsvColumn("cash_transaction_id", Kind.TEXT, _ID, required=True),
+        CsvColumn("cash_transaction_id", ColumnType.TEXT, _ID, required=True),
         *_account(),
-        CsvColumn("transaction_type", Kind.TEXT, pl.col("transaction_type").str.strip_prefix("CASH_"), required=True),
-        CsvColumn("transaction_date", Kind.DATE, pl.col("transaction_date"), required=True),
-        CsvColumn("amount", Kind.MONEY, pl.col("amount"), required=True, signed=True),
-        CsvColumn("currency", Kind.TEXT, pl.col("currency"), required=True),
-        CsvColumn("description", Kind.TEXT, pl.col("narrative"), personal=True),
-        CsvColumn("trade_id", Kind.TEXT, _number_after("T", "relates_to")),
-        CsvColumn("income_id", Kind.TEXT, _number_after("I", "relates_to")),
-        CsvColumn("reverses_cash_transaction_id", Kind.TEXT, _number_after("C", "reverses")),
-        CsvColumn("recorded_at", Kind.INSTANT, pl.col("recorded_at"), required=True),
+        CsvColumn(
+            "transaction_type", ColumnType.TEXT, pl.col("transaction_type").str.strip_prefix("CASH_"), required=True
+        ),
+        CsvColumn("transaction_date", ColumnType.DATE, pl.col("transaction_date"), required=True),
+        CsvColumn("amount", ColumnType.MONEY, pl.col("amount"), required=True, signed=True),
+        CsvColumn("currency", ColumnType.TEXT, pl.col("currency"), required=True),
+        CsvColumn("description", ColumnType.TEXT, pl.col("narrative"), personal=True),
+        CsvColumn("trade_id", ColumnType.TEXT, _number_after("T", "relates_to")),
+        CsvColumn("income_id", ColumnType.TEXT, _number_after("I", "relates_to")),
+        CsvColumn("reverses_cash_transaction_id", ColumnType.TEXT, _number_after("C", "reverses")),
+        CsvColumn("recorded_at", ColumnType.INSTANT, pl.col("recorded_at"), required=True),
     ),
     balances=(
         *_account(),
-        CsvColumn("currency", Kind.TEXT, pl.col("currency"), required=True),
-        CsvColumn("as_at_date", Kind.DATE, pl.col("as_at_date"), required=True),
-        CsvColumn("ledger_balance", Kind.MONEY, pl.col("ledger_balance"), required=True),
-        CsvColumn("available_balance", Kind.MONEY, pl.col("available_balance"), required=True),
+        CsvColumn("currency", ColumnType.TEXT, pl.col("currency"), required=True),
+        CsvColumn("as_at_date", ColumnType.DATE, pl.col("as_at_date"), required=True),
+        CsvColumn("ledger_balance", ColumnType.MONEY, pl.col("ledger_balance"), required=True),
+        CsvColumn("available_balance", ColumnType.MONEY, pl.col("available_balance"), required=True),
     ),
     back={
         "transaction_id": pl.when(_LEDGER_ROW)

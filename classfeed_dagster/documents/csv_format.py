@@ -10,7 +10,13 @@ import polars as pl
 
 from classfeed_dagster.documents import csv_mapping, csv_reader, csv_writer
 from classfeed_dagster.documents.csv_mapping import CsvLayout
-from classfeed_dagster.documents.document_format import DocumentColumn, PageFacts, PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.documents.document_format import (
+    DocumentColumn,
+    PageHeader,
+    PageInspection,
+    RenderedPortfolio,
+    Totals,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ class CsvFormat:
         """See DocumentFormat."""
         return csv_writer.page(header, totals, sections)
 
-    def examine(self, chunks: Iterable[bytes]) -> PageFacts:
+    def examine(self, chunks: Iterable[bytes]) -> PageInspection:
         """See DocumentFormat."""
         return csv_reader.examine(self.layout, chunks)
 

@@ -29,7 +29,7 @@ LINE_END = "\r\n"
 DETAIL, BALANCE, HEAD, TAIL = "D", "B", "H", "T"
 
 
-class Kind(enum.Enum):
+class ColumnType(enum.Enum):
     """The form of a field: its pattern in the file and its type in a frame."""
 
     TEXT = ("", pl.String())
@@ -52,7 +52,7 @@ class CsvColumn:
     """
 
     name: str
-    kind: Kind
+    kind: ColumnType
     source: pl.Expr
     required: bool = False
     personal: bool = False
@@ -90,13 +90,13 @@ class CsvLayout:
 def field_of(column: CsvColumn, value: pl.Expr) -> pl.Expr:
     """A typed value as the file spells it: null is the empty field, text is guarded, then quoted (RFC 4180)."""
     match column.kind:
-        case Kind.TEXT:
+        case ColumnType.TEXT:
             text = quoted(spreadsheet.guard_column(value))
-        case Kind.DATE:
+        case ColumnType.DATE:
             text = value.dt.strftime("%Y-%m-%d")
-        case Kind.INSTANT:
+        case ColumnType.INSTANT:
             text = value.dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
-        case Kind.MONEY | Kind.DECIMAL6:
+        case ColumnType.MONEY | ColumnType.DECIMAL6:
             text = value.cast(column.kind.dtype, strict=True).cast(pl.String)
     return text.fill_null("")
 
@@ -111,14 +111,14 @@ def typed(column: CsvColumn, text: pl.Expr) -> pl.Expr:
     """A field's text, quotes already gone, as a typed value; the empty field is null. The inverse of ``field_of``."""
     value = pl.when(text == "").then(None).otherwise(text)
     match column.kind:
-        case Kind.TEXT:
+        case ColumnType.TEXT:
             return spreadsheet.unguard_column(value)
-        case Kind.DATE:
+        case ColumnType.DATE:
             return value.str.to_date("%Y-%m-%d", strict=True)
-        case Kind.INSTANT:
+        case ColumnType.INSTANT:
             naive = value.str.strip_suffix("Z").str.to_datetime("%Y-%m-%dT%H:%M:%S%.6f", time_unit="us", strict=True)
             return naive.dt.replace_time_zone("UTC")
-        case Kind.MONEY | Kind.DECIMAL6:
+        case ColumnType.MONEY | ColumnType.DECIMAL6:
             return value.cast(column.kind.dtype, strict=True)
 
 

@@ -28,9 +28,9 @@ from classfeed_dagster.documents.csv_mapping import (
     HEAD,
     LINE_END,
     TAIL,
+    ColumnType,
     CsvColumn,
     CsvLayout,
-    Kind,
     id_order,
     quoted,
     typed,
@@ -43,7 +43,7 @@ from classfeed_dagster.documents.csv_writer import (
     summed,
     tail_line,
 )
-from classfeed_dagster.documents.document_format import PageFacts, Totals
+from classfeed_dagster.documents.document_format import PageInspection, Totals
 from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, MOVEMENT_TRANSACTIONS
 
 _BATCH = 20_000
@@ -89,12 +89,12 @@ class _Batch:
     rows: dict[str, list[list[str]]] = field(default_factory=lambda: {DETAIL: [], BALANCE: []})
 
 
-def examine(layout: CsvLayout, chunks: Iterable[bytes]) -> PageFacts:
+def examine(layout: CsvLayout, chunks: Iterable[bytes]) -> PageInspection:
     """See DocumentFormat. A line's number counts records: a quoted line break does not begin another."""
     source = _Source(chunks)
     found = _Findings()
     _parse(layout, source, found, keep=False)
-    return PageFacts(
+    return PageInspection(
         errors=tuple(found.errors),
         header=found.header,
         portfolios={SECTION: frozenset(found.numbers)},
@@ -310,7 +310,7 @@ def _fields_fit(columns: Sequence[CsvColumn], letter: str, texts: pl.DataFrame, 
     before = len(found.errors)
     for column in columns:
         text = pl.col(column.name)
-        if column.kind is Kind.TEXT:
+        if column.kind is ColumnType.TEXT:
             bad = texts.filter(spreadsheet.guard_column(spreadsheet.unguard_column(text)) != text).height
         else:
             bad = texts.filter((text != "") & ~text.str.contains(column.kind.pattern)).height
@@ -321,7 +321,7 @@ def _fields_fit(columns: Sequence[CsvColumn], letter: str, texts: pl.DataFrame, 
     if len(found.errors) > before:
         return False
     try:
-        texts.select(typed(c, pl.col(c.name)).alias(c.name) for c in columns if c.kind is not Kind.TEXT)
+        texts.select(typed(c, pl.col(c.name)).alias(c.name) for c in columns if c.kind is not ColumnType.TEXT)
     except pl.exceptions.InvalidOperationError:
         # The form fits, the value does not exist (30 February) or does not fit its type; the error holds values.
         found.error(f"a date, instant or number of the {letter} lines from line {line} on is impossible")

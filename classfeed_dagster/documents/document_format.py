@@ -102,7 +102,7 @@ class RenderedPortfolio:
 
 
 @dataclass(frozen=True, slots=True)
-class PageFacts:
+class PageInspection:
     """What reading a written page back found, from its bytes alone."""
 
     errors: tuple[str, ...]  # why it is not valid; empty if it is. No personal data.
@@ -121,7 +121,7 @@ class PageFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordFacts:
+class RecordInspection:
     """What examining some records of one section found: all of them valid, and what they add up to."""
 
     totals: Totals
@@ -131,7 +131,7 @@ class RecordFacts:
 
 
 # What was examined ahead: facts by the SHA-256 that the format gives to the bytes of a block of records.
-KnownRecords = Mapping[str, RecordFacts]
+KnownRecords = Mapping[str, RecordInspection]
 
 
 @runtime_checkable
@@ -146,7 +146,7 @@ class ExaminedAhead(Protocol):
         """Examine all records of a page's section; those that aren't surely valid are left to ``examine_page``."""
         ...
 
-    def examine_page(self, chunks: Iterable[bytes], known: KnownRecords) -> PageFacts:
+    def examine_page(self, chunks: Iterable[bytes], known: KnownRecords) -> PageInspection:
         """``examine``, taking the facts of records from ``known`` where their bytes are those examined ahead."""
         ...
 
@@ -219,7 +219,7 @@ class DocumentFormat(Protocol):
         """A whole page in chunks: header, the sections' records, control totals."""
         ...
 
-    def examine(self, chunks: Iterable[bytes]) -> PageFacts:
+    def examine(self, chunks: Iterable[bytes]) -> PageInspection:
         """Read a page back: validate it as a stream, recompute its totals, list its portfolios."""
         ...
 

@@ -13,8 +13,8 @@ from classfeed_dagster.documents import epi_value_checks as epi_findings
 from classfeed_dagster.documents.document_format import (
     DocumentColumn,
     KnownRecords,
-    PageFacts,
     PageHeader,
+    PageInspection,
     RenderedPortfolio,
     Totals,
 )
@@ -48,7 +48,7 @@ class EpiFormat:
         """See DocumentFormat."""
         return epi_writer.page(header, totals, sections)
 
-    def examine(self, chunks: Iterable[bytes]) -> PageFacts:
+    def examine(self, chunks: Iterable[bytes]) -> PageInspection:
         """See DocumentFormat."""
         return epi_reader.examine(chunks)
 
@@ -56,7 +56,7 @@ class EpiFormat:
         """See ExaminedAhead."""
         return epi_reader.examine_records(section, chunks)
 
-    def examine_page(self, chunks: Iterable[bytes], known: KnownRecords) -> PageFacts:
+    def examine_page(self, chunks: Iterable[bytes], known: KnownRecords) -> PageInspection:
         """See ExaminedAhead."""
         return epi_reader.examine(chunks, known)
 

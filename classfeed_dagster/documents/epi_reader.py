@@ -12,7 +12,13 @@ from pathlib import Path
 import polars as pl
 
 from classfeed_dagster.documents import epi_mapping as epi
-from classfeed_dagster.documents.document_format import CurrencyTotals, KnownRecords, PageFacts, RecordFacts, Totals
+from classfeed_dagster.documents.document_format import (
+    CurrencyTotals,
+    KnownRecords,
+    PageInspection,
+    RecordInspection,
+    Totals,
+)
 from classfeed_dagster.documents.epi_mapping import Record, Type
 from classfeed_dagster.documents.epi_records import Records, Taker, closing_tag, take_lines
 from classfeed_dagster.documents.epi_totals import totals_of
@@ -49,7 +55,7 @@ class UnreadableDocumentError(ValueError):
     """The file is not a valid EPI document. The message names lines and elements, never values."""
 
 
-def examine(chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageFacts:
+def examine(chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageInspection:
     """Read a page as a stream, in flat memory: validate it, add it up again, list its portfolios.
 
     Blocks of records whose bytes are ``known``, by their SHA-256, are not examined again. Never raises for what the
@@ -69,7 +75,7 @@ def examine(chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageF
     for _ in source:
         pass  # what a reader that stopped early left, for size and digest
     header = {path[2]: text for path, text in frame if path[1:2] == (epi.HEADER,) and len(path) == 3}
-    return PageFacts(
+    return PageInspection(
         errors=tuple(errors + summary.errors()),
         header=header,
         portfolios={name: frozenset(numbers) for name, numbers in summary.portfolios.items()},
@@ -81,13 +87,13 @@ def examine(chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageF
     )
 
 
-def examine_records(section: str, chunks: Iterable[bytes]) -> dict[str, RecordFacts]:
+def examine_records(section: str, chunks: Iterable[bytes]) -> dict[str, RecordInspection]:
     """The facts of a section's records, given as in a page, by block; blocks not surely valid are left out.
 
     Blocks are cut as they are when the page is examined, so that they are found there by their SHA-256.
     """
     record = next(one.record for one in epi.SECTIONS if one.name == section)
-    source, found = Lines(chunks), dict[str, RecordFacts]()
+    source, found = Lines(chunks), dict[str, RecordInspection]()
     while block := source.block(closing_tag(section), BLOCK)[1]:
         summary = _Summary()
         if take_lines(record, block, _COUNTED, summary.take):
@@ -237,17 +243,17 @@ class _Summary:
             bare = rows.filter(money & pl.col(epi.CURRENCY).is_null())
             self._no_currency += bare["transaction_id"].to_list()
 
-    def add(self, section: str, facts: RecordFacts) -> None:
+    def add(self, section: str, facts: RecordInspection) -> None:
         """Add records that were examined ahead."""
         self.totals += facts.totals
         self.portfolios[section] |= facts.portfolios
         self.removed |= facts.removed
         self._no_currency += facts.without_currency
 
-    def facts(self, section: str) -> RecordFacts:
+    def facts(self, section: str) -> RecordInspection:
         """What was added, all of it records of one section."""
         numbers = frozenset(self.portfolios[section])
-        return RecordFacts(self.totals, numbers, frozenset(self.removed), tuple(self._no_currency))
+        return RecordInspection(self.totals, numbers, frozenset(self.removed), tuple(self._no_currency))
 
     def errors(self) -> list[str]:
         """What is wrong with the records beside the XSD."""

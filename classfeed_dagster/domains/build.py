@@ -32,7 +32,7 @@ from classfeed_dagster.domains.measures import Measures, added_up
 from classfeed_dagster.domains.movement_transactions import movement_transactions
 from classfeed_dagster.domains.rules import find
 from classfeed_dagster.domains.slice import Slice
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
 CONSENTED = CONSENTED_PORTFOLIOS.name
@@ -134,7 +134,7 @@ class DomainSlices:
             yield self.slice(number)
 
 
-def build_consented_portfolios(store: ObjectStore, snapshot: Snapshot, audience: Audience) -> DomainReference:
+def build_consented_portfolios(store: ObjectStore, snapshot: Snapshot, audience: RecipientSchedule) -> DomainReference:
     """Work out and store who shares data with ``audience`` on the snapshot's business date.
 
     AudienceNotReadError if the snapshot was read for others; ValueError if the audience isn't due on the date.
@@ -153,7 +153,7 @@ def build_consented_portfolios(store: ObjectStore, snapshot: Snapshot, audience:
 def build_domain(
     store: ObjectStore,
     snapshot: Snapshot,
-    audience: Audience,
+    audience: RecipientSchedule,
     domain: str,
     consented: DomainReference,
     *,
@@ -181,7 +181,7 @@ def build_domain(
 def build_domain_shard(
     store: ObjectStore,
     snapshot: Snapshot,
-    audience: Audience,
+    audience: RecipientSchedule,
     domain: str,
     consented: DomainReference,
     number: int,
@@ -202,13 +202,13 @@ def build_domain_shard(
 
 
 def _made_from(
-    snapshot: Snapshot, audience: Audience, domain: str, consented: DomainReference, code_version: str
+    snapshot: Snapshot, audience: RecipientSchedule, domain: str, consented: DomainReference, code_version: str
 ) -> str:
     return "/".join((snapshot.snapshot_id, audience.key, domain, consented.frames[CONSENTED].sha256, code_version))
 
 
 def read_consent_roll(
-    store: ObjectStore, snapshot: Snapshot, audience: Audience, consented: DomainReference
+    store: ObjectStore, snapshot: Snapshot, audience: RecipientSchedule, consented: DomainReference
 ) -> ConsentRoll:
     """The roll of consent over the whole date: the landed consents against the stored ``consented`` frame."""
     _require_consented_of(snapshot, audience, consented)
@@ -244,7 +244,7 @@ def open_domains(
     return DomainSlices(store, listed, slices)
 
 
-def _require_read(snapshot: Snapshot, audience: Audience) -> None:
+def _require_read(snapshot: Snapshot, audience: RecipientSchedule) -> None:
     if audience.key not in snapshot.audiences:
         raise AudienceNotReadError(
             f"snapshot {snapshot.snapshot_id} of {snapshot.business_date.isoformat()} was read for "
@@ -252,7 +252,7 @@ def _require_read(snapshot: Snapshot, audience: Audience) -> None:
         )
 
 
-def _require_consented_of(snapshot: Snapshot, audience: Audience, consented: DomainReference) -> None:
+def _require_consented_of(snapshot: Snapshot, audience: RecipientSchedule, consented: DomainReference) -> None:
     _require_read(snapshot, audience)
     expected = (CONSENTED, snapshot.snapshot_id, snapshot.business_date, audience.key)
     if (consented.domain, consented.snapshot_id, consented.business_date, consented.audience) != expected:
@@ -266,7 +266,7 @@ def _require_consented_of(snapshot: Snapshot, audience: Audience, consented: Dom
 def _build(
     store: ObjectStore,
     snapshot: Snapshot,
-    audience: Audience,
+    audience: RecipientSchedule,
     domain: str,
     parts: Iterable[Slice],
     made_from: str = "",
@@ -296,7 +296,9 @@ def _content_keys(folder: str) -> Callable[[int, str], str]:
     return lambda _, digest: f"{folder}/{digest[:_DIGEST_LENGTH]}.parquet"  # there already: the same, built before
 
 
-def _together(snapshot: Snapshot, audience: Audience, domain: str, shards: Iterable[DomainShard]) -> DomainReference:
+def _together(
+    snapshot: Snapshot, audience: RecipientSchedule, domain: str, shards: Iterable[DomainShard]
+) -> DomainReference:
     built = list(shards)
     frames = {
         frame.name: StoredTable(

@@ -16,7 +16,7 @@ from classfeed_dagster.bigsite.consent import Change, Consent, sharing, standing
 from classfeed_dagster.bigsite.queries import CONSENT_TABLE
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 from classfeed_dagster.domains.slice import NUMBER, Tables
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 
 EXTRACTS = {Change.NEW: "FULL", Change.CURRENT: "DELTA", Change.REMOVED: "NONE"}
 _FIELDS = tuple(Consent.__dataclass_fields__)
@@ -53,7 +53,7 @@ def consents_of(tables: Tables) -> list[Consent]:
     return [Consent(*row) for row in tables[CONSENT_TABLE].select(_FIELDS).iter_rows()]
 
 
-def consented_portfolios(tables: Tables, audience: Audience, business_date: dt.date) -> pl.DataFrame:
+def consented_portfolios(tables: Tables, audience: RecipientSchedule, business_date: dt.date) -> pl.DataFrame:
     """NEW, CURRENT and REMOVED portfolios as CONSENTED_PORTFOLIOS. ValueError if the audience isn't due on the date."""
     window, first = audience.window(business_date), audience.is_first(business_date)
     rows = [
@@ -72,7 +72,7 @@ def consented_portfolios(tables: Tables, audience: Audience, business_date: dt.d
 
 
 def consent_roll(
-    consents: Iterable[Consent], consented: pl.DataFrame, audience: Audience, business_date: dt.date
+    consents: Iterable[Consent], consented: pl.DataFrame, audience: RecipientSchedule, business_date: dt.date
 ) -> ConsentRoll:
     """The roll of consent over a whole business date.
 

@@ -14,7 +14,7 @@ from functools import cached_property
 import polars as pl
 
 from classfeed_dagster.bigsite.consent import Change
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.trading_days import Window
 
 Tables = Mapping[str, pl.DataFrame]
@@ -26,7 +26,7 @@ class Slice:
     """Landed ``tables`` of some portfolios, and the CONSENTED_PORTFOLIOS of one audience among them."""
 
     tables: Tables
-    audience: Audience
+    audience: RecipientSchedule
     business_date: dt.date
     consented: pl.DataFrame
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from classfeed_dagster.delivery.approve_removals import is_released
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.checks import (
-    Evaluation,
+    CheckResult,
     control_totals_agree,
     document_valid,
     everyone_consented,
@@ -25,28 +25,28 @@ from classfeed_dagster.feed_run.flags import live_gate
 from classfeed_dagster.feed_run.switches import FeedFlags
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.parity.report import Scorecard, scorecard
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
 _SHOWN = 20
 
 
-def judge_roll(
-    store: ObjectStore, audience: Audience, day: dt.date, roll: ConsentRoll, max_removed_share: Decimal
-) -> Evaluation:
+def check_consent_rollforward(
+    store: ObjectStore, audience: RecipientSchedule, day: dt.date, roll: ConsentRoll, max_removed_share: Decimal
+) -> CheckResult:
     """Previous + new - removed = current, and no jump that a person has not released.
 
     A jump is more than ``max_removed_share`` of the portfolios removed at once, or none left.
     """
     what = f"{roll.previous} before + {roll.new} new - {roll.removed} removed = {roll.current} now"
     if not roll.balanced:
-        return Evaluation("consent_roll", False, f"{what} does not hold", (), 1)
+        return CheckResult("consent_roll", False, f"{what} does not hold", (), 1)
     if not (roll.none_left or roll.removed_share > max_removed_share):
-        return Evaluation("consent_roll", True, what, (), 0)
+        return CheckResult("consent_roll", True, what, (), 0)
     if is_released(store, audience, day, roll.removed_numbers):
-        return Evaluation("consent_roll", True, f"{what}; the jump was released by a person", (), 0)
+        return CheckResult("consent_roll", True, f"{what}; the jump was released by a person", (), 0)
     offenders = tuple((number, "removed") for number in roll.removed_numbers[:_SHOWN])
-    return Evaluation(
+    return CheckResult(
         "consent_roll",
         False,
         f"{what}: {roll.removed_share:.1%} removed at once, the limit is {max_removed_share:.1%}. If these customers "
@@ -57,8 +57,8 @@ def judge_roll(
 
 
 def judge_live(
-    store: ObjectStore, feed: Feed, flags: FeedFlags, audience: Audience, *, day: dt.date, required: int
-) -> Evaluation:
+    store: ObjectStore, feed: Feed, flags: FeedFlags, audience: RecipientSchedule, *, day: dt.date, required: int
+) -> CheckResult:
     """A feed that replaces an old app goes live only after ``required`` clean dates of parity, or with an override.
 
     ``store`` is the plain store. The clean dates must reach up to the newest date that the feed delivered.
@@ -69,21 +69,21 @@ def judge_live(
         card = scorecard(store, feed.name, audience, day if last is None else last[0])
     verdict = live_gate(feed, flags, last, card, required)
     offenders = () if verdict.allowed else ((feed.name, verdict.reason),)
-    return Evaluation("live_gate", verdict.allowed, verdict.reason, offenders, len(offenders))
+    return CheckResult("live_gate", verdict.allowed, verdict.reason, offenders, len(offenders))
 
 
-def judge(
+def evaluate_checks(
     store: ObjectStore,
     document_format: DocumentFormat,
     build: Build,
     *,
     plan: DeliveryPlan,
     consented_now: Collection[str],
-    others: Iterable[Evaluation],
+    others: Iterable[CheckResult],
     max_held_back_share: Decimal,
     evaluated_by: str,
     code_version: str,
-) -> tuple[Evaluation, ...]:
+) -> tuple[CheckResult, ...]:
     """Evaluate every check that delivery requires, over ``build``'s written files, and put the verdicts on record.
 
     ``others`` are those that don't speak of bytes: the roll of consents, whether the feed may go live. Records that

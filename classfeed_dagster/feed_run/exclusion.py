@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Set
 
 import polars as pl
 
-from classfeed_dagster.delivery.checks import Evaluation
+from classfeed_dagster.delivery.checks import CheckResult
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.domains.columns import FINDINGS
@@ -90,7 +90,7 @@ def one_live_feed(
     *,
     day: dt.date,
     numbers: Set[str],
-) -> Evaluation:
+) -> CheckResult:
     """The check: the recipient gets no movement of ``numbers`` for ``day`` from two feeds.
 
     ``flags`` are those of ``feed`` and of the feeds that it excludes; ``store`` is the plain store.
@@ -98,9 +98,9 @@ def one_live_feed(
     feeds = tuple(feeds)
     others = sorted(other.name for other in feeds if exclude_each_other(feed, other))
     if not others:
-        return Evaluation(CHECK, True, f"{feed.name} excludes no other feed", (), 0)
+        return CheckResult(CHECK, True, f"{feed.name} excludes no other feed", (), 0)
     if flags[feed.name].mode is not FeedMode.LIVE:
-        return Evaluation(CHECK, True, f"{feed.name} is {flags[feed.name].mode}: nothing reaches the recipient", (), 0)
+        return CheckResult(CHECK, True, f"{feed.name} is {flags[feed.name].mode}: nothing reaches the recipient", (), 0)
     offenders = [
         (" and ".join(pair), "are both live for the same portfolios: change mode or portfolios of one")
         for pair in switched_to_clash(feeds, flags)
@@ -112,4 +112,4 @@ def one_live_feed(
     ]
     what = f"excludes {', '.join(others)} per portfolio"
     summary = what if not offenders else f"{what}; {len(offenders)} fault(s), the first: {' '.join(offenders[0])}"
-    return Evaluation(CHECK, not offenders, summary, tuple(offenders[:_SHOWN]), len(offenders))
+    return CheckResult(CHECK, not offenders, summary, tuple(offenders[:_SHOWN]), len(offenders))

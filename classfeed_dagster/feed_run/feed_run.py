@@ -17,8 +17,8 @@ from pydantic import BaseModel
 
 from classfeed_dagster.bigsite.consent import ask_consent_now
 from classfeed_dagster.bigsite.snapshot import Snapshot
-from classfeed_dagster.delivery.build import Build, Terms, build_delivery, read_build
-from classfeed_dagster.delivery.checks import Evaluation
+from classfeed_dagster.delivery.build import Build, DeliveryContext, build_delivery, read_build
+from classfeed_dagster.delivery.checks import CheckResult
 from classfeed_dagster.delivery.feed_mode import FeedMode, switched
 from classfeed_dagster.delivery.manifest import SnapshotRef
 from classfeed_dagster.delivery.plan import DeliveryPlan, plan_delivery
@@ -35,7 +35,7 @@ from classfeed_dagster.domains.build import (
 )
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.errors import NotInOrderError, StaleBuildError
-from classfeed_dagster.feed_run.delivery_checks import judge, judge_live, judge_roll
+from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward, evaluate_checks, judge_live
 from classfeed_dagster.feed_run.exclusion import already_there, one_live_feed
 from classfeed_dagster.feed_run.findings import FindingsReference, collect_findings, read_findings
 from classfeed_dagster.feed_run.flags import attempt_flags
@@ -43,7 +43,7 @@ from classfeed_dagster.feed_run.switches import FeedFlags, carried, chosen_forma
 from classfeed_dagster.feeds.feed import Feed, declared_feeds
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
 LANDING = "landing"  # under which name the snapshot is kept
@@ -61,7 +61,7 @@ class FeedIdleError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class FeedDay:
+class FeedRun:
     """One feed on one business date, and one attempt at it.
 
     ``now`` is a rehearsal's clock; None: the real one. ``feeds`` are all feeds there are, since some exclude each
@@ -70,7 +70,7 @@ class FeedDay:
 
     runtime: Runtime
     feed: Feed
-    audience: Audience
+    audience: RecipientSchedule
     day: dt.date
     correlation_id: str
     now: dt.datetime | None = None
@@ -193,10 +193,10 @@ class FeedDay:
         self.runtime.save_reference(f"{self.feed.name}/document", self.day, BuildReference(build_id=build.build_id))
         return build
 
-    def terms(self) -> Terms:
+    def terms(self) -> DeliveryContext:
         """What the date's delivery is made under."""
         settings, store, document_format, snapshot = self.runtime.settings, self.store, self.format, self.snapshot()
-        return Terms(
+        return DeliveryContext(
             feed=self.feed.name,
             audience=self.audience,
             document_format=document_format,
@@ -233,19 +233,19 @@ class FeedDay:
             # By map, which keeps no slice's frames: they would still be in memory while the next slice is read.
             yield from map(partial(switched_frames, flags=self.flags), opened)
 
-    def roll(self) -> Evaluation:
+    def roll(self) -> CheckResult:
         """The roll of consents since the date before, and whether it is a jump that nobody released."""
         limit = self.runtime.settings.max_removed_share
-        return judge_roll(self.runtime.store, self.audience, self.day, self.consent_roll(), limit)
+        return check_consent_rollforward(self.runtime.store, self.audience, self.day, self.consent_roll(), limit)
 
     def consent_roll(self) -> ConsentRoll:
         """How the consented portfolios got from the date before to this one."""
         return read_consent_roll(self.runtime.store, self.snapshot(), self.audience, self.domains()[0])
 
-    def judge(self, build: Build, consented_now: set[str] | None = None) -> tuple[Evaluation, ...]:
+    def evaluate_checks(self, build: Build, consented_now: set[str] | None = None) -> tuple[CheckResult, ...]:
         """Evaluate every check that delivery requires over the staged bytes, and put the verdicts on record."""
         consented_now = self.consent()[1] if consented_now is None else consented_now
-        return judge(
+        return evaluate_checks(
             self.store,
             self.format,
             build,
@@ -257,7 +257,7 @@ class FeedDay:
             code_version=self.runtime.settings.code_version,
         )
 
-    def allowances(self, build: Build) -> tuple[Evaluation, Evaluation]:
+    def allowances(self, build: Build) -> tuple[CheckResult, CheckResult]:
         """May the feed go live yet, and does the recipient get none of ``build`` from another feed as well?"""
         store, required = self.runtime.store, self.runtime.settings.parity_clean_dates
         with_data = {one.number for one in build.portfolios if one.change != "REMOVED"}
@@ -291,7 +291,7 @@ class FeedDay:
     def _stage_again(self) -> Build:
         consented = self.consent()[1]
         build = self.stage(consented)
-        self.judge(build, consented)
+        self.evaluate_checks(build, consented)
         return build
 
     def _publish(self, build: Build, wait: Callable[[NotInOrderError], bool]) -> Outcome:

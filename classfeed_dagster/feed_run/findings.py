@@ -21,7 +21,7 @@ from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import canonical, sha256
 
 if TYPE_CHECKING:
-    from classfeed_dagster.feed_run.feed_run import FeedDay
+    from classfeed_dagster.feed_run.feed_run import FeedRun
 
 
 class FindingsReference(BaseModel, frozen=True):
@@ -40,7 +40,7 @@ class FindingsShard(BaseModel, frozen=True):
     findings: StoredTable
 
 
-def collect_findings(work: FeedDay) -> FindingsReference:
+def collect_findings(work: FeedRun) -> FindingsReference:
     """Gather everything that was found on the date, and keep it."""
     snapshot = work.snapshot()
     found = [FINDINGS.empty(), *(_found_in(work, shard) for shard in range(len(snapshot.shards)))]
@@ -55,7 +55,7 @@ def collect_findings(work: FeedDay) -> FindingsReference:
     return reference
 
 
-def find_in_shard(work: FeedDay, shard: int) -> None:
+def find_in_shard(work: FeedRun, shard: int) -> None:
     """Gather ahead what is found in one shard (from 0)."""
     found = FindingsShard(made_from=_made_from(work), findings=_keep(work, _find(work, shard)))
     work.runtime.save_reference(_reference(work, shard), work.day, found)
@@ -67,7 +67,7 @@ def read_findings(store: ObjectStore, findings: StoredTable) -> pl.DataFrame:
         return FINDINGS.conform(files.slice(0)[FINDINGS.name])
 
 
-def _found_in(work: FeedDay, shard: int) -> pl.DataFrame:
+def _found_in(work: FeedRun, shard: int) -> pl.DataFrame:
     if work.shards:
         ahead = work.runtime.find_reference(_reference(work, shard), work.day, FindingsShard)
         if ahead is not None and ahead.made_from == _made_from(work):
@@ -75,7 +75,7 @@ def _found_in(work: FeedDay, shard: int) -> pl.DataFrame:
     return _find(work, shard)
 
 
-def _find(work: FeedDay, shard: int) -> pl.DataFrame:
+def _find(work: FeedRun, shard: int) -> pl.DataFrame:
     found = [FINDINGS.empty()]
     with open_domains(work.store, work.domains(), work.snapshot().shards[shard]) as slices:
         for frames in slices:
@@ -84,16 +84,16 @@ def _find(work: FeedDay, shard: int) -> pl.DataFrame:
     return FINDINGS.conform(pl.concat(found).unique())
 
 
-def _reference(work: FeedDay, shard: int) -> str:
+def _reference(work: FeedRun, shard: int) -> str:
     return f"{work.feed.name}/quarantine-shard-{shard:04d}"
 
 
-def _made_from(work: FeedDay) -> str:
+def _made_from(work: FeedRun) -> str:
     code_version = work.runtime.settings.code_version
     return sha256(canonical([*work.made_of(), work.format.name, code_version, work.flags.recorded]))
 
 
-def _keep(work: FeedDay, findings: pl.DataFrame) -> StoredTable:
+def _keep(work: FeedRun, findings: pl.DataFrame) -> StoredTable:
     with tempfile.TemporaryDirectory(prefix="classfeed-findings-") as folder:
         path = Path(folder) / "findings.parquet"
         findings.write_parquet(path)

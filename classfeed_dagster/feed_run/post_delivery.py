@@ -20,7 +20,7 @@ from classfeed_dagster.reconciliation.report import write_report
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.reconciliation.source import reconcile_source
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.trading_days import SYDNEY, next_business_day
 from classfeed_dagster.warehouse.breaks import Saved, kept_breaks, run_history, save_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
@@ -32,7 +32,7 @@ DATA_TEAM_DUE = dt.time(9, 0)
 _PLOTTED_DATES = 30
 
 
-class Assured(BaseModel, frozen=True):
+class ReconciliationSummary(BaseModel, frozen=True):
     """What one side's reconciliation of a date found, and of which delivery."""
 
     build_id: str  # of the latest delivery that was reconciled
@@ -46,12 +46,12 @@ class Assured(BaseModel, frozen=True):
 
 
 @dataclass(frozen=True)
-class Assurance:
+class PostDelivery:
     """One delivered business date of a feed, and one attempt at proving it. ``now``: a rehearsal's clock."""
 
     runtime: Runtime
     feed: Feed
-    audience: Audience
+    audience: RecipientSchedule
     day: dt.date
     correlation_id: str
     now: dt.datetime | None = None
@@ -93,7 +93,7 @@ class Assurance:
                 table=self.runtime.settings.data_team_table,
             )
 
-    def keep(self, found: Reconciliation) -> tuple[Assured, Saved]:
+    def keep(self, found: Reconciliation) -> tuple[ReconciliationSummary, Saved]:
         """Keep the breaks in the warehouse, resolve those that are gone, write the report; what to remember of it."""
         with open_warehouse(self.runtime.settings) as connection:
             saved = save_breaks(
@@ -112,7 +112,7 @@ class Assurance:
         latest = delivered_state(self.runtime.store, self.feed.name, self.day).latest
         if latest is None:
             raise AssertionError("a date was reconciled that has no delivery")
-        assured = Assured(
+        assured = ReconciliationSummary(
             build_id=latest.build_id,
             revision=latest.revision,
             errors=found.errors,

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 
 from classfeed_dagster.delivery import shards
-from classfeed_dagster.delivery.build import Build, Terms
+from classfeed_dagster.delivery.build import Build, DeliveryContext
 from classfeed_dagster.delivery.shards import SharedOut
-from classfeed_dagster.feed_run.feed_run import FeedDay
+from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectNotFoundError
 
 
-def share_out(work: FeedDay) -> int:
+def share_out(work: FeedRun) -> int:
     """Plan the date, and share the plan out for rendering; the number of shards, 0 on ordinary dates."""
     if not work.shards:
         return 0
@@ -28,7 +28,7 @@ def share_out(work: FeedDay) -> int:
     return len(shared.shards)
 
 
-def render_shard(work: FeedDay, shard: int) -> None:
+def render_shard(work: FeedRun, shard: int) -> None:
     """Render those of one shard (from 0) who go."""
     terms = work.terms()
     shared = _shared(work, terms)
@@ -36,7 +36,7 @@ def render_shard(work: FeedDay, shard: int) -> None:
         shards.render_shard(work.store, terms, shared, shard, work.frames(work.snapshot().shards[shard]))
 
 
-def share_out_pages(work: FeedDay) -> int:
+def share_out_pages(work: FeedRun) -> int:
     """Divide what was rendered into pages; the number of lots to write them in, 0 if there is nothing to share out."""
     terms = work.terms()
     shared = _shared(work, terms)
@@ -46,7 +46,7 @@ def share_out_pages(work: FeedDay) -> int:
         return 0
 
 
-def write_pages(work: FeedDay, lot: int) -> None:
+def write_pages(work: FeedRun, lot: int) -> None:
     """Write, examine and stage one lot (from 0) of pages."""
     terms = work.terms()
     shared = _shared(work, terms)
@@ -55,7 +55,7 @@ def write_pages(work: FeedDay, lot: int) -> None:
             shards.write_pages(work.store, terms, shared, lot)
 
 
-def put_together(work: FeedDay) -> Build | None:
+def put_together(work: FeedRun) -> Build | None:
     """The staged document, if it was shared out, is whole, and still is what would be shared out now."""
     if not work.shards:
         return None
@@ -68,11 +68,11 @@ def put_together(work: FeedDay) -> Build | None:
     return None
 
 
-def _shared(work: FeedDay, terms: Terms) -> SharedOut | None:
+def _shared(work: FeedRun, terms: DeliveryContext) -> SharedOut | None:
     # The latest, of whichever attempt: two at once may work on one document, or the later one's plan counts.
     shared = work.runtime.find_reference(_reference(work), work.day, SharedOut) if work.shards else None
     return shared if shared is not None and shared.made_under == shards.made_under(terms, work.made_of()) else None
 
 
-def _reference(work: FeedDay) -> str:
+def _reference(work: FeedRun) -> str:
     return f"{work.feed.name}/document-shared"

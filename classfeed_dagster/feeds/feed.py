@@ -15,7 +15,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.csv_format import CsvFormat
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
-from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.stored_records import delivered_prefix
 
 STANDARD = "standard"  # what the switch calls the feed's own format
@@ -91,9 +91,9 @@ class Feed:
         """The prefix of the object store under which the recipient finds it when it is live."""
         return delivered_prefix(self.name)
 
-    def audience(self, default_first_date: dt.date) -> Audience:
+    def audience(self, default_first_date: dt.date) -> RecipientSchedule:
         """For whom the feed's data is worked out; feeds with equal audiences share the frames."""
-        return Audience(self.recipient, self.first_business_date or default_first_date, self.cadence)
+        return RecipientSchedule(self.recipient, self.first_business_date or default_first_date, self.cadence)
 
 
 def require_distinct(feeds: Iterable[Feed]) -> tuple[Feed, ...]:
@@ -120,7 +120,7 @@ def declared_feeds() -> tuple[Feed, ...]:
     return require_distinct(found)
 
 
-def audiences_of(feeds: Iterable[Feed], default_first_date: dt.date) -> tuple[Audience, ...]:
+def audiences_of(feeds: Iterable[Feed], default_first_date: dt.date) -> tuple[RecipientSchedule, ...]:
     """The distinct audiences of some feeds, ordered by key."""
     distinct = {audience.key: audience for audience in (feed.audience(default_first_date) for feed in feeds)}
     return tuple(distinct[key] for key in sorted(distinct))

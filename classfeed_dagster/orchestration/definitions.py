@@ -18,14 +18,14 @@ from classfeed_dagster.orchestration.assets.simulation import simulation_definit
 from classfeed_dagster.orchestration.checks.domains import domain_checks
 from classfeed_dagster.orchestration.checks.feeds import consent_check, feed_checks
 from classfeed_dagster.orchestration.checks.source import schema_definitions, values_check
-from classfeed_dagster.orchestration.feed_context import FeedParts
+from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.jobs import executor_called, feed_job
 from classfeed_dagster.orchestration.operations import operation_definitions
+from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster.orchestration.schedules import morning_schedule
 from classfeed_dagster.orchestration.sensors.parity import parity_job, parity_sensor
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment
-from classfeed_dagster.orchestration.partitions import business_date_partitions
 
 
 def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | None = None) -> dg.Definitions:
@@ -42,7 +42,7 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     partitions_def = business_date_partitions(min(audience.first_business_date for audience in audiences))
     fan_out = settings.executor != "in_process"  # where one process does everything, there is nobody to share with
     parts = [
-        FeedParts(feed, audience, names[audience.key], partitions_def, feeds, fan_out)
+        FeedContext(feed, audience, names[audience.key], partitions_def, feeds, fan_out)
         for feed in feeds
         for audience in (feed.audience(settings.first_business_date),)
     ]

@@ -10,7 +10,7 @@ import dagster as dg
 
 from classfeed_dagster.delivery.manifest import HeldBack
 from classfeed_dagster.domains.build import CONSENTED
-from classfeed_dagster.feed_run.feed_run import FeedDay
+from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.column_metadata import (
@@ -33,18 +33,18 @@ from classfeed_dagster.orchestration.column_metadata import (
 from classfeed_dagster.orchestration.fan_out import Stage, asset_made_together
 from classfeed_dagster.parity.report import ParityDifference
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 
 _Results = Iterator[dg.MaterializeResult[None]]
 _Decorator = Callable[[Callable[..., _Results]], dg.AssetsDefinition]
 
 
 @dataclass(frozen=True, slots=True)
-class FeedParts:
+class FeedContext:
     """A feed with what its assets need to know: its audience, the audience's name, the partitions, all feeds."""
 
     feed: Feed
-    audience: Audience
+    audience: RecipientSchedule
     audience_name: str
     partitions: dg.PartitionsDefinition[str]
     feeds: tuple[Feed, ...]
@@ -59,11 +59,11 @@ class FeedParts:
         """The domains that the feed's format carries; the consented portfolios come first."""
         return [domain_key(self.audience_name, domain) for domain in (CONSENTED, *self.feed.domains)]
 
-    def work(self, context: StepContext, runtime: Runtime) -> FeedDay:
+    def work(self, context: StepContext, runtime: Runtime) -> FeedRun:
         """This feed on the context's business date."""
         now = runtime.clock(context.run.tags)
         day = business_date(context)
-        return FeedDay(runtime, self.feed, self.audience, day, correlation_id(context), now, self.feeds)
+        return FeedRun(runtime, self.feed, self.audience, day, correlation_id(context), now, self.feeds)
 
     def shown(self, name: str) -> list[Shown]:
         """The columns of the feed's asset ``name``, and where each comes from."""
@@ -98,7 +98,7 @@ class FeedParts:
         section: str = "",
         columns: Sequence[Shown] = (),
         *,
-        made_by: Callable[..., object] = FeedDay,
+        made_by: Callable[..., object] = FeedRun,
         stages: Sequence[Stage] = (),
     ) -> _Decorator:
         """The decorator that all of the feed's assets share: columns, lineage, links, and how long a step took.
@@ -124,7 +124,7 @@ class FeedParts:
         return lambda made: asset(timed(made, about))
 
     def stage(
-        self, name: str, shares: Callable[[FeedDay], int], work: Callable[[FeedDay, int], None], asset: str
+        self, name: str, shares: Callable[[FeedRun], int], work: Callable[[FeedRun, int], None], asset: str
     ) -> Stage:
         """Work of the feed's asset ``asset`` that can be shared out; ``name`` is that of one share."""
 
@@ -139,7 +139,7 @@ class FeedParts:
 
         return Stage(name, count, do)
 
-    def is_idle(self, context: dg.AssetExecutionContext, work: FeedDay, asset: str) -> bool:
+    def is_idle(self, context: dg.AssetExecutionContext, work: FeedRun, asset: str) -> bool:
         """True if the feed has nothing to do; says so on its asset ``asset`` and in the log."""
         if work.idle is None:
             return False

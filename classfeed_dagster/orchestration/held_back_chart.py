@@ -6,13 +6,13 @@ import datetime as dt
 
 from classfeed_dagster.charts import columns
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
 RECENT_DATES = 30
 
 
-def held_back_over_time(store: ObjectStore, feed: str, audience: Audience, day: dt.date, today: int) -> str:
+def held_back_over_time(store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date, today: int) -> str:
     """Portfolios that each date's first delivery left out, up to ``day``, for which ``today`` are held back.
 
     Reads at most thirty dates' manifests; it ends at the first date that was not delivered.

@@ -15,7 +15,7 @@ from classfeed_dagster.orchestration.assets.operations import (
     retention_job,
     retention_schedule,
 )
-from classfeed_dagster.orchestration.feed_context import FeedParts
+from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
 from classfeed_dagster.orchestration.sensors.operations import expected_checks, operation_sensors
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def operation_definitions(
-    parts: Sequence[FeedParts],
+    parts: Sequence[FeedContext],
     feed_jobs: Sequence[UnresolvedAssetJobDefinition],
     checks: Sequence[dg.AssetChecksDefinition],
     *,

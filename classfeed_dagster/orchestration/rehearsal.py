@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.delivery.delivery_history import date_status
-from classfeed_dagster.feed_run.post_delivery import Assured
+from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.run_date import RunReport, run_date
 from classfeed_dagster.runtime import NotBuiltError, Runtime
@@ -124,7 +124,7 @@ def _reconcile(
     found: list[Proof] = []
     for side, what in ((Side.SOURCE, "the source, asked again by SQL of its own"), (Side.DATA_TEAM, "the data team's")):
         try:
-            told = runtime.load_reference(f"{feed.name}/{side.value}_reconciliation", day, Assured)
+            told = runtime.load_reference(f"{feed.name}/{side.value}_reconciliation", day, ReconciliationSummary)
         except NotBuiltError:
             found.append(Proof(f"reconciliation against {what}: the run {result.run_id} failed", False))
             continue

@@ -15,7 +15,7 @@ from dagster import DagsterRunStatus as Status
 
 from classfeed_dagster.orchestration.column_metadata import LANDING
 from classfeed_dagster.orchestration.run_date import error_chain
-from classfeed_dagster.repair.causes import Cause, Kind, classify
+from classfeed_dagster.repair.causes import Cause, CauseKind, classify
 from classfeed_dagster.repair.decisions import RunFact, RunState
 from classfeed_dagster.repair.facts import ObservedRun, RunReader
 from classfeed_dagster.repair.run_events import CheckOutcome, RunEvents
@@ -71,7 +71,7 @@ def run_fact(instance: DagsterInstance, record: RunRecord, now: dt.datetime) -> 
     ended = None if record.end_time is None else dt.datetime.fromtimestamp(record.end_time, dt.UTC)
     if run.status is Status.NOT_STARTED and now - record.create_timestamp > STALLED:
         # Whoever created it died before handing it over; nobody will start it any more.
-        abandoned = Cause(Kind.TRANSIENT, "never started")
+        abandoned = Cause(CauseKind.TRANSIENT, "never started")
         return RunFact(run.run_id, RunState.FAILED, record.create_timestamp + STALLED, abandoned, version)
     if run.status in (Status.SUCCESS, Status.CANCELED):
         state = RunState.SUCCEEDED if run.status is Status.SUCCESS else RunState.CANCELED

@@ -8,11 +8,11 @@ import dagster as dg
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.tags import CORRELATION_TAG, FEED_TAG, feed_job_name, new_correlation_id
 
 
-def date_due(morning: dt.date, audience: Audience) -> dt.date | str:
+def date_due(morning: dt.date, audience: RecipientSchedule) -> dt.date | str:
     """The business date to deliver on a morning (a Sydney date), or the reason why there is none."""
     if not trading_days.is_business_day(morning):
         return f"{morning.isoformat()} is not an ASX business day"
@@ -24,7 +24,7 @@ def date_due(morning: dt.date, audience: Audience) -> dt.date | str:
     return day
 
 
-def morning_schedule(feed: Feed, audience: Audience, *, running: bool) -> dg.ScheduleDefinition:
+def morning_schedule(feed: Feed, audience: RecipientSchedule, *, running: bool) -> dg.ScheduleDefinition:
     """The feed's schedule. Its run key makes a second request for the same date impossible.
 
     ``running`` is whether it is on unless a person says otherwise: not on a laptop, where no date is due.

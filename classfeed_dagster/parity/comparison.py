@@ -18,7 +18,7 @@ import polars as pl
 
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.documents.csv_mapping import DETAIL, CsvColumn, CsvLayout
-from classfeed_dagster.documents.csv_mapping import Kind as FieldKind
+from classfeed_dagster.documents.csv_mapping import ColumnType as FieldKind
 from classfeed_dagster.documents.csv_reader import file_chunks, lines_of
 from classfeed_dagster.parity.explanations import (
     EXPLANATIONS,
@@ -44,19 +44,19 @@ from classfeed_dagster.parity.report import (
     read_report,
 )
 from classfeed_dagster.reconciliation.compare import CLEAN, Comparison, Difference, RowClass, compare
-from classfeed_dagster.reconciliation.rules import Field, Kind, Rule
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import sha256
 
 _LINE, _NUMBER = "line", "portfolio_number"
 _REVERSAL_OF = "reversal of "
 _KINDS = {
-    FieldKind.TEXT: Kind.TEXT,
-    FieldKind.DATE: Kind.DATE,
-    FieldKind.INSTANT: Kind.INSTANT,
-    FieldKind.MONEY: Kind.MONEY,
-    FieldKind.DECIMAL6: Kind.UNITS,
+    FieldKind.TEXT: FieldType.TEXT,
+    FieldKind.DATE: FieldType.DATE,
+    FieldKind.INSTANT: FieldType.INSTANT,
+    FieldKind.MONEY: FieldType.MONEY,
+    FieldKind.DECIMAL6: FieldType.UNITS,
 }
 
 
@@ -72,7 +72,7 @@ def compare_parity(
     *,
     feed: str,
     layout: CsvLayout,
-    audience: Audience,
+    audience: RecipientSchedule,
     day: dt.date,
     explanations: tuple[Explanation, ...] = EXPLANATIONS,
 ) -> ParityReport:

@@ -24,7 +24,7 @@ from pathlib import Path
 import polars as pl
 
 from classfeed_dagster.documents import formula_guard as spreadsheet
-from classfeed_dagster.documents.csv_mapping import BALANCE, DETAIL, HEAD, TAIL, CsvColumn, CsvLayout, Kind
+from classfeed_dagster.documents.csv_mapping import BALANCE, DETAIL, HEAD, TAIL, ColumnType, CsvColumn, CsvLayout
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import SYDNEY
 
@@ -226,13 +226,13 @@ def _normalised(columns: Sequence[CsvColumn], lines: pl.DataFrame) -> pl.DataFra
 def _normal(column: CsvColumn, text: pl.Expr) -> pl.Expr:
     trimmed = text.str.strip_chars()
     match column.kind:
-        case Kind.TEXT:
+        case ColumnType.TEXT:
             value = plain_text(trimmed)
-        case Kind.DATE:
+        case ColumnType.DATE:
             value = _date(trimmed)
-        case Kind.INSTANT:
+        case ColumnType.INSTANT:
             value = _instant(trimmed)
-        case Kind.MONEY | Kind.DECIMAL6:
+        case ColumnType.MONEY | ColumnType.DECIMAL6:
             value = _number(trimmed)
     return pl.when(value != "").then(value)
 
@@ -282,5 +282,5 @@ def negated(text: pl.Expr) -> pl.Expr:
 def shows_seconds_only(lines: pl.DataFrame, columns: Sequence[CsvColumn]) -> Iterator[str]:
     """The instants that the old file shows without fractions, throughout: they are compared to the second."""
     for column in columns:
-        if column.kind is Kind.INSTANT and lines[column.name].drop_nulls().str.ends_with(".000000Z").all():
+        if column.kind is ColumnType.INSTANT and lines[column.name].drop_nulls().str.ends_with(".000000Z").all():
             yield column.name

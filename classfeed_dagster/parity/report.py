@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt
 
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import Record, from_json, sha256, to_json
 
@@ -100,7 +100,9 @@ class Scorecard:
     dates: tuple[tuple[dt.date, str], ...]
 
 
-def scorecard(store: ObjectStore, feed: str, audience: Audience, last: dt.date, *, show: int = 30) -> Scorecard:
+def scorecard(
+    store: ObjectStore, feed: str, audience: RecipientSchedule, last: dt.date, *, show: int = 30
+) -> Scorecard:
     """The running score: dates of the audience up to ``last``, as far back as the run goes, and at least ``show``."""
     run, broken_by, dates = 0, None, list[tuple[dt.date, str]]()
     day: dt.date | None = last

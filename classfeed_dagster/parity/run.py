@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from classfeed_dagster.delivery.delivery_history import wherever
+from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.documents.csv_format import CsvFormat
 from classfeed_dagster.feeds.feed import Feed
@@ -19,7 +19,7 @@ from classfeed_dagster.parity.report import (
     record_parity,
     scorecard,
 )
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import canonical, sha256
 
@@ -42,7 +42,7 @@ class Compared:
     key: str
 
 
-def compare_date(store: ObjectStore, feed: Feed, audience: Audience, day: dt.date) -> Compared:
+def compare_date(store: ObjectStore, feed: Feed, audience: RecipientSchedule, day: dt.date) -> Compared:
     """Compare the date, live or shadow, with the old app's output, and keep the report. ``store`` is the plain store.
 
     NoOldAppError for a feed without one; LegacyMissingError or NothingToCompareError while one side isn't there;
@@ -50,13 +50,13 @@ def compare_date(store: ObjectStore, feed: Feed, audience: Audience, day: dt.dat
     """
     if not feed.legacy or not isinstance(feed.format, CsvFormat):
         raise NoOldAppError(feed.name)
-    view = wherever(store, feed.name)
+    view = live_and_shadow(store, feed.name)
     report = compare_parity(view, feed=feed.name, layout=feed.format.layout, audience=audience, day=day)
     key = record_parity(store, report)
     return Compared(report, scorecard(store, feed.name, audience, day), key)
 
 
-def to_compare(store: ObjectStore, feed: Feed, audience: Audience) -> Iterator[tuple[dt.date, str]]:
+def to_compare(store: ObjectStore, feed: Feed, audience: RecipientSchedule) -> Iterator[tuple[dt.date, str]]:
     """Recent dates of which both sides are there, oldest first, each with a mark of what a comparison would see.
 
     The mark changes with the old app's files, with what was delivered, and with the report of the date before, whose
@@ -67,7 +67,7 @@ def to_compare(store: ObjectStore, feed: Feed, audience: Audience) -> Iterator[t
         day = _day(key.split("/")[2])
         if day is not None and audience.is_due(day) and key.startswith(legacy_prefix(feed.name, day)):
             files.setdefault(day, []).append(key)
-    view = wherever(store, feed.name)
+    view = live_and_shadow(store, feed.name)
     for day in sorted(files)[-RECENT_DATES:]:
         state = delivered_state(view, feed.name, day)
         if state.latest is None:

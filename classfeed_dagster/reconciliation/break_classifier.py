@@ -78,7 +78,7 @@ class _Case:
         return one.row_class
 
 
-class Judge:
+class BreakClassifier:
     """Turns the sides of every kind of record into breaks.
 
     ``late_rows`` and ``consents`` (when a portfolio's consents last changed) are by portfolio number.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 
-from classfeed_dagster.reconciliation.rules import Field, Kind, Rule, RuleError
+from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule, RuleError
 
 if TYPE_CHECKING:
     import duckdb
@@ -185,9 +185,9 @@ def _aliases(rule: Rule) -> list[str]:
 
 
 _TEXT_PATTERN = {
-    Kind.DATE: r"[0-9]{4}-[0-9]{2}-[0-9]{2}",
-    Kind.INSTANT: r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z",
-    Kind.COUNT: r"-?[0-9]{1,18}",
+    FieldType.DATE: r"[0-9]{4}-[0-9]{2}-[0-9]{2}",
+    FieldType.INSTANT: r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z",
+    FieldType.COUNT: r"-?[0-9]{1,18}",
 }
 
 
@@ -294,7 +294,7 @@ def _close(field: Field, name: str) -> str:
     tolerance = field.tolerance
     if tolerance is None:
         return f"({same})"
-    if field.kind is Kind.DATE:
+    if field.kind is FieldType.DATE:
         return f"({same} OR coalesce(abs(date_diff('day', l.{name}, r.{name})) <= {tolerance.days}, FALSE))"
     apart = f"l.{name}::DECIMAL(38,6) - r.{name}::DECIMAL(38,6)"
     bounds = f"'{tolerance.lower:f}'::DECIMAL(38,6) AND '{tolerance.upper:f}'::DECIMAL(38,6)"
@@ -327,6 +327,6 @@ def _details(rule: Rule) -> str:
 
 
 def _text(field: Field, column: str) -> str:
-    if field.kind is Kind.INSTANT:
+    if field.kind is FieldType.INSTANT:
         return f"strftime({column}, '%Y-%m-%dT%H:%M:%S.%fZ')"
     return f"{column}::VARCHAR"

@@ -23,7 +23,7 @@ from classfeed_dagster.reconciliation.delivered import Delivered, read_delivered
 from classfeed_dagster.reconciliation.explain import number_hints
 from classfeed_dagster.reconciliation.metrics import WINDOW_METRICS, OurMetrics, our_metrics
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
-from classfeed_dagster.reconciliation.rules import Field, Kind, Rule
+from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.database import Connection, literal, query
 from classfeed_dagster.warehouse.records import (
@@ -52,7 +52,9 @@ OPENING = "rows from before the shared history are summed in the file, and liste
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*){0,2}\Z")
 _CHUNK = 1_000
 _NO_SUCH_OBJECT = 2003
-_RULE = Rule("metrics", (Field("portfolio_number"), Field("metric"), Field("currency")), (Field("value", Kind.TOTAL),))
+_RULE = Rule(
+    "metrics", (Field("portfolio_number"), Field("metric"), Field("currency")), (Field("value", FieldType.TOTAL),)
+)
 _WHOLE = "portfolio"
 _Row = dict[str, str | None]
 

@@ -21,7 +21,7 @@ from classfeed_dagster.reconciliation.records import (
     MOVEMENTS,
     RecordKind,
 )
-from classfeed_dagster.reconciliation.rules import Kind
+from classfeed_dagster.reconciliation.rules import FieldType
 from classfeed_dagster.trading_days import cutoff, previous_business_day
 
 _RECIPIENT = re.compile(r"[A-Z0-9_]{1,20}\Z")
@@ -123,11 +123,11 @@ class Question:
 
     # -- the parts of a document -----------------------------------------------------------------------------------
 
-    def _as_text(self, kind: Kind, name: str) -> str:
-        if kind is Kind.INSTANT:
+    def _as_text(self, kind: FieldType, name: str) -> str:
+        if kind is FieldType.INSTANT:
             return self.instant(name)
         # A document has no empty text: an element without a value is absent.
-        return f"nullif(CAST({name} AS VARCHAR), '')" if kind is Kind.TEXT else f"CAST({name} AS VARCHAR)"
+        return f"nullif(CAST({name} AS VARCHAR), '')" if kind is FieldType.TEXT else f"CAST({name} AS VARCHAR)"
 
     def _query(self, kind: RecordKind) -> str:
         from classfeed_dagster.reconciliation.movements_sql import movements

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from classfeed_dagster.reconciliation.rules import Field, Kind, Rule
+from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule
 
 NAMESPACE = "urn:classfeed:epi-data-response:1"
 
@@ -48,10 +48,10 @@ class RecordKind:
 
 
 def _text(element: str, name: str, *, personal: bool = False) -> tuple[str, Field]:
-    return element, Field(name, Kind.TEXT, personal=personal)
+    return element, Field(name, FieldType.TEXT, personal=personal)
 
 
-def _typed(kind: Kind, *pairs: tuple[str, str]) -> tuple[tuple[str, Field], ...]:
+def _typed(kind: FieldType, *pairs: tuple[str, str]) -> tuple[tuple[str, Field], ...]:
     return tuple((element, Field(name, kind)) for element, name in pairs)
 
 
@@ -60,7 +60,7 @@ _CASH = (_text("Bsb", "bsb", personal=True), _text("CashAccountNumber", "account
 _CURRENCY = _text("Currency", "currency")
 _LIFE = (
     _text("Status", "status"),
-    *_typed(Kind.DATE, ("OpenedOn", "opened_on"), ("ClosedOn", "closed_on")),
+    *_typed(FieldType.DATE, ("OpenedOn", "opened_on"), ("ClosedOn", "closed_on")),
 )
 
 ACCOUNTS = RecordKind(
@@ -96,8 +96,8 @@ BALANCES = RecordKind(
         _PORTFOLIO,
         *_CASH,
         _CURRENCY,
-        *_typed(Kind.DATE, ("AsAtDate", "as_at_date")),
-        *_typed(Kind.MONEY, ("LedgerBalance", "ledger_balance"), ("AvailableBalance", "available_balance")),
+        *_typed(FieldType.DATE, ("AsAtDate", "as_at_date")),
+        *_typed(FieldType.MONEY, ("LedgerBalance", "ledger_balance"), ("AvailableBalance", "available_balance")),
     ),
     ("portfolio_number", "account_number", "currency"),
     frozenset({"bsb"}),
@@ -114,12 +114,12 @@ HOLDINGS = RecordKind(
         _text("Isin", "isin"),
         _text("SecurityName", "security_name"),
         _text("SecurityType", "security_type"),
-        *_typed(Kind.DATE, ("AsAtDate", "as_at_date")),
-        *_typed(Kind.UNITS, ("Units", "units"), ("SettledUnits", "settled_units")),
+        *_typed(FieldType.DATE, ("AsAtDate", "as_at_date")),
+        *_typed(FieldType.UNITS, ("Units", "units"), ("SettledUnits", "settled_units")),
         _CURRENCY,
-        *_typed(Kind.RATE, ("Price", "price")),
-        *_typed(Kind.DATE, ("PriceDate", "price_date")),
-        *_typed(Kind.MONEY, ("MarketValue", "market_value"), ("CostBase", "cost_base")),
+        *_typed(FieldType.RATE, ("Price", "price")),
+        *_typed(FieldType.DATE, ("PriceDate", "price_date")),
+        *_typed(FieldType.MONEY, ("MarketValue", "market_value"), ("CostBase", "cost_base")),
     ),
     ("portfolio_number", "exchange", "security_code"),
     frozenset({"hin", "isin", "security_name", "security_type"}),
@@ -132,18 +132,18 @@ MOVEMENTS = RecordKind(
         _text("TransactionId", "transaction_id"),
         _PORTFOLIO,
         _text("TransactionType", "transaction_type"),
-        *_typed(Kind.DATE, ("TransactionDate", "transaction_date"), ("SettlementDate", "settlement_date")),
-        *_typed(Kind.INSTANT, ("RecordedAt", "recorded_at")),
+        *_typed(FieldType.DATE, ("TransactionDate", "transaction_date"), ("SettlementDate", "settlement_date")),
+        *_typed(FieldType.INSTANT, ("RecordedAt", "recorded_at")),
         _text("Reverses", "reverses"),
         _text("RelatesTo", "relates_to"),
         _text("Exchange", "exchange"),
         _text("SecurityCode", "security_code"),
         _text("Isin", "isin"),
-        *_typed(Kind.UNITS, ("Units", "units")),
+        *_typed(FieldType.UNITS, ("Units", "units")),
         _text("ConfirmationNumber", "confirmation_number"),
-        *_typed(Kind.RATE, ("Price", "price")),
+        *_typed(FieldType.RATE, ("Price", "price")),
         *_typed(
-            Kind.MONEY,
+            FieldType.MONEY,
             ("Consideration", "consideration"),
             ("Brokerage", "brokerage"),
             ("Gst", "gst"),
@@ -151,9 +151,9 @@ MOVEMENTS = RecordKind(
             ("NetAmount", "net_amount"),
             ("CostBaseChange", "cost_base_change"),
         ),
-        *_typed(Kind.DATE, ("ExDate", "ex_date")),
+        *_typed(FieldType.DATE, ("ExDate", "ex_date")),
         *_typed(
-            Kind.MONEY,
+            FieldType.MONEY,
             ("GrossAmount", "gross_amount"),
             ("FrankedAmount", "franked_amount"),
             ("UnfrankedAmount", "unfranked_amount"),
@@ -162,7 +162,7 @@ MOVEMENTS = RecordKind(
             ("NetIncome", "net_income"),
         ),
         *_CASH,
-        *_typed(Kind.MONEY, ("Amount", "amount")),
+        *_typed(FieldType.MONEY, ("Amount", "amount")),
         _CURRENCY,
         _text("Narrative", "narrative", personal=True),
     ),

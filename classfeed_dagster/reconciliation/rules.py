@@ -14,7 +14,7 @@ class RuleError(ValueError):
     """A comparison's rule contradicts itself or the data's columns; nothing was compared."""
 
 
-class Kind(enum.Enum):
+class FieldType(enum.Enum):
     """How a column's values are compared. The value is DuckDB's type."""
 
     TEXT = "VARCHAR"
@@ -29,7 +29,9 @@ class Kind(enum.Enum):
     @property
     def scale(self) -> int | None:
         """Decimals of a number; None for what isn't one."""
-        return {Kind.MONEY: 2, Kind.RATE: 6, Kind.UNITS: 6, Kind.TOTAL: 6, Kind.COUNT: 0}.get(self)
+        return {FieldType.MONEY: 2, FieldType.RATE: 6, FieldType.UNITS: 6, FieldType.TOTAL: 6, FieldType.COUNT: 0}.get(
+            self
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Field:
     """One compared column. ``personal`` values are never shown: a break says only that they differ."""
 
     name: str
-    kind: Kind = Kind.TEXT
+    kind: FieldType = FieldType.TEXT
     tolerance: Tolerance | None = None
     personal: bool = False
 
@@ -95,7 +97,7 @@ class Rule:
             raise RuleError(
                 f"{where}: the tolerance expired on {tolerance.expires}; ask {tolerance.owner} to review it"
             )
-        if (tolerance.days and field.kind is not Kind.DATE) or (
+        if (tolerance.days and field.kind is not FieldType.DATE) or (
             (tolerance.lower or tolerance.upper) and field.kind.scale is None
         ):
             raise RuleError(f"{where}: days are for dates, bounds for numbers; this is {field.kind.name}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from classfeed_dagster.reconciliation.break_classifier import PORTFOLIO, Judge, consent_breaks
+from classfeed_dagster.reconciliation.break_classifier import PORTFOLIO, BreakClassifier, consent_breaks
 from classfeed_dagster.reconciliation.compare import RowClass
 from classfeed_dagster.reconciliation.delivered import Delivered, business_dates, read_delivered, read_revisions
 from classfeed_dagster.reconciliation.expected_sql import Question
@@ -22,7 +22,7 @@ from classfeed_dagster.reconciliation.explain import LateRow
 from classfeed_dagster.reconciliation.figures import delivered_figures
 from classfeed_dagster.reconciliation.records import ACCOUNTS, KINDS
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
-from classfeed_dagster.reconciliation.source_queries import Bigsite, ask
+from classfeed_dagster.reconciliation.source_queries import Bigsite, open_source
 from classfeed_dagster.reconciliation.three_way import Sides, Workbench
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Explanation, Severity, Side
@@ -51,14 +51,14 @@ def reconcile_source(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="classfeed-reconcile-")))
         delivered = read_delivered(store, feed, day, folder)
         question = Question(delivered.revisions[-1].recipient, day, previous, audience)
-        bigsite = stack.enter_context(ask(engine))
+        bigsite = stack.enter_context(open_source(engine))
         held_back = _held_back(store, delivered, question, bigsite)
         bench = Workbench(folder, stack, delivered, held_back)
         landing = bench.read_landing(store, Question(question.recipient, day, previous, audience, landed=True))
         everything = [bench.compare(kind, question, bigsite) for kind in KINDS]
         late = _late_rows(bigsite, delivered, question, _numbers(everything))
         consents = bigsite.fetch(question.consents())
-        found = Judge(delivered, landing, late, _last_changed(consents)).judge(everything)
+        found = BreakClassifier(delivered, landing, late, _last_changed(consents)).judge(everything)
         # A portfolio that must not be there at all is one break, whatever else is said of its records.
         ended = consent_breaks(delivered, [row[:4] for row in consents])
         told = {one.portfolio_number for one in found.breaks if one.record == PORTFOLIO}

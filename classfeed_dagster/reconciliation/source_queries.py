@@ -69,7 +69,7 @@ class Bigsite:
 
 
 @contextmanager
-def ask(engine: sa.Engine) -> Iterator[Bigsite]:
+def open_source(engine: sa.Engine) -> Iterator[Bigsite]:
     """bigsite, read only, one moment for all questions. SourceReadError if it can't be asked."""
     import psycopg
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
-class Kind(enum.StrEnum):
+class CauseKind(enum.StrEnum):
     """What kind of cause it is; only the first four can pass by themselves."""
 
     TRANSIENT = "transient"
@@ -25,7 +25,7 @@ class Kind(enum.StrEnum):
     @property
     def retried(self) -> bool:
         """True if a later attempt may succeed with nothing changed by people."""
-        return self in (Kind.TRANSIENT, Kind.NOT_READY, Kind.STALE, Kind.UNKNOWN)
+        return self in (CauseKind.TRANSIENT, CauseKind.NOT_READY, CauseKind.STALE, CauseKind.UNKNOWN)
 
 
 class Dependency(enum.StrEnum):
@@ -40,26 +40,30 @@ class Dependency(enum.StrEnum):
 class Cause:
     """Why a run failed. ``error`` is the exception's class name; ``dependency`` is set if something was down."""
 
-    kind: Kind
+    kind: CauseKind
     error: str
     dependency: Dependency | None = None
 
 
 # What each error is, by the name of its exception's class: the log keeps no more of it. Our own first; every exception
 # of this package is here on purpose (a test walks them). Then the drivers', most of which stand inside one of ours.
-_GROUPS: tuple[tuple[Kind, Dependency | None, str], ...] = (
-    (Kind.NOT_READY, None, "SourceNotReadyError LegacyMissingError"),
+_GROUPS: tuple[tuple[CauseKind, Dependency | None, str], ...] = (
+    (CauseKind.NOT_READY, None, "SourceNotReadyError LegacyMissingError"),
     (
-        Kind.STALE,
+        CauseKind.STALE,
         None,
         "StaleBuildError ConsentChangedError ChainBusyError NotInOrderError MixedSnapshotsError AudienceNotReadError",
     ),
-    (Kind.TRANSIENT, Dependency.BIGSITE, "SourceReadError ConsentReadError EmbeddedPostgresError"),
-    (Kind.TRANSIENT, Dependency.STORE, "StoreError StoreUnavailableError"),
-    (Kind.TRANSIENT, Dependency.SNOWFLAKE, "LocalWarehouseError"),
-    (Kind.TRANSIENT, None, "ServiceError OperateError PagerDutyError TellingError LoadDiffersError StepAbandonedError"),
+    (CauseKind.TRANSIENT, Dependency.BIGSITE, "SourceReadError ConsentReadError EmbeddedPostgresError"),
+    (CauseKind.TRANSIENT, Dependency.STORE, "StoreError StoreUnavailableError"),
+    (CauseKind.TRANSIENT, Dependency.SNOWFLAKE, "LocalWarehouseError"),
     (
-        Kind.DATA,
+        CauseKind.TRANSIENT,
+        None,
+        "ServiceError OperateError PagerDutyError TellingError LoadDiffersError StepAbandonedError",
+    ),
+    (
+        CauseKind.DATA,
         None,
         "DeliveryError TooManyHeldBackError GateRefusedError ConsentJumpError DagsterAssetCheckFailedError "
         "SchemaDriftError SchemaUnreadableError NoSchemaKeptError DamagedFileError DamagedRecordError "
@@ -68,7 +72,7 @@ _GROUPS: tuple[tuple[Kind, Dependency | None, str], ...] = (
         "NotATransactionError NotAHoldingError",
     ),
     (
-        Kind.CONFIGURATION,
+        CauseKind.CONFIGURATION,
         None,
         "InvalidKeyError UnsupportedSourceError NotBuiltError ClockRefusedError ContractError SchemaError "
         "NotLocalError WarehouseNotConfiguredError FeedDeclarationError FlagSettingsError SwitchValueError "
@@ -78,7 +82,7 @@ _GROUPS: tuple[tuple[Kind, Dependency | None, str], ...] = (
         "ValidationError",  # pydantic's: the settings
     ),
     (
-        Kind.BUG,
+        CauseKind.BUG,
         None,
         "BuildError FeedIdleError FrameShapeError AccountingError UnknownMetricError AssertionError AttributeError "
         # Names that Python and its libraries raise where code is wrong, to be recognized: nothing here is unfinished.
@@ -86,7 +90,7 @@ _GROUPS: tuple[tuple[Kind, Dependency | None, str], ...] = (
     ),
     # psycopg: class names follow SQLSTATE.
     (
-        Kind.TRANSIENT,
+        CauseKind.TRANSIENT,
         Dependency.BIGSITE,
         "OperationalError InterfaceError AdminShutdown CrashShutdown CannotConnectNow ConnectionTimeout "
         "TooManyConnections ConnectionException ConnectionDoesNotExist ConnectionFailure IdleSessionTimeout "
@@ -94,51 +98,51 @@ _GROUPS: tuple[tuple[Kind, Dependency | None, str], ...] = (
         "IoError",
     ),
     (
-        Kind.TRANSIENT,
+        CauseKind.TRANSIENT,
         None,
         "DeadlockDetected SerializationFailure QueryCanceled LockNotAvailable IdleInTransactionSessionTimeout "
         "TransactionTimeout",
     ),
-    (Kind.DATA, None, "UndefinedColumn UndefinedTable UndefinedFunction InvalidSchemaName DatatypeMismatch"),
+    (CauseKind.DATA, None, "UndefinedColumn UndefinedTable UndefinedFunction InvalidSchemaName DatatypeMismatch"),
     (
-        Kind.CONFIGURATION,
+        CauseKind.CONFIGURATION,
         None,
         "InvalidPassword InvalidAuthorizationSpecification InvalidCatalogName InsufficientPrivilege",
     ),
     # botocore, urllib3
     (
-        Kind.TRANSIENT,
+        CauseKind.TRANSIENT,
         Dependency.STORE,
         "EndpointConnectionError ConnectTimeoutError ReadTimeoutError ConnectionClosedError IncompleteReadError "
         "IncompleteRead ResponseStreamingError HTTPClientError ProxyConnectionError FlexibleChecksumError "
         "ChecksumError ProtocolError",
     ),
-    (Kind.TRANSIENT, None, "CredentialRetrievalError MetadataRetrievalError"),  # the machine's own credentials
+    (CauseKind.TRANSIENT, None, "CredentialRetrievalError MetadataRetrievalError"),  # the machine's own credentials
     (
-        Kind.CONFIGURATION,
+        CauseKind.CONFIGURATION,
         None,
         "NoCredentialsError PartialCredentialsError NoRegionError ProfileNotFound UnauthorizedSSOTokenError "
         "TokenRetrievalError",
     ),
     # Snowflake
     (
-        Kind.TRANSIENT,
+        CauseKind.TRANSIENT,
         Dependency.SNOWFLAKE,
         "ServiceUnavailableError GatewayTimeoutError RequestTimeoutError BadGatewayError InternalServerError "
         "TooManyRequests OtherHTTPRetryableError RequestExceedMaxRetryError HttpError RevocationCheckError",
     ),
-    (Kind.CONFIGURATION, None, "ForbiddenError RefreshTokenError"),
+    (CauseKind.CONFIGURATION, None, "ForbiddenError RefreshTokenError"),
     # the machine, Dagster
     (
-        Kind.TRANSIENT,
+        CauseKind.TRANSIENT,
         None,
         "MemoryError ArrowMemoryError ConnectionError ConnectionResetError ConnectionRefusedError "
         "ConnectionAbortedError BrokenPipeError TimeoutError DagsterExecutionInterruptedError "
         "ChildProcessCrashException",
     ),
-    (Kind.CONFIGURATION, None, "PermissionError ModuleNotFoundError ImportError DagsterInvalidConfigError"),
+    (CauseKind.CONFIGURATION, None, "PermissionError ModuleNotFoundError ImportError DagsterInvalidConfigError"),
 )
-TABLE: Mapping[str, tuple[Kind, Dependency | None]] = {
+TABLE: Mapping[str, tuple[CauseKind, Dependency | None]] = {
     name: (kind, dependency) for kind, dependency, names in _GROUPS for name in names.split()
 }
 
@@ -148,24 +152,28 @@ SCHEMA_ERRORS = frozenset(
 )
 
 # Errors that many services raise under one class name say which they are in a code or a phrase of ours and theirs.
-_PHRASES: tuple[tuple[re.Pattern[str], Kind, Dependency | None], ...] = (
+_PHRASES: tuple[tuple[re.Pattern[str], CauseKind, Dependency | None], ...] = (
     (
         re.compile(r"\((SlowDown|Throttling\w*|RequestLimitExceeded|503|500|InternalError|ServiceUnavailable)\)"),
-        Kind.TRANSIENT,
+        CauseKind.TRANSIENT,
         Dependency.STORE,
     ),
-    (re.compile(r"\((RequestTimeout|RequestTimeTooSkewed)\)"), Kind.TRANSIENT, Dependency.STORE),
+    (re.compile(r"\((RequestTimeout|RequestTimeTooSkewed)\)"), CauseKind.TRANSIENT, Dependency.STORE),
     (
         re.compile(r"\((AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|NoSuchBucket)\)"),
-        Kind.CONFIGURATION,
+        CauseKind.CONFIGURATION,
         None,
     ),
-    (re.compile(r"password authentication failed|does not exist|permission denied for"), Kind.CONFIGURATION, None),
-    (re.compile(r"Incorrect username or password|JWT token is invalid|390\d{3} \(08001\)"), Kind.CONFIGURATION, None),
-    (re.compile(r"\b(002003|001003|000606|090073)\b"), Kind.CONFIGURATION, None),  # no such object, no warehouse
-    (re.compile(r"\b(000604|000630)\b"), Kind.TRANSIENT, None),  # a statement canceled, or its time over
-    (re.compile(r"25000[0-9]|29\d{4}|snowflakecomputing"), Kind.TRANSIENT, Dependency.SNOWFLAKE),
-    (re.compile(r"No space left on device"), Kind.TRANSIENT, None),
+    (re.compile(r"password authentication failed|does not exist|permission denied for"), CauseKind.CONFIGURATION, None),
+    (
+        re.compile(r"Incorrect username or password|JWT token is invalid|390\d{3} \(08001\)"),
+        CauseKind.CONFIGURATION,
+        None,
+    ),
+    (re.compile(r"\b(002003|001003|000606|090073)\b"), CauseKind.CONFIGURATION, None),  # no such object, no warehouse
+    (re.compile(r"\b(000604|000630)\b"), CauseKind.TRANSIENT, None),  # a statement canceled, or its time over
+    (re.compile(r"25000[0-9]|29\d{4}|snowflakecomputing"), CauseKind.TRANSIENT, Dependency.SNOWFLAKE),
+    (re.compile(r"No space left on device"), CauseKind.TRANSIENT, None),
 )
 # A bare class name from the log that says nothing by itself: the phrase within decides.
 _VAGUE = frozenset({"ClientError", "OSError", "OperationalError", "ProgrammingError", "DatabaseError"})
@@ -183,7 +191,7 @@ def classify(chain: Iterable[tuple[str, str]]) -> Cause:
     """
     errors = list(chain)
     if not errors:
-        return Cause(Kind.TRANSIENT, "worker died")
+        return Cause(CauseKind.TRANSIENT, "worker died")
     dependency: Dependency | None = None
     found: Cause | None = None
     for name, message in errors:
@@ -196,5 +204,5 @@ def classify(chain: Iterable[tuple[str, str]]) -> Cause:
         if entry is not None:
             # A deadlock within an error of bigsite's does not mean that bigsite is down.
             dependency = dependency if name in _PLUMBING else entry[1]
-            found = Cause(entry[0], name, dependency if entry[0] is Kind.TRANSIENT else None)
-    return found or Cause(Kind.UNKNOWN, errors[-1][0])
+            found = Cause(entry[0], name, dependency if entry[0] is CauseKind.TRANSIENT else None)
+    return found or Cause(CauseKind.UNKNOWN, errors[-1][0])

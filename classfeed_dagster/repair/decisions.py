@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from classfeed_dagster.repair.causes import SCHEMA_ERRORS, Cause, Dependency, Kind
+from classfeed_dagster.repair.causes import SCHEMA_ERRORS, Cause, CauseKind, Dependency
 
 # Minutes before attempt 2, 3, 4, ...; up to a quarter more is spread.
 BACKOFF_MINUTES = (2, 5, 15, 30)
@@ -148,7 +148,7 @@ def _delivered(facts: DateFacts) -> Decision:
 
 
 def _failed(facts: DateFacts, last: RunFact, now: dt.datetime, policy: Policy) -> Decision:
-    cause = last.cause or Cause(Kind.UNKNOWN, "unknown")
+    cause = last.cause or Cause(CauseKind.UNKNOWN, "unknown")
     if not cause.kind.retried:
         if _source_changed(facts):
             return _run(facts, f"stopped by {cause.error}; bigsite changed since", fresh=_must_read(facts))
@@ -159,13 +159,13 @@ def _failed(facts: DateFacts, last: RunFact, now: dt.datetime, policy: Policy) -
         if facts.schema_agrees and cause.error in SCHEMA_ERRORS:
             return _again(facts, now, policy, f"stopped by {cause.error}; bigsite's schema keeps its contract again")
         return _say(facts, Action.GIVE_UP, f"{cause.error} ({cause.kind}), which trying again can't mend", cause)
-    if cause.kind is Kind.NOT_READY:
+    if cause.kind is CauseKind.NOT_READY:
         look_again = (last.ended_at or now) + dt.timedelta(minutes=NOT_READY_MINUTES) * policy.pace
         if now < look_again:
             return _say(facts, Action.WAIT, "bigsite's end of day is not there yet", cause, not_before=look_again)
         return _run(facts, "looking whether bigsite's end of day is there", cause=cause, fresh=_must_read(facts))
     # What was overtaken needs everything again; what merely failed goes on from the failed step.
-    selection = last.remaining if cause.kind is not Kind.STALE and not _must_read(facts) else ()
+    selection = last.remaining if cause.kind is not CauseKind.STALE and not _must_read(facts) else ()
     return _again(facts, now, policy, f"{cause.error} ({cause.kind})", selection=selection)
 
 
@@ -175,7 +175,7 @@ def _again(
     # One more attempt after those without success, if there are any left and its time has come.
     attempts = _attempts_in_a_row(facts)
     cause = facts.runs[-1].cause
-    unknown = cause is not None and cause.kind is Kind.UNKNOWN
+    unknown = cause is not None and cause.kind is CauseKind.UNKNOWN
     limit = min(policy.max_attempts, MAX_UNKNOWN_ATTEMPTS) if unknown else policy.max_attempts
     if len(attempts) >= limit:
         return _say(facts, Action.GIVE_UP, f"{reason}: tried {len(attempts)} times", cause)
@@ -277,7 +277,7 @@ def _attempts_in_a_row(facts: DateFacts) -> list[RunFact]:
     attempts: list[RunFact] = []
     for fact in reversed(facts.runs):
         ended = fact.state is RunState.FAILED or (fact.state is RunState.SUCCEEDED and not facts.delivered)
-        if not ended or (fact.cause is not None and fact.cause.kind is Kind.NOT_READY):
+        if not ended or (fact.cause is not None and fact.cause.kind is CauseKind.NOT_READY):
             break
         if facts.budget_from is not None and fact.ended_at is not None and fact.ended_at < facts.budget_from:
             break

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
 from classfeed_dagster.bigsite.source_connection import SourceReadError
 from classfeed_dagster.delivery.approve_removals import releases
-from classfeed_dagster.delivery.delivery_history import wherever
+from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.delivery_summary import Delivery, deliveries
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
@@ -27,7 +27,7 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.repair import source_probe
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS
 from classfeed_dagster.repair.decisions import DateFacts, RunFact
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.service_levels.due import Due, latest_due
 from classfeed_dagster.source_contract.drift import Difference
 from classfeed_dagster.source_contract.schema import SchemaUnreadableError
@@ -92,7 +92,7 @@ def gather(
     doesn't answer, nothing is known to have changed.
     """
     settings = runtime.settings
-    up = source_probe.answers(runtime)
+    up = source_probe.is_reachable(runtime)
     observed: list[Observed] = []
     for feed in feeds:
         flags = flag_values(feed, settings.env)
@@ -135,7 +135,9 @@ def _drift(runtime: Runtime, observed: Iterable[Observed]) -> tuple[Difference, 
     return ()
 
 
-def _observe(store: ObjectStore, whose: tuple[Feed, Audience, bool], due: Due, runs: Sequence[ObservedRun]) -> Observed:
+def _observe(
+    store: ObjectStore, whose: tuple[Feed, RecipientSchedule, bool], due: Due, runs: Sequence[ObservedRun]
+) -> Observed:
     feed, audience, live = whose
     day = due.business_date
     facts_of_runs = tuple(run.fact for run in runs)
@@ -170,7 +172,9 @@ def _worked_from(store: ObjectStore, day: dt.date, runs: Sequence[RunFact]) -> d
     return None
 
 
-def _with_order(store: ObjectStore, feed: Feed, audience: Audience, dates: Sequence[Observed]) -> list[Observed]:
+def _with_order(
+    store: ObjectStore, feed: Feed, audience: RecipientSchedule, dates: Sequence[Observed]
+) -> list[Observed]:
     # What a date's neighbours say of it: an undelivered date before the first, portfolios freed by the date before.
     result: list[Observed] = []
     for at, one in enumerate(dates):
@@ -190,12 +194,14 @@ def _freed(store: ObjectStore, feed: str, waiting: set[str], previous: dt.date) 
     released = {record.number for record in records if record.number in waiting and record.status == "RELEASED"}
     if not released:
         return None
-    delivered = delivered_state(wherever(store, feed), feed, previous)
+    delivered = delivered_state(live_and_shadow(store, feed), feed, previous)
     gone = sorted((number, delivered.portfolios[number].revision) for number in released & delivered.numbers)
     return hashlib.sha256(repr(gone).encode()).hexdigest()[:16] if gone else None
 
 
-def _with_changes(runtime: Runtime, audience: Audience, dates: Sequence[Observed]) -> tuple[list[Observed], bool]:
+def _with_changes(
+    runtime: Runtime, audience: RecipientSchedule, dates: Sequence[Observed]
+) -> tuple[list[Observed], bool]:
     questions = [
         source_probe.Question(
             one.due.business_date,
@@ -207,9 +213,9 @@ def _with_changes(runtime: Runtime, audience: Audience, dates: Sequence[Observed
         if one.facts.snapshot_at is not None
     ]
     try:
-        changed: Mapping[dt.date, dt.datetime] = source_probe.changes(runtime, audience.recipient, questions)
+        changed: Mapping[dt.date, dt.datetime] = source_probe.changed_since(runtime, audience.recipient, questions)
     except sa.exc.SQLAlchemyError:
-        return list(dates), source_probe.answers(runtime)
+        return list(dates), source_probe.is_reachable(runtime)
     return [
         replace(one, facts=replace(one.facts, source_changed_at=changed.get(one.due.business_date))) for one in dates
     ], True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from classfeed_dagster.repair.causes import Cause, Kind
+from classfeed_dagster.repair.causes import Cause, CauseKind
 from classfeed_dagster.repair.decisions import MAX_UNKNOWN_ATTEMPTS, RunFact, RunState, backoff
 from classfeed_dagster.settings import Settings
 
@@ -27,8 +27,8 @@ def another_attempt(
         return None
     if last.state is RunState.CANCELED:
         return False
-    cause = last.cause or Cause(Kind.UNKNOWN, "unknown")
-    hopeless = cause.kind is Kind.UNKNOWN and attempts >= MAX_UNKNOWN_ATTEMPTS
+    cause = last.cause or Cause(CauseKind.UNKNOWN, "unknown")
+    hopeless = cause.kind is CauseKind.UNKNOWN and attempts >= MAX_UNKNOWN_ATTEMPTS
     if hopeless or not cause.kind.retried:
         return last.code_version != settings.code_version
     wait = backoff(job, day, attempts) * settings.repair_pace

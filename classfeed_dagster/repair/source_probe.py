@@ -98,7 +98,7 @@ class Question:
     delivered: bool = True
 
 
-def answers(runtime: Runtime) -> bool:
+def is_reachable(runtime: Runtime) -> bool:
     """True if bigsite answers within seconds."""
     engine = _engine(runtime)
     try:
@@ -111,7 +111,7 @@ def answers(runtime: Runtime) -> bool:
     return True
 
 
-def changes(runtime: Runtime, recipient: str, questions: Sequence[Question]) -> Mapping[dt.date, dt.datetime]:
+def changed_since(runtime: Runtime, recipient: str, questions: Sequence[Question]) -> Mapping[dt.date, dt.datetime]:
     """By date, the latest instant at which something it was sent from, or holds back, changed since; UTC.
 
     Dates without a change are absent. Raises SQLAlchemy's errors if bigsite fails or takes longer than 20 s.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def due(feed: Feed, day: dt.date) -> Due:
     return Due(day, at(feed.starts_at), at(feed.service_level.target), at(feed.service_level.deadline))
 
 
-def latest_due(feed: Feed, audience: Audience, now: dt.datetime, count: int) -> Sequence[Due]:
+def latest_due(feed: Feed, audience: RecipientSchedule, now: dt.datetime, count: int) -> Sequence[Due]:
     """The last ``count`` dates whose run should have started by ``now``, oldest first; fewer at a feed's beginning."""
     dates = audience.dates()
     today = now.astimezone(trading_days.SYDNEY).date()
@@ -45,7 +45,7 @@ def latest_due(feed: Feed, audience: Audience, now: dt.datetime, count: int) -> 
     return [one for one in (due(feed, day) for day in candidates) if one.starts_at <= now][-count:]
 
 
-def due_since(feed: Feed, audience: Audience, now: dt.datetime, since: dt.date) -> Sequence[Due]:
+def due_since(feed: Feed, audience: RecipientSchedule, now: dt.datetime, since: dt.date) -> Sequence[Due]:
     """Every date from ``since`` on whose deadline has passed by ``now``, oldest first."""
     today = now.astimezone(trading_days.SYDNEY).date()
     dates = (day for day in audience.dates() if since <= day <= today)

@@ -19,12 +19,12 @@ class Heartbeat(Record):
     at: AwareDatetime
 
 
-def beat(store: ObjectStore, sensor: str, now: dt.datetime) -> None:
+def record(store: ObjectStore, sensor: str, now: dt.datetime) -> None:
     """The sensor has done its work at ``now`` (UTC)."""
     store.put(_key(sensor), to_json(Heartbeat(at=now)))
 
 
-def silent(store: ObjectStore, now: dt.datetime) -> list[str]:
+def stale(store: ObjectStore, now: dt.datetime) -> list[str]:
     """Which sensors gave no sign of life for too long, in words."""
     found: list[str] = []
     for sensor in SENSORS:

@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 
 from classfeed_dagster.bigsite.snapshot import latest_snapshot
-from classfeed_dagster.delivery.delivery_history import delivered_dates, wherever
+from classfeed_dagster.delivery.delivery_history import delivered_dates, live_and_shadow
 from classfeed_dagster.delivery.delivery_summary import deliveries
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.feed_run.flags import is_live
-from classfeed_dagster.feed_run.post_delivery import Assured
+from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.runtime import NotBuiltError, Runtime
 from classfeed_dagster.service_levels.due import Due, latest_due
@@ -107,14 +107,14 @@ def _durations(store: ObjectStore, feed: Feed) -> list[float]:
 
 def _breaks(runtime: Runtime, feed: Feed, day: dt.date, side: Side) -> int:
     try:
-        return runtime.load_reference(f"{feed.name}/{side.value}_reconciliation", day, Assured).breaks
+        return runtime.load_reference(f"{feed.name}/{side.value}_reconciliation", day, ReconciliationSummary).breaks
     except NotBuiltError:
         return 0  # not reconciled yet: its own sensor and alert see to that
 
 
 def new_deliveries(runtime: Runtime, feed: Feed, after: int) -> Iterator[Manifest]:
     """The feed's deliveries of its last dates that stand after place ``after`` of its chain, in the chain's order."""
-    view = wherever(runtime.store, feed.name)
+    view = live_and_shadow(runtime.store, feed.name)
     found = [
         manifest
         for day in delivered_dates(runtime.store, feed.name)[-LOOK_BACK:]

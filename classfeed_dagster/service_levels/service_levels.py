@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from classfeed_dagster.delivery.delivery_summary import deliveries
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.service_levels.due import Due, due, due_since, latest_due
 from classfeed_dagster.store import ObjectStore
 
@@ -72,7 +72,9 @@ def judge(store: ObjectStore, feed: Feed, one: Due) -> Judgment:
     return Judgment(feed.name, one, at, verdict)
 
 
-def attainment(store: ObjectStore, feed: Feed, audience: Audience, now: dt.datetime, days: int = DAYS) -> Attainment:
+def attainment(
+    store: ObjectStore, feed: Feed, audience: RecipientSchedule, now: dt.datetime, days: int = DAYS
+) -> Attainment:
     """The dates whose deadline fell into the last ``days`` calendar days before ``now`` (UTC)."""
     since = now - dt.timedelta(days=days)
     dates = due_since(feed, audience, now, (since - dt.timedelta(days=14)).date())
@@ -87,7 +89,7 @@ class Freshness:
     behind: int  # dates past their deadline, of the last thirty due, that are not delivered
 
 
-def freshness(store: ObjectStore, feed: Feed, audience: Audience, now: dt.datetime) -> Freshness:
+def freshness(store: ObjectStore, feed: Feed, audience: RecipientSchedule, now: dt.datetime) -> Freshness:
     """How far ``feed`` has come at ``now`` (UTC), of the last thirty dates that are due."""
     dues = latest_due(feed, audience, now, DAYS)
     delivered = {one.business_date for one in dues if deliveries(store, feed, one.business_date)}
@@ -100,7 +102,9 @@ def judge_date(store: ObjectStore, feed: Feed, day: dt.date) -> Judgment:
     return judge(store, feed, due(feed, day))
 
 
-def missing(store: ObjectStore, feeds: Iterable[tuple[Feed, Audience]], now: dt.datetime, count: int) -> list[Judgment]:
+def missing(
+    store: ObjectStore, feeds: Iterable[tuple[Feed, RecipientSchedule]], now: dt.datetime, count: int
+) -> list[Judgment]:
     """Live feeds' dates, of their last ``count``, that are past their deadline without a manifest."""
     return [
         judged

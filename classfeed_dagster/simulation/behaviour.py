@@ -10,12 +10,12 @@ from classfeed_dagster.simulation.booking import Booking
 from classfeed_dagster.simulation.customers import Persona
 from classfeed_dagster.simulation.dealing import buy, charge, deposit, exchange_to_usd, sell, withdraw
 from classfeed_dagster.simulation.market import Security, to_cents
-from classfeed_dagster.simulation.random_draws import Stream
+from classfeed_dagster.simulation.random_draws import HashRandom
 
 _WHOLE = Decimal(1)
 
 
-class Shelf:
+class SecurityUniverse:
     """Securities by kind, so that a persona finds what it buys."""
 
     def __init__(self, securities: Sequence[Security]) -> None:
@@ -25,7 +25,7 @@ class Shelf:
         self.funds = self.funds or self.shares  # a market file may hold no fund that is known as one
 
 
-def act(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
+def act(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
     """One customer's day: settling in for the first days, then the persona's plan."""
     days_open = (booking.day - portfolio.customer.opened_on).days
     if days_open < 2:
@@ -39,7 +39,7 @@ def act(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> N
     _PLANS[portfolio.customer.persona](booking, portfolio, draw, shelf)
 
 
-def _settle_in(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
+def _settle_in(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
     # The first purchases; who comes from another broker brings holdings along, some without a known cost.
     customer = portfolio.customer
     if customer.usd:
@@ -55,7 +55,7 @@ def _settle_in(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shel
 
 
 def transfer_in(
-    booking: Booking, portfolio: Portfolio, security_id: int, draw: Stream, *, known_cost: bool
+    booking: Booking, portfolio: Portfolio, security_id: int, draw: HashRandom, *, known_cost: bool
 ) -> tuple[int, Decimal, Decimal | None] | None:
     """Units from a registry or another broker: the movement's key, units and cost; None if it didn't trade."""
     price = booking.market.price(security_id, booking.day)
@@ -69,7 +69,7 @@ def transfer_in(
     return key, units, cost
 
 
-def _monthly(booking: Booking, portfolio: Portfolio, draw: Stream) -> None:
+def _monthly(booking: Booking, portfolio: Portfolio, draw: HashRandom) -> None:
     account = portfolio.accounts["AUD"]
     at = booking.at(25_200 + draw.below(1800), draw.below(10**6))
     interest = to_cents(account.balance / 1200)
@@ -82,7 +82,7 @@ def _monthly(booking: Booking, portfolio: Portfolio, draw: Stream) -> None:
         charge(booking, portfolio, "TAX", amount, text="ATO instalment", at=at)
 
 
-def _regular_deposit(booking: Booking, portfolio: Portfolio, draw: Stream) -> None:
+def _regular_deposit(booking: Booking, portfolio: Portfolio, draw: HashRandom) -> None:
     if portfolio.deposits_left:  # otherwise there is nothing left to save
         portfolio.deposits_left -= 1
         deposit(booking, portfolio, Decimal(portfolio.customer.saving), draw)
@@ -92,7 +92,7 @@ def _weekday(booking: Booking, portfolio: Portfolio) -> bool:
     return booking.day.weekday() == portfolio.customer.number % 5
 
 
-def _save(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
+def _save(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
     if _weekday(booking, portfolio):
         _regular_deposit(booking, portfolio, draw)
         favourites = portfolio.held() if draw.below(3) else []
@@ -100,7 +100,7 @@ def _save(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) ->
         buy(booking, portfolio, security_id, Decimal(portfolio.customer.saving), draw)
 
 
-def _trade(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
+def _trade(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
     if booking.day.day <= 7 and _weekday(booking, portfolio):
         _regular_deposit(booking, portfolio, draw)
     if draw.one_in(6):
@@ -121,7 +121,7 @@ def _trade(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -
             sell(booking, portfolio, bought.security_id, bought.units, draw)
 
 
-def _draw_pension(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
+def _draw_pension(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
     pension = Decimal(portfolio.customer.first_deposit // 400)
     if booking.previous.day < 15 <= booking.day.day:
         withdraw(booking, portfolio, pension, "Pension payment", draw)
@@ -134,7 +134,7 @@ def _draw_pension(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: S
         buy(booking, portfolio, draw.choice(shelf.shares), portfolio.accounts["AUD"].available / 6, draw)
 
 
-def _reinvest(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
+def _reinvest(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
     if draw.one_in(15):
         deposit(booking, portfolio, Decimal(portfolio.customer.saving), draw)
         buy(booking, portfolio, draw.choice(shelf.shares), Decimal(portfolio.customer.saving) * 2, draw)
@@ -146,7 +146,7 @@ def _reinvest(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf
         _take_up_rights(booking, portfolio, draw)
 
 
-def _take_up_rights(booking: Booking, portfolio: Portfolio, draw: Stream) -> None:
+def _take_up_rights(booking: Booking, portfolio: Portfolio, draw: HashRandom) -> None:
     # One new unit for ten held, at four fifths of the price, paid out of the account.
     held = [s for s in portfolio.held() if booking.securities[s].currency == "AUD"]
     security_id = draw.choice(held) if held else 0
@@ -169,7 +169,7 @@ def _take_up_rights(booking: Booking, portfolio: Portfolio, draw: Stream) -> Non
         )
 
 
-def _follow_advice(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
+def _follow_advice(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
     if not draw.one_in(18):
         return
     held = portfolio.held()
@@ -183,7 +183,7 @@ def _follow_advice(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: 
         buy(booking, portfolio, draw.choice(shelf.american), portfolio.accounts["USD"].available / 2, draw)
 
 
-def _be_transferred_out(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
+def _be_transferred_out(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
     # The executor sends word; units go to the heirs, half of what is left each day; then the cash, and the account is
     # closed.
     leaves_on = portfolio.customer.leaves_on
@@ -223,11 +223,11 @@ def _part(units: Decimal, divisor: int) -> Decimal:
     return part.quantize(_WHOLE if units == units.to_integral_value() else Decimal("0.0001"), rounding=ROUND_DOWN)
 
 
-def _live_privately(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
+def _live_privately(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
     (_trade if portfolio.customer.number % 4 == 0 else _save)(booking, portfolio, draw, shelf)
 
 
-_PLANS: dict[Persona, Callable[[Booking, Portfolio, Stream, Shelf], None]] = {
+_PLANS: dict[Persona, Callable[[Booking, Portfolio, HashRandom, SecurityUniverse], None]] = {
     Persona.SAVER: _save,
     Persona.TRADER: _trade,
     Persona.PENSION: _draw_pension,

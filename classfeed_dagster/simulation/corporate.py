@@ -23,7 +23,7 @@ from classfeed_dagster.simulation.market import (
     Security,
     UnitsChange,
 )
-from classfeed_dagster.simulation.random_draws import Stream
+from classfeed_dagster.simulation.random_draws import HashRandom
 from classfeed_dagster.trading_days import business_days
 
 DAYS_BEFORE_ANCHOR = 300
@@ -74,7 +74,7 @@ class CorporateCalendar:
         names = {s.security_id: (s.code, s.name) for s in securities}
         taken = {s.code for s in securities}
         ordinary = [s for s in securities if s.exchange == "ASX" and s.security_type == "ORDINARY"]
-        stream = Stream(seed, "corporate")
+        stream = HashRandom(seed, "corporate")
         candidates = stream.some(ordinary, len(ordinary))
         turn = 0
         while candidates:
@@ -113,7 +113,7 @@ class CorporateCalendar:
             turn += 1
 
     @staticmethod
-    def _unused_code(stream: Stream, taken: set[str]) -> str:
+    def _unused_code(stream: HashRandom, taken: set[str]) -> str:
         while True:
             code = "Z" + stream.choice(_LETTERS) + stream.choice(_LETTERS)
             if code not in taken:
@@ -124,7 +124,7 @@ class CorporateCalendar:
         quarterly = security.security_type == "ETF" or security.exchange != "ASX"
         period = 63 if quarterly else 126
         trust = security.security_type in ("ETF", "REIT")
-        habits = Stream(seed, "dividend", security.security_id)
+        habits = HashRandom(seed, "dividend", security.security_id)
         if not trust and habits.one_in(4):
             return  # a company that pays nothing
         franked = 0 if trust or security.exchange != "ASX" else habits.choice((0, 50, 100, 100, 100))
@@ -135,7 +135,7 @@ class CorporateCalendar:
         last = min(len(self._days) - 30, self._anchor + DAYS_AFTER_ANCHOR)
         # Counted from the calendar's beginning, not from the anchor: the same security pays in the same weeks.
         for at in range(first - (first - phase) % period, last, period):
-            draw = Stream(seed, "dividend", security.security_id, at)
+            draw = HashRandom(seed, "dividend", security.security_id, at)
             ex = at + draw.below(10)
             if ex < first or not self.is_listed(security.security_id, self._days[ex]):
                 continue

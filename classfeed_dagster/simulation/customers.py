@@ -12,7 +12,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from classfeed_dagster.simulation.identifiers import ID_BASE
-from classfeed_dagster.simulation.random_draws import Stream
+from classfeed_dagster.simulation.random_draws import HashRandom
 from classfeed_dagster.trading_days import business_days, cutoff
 
 CLASS, OTHER_RECIPIENT = "CLASS", "BGL"
@@ -123,7 +123,7 @@ class Timeline:
 
 def customer(seed: int, number: int, *, shares: bool, timeline: Timeline) -> Customer:
     """Customer ``number``; one that ``shares`` has a consent for Class that holds at the first day's cut-off."""
-    draw = Stream(seed, "customer", number)
+    draw = HashRandom(seed, "customer", number)
     joins = not shares and number % 10 == 9
     persona = _PLACES[number % len(_PLACES)] if shares or joins else Persona.PRIVATE
     entity = draw.choice(_ENTITIES[persona])
@@ -148,7 +148,7 @@ def customer(seed: int, number: int, *, shares: bool, timeline: Timeline) -> Cus
     )
 
 
-def _members(draw: Stream, number: int, entity: str, *, advised: bool) -> tuple[Member, ...]:
+def _members(draw: HashRandom, number: int, entity: str, *, advised: bool) -> tuple[Member, ...]:
     roles = {
         "INDIVIDUAL": ("OWNER",),
         "JOINT": ("OWNER", "JOINT"),
@@ -167,7 +167,7 @@ def _members(draw: Stream, number: int, entity: str, *, advised: bool) -> tuple[
     return tuple(members)
 
 
-def _name(draw: Stream, entity: str, members: tuple[Member, ...]) -> str:
+def _name(draw: HashRandom, entity: str, members: tuple[Member, ...]) -> str:
     first = members[0]
     if entity == "INDIVIDUAL":
         return f"{first.given_name} {first.family_name}"
@@ -182,7 +182,7 @@ def _name(draw: Stream, entity: str, members: tuple[Member, ...]) -> str:
 
 
 def _consents(
-    draw: Stream, number: int, persona: Persona, timeline: Timeline, joins_after: dt.date | None
+    draw: HashRandom, number: int, persona: Persona, timeline: Timeline, joins_after: dt.date | None
 ) -> tuple[ConsentPlan, ...]:
     first = ID_BASE + number * 40
     if persona is Persona.PRIVATE:
@@ -218,7 +218,7 @@ def _consents(
 
 
 def _comes_and_goes(
-    draw: Stream, number: int, timeline: Timeline, granted: dt.datetime, shared: dt.date | None
+    draw: HashRandom, number: int, timeline: Timeline, granted: dt.datetime, shared: dt.date | None
 ) -> tuple[ConsentPlan, ...]:
     # Every 28 business days: revoked, and back some days later with a new authority; a revoked one is never revived.
     plans: list[ConsentPlan] = []
@@ -232,7 +232,7 @@ def _comes_and_goes(
     return tuple(plans)
 
 
-def _some_time(draw: Stream, day: dt.date) -> dt.datetime:
+def _some_time(draw: HashRandom, day: dt.date) -> dt.datetime:
     # People are awake from 06:30 to 23:30 Sydney.
     seconds = draw.between(6 * 3600 + 1800, 23 * 3600 + 1800)
     return cutoff(day - dt.timedelta(days=1)) + dt.timedelta(seconds=seconds, microseconds=draw.below(10**6))

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from classfeed_dagster.simulation.accounts import Account, Portfolio
-from classfeed_dagster.simulation.behaviour import Shelf, act
+from classfeed_dagster.simulation.behaviour import SecurityUniverse, act
 from classfeed_dagster.simulation.booking import Booking, DayRows, Settlements
 from classfeed_dagster.simulation.customers import ConsentPlan, Customer, Persona, Timeline, customer
 from classfeed_dagster.simulation.dealing import deposit
 from classfeed_dagster.simulation.end_of_day import end_of_day, run_time
-from classfeed_dagster.simulation.events import Dividends, corporate_events, oddity
+from classfeed_dagster.simulation.events import Dividends, corporate_events, irregular_event
 from classfeed_dagster.simulation.identifiers import ID_BASE, abn, account_number, bsb, hin, portfolio_number
 from classfeed_dagster.simulation.market import Market
-from classfeed_dagster.simulation.random_draws import Stream
+from classfeed_dagster.simulation.random_draws import HashRandom
 from classfeed_dagster.trading_days import SYDNEY, is_business_day, next_business_day
 
 EOD_DAYS_OF_HISTORY = 2  # end-of-day rows of the history's last days only: nobody asks for older ones
@@ -111,7 +111,7 @@ class Simulation:
         self.portfolios = [_portfolio(c) for c in plan.customers()]
         self._first = self.next_day
         self._securities = {s.security_id: s for s in market.securities()}
-        self._shelf = Shelf(market.securities())
+        self._shelf = SecurityUniverse(market.securities())
         self._dividends = Dividends()
         self._settlements = Settlements()
         self._reinvesting = frozenset(
@@ -146,10 +146,10 @@ class Simulation:
         alive = [p for p in self.portfolios if p.customer.opened_on <= day and p.closed_on is None]
         self._dividends.go_ex(booking, alive, self._reinvesting)
         corporate_events(booking, alive)
-        draws = {p.customer.number: Stream(self.plan.seed, "acts", p.customer.number, day) for p in alive}
+        draws = {p.customer.number: HashRandom(self.plan.seed, "acts", p.customer.number, day) for p in alive}
         for portfolio in alive:
             if not portfolio.suspended and portfolio.trades:
-                oddity(booking, portfolio, draws[portfolio.customer.number], self._shelf)
+                irregular_event(booking, portfolio, draws[portfolio.customer.number], self._shelf)
         self._dividends.pay(booking)
         self._settle(booking)
         for portfolio in alive:
@@ -180,7 +180,7 @@ class Simulation:
 
     def _open(self, booking: Booking, portfolio: Portfolio) -> None:
         who, key, day = portfolio.customer, portfolio.portfolio_id, booking.day
-        draw = Stream(self.plan.seed, "opens", who.number)
+        draw = HashRandom(self.plan.seed, "opens", who.number)
         at = booking.at(draw.between(30_000, 36_000), draw.below(10**6))
         number = portfolio_number(who.number)
         business = abn(who.number) if who.entity_type in ("COMPANY", "TRUST", "SMSF") else None

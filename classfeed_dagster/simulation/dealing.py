@@ -13,7 +13,7 @@ from typing import NamedTuple
 from classfeed_dagster.simulation.accounts import ZERO, Account, Portfolio, Trade
 from classfeed_dagster.simulation.booking import Booking
 from classfeed_dagster.simulation.market import CENT, to_cents
-from classfeed_dagster.simulation.random_draws import Stream
+from classfeed_dagster.simulation.random_draws import HashRandom
 from classfeed_dagster.trading_days import add_business_days
 
 BROKERAGE = Decimal("9.50")
@@ -46,7 +46,7 @@ class _Fees(NamedTuple):
         return self.brokerage + self.other
 
 
-def market_time(booking: Booking, draw: Stream, *, american: bool = False) -> dt.datetime:
+def market_time(booking: Booking, draw: HashRandom, *, american: bool = False) -> dt.datetime:
     """A moment at which the market is open: 10:00 to 16:10 Sydney, or in the small hours for America."""
     first, last = (300, 21_000) if american else (36_000, 58_200)
     return booking.at(draw.between(first, last), draw.below(10**6))
@@ -57,7 +57,7 @@ def buy(
     portfolio: Portfolio,
     security_id: int,
     budget: Decimal,
-    draw: Stream,
+    draw: HashRandom,
     *,
     advised: bool = False,
     traded_on: dt.date | None = None,
@@ -93,7 +93,7 @@ def buy(
 
 
 def sell(
-    booking: Booking, portfolio: Portfolio, security_id: int, units: Decimal, draw: Stream, *, advised: bool = False
+    booking: Booking, portfolio: Portfolio, security_id: int, units: Decimal, draw: HashRandom, *, advised: bool = False
 ) -> Trade | None:
     """Sell ``units`` (at most what is held) on the day; None if it didn't trade or wouldn't even pay the fees."""
     security = booking.securities[security_id]
@@ -111,7 +111,7 @@ def sell(
     return _record(booking, portfolio, order, _Execution(units, price, consideration), fees, at=at)
 
 
-def _fees(draw: Stream, *, american: bool, advised: bool) -> _Fees:
+def _fees(draw: HashRandom, *, american: bool, advised: bool) -> _Fees:
     free = not american and draw.one_in(12)
     brokerage = ZERO if free else BROKERAGE
     other = ADVISER_FEE if advised else ZERO
@@ -143,13 +143,13 @@ def _record(
     return trade
 
 
-def deposit(booking: Booking, portfolio: Portfolio, amount: Decimal, draw: Stream) -> None:
+def deposit(booking: Booking, portfolio: Portfolio, amount: Decimal, draw: HashRandom) -> None:
     """Pay into the AUD account during the day."""
     at = booking.at(draw.between(25_200, 79_200), draw.below(10**6))
     booking.cash(portfolio, portfolio.accounts["AUD"], "DEPOSIT", booking.day, amount, text="Direct credit", at=at)
 
 
-def withdraw(booking: Booking, portfolio: Portfolio, amount: Decimal, text: str, draw: Stream) -> bool:
+def withdraw(booking: Booking, portfolio: Portfolio, amount: Decimal, text: str, draw: HashRandom) -> bool:
     """Take out of the AUD account, if so much is available."""
     account = portfolio.accounts["AUD"]
     if not ZERO < amount <= account.available:
@@ -166,7 +166,7 @@ def charge(booking: Booking, portfolio: Portfolio, kind: str, amount: Decimal, *
         booking.cash(portfolio, account, kind, booking.day, -amount, text=text, at=at)
 
 
-def exchange_to_usd(booking: Booking, portfolio: Portfolio, aud: Decimal, draw: Stream) -> None:
+def exchange_to_usd(booking: Booking, portfolio: Portfolio, aud: Decimal, draw: HashRandom) -> None:
     """Change AUD into USD at the day's rate less the broker's margin: two cash transactions at one instant."""
     source, target = portfolio.accounts["AUD"], portfolio.accounts.get("USD")
     if target is None or not ZERO < aud <= source.available:

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from classfeed_dagster.simulation.accounts import Account, Portfolio, Position
 from classfeed_dagster.simulation.booking import Booking
-from classfeed_dagster.simulation.random_draws import Stream
+from classfeed_dagster.simulation.random_draws import HashRandom
 from classfeed_dagster.trading_days import business_days_between, cutoff, previous_business_day
 
 Misstatement = Callable[[Portfolio, int, dt.date], Decimal]
@@ -17,7 +17,7 @@ Misstatement = Callable[[Portfolio, int, dt.date], Decimal]
 
 def run_time(seed: int, day: dt.date) -> dt.datetime:
     """When the job of ``day`` runs: 40 to 110 minutes after the cut-off."""
-    draw = Stream(seed, "end of day", day)
+    draw = HashRandom(seed, "end of day", day)
     return cutoff(day) + dt.timedelta(seconds=2400 + draw.below(4200), microseconds=draw.below(10**6))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 from classfeed_dagster.simulation.accounts import ZERO, Mistake, Portfolio, Trade
-from classfeed_dagster.simulation.behaviour import Shelf, transfer_in
+from classfeed_dagster.simulation.behaviour import SecurityUniverse, transfer_in
 from classfeed_dagster.simulation.booking import Booking
 from classfeed_dagster.simulation.dealing import buy, reverse
 from classfeed_dagster.simulation.market import (
@@ -22,7 +22,7 @@ from classfeed_dagster.simulation.market import (
     UnitsChange,
     to_cents,
 )
-from classfeed_dagster.simulation.random_draws import Stream
+from classfeed_dagster.simulation.random_draws import HashRandom
 from classfeed_dagster.trading_days import business_days_between, previous_business_day
 
 _WHOLE = Decimal(1)
@@ -160,7 +160,7 @@ def _apply(
 # -- the broker's mistakes and late rows: one portfolio in fifty on a day, before the settlements of the day ----------
 
 
-def oddity(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
+def irregular_event(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
     """Perhaps something irregular. Everything here leaves the books right in the end; some of it rewrites the past."""
     turn = draw.below(450)
     if portfolio.mistake is not None:
@@ -185,14 +185,14 @@ def oddity(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -
             portfolio.mistake = Mistake(key, security_id, booking.day, units, cost)
 
 
-def late_time(booking: Booking, draw: Stream) -> dt.datetime:
+def late_time(booking: Booking, draw: HashRandom) -> dt.datetime:
     """When a row for a past day is recorded: the morning of this day, or the Saturday before a Monday."""
     since = (booking.day - booking.previous).days
     saturday = since > 2 and draw.one_in(3)
     return booking.at(25_200 + draw.below(5400) - (86_400 * (since - 1) if saturday else 0), draw.below(10**6))
 
 
-def _late_note(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shelf) -> None:
+def _late_note(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
     day = booking.previous if draw.below(3) else previous_business_day(booking.previous)
     at = late_time(booking, draw)
     security_id = draw.choice(shelf.shares)
@@ -202,7 +202,7 @@ def _late_note(booking: Booking, portfolio: Portfolio, draw: Stream, shelf: Shel
         booking.counts["late rows"] += 1
 
 
-def _late_cash(booking: Booking, portfolio: Portfolio, draw: Stream, *, days_back: int) -> None:
+def _late_cash(booking: Booking, portfolio: Portfolio, draw: HashRandom, *, days_back: int) -> None:
     day = previous_business_day(booking.day - dt.timedelta(days=days_back))
     if day <= portfolio.customer.opened_on:
         return
@@ -215,7 +215,7 @@ def _late_cash(booking: Booking, portfolio: Portfolio, draw: Stream, *, days_bac
     booking.counts["late rows"] += 1
 
 
-def _after_midnight(booking: Booking, portfolio: Portfolio, draw: Stream) -> None:
+def _after_midnight(booking: Booking, portfolio: Portfolio, draw: HashRandom) -> None:
     # Dated today, recorded after the cut-off but before the end-of-day job, which counts it.
     at = booking.after_cutoff(draw.between(30, 1500), draw.below(10**6))
     amount = Decimal(draw.between(1000, 90_000)) / 100
@@ -224,7 +224,7 @@ def _after_midnight(booking: Booking, portfolio: Portfolio, draw: Stream) -> Non
     booking.counts["rows between cut-off and end of day"] += 1
 
 
-def _correct_trade(booking: Booking, portfolio: Portfolio, draw: Stream, *, again: bool) -> None:
+def _correct_trade(booking: Booking, portfolio: Portfolio, draw: HashRandom, *, again: bool) -> None:
     candidates = [trade for trade in portfolio.trades if _correctable(booking, portfolio, trade)]
     if not candidates:
         return
@@ -273,7 +273,7 @@ def _disturbed(booking: Booking, security_id: int, since: dt.date) -> bool:
     )
 
 
-def _take_back_payment(booking: Booking, portfolio: Portfolio, draw: Stream) -> None:
+def _take_back_payment(booking: Booking, portfolio: Portfolio, draw: HashRandom) -> None:
     payment = portfolio.last_payment
     if payment is None or payment.date >= booking.day or payment.account.available < payment.amount:
         return
@@ -281,7 +281,7 @@ def _take_back_payment(booking: Booking, portfolio: Portfolio, draw: Stream) -> 
     booking.take_back_income(portfolio, payment, late_time(booking, draw))
 
 
-def _undo_transfer(booking: Booking, portfolio: Portfolio, mistake: Mistake, draw: Stream) -> None:
+def _undo_transfer(booking: Booking, portfolio: Portfolio, mistake: Mistake, draw: HashRandom) -> None:
     portfolio.mistake = None
     if _disturbed(booking, mistake.security_id, mistake.date) or any(
         entry.units < 0 and entry.date >= mistake.date for entry in portfolio.positions[mistake.security_id].entries

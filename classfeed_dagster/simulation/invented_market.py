@@ -13,7 +13,7 @@ from functools import lru_cache
 from classfeed_dagster.simulation.corporate import CorporateCalendar
 from classfeed_dagster.simulation.identifiers import ID_BASE, isin
 from classfeed_dagster.simulation.market import MICRO, CorporateEvent, Dividend, Security, to_cents, to_tick
-from classfeed_dagster.simulation.random_draws import Stream
+from classfeed_dagster.simulation.random_draws import HashRandom
 from classfeed_dagster.trading_days import is_business_day
 
 US_FIRST = 900
@@ -65,7 +65,7 @@ class InventedMarket:
         """The close of ``day``; None once delisted, and on the odd day on which nobody dealt."""
         if not self._calendar.is_listed(security_id, day) or not is_business_day(day):
             return None
-        if Stream(self._seed, "traded", security_id, day).one_in(40):
+        if HashRandom(self._seed, "traded", security_id, day).one_in(40):
             return None
         return self.last_price(security_id, day)
 
@@ -122,7 +122,7 @@ def _listing() -> tuple[Security, ...]:
 
 
 def _base_price(seed: int, security: Security) -> Decimal:
-    draw = Stream(seed, "base", security.security_id)
+    draw = HashRandom(seed, "base", security.security_id)
     if security.security_type == "HYBRID":
         return Decimal("101.30")
     if security.currency == "USD" or security.security_type == "ETF":
@@ -133,7 +133,7 @@ def _base_price(seed: int, security: Security) -> Decimal:
 
 @lru_cache(maxsize=100_000)
 def _knot(seed: int, name: object, scale: int, knot: int) -> int:
-    return Stream(seed, "noise", name, scale, knot).between(-1000, 1000)
+    return HashRandom(seed, "noise", name, scale, knot).between(-1000, 1000)
 
 
 def _noise(seed: int, name: object, ordinal: int) -> int:

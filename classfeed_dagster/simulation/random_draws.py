@@ -13,7 +13,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-class Stream:
+class HashRandom:
     """Whole-number draws from the hash of ``parts``."""
 
     __slots__ = ("_bits", "_block", "_left", "_name")

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from classfeed_dagster.source_contract.contract import CLASSIFICATIONS, CONTRACT, Contract, ContractError, load_contract
-from classfeed_dagster.source_contract.drift import Exports, Kind, Severity, compare
+from classfeed_dagster.source_contract.drift import DriftKind, Exports, Severity, compare
 from classfeed_dagster.source_contract.schema import Schema
 
 LOCK = CONTRACT.with_name("contract.lock.json")
@@ -62,7 +62,7 @@ class Lock(BaseModel, frozen=True):
 
 def severities() -> dict[str, str]:
     """How severe each kind of difference is held to be now."""
-    return {kind.name: kind.severity.name for kind in Kind}
+    return {kind.name: kind.severity.name for kind in DriftKind}
 
 
 def read_lock(path: Path = LOCK) -> Lock:

@@ -28,7 +28,7 @@ class Severity(enum.IntEnum):
     BLOCKING = 3
 
 
-class Kind(enum.Enum):
+class DriftKind(enum.Enum):
     """A kind of difference: its name for people, how bad it is for what is read, and what to do about it."""
 
     ADDED_TABLE = ("added table", Severity.NOTE, "No feed reads it. Describe it in the contract if one shall.")
@@ -150,7 +150,7 @@ Exports: TypeAlias = Mapping[str, tuple[Export, ...]]  # by bigsite's column, ``
 class Difference:
     """One difference. ``subject`` is named as in the contract: ``trade``, ``trade.gst``, ``trade (portfolio_id)``."""
 
-    kind: Kind
+    kind: DriftKind
     severity: Severity
     subject: str
     was: str
@@ -214,17 +214,17 @@ class _Comparison:
     def differences(self) -> Iterator[Difference]:
         for name in sorted(self.live.tables.keys() - set(self.names.tables.values())):
             columns = ", ".join(column.name for column in self.live.tables[name].columns)
-            yield Difference(Kind.ADDED_TABLE, Severity.NOTE, name, "", columns, (), Kind.ADDED_TABLE.advice)
+            yield Difference(DriftKind.ADDED_TABLE, Severity.NOTE, name, "", columns, (), DriftKind.ADDED_TABLE.advice)
         for name, agreed in sorted(self.agreed.tables.items()):
             now = self.names.tables.get(name)
             if now is None:
-                yield self.found(Kind.REMOVED_TABLE, agreed)
+                yield self.found(DriftKind.REMOVED_TABLE, agreed)
                 continue
             if now != name:
-                yield self.found(Kind.RENAMED_TABLE, agreed, was=name, now=now)
+                yield self.found(DriftKind.RENAMED_TABLE, agreed, was=name, now=now)
             live = self.names.in_earlier_names(name, self.live)
             if live.kind != agreed.kind:
-                yield self.found(Kind.REPLACED_BY_VIEW, agreed, was=agreed.kind, now=live.kind)
+                yield self.found(DriftKind.REPLACED_BY_VIEW, agreed, was=agreed.kind, now=live.kind)
             yield from self.columns(agreed, live)
             if live.kind == agreed.kind:
                 yield from self.keys(agreed, live)
@@ -235,45 +235,47 @@ class _Comparison:
         for column in agreed.columns:
             now = live.column(column.name)
             if now is None:
-                yield self.found(Kind.REMOVED_COLUMN, agreed, [column.name], was=column.type)
+                yield self.found(DriftKind.REMOVED_COLUMN, agreed, [column.name], was=column.type)
                 continue
             if now_called[column.name] != column.name:
                 yield self.found(
-                    Kind.RENAMED_COLUMN, agreed, [column.name], was=column.name, now=now_called[column.name]
+                    DriftKind.RENAMED_COLUMN, agreed, [column.name], was=column.name, now=now_called[column.name]
                 )
             yield from self.column(agreed, column, now, of_view=live.kind != agreed.kind)
         for column in live.columns:
             if agreed.column(column.name) is None:
                 subject = f"{agreed.name}.{column.name}"
-                advice = Kind.ADDED_COLUMN.advice
-                yield Difference(Kind.ADDED_COLUMN, Severity.NOTE, subject, "", column.type, (), advice)
+                advice = DriftKind.ADDED_COLUMN.advice
+                yield Difference(DriftKind.ADDED_COLUMN, Severity.NOTE, subject, "", column.type, (), advice)
 
     def column(
         self, table: SchemaTable, was: SchemaColumn, now: SchemaColumn, *, of_view: bool
     ) -> Iterator[Difference]:
         change = type_change(was.type, now.type)
         if change is not TypeChange.SAME:
-            kind = Kind[change.name]
+            kind = DriftKind[change.name]
             yield self.found(kind, table, [was.name], was=was.type, now=now.type)
         if of_view:
             return  # a view's columns are all nullable and open, as far as the database says
         if was.nullable != now.nullable:
-            yield self.found(Kind.NEWLY_NULLABLE if now.nullable else Kind.NO_LONGER_NULLABLE, table, [was.name])
+            yield self.found(
+                DriftKind.NEWLY_NULLABLE if now.nullable else DriftKind.NO_LONGER_NULLABLE, table, [was.name]
+            )
         yield from self.values(table, was, now)
 
     def values(self, table: SchemaTable, was: SchemaColumn, now: SchemaColumn) -> Iterator[Difference]:
         if was.values == now.values:
             return
         if now.values is None:
-            yield self.found(Kind.VALUES_OPEN, table, [was.name], was=_listed(was.values or ()), now="any")
+            yield self.found(DriftKind.VALUES_OPEN, table, [was.name], was=_listed(was.values or ()), now="any")
         elif was.values is None:
-            yield self.found(Kind.ADDED_RULE, table, [was.name], now=f"one of {_listed(now.values)}")
+            yield self.found(DriftKind.ADDED_RULE, table, [was.name], now=f"one of {_listed(now.values)}")
         else:
             new, gone = set(now.values) - set(was.values), set(was.values) - set(now.values)
             if new:
-                yield self.found(Kind.NEW_VALUE, table, [was.name], now=_listed(new))
+                yield self.found(DriftKind.NEW_VALUE, table, [was.name], now=_listed(new))
             if gone:
-                yield self.found(Kind.VALUE_GONE, table, [was.name], was=_listed(gone))
+                yield self.found(DriftKind.VALUE_GONE, table, [was.name], was=_listed(gone))
 
     def keys(self, agreed: SchemaTable, live: SchemaTable) -> Iterator[Difference]:
         def still_there(columns: Iterable[str]) -> bool:
@@ -281,27 +283,27 @@ class _Comparison:
 
         if agreed.primary_key != live.primary_key and still_there(agreed.primary_key):
             was, now = (", ".join(key) or "none" for key in (agreed.primary_key, live.primary_key))
-            yield self.found(Kind.LOST_PRIMARY_KEY, agreed, was=was, now=now)
+            yield self.found(DriftKind.LOST_PRIMARY_KEY, agreed, was=was, now=now)
         for unique in agreed.unique:
             if unique not in live.unique and unique != live.primary_key and still_there(unique):
-                yield self.found(Kind.LOST_UNIQUENESS, agreed, unique)
+                yield self.found(DriftKind.LOST_UNIQUENESS, agreed, unique)
         for unique in live.unique:
             if unique not in agreed.unique:
-                yield self.found(Kind.ADDED_RULE, agreed, unique, now="unique")
+                yield self.found(DriftKind.ADDED_RULE, agreed, unique, now="unique")
         for key in agreed.foreign_keys:
             target_there = set(key.target_columns) <= self.names.columns.get(key.target, {}).keys()
             if key not in live.foreign_keys and still_there(key.columns) and target_there:
                 target = f"{key.target} ({', '.join(key.target_columns)})"
-                yield self.found(Kind.LOST_FOREIGN_KEY, agreed, key.columns, was=f"to {target}")
+                yield self.found(DriftKind.LOST_FOREIGN_KEY, agreed, key.columns, was=f"to {target}")
         for key in sorted({*live.foreign_keys} - {*agreed.foreign_keys}):
-            yield self.found(Kind.ADDED_RULE, agreed, key.columns, now=f"points at {key.target}")
+            yield self.found(DriftKind.ADDED_RULE, agreed, key.columns, now=f"points at {key.target}")
         gone = [column.name for column in agreed.columns if live.column(column.name) is None]
         for check in agreed.checks:
             if check not in live.checks and not any(name in check.split() for name in gone):
-                yield self.found(Kind.LOST_RULE, agreed, was=check)
+                yield self.found(DriftKind.LOST_RULE, agreed, was=check)
         for check in live.checks:
             if check not in agreed.checks:
-                yield self.found(Kind.ADDED_RULE, agreed, now=check)
+                yield self.found(DriftKind.ADDED_RULE, agreed, now=check)
 
     def indexes(self, agreed: SchemaTable, live: SchemaTable) -> Iterator[Difference]:
         ordered = [live.primary_key, *live.unique, *(index.columns for index in live.indexes if not index.limits)]
@@ -311,7 +313,7 @@ class _Comparison:
                 continue
             relied = f"{agreed.name}.{index.name}" in self.contract.relied_indexes
             yield self.found(
-                Kind.LOST_INDEX,
+                DriftKind.LOST_INDEX,
                 agreed,
                 index.columns,
                 was=index.name,
@@ -321,7 +323,7 @@ class _Comparison:
 
     def found(
         self,
-        kind: Kind,
+        kind: DriftKind,
         table: SchemaTable,
         columns: Iterable[str] = (),
         *,
@@ -330,7 +332,7 @@ class _Comparison:
         ceiling: Severity = Severity.BLOCKING,
     ) -> Difference:
         named = tuple(columns)
-        one_column = len(named) == 1 and kind is not Kind.LOST_INDEX
+        one_column = len(named) == 1 and kind is not DriftKind.LOST_INDEX
         subject = f"{table.name}.{named[0]}" if one_column else table.name
         if named and not one_column:
             subject += f" ({', '.join(named)})"

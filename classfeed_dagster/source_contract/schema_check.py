@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from classfeed_dagster.bigsite.source_connection import SourceReadError
 from classfeed_dagster.bigsite.tables import SCHEMA
 from classfeed_dagster.source_contract.contract import Contract, load_contract
-from classfeed_dagster.source_contract.drift import Difference, Exports, Kind, Severity, compare
+from classfeed_dagster.source_contract.drift import Difference, DriftKind, Exports, Severity, compare
 from classfeed_dagster.source_contract.extracted_columns import columns_read
 from classfeed_dagster.source_contract.live_schema import live_schema
 from classfeed_dagster.source_contract.schema import Schema
@@ -141,13 +141,13 @@ def _unknown_values(
             counts = _count_unknown(connection, table_name, column_name, known, recorded)
             if counts:
                 yield Difference(
-                    Kind.VALUE_IN_DATA,
-                    Kind.VALUE_IN_DATA.severity,
+                    DriftKind.VALUE_IN_DATA,
+                    DriftKind.VALUE_IN_DATA.severity,
                     name,
                     "",
                     ", ".join(f"{value} in {rows} row{'s' if rows > 1 else ''}" for value, rows in counts.items()),
                     exports.get(name, ()),
-                    Kind.VALUE_IN_DATA.advice.format(owner=f"the team {contract.owner}"),
+                    DriftKind.VALUE_IN_DATA.advice.format(owner=f"the team {contract.owner}"),
                 )
 
 

@@ -27,7 +27,7 @@ DISTINCT_FACTOR, FEWEST_DISTINCT = 4, 8
 DAYS_BEYOND = 400  # a day so far outside what was seen
 
 
-class Jump(enum.StrEnum):
+class ValueAnomaly(enum.StrEnum):
     """What jumped."""
 
     NULL_RATE = "null rate"
@@ -45,7 +45,7 @@ class ValueDrift:
     """
 
     column: str
-    jump: Jump
+    jump: ValueAnomaly
     was: str
     now: str
     affected: tuple[Export, ...]
@@ -70,20 +70,20 @@ def value_drift(
         usual = [column for column in known if column.rows >= FEWEST_ROWS]
         if len(known) >= FEWEST_DATES:
             found += _codes(name, now, known, exports, agreed.get(name, ()))
-        jumps: list[tuple[Jump, str, str]] = []
+        jumps: list[tuple[ValueAnomaly, str, str]] = []
         if now.rows >= FEWEST_ROWS and len(usual) >= FEWEST_DATES:
             jumps += [*_nulls(now, usual), *_lengths(now, usual), *_ranges(now, usual), *_distinct(now, usual)]
         found += [ValueDrift(name, jump, was, told, exports.get(name, ())) for jump, was, told in jumps]
     return tuple(found)
 
 
-_Found = Iterator[tuple[Jump, str, str]]
+_Found = Iterator[tuple[ValueAnomaly, str, str]]
 
 
 def _nulls(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
     least, most = (choose(one.null_rate for one in usual) for choose in (min, max))
     if not least - NULL_RATE_STEP <= now.null_rate <= most + NULL_RATE_STEP:
-        yield Jump.NULL_RATE, f"{least:.1%} to {most:.1%}", f"{now.null_rate:.1%}"
+        yield ValueAnomaly.NULL_RATE, f"{least:.1%} to {most:.1%}", f"{now.null_rate:.1%}"
 
 
 def _lengths(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
@@ -91,10 +91,10 @@ def _lengths(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found
     if longest is None or now.longest is None:
         return
     if now.longest > longest * LENGTH_FACTOR and now.longest > longest + LENGTH_STEP:
-        yield Jump.LENGTH, f"at most {longest} characters", f"{now.longest} characters"
+        yield ValueAnomaly.LENGTH, f"at most {longest} characters", f"{now.longest} characters"
     shortest = min(one.shortest for one in usual if one.shortest is not None)
     if now.shortest == 0 < shortest:
-        yield Jump.LENGTH, f"at least {shortest} characters", "empty"
+        yield ValueAnomaly.LENGTH, f"at least {shortest} characters", "empty"
 
 
 def _ranges(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
@@ -108,13 +108,13 @@ def _ranges(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
         largest = max(abs(least), abs(greatest))
         jumped = max(map(abs, numbers)) > largest * RANGE_FACTOR and largest > 0
         if jumped or (least >= 0 > numbers[0]):
-            yield Jump.RANGE, f"{least} to {greatest}", f"{numbers[0]} to {numbers[1]}"
+            yield ValueAnomaly.RANGE, f"{least} to {greatest}", f"{numbers[0]} to {numbers[1]}"
         return
     first, last = _day(now.least), _day(now.greatest)
     was_first, was_last = min(_day(str(one.least)) for one in stated), max(_day(str(one.greatest)) for one in stated)
     beyond = dt.timedelta(days=DAYS_BEYOND)
     if first < was_first - beyond or last > was_last + beyond:
-        yield Jump.RANGE, f"{was_first} to {was_last}", f"{first} to {last}"
+        yield ValueAnomaly.RANGE, f"{was_first} to {was_last}", f"{first} to {last}"
 
 
 def _distinct(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
@@ -125,7 +125,7 @@ def _distinct(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Foun
     if now.distinct > max(most, FEWEST_DISTINCT) * DISTINCT_FACTOR or (
         least >= FEWEST_DISTINCT and now.distinct * DISTINCT_FACTOR < least
     ):
-        yield Jump.DISTINCT, f"{least} to {most}", str(now.distinct)
+        yield ValueAnomaly.DISTINCT, f"{least} to {most}", str(now.distinct)
 
 
 def _codes(
@@ -137,7 +137,7 @@ def _codes(
         words = "something that is no code" if code == NO_CODE else code
         told = f"{words} in {(now.codes or {})[code]} row(s)"
         was = ", ".join(sorted(seen)) or "none"
-        yield ValueDrift(name, Jump.NEW_CODE, was, told, exports.get(name, ()), code in agreed)
+        yield ValueDrift(name, ValueAnomaly.NEW_CODE, was, told, exports.get(name, ()), code in agreed)
 
 
 def _numbers(least: str, greatest: str) -> tuple[Decimal, Decimal] | None:

@@ -114,7 +114,7 @@ def grant(
         day,
         requester,
         reason,
-        rules=reruns.DoorRules(settings.support_group, settings.rerun_budget),
+        rules=reruns.RerunPolicy(settings.support_group, settings.rerun_budget),
         under_way=lambda: operating.under_way(feed.name, day),
         at=at,
         correlation_id=correlation_id,

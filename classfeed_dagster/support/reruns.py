@@ -57,7 +57,7 @@ class Requester:
 
 
 @dataclass(frozen=True, slots=True)
-class DoorRules:
+class RerunPolicy:
     """Which group the door opens for, and how many re-runs of a feed it grants in 24 hours."""
 
     group: str
@@ -72,7 +72,7 @@ def request_rerun(
     requester: Requester,
     reason: str,
     *,
-    rules: DoorRules,
+    rules: RerunPolicy,
     under_way: Callable[[], bool],
     at: dt.datetime,
     correlation_id: str,
@@ -128,7 +128,7 @@ def _refusal(
     day: dt.date,
     requester: Requester,
     reason: str,
-    rules: DoorRules,
+    rules: RerunPolicy,
     spent: int,
     under_way: Callable[[], bool],
     at: dt.datetime,

@@ -18,11 +18,16 @@ import sqlalchemy as sa
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.bigsite.landing import StoredTable
 from classfeed_dagster.bigsite.snapshot import Snapshot
-from classfeed_dagster.delivery.delivery_history import PortfolioDelivery, delivered_dates, deliveries_of, wherever
+from classfeed_dagster.delivery.delivery_history import (
+    PortfolioDelivery,
+    delivered_dates,
+    deliveries_of,
+    live_and_shadow,
+)
 from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.documents.locate import Place, locate
 from classfeed_dagster.domains.movement_transactions import DATES, LETTERS
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
 ACKNOWLEDGEMENT = "none: the recipient acknowledges nothing; no answer is part of the exchange, so none is kept"
@@ -140,7 +145,7 @@ def trace(
     engine: sa.Engine,
     store: ObjectStore,
     feed: str,
-    audience: Audience,
+    audience: RecipientSchedule,
     transaction_id: str,
     *,
     ledgers: Collection[str] = frozenset(LETTERS.values()),
@@ -317,7 +322,7 @@ def _sightings(
     row: Mapping[str, int],
     key: str | tuple[str, str, str],
 ) -> list[Sighting]:
-    view = wherever(store, delivery.manifest.feed)
+    view = live_and_shadow(store, delivery.manifest.feed)
     with view.local_file(delivery.page.key) as path:
         places = locate(path, key)
     if not places:

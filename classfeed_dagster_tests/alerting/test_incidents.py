@@ -16,7 +16,7 @@ from classfeed_dagster.alerting.incidents import (
     raise_incident,
     raised,
     settle_incident,
-    tell,
+    sync_incidents,
 )
 from classfeed_dagster.alerting.pagerduty import PagerDuty, PagerDutyError, pager
 from classfeed_dagster.alerting.slack import Links, blocks, duration, messenger
@@ -57,7 +57,7 @@ def settings(board: Switchboard) -> Settings:
 
 def say(store: ObjectStore, board: Switchboard, *current: Incident, after: int = 0) -> tuple[int, int, int]:
     chosen = settings(board)
-    return tell(store, current, (messenger(chosen), pager(chosen)), NOW + after * MINUTE)
+    return sync_incidents(store, current, (messenger(chosen), pager(chosen)), NOW + after * MINUTE)
 
 
 def test_one_incident_is_one_message_and_one_page_until_it_has_recovered(
@@ -123,7 +123,7 @@ def test_a_message_that_fails_at_recovery_wakes_nobody_again(
     chosen = settings(switchboard)
     silent = messenger(chosen.model_copy(update={"slack_url": "http://127.0.0.1:1/api/"}))
     with pytest.raises(TellingError, match="Slack"):
-        tell(local_store, [], (silent, pager(chosen)), NOW)
+        sync_incidents(local_store, [], (silent, pager(chosen)), NOW)
     assert switchboard.pages == {}
     assert say(local_store, switchboard) == (0, 0, 1)
 
@@ -138,7 +138,7 @@ def test_production_has_a_channel_of_its_own_and_pages_alone(
     switchboard: Switchboard, local_store: ObjectStore
 ) -> None:
     staging = settings(switchboard).model_copy(update={"env": "stg"})
-    tell(local_store, [LATE], (messenger(staging), pager(staging)), NOW)
+    sync_incidents(local_store, [LATE], (messenger(staging), pager(staging)), NOW)
     assert [message.channel for message in switchboard.messages] == ["#classfeed-nonprod"]
     assert switchboard.pages == {}
 
@@ -146,9 +146,9 @@ def test_production_has_a_channel_of_its_own_and_pages_alone(
 def test_without_tokens_everything_is_in_the_log(local_store: ObjectStore) -> None:
     speaks = (messenger(Settings()), pager(Settings()))
     with structlog.testing.capture_logs() as logged:
-        tell(local_store, [LATE], speaks, NOW)
-        tell(local_store, [LATE.model_copy(update={"counts": {}})], speaks, NOW)
-        tell(local_store, [], speaks, NOW + MINUTE)
+        sync_incidents(local_store, [LATE], speaks, NOW)
+        sync_incidents(local_store, [LATE.model_copy(update={"counts": {}})], speaks, NOW)
+        sync_incidents(local_store, [], speaks, NOW + MINUTE)
     events = [line["event"] for line in logged]
     assert events == [
         f"would wake someone: {LATE.what}. {LATE.means}",
@@ -174,10 +174,10 @@ def test_the_watchdogs_incident_is_its_own(local_store: ObjectStore, switchboard
     chosen = settings(switchboard)
     speaks = (messenger(chosen), pager(chosen))
     watched = BREAK.model_copy(update={"key": WATCHDOG})
-    tell(local_store, [watched], speaks, NOW, only=WATCHDOG)
+    sync_incidents(local_store, [watched], speaks, NOW, only=WATCHDOG)
     say(local_store, switchboard, LATE)
     assert set(open_incidents(local_store)) == {WATCHDOG, LATE.key}
-    tell(local_store, [], speaks, NOW, only=WATCHDOG)
+    sync_incidents(local_store, [], speaks, NOW, only=WATCHDOG)
     assert set(open_incidents(local_store)) == {LATE.key}
 
 

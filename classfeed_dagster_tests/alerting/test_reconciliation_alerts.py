@@ -10,7 +10,7 @@ import polars as pl
 
 from classfeed_dagster.alerting.incidents import Incident
 from classfeed_dagster.alerting.reconciliation_alerts import proof_incidents
-from classfeed_dagster.feed_run.post_delivery import Assured
+from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.run_history import run_reader
 from classfeed_dagster.repair.facts import gather
 from classfeed_dagster_tests.fixtures.desk import Desk
@@ -31,7 +31,9 @@ def found(desk: Desk, at: str) -> dict[str, Incident]:
 
 def proven(desk: Desk, side: str, errors: int, **given: Any) -> None:
     values = {"build_id": "b", "revision": 0, "warnings": 0, "breaks": errors, "unexplained": 0, "attempt": "a"}
-    said = Assured.model_validate({**values, "errors": errors, "report": f"{KEY}-{side}/report.html", **given})
+    said = ReconciliationSummary.model_validate(
+        {**values, "errors": errors, "report": f"{KEY}-{side}/report.html", **given}
+    )
     desk.runtime.save_reference(f"class_super/{side}_reconciliation", MONDAY, said)
 
 

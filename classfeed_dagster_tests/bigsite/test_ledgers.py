@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import tables
-from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Row
 from classfeed_dagster_tests.fixtures.reading_back import CLASS, DAY, END, FIRST, MICRO, START, Frames, take
@@ -32,7 +32,7 @@ def bhp(bigsite: Bigsite) -> Row:
     return bigsite.security("BHP")
 
 
-def _land(bigsite: Bigsite, store: ObjectStore, day: dt.date = DAY, *audiences: Audience) -> Frames:
+def _land(bigsite: Bigsite, store: ObjectStore, day: dt.date = DAY, *audiences: RecipientSchedule) -> Frames:
     assert bigsite.engine is not None
     bigsite.end_of_day(day).save()
     return take(bigsite.engine, store, day, audiences or (CLASS,))[1]
@@ -130,8 +130,8 @@ def test_two_audiences_have_each_their_openings_and_share_the_rows(
     bigsite: Bigsite, bhp: Row, local_store: ObjectStore
 ) -> None:
     friday, monday = dt.date(2023, 2, 3), dt.date(2023, 1, 30)
-    weekly = Audience("CLASS", FIRST, Cadence.WEEKLY)
-    bgl = Audience("BGL", FIRST)
+    weekly = RecipientSchedule("CLASS", FIRST, Cadence.WEEKLY)
+    bgl = RecipientSchedule("BGL", FIRST)
     portfolio = bigsite.portfolio().consent(history_from="2023-01-20")
     portfolio.consent(recipient="BGL", history_from="2023-01-31", granted_at=trading_days.cutoff(DAY) + HOUR)
     for day in (monday, dt.date(2023, 2, 2), friday):
@@ -152,7 +152,7 @@ def test_two_audiences_have_each_their_openings_and_share_the_rows(
 
 
 def test_full_for_one_audience_beats_delta_for_another(bigsite: Bigsite, bhp: Row, local_store: ObjectStore) -> None:
-    bgl = Audience("BGL", FIRST)
+    bgl = RecipientSchedule("BGL", FIRST)
     portfolio = bigsite.portfolio().consent()
     portfolio.consent(recipient="BGL", granted_at=NEWLY, history_from="2023-01-20")
     portfolio.security_movement(bhp, "BONUS_ISSUE", 1, on="2022-03-01")

@@ -20,12 +20,12 @@ from classfeed_dagster.bigsite import source_connection as reading
 from classfeed_dagster.bigsite.landing import DamagedFileError, empty_tables
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot, open_slices, snapshot_for, take_snapshot
 from classfeed_dagster.bigsite.source_connection import SourceReadError
-from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Portfolio, Row
 from classfeed_dagster_tests.fixtures.reading_back import CLASS, DAY, END, START, frames, stored_files, take
 
-BGL = Audience("BGL", CLASS.first_business_date)
+BGL = RecipientSchedule("BGL", CLASS.first_business_date)
 
 
 def _customer(bigsite: Bigsite, security: Row, number: str | None = None, **consent: Any) -> Portfolio:
@@ -184,7 +184,7 @@ def test_a_rerun_reuses_the_landed_snapshot_and_a_fresh_one_overwrites_nothing(
 def test_a_snapshot_serves_only_audiences_it_was_read_for(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
-    weekly = Audience("CLASS", CLASS.first_business_date, Cadence.WEEKLY)  # not due on a Wednesday
+    weekly = RecipientSchedule("CLASS", CLASS.first_business_date, Cadence.WEEKLY)  # not due on a Wednesday
     one = snapshot_for(bigsite_engine, local_store, DAY, [CLASS, weekly])
     assert one.audiences == (CLASS.key,)
     both = snapshot_for(bigsite_engine, local_store, DAY, [CLASS, BGL])

@@ -17,7 +17,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key
 from classfeed_dagster.documents.class_cash import CLASS_CASH
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.documents.locate import NotAPageError, locate
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.settings import get_settings
 from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster_tests.fixtures import csv_frames as make
@@ -33,7 +33,7 @@ Command = Callable[..., Result]
 def store(tmp_path: Path) -> ObjectStore:
     """The store of the settings, with one date of class trade in the shadow."""
     store = open_store(str(tmp_path / "store"))
-    deliver(store, CLASS_TRADE, Audience("CLASS", DAY), DAY, make.frames([make.account("SW00000001")], ROWS))
+    deliver(store, CLASS_TRADE, RecipientSchedule("CLASS", DAY), DAY, make.frames([make.account("SW00000001")], ROWS))
     return store
 
 
@@ -55,7 +55,7 @@ def test_the_shadow_is_seen_and_named(classfeed: Command, store: ObjectStore) ->
     assert verified.exit_code == 0
     assert "1 page(s) read and checked, 1 of the manifests in the shadow" in verified.output
     more = make.frames([make.account("SW00000001")], ROWS[:1])
-    deliver(store, CLASS_TRADE, Audience("CLASS", DAY), DAY, more, mode=FeedMode.LIVE)
+    deliver(store, CLASS_TRADE, RecipientSchedule("CLASS", DAY), DAY, more, mode=FeedMode.LIVE)
     assert (
         "delivered (shadow: revision 0)" in classfeed("status", "--date", "2023-01-03", "--feed", "class_trade").output
     )
@@ -74,7 +74,7 @@ def test_parity_says_what_differs_and_keeps_the_score(classfeed: Command, store:
             assert part in shown.output
     late = {**make.trade(3, transaction_date=dt.date(2022, 12, 30))}
     frames = make.frames([make.account("SW00000001")], [*ROWS, late])
-    deliver(store, CLASS_TRADE, Audience("CLASS", DAY), DAY, frames)
+    deliver(store, CLASS_TRADE, RecipientSchedule("CLASS", DAY), DAY, frames)
     data = old_app.write("class_trade", DAY, [old_app.trade_fields(row) for row in ROWS])
     store.put(f"legacy/class_trade/{DAY}/old.csv", data)
     assert "explained by late-row: 1" in classfeed("parity", "--date", DAY.isoformat()).output

@@ -11,7 +11,7 @@ import pytest
 from classfeed_dagster import trading_days
 from classfeed_dagster.delivery.feed_mode import FeedMode, last_delivery, shadow_key, switched
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore, open_store
 from classfeed_dagster.stored_records import manifest_key
 from classfeed_dagster_tests.fixtures import csv_frames as make
@@ -19,7 +19,7 @@ from classfeed_dagster_tests.fixtures.delivering import deliver
 
 FIRST = dt.date(2023, 5, 1)
 DAYS = trading_days.business_days_between(FIRST, dt.date(2023, 5, 31))
-AUDIENCE = Audience("CLASS", FIRST)
+AUDIENCE = RecipientSchedule("CLASS", FIRST)
 FEED = "class_trade"
 PREFIX = f"delivered/{FEED}/2023-05-01/"
 

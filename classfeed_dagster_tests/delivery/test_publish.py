@@ -22,7 +22,7 @@ from classfeed_dagster.errors import (
     StaleBuildError,
     TooManyHeldBackError,
 )
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import chain_key, manifest_key, to_json
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
@@ -240,7 +240,7 @@ def test_a_build_for_another_audience_is_stale(local_store: ObjectStore) -> None
             local_store,
             made,
             consented_now=lambda: (ASKED_AT, day.active),
-            audience=Audience("CLASS", dt.date(2022, 12, 30)),
+            audience=RecipientSchedule("CLASS", dt.date(2022, 12, 30)),
             correlation_id="x",
         )
 

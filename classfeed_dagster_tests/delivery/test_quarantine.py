@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from classfeed_dagster.delivery.approve_removals import is_released, release_jump, releases
+from classfeed_dagster.delivery.approve_removals import approve_removals, is_released, releases
 from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates, deliveries_of, history_of
 from classfeed_dagster.delivery.manifest import ChainEntry
 from classfeed_dagster.delivery.quarantine import held, quarantine, update_quarantine
@@ -101,27 +101,27 @@ def test_any_number_of_a_portfolio_stays_under_the_quarantine(local_store: Objec
 
 def test_a_release_is_for_exactly_one_set(store: ObjectStore) -> None:
     assert not is_released(store, AUDIENCE, DAY1, ["P1", "P2"])
-    release = release_jump(store, AUDIENCE, DAY1, ["P2", "P1"], released_by=" jo ", reason="fund closed", at=T1)
+    release = approve_removals(store, AUDIENCE, DAY1, ["P2", "P1"], released_by=" jo ", reason="fund closed", at=T1)
     assert (release.released_by, release.removed) == ("jo", 2)
     assert list(store.list("releases/")) == [f"releases/{AUDIENCE.key}/2023-01-03/consent-jump.json"]
     assert is_released(store, AUDIENCE, DAY1, ["P1", "P2"])
     assert not is_released(store, AUDIENCE, DAY1, ["P1", "P2", "P3"])
     assert not is_released(store, AUDIENCE, DAY1, ["P1"])
     assert not is_released(store, AUDIENCE, DAY2, ["P1", "P2"])
-    again = release_jump(store, AUDIENCE, DAY1, ["P1", "P2"], released_by="max", reason="me too", at=T2)
+    again = approve_removals(store, AUDIENCE, DAY1, ["P1", "P2"], released_by="max", reason="me too", at=T2)
     assert again == release
 
 
 def test_further_releases_keep_the_earlier_ones(local_store: ObjectStore) -> None:
     for at in range(12):
-        release_jump(local_store, AUDIENCE, DAY1, [f"P{at}"], released_by="jo", reason="checked", at=T1)
+        approve_removals(local_store, AUDIENCE, DAY1, [f"P{at}"], released_by="jo", reason="checked", at=T1)
     assert [is_released(local_store, AUDIENCE, DAY1, [f"P{at}"]) for at in range(13)] == [True] * 12 + [False]
     assert [release.removed for release in releases(local_store, AUDIENCE, DAY1)] == [1] * 12
 
 
 def test_releases_at_once_are_all_kept(store: ObjectStore) -> None:
     def release(at: int) -> None:
-        release_jump(store, AUDIENCE, DAY1, [f"P{at}"], released_by="jo", reason="checked", at=T1)
+        approve_removals(store, AUDIENCE, DAY1, [f"P{at}"], released_by="jo", reason="checked", at=T1)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(release, range(4)))
@@ -131,7 +131,7 @@ def test_releases_at_once_are_all_kept(store: ObjectStore) -> None:
 @pytest.mark.parametrize(("who", "why"), [("", "checked"), ("jo", " ")])
 def test_a_release_names_who_and_why(local_store: ObjectStore, who: str, why: str) -> None:
     with pytest.raises(ValueError, match="say who looked"):
-        release_jump(local_store, AUDIENCE, DAY1, ["P1"], released_by=who, reason=why, at=T1)
+        approve_removals(local_store, AUDIENCE, DAY1, ["P1"], released_by=who, reason=why, at=T1)
 
 
 def test_releases_that_keep_coming_give_up(local_store: ObjectStore) -> None:
@@ -143,7 +143,7 @@ def test_releases_that_keep_coming_give_up(local_store: ObjectStore) -> None:
             return False
 
     with pytest.raises(ChainBusyError):
-        release_jump(AlwaysLate(), AUDIENCE, DAY1, ["P1"], released_by="jo", reason="x", at=T1)  # type: ignore[arg-type]
+        approve_removals(AlwaysLate(), AUDIENCE, DAY1, ["P1"], released_by="jo", reason="x", at=T1)  # type: ignore[arg-type]
 
 
 # --- Looking ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from classfeed_dagster.documents.document_format import (
     CurrencyTotals,
     DocumentFormat,
     OneFileFormat,
-    PageFacts,
+    PageInspection,
     Totals,
     file_stem,
     paging_of,
@@ -312,8 +312,8 @@ def test_what_the_files_cannot_carry_is_a_finding() -> None:
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-def examined(document: Any, data: bytes) -> PageFacts:
-    facts: PageFacts = document.examine([data])
+def examined(document: Any, data: bytes) -> PageInspection:
+    facts: PageInspection = document.examine([data])
     return facts
 
 

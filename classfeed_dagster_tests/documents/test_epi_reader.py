@@ -19,7 +19,7 @@ from polars.testing import assert_frame_equal
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents import epi_records
-from classfeed_dagster.documents.document_format import PageFacts, Totals
+from classfeed_dagster.documents.document_format import PageInspection, Totals
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.documents.epi_reader import UnreadableDocumentError
 from classfeed_dagster.documents.epi_validator import MOST_ERRORS, PIECE, Lines
@@ -41,7 +41,7 @@ PAGE = page_of(sample())
 MB = 1 << 20
 
 
-def examine(page: bytes, chunk: int = 1 << 16) -> PageFacts:
+def examine(page: bytes, chunk: int = 1 << 16) -> PageInspection:
     return EPI.examine(page[at : at + chunk] for at in range(0, len(page), chunk))
 
 

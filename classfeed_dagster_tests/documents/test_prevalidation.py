@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 
 from classfeed_dagster.documents import epi_reader
-from classfeed_dagster.documents.document_format import RecordFacts
+from classfeed_dagster.documents.document_format import RecordInspection
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster_tests.fixtures.epi_data import Frames, any_frames, page_of, sample, sections_of
 
 
-def examined_ahead(frames: Frames) -> dict[str, RecordFacts]:
+def examined_ahead(frames: Frames) -> dict[str, RecordInspection]:
     return {
         digest: facts
         for section, chunks in sections_of(frames).items()

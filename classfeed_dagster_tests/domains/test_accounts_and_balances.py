@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from classfeed_dagster.domains.account_balances import account_balances
 from classfeed_dagster.domains.account_details import account_details
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster_tests.fixtures.landed import TODAY, D, part
 
 NONE_STATED = {"updated_at": None, "ledger_balance": None, "available_balance": None}
@@ -43,7 +43,7 @@ def test_portfolios_shared_with_others_alone_are_not_mentioned() -> None:
     )
     for frame in (*account_details(given).values(), *account_balances(given).values()):
         assert frame["portfolio_number"].to_list() == ["SW000001"]
-    to_them = Audience("BGL", dt.date(2023, 1, 3))
+    to_them = RecipientSchedule("BGL", dt.date(2023, 1, 3))
     theirs_only = part(to_them, D, data_sharing_consent=[{}, theirs], portfolio=[{}, {"portfolio_id": 2}])
     assert account_details(theirs_only)["accounts"]["portfolio_number"].to_list() == ["SW2"]
 

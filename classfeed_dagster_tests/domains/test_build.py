@@ -30,13 +30,13 @@ from classfeed_dagster.domains.build import (
 )
 from classfeed_dagster.domains.columns import DOMAINS as DECLARED
 from classfeed_dagster.domains.columns import FINDINGS
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
 
 D = dt.date(2023, 2, 1)
-CLASS = Audience("CLASS", dt.date(2023, 1, 3))
-BGL = Audience("BGL", dt.date(2023, 1, 3))
+CLASS = RecipientSchedule("CLASS", dt.date(2023, 1, 3))
+BGL = RecipientSchedule("BGL", dt.date(2023, 1, 3))
 TODAY = "2023-02-01T02:00Z"
 
 
@@ -73,11 +73,13 @@ def engine(bigsite_engine: sa.Engine) -> sa.Engine:
     return bigsite_engine
 
 
-def _snapshot(engine: sa.Engine, store: ObjectStore, slice_portfolios: int = 500, *audiences: Audience) -> Snapshot:
+def _snapshot(
+    engine: sa.Engine, store: ObjectStore, slice_portfolios: int = 500, *audiences: RecipientSchedule
+) -> Snapshot:
     return take_snapshot(engine, store, D, audiences or (CLASS,), slice_portfolios=slice_portfolios)
 
 
-def _build(store: ObjectStore, snapshot: Snapshot, audience: Audience = CLASS) -> dict[str, DomainReference]:
+def _build(store: ObjectStore, snapshot: Snapshot, audience: RecipientSchedule = CLASS) -> dict[str, DomainReference]:
     consented = build_consented_portfolios(store, snapshot, audience)
     built = {domain: build_domain(store, snapshot, audience, domain, consented) for domain in DECLARED}
     return {consented.domain: consented, **built}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from classfeed_dagster.bigsite.consent import Consent
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 from classfeed_dagster.domains.consented_portfolios import consent_roll, consented_portfolios, consents_of
-from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster_tests.fixtures.landed import CLASS, CUTOFF, LONG_AGO, TODAY, D, instant, landed
 
 BEFORE = "2023-01-30T00:00:00Z"
@@ -78,7 +78,7 @@ def test_another_recipients_consent_is_none() -> None:
 
 
 def test_everyone_is_new_on_the_first_date_and_nobody_removed() -> None:
-    first = Audience("CLASS", D)
+    first = RecipientSchedule("CLASS", D)
     gone = {"portfolio_id": 2, "portfolio_number": "SW2", "revoked_at": TODAY}
     frame = consented_portfolios(landed(data_sharing_consent=[{}, gone]), first, D)
     assert frame["change"].to_list() == ["NEW"]
@@ -89,7 +89,7 @@ def test_everyone_is_new_on_the_first_date_and_nobody_removed() -> None:
 
 def test_a_date_that_is_not_the_audiences_is_refused() -> None:
     with pytest.raises(ValueError, match="not a date of CLASS's weekly feed"):
-        consented_portfolios(landed(), Audience("CLASS", dt.date(2023, 1, 3), Cadence.WEEKLY), D)
+        consented_portfolios(landed(), RecipientSchedule("CLASS", dt.date(2023, 1, 3), Cadence.WEEKLY), D)
 
 
 _instants = st.sampled_from(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from classfeed_dagster.domains.columns import MOVEMENT_TRANSACTIONS
 from classfeed_dagster.domains.movement_transactions import movement_transactions
-from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster_tests.fixtures.landed import CLASS, CUTOFF, NEW, TODAY, YESTERDAY, D, instant, part
 
 START = "2023-01-31T13:00:00Z"  # of D's window
@@ -113,7 +113,7 @@ def test_a_delta_is_the_window_whatever_date_the_rows_carry() -> None:
 
 
 def test_a_weekly_audience_gets_the_week() -> None:
-    weekly = Audience("CLASS", dt.date(2023, 1, 3), Cadence.WEEKLY)
+    weekly = RecipientSchedule("CLASS", dt.date(2023, 1, 3), Cadence.WEEKLY)
     friday = dt.date(2023, 2, 3)
     rows = [{"recorded_at": "2023-01-27T12:59:59Z"}, {"recorded_at": "2023-01-27T13:00:00Z"}, {"recorded_at": TODAY}]
     assert list(_frame(weekly, friday, cash_transaction=rows)["transaction_id"]) == ["C2", "C3"]

@@ -29,7 +29,7 @@ from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.simulation.proof import delivered_pages
 from classfeed_dagster.simulation.recipient import load
-from classfeed_dagster.support.reruns import DoorRules, Requester, RerunRefusedError, request_rerun, requests
+from classfeed_dagster.support.reruns import Requester, RerunPolicy, RerunRefusedError, request_rerun, requests
 from classfeed_dagster_tests.features.promises import PREFIX
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Portfolio
 from classfeed_dagster_tests.fixtures.catalogue import MONDAY, TUESDAY, WEDNESDAY, Cast
@@ -292,7 +292,7 @@ def asks(story: Story, person: str, group: str, day: str, reason: str) -> None:
             date,
             Requester(person, frozenset({group})),
             reason,
-            rules=DoorRules("classfeed-support", 3),
+            rules=RerunPolicy("classfeed-support", 3),
             under_way=lambda: False,
             at=at,
             correlation_id="c" * 32,

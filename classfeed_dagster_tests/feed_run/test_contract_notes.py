@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from classfeed_dagster.delivery.delivery_history import wherever
+from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.domains.build import open_domains
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.feeds.class_super import FEED as CLASS_SUPER
@@ -69,7 +69,7 @@ def test_both_feeds_carry_them_to_the_cent_and_flag_those_that_are_wrong(desk: D
         (held,) = outcome.manifest.held_back
         assert (held.number, held.reason) == ("SW00000006", "breaks net_amount (once)")  # Sell02; the others go
         (page,) = outcome.manifest.pages
-        with wherever(store, feed.name).local_file(page.key) as path:
+        with live_and_shadow(store, feed.name).local_file(page.key) as path:
             sent = feed.format.read(path)["movement_transactions"].filter(pl.col("transaction_id").is_in(list(notes)))
         assert {notes[name]["case"] for name in sent["transaction_id"]} == GO
         for row in sent.iter_rows(named=True):

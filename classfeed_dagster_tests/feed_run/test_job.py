@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from classfeed_dagster.delivery.approve_removals import release_jump
+from classfeed_dagster.delivery.approve_removals import approve_removals
 from classfeed_dagster.feeds.class_super import FEED as CLASS_SUPER
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster_tests.fixtures.desk import Desk
@@ -76,7 +76,7 @@ def test_a_jump_in_removals_needs_a_person(desk: Desk) -> None:
 
     audience = CLASS_SUPER.audience(desk.runtime.settings.first_business_date)
     tuesday = dt.date.fromisoformat(TUESDAY)
-    release_jump(
+    approve_removals(
         desk.runtime.store,
         audience,
         tuesday,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from classfeed_dagster.alerting.incidents import open_incidents
-from classfeed_dagster.feed_run.post_delivery import Assured
+from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
@@ -48,8 +48,8 @@ def reconcile(desk: Desk) -> Any:
     )
 
 
-def told(desk: Desk, side: str) -> Assured:
-    return desk.runtime.load_reference(f"{FEED}/{side}_reconciliation", MONDAY, Assured)
+def told(desk: Desk, side: str) -> ReconciliationSummary:
+    return desk.runtime.load_reference(f"{FEED}/{side}_reconciliation", MONDAY, ReconciliationSummary)
 
 
 def test_a_clean_delivery_is_proven_loaded_and_agreed(delivered: Desk) -> None:

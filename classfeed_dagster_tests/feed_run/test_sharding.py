@@ -15,7 +15,7 @@ from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feed_run import sharding as sharing
-from classfeed_dagster.feed_run.feed_run import FeedDay
+from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.orchestration.assets import feeds as assets
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.fan_out import Stage
@@ -112,7 +112,7 @@ def test_what_nobody_shared_out_in_time_is_made_by_the_last_step(shared: Desk, a
     """A page is gone before the last step: it makes the document itself."""
     seven_customers(shared)
 
-    def after_a_page_went(work: FeedDay) -> Build | None:
+    def after_a_page_went(work: FeedRun) -> Build | None:
         pages = [key for key in work.store.list("staged/") if "/page-" in key]
         work.store.delete(pages[-1])
         assert sharing.put_together(work) is None
@@ -186,7 +186,7 @@ def test_another_attempt_shares_the_same_date_out_meanwhile(
     rehearsed = dt.date.fromisoformat(MONDAY)
     feed = shared.feed(FEED)
     audience = feed.audience(shared.runtime.settings.first_business_date)
-    other = FeedDay(shared.runtime, feed, audience, rehearsed, "other", morning_after(rehearsed), shared.feeds)
+    other = FeedRun(shared.runtime, feed, audience, rehearsed, "other", morning_after(rehearsed), shared.feeds)
     ended: list[str] = []
 
     def then_another(*given: Any) -> Any:

@@ -30,7 +30,7 @@ from classfeed_dagster.feed_run.switches import (
 from classfeed_dagster.feeds import class_cash, class_trade
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.feeds.portfolios import Portfolios, SelectionError
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import open_store
 from classfeed_dagster_tests.fixtures import csv_frames as make
 from classfeed_dagster_tests.fixtures.delivering import deliver
@@ -149,7 +149,7 @@ def test_which_switches_clash() -> None:
 
 def test_what_another_feed_delivered_live_is_found_whatever_the_switches_say(tmp_path: Path) -> None:
     store, day = open_store(str(tmp_path)), dt.date(2023, 5, 1)
-    audience = Audience("CLASS", day)
+    audience = RecipientSchedule("CLASS", day)
     frames = make.frames([make.account("SW1"), make.account("SW2")], [make.trade(1, "SW1")])
     deliver(store, CLASS_TRADE, audience, day, frames, mode=FeedMode.SHADOW)
     numbers = {"SW2", "SW3"}

@@ -17,7 +17,7 @@ from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.documents.csv_reader import file_chunks, lines_of
 from classfeed_dagster.errors import GateRefusedError, NotInOrderError, StaleBuildError
 from classfeed_dagster.feed_run import feed_run as steps
-from classfeed_dagster.feed_run.feed_run import FeedDay, FeedIdleError
+from classfeed_dagster.feed_run.feed_run import FeedIdleError, FeedRun
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feeds.class_trade import FEED
 from classfeed_dagster.parity.report import ParityReport
@@ -106,7 +106,7 @@ def switch(runtime: Runtime, flags: Mapping[str, dict[str, bool | str]]) -> None
     start_flags(runtime.settings, (FEED,))
 
 
-def trial(runtime: Runtime, day: dt.date) -> FeedDay:
+def trial(runtime: Runtime, day: dt.date) -> FeedRun:
     return attempt(runtime, FEED, day, (FEED,))
 
 
@@ -172,7 +172,7 @@ def test_a_switch_turned_between_building_and_delivering_builds_again(desk: Desk
     built = trial(runtime, DAYS[0])
     prepare(built)
     built.hold_back()
-    built.judge(built.stage())
+    built.evaluate_checks(built.stage())
     switch(runtime, {"include-drp": {"class_trade": False}})
     later = trial(runtime, DAYS[0])  # a rerun of the delivery alone
     assert later.publish().kind == "DELIVERED"
@@ -210,7 +210,7 @@ def test_what_changes_before_delivery_is_built_again(desk: Desk, monkeypatch: py
         works.append(trial(desk.runtime, DAYS[at]))
         prepare(works[at])
         works[at].hold_back()
-        works[at].judge(works[at].stage())
+        works[at].evaluate_checks(works[at].stage())
     monday, tuesday = works
     with pytest.raises(NotInOrderError):
         tuesday.publish()

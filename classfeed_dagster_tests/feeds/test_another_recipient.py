@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from classfeed_dagster.documents.document_format import PageFacts, PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.documents.document_format import PageHeader, PageInspection, RenderedPortfolio, Totals
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.schedules import Cadence
@@ -33,11 +33,11 @@ class JsonLines:
         yield json.dumps({"MessageId": header.message_id, "lines": totals.counts}).encode() + b"\n"
         yield from sections["lines"]
 
-    def examine(self, chunks: Iterable[bytes]) -> PageFacts:
+    def examine(self, chunks: Iterable[bytes]) -> PageInspection:
         header, *lines = map(json.loads, (data := b"".join(chunks)).splitlines())
         numbers, stated = frozenset(line["portfolio"] for line in lines), Totals(header.pop("lines"))
         found, digest = Totals({"lines": len(lines)}), hashlib.sha256(data).hexdigest()
-        return PageFacts((), header, {"lines": numbers}, frozenset(), found, stated, digest, len(data))
+        return PageInspection((), header, {"lines": numbers}, frozenset(), found, stated, digest, len(data))
 
     def read(self, path: Path) -> dict[str, pl.DataFrame]:
         return {"lines": pl.read_ndjson(gzip.open(path).read().split(b"\n", 1)[1])}

@@ -16,7 +16,7 @@ from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.documents.csv_format import CsvFormat
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
-from classfeed_dagster.feed_run.delivery_checks import judge_roll
+from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward
 from classfeed_dagster.feed_run.volumes import unusual_volumes
 from classfeed_dagster.feeds.class_cash import FEED as CASH
 from classfeed_dagster.feeds.class_super import FEED as SUPER
@@ -29,14 +29,14 @@ from classfeed_dagster.feeds.feed import (
     require_distinct,
 )
 from classfeed_dagster.parity.run import NoOldAppError, compare_date, to_compare
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures import csv_frames as make
 from classfeed_dagster_tests.fixtures.delivering import deliver
 
 FIRST = dt.date(2023, 1, 3)
 DAYS = trading_days.business_days_between(FIRST, dt.date(2023, 2, 28))
-CLASS = Audience("CLASS", FIRST)
+CLASS = RecipientSchedule("CLASS", FIRST)
 
 
 def test_the_declared_feeds() -> None:
@@ -88,7 +88,7 @@ def test_volumes_far_from_usual_are_told(local_store: ObjectStore) -> None:
 
 def test_a_roll_that_does_not_add_up_fails(local_store: ObjectStore) -> None:
     roll = ConsentRoll(previous=3, new=1, removed=1, current=2, balanced=False, removed_numbers=("SW1",))
-    judged = judge_roll(local_store, CLASS, DAYS[1], roll, Decimal(1))
+    judged = check_consent_rollforward(local_store, CLASS, DAYS[1], roll, Decimal(1))
     assert not judged.passed
     assert judged.summary.endswith("does not hold")
 

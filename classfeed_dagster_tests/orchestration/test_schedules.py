@@ -9,12 +9,12 @@ import pytest
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.orchestration.schedules import date_due, morning_schedule
-from classfeed_dagster.schedules import Audience, Cadence
-from classfeed_dagster.tags import CORRELATION_TAG
 from classfeed_dagster.orchestration.partitions import business_date_partitions
+from classfeed_dagster.orchestration.schedules import date_due, morning_schedule
+from classfeed_dagster.schedules import Cadence, RecipientSchedule
+from classfeed_dagster.tags import CORRELATION_TAG
 
-DAILY = Audience("CLASS", dt.date(2023, 1, 3))
+DAILY = RecipientSchedule("CLASS", dt.date(2023, 1, 3))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_a_morning_delivers_the_business_date_before(morning: dt.date, expected:
 
 
 def test_a_weekly_feed_skips_the_other_mornings() -> None:
-    weekly = Audience("BGL", dt.date(2023, 1, 3), Cadence.WEEKLY)
+    weekly = RecipientSchedule("BGL", dt.date(2023, 1, 3), Cadence.WEEKLY)
     assert date_due(dt.date(2023, 1, 9), weekly) == dt.date(2023, 1, 6)
     assert date_due(dt.date(2023, 1, 10), weekly) == "2023-01-09 is not a date of this weekly feed"
 

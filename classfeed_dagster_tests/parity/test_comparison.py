@@ -29,7 +29,7 @@ from classfeed_dagster.parity.report import (
     report_key,
     scorecard,
 )
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster_tests.fixtures import csv_frames as make
 from classfeed_dagster_tests.fixtures import old_app
@@ -38,7 +38,7 @@ from classfeed_dagster_tests.fixtures.old_app import DIALECTS, Dialect, balance_
 
 FIRST = dt.date(2023, 1, 3)
 DAYS = trading_days.business_days_between(FIRST, dt.date(2023, 12, 29))[:30]
-AUDIENCE = Audience("CLASS", FIRST)
+AUDIENCE = RecipientSchedule("CLASS", FIRST)
 NUMBERS = ("SW00000001", "SW00000002", "SW00000003")
 ACCOUNTS = [make.account(number) for number in NUMBERS]
 Rows = list[dict[str, Any]]

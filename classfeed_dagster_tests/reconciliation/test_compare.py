@@ -15,18 +15,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from classfeed_dagster.reconciliation.compare import RowClass, compare, nothing_to_compare
-from classfeed_dagster.reconciliation.rules import Field, Kind, Rule, RuleError, Tolerance
+from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule, RuleError, Tolerance
 
 TODAY = dt.date(2025, 3, 13)
 RULE = Rule(
     "movements",
     (Field("portfolio_number"), Field("id")),
     (
-        Field("amount", Kind.MONEY),
-        Field("units", Kind.UNITS),
-        Field("day", Kind.DATE),
-        Field("at", Kind.INSTANT),
-        Field("n", Kind.COUNT),
+        Field("amount", FieldType.MONEY),
+        Field("units", FieldType.UNITS),
+        Field("day", FieldType.DATE),
+        Field("at", FieldType.INSTANT),
+        Field("n", FieldType.COUNT),
     ),
 )
 NAMES = ("portfolio_number", "id", "amount", "units", "day", "at", "n")
@@ -52,7 +52,9 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def tolerant(**tolerance: Any) -> Rule:
     return Rule(
-        "t", RULE.keys, (Field("amount", Kind.MONEY, Tolerance("ann", "agreed", TODAY, **tolerance)), *RULE.fields[1:])
+        "t",
+        RULE.keys,
+        (Field("amount", FieldType.MONEY, Tolerance("ann", "agreed", TODAY, **tolerance)), *RULE.fields[1:]),
     )
 
 
@@ -292,7 +294,7 @@ def test_it_reads_typed_parquet(tmp_path: Path) -> None:
         (tolerant(days=-1), "days be 0 or more"),
         (tolerant(days=1), "days are for dates"),
         (Rule("x", RULE.keys, (Field("a", tolerance=Tolerance("a", "b", TODAY, upper=Decimal(1))),)), "bounds for numbers"),
-        (Rule("x", RULE.keys, (Field("a", Kind.MONEY, Tolerance("ann", "b", TODAY - dt.timedelta(days=1))),)), "ask ann to review"),
+        (Rule("x", RULE.keys, (Field("a", FieldType.MONEY, Tolerance("ann", "b", TODAY - dt.timedelta(days=1))),)), "ask ann to review"),
     ],
 )  # fmt: skip
 def test_a_rule_that_makes_no_sense_is_refused_before_any_row_is_read(rule: Rule, message: str) -> None:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 import classfeed_dagster
-from classfeed_dagster.repair.causes import _GROUPS, TABLE, Cause, Dependency, Kind, classify
+from classfeed_dagster.repair.causes import _GROUPS, TABLE, Cause, CauseKind, Dependency, classify
 
 WRAPPER = ("DagsterExecutionStepExecutionError", "Error occurred while executing op")
 
@@ -17,68 +17,72 @@ WRAPPER = ("DagsterExecutionStepExecutionError", "Error occurred while executing
 @pytest.mark.parametrize(
     ("chain", "kind", "dependency"),
     [
-        ([], Kind.TRANSIENT, None),
-        ([WRAPPER], Kind.UNKNOWN, None),
-        ([WRAPPER, ("KeyError", "'x'")], Kind.UNKNOWN, None),
-        ([WRAPPER, ("SourceReadError", "bigsite could not be read")], Kind.TRANSIENT, Dependency.BIGSITE),
-        ([("SourceReadError", ""), ("OperationalError", "connection refused")], Kind.TRANSIENT, Dependency.BIGSITE),
-        ([("SourceReadError", ""), ("DeadlockDetected", "")], Kind.TRANSIENT, None),
-        ([("SourceReadError", ""), ("UndefinedColumn", "")], Kind.DATA, None),
-        ([("SourceReadError", ""), ("InsufficientPrivilege", "")], Kind.CONFIGURATION, None),
+        ([], CauseKind.TRANSIENT, None),
+        ([WRAPPER], CauseKind.UNKNOWN, None),
+        ([WRAPPER, ("KeyError", "'x'")], CauseKind.UNKNOWN, None),
+        ([WRAPPER, ("SourceReadError", "bigsite could not be read")], CauseKind.TRANSIENT, Dependency.BIGSITE),
+        (
+            [("SourceReadError", ""), ("OperationalError", "connection refused")],
+            CauseKind.TRANSIENT,
+            Dependency.BIGSITE,
+        ),
+        ([("SourceReadError", ""), ("DeadlockDetected", "")], CauseKind.TRANSIENT, None),
+        ([("SourceReadError", ""), ("UndefinedColumn", "")], CauseKind.DATA, None),
+        ([("SourceReadError", ""), ("InsufficientPrivilege", "")], CauseKind.CONFIGURATION, None),
         (
             [("OperationalError", 'FATAL: password authentication failed for user "feed"')],
-            Kind.CONFIGURATION,
+            CauseKind.CONFIGURATION,
             None,
         ),
-        ([("OperationalError", 'FATAL: database "bigsite" does not exist')], Kind.CONFIGURATION, None),
-        ([("OperationalError", "250001 (08001): could not connect")], Kind.TRANSIENT, Dependency.SNOWFLAKE),
-        ([("OperationalError", "390100 (08001): Incorrect username or password")], Kind.CONFIGURATION, None),
+        ([("OperationalError", 'FATAL: database "bigsite" does not exist')], CauseKind.CONFIGURATION, None),
+        ([("OperationalError", "250001 (08001): could not connect")], CauseKind.TRANSIENT, Dependency.SNOWFLAKE),
+        ([("OperationalError", "390100 (08001): Incorrect username or password")], CauseKind.CONFIGURATION, None),
         (
             [("StoreError", ""), ("ClientError", "An error occurred (SlowDown) when calling PutObject")],
-            Kind.TRANSIENT,
+            CauseKind.TRANSIENT,
             Dependency.STORE,
         ),
-        ([("ClientError", "An error occurred (AccessDenied) when calling PutObject")], Kind.CONFIGURATION, None),
-        ([("StoreError", ""), ("ClientError", "an error of a new kind")], Kind.TRANSIENT, Dependency.STORE),
-        ([("OSError", "[Errno 28] No space left on device")], Kind.TRANSIENT, None),
-        ([("OSError", "[Errno 5] Input/output error")], Kind.UNKNOWN, None),
-        ([("EndpointConnectionError", ""), ("ConnectionRefusedError", "")], Kind.TRANSIENT, Dependency.STORE),
-        ([("ConnectionResetError", "")], Kind.TRANSIENT, None),
-        ([("MemoryError", "")], Kind.TRANSIENT, None),
-        ([("StaleBuildError", "")], Kind.STALE, None),
-        ([("SourceNotReadyError", "")], Kind.NOT_READY, None),
-        ([("DagsterAssetCheckFailedError", "")], Kind.DATA, None),
-        ([("SchemaDriftError", "")], Kind.DATA, None),
-        ([("ObjectNotFoundError", "")], Kind.DATA, None),
-        ([("SchemaUnreadableError", "")], Kind.DATA, None),
-        ([("SourceReadError", ""), ("QueryCanceled", "due to statement timeout")], Kind.TRANSIENT, None),
-        ([("SourceReadError", ""), ("DiskFull", "")], Kind.TRANSIENT, Dependency.BIGSITE),
+        ([("ClientError", "An error occurred (AccessDenied) when calling PutObject")], CauseKind.CONFIGURATION, None),
+        ([("StoreError", ""), ("ClientError", "an error of a new kind")], CauseKind.TRANSIENT, Dependency.STORE),
+        ([("OSError", "[Errno 28] No space left on device")], CauseKind.TRANSIENT, None),
+        ([("OSError", "[Errno 5] Input/output error")], CauseKind.UNKNOWN, None),
+        ([("EndpointConnectionError", ""), ("ConnectionRefusedError", "")], CauseKind.TRANSIENT, Dependency.STORE),
+        ([("ConnectionResetError", "")], CauseKind.TRANSIENT, None),
+        ([("MemoryError", "")], CauseKind.TRANSIENT, None),
+        ([("StaleBuildError", "")], CauseKind.STALE, None),
+        ([("SourceNotReadyError", "")], CauseKind.NOT_READY, None),
+        ([("DagsterAssetCheckFailedError", "")], CauseKind.DATA, None),
+        ([("SchemaDriftError", "")], CauseKind.DATA, None),
+        ([("ObjectNotFoundError", "")], CauseKind.DATA, None),
+        ([("SchemaUnreadableError", "")], CauseKind.DATA, None),
+        ([("SourceReadError", ""), ("QueryCanceled", "due to statement timeout")], CauseKind.TRANSIENT, None),
+        ([("SourceReadError", ""), ("DiskFull", "")], CauseKind.TRANSIENT, Dependency.BIGSITE),
         (
             [("ProgrammingError", "002003 (42S02): Object 'FACT' does not exist or not authorized")],
-            Kind.CONFIGURATION,
+            CauseKind.CONFIGURATION,
             None,
         ),
-        ([("ProgrammingError", "000604 (57014): SQL execution canceled")], Kind.TRANSIENT, None),
-        ([("ProgrammingError", "something new")], Kind.UNKNOWN, None),
-        ([WRAPPER, ("TypeError", "")], Kind.BUG, None),
-        ([("StoreError", ""), ("ReadTimeoutError", "")], Kind.TRANSIENT, Dependency.STORE),
+        ([("ProgrammingError", "000604 (57014): SQL execution canceled")], CauseKind.TRANSIENT, None),
+        ([("ProgrammingError", "something new")], CauseKind.UNKNOWN, None),
+        ([WRAPPER, ("TypeError", "")], CauseKind.BUG, None),
+        ([("StoreError", ""), ("ReadTimeoutError", "")], CauseKind.TRANSIENT, Dependency.STORE),
     ],
 )
-def test_causes(chain: list[tuple[str, str]], kind: Kind, dependency: Dependency | None) -> None:
+def test_causes(chain: list[tuple[str, str]], kind: CauseKind, dependency: Dependency | None) -> None:
     cause = classify(chain)
     assert (cause.kind, cause.dependency) == (kind, dependency)
 
 
 def test_an_unknown_error_is_named_so_that_it_can_be_added() -> None:
-    assert classify([WRAPPER, ("NewError", "")]) == Cause(Kind.UNKNOWN, "NewError")
+    assert classify([WRAPPER, ("NewError", "")]) == Cause(CauseKind.UNKNOWN, "NewError")
 
 
 def test_only_what_can_pass_by_itself_is_retried() -> None:
-    assert {kind for kind in Kind if not kind.retried} == {Kind.DATA, Kind.CONFIGURATION, Kind.BUG}
+    assert {kind for kind in CauseKind if not kind.retried} == {CauseKind.DATA, CauseKind.CONFIGURATION, CauseKind.BUG}
 
 
 def test_only_what_passes_has_something_that_is_down() -> None:
-    assert all(kind is Kind.TRANSIENT for kind, dependency in TABLE.values() if dependency is not None)
+    assert all(kind is CauseKind.TRANSIENT for kind, dependency in TABLE.values() if dependency is not None)
 
 
 def own_exceptions() -> dict[str, type[BaseException]]:
@@ -112,17 +116,17 @@ def test_no_error_stands_in_the_table_twice() -> None:
 @pytest.mark.parametrize(
     ("state", "kind"),
     [
-        ("57014", Kind.TRANSIENT),  # statement timeout
-        ("40P01", Kind.TRANSIENT),
-        ("40001", Kind.TRANSIENT),
-        ("53300", Kind.TRANSIENT),
-        ("57P01", Kind.TRANSIENT),
-        ("25P03", Kind.TRANSIENT),
-        ("42703", Kind.DATA),
-        ("42501", Kind.CONFIGURATION),
-        ("28P01", Kind.CONFIGURATION),
+        ("57014", CauseKind.TRANSIENT),  # statement timeout
+        ("40P01", CauseKind.TRANSIENT),
+        ("40001", CauseKind.TRANSIENT),
+        ("53300", CauseKind.TRANSIENT),
+        ("57P01", CauseKind.TRANSIENT),
+        ("25P03", CauseKind.TRANSIENT),
+        ("42703", CauseKind.DATA),
+        ("42501", CauseKind.CONFIGURATION),
+        ("28P01", CauseKind.CONFIGURATION),
     ],
 )
-def test_states_of_postgresql(state: str, kind: Kind) -> None:
+def test_states_of_postgresql(state: str, kind: CauseKind) -> None:
     error = psycopg.errors.lookup(state)
     assert classify([("SourceReadError", ""), (error.__name__, "")]).kind is kind

@@ -13,7 +13,7 @@ import pytest
 
 from classfeed_dagster.alerting.incidents import raised
 from classfeed_dagster.repair.consent_events import Queues
-from classfeed_dagster.repair.source_probe import Question, changes
+from classfeed_dagster.repair.source_probe import Question, changed_since
 from classfeed_dagster_tests.fixtures.bigsite_builder import instant
 from classfeed_dagster_tests.fixtures.desk import Desk
 
@@ -93,13 +93,13 @@ def test_a_consent_recorded_after_delivery_goes_the_same_morning_once_its_event_
 def test_a_consent_that_ends_after_the_document_was_made_is_left_out_by_the_repair(
     desk: Desk, queues: Queues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from classfeed_dagster.feed_run.feed_run import FeedDay
+    from classfeed_dagster.feed_run.feed_run import FeedRun
 
     first, second = desk.two_customers()
     desk.end_of_day(MONDAY)
-    stage = FeedDay.stage
+    stage = FeedRun.stage
 
-    def then_revoked(work: FeedDay) -> object:
+    def then_revoked(work: FeedRun) -> object:
         build = stage(work)
         second.consents[-1].values.update(
             revoked_at=instant("2026-03-02T18:59:00Z"), updated_at=instant("2026-03-02T19:00:30Z")
@@ -108,7 +108,7 @@ def test_a_consent_that_ends_after_the_document_was_made_is_left_out_by_the_repa
         return build
 
     with desk.at("2026-03-03T06:00:00+11:00"), monkeypatch.context() as patch:
-        patch.setattr(FeedDay, "stage", then_revoked)
+        patch.setattr(FeedRun, "stage", then_revoked)
         report = desk.run(MONDAY, at=desk.runtime.settings.now)
         assert report.failed_checks == ("everyone_consented",)
     assert desk.status(MONDAY).deliveries == ()
@@ -138,7 +138,7 @@ def test_the_probe_sees_a_consent_that_ended_while_its_date_was_under_way(
     desk.end_of_day(MONDAY)
     day = dt.date(2026, 3, 2)
     question = Question(day, instant("2026-03-02T19:00:00Z"), delivered=delivered)
-    found = changes(desk.runtime, "CLASS", [question])
+    found = changed_since(desk.runtime, "CLASS", [question])
     assert found == ({} if changed is None else {day: instant(changed)})
 
 
@@ -147,7 +147,7 @@ def test_the_probe_sees_a_consent_run_out_though_no_row_changes(desk: Desk) -> N
     first.consents[-1].values.update(expires_at=instant("2026-03-02T19:05:00Z"))
     desk.end_of_day(MONDAY)
     day, seen = dt.date(2026, 3, 2), instant("2026-03-02T19:00:00Z")
-    assert changes(desk.runtime, "CLASS", [Question(day, seen)]) == {}
-    assert changes(desk.runtime, "CLASS", [Question(day, seen, delivered=False)]) == {
+    assert changed_since(desk.runtime, "CLASS", [Question(day, seen)]) == {}
+    assert changed_since(desk.runtime, "CLASS", [Question(day, seen, delivered=False)]) == {
         day: instant("2026-03-02T19:05:00Z")
     }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classfeed_dagster.repair.causes import Cause, Dependency, Kind
+from classfeed_dagster.repair.causes import Cause, CauseKind, Dependency
 from classfeed_dagster.repair.decisions import (
     Action,
     DateFacts,
@@ -26,9 +26,9 @@ DAY = dt.date(2026, 3, 2)
 DUE = dt.datetime(2026, 3, 2, 19, tzinfo=dt.UTC)
 HOUR, MINUTE = dt.timedelta(hours=1), dt.timedelta(minutes=1)
 POLICY = Policy(code_version="1")
-DOWN = Cause(Kind.TRANSIENT, "StoreError", Dependency.STORE)
-DRIFT = Cause(Kind.DATA, "SchemaDriftError")
-NOT_READY = Cause(Kind.NOT_READY, "SourceNotReadyError")
+DOWN = Cause(CauseKind.TRANSIENT, "StoreError", Dependency.STORE)
+DRIFT = Cause(CauseKind.DATA, "SchemaDriftError")
+NOT_READY = Cause(CauseKind.NOT_READY, "SourceNotReadyError")
 
 
 def facts(**given: object) -> DateFacts:
@@ -55,7 +55,7 @@ def test_a_date_is_left_to_its_schedule_and_started_if_that_did_not() -> None:
     ("run", "expected"),
     [
         (RunFact("a", RunState.RUNNING), Action.LEAVE),
-        (failed(Cause(Kind.TRANSIENT, "worker died"), retried_by_dagster=True), Action.LEAVE),
+        (failed(Cause(CauseKind.TRANSIENT, "worker died"), retried_by_dagster=True), Action.LEAVE),
         (RunFact("a", RunState.CANCELED, DUE), Action.WAIT),
         (RunFact("a", RunState.SUCCEEDED, DUE), Action.RUN),
         (RunFact("a", RunState.SUCCEEDED, DUE, idle=True), Action.RUN),
@@ -95,7 +95,7 @@ def test_a_re_issue_that_failed_is_tried_again_although_the_date_is_delivered() 
 
 
 def test_what_was_overtaken_or_must_be_read_anew_is_not_resumed() -> None:
-    overtaken = failed(Cause(Kind.STALE, "MixedSnapshotsError"), remaining=("a/b",))
+    overtaken = failed(Cause(CauseKind.STALE, "MixedSnapshotsError"), remaining=("a/b",))
     assert decide(facts(runs=[overtaken]), DUE + HOUR, POLICY).selection == ()
     changed = facts(runs=[failed(DOWN, remaining=("a/b",))], source_changed_at=DUE, snapshot_at=DUE - HOUR)
     decision = decide(changed, DUE + HOUR, POLICY)
@@ -116,7 +116,7 @@ def test_attempts_are_bounded_in_a_window_and_begin_anew_with_the_next() -> None
     assert action(facts(runs=runs), 5 * HOUR) is Action.GIVE_UP
     assert action(facts(runs=runs[:4]), 5 * HOUR) is Action.RUN
     assert action(facts(runs=runs, budget_from=DUE + 24 * HOUR), 24 * HOUR) is Action.RUN
-    unknown = Cause(Kind.UNKNOWN, "KeyError")
+    unknown = Cause(CauseKind.UNKNOWN, "KeyError")
     assert action(facts(runs=[failed(unknown, 0, 1)])) is Action.RUN
     assert action(facts(runs=[failed(unknown, 0, 1), failed(unknown, 9, 2)])) is Action.GIVE_UP
     # Looking whether the source is ready costs nothing.
@@ -163,7 +163,7 @@ def test_while_something_is_down_one_run_probes_it() -> None:
 
 
 def test_bigsite_is_asked_by_the_sensor_itself() -> None:
-    gone = Cause(Kind.TRANSIENT, "OperationalError", Dependency.BIGSITE)
+    gone = Cause(CauseKind.TRANSIENT, "OperationalError", Dependency.BIGSITE)
     feeds = [facts(feed=name, runs=[failed(gone)]) for name in ("a", "b")]
     assert {one.action for one in decide_all(feeds, DUE + HOUR, POLICY, bigsite_up=False)} == {Action.WAIT}
     assert {one.action for one in decide_all(feeds, DUE + HOUR, POLICY, bigsite_up=True)} == {Action.RUN}
@@ -182,7 +182,7 @@ def test_waiting_grows_and_is_the_same_for_everyone_who_asks() -> None:
 
 instants = st.integers(0, 48 * 60).map(lambda minutes: DUE + minutes * MINUTE)
 causes = st.sampled_from(
-    [DOWN, DRIFT, NOT_READY, Cause(Kind.UNKNOWN, "KeyError"), Cause(Kind.STALE, "StaleBuildError"), None]
+    [DOWN, DRIFT, NOT_READY, Cause(CauseKind.UNKNOWN, "KeyError"), Cause(CauseKind.STALE, "StaleBuildError"), None]
 )
 runs = st.lists(
     st.builds(
@@ -248,7 +248,7 @@ def test_whatever_the_facts(given_facts: list[DateFacts], now: dt.datetime, up: 
 
 @pytest.mark.parametrize("error", ["SchemaDriftError", "SchemaUnreadableError", "UndefinedColumn"])
 def test_a_date_that_the_schema_stopped_runs_again_once_the_schema_keeps_its_contract(error: str) -> None:
-    stopped = facts(runs=[failed(Cause(Kind.DATA, error))])
+    stopped = facts(runs=[failed(Cause(CauseKind.DATA, error))])
     assert action(stopped) is Action.GIVE_UP
     mended = dataclasses.replace(stopped, schema_agrees=True)
     decision = decide(mended, DUE + HOUR, POLICY)
@@ -257,7 +257,7 @@ def test_a_date_that_the_schema_stopped_runs_again_once_the_schema_keeps_its_con
 
 
 def test_a_schema_that_agrees_does_not_free_what_something_else_stopped() -> None:
-    assert action(facts(runs=[failed(Cause(Kind.DATA, "GateRefusedError"))], schema_agrees=True)) is Action.GIVE_UP
+    assert action(facts(runs=[failed(Cause(CauseKind.DATA, "GateRefusedError"))], schema_agrees=True)) is Action.GIVE_UP
 
 
 def test_a_date_that_fails_by_an_agreeing_schema_again_and_again_is_given_up() -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from classfeed_dagster.repair.causes import Cause, Dependency, Kind
+from classfeed_dagster.repair.causes import Cause, CauseKind, Dependency
 from classfeed_dagster.repair.decisions import RunFact, RunState
 from classfeed_dagster.repair.reconciliation_retry import another_attempt
 from classfeed_dagster.settings import Settings
 
 ENDED = dt.datetime(2026, 3, 2, 20, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
-AWAY = Cause(Kind.TRANSIENT, "OperationalError", Dependency.SNOWFLAKE)
+AWAY = Cause(CauseKind.TRANSIENT, "OperationalError", Dependency.SNOWFLAKE)
 
 
 def verdict(fact: RunFact, attempts: int, after: dt.timedelta, version: str = "1") -> bool | None:
@@ -41,10 +41,10 @@ def test_what_may_pass_is_tried_for_ever_less_and_less_often(attempts: int, soon
     ("fact", "attempts", "version", "expected"),
     [
         (RunFact("r", RunState.RUNNING), 1, "1", None),
-        (failed(Cause(Kind.TRANSIENT, "worker died"), retried_by_dagster=True), 1, "1", None),
+        (failed(Cause(CauseKind.TRANSIENT, "worker died"), retried_by_dagster=True), 1, "1", None),
         (RunFact("r", RunState.CANCELED, ENDED), 1, "1", False),
-        (failed(Cause(Kind.DATA, "DagsterAssetCheckFailedError")), 1, "1", False),
-        (failed(Cause(Kind.DATA, "DagsterAssetCheckFailedError")), 1, "2", True),  # new code was deployed
+        (failed(Cause(CauseKind.DATA, "DagsterAssetCheckFailedError")), 1, "1", False),
+        (failed(Cause(CauseKind.DATA, "DagsterAssetCheckFailedError")), 1, "2", True),  # new code was deployed
         (failed(None), 1, "1", True),
         (failed(None), 2, "1", False),
         (RunFact("r", RunState.SUCCEEDED, ENDED), 1, "1", True),  # of a part of the job

@@ -16,7 +16,7 @@ from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.orchestration.launched_runs import launched_runs
 from classfeed_dagster.orchestration.run_retention import purge_runs
 from classfeed_dagster.repair import facts
-from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.service_levels import heartbeats, service_levels
 from classfeed_dagster.service_levels.due import due, due_since, latest_due
 from classfeed_dagster.service_levels.service_levels import (
@@ -32,7 +32,7 @@ from classfeed_dagster.service_levels.service_levels import (
 from classfeed_dagster.service_levels.toil import LaunchedRun, Launcher, count, keep, launcher
 from classfeed_dagster.store import ObjectStore
 
-DAILY = Audience("CLASS", dt.date(2026, 3, 2))
+DAILY = RecipientSchedule("CLASS", dt.date(2026, 3, 2))
 MONDAY, TUESDAY, WEDNESDAY = (dt.date(2026, 3, day) for day in (2, 3, 4))
 
 
@@ -55,14 +55,14 @@ def test_a_date_is_due_at_local_time_of_the_next_business_day(day: dt.date, dead
 
 
 def test_the_last_due_dates() -> None:
-    def days(now: str, count: int = 3, audience: Audience = DAILY) -> list[dt.date]:
+    def days(now: str, count: int = 3, audience: RecipientSchedule = DAILY) -> list[dt.date]:
         return [one.business_date for one in latest_due(FEED, audience, at(now), count)]
 
     assert days("2026-03-03T05:59:00+11:00") == []
     assert days("2026-03-03T06:00:00+11:00") == [MONDAY]
     assert days("2026-03-12T06:00:00+11:00", 2) == [dt.date(2026, 3, 10), dt.date(2026, 3, 11)]
     assert days("2026-03-16T05:00:00+11:00", 1) == [dt.date(2026, 3, 12)]
-    weekly = Audience("BGL", MONDAY, Cadence.WEEKLY)
+    weekly = RecipientSchedule("BGL", MONDAY, Cadence.WEEKLY)
     assert days("2026-03-18T06:00:00+11:00", 5, weekly) == [dt.date(2026, 3, 6), dt.date(2026, 3, 13)]
     assert [one.business_date for one in due_since(FEED, DAILY, at("2026-03-05T09:00:00+11:00"), TUESDAY)] == [
         TUESDAY,
@@ -112,11 +112,11 @@ def test_the_watchdog_misses_manifests_and_signs_of_life(
     found = missing(local_store, [(FEED, DAILY)], now, 10)
     assert [one.due.business_date for one in found] == [TUESDAY, WEDNESDAY]
     assert missing(local_store, [(FEED, DAILY)], at("2026-03-04T08:59:00+11:00"), 10) == []
-    assert len(heartbeats.silent(local_store, now)) == len(heartbeats.SENSORS)
+    assert len(heartbeats.stale(local_store, now)) == len(heartbeats.SENSORS)
     for sensor in heartbeats.SENSORS:
-        heartbeats.beat(local_store, sensor, now)
-    assert heartbeats.silent(local_store, now) == []
-    silent = heartbeats.silent(local_store, now + dt.timedelta(minutes=16))
+        heartbeats.record(local_store, sensor, now)
+    assert heartbeats.stale(local_store, now) == []
+    silent = heartbeats.stale(local_store, now + dt.timedelta(minutes=16))
     assert silent[0] == "the repair sensor gave its last sign of life 16 minutes ago"
     incident = watchdog_incident(found, silent)
     assert incident is not None

@@ -18,6 +18,7 @@ from classfeed_dagster.orchestration.assets.simulation import (
     SIMULATION_JOB,
     simulation_definitions,
 )
+from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.simulation.environment import advance, described_world, expire, last_day, world_in
@@ -26,7 +27,6 @@ from classfeed_dagster.simulation.invented_market import InventedMarket
 from classfeed_dagster.simulation.retention import remove
 from classfeed_dagster.simulation.world import World, WorldError
 from classfeed_dagster_tests.fixtures.simulated_world import FIRST, days
-from classfeed_dagster.orchestration.partitions import business_date_partitions
 
 UNREACHABLE = "postgresql+psycopg://someone@db.invalid:1/bigsite"
 NIGHT_OF_FRIDAY = dt.datetime(2023, 1, 7, 3, 30, tzinfo=trading_days.SYDNEY)

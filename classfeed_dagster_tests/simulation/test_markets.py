@@ -19,7 +19,7 @@ from classfeed_dagster.simulation import identifiers
 from classfeed_dagster.simulation.file_market import FileMarket, MarketFileError
 from classfeed_dagster.simulation.invented_market import InventedMarket
 from classfeed_dagster.simulation.market import CodeChange, Delisting, Merger, UnitsChange, to_tick
-from classfeed_dagster.simulation.random_draws import Stream
+from classfeed_dagster.simulation.random_draws import HashRandom
 from classfeed_dagster.simulation.world import World
 from classfeed_dagster.trading_days import business_days_between
 
@@ -188,14 +188,14 @@ def test_identifiers_never_leave_their_reserved_range() -> None:
 
 @given(st.text(max_size=20), st.integers(1, 10_000))
 def test_a_stream_is_known_by_its_name(name: str, bound: int) -> None:
-    one, two = Stream(name, 1), Stream(name, 1)
+    one, two = HashRandom(name, 1), HashRandom(name, 1)
     drawn = [one.below(bound) for _ in range(40)]
     assert drawn == [two.below(bound) for _ in range(40)]
     assert all(0 <= value < bound for value in drawn)
 
 
 def test_a_stream_draws_evenly() -> None:
-    stream = Stream("even")
+    stream = HashRandom("even")
     drawn = [stream.between(1, 6) for _ in range(6000)]
     assert all(850 < drawn.count(face) < 1150 for face in range(1, 7))
     assert sorted(stream.some(range(5), 9)) == [0, 1, 2, 3, 4]

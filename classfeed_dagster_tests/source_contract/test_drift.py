@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.source_contract.contract import load_contract
-from classfeed_dagster.source_contract.drift import Difference, Kind, Severity, compare
+from classfeed_dagster.source_contract.drift import Difference, DriftKind, Severity, compare
 from classfeed_dagster.source_contract.schema import Schema, SchemaColumn, SchemaTable
 from classfeed_dagster.source_contract.schema_check import (
     SchemaDriftError,
@@ -39,7 +39,7 @@ def after(changing_bigsite: sa.Engine) -> Change:
     return apply
 
 
-def told(verdict: SchemaVerdict) -> list[tuple[Severity, Kind, str]]:
+def told(verdict: SchemaVerdict) -> list[tuple[Severity, DriftKind, str]]:
     return [(found.severity, found.kind, found.subject) for found in verdict.differences]
 
 
@@ -53,25 +53,29 @@ def test_an_unchanged_database_differs_in_nothing(changing_bigsite: sa.Engine) -
 
 
 NOTES = {
-    "CREATE TABLE margin_loan (loan_id bigint PRIMARY KEY, rate numeric(9,6))": [(N, Kind.ADDED_TABLE, "margin_loan")],
-    "CREATE VIEW active AS SELECT * FROM portfolio": [(N, Kind.ADDED_TABLE, "active")],
+    "CREATE TABLE margin_loan (loan_id bigint PRIMARY KEY, rate numeric(9,6))": [
+        (N, DriftKind.ADDED_TABLE, "margin_loan")
+    ],
+    "CREATE VIEW active AS SELECT * FROM portfolio": [(N, DriftKind.ADDED_TABLE, "active")],
     "CREATE TABLE copied (LIKE trade) PARTITION BY RANGE (trade_date); "
     "CREATE TABLE copied_1 PARTITION OF copied FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')": [
-        (N, Kind.ADDED_TABLE, "copied")
+        (N, DriftKind.ADDED_TABLE, "copied")
     ],
-    "ALTER TABLE trade ADD venue varchar(4) NOT NULL DEFAULT 'ASX'": [(N, Kind.ADDED_COLUMN, "trade.venue")],
-    "ALTER TABLE portfolio ALTER hin SET NOT NULL": [(N, Kind.NO_LONGER_NULLABLE, "portfolio.hin")],
-    "ALTER TABLE trade ADD CHECK (price >= 0)": [(N, Kind.ADDED_RULE, "trade")],
-    "ALTER TABLE trade ADD CHECK (currency IN ('AUD', 'USD'))": [(N, Kind.ADDED_RULE, "trade.currency")],
-    "ALTER TABLE security ADD UNIQUE (exchange, code)": [(N, Kind.ADDED_RULE, "security (exchange, code)")],
+    "ALTER TABLE trade ADD venue varchar(4) NOT NULL DEFAULT 'ASX'": [(N, DriftKind.ADDED_COLUMN, "trade.venue")],
+    "ALTER TABLE portfolio ALTER hin SET NOT NULL": [(N, DriftKind.NO_LONGER_NULLABLE, "portfolio.hin")],
+    "ALTER TABLE trade ADD CHECK (price >= 0)": [(N, DriftKind.ADDED_RULE, "trade")],
+    "ALTER TABLE trade ADD CHECK (currency IN ('AUD', 'USD'))": [(N, DriftKind.ADDED_RULE, "trade.currency")],
+    "ALTER TABLE security ADD UNIQUE (exchange, code)": [(N, DriftKind.ADDED_RULE, "security (exchange, code)")],
     "ALTER TABLE security_price ADD FOREIGN KEY (security_id, price_date) REFERENCES security_price": [
-        (N, Kind.ADDED_RULE, "security_price (security_id, price_date)")
+        (N, DriftKind.ADDED_RULE, "security_price (security_id, price_date)")
     ],
-    "DROP INDEX security_code": [(N, Kind.LOST_INDEX, "security (exchange, code)")],  # the extraction doesn't use it
-    "ALTER TABLE member DROP email": [(N, Kind.REMOVED_COLUMN, "member.email")],  # nothing reads it
-    "ALTER TABLE trade DROP cash_account_id": [(N, Kind.REMOVED_COLUMN, "trade.cash_account_id")],
-    "DROP TABLE fx_rate": [(N, Kind.REMOVED_TABLE, "fx_rate")],
-    "ALTER TABLE security ALTER listed_on TYPE timestamptz": [(N, Kind.RETYPED, "security.listed_on")],
+    "DROP INDEX security_code": [
+        (N, DriftKind.LOST_INDEX, "security (exchange, code)")
+    ],  # the extraction doesn't use it
+    "ALTER TABLE member DROP email": [(N, DriftKind.REMOVED_COLUMN, "member.email")],  # nothing reads it
+    "ALTER TABLE trade DROP cash_account_id": [(N, DriftKind.REMOVED_COLUMN, "trade.cash_account_id")],
+    "DROP TABLE fx_rate": [(N, DriftKind.REMOVED_TABLE, "fx_rate")],
+    "ALTER TABLE security ALTER listed_on TYPE timestamptz": [(N, DriftKind.RETYPED, "security.listed_on")],
 }
 NOTHING = [
     "CREATE INDEX by_day ON trade (trade_date)",
@@ -83,93 +87,107 @@ NOTHING = [
     "ALTER TABLE trade RENAME CONSTRAINT trade_pkey TO trade_key",
 ]
 WARNINGS = {
-    "ALTER TABLE portfolio ALTER portfolio_name TYPE varchar(400)": [(W, Kind.WIDENED, "portfolio.portfolio_name")],
-    "ALTER TABLE portfolio ALTER portfolio_name TYPE text": [(W, Kind.WIDENED, "portfolio.portfolio_name")],
-    "ALTER TABLE trade ALTER gst TYPE numeric(20,4)": [(W, Kind.WIDENED, "trade.gst")],
-    "ALTER TABLE trade ALTER gst TYPE numeric": [(W, Kind.WIDENED, "trade.gst")],
-    "ALTER TABLE cash_account ALTER bsb TYPE varchar(8)": [(W, Kind.WIDENED, "cash_account.bsb")],
+    "ALTER TABLE portfolio ALTER portfolio_name TYPE varchar(400)": [
+        (W, DriftKind.WIDENED, "portfolio.portfolio_name")
+    ],
+    "ALTER TABLE portfolio ALTER portfolio_name TYPE text": [(W, DriftKind.WIDENED, "portfolio.portfolio_name")],
+    "ALTER TABLE trade ALTER gst TYPE numeric(20,4)": [(W, DriftKind.WIDENED, "trade.gst")],
+    "ALTER TABLE trade ALTER gst TYPE numeric": [(W, DriftKind.WIDENED, "trade.gst")],
+    "ALTER TABLE cash_account ALTER bsb TYPE varchar(8)": [(W, DriftKind.WIDENED, "cash_account.bsb")],
     "ALTER TABLE cash_transaction DROP CONSTRAINT transaction_type_known, ADD CHECK (transaction_type IN "
     "('DEPOSIT','WITHDRAWAL','SETTLEMENT','INCOME','INTEREST','FEE','TAX','TRANSFER','BPAY'))": [
-        (W, Kind.NEW_VALUE, "cash_transaction.transaction_type")
+        (W, DriftKind.NEW_VALUE, "cash_transaction.transaction_type")
     ],
     "ALTER TABLE income DROP CONSTRAINT income_type_known, "
     "ADD CHECK (income_type = 'DIVIDEND' OR income_type = 'DISTRIBUTION')": [
-        (W, Kind.VALUE_GONE, "income.income_type")
+        (W, DriftKind.VALUE_GONE, "income.income_type")
     ],
-    "ALTER TABLE trade DROP CONSTRAINT side_known": [(W, Kind.VALUES_OPEN, "trade.side")],
+    "ALTER TABLE trade DROP CONSTRAINT side_known": [(W, DriftKind.VALUES_OPEN, "trade.side")],
     "ALTER TABLE security_price DROP CONSTRAINT security_price_close_price_check": [
-        (W, Kind.LOST_RULE, "security_price")
+        (W, DriftKind.LOST_RULE, "security_price")
     ],
     "ALTER TABLE trade DROP CONSTRAINT side_known, ADD CHECK (side IN ('BUY', 'SELL')) NOT VALID": [
-        (N, Kind.ADDED_RULE, "trade"),
-        (W, Kind.VALUES_OPEN, "trade.side"),
+        (N, DriftKind.ADDED_RULE, "trade"),
+        (W, DriftKind.VALUES_OPEN, "trade.side"),
     ],
 }
 BLOCKING = {
-    "ALTER TABLE trade DROP gst": [(B, Kind.REMOVED_COLUMN, "trade.gst")],
-    "ALTER TABLE portfolio DROP portfolio_number": [(B, Kind.REMOVED_COLUMN, "portfolio.portfolio_number")],
-    "ALTER TABLE security DROP security_id CASCADE": [(B, Kind.REMOVED_COLUMN, "security.security_id")],
-    "ALTER TABLE security_price DROP close_price": [(B, Kind.REMOVED_COLUMN, "security_price.close_price")],
-    "DROP TABLE income CASCADE": [(B, Kind.REMOVED_TABLE, "income")],
-    "ALTER TABLE trade ALTER gst TYPE numeric(18,1)": [(B, Kind.NARROWED, "trade.gst")],
-    "ALTER TABLE trade ALTER units TYPE numeric(18,6)": [(B, Kind.NARROWED, "trade.units")],
-    "ALTER TABLE trade ALTER units TYPE numeric(20,8)": [(B, Kind.NARROWED, "trade.units")],  # digits lost on the left
-    "ALTER TABLE portfolio ALTER portfolio_name TYPE varchar(100)": [(B, Kind.NARROWED, "portfolio.portfolio_name")],
-    "ALTER TABLE trade ALTER recorded_at TYPE timestamptz(0)": [(B, Kind.NARROWED, "trade.recorded_at")],
-    "ALTER TABLE income DROP CONSTRAINT income_portfolio_id_fkey; ALTER TABLE income ALTER portfolio_id TYPE int": [
-        (B, Kind.LOST_FOREIGN_KEY, "income.portfolio_id"),
-        (B, Kind.NARROWED, "income.portfolio_id"),
+    "ALTER TABLE trade DROP gst": [(B, DriftKind.REMOVED_COLUMN, "trade.gst")],
+    "ALTER TABLE portfolio DROP portfolio_number": [(B, DriftKind.REMOVED_COLUMN, "portfolio.portfolio_number")],
+    "ALTER TABLE security DROP security_id CASCADE": [(B, DriftKind.REMOVED_COLUMN, "security.security_id")],
+    "ALTER TABLE security_price DROP close_price": [(B, DriftKind.REMOVED_COLUMN, "security_price.close_price")],
+    "DROP TABLE income CASCADE": [(B, DriftKind.REMOVED_TABLE, "income")],
+    "ALTER TABLE trade ALTER gst TYPE numeric(18,1)": [(B, DriftKind.NARROWED, "trade.gst")],
+    "ALTER TABLE trade ALTER units TYPE numeric(18,6)": [(B, DriftKind.NARROWED, "trade.units")],
+    "ALTER TABLE trade ALTER units TYPE numeric(20,8)": [
+        (B, DriftKind.NARROWED, "trade.units")
+    ],  # digits lost on the left
+    "ALTER TABLE portfolio ALTER portfolio_name TYPE varchar(100)": [
+        (B, DriftKind.NARROWED, "portfolio.portfolio_name")
     ],
-    "ALTER TABLE trade ALTER gst TYPE float8": [(B, Kind.RETYPED, "trade.gst")],
-    "ALTER TABLE trade ALTER trade_date TYPE timestamptz": [(B, Kind.RETYPED, "trade.trade_date")],
-    "ALTER TABLE trade ALTER recorded_at TYPE timestamp": [(B, Kind.RETYPED, "trade.recorded_at")],
-    "ALTER TABLE security ALTER name TYPE varchar(200)[] USING ARRAY[name]": [(B, Kind.RETYPED, "security.name")],
-    "ALTER TABLE cash_account ALTER account_number TYPE char(12)": [(B, Kind.RETYPED, "cash_account.account_number")],
-    "ALTER TABLE trade ALTER gst DROP NOT NULL": [(B, Kind.NEWLY_NULLABLE, "trade.gst")],
-    "ALTER TABLE holding_eod DROP CONSTRAINT holding_eod_pkey": [(B, Kind.LOST_PRIMARY_KEY, "holding_eod")],
+    "ALTER TABLE trade ALTER recorded_at TYPE timestamptz(0)": [(B, DriftKind.NARROWED, "trade.recorded_at")],
+    "ALTER TABLE income DROP CONSTRAINT income_portfolio_id_fkey; ALTER TABLE income ALTER portfolio_id TYPE int": [
+        (B, DriftKind.LOST_FOREIGN_KEY, "income.portfolio_id"),
+        (B, DriftKind.NARROWED, "income.portfolio_id"),
+    ],
+    "ALTER TABLE trade ALTER gst TYPE float8": [(B, DriftKind.RETYPED, "trade.gst")],
+    "ALTER TABLE trade ALTER trade_date TYPE timestamptz": [(B, DriftKind.RETYPED, "trade.trade_date")],
+    "ALTER TABLE trade ALTER recorded_at TYPE timestamp": [(B, DriftKind.RETYPED, "trade.recorded_at")],
+    "ALTER TABLE security ALTER name TYPE varchar(200)[] USING ARRAY[name]": [(B, DriftKind.RETYPED, "security.name")],
+    "ALTER TABLE cash_account ALTER account_number TYPE char(12)": [
+        (B, DriftKind.RETYPED, "cash_account.account_number")
+    ],
+    "ALTER TABLE trade ALTER gst DROP NOT NULL": [(B, DriftKind.NEWLY_NULLABLE, "trade.gst")],
+    "ALTER TABLE holding_eod DROP CONSTRAINT holding_eod_pkey": [(B, DriftKind.LOST_PRIMARY_KEY, "holding_eod")],
     "ALTER TABLE holding_eod DROP CONSTRAINT holding_eod_pkey, "
-    "ADD PRIMARY KEY (as_at_date, portfolio_id, security_id, updated_at)": [(B, Kind.LOST_PRIMARY_KEY, "holding_eod")],
+    "ADD PRIMARY KEY (as_at_date, portfolio_id, security_id, updated_at)": [
+        (B, DriftKind.LOST_PRIMARY_KEY, "holding_eod")
+    ],
     "ALTER TABLE portfolio DROP CONSTRAINT portfolio_portfolio_number_key": [
-        (B, Kind.LOST_UNIQUENESS, "portfolio.portfolio_number")
+        (B, DriftKind.LOST_UNIQUENESS, "portfolio.portfolio_number")
     ],
     "ALTER TABLE portfolio DROP CONSTRAINT portfolio_portfolio_number_key; "
     "CREATE UNIQUE INDEX open_only ON portfolio (portfolio_number) WHERE closed_on IS NULL": [
-        (B, Kind.LOST_UNIQUENESS, "portfolio.portfolio_number")
+        (B, DriftKind.LOST_UNIQUENESS, "portfolio.portfolio_number")
     ],
-    "ALTER TABLE trade DROP CONSTRAINT trade_security_id_fkey": [(B, Kind.LOST_FOREIGN_KEY, "trade.security_id")],
-    "DROP INDEX cash_transaction_recorded": [(B, Kind.LOST_INDEX, "cash_transaction (recorded_at)")],
+    "ALTER TABLE trade DROP CONSTRAINT trade_security_id_fkey": [(B, DriftKind.LOST_FOREIGN_KEY, "trade.security_id")],
+    "DROP INDEX cash_transaction_recorded": [(B, DriftKind.LOST_INDEX, "cash_transaction (recorded_at)")],
     "DROP INDEX trade_recorded; CREATE INDEX trade_recorded ON trade (recorded_at) WHERE side = 'BUY'": [
-        (B, Kind.LOST_INDEX, "trade (recorded_at)")
+        (B, DriftKind.LOST_INDEX, "trade (recorded_at)")
     ],
     "DROP INDEX trade_recorded; CREATE INDEX trade_recorded ON trade USING brin (recorded_at)": [
-        (B, Kind.LOST_INDEX, "trade (recorded_at)")
+        (B, DriftKind.LOST_INDEX, "trade (recorded_at)")
     ],
     "DROP INDEX trade_portfolio; CREATE INDEX trade_portfolio ON trade (recorded_at, portfolio_id)": [
-        (B, Kind.LOST_INDEX, "trade (portfolio_id, recorded_at)")
+        (B, DriftKind.LOST_INDEX, "trade (portfolio_id, recorded_at)")
     ],
     "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'trade_recorded'::regclass": [
-        (B, Kind.LOST_INDEX, "trade (recorded_at)")
+        (B, DriftKind.LOST_INDEX, "trade (recorded_at)")
     ],
-    "ALTER TABLE trade RENAME gst TO gst_amount": [(B, Kind.RENAMED_COLUMN, "trade.gst")],
-    "ALTER TABLE trade RENAME brokerage TO commission": [(B, Kind.RENAMED_COLUMN, "trade.brokerage")],  # by its place
-    "ALTER TABLE trade DROP gst, ADD gst_amount numeric(18,2) NOT NULL": [(B, Kind.RENAMED_COLUMN, "trade.gst")],
+    "ALTER TABLE trade RENAME gst TO gst_amount": [(B, DriftKind.RENAMED_COLUMN, "trade.gst")],
+    "ALTER TABLE trade RENAME brokerage TO commission": [
+        (B, DriftKind.RENAMED_COLUMN, "trade.brokerage")
+    ],  # by its place
+    "ALTER TABLE trade DROP gst, ADD gst_amount numeric(18,2) NOT NULL": [(B, DriftKind.RENAMED_COLUMN, "trade.gst")],
     "ALTER TABLE trade RENAME gst TO gst_cents; ALTER TABLE trade ALTER gst_cents TYPE numeric(18,4)": [
-        (B, Kind.NARROWED, "trade.gst"),
-        (B, Kind.RENAMED_COLUMN, "trade.gst"),
+        (B, DriftKind.NARROWED, "trade.gst"),
+        (B, DriftKind.RENAMED_COLUMN, "trade.gst"),
     ],
-    "ALTER TABLE portfolio RENAME portfolio_id TO account_id": [(B, Kind.RENAMED_COLUMN, "portfolio.portfolio_id")],
+    "ALTER TABLE portfolio RENAME portfolio_id TO account_id": [
+        (B, DriftKind.RENAMED_COLUMN, "portfolio.portfolio_id")
+    ],
     "ALTER TABLE security_price RENAME close_price TO last_price": [
-        (B, Kind.RENAMED_COLUMN, "security_price.close_price")
+        (B, DriftKind.RENAMED_COLUMN, "security_price.close_price")
     ],
-    "ALTER TABLE income RENAME TO distribution": [(B, Kind.RENAMED_TABLE, "income")],
-    "ALTER TABLE security RENAME TO instrument": [(B, Kind.RENAMED_TABLE, "security")],
+    "ALTER TABLE income RENAME TO distribution": [(B, DriftKind.RENAMED_TABLE, "income")],
+    "ALTER TABLE security RENAME TO instrument": [(B, DriftKind.RENAMED_TABLE, "security")],
     "ALTER TABLE security_code_change RENAME TO code_changes; "
     "CREATE VIEW security_code_change AS SELECT * FROM code_changes": [
-        (N, Kind.ADDED_TABLE, "code_changes"),
-        (B, Kind.REPLACED_BY_VIEW, "security_code_change"),
+        (N, DriftKind.ADDED_TABLE, "code_changes"),
+        (B, DriftKind.REPLACED_BY_VIEW, "security_code_change"),
     ],
     "CREATE TYPE buy_or_sell AS ENUM ('BUY', 'SELL'); ALTER TABLE trade DROP CONSTRAINT side_known, "
-    "ALTER side TYPE buy_or_sell USING side::buy_or_sell": [(B, Kind.RETYPED, "trade.side")],
+    "ALTER side TYPE buy_or_sell USING side::buy_or_sell": [(B, DriftKind.RETYPED, "trade.side")],
 }
 
 
@@ -177,7 +195,7 @@ BLOCKING = {
     ("ddl", "expected"), [pytest.param(ddl, found, id=ddl[:60]) for ddl, found in (NOTES | WARNINGS | BLOCKING).items()]
 )
 def test_each_change_is_told_once_and_as_bad_as_it_is(
-    after: Change, ddl: str, expected: list[tuple[Severity, Kind, str]]
+    after: Change, ddl: str, expected: list[tuple[Severity, DriftKind, str]]
 ) -> None:
     verdict = after(ddl)
     assert sorted(told(verdict), key=str) == sorted(expected, key=str)
@@ -212,7 +230,7 @@ def test_a_blocking_change_says_what_where_whom_it_touches_and_what_to_do(after:
 def test_the_markdown_names_every_export_that_a_key_carries(after: Change) -> None:
     verdict = after("ALTER TABLE cash_transaction DROP CONSTRAINT cash_transaction_pkey CASCADE")
     [lost] = blocking_drift(verdict)[:1]
-    assert lost.kind is Kind.LOST_PRIMARY_KEY
+    assert lost.kind is DriftKind.LOST_PRIMARY_KEY
     assert {export.column.partition(".")[0] for export in lost.affected} == {"movement_transactions"}
     assert {"class_cash.csv/D/amount", "EPIDataResponse/MovementTransactions/MovementTransaction/Amount"} <= {
         export.element for export in lost.affected
@@ -251,7 +269,7 @@ def test_a_domain_of_the_database_is_read_as_what_it_stands_for(after: Change) -
         "CREATE DOMAIN direction AS varchar(4) CHECK (VALUE IN ('BUY', 'SELL', 'SHORT')); "
         "ALTER TABLE trade DROP CONSTRAINT side_known, ALTER side TYPE direction"
     )
-    assert told(verdict) == [(W, Kind.NEW_VALUE, "trade.side")]
+    assert told(verdict) == [(W, DriftKind.NEW_VALUE, "trade.side")]
 
 
 def insert_cash(connection: sa.Connection, key: int, kind: str | None, recorded_at: str) -> None:
@@ -286,7 +304,7 @@ class TestValues:
 
     @staticmethod
     def in_data(verdict: SchemaVerdict) -> list[Difference]:
-        return [found for found in verdict.differences if found.kind is Kind.VALUE_IN_DATA]
+        return [found for found in verdict.differences if found.kind is DriftKind.VALUE_IN_DATA]
 
     def test_are_warned_of_with_their_rows_and_what_they_fill(self, open_engine: sa.Engine) -> None:
         [found] = self.in_data(check_schema(open_engine, column_exports()))
@@ -319,7 +337,7 @@ class TestValues:
 
 def test_a_new_value_that_the_contract_has_adopted_is_no_difference(after: Change, changing_bigsite: sa.Engine) -> None:
     verdict = after("ALTER TABLE trade DROP CONSTRAINT side_known, ADD CHECK (side IN ('BUY', 'SELL', 'SHORT'))")
-    assert told(verdict) == [(W, Kind.NEW_VALUE, "trade.side")]
+    assert told(verdict) == [(W, DriftKind.NEW_VALUE, "trade.side")]
     contract = load_contract()
     trade = contract.schema.tables["trade"]
     columns = tuple(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.documents.lineage import column_exports
-from classfeed_dagster.source_contract.drift import Kind, Severity
+from classfeed_dagster.source_contract.drift import DriftKind, Severity
 from classfeed_dagster.source_contract.live_schema import live_schema, sort_checks
 from classfeed_dagster.source_contract.schema import (
     ForeignKey,
@@ -270,10 +270,10 @@ def test_mariadb_is_read_alike(mariadb: sa.Engine) -> None:
         connection.exec_driver_sql("ALTER TABLE bigsite.security_price MODIFY close_price decimal(18,6) NOT NULL")
     verdict = check_schema(mariadb, column_exports())
     assert {(found.severity, found.kind, found.subject) for found in verdict.differences} == {
-        (Severity.BLOCKING, Kind.RENAMED_COLUMN, "trade.gst"),
-        (Severity.BLOCKING, Kind.NARROWED, "trade.units"),
-        (Severity.BLOCKING, Kind.NEWLY_NULLABLE, "trade.trade_date"),
-        (Severity.BLOCKING, Kind.LOST_INDEX, "trade (recorded_at)"),
-        (Severity.WARNING, Kind.VALUES_OPEN, "trade.side"),
-        (Severity.WARNING, Kind.LOST_RULE, "security_price"),
+        (Severity.BLOCKING, DriftKind.RENAMED_COLUMN, "trade.gst"),
+        (Severity.BLOCKING, DriftKind.NARROWED, "trade.units"),
+        (Severity.BLOCKING, DriftKind.NEWLY_NULLABLE, "trade.trade_date"),
+        (Severity.BLOCKING, DriftKind.LOST_INDEX, "trade (recorded_at)"),
+        (Severity.WARNING, DriftKind.VALUES_OPEN, "trade.side"),
+        (Severity.WARNING, DriftKind.LOST_RULE, "security_price"),
     }

@@ -21,7 +21,7 @@ from classfeed_dagster.cli import app as cli
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.orchestration.checks.source import SCHEMA_ASSET, SCHEMA_JOB, schema_definitions
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.settings import Settings, get_settings
 from classfeed_dagster.source_contract.contract import load_contract
 from classfeed_dagster.source_contract.schema import SchemaUnreadableError
@@ -150,7 +150,7 @@ def _without_checks(table: str, column: str) -> str:
 
 def land(engine: sa.Engine, store: ObjectStore, observe: Callable[[str], None], *, fresh: bool = False) -> None:
     snapshot_for(
-        engine, store, MONDAY, [Audience("CLASS", MONDAY)], fresh=fresh, observe=observe,
+        engine, store, MONDAY, [RecipientSchedule("CLASS", MONDAY)], fresh=fresh, observe=observe,
         before_reading=lambda: require_schema(engine, column_exports()),
     )  # fmt: skip
 

@@ -17,10 +17,11 @@ from classfeed_dagster.bigsite.landing import DamagedFileError
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.orchestration.checks.source import values_check
 from classfeed_dagster.orchestration.column_metadata import LANDING, landing_key
+from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.source_contract.contract import load_contract
-from classfeed_dagster.source_contract.value_drift import FEWEST_DATES, FEWEST_ROWS, Jump, value_drift
+from classfeed_dagster.source_contract.value_drift import FEWEST_DATES, FEWEST_ROWS, ValueAnomaly, value_drift
 from classfeed_dagster.source_contract.value_statistics import (
     MOST_DISTINCT,
     NO_CODE,
@@ -33,7 +34,6 @@ from classfeed_dagster.source_contract.value_statistics import (
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
 from classfeed_dagster_tests.fixtures.reading_back import DAY, FIRST, take
-from classfeed_dagster.orchestration.partitions import business_date_partitions
 
 TODAY = dt.date(2026, 3, 16)
 
@@ -46,7 +46,7 @@ def usual(dates: int = 5, **facts: Any) -> list[ColumnStatistics]:
     return [ColumnStatistics(**{"rows": 100, "nulls": 5 + at, **facts}) for at in range(dates)]
 
 
-def jumps(column: str, now: ColumnStatistics, before: Sequence[ColumnStatistics]) -> list[Jump]:
+def jumps(column: str, now: ColumnStatistics, before: Sequence[ColumnStatistics]) -> list[ValueAnomaly]:
     days = [dated(TODAY - dt.timedelta(days=len(before) - at), {column: one}) for at, one in enumerate(before)]
     found = value_drift(dated(TODAY, {column: now}), days, column_exports())
     return [one.jump for one in found if not one.expected]
@@ -65,28 +65,28 @@ CODES = {"shortest": 3, "longest": 4, "codes": {"BUY": 60, "SELL": 40}}
 @pytest.mark.parametrize(
     ("column", "was", "facts", "expected"),
     [
-        ("trade.gst", MONEY, {**MONEY, "nulls": 30}, [Jump.NULL_RATE]),
+        ("trade.gst", MONEY, {**MONEY, "nulls": 30}, [ValueAnomaly.NULL_RATE]),
         ("trade.gst", MONEY, {**MONEY, "nulls": 15}, []),
-        ("trade.gst", MONEY, {**MONEY, "greatest": "96000.00"}, [Jump.RANGE]),
+        ("trade.gst", MONEY, {**MONEY, "greatest": "96000.00"}, [ValueAnomaly.RANGE]),
         ("trade.gst", MONEY, {**MONEY, "greatest": "9600.00"}, []),
-        ("trade.gst", MONEY, {**MONEY, "least": "-1.00"}, [Jump.RANGE]),
+        ("trade.gst", MONEY, {**MONEY, "least": "-1.00"}, [ValueAnomaly.RANGE]),
         ("trade.gst", {**MONEY, "least": "0.00", "greatest": "0.00"}, {**MONEY, "greatest": "5.00"}, []),
-        ("trade.gst", MONEY, {**MONEY, "distinct": 10}, [Jump.DISTINCT]),
-        ("trade.gst", MONEY, {**MONEY, "distinct": 400}, [Jump.DISTINCT]),
+        ("trade.gst", MONEY, {**MONEY, "distinct": 10}, [ValueAnomaly.DISTINCT]),
+        ("trade.gst", MONEY, {**MONEY, "distinct": 400}, [ValueAnomaly.DISTINCT]),
         ("trade.gst", MONEY, {**MONEY, "least": None, "greatest": None, "distinct": None}, []),
-        ("trade.trade_date", DAYS, {**DAYS, "least": "0001-01-01"}, [Jump.RANGE]),
-        ("trade.trade_date", DAYS, {**DAYS, "greatest": "2099-12-31"}, [Jump.RANGE]),
+        ("trade.trade_date", DAYS, {**DAYS, "least": "0001-01-01"}, [ValueAnomaly.RANGE]),
+        ("trade.trade_date", DAYS, {**DAYS, "greatest": "2099-12-31"}, [ValueAnomaly.RANGE]),
         ("trade.trade_date", DAYS, {**DAYS, "least": "2025-03-01", "greatest": "2026-03-16"}, []),
-        ("security.name", TEXT, {**TEXT, "longest": 31}, [Jump.LENGTH]),
+        ("security.name", TEXT, {**TEXT, "longest": 31}, [ValueAnomaly.LENGTH]),
         ("security.name", TEXT, {**TEXT, "longest": 30}, []),
-        ("security.name", TEXT, {**TEXT, "shortest": 0}, [Jump.LENGTH]),
-        ("trade.side", CODES, {**CODES, "codes": {"BUY": 60, "SHORT": 1}}, [Jump.NEW_CODE]),
-        ("trade.side", CODES, {**CODES, "codes": {"BUY": 60, NO_CODE: 1}}, [Jump.NEW_CODE]),
+        ("security.name", TEXT, {**TEXT, "shortest": 0}, [ValueAnomaly.LENGTH]),
+        ("trade.side", CODES, {**CODES, "codes": {"BUY": 60, "SHORT": 1}}, [ValueAnomaly.NEW_CODE]),
+        ("trade.side", CODES, {**CODES, "codes": {"BUY": 60, NO_CODE: 1}}, [ValueAnomaly.NEW_CODE]),
         ("trade.side", CODES, {**CODES, "codes": {"BUY": 100}}, []),
     ],
 )  # fmt: skip
 def test_a_jump_is_noticed_and_an_ordinary_day_is_not(
-    column: str, was: dict[str, Any], facts: dict[str, Any], expected: list[Jump]
+    column: str, was: dict[str, Any], facts: dict[str, Any], expected: list[ValueAnomaly]
 ) -> None:
     assert jumps(column, now(**facts), usual(**was)) == expected
     assert jumps(column, now(**facts), usual(FEWEST_DATES - 1, **was)) == []  # too few dates to know what is usual

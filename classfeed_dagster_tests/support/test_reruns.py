@@ -29,8 +29,8 @@ from classfeed_dagster.support import webserver_client as operate
 from classfeed_dagster.support.alb_identity import HEADER, NotIdentifiedError, identify, keys_of
 from classfeed_dagster.support.rerun_page import Operate, application
 from classfeed_dagster.support.reruns import (
-    DoorRules,
     Requester,
+    RerunPolicy,
     RerunRefusedError,
     RerunRequest,
     request_rerun,
@@ -50,7 +50,7 @@ def ask(
     store: ObjectStore, day: dt.date = DAY, who: Requester = PAT, reason: str = REASON, **options: Any
 ) -> RerunRequest:
     options = {"at": NOW, "under_way": lambda: False, "correlation_id": "c" * 32} | options
-    return request_rerun(store, FEED, FIRST, day, who, reason, rules=DoorRules("classfeed-support", 3), **options)[1]
+    return request_rerun(store, FEED, FIRST, day, who, reason, rules=RerunPolicy("classfeed-support", 3), **options)[1]
 
 
 def test_a_granted_request_is_on_record_with_who_what_and_why(store: ObjectStore) -> None:

@@ -17,7 +17,7 @@ from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.publish import Outcome, publish
 from classfeed_dagster.domains.build import CONSENTED, DOMAINS, build_consented_portfolios, build_domain
 from classfeed_dagster.errors import NotInOrderError
-from classfeed_dagster.feed_run.feed_run import LANDING, FeedDay
+from classfeed_dagster.feed_run.feed_run import LANDING, FeedRun
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.runtime import Runtime
@@ -78,7 +78,7 @@ def unreadable() -> None:
 
 
 @dataclass(frozen=True)
-class TroubledDay(FeedDay):
+class TroubledDay(FeedRun):
     """A FeedDay whose questions who consents may be disturbed, and which doesn't wait for anybody for long."""
 
     clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
@@ -144,7 +144,7 @@ class Desk:
     def attempt(self, work: TroubledDay) -> Outcome:
         """Hold back, stage, judge and publish; ``crash_at`` and ``outage_at`` count from publishing on."""
         work.hold_back()
-        work.judge(work.stage())
+        work.evaluate_checks(work.stage())
         trouble = work.trouble
         if trouble.crash_at:
             work.runtime.__dict__["store"] = Counting(self.store, fail_at=trouble.crash_at)

@@ -10,7 +10,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from classfeed_dagster.orchestration.partitions import business_date_partitions
-from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.trading_days import (
     business_days_between,
     cutoff,
@@ -29,14 +29,14 @@ def attack(budget: Budget, folder: Path) -> Iterator[Row]:
     """All of them take about a second: no budget changes what is done."""
     days = business_days_between(FIRST, LAST)
     for cadence in Cadence:
-        audience = Audience("CLASS", FIRST, cadence)
+        audience = RecipientSchedule("CLASS", FIRST, cadence)
         dates = [day for day in audience.dates() if day <= LAST]
         yield Row("time", f"{cadence} windows, 2015 to 2030", len(dates), *_tiled(audience, dates))
     yield Row("time", "cut-offs are Sydney's midnight, whatever the clock does", len(days), *_midnights(days))
     yield Row("time", "partitions are the business dates", len(days), *_partitions(days))
 
 
-def _tiled(audience: Audience, dates: list[dt.date]) -> tuple[str, list[str]]:
+def _tiled(audience: RecipientSchedule, dates: list[dt.date]) -> tuple[str, list[str]]:
     broken = []
     windows = [audience.window(day) for day in dates]
     for at in range(1, len(dates)):

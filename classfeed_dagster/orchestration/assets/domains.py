@@ -49,7 +49,7 @@ from classfeed_dagster.orchestration.column_metadata import (
 )
 from classfeed_dagster.orchestration.fan_out import Results, Stage, asset_made_together
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.schedules import Audience, Cadence
+from classfeed_dagster.schedules import Cadence, RecipientSchedule
 
 # What an asset is, from what, for whom, how fresh, and what can go wrong.
 _DESCRIPTIONS: Mapping[str, str] = {
@@ -83,7 +83,7 @@ _DESCRIPTIONS: Mapping[str, str] = {
 }
 
 
-def audience_names(audiences: Iterable[Audience]) -> dict[str, str]:
+def audience_names(audiences: Iterable[RecipientSchedule]) -> dict[str, str]:
     """A short name for each audience, by audience key: ``class``, ``bgl_weekly``; with the first date if ambiguous."""
     listed = list(audiences)
     short = {
@@ -100,7 +100,7 @@ def audience_names(audiences: Iterable[Audience]) -> dict[str, str]:
 
 
 def domain_assets(
-    audience: Audience, name: str, partitions: dg.PartitionsDefinition[str], *, fan_out: bool = False
+    audience: RecipientSchedule, name: str, partitions: dg.PartitionsDefinition[str], *, fan_out: bool = False
 ) -> list[dg.AssetsDefinition]:
     """The five assets of an audience called ``name``. With ``fan_out`` great dates are shared out within a run."""
     return [
@@ -109,7 +109,7 @@ def domain_assets(
 
 
 def _domain_asset(
-    audience: Audience, name: str, domain: str, partitions: dg.PartitionsDefinition[str], *, fan_out: bool
+    audience: RecipientSchedule, name: str, domain: str, partitions: dg.PartitionsDefinition[str], *, fan_out: bool
 ) -> dg.AssetsDefinition:
     key = domain_key(name, domain)
     deps: list[dg.AssetKey] = [landing_key(table) for table in TABLES[domain]]
@@ -170,7 +170,7 @@ def _domain_asset(
     return asset(build)
 
 
-def _in_shards(audience: Audience, name: str, domain: str) -> Stage:
+def _in_shards(audience: RecipientSchedule, name: str, domain: str) -> Stage:
     def shares(context: StepContext, runtime: Runtime) -> int:
         with step(context, f"{name}/{domain}") as day:
             if not audience.is_due(day):
@@ -193,7 +193,7 @@ def _in_shards(audience: Audience, name: str, domain: str) -> Stage:
     return Stage("shard", shares, work)
 
 
-def _shard_reference(audience: Audience, domain: str, shard: int) -> str:
+def _shard_reference(audience: RecipientSchedule, domain: str, shard: int) -> str:
     return f"{audience.reference(domain)}-shard-{shard:04d}"
 
 

@@ -12,7 +12,7 @@ from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.plan import DeliveryPlan
 from classfeed_dagster.delivery.publish import Outcome
 from classfeed_dagster.errors import NotInOrderError
-from classfeed_dagster.feed_run.feed_run import FeedDay
+from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.feed_run.findings import FindingsReference, find_in_shard
 from classfeed_dagster.feed_run.sharding import put_together, render_shard, share_out, share_out_pages, write_pages
 from classfeed_dagster.logs import get_logger
@@ -22,7 +22,7 @@ from classfeed_dagster.orchestration.column_metadata import (
     picture,
     step,
 )
-from classfeed_dagster.orchestration.feed_context import FeedParts
+from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.held_back_chart import held_back_over_time
 from classfeed_dagster.parity.report import ParityReport
 from classfeed_dagster.parity.run import Compared, compare_date
@@ -35,13 +35,13 @@ _SHOWN = 20
 _Results = Iterator[dg.MaterializeResult[None]]
 
 
-def feed_assets(parts: FeedParts) -> list[dg.AssetsDefinition]:
+def feed_assets(parts: FeedContext) -> list[dg.AssetsDefinition]:
     """The feed's assets, in the order of the data's way; with an old app's beside it, the comparison."""
     assets = [_quarantine(parts), _document(parts), _delivery(parts)]
     return [*assets, _parity(parts)] if parts.feed.legacy else assets
 
 
-def legacy_assets(parts: FeedParts) -> list[dg.AssetSpec]:
+def legacy_assets(parts: FeedContext) -> list[dg.AssetSpec]:
     """What the old app writes: not ours to make, but what the feed is compared with."""
     if not parts.feed.legacy:
         return []
@@ -58,7 +58,7 @@ def legacy_assets(parts: FeedParts) -> list[dg.AssetSpec]:
     ]
 
 
-def _quarantine(parts: FeedParts) -> dg.AssetsDefinition:
+def _quarantine(parts: FeedContext) -> dg.AssetsDefinition:
     @parts.asset(
         "quarantine",
         parts.domain_keys,
@@ -101,7 +101,7 @@ def _quarantine_metadata(plan: DeliveryPlan, found: FindingsReference) -> dict[s
     }
 
 
-def _document(parts: FeedParts) -> dg.AssetsDefinition:
+def _document(parts: FeedContext) -> dg.AssetsDefinition:
     @parts.asset(
         "document",
         [parts.key("quarantine"), *parts.domain_keys],
@@ -154,7 +154,7 @@ def _build_metadata(runtime: Runtime, build: Build) -> dict[str, Any]:
     return metadata
 
 
-def _delivery(parts: FeedParts) -> dg.AssetsDefinition:
+def _delivery(parts: FeedContext) -> dg.AssetsDefinition:
     @parts.asset(
         "delivery",
         [parts.key("document")],
@@ -198,7 +198,7 @@ def _waiting(context: dg.AssetExecutionContext, seconds: int) -> Callable[[NotIn
     return wait
 
 
-def _delivery_metadata(work: FeedDay, outcome: Outcome) -> dict[str, Any]:
+def _delivery_metadata(work: FeedRun, outcome: Outcome) -> dict[str, Any]:
     metadata: dict[str, Any] = {"outcome": outcome.kind, "mode": work.flags.mode.value}
     if outcome.manifest is not None and outcome.manifest_key is not None:
         manifest = outcome.manifest
@@ -214,7 +214,7 @@ def _delivery_metadata(work: FeedDay, outcome: Outcome) -> dict[str, Any]:
     return metadata
 
 
-def _parity(parts: FeedParts) -> dg.AssetsDefinition:
+def _parity(parts: FeedContext) -> dg.AssetsDefinition:
     @parts.asset(
         "parity",
         [parts.key("delivery"), dg.AssetKey(["legacy", parts.feed.name])],

@@ -33,7 +33,7 @@ from classfeed_dagster.orchestration.column_metadata import (
     table_metadata,
 )
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.source_contract.contract import Contract, load_contract
 from classfeed_dagster.source_contract.drift import Exports
 from classfeed_dagster.source_contract.schema import SchemaColumn
@@ -108,7 +108,7 @@ def _personal(contract: Contract, columns: Iterable[str]) -> str | None:
 
 
 def landing_assets(
-    audiences: Sequence[Audience], partitions: dg.PartitionsDefinition[str], exports: Callable[[], Exports]
+    audiences: Sequence[RecipientSchedule], partitions: dg.PartitionsDefinition[str], exports: Callable[[], Exports]
 ) -> dg.AssetsDefinition:
     """One step that reads bigsite once for all ``audiences`` due on the date and lands every table.
 

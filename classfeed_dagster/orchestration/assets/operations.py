@@ -11,7 +11,8 @@ import dagster as dg
 
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.column_metadata import TEAM, markdown_table, runbook, since, step
-from classfeed_dagster.orchestration.feed_context import FeedParts
+from classfeed_dagster.orchestration.feed_context import FeedContext
+from classfeed_dagster.orchestration.launched_runs import launched_runs
 from classfeed_dagster.orchestration.run_retention import purge_runs
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels import toil
@@ -25,13 +26,12 @@ from classfeed_dagster.service_levels.service_levels import (
     plot,
 )
 from classfeed_dagster.trading_days import SYDNEY
-from classfeed_dagster.orchestration.launched_runs import launched_runs
 
 GROUP = "6_operations"
 _TOIL_DAYS = 75  # two whole months
 
 
-def operation_assets(parts: Sequence[FeedParts]) -> list[dg.AssetsDefinition]:
+def operation_assets(parts: Sequence[FeedContext]) -> list[dg.AssetsDefinition]:
     """Service levels and toil, over all feeds."""
     return [_service_levels(parts), _toil(parts)]
 
@@ -57,7 +57,7 @@ def report_schedule(job: "dg.UnresolvedAssetJobDefinition", *, running: bool) ->
     )
 
 
-def on_time_check(parts: FeedParts) -> dg.AssetChecksDefinition:
+def on_time_check(parts: FeedContext) -> dg.AssetChecksDefinition:
     """Whether the run's own business date was first delivered by its deadline."""
     asset = parts.key("delivery")
 
@@ -121,7 +121,7 @@ def retention_schedule(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDe
     )
 
 
-def _service_levels(parts: Sequence[FeedParts]) -> dg.AssetsDefinition:
+def _service_levels(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
     @dg.asset(
         key=["operations", "service_levels"],
         deps=[part.key("delivery") for part in parts],
@@ -167,7 +167,7 @@ def _attained(attained: Attainment) -> dict[str, Any]:
     return found
 
 
-def _toil(parts: Sequence[FeedParts]) -> dg.AssetsDefinition:
+def _toil(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
     @dg.asset(
         key=["operations", "toil"],
         deps=[part.key("delivery") for part in parts],

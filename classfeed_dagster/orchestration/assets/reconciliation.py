@@ -11,7 +11,7 @@ import dagster as dg
 
 from classfeed_dagster.delivery.delivery_history import delivered_dates
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.feed_run.post_delivery import Assurance, Assured
+from classfeed_dagster.feed_run.post_delivery import PostDelivery, ReconciliationSummary
 from classfeed_dagster.orchestration.column_metadata import (
     RUNBOOK,
     Shown,
@@ -24,7 +24,7 @@ from classfeed_dagster.orchestration.column_metadata import (
     step,
     table_metadata,
 )
-from classfeed_dagster.orchestration.feed_context import FeedParts
+from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.run_history import run_fact
 from classfeed_dagster.orchestration.warehouse_columns import (
     THEIRS,
@@ -55,7 +55,7 @@ _LOOK_BACK = 10
 # After attempts at one delivery, oldest first: one more now (True), later (None), or none (False)?
 
 
-def assurance_definitions(parts: Iterable[FeedParts], *, running: bool) -> dg.Definitions:
+def assurance_definitions(parts: Iterable[FeedContext], *, running: bool) -> dg.Definitions:
     """Assets, checks, jobs and sensors of all feeds that can be reconciled: those whose documents are EPI pages.
 
     ``running``: the sensors are on by default.
@@ -74,10 +74,10 @@ def assurance_definitions(parts: Iterable[FeedParts], *, running: bool) -> dg.De
 
 
 def _work(
-    part: FeedParts, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, runtime: Runtime
-) -> Assurance:
+    part: FeedContext, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, runtime: Runtime
+) -> PostDelivery:
     now = runtime.clock(context.run.tags)
-    return Assurance(runtime, part.feed, part.audience, business_date(context), correlation_id(context), now)
+    return PostDelivery(runtime, part.feed, part.audience, business_date(context), correlation_id(context), now)
 
 
 def _theirs() -> dg.AssetSpec:
@@ -93,7 +93,7 @@ def _theirs() -> dg.AssetSpec:
     )
 
 
-def _source(part: FeedParts) -> dg.AssetsDefinition:
+def _source(part: FeedContext) -> dg.AssetsDefinition:
     return _compared(
         part,
         SOURCE,
@@ -102,11 +102,11 @@ def _source(part: FeedParts) -> dg.AssetsDefinition:
         "The delivered files against the landed snapshot and against bigsite, asked again by SQL that shares no code "
         "with the export: row by row, field by field. Its breaks are kept in the warehouse until they are gone.",
         source_breaks(part.feed.format, part.key("delivery")),
-        Assurance.source,
+        PostDelivery.source,
     )
 
 
-def _warehouse(part: FeedParts) -> dg.AssetsDefinition:
+def _warehouse(part: FeedContext) -> dg.AssetsDefinition:
     names = sorted((*FACTS, *DIMENSIONS))
     shown = {name: table_columns(name, part.feed.format, part.key("delivery")) for name in names}
     columns = {name: table_metadata(shown[name]) for name in names}
@@ -162,7 +162,7 @@ def _lineage(shown: Sequence[Shown]) -> dict[str, Any]:
     return {"where_columns_come_from": lineage_table(shown)} if any(column.made_of for column in shown) else {}
 
 
-def _data_team(part: FeedParts) -> dg.AssetsDefinition:
+def _data_team(part: FeedContext) -> dg.AssetsDefinition:
     return _compared(
         part,
         DATA_TEAM,
@@ -171,18 +171,18 @@ def _data_team(part: FeedParts) -> dg.AssetsDefinition:
         "Our metrics, worked out from the delivered files, against the data team's, worked out by their own code from "
         "their own replica: a date that is missing, late or computed again, portfolios on one side only, values off.",
         data_team_breaks(part.feed.format, part.key("delivery")),
-        Assurance.data_team,
+        PostDelivery.data_team,
     )
 
 
 def _compared(
-    part: FeedParts,
+    part: FeedContext,
     name: str,
     deps: list[dg.AssetKey],
     kinds: set[str],
     description: str,
     columns: Sequence[Shown],
-    compare: Callable[[Assurance], Reconciliation],
+    compare: Callable[[PostDelivery], Reconciliation],
 ) -> dg.AssetsDefinition:
     # The breaks of one comparison; the runbook's section is that of its check.
     @part.asset(
@@ -204,7 +204,7 @@ def _compared(
     return breaks
 
 
-def _result(runtime: Runtime, work: Assurance, found: Reconciliation) -> dg.MaterializeResult[None]:
+def _result(runtime: Runtime, work: PostDelivery, found: Reconciliation) -> dg.MaterializeResult[None]:
     assured, saved = work.keep(found)
     return dg.MaterializeResult(
         metadata={
@@ -217,7 +217,7 @@ def _result(runtime: Runtime, work: Assurance, found: Reconciliation) -> dg.Mate
     )
 
 
-def _source_check(part: FeedParts) -> dg.AssetChecksDefinition:
+def _source_check(part: FeedContext) -> dg.AssetChecksDefinition:
     return _check(
         part,
         SOURCE,
@@ -229,7 +229,7 @@ def _source_check(part: FeedParts) -> dg.AssetChecksDefinition:
     )
 
 
-def _data_team_check(part: FeedParts) -> dg.AssetChecksDefinition:
+def _data_team_check(part: FeedContext) -> dg.AssetChecksDefinition:
     return _check(
         part,
         DATA_TEAM,
@@ -242,7 +242,7 @@ def _data_team_check(part: FeedParts) -> dg.AssetChecksDefinition:
 
 
 def _check(
-    part: FeedParts, asset: str, side: Side, name: str, severity: dg.AssetCheckSeverity, description: str
+    part: FeedContext, asset: str, side: Side, name: str, severity: dg.AssetCheckSeverity, description: str
 ) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=part.key(asset),
@@ -252,7 +252,7 @@ def _check(
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{part.feed.name}/{name}") as day:
-            found = runtime.load_reference(f"{part.feed.name}/{side.value}_reconciliation", day, Assured)
+            found = runtime.load_reference(f"{part.feed.name}/{side.value}_reconciliation", day, ReconciliationSummary)
         wrong = found.errors if side is Side.SOURCE else found.errors + found.warnings
         return dg.AssetCheckResult(
             check_name=name,
@@ -272,7 +272,7 @@ def _check(
     return check
 
 
-def _job(part: FeedParts) -> Any:  # Dagster doesn't export the type of an asset job that is not resolved yet
+def _job(part: FeedContext) -> Any:  # Dagster doesn't export the type of an asset job that is not resolved yet
     warehouse = [dg.AssetKey(["warehouse", part.feed.name, name.lower()]) for name in (*FACTS, *DIMENSIONS)]
     return dg.define_asset_job(
         reconciliation_job_name(part.feed.name),
@@ -291,7 +291,7 @@ def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> 
         if latest is None:
             continue
         try:
-            known = runtime.load_reference(f"{feed}/{DATA_TEAM}", day, Assured)
+            known = runtime.load_reference(f"{feed}/{DATA_TEAM}", day, ReconciliationSummary)
         except NotBuiltError:
             waiting.append((day, latest.build_id))
         else:
@@ -300,7 +300,7 @@ def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> 
     return waiting
 
 
-def _sensor(part: FeedParts, job: Any, *, running: bool) -> dg.SensorDefinition:
+def _sensor(part: FeedContext, job: Any, *, running: bool) -> dg.SensorDefinition:
     # Level-triggered: looks at what is delivered and what is proven. Each attempt has a key of its own. While one is
     # under way again after a failure, or waits for it, later dates wait too: one at a time probes what may be down.
     @dg.sensor(

@@ -12,18 +12,18 @@ from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.domains.rules import Rule, Severity, rules_of
 from classfeed_dagster.orchestration.column_metadata import domain_key, markdown_table, runbook, step
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 
 SHOWN = 20
 _SEVERITY = {Severity.QUARANTINE: dg.AssetCheckSeverity.ERROR, Severity.WARNING: dg.AssetCheckSeverity.WARN}
 
 
-def domain_checks(audience: Audience, name: str) -> list[dg.AssetChecksDefinition]:
+def domain_checks(audience: RecipientSchedule, name: str) -> list[dg.AssetChecksDefinition]:
     """The checks of an audience called ``name``: one step a domain, one check a rule."""
     return [_checks_of(audience, name, domain) for domain in DOMAINS if rules_of(domain)]
 
 
-def _checks_of(audience: Audience, name: str, domain: str) -> dg.AssetChecksDefinition:
+def _checks_of(audience: RecipientSchedule, name: str, domain: str) -> dg.AssetChecksDefinition:
     rules = rules_of(domain)
     asset = domain_key(name, domain)
 

@@ -8,18 +8,18 @@ from typing import Any
 import dagster as dg
 
 from classfeed_dagster.bigsite.snapshot import Snapshot
-from classfeed_dagster.delivery.checks import Evaluation, held_back_share
+from classfeed_dagster.delivery.checks import CheckResult, held_back_share
 from classfeed_dagster.domains.build import CONSENTED, DomainReference, read_consent_roll
-from classfeed_dagster.feed_run.delivery_checks import judge_roll
+from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward
 from classfeed_dagster.feed_run.exclusion import CHECK as ONE_LIVE_FEED
 from classfeed_dagster.feed_run.exclusion import exclude_each_other
 from classfeed_dagster.feed_run.volumes import unusual_volumes
 from classfeed_dagster.orchestration.assets.feeds import unexplained_table
 from classfeed_dagster.orchestration.column_metadata import LANDING, domain_key, markdown_table, runbook, step
-from classfeed_dagster.orchestration.feed_context import FeedParts
+from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.parity.report import read_report, scorecard
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.schedules import Audience
+from classfeed_dagster.schedules import RecipientSchedule
 
 _LIVE_GATE = (
     "A feed that replaces an old app reaches the recipient only after enough clean dates of parity in a row, or with "
@@ -42,7 +42,7 @@ _DOCUMENT_CHECKS: Mapping[str, str] = {
 }
 
 
-def consent_check(audience: Audience, name: str) -> dg.AssetChecksDefinition:
+def consent_check(audience: RecipientSchedule, name: str) -> dg.AssetChecksDefinition:
     """Previous + new - removed = current, and no jump that a person has not released. Blocking."""
     asset = domain_key(name, CONSENTED)
 
@@ -60,20 +60,20 @@ def consent_check(audience: Audience, name: str) -> dg.AssetChecksDefinition:
             snapshot = runtime.load_reference(LANDING, day, Snapshot)
             consented = runtime.load_reference(audience.reference(CONSENTED), day, DomainReference)
             roll = read_consent_roll(runtime.store, snapshot, audience, consented)
-            judged = judge_roll(runtime.store, audience, day, roll, runtime.settings.max_removed_share)
+            judged = check_consent_rollforward(runtime.store, audience, day, roll, runtime.settings.max_removed_share)
         counts = {"previous": roll.previous, "new": roll.new, "removed": roll.removed, "current": roll.current}
         return _result(asset, judged, day.isoformat(), counts)
 
     return consent_roll
 
 
-def feed_checks(parts: FeedParts) -> list[dg.AssetChecksDefinition]:
+def feed_checks(parts: FeedContext) -> list[dg.AssetChecksDefinition]:
     """The feed's own checks: on its quarantine, on its document, and on the comparison with the old app."""
     checks = [_held_back_share(parts), _document_checks(parts)]
     return [*checks, _parity(parts)] if parts.feed.legacy else checks
 
 
-def _required(parts: FeedParts) -> dict[str, str]:
+def _required(parts: FeedContext) -> dict[str, str]:
     # The checks of the feed's document that block, with their descriptions.
     checks = dict(_DOCUMENT_CHECKS)
     if parts.feed.legacy:
@@ -83,7 +83,7 @@ def _required(parts: FeedParts) -> dict[str, str]:
     return checks
 
 
-def _held_back_share(parts: FeedParts) -> dg.AssetChecksDefinition:
+def _held_back_share(parts: FeedContext) -> dg.AssetChecksDefinition:
     asset = parts.key("quarantine")
 
     @dg.asset_check(
@@ -106,7 +106,7 @@ def _held_back_share(parts: FeedParts) -> dg.AssetChecksDefinition:
     return check
 
 
-def _document_checks(parts: FeedParts) -> dg.AssetChecksDefinition:
+def _document_checks(parts: FeedContext) -> dg.AssetChecksDefinition:
     asset = parts.key("document")
     required = _required(parts)
 
@@ -137,7 +137,7 @@ def _document_checks(parts: FeedParts) -> dg.AssetChecksDefinition:
                 yield from (_idle(asset, name, work.idle) for name in [*required, "volumes"])
                 return
             build = work.build()
-            judged = {evaluation.check: evaluation for evaluation in work.judge(build)}
+            judged = {evaluation.check: evaluation for evaluation in work.evaluate_checks(build)}
             unusual = unusual_volumes(work.store, parts.feed.name, parts.audience, build)
         counts = {"pages": len(build.pages), "portfolios": len(build.portfolios), "build": build.build_id}
         for name in required:
@@ -147,7 +147,7 @@ def _document_checks(parts: FeedParts) -> dg.AssetChecksDefinition:
     return gate
 
 
-def _parity(parts: FeedParts) -> dg.AssetChecksDefinition:
+def _parity(parts: FeedContext) -> dg.AssetChecksDefinition:
     asset = parts.key("parity")
 
     @dg.asset_check(
@@ -185,7 +185,7 @@ def _idle(asset: dg.AssetKey, name: str, why: str) -> dg.AssetCheckResult:
 
 def _result(
     asset: dg.AssetKey,
-    judged: Evaluation,
+    judged: CheckResult,
     day: str,
     counts: Mapping[str, Any],
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,

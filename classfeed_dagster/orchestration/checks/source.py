@@ -25,7 +25,7 @@ from classfeed_dagster.orchestration.column_metadata import (
     step,
 )
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.source_contract.drift import Difference, Exports, Kind, Severity
+from classfeed_dagster.source_contract.drift import Difference, DriftKind, Exports, Severity
 from classfeed_dagster.source_contract.schema_check import SchemaVerdict, check_schema
 from classfeed_dagster.source_contract.schema_history import (
     NoSchemaKeptError,
@@ -168,7 +168,7 @@ def values_check(exports: Callable[[], Exports]) -> dg.AssetChecksDefinition:
 
 
 def _parts(verdict: SchemaVerdict) -> tuple[list[Difference], list[Difference]]:
-    values = [found for found in verdict.differences if found.kind is Kind.VALUE_IN_DATA]
+    values = [found for found in verdict.differences if found.kind is DriftKind.VALUE_IN_DATA]
     return [found for found in verdict.differences if found not in values], values
 
 

@@ -10,7 +10,7 @@ import dagster as dg
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.service_levels.heartbeats import beat
+from classfeed_dagster.service_levels.heartbeats import record
 from classfeed_dagster.service_levels.measurements import new_deliveries, of_delivery, of_feed
 from classfeed_dagster.service_levels.metrics import emit
 from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, PARTITION_TAG, REPAIR, feed_job_name
@@ -63,7 +63,7 @@ def measuring_sensor(feeds: Sequence[Feed], *, running: bool) -> dg.SensorDefini
                 told[feed.name] = str(manifest.chain_position)
             emit(of_feed(runtime, feed, now, tries), env=env, feed=feed.name, at=now)
         context.update_cursor(" ".join(f"{name}={position}" for name, position in sorted(told.items())))
-        beat(runtime.store, "measures", now)
+        record(runtime.store, "measures", now)
         return dg.SkipReason(f"figures of {len(feeds)} feed(s) written")
 
     return measures

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from classfeed_dagster.alerting import alerts
-from classfeed_dagster.alerting.incidents import raise_incident, raised, settle_incident, tell
+from classfeed_dagster.alerting.incidents import raise_incident, raised, settle_incident, sync_incidents
 from classfeed_dagster.alerting.pagerduty import pager
 from classfeed_dagster.alerting.reconciliation_alerts import proof_incidents
 from classfeed_dagster.alerting.schema_alerts import tell_of_drift
@@ -20,13 +20,13 @@ from classfeed_dagster.alerting.slack import messenger
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.column_metadata import LANDING
-from classfeed_dagster.orchestration.feed_context import FeedParts
+from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.run_history import events_of, run_reader
 from classfeed_dagster.repair import consent_events
 from classfeed_dagster.repair.decisions import Action, Decision, Policy, RunFact, RunState, decide_all
 from classfeed_dagster.repair.facts import Gathered, Probe, gather, stopped_by_schema
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.service_levels.heartbeats import beat
+from classfeed_dagster.service_levels.heartbeats import record
 from classfeed_dagster.tags import (
     ATTEMPT_TAG,
     CORRELATION_TAG,
@@ -57,7 +57,7 @@ def operation_sensors(
     return [_repair(feeds, jobs, status, seconds), _alerts(feeds, expected_checks, status, seconds), _consent(status)]
 
 
-def expected_checks(parts: Sequence[FeedParts], checks: Sequence[dg.AssetChecksDefinition]) -> ExpectedChecks:
+def expected_checks(parts: Sequence[FeedContext], checks: Sequence[dg.AssetChecksDefinition]) -> ExpectedChecks:
     """By feed, those of ``checks`` that are on its own assets and on the domains it carries."""
     keys = [key for definition in checks for key in definition.check_keys]
     return {
@@ -138,7 +138,7 @@ def _repair(
                 outcome=f"{one.action}: {one.reason}",
                 attempt=one.attempt,
             )
-        beat(store, "repair", now)
+        record(store, "repair", now)
         requests = [run_request(one) for one in decisions if one.action is Action.RUN]
         if requests:
             return dg.SensorResult(run_requests=requests)
@@ -167,10 +167,10 @@ def _alerts(
             held_back_alert=settings.held_back_alert,
         )
         current += proof_incidents(runtime, gathered)
-        opened, revised, recovered = tell(
+        opened, revised, recovered = sync_incidents(
             store, [*current, *raised(store)], (messenger(settings), pager(settings)), now
         )
-        beat(store, "alerts", now)
+        record(store, "alerts", now)
         return dg.SkipReason(f"{opened} incident(s) opened, {revised} revised, {recovered} recovered")
 
     return alert

@@ -4,14 +4,14 @@
 
 import dagster as dg
 
-from classfeed_dagster.orchestration.feed_context import FeedParts
+from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.parity.run import to_compare
 from classfeed_dagster.runtime import Runtime
 
 _EVERY_SECONDS = 300
 
 
-def parity_job(parts: FeedParts) -> "dg.UnresolvedAssetJobDefinition":  # known to type checkers alone
+def parity_job(parts: FeedContext) -> "dg.UnresolvedAssetJobDefinition":  # known to type checkers alone
     """The comparison alone, with its check."""
     return dg.define_asset_job(
         f"{parts.feed.name}_parity_job",
@@ -22,7 +22,7 @@ def parity_job(parts: FeedParts) -> "dg.UnresolvedAssetJobDefinition":  # known 
     )
 
 
-def parity_sensor(parts: FeedParts, *, running: bool) -> dg.SensorDefinition:
+def parity_sensor(parts: FeedContext, *, running: bool) -> dg.SensorDefinition:
     """Asks for a comparison of every recent date of which both sides are there, once for each state of the two.
 
     Looks at what is there, not at what has happened: a tick that was missed changes nothing. ``running``: on unless a

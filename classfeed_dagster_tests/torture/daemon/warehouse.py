@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dagster import DagsterRunStatus, RunsFilter
 
-from classfeed_dagster.feed_run.post_delivery import Assured
+from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.runtime import NotBuiltError, Runtime
@@ -88,7 +88,7 @@ def _proven(stack: Stack) -> bool:
     runtime = Runtime(Settings())
     runtime.__dict__["store"] = stack.store  # without the proxy
     try:
-        runtime.load_reference(f"{FEED.name}/data_team_reconciliation", stack.dates[0], Assured)
+        runtime.load_reference(f"{FEED.name}/data_team_reconciliation", stack.dates[0], ReconciliationSummary)
     except NotBuiltError:
         return False
     return True
