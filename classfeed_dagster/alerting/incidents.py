@@ -151,7 +151,7 @@ def sync_incidents(
 
 
 class IncidentNotifier:
-    # One incident brought up to date; the state is stored after each thing said, so that it isn't said again.
+    """Brings one incident up to date. The state is stored after each message, so that none is sent twice."""
 
     def __init__(self, store: ObjectStore, messenger: Messenger, pager: Pager, state: State) -> None:
         self.store, self.messenger, self.pager, self.state = store, messenger, pager, state

@@ -1,4 +1,4 @@
-"""The local warehouse's process: ``python -m classfeed_dagster.local.snowflake_process PORT FOLDER``. See ``server.py``."""
+"""Process of the local warehouse: ``python -m classfeed_dagster.local.snowflake_process PORT FOLDER``."""
 
 from __future__ import annotations
 
