@@ -121,7 +121,7 @@ def _running(folder: Path) -> int | None:
         return None
     command = Path(f"/proc/{state['pid']}/cmdline")
     # A pid is used again after a restart of the machine: only our own server is joined or stopped.
-    if command.parent.parent.exists() and command.exists() and b"warehouse.serve" not in command.read_bytes():
+    if command.parent.parent.exists() and command.exists() and b"local.snowflake_process" not in command.read_bytes():
         return None
     return state["port"]
 

@@ -15,7 +15,7 @@ from classfeed_dagster_tests.torture.outcome import Budget, Row
 
 PACKAGE = Path(__file__).parents[2] / "classfeed_dagster"
 # Rooms whose SQL reaches bigsite, with values that customers or other systems chose.
-ON_BIGSITE = ("bigsite", "domains", "delivery", "feeds", "operations", "reconciliation", "simulation")
+ON_BIGSITE = ("bigsite", "source_contract", "domains", "delivery", "feeds", "operations", "reconciliation", "simulation")
 FORBIDDEN = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 ASKS = {"execute", "text", "exec_driver_sql", "executemany", "scalar", "scalars", "copy"}
 _SQL = ("SELECT ", "INSERT ", "UPDATE ", "DELETE ", "COPY ", "WITH ", "MERGE ", "TRUNCATE ")
@@ -80,9 +80,9 @@ _OWN_WORDS = "fragments and names that this very file declares"
 _RECONCILES = "its own names; recipient and audience match a pattern first, days and instants are typed"
 REVIEWED = {
     "bigsite/ledgers.py": _OWN_WORDS,
-    "bigsite/reading.py": "the query of a module constant; values travel as parameters",
-    "bigsite/schema_live.py": _OWN_WORDS,
-    "reconciliation/asking.py": _RECONCILES,
+    "bigsite/source_connection.py": "the query of a module constant; values travel as parameters",
+    "source_contract/live_schema.py": _OWN_WORDS,
+    "reconciliation/source_queries.py": _RECONCILES,
     "reconciliation/compare.py": "columns named by rule files, quoted; data only in tables",
     "reconciliation/data_team.py": _RECONCILES,
     "reconciliation/expected_sql.py": _RECONCILES,
@@ -90,7 +90,7 @@ REVIEWED = {
     "reconciliation/landing.py": _RECONCILES,
     "reconciliation/metrics.py": "files of its own temporary folder",
     "reconciliation/movements_sql.py": _RECONCILES,
-    "reconciliation/sides.py": "files of its own temporary folder; snapshot ids are ours",
+    "reconciliation/three_way.py": "files of its own temporary folder; snapshot ids are ours",
     "reconciliation/source.py": _RECONCILES,
     "simulation/writing.py": "names of bigsite's declared tables",
 }

@@ -155,7 +155,7 @@ def _parity(parts: FeedContext) -> dg.AssetChecksDefinition:
         name="parity",
         description="Every difference between this feed and the old app is explained by a named rule. If it fails: "
         "nothing is stopped, but the run of clean dates that lets the feed go live begins anew. Mend what differs, or "
-        "add a rule with its evidence to reconciliation/parity_explanations.py, then compare again. "
+        "add a rule with its evidence to parity/explanations.py, then compare again. "
         f"Runbook: {runbook('parity')}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
