@@ -15,7 +15,7 @@ import pytest
 
 from classfeed_dagster.delivery.manifest import VoidManifest
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.delivery.verify import Kind, verify_feed
+from classfeed_dagster.delivery.verify import ProblemKind, verify_feed
 from classfeed_dagster.errors import ConsentChangedError
 from classfeed_dagster.store import LocalStore, ObjectStore, open_store
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
@@ -183,7 +183,7 @@ def test_threads_deliver_once(store: ObjectStore, same_build: bool) -> None:
     assert kinds["DELIVERED"] == 1
     delivered_once(store, day)
     assert len(delivered_state(store, FEED, DAY1).revisions) == 1
-    assert [p for p in verify_feed(store, FEED, FORMAT).problems if p.kind is not Kind.LEFTOVER] == []
+    assert [p for p in verify_feed(store, FEED, FORMAT).problems if p.kind is not ProblemKind.LEFTOVER] == []
 
 
 def test_threads_of_different_dates_keep_one_chain(local_store: ObjectStore) -> None:

@@ -20,7 +20,7 @@ from classfeed_dagster.delivery.checks import (
 )
 from classfeed_dagster.delivery.gate import record_verdict
 from classfeed_dagster.delivery.publish import Outcome, publish
-from classfeed_dagster.delivery.verify import Kind, verify_feed, verify_paths
+from classfeed_dagster.delivery.verify import ProblemKind, verify_feed, verify_paths
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.domains.columns import (
     ACCOUNT_BALANCES,
@@ -145,7 +145,7 @@ def test_epi_documents_are_delivered_and_verified(local_store: LocalStore) -> No
     text = gzip.decompress(local_store.read(page)).replace(b">5.00<", b">6.00<", 1)
     local_store.put(page, gzip.compress(text))
     kinds = {problem.kind for problem in verify_feed(local_store, FEED, EPI).problems}
-    assert kinds == {Kind.PAGE_CHANGED, Kind.CONTENT_DISAGREES}
+    assert kinds == {ProblemKind.PAGE_CHANGED, ProblemKind.CONTENT_DISAGREES}
 
 
 def test_data_of_someone_without_consent_is_found_in_the_bytes(local_store: LocalStore) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from classfeed_dagster.delivery.manifest import ChainEntry, json_schema
-from classfeed_dagster.delivery.verify import Kind, Verification, verify_feed, verify_paths
+from classfeed_dagster.delivery.verify import ProblemKind, Verification, verify_feed, verify_paths
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster.stored_records import chain_key, manifest_key, to_json
 from classfeed_dagster_tests.delivery.test_crashes_and_races import CHANGED
@@ -41,7 +41,7 @@ def delivered(local_store: LocalStore) -> LocalStore:
     return local_store
 
 
-def kinds(found: Verification) -> set[Kind]:
+def kinds(found: Verification) -> set[ProblemKind]:
     return {problem.kind for problem in found.problems}
 
 
@@ -69,80 +69,95 @@ def page_of(store: ObjectStore, revision: str = "2023-01-03/r0") -> str:
 FIRST = manifest_key(FEED, DAY1, 0)
 SECOND = manifest_key(FEED, DAY2, 0)
 LAST = manifest_key(FEED, DAY1, 1)
-TAMPERING: dict[str, tuple[Callable[[LocalStore], object], set[Kind]]] = {
-    "manifest changed": (lambda s: rewritten(s, FIRST, correlation_id="x"), {Kind.CHAIN_CHANGED}),
-    "last manifest changed": (lambda s: rewritten(s, LAST, held_back=[], code_version="9"), {Kind.CHAIN_CHANGED}),
+TAMPERING: dict[str, tuple[Callable[[LocalStore], object], set[ProblemKind]]] = {
+    "manifest changed": (lambda s: rewritten(s, FIRST, correlation_id="x"), {ProblemKind.CHAIN_CHANGED}),
+    "last manifest changed": (
+        lambda s: rewritten(s, LAST, held_back=[], code_version="9"),
+        {ProblemKind.CHAIN_CHANGED},
+    ),
     "last manifest's pages changed": (
         lambda s: rewritten(s, LAST, pages=[{**json.loads(s.read(LAST))["pages"][0], "bytes": 1}]),
-        {Kind.CHAIN_CHANGED, Kind.PAGE_CHANGED},
+        {ProblemKind.CHAIN_CHANGED, ProblemKind.PAGE_CHANGED},
     ),
-    "manifest spelled otherwise": (lambda s: s.put(LAST, s.read(LAST).replace(b",", b", ", 1)), {Kind.RECORD_DAMAGED}),
-    "totals changed": (lambda s: rewritten(s, LAST, counts={"accounts": 9}), {Kind.RECORD_DAMAGED}),
+    "manifest spelled otherwise": (
+        lambda s: s.put(LAST, s.read(LAST).replace(b",", b", ", 1)),
+        {ProblemKind.RECORD_DAMAGED},
+    ),
+    "totals changed": (lambda s: rewritten(s, LAST, counts={"accounts": 9}), {ProblemKind.RECORD_DAMAGED}),
     "failed check": (
         lambda s: rewritten(s, LAST, verdicts=[{"check": "a", "passed": False, "key": "k", "evaluated_by": "x"}]),
-        {Kind.RECORD_DAMAGED},
+        {ProblemKind.RECORD_DAMAGED},
     ),
     "portfolio twice": (
         lambda s: rewritten(s, LAST, portfolios=json.loads(s.read(LAST))["portfolios"] * 2),
-        {Kind.RECORD_DAMAGED, Kind.CHAIN_CHANGED},
+        {ProblemKind.RECORD_DAMAGED, ProblemKind.CHAIN_CHANGED},
     ),
     "portfolio on no page": (
         lambda s: rewritten(s, LAST, portfolios=[{**json.loads(s.read(LAST))["portfolios"][0], "page": "p99"}]),
-        {Kind.RECORD_DAMAGED, Kind.CHAIN_CHANGED, Kind.CONTENT_DISAGREES},
+        {ProblemKind.RECORD_DAMAGED, ProblemKind.CHAIN_CHANGED, ProblemKind.CONTENT_DISAGREES},
     ),
     "page outside its revision": (
         lambda s: rewritten(s, LAST, pages=[{**json.loads(s.read(LAST))["pages"][0], "key": "../../etc/passwd"}]),
-        {Kind.RECORD_DAMAGED, Kind.ORPHAN},
+        {ProblemKind.RECORD_DAMAGED, ProblemKind.ORPHAN},
     ),
-    "manifest unreadable": (lambda s: s.put(SECOND, b"{}"), {Kind.RECORD_DAMAGED, Kind.CHAIN_CHANGED, Kind.ORPHAN}),
-    "manifest gone": (lambda s: s.delete(FIRST), {Kind.CHAIN_GAP, Kind.ORPHAN, Kind.OUT_OF_ORDER}),
-    "last manifest gone": (lambda s: s.delete(LAST), {Kind.UNFINISHED}),
-    "entry gone": (lambda s: s.delete(chain_key(FEED, 2)), {Kind.CHAIN_GAP, Kind.NOT_IN_CHAIN, Kind.ORPHAN}),
+    "manifest unreadable": (
+        lambda s: s.put(SECOND, b"{}"),
+        {ProblemKind.RECORD_DAMAGED, ProblemKind.CHAIN_CHANGED, ProblemKind.ORPHAN},
+    ),
+    "manifest gone": (lambda s: s.delete(FIRST), {ProblemKind.CHAIN_GAP, ProblemKind.ORPHAN, ProblemKind.OUT_OF_ORDER}),
+    "last manifest gone": (lambda s: s.delete(LAST), {ProblemKind.UNFINISHED}),
+    "entry gone": (
+        lambda s: s.delete(chain_key(FEED, 2)),
+        {ProblemKind.CHAIN_GAP, ProblemKind.NOT_IN_CHAIN, ProblemKind.ORPHAN},
+    ),
     "entry unreadable": (
         lambda s: s.put(chain_key(FEED, 2), b"[]"),
-        {Kind.RECORD_DAMAGED, Kind.NOT_IN_CHAIN, Kind.ORPHAN},
+        {ProblemKind.RECORD_DAMAGED, ProblemKind.NOT_IN_CHAIN, ProblemKind.ORPHAN},
     ),
     "entry of another feed": (
         lambda s: s.put(chain_key(FEED, 3), to_json(ChainEntry(feed="other_feed", business_date=DAY1, revision=1))),
-        {Kind.CHAIN_CHANGED, Kind.NOT_IN_CHAIN, Kind.ORPHAN},
+        {ProblemKind.CHAIN_CHANGED, ProblemKind.NOT_IN_CHAIN, ProblemKind.ORPHAN},
     ),
     "entry that leads out of the store": (
         lambda s: s.put(chain_key(FEED, 3), to_json(ChainEntry(feed="../x", business_date=DAY1, revision=1))),
-        {Kind.RECORD_DAMAGED, Kind.NOT_IN_CHAIN, Kind.ORPHAN},
+        {ProblemKind.RECORD_DAMAGED, ProblemKind.NOT_IN_CHAIN, ProblemKind.ORPHAN},
     ),
     "entry of no possible key": (
         lambda s: s.put(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=10**1200))),
-        {Kind.RECORD_DAMAGED, Kind.NOT_IN_CHAIN, Kind.ORPHAN},
+        {ProblemKind.RECORD_DAMAGED, ProblemKind.NOT_IN_CHAIN, ProblemKind.ORPHAN},
     ),
-    "stray entry": (lambda s: s.put(f"chain/{FEED}/notes.json", b""), {Kind.ORPHAN}),
+    "stray entry": (lambda s: s.put(f"chain/{FEED}/notes.json", b""), {ProblemKind.ORPHAN}),
     "manifests swapped": (
         lambda s: (s.put("a", s.read(SECOND)), s.put(SECOND, s.read(LAST)), s.put(LAST, s.read("a"))),
-        {Kind.CHAIN_CHANGED},
+        {ProblemKind.CHAIN_CHANGED},
     ),
-    "manifest added": (lambda s: s.put(manifest_key(FEED, DAY3, 0), s.read(FIRST)), {Kind.NOT_IN_CHAIN}),
+    "manifest added": (lambda s: s.put(manifest_key(FEED, DAY3, 0), s.read(FIRST)), {ProblemKind.NOT_IN_CHAIN}),
     "sequence number": (
         lambda s: rewritten(s, SECOND, sequence_number=9),
-        {Kind.CHAIN_CHANGED, Kind.OUT_OF_ORDER, Kind.CONTENT_DISAGREES},
+        {ProblemKind.CHAIN_CHANGED, ProblemKind.OUT_OF_ORDER, ProblemKind.CONTENT_DISAGREES},
     ),
-    "replaces": (lambda s: rewritten(s, LAST, replaces=None), {Kind.CHAIN_CHANGED, Kind.OUT_OF_ORDER}),
-    "page gone": (lambda s: s.delete(page_of(s)), {Kind.PAGE_MISSING}),
-    "page changed": (lambda s: s.put(page_of(s), gzip.compress(b"H|x\n")), {Kind.PAGE_CHANGED, Kind.CONTENT_DISAGREES}),
+    "replaces": (lambda s: rewritten(s, LAST, replaces=None), {ProblemKind.CHAIN_CHANGED, ProblemKind.OUT_OF_ORDER}),
+    "page gone": (lambda s: s.delete(page_of(s)), {ProblemKind.PAGE_MISSING}),
+    "page changed": (
+        lambda s: s.put(page_of(s), gzip.compress(b"H|x\n")),
+        {ProblemKind.PAGE_CHANGED, ProblemKind.CONTENT_DISAGREES},
+    ),
     "page unreadable": (
         lambda s: s.put(page_of(s), b"?"),
-        {Kind.PAGE_CHANGED, Kind.DOCUMENT_INVALID, Kind.CONTENT_DISAGREES},
+        {ProblemKind.PAGE_CHANGED, ProblemKind.DOCUMENT_INVALID, ProblemKind.CONTENT_DISAGREES},
     ),
     "page cut short": (
         lambda s: s.put(page_of(s), s.read(page_of(s))[:-9]),
-        {Kind.PAGE_CHANGED, Kind.DOCUMENT_INVALID, Kind.CONTENT_DISAGREES},
+        {ProblemKind.PAGE_CHANGED, ProblemKind.DOCUMENT_INVALID, ProblemKind.CONTENT_DISAGREES},
     ),
     "page packed again": (
         lambda s: s.put(page_of(s), gzip.compress(gzip.decompress(s.read(page_of(s))))),
-        {Kind.PAGE_CHANGED},
+        {ProblemKind.PAGE_CHANGED},
     ),
-    "stray file": (lambda s: s.put(f"delivered/{FEED}/2023-01-03/r0/more.txt.gz", b""), {Kind.ORPHAN}),
+    "stray file": (lambda s: s.put(f"delivered/{FEED}/2023-01-03/r0/more.txt.gz", b""), {ProblemKind.ORPHAN}),
     "build's record unreadable": (
         lambda s: s.put(next(k for k in s.list("staged/") if k.endswith("build.json")), b"1"),
-        {Kind.RECORD_DAMAGED},
+        {ProblemKind.RECORD_DAMAGED},
     ),
 }
 
@@ -153,7 +168,7 @@ def test_tampering_is_found(delivered: LocalStore, name: str) -> None:
     tamper(delivered)
     found = verify_feed(delivered, FEED, FORMAT)
     assert kinds(found) == expected, [str(problem) for problem in found.problems]
-    assert found.sound is (expected <= {Kind.UNFINISHED, Kind.LEFTOVER})
+    assert found.sound is (expected <= {ProblemKind.UNFINISHED, ProblemKind.LEFTOVER})
 
 
 @pytest.mark.parametrize("entry", [None, b"[]"])
@@ -163,7 +178,9 @@ def test_what_stands_after_a_gap_is_read_all_the_same(delivered: LocalStore, ent
         delivered.put(chain_key(FEED, 2), entry)
     delivered.put(page_of(delivered, "2023-01-03/r1"), b"?")
     found = verify_feed(delivered, FEED, FORMAT)
-    assert {Kind.CHAIN_GAP if entry is None else Kind.RECORD_DAMAGED, Kind.PAGE_CHANGED} <= kinds(found)
+    assert {ProblemKind.CHAIN_GAP if entry is None else ProblemKind.RECORD_DAMAGED, ProblemKind.PAGE_CHANGED} <= kinds(
+        found
+    )
     assert found.manifests == 2
 
 
@@ -171,7 +188,7 @@ def test_the_pages_after_one_outside_its_revision_are_read_all_the_same(delivere
     first, second = json.loads(delivered.read(FIRST))["pages"]
     rewritten(delivered, FIRST, pages=[{**first, "key": "../../etc/passwd"}, second])
     delivered.delete(second["key"])
-    assert {Kind.RECORD_DAMAGED, Kind.PAGE_MISSING} <= kinds(verify_feed(delivered, FEED, FORMAT))
+    assert {ProblemKind.RECORD_DAMAGED, ProblemKind.PAGE_MISSING} <= kinds(verify_feed(delivered, FEED, FORMAT))
 
 
 def test_looking_at_the_chain_alone_is_quick_and_still_finds_what_is_missing(delivered: LocalStore) -> None:
@@ -180,7 +197,7 @@ def test_looking_at_the_chain_alone_is_quick_and_still_finds_what_is_missing(del
     assert verify_feed(delivered, FEED, FORMAT, read_pages=False).problems == []
     delivered.delete(page_of(delivered))
     found = verify_feed(delivered, FEED, FORMAT, read_pages=False, on_page=heard.append)
-    assert kinds(found) == {Kind.PAGE_MISSING}
+    assert kinds(found) == {ProblemKind.PAGE_MISSING}
     assert page_of(delivered, "2023-01-03/r1") in heard
 
 
@@ -198,7 +215,7 @@ def test_later_dates_delivered_first_are_found(local_store: LocalStore) -> None:
     local_store.put(chain_key(FEED, 1), two)
     local_store.put(chain_key(FEED, 2), one)
     found = verify_feed(local_store, FEED, FORMAT)
-    assert kinds(found) == {Kind.CHAIN_CHANGED, Kind.OUT_OF_ORDER}
+    assert kinds(found) == {ProblemKind.CHAIN_CHANGED, ProblemKind.OUT_OF_ORDER}
     assert any("a later business date" in problem.detail for problem in found.problems)
 
 
@@ -217,7 +234,7 @@ def test_an_unfinished_delivery_is_harmless(local_store: LocalStore) -> None:
     with pytest.raises(ConnectionError):
         go(local_store, made, day, consented=dies)
     found = verify_feed(local_store, FEED, FORMAT)
-    assert kinds(found) == {Kind.UNFINISHED}
+    assert kinds(found) == {ProblemKind.UNFINISHED}
     assert found.sound
     assert "it delivered nothing" in str(found.problems[0])
 
@@ -241,7 +258,7 @@ def test_one_page_is_held_against_the_manifest_beside_it(folder: Path) -> None:
     page = next((folder / "2023-01-03" / "r0").glob("*-p1.txt.gz"))
     assert verify_paths([page], FORMATS).problems == []
     page.write_bytes(gzip.compress(gzip.decompress(page.read_bytes())))
-    assert kinds(verify_paths([page], FORMATS)) == {Kind.PAGE_CHANGED}
+    assert kinds(verify_paths([page], FORMATS)) == {ProblemKind.PAGE_CHANGED}
 
 
 def test_a_document_alone_is_held_against_itself(folder: Path, tmp_path: Path) -> None:
@@ -253,18 +270,18 @@ def test_a_document_alone_is_held_against_itself(folder: Path, tmp_path: Path) -
     found = verify_paths([plain], FORMATS)
     assert [p.detail for p in found.problems] == ["stated cash_amount in AUD is 8.50, expected 9.50"]
     page.write_bytes(b"\x1f\x8b\x08")
-    assert Kind.DOCUMENT_INVALID in kinds(verify_paths([page], FORMATS))
+    assert ProblemKind.DOCUMENT_INVALID in kinds(verify_paths([page], FORMATS))
 
 
 def test_a_gap_or_change_among_files_shows(folder: Path) -> None:
     manifest = folder / "2023-01-03" / "r0" / "manifest.json"
     record = json.loads(manifest.read_bytes()) | {"correlation_id": "other"}
     manifest.write_text(json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n")
-    assert kinds(verify_paths([folder], FORMATS)) == {Kind.CHAIN_CHANGED}
+    assert kinds(verify_paths([folder], FORMATS)) == {ProblemKind.CHAIN_CHANGED}
     manifest.unlink()
     assert verify_paths([folder], FORMATS).problems == []  # its pages are sound by themselves
     next((folder / "2023-01-04" / "r0").glob("*-p2.txt.gz")).unlink()
-    assert kinds(verify_paths([folder], FORMATS)) == {Kind.PAGE_MISSING}
+    assert kinds(verify_paths([folder], FORMATS)) == {ProblemKind.PAGE_MISSING}
 
 
 def test_what_cannot_be_verified_is_said(folder: Path, tmp_path: Path) -> None:
@@ -280,12 +297,15 @@ def test_what_cannot_be_verified_is_said(folder: Path, tmp_path: Path) -> None:
     (unreadable.parent / "manifest.json").mkdir(parents=True)  # not a file, so it can't be read
     unreadable.write_bytes(b"T|0|0|0\n")
     for path, kind in [
-        (stray, {Kind.ORPHAN}),
-        (other, {Kind.UNKNOWN_FILE}),
-        (picture, {Kind.UNKNOWN_FILE}),
-        (damaged, {Kind.RECORD_DAMAGED}),
-        (unreadable, {Kind.RECORD_DAMAGED}),
-        (tmp_path / f"{FEED}-20230103-r0-p7.txt", {Kind.DOCUMENT_INVALID, Kind.CONTENT_DISAGREES, Kind.PAGE_MISSING}),
+        (stray, {ProblemKind.ORPHAN}),
+        (other, {ProblemKind.UNKNOWN_FILE}),
+        (picture, {ProblemKind.UNKNOWN_FILE}),
+        (damaged, {ProblemKind.RECORD_DAMAGED}),
+        (unreadable, {ProblemKind.RECORD_DAMAGED}),
+        (
+            tmp_path / f"{FEED}-20230103-r0-p7.txt",
+            {ProblemKind.DOCUMENT_INVALID, ProblemKind.CONTENT_DISAGREES, ProblemKind.PAGE_MISSING},
+        ),
     ]:
         found = kinds(verify_paths([path], FORMATS))
         assert found
@@ -301,7 +321,7 @@ def test_a_void_manifest_has_no_pages(local_store: LocalStore) -> None:
     found = verify_paths([folder], FORMATS)
     assert (found.problems, found.manifests) == ([], 4)
     (folder / "2023-01-03" / "r1" / "late.txt").write_bytes(b"")
-    assert kinds(verify_paths([folder], FORMATS)) == {Kind.ORPHAN}
+    assert kinds(verify_paths([folder], FORMATS)) == {ProblemKind.ORPHAN}
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,7 +21,7 @@ from typing import Any
 
 from classfeed_dagster.delivery.quarantine import held, update_quarantine
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.delivery.verify import Kind, verify_feed
+from classfeed_dagster.delivery.verify import ProblemKind, verify_feed
 from classfeed_dagster.errors import StaleBuildError
 from classfeed_dagster.store import ObjectStore, S3Store, _s3_client, open_store
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
@@ -220,7 +220,7 @@ def _facts(where: Where, scenario: str) -> object:
     """What must be equal: everything delivered, the chain, who is held."""
     store = opened(where)
     found = verify_feed(store, FEED, FORMAT)
-    wrong = [problem for problem in found.problems if problem.kind is not Kind.LEFTOVER]
+    wrong = [problem for problem in found.problems if problem.kind is not ProblemKind.LEFTOVER]
     state = {key: data for key, data in contents(store).items() if not key.endswith(".part")}
     if scenario == "consent ends meanwhile":  # a void more or less is as good
         sent = delivered_state(store, FEED, DAY1)

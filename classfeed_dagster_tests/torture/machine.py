@@ -29,7 +29,7 @@ from classfeed_dagster.bigsite.readiness import SourceNotReadyError
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.delivery.verify import Kind, verify_feed
+from classfeed_dagster.delivery.verify import ProblemKind, verify_feed
 from classfeed_dagster.errors import DeliveryError, NotInOrderError, StaleBuildError, TooManyHeldBackError
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.simulation.recipient import DeliveredPage, load
@@ -390,7 +390,7 @@ class Feed(RuleBasedStateMachine):
     def check(self, day: dt.date, consented: set[str], *, complete: bool) -> None:
         store = self.desk.store
         verification = verify_feed(store, FEED.name, FEED.format)
-        wrong = [p for p in verification.problems if p.kind not in (Kind.UNFINISHED, Kind.LEFTOVER)]
+        wrong = [p for p in verification.problems if p.kind not in (ProblemKind.UNFINISHED, ProblemKind.LEFTOVER)]
         assert not wrong, wrong
         manifests = self.manifests()
         self.nothing_changed(manifests)
