@@ -137,7 +137,7 @@ def iterparse_and_sums(path: Path) -> None:
 
 def this_projects_gate(path: Path) -> None:
     """As the gate reads a page: validated, hashed, its records added up again, its portfolios listed."""
-    facts = EPI.examine(file_chunks(path))
+    facts = EPI.inspect_page(file_chunks(path))
     assert facts.valid, facts.errors
 
 

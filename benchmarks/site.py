@@ -28,8 +28,8 @@ from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.domains.build import CONSENTED, DOMAINS, build_consented_portfolios, build_domain
 from classfeed_dagster.feed_run.feed_run import LANDING, FeedRun
 from classfeed_dagster.feed_run.flags import start_flags
+from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.feeds.feed import declared_feeds
 from classfeed_dagster.local import embedded_postgres as embedded
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
@@ -58,7 +58,7 @@ def runtime_at(url: str, home: Path, **settings: Any) -> Runtime:
     """What a run works with: the bigsite at ``url``, and a store under ``home``."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     runtime = Runtime(Settings(bigsite_url=SecretStr(url), home=home, first_business_date=FIRST, **settings))
-    start_flags(runtime.settings, declared_feeds())
+    start_flags(runtime.settings, FEEDS)
     return runtime
 
 

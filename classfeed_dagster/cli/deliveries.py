@@ -32,9 +32,9 @@ class UnknownFeedError(ValueError):
 
 def require_feed(name: str) -> Feed:
     """The declared feed called ``name``; UnknownFeedError lists those that exist."""
-    from classfeed_dagster.feeds.feed import declared_feeds
+    from classfeed_dagster.feeds import FEEDS
 
-    feeds = {feed.name: feed for feed in declared_feeds()}
+    feeds = {feed.name: feed for feed in FEEDS}
     if name not in feeds:
         raise UnknownFeedError(f"there is no feed {name!r}; the feeds are {', '.join(sorted(feeds))}")
     return feeds[name]
@@ -279,6 +279,6 @@ def _print_parity(found: Compared, required: int) -> None:
 
 
 def _feeds() -> tuple[Feed, ...]:
-    from classfeed_dagster.feeds.feed import declared_feeds
+    from classfeed_dagster.feeds import FEEDS
 
-    return declared_feeds()
+    return FEEDS

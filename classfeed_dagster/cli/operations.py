@@ -30,17 +30,15 @@ def watchdog(
     """
     from classfeed_dagster.alerting import incidents, pagerduty, slack
     from classfeed_dagster.feed_run.flags import is_live, start_flags
-    from classfeed_dagster.feeds.feed import declared_feeds
+    from classfeed_dagster.feeds import FEEDS
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.service_levels import heartbeats, service_levels
 
     runtime = Runtime()
     settings, store = runtime.settings, runtime.store
     now = settings.now or dt.datetime.now(dt.UTC)
-    start_flags(settings, declared_feeds())
-    feeds = [
-        (feed, feed.audience(settings.first_business_date)) for feed in declared_feeds() if is_live(feed, settings.env)
-    ]
+    start_flags(settings, FEEDS)
+    feeds = [(feed, feed.audience(settings.first_business_date)) for feed in FEEDS if is_live(feed, settings.env)]
     missing = service_levels.missing(store, feeds, now, settings.repair_dates)
     silent = heartbeats.stale(store, now) if sensors else []
     for one in missing:

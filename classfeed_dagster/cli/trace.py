@@ -41,7 +41,6 @@ def trace(
     behind its units, landed file, documents and lines. Both: revisions, what is held back, reconciliation reports.
     Exit code 3 if bigsite has no such row.
     """
-    from classfeed_dagster.feed_run.exclusion import ledgers
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.tracing.trace import trace as follow
     from classfeed_dagster.tracing.trace import trace_holding
@@ -59,9 +58,17 @@ def trace(
         with out.status("looking …"):
             if date is not None:
                 day = require_due(runtime.settings, feed, date.date())
-                holding = trace_holding(runtime.engine, runtime.store, feed, what, (exchange, code), day)
+                holding = trace_holding(
+                    runtime.engine,
+                    runtime.store,
+                    feed,
+                    what,
+                    (exchange, code),
+                    day,
+                    document_format=declared.format,
+                )
             else:
-                found = follow(runtime.engine, runtime.store, feed, audience, what, ledgers=ledgers(declared))
+                found = follow(runtime.engine, runtime.store, feed, audience, what, document_format=declared.format)
     finally:
         runtime.close()
     if date is not None:

@@ -27,13 +27,11 @@ from classfeed_dagster.delivery.prevalidation import ahead_key, examine_ahead, r
 from classfeed_dagster.delivery.state import DeliveredState
 from classfeed_dagster.documents.document_format import (
     DocumentFormat,
-    ExaminedAhead,
     KnownRecords,
     PageHeader,
     Paging,
     RenderedPortfolio,
     Totals,
-    file_stem,
     message_id,
     paging_of,
 )
@@ -138,7 +136,7 @@ class DeliveryContext:
     def file_name(self, header: PageHeader) -> str:
         """The name of a page's file."""
         suffix = self.document_format.extension + (".gz" if self.compress else "")
-        return f"{file_stem(self.document_format, header)}{suffix}"
+        return f"{self.document_format.file_stem(header)}{suffix}"
 
     def build(
         self,
@@ -204,8 +202,7 @@ def build_delivery(
 
         def examine(on_page: range) -> None:
             # While the next page is rendered, and the first ones are written.
-            if isinstance(document_format, ExaminedAhead):
-                ahead.append(second.submit(examine_ahead, document_format, spool.sections(on_page)))
+            ahead.append(second.submit(examine_ahead, document_format, spool.sections(on_page)))
 
         with spool:
             unchanged = _spool_changed(spool, rendered_portfolios(terms, plan.going, slices), examine)
@@ -406,7 +403,7 @@ def stage_page(
         staged = page.model_copy(update={"key": key})
     else:
         staged = _staged_before(store, page, key)
-    if ahead is not None:
+    if ahead:
         record_ahead(store, ahead_key(key, page.message_id), terms.code_version, ahead)
     return staged
 

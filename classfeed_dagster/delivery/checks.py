@@ -16,7 +16,6 @@ from classfeed_dagster.delivery.plan import DeliveryPlan
 from classfeed_dagster.delivery.prevalidation import ahead_key, read_ahead
 from classfeed_dagster.documents.document_format import (
     DocumentFormat,
-    ExaminedAhead,
     KnownRecords,
     PageInspection,
     Totals,
@@ -62,7 +61,7 @@ def examine_build(
 
     def examine(page: Page) -> ExaminedPage:
         known: KnownRecords = {}
-        if code_version is not None and isinstance(document_format, ExaminedAhead):
+        if code_version is not None:
             known = read_ahead(store, ahead_key(page.key, page.message_id), code_version)
         try:
             with store.local_file(page.key) as path:

@@ -13,7 +13,6 @@ from isal import igzip, isal_zlib
 
 from classfeed_dagster.documents.document_format import (
     DocumentFormat,
-    ExaminedAhead,
     KnownRecords,
     PageInspection,
     Totals,
@@ -100,9 +99,7 @@ def examine_file(path: Path, document_format: DocumentFormat, known: KnownRecord
     ``known`` is what was found of its records ahead.
     """
     try:
-        if known and isinstance(document_format, ExaminedAhead):
-            return document_format.examine_page(read_page(path), known)
-        return document_format.examine(read_page(path))
+        return document_format.inspect_page(read_page(path), known)
     except UNREADABLE as error:
         what = f"the file can't be read as a {document_format.name} document ({type(error).__name__})"
         return PageInspection((what,), {}, {}, frozenset(), Totals(), None, "", 0)

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt
 
 from classfeed_dagster.delivery.manifest import ControlTotals, Sha256
-from classfeed_dagster.documents.document_format import ExaminedAhead, KnownRecords, RecordInspection
+from classfeed_dagster.documents.document_format import DocumentFormat, KnownRecords, RecordInspection
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import Record, from_json, to_json
@@ -37,11 +37,11 @@ class AheadRecord(Record):
     blocks: dict[Sha256, ExaminedBlock] = Field(description="by the SHA-256 that the format gives to a block's bytes")
 
 
-def examine_ahead(document: ExaminedAhead, sections: Mapping[str, Iterable[bytes]]) -> KnownRecords:
+def examine_ahead(document: DocumentFormat, sections: Mapping[str, Iterable[bytes]]) -> KnownRecords:
     """The facts of a page's records, by block."""
     found: dict[str, RecordInspection] = {}
     for section, chunks in sections.items():
-        found.update(document.examine_records(section, chunks))
+        found.update(document.inspect_records(section, chunks))
     return found
 
 

@@ -32,7 +32,6 @@ from classfeed_dagster.delivery.pages import write_page
 from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
 from classfeed_dagster.delivery.prevalidation import examine_ahead
 from classfeed_dagster.delivery.rendered_portfolios import OF_A_PORTFOLIO, RenderedReader, RenderedWriter
-from classfeed_dagster.documents.document_format import ExaminedAhead
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import Record, canonical, create_record, from_json, sha256, to_json
 
@@ -201,7 +200,7 @@ def write_pages(store: ObjectStore, terms: DeliveryContext, shared: SharedOut, l
             sections = rendered.sections(document_format.sections, portfolios)
             result = write_page(document_format.page(header, totals, sections), path, compress=terms.compress)
             ahead = None
-            if isinstance(document_format, ExaminedAhead) and portfolios:
+            if portfolios:
                 ahead = examine_ahead(document_format, rendered.sections(document_format.sections, portfolios))
             page = stage_page(store, shared.prefix, page_record(header, totals, result), path, ahead, terms)
             path.unlink()

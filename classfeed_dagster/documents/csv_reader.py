@@ -1,6 +1,6 @@
 """A CSV file read back from its bytes alone: strictly, as a stream, in flat memory.
 
-``examine`` reports everything that is wrong with the file, by line and column, never by value. Beside the form of
+``inspect_page`` reports everything that is wrong with the file, by line and column, never by value. Beside the form of
 each field it checks the order of lines, that each cash account's group ends with its balance, the trailer, and that
 writing the parsed fields again gives the same bytes: line ends, quoting and the formula guard in one. A file cut
 short, glued together or edited in a spreadsheet program is refused.
@@ -89,7 +89,7 @@ class _Batch:
     rows: dict[str, list[list[str]]] = field(default_factory=lambda: {DETAIL: [], BALANCE: []})
 
 
-def examine(layout: CsvLayout, chunks: Iterable[bytes]) -> PageInspection:
+def inspect_page(layout: CsvLayout, chunks: Iterable[bytes]) -> PageInspection:
     """See DocumentFormat. A line's number counts records: a quoted line break does not begin another."""
     source = _Source(chunks)
     found = _Findings()

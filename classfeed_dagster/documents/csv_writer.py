@@ -83,7 +83,7 @@ def currency_totals(layout: CsvLayout, credits_: Decimal, debits: Decimal) -> Cu
     return CurrencyTotals(cash_credits=credits_, cash_debits=debits)
 
 
-def unwritable(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def check_representable(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """FINDINGS: a line without a value it must have, no real currency, cash on an account without a balance."""
     rows = _source_rows(layout, frames)
     no_currency = rows.filter(~pl.col("currency").str.contains("^[A-Z]{3}$"))

@@ -1,23 +1,31 @@
-"""What every document format offers, and the small types that rendering, checking and delivery share."""
+"""Base class of document formats, and the types that rendering, checks and delivery share."""
 
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.trading_days import Window
+
+if TYPE_CHECKING:
+    from classfeed_dagster.documents.csv_mapping import CsvLayout
+
+ALL_LEDGERS = frozenset("TSIC")  # the letters of TransactionId: trade, security movement, income, cash
 
 
 @dataclass(frozen=True, slots=True)
 class PageHeader:
-    """What a page says of itself. Everything comes from the snapshot and the plan; nothing from the clock."""
+    """Identity of a page. Every value comes from the snapshot and the plan, none from the clock."""
 
     feed: str
     recipient: str
@@ -32,18 +40,18 @@ class PageHeader:
 
     @property
     def message_id(self) -> str:
-        """``<feed>-<YYYYMMDD>-r<revision>-p<page>``: unique for ever (XSD, Header)."""
+        """``<feed>-<YYYYMMDD>-r<revision>-p<page>``, unique for all time (XSD, Header)."""
         return message_id(self.feed, self.business_date, self.revision, self.page_number)
 
 
 def message_id(feed: str, business_date: dt.date, revision: int, page: int) -> str:
-    """The id of one page of one revision; also the stem of its file's name."""
+    """Return the id of one page of one revision. It is also the stem of the page's file name."""
     return f"{feed}-{business_date:%Y%m%d}-r{revision}-p{page}"
 
 
 @dataclass(frozen=True, slots=True)
 class CurrencyTotals:
-    """Sums over one currency of a page, debits and credits of cash also apart. Exact to the cent."""
+    """Sums over one currency of a page, exact to the cent. Cash debits and credits are kept apart."""
 
     ledger_balance: Decimal = Decimal("0.00")
     market_value: Decimal = Decimal("0.00")
@@ -53,7 +61,7 @@ class CurrencyTotals:
 
     @property
     def cash_amount(self) -> Decimal:
-        """Credits and debits together."""
+        """Credits plus debits."""
         return self.cash_credits + self.cash_debits
 
     def __add__(self, other: CurrencyTotals) -> CurrencyTotals:
@@ -68,7 +76,7 @@ class CurrencyTotals:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The control totals of some portfolios: additive, so those of a page are the sum of its portfolios'."""
+    """Control totals of some portfolios. They are additive: a page's totals are the sum of its portfolios' totals."""
 
     counts: Mapping[str, int] = field(default_factory=dict)  # records by section
     currencies: Mapping[str, CurrencyTotals] = field(default_factory=dict)  # ordered by currency when written
@@ -89,7 +97,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class RenderedPortfolio:
-    """One portfolio's part of the document: its records as bytes, by section, and what they add up to."""
+    """One portfolio's part of the document: its records as bytes by section, and their totals."""
 
     number: str
     sections: Mapping[str, bytes]
@@ -97,20 +105,20 @@ class RenderedPortfolio:
 
     @property
     def size(self) -> int:
-        """Bytes before compression."""
+        """Size in bytes before compression."""
         return sum(map(len, self.sections.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class PageInspection:
-    """What reading a written page back found, from its bytes alone."""
+    """Facts about a written page, from its bytes alone."""
 
-    errors: tuple[str, ...]  # why it is not valid; empty if it is. No personal data.
+    errors: tuple[str, ...]  # why the page is not valid; empty if it is valid. No personal data.
     header: Mapping[str, str]
     portfolios: Mapping[str, frozenset[str]]  # portfolio numbers by section
-    removed: frozenset[str]  # those announced as REMOVED: number and reference alone
+    removed: frozenset[str]  # portfolios announced as REMOVED: number and reference alone
     totals: Totals  # recomputed from the records
-    stated: Totals | None  # as the page states them; cash credits and debits not apart (credits hold the sum)
+    stated: Totals | None  # as the page states them; cash credits hold the sum of credits and debits
     sha256: str  # of the uncompressed bytes
     size: int  # of the uncompressed bytes
 
@@ -122,141 +130,184 @@ class PageInspection:
 
 @dataclass(frozen=True, slots=True)
 class RecordInspection:
-    """What examining some records of one section found: all of them valid, and what they add up to."""
+    """Facts about some valid records of one section."""
 
     totals: Totals
     portfolios: frozenset[str]
     removed: frozenset[str]
-    without_currency: tuple[str, ...] = ()  # ids of records with money and no currency
+    without_currency: tuple[str, ...] = ()  # ids of records that have money and no currency
 
 
-# What was examined ahead: facts by the SHA-256 that the format gives to the bytes of a block of records.
+# Facts of prevalidated records, by the SHA-256 that the format computes over a block of records.
 KnownRecords = Mapping[str, RecordInspection]
-
-
-@runtime_checkable
-class ExaminedAhead(Protocol):
-    """What a format has on top if its records can be examined before the page around them is known.
-
-    The page says how many pages there are, so none can be written before the last portfolio is rendered. Records can
-    be examined meanwhile: a page that holds exactly these bytes needs no more than their hash.
-    """
-
-    def examine_records(self, section: str, chunks: Iterable[bytes]) -> KnownRecords:
-        """Examine all records of a page's section; those that aren't surely valid are left to ``examine_page``."""
-        ...
-
-    def examine_page(self, chunks: Iterable[bytes], known: KnownRecords) -> PageInspection:
-        """``examine``, taking the facts of records from ``known`` where their bytes are those examined ahead."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentColumn:
-    """One field of a document's records, an element's path or a line's field, and the domain's columns that fill it.
+    """One field of a document's records, and the domain columns that fill it.
 
-    ``rows`` are the landed ledgers and openings whose rows the document carries; None: all of them.
+    Attributes:
+        name: an element's path or a line's field
+        kind: its type in the document
+        filled_by: frame and column of each value
+        optional: True if a record may lack the field
+        rows: the landed ledgers and openings whose rows the document carries; None means all of them
     """
 
     name: str
-    kind: str  # its type in the document
-    filled_by: tuple[tuple[str, str], ...]  # frame and column
+    kind: str
+    filled_by: tuple[tuple[str, str], ...]
     optional: bool
     rows: tuple[str, ...] | None = None
 
 
-@runtime_checkable
-class WithColumns(Protocol):
-    """A format that says what fills each field of its records, from the declaration that writes them: for lineage."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Position of one record in a document.
+
+    ``line`` counts from 1. ``offset`` and ``length`` are bytes of the document before compression, from the record's
+    first byte to its last.
+    """
+
+    element: str
+    line: int
+    offset: int
+    length: int
+
+
+# A TransactionId, or a holding's portfolio number, exchange and security code.
+RecordKey = str | tuple[str, str, str]
+
+
+class PageRule(enum.Enum):
+    """Rules by which a format divides portfolios into files."""
+
+    BY_SIZE = "whole portfolios up to a size limit"
+    ONE_FILE = "one file a revision"
+    BY_PORTFOLIO = "one file a portfolio"
+
+
+class DocumentFormat(ABC):
+    """Base class of document formats.
+
+    A format implements ``name``, ``extension``, ``domains``, ``sections``, ``render``, ``page``, ``inspect_page`` and
+    ``read``. Every other member has a default.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the format."""
+
+    @property
+    @abstractmethod
+    def extension(self) -> str:
+        """Extension of its files, for example ``.xml``."""
+
+    @property
+    @abstractmethod
+    def domains(self) -> tuple[str, ...]:
+        """Domains that its documents carry."""
+
+    @property
+    @abstractmethod
+    def sections(self) -> tuple[str, ...]:
+        """Names of its sections, in document order."""
+
+    @property
+    def page_rule(self) -> PageRule:
+        """Rule by which portfolios are divided into files."""
+        return PageRule.BY_SIZE
+
+    @property
+    def compressible(self) -> bool:
+        """True if its files may be gzipped."""
+        return self.page_rule is PageRule.BY_SIZE
+
+    @property
+    def states_totals(self) -> bool:
+        """True if every page states its control totals. Without them, the gate compares with the frames alone."""
+        return True
+
+    @property
+    def ledgers(self) -> frozenset[str]:
+        """Ledgers whose rows the recipient loads from it: T trades, S security movements, I income, C cash."""
+        return ALL_LEDGERS
 
     @property
     def columns(self) -> tuple[DocumentColumn, ...]:
-        """Every field that a domain fills, in document order."""
-        ...
-
-
-@runtime_checkable
-class WithTotals(Protocol):
-    """A format whose records, read into frames, can be added up again as its pages state."""
-
-    def totals(self, frames: Mapping[str, pl.DataFrame]) -> Totals:
-        """What the records of ``DocumentFormat.read`` add up to."""
-        ...
-
-
-class DocumentFormat(Protocol):
-    """A document format: declarative inside, these doors outside."""
+        """Every field that a domain fills, in document order, for lineage."""
+        return ()
 
     @property
-    def name(self) -> str:
-        """The format's name."""
-        ...
-
-    @property
-    def extension(self) -> str:
-        """The ending of its files, ``.xml``."""
-        ...
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """Which domains it carries."""
-        ...
-
-    @property
-    def sections(self) -> tuple[str, ...]:
-        """The names of its sections, in document order."""
-        ...
-
-    def unwritable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-        """FINDINGS rows for portfolios whose values this format can't carry (characters, patterns, lengths)."""
-        ...
-
-    def render(self, frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
-        """Each portfolio of ``frames`` (by frame name, any order of rows), ordered by portfolio number."""
-        ...
-
-    def page(self, header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
-        """A whole page in chunks: header, the sections' records, control totals."""
-        ...
-
-    def examine(self, chunks: Iterable[bytes]) -> PageInspection:
-        """Read a page back: validate it as a stream, recompute its totals, list its portfolios."""
-        ...
-
-    def read(self, path: Path) -> dict[str, pl.DataFrame]:
-        """A page's records as frames, typed as the domains declare them. ValueError says what is wrong."""
-        ...
-
-
-@runtime_checkable
-class OneFileFormat(Protocol):
-    """What a format has on top if it is one file a revision, never paged, under a name of its own."""
+    def csv_layout(self) -> CsvLayout | None:
+        """Layout of its lines if they can be compared with an old app's CSV file."""
+        return None
 
     def file_stem(self, header: PageHeader) -> str:
-        """The file's name without its ending."""
-        ...
+        """Return the name of a page's file without its extension."""
+        return header.message_id
 
+    def check_representable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+        """Return FINDINGS rows for portfolios whose values this format cannot carry (characters, patterns, lengths)."""
+        return FINDINGS.empty()
 
-def file_stem(document: DocumentFormat, header: PageHeader) -> str:
-    """The name of a page's file without its ending: the format's own, by default the message id."""
-    return document.file_stem(header) if isinstance(document, OneFileFormat) else header.message_id
+    @abstractmethod
+    def render(self, frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
+        """Yield each portfolio of ``frames`` (by frame name, rows in any order), ordered by portfolio number."""
+
+    @abstractmethod
+    def page(self, header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
+        """Yield a whole page in chunks: header, the sections' records, control totals."""
+
+    @abstractmethod
+    def inspect_page(self, chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageInspection:
+        """Read a page back as a stream: validate it, recompute its totals, list its portfolios.
+
+        Records whose bytes are ``known`` need no second inspection.
+        """
+
+    def inspect_records(self, section: str, chunks: Iterable[bytes]) -> KnownRecords:
+        """Inspect a section's records before the page around them is written.
+
+        A page states how many pages there are, so none can be written before the last portfolio is rendered. Records
+        that are not surely valid are left to ``inspect_page``. By default all of them are.
+        """
+        return {}
+
+    @abstractmethod
+    def read(self, path: Path) -> dict[str, pl.DataFrame]:
+        """Return a page's records as frames, typed as the domains declare them; ValueError if they are damaged."""
+
+    def totals(self, frames: Mapping[str, pl.DataFrame]) -> Totals | None:
+        """Return the totals of the frames of ``read``; None if they cannot be added up as the pages state them."""
+        return None
+
+    def locate(self, path: Path, key: RecordKey) -> list[Place]:
+        """Return the position of every record with ``key`` in a file, in order; none if the format cannot tell."""
+        return []
 
 
 class Paging:
-    """Splits portfolios into pages under ``limit`` bytes (None: one page), as they come; one page if there are none.
+    """Division of portfolios into pages, in the order in which they are added; one page if there are none.
 
-    A portfolio is never split: one larger than the limit has a page to itself.
+    A portfolio is never split: one that is larger than the limit gets a page to itself. Without a limit there is one
+    page.
     """
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, *, by_portfolio: bool = False) -> None:
         self._limit = limit
+        self._by_portfolio = by_portfolio
         self._starts = [0]
         self._used = 0
         self._count = 0
 
     def add(self, size: int) -> int:
-        """The next portfolio, of ``size`` bytes; the number of its page, from 1."""
-        if self._limit is not None and self._count > self._starts[-1] and self._used + size > self._limit:
+        """Add the next portfolio, of ``size`` bytes, and return the number of its page, from 1."""
+        full = self._by_portfolio or (self._limit is not None and self._used + size > self._limit)
+        if full and self._count > self._starts[-1]:
             self._starts.append(self._count)
             self._used = 0
         self._used += size
@@ -265,17 +316,23 @@ class Paging:
 
     @property
     def pages(self) -> list[range]:
-        """The pages so far, as ranges of portfolios from 0."""
+        """Pages so far, as ranges of portfolios from 0."""
         return [range(*bounds) for bounds in itertools.pairwise([*self._starts, self._count])]
 
 
 def paging_of(document: DocumentFormat, limit: int) -> Paging:
-    """Pages of at most ``limit`` bytes, or one page of everything for a format that is one file."""
-    return Paging(None if isinstance(document, OneFileFormat) else limit)
+    """Return the paging of a format, with pages of at most ``limit`` bytes if it divides by size."""
+    match document.page_rule:
+        case PageRule.BY_SIZE:
+            return Paging(limit)
+        case PageRule.BY_PORTFOLIO:
+            return Paging(None, by_portfolio=True)
+        case PageRule.ONE_FILE:
+            return Paging(None)
 
 
 def plan_pages(sizes: Iterable[int], limit: int) -> list[range]:
-    """Split portfolios (sizes in bytes, in order) into pages under ``limit`` bytes: see Paging."""
+    """Divide portfolios (sizes in bytes, in order) into pages of at most ``limit`` bytes."""
     paging = Paging(limit)
     for size in sizes:
         paging.add(size)

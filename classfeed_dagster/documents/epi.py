@@ -1,4 +1,4 @@
-"""The EPI document as a document format: the doors that delivery, checks and reconciliation use."""
+"""EPI document format, as delivery, checks and reconciliation use it."""
 
 from __future__ import annotations
 
@@ -8,65 +8,67 @@ from pathlib import Path
 
 import polars as pl
 
-from classfeed_dagster.documents import epi_mapping, epi_reader, epi_totals, epi_writer
-from classfeed_dagster.documents import epi_value_checks as epi_findings
+from classfeed_dagster.documents import epi_mapping, epi_reader, epi_totals, epi_value_checks, epi_writer, locate
 from classfeed_dagster.documents.document_format import (
     DocumentColumn,
+    DocumentFormat,
     KnownRecords,
     PageHeader,
     PageInspection,
+    Place,
+    RecordKey,
     RenderedPortfolio,
     Totals,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class EpiFormat:
-    """EPIDataResponse (``epi_data_response.xsd``), in pages of whole portfolios. Its sections are those of the root."""
+class EpiFormat(DocumentFormat):
+    """EPIDataResponse (``epi_data_response.xsd``) in pages of whole portfolios. Its sections are the root's."""
 
     name: str = "epi"
     extension: str = ".xml"
     domains: tuple[str, ...] = tuple(section.domain for section in epi_mapping.SECTIONS)
     sections: tuple[str, ...] = tuple(section.name for section in epi_mapping.SECTIONS)
-    # Which ledgers' rows the recipient loads from it: T trades, S security movements, I income, C cash.
-    ledgers: frozenset[str] = frozenset("TSIC")
 
     @property
     def columns(self) -> tuple[DocumentColumn, ...]:
-        """See WithColumns: the elements by their paths, attributes as ``Record/@name``."""
+        """Elements by their paths, attributes as ``Record/@name``."""
         return tuple(epi_mapping.document_columns())
 
-    def unwritable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-        """See DocumentFormat. FrameShapeError if a frame isn't as the domains declare it."""
-        return epi_findings.unwritable(frames)
+    def check_representable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+        """See DocumentFormat. FrameShapeError if a frame is not as the domains declare it."""
+        return epi_value_checks.check_representable(frames)
 
     def render(self, frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
-        """See DocumentFormat. FrameShapeError for what ``unwritable`` reports as rows that can't be."""
+        """See DocumentFormat. FrameShapeError for values that ``check_representable`` reports."""
         return epi_writer.render(frames)
 
     def page(self, header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
         """See DocumentFormat."""
         return epi_writer.page(header, totals, sections)
 
-    def examine(self, chunks: Iterable[bytes]) -> PageInspection:
+    def inspect_page(self, chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageInspection:
         """See DocumentFormat."""
-        return epi_reader.examine(chunks)
+        return epi_reader.inspect_page(chunks, known)
 
-    def examine_records(self, section: str, chunks: Iterable[bytes]) -> KnownRecords:
-        """See ExaminedAhead."""
-        return epi_reader.examine_records(section, chunks)
-
-    def examine_page(self, chunks: Iterable[bytes], known: KnownRecords) -> PageInspection:
-        """See ExaminedAhead."""
-        return epi_reader.examine(chunks, known)
+    def inspect_records(self, section: str, chunks: Iterable[bytes]) -> KnownRecords:
+        """See DocumentFormat."""
+        return epi_reader.inspect_records(section, chunks)
 
     def read(self, path: Path) -> dict[str, pl.DataFrame]:
-        """See DocumentFormat. UnreadableDocumentError (a ValueError) says what is wrong."""
+        """See DocumentFormat. UnreadableDocumentError (a ValueError) names the fault."""
         return epi_reader.read(path)
 
     def totals(self, frames: Mapping[str, pl.DataFrame]) -> Totals:
-        """See WithTotals."""
-        return epi_totals.totals_of({one.name: frames[one.record.frame.name] for one in epi_mapping.SECTIONS})
+        """See DocumentFormat."""
+        return epi_totals.totals_of(
+            {section.name: frames[section.record.frame.name] for section in epi_mapping.SECTIONS}
+        )
+
+    def locate(self, path: Path, key: RecordKey) -> list[Place]:
+        """See DocumentFormat. NotAPageError if the file cannot be read to its end."""
+        return locate.locate_element(path, key)
 
 
 EPI = EpiFormat()

@@ -55,7 +55,7 @@ class UnreadableDocumentError(ValueError):
     """The file is not a valid EPI document. The message names lines and elements, never values."""
 
 
-def examine(chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageInspection:
+def inspect_page(chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageInspection:
     """Read a page as a stream, in flat memory: validate it, add it up again, list its portfolios.
 
     Blocks of records whose bytes are ``known``, by their SHA-256, are not examined again. Never raises for what the
@@ -87,7 +87,7 @@ def examine(chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageI
     )
 
 
-def examine_records(section: str, chunks: Iterable[bytes]) -> dict[str, RecordInspection]:
+def inspect_records(section: str, chunks: Iterable[bytes]) -> dict[str, RecordInspection]:
     """The facts of a section's records, given as in a page, by block; blocks not surely valid are left out.
 
     Blocks are cut as they are when the page is examined, so that they are found there by their SHA-256.
@@ -219,7 +219,7 @@ def _typed(record: Record, columns: Iterable[str]) -> list[pl.Expr]:
 
 
 class _Summary:
-    """What ``examine`` keeps of the records."""
+    """What ``inspect_page`` keeps of the records."""
 
     def __init__(self) -> None:
         self.totals = Totals(dict.fromkeys(_SECTION_OF.values(), 0))

@@ -34,7 +34,7 @@ class _Problem:
     detail: pl.Expr
 
 
-def unwritable(frames: Frames) -> pl.DataFrame:
+def check_representable(frames: Frames) -> pl.DataFrame:
     """FINDINGS rows (severity QUARANTINE) for every value and row of the five frames that no document can carry.
 
     Portfolios without a finding can be rendered, and the result obeys the XSD. FrameShapeError if a frame's columns

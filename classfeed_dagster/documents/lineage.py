@@ -9,7 +9,7 @@ from functools import cache
 
 from classfeed_dagster.documents.class_cash import CLASS_CASH
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
-from classfeed_dagster.documents.document_format import DocumentColumn, DocumentFormat, WithColumns
+from classfeed_dagster.documents.document_format import DocumentColumn
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.domains import columns
 from classfeed_dagster.domains.columns import Column, Frame
@@ -18,11 +18,6 @@ from classfeed_dagster.source_contract.drift import Export, Exports
 
 _FILES = {CLASS_TRADE.name: CLASS_TRADE, CLASS_CASH.name: CLASS_CASH}
 _FRAMES = {frame.name: frame for frame in vars(columns).values() if isinstance(frame, Frame)}
-
-
-def columns_of(document: DocumentFormat) -> tuple[DocumentColumn, ...]:
-    """The fields of a format's documents and what fills them; none for a format that doesn't say."""
-    return document.columns if isinstance(document, WithColumns) else ()
 
 
 def filling(field: DocumentColumn) -> tuple[tuple[Frame, Column], ...]:

@@ -1,46 +1,28 @@
-"""Finds a record in a document, to the byte: where in what was delivered does this transaction stand?"""
+"""Position of a record in a document, to the byte."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.csv_mapping import DETAIL, LINE_END
+from classfeed_dagster.documents.document_format import Place, RecordKey
 from classfeed_dagster.documents.epi_mapping import Record
 from classfeed_dagster.documents.epi_reader import file_chunks
 
-_LONGEST_RECORD = 1 << 20  # bytes; a longer one is not of a document that this project wrote
+_LONGEST_RECORD = 1 << 20  # bytes; this project writes no record longer than that
 
 
 class NotAPageError(ValueError):
-    """The file can't be searched: it is not a document of this project, or it is damaged."""
+    """Error: the file is not a document of this project, or it is damaged, so it cannot be searched."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One record of a document.
+def locate_element(path: Path, key: RecordKey) -> list[Place]:
+    """Return every record with ``key`` in an EPI page, gzipped or not, in order; none if the page has no such record.
 
-    ``line`` counts from 1. ``offset`` and ``length`` are bytes of the document before compression: from the ``<``
-    of the record's start tag to the ``>`` of its end tag.
+    NotAPageError if the file cannot be read to its end.
     """
-
-    element: str
-    line: int
-    offset: int
-    length: int
-
-
-def locate(path: Path, key: str | tuple[str, str, str]) -> list[Place]:
-    """Every record of ``key`` in a page (``.xml`` or ``.csv``, gzipped or not), in order; none if it isn't there.
-
-    ``key`` is a TransactionId, or a holding's portfolio number, exchange and security code. A CSV file states only
-    the number of a TransactionId: ask for one whose ledger the file carries. NotAPageError if the file can't be read
-    to its end.
-    """
-    if path.name.removesuffix(".gz").endswith(".csv"):
-        return list(_lines(path, key)) if isinstance(key, str) else []
     if isinstance(key, str):
         record, values = epi.MOVEMENT_TRANSACTION, {"transaction_id": key}
     else:
@@ -50,24 +32,32 @@ def locate(path: Path, key: str | tuple[str, str, str]) -> list[Place]:
         for element in record.elements
         if element.column in values
     ]
-    found = _records(path, record, needles[-1])
-    return [place for place, content in found if all(needle in content for needle in needles)]
+    records = _records(path, record, needles[-1])
+    return [place for place, content in records if all(needle in content for needle in needles)]
+
+
+def locate_line(path: Path, key: RecordKey) -> list[Place]:
+    """Return every detail line of a CSV file that begins with the id, or with its number.
+
+    The file states only the number of a TransactionId: ask for one whose ledger the file carries. A quoted field may
+    hold line breaks. NotAPageError if the file cannot be read to its end.
+    """
+    return list(_lines(path, key)) if isinstance(key, str) else []
 
 
 def excerpt(path: Path, place: Place) -> bytes:
-    """The bytes of a located record, as they stand in the document. They hold personal data: for people, not logs."""
-    found = bytearray()
+    """Return the bytes of a located record. They hold personal data: show them to people, never log them."""
+    content = bytearray()
     at = 0
     for chunk in _chunks(path):
-        found += chunk[max(0, place.offset - at) : max(0, place.offset + place.length - at)]
+        content += chunk[max(0, place.offset - at) : max(0, place.offset + place.length - at)]
         at += len(chunk)
-        if len(found) == place.length:
-            return bytes(found)
-    raise NotAPageError(f"{path.name} ends before the record at byte {place.offset}: it is not the file located in")
+        if len(content) == place.length:
+            return bytes(content)
+    raise NotAPageError(f"{path.name} ends before the record at byte {place.offset}: locate the record in this file")
 
 
 def _lines(path: Path, transaction_id: str) -> Iterator[Place]:
-    """Detail lines of a CSV file that begin with the id, or with its number. A quoted field may hold line breaks."""
     beginnings = tuple(f"{DETAIL},{text},".encode() for text in (transaction_id[1:], transaction_id))
     record, rest, offset, number = b"", b"", 0, 1
     for chunk in _chunks(path):
@@ -86,13 +76,13 @@ def _lines(path: Path, transaction_id: str) -> Iterator[Place]:
 
 
 def _records(path: Path, record: Record, needle: bytes) -> Iterator[tuple[Place, bytes]]:
-    """Records of the kind that hold ``needle``, with their bytes.
+    """Yield the records that contain ``needle``, with their bytes.
 
-    Markup can be searched for as bytes because in the writer's form ``<`` begins nothing but an element's tag:
-    in texts it is a reference, and there is no comment, CDATA or prefix.
+    Markup can be searched as bytes because ``<`` begins nothing but an element's tag in the writer's form: in texts it
+    is a reference, and there is no comment, CDATA section or prefix.
     """
     begin, end = f"<{record.name}>".encode(), f"</{record.name}>".encode()
-    buffer, offset, line = b"", 0, 1  # where in the document the buffer begins
+    buffer, offset, line = b"", 0, 1  # position of the buffer in the document
     for chunk in _chunks(path):
         buffer += chunk
         done = buffer.rfind(end) + len(end) if end in buffer else 0
@@ -100,11 +90,11 @@ def _records(path: Path, record: Record, needle: bytes) -> Iterator[tuple[Place,
         while at >= 0:
             start = buffer.rfind(begin, 0, at)
             stop = buffer.find(end, at) + len(end)
-            if start >= 0 and end not in buffer[start:at]:  # else it stands in a record of another kind
+            if start >= 0 and end not in buffer[start:at]:  # else it is in a record of another kind
                 place = Place(record.name, line + buffer.count(b"\n", 0, start), offset + start, stop - start)
                 yield place, buffer[start:stop]
             at = buffer.find(needle, stop, done)
-        # What no record of the kind can begin in is let go of.
+        # Drop bytes in which no such record can begin.
         keep = buffer.find(begin, done)
         done = keep if keep >= 0 else max(done, len(buffer) - len(begin) + 1)
         line += buffer.count(b"\n", 0, done)
@@ -120,4 +110,4 @@ def _chunks(path: Path) -> Iterable[bytes]:
     try:
         yield from file_chunks(path)
     except (OSError, EOFError) as error:
-        raise NotAPageError(f"{path.name} can't be read to its end ({type(error).__name__})") from None
+        raise NotAPageError(f"{path.name} cannot be read to its end ({type(error).__name__})") from None

@@ -22,18 +22,13 @@ from classfeed_dagster.store import ObjectStore
 CHECK = "one_live_feed"
 DELIVERED_ELSEWHERE = "delivered_by_another_feed"  # the rule that such a portfolio breaks
 _SHOWN = 20
-ALL_LEDGERS = frozenset("TSIC")  # the letters of TransactionId: trade, security movement, income, cash
-
-
-def ledgers(feed: Feed) -> frozenset[str]:
-    """The ledgers whose rows the feed carries. A format that doesn't say is taken to carry all of them."""
-    found: frozenset[str] = getattr(feed.format, "ledgers", ALL_LEDGERS)
-    return found
 
 
 def exclude_each_other(one: Feed, other: Feed) -> bool:
     """True if no portfolio may be live in both."""
-    return one.name != other.name and one.recipient == other.recipient and bool(ledgers(one) & ledgers(other))
+    return (
+        one.name != other.name and one.recipient == other.recipient and bool(one.format.ledgers & other.format.ledgers)
+    )
 
 
 def switched_to_clash(feeds: Iterable[Feed], flags: Mapping[str, FeedFlags]) -> list[tuple[str, str]]:

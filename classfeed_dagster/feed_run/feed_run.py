@@ -25,7 +25,7 @@ from classfeed_dagster.delivery.plan import DeliveryPlan, plan_delivery
 from classfeed_dagster.delivery.publish import Outcome, publish
 from classfeed_dagster.delivery.quarantine import held, update_quarantine
 from classfeed_dagster.delivery.state import delivered_state, earlier_date, ever_delivered
-from classfeed_dagster.documents.document_format import DocumentFormat, OneFileFormat
+from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.domains.build import (
     CONSENTED,
     DomainReference,
@@ -40,7 +40,8 @@ from classfeed_dagster.feed_run.exclusion import already_there, one_live_feed
 from classfeed_dagster.feed_run.findings import FindingsReference, collect_findings, read_findings
 from classfeed_dagster.feed_run.flags import attempt_flags
 from classfeed_dagster.feed_run.switches import FeedFlags, carried, chosen_format, switched_frames
-from classfeed_dagster.feeds.feed import Feed, declared_feeds
+from classfeed_dagster.feeds import FEEDS
+from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
@@ -88,7 +89,7 @@ class FeedRun:
 
     @property
     def _feeds(self) -> tuple[Feed, ...]:
-        return declared_feeds() if self.feeds is None else self.feeds
+        return FEEDS if self.feeds is None else self.feeds
 
     @property
     def flags(self) -> FeedFlags:
@@ -212,7 +213,7 @@ class FeedRun:
             flags=self.flags.recorded,
             max_page_bytes=self.feed.max_page_bytes or settings.max_page_bytes,
             # One file under a name of its own is looked for under that name.
-            compress=settings.compress and not isinstance(document_format, OneFileFormat),
+            compress=settings.compress and document_format.compressible,
         )
 
     @property

@@ -79,7 +79,7 @@ def _find(work: FeedRun, shard: int) -> pl.DataFrame:
     found = [FINDINGS.empty()]
     with open_domains(work.store, work.domains(), work.snapshot().shards[shard]) as slices:
         for frames in slices:
-            found += [frames[FINDINGS.name], work.format.unwritable(switched_frames(frames, work.flags))]
+            found += [frames[FINDINGS.name], work.format.check_representable(switched_frames(frames, work.flags))]
             del frames  # not in memory any more while the next slice is read
     return FINDINGS.conform(pl.concat(found).unique())
 

@@ -1,4 +1,4 @@
-"""class_cash: the cash movements and balances of each business date, as one CSV file. Moves here from the old app."""
+"""class_cash: the cash movements and balances of each business date, as one CSV file. Replaces the old app."""
 
 from __future__ import annotations
 
@@ -13,5 +13,6 @@ FEED = Feed(
     format=CLASS_CASH,
     owners=("team:data-feeds",),
     mode=FeedMode.SHADOW,
+    first_business_date=None,
     legacy=True,
 )

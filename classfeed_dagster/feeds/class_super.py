@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feeds.feed import Feed
 
@@ -11,4 +12,6 @@ FEED = Feed(
     recipient="CLASS",
     format=EPI,
     owners=("team:data-feeds",),
+    mode=FeedMode.LIVE,
+    first_business_date=None,
 )

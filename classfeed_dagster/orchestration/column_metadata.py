@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from classfeed_dagster.charts import data_uri
 from classfeed_dagster.documents.document_format import DocumentFormat
-from classfeed_dagster.documents.lineage import columns_of, field_sources, filling, is_personal
+from classfeed_dagster.documents.lineage import field_sources, filling, is_personal
 from classfeed_dagster.domains.build import CONSENTED
 from classfeed_dagster.domains.lineage import bigsite_columns, domain_of, shown_frames, shown_name, sources_of
 from classfeed_dagster.tags import CORRELATION_TAG
@@ -158,7 +158,7 @@ def domain_columns(domain: str, name: str) -> list[Shown]:
 def document_columns(document: DocumentFormat, name: str) -> list[Shown]:
     """The fields of a format's documents, made of the domains of the audience called ``name``."""
     shown: list[Shown] = []
-    for field in columns_of(document):
+    for field in document.columns:
         filled = filling(field)
         made_of = tuple(
             (domain_key(name, domain_of(frame.name)), shown_name(domain_of(frame.name), frame, column.name))

@@ -9,7 +9,8 @@ import dagster as dg
 from classfeed_dagster.alerting.schema_alerts import tell_of_schema
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.feed_run.flags import start_flags
-from classfeed_dagster.feeds.feed import Feed, audiences_of, declared_feeds, require_distinct
+from classfeed_dagster.feeds import FEEDS
+from classfeed_dagster.feeds.feed import Feed, audiences_of, require_distinct
 from classfeed_dagster.orchestration.assets.domains import audience_names, domain_assets
 from classfeed_dagster.orchestration.assets.feeds import feed_assets, legacy_assets
 from classfeed_dagster.orchestration.assets.landing import landing_assets, source_assets
@@ -34,7 +35,7 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     Tests and the command line build the same graph as production, with another runtime.
     """
     runtime = runtime or Runtime()
-    feeds = declared_feeds() if feeds is None else require_distinct(feeds)
+    feeds = FEEDS if feeds is None else require_distinct(feeds)
     settings = runtime.settings
     start_flags(settings, feeds)
     audiences = audiences_of(feeds, settings.first_business_date)

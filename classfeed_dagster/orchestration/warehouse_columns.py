@@ -11,7 +11,7 @@ from dataclasses import replace
 import dagster as dg
 
 from classfeed_dagster.documents.document_format import DocumentColumn, DocumentFormat
-from classfeed_dagster.documents.lineage import columns_of, field_sources
+from classfeed_dagster.documents.lineage import field_sources
 from classfeed_dagster.orchestration.column_metadata import PERSONAL_DATA, Shown
 from classfeed_dagster.reconciliation.data_team import COLUMNS as THEIR_COLUMNS
 from classfeed_dagster.reconciliation.data_team import TABLE as THEIR_TABLE
@@ -39,7 +39,7 @@ def their_columns() -> list[Shown]:
 
 def source_breaks(document: DocumentFormat, delivery: dg.AssetKey) -> list[Shown]:
     """The columns of the breaks with bigsite. Which field a value is of stands in the row, not in the column."""
-    number = [field for field in columns_of(document) if field.filled_by == (("accounts", "portfolio_number"),)]
+    number = [field for field in document.columns if field.filled_by == (("accounts", "portfolio_number"),)]
     return [_shown(column, delivery, number if column.name == _NUMBER else ()) for column in warehouse_tables()[BREAKS]]
 
 
@@ -59,7 +59,7 @@ def data_team_breaks(document: DocumentFormat, delivery: dg.AssetKey) -> list[Sh
 
 def _fields(document: DocumentFormat) -> dict[tuple[str, str], list[DocumentColumn]]:
     filled: dict[tuple[str, str], list[DocumentColumn]] = {}
-    for field in columns_of(document):
+    for field in document.columns:
         for source in field.filled_by:
             filled.setdefault(source, []).append(field)
     # A record that stands inside another has the outer one's portfolio number.

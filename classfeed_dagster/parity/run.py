@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.documents.csv_format import CsvFormat
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.parity.comparison import compare_parity
 from classfeed_dagster.parity.legacy_files import legacy_prefix
@@ -48,10 +47,11 @@ def compare_date(store: ObjectStore, feed: Feed, audience: RecipientSchedule, da
     NoOldAppError for a feed without one; LegacyMissingError or NothingToCompareError while one side isn't there;
     LegacyFileError if the old file is damaged.
     """
-    if not feed.legacy or not isinstance(feed.format, CsvFormat):
+    layout = feed.format.csv_layout
+    if not feed.legacy or layout is None:
         raise NoOldAppError(feed.name)
     view = live_and_shadow(store, feed.name)
-    report = compare_parity(view, feed=feed.name, layout=feed.format.layout, audience=audience, day=day)
+    report = compare_parity(view, feed=feed.name, layout=layout, audience=audience, day=day)
     key = record_parity(store, report)
     return Compared(report, scorecard(store, feed.name, audience, day), key)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-from classfeed_dagster.feeds.feed import Feed, declared_feeds
+from classfeed_dagster.feeds import FEEDS
+from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.store import StoreError
@@ -56,7 +57,7 @@ def application(
     from starlette.responses import HTMLResponse, PlainTextResponse
     from starlette.routing import Route
 
-    feeds = {feed.name: feed for feed in declared_feeds()}
+    feeds = {feed.name: feed for feed in FEEDS}
 
     def say(status: int, text: str) -> Response:
         return PlainTextResponse(text + "\n", status, _HEADERS)

@@ -25,7 +25,7 @@ from classfeed_dagster.delivery.delivery_history import (
     live_and_shadow,
 )
 from classfeed_dagster.delivery.quarantine import held
-from classfeed_dagster.documents.locate import Place, locate
+from classfeed_dagster.documents.document_format import DocumentFormat, Place, RecordKey
 from classfeed_dagster.domains.movement_transactions import DATES, LETTERS
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
@@ -148,12 +148,9 @@ def trace(
     audience: RecipientSchedule,
     transaction_id: str,
     *,
-    ledgers: Collection[str] = frozenset(LETTERS.values()),
+    document_format: DocumentFormat,
 ) -> Trace:
-    """Follow a ledger row through one feed. NotATransactionError for anything that is no transaction id.
-
-    ``ledgers``: the letters of those that the feed's format carries; rows of others are in none of its documents.
-    """
+    """Follow a ledger row through the documents of one feed. NotATransactionError for any other text."""
     match = _LEDGER_ROW.match(transaction_id)
     if match is None:
         raise NotATransactionError(transaction_id)
@@ -168,10 +165,12 @@ def trace(
         sighting
         for day in delivered_dates(store, feed)
         if day >= travels_on
-        for delivery in (deliveries_of(store, feed, day, source.portfolio_number) if match[1] in ledgers else ())
+        for delivery in (
+            deliveries_of(store, feed, day, source.portfolio_number) if match[1] in document_format.ledgers else ()
+        )
         # A DELTA holds its own window only; any later FULL holds everything again.
         if day == travels_on or delivery.portfolio.extract == "FULL"
-        for sighting in _sightings(store, delivery, table, {f"{table}_id": key}, transaction_id)
+        for sighting in _sightings(store, delivery, document_format, table, {f"{table}_id": key}, transaction_id)
     ]
     days = sorted({one.delivery.manifest.business_date for one in sightings})
     judged = [
@@ -182,7 +181,14 @@ def trace(
 
 
 def trace_holding(
-    engine: sa.Engine, store: ObjectStore, feed: str, number: str, security: tuple[str, str], day: dt.date
+    engine: sa.Engine,
+    store: ObjectStore,
+    feed: str,
+    number: str,
+    security: tuple[str, str],
+    day: dt.date,
+    *,
+    document_format: DocumentFormat,
 ) -> HoldingTrace:
     """Follow what a portfolio held of a security (exchange, code as on ``day``); NotAHoldingError without."""
     exchange, code = security
@@ -213,7 +219,7 @@ def trace_holding(
     sightings = [
         sighting
         for delivery in deliveries_of(store, feed, day, number)
-        for sighting in _sightings(store, delivery, "holding_eod", owned, (number, exchange, code))
+        for sighting in _sightings(store, delivery, document_format, "holding_eod", owned, (number, exchange, code))
     ]
     return HoldingTrace(
         number,
@@ -318,13 +324,14 @@ def _source_row(engine: sa.Engine, table: str, key: int) -> SourceRow | None:
 def _sightings(
     store: ObjectStore,
     delivery: PortfolioDelivery,
+    document_format: DocumentFormat,
     table: str,
     row: Mapping[str, int],
-    key: str | tuple[str, str, str],
+    key: RecordKey,
 ) -> list[Sighting]:
     view = live_and_shadow(store, delivery.manifest.feed)
     with view.local_file(delivery.page.key) as path:
-        places = locate(path, key)
+        places = document_format.locate(path, key)
     if not places:
         return []
     snapshot = Snapshot.model_validate_json(store.read(delivery.manifest.snapshot.descriptor_key))

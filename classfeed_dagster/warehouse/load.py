@@ -17,7 +17,7 @@ import polars as pl
 
 from classfeed_dagster.delivery.manifest import Manifest, Page
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state
-from classfeed_dagster.documents.document_format import DocumentFormat, WithTotals
+from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import file_facts
@@ -138,7 +138,8 @@ def _read(store: ObjectStore, page: Page, document_format: DocumentFormat) -> di
         if file_facts(path) != (page.bytes, page.sha256):
             raise DamagedRecordError(store.location(page.key), "the delivered page isn't what its manifest says")
         frames = document_format.read(path)
-    if isinstance(document_format, WithTotals) and document_format.totals(frames) != page.expected:
+    totals = document_format.totals(frames)
+    if totals is not None and totals != page.expected:
         raise DamagedRecordError(
             store.location(page.key), "the records read from the page don't add up to its manifest's control totals"
         )

@@ -16,7 +16,8 @@ from classfeed_dagster.cli import deliveries as cli_look
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key
 from classfeed_dagster.documents.class_cash import CLASS_CASH
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
-from classfeed_dagster.documents.locate import NotAPageError, locate
+from classfeed_dagster.documents.locate import NotAPageError
+from classfeed_dagster.documents.locate import locate_line as locate
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.settings import get_settings
 from classfeed_dagster.store import ObjectStore, open_store

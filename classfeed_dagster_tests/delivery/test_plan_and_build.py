@@ -27,7 +27,7 @@ from classfeed_dagster.delivery.state import (
     earlier_date,
     ever_delivered,
 )
-from classfeed_dagster.documents.document_format import PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.documents.document_format import PageHeader, PageRule, RenderedPortfolio, Totals
 from classfeed_dagster.errors import BuildError, DamagedRecordError, TooManyHeldBackError
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster.stored_records import from_json, manifest_key, quarantine_key, to_json
@@ -323,6 +323,10 @@ def test_sections_that_come_later_line_up(local_store: ObjectStore) -> None:
 def test_a_format_of_one_file_names_it_and_is_never_paged(local_store: ObjectStore) -> None:
     @dataclass(frozen=True)
     class OneFile(LinesFormat):
+        @property
+        def page_rule(self) -> PageRule:
+            return PageRule.ONE_FILE
+
         def file_stem(self, header: PageHeader) -> str:
             return f"{header.feed}_{header.business_date:%Y%m%d}_r{header.revision}"
 

@@ -21,10 +21,9 @@ from classfeed_dagster.documents.csv_reader import UnreadableFileError, file_chu
 from classfeed_dagster.documents.document_format import (
     CurrencyTotals,
     DocumentFormat,
-    OneFileFormat,
     PageInspection,
+    PageRule,
     Totals,
-    file_stem,
     paging_of,
 )
 from classfeed_dagster.domains.columns import MOVEMENT_TRANSACTIONS
@@ -95,16 +94,16 @@ def test_the_golden_file(document: Any) -> None:
 def test_an_empty_day_gives_first_and_last_line(document: Any) -> None:
     empty = make.written(document, [make.frames(ACCOUNTS)])
     assert empty == f"H,{document.name},2023-05-05,7,0,2023-05-05T20:15:00.123456Z\r\nT,0,\r\n".encode()
-    assert document.examine([empty]).valid
+    assert document.inspect_page([empty]).valid
     assert make.written(document, []) == empty
 
 
 def test_names_and_shape() -> None:
     for document in FORMATS:
-        assert isinstance(document, OneFileFormat)
+        assert document.page_rule is PageRule.ONE_FILE
         checked: DocumentFormat = document
         head = make.header(document.name, revision=3)
-        assert file_stem(checked, head) + document.extension == f"{document.name}_20230505_r3.csv"
+        assert checked.file_stem(head) + document.extension == f"{document.name}_20230505_r3.csv"
         paging = paging_of(checked, 5)
         assert ([paging.add(10), paging.add(10)], paging.pages) == ([1, 1], [range(2)])
     assert CLASS_TRADE.ledgers == {"T"}
@@ -129,7 +128,7 @@ def test_a_portfolio_without_lines_is_rendered_as_no_bytes() -> None:
 @pytest.mark.parametrize("document", FORMATS, ids=lambda one: one.name)
 def test_examining_finds_what_rendering_added_up(document: Any) -> None:
     data = FILES[document.name]
-    facts = document.examine([data[at : at + 7] for at in range(0, len(data), 7)])
+    facts = document.inspect_page([data[at : at + 7] for at in range(0, len(data), 7)])
     assert facts.errors == ()
     assert facts.header == {
         "Feed": document.name,
@@ -261,7 +260,7 @@ def test_any_text_comes_back_and_slices_change_no_byte(
     for document, mine in ((CLASS_TRADE, trades), (CLASS_CASH, cash)):
         data = make.written(document, [whole])
         assert make.written(document, sliced) == data
-        assert document.examine([data]).errors == ()
+        assert document.inspect_page([data]).errors == ()
         lines = lines_of(document.layout, [data])["D"]
         for column, text in (("confirmation_number", "confirmation_number"), ("description", "narrative")):
             if column in lines.columns:
@@ -293,27 +292,27 @@ def test_what_the_files_cannot_carry_is_a_finding() -> None:
         make.cash(4, "1.00", "SW00000003", account_number="999"),
     ]
     frames = make.frames(ACCOUNTS, rows, BALANCES)
-    found = CLASS_TRADE.unwritable(frames)
+    found = CLASS_TRADE.check_representable(frames)
     assert found.select("portfolio_number", "rule", "subject", "detail").rows() == [
         ("SW00000001", "class_trade_incomplete", "T1", "the row T1 has no confirmation_number"),
         ("SW00000002", "class_trade_incomplete", "T2", "the row T2 has no price"),
         ("SW00000003", "class_trade_currency", "T3", "the row T3 has a currency that is not three capital letters"),
     ]
     assert set(found["severity"]) == {"QUARANTINE"}
-    orphans = CLASS_CASH.unwritable(frames)
+    orphans = CLASS_CASH.check_representable(frames)
     assert orphans.select("portfolio_number", "rule", "subject").rows() == [
         ("SW00000003", "class_cash_no_balance", "C4")
     ]
     assert "999" not in orphans["detail"][0]
-    assert CLASS_TRADE.unwritable(FRAMES).is_empty()
-    assert CLASS_CASH.unwritable(FRAMES).is_empty()
+    assert CLASS_TRADE.check_representable(FRAMES).is_empty()
+    assert CLASS_CASH.check_representable(FRAMES).is_empty()
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def examined(document: Any, data: bytes) -> PageInspection:
-    facts: PageInspection = document.examine([data])
+    facts: PageInspection = document.inspect_page([data])
     return facts
 
 

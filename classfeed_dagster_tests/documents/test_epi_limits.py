@@ -29,13 +29,13 @@ KINDS = [
 
 @pytest.mark.parametrize(("begin", "filling", "end"), KINDS)
 def test_a_stretch_without_an_element_is_refused_above_the_limit(begin: bytes, filling: bytes, end: bytes) -> None:
-    facts = EPI.examine([with_stretch(begin, filling, end, 4 * LONGEST_TEXT)])
+    facts = EPI.inspect_page([with_stretch(begin, filling, end, 4 * LONGEST_TEXT)])
     assert [error for error in facts.errors if TOO_LONG in error], facts.errors
 
 
 @pytest.mark.parametrize(("begin", "filling", "end"), KINDS)
 def test_a_stretch_below_the_limit_is_not_refused_for_its_length(begin: bytes, filling: bytes, end: bytes) -> None:
-    facts = EPI.examine([with_stretch(begin, filling, end, LONGEST_TEXT // 4)])
+    facts = EPI.inspect_page([with_stretch(begin, filling, end, LONGEST_TEXT // 4)])
     assert not [error for error in facts.errors if TOO_LONG in error]
 
 
@@ -50,10 +50,10 @@ def test_a_comment_torn_between_two_pieces_of_a_line_is_followed(torn_at: int) -
         return page[:at] + padding + b"<!--" + (b"<a>" * size)[:size] + b"-->" + b"<No/>" * LONGEST_TEXT + page[at:]
 
     assert PIECE - at < LONGEST_TEXT, "the padding alone is no reason to refuse"
-    endless = EPI.examine([with_comment(torn_at, 4 * LONGEST_TEXT)])
+    endless = EPI.inspect_page([with_comment(torn_at, 4 * LONGEST_TEXT)])
     assert [error for error in endless.errors if TOO_LONG in error]
     ending = with_comment(PIECE // 2, PIECE // 2 - 4 - torn_at)  # its end is torn instead
-    assert not [error for error in EPI.examine([ending]).errors if TOO_LONG in error]
+    assert not [error for error in EPI.inspect_page([ending]).errors if TOO_LONG in error]
 
 
 def test_a_comment_that_ends_where_a_line_begins_has_ended() -> None:
@@ -61,20 +61,20 @@ def test_a_comment_that_ends_where_a_line_begins_has_ended() -> None:
     many = holdings * (4 * LONGEST_TEXT // len(holdings))  # more than a comment may be long
     page = page_of(sample()).replace(holdings, many).replace(b"<AccountDetails>", b"<!--\n--><AccountDetails>", 1)
     assert len(page) > 4 * LONGEST_TEXT
-    assert not [error for error in EPI.examine([page]).errors if TOO_LONG in error]
+    assert not [error for error in EPI.inspect_page([page]).errors if TOO_LONG in error]
 
 
 def test_the_one_error_of_a_document_that_is_read_in_one_piece_is_told() -> None:
     page = page_of(sample()).replace(b"\n", b"")
     assert len(page) < PIECE
-    assert not EPI.examine([page]).errors
-    (error,) = EPI.examine([page.replace(b"<Status>ACTIVE", b"<Status>ASLEEP", 1)]).errors
+    assert not EPI.inspect_page([page]).errors
+    (error,) = EPI.inspect_page([page.replace(b"<Status>ACTIVE", b"<Status>ASLEEP", 1)]).errors
     assert "Status" in error
 
 
 def test_an_error_before_the_document_breaks_off_is_told_too() -> None:
     page = page_of(sample()).replace(b"\n", b"").replace(b"<Status>ACTIVE", b"<Status>ASLEEP", 1)
-    told = EPI.examine([page[: page.index(b"</AccountDetails>")] + b"</No>"]).errors
+    told = EPI.inspect_page([page[: page.index(b"</AccountDetails>")] + b"</No>"]).errors
     assert ["Status" in told[0], "not well-formed" in told[-1], len(told)] == [True, True, 2]
 
 
@@ -83,6 +83,6 @@ def test_a_mebibyte_after_the_last_error_the_rest_is_not_read(more: int, given_u
     comment = b"<!-- so that no error follows -->\n"
     wrong = page_of(sample()).replace(b"<Status>ACTIVE", b"<Status>ASLEEP", 1)
     at = wrong.index(b"</AccountDetails>")
-    facts = EPI.examine([wrong[:at] + comment * (more // len(comment)) + wrong[at:]])
+    facts = EPI.inspect_page([wrong[:at] + comment * (more // len(comment)) + wrong[at:]])
     assert facts.errors
     assert facts.errors[-1].endswith("the rest was not read") == given_up

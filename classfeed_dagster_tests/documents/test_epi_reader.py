@@ -41,8 +41,8 @@ PAGE = page_of(sample())
 MB = 1 << 20
 
 
-def examine(page: bytes, chunk: int = 1 << 16) -> PageInspection:
-    return EPI.examine(page[at : at + chunk] for at in range(0, len(page), chunk))
+def inspect(page: bytes, chunk: int = 1 << 16) -> PageInspection:
+    return EPI.inspect_page(page[at : at + chunk] for at in range(0, len(page), chunk))
 
 
 def read(page: bytes, tmp_path: Path) -> Frames:
@@ -73,7 +73,7 @@ def change(page: bytes, old: str, new: str) -> bytes:
 
 
 def test_a_page_is_examined_from_its_bytes_alone() -> None:
-    facts = examine(PAGE)
+    facts = inspect(PAGE)
     assert facts.errors == ()
     assert facts.valid
     assert facts.header["MessageId"] == HEADER.message_id
@@ -99,7 +99,7 @@ def test_a_page_is_examined_from_its_bytes_alone() -> None:
 
 
 def test_an_empty_page() -> None:
-    facts = EPI.examine(EPI.page(HEADER, Totals(), {}))
+    facts = EPI.inspect_page(EPI.page(HEADER, Totals(), {}))
     assert facts.valid
     assert facts.totals.counts == dict.fromkeys(facts.portfolios, 0)
     assert facts.stated is not None
@@ -126,19 +126,19 @@ def test_what_is_written_is_read_back_and_adds_up(
 ) -> None:
     page = page_of(frames)
     same(read(page, tmp_path_factory.mktemp("page")), without_empty_text(frames))
-    facts = examine(page, chunk)
+    facts = inspect(page, chunk)
     assert facts.valid
     nothing = Totals(dict.fromkeys((section.name for section in epi.SECTIONS), 0))
     assert facts.totals == sum((one.totals for one in EPI.render(frames)), nothing)
 
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    whole = examine(PAGE)
+    whole = inspect(PAGE)
     monkeypatch.setattr(epi_records, "BATCH", 2)
-    assert examine(PAGE) == whole
+    assert inspect(PAGE) == whole
     same(read(PAGE, tmp_path), without_empty_text(sample()))
     pretty = prettily(PAGE)
-    assert examine(pretty).totals == whole.totals
+    assert inspect(pretty).totals == whole.totals
     same(read(pretty, tmp_path), without_empty_text(sample()))
 
 
@@ -180,7 +180,7 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
 def test_any_form_of_the_same_document_reads_alike(form: str, tmp_path: Path) -> None:
     page = FORMS[form](PAGE)
     assert page != PAGE
-    facts, plain = examine(page, 1000), examine(PAGE)
+    facts, plain = inspect(page, 1000), inspect(PAGE)
     assert facts.errors == ()
     assert (facts.totals, facts.stated) == (plain.totals, plain.stated)
     assert (facts.portfolios, facts.removed, facts.header) == (plain.portfolios, plain.removed, plain.header)
@@ -193,12 +193,12 @@ def test_any_form_of_the_same_document_reads_alike(form: str, tmp_path: Path) ->
 def test_records_inside_a_comment_are_not_records(before: str, after: str) -> None:
     record = next(line for line in PAGE.decode().split("\n") if line.startswith("<AccountBalance>"))
     page = change(PAGE, "<AccountBalances>\n", f"<AccountBalances>\n{before}\n{record}\n{after}\n")
-    facts = examine(page)
+    facts = inspect(page)
     if "\n" in before:
         assert not facts.valid
     else:
         assert facts.errors == ()
-        assert facts.totals == examine(PAGE).totals
+        assert facts.totals == inspect(PAGE).totals
 
 
 def test_a_comment_that_begins_where_a_line_is_cut_hides_records_all_the_same() -> None:
@@ -209,9 +209,9 @@ def test_a_comment_that_begins_where_a_line_is_cut_hides_records_all_the_same() 
     page = head + mark + " " * (PIECE - len(begun) - 1) + f"<!--\n{record}\n-->" + tail
     pieces = [piece for _, piece in Lines([page.encode()])]
     assert any(piece.endswith(b"<") for piece in pieces)
-    facts = examine(page.encode())
+    facts = inspect(page.encode())
     assert facts.errors == ()
-    assert facts.totals == examine(PAGE).totals
+    assert facts.totals == inspect(PAGE).totals
 
 
 def test_a_record_longer_than_a_piece_is_read(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_record_longer_than_a_piece_is_read(tmp_path: Path) -> None:
     )
     page = page_of(frames)
     assert max(len(line) for line in page.split(b"\n")) > PIECE
-    assert examine(page).errors == ()
+    assert inspect(page).errors == ()
     same(read(page, tmp_path), frames)
 
 
@@ -267,7 +267,7 @@ def test_every_error_names_its_line_and_element_and_no_value(
     old: str, new: str, says: str, line: int, tmp_path: Path
 ) -> None:
     page = change(PAGE, old, new)
-    facts = examine(page)
+    facts = inspect(page)
     assert not facts.valid
     assert any(error.startswith(f"line {line}: ") and says in error for error in facts.errors), facts.errors
     assert not re.search("sec.?ret", str(facts.errors), re.IGNORECASE)
@@ -283,14 +283,14 @@ def test_every_error_names_its_line_and_element_and_no_value(
 def test_bytes_that_are_no_text(damage: bytes) -> None:
     page = PAGE.replace(b"<Currency>AUD", damage + b"<Currency>AUD")
     page = page.replace("Nguyễn".encode(), b"Nguy" + damage, 1)
-    assert [error[:27] for error in examine(page).errors] == ["line 3: not well-formed XML"]
+    assert [error[:27] for error in inspect(page).errors] == ["line 3: not well-formed XML"]
 
 
 @pytest.mark.parametrize(
     "page", [b"", b"\n", b"hello", b"\x00\x01", b"<a/>", b"%PDF-1.7 ...", gzip.compress(b"<a/>", mtime=0)]
 )
 def test_what_is_no_document_at_all(page: bytes) -> None:
-    facts = EPI.examine([page] if page else [])
+    facts = EPI.inspect_page([page] if page else [])
     assert not facts.valid
     assert facts.header == {}
     assert facts.stated is None
@@ -303,7 +303,7 @@ def test_damage_anywhere_never_breaks_the_reader_and_never_goes_unseen_in_the_su
     at = data.draw(st.integers(0, len(PAGE) - 1))
     length = data.draw(st.integers(0, 40))
     page = PAGE[:at] + data.draw(st.binary(max_size=8)) + PAGE[at + length :]
-    facts = examine(page)
+    facts = inspect(page)
     if facts.valid:  # then whatever changed is still read as lxml reads it
         tree = etree.fromstring(page)
         amounts = [Decimal(e.text or "") for e in tree.iter(epi.tag("Amount"))]
@@ -313,7 +313,7 @@ def test_damage_anywhere_never_breaks_the_reader_and_never_goes_unseen_in_the_su
 def test_errors_are_not_counted_without_end() -> None:
     rows = {"accounts": [account("P1")], "account_balances": [balance("P1", account_number=str(n)) for n in range(500)]}
     page = page_of(frames_of(rows)).replace(b"<Bsb>062-000<", b"<Bsb>SECRET<")
-    errors = examine(page).errors
+    errors = inspect(page).errors
     assert len(errors) == MOST_ERRORS + 1
     assert errors[-1] == f"line {3 + MOST_ERRORS + 1}: more errors than {MOST_ERRORS}, the rest was not read"
 
@@ -324,12 +324,12 @@ def test_money_without_its_currency_is_an_error_beside_the_xsd() -> None:
         "movement_transactions": [cash("P1", "C1"), cash("P1", "C2"), trade("P1", "T3", currency="USD")],
     }
     page = page_of(frames_of(rows)).replace(b"<Currency>AUD</Currency>", b"")
-    facts = examine(page)
+    facts = inspect(page)
     assert facts.errors == ("MovementTransaction: 2 carry money without its currency, the first is C1",)
 
 
 def test_totals_that_the_page_states_wrongly_show() -> None:
-    facts = examine(change(PAGE, "<CashAmount>-1789.89<", "<CashAmount>-1789.90<"))
+    facts = inspect(change(PAGE, "<CashAmount>-1789.89<", "<CashAmount>-1789.90<"))
     assert facts.valid
     assert facts.stated is not None
     assert facts.stated.currencies["AUD"].cash_amount != facts.totals.currencies["AUD"].cash_amount
@@ -338,11 +338,11 @@ def test_totals_that_the_page_states_wrongly_show() -> None:
 def test_a_value_that_no_frame_can_hold(tmp_path: Path) -> None:
     # A price of 14 digits before the point is more than the database's type has; so is an hour 24 for an instant.
     page = change(PAGE, "<Price>44.510000<", "<Price>12345678901234.510000<")
-    assert examine(page).valid
+    assert inspect(page).valid
     with pytest.raises(UnreadableDocumentError, match="out of range for our columns: InvestmentHolding price$"):
         read(page, tmp_path)
     page = change(PAGE, "<RecordedAt>2023-05-03T02:00:00.000000Z<", "<RecordedAt>2023-05-03T24:00:00Z<")
-    assert examine(page).valid
+    assert inspect(page).valid
     with pytest.raises(UnreadableDocumentError, match="MovementTransaction recorded_at$"):
         read(page, tmp_path)
 
@@ -380,7 +380,7 @@ def test_a_doctype_is_refused_whatever_it_declares(doctype: str, encoding: str) 
     text = PAGE.decode().replace("?>\n", f"?>\n{doctype}\n", 1).replace("51824753556", "&a9;")
     page = text.replace("UTF-8", encoding.upper(), 1).encode(encoding)
     started = time.process_time()
-    facts = examine(page)
+    facts = inspect(page)
     assert "a DOCTYPE (with it, entities) has no place in a document" in facts.errors[-1]
     assert time.process_time() - started < 5
     assert facts.size == len(page)
@@ -411,7 +411,7 @@ def test_a_doctype_is_refused_whatever_it_declares(doctype: str, encoding: str) 
 def test_bombs_are_refused_quickly_and_in_little_memory(begin: bytes, filler: bytes) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
-    facts = EPI.examine(endless(begin, filler))
+    facts = EPI.inspect_page(endless(begin, filler))
     assert not facts.valid
     assert facts.size > 190 * MB, "size and digest are of the whole file"
     assert time.process_time() - started < 10
@@ -420,13 +420,13 @@ def test_bombs_are_refused_quickly_and_in_little_memory(begin: bytes, filler: by
 
 def test_size_and_digest_are_of_the_whole_file_although_its_rest_is_not_read() -> None:
     chunks = [b"<!DOCTYPE x>\n", b"<rest/>\n" * 10, b"<end/>"]
-    facts = EPI.examine(chunks)
+    facts = EPI.inspect_page(chunks)
     assert (len(facts.errors), facts.size) == (1, len(b"".join(chunks)))
     assert facts.sha256 == hashlib.sha256(b"".join(chunks)).hexdigest()
 
 
 def test_a_file_of_nothing_ends_on_its_first_line() -> None:
-    (error,) = EPI.examine([]).errors
+    (error,) = EPI.inspect_page([]).errors
     assert error.startswith("line 1: not well-formed XML")
 
 

@@ -35,7 +35,7 @@ from classfeed_dagster_tests.fixtures.epi_data import (
 
 def findings(**rows: Any) -> list[dict[str, Any]]:
     frames = frames_of({"accounts": [account("P1")]} | rows)
-    found = EPI.unwritable(frames)
+    found = EPI.check_representable(frames)
     assert found.schema == FINDINGS.schema
     return found.to_dicts()
 
@@ -48,7 +48,7 @@ def only(found: list[dict[str, Any]]) -> tuple[str, str, str]:
 
 
 def test_what_can_be_written_has_no_finding() -> None:
-    assert EPI.unwritable(sample()).height == 0
+    assert EPI.check_representable(sample()).height == 0
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_dates_outside_the_calendar_of_the_xsd() -> None:
     movements = frames["movement_transactions"].with_columns(
         pl.col("transaction_date").dt.offset_by("8000y"), pl.col("recorded_at").dt.offset_by("-2023y")
     )
-    found = EPI.unwritable(frames | {"movement_transactions": movements})
+    found = EPI.check_representable(frames | {"movement_transactions": movements})
     assert found["rule"].to_list() == ["date_out_of_range"] * 2
     assert found["detail"].to_list() == [
         "MovementTransaction/RecordedAt lies outside the years 0001 to 9999",
@@ -186,7 +186,7 @@ def test_numbers_with_more_digits_than_the_xsd_allows() -> None:
     digits = pa.array([Decimal("12345678901234567.89")], pa.decimal128(38, 2))
     unchecked = pa.Array.from_buffers(pa.decimal128(18, 2), 1, digits.buffers())
     wide = frames["account_balances"].with_columns(pl.Series("ledger_balance", unchecked))
-    found = EPI.unwritable(frames | {"account_balances": wide})
+    found = EPI.check_representable(frames | {"account_balances": wide})
     assert "too_many_digits" in found["rule"].to_list()
     assert "12345678901234567" not in str(found["detail"].to_list())
 
@@ -217,7 +217,7 @@ def test_rows_of_nobody() -> None:
 def test_a_row_without_a_portfolio_is_a_defect_not_a_finding() -> None:
     frames = frames_of({"account_balances": [balance("P1", portfolio_number=None)]})
     with pytest.raises(FrameShapeError, match="without a portfolio number"):
-        EPI.unwritable(frames)
+        EPI.check_representable(frames)
 
 
 def test_several_reasons_are_all_said_once() -> None:
@@ -244,7 +244,7 @@ def test_a_portfolio_is_either_held_back_or_becomes_a_valid_document(name: str, 
             "movement_transactions": [cash("P1", account_number=number, narrative=name)],
         }
     )
-    found = EPI.unwritable(frames)
+    found = EPI.check_representable(frames)
     if not found.height:
         assert compiled().validate(etree.fromstring(page_of(frames)))
     else:

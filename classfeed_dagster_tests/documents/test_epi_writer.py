@@ -19,7 +19,6 @@ from classfeed_dagster.documents.document_format import (
     DocumentFormat,
     RenderedPortfolio,
     Totals,
-    file_stem,
     paging_of,
     plan_pages,
 )
@@ -64,7 +63,7 @@ def test_any_content_is_canonically_what_lxml_writes_and_valid(frames: Frames) -
     page = page_of(frames)
     assert canonical(page) == canonical(by_lxml(frames, page))
     assert compiled().validate(etree.fromstring(page)), compiled().error_log
-    assert not EPI.unwritable(frames).height
+    assert not EPI.check_representable(frames).height
 
 
 @settings(max_examples=25, deadline=None)
@@ -149,7 +148,7 @@ def test_a_reissue_names_what_it_replaces() -> None:
     root = etree.fromstring(b"".join(EPI.page(header, Totals(), {})))
     assert root.findtext(f".//{epi.tag('Replaces')}") == "class_super-20230503-r1-p1"
     assert root.findtext(f".//{epi.tag('MessageId')}") == "class_super-20230503-r2-p2"
-    assert file_stem(EPI, header) == "class_super-20230503-r2-p2"
+    assert EPI.file_stem(header) == "class_super-20230503-r2-p2"
 
 
 def test_instants_are_written_to_the_microsecond_in_utc() -> None:
@@ -181,11 +180,11 @@ def test_a_page_comes_in_large_chunks() -> None:
 
 
 def test_an_attribute_can_not_break_out_of_its_quotes() -> None:
-    # ``unwritable`` refuses such a value; rendered all the same, it must not become markup.
+    # ``check_representable`` refuses such a value; rendered all the same, it must not become markup.
     frames = frames_of({"accounts": [account("P1", extract='A" b="<\t')]})
     root = etree.fromstring(page_of(frames))
     assert root.find(f".//{epi.tag('Account')}").get("extract") == 'A" b="<\t'  # type: ignore[union-attr]
-    assert EPI.unwritable(frames)["rule"].to_list() == ["unknown_value"]
+    assert EPI.check_representable(frames)["rule"].to_list() == ["unknown_value"]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +213,7 @@ def test_frames_of_the_wrong_shape_are_refused() -> None:
         list(EPI.render({name: frame for name, frame in frames.items() if name != "accounts"}))
     with pytest.raises(FrameShapeError, match="ledger_balance"):
         floats = frames["account_balances"].with_columns(pl.col("ledger_balance").cast(pl.Float64))
-        EPI.unwritable(frames | {"account_balances": floats})
+        EPI.check_representable(frames | {"account_balances": floats})
 
 
 @given(st.lists(st.integers(0, 100)), st.integers(1, 200))
@@ -240,7 +239,7 @@ def test_pages_of_a_limit_stay_under_it_as_documents() -> None:
         totals = sum((one.totals for one in some), Totals())
         page = b"".join(EPI.page(HEADER, totals, {"AccountDetails": [one.sections["AccountDetails"] for one in some]}))
         assert len(page) <= limit
-        assert EPI.examine([page]).valid
+        assert EPI.inspect_page([page]).valid
 
 
 def test_the_format_offers_what_a_format_must() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from classfeed_dagster.documents import locate as room
-from classfeed_dagster.documents.locate import NotAPageError, Place, excerpt, locate
+from classfeed_dagster.documents import locate as locate_module
+from classfeed_dagster.documents.document_format import Place
+from classfeed_dagster.documents.locate import NotAPageError, excerpt
+from classfeed_dagster.documents.locate import locate_element as locate
 from classfeed_dagster_tests.fixtures.epi_data import account, cash, frames_of, page_of, sample, trade
 
 PAGE = page_of(sample())
@@ -31,7 +33,7 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         return [content[at : at + size] for at in range(0, len(content), size)]
 
-    monkeypatch.setattr(room, "file_chunks", chunks)
+    monkeypatch.setattr(locate_module, "file_chunks", chunks)
     return size
 
 
@@ -85,12 +87,12 @@ def test_a_page_cut_short_is_said_so(tmp_path: Path) -> None:
 def test_a_damaged_file_is_said_so(tmp_path: Path) -> None:
     path = tmp_path / "page.xml.gz"
     path.write_bytes(gzip.compress(PAGE)[:-30])
-    with pytest.raises(NotAPageError, match="can't be read to its end"):
+    with pytest.raises(NotAPageError, match="cannot be read to its end"):
         locate(path, "T9")
     path.write_bytes(PAGE)
-    with pytest.raises(NotAPageError, match="can't be read to its end"):
+    with pytest.raises(NotAPageError, match="cannot be read to its end"):
         locate(path, "T9")
-    with pytest.raises(NotAPageError, match="can't be read to its end"):
+    with pytest.raises(NotAPageError, match="cannot be read to its end"):
         locate(tmp_path / "none.xml", "T9")
 
 

@@ -18,7 +18,7 @@ def examined_ahead(frames: Frames) -> dict[str, RecordInspection]:
     return {
         digest: facts
         for section, chunks in sections_of(frames).items()
-        for digest, facts in EPI.examine_records(section, chunks).items()
+        for digest, facts in EPI.inspect_records(section, chunks).items()
     }
 
 
@@ -26,14 +26,14 @@ def examined_ahead(frames: Frames) -> dict[str, RecordInspection]:
 @given(any_frames())
 def test_the_facts_are_those_of_the_whole_page(frames: Frames) -> None:
     page = page_of(frames)
-    assert EPI.examine_page([page], examined_ahead(frames)) == EPI.examine([page])
+    assert EPI.inspect_page([page], examined_ahead(frames)) == EPI.inspect_page([page])
 
 
 @pytest.mark.parametrize("size", [1, 600, 2000])
 def test_in_small_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(epi_reader, "BLOCK", size)
     page = page_of(sample())
-    assert EPI.examine_page([page], examined_ahead(sample())) == EPI.examine([page])
+    assert EPI.inspect_page([page], examined_ahead(sample())) == EPI.inspect_page([page])
 
 
 def test_what_is_known_is_not_examined_again() -> None:
@@ -43,13 +43,13 @@ def test_what_is_known_is_not_examined_again() -> None:
     units = Decimal("1000000.000000")
     ((digest, facts),) = [(digest, facts) for digest, facts in known.items() if facts.totals.units_held]
     known[digest] = replace(facts, totals=replace(facts.totals, units_held=facts.totals.units_held + units))
-    held = EPI.examine([page]).totals.units_held
-    assert EPI.examine_page([page], known).totals.units_held == held + units
+    held = EPI.inspect_page([page]).totals.units_held
+    assert EPI.inspect_page([page], known).totals.units_held == held + units
 
 
 def test_a_record_that_was_changed_since_is_examined() -> None:
     known = examined_ahead(sample())
     changed = page_of(sample()).replace(b"<Units>100.000000<", b"<Units>100.0<")
-    facts = EPI.examine_page([changed], known)
-    assert facts == EPI.examine([changed])
+    facts = EPI.inspect_page([changed], known)
+    assert facts == EPI.inspect_page([changed])
     assert not facts.valid

@@ -142,7 +142,7 @@ def test_no_time_that_a_clock_does_not_show(time: str) -> None:
 def test_plain_lines_in_a_section_begun_otherwise_are_judged_by_lxml(old: str, new: str) -> None:
     page = PAGE.decode().replace(old, new)
     assert page != PAGE.decode()
-    assert EPI.examine([page.encode()]).valid == compiled().validate(etree.fromstring(page.encode()))
+    assert EPI.inspect_page([page.encode()]).valid == compiled().validate(etree.fromstring(page.encode()))
 
 
 def test_plain_names_mean_nothing_where_the_namespace_has_a_prefix() -> None:
@@ -156,14 +156,14 @@ def test_plain_names_mean_nothing_where_the_namespace_has_a_prefix() -> None:
             .replace(f"<{name} ", f"<e:{name} ")
         )
     assert not compiled().validate(etree.fromstring(text.encode()))
-    assert not EPI.examine([text.encode()]).valid
+    assert not EPI.inspect_page([text.encode()]).valid
 
 
 def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = EPI.examine([PAGE])
+    whole = EPI.inspect_page([PAGE])
     for size in (1, 600, 2000):
         monkeypatch.setattr(epi_reader, "BLOCK", size)
-        assert EPI.examine([PAGE]) == whole
+        assert EPI.inspect_page([PAGE]) == whole
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pytest_bdd import given, parsers, then, when
 from classfeed_dagster.alerting.incidents import open_incidents
 from classfeed_dagster.delivery.feed_mode import shadow_key
 from classfeed_dagster.delivery.quarantine import quarantine
-from classfeed_dagster.feeds.feed import declared_feeds
+from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import RunReport
@@ -109,7 +109,7 @@ def story(request: pytest.FixtureRequest, bigsite_engine: sa.Engine, tmp_path: P
     )
     with DagsterInstance.ephemeral() as instance:
         bigsite = Bigsite(bigsite_engine)
-        desk = Desk(bigsite, runtime, instance, build_definitions(runtime), declared_feeds())
+        desk = Desk(bigsite, runtime, instance, build_definitions(runtime), FEEDS)
         yield Story(desk, Cast(bigsite))
     runtime.close()
     api.clear_providers()

@@ -31,7 +31,9 @@ from classfeed_dagster.parity.report import Scorecard
 from classfeed_dagster.settings import Environment, Settings
 
 TRADE, CASH = class_trade.FEED, class_cash.FEED
-PLAIN = Feed("plain", "no old app", "BGL", CASH.format, ("team:x",), renderings={"new": TRADE.format})
+PLAIN = Feed(
+    "plain", "no old app", "BGL", CASH.format, ("team:x",), FeedMode.LIVE, None, renderings={"new": TRADE.format}
+)
 FEEDS = (TRADE, CASH, PLAIN)
 DAY = dt.date(2023, 5, 5)
 

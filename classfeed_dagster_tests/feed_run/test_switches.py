@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.documents.csv_format import CsvFormat
+from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feed_run.exclusion import (
     delivered_elsewhere,
     exclude_each_other,
-    ledgers,
     switched_to_clash,
 )
 from classfeed_dagster.feed_run.switches import (
@@ -35,15 +35,8 @@ from classfeed_dagster.store import open_store
 from classfeed_dagster_tests.fixtures import csv_frames as make
 from classfeed_dagster_tests.fixtures.delivering import deliver
 
-
-class Everything:
-    """A format that doesn't say which ledgers it carries."""
-
-    name, extension, domains = "everything", ".xml", ()
-
-
 TRADE, CASH = class_trade.FEED, class_cash.FEED
-SUPER = Feed("super", "all of it", "CLASS", Everything(), ("team:x",))  # type: ignore[arg-type]  # never rendered here
+SUPER = Feed("super", "all of it", "CLASS", EPI, ("team:x",), FeedMode.LIVE, None)
 OTHER = dataclasses.replace(TRADE, name="other_trade", recipient="BGL")
 FEEDS = (TRADE, CASH, SUPER, OTHER)
 
@@ -124,7 +117,7 @@ def test_renderings() -> None:
 
 
 def test_feeds_with_a_ledger_in_common_exclude_each_other() -> None:
-    assert ledgers(SUPER) == set("TSIC")
+    assert SUPER.format.ledgers == set("TSIC")
     assert exclude_each_other(TRADE, SUPER)
     assert exclude_each_other(SUPER, CASH)
     assert not exclude_each_other(TRADE, CASH)

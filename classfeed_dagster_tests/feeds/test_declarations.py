@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import importlib
+import pkgutil
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from classfeed_dagster import trading_days
+from classfeed_dagster import feeds, trading_days
 from classfeed_dagster.delivery.build import read_build
 from classfeed_dagster.delivery.feed_mode import FeedMode, switched
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
@@ -18,16 +20,11 @@ from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward
 from classfeed_dagster.feed_run.volumes import unusual_volumes
+from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.class_cash import FEED as CASH
 from classfeed_dagster.feeds.class_super import FEED as SUPER
 from classfeed_dagster.feeds.class_trade import FEED as TRADE
-from classfeed_dagster.feeds.feed import (
-    FeedDeclarationError,
-    ServiceLevel,
-    audiences_of,
-    declared_feeds,
-    require_distinct,
-)
+from classfeed_dagster.feeds.feed import Feed, FeedDeclarationError, ServiceLevel, audiences_of, require_distinct
 from classfeed_dagster.parity.run import NoOldAppError, compare_date, to_compare
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
@@ -40,9 +37,9 @@ CLASS = RecipientSchedule("CLASS", FIRST)
 
 
 def test_the_declared_feeds() -> None:
-    assert declared_feeds() == (CASH, SUPER, TRADE)
+    assert FEEDS == (CASH, SUPER, TRADE)
     assert (SUPER.domains, SUPER.destination) == (EPI.domains, "delivered/class_super/")
-    assert audiences_of(declared_feeds(), FIRST) == (CLASS,)
+    assert audiences_of(FEEDS, FIRST) == (CLASS,)
     later = dataclasses.replace(TRADE, first_business_date=DAYS[5])
     assert [one.first_business_date for one in audiences_of((TRADE, later), FIRST)] == [FIRST, DAYS[5]]
 
@@ -50,7 +47,7 @@ def test_the_declared_feeds() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"name": "Class Trade"}, "small letters"),
+        ({"name": "Class Trade"}, "lower-case letters"),
         ({"owners": ()}, "no owner"),
         ({"starts_at": dt.time(8, 0)}, "starts after its target"),
         ({"service_level": ServiceLevel(dt.time(9), dt.time(8))}, "after its deadline"),
@@ -67,6 +64,22 @@ def test_what_cannot_be_declared(changes: dict[str, Any], says: str) -> None:
 def test_names_are_distinct() -> None:
     with pytest.raises(FeedDeclarationError, match="two feeds are called class_trade"):
         require_distinct((TRADE, dataclasses.replace(TRADE, format=CsvFormat(CLASS_TRADE.layout))))
+
+
+def test_every_feed_declared_in_the_folder_is_in_the_tuple() -> None:
+    """A declaration under any name and in any way of writing counts; one that FEEDS lacks would silently not run."""
+    modules = [
+        importlib.import_module(f"{feeds.__name__}.{module.name}") for module in pkgutil.iter_modules(feeds.__path__)
+    ]
+    declared = {
+        value.name: module.__name__ for module in modules for value in vars(module).values() if isinstance(value, Feed)
+    }
+    assert declared.keys() == {feed.name for feed in FEEDS}, "add the missing feed to FEEDS in feeds/__init__.py"
+
+
+def test_mode_and_first_business_date_must_be_declared() -> None:
+    with pytest.raises(TypeError, match="'mode' and 'first_business_date'"):
+        Feed("bgl", "BGL", "BGL", EPI, ("team:x",))  # type: ignore[call-arg]
 
 
 def test_volumes_far_from_usual_are_told(local_store: ObjectStore) -> None:

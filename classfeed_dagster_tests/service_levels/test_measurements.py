@@ -12,8 +12,9 @@ import pytest
 from classfeed_dagster import trading_days
 from classfeed_dagster.delivery.delivery_summary import Delivery
 from classfeed_dagster.delivery.feed_mode import FeedMode
+from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.feeds.feed import ServiceLevel, declared_feeds
+from classfeed_dagster.feeds.feed import ServiceLevel
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.orchestration.sensors import metrics as measuring
@@ -163,12 +164,12 @@ def test_the_median_is_of_first_deliveries(desk: Desk, monkeypatch: pytest.Monke
 
 
 def test_the_objectives_name_the_hours_of_the_feeds_and_watch_what_is_live() -> None:
-    live = tuple(feed.name for feed in declared_feeds() if feed.mode is FeedMode.LIVE)
+    live = tuple(feed.name for feed in FEEDS if feed.mode is FeedMode.LIVE)
     assert live == WATCHED_FEEDS
     said = " ".join(one.objective for one in OBJECTIVES)
     assert f"{ServiceLevel().target:%H:%M} Sydney" in said
     assert f"{ServiceLevel().deadline:%H:%M} Sydney" in said
-    assert all(feed.service_level == ServiceLevel() for feed in declared_feeds() if feed.name in WATCHED_FEEDS)
+    assert all(feed.service_level == ServiceLevel() for feed in FEEDS if feed.name in WATCHED_FEEDS)
     require_declared()
     with pytest.raises(ValueError, match="no such metric: nonsense"):
         require_declared((Objective("x", "x", "nonsense", "?", 0),))

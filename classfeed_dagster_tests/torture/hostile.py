@@ -114,7 +114,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 def _examine(data: bytes, folder: Path) -> None:
     from classfeed_dagster.documents.epi import EPI
 
-    EPI.examine(data[at : at + 7001] for at in range(0, len(data), 7001))
+    EPI.inspect_page(data[at : at + 7001] for at in range(0, len(data), 7001))
 
 
 def _read(data: bytes, folder: Path) -> None:
@@ -142,7 +142,7 @@ def _verify(data: bytes, folder: Path) -> None:
 def _csv(data: bytes, folder: Path) -> None:
     from classfeed_dagster.feeds.class_cash import FEED
 
-    FEED.format.examine(data[at : at + 7001] for at in range(0, len(data), 7001))
+    FEED.format.inspect_page(data[at : at + 7001] for at in range(0, len(data), 7001))
 
 
 def _manifest(data: bytes, folder: Path) -> None:
@@ -203,7 +203,7 @@ def _settings(data: bytes, folder: Path) -> None:
     from pydantic import ValidationError
 
     from classfeed_dagster.feed_run.flags import FlagSettingsError, start_flags
-    from classfeed_dagster.feeds.feed import declared_feeds
+    from classfeed_dagster.feeds import FEEDS
     from classfeed_dagster.settings import Settings
 
     chance = random.Random(zlib.crc32(data))
@@ -214,7 +214,7 @@ def _settings(data: bytes, folder: Path) -> None:
         os.environ[chance.choice(names)] = text[: chance.choice([5, 80, 5000])]
         try:
             settings = Settings()
-            start_flags(settings, declared_feeds())
+            start_flags(settings, FEEDS)
         except (ValidationError, FlagSettingsError):
             pass
         except Exception as error:

@@ -107,7 +107,7 @@ def attack(budget: Budget, folder: Path, first_seed: int = 1) -> Iterator[Row]:
 
     def whatever(texts: list[tuple[tuple[str, str], str]]) -> None:
         frames = _frames(texts)
-        findings = EPI.unwritable(frames)
+        findings = EPI.check_representable(frames)
         bad = set(findings["portfolio_number"])
         assert bad <= {"P1"}, "somebody else is held back"
         for text in findings["detail"]:
@@ -119,7 +119,7 @@ def attack(budget: Budget, folder: Path, first_seed: int = 1) -> Iterator[Row]:
         root = etree.fromstring(page)
         leaves = [(etree.QName(e).localname, e.text or "") for e in root.iter() if not len(e)]
         assert leaves == parse_with_expat(page), "lxml and expat disagree"
-        facts = EPI.examine([page])
+        facts = EPI.inspect_page([page])
         assert not facts.errors, facts.errors
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".xml") as file:
             file.write(page)

@@ -10,6 +10,7 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
+from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feeds.class_super import FEED as CLASS_SUPER
 from classfeed_dagster.tracing.trace import HoldingTrace, NotAHoldingError, trace, trace_holding
 from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
@@ -52,7 +53,9 @@ def delivered(desk: Desk) -> Desk:
 
 
 def holding(desk: Desk, number: str, code: str = "WPL") -> HoldingTrace:
-    return trace_holding(desk.runtime.engine, desk.runtime.store, "class_super", number, ("ASX", code), DAY)
+    return trace_holding(
+        desk.runtime.engine, desk.runtime.store, "class_super", number, ("ASX", code), DAY, document_format=EPI
+    )
 
 
 def test_a_holding_is_followed_to_every_row_behind_its_units(delivered: Desk) -> None:
@@ -118,7 +121,7 @@ def test_a_holding_without_a_row_shows_none(delivered: Desk) -> None:
 
 def test_a_transaction_names_the_reconciliation_of_the_date_that_holds_it(delivered: Desk) -> None:
     audience = CLASS_SUPER.audience(DAY)
-    found = trace(delivered.runtime.engine, delivered.runtime.store, "class_super", audience, "T1")
+    found = trace(delivered.runtime.engine, delivered.runtime.store, "class_super", audience, "T1", document_format=EPI)
     assert [one.delivery.manifest.business_date for one in found.sightings] == [DAY]
     assert [one.breaks == [] for one in found.judged] == [False, True]
     assert len(found.reports) == 2
@@ -132,7 +135,9 @@ def test_a_transaction_names_the_reconciliation_of_the_date_that_holds_it(delive
     ):
         assert text in page
     assert page.count("<main>") == 1
-    missing = trace(delivered.runtime.engine, delivered.runtime.store, "class_super", audience, "T999")
+    missing = trace(
+        delivered.runtime.engine, delivered.runtime.store, "class_super", audience, "T999", document_format=EPI
+    )
     assert missing.source is None
     with pytest.raises(ValueError, match="T999"):
         transaction_page(missing, "class_super")
