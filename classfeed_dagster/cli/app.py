@@ -16,6 +16,7 @@ from classfeed_dagster.cli import deliveries as cli_look
 from classfeed_dagster.cli import lineage as cli_lineage
 from classfeed_dagster.cli import local as cli_local
 from classfeed_dagster.cli import operations as cli_operate
+from classfeed_dagster.cli import production as cli_production
 from classfeed_dagster.cli import reconciliation as cli_reconcile
 from classfeed_dagster.cli import schema as cli_schema
 from classfeed_dagster.cli import simulation as cli_simulate
@@ -35,6 +36,7 @@ cli_look.register(app)
 cli_trace.register(app)
 cli_support.register(app)
 cli_operate.register(app)
+cli_production.register(app)
 cli_reconcile.register(app)
 cli_schema.register(app)
 cli_simulate.register(app)

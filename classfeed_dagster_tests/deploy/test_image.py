@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
-from dagster import DagsterInstance
 from dagster._config import process_config, resolve_to_config_type
 from dagster._core.instance.ref import InstanceRef
 from packaging.requirements import Requirement
@@ -129,7 +127,7 @@ def test_the_production_instance_is_a_valid_configuration(monkeypatch: pytest.Mo
     assert classes == {
         "storage_data": "DagsterPostgresStorage",
         "compute_logs_data": "S3ComputeLogManager",
-        "run_launcher_data": "EcsRunLauncher",
+        "run_launcher_data": "RestrictedEcsRunLauncher",
         "run_coordinator_data": "QueuedRunCoordinator",
         "scheduler_data": "DagsterDaemonScheduler",
     }
@@ -143,27 +141,6 @@ def test_no_value_that_differs_between_environments_stands_in_the_file() -> None
     assert not re.search(r"classfeed-(dev|stg|prod)|amazonaws|\d{12}", text)
     named = set(re.findall(r"env: (\w+)", text))
     assert named == set(VARIABLES)
-
-
-def test_dagsters_storage_is_made_on_postgresql_by_the_migration_alone(database_url: str, tmp_path: Path) -> None:
-    import sqlalchemy as sa
-
-    url = sa.make_url(database_url)
-    loaded = yaml.safe_load((ROOT / "deploy" / "dagster.yaml").read_text())
-    connection = {
-        "username": url.username or "",
-        "password": url.password or "",
-        "db_name": url.database,
-        "hostname": url.host or url.query.get("host", ""),
-    }
-    database = loaded["storage"]["postgres"]["postgres_db"]
-    assert set(connection) <= set(database)
-    plain = database_url.replace("postgresql+psycopg://", "postgresql://")
-    local = {"telemetry": {"enabled": False}, "storage": {"postgres": {"postgres_url": plain}}}
-    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(local))
-    with DagsterInstance.from_config(str(tmp_path)) as instance:
-        instance.upgrade()
-        assert instance.get_runs_count() == 0
 
 
 @pytest.mark.torture

@@ -1,0 +1,80 @@
+"""Dagster's own database: create its tables on a first deployment, migrate them on every later one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import yaml
+from dagster import DagsterInstance
+from dagster._config import process_config, resolve_to_config_type
+from dagster._core.instance.config import DAGSTER_CONFIG_YAML_FILENAME
+from dagster._core.storage.config import PostgresStorageConfig
+from dagster_postgres.storage import DagsterPostgresStorage
+
+_AUTOCREATE = "should_autocreate_tables"
+
+
+class DagsterStorageError(RuntimeError):
+    """Dagster's database could not be created or migrated. The message contains no credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationResult:
+    """Outcome of a migration step.
+
+    Attributes:
+        created: whether the database was empty before.
+        tables: number of tables afterwards.
+    """
+
+    created: bool
+    tables: int
+
+
+def migrate(home: Path) -> MigrationResult:
+    """Create or migrate the tables of the instance configured in ``home/dagster.yaml``.
+
+    The shipped file sets ``should_autocreate_tables: false``, so that no service changes the schema when it starts.
+    Dagster then also refuses to migrate an empty database. This step is therefore the only one that overrides the
+    setting. It is safe to repeat.
+
+    Raises:
+        DagsterStorageError: the file is missing, names no PostgreSQL, or the database cannot be reached.
+    """
+    import sqlalchemy as sa
+
+    file = home / DAGSTER_CONFIG_YAML_FILENAME
+    try:
+        config = yaml.safe_load(file.read_text())
+        postgres = config["storage"]["postgres"]
+    except FileNotFoundError:
+        raise DagsterStorageError(f"{file} does not exist: set DAGSTER_HOME to the folder of dagster.yaml") from None
+    except (KeyError, TypeError):
+        raise DagsterStorageError(
+            f"{file} has no storage.postgres: only a PostgreSQL storage needs the migration step"
+        ) from None
+    try:
+        storage = _storage(postgres | {_AUTOCREATE: False})
+        engine = sa.create_engine(storage.postgres_url, poolclass=sa.pool.NullPool)
+        created = not sa.inspect(engine).has_table("runs")
+        # Constructing the storage with the setting on creates the tables, in Dagster's own way.
+        _storage(postgres | {_AUTOCREATE: True})
+        with DagsterInstance.from_config(str(home)) as instance:
+            instance.upgrade()
+        return MigrationResult(created, len(sa.inspect(engine).get_table_names()))
+    except sa.exc.OperationalError as error:
+        reason = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+        raise DagsterStorageError(
+            f"Dagster's database cannot be reached: {reason}. Check DAGSTER_PG_HOST, the secret dagster-database and "
+            "the security groups"
+        ) from None
+
+
+def _storage(config: dict[str, object]) -> DagsterPostgresStorage:
+    processed = process_config(resolve_to_config_type(DagsterPostgresStorage.config_type()), config)
+    if not processed.success or processed.value is None:
+        reasons = "; ".join(error.message for error in processed.errors or [])
+        raise DagsterStorageError(f"storage.postgres is not valid: {reasons}")
+    return DagsterPostgresStorage.from_config_value(None, cast(PostgresStorageConfig, processed.value))

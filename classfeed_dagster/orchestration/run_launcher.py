@@ -1,0 +1,50 @@
+"""Run launcher of the ECS environments: Dagster's own, without the tags by which a run could change its own task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dagster._core.launcher import LaunchRunContext
+from dagster._core.launcher.base import ResumeRunContext
+from dagster_aws.ecs import EcsRunLauncher
+
+# Anybody who may launch a run may set its tags. With these, a run would bring its own command, role, network or
+# queue, and so use the worker's permissions for something other than a feed.
+REFUSED_TAGS = frozenset({"ecs/container_overrides", "ecs/task_overrides", "ecs/run_task_kwargs"})
+REFUSED_PREFIXES = ("dagster-k8s/", "dagster-celery/", "dagster-docker/")
+# The order in which waiting steps are taken. It gives no permission.
+ALLOWED_TAGS = frozenset({"dagster-celery/run_priority"})
+
+
+class RunTagsRefusedError(ValueError):
+    """A run carries tags that would change the command, role, network or queue of its task."""
+
+    def __init__(self, tags: Iterable[str]) -> None:
+        names = ", ".join(sorted(tags))
+        super().__init__(f"Run tags not allowed: {names}. Launch the run again without them")
+
+
+def refused_tags(tags: Iterable[str]) -> set[str]:
+    """Return those of a run's tags that the launcher refuses."""
+    return {
+        tag for tag in tags if tag in REFUSED_TAGS or (tag.startswith(REFUSED_PREFIXES) and tag not in ALLOWED_TAGS)
+    }
+
+
+class RestrictedEcsRunLauncher(EcsRunLauncher):
+    """ECS run launcher that starts every run with the command, role and network of the worker's task definition."""
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Launch a run in a task of its own. RunTagsRefusedError if its tags would change that task."""
+        self._require_plain_tags(context.dagster_run.tags)
+        super().launch_run(context)
+
+    def resume_run(self, context: ResumeRunContext) -> None:
+        """Launch a replacement task for a run. RunTagsRefusedError if its tags would change that task."""
+        self._require_plain_tags(context.dagster_run.tags)
+        super().resume_run(context)
+
+    @staticmethod
+    def _require_plain_tags(tags: Iterable[str]) -> None:
+        if refused := refused_tags(tags):
+            raise RunTagsRefusedError(refused)

@@ -1,0 +1,102 @@
+"""First deployment: the shipped instance file against an empty PostgreSQL over TLS, with the shipped scripts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.certificates import Authority
+from classfeed_dagster_tests.fixtures.tls_postgres import TlsPostgres
+
+ADDRESS = f"127.{64 + os.getpid() % 64}.{os.getpid() // 64 % 250}.{os.getpid() // 16000 % 250 + 1}"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[TlsPostgres]:
+    # Not under pytest's own folder, which is closed to other users, and PostgreSQL does not run as root.
+    with tempfile.TemporaryDirectory(prefix="classfeed-tls-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        certificate = Authority(folder / "authority").issue("database", [ADDRESS])
+        server = TlsPostgres(folder / "postgres", certificate, address=ADDRESS, user="dagster", password="first")
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def environment(server: TlsPostgres, tmp_path: Path) -> dict[str, str]:
+    """A task's environment, the instance folder as the image has it, and an empty database."""
+    home = tmp_path / "dagster"
+    home.mkdir()
+    shutil.copy(ROOT / "deploy" / "dagster.yaml", home)
+    database = f"dagster_{time.monotonic_ns()}"
+    server.create_database(database)
+    scripts = tmp_path / "bin"
+    scripts.mkdir()
+    for name in ("service", "health"):
+        shutil.copy(ROOT / "deploy" / name, scripts)
+    return {
+        "PATH": f"{scripts}:{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path),
+        "DAGSTER_HOME": str(home), "DAGSTER_PG_HOST": server.address, "DAGSTER_PG_DB": database,
+        "DAGSTER_PG_USERNAME": "dagster", "DAGSTER_PG_PASSWORD": server.password, "AWS_REGION": "ap-southeast-2",
+        "CLASSFEED_COMPUTE_LOGS_BUCKET": "logs", "CLASSFEED_WORKER_TASK_DEFINITION": "classfeed-stg-worker",
+    }  # fmt: skip
+
+
+def service(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["service", *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def tables(server: TlsPostgres, environment: dict[str, str]) -> set[str]:
+    engine = sa.create_engine(server.url(environment["DAGSTER_PG_DB"]), poolclass=sa.pool.NullPool)
+    return set(sa.inspect(engine).get_table_names())
+
+
+def test_migrate_empty_database_creates_tables(server: TlsPostgres, environment: dict[str, str]) -> None:
+    done = service(environment, "migrate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("created: ")
+    assert {"runs", "event_logs", "job_ticks", "alembic_version", "daemon_heartbeats"} <= tables(server, environment)
+    again = service(environment, "migrate")
+    assert (again.returncode, again.stdout.split(":")[0]) == (0, "migrated"), again.stderr
+
+
+def test_migrate_half_created_database_completes_it(server: TlsPostgres, environment: dict[str, str]) -> None:
+    assert service(environment, "migrate").returncode == 0
+    complete = tables(server, environment)
+    server.execute("DROP TABLE event_logs CASCADE", environment["DAGSTER_PG_DB"])
+    assert service(environment, "migrate").returncode == 0
+    assert tables(server, environment) == complete
+
+
+def test_liveness_after_migration_asks_the_database(environment: dict[str, str]) -> None:
+    assert service(environment, "migrate").returncode == 0
+    asked = service(environment, "dagster-daemon", "liveness-check")
+    assert "relation" not in asked.stderr
+    assert "No heartbeats" in asked.stderr + asked.stdout or "Daemon(s) not running" in asked.stderr + asked.stdout
+
+
+def test_migrate_wrong_password_names_secret_and_no_value(environment: dict[str, str]) -> None:
+    done = service(environment | {"DAGSTER_PG_PASSWORD": "hunter2"}, "migrate")
+    assert done.returncode == 1
+    assert "dagster-database" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_migrate_missing_variable_names_it(environment: dict[str, str]) -> None:
+    environment.pop("DAGSTER_PG_HOST")
+    done = service(environment, "migrate")
+    assert done.returncode == 1
+    assert "DAGSTER_PG_HOST" in done.stderr

@@ -1,0 +1,108 @@
+"""Run launcher of the ECS environments, by what it asks of a local ECS."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import dagster as dg
+import pytest
+from dagster._core.launcher import LaunchRunContext
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.test_utils import create_run_for_test
+from dagster_aws.ecs import EcsRunLauncher
+from moto import mock_aws
+
+from classfeed_dagster.orchestration.run_launcher import RestrictedEcsRunLauncher, RunTagsRefusedError, refused_tags
+
+FOREIGN = json.dumps({"command": ["aws", "s3", "cp", "s3://data/landing", "/tmp", "--recursive"]})
+ATTACKS = {
+    "ecs/container_overrides": FOREIGN,
+    "ecs/task_overrides": json.dumps({"taskRoleArn": "arn:aws:iam::444455556666:role/classfeed-prod-deployer"}),
+    "ecs/run_task_kwargs": json.dumps({"taskDefinition": "other"}),
+    "dagster-k8s/config": "{}",
+    "dagster-celery/queue": "elsewhere",
+    "dagster-docker/image": "elsewhere",
+}
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """What reaches ECS's RunTask."""
+    asked: list[dict[str, Any]] = []
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "local")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-southeast-2")
+    with mock_aws():
+        boto3.client("ecs").register_task_definition(
+            family="classfeed-prod-worker", containerDefinitions=[{"name": "run", "image": "x", "memory": 512}]
+        )
+
+        def run_task(_launcher: EcsRunLauncher, **kwargs: Any) -> dict[str, str]:
+            asked.append(kwargs)
+            return {"taskArn": "arn:task", "clusterArn": "arn:cluster"}
+
+        monkeypatch.setattr(EcsRunLauncher, "_run_task", run_task)
+        yield asked
+
+
+def launch(kind: type[EcsRunLauncher], tags: dict[str, str]) -> None:
+
+    launcher = kind(
+        task_definition="classfeed-prod-worker",
+        container_name="run",
+        secrets_tag=None,
+        use_current_ecs_task_config=False,
+    )
+    origin = RemoteJobOrigin(
+        RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("classfeed"), "__repository__"), "work"
+    )
+    recon = dg.reconstructable(work_job)
+    with dg.instance_for_test() as instance:
+        launcher.register_instance(instance)
+        run = create_run_for_test(
+            instance, "work", tags=tags, remote_job_origin=origin, job_code_origin=recon.get_python_origin()
+        )
+        launcher.launch_run(LaunchRunContext(dagster_run=run, workspace=None))
+
+
+@dg.op
+def work_op() -> None: ...
+
+
+@dg.job
+def work_job() -> None:
+    work_op()
+
+
+@pytest.mark.parametrize("tag", sorted(ATTACKS))
+def test_launch_override_tag_is_refused_by_name(tag: str, requests: list[dict[str, Any]]) -> None:
+    with pytest.raises(RunTagsRefusedError, match=tag):
+        launch(RestrictedEcsRunLauncher, {tag: ATTACKS[tag], "classfeed/feed": "class_super"})
+    assert requests == []
+
+
+def test_stock_launcher_runs_any_command_ours_does_not(requests: list[dict[str, Any]]) -> None:
+    launch(EcsRunLauncher, {"ecs/container_overrides": FOREIGN})
+    (container,) = requests.pop()["overrides"]["containerOverrides"]
+    assert container["command"][0] == "aws"
+    launch(RestrictedEcsRunLauncher, {"ecs/cpu": "2048", "ecs/memory": "8192", "dagster-celery/run_priority": "3"})
+    (container,) = requests.pop()["overrides"]["containerOverrides"]
+    assert container["command"][:3] == ["dagster", "api", "execute_run"]
+    assert container["cpu"] == 2048
+
+
+def test_every_tag_the_stock_launcher_loads_as_json_is_refused() -> None:
+    import inspect
+    import re
+
+    from dagster_aws.ecs import launcher
+
+    read = set(re.findall(r'run\.tags\.get\(\s*"(ecs/[a-z_]+)"', inspect.getsource(launcher)))
+    assert read - {"ecs/cpu", "ecs/memory", "ecs/ephemeral_storage"} == refused_tags(read)
