@@ -23,7 +23,7 @@ from classfeed_dagster.bigsite.sql_types import (
 
 def _ledger(table: str, schema: pa.Schema, source: str, date: str) -> Query:
     # The rows of one ledger, for FULL and DELTA portfolios apart: a DELTA can then go by the index on recorded_at.
-    # ``reversed_portfolio_id`` is looked up by primary key, for the few rows that reverse another.
+    # Facts of what a row reverses are looked up by primary key, for the few rows that reverse another.
     def branch(wanted: str, extra: str) -> str:
         listed = ", ".join(_expression(name, table) for name in schema.names)
         return f"""SELECT w.position AS position, {listed}
@@ -42,18 +42,91 @@ ORDER BY position, recorded_at, {table}_id"""
 def _expression(name: str, table: str) -> str:
     if name == "portfolio_id":
         return "w.portfolio_id"
-    if name != "reversed_portfolio_id":
+    if name == "related_portfolio_id":
+        return _RELATED
+    if name not in _OF_REVERSALS:
         return f"l.{name}"
-    other = f"FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
-    owner = "o.portfolio_id"
+    reverses = f"l.reverses_{table}_id"
+    return f"CASE WHEN {reverses} IS NOT NULL THEN ({_OF_REVERSALS[name](table)}) END AS {name}"
+
+
+# Owner of the row that caused a cash movement, looked up by primary key.
+_RELATED = """CASE WHEN l.trade_id IS NOT NULL
+    THEN (SELECT o.portfolio_id FROM bigsite.trade o WHERE o.trade_id = l.trade_id)
+    WHEN l.income_id IS NOT NULL
+    THEN (SELECT o.portfolio_id FROM bigsite.income o WHERE o.income_id = l.income_id)
+    END AS related_portfolio_id"""
+
+# What a reversal must share with its original, and what it must carry with the opposite sign.
+_SAME = {
+    "trade": ("security_id", "cash_account_id", "side", "currency"),
+    "security_movement": ("security_id",),
+    "income": ("security_id", "currency"),
+    "cash_transaction": ("cash_account_id", "currency"),
+}
+_OPPOSITE = {
+    "trade": ("units", "consideration", "brokerage", "gst", "other_fees", "net_amount"),
+    "security_movement": ("units_change", "cost_base_change"),
+    "income": (
+        "gross_amount",
+        "franked_amount",
+        "unfranked_amount",
+        "franking_credit",
+        "withholding_tax",
+        "net_amount",
+    ),
+    "cash_transaction": ("amount",),
+}
+
+
+def _reversed_portfolio(table: str) -> str:
     if table == "cash_transaction":
-        other = (
-            "FROM bigsite.cash_transaction o JOIN bigsite.cash_account oa ON oa.cash_account_id = o.cash_account_id "
+        return (
+            "SELECT oa.portfolio_id FROM bigsite.cash_transaction o "
+            "JOIN bigsite.cash_account oa ON oa.cash_account_id = o.cash_account_id "
             "WHERE o.cash_transaction_id = l.reverses_cash_transaction_id"
         )
-        owner = "oa.portfolio_id"
-    return f"CASE WHEN l.reverses_{table}_id IS NOT NULL THEN (SELECT {owner} {other}) END AS reversed_portfolio_id"
+    return f"SELECT o.portfolio_id FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
 
+
+def _undoes_exactly(table: str) -> str:
+    # A row whose id it names itself undoes nothing. One that was itself undone since does no harm any more.
+    same = [f"o.{name} = l.{name}" for name in _SAME[table]]
+    opposite = [f"o.{name} IS NOT DISTINCT FROM -l.{name}" for name in _OPPOSITE[table]]
+    exact = " AND ".join([f"o.{table}_id <> l.{table}_id", *same, *opposite])
+    return (
+        f"SELECT ({exact}) OR {_undone(table, 'l')} FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
+    )
+
+
+def _reversals_standing(table: str) -> str:
+    # How many rows recorded by the cut-off undo the same original, those left out that were undone themselves.
+    key, owner = f"{table}_id", _OWNER[table]
+    return (
+        f"SELECT COUNT(*) FROM bigsite.{table} v WHERE v.{owner} = l.{owner} AND v.reverses_{key} = l.reverses_{key} "
+        f"AND v.{key} <> v.reverses_{key} AND v.recorded_at < %(cutoff)s AND NOT {_undone(table, 'v')}"
+    )
+
+
+def _undone(table: str, row: str) -> str:
+    key, owner = f"{table}_id", _OWNER[table]
+    return (
+        f"EXISTS (SELECT 1 FROM bigsite.{table} u WHERE u.{owner} = {row}.{owner} AND u.reverses_{key} = {row}.{key} "
+        f"AND u.{key} <> {row}.{key})"
+    )
+
+
+_OWNER = {
+    "trade": "portfolio_id",
+    "security_movement": "portfolio_id",
+    "income": "portfolio_id",
+    "cash_transaction": "cash_account_id",
+}
+_OF_REVERSALS = {
+    "reversed_portfolio_id": _reversed_portfolio,
+    "undoes_exactly": _undoes_exactly,
+    "reversals_standing": _reversals_standing,
+}
 
 TRADE = _ledger(
     "trade",
@@ -75,6 +148,8 @@ TRADE = _ledger(
         currency=TEXT,
         reverses_trade_id=ID,
         reversed_portfolio_id=ID,
+        undoes_exactly=pa.bool_(),
+        reversals_standing=ID,
         recorded_at=INSTANT,
     ),
     "JOIN bigsite.trade l ON l.portfolio_id = w.portfolio_id",
@@ -94,6 +169,8 @@ SECURITY_MOVEMENT = _ledger(
         description=TEXT,
         reverses_security_movement_id=ID,
         reversed_portfolio_id=ID,
+        undoes_exactly=pa.bool_(),
+        reversals_standing=ID,
         recorded_at=INSTANT,
     ),
     "JOIN bigsite.security_movement l ON l.portfolio_id = w.portfolio_id",
@@ -119,6 +196,8 @@ INCOME = _ledger(
         currency=TEXT,
         reverses_income_id=ID,
         reversed_portfolio_id=ID,
+        undoes_exactly=pa.bool_(),
+        reversals_standing=ID,
         recorded_at=INSTANT,
     ),
     "JOIN bigsite.income l ON l.portfolio_id = w.portfolio_id",
@@ -138,8 +217,11 @@ CASH_TRANSACTION = _ledger(
         description=TEXT,
         trade_id=ID,
         income_id=ID,
+        related_portfolio_id=ID,
         reverses_cash_transaction_id=ID,
         reversed_portfolio_id=ID,
+        undoes_exactly=pa.bool_(),
+        reversals_standing=ID,
         recorded_at=INSTANT,
     ),
     "JOIN bigsite.cash_account a ON a.portfolio_id = w.portfolio_id "

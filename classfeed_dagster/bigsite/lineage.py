@@ -23,17 +23,42 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "holding_eod.security_id": ("holding_eod.security_id", "trade.security_id", "security_movement.security_id"),
     "holding_eod.ledger_units": (*_TRADED, *_MOVED),
     "holding_eod.unsettled_units": (*_TRADED, "trade.trade_date", "trade.settlement_date"),
+    "holding_eod.later_units": (*_TRADED, *_MOVED),
     "cash_balance_eod.portfolio_id": ("cash_account.portfolio_id",),
     "cash_balance_eod.cash_account_id": ("cash_account.cash_account_id",),
     "cash_balance_eod.open_on_date": ("cash_account.opened_on", "cash_account.closed_on"),
     "cash_balance_eod.opened_by_date": ("cash_account.opened_on",),
     "cash_balance_eod.ledger_cash": ("cash_transaction.amount",),
+    "cash_balance_eod.later_cash": ("cash_transaction.amount",),
+    "portfolio.hin_holders": ("portfolio.hin", "portfolio.portfolio_number", "portfolio.status"),
+    "cash_account.number_holders": (
+        "cash_account.bsb",
+        "cash_account.account_number",
+        "cash_account.currency",
+        "portfolio.portfolio_number",
+    ),
     "cash_transaction.portfolio_id": ("cash_account.portfolio_id",),
     **{
         f"{ledger}.reversed_portfolio_id": (f"{ledger}.portfolio_id",)
         for ledger in ("trade", "security_movement", "income")
     },
     "cash_transaction.reversed_portfolio_id": ("cash_account.portfolio_id",),
+    "cash_transaction.related_portfolio_id": ("trade.portfolio_id", "income.portfolio_id"),
+    "trade.undoes_exactly": ("trade.units", "trade.net_amount", "trade.reverses_trade_id"),
+    "security_movement.undoes_exactly": (
+        "security_movement.units_change",
+        "security_movement.cost_base_change",
+        "security_movement.reverses_security_movement_id",
+    ),
+    "income.undoes_exactly": ("income.gross_amount", "income.net_amount", "income.reverses_income_id"),
+    "cash_transaction.undoes_exactly": (
+        "cash_transaction.amount",
+        "cash_transaction.reverses_cash_transaction_id",
+    ),
+    **{
+        f"{ledger}.reversals_standing": (f"{ledger}.reverses_{ledger}_id",)
+        for ledger in ("trade", "security_movement", "income", "cash_transaction")
+    },
     **{
         f"repeated_confirmation.{column}": (f"trade.{column}",)
         for column in ("portfolio_id", "confirmation_number", "side", "security_id", "units")

@@ -60,10 +60,19 @@ PORTFOLIO = Query(
         status=TEXT,
         opened_on=DATE,
         closed_on=DATE,
+        hin_holders=TEXT,
     ),
-    f"""WITH wanted AS ({WANTED})
-SELECT w.position, p.portfolio_id, p.portfolio_name, p.entity_type, p.abn, p.hin, p.status, p.opened_on, p.closed_on
+    # ``hin_holders`` names the portfolios, shared or not, that have one HIN while none of them is closed.
+    f"""WITH wanted AS ({WANTED}),
+repeated AS (
+    SELECT hin, STRING_AGG(portfolio_number, ', ' ORDER BY portfolio_number) AS holders
+    FROM bigsite.portfolio WHERE hin IS NOT NULL AND status <> 'CLOSED'
+    GROUP BY hin HAVING COUNT(*) > 1
+)
+SELECT w.position, p.portfolio_id, p.portfolio_name, p.entity_type, p.abn, p.hin, p.status, p.opened_on, p.closed_on,
+       CASE WHEN p.status <> 'CLOSED' THEN r.holders END
 FROM wanted w JOIN bigsite.portfolio p ON p.portfolio_id = w.portfolio_id
+LEFT JOIN repeated r ON r.hin = p.hin
 ORDER BY 1""",
 )
 
@@ -79,11 +88,21 @@ CASH_ACCOUNT = Query(
         status=TEXT,
         opened_on=DATE,
         closed_on=DATE,
+        number_holders=TEXT,
     ),
-    f"""WITH wanted AS ({WANTED})
+    # ``number_holders`` names the portfolios that have accounts of one BSB, number and currency, none of them closed.
+    f"""WITH wanted AS ({WANTED}),
+repeated AS (
+    SELECT a.bsb, a.account_number, a.currency,
+           STRING_AGG(p.portfolio_number, ', ' ORDER BY p.portfolio_number) AS holders
+    FROM bigsite.cash_account a JOIN bigsite.portfolio p ON p.portfolio_id = a.portfolio_id
+    WHERE a.bsb IS NOT NULL AND a.status <> 'CLOSED'
+    GROUP BY a.bsb, a.account_number, a.currency HAVING COUNT(*) > 1
+)
 SELECT w.position, a.portfolio_id, a.cash_account_id, a.bsb, a.account_number, a.account_name, a.currency, a.status,
-       a.opened_on, a.closed_on
+       a.opened_on, a.closed_on, CASE WHEN a.status <> 'CLOSED' THEN r.holders END
 FROM wanted w JOIN bigsite.cash_account a ON a.portfolio_id = w.portfolio_id
+LEFT JOIN repeated r ON r.bsb = a.bsb AND r.account_number = a.account_number AND r.currency = a.currency
 ORDER BY 1, 3""",
 )
 
@@ -99,6 +118,7 @@ HOLDING = Query(
         updated_at=INSTANT,
         ledger_units=UNITS_SUM,
         unsettled_units=UNITS_SUM,
+        later_units=UNITS_SUM,
     ),
     f"""WITH wanted AS ({WANTED}),
 stated AS (
@@ -120,6 +140,8 @@ summed AS (
     SELECT m.position, m.portfolio_id, m.security_id,
            SUM(CASE WHEN m.recorded_at <= s.updated_at THEN m.units ELSE 0 END) AS at_end_of_day,
            SUM(CASE WHEN m.recorded_at <= s.updated_at AND m.unsettled THEN m.units ELSE 0 END) AS unsettled,
+           SUM(CASE WHEN m.recorded_at <= s.updated_at AND m.recorded_at >= %(cutoff)s THEN m.units ELSE 0 END)
+               AS later,
            SUM(CASE WHEN m.recorded_at < %(cutoff)s THEN m.units ELSE 0 END) AS at_cutoff,
            SUM(m.units) AS by_now
     FROM moved m LEFT JOIN stated s ON s.portfolio_id = m.portfolio_id AND s.security_id = m.security_id
@@ -128,7 +150,7 @@ summed AS (
 SELECT COALESCE(s.position, l.position), COALESCE(s.portfolio_id, l.portfolio_id),
        COALESCE(s.security_id, l.security_id), s.units, s.cost_base, s.updated_at,
        CASE WHEN s.portfolio_id IS NULL THEN l.at_cutoff ELSE COALESCE(l.at_end_of_day, 0) END,
-       COALESCE(l.unsettled, 0)
+       COALESCE(l.unsettled, 0), COALESCE(l.later, 0)
 FROM stated s FULL JOIN summed l ON l.portfolio_id = s.portfolio_id AND l.security_id = s.security_id
 WHERE s.portfolio_id IS NOT NULL OR (l.at_cutoff <> 0 AND l.by_now <> 0)
 ORDER BY 1, 3""",
@@ -145,6 +167,7 @@ CASH_BALANCE = Query(
         available_balance=MONEY,
         updated_at=INSTANT,
         ledger_cash=MONEY_SUM,
+        later_cash=MONEY_SUM,
     ),
     f"""WITH wanted AS ({WANTED}),
 account AS (
@@ -157,14 +180,15 @@ account AS (
         ON b.cash_account_id = a.cash_account_id AND b.as_at_date = %(business_date)s
 ),
 summed AS (
-    SELECT a.cash_account_id, SUM(c.amount) AS amount
+    SELECT a.cash_account_id, SUM(c.amount) AS amount,
+           SUM(CASE WHEN c.recorded_at >= %(cutoff)s THEN c.amount ELSE 0 END) AS later
     FROM account a JOIN bigsite.cash_transaction c ON c.cash_account_id = a.cash_account_id
     WHERE c.transaction_date <= %(business_date)s
       AND (c.recorded_at <= a.updated_at OR (a.updated_at IS NULL AND c.recorded_at < %(cutoff)s))
     GROUP BY a.cash_account_id
 )
 SELECT a.position, a.portfolio_id, a.cash_account_id, a.is_open, a.opened, a.ledger_balance, a.available_balance,
-       a.updated_at, COALESCE(s.amount, 0)
+       a.updated_at, COALESCE(s.amount, 0), COALESCE(s.later, 0)
 FROM account a LEFT JOIN summed s ON s.cash_account_id = a.cash_account_id
 WHERE a.opened OR s.amount <> 0
 ORDER BY 1, 3""",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, MONEY
+from classfeed_dagster.domains.ledger_rows import LEDGER_BALANCES, complete, landed_since
 from classfeed_dagster.domains.slice import Slice
 
 ACCOUNT_KEY = ("portfolio_id", "cash_account_id")
@@ -36,7 +37,7 @@ def end_of_day_cash(part: Slice) -> pl.DataFrame:
 
 
 def account_balances(part: Slice) -> dict[str, pl.DataFrame]:
-    """ACCOUNT_BALANCES: what bigsite states, and 0.00 for accounts that were closed empty."""
+    """ACCOUNT_BALANCES, what bigsite states and 0.00 for accounts that were closed empty, and LEDGER_BALANCES."""
     accounts = part.tables["cash_account"].select(*ACCOUNT_KEY, "bsb", "account_number", "currency")
     zero = pl.lit(0).cast(MONEY)
     balances = (
@@ -49,4 +50,10 @@ def account_balances(part: Slice) -> dict[str, pl.DataFrame]:
             pl.col("available_balance").fill_null(zero),
         )
     )
-    return {ACCOUNT_BALANCES.name: ACCOUNT_BALANCES.conform(balances)}
+    stated = balances.with_columns(
+        pl.col("ledger_balance").alias("stated"), landed_since(balances, "later_cash").alias("unsent")
+    )
+    return {
+        ACCOUNT_BALANCES.name: ACCOUNT_BALANCES.conform(balances),
+        LEDGER_BALANCES.name: complete(LEDGER_BALANCES, stated),
+    }

@@ -24,6 +24,7 @@ from classfeed_dagster.domains.columns import (
 )
 from classfeed_dagster.domains.exact import scaled
 from classfeed_dagster.domains.investment_holdings import ON_A_HIN, end_of_day_holdings, unvaluable
+from classfeed_dagster.domains.ledger_rows import landed_since
 from classfeed_dagster.domains.movement_transactions import (
     CASH_TRANSACTION,
     DATES,
@@ -112,6 +113,23 @@ def bsb_shape(part: Slice, frames: Frames) -> pl.DataFrame:
     del frames
     rows = part.rows("cash_account").filter(~pl.col("bsb").str.contains(identifiers.BSB))
     return _found(rows, _CASH_ACCOUNT, "the BSB is not NNN-NNN")
+
+
+def shared_hin(part: Slice, frames: Frames) -> pl.DataFrame:
+    """HINs that several portfolios have."""
+    del frames
+    rows = part.rows("portfolio")
+    holders = landed_since(rows, "hin_holders", pl.String())
+    return _found(rows.filter(holders.is_not_null()), "hin", pl.format("one HIN is on {}", holders))
+
+
+def shared_account_number(part: Slice, frames: Frames) -> pl.DataFrame:
+    """Cash accounts that have their BSB, number and currency in common with another."""
+    del frames
+    rows = part.rows("cash_account")
+    holders = landed_since(rows, "number_holders", pl.String())
+    detail = pl.format("accounts with one BSB and number are on {}", holders)
+    return _found(rows.filter(holders.is_not_null()), _CASH_ACCOUNT, detail)
 
 
 def bsb_missing(part: Slice, frames: Frames) -> pl.DataFrame:
@@ -270,13 +288,45 @@ def repeated_confirmation(part: Slice, frames: Frames) -> pl.DataFrame:
 def foreign_reversal(part: Slice, frames: Frames) -> pl.DataFrame:
     """Reversals of a row that isn't the portfolio's own."""
     del frames
+    of_another = pl.col("reversed_portfolio_id").ne_missing(pl.col("portfolio_id"))
+    return _reversals(part, of_another, pl.lit("it reverses a row of another portfolio"))
+
+
+def inexact_reversal(part: Slice, frames: Frames) -> pl.DataFrame:
+    """Reversals that don't undo their original: themselves, in part, with its sign, of another security or account."""
+    del frames
+    detail = pl.lit("it does not carry the opposite of what it reverses, on the same security and account")
+    return _reversals(part, ~pl.col("undoes_exactly"), detail)
+
+
+def repeated_reversal(part: Slice, frames: Frames) -> pl.DataFrame:
+    """Reversals of a row that another row undoes as well."""
+    del frames
+    standing = pl.col("reversals_standing")
+    return _reversals(part, standing > 1, pl.format("what it reverses is undone {} times", standing))
+
+
+def _reversals(part: Slice, breaking: pl.Expr, detail: pl.Expr) -> pl.DataFrame:
     found = []
     for table, date in DATES.items():
-        of_another = pl.col("reversed_portfolio_id").ne_missing(pl.col("portfolio_id"))
-        rows = part.ledger(table, date).filter(pl.col(f"reverses_{table}_id").is_not_null(), of_another)
-        subject = transaction_id(LETTERS[table], f"{table}_id")
-        found.append(_found(rows, subject, "it reverses a row of another portfolio"))
+        rows = part.ledger(table, date)
+        rows = rows.with_columns(
+            landed_since(rows, "undoes_exactly", pl.Boolean()).alias("undoes_exactly"),
+            landed_since(rows, "reversals_standing", pl.Int64()).alias("reversals_standing"),
+        ).filter(pl.col(f"reverses_{table}_id").is_not_null(), breaking)
+        found.append(_found(rows, transaction_id(LETTERS[table], f"{table}_id"), detail))
     return pl.concat(found)
+
+
+def foreign_relation(part: Slice, frames: Frames) -> pl.DataFrame:
+    """Cash movements caused by a trade or income that isn't the portfolio's own."""
+    del frames
+    rows = part.ledger("cash_transaction", DATES["cash_transaction"])
+    related = landed_since(rows, "related_portfolio_id", pl.Int64())
+    caused = pl.col("trade_id").is_not_null() | pl.col("income_id").is_not_null()
+    rows = rows.filter(caused, related.is_not_null(), related != pl.col("portfolio_id"))
+    detail = "it names a trade or income of another portfolio"
+    return _found(rows, transaction_id(CASH_TRANSACTION, "cash_transaction_id"), detail)
 
 
 def cash_currency(part: Slice, frames: Frames) -> pl.DataFrame:

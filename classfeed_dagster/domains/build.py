@@ -28,6 +28,7 @@ from classfeed_dagster.domains.account_details import account_details
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS, FINDINGS, Frame
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll, consent_roll, consented_portfolios, consents_of
 from classfeed_dagster.domains.investment_holdings import investment_holdings
+from classfeed_dagster.domains.ledger_rows import LEDGER_FRAMES
 from classfeed_dagster.domains.measures import Measures, added_up
 from classfeed_dagster.domains.movement_transactions import movement_transactions
 from classfeed_dagster.domains.rules import find
@@ -41,6 +42,10 @@ FRAMES: Mapping[str, tuple[Frame, ...]] = {
     **{domain: (*frames, FINDINGS) for domain, frames in columns.DOMAINS.items()},
 }
 DOMAINS: tuple[str, ...] = tuple(FRAMES)
+# What is stored of each domain: its frames, and its part of the delivered ledger's input.
+STORED: Mapping[str, tuple[Frame, ...]] = {
+    domain: (*frames, LEDGER_FRAMES[domain]) if domain in LEDGER_FRAMES else frames for domain, frames in FRAMES.items()
+}
 
 _SECURITIES = ("security", "security_code_change")
 # The landed tables that each domain is made of.
@@ -278,14 +283,14 @@ def _build(
                 frame.name: writers.enter_context(
                     RowGroups(Path(scratch) / f"{frame.name}.parquet", _arrow(frame.empty()).schema)
                 )
-                for frame in FRAMES[domain]
+                for frame in STORED[domain]
             }
             for part in parts:
                 frames = _COMPUTE[domain](part)
                 frames[FINDINGS.name] = find(domain, part, frames)
                 for name, file in files.items():
                     file.write(_arrow(frames[name]))
-                measures.add(frames)
+                measures.add({frame.name: frames[frame.name] for frame in FRAMES[domain]})
                 del part, frames  # not in memory any more while the next slice is read
         folder = f"domains/{snapshot.business_date.isoformat()}/{audience.key}"
         stored = {name: file.store(store, _content_keys(f"{folder}/{name}")).files[0] for name, file in files.items()}
@@ -304,7 +309,7 @@ def _together(
         frame.name: StoredTable(
             files=tuple(shard.frames[frame.name] for shard in built), shard_slices=snapshot.shard_slices
         )
-        for frame in FRAMES[domain]
+        for frame in STORED[domain]
     }
     return DomainReference(
         domain=domain,

@@ -6,6 +6,7 @@ import polars as pl
 
 from classfeed_dagster.domains.columns import INVESTMENT_HOLDINGS, UNITS
 from classfeed_dagster.domains.exact import fitting, money_product
+from classfeed_dagster.domains.ledger_rows import LEDGER_HOLDINGS, complete, landed_since
 from classfeed_dagster.domains.securities import last_closes, with_security
 from classfeed_dagster.domains.slice import Slice
 
@@ -36,7 +37,7 @@ def unvaluable() -> pl.Expr:
 
 
 def investment_holdings(part: Slice) -> dict[str, pl.DataFrame]:
-    """INVESTMENT_HOLDINGS: stated holdings, those that fell to zero on the day among them."""
+    """INVESTMENT_HOLDINGS, stated holdings with those that fell to zero on the day among them, and LEDGER_HOLDINGS."""
     hins = part.tables["portfolio"].select("portfolio_id", "hin")
     holdings = (
         end_of_day_holdings(part)
@@ -48,4 +49,10 @@ def investment_holdings(part: Slice) -> dict[str, pl.DataFrame]:
             pl.col("security_currency").alias("currency"),
         )
     )
-    return {INVESTMENT_HOLDINGS.name: INVESTMENT_HOLDINGS.conform(holdings)}
+    stated = holdings.with_columns(
+        pl.col("units").alias("stated"), landed_since(holdings, "later_units").alias("unsent")
+    )
+    return {
+        INVESTMENT_HOLDINGS.name: INVESTMENT_HOLDINGS.conform(holdings),
+        LEDGER_HOLDINGS.name: complete(LEDGER_HOLDINGS, stated),
+    }

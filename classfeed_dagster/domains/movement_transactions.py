@@ -12,6 +12,7 @@ import polars as pl
 from classfeed_dagster.domains.account_balances import ACCOUNT_KEY
 from classfeed_dagster.domains.columns import INSTANT, MONEY, MOVEMENT_TRANSACTIONS, UNITS
 from classfeed_dagster.domains.exact import fitting
+from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, OPENING_CASH, OPENING_UNITS, complete
 from classfeed_dagster.domains.securities import with_security
 from classfeed_dagster.domains.slice import NUMBER, Slice
 from classfeed_dagster.trading_days import SYDNEY
@@ -49,7 +50,10 @@ def movement_transactions(part: Slice) -> dict[str, pl.DataFrame]:
         if column.name not in movements.columns
     ]
     conformed = MOVEMENT_TRANSACTIONS.conform(movements.with_columns(absent))
-    return {MOVEMENT_TRANSACTIONS.name: conformed}
+    # An income's units are what it was paid on: it moves none.
+    moved = pl.when(pl.col("ledger") != INCOME).then(pl.col("units")).alias("units")
+    recorded_keys = complete(LEDGER_RECORDS, movements.with_columns(absent).with_columns(moved))
+    return {MOVEMENT_TRANSACTIONS.name: conformed, LEDGER_RECORDS.name: recorded_keys}
 
 
 def transaction_id(letter: str, column: str) -> pl.Expr:
@@ -57,11 +61,13 @@ def transaction_id(letter: str, column: str) -> pl.Expr:
     return pl.format(f"{letter}{{}}", pl.col(column))
 
 
-def _id_and_reverses(table: str) -> tuple[pl.Expr, pl.Expr]:
+def _id_and_reverses(table: str) -> tuple[pl.Expr, ...]:
     letter = LETTERS[table]
     return (
         transaction_id(letter, f"{table}_id").alias("transaction_id"),
         transaction_id(letter, f"reverses_{table}_id").alias("reverses"),
+        pl.lit(letter).alias("ledger"),
+        pl.col(f"{table}_id").alias("row_id"),
     )
 
 
@@ -76,6 +82,7 @@ def _trades(part: Slice) -> pl.DataFrame:
         pl.col("trade_date").alias("transaction_date"),
         "settlement_date",
         "recorded_at",
+        "security_id",
         "exchange",
         "security_code",
         "isin",
@@ -102,6 +109,7 @@ def _security_movements(part: Slice) -> pl.DataFrame:
         pl.col("movement_type").alias("transaction_type"),
         pl.col("effective_date").alias("transaction_date"),
         "recorded_at",
+        "security_id",
         "exchange",
         "security_code",
         "isin",
@@ -124,6 +132,7 @@ def _income(part: Slice) -> pl.DataFrame:
         pl.when(kind == "INTEREST").then(pl.lit("INTEREST_INCOME")).otherwise(kind).alias("transaction_type"),
         pl.col("payment_date").alias("transaction_date"),
         "recorded_at",
+        "security_id",
         "exchange",
         "security_code",
         "isin",
@@ -148,6 +157,7 @@ def _cash(part: Slice) -> pl.DataFrame:
         pl.format("CASH_{}", pl.col("transaction_type")).alias("transaction_type"),
         "transaction_date",
         "recorded_at",
+        "cash_account_id",
         pl.coalesce(transaction_id(TRADE, "trade_id"), transaction_id(INCOME, "income_id")).alias("relates_to"),
         "bsb",
         "account_number",
@@ -175,10 +185,12 @@ def opening_units(part: Slice) -> pl.DataFrame:
         NUMBER,
         "extract",
         "history_from",
-        _opening_id("OU", "security_id", part.business_date),
+        _opening_id(OPENING_UNITS, "security_id", part.business_date),
         pl.lit("OPENING_UNITS").alias("transaction_type"),
         _DAY_BEFORE.alias("transaction_date"),
         "recorded_at",
+        pl.lit(OPENING_UNITS).alias("ledger"),
+        "security_id",
         "exchange",
         "security_code",
         "isin",
@@ -194,10 +206,12 @@ def opening_cash(part: Slice) -> pl.DataFrame:
         NUMBER,
         "extract",
         "history_from",
-        _opening_id("OC", "cash_account_id", part.business_date),
+        _opening_id(OPENING_CASH, "cash_account_id", part.business_date),
         pl.lit("OPENING_CASH").alias("transaction_type"),
         _DAY_BEFORE.alias("transaction_date"),
         "recorded_at",
+        pl.lit(OPENING_CASH).alias("ledger"),
+        "cash_account_id",
         "bsb",
         "account_number",
         fitting(pl.col("amount"), MONEY).alias("amount"),

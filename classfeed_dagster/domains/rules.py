@@ -88,6 +88,22 @@ RULES: tuple[Rule, ...] = (
         "The recipient matches cash accounts by BSB and number and rejects a BSB of another shape.",
         "have client services correct the BSB in bigsite.",
     ),
+    _quarantine(
+        "account_details",
+        breaches.shared_hin,
+        "A HIN belongs to one portfolio",
+        "No two open portfolios have the same HIN. Otherwise the recipient files one holder's holdings under the "
+        "other. Every portfolio with the HIN is held back and named.",
+        "have client services find out whose HIN it is and correct the others in bigsite.",
+    ),
+    _quarantine(
+        "account_details",
+        breaches.shared_account_number,
+        "A BSB and number belong to one cash account",
+        "No two open cash accounts have the same BSB, number and currency. Otherwise the recipient adds one customer's "
+        "cash to the other's. Every portfolio with such an account is held back and named.",
+        "have client services find out whose account it is and correct the others in bigsite.",
+    ),
     _warning(
         "account_details",
         breaches.bsb_missing,
@@ -204,6 +220,29 @@ RULES: tuple[Rule, ...] = (
         "A reversal undoes a row of its own portfolio",
         "What a row reverses belongs to the same portfolio, so no document names another customer's transaction.",
         "have the reversal corrected in bigsite.",
+    ),
+    _quarantine(
+        "movement_transactions",
+        breaches.inexact_reversal,
+        "A reversal undoes exactly its original",
+        "A reversal carries the opposite units and amounts of its original, whole, on the same security and account, "
+        "and never names itself. A reversal that was itself reversed since is not a breach.",
+        "have the wrong reversal reversed in bigsite, and a right one entered.",
+    ),
+    _quarantine(
+        "movement_transactions",
+        breaches.repeated_reversal,
+        "A row is undone once",
+        "Only one reversal of a row stands. A second one takes away what was never there.",
+        "have the surplus reversal reversed in bigsite.",
+    ),
+    _quarantine(
+        "movement_transactions",
+        breaches.foreign_relation,
+        "A cash movement names causes of its own portfolio",
+        "The trade or income that caused a cash movement belongs to the same portfolio, so no document names another "
+        "customer's transaction.",
+        "have the cash movement reversed in bigsite and entered on the right account.",
     ),
     _quarantine(
         "movement_transactions",

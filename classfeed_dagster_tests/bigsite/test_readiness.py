@@ -89,6 +89,7 @@ def test_a_few_portfolios_without_a_row_land_so_that_they_can_be_held_back(
         "updated_at": None,
         "ledger_units": Decimal("100.000000"),
         "unsettled_units": Decimal(0),
+        "later_units": Decimal(0),
     }
     assert balances[left_out.id]["ledger_balance"] is None
     assert balances[left_out.id]["open_on_date"] is True

@@ -112,7 +112,6 @@ def test_only_needed_columns_are_read(bigsite: Bigsite, bigsite_engine: sa.Engin
         "member": set(tables.member.c.keys()),
         "portfolio_member": set(tables.portfolio_member.c.keys()),
         "fx_rate": set(tables.fx_rate.c.keys()),
-        "trade": {"cash_account_id"},
         "security": {"listed_on", "delisted_on"},
         "security_code_change": {"new_code", "new_name"},
     }

@@ -16,7 +16,7 @@ from classfeed_dagster.bigsite.landing import DamagedFileError
 from classfeed_dagster.bigsite.snapshot import Snapshot, take_snapshot
 from classfeed_dagster.domains.build import (
     DOMAINS,
-    FRAMES,
+    STORED,
     TABLES,
     AudienceNotReadError,
     DomainReference,
@@ -97,7 +97,7 @@ def test_every_domain_is_built_stored_and_read_back(engine: sa.Engine, store: Ob
     built = _build(store, snapshot)
     assert tuple(built) == DOMAINS
     frames = _frames(store, built)
-    declared = {frame.name: frame for listed in FRAMES.values() for frame in listed}
+    declared = {frame.name: frame for listed in STORED.values() for frame in listed}
     assert set(frames) == set(declared)
     for name, frame in frames.items():
         assert frame.schema == pl.Schema(declared[name].schema)

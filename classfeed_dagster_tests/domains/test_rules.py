@@ -25,6 +25,7 @@ from classfeed_dagster_tests.fixtures.published import contract_notes, needs_con
 NOT_STATED = {"updated_at": None, "ledger_balance": None, "available_balance": None}
 SELL = {"side": "SELL", "net_amount": "90.50"}
 OLD_HISTORY = {"history_from": "2022-07-01"}
+UNDOES = {"reversed_portfolio_id": 1, "undoes_exactly": True, "reversals_standing": 1}
 TWO_PORTFOLIOS = [{}, {"portfolio_id": 2, "portfolio_number": "SW2", "recipient": "BGL"}]
 
 
@@ -57,6 +58,8 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("abn_check_digits", "abn", {"portfolio": [{"abn": "51824753557"}]}),
     ("abn_check_digits", "abn", {"portfolio": [{"abn": "51 824 753 556"}]}),
     ("abn_check_digits", "abn", {"portfolio": [{"abn": ""}]}),
+    ("shared_hin", "hin", {"portfolio": [{"hin_holders": "SW000001, SW000002"}]}),
+    ("shared_account_number", "1", {"cash_account": [{"number_holders": "SW000001, SW000002"}]}),
     ("bsb_shape", "1", {"cash_account": [{"bsb": "999001"}]}),
     ("bsb_missing", "1", {"cash_account": [{"bsb": None}]}),
     ("ambiguous_cash_account", "2", {"cash_account": [{}, {"bsb": "999-002"}]}),
@@ -97,6 +100,26 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("foreign_reversal", "S1", {"security_movement": [{"reverses_security_movement_id": 9}]}),
     ("foreign_reversal", "I1", {"income": [{"reverses_income_id": 9, "reversed_portfolio_id": 2}]}),
     ("foreign_reversal", "C1", {"cash_transaction": [{"reverses_cash_transaction_id": 9, "reversed_portfolio_id": 2}]}),
+    ("inexact_reversal", "T1", {"trade": [{**UNDOES, "reverses_trade_id": 9, "undoes_exactly": False}]}),
+    (
+        "inexact_reversal",
+        "S1",
+        {"security_movement": [{**UNDOES, "reverses_security_movement_id": 9, "undoes_exactly": False}]},
+    ),
+    ("inexact_reversal", "I1", {"income": [{**UNDOES, "reverses_income_id": 9, "undoes_exactly": False}]}),
+    (
+        "inexact_reversal",
+        "C1",
+        {"cash_transaction": [{**UNDOES, "reverses_cash_transaction_id": 9, "undoes_exactly": False}]},
+    ),
+    ("repeated_reversal", "T1", {"trade": [{**UNDOES, "reverses_trade_id": 9, "reversals_standing": 2}]}),
+    (
+        "repeated_reversal",
+        "C1",
+        {"cash_transaction": [{**UNDOES, "reverses_cash_transaction_id": 9, "reversals_standing": 2}]},
+    ),
+    ("foreign_relation", "C1", {"cash_transaction": [{"trade_id": 7, "related_portfolio_id": 2}]}),
+    ("foreign_relation", "C1", {"cash_transaction": [{"income_id": 7, "related_portfolio_id": 2}]}),
     ("cash_currency", "C1", {"cash_transaction": [{"currency": "USD"}]}),
     (
         "opening_too_large",
