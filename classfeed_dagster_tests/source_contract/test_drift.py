@@ -73,7 +73,6 @@ NOTES = {
         (N, DriftKind.LOST_INDEX, "security (exchange, code)")
     ],  # the extraction doesn't use it
     "ALTER TABLE member DROP email": [(N, DriftKind.REMOVED_COLUMN, "member.email")],  # nothing reads it
-    "ALTER TABLE trade DROP cash_account_id": [(N, DriftKind.REMOVED_COLUMN, "trade.cash_account_id")],
     "DROP TABLE fx_rate": [(N, DriftKind.REMOVED_TABLE, "fx_rate")],
     "ALTER TABLE security ALTER listed_on TYPE timestamptz": [(N, DriftKind.RETYPED, "security.listed_on")],
 }
@@ -112,6 +111,7 @@ WARNINGS = {
     ],
 }
 BLOCKING = {
+    "ALTER TABLE trade DROP cash_account_id": [(B, DriftKind.REMOVED_COLUMN, "trade.cash_account_id")],
     "ALTER TABLE trade DROP gst": [(B, DriftKind.REMOVED_COLUMN, "trade.gst")],
     "ALTER TABLE portfolio DROP portfolio_number": [(B, DriftKind.REMOVED_COLUMN, "portfolio.portfolio_number")],
     "ALTER TABLE security DROP security_id CASCADE": [(B, DriftKind.REMOVED_COLUMN, "security.security_id")],
