@@ -7,7 +7,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed-demo
 CLASSFEED := $(BIN)/classfeed
+
+# Without its compiled bytecode every process compiles 200 modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -15,13 +19,18 @@ help: ## what can be done here
 setup: $(STAMP) ## the virtual environment with the locked dependencies
 
 $(STAMP): requirements.lock pyproject.toml scripts/setup
-	@PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup
-	@touch $(STAMP)
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup dev
 
-demo: setup ## set everything up, run three business days on embedded parts, say what was delivered
+# The demo needs half of what development needs: no mypy, moto or kubernetes. A complete environment serves as well.
+setup-demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP)) ## the virtual environment with what the demo needs
+
+$(DEMO_STAMP): requirements-demo.lock pyproject.toml scripts/setup
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup demo
+
+demo: setup-demo ## set everything up, run three business days on embedded parts, say what was delivered
 	@$(CLASSFEED) demo
 
-up: setup ## the Dagster UI on embedded parts, until Ctrl-C
+up: setup-demo ## the Dagster UI on embedded parts, until Ctrl-C
 	@$(CLASSFEED) up
 
 test: setup ## the tests, with coverage
@@ -77,12 +86,14 @@ format: setup ## let ruff format and mend
 docs: setup ## write the parts of the docs that come from code
 	@$(BIN)/python scripts/render_docs.py
 
-lock: setup ## resolve the dependencies again
-	@$(BIN)/pip install -q uv
-	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --all-extras --no-strip-extras --upgrade \
-		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header \
+	--no-emit-index-url --no-emit-find-links pyproject.toml
+
+lock: setup ## resolve the dependencies again, locked versions kept where possible; UPGRADE=--upgrade for the newest
+	@$(COMPILE) --all-extras $(UPGRADE) --output-file requirements.lock
+	@$(COMPILE) --extra embedded --extra setup --constraint requirements.lock --output-file requirements-demo.lock
 
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup demo up test nightly torture torture-short mutation browser backfill celery bench lint lint-deploy audit format docs lock clean
+.PHONY: help setup setup-demo demo up test nightly torture torture-short mutation browser backfill celery bench lint lint-deploy audit format docs lock clean
