@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _START_SECONDS = 60.0
+_PROCESS = "classfeed_dagster.local.snowflake_process"
 DATABASE, SCHEMA = "CLASSFEED", "FEED"
 _started: dict[int, subprocess.Popen[bytes]] = {}  # servers that this process started: it must collect their end
 
@@ -41,7 +42,7 @@ def start(home: Path) -> dict[str, Any]:
     with (folder / "server.log").open("wb") as log:
         # A session of its own: Ctrl-C in the terminal that started it must not stop it for the others.
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "classfeed_dagster.local.snowflake_process", str(port), str(folder)],
+            [sys.executable, "-m", _PROCESS, str(port), str(folder)],
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -121,7 +122,7 @@ def _running(folder: Path) -> int | None:
         return None
     command = Path(f"/proc/{state['pid']}/cmdline")
     # A pid is used again after a restart of the machine: only our own server is joined or stopped.
-    if command.parent.parent.exists() and command.exists() and b"local.snowflake_process" not in command.read_bytes():
+    if command.parent.parent.exists() and command.exists() and _PROCESS.encode() not in command.read_bytes():
         return None
     return state["port"]
 

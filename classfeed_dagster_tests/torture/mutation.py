@@ -45,7 +45,7 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
         ["domains/breaches.py", "domains/exact.py", "domains/movement_transactions.py", "domains/investment_holdings.py",
          "domains/account_balances.py", "domains/securities.py", "domains/slice.py", "domains/identifiers.py",
          "schedules.py", "trading_days.py"],
-        ["domains", "test_trading_days.py"],
+        ["domains", "test_schedules.py", "test_trading_days.py"],
     ),
     "documents": (
         ["documents/epi_value_checks.py", "documents/epi_reader.py", "documents/epi_totals.py", "documents/epi_writer.py",
