@@ -1,26 +1,301 @@
-"""Why a delivery does not happen: one type a reason. ``transient``: a later attempt may succeed by itself."""
+"""Exceptions of this package: the base types, and the errors that several packages raise.
+
+ClassfeedError                  kind           exit code
+├── UsageError                  configuration  2   an argument names something that does not exist
+├── ConfigurationError          configuration  2   a setting or a declaration is wrong
+├── SafeguardError              configuration  1   a safeguard forbids the operation
+├── DataError                   data           3   stored or source data is not what it must be
+│   └── DamagedRecordError
+├── NotReadyError               not ready      4   an input does not exist yet
+├── UnavailableError            transient      4   a service cannot be reached
+│   ├── SourceReadError                            (dependency: bigsite)
+│   ├── StoreError                                 (dependency: object store)
+│   └── WarehouseUnavailableError                  (dependency: Snowflake)
+├── TemporaryError              transient      1   the operation failed and can be repeated
+├── OvertakenError              overtaken      1   the inputs changed during the run
+├── CodeFaultError              code           1   a contradiction that only wrong code can cause
+└── DeliveryError               data           3   a document may not be delivered
+    ├── TooManyHeldBackError
+    ├── GateRefusedError
+    ├── BuildError              code           1
+    ├── NotInOrderError         overtaken      1
+    ├── ChainBusyError          overtaken      1
+    └── StaleBuildError         overtaken      1
+        └── ConsentChangedError
+
+An exception's class states its cause: ``kind`` and ``dependency`` decide about retries, ``exit_code`` ends the
+command line. Every other exception of the package derives from one of these, in a module of ``DECLARED_IN``. Messages
+hold portfolio numbers at most, never personal data.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+import enum
+import importlib
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+# Modules that declare exceptions. An event log keeps only the name of a failed step's exception, and the process that
+# reads the log may never have imported the module that declares it.
+DECLARED_IN = (
+    "alerting.incidents",
+    "alerting.pagerduty",
+    "bigsite.consent",
+    "bigsite.create_schema",
+    "bigsite.landing",
+    "bigsite.readiness",
+    "bigsite.source_connection",
+    "cli.deliveries",
+    "cli.support",
+    "documents.csv_reader",
+    "documents.epi_reader",
+    "documents.epi_validator",
+    "documents.epi_writer",
+    "documents.locate",
+    "documents.xsd_regex",
+    "domains.build",
+    "errors",
+    "feed_run.feed_run",
+    "feed_run.flags",
+    "feed_run.switches",
+    "feeds.feed",
+    "feeds.portfolios",
+    "local.dagster_services",
+    "local.embedded_postgres",
+    "local.snowflake_server",
+    "orchestration.celery_executor",
+    "orchestration.optional_dependencies",
+    "parity.comparison",
+    "parity.legacy_files",
+    "parity.run",
+    "reconciliation.compare",
+    "reconciliation.delivered",
+    "reconciliation.rules",
+    "repair.consent_events",
+    "runtime",
+    "service_levels.metrics",
+    "simulation.file_market",
+    "simulation.guard",
+    "simulation.identifiers",
+    "simulation.world",
+    "source_contract.contract",
+    "source_contract.schema",
+    "source_contract.schema_check",
+    "source_contract.schema_history",
+    "store",
+    "support.alb_identity",
+    "support.rerun_page",
+    "support.reruns",
+    "support.webserver_client",
+    "tracing.trace",
+    "trading_days",
+    "warehouse.connection",
+    "warehouse.database",
+    "warehouse.load",
+    "warehouse.schema",
+)
+_PACKAGE = "classfeed_dagster."
+_OPTIONAL = ("celery", "dagster_celery")  # packages of an extra that a module of the list may need
 
-class DeliveryError(Exception):
-    """Something keeps a document from leaving. Messages hold portfolio numbers at most, never personal data."""
 
-    transient: ClassVar[bool] = False
+class CauseKind(enum.StrEnum):
+    """Kind of a failure's cause. Only the first four can pass without a change by people."""
+
+    TRANSIENT = "transient"
+    NOT_READY = "source not ready"
+    STALE = "overtaken"  # consent or an earlier date changed meanwhile: build again at once
+    UNKNOWN = "unknown"
+    DATA = "data"
+    CONFIGURATION = "configuration"
+    BUG = "fault in the code"
+
+    @property
+    def retried(self) -> bool:
+        """True if a later attempt may succeed with nothing changed by people."""
+        return self in (CauseKind.TRANSIENT, CauseKind.NOT_READY, CauseKind.STALE, CauseKind.UNKNOWN)
+
+
+class Dependency(enum.StrEnum):
+    """Service that a run relies on and that can be down for every run at once."""
+
+    BIGSITE = "bigsite"
+    STORE = "object store"
+    SNOWFLAKE = "Snowflake"
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of the command line."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    STOPPED = 3
+    NOT_READY = 4
+
+    @property
+    def meaning(self) -> str:
+        """The code's meaning, for ``--help`` and the docs."""
+        return {
+            ExitCode.OK: "delivered, or nothing to do",
+            ExitCode.FAILED: "anything else",
+            ExitCode.USAGE: "usage: an argument or a setting is wrong",
+            ExitCode.STOPPED: "stopped by checks, or data is missing, damaged or disagrees",
+            ExitCode.NOT_READY: "an input is not ready, or a service such as bigsite is unreachable: try again later",
+        }[self]
+
+
+class ClassfeedError(Exception):
+    """Base of every exception of this package.
+
+    Attributes:
+        kind: kind of cause; decides whether the run is retried.
+        dependency: the service that was down, if one was.
+        exit_code: exit code of a command that ends with this exception.
+    """
+
+    kind: ClassVar[CauseKind] = CauseKind.UNKNOWN
+    dependency: ClassVar[Dependency | None] = None
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+    def __init_subclass__(cls) -> None:
+        """Register the class by its name. TypeError if another has it, or if its module is not in ``DECLARED_IN``."""
+        super().__init_subclass__()
+        if not cls.__module__.startswith(_PACKAGE):
+            return
+        if cls.__module__.removeprefix(_PACKAGE) not in DECLARED_IN:
+            raise TypeError(f"{cls.__module__} declares {cls.__name__}: add the module to errors.DECLARED_IN")
+        other = _CLASSES.setdefault(cls.__name__, cls)
+        if other.__module__ != cls.__module__:
+            raise TypeError(f"{cls.__module__} and {other.__module__} both declare {cls.__name__}: rename one")
+
+
+_CLASSES: dict[str, type[ClassfeedError]] = {}
+
+
+def exception_classes() -> Mapping[str, type[ClassfeedError]]:
+    """Every exception class of the package, by name; imports the modules that declare them.
+
+    Modules whose optional dependencies are not installed are left out: nothing in this environment can raise their
+    exceptions.
+    """
+    for module in DECLARED_IN:
+        try:
+            importlib.import_module(_PACKAGE + module)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in _OPTIONAL:
+                raise
+    return _CLASSES
+
+
+def exception_class(name: str) -> type[ClassfeedError] | None:
+    """The package's exception class called ``name``, or None."""
+    return _CLASSES.get(name) or exception_classes().get(name)
+
+
+class UsageError(ClassfeedError, ValueError):
+    """An argument names something that does not exist or cannot be."""
+
+    kind = CauseKind.CONFIGURATION
+    exit_code = ExitCode.USAGE
+
+
+class ConfigurationError(ClassfeedError, ValueError):
+    """A setting or a declaration is wrong."""
+
+    kind = CauseKind.CONFIGURATION
+    exit_code = ExitCode.USAGE
+
+
+class SafeguardError(ClassfeedError):
+    """A safeguard forbids the operation."""
+
+    kind = CauseKind.CONFIGURATION
+
+
+class DataError(ClassfeedError, ValueError):
+    """Stored or source data is not what it must be."""
+
+    kind = CauseKind.DATA
+    exit_code = ExitCode.STOPPED
+
+
+class NotReadyError(ClassfeedError):
+    """An input does not exist yet. A later attempt finds it."""
+
+    kind = CauseKind.NOT_READY
+    exit_code = ExitCode.NOT_READY
+
+
+class UnavailableError(ClassfeedError):
+    """A service cannot be reached."""
+
+    kind = CauseKind.TRANSIENT
+    exit_code = ExitCode.NOT_READY
+
+
+class SourceReadError(UnavailableError):
+    """bigsite could not be read."""
+
+    dependency = Dependency.BIGSITE
+
+
+class StoreError(UnavailableError):
+    """The object store failed."""
+
+    dependency: ClassVar[Dependency | None] = Dependency.STORE
+
+
+class WarehouseUnavailableError(UnavailableError):
+    """The warehouse could not be started or reached."""
+
+    dependency = Dependency.SNOWFLAKE
+
+
+class TemporaryError(ClassfeedError):
+    """The operation failed and can be repeated."""
+
+    kind = CauseKind.TRANSIENT
+
+
+class OvertakenError(ClassfeedError):
+    """The inputs changed during the run: repeat it with the current ones."""
+
+    kind = CauseKind.STALE
+
+
+class CodeFaultError(ClassfeedError):
+    """A contradiction that only wrong code can cause."""
+
+    kind = CauseKind.BUG
+
+
+class DamagedRecordError(DataError):
+    """A stored record cannot be read, or a stored file is not what its record states."""
+
+    def __init__(self, location: str, what: str) -> None:
+        super().__init__(
+            f"{location}: {what}. Something other than classfeed changed or damaged it: restore the object's earlier "
+            "version; run `classfeed verify` to see what else is affected."
+        )
+        self.location = location
+
+
+class DeliveryError(ClassfeedError):
+    """A document may not be delivered."""
+
+    kind = CauseKind.DATA
+    exit_code = ExitCode.STOPPED
 
 
 class TooManyHeldBackError(DeliveryError):
-    """More portfolios break a rule than the limit allows: nothing goes, since the fault is likely ours or bigsite's."""
+    """More portfolios break a rule than the limit allows: the fault is likely in bigsite or in the code."""
 
     def __init__(self, day: dt.date, breaking: int, total: int, limit: object, rules: Sequence[str]) -> None:
         super().__init__(
             f"{breaking} of {total} portfolios break a rule on {day.isoformat()}, above the limit of {limit}: nothing "
             f"is delivered. Rules broken, most often first: {', '.join(rules)}. "
-            "Look at the checks' offenders and have the source mended: the date then runs again by itself."
+            "Look at the checks' offenders and have the source corrected: the date is then retried automatically."
         )
         self.breaking = breaking
         self.total = total
@@ -29,22 +304,26 @@ class TooManyHeldBackError(DeliveryError):
 class BuildError(DeliveryError):
     """The rendered portfolios are not those of the plan: a fault in the code, not in the data."""
 
+    kind = CauseKind.BUG
+    exit_code = ExitCode.FAILED
+
 
 class GateRefusedError(DeliveryError):
-    """A required check has no verdict for exactly these bytes, or a verdict that says no."""
+    """A required check has failed, or was not evaluated for exactly these bytes."""
 
     def __init__(self, build_id: str, reasons: Sequence[str]) -> None:
         super().__init__(
-            f"build {build_id} may not be delivered: {'; '.join(reasons)}. Run the checks of this build, and mend what "
-            "failed, before delivering it."
+            f"build {build_id} may not be delivered: {'; '.join(reasons)}. Correct what failed and run the checks of "
+            "this build again."
         )
         self.reasons = tuple(reasons)
 
 
 class NotInOrderError(DeliveryError):
-    """The business date before this one has not been delivered yet."""
+    """The previous business date has not been delivered yet."""
 
-    transient = True
+    kind = CauseKind.STALE
+    exit_code = ExitCode.FAILED
 
     def __init__(self, feed: str, day: dt.date, previous: dt.date) -> None:
         super().__init__(
@@ -55,13 +334,14 @@ class NotInOrderError(DeliveryError):
 
 
 class StaleBuildError(DeliveryError):
-    """What was delivered has changed since the build was made: build again from the same snapshot."""
+    """Deliveries changed after the build was made: build again from the same snapshot."""
 
-    transient = True
+    kind = CauseKind.STALE
+    exit_code = ExitCode.FAILED
 
 
 class ConsentChangedError(StaleBuildError):
-    """A consent ended between building and delivering: build again, without those portfolios."""
+    """A consent ended between build and delivery: build again, without those portfolios."""
 
     def __init__(self, numbers: Sequence[str]) -> None:
         shown = ", ".join(sorted(numbers)[:20])
@@ -73,17 +353,7 @@ class ConsentChangedError(StaleBuildError):
 
 
 class ChainBusyError(DeliveryError):
-    """Other deliveries of the feed kept taking the next place in the chain."""
+    """Other deliveries of the feed repeatedly took the next place in the chain."""
 
-    transient = True
-
-
-class DamagedRecordError(DeliveryError):
-    """A stored record can't be read, or a stored file isn't what its record says."""
-
-    def __init__(self, location: str, what: str) -> None:
-        super().__init__(
-            f"{location}: {what}. Something other than classfeed changed or damaged it: restore the object's earlier "
-            "version; run `classfeed verify` to see what else is affected."
-        )
-        self.location = location
+    kind = CauseKind.STALE
+    exit_code = ExitCode.FAILED

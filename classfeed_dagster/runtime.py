@@ -13,6 +13,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 from pydantic import BaseModel
 
+from classfeed_dagster.errors import CauseKind, ConfigurationError, NotReadyError
 from classfeed_dagster.settings import Environment, Settings, get_settings
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore, open_store
 from classfeed_dagster.tags import CLOCK_TAG
@@ -20,8 +21,10 @@ from classfeed_dagster.tags import CLOCK_TAG
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class NotBuiltError(RuntimeError):
+class NotBuiltError(NotReadyError):
     """An asset's input for a business date has not been materialized yet."""
+
+    kind = CauseKind.CONFIGURATION
 
     def __init__(self, asset: str, day: dt.date) -> None:
         super().__init__(
@@ -29,7 +32,7 @@ class NotBuiltError(RuntimeError):
         )
 
 
-class ClockRefusedError(ValueError):
+class ClockRefusedError(ConfigurationError):
     """A run asked for a set clock where only the real one may be used."""
 
 

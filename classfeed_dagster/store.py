@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from classfeed_dagster.errors import CauseKind, ConfigurationError, ExitCode, StoreError
+
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
@@ -30,29 +32,24 @@ _CREATOR = "creator"  # S3 metadata: which call made the object
 _T = TypeVar("_T")
 
 
-class StoreError(Exception):
-    """The object store refused or failed. ``transient`` says whether trying again can help."""
+class InvalidKeyError(StoreError):
+    """The key could leave the store's root or cannot be spelled on every kind of store."""
 
-    transient = True
-
-
-class InvalidKeyError(StoreError, ValueError):
-    """The key could leave the store's root or can't be spelled on every kind of store."""
-
-    transient = False
+    kind = CauseKind.CONFIGURATION
+    dependency = None
+    exit_code = ExitCode.FAILED
 
 
-class ObjectNotFoundError(StoreError, KeyError):
+class ObjectNotFoundError(StoreError):
     """No object has this key."""
 
-    transient = False
+    kind = CauseKind.DATA
+    dependency = None
+    exit_code = ExitCode.STOPPED
 
     def __init__(self, location: str) -> None:
         super().__init__(f"{location} does not exist. If it should, the step that writes it has not run.")
         self.location = location
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class ObjectStore(Protocol):
@@ -356,16 +353,16 @@ def _s3_client(endpoint_url: str | None) -> S3Client:
 def open_store(url: str, *, s3_endpoint_url: str | None = None) -> ObjectStore:
     """The store at ``url``: a folder's path, ``file://…`` or ``s3://bucket/prefix``.
 
-    ``s3_endpoint_url`` is another S3 endpoint than AWS's own. Another scheme raises ValueError. Nothing is reached
+    ``s3_endpoint_url`` is another S3 endpoint than AWS's own. ConfigurationError for another scheme. Nothing is reached
     or created yet: a local folder comes into being with its first object; a bucket must exist.
     """
     parts = urlsplit(url)
     if parts.scheme == "s3":
         if not parts.netloc:
-            raise ValueError(f"{url} names no bucket: write s3://bucket/prefix")
+            raise ConfigurationError(f"The store location {url} names no bucket: write s3://bucket/prefix")
         return S3Store(parts.netloc, parts.path.strip("/"), endpoint_url=s3_endpoint_url)
     if parts.scheme == "file":
         return LocalStore(Path(unquote(parts.path)))
     if "://" in url:
-        raise ValueError(f"{parts.scheme}:// is no kind of store: use a folder or s3://bucket/prefix")
+        raise ConfigurationError(f"Unsupported store scheme {parts.scheme}://: use a folder or s3://bucket/prefix")
     return LocalStore(Path(url))

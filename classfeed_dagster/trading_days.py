@@ -17,6 +17,8 @@ from importlib import resources
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from classfeed_dagster.errors import UsageError
+
 if TYPE_CHECKING:
     pass
 
@@ -31,7 +33,7 @@ EXTRA_HOLIDAYS: frozenset[dt.date] = frozenset()
 EXTRA_BUSINESS_DAYS: frozenset[dt.date] = frozenset()
 
 
-class NotABusinessDayError(ValueError):
+class NotABusinessDayError(UsageError):
     """The date is not an ASX business day, so no feed exists for it."""
 
     def __init__(self, day: dt.date) -> None:
@@ -73,7 +75,7 @@ def is_business_day(day: dt.date) -> bool:
     """True if the ASX trades on ``day``. Dates outside the supported range raise ValueError."""
     days = business_days()
     if not FIRST_SUPPORTED <= day <= LAST_SUPPORTED:
-        raise ValueError(f"{day.isoformat()} is outside {FIRST_SUPPORTED} to {LAST_SUPPORTED}, the calendar's range")
+        raise UsageError(f"{day.isoformat()} is outside {FIRST_SUPPORTED} to {LAST_SUPPORTED}, the calendar's range")
     at = bisect.bisect_left(days, day)
     return at < len(days) and days[at] == day
 
@@ -90,7 +92,7 @@ def previous_business_day(day: dt.date) -> dt.date:
     days = business_days()
     at = bisect.bisect_left(days, day)
     if at == 0:
-        raise ValueError(f"no business day before {day.isoformat()} in the calendar's range")
+        raise UsageError(f"no business day before {day.isoformat()} in the calendar's range")
     return days[at - 1]
 
 
@@ -99,7 +101,7 @@ def next_business_day(day: dt.date) -> dt.date:
     days = business_days()
     at = bisect.bisect_right(days, day)
     if at == len(days):
-        raise ValueError(f"no business day after {day.isoformat()} in the calendar's range")
+        raise UsageError(f"no business day after {day.isoformat()} in the calendar's range")
     return days[at]
 
 

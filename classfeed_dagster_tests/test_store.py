@@ -283,5 +283,5 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (tmp_path / "some").exists()
     with pytest.raises(ValueError, match="names no bucket"):
         open_store("s3:///prefix")
-    with pytest.raises(ValueError, match="no kind of store"):
+    with pytest.raises(ValueError, match="Unsupported store scheme"):
         open_store("gs://bucket")

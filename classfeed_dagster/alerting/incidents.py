@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pydantic import AwareDatetime, BaseModel, Field
 
+from classfeed_dagster.errors import TemporaryError
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectStore, check_key
 from classfeed_dagster.stored_records import Record, canonical, from_json, to_json
@@ -91,7 +92,7 @@ class Pager(Protocol):
         ...
 
 
-class TellingError(RuntimeError):
+class TellingError(TemporaryError):
     """Some incidents could not be told; the others were. They are tried again at the next look."""
 
 

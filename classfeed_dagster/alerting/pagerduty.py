@@ -9,13 +9,14 @@ from typing import Any
 
 from classfeed_dagster.alerting.incidents import Incident, Pager
 from classfeed_dagster.alerting.slack import Links, first_line
+from classfeed_dagster.errors import UnavailableError
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.settings import Environment, Settings
 
 _SECONDS = 10
 
 
-class PagerDutyError(RuntimeError):
+class PagerDutyError(UnavailableError):
     """PagerDuty did not take an event."""
 
 

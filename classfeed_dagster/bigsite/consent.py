@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.tables import data_sharing_consent, portfolio
+from classfeed_dagster.errors import Dependency, UnavailableError
 from classfeed_dagster.trading_days import Window
 
 _FIRST_INSTANT = dt.datetime(1900, 1, 1, tzinfo=dt.UTC)
@@ -27,8 +28,10 @@ _LAST_DATE = dt.date(9999, 1, 1)
 _ROWS = 10_000  # fetched at a time
 
 
-class ConsentReadError(RuntimeError):
+class ConsentReadError(UnavailableError):
     """bigsite could not be asked who consents. Nothing may be sent on the strength of an older answer."""
+
+    dependency = Dependency.BIGSITE
 
 
 class Change(enum.StrEnum):

@@ -7,11 +7,12 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
+from classfeed_dagster.errors import SafeguardError
 
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class NotLocalError(RuntimeError):
+class NotLocalError(SafeguardError):
     """The database is not one that this project may write to."""
 
 

@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, model_validator
 
 from classfeed_dagster.bigsite.queries import REFERENCES, SCHEMAS
+from classfeed_dagster.errors import DataError
 from classfeed_dagster.store import ObjectStore
 
 WHOLE = frozenset(query.table for query in REFERENCES)
 
 
-class DamagedFileError(RuntimeError):
+class DamagedFileError(DataError):
     """A stored file is not what its descriptor says: it was changed or cut short after it was written."""
 
 

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import queries
 from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction
+from classfeed_dagster.errors import NotReadyError
 
 
-class SourceNotReadyError(RuntimeError):
+class SourceNotReadyError(NotReadyError):
     """bigsite's end of day for the business date is absent or incomplete. Nothing was landed; try again later."""
 
     def __init__(self, business_date: dt.date, reason: str, counts: dict[str, int]) -> None:

@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
+from classfeed_dagster.errors import ConfigurationError, SourceReadError
+
 _BLOCK = 4 << 20  # bytes of CSV parsed at a time: a compromise of memory and calls
 _ROWS = 10_000  # objects fetched at a time where there is no COPY
 _STATE = re.compile(r"[0-9A-F]+(-[0-9A-F]+)*")
@@ -29,11 +31,7 @@ SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', 
 """
 
 
-class SourceReadError(RuntimeError):
-    """bigsite could not be read. Nothing was landed."""
-
-
-class UnsupportedSourceError(RuntimeError):
+class UnsupportedSourceError(ConfigurationError):
     """The database's kind can't be read yet."""
 
 

@@ -1,16 +1,15 @@
-"""classfeed on the command line. Exit codes: 0 delivered or nothing to do; 2 usage; 3 stopped by checks; 4 source
-not ready; 1 anything else. Errors are one sentence without a traceback; ``--debug`` shows it.
-"""
+"""Entry point of the command line. Errors are one sentence without a traceback; ``--debug`` shows it."""
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from classfeed_dagster.cli import deliveries as cli_look
 from classfeed_dagster.cli import lineage as cli_lineage
@@ -22,9 +21,14 @@ from classfeed_dagster.cli import schema as cli_schema
 from classfeed_dagster.cli import simulation as cli_simulate
 from classfeed_dagster.cli import support as cli_support
 from classfeed_dagster.cli import trace as cli_trace
+from classfeed_dagster.errors import ExitCode, UsageError
+
+_HELP = "Daily data feeds from the broker to Class: run, inspect and prove them.\n\nExit codes:\n\n" + "\n".join(
+    f"* {code.value}: {code.meaning}" for code in ExitCode
+)
 
 app = typer.Typer(
-    help="Daily data feeds from the broker to Class: run them, look at them, prove them.",
+    help=_HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -45,11 +49,11 @@ out = Console()
 _DEBUG = {"on": False}
 
 
-@app.callback()
+@app.callback(help=_HELP)
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Dagster's own log.")] = False,
 ) -> None:
-    """Daily data feeds from the broker to Class: run them, look at them, prove them."""
+    """Configure the process before a command."""
     from classfeed_dagster import logs
     from classfeed_dagster.settings import get_settings
 
@@ -87,7 +91,7 @@ def run(
     audience = cli_look.require_feed(feed).audience(runtime.settings.first_business_date)
     days = [day for day in audience.dates() if first <= day <= (until.date() if until else first)]
     if not days:
-        raise ValueError(f"--until {until:%Y-%m-%d} is before --date {first}")
+        raise UsageError(f"--until {until:%Y-%m-%d} is before --date {first}")
     try:
         with open_instance(runtime.settings.home) as instance:
             definitions = build_definitions(runtime)
@@ -104,26 +108,17 @@ def run(
 
 
 def main() -> None:
-    """The console script: usage errors exit with 2, known errors with 1 and one sentence."""
+    """Run the console script. Errors are one sentence on standard error; the exit code is the exception's."""
     try:
         app()
     except Exception as error:
         if _DEBUG["on"]:
             raise
-        Console(stderr=True).print(f"[bold red]classfeed:[/] {_sentence(error)}", highlight=False)
-        sys.exit(_exit_code(error))
+        from classfeed_dagster.cli.failures import failure_of
 
-
-def _sentence(error: Exception) -> str:
-    from rich.markup import escape
-
-    text = str(error).strip() or type(error).__name__
-    return escape(text)
-
-
-def _exit_code(error: Any) -> int:
-    # Bad dates and unknown feeds are the caller's: usage.
-    return 2 if isinstance(error, ValueError) else 1
+        failure = failure_of(error)
+        Console(stderr=True).print(f"[bold red]classfeed:[/] {escape(failure.sentence)}", highlight=False)
+        sys.exit(failure.exit_code)
 
 
 if __name__ == "__main__":

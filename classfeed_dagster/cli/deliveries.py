@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from classfeed_dagster.errors import UsageError
+
 if TYPE_CHECKING:
     from classfeed_dagster.delivery.delivery_history import DateStatus
     from classfeed_dagster.feeds.feed import Feed
@@ -26,7 +28,7 @@ Date = Annotated[dt.datetime, typer.Option(formats=["%Y-%m-%d"], help="Business 
 FeedName = Annotated[str, typer.Option(help="Which feed.")]
 
 
-class UnknownFeedError(ValueError):
+class UnknownFeedError(UsageError):
     """No file in ``feeds/`` declares a feed of this name."""
 
 
@@ -44,12 +46,12 @@ def require_due(settings: Settings, feed: str, day: dt.date) -> dt.date:
     """``day`` if the feed has a document for it; ValueError says why not."""
     audience = require_feed(feed).audience(settings.first_business_date)
     if day < audience.first_business_date:
-        raise ValueError(
+        raise UsageError(
             f"{day.isoformat()} is before {feed}'s first business date, {audience.first_business_date.isoformat()} "
             "(CLASSFEED_FIRST_BUSINESS_DATE)"
         )
     if not audience.is_due(day):
-        raise ValueError(f"{day.isoformat()} is not a date of {feed}, which is {audience.cadence}")
+        raise UsageError(f"{day.isoformat()} is not a date of {feed}, which is {audience.cadence}")
     return day
 
 
@@ -169,7 +171,7 @@ def verify(
     if paths:
         missing = [path for path in paths if not path.exists()]
         if missing:
-            raise ValueError(f"{missing[0]} does not exist")
+            raise UsageError(f"{missing[0]} does not exist")
         with out.status("reading …"):
             results = {"files": verify_paths(paths, formats)}
     else:
@@ -238,8 +240,6 @@ def parity(date: Date, feed: FeedName = "class_trade") -> None:
     The old app's files lie under `legacy/FEED/DATE/` in the object store. Exit code 3 if a difference is not
     explained, 4 if one of the two sides is not there yet.
     """
-    from classfeed_dagster.parity.comparison import NothingToCompareError
-    from classfeed_dagster.parity.legacy_files import LegacyMissingError
     from classfeed_dagster.parity.run import compare_date
     from classfeed_dagster.runtime import Runtime
 
@@ -247,12 +247,8 @@ def parity(date: Date, feed: FeedName = "class_trade") -> None:
     declared = require_feed(feed)
     day = require_due(runtime.settings, feed, date.date())
     audience = declared.audience(runtime.settings.first_business_date)
-    try:
-        with out.status("comparing …"):
-            found = compare_date(runtime.store, declared, audience, day)
-    except (LegacyMissingError, NothingToCompareError) as error:
-        out.print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
-        raise typer.Exit(4) from None
+    with out.status("comparing …"):
+        found = compare_date(runtime.store, declared, audience, day)
     _print_parity(found, runtime.settings.parity_clean_dates)
     out.print(f"  {runtime.store.location(found.key)}", highlight=False, soft_wrap=True)
     raise typer.Exit(0 if found.report.clean else 3)

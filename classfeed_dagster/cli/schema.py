@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from classfeed_dagster.errors import UsageError
+
 if TYPE_CHECKING:
     from classfeed_dagster.source_contract.schema_history import SchemaChange
 
@@ -68,7 +70,7 @@ def diff(
     last = until.date() if until else kept[-1]
     if other is not None:
         if since is not None:
-            raise ValueError("--since is of this environment's own history: it doesn't go with --with")
+            raise UsageError("--since is of this environment's own history: it doesn't go with --with")
         there, theirs = schema_there(other, s3_endpoint_url=runtime.settings.s3_endpoint_url)
         seen, ours = schema_on(store, last)
         changes = changes_between(theirs, ours)

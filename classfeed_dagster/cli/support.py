@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from classfeed_dagster.cli.deliveries import Date, FeedName, print_report, require_feed
+from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.tags import RERUN_TAG
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 out = Console()
 
 
-class NoDoorError(RuntimeError):
+class NoDoorError(ConfigurationError):
     """There is no writable webserver to start a run through, and this is no place to run it in."""
 
 

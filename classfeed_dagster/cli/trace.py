@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from classfeed_dagster.cli.deliveries import FeedName, out, require_due, require_feed
+from classfeed_dagster.errors import UsageError
 
 if TYPE_CHECKING:
     from classfeed_dagster.tracing.trace import HoldingTrace, Judged, Sighting, SourceRow, Trace
@@ -47,10 +48,10 @@ def trace(
     from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
 
     if (security is None) != (date is None):
-        raise ValueError("a holding needs both: classfeed trace PORTFOLIO EXCHANGE:CODE --date YYYY-MM-DD")
+        raise UsageError("a holding needs both: classfeed trace PORTFOLIO EXCHANGE:CODE --date YYYY-MM-DD")
     exchange, colon, code = (security or ":").partition(":")
     if not colon or (security and not (exchange and code)):
-        raise ValueError(f"{security!r} is no security: EXCHANGE:CODE, as in ASX:BHP")
+        raise UsageError(f"{security!r} is no security: EXCHANGE:CODE, as in ASX:BHP")
     runtime = Runtime()
     declared = require_feed(feed)
     audience = declared.audience(runtime.settings.first_business_date)

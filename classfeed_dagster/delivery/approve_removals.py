@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from classfeed_dagster.delivery.manifest import Sha256
-from classfeed_dagster.errors import ChainBusyError
+from classfeed_dagster.errors import ChainBusyError, UsageError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import Record, canonical, from_json, sha256, to_json
@@ -54,7 +54,7 @@ def approve_removals(
     Releasing again what is released keeps the first release. ValueError without a name and a reason.
     """
     if not released_by.strip() or not reason.strip():
-        raise ValueError("a release needs the name of the person and a reason: say who looked, and why it is right")
+        raise UsageError("a release needs the name of the person and a reason: say who looked, and why it is right")
     release = JumpRelease(
         audience=audience.key,
         business_date=day,

@@ -45,6 +45,7 @@ from classfeed_dagster.documents.csv_writer import (
 )
 from classfeed_dagster.documents.document_format import PageInspection, Totals
 from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, MOVEMENT_TRANSACTIONS
+from classfeed_dagster.errors import DataError
 
 _BATCH = 20_000
 _MOST_ERRORS = 20
@@ -59,7 +60,7 @@ _HEADER_FORMS = (
 _CONTROL = re.compile(r"(?P<currency>[A-Z]{3}):(?P<sum>-?(?:0|[1-9][0-9]*)[.][0-9]{2})\Z")
 
 
-class UnreadableFileError(ValueError):
+class UnreadableFileError(DataError):
     """The file is not what its layout says. The message names lines and columns, never values."""
 
 

@@ -23,6 +23,7 @@ from classfeed_dagster.documents.epi_mapping import Record, Type
 from classfeed_dagster.documents.epi_records import Records, Taker, closing_tag, take_lines
 from classfeed_dagster.documents.epi_totals import totals_of
 from classfeed_dagster.documents.epi_validator import Lines, Validator
+from classfeed_dagster.errors import DataError
 
 BLOCK = 1 << 21  # bytes of records that are looked at together
 _READ = 1 << 18
@@ -51,7 +52,7 @@ _EVERYTHING = {
 }
 
 
-class UnreadableDocumentError(ValueError):
+class UnreadableDocumentError(DataError):
     """The file is not a valid EPI document. The message names lines and elements, never values."""
 
 

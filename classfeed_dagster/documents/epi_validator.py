@@ -16,6 +16,7 @@ from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.epi_schema import compiled
+from classfeed_dagster.errors import DataError
 
 MOST_ERRORS = 20  # then the rest isn't validated: a broken document could have millions
 PIECE = 1 << 16  # no more bytes than this are handed to a parser at a time
@@ -65,7 +66,7 @@ class PushParser(Protocol):
         ...
 
 
-class RefusedError(ValueError):
+class RefusedError(DataError):
     """Reading stops here: what follows is not read at all. The message has no personal data."""
 
 

@@ -23,6 +23,7 @@ from classfeed_dagster.documents.document_format import PageHeader, RenderedPort
 from classfeed_dagster.documents.epi_mapping import Element, Group, Record, Type
 from classfeed_dagster.documents.epi_schema import text_rules
 from classfeed_dagster.documents.epi_totals import portfolio_totals
+from classfeed_dagster.errors import CodeFaultError
 from classfeed_dagster.trading_days import instant_text
 
 BLOCK = 100  # portfolios whose text is in memory at a time; changes no byte
@@ -37,7 +38,7 @@ _PLACES = {Type.MONEY: 2, Type.DECIMAL6: 6}
 Frames = Mapping[str, pl.DataFrame]
 
 
-class FrameShapeError(ValueError):
+class FrameShapeError(CodeFaultError):
     """The frames can't be rendered: a column, a type, a null or a portfolio that no document may have."""
 
 

@@ -10,11 +10,12 @@ from classfeed_dagster.documents.csv_mapping import DETAIL, LINE_END
 from classfeed_dagster.documents.document_format import Place, RecordKey
 from classfeed_dagster.documents.epi_mapping import Record
 from classfeed_dagster.documents.epi_reader import file_chunks
+from classfeed_dagster.errors import DataError
 
 _LONGEST_RECORD = 1 << 20  # bytes; this project writes no record longer than that
 
 
-class NotAPageError(ValueError):
+class NotAPageError(DataError):
     """Error: the file is not a document of this project, or it is damaged, so it cannot be searched."""
 
 

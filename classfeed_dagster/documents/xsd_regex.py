@@ -14,6 +14,7 @@ from functools import cache
 from lxml import etree
 
 from classfeed_dagster.documents.epi_schema import XS, schema_root
+from classfeed_dagster.errors import ConfigurationError
 
 # Text as the writer makes it: no markup, no line ends, no characters that some reader of XML could refuse.
 _CHARACTER = (
@@ -41,7 +42,7 @@ _SAME_MEANING = re.compile(r"(?:[A-Za-z0-9:-]|\\\.|\\-|\[(?:[A-Za-z0-9._:-]|\\-)
 _NAME = re.compile("[A-Za-z]+")
 
 
-class UnknownSchemaError(ValueError):
+class UnknownSchemaError(ConfigurationError):
     """The XSD says something of a record that isn't known here yet: extend this file, with tests."""
 
 

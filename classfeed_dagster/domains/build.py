@@ -33,6 +33,7 @@ from classfeed_dagster.domains.measures import Measures, added_up
 from classfeed_dagster.domains.movement_transactions import movement_transactions
 from classfeed_dagster.domains.rules import find
 from classfeed_dagster.domains.slice import Slice
+from classfeed_dagster.errors import OvertakenError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
@@ -76,11 +77,11 @@ _COMPUTE: Mapping[str, Callable[[Slice], dict[str, pl.DataFrame]]] = {
 _DIGEST_LENGTH = 32  # hexadecimal digits of a file's SHA-256 that name it
 
 
-class MixedSnapshotsError(ValueError):
+class MixedSnapshotsError(OvertakenError):
     """Frames of different snapshots, dates or audiences were about to be put together."""
 
 
-class AudienceNotReadError(ValueError):
+class AudienceNotReadError(OvertakenError):
     """The snapshot was not read for this audience, so it doesn't hold all that its document needs."""
 
 

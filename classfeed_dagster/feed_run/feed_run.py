@@ -34,7 +34,7 @@ from classfeed_dagster.domains.build import (
     read_frame,
 )
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
-from classfeed_dagster.errors import NotInOrderError, StaleBuildError
+from classfeed_dagster.errors import CodeFaultError, NotInOrderError, StaleBuildError
 from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward, evaluate_checks, judge_live
 from classfeed_dagster.feed_run.exclusion import already_there, one_live_feed
 from classfeed_dagster.feed_run.findings import FindingsReference, collect_findings, read_findings
@@ -57,7 +57,7 @@ class BuildReference(BaseModel, frozen=True):
     build_id: str
 
 
-class FeedIdleError(RuntimeError):
+class FeedIdleError(CodeFaultError):
     """The feed has nothing to do on the date: look at ``FeedDay.idle`` before asking for a step."""
 
 

@@ -19,6 +19,7 @@ from openfeature.provider import AbstractProvider, FeatureProvider, Metadata, Pr
 from openfeature.provider.no_op_metadata import NoOpMetadata
 
 from classfeed_dagster.delivery.feed_mode import FeedMode
+from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feed_run.exclusion import exclude_each_other
 from classfeed_dagster.feed_run.switches import FeedFlags, Switch, chosen_format
 from classfeed_dagster.feeds.feed import STANDARD, Feed
@@ -38,7 +39,7 @@ _YES_OR_NO = frozenset({Switch.INCLUDE_INCOME, Switch.INCLUDE_DRP})
 _V = TypeVar("_V")
 
 
-class FlagSettingsError(ValueError):
+class FlagSettingsError(ConfigurationError):
     """The settings switch something that does not exist, or to a value that means nothing."""
 
 

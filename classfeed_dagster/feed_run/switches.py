@@ -14,6 +14,7 @@ import polars as pl
 
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.document_format import DocumentFormat
+from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feeds.feed import STANDARD, Feed
 from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
 
@@ -31,7 +32,7 @@ class Switch(enum.StrEnum):
     LIVE_OVERRIDE = "live-override"  # why a person lets the feed go live before its parity allows it
 
 
-class SwitchValueError(ValueError):
+class SwitchValueError(ConfigurationError):
     """A switch has a value that means nothing. The message names the switch and what it may be."""
 
 

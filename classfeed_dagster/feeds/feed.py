@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.document_format import DocumentFormat
+from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.stored_records import delivered_prefix
@@ -18,7 +19,7 @@ STANDARD = "standard"  # the switch's name for the feed's own format
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 
 
-class FeedDeclarationError(ValueError):
+class FeedDeclarationError(ConfigurationError):
     """Error: two feeds share a name, or a declaration contradicts itself."""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from classfeed_dagster.errors import ConfigurationError
 
-class SelectionError(ValueError):
+
+class SelectionError(ConfigurationError):
     """The text spells no selection of portfolios."""
 
 

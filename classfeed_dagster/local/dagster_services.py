@@ -14,8 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from classfeed_dagster.errors import TemporaryError
 
-class ServiceError(RuntimeError):
+
+class ServiceError(TemporaryError):
     """A local service did not start. The message names its log file."""
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
+from classfeed_dagster.errors import ConfigurationError, Dependency, UnavailableError
+
 DATABASE = "bigsite"
 _HANDLES = ".handle_pids.json"
 _PID_LINES = 8  # of a postmaster.pid that is complete; the last is the status
@@ -25,21 +27,23 @@ _PATIENCE = 60.0  # seconds for crash recovery
 _MAX_DATABASE_NAME = 63
 
 
-class EmbeddedPostgresError(RuntimeError):
+class EmbeddedPostgresError(UnavailableError):
     """The embedded PostgreSQL could not be started, reached or stopped."""
+
+    dependency = Dependency.BIGSITE
 
 
 def engine_from(url: str) -> sa.Engine:
     """An engine for ``url``; ``postgresql://`` means the installed driver, psycopg 3.
 
-    Errors of this engine never show a statement's parameters, which may be personal data. ValueError if ``url`` is
-    not a SQLAlchemy URL (its text is not repeated: it may hold a password).
+    Errors of this engine never show a statement's parameters, which may be personal data. ConfigurationError if
+    ``url`` is not a SQLAlchemy URL (its text is not repeated: it may hold a password).
     """
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
-        raise ValueError(
-            "bigsite's URL is not a SQLAlchemy URL such as postgresql+psycopg://user@host/bigsite"
+        raise ConfigurationError(
+            "bigsite's URL (CLASSFEED_BIGSITE_URL) is not a SQLAlchemy URL such as postgresql+psycopg://user@host/bigsite"
         ) from None
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")

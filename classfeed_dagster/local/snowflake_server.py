@@ -16,13 +16,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from classfeed_dagster.errors import WarehouseUnavailableError
+
 _START_SECONDS = 60.0
 _PROCESS = "classfeed_dagster.local.snowflake_process"
 DATABASE, SCHEMA = "CLASSFEED", "FEED"
 _started: dict[int, subprocess.Popen[bytes]] = {}  # servers that this process started: it must collect their end
 
 
-class LocalWarehouseError(RuntimeError):
+class LocalWarehouseError(WarehouseUnavailableError):
     """The local warehouse could not be started or reached. The message names its log."""
 
 

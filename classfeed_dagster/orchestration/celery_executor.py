@@ -17,6 +17,7 @@ import dagster as dg
 from dagster import _check as check
 from dagster._core.execution.retries import RetryMode
 
+from classfeed_dagster.errors import TemporaryError
 from classfeed_dagster.orchestration.optional_dependencies import ExecutorError, extra_needed
 from classfeed_dagster.settings import Settings, get_settings
 
@@ -32,7 +33,7 @@ ATTEMPTS = 3  # at one step of one run; after that the run fails, and repair tak
 _BEATS = 4  # signs of life within ``celery_lost_seconds``
 
 
-class StepAbandonedError(RuntimeError):
+class StepAbandonedError(TemporaryError):
     """A step that no worker survives: its run fails instead of taking one worker after another."""
 
 

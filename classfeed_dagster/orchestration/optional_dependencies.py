@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from classfeed_dagster.errors import ConfigurationError
 
-class ExecutorError(RuntimeError):
+
+class ExecutorError(ConfigurationError):
     """The executor of the settings can't be used here. The message says what to install or to set."""
 
 

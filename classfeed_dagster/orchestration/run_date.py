@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from classfeed_dagster.errors import CauseKind, ExitCode, exception_class
+from classfeed_dagster.repair.causes import classify, exit_code
 from classfeed_dagster.tags import CORRELATION_TAG, feed_job_name, new_correlation_id
 
 if TYPE_CHECKING:
@@ -16,34 +18,33 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.StrEnum):
-    """How a run ended, as people and exit codes know it."""
+    """Outcome of a run, as people and exit codes know it."""
 
     DELIVERED = "delivered"
     NOTHING_TO_DO = "nothing to do"
     STOPPED_BY_CHECKS = "stopped by checks"
+    STOPPED = "stopped"  # data is missing or damaged
     SOURCE_NOT_READY = "source not ready"
+    UNAVAILABLE = "service unreachable"
     FAILED = "failed"
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         """The command line's exit code for this outcome."""
-        return {
-            Outcome.DELIVERED: 0,
-            Outcome.NOTHING_TO_DO: 0,
-            Outcome.STOPPED_BY_CHECKS: 3,
-            Outcome.SOURCE_NOT_READY: 4,
-            Outcome.FAILED: 1,
-        }[self]
+        return _EXIT_CODES[self]
 
 
-# Which exception, by its name in the event log, means which outcome. Anything else is FAILED.
-_OUTCOME_OF_ERROR: Mapping[str, Outcome] = {
-    "SourceNotReadyError": Outcome.SOURCE_NOT_READY,
-    "DagsterAssetCheckFailedError": Outcome.STOPPED_BY_CHECKS,
-    "GateRefusedError": Outcome.STOPPED_BY_CHECKS,
-    "TooManyHeldBackError": Outcome.STOPPED_BY_CHECKS,
-    "SchemaDriftError": Outcome.STOPPED_BY_CHECKS,
+_EXIT_CODES: Mapping[Outcome, ExitCode] = {
+    Outcome.DELIVERED: ExitCode.OK,
+    Outcome.NOTHING_TO_DO: ExitCode.OK,
+    Outcome.STOPPED_BY_CHECKS: ExitCode.STOPPED,
+    Outcome.STOPPED: ExitCode.STOPPED,
+    Outcome.SOURCE_NOT_READY: ExitCode.NOT_READY,
+    Outcome.UNAVAILABLE: ExitCode.NOT_READY,
+    Outcome.FAILED: ExitCode.FAILED,
 }
+# Errors by which a check or a rule stops a run.
+_CHECKS = frozenset({"DagsterAssetCheckFailedError", "GateRefusedError", "TooManyHeldBackError", "SchemaDriftError"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +134,31 @@ def _delivery_facts(result: ExecutionResult, feed: str) -> dict[str, Any]:
 
 def _failure(result: ExecutionResult) -> tuple[Outcome, str]:
     for event in result.get_step_failure_events():
-        for name, message in error_chain(event.step_failure_data.error):
-            if name in _OUTCOME_OF_ERROR:
-                return _OUTCOME_OF_ERROR[name], message
         chain = list(error_chain(event.step_failure_data.error))
         if chain:
-            name, message = chain[-1]
-            return Outcome.FAILED, f"{event.step_key}: {message or name}"
+            return failure_of(event.step_key or "", chain)
     return Outcome.FAILED, f"the run {result.run_id} failed before any step did; see its log in the UI"
+
+
+def failure_of(step: str, chain: Sequence[tuple[str, str]]) -> tuple[Outcome, str]:
+    """Outcome and sentence for a failed step: ``chain`` is (class name, message), the outermost error first.
+
+    The sentence is that of the outermost error of this package, which names what to do; a driver's says less.
+    """
+    cause = classify(chain)
+    for name, message in chain:
+        if name in _CHECKS:
+            return Outcome.STOPPED_BY_CHECKS, message
+    sentence = next((message for name, message in chain if message and exception_class(name)), None)
+    match exit_code(cause):
+        case ExitCode.STOPPED:
+            outcome = Outcome.STOPPED
+        case ExitCode.NOT_READY:
+            outcome = Outcome.UNAVAILABLE if cause.kind is CauseKind.TRANSIENT else Outcome.SOURCE_NOT_READY
+        case _:
+            outcome = Outcome.FAILED
+    name, message = chain[-1]
+    return outcome, sentence or f"{step}: {message or name}"
 
 
 def error_chain(error: Any) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.documents.csv_mapping import DETAIL, CsvColumn, CsvLayout
 from classfeed_dagster.documents.csv_mapping import ColumnType as FieldKind
 from classfeed_dagster.documents.csv_reader import file_chunks, lines_of
+from classfeed_dagster.errors import DataError, ExitCode
 from classfeed_dagster.parity.explanations import (
     EXPLANATIONS,
     LATE_ROW,
@@ -60,8 +61,10 @@ _KINDS = {
 }
 
 
-class NothingToCompareError(LookupError):
+class NothingToCompareError(DataError):
     """The new feed has not delivered the date, neither live nor to its shadow."""
+
+    exit_code = ExitCode.NOT_READY
 
     def __init__(self, feed: str, day: dt.date) -> None:
         super().__init__(f"{feed} of {day.isoformat()} has not been delivered, so there is nothing to compare: run it")

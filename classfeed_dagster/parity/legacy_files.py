@@ -25,6 +25,7 @@ import polars as pl
 
 from classfeed_dagster.documents import formula_guard as spreadsheet
 from classfeed_dagster.documents.csv_mapping import BALANCE, DETAIL, HEAD, TAIL, ColumnType, CsvColumn, CsvLayout
+from classfeed_dagster.errors import DataError, NotReadyError
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import SYDNEY
 
@@ -35,14 +36,14 @@ _GROUPED = r"^[+-]?[0-9]{1,3}(,[0-9]{3})+([.][0-9]*)?$"
 _SLASHED = r"^([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})"
 
 
-class LegacyMissingError(LookupError):
+class LegacyMissingError(NotReadyError):
     """The old app's output for the date has not been put into the store yet."""
 
     def __init__(self, where: str) -> None:
         super().__init__(f"{where} holds no file: put the old app's output there, then compare again")
 
 
-class LegacyFileError(ValueError):
+class LegacyFileError(DataError):
     """The old app's file can't be read as what it should be. Names file, line and column, never values."""
 
     def __init__(self, key: str, what: str) -> None:

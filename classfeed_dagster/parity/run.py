@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.errors import UsageError
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.parity.comparison import compare_parity
 from classfeed_dagster.parity.legacy_files import legacy_prefix
@@ -25,7 +26,7 @@ from classfeed_dagster.stored_records import canonical, sha256
 RECENT_DATES = 30  # how many dates with old files are looked at for something new
 
 
-class NoOldAppError(ValueError):
+class NoOldAppError(UsageError):
     """The feed replaces no old app, so there is nothing to compare it with."""
 
     def __init__(self, feed: str) -> None:

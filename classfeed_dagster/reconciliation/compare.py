@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 
+from classfeed_dagster.errors import CodeFaultError
 from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule, RuleError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def nothing_to_compare(rule: Rule) -> Comparison:
     return Comparison(rule, 0, 0, dict.fromkeys(RowClass, (0, 0)), {}, 0, 0, (), False)
 
 
-class AccountingError(AssertionError):
+class AccountingError(CodeFaultError):
     """The classes don't add up to the inputs: the comparison itself is broken, so its verdict is worth nothing."""
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from lxml import etree
 
+from classfeed_dagster.errors import DataError, ExitCode
 from classfeed_dagster.reconciliation.records import ACCOUNTS, CASH_ACCOUNTS, KINDS, NAMESPACE, RecordKind
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
@@ -29,14 +30,16 @@ _MAX_LINE = 65_535  # libxml2 counts no further; beyond it the line is left out 
 _GZIP = b"\x1f\x8b"
 
 
-class NothingDeliveredError(LookupError):
+class NothingDeliveredError(DataError):
     """The feed has no delivery for the business date, so there is nothing to reconcile."""
+
+    exit_code = ExitCode.NOT_READY
 
     def __init__(self, feed: str, day: dt.date) -> None:
         super().__init__(f"{feed} has no delivery for {day.isoformat()}: deliver it first")
 
 
-class UnreadableDeliveryError(ValueError):
+class UnreadableDeliveryError(DataError):
     """A manifest or page can't be read at all; what stands in it can't be judged."""
 
 

@@ -7,10 +7,12 @@ import enum
 from dataclasses import dataclass
 from decimal import Decimal
 
+from classfeed_dagster.errors import ConfigurationError
+
 NO_DIFFERENCE = Decimal(0)
 
 
-class RuleError(ValueError):
+class RuleError(ConfigurationError):
     """A comparison's rule contradicts itself or the data's columns; nothing was compared."""
 
 

@@ -13,12 +13,9 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
+from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.reconciliation.expected_sql import EVIDENCE, Question
 from classfeed_dagster.reconciliation.records import RecordKind
-
-
-class SourceReadError(RuntimeError):
-    """bigsite could not be asked; nothing was reconciled. The message never shows values."""
 
 
 class Bigsite:

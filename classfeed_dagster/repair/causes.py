@@ -1,39 +1,18 @@
-"""Why a run failed, from the errors in its event log: one table, and what each kind of cause calls for.
+"""Cause of a failed run, from the errors in its event log.
 
-The table is data. An error that isn't in it is UNKNOWN: retried, but few times, and counted as a gap in the table.
+Exceptions of this package state their cause themselves. Those of drivers stand in a table. Any other is UNKNOWN: it is
+retried a few times and counted as a gap in the table.
 """
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from classfeed_dagster.errors import CauseKind, Dependency, ExitCode, exception_class
 
-class CauseKind(enum.StrEnum):
-    """What kind of cause it is; only the first four can pass by themselves."""
-
-    TRANSIENT = "transient"
-    NOT_READY = "source not ready"
-    STALE = "overtaken"  # consent or an earlier date changed meanwhile: build again at once
-    UNKNOWN = "unknown"
-    DATA = "data"
-    CONFIGURATION = "configuration"
-    BUG = "fault in the code"
-
-    @property
-    def retried(self) -> bool:
-        """True if a later attempt may succeed with nothing changed by people."""
-        return self in (CauseKind.TRANSIENT, CauseKind.NOT_READY, CauseKind.STALE, CauseKind.UNKNOWN)
-
-
-class Dependency(enum.StrEnum):
-    """What a run relies on and can be down for everybody at once."""
-
-    BIGSITE = "bigsite"
-    STORE = "object store"
-    SNOWFLAKE = "Snowflake"
+__all__ = ["SCHEMA_ERRORS", "Cause", "CauseKind", "Dependency", "classify", "exit_code"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,48 +24,17 @@ class Cause:
     dependency: Dependency | None = None
 
 
-# What each error is, by the name of its exception's class: the log keeps no more of it. Our own first; every exception
-# of this package is here on purpose (a test walks them). Then the drivers', most of which stand inside one of ours.
+# Exceptions of drivers, of Python and of Dagster, by class name: the event log keeps no more of them. This package's
+# own exceptions state their cause themselves (``errors``).
 _GROUPS: tuple[tuple[CauseKind, Dependency | None, str], ...] = (
-    (CauseKind.NOT_READY, None, "SourceNotReadyError LegacyMissingError"),
-    (
-        CauseKind.STALE,
-        None,
-        "StaleBuildError ConsentChangedError ChainBusyError NotInOrderError MixedSnapshotsError AudienceNotReadError",
-    ),
-    (CauseKind.TRANSIENT, Dependency.BIGSITE, "SourceReadError ConsentReadError EmbeddedPostgresError"),
-    (CauseKind.TRANSIENT, Dependency.STORE, "StoreError StoreUnavailableError"),
-    (CauseKind.TRANSIENT, Dependency.SNOWFLAKE, "LocalWarehouseError"),
-    (
-        CauseKind.TRANSIENT,
-        None,
-        "ServiceError OperateError PagerDutyError TellingError LoadDiffersError StepAbandonedError",
-    ),
-    (
-        CauseKind.DATA,
-        None,
-        "DeliveryError TooManyHeldBackError GateRefusedError ConsentJumpError DagsterAssetCheckFailedError "
-        "SchemaDriftError SchemaUnreadableError NoSchemaKeptError DamagedFileError DamagedRecordError "
-        "ObjectNotFoundError NothingToLoadError NothingDeliveredError NothingToCompareError UnreadableDeliveryError "
-        "UnreadableDocumentError UnreadableFileError LegacyFileError MarketFileError NotAPageError RefusedError "
-        "NotATransactionError NotAHoldingError",
-    ),
-    (
-        CauseKind.CONFIGURATION,
-        None,
-        "InvalidKeyError UnsupportedSourceError NotBuiltError ClockRefusedError ContractError SchemaError "
-        "NotLocalError WarehouseNotConfiguredError FeedDeclarationError FlagSettingsError SwitchValueError "
-        "SelectionError RuleError NoOldAppError UnknownFeedError QueueMissingError NoDoorError BadRequestError "
-        "NotIdentifiedError NotAdoptedError UnknownSchemaError RerunRefusedError SimulationRefusedError "
-        "WorldError NumberOutOfRangeError NotABusinessDayError ExecutorError "
-        "ValidationError",  # pydantic's: the settings
-    ),
+    (CauseKind.DATA, None, "DagsterAssetCheckFailedError"),
+    (CauseKind.CONFIGURATION, None, "ValidationError"),  # pydantic's: the settings
     (
         CauseKind.BUG,
         None,
-        "BuildError FeedIdleError FrameShapeError AccountingError UnknownMetricError AssertionError AttributeError "
-        # Names that Python and its libraries raise where code is wrong, to be recognized: nothing here is unfinished.
-        "NameError UnboundLocalError TypeError NotImplementedError RecursionError PanicException ParamValidationError",
+        # Raised by Python and its libraries where code is wrong.
+        "AssertionError AttributeError NameError UnboundLocalError TypeError NotImplementedError RecursionError "
+        "PanicException ParamValidationError",
     ),
     # psycopg: class names follow SQLSTATE.
     (
@@ -142,7 +90,7 @@ _GROUPS: tuple[tuple[CauseKind, Dependency | None, str], ...] = (
     ),
     (CauseKind.CONFIGURATION, None, "PermissionError ModuleNotFoundError ImportError DagsterInvalidConfigError"),
 )
-TABLE: Mapping[str, tuple[CauseKind, Dependency | None]] = {
+DRIVER_ERRORS: Mapping[str, tuple[CauseKind, Dependency | None]] = {
     name: (kind, dependency) for kind, dependency, names in _GROUPS for name in names.split()
 }
 
@@ -183,6 +131,17 @@ _PLUMBING = frozenset(
 )
 
 
+# Dagster's wrapper around every step's error: it states nothing, and looking it up would import every module.
+_WRAPPERS = frozenset({"DagsterExecutionStepExecutionError"})
+
+
+def _entry(name: str) -> tuple[CauseKind, Dependency | None] | None:
+    if name in DRIVER_ERRORS or name in _WRAPPERS:
+        return DRIVER_ERRORS.get(name)
+    declared = exception_class(name)
+    return None if declared is None else (declared.kind, declared.dependency)
+
+
 def classify(chain: Iterable[tuple[str, str]]) -> Cause:
     """The cause of a failed step: ``chain`` is (class name, message) from the outermost error to the innermost.
 
@@ -195,7 +154,7 @@ def classify(chain: Iterable[tuple[str, str]]) -> Cause:
     dependency: Dependency | None = None
     found: Cause | None = None
     for name, message in errors:
-        entry = TABLE.get(name)
+        entry = _entry(name)
         if name in _VAGUE:
             for pattern, kind, of in _PHRASES:
                 if pattern.search(message):
@@ -206,3 +165,20 @@ def classify(chain: Iterable[tuple[str, str]]) -> Cause:
             dependency = dependency if name in _PLUMBING else entry[1]
             found = Cause(entry[0], name, dependency if entry[0] is CauseKind.TRANSIENT else None)
     return found or Cause(CauseKind.UNKNOWN, errors[-1][0])
+
+
+# Exit code of a failure whose innermost known error is a driver's.
+_EXIT_CODES: Mapping[CauseKind, ExitCode] = {
+    CauseKind.NOT_READY: ExitCode.NOT_READY,
+    CauseKind.DATA: ExitCode.STOPPED,
+    CauseKind.CONFIGURATION: ExitCode.USAGE,
+}
+
+
+def exit_code(cause: Cause) -> ExitCode:
+    """Exit code of the command line for ``cause``: the exception class's own, else by kind."""
+    if cause.error not in DRIVER_ERRORS and (declared := exception_class(cause.error)) is not None:
+        return declared.exit_code
+    if cause.dependency is not None:
+        return ExitCode.NOT_READY
+    return _EXIT_CODES.get(cause.kind, ExitCode.FAILED)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import Record, from_json, to_json
@@ -62,7 +63,7 @@ class Look(Record):
     correlation_id: str
 
 
-class QueueMissingError(ValueError):
+class QueueMissingError(ConfigurationError):
     """A queue that the command needs is not set."""
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
-from classfeed_dagster.bigsite.source_connection import SourceReadError
 from classfeed_dagster.delivery.approve_removals import releases
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.delivery_summary import Delivery, deliveries
@@ -22,6 +21,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.documents.lineage import column_exports
+from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.feed_run.flags import flag_values, is_live
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.repair import source_probe

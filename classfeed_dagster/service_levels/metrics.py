@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
+from classfeed_dagster.errors import CodeFaultError
+
 NAMESPACE = "classfeed"
 DIMENSIONS = ("env", "feed")
 STAGE = "stage"  # of a run: one more dimension of the seconds that it took
@@ -54,7 +56,7 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-class UnknownMetricError(ValueError):
+class UnknownMetricError(CodeFaultError):
     """No metric of this name is declared: a dashboard couldn't show it, and an alarm couldn't watch it."""
 
 

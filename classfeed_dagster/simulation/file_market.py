@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
+from classfeed_dagster.errors import DataError
 from classfeed_dagster.simulation.corporate import CorporateCalendar
 from classfeed_dagster.simulation.identifiers import ID_BASE, isin
 from classfeed_dagster.simulation.invented_market import InventedMarket
@@ -32,7 +33,7 @@ _TYPES = {
 _TYPE_BY_CODE = {code: kind for kind, codes in _TYPES.items() for code in codes.split()}
 
 
-class MarketFileError(ValueError):
+class MarketFileError(DataError):
     """The market file cannot be used; the message says why."""
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.create_schema import NotLocalError, require_local
 from classfeed_dagster.bigsite.tables import SCHEMA, portfolio
+from classfeed_dagster.errors import SafeguardError
 from classfeed_dagster.settings import Environment
 from classfeed_dagster.simulation.identifiers import ID_BASE
 
@@ -41,7 +42,7 @@ plan_table = sa.Table(
 )
 
 
-class SimulationRefusedError(RuntimeError):
+class SimulationRefusedError(SafeguardError):
     """Simulated customers must not be written here; nothing was written."""
 
 

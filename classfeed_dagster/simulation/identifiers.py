@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 
+from classfeed_dagster.errors import ConfigurationError
+
 ID_BASE = 9_000_000_000_000_000
 """Every key that the simulation writes is at least this: far above any key that bigsite gives out itself."""
 
@@ -18,7 +20,7 @@ _FIRST_DAY = dt.date(2010, 1, 1)
 _ABN_WEIGHTS = (10, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19)
 
 
-class NumberOutOfRangeError(ValueError):
+class NumberOutOfRangeError(ConfigurationError):
     """More identifiers of a kind were asked for than its reserved range holds."""
 
     def __init__(self, kind: str, number: int, limit: int) -> None:

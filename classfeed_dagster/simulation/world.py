@@ -14,6 +14,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
+from classfeed_dagster.errors import SafeguardError
 from classfeed_dagster.settings import Environment, get_settings
 from classfeed_dagster.simulation import guard
 from classfeed_dagster.simulation.books import CustomersBooks, add_up
@@ -34,7 +35,7 @@ PLANS = TypeAdapter(Plan)  # as JSON, beside the marker
 _LOCK = 0x53494D  # the advisory lock under which worlds are written
 
 
-class WorldError(RuntimeError):
+class WorldError(SafeguardError):
     """The database holds another world than this one, or none yet; nothing was written."""
 
 

@@ -12,13 +12,14 @@ import pydantic
 import yaml
 from open_data_contract_standard.model import OpenDataContractStandard, SchemaObject, SchemaProperty, Team
 
+from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.source_contract.schema import ForeignKey, Index, Schema, SchemaColumn, SchemaTable
 
 CONTRACT = Path(__file__).with_name("contract.yaml")
 CLASSIFICATIONS = ("public", "internal", "confidential", "personal", "restricted")
 
 
-class ContractError(Exception):
+class ContractError(ConfigurationError):
     """The contract's file isn't one: not the standard's shape, or it lacks what the project needs of it."""
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter, ValidationError
 
+from classfeed_dagster.errors import DataError
 
-class SchemaUnreadableError(Exception):
+
+class SchemaUnreadableError(DataError):
     """A schema can't be read: it isn't in the database, or a stored snapshot is damaged."""
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite.source_connection import SourceReadError
 from classfeed_dagster.bigsite.tables import SCHEMA
+from classfeed_dagster.errors import DataError, SourceReadError
 from classfeed_dagster.source_contract.contract import Contract, load_contract
 from classfeed_dagster.source_contract.drift import Difference, DriftKind, Exports, Severity, compare
 from classfeed_dagster.source_contract.extracted_columns import columns_read
@@ -30,7 +30,7 @@ _ADOPT = (
 )
 
 
-class SchemaDriftError(RuntimeError):
+class SchemaDriftError(DataError):
     """bigsite's schema differs from the contract in something the extraction relies on. Nothing was read."""
 
     def __init__(self, differences: tuple[Difference, ...]) -> None:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from classfeed_dagster.errors import DataError, ExitCode
 from classfeed_dagster.source_contract.renames import match
 from classfeed_dagster.source_contract.schema import (
     ForeignKey,
@@ -31,8 +32,10 @@ _TABLE_FACTS = ("kind", "primary_key", "unique", "foreign_keys", "indexes", "che
 _LISTS = {"values", "unique", "foreign_keys", "indexes", "checks"}  # told by what went and what came
 
 
-class NoSchemaKeptError(LookupError):
+class NoSchemaKeptError(DataError):
     """The history has no schema of that day or any before."""
+
+    exit_code = ExitCode.NOT_READY
 
 
 @dataclass(frozen=True, slots=True)

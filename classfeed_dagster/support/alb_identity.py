@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from classfeed_dagster.errors import SafeguardError
 from classfeed_dagster.support.reruns import Requester
 
 HEADER = "x-amzn-oidc-data"
@@ -14,7 +15,7 @@ _KEY_ID = re.compile(r"[0-9a-f-]{36}\Z")
 _SECONDS = 5
 
 
-class NotIdentifiedError(PermissionError):
+class NotIdentifiedError(SafeguardError):
     """The request didn't come through the load balancer, or its signature doesn't hold."""
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
+from classfeed_dagster.errors import StoreError, UsageError
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.store import StoreError
 from classfeed_dagster.support import reruns
 from classfeed_dagster.support import webserver_client as operate
 from classfeed_dagster.support.alb_identity import HEADER, NotIdentifiedError, identify, keys_of
@@ -44,7 +44,7 @@ class Operate:
     launch: Callable[[str, dt.date, Mapping[str, str]], str]
 
 
-class BadRequestError(ValueError):
+class BadRequestError(UsageError):
     """The form isn't one of ours."""
 
 

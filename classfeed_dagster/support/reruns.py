@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import AwareDatetime, Field
 
 from classfeed_dagster import trading_days
-from classfeed_dagster.errors import ChainBusyError
+from classfeed_dagster.errors import ChainBusyError, UsageError
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.service_levels.due import due
 from classfeed_dagster.store import ObjectStore
@@ -30,7 +30,7 @@ _PERSONAL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|\d(?:[ -]?\d){7,}")
 _PERSON = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}\Z")
 
 
-class RerunRefusedError(ValueError):
+class RerunRefusedError(UsageError):
     """The door stays shut. The message says why, and what the person can do."""
 
 

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from classfeed_dagster.errors import UnavailableError
 from classfeed_dagster.tags import PARTITION_TAG, feed_job_name
 
 UNDER_WAY = """
@@ -34,7 +35,7 @@ _STATES = ["QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"]
 _SECONDS = 20
 
 
-class OperateError(RuntimeError):
+class OperateError(UnavailableError):
     """The webserver could not be reached, or refused."""
 
 

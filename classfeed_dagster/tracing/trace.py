@@ -27,6 +27,7 @@ from classfeed_dagster.delivery.delivery_history import (
 from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.documents.document_format import DocumentFormat, Place, RecordKey
 from classfeed_dagster.domains.movement_transactions import DATES, LETTERS
+from classfeed_dagster.errors import UsageError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
@@ -35,7 +36,7 @@ _LEDGER_ROW = re.compile(r"([TSIC])(\d{1,19})\Z")
 _TABLES = {letter: table for table, letter in LETTERS.items()}
 
 
-class NotATransactionError(ValueError):
+class NotATransactionError(UsageError):
     """The text is no transaction id of the documents."""
 
     def __init__(self, text: str) -> None:
@@ -46,7 +47,7 @@ class NotATransactionError(ValueError):
         )
 
 
-class NotAHoldingError(ValueError):
+class NotAHoldingError(UsageError):
     """bigsite has no such portfolio, or no security that was called so on the date."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.warehouse.database import Connection
@@ -15,7 +16,7 @@ from classfeed_dagster.warehouse.schema import apply_schema
 _EXTRA = ("host", "port", "protocol", "network_timeout", "session_parameters")
 
 
-class WarehouseNotConfiguredError(ValueError):
+class WarehouseNotConfiguredError(ConfigurationError):
     """Outside a laptop, Snowflake must be named by the settings."""
 
 

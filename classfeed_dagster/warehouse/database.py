@@ -20,8 +20,10 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from classfeed_dagster.errors import TemporaryError
 
-class LoadDiffersError(RuntimeError):
+
+class LoadDiffersError(TemporaryError):
     """A table doesn't hold what was put into it: rows lost, doubled or altered on the way."""
 
 

@@ -18,7 +18,7 @@ import polars as pl
 from classfeed_dagster.delivery.manifest import Manifest, Page
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state
 from classfeed_dagster.documents.document_format import DocumentFormat
-from classfeed_dagster.errors import DamagedRecordError
+from classfeed_dagster.errors import DamagedRecordError, DataError, ExitCode
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import file_facts
 from classfeed_dagster.warehouse.database import Connection, Cursor, Staging, execute, literal, transaction
@@ -62,8 +62,10 @@ _DIMENSIONS = (
 )  # fmt: skip
 
 
-class NothingToLoadError(LookupError):
+class NothingToLoadError(DataError):
     """The feed has no delivery for the business date, so there is nothing to load."""
+
+    exit_code = ExitCode.NOT_READY
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from importlib import resources
 import polars as pl
 
 from classfeed_dagster import trading_days
+from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.warehouse.database import Connection, Staging, execute, literal, query, transaction
 
 _FILE = re.compile(r"(\d{4})_\w+\.sql\Z")
@@ -22,7 +23,7 @@ _VERSIONS = """CREATE TABLE IF NOT EXISTS SCHEMA_VERSION (
 )"""
 
 
-class SchemaError(RuntimeError):
+class SchemaError(ConfigurationError):
     """The warehouse's tables are not the ones that this version of the code knows."""
 
 

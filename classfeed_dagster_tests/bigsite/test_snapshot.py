@@ -19,7 +19,7 @@ from classfeed_dagster.bigsite import queries, tables
 from classfeed_dagster.bigsite import source_connection as reading
 from classfeed_dagster.bigsite.landing import DamagedFileError, empty_tables
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot, open_slices, snapshot_for, take_snapshot
-from classfeed_dagster.bigsite.source_connection import SourceReadError
+from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Portfolio, Row

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite.source_connection import SourceReadError, UnsupportedSourceError, _CopyText, read_only
+from classfeed_dagster.bigsite.source_connection import UnsupportedSourceError, _CopyText, read_only
+from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
 
 _COUNT = sa.text("SELECT count(*) FROM bigsite.portfolio")

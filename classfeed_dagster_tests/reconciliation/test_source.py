@@ -13,10 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.delivery.manifest import HeldBack, RuleCount
+from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.reconciliation.delivered import NothingDeliveredError, UnreadableDeliveryError
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.reconciliation.source import NEVER_DELIVERED, reconcile_source
-from classfeed_dagster.reconciliation.source_queries import SourceReadError
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import cutoff
 from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Severity

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import json
+import subprocess
+import sys
 
 import psycopg
 import pytest
 
-import classfeed_dagster
-from classfeed_dagster.repair.causes import _GROUPS, TABLE, Cause, CauseKind, Dependency, classify
+from classfeed_dagster.errors import ExitCode, exception_classes
+from classfeed_dagster.repair.causes import _GROUPS, DRIVER_ERRORS, Cause, CauseKind, Dependency, classify, exit_code
 
 WRAPPER = ("DagsterExecutionStepExecutionError", "Error occurred while executing op")
 
@@ -82,30 +83,43 @@ def test_only_what_can_pass_by_itself_is_retried() -> None:
 
 
 def test_only_what_passes_has_something_that_is_down() -> None:
-    assert all(kind is CauseKind.TRANSIENT for kind, dependency in TABLE.values() if dependency is not None)
+    stated = [*DRIVER_ERRORS.values(), *((own.kind, own.dependency) for own in exception_classes().values())]
+    assert all(kind is CauseKind.TRANSIENT for kind, dependency in stated if dependency is not None)
 
 
-def own_exceptions() -> dict[str, type[BaseException]]:
-    """Every exception class that the package declares, but for a module's own signals, which never leave it."""
-    found: dict[str, type[BaseException]] = {}
-    for module in pkgutil.walk_packages(classfeed_dagster.__path__, "classfeed_dagster."):
-        for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == module.name:
-                found[value.__name__] = value
-    return {name: value for name, value in found.items() if not name.startswith("_")}
+def test_no_driver_error_has_the_name_of_an_own_exception() -> None:
+    assert DRIVER_ERRORS.keys() & exception_classes().keys() == set()
 
 
-def test_every_exception_of_the_package_is_classified_on_purpose() -> None:
-    ours = own_exceptions()
-    assert len(ours) > 40
-    assert sorted(ours.keys() - TABLE.keys()) == []
+@pytest.mark.parametrize(
+    ("chain", "code"),
+    [
+        ([WRAPPER, ("SourceReadError", ""), ("OperationalError", "connection refused")], ExitCode.NOT_READY),
+        ([WRAPPER, ("SourceReadError", ""), ("UndefinedColumn", "")], ExitCode.STOPPED),
+        ([WRAPPER, ("SourceNotReadyError", "")], ExitCode.NOT_READY),
+        ([WRAPPER, ("EndpointConnectionError", "")], ExitCode.NOT_READY),
+        ([WRAPPER, ("NoCredentialsError", "")], ExitCode.USAGE),
+        ([WRAPPER, ("UnreadableDocumentError", "")], ExitCode.STOPPED),
+        ([WRAPPER, ("NotInOrderError", "")], ExitCode.FAILED),
+        ([WRAPPER, ("TypeError", "")], ExitCode.FAILED),
+        ([WRAPPER, ("KeyError", "")], ExitCode.FAILED),
+    ],
+)
+def test_exit_code_of_a_failed_run(chain: list[tuple[str, str]], code: ExitCode) -> None:
+    assert exit_code(classify(chain)) is code
 
 
-def test_what_an_exception_says_of_itself_is_what_the_table_says() -> None:
-    for name, own in own_exceptions().items():
-        transient = getattr(own, "transient", None)
-        if transient is not None:
-            assert TABLE[name][0].retried is transient, name
+def test_names_are_classified_in_a_process_that_imported_nothing() -> None:
+    # The daemon reads event logs of runs in other processes: it knows no module that a run imported.
+    names = sorted(exception_classes())
+    script = (
+        "import sys, json\n"
+        "from classfeed_dagster.repair.causes import classify\n"
+        f"kinds = {{name: classify([(name, '')]).kind.name for name in {names!r}}}\n"
+        "print(json.dumps(kinds))"
+    )
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert json.loads(output) == {name: own.kind.name for name, own in exception_classes().items()}
 
 
 def test_no_error_stands_in_the_table_twice() -> None:

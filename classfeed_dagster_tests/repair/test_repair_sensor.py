@@ -9,11 +9,10 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from classfeed_dagster.bigsite.source_connection import SourceReadError
+from classfeed_dagster.errors import SourceReadError, StoreError
 from classfeed_dagster.feed_run import feed_run as steps
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.repair import facts
-from classfeed_dagster.store import StoreError
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
@@ -56,7 +55,7 @@ def test_a_transient_failure_is_resumed_from_the_failed_step_after_a_while(
     with desk.at("2026-03-03T06:00:00+11:00"):
         with monkeypatch.context() as patch:
             patch.setattr(steps, "publish", down)
-            assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.FAILED
+            assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.UNAVAILABLE
         none(desk)
     with desk.at("2026-03-03T06:10:00+11:00"):
         request = only(desk)

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from classfeed_dagster.alerting.incidents import raised
 from classfeed_dagster.alerting.schema_alerts import tell_of_schema
 from classfeed_dagster.bigsite.snapshot import snapshot_for
-from classfeed_dagster.bigsite.source_connection import SourceReadError
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.documents.lineage import column_exports
+from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.orchestration.checks.source import SCHEMA_ASSET, SCHEMA_JOB, schema_definitions
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule

@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dagster_graphql.schema import create_schema
 
+from classfeed_dagster.errors import StoreError
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
-from classfeed_dagster.store import ObjectStore, StoreError
+from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.support import webserver_client as operate
 from classfeed_dagster.support.alb_identity import HEADER, NotIdentifiedError, identify, keys_of
 from classfeed_dagster.support.rerun_page import Operate, application
