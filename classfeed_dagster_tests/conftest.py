@@ -17,6 +17,7 @@ import structlog
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.store import ObjectStore, open_store
+from classfeed_dagster_tests.fixtures.s3_servers import create_bucket, localbucket_server, moto_server
 
 _numbers = itertools.count()
 
@@ -106,29 +107,47 @@ def bigsite_engine(postgres_url: str) -> Iterator[sa.Engine]:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """The URL of a local S3 server; credentials in the environment are placeholders."""
-    from moto.server import ThreadedMotoServer
+    """The URL of moto's S3 server, which also has versions, SQS and the like."""
+    with moto_server() as url:
+        yield url
 
-    os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local", AWS_DEFAULT_REGION="ap-southeast-2")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
+
+@pytest.fixture(scope="session")
+def localbucket_endpoint() -> Iterator[str]:
+    """The URL of the second, independent S3 server."""
+    with localbucket_server() as url:
+        yield url
 
 
 @pytest.fixture
-def s3_store(s3_endpoint: str) -> ObjectStore:
-    """An object store in a fresh bucket of the local S3 server."""
-    import boto3
+def localbucket_store(localbucket_endpoint: str) -> ObjectStore:
+    """An object store in a fresh bucket of the second S3 server."""
+    return _fresh_bucket(localbucket_endpoint)
 
+
+@pytest.fixture(params=["s3_endpoint", "localbucket_endpoint"], ids=["moto", "localbucket"])
+def each_s3_endpoint(request: pytest.FixtureRequest) -> str:
+    """The URL of each S3 server in turn."""
+    endpoint: str = request.getfixturevalue(request.param)
+    return endpoint
+
+
+@pytest.fixture
+def s3_store(each_s3_endpoint: str) -> ObjectStore:
+    """An object store in a fresh bucket, on each S3 server in turn."""
+    return _fresh_bucket(each_s3_endpoint)
+
+
+@pytest.fixture
+def moto_store(s3_endpoint: str) -> ObjectStore:
+    """An object store in a fresh bucket of moto: it keeps versions and metadata, which localbucket does not."""
+    return _fresh_bucket(s3_endpoint)
+
+
+def _fresh_bucket(endpoint: str) -> ObjectStore:
     bucket = f"feed-{os.getpid()}-{next(_numbers)}"
-    boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(
-        Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
-    )
-    return open_store(f"s3://{bucket}/feed", s3_endpoint_url=s3_endpoint)
+    create_bucket(endpoint, bucket)
+    return open_store(f"s3://{bucket}/feed", s3_endpoint_url=endpoint)
 
 
 @pytest.fixture
@@ -137,8 +156,8 @@ def local_store(tmp_path: Path) -> ObjectStore:
     return open_store(str(tmp_path / "store"))
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local_store", "moto_store", pytest.param("localbucket_store", marks=pytest.mark.nightly)])
 def store(request: pytest.FixtureRequest) -> ObjectStore:
-    """The same test on a local folder and on S3: both must behave alike."""
-    store: ObjectStore = request.getfixturevalue(f"{request.param}_store")
+    """The same test on a local folder and on both S3 servers: all must behave alike. The slower server runs nightly."""
+    store: ObjectStore = request.getfixturevalue(request.param)
     return store

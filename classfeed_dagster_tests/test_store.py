@@ -42,6 +42,13 @@ BAD_KEYS = [
 ]
 
 
+@pytest.fixture(params=["local_store", "moto_store", "localbucket_store"])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    """The store itself is tried on the second S3 server in every run, not only nightly."""
+    store: ObjectStore = request.getfixturevalue(request.param)
+    return store
+
+
 def test_create_read_list_delete(store: ObjectStore, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"from a file")
@@ -192,9 +199,9 @@ def test_folders_that_cannot_be_flushed(
 # --- S3 -----------------------------------------------------------------------------------------------------------
 
 
-def test_metadata_travels_with_the_object(s3_store: S3Store) -> None:
-    s3_store.create("a", b"", {"correlation-id": "run-1"})
-    answer = s3_store._client.head_object(Bucket=s3_store.bucket, Key="feed/a")
+def test_metadata_travels_with_the_object(moto_store: S3Store) -> None:
+    moto_store.create("a", b"", {"correlation-id": "run-1"})
+    answer = moto_store._client.head_object(Bucket=moto_store.bucket, Key="feed/a")
     assert answer["Metadata"]["correlation-id"] == "run-1"
 
 
@@ -237,14 +244,14 @@ def test_a_conflict_is_tried_again(s3_store: S3Store, monkeypatch: pytest.Monkey
     assert s3_store.read("a") == b"whole"
 
 
-def test_a_lost_answer_is_no_lost_win(s3_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_answer_is_no_lost_win(moto_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     # The client repeats a request whose answer was lost; the repetition finds the object that the first one made.
-    scripted(monkeypatch, s3_store, ("after", 412))
-    assert s3_store.create("a", b"mine")
-    scripted(monkeypatch, s3_store, ("before", 412))
-    assert not s3_store.create("a", b"other")
-    scripted(monkeypatch, s3_store, ("before", 412))
-    assert not s3_store.create("gone-since", b"other")
+    scripted(monkeypatch, moto_store, ("after", 412))
+    assert moto_store.create("a", b"mine")
+    scripted(monkeypatch, moto_store, ("before", 412))
+    assert not moto_store.create("a", b"other")
+    scripted(monkeypatch, moto_store, ("before", 412))
+    assert not moto_store.create("gone-since", b"other")
 
 
 def test_conflicts_without_end_and_other_errors_are_raised(s3_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,15 +265,15 @@ def test_conflicts_without_end_and_other_errors_are_raised(s3_store: S3Store, mo
         s3_store.create("a", b"")
 
 
-def test_a_missing_bucket_is_not_a_missing_object(s3_store: S3Store, s3_endpoint: str) -> None:
+def test_a_missing_bucket_is_not_a_missing_object(s3_store: S3Store, each_s3_endpoint: str) -> None:
     from botocore.exceptions import ClientError
 
     with pytest.raises(ClientError, match="NoSuchBucket"):
-        S3Store("no-such-bucket-anywhere", endpoint_url=s3_endpoint).read("a")
+        S3Store("no-such-bucket-anywhere", endpoint_url=each_s3_endpoint).read("a")
 
 
-def test_a_bucket_without_a_prefix(s3_store: S3Store, s3_endpoint: str) -> None:
-    whole = open_store(f"s3://{s3_store.bucket}", s3_endpoint_url=s3_endpoint)
+def test_a_bucket_without_a_prefix(s3_store: S3Store, each_s3_endpoint: str) -> None:
+    whole = open_store(f"s3://{s3_store.bucket}", s3_endpoint_url=each_s3_endpoint)
     whole.create("a", b"")
     assert whole.location("a") == f"s3://{s3_store.bucket}/a"
     assert list(s3_store.list("")) == []

@@ -81,7 +81,9 @@ def test_death_at_every_call_then_the_same_run_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_death_at_every_call_of_publishing_on_s3(s3_store: ObjectStore) -> None:
+@pytest.mark.parametrize("server", ["moto_store", pytest.param("localbucket_store", marks=pytest.mark.nightly)])
+def test_death_at_every_call_of_publishing_on_s3(server: str, request: pytest.FixtureRequest) -> None:
+    s3_store: ObjectStore = request.getfixturevalue(server)
     # One bucket: feeds are apart, but a date after the other gives every call a fresh start.
     base = simple()
     made = build(s3_store, base)
@@ -232,16 +234,16 @@ def test_delivered_files_are_never_written_again(local_store: LocalStore) -> Non
     assert {key: after[key] for key in before} == before
 
 
-def test_delivered_objects_have_one_version_for_ever(s3_store: ObjectStore, s3_endpoint: str) -> None:
+def test_delivered_objects_have_one_version_for_ever(moto_store: ObjectStore, s3_endpoint: str) -> None:
     import boto3
 
     client = boto3.client("s3", endpoint_url=s3_endpoint)
-    bucket = s3_store.bucket  # type: ignore[attr-defined]
+    bucket = moto_store.bucket  # type: ignore[attr-defined]
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    deliver(s3_store, simple())
-    made = build(s3_store, simple(snapshot="s4"))
+    deliver(moto_store, simple())
+    made = build(moto_store, simple(snapshot="s4"))
     assert made.pages == ()
-    deliver(s3_store, simple(snapshot="s2", **CHANGED))
+    deliver(moto_store, simple(snapshot="s2", **CHANGED))
     answer = client.list_object_versions(Bucket=bucket, Prefix=f"feed/delivered/{FEED}/")
     assert "DeleteMarkers" not in answer
     assert max(Counter(version["Key"] for version in answer["Versions"]).values()) == 1

@@ -22,7 +22,7 @@ from classfeed_dagster_tests.torture.outcome import Budget, Row, table
 
 # The share of the budget that each attack gets.
 SHARES = {
-    "time": 0.01, "security": 0.01, "crash": 0.15, "crash-s3": 0.15, "machine": 0.22, "readers": 0.11, "writer": 0.05,
+    "time": 0.01, "security": 0.01, "crash": 0.12, "crash-s3": 0.10, "crash-localbucket": 0.08, "machine": 0.22, "readers": 0.11, "writer": 0.05,
     "daemon": 0.20, "soak": 0.10,
 }  # fmt: skip
 SOAK_FROM = 300  # seconds of budget: below that, too few days to say anything
@@ -38,10 +38,12 @@ def _attack(name: str, seed: int) -> Callable[[Budget, Path], Iterator[Row]]:
         from classfeed_dagster_tests.torture import security
 
         return security.attack
-    if name in ("crash", "crash-s3"):
+    if name.startswith("crash"):
         from classfeed_dagster_tests.torture import kills
 
-        return partial(kills.attack, kind="S3" if name == "crash-s3" else "disk")
+        return partial(
+            kills.attack, kind={"crash": "disk", "crash-s3": "moto", "crash-localbucket": "localbucket"}[name]
+        )
     if name == "readers":
         from classfeed_dagster_tests.torture import hostile
 

@@ -39,6 +39,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     plan,
     simple,
 )
+from classfeed_dagster_tests.fixtures.s3_servers import S3_SERVERS, create_bucket
 from classfeed_dagster_tests.torture.deaths import Disk, Reaper, wire
 from classfeed_dagster_tests.torture.outcome import Budget, Row, scattered
 
@@ -128,22 +129,11 @@ def _racer(where: Where, at: int, gate: Any, results: Any) -> None:
 
 
 @contextmanager
-def s3_server() -> Iterator[str]:
-    """A local S3 server with a bucket called ``torture``."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    try:
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(
-            Bucket="torture", CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
-        )
+def s3_server(kind: str = "moto") -> Iterator[str]:
+    """A local S3 server with a bucket called ``torture``: of the ``kind`` that S3_SERVERS names."""
+    with S3_SERVERS[kind]() as endpoint:
+        create_bucket(endpoint, "torture")
         yield endpoint
-    finally:
-        server.stop()
 
 
 class Nursery:
@@ -166,16 +156,19 @@ class Nursery:
 
 
 def attack(budget: Budget, folder: Path, kind: str) -> Iterator[Row]:
-    """Kill at every point, or at as many as the budget allows, evenly spread; then race. ``kind``: disk or S3."""
+    """Kill at every point, or at as many as the budget allows, evenly spread; then race.
+
+    ``kind``: disk, or one of S3_SERVERS.
+    """
     # First: victims inherit them from the process that they are forked from, which outlives one attack.
     os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local", AWS_DEFAULT_REGION="ap-southeast-2")
     nursery = Nursery()
-    with s3_server() if kind == "S3" else nullcontext() as endpoint:
+    with s3_server(kind) if kind in S3_SERVERS else nullcontext() as endpoint:
         nursery.run((str(folder / "warm"), None), "first delivery", 0, False, "")
 
         def fresh() -> Where:
             name = uuid.uuid4().hex
-            return (f"s3://torture/{name}", endpoint) if kind == "S3" else (str(folder / name), None)
+            return (f"s3://torture/{name}", endpoint) if kind in S3_SERVERS else (str(folder / name), None)
 
         cases = [(scenario, cut) for scenario in SCENARIOS for cut in ([False, True] if kind == "disk" else [False])]
         for at, (scenario, cut) in enumerate(cases):
