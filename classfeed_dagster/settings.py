@@ -1,23 +1,27 @@
-"""The environment, typed: every setting, its default and its meaning. Nothing else reads environment variables.
+"""Settings, typed: name, default and meaning. Nothing else reads environment variables.
 
-With none set, everything runs on embedded parts under ``.classfeed/``.
+With none set, everything runs on embedded parts under ``.classfeed/``. Outside ``local`` a process refuses to start
+without the settings that its component requires, and names all that are missing at once.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import enum
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
-from pydantic import AwareDatetime, Field, SecretStr, model_validator
+from pydantic import AwareDatetime, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Environment(enum.StrEnum):
-    """Where this runs. Simulation, seeding and a set clock are for ``local`` and ``dev`` only."""
+    """Environment of a process. Simulation is refused in ``prod``, a fixed clock outside ``local`` and ``dev``."""
 
     LOCAL = "local"
     DEV = "dev"
@@ -25,145 +29,201 @@ class Environment(enum.StrEnum):
     PROD = "prod"
 
 
+class SettingsError(ValueError):
+    """Settings are missing or invalid. The message names all of them and repeats no value."""
+
+
+class Component(enum.StrEnum):
+    """Part of a deployment that reads these settings; the names are those of the task definitions."""
+
+    CODE = "code"
+    WORKER = "worker"
+    STEPS = "steps"
+    DOOR = "door"
+    WATCHDOG = "watchdog"
+    MIGRATE = "migrate"
+
+
+# Settings that a process outside local cannot work without. A person's command line is no component: what it needs
+# beyond these depends on the command.
+_ALWAYS = ("store_url", "first_business_date")
+_LINKS = ("ui_url", "runbook_url")
+_WAREHOUSE = (
+    "snowflake_account", "snowflake_user", "snowflake_private_key", "snowflake_role", "snowflake_warehouse",
+    "snowflake_database", "data_team_table",
+)  # fmt: skip
+REQUIRED: Mapping[Component | None, tuple[str, ...]] = {
+    None: _ALWAYS,
+    Component.CODE: (*_ALWAYS, *_LINKS, "bigsite_url", "slack_token", "consent_queue_url", "consent_dead_letter_url"),
+    Component.WORKER: (*_ALWAYS, *_LINKS, "bigsite_url", *_WAREHOUSE),
+    Component.STEPS: (*_ALWAYS, *_LINKS, "bigsite_url", *_WAREHOUSE, "celery_broker_url"),
+    Component.DOOR: (*_ALWAYS, "operate_url", "door_signer", "support_group"),
+    Component.WATCHDOG: (*_ALWAYS, *_LINKS, "slack_token"),
+    Component.MIGRATE: (),
+}
+# Components that notify: production's pages go to PagerDuty.
+_PAGING = (Component.CODE, Component.WATCHDOG)
+_LINKED = tuple(component for component, required in REQUIRED.items() if "runbook_url" in required)
+
+
 class Settings(BaseSettings):
-    """Every setting of classfeed; the environment variable is the name in capitals after ``CLASSFEED_``."""
+    """Settings of classfeed; the environment variable is the name in capitals after ``CLASSFEED_``."""
 
-    model_config = SettingsConfigDict(env_prefix="CLASSFEED_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CLASSFEED_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    env: Environment = Field(Environment.LOCAL, description="local, dev, stg or prod")
-    home: Path = Field(Path(".classfeed"), description="where embedded services and local data live")
-    bigsite_url: SecretStr | None = Field(
-        None, description="SQLAlchemy URL of bigsite; unset: an embedded PostgreSQL under the home folder"
+    env: Environment = Field(Environment.LOCAL, description="environment: local, dev, stg or prod")
+    component: Component | None = Field(
+        None, description="part of a deployment that this process is; decides which settings are required"
     )
-    store_url: str | None = Field(None, description="object store, a folder or s3://bucket/prefix; unset: <home>/store")
-    s3_endpoint_url: str | None = Field(None, description="another S3 endpoint than AWS's own, for tests")
+    home: Path = Field(Path(".classfeed"), description="folder of embedded services and local data")
+    bigsite_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of bigsite. Unset: an embedded PostgreSQL under the home folder"
+    )
+    store_url: str | None = Field(None, description="object store: a folder or s3://bucket/prefix. Unset: <home>/store")
+    s3_endpoint_url: str | None = Field(None, description="S3 endpoint other than AWS's own, for tests")
     first_business_date: dt.date = Field(
-        dt.date(2023, 1, 3), description="the feeds' first business date: sequence number 1, everyone NEW"
+        dt.date(2023, 1, 3),
+        description="first business date of every feed that declares none: sequence number 1, everyone NEW. "
+        "No default outside local",
     )
     now: AwareDatetime | None = Field(
-        None, description="a set clock for replays and tests; refused outside local and dev"
+        None, description="fixed clock for replays and tests; refused outside local and dev"
     )
     max_held_back_share: Decimal = Field(
-        Decimal("0.01"), ge=0, le=1, description="above this share of portfolios breaking a rule, nothing goes"
+        Decimal("0.01"), ge=0, le=1, description="share of portfolios breaking a rule above which the feed stops"
     )
     max_removed_share: Decimal = Field(
-        Decimal("0.05"), ge=0, le=1, description="above this share removed since the date before, a person must release"
+        Decimal("0.05"),
+        ge=0,
+        le=1,
+        description="share of portfolios removed since the previous date above which a person must approve",
     )
     max_page_bytes: int = Field(
-        32 * 1024 * 1024, ge=64 * 1024, description="size of a document page before compression"
+        32 * 1024 * 1024, ge=64 * 1024, description="bytes of a document page before compression"
     )
     compress: bool = Field(True, description="gzip the delivered documents")
     slice_portfolios: int = Field(
         300,
         ge=1,
-        description="portfolios worked on at a time, of those without their whole history four times as many: bounds "
-        "memory, changes no byte of the output",
+        description="portfolios per slice (four times as many for DELTA). Bounds memory; does not change the output",
     )
     shard_portfolios: int = Field(
         12_000,
         ge=1,
-        description="portfolios of a great date that one worker takes at a time, four times as many of those without "
-        "their whole history: changes no byte of the output",
+        description="portfolios per shard of a large date (four times as many for DELTA). Does not change the output",
     )
     bigsite_sessions: int = Field(
-        4, ge=1, le=8, description="sessions that read a great date from bigsite at once; an ordinary one takes one"
+        4, ge=1, le=8, description="parallel sessions reading a large date from bigsite; an ordinary date uses one"
     )
     delivery_wait_seconds: int = Field(
-        600, ge=0, description="how long a delivery waits for the business date before it, if that one is running"
+        600, ge=0, description="seconds a delivery waits while the previous business date is running"
     )
     flags: dict[str, dict[str, bool | str]] = Field(
         default_factory=dict,
         description="switches of feeds and recipients, as JSON: switch, then feed or recipient, then value",
     )
     flag_provider: str = Field(
-        "settings", description="who answers for switches: settings, or an OpenFeature provider as module:callable"
+        "settings",
+        description="source of the switches: settings, ssm (the parameter of CLASSFEED_FLAGS_PARAMETER), or an "
+        "OpenFeature provider as module:callable",
     )
+    flags_parameter: str | None = Field(
+        None, description="SSM parameter that contains the switches as JSON; required by the flag provider ssm"
+    )
+    flags_seconds: int = Field(60, ge=1, description="seconds for which switches read from SSM are cached")
+    ssm_endpoint_url: str | None = Field(None, description="SSM endpoint other than AWS's own, for tests")
     parity_clean_dates: int = Field(
-        10, ge=1, description="clean business dates in a row before a feed that replaces an old app may go live"
+        10, ge=1, description="consecutive clean business dates before a feed that replaces an old app may go live"
     )
-    repair_dates: int = Field(10, ge=1, description="how many of a feed's last due dates are watched and repaired")
+    repair_dates: int = Field(10, ge=1, description="number of a feed's last due dates that are watched and repaired")
     repair_attempts: int = Field(
-        5, ge=1, description="attempts at a date in one service window, from its start to the next one's"
+        5, ge=1, description="attempts at a date in one service window, from its start to the start of the next"
     )
     repair_pace: float = Field(
         1.0,
         gt=0,
         le=10,
-        description="factor on repair's waiting times; below 1 in rehearsals, where nobody waits hours",
+        description="factor on repair's waiting times; below 1 in rehearsals",
     )
-    sensor_seconds: int = Field(60, ge=1, le=600, description="how often the repair and alert sensors look")
+    sensor_seconds: int = Field(
+        60, ge=1, le=600, description="seconds between evaluations of the repair and alert sensors"
+    )
     source_probe_seconds: int = Field(
-        300, ge=0, description="how often bigsite is asked whether rows of delivered dates changed"
+        300, ge=0, description="seconds between probes of bigsite for changed rows of delivered dates"
     )
-    slack_token: SecretStr | None = Field(None, description="Slack bot token for alerts; unset: alerts go to the log")
-    slack_channel: str = Field("#classfeed", description="Slack channel for production's alerts")
-    slack_channel_nonprod: str = Field("#classfeed-nonprod", description="Slack channel for all other alerts")
-    slack_url: str = Field("https://slack.com/api/", description="Slack's API, or a stand-in for tests")
+    slack_token: SecretStr | None = Field(None, description="Slack bot token for alerts. Unset: alerts go to the log")
+    slack_channel: str = Field("#classfeed", description="Slack channel of production's alerts")
+    slack_channel_nonprod: str = Field("#classfeed-nonprod", description="Slack channel of all other alerts")
+    slack_url: str = Field("https://slack.com/api/", description="base URL of Slack's API; another one for tests")
     pagerduty_key: SecretStr | None = Field(
-        None, description="PagerDuty routing key, for what must wake someone in production; unset: the log"
+        None, description="PagerDuty routing key for alerts that page in production. Unset: the log"
     )
     pagerduty_url: str = Field(
-        "https://events.pagerduty.com", description="PagerDuty's Events API, or a stand-in for tests"
+        "https://events.pagerduty.com", description="base URL of PagerDuty's Events API; another one for tests"
     )
-    ui_url: str | None = Field(None, description="address of the Dagster UI, for the links in alerts")
-    runbook_url: str = Field("docs/runbook/alerts.md", description="address of the alerts' runbook, for links")
-    support_group: str = Field("classfeed-support", description="who may use the support door: see docs/security.md")
-    rerun_budget: int = Field(6, ge=0, description="re-runs of one feed that support may ask for in 24 hours")
+    ui_url: str | None = Field(None, description="base URL of the Dagster UI, for links in alerts")
+    runbook_url: str = Field(
+        "docs/runbook/alerts.md", description="URL of the alerts' runbook, for links in alerts; absolute outside local"
+    )
+    support_group: str = Field(
+        "classfeed-support", description="identity provider's group that may use the support door; see docs/security.md"
+    )
+    rerun_budget: int = Field(6, ge=0, description="re-runs of one feed that support may request in 24 hours")
     operate_url: str | None = Field(
-        None, description="address of the writable webserver, through which re-runs start; unset: in this process"
+        None, description="base URL of the writable webserver that starts re-runs. Unset: in this process"
     )
     door_signer: str | None = Field(
         None, description="beginning of the ARN of the load balancer whose signature the support door accepts"
     )
-    held_back_alert: int = Field(10, ge=0, description="above this many portfolios held back on a date, an alert")
+    held_back_alert: int = Field(10, ge=0, description="portfolios held back on a date above which an alert is raised")
     consent_queue_url: str | None = Field(
-        None, description="SQS queue of bigsite's consent events; unset: bigsite is only asked now and then"
+        None, description="SQS queue of bigsite's consent events. Unset: bigsite is polled only"
     )
-    consent_dead_letter_url: str | None = Field(None, description="SQS queue for consent events that can't be read")
-    sqs_endpoint_url: str | None = Field(None, description="another SQS endpoint than AWS's own, for tests")
-    keep_runs_days: int = Field(
-        400, ge=90, description="Dagster's runs and their event logs are deleted after this many days"
-    )
+    consent_dead_letter_url: str | None = Field(None, description="SQS queue of unreadable consent events")
+    sqs_endpoint_url: str | None = Field(None, description="SQS endpoint other than AWS's own, for tests")
+    keep_runs_days: int = Field(400, ge=90, description="days before Dagster's runs and their event logs are deleted")
     snowflake_account: str | None = Field(
-        None, description="Snowflake account; unset: a local stand-in under the home folder (extra `embedded`)"
+        None, description="Snowflake account. Unset: a local stand-in under the home folder (extra `embedded`)"
     )
     snowflake_user: str | None = Field(None, description="Snowflake user that loads and reconciles")
     snowflake_private_key: SecretStr | None = Field(
-        None, description="the user's private key, PEM text, from the secrets store; no password is ever used"
+        None, description="PEM text of the user's private key, from the secrets store; no password is ever used"
     )
     snowflake_role: str | None = Field(None, description="Snowflake role")
     snowflake_warehouse: str | None = Field(None, description="Snowflake virtual warehouse")
     snowflake_database: str = Field("CLASSFEED", description="Snowflake database")
     snowflake_schema: str = Field("FEED", description="Snowflake schema of the star schema and the breaks")
     data_team_table: str = Field(
-        "CLASS_FEED_METRICS", description="the data team's table, qualified if it is in another schema"
+        "CLASS_FEED_METRICS", description="data team's table, qualified if it is in another schema"
     )
     simulation_seed: int = Field(1, description="seed of the simulated customers, outside production")
     simulation_portfolios: int = Field(
-        300, ge=1, le=50_000, description="how many simulated portfolios share with Class; a tenth more never do"
+        300, ge=1, le=50_000, description="simulated portfolios that consent to Class; another tenth never does"
     )
     simulation_market: Path | None = Field(
-        None, description="Parquet of real prices that simulated customers deal at; unset: an invented market"
+        None, description="Parquet file of real prices for simulated trades. Unset: an invented market"
     )
     simulation_keep_days: int = Field(
-        400, ge=90, description="simulated end-of-day rows and closed portfolios are deleted after this many days"
+        400, ge=90, description="days before simulated end-of-day rows and closed portfolios are deleted"
     )
     executor: str = Field(
         "in_process",
         pattern="^(in_process|multiprocess|celery|k8s)$",
-        description="a run's steps: in one process, a process each, by Celery's workers, or a pod each",
+        description="executor of a run's steps: in_process, multiprocess, celery (workers) or k8s (a pod a step)",
     )
     celery_broker_url: SecretStr | None = Field(
-        None, description="Celery's broker, such as rediss://…; needed where the executor is celery, and by workers"
+        None, description="Celery broker URL such as rediss://…; required by runs and workers with the executor celery"
     )
     celery_results_url: SecretStr | None = Field(
-        None, description="where Celery's workers leave what became of a step; unset: the broker, if it is Redis"
+        None, description="Celery result backend URL. Unset: the broker, if it is Redis"
     )
     celery_lost_seconds: int = Field(
-        120, ge=4, description="a Celery worker not heard of for so long is lost: its step goes to another"
+        120, ge=4, description="seconds without a heartbeat before a worker's step is reassigned"
     )
-    log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines")
-    code_version: str = Field("0.1.0", description="what is deployed; goes into every manifest")
+    log_format: str = Field(
+        "text", pattern="^(text|json)$", description="log format: text for people, json for machines"
+    )
+    code_version: str = Field("0.1.0", description="version of the deployed code; recorded in every manifest")
 
     @model_validator(mode="after")
     def _clock_is_for_rehearsals(self) -> Self:
@@ -171,13 +231,45 @@ class Settings(BaseSettings):
             raise ValueError(f"CLASSFEED_NOW is for local and dev, never for {self.env}: unset it")
         return self
 
+    @model_validator(mode="after")
+    def _complete_outside_local(self) -> Self:
+        if self.env is Environment.LOCAL:
+            return self
+        missing = self._missing()
+        if missing:
+            part = f" of the component {self.component}" if self.component else ""
+            names = ", ".join(f"CLASSFEED_{name.upper()}" for name in missing)
+            raise ValueError(f"settings{part} missing in {self.env}: {names}. Set them, or unset CLASSFEED_ENV")
+        if self.component in _LINKED and urlsplit(self.runbook_url).scheme not in ("http", "https"):
+            raise ValueError(
+                f"CLASSFEED_RUNBOOK_URL is not a URL: {self.runbook_url}. Alerts of {self.env} need an absolute one"
+            )
+        return self
+
+    def _missing(self) -> list[str]:
+        required = REQUIRED[self.component]
+        if self.env is Environment.PROD and self.component in _PAGING:
+            required = (*required, "pagerduty_key")
+        if self.flag_provider == "ssm":
+            required = (*required, "flags_parameter")
+        return [name for name in required if name not in self.model_fields_set or getattr(self, name) is None]
+
     @property
     def store_location(self) -> str:
-        """The object store's URL or folder, with the default filled in."""
+        """URL or folder of the object store, with the default filled in."""
         return self.store_url or str(self.home / "store")
 
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """Return the settings of this process, read once. SettingsError if they are incomplete or invalid."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(one) for one in error.errors())) from None
+
+
+def _sentence(error: ErrorDetails) -> str:
+    name = "".join(f"CLASSFEED_{part!s}".upper() for part in error["loc"][:1])
+    text = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {text}" if name else text

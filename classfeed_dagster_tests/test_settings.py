@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from classfeed_dagster.runtime import ClockRefusedError, Runtime
-from classfeed_dagster.settings import Environment, Settings
+from classfeed_dagster.settings import REQUIRED, Component, Environment, Settings, SettingsError, get_settings
 from classfeed_dagster.tags import CLOCK_TAG
+
+# The least that any process outside local needs.
+ELSEWHERE: dict[str, Any] = {"store_url": "s3://bucket", "first_business_date": dt.date(2026, 3, 2)}
 
 
 def test_nothing_set_means_embedded_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,16 +32,67 @@ def test_the_database_password_is_never_shown() -> None:
 
 def test_a_set_clock_is_refused_outside_rehearsals() -> None:
     noon = dt.datetime(2023, 1, 4, 1, tzinfo=dt.UTC)
-    assert Runtime(Settings(env=Environment.DEV, now=noon)).clock({}) == noon
+    assert Runtime(Settings(env=Environment.DEV, now=noon, **ELSEWHERE)).clock({}) == noon
     assert Runtime(Settings()).clock({CLOCK_TAG: "2023-01-04T12:00:00+11:00"}) == noon
     with pytest.raises(ValidationError, match="local and dev, never for prod"):
-        Settings(env=Environment.PROD, now=noon)
+        Settings(env=Environment.PROD, now=noon, **ELSEWHERE)
     with pytest.raises(ClockRefusedError, match="never for stg"):
-        Runtime(Settings(env=Environment.STG)).clock({CLOCK_TAG: noon.isoformat()})
-    assert Runtime(Settings(env=Environment.PROD)).clock({}) is None
+        Runtime(Settings(env=Environment.STG, **ELSEWHERE)).clock({CLOCK_TAG: noon.isoformat()})
+    assert Runtime(Settings(env=Environment.PROD, **ELSEWHERE)).clock({}) is None
 
 
 def test_no_more_sessions_read_a_date_than_the_engine_has_connections_for() -> None:
     assert Settings(bigsite_sessions=8).bigsite_sessions == 8
     with pytest.raises(ValidationError, match="bigsite_sessions"):
         Settings(bigsite_sessions=9)
+
+
+@pytest.mark.parametrize("component", [*Component, None])
+def test_settings_outside_local_missing_ones_are_named_at_once(
+    component: Component | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLASSFEED_STORE_URL", raising=False)
+    if not REQUIRED[component]:
+        assert Settings(env=Environment.PROD, component=component).env is Environment.PROD
+        return
+    with pytest.raises(ValidationError) as refused:
+        Settings(env=Environment.STG, component=component)
+    for name in REQUIRED[component]:
+        assert f"CLASSFEED_{name.upper()}" in str(refused.value)
+
+
+def test_first_business_date_outside_local_has_no_default() -> None:
+    with pytest.raises(ValidationError, match="missing in prod: CLASSFEED_FIRST_BUSINESS_DATE"):
+        Settings(env=Environment.PROD, store_url="s3://bucket")
+    assert Settings().first_business_date == dt.date(2023, 1, 3)
+
+
+def test_settings_of_production_need_a_pager_and_an_absolute_runbook() -> None:
+    code: dict[str, Any] = ELSEWHERE | {
+        "component": "code", "ui_url": "https://feed/view", "runbook_url": "https://feed/alerts.md", "slack_token": "x",
+        "bigsite_url": "postgresql://db/bigsite", "consent_queue_url": "https://q", "consent_dead_letter_url": "https://d",
+    }  # fmt: skip
+    assert Settings(env=Environment.STG, **code).component is Component.CODE
+    with pytest.raises(ValidationError, match="missing in prod: CLASSFEED_PAGERDUTY_KEY"):
+        Settings(env=Environment.PROD, **code)
+    with pytest.raises(ValidationError, match=r"CLASSFEED_RUNBOOK_URL is not a URL: docs/alerts.md"):
+        Settings(env=Environment.STG, **code | {"runbook_url": "docs/alerts.md"})
+
+
+def test_settings_error_names_every_variable_and_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    get_settings.cache_clear()
+    for name, value in {
+        "ENV": "prod",
+        "BIGSITE_URL": "postgresql://feed:hunter2@db/b",
+        "REPAIR_DATES": "hunter2",
+    }.items():
+        monkeypatch.setenv(f"CLASSFEED_{name}", value)
+    with pytest.raises(SettingsError) as refused:
+        get_settings()
+    assert "CLASSFEED_REPAIR_DATES: " in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+    monkeypatch.delenv("CLASSFEED_REPAIR_DATES")
+    with pytest.raises(SettingsError, match="CLASSFEED_FIRST_BUSINESS_DATE") as refused:
+        get_settings()
+    assert "hunter2" not in str(refused.value)
+    get_settings.cache_clear()

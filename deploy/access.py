@@ -89,6 +89,10 @@ class Access(Stack):
             if name in ("deployer", "notes"):
                 environment = f"{deployment.env}-notes" if name == "notes" else ""
                 trust: dict[str, object] = policies.github(deployment, environment)
+            elif name == "legacy":
+                # The old apps run in the same account, under roles whose names begin so.
+                trust = sso | {"Condition": {"ArnLike": {"aws:PrincipalArn": (
+                    f"arn:aws:iam::{deployment.account}:role/{policies.OLD_APPS}")}}}  # fmt: skip
             else:
                 # Only sessions of the identity centre's group of this name.
                 trust = sso | {"Condition": {"ArnLike": {"aws:PrincipalArn": (
@@ -100,3 +104,4 @@ class Access(Stack):
         services = f"arn:aws:ecs:{self.region}:{self.account}:service/{self.deployment.name('cluster')}/*"
         may = {"Sid": "Renew", "Effect": "Allow", "Action": ["ecs:UpdateService"], "Resource": [services]}
         self._role("renew", self._trust("scheduler"), [may])
+        self._role("schedule", self._trust("scheduler"), policies.schedule(self.deployment))

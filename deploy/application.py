@@ -6,6 +6,7 @@ from aws_cdk import CfnParameter, Duration, Stack
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_elasticloadbalancingv2 as elb
 from aws_cdk import aws_logs as logs
+from aws_cdk import aws_route53 as route53
 from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_servicediscovery as discovery
 from constructs import Construct
@@ -23,7 +24,9 @@ SERVICES = {
     "daemon": (1024, 2048, "runs", None),
 }
 # What the image is told to be. The worker's command is given by the launcher, the migration's by its name.
-COMMANDS = {"code": "code-server", "worker": "code-server"}
+COMMANDS = {"code": ["code-server"], "worker": ["code-server"]}
+# Tasks that are started for one purpose and end: nobody asks for their health.
+ENDING = ("worker", "migrate", "watchdog")
 ENVIRONMENT_OF_SECRET = {
     "dagster-database": (("DAGSTER_PG_USERNAME", "username"), ("DAGSTER_PG_PASSWORD", "password")),
     "bigsite": (("CLASSFEED_BIGSITE_URL", "url"),),
@@ -35,8 +38,9 @@ ENVIRONMENT_OF_SECRET = {
 # cookie: being let in as a viewer opens no other door.
 PATHS = {"viewer": "/view", "operator": "/operate", "door": "/rerun"}
 # AWS services that have an endpoint inside the network; everything else goes through the egress proxy.
-ENDPOINTS = ("api.ecr", "logs", "secretsmanager", "sqs", "ecs", "kms", "monitoring", "sts", "s3")
-OIDC = "https://login.broker.example"
+ENDPOINTS = ("api.ecr", "logs", "secretsmanager", "sqs", "ssm", "ec2", "ecs", "kms", "monitoring", "sts", "s3")
+# Components that read classfeed's settings. The webservers and the daemon are Dagster's alone.
+CONFIGURED = ("code", "worker", "door", "watchdog")
 
 
 class Application(Stack):
@@ -60,6 +64,13 @@ class Application(Stack):
         self.targets = self._balancer()
         self.services = {name: self._service(name) for name in SERVICES}
         self._renew_after_rotation()
+        self._watch()
+        route53.CfnRecordSet(
+            self, "Host", hosted_zone_id=deployment.network.zone, name=deployment.host, type="A",
+            alias_target=route53.CfnRecordSet.AliasTargetProperty(
+                dns_name=self.balancer.attr_dns_name, hosted_zone_id=self.balancer.attr_canonical_hosted_zone_id
+            ),
+        )  # fmt: skip
 
     # Tasks and services.
 
@@ -77,7 +88,7 @@ class Application(Stack):
         container = part.ContainerDefinitionProperty(
             name="run" if name == "worker" else name,
             image=f"{REST_ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{REPOSITORY}@{self.digest.value_as_string}",
-            command=[COMMANDS.get(name, name)],
+            command=COMMANDS.get(name, [name]),
             essential=True, readonly_root_filesystem=True, user="10001:10001", privileged=False, stop_timeout=110,
             linux_parameters=part.LinuxParametersProperty(
                 init_process_enabled=True, capabilities=part.KernelCapabilitiesProperty(drop=["ALL"])
@@ -91,7 +102,7 @@ class Application(Stack):
                 for secret in secrets
                 for variable, field in ENVIRONMENT_OF_SECRET[secret]
             ],
-            health_check=None if name in ("worker", "migrate") else part.HealthCheckProperty(
+            health_check=None if name in ENDING else part.HealthCheckProperty(
                 command=["CMD", "health"], interval=30, timeout=10, retries=3, start_period=90
             ),
             port_mappings=[part.PortMappingProperty(container_port=port)] if port else None,
@@ -127,7 +138,7 @@ class Application(Stack):
             "CLASSFEED_WORKER_TASK_DEFINITION": deployment.name("worker"),
             "DAGSTER_PG_HOST": self.foundation.database.attr_endpoint_address,
             "DAGSTER_PG_DB": "dagster",
-            "HTTPS_PROXY": "http://egress.broker.internal:3128",
+            "HTTPS_PROXY": deployment.network.egress_url,
             "NO_PROXY": ",".join(
                 [
                     *(f"{one}.{deployment.region}.amazonaws.com" for one in ENDPOINTS),
@@ -138,12 +149,20 @@ class Application(Stack):
                 ]
             ),
         }
+        if name in CONFIGURED:
+            environment |= {f"CLASSFEED_{key}": value for key, value in deployment.settings.items()}
+            environment |= {
+                "CLASSFEED_COMPONENT": name,
+                "CLASSFEED_FLAG_PROVIDER": "ssm",
+                "CLASSFEED_FLAGS_PARAMETER": deployment.flags_parameter,
+            }
+        if name == "migrate":
+            environment["CLASSFEED_COMPONENT"] = name
         if name == "code":
             queue = f"https://sqs.{deployment.region}.amazonaws.com/{deployment.account}/{deployment.name('consent-events')}"
             environment |= {
                 "CLASSFEED_CONSENT_QUEUE_URL": queue,
                 "CLASSFEED_CONSENT_DEAD_LETTER_URL": f"{queue}-dead",
-                "CLASSFEED_UI_URL": f"https://{deployment.host}/view",
             }
         if name == "migrate":
             environment |= {
@@ -229,7 +248,7 @@ class Application(Stack):
                 fixed_response_config=part.FixedResponseConfigProperty(status_code="404", content_type="text/plain"),
             )],
         )  # fmt: skip
-        rule = elb.CfnListenerRule
+        rule, oidc = elb.CfnListenerRule, deployment.network.identity_url
         targets: dict[str, elb.CfnTargetGroup] = {}
         for number, (name, path) in enumerate(PATHS.items(), start=1):
             targets[name] = elb.CfnTargetGroup(
@@ -254,8 +273,8 @@ class Application(Stack):
                     rule.ActionProperty(
                         type="authenticate-oidc", order=1,
                         authenticate_oidc_config=rule.AuthenticateOidcConfigProperty(
-                            issuer=OIDC, authorization_endpoint=f"{OIDC}/authorize", token_endpoint=f"{OIDC}/token",
-                            user_info_endpoint=f"{OIDC}/userinfo", client_id=f"{field}client_id}}}}",
+                            issuer=oidc, authorization_endpoint=f"{oidc}/authorize", token_endpoint=f"{oidc}/token",
+                            user_info_endpoint=f"{oidc}/userinfo", client_id=f"{field}client_id}}}}",
                             client_secret=f"{field}client_secret}}}}", scope="openid profile groups",
                             session_cookie_name=f"classfeed-{name}", session_timeout=28800,
                             on_unauthenticated_request="authenticate",
@@ -283,3 +302,26 @@ class Application(Stack):
                     ),
                 ),
             )  # fmt: skip
+
+    def _watch(self) -> None:
+        """Start the watchdog every five minutes: outside Dagster, so that a dead daemon cannot silence it."""
+        part = scheduler.CfnSchedule
+        part(
+            self, "Watch", name=self.deployment.name("watchdog"), kms_key_arn=self.foundation.key.key_arn,
+            schedule_expression="rate(5 minutes)",
+            flexible_time_window=part.FlexibleTimeWindowProperty(mode="OFF"),
+            target=part.TargetProperty(
+                arn=self.deployment.cluster_arn, role_arn=self.deployment.role("schedule"),
+                ecs_parameters=part.EcsParametersProperty(
+                    task_definition_arn=self.tasks["watchdog"].ref, launch_type="FARGATE", platform_version="1.4.0",
+                    network_configuration=part.NetworkConfigurationProperty(
+                        awsvpc_configuration=part.AwsVpcConfigurationProperty(
+                            assign_public_ip="DISABLED",
+                            security_groups=[self.foundation.groups["runs"].security_group_id],
+                            subnets=[subnet.subnet_id for subnet in self.foundation.vpc.isolated_subnets],
+                        )
+                    ),
+                ),
+                retry_policy=part.RetryPolicyProperty(maximum_event_age_in_seconds=300, maximum_retry_attempts=2),
+            ),
+        )  # fmt: skip

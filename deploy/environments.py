@@ -5,6 +5,7 @@ Production has an account of its own; dev and staging share another, which also 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 REGION = "ap-southeast-2"
@@ -14,6 +15,36 @@ REST_ACCOUNT = "111122223333"
 PRODUCTION_ACCOUNT = "444455556666"
 REPOSITORY = "classfeed"
 GITHUB_REPOSITORY = "broker/classfeed"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Connections of an environment to the broker's own network. Everything here exists before the first deployment.
+
+    Attributes:
+        transit_gateway: gateway that connects the VPC with the broker's network.
+        resolver_rule: Route 53 resolver rule, shared with the account, that resolves the broker's internal names.
+        broker_cidr: addresses of the broker's network: users, bigsite and the egress proxy.
+        identity_cidr: addresses of the identity provider as the load balancer reaches them. A load balancer uses no
+            proxy, and resolves the provider's name in public DNS only.
+        identity_url: issuer of the identity provider.
+        egress_host, egress_port: proxy for Slack, PagerDuty and Snowflake.
+        zone: Route 53 hosted zone of the environment's host name.
+    """
+
+    transit_gateway: str
+    resolver_rule: str
+    zone: str
+    broker_cidr: str = "10.0.0.0/8"
+    identity_cidr: str = "10.8.0.0/24"
+    identity_url: str = "https://login.broker.example"
+    egress_host: str = "egress.broker.internal"
+    egress_port: int = 3128
+
+    @property
+    def egress_url(self) -> str:
+        """URL of the egress proxy."""
+        return f"http://{self.egress_host}:{self.egress_port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +62,10 @@ class Deployment:
     monthly_budget: int  # USD
     delivered_years: int  # object lock; 0: none, for environments with invented customers
     simulated: bool  # whether the customers are invented
+    settings: Mapping[str, str]  # CLASSFEED_ variables that differ between environments, without the prefix
+    network: Network
+    watched_feeds: tuple[str, ...] = ("class_super",)  # feeds with alarms
+    workers: int = 0  # Celery workers that take steps of runs; 0: a run does all its steps
     region: str = REGION
 
     @property
@@ -75,18 +110,51 @@ class Deployment:
         return f"arn:aws:secretsmanager:{self.region}:{self.account}:secret:classfeed/{self.env}/{what}-??????"
 
     @property
+    def flags_parameter(self) -> str:
+        """SSM parameter of the switches."""
+        return f"/classfeed/{self.env}/flags"
+
+    def parameter(self, name: str) -> str:
+        """ARN of an SSM parameter."""
+        return f"arn:aws:ssm:{self.region}:{self.account}:parameter{name}"
+
+    @property
     def queue_arn(self) -> str:
         """bigsite's consent events."""
         return f"arn:aws:sqs:{self.region}:{self.account}:{self.name('consent-events')}"
 
 
+def _settings(env: str, first_business_date: str, suffix: str, channel: str) -> dict[str, str]:
+    # Placeholders, like the accounts: the Snowflake objects and the channel are the owner's to name.
+    return {
+        "FIRST_BUSINESS_DATE": first_business_date,
+        "UI_URL": f"https://classfeed{suffix}.broker.example/view",
+        "RUNBOOK_URL": "https://github.com/broker/classfeed/blob/main/docs/runbook/alerts.md",
+        "SLACK_CHANNEL" if env == "prod" else "SLACK_CHANNEL_NONPROD": channel,
+        "SUPPORT_GROUP": "classfeed-support" if env == "prod" else f"classfeed-{env}-support",
+        "SNOWFLAKE_ACCOUNT": "broker-au1" if env == "prod" else "broker-au1-nonprod",
+        "SNOWFLAKE_ROLE": f"CLASSFEED_{env.upper()}",
+        "SNOWFLAKE_WAREHOUSE": f"CLASSFEED_{env.upper()}",
+        "SNOWFLAKE_DATABASE": "CLASSFEED" if env == "prod" else f"CLASSFEED_{env.upper()}",
+        "SNOWFLAKE_SCHEMA": "FEED",
+        "DATA_TEAM_TABLE": "FEED.CLASS_FEED_METRICS",
+    }
+
+
+# 2026-11-30 is a Monday: staging and dev begin with the first deployment's week. Production's is agreed with Class.
 DEPLOYMENTS = (
     Deployment("dev", REST_ACCOUNT, "10.40.0.0/16", "classfeed.dev.broker.example", "db.t4g.medium", False,
-               1024, 4096, 300, 0, simulated=True),
+               1024, 4096, 300, 0, simulated=True,
+               settings=_settings("dev", "2026-11-30", ".dev", "#classfeed-nonprod"),
+               network=Network("tgw-0aaaaaaaaaaaaaaaa", "rslvr-rr-0aaaaaaaaaaaaaaa", "Z0AAAAAAAAAAAA")),
     Deployment("stg", REST_ACCOUNT, "10.41.0.0/16", "classfeed.stg.broker.example", "db.t4g.medium", True,
-               2048, 8192, 600, 0, simulated=True),
+               2048, 8192, 600, 0, simulated=True,
+               settings=_settings("stg", "2026-11-30", ".stg", "#classfeed-nonprod"),
+               network=Network("tgw-0aaaaaaaaaaaaaaaa", "rslvr-rr-0aaaaaaaaaaaaaaa", "Z0AAAAAAAAAAAA")),
     Deployment("prod", PRODUCTION_ACCOUNT, "10.42.0.0/16", "classfeed.broker.example", "db.m7g.large", True,
-               4096, 16384, 2500, 7, simulated=False),
+               4096, 16384, 2500, 7, simulated=False,
+               settings=_settings("prod", "2027-02-01", "", "#classfeed"),
+               network=Network("tgw-0bbbbbbbbbbbbbbbb", "rslvr-rr-0bbbbbbbbbbbbbbb", "Z0BBBBBBBBBBBB")),
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_rds as rds
+from aws_cdk import aws_route53resolver as resolver
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_secretsmanager as secrets
 from aws_cdk import aws_sqs as sqs
@@ -15,6 +16,7 @@ from constructs import Construct
 
 from deploy.environments import ZONES, Deployment
 from deploy.policies import LASTING, SECRETS
+from deploy.retention import retention_days
 
 # The longest a sensor may take over a message; the queue hides it six times as long before another may try.
 MESSAGE_SECONDS = 60
@@ -64,7 +66,25 @@ class Foundation(Stack):
         )  # fmt: skip
         vpc.add_flow_log("Flow", destination=ec2.FlowLogDestination.to_cloud_watch_logs(group))
         vpc.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3)
+        self._connect(vpc)
         return vpc
+
+    def _connect(self, vpc: ec2.Vpc) -> None:
+        """Connect the VPC with the broker's network: routes, and the names that are resolved there."""
+        network = self.deployment.network
+        attachment = ec2.CfnTransitGatewayVpcAttachment(
+            self, "Attachment", transit_gateway_id=network.transit_gateway, vpc_id=vpc.vpc_id,
+            subnet_ids=[subnet.subnet_id for subnet in vpc.isolated_subnets],
+        )  # fmt: skip
+        for number, subnet in enumerate(vpc.isolated_subnets, start=1):
+            route = ec2.CfnRoute(
+                self, f"Broker{number}", route_table_id=subnet.route_table.route_table_id,
+                destination_cidr_block=network.broker_cidr, transit_gateway_id=network.transit_gateway,
+            )  # fmt: skip
+            route.add_resource_dependency(attachment)
+        resolver.CfnResolverRuleAssociation(
+            self, "BrokerNames", resolver_rule_id=network.resolver_rule, vpc_id=vpc.vpc_id
+        )
 
     def _groups(self) -> dict[str, ec2.SecurityGroup]:
         """A security group for each kind of thing; each may talk to what it needs, and to nothing else."""
@@ -90,19 +110,32 @@ class Foundation(Stack):
         ]  # fmt: skip
         for source, target, port in allowed:
             groups[source].connections.allow_to(groups[target], ec2.Port.tcp(port), f"{source} to {target}")
-        groups["balancer"].add_ingress_rule(ec2.Peer.ipv4("10.0.0.0/8"), ec2.Port.tcp(443), "the broker's own network")
+        network = self.deployment.network
+        broker, identity = ec2.Peer.ipv4(network.broker_cidr), ec2.Peer.ipv4(network.identity_cidr)
+        proxy = ec2.Port.tcp(network.egress_port)
+        storage = ec2.Peer.prefix_list("pl-6ca54005")
+        groups["balancer"].add_ingress_rule(broker, ec2.Port.tcp(443), "the broker's own network")
+        # A load balancer exchanges codes for tokens itself, and uses no proxy.
+        groups["balancer"].add_egress_rule(identity, ec2.Port.tcp(443), "identity provider")
+        for name in ("code", "runs", "web"):
+            # Snowflake, Slack, PagerDuty; the load balancer's public keys, which the support door asks for.
+            groups[name].add_egress_rule(broker, proxy, "egress proxy")
+            groups[name].add_egress_rule(storage, ec2.Port.tcp(443), "S3 through its gateway endpoint")
         for name in ("code", "runs"):
-            # bigsite, and the egress proxy in front of Snowflake and Slack, are in the broker's network.
-            groups[name].add_egress_rule(ec2.Peer.ipv4("10.0.0.0/8"), ec2.Port.tcp(5432), "bigsite")
-            groups[name].add_egress_rule(ec2.Peer.ipv4("10.0.0.0/8"), ec2.Port.tcp(3128), "egress proxy")
-            groups[name].add_egress_rule(
-                ec2.Peer.prefix_list("pl-6ca54005"), ec2.Port.tcp(443), "S3 through its gateway endpoint"
-            )
-        groups["web"].add_egress_rule(
-            ec2.Peer.prefix_list("pl-6ca54005"), ec2.Port.tcp(443), "S3 through its gateway endpoint"
-        )
-        groups["balancer"].add_egress_rule(ec2.Peer.ipv4("10.0.0.0/8"), ec2.Port.tcp(3128), "OIDC, by the egress proxy")
-        for service in ("ecr.api", "ecr.dkr", "logs", "secretsmanager", "sqs", "ecs", "kms", "monitoring", "sts"):
+            groups[name].add_egress_rule(broker, ec2.Port.tcp(5432), "bigsite")
+        for service in (
+            "ecr.api",
+            "ecr.dkr",
+            "logs",
+            "secretsmanager",
+            "sqs",
+            "ssm",
+            "ec2",
+            "ecs",
+            "kms",
+            "monitoring",
+            "sts",
+        ):
             ec2.InterfaceVpcEndpoint(
                 self, f"Endpoint{service.replace('.', '').title()}", vpc=self.vpc, private_dns_enabled=True, open=False,
                 service=ec2.InterfaceVpcEndpointService(f"com.amazonaws.{self.region}.{service}", 443),
@@ -133,23 +166,13 @@ class Foundation(Stack):
         return bucket
 
     def _data_bucket(self) -> s3.Bucket:
-        days = 7 if self.deployment.simulated else 90
-        short = ("landing", "domains", "staged", "verdicts", "references", "shadow")
         rules = [
             s3.LifecycleRule(
-                id=prefix, prefix=f"{prefix}/", expiration=Duration.days(days),
+                id=prefix.replace("/", "-"), prefix=f"{prefix}/", expiration=Duration.days(days),
                 noncurrent_version_expiration=Duration.days(7),
             )
-            for prefix in short
+            for prefix, days in retention_days(simulated=self.deployment.simulated).items()
         ]  # fmt: skip
-        if self.deployment.simulated:
-            rules += [
-                s3.LifecycleRule(
-                    id=prefix, prefix=f"{prefix}/", expiration=Duration.days(days),
-                    noncurrent_version_expiration=Duration.days(7),
-                )
-                for prefix in ("delivered", "reconciliation", "quarantine", "simulation")
-            ]  # fmt: skip
         rules.append(s3.LifecycleRule(id="uploads", abort_incomplete_multipart_upload_after=Duration.days(2)))
         bucket = s3.Bucket(
             self, "Data", bucket_name=self.deployment.data_bucket, versioned=True, enforce_ssl=True,

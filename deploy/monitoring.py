@@ -11,7 +11,7 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from classfeed_dagster.service_levels.metrics import NAMESPACE
-from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS
+from classfeed_dagster.service_levels.objectives import OBJECTIVES
 from deploy.application import Application
 from deploy.environments import Deployment
 from deploy.foundation import Foundation
@@ -45,7 +45,7 @@ def of_objectives(deployment: Deployment) -> tuple[Alarm, ...]:
             (("env", deployment.env), ("feed", feed)), "Maximum", one.seconds, one.periods, missing=one.silence,
         )
         for one in OBJECTIVES
-        for feed in WATCHED_FEEDS
+        for feed in deployment.watched_feeds
     )  # fmt: skip
 
 

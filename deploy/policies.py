@@ -13,8 +13,10 @@ from deploy.environments import GITHUB_REPOSITORY, REGION, REPOSITORY, REST_ACCO
 
 Statement = dict[str, Any]
 
+# Roles of the apps that class trade and class cash replace.
+OLD_APPS = "broker-class-exporter-*"
 # Written once and never changed: not by a run, not by a person with a role of this project.
-LASTING = ("delivered", "chain", "releases", "reruns")
+LASTING = ("delivered", "chain", "ledger", "releases", "reruns")
 # Pointers, states and what can be made again. What a test day of work touches is put to these policies by
 # test_roles_suffice.py; a new prefix shows there.
 WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine", "reconciliation", "schemas",
@@ -34,6 +36,10 @@ _IMAGES = f"arn:aws:ecr:{REGION}:{REST_ACCOUNT}:repository/{REPOSITORY}"
 def _release(deployment: Deployment) -> str:
     # The digest that the environment runs.
     return f"arn:aws:ssm:{deployment.region}:{deployment.account}:parameter/classfeed/{deployment.env}/release"
+
+
+def _read_flags(deployment: Deployment) -> Statement:
+    return _allow("ReadSwitches", ["ssm:GetParameter"], [deployment.parameter(deployment.flags_parameter)])
 
 
 def _objects(deployment: Deployment, patterns: Iterable[str]) -> list[str]:
@@ -90,13 +96,14 @@ def worker(deployment: Deployment) -> list[Statement]:
         # An abandoned attempt's files beside a void manifest are hidden behind a marker; their bytes stay.
         _allow("Tidy", ["s3:DeleteObject"], _objects(deployment, ("shadow/*", "delivered/*", "raised-incidents/*"))),
         _deny("NeverUndone", ["s3:DeleteObject"],
-              _objects(deployment, ("delivered/*/manifest.json", "chain/*", "releases/*", "reruns/*"))),
+              _objects(deployment, ("delivered/*/manifest.json", "chain/*", "ledger/*", "releases/*", "reruns/*"))),
         _deny(
             "NeverErased",
             ["s3:DeleteObjectVersion", "s3:BypassGovernanceRetention", "s3:PutObjectRetention", "s3:PutObjectAcl"],
             lasting,
         ),
         _allow("Log", ["s3:PutObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
+        _read_flags(deployment),
         _key(deployment, "Decrypt", "GenerateDataKey"),
     ]  # fmt: skip
 
@@ -115,6 +122,7 @@ def code(deployment: Deployment) -> list[Statement]:
             [deployment.queue_arn],
         ),
         _allow("SetUnreadableAside", ["sqs:SendMessage"], [f"{deployment.queue_arn}-dead"]),
+        _read_flags(deployment),
         # The lines that a schedule or sensor writes while it is evaluated are shown beside its tick.
         _allow("Log", ["s3:PutObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
         _key(deployment, "Decrypt", "GenerateDataKey"),
@@ -145,6 +153,49 @@ def web(deployment: Deployment) -> list[Statement]:
     return [
         _allow("ReadLogs", ["s3:GetObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
         _key(deployment, "Decrypt"),
+    ]
+
+
+def operator(deployment: Deployment) -> list[Statement]:
+    """The operators' webserver: what a webserver may, and stopping a run, which Dagster does from the webserver."""
+    in_cluster = {"ArnEquals": {"ecs:cluster": deployment.cluster_arn}}
+    tasks = f"arn:aws:ecs:{deployment.region}:{deployment.account}:task/{deployment.name('cluster')}/*"
+    return [
+        *web(deployment),
+        _allow("StopWorkers", ["ecs:StopTask", "ecs:DescribeTasks"], [tasks], **in_cluster),
+        _allow("Look", ["ecs:DescribeTaskDefinition"], ["*"]),
+    ]
+
+
+def watchdog(deployment: Deployment) -> list[Statement]:
+    """The watchdog outside Dagster looks for manifests and heartbeats, and keeps the state of its one incident."""
+    states = ("incidents", "raised-incidents", "closed-incidents")
+    return [
+        _list(deployment, ("delivered", "shadow", "chain", "heartbeats", *states)),
+        _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, (
+            "delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "heartbeats/*",
+            *(f"{one}/*" for one in states)))),
+        _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in states))),
+        _allow("CloseIncidents", ["s3:DeleteObject"], _objects(deployment, ("incidents/*", "raised-incidents/*"))),
+        _read_flags(deployment),
+        _key(deployment, "Decrypt", "GenerateDataKey"),
+    ]  # fmt: skip
+
+
+def legacy(deployment: Deployment) -> list[Statement]:
+    """The old apps put their files where parity compares them, and do nothing else."""
+    return [
+        _allow("PutOldFiles", ["s3:PutObject"], _objects(deployment, ("legacy/*",))),
+        _key(deployment, "GenerateDataKey"),
+    ]
+
+
+def oncall(deployment: Deployment) -> list[Statement]:
+    """Engineers on call turn switches, on record in the parameter's history, and see what support sees."""
+    flags = [deployment.parameter(deployment.flags_parameter)]
+    return [
+        *support(deployment),
+        _allow("TurnSwitches", ["ssm:GetParameter", "ssm:GetParameterHistory", "ssm:PutParameter"], flags),
     ]
 
 
@@ -235,6 +286,20 @@ def deployer(deployment: Deployment) -> list[Statement]:
     ]  # fmt: skip
 
 
+def schedule(deployment: Deployment) -> list[Statement]:
+    """EventBridge Scheduler starts the watchdog's task, and no other."""
+    return [
+        _allow("StartWatchdog", ["ecs:RunTask"], [deployment.task("watchdog")],
+               ArnEquals={"ecs:cluster": deployment.cluster_arn}),
+        _allow(
+            "HandTheWatchdogItsRoles",
+            ["iam:PassRole"],
+            [deployment.role("watchdog"), deployment.role("watchdog-start")],
+            StringEquals={"iam:PassedToService": "ecs-tasks.amazonaws.com"},
+        ),
+    ]  # fmt: skip
+
+
 def nothing(deployment: Deployment) -> list[Statement]:
     """The migration step talks to Dagster's database, which needs no permission of AWS's."""
     return [_deny("NeverData", ["s3:*"], _objects(deployment, ("*",)))]
@@ -319,16 +384,19 @@ def builder() -> list[Statement]:
 TASKS: dict[str, tuple[Callable[[Deployment], list[Statement]], tuple[str, ...]]] = {
     "code": (code, ("dagster-database", "bigsite", "slack", "pagerduty")),
     "viewer": (web, ("dagster-database",)),
-    "operator": (web, ("dagster-database",)),
+    "operator": (operator, ("dagster-database",)),
     "daemon": (daemon, ("dagster-database",)),
     "door": (door, ()),
     "worker": (worker, ("dagster-database", "bigsite", "snowflake")),
     "migrate": (nothing, ("dagster-database",)),
+    "watchdog": (watchdog, ("slack", "pagerduty")),
 }
 # Roles that people and the pipeline assume.
 PEOPLE: dict[str, Callable[[Deployment], list[Statement]]] = {
     "analyst": analyst,
     "support": support,
+    "oncall": oncall,
+    "legacy": legacy,
     "deployer": deployer,
     "notes": notes,
 }

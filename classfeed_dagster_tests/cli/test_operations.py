@@ -9,7 +9,7 @@ import boto3
 import pytest
 from typer.testing import CliRunner
 
-from classfeed_dagster.cli import app
+from classfeed_dagster.cli.app import app
 from classfeed_dagster.settings import get_settings
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
@@ -22,6 +22,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, switchboard: Sw
     for name, value in {
         "ENV": "dev",
         "HOME": str(tmp_path),
+        "STORE_URL": str(tmp_path / "store"),
         "FIRST_BUSINESS_DATE": "2026-03-02",
         "NOW": "2026-03-03T09:30:00+11:00",
         "SLACK_TOKEN": "xoxb-local",

@@ -57,6 +57,8 @@ def test_a_database_that_may_be_anybodys_needs_a_persons_mark(classfeed: Command
 
 def test_production_is_refused_before_connecting(classfeed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLASSFEED_ENV", "prod")
+    monkeypatch.setenv("CLASSFEED_STORE_URL", "s3://bucket")
+    monkeypatch.setenv("CLASSFEED_FIRST_BUSINESS_DATE", "2023-01-03")
     monkeypatch.setenv("CLASSFEED_BIGSITE_URL", "postgresql+psycopg://nobody@127.0.0.1:1/bigsite")
     get_settings.cache_clear()
     for words in (("simulate",), ("simulate", "--mark")):

@@ -93,6 +93,8 @@ def test_staging_and_production_have_no_run_in_the_commands_own_process(
     app: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLASSFEED_ENV", "prod")
+    monkeypatch.setenv("CLASSFEED_STORE_URL", "s3://bucket")
+    monkeypatch.setenv("CLASSFEED_FIRST_BUSINESS_DATE", "2023-01-03")
     get_settings.cache_clear()
     assert isinstance(app("--date", "2023-01-04", "--reason", REASON).exception, cli_support.NoDoorError)
 
@@ -119,7 +121,9 @@ def test_in_aws_a_person_is_who_the_session_says(
             return {"Arn": arn}
 
     monkeypatch.setattr(boto3, "client", lambda _: Sts())
-    person = cli_support.requester(Settings(env=Environment.PROD))
+    person = cli_support.requester(
+        Settings(env=Environment.PROD, store_url="s3://bucket", first_business_date=dt.date(2023, 1, 3))
+    )
     assert (person.name, person.groups) == (name, frozenset(groups))
 
 

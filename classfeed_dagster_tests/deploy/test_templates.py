@@ -13,7 +13,7 @@ import yaml
 
 from classfeed_dagster.service_levels.metrics import METRICS, NAMESPACE
 from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS
-from classfeed_dagster.settings import Settings
+from classfeed_dagster.settings import Component, Settings
 from classfeed_dagster_tests.deploy.templates import (
     ENVIRONMENTS,
     ROOT,
@@ -23,6 +23,8 @@ from classfeed_dagster_tests.deploy.templates import (
     resources,
     template,
 )
+from deploy import retention
+from deploy.policies import LASTING, STATES, WORKING
 
 PROD_ACCOUNT = "444455556666"
 
@@ -45,10 +47,36 @@ class TestEveryEnvironment:
         assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
 
     def test_landing_is_kept_for_90_days_and_invented_customers_for_7(self, env: str) -> None:
-        data = only(f"{env}-foundation", "AWS::S3::Bucket", BucketName=self.data(env))
-        rules = {rule.get("Prefix"): rule for rule in data["LifecycleConfiguration"]["Rules"]}
-        assert rules["landing/"]["ExpirationInDays"] == (90 if env == "prod" else 7)
-        assert ("delivered/" in rules) is (env != "prod")
+        rules = self.expiring(env)
+        assert rules["landing"] == (90 if env == "prod" else 7)
+
+    def test_what_the_chain_names_never_expires(self, env: str) -> None:
+        rules = self.expiring(env)
+        for prefix in ("delivered", "shadow", "chain", "ledger"):
+            assert not [rule for rule in rules if rule == prefix or rule.startswith(f"{prefix}/")]
+
+    def test_every_prefix_has_a_retention(self, env: str) -> None:
+        rules = self.expiring(env)
+        prefixes = {*LASTING, *WORKING, *STATES, "consent-events"}
+        assert prefixes <= {*rules, *retention.KEPT, *retention.STATES}
+        assert not set(rules) & {*retention.KEPT, *retention.STATES}
+
+    def test_a_task_has_the_settings_that_its_component_requires(self, env: str) -> None:
+        components = set()
+        for task in resources(f"{env}-application", "AWS::ECS::TaskDefinition").values():
+            (container,) = task["ContainerDefinitions"]
+            values = {one["Name"]: one["Value"] for one in container["Environment"]}
+            values |= {one["Name"]: "from-secret" for one in container["Secrets"]}
+            mine = {
+                name.removeprefix("CLASSFEED_").lower(): value if isinstance(value, str) else "from-stack"
+                for name, value in values.items()
+                if name.removeprefix("CLASSFEED_").lower() in Settings.model_fields
+            }
+            if "component" in mine:
+                assert Settings(**mine).component == task["Family"].removeprefix(f"classfeed-{env}-")
+                components.add(Settings(**mine).component)
+            assert mine["env"] == env
+        assert components == set(Component) - {Component.STEPS}
 
     def test_the_queue_hides_a_message_six_times_as_long_as_it_takes_and_sets_dead_ones_aside(self, env: str) -> None:
         queue = only(f"{env}-foundation", "AWS::SQS::Queue", QueueName=f"classfeed-{env}-consent-events")
@@ -82,7 +110,7 @@ class TestEveryEnvironment:
 
     def test_tasks_run_one_image_by_digest_as_nobody_on_a_read_only_root(self, env: str) -> None:
         tasks = resources(f"{env}-application", "AWS::ECS::TaskDefinition")
-        assert len(tasks) == 7
+        assert len(tasks) == 8
         images = set()
         for task in tasks.values():
             (container,) = task["ContainerDefinitions"]
@@ -175,6 +203,11 @@ class TestEveryEnvironment:
             if resource["Type"] in kinds:
                 assert resource["DeletionPolicy"] in ("Retain", "Snapshot"), name
 
+    def expiring(self, env: str) -> dict[str, int]:
+        data = only(f"{env}-foundation", "AWS::S3::Bucket", BucketName=self.data(env))
+        rules = data["LifecycleConfiguration"]["Rules"]
+        return {rule["Prefix"].rstrip("/"): rule["ExpirationInDays"] for rule in rules if "Prefix" in rule}
+
     @staticmethod
     def data(env: str) -> str:
         return f"classfeed-{env}-data-{PROD_ACCOUNT if env == 'prod' else '111122223333'}"
@@ -243,3 +276,35 @@ def test_every_exception_has_a_reason_and_a_place() -> None:
         for rule in rules.values():
             assert len(rule["why"]) > 20
             assert set(rule["where"]) <= names
+
+
+def test_networks_reach_what_the_services_need() -> None:
+    for env in ENVIRONMENTS:
+        groups = {
+            one["GroupName"].removeprefix(f"classfeed-{env}-"): json.dumps(one.get("SecurityGroupEgress", []))
+            for one in resources(f"{env}-foundation", "AWS::EC2::SecurityGroup").values()
+        }
+        # The balancer asks the identity provider itself; everything else leaves through the proxy.
+        assert '"ToPort": 443' in groups["balancer"]
+        assert all('"ToPort": 3128' in groups[name] for name in ("code", "runs", "web"))
+        routes = [
+            one for one in resources(f"{env}-foundation", "AWS::EC2::Route").values() if "TransitGatewayId" in one
+        ]
+        assert len(routes) == 2
+        (record,) = resources(f"{env}-application", "AWS::Route53::RecordSet").values()
+        (rule, *_) = resources(f"{env}-application", "AWS::ElasticLoadBalancingV2::ListenerRule").values()
+        assert record["Name"] in json.dumps(rule["Conditions"])
+
+
+def test_documented_settings_and_templates_name_the_same_variables() -> None:
+    """A variable of a template is a documented setting; one that differs by environment is in every template."""
+    documented = set(re.findall(r"^\| `(CLASSFEED_\w+)`", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert documented == {f"CLASSFEED_{name.upper()}" for name in Settings.model_fields}
+    differing = {
+        "FIRST_BUSINESS_DATE", "UI_URL", "RUNBOOK_URL", "SUPPORT_GROUP", "SNOWFLAKE_ACCOUNT", "SNOWFLAKE_ROLE",
+        "SNOWFLAKE_WAREHOUSE", "SNOWFLAKE_DATABASE", "SNOWFLAKE_SCHEMA", "DATA_TEAM_TABLE",
+    }  # fmt: skip
+    for env in ENVIRONMENTS:
+        text = (TEMPLATES / f"classfeed-{env}-application.json").read_text()
+        assert not [name for name in differing if f'"CLASSFEED_{name}"' not in text]
+        assert f'"CLASSFEED_SLACK_CHANNEL{"" if env == "prod" else "_NONPROD"}"' in text

@@ -90,7 +90,7 @@ def test_once_removed_the_settings_decide_again(bigsite_engine: sa.Engine, tmp_p
 
 
 def test_production_is_refused_before_connecting(tmp_path: Path) -> None:
-    settings = Settings(env="prod", home=tmp_path, first_business_date=FIRST)
+    settings = Settings(env="prod", home=tmp_path, store_url=str(tmp_path / "store"), first_business_date=FIRST)
     engine = sa.create_engine(UNREACHABLE)
     for refused in (
         lambda: advance(engine, settings, FIRST), lambda: last_day(engine, settings), lambda: expire(engine, settings),
@@ -149,7 +149,9 @@ def test_the_daily_asset_shows_what_customers_did_and_a_second_run_writes_nothin
 
 
 def test_production_has_no_such_thing() -> None:
-    defs = simulation_definitions(Settings(env="prod"), business_date_partitions(FIRST))
+    defs = simulation_definitions(
+        Settings(env="prod", store_url="s3://bucket", first_business_date=FIRST), business_date_partitions(FIRST)
+    )
     assert not list(defs.assets or [])
     assert not list(defs.schedules or [])
 
@@ -158,7 +160,7 @@ def test_production_has_no_such_thing() -> None:
     ("env", "status"), [("stg", dg.DefaultScheduleStatus.RUNNING), ("local", dg.DefaultScheduleStatus.STOPPED)]
 )
 def test_schedules_are_on_where_nobody_is_at_work(env: str, status: dg.DefaultScheduleStatus, tmp_path: Path) -> None:
-    defs = definitions(Settings(env=env, home=tmp_path, first_business_date=FIRST))
+    defs = definitions(Settings(env=env, home=tmp_path, store_url=str(tmp_path / "store"), first_business_date=FIRST))
     for name in ("simulation_nightly", "simulation_cleaning_weekly"):
         assert defs.resolve_schedule_def(name).default_status is status
 
