@@ -63,10 +63,11 @@ celery: setup ## a date's steps on two Celery workers apart, same bytes as in on
 bench: setup ## speed and memory, as ratios to named baselines in the same run: a quarter of an hour; BENCH=--help
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-lint: setup ## ruff and mypy
+lint: setup ## format, style, types, the order of the packages
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 
 lint-deploy: .deploy-tools/.installed ## templates, Dockerfile, workflows and scripts: made by the code, and by the linters
 	@.deploy-tools/bin/python -m deploy.lint

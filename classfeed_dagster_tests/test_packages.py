@@ -1,57 +1,74 @@
-"""The house's order: a room imports only from rooms above it, and never another room's seam to Dagster."""
+"""The order of the packages: docs/architecture.md shows what the import contracts in pyproject.toml enforce."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+import subprocess
+import sys
+import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from importlinter import cli as import_linter
 
 import classfeed_dagster
 
 PACKAGE = Path(classfeed_dagster.__file__).parent
-# From the top. The files beside the rooms come first; the command line and the definitions last.
-ORDER = [
-    "memory", "settings", "trading_days", "store", "logs", "charts", "runtime", "bigsite", "domains", "documents", "seam", "fan_out", "delivery",
-    "warehouse", "reconciliation", "feeds", "operations", "simulation", "definitions", "cli",
-]  # fmt: skip
-SEAMS = {"assets", "checks", "sensors"}
-# What the seam's shared part, and the runtime, must know of the rooms below them.
-ALLOWED = {
-    ("runtime", "bigsite"),
-    ("domains", "seam"),
-    ("domains", "fan_out"),
-    ("bigsite", "seam"),
-    ("bigsite", "domains"),
-    ("feeds", "operations"),
-}
+ROOT = PACKAGE.parent
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+LAYERS = [tuple(layer.split(" | ")) for contract in CONTRACTS for layer in contract.get("layers", ())]
+# What may import Dagster: orchestration and the entry point, and lazily the commands and the local services.
+MAY_IMPORT_DAGSTER = {"orchestration", "definitions", "cli", "local"}
 
 
-def room(module: str) -> str:
-    first = module.split(".")[1] if "." in module else module
-    return "cli" if first.startswith("cli") else first
+def names() -> set[str]:
+    paths = [path for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    return {path.stem for path in paths} - {"__init__"}
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("classfeed_dagster."):
-            yield node.module
-        elif isinstance(node, ast.Import):
-            yield from (name.name for name in node.names if name.name.startswith("classfeed_dagster."))
+def diagram() -> list[tuple[str, ...]]:
+    """The layers of the diagram of packages in docs/architecture.md, from the top."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = page[page.index("## Packages") :]
+    chart = re.search(r"```mermaid\n(.*?)```", section, re.DOTALL)
+    assert chart is not None
+    labels = dict(re.findall(r'(\w+)\["([^"]+)"\]', chart[1]))
+    arrows = re.findall(r"^ +(\w+)(?:\[.*?\])? --> (\w+)", chart[1], re.MULTILINE)
+    assert all(below == above for (_, below), (above, _) in pairwise(arrows)), "the diagram is not one line"
+    nodes = [above for above, _ in arrows] + [arrows[-1][1]]
+    return [tuple(labels.get(node, node).split(", ")) for node in nodes]
+
+
+def test_diagram_shows_the_layers_of_the_contract() -> None:
+    assert diagram() == LAYERS
+
+
+def test_contract_orders_every_package_and_module() -> None:
+    assert {name for layer in LAYERS for name in layer} == names()
+
+
+def test_contracts_have_no_exceptions() -> None:
+    assert [contract for contract in CONTRACTS if "ignore_imports" in contract] == []
+
+
+def test_dagster_contract_covers_every_other_package() -> None:
+    (contract,) = [one for one in CONTRACTS if "dagster" in one.get("forbidden_modules", ())]
+    sources = {module.removeprefix("classfeed_dagster.").removesuffix(".**") for module in contract["source_modules"]}
+    assert sources == names() - MAY_IMPORT_DAGSTER
+
+
+def test_contracts_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert import_linter.lint_imports(no_cache=True) == import_linter.EXIT_STATUS_SUCCESS
+
+
+def test_cli_import_leaves_dagster_out() -> None:
+    program = "import sys, classfeed_dagster.cli.app; sys.exit('dagster' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_upwards(path: Path) -> None:
-    here = ".".join(["classfeed_dagster", *path.relative_to(PACKAGE).with_suffix("").parts])
-    mine = room(here)
-    for module in imports(path):
-        other = room(module)
-        assert ORDER.index(other) <= ORDER.index(mine) or (mine, other) in ALLOWED, f"{here} imports {module}"
-        if module.rpartition(".")[2] in SEAMS and mine != "definitions":
-            assert other == mine, f"{here} imports another room's seam, {module}"
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_begins_by_saying_what_it_is_for(path: Path) -> None:
+def test_module_has_a_docstring(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())), path

@@ -120,11 +120,9 @@ def messenger(settings: Settings) -> Messenger:
     """Slack if a token is set, else the log. Production has a channel of its own."""
     if settings.slack_token is None:
         return LogMessenger()
-    from dagster_slack import SlackResource
+    from slack_sdk import WebClient
 
-    client = SlackResource(token=settings.slack_token.get_secret_value()).get_client()
-    client.base_url = settings.slack_url
-    client.timeout = 10
+    client = WebClient(settings.slack_token.get_secret_value(), base_url=settings.slack_url, timeout=10)
     production = settings.env is Environment.PROD
     channel = settings.slack_channel if production else settings.slack_channel_nonprod
     return SlackMessenger(client, channel, Links.of(settings))

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
 from classfeed_dagster.delivery.approve_removals import releases
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
-from classfeed_dagster.delivery.delivery_summary import Delivery, deliveries
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
 from classfeed_dagster.delivery.state import delivered_state
@@ -28,6 +27,7 @@ from classfeed_dagster.repair import source_probe
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS
 from classfeed_dagster.repair.decisions import DateFacts, RunFact
 from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.service_levels.delivery_summary import Delivery, deliveries
 from classfeed_dagster.service_levels.due import Due, latest_due
 from classfeed_dagster.source_contract.drift import Difference
 from classfeed_dagster.source_contract.schema import SchemaUnreadableError

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from classfeed_dagster.bigsite.snapshot import latest_snapshot
 from classfeed_dagster.delivery.delivery_history import delivered_dates, live_and_shadow
-from classfeed_dagster.delivery.delivery_summary import deliveries
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.delivery.state import delivered_state
@@ -16,6 +15,7 @@ from classfeed_dagster.feed_run.flags import is_live
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.runtime import NotBuiltError, Runtime
+from classfeed_dagster.service_levels.delivery_summary import deliveries
 from classfeed_dagster.service_levels.due import Due, latest_due
 from classfeed_dagster.service_levels.service_levels import Punctuality, attainment
 from classfeed_dagster.store import ObjectStore

@@ -10,9 +10,9 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from classfeed_dagster.delivery.delivery_summary import deliveries
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.service_levels.delivery_summary import deliveries
 from classfeed_dagster.service_levels.due import Due, due, due_since, latest_due
 from classfeed_dagster.store import ObjectStore
 

@@ -10,7 +10,6 @@ import dagster as dg
 import pytest
 
 from classfeed_dagster import trading_days
-from classfeed_dagster.delivery.delivery_summary import Delivery
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.class_super import FEED
@@ -19,6 +18,7 @@ from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.orchestration.sensors import metrics as measuring
 from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
+from classfeed_dagster.service_levels.delivery_summary import Delivery
 from classfeed_dagster.service_levels.due import due
 from classfeed_dagster.service_levels.measurements import of_feed
 from classfeed_dagster.service_levels.metrics import METRICS

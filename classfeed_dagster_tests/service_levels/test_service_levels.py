@@ -11,13 +11,13 @@ import pytest
 import time_machine
 
 from classfeed_dagster.alerting.watchdog import watchdog_incident
-from classfeed_dagster.delivery.delivery_summary import Delivery
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.orchestration.launched_runs import launched_runs
 from classfeed_dagster.orchestration.run_retention import purge_runs
 from classfeed_dagster.repair import facts
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.service_levels import heartbeats, service_levels
+from classfeed_dagster.service_levels.delivery_summary import Delivery
 from classfeed_dagster.service_levels.due import due, due_since, latest_due
 from classfeed_dagster.service_levels.service_levels import (
     Freshness,

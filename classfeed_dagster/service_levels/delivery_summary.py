@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.manifest import Manifest, read_manifest
@@ -13,16 +12,8 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import delivered_prefix
 
-if TYPE_CHECKING:
-    pass
-
-
 _MANIFEST = re.compile(r"r(\d+)/manifest\.json\Z")
-
-
 _KEPT = 4000
-
-
 _MANIFESTS: dict[str, Delivery | None] = {}
 
 
