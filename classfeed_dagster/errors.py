@@ -65,7 +65,10 @@ DECLARED_IN = (
     "local.embedded_postgres",
     "local.snowflake_server",
     "orchestration.celery_executor",
+    "orchestration.dagster_storage",
     "orchestration.optional_dependencies",
+    "orchestration.run_launcher",
+    "orchestration.run_recovery",
     "parity.comparison",
     "parity.legacy_files",
     "parity.run",
@@ -96,7 +99,7 @@ DECLARED_IN = (
     "warehouse.schema",
 )
 _PACKAGE = "classfeed_dagster."
-_OPTIONAL = ("celery", "dagster_celery")  # packages of an extra that a module of the list may need
+_OPTIONAL = ("celery", "dagster_celery", "dagster_postgres")  # packages of an extra that a module of the list may need
 
 
 class CauseKind(enum.StrEnum):

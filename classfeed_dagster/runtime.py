@@ -1,4 +1,4 @@
-"""What a run works with: settings, the object store, bigsite, the clock. Opened when first used, not before.
+"""Runtime of a process: settings, the object store, bigsite, the clock, each opened on first use.
 
 Definitions load with nothing reachable and no secret set, so nothing here connects at construction.
 """
@@ -13,7 +13,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 from pydantic import BaseModel
 
-from classfeed_dagster.errors import CauseKind, ConfigurationError, NotReadyError
+from classfeed_dagster.errors import CauseKind, ConfigurationError, NotReadyError, SourceReadError
 from classfeed_dagster.settings import Environment, Settings, get_settings
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore, open_store
 from classfeed_dagster.tags import CLOCK_TAG
@@ -33,11 +33,11 @@ class NotBuiltError(NotReadyError):
 
 
 class ClockRefusedError(ConfigurationError):
-    """A run asked for a set clock where only the real one may be used."""
+    """A run sets the clock in an environment that only has the real one."""
 
 
 class Runtime:
-    """The settings of this process and what they open."""
+    """Settings of this process and the connections that they open."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings
@@ -61,8 +61,21 @@ class Runtime:
             return embedded.engine_from(self.settings.bigsite_url.get_secret_value())
         return embedded.engine_from(embedded.start(self.settings.home))
 
+    def require_bigsite(self) -> None:
+        """Raise SourceReadError, naming the setting, if bigsite does not answer. A command asks before other work."""
+        try:
+            with self.engine.connect() as connection:
+                connection.execute(sa.text("SELECT 1"))
+        except sa.exc.SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            url = self.engine.url
+            raise SourceReadError(
+                f"bigsite cannot be reached at {url.host or 'its socket'}:{url.port or 5432}/{url.database} "
+                f"({type(cause).__name__}): check that it is up, and CLASSFEED_BIGSITE_URL"
+            ) from error
+
     def close(self) -> None:
-        """Close the connections to bigsite, if any were opened, and let go of the embedded server."""
+        """Close the connections to bigsite, if any were opened, and release the embedded server."""
         if "engine" in self.__dict__:
             self.engine.dispose()
             del self.__dict__["engine"]
@@ -72,7 +85,7 @@ class Runtime:
                 embedded.stop(self.settings.home)
 
     def clock(self, tags: Mapping[str, str]) -> dt.datetime | None:
-        """The instant a rehearsal set (run tag, else setting); None means the real clock. UTC.
+        """Return the instant that a rehearsal set (run tag, else setting), UTC; None means the real clock.
 
         Only local and dev may set a clock: elsewhere it could make an ended consent look active.
         """
@@ -84,18 +97,18 @@ class Runtime:
         return dt.datetime.fromisoformat(text).astimezone(dt.UTC)
 
     def save_reference(self, asset: str, day: dt.date, reference: BaseModel) -> None:
-        """Point ``asset`` of ``day`` at what was made. The pointer moves; what it points at never changes."""
+        """Point ``asset`` of ``day`` at its latest result. The pointer moves; the result never changes."""
         self.store.put(_reference_key(asset, day), reference.model_dump_json(indent=1).encode() + b"\n")
 
     def load_reference(self, asset: str, day: dt.date, model: type[Model]) -> Model:
-        """What ``asset`` of ``day`` points at; NotBuiltError if nothing was made yet."""
+        """Return the latest result of ``asset`` for ``day``; NotBuiltError if there is none."""
         try:
             return model.model_validate_json(self.store.read(_reference_key(asset, day)))
         except ObjectNotFoundError:
             raise NotBuiltError(asset, day) from None
 
     def find_reference(self, asset: str, day: dt.date, model: type[Model]) -> Model | None:
-        """What ``asset`` of ``day`` points at, or None."""
+        """Return the latest result of ``asset`` for ``day``, or None."""
         try:
             return self.load_reference(asset, day, model)
         except NotBuiltError:

@@ -264,6 +264,11 @@ class S3Store:
             for entry in page.get("Contents", ()):  # S3 lists in order of UTF-8 bytes, which is by code point
                 yield entry["Key"].removeprefix(self.prefix)
 
+    def has_any(self, prefix: str) -> bool:
+        """Return True if an object's key begins with ``prefix``: one request."""
+        found = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + _check_prefix(prefix), MaxKeys=1)
+        return bool(found.get("KeyCount"))
+
     def create(self, key: str, data: bytes | Path, metadata: Mapping[str, str] | None = None) -> bool:
         """See ObjectStore."""
         from botocore.exceptions import ClientError
@@ -348,6 +353,37 @@ def _s3_client(endpoint_url: str | None) -> S3Client:
             s3={"addressing_style": "path"} if endpoint_url else {},
         ),
     )
+
+
+def check_reachable(store: ObjectStore) -> None:
+    """Raise StoreError if the bucket of ``store`` cannot be read, ConfigurationError if a setting is the cause.
+
+    A local folder is always reachable: it comes into being with its first object.
+    """
+    if not isinstance(store, S3Store):
+        return
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+    where = f"s3://{store.bucket}/{store.prefix}"
+    try:
+        store.has_any("delivered/")
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise ConfigurationError(
+            f"No AWS credentials for the object store {where}: sign in, or set AWS_PROFILE, or correct "
+            "CLASSFEED_STORE_URL"
+        ) from error
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if _status(error) in (403, 404):
+            raise ConfigurationError(
+                f"The object store {where} refuses access ({code}): check CLASSFEED_STORE_URL and the permissions"
+            ) from error
+        raise StoreError(f"The object store {where} does not answer ({code}): try again later") from error
+    except BotoCoreError as error:
+        raise StoreError(
+            f"The object store {where} cannot be reached ({type(error).__name__}): check CLASSFEED_STORE_URL and "
+            "CLASSFEED_S3_ENDPOINT_URL"
+        ) from error
 
 
 def open_store(url: str, *, s3_endpoint_url: str | None = None) -> ObjectStore:

@@ -15,6 +15,8 @@ ATTEMPT_TAG = "classfeed/attempt"
 RERUN_TAG = "classfeed/rerun"
 BUILD_ID_TAG = "classfeed/build_id"  # the delivery that a reconciliation run is about
 PARTITION_TAG = "dagster/partition"
+# The process of a run that the command line executes. Dagster shows no tag with this prefix.
+OWNER_TAG = ".dagster/classfeed_owner"
 
 
 def feed_job_name(feed: str) -> str:

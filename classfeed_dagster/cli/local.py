@@ -175,7 +175,7 @@ def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: 
                 done=lambda: progress.advance(task),
             )
     finally:
-        server.stop_own(runtime.settings.home)
+        server.release(runtime.settings.home)
         runtime.close()
 
 

@@ -55,7 +55,7 @@ def reconcile(
                 results.append(work.data_team())
                 reports.append(work.keep(results[1])[0].report)
     finally:
-        server.stop_own(runtime.settings.home)
+        server.release(runtime.settings.home)
         runtime.close()
     location = runtime.store.location
     if as_json:
@@ -100,7 +100,7 @@ def breaks(
         with out.status("asking the warehouse …"), open_warehouse(runtime.settings) as connection:
             kept = kept_breaks(connection, feed=feed, day=date.date() if date else None, only_open=open_only)
     finally:
-        server.stop_own(runtime.settings.home)
+        server.release(runtime.settings.home)
     table = Table(title="open breaks" if open_only else "breaks", title_justify="left")
     for column in ("date", "side", "portfolio", "what", "field", "first seen", "resolved", "likely because"):
         table.add_column(column)

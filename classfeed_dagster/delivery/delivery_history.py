@@ -38,8 +38,9 @@ class DateStatus:
     void_revisions: tuple[int, ...]
     delivered: int  # portfolios whose data, or removal, was delivered
     held_back: tuple[HeldBack, ...]  # left out by some delivery of the date and not delivered by any since
-    quarantined: tuple[Quarantined, ...]  # held back still, as the latest attempt found
+    quarantined: tuple[Quarantined, ...]  # not delivered, and held back by the latest attempt
     shadow: tuple[int, ...] = ()  # revisions that went to the shadow, where the recipient never looks
+    delivered_but_excluded: int = 0  # delivered portfolios that a new attempt would hold back, as of the latest one
 
     @property
     def complete(self) -> bool:
@@ -74,6 +75,7 @@ def date_status(store: ObjectStore, feed: str, day: dt.date) -> DateStatus:
     """What was delivered for ``day`` and who is held back."""
     state = delivered_state(live_and_shadow(store, feed), feed, day)
     left_out = {entry.number: entry for manifest in state.deliveries for entry in manifest.held_back}
+    excluded = held(store, feed, day)
     void = tuple(found.revision for found in state.revisions if not isinstance(found.manifest, Manifest))
     return DateStatus(
         feed=feed,
@@ -82,8 +84,9 @@ def date_status(store: ObjectStore, feed: str, day: dt.date) -> DateStatus:
         void_revisions=void,
         delivered=len(state.portfolios),
         held_back=tuple(left_out[number] for number in sorted(left_out.keys() - state.portfolios.keys())),
-        quarantined=held(store, feed, day),
+        quarantined=tuple(record for record in excluded if record.number not in state.portfolios),
         shadow=tuple(one.revision for one in state.deliveries if _in_shadow(store, feed, day, one.revision)),
+        delivered_but_excluded=sum(record.number in state.portfolios for record in excluded),
     )
 
 

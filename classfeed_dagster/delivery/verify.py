@@ -6,6 +6,8 @@ removed together with their manifests and pages, as if they had never been.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from classfeed_dagster.delivery.problems import (
     page_problems,
     portfolios_by_page,
 )
+from classfeed_dagster.delivery.quarantine import quarantine
 from classfeed_dagster.delivery.verify_files import MANIFEST_NAME, verify_paths
 from classfeed_dagster.documents.document_format import DocumentFormat, message_id
 from classfeed_dagster.errors import DamagedRecordError
@@ -30,6 +33,7 @@ from classfeed_dagster.stored_records import (
     chain_prefix,
     delivered_prefix,
     manifest_key,
+    quarantine_key,
     sha256,
 )
 
@@ -102,6 +106,19 @@ class _Walk:
                 self.found.add(ProblemKind.CHAIN_CHANGED, where, "it is an entry of another feed")
             before, comparable = link, link is not None
 
+    def _proof_of_delivery(self, entry: ChainEntry) -> str | None:
+        """Return the record that proves the entry's delivery: a reconciliation of it, or a quarantine release in it."""
+        day = entry.business_date.isoformat()
+        for side in ("source", "data_team"):
+            key = f"references/{day}/{self.feed}/{side}_reconciliation.json"
+            with contextlib.suppress(ObjectNotFoundError, ValueError, KeyError, TypeError):
+                if int(json.loads(self.store.read(key))["revision"]) >= entry.revision:
+                    return key
+        for record in quarantine(self.store, self.feed, entry.business_date):
+            if record.released_in is not None and record.released_in >= entry.revision:
+                return quarantine_key(self.feed, entry.business_date, record.number)
+        return None
+
     def place(
         self, position: int, entry: ChainEntry, *, is_last: bool, before: Link | None, comparable: bool
     ) -> Link | None:
@@ -111,7 +128,10 @@ class _Walk:
         try:
             data = self.store.read(key)
         except ObjectNotFoundError:
-            if is_last:
+            if is_last and (proof := self._proof_of_delivery(entry)):
+                what = f"the manifest at position {position} is missing, although {proof} states that it was delivered"
+                self.found.add(ProblemKind.CHAIN_GAP, where, what)
+            elif is_last:
                 self.open_prefixes.append(prefix)
                 self.found.add(ProblemKind.UNFINISHED, where, f"position {position} has no manifest yet")
             else:

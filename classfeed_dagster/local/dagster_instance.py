@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,10 @@ def dagster_home(home: Path) -> Path:
         return Path(configured)
     folder = (home / "dagster").absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_local_settings(), folder / "dagster.yaml")
+    text = _local_settings().read_text().replace("base_dir: null", f"base_dir: {json.dumps(str(folder))}")
+    temporary = folder / f"dagster.yaml.{os.getpid()}"
+    temporary.write_text(text)
+    temporary.replace(folder / "dagster.yaml")  # another process may be reading it
     return folder
 
 

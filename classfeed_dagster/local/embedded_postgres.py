@@ -47,7 +47,11 @@ def engine_from(url: str) -> sa.Engine:
         ) from None
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    return sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+    # A host that swallows packets would otherwise be waited for without end.
+    patience = (
+        {} if "connect_timeout" in parsed.query or "psycopg" not in parsed.drivername else {"connect_timeout": 15}
+    )
+    return sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=patience)
 
 
 def start(home: Path, database: str = DATABASE) -> str:

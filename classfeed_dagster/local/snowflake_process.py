@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from pathlib import Path
+
+_LOOK_SECONDS = 10.0  # between two looks at the leases: bounds the life of a server whose users were killed
 
 
 def main(port: int, folder: Path) -> None:
-    """Serve until told to stop. Databases are files of ``folder``."""
+    """Serve until stopped, or until no living process holds a lease. Databases are files of ``folder``."""
     import importlib
 
     import uvicorn
@@ -16,7 +20,16 @@ def main(port: int, folder: Path) -> None:
     # fakesnow's command line ignores the folder in server mode, so its shared instance is made here.
     server = importlib.import_module("fakesnow.server")  # the package has a function of the same name
     server.shared_fs = FakeSnow(db_path=folder)  # type: ignore[attr-defined, unused-ignore]
+    threading.Thread(target=_watch, args=(port, folder), daemon=True).start()
     uvicorn.run(server.app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1)
+
+
+def _watch(port: int, folder: Path) -> None:
+    from classfeed_dagster.local.snowflake_server import stop_if_unused
+
+    while True:
+        time.sleep(_LOOK_SECONDS)
+        stop_if_unused(folder, port)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """A local stand-in for Snowflake, for a laptop, a demo or a test: fakesnow's server, reached like Snowflake.
 
-One server serves every process of the machine. Its data lives in ``<home>/snowflake``; a file there says where it
-listens. Never for production: there the connection is Dagster's Snowflake resource with a key pair.
+One server serves every process that works under a home folder. Its data lives in ``<home>/snowflake``; a file there
+holds its process and port. Each process that uses it holds a lease; the last one to leave stops the server, and a
+server whose users were all killed stops by itself. Never for production: there the connection is Dagster's Snowflake
+resource with a key pair.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -13,13 +16,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from classfeed_dagster.errors import WarehouseUnavailableError
+from classfeed_dagster.local.processes import ProcessIdentity, start_of
 
 _START_SECONDS = 60.0
-_PROCESS = "classfeed_dagster.local.snowflake_process"
+_STOP_SECONDS = 10.0
 DATABASE, SCHEMA = "CLASSFEED", "FEED"
 _started: dict[int, subprocess.Popen[bytes]] = {}  # servers that this process started: it must collect their end
 
@@ -29,63 +35,61 @@ class LocalWarehouseError(WarehouseUnavailableError):
 
 
 def start(home: Path) -> dict[str, Any]:
-    """Start (or join) the server under ``home``; arguments for ``snowflake.connector.connect``.
+    """Start or join the server under ``home`` and take a lease; arguments for ``snowflake.connector.connect``.
 
-    LocalWarehouseError if it doesn't answer; its log is ``<home>/snowflake/server.log``.
+    LocalWarehouseError if it does not answer; its log is ``<home>/snowflake/server.log``.
     """
     folder = _folder(home)
-    folder.mkdir(parents=True, exist_ok=True)
-    running = _running(folder)
-    if running is not None:
-        return arguments(running)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with (folder / "server.log").open("wb") as log:
-        # A session of its own: Ctrl-C in the terminal that started it must not stop it for the others.
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", _PROCESS, str(port), str(folder)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    _started[process.pid] = process
-    deadline = time.monotonic() + _START_SECONDS
-    while not _listens(port):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            _started.pop(process.pid).wait()
-            raise LocalWarehouseError(f"the local warehouse did not start; its log is {folder / 'server.log'}")
-        time.sleep(0.05)
-    _state(folder).write_text(json.dumps({"pid": process.pid, "port": port}))
+    with _locked(folder):
+        port = _running(folder)
+        if port is None:
+            port = _launch(folder)
+        _lease(folder, ProcessIdentity.current()).touch()
     return arguments(port)
 
 
-def stop(home: Path) -> bool:
-    """Stop the server under ``home``; False if none runs there."""
+def release(home: Path) -> bool:
+    """Give up this process's lease; True if that stopped the server, since no living process holds another."""
     folder = _folder(home)
-    state = _read_state(folder)
-    if state is None or _running(folder) is None:
-        _state(folder).unlink(missing_ok=True)
+    if not folder.is_dir():
         return False
-    os.kill(state["pid"], signal.SIGTERM)
-    deadline = time.monotonic() + 10
-    while _listens(state["port"]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if (process := _started.pop(state["pid"], None)) is not None:
-        process.wait(10)
-    _state(folder).unlink(missing_ok=True)
-    return True
+    with _locked(folder):
+        _lease(folder, ProcessIdentity.current()).unlink(missing_ok=True)
+        return not has_users(folder) and _stop(folder)
 
 
-def stop_own(home: Path) -> bool:
-    """Stop the server under ``home`` if this process started it; others' is left running."""
-    state = _read_state(_folder(home))
-    return state is not None and state["pid"] in _started and stop(home)
+def stop(home: Path) -> bool:
+    """Stop the server under ``home``, whoever uses it; False if none runs there."""
+    folder = _folder(home)
+    if not folder.is_dir():
+        return False
+    with _locked(folder):
+        return _stop(folder)
+
+
+def has_users(folder: Path) -> bool:
+    """Return True if a living process holds a lease; drop the leases of dead ones."""
+    users = False
+    for path in (folder / "leases").glob("*"):
+        holder = ProcessIdentity.parse(path.name.replace("_", " "))
+        if holder is None or holder.dead:
+            path.unlink(missing_ok=True)
+        else:
+            users = True
+    return users
+
+
+def stop_if_unused(folder: Path, port: int) -> None:
+    """End this process, the server at ``port``, if no living process holds a lease."""
+    with _locked(folder):
+        state = _read_state(folder)
+        if state is not None and state["port"] == port and not has_users(folder):
+            _state(folder).unlink(missing_ok=True)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def arguments(port: int) -> dict[str, Any]:
-    """How the Snowflake connector reaches the local server. The password is a placeholder: nothing checks it."""
+    """Return the arguments by which the Snowflake connector reaches the local server. The password is a placeholder."""
     return {
         "account": "fakesnow",
         "host": "127.0.0.1",
@@ -101,6 +105,59 @@ def arguments(port: int) -> dict[str, Any]:
     }
 
 
+def _launch(folder: Path) -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with (folder / "server.log").open("wb") as log:
+        # A session of its own: Ctrl-C in the terminal that started it must not stop it for the others.
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", "classfeed_dagster.local.snowflake_process", str(port), str(folder)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _started[process.pid] = process
+    deadline = time.monotonic() + _START_SECONDS
+    while not _listens(port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            _started.pop(process.pid).wait()
+            raise LocalWarehouseError(f"the local warehouse did not start; its log is {folder / 'server.log'}")
+        time.sleep(0.05)
+    state = {"pid": process.pid, "port": port, "started": start_of(process.pid)}
+    _state(folder).write_text(json.dumps(state))
+    return port
+
+
+def _stop(folder: Path) -> bool:
+    state = _read_state(folder)
+    running = _running(folder)
+    _state(folder).unlink(missing_ok=True)
+    if state is None or running is None:
+        return False
+    os.kill(state["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    process = _started.pop(state["pid"], None)
+    while start_of(state["pid"]) == state["started"]:
+        if time.monotonic() > deadline:
+            os.kill(state["pid"], signal.SIGKILL)
+        time.sleep(0.05)
+    if process is not None:
+        process.wait(_STOP_SECONDS)
+    return True
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # The system drops the lock of a process that ends, however it ends.
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "leases").mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _folder(home: Path) -> Path:
     return home.expanduser().resolve() / "snowflake"
 
@@ -109,24 +166,25 @@ def _state(folder: Path) -> Path:
     return folder / "server.json"
 
 
-def _read_state(folder: Path) -> dict[str, int] | None:
+def _lease(folder: Path, holder: ProcessIdentity) -> Path:
+    return folder / "leases" / str(holder).replace(" ", "_")
+
+
+def _read_state(folder: Path) -> dict[str, Any] | None:
     try:
         state = json.loads(_state(folder).read_text())
-        return {"pid": int(state["pid"]), "port": int(state["port"])}
+        return {"pid": int(state["pid"]), "port": int(state["port"]), "started": str(state["started"])}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
 def _running(folder: Path) -> int | None:
-    """The port of the server that the state file tells of, if it is one of ours and answers."""
+    """Return the port of the server in the state file, if that very process still runs and answers."""
     state = _read_state(folder)
-    if state is None or not _listens(state["port"]):
+    if state is None or start_of(state["pid"]) != state["started"] or not _listens(state["port"]):
         return None
-    command = Path(f"/proc/{state['pid']}/cmdline")
-    # A pid is used again after a restart of the machine: only our own server is joined or stopped.
-    if command.parent.parent.exists() and command.exists() and _PROCESS.encode() not in command.read_bytes():
-        return None
-    return state["port"]
+    port: int = state["port"]
+    return port
 
 
 def _listens(port: int) -> bool:

@@ -13,10 +13,12 @@ from dagster._core.instance.config import DAGSTER_CONFIG_YAML_FILENAME
 from dagster._core.storage.config import PostgresStorageConfig
 from dagster_postgres.storage import DagsterPostgresStorage
 
+from classfeed_dagster.errors import TemporaryError
+
 _AUTOCREATE = "should_autocreate_tables"
 
 
-class DagsterStorageError(RuntimeError):
+class DagsterStorageError(TemporaryError):
     """Dagster's database could not be created or migrated. The message contains no credentials."""
 
 

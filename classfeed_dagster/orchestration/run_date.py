@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from classfeed_dagster.errors import CauseKind, ExitCode, exception_class
+from classfeed_dagster.local.processes import ProcessIdentity
 from classfeed_dagster.repair.causes import classify, exit_code
-from classfeed_dagster.tags import CORRELATION_TAG, feed_job_name, new_correlation_id
+from classfeed_dagster.tags import CORRELATION_TAG, OWNER_TAG, feed_job_name, new_correlation_id
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
@@ -72,22 +73,29 @@ def run_date(
     fresh_snapshot: bool = False,
     tags: Mapping[str, str] | None = None,
     verbose: bool = False,
+    wait_seconds: float = 600,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> RunReport:
     """Run the feed's job for ``day`` in this process. Never raises for what went wrong in the run: see ``outcome``.
 
-    ``verbose`` prints Dagster's own log; it is in the instance either way.
+    ``verbose`` prints Dagster's own log; it is in the instance either way. A run that reads bigsite is waited for at
+    most ``wait_seconds`` (then PoolBusyError), which ``announce`` states; one whose process is dead is marked failed.
     """
+    from classfeed_dagster.orchestration.run_recovery import recovery_beside, wait_for_pool
+
     correlation_id = new_correlation_id()
-    result = definitions.resolve_job_def(feed_job_name(feed)).execute_in_process(
-        partition_key=day.isoformat(),
-        instance=instance,
-        raise_on_error=False,
-        run_config={
-            "ops": {"landing": {"config": {"fresh_snapshot": fresh_snapshot}}},
-            "loggers": {"console": {"config": {"log_level": "DEBUG" if verbose else "CRITICAL"}}},
-        },
-        tags={CORRELATION_TAG: correlation_id, **(tags or {})},
-    )
+    wait_for_pool(instance, wait_seconds, announce)
+    with recovery_beside(instance):
+        result = definitions.resolve_job_def(feed_job_name(feed)).execute_in_process(
+            partition_key=day.isoformat(),
+            instance=instance,
+            raise_on_error=False,
+            run_config={
+                "ops": {"landing": {"config": {"fresh_snapshot": fresh_snapshot}}},
+                "loggers": {"console": {"config": {"log_level": "DEBUG" if verbose else "CRITICAL"}}},
+            },
+            tags={CORRELATION_TAG: correlation_id, OWNER_TAG: str(ProcessIdentity.current()), **(tags or {})},
+        )
     return report(result, feed, day, correlation_id)
 
 

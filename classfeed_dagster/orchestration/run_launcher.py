@@ -8,6 +8,8 @@ from dagster._core.launcher import LaunchRunContext
 from dagster._core.launcher.base import ResumeRunContext
 from dagster_aws.ecs import EcsRunLauncher
 
+from classfeed_dagster.errors import SafeguardError
+
 # Anybody who may launch a run may set its tags. With these, a run would bring its own command, role, network or
 # queue, and so use the worker's permissions for something other than a feed.
 REFUSED_TAGS = frozenset({"ecs/container_overrides", "ecs/task_overrides", "ecs/run_task_kwargs"})
@@ -16,7 +18,7 @@ REFUSED_PREFIXES = ("dagster-k8s/", "dagster-celery/", "dagster-docker/")
 ALLOWED_TAGS = frozenset({"dagster-celery/run_priority"})
 
 
-class RunTagsRefusedError(ValueError):
+class RunTagsRefusedError(SafeguardError):
     """A run carries tags that would change the command, role, network or queue of its task."""
 
     def __init__(self, tags: Iterable[str]) -> None:

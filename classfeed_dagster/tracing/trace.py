@@ -275,7 +275,12 @@ def _units_behind(portfolio_id: int, security_id: int, day: dt.date) -> sa.Selec
 
 
 def _held_back(store: ObjectStore, feed: str, number: str) -> list[tuple[dt.date, str]]:
-    return [(one.business_date, one.held_back.reason) for one in held(store, feed) if one.number == number]
+    # A date that a later revision delivered is not held back, whatever a newer attempt would do.
+    return [
+        (one.business_date, one.held_back.reason)
+        for one in held(store, feed)
+        if one.number == number and not deliveries_of(store, feed, one.business_date, number)
+    ]
 
 
 _WHOLE = "held back"  # the subject of a break about a whole portfolio that was not sent

@@ -2,6 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,6 +15,77 @@ import snowflake.connector
 
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.warehouse.database import execute, query
+
+# A process that joins the server and works until its input ends.
+USER = """
+import sys
+from pathlib import Path
+from classfeed_dagster.local import snowflake_server as server
+print(server.start(Path(sys.argv[1]))["port"], flush=True)
+sys.stdin.read()
+print(server.release(Path(sys.argv[1])), flush=True)
+"""
+
+
+@contextmanager
+def user(home: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", USER, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.kill()
+
+
+def port_of(process: subprocess.Popen[str]) -> int:
+    assert process.stdout is not None
+    return int(process.stdout.readline())
+
+
+def test_two_that_start_at_once_share_one_server_until_the_last_leaves(tmp_path: Path) -> None:
+    with user(tmp_path) as one, user(tmp_path) as other:  # neither waits for the other's start
+        assert port_of(one) == port_of(other)
+        first = one.communicate("")[0]
+        assert first == "False\n"  # the other still works with it
+        arguments = server.start(tmp_path)
+        with snowflake.connector.connect(**arguments) as connection:
+            assert query(connection, "SELECT 1")[0][0] == 1
+        assert other.communicate("")[0] == "False\n"
+    assert server.release(tmp_path)  # the last one stops it
+    assert not server.stop(tmp_path)
+
+
+def test_a_killed_users_lease_does_not_keep_the_server(tmp_path: Path) -> None:
+    server.start(tmp_path)
+    with user(tmp_path) as other:
+        port_of(other)
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+    assert server.release(tmp_path)
+
+
+def test_a_server_whose_users_were_all_killed_stops_by_itself(tmp_path: Path) -> None:
+    with user(tmp_path) as only:
+        port_of(only)
+        os.kill(only.pid, signal.SIGKILL)
+        only.wait()
+    state = json.loads((tmp_path / "snowflake" / "server.json").read_text())
+    deadline = time.monotonic() + 60
+    while server.start_of(state["pid"]) == state["started"] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert server.start_of(state["pid"]) != state["started"]
+    assert not server.stop(tmp_path)
+
+
+def test_a_killed_server_is_started_again_with_its_data(tmp_path: Path) -> None:
+    first = server.start(tmp_path)
+    with snowflake.connector.connect(**first) as connection:
+        execute(connection, "CREATE TABLE T (X NUMBER(38,6))", "INSERT INTO T VALUES (1.5)")
+    os.kill(json.loads((tmp_path / "snowflake" / "server.json").read_text())["pid"], signal.SIGKILL)
+    try:
+        with snowflake.connector.connect(**server.start(tmp_path)) as connection:
+            assert str(query(connection, "SELECT X FROM T")[0][0]) == "1.500000"
+    finally:
+        server.stop(tmp_path)
 
 
 def test_it_starts_is_joined_keeps_its_data_and_stops(tmp_path: Path) -> None:
@@ -34,7 +111,7 @@ def test_another_process_with_the_same_number_is_left_alone(tmp_path: Path) -> N
     (tmp_path / "snowflake").mkdir()
     state = tmp_path / "snowflake" / "server.json"
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        state.write_text(json.dumps({"pid": os.getpid(), "port": listener.getsockname()[1]}))
+        state.write_text(json.dumps({"pid": os.getpid(), "port": listener.getsockname()[1], "started": "another"}))
         assert not server.stop(tmp_path)
     assert not state.exists()
     state.write_text("nonsense")

@@ -22,6 +22,7 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.column_metadata import LANDING
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.run_history import events_of, run_reader
+from classfeed_dagster.orchestration.run_recovery import recover_dead_runs
 from classfeed_dagster.repair import consent_events
 from classfeed_dagster.repair.decisions import Action, Decision, Policy, RunFact, RunState, decide_all
 from classfeed_dagster.repair.facts import Gathered, Probe, gather, stopped_by_schema
@@ -123,6 +124,7 @@ def _repair(
         context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]
     ) -> dg.SensorResult | dg.SkipReason:
         now, store = _now(runtime), runtime.store
+        recover_dead_runs(context.instance)
         probe = probes.setdefault(id(runtime), Probe(runtime.settings.source_probe_seconds))
         ask = probe.is_due(now, consent_events.look_at(store))
         gathered = gather(runtime, run_reader(context.instance), feeds, now, ask_changes=ask)

@@ -1,0 +1,153 @@
+"""Runs whose process was killed: found by the identity of their owner, marked failed, their pool slots freed.
+
+A killed process leaves its run "started" and its pool slot claimed. Dagster's monitoring ends such a run only when its
+time is over, and only while a daemon runs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+import psutil
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.launcher import DefaultRunLauncher
+
+from classfeed_dagster.errors import NotReadyError
+from classfeed_dagster.local.processes import ProcessIdentity
+from classfeed_dagster.tags import FEED_TAG, OWNER_TAG, PARTITION_TAG
+
+POOL = "bigsite"
+_UNDER_WAY = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+_ENDED = frozenset({DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED})
+_LOOK_SECONDS = 1.0
+_CLOCK_SLACK = 2.0  # seconds by which a process may seem to have started after its own first event
+
+
+class PoolBusyError(NotReadyError):
+    """Another run kept the pool for longer than this one waits."""
+
+    def __init__(self, holder: PoolHolder, seconds: float) -> None:
+        super().__init__(
+            f"bigsite is being read by {holder}: gave up after {seconds:.0f} s. Wait for that run, or terminate it in "
+            "the UI, then run the date again; --wait sets the seconds."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PoolHolder:
+    """Run that holds a slot of the pool."""
+
+    run_id: str
+    feed: str
+    partition: str
+    since: dt.datetime | None
+    owner: ProcessIdentity | None
+
+    @classmethod
+    def of(cls, instance: DagsterInstance, run_id: str) -> Self:
+        """Return the holder with what the instance knows of it."""
+        record = instance.get_run_record_by_id(run_id)
+        if record is None:
+            return cls(run_id, "", "", None, None)
+        tags = record.dagster_run.tags
+        since = None if record.start_time is None else dt.datetime.fromtimestamp(record.start_time, dt.UTC)
+        owner = ProcessIdentity.parse(tags.get(OWNER_TAG, ""))
+        return cls(run_id, tags.get(FEED_TAG, "a run"), tags.get(PARTITION_TAG, ""), since, owner)
+
+    def __str__(self) -> str:
+        process = "" if self.owner is None else f", process {self.owner.pid} on {self.owner.host}"
+        since = "" if self.since is None else f", since {self.since:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{self.feed} {self.partition} (run {self.run_id[:8]}{process}{since})"
+
+
+def recover_dead_runs(instance: DagsterInstance) -> list[str]:
+    """Mark runs of dead processes failed and free what ended runs still hold; the ids of the runs marked.
+
+    Only runs of this machine can be judged. Safe to repeat, and beside other processes that do the same.
+    """
+    marked = []
+    for run in instance.get_runs(RunsFilter(statuses=_UNDER_WAY)):
+        if _is_dead(instance, run):
+            instance.report_run_failed(run, "The process of this run was killed. Run the date again.")
+            marked.append(run.run_id)
+    storage = instance.event_log_storage
+    for key in storage.get_concurrency_keys():
+        info = storage.get_concurrency_info(key)
+        for run_id in {slot.run_id for slot in info.claimed_slots} | {step.run_id for step in info.pending_steps}:
+            holder = instance.get_run_by_id(run_id)
+            if holder is None or holder.status in _ENDED:
+                storage.free_concurrency_slots_for_run(run_id)
+    return marked
+
+
+def pool_holders(instance: DagsterInstance, pool: str = POOL) -> list[PoolHolder]:
+    """Return the runs that hold the pool's slots, if none is free."""
+    storage = instance.event_log_storage
+    if pool not in storage.get_concurrency_keys():
+        return []
+    info = storage.get_concurrency_info(pool)
+    if len(info.claimed_slots) < info.slot_count:
+        return []
+    return [PoolHolder.of(instance, slot.run_id) for slot in info.claimed_slots]
+
+
+def wait_for_pool(instance: DagsterInstance, seconds: float, announce: Callable[[str], None]) -> None:
+    """Return once a slot of the pool is free. Dead holders are removed at once; PoolBusyError after ``seconds``.
+
+    ``announce`` is called with each new holder.
+    """
+    deadline, announced = time.monotonic() + seconds, ""
+    while True:
+        recover_dead_runs(instance)
+        holders = pool_holders(instance)
+        if not holders:
+            return
+        if time.monotonic() >= deadline:
+            raise PoolBusyError(holders[0], seconds)
+        if (text := str(holders[0])) != announced:
+            announce(f"waiting for {text}, which reads bigsite")
+            announced = text
+        time.sleep(_LOOK_SECONDS)
+
+
+@contextmanager
+def recovery_beside(instance: DagsterInstance) -> Iterator[None]:
+    """Recover dead runs during the block: a run that was alive when this one began to wait may be killed later."""
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(5 * _LOOK_SECONDS):
+            if len(pool_holders(instance)) > 0:
+                recover_dead_runs(instance)
+
+    thread = threading.Thread(target=look, name="run recovery", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _is_dead(instance: DagsterInstance, run: DagsterRun) -> bool:
+    owner = ProcessIdentity.parse(run.tags.get(OWNER_TAG, ""))
+    if owner is not None:
+        return owner.dead
+    if not isinstance(instance.run_launcher, DefaultRunLauncher):
+        return False  # runs have machines of their own; Dagster's monitoring asks for those
+    records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.RUN_START).records
+    event = records[-1].event_log_entry if records else None
+    pid = None if event is None or event.dagster_event is None else event.dagster_event.pid
+    if event is None or pid is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        return bool(process.status() == psutil.STATUS_ZOMBIE or process.create_time() > event.timestamp + _CLOCK_SLACK)
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,128 @@
+"""Dagster's SQLite storage with engines kept for each file, named in the local ``dagster.yaml``.
+
+Dagster makes an engine and a connection for every statement: more than a thousand a run. Files, tables, transactions
+and the write-ahead log are Dagster's own, so either storage reads what the other wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import sqlalchemy as sa
+from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.runs import SqliteRunStorage
+from dagster._core.storage.schedules import SqliteScheduleStorage
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster._core.storage.sqlite_storage import (
+    DagsterSqliteStorage,
+    _event_logs_directory,
+)
+from dagster._serdes import ConfigurableClassData
+
+_MOST_ENGINES = 16  # every run has a file of its own: a service that reads thousands must not keep them all open
+
+
+class KeptEngines:
+    """Engines by URL, the most recently used ones. A forked child makes its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._engines: OrderedDict[str, sa.Engine] = OrderedDict()
+        self._pid = os.getpid()
+
+    def get(self, url: str) -> sa.Engine:
+        """Return the engine for ``url``, made on first use. Its connections are used by one thread at a time."""
+        with self._lock:
+            if self._pid != os.getpid():  # a parent's connection must not be used, nor closed, by its child
+                self._engines, self._pid = OrderedDict(), os.getpid()
+            engine = self._engines.pop(url, None)
+            if engine is None:
+                arguments = {"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
+                engine = sa.create_engine(url, pool_size=2, max_overflow=-1, connect_args=arguments)
+            self._engines[url] = engine
+            while len(self._engines) > _MOST_ENGINES:
+                self._engines.popitem(last=False)[1].dispose()
+            return engine
+
+    def dispose(self) -> None:
+        """Close every idle connection."""
+        with self._lock:
+            while self._engines:
+                self._engines.popitem()[1].dispose()
+
+
+class _RunStorage(SqliteRunStorage):
+    engines: KeptEngines
+
+    @contextmanager
+    def connect(self) -> Iterator[sa.Connection]:
+        with self.engines.get(self._conn_string).begin() as connection:
+            yield connection
+
+
+class _ScheduleStorage(SqliteScheduleStorage):
+    engines: KeptEngines
+
+    @contextmanager
+    def connect(self) -> Iterator[sa.Connection]:
+        with self.engines.get(self._conn_string).begin() as connection:
+            yield connection
+
+
+class _EventLogStorage(SqliteEventLogStorage):
+    def __init__(self, base_dir: str, engines: KeptEngines) -> None:
+        self.engines = engines
+        super().__init__(base_dir)
+
+    @contextmanager
+    def _connect(self, shard: str) -> Iterator[sa.Connection]:
+        with self._db_lock:
+            engine = self.engines.get(self.conn_string_for_shard(shard))
+            if shard not in self._initialized_dbs:
+                self._initdb(engine)
+                self._initialized_dbs.add(shard)
+            with engine.begin() as connection:
+                yield connection
+
+    def wipe(self) -> None:
+        self.engines.dispose()  # the files are deleted: a kept connection would write into nothing
+        super().wipe()
+
+
+class LocalStorage(DagsterSqliteStorage):
+    """Storage of the local instance. ``base_dir``: its folder; default: DAGSTER_HOME."""
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(base_dir, inst_data)
+        self._engines = KeptEngines()
+        # Dagster's own constructors have created the tables; only the connections differ.
+        runs, schedules = self._run_storage, self._schedule_storage
+        self._run_storage = _RunStorage(runs._conn_string)
+        self._run_storage.engines = self._engines
+        self._event_log_storage = _EventLogStorage(_event_logs_directory(base_dir), self._engines)
+        self._schedule_storage = _ScheduleStorage(schedules._conn_string)
+        self._schedule_storage.engines = self._engines
+
+    @classmethod
+    def config_type(cls) -> Any:
+        """Return the configuration's schema."""
+        return {"base_dir": dg.Field(dg.Noneable(dg.StringSource), is_required=False, default_value=None)}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Any) -> LocalStorage:
+        """Return the storage for the configuration of ``dagster.yaml``."""
+        folder = config_value.get("base_dir") or os.environ.get("DAGSTER_HOME") or str(Path(".classfeed/dagster"))
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return cls(str(Path(folder).absolute()), inst_data)
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        super().dispose()
+        self._engines.dispose()

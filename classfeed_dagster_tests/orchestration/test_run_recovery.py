@@ -1,0 +1,142 @@
+"""Runs whose process was killed: noticed at once, marked failed, and no later run waits for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster import DagsterInstance, DagsterRunStatus
+
+from classfeed_dagster.local.dagster_instance import open_instance
+from classfeed_dagster.local.processes import ProcessIdentity
+from classfeed_dagster.orchestration.run_recovery import (
+    PoolBusyError,
+    pool_holders,
+    recover_dead_runs,
+    recovery_beside,
+    wait_for_pool,
+)
+
+# A run that holds the pool's slot within its step, until it is killed.
+HOLDER = """
+import sys, time
+from pathlib import Path
+from dagster import job, op
+from classfeed_dagster.local.dagster_instance import open_instance
+from classfeed_dagster.local.processes import ProcessIdentity
+from classfeed_dagster.tags import OWNER_TAG, FEED_TAG, PARTITION_TAG
+@op(pool="bigsite")
+def landing():
+    print("holding", flush=True)
+    time.sleep(600)
+@job
+def small(): landing()
+with open_instance(Path(sys.argv[1])) as instance:
+    tags = {FEED_TAG: "class_super", PARTITION_TAG: "2023-01-03"}
+    if sys.argv[2] == "tag":
+        tags[OWNER_TAG] = str(ProcessIdentity.current())
+    small.execute_in_process(instance=instance, tags=tags)
+"""
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    with open_instance(tmp_path) as instance:
+        yield instance
+
+
+@pytest.fixture(params=["tag", "event"])
+def holder(
+    instance: DagsterInstance, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[subprocess.Popen[str]]:
+    """A process whose run holds the pool: known by its run's tag, or by its run's first event alone."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path), request.param],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "holding\n"
+        yield process
+    process.kill()
+    process.wait()
+
+
+def status(instance: DagsterInstance) -> DagsterRunStatus:
+    (run,) = instance.get_runs()
+    return run.status
+
+
+def test_a_living_holder_is_named_and_waited_for(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
+    said: list[str] = []
+    with pytest.raises(PoolBusyError, match=r"read by class_super 2023-01-03 .*gave up after 1 s"):
+        wait_for_pool(instance, 1, said.append)
+    (announcement,) = said
+    assert "waiting for class_super 2023-01-03" in announcement
+    assert "since 20" in announcement
+    assert recover_dead_runs(instance) == []
+    assert status(instance) is DagsterRunStatus.STARTED
+
+
+def test_a_killed_holder_is_marked_failed_at_once(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    began, said = time.monotonic(), list[str]()
+    wait_for_pool(instance, 600, said.append)
+    assert time.monotonic() - began < 30  # not the monitoring's half an hour
+    assert (said, status(instance)) == ([], DagsterRunStatus.FAILURE)
+    assert pool_holders(instance) == []
+    assert recover_dead_runs(instance) == []  # once
+
+
+def test_a_holder_that_dies_later_is_noticed_beside_a_run(
+    instance: DagsterInstance, holder: subprocess.Popen[str]
+) -> None:
+    with recovery_beside(instance):
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        deadline = time.monotonic() + 60
+        while pool_holders(instance) and time.monotonic() < deadline:
+            time.sleep(0.2)
+    assert pool_holders(instance) == []
+    assert status(instance) is DagsterRunStatus.FAILURE
+
+
+def test_an_ended_run_gives_its_slot_back(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
+    (run,) = instance.get_runs()
+    instance.report_run_canceled(run)
+    wait_for_pool(instance, 0, lambda _: None)
+    assert pool_holders(instance) == []
+
+
+def test_processes_of_other_machines_and_other_starts_are_told_apart() -> None:
+    own = ProcessIdentity.current()
+    assert ProcessIdentity.parse(str(own)) == own
+    assert not own.dead
+    assert ProcessIdentity(own.host, own.pid, "another:1").dead  # the number was given to another process
+    assert ProcessIdentity(own.host, 4_000_000_000, own.started).dead
+    assert not ProcessIdentity("elsewhere", own.pid, "another:1").dead
+    assert ProcessIdentity.parse("nonsense") is None
+
+
+def test_a_zombie_is_dead() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    from classfeed_dagster.local.processes import start_of
+
+    identity = ProcessIdentity(ProcessIdentity.current().host, child.pid, start_of(child.pid) or "")
+    assert not identity.dead
+    child.kill()
+    deadline = time.monotonic() + 10
+    while not identity.dead and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert identity.dead  # and nobody has collected it yet
+    child.communicate()

@@ -1,0 +1,145 @@
+"""The local storage with kept engines: the same files as Dagster's own, safe with kills, forks and two processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter, job, op
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+
+from classfeed_dagster.local.dagster_instance import open_instance
+from classfeed_dagster.orchestration import sqlite_storage
+from classfeed_dagster.orchestration.sqlite_storage import KeptEngines, LocalStorage
+
+WRITER = """
+import sys
+from pathlib import Path
+from dagster import job, op
+from classfeed_dagster.local.dagster_instance import open_instance
+@op
+def step(): pass
+@job
+def small(): step()
+with open_instance(Path(sys.argv[1])) as instance:
+    while True:
+        print(small.execute_in_process(instance=instance).run_id, flush=True)
+"""
+
+
+@op
+def step() -> None:
+    """An operation that does nothing."""
+
+
+@job
+def small() -> None:
+    """A job of one step."""
+    step()
+
+
+@pytest.fixture(autouse=True)
+def _no_dagster_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[DagsterInstance]:
+    with open_instance(tmp_path) as instance:
+        yield instance
+
+
+def test_the_shipped_file_names_the_storage(instance: DagsterInstance) -> None:
+    storages = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
+    assert [type(storage) for storage in storages] == [
+        sqlite_storage._RunStorage, sqlite_storage._EventLogStorage, sqlite_storage._ScheduleStorage
+    ]  # fmt: skip
+
+
+def test_a_run_makes_few_engines(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.execute_in_process(instance=instance)
+    made: list[str] = []
+    create = sa.create_engine
+
+    def counted(url: str, **words: object) -> sa.Engine:
+        made.append(str(url))
+        return create(url, **words)
+
+    monkeypatch.setattr(sqlite_storage.sa, "create_engine", counted)
+    monkeypatch.setattr(sqlite_event_log, "create_engine", counted)
+    result = small.execute_in_process(instance=instance)
+    assert result.success
+    assert [url.rpartition("/")[2] for url in made] == [f"{result.run_id}.db"]
+
+
+def test_dagsters_own_storage_reads_the_files(instance: DagsterInstance, tmp_path: Path) -> None:
+    run_id = small.execute_in_process(instance=instance).run_id
+    stock = DagsterSqliteStorage(str(tmp_path / "dagster"))
+    (run,) = stock.run_storage.get_runs(RunsFilter(run_ids=[run_id]))
+    assert run.status is DagsterRunStatus.SUCCESS
+    assert len(stock.event_log_storage.get_logs_for_run(run_id)) == len(instance.all_logs(run_id))
+
+
+def test_a_killed_writer_damages_nothing_for_a_second_process(instance: DagsterInstance, tmp_path: Path) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    with writer.stdout:
+        theirs = [writer.stdout.readline().strip()]
+        ours = [small.execute_in_process(instance=instance).run_id for _ in range(3)]  # both write at once
+        theirs.append(writer.stdout.readline().strip())
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+    ours.append(small.execute_in_process(instance=instance).run_id)
+    for run_id in (*theirs, *ours):
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        assert run.status is DagsterRunStatus.SUCCESS
+    for file in (tmp_path / "dagster" / "history").rglob("*.db"):
+        with sa.create_engine(f"sqlite:///{file}", poolclass=sa.pool.NullPool).connect() as connection:
+            assert connection.execute(sa.text("PRAGMA integrity_check")).scalar() == "ok"
+
+
+def test_engines_are_bounded_and_closed(tmp_path: Path) -> None:
+    engines = KeptEngines()
+    first = engines.get(f"sqlite:///{tmp_path}/0.db")
+    with first.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE t (x)"))
+    assert engines.get(f"sqlite:///{tmp_path}/0.db") is first
+    for number in range(1, 40):
+        with engines.get(f"sqlite:///{tmp_path}/{number}.db").connect() as connection:
+            connection.execute(sa.text("SELECT 1"))
+    assert len(engines._engines) == 16
+    assert engines.get(f"sqlite:///{tmp_path}/0.db") is not first
+    engines.dispose()
+    assert not engines._engines
+
+
+def test_a_forked_child_makes_engines_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = KeptEngines()
+    url = f"sqlite:///{tmp_path}/a.db"
+    parent = engines.get(url)
+    monkeypatch.setattr(sqlite_storage.os, "getpid", lambda: -1)
+    assert engines.get(url) is not parent
+    parent.dispose()
+    engines.dispose()
+
+
+def test_wiped_runs_leave_a_storage_that_works(instance: DagsterInstance) -> None:
+    small.execute_in_process(instance=instance)
+    instance.wipe()
+    assert instance.get_runs() == []
+    assert small.execute_in_process(instance=instance).success
+
+
+def test_without_a_folder_the_storage_is_dagsters_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    storage = LocalStorage.from_config_value(None, {})  # type: ignore[arg-type]
+    assert storage.base_dir == str(tmp_path)
+    storage.dispose()
