@@ -73,6 +73,10 @@ class RecipientSchedule:
         number = self.sequence_number(day)
         return self.dates()[number - 2] if number > 1 else None
 
+    def dates_between(self, first: dt.date, last: dt.date) -> list[dt.date]:
+        """Return the audience's business dates from ``first`` to ``last``, both included."""
+        return [day for day in self.dates() if first <= day <= last]
+
     def window(self, day: dt.date) -> trading_days.Window:
         """The window of ``recorded_at`` that the document of ``day`` covers."""
         return trading_days.window(day, self.previous(day))

@@ -1,0 +1,162 @@
+"""Sent records, positions and identities of a feed, read from the ledger files that its manifests name.
+
+A date's ledger is a fold over its revisions: of each portfolio, the latest revision that delivered it counts. Void
+revisions have no ledger. A delivery from before the ledger has one only after ``classfeed ledger rebuild``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from classfeed_dagster.delivery.chain import chain_entry, last_place
+from classfeed_dagster.delivery.manifest import Manifest, read_manifest
+from classfeed_dagster.delivery.state import DeliveredState, delivered_state
+from classfeed_dagster.ledger.files import FRAMES, SHA256, Kind, LedgerFiles, ledger_prefix, read_kind
+from classfeed_dagster.ledger.positions import roll_forward
+from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.stored_records import Record, from_json, manifest_key
+
+
+class RebuiltLedger(Record):
+    """The ledger of a delivery from before the ledger, named by a record of its own instead of the manifest."""
+
+    schema_version: Literal[1] = 1
+    manifest_sha256: SHA256 = Field(description="of the manifest that the ledger belongs to")
+    ledger: LedgerFiles
+
+
+def rebuilt_key(feed: str, day: dt.date, revision: int) -> str:
+    """Return the key of a rebuilt ledger's record."""
+    return f"{ledger_prefix(feed, day, revision)}rebuilt.json"
+
+
+def ledger_of(store: ObjectStore, manifest: Manifest, manifest_sha256: str) -> LedgerFiles | None:
+    """Return the ledger of a delivery; None if it was delivered before the ledger and not rebuilt since."""
+    if manifest.ledger is not None:
+        return manifest.ledger
+    key = rebuilt_key(manifest.feed, manifest.business_date, manifest.revision)
+    try:
+        record = from_json(RebuiltLedger, store.read(key), store.location(key))
+    except ObjectNotFoundError:
+        return None
+    return record.ledger if record.manifest_sha256 == manifest_sha256 else None
+
+
+@dataclass(frozen=True)
+class SentDate:
+    """What one business date of a feed sent, by its ledger."""
+
+    store: ObjectStore
+    state: DeliveredState
+
+    @cached_property
+    def ledgers(self) -> tuple[tuple[Manifest, LedgerFiles | None], ...]:
+        """Deliveries in order of revision, each with its ledger."""
+        return tuple(
+            (found.manifest, ledger_of(self.store, found.manifest, found.sha256))
+            for found in self.state.revisions
+            if isinstance(found.manifest, Manifest)
+        )
+
+    @property
+    def complete(self) -> bool:
+        """True if the date was delivered and every delivery of it has a ledger."""
+        return bool(self.ledgers) and all(ledger is not None for _, ledger in self.ledgers)
+
+    def frame(self, kind: Kind, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return the rows of one kind that count, or some ``columns`` of them."""
+        names = list(FRAMES[kind].schema if columns is None else columns)
+        read = list(dict.fromkeys([*names, "portfolio_number"]))
+        parts = [FRAMES[kind].empty().select(names)]
+        several = len(self.ledgers) > 1
+        for manifest, ledger in self.ledgers:
+            if ledger is None:
+                continue
+            prefix = ledger_prefix(manifest.feed, manifest.business_date, manifest.revision)
+            rows = read_kind(self.store, prefix, ledger, kind, read)
+            if several:
+                latest = [number for number, one in self.state.portfolios.items() if one.revision == manifest.revision]
+                rows = rows.filter(pl.col("portfolio_number").is_in(pl.Series(latest, dtype=pl.String).implode()))
+            parts.append(rows.select(names))
+        return pl.concat(parts)
+
+
+def sent_date(store: ObjectStore, feed: str, day: dt.date) -> SentDate:
+    """Return what ``day`` sent."""
+    return SentDate(store, delivered_state(store, feed, day))
+
+
+def positions_at(store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date) -> pl.DataFrame | None:
+    """Return the positions of ``day``; None if a delivery that they rest on has no ledger.
+
+    A date's stored positions rest on those of the date before. If an earlier date was re-issued after ``day`` was
+    delivered, they are worked out again from that date on.
+    """
+    sent = sent_date(store, feed, day)
+    if not sent.complete:
+        return None
+    first = _reissued_since(store, feed, sent)
+    if first is None:
+        return sent.frame("positions")
+    previous = audience.previous(first)
+    found = None if previous is None else positions_at(store, feed, audience, previous)
+    if found is None:
+        if previous is not None:
+            return None
+        found = FRAMES["positions"].empty()
+    for date in audience.dates_between(first, day):
+        found = roll_date(found, sent_date(store, feed, date), date)
+    return found
+
+
+def roll_date(previous: pl.DataFrame, sent: SentDate, day: dt.date) -> pl.DataFrame:
+    """Return the positions after ``day``, from those of the date before and the date's records alone."""
+    portfolios = sent.frame("portfolios", ["portfolio_id", "change"])
+    going = portfolios.filter(pl.col("change") != "REMOVED")["portfolio_id"]
+    full = portfolios.filter(pl.col("change") != "CURRENT")["portfolio_id"]
+    stated = sent.frame("positions").filter(pl.col("counts_on").is_null(), pl.col("stated").is_not_null())
+    carried = previous.filter(pl.col("portfolio_id").is_in(going.implode()))
+    return roll_forward(carried, sent.frame("records"), stated, full, day)
+
+
+def _reissued_since(store: ObjectStore, feed: str, sent: SentDate) -> dt.date | None:
+    # The earliest date before this one that was delivered again after this one's first delivery.
+    first, _ = sent.ledgers[0]
+    last = last_place(store, feed)
+    earlier: list[dt.date] = []
+    for position in range(first.chain_position + 1, (last.position if last else 0) + 1):
+        entry = chain_entry(store, feed, position)
+        if entry.business_date < first.business_date and _delivered(store, feed, entry.business_date, entry.revision):
+            earlier.append(entry.business_date)
+    return min(earlier, default=None)
+
+
+def _delivered(store: ObjectStore, feed: str, day: dt.date, revision: int) -> bool:
+    key = manifest_key(feed, day, revision)
+    try:
+        return isinstance(read_manifest(store.read(key), store.location(key)), Manifest)
+    except ObjectNotFoundError:
+        return False
+
+
+def records_of(store: ObjectStore, feed: str, dates: Iterable[dt.date], columns: Sequence[str]) -> pl.DataFrame:
+    """Return ``columns`` of the records that some dates sent, with each portfolio's ``extract`` and the ``sent_on``."""
+    parts = []
+    for day in dates:
+        sent = sent_date(store, feed, day)
+        if not sent.ledgers:
+            continue
+        extracts = sent.frame("portfolios", ["portfolio_id", "extract"])
+        rows = sent.frame("records", list(dict.fromkeys([*columns, "portfolio_id"])))
+        parts.append(rows.join(extracts, on="portfolio_id", how="left").with_columns(pl.lit(day).alias("sent_on")))
+    empty = FRAMES["records"].empty().select(list(dict.fromkeys([*columns, "portfolio_id"])))
+    empty = empty.with_columns(pl.lit(None, pl.String()).alias("extract"), pl.lit(None, pl.Date()).alias("sent_on"))
+    return pl.concat([empty, *parts])
