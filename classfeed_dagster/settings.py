@@ -98,6 +98,12 @@ class Settings(BaseSettings):
         le=1,
         description="share of portfolios removed since the previous date above which a person must approve",
     )
+    late_row_days: int = Field(
+        35,
+        ge=0,
+        le=366,
+        description="days before the window in which a snapshot looks for rows that no earlier one saw; 0: never",
+    )
     max_page_bytes: int = Field(
         32 * 1024 * 1024, ge=64 * 1024, description="bytes of a document page before compression"
     )

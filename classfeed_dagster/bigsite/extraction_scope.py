@@ -9,6 +9,7 @@ from typing import Protocol
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import consent
+from classfeed_dagster.bigsite.ledgers import LEDGERS
 from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction
 
 _ALL_HISTORY = "-infinity"
@@ -102,6 +103,8 @@ def _wanted(
         unreadable=tuple(consent.unreadable(consents)),
         parameters={
             "business_date": business_date,
+            # Rows of closed windows: none, unless ``late_rows`` finds some.
+            **{f"late_{query.table}": array(()) for query in LEDGERS},
             "cutoff": trading_days.cutoff(business_date),
             "earliest": min((recorded_from[at] for at in deltas), default=trading_days.cutoff(business_date)),
             "ids": array(read),

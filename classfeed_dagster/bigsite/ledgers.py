@@ -23,6 +23,7 @@ from classfeed_dagster.bigsite.sql_types import (
 
 def _ledger(table: str, schema: pa.Schema, source: str, date: str) -> Query:
     # The rows of one ledger, for FULL and DELTA portfolios apart: a DELTA can then go by the index on recorded_at.
+    # The third branch reads rows of closed windows that no earlier snapshot saw, by primary key.
     # Facts of what a row reverses are looked up by primary key, for the few rows that reverse another.
     def branch(wanted: str, extra: str) -> str:
         listed = ", ".join(_expression(name, table) for name in schema.names)
@@ -31,10 +32,13 @@ FROM {wanted} w {source}
 WHERE l.{date} >= w.history_from AND l.recorded_at < %(cutoff)s{extra}"""
 
     delta = " AND l.recorded_at >= w.recorded_from AND l.recorded_at >= %(earliest)s"
+    late = f" AND l.recorded_at < w.recorded_from AND l.{table}_id = ANY(%(late_{table})s::bigint[])"
     sql = f"""WITH wanted_full AS ({FULL}), wanted_delta AS ({DELTA})
 {branch("wanted_full", "")}
 UNION ALL
 {branch("wanted_delta", delta)}
+UNION ALL
+{branch("wanted_delta", late)}
 ORDER BY position, recorded_at, {table}_id"""
     return Query(table, schema, sql)
 
@@ -230,3 +234,29 @@ CASH_TRANSACTION = _ledger(
 )
 
 LEDGERS = (TRADE, SECURITY_MOVEMENT, INCOME, CASH_TRANSACTION)
+
+
+def look_back(query: Query) -> str:
+    """Return the SQL for the ids of a ledger's rows in closed windows of the look-back, of DELTA portfolios.
+
+    The date condition is the one of the ledger's own query, so that a row that no window sends is not asked for.
+    """
+    table, source, date = query.table, _SOURCES[query.table], _DATES[query.table]
+    return f"""WITH wanted_delta AS ({DELTA})
+SELECT l.{table}_id FROM wanted_delta w {source}
+WHERE l.{date} >= w.history_from AND l.recorded_at >= %(late_from)s AND l.recorded_at < %(latest)s
+  AND l.recorded_at < w.recorded_from"""
+
+
+_OF_PORTFOLIO = "JOIN bigsite.{table} l ON l.portfolio_id = w.portfolio_id"
+_SOURCES = {
+    **{table: _OF_PORTFOLIO.format(table=table) for table in ("trade", "security_movement", "income")},
+    "cash_transaction": "JOIN bigsite.cash_account a ON a.portfolio_id = w.portfolio_id "
+    "JOIN bigsite.cash_transaction l ON l.cash_account_id = a.cash_account_id",
+}
+_DATES = {
+    "trade": "trade_date",
+    "security_movement": "effective_date",
+    "income": "payment_date",
+    "cash_transaction": "transaction_date",
+}

@@ -36,6 +36,7 @@ from classfeed_dagster.bigsite.landing import (
     numbered,
     write_slices,
 )
+from classfeed_dagster.bigsite.late_rows import SentRows, find_late_rows
 from classfeed_dagster.bigsite.readiness import EndOfDay, SourceNotReadyError
 from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction, read_only
 from classfeed_dagster.bigsite.sql_types import POSITION, Query
@@ -64,6 +65,8 @@ class Snapshot(BaseModel, frozen=True):
     tables: dict[str, StoredTable]
     unreadable_consents: tuple[int, ...] = ()  # ids of consents left out as unreadable, for people to mend
     statements: int = 0  # how many bigsite was asked
+    late_from: AwareDatetime | None = None  # start of the look-back for late rows; None: it was not looked for them
+    late_rows: int = 0  # rows of closed windows that no earlier snapshot saw
     consent_questions: int = 0  # how many of them asked who consents: exactly one
 
     def key(self) -> str:
@@ -88,13 +91,15 @@ def take_snapshot(
     shard_portfolios: int = 12_000,
     sessions: int = 1,
     max_missing_share: Decimal = Decimal("0.01"),
+    sent: SentRows | None = None,
     observe: Callable[[str], None] | None = None,
 ) -> Snapshot:
     """Read bigsite for ``business_date`` and land it; the new snapshot.
 
     ``audiences`` that are not due on the date are left aside; ValueError if none is. ``snapshot_at`` is what the
     documents state (default: bigsite's clock at the start of the transaction), for rehearsals. A date of several shards
-    is read through as many ``sessions`` at most, which see one state of bigsite. ``observe`` is told every statement.
+    is read through as many ``sessions`` at most, which see one state of bigsite. Rows of closed windows that are not
+    among ``sent`` land too. ``observe`` is told every statement.
     Raises SourceNotReadyError (nothing landed) if the end of day is absent or if more than ``max_missing_share`` of the
     portfolios lack a row of it; SourceReadError if bigsite fails.
     """
@@ -108,6 +113,7 @@ def take_snapshot(
             if (snapshot_at or started_at) < trading_days.cutoff(business_date):
                 raise SourceNotReadyError(business_date, "the date is not over yet in Sydney", {})
             wanted = ask_consent(bigsite, business_date, due)
+            late_rows = 0 if sent is None else find_late_rows(bigsite, wanted.parameters, sent)
             end_of_day = EndOfDay(business_date)
             end_of_day.require_any(bigsite)
             ends = slice_ends(wanted.whole_history, slice_portfolios)
@@ -132,6 +138,8 @@ def take_snapshot(
         shard_slices=shard_slices,
         tables=tables,
         unreadable_consents=wanted.unreadable,
+        late_from=None if sent is None else sent.since,
+        late_rows=late_rows,
         statements=len(statements),
         consent_questions=sum(consent.asks_consent(statement) for statement in statements),
     )
@@ -151,6 +159,7 @@ def snapshot_for(
     shard_portfolios: int = 12_000,
     sessions: int = 1,
     max_missing_share: Decimal = Decimal("0.01"),
+    sent: Callable[[], SentRows | None] = lambda: None,
     observe: Callable[[str], None] | None = None,
     before_reading: Callable[[], None] = lambda: None,
 ) -> Snapshot:
@@ -173,6 +182,7 @@ def snapshot_for(
         shard_portfolios=shard_portfolios,
         sessions=sessions,
         max_missing_share=max_missing_share,
+        sent=sent(),
         observe=observe,
     )
 

@@ -36,6 +36,8 @@ from classfeed_dagster.documents.document_format import (
     paging_of,
 )
 from classfeed_dagster.errors import BuildError, DamagedRecordError
+from classfeed_dagster.ledger.files import LedgerFile, StagedLedger
+from classfeed_dagster.ledger.writing import LEDGER_INPUT, PartWriter, has_ledger_rows, part_of
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import Record, build_key, create_record, from_json, json_parts, staged_prefix
@@ -69,6 +71,9 @@ class Build(Record):
     unchanged: NonNegativeInt = Field(description="portfolios whose content was delivered already")
     delivered_before: Sha256 = Field(description="fingerprint of what was delivered for the date when this was built")
 
+    staged_ledger: StagedLedger | None = Field(default=None, description="rows of the delivered ledger, as staged")
+    ledger_view: str = Field(default="", description="what the ledger said of earlier dates when this was built")
+
     @property
     def totals(self) -> Totals:
         """What all pages add up to."""
@@ -100,6 +105,8 @@ class DeliveryContext:
     max_page_bytes: int
     compress: bool = True
     flags: Mapping[str, str | int | bool] = field(default_factory=dict)
+    ledger_view: str = ""
+    last_of_shards: tuple[str, ...] = ()  # last portfolio numbers of the snapshot's shards: parts of the ledger
 
     @property
     def day(self) -> dt.date:
@@ -169,9 +176,14 @@ class DeliveryContext:
             unannounced=unannounced,
             unchanged=unchanged,
             delivered_before=self.delivered.fingerprint,
+            ledger_view=self.ledger_view,
         )
         # The id leaves out how the files are compressed: another processor may compress the same document otherwise.
-        left_out: dict[str, Any] = {"build_id": True, "pages": {"__all__": {"key", "bytes", "sha256"}}}
+        left_out: dict[str, Any] = {
+            "build_id": True,
+            "staged_ledger": True,
+            "pages": {"__all__": {"key", "bytes", "sha256"}},
+        }
         determining = hashlib.sha256()
         for part in json_parts(build, exclude=left_out):
             determining.update(part)
@@ -198,14 +210,15 @@ def build_delivery(
         ThreadPoolExecutor(max_workers=1) as second,
     ):
         spool = _Spool(Path(folder), terms.paging(), terms.page_id)
+        parts = LedgerParts(Path(folder), terms)
         ahead: list[Future[KnownRecords]] = []
 
         def examine(on_page: range) -> None:
             # While the next page is rendered, and the first ones are written.
             ahead.append(second.submit(examine_ahead, document_format, spool.sections(on_page)))
 
-        with spool:
-            unchanged = _spool_changed(spool, rendered_portfolios(terms, plan.going, slices), examine)
+        with spool, parts:
+            unchanged = _spool_changed(spool, rendered_portfolios(terms, plan.going, slices, parts.add), examine)
         ranges = terms.pages(spool.paging.pages)
         headers = [terms.header(at, len(ranges)) for at in range(1, len(ranges) + 1)]
         files = [Path(folder) / terms.file_name(header) for header in headers]
@@ -232,7 +245,8 @@ def build_delivery(
             stage_page(store, prefix, page, path, found, terms)
             for page, path, found in zip(build.pages, files, examined, strict=True)
         ]
-        return keep_build(store, build.model_copy(update={"pages": tuple(pages)}))
+        staged = StagedLedger(prefix=prefix, files=parts.stage(store, prefix)) if parts.written else None
+        return keep_build(store, build.model_copy(update={"pages": tuple(pages), "staged_ledger": staged}))
 
 
 def page_record(header: PageHeader, totals: Totals, result: Written) -> Page:
@@ -250,7 +264,10 @@ def page_record(header: PageHeader, totals: Totals, result: Written) -> Page:
 
 
 def rendered_portfolios(
-    terms: DeliveryContext, going: Iterable[PlannedPortfolio], slices: Iterable[Mapping[str, pl.DataFrame]]
+    terms: DeliveryContext,
+    going: Iterable[PlannedPortfolio],
+    slices: Iterable[Mapping[str, pl.DataFrame]],
+    ledger: Callable[[Mapping[str, pl.DataFrame], Mapping[str, str]], None] = lambda frames, digests: None,
 ) -> Iterator[tuple[PlannedPortfolio, RenderedPortfolio, str | None]]:
     """Render those who go, in order: each with its content's digest, or None if just that was delivered before.
 
@@ -261,12 +278,16 @@ def rendered_portfolios(
     numbers = pl.DataFrame({"portfolio_number": list(waiting)}, schema={"portfolio_number": pl.String()})
     before, last = terms.delivered.portfolios, ""
 
-    def render(frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
+    def render(
+        frames: Mapping[str, pl.DataFrame],
+    ) -> tuple[Iterator[RenderedPortfolio], dict[str, pl.DataFrame]]:
         # What is held back isn't even rendered: it may hold values that the format can't carry.
-        return terms.document_format.render(_of_portfolios(frames, numbers))
+        rows = {name: frame for name, frame in frames.items() if name in LEDGER_INPUT}
+        return terms.document_format.render(_of_portfolios(frames, numbers)), rows
 
     # By map, which keeps no slice's frames: they would still be in memory while the next slice is read.
-    for portfolios in map(render, slices):
+    for portfolios, rows in map(render, slices):
+        digests: dict[str, str] = {}
         for rendered in portfolios:
             portfolio = waiting.pop(rendered.number, None)
             if portfolio is None or rendered.number <= last:
@@ -277,7 +298,12 @@ def rendered_portfolios(
             last = rendered.number
             digest = content_digest(rendered)
             delivered = before.get(rendered.number)
-            yield portfolio, rendered, None if delivered is not None and delivered.digest == digest else digest
+            changed = delivered is None or delivered.digest != digest
+            if changed:
+                digests[rendered.number] = digest
+            yield portfolio, rendered, digest if changed else None
+        ledger(rows, digests)
+        del portfolios, rows  # not in memory any more while the next slice is read
     if waiting:
         missing = ", ".join(sorted(waiting)[:20])
         raise BuildError(
@@ -320,6 +346,42 @@ def content_digest(rendered: RenderedPortfolio) -> str:
         digest.update(f"{name}\0{len(section)}\0".encode())
         digest.update(section)
     return digest.hexdigest()
+
+
+class LedgerParts:
+    """The ledger rows of a build, in the parts that its shards make; none if the frames have no ledger rows."""
+
+    def __init__(self, folder: Path, terms: DeliveryContext) -> None:
+        self._folder = folder
+        self._terms = terms
+        self._open: ExitStack = ExitStack()
+        self._writers: list[PartWriter] = []
+
+    def __enter__(self) -> LedgerParts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    @property
+    def written(self) -> bool:
+        """True if any slice had ledger rows."""
+        return bool(self._writers)
+
+    def add(self, frames: Mapping[str, pl.DataFrame], digests: Mapping[str, str]) -> None:
+        """Append the rows of one slice: of the portfolios in ``digests``, which go with that content."""
+        if not has_ledger_rows(frames):
+            return
+        numbers = frames["consented_portfolios"]["portfolio_number"]
+        part = part_of(numbers[0], self._terms.last_of_shards) if len(numbers) else 0
+        if not self._writers or self._writers[-1].part < part:
+            ledgers = self._terms.document_format.ledgers
+            self._writers.append(self._open.enter_context(PartWriter(self._folder, part, ledgers)))
+        self._writers[-1].add(frames, digests)
+
+    def stage(self, store: ObjectStore, prefix: str) -> tuple[LedgerFile, ...]:
+        """Store the closed files below ``prefix``."""
+        return tuple(file for writer in self._writers for file in writer.stage(store, prefix))
 
 
 class _Spool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from classfeed_dagster.delivery.manifest import ChainEntry, Link, VoidManifest
 from classfeed_dagster.errors import DamagedRecordError
+from classfeed_dagster.ledger.files import ledger_prefix
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import (
     chain_key,
@@ -131,6 +132,8 @@ def close_place(store: ObjectStore, place: Place, reason: str, correlation_id: s
 
 def remove_orphans(store: ObjectStore, void: VoidManifest) -> None:
     """Remove the files that an abandoned attempt left beside a void manifest. Only ever called with one that stands."""
+    for key in list(store.list(ledger_prefix(void.feed, void.business_date, void.revision))):
+        store.delete(key)
     keep = manifest_key(void.feed, void.business_date, void.revision)
     for key in list(store.list(delivered_prefix(void.feed, void.business_date, void.revision))):
         if key != keep:

@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, ConfigDict, Field, NonNegativeInt, PositiveI
 from pydantic.dataclasses import dataclass
 
 from classfeed_dagster.documents.document_format import CurrencyTotals, Totals
+from classfeed_dagster.ledger.files import LedgerFiles
 from classfeed_dagster.stored_records import Record, from_json
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -152,6 +153,11 @@ class PassedCheck(Record):
     evaluated_by: str = Field(description="correlation id of the attempt that evaluated it")
 
 
+def _is_none(value: object) -> bool:
+    # Manifests from before the ledger keep their bytes.
+    return value is None
+
+
 class Manifest(Record):
     """A delivery: exactly the files and portfolios that left, under whose authority, checked by what."""
 
@@ -178,6 +184,11 @@ class Manifest(Record):
     held_back: tuple[HeldBack, ...] = Field(description="every portfolio that did not go, ordered by number")
     counts: dict[str, NonNegativeInt] = Field(description="records by section, over all pages")
     totals: ControlTotals = Field(description="what all pages add up to")
+    ledger: LedgerFiles | None = Field(
+        default=None,
+        description="the delivered ledger of this revision, by hash; absent before there was one",
+        exclude_if=_is_none,
+    )
     verdicts: tuple[PassedCheck, ...] = Field(description="the checks that this delivery depended on")
 
 

@@ -24,6 +24,7 @@ from classfeed_dagster.delivery.chain import (
     wait_for_manifest,
 )
 from classfeed_dagster.delivery.gate import require_verdicts
+from classfeed_dagster.delivery.ledger_publication import publish_ledger
 from classfeed_dagster.delivery.manifest import (
     ChainEntry,
     ControlTotals,
@@ -41,6 +42,7 @@ from classfeed_dagster.errors import (
     NotInOrderError,
     StaleBuildError,
 )
+from classfeed_dagster.ledger.files import LedgerFiles
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import create_record, delivered_prefix, manifest_key, stored_facts
@@ -73,6 +75,7 @@ def publish(
     patience_seconds: float = 60.0,
     sleep: Callable[[float], None] = time.sleep,
     threads: int = 4,
+    ledger_view: Callable[[], str] | None = None,
 ) -> Outcome:
     """Deliver ``build``, or find that it has been delivered. Safe to repeat, and at once with others.
 
@@ -85,7 +88,9 @@ def publish(
     verdicts for exactly these documents; ChainBusyError if other deliveries kept coming first. After any error
     nothing of the build is delivered, and trying again is safe.
     """
-    attempt = _Attempt(store, build, consented_now, audience, correlation_id, patience_seconds, sleep, threads)
+    attempt = _Attempt(
+        store, build, consented_now, audience, correlation_id, patience_seconds, sleep, threads, ledger_view
+    )
     for _ in range(_ROUNDS):
         outcome = attempt.once()
         if outcome is not None:
@@ -106,6 +111,7 @@ class _Attempt:
     patience_seconds: float
     sleep: Callable[[float], None]
     threads: int
+    ledger_view: Callable[[], str] | None = None
 
     def once(self) -> Outcome | None:
         """One round of the protocol; None if something moved meanwhile and everything must be looked at again."""
@@ -121,6 +127,7 @@ class _Attempt:
             return done
         _require_fresh(build, state)
         _require_order(store, build, self.audience)
+        _require_view(build, self.ledger_view)
         passed = require_verdicts(store, build)
 
         entry = ChainEntry(feed=build.feed, business_date=build.business_date, revision=build.revision)
@@ -155,11 +162,25 @@ class _Attempt:
         if not self._copy_pages(pages):
             self._give_way(place, "its pages are those of another attempt, which stopped")
             return None
+        ledger = None
+        if build.staged_ledger is not None:
+            ledger = publish_ledger(
+                store, build.feed, build.business_date, build.revision, build.staged_ledger, self.audience
+            )
+            if ledger is None:
+                self._give_way(place, "its ledger is that of another attempt, which stopped")
+                return None
         asked_at, consented = self.consented_now()
         if not self._all_consent(consented, place):
             return None
         manifest = _manifest(
-            build, place=place, pages=pages, passed=passed, asked_at=asked_at, correlation_id=self.correlation_id
+            build,
+            place=place,
+            pages=pages,
+            passed=passed,
+            asked_at=asked_at,
+            correlation_id=self.correlation_id,
+            ledger=ledger,
         )
         key = manifest_key(build.feed, build.business_date, build.revision)
         if create_record(store, key, manifest, {"correlation-id": self.correlation_id}):
@@ -230,6 +251,15 @@ def _require_fresh(build: Build, state: DeliveredState) -> None:
         )
 
 
+def _require_view(build: Build, ledger_view: Callable[[], str] | None) -> None:
+    # What was sent since, on this date or another, decides which rows this build may carry.
+    if ledger_view is not None and ledger_view() != build.ledger_view:
+        raise StaleBuildError(
+            f"{build.feed} of {build.business_date.isoformat()}: build {build.build_id} was made before other records "
+            "of the feed were sent. Build again from the same snapshot."
+        )
+
+
 def _require_order(store: ObjectStore, build: Build, audience: RecipientSchedule) -> None:
     # What the plan assumed of the dates before must hold now that they have gone.
     day = build.business_date
@@ -264,6 +294,7 @@ def _manifest(
     passed: tuple[PassedCheck, ...],
     asked_at: dt.datetime,
     correlation_id: str,
+    ledger: LedgerFiles | None,
 ) -> Manifest:
     totals = build.totals
     return Manifest(
@@ -289,4 +320,5 @@ def _manifest(
         counts=dict(totals.counts),
         totals=ControlTotals.of(totals),
         verdicts=passed,
+        ledger=ledger,
     )

@@ -22,7 +22,7 @@ from classfeed_dagster.ledger.files import FRAMES, SHA256, Kind, LedgerFiles, le
 from classfeed_dagster.ledger.positions import roll_forward
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import Record, from_json, manifest_key
+from classfeed_dagster.stored_records import Record, from_json, manifest_key, sha256
 
 
 class RebuiltLedger(Record):
@@ -71,6 +71,14 @@ class SentDate:
         """True if the date was delivered and every delivery of it has a ledger."""
         return bool(self.ledgers) and all(ledger is not None for _, ledger in self.ledgers)
 
+    @property
+    def has_positions(self) -> bool:
+        """True if every delivery of the date has positions: they are left out if earlier dates have no ledger."""
+        return self.complete and all(
+            ledger is not None and len(ledger.of("positions")) == len(ledger.of("portfolios"))
+            for _, ledger in self.ledgers
+        )
+
     def frame(self, kind: Kind, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Return the rows of one kind that count, or some ``columns`` of them."""
         names = list(FRAMES[kind].schema if columns is None else columns)
@@ -101,7 +109,7 @@ def positions_at(store: ObjectStore, feed: str, audience: RecipientSchedule, day
     delivered, they are worked out again from that date on.
     """
     sent = sent_date(store, feed, day)
-    if not sent.complete:
+    if not sent.has_positions:
         return None
     first = _reissued_since(store, feed, sent)
     if first is None:
@@ -160,3 +168,23 @@ def records_of(store: ObjectStore, feed: str, dates: Iterable[dt.date], columns:
     empty = FRAMES["records"].empty().select(list(dict.fromkeys([*columns, "portfolio_id"])))
     empty = empty.with_columns(pl.lit(None, pl.String()).alias("extract"), pl.lit(None, pl.Date()).alias("sent_on"))
     return pl.concat([empty, *parts])
+
+
+def identities_before(store: ObjectStore, feed: str) -> pl.DataFrame | None:
+    """Return every identity that the feed sent so far; None if its latest delivery has no ledger."""
+    last = last_place(store, feed)
+    for position in range(last.position if last else 0, 0, -1):
+        entry = chain_entry(store, feed, position)
+        key = manifest_key(feed, entry.business_date, entry.revision)
+        try:
+            data = store.read(key)
+        except ObjectNotFoundError:
+            continue  # the last place, whose attempt is under way
+        manifest = read_manifest(data, store.location(key))
+        if isinstance(manifest, Manifest):
+            ledger = ledger_of(store, manifest, sha256(data))
+            if ledger is None:
+                return None
+            prefix = ledger_prefix(feed, manifest.business_date, manifest.revision)
+            return read_kind(store, prefix, ledger, "identities")
+    return FRAMES["identities"].empty()

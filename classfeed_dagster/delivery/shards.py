@@ -22,6 +22,7 @@ from classfeed_dagster.bigsite.landing import StoredFile
 from classfeed_dagster.delivery.build import (
     Build,
     DeliveryContext,
+    LedgerParts,
     keep_build,
     page_record,
     rendered_portfolios,
@@ -32,6 +33,7 @@ from classfeed_dagster.delivery.pages import write_page
 from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
 from classfeed_dagster.delivery.prevalidation import examine_ahead
 from classfeed_dagster.delivery.rendered_portfolios import OF_A_PORTFOLIO, RenderedReader, RenderedWriter
+from classfeed_dagster.ledger.files import LedgerFile, StagedLedger
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import Record, canonical, create_record, from_json, sha256, to_json
 
@@ -75,6 +77,7 @@ class RenderedShard(Record):
 
     file: StoredFile
     unchanged: NonNegativeInt
+    ledger: tuple[LedgerFile, ...] = ()
 
 
 class PageLots(Record):
@@ -134,6 +137,7 @@ def made_under(terms: DeliveryContext, made_of: Iterable[str]) -> str:
         *(terms.feed, terms.day.isoformat(), terms.document_format.name, terms.code_version),
         *(terms.snapshot.id, str(delivered.next_revision), delivered.fingerprint),
         *(str(terms.max_page_bytes), str(terms.compress), str(sorted(terms.flags.items()))),
+        terms.ledger_view,
     ]
     return sha256(canonical([*determining, *made_of]))
 
@@ -152,14 +156,16 @@ def render_shard(
     plan = _read(store, ShardPlan, shared.shards[number].key)
     unchanged = 0
     with tempfile.TemporaryDirectory(prefix="classfeed-shard-") as folder:
-        with RenderedWriter(Path(folder) / "rendered.parquet", terms.document_format.sections) as writer:
-            for going, rendered, digest in rendered_portfolios(terms, plan.going, slices):
+        parts = LedgerParts(Path(folder), terms)
+        with parts, RenderedWriter(Path(folder) / "rendered.parquet", terms.document_format.sections) as writer:
+            for going, rendered, digest in rendered_portfolios(terms, plan.going, slices, parts.add):
                 if digest is None:
                     unchanged += 1
                 else:
                     writer.add(going, digest, rendered)
         file = writer.target.store(store, lambda at, digest: f"{key}-{digest[:32]}.parquet").files[0]
-    create_record(store, f"{key}.json", RenderedShard(file=file, unchanged=unchanged))
+        ledger = parts.stage(store, shared.prefix)
+    create_record(store, f"{key}.json", RenderedShard(file=file, unchanged=unchanged, ledger=ledger))
 
 
 def share_out_pages(store: ObjectStore, terms: DeliveryContext, shared: SharedOut) -> int:
@@ -215,6 +221,7 @@ def put_together(store: ObjectStore, terms: DeliveryContext, shared: SharedOut) 
     lots = _read(store, PageLots, _lots_key(shared))
     pages = [_read(store, Page, _page_key(shared, at)) for at in range(len(lots.pages))]
     shards = _rendered(store, shared)
+    staged = tuple(file for shard in shards for file in shard.ledger)
     return keep_build(
         store,
         terms.build(
@@ -223,7 +230,7 @@ def put_together(store: ObjectStore, terms: DeliveryContext, shared: SharedOut) 
             held_back=shared.held_back,
             unannounced=shared.unannounced,
             unchanged=sum(shard.unchanged for shard in shards),
-        ),
+        ).model_copy(update={"staged_ledger": StagedLedger(prefix=shared.prefix, files=staged) if staged else None}),
     )
 
 

@@ -150,7 +150,10 @@ def build_consented_portfolios(store: ObjectStore, snapshot: Snapshot, audience:
     def shard(slices: range) -> DomainShard:
         with open_slices(snapshot, store, TABLES[CONSENTED], slices) as landed:
             day = snapshot.business_date
-            parts = (Slice(tables, audience, day, consented_portfolios(tables, audience, day)) for tables in landed)
+            parts = (
+                Slice(tables, audience, day, consented_portfolios(tables, audience, day), snapshot.late_from)
+                for tables in landed
+            )
             return _build(store, snapshot, audience, CONSENTED, parts)
 
     return _together(snapshot, audience, CONSENTED, map(shard, snapshot.shards))
@@ -202,7 +205,9 @@ def build_domain_shard(
         SlicedFiles(store, {CONSENTED: consented.frames[CONSENTED]}, slices=slices) as sharing,
     ):
         day = snapshot.business_date
-        parts = (Slice(landed.slice(at), audience, day, sharing.slice(at)[CONSENTED]) for at in slices)
+        parts = (
+            Slice(landed.slice(at), audience, day, sharing.slice(at)[CONSENTED], snapshot.late_from) for at in slices
+        )
         made_from = _made_from(snapshot, audience, domain, consented, code_version)
         return _build(store, snapshot, audience, domain, parts, made_from)
 

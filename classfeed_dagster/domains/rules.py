@@ -275,6 +275,36 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerRule:
+    """One rule over a feed's date against what the feed sent before. A breach holds the portfolio back."""
+
+    name: str
+    title: str
+    description: str
+
+
+NUMBER_CHANGED = LedgerRule(
+    "number_changed",
+    "A number belongs to whom it was sent for",
+    "The recipient knows portfolios and cash accounts by their numbers. bigsite's key of each is compared with the "
+    "number under which it was last sent: a new number, a number that was given again, and two that swapped all hold "
+    "the portfolio back, so that no record is sent under two numbers. If it fails: have the number restored in bigsite, "
+    "or agree with the recipient how the history moves. The other portfolios go.",
+)
+DELIVERED_BALANCE = LedgerRule(
+    "delivered_balance",
+    "Everything sent adds up to what is stated",
+    "Per security and cash account, the records sent so far that are dated by the business date add up to the units "
+    "or balance that the date states, less what bigsite recorded after the cut-off. The finding has the difference, "
+    "and sent records of that size. If it fails: look for a row that changed, vanished or appeared behind a closed "
+    "window in bigsite; have it corrected by a new row, or the end of day rewritten. The portfolio is held back; the "
+    "others go.",
+)
+# Rules that need the delivered ledger. They are evaluated for each feed; see feed_run.ledger_view.
+LEDGER_RULES: tuple[LedgerRule, ...] = (NUMBER_CHANGED, DELIVERED_BALANCE)
+
+
 def rules_of(domain: str) -> tuple[Rule, ...]:
     """The rules over one domain, in the order of the table."""
     return tuple(rule for rule in RULES if rule.domain == domain)

@@ -29,6 +29,7 @@ class Slice:
     audience: RecipientSchedule
     business_date: dt.date
     consented: pl.DataFrame
+    late_from: dt.datetime | None = None  # the snapshot looked for rows of closed windows from here on
 
     @cached_property
     def window(self) -> Window:
@@ -52,10 +53,11 @@ class Slice:
         in the window. Source: design, "What is sent".
         """
         recorded = pl.col("recorded_at")
-        start, end = pl.lit(self.window.start), pl.lit(self.window.end)
+        first = min(self.window.start, self.late_from or self.window.start)
+        start, end = pl.lit(first), pl.lit(self.window.end)
         return self.rows(table).filter(
             recorded < end,
-            (pl.col("extract") == "FULL") | (recorded >= start),
+            (pl.col("extract") == "FULL") | (recorded >= start),  # rows of closed windows that landed late included
             pl.col("history_from").is_null() | (pl.col(date) >= pl.col("history_from")),
         )
 

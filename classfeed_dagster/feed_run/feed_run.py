@@ -39,6 +39,7 @@ from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward
 from classfeed_dagster.feed_run.exclusion import already_there, one_live_feed
 from classfeed_dagster.feed_run.findings import FindingsReference, collect_findings, read_findings
 from classfeed_dagster.feed_run.flags import attempt_flags
+from classfeed_dagster.feed_run.ledger_view import LedgerView, ledger_view
 from classfeed_dagster.feed_run.switches import FeedFlags, carried, chosen_format, switched_frames
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed
@@ -170,11 +171,12 @@ class FeedRun:
         findings = read_findings(self.store, found.findings)
         consented = carried(read_frame(store, self.domains()[0], CONSENTED), flags)
         numbers = set(consented["portfolio_number"])
+        against_ledger = self.ledger_view().frame().filter(pl.col("portfolio_number").is_in(numbers))
         elsewhere = already_there(self.runtime.store, self.feed, self._feeds, flags, day=self.day, numbers=numbers)
         return plan_delivery(
             self.day,
             consented=consented,
-            findings=pl.concat([findings, elsewhere]),
+            findings=pl.concat([findings, elsewhere, against_ledger]),
             consented_now=consented_now,
             earlier=earlier_date(store, self.feed.name, self.audience, self.day),
             ever_delivered=lambda numbers: ever_delivered(store, self.feed.name, self.audience, numbers, self.day),
@@ -211,6 +213,8 @@ class FeedRun:
             code_version=settings.code_version,
             correlation_id=self.correlation_id,
             flags=self.flags.recorded,
+            ledger_view=self.ledger_view().digest,
+            last_of_shards=tuple(snapshot.slices[shard.stop - 1].last for shard in snapshot.shards if len(shard)),
             max_page_bytes=self.feed.max_page_bytes or settings.max_page_bytes,
             # One file under a name of its own is looked for under that name.
             compress=settings.compress and document_format.compressible,
@@ -224,6 +228,10 @@ class FeedRun:
         count = len(self.snapshot().shards)
         return count if count > 1 else 0
 
+    def ledger_view(self) -> LedgerView:
+        """Return what the delivered ledger says of the date: rows sent before, and findings against what was sent."""
+        return ledger_view(self)
+
     def made_of(self) -> list[str]:
         """The SHA-256 of every frame that the document is made of."""
         return [table.sha256 for domain in self.domains() for _, table in sorted(domain.frames.items())]
@@ -232,7 +240,8 @@ class FeedRun:
         """The domains' frames as the switches leave them, slice by slice; all, or only some ``slices``."""
         with open_domains(self.store, self.domains(), slices) as opened:
             # By map, which keeps no slice's frames: they would still be in memory while the next slice is read.
-            yield from map(partial(switched_frames, flags=self.flags), opened)
+            unsent = map(self.ledger_view().without_dropped, opened)
+            yield from map(partial(switched_frames, flags=self.flags), unsent)
 
     def roll(self) -> CheckResult:
         """The roll of consents since the date before, and whether it is a jump that nobody released."""
@@ -304,6 +313,7 @@ class FeedRun:
                     consented_now=self.consent,
                     audience=self.audience,
                     correlation_id=self.correlation_id,
+                    ledger_view=lambda: self.ledger_view().digest,
                 )
             except NotInOrderError as error:
                 if not wait(error):

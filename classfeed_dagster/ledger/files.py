@@ -134,6 +134,17 @@ class LedgerFiles(Record):
         return tuple(file for file in self.files if file.kind == kind)
 
 
+class StagedLedger(Record):
+    """The ledger of a staged build: the rows of who goes, before anything is known of the dates before."""
+
+    prefix: str = Field(description="where the staged files lie")
+    files: tuple[LedgerFile, ...]
+
+    def parts(self, part: int, kinds: tuple[Kind, ...]) -> tuple[LedgerFile, ...]:
+        """Return one part's files of some kinds."""
+        return tuple(file for file in self.files if file.part == part and file.kind in kinds)
+
+
 def ledger_prefix(feed: str, day: dt.date | None = None, revision: int | None = None) -> str:
     """Return the prefix of a feed's ledger files: all, those of a date, or those of a revision."""
     prefix = f"ledger/{feed}/"

@@ -19,6 +19,15 @@ from classfeed_dagster.ledger.files import FRAMES, PORTFOLIOS, RECORDS, Kind, Le
 from classfeed_dagster.store import ObjectStore
 
 STAGED: tuple[Kind, ...] = ("records", "stated", "portfolios")
+LEDGER_INPUT = frozenset(
+    {
+        CONSENTED_PORTFOLIOS.name,
+        MOVEMENT_TRANSACTIONS.name,
+        LEDGER_RECORDS.name,
+        LEDGER_BALANCES.name,
+        LEDGER_HOLDINGS.name,
+    }
+)  # frames of a slice that the ledger is made of
 _OPENINGS = ("OU", "OC")
 # Which openings a format's ledgers bring with them: units need both ledgers that move units.
 _OPENING_OF = {"OU": frozenset("TS"), "OC": frozenset("C")}

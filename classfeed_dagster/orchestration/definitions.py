@@ -60,7 +60,7 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     feeding = dg.Definitions(
         assets=[
             *source_assets(),
-            landing_assets(audiences, partitions_def, column_exports),
+            landing_assets(audiences, partitions_def, column_exports, feeds),
             *(
                 asset
                 for audience in audiences

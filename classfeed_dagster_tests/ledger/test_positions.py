@@ -18,7 +18,7 @@ NOBODY = pl.Series([], dtype=pl.Int64)
 
 
 def record(at: int, portfolio: int, on: dt.date, **values: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {name: None for name in RECORDS.schema}
+    given: dict[str, Any] = dict.fromkeys(RECORDS.schema)
     given |= {
         "portfolio_id": portfolio,
         "portfolio_number": f"SW{portfolio}",

@@ -13,6 +13,8 @@ from classfeed_dagster.bigsite import queries, tables
 from classfeed_dagster.bigsite.landing import first_rows
 from classfeed_dagster.bigsite.lineage import landed_sources
 from classfeed_dagster.bigsite.snapshot import Snapshot, snapshot_for
+from classfeed_dagster.feed_run.sent_rows import sent_rows
+from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.column_metadata import (
     GROUP_LANDING,
@@ -108,7 +110,10 @@ def _personal(contract: Contract, columns: Iterable[str]) -> str | None:
 
 
 def landing_assets(
-    audiences: Sequence[RecipientSchedule], partitions: dg.PartitionsDefinition[str], exports: Callable[[], Exports]
+    audiences: Sequence[RecipientSchedule],
+    partitions: dg.PartitionsDefinition[str],
+    exports: Callable[[], Exports],
+    feeds: Sequence[Feed],
 ) -> dg.AssetsDefinition:
     """One step that reads bigsite once for all ``audiences`` due on the date and lands every table.
 
@@ -167,11 +172,12 @@ def landing_assets(
                 shard_portfolios=settings.shard_portfolios,
                 sessions=settings.bigsite_sessions,
                 max_missing_share=settings.max_held_back_share,
+                sent=lambda: sent_rows(runtime.store, feeds, settings.first_business_date, day, settings.late_row_days),
                 before_reading=lambda: require_schema(runtime.engine, exports()),
             )
             runtime.save_reference(LANDING, day, snapshot)
             rows = sum(table.rows for table in snapshot.tables.values())
-            get_logger().info("landed", snapshot_id=snapshot.snapshot_id, rows=rows)
+            get_logger().info("landed", snapshot_id=snapshot.snapshot_id, rows=rows, late_rows=snapshot.late_rows)
         seconds = since(started)
         for table in sorted(landed):
             yield _materialized(runtime, snapshot, table, columns[table], seconds)

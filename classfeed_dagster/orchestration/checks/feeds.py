@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.checks import CheckResult, held_back_share
 from classfeed_dagster.domains.build import CONSENTED, DomainReference, read_consent_roll
+from classfeed_dagster.domains.rules import LEDGER_RULES
 from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward
 from classfeed_dagster.feed_run.exclusion import CHECK as ONE_LIVE_FEED
 from classfeed_dagster.feed_run.exclusion import exclude_each_other
@@ -21,6 +23,7 @@ from classfeed_dagster.parity.report import read_report, scorecard
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 
+_SHOWN = 20
 _LIVE_GATE = (
     "A feed that replaces an old app reaches the recipient only after enough clean dates of parity in a row, or with "
     "a person's override, which stands in the manifest. If it fails: leave the feed in shadow, and explain or mend "
@@ -69,7 +72,7 @@ def consent_check(audience: RecipientSchedule, name: str) -> dg.AssetChecksDefin
 
 def feed_checks(parts: FeedContext) -> list[dg.AssetChecksDefinition]:
     """The feed's own checks: on its quarantine, on its document, and on the comparison with the old app."""
-    checks = [_held_back_share(parts), _document_checks(parts)]
+    checks = [_held_back_share(parts), _ledger_checks(parts), _document_checks(parts)]
     return [*checks, _parity(parts)] if parts.feed.legacy else checks
 
 
@@ -102,6 +105,38 @@ def _held_back_share(parts: FeedContext) -> dg.AssetChecksDefinition:
             plan = work.plan(work.consent()[1])
             judged = held_back_share(plan, runtime.settings.max_held_back_share)
         return _result(asset, judged, day.isoformat(), {"breaking": plan.breaking, "consented": plan.consented})
+
+    return check
+
+
+def _ledger_checks(parts: FeedContext) -> dg.AssetChecksDefinition:
+    asset = parts.key("quarantine")
+
+    @dg.multi_asset_check(
+        name=f"{parts.feed.name}__ledger",
+        specs=[
+            dg.AssetCheckSpec(
+                rule.name, asset=asset, description=f"{rule.title}. {rule.description} Runbook: {runbook(rule.name)}"
+            )
+            for rule in LEDGER_RULES
+        ],
+    )
+    def check(
+        context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.AssetCheckResult]:
+        with step(context, f"{parts.feed.name}/ledger") as day:
+            work = parts.work(context, runtime)
+            if work.idle is not None:
+                yield from (_idle(asset, rule.name, work.idle) for rule in LEDGER_RULES)
+                return
+            view = work.ledger_view()
+            found = view.frame()
+        for rule in LEDGER_RULES:
+            rows = found.filter(pl.col("rule") == rule.name)
+            offenders = tuple(rows.select("portfolio_number", "detail").head(_SHOWN).rows())
+            numbers = rows["portfolio_number"].n_unique()
+            judged = CheckResult(rule.name, rows.is_empty(), f"{numbers} portfolio(s) break it", offenders, rows.height)
+            yield _result(asset, judged, day.isoformat(), {"portfolios": numbers, "late_rows": len(view.late)})
 
     return check
 

@@ -1,0 +1,111 @@
+"""Publishing a delivery's ledger: its staged parts, its positions and its identities, before the manifest.
+
+Every file is created conditionally under the revision's prefix. The manifest names them by hash: files of an attempt
+that never got its manifest count for nothing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from classfeed_dagster.delivery.sent import identities_before, positions_at
+from classfeed_dagster.errors import DamagedRecordError, StaleBuildError
+from classfeed_dagster.ledger.files import (
+    FRAMES,
+    POSITIONS,
+    Kind,
+    LedgerFile,
+    LedgerFiles,
+    StagedLedger,
+    ledger_prefix,
+    read_kind,
+)
+from classfeed_dagster.ledger.identities import identities_of, merge_identities
+from classfeed_dagster.ledger.positions import roll_forward
+from classfeed_dagster.ledger.writing import arrow, stage_file
+from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+
+_ORDER: tuple[Kind, ...] = ("records", "positions", "portfolios", "identities")
+
+
+def publish_ledger(
+    store: ObjectStore, feed: str, day: dt.date, revision: int, staged: StagedLedger, audience: RecipientSchedule
+) -> LedgerFiles | None:
+    """Create the ledger files of a revision; None if its keys hold another attempt's.
+
+    Positions are left out while an earlier date has no ledger. StaleBuildError if a staged file is gone.
+    """
+    prefix = ledger_prefix(feed, day, revision)
+    previous = _positions_before(store, feed, audience, day)
+    known = identities_before(store, feed)
+    identities = FRAMES["identities"].empty() if known is None else known
+    files: list[LedgerFile] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="classfeed-ledger-") as name:
+            folder = Path(name)
+            for part in sorted({file.part for file in staged.files}):
+                frames = _staged_frames(store, staged, part)
+                files += [_copy(store, staged, prefix, file) for file in staged.parts(part, ("records", "portfolios"))]
+                if previous is not None:
+                    positions = positions_of(previous, frames, day)
+                    files.append(_create(store, folder, prefix, "positions", part, positions))
+                identities = merge_identities(identities, identities_of(frames["portfolios"], frames["stated"], day))
+            files.append(_create(store, folder, prefix, "identities", 0, identities))
+    except DamagedRecordError as error:
+        if error.location.startswith(store.location(prefix)):
+            return None
+        raise
+    return LedgerFiles(files=in_order(files))
+
+
+def positions_of(previous: pl.DataFrame, frames: dict[Kind, pl.DataFrame], day: dt.date) -> pl.DataFrame:
+    """Return the positions of one part of a delivery."""
+    portfolios = frames["portfolios"]
+    going = portfolios.filter(pl.col("change") != "REMOVED")["portfolio_id"]
+    full = portfolios.filter(pl.col("change") != "CURRENT")["portfolio_id"]
+    carried = previous.filter(pl.col("portfolio_id").is_in(going.implode()))
+    return roll_forward(carried, frames["records"], frames["stated"], full, day)
+
+
+def in_order(files: Iterable[LedgerFile]) -> tuple[LedgerFile, ...]:
+    """Return the parts by kind and number."""
+    return tuple(sorted(files, key=lambda file: (_ORDER.index(file.kind), file.part)))
+
+
+def _positions_before(store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date) -> pl.DataFrame | None:
+    previous = audience.previous(day)
+    return POSITIONS.empty() if previous is None else positions_at(store, feed, audience, previous)
+
+
+def _staged_frames(store: ObjectStore, staged: StagedLedger, part: int) -> dict[Kind, pl.DataFrame]:
+    kinds: tuple[Kind, ...] = ("records", "stated", "portfolios")
+    try:
+        return {
+            kind: read_kind(store, staged.prefix, LedgerFiles(files=staged.parts(part, (kind,))), kind)
+            for kind in kinds
+        }
+    except DamagedRecordError as error:
+        raise StaleBuildError(f"{error.location}: a staged ledger file is gone or changed. Build again.") from None
+
+
+def _copy(store: ObjectStore, staged: StagedLedger, prefix: str, file: LedgerFile) -> LedgerFile:
+    try:
+        with store.local_file(staged.prefix + file.name) as path:
+            return stage_file(store, prefix, file.kind, file.part, path)
+    except ObjectNotFoundError as error:
+        raise StaleBuildError(f"{error.location}: a staged ledger file is gone. Build again.") from None
+
+
+def _create(store: ObjectStore, folder: Path, prefix: str, kind: Kind, part: int, frame: pl.DataFrame) -> LedgerFile:
+    path = folder / f"{kind}-{part:04d}.parquet"
+    table: pa.Table = arrow(FRAMES[kind].conform(frame))
+    pq.write_table(table, path, compression="zstd", store_decimal_as_integer=False)
+    return stage_file(store, prefix, kind, part, path)

@@ -1,0 +1,270 @@
+"""What the delivered ledger says of a date that is about to be delivered: rows sent before, and who is held back.
+
+A view is worked out from the landed frames and the ledger, and kept by what determines it. A document states under
+which view it was made. Publishing works the view out again once the dates before have gone, and refuses a document
+that was made under another.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from pydantic import BaseModel
+
+from classfeed_dagster.bigsite.landing import SlicedFiles
+from classfeed_dagster.delivery.chain import last_place
+from classfeed_dagster.delivery.sent import identities_before, positions_at, records_of, sent_date
+from classfeed_dagster.domains.build import CONSENTED
+from classfeed_dagster.domains.columns import FINDINGS
+from classfeed_dagster.domains.ledger_rows import (
+    LEDGER_BALANCES,
+    LEDGER_FRAMES,
+    LEDGER_HOLDINGS,
+    LEDGER_RECORDS,
+    UNITS_SUM,
+)
+from classfeed_dagster.domains.rules import DELIVERED_BALANCE, NUMBER_CHANGED
+from classfeed_dagster.ledger.files import CASH_POSITION, POSITIONS, RECORDS, UNITS_POSITION, stated_rows
+from classfeed_dagster.ledger.identities import ACCOUNT, contradictions, identities_of
+from classfeed_dagster.ledger.positions import roll_forward, unbalanced
+from classfeed_dagster.stored_records import canonical, sha256
+from classfeed_dagster.trading_days import cutoff
+
+if TYPE_CHECKING:
+    from classfeed_dagster.feed_run.feed_run import FeedRun
+
+_ROW = ("portfolio_number", "transaction_id")
+_CANDIDATES_SHOWN = 5
+
+
+class LedgerView(BaseModel, frozen=True):
+    """Rows of the date that were sent on another date, and findings against what was sent."""
+
+    basis: str  # what determines it
+    dropped: tuple[tuple[str, str], ...]  # (portfolio number, TransactionId)
+    late: tuple[tuple[str, str], ...]  # rows of closed windows that travel in this date
+    findings: tuple[tuple[str, str, str, str, str], ...]  # rows of FINDINGS
+
+    @property
+    def digest(self) -> str:
+        """Changes if and only if the view does."""
+        return sha256(canonical([self.dropped, self.late, self.findings]))
+
+    def frame(self) -> pl.DataFrame:
+        """Return the findings as FINDINGS."""
+        return FINDINGS.conform(pl.DataFrame(self.findings, schema=FINDINGS.schema, orient="row"))
+
+    def without_dropped(self, frames: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+        """Return one slice's frames without the movements that were sent on another date."""
+        kept = dict(frames)
+        if not self.dropped:
+            return kept
+        dropped = pl.DataFrame(self.dropped, schema=dict.fromkeys(_ROW, pl.String()), orient="row")
+        for name in ("movement_transactions", LEDGER_RECORDS.name):
+            if name in kept:
+                kept[name] = kept[name].join(dropped, on=_ROW, how="anti")
+        return kept
+
+
+def ledger_view(work: FeedRun) -> LedgerView:
+    """Return the view of the date as things are now, from the store if it was worked out before."""
+    basis = _basis(work)
+    name = f"{work.feed.name}/ledger"
+    known = work.runtime.find_reference(name, work.day, LedgerView)
+    if known is not None and known.basis == basis:
+        return known
+    found = _Examination(work).view(basis)
+    work.runtime.save_reference(name, work.day, found)
+    return found
+
+
+def _basis(work: FeedRun) -> str:
+    last = last_place(work.store, work.feed.name)
+    place = None if last is None else [last.position, None if last.manifest is None else last.manifest.sha256]
+    snapshot = work.snapshot()
+    code = work.runtime.settings.code_version
+    return sha256(canonical([place, snapshot.snapshot_id, work.made_of(), work.flags.recorded, work.format.name, code]))
+
+
+class _Examination:
+    """One date against the ledger."""
+
+    def __init__(self, work: FeedRun) -> None:
+        self._work = work
+        self._feed, self._day, self._audience = work.feed.name, work.day, work.audience
+        self._snapshot = work.snapshot()
+        self._later = self._delivered_later()
+        self._findings: list[tuple[str, str, str, str, str]] = []
+
+    def view(self, basis: str) -> LedgerView:
+        """Work the view out, slice by slice."""
+        known = identities_before(self._work.store, self._feed)
+        sent = self._sent_elsewhere()
+        judged = self._judged_positions()
+        dropped: list[tuple[str, str]] = []
+        late: list[tuple[str, str]] = []
+        for frames in self._slices():
+            consented = frames[CONSENTED]
+            records = frames.get(LEDGER_RECORDS.name, RECORDS.empty())
+            stated = stated_rows(frames.get(LEDGER_BALANCES.name), frames.get(LEDGER_HOLDINGS.name))
+            if known is not None:
+                now = identities_of(consented, stated, self._day)
+                self._find_contradictions(contradictions(known, now), consented)
+            closed = self._of_closed_windows(records, consented)
+            again = self._sent_before(records, closed, sent)
+            dropped += again.select(_ROW).rows()
+            late += closed.join(again.select(_ROW), on=_ROW, how="anti").select(_ROW).rows()
+            if judged is not None:
+                before = again.filter(pl.col("sent_on") < self._day) if "sent_on" in again.columns else again
+                counted = records.join(before.select(_ROW), on=_ROW, how="anti")
+                self._find_unbalanced(judged, counted, stated, consented)
+        return LedgerView(
+            basis=basis,
+            dropped=tuple(sorted(dropped)),
+            late=tuple(sorted(late)),
+            findings=tuple(sorted(set(self._findings))),
+        )
+
+    def _slices(self) -> Iterator[Mapping[str, pl.DataFrame]]:
+        tables = {
+            name: table
+            for domain in self._work.domains()
+            for name, table in domain.frames.items()
+            if name in (CONSENTED, *(frame.name for frame in LEDGER_FRAMES.values()))
+        }
+        with SlicedFiles(self._work.store, tables) as opened:
+            yield from opened
+
+    # Rows that were sent on another date.
+
+    def _delivered_later(self) -> list[dt.date]:
+        found: list[dt.date] = []
+        for day in self._audience.dates_between(self._day + dt.timedelta(days=1), dt.date.max):
+            if not sent_date(self._work.store, self._feed, day).ledgers:
+                break
+            found.append(day)
+        return found
+
+    def _looked_back(self) -> list[dt.date]:
+        # The dates that may have sent rows of the look-back: those whose window ends after it begins.
+        start = self._snapshot.late_from
+        if start is None:
+            return []
+        previous = self._audience.previous(self._day)
+        dates = [] if previous is None else self._audience.dates_between(self._audience.first_business_date, previous)
+        return [day for day in dates if cutoff(day) > start]
+
+    def _sent_elsewhere(self) -> pl.DataFrame | None:
+        # None: what the dates before sent is not known (yet), so that no row can be told to have been missed.
+        store, dates = self._work.store, self._looked_back()
+        if not all(sent_date(store, self._feed, day).complete for day in dates):
+            return None
+        columns = ["portfolio_number", "transaction_id", "recorded_at"]
+        rows = records_of(store, self._feed, [*dates, *self._later], columns)
+        later = pl.col("sent_on") > self._day
+        start = self._snapshot.late_from or cutoff(self._day)
+        # A FULL extract of a later date belongs to a later consent.
+        return rows.filter((later & (pl.col("extract") != "FULL")) | (~later & (pl.col("recorded_at") >= start)))
+
+    def _of_closed_windows(self, records: pl.DataFrame, consented: pl.DataFrame) -> pl.DataFrame:
+        delta = consented.filter(pl.col("extract") == "DELTA").select("portfolio_id")
+        window = self._audience.window(self._day)
+        return records.filter(pl.col("recorded_at") < window.start, pl.col("row_id").is_not_null()).join(
+            delta, on="portfolio_id", how="semi"
+        )
+
+    def _sent_before(self, records: pl.DataFrame, closed: pl.DataFrame, sent: pl.DataFrame | None) -> pl.DataFrame:
+        if sent is None:
+            return closed
+        searched = records if self._later else closed
+        if searched.is_empty():
+            return searched
+        keys = sent.select("portfolio_id", "transaction_id", "sent_on").unique(["portfolio_id", "transaction_id"])
+        return searched.join(keys, on=("portfolio_id", "transaction_id"), how="inner")
+
+    # Numbers.
+
+    def _find_contradictions(self, found: pl.DataFrame, consented: pl.DataFrame) -> None:
+        numbers = dict(consented.select("portfolio_id", "portfolio_number").iter_rows())
+        for row in found.iter_rows(named=True):
+            account = row["kind"] == ACCOUNT
+            # An account's number is personal: the finding names its key.
+            what = "the cash account" if account else f"the portfolio, last sent as {row['was']},"
+            detail = (
+                f"{what} has another number than it was last sent under"
+                if row["conflict"] == "CHANGED"
+                else f"the number of {'the cash account' if account else 'the portfolio'} was sent for another one"
+            )
+            subject = str(row["key_id"]) if account else "portfolio_number"
+            self._add(numbers[row["portfolio_id"]], NUMBER_CHANGED.name, subject, detail)
+
+    # Balances.
+
+    def _judged_positions(self) -> pl.DataFrame | None:
+        previous = self._audience.previous(self._day)
+        if previous is None:
+            return POSITIONS.empty()
+        return positions_at(self._work.store, self._feed, self._audience, previous)
+
+    @cached_property
+    def _sent_before_numbers(self) -> frozenset[str]:
+        previous = self._audience.previous(self._day)
+        return frozenset() if previous is None else sent_date(self._work.store, self._feed, previous).state.numbers
+
+    def _find_unbalanced(
+        self, previous: pl.DataFrame, records: pl.DataFrame, stated: pl.DataFrame, consented: pl.DataFrame
+    ) -> None:
+        # A CURRENT portfolio that the date before did not send waits for that date: there is nothing to add to yet.
+        new = pl.col("change") == "NEW"
+        sent = pl.col("portfolio_number").is_in(self._sent_before_numbers)
+        going = consented.filter(new | ((pl.col("change") == "CURRENT") & sent))
+        full = going.filter(new)["portfolio_id"]
+        ids = pl.col("portfolio_id").is_in(going["portfolio_id"].implode())
+        positions = roll_forward(previous.filter(ids), records.filter(ids), stated.filter(ids), full, self._day)
+        for row in unbalanced(positions.filter(pl.col("kind").is_in(self._judged_kinds))).iter_rows(named=True):
+            cash = row["kind"] == CASH_POSITION
+            subject = str(row["key_id"]) if cash else str(row["known_as"])
+            stated_as = "none is stated" if row["stated"] is None else f"{_plain(row['stated'])} stated"
+            detail = f"{_plain(row['sent'])} sent so far, {stated_as}, {_plain(row['difference'])} differ"
+            if candidates := self._candidates(row):
+                detail += f"; sent records of that size: {', '.join(candidates)}"
+            self._add(row["portfolio_number"], DELIVERED_BALANCE.name, subject, detail)
+
+    @cached_property
+    def _recent(self) -> pl.DataFrame:
+        columns = ["transaction_id", "security_id", "cash_account_id", "units", "amount"]
+        return records_of(self._work.store, self._feed, self._looked_back(), columns)
+
+    def _candidates(self, position: dict[str, Any]) -> list[str]:
+        # Records whose removal from bigsite would explain the difference.
+        cash = position["kind"] == CASH_POSITION
+        key, value = ("cash_account_id", "amount") if cash else ("security_id", "units")
+        rows = self._recent.filter(
+            pl.col("portfolio_id") == position["portfolio_id"],
+            pl.col(key) == position["key_id"],
+            pl.col(value).cast(UNITS_SUM) == -position["difference"],
+        )
+        return rows["transaction_id"].unique().sort().head(_CANDIDATES_SHOWN).to_list()
+
+    @cached_property
+    def _judged_kinds(self) -> list[str]:
+        carried, flags = self._work.format.ledgers, self._work.flags
+        names = {name for domain in self._work.domains() for name in domain.frames}
+        kinds = []
+        if LEDGER_BALANCES.name in names and "C" in carried:
+            kinds.append(CASH_POSITION)
+        if LEDGER_HOLDINGS.name in names and {"T", "S"} <= carried and flags.include_drp:
+            kinds.append(UNITS_POSITION)
+        return kinds
+
+    def _add(self, number: str, rule: str, subject: str, detail: str) -> None:
+        self._findings.append((number, rule, "QUARANTINE", subject, detail))
+
+
+def _plain(value: object) -> str:
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
