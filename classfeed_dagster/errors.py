@@ -47,6 +47,7 @@ DECLARED_IN = (
     "bigsite.readiness",
     "bigsite.source_connection",
     "cli.deliveries",
+    "delivery.chain_integrity",
     "cli.support",
     "documents.csv_reader",
     "documents.epi_reader",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.manifest import AnyManifest, ControlTotals, Manifest, Page, Portfolio, sum_totals
 from classfeed_dagster.delivery.page_facts import header_faults, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.pages import examine_file
@@ -26,6 +27,7 @@ class ProblemKind(enum.StrEnum):
     OUT_OF_ORDER = "business dates or revisions are not in sequence"
     PAGE_MISSING = "a page that was delivered is missing"
     PAGE_CHANGED = "a page is not the file that was delivered"
+    LEDGER_CHANGED = "a ledger file is missing, or is not the one that was delivered"
     DOCUMENT_INVALID = "a document does not obey its format"
     CONTENT_DISAGREES = "header, portfolios or control totals are not those on record"
     ORPHAN = "a file that no manifest lists lies among what was delivered"
@@ -92,6 +94,26 @@ def manifest_problems(manifest: AnyManifest, data: bytes, location: str) -> Iter
         )
     if not all(check.passed for check in manifest.verdicts):
         yield Problem(ProblemKind.RECORD_DAMAGED, location, "it was delivered in spite of a failed check")
+
+
+def build_differences(build: Build, manifest: Manifest) -> list[str]:
+    """Return the names of the fields in which a manifest isn't what its build's record says."""
+    changed = [
+        name
+        for name in type(build).model_fields.keys() & type(manifest).model_fields.keys() - {"pages"}
+        if name != "totals" and getattr(build, name) != getattr(manifest, name)
+    ]
+    pages = [page.model_copy(update={"key": ""}) for page in manifest.pages]
+    if pages != [page.model_copy(update={"key": ""}) for page in build.pages]:
+        changed.append("pages")
+    staged = build.staged_ledger
+    if (staged is None) != (manifest.ledger is None) or (
+        staged
+        and manifest.ledger
+        and {f for f in staged.files if f.kind == "records"} != set(manifest.ledger.of("records"))
+    ):
+        changed.append("ledger")
+    return sorted(changed)
 
 
 def portfolios_by_page(manifest: Manifest) -> dict[str, list[Portfolio]]:

@@ -19,6 +19,7 @@ from classfeed_dagster.delivery.problems import (
     Problem,
     ProblemKind,
     Verification,
+    build_differences,
     manifest_problems,
     page_problems,
     portfolios_by_page,
@@ -27,6 +28,7 @@ from classfeed_dagster.delivery.quarantine import quarantine
 from classfeed_dagster.delivery.verify_files import MANIFEST_NAME, verify_paths
 from classfeed_dagster.documents.document_format import DocumentFormat, message_id
 from classfeed_dagster.errors import DamagedRecordError
+from classfeed_dagster.ledger.files import ledger_prefix
 from classfeed_dagster.store import InvalidKeyError, ObjectNotFoundError, ObjectStore, check_key
 from classfeed_dagster.stored_records import (
     chain_key,
@@ -35,6 +37,7 @@ from classfeed_dagster.stored_records import (
     manifest_key,
     quarantine_key,
     sha256,
+    stored_facts,
 )
 
 __all__ = ["Problem", "ProblemKind", "Verification", "verify_feed", "verify_paths"]
@@ -155,6 +158,7 @@ class _Walk:
         if isinstance(manifest, Manifest):
             self.build(manifest, where)
             self.pages(manifest)
+            self.ledger(manifest)
         else:
             self.void_prefixes.append(prefix)
         return link
@@ -194,18 +198,25 @@ class _Walk:
         except DamagedRecordError as error:
             self.found.add(ProblemKind.RECORD_DAMAGED, error.location, str(error))
             return
-        changed = [
-            name
-            for name in type(build).model_fields.keys() & type(manifest).model_fields.keys() - {"pages"}
-            if name != "totals" and getattr(build, name) != getattr(manifest, name)
-        ]
-        pages = [page.model_copy(update={"key": ""}) for page in manifest.pages]
-        if pages != [page.model_copy(update={"key": ""}) for page in build.pages]:
-            changed.append("pages")
-        if changed:
+        if changed := build_differences(build, manifest):
             self.found.add(
-                ProblemKind.CHAIN_CHANGED, where, f"{', '.join(sorted(changed))} are not those of the build delivered"
+                ProblemKind.CHAIN_CHANGED, where, f"{', '.join(changed)} are not those of the build delivered"
             )
+
+    def ledger(self, manifest: Manifest) -> None:
+        """Check every file of a delivery's ledger."""
+        prefix = ledger_prefix(manifest.feed, manifest.business_date, manifest.revision)
+        for file in manifest.ledger.files if manifest.ledger else ():
+            key = (file.prefix or prefix) + file.name
+            self.known.add(key)
+            try:
+                same = stored_facts(self.store, key) == (file.bytes, file.sha256)
+            except ObjectNotFoundError:
+                self.found.add(ProblemKind.LEDGER_CHANGED, self.store.location(key), "the manifest lists it")
+                continue
+            if not same:
+                where = self.store.location(key)
+                self.found.add(ProblemKind.LEDGER_CHANGED, where, "its size or SHA-256 isn't the manifest's")
 
     def pages(self, manifest: Manifest) -> None:
         """Every page of a delivery."""

@@ -289,8 +289,8 @@ NUMBER_CHANGED = LedgerRule(
     "A number belongs to whom it was sent for",
     "The recipient knows portfolios and cash accounts by their numbers. bigsite's key of each is compared with the "
     "number under which it was last sent: a new number, a number that was given again, and two that swapped all hold "
-    "the portfolio back, so that no record is sent under two numbers. If it fails: have the number restored in bigsite, "
-    "or agree with the recipient how the history moves. The other portfolios go.",
+    "the portfolio back, so that no record is sent under two numbers. If it fails: have the number restored in "
+    "bigsite, or agree with the recipient how the history moves. The other portfolios go.",
 )
 DELIVERED_BALANCE = LedgerRule(
     "delivered_balance",

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from classfeed_dagster.bigsite.consent import ask_consent_now
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.build import Build, DeliveryContext, build_delivery, read_build
+from classfeed_dagster.delivery.chain_integrity import require_chain
 from classfeed_dagster.delivery.checks import CheckResult
 from classfeed_dagster.delivery.feed_mode import FeedMode, switched
 from classfeed_dagster.delivery.manifest import SnapshotRef
@@ -143,6 +144,7 @@ class FeedRun:
 
     def hold_back(self) -> tuple[DeliveryPlan, FindingsReference]:
         """Gather what the rules and the format found, work out who is held back, and put that on record."""
+        self.require_chain()
         found = collect_findings(self)
         plan = self.plan(self.consent()[1])
         delivered = delivered_state(self.store, self.feed.name, self.day)
@@ -228,6 +230,11 @@ class FeedRun:
         count = len(self.snapshot().shards)
         return count if count > 1 else 0
 
+    def require_chain(self) -> None:
+        """Raise DamagedRecordError unless the manifests that the date builds on are those that the chain names."""
+        previous = self.audience.previous(self.day)
+        require_chain(self.store, self.feed.name, [self.day] if previous is None else [previous, self.day])
+
     def ledger_view(self) -> LedgerView:
         """Return what the delivered ledger says of the date: rows sent before, and findings against what was sent."""
         return ledger_view(self)
@@ -282,6 +289,7 @@ class FeedRun:
         What was delivered, consented or switched may have changed since it was staged: then it is staged and judged
         again here, so that nobody has to. ``wait`` is told that the date before is missing; True means: look again.
         """
+        self.require_chain()
         build = self.build()
         if build.flags != self.flags.recorded or not all(one.passed for one in self.allowances(build)):
             build = self._stage_again()

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from classfeed_dagster.delivery.build import Build
+from classfeed_dagster.delivery.chain_integrity import require_reached
 from classfeed_dagster.delivery.plan import DeliveryPlan
 from classfeed_dagster.delivery.publish import Outcome
 from classfeed_dagster.errors import NotInOrderError
@@ -31,6 +32,8 @@ from classfeed_dagster.stored_records import quarantine_prefix
 from classfeed_dagster.tags import CORRELATION_TAG
 
 _POLL_SECONDS = 2.0
+_RECENT_DELIVERIES = 20  # events looked at for the newest place in the chain
+CHAIN_POSITION = "chain_position"
 _SHOWN = 20
 _Results = Iterator[dg.MaterializeResult[None]]
 
@@ -169,11 +172,25 @@ def _delivery(parts: FeedContext) -> dg.AssetsDefinition:
             work = parts.work(context, runtime)
             if parts.is_idle(context, work, "delivery"):
                 return
+            require_reached(work.store, parts.feed.name, _known_position(context))
             outcome = work.publish(_waiting(context, runtime.settings.delivery_wait_seconds))
             get_logger().info("delivery", outcome=outcome.kind, mode=work.flags.mode.value)
         yield dg.MaterializeResult(metadata={**parts.columns("delivery"), **_delivery_metadata(work, outcome)})
 
     return delivery
+
+
+def _known_position(context: dg.AssetExecutionContext) -> int:
+    # The newest place in the chain that Dagster's own events know: a store restored from a backup may lack it.
+    records = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=context.asset_key), limit=_RECENT_DELIVERIES
+    ).records
+    positions = [
+        record.asset_materialization.metadata[CHAIN_POSITION].value
+        for record in records
+        if record.asset_materialization and CHAIN_POSITION in record.asset_materialization.metadata
+    ]
+    return max((int(str(position)) for position in positions), default=0)
 
 
 def _waiting(context: dg.AssetExecutionContext, seconds: int) -> Callable[[NotInOrderError], bool]:
@@ -204,6 +221,7 @@ def _delivery_metadata(work: FeedRun, outcome: Outcome) -> dict[str, Any]:
         manifest = outcome.manifest
         metadata |= {
             "revision": manifest.revision,
+            CHAIN_POSITION: manifest.chain_position,
             "pages": len(manifest.pages),
             "portfolios": len(manifest.portfolios),
             "held_back": len(manifest.held_back),

@@ -1,0 +1,85 @@
+"""Checks of what a run builds on: the manifests of its dates against the chain, and the chain against known deliveries.
+
+``classfeed verify`` walks everything. A run checks the dates that decide what it sends: its own, and the one before.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+
+from classfeed_dagster.delivery.build import read_build
+from classfeed_dagster.delivery.chain import Place, chain_entry, last_place
+from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, read_manifest
+from classfeed_dagster.delivery.problems import build_differences, manifest_problems
+from classfeed_dagster.delivery.state import Revision, delivered_state
+from classfeed_dagster.errors import DamagedRecordError, DataError
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.stored_records import manifest_key
+
+
+class StoreBehindError(DataError):
+    """The store has less than is known to have been delivered: it was restored from an older backup."""
+
+    def __init__(self, feed: str, known: int, position: int) -> None:
+        super().__init__(
+            f"{feed}: the chain in the store ends at position {position}, but position {known} is known to have been "
+            "delivered. The store is older than the deliveries: restore the newer version of chain/, delivered/ and "
+            "ledger/, and run again. Nothing is sent until then."
+        )
+
+
+def require_chain(store: ObjectStore, feed: str, days: Iterable[dt.date]) -> None:
+    """Raise DamagedRecordError unless the manifests of ``days`` are those that the chain names."""
+    last = last_place(store, feed)
+    for day in days:
+        for revision in delivered_state(store, feed, day).revisions:
+            _require_place(store, feed, day, revision, last)
+
+
+def require_reached(store: ObjectStore, feed: str, known: int) -> None:
+    """Raise StoreBehindError unless the chain reaches position ``known``, which was delivered."""
+    last = last_place(store, feed)
+    position = last.position if last else 0
+    if position < known:
+        raise StoreBehindError(feed, known, position)
+
+
+def _require_place(store: ObjectStore, feed: str, day: dt.date, found: Revision, last: Place | None) -> None:
+    manifest, where = found.manifest, store.location(found.key)
+    expected = ChainEntry(feed=feed, business_date=day, revision=found.revision)
+    if (manifest.feed, manifest.business_date, manifest.revision) != (feed, day, found.revision):
+        raise DamagedRecordError(where, "it is the manifest of another delivery")
+    try:
+        entry = chain_entry(store, feed, manifest.chain_position)
+    except ObjectNotFoundError:
+        raise DamagedRecordError(where, f"the chain has no position {manifest.chain_position}") from None
+    if entry != expected:
+        raise DamagedRecordError(where, f"position {manifest.chain_position} of the chain names another delivery")
+    if problem := next(manifest_problems(manifest, store.read(found.key), where), None):
+        raise DamagedRecordError(where, problem.detail)
+    if last is not None and manifest.chain_position < last.position:
+        _require_successor(store, feed, found, manifest.chain_position + 1)
+    elif isinstance(manifest, Manifest):
+        _require_build(store, manifest, where)
+
+
+def _require_successor(store: ObjectStore, feed: str, found: Revision, position: int) -> None:
+    entry = chain_entry(store, feed, position)
+    key = manifest_key(feed, entry.business_date, entry.revision)
+    try:
+        successor = read_manifest(store.read(key), store.location(key))
+    except ObjectNotFoundError:
+        return  # the last place, whose attempt is under way
+    if successor.previous is None or successor.previous.sha256 != found.sha256:
+        raise DamagedRecordError(store.location(found.key), "the manifest after it in the chain names other bytes")
+
+
+def _require_build(store: ObjectStore, manifest: Manifest, where: str) -> None:
+    # No manifest names the last one's hash: its build's record does as well, as long as it is kept.
+    try:
+        build = read_build(store, manifest.feed, manifest.business_date, manifest.build_id)
+    except ObjectNotFoundError:
+        return
+    if changed := build_differences(build, manifest):
+        raise DamagedRecordError(where, f"{', '.join(changed)} are not those of the build that was delivered")
