@@ -15,9 +15,9 @@ _DRIFT, _WARNINGS = "schema-drift", "schema-warnings"
 _SHOWN = 3
 
 
-def tell_of_schema(store: ObjectStore, verdict: SchemaVerdict, run_id: str) -> None:
+def sync_schema_incidents(store: ObjectStore, verdict: SchemaVerdict, run_id: str) -> None:
     """Raise, or settle, the incidents that ``verdict`` calls for. Names tables, columns and codes; never a row."""
-    tell_of_drift(store, blocking_drift(verdict), run_id)
+    sync_drift_incident(store, blocking_drift(verdict), run_id)
     warnings = tuple(found for found in verdict.differences if found.severity is Severity.WARNING)
     if warnings:
         raise_incident(store, _warning(warnings, run_id))
@@ -25,7 +25,7 @@ def tell_of_schema(store: ObjectStore, verdict: SchemaVerdict, run_id: str) -> N
         settle_incident(store, _WARNINGS)
 
 
-def tell_of_drift(
+def sync_drift_incident(
     store: ObjectStore, blocking: tuple[Difference, ...], run_id: str | None, stopped: Sequence[Observed] = ()
 ) -> None:
     """Raise, or settle, the incident of what forbids an extraction, if anything does; ``stopped``: which dates."""

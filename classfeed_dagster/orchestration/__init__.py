@@ -1,1 +1,4 @@
-"""Dagster: every asset, check, sensor, schedule, job, resource and executor. Nothing else imports Dagster."""
+"""Dagster definitions: assets, checks, sensors, schedules, jobs, executors, resources. Nothing else imports Dagster.
+
+Files with decorated functions have no postponed annotations: Dagster reads the annotations as objects.
+"""

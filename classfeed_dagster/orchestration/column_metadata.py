@@ -1,68 +1,28 @@
-"""The seam to Dagster that every room's assets share: metadata made from declarations, partition, correlation, logs."""
+"""Columns of an asset as Dagster shows them: type, meaning, unit, personal data and lineage."""
 
 from __future__ import annotations
 
-import datetime as dt
-import functools
-import inspect
-import time
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any, get_args
 
 import dagster as dg
 import polars as pl
-import structlog
 from pydantic import BaseModel
 
-from classfeed_dagster.charts import data_uri
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.documents.lineage import field_sources, filling, is_personal
 from classfeed_dagster.domains.build import CONSENTED
 from classfeed_dagster.domains.lineage import bigsite_columns, domain_of, shown_frames, shown_name, sources_of
-from classfeed_dagster.tags import CORRELATION_TAG
+from classfeed_dagster.orchestration.asset_keys import domain_key, landing_key
+from classfeed_dagster.orchestration.metadata_values import markdown_table
 
-StepContext = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
-
-TEAM = "team:data-feeds"
-SOURCE_TEAM = "team:bigsite"
-
-GROUP_SOURCE = "1_bigsite"
-GROUP_LANDING = "2_landing"
-GROUP_DOMAINS = "3_domains"
-RUNBOOK = "docs/runbook.md"
-LANDING = "landing"
 PERSONAL = "personal_data"  # the tag of a column that holds personal data
 PERSONAL_DATA = "personal"  # its usual value; restricted: never leaves the broker
-MASK = "•••"
-PREVIEWED = 8
-
-
-def source_key(table: str) -> dg.AssetKey:
-    """The external asset of one of bigsite's tables."""
-    return dg.AssetKey(["bigsite", table])
-
-
-def landing_key(table: str) -> dg.AssetKey:
-    """The asset of one landed table."""
-    return dg.AssetKey([LANDING, table])
-
-
-def domain_key(audience_name: str, domain: str) -> dg.AssetKey:
-    """The asset of one domain of an audience."""
-    return dg.AssetKey([audience_name, domain])
-
-
-def runbook(name: str) -> str:
-    """Where the runbook says what to do about a check."""
-    return f"{RUNBOOK}#{name.replace('_', '-')}"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class AssetColumn:
     """A column of an asset as people see it, and the columns of other assets that its values are made of."""
 
     name: str
@@ -75,7 +35,7 @@ class Shown:
     origin: tuple[str, ...] = ()  # bigsite's columns, all the way back
 
 
-def table_metadata(columns: Sequence[Shown]) -> dict[str, Any]:
+def table_metadata(columns: Sequence[AssetColumn]) -> dict[str, Any]:
     """An asset's columns and where each comes from, as Dagster keeps them: for its definition and its materializations.
 
     The open-source UI keeps and serves the lineage of columns but draws none: so a column's description ends with
@@ -102,13 +62,13 @@ def table_metadata(columns: Sequence[Shown]) -> dict[str, Any]:
     return {"dagster/column_schema": schema, **lineage}
 
 
-def _described(column: Shown) -> str:
+def _described(column: AssetColumn) -> str:
     unit = f" [{column.unit}]" if column.unit else ""
     origin = f" ← bigsite: {', '.join(column.origin)}" if column.origin else ""
     return f"{column.description}{unit}{origin}"
 
 
-def lineage_table(columns: Sequence[Shown]) -> dg.MarkdownMetadataValue:
+def lineage_table(columns: Sequence[AssetColumn]) -> dg.MarkdownMetadataValue:
     """The lineage of an asset's columns for people: what each is made of one step back, and in bigsite."""
     rows = [
         (
@@ -134,10 +94,10 @@ def type_name(dtype: pl.DataType) -> str:
     return {pl.String(): "string", pl.Date(): "date", pl.Int64(): "bigint"}[dtype]
 
 
-def domain_columns(domain: str, name: str) -> list[Shown]:
+def domain_columns(domain: str, name: str) -> list[AssetColumn]:
     """The columns of a domain of the audience called ``name``, those of further frames under the frame's name."""
     return [
-        Shown(
+        AssetColumn(
             shown_name(domain, frame, column.name),
             type_name(column.dtype),
             column.description,
@@ -155,9 +115,9 @@ def domain_columns(domain: str, name: str) -> list[Shown]:
     ]
 
 
-def document_columns(document: DocumentFormat, name: str) -> list[Shown]:
+def document_columns(document: DocumentFormat, name: str) -> list[AssetColumn]:
     """The fields of a format's documents, made of the domains of the audience called ``name``."""
-    shown: list[Shown] = []
+    shown: list[AssetColumn] = []
     for field in document.columns:
         filled = filling(field)
         made_of = tuple(
@@ -168,56 +128,19 @@ def document_columns(document: DocumentFormat, name: str) -> list[Shown]:
         unit = filled[-1][1].unit
         personal = PERSONAL_DATA if is_personal(field) else None
         origin = field_sources(field)
-        shown.append(Shown(field.name, field.kind, meaning, field.optional, unit, personal, made_of, origin))
+        shown.append(AssetColumn(field.name, field.kind, meaning, field.optional, unit, personal, made_of, origin))
     return shown
 
 
-def same_columns(columns: Sequence[Shown], of: dg.AssetKey) -> list[Shown]:
+def same_columns(columns: Sequence[AssetColumn], of: dg.AssetKey) -> list[AssetColumn]:
     """The columns of an asset that hands on those of another as they are."""
     return [replace(column, made_of=((of, column.name),)) for column in columns]
 
 
-def preview(rows: pl.DataFrame, personal: Collection[str]) -> dg.MarkdownMetadataValue:
-    """The first rows as a table; what is personal is masked, so that only its being there shows."""
-    shown = [
-        ["" if value is None else MASK if name in personal else value for name, value in row.items()]
-        for row in rows.head(PREVIEWED).iter_rows(named=True)
-    ]
-    return markdown_table(rows.columns, shown)
-
-
-def picture(svg: str, alt: str) -> dg.MarkdownMetadataValue:
-    """A small picture within the metadata."""
-    return dg.MetadataValue.md(f"![{alt}]({data_uri(svg)})")
-
-
-def code_of(made_by: Callable[..., object]) -> str:
-    """Where in the code base something is done: ``classfeed_dagster/domains/build.py#build_domain``."""
-    return f"{made_by.__module__.replace('.', '/')}.py#{made_by.__qualname__}"
-
-
-@functools.cache
-def _where(made_by: Callable[..., object]) -> tuple[str, int]:
-    file = inspect.getsourcefile(made_by)
-    if file is None:
-        raise ValueError(f"{made_by!r} has no source")
-    return file, inspect.getsourcelines(made_by)[1]
-
-
-def code_links(made_by: Callable[..., object]) -> dict[str, Any]:
-    """The same as an asset's metadata: for people, and as the reference that the UI opens in an editor or links."""
-    file, line = _where(made_by)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        reference = dg.LocalFileCodeReference(file_path=file, line_number=line, label=made_by.__qualname__)
-        references = dg.CodeReferencesMetadataValue(code_references=[reference])
-    return {"code": code_of(made_by), "dagster/code_references": references}
-
-
-def record_columns(record: type[BaseModel]) -> list[Shown]:
+def record_columns(record: type[BaseModel]) -> list[AssetColumn]:
     """The columns of an asset that keeps such records as JSON; from the record's own fields."""
     return [
-        Shown(
+        AssetColumn(
             name,
             str(getattr(field.annotation, "__name__", field.annotation))
             .replace("datetime.", "")
@@ -227,85 +150,3 @@ def record_columns(record: type[BaseModel]) -> list[Shown]:
         )
         for name, field in record.model_fields.items()
     ]
-
-
-_Step = Callable[..., Iterator[dg.MaterializeResult[None]]]
-
-
-def since(started: float) -> float:
-    """Seconds since ``started`` (of ``time.monotonic``), as metadata that the UI plots."""
-    return round(time.monotonic() - started, 3)
-
-
-def timed(made: _Step, also: Mapping[str, Any] | None = None) -> _Step:
-    """A step whose materializations say how many seconds it took, which the UI plots; and ``also``, if it does not."""
-
-    @functools.wraps(made)
-    def run(*given: Any, **named: Any) -> Iterator[dg.MaterializeResult[None]]:
-        started = time.monotonic()
-        for result in made(*given, **named):
-            yield result._replace(metadata={**(also or {}), **(result.metadata or {}), "seconds": since(started)})
-
-    return run
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:
-    """A small Markdown table; cells are escaped so that no value can break out of its cell."""
-
-    def cell(value: object) -> str:
-        return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
-
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
-    return dg.MetadataValue.md("\n".join(lines))
-
-
-def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
-    """Counts and sums as metadata that the UI plots over partitions.
-
-    The UI plots floats only, and nothing else reads them: the exact figure of a sum stands beside it as text.
-    """
-    metadata: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, int):
-            metadata[name] = value
-        else:
-            metadata[name] = dg.MetadataValue.text(str(value))
-            # A plot, and nothing else: no figure is ever taken from it.
-            metadata[f"{name}_plot"] = dg.MetadataValue.float(float(value))
-    return metadata
-
-
-def business_date(context: StepContext) -> dt.date:
-    """The partition's business date: from the key, never from the partition's time window."""
-    return dt.date.fromisoformat(context.partition_key)
-
-
-def correlation_id(context: StepContext) -> str:
-    """The attempt's name: the run's tag. A run started without one (a click in the UI) gets its run id as the tag."""
-    run = context.run
-    found = run.tags.get(CORRELATION_TAG)
-    if found is None:
-        found = run.run_id.replace("-", "")
-        context.instance.add_run_tags(run.run_id, {CORRELATION_TAG: found})
-    return found
-
-
-def idle_observation(context: dg.AssetExecutionContext | dg.OpExecutionContext, asset: dg.AssetKey, why: str) -> None:
-    """Say on ``asset`` that there is nothing to make on this date, and why: a sentence for people."""
-    context.log_event(
-        dg.AssetObservation(asset, partition=context.partition_key, metadata={"outcome": "NOTHING_TO_DO", "why": why})
-    )
-
-
-@contextmanager
-def step(context: StepContext, name: str) -> Iterator[dt.date]:
-    """What every step begins with: yields the business date; log lines within carry date, step and correlation id."""
-    day = business_date(context)
-    with structlog.contextvars.bound_contextvars(
-        correlation_id=correlation_id(context),
-        run_id=context.run.run_id,
-        business_date=day.isoformat(),
-        step=name,
-    ):
-        yield day

@@ -1,36 +1,50 @@
-"""Assembly of every Dagster definition. Loads with nothing reachable and no secret set."""
+"""Assembly of all Dagster definitions. It loads without any service reachable and without any secret set."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from classfeed_dagster.alerting.schema_alerts import tell_of_schema
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed, audiences_of, require_distinct
-from classfeed_dagster.orchestration.assets.domains import audience_names, domain_assets
+from classfeed_dagster.orchestration import jobs, schedules
+from classfeed_dagster.orchestration.asset_keys import audience_names
+from classfeed_dagster.orchestration.assets.domains import domain_assets
 from classfeed_dagster.orchestration.assets.feeds import feed_assets, legacy_assets
-from classfeed_dagster.orchestration.assets.landing import landing_assets, source_assets
-from classfeed_dagster.orchestration.assets.reconciliation import assurance_definitions
-from classfeed_dagster.orchestration.assets.simulation import simulation_definitions
+from classfeed_dagster.orchestration.assets.landing import landing_assets
+from classfeed_dagster.orchestration.assets.operations import operation_assets
+from classfeed_dagster.orchestration.assets.reconciliation import data_team_asset, reconciliation_assets
+from classfeed_dagster.orchestration.assets.simulation import simulation_assets
+from classfeed_dagster.orchestration.assets.source import schema_asset, source_assets
+from classfeed_dagster.orchestration.assets.warehouse import warehouse_assets
 from classfeed_dagster.orchestration.checks.domains import domain_checks
 from classfeed_dagster.orchestration.checks.feeds import consent_check, feed_checks
-from classfeed_dagster.orchestration.checks.source import schema_definitions, values_check
+from classfeed_dagster.orchestration.checks.landing import values_check
+from classfeed_dagster.orchestration.checks.operations import on_time_check
+from classfeed_dagster.orchestration.checks.reconciliation import data_team_agrees_check, source_agrees_check
+from classfeed_dagster.orchestration.executors import executor_called
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.jobs import executor_called, feed_job
-from classfeed_dagster.orchestration.operations import operation_definitions
 from classfeed_dagster.orchestration.partitions import business_date_partitions
-from classfeed_dagster.orchestration.schedules import morning_schedule
-from classfeed_dagster.orchestration.sensors.parity import parity_job, parity_sensor
+from classfeed_dagster.orchestration.sensors.alerts import alert_sensor, expected_checks
+from classfeed_dagster.orchestration.sensors.consent_events import consent_sensor
+from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
+from classfeed_dagster.orchestration.sensors.parity import parity_sensor
+from classfeed_dagster.orchestration.sensors.reconciliation import reconciliation_sensor
+from classfeed_dagster.orchestration.sensors.repair import repair_sensor
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.settings import Environment
+from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.settings import Environment, Settings
+
+if TYPE_CHECKING:
+    from dagster import UnresolvedAssetJobDefinition
 
 
 def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | None = None) -> dg.Definitions:
-    """Everything that Dagster sees, for the given runtime (default: this process's settings) and feeds (default: all).
+    """Return all definitions for a runtime (default: this process's settings) and feeds (default: all).
 
     Tests and the command line build the same graph as production, with another runtime.
     """
@@ -41,23 +55,43 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     audiences = audiences_of(feeds, settings.first_business_date)
     names = audience_names(audiences)
     partitions_def = business_date_partitions(min(audience.first_business_date for audience in audiences))
-    fan_out = settings.executor != "in_process"  # where one process does everything, there is nobody to share with
+    fan_out = settings.executor != "in_process"  # one process gains nothing from fanning out
     parts = [
         FeedContext(feed, audience, names[audience.key], partitions_def, feeds, fan_out)
         for feed in feeds
         for audience in (feed.audience(settings.first_business_date),)
     ]
-    legacy = [part for part in parts if part.feed.legacy]
     running = settings.env is not Environment.LOCAL
     executor = executor_called(settings.executor)
-    feed_jobs = [feed_job(part.feed, settings.code_version, executor) for part in parts]
+    feed_jobs = [jobs.feed_job(part.feed, settings.code_version, executor) for part in parts]
     checks = [
         values_check(column_exports),
         *(check for audience in audiences for check in domain_checks(audience, names[audience.key])),
         *(consent_check(audience, names[audience.key]) for audience in audiences),
         *(check for part in parts for check in feed_checks(part)),
     ]
-    feeding = dg.Definitions(
+    return dg.Definitions.merge(
+        _export(runtime, parts, audiences, feed_jobs, checks, executor),
+        _operations(runtime, parts, feed_jobs, checks, running=running),
+        schema_definitions(running=running),
+        simulation_definitions(settings, partitions_def),
+        _reconciliation(parts, running=running),
+    )
+
+
+def _export(
+    runtime: Runtime,
+    parts: Sequence[FeedContext],
+    audiences: Sequence[RecipientSchedule],
+    feed_jobs: Sequence[UnresolvedAssetJobDefinition],
+    checks: Sequence[dg.AssetChecksDefinition],
+    executor: dg.ExecutorDefinition,
+) -> dg.Definitions:
+    # From bigsite to the delivery, with the parity of feeds that replace an old app.
+    running = runtime.settings.env is not Environment.LOCAL
+    names, partitions_def, fan_out = audience_names(audiences), parts[0].partitions, parts[0].fan_out
+    legacy = [part for part in parts if part.feed.legacy]
+    return dg.Definitions(
         assets=[
             *source_assets(),
             landing_assets(audiences, partitions_def, column_exports, feeds),
@@ -67,19 +101,81 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
                 for asset in domain_assets(audience, names[audience.key], partitions_def, fan_out=fan_out)
             ),
             *(asset for part in parts for asset in feed_assets(part)),
-            *(asset for part in parts for asset in legacy_assets(part)),
+            *(spec for part in parts for spec in legacy_assets(part)),
         ],
         asset_checks=checks,
-        jobs=[*feed_jobs, *map(parity_job, legacy)],
-        schedules=[morning_schedule(part.feed, part.audience, running=running) for part in parts],
+        jobs=[*feed_jobs, *map(jobs.parity_job, legacy)],
+        schedules=[schedules.morning_schedule(part.feed, part.audience, running=running) for part in parts],
         sensors=[parity_sensor(part, running=running) for part in legacy],
         resources={"runtime": runtime},
         executor=executor,
     )
-    return dg.Definitions.merge(
-        feeding,
-        operation_definitions(parts, feed_jobs, checks, running=running, sensor_seconds=settings.sensor_seconds),
-        schema_definitions(column_exports, tell_of_schema, running=running),
-        simulation_definitions(settings, partitions_def),
-        assurance_definitions(parts, running=running),
+
+
+def _operations(
+    runtime: Runtime,
+    parts: Sequence[FeedContext],
+    feed_jobs: Sequence[UnresolvedAssetJobDefinition],
+    checks: Sequence[dg.AssetChecksDefinition],
+    *,
+    running: bool,
+) -> dg.Definitions:
+    feeds, on_time = [part.feed for part in parts], [on_time_check(part) for part in parts]
+    report, retention = jobs.report_job(), jobs.retention_job()
+    status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
+    seconds = runtime.settings.sensor_seconds
+    return dg.Definitions(
+        assets=operation_assets(parts),
+        asset_checks=on_time,
+        jobs=[report, retention],
+        schedules=[
+            schedules.report_schedule(report, running=running),
+            schedules.retention_schedule(retention, running=running),
+        ],
+        sensors=[
+            repair_sensor(feeds, feed_jobs, status, seconds),
+            alert_sensor(feeds, expected_checks(parts, [*checks, *on_time]), status, seconds),
+            consent_sensor(status),
+            measuring_sensor(feeds, running=running),
+        ],
+    )
+
+
+def schema_definitions(*, running: bool) -> dg.Definitions:
+    """Return the schema asset with its checks, job and schedule, which is on by default if ``running``."""
+    return dg.Definitions(
+        assets=[schema_asset(column_exports)],
+        jobs=[jobs.schema_job()],
+        schedules=[schedules.schema_morning(running=running)],
+    )
+
+
+def simulation_definitions(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.Definitions:
+    """Return the assets, jobs and schedules of simulated customers; none in production."""
+    if settings.env is Environment.PROD:
+        return dg.Definitions()
+    running = settings.env is not Environment.LOCAL
+    return dg.Definitions(
+        assets=simulation_assets(partitions),
+        jobs=[jobs.simulation_job(), jobs.simulation_cleaning_job()],
+        schedules=[
+            schedules.simulation_nightly(settings.first_business_date, running=running),
+            schedules.simulation_cleaning_weekly(running=running),
+        ],
+    )
+
+
+def _reconciliation(parts: Sequence[FeedContext], *, running: bool) -> dg.Definitions:
+    reconciled = [part for part in parts if part.feed.format.name == "epi"]
+    by_feed = {part.feed.name: jobs.reconciliation_job(part) for part in reconciled}
+    return dg.Definitions(
+        assets=[
+            *([data_team_asset()] if reconciled else []),
+            *(asset for part in reconciled for asset in (*reconciliation_assets(part), warehouse_assets(part))),
+        ],
+        asset_checks=[
+            check for part in reconciled for check in (source_agrees_check(part), data_team_agrees_check(part))
+        ],
+        jobs=list(by_feed.values()),
+        sensors=[reconciliation_sensor(part, by_feed[part.feed.name], running=running) for part in reconciled],
     )

@@ -5,8 +5,6 @@ does everything itself, as on ordinary days. Steps hand each other nothing but t
 the object store. Workers need share nothing else.
 """
 
-# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
-
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from classfeed_dagster.orchestration.column_metadata import StepContext
+from classfeed_dagster.orchestration.step_context import StepContext
 from classfeed_dagster.runtime import Runtime
 
 Results = Iterator[dg.MaterializeResult[None]]

@@ -1,7 +1,5 @@
 """What everything that Dagster sees of a feed must know: the feed, its audience, its partitions."""
 
-# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,26 +9,28 @@ import dagster as dg
 from classfeed_dagster.delivery.manifest import HeldBack
 from classfeed_dagster.domains.build import CONSENTED
 from classfeed_dagster.feed_run.feed_run import FeedRun
+from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
+from classfeed_dagster.orchestration.asset_keys import RUNBOOK, domain_key, feed_group
 from classfeed_dagster.orchestration.column_metadata import (
-    RUNBOOK,
-    Shown,
-    StepContext,
-    business_date,
-    code_links,
-    correlation_id,
+    AssetColumn,
     document_columns,
-    domain_key,
-    idle_observation,
     lineage_table,
     record_columns,
     same_columns,
-    step,
     table_metadata,
-    timed,
 )
 from classfeed_dagster.orchestration.fan_out import Stage, asset_made_together
+from classfeed_dagster.orchestration.metadata_values import code_links
+from classfeed_dagster.orchestration.step_context import (
+    StepContext,
+    business_date,
+    correlation_id,
+    idle_observation,
+    step,
+    timed,
+)
 from classfeed_dagster.parity.report import ParityDifference
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
@@ -65,7 +65,13 @@ class FeedContext:
         day = business_date(context)
         return FeedRun(runtime, self.feed, self.audience, day, correlation_id(context), now, self.feeds)
 
-    def shown(self, name: str) -> list[Shown]:
+    def post_delivery(self, context: StepContext, runtime: Runtime) -> PostDelivery:
+        """Return the work that follows the delivery of the context's business date."""
+        now = runtime.clock(context.run.tags)
+        day = business_date(context)
+        return PostDelivery(runtime, self.feed, self.audience, day, correlation_id(context), now)
+
+    def shown(self, name: str) -> list[AssetColumn]:
         """The columns of the feed's asset ``name``, and where each comes from."""
         document = document_columns(self.feed.format, self.audience_name)
         of = {
@@ -77,7 +83,7 @@ class FeedContext:
         }
         return of.get(name, [])
 
-    def _held_back(self) -> list[Shown]:
+    def _held_back(self) -> list[AssetColumn]:
         number = ((domain_key(self.audience_name, CONSENTED), "portfolio_number"),)
         return [
             replace(column, made_of=number) if column.name == "number" else column
@@ -96,7 +102,7 @@ class FeedContext:
         kinds: set[str],
         description: str,
         section: str = "",
-        columns: Sequence[Shown] = (),
+        columns: Sequence[AssetColumn] = (),
         *,
         made_by: Callable[..., object] = FeedRun,
         stages: Sequence[Stage] = (),
@@ -111,7 +117,7 @@ class FeedContext:
         lineage = {"where_columns_come_from": lineage_table(shown)} if any(one.made_of for one in shown) else {}
         described: dict[str, Any] = {
             "partitions_def": self.partitions,
-            "group_name": f"4_{self.feed.name}",
+            "group_name": feed_group(self.feed.name),
             "kinds": kinds,
             "owners": list(self.feed.owners),
             "description": f"{description} Runbook: {RUNBOOK}.",

@@ -13,7 +13,7 @@ from typing import Any
 from dagster import AssetCheckSeverity, DagsterEventType, DagsterInstance, DagsterRun, RunRecord, RunsFilter
 from dagster import DagsterRunStatus as Status
 
-from classfeed_dagster.orchestration.column_metadata import LANDING
+from classfeed_dagster.orchestration.asset_keys import LANDING
 from classfeed_dagster.orchestration.run_date import error_chain
 from classfeed_dagster.repair.causes import Cause, CauseKind, classify
 from classfeed_dagster.repair.decisions import RunFact, RunState

@@ -12,18 +12,20 @@ import dagster as dg
 
 from classfeed_dagster.documents.document_format import DocumentColumn, DocumentFormat
 from classfeed_dagster.documents.lineage import field_sources
-from classfeed_dagster.orchestration.column_metadata import PERSONAL_DATA, Shown
+from classfeed_dagster.orchestration.column_metadata import PERSONAL_DATA, AssetColumn
 from classfeed_dagster.reconciliation.data_team import COLUMNS as THEIR_COLUMNS
 from classfeed_dagster.reconciliation.data_team import TABLE as THEIR_TABLE
 from classfeed_dagster.reconciliation.metrics import METRICS, VIEWS
 from classfeed_dagster.warehouse.columns import WarehouseColumn, columns_in, warehouse_tables
+from classfeed_dagster.warehouse.load import FACTS
 
+WAREHOUSE_TABLES = tuple(sorted((*FACTS, "DIM_DATE", "DIM_PORTFOLIO", "DIM_CASH_ACCOUNT", "DIM_SECURITY")))
 BREAKS = "RECONCILIATION_BREAK"
 THEIRS = dg.AssetKey(["data_team", THEIR_TABLE.lower()])
 _NUMBER = "PORTFOLIO_NUMBER"
 
 
-def table_columns(table: str, document: DocumentFormat, delivery: dg.AssetKey) -> list[Shown]:
+def table_columns(table: str, document: DocumentFormat, delivery: dg.AssetKey) -> list[AssetColumn]:
     """The columns of a table of the star schema, made of the delivered document's fields."""
     filled = _fields(document)
     return [
@@ -32,18 +34,18 @@ def table_columns(table: str, document: DocumentFormat, delivery: dg.AssetKey) -
     ]
 
 
-def their_columns() -> list[Shown]:
+def their_columns() -> list[AssetColumn]:
     """The columns of the data team's table, as agreed with them; where their values come from is theirs to say."""
     return [_shown(column, THEIRS, ()) for column in columns_in(THEIR_TABLE, THEIR_COLUMNS)]
 
 
-def source_breaks(document: DocumentFormat, delivery: dg.AssetKey) -> list[Shown]:
+def source_breaks(document: DocumentFormat, delivery: dg.AssetKey) -> list[AssetColumn]:
     """The columns of the breaks with bigsite. Which field a value is of stands in the row, not in the column."""
     number = [field for field in document.columns if field.filled_by == (("accounts", "portfolio_number"),)]
     return [_shown(column, delivery, number if column.name == _NUMBER else ()) for column in warehouse_tables()[BREAKS]]
 
 
-def data_team_breaks(document: DocumentFormat, delivery: dg.AssetKey) -> list[Shown]:
+def data_team_breaks(document: DocumentFormat, delivery: dg.AssetKey) -> list[AssetColumn]:
     """The columns of the breaks with the data team: our metrics are sums of the document's fields, theirs their own."""
     filled = _fields(document)
     summed = {(VIEWS[metric.view], metric.column) for metric in METRICS if metric.column is not None}
@@ -69,13 +71,13 @@ def _fields(document: DocumentFormat) -> dict[tuple[str, str], list[DocumentColu
     return filled
 
 
-def _shown(column: WarehouseColumn, asset: dg.AssetKey, fields: Sequence[DocumentColumn]) -> Shown:
+def _shown(column: WarehouseColumn, asset: dg.AssetKey, fields: Sequence[DocumentColumn]) -> AssetColumn:
     personal = PERSONAL_DATA if column.personal else None
-    shown = Shown(column.name, column.type, column.meaning, column.nullable, column.unit, personal)
+    shown = AssetColumn(column.name, column.type, column.meaning, column.nullable, column.unit, personal)
     return _made(shown, asset, [replace(field, rows=column.rows) for field in fields]) if fields else shown
 
 
-def _made(shown: Shown, asset: dg.AssetKey, fields: Iterable[DocumentColumn]) -> Shown:
+def _made(shown: AssetColumn, asset: dg.AssetKey, fields: Iterable[DocumentColumn]) -> AssetColumn:
     listed = list(fields)
     origin = tuple(sorted({source for field in listed for source in field_sources(field)}))
     return replace(shown, made_of=tuple((asset, field.name) for field in listed), origin=origin)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from classfeed_dagster.orchestration import celery_executor as celery_steps
 from classfeed_dagster.orchestration.celery_executor import ATTEMPTS, Hold, application
-from classfeed_dagster.orchestration.jobs import executor_called
+from classfeed_dagster.orchestration.executors import executor_called
 from classfeed_dagster.orchestration.optional_dependencies import ExecutorError
 from classfeed_dagster.settings import Settings, get_settings
 

@@ -13,8 +13,10 @@ from dagster import AssetKey
 
 from classfeed_dagster.bigsite.lineage import unknown_sources as unknown_in_bigsite
 from classfeed_dagster.domains import lineage as domain_lineage
-from classfeed_dagster.orchestration.column_metadata import MASK, code_links, code_of, preview, timed, type_name
+from classfeed_dagster.orchestration.column_metadata import type_name
 from classfeed_dagster.orchestration.definitions import build_definitions
+from classfeed_dagster.orchestration.metadata_values import MASK, code_links, code_of, preview
+from classfeed_dagster.orchestration.step_context import timed
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 

@@ -12,12 +12,9 @@ import sqlalchemy as sa
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite.tables import portfolio
-from classfeed_dagster.orchestration.assets.simulation import (
-    CLEANING_JOB,
-    CUSTOMERS,
-    SIMULATION_JOB,
-    simulation_definitions,
-)
+from classfeed_dagster.orchestration.asset_keys import SIMULATED_CUSTOMERS
+from classfeed_dagster.orchestration.definitions import simulation_definitions
+from classfeed_dagster.orchestration.jobs import CLEANING_JOB, SIMULATION_JOB
 from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment, Settings
@@ -132,7 +129,7 @@ def test_the_daily_asset_shows_what_customers_did_and_a_second_run_writes_nothin
         for _ in range(2):
             result = job.execute_in_process(instance=instance, partition_key=second.isoformat())
             (event,) = result.get_asset_materialization_events()
-            assert event.asset_key == CUSTOMERS
+            assert event.asset_key == SIMULATED_CUSTOMERS
             metadata = event.step_materialization_data.materialization.metadata
             shown.append({name: value.value for name, value in metadata.items()})
         cleaned = defs.resolve_job_def(CLEANING_JOB).execute_in_process(instance=instance)

@@ -14,12 +14,13 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from classfeed_dagster.alerting.incidents import raised
-from classfeed_dagster.alerting.schema_alerts import tell_of_schema
 from classfeed_dagster.bigsite.snapshot import snapshot_for
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.errors import SourceReadError
-from classfeed_dagster.orchestration.checks.source import SCHEMA_ASSET, SCHEMA_JOB, schema_definitions
+from classfeed_dagster.orchestration.asset_keys import SCHEMA_ASSET
+from classfeed_dagster.orchestration.definitions import schema_definitions
+from classfeed_dagster.orchestration.jobs import SCHEMA_JOB
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.settings import Settings, get_settings
@@ -74,7 +75,7 @@ def watch(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Watch]:
     url = bigsite_engine.url.render_as_string(hide_password=False)
     runtime = Runtime(Settings(bigsite_url=url, home=tmp_path))
     definitions = dg.Definitions.merge(
-        schema_definitions(column_exports, tell_of_schema, running=True),
+        schema_definitions(running=True),
         dg.Definitions(resources={"runtime": runtime}),
     )
     with dg.DagsterInstance.ephemeral() as instance:

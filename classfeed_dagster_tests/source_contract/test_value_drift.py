@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.landing import DamagedFileError
 from classfeed_dagster.documents.lineage import column_exports
-from classfeed_dagster.orchestration.checks.source import values_check
-from classfeed_dagster.orchestration.column_metadata import LANDING, landing_key
+from classfeed_dagster.orchestration.asset_keys import LANDING, landing_key
+from classfeed_dagster.orchestration.checks.landing import values_check
 from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings

@@ -1,10 +1,8 @@
 """The domains in Dagster: consented portfolios and the four export domains of an audience."""
 
-# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
-
 import datetime as dt
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -28,28 +26,13 @@ from classfeed_dagster.domains.build import (
 from classfeed_dagster.domains.columns import Frame
 from classfeed_dagster.domains.measures import KIND
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.column_metadata import (
-    GROUP_DOMAINS,
-    LANDING,
-    RUNBOOK,
-    TEAM,
-    StepContext,
-    code_links,
-    domain_columns,
-    domain_key,
-    idle_observation,
-    landing_key,
-    lineage_table,
-    numbers,
-    picture,
-    preview,
-    since,
-    step,
-    table_metadata,
-)
+from classfeed_dagster.orchestration.asset_keys import GROUP_DOMAINS, LANDING, RUNBOOK, TEAM, domain_key, landing_key
+from classfeed_dagster.orchestration.column_metadata import domain_columns, lineage_table, table_metadata
 from classfeed_dagster.orchestration.fan_out import Results, Stage, asset_made_together
+from classfeed_dagster.orchestration.metadata_values import code_links, numbers, picture, preview
+from classfeed_dagster.orchestration.step_context import StepContext, idle_observation, since, step
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.schedules import Cadence, RecipientSchedule
+from classfeed_dagster.schedules import RecipientSchedule
 
 # What an asset is, from what, for whom, how fresh, and what can go wrong.
 _DESCRIPTIONS: Mapping[str, str] = {
@@ -81,22 +64,6 @@ _DESCRIPTIONS: Mapping[str, str] = {
         "contradicts itself, or an unknown type, holds the portfolio back."
     ),
 }
-
-
-def audience_names(audiences: Iterable[RecipientSchedule]) -> dict[str, str]:
-    """A short name for each audience, by audience key: ``class``, ``bgl_weekly``; with the first date if ambiguous."""
-    listed = list(audiences)
-    short = {
-        audience.key: audience.recipient.lower() + ("" if audience.cadence is Cadence.DAILY else f"_{audience.cadence}")
-        for audience in listed
-    }
-    names = list(short.values())
-    return {
-        audience.key: short[audience.key]
-        if names.count(short[audience.key]) == 1
-        else f"{short[audience.key]}_{audience.first_business_date:%Y%m%d}"
-        for audience in listed
-    }
 
 
 def domain_assets(

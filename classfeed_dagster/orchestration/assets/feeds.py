@@ -1,7 +1,5 @@
 """A feed in Dagster: who is held back, the document, its delivery. Made from the feed's declaration."""
 
-# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
-
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,14 +15,11 @@ from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.feed_run.findings import FindingsReference, find_in_shard
 from classfeed_dagster.feed_run.sharding import put_together, render_shard, share_out, share_out_pages, write_pages
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.column_metadata import (
-    markdown_table,
-    numbers,
-    picture,
-    step,
-)
+from classfeed_dagster.orchestration.asset_keys import feed_group
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.held_back_chart import held_back_over_time
+from classfeed_dagster.orchestration.metadata_values import markdown_table, numbers, picture
+from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.parity.report import ParityReport
 from classfeed_dagster.parity.run import Compared, compare_date
 from classfeed_dagster.runtime import Runtime
@@ -53,7 +48,7 @@ def legacy_assets(parts: FeedContext) -> list[dg.AssetSpec]:
             dg.AssetKey(["legacy", parts.feed.name]),
             description=f"The old app's {parts.feed.name} files, put under legacy/{parts.feed.name}/<business date>/. "
             "Compared with the new feed until it takes over.",
-            group_name=f"4_{parts.feed.name}",
+            group_name=feed_group(parts.feed.name),
             kinds={"csv"},
             owners=list(parts.feed.owners),
             metadata=parts.columns("legacy"),

@@ -1,7 +1,5 @@
 """bigsite in Dagster: its tables as external assets, and the landing, one asset a landed table."""
 
-# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
-
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,29 +14,21 @@ from classfeed_dagster.bigsite.snapshot import Snapshot, snapshot_for
 from classfeed_dagster.feed_run.sent_rows import sent_rows
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.column_metadata import (
+from classfeed_dagster.orchestration.asset_keys import (
     GROUP_LANDING,
-    GROUP_SOURCE,
     LANDING,
-    PERSONAL_DATA,
     RUNBOOK,
-    SOURCE_TEAM,
     TEAM,
-    Shown,
-    code_links,
-    idle_observation,
     landing_key,
-    preview,
-    since,
     source_key,
-    step,
-    table_metadata,
 )
+from classfeed_dagster.orchestration.column_metadata import PERSONAL_DATA, AssetColumn, table_metadata
+from classfeed_dagster.orchestration.metadata_values import code_links, preview
+from classfeed_dagster.orchestration.step_context import idle_observation, since, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.source_contract.contract import Contract, load_contract
 from classfeed_dagster.source_contract.drift import Exports
-from classfeed_dagster.source_contract.schema import SchemaColumn
 from classfeed_dagster.source_contract.schema_check import require_schema
 
 POOL = "bigsite"  # Dagster's pool of the steps that read a lot of bigsite: its limit holds for all runs and workers
@@ -59,43 +49,22 @@ class LandingConfig(dg.Config):
     """Read bigsite again even if the date has a snapshot; what changed since is then re-issued, and only that."""
 
 
-def source_assets() -> list[dg.AssetSpec]:
-    """bigsite's tables: not ours to materialize, but where every number comes from."""
-    contract = load_contract()
-    return [
-        dg.AssetSpec(
-            source_key(table.name),
-            description=f"**bigsite's table `{table.name}`**, in the broker's PostgreSQL, the system of record. "
-            "Another team's: read once per business date in one read-only transaction, and asked again by "
-            "reconciliation. "
-            "*What can go wrong:* it changes without notice; the schema is compared with the contract every day.",
-            group_name=GROUP_SOURCE,
-            kinds={"postgres"},
-            owners=[SOURCE_TEAM],
-            metadata=table_metadata([_source_column(contract, table.name, column) for column in table.columns]),
-        )
-        for table in contract.schema.tables.values()
-    ]
+def decimal_unit(sql_type: str) -> str | None:
+    """Return what a decimal type of the contract counts; None for any other type."""
+    return next((unit for ending, unit in _UNITS.items() if sql_type.endswith(ending)), None)
 
 
-def _source_column(contract: Contract, table: str, column: SchemaColumn) -> Shown:
-    name = f"{table}.{column.name}"
-    unit = next((unit for ending, unit in _UNITS.items() if column.type.endswith(ending)), None)
-    meaning, personal = contract.meanings[name], _personal(contract, (name,))
-    return Shown(column.name, column.type, meaning, column.nullable, unit, personal)
-
-
-def landed_columns(table: str) -> list[Shown]:
+def landed_columns(table: str) -> list[AssetColumn]:
     """The columns of a landed table, made of bigsite's; meaning and what is personal come from the contract."""
     contract, schema = load_contract(), queries.SCHEMAS[table]
-    shown: list[Shown] = []
+    shown: list[AssetColumn] = []
     for name, sources in landed_sources(table).items():
         kind = str(schema.field(name).type)
         carried = sources == (f"{table}.{name}",)
         meaning = contract.meanings[sources[0]] if carried else f"worked out by bigsite from {', '.join(sources)}"
         made_of = tuple((source_key(source.partition(".")[0]), source.partition(".")[2]) for source in sources)
-        unit = next((unit for ending, unit in _UNITS.items() if kind.replace(" ", "").endswith(ending)), None)
-        shown.append(Shown(name, kind, meaning, True, unit, _personal(contract, sources), made_of))
+        unit = decimal_unit(kind.replace(" ", ""))
+        shown.append(AssetColumn(name, kind, meaning, True, unit, personal_tag(contract, sources), made_of))
     return shown
 
 
@@ -104,7 +73,8 @@ def _made_of(table: str) -> frozenset[str]:
     return frozenset(source.partition(".")[0] for sources in landed_sources(table).values() for source in sources)
 
 
-def _personal(contract: Contract, columns: Iterable[str]) -> str | None:
+def personal_tag(contract: Contract, columns: Iterable[str]) -> str | None:
+    """Return the value of the personal-data tag of a column made of ``columns``; None if none is personal."""
     kinds = {contract.classifications[column] for column in columns}
     return "restricted" if "restricted" in kinds else PERSONAL_DATA if "personal" in kinds else None
 

@@ -1,7 +1,5 @@
 """Reports and housekeeping in Dagster: service levels, toil, whether a date went in time, and deleting old runs."""
 
-# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
-
 import datetime as dt
 import time
 from collections.abc import Sequence
@@ -9,25 +7,22 @@ from typing import Any
 
 import dagster as dg
 
-from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.column_metadata import TEAM, markdown_table, runbook, since, step
+from classfeed_dagster.orchestration.asset_keys import GROUP_OPERATIONS, TEAM
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.launched_runs import launched_runs
-from classfeed_dagster.orchestration.run_retention import purge_runs
+from classfeed_dagster.orchestration.metadata_values import markdown_table
+from classfeed_dagster.orchestration.step_context import current_time, since
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels import toil
 from classfeed_dagster.service_levels.service_levels import (
     DAYS,
     Attainment,
-    Punctuality,
     attainment,
     freshness,
-    judge_date,
     plot,
 )
 from classfeed_dagster.trading_days import SYDNEY
 
-GROUP = "6_operations"
 _TOIL_DAYS = 75  # two whole months
 
 
@@ -36,96 +31,11 @@ def operation_assets(parts: Sequence[FeedContext]) -> list[dg.AssetsDefinition]:
     return [_service_levels(parts), _toil(parts)]
 
 
-def report_job() -> "dg.UnresolvedAssetJobDefinition":
-    """Both reports."""
-    return dg.define_asset_job(
-        "operations_report",
-        selection=dg.AssetSelection.groups(GROUP),
-        description="Service levels and toil, from what was delivered and run.",
-        executor_def=dg.in_process_executor,
-    )
-
-
-def report_schedule(job: "dg.UnresolvedAssetJobDefinition", *, running: bool) -> dg.ScheduleDefinition:
-    """Shortly after the deadline, every day."""
-    return dg.ScheduleDefinition(
-        name="operations_report_daily",
-        job=job,
-        cron_schedule="10 9 * * *",
-        execution_timezone=SYDNEY.key,
-        default_status=_status(running),
-    )
-
-
-def on_time_check(parts: FeedContext) -> dg.AssetChecksDefinition:
-    """Whether the run's own business date was first delivered by its deadline."""
-    asset = parts.key("delivery")
-
-    @dg.asset_check(
-        asset=asset,
-        name="on_time",
-        description="The business date was first delivered by its deadline in Sydney. Judged for the date, not for the "
-        f"asset: a backfill of an old day makes nothing fresh. Stops nothing. Runbook: {runbook('on_time')}",
-    )
-    def on_time(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
-        with step(context, f"{parts.feed.name}/on_time") as day:
-            judged = judge_date(runtime.store, parts.feed, day)
-        metadata: dict[str, Any] = {
-            "business_date": day.isoformat(),
-            "deadline": judged.due.deadline_at.isoformat(),
-            "verdict": judged.verdict.value,
-        }
-        if judged.delivered_at is not None:
-            metadata["delivered_at"] = judged.delivered_at.isoformat()
-        return dg.AssetCheckResult(
-            check_name="on_time",
-            asset_key=asset,
-            passed=judged.verdict in (Punctuality.ON_TARGET, Punctuality.IN_TIME),
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{day.isoformat()}: {judged.verdict}",
-            metadata=metadata,
-        )
-
-    return on_time
-
-
-def retention_job() -> dg.JobDefinition:
-    """Deletes runs older than the setting says."""
-
-    @dg.op(description="Deletes old finished runs and their event logs.")
-    def delete_old_runs(context: dg.OpExecutionContext, runtime: dg.ResourceParam[Runtime]) -> None:
-        before = dt.datetime.now(dt.UTC) - dt.timedelta(days=runtime.settings.keep_runs_days)
-        deleted = purge_runs(context.instance, before)
-        get_logger().info("old runs deleted", rows=deleted)
-        context.log.info(f"{deleted} run(s) from before {before:%Y-%m-%d} deleted")
-
-    @dg.job(
-        name="retention",
-        description="Deletes old runs from Dagster's storage. What must last is in the object store.",
-        executor_def=dg.in_process_executor,
-    )
-    def retention() -> None:
-        delete_old_runs()
-
-    return retention
-
-
-def retention_schedule(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDefinition:
-    """Sundays, when nothing is due."""
-    return dg.ScheduleDefinition(
-        name="retention_weekly",
-        job=job,
-        cron_schedule="0 3 * * 0",
-        execution_timezone=SYDNEY.key,
-        default_status=_status(running),
-    )
-
-
 def _service_levels(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
     @dg.asset(
         key=["operations", "service_levels"],
         deps=[part.key("delivery") for part in parts],
-        group_name=GROUP,
+        group_name=GROUP_OPERATIONS,
         kinds={"json"},
         owners=[TEAM],
         description=f"Each feed's business dates of the last {DAYS} days against target and deadline, and the share "
@@ -134,7 +44,7 @@ def _service_levels(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
     def service_levels(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> dg.MaterializeResult[None]:
-        started, now = time.monotonic(), _now(runtime)
+        started, now = time.monotonic(), current_time(runtime)
         metadata: dict[str, Any] = {}
         for part in parts:
             metadata |= _attained(attainment(runtime.store, part.feed, part.audience, now))
@@ -171,14 +81,14 @@ def _toil(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
     @dg.asset(
         key=["operations", "toil"],
         deps=[part.key("delivery") for part in parts],
-        group_name=GROUP,
+        group_name=GROUP_OPERATIONS,
         kinds={"json"},
         owners=[TEAM],
         description="Per month and feed: runs, automatic repairs, manual re-triggers (runs started by a person for a "
         "date that had failed), mean time to repair, late deliveries. The aim is no manual re-trigger.",
     )
     def months(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
-        started, now = time.monotonic(), _now(runtime)
+        started, now = time.monotonic(), current_time(runtime)
         first = now - dt.timedelta(days=_TOIL_DAYS)
         months: list[toil.Month] = []
         for part in parts:
@@ -215,11 +125,3 @@ def _row(month: toil.Month) -> tuple[object, ...]:
         "" if seconds is None else f"{seconds / 60:.0f}",
         month.late_deliveries,
     )
-
-
-def _now(runtime: Runtime) -> dt.datetime:
-    return runtime.settings.now or dt.datetime.now(dt.UTC)
-
-
-def _status(running: bool) -> dg.DefaultScheduleStatus:
-    return dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED

@@ -3,8 +3,6 @@
 Not there at all where CLASSFEED_ENV is prod; and whatever runs it, the world itself refuses production.
 """
 
-# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
-
 import datetime as dt
 import time
 from collections.abc import Sequence
@@ -12,19 +10,15 @@ from typing import Any
 
 import dagster as dg
 
-from classfeed_dagster import charts, trading_days
+from classfeed_dagster import charts
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.column_metadata import TEAM, markdown_table, since, step
+from classfeed_dagster.orchestration.asset_keys import GROUP_SIMULATION, SIMULATED_CUSTOMERS, SIMULATION_CLEANING, TEAM
+from classfeed_dagster.orchestration.metadata_values import markdown_table
+from classfeed_dagster.orchestration.step_context import since, step
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.simulation.day import DaySummary
 from classfeed_dagster.simulation.environment import Advance, advance, expire
-from classfeed_dagster.tags import CORRELATION_TAG, new_correlation_id
 
-CUSTOMERS = dg.AssetKey(["simulation", "customers"])
-CLEANING = dg.AssetKey(["simulation", "cleaning"])
-SIMULATION_JOB, CLEANING_JOB = "simulation_job", "simulation_cleaning_job"
-_GROUP = "0_simulation"
 _PLOTTED_DAYS = 20
 # What is plotted, and the counts that it adds up.
 _PLOTTED = {
@@ -34,37 +28,16 @@ _PLOTTED = {
 }
 
 
-def simulation_definitions(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.Definitions:
-    """The assets, jobs and schedules; the schedules are on in dev and staging, and off on a laptop."""
-    if settings.env is Environment.PROD:
-        return dg.Definitions()
-    running = settings.env is not Environment.LOCAL
-    return dg.Definitions(
-        assets=[_customers(partitions), _cleaning()],
-        jobs=[
-            dg.define_asset_job(
-                SIMULATION_JOB,
-                selection=dg.AssetSelection.assets(CUSTOMERS),
-                description="One business date of simulated customers in this environment's bigsite. Days that were "
-                "missed are caught up in order; a day that is there is not written again.",
-                executor_def=dg.in_process_executor,
-            ),
-            dg.define_asset_job(
-                CLEANING_JOB,
-                selection=dg.AssetSelection.assets(CLEANING),
-                description="Deletes simulated rows that expired; real rows are never touched.",
-                executor_def=dg.in_process_executor,
-            ),
-        ],
-        schedules=[_nightly(settings.first_business_date, running=running), _weekly(running=running)],
-    )
+def simulation_assets(partitions: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
+    """Return the daily asset of simulated customers and the asset that deletes what expired."""
+    return [_customers(partitions), _cleaning()]
 
 
 def _customers(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
     @dg.asset(
-        key=CUSTOMERS,
+        key=SIMULATED_CUSTOMERS,
         partitions_def=partitions,
-        group_name=_GROUP,
+        group_name=GROUP_SIMULATION,
         kinds={"postgres", "python"},
         owners=[TEAM],
         description="Invented customers live one business date in this environment's bigsite: they save, trade, "
@@ -113,8 +86,8 @@ def _plot(days: Sequence[DaySummary]) -> str:
 
 def _cleaning() -> dg.AssetsDefinition:
     @dg.asset(
-        key=CLEANING,
-        group_name=_GROUP,
+        key=SIMULATION_CLEANING,
+        group_name=GROUP_SIMULATION,
         kinds={"postgres"},
         owners=[TEAM],
         description="Simulated rows expire sooner than real ones: old end-of-day rows and prices, and whole portfolios "
@@ -134,44 +107,3 @@ def _cleaning() -> dg.AssetsDefinition:
         )
 
     return cleaning
-
-
-def _nightly(first: dt.date, *, running: bool) -> dg.ScheduleDefinition:
-    # After the end of day has run (at most 110 minutes after midnight), before any feed's morning; and not at an hour
-    # that a change of clock skips or repeats.
-    @dg.schedule(
-        name="simulation_nightly",
-        job_name=SIMULATION_JOB,
-        cron_schedule="30 3 * * *",
-        execution_timezone=trading_days.SYDNEY.key,
-        description="The night after each ASX business day, before the feeds: customers live that day.",
-        default_status=_status(running=running),
-    )
-    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        day = context.scheduled_execution_time.astimezone(trading_days.SYDNEY).date() - dt.timedelta(days=1)
-        if not trading_days.is_business_day(day):
-            return dg.SkipReason(f"{day.isoformat()} was not an ASX business day")
-        if day < first:
-            return dg.SkipReason(f"{day.isoformat()} is before the first business date, {first.isoformat()}")
-        return dg.RunRequest(
-            run_key=f"simulation-{day.isoformat()}",
-            partition_key=day.isoformat(),
-            tags={CORRELATION_TAG: new_correlation_id()},
-        )
-
-    return nightly
-
-
-def _weekly(*, running: bool) -> dg.ScheduleDefinition:
-    return dg.ScheduleDefinition(
-        name="simulation_cleaning_weekly",
-        job_name=CLEANING_JOB,
-        cron_schedule="0 5 * * 0",
-        execution_timezone=trading_days.SYDNEY.key,
-        description="Sundays: simulated rows that expired go.",
-        default_status=_status(running=running),
-    )
-
-
-def _status(*, running: bool) -> dg.DefaultScheduleStatus:
-    return dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED

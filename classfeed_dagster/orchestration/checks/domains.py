@@ -1,7 +1,5 @@
 """The domains' checks in Dagster: every data rule is one asset check, read from the findings that the build stored."""
 
-# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
-
 from collections.abc import Iterator
 
 import dagster as dg
@@ -10,7 +8,9 @@ import polars as pl
 from classfeed_dagster.domains.build import DOMAINS, DomainReference, read_frame
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.domains.rules import Rule, Severity, rules_of
-from classfeed_dagster.orchestration.column_metadata import domain_key, markdown_table, runbook, step
+from classfeed_dagster.orchestration.asset_keys import domain_key, runbook
+from classfeed_dagster.orchestration.metadata_values import markdown_table
+from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 

@@ -1,7 +1,5 @@
 """The checks that decide what may leave, in Dagster: the roll of consents, who is held back, the written document."""
 
-# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,9 +14,11 @@ from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward
 from classfeed_dagster.feed_run.exclusion import CHECK as ONE_LIVE_FEED
 from classfeed_dagster.feed_run.exclusion import exclude_each_other
 from classfeed_dagster.feed_run.volumes import unusual_volumes
+from classfeed_dagster.orchestration.asset_keys import LANDING, domain_key, runbook
 from classfeed_dagster.orchestration.assets.feeds import unexplained_table
-from classfeed_dagster.orchestration.column_metadata import LANDING, domain_key, markdown_table, runbook, step
 from classfeed_dagster.orchestration.feed_context import FeedContext
+from classfeed_dagster.orchestration.metadata_values import markdown_table
+from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.parity.report import read_report, scorecard
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule

@@ -1,7 +1,5 @@
 """Measures what the feeds did and how they stand, for dashboards and alarms: from the store, never from memory."""
 
-# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
-
 import datetime as dt
 from collections.abc import Mapping, Sequence
 

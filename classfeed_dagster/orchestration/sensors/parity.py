@@ -1,7 +1,5 @@
 """When an old app's file lands beside a delivered date, the two are compared without anyone asking."""
 
-# No postponed annotations here: Dagster reads the decorated function's annotations as objects.
-
 import dagster as dg
 
 from classfeed_dagster.orchestration.feed_context import FeedContext
@@ -9,17 +7,6 @@ from classfeed_dagster.parity.run import to_compare
 from classfeed_dagster.runtime import Runtime
 
 _EVERY_SECONDS = 300
-
-
-def parity_job(parts: FeedContext) -> "dg.UnresolvedAssetJobDefinition":  # known to type checkers alone
-    """The comparison alone, with its check."""
-    return dg.define_asset_job(
-        f"{parts.feed.name}_parity_job",
-        selection=dg.AssetSelection.assets(parts.key("parity")),
-        description=f"Compares {parts.feed.name} with the old app's files of a business date. Changes nothing that was "
-        "delivered; safe at any time.",
-        executor_def=dg.in_process_executor,
-    )
 
 
 def parity_sensor(parts: FeedContext, *, running: bool) -> dg.SensorDefinition:

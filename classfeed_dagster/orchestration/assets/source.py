@@ -1,9 +1,4 @@
-"""bigsite's schema in Dagster: an asset that keeps what was seen each day, and the checks of it against the contract.
-
-The same comparison stands before every reading of bigsite (see the landing); this is for people, and for the morning.
-"""
-
-# No postponed annotations here: Dagster reads the decorated functions' annotations as objects.
+"""bigsite's tables as external assets, and its schema as an asset that is recorded daily."""
 
 import datetime as dt
 import time
@@ -12,20 +7,23 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 
 from classfeed_dagster import trading_days
-from classfeed_dagster.bigsite.snapshot import Snapshot
+from classfeed_dagster.alerting.schema_alerts import sync_schema_incidents
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.column_metadata import (
+from classfeed_dagster.orchestration.asset_keys import (
     GROUP_SOURCE,
-    LANDING,
+    SCHEMA_ASSET,
+    SOURCE_TEAM,
     TEAM,
-    landing_key,
-    markdown_table,
     runbook,
-    since,
-    step,
+    source_key,
 )
+from classfeed_dagster.orchestration.assets.landing import decimal_unit, personal_tag
+from classfeed_dagster.orchestration.column_metadata import AssetColumn, table_metadata
+from classfeed_dagster.orchestration.step_context import since
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.source_contract.contract import Contract, load_contract
 from classfeed_dagster.source_contract.drift import Difference, DriftKind, Exports, Severity
+from classfeed_dagster.source_contract.schema import SchemaColumn
 from classfeed_dagster.source_contract.schema_check import SchemaVerdict, check_schema
 from classfeed_dagster.source_contract.schema_history import (
     NoSchemaKeptError,
@@ -34,38 +32,38 @@ from classfeed_dagster.source_contract.schema_history import (
     keep_schema,
     schema_on,
 )
-from classfeed_dagster.source_contract.value_drift import DATES, value_drift
-from classfeed_dagster.source_contract.value_statistics import keep_statistics, statistics_before
 from classfeed_dagster.store import ObjectStore
 
-SCHEMA_ASSET = dg.AssetKey(["bigsite", "schema"])
-SCHEMA_JOB = "schema_job"
-VALUES_ASSET, VALUES_CHECK = "portfolio", "values_as_usual"
-_LOOKED_AT = dt.timedelta(days=7)  # of a ledger, rows this old have been looked at before
-Tell = Callable[[ObjectStore, SchemaVerdict, str], None]
-"""Who hears of a verdict: is given the store, the verdict and the run's id."""
+_LOOK_BACK = dt.timedelta(days=7)  # older ledger rows were compared on an earlier day
 
 
-def schema_definitions(exports: Callable[[], Exports], tell: Tell, *, running: bool) -> dg.Definitions:
-    """The asset with its checks, its job, and its schedule, which is on by default if ``running``."""
-    job = dg.define_asset_job(
-        SCHEMA_JOB,
-        selection=dg.AssetSelection.assets(SCHEMA_ASSET),
-        description="Looks at bigsite's schema, compares it with the contract, and keeps it in the history.",
-        executor_def=dg.in_process_executor,
-    )
-    schedule = dg.ScheduleDefinition(
-        name="schema_morning",
-        job=job,
-        cron_schedule="30 5 * * *",
-        execution_timezone=trading_days.SYDNEY.key,
-        description="Every day at 05:30 Sydney, before the feeds: has bigsite's schema changed?",
-        default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
-    )
-    return dg.Definitions(assets=[schema_asset(exports, tell)], jobs=[job], schedules=[schedule])
+def source_assets() -> list[dg.AssetSpec]:
+    """bigsite's tables: not ours to materialize, but where every number comes from."""
+    contract = load_contract()
+    return [
+        dg.AssetSpec(
+            source_key(table.name),
+            description=f"**bigsite's table `{table.name}`**, in the broker's PostgreSQL, the system of record. "
+            "Another team's: read once per business date in one read-only transaction, and asked again by "
+            "reconciliation. "
+            "*What can go wrong:* it changes without notice; the schema is compared with the contract every day.",
+            group_name=GROUP_SOURCE,
+            kinds={"postgres"},
+            owners=[SOURCE_TEAM],
+            metadata=table_metadata([_source_column(contract, table.name, column) for column in table.columns]),
+        )
+        for table in contract.schema.tables.values()
+    ]
 
 
-def schema_asset(exports: Callable[[], Exports], tell: Tell) -> dg.AssetsDefinition:
+def _source_column(contract: Contract, table: str, column: SchemaColumn) -> AssetColumn:
+    name = f"{table}.{column.name}"
+    unit = decimal_unit(column.type)
+    meaning, personal = contract.meanings[name], personal_tag(contract, (name,))
+    return AssetColumn(column.name, column.type, meaning, column.nullable, unit, personal)
+
+
+def schema_asset(exports: Callable[[], Exports]) -> dg.AssetsDefinition:
     """What bigsite's schema is today, kept; with the checks of its shape and of its values."""
 
     @dg.asset(
@@ -99,10 +97,10 @@ def schema_asset(exports: Callable[[], Exports], tell: Tell) -> dg.AssetsDefinit
         started = time.monotonic()
         now = runtime.clock(context.run.tags) or dt.datetime.now(dt.UTC)
         today = now.astimezone(trading_days.SYDNEY).date()
-        verdict = check_schema(runtime.engine, exports(), since=now - _LOOKED_AT)
+        verdict = check_schema(runtime.engine, exports(), since=now - _LOOK_BACK)
         since_last = _since_last(runtime.store, today, verdict)
         key = keep_schema(runtime.store, today, verdict.schema)
-        tell(runtime.store, verdict, context.run.run_id)
+        sync_schema_incidents(runtime.store, verdict, context.run.run_id)
         shape, values = _parts(verdict)
         get_logger().info("schema seen", run_id=context.run.run_id, differences=len(verdict.differences))
         yield dg.MaterializeResult(
@@ -124,47 +122,6 @@ def schema_asset(exports: Callable[[], Exports], tell: Tell) -> dg.AssetsDefinit
         )
 
     return schema
-
-
-def values_check(exports: Callable[[], Exports]) -> dg.AssetChecksDefinition:
-    """Whether a date's landed values look as those of the dates before did. Works on the landed files alone."""
-    asset = landing_key(VALUES_ASSET)
-
-    @dg.asset_check(
-        asset=asset,
-        name=VALUES_CHECK,
-        description="The landed columns look as on the last business dates: null rate, length, range, number of "
-        "different values, codes. It stops nothing: a jump says where to look, and what in the documents is made of "
-        f"it. Runbook: {runbook(VALUES_CHECK)}",
-    )
-    def values(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
-        with step(context, VALUES_CHECK) as day:
-            snapshot = runtime.load_reference(LANDING, day, Snapshot)
-            today = keep_statistics(runtime.store, snapshot)
-            before = statistics_before(runtime.store, day, DATES)
-            found = value_drift(today, before, exports())
-        jumps = [one for one in found if not one.expected]
-        rows = [
-            (one.column, one.jump, one.was, one.now, ", ".join(dict.fromkeys(map(str, one.affected)))) for one in jumps
-        ]
-        table = markdown_table(["column", "what jumped", "was", "is", "goes into"], rows)
-        return dg.AssetCheckResult(
-            check_name=VALUES_CHECK,
-            asset_key=asset,
-            passed=not jumps,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{day.isoformat()}: {len(jumps)} jump(s)" if jumps else f"{day.isoformat()}: as usual",
-            metadata={
-                "business_date": day.isoformat(),
-                "jumps": len(jumps),
-                "columns": len(today.columns),
-                "dates_compared_with": len(before),
-                "rare_codes": ", ".join(f"{one.column}: {one.now}" for one in found if one.expected) or "none",
-                **({"what_jumped": table} if jumps else {}),
-            },
-        )
-
-    return values
 
 
 def _parts(verdict: SchemaVerdict) -> tuple[list[Difference], list[Difference]]:

@@ -1,0 +1,72 @@
+"""Asset keys, groups, owners and runbook links of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from classfeed_dagster.schedules import Cadence, RecipientSchedule
+
+TEAM = "team:data-feeds"
+SOURCE_TEAM = "team:bigsite"
+DATA_TEAM = "team:data"
+
+GROUP_SOURCE = "bigsite"
+GROUP_LANDING = "landing"
+GROUP_DOMAINS = "domains"
+GROUP_WAREHOUSE = "warehouse"
+GROUP_OPERATIONS = "operations"
+GROUP_SIMULATION = "simulation"
+RUNBOOK = "docs/runbook.md"
+LANDING = "landing"
+SCHEMA_ASSET = dg.AssetKey(["bigsite", "schema"])
+SIMULATED_CUSTOMERS = dg.AssetKey(["simulation", "customers"])
+SIMULATION_CLEANING = dg.AssetKey(["simulation", "cleaning"])
+SOURCE_RECONCILIATION, DATA_TEAM_RECONCILIATION = "source_reconciliation", "data_team_reconciliation"
+
+
+def source_key(table: str) -> dg.AssetKey:
+    """Return the key of the external asset of one of bigsite's tables."""
+    return dg.AssetKey(["bigsite", table])
+
+
+def landing_key(table: str) -> dg.AssetKey:
+    """Return the key of one landed table."""
+    return dg.AssetKey([LANDING, table])
+
+
+def domain_key(audience_name: str, domain: str) -> dg.AssetKey:
+    """Return the key of one domain of an audience."""
+    return dg.AssetKey([audience_name, domain])
+
+
+def warehouse_key(feed: str, table: str) -> dg.AssetKey:
+    """Return the key of one table of the star schema."""
+    return dg.AssetKey(["warehouse", feed, table.lower()])
+
+
+def feed_group(feed: str) -> str:
+    """Return the group of a feed's own assets."""
+    return feed
+
+
+def runbook(name: str) -> str:
+    """Return the runbook's section about a check."""
+    return f"{RUNBOOK}#{name.replace('_', '-')}"
+
+
+def audience_names(audiences: Iterable[RecipientSchedule]) -> dict[str, str]:
+    """Return a short name per audience key: ``class``, ``bgl_weekly``; an ambiguous one ends with the first date."""
+    listed = list(audiences)
+    short = {
+        audience.key: audience.recipient.lower() + ("" if audience.cadence is Cadence.DAILY else f"_{audience.cadence}")
+        for audience in listed
+    }
+    names = list(short.values())
+    return {
+        audience.key: short[audience.key]
+        if names.count(short[audience.key]) == 1
+        else f"{short[audience.key]}_{audience.first_business_date:%Y%m%d}"
+        for audience in listed
+    }

@@ -1,0 +1,81 @@
+"""The star schema in Snowflake, one asset per table."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+
+from classfeed_dagster.orchestration.asset_keys import (
+    GROUP_WAREHOUSE,
+    RUNBOOK,
+    SOURCE_RECONCILIATION,
+    runbook,
+    warehouse_key,
+)
+from classfeed_dagster.orchestration.column_metadata import AssetColumn, lineage_table, table_metadata
+from classfeed_dagster.orchestration.feed_context import FeedContext
+from classfeed_dagster.orchestration.metadata_values import code_links
+from classfeed_dagster.orchestration.step_context import since, step
+from classfeed_dagster.orchestration.warehouse_columns import (
+    WAREHOUSE_TABLES,
+    table_columns,
+)
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.warehouse.load import load_delivery
+
+
+def warehouse_assets(part: FeedContext) -> dg.AssetsDefinition:
+    """Return the step that loads a delivered date, with one asset per table."""
+    shown = {name: table_columns(name, part.feed.format, part.key("delivery")) for name in WAREHOUSE_TABLES}
+    columns = {name: table_metadata(shown[name]) for name in WAREHOUSE_TABLES}
+
+    @dg.multi_asset(
+        name=f"{part.feed.name}_warehouse",
+        specs=[
+            dg.AssetSpec(
+                warehouse_key(part.feed.name, name),
+                deps=[part.key("delivery"), part.key(SOURCE_RECONCILIATION)],
+                group_name=GROUP_WAREHOUSE,
+                kinds={"snowflake", "table"},
+                owners=list(part.feed.owners),
+                description=f"{name} of the star schema, from what was delivered: the date is replaced in one "
+                "transaction, so a re-run or a new revision leaves no duplicate and no gap. Dimensions keep history. "
+                f"Runbook: {RUNBOOK}.",
+                metadata={
+                    **columns[name],
+                    **_lineage(shown[name]),
+                    "dagster/table_name": name,
+                    "runbook": runbook("source_agrees"),
+                    **code_links(load_delivery),
+                },
+            )
+            for name in WAREHOUSE_TABLES
+        ],
+        partitions_def=part.partitions,
+    )
+    def warehouse(
+        context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        started = time.monotonic()
+        with step(context, f"{part.feed.name}/warehouse"):
+            loaded = part.post_delivery(context, runtime).load()
+        seconds = since(started)
+        for name in WAREHOUSE_TABLES:
+            rows = {"dagster/row_count": loaded.rows[name]} if name in loaded.rows else {}
+            yield dg.MaterializeResult(
+                asset_key=warehouse_key(part.feed.name, name),
+                metadata={
+                    **columns[name],
+                    **rows,
+                    "revisions": loaded.revisions,
+                    "dagster/table_name": name,
+                    "seconds": seconds,
+                },
+            )
+
+    return warehouse
+
+
+def _lineage(shown: Sequence[AssetColumn]) -> dict[str, Any]:
+    return {"where_columns_come_from": lineage_table(shown)} if any(column.made_of for column in shown) else {}

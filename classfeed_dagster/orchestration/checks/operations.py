@@ -1,0 +1,48 @@
+"""Check of a feed's punctuality."""
+
+from typing import Any
+
+import dagster as dg
+
+from classfeed_dagster.orchestration.asset_keys import (
+    runbook,
+)
+from classfeed_dagster.orchestration.feed_context import FeedContext
+from classfeed_dagster.orchestration.step_context import step
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.service_levels.service_levels import (
+    Punctuality,
+    judge_date,
+)
+
+
+def on_time_check(parts: FeedContext) -> dg.AssetChecksDefinition:
+    """Whether the run's own business date was first delivered by its deadline."""
+    asset = parts.key("delivery")
+
+    @dg.asset_check(
+        asset=asset,
+        name="on_time",
+        description="The business date was first delivered by its deadline in Sydney. Judged for the date, not for the "
+        f"asset: a backfill of an old day makes nothing fresh. Stops nothing. Runbook: {runbook('on_time')}",
+    )
+    def on_time(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, f"{parts.feed.name}/on_time") as day:
+            judged = judge_date(runtime.store, parts.feed, day)
+        metadata: dict[str, Any] = {
+            "business_date": day.isoformat(),
+            "deadline": judged.due.deadline_at.isoformat(),
+            "verdict": judged.verdict.value,
+        }
+        if judged.delivered_at is not None:
+            metadata["delivered_at"] = judged.delivered_at.isoformat()
+        return dg.AssetCheckResult(
+            check_name="on_time",
+            asset_key=asset,
+            passed=judged.verdict in (Punctuality.ON_TARGET, Punctuality.IN_TIME),
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{day.isoformat()}: {judged.verdict}",
+            metadata=metadata,
+        )
+
+    return on_time

@@ -1,0 +1,71 @@
+"""Checks of a feed's reconciliations."""
+
+import dagster as dg
+
+from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
+from classfeed_dagster.orchestration.asset_keys import (
+    DATA_TEAM_RECONCILIATION,
+    SOURCE_RECONCILIATION,
+    runbook,
+)
+from classfeed_dagster.orchestration.feed_context import FeedContext
+from classfeed_dagster.orchestration.step_context import step
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.warehouse.records import Side
+
+
+def source_agrees_check(part: FeedContext) -> dg.AssetChecksDefinition:
+    """Return the blocking check of the reconciliation with bigsite."""
+    return _check(
+        part,
+        SOURCE_RECONCILIATION,
+        Side.SOURCE,
+        "source_agrees",
+        dg.AssetCheckSeverity.ERROR,
+        "Everything in the delivered files is in bigsite and everything due in bigsite is in the files, to the cent. "
+        "If it fails: the report names the rows and, where the data shows one, the cause; the warehouse is not loaded.",
+    )
+
+
+def data_team_agrees_check(part: FeedContext) -> dg.AssetChecksDefinition:
+    """Return the check of the reconciliation with the data team, a warning."""
+    return _check(
+        part,
+        DATA_TEAM_RECONCILIATION,
+        Side.DATA_TEAM,
+        "data_team_agrees",
+        dg.AssetCheckSeverity.WARN,
+        "The data team's metrics for the date are those of the delivered files. If it fails: nothing of the delivery "
+        "is in doubt by itself, since file and source were compared row by row; ask the data team with the report.",
+    )
+
+
+def _check(
+    part: FeedContext, asset: str, side: Side, name: str, severity: dg.AssetCheckSeverity, description: str
+) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=part.key(asset),
+        name=name,
+        blocking=severity is dg.AssetCheckSeverity.ERROR,
+        description=f"{description} Runbook: {runbook(name)}",
+    )
+    def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, f"{part.feed.name}/{name}") as day:
+            found = runtime.load_reference(f"{part.feed.name}/{side.value}_reconciliation", day, ReconciliationSummary)
+        wrong = found.errors if side is Side.SOURCE else found.errors + found.warnings
+        return dg.AssetCheckResult(
+            check_name=name,
+            asset_key=part.key(asset),
+            passed=not wrong,
+            severity=severity,
+            description=f"{day.isoformat()}: {found.errors} error(s), {found.warnings} warning(s)",
+            metadata={
+                "business_date": day.isoformat(),
+                "errors": found.errors,
+                "warnings": found.warnings,
+                "breaks": found.breaks,
+                "report": runtime.store.location(found.report),
+            },
+        )
+
+    return check

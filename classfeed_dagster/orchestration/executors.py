@@ -1,0 +1,26 @@
+"""Executors of a run's steps, by the setting ``CLASSFEED_EXECUTOR``."""
+
+import dagster as dg
+
+from classfeed_dagster.orchestration.optional_dependencies import extra_needed
+
+
+def executor_called(name: str) -> dg.ExecutorDefinition:
+    """The executor of the setting ``CLASSFEED_EXECUTOR``: how a run's steps are executed.
+
+    ``in_process`` unless set, for on ordinary days starting processes costs more than the work. ``multiprocess`` starts
+    a process a step, ``celery`` gives steps to workers on other machines, ``k8s`` starts a pod a step. The last two are
+    extras of this project; ExecutorError says which to install if it is missing.
+    """
+    match name:
+        case "multiprocess":
+            return dg.multiprocess_executor
+        case "celery":
+            from classfeed_dagster.orchestration.celery_executor import celery_steps
+
+            return celery_steps
+        case "k8s":
+            with extra_needed(name, "k8s"):
+                from dagster_k8s import k8s_job_executor
+            return k8s_job_executor
+    return dg.in_process_executor

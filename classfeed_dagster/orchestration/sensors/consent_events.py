@@ -1,0 +1,37 @@
+"""Sensor that receives bigsite's consent events."""
+
+import dagster as dg
+
+from classfeed_dagster.alerting import alerts
+from classfeed_dagster.alerting.incidents import raise_incident, settle_incident
+from classfeed_dagster.logs import get_logger
+from classfeed_dagster.orchestration.step_context import current_time
+from classfeed_dagster.repair import consent_events
+from classfeed_dagster.runtime import Runtime
+
+
+def consent_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    """Return the sensor that consumes the queue of consent events."""
+
+    @dg.sensor(
+        name="consent_events",
+        minimum_interval_seconds=30,
+        default_status=status,
+        description="Takes bigsite's consent events off their queue. They say look; bigsite says what holds.",
+    )
+    def consent(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SkipReason:
+        queues = consent_events.Queues.of(runtime.settings)
+        if queues is None:
+            return dg.SkipReason("no queue is set (CLASSFEED_CONSENT_QUEUE_URL)")
+        found = consent_events.consume(queues, runtime.store, current_time(runtime))
+        for event in found.events:
+            get_logger().info("consent event", correlation_id=event.correlation_id, outcome=event.kind)
+        waiting = queues.waiting_dead_letters()
+        incident = alerts.dead_letters(waiting)
+        if waiting:
+            raise_incident(runtime.store, incident)
+        else:
+            settle_incident(runtime.store, incident.key)
+        return dg.SkipReason(f"{len(found.events)} event(s), {found.duplicates} duplicate(s), {found.dead} unreadable")
+
+    return consent

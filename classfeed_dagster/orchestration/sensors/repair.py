@@ -1,0 +1,118 @@
+"""Sensor that starts the runs that due business dates need."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from classfeed_dagster.alerting.schema_alerts import sync_drift_incident
+from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.logs import get_logger
+from classfeed_dagster.orchestration.asset_keys import (
+    LANDING,
+)
+from classfeed_dagster.orchestration.run_history import run_reader
+from classfeed_dagster.orchestration.run_recovery import recover_dead_runs
+from classfeed_dagster.orchestration.step_context import current_time
+from classfeed_dagster.repair import consent_events
+from classfeed_dagster.repair.decisions import Action, Decision, Policy, decide_all
+from classfeed_dagster.repair.facts import Gathered, Probe, gather, stopped_by_schema
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.service_levels.heartbeats import record
+from classfeed_dagster.tags import (
+    ATTEMPT_TAG,
+    CORRELATION_TAG,
+    FEED_TAG,
+    LAUNCHED_BY_TAG,
+    REASON_TAG,
+    REPAIR,
+    feed_job_name,
+    new_correlation_id,
+)
+
+
+def repair_decisions(runtime: Runtime, gathered: Gathered) -> list[Decision]:
+    """Decide what each due date needs."""
+    settings = runtime.settings
+    policy = Policy(
+        max_attempts=settings.repair_attempts, code_version=settings.code_version, pace=settings.repair_pace
+    )
+    return decide_all(gathered.facts, gathered.at, policy, bigsite_up=gathered.bigsite_up)
+
+
+def run_request(decision: Decision) -> dg.RunRequest:
+    """The run that a decision asks for. Its key makes asking twice impossible."""
+    selection = [dg.AssetKey.from_user_string(name) for name in decision.selection]
+    reads = not selection or any(key.path[0] == LANDING for key in selection)
+    config: dict[str, Any] = {}
+    if decision.fresh_snapshot and reads:
+        config = {"ops": {LANDING: {"config": {"fresh_snapshot": True}}}}
+    return dg.RunRequest(
+        run_key=decision.run_key,
+        job_name=feed_job_name(decision.feed),
+        partition_key=decision.business_date.isoformat(),
+        run_config=config,
+        asset_selection=selection or None,
+        tags={
+            CORRELATION_TAG: new_correlation_id(),
+            FEED_TAG: decision.feed,
+            LAUNCHED_BY_TAG: REPAIR,
+            ATTEMPT_TAG: str(decision.attempt),
+            REASON_TAG: decision.reason,
+        },
+    )
+
+
+def repair_sensor(
+    feeds: Sequence[Feed],
+    jobs: "Sequence[dg.UnresolvedAssetJobDefinition]",
+    status: dg.DefaultSensorStatus,
+    seconds: int,
+) -> dg.SensorDefinition:
+    """Return the sensor that starts the runs that due dates need."""
+    probes: dict[int, Probe] = {}  # by runtime: one in a process, several in tests
+
+    @dg.sensor(
+        name="repair",
+        jobs=jobs,
+        minimum_interval_seconds=seconds,
+        default_status=status,
+        description="Looks at the last due business dates of every feed and starts again what did not get through: "
+        "failed with a cause that passes, never started, held back and mended since, re-written in bigsite since.",
+    )
+    def repair(
+        context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]
+    ) -> dg.SensorResult | dg.SkipReason:
+        now, store = current_time(runtime), runtime.store
+        recover_dead_runs(context.instance)
+        probe = probes.setdefault(id(runtime), Probe(runtime.settings.source_probe_seconds))
+        ask = probe.is_due(now, consent_events.look_at(store))
+        gathered = gather(runtime, run_reader(context.instance), feeds, now, ask_changes=ask)
+        if gathered.drift is not None:
+            stopped = [one for one in gathered.dates if stopped_by_schema(one.facts)]
+            sync_drift_incident(store, gathered.drift, stopped[0].facts.runs[-1].run_id if stopped else None, stopped)
+        decisions = repair_decisions(runtime, gathered)
+        for one in decisions:
+            get_logger().info(
+                "repair",
+                feed=one.feed,
+                business_date=one.business_date.isoformat(),
+                outcome=f"{one.action}: {one.reason}",
+                attempt=one.attempt,
+            )
+        record(store, "repair", now)
+        requests = [run_request(one) for one in decisions if one.action is Action.RUN]
+        if requests:
+            return dg.SensorResult(run_requests=requests)
+        return dg.SkipReason(_summary(decisions))
+
+    return repair
+
+
+def _summary(decisions: Sequence[Decision]) -> str:
+    said = [
+        f"{one.feed} {one.business_date.isoformat()}: {one.action}, {one.reason}"
+        for one in decisions
+        if one.action is not Action.NOTHING
+    ]
+    return "; ".join(said) or "every due date is delivered"
