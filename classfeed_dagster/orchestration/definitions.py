@@ -94,7 +94,7 @@ def _export(
     return dg.Definitions(
         assets=[
             *source_assets(),
-            landing_assets(audiences, partitions_def, column_exports, feeds),
+            landing_assets(audiences, partitions_def, column_exports, parts[0].feeds),
             *(
                 asset
                 for audience in audiences
