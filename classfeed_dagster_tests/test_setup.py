@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -47,3 +50,18 @@ def test_setup_installs_with_hashes_and_names_no_registry() -> None:
     installs = [line for line in SETUP.splitlines() if " -r " in line]
     assert len(installs) == 3
     assert all("--require-hashes --no-deps" in line for line in installs)
+
+
+def test_nightly_runs_every_example_of_the_properties() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^properties:.*\n\t@CLASSFEED_TEST_EXAMPLES=random .*-m hypothesis$", makefile, re.MULTILINE)
+    assert "- run: make properties" in (ROOT / ".github" / "workflows" / "nightly.yml").read_text()
+
+
+@pytest.mark.parametrize(("profile", "number"), [("random", 60), ("full", 60), ("quick", 15)])
+def test_examples_follow_the_profile(profile: str, number: int) -> None:
+    program = "from classfeed_dagster_tests.fixtures.examples import examples; print(examples(60).max_examples)"
+    environment = {**os.environ, "CLASSFEED_TEST_EXAMPLES": profile}
+    command = [sys.executable, "-c", program]
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == [str(number)]

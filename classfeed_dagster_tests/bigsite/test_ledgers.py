@@ -8,7 +8,7 @@ from decimal import Decimal
 import polars as pl
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster import trading_days
@@ -16,6 +16,7 @@ from classfeed_dagster.bigsite import tables
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Row
+from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.reading_back import CLASS, DAY, END, FIRST, MICRO, START, Frames, take
 
 HOUR = dt.timedelta(hours=1)
@@ -268,7 +269,7 @@ _dated = st.sampled_from([dt.date(2022, 12, 30), dt.date(2023, 1, 9), dt.date(20
 _moves = st.lists(st.tuples(_dated, _recorded, st.integers(1, 500)), max_size=12)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(8)
 @given(moves=_moves, bounded=st.booleans())
 def test_what_lands_over_consecutive_dates_tiles_the_ledger(
     bigsite_engine: sa.Engine, local_store: ObjectStore, moves: list[tuple[dt.date, dt.datetime, int]], bounded: bool

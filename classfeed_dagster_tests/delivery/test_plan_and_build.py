@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.delivery import pages
@@ -46,6 +46,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     simple,
     terms,
 )
+from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.fake_format import LinesFormat
 
 # --- Who goes -----------------------------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ def test_pages_hold_whole_portfolios_within_the_limit(local_store: ObjectStore, 
     assert made.totals.counts == {"accounts": 80, "cash": sum(at % 7 for at in range(80))}
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     amounts=st.dictionaries(
         st.sampled_from([f"P{at}" for at in range(12)]), st.lists(st.integers(-(10**9), 10**9), max_size=4), max_size=12

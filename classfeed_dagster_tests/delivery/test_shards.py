@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.delivery.build import Build, build_delivery
@@ -24,6 +24,7 @@ from classfeed_dagster.delivery.shards import (
 from classfeed_dagster.errors import BuildError, DamagedRecordError
 from classfeed_dagster.store import LocalStore, ObjectNotFoundError, ObjectStore
 from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY1, Day, deliver, plan, terms
+from classfeed_dagster_tests.fixtures.examples import examples
 
 NUMBERS = [f"P{at}" for at in range(9)]
 MADE_OF = ["0" * 64]
@@ -70,7 +71,7 @@ days = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     day=days,
     shard_size=st.integers(1, 10),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.delivery.manifest import ChainEntry, json_schema
@@ -29,6 +29,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     go,
     simple,
 )
+from classfeed_dagster_tests.fixtures.examples import examples
 
 FORMATS = {FEED: FORMAT}
 
@@ -324,7 +325,7 @@ def test_a_void_manifest_has_no_pages(local_store: LocalStore) -> None:
     assert kinds(verify_paths([folder], FORMATS)) == {ProblemKind.ORPHAN}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(data=st.data())
 def test_no_mutation_of_a_stored_record_raises(delivered: LocalStore, data: st.DataObject) -> None:
     keys = [key for top in ("chain/", "delivered/", "staged/") for key in delivered.list(top)]

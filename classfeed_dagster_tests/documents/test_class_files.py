@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.documents import csv_reader
@@ -28,6 +28,7 @@ from classfeed_dagster.documents.document_format import (
 )
 from classfeed_dagster.domains.columns import MOVEMENT_TRANSACTIONS
 from classfeed_dagster_tests.fixtures import csv_frames as make
+from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.published import contract_notes, needs_contract_notes
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -224,10 +225,9 @@ def cash_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 ALL_NUMBERS = ("A-1", "SW1", "SW10", "SW2")
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@quick
+@examples(25)
 @given(trade_rows(plain_words), st.randoms(use_true_random=False))
 def test_trades_like_the_reference(rows: list[dict[str, Any]], shuffle: random.Random) -> None:
     accounts = [make.account(number) for number in ALL_NUMBERS]
@@ -244,7 +244,7 @@ def test_trades_like_the_reference(rows: list[dict[str, Any]], shuffle: random.R
     assert make.written(CLASS_TRADE, [make.frames(accounts, rows)]) == expected
 
 
-@quick
+@examples(25)
 @given(trade_rows(), cash_rows())
 def test_any_text_comes_back_and_slices_change_no_byte(
     trades: list[dict[str, Any]], cash: list[dict[str, Any]]

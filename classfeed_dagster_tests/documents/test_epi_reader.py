@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 from polars.testing import assert_frame_equal
@@ -36,6 +36,7 @@ from classfeed_dagster_tests.fixtures.epi_data import (
     sample,
     trade,
 )
+from classfeed_dagster_tests.fixtures.examples import examples
 
 PAGE = page_of(sample())
 MB = 1 << 20
@@ -119,7 +120,7 @@ def test_a_gzipped_page_is_read_too(tmp_path: Path) -> None:
         EPI.read(path)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(any_frames(), st.integers(1, 5000))
 def test_what_is_written_is_read_back_and_adds_up(
     tmp_path_factory: pytest.TempPathFactory, frames: Frames, chunk: int
@@ -297,7 +298,7 @@ def test_what_is_no_document_at_all(page: bytes) -> None:
     assert facts.totals.counts == dict.fromkeys(facts.portfolios, 0)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.data())
 def test_damage_anywhere_never_breaks_the_reader_and_never_goes_unseen_in_the_sums(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(PAGE) - 1))

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -31,6 +31,7 @@ from classfeed_dagster_tests.fixtures.epi_data import (
     trade,
     units_move,
 )
+from classfeed_dagster_tests.fixtures.examples import examples
 
 
 def findings(**rows: Any) -> list[dict[str, Any]]:
@@ -233,7 +234,7 @@ def test_several_reasons_are_all_said_once() -> None:
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), st.text(max_size=14), st.text(max_size=12))
 def test_a_portfolio_is_either_held_back_or_becomes_a_valid_document(name: str, number: str, code: str) -> None:
     frames = frames_of(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -39,6 +39,7 @@ from classfeed_dagster_tests.fixtures.epi_data import (
     sample,
     trade,
 )
+from classfeed_dagster_tests.fixtures.examples import examples
 
 GOLDEN = Path(__file__).parent / "data" / "class_super-20230503-r0-p1.xml"
 
@@ -57,7 +58,7 @@ def test_the_golden_document_is_what_the_xsd_demands() -> None:
     compiled().assertValid(etree.parse(GOLDEN))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(any_frames())
 def test_any_content_is_canonically_what_lxml_writes_and_valid(frames: Frames) -> None:
     page = page_of(frames)
@@ -66,7 +67,7 @@ def test_any_content_is_canonically_what_lxml_writes_and_valid(frames: Frames) -
     assert not EPI.check_representable(frames).height
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(any_frames(), st.integers(0, 1000))
 def test_neither_slices_nor_the_order_of_rows_nor_blocks_change_bytes(frames: Frames, seed: int) -> None:
     whole = list(EPI.render(frames))

@@ -6,12 +6,13 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from classfeed_dagster.documents import epi_reader
 from classfeed_dagster.documents.document_format import RecordInspection
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster_tests.fixtures.epi_data import Frames, any_frames, page_of, sample, sections_of
+from classfeed_dagster_tests.fixtures.examples import examples
 
 
 def examined_ahead(frames: Frames) -> dict[str, RecordInspection]:
@@ -22,7 +23,7 @@ def examined_ahead(frames: Frames) -> dict[str, RecordInspection]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(any_frames())
 def test_the_facts_are_those_of_the_whole_page(frames: Frames) -> None:
     page = page_of(frames)

@@ -6,7 +6,7 @@ import datetime as dt
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -17,6 +17,7 @@ from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.documents.epi_schema import XS, compiled, schema_root
 from classfeed_dagster.documents.xsd_regex import UnknownSchemaError, valid_line
 from classfeed_dagster_tests.fixtures.epi_data import page_of, sample
+from classfeed_dagster_tests.fixtures.examples import examples
 
 PAGE = page_of(sample())
 RECORDS = tuple(section.record.name for section in epi.SECTIONS)
@@ -85,7 +86,7 @@ def test_what_the_writer_makes_needs_no_second_look(record: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_a_damaged_line_is_not_admitted_unless_lxml_finds_it_valid(data: st.DataObject) -> None:
     record = data.draw(st.sampled_from(RECORDS))
     line = data.draw(st.sampled_from(LINES[record]))
@@ -97,7 +98,7 @@ def test_a_damaged_line_is_not_admitted_unless_lxml_finds_it_valid(data: st.Data
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_a_changed_value_is_not_admitted_unless_lxml_finds_it_valid(data: st.DataObject) -> None:
     record = data.draw(st.sampled_from(RECORDS))
     tree = etree.fromstring(data.draw(st.sampled_from(LINES[record])))

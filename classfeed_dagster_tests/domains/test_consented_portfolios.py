@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.bigsite.consent import Consent
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 from classfeed_dagster.domains.consented_portfolios import consent_roll, consented_portfolios, consents_of
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
+from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.landed import CLASS, CUTOFF, LONG_AGO, TODAY, D, instant, landed
 
 BEFORE = "2023-01-30T00:00:00Z"
@@ -118,7 +119,7 @@ def _consents(draw: st.DrawFn) -> list[Consent]:
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(_consents())
 def test_previous_plus_new_less_removed_is_current(consents: list[Consent]) -> None:
     tables = landed()

@@ -7,10 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.domains.investment_holdings import investment_holdings
+from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.landed import D, part
 
 
@@ -63,7 +64,7 @@ def test_code_and_name_are_those_of_the_date(effective_on: str, code: str, name:
     assert (holding["security_code"], holding["security_name"]) == (code, name)
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.lists(st.integers(-20, 20), unique=True, max_size=6), st.integers(0, 3))
 def test_of_several_changes_the_earliest_later_one_tells_the_code(days: list[int], other: int) -> None:
     changes = [

@@ -8,12 +8,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.domains.columns import MOVEMENT_TRANSACTIONS
 from classfeed_dagster.domains.movement_transactions import movement_transactions
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
+from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.landed import CLASS, CUTOFF, NEW, TODAY, YESTERDAY, D, instant, part
 
 START = "2023-01-31T13:00:00Z"  # of D's window
@@ -213,7 +214,7 @@ _days = st.integers(-400, 0).map(lambda back: (D + dt.timedelta(days=back)).isof
 _units = st.decimals(-1000, 1000, places=6)
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     st.lists(st.tuples(st.sampled_from(["BUY", "SELL"]), _days, _units), max_size=12),
     st.lists(st.tuples(_days, _units), max_size=12),

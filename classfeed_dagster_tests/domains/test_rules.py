@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.bigsite import tables as bigsite
@@ -19,6 +19,7 @@ from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.domains.investment_holdings import investment_holdings
 from classfeed_dagster.domains.movement_transactions import movement_transactions
 from classfeed_dagster.domains.rules import RULES, Severity, find, rules_of
+from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.landed import NEW, TODAY, YESTERDAY, part
 from classfeed_dagster_tests.fixtures.published import contract_notes, needs_contract_notes
 
@@ -247,7 +248,7 @@ def test_findings_are_stated_once_and_in_order() -> None:
     assert found["rule"].to_list() == ["repeated_confirmation", "unknown_transaction_type"]
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     st.decimals("0.000001", 10_000, places=6),
     st.decimals("0.000001", 1_000, places=6),

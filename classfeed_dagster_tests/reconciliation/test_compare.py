@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.reconciliation.compare import RowClass, compare, nothing_to_compare
 from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule, RuleError, Tolerance
+from classfeed_dagster_tests.fixtures.examples import examples
 
 TODAY = dt.date(2025, 3, 13)
 RULE = Rule(
@@ -63,7 +64,7 @@ def tolerant(**tolerance: Any) -> Rule:
 PLANTS = ("change", "drop_left", "drop_right", "double_left", "double_right", "unparseable", "exclude")
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(20)
 @given(data=st.data(), rows=st.integers(0, 40), staged=st.booleans())
 def test_found_is_planted(data: st.DataObject, rows: int, staged: bool) -> None:
     amounts = st.decimals(-(10**12), 10**12, places=2, allow_nan=False).map(lambda value: f"{value:.2f}")
@@ -133,7 +134,7 @@ def naive(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> Counter[st
     return found
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(10)
 @given(data=st.data())
 def test_it_agrees_with_a_naive_one_and_is_symmetric(data: st.DataObject) -> None:
     rows = st.lists(

@@ -8,13 +8,14 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stdnum import isin as isin_number
 from stdnum.au import abn as abn_number
 from stdnum.au import acn as acn_number
 
 from classfeed_dagster.simulation import identifiers
+from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.simulated_world import FIRST, Simulated
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "simulation.md"
@@ -103,7 +104,7 @@ def test_ten_thousand_identifiers_are_valid_distinct_and_nobodys() -> None:
     assert all(value.startswith("000") for value in made["account"])
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.integers(0, 10**6 - 1), st.integers(0, 10), st.integers(1, 9))
 def test_one_wrong_digit_never_stays_valid(number: int, at: int, off: int) -> None:
     abn = identifiers.abn(number)
@@ -111,7 +112,7 @@ def test_one_wrong_digit_never_stays_valid(number: int, at: int, off: int) -> No
     assert not abn_number.is_valid(wrong)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.integers(0, 10**6 - 1))
 def test_no_simulated_abn_is_a_companys(number: int) -> None:
     # A company's ABN is its ACN behind two digits; those in use are far below 990 000 000.

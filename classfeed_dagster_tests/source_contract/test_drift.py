@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.documents.lineage import column_exports
@@ -22,6 +22,7 @@ from classfeed_dagster.source_contract.schema_check import (
     check_schema,
     require_no_blocking_drift,
 )
+from classfeed_dagster_tests.fixtures.examples import examples
 
 B, W, N = Severity.BLOCKING, Severity.WARNING, Severity.NOTE
 Change = Callable[[str], SchemaVerdict]
@@ -367,7 +368,7 @@ def schemas(draw: st.DrawFn) -> Schema:
     return Schema("contract", tables)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(agreed=schemas(), live=schemas())
 def test_a_difference_is_found_exactly_where_schemas_differ(agreed: Schema, live: Schema) -> None:
     contract = replace(load_contract(), schema=agreed)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
@@ -26,6 +26,7 @@ from classfeed_dagster.source_contract.schema import (
 )
 from classfeed_dagster.source_contract.schema_check import check_schema
 from classfeed_dagster.source_contract.type_changes import TypeChange, family, type_change
+from classfeed_dagster_tests.fixtures.examples import examples
 
 TYPES = {
     "bigint": "BIGINT",
@@ -201,7 +202,7 @@ whole_tables = st.builds(
 )
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.builds(Schema, texts, st.dictionaries(texts, whole_tables, max_size=3)))
 def test_json_keeps_everything_and_is_canonical(schema: Schema) -> None:
     data = schema.to_json()

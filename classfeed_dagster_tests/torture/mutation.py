@@ -226,6 +226,7 @@ def _run_tests(mutant: Mutant | None, tests: list[str]) -> None:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = tempfile.gettempdir()
+    os.environ["CLASSFEED_TEST_EXAMPLES"] = "full"
     assert not [name for name in sys.modules if name.startswith("classfeed_dagster.")]
     if mutant is not None:
         name = "classfeed_dagster." + mutant.module.removesuffix(".py").replace("/", ".")
