@@ -18,6 +18,7 @@ import psutil
 import sqlalchemy as sa
 
 from classfeed_dagster.errors import ConfigurationError, Dependency, UnavailableError
+from classfeed_dagster.postgres_session import configure_sessions
 
 DATABASE = "bigsite"
 _HANDLES = ".handle_pids.json"
@@ -34,10 +35,13 @@ class EmbeddedPostgresError(UnavailableError):
 
 
 def engine_from(url: str) -> sa.Engine:
-    """An engine for ``url``; ``postgresql://`` means the installed driver, psycopg 3.
+    """Return an engine for ``url``; ``postgresql://`` means the installed driver, psycopg 3.
 
     Errors of this engine never show a statement's parameters, which may be personal data. ConfigurationError if
     ``url`` is not a SQLAlchemy URL (its text is not repeated: it may hold a password).
+    Its sessions have the settings of ``postgres_session``. Its errors never show a statement's parameters, which may
+    be personal data. ValueError if ``url`` is not a SQLAlchemy URL; the message omits the text, which may hold a
+    password.
     """
     try:
         parsed = sa.make_url(url)
@@ -51,7 +55,8 @@ def engine_from(url: str) -> sa.Engine:
     patience = (
         {} if "connect_timeout" in parsed.query or "psycopg" not in parsed.drivername else {"connect_timeout": 15}
     )
-    return sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=patience)
+    engine = sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True, connect_args=patience)
+    return configure_sessions(engine)
 
 
 def start(home: Path, database: str = DATABASE) -> str:

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from classfeed_dagster import trading_days
 
 if TYPE_CHECKING:
-    from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.postgres_session import configure_sessions
+from classfeed_dagster.runtime import Runtime
 
 _CONNECT_SECONDS = 5
 _STATEMENT_MILLISECONDS = 20_000
@@ -139,12 +140,10 @@ def changed_since(runtime: Runtime, recipient: str, questions: Sequence[Question
 
 def _engine(runtime: Runtime) -> sa.Engine:
     # A sensor has a minute for everything: a host that swallows packets must not use it up.
-    return sa.create_engine(
+    engine = sa.create_engine(
         runtime.engine.url,
         poolclass=sa.pool.NullPool,
         hide_parameters=True,
-        connect_args={
-            "connect_timeout": _CONNECT_SECONDS,
-            "options": f"-c statement_timeout={_STATEMENT_MILLISECONDS}",
-        },
+        connect_args={"connect_timeout": _CONNECT_SECONDS},
     )
+    return configure_sessions(engine, statement_timeout=f"{_STATEMENT_MILLISECONDS}ms")

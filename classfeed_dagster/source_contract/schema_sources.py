@@ -6,6 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from classfeed_dagster.postgres_session import configure_sessions
 from classfeed_dagster.source_contract.live_schema import live_schema
 from classfeed_dagster.source_contract.schema import Schema, SchemaUnreadableError
 from classfeed_dagster.source_contract.schema_history import NoSchemaKeptError, days_kept, schema_on
@@ -34,7 +35,7 @@ def schema_there(where: str, *, s3_endpoint_url: str | None = None) -> tuple[str
         raise SchemaUnreadableError(
             "--with names neither a file, nor a folder, nor s3://, nor a database's URL"
         ) from None
-    engine = sa.create_engine(url)
+    engine = configure_sessions(sa.create_engine(url))
     try:
         return url.render_as_string(hide_password=True), live_schema(engine)
     except sa.exc.OperationalError as error:

@@ -1,0 +1,43 @@
+"""Session settings of every connection to bigsite, whatever the database's or the role's defaults are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+STATEMENT_TIMEOUT = "2h"
+LOCK_TIMEOUT = "5min"
+# COPY's text and the driver's parsers depend on the first four.
+SETTINGS = {
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "iso_8601",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "search_path": "bigsite, public",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "idle_in_transaction_session_timeout": "0",
+    "lock_timeout": LOCK_TIMEOUT,
+}
+
+
+def configure_sessions(engine: sa.Engine, statement_timeout: str = STATEMENT_TIMEOUT) -> sa.Engine:
+    """Apply SETTINGS to each new connection of a PostgreSQL engine and return the engine."""
+    if engine.dialect.name != "postgresql":
+        return engine
+    settings = {**SETTINGS, "statement_timeout": statement_timeout}
+    statement = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
+
+    @sa.event.listens_for(engine, "connect")
+    def apply(connection: Any, _: object) -> None:
+        # A timeout of a few milliseconds, set as the database's default, must not stop the statement that lifts it.
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = 0")
+            cursor.execute(statement)
+        connection.commit()
+
+    return engine
