@@ -38,8 +38,9 @@ from classfeed_dagster.bigsite.landing import (
 )
 from classfeed_dagster.bigsite.late_rows import SentRows, find_late_rows
 from classfeed_dagster.bigsite.readiness import EndOfDay, SourceNotReadyError
-from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction, read_only
+from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction, UnreadableSourceError, read_only
 from classfeed_dagster.bigsite.sql_types import POSITION, Query
+from classfeed_dagster.bigsite.unreadable_values import MAX_VALUES, UnreadableValue
 from classfeed_dagster.store import ObjectStore
 
 _CONSENTS_AT_A_TIME = 10_000
@@ -63,7 +64,8 @@ class Snapshot(BaseModel, frozen=True):
     slices: tuple[PortfolioSlice, ...]
     shard_slices: int = 40  # how many of them are worked on together, where the work is shared out
     tables: dict[str, StoredTable]
-    unreadable_consents: tuple[int, ...] = ()  # ids of consents left out as unreadable, for people to mend
+    unreadable_consents: tuple[int, ...] = ()  # ids of consents left out as unreadable, for people to correct
+    unreadable_values: tuple[UnreadableValue, ...] = ()  # rows left out; the portfolios concerned are held back
     statements: int = 0  # how many bigsite was asked
     late_from: AwareDatetime | None = None  # start of the look-back for late rows; None: it was not looked for them
     late_rows: int = 0  # rows of closed windows that no earlier snapshot saw
@@ -120,8 +122,8 @@ def take_snapshot(
             reader = _Reader(Path(folder), wanted, end_of_day, ends, shard_slices=shard_slices)
             with ExitStack() as opened:
                 others = min(sessions, reader.shards) - 1
-                state = bigsite.state() if others > 0 else None
-                more = [opened.enter_context(read_only(engine, observe, state)) for _ in range(others)]
+                exported = bigsite.export_snapshot() if others > 0 else None
+                more = [opened.enter_context(read_only(engine, observe, exported)) for _ in range(others)]
                 reader.read([bigsite, *more], max_missing_share)
                 statements = [statement for session in (bigsite, *more) for statement in session.statements]
         snapshot_id = f"{started_at:%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}"
@@ -140,6 +142,7 @@ def take_snapshot(
         unreadable_consents=wanted.unreadable,
         late_from=None if sent is None else sent.since,
         late_rows=late_rows,
+        unreadable_values=reader.unreadable_values,
         statements=len(statements),
         consent_questions=sum(consent.asks_consent(statement) for statement in statements),
     )
@@ -243,7 +246,21 @@ class _Reader:
         self._slice_ends = ends
         self._shard_slices = shard_slices
         self._securities: set[int] = set()
+        self._unreadable: list[UnreadableValue] = []
         self.files: dict[str, RowGroups] = {}
+
+    @property
+    def unreadable_values(self) -> tuple[UnreadableValue, ...]:
+        """Values that could not be landed, in a stable order."""
+        return tuple(sorted(self._unreadable, key=lambda value: (value.table, value.key, value.column)))
+
+    def _report(self, value: UnreadableValue) -> None:
+        self._unreadable.append(value)
+        if len(self._unreadable) > MAX_VALUES:
+            raise UnreadableSourceError(
+                f"bigsite holds more than {MAX_VALUES} values that no feed can carry; one of them: {value.reason}. "
+                "Nothing was landed."
+            )
 
     @property
     def shards(self) -> int:
@@ -261,9 +278,10 @@ class _Reader:
         def land(query: Query) -> None:
             bigsite = idle.get()
             try:
-                self._land(
-                    query.table, query.schema, bigsite.copy(query.sql, self._wanted.parameters, query.read_schema)
+                batches = bigsite.copy(
+                    query.sql, self._wanted.parameters, query.read_schema, table=query.table, report=self._report
                 )
+                self._land(query.table, query.schema, batches)
             finally:
                 idle.put(bigsite)
 
@@ -275,7 +293,7 @@ class _Reader:
         for query in queries.REFERENCES:
             parameters = {**self._wanted.parameters, "securities": array(sorted(self._securities))}
             with RowGroups(self._folder / f"{query.table}.parquet", query.schema) as target:
-                batches = sessions[0].copy(query.sql, parameters, query.schema)
+                batches = sessions[0].copy(query.sql, parameters, query.schema, table=query.table, report=self._report)
                 target.write(pa.Table.from_batches(batches, schema=query.schema))
             self.files[query.table] = target
 

@@ -132,6 +132,7 @@ class RuleCount(Record):
     rule: str = Field(description="the rule's name")
     findings: PositiveInt = Field(description="how often the portfolio breaks it")
     subjects: tuple[str, ...] = Field(description="what breaks it: ids and codes, at most five, never names")
+    detail: str | None = Field(default=None, description="what is wrong, of the first finding; no personal data")
 
 
 class HeldBack(Record):

@@ -130,11 +130,15 @@ def _broken_rules(findings: pl.DataFrame) -> dict[str, tuple[RuleCount, ...]]:
     grouped = (
         findings.filter(pl.col("severity") == "QUARANTINE")
         .group_by("portfolio_number", "rule")
-        .agg(pl.len().alias("findings"), pl.col("subject").unique().sort().head(_SUBJECTS_SHOWN).alias("subjects"))
+        .agg(
+            pl.len().alias("findings"),
+            pl.col("subject").unique().sort().head(_SUBJECTS_SHOWN).alias("subjects"),
+            pl.col("detail").min(),
+        )
         .sort("portfolio_number", "rule")
     )
     broken: dict[str, tuple[RuleCount, ...]] = {}
-    for number, rule, count, subjects in grouped.iter_rows():
-        entry = RuleCount(rule=rule, findings=count, subjects=tuple(subjects))
+    for number, rule, count, subjects, detail in grouped.iter_rows():
+        entry = RuleCount(rule=rule, findings=count, subjects=tuple(subjects), detail=detail)
         broken[number] = (*broken.get(number, ()), entry)
     return broken

@@ -72,6 +72,21 @@ def history_begins_later(part: Slice, frames: Frames) -> pl.DataFrame:
     return _found(rows, "history_from", pl.format("history is shared from {} on", pl.col("history_from")))
 
 
+def unreadable_value(part: Slice, frames: Frames) -> pl.DataFrame:
+    """Portfolios with a row that was not landed because no feed can carry one of its values."""
+    del frames
+    values = [
+        (value.portfolio_id, value.table, value.reason) for value in part.unreadable if value.portfolio_id is not None
+    ]
+    return _unreadable(part.sending, "portfolio_id", values)
+
+
+def _unreadable(rows: pl.DataFrame, key: str, values: list[tuple[int, str, str]]) -> pl.DataFrame:
+    schema = {key: pl.Int64(), "subject": pl.String(), "detail": pl.String()}
+    found = rows.join(pl.DataFrame(values, schema=schema, orient="row"), on=key)
+    return _found(found, pl.col("subject"), pl.col("detail"))
+
+
 # --- account_details ------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +237,22 @@ def ambiguous_security(part: Slice, frames: Frames) -> pl.DataFrame:
     return _found(rows, _SECURITY, "two holdings of the portfolio have this exchange and code")
 
 
+def unreadable_holding_security(part: Slice, frames: Frames) -> pl.DataFrame:
+    """Portfolios with holdings of a security that has a value which was not landed."""
+    del frames
+    return _of_unreadable_securities(part)
+
+
+def _of_unreadable_securities(part: Slice) -> pl.DataFrame:
+    values = [
+        (value.security_id, value.table, value.reason) for value in part.unreadable if value.security_id is not None
+    ]
+    tables = [name for name, rows in part.tables.items() if {"portfolio_id", "security_id"} <= set(rows.columns)]
+    owners = [part.rows(name).select(NUMBER, "security_id") for name in tables] if values else []
+    none = pl.DataFrame(schema={NUMBER: pl.String(), "security_id": pl.Int64()})
+    return _unreadable(pl.concat([none, *owners]).unique(), "security_id", values)
+
+
 def holding_code(part: Slice, frames: Frames) -> pl.DataFrame:
     """Codes in holdings that aren't codes."""
     del part
@@ -242,6 +273,12 @@ def _bad_codes(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 # --- movement_transactions ------------------------------------------------------------------------------------------
+
+
+def unreadable_movement_security(part: Slice, frames: Frames) -> pl.DataFrame:
+    """Portfolios with movements of a security that has a value which was not landed."""
+    del frames
+    return _of_unreadable_securities(part)
 
 
 def unknown_transaction_type(part: Slice, frames: Frames) -> pl.DataFrame:

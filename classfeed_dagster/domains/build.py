@@ -150,8 +150,9 @@ def build_consented_portfolios(store: ObjectStore, snapshot: Snapshot, audience:
     def shard(slices: range) -> DomainShard:
         with open_slices(snapshot, store, TABLES[CONSENTED], slices) as landed:
             day = snapshot.business_date
+            late_from, values = snapshot.late_from, snapshot.unreadable_values
             parts = (
-                Slice(tables, audience, day, consented_portfolios(tables, audience, day), snapshot.late_from)
+                Slice(tables, audience, day, consented_portfolios(tables, audience, day), late_from, values)
                 for tables in landed
             )
             return _build(store, snapshot, audience, CONSENTED, parts)
@@ -205,8 +206,9 @@ def build_domain_shard(
         SlicedFiles(store, {CONSENTED: consented.frames[CONSENTED]}, slices=slices) as sharing,
     ):
         day = snapshot.business_date
+        late_from, values = snapshot.late_from, snapshot.unreadable_values
         parts = (
-            Slice(landed.slice(at), audience, day, sharing.slice(at)[CONSENTED], snapshot.late_from) for at in slices
+            Slice(landed.slice(at), audience, day, sharing.slice(at)[CONSENTED], late_from, values) for at in slices
         )
         made_from = _made_from(snapshot, audience, domain, consented, code_version)
         return _build(store, snapshot, audience, domain, parts, made_from)

@@ -51,7 +51,19 @@ def _warning(domain: str, check: Check, title: str, proves: str, do: str) -> Rul
     return Rule(check.__name__, domain, title, Severity.WARNING, f"{proves} If it fails: {do} {_GO_ON}", check)
 
 
+_UNREADABLE = (
+    "Every value of the rows concerned is a number or a date that a document can carry: not NaN, infinity or a "
+)
+_CORRECT = "correct the value that the reason names in bigsite and take a fresh snapshot."
+
 RULES: tuple[Rule, ...] = (
+    _quarantine(
+        "consented_portfolios",
+        breaches.unreadable_value,
+        "Values of the portfolio can be read",
+        _UNREADABLE + "year beyond 9999. A row with such a value is not landed.",
+        _CORRECT,
+    ),
     _warning(
         "consented_portfolios",
         breaches.history_begins_later,
@@ -135,6 +147,13 @@ RULES: tuple[Rule, ...] = (
     ),
     _quarantine(
         "investment_holdings",
+        breaches.unreadable_holding_security,
+        "Values of held securities can be read",
+        _UNREADABLE + "year beyond 9999. A price or code change with such a value is not landed.",
+        _CORRECT,
+    ),
+    _quarantine(
+        "investment_holdings",
         breaches.holding_missing,
         "Every security with units has an end-of-day holding",
         "bigsite's end of day covers every security whose ledger does not sum to zero.",
@@ -183,6 +202,13 @@ RULES: tuple[Rule, ...] = (
         "The recipient finds a security by exchange and code; a wrong ISIN beside them misleads people. It is the "
         "same for every holder, so it holds nobody back.",
         "correct the ISIN in bigsite's security.",
+    ),
+    _quarantine(
+        "movement_transactions",
+        breaches.unreadable_movement_security,
+        "Values of moved securities can be read",
+        _UNREADABLE + "year beyond 9999. A price or code change with such a value is not landed.",
+        _CORRECT,
     ),
     _quarantine(
         "movement_transactions",

@@ -14,6 +14,7 @@ from functools import cached_property
 import polars as pl
 
 from classfeed_dagster.bigsite.consent import Change
+from classfeed_dagster.bigsite.unreadable_values import UnreadableValue
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.trading_days import Window
 
@@ -30,6 +31,7 @@ class Slice:
     business_date: dt.date
     consented: pl.DataFrame
     late_from: dt.datetime | None = None  # the snapshot looked for rows of closed windows from here on
+    unreadable: tuple[UnreadableValue, ...] = ()  # values of the snapshot that could not be landed
 
     @cached_property
     def window(self) -> Window:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from classfeed_dagster import trading_days
+from classfeed_dagster.postgres_session import configure_sessions
 
 if TYPE_CHECKING:
-    from classfeed_dagster.postgres_session import configure_sessions
-from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.runtime import Runtime
 
 _CONNECT_SECONDS = 5
 _STATEMENT_MILLISECONDS = 20_000

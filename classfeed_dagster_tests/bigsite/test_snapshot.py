@@ -322,15 +322,21 @@ def test_text_and_numbers_arrive_exactly(bigsite_engine: sa.Engine, local_store:
     assert landed["holding_eod"]["ledger_units"].to_list() == [units - Decimal("0.000001")]
 
 
-def test_a_value_the_contract_does_not_admit_stops_the_run_without_showing_it(
+def test_a_value_no_feed_can_carry_is_listed_and_its_row_is_not_landed(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
+    before = take(bigsite_engine, local_store)[1]["cash_transaction"]
     with bigsite_engine.begin() as connection:
-        connection.execute(sa.text("UPDATE bigsite.cash_transaction SET amount = 'NaN'"))
-    with pytest.raises(SourceReadError, match="nothing was landed") as caught:
-        take_snapshot(bigsite_engine, local_store, DAY, [CLASS])
-    assert caught.value.__cause__ is None
-    assert list(local_store.list("")) == []
+        bad = connection.execute(
+            sa.text(
+                "UPDATE bigsite.cash_transaction SET amount = 'NaN', description = E'a\\n\"b\"' WHERE cash_transaction_id "
+                "= (SELECT max(cash_transaction_id) FROM bigsite.cash_transaction) RETURNING cash_transaction_id"
+            )
+        ).scalar_one()
+    snapshot, landed = take(bigsite_engine, local_store)
+    wrong = {(value.table, value.column, value.problem) for value in snapshot.unreadable_values}
+    assert ("cash_transaction", "amount", "is not a number") in wrong
+    assert landed["cash_transaction"].equals(before.filter(pl.col("cash_transaction_id") != bad))
 
 
 def test_a_source_that_fails_half_way_lands_nothing(

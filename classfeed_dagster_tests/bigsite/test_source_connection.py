@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite.source_connection import UnsupportedSourceError, _CopyText, read_only
+from classfeed_dagster.bigsite import source_connection
+from classfeed_dagster.bigsite.source_connection import UnsupportedSourceError, read_only
 from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
 
@@ -80,20 +81,19 @@ FROM generate_series(1, %(last)s::int) AS n WHERE DATE '2023-01-03' <= %(day)s O
         assert list(reading.fetch(query, {**parameters, "last": 0}, schema)) == []
 
 
-def test_the_text_of_a_copy_reads_like_a_file(bigsite_engine: sa.Engine) -> None:
-    # Arrow reads it from a thread of its own; read here, it is seen to lose nothing at any size.
+def test_blocks_of_a_copy_end_at_rows_and_lose_nothing(
+    bigsite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_connection, "_BLOCK", 50)
+    copy = "COPY (SELECT n, E'a\\n' || n FROM generate_series(1, 3000) n) TO STDOUT (FORMAT csv)"
     with bigsite_engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
-        with driver.cursor() as cursor, cursor.copy("COPY (SELECT generate_series(1, 3000)) TO STDOUT") as source:
-            text = _CopyText(source)
-            assert text.readable()
-            assert not text.empty()
-            pieces = [text.read(size) for size in (0, 1, 5, 4000)]
-            assert [len(piece) for piece in pieces] == [0, 1, 5, 4000]
-            pieces.append(text.read())
-            assert text.read(10) == b""
-    assert b"".join(pieces) == "".join(f"{number}\n" for number in range(1, 3001)).encode()
+        with driver.cursor() as cursor, cursor.copy(copy) as source:
+            blocks = list(source_connection._blocks(source))
+    assert b"".join(blocks) == "".join(f'{n},"a\n{n}"\n' for n in range(1, 3001)).encode()
+    assert len(blocks) > 500
+    assert all(block.endswith(b'"\n') for block in blocks)
 
 
 def test_a_bigsite_that_is_not_there_is_said_so_without_its_address() -> None:

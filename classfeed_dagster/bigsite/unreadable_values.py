@@ -1,0 +1,126 @@
+"""Values that bigsite can store and a feed cannot carry: NaN, infinity, years beyond 9999.
+
+A row with such a value is not landed. The snapshot lists it, and the portfolios concerned are held back with it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+from pydantic import BaseModel
+
+MAX_VALUES = 10_000  # more are a fault of the whole source, not of some rows
+
+_DATE_FORM = r"^\d{4}-\d{2}-\d{2}$"
+_INSTANT_FORM = r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}(\.\d{1,6})?[+-]\d{2}(:\d{2}){0,2}$"
+# The column that identifies a row, for people who look for it in bigsite; ledgers have ``<table>_id``.
+_KEYS = {
+    "holding_eod": "security_id",
+    "opening_units": "security_id",
+    "opening_cash": "cash_account_id",
+    "cash_balance_eod": "cash_account_id",
+    "repeated_confirmation": "confirmation_number",
+    "security_code_change": "security_id",
+    "security_price": "security_id",
+}
+
+
+class UnreadableValue(BaseModel, frozen=True):
+    """One value that cannot be landed.
+
+    Attributes:
+        table: the landed table
+        key: what identifies the row in bigsite, as ``<column> <value>``
+        column: the landed column
+        problem: what is wrong with the value, without the value
+        portfolio_id: the portfolio concerned; None for reference data
+        security_id: the security concerned, for reference data
+    """
+
+    table: str
+    key: str
+    column: str
+    problem: str
+    portfolio_id: int | None = None
+    security_id: int | None = None
+
+    @property
+    def reason(self) -> str:
+        """One sentence for people: table, row, column, problem and remedy."""
+        return f"{self.table}.{self.column} of the row with {self.key} {self.problem}: correct the row in bigsite"
+
+
+# Takes the columns' texts and the column at fault: see ``readable_rows``.
+Report = Callable[[UnreadableValue], None]
+
+
+def parse_rows(block: bytes, schema: pa.Schema) -> pa.Table:
+    """Return the rows of a block of COPY's CSV, typed as ``schema``; ArrowInvalid if a value has another form."""
+    return pa_csv.read_csv(
+        io.BytesIO(block),
+        read_options=pa_csv.ReadOptions(column_names=schema.names, block_size=len(block)),
+        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa_csv.ConvertOptions(
+            column_types=schema,
+            null_values=[""],
+            true_values=["t"],
+            false_values=["f"],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+
+
+def readable_rows(table: str, block: bytes, schema: pa.Schema, report: Report) -> pa.Table:
+    """Return the rows of a block whose values all have their column's form, and report the other values."""
+    texts = parse_rows(block, pa.schema([pa.field(name, pa.string()) for name in schema.names]))
+    readable = np.ones(texts.num_rows, dtype=bool)
+    for field in schema:
+        form = _form(field.type)
+        if form is None:
+            continue
+        matches: Any = pc.match_substring_regex(texts.column(field.name), form)
+        obeys = np.array([match is not False for match in matches.to_pylist()], dtype=bool)  # null obeys every form
+        for row in texts.filter(pa.array(~obeys)).to_pylist():
+            report(_unreadable(table, field, row))
+        readable &= obeys
+    target = io.BytesIO()
+    pa_csv.write_csv(texts.filter(pa.array(readable)), target, pa_csv.WriteOptions(include_header=False))
+    return parse_rows(target.getvalue(), schema) if target.tell() else schema.empty_table()
+
+
+def _form(dtype: pa.DataType) -> str | None:
+    if isinstance(dtype, pa.Decimal128Type):
+        return rf"^-?\d{{1,{dtype.precision - dtype.scale}}}(\.\d{{1,{dtype.scale}}})?$"
+    if pa.types.is_date(dtype):
+        return _DATE_FORM
+    return _INSTANT_FORM if pa.types.is_timestamp(dtype) else None
+
+
+def _unreadable(table: str, field: pa.Field[Any], row: dict[str, str | None]) -> UnreadableValue:
+    key = _KEYS.get(table, f"{table}_id")
+    portfolio, security = row.get("portfolio_id"), row.get("security_id")
+    return UnreadableValue(
+        table=table,
+        key=f"{key} {row[key]}",
+        column=field.name,
+        problem=_problem(field.type, row[field.name] or ""),
+        portfolio_id=None if portfolio is None else int(portfolio),
+        security_id=int(security) if portfolio is None and security is not None else None,
+    )
+
+
+def _problem(dtype: pa.DataType, text: str) -> str:
+    if "infinity" in text.lower():
+        return "is infinite"
+    if text == "NaN":
+        return "is not a number"
+    if isinstance(dtype, pa.Decimal128Type):
+        return f"has more than {dtype.precision - dtype.scale} digits before the decimal point"
+    return "lies outside the years 0001 to 9999"

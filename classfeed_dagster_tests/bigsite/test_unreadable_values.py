@@ -1,0 +1,146 @@
+"""Values that no feed can carry: each holds back its own portfolio, named by table, row and column; the rest goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite import snapshot, tables
+from classfeed_dagster.bigsite.queries import CONSENT_TABLE, SCHEMAS
+from classfeed_dagster.bigsite.source_connection import UnreadableSourceError
+from classfeed_dagster.errors import CauseKind
+from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio, Row
+from classfeed_dagster_tests.fixtures.desk import Desk, desk
+
+__all__ = ["desk"]
+DAY = "2026-03-02"
+TO_COME = {("income", "recorded_at"), ("security_price", "price_date"), ("security_code_change", "effective_on")}
+DATES = ("infinity", "-infinity", "20020-04-07", "0044-03-15 BC")
+LANDED = (
+    tables.portfolio,
+    tables.cash_account,
+    tables.holding_eod,
+    tables.cash_balance_eod,
+    tables.trade,
+    tables.security_movement,
+    tables.income,
+    tables.cash_transaction,
+    tables.security_price,
+    tables.security_code_change,
+    tables.data_sharing_consent,
+)
+
+
+@dataclass
+class Case:
+    """One poison value in one column of one portfolio's row."""
+
+    column: sa.Column[Any]
+    value: str
+    portfolio: Portfolio
+    row: Row
+
+
+def poison_of(column: sa.Column[Any]) -> tuple[str, ...]:
+    if isinstance(column.type, sa.Numeric):
+        return ("NaN",)
+    return DATES if isinstance(column.type, sa.Date | sa.DateTime) else ()
+
+
+def customer(desk: Desk, number: str) -> dict[sa.Table, Row]:
+    """A portfolio with a row in every landed table, each security its own."""
+    bigsite = desk.bigsite
+    share = bigsite.security(f"X{len(bigsite.portfolios):03d}", price={DAY: "45.50"})
+    price = bigsite.rows[tables.security_price][-1]
+    renamed = bigsite.code_change(share, "2026-03-01", f"Y{len(bigsite.portfolios):03d}")
+    one = bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z", expires_at="2027-02-20T00:00:00Z")
+    one.deposit("10000.00", "2026-02-23")
+    trade = one.buy(share, "100", "45.00", "2026-02-24")
+    moved = one.security_movement(share, "TRANSFER_IN", "5", on="2026-02-25")
+    one.dividend(share, "0.10", on="2026-02-27")
+    return {
+        tables.portfolio: one.row,
+        tables.cash_account: one.accounts[0],
+        tables.trade: trade,
+        tables.security_movement: moved,
+        tables.income: one.ledger[tables.income][-1],
+        tables.cash_transaction: one.ledger[tables.cash_transaction][0],
+        tables.security_price: price,
+        tables.security_code_change: renamed,
+        tables.data_sharing_consent: one.consents[-1],
+    }
+
+
+def end_of_day_row(desk: Desk, table: sa.Table, portfolio: Portfolio) -> Row:
+    owner = portfolio.row if table is tables.holding_eod else portfolio.accounts[0]
+    (key,) = (column.name for column in owner.table.primary_key)
+    return next(row for row in desk.bigsite.rows[table] if row[key] == owner[key])
+
+
+@pytest.fixture
+def cases(desk: Desk) -> list[Case]:
+    """Every poison value in every column of every landed table, each at a customer of its own."""
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": 1})
+    found: list[tuple[sa.Column[Any], str, Portfolio, dict[sa.Table, Row]]] = []
+    for table in LANDED:
+        for column in table.c:
+            for value in poison_of(column):
+                rows = customer(desk, f"SW{len(found) + 1:08d}")
+                found.append((column, value, desk.bigsite.portfolios[-1], rows))
+    for number in ("SW90000001", "SW90000002"):
+        customer(desk, number)
+    desk.end_of_day(DAY)
+    made = []
+    for column, value, portfolio, rows in found:
+        row = rows.get(column.table) or end_of_day_row(desk, column.table, portfolio)
+        made.append(Case(column, value, portfolio, row))
+    with desk.runtime.engine.begin() as connection:
+        for case in made:
+            keys = sa.and_(*(key == case.row[key.name] for key in case.column.table.primary_key))
+            poison = sa.cast(sa.literal(case.value, sa.String), case.column.type)
+            connection.execute(sa.update(case.column.table).where(keys).values({case.column.name: poison}))
+    return made
+
+
+def test_every_poison_value_holds_back_its_own_portfolio_alone(desk: Desk, cases: list[Case]) -> None:
+    report = desk.run(DAY)
+    assert report.outcome == "delivered", report.message
+    manifest = desk.manifest(DAY)
+    sent = set(desk.records(DAY)["accounts"]["portfolio_number"])
+    assert {"SW90000001", "SW90000002"} <= sent
+    reasons = {one.number: one.reason for one in manifest.held_back}
+    assert not sent & reasons.keys()
+    told = {case.portfolio.number for case in cases}
+    assert reasons.keys() <= told
+    silent = [case for case in cases if case.portfolio.number not in reasons]
+    assert [f"{case.column} {case.value}" for case in silent if not harmless(case)] == []
+    trade = next(case for case in cases if case.column is tables.trade.c.price)
+    (record,) = [one for one in desk.status(DAY).quarantined if one.number == trade.portfolio.number]
+    details = {rule.rule: rule.detail for rule in record.held_back.rules}
+    row = f"trade_id {trade.row.id}"
+    wrong = f"trade.price of the row with {row} is not a number: correct the row in bigsite"
+    assert details["unreadable_value"] == wrong
+
+
+def harmless(case: Case) -> bool:
+    """True if the value decides nothing: not read, a consent's (it excludes by itself), or of a row yet to come."""
+    table, column = case.column.table.name, case.column.name
+    to_come = case.value in ("infinity", "20020-04-07") and (table, column) in TO_COME
+    return column not in SCHEMAS[table].names or table == CONSENT_TABLE or to_come
+
+
+def test_too_many_values_are_a_fault_of_the_source(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit nothing is landed, and the cause is bad data: repair must not wait for bigsite to come back."""
+    monkeypatch.setattr(snapshot, "MAX_VALUES", 1)
+    for number in ("SW00000001", "SW00000002"):
+        customer(desk, number)
+    desk.end_of_day(DAY)
+    with desk.runtime.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE bigsite.trade SET price = 'NaN'"))
+    report = desk.run(DAY)
+    assert report.outcome == "stopped"
+    assert "more than 1 values that no feed can carry" in report.message
+    assert UnreadableSourceError.kind is CauseKind.DATA
