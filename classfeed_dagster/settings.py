@@ -19,6 +19,8 @@ from pydantic import AwareDatetime, Field, SecretStr, ValidationError, model_val
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from classfeed_dagster.errors import ConfigurationError
+
 
 class Environment(enum.StrEnum):
     """Environment of a process. Simulation is refused in ``prod``, a fixed clock outside ``local`` and ``dev``."""
@@ -29,7 +31,7 @@ class Environment(enum.StrEnum):
     PROD = "prod"
 
 
-class SettingsError(ValueError):
+class SettingsError(ConfigurationError):
     """Settings are missing or invalid. The message names all of them and repeats no value."""
 
 

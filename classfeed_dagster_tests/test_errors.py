@@ -78,7 +78,7 @@ def test_a_second_class_of_a_name_is_refused() -> None:
 
 def test_a_module_that_is_not_listed_is_refused() -> None:
     with pytest.raises(TypeError, match=r"add the module to errors\.DECLARED_IN"):
-        type("SomeError", (ClassfeedError,), {"__module__": "classfeed_dagster.settings"})
+        type("SomeError", (ClassfeedError,), {"__module__": "classfeed_dagster.schedules"})
 
 
 def test_every_exit_code_has_a_meaning() -> None:

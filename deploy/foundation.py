@@ -12,6 +12,7 @@ from aws_cdk import aws_route53resolver as resolver
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_secretsmanager as secrets
 from aws_cdk import aws_sqs as sqs
+from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from deploy.environments import ZONES, Deployment
@@ -38,6 +39,11 @@ class Foundation(Stack):
         self.queue = self._queue()
         self.secrets = {name: self._secret(name) for name in SECRETS if name != "dagster-database"}
         self.database = self._database()
+        # Its value is the operators': a change of the stack leaves it alone.
+        ssm.CfnParameter(
+            self, "Flags", name=deployment.flags_parameter, type="String", value="{}",
+            description="Switches of the feeds; see docs/cutover.md",
+        )  # fmt: skip
 
     def _key(self) -> kms.Key:
         key = kms.Key(

@@ -115,6 +115,7 @@ def code(deployment: Deployment) -> list[Statement]:
                            *STATES)),
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, RECORDS)),
         _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in STATES))),
+        _allow("KeepLastKnownSwitches", ["s3:PutObject"], _objects(deployment, ("switches/last-known.json",))),
         _allow("CloseIncidents", ["s3:DeleteObject"], _objects(deployment, ("incidents/*", "raised-incidents/*"))),
         _allow(
             "HearOfTheSource",
@@ -174,6 +175,7 @@ def watchdog(deployment: Deployment) -> list[Statement]:
         _list(deployment, ("delivered", "shadow", "chain", "heartbeats", *states)),
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, (
             "delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "heartbeats/*",
+            "switches/last-known.json",
             *(f"{one}/*" for one in states)))),
         _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in states))),
         _allow("CloseIncidents", ["s3:DeleteObject"], _objects(deployment, ("incidents/*", "raised-incidents/*"))),

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident
+from classfeed_dagster.feed_run.ssm_flags import FlagsProblem
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS, CauseKind
 from classfeed_dagster.repair.decisions import Action, Decision
 from classfeed_dagster.repair.run_events import CheckOutcome
@@ -108,6 +109,20 @@ def dead_letters(count: int) -> Incident:
         counts={"dead letters": count},
         doing="The other events went on. These wait in the dead-letter queue, each with its reason.",
         runbook="dead-letters",
+    )
+
+
+def unreadable_switches(problem: FlagsProblem) -> Incident:
+    """Return the incident of switches that cannot be read."""
+    return Incident(
+        key="unreadable-switches",
+        what=f"The feeds' switches cannot be read: {problem.reason}",
+        means="Deliveries continue as last switched; a switch turned now has no effect."
+        if problem.serving
+        else "Every feed is off until they can be read: the dates stay pending.",
+        doing="They are read again every few seconds.",
+        runbook="unreadable-switches",
+        page=not problem.serving,
     )
 
 

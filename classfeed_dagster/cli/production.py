@@ -1,19 +1,25 @@
-"""Commands of a deployment: create and migrate Dagster's database."""
+"""Commands of a deployment: create and migrate Dagster's database, show and turn switches."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 out = Console()
+_REASON_LENGTH = 10
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command()(migrate)
+    app.command()(flags)
+    app.command("flags-set")(flags_set)
 
 
 def migrate() -> None:
@@ -28,3 +34,59 @@ def migrate() -> None:
         raise typer.BadParameter("DAGSTER_HOME is not set: set it to the folder of dagster.yaml")
     result = migrate_storage(Path(home))
     out.print(f"{'created' if result.created else 'migrated'}: {result.tables} tables", highlight=False)
+
+
+def flags() -> None:
+    """Show the switches of every feed as they are now, their source, and who changed them last."""
+    from classfeed_dagster.feed_run.flags import flag_values, parameter_of, start_flags
+    from classfeed_dagster.feed_run.ssm_flags import FROM_SSM
+    from classfeed_dagster.feeds import FEEDS
+    from classfeed_dagster.settings import get_settings
+
+    settings = get_settings()
+    start_flags(settings, FEEDS)
+    table = Table("feed", "switch", "value")
+    for feed in FEEDS:
+        values = flag_values(feed, settings.env)
+        for name, value in values.recorded.items():
+            table.add_row(feed.name, name, str(value))
+    out.print(table)
+    out.print(f"source: {settings.flag_provider}", highlight=False)
+    if settings.flag_provider == FROM_SSM:
+        for version in parameter_of(settings).history()[-5:]:
+            at = f"{version.changed_at:%Y-%m-%d %H:%M}" if version.changed_at else "?"
+            out.print(f"version {version.version}  {at}  {version.changed_by}  {version.reason}", highlight=False)
+
+
+def flags_set(
+    switch: Annotated[str, typer.Argument(help="Switch, for example mode.")],
+    feed: Annotated[str, typer.Argument(help="Feed or recipient.")],
+    value: Annotated[str, typer.Argument(help="Value; `declared` removes the entry.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")],
+) -> None:
+    """Turn a switch of a feed in SSM, without a release. Parameter Store records who did it, when and why.
+
+    Takes effect with the next attempt, within a minute. Refused unless the AWS role may write the parameter.
+    """
+    from classfeed_dagster.feed_run.flags import parameter_of
+    from classfeed_dagster.feed_run.switch_values import DECLARED, check_values, parse_value
+    from classfeed_dagster.feed_run.switches import Switch
+    from classfeed_dagster.feeds import FEEDS
+    from classfeed_dagster.settings import get_settings
+
+    if len(reason.strip()) < _REASON_LENGTH:
+        raise typer.BadParameter(f"--reason needs at least {_REASON_LENGTH} characters")
+    parameter = parameter_of(get_settings())
+    current = parameter.read()
+    values = {name: dict(entries) for name, entries in json.loads(current.text).items()}
+    if switch not in set(Switch):
+        raise typer.BadParameter(f"there is no switch {switch}; there are {', '.join(Switch)}")
+    entries = values.setdefault(switch, {})
+    if value == DECLARED:
+        entries.pop(feed, None)
+    else:
+        entries[feed] = parse_value(Switch(switch), value)
+    values = {name: entries for name, entries in values.items() if entries}
+    check_values(values, FEEDS, "flags-set")
+    version = parameter.write(json.dumps(values, sort_keys=True), reason.strip(), after=current.version)
+    out.print(f"{switch} of {feed} is {value} from version {version} of {parameter.name} on", highlight=False)

@@ -8,94 +8,40 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from openfeature import api
 from openfeature.evaluation_context import EvaluationContext
-from openfeature.flag_evaluation import FlagEvaluationDetails, FlagResolutionDetails, FlagValueType, Reason
-from openfeature.provider import AbstractProvider, FeatureProvider, Metadata, ProviderStatus
+from openfeature.flag_evaluation import FlagEvaluationDetails, Reason
+from openfeature.provider import FeatureProvider, ProviderStatus
 from openfeature.provider.no_op_metadata import NoOpMetadata
 
 from classfeed_dagster.delivery.feed_mode import FeedMode
-from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feed_run.exclusion import exclude_each_other
+from classfeed_dagster.feed_run.ssm_flags import FROM_SSM, FlagsProblem, ParameterStore, SsmProvider
+from classfeed_dagster.feed_run.switch_values import (
+    DECLARED,
+    FROM_SETTINGS,
+    FlagSettingsError,
+    SettingsProvider,
+    check_values,
+)
 from classfeed_dagster.feed_run.switches import FeedFlags, Switch, chosen_format
 from classfeed_dagster.feeds.feed import STANDARD, Feed
 from classfeed_dagster.feeds.portfolios import Portfolios
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.settings import Environment, Settings
-from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster.stored_records import Record, from_json, sha256, to_json
 
 if TYPE_CHECKING:
     from classfeed_dagster.parity.report import Scorecard
 
+_SSM: list[SsmProvider] = []  # the provider in use, if it is SSM's
 DOMAIN = "classfeed"  # OpenFeature's word for the part of a process that a provider serves
-FROM_SETTINGS = "settings"
-_DECLARED = "declared"  # the variant that says: no opinion, the feed's declaration holds
-_YES_OR_NO = frozenset({Switch.INCLUDE_INCOME, Switch.INCLUDE_DRP})
 _V = TypeVar("_V")
-
-
-class FlagSettingsError(ConfigurationError):
-    """The settings switch something that does not exist, or to a value that means nothing."""
-
-
-class SettingsProvider(AbstractProvider):
-    """The in-process provider: values by switch, then by feed or recipient; the feed's own entry wins."""
-
-    def __init__(self, values: Mapping[str, Mapping[str, bool | str]]) -> None:
-        super().__init__()
-        self._values = values
-
-    def get_metadata(self) -> Metadata:
-        """The provider's name."""
-        return Metadata(name=FROM_SETTINGS)
-
-    def _resolve(
-        self, flag_key: str, default_value: _V, evaluation_context: EvaluationContext | None
-    ) -> FlagResolutionDetails[_V]:
-        context = evaluation_context or EvaluationContext()
-        entries: Mapping[str, Any] = self._values.get(flag_key, {})
-        for name in (context.targeting_key, context.attributes.get("recipient")):
-            if isinstance(name, str) and name in entries:
-                return FlagResolutionDetails(entries[name], reason=Reason.TARGETING_MATCH, variant=name)
-        return FlagResolutionDetails(default_value, reason=Reason.DEFAULT, variant=_DECLARED)
-
-    def resolve_boolean_details(
-        self, flag_key: str, default_value: bool, evaluation_context: EvaluationContext | None = None
-    ) -> FlagResolutionDetails[bool]:
-        """See OpenFeature."""
-        return self._resolve(flag_key, default_value, evaluation_context)
-
-    def resolve_string_details(
-        self, flag_key: str, default_value: str, evaluation_context: EvaluationContext | None = None
-    ) -> FlagResolutionDetails[str]:
-        """See OpenFeature."""
-        return self._resolve(flag_key, default_value, evaluation_context)
-
-    def resolve_integer_details(
-        self, flag_key: str, default_value: int, evaluation_context: EvaluationContext | None = None
-    ) -> FlagResolutionDetails[int]:
-        """See OpenFeature."""
-        return self._resolve(flag_key, default_value, evaluation_context)
-
-    def resolve_float_details(
-        self, flag_key: str, default_value: float, evaluation_context: EvaluationContext | None = None
-    ) -> FlagResolutionDetails[float]:
-        """See OpenFeature."""
-        return self._resolve(flag_key, default_value, evaluation_context)
-
-    def resolve_object_details(
-        self,
-        flag_key: str,
-        default_value: Sequence[FlagValueType] | Mapping[str, FlagValueType],
-        evaluation_context: EvaluationContext | None = None,
-    ) -> FlagResolutionDetails[Sequence[FlagValueType] | Mapping[str, FlagValueType]]:
-        """See OpenFeature."""
-        return self._resolve(flag_key, default_value, evaluation_context)
 
 
 def start_flags(settings: Settings, feeds: Iterable[Feed]) -> None:
@@ -105,19 +51,49 @@ def start_flags(settings: Settings, feeds: Iterable[Feed]) -> None:
     nothing: a misspelt switch would be a dead one. A provider that can't be reached is no error here; until it
     answers, every feed is off.
     """
+    declared = tuple(feeds)
     if settings.flag_provider == FROM_SETTINGS:
-        provider: FeatureProvider = SettingsProvider(_checked(settings.flags, tuple(feeds)))
-    else:
-        if settings.flags:
-            raise FlagSettingsError(
-                f"CLASSFEED_FLAGS would do nothing: {settings.flag_provider} answers for switches. Unset one of the two"
-            )
-        provider = _made(settings.flag_provider)
-    use_provider(provider)
+        use_provider(SettingsProvider(check_values(settings.flags, declared)))
+        return
+    if settings.flags:
+        raise FlagSettingsError(
+            f"CLASSFEED_FLAGS would do nothing: {settings.flag_provider} answers for switches. Unset one of the two"
+        )
+    use_provider(_ssm(settings, declared) if settings.flag_provider == FROM_SSM else _made(settings.flag_provider))
+
+
+def flags_problem() -> FlagsProblem | None:
+    """Return why the switches cannot be read at present, or None."""
+    return _SSM[-1].problem if _SSM else None
+
+
+def parameter_of(settings: Settings) -> ParameterStore:
+    """Return the SSM parameter of the switches. FlagSettingsError if the settings name none."""
+    if settings.flag_provider != FROM_SSM or settings.flags_parameter is None:
+        raise FlagSettingsError(
+            f"switches come from {settings.flag_provider}, not from SSM: change CLASSFEED_FLAGS, or set "
+            "CLASSFEED_FLAG_PROVIDER=ssm and CLASSFEED_FLAGS_PARAMETER"
+        )
+    return ParameterStore(settings.flags_parameter, settings.ssm_endpoint_url)
+
+
+def _ssm(settings: Settings, feeds: Sequence[Feed]) -> SsmProvider:
+    parameter = parameter_of(settings)
+    store = open_store(settings.store_location, s3_endpoint_url=settings.s3_endpoint_url)
+    provider = SsmProvider(
+        parameter,
+        lambda values: check_values(values, feeds, parameter.name),
+        store,
+        seconds=settings.flags_seconds,
+    )
+    _SSM[:] = [provider]
+    return provider
 
 
 def use_provider(provider: FeatureProvider) -> None:
     """Let ``provider`` answer from now on, whether it is reachable or not."""
+    if provider not in _SSM:
+        _SSM.clear()
     try:
         api.set_provider_and_wait(provider, DOMAIN)
     except Exception as error:  # a provider may raise anything; it stays set, and its flags are errors until it answers
@@ -239,7 +215,7 @@ def _answer(switch: Switch, details: FlagEvaluationDetails[_V], declared: _V, er
     if details.error_code is not None or details.reason == Reason.ERROR:
         errors.append(f"{switch}: {details.error_code or Reason.ERROR}")
         return declared
-    return declared if details.variant == _DECLARED else details.value
+    return declared if details.variant == DECLARED else details.value
 
 
 def _read(switch: Switch, read: Callable[[str], _V], text: str, safe: _V, errors: list[str]) -> _V:
@@ -252,38 +228,6 @@ def _read(switch: Switch, read: Callable[[str], _V], text: str, safe: _V, errors
 
 def _off(feed: Feed, provider: str, errors: Sequence[str]) -> FeedFlags:
     return FeedFlags(feed.name, FeedMode.OFF, provider=provider, errors=tuple(errors))
-
-
-def _checked(
-    values: Mapping[str, Mapping[str, bool | str]], feeds: Sequence[Feed]
-) -> Mapping[str, Mapping[str, bool | str]]:
-    for name, entries in values.items():
-        if name not in {switch.value for switch in Switch}:
-            raise FlagSettingsError(f"CLASSFEED_FLAGS: there is no switch {name!r}; there are {', '.join(Switch)}")
-        for whose, value in entries.items():
-            concerned = [feed for feed in feeds if whose in (feed.name, feed.recipient)]
-            if not concerned:
-                raise FlagSettingsError(f"CLASSFEED_FLAGS: {name}: there is no feed or recipient {whose!r}")
-            for feed in concerned:
-                _check_value(Switch(name), feed, value)
-    return values
-
-
-def _check_value(switch: Switch, feed: Feed, value: bool | str) -> None:
-    if isinstance(value, bool) is not (switch in _YES_OR_NO):
-        raise FlagSettingsError(
-            f"CLASSFEED_FLAGS: {switch} of {feed.name} must be {'true or false' if switch in _YES_OR_NO else 'text'}"
-        )
-    try:
-        match switch:
-            case Switch.MODE:
-                FeedMode(str(value))
-            case Switch.PORTFOLIOS:
-                Portfolios.of(str(value))
-            case Switch.RENDERING:
-                chosen_format(feed, FeedFlags(feed.name, FeedMode.OFF, rendering=str(value)))
-    except ValueError as error:
-        raise FlagSettingsError(f"CLASSFEED_FLAGS: {switch} of {feed.name}: {error}") from None
 
 
 def _made(path: str) -> FeatureProvider:

@@ -46,6 +46,8 @@ BREAK = Incident(key="breaks.class_super", what="2 < 3 & <!channel>", means="Som
 def settings(board: Switchboard) -> Settings:
     return Settings(
         env="prod",
+        store_url="s3://bucket",
+        first_business_date=dt.date(2026, 3, 2),
         slack_token="xoxb-local",
         slack_url=f"{board.url}/api/",
         pagerduty_key="key",

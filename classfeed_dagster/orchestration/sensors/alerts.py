@@ -10,6 +10,7 @@ from classfeed_dagster.alerting.incidents import raised, sync_incidents
 from classfeed_dagster.alerting.pagerduty import pager
 from classfeed_dagster.alerting.reconciliation_alerts import proof_incidents
 from classfeed_dagster.alerting.slack import messenger
+from classfeed_dagster.feed_run.flags import flags_problem
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.run_history import events_of, run_reader
@@ -59,6 +60,8 @@ def alert_sensor(
             held_back_alert=settings.held_back_alert,
         )
         current += proof_incidents(runtime, gathered)
+        if (problem := flags_problem()) is not None:
+            current.append(alerts.unreadable_switches(problem))
         opened, revised, recovered = sync_incidents(
             store, [*current, *raised(store)], (messenger(settings), pager(settings)), now
         )
