@@ -152,7 +152,7 @@ def test_caches_are_keyed_on_the_lock() -> None:
 
 def test_the_night_does_what_is_too_long_for_the_day() -> None:
     jobs = WORKFLOWS["nightly.yml"]["jobs"]
-    assert set(jobs) == {"torture", "mutation", "audit"}
+    assert set(jobs) == {"torture", "properties", "mutation", "audit"}
     makefile = (ROOT / "Makefile").read_text()
     for name, body in jobs.items():
         # The project's own commands, which anybody can run.
