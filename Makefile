@@ -76,6 +76,8 @@ lint: setup ## format, style, types, the order of the packages
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/deptry classfeed_dagster --no-ansi
+	@$(BIN)/codespell $$(git ls-files)
 
 lint-deploy: .deploy-tools/.installed ## templates, Dockerfile, workflows and scripts: made by the code, and by the linters
 	@.deploy-tools/bin/python -m deploy.lint
