@@ -71,11 +71,12 @@ celery: setup ## a date's steps on two Celery workers apart, same bytes as in on
 bench: setup ## speed and memory, as ratios to named baselines in the same run: a quarter of an hour; BENCH=--help
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-lint: setup ## format, style, types, the order of the packages
+lint: setup ## format, style, types, order of the packages, dead code, dependencies, spelling
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/vulture
 	@$(BIN)/deptry classfeed_dagster --no-ansi
 	@$(BIN)/codespell $$(git ls-files)
 

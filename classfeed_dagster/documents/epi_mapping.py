@@ -321,7 +321,7 @@ SECTIONS = (
     Section("InvestmentHoldings", "investment_holdings", INVESTMENT_HOLDING, "InvestmentHoldings"),
     Section("MovementTransactions", "movement_transactions", MOVEMENT_TRANSACTION, "MovementTransactions"),
 )
-DETAILS_SECTION, BALANCES_SECTION, HOLDINGS_SECTION, MOVEMENTS_SECTION = (section.name for section in SECTIONS)
+_, BALANCES_SECTION, HOLDINGS_SECTION, MOVEMENTS_SECTION = (section.name for section in SECTIONS)
 
 CONTROL_TOTALS = "ControlTotals"
 CURRENCY_TOTAL = "CurrencyTotal"

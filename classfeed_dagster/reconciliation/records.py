@@ -171,4 +171,3 @@ MOVEMENTS = RecordKind(
 )
 
 KINDS = (ACCOUNTS, CASH_ACCOUNTS, BALANCES, HOLDINGS, MOVEMENTS)
-BY_NAME = {kind.name: kind for kind in KINDS}
