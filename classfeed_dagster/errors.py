@@ -48,6 +48,7 @@ DECLARED_IN = (
     "bigsite.source_connection",
     "cli.deliveries",
     "delivery.chain_integrity",
+    "delivery.ledger_rebuild",
     "cli.support",
     "documents.csv_reader",
     "documents.epi_reader",

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from classfeed_dagster.cli import deliveries as cli_look
+from classfeed_dagster.cli import ledger as cli_ledger
 from classfeed_dagster.cli import lineage as cli_lineage
 from classfeed_dagster.cli import local as cli_local
 from classfeed_dagster.cli import operations as cli_operate
@@ -34,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
+cli_ledger.register(app)
 cli_lineage.register(app)
 cli_local.register(app)
 cli_look.register(app)

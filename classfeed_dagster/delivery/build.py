@@ -10,7 +10,7 @@ import datetime as dt
 import hashlib
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -210,7 +210,7 @@ def build_delivery(
         ThreadPoolExecutor(max_workers=1) as second,
     ):
         spool = _Spool(Path(folder), terms.paging(), terms.page_id)
-        parts = LedgerParts(Path(folder), terms)
+        parts = LedgerParts(Path(folder), document_format.ledgers, terms.last_of_shards)
         ahead: list[Future[KnownRecords]] = []
 
         def examine(on_page: range) -> None:
@@ -351,9 +351,10 @@ def content_digest(rendered: RenderedPortfolio) -> str:
 class LedgerParts:
     """The ledger rows of a build, in the parts that its shards make; none if the frames have no ledger rows."""
 
-    def __init__(self, folder: Path, terms: DeliveryContext) -> None:
+    def __init__(self, folder: Path, ledgers: frozenset[str], last_of_shards: Sequence[str]) -> None:
         self._folder = folder
-        self._terms = terms
+        self._ledgers = ledgers
+        self._last_of_shards = last_of_shards
         self._open: ExitStack = ExitStack()
         self._writers: list[PartWriter] = []
 
@@ -373,10 +374,9 @@ class LedgerParts:
         if not has_ledger_rows(frames):
             return
         numbers = frames["consented_portfolios"]["portfolio_number"]
-        part = part_of(numbers[0], self._terms.last_of_shards) if len(numbers) else 0
+        part = part_of(numbers[0], self._last_of_shards) if len(numbers) else 0
         if not self._writers or self._writers[-1].part < part:
-            ledgers = self._terms.document_format.ledgers
-            self._writers.append(self._open.enter_context(PartWriter(self._folder, part, ledgers)))
+            self._writers.append(self._open.enter_context(PartWriter(self._folder, part, self._ledgers)))
         self._writers[-1].add(frames, digests)
 
     def stage(self, store: ObjectStore, prefix: str) -> tuple[LedgerFile, ...]:

@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from classfeed_dagster.delivery.manifest import ChainEntry
 from classfeed_dagster.delivery.sent import identities_before, positions_at
 from classfeed_dagster.errors import DamagedRecordError, StaleBuildError
 from classfeed_dagster.ledger.files import (
@@ -37,15 +38,16 @@ _ORDER: tuple[Kind, ...] = ("records", "positions", "portfolios", "identities")
 
 
 def publish_ledger(
-    store: ObjectStore, feed: str, day: dt.date, revision: int, staged: StagedLedger, audience: RecipientSchedule
+    store: ObjectStore, entry: ChainEntry, position: int, staged: StagedLedger, audience: RecipientSchedule
 ) -> LedgerFiles | None:
-    """Create the ledger files of a revision; None if its keys hold another attempt's.
+    """Create the ledger files of the delivery at a place of the chain; None if its keys hold another attempt's.
 
     Positions are left out while an earlier date has no ledger. StaleBuildError if a staged file is gone.
     """
-    prefix = ledger_prefix(feed, day, revision)
-    previous = _positions_before(store, feed, audience, day)
-    known = identities_before(store, feed)
+    feed, day = entry.feed, entry.business_date
+    prefix = ledger_prefix(feed, day, entry.revision)
+    previous = _positions_before(store, feed, audience, day, position)
+    known = identities_before(store, feed, position)
     identities = FRAMES["identities"].empty() if known is None else known
     files: list[LedgerFile] = []
     try:
@@ -80,9 +82,11 @@ def in_order(files: Iterable[LedgerFile]) -> tuple[LedgerFile, ...]:
     return tuple(sorted(files, key=lambda file: (_ORDER.index(file.kind), file.part)))
 
 
-def _positions_before(store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date) -> pl.DataFrame | None:
+def _positions_before(
+    store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date, position: int
+) -> pl.DataFrame | None:
     previous = audience.previous(day)
-    return POSITIONS.empty() if previous is None else positions_at(store, feed, audience, previous)
+    return POSITIONS.empty() if previous is None else positions_at(store, feed, audience, previous, position)
 
 
 def _staged_frames(store: ObjectStore, staged: StagedLedger, part: int) -> dict[Kind, pl.DataFrame]:

@@ -163,10 +163,8 @@ class _Attempt:
             self._give_way(place, "its pages are those of another attempt, which stopped")
             return None
         ledger = None
-        if build.staged_ledger is not None:
-            ledger = publish_ledger(
-                store, build.feed, build.business_date, build.revision, build.staged_ledger, self.audience
-            )
+        if staged := build.staged_ledger:
+            ledger = publish_ledger(store, place.entry, place.position, staged, self.audience)
             if ledger is None:
                 self._give_way(place, "its ledger is that of another attempt, which stopped")
                 return None

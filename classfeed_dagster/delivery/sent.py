@@ -18,7 +18,7 @@ from pydantic import Field
 from classfeed_dagster.delivery.chain import chain_entry, last_place
 from classfeed_dagster.delivery.manifest import Manifest, read_manifest
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state
-from classfeed_dagster.ledger.files import FRAMES, SHA256, Kind, LedgerFiles, ledger_prefix, read_kind
+from classfeed_dagster.ledger.files import FRAMES, POSITIONS, SHA256, Kind, LedgerFiles, ledger_prefix, read_kind
 from classfeed_dagster.ledger.positions import roll_forward
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
@@ -97,31 +97,33 @@ class SentDate:
         return pl.concat(parts)
 
 
-def sent_date(store: ObjectStore, feed: str, day: dt.date) -> SentDate:
-    """Return what ``day`` sent."""
-    return SentDate(store, delivered_state(store, feed, day))
+def sent_date(store: ObjectStore, feed: str, day: dt.date, before: int | None = None) -> SentDate:
+    """Return what ``day`` sent; with ``before``, as it was when that place of the chain was claimed."""
+    state = delivered_state(store, feed, day)
+    if before is not None:
+        earlier = tuple(one for one in state.revisions if one.manifest.chain_position < before)
+        state = DeliveredState(feed, day, earlier)
+    return SentDate(store, state)
 
 
-def positions_at(store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date) -> pl.DataFrame | None:
+def positions_at(
+    store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date, before: int | None = None
+) -> pl.DataFrame | None:
     """Return the positions of ``day``; None if a delivery that they rest on has no ledger.
 
     A date's stored positions rest on those of the date before. If an earlier date was re-issued after ``day`` was
-    delivered, they are worked out again from that date on.
+    delivered, they are worked out again from that date on. ``before`` as in ``sent_date``.
     """
-    sent = sent_date(store, feed, day)
+    sent = sent_date(store, feed, day, before)
     if not sent.has_positions:
         return None
-    first = _reissued_since(store, feed, sent)
+    first = _reissued_since(store, feed, sent, before)
     if first is None:
         return sent.frame("positions")
     previous = audience.previous(first)
-    found = None if previous is None else positions_at(store, feed, audience, previous)
-    if found is None:
-        if previous is not None:
-            return None
-        found = FRAMES["positions"].empty()
+    found = POSITIONS.empty() if previous is None else positions_at(store, feed, audience, previous, before)
     for date in audience.dates_between(first, day):
-        found = roll_date(found, sent_date(store, feed, date), date)
+        found = None if found is None else roll_date(found, sent_date(store, feed, date, before), date)
     return found
 
 
@@ -135,12 +137,11 @@ def roll_date(previous: pl.DataFrame, sent: SentDate, day: dt.date) -> pl.DataFr
     return roll_forward(carried, sent.frame("records"), stated, full, day)
 
 
-def _reissued_since(store: ObjectStore, feed: str, sent: SentDate) -> dt.date | None:
+def _reissued_since(store: ObjectStore, feed: str, sent: SentDate, before: int | None) -> dt.date | None:
     # The earliest date before this one that was delivered again after this one's first delivery.
     first, _ = sent.ledgers[0]
-    last = last_place(store, feed)
     earlier: list[dt.date] = []
-    for position in range(first.chain_position + 1, (last.position if last else 0) + 1):
+    for position in range(first.chain_position + 1, _end(store, feed, before)):
         entry = chain_entry(store, feed, position)
         if entry.business_date < first.business_date and _delivered(store, feed, entry.business_date, entry.revision):
             earlier.append(entry.business_date)
@@ -170,10 +171,20 @@ def records_of(store: ObjectStore, feed: str, dates: Iterable[dt.date], columns:
     return pl.concat([empty, *parts])
 
 
-def identities_before(store: ObjectStore, feed: str) -> pl.DataFrame | None:
-    """Return every identity that the feed sent so far; None if its latest delivery has no ledger."""
+def _end(store: ObjectStore, feed: str, before: int | None) -> int:
+    # The first place of the chain that is not looked at.
+    if before is not None:
+        return before
     last = last_place(store, feed)
-    for position in range(last.position if last else 0, 0, -1):
+    return last.position + 1 if last else 1
+
+
+def identities_before(store: ObjectStore, feed: str, before: int | None = None) -> pl.DataFrame | None:
+    """Return every identity that the feed sent so far; None if its latest delivery has no ledger.
+
+    ``before`` as in ``sent_date``.
+    """
+    for position in range(_end(store, feed, before) - 1, 0, -1):
         entry = chain_entry(store, feed, position)
         key = manifest_key(feed, entry.business_date, entry.revision)
         try:

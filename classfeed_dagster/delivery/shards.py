@@ -156,7 +156,7 @@ def render_shard(
     plan = _read(store, ShardPlan, shared.shards[number].key)
     unchanged = 0
     with tempfile.TemporaryDirectory(prefix="classfeed-shard-") as folder:
-        parts = LedgerParts(Path(folder), terms)
+        parts = LedgerParts(Path(folder), terms.document_format.ledgers, terms.last_of_shards)
         with parts, RenderedWriter(Path(folder) / "rendered.parquet", terms.document_format.sections) as writer:
             for going, rendered, digest in rendered_portfolios(terms, plan.going, slices, parts.add):
                 if digest is None:

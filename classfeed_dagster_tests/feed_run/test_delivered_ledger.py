@@ -15,6 +15,12 @@ from openfeature import api
 
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.delivery.delivery_history import date_status
+from classfeed_dagster.delivery.ledger_rebuild import (
+    LandingGoneError,
+    _compared,
+    audit_positions,
+    rebuild_ledger,
+)
 from classfeed_dagster.delivery.publish import Outcome
 from classfeed_dagster.delivery.sent import SentDate, positions_at, sent_date
 from classfeed_dagster.delivery.verify import verify_feed
@@ -143,10 +149,72 @@ def test_a_row_that_became_visible_late_travels_once_in_the_next_date(morning: M
     assert not morning.reasons(TUESDAY)
 
 
+def test_a_row_of_a_transaction_open_during_the_snapshot_travels_in_the_next_date(morning: Morning) -> None:
+    assert morning.bigsite.engine is not None
+    with morning.bigsite.engine.connect() as open_connection:
+        late = morning.funds[0].deposit("123.45", FRIDAY, recorded_at="2020-04-03T12:59:58Z")
+        rows = morning.bigsite.rows[tables.cash_transaction]
+        open_connection.execute(sa.insert(tables.cash_transaction).values(late.values))
+        rows.remove(late)  # so that nothing but this transaction writes it
+        morning.run(FRIDAY)
+        open_connection.commit()
+        rows.append(late)
+    assert f"C{late.id}" not in morning.ids(FRIDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    assert morning.ids(MONDAY) == [f"C{late.id}"]
+    records = morning.sent(MONDAY).frame("records")
+    assert records["recorded_at"].to_list() == [dt.datetime(2020, 4, 3, 12, 59, 58, tzinfo=dt.UTC)]
+    assert not morning.reasons(MONDAY)
+
+
+def test_a_late_original_goes_before_its_reversal(morning: Morning) -> None:
+    morning.run(FRIDAY)
+    late = visible_late(morning, morning.funds[0], "50.00", "2020-04-03T12:00:00Z")
+    undone = morning.funds[0].reverse(late, "2020-04-06T01:00:00Z")
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    records = morning.sent(MONDAY).frame("records")
+    assert records["transaction_id"].to_list() == [f"C{late.id}", f"C{undone.id}"]
+    assert records["reverses"].to_list() == [None, f"C{late.id}"]
+    assert not morning.reasons(MONDAY)
+
+
+def test_a_fresh_snapshot_before_the_next_date_sends_the_late_row_itself(morning: Morning) -> None:
+    morning.run(FRIDAY)
+    late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
+    morning.end_of_day(FRIDAY)
+    morning.end_of_day(MONDAY)
+    work = attempt(morning.runtime, FEED, MONDAY, (FEED,))
+    prepare(work)
+    work.hold_back()
+    work.evaluate_checks(work.stage())  # staged with the late row, before the date before sends it
+    morning.run(FRIDAY, fresh=True)
+    assert f"C{late.id}" in morning.ids(FRIDAY)
+    work.publish()
+    assert f"C{late.id}" not in morning.ids(MONDAY)
+    assert not morning.reasons(MONDAY)
+
+
+def test_a_full_extract_has_every_visible_row_and_the_next_date_what_it_missed(morning: Morning) -> None:
+    morning.run(FRIDAY)
+    fund = morning.bigsite.portfolio("SW00005003").consent(granted_at="2020-04-05T23:00:00Z")
+    fund.deposit("10.00", "2020-04-01")
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    late = visible_late(morning, fund, "20.00", "2020-04-02T01:00:00Z", dt.date(2020, 4, 2))
+    morning.end_of_day(TUESDAY)
+    morning.run(TUESDAY)
+    assert f"C{late.id}" in morning.ids(TUESDAY)
+    assert morning.position(fund, TUESDAY) == Decimal("30.00")
+    assert not morning.reasons(TUESDAY)
+
+
 def test_a_row_that_vanished_holds_its_portfolio_back_with_the_difference(morning: Morning) -> None:
     morning.run(FRIDAY)
     gone = next(row for row in morning.bigsite.rows[tables.cash_transaction] if row["amount"] == Decimal("1000.00"))
-    morning.funds[0].ledger[tables.cash_transaction].remove(gone)
+    for rows in (morning.bigsite.rows, morning.funds[0].ledger):
+        rows[tables.cash_transaction].remove(gone)
     column = tables.cash_transaction.c.cash_transaction_id
     morning.execute(sa.delete(tables.cash_transaction).where(column == gone.id))
     morning.end_of_day(MONDAY)
@@ -200,3 +268,50 @@ def test_two_portfolios_that_swap_numbers_are_both_held_back(morning: Morning) -
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
     assert set(morning.reasons(MONDAY)) == {"SW00005001", "SW00005002"}
+
+
+def test_a_ledger_rebuilt_from_documents_and_landings_is_equal(morning: Morning) -> None:
+    morning.run(FRIDAY)
+    visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    morning.end_of_day(FRIDAY)
+    assert morning.run(FRIDAY, fresh=True).kind == "DELIVERED"
+    morning.end_of_day(TUESDAY)
+    morning.run(TUESDAY)
+    store = morning.runtime.store
+    rebuilt = list(rebuild_ledger(store, FEED.name, FEED.format, AUDIENCE))
+    assert [(one.business_date, one.revision, one.proven) for one in rebuilt] == [
+        (FRIDAY, 0, True),
+        (MONDAY, 0, True),
+        (FRIDAY, 1, True),
+        (TUESDAY, 0, True),
+    ]
+    before = {key: store.read(key) for key in store.list("ledger/")}
+    for key in before:
+        store.delete(key)
+    list(rebuild_ledger(store, FEED.name, FEED.format, AUDIENCE))
+    assert {key: store.read(key) for key in store.list("ledger/")} == before
+
+
+def test_rebuilding_without_the_landing_says_what_to_restore(morning: Morning) -> None:
+    outcome = morning.run(FRIDAY)
+    assert outcome.manifest is not None
+    morning.runtime.store.delete(outcome.manifest.snapshot.descriptor_key)
+    with pytest.raises(LandingGoneError, match="Restore landing/"):
+        list(rebuild_ledger(morning.runtime.store, FEED.name, FEED.format, AUDIENCE))
+
+
+@pytest.mark.parametrize("sample", [None, 1, 5])
+def test_an_audit_adds_up_every_record_and_names_a_wrong_position(morning: Morning, sample: int | None) -> None:
+    morning.run(FRIDAY)
+    morning.funds[0].deposit("5.50", MONDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    store = morning.runtime.store
+    found = list(audit_positions(store, FEED.name, AUDIENCE, sample=sample))
+    assert [one.business_date for one in found] == [FRIDAY, MONDAY]
+    assert not any(one.wrong for one in found)
+    rows = morning.sent(MONDAY).frame("positions")
+    wrong = _compared(MONDAY, rows.with_columns(pl.col("sent") + pl.lit(Decimal("0.01"))), rows)
+    assert len(wrong.wrong) == rows.height

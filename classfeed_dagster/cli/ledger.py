@@ -1,0 +1,72 @@
+"""Commands of the delivered ledger: ``classfeed ledger rebuild`` and ``classfeed audit``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from classfeed_dagster.cli.deliveries import FeedName, require_feed
+
+out = Console()
+_SHOWN = 20
+
+ledger = typer.Typer(help="The delivered ledger: what was sent, with bigsite's keys.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.add_typer(ledger, name="ledger")
+    app.command()(audit)
+
+
+@ledger.command()
+def rebuild(feed: FeedName = "class_super") -> None:
+    """Rebuild a feed's ledger from its documents and landings, for deliveries from before the ledger.
+
+    Deliveries that have a ledger are rebuilt as well and must come out equal. Safe to repeat. Exit code 3 if a
+    document, a landing or a ledger file contradicts the others.
+    """
+    from classfeed_dagster.delivery.delivery_history import live_and_shadow
+    from classfeed_dagster.delivery.ledger_rebuild import rebuild_ledger
+    from classfeed_dagster.runtime import Runtime
+
+    runtime = Runtime()
+    declared = require_feed(feed)
+    audience = declared.audience(runtime.settings.first_business_date)
+    done = 0
+    for one in rebuild_ledger(live_and_shadow(runtime.store, feed), feed, declared.format, audience):
+        done += 1
+        what = "proven equal" if one.proven else "rebuilt"
+        out.print(f"  {one.business_date} r{one.revision}: {one.records} record(s), {what}", highlight=False)
+    out.print(f"[green]done[/]  {feed}: {done} delivery(ies)", highlight=False)
+
+
+def audit(
+    feed: FeedName = "class_super",
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Only so many portfolios, another sample each date; default: all.")
+    ] = None,
+) -> None:
+    """Add up every record that a feed sent and compare each date's stored positions with the sums.
+
+    Exit code 3 if a position differs.
+    """
+    from classfeed_dagster.delivery.delivery_history import live_and_shadow
+    from classfeed_dagster.delivery.ledger_rebuild import audit_positions
+    from classfeed_dagster.runtime import Runtime
+
+    runtime = Runtime()
+    audience = require_feed(feed).audience(runtime.settings.first_business_date)
+    dates = positions = wrong = 0
+    for found in audit_positions(live_and_shadow(runtime.store, feed), feed, audience, sample=sample):
+        dates, positions, wrong = dates + 1, positions + found.positions, wrong + len(found.wrong)
+        for number, kind, key, stored, sums in found.wrong[:_SHOWN]:
+            out.print(
+                f"  [red]{found.business_date}: {number} {kind} {key}: {stored} stored, records add up to {sums}[/]",
+                highlight=False,
+            )
+    verdict = "[green]agrees[/]" if not wrong else "[bold red]DIFFERS[/]"
+    out.print(f"{verdict}  {feed}: {positions} position(s) of {dates} date(s), {wrong} wrong", highlight=False)
+    raise typer.Exit(3 if wrong else 0)

@@ -1,0 +1,224 @@
+"""Rebuilding a feed's ledger from its documents and landings, and auditing positions from records alone.
+
+The documents say which records went; the landed snapshot has bigsite's keys of them. A delivery that has a ledger is
+rebuilt as well: the files must come out equal, which proves the rebuilding.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+
+from classfeed_dagster.bigsite.snapshot import Snapshot
+from classfeed_dagster.delivery.build import LedgerParts
+from classfeed_dagster.delivery.chain import chain_entry, last_place
+from classfeed_dagster.delivery.ledger_publication import publish_ledger
+from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, read_manifest
+from classfeed_dagster.delivery.sent import RebuiltLedger, positions_at, rebuilt_key, roll_date, sent_date
+from classfeed_dagster.documents.document_format import DocumentFormat
+from classfeed_dagster.domains.build import build_consented_portfolios, build_domain, open_domains
+from classfeed_dagster.errors import DamagedRecordError, DataError
+from classfeed_dagster.ledger.files import POSITIONS, LedgerFiles, StagedLedger, ledger_prefix, read_kind
+from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.stored_records import manifest_key, sha256, to_json
+
+_KEY = ["portfolio_number", "transaction_id"]
+_CARRIED = ["units", "amount", "transaction_date", "transaction_type"]
+_INCOME = "I"  # the units of an income are what it was paid on: the ledger has none
+
+
+class LandingGoneError(DataError):
+    """The landed snapshot of a delivery was removed: bigsite's keys of its records are not known any more."""
+
+    def __init__(self, location: str, day: dt.date) -> None:
+        super().__init__(
+            f"{location}: the snapshot that {day.isoformat()} was made from is gone, and with it bigsite's keys of the "
+            "records. Restore landing/ of that date from the backup and run the command again."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """Outcome of rebuilding one delivery's ledger."""
+
+    business_date: dt.date
+    revision: int
+    records: int
+    proven: bool  # it had a ledger, and rebuilding gave equal files
+
+
+def rebuild_ledger(
+    store: ObjectStore, feed: str, document_format: DocumentFormat, audience: RecipientSchedule
+) -> Iterator[Rebuilt]:
+    """Rebuild the ledger of every delivery of ``feed``, in the order of the chain.
+
+    DamagedRecordError if a document, a landing or a ledger file contradicts the others.
+    """
+    last = last_place(store, feed)
+    for position in range(1, (last.position if last else 0) + 1):
+        entry = chain_entry(store, feed, position)
+        key = manifest_key(feed, entry.business_date, entry.revision)
+        try:
+            data = store.read(key)
+        except ObjectNotFoundError:
+            return  # the last place, whose attempt is under way
+        manifest = read_manifest(data, store.location(key))
+        if isinstance(manifest, Manifest):
+            yield _rebuild(store, document_format, audience, manifest, sha256(data))
+
+
+def _rebuild(
+    store: ObjectStore,
+    document_format: DocumentFormat,
+    audience: RecipientSchedule,
+    manifest: Manifest,
+    manifest_sha256: str,
+) -> Rebuilt:
+    feed, day, revision = manifest.feed, manifest.business_date, manifest.revision
+    staged = _stage(store, document_format, audience, manifest, manifest_sha256)
+    entry = ChainEntry(feed=feed, business_date=day, revision=revision)
+    ledger = publish_ledger(store, entry, manifest.chain_position, staged, audience)
+    prefix = ledger_prefix(feed, day, revision)
+    if ledger is None or (manifest.ledger is not None and ledger != manifest.ledger):
+        raise DamagedRecordError(store.location(prefix), "rebuilding gave other ledger files")
+    if manifest.ledger is None:
+        record = RebuiltLedger(manifest_sha256=manifest_sha256, ledger=ledger)
+        key = rebuilt_key(feed, day, revision)
+        if not store.create(key, to_json(record)) and store.read(key) != to_json(record):
+            raise DamagedRecordError(store.location(key), "rebuilding gave another ledger than before")
+    return Rebuilt(day, revision, sum(file.rows for file in ledger.of("records")), manifest.ledger is not None)
+
+
+def _stage(
+    store: ObjectStore,
+    document_format: DocumentFormat,
+    audience: RecipientSchedule,
+    manifest: Manifest,
+    manifest_sha256: str,
+) -> StagedLedger:
+    snapshot = _snapshot(store, manifest)
+    documents = _documents(store, document_format, manifest)
+    digests = {portfolio.number: portfolio.digest for portfolio in manifest.portfolios}
+    consented = build_consented_portfolios(store, snapshot, audience)
+    domains = [build_domain(store, snapshot, audience, name, consented) for name in document_format.domains]
+    prefix = f"staged/{manifest.feed}/{manifest.business_date.isoformat()}/ledger-{manifest_sha256[:32]}/"
+    last = tuple(snapshot.slices[shard.stop - 1].last for shard in snapshot.shards if len(shard))
+    with tempfile.TemporaryDirectory(prefix="classfeed-ledger-") as folder:
+        parts = LedgerParts(Path(folder), document_format.ledgers, last)
+        with parts, open_domains(store, [consented, *domains]) as slices:
+            for frames in slices:
+                parts.add(_as_delivered(frames, documents), digests)
+        files = parts.stage(store, prefix)
+    staged = StagedLedger(prefix=prefix, files=files)
+    _require_equal(store, manifest, staged, documents)
+    return staged
+
+
+def _snapshot(store: ObjectStore, manifest: Manifest) -> Snapshot:
+    key = manifest.snapshot.descriptor_key
+    try:
+        data = store.read(key)
+    except ObjectNotFoundError:
+        raise LandingGoneError(store.location(key), manifest.business_date) from None
+    if sha256(data) != manifest.snapshot.descriptor_sha256:
+        raise DamagedRecordError(store.location(key), "it isn't the descriptor that the manifest names")
+    return Snapshot.model_validate_json(data)
+
+
+def _documents(store: ObjectStore, document_format: DocumentFormat, manifest: Manifest) -> pl.DataFrame | None:
+    # The movements as the delivered pages have them; None if the format carries none.
+    parts = []
+    for page in manifest.pages:
+        with store.local_file(page.key) as path:
+            frames = document_format.read(path)
+        if "movement_transactions" in frames:
+            parts.append(frames["movement_transactions"].select(*_KEY, *_CARRIED))
+    return pl.concat(parts) if parts else None
+
+
+def _as_delivered(frames: Mapping[str, pl.DataFrame], documents: pl.DataFrame | None) -> dict[str, pl.DataFrame]:
+    kept = dict(frames)
+    if documents is not None and "movement_transactions" in kept:
+        kept["movement_transactions"] = kept["movement_transactions"].join(documents, on=_KEY, how="semi")
+    return kept
+
+
+def _require_equal(
+    store: ObjectStore, manifest: Manifest, staged: StagedLedger, documents: pl.DataFrame | None
+) -> None:
+    # Every movement of the document is in the ledger, with the document's figures, and no other is.
+    if documents is None:
+        return
+    files = LedgerFiles(files=tuple(file for file in staged.files if file.kind == "records"))
+    rows = read_kind(store, staged.prefix, files, "records", [*_KEY, *_CARRIED])
+    moved = pl.when(~pl.col("transaction_id").str.starts_with(_INCOME)).then(pl.col("units")).alias("units")
+    expected = documents.with_columns(moved).cast(dict(rows.schema)).sort(_KEY)  # type: ignore[arg-type]
+    if not rows.sort(_KEY).equals(expected.select(rows.columns)):
+        key = manifest_key(manifest.feed, manifest.business_date, manifest.revision)
+        raise DamagedRecordError(store.location(key), "its documents are not what its landed snapshot says")
+
+
+@dataclass(frozen=True, slots=True)
+class PositionAudit:
+    """Audit of one date's positions against the records of all dates up to it."""
+
+    business_date: dt.date
+    positions: int
+    wrong: tuple[tuple[str, str, int, Decimal, Decimal], ...]  # number, kind, key, stored, from records
+
+
+def audit_positions(
+    store: ObjectStore, feed: str, audience: RecipientSchedule, *, sample: int | None = None
+) -> Iterator[PositionAudit]:
+    """Add up every record from the first date on and compare each date's positions with the sums.
+
+    With ``sample``, only so many portfolios of the newest date, in an order that their keys alone decide.
+    """
+    dates = [day for day in _delivered_dates(store, feed, audience) if sent_date(store, feed, day).has_positions]
+    chosen = _sample(store, feed, dates, sample) if sample is not None and dates else None
+    found = POSITIONS.empty()
+    for day in dates:
+        sent = sent_date(store, feed, day)
+        found = roll_date(found, sent, day)
+        stored = positions_at(store, feed, audience, day)
+        if stored is None:
+            continue
+        yield _compared(day, _of(stored, chosen), _of(found, chosen))
+
+
+def _delivered_dates(store: ObjectStore, feed: str, audience: RecipientSchedule) -> list[dt.date]:
+    found = []
+    for day in audience.dates():
+        if not sent_date(store, feed, day).ledgers:
+            break
+        found.append(day)
+    return found
+
+
+def _sample(store: ObjectStore, feed: str, dates: list[dt.date], count: int) -> pl.Series:
+    ids = sent_date(store, feed, dates[-1]).frame("portfolios", ["portfolio_id"])["portfolio_id"]
+    # Another sample each date, the same whoever asks.
+    return ids.sort().sample(min(count, len(ids)), seed=dates[-1].toordinal())
+
+
+def _of(positions: pl.DataFrame, chosen: pl.Series | None) -> pl.DataFrame:
+    return positions if chosen is None else positions.filter(pl.col("portfolio_id").is_in(chosen.implode()))
+
+
+def _compared(day: dt.date, stored: pl.DataFrame, found: pl.DataFrame) -> PositionAudit:
+    key = ["portfolio_id", "portfolio_number", "kind", "key_id", "counts_on"]
+    zero = pl.lit(Decimal(0))
+    both = stored.select(*key, "sent").join(
+        found.select(*key, pl.col("sent").alias("_sent")), on=key, how="full", coalesce=True, nulls_equal=True
+    )
+    rows = both.with_columns(pl.col("sent").fill_null(zero), pl.col("_sent").fill_null(zero))
+    wrong = rows.filter(pl.col("sent") != pl.col("_sent")).sort(key)
+    listed = wrong.select("portfolio_number", "kind", "key_id", "sent", "_sent").rows()
+    return PositionAudit(day, stored.height, tuple(listed))
