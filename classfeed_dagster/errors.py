@@ -77,6 +77,8 @@ DECLARED_IN = (
     "parity.run",
     "reconciliation.compare",
     "reconciliation.delivered",
+    "reconciliation.document_layouts",
+    "reconciliation.epi_document",
     "reconciliation.rules",
     "repair.consent_events",
     "runtime",

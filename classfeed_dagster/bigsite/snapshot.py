@@ -70,6 +70,7 @@ class Snapshot(BaseModel, frozen=True):
     late_from: AwareDatetime | None = None  # start of the look-back for late rows; None: it was not looked for them
     late_rows: int = 0  # rows of closed windows that no earlier snapshot saw
     consent_questions: int = 0  # how many of them asked who consents: exactly one
+    visible_transactions: str = ""  # PostgreSQL's snapshot: proves later whether a row could be seen
 
     def key(self) -> str:
         """Where the descriptor is stored."""
@@ -112,6 +113,7 @@ def take_snapshot(
     with tempfile.TemporaryDirectory(prefix="classfeed-snapshot-") as folder:
         with read_only(engine, observe) as bigsite:
             started_at = bigsite.started_at
+            visible = str(bigsite.rows(sa.text("SELECT pg_current_snapshot()"))[0][0])
             if (snapshot_at or started_at) < trading_days.cutoff(business_date):
                 raise SourceNotReadyError(business_date, "the date is not over yet in Sydney", {})
             wanted = ask_consent(bigsite, business_date, due)
@@ -145,6 +147,7 @@ def take_snapshot(
         unreadable_values=reader.unreadable_values,
         statements=len(statements),
         consent_questions=sum(consent.asks_consent(statement) for statement in statements),
+        visible_transactions=visible,
     )
     store.create(snapshot.key(), snapshot.model_dump_json(indent=1).encode() + b"\n")
     return snapshot

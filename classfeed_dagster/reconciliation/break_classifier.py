@@ -1,12 +1,12 @@
-"""From differences to breaks: one break a cause, not one a symptom, each explained and traced.
+"""Breaks from differences: one break per cause, not per symptom, each explained and traced.
 
-A portfolio that is missing, extra, or differently consented is one break, not one a record. In a holding, a market
-value that follows from differing units or price is part of that break.
+A portfolio that is missing, extra, or differently consented is one break, not one per record. In a holding, a market
+value that follows from differing units or price is part of that break. A break folds only the differences that its
+cause decides: any other difference of the portfolio is a break of its own.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,8 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from classfeed_dagster.reconciliation.compare import Difference, RowClass
 from classfeed_dagster.reconciliation.delivered import Delivered, Revision
-from classfeed_dagster.reconciliation.explain import Circumstances, LateRow, explain, severity
+from classfeed_dagster.reconciliation.evidence import END_OF_DAY, Evidence
+from classfeed_dagster.reconciliation.explain import Circumstances, explain, severity
 from classfeed_dagster.reconciliation.records import RecordKind
 from classfeed_dagster.reconciliation.three_way import Key, LandingFaults, Row, Sides, merged
 from classfeed_dagster.warehouse.records import (
@@ -32,7 +33,7 @@ from classfeed_dagster.warehouse.records import (
 
 HIDDEN = "(not shown)"
 PORTFOLIO = "portfolio"
-_CONSENT_FIELDS = ("consent", "extract")
+_CONSENT_FIELDS = ("consent", "extract", "recipient_reference")
 _LEDGERS = {
     "T": "trade",
     "S": "security_movement",
@@ -50,8 +51,8 @@ _LANDED_TABLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The breaks, and how many differences are only bigsite's state moving on after a faithful delivery."""
+class Classification:
+    """The breaks, and the number of fields that bigsite updated in place after a faithful delivery."""
 
     breaks: tuple[Break, ...]
     moved_on: int
@@ -73,89 +74,112 @@ class _Case:
 
     @property
     def row_class(self) -> RowClass:
-        one = self.against_bigsite or self.against_landing
-        assert one is not None  # noqa: S101  # a case is made of at least one difference
-        return one.row_class
+        either = self.against_bigsite or self.against_landing
+        assert either is not None  # noqa: S101  # a case is made of at least one difference
+        return either.row_class
 
 
 class BreakClassifier:
-    """Turns the sides of every kind of record into breaks.
+    """Classifier of the differences of every kind of record, on the evidence gathered for them."""
 
-    ``late_rows`` and ``consents`` (when a portfolio's consents last changed) are by portfolio number.
-    """
-
-    def __init__(
-        self,
-        delivered: Delivered,
-        landing: LandingFaults,
-        late_rows: Mapping[str, Sequence[LateRow]],
-        consents: Mapping[str, str],
-    ) -> None:
+    def __init__(self, delivered: Delivered, landing: LandingFaults, evidence: Evidence) -> None:
         self._delivered = delivered
         self._landing = landing
-        self._late = late_rows
-        self._consents = consents
-        self._page_faults = dict(delivered.faults)
+        self._evidence = evidence
+        self._page_faults: dict[str, str] = {}
+        for key, fault in delivered.faults:
+            self._page_faults.setdefault(key, fault)
         self._pages = {
             str(page["message_id"]): str(page["key"]) for revision in delivered.revisions for page in revision.pages
         }
-        self._cited: set[str] = set()  # object keys whose fault some break tells of
+        self._cited: set[str] = set()  # object keys whose fault some break names
 
-    def judge(self, everything: Sequence[Sides]) -> Found:
-        """Every break, each once."""
+    def classify(self, everything: Sequence[Sides]) -> Classification:
+        """Return every break, each once."""
         breaks: list[Break] = []
         moved_on = 0
         by_portfolio: dict[str | None, list[tuple[Sides, _Case]]] = defaultdict(list)
         for sides in everything:
-            for (key, field), (one, other) in merged(sides).items():
-                case = _Case(sides.kind, key, field, one, other)
+            for (key, field), (against_bigsite, against_landing) in merged(sides).items():
+                case = _Case(sides.kind, key, field, against_bigsite, against_landing)
                 by_portfolio[case.number].append((sides, case))
         for number in sorted(by_portfolio, key=lambda number: number or ""):
-            for sides, case, evidence in self._causes(by_portfolio[number]):
-                made = self._break(sides, case, evidence)
-                if made is None:
+            for sides, case, note in self._causes(by_portfolio[number]):
+                found = self._break(sides, case, note)
+                if found is None:
                     moved_on += 1
                 else:
-                    breaks.append(made)
-        return Found((*breaks, *self._uncited()), moved_on)
+                    breaks.append(found)
+        return Classification((*breaks, *self._uncited()), moved_on)
 
     # -- one break a cause ------------------------------------------------------------------------------------
 
     def _causes(self, cases: list[tuple[Sides, _Case]]) -> Iterator[tuple[Sides, _Case, str]]:
-        """The cases that are causes, each with a word on what follows from it."""
-        whole = [
-            pair for pair in cases if pair[1].kind.name == "accounts" and pair[1].field in (None, *_CONSENT_FIELDS)
-        ]
-        if whole:
-            sides, first = whole[0]
-            yield sides, first, f"{len(cases)} difference(s) in the portfolio, of which this is the cause"
-            return
+        """Yield the cases that are causes, each with a note on what follows from it."""
+        rest = cases
+        root = _portfolio_root(cases)
+        if root is not None:
+            sides, first = root
+            folded = [pair for pair in cases if pair is root or self._follows(root, pair)]
+            rest = [pair for pair in cases if pair not in folded]
+            yield sides, first, f"{len(folded)} difference(s) in the portfolio, of which this is the cause"
         rows: dict[tuple[str, Key], list[tuple[Sides, _Case]]] = defaultdict(list)
-        for sides, case in cases:
+        for sides, case in rest:
             rows[case.kind.name, case.key].append((sides, case))
-        for found in rows.values():
-            yield from _root_fields(found)
+        for members in rows.values():
+            yield from _root_fields(members)
+
+    def _follows(self, root: tuple[Sides, _Case], pair: tuple[Sides, _Case]) -> bool:
+        """Return True if a difference is decided by the portfolio's: by its absence, or by its consent."""
+        sides, first = root
+        other_sides, case = pair
+        if case.kind.name == "accounts" and case.field in _CONSENT_FIELDS:
+            return True
+        absent = [
+            rows.get(first.key) is None or rows[first.key].get("consent") == "REMOVED"
+            for rows in (sides.file_rows, sides.bigsite_rows, sides.landing_rows)
+        ]
+        if any(absent):
+            # On the side where the portfolio is absent, none of its records may be there.
+            there = [
+                case.key in rows for rows in (other_sides.file_rows, other_sides.bigsite_rows, other_sides.landing_rows)
+            ]
+            return case.field is None and not any(gone and here for gone, here in zip(absent, there, strict=True))
+        return self._consent_decides(other_sides, case)
+
+    def _consent_decides(self, sides: Sides, case: _Case) -> bool:
+        if case.kind.name == "accounts":
+            return self._evidence.decides_portfolio(
+                case.number or "",
+                case.field,
+                in_file=case.key in sides.file_rows,
+                in_source=case.key in sides.bigsite_rows,
+            )
+        if case.kind.name != "movement_transactions":
+            return False
+        file_row, source_row = sides.file_rows.get(case.key), sides.bigsite_rows.get(case.key)
+        row = file_row or source_row or {}
+        opening = (row.get("transaction_id") or "").startswith("O")
+        if case.field is not None and not opening:
+            return False
+        return self._evidence.decided_by_consent(case.number or "", row, in_file=file_row is not None)
 
     # -- a break ------------------------------------------------------------------------------------------------
 
-    def _break(self, sides: Sides, case: _Case, follows: str) -> Break | None:
+    def _break(self, sides: Sides, case: _Case, note: str) -> Break | None:
         kind, number = case.kind, case.number
         revision = self._delivered.latest.get(number or "", self._delivered.revisions[-1])
         file_row = sides.file_rows.get(case.key)
         source_row = sides.bigsite_rows.get(case.key)
-        circumstances = self._circumstances(case, revision, file_row, source_row)
+        circumstances = self._circumstances(sides, case, revision)
         explanations = explain(circumstances)
-        state_only = case.field in kind.state and explanations[0].cause is Cause.STATE_CHANGED
-        if state_only:
+        if case.field in kind.state and explanations[0].cause is Cause.STATE_CHANGED:
             return None
         self._cite(explanations, revision, file_row, number)
-        if follows:
-            explanations = (
-                Explanation(explanations[0].cause, f"{explanations[0].evidence}; {follows}"),
-                *explanations[1:],
-            )
-        against_landing_alone = circumstances.file_is_bigsite
-        other = circumstances.landing if against_landing_alone else circumstances.bigsite
+        if note:
+            likeliest = Explanation(explanations[0].cause, f"{explanations[0].evidence}; {note}")
+            explanations = (likeliest, *explanations[1:])
+        other = circumstances.landing if circumstances.file_is_bigsite else circumstances.bigsite
         personal = case.field in kind.personal
         whole_portfolio = kind.name == "accounts" and case.field is None
         return Break(
@@ -175,33 +199,43 @@ class BreakClassifier:
             self._trace(case, revision, file_row, source_row),
         )
 
-    def _circumstances(
-        self, case: _Case, revision: Revision, file_row: Row | None, source_row: Row | None
-    ) -> Circumstances:
-        one, other = case.against_bigsite, case.against_landing
+    def _circumstances(self, sides: Sides, case: _Case, revision: Revision) -> Circumstances:
+        against_bigsite, against_landing = case.against_bigsite, case.against_landing
+        kind, number = case.kind, case.number or ""
+        file_row, source_row = sides.file_rows.get(case.key), sides.bigsite_rows.get(case.key)
+        landing_row = sides.landing_rows.get(case.key)
         comparable = revision.snapshot_id not in self._landing.unreadable
         file = file_row.get(case.field) if file_row and case.field else None
-        record = PORTFOLIO if case.kind.name == "accounts" and case.field is None else case.kind.name
-        # bigsite may have no row any more; when the portfolio's consents last changed is known all the same.
-        evidence = {"consent_updated_at": self._consents.get(case.number or ""), **(source_row or {})}
+        evidence = self._evidence
+        first = self._delivered.first_revision(number)
+        missing = kind.name == "movement_transactions" and case.field is None and file_row is None
+        end_of_day = case.field is None or case.field in END_OF_DAY.get(kind.name, ())
         return Circumstances(
-            record=record,
+            record=PORTFOLIO if kind.name == "accounts" and case.field is None else kind.name,
             field=case.field,
             file=file,
-            # Where a comparison found nothing, its side says what the file says.
-            landing=other.right if other and case.field else file,
-            bigsite=one.right if one and case.field else file,
+            # Where a comparison shows no difference, its side has the file's value.
+            landing=against_landing.right if against_landing and case.field else file,
+            bigsite=against_bigsite.right if against_bigsite and case.field else file,
             in_file=file_row is not None,
             in_bigsite=source_row is not None,
-            file_is_landing=other is None if comparable else None,
-            file_is_bigsite=one is None,
-            evidence=evidence,
+            file_is_landing=against_landing is None if comparable else None,
+            file_is_bigsite=against_bigsite is None,
+            evidence=source_row or {},
             snapshot_at=revision.snapshot_at,
             page_fault=self._page_fault(revision, file_row, case.number),
             landing_faults=tuple(
                 f"{key}: {fault}" for key, fault in self._landing.faults.get(revision.snapshot_id, {}).items()
             ),
-            late_rows=self._late.get(case.number or "", ()),
+            state_evidence=kind.origins.get(case.field or "", "state_updated_at") if case.field in kind.state else None,
+            late_rows=evidence.end_of_day(kind.name, number, revision, file_row, landing_row, source_row)
+            if end_of_day and kind.name in END_OF_DAY
+            else (),
+            late_movement=evidence.late_movement(number, (source_row or {}).get("source_row"), first)
+            if missing and source_row
+            else None,
+            consent_change=evidence.consent_change(number, revision),
+            decided_by_consent=self._consent_decides(sides, case),
         )
 
     def _page_keys(self, revision: Revision, file_row: Row | None, number: str | None) -> list[str]:
@@ -226,7 +260,7 @@ class BreakClassifier:
             self._cited.update(self._landing.faults.get(revision.snapshot_id, {}))
 
     def _uncited(self) -> Iterator[Break]:
-        """Altered files in which no record was found to differ: still no longer what was delivered or landed."""
+        """Yield altered files in which no record differs: they are still not the files delivered or landed."""
         faults = dict(self._page_faults)
         for of_snapshot in self._landing.faults.values():
             faults.update(of_snapshot)
@@ -241,7 +275,7 @@ class BreakClassifier:
                 BreakKind.ALTERED_FILE,
                 Severity.ERROR,
                 None,
-                "delivered page" if delivered else "landed file",
+                ("manifest" if key.endswith(".json") else "delivered page") if delivered else "landed file",
                 key,
                 explanations=(Explanation(Cause.FILE_ALTERED if delivered else Cause.LANDING_ALTERED, fault),),
                 trace=Trace(landed_file=None if delivered else key, page=key if delivered else None),
@@ -261,13 +295,19 @@ class BreakClassifier:
         )
 
 
-def _root_fields(found: list[tuple[Sides, _Case]]) -> Iterator[tuple[Sides, _Case, str]]:
-    """The differing fields of one record without those that follow from others (holdings alone have such)."""
-    by_field = {case.field: (sides, case) for sides, case in found}
+def _portfolio_root(cases: Sequence[tuple[Sides, _Case]]) -> tuple[Sides, _Case] | None:
+    """Return the difference of the whole portfolio, or of its consent; None if there is neither."""
+    roots = [pair for pair in cases if pair[1].kind.name == "accounts"]
+    return next((pair for pair in roots if pair[1].field in (None, "consent", "extract")), None)
+
+
+def _root_fields(members: list[tuple[Sides, _Case]]) -> Iterator[tuple[Sides, _Case, str]]:
+    """Yield the differing fields of one record without those that follow from others (holdings alone have such)."""
+    by_field = {case.field: (sides, case) for sides, case in members}
     follows: set[str | None] = set()
     notes: dict[str | None, list[str]] = defaultdict(list)
-    if found[0][1].kind.name == "investment_holdings":
-        sides, case = found[0]
+    if members[0][1].kind.name == "investment_holdings":
+        sides, case = members[0]
         root = next((name for name in ("units", "price") if name in by_field), None)
         if root and "market_value" in by_field and _values_follow(sides, case.key):
             follows.add("market_value")
@@ -284,7 +324,7 @@ def _root_fields(found: list[tuple[Sides, _Case]]) -> Iterator[tuple[Sides, _Cas
 
 
 def _values_follow(sides: Sides, key: Key) -> bool:
-    """True if on both sides the market value is units times price, half away from zero, so that it is no cause."""
+    """Return True if on both sides the market value is units times price, half away from zero: it is no cause."""
     for rows in (sides.file_rows, sides.bigsite_rows):
         row = rows.get(key, {})
         units, price, value = (as_decimal(row.get(name)) for name in ("units", "price", "market_value"))
@@ -298,8 +338,8 @@ def _values_follow(sides: Sides, key: Key) -> bool:
 def _same_delta(by_field: Mapping[str | None, tuple[Sides, _Case]]) -> bool:
     deltas = []
     for name in ("units", "settled_units"):
-        one = by_field[name][1].against_bigsite
-        deltas.append(difference(one.left, one.right) if one else None)
+        against_bigsite = by_field[name][1].against_bigsite
+        deltas.append(difference(against_bigsite.left, against_bigsite.right) if against_bigsite else None)
     return deltas[0] is not None and deltas[0] == deltas[1]
 
 
@@ -318,52 +358,13 @@ def _break_kind(case: _Case, cause: Cause) -> BreakKind:
 
 
 def _subject(kind: RecordKind, key: Key, number: str | None) -> str:
-    """The record's key for people: account numbers only as a short digest that is the same every time."""
+    """Return the record's key for people: account numbers only as a short digest that is always the same."""
     parts = []
     for column, value in zip(kind.rule.keys, key, strict=True):
         if column.name == "portfolio_number":
             continue
+        shown = value
         if column.personal and value is not None:
-            value = f"~{hashlib.sha256(f'{number}|{value}'.encode()).hexdigest()[:8]}"  # noqa: PLW2901
-        parts.append(value or "(none)")
+            shown = f"~{hashlib.sha256(f'{number}|{value}'.encode()).hexdigest()[:8]}"
+        parts.append(shown or "(none)")
     return " ".join(parts) or (number or "(none)")
-
-
-def consent_breaks(
-    delivered: Delivered, consents: Sequence[tuple[str, dt.datetime | None, dt.datetime | None, dt.datetime | None]]
-) -> list[Break]:
-    """Portfolios whose data left although no consent was active when delivery asked for it the last time.
-
-    ``consents``: number, granted, expires, revoked. A consent that ended later was rightly relied on.
-    """
-    held: dict[str, list[tuple[dt.datetime | None, dt.datetime | None, dt.datetime | None]]] = defaultdict(list)
-    for number, granted, expires, revoked in consents:
-        held[number].append((granted, expires, revoked))
-    breaks = []
-    for number, revision in sorted(delivered.latest.items()):
-        at = revision.consent_checked_at
-        active = any(
-            granted is not None and granted < at and not (expires and expires < at) and not (revoked and revoked < at)
-            for granted, expires, revoked in held[number]
-        )
-        if active or revision.portfolios[number].get("change") == "REMOVED":
-            continue
-        breaks.append(
-            Break(
-                delivered.feed,
-                delivered.business_date,
-                Side.SOURCE,
-                BreakKind.CONSENT,
-                Severity.ERROR,
-                number,
-                PORTFOLIO,
-                "consent at delivery",
-                explanations=(
-                    Explanation(
-                        Cause.CONSENT_ENDED,
-                        f"bigsite has no consent active at {at:%Y-%m-%d %H:%M:%S}Z, when it was delivered",
-                    ),
-                ),
-            )
-        )
-    return breaks

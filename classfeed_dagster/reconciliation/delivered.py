@@ -1,37 +1,39 @@
-"""An independent reader of what was delivered: manifests, hashes, pages, and the latest revision of every portfolio.
+"""Delivered documents read independently: manifests, hashes, pages, and every portfolio's latest revision.
 
-Shares nothing with the exporter: manifests are read as plain JSON, pages with a parser of its own. Values stay text,
-exactly as they stand in the document; the comparison reads them under its own types.
+Shares nothing with the exporter: manifests are read as plain JSON, pages with readers of reconciliation's own. Values
+stay text, exactly as the document has them; the comparison reads them under its own types.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from lxml import etree
 
 from classfeed_dagster.errors import DataError, ExitCode
-from classfeed_dagster.reconciliation.records import ACCOUNTS, CASH_ACCOUNTS, KINDS, NAMESPACE, RecordKind
+from classfeed_dagster.reconciliation.document_layouts import EPI, DocumentLayout
+from classfeed_dagster.reconciliation.epi_document import TRACE, UnreadableDeliveryError, open_document
+from classfeed_dagster.reconciliation.page_contents import differences, manifest_totals
+from classfeed_dagster.reconciliation.records import RecordKind
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
-TRACE = ("page", "line")
+__all__ = ["Delivered", "NothingDeliveredError", "Revision", "UnreadableDeliveryError", "read_delivered"]
+
 _BATCH = 20_000
-_MAX_LINE = 65_535  # libxml2 counts no further; beyond it the line is left out rather than wrong
-_GZIP = b"\x1f\x8b"
 
 
 class NothingDeliveredError(DataError):
-    """The feed has no delivery for the business date, so there is nothing to reconcile."""
+    """No delivery of the feed for the business date, so that there is nothing to reconcile."""
 
     exit_code = ExitCode.NOT_READY
 
@@ -39,17 +41,16 @@ class NothingDeliveredError(DataError):
         super().__init__(f"{feed} has no delivery for {day.isoformat()}: deliver it first")
 
 
-class UnreadableDeliveryError(DataError):
-    """A manifest or page can't be read at all; what stands in it can't be judged."""
-
-
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What one manifest says: the pages and portfolios that left, from which reading of bigsite, and who did not go."""
+    """One manifest: the pages and portfolios delivered, the snapshot they come from, the portfolios held back."""
 
     number: int
     manifest_key: str
     manifest_sha256: str
+    feed: str
+    business_date: str
+    sequence_number: int
     recipient: str
     snapshot_id: str
     snapshot_at: dt.datetime
@@ -59,9 +60,31 @@ class Revision:
     recorded_before: dt.datetime
     consent_checked_at: dt.datetime
     correlation_id: str
+    flags: Mapping[str, Any]
     pages: tuple[Mapping[str, Any], ...]
     portfolios: Mapping[str, Mapping[str, Any]]
     held_back: Mapping[str, Mapping[str, Any]]
+    totals: Mapping[str, Decimal]
+
+    def header(self, page: Mapping[str, Any], at: int) -> dict[str, str]:
+        """Return the header that the page must state, by element; ``at`` counts pages from 1."""
+        return {
+            "Feed": self.feed,
+            "Recipient": self.recipient,
+            "MessageId": str(page["message_id"]),
+            "SequenceNumber": str(self.sequence_number),
+            "Revision": str(self.number),
+            "PageNumber": str(at),
+            "PageCount": str(len(self.pages)),
+            "BusinessDate": self.business_date,
+            "RecordedAfter": _header_instant(self.recorded_after),
+            "RecordedBefore": _header_instant(self.recorded_before),
+            "SnapshotAt": _header_instant(self.snapshot_at),
+        }
+
+
+def _header_instant(at: dt.datetime) -> str:
+    return f"{at.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +98,32 @@ class Delivered:
     files: Mapping[str, Path]  # records by kind, Parquet, all columns text, with page and line
     rows: Mapping[str, int]
     faults: tuple[tuple[str, str], ...] = field(default=())  # (object key, what is wrong with it)
+    layout: DocumentLayout = EPI
 
     @property
     def held_back(self) -> dict[str, Mapping[str, Any]]:
-        """Portfolios not delivered in any revision, with what the last manifest says of them."""
+        """Portfolios not delivered in any revision, with the last manifest's record of each."""
         result: dict[str, Mapping[str, Any]] = {}
         for revision in self.revisions:
             result.update(revision.held_back)
-        return {number: held for number, held in result.items() if number not in self.latest}
+        return {number: entry for number, entry in result.items() if number not in self.latest}
+
+    def first_revision(self, number: str) -> Revision:
+        """Return the revision that first delivered the portfolio; the last one if none did."""
+        return next((one for one in self.revisions if number in one.portfolios), self.revisions[-1])
 
 
 def business_dates(store: ObjectStore, feed: str) -> list[dt.date]:
-    """The business dates for which the feed has at least one manifest, in order."""
+    """Return the business dates for which the feed has at least one manifest, in order."""
     days = {key.split("/")[2] for key in store.list(f"delivered/{feed}/") if key.endswith("/manifest.json")}
     return sorted(dt.date.fromisoformat(day) for day in days)
 
 
 def read_revisions(store: ObjectStore, feed: str, day: dt.date) -> tuple[Revision, ...]:
-    """Every delivered revision of the date, in order; NothingDeliveredError if there is none."""
+    """Return every delivered revision of the date, in order; NothingDeliveredError if there is none."""
     prefix = f"delivered/{feed}/{day.isoformat()}/"
-    found = [_revision(store, key) for key in store.list(prefix) if key.endswith("/manifest.json")]
-    revisions = sorted((one for one in found if one is not None), key=lambda one: one.number)
+    manifests = [_revision(store, key) for key in store.list(prefix) if key.endswith("/manifest.json")]
+    revisions = sorted((one for one in manifests if one is not None), key=lambda one: one.number)
     if not revisions:
         raise NothingDeliveredError(feed, day)
     return tuple(revisions)
@@ -112,6 +140,9 @@ def _revision(store: ObjectStore, key: str) -> Revision | None:
             int(manifest["revision"]),
             key,
             hashlib.sha256(data).hexdigest(),
+            str(manifest["feed"]),
+            str(manifest["business_date"]),
+            int(manifest["sequence_number"]),
             str(manifest["recipient"]),
             str(snapshot["id"]),
             _instant(snapshot["snapshot_at"]),
@@ -121,11 +152,13 @@ def _revision(store: ObjectStore, key: str) -> Revision | None:
             _instant(manifest["recorded_before"]),
             _instant(manifest["consent_checked_at"]),
             str(manifest["correlation_id"]),
+            dict(manifest.get("flags", {})),
             tuple(manifest["pages"]),
             {str(one["number"]): one for one in manifest["portfolios"]},
             {str(one["number"]): one for one in manifest["held_back"]},
+            manifest_totals(manifest),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise UnreadableDeliveryError(
             f"{store.location(key)} is not a manifest ({type(error).__name__}): restore the object's earlier version"
         ) from None
@@ -135,34 +168,81 @@ def _instant(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text).astimezone(dt.UTC)
 
 
-def read_delivered(store: ObjectStore, feed: str, day: dt.date, folder: Path) -> Delivered:
+def read_delivered(
+    store: ObjectStore, feed: str, day: dt.date, folder: Path, layout: DocumentLayout = EPI
+) -> Delivered:
     """Read every page of every revision, keep each portfolio's latest, write the records as Parquet into ``folder``.
 
-    Files that aren't what their manifest says are read all the same, and listed in ``faults``: what they hold is
-    compared too, so that the fault's effect is seen. Memory doesn't grow with the delivery.
+    Files that differ from their manifest are read nevertheless, and listed in ``faults``: their records are compared
+    too, so that the fault's effect is seen. Memory doesn't grow with the delivery.
     """
     revisions = read_revisions(store, feed, day)
     latest = {number: revision for revision in revisions for number in revision.portfolios}
-    faults: list[tuple[str, str]] = []
+    faults = [fault for revision in revisions for fault in _manifest_faults(revision, feed, day)]
     with ExitStack() as stack:
         writers = {
-            kind.name: stack.enter_context(_Writer(kind, folder / f"delivered-{kind.name}.parquet")) for kind in KINDS
+            kind.name: stack.enter_context(_Writer(kind, folder / f"delivered-{kind.name}.parquet"))
+            for kind in layout.kinds
         }
         for revision in revisions:
-            for page in revision.pages:
+            for at, page in enumerate(revision.pages, 1):
+                key = str(page["key"])
                 try:
-                    with store.local_file(str(page["key"])) as path:
-                        faults += [(str(page["key"]), fault) for fault in _wrong_hashes(path, page)]
-                        for kind, row in _records(path, str(page["key"])):
+                    with store.local_file(key) as path:
+                        faults += [(key, fault) for fault in _wrong_hashes(path, page)]
+                        contents = layout.contents()
+                        for kind, row in layout.read(path, key, contents):
                             number = row["portfolio_number"]
                             # A portfolio that the manifest doesn't list is kept: it is a break, not a mistake to hide.
                             if latest.get(number or "", revision) is revision:
                                 writers[kind.name].add(row)
+                        faults += [(key, fault) for fault in contents.faults(page, revision.header(page, at))]
                 except ObjectNotFoundError:
-                    faults.append((str(page["key"]), "the manifest lists this page, and it does not exist"))
+                    faults.append((key, "the manifest lists this page, and it does not exist"))
         rows = {name: writer.rows for name, writer in writers.items()}
-    files = {kind.name: folder / f"delivered-{kind.name}.parquet" for kind in KINDS}
-    return Delivered(feed, day, revisions, latest, files, rows, tuple(faults))
+    files = {kind.name: folder / f"delivered-{kind.name}.parquet" for kind in layout.kinds}
+    return Delivered(feed, day, revisions, latest, files, rows, tuple(faults), layout)
+
+
+def carried_ids(
+    store: ObjectStore, revisions: Sequence[Revision], numbers: frozenset[str], layout: DocumentLayout = EPI
+) -> dict[str, frozenset[str]]:
+    """Return the TransactionIds last delivered of some portfolios. A page that can't be read has none."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for revision in revisions:
+        entries = {number: revision.portfolios[number] for number in numbers if number in revision.portfolios}
+        for number in entries:
+            found[number] = set()
+        pages = {str(entry["page"]) for entry in entries.values()}
+        for page in revision.pages:
+            if str(page["message_id"]) in pages:
+                for number, transaction_id in _ids_on(store, str(page["key"]), layout):
+                    if number in entries:
+                        found[number].add(transaction_id)
+    return {number: frozenset(ids) for number, ids in found.items()}
+
+
+def _ids_on(store: ObjectStore, key: str, layout: DocumentLayout) -> Iterator[tuple[str, str]]:
+    try:
+        with store.local_file(key) as path:
+            for kind, row in layout.read(path, key, layout.contents()):
+                if kind.name == "movement_transactions":
+                    yield str(row["portfolio_number"]), str(row["transaction_id"])
+    except (ObjectNotFoundError, UnreadableDeliveryError):
+        return
+
+
+def _manifest_faults(revision: Revision, feed: str, day: dt.date) -> Iterator[tuple[str, str]]:
+    """Yield where a manifest contradicts its place in the store, or the sum of its own pages."""
+    key = revision.manifest_key
+    place = (feed, day.isoformat(), f"r{revision.number}")
+    if (revision.feed, revision.business_date, key.split("/")[3]) != place:
+        yield key, "it states another feed, business date or revision than its place in the store"
+    pages: dict[str, Decimal] = defaultdict(Decimal)
+    for page in revision.pages:
+        for name, value in manifest_totals(page).items():
+            pages[name] += value
+    yield from ((key, fault) for fault in differences("its totals", revision.totals, pages))
 
 
 def _wrong_hashes(path: Path, page: Mapping[str, Any]) -> Iterator[str]:
@@ -170,68 +250,13 @@ def _wrong_hashes(path: Path, page: Mapping[str, Any]) -> Iterator[str]:
         if hashlib.file_digest(stored, "sha256").hexdigest() != page["sha256"]:
             yield "its SHA-256 is not the one in the manifest: the file was changed after delivery"
             return
-    with _document(path) as document:
+    with open_document(path) as document:
         if hashlib.file_digest(cast(Any, document), "sha256").hexdigest() != page["document_sha256"]:
             yield "the document's SHA-256 is not the one in the manifest"
 
 
-def _document(path: Path) -> IO[bytes]:
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP
-    return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
-
-
-def _records(path: Path, key: str) -> Iterator[tuple[RecordKind, dict[str, str | None]]]:
-    """Each record of a page, in document order, with its page and line."""
-    message = Path(key).name.split(".xml")[0]
-    kinds = {_name(kind.path[-1]): kind for kind in KINDS}
-    try:
-        with _document(path) as document:
-            events = etree.iterparse(
-                document, events=("end",), tag=list(kinds), resolve_entities=False, no_network=True, huge_tree=False
-            )
-            for _, element in events:
-                if element.getroottree().docinfo.doctype:
-                    raise UnreadableDeliveryError(f"{key}: a DOCTYPE has no place in a delivered document")
-                kind = kinds[str(element.tag)]
-                yield kind, _row(kind, element, message)
-                if kind is not CASH_ACCOUNTS:
-                    element.clear()
-                    while element.getprevious() is not None:
-                        del element.getparent()[0]  # type: ignore[index, union-attr, unused-ignore]
-    except (etree.XMLSyntaxError, OSError, EOFError) as error:
-        raise UnreadableDeliveryError(f"{key} can't be read to its end ({type(error).__name__})") from None
-
-
-def _name(element: str) -> str:
-    return f"{{{NAMESPACE}}}{element}"
-
-
-_COLUMNS = {kind.name: {_name(name): column.name for name, column in kind.columns if name[0] != "@"} for kind in KINDS}
-_ATTRIBUTES = {kind.name: {name[1:]: column.name for name, column in kind.columns if name[0] == "@"} for kind in KINDS}
-_EMPTY: dict[str, dict[str, str | None]] = {kind.name: dict.fromkeys((*kind.names, *TRACE)) for kind in KINDS}
-_NUMBER = _name(ACCOUNTS.columns[0][0])
-
-
-def _row(kind: RecordKind, element: Any, message: str) -> dict[str, str | None]:
-    row = _EMPTY[kind.name].copy()
-    columns = _COLUMNS[kind.name]
-    for child in element:
-        column = columns.get(child.tag)
-        if column is not None:
-            row[column] = child.text or ""
-    for name, column in _ATTRIBUTES[kind.name].items():
-        row[column] = element.get(name)
-    if kind is CASH_ACCOUNTS:
-        row["portfolio_number"] = element.getparent().findtext(_NUMBER)
-    line = element.sourceline
-    row["page"] = message
-    row["line"] = str(line) if line is not None and line < _MAX_LINE else None
-    return row
-
-
 class _Writer:
-    """Rows of one kind, written to Parquet in batches."""
+    """Writer of one kind's rows as Parquet, in batches."""
 
     def __init__(self, kind: RecordKind, path: Path) -> None:
         self._schema = pa.schema([(name, pa.string()) for name in (*kind.names, *TRACE)])
@@ -240,7 +265,7 @@ class _Writer:
         self.rows = 0
 
     def add(self, row: dict[str, str | None]) -> None:
-        """Take one row."""
+        """Add a row."""
         self._pending.append(row)
         self.rows += 1
         if len(self._pending) >= _BATCH:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from classfeed_dagster.reconciliation.records import (
@@ -26,11 +27,14 @@ from classfeed_dagster.trading_days import cutoff, previous_business_day
 
 _RECIPIENT = re.compile(r"[A-Z0-9_]{1,20}\Z")
 _AUDIENCE = re.compile(r"[A-Za-z0-9_-]{1,60}\Z")
+_LEDGER_ID = re.compile(r"[TSIC][0-9]{1,19}\Z")
+_NUMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
 _FAR_PAST, _FAR_FUTURE = "DATE '0001-01-01'", "DATE '9999-12-31'"
 
 # Evidence columns beside the record's own, all text.
 EVIDENCE = (
     "state_updated_at",
+    "portfolio_updated_at",
     "eod_updated_at",
     "price_updated_at",
     "consent_updated_at",
@@ -45,7 +49,9 @@ class Question:
     """What is asked: for whom, which business date, and the audience's date before it (None: everyone is NEW).
 
     ``landed`` asks views over the landed files, in DuckDB; otherwise bigsite itself, in PostgreSQL. ``audience`` is
-    the audience's key in the landing. ValueError if a name isn't one.
+    the audience's key in the landing. ``late`` are TransactionIds of rows recorded before the window that no earlier
+    delivery carried. ``left_out`` are switches that were off, each with the portfolios concerned (None: all of them);
+    ``carried`` selects portfolios as the feed's switch does. ValueError if a name isn't one.
     """
 
     recipient: str
@@ -53,12 +59,35 @@ class Question:
     previous: dt.date | None
     audience: str
     landed: bool = False
+    late: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, tuple[str, ...] | None], ...] = ()
+    carried: str = "*"
 
     def __post_init__(self) -> None:
+        if not all(_LEDGER_ID.match(name) for name in self.late):
+            raise ValueError("a late row is named by its TransactionId: a letter of T, S, I or C and digits")
         if not _RECIPIENT.match(self.recipient) or not _AUDIENCE.match(self.audience):
             raise ValueError(
                 "a recipient is at most 20 capitals, digits and _; an audience's key has letters, digits, - and _"
             )
+
+        listed = [number for _, numbers in self.left_out for number in numbers or ()]
+        if not all(_NUMBER.match(number) for number in (*listed, *self._selected)):
+            raise ValueError("a portfolio number has letters, digits and . _ : -")
+
+    @property
+    def _selected(self) -> tuple[str, ...]:
+        if self.carried == "*":
+            return ()
+        return tuple(number.strip() for number in self.carried.removeprefix("!").split(","))
+
+    def without(self, switch: str, condition: str) -> str:
+        """Return SQL that leaves out rows under a switch that was off; '' if it was on."""
+        for name, numbers in self.left_out:
+            if name == switch:
+                where = "" if numbers is None else f" AND s.portfolio_number IN ({_literals(numbers)})"
+                return f" AND NOT ({condition}{where})"
+        return ""
 
     @property
     def schema(self) -> str:
@@ -85,12 +114,21 @@ class Question:
         columns = {field.name: self._as_text(field.kind, field.name) for _, field in kind.columns}
         return f"{self._scope()} {digest_sql(columns, f'({self._query(kind)}) q', postgresql=not self.landed)}"
 
-    def consents(self) -> str:
-        """Every authority for the recipient, with the portfolio's number: what the consent checks are made of."""
+    def consents(self, only: str = "") -> str:
+        """Every authority for the recipient, with the portfolio's number. ``only`` is SQL that narrows portfolios."""
         return (
-            f"SELECT p.portfolio_number, c.granted_at, c.expires_at, c.revoked_at, c.updated_at "
+            f"SELECT p.portfolio_number, c.granted_at, c.expires_at, c.revoked_at, c.updated_at, c.consent_id, "
+            f"c.recipient_reference, c.history_from "
             f"FROM {self.schema}.data_sharing_consent c JOIN {self.schema}.portfolio p ON p.portfolio_id = c.portfolio_id "
-            f"WHERE c.recipient = '{self.recipient}' ORDER BY p.portfolio_number, c.consent_id"
+            f"WHERE c.recipient = '{self.recipient}' {only and f'AND p.portfolio_number {only}'} "
+            "ORDER BY p.portfolio_number, c.consent_id"
+        )
+
+    def decisions(self, only: str = "") -> str:
+        """The decision on consent for every portfolio: number, change, extract, reference, start of its history."""
+        return (
+            f"{self._scope(only)} SELECT portfolio_number, consent, extract, reference, "
+            "CAST(history_from AS VARCHAR) AS history_from FROM scope"
         )
 
     # -- pieces that the movements' SQL uses too -----------------------------------------------------------------
@@ -132,8 +170,8 @@ class Question:
     def _query(self, kind: RecordKind) -> str:
         from classfeed_dagster.reconciliation.movements_sql import movements
 
-        if kind is MOVEMENTS:
-            return movements(self)
+        if kind.name == MOVEMENTS.name:
+            return movements(self, kind.ledgers)
         return {
             ACCOUNTS.name: self._accounts,
             CASH_ACCOUNTS.name: self._cash_accounts,
@@ -156,6 +194,11 @@ class Question:
           GROUP BY portfolio_id HAVING count(DISTINCT recipient_reference) FILTER (WHERE granted_at = latest) = 1"""
 
     def _scope(self, only: str = "") -> str:
+        conditions = [f"p.portfolio_number {only}"] if only else []
+        if self._selected:
+            wanted = "NOT IN" if self.carried.startswith("!") else "IN"
+            conditions.append(f"p.portfolio_number {wanted} ({_literals(self._selected)})")
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         at_cutoff = self._active(self.at(self.window_end))
         before = self._active(self.at(self.window_start)) + ("" if self.previous else " AND 1 = 0")
         return f"""WITH active AS MATERIALIZED ({at_cutoff}), before AS MATERIALIZED ({before}),
@@ -164,17 +207,17 @@ class Question:
         scope AS MATERIALIZED (SELECT p.portfolio_id, p.portfolio_number, coalesce(a.reference, b.reference) AS reference, a.history_from,
           CASE WHEN b.portfolio_id IS NULL THEN 'NEW' WHEN a.portfolio_id IS NULL THEN 'REMOVED' ELSE 'CURRENT' END AS consent,
           CASE WHEN b.portfolio_id IS NULL THEN 'FULL' WHEN a.portfolio_id IS NULL THEN 'NONE' ELSE 'DELTA' END AS extract,
-          p.hin, c.consent_updated_at
+          p.hin, c.consent_updated_at, p.updated_at AS portfolio_updated_at
           FROM active a FULL JOIN before b ON a.portfolio_id = b.portfolio_id
           JOIN {self.schema}.portfolio p ON p.portfolio_id = coalesce(a.portfolio_id, b.portfolio_id)
-          JOIN changed c ON c.portfolio_id = p.portfolio_id {only and f"WHERE p.portfolio_number {only}"}),
+          JOIN changed c ON c.portfolio_id = p.portfolio_id {where}),
         sending AS MATERIALIZED (SELECT * FROM scope WHERE consent <> 'REMOVED'),
         codes AS MATERIALIZED (
           SELECT security_id, coalesce(lag(effective_on) OVER (PARTITION BY security_id ORDER BY effective_on), {_FAR_PAST})
-            AS first_on, effective_on AS not_on, old_code AS code, old_name AS name FROM {self.schema}.security_code_change
-          UNION ALL SELECT s.security_id, coalesce(max(x.effective_on), {_FAR_PAST}), {_FAR_FUTURE}, s.code, s.name
+            AS first_on, effective_on AS not_on, old_code AS code, old_name AS name, updated_at FROM {self.schema}.security_code_change
+          UNION ALL SELECT s.security_id, coalesce(max(x.effective_on), {_FAR_PAST}), {_FAR_FUTURE}, s.code, s.name, s.updated_at
           FROM {self.schema}.security s LEFT JOIN {self.schema}.security_code_change x ON x.security_id = s.security_id
-          GROUP BY s.security_id, s.code, s.name)"""
+          GROUP BY s.security_id, s.code, s.name, s.updated_at)"""
 
     def _accounts(self) -> str:
         shown = ("portfolio_name", "entity_type", "abn", "hin", "status", "opened_on", "closed_on")
@@ -241,7 +284,8 @@ class Question:
           x.currency, c.close_price AS price, c.price_date, round(h.units * c.close_price, 2) AS market_value, h.cost_base,
           {
             self.evidence(
-                state_updated_at="x.updated_at",
+                state_updated_at="greatest(x.updated_at, n.updated_at)",
+                portfolio_updated_at="s.portfolio_updated_at",
                 eod_updated_at="h.updated_at",
                 price_updated_at="c.updated_at",
                 consent_updated_at="s.consent_updated_at",
@@ -256,6 +300,10 @@ class Question:
             WHERE price_date <= {self.day} GROUP BY security_id) m ON m.security_id = x.security_id
           LEFT JOIN {schema}.security_price c ON c.security_id = m.security_id AND c.price_date = m.price_date
           LEFT JOIN ({unsettled}) u ON u.portfolio_id = h.portfolio_id AND u.security_id = h.security_id"""
+
+
+def _literals(numbers: Iterable[str]) -> str:
+    return ", ".join(f"'{number}'" for number in numbers)
 
 
 def digest_sql(columns: dict[str, str], source: str, *, postgresql: bool) -> str:

@@ -1,34 +1,24 @@
-"""Why two sides disagree: hypotheses tested one by one, each with its evidence, the likeliest first. Deterministic."""
+"""Explanations of a disagreement: each is accepted only if its own evidence forces it. The likeliest comes first."""
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from classfeed_dagster.reconciliation.evidence import LateRow
 from classfeed_dagster.warehouse.records import UNEXPLAINED, Cause, Explanation, Severity, as_decimal
 
 # What explains a break without anything being wrong with the delivery: the source moved on after it was read.
 MOVED_ON = frozenset({Cause.LATE_ROW, Cause.REVERSAL, Cause.PRICE_REVISED, Cause.CONSENT_CHANGED, Cause.STATE_CHANGED})
-_CONSENT_FIELDS = frozenset({"consent", "extract", "recipient_reference"})
-_EOD_RECORDS = frozenset({"investment_holdings", "account_balances"})
+_SHOWN = 3
 Row = Mapping[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class LateRow:
-    """A ledger row that bigsite recorded after its snapshot was read, dated on or before the business date."""
-
-    source_row: str
-    recorded_at: str
-    reverses: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Circumstances:
-    """All that is known around one disagreement about a record of a portfolio."""
+    """The evidence on one disagreement about a record of a portfolio. Whatever is not proven is None or empty."""
 
     record: str
     field: str | None
@@ -43,74 +33,75 @@ class Circumstances:
     snapshot_at: dt.datetime
     page_fault: str | None  # what is wrong with the delivered page, if anything
     landing_faults: Sequence[str] = ()
-    late_rows: Sequence[LateRow] = dataclasses.field(default=())
+    state_evidence: str | None = None  # the evidence column of the row that a state field comes from
+    late_rows: Sequence[LateRow] = ()  # they force the difference of an end-of-day figure
+    late_movement: LateRow | None = None  # the movement that the file lacks, proven not to have been visible
+    consent_change: str | None = None  # proven by the landing's old values
+    decided_by_consent: bool = False
 
     def changed_since(self, name: str) -> str | None:
-        """When a piece of evidence says that bigsite changed after the snapshot; None if it didn't."""
+        """Return when bigsite changed after the snapshot, by a piece of evidence; None if it didn't."""
         text = self.evidence.get(name)
         return text if text is not None and dt.datetime.fromisoformat(text) > self.snapshot_at else None
 
 
 def explain(case: Circumstances) -> tuple[Explanation, ...]:
-    """Every hypothesis that the data supports, the likeliest first; UNEXPLAINED alone if there is none."""
-    found: list[Explanation] = []
+    """Return every explanation that its evidence forces, the likeliest first; UNEXPLAINED alone if there is none."""
+    explanations: list[Explanation] = []
     if case.file_is_landing is not True and case.page_fault:
-        found.append(Explanation(Cause.FILE_ALTERED, case.page_fault))
+        explanations.append(Explanation(Cause.FILE_ALTERED, case.page_fault))
     if case.file_is_bigsite:
         if case.landing_faults:
-            found.append(Explanation(Cause.LANDING_ALTERED, case.landing_faults[0]))
+            explanations.append(Explanation(Cause.LANDING_ALTERED, case.landing_faults[0]))
         else:
-            found.append(Explanation(Cause.LANDING_ALTERED, "file and bigsite agree, the landed copy alone differs"))
-    else:
-        found += _moved_on(case)
-    if not found and case.file_is_landing is False:
-        found.append(Explanation(Cause.EXPORT_FAULT, "the landed copy differs from the file made of it"))
-    found += number_hints(case.file, case.landing if case.file_is_bigsite else case.bigsite)
-    return tuple(found) or (UNEXPLAINED,)
+            explanations.append(
+                Explanation(Cause.LANDING_ALTERED, "file and bigsite agree, the landed copy alone differs")
+            )
+    elif case.file_is_landing:
+        # Only a landing that shows the value in the file proves that bigsite said so when it was read.
+        explanations += _changed_since_snapshot(case)
+    if not explanations and case.file_is_landing is False:
+        explanations.append(Explanation(Cause.EXPORT_FAULT, "the landed copy differs from the file made of it"))
+    explanations += number_hints(case.file, case.landing if case.file_is_bigsite else case.bigsite)
+    return tuple(explanations) or (UNEXPLAINED,)
 
 
-def _moved_on(case: Circumstances) -> list[Explanation]:
-    """What bigsite changed after the snapshot; only where the file says what was landed (or nobody knows)."""
-    if case.file_is_landing is False:
-        return []
-    found: list[Explanation] = []
+def _changed_since_snapshot(case: Circumstances) -> list[Explanation]:
+    explanations: list[Explanation] = []
     read = f"the snapshot was read at {case.snapshot_at:%Y-%m-%d %H:%M:%S}Z"
-    consent = case.changed_since("consent_updated_at")
-    if consent and (case.record == "portfolio" or case.field is None or case.field in _CONSENT_FIELDS):
-        found.append(Explanation(Cause.CONSENT_CHANGED, f"a consent was updated at {consent}; {read}"))
+    if case.consent_change and case.decided_by_consent:
+        explanations.append(Explanation(Cause.CONSENT_CHANGED, f"{case.consent_change}; {read}"))
     price = case.changed_since("price_updated_at")
     if price and case.field in ("price", "price_date", "market_value"):
-        found.append(Explanation(Cause.PRICE_REVISED, f"bigsite's price was updated at {price}; {read}"))
-    found += _late(case, read)
-    if state := case.changed_since("state_updated_at"):
-        found.append(Explanation(Cause.STATE_CHANGED, f"bigsite updated it in place at {state}; {read}"))
-    return found
+        explanations.append(Explanation(Cause.PRICE_REVISED, f"bigsite's price was updated at {price}; {read}"))
+    explanations += _late(case, read)
+    state = case.changed_since(case.state_evidence) if case.state_evidence else None
+    if state:
+        explanations.append(Explanation(Cause.STATE_CHANGED, f"bigsite updated it in place at {state}; {read}"))
+    return explanations
 
 
 def _late(case: Circumstances, read: str) -> list[Explanation]:
-    if case.record == "movement_transactions" and case.in_bigsite and not case.in_file:
-        stated = case.evidence.get("recorded_last")
-        cause = Cause.REVERSAL if case.evidence.get("reverses") else Cause.LATE_ROW
-        return [Explanation(cause, f"recorded_at says {stated}, yet it was not there when {read.removeprefix('the ')}")]
-    eod = case.changed_since("eod_updated_at")
-    # A backdated row may leave nothing to state: bigsite's rewritten end of day then has no row at all.
-    gone = case.in_file and not case.in_bigsite and case.file_is_landing is True and bool(case.late_rows)
-    if case.record not in _EOD_RECORDS or not (eod or gone):
-        return []
-    what = f"bigsite rewrote its end of day at {eod}" if eod else "bigsite's end of day has no such row any more"
-    rewritten = f"{what}; {read}"
+    if case.late_movement is not None:
+        row = case.late_movement
+        cause = Cause.REVERSAL if row.reverses else Cause.LATE_ROW
+        return [Explanation(cause, f"recorded {row.recorded_at}, and not visible when {read[4:]}; {row.travel}")]
     if not case.late_rows:
-        return [Explanation(Cause.LATE_ROW, rewritten)]
+        return []
+    at = case.changed_since("eod_updated_at")
+    what = f"bigsite rewrote its end of day at {at}" if at else "bigsite's end of day has no such row any more"
     shown = ", ".join(
-        f"{row.source_row} recorded {row.recorded_at}" + (f" reversing {row.reverses}" if row.reverses else "")
-        for row in case.late_rows[:3]
+        f"{row.source_row} recorded {row.recorded_at}"
+        + (f" reversing {row.reverses}" if row.reverses else "")
+        + f" ({row.travel})"
+        for row in case.late_rows[:_SHOWN]
     )
     cause = Cause.REVERSAL if all(row.reverses for row in case.late_rows) else Cause.LATE_ROW
-    return [Explanation(cause, f"{rewritten}; backdated since: {shown}")]
+    return [Explanation(cause, f"{what}; {read}; backdated since: {shown}")]
 
 
 def number_hints(one: str | None, other: str | None) -> list[Explanation]:
-    """What two values look like beside each other: hints, ranked after every cause that has evidence of its own."""
+    """Return hints from the two values alone, ranked after every cause that has evidence of its own."""
     left, right = as_decimal(one), as_decimal(other)
     if left is None or right is None:
         return _date_hint(one, other)
@@ -136,6 +127,6 @@ def _date_hint(one: str | None, other: str | None) -> list[Explanation]:
 
 
 def severity(explanations: Sequence[Explanation]) -> Severity:
-    """WARNING where the source moved on after a faithful delivery, or a portfolio is held back; else ERROR."""
+    """Return WARNING where the source moved on after a faithful delivery, or a portfolio is held back; else ERROR."""
     cause = explanations[0].cause
     return Severity.WARNING if cause in MOVED_ON or cause is Cause.QUARANTINE else Severity.ERROR

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from classfeed_dagster.reconciliation.expected_sql import Question
+from classfeed_dagster.reconciliation.visibility import TransactionSnapshot
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ _AS_THEY_ARE = (
     "cash_transaction",
     "opening_units",
     "opening_cash",
-    "security_code_change",
 )
 
 
@@ -47,19 +47,22 @@ class Landing:
     def open(self, descriptor_key: str, descriptor_sha256: str, question: Question) -> None:
         """Verify a snapshot's descriptor and files and make the views, replacing those of a snapshot before."""
         self.faults, self.readable = {}, True
-        tables = self._descriptor(descriptor_key, descriptor_sha256)
+        tables = self._descriptor(descriptor_key, descriptor_sha256, question)
         self._db.execute("DROP SCHEMA IF EXISTS landed CASCADE; CREATE SCHEMA landed")
         for name, table in tables.items():
             self._open_table(name, [(str(file["key"]), str(file["sha256"])) for file in table["files"]])
         if self.readable:
             self._views(question)
 
-    def _descriptor(self, key: str, sha256: str) -> Mapping[str, Mapping[str, Any]]:
+    def _descriptor(self, key: str, sha256: str, question: Question) -> Mapping[str, Mapping[str, Any]]:
         try:
             data = self._store.read(key)
             if hashlib.sha256(data).hexdigest() != sha256:
                 self.faults[key] = "its SHA-256 is not the one in the manifest: the descriptor was changed"
-            tables: Mapping[str, Mapping[str, Any]] = json.loads(data)["tables"]
+            descriptor = json.loads(data)
+            if str(descriptor["business_date"]) != question.business_date.isoformat():
+                self.faults[key] = f"it is the snapshot of {descriptor['business_date']}"
+            tables: Mapping[str, Mapping[str, Any]] = descriptor["tables"]
             # A table of one file may be recorded as just that.
             return {name: table if "files" in table else {"files": [table]} for name, table in tables.items()}
         except (ObjectNotFoundError, ValueError, KeyError, TypeError):
@@ -102,7 +105,7 @@ class Landing:
             FROM (SELECT DISTINCT portfolio_id, portfolio_number FROM raw_data_sharing_consent) c
             LEFT JOIN raw_portfolio p ON p.portfolio_id = c.portfolio_id""",
         )
-        for name in ("cash_account", "security", "security_price"):
+        for name in ("cash_account", "security", "security_price", "security_code_change"):
             self._view(name, f"SELECT *, {_NO_INSTANT} FROM raw_{name}")
         # Rows that only report something missing carry no figures.
         for name, figure in (("holding_eod", "units"), ("cash_balance_eod", "ledger_balance")):
@@ -110,3 +113,21 @@ class Landing:
 
     def _view(self, name: str, query: str) -> None:
         self._db.execute(f"CREATE VIEW landed.{name} AS {query}")
+
+
+class SnapshotReader:
+    """The transactions that landed snapshots saw, read from their descriptors once each."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._known: dict[str, TransactionSnapshot | None] = {}
+
+    def of(self, descriptor_key: str) -> TransactionSnapshot | None:
+        """Return what a snapshot saw; None if its descriptor is gone or does not say."""
+        if descriptor_key not in self._known:
+            try:
+                text = json.loads(self._store.read(descriptor_key)).get("visible_transactions")
+            except (ObjectNotFoundError, ValueError, AttributeError):
+                text = None
+            self._known[descriptor_key] = TransactionSnapshot.parse(text)
+        return self._known[descriptor_key]

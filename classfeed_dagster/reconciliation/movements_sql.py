@@ -29,20 +29,32 @@ _NULLS = {
 }  # fmt: skip
 
 
-def movements(question: Question) -> str:
-    """SQL of every movement of the scope, with evidence. Source: the recipient's schema, MovementTransaction."""
-    parts = [_trades(question), _security_movements(question), _income(question), _cash(question)]
-    return " UNION ALL ".join([*parts, _opening_units(question), _opening_cash(question)])
+def movements(question: Question, ledgers: str) -> str:
+    """Return SQL of the scope's movements of some ledgers, with evidence. Source: the schema's MovementTransaction."""
+    parts = {
+        "T": (_trades,),
+        "S": (_security_movements,),
+        "I": (_income,),
+        "C": (_cash, _opening_cash),
+        "O": (_opening_units, _opening_cash),
+    }
+    chosen = dict.fromkeys(part for letter in ledgers for part in parts[letter])
+    return " UNION ALL ".join(part(question) for part in chosen)
 
 
 def _select(question: Question, recorded_last: str, source_row: str, **columns: str) -> str:
     listed = ", ".join(
         f"{columns.get(name) or _NULLS.get(name, 'CAST(NULL AS VARCHAR)')} AS {name}" for name in MOVEMENTS.names
     )
+    # The security's codes, or the account's numbers, come from rows that bigsite updates in place.
+    state = "a.updated_at" if "account_number" in columns else "greatest(x.updated_at, n.updated_at)"
     evidence = question.evidence(
-        recorded_last=recorded_last, consent_updated_at="s.consent_updated_at", source_row=source_row
+        state_updated_at=state,
+        recorded_last=recorded_last,
+        consent_updated_at="s.consent_updated_at",
+        source_row=source_row,
     )
-    return f"SELECT {listed}, {evidence}"
+    return f"SELECT {listed}, s.hin, {evidence}"
 
 
 def _window(question: Question, row: str) -> str:
@@ -51,8 +63,12 @@ def _window(question: Question, row: str) -> str:
     return f"{row}.recorded_at < {end} AND (s.extract = 'FULL' OR {row}.recorded_at >= {start})"
 
 
-def _shared(question: Question, row: str, date: str) -> str:
-    return f"WHERE {_window(question, row)} AND (s.history_from IS NULL OR {row}.{date} >= s.history_from)"
+def _shared(question: Question, row: str, date: str, ledger: str = "") -> str:
+    window = _window(question, row)
+    ids = [name[1:] for name in question.late if ledger and name[:1] == ledger[0].upper()]
+    if ids:  # rows that no earlier window's snapshot saw: they travel in this one
+        window = f"(({window}) OR {row}.{ledger}_id IN ({', '.join(ids)}))"
+    return f"WHERE {window} AND (s.history_from IS NULL OR {row}.{date} >= s.history_from)"
 
 
 def _security(question: Question, row: str, date: str) -> str:
@@ -85,7 +101,7 @@ def _trades(question: Question) -> str:
     )
     return (
         f"{head} FROM sending s JOIN {question.schema}.trade t ON t.portfolio_id = s.portfolio_id "
-        f"{_security(question, 't', 't.trade_date')} {_shared(question, 't', 'trade_date')}"
+        f"{_security(question, 't', 't.trade_date')} {_shared(question, 't', 'trade_date', 'trade')}"
     )
 
 
@@ -108,7 +124,8 @@ def _security_movements(question: Question) -> str:
     )
     return (
         f"{head} FROM sending s JOIN {question.schema}.security_movement m ON m.portfolio_id = s.portfolio_id "
-        f"{_security(question, 'm', 'm.effective_date')} {_shared(question, 'm', 'effective_date')}"
+        f"{_security(question, 'm', 'm.effective_date')} {_shared(question, 'm', 'effective_date', 'security_movement')}"
+        + question.without("include-drp", "m.movement_type = 'DRP'")
     )
 
 
@@ -132,7 +149,8 @@ def _income(question: Question) -> str:
     )
     return (
         f"{head} FROM sending s JOIN {question.schema}.income i ON i.portfolio_id = s.portfolio_id "
-        f"{_security(question, 'i', 'i.payment_date')} {_shared(question, 'i', 'payment_date')}"
+        f"{_security(question, 'i', 'i.payment_date')} {_shared(question, 'i', 'payment_date', 'income')}"
+        + question.without("include-income", "TRUE")
     )
 
 
@@ -157,7 +175,7 @@ def _cash(question: Question) -> str:
     return (
         f"{head} FROM sending s JOIN {question.schema}.cash_account a ON a.portfolio_id = s.portfolio_id "
         f"JOIN {question.schema}.cash_transaction c ON c.cash_account_id = a.cash_account_id "
-        f"{_shared(question, 'c', 'transaction_date')}"
+        f"{_shared(question, 'c', 'transaction_date', 'cash_transaction')}"
     )
 
 

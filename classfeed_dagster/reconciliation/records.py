@@ -6,7 +6,8 @@ one is seen by the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule
 
@@ -18,6 +19,7 @@ class RecordKind:
     """One kind of record: where it stands in the document, its columns by element name, its key.
 
     ``state`` names the fields that bigsite updates in place: a later change there is no fault of what was sent.
+    ``origins`` names the evidence column of a state field that comes from another row than the record's own.
     """
 
     name: str
@@ -25,26 +27,28 @@ class RecordKind:
     columns: tuple[tuple[str, Field], ...]  # element (or @attribute), column
     key: tuple[str, ...]
     state: frozenset[str] = frozenset()
+    origins: Mapping[str, str] = field(default_factory=dict, hash=False)
+    ledgers: str = "TSICO"  # of movements: the first letters of the TransactionIds that the document carries
 
     @property
     def rule(self) -> Rule:
         """Every column compared, without tolerance."""
-        fields = [field for _, field in self.columns]
+        columns = [column for _, column in self.columns]
         return Rule(
             self.name,
-            tuple(field for field in fields if field.name in self.key),
-            tuple(field for field in fields if field.name not in self.key),
+            tuple(column for column in columns if column.name in self.key),
+            tuple(column for column in columns if column.name not in self.key),
         )
 
     @property
     def names(self) -> tuple[str, ...]:
         """Column names in order."""
-        return tuple(field.name for _, field in self.columns)
+        return tuple(column.name for _, column in self.columns)
 
     @property
     def personal(self) -> frozenset[str]:
         """Columns whose values are never shown."""
-        return frozenset(field.name for _, field in self.columns if field.personal)
+        return frozenset(column.name for _, column in self.columns if column.personal)
 
 
 def _text(element: str, name: str, *, personal: bool = False) -> tuple[str, Field]:
@@ -123,6 +127,7 @@ HOLDINGS = RecordKind(
     ),
     ("portfolio_number", "exchange", "security_code"),
     frozenset({"hin", "isin", "security_name", "security_type"}),
+    {"hin": "portfolio_updated_at"},
 )
 
 MOVEMENTS = RecordKind(

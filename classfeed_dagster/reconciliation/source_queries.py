@@ -29,6 +29,12 @@ class Bigsite:
         """A small result, whole."""
         return list(self._cursor.execute(query).fetchall())
 
+    def any_of(self, numbers: Sequence[str]) -> str:
+        """Return the SQL condition that a text is one of ``numbers``."""
+        from psycopg import sql
+
+        return f"= ANY({sql.Literal(list(numbers)).as_string(self._cursor)}::text[])"
+
     def digests(self, question: Question, kind: RecordKind, path: Path) -> None:
         """Per portfolio: its number, rows and digests, computed in PostgreSQL, as Parquet."""
         names = ["portfolio_number", "n", "one", "two"]
@@ -36,10 +42,7 @@ class Bigsite:
 
     def rows(self, question: Question, kind: RecordKind, numbers: Sequence[str], path: Path) -> None:
         """The records of some portfolios, all text, with evidence, as Parquet."""
-        from psycopg import sql
-
-        listed = sql.Literal(list(numbers)).as_string(self._cursor)
-        self._copy(question.rows(kind, f"= ANY({listed}::text[])"), [*kind.names, *EVIDENCE], path)
+        self._copy(question.rows(kind, self.any_of(numbers)), [*kind.names, *EVIDENCE], path)
 
     def _copy(self, query: str, names: Sequence[str], path: Path) -> None:
         schema = pa.schema([(name, pa.string()) for name in names])

@@ -27,7 +27,7 @@ from classfeed_dagster.reconciliation.compare import (
 from classfeed_dagster.reconciliation.delivered import Delivered
 from classfeed_dagster.reconciliation.expected_sql import EVIDENCE, Question, digest_sql
 from classfeed_dagster.reconciliation.landing import Landing
-from classfeed_dagster.reconciliation.records import KINDS, RecordKind
+from classfeed_dagster.reconciliation.records import RecordKind
 from classfeed_dagster.reconciliation.source_queries import Bigsite
 from classfeed_dagster.store import ObjectStore
 
@@ -47,6 +47,14 @@ class Sides:
     settled: int
     file_rows: Mapping[Key, Row]
     bigsite_rows: Mapping[Key, Row]
+    landing_rows: Mapping[Key, Row]
+
+    @property
+    def portfolio_numbers(self) -> set[str]:
+        """Portfolios with a record that differs."""
+        at = [column.name for column in self.kind.rule.keys].index("portfolio_number")
+        differences = (*self.bigsite.differences, *self.landing.differences)
+        return {number for one in differences if (number := one.key[at])}
 
     def counts(self, comparison: Comparison) -> dict[RowClass, tuple[int, int]]:
         """Rows (of the file, of the other side) by class, the settled ones included."""
@@ -94,9 +102,15 @@ class Workbench:
         used = {revision.snapshot_id for revision in self._delivered.latest.values()} | {last}
         faults: dict[str, Mapping[str, str]] = {}
         unreadable: set[str] = set()
-        for kind in KINDS:
+        for kind in self._delivered.layout.kinds:
             columns = ", ".join(f"{name} VARCHAR" for name in (*kind.names, *EVIDENCE))
             self.db.execute(f"CREATE TABLE landing_{kind.name} ({columns})")
+        self.db.execute(
+            """CREATE TABLE landing_consents (portfolio_number VARCHAR, granted_at TIMESTAMPTZ, expires_at TIMESTAMPTZ,
+            revoked_at TIMESTAMPTZ, updated_at TIMESTAMPTZ, consent_id BIGINT, recipient_reference VARCHAR, history_from DATE);
+            CREATE TABLE landing_decisions (portfolio_number VARCHAR, consent VARCHAR, extract VARCHAR, reference VARCHAR,
+            history_from VARCHAR)"""
+        )
         landing = Landing(self.db, self._stack, store)
         for snapshot_id in sorted(used):
             revision = snapshots[snapshot_id]
@@ -108,8 +122,10 @@ class Workbench:
             # Whoever no revision delivered is looked for in the last one's landing.
             other = "<>" if snapshot_id == last else "="
             only = f"{'NOT ' * (snapshot_id == last)}IN (SELECT portfolio_number FROM latest WHERE snapshot_id {other} '{snapshot_id}')"
-            for kind in KINDS:
+            for kind in self._delivered.layout.kinds:
                 self.db.execute(f"INSERT INTO landing_{kind.name} {question.rows(kind, only)}")
+            self.db.execute(f"INSERT INTO landing_consents {question.consents(only)}")
+            self.db.execute(f"INSERT INTO landing_decisions {question.decisions(only)}")
         in_order = ", ".join(f"'{one}'" for one in sorted(unreadable)) or "''"
         self.db.execute(
             f"CREATE TABLE unlanded AS SELECT portfolio_number FROM latest WHERE snapshot_id IN ({in_order})"
@@ -143,12 +159,12 @@ class Workbench:
         )
         if settled == self._delivered.rows[name] and not numbers:
             nothing = nothing_to_compare(kind.rule)
-            return Sides(kind, nothing, nothing, portfolios, 0, settled, {}, {})
+            return Sides(kind, nothing, nothing, portfolios, 0, settled, {}, {}, {})
         rows_path = self._folder / f"bigsite-{name}.parquet"
         bigsite.rows(question, kind, [number for number in numbers if number], rows_path)
         file_side = self._side("file", kind, f"read_parquet('{file_path}')", extra=("page", "line"))
         bigsite_side = self._side("source", kind, f"read_parquet('{rows_path}')", extra=EVIDENCE)
-        landing_side = self._side("landing", kind, f"landing_{name}", extra=())
+        landing_side = self._side("landing", kind, f"landing_{name}", extra=EVIDENCE)
         landed_file_side = self._side("file-of-landed", kind, f"read_parquet('{file_path}')", extra=(), unlanded=True)
         today = bigsite.asked_at.date()
         # Every portfolio here is known to differ: digests would be computed for nothing.
@@ -169,6 +185,7 @@ class Workbench:
             settled,
             self._rows(kind, keys, file_side),
             self._rows(kind, keys, bigsite_side),
+            self._rows(kind, keys, landing_side),
         )
 
     def _count(self, query: str) -> int:

@@ -7,13 +7,15 @@ import datetime as dt
 
 import pytest
 
+from classfeed_dagster.reconciliation.evidence import LateRow
 from classfeed_dagster.reconciliation.expected_sql import Question
-from classfeed_dagster.reconciliation.explain import Circumstances, LateRow, explain, number_hints, severity
+from classfeed_dagster.reconciliation.explain import Circumstances, explain, number_hints, severity
 from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Severity, Side, difference
 
 READ = dt.datetime(2025, 3, 12, 16, tzinfo=dt.UTC)
 SINCE = "2025-03-12T20:00:00.000000Z"
 BEFORE = "2025-03-12T10:00:00.000000Z"
+LATE = LateRow("trade 7", "2025-03-12 20:00:00Z", None, "to be sent with 2025-03-13")
 CASE = Circumstances(
     record="investment_holdings", field="units", file="5.000000", landing="5.000000", bigsite="6.500000", in_file=True, in_bigsite=True,
     file_is_landing=True, file_is_bigsite=False, evidence={}, snapshot_at=READ, page_fault=None,
@@ -34,17 +36,22 @@ def causes(**changes: object) -> list[Cause]:
         ({"file_is_landing": True, "page_fault": "p: changed"}, Cause.UNKNOWN),  # the file still says what was landed
         ({"file_is_landing": False, "file_is_bigsite": True}, Cause.LANDING_ALTERED),
         ({"file_is_landing": False, "file_is_bigsite": True, "landing_faults": ("x: changed",)}, Cause.LANDING_ALTERED),
-        ({"evidence": {"eod_updated_at": SINCE}}, Cause.LATE_ROW),
+        ({"evidence": {"eod_updated_at": SINCE}, "late_rows": (LATE,)}, Cause.LATE_ROW),
+        ({"evidence": {"eod_updated_at": SINCE}}, Cause.UNKNOWN),  # rewritten, and no row forces it
         ({"evidence": {"eod_updated_at": BEFORE}}, Cause.UNKNOWN),
-        ({"evidence": {"eod_updated_at": READ.isoformat()}}, Cause.UNKNOWN),
-        ({"evidence": {"eod_updated_at": SINCE}, "file_is_landing": False}, Cause.EXPORT_FAULT),
+        ({"evidence": {"eod_updated_at": SINCE}, "late_rows": (LATE,), "file_is_landing": False}, Cause.EXPORT_FAULT),
+        ({"evidence": {"eod_updated_at": SINCE}, "late_rows": (LATE,), "file_is_landing": None}, Cause.UNKNOWN),
         ({"field": "price", "evidence": {"price_updated_at": SINCE}}, Cause.PRICE_REVISED),
+        ({"field": "price", "evidence": {"price_updated_at": READ.isoformat()}}, Cause.UNKNOWN),
         ({"field": "cost_base", "evidence": {"price_updated_at": SINCE}}, Cause.UNKNOWN),
-        ({"field": "isin", "evidence": {"state_updated_at": SINCE}}, Cause.STATE_CHANGED),
-        ({"record": "accounts", "field": "extract", "evidence": {"consent_updated_at": SINCE}}, Cause.CONSENT_CHANGED),
-        ({"field": "units", "evidence": {"consent_updated_at": SINCE}}, Cause.UNKNOWN),
-        ({"record": "movement_transactions", "field": None, "in_file": False, "evidence": {"reverses": "T1"}}, Cause.REVERSAL),
-        ({"record": "movement_transactions", "field": None, "in_file": False}, Cause.LATE_ROW),
+        ({"field": "isin", "evidence": {"state_updated_at": SINCE}, "state_evidence": "state_updated_at"}, Cause.STATE_CHANGED),
+        ({"field": "units", "evidence": {"state_updated_at": SINCE}}, Cause.UNKNOWN),  # not of the row that changed
+        ({"field": "hin", "evidence": {"state_updated_at": SINCE}, "state_evidence": "portfolio_updated_at"}, Cause.UNKNOWN),
+        ({"record": "accounts", "field": "extract", "consent_change": "consent 1", "decided_by_consent": True}, Cause.CONSENT_CHANGED),
+        ({"field": None, "in_file": False, "consent_change": "consent 1"}, Cause.UNKNOWN),  # it decides nothing here
+        ({"record": "movement_transactions", "field": None, "in_file": False, "late_movement": dataclasses.replace(LATE, reverses="trade 1")}, Cause.REVERSAL),
+        ({"record": "movement_transactions", "field": None, "in_file": False, "late_movement": LATE}, Cause.LATE_ROW),
+        ({"record": "movement_transactions", "field": None, "in_file": False}, Cause.UNKNOWN),
         ({"file": "5.00", "bigsite": "-5.00"}, Cause.SIGN),
         ({"file": "5.00", "bigsite": "500.00"}, Cause.SCALE),
         ({"file": "12.34", "bigsite": "13.24"}, Cause.TRANSPOSED),
@@ -58,7 +65,7 @@ def test_the_likeliest_cause(changes: dict[str, object], expected: Cause) -> Non
 
 
 def test_causes_with_evidence_rank_before_hints() -> None:
-    found = causes(file="5.00", bigsite="50.00", evidence={"eod_updated_at": SINCE})
+    found = causes(file="5.00", bigsite="50.00", evidence={"eod_updated_at": SINCE}, late_rows=(LATE,))
     assert found == [Cause.LATE_ROW, Cause.SCALE]
 
 
@@ -69,7 +76,7 @@ def test_a_number_is_not_its_own_hint() -> None:
 
 
 def test_severity() -> None:
-    assert severity(explain(dataclasses.replace(CASE, evidence={"eod_updated_at": SINCE}))) is Severity.WARNING
+    assert severity(explain(dataclasses.replace(CASE, late_rows=(LATE,)))) is Severity.WARNING
     assert severity(explain(CASE)) is Severity.ERROR
 
 
@@ -88,22 +95,22 @@ def test_names_that_could_be_sql_are_refused(recipient: str, audience: str) -> N
 
 def test_a_holding_that_a_backdated_row_undid_is_late_and_one_that_just_vanished_is_not() -> None:
     gone = {"field": None, "bigsite": None, "in_bigsite": False}
-    late = LateRow("trade 7", "2023-05-04T01:00:00+00:00", None)
-    assert causes(**gone, late_rows=(late,))[0] is Cause.LATE_ROW
-    (undone, *_) = explain(dataclasses.replace(CASE, **gone, late_rows=(late,)))
+    assert causes(**gone, late_rows=(LATE,))[0] is Cause.LATE_ROW
+    (undone, *_) = explain(dataclasses.replace(CASE, **gone, late_rows=(LATE,)))
     assert undone.evidence.startswith("bigsite's end of day has no such row any more; ")
     assert causes(**gone)[0] is Cause.UNKNOWN
     # The file isn't what was landed: then the export is at fault, whatever came late.
-    assert Cause.LATE_ROW not in causes(**gone, late_rows=(late,), file_is_landing=False)
+    assert Cause.LATE_ROW not in causes(**gone, late_rows=(LATE,), file_is_landing=False)
 
 
 def test_the_first_three_backdated_rows_are_named_and_reversals_are_so_only_together() -> None:
-    rows = tuple(LateRow(f"trade {at}", SINCE, "T1" if at else None) for at in range(4))
+    rows = tuple(LateRow(f"trade {at}", SINCE, "T1" if at else None, "sent with D") for at in range(4))
     rewritten = dataclasses.replace(CASE, evidence={"eod_updated_at": SINCE})
     (mixed,) = explain(dataclasses.replace(rewritten, late_rows=rows))
     assert mixed.cause is Cause.LATE_ROW
     assert mixed.evidence.startswith(f"bigsite rewrote its end of day at {SINCE}; ")
-    shown = f"trade 0 recorded {SINCE}, trade 1 recorded {SINCE} reversing T1, trade 2 recorded {SINCE} reversing T1"
+    reversing = [f"trade {at} recorded {SINCE} reversing T1 (sent with D)" for at in (1, 2)]
+    shown = ", ".join([f"trade 0 recorded {SINCE} (sent with D)", *reversing])
     assert mixed.evidence.endswith(f"backdated since: {shown}")
     (reversals,) = explain(dataclasses.replace(rewritten, late_rows=rows[1:]))
     assert reversals.cause is Cause.REVERSAL

@@ -330,7 +330,8 @@ def test_a_rewritten_end_of_day_without_a_row_that_says_why(scene: Scene) -> Non
         at=LATER,
     )
     found = scene.only_break()
-    assert (found.record, found.field, found.likeliest.cause) == ("account_balances", "ledger_balance", Cause.LATE_ROW)
+    assert (found.record, found.field, found.likeliest.cause) == ("account_balances", "ledger_balance", Cause.UNKNOWN)
+    assert found.severity is Severity.ERROR  # no ledger row forces it
     assert "1000" not in found.subject  # the account's number is not shown
     assert found.subject.startswith("~")
 

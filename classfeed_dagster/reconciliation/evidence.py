@@ -1,0 +1,387 @@
+"""Evidence for explanations, gathered for the portfolios that differ: consents, ledger rows, later deliveries."""
+
+# ruff: noqa: S608  # SQL of this package's own text and checked literals; its lines read better whole
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from classfeed_dagster.reconciliation.later_deliveries import LaterDeliveries
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from classfeed_dagster.reconciliation.delivered import Delivered, Revision
+    from classfeed_dagster.reconciliation.expected_sql import Question
+    from classfeed_dagster.reconciliation.landing import SnapshotReader
+    from classfeed_dagster.reconciliation.source_queries import Bigsite
+    from classfeed_dagster.reconciliation.three_way import Sides
+
+_CHUNK = 500
+_ZERO = Decimal(0)
+LEDGERS = {"T": "trade", "S": "security_movement", "I": "income", "C": "cash_transaction"}
+_DATES = {
+    "trade": "trade_date",
+    "security_movement": "effective_date",
+    "income": "payment_date",
+    "cash_transaction": "transaction_date",
+}
+END_OF_DAY = {
+    "investment_holdings": frozenset({"units", "settled_units", "cost_base"}),
+    "account_balances": frozenset({"ledger_balance", "available_balance"}),
+}
+"""The fields that bigsite's end of day states, by kind of record."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """A row of a ledger, with what decides to which window and which end of day it belongs."""
+
+    transaction_id: str
+    source_row: str
+    dated: dt.date
+    recorded_at: dt.datetime
+    reverses: str | None
+    value: Decimal  # units of a holding, or the amount in a balance
+    settles: dt.date | None
+    xmin: int
+    movement_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LateRow:
+    """A ledger row that the delivered snapshot did not see. ``travel`` says with which delivery it goes."""
+
+    source_row: str
+    recorded_at: str
+    reverses: str | None
+    travel: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentDecision:
+    """The decision on a portfolio's consent at the cut-off."""
+
+    change: str
+    extract: str
+    reference: str | None
+    history_from: dt.date | None
+
+    def sends(self, dated: dt.date, recorded_at: dt.datetime, window_start: dt.datetime) -> bool:
+        """Return True if a ledger row recorded before the cut-off belongs into the document."""
+        shared = self.history_from is None or dated >= self.history_from
+        return self.change != "REMOVED" and shared and (self.extract == "FULL" or recorded_at >= window_start)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """The evidence on the portfolios that differ, by portfolio number."""
+
+    question: Question
+    snapshots: SnapshotReader
+    later: LaterDeliveries
+    landed_decisions: Mapping[str, ConsentDecision] = field(default_factory=dict)
+    source_decisions: Mapping[str, ConsentDecision] = field(default_factory=dict)
+    landed_consents: Mapping[str, Mapping[int, tuple[Any, ...]]] = field(default_factory=dict)
+    source_consents: Mapping[str, Mapping[int, tuple[Any, ...]]] = field(default_factory=dict)
+    consents_updated: Mapping[int, dt.datetime] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[LedgerRow]] = field(default_factory=dict)  # by the key in source_row
+    missing: Mapping[str, LedgerRow] = field(default_factory=dict)  # movements that the file lacks, by source_row
+
+    def consent_change(self, number: str, revision: Revision) -> str | None:
+        """Return what changed in the consents since the snapshot; None unless the landing shows every old value."""
+        landed, now = self.landed_consents.get(number, {}), self.source_consents.get(number, {})
+        if not landed or self._unlanded_grant(number):
+            return None
+        evidence = None
+        for consent_id, row in landed.items():
+            current = now.get(consent_id)
+            if current == row:
+                continue
+            updated = self.consents_updated.get(consent_id)
+            revived = current is not None and row[2] is not None and current[2] is None
+            if current is None or revived or updated is None or updated <= revision.snapshot_at:
+                return None
+            evidence = (
+                f"consent {consent_id} was updated at {updated:%Y-%m-%d %H:%M:%S}Z, and the landing has its old values"
+            )
+        return evidence
+
+    def _unlanded_grant(self, number: str) -> bool:
+        # A grant that should have been landed: it was in force at the cut-off.
+        landed = self.landed_consents.get(number, {})
+        return any(
+            row[0] is not None and row[0] < self.question.window_end
+            for consent_id, row in self.source_consents.get(number, {}).items()
+            if consent_id not in landed and not _over(row, self.question.window_start)
+        )
+
+    def decides_portfolio(self, number: str, field: str | None, *, in_file: bool, in_source: bool) -> bool:
+        """Return True if the decisions on consent, by the landing and by bigsite, differ just as the two sides do."""
+        landed, now = self.landed_decisions.get(number), self.source_decisions.get(number)
+        if field is None:
+            return (landed is not None) is in_file and (now is not None) is in_source and landed != now
+        if landed is None or now is None:
+            return False
+        removed = landed.change != now.change and "REMOVED" in (landed.change, now.change)
+        return {
+            "consent": landed.change != now.change,
+            "extract": landed.extract != now.extract,
+            "recipient_reference": landed.reference != now.reference,
+        }.get(field, removed)
+
+    def decided_by_consent(self, number: str, row: Mapping[str, str | None], *, in_file: bool) -> bool:
+        """Return True if the two decisions on consent differ just so that they force this movement's presence."""
+        landed, now = self.landed_decisions.get(number), self.source_decisions.get(number)
+        if landed is None or now is None or landed == now:
+            return False
+        if str(row.get("transaction_id", "")).startswith("O"):
+            return (landed.history_from, landed.extract) != (now.history_from, now.extract)
+        try:
+            dated = dt.date.fromisoformat(row.get("transaction_date") or "")
+            recorded = dt.datetime.fromisoformat(row.get("recorded_at") or "")
+        except ValueError:
+            return False
+        start = self.question.window_start
+        return landed.sends(dated, recorded, start) is in_file and now.sends(dated, recorded, start) is not in_file
+
+    def saw(self, row: LedgerRow, revision: Revision) -> bool:
+        """Return False only if the snapshot demonstrably did not see the row."""
+        snapshot = self.snapshots.of(revision.descriptor_key)
+        return row.recorded_at <= revision.snapshot_at and (snapshot is None or snapshot.saw(row.xmin))
+
+    def late_movement(self, number: str, source_row: str | None, revision: Revision) -> LateRow | None:
+        """Return the movement that the file lacks as a late row; None if it was visible, or is lost."""
+        row = self.missing.get(source_row or "")
+        if row is None or self.saw(row, revision):
+            return None
+        return self._late(number, row)
+
+    def _late(self, number: str, row: LedgerRow) -> LateRow | None:
+        decision = self.source_decisions.get(number)
+        before = decision is not None and decision.history_from is not None and row.dated < decision.history_from
+        travel = self.later.travel(number, row, before_history=before, saw=self.saw)
+        if travel is None:
+            return None
+        return LateRow(row.source_row, f"{row.recorded_at:%Y-%m-%d %H:%M:%S}Z", row.reverses, travel)
+
+    def end_of_day(
+        self,
+        kind: str,
+        number: str,
+        revision: Revision,
+        file: Mapping[str, str | None] | None,
+        landed: Mapping[str, str | None] | None,
+        source: Mapping[str, str | None] | None,
+    ) -> tuple[LateRow, ...]:
+        """Return the late rows that force the difference of two stated end-of-day figures; () if none do.
+
+        What the file states must be the ledger as recorded at the landed end of day, what bigsite states now the
+        ledger as recorded at its rewritten one, and rows that the snapshot did not have must lie between them.
+        """
+        key = (source or landed or {}).get("source_row") or ""
+        rows = self.rows.get(key, ())
+        old, new = _instant(landed, "eod_updated_at"), _instant(source, "eod_updated_at")
+        if (source is not None and (new is None or new <= revision.snapshot_at)) or (file is not None and old is None):
+            return ()
+
+        def stated_before(row: LedgerRow) -> bool:
+            limit = old if file is not None else revision.snapshot_at
+            return self.saw(row, revision) and limit is not None and row.recorded_at <= limit
+
+        before = [row for row in rows if stated_before(row)]
+        after = [row for row in rows if source is None or (new is not None and row.recorded_at <= new)]
+        if not _states(kind, file, before, self.question.business_date) or not _states(
+            kind, source, after, self.question.business_date
+        ):
+            return ()
+        late = [self._late(number, row) for row in after if not stated_before(row)]
+        return tuple(row for row in late if row is not None) if None not in late else ()
+
+
+def _over(row: tuple[Any, ...], at: dt.datetime) -> bool:
+    return any(ended is not None and ended < at for ended in row[1:3])
+
+
+def _instant(row: Mapping[str, str | None] | None, name: str) -> dt.datetime | None:
+    text = (row or {}).get(name)
+    return dt.datetime.fromisoformat(text) if text else None
+
+
+def _states(kind: str, stated: Mapping[str, str | None] | None, rows: Sequence[LedgerRow], day: dt.date) -> bool:
+    """Return True if the stated figures are the sum of the rows; no statement means zero."""
+    total = sum((row.value for row in rows), _ZERO)
+    if stated is None:
+        return total == 0
+    if kind == "account_balances":
+        return _number(stated, "ledger_balance") == total
+    unsettled = sum((row.value for row in rows if row.settles is not None and row.settles > day), _ZERO)
+    return (_number(stated, "units"), _number(stated, "settled_units")) == (total, total - unsettled)
+
+
+def _number(row: Mapping[str, str | None], name: str) -> Decimal | None:
+    try:
+        return Decimal(row.get(name) or "")
+    except ArithmeticError:
+        return None
+
+
+def gather(
+    db: duckdb.DuckDBPyConnection,
+    bigsite: Bigsite,
+    delivered: Delivered,
+    question: Question,
+    everything: Sequence[Sides],
+    snapshots: SnapshotReader,
+    later: LaterDeliveries,
+) -> Evidence:
+    """Ask the landing and bigsite for the evidence on every portfolio that differs, and for no other."""
+    evidence = Evidence(question, snapshots, later)
+    numbers = sorted({number for sides in everything for number in sides.portfolio_numbers})
+    if not numbers:
+        return evidence
+    wanted = {"numbers": numbers}
+    landed = db.execute(
+        "SELECT * FROM landing_consents WHERE portfolio_number IN (SELECT unnest($numbers))", wanted
+    ).fetchall()
+    evidence.landed_consents, _ = _consents(landed)
+    evidence.landed_decisions = _decisions(
+        db.execute(
+            "SELECT * FROM landing_decisions WHERE portfolio_number IN (SELECT unnest($numbers))", wanted
+        ).fetchall()
+    )
+    consents: list[tuple[Any, ...]] = []
+    decisions: list[tuple[Any, ...]] = []
+    for part in _parts(numbers):
+        consents += bigsite.fetch(question.consents(bigsite.any_of(part)))
+        decisions += bigsite.fetch(question.decisions(bigsite.any_of(part)))
+    evidence.source_consents, evidence.consents_updated = _consents(consents)
+    evidence.source_decisions = _decisions(decisions)
+    evidence.rows = _end_of_day_rows(bigsite, question, everything)
+    evidence.missing = _missing_movements(bigsite, everything)
+    later.watch(number for number in numbers)
+    return evidence
+
+
+def _parts(members: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(members), _CHUNK):
+        yield members[start : start + _CHUNK]
+
+
+def _consents(
+    rows: Iterable[Sequence[Any]],
+) -> tuple[dict[str, dict[int, tuple[Any, ...]]], dict[int, dt.datetime]]:
+    found: dict[str, dict[int, tuple[Any, ...]]] = defaultdict(dict)
+    updated: dict[int, dt.datetime] = {}
+    for number, granted, expires, revoked, changed, consent_id, reference, history_from in rows:
+        instants = tuple(at.astimezone(dt.UTC) if at is not None else None for at in (granted, expires, revoked))
+        found[str(number)][int(consent_id)] = (*instants, reference, history_from)
+        if changed is not None:
+            updated[int(consent_id)] = changed.astimezone(dt.UTC)
+    return found, updated
+
+
+def _decisions(rows: Iterable[Sequence[Any]]) -> dict[str, ConsentDecision]:
+    return {
+        str(number): ConsentDecision(change, extract, reference, dt.date.fromisoformat(since) if since else None)
+        for number, change, extract, reference, since in rows
+    }
+
+
+def _end_of_day_rows(bigsite: Bigsite, question: Question, everything: Sequence[Sides]) -> dict[str, list[LedgerRow]]:
+    """Ledger rows dated to the business date or before, of the holdings and accounts whose end of day differs."""
+    rows: dict[str, list[LedgerRow]] = defaultdict(list)
+    for sides in everything:
+        fields = END_OF_DAY.get(sides.kind.name)
+        if fields is None:
+            continue
+        keys: set[str] = set()
+        for one in (*sides.bigsite.differences, *sides.landing.differences):
+            if one.field is None or one.field in fields:
+                for side in (sides.bigsite_rows, sides.landing_rows):
+                    keys.add(str(side.get(one.key, {}).get("source_row") or ""))
+        keys.discard("")
+        ask = _holding_rows if sides.kind.name == "investment_holdings" else _account_rows
+        for part in _parts(sorted(keys)):
+            for key, row in ask(bigsite, question, part):
+                rows[key].append(row)
+    return rows
+
+
+def _holding_rows(bigsite: Bigsite, question: Question, keys: Sequence[str]) -> Iterator[tuple[str, LedgerRow]]:
+    pairs = ", ".join(f"({portfolio}, {security})" for portfolio, security in (_ids(key).split("/") for key in keys))
+    signed = "CASE WHEN r.side = 'SELL' THEN -r.units ELSE r.units END"
+    for table, value, settles in (
+        ("trade", signed, "r.settlement_date"),
+        ("security_movement", "r.units_change", "CAST(NULL AS DATE)"),
+    ):
+        query = _ledger_query(table, value, settles, "'holding_eod ' || r.portfolio_id || '/' || r.security_id")
+        yield from _ledger_rows(
+            bigsite.fetch(
+                f"{query} WHERE (r.portfolio_id, r.security_id) IN ({pairs}) AND r.{_DATES[table]} <= {question.day}"
+            ),
+            table,
+        )
+
+
+def _account_rows(bigsite: Bigsite, question: Question, keys: Sequence[str]) -> Iterator[tuple[str, LedgerRow]]:
+    ids = ", ".join(str(int(_ids(key))) for key in keys)
+    # A trade changes what is available, not the ledger's balance.
+    for table, value in (("cash_transaction", "r.amount"), ("trade", "0")):
+        query = _ledger_query(table, value, "CAST(NULL AS DATE)", "'cash_balance_eod ' || r.cash_account_id")
+        yield from _ledger_rows(
+            bigsite.fetch(f"{query} WHERE r.cash_account_id IN ({ids}) AND r.{_DATES[table]} <= {question.day}"), table
+        )
+
+
+def _ids(key: str) -> str:
+    return key.partition(" ")[2]
+
+
+def _ledger_query(table: str, value: str, settles: str, key: str) -> str:
+    movement_type = "r.movement_type" if table == "security_movement" else "NULL"
+    return (
+        f"SELECT {key}, r.{table}_id, r.{_DATES[table]}, r.recorded_at, r.reverses_{table}_id, {value}, {settles}, "
+        f"CAST(CAST(r.xmin AS VARCHAR) AS BIGINT), {movement_type} FROM bigsite.{table} r"
+    )
+
+
+def _ledger_rows(rows: Iterable[Sequence[Any]], table: str) -> Iterator[tuple[str, LedgerRow]]:
+    for key, number, dated, recorded_at, reverses, value, settles, xmin, movement_type in rows:
+        yield (
+            str(key),
+            LedgerRow(
+                f"{table[0].upper()}{number}",
+                f"{table} {number}",
+                dated,
+                recorded_at.astimezone(dt.UTC),
+                f"{table} {reverses}" if reverses is not None else None,
+                Decimal(value),
+                settles,
+                int(xmin),
+                movement_type,
+            ),
+        )
+
+
+def _missing_movements(bigsite: Bigsite, everything: Sequence[Sides]) -> dict[str, LedgerRow]:
+    """Movements that bigsite has and the file lacks, by source row."""
+    ids: dict[str, list[int]] = defaultdict(list)
+    for sides in everything:
+        if sides.kind.name == "movement_transactions":
+            for key, row in sides.bigsite_rows.items():
+                table, _, number = str(row.get("source_row") or "").partition(" ")
+                if key not in sides.file_rows and table in _DATES and number.isdigit():
+                    ids[table].append(int(number))
+    found: dict[str, LedgerRow] = {}
+    for table, numbers in ids.items():
+        for part in _parts([str(number) for number in sorted(numbers)]):
+            query = _ledger_query(table, "0", "CAST(NULL AS DATE)", f"'{table} ' || r.{table}_id")
+            rows = bigsite.fetch(f"{query} WHERE r.{table}_id IN ({', '.join(part)})")
+            found.update(_ledger_rows(rows, table))
+    return found

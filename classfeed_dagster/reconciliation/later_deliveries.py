@@ -1,0 +1,90 @@
+"""Later deliveries of a feed, searched for the ledger rows that a date's snapshot did not see."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from classfeed_dagster.reconciliation.delivered import (
+    NothingDeliveredError,
+    Revision,
+    business_dates,
+    carried_ids,
+    read_revisions,
+)
+from classfeed_dagster.reconciliation.document_layouts import EPI, DocumentLayout
+from classfeed_dagster.reconciliation.switches import excluded_by_switch
+from classfeed_dagster.trading_days import cutoff, next_business_day
+
+if TYPE_CHECKING:
+    from classfeed_dagster.reconciliation.evidence import LedgerRow
+    from classfeed_dagster.store import ObjectStore
+
+Visible = Callable[["LedgerRow", Revision], bool]
+
+
+class LaterDeliveries:
+    """The deliveries after a business date, read only when they are asked for."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        feed: str,
+        day: dt.date,
+        layout: DocumentLayout = EPI,
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._day = day
+        self._layout = layout
+        self._dates: list[dt.date] | None = None
+        self._revisions: dict[dt.date, tuple[Revision, ...]] = {}
+        self._ids: dict[dt.date, Mapping[str, frozenset[str]]] = {}
+        self._numbers: frozenset[str] = frozenset()
+
+    def watch(self, numbers: Iterable[str]) -> None:
+        """Name the portfolios whose records are read, so that each page is read once."""
+        self._numbers = frozenset(numbers)
+
+    def travel(self, number: str, row: LedgerRow, *, before_history: bool, saw: Visible) -> str | None:
+        """Return with which delivery the row went or will go, in words; None if a delivery lacks it: it is lost."""
+        for day in self._later():
+            latest = [one for one in self._revisions_of(day) if number in one.portfolios]
+            if not latest:
+                continue
+            revision = latest[-1]
+            if revision.portfolios[number].get("change") == "REMOVED":
+                return f"not sent: the portfolio's consent ended, announced on {day.isoformat()}"
+            ids = self._carried(day).get(number, frozenset())
+            if row.transaction_id in ids:
+                return f"sent with {day.isoformat()}"
+            if excluded_by_switch(row.transaction_id, row.movement_type, revision.flags):
+                return f"left out of {day.isoformat()} by the feed's switches"
+            if before_history and (row.transaction_id[0] == "I" or any(one[:1] == "O" for one in ids)):
+                return f"dated before the shared history: in the openings of {day.isoformat()}"
+            if row.recorded_at < revision.recorded_before and saw(row, revision):
+                return None
+        known = max([self._day, *self._later()])
+        due = next_business_day(known)
+        while row.recorded_at >= cutoff(due):
+            due = next_business_day(due)
+        return f"to be sent with {due.isoformat()}"
+
+    def _later(self) -> list[dt.date]:
+        if self._dates is None:
+            self._dates = [day for day in business_dates(self._store, self._feed) if day > self._day]
+        return self._dates
+
+    def _revisions_of(self, day: dt.date) -> tuple[Revision, ...]:
+        if day not in self._revisions:
+            try:
+                self._revisions[day] = read_revisions(self._store, self._feed, day)
+            except NothingDeliveredError:  # its only revision is void
+                self._revisions[day] = ()
+        return self._revisions[day]
+
+    def _carried(self, day: dt.date) -> Mapping[str, frozenset[str]]:
+        if day not in self._ids:
+            self._ids[day] = carried_ids(self._store, self._revisions_of(day), self._numbers, self._layout)
+        return self._ids[day]

@@ -1,0 +1,91 @@
+"""Portfolios held back, judged: a manifest's word counts only with the quarantine record, and with its reason."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from classfeed_dagster.reconciliation.delivered import Delivered
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Explanation, Severity, Side
+
+Consent = tuple[dt.datetime | None, dt.datetime | None, dt.datetime | None]
+
+
+def quarantine_breaks(
+    store: ObjectStore, delivered: Delivered, consents: Mapping[str, Sequence[Consent]]
+) -> Iterable[Break]:
+    """Yield one break per portfolio held back: a warning if its record proves it, else an error."""
+    for number, entry in sorted(delivered.held_back.items()):
+        fault = _fault(store, delivered, number, entry, consents.get(number, ()))
+        rules = ", ".join(str(rule.get("rule")) for rule in entry.get("rules", ()))
+        reason = f"{entry.get('reason')}{f' (rules: {rules})' if rules else ''}"
+        explanation = Explanation(Cause.QUARANTINE, reason) if fault is None else Explanation(Cause.UNKNOWN, fault)
+        yield Break(
+            delivered.feed,
+            delivered.business_date,
+            Side.SOURCE,
+            BreakKind.CONSENT if entry.get("kind") == "CONSENT_ENDED" else BreakKind.MISSING_IN_EXPORT,
+            Severity.WARNING if fault is None else Severity.ERROR,
+            number,
+            "portfolio",
+            "held back",
+            explanations=(explanation,),
+        )
+
+
+def _fault(
+    store: ObjectStore, delivered: Delivered, number: str, entry: Mapping[str, Any], consents: Sequence[Consent]
+) -> str | None:
+    """Return why the manifest's word is not proven; None if it is."""
+    key = f"quarantine/{delivered.feed}/{delivered.business_date.isoformat()}/{number}.json"
+    try:
+        record = json.loads(store.read(key))
+        stated = record["held_back"]
+        place = (record["feed"], record["business_date"], stated["number"], record.get("released_in"))
+        if place != (delivered.feed, delivered.business_date.isoformat(), number, None):
+            return f"{key} is the record of another portfolio or date, or states that it was delivered"
+        if not stated["reason"] or (stated["kind"] == "RULE" and not stated["rules"]):
+            return f"{key} names no reason or rule"
+    except ObjectNotFoundError:
+        return "the manifest names it as held back, and there is no quarantine record of it"
+    except (ValueError, KeyError, TypeError):
+        return f"{key} is not a quarantine record"
+    at = delivered.revisions[-1].consent_checked_at
+    if entry.get("kind") == "CONSENT_ENDED" and any(active(consent, at) for consent in consents):
+        return f"the manifest states that its consent had ended, and bigsite has one active at {at:%Y-%m-%d %H:%M:%S}Z"
+    return None
+
+
+def active(consent: Consent, at: dt.datetime) -> bool:
+    """Return True if the authority (granted, expires, revoked) was in force at ``at``."""
+    granted, expires, revoked = consent
+    ended = any(end is not None and end < at for end in (expires, revoked))
+    return granted is not None and granted < at and not ended
+
+
+def consent_breaks(delivered: Delivered, consents: Mapping[str, Sequence[Consent]]) -> Iterable[Break]:
+    """Yield portfolios whose data was delivered although no consent was active when delivery last asked for it.
+
+    A consent that ended later was rightly relied on.
+    """
+    for number, revision in sorted(delivered.latest.items()):
+        at = revision.consent_checked_at
+        if revision.portfolios[number].get("change") == "REMOVED":
+            continue
+        if any(active(consent, at) for consent in consents.get(number, ())):
+            continue
+        evidence = f"bigsite has no consent active at {at:%Y-%m-%d %H:%M:%S}Z, when it was delivered"
+        yield Break(
+            delivered.feed,
+            delivered.business_date,
+            Side.SOURCE,
+            BreakKind.CONSENT,
+            Severity.ERROR,
+            number,
+            "portfolio",
+            "consent at delivery",
+            explanations=(Explanation(Cause.CONSENT_ENDED, evidence),),
+        )
