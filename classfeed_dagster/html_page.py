@@ -14,7 +14,7 @@ from decimal import Decimal
 Number = int | Decimal
 _LABEL = 75  # width of a written date
 _WIDEST = 40  # of a column, so that two dates are not two walls
-_STYLE = """
+STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#55606f;--line:#dfe4ea;--paper:#fff;--wash:#f5f7f9;--error:#b3261e;--warning:#8a5200;--event:#55606f;--good:#176b3b;--bar:#3566b8}
 @media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#a3afbd;--line:#333c48;--paper:#14191f;--wash:#1c232b;--error:#ff8a80;--warning:#ffb74d;--event:#a3afbd;--good:#69d394;--bar:#7aa5ee}}
 @media(prefers-reduced-motion:reduce){*{animation:none!important;transition:none!important;scroll-behavior:auto!important}}
@@ -36,13 +36,17 @@ ol.trace{list-style:none;margin:.5rem 0 0;padding:0}ol.trace li{padding:.25rem 0
 """
 
 
-def page(title: str, parts: Iterable[str], about: str = "") -> str:
-    """The whole document: ``parts`` are the main landmark's content after its heading, ``about`` the foot's text."""
+def page(title: str, parts: Iterable[str], about: str = "", style: str = "") -> str:
+    """Return the document: ``parts`` follow the heading in the main landmark, ``about`` is the footer's text.
+
+    ``style`` is CSS that this page needs in addition.
+    """
     body = "\n".join(part for part in (f"<h1>{escape(title)}</h1>", *parts) if part)
+    more = f"<style>{style}</style>" if style else ""
     foot = f'\n<footer><p class="soft">{escape(about)}</p></footer>' if about else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n<main>\n{body}\n</main>{foot}\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style>{more}</head><body>\n<main>\n{body}\n</main>{foot}\n</body></html>\n"
     )
 
 

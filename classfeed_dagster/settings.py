@@ -177,6 +177,7 @@ class Settings(BaseSettings):
         "classfeed-support", description="identity provider's group that may use the support door; see docs/security.md"
     )
     rerun_budget: int = Field(6, ge=0, description="re-runs of one feed that support may request in 24 hours")
+    rerun_feeds: str = Field("class_super,class_cash", description="feeds that support may re-run, separated by commas")
     operate_url: str | None = Field(
         None, description="base URL of the writable webserver that starts re-runs. Unset: in this process"
     )

@@ -5,18 +5,27 @@ The looks materialize too: a date is run again, a range is backfilled, a sensor 
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from classfeed_dagster.local.dagster_instance import dagster_home
 from classfeed_dagster.local.dagster_services import dagster_services, free_port
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.settings import Settings
+from classfeed_dagster.support.alb_identity import HEADER
+from classfeed_dagster.support.rerun_page import WebserverActions, application
+from classfeed_dagster.support.reruns import requests
+from classfeed_dagster_tests.support.test_reruns import PUBLIC_KEY, SIGNER, signed
 from classfeed_dagster_tests.torture.backfill import ask
 
 ROOT = Path(__file__).parent.parent
@@ -90,3 +99,25 @@ def test_our_own_pages_are_for_everybody(ui: Ui, tmp_path: Path) -> None:
     assert reports
     axe = ["--axe", str(AXE)] if AXE.exists() else []
     script("accessibility.py", *axe, str(page), *map(str, reports))
+
+
+def test_the_support_doors_page_works_on_a_phone_and_a_desk(tmp_path: Path) -> None:
+    settings = Settings(
+        store_url=str(tmp_path), first_business_date=dt.date(2026, 3, 2), door_signer=SIGNER, rerun_budget=20,
+        ui_url="https://classfeed.example",
+    )  # fmt: skip
+    actions = WebserverActions(lambda *_: False, lambda *_: "0f9d6f0a-run")
+    now = dt.datetime(2026, 3, 20, tzinfo=dt.UTC)
+    port = free_port(8130)
+    door = application(Runtime(settings), actions, lambda _: PUBLIC_KEY, lambda: now)
+    server = uvicorn.Server(uvicorn.Config(door, port=port, log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        axe = ["--axe", str(AXE)] if AXE.exists() else []
+        header = f"{HEADER}={signed()}"
+        script("rerun_page_check.py", "--url", f"http://127.0.0.1:{port}/rerun", "--header", header, *axe)
+    finally:
+        server.should_exit = True
+        thread.join()
+    assert [one.outcome for one in requests(Runtime(settings).store, "class_super")].count("ACCEPTED") == 4

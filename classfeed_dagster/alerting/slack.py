@@ -77,14 +77,17 @@ class SlackMessenger:
     def announce(self, incident: Incident) -> Thread:
         """See Messenger."""
         answer = self._client.chat_postMessage(
-            channel=self._channel, text=first_line(incident), blocks=blocks(incident, self._links), unfurl_links=False
+            channel=self._channel,
+            text=_text(first_line(incident)),
+            blocks=blocks(incident, self._links),
+            unfurl_links=False,
         )
         return Thread(channel=str(answer["channel"]), ts=str(answer["ts"]))
 
     def revise(self, thread: Thread, incident: Incident) -> None:
         """See Messenger."""
         self._client.chat_update(
-            channel=thread.channel, ts=thread.ts, text=first_line(incident), blocks=blocks(incident, self._links)
+            channel=thread.channel, ts=thread.ts, text=_text(first_line(incident)), blocks=blocks(incident, self._links)
         )
 
     def recovered(self, thread: Thread, incident: Incident, lasted: dt.timedelta) -> None:

@@ -57,7 +57,7 @@ def rerun(
             day,
             requester(settings),
             reason,
-            rules=reruns.RerunPolicy(settings.support_group, settings.rerun_budget),
+            rules=reruns.RerunPolicy.of(settings),
             under_way=lambda: operate.under_way(url, feed, day) if url else False,
             at=settings.now or dt.datetime.now(dt.UTC),
             correlation_id=correlation_id,

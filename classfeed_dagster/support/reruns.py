@@ -1,7 +1,8 @@
-"""The support door's rules: who may ask for a re-run, of what, how often; and every request on record, create-only.
+"""Re-runs on request of the support group: permission, budget and a create-only record of each request.
 
-A re-run is safe at any time, since what was delivered is never delivered again; the rules keep it from being a nuisance
-and leave a trace. Nothing else can be asked for here: no fresh snapshot, no release, no other job, no configuration.
+A re-run is safe at any time, because nothing is delivered twice. The rules limit how often people start one and record
+who did. A request chooses the feed and the business date, and nothing else: no fresh snapshot, no approval of removals,
+no other job, no configuration.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ import datetime as dt
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import AwareDatetime, Field
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.errors import ChainBusyError, UsageError
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.logs import get_logger
 from classfeed_dagster.service_levels.due import due
+from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import Record, from_json, to_json
 
 BUDGET_WINDOW = dt.timedelta(hours=24)
 LAUNCHED_BY = "support"
 _ATTEMPTS = 20
+_REFUSED = "reruns/refused/"  # below the only prefix in which the door may create
 _REASON = range(10, 501)
 # An e-mail address, or a run of digits long enough for an account, a TFN or a phone number.
 _PERSONAL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|\d(?:[ -]?\d){7,}")
@@ -31,11 +35,11 @@ _PERSON = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}\Z")
 
 
 class RerunRefusedError(UsageError):
-    """The door stays shut. The message says why, and what the person can do."""
+    """A re-run is not permitted. The message states the reason and what the person can do."""
 
 
 class RerunRequest(Record):
-    """Who asked for which re-run, why, when, and what the door said."""
+    """Request for a re-run: requester, reason, instant and outcome."""
 
     schema_version: Literal[1] = 1
     feed: str
@@ -50,7 +54,7 @@ class RerunRequest(Record):
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """A person, as something we trust states them, and their groups."""
+    """Person and groups, as stated by a trusted source."""
 
     name: str
     groups: frozenset[str] = field(default_factory=frozenset)
@@ -58,10 +62,23 @@ class Requester:
 
 @dataclass(frozen=True, slots=True)
 class RerunPolicy:
-    """Which group the door opens for, and how many re-runs of a feed it grants in 24 hours."""
+    """Limits of the support door.
+
+    Attributes:
+        group: the group whose members may request a re-run.
+        budget: re-runs of one feed granted in 24 hours.
+        feeds: names of the feeds that may be re-run.
+    """
 
     group: str
     budget: int
+    feeds: frozenset[str]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the policy of the settings."""
+        feeds = (name.strip() for name in settings.rerun_feeds.split(","))
+        return cls(settings.support_group, settings.rerun_budget, frozenset(name for name in feeds if name))
 
 
 def request_rerun(
@@ -77,10 +94,10 @@ def request_rerun(
     at: dt.datetime,
     correlation_id: str,
 ) -> tuple[str, RerunRequest]:
-    """Put the request on record; the record's key and itself if it is granted. ``at`` is UTC.
+    """Record a granted request; return the record's key and the record. RerunRefusedError if it is not granted.
 
-    RerunRefusedError if not, after that was put on record too. ``first_business_date`` is the feeds' default one;
-    ``under_way`` says whether a run of the date is queued or running.
+    ``first_business_date`` is the default of all feeds; ``under_way`` is true while a run of the date is queued or
+    running; ``at`` is UTC.
     """
     for _ in range(_ATTEMPTS):
         count, spent = _spent(store, feed.name, at - BUDGET_WINDOW)
@@ -89,30 +106,51 @@ def request_rerun(
             feed=feed.name,
             business_date=day,
             requested_by=requester.name if _PERSON.match(requester.name) else "(no usable name)",
-            # What was refused for what it says isn't kept.
+            # A reason that was refused for its content is not stored.
             reason="(withheld)" if _PERSONAL.search(reason) else reason.strip()[: _REASON.stop - 1],
             requested_at=at,
             outcome="REFUSED" if refusal else "ACCEPTED",
             refusal=refusal,
             correlation_id=correlation_id,
         )
+        if refusal:
+            _record_refusal(store, record)
+            raise RerunRefusedError(refusal)
         key = f"reruns/{feed.name}/{count + 1:08d}.json"
-        # One sequence a feed: whoever comes second counts again, so that the budget can't be overdrawn by racing.
+        # One sequence per feed: of two racing requests the second counts again, so neither exceeds the budget.
         if store.create(key, to_json(record), {"correlation-id": correlation_id}):
-            if refusal:
-                raise RerunRefusedError(refusal)
             return key, record
-    raise ChainBusyError(f"other requests for {feed.name} kept coming first: ask again")
+    raise ChainBusyError(f"{feed.name}: other requests kept coming first: ask again")
 
 
 def requests(store: ObjectStore, feed: str) -> tuple[RerunRequest, ...]:
-    """Every request for a feed, the first one first."""
-    return tuple(from_json(RerunRequest, store.read(key), store.location(key)) for key in store.list(f"reruns/{feed}/"))
+    """Return the recorded requests for a feed, by instant: all granted ones, and the first refused one of each hour."""
+    keys = (*_granted_keys(store, feed), *store.list(f"{_REFUSED}{feed}/"))
+    records = [from_json(RerunRequest, store.read(key), store.location(key)) for key in keys]
+    return tuple(sorted(records, key=lambda record: record.requested_at))
+
+
+def _record_refusal(store: ObjectStore, record: RerunRequest) -> None:
+    # One record per feed and hour: refusals can be repeated without limit, by anyone who is signed in, and must not
+    # fill the store. All of them are in the log. They take no number from the granted requests.
+    key = f"{_REFUSED}{record.feed}/{record.requested_at:%Y%m%dT%H}.json"
+    store.create(key, to_json(record), {"correlation-id": record.correlation_id})
+    get_logger().warning(
+        "re-run refused",
+        feed=record.feed,
+        business_date=record.business_date.isoformat(),
+        why=record.refusal,
+        correlation_id=record.correlation_id,
+    )
+
+
+def _granted_keys(store: ObjectStore, feed: str) -> list[str]:
+    return list(store.list(f"reruns/{feed}/"))
 
 
 def _spent(store: ObjectStore, feed: str, since: dt.datetime) -> tuple[int, int]:
-    # How many requests there are, and how many were granted since ``since``; the newest are read first.
-    keys = list(store.list(f"reruns/{feed}/"))
+    # The number of the last request, and the requests granted since ``since``. The newest are read first.
+    keys = _granted_keys(store, feed)
     granted = 0
     for key in reversed(keys):
         record = from_json(RerunRequest, store.read(key), store.location(key))
@@ -136,6 +174,8 @@ def _refusal(
     audience = feed.audience(first_business_date)
     if not _PERSON.match(requester.name) or rules.group not in requester.groups:
         return f"only members of {rules.group} may ask for a re-run: ask your team lead for the group"
+    if feed.name not in rules.feeds:
+        return f"{feed.name} is not re-run on request, only {', '.join(sorted(rules.feeds))}: page the on-call"
     if len(reason.strip()) not in _REASON or not reason.isprintable():
         return f"a reason of {_REASON.start} to {_REASON.stop - 1} characters on one line is needed: it goes on record"
     if _PERSONAL.search(reason):

@@ -132,7 +132,12 @@ def test_a_message_that_fails_at_recovery_wakes_nobody_again(
 
 def test_text_can_neither_mention_nor_link(switchboard: Switchboard, local_store: ObjectStore) -> None:
     say(local_store, switchboard, BREAK)
-    assert "2 &lt; 3 &amp; &lt;!channel&gt;" in switchboard.messages[0].seen
+    message = switchboard.messages[0]
+    assert "2 &lt; 3 &amp; &lt;!channel&gt;" in message.seen
+    assert "2 &lt; 3 &amp; &lt;!channel&gt;" in message.text  # what a notification shows
+    say(local_store, switchboard, BREAK.model_copy(update={"means": "<!here> again."}))
+    assert "&lt;!here&gt; again." in message.text
+    assert "<!" not in message.text
     assert switchboard.pages == {}
 
 

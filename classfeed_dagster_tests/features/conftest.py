@@ -292,7 +292,7 @@ def asks(story: Story, person: str, group: str, day: str, reason: str) -> None:
             date,
             Requester(person, frozenset({group})),
             reason,
-            rules=RerunPolicy("classfeed-support", 3),
+            rules=RerunPolicy("classfeed-support", 3, frozenset({FEED})),
             under_way=lambda: False,
             at=at,
             correlation_id="c" * 32,

@@ -7,6 +7,7 @@ import datetime as dt
 import http.server
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.support import webserver_client as operate
 from classfeed_dagster.support.alb_identity import HEADER, NotIdentifiedError, identify, keys_of
-from classfeed_dagster.support.rerun_page import Operate, application
+from classfeed_dagster.support.rerun_page import WebserverActions, application
 from classfeed_dagster.support.reruns import (
     Requester,
     RerunPolicy,
@@ -50,8 +51,9 @@ KEY_ID = "11111111-2222-3333-4444-555555555555"
 def ask(
     store: ObjectStore, day: dt.date = DAY, who: Requester = PAT, reason: str = REASON, **options: Any
 ) -> RerunRequest:
-    options = {"at": NOW, "under_way": lambda: False, "correlation_id": "c" * 32} | options
-    return request_rerun(store, FEED, FIRST, day, who, reason, rules=RerunPolicy("classfeed-support", 3), **options)[1]
+    rules = RerunPolicy("classfeed-support", 3, frozenset({"class_super"}))
+    options = {"at": NOW, "under_way": lambda: False, "correlation_id": "c" * 32, "rules": rules} | options
+    return request_rerun(store, FEED, FIRST, day, who, reason, **options)[1]
 
 
 def test_a_granted_request_is_on_record_with_who_what_and_why(store: ObjectStore) -> None:
@@ -76,6 +78,7 @@ def test_a_granted_request_is_on_record_with_who_what_and_why(store: ObjectStore
         ({"day": dt.date(2026, 2, 27)}, "not a date of class_super"),
         ({"day": dt.date(2026, 3, 5)}, "not due yet"),
         ({"under_way": lambda: True}, "is under way"),
+        ({"rules": RerunPolicy("classfeed-support", 3, frozenset({"class_cash"}))}, "only class_cash"),
     ],
 )
 def test_what_is_refused_is_on_record_too(local_store: ObjectStore, options: dict[str, Any], says: str) -> None:
@@ -99,6 +102,16 @@ def test_the_budget_is_for_a_day_and_refusals_cost_nothing(local_store: ObjectSt
     assert ask(local_store, at=NOW + dt.timedelta(hours=24, seconds=1)).outcome == "ACCEPTED"
 
 
+def test_refusals_take_no_number_and_do_not_fill_the_store(local_store: ObjectStore) -> None:
+    for minute in range(40):
+        with pytest.raises(RerunRefusedError):
+            ask(local_store, reason="short", at=NOW + dt.timedelta(minutes=minute))
+    ask(local_store, at=NOW + dt.timedelta(minutes=50))
+    assert list(local_store.list("reruns/class_super/")) == ["reruns/class_super/00000001.json"]
+    assert len(list(local_store.list("reruns/"))) == 2
+    assert [one.outcome for one in requests(local_store, "class_super")] == ["REFUSED", "ACCEPTED"]
+
+
 def test_racing_requests_cannot_overdraw_the_budget(local_store: ObjectStore) -> None:
     def one(_: int) -> bool:
         try:
@@ -110,7 +123,8 @@ def test_racing_requests_cannot_overdraw_the_budget(local_store: ObjectStore) ->
     with ThreadPoolExecutor(8) as pool:
         granted = list(pool.map(one, range(8)))
     assert sum(granted) == 3
-    assert len(requests(local_store, "class_super")) == 8
+    outcomes = [one.outcome for one in requests(local_store, "class_super")]
+    assert sorted(outcomes) == ["ACCEPTED"] * 3 + ["REFUSED"]
 
 
 def test_a_store_that_never_lets_us_write_is_an_error(
@@ -124,7 +138,7 @@ def test_a_store_that_never_lets_us_write_is_an_error(
 # The page.
 
 _SECRET = ec.generate_private_key(ec.SECP256R1())
-_PUBLIC = _SECRET.public_key().public_bytes(
+PUBLIC_KEY = _SECRET.public_key().public_bytes(
     serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
 ).decode()  # fmt: skip
 
@@ -154,7 +168,12 @@ class Page:
         self.app = app
 
     def request(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, content: str | bytes = b""
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        content: str | bytes = b"",
+        receive: Any = None,
     ) -> Answer:
         sent: list[dict[str, Any]] = []
         body = content.encode() if isinstance(content, str) else content
@@ -166,13 +185,13 @@ class Page:
             "http_version": "1.1", "asgi": {"version": "3.0"},
         }  # fmt: skip
 
-        async def receive() -> dict[str, Any]:
+        async def whole() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
 
-        asyncio.run(self.app(scope, receive, send))
+        asyncio.run(self.app(scope, receive or whole, send))
         answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
         return Answer(sent[0]["status"], b"".join(one.get("body", b"") for one in sent[1:]).decode(), answered)
 
@@ -199,7 +218,9 @@ def webserver() -> Webserver:
 @pytest.fixture
 def page(tmp_path: Any, webserver: Webserver) -> Page:
     settings = Settings(store_url=str(tmp_path), first_business_date=FIRST, door_signer=SIGNER)
-    app = application(Runtime(settings), Operate(lambda *_: False, webserver.launch), lambda _: _PUBLIC, lambda: NOW)
+    app = application(
+        Runtime(settings), WebserverActions(lambda *_: False, webserver.launch), lambda _: PUBLIC_KEY, lambda: NOW
+    )
     return Page(app)
 
 
@@ -256,7 +277,7 @@ def test_who_is_not_signed_in_or_not_in_the_group_starts_nothing(
 def test_two_signed_headers_or_no_signer_are_nobody() -> None:
     for headers, signer in (([signed(), signed()], SIGNER), ([], SIGNER), ([signed()], "")):
         with pytest.raises(NotIdentifiedError):
-            identify(headers, signer, lambda _: _PUBLIC)
+            identify(headers, signer, lambda _: PUBLIC_KEY)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +324,61 @@ def test_what_fails_behind_the_door_is_said_without_detail(page: Page, webserver
     answer = post(page)
     assert answer.status_code == 502
     assert "page the on-call" in answer.text
+
+
+def test_the_form_offers_the_settings_feeds_live_first_and_due_business_dates_only(page: Page) -> None:
+    shown = page.request("GET", "/rerun", headers={HEADER: signed()}).text
+    offered = re.findall(r'<option value="([^"]+)">([^<]+)<', shown)
+    assert [(value, text.rpartition("(")[2]) for value, text in offered[:2]] == [
+        ("class_super", "live)"),
+        ("class_cash", "not live)"),
+    ]
+    # The fourth is due on the morning of the fifth; the fifth is not due yet.
+    assert [value for value, _ in offered[2:]] == ["2026-03-04", "2026-03-03", "2026-03-02"]
+
+
+def test_a_feed_that_is_not_offered_cannot_be_posted(page: Page, webserver: Webserver, tmp_path: Any) -> None:
+    answer = post(page, feed="class_trade")
+    assert answer.status_code == 400
+    assert "class_super, class_cash" in answer.text
+    assert webserver.started == []
+    assert not (tmp_path / "reruns").exists()
+
+
+def test_an_unknown_feed_in_the_setting_is_an_error(tmp_path: Any, webserver: Webserver) -> None:
+    settings = Settings(store_url=str(tmp_path), rerun_feeds="class_super,class_sooper")
+    with pytest.raises(Exception, match="CLASSFEED_RERUN_FEEDS names no feed: class_sooper"):
+        application(
+            Runtime(settings), WebserverActions(lambda *_: False, webserver.launch), lambda _: PUBLIC_KEY, lambda: NOW
+        )
+
+
+def test_the_answer_links_to_the_run_and_back(tmp_path: Any, webserver: Webserver) -> None:
+    settings = Settings(
+        store_url=str(tmp_path), first_business_date=FIRST, door_signer=SIGNER, ui_url="https://classfeed.example/"
+    )
+    actions = WebserverActions(lambda *_: False, webserver.launch)
+    page = Page(application(Runtime(settings), actions, lambda _: PUBLIC_KEY, lambda: NOW))
+    answer = post(page)
+    assert 'href="https://classfeed.example/runs/run-1"' in answer.text
+    refused = post(page, reason="short")
+    for text in (answer.text, refused.text):
+        assert 'href="/rerun"' in text
+
+
+@pytest.mark.parametrize("announced", [None, "99999999", "-1", "many"])
+def test_a_large_body_is_refused_before_it_is_read(page: Page, announced: str | None) -> None:
+    chunks = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal chunks
+        chunks += 1
+        return {"type": "http.request", "body": b"x" * 1024, "more_body": True}  # never ends
+
+    headers = {HEADER: signed(), "origin": "https://classfeed.broker.example"}
+    headers |= {} if announced is None else {"content-length": announced}
+    assert page.request("POST", "/rerun", headers, receive=receive).status_code == 400
+    assert chunks <= (0 if announced else 5)
 
 
 # Through the webserver.
@@ -376,9 +452,9 @@ def test_a_key_is_fetched_once_from_the_load_balancers_region(monkeypatch: pytes
 
     def urlopen(address: str, timeout: float) -> io.BytesIO:
         asked.append(address)
-        return io.BytesIO(_PUBLIC.encode())
+        return io.BytesIO(PUBLIC_KEY.encode())
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     keys = keys_of("ap-southeast-2")
-    assert keys(KEY_ID) == keys(KEY_ID) == _PUBLIC
+    assert keys(KEY_ID) == keys(KEY_ID) == PUBLIC_KEY
     assert asked == [f"https://public-keys.auth.elb.ap-southeast-2.amazonaws.com/{KEY_ID}"]
