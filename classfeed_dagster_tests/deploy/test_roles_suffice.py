@@ -17,7 +17,7 @@ import pytest
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.store import LocalStore
-from classfeed_dagster.support.rerun_page import Operate, grant
+from classfeed_dagster.support.rerun_page import WebserverActions, grant
 from classfeed_dagster.support.reruns import Requester
 from classfeed_dagster_tests.deploy.iam_simulation import allowed
 from classfeed_dagster_tests.deploy.templates import role, statements
@@ -118,7 +118,7 @@ def test_a_day_of_work_is_within_the_roles(desk: Desk, witness: Witness, everyth
             definition.execute_in_process(instance=desk.instance, partition_key=partition, raise_on_error=False)
     with witness.acting("door"):
         grant(
-            desk.runtime, Operate(lambda *_: False, lambda *_: "run"), desk.feed("class_super"), dt.date(2026, 3, 2),
+            desk.runtime, WebserverActions(lambda *_: False, lambda *_: "run"), desk.feed("class_super"), dt.date(2026, 3, 2),
             Requester("pat", frozenset({"classfeed-support"})), "the recipient asks for the file again",
             dt.datetime(2026, 3, 3, 0, 30, tzinfo=dt.UTC),
         )  # fmt: skip
