@@ -133,14 +133,17 @@ def sharing(consents: Sequence[Consent], recipient: str, window: Window, *, firs
     """
     now = standings(consents, recipient, window.end)
     before = {} if first else standings(consents, recipient, window.start)
-    listed = [
-        Sharing(standing, Change.CURRENT if portfolio_id in before else Change.NEW)
-        for portfolio_id, standing in now.items()
-    ]
+    listed = [Sharing(standing, _change(standing, before.get(portfolio_id))) for portfolio_id, standing in now.items()]
     listed += [
         Sharing(standing, Change.REMOVED) for portfolio_id, standing in before.items() if portfolio_id not in now
     ]
     return sorted(listed, key=lambda shared: shared.standing.portfolio_number)
+
+
+def _change(now: Standing, before: Standing | None) -> Change:
+    # Another reference is another fund of the recipient: it has nothing of the portfolio yet.
+    known = before is not None and before.recipient_reference == now.recipient_reference
+    return Change.CURRENT if known else Change.NEW
 
 
 def unreadable(consents: Iterable[Consent]) -> list[int]:

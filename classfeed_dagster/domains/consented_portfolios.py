@@ -91,6 +91,8 @@ def consent_roll(
         change: set(consented.filter(pl.col("change") == change.value)[NUMBER].to_list())
         for change in (Change.NEW, Change.REMOVED)
     }
-    new, removed = changed[Change.NEW], changed[Change.REMOVED]
-    balanced = (before | new) - removed == now and not before & new and removed <= before
+    # A portfolio that another fund of the recipient gets is NEW, and was shared before as well.
+    moved = changed[Change.NEW] & before
+    new, removed = changed[Change.NEW] - before, changed[Change.REMOVED]
+    balanced = (before | new) - removed == now and moved <= now and removed <= before
     return ConsentRoll(len(before), len(new), len(removed), len(now), balanced, tuple(sorted(removed)))

@@ -29,6 +29,8 @@ _RECIPIENT = re.compile(r"[A-Z0-9_]{1,20}\Z")
 _AUDIENCE = re.compile(r"[A-Za-z0-9_-]{1,60}\Z")
 _LEDGER_ID = re.compile(r"[TSIC][0-9]{1,19}\Z")
 _NUMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
+# A fund of the recipient that did not have the portfolio before gets its history: another reference is another fund.
+_BEGINS = "b.portfolio_id IS NULL OR trim(b.reference) <> trim(a.reference)"
 _FAR_PAST, _FAR_FUTURE = "DATE '0001-01-01'", "DATE '9999-12-31'"
 
 # Evidence columns beside the record's own, all text.
@@ -205,8 +207,8 @@ class Question:
         changed AS MATERIALIZED (SELECT portfolio_id, max(updated_at) AS consent_updated_at FROM {self.schema}.data_sharing_consent
           WHERE recipient = '{self.recipient}' GROUP BY portfolio_id),
         scope AS MATERIALIZED (SELECT p.portfolio_id, p.portfolio_number, coalesce(a.reference, b.reference) AS reference, a.history_from,
-          CASE WHEN b.portfolio_id IS NULL THEN 'NEW' WHEN a.portfolio_id IS NULL THEN 'REMOVED' ELSE 'CURRENT' END AS consent,
-          CASE WHEN b.portfolio_id IS NULL THEN 'FULL' WHEN a.portfolio_id IS NULL THEN 'NONE' ELSE 'DELTA' END AS extract,
+          CASE WHEN {_BEGINS} THEN 'NEW' WHEN a.portfolio_id IS NULL THEN 'REMOVED' ELSE 'CURRENT' END AS consent,
+          CASE WHEN {_BEGINS} THEN 'FULL' WHEN a.portfolio_id IS NULL THEN 'NONE' ELSE 'DELTA' END AS extract,
           p.hin, c.consent_updated_at, p.updated_at AS portfolio_updated_at
           FROM active a FULL JOIN before b ON a.portfolio_id = b.portfolio_id
           JOIN {self.schema}.portfolio p ON p.portfolio_id = coalesce(a.portfolio_id, b.portfolio_id)

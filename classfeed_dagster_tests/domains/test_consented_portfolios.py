@@ -45,6 +45,10 @@ def test_consent_that_returns_after_a_gap_is_new_again() -> None:
 
 
 def test_consent_renewed_without_a_gap_stays_current() -> None:
+    assert _rows({"revoked_at": TODAY}, {"granted_at": TODAY}) == [("SW000001", "CURRENT", "DELTA")]
+
+
+def test_a_new_recipient_reference_is_another_fund_that_gets_the_history() -> None:
     renewed = consented_portfolios(
         landed(
             data_sharing_consent=[
@@ -55,7 +59,8 @@ def test_consent_renewed_without_a_gap_stays_current() -> None:
         CLASS,
         D,
     ).row(0, named=True)
-    assert (renewed["change"], renewed["recipient_reference"], renewed["consent_ids"]) == ("CURRENT", "FUND2", [2])
+    assert (renewed["change"], renewed["recipient_reference"], renewed["consent_ids"]) == ("NEW", "FUND2", [2])
+    assert renewed["extract"] == "FULL"
     assert renewed["history_from"] == dt.date(2022, 1, 1)
 
 

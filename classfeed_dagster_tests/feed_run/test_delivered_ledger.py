@@ -315,3 +315,21 @@ def test_an_audit_adds_up_every_record_and_names_a_wrong_position(morning: Morni
     rows = morning.sent(MONDAY).frame("positions")
     wrong = _compared(MONDAY, rows.with_columns(pl.col("sent") + pl.lit(Decimal("0.01"))), rows)
     assert len(wrong.wrong) == rows.height
+
+
+def test_another_fund_of_the_recipient_gets_the_history(morning: Morning) -> None:
+    morning.run(FRIDAY)
+    fund = morning.funds[0]
+    fund.consent(granted_at="2020-04-05T23:00:00Z", reference="ANOTHER")
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    sent = morning.sent(MONDAY).frame("portfolios", ["portfolio_id", "recipient_reference", "change", "extract"])
+    assert (fund.id, "ANOTHER", "NEW", "FULL") in sent.rows()
+    assert morning.ids(MONDAY) == [name for name in morning.ids(FRIDAY) if _of(morning, fund, name)]
+    assert morning.position(fund, MONDAY) == morning.position(fund, FRIDAY)
+    assert not morning.reasons(MONDAY)
+
+
+def _of(morning: Morning, fund: Portfolio, transaction_id: str) -> bool:
+    records = morning.sent(FRIDAY).frame("records", ["transaction_id", "portfolio_id"])
+    return (transaction_id, fund.id) in records.rows()
