@@ -21,6 +21,11 @@ from classfeed_dagster.tags import CLOCK_TAG
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def utc_now(rehearsal_clock: dt.datetime | None = None) -> dt.datetime:
+    """Return the rehearsal's clock if there is one, else the real time; UTC."""
+    return rehearsal_clock or dt.datetime.now(dt.UTC)
+
+
 class NotBuiltError(NotReadyError):
     """An asset's input for a business date has not been materialized yet."""
 

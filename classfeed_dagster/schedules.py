@@ -1,6 +1,6 @@
-"""For whom a feed's data is worked out: a recipient, from which first business date, and how often.
+"""Recipient schedules: a recipient, the first business date and the cadence.
 
-Feeds with the same audience share the consented portfolios and the domain frames.
+Feeds with the same schedule share the consented portfolios and the domain frames.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from classfeed_dagster import trading_days
 
 
 class Cadence(enum.StrEnum):
-    """How often a feed goes out: every business day, or on the last business day of each week."""
+    """Delivery cadence of a feed: every business day, or the last business day of each week."""
 
     DAILY = "daily"
     WEEKLY = "weekly"
@@ -22,7 +22,7 @@ class Cadence(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RecipientSchedule:
-    """A recipient, the feed's first business date (on which everyone is NEW), and the cadence."""
+    """A recipient, the feed's first business date (on which every portfolio is NEW) and the cadence."""
 
     recipient: str
     first_business_date: dt.date
@@ -30,15 +30,15 @@ class RecipientSchedule:
 
     @property
     def key(self) -> str:
-        """A short name, safe in an object key: equal audiences have equal keys."""
+        """Return a short name, safe in an object key. Equal schedules have equal keys."""
         return f"{self.recipient}-{self.first_business_date:%Y%m%d}-{self.cadence}"
 
     def reference(self, domain: str) -> str:
-        """Under which name the reference of one of its domains is kept."""
+        """Return the name under which the reference of one of its domains is stored."""
         return f"{self.key}/{domain}"
 
     def dates(self) -> list[dt.date]:
-        """The audience's business dates from its first one on, in order."""
+        """Return the schedule's business dates from the first one on, in order."""
         days = trading_days.business_days_between(self.first_business_date, trading_days.LAST_SUPPORTED)
         if self.cadence is Cadence.DAILY:
             return list(days)
@@ -48,20 +48,20 @@ class RecipientSchedule:
         return sorted(last_of_week.values())
 
     def is_due(self, day: dt.date) -> bool:
-        """True if the audience gets a document for ``day``."""
+        """Return True if a document is due for ``day``."""
         dates = self.dates()
         at = bisect.bisect_left(dates, day)
         return at < len(dates) and dates[at] == day
 
     def not_due(self, day: dt.date) -> str:
-        """Why there is no document for ``day``, in a sentence; only for a day on which none is due."""
+        """Return the reason why no document is due for ``day``, in a sentence."""
         if day < self.first_business_date:
             first = self.first_business_date.isoformat()
             return f"{day.isoformat()} is before the first business date, {first} (CLASSFEED_FIRST_BUSINESS_DATE)"
         return f"{day.isoformat()} is not a date of {self.recipient}'s {self.cadence} feed"
 
     def sequence_number(self, day: dt.date) -> int:
-        """1 for the first business date, one more for each after; ValueError if ``day`` isn't one of them."""
+        """Return 1 for the first business date, counting up; raise ValueError if no document is due for ``day``."""
         dates = self.dates()
         at = bisect.bisect_left(dates, day)
         if at == len(dates) or dates[at] != day:
@@ -69,7 +69,7 @@ class RecipientSchedule:
         return at + 1
 
     def previous(self, day: dt.date) -> dt.date | None:
-        """The audience's business date before ``day``; None on its first."""
+        """Return the business date before ``day``; None on the first."""
         number = self.sequence_number(day)
         return self.dates()[number - 2] if number > 1 else None
 
@@ -78,9 +78,9 @@ class RecipientSchedule:
         return [day for day in self.dates() if first <= day <= last]
 
     def window(self, day: dt.date) -> trading_days.Window:
-        """The window of ``recorded_at`` that the document of ``day`` covers."""
+        """Return the ``recorded_at`` window that the document of ``day`` covers."""
         return trading_days.window(day, self.previous(day))
 
     def is_first(self, day: dt.date) -> bool:
-        """True on the first business date, when every portfolio is NEW."""
+        """Return True on the first business date, when every portfolio is NEW."""
         return self.previous(day) is None

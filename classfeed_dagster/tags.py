@@ -1,4 +1,4 @@
-"""Run tags and job names: stored with every run, read by people, so that each is written once."""
+"""Run tags and job names, which are stored with every run and read by people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPAIR = "repair"  # the value of LAUNCHED_BY_TAG for a run that the repair sens
 REASON_TAG = "classfeed/reason"
 ATTEMPT_TAG = "classfeed/attempt"
 RERUN_TAG = "classfeed/rerun"
-BUILD_ID_TAG = "classfeed/build_id"  # the delivery that a reconciliation run is about
+BUILD_ID_TAG = "classfeed/build_id"  # the delivery that a reconciliation run examines
 PARTITION_TAG = "dagster/partition"
 # The process of a run that the command line executes. Dagster shows no tag with this prefix.
 OWNER_TAG = ".dagster/classfeed_owner"
@@ -30,5 +30,5 @@ def reconciliation_job_name(feed: str) -> str:
 
 
 def new_correlation_id() -> str:
-    """Return the name of a new attempt: 32 hexadecimal digits, unique."""
+    """Return the correlation id of a new attempt: 32 hexadecimal digits, unique."""
     return uuid.uuid4().hex

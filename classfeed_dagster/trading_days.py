@@ -1,9 +1,9 @@
-"""ASX business days: which dates the feed runs for, when each one ends, and the partitions made of them.
+"""ASX business days, their cut-off and their window.
 
-A *business date* is a day on which the ASX trades: a weekday that is not in ``asx_holidays.txt``, a table made from
-the XASX calendar of ``exchange_calendars`` (asking the library itself costs every process half a second and 40 MB).
-Everything here is a pure function of dates: nothing asks the clock. Instants are timezone-aware UTC ``datetime``;
-dates are calendar days in Australia/Sydney.
+A *business date* is a day on which the ASX trades: a weekday that is not in ``asx_holidays.txt``. That table is
+generated from the XASX calendar of ``exchange_calendars``, since importing the library costs each process half a
+second and 40 MB. All functions here are pure functions of dates and never read the clock. Instants are timezone-aware
+UTC ``datetime`` values; dates are calendar days in Australia/Sydney.
 """
 
 from __future__ import annotations
@@ -14,27 +14,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from classfeed_dagster.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 SYDNEY = ZoneInfo("Australia/Sydney")
 FIRST_SUPPORTED = dt.date(2010, 1, 1)
 LAST_SUPPORTED = dt.date(2035, 12, 31)
 HOLIDAYS_FILE = "asx_holidays.txt"
 
-# Corrections to the table, each with its reason. A wrong holiday would stop or double a feed, and the library that
-# the table is made from is updated on its own schedule, so a known error is mended here at once.
+# Corrections to the table, each with its reason. A wrong holiday would stop or double a feed, and the library behind
+# the table has its own release schedule, so a known error is corrected here at once.
 EXTRA_HOLIDAYS: frozenset[dt.date] = frozenset()
 EXTRA_BUSINESS_DAYS: frozenset[dt.date] = frozenset()
 
 
 class NotABusinessDayError(UsageError):
-    """The date is not an ASX business day, so no feed exists for it."""
+    """Refusal of a date that is not an ASX business day."""
 
     def __init__(self, day: dt.date) -> None:
         before = [d for d in business_days() if d < day][-1:]
@@ -60,7 +56,7 @@ class Window:
 
 @cache
 def business_days() -> tuple[dt.date, ...]:
-    """Every ASX business day in the supported range (2010 to 2035), in order."""
+    """Return every ASX business day in the supported range (2010 to 2035), in order."""
     days = (FIRST_SUPPORTED + dt.timedelta(days=at) for at in range((LAST_SUPPORTED - FIRST_SUPPORTED).days + 1))
     weekdays = {day for day in days if day.weekday() < 5}
     return tuple(sorted((weekdays - _holidays() - EXTRA_HOLIDAYS) | EXTRA_BUSINESS_DAYS))
@@ -72,7 +68,7 @@ def _holidays() -> set[dt.date]:
 
 
 def is_business_day(day: dt.date) -> bool:
-    """True if the ASX trades on ``day``. Dates outside the supported range raise ValueError."""
+    """Return True if the ASX trades on ``day``. Raise ValueError outside the supported range."""
     days = business_days()
     if not FIRST_SUPPORTED <= day <= LAST_SUPPORTED:
         raise UsageError(f"{day.isoformat()} is outside {FIRST_SUPPORTED} to {LAST_SUPPORTED}, the calendar's range")
@@ -81,14 +77,14 @@ def is_business_day(day: dt.date) -> bool:
 
 
 def require_business_day(day: dt.date) -> dt.date:
-    """``day`` itself; raises NotABusinessDayError if the ASX doesn't trade on it."""
+    """Return ``day``; raise NotABusinessDayError if the ASX does not trade on it."""
     if not is_business_day(day):
         raise NotABusinessDayError(day)
     return day
 
 
 def previous_business_day(day: dt.date) -> dt.date:
-    """The last business day strictly before ``day``, which need not be a business day itself."""
+    """Return the last business day strictly before ``day``, which need not be a business day itself."""
     days = business_days()
     at = bisect.bisect_left(days, day)
     if at == 0:
@@ -97,7 +93,7 @@ def previous_business_day(day: dt.date) -> dt.date:
 
 
 def next_business_day(day: dt.date) -> dt.date:
-    """The first business day strictly after ``day``."""
+    """Return the first business day strictly after ``day``."""
     days = business_days()
     at = bisect.bisect_right(days, day)
     if at == len(days):
@@ -106,30 +102,29 @@ def next_business_day(day: dt.date) -> dt.date:
 
 
 def add_business_days(day: dt.date, count: int) -> dt.date:
-    """``count`` business days after ``day`` (T+2 settlement is ``add_business_days(trade_date, 2)``)."""
+    """Return the day ``count`` business days after ``day`` (T+2 settlement: ``add_business_days(trade_date, 2)``)."""
     for _ in range(count):
         day = next_business_day(day)
     return day
 
 
 def business_days_between(first: dt.date, last: dt.date) -> Sequence[dt.date]:
-    """Business days from ``first`` to ``last``, both included."""
+    """Return the business days from ``first`` to ``last``, both included."""
     days = business_days()
     return days[bisect.bisect_left(days, first) : bisect.bisect_right(days, last)]
 
 
 def cutoff(day: dt.date) -> dt.datetime:
-    """00:00 Australia/Sydney on the calendar day after ``day``, as a UTC instant: the end of ``day``'s window.
+    """Return 00:00 Australia/Sydney on the calendar day after ``day`` as a UTC instant, the end of ``day``'s window.
 
-    Source: design, "Time". Sydney's offset is +10 or +11 hours, so a window is 23, 24 or 25 hours a calendar
-    day long around the two changes of clock.
+    Source: design, "Time". Around the two changes of clock a calendar day of the window lasts 23 or 25 hours.
     """
     midnight = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), tzinfo=SYDNEY)
     return midnight.astimezone(dt.UTC)
 
 
 def window(day: dt.date, previous: dt.date | None = None) -> Window:
-    """The window of business date ``day``: from the cut-off of ``previous`` to its own.
+    """Return the window of business date ``day``: from the cut-off of ``previous`` to its own.
 
     ``previous`` is the feed's business date before ``day``; by default the ASX business day before it.
     """
@@ -137,7 +132,7 @@ def window(day: dt.date, previous: dt.date | None = None) -> Window:
 
 
 def instant_text(instant: dt.datetime) -> str:
-    """An instant as the documents write it: UTC, six decimals, ``Z``. A naive ``datetime`` raises ValueError."""
+    """Return an instant in the documents' form: UTC, six decimals, ``Z``. Raise ValueError for a naive ``datetime``."""
     if instant.tzinfo is None:
-        raise ValueError("a naive datetime has no place in a feed: give it a time zone")
+        raise ValueError("naive datetime: give it a time zone")
     return instant.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

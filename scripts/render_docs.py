@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.delivery import manifest
-from classfeed_dagster.domains.rules import RULES, Severity
+from classfeed_dagster.domains.rules import RULES, RuleSeverity
 from classfeed_dagster.settings import Settings
 from classfeed_dagster_tests.features.promises import matrix
 
@@ -55,7 +55,7 @@ def commands() -> Iterator[str]:
 def rules() -> Iterator[str]:
     """One section a data rule, headed by the check's name."""
     for rule in RULES:
-        held = "holds the portfolio back" if rule.severity is Severity.QUARANTINE else "warns only"
+        held = "holds the portfolio back" if rule.severity is RuleSeverity.QUARANTINE else "warns only"
         yield f"### {rule.name.replace('_', '-')}"
         yield ""
         yield f"*{rule.title}* ({rule.domain}, {held})"

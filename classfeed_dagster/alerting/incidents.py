@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from classfeed_dagster.errors import TemporaryError
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectStore, check_key
-from classfeed_dagster.stored_records import Record, canonical, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, canonical, from_json, to_json
 
 OFFENDERS_SHOWN = 5
 WATCHDOG = "watchdog"
@@ -25,7 +25,7 @@ WATCHED_ELSEWHERE = frozenset({WATCHDOG})  # incidents that the alert sensor nei
 _STATES, _CLOSED, _RAISED = "incidents/", "closed-incidents/", "raised-incidents/"
 
 
-class Incident(Record):
+class Incident(StoredRecord):
     """Something wrong, as people should hear of it. No personal data: portfolio numbers at most."""
 
     key: str = Field(description="what it is about: the same trouble, the same key, the same thread")
@@ -53,7 +53,7 @@ class Thread(BaseModel, frozen=True):
     ts: str
 
 
-class State(Record):
+class State(StoredRecord):
     """What was said of an incident, so that nothing is said twice."""
 
     incident: Incident = Field(description="as last told")

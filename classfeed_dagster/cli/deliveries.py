@@ -80,7 +80,8 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command()(status)
     app.command()(verify)
-    app.command()(release)
+    app.command("approve-removals")(approve_removals)
+    app.command("release", hidden=True)(approve_removals)  # its former name
     app.command()(parity)
 
 
@@ -196,39 +197,39 @@ def verify(
     raise typer.Exit(0 if all(found.sound for found in results.values()) else 3)
 
 
-def release(
+def approve_removals(
     date: Date,
-    reason: Annotated[str, typer.Option(help="Why the removals are right; goes on record.")],
+    reason: Annotated[str, typer.Option(help="Reason why the removals are right. It is recorded.")],
     feed: FeedName = "class_super",
-    person: Annotated[str | None, typer.Option("--by", help="Who looked at it; default: the login name.")] = None,
+    person: Annotated[str | None, typer.Option("--by", help="Name of the approver. Default: the login name.")] = None,
 ) -> None:
-    """Let a jump in consents pass, on record: exactly the removals of this date, and no others.
+    """Approve an unusually large number of consent removals for one date.
 
-    The consent_roll check stops a date on which too many portfolios were removed at once. Look at whether these
-    customers really left before releasing; then run the date again.
+    The consent_roll check stops a date on which too many portfolios were removed at once. Confirm that these customers
+    really left, approve the removals, and run the date again. The approval covers exactly these removals.
     """
     import getpass
 
-    from classfeed_dagster.delivery.approve_removals import approve_removals
+    from classfeed_dagster.delivery import approve_removals as approvals
     from classfeed_dagster.feed_run.feed_run import FeedRun
-    from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.runtime import Runtime, utc_now
 
     runtime = Runtime()
     declared = require_feed(feed)
     day = require_due(runtime.settings, feed, date.date())
     audience = declared.audience(runtime.settings.first_business_date)
     roll = FeedRun(runtime, declared, audience, day, "release").consent_roll()
-    released = approve_removals(
+    approval = approvals.approve_removals(
         runtime.store,
         audience,
         day,
         roll.removed_numbers,
-        released_by=person or getpass.getuser(),
+        approved_by=person or getpass.getuser(),
         reason=reason,
-        at=dt.datetime.now(dt.UTC),
+        at=utc_now(),
     )
     out.print(
-        f"released: {released.removed} removals of {day} ({roll.removed_share:.1%}), by {released.released_by}. "
+        f"approved: {approval.removed} removals of {day} ({roll.removed_share:.1%}), by {approval.approved_by}. "
         f"Run it again: classfeed run --date {day} --feed {feed}",
         highlight=False,
     )

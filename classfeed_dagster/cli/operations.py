@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Annotated
 
 import typer
@@ -31,12 +30,12 @@ def watchdog(
     from classfeed_dagster.alerting import incidents, pagerduty, slack
     from classfeed_dagster.feed_run.flags import is_live, start_flags
     from classfeed_dagster.feeds import FEEDS
-    from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.runtime import Runtime, utc_now
     from classfeed_dagster.service_levels import heartbeats, service_levels
 
     runtime = Runtime()
     settings, store = runtime.settings, runtime.store
-    now = settings.now or dt.datetime.now(dt.UTC)
+    now = utc_now(settings.now)
     start_flags(settings, FEEDS)
     feeds = [(feed, feed.audience(settings.first_business_date)) for feed in FEEDS if is_live(feed, settings.env)]
     missing = service_levels.missing(store, feeds, now, settings.repair_dates)

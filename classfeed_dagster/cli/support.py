@@ -38,7 +38,7 @@ def rerun(
 
     Safe at any time: what was delivered is never delivered again. Nothing else of a run can be chosen here.
     """
-    from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.runtime import Runtime, utc_now
     from classfeed_dagster.support import reruns
     from classfeed_dagster.support import webserver_client as operate
     from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, new_correlation_id
@@ -59,7 +59,7 @@ def rerun(
             reason,
             rules=reruns.RerunPolicy.of(settings),
             under_way=lambda: operate.under_way(url, feed, day) if url else False,
-            at=settings.now or dt.datetime.now(dt.UTC),
+            at=utc_now(settings.now),
             correlation_id=correlation_id,
         )
         tags = {LAUNCHED_BY_TAG: reruns.LAUNCHED_BY, RERUN_TAG: key, CORRELATION_TAG: correlation_id}

@@ -1,1 +1,1 @@
-"""Delivery: what goes, the pages, the gate before them, publishing exactly once, quarantine, and proof afterwards."""
+"""Delivery of documents: plan, pages, gate, publishing exactly once, quarantine and verification."""

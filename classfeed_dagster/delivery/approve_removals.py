@@ -1,7 +1,7 @@
-"""A person's release of a consent jump: this many removals at once were looked at and are right.
+"""Approvals of an unusually large number of consent removals.
 
-A release is for one audience, one business date and exactly one set of removed portfolios: another set, even one
-portfolio more, needs another person's look. Releases are never overwritten.
+An approval is for one audience, one business date and exactly one set of removed portfolios. Another set, even with
+one portfolio more, needs another approval. Approvals are never overwritten.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from classfeed_dagster.delivery.manifest import Sha256
 from classfeed_dagster.errors import ChainBusyError, UsageError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Record, canonical, from_json, sha256, to_json
+from classfeed_dagster.stored_records import StoredRecord, canonical, from_json, sha256, to_json
 
 _ATTEMPTS = 20
 
 
-class JumpRelease(Record):
-    """Who released a consent jump, why and when."""
+class RemovalApproval(StoredRecord):
+    """A person's approval of one date's consent removals."""
 
     schema_version: Literal[1] = 1
     audience: str = Field(description="the audience's key")
     business_date: dt.date
-    removed: NonNegativeInt = Field(description="how many portfolios were removed")
-    removed_sha256: Sha256 = Field(description="of exactly which")
-    released_by: str = Field(min_length=1, description="the person who looked at it")
-    reason: str = Field(min_length=1, description="why it is right")
-    released_at: AwareDatetime
+    removed: NonNegativeInt = Field(description="number of removed portfolios")
+    removed_sha256: Sha256 = Field(description="SHA-256 of the set of their numbers")
+    approved_by: str = Field(alias="released_by", min_length=1, description="the person who approved the removals")
+    reason: str = Field(min_length=1, description="the person's reason")
+    approved_at: AwareDatetime = Field(alias="released_at")
 
 
 def removed_digest(removed: Collection[str]) -> str:
-    """SHA-256 of a set of portfolio numbers, whatever their order."""
+    """Return the SHA-256 of a set of portfolio numbers, independent of their order."""
     return sha256(canonical(sorted(set(removed))))
 
 
@@ -45,46 +45,46 @@ def approve_removals(
     day: dt.date,
     removed: Collection[str],
     *,
-    released_by: str,
+    approved_by: str,
     reason: str,
     at: dt.datetime,
-) -> JumpRelease:
-    """Release the jump of ``day`` that removes exactly ``removed``. ``at`` is UTC.
+) -> RemovalApproval:
+    """Approve the removal of exactly ``removed`` on ``day``. ``at`` is UTC.
 
-    Releasing again what is released keeps the first release. ValueError without a name and a reason.
+    A second approval of the same set keeps the first. Raise UsageError without a name and a reason.
     """
-    if not released_by.strip() or not reason.strip():
-        raise UsageError("a release needs the name of the person and a reason: say who looked, and why it is right")
-    release = JumpRelease(
+    if not approved_by.strip() or not reason.strip():
+        raise UsageError("an approval needs a person's name and a reason: state who approves the removals, and why")
+    approval = RemovalApproval(
         audience=audience.key,
         business_date=day,
         removed=len(set(removed)),
         removed_sha256=removed_digest(removed),
-        released_by=released_by.strip(),
+        approved_by=approved_by.strip(),
         reason=reason.strip(),
-        released_at=at,
+        approved_at=at,
     )
     for _ in range(_ATTEMPTS):
-        before = releases(store, audience, day)
+        before = approvals(store, audience, day)
         for earlier in before:
-            if earlier.removed_sha256 == release.removed_sha256:
+            if earlier.removed_sha256 == approval.removed_sha256:
                 return earlier
-        if store.create(_key(audience, day, len(before) + 1), to_json(release)):
-            return release
-    raise ChainBusyError(f"other releases of {day.isoformat()} kept coming first: release it again")
+        if store.create(_key(audience, day, len(before) + 1), to_json(approval)):
+            return approval
+    raise ChainBusyError(f"other approvals of {day.isoformat()} were recorded at the same time: approve it again")
 
 
-def is_released(store: ObjectStore, audience: RecipientSchedule, day: dt.date, removed: Collection[str]) -> bool:
-    """True if a person released the jump of ``day`` that removes exactly ``removed``."""
+def is_approved(store: ObjectStore, audience: RecipientSchedule, day: dt.date, removed: Collection[str]) -> bool:
+    """Return True if a person approved the removal of exactly ``removed`` on ``day``."""
     digest = removed_digest(removed)
-    return any(release.removed_sha256 == digest for release in releases(store, audience, day))
+    return any(approval.removed_sha256 == digest for approval in approvals(store, audience, day))
 
 
-def releases(store: ObjectStore, audience: RecipientSchedule, day: dt.date) -> tuple[JumpRelease, ...]:
-    """Every release for the date, the first one first."""
+def approvals(store: ObjectStore, audience: RecipientSchedule, day: dt.date) -> tuple[RemovalApproval, ...]:
+    """Return every approval for the date, in order."""
     prefix = f"releases/{audience.key}/{day.isoformat()}/consent-jump"
-    found = {key: from_json(JumpRelease, store.read(key), store.location(key)) for key in store.list(prefix)}
-    return tuple(release for _, release in sorted(found.items(), key=lambda item: (len(item[0]), item[0])))
+    records = {key: from_json(RemovalApproval, store.read(key), store.location(key)) for key in store.list(prefix)}
+    return tuple(approval for _, approval in sorted(records.items(), key=lambda item: (len(item[0]), item[0])))
 
 
 def _key(audience: RecipientSchedule, day: dt.date, count: int) -> str:

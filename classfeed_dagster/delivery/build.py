@@ -1,7 +1,7 @@
-"""Building a delivery: render who goes, keep what differs from what was delivered, write the pages, stage them.
+"""Construction of a staged delivery: rendering, paging and staging of the portfolios whose content is new.
 
-Everything is streamed over a folder on disk, so memory doesn't grow with the number of portfolios. The same inputs
-give the same bytes and the same build id.
+All records are streamed through a folder on disk, so memory does not grow with the number of portfolios. The same
+inputs give the same bytes and the same build id.
 """
 
 from __future__ import annotations
@@ -40,15 +40,22 @@ from classfeed_dagster.ledger.files import LedgerFile, StagedLedger
 from classfeed_dagster.ledger.writing import LEDGER_INPUT, PartWriter, has_ledger_rows, part_of
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Record, build_key, create_record, from_json, json_parts, staged_prefix
+from classfeed_dagster.stored_records import (
+    StoredRecord,
+    build_key,
+    create_record,
+    from_json,
+    json_parts,
+    staged_prefix,
+)
 
-_FRAME_BYTES = 8 * 1024  # what a page needs around the records: header and control totals
+_FRAME_BYTES = 8 * 1024  # a page's bytes around the records: header and control totals
 _READ = 1 << 20
 _SPOOL_BUFFER = 1 << 20
 
 
-class Build(Record):
-    """A staged delivery, ready for the gate: what would be delivered, and what was assumed when it was made."""
+class Build(StoredRecord):
+    """A staged delivery, ready for the gate: its pages, its portfolios and the state that it was built on."""
 
     schema_version: Literal[1] = 1
     build_id: str = Field(pattern=r"^[0-9a-f]{32}$", description="hash of everything that determines the delivery")
@@ -64,41 +71,41 @@ class Build(Record):
     snapshot: SnapshotRef
     code_version: str
     flags: dict[str, str | int | bool]
-    pages: tuple[Page, ...] = Field(description="staged pages; none if there is nothing to deliver")
-    portfolios: tuple[Portfolio, ...] = Field(description="those whose content differs from what was delivered")
+    pages: tuple[Page, ...] = Field(description="staged pages; empty if there is nothing to deliver")
+    portfolios: tuple[Portfolio, ...] = Field(description="portfolios whose content was not delivered before")
     held_back: tuple[HeldBack, ...]
-    unannounced: tuple[str, ...] = Field(description="removed portfolios of which nothing was ever sent")
-    unchanged: NonNegativeInt = Field(description="portfolios whose content was delivered already")
-    delivered_before: Sha256 = Field(description="fingerprint of what was delivered for the date when this was built")
+    unannounced: tuple[str, ...] = Field(description="removed portfolios that were never delivered")
+    unchanged: NonNegativeInt = Field(description="portfolios whose content was delivered before")
+    delivered_before: Sha256 = Field(description="fingerprint of the date's deliveries when the build was made")
 
     staged_ledger: StagedLedger | None = Field(default=None, description="rows of the delivered ledger, as staged")
     ledger_view: str = Field(default="", description="what the ledger said of earlier dates when this was built")
 
     @property
     def totals(self) -> Totals:
-        """What all pages add up to."""
+        """Return the control totals over all pages."""
         return sum((page.expected for page in self.pages), Totals())
 
     @property
     def subject(self) -> dict[str, str]:
-        """The documents that a verdict must speak of: SHA-256 before compression, by message id."""
+        """Return the documents that a verdict must name: SHA-256 before compression, by message id."""
         return {page.message_id: page.document_sha256 for page in self.pages}
 
 
 def read_build(store: ObjectStore, feed: str, day: dt.date, build_id: str) -> Build:
-    """A staged build. ObjectNotFoundError if there is none, DamagedRecordError if it can't be read."""
+    """Return a staged build. Raise ObjectNotFoundError if there is none, DamagedRecordError if it is unreadable."""
     key = build_key(feed, day, build_id)
     return from_json(Build, store.read(key), store.location(key))
 
 
 @dataclass(frozen=True)
 class DeliveryContext:
-    """What a delivery is made under, beside who goes and what their records are."""
+    """The context of a delivery: feed, audience, format, snapshot and earlier deliveries of the date."""
 
     feed: str
     audience: RecipientSchedule
     document_format: DocumentFormat
-    delivered: DeliveredState  # before it
+    delivered: DeliveredState  # before this delivery
     snapshot: SnapshotRef
     code_version: str
     correlation_id: str
@@ -110,23 +117,23 @@ class DeliveryContext:
 
     @property
     def day(self) -> dt.date:
-        """The business date."""
+        """Return the business date."""
         return self.delivered.business_date
 
     def paging(self) -> Paging:
-        """How portfolios are divided into pages."""
+        """Return an empty division of portfolios into pages."""
         return paging_of(self.document_format, self.max_page_bytes - _FRAME_BYTES)
 
     def page_id(self, number: int) -> str:
-        """The message id of a page, from 1."""
+        """Return the message id of a page, from 1."""
         return message_id(self.feed, self.day, self.delivered.next_revision, number)
 
     def pages(self, ranges: list[range]) -> list[range]:
-        """The pages that are written, as ranges of portfolios: one without any only if nothing was delivered yet."""
+        """Return the pages to write, as ranges of portfolios. Only a date's first delivery may have an empty page."""
         return ranges if ranges[-1].stop or self.delivered.latest is None else []
 
     def header(self, number: int, count: int) -> PageHeader:
-        """What page ``number`` of ``count`` says of itself."""
+        """Return the header of page ``number`` of ``count``."""
         return PageHeader(
             feed=self.feed,
             recipient=self.audience.recipient,
@@ -141,7 +148,7 @@ class DeliveryContext:
         )
 
     def file_name(self, header: PageHeader) -> str:
-        """The name of a page's file."""
+        """Return the name of a page's file."""
         suffix = self.document_format.extension + (".gz" if self.compress else "")
         return f"{self.document_format.file_stem(header)}{suffix}"
 
@@ -154,7 +161,7 @@ class DeliveryContext:
         unannounced: tuple[str, ...],
         unchanged: int,
     ) -> Build:
-        """The record of the staged delivery, with the id that everything in it determines."""
+        """Return the record of the staged delivery. Its id is a hash of its content."""
         window = self.audience.window(self.day)
         build = Build(
             build_id="0" * 32,
@@ -178,7 +185,7 @@ class DeliveryContext:
             delivered_before=self.delivered.fingerprint,
             ledger_view=self.ledger_view,
         )
-        # The id leaves out how the files are compressed: another processor may compress the same document otherwise.
+        # The id excludes the compressed files: another processor may compress the same document differently.
         left_out: dict[str, Any] = {
             "build_id": True,
             "staged_ledger": True,
@@ -192,46 +199,46 @@ class DeliveryContext:
 
 def build_delivery(
     store: ObjectStore,
-    terms: DeliveryContext,
+    context: DeliveryContext,
     plan: DeliveryPlan,
     slices: Iterable[Mapping[str, pl.DataFrame]],
     *,
     threads: int = 2,
 ) -> Build:
-    """Render and stage the delivery of ``plan``; the record of it is in the store as well.
+    """Render and stage the delivery of ``plan``, and store its record.
 
     ``slices`` are the domain frames by name, in order of portfolio number, each portfolio whole in one slice.
-    Nothing to deliver gives a build without pages; the first delivery of a date always has page 1.
-    BuildError if the rendered portfolios aren't those of the plan.
+    A build without anything to deliver has no pages, but the first delivery of a date always has page 1.
+    Raise BuildError if the rendered portfolios are not those of the plan.
     """
-    document_format = terms.document_format
+    document_format = context.document_format
     with (
         tempfile.TemporaryDirectory(prefix="classfeed-build-") as folder,
-        ThreadPoolExecutor(max_workers=1) as second,
+        ThreadPoolExecutor(max_workers=1) as inspector,
     ):
-        spool = _Spool(Path(folder), terms.paging(), terms.page_id)
-        parts = LedgerParts(Path(folder), document_format.ledgers, terms.last_of_shards)
-        ahead: list[Future[KnownRecords]] = []
+        spool = _Spool(Path(folder), context.paging(), context.page_id)
+        parts = LedgerParts(Path(folder), document_format.ledgers, context.last_of_shards)
+        inspections: list[Future[KnownRecords]] = []
 
         def examine(on_page: range) -> None:
-            # While the next page is rendered, and the first ones are written.
-            ahead.append(second.submit(examine_ahead, document_format, spool.sections(on_page)))
+            # Runs while the next page is rendered and the first ones are written.
+            inspections.append(inspector.submit(examine_ahead, document_format, spool.sections(on_page)))
 
         with spool, parts:
-            unchanged = _spool_changed(spool, rendered_portfolios(terms, plan.going, slices, parts.add), examine)
-        ranges = terms.pages(spool.paging.pages)
-        headers = [terms.header(at, len(ranges)) for at in range(1, len(ranges) + 1)]
-        files = [Path(folder) / terms.file_name(header) for header in headers]
+            unchanged = _spool_changed(spool, rendered_portfolios(context, plan.included, slices, parts.add), examine)
+        ranges = context.pages(spool.paging.pages)
+        headers = [context.header(at, len(ranges)) for at in range(1, len(ranges) + 1)]
+        files = [Path(folder) / context.file_name(header) for header in headers]
         totals = spool.totals if spool.portfolios else [Totals()] * len(ranges)
 
         def write(at: int) -> Written:
             chunks = document_format.page(headers[at], totals[at], spool.sections(ranges[at]))
-            return write_page(chunks, files[at], compress=terms.compress)
+            return write_page(chunks, files[at], compress=context.compress)
 
         with ThreadPoolExecutor(max_workers=threads) as pool:
             results = list(pool.map(write, range(len(ranges))))
 
-        build = terms.build(
+        build = context.build(
             pages=map(page_record, headers, totals, results),
             portfolios=spool.portfolios,
             held_back=plan.held_back,
@@ -239,18 +246,18 @@ def build_delivery(
             unchanged=unchanged,
         )
         prefix = staged_prefix(build.feed, build.business_date, build.build_id)
-        examined: list[KnownRecords | None] = [one.result() for one in ahead]
-        examined += [None] * (len(files) - len(ahead))
+        known_records: list[KnownRecords | None] = [inspection.result() for inspection in inspections]
+        known_records += [None] * (len(files) - len(inspections))
         pages = [
-            stage_page(store, prefix, page, path, found, terms)
-            for page, path, found in zip(build.pages, files, examined, strict=True)
+            stage_page(store, prefix, page, path, known, context)
+            for page, path, known in zip(build.pages, files, known_records, strict=True)
         ]
         staged = StagedLedger(prefix=prefix, files=parts.stage(store, prefix)) if parts.written else None
         return keep_build(store, build.model_copy(update={"pages": tuple(pages), "staged_ledger": staged}))
 
 
 def page_record(header: PageHeader, totals: Totals, result: Written) -> Page:
-    """The record of a written page, which has no key yet."""
+    """Return the record of a written page, which has no key yet."""
     return Page(
         message_id=header.message_id,
         key="",
@@ -264,36 +271,36 @@ def page_record(header: PageHeader, totals: Totals, result: Written) -> Page:
 
 
 def rendered_portfolios(
-    terms: DeliveryContext,
-    going: Iterable[PlannedPortfolio],
+    context: DeliveryContext,
+    included: Iterable[PlannedPortfolio],
     slices: Iterable[Mapping[str, pl.DataFrame]],
     ledger: Callable[[Mapping[str, pl.DataFrame], Mapping[str, str]], None] = lambda frames, digests: None,
 ) -> Iterator[tuple[PlannedPortfolio, RenderedPortfolio, str | None]]:
-    """Render those who go, in order: each with its content's digest, or None if just that was delivered before.
+    """Render the included portfolios in order, each with its content digest, or None if that content was delivered.
 
-    BuildError if the rendered portfolios aren't exactly ``going``.
+    Raise BuildError if the rendered portfolios are not exactly ``included``.
     """
-    feed, day = terms.feed, terms.day.isoformat()
-    waiting = {portfolio.number: portfolio for portfolio in going}
+    feed, day = context.feed, context.day.isoformat()
+    waiting = {portfolio.number: portfolio for portfolio in included}
     numbers = pl.DataFrame({"portfolio_number": list(waiting)}, schema={"portfolio_number": pl.String()})
-    before, last = terms.delivered.portfolios, ""
+    before, last = context.delivered.portfolios, ""
 
     def render(
         frames: Mapping[str, pl.DataFrame],
     ) -> tuple[Iterator[RenderedPortfolio], dict[str, pl.DataFrame]]:
-        # What is held back isn't even rendered: it may hold values that the format can't carry.
+        # Portfolios held back are not rendered: they may hold values that the format cannot carry.
         rows = {name: frame for name, frame in frames.items() if name in LEDGER_INPUT}
-        return terms.document_format.render(_of_portfolios(frames, numbers)), rows
+        return context.document_format.render(_of_portfolios(frames, numbers)), rows
 
-    # By map, which keeps no slice's frames: they would still be in memory while the next slice is read.
+    # ``map`` keeps no reference to a slice's frames, so they are freed before the next slice is read.
     for portfolios, rows in map(render, slices):
         digests: dict[str, str] = {}
         for rendered in portfolios:
             portfolio = waiting.pop(rendered.number, None)
             if portfolio is None or rendered.number <= last:
                 raise BuildError(
-                    f"{feed} of {day}: portfolio {rendered.number} was rendered twice, out of order, or without being "
-                    "in the plan"
+                    f"{feed} of {day}: portfolio {rendered.number} was rendered twice, out of order, or is not in the "
+                    "plan"
                 )
             last = rendered.number
             digest = content_digest(rendered)
@@ -316,7 +323,7 @@ def _spool_changed(
     portfolios: Iterable[tuple[PlannedPortfolio, RenderedPortfolio, str | None]],
     page_ended: Callable[[range], None],
 ) -> int:
-    # Spool the portfolios whose content was not delivered yet; the number of the others is the result.
+    # Spool the portfolios whose content was not delivered yet; return the number of the others.
     ended = unchanged = 0
     for portfolio, rendered, digest in portfolios:
         if digest is None:
@@ -339,7 +346,7 @@ def _of_portfolios(frames: Mapping[str, pl.DataFrame], numbers: pl.DataFrame) ->
 
 
 def content_digest(rendered: RenderedPortfolio) -> str:
-    """SHA-256 over a portfolio's records by section: equal content, equal digest, whatever page it is on."""
+    """Return the SHA-256 of a portfolio's records by section. It is independent of the page."""
     digest = hashlib.sha256()
     for name in sorted(rendered.sections):
         section = rendered.sections[name]
@@ -385,16 +392,16 @@ class LedgerParts:
 
 
 class _Spool:
-    """The rendered records on disk, one file a section, each in order of portfolios; what is said of them by page.
+    """Rendered records on disk, one file per section in order of portfolios, with each page's portfolios and totals.
 
-    ``page_id`` gives the message id of a page by its number.
+    ``page_id`` returns the message id of a page by its number.
     """
 
     def __init__(self, folder: Path, paging: Paging, page_id: Callable[[int], str]) -> None:
         self._folder = folder
         self._open = ExitStack()
         self._files: dict[str, tuple[Path, IO[bytes]]] = {}
-        self._ends: dict[str, array[int]] = {}  # by section: where each portfolio's records end
+        self._ends: dict[str, array[int]] = {}  # by section: the end of each portfolio's records
         self._page_id = page_id
         self._page_ids: list[str] = []
         self.paging = paging
@@ -407,7 +414,7 @@ class _Spool:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def add(self, going: PlannedPortfolio, rendered: RenderedPortfolio, digest: str) -> None:
+    def add(self, planned: PlannedPortfolio, rendered: RenderedPortfolio, digest: str) -> None:
         """Append one portfolio."""
         for name in rendered.sections.keys() - self._files.keys():
             path = self._folder / f"section-{len(self._files)}"
@@ -425,24 +432,24 @@ class _Spool:
         self.totals[-1] += rendered.totals
         self.portfolios.append(
             Portfolio(
-                number=going.number,
-                change=going.change,
-                extract=going.extract,
+                number=planned.number,
+                change=planned.change,
+                extract=planned.extract,
                 digest=digest,
                 bytes=rendered.size,
-                consent_ids=going.consent_ids,
+                consent_ids=planned.consent_ids,
                 page=self._page_ids[-1],
             )
         )
 
     def page(self, number: int) -> range:
-        """The portfolios of a page (from 0), to be read: whatever was added is on disk."""
+        """Return the portfolios of a page (from 0), after flushing their records to disk."""
         for _, target in self._files.values():
             target.flush()
         return self.paging.pages[number]
 
     def sections(self, portfolios: range) -> dict[str, Iterable[bytes]]:
-        """The records of some consecutive portfolios, by section, read from disk in blocks."""
+        """Return the records of consecutive portfolios by section, read from disk in blocks."""
         return {name: self._blocks(name, portfolios) for name in self._files}
 
     def _blocks(self, name: str, portfolios: range) -> Iterator[bytes]:
@@ -457,33 +464,33 @@ class _Spool:
 
 
 def stage_page(
-    store: ObjectStore, prefix: str, page: Page, path: Path, ahead: KnownRecords | None, terms: DeliveryContext
+    store: ObjectStore, prefix: str, page: Page, path: Path, ahead: KnownRecords | None, context: DeliveryContext
 ) -> Page:
-    """Stage a page's file below ``prefix``, and what was found of its records ahead; the page with its key."""
+    """Stage a page's file below ``prefix``, and its prevalidated records. Return the page with its key."""
     key = prefix + path.name
-    if store.create(key, path, {"correlation-id": terms.correlation_id, "sha256": page.sha256}):
+    if store.create(key, path, {"correlation-id": context.correlation_id, "sha256": page.sha256}):
         staged = page.model_copy(update={"key": key})
     else:
         staged = _staged_before(store, page, key)
     if ahead:
-        record_ahead(store, ahead_key(key, page.message_id), terms.code_version, ahead)
+        record_ahead(store, ahead_key(key, page.message_id), context.code_version, ahead)
     return staged
 
 
 def keep_build(store: ObjectStore, build: Build) -> Build:
-    """Put a build, whose pages are staged, on record; if an earlier attempt did, what it put there."""
+    """Record a build whose pages are staged. Return the recorded build, which may be an earlier attempt's."""
     if create_record(store, build_key(build.feed, build.business_date, build.build_id), build):
         return build
     return read_build(store, build.feed, build.business_date, build.build_id)
 
 
 def _staged_before(store: ObjectStore, page: Page, key: str) -> Page:
-    # An earlier attempt staged the same document: take its file, so that all attempts deliver the same bytes.
+    # An earlier attempt staged the same document: use its file, so that all attempts deliver the same bytes.
     with store.local_file(key) as path:
         try:
             facts = written(path)
         except UNREADABLE:
-            raise DamagedRecordError(store.location(key), "the staged page can't be read") from None
+            raise DamagedRecordError(store.location(key), "the staged page is unreadable") from None
     if facts.document_sha256 != page.document_sha256:
-        raise DamagedRecordError(store.location(key), "the staged page isn't the document of its build")
+        raise DamagedRecordError(store.location(key), "the staged page is not the document of its build")
     return page.model_copy(update={"key": key, "bytes": facts.bytes, "sha256": facts.sha256})

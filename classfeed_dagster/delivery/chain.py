@@ -1,8 +1,8 @@
-"""The chain of a feed's manifests: claiming the next place, and closing one whose attempt was abandoned.
+"""The chain of a feed's manifests: claiming the next place, and closing an abandoned one.
 
 See docs/adr/0002. A place is claimed for one (business date, revision), and only once the place before it has its
-manifest, delivered or void. Waiting here is patience, never safety: whoever closes a place too early makes another
-attempt start again, and nothing else.
+manifest, delivered or void. Waiting is never needed for safety: a place that is closed too early makes another attempt
+start again, and nothing else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOOK_AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ChainPlace:
     """The last place of a chain. ``manifest`` is None while its attempt is under way or was abandoned."""
 
     position: int
@@ -39,8 +39,8 @@ class Place:
     manifest: Link | None
 
 
-def last_place(store: ObjectStore, feed: str) -> Place | None:
-    """The chain's last place; None if nothing was ever begun. DamagedRecordError if places are missing before it."""
+def last_place(store: ObjectStore, feed: str) -> ChainPlace | None:
+    """Return the chain's last place; None if it is empty. Raise DamagedRecordError if earlier places are missing."""
     prefix = chain_prefix(feed)
     keys = list(store.list(prefix))
     if not keys:
@@ -60,17 +60,17 @@ def last_place(store: ObjectStore, feed: str) -> Place | None:
         if previous is None:
             where = store.location(manifest_key(feed, before.business_date, before.revision))
             raise DamagedRecordError(where, f"the manifest at position {position - 1} of the chain is missing")
-    return Place(position, entry, previous, manifest)
+    return ChainPlace(position, entry, previous, manifest)
 
 
 def chain_entry(store: ObjectStore, feed: str, position: int) -> ChainEntry:
-    """For whom a position was claimed. ObjectNotFoundError if it wasn't, DamagedRecordError if it can't be read."""
+    """Return the entry of a position. Raise ObjectNotFoundError if unclaimed, DamagedRecordError if unreadable."""
     key = chain_key(feed, position)
     return from_json(ChainEntry, store.read(key), store.location(key))
 
 
 def manifest_link(store: ObjectStore, entry: ChainEntry) -> Link | None:
-    """Where the manifest of a place is, and its hash; None if it has none."""
+    """Return the key and hash of a place's manifest; None if it has none."""
     key = manifest_key(entry.feed, entry.business_date, entry.revision)
     try:
         return Link(key=key, sha256=sha256(store.read(key)))
@@ -78,28 +78,28 @@ def manifest_link(store: ObjectStore, entry: ChainEntry) -> Link | None:
         return None
 
 
-def claim_next(store: ObjectStore, last: Place | None, entry: ChainEntry) -> Place | None:
-    """Claim the place after ``last``, which must have its manifest, for ``entry``; None if another was faster.
+def claim_next(store: ObjectStore, last: ChainPlace | None, entry: ChainEntry) -> ChainPlace | None:
+    """Claim the place after ``last``, which must have its manifest, for ``entry``; None if another attempt was first.
 
-    Look at ``last_place`` first and at what was delivered for the date second: then ``entry`` can't have a place
-    already, for it would be at ``last`` or before, and its manifest would have shown.
+    Read ``last_place`` first and the date's deliveries second. Then ``entry`` cannot have a place yet: the place
+    would be at ``last`` or before, and its manifest would be among the deliveries.
     """
     position = 1 if last is None else last.position + 1
     if not store.create(chain_key(entry.feed, position), to_json(entry)):
         return None
-    return Place(position, entry, None if last is None else last.manifest, None)
+    return ChainPlace(position, entry, None if last is None else last.manifest, None)
 
 
 def wait_for_manifest(
-    store: ObjectStore, place: Place, patience_seconds: float, sleep: Callable[[float], None]
+    store: ObjectStore, place: ChainPlace, patience_seconds: float, sleep: Callable[[float], None]
 ) -> bool:
-    """Wait until the place has its manifest; False if none came, and no new page either, for ``patience_seconds``."""
+    """Wait until the place has its manifest; return False after ``patience_seconds`` without manifest or new page."""
     entry, waited, seen = place.entry, 0.0, -1
     key = manifest_key(entry.feed, entry.business_date, entry.revision)
     while not store.exists(key):
         files = sum(1 for _ in store.list(delivered_prefix(entry.feed, entry.business_date, entry.revision)))
         if files != seen:
-            seen, waited = files, 0.0  # somebody is at work there
+            seen, waited = files, 0.0  # its attempt is making progress
         if waited >= patience_seconds:
             return False
         step = min(_LOOK_AGAIN_SECONDS, patience_seconds - waited)
@@ -108,10 +108,10 @@ def wait_for_manifest(
     return True
 
 
-def close_place(store: ObjectStore, place: Place, reason: str, correlation_id: str) -> bool:
-    """Fill an abandoned place with a void manifest; False if a manifest is there after all.
+def close_place(store: ObjectStore, place: ChainPlace, reason: str, correlation_id: str) -> bool:
+    """Fill an abandoned place with a void manifest; return False if it has a manifest after all.
 
-    The revision's pages are removed once the void stands: they were never delivered, and never can be.
+    The revision's pages are removed once the void manifest exists: they were never delivered, and never can be.
     """
     entry = place.entry
     void = VoidManifest(
@@ -131,7 +131,7 @@ def close_place(store: ObjectStore, place: Place, reason: str, correlation_id: s
 
 
 def remove_orphans(store: ObjectStore, void: VoidManifest) -> None:
-    """Remove the files that an abandoned attempt left beside a void manifest. Only ever called with one that stands."""
+    """Remove the files that an abandoned attempt left beside a void manifest. Call only once the manifest exists."""
     for key in list(store.list(ledger_prefix(void.feed, void.business_date, void.revision))):
         store.delete(key)
     keep = manifest_key(void.feed, void.business_date, void.revision)

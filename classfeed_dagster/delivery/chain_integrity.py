@@ -9,10 +9,10 @@ import datetime as dt
 from collections.abc import Iterable
 
 from classfeed_dagster.delivery.build import read_build
-from classfeed_dagster.delivery.chain import Place, chain_entry, last_place
+from classfeed_dagster.delivery.chain import ChainPlace, chain_entry, last_place
 from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, read_manifest
 from classfeed_dagster.delivery.problems import build_differences, manifest_problems
-from classfeed_dagster.delivery.state import Revision, delivered_state
+from classfeed_dagster.delivery.state import DeliveredRevision, delivered_state
 from classfeed_dagster.errors import DamagedRecordError, DataError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import manifest_key
@@ -45,7 +45,9 @@ def require_reached(store: ObjectStore, feed: str, known: int) -> None:
         raise StoreBehindError(feed, known, position)
 
 
-def _require_place(store: ObjectStore, feed: str, day: dt.date, found: Revision, last: Place | None) -> None:
+def _require_place(
+    store: ObjectStore, feed: str, day: dt.date, found: DeliveredRevision, last: ChainPlace | None
+) -> None:
     manifest, where = found.manifest, store.location(found.key)
     expected = ChainEntry(feed=feed, business_date=day, revision=found.revision)
     if (manifest.feed, manifest.business_date, manifest.revision) != (feed, day, found.revision):
@@ -64,7 +66,7 @@ def _require_place(store: ObjectStore, feed: str, day: dt.date, found: Revision,
         _require_build(store, manifest, where)
 
 
-def _require_successor(store: ObjectStore, feed: str, found: Revision, position: int) -> None:
+def _require_successor(store: ObjectStore, feed: str, found: DeliveredRevision, position: int) -> None:
     entry = chain_entry(store, feed, position)
     key = manifest_key(feed, entry.business_date, entry.revision)
     try:

@@ -1,4 +1,4 @@
-"""The checks over a build's written files: what they hold is read back from their bytes, never taken from frames."""
+"""Checks over a build's written files. Their content is read back from the bytes, never taken from frames."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from classfeed_dagster.documents.document_format import (
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import file_facts
 
-_SHOWN = 20
+OFFENDERS_LIMIT = 20  # offenders that a check or a problem list names; the rest is counted
 
 
 @dataclass(frozen=True, slots=True)
 class ExaminedPage:
-    """A staged page, and what reading its file found."""
+    """A staged page and the inspection of its file."""
 
     page: Page
     facts: PageInspection
@@ -37,13 +37,19 @@ class ExaminedPage:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """A check's answer: for the gate, and for the people who look at it."""
+    """The result of one check."""
 
     check: str
     passed: bool
     summary: str  # one sentence, in figures; no personal data
-    offenders: tuple[tuple[str, str], ...]  # (page or portfolio, what is wrong with it), at most twenty
+    offenders: tuple[tuple[str, str], ...]  # (page or portfolio, its fault), at most OFFENDERS_LIMIT
     total_offenders: int
+
+    @classmethod
+    def of_offenders(cls, check: str, what: str, offenders: Sequence[tuple[str, str]]) -> CheckResult:
+        """Return the result of ``check``, passed if there are no offenders. ``what`` states the scope, in figures."""
+        fault = f": {len(offenders)} fault(s), the first: {' '.join(offenders[0])}" if offenders else ""
+        return cls(check, not offenders, what + fault, tuple(offenders[:OFFENDERS_LIMIT]), len(offenders))
 
 
 def examine_build(
@@ -54,9 +60,9 @@ def examine_build(
     code_version: str | None = None,
     threads: int = 2,
 ) -> tuple[ExaminedPage, ...]:
-    """Read every staged page of ``build`` back. A page that is missing or can't be read says so in its facts.
+    """Read every staged page of ``build`` back. A missing or unreadable page has an error in its facts.
 
-    What ``code_version`` examined ahead is taken from its record, for exactly these bytes; None: nothing is.
+    Prevalidated records of ``code_version`` are used for exactly the same bytes; None ignores them.
     """
 
     def examine(page: Page) -> ExaminedPage:
@@ -79,17 +85,17 @@ def examine_build(
 
 
 def document_valid(build: Build, examined: Sequence[ExaminedPage]) -> CheckResult:
-    """Every page is the file that was built, obeys its format, and holds exactly the portfolios planned for it."""
+    """Check that every page is the file that was built, is valid, and holds exactly the portfolios planned for it."""
     on_page: dict[str, list[Portfolio]] = {}
     for portfolio in build.portfolios:
         on_page.setdefault(portfolio.page, []).append(portfolio)
     offenders: list[tuple[str, str]] = []
-    for one in examined:
-        name = one.page.message_id
-        faults = [] if one.same_file else ["the file isn't the one that was built"]
-        faults += one.facts.errors
+    for entry in examined:
+        name = entry.page.message_id
+        faults = [] if entry.same_file else ["is not the file that was built"]
+        faults += entry.facts.errors
         faults += header_faults(
-            one.facts.header,
+            entry.facts.header,
             feed=build.feed,
             business_date=build.business_date,
             sequence_number=build.sequence_number,
@@ -97,50 +103,46 @@ def document_valid(build: Build, examined: Sequence[ExaminedPage]) -> CheckResul
             message_id=name,
         )
         offenders += [(name, fault) for fault in faults]
-        offenders += portfolio_faults(one.facts, on_page.get(name, ()))
-    return _evaluation("document_valid", offenders, f"{len(examined)} page(s) read back")
+        offenders += portfolio_faults(entry.facts, on_page.get(name, ()))
+    return CheckResult.of_offenders("document_valid", f"{len(examined)} page(s) read back", offenders)
 
 
 def everyone_consented(build: Build, examined: Sequence[ExaminedPage], consented: Collection[str]) -> CheckResult:
-    """Everyone of whom the files' bytes hold data is in ``consented``, those whom bigsite confirmed just now.
+    """Check that every portfolio with data in the files is in ``consented``, which bigsite confirmed just now.
 
-    A REMOVED record, which is a number and a reference alone, needs no consent. A page that can't be read fails:
-    who is in it is unknown.
+    A REMOVED record needs no consent: it is a number and a reference alone. An unreadable page fails, since its
+    portfolios are unknown.
     """
-    held = frozenset(consented)
-    with_data = frozenset[str]().union(*(numbers_with_data(one.facts) for one in examined))
+    with_data = frozenset[str]().union(*(numbers_with_data(entry.facts) for entry in examined))
     offenders = [
-        (one.page.message_id, "can't be trusted to say who is in it")
-        for one in examined
-        if one.facts.errors or not one.same_file
+        (entry.page.message_id, "is unreadable or changed: its portfolios are unknown")
+        for entry in examined
+        if entry.facts.errors or not entry.same_file
     ]
-    offenders += [(number, "does not consent now") for number in sorted(with_data - held)]
+    offenders += [(number, "does not consent now") for number in sorted(with_data - frozenset(consented))]
     what = f"{len(with_data)} portfolio(s) in the bytes of {build.build_id}"
-    return _evaluation("everyone_consented", offenders, what)
+    return CheckResult.of_offenders("everyone_consented", what, offenders)
 
 
 def control_totals_agree(build: Build, examined: Sequence[ExaminedPage]) -> CheckResult:
-    """Per page: recomputed from the bytes = stated in the document = what the frames added up to."""
+    """Check each page's control totals: recomputed from the bytes = stated in the document = sums of the frames."""
     offenders = [
-        (one.page.message_id, fault) for one in examined for fault in totals_faults(one.facts, one.page.expected)
+        (entry.page.message_id, fault)
+        for entry in examined
+        for fault in totals_faults(entry.facts, entry.page.expected)
     ]
     what = f"control totals of {len(examined)} page(s), {sum(build.totals.counts.values())} records"
-    return _evaluation("control_totals_agree", offenders, what)
+    return CheckResult.of_offenders("control_totals_agree", what, offenders)
 
 
 def held_back_share(plan: DeliveryPlan, limit: Decimal) -> CheckResult:
-    """The share of the consented portfolios that break a rule is not above ``limit``."""
+    """Check that the share of the consented portfolios that break a rule is at most ``limit``."""
     offenders = [(held.number, held.reason) for held in plan.held_back if held.kind == "RULE"]
     what = f"{plan.breaking} of {plan.consented} portfolio(s) break a rule, the limit is {limit}"
     passed = plan.breaking_share <= limit
-    return CheckResult("held_back_share", passed, what, tuple(offenders[:_SHOWN]), len(offenders))
+    return CheckResult("held_back_share", passed, what, tuple(offenders[:OFFENDERS_LIMIT]), len(offenders))
 
 
 def record_evaluation(store: ObjectStore, build: Build, evaluation: CheckResult, evaluated_by: str) -> Verdict:
-    """Put ``evaluation`` on record for the gate."""
+    """Record the verdict of ``evaluation`` for the gate."""
     return record_verdict(store, build, evaluation.check, evaluation.passed, evaluation.summary, evaluated_by)
-
-
-def _evaluation(check: str, offenders: list[tuple[str, str]], what: str) -> CheckResult:
-    summary = what if not offenders else f"{what}: {len(offenders)} fault(s), the first: {' '.join(offenders[0])}"
-    return CheckResult(check, not offenders, summary, tuple(offenders[:_SHOWN]), len(offenders))

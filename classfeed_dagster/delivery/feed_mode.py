@@ -1,8 +1,8 @@
-"""Where a feed delivers while the old app still does: under ``shadow/``, in the same chain as its live deliveries.
+"""Feed modes: off, shadow and live. Shadow deliveries are stored under ``shadow/``, in the same chain as live ones.
 
-A feed that is switched from shadow to live goes on where it was: the business dates that it delivered to the shadow
-prefix were delivered by the old app, so they count as delivered, and the next date is a DELTA with the next
-sequence number. Switched back, the same holds the other way round. The recipient only ever looks into ``delivered/``.
+A feed that is switched from shadow to live continues its sequence: the old app delivered the business dates that are
+in the shadow, so they count as delivered, and the next date is a DELTA with the next sequence number. The same holds
+for a switch back. The recipient loads ``delivered/`` only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MANIFEST = re.compile(r"(\d{4}-\d\d-\d\d)/r\d+/manifest\.json\Z")
 
 
 class FeedMode(enum.StrEnum):
-    """What a feed does with a finished document: nothing, deliver it where nobody loads it, deliver it."""
+    """Treatment of a finished document: none, delivery to the shadow, or delivery to the recipient."""
 
     OFF = "off"
     SHADOW = "shadow"
@@ -31,23 +31,23 @@ class FeedMode(enum.StrEnum):
 
 
 class FeedStoreView:
-    """A view of the store for one feed: what it delivers goes to ``delivered/`` or ``shadow/``, and counts in both.
+    """A view of the store for one feed that maps its deliveries to ``delivered/`` or ``shadow/``.
 
-    Only keys under ``delivered/<feed>/`` are concerned; every other key is the store's own. Reading and listing
-    see both places as one. ``create`` writes to the place of ``mode``, and finds a key taken that exists in the
-    other place: one revision is never both live and shadow. Switch a feed while none of its runs is under way:
-    between looking into the other place and writing, a run in the other mode could write.
+    Only keys under ``delivered/<feed>/`` are mapped; all others pass through. Reading and listing cover both places.
+    ``create`` writes to the place of ``mode`` and refuses a key that exists in the other place, so that a revision is
+    never both live and shadow. Switch a feed only while none of its runs is under way: a run in the other mode could
+    write between the look-up and the write.
     """
 
     def __init__(self, store: ObjectStore, feed: str, mode: FeedMode) -> None:
         if mode is FeedMode.OFF:
-            raise ValueError(f"{feed} is switched off: it delivers nowhere")
+            raise ValueError(f"{feed} is switched off and has no place to deliver: set its mode to shadow or live")
         self._store = store
         self._live = delivered_prefix(feed)
         self._mode = mode
 
     def _place(self, key: str) -> str:
-        """Where the object is; where it would be written if it isn't anywhere."""
+        """Return the object's key in the store, or the key to write if it does not exist."""
         if not key.startswith(self._live):
             return key
         places = [key, shadow_key(key)]
@@ -64,7 +64,7 @@ class FeedStoreView:
         return self._store.exists(self._place(key))
 
     def list(self, prefix: str) -> Iterator[str]:
-        """See ObjectStore. Keys under ``shadow/`` are given as those that they stand for."""
+        """See ObjectStore. Keys under ``shadow/`` are returned as keys under ``delivered/``."""
         if not prefix.startswith(self._live):
             yield from self._store.list(prefix)
             return
@@ -94,29 +94,29 @@ class FeedStoreView:
 
 
 def switched(store: ObjectStore, feed: str, mode: FeedMode) -> ObjectStore:
-    """The store as publishing and everything that looks at deliveries must see it. ValueError if the feed is off."""
+    """Return the view of the store for publishing and reading deliveries. Raise ValueError if the feed is off."""
     return FeedStoreView(store, feed, mode)
 
 
 def shadow_key(key: str) -> str:
-    """Where an object under ``delivered/`` is while its feed is in shadow."""
+    """Return the shadow key of a key under ``delivered/``."""
     return SHADOW + key
 
 
 def last_delivery(store: ObjectStore, feed: str, before: dt.date) -> tuple[dt.date, FeedMode] | None:
-    """The newest business date before ``before`` that the feed delivered, and where; None if there is none.
+    """Return the newest delivered business date before ``before``, and its mode; None if there is none.
 
-    A date of which any revision went live counts as live. ``store`` is the plain store, not a switched view of it.
-    DamagedRecordError if a manifest can't be read.
+    A date with any live revision counts as live. ``store`` is the plain store, not a view of it.
+    Raise DamagedRecordError if a manifest is unreadable.
     """
-    found: dict[dt.date, list[tuple[FeedMode, str]]] = {}
+    manifests: dict[dt.date, list[tuple[FeedMode, str]]] = {}
     prefix = delivered_prefix(feed)
     for mode, place in ((FeedMode.LIVE, prefix), (FeedMode.SHADOW, shadow_key(prefix))):
         for key in store.list(place):
             if name := _MANIFEST.match(key.removeprefix(place)):
-                found.setdefault(dt.date.fromisoformat(name[1]), []).append((mode, key))
-    for day in sorted((day for day in found if day < before), reverse=True):
-        for mode, key in found[day]:  # live ones first
+                manifests.setdefault(dt.date.fromisoformat(name[1]), []).append((mode, key))
+    for day in sorted((day for day in manifests if day < before), reverse=True):
+        for mode, key in manifests[day]:  # live ones first
             if isinstance(read_manifest(store.read(key), store.location(key)), Manifest):
                 return day, mode
     return None

@@ -1,9 +1,8 @@
-"""The gate before publishing: verdicts on record for exactly the documents of a build, or nothing leaves.
+"""The gate before publishing: a build is delivered only with recorded verdicts for exactly its documents.
 
-A verdict is never overwritten: evaluating again adds one, and of several **the latest counts**. That is safe, because
-checks over fixed bytes always answer alike, and what can change in between is asked again where it matters: consent by
-publishing itself, right before the manifest. It is needed, because a person may release what failed, and because a
-consent that was there may be gone. All verdicts stay on record.
+A verdict is never overwritten: another evaluation adds one, and **the latest counts**. That is safe, because checks
+over fixed bytes always give the same result, and publishing asks for consent again right before the manifest. It is
+needed, because a person may approve a failed check, and because a consent may end. All verdicts stay on record.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.manifest import PassedCheck, Sha256
 from classfeed_dagster.errors import ChainBusyError, GateRefusedError
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Record, from_json, to_json, verdict_key, verdict_prefix
+from classfeed_dagster.stored_records import StoredRecord, from_json, to_json, verdict_key, verdict_prefix
 
 REQUIRED_VERDICTS: tuple[str, ...] = (
     "document_valid",
@@ -31,8 +30,8 @@ REQUIRED_VERDICTS: tuple[str, ...] = (
 _ATTEMPTS = 20
 
 
-class Verdict(Record):
-    """What one evaluation of one check said of one build."""
+class Verdict(StoredRecord):
+    """The result of one evaluation of one check over one build."""
 
     schema_version: Literal[1] = 1
     feed: str
@@ -40,24 +39,24 @@ class Verdict(Record):
     build_id: str
     check: str = Field(description="the check's name")
     evaluation: PositiveInt = Field(description="1 for the first evaluation; the latest one counts")
-    subject: dict[str, Sha256] = Field(description="the documents it speaks of: SHA-256 by message id")
+    subject: dict[str, Sha256] = Field(description="the evaluated documents: SHA-256 by message id")
     passed: bool
-    summary: str = Field(description="what was found, in figures; no personal data")
+    summary: str = Field(description="the result in figures; no personal data")
     evaluated_by: str = Field(description="correlation id of the attempt that evaluated it")
 
     @property
     def key(self) -> str:
-        """Where it is in the store."""
+        """Return the verdict's key in the store."""
         return verdict_key(self.feed, self.business_date, self.build_id, self.check, self.evaluation)
 
 
 def record_verdict(
     store: ObjectStore, build: Build, check: str, passed: bool, summary: str, evaluated_by: str
 ) -> Verdict:
-    """Put on record what ``check`` says of exactly ``build``'s documents; returns the verdict that now counts.
+    """Record the verdict of ``check`` over exactly ``build``'s documents; return the verdict that now counts.
 
-    The same answer as the latest one is not recorded again. ``check`` becomes part of a key: InvalidKeyError if it
-    can't. ChainBusyError if other evaluations keep coming in between.
+    A verdict equal to the latest is not recorded again. Raise InvalidKeyError if ``check`` cannot be part of a key,
+    ChainBusyError if other evaluations keep being recorded in between.
     """
     for _ in range(_ATTEMPTS):
         latest = latest_verdict(store, build, check)
@@ -76,15 +75,15 @@ def record_verdict(
             return latest
         if store.create(verdict.key, to_json(verdict), {"correlation-id": evaluated_by}):
             return verdict
-    raise ChainBusyError(f"the verdict of {check} over build {build.build_id} keeps changing: run the check again")
+    raise ChainBusyError(f"the verdict of {check} over build {build.build_id} kept changing: run the check again")
 
 
-def _same_answer(one: Verdict, other: Verdict) -> bool:
-    return (one.passed, one.summary, one.subject) == (other.passed, other.summary, other.subject)
+def _same_answer(verdict: Verdict, other: Verdict) -> bool:
+    return (verdict.passed, verdict.summary, verdict.subject) == (other.passed, other.summary, other.subject)
 
 
 def latest_verdict(store: ObjectStore, build: Build, check: str) -> Verdict | None:
-    """The verdict of ``check`` over ``build`` that counts; None if it was never evaluated."""
+    """Return the latest verdict of ``check`` over ``build``; None if it was never evaluated."""
     keys = list(store.list(verdict_prefix(build.feed, build.business_date, build.build_id, check)))
     if not keys:
         return None
@@ -92,9 +91,9 @@ def latest_verdict(store: ObjectStore, build: Build, check: str) -> Verdict | No
 
 
 def require_verdicts(store: ObjectStore, build: Build) -> tuple[PassedCheck, ...]:
-    """The verdicts that let ``build`` go, ready for the manifest.
+    """Return the passed verdicts that allow the delivery of ``build``, for the manifest.
 
-    GateRefusedError, with every reason, if a required check has no verdict, speaks of other documents, or failed.
+    Raise GateRefusedError with every reason if a required check has no verdict, is about other documents, or failed.
     """
     passed: list[PassedCheck] = []
     reasons: list[str] = []
@@ -103,7 +102,7 @@ def require_verdicts(store: ObjectStore, build: Build) -> tuple[PassedCheck, ...
         if verdict is None:
             reasons.append(f"{check} was not evaluated")
         elif (verdict.build_id, verdict.check, verdict.subject) != (build.build_id, check, build.subject):
-            reasons.append(f"the verdict of {check} speaks of other documents")
+            reasons.append(f"the verdict of {check} is about other documents")
         elif not verdict.passed:
             reasons.append(f"{check} failed ({verdict.summary})")
         else:

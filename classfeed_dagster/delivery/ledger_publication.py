@@ -71,9 +71,9 @@ def publish_ledger(
 def positions_of(previous: pl.DataFrame, frames: dict[Kind, pl.DataFrame], day: dt.date) -> pl.DataFrame:
     """Return the positions of one part of a delivery."""
     portfolios = frames["portfolios"]
-    going = portfolios.filter(pl.col("change") != "REMOVED")["portfolio_id"]
+    carrying = portfolios.filter(pl.col("change") != "REMOVED")["portfolio_id"]
     full = portfolios.filter(pl.col("change") != "CURRENT")["portfolio_id"]
-    carried = previous.filter(pl.col("portfolio_id").is_in(going.implode()))
+    carried = previous.filter(pl.col("portfolio_id").is_in(carrying.implode()))
     return roll_forward(carried, frames["records"], frames["stated"], full, day)
 
 

@@ -1,8 +1,8 @@
-"""The manifest: the one record that makes a delivery a delivery, typed and documented field by field.
+"""The manifest: the record that makes a delivery effective, typed and documented field by field.
 
-A revision's files are written first, its manifest last. Manifests of a feed form a chain by their hashes, in
-which a gap or a change shows. A place in the chain whose attempt was abandoned is filled by a void manifest,
-which delivers nothing.
+A revision's files are written first, its manifest last. Manifests of a feed form a chain by their hashes, which
+reveals a gap or a change. A place in the chain whose attempt was abandoned is filled by a void manifest, which
+delivers nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from classfeed_dagster.documents.document_format import CurrencyTotals, Totals
 from classfeed_dagster.ledger.files import LedgerFiles
-from classfeed_dagster.stored_records import Record, from_json
+from classfeed_dagster.stored_records import StoredRecord, from_json
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Sum = Annotated[Decimal, Field(max_digits=38, decimal_places=6)]
@@ -25,31 +25,31 @@ Change = Literal["NEW", "CURRENT", "REMOVED"]
 Extract = Literal["FULL", "DELTA", "NONE"]
 
 
-class ChainEntry(Record):
-    """One position of a feed's chain, and the only (business date, revision) that may have it."""
+class ChainEntry(StoredRecord):
+    """One position of a feed's chain, claimed for one (business date, revision)."""
 
     feed: str
     business_date: dt.date
     revision: NonNegativeInt
 
 
-class Link(Record):
+class Link(StoredRecord):
     """The manifest one place earlier in the chain."""
 
-    key: str = Field(description="where it is in the store")
-    sha256: Sha256 = Field(description="of its bytes")
+    key: str = Field(description="its key in the store")
+    sha256: Sha256 = Field(description="SHA-256 of its bytes")
 
 
-class SnapshotRef(Record):
-    """The one reading of bigsite that everything in the delivery comes from."""
+class SnapshotRef(StoredRecord):
+    """The snapshot of bigsite from which the whole delivery is computed."""
 
     id: str = Field(description="the snapshot's id, as in the landing's keys")
     snapshot_at: AwareDatetime = Field(description="when bigsite was read, by bigsite's own clock; UTC")
-    descriptor_key: str = Field(description="where the snapshot's descriptor is in the store")
-    descriptor_sha256: Sha256 = Field(description="of the descriptor's bytes")
+    descriptor_key: str = Field(description="the snapshot descriptor's key in the store")
+    descriptor_sha256: Sha256 = Field(description="SHA-256 of the descriptor's bytes")
 
 
-class CurrencySums(Record):
+class CurrencySums(StoredRecord):
     """Sums in one currency, exact to the cent; decimals are strings in JSON."""
 
     ledger_balance: Sum = Field(description="sum of cash balances")
@@ -59,8 +59,8 @@ class CurrencySums(Record):
     net_amount: Sum = Field(description="sum of contract notes' net amounts")
 
 
-class ControlTotals(Record):
-    """What the records of a page, or of all pages, add up to. Debits and credits of cash apart."""
+class ControlTotals(StoredRecord):
+    """Control totals of the records of one page or of all pages. Credits and debits of cash are separate."""
 
     currencies: dict[str, CurrencySums] = Field(description="by ISO 4217 code")
     units_held: Sum = Field(description="sum of holdings' units")
@@ -68,7 +68,7 @@ class ControlTotals(Record):
 
     @classmethod
     def of(cls, totals: Totals) -> ControlTotals:
-        """The persisted form of a page's totals."""
+        """Return the persisted form of a page's totals."""
         return cls(
             currencies={
                 name: CurrencySums(
@@ -85,7 +85,7 @@ class ControlTotals(Record):
         )
 
     def with_counts(self, counts: dict[str, int]) -> Totals:
-        """Back to the form that rendering and reading use."""
+        """Return the totals in the form that rendering and reading use."""
         return Totals(
             counts,
             {name: CurrencyTotals(**sums.model_dump()) for name, sums in self.currencies.items()},
@@ -94,63 +94,65 @@ class ControlTotals(Record):
         )
 
 
-class Page(Record):
+class Page(StoredRecord):
     """One file of the delivery."""
 
-    message_id: str = Field(description="<feed>-<YYYYMMDD>-r<revision>-p<page>, unique for ever")
-    key: str = Field(description="where the file is in the store")
+    message_id: str = Field(description="<feed>-<YYYYMMDD>-r<revision>-p<page>, never reused")
+    key: str = Field(description="the file's key in the store")
     bytes: NonNegativeInt = Field(description="size of the file as stored")
-    sha256: Sha256 = Field(description="of the file as stored")
+    sha256: Sha256 = Field(description="SHA-256 of the file as stored")
     document_bytes: NonNegativeInt = Field(description="size of the document before compression")
-    document_sha256: Sha256 = Field(description="of the document before compression")
+    document_sha256: Sha256 = Field(description="SHA-256 of the document before compression")
     counts: dict[str, NonNegativeInt] = Field(description="records by section")
-    totals: ControlTotals = Field(description="what the page's records add up to")
+    totals: ControlTotals = Field(description="control totals of the page's records")
 
     @property
     def expected(self) -> Totals:
-        """Counts and totals together."""
+        """Return counts and totals together."""
         return self.totals.with_counts(dict(self.counts))
 
 
-# A record with slots, since a manifest may list some hundred thousand: it takes a quarter of a model's memory.
+# A dataclass with slots takes a quarter of a model's memory; a manifest may list some hundred thousand.
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid", hide_input_in_errors=True))
 class Portfolio:
     """One portfolio in the delivery."""
 
     number: str = Field(description="the portfolio's number")
-    change: Change = Field(description="how its consent changed since the business date before")
-    extract: Extract = Field(description="which movements it carries")
-    digest: Sha256 = Field(description="of its content for the business date: the same content is never sent twice")
-    bytes: NonNegativeInt = Field(description="size of its records; 0 if the document says nothing of it")
-    consent_ids: tuple[int, ...] = Field(description="the consents its data is disclosed under, ascending")
+    change: Change = Field(description="change of its consent since the previous business date")
+    extract: Extract = Field(description="FULL history, DELTA of the window, or NONE")
+    digest: Sha256 = Field(description="SHA-256 of its content; equal content is never sent twice for a date")
+    bytes: NonNegativeInt = Field(description="size of its records; 0 if the document has none")
+    consent_ids: tuple[int, ...] = Field(description="the consents under which its data is disclosed, ascending")
     page: str = Field(description="message id of the page it is on")
 
 
-class RuleCount(Record):
+class RuleCount(StoredRecord):
     """A rule that a portfolio breaks."""
 
     rule: str = Field(description="the rule's name")
-    findings: PositiveInt = Field(description="how often the portfolio breaks it")
-    subjects: tuple[str, ...] = Field(description="what breaks it: ids and codes, at most five, never names")
-    detail: str | None = Field(default=None, description="what is wrong, of the first finding; no personal data")
+    findings: PositiveInt = Field(description="number of breaches in the portfolio")
+    subjects: tuple[str, ...] = Field(description="ids and codes that break it, at most five, never names")
+    detail: str | None = Field(default=None, description="the first finding in detail; no personal data")
 
 
-class HeldBack(Record):
-    """A portfolio that is consented for the date and isn't in what went, with the reason."""
+class HeldBack(StoredRecord):
+    """A portfolio that is consented for the date and not delivered, with the reason."""
 
     number: str = Field(description="the portfolio's number")
-    kind: Literal["RULE", "WAITING", "CONSENT_ENDED"] = Field(description="why, in one word")
-    reason: str = Field(description="why, for people")
+    kind: Literal["RULE", "WAITING", "CONSENT_ENDED"] = Field(description="category of the reason")
+    reason: str = Field(description="the reason, for people")
     rules: tuple[RuleCount, ...] = Field(default=(), description="the rules it breaks")
-    waiting_for: dt.date | None = Field(default=None, description="the earlier business date that must go first")
+    waiting_for: dt.date | None = Field(
+        default=None, description="the earlier business date that must be delivered first"
+    )
 
 
-class PassedCheck(Record):
-    """A verdict that let the delivery go."""
+class PassedCheck(StoredRecord):
+    """A verdict that allowed the delivery."""
 
     check: str = Field(description="the check's name")
     passed: bool = Field(description="its verdict over exactly the pages listed")
-    key: str = Field(description="where the whole verdict is in the store")
+    key: str = Field(description="the verdict's key in the store")
     evaluated_by: str = Field(description="correlation id of the attempt that evaluated it")
 
 
@@ -159,15 +161,15 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-class Manifest(Record):
-    """A delivery: exactly the files and portfolios that left, under whose authority, checked by what."""
+class Manifest(StoredRecord):
+    """A delivery: its files and portfolios, the consents that authorize it, and its verdicts."""
 
     schema_version: Literal[1] = Field(default=1, description="version of this record's form")
     kind: Literal["delivery"] = "delivery"
     feed: str = Field(description="the feed's name")
-    recipient: str = Field(description="who gets it")
-    business_date: dt.date = Field(description="the ASX business day it is for")
-    sequence_number: PositiveInt = Field(description="1 for the feed's first business date, one more for each after")
+    recipient: str = Field(description="the recipient's name")
+    business_date: dt.date = Field(description="the ASX business day")
+    sequence_number: PositiveInt = Field(description="1 for the feed's first business date, counting up")
     revision: NonNegativeInt = Field(description="0 for the first delivery of the date; re-issues count up")
     chain_position: PositiveInt = Field(description="place in the feed's chain of manifests, from 1")
     previous: Link | None = Field(description="the manifest one place earlier; null at position 1")
@@ -178,11 +180,11 @@ class Manifest(Record):
     build_id: str = Field(pattern=r"^[0-9a-f]{32}$", description="identifies the bytes and the plan that was delivered")
     code_version: str = Field(description="the code that built it")
     correlation_id: str = Field(description="the attempt that delivered it")
-    consent_checked_at: AwareDatetime = Field(description="when bigsite was last asked for consent, by its own clock")
-    flags: dict[str, str | int | bool] = Field(default={}, description="what people released or switched for it")
+    consent_checked_at: AwareDatetime = Field(description="time of the last consent query, by bigsite's clock")
+    flags: dict[str, str | int | bool] = Field(default={}, description="the feed's switches in effect")
     pages: tuple[Page, ...] = Field(min_length=1)
     portfolios: tuple[Portfolio, ...] = Field(description="every portfolio in this revision, ordered by number")
-    held_back: tuple[HeldBack, ...] = Field(description="every portfolio that did not go, ordered by number")
+    held_back: tuple[HeldBack, ...] = Field(description="every portfolio held back, ordered by number")
     counts: dict[str, NonNegativeInt] = Field(description="records by section, over all pages")
     totals: ControlTotals = Field(description="what all pages add up to")
     ledger: LedgerFiles | None = Field(
@@ -190,20 +192,20 @@ class Manifest(Record):
         description="the delivered ledger of this revision, by hash; absent before there was one",
         exclude_if=_is_none,
     )
-    verdicts: tuple[PassedCheck, ...] = Field(description="the checks that this delivery depended on")
+    verdicts: tuple[PassedCheck, ...] = Field(description="the checks that the delivery required")
 
 
-class VoidManifest(Record):
-    """A place in the chain whose attempt was abandoned: delivers nothing, for ever."""
+class VoidManifest(StoredRecord):
+    """A place in the chain whose attempt was abandoned. It delivers nothing."""
 
     schema_version: Literal[1] = Field(default=1, description="version of this record's form")
     kind: Literal["void"] = "void"
     feed: str = Field(description="the feed's name")
     business_date: dt.date = Field(description="the business date of the abandoned attempt")
-    revision: NonNegativeInt = Field(description="the revision that it would have been")
+    revision: NonNegativeInt = Field(description="the revision of the abandoned attempt")
     chain_position: PositiveInt = Field(description="place in the feed's chain of manifests, from 1")
     previous: Link | None = Field(description="the manifest one place earlier; null at position 1")
-    reason: str = Field(description="why it was abandoned, for people")
+    reason: str = Field(description="the reason for closing the place, for people")
     correlation_id: str = Field(description="the attempt that closed it")
 
 
@@ -212,15 +214,15 @@ _ADAPTER: TypeAdapter[AnyManifest] = TypeAdapter(Annotated[AnyManifest, Field(di
 
 
 def read_manifest(data: bytes, location: str) -> AnyManifest:
-    """The manifest in ``data``; DamagedRecordError, naming ``location``, if it isn't one."""
+    """Return the manifest in ``data``; raise DamagedRecordError, naming ``location``, if it is invalid."""
     return from_json(_ADAPTER, data, location)
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of ``manifest.json``, for those who read the deliveries without this code."""
+    """Return the JSON Schema of ``manifest.json``, for programs that read deliveries without this code."""
     return _ADAPTER.json_schema(mode="serialization")
 
 
 def sum_totals(pages: Iterable[Page]) -> Totals:
-    """What pages add up to together."""
+    """Return the control totals over ``pages``."""
     return sum((page.expected for page in pages), Totals())

@@ -1,4 +1,4 @@
-"""Page files: written and read back as streams, so that memory stays flat whatever their size."""
+"""Page files, written and read back as streams with constant memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from classfeed_dagster.documents.document_format import (
 from classfeed_dagster.stored_records import file_facts
 
 _BLOCK = 256 * 1024
-# What a damaged file can do to a decompressor or a parser that reads it.
+# Exceptions that a damaged file can raise in a decompressor or a parser.
 UNREADABLE: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
@@ -28,7 +28,7 @@ UNREADABLE: tuple[type[Exception], ...] = (
     ArithmeticError,
     SyntaxError,
     zlib.error,
-    cast(type[Exception], isal_zlib.error),  # its stub says otherwise
+    cast(type[Exception], isal_zlib.error),  # wrong in its stub
 )
 
 
@@ -43,7 +43,7 @@ class Written:
 
 
 def write_page(chunks: Iterable[bytes], path: Path, *, compress: bool) -> Written:
-    """Write a document to ``path``, gzipped if asked. Equal documents give equal files, however they are chunked."""
+    """Write a document to ``path``, gzipped with ``compress``. Equal documents give equal files, for any chunks."""
     stored, document = hashlib.sha256(), hashlib.sha256()
     stored_size = document_size = 0
     # 31: a gzip header without file name and with time 0. The compressor's output depends on the blocks it is fed.
@@ -65,18 +65,18 @@ def write_page(chunks: Iterable[bytes], path: Path, *, compress: bool) -> Writte
 
 
 def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    gathered = bytearray()
+    buffer = bytearray()
     for chunk in chunks:
-        gathered += chunk
-        while len(gathered) >= _BLOCK:
-            yield bytes(gathered[:_BLOCK])
-            del gathered[:_BLOCK]
-    if gathered:
-        yield bytes(gathered)
+        buffer += chunk
+        while len(buffer) >= _BLOCK:
+            yield bytes(buffer[:_BLOCK])
+            del buffer[:_BLOCK]
+    if buffer:
+        yield bytes(buffer)
 
 
 def read_page(path: Path) -> Iterator[bytes]:
-    """The document in a page file, in blocks, decompressed if the name ends in ``.gz``. Raises one of UNREADABLE."""
+    """Yield a page file's document in blocks, decompressed if its name ends in ``.gz``. Raises one of UNREADABLE."""
     opened: IO[bytes] = igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[no-untyped-call]
     with opened as source:
         while block := source.read(_BLOCK):
@@ -84,7 +84,7 @@ def read_page(path: Path) -> Iterator[bytes]:
 
 
 def written(path: Path) -> Written:
-    """Sizes and hashes of a page file that exists already. Raises one of UNREADABLE."""
+    """Return sizes and hashes of an existing page file. Raises one of UNREADABLE."""
     size, digest = file_facts(path)
     document, document_size = hashlib.sha256(), 0
     for block in read_page(path):
@@ -94,12 +94,12 @@ def written(path: Path) -> Written:
 
 
 def examine_file(path: Path, document_format: DocumentFormat, known: KnownRecords | None = None) -> PageInspection:
-    """Read a page back and see what it holds. A file that can't be read at all gives facts with that as the error.
+    """Read a page back and return its facts. For an unreadable file the facts consist of that error.
 
-    ``known`` is what was found of its records ahead.
+    ``known`` are the prevalidated records.
     """
     try:
         return document_format.inspect_page(read_page(path), known)
     except UNREADABLE as error:
-        what = f"the file can't be read as a {document_format.name} document ({type(error).__name__})"
-        return PageInspection((what,), {}, {}, frozenset(), Totals(), None, "", 0)
+        fault = f"the file is not readable as a {document_format.name} document ({type(error).__name__})"
+        return PageInspection((fault,), {}, {}, frozenset(), Totals(), None, "", 0)

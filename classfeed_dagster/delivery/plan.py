@@ -1,4 +1,4 @@
-"""Who goes: decides for every portfolio of a business date whether it is sent, and if not, why. Pure.
+"""The delivery plan: for every portfolio of a business date, inclusion or the reason for holding it back. Pure.
 
 Sources: design, "Held back, not thrown away", "In order" and "Consent".
 """
@@ -24,7 +24,7 @@ _SUBJECTS_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class PlannedPortfolio:
-    """A portfolio that is sent, if its content is not what was sent before."""
+    """A portfolio that is delivered, unless the same content was delivered before."""
 
     number: str
     change: Change
@@ -34,18 +34,18 @@ class PlannedPortfolio:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPlan:
-    """Who goes and who doesn't, for one business date. Ordered by portfolio number (code point)."""
+    """The included and the held-back portfolios of one business date, ordered by portfolio number (code point)."""
 
     business_date: dt.date
-    going: tuple[PlannedPortfolio, ...]
+    included: tuple[PlannedPortfolio, ...]
     held_back: tuple[HeldBack, ...]
-    unannounced: tuple[str, ...]  # consent ended before anything of them was ever sent: nothing to announce
-    breaking: int  # portfolios that break a rule; those that only wait are not among them
+    unannounced: tuple[str, ...]  # consent ended before the first delivery, so no removal is announced
+    breaking: int  # portfolios that break a rule, without those that only wait for an earlier date
     consented: int
 
     @property
     def breaking_share(self) -> Decimal:
-        """Share of the consented portfolios that break a rule."""
+        """Return the share of the consented portfolios that break a rule."""
         return Decimal(self.breaking) / self.consented if self.consented else Decimal(0)
 
 
@@ -59,40 +59,40 @@ def plan_delivery(
     ever_delivered: Callable[[Set[str]], Set[str]],
     max_held_back_share: Decimal,
 ) -> DeliveryPlan:
-    """Decide who goes for ``day``.
+    """Plan the delivery of ``day``.
 
-    ``consented`` is CONSENTED_PORTFOLIOS, ``findings`` FINDINGS of all domains and of the format, ``consented_now``
-    the portfolios whose consent bigsite confirmed a moment ago. ``earlier`` is None on the audience's first date.
-    ``ever_delivered`` is asked about removed portfolios that the earlier date didn't deliver.
-    TooManyHeldBackError if the share of portfolios that break a rule is above ``max_held_back_share``.
+    ``consented`` is CONSENTED_PORTFOLIOS, ``findings`` the FINDINGS of all domains and of the format,
+    ``consented_now`` the portfolios whose consent bigsite confirmed a moment ago. ``earlier`` is None on the first
+    date. ``ever_delivered`` is called for removed portfolios that the earlier date did not deliver.
+    Raise TooManyHeldBackError if the share of portfolios that break a rule is above ``max_held_back_share``.
     """
     broken = _broken_rules(findings)
     rows = consented.sort("portfolio_number").select("portfolio_number", "change", "extract", "consent_ids")
     active = rows.filter(pl.col("change") != "REMOVED")["portfolio_number"]
     breaking = [number for number in active if number in broken]
     if len(breaking) > max_held_back_share * len(active):
-        often = Counter(rule.rule for number in breaking for rule in broken[number])
-        names = [rule for rule, _ in sorted(often.items(), key=lambda item: (-item[1], item[0]))]
+        frequency = Counter(rule.rule for number in breaking for rule in broken[number])
+        names = [rule for rule, _ in sorted(frequency.items(), key=lambda item: (-item[1], item[0]))]
         raise TooManyHeldBackError(day, len(breaking), len(active), max_held_back_share, names)
 
-    gone = earlier.delivered if earlier is not None else frozenset[str]()
+    delivered = earlier.delivered if earlier is not None else frozenset[str]()
     in_doubt = set(rows.filter(pl.col("change") == "REMOVED")["portfolio_number"]) - broken.keys()
-    in_doubt -= gone if gone is not None else in_doubt  # built ahead: assume that what came before will have gone
+    in_doubt -= delivered if delivered is not None else in_doubt  # built ahead: assume a complete earlier delivery
     unannounced = in_doubt - ever_delivered(in_doubt) if in_doubt else set()
 
-    going: list[PlannedPortfolio] = []
+    included: list[PlannedPortfolio] = []
     held_back: list[HeldBack] = []
     for number, change, extract, consents in rows.iter_rows():
         if number in unannounced:
             continue
-        held = _held_back(number, change, broken.get(number, ()), consented_now, earlier)
-        if held is not None:
-            held_back.append(held)
+        entry = _held_back(number, change, broken.get(number, ()), consented_now, earlier)
+        if entry is not None:
+            held_back.append(entry)
         else:
-            # Interned: in a hundred thousand plans a word is one object.
+            # Interned: a hundred thousand entries share one string object per word.
             words = cast(Change, sys.intern(change)), cast(Extract, sys.intern(extract))
-            going.append(PlannedPortfolio(number, *words, tuple(consents or ())))
-    return DeliveryPlan(day, tuple(going), tuple(held_back), tuple(sorted(unannounced)), len(breaking), len(active))
+            included.append(PlannedPortfolio(number, *words, tuple(consents or ())))
+    return DeliveryPlan(day, tuple(included), tuple(held_back), tuple(sorted(unannounced)), len(breaking), len(active))
 
 
 def _held_back(

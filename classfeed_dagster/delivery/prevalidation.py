@@ -1,8 +1,8 @@
-"""Records examined ahead: while a page's portfolios are still being rendered, on another core, and on record by hash.
+"""Prevalidation: inspection of a page's records while other portfolios are rendered, recorded by their hash.
 
-A page can't be written before the last portfolio is rendered, since it says how many pages there are; its records are
-known long before. The gate reads the staged file all the same, whole: where it finds, by their SHA-256, exactly the
-bytes that were examined, it takes what was found; anything else is examined then and there.
+A page cannot be written before the last portfolio is rendered, since it states the number of pages, but its records
+are known long before. The gate still reads the whole staged file. For blocks with the SHA-256 of prevalidated records
+it uses the recorded result; all other bytes are inspected by the gate.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from classfeed_dagster.delivery.manifest import ControlTotals, Sha256
 from classfeed_dagster.documents.document_format import DocumentFormat, KnownRecords, RecordInspection
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import Record, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 
 
-class ExaminedBlock(Record):
+class ExaminedBlock(StoredRecord):
     """Facts of some records of one section: see ``RecordInspection``."""
 
     counts: dict[str, NonNegativeInt]
@@ -29,24 +29,24 @@ class ExaminedBlock(Record):
     without_currency: tuple[str, ...]
 
 
-class AheadRecord(Record):
-    """What was found of a page's records before the page was written."""
+class AheadRecord(StoredRecord):
+    """The prevalidated records of one page."""
 
     schema_version: Literal[1] = 1
-    code_version: str = Field(description="the code that examined them: other code examines for itself")
-    blocks: dict[Sha256, ExaminedBlock] = Field(description="by the SHA-256 that the format gives to a block's bytes")
+    code_version: str = Field(description="the code that inspected them; other code ignores the record")
+    blocks: dict[Sha256, ExaminedBlock] = Field(description="by the SHA-256 of a block's bytes")
 
 
 def examine_ahead(document: DocumentFormat, sections: Mapping[str, Iterable[bytes]]) -> KnownRecords:
-    """The facts of a page's records, by block."""
-    found: dict[str, RecordInspection] = {}
+    """Return the facts of a page's records, by block."""
+    blocks: dict[str, RecordInspection] = {}
     for section, chunks in sections.items():
-        found.update(document.inspect_records(section, chunks))
-    return found
+        blocks.update(document.inspect_records(section, chunks))
+    return blocks
 
 
-def record_ahead(store: ObjectStore, key: str, code_version: str, found: KnownRecords) -> None:
-    """Put on record what was found of a page's records; what is there already stays."""
+def record_ahead(store: ObjectStore, key: str, code_version: str, known: KnownRecords) -> None:
+    """Store the facts of a page's records. An existing object is kept."""
     blocks = {
         digest: ExaminedBlock(
             counts=dict(facts.totals.counts),
@@ -55,13 +55,13 @@ def record_ahead(store: ObjectStore, key: str, code_version: str, found: KnownRe
             removed=tuple(sorted(facts.removed)),
             without_currency=facts.without_currency,
         )
-        for digest, facts in found.items()
+        for digest, facts in known.items()
     }
     store.create(key, to_json(AheadRecord(code_version=code_version, blocks=blocks)))
 
 
 def read_ahead(store: ObjectStore, key: str, code_version: str) -> KnownRecords:
-    """What is on record under ``key``; nothing if there is no record, it can't be read, or other code made it."""
+    """Return the facts stored under ``key``; none if the record is missing, unreadable or of another code version."""
     try:
         record = from_json(AheadRecord, store.read(key), store.location(key))
     except (ObjectNotFoundError, DamagedRecordError):
@@ -80,5 +80,5 @@ def read_ahead(store: ObjectStore, key: str, code_version: str) -> KnownRecords:
 
 
 def ahead_key(page_key: str, message_id: str) -> str:
-    """Where the record of a staged page is: beside the page."""
+    """Return the key of a staged page's prevalidated records, next to the page."""
     return f"{page_key.rpartition('/')[0]}/examined/{message_id}.json"

@@ -1,4 +1,4 @@
-"""What verifying can find wrong with a delivery, and the checks of one manifest and of one page against it."""
+"""Problems that verification reports, and the verification of one manifest and one page."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from classfeed_dagster.delivery.build import Build
+from classfeed_dagster.delivery.checks import OFFENDERS_LIMIT
 from classfeed_dagster.delivery.manifest import AnyManifest, ControlTotals, Manifest, Page, Portfolio, sum_totals
 from classfeed_dagster.delivery.page_facts import header_faults, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.pages import examine_file
 from classfeed_dagster.documents.document_format import DocumentFormat, PageInspection
 from classfeed_dagster.stored_records import file_facts, to_json
 
-_ERRORS_SHOWN = 20
-
 
 class ProblemKind(enum.StrEnum):
-    """Kinds of problem."""
+    """Kinds of problem, each with its sentence for people."""
 
     CHAIN_GAP = "a place of the chain, or its manifest, is missing"
-    CHAIN_CHANGED = "a manifest is not the one that its successor, or its place in the chain, names"
+    CHAIN_CHANGED = "a manifest is not the one that its successor or its place in the chain names"
     NOT_IN_CHAIN = "a manifest has no place in the chain"
-    RECORD_DAMAGED = "a record can't be read, or contradicts itself"
+    RECORD_DAMAGED = "a record is unreadable or contradicts itself"
     OUT_OF_ORDER = "business dates or revisions are not in sequence"
     PAGE_MISSING = "a page that was delivered is missing"
     PAGE_CHANGED = "a page is not the file that was delivered"
     LEDGER_CHANGED = "a ledger file is missing, or is not the one that was delivered"
     DOCUMENT_INVALID = "a document does not obey its format"
     CONTENT_DISAGREES = "header, portfolios or control totals are not those on record"
-    ORPHAN = "a file that no manifest lists lies among what was delivered"
+    ORPHAN = "a file among the deliveries is listed by no manifest"
     UNKNOWN_FILE = "not a file that can be verified"
-    UNFINISHED = "a delivery was begun and is not finished yet: it delivered nothing"
-    LEFTOVER = "a file of an abandoned attempt, never delivered: the next run of its date removes it"
+    UNFINISHED = "a delivery was begun and is not finished: it delivered nothing"
+    LEFTOVER = "a file of an abandoned attempt was never delivered: the next run of its date removes it"
 
 
 _HARMLESS = frozenset({ProblemKind.UNFINISHED, ProblemKind.LEFTOVER})
@@ -41,7 +40,7 @@ _HARMLESS = frozenset({ProblemKind.UNFINISHED, ProblemKind.LEFTOVER})
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, and where. ``harmless``: nothing that was delivered is affected."""
+    """One fault and its location. ``harmless``: no delivery is affected."""
 
     kind: ProblemKind
     location: str
@@ -49,7 +48,7 @@ class Problem:
 
     @property
     def harmless(self) -> bool:
-        """True for what a stopped attempt leaves behind, which repairs itself."""
+        """Return True for remains of a stopped attempt, which the next run removes."""
         return self.kind in _HARMLESS
 
     def __str__(self) -> str:
@@ -58,7 +57,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Verification:
-    """What was looked at, and what is wrong with it."""
+    """Result of a verification: the objects verified, and the problems."""
 
     problems: list[Problem] = field(default_factory=list)
     manifests: int = 0
@@ -67,33 +66,33 @@ class Verification:
 
     @property
     def sound(self) -> bool:
-        """True if nothing is wrong but what is harmless."""
+        """Return True if all problems are harmless."""
         return all(problem.harmless for problem in self.problems)
 
     def add(self, kind: ProblemKind, location: str, detail: str) -> None:
-        """Note a problem."""
+        """Add a problem."""
         self.problems.append(Problem(kind, location, detail))
 
 
 def manifest_problems(manifest: AnyManifest, data: bytes, location: str) -> Iterator[Problem]:
-    """Where a manifest contradicts itself."""
+    """Yield the contradictions within a manifest."""
     if to_json(manifest) != data:
-        yield Problem(ProblemKind.RECORD_DAMAGED, location, "its bytes aren't in the form that classfeed writes")
+        yield Problem(ProblemKind.RECORD_DAMAGED, location, "its bytes are not in the canonical form")
     if not isinstance(manifest, Manifest):
         return
     expected = sum_totals(manifest.pages)
     if manifest.totals != ControlTotals.of(expected) or manifest.counts != dict(expected.counts):
-        yield Problem(ProblemKind.RECORD_DAMAGED, location, "its counts or totals aren't the sum of its pages'")
+        yield Problem(ProblemKind.RECORD_DAMAGED, location, "its counts or totals are not the sums over its pages")
     numbers = [portfolio.number for portfolio in manifest.portfolios]
     if numbers != sorted(set(numbers)):
-        yield Problem(ProblemKind.RECORD_DAMAGED, location, "its portfolios are out of order or double")
+        yield Problem(ProblemKind.RECORD_DAMAGED, location, "its portfolios are out of order or duplicated")
     ids = [page.message_id for page in manifest.pages]
     if len(ids) != len(set(ids)) or not {portfolio.page for portfolio in manifest.portfolios} <= set(ids):
         yield Problem(
-            ProblemKind.RECORD_DAMAGED, location, "its pages are double, or a portfolio is on a page that isn't listed"
+            ProblemKind.RECORD_DAMAGED, location, "its pages are duplicated, or a portfolio is on an unlisted page"
         )
     if not all(check.passed for check in manifest.verdicts):
-        yield Problem(ProblemKind.RECORD_DAMAGED, location, "it was delivered in spite of a failed check")
+        yield Problem(ProblemKind.RECORD_DAMAGED, location, "it lists a failed check")
 
 
 def build_differences(build: Build, manifest: Manifest) -> list[str]:
@@ -117,7 +116,7 @@ def build_differences(build: Build, manifest: Manifest) -> list[str]:
 
 
 def portfolios_by_page(manifest: Manifest) -> dict[str, list[Portfolio]]:
-    """The manifest's portfolios by message id of their page."""
+    """Return the manifest's portfolios by message id of their page."""
     on_page: dict[str, list[Portfolio]] = {page.message_id: [] for page in manifest.pages}
     for portfolio in manifest.portfolios:
         on_page.setdefault(portfolio.page, []).append(portfolio)
@@ -133,12 +132,12 @@ def page_problems(
     portfolios: Iterable[Portfolio],
     document_format: DocumentFormat,
 ) -> Iterator[Problem]:
-    """Where a delivered page isn't what its manifest says: the file, its validity, and what it holds."""
+    """Yield the differences between a delivered page and its manifest: the file, its validity and its content."""
     if file_facts(path) != (page.bytes, page.sha256):
-        yield Problem(ProblemKind.PAGE_CHANGED, location, "its size or SHA-256 isn't the manifest's")
+        yield Problem(ProblemKind.PAGE_CHANGED, location, "its size or SHA-256 differs from the manifest's")
     facts = examine_file(path, document_format)
     if not facts.errors and (facts.size, facts.sha256) != (page.document_bytes, page.document_sha256):
-        yield Problem(ProblemKind.PAGE_CHANGED, location, "the document's size or SHA-256 isn't the manifest's")
+        yield Problem(ProblemKind.PAGE_CHANGED, location, "the document's size or SHA-256 differs from the manifest's")
     yield from _invalid(facts, location)
     details = header_faults(
         facts.header,
@@ -150,12 +149,12 @@ def page_problems(
     )
     details += [f"portfolio {number} {what}" for number, what in portfolio_faults(facts, portfolios)]
     details += totals_faults(facts, page.expected)
-    for detail in details[:_ERRORS_SHOWN]:
+    for detail in details[:OFFENDERS_LIMIT]:
         yield Problem(ProblemKind.CONTENT_DISAGREES, location, detail)
 
 
 def document_problems(path: Path, document_format: DocumentFormat) -> Iterator[Problem]:
-    """What is wrong with a document on its own, without a manifest: its format, and its own control totals."""
+    """Yield the faults of a document on its own, without a manifest: its format and its control totals."""
     facts = examine_file(path, document_format)
     yield from _invalid(facts, str(path))
     for detail in totals_faults(facts, facts.totals):
@@ -163,5 +162,5 @@ def document_problems(path: Path, document_format: DocumentFormat) -> Iterator[P
 
 
 def _invalid(facts: PageInspection, location: str) -> Iterator[Problem]:
-    for error in facts.errors[:_ERRORS_SHOWN]:
+    for error in facts.errors[:OFFENDERS_LIMIT]:
         yield Problem(ProblemKind.DOCUMENT_INVALID, location, error)

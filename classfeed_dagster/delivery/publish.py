@@ -16,7 +16,7 @@ from typing import Literal
 
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.chain import (
-    Place,
+    ChainPlace,
     claim_next,
     close_place,
     last_place,
@@ -52,17 +52,17 @@ ConsentAnswer = tuple[dt.datetime, Collection[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """How publishing ended. ``manifest`` is the one delivered, or the one that had delivered this already."""
+class PublishOutcome:
+    """Result of publishing. ``manifest`` is the new one, or the one that delivered the same content before."""
 
     kind: Literal["DELIVERED", "ALREADY_DELIVERED", "NOTHING_TO_DO"]
     manifest: Manifest | None
 
     @property
     def manifest_key(self) -> str | None:
-        """Where the manifest is in the store."""
-        found = self.manifest
-        return manifest_key(found.feed, found.business_date, found.revision) if found else None
+        """Return the manifest's key in the store."""
+        manifest = self.manifest
+        return manifest_key(manifest.feed, manifest.business_date, manifest.revision) if manifest else None
 
 
 def publish(
@@ -76,17 +76,17 @@ def publish(
     sleep: Callable[[float], None] = time.sleep,
     threads: int = 4,
     ledger_view: Callable[[], str] | None = None,
-) -> Outcome:
-    """Deliver ``build``, or find that it has been delivered. Safe to repeat, and at once with others.
+) -> PublishOutcome:
+    """Deliver ``build`` unless it was delivered before. Safe to repeat and to run concurrently.
 
-    ``consented_now`` asks bigsite who consents (UTC instant by bigsite's clock, portfolio numbers); it is called
-    before anything is written and again right before the manifest. ``patience_seconds``: how long an attempt that
-    began another delivery of the feed may show no progress before its place is closed.
+    ``consented_now`` queries bigsite's consents (UTC instant by bigsite's clock, portfolio numbers). It is called
+    before anything is written and again right before the manifest. ``patience_seconds`` is the time without progress
+    after which another attempt's place in the chain is closed.
 
-    NotInOrderError if the audience's date before has not gone; StaleBuildError if what was delivered has changed
-    since the build; ConsentChangedError if a portfolio in it consents no more; GateRefusedError without passed
-    verdicts for exactly these documents; ChainBusyError if other deliveries kept coming first. After any error
-    nothing of the build is delivered, and trying again is safe.
+    Raise NotInOrderError if the previous date is not delivered, StaleBuildError if the date's deliveries have changed
+    since the build, ConsentChangedError if a portfolio in it no longer consents, GateRefusedError without passed
+    verdicts for exactly these documents, ChainBusyError if other deliveries kept taking the next place. After any
+    error nothing of the build is delivered, and a retry is safe.
     """
     attempt = _Attempt(
         store, build, consented_now, audience, correlation_id, patience_seconds, sleep, threads, ledger_view
@@ -97,7 +97,7 @@ def publish(
             return outcome
     raise ChainBusyError(
         f"{build.feed} of {build.business_date.isoformat()}: other deliveries of the feed kept taking the next place "
-        "in its chain. Nothing is wrong with this one: run it again."
+        "in its chain. The build is valid: run it again."
     )
 
 
@@ -113,15 +113,15 @@ class _Attempt:
     threads: int
     ledger_view: Callable[[], str] | None = None
 
-    def once(self) -> Outcome | None:
-        """One round of the protocol; None if something moved meanwhile and everything must be looked at again."""
+    def once(self) -> PublishOutcome | None:
+        """Run one round of the protocol; return None if the state changed meanwhile and another round is needed."""
         store, build = self.store, self.build
-        # The chain first, what was delivered second: see claim_next.
+        # The chain first, the deliveries second: see claim_next.
         last = last_place(store, build.feed)
         state = delivered_state(store, build.feed, build.business_date)
         for revision in state.revisions:
             if isinstance(revision.manifest, VoidManifest):
-                remove_orphans(store, revision.manifest)  # whoever closed it may have died before this
+                remove_orphans(store, revision.manifest)  # the attempt that closed it may have stopped before this
         done = _done(build, state)
         if done is not None:
             return done
@@ -140,23 +140,24 @@ class _Attempt:
         place = unfinished or claim_next(store, last, entry)
         return None if place is None else self._deliver(place, passed)
 
-    def _give_way(self, place: Place, reason: str) -> None:
+    def _give_way(self, place: ChainPlace, reason: str) -> None:
         if not wait_for_manifest(self.store, place, self.patience_seconds, self.sleep):
             close_place(self.store, place, reason, self.correlation_id)
 
-    def _all_consent(self, consented: Collection[str], begun: Place | None) -> bool:
-        # ConsentChangedError if someone consents no more. False: another attempt delivered before that was noticed.
-        held = set(consented)
-        gone = [one.number for one in self.build.portfolios if one.change != "REMOVED" and one.number not in held]
-        if not gone:
+    def _all_consent(self, consented: Collection[str], begun: ChainPlace | None) -> bool:
+        # ConsentChangedError if a consent ended. False: another attempt delivered before that was detected.
+        current = set(consented)
+        data = [portfolio.number for portfolio in self.build.portfolios if portfolio.change != "REMOVED"]
+        ended = [number for number in data if number not in current]
+        if not ended:
             return True
-        # What was begun holds data of someone who consents no more: close it at once, so that its pages go too.
-        why = "a consent ended before it was delivered"
-        if begun is None or close_place(self.store, begun, why, self.correlation_id):
-            raise ConsentChangedError(gone)
+        # The begun delivery holds data without consent: close it at once, so that its pages are removed too.
+        reason = "a consent ended before it was delivered"
+        if begun is None or close_place(self.store, begun, reason, self.correlation_id):
+            raise ConsentChangedError(ended)
         return False
 
-    def _deliver(self, place: Place, passed: tuple[PassedCheck, ...]) -> Outcome | None:
+    def _deliver(self, place: ChainPlace, passed: tuple[PassedCheck, ...]) -> PublishOutcome | None:
         store, build = self.store, self.build
         pages = [page.model_copy(update={"key": self._target(page)}) for page in build.pages]
         if not self._copy_pages(pages):
@@ -182,7 +183,7 @@ class _Attempt:
         )
         key = manifest_key(build.feed, build.business_date, build.revision)
         if create_record(store, key, manifest, {"correlation-id": self.correlation_id}):
-            return Outcome("DELIVERED", manifest)
+            return PublishOutcome("DELIVERED", manifest)
         return None
 
     def _target(self, page: Page) -> str:
@@ -190,8 +191,8 @@ class _Attempt:
         return delivered_prefix(build.feed, build.business_date, build.revision) + page.key.rpartition("/")[2]
 
     def _copy_pages(self, pages: Sequence[Page]) -> bool:
-        # Page 1 goes first and alone: it states the number of pages, so that of two attempts with different content
-        # the second stops there and leaves no page behind that only it would have had.
+        # Page 1 is copied first and alone. It states the number of pages, so of two attempts with different content
+        # the second stops there and leaves no page of its own behind.
         pairs = list(zip(self.build.pages, pages, strict=True))
         if not self._copy(*pairs[0]):
             return False
@@ -199,11 +200,11 @@ class _Attempt:
             return all(pool.map(lambda pair: self._copy(*pair), pairs[1:]))
 
     def _copy(self, staged: Page, target: Page) -> bool:
-        # False if other content has the page's key, or its revision was closed meanwhile.
+        # False if the page's key has other content, or its revision was closed meanwhile.
         try:
             with self.store.local_file(staged.key) as path:
                 if not _is_page(path, staged):
-                    raise DamagedRecordError(self.store.location(staged.key), "the staged page isn't what was checked")
+                    raise DamagedRecordError(self.store.location(staged.key), "the staged page is not the one checked")
                 metadata = {"correlation-id": self.correlation_id, "sha256": staged.sha256}
                 created = self.store.create(target.key, path, metadata)
         except ObjectNotFoundError as error:
@@ -213,7 +214,7 @@ class _Attempt:
         except ObjectNotFoundError:
             return False
         if created and not arrived:
-            raise DamagedRecordError(self.store.location(target.key), "the page read back isn't what was written")
+            raise DamagedRecordError(self.store.location(target.key), "the page read back differs from the one written")
         return arrived
 
 
@@ -224,24 +225,24 @@ def _is_page(path: Path, page: Page) -> bool:
         return False
 
 
-def _done(build: Build, state: DeliveredState) -> Outcome | None:
-    # Is there nothing left to do: this very build was delivered, or all that it holds was, or it holds nothing?
+def _done(build: Build, state: DeliveredState) -> PublishOutcome | None:
+    # The outcome if nothing is left to do: this build or all its content was delivered, or it is empty.
     for manifest in state.deliveries:
         if manifest.build_id == build.build_id:
-            return Outcome("ALREADY_DELIVERED", manifest)
+            return PublishOutcome("ALREADY_DELIVERED", manifest)
     if state.latest is None:
         return None
     if not build.pages:
-        return Outcome("NOTHING_TO_DO", state.latest) if state.fingerprint == build.delivered_before else None
-    delivered = {number: found.digest for number, found in state.portfolios.items()}
+        return PublishOutcome("NOTHING_TO_DO", state.latest) if state.fingerprint == build.delivered_before else None
+    delivered = {number: portfolio.digest for number, portfolio in state.portfolios.items()}
     if all(delivered.get(portfolio.number) == portfolio.digest for portfolio in build.portfolios):
-        return Outcome("ALREADY_DELIVERED", state.latest)
+        return PublishOutcome("ALREADY_DELIVERED", state.latest)
     return None
 
 
 def _require_fresh(build: Build, state: DeliveredState) -> None:
-    made_for = (build.revision, build.replaces, build.delivered_before)
-    if made_for != (state.next_revision, state.replaces, state.fingerprint):
+    assumed = (build.revision, build.replaces, build.delivered_before)
+    if assumed != (state.next_revision, state.replaces, state.fingerprint):
         raise StaleBuildError(
             f"{build.feed} of {build.business_date.isoformat()}: build {build.build_id} was made as revision "
             f"{build.revision}, and revision {state.next_revision} comes next after what was delivered since. "
@@ -259,10 +260,10 @@ def _require_view(build: Build, ledger_view: Callable[[], str] | None) -> None:
 
 
 def _require_order(store: ObjectStore, build: Build, audience: RecipientSchedule) -> None:
-    # What the plan assumed of the dates before must hold now that they have gone.
+    # The plan's assumptions about earlier dates must hold now that these are delivered.
     day = build.business_date
-    made_for = (build.recipient, build.previous_date, build.sequence_number)
-    if made_for != (audience.recipient, audience.previous(day), audience.sequence_number(day)):
+    assumed = (build.recipient, build.previous_date, build.sequence_number)
+    if assumed != (audience.recipient, audience.previous(day), audience.sequence_number(day)):
         raise StaleBuildError(
             f"{build.feed} of {day.isoformat()}: build {build.build_id} was made for another recipient, first business "
             "date or cadence. Build again."
@@ -272,22 +273,25 @@ def _require_order(store: ObjectStore, build: Build, audience: RecipientSchedule
     earlier = delivered_state(store, build.feed, build.previous_date)
     if earlier.latest is None:
         raise NotInOrderError(build.feed, day, build.previous_date)
-    early = [one.number for one in build.portfolios if one.change == "CURRENT" and one.number not in earlier.numbers]
-    announced = {one.number for one in build.portfolios if one.change == "REMOVED"} - earlier.numbers
+    current = {portfolio.number for portfolio in build.portfolios if portfolio.change == "CURRENT"}
+    early = current - earlier.numbers
+    removed = {portfolio.number for portfolio in build.portfolios if portfolio.change == "REMOVED"}
+    announced = removed - earlier.numbers
     in_doubt = announced | set(build.unannounced)
     known = ever_delivered(store, build.feed, audience, in_doubt, day) if in_doubt else frozenset()
     wrong = sorted({*early, *(announced - known), *(known & set(build.unannounced))})
     if wrong:
         raise StaleBuildError(
             f"{build.feed} of {day.isoformat()}: build {build.build_id} was made before {build.previous_date} was "
-            f"delivered, and assumed otherwise of {len(wrong)} portfolio(s) ({', '.join(wrong[:20])}). Build again."
+            f"delivered, and its assumptions are wrong for {len(wrong)} portfolio(s) ({', '.join(wrong[:20])}). Build "
+            "again."
         )
 
 
 def _manifest(
     build: Build,
     *,
-    place: Place,
+    place: ChainPlace,
     pages: Sequence[Page],
     passed: tuple[PassedCheck, ...],
     asked_at: dt.datetime,

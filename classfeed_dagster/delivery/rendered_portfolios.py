@@ -1,7 +1,7 @@
-"""Rendered portfolios as a Parquet file: what one worker renders and others put on pages.
+"""Rendered portfolios in a Parquet file: rendered by one worker, paged by others.
 
-A row is a portfolio, with what the manifest says of it, what its records add up to, and the records themselves, a
-column a section. Read back column by column, a row group at a time: memory doesn't grow with the shard.
+A row is a portfolio with its manifest entry, its control totals and its records, one column per section. Columns are
+read one row group at a time, so memory does not grow with the shard.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from classfeed_dagster.delivery.plan import PlannedPortfolio
 from classfeed_dagster.documents.document_format import RenderedPortfolio, Totals
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Record
+from classfeed_dagster.stored_records import StoredRecord
 
-_TOGETHER = 200  # portfolios in a row group of a rendered shard
+_ROW_GROUP_SIZE = 200  # portfolios in a row group of a rendered shard
 _SECTION = "section:"
-OF_A_PORTFOLIO = ("number", "change", "extract", "consent_ids", "digest", "bytes")
-_SAID = [
+MANIFEST_COLUMNS = ("number", "change", "extract", "consent_ids", "digest", "bytes")
+_FIELDS = [
     ("number", pa.string()),
     ("change", pa.string()),
     ("extract", pa.string()),
@@ -38,36 +38,36 @@ _SAID = [
 ]
 
 
-class _SumsAndCounts(Record):
+class _SumsAndCounts(StoredRecord):
     counts: dict[str, NonNegativeInt]
     totals: ControlTotals
 
 
 class RenderedWriter:
-    """Writes rendered portfolios to Parquet: what is said of each, and its records, a column a section."""
+    """Writer of rendered portfolios to Parquet: each one's manifest entry, totals and records."""
 
     def __init__(self, path: Path, sections: Sequence[str]) -> None:
-        fields = [*_SAID, *((_SECTION + name, pa.large_binary()) for name in sections)]
+        fields = [*_FIELDS, *((_SECTION + name, pa.large_binary()) for name in sections)]
         self.target = RowGroups(path, pa.schema(fields))
         self._sections = sections
         self._rows: list[dict[str, object]] = []
 
-    def add(self, going: PlannedPortfolio, digest: str, rendered: RenderedPortfolio) -> None:
+    def add(self, planned: PlannedPortfolio, digest: str, rendered: RenderedPortfolio) -> None:
         """Append one portfolio."""
         totals = _SumsAndCounts(counts=dict(rendered.totals.counts), totals=ControlTotals.of(rendered.totals))
         self._rows.append(
             {
-                "number": going.number,
-                "change": going.change,
-                "extract": going.extract,
-                "consent_ids": going.consent_ids,
+                "number": planned.number,
+                "change": planned.change,
+                "extract": planned.extract,
+                "consent_ids": planned.consent_ids,
                 "digest": digest,
                 "bytes": rendered.size,
                 "totals": totals.model_dump_json(),
                 **{_SECTION + name: rendered.sections.get(name, b"") for name in self._sections},
             }
         )
-        if len(self._rows) == _TOGETHER:
+        if len(self._rows) == _ROW_GROUP_SIZE:
             self._write()
 
     def _write(self) -> None:
@@ -86,12 +86,12 @@ class RenderedWriter:
 
 
 class RenderedReader:
-    """Rendered shards as one long table, of which columns are read in parts. No shard outside ``wanted`` is fetched."""
+    """Reader of rendered shards as one table. Only the shards that overlap ``portfolios`` are fetched."""
 
-    def __init__(self, store: ObjectStore, files: Iterable[StoredFile], wanted: range | None = None) -> None:
+    def __init__(self, store: ObjectStore, files: Iterable[StoredFile], portfolios: range | None = None) -> None:
         self._store = store
         self._files = list(files)
-        self._wanted = wanted
+        self._portfolios = portfolios
         self._stack = ExitStack()
         self._groups: list[tuple[range, pq.ParquetFile, int]] = []
 
@@ -101,11 +101,11 @@ class RenderedReader:
             for stored in self._files:
                 rows = range(first, first + stored.rows)
                 first = rows.stop
-                if self._wanted is not None and not _overlap(rows, self._wanted):
+                if self._portfolios is not None and not _overlap(rows, self._portfolios):
                     continue
                 path = opened.enter_context(self._store.local_file(stored.key))
                 if sha256_of(path) != stored.sha256:
-                    raise DamagedRecordError(self._store.location(stored.key), "it isn't what was rendered")
+                    raise DamagedRecordError(self._store.location(stored.key), "it differs from the rendered file")
                 self._open(opened.enter_context(pq.ParquetFile(path)), rows.start)
             self._stack = opened.pop_all()
         return self
@@ -119,27 +119,27 @@ class RenderedReader:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def sections(self, names: Iterable[str], wanted: range) -> Mapping[str, Iterator[bytes]]:
-        """The records of some portfolios, by section."""
-        return {name: self.column(_SECTION + name, wanted) for name in names}
+    def sections(self, names: Iterable[str], portfolios: range) -> Mapping[str, Iterator[bytes]]:
+        """Return the records of ``portfolios`` by section."""
+        return {name: self.column(_SECTION + name, portfolios) for name in names}
 
-    def totals(self, wanted: range) -> Totals:
-        """What the records of some portfolios add up to."""
-        return sum(map(_totals, self.column("totals", wanted)), Totals())
+    def totals(self, portfolios: range) -> Totals:
+        """Return the control totals of ``portfolios``."""
+        return sum(map(_totals, self.column("totals", portfolios)), Totals())
 
-    def column(self, name: str, wanted: range) -> Iterator[Any]:
-        """The values of a column, one a portfolio, in order; one row group is in memory at a time."""
+    def column(self, name: str, portfolios: range) -> Iterator[Any]:
+        """Yield the values of a column for ``portfolios`` in order, with one row group in memory at a time."""
         for rows, file, group in self._groups:
-            both = _overlap(rows, wanted)
-            if both:
+            overlap = _overlap(rows, portfolios)
+            if overlap:
                 values = file.read_row_group(group, columns=[name]).column(0)
-                yield from values.slice(both.start - rows.start, len(both)).to_pylist()
+                yield from values.slice(overlap.start - rows.start, len(overlap)).to_pylist()
 
 
-def _overlap(one: range, other: range) -> range:
-    return range(max(one.start, other.start), min(one.stop, other.stop))
+def _overlap(rows: range, other: range) -> range:
+    return range(max(rows.start, other.start), min(rows.stop, other.stop))
 
 
 def _totals(text: str) -> Totals:
-    found = _SumsAndCounts.model_validate_json(text)
-    return found.totals.with_counts(dict(found.counts))
+    sums = _SumsAndCounts.model_validate_json(text)
+    return sums.totals.with_counts(dict(sums.counts))

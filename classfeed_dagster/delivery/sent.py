@@ -22,10 +22,10 @@ from classfeed_dagster.ledger.files import FRAMES, POSITIONS, SHA256, Kind, Ledg
 from classfeed_dagster.ledger.positions import roll_forward
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import Record, from_json, manifest_key, sha256
+from classfeed_dagster.stored_records import StoredRecord, from_json, manifest_key, sha256
 
 
-class RebuiltLedger(Record):
+class RebuiltLedger(StoredRecord):
     """The ledger of a delivery from before the ledger, named by a record of its own instead of the manifest."""
 
     schema_version: Literal[1] = 1
@@ -130,10 +130,10 @@ def positions_at(
 def roll_date(previous: pl.DataFrame, sent: SentDate, day: dt.date) -> pl.DataFrame:
     """Return the positions after ``day``, from those of the date before and the date's records alone."""
     portfolios = sent.frame("portfolios", ["portfolio_id", "change"])
-    going = portfolios.filter(pl.col("change") != "REMOVED")["portfolio_id"]
+    current = portfolios.filter(pl.col("change") != "REMOVED")["portfolio_id"]
     full = portfolios.filter(pl.col("change") != "CURRENT")["portfolio_id"]
     stated = sent.frame("positions").filter(pl.col("counts_on").is_null(), pl.col("stated").is_not_null())
-    carried = previous.filter(pl.col("portfolio_id").is_in(going.implode()))
+    carried = previous.filter(pl.col("portfolio_id").is_in(current.implode()))
     return roll_forward(carried, sent.frame("records"), stated, full, day)
 
 

@@ -1,8 +1,8 @@
-"""A great date's document, made by several workers: each renders a shard, each writes some pages, one puts it together.
+"""Fan-out of a large date's document: workers render shards and write batches of pages, and one merges them.
 
-What a worker makes lies below one prefix of the store whose name says what all of it is made from, so that making it
-again makes nothing new and nobody takes what belongs to something else. The pages, the build and its id are those that
-one worker alone would make, whatever the number of shards or workers.
+All results are stored below one prefix whose name is a digest of their inputs. A repetition therefore stores nothing
+new, and results of other inputs are never used. Pages, build and build id are the same for any number of shards or
+workers, including one.
 """
 
 from __future__ import annotations
@@ -32,166 +32,167 @@ from classfeed_dagster.delivery.manifest import Change, Extract, HeldBack, Page,
 from classfeed_dagster.delivery.pages import write_page
 from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
 from classfeed_dagster.delivery.prevalidation import examine_ahead
-from classfeed_dagster.delivery.rendered_portfolios import OF_A_PORTFOLIO, RenderedReader, RenderedWriter
+from classfeed_dagster.delivery.rendered_portfolios import MANIFEST_COLUMNS, RenderedReader, RenderedWriter
 from classfeed_dagster.ledger.files import LedgerFile, StagedLedger
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Record, canonical, create_record, from_json, sha256, to_json
+from classfeed_dagster.stored_records import StoredRecord, canonical, create_record, from_json, sha256, to_json
 
-_PER_SHARD = 2  # lots of pages for each shard, so that workers end at about the same time
+_BATCHES_PER_SHARD = 2  # page batches per shard, so that workers end at about the same time
 _T = TypeVar("_T", bound=BaseModel)
 
 
-class StoredPlan(Record):
-    """Where the plan of one shard is."""
+class StoredPlan(StoredRecord):
+    """The location of one shard's plan."""
 
     key: str
     portfolios: NonNegativeInt
 
 
-class SharedOut(Record):
-    """A date's document, shared out: who goes, by shard; who doesn't."""
+class FanOutPlan(StoredRecord):
+    """The fan-out of a date's document: the included portfolios by shard, and those held back."""
 
     schema_version: int = 1
     feed: str
     business_date: dt.date
-    made_from: Sha256 = Field(description="hash of everything that determines the document")
-    made_under: Sha256 = Field(description="hash of all of that but who goes")
+    input_digest: Sha256 = Field(alias="made_from", description="hash of everything that determines the document")
+    context_digest: Sha256 = Field(alias="made_under", description="the same hash without the portfolios")
     shards: tuple[StoredPlan, ...]
     held_back: tuple[HeldBack, ...]
     unannounced: tuple[str, ...]
 
     @property
     def prefix(self) -> str:
-        """Below it lies whatever the workers make."""
-        return f"staged/{self.feed}/{self.business_date.isoformat()}/shared-{self.made_from[:32]}/"
+        """Return the prefix of all results of the workers."""
+        return f"staged/{self.feed}/{self.business_date.isoformat()}/shared-{self.input_digest[:32]}/"
 
 
-class ShardPlan(Record):
-    """Who goes, of one shard."""
+class ShardPlan(StoredRecord):
+    """The included portfolios of one shard."""
 
-    going: tuple[PlannedPortfolio, ...]
+    included: tuple[PlannedPortfolio, ...] = Field(alias="going")
 
 
-class RenderedShard(Record):
-    """One shard's records, rendered: a Parquet file, a row a portfolio whose content was not delivered before."""
+class RenderedShard(StoredRecord):
+    """One shard's rendered records: a Parquet file with a row per portfolio whose content was not delivered before."""
 
     file: StoredFile
     unchanged: NonNegativeInt
     ledger: tuple[LedgerFile, ...] = ()
 
 
-class PageLots(Record):
-    """Which portfolios are on which page, as ranges over all rendered ones; so many pages are one worker's lot."""
+class PageBatches(StoredRecord):
+    """The division of all rendered portfolios into pages, and of the pages into batches for workers."""
 
-    pages: tuple[tuple[NonNegativeInt, NonNegativeInt], ...]
-    lot: int
+    pages: tuple[tuple[NonNegativeInt, NonNegativeInt], ...]  # ranges of rendered portfolios
+    batch_size: int = Field(alias="lot")  # pages per batch
 
     @property
-    def lots(self) -> list[range]:
-        """The pages of each lot, from 0."""
-        return [range(at, min(at + self.lot, len(self.pages))) for at in range(0, len(self.pages), self.lot)]
+    def batches(self) -> list[range]:
+        """Return the pages of each batch, from 0."""
+        count, size = len(self.pages), self.batch_size
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def share_out(
+def fan_out(
     store: ObjectStore,
-    terms: DeliveryContext,
+    context: DeliveryContext,
     plan: DeliveryPlan,
     last_of_shards: Sequence[str],
-    made_of: Iterable[str],
-) -> SharedOut:
-    """Put on record who goes, shard by shard. ``last_of_shards`` are the shards' last portfolio numbers, in order.
+    inputs: Iterable[str],
+) -> FanOutPlan:
+    """Store the included portfolios by shard. ``last_of_shards`` are the shards' last portfolio numbers, in order.
 
-    ``made_of`` are the hashes of the frames that will be rendered.
+    ``inputs`` are the hashes of the frames to render.
     """
-    under = made_under(terms, made_of)
-    made_from = hashlib.sha256(under.encode())
-    for going in plan.going:
-        made_from.update(canonical([going.number, going.change, going.extract, going.consent_ids]))
-    for held in plan.held_back:
-        made_from.update(to_json(held))
-    shared = SharedOut(
-        feed=terms.feed,
-        business_date=terms.day,
-        made_from=made_from.hexdigest(),
-        made_under=under,
+    digest_without_plan = context_digest(context, inputs)
+    input_digest = hashlib.sha256(digest_without_plan.encode())
+    for planned in plan.included:
+        input_digest.update(canonical([planned.number, planned.change, planned.extract, planned.consent_ids]))
+    for entry in plan.held_back:
+        input_digest.update(to_json(entry))
+    fan_out_plan = FanOutPlan(
+        feed=context.feed,
+        business_date=context.day,
+        input_digest=input_digest.hexdigest(),
+        context_digest=digest_without_plan,
         shards=(),
         held_back=plan.held_back,
         unannounced=plan.unannounced,
     )
     shards: list[StoredPlan] = []
-    waiting = list(reversed(plan.going))
+    remaining = list(reversed(plan.included))
     for at, last in enumerate(last_of_shards):
         of_shard: list[PlannedPortfolio] = []
-        while waiting and (waiting[-1].number <= last or at == len(last_of_shards) - 1):
-            of_shard.append(waiting.pop())
-        key = f"{shared.prefix}plan-{at:04d}.json"
-        create_record(store, key, ShardPlan(going=tuple(of_shard)))
+        while remaining and (remaining[-1].number <= last or at == len(last_of_shards) - 1):
+            of_shard.append(remaining.pop())
+        key = f"{fan_out_plan.prefix}plan-{at:04d}.json"
+        create_record(store, key, ShardPlan(included=tuple(of_shard)))
         shards.append(StoredPlan(key=key, portfolios=len(of_shard)))
-    return shared.model_copy(update={"shards": tuple(shards)})
+    return fan_out_plan.model_copy(update={"shards": tuple(shards)})
 
 
-def made_under(terms: DeliveryContext, made_of: Iterable[str]) -> str:
-    """The hash of what a document is made under and of; who goes is not in it."""
-    delivered = terms.delivered
+def context_digest(context: DeliveryContext, inputs: Iterable[str]) -> str:
+    """Return the digest of a document's context and inputs, without the included portfolios."""
+    delivered = context.delivered
     determining = [
-        *(terms.feed, terms.day.isoformat(), terms.document_format.name, terms.code_version),
-        *(terms.snapshot.id, str(delivered.next_revision), delivered.fingerprint),
-        *(str(terms.max_page_bytes), str(terms.compress), str(sorted(terms.flags.items()))),
-        terms.ledger_view,
+        *(context.feed, context.day.isoformat(), context.document_format.name, context.code_version),
+        *(context.snapshot.id, str(delivered.next_revision), delivered.fingerprint),
+        *(str(context.max_page_bytes), str(context.compress), str(sorted(context.flags.items()))),
+        context.ledger_view,
     ]
-    return sha256(canonical([*determining, *made_of]))
+    return sha256(canonical([*determining, *inputs]))
 
 
 def render_shard(
     store: ObjectStore,
-    terms: DeliveryContext,
-    shared: SharedOut,
+    context: DeliveryContext,
+    fan_out_plan: FanOutPlan,
     number: int,
     slices: Iterable[Mapping[str, pl.DataFrame]],
 ) -> None:
-    """Render shard ``number`` (from 0); ``slices`` are the frames of its portfolios. BuildError if they aren't."""
-    key = _shard_name(shared, number)
+    """Render shard ``number`` (from 0). Raise BuildError if ``slices`` are not the frames of its portfolios."""
+    key = _shard_name(fan_out_plan, number)
     if store.exists(f"{key}.json"):
         return
-    plan = _read(store, ShardPlan, shared.shards[number].key)
+    plan = _read(store, ShardPlan, fan_out_plan.shards[number].key)
     unchanged = 0
     with tempfile.TemporaryDirectory(prefix="classfeed-shard-") as folder:
-        parts = LedgerParts(Path(folder), terms.document_format.ledgers, terms.last_of_shards)
-        with parts, RenderedWriter(Path(folder) / "rendered.parquet", terms.document_format.sections) as writer:
-            for going, rendered, digest in rendered_portfolios(terms, plan.going, slices, parts.add):
+        parts = LedgerParts(Path(folder), context.document_format.ledgers, context.last_of_shards)
+        with parts, RenderedWriter(Path(folder) / "rendered.parquet", context.document_format.sections) as writer:
+            for planned, rendered, digest in rendered_portfolios(context, plan.included, slices, parts.add):
                 if digest is None:
                     unchanged += 1
                 else:
-                    writer.add(going, digest, rendered)
+                    writer.add(planned, digest, rendered)
         file = writer.target.store(store, lambda at, digest: f"{key}-{digest[:32]}.parquet").files[0]
-        ledger = parts.stage(store, shared.prefix)
+        ledger = parts.stage(store, fan_out_plan.prefix)
     create_record(store, f"{key}.json", RenderedShard(file=file, unchanged=unchanged, ledger=ledger))
 
 
-def share_out_pages(store: ObjectStore, terms: DeliveryContext, shared: SharedOut) -> int:
-    """Divide what was rendered into pages; the number of lots in which they are to be written."""
-    paging = terms.paging()
-    for shard in _rendered(store, shared):
+def fan_out_pages(store: ObjectStore, context: DeliveryContext, fan_out_plan: FanOutPlan) -> int:
+    """Divide the rendered portfolios into pages; return the number of batches in which to write them."""
+    paging = context.paging()
+    for shard in _rendered(store, fan_out_plan):
         with RenderedReader(store, [shard.file]) as rendered:
             for size in rendered.column("bytes", range(shard.file.rows)):
                 paging.add(size)
-    pages = [(page.start, page.stop) for page in terms.pages(paging.pages)]
-    lot = max(1, -(-len(pages) // (_PER_SHARD * len(shared.shards))))
-    made = PageLots(pages=tuple(pages), lot=lot)
-    create_record(store, _lots_key(shared), made)
-    return len(made.lots)
+    pages = [(page.start, page.stop) for page in context.pages(paging.pages)]
+    batch_size = max(1, -(-len(pages) // (_BATCHES_PER_SHARD * len(fan_out_plan.shards))))
+    page_batches = PageBatches(pages=tuple(pages), batch_size=batch_size)
+    create_record(store, _batches_key(fan_out_plan), page_batches)
+    return len(page_batches.batches)
 
 
-def write_pages(store: ObjectStore, terms: DeliveryContext, shared: SharedOut, lot: int) -> None:
-    """Write, examine and stage the pages of a lot (from 0)."""
-    pages = _read(store, PageLots, _lots_key(shared))
-    # Another attempt may have shared out anew meanwhile, into fewer lots.
-    numbers = pages.lots[lot] if lot < len(pages.lots) else range(0)
-    missing = [at for at in numbers if not store.exists(_page_key(shared, at))]
+def write_pages(store: ObjectStore, context: DeliveryContext, fan_out_plan: FanOutPlan, batch: int) -> None:
+    """Write, prevalidate and stage the pages of a batch (from 0)."""
+    pages = _read(store, PageBatches, _batches_key(fan_out_plan))
+    # Another attempt may have divided the pages into fewer batches meanwhile.
+    numbers = pages.batches[batch] if batch < len(pages.batches) else range(0)
+    missing = [at for at in numbers if not store.exists(_page_key(fan_out_plan, at))]
     if not missing:
         return
-    document_format = terms.document_format
-    shards = _rendered(store, shared)
+    document_format = context.document_format
+    shards = _rendered(store, fan_out_plan)
     with (
         tempfile.TemporaryDirectory(prefix="classfeed-pages-") as folder,
         RenderedReader(
@@ -200,52 +201,54 @@ def write_pages(store: ObjectStore, terms: DeliveryContext, shared: SharedOut, l
     ):
         for at in missing:
             portfolios = range(*pages.pages[at])
-            header = terms.header(at + 1, len(pages.pages))
-            path = Path(folder) / terms.file_name(header)
+            header = context.header(at + 1, len(pages.pages))
+            path = Path(folder) / context.file_name(header)
             totals = rendered.totals(portfolios)
             sections = rendered.sections(document_format.sections, portfolios)
-            result = write_page(document_format.page(header, totals, sections), path, compress=terms.compress)
+            result = write_page(document_format.page(header, totals, sections), path, compress=context.compress)
             ahead = None
             if portfolios:
                 ahead = examine_ahead(document_format, rendered.sections(document_format.sections, portfolios))
-            page = stage_page(store, shared.prefix, page_record(header, totals, result), path, ahead, terms)
+            page = stage_page(store, fan_out_plan.prefix, page_record(header, totals, result), path, ahead, context)
             path.unlink()
-            store.create(_page_key(shared, at), to_json(page))
+            store.create(_page_key(fan_out_plan, at), to_json(page))
 
 
-def put_together(store: ObjectStore, terms: DeliveryContext, shared: SharedOut) -> Build:
-    """The build of a shared out document, once all its pages are written: the one that one worker would have made.
+def merge(store: ObjectStore, context: DeliveryContext, fan_out_plan: FanOutPlan) -> Build:
+    """Return the build of a fanned-out document, once all its pages are written. It equals one worker's build.
 
-    ObjectNotFoundError if a part of it is missing.
+    Raise ObjectNotFoundError if a part is missing.
     """
-    lots = _read(store, PageLots, _lots_key(shared))
-    pages = [_read(store, Page, _page_key(shared, at)) for at in range(len(lots.pages))]
-    shards = _rendered(store, shared)
+    batches = _read(store, PageBatches, _batches_key(fan_out_plan))
+    pages = [_read(store, Page, _page_key(fan_out_plan, at)) for at in range(len(batches.pages))]
+    shards = _rendered(store, fan_out_plan)
     staged = tuple(file for shard in shards for file in shard.ledger)
     return keep_build(
         store,
-        terms.build(
+        context.build(
             pages=pages,
-            portfolios=_portfolios(store, shards, lots, [page.message_id for page in pages]),
-            held_back=shared.held_back,
-            unannounced=shared.unannounced,
+            portfolios=_portfolios(store, shards, batches, [page.message_id for page in pages]),
+            held_back=fan_out_plan.held_back,
+            unannounced=fan_out_plan.unannounced,
             unchanged=sum(shard.unchanged for shard in shards),
-        ).model_copy(update={"staged_ledger": StagedLedger(prefix=shared.prefix, files=staged) if staged else None}),
+        ).model_copy(
+            update={"staged_ledger": StagedLedger(prefix=fan_out_plan.prefix, files=staged) if staged else None}
+        ),
     )
 
 
 def _portfolios(
-    store: ObjectStore, shards: Iterable[RenderedShard], lots: PageLots, page_ids: Sequence[str]
+    store: ObjectStore, shards: Iterable[RenderedShard], batches: PageBatches, page_ids: Sequence[str]
 ) -> Iterator[Portfolio]:
-    ends = [end for _, end in lots.pages]
-    page = done = 0
+    ends = [end for _, end in batches.pages]
+    page = count = 0
     for shard in shards:
         with RenderedReader(store, [shard.file]) as rendered:
-            said = [rendered.column(name, range(shard.file.rows)) for name in OF_A_PORTFOLIO]
-            for number, change, extract, consent_ids, digest, size in zip(*said, strict=True):
-                while done >= ends[page]:
+            columns = [rendered.column(name, range(shard.file.rows)) for name in MANIFEST_COLUMNS]
+            for number, change, extract, consent_ids, digest, size in zip(*columns, strict=True):
+                while count >= ends[page]:
                     page += 1
-                done += 1
+                count += 1
                 yield Portfolio(
                     number=number,
                     change=cast(Change, sys.intern(change)),
@@ -257,20 +260,22 @@ def _portfolios(
                 )
 
 
-def _rendered(store: ObjectStore, shared: SharedOut) -> list[RenderedShard]:
-    return [_read(store, RenderedShard, f"{_shard_name(shared, at)}.json") for at in range(len(shared.shards))]
+def _rendered(store: ObjectStore, fan_out_plan: FanOutPlan) -> list[RenderedShard]:
+    return [
+        _read(store, RenderedShard, f"{_shard_name(fan_out_plan, at)}.json") for at in range(len(fan_out_plan.shards))
+    ]
 
 
-def _shard_name(shared: SharedOut, number: int) -> str:
-    return f"{shared.prefix}rendered-{number:04d}"
+def _shard_name(fan_out_plan: FanOutPlan, number: int) -> str:
+    return f"{fan_out_plan.prefix}rendered-{number:04d}"
 
 
-def _lots_key(shared: SharedOut) -> str:
-    return f"{shared.prefix}pages.json"
+def _batches_key(fan_out_plan: FanOutPlan) -> str:
+    return f"{fan_out_plan.prefix}pages.json"
 
 
-def _page_key(shared: SharedOut, at: int) -> str:
-    return f"{shared.prefix}page-{at + 1:05d}.json"
+def _page_key(fan_out_plan: FanOutPlan, at: int) -> str:
+    return f"{fan_out_plan.prefix}page-{at + 1:05d}.json"
 
 
 def _read(store: ObjectStore, kind: type[_T], key: str) -> _T:

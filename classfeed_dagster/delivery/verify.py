@@ -1,7 +1,7 @@
-"""Verifying what was delivered: a feed's whole chain in a store. Files and folders on their own: ``verify_paths``.
+"""Verification of a feed's whole chain in a store. ``verify_paths`` verifies files and folders on their own.
 
-Reads everything back from the stored bytes and changes nothing. What it can't notice: a chain whose last places were
-removed together with their manifests and pages, as if they had never been.
+Everything is read back from the stored bytes, and nothing is changed. One loss cannot be detected: the removal of the
+chain's last places together with their manifests and pages.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ def verify_feed(
     read_pages: bool = True,
     on_page: Callable[[str], None] = lambda _: None,
 ) -> Verification:
-    """Walk the chain of ``feed`` from its first place to its last: every manifest, every page, every other file.
+    """Verify the chain of ``feed`` from its first place to its last: every manifest, every page, every other file.
 
-    ``read_pages=False`` leaves out what is in the pages (they must only exist). ``on_page`` hears the key of each page
-    as it is read, for a progress bar.
+    ``read_pages=False`` skips the pages' content; they must only exist. ``on_page`` is called with the key of each
+    page, for a progress bar.
     """
     walk = _Walk(store, feed, document_format, read_pages, on_page)
     walk.chain()
     walk.leftovers()
-    return walk.found
+    return walk.result
 
 
 @dataclass
@@ -72,41 +72,41 @@ class _Walk:
     document_format: DocumentFormat
     read_pages: bool
     on_page: Callable[[str], None]
-    found: Verification = field(default_factory=Verification)
-    known: set[str] = field(default_factory=set)  # keys that have a reason to be there
+    result: Verification = field(default_factory=Verification)
+    known: set[str] = field(default_factory=set)  # keys that a manifest accounts for
     open_prefixes: list[str] = field(default_factory=list)  # revisions under way
     void_prefixes: list[str] = field(default_factory=list)
     latest: dict[str, Manifest] = field(default_factory=dict)  # the latest delivery of each business date
     revisions: dict[str, int] = field(default_factory=dict)  # revisions seen of each business date
 
     def chain(self) -> None:
-        """Every place in order."""
+        """Verify every place in order."""
         prefix = chain_prefix(self.feed)
         names = {key: _POSITION.match(key.removeprefix(prefix)) for key in self.store.list(prefix)}
         for key in [key for key, name in names.items() if name is None]:
-            self.found.add(ProblemKind.ORPHAN, self.store.location(key), "not an entry of the chain")
+            self.result.add(ProblemKind.ORPHAN, self.store.location(key), "not an entry of the chain")
         positions = {int(name[1]) for name in names.values() if name is not None}
         last = max(positions, default=0)
         before: Link | None = None
-        comparable = True  # is what stands at the place before known?
+        comparable = True  # the place before is readable
         for position in range(1, last + 1):
             where = self.store.location(chain_key(self.feed, position))
             if position not in positions:
-                self.found.add(ProblemKind.CHAIN_GAP, where, f"position {position} of {last} is missing")
+                self.result.add(ProblemKind.CHAIN_GAP, where, f"position {position} of {last} is missing")
                 comparable = False
                 continue
             try:
                 entry = chain_entry(self.store, self.feed, position)
                 check_key(manifest_key(entry.feed, entry.business_date, entry.revision))
             except (DamagedRecordError, InvalidKeyError) as error:
-                self.found.add(ProblemKind.RECORD_DAMAGED, where, str(error))
+                self.result.add(ProblemKind.RECORD_DAMAGED, where, str(error))
                 comparable = False
                 continue
             link = None
             if entry.feed == self.feed:
                 link = self.place(position, entry, is_last=position == last, before=before, comparable=comparable)
             else:
-                self.found.add(ProblemKind.CHAIN_CHANGED, where, "it is an entry of another feed")
+                self.result.add(ProblemKind.CHAIN_CHANGED, where, "it is an entry of another feed")
             before, comparable = link, link is not None
 
     def _proof_of_delivery(self, entry: ChainEntry) -> str | None:
@@ -125,7 +125,7 @@ class _Walk:
     def place(
         self, position: int, entry: ChainEntry, *, is_last: bool, before: Link | None, comparable: bool
     ) -> Link | None:
-        """One place: its manifest, what that says of itself, and its pages. The link to it, if it is there."""
+        """Verify one place: its manifest, its record and its pages. Return the link to the manifest, if any."""
         key = manifest_key(entry.feed, entry.business_date, entry.revision)
         where, prefix = self.store.location(key), delivered_prefix(entry.feed, entry.business_date, entry.revision)
         try:
@@ -133,27 +133,27 @@ class _Walk:
         except ObjectNotFoundError:
             if is_last and (proof := self._proof_of_delivery(entry)):
                 what = f"the manifest at position {position} is missing, although {proof} states that it was delivered"
-                self.found.add(ProblemKind.CHAIN_GAP, where, what)
+                self.result.add(ProblemKind.CHAIN_GAP, where, what)
             elif is_last:
                 self.open_prefixes.append(prefix)
-                self.found.add(ProblemKind.UNFINISHED, where, f"position {position} has no manifest yet")
+                self.result.add(ProblemKind.UNFINISHED, where, f"position {position} has no manifest yet")
             else:
-                self.found.add(ProblemKind.CHAIN_GAP, where, f"the manifest at position {position} is missing")
+                self.result.add(ProblemKind.CHAIN_GAP, where, f"the manifest at position {position} is missing")
             return None
         self.known.add(key)
-        self.found.manifests += 1
+        self.result.manifests += 1
         link = Link(key=key, sha256=sha256(data))
         try:
             manifest = read_manifest(data, where)
         except DamagedRecordError as error:
-            self.found.add(ProblemKind.RECORD_DAMAGED, where, str(error))
+            self.result.add(ProblemKind.RECORD_DAMAGED, where, str(error))
             return link
-        self.found.problems += manifest_problems(manifest, data, where)
-        said = (manifest.feed, manifest.business_date, manifest.revision, manifest.chain_position)
-        if said != (entry.feed, entry.business_date, entry.revision, position):
-            self.found.add(ProblemKind.CHAIN_CHANGED, where, f"it speaks of another place than position {position}")
+        self.result.problems += manifest_problems(manifest, data, where)
+        stated = (manifest.feed, manifest.business_date, manifest.revision, manifest.chain_position)
+        if stated != (entry.feed, entry.business_date, entry.revision, position):
+            self.result.add(ProblemKind.CHAIN_CHANGED, where, f"it names another place than position {position}")
         if comparable and manifest.previous != before:
-            self.found.add(ProblemKind.CHAIN_CHANGED, where, "the manifest before it isn't the one that it names")
+            self.result.add(ProblemKind.CHAIN_CHANGED, where, "the manifest before it is not the one that it names")
         self.sequence(manifest, where)
         if isinstance(manifest, Manifest):
             self.build(manifest, where)
@@ -164,11 +164,11 @@ class _Walk:
         return link
 
     def sequence(self, manifest: AnyManifest, where: str) -> None:
-        """Revisions count up from 0, business dates from sequence number 1, without gaps."""
+        """Verify that revisions count up from 0 and business dates from sequence number 1, without gaps."""
         day = manifest.business_date.isoformat()
         due = self.revisions.get(day, -1) + 1
         if manifest.revision != due:
-            self.found.add(ProblemKind.OUT_OF_ORDER, where, f"revision {due} comes next")
+            self.result.add(ProblemKind.OUT_OF_ORDER, where, f"revision {due} comes next")
         self.revisions[day] = manifest.revision
         if not isinstance(manifest, Manifest):
             return
@@ -180,26 +180,26 @@ class _Walk:
         else:
             number = len(self.latest) + 1
             if any(day < other for other in self.latest):
-                self.found.add(ProblemKind.OUT_OF_ORDER, where, "a later business date was delivered before")
+                self.result.add(ProblemKind.OUT_OF_ORDER, where, "a later business date was delivered before")
         if manifest.sequence_number != number:
-            self.found.add(
+            self.result.add(
                 ProblemKind.OUT_OF_ORDER, where, f"its sequence number is {manifest.sequence_number}, not {number}"
             )
         if manifest.replaces != replaces:
-            self.found.add(ProblemKind.OUT_OF_ORDER, where, f"it should replace {replaces or 'nothing'}")
+            self.result.add(ProblemKind.OUT_OF_ORDER, where, f"it should replace {replaces or 'nothing'}")
         self.latest[day] = manifest
 
     def build(self, manifest: Manifest, where: str) -> None:
-        """What the build's record says, if it is still there: no successor names the last manifest's hash."""
+        """Compare the manifest with its build, if that exists: no successor names the last manifest's hash."""
         try:
             build = read_build(self.store, manifest.feed, manifest.business_date, manifest.build_id)
         except ObjectNotFoundError:
             return
         except DamagedRecordError as error:
-            self.found.add(ProblemKind.RECORD_DAMAGED, error.location, str(error))
+            self.result.add(ProblemKind.RECORD_DAMAGED, error.location, str(error))
             return
         if changed := build_differences(build, manifest):
-            self.found.add(
+            self.result.add(
                 ProblemKind.CHAIN_CHANGED, where, f"{', '.join(changed)} are not those of the build delivered"
             )
 
@@ -212,33 +212,33 @@ class _Walk:
             try:
                 same = stored_facts(self.store, key) == (file.bytes, file.sha256)
             except ObjectNotFoundError:
-                self.found.add(ProblemKind.LEDGER_CHANGED, self.store.location(key), "the manifest lists it")
+                self.result.add(ProblemKind.LEDGER_CHANGED, self.store.location(key), "the manifest lists it")
                 continue
             if not same:
                 where = self.store.location(key)
-                self.found.add(ProblemKind.LEDGER_CHANGED, where, "its size or SHA-256 isn't the manifest's")
+                self.result.add(ProblemKind.LEDGER_CHANGED, where, "its size or SHA-256 isn't the manifest's")
 
     def pages(self, manifest: Manifest) -> None:
-        """Every page of a delivery."""
+        """Verify every page of a delivery."""
         on_page = portfolios_by_page(manifest)
         prefix = delivered_prefix(manifest.feed, manifest.business_date, manifest.revision)
-        self.found.portfolios += len(manifest.portfolios)
+        self.result.portfolios += len(manifest.portfolios)
         for page in manifest.pages:
             if not _FILE_NAME.match(page.key.removeprefix(prefix)):
                 where = self.store.location(manifest_key(manifest.feed, manifest.business_date, manifest.revision))
-                self.found.add(
+                self.result.add(
                     ProblemKind.RECORD_DAMAGED, where, f"page {page.message_id} is not among its revision's files"
                 )
                 continue
             self.known.add(page.key)
-            self.found.pages += 1
+            self.result.pages += 1
             self.on_page(page.key)
             where = self.store.location(page.key)
             if not self.read_pages and self.store.exists(page.key):
                 continue
             try:
                 with self.store.local_file(page.key) as path:
-                    self.found.problems += page_problems(
+                    self.result.problems += page_problems(
                         path,
                         where,
                         page=page,
@@ -247,17 +247,17 @@ class _Walk:
                         document_format=self.document_format,
                     )
             except ObjectNotFoundError:
-                self.found.add(ProblemKind.PAGE_MISSING, where, "the manifest lists it")
+                self.result.add(ProblemKind.PAGE_MISSING, where, "the manifest lists it")
 
     def leftovers(self) -> None:
-        """Files that nothing accounts for."""
+        """Report files that no manifest accounts for."""
         for key in self.store.list(delivered_prefix(self.feed)):
             where = self.store.location(key)
             if key in self.known or any(key.startswith(prefix) for prefix in self.open_prefixes):
                 continue
             if key.endswith(f"/{MANIFEST_NAME}"):
-                self.found.add(ProblemKind.NOT_IN_CHAIN, where, "the chain has no place for it")
+                self.result.add(ProblemKind.NOT_IN_CHAIN, where, "the chain has no place for it")
             elif any(key.startswith(prefix) for prefix in self.void_prefixes):
-                self.found.add(ProblemKind.LEFTOVER, where, "its revision is void")
+                self.result.add(ProblemKind.LEFTOVER, where, "its revision is void")
             else:
-                self.found.add(ProblemKind.ORPHAN, where, "no manifest lists it")
+                self.result.add(ProblemKind.ORPHAN, where, "no manifest lists it")

@@ -1,4 +1,4 @@
-"""Verifying documents and folders on their own, as the recipient could: no store, no chain, only files."""
+"""Verification of documents and folders on their own, as the recipient could do it: without store or chain."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MANIFEST_NAME = "manifest.json"
 
 
 def verify_paths(paths: Iterable[Path], formats: Mapping[str, DocumentFormat]) -> Verification:
-    """Verify document files, manifests, and folders of them, without a store. ``formats`` is by feed name.
+    """Verify document files, manifests and folders of them, without a store. ``formats`` is by feed name.
 
-    A document is held against the manifest in its folder if there is one, and against itself if not. Of a folder,
-    files that are neither documents nor manifests are passed over. Manifests that name each other are compared.
+    A document is compared with the manifest in its folder, or only with itself if there is none. Other files in a
+    folder are skipped. Manifests that are neighbours in a chain are compared.
     """
-    found = Verification()
+    result = Verification()
     endings = tuple(sorted({document_format.extension for document_format in formats.values()}))
     documents: set[Path] = set()
     manifests: set[Path] = set()
@@ -41,7 +41,7 @@ def verify_paths(paths: Iterable[Path], formats: Mapping[str, DocumentFormat]) -
             elif file.name.removesuffix(".gz").endswith(endings):
                 documents.add(file)
             elif file == path:
-                found.add(
+                result.add(
                     ProblemKind.UNKNOWN_FILE,
                     str(file),
                     f"neither {MANIFEST_NAME} nor a document ({', '.join(endings)})",
@@ -49,44 +49,44 @@ def verify_paths(paths: Iterable[Path], formats: Mapping[str, DocumentFormat]) -
     beside = {document.with_name(MANIFEST_NAME) for document in documents}
     read: dict[Path, tuple[AnyManifest, str]] = {}  # with the hash of its bytes
     for file in sorted(manifests | {path for path in beside if path.exists()}):
-        one = _read(file, found)
-        if one is not None:
-            read[file] = one
+        manifest_and_hash = _read(file, result)
+        if manifest_and_hash is not None:
+            read[file] = manifest_and_hash
     for file in manifests & read.keys():
         manifest = read[file][0]
         if isinstance(manifest, Manifest):
             documents |= {file.with_name(PurePosixPath(page.key).name) for page in manifest.pages}
-    _compare_links(read, found)
+    _compare_links(read, result)
     for document in sorted(documents):
-        found.pages += 1
-        held_against = read.get(document.with_name(MANIFEST_NAME), (None, ""))[0]
-        found.problems += _document_problems(document, held_against, formats)
-    return found
+        result.pages += 1
+        own_manifest = read.get(document.with_name(MANIFEST_NAME), (None, ""))[0]
+        result.problems += _document_problems(document, own_manifest, formats)
+    return result
 
 
-def _read(file: Path, found: Verification) -> tuple[AnyManifest, str] | None:
-    found.manifests += 1
+def _read(file: Path, result: Verification) -> tuple[AnyManifest, str] | None:
+    result.manifests += 1
     try:
         data = file.read_bytes()
         manifest = read_manifest(data, str(file))
     except OSError as error:
-        found.add(ProblemKind.RECORD_DAMAGED, str(file), f"can't be read ({type(error).__name__})")
+        result.add(ProblemKind.RECORD_DAMAGED, str(file), f"is unreadable ({type(error).__name__})")
         return None
     except DamagedRecordError as error:
-        found.add(ProblemKind.RECORD_DAMAGED, str(file), str(error))
+        result.add(ProblemKind.RECORD_DAMAGED, str(file), str(error))
         return None
-    found.problems += manifest_problems(manifest, data, str(file))
-    found.portfolios += len(manifest.portfolios) if isinstance(manifest, Manifest) else 0
+    result.problems += manifest_problems(manifest, data, str(file))
+    result.portfolios += len(manifest.portfolios) if isinstance(manifest, Manifest) else 0
     return manifest, sha256(data)
 
 
-def _compare_links(read: Mapping[Path, tuple[AnyManifest, str]], found: Verification) -> None:
-    # As far as neighbours in the chain are both at hand.
+def _compare_links(read: Mapping[Path, tuple[AnyManifest, str]], result: Verification) -> None:
+    # Only neighbours of which both were read can be compared.
     places = {(manifest.feed, manifest.chain_position): digest for manifest, digest in read.values()}
     for file, (manifest, _) in sorted(read.items()):
         before = places.get((manifest.feed, manifest.chain_position - 1))
         if before is not None and (manifest.previous is None or manifest.previous.sha256 != before):
-            found.add(ProblemKind.CHAIN_CHANGED, str(file), "the manifest before it isn't the one that it names")
+            result.add(ProblemKind.CHAIN_CHANGED, str(file), "the manifest before it is not the one that it names")
 
 
 def _document_problems(
@@ -97,14 +97,16 @@ def _document_problems(
     document_format = formats.get(feed)
     if document_format is None:
         return [
-            Problem(ProblemKind.UNKNOWN_FILE, where, f"its name begins with no feed's ({', '.join(sorted(formats))})")
+            Problem(
+                ProblemKind.UNKNOWN_FILE, where, f"its name begins with no feed name ({', '.join(sorted(formats))})"
+            )
         ]
     pages = {PurePosixPath(page.key).name: page for page in manifest.pages} if isinstance(manifest, Manifest) else {}
     try:
         if manifest is None:
             return list(document_problems(document, document_format))
         if not isinstance(manifest, Manifest) or document.name not in pages:
-            return [Problem(ProblemKind.ORPHAN, where, "the manifest in its folder doesn't list it")]
+            return [Problem(ProblemKind.ORPHAN, where, "the manifest in its folder does not list it")]
         page = pages[document.name]
         return list(
             page_problems(
@@ -118,10 +120,10 @@ def _document_problems(
         )
     except OSError as error:
         kind = ProblemKind.PAGE_MISSING if isinstance(error, FileNotFoundError) else ProblemKind.UNKNOWN_FILE
-        return [Problem(kind, where, f"can't be read ({type(error).__name__})")]
+        return [Problem(kind, where, f"is unreadable ({type(error).__name__})")]
 
 
 def _feed_of(document: Path, formats: Mapping[str, DocumentFormat]) -> str:
     # Files are called <feed>-<date>… or <feed>_<date>…; a feed's name may begin with another's.
-    fits = [feed for feed in formats if document.name.startswith((f"{feed}-", f"{feed}_"))]
-    return max(fits, key=len, default="")
+    candidates = [feed for feed in formats if document.name.startswith((f"{feed}-", f"{feed}_"))]
+    return max(candidates, key=len, default="")

@@ -1,1 +1,1 @@
-"""The consented portfolios and the four export domains: frames in, frames out, nothing of Dagster."""
+"""The consented portfolios and the four export domains, computed as pure functions over frames. Dagster-free."""

@@ -1,4 +1,4 @@
-"""account_balances: every cash account's balance as at the business date, from bigsite's end of day."""
+"""The ``account_balances`` domain: each cash account's balance as at the business date, from bigsite's end of day."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ACCOUNT_KEY = ("portfolio_id", "cash_account_id")
 
 
 def end_of_day_cash(part: Slice) -> pl.DataFrame:
-    """The landed balances with ``state``.
+    """Return the landed balances with their ``state``.
 
-    STATED: bigsite's end of day has the account. MISSING: it ought to, the account being open. CLOSED: it need not,
-    the account being closed and its ledger summing to zero, so the balance is zero. LATER: opened after the date,
-    not sent. ASTRAY: the ledger holds cash although the account is closed or not open yet.
+    STATED: bigsite's end of day has the account. MISSING: the account is open, but bigsite's end of day lacks it.
+    CLOSED: the account is closed and its ledger sums to zero, so its balance is zero. LATER: the account was opened
+    after the date and is not sent. ASTRAY: the ledger holds cash although the account is closed or not open yet.
     """
     stated, opened = pl.col("updated_at").is_not_null(), pl.col("opened_by_date")
     empty = pl.col("ledger_cash") == 0
@@ -37,7 +37,7 @@ def end_of_day_cash(part: Slice) -> pl.DataFrame:
 
 
 def account_balances(part: Slice) -> dict[str, pl.DataFrame]:
-    """ACCOUNT_BALANCES, what bigsite states and 0.00 for accounts that were closed empty, and LEDGER_BALANCES."""
+    """Return ACCOUNT_BALANCES, as bigsite states them and 0.00 for accounts closed empty, and LEDGER_BALANCES."""
     accounts = part.tables["cash_account"].select(*ACCOUNT_KEY, "bsb", "account_number", "currency")
     zero = pl.lit(0).cast(MONEY)
     balances = (

@@ -1,4 +1,4 @@
-"""account_details: each portfolio's account and its cash accounts, or only number and reference if it was removed."""
+"""The ``account_details`` domain: each portfolio's details and cash accounts. Removed portfolios have no details."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _DETAILS = ("portfolio_name", "entity_type", "abn", "hin", "status", "opened_on"
 
 
 def account_details(part: Slice) -> dict[str, pl.DataFrame]:
-    """ACCOUNTS (removed portfolios among them, without details) and CASH_ACCOUNTS opened by the business date."""
-    # From ``sending``: bigsite's row of a removed portfolio may be there for another audience.
+    """Return ACCOUNTS and CASH_ACCOUNTS opened by the business date. Removed portfolios have no details."""
+    # From ``sending``: the snapshot may hold a removed portfolio's row for another recipient.
     details = part.rows("portfolio").select("portfolio_id", *_DETAILS)
     accounts = part.consented.join(details, on="portfolio_id", how="left").rename({"change": "consent"})
     cash_accounts = part.rows("cash_account").filter(pl.col("opened_on") <= part.business_date)

@@ -1,8 +1,8 @@
-"""How each rule finds what breaks it: pure functions over one slice, vectorised.
+"""Detection of each rule's breaches: pure, vectorised functions over one slice.
 
 Every function takes the slice and the domain's frames and returns portfolio_number, subject and detail. A subject is
-a transaction id, a security, a cash account's own key or a field's name; neither it nor the detail is ever a name,
-an account number or another personal value.
+a transaction id, a security, a cash account's key or a field name. Subject and detail never hold a name, an account
+number or another personal value.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _CASH_ACCOUNT = pl.col("cash_account_id").cast(pl.String)
 _TRANSACTION = pl.col("transaction_id")
 _LETTER = _TRANSACTION.str.slice(0, 1)
 
-# What each ledger may hold, as documents call it: the letter of the ledger and the type.
+# Transaction types by ledger, as documents name them: the ledger's letter and the type.
 _KNOWN_TYPES = [
     *(f"{TRADE}:{side}" for side in bigsite.SIDES),
     *(f"{SECURITY_MOVEMENT}:{kind}" for kind in bigsite.MOVEMENT_TYPES),
@@ -56,7 +56,7 @@ _KNOWN_TYPES = [
 ]
 
 
-def _found(rows: pl.DataFrame, subject: pl.Expr | str, detail: pl.Expr | str) -> pl.DataFrame:
+def _breaches(rows: pl.DataFrame, subject: pl.Expr | str, detail: pl.Expr | str) -> pl.DataFrame:
     as_text = [pl.lit(value) if isinstance(value, str) else value for value in (subject, detail)]
     return rows.select(NUMBER, as_text[0].alias("subject"), as_text[1].alias("detail"))
 
@@ -65,11 +65,11 @@ def _found(rows: pl.DataFrame, subject: pl.Expr | str, detail: pl.Expr | str) ->
 
 
 def history_begins_later(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Consents whose shared history begins after the business date."""
+    """Return consents whose shared history begins after the business date."""
     rows = frames[CONSENTED_PORTFOLIOS.name].filter(
         pl.col("change") != "REMOVED", pl.col("history_from") > part.business_date
     )
-    return _found(rows, "history_from", pl.format("history is shared from {} on", pl.col("history_from")))
+    return _breaches(rows, "history_from", pl.format("history is shared from {} on", pl.col("history_from")))
 
 
 def unreadable_value(part: Slice, frames: Frames) -> pl.DataFrame:
@@ -84,50 +84,50 @@ def unreadable_value(part: Slice, frames: Frames) -> pl.DataFrame:
 def _unreadable(rows: pl.DataFrame, key: str, values: list[tuple[int, str, str]]) -> pl.DataFrame:
     schema = {key: pl.Int64(), "subject": pl.String(), "detail": pl.String()}
     found = rows.join(pl.DataFrame(values, schema=schema, orient="row"), on=key)
-    return _found(found, pl.col("subject"), pl.col("detail"))
+    return _breaches(found, pl.col("subject"), pl.col("detail"))
 
 
 # --- account_details ------------------------------------------------------------------------------------------------
 
 
 def unknown_account_value(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Entity types and statuses that the contract doesn't know."""
+    """Return entity types and statuses that are not in the contract."""
     accounts, cash = frames[ACCOUNTS.name], part.rows("cash_account")
     entity, status = pl.col("entity_type"), pl.col("status")
     unknown_status = ~status.is_in(bigsite.STATUSES)
     return pl.concat(
         [
-            _found(
+            _breaches(
                 accounts.filter(~entity.is_in(bigsite.ENTITY_TYPES)),
                 "entity_type",
                 pl.format("entity type {} is not known", entity),
             ),
-            _found(accounts.filter(unknown_status), "status", pl.format("status {} is not known", status)),
-            _found(cash.filter(unknown_status), _CASH_ACCOUNT, pl.format("status {} is not known", status)),
+            _breaches(accounts.filter(unknown_status), "status", pl.format("status {} is not known", status)),
+            _breaches(cash.filter(unknown_status), _CASH_ACCOUNT, pl.format("status {} is not known", status)),
         ]
     )
 
 
 def hin_shape(part: Slice, frames: Frames) -> pl.DataFrame:
-    """HINs that aren't X and ten digits."""
+    """Return HINs that are not X and ten digits."""
     del part
     rows = frames[ACCOUNTS.name].filter(~pl.col("hin").str.contains(identifiers.HIN))
-    return _found(rows, "hin", "the HIN is not X and ten digits")
+    return _breaches(rows, "hin", "the HIN is not X and ten digits")
 
 
 def abn_check_digits(part: Slice, frames: Frames) -> pl.DataFrame:
-    """ABNs that fail their check digits."""
+    """Return ABNs that fail their check digits."""
     del part
     accounts = frames[ACCOUNTS.name]
     rows = accounts.filter(identifiers.fails(accounts["abn"], identifiers.abn_is_valid))
-    return _found(rows, "abn", "the ABN fails its check digits")
+    return _breaches(rows, "abn", "the ABN fails its check digits")
 
 
 def bsb_shape(part: Slice, frames: Frames) -> pl.DataFrame:
-    """BSBs that aren't NNN-NNN."""
+    """Return BSBs that are not NNN-NNN."""
     del frames
     rows = part.rows("cash_account").filter(~pl.col("bsb").str.contains(identifiers.BSB))
-    return _found(rows, _CASH_ACCOUNT, "the BSB is not NNN-NNN")
+    return _breaches(rows, _CASH_ACCOUNT, "the BSB is not NNN-NNN")
 
 
 def shared_hin(part: Slice, frames: Frames) -> pl.DataFrame:
@@ -135,7 +135,7 @@ def shared_hin(part: Slice, frames: Frames) -> pl.DataFrame:
     del frames
     rows = part.rows("portfolio")
     holders = landed_since(rows, "hin_holders", pl.String())
-    return _found(rows.filter(holders.is_not_null()), "hin", pl.format("one HIN is on {}", holders))
+    return _breaches(rows.filter(holders.is_not_null()), "hin", pl.format("one HIN is on {}", holders))
 
 
 def shared_account_number(part: Slice, frames: Frames) -> pl.DataFrame:
@@ -144,49 +144,49 @@ def shared_account_number(part: Slice, frames: Frames) -> pl.DataFrame:
     rows = part.rows("cash_account")
     holders = landed_since(rows, "number_holders", pl.String())
     detail = pl.format("accounts with one BSB and number are on {}", holders)
-    return _found(rows.filter(holders.is_not_null()), _CASH_ACCOUNT, detail)
+    return _breaches(rows.filter(holders.is_not_null()), _CASH_ACCOUNT, detail)
 
 
 def bsb_missing(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Accounts in Australian dollars without a BSB."""
+    """Return accounts in Australian dollars without a BSB."""
     del frames
     rows = part.rows("cash_account").filter(pl.col("bsb").is_null(), pl.col("currency") == "AUD")
-    return _found(rows, _CASH_ACCOUNT, "an account in AUD has no BSB")
+    return _breaches(rows, _CASH_ACCOUNT, "an account in AUD has no BSB")
 
 
 def ambiguous_cash_account(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Cash accounts of one portfolio that share number and currency."""
+    """Return cash accounts of one portfolio that share number and currency."""
     del frames
     sent = part.rows("cash_account").filter(pl.col("opened_on") <= part.business_date)
     sharing = sent.filter(pl.len().over(NUMBER, "account_number", "currency") > 1)
-    return _found(sharing, _CASH_ACCOUNT, "another cash account of the portfolio has its number and currency")
+    return _breaches(sharing, _CASH_ACCOUNT, "another cash account of the portfolio has its number and currency")
 
 
 # --- account_balances -----------------------------------------------------------------------------------------------
 
 
 def balance_missing(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Open cash accounts without an end-of-day row."""
+    """Return open cash accounts without an end-of-day row."""
     del frames
     rows = end_of_day_cash(part).filter(pl.col("state") == "MISSING")
     detail = pl.format("end of day lacks the account; its ledger sums to {}", pl.col("ledger_cash"))
-    return _found(rows, _CASH_ACCOUNT, detail)
+    return _breaches(rows, _CASH_ACCOUNT, detail)
 
 
 def cash_ledger(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Balances that aren't the sum of the account's ledger, and cash on accounts that can't have any."""
+    """Return balances that differ from the account's ledger, and cash on closed or unopened accounts."""
     del frames
     rows = end_of_day_cash(part)
     differing = rows.filter(pl.col("state") == "STATED", pl.col("ledger_balance") != pl.col("ledger_cash"))
     astray = rows.filter(pl.col("state") == "ASTRAY")
     return pl.concat(
         [
-            _found(
+            _breaches(
                 differing,
                 _CASH_ACCOUNT,
                 pl.format("end of day says {}, the ledger sums to {}", pl.col("ledger_balance"), pl.col("ledger_cash")),
             ),
-            _found(
+            _breaches(
                 astray,
                 _CASH_ACCOUNT,
                 pl.format("the account is closed or not open yet, and its ledger sums to {}", pl.col("ledger_cash")),
@@ -199,42 +199,44 @@ def cash_ledger(part: Slice, frames: Frames) -> pl.DataFrame:
 
 
 def holding_missing(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Securities with units in the ledger and no end-of-day row."""
+    """Return securities with units in the ledger and no end-of-day row."""
     del frames
     rows = end_of_day_holdings(part).filter(pl.col("units").is_null())
     detail = pl.format("end of day lacks the holding; its ledger sums to {}", pl.col("ledger_units"))
-    return _found(rows, _SECURITY, detail)
+    return _breaches(rows, _SECURITY, detail)
 
 
 def units_ledger(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Holdings whose units aren't the sum of their ledger."""
+    """Return holdings whose units differ from the sum of their ledger."""
     del frames
     rows = end_of_day_holdings(part).filter(pl.col("units") != pl.col("ledger_units"))
     detail = pl.format("end of day says {} units, the ledger sums to {}", pl.col("units"), pl.col("ledger_units"))
-    return _found(rows, _SECURITY, detail)
+    return _breaches(rows, _SECURITY, detail)
 
 
 def holding_too_large(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Holdings with a figure that the document's numbers can't hold."""
+    """Return holdings with a figure that has more digits than the document's numbers."""
     del frames
     rows = end_of_day_holdings(part).filter(unvaluable())
-    return _found(rows, _SECURITY, "the market value or the settled units have more digits than a document can carry")
+    return _breaches(
+        rows, _SECURITY, "the market value or the settled units have more digits than a document can carry"
+    )
 
 
 def unknown_security_type(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Security types that the contract doesn't know."""
+    """Return security types that are not in the contract."""
     del part
     kind = pl.col("security_type")
     rows = frames[INVESTMENT_HOLDINGS.name].filter(~kind.is_in(bigsite.SECURITY_TYPES))
-    return _found(rows, _SECURITY, pl.format("security type {} is not known", kind))
+    return _breaches(rows, _SECURITY, pl.format("security type {} is not known", kind))
 
 
 def ambiguous_security(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Securities of one portfolio that share exchange and code on the business date."""
+    """Return securities of one portfolio that share exchange and code on the business date."""
     del part
     shared = pl.len().over(NUMBER, "exchange", "security_code") > 1
     rows = frames[INVESTMENT_HOLDINGS.name].filter(shared)
-    return _found(rows, _SECURITY, "two holdings of the portfolio have this exchange and code")
+    return _breaches(rows, _SECURITY, "two holdings of the portfolio have this exchange and code")
 
 
 def unreadable_holding_security(part: Slice, frames: Frames) -> pl.DataFrame:
@@ -254,22 +256,22 @@ def _of_unreadable_securities(part: Slice) -> pl.DataFrame:
 
 
 def holding_code(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Codes in holdings that aren't codes."""
+    """Return security codes in holdings that do not have a code's form."""
     del part
     return _bad_codes(frames[INVESTMENT_HOLDINGS.name])
 
 
 def isin_check_digit(part: Slice, frames: Frames) -> pl.DataFrame:
-    """ISINs in holdings that fail their check digit."""
+    """Return ISINs in holdings that fail their check digit."""
     del part
     holdings = frames[INVESTMENT_HOLDINGS.name]
     rows = holdings.filter(identifiers.fails(holdings["isin"], identifiers.isin_is_valid))
-    return _found(rows, _SECURITY, pl.format("the ISIN {} fails its check digit", pl.col("isin")))
+    return _breaches(rows, _SECURITY, pl.format("the ISIN {} fails its check digit", pl.col("isin")))
 
 
 def _bad_codes(frame: pl.DataFrame) -> pl.DataFrame:
     rows = frame.filter(~pl.col("security_code").str.contains(identifiers.SECURITY_CODE))
-    return _found(rows, _SECURITY, "the code is not 1 to 12 capitals, digits and full stops")
+    return _breaches(rows, _SECURITY, "the code is not 1 to 12 capitals, digits and full stops")
 
 
 # --- movement_transactions ------------------------------------------------------------------------------------------
@@ -282,21 +284,21 @@ def unreadable_movement_security(part: Slice, frames: Frames) -> pl.DataFrame:
 
 
 def unknown_transaction_type(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Ledger rows of a type that the contract doesn't know."""
+    """Return ledger rows of a type that is not in the contract."""
     del part
     kind = pl.col("transaction_type")
     rows = frames[MOVEMENT_TRANSACTIONS.name].filter(~pl.format("{}:{}", _LETTER, kind).is_in(_KNOWN_TYPES))
-    return _found(rows, _TRANSACTION, pl.format("transaction type {} is not known", kind))
+    return _breaches(rows, _TRANSACTION, pl.format("transaction type {} is not known", kind))
 
 
 def movement_code(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Codes in movements that aren't codes."""
+    """Return security codes in movements that do not have a code's form."""
     del part
     return _bad_codes(frames[MOVEMENT_TRANSACTIONS.name])
 
 
 def net_amount(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Contract notes that don't add up."""
+    """Return contract notes whose net amount is not consideration plus or minus fees."""
     del part
     wide = {name: pl.col(name).cast(pl.Decimal(38, 2)) for name in ("consideration", "brokerage", "other_fees")}
     fees = wide["brokerage"] + wide["other_fees"]
@@ -309,21 +311,21 @@ def net_amount(part: Slice, frames: Frames) -> pl.DataFrame:
         .alias("due")
     )
     rows = _trades(frames).with_columns(due).filter(pl.col("net_amount") != pl.col("due"))
-    said, come_to = pl.col("net_amount"), pl.col("due")
-    detail = pl.format("net amount {}; consideration and fees of a {} come to {}", said, side, come_to)
-    return _found(rows, _TRANSACTION, detail)
+    stated, computed = pl.col("net_amount"), pl.col("due")
+    detail = pl.format("net amount {}; consideration and fees of a {} come to {}", stated, side, computed)
+    return _breaches(rows, _TRANSACTION, detail)
 
 
 def repeated_confirmation(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Confirmations that stand more than once, whenever they were recorded."""
+    """Return confirmations that occur more than once, whenever they were recorded."""
     del frames
     rows = part.rows("repeated_confirmation")
-    detail = pl.format("a {} of {} units stands {} times", pl.col("side"), pl.col("units"), pl.col("standing"))
-    return _found(rows, pl.col("confirmation_number"), detail)
+    detail = pl.format("a {} of {} units is recorded {} times", pl.col("side"), pl.col("units"), pl.col("standing"))
+    return _breaches(rows, pl.col("confirmation_number"), detail)
 
 
 def foreign_reversal(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Reversals of a row that isn't the portfolio's own."""
+    """Return reversals of another portfolio's row."""
     del frames
     of_another = pl.col("reversed_portfolio_id").ne_missing(pl.col("portfolio_id"))
     return _reversals(part, of_another, pl.lit("it reverses a row of another portfolio"))
@@ -344,15 +346,15 @@ def repeated_reversal(part: Slice, frames: Frames) -> pl.DataFrame:
 
 
 def _reversals(part: Slice, breaking: pl.Expr, detail: pl.Expr) -> pl.DataFrame:
-    found = []
+    breaches = []
     for table, date in DATES.items():
         rows = part.ledger(table, date)
         rows = rows.with_columns(
             landed_since(rows, "undoes_exactly", pl.Boolean()).alias("undoes_exactly"),
             landed_since(rows, "reversals_standing", pl.Int64()).alias("reversals_standing"),
         ).filter(pl.col(f"reverses_{table}_id").is_not_null(), breaking)
-        found.append(_found(rows, transaction_id(LETTERS[table], f"{table}_id"), detail))
-    return pl.concat(found)
+        breaches.append(_breaches(rows, transaction_id(LETTERS[table], f"{table}_id"), detail))
+    return pl.concat(breaches)
 
 
 def foreign_relation(part: Slice, frames: Frames) -> pl.DataFrame:
@@ -363,37 +365,37 @@ def foreign_relation(part: Slice, frames: Frames) -> pl.DataFrame:
     caused = pl.col("trade_id").is_not_null() | pl.col("income_id").is_not_null()
     rows = rows.filter(caused, related.is_not_null(), related != pl.col("portfolio_id"))
     detail = "it names a trade or income of another portfolio"
-    return _found(rows, transaction_id(CASH_TRANSACTION, "cash_transaction_id"), detail)
+    return _breaches(rows, transaction_id(CASH_TRANSACTION, "cash_transaction_id"), detail)
 
 
 def cash_currency(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Cash in another currency than its account's."""
+    """Return cash transactions in another currency than their account's."""
     del frames
     accounts = part.tables["cash_account"].select("cash_account_id", pl.col("currency").alias("account_currency"))
     rows = part.ledger("cash_transaction", DATES["cash_transaction"]).join(accounts, on="cash_account_id")
     rows = rows.filter(pl.col("currency") != pl.col("account_currency"))
     detail = pl.format("an amount in {} on an account in {}", pl.col("currency"), pl.col("account_currency"))
-    return _found(rows, transaction_id(CASH_TRANSACTION, "cash_transaction_id"), detail)
+    return _breaches(rows, transaction_id(CASH_TRANSACTION, "cash_transaction_id"), detail)
 
 
 def opening_too_large(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Openings whose sum the document's numbers can't hold."""
+    """Return opening balances with more digits than the document's numbers."""
     del frames
-    detail = "what stood before the shared history has more digits than a document can carry"
+    detail = "the opening balance has more digits than a document can carry"
     units, cash = opening_units(part), opening_cash(part)
     return pl.concat(
         [
-            _found(units.filter(pl.col("units").is_null()), _TRANSACTION, detail),
-            _found(cash.filter(pl.col("amount").is_null()), _TRANSACTION, detail),
+            _breaches(units.filter(pl.col("units").is_null()), _TRANSACTION, detail),
+            _breaches(cash.filter(pl.col("amount").is_null()), _TRANSACTION, detail),
         ]
     )
 
 
 def price_times_units(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Contract notes whose consideration the printed price doesn't explain, however it was rounded.
+    """Return contract notes whose consideration cannot be explained by rounding of the printed price.
 
-    The price was printed with as many decimals as it has, at least two: the true one lies within half a unit of the
-    last of them, and the consideration within half a cent of units times that.
+    The price is printed with its own decimals, at least two. The exact price lies within half a unit of the last
+    decimal, and the consideration within half a cent of units times the exact price.
     """
     del part
     price = scaled(pl.col("price"))
@@ -414,30 +416,30 @@ def price_times_units(part: Slice, frames: Frames) -> pl.DataFrame:
     allowed = (units * last_place.cast(pl.Int128) + 10**10) // 2
     rows = _trades(frames).filter((product - stated).abs() > allowed)
     detail = pl.format("consideration {} for {} units at {}", pl.col("consideration"), pl.col("units"), pl.col("price"))
-    return _found(rows, _TRANSACTION, detail)
+    return _breaches(rows, _TRANSACTION, detail)
 
 
 def settlement_date(part: Slice, frames: Frames) -> pl.DataFrame:
-    """ASX contract notes that don't settle two business days after the trade.
+    """Return ASX contract notes that do not settle two business days after the trade.
 
-    Reversals repeat the dates of what they reverse, which was judged itself.
+    Reversals are skipped: they repeat the dates of the row that they reverse.
     """
     del part
     trades = _trades(frames).filter(pl.col("exchange") == ON_A_HIN, pl.col("reverses").is_null())
     dates = trades["transaction_date"].unique().to_list()
-    judged = [day for day in dates if trading_days.FIRST_SUPPORTED <= day <= _LAST_JUDGED]
+    checked = [day for day in dates if trading_days.FIRST_SUPPORTED <= day <= _LAST_CHECKED]
     due = pl.DataFrame(
-        {"transaction_date": judged, "due": [trading_days.add_business_days(day, 2) for day in judged]},
+        {"transaction_date": checked, "due": [trading_days.add_business_days(day, 2) for day in checked]},
         schema={"transaction_date": pl.Date(), "due": pl.Date()},
     )
     rows = trades.join(due, on="transaction_date").filter(pl.col("settlement_date") != pl.col("due"))
     detail = pl.format(
         "traded on {}, settles on {}; T+2 is {}", pl.col("transaction_date"), pl.col("settlement_date"), pl.col("due")
     )
-    return _found(rows, _TRANSACTION, detail)
+    return _breaches(rows, _TRANSACTION, detail)
 
 
-_LAST_JUDGED = trading_days.LAST_SUPPORTED - dt.timedelta(days=14)  # two business days later is still in the calendar
+_LAST_CHECKED = trading_days.LAST_SUPPORTED - dt.timedelta(days=14)  # two business days later is still in the calendar
 
 
 def _trades(frames: Frames) -> pl.DataFrame:

@@ -1,8 +1,7 @@
-"""Building the domains of a business date, slice by slice, and reading them back.
+"""Computation and storage of a business date's domains, slice by slice.
 
-A domain's frames and findings are stored under names made of their content: building again stores nothing new. A file
-holds a shard of the snapshot, one row group a slice, whoever builds it. What travels between steps is a small
-DomainReference.
+A domain's frames and findings are stored under names derived from their content: a second build stores nothing new. A
+file holds one shard of the snapshot, with one row group per slice. Steps pass each other a small DomainReference.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Self
 
 import polars as pl
 import pyarrow as pa
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from classfeed_dagster.bigsite.landing import RowGroups, SlicedFiles, StoredFile, StoredTable
 from classfeed_dagster.bigsite.queries import CONSENT_TABLE
@@ -49,7 +48,7 @@ STORED: Mapping[str, tuple[Frame, ...]] = {
 }
 
 _SECURITIES = ("security", "security_code_change")
-# The landed tables that each domain is made of.
+# The landed tables that each domain reads.
 TABLES: Mapping[str, tuple[str, ...]] = {
     CONSENTED: (CONSENT_TABLE,),
     "account_details": ("portfolio", "cash_account"),
@@ -74,19 +73,19 @@ _COMPUTE: Mapping[str, Callable[[Slice], dict[str, pl.DataFrame]]] = {
     "investment_holdings": investment_holdings,
     "movement_transactions": movement_transactions,
 }
-_DIGEST_LENGTH = 32  # hexadecimal digits of a file's SHA-256 that name it
+_DIGEST_LENGTH = 32  # hexadecimal digits of a file's SHA-256 in its name
 
 
 class MixedSnapshotsError(OvertakenError):
-    """Frames of different snapshots, dates or audiences were about to be put together."""
+    """Refusal to combine frames of different snapshots, dates or audiences."""
 
 
 class AudienceNotReadError(OvertakenError):
-    """The snapshot was not read for this audience, so it doesn't hold all that its document needs."""
+    """Refusal of a snapshot that was not read for the audience, and so lacks data of its document."""
 
 
 class DomainReference(BaseModel, frozen=True):
-    """A built domain: where its frames are, and figures about them for people. Small; holds no personal data."""
+    """A computed domain: the location of its frames, and figures about them for people. Holds no personal data."""
 
     domain: str
     business_date: dt.date
@@ -97,16 +96,16 @@ class DomainReference(BaseModel, frozen=True):
     measures: dict[str, int | str]
 
 
-class DomainShard(BaseModel, frozen=True):
-    """One shard of a domain, built ahead by whoever had a hand free: the domain is put together from all of them."""
+class DomainShard(BaseModel, frozen=True, populate_by_name=True, serialize_by_alias=True):
+    """One shard of a domain, which any worker may compute in advance. A domain is merged from all its shards."""
 
-    made_from: str  # what determines it: equal, and it need not be built again
+    input_digest: str = Field(alias="made_from")  # a shard with the same digest is not computed again
     frames: dict[str, StoredFile]
     measures: dict[str, int | str]
 
 
 class DomainSlices:
-    """Several domains' frames open together, slice by slice; the findings are those of all. Use in a ``with`` block."""
+    """The frames of several domains, opened together and read slice by slice. Findings are merged over all domains."""
 
     def __init__(self, store: ObjectStore, references: Iterable[DomainReference], slices: range | None = None) -> None:
         self._references = list(references)
@@ -130,7 +129,7 @@ class DomainSlices:
         return len(self._files.slices)
 
     def slice(self, number: int) -> dict[str, pl.DataFrame]:
-        """Slice ``number`` (from 0): every frame by its name."""
+        """Return the frames of slice ``number`` (from 0) by name."""
         frames = self._files.slice(number)
         findings = [frames.pop(name) for name in list(frames) if name.startswith(f"{FINDINGS.name}@")]
         return {**frames, FINDINGS.name: FINDINGS.conform(pl.concat(findings))}
@@ -141,9 +140,9 @@ class DomainSlices:
 
 
 def build_consented_portfolios(store: ObjectStore, snapshot: Snapshot, audience: RecipientSchedule) -> DomainReference:
-    """Work out and store who shares data with ``audience`` on the snapshot's business date.
+    """Compute and store the portfolios that share data with ``audience`` on the snapshot's business date.
 
-    AudienceNotReadError if the snapshot was read for others; ValueError if the audience isn't due on the date.
+    Raise AudienceNotReadError if the snapshot was not read for the audience, ValueError if no document is due.
     """
     _require_read(snapshot, audience)
 
@@ -157,7 +156,7 @@ def build_consented_portfolios(store: ObjectStore, snapshot: Snapshot, audience:
             )
             return _build(store, snapshot, audience, CONSENTED, parts)
 
-    return _together(snapshot, audience, CONSENTED, map(shard, snapshot.shards))
+    return _merge(snapshot, audience, CONSENTED, map(shard, snapshot.shards))
 
 
 def build_domain(
@@ -170,22 +169,22 @@ def build_domain(
     code_version: str = "",
     ahead: Callable[[int], DomainShard | None] = lambda shard: None,
 ) -> DomainReference:
-    """Work out and store one of the export domains for the portfolios in ``consented``.
+    """Compute and store one export domain for the portfolios in ``consented``.
 
-    ``ahead`` is asked for each shard (from 0) that was built before; what it has is taken if ``code_version`` made it
-    from the same, else it is built here. MixedSnapshotsError if ``consented`` is of another snapshot or audience;
-    AudienceNotReadError if the snapshot was read for others; KeyError for an unknown domain.
+    ``ahead`` returns a shard (from 0) that was computed in advance, or None. Shards with another input digest are
+    ignored and computed here. Raise MixedSnapshotsError if ``consented`` is of another snapshot or audience,
+    AudienceNotReadError if the snapshot was not read for the audience, KeyError for an unknown domain.
     """
     _require_consented_of(snapshot, audience, consented)
-    made_from = _made_from(snapshot, audience, domain, consented, code_version)
+    input_digest = _input_digest(snapshot, audience, domain, consented, code_version)
 
     def shard(number: int) -> DomainShard:
-        built = ahead(number)
-        if built is not None and built.made_from == made_from:
-            return built
+        precomputed = ahead(number)
+        if precomputed is not None and precomputed.input_digest == input_digest:
+            return precomputed
         return build_domain_shard(store, snapshot, audience, domain, consented, number, code_version=code_version)
 
-    return _together(snapshot, audience, domain, map(shard, range(len(snapshot.shards))))
+    return _merge(snapshot, audience, domain, map(shard, range(len(snapshot.shards))))
 
 
 def build_domain_shard(
@@ -198,7 +197,7 @@ def build_domain_shard(
     *,
     code_version: str = "",
 ) -> DomainShard:
-    """Work out and store shard ``number`` (from 0) of an export domain. Errors as ``build_domain``."""
+    """Compute and store shard ``number`` (from 0) of an export domain. Raise as ``build_domain`` does."""
     _require_consented_of(snapshot, audience, consented)
     slices = snapshot.shards[number]
     with (
@@ -210,11 +209,11 @@ def build_domain_shard(
         parts = (
             Slice(landed.slice(at), audience, day, sharing.slice(at)[CONSENTED], late_from, values) for at in slices
         )
-        made_from = _made_from(snapshot, audience, domain, consented, code_version)
-        return _build(store, snapshot, audience, domain, parts, made_from)
+        input_digest = _input_digest(snapshot, audience, domain, consented, code_version)
+        return _build(store, snapshot, audience, domain, parts, input_digest)
 
 
-def _made_from(
+def _input_digest(
     snapshot: Snapshot, audience: RecipientSchedule, domain: str, consented: DomainReference, code_version: str
 ) -> str:
     return "/".join((snapshot.snapshot_id, audience.key, domain, consented.frames[CONSENTED].sha256, code_version))
@@ -223,7 +222,7 @@ def _made_from(
 def read_consent_roll(
     store: ObjectStore, snapshot: Snapshot, audience: RecipientSchedule, consented: DomainReference
 ) -> ConsentRoll:
-    """The roll of consent over the whole date: the landed consents against the stored ``consented`` frame."""
+    """Return the consent roll-forward of the date, from the landed consents and the ``consented`` frame."""
     _require_consented_of(snapshot, audience, consented)
     with open_slices(snapshot, store, TABLES[CONSENTED]) as landed:
         consents = [consent for tables in landed for consent in consents_of(tables)]
@@ -231,7 +230,7 @@ def read_consent_roll(
 
 
 def read_frame(store: ObjectStore, reference: DomainReference, name: str) -> pl.DataFrame:
-    """One frame of a domain, all slices at once: for small ones, the consented portfolios and the findings."""
+    """Return one frame of a domain, all slices at once. For small frames: consented portfolios and findings."""
     frames = {frame.name: frame for frame in FRAMES[reference.domain]}
     with SlicedFiles(store, {name: reference.frames[name]}) as files:
         return pl.concat([frames[name].empty(), *(tables[name] for tables in files)])
@@ -240,19 +239,19 @@ def read_frame(store: ObjectStore, reference: DomainReference, name: str) -> pl.
 def open_domains(
     store: ObjectStore, references: Iterable[DomainReference], slices: range | None = None
 ) -> DomainSlices:
-    """The frames of several domains to read together, slice by slice, or only some ``slices``, in a ``with`` block.
+    """Open the frames of several domains together, all slices or only ``slices``. Use in a ``with`` block.
 
-    MixedSnapshotsError unless all are of one snapshot, date and audience, each domain once.
+    Raise MixedSnapshotsError unless all are of one snapshot, date and audience, each domain once.
     """
     listed = list(references)
     if not listed:
-        raise ValueError("no domains were given to open")
-    made_of = {(it.snapshot_id, it.business_date, it.audience, it.slices) for it in listed}
-    if len(made_of) > 1 or len({reference.domain for reference in listed}) < len(listed):
+        raise ValueError("no domains to open: pass at least one domain reference")
+    origins = {(it.snapshot_id, it.business_date, it.audience, it.slices) for it in listed}
+    if len(origins) > 1 or len({reference.domain for reference in listed}) < len(listed):
         named = ", ".join(f"{it.domain} of {it.audience} {it.business_date} from {it.snapshot_id}" for it in listed)
         raise MixedSnapshotsError(
-            f"these frames don't belong together: {named}. Build the consented portfolios and every domain again from "
-            "one snapshot of one date."
+            f"frames of different snapshots cannot be combined: {named}. Rebuild the consented portfolios and every "
+            "domain from one snapshot of one date"
         )
     return DomainSlices(store, listed, slices)
 
@@ -282,7 +281,7 @@ def _build(
     audience: RecipientSchedule,
     domain: str,
     parts: Iterable[Slice],
-    made_from: str = "",
+    input_digest: str = "",
 ) -> DomainShard:
     measures = Measures(FRAMES[domain])
     with tempfile.TemporaryDirectory(prefix="classfeed-domains-") as scratch:
@@ -299,23 +298,23 @@ def _build(
                 for name, file in files.items():
                     file.write(_arrow(frames[name]))
                 measures.add({frame.name: frames[frame.name] for frame in FRAMES[domain]})
-                del part, frames  # not in memory any more while the next slice is read
+                del part, frames  # frees the memory before the next slice is read
         folder = f"domains/{snapshot.business_date.isoformat()}/{audience.key}"
         stored = {name: file.store(store, _content_keys(f"{folder}/{name}")).files[0] for name, file in files.items()}
-    return DomainShard(made_from=made_from, frames=stored, measures=measures.figures())
+    return DomainShard(input_digest=input_digest, frames=stored, measures=measures.figures())
 
 
 def _content_keys(folder: str) -> Callable[[int, str], str]:
-    return lambda _, digest: f"{folder}/{digest[:_DIGEST_LENGTH]}.parquet"  # there already: the same, built before
+    return lambda _, digest: f"{folder}/{digest[:_DIGEST_LENGTH]}.parquet"  # an existing file has equal content
 
 
-def _together(
+def _merge(
     snapshot: Snapshot, audience: RecipientSchedule, domain: str, shards: Iterable[DomainShard]
 ) -> DomainReference:
-    built = list(shards)
+    parts = list(shards)
     frames = {
         frame.name: StoredTable(
-            files=tuple(shard.frames[frame.name] for shard in built), shard_slices=snapshot.shard_slices
+            files=tuple(shard.frames[frame.name] for shard in parts), shard_slices=snapshot.shard_slices
         )
         for frame in STORED[domain]
     }
@@ -327,12 +326,12 @@ def _together(
         slices=len(snapshot.slices),
         frames=frames,
         measures={
-            **added_up(shard.measures for shard in built),
+            **added_up(shard.measures for shard in parts),
             "bytes": sum(table.bytes for table in frames.values()),
         },
     )
 
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:
-    # Plain strings rather than views: what the Parquet file says of itself is then the same for every reader.
+    # Plain strings, not views: the Parquet file's metadata is then the same for every reader.
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -1,6 +1,6 @@
-"""Every frame that the domains produce: its columns, types, order, key and where each column comes from.
+"""Declarations of the domains' frames: columns, types, order, key and the sources of each column.
 
-One declaration serves the computation (which must return exactly this), the Parquet files, the documents'
+One declaration serves the computation (which must return exactly these columns), the Parquet files, the documents'
 mapping, the column schemas and the column lineage.
 """
 
@@ -21,12 +21,12 @@ INSTANT = pl.Datetime("us", "UTC")
 class Column:
     """One column of a domain frame.
 
-    ``source`` names what its values are made of: landed columns as ``table.column``, columns of the consented
-    portfolios likewise, or ``derived``. What only picks the rows (a cut-off, a join) is no source. A source that
-    only the rows of some ledgers or openings use is named with their landed tables in ``only``.
+    ``source`` names the columns from which its values are computed: ``table.column`` for landed columns and columns
+    of the consented portfolios, or ``derived``. Columns that only select rows (a cut-off, a join) are not sources.
+    ``only`` maps a source to the landed tables of the ledgers or openings that use it; absent means all.
 
-    ``personal`` marks what may never reach a log, an alert, metadata or an error. ``unit`` is what a number counts in
-    (``currency`` for money in the row's own currency, ``units`` of the security).
+    ``personal`` marks values that may never reach a log, an alert, metadata or an error. ``unit`` is the unit of a
+    number: ``currency`` for money in the row's currency, ``units`` of the security.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame's columns in order, and its key: no two rows of one frame share it, and rows are ordered by it."""
+    """A frame's columns in order, and its key. The key is unique within a frame, and rows are ordered by it."""
 
     name: str
     description: str
@@ -50,27 +50,27 @@ class Frame:
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
-        """Column names and Polars types, in order."""
+        """Return column names and Polars types, in order."""
         return {column.name: column.dtype for column in self.columns}
 
     def column(self, name: str) -> Column:
-        """The column called ``name``; KeyError if the frame has none."""
+        """Return the column called ``name``; raise KeyError if the frame has none."""
         for column in self.columns:
             if column.name == name:
                 return column
         raise KeyError(f"{self.name} has no column {name}")
 
     def empty(self) -> pl.DataFrame:
-        """A frame of this shape without rows."""
+        """Return a frame of this shape without rows."""
         return pl.DataFrame(schema=self.schema)
 
     def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """``frame`` with exactly these columns, types and order of rows; ValueError on a missing column or null."""
+        """Return ``frame`` with these columns, types and row order. Raise ValueError on a missing column or null."""
         missing = [column.name for column in self.columns if column.name not in frame.columns]
         if missing:
             raise ValueError(f"{self.name} lacks the columns {missing}")
         result = frame.select(pl.col(c.name).cast(c.dtype, strict=True) for c in self.columns)
-        # Stable: equal keys (which a rule reports) must not make two builds of the same rows differ.
+        # Stable sort: rows with equal keys (which a rule reports) must come in the same order in every build.
         result = result.sort(self.key, maintain_order=True)
         for column in self.columns:
             if not column.nullable and result[column.name].null_count():
@@ -83,8 +83,8 @@ _DATE = pl.Date()
 _INT = pl.Int64()
 
 _OPENINGS = ("opening_units", "opening_cash")
-_WHAT_A_NUMBER_IS = "what the customer and the recipient call the account"
-_NUMBER = Column("portfolio_number", _TEXT, _WHAT_A_NUMBER_IS, ("consented_portfolios.portfolio_number",))
+_NUMBER_MEANING = "what the customer and the recipient call the account"
+_NUMBER = Column("portfolio_number", _TEXT, _NUMBER_MEANING, ("consented_portfolios.portfolio_number",))
 _CONSENTED = (
     "data_sharing_consent.granted_at",
     "data_sharing_consent.expires_at",
@@ -96,7 +96,7 @@ CONSENTED_PORTFOLIOS = Frame(
     "Who shares data with the recipient on the business date, and how that changed since the date before.",
     (
         Column("portfolio_id", _INT, "bigsite's own key", ("data_sharing_consent.portfolio_id",)),
-        Column("portfolio_number", _TEXT, _WHAT_A_NUMBER_IS, ("data_sharing_consent.portfolio_number",)),
+        Column("portfolio_number", _TEXT, _NUMBER_MEANING, ("data_sharing_consent.portfolio_number",)),
         Column(
             "recipient_reference",
             _TEXT,

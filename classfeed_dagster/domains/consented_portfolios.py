@@ -1,6 +1,6 @@
-"""Who shares data with the recipient on a business date, worked out once and used by everything after.
+"""The portfolios that share data with a recipient on a business date, and the consent roll-forward.
 
-The rule of consent itself is bigsite.consent's; here it becomes a frame, and the roll from the date before.
+``bigsite.consent`` implements the rule of consent. This module turns its result into a frame.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _FIELDS = tuple(Consent.__dataclass_fields__)
 
 @dataclass(frozen=True, slots=True)
 class ConsentRoll:
-    """How the set of consented portfolios got from the audience's date before to this one.
+    """The roll-forward of the consented portfolios from the previous date to this one.
 
-    ``balanced``: the portfolios before, plus the new, less the removed, are exactly those now. What share of removals
-    is a jump, and whether a person released it, is decided where the document is judged.
+    ``balanced``: the previous portfolios, plus the new, less the removed, are exactly the current ones. The check
+    ``consent_roll`` decides whether the removals are unusually many and whether a person approved them.
     """
 
     previous: int
@@ -39,22 +39,22 @@ class ConsentRoll:
 
     @property
     def removed_share(self) -> Decimal:
-        """Removed portfolios as a share of those before; 0 if there were none."""
+        """Return the removed portfolios as a share of the previous ones; 0 if there were none."""
         return Decimal(self.removed) / self.previous if self.previous else Decimal(0)
 
     @property
     def none_left(self) -> bool:
-        """True if there were portfolios and now there is none."""
+        """Return True if there were portfolios before and none is left."""
         return self.previous > 0 and self.current == 0
 
 
 def consents_of(tables: Tables) -> list[Consent]:
-    """The landed consents as the rule of consent takes them."""
+    """Return the landed consents as input of the rule of consent."""
     return [Consent(*row) for row in tables[CONSENT_TABLE].select(_FIELDS).iter_rows()]
 
 
 def consented_portfolios(tables: Tables, audience: RecipientSchedule, business_date: dt.date) -> pl.DataFrame:
-    """NEW, CURRENT and REMOVED portfolios as CONSENTED_PORTFOLIOS. ValueError if the audience isn't due on the date."""
+    """Return NEW, CURRENT and REMOVED portfolios as CONSENTED_PORTFOLIOS. Raise ValueError if no document is due."""
     window, first = audience.window(business_date), audience.is_first(business_date)
     rows = [
         (
@@ -74,19 +74,19 @@ def consented_portfolios(tables: Tables, audience: RecipientSchedule, business_d
 def consent_roll(
     consents: Iterable[Consent], consented: pl.DataFrame, audience: RecipientSchedule, business_date: dt.date
 ) -> ConsentRoll:
-    """The roll of consent over a whole business date.
+    """Return the consent roll-forward of a business date.
 
-    Who was consented before, and who is now, comes from ``consents``; the changes from the frame ``consented``. On
-    the audience's first date nobody was before.
+    The previous and current portfolios come from ``consents``, the changes from the frame ``consented``. On the first
+    date there are no previous portfolios.
     """
     listed = list(consents)
     window = audience.window(business_date)
 
-    def held(at: dt.datetime) -> set[str]:
+    def consented_at(at: dt.datetime) -> set[str]:
         return {standing.portfolio_number for standing in standings(listed, audience.recipient, at).values()}
 
-    before = set() if audience.is_first(business_date) else held(window.start)
-    now = held(window.end)
+    before = set() if audience.is_first(business_date) else consented_at(window.start)
+    now = consented_at(window.end)
     changed = {
         change: set(consented.filter(pl.col("change") == change.value)[NUMBER].to_list())
         for change in (Change.NEW, Change.REMOVED)

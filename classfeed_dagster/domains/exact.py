@@ -1,6 +1,6 @@
-"""Exact arithmetic on decimals: products by scaled 128-bit integers, because Polars' own rounds half to even.
+"""Exact decimal arithmetic: products of scaled 128-bit integers, since Polars' own products round half to even.
 
-No float anywhere: a decimal's physical value is the integer that its scale divides.
+No value is ever a float. A decimal's physical value is an integer: the value times ten to the power of its scale.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _MONEY_LIMIT = 10**18  # Decimal(18, 2) holds fewer cents than this
 
 
 def scaled(column: pl.Expr) -> pl.Expr:
-    """A decimal column as the integers that its scale divides: 1.50 of scale 2 is 150. Never overflows."""
+    """Return a decimal column as scaled integers: 1.50 of scale 2 is 150. Never overflows."""
     return column.to_physical().cast(pl.Int128)
 
 
 def money_product(units: pl.Expr, price: pl.Expr) -> pl.Expr:
-    """``units`` (6 decimals) x ``price`` (6 decimals), half away from zero to cents; null if it doesn't fit money.
+    """Return ``units`` (6 decimals) x ``price`` (6 decimals), rounded half away from zero to cents; null on overflow.
 
-    20 + 18 digits multiply to less than 2**127, so the product itself is always exact.
+    The product of 20 and 18 digits is less than 2**127, so it is always exact.
     """
     product = scaled(units) * scaled(price)
     cents = (product.abs() + _PRODUCT_TO_CENTS // 2) // _PRODUCT_TO_CENTS * product.sign()
@@ -31,13 +31,13 @@ def money_product(units: pl.Expr, price: pl.Expr) -> pl.Expr:
 
 
 def fitting(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """``column`` as ``dtype``, null where it doesn't fit: such rows are found by a rule and never sent."""
+    """Return ``column`` as ``dtype``, null where a value does not fit. A rule holds such portfolios back."""
     return column.cast(dtype, strict=False)
 
 
 def total(column: pl.Series) -> Decimal:
-    """The exact sum of a decimal column, with the column's own decimals; zero for an empty one."""
+    """Return the exact sum of a decimal column, with the column's own decimals; zero for an empty column."""
     dtype = column.dtype
     scale = dtype.scale if isinstance(dtype, pl.Decimal) else 0
-    found = column.cast(pl.Decimal(38, scale)).sum()
-    return Decimal(found).quantize(Decimal(1).scaleb(-scale))
+    summed = column.cast(pl.Decimal(38, scale)).sum()
+    return Decimal(summed).quantize(Decimal(1).scaleb(-scale))

@@ -1,7 +1,4 @@
-"""Identifiers that people and registries check: shapes, and check digits where the scheme has them.
-
-HINs and BSBs have no public check digit, so only their shape can be judged; ABNs and ISINs have one.
-"""
+"""Validation of identifiers: the form of HINs, BSBs and security codes, and the check digits of ABNs and ISINs."""
 
 from __future__ import annotations
 
@@ -17,16 +14,16 @@ SECURITY_CODE = "^[A-Z0-9.]{1,12}$"
 
 
 def abn_is_valid(number: str) -> bool:
-    """Eleven digits whose weighted sum is a multiple of 89 (Australian Business Register)."""
+    """Return True for eleven digits whose weighted sum is a multiple of 89 (Australian Business Register)."""
     return len(number) == 11 and number.isascii() and number.isdigit() and bool(stdnum_abn.is_valid(number))
 
 
 def isin_is_valid(number: str) -> bool:
-    """Country, nine characters and a check digit (ISO 6166). Capitals only, without blanks, as documents need it."""
+    """Return True for a country, nine characters and a check digit (ISO 6166), in capitals and without blanks."""
     return number == number.strip().upper() and bool(stdnum_isin.is_valid(number))
 
 
 def fails(values: pl.Series, is_valid: Callable[[str], bool]) -> pl.Series:
-    """True where a value is present and not valid. Each distinct value is judged once."""
+    """Return True where a value is present and invalid. Each distinct value is validated once."""
     wrong = [value for value in values.drop_nulls().unique().to_list() if not is_valid(value)]
     return values.is_in(wrong).fill_null(value=False)

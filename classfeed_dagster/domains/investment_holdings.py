@@ -1,4 +1,4 @@
-"""investment_holdings: what each portfolio held as at the business date, valued at the last close."""
+"""The ``investment_holdings`` domain: each portfolio's holdings as at the business date, valued at the last close."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ON_A_HIN = "ASX"  # only CHESS holdings are registered under a HIN
 
 
 def end_of_day_holdings(part: Slice) -> pl.DataFrame:
-    """The landed holdings with their security as on the business date, last close, settled units and market value.
+    """Return the landed holdings with security, last close, settled units and market value on the business date.
 
-    Rows that bigsite's end of day lacks (``units`` null) are among them. ``settled_units`` and ``market_value`` are
-    null where they don't fit the document's numbers.
+    Holdings that bigsite's end of day lacks are included, with null ``units``. ``settled_units`` and
+    ``market_value`` are null where they have more digits than the document's numbers.
     """
     today = pl.lit(part.business_date)
     return (
@@ -31,13 +31,13 @@ def end_of_day_holdings(part: Slice) -> pl.DataFrame:
 
 
 def unvaluable() -> pl.Expr:
-    """True for a stated holding one of whose figures doesn't fit the document's numbers."""
+    """Return an expression that is true for a stated holding with a figure too large for the document."""
     too_large = pl.col("settled_units").is_null() | (pl.col("market_value").is_null() & pl.col("price").is_not_null())
     return pl.col("units").is_not_null() & too_large
 
 
 def investment_holdings(part: Slice) -> dict[str, pl.DataFrame]:
-    """INVESTMENT_HOLDINGS, stated holdings with those that fell to zero on the day among them, and LEDGER_HOLDINGS."""
+    """Return INVESTMENT_HOLDINGS, the stated ones including those that fell to zero today, and LEDGER_HOLDINGS."""
     hins = part.tables["portfolio"].select("portfolio_id", "hin")
     holdings = (
         end_of_day_holdings(part)

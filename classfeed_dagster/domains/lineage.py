@@ -1,4 +1,4 @@
-"""Where each column of a domain comes from: the landed columns, and through them bigsite's. From declarations alone."""
+"""Column lineage of the domains: landed columns, and through them bigsite's. Derived from declarations alone."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ Source = tuple[str, str]  # landed table, or the frame of consented portfolios; 
 
 
 def sources_of(column: Column, rows: Collection[str] = LEDGER_ROWS) -> tuple[Source, ...]:
-    """What a column's values are made of, one step back: (landed table or ``consented_portfolios``, column).
+    """Return a column's sources one step back: (landed table or ``consented_portfolios``, column).
 
-    ``rows`` are the ledgers and openings that count: a document may carry only some of them.
+    ``rows`` are the ledgers and openings that the document carries.
     """
     left_out = set(LEDGER_ROWS) - set(rows)
-    found: list[Source] = []
+    sources: list[Source] = []
     for source in column.source:
         table, _, name = source.partition(".")
         used_by = column.only.get(source, rows)
         if source != DERIVED and table not in left_out and set(used_by) & set(rows):
-            found.append((table, name))
-    return tuple(sorted(found))
+            sources.append((table, name))
+    return tuple(sorted(sources))
 
 
 def bigsite_columns(column: Column, rows: Collection[str] = LEDGER_ROWS) -> tuple[str, ...]:
-    """bigsite's columns (``table.column``) that a domain column's values are made of, all the way back."""
-    found: set[str] = set()
+    """Return the bigsite columns (``table.column``) from which a domain column's values are computed."""
+    columns: set[str] = set()
     for table, name in sources_of(column, rows):
         if table == CONSENTED_PORTFOLIOS.name:
-            found.update(bigsite_columns(CONSENTED_PORTFOLIOS.column(name)))
+            columns.update(bigsite_columns(CONSENTED_PORTFOLIOS.column(name)))
         else:
-            found.update(landed_sources(table)[name])
-    return tuple(sorted(found))
+            columns.update(landed_sources(table)[name])
+    return tuple(sorted(columns))
 
 
 def shown_frames(domain: str) -> tuple[Frame, ...]:
-    """The frames that a domain shows people: all but the findings. The first is the domain's main one."""
+    """Return the frames that a domain shows to people: all but the findings, the main frame first."""
     return FRAMES[domain][:-1]
 
 
 def shown_name(domain: str, frame: Frame, column: str) -> str:
-    """A column's name in the domain's one table schema: those of further frames carry the frame's name."""
+    """Return a column's name in the domain's table schema, prefixed with the frame's name for further frames."""
     return column if frame is FRAMES[domain][0] else f"{frame.name}.{column}"
 
 
 def domain_of(frame: str) -> str:
-    """The domain that makes the frame called ``frame``."""
-    return next(domain for domain in FRAMES if any(one.name == frame for one in shown_frames(domain)))
+    """Return the domain that produces the frame called ``frame``."""
+    return next(domain for domain in FRAMES if any(shown.name == frame for shown in shown_frames(domain)))
 
 
 def unknown_sources() -> list[str]:
-    """Declared sources that nothing lands and no consented portfolio has: must be empty."""
+    """Return declared sources that are neither landed nor columns of the consented portfolios. Must be empty."""
     known = {f"{table}.{name}" for table, schema in SCHEMAS.items() for name in schema.names}
     known |= {f"{CONSENTED_PORTFOLIOS.name}.{column.name}" for column in CONSENTED_PORTFOLIOS.columns}
     named = {

@@ -1,4 +1,4 @@
-"""Figures about a domain's frames for people: rows, portfolios, exact sums by currency. No personal data."""
+"""Figures about a domain's frames: rows, portfolios and exact sums by currency. No personal data."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from classfeed_dagster.domains.columns import (
     Frame,
 )
 from classfeed_dagster.domains.exact import total
-from classfeed_dagster.domains.rules import Severity
+from classfeed_dagster.domains.rules import RuleSeverity
 from classfeed_dagster.domains.slice import NUMBER
 
-# Money that is summed, apart by the row's currency.
+# Money columns that are summed by the row's currency.
 _MONEY = {
     ACCOUNT_BALANCES.name: ("ledger_balance", "available_balance"),
     INVESTMENT_HOLDINGS.name: ("market_value", "cost_base"),
     MOVEMENT_TRANSACTIONS.name: ("amount", "net_amount"),
 }
-# Units that are summed, and the name of the sum. Income carries units that don't move: it has an ex-date.
+# Sums of units: their name and the rows included. Income states units that don't move; it has an ex-date.
 _UNITS = {
     INVESTMENT_HOLDINGS.name: ("units_held", pl.lit(value=True)),
     MOVEMENT_TRANSACTIONS.name: ("units_moved", pl.col("ex_date").is_null()),
 }
-# What is counted, or summed by currency, apart by a kind: the frame, the kind's column, the money (None: rows).
+# Figures by kind, by frame: the figure's name, the kind's column, the money summed by currency (None: rows).
 _BY_KIND = {
     MOVEMENT_TRANSACTIONS.name: ("movements", "transaction_type", None),
     INVESTMENT_HOLDINGS.name: ("market_value", "security_type", "market_value"),
 }
-KIND = "/"  # parts a figure's name from the kind that it is of: movements/BUY, market_value_AUD/ETF
+KIND = "/"  # separates a figure's name from its kind: movements/BUY, market_value_AUD/ETF
 
 
 class Measures:
-    """Adds up slice after slice. A portfolio is whole in one slice, so counts of portfolios add up too."""
+    """Running totals over slices. A portfolio is whole in one slice, so counts of portfolios add up."""
 
     def __init__(self, frames: Sequence[Frame]) -> None:
         self._counts: Counter[str] = Counter()
@@ -53,7 +53,7 @@ class Measures:
         self._counts.update({"warnings": 0, "portfolios_quarantined": 0})
 
     def add(self, frames: Mapping[str, pl.DataFrame]) -> None:
-        """Count one slice."""
+        """Add the figures of one slice."""
         for name, frame in frames.items():
             self._counts[f"rows_{name}"] += frame.height
             for column in _MONEY.get(name, ()):
@@ -67,12 +67,12 @@ class Measures:
             changes = Counter(frames[CONSENTED_PORTFOLIOS.name]["change"].to_list())
             self._counts.update({f"portfolios_{change.lower()}": count for change, count in changes.items()})
         findings = frames[FINDINGS.name]
-        quarantined = findings.filter(pl.col("severity") == Severity.QUARANTINE.value)
+        quarantined = findings.filter(pl.col("severity") == RuleSeverity.QUARANTINE.value)
         self._counts["warnings"] += findings.height - quarantined.height
         self._counts["portfolios_quarantined"] += quarantined[NUMBER].n_unique()
 
     def figures(self) -> dict[str, int | str]:
-        """Counts as numbers, sums as exact decimals in text (``market_value_AUD``), ordered by name."""
+        """Return counts as numbers and sums as exact decimals in text (``market_value_AUD``), ordered by name."""
         texts = {name: f"{value:f}" for name, value in self._sums.items()}
         figures: dict[str, int | str] = {**self._counts, **texts}
         return dict(sorted(figures.items()))
@@ -92,7 +92,7 @@ class Measures:
 
 
 def added_up(figures: Iterable[Mapping[str, int | str]]) -> dict[str, int | str]:
-    """The figures of several parts together: counts and exact sums, ordered by name."""
+    """Return the figures of several parts added together: counts and exact sums, ordered by name."""
     sums: dict[str, int | Decimal] = {}
     for part in figures:
         for name, value in part.items():

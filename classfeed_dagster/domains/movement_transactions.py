@@ -1,6 +1,6 @@
-"""movement_transactions: the ledger rows that the recipient has not got yet, and what stood before them.
+"""The ``movement_transactions`` domain: ledger rows not sent before, and the opening balances that precede them.
 
-Figures and signs are carried as bigsite states them; only the units of a trade take their sign from the side.
+Figures and signs are those that bigsite states. Only the units of a trade take their sign from the side.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LETTERS = {
 
 
 def movement_transactions(part: Slice) -> dict[str, pl.DataFrame]:
-    """MOVEMENT_TRANSACTIONS: FULL portfolios' whole shared history, DELTA portfolios' window, openings of both."""
+    """Return MOVEMENT_TRANSACTIONS: the shared history of FULL portfolios, the window of DELTA ones, and openings."""
     ledgers = [_trades(part), _security_movements(part), _income(part), _cash(part)]
     sent = pl.concat(ledgers, how="diagonal")
     earliest = sent.group_by("portfolio_id").agg(pl.col("recorded_at").min().alias("_earliest"))
@@ -57,7 +57,7 @@ def movement_transactions(part: Slice) -> dict[str, pl.DataFrame]:
 
 
 def transaction_id(letter: str, column: str) -> pl.Expr:
-    """The id of a ledger row by its letter and its own key; null for a null key."""
+    """Return the id of a ledger row from the ledger's letter and the row's key; null for a null key."""
     return pl.format(f"{letter}{{}}", pl.col(column))
 
 
@@ -86,7 +86,7 @@ def _trades(part: Slice) -> pl.DataFrame:
         "exchange",
         "security_code",
         "isin",
-        # An unknown side has no sign: a rule holds the portfolio back.
+        # An unknown side has no sign; a rule holds the portfolio back.
         pl.when(side == "BUY").then(units).when(side == "SELL").then(-units).alias("units"),
         "confirmation_number",
         "price",
@@ -115,7 +115,7 @@ def _security_movements(part: Slice) -> pl.DataFrame:
         "isin",
         pl.col("units_change").alias("units"),
         "cost_base_change",
-        # bigsite states no currency here: the cost base is in the security's. None without money.
+        # bigsite states no currency: the cost base is in the security's currency. Null without money.
         pl.when(pl.col("cost_base_change").is_not_null()).then("security_currency").alias("currency"),
         pl.col("description").alias("narrative"),
     )
@@ -128,7 +128,7 @@ def _income(part: Slice) -> pl.DataFrame:
         "portfolio_id",
         NUMBER,
         *_id_and_reverses("income"),
-        # INTEREST alone would be taken for interest on cash.
+        # INTEREST alone would be mistaken for interest on cash.
         pl.when(kind == "INTEREST").then(pl.lit("INTEREST_INCOME")).otherwise(kind).alias("transaction_type"),
         pl.col("payment_date").alias("transaction_date"),
         "recorded_at",
@@ -178,7 +178,7 @@ _DAY_BEFORE = pl.col("history_from") - dt.timedelta(days=1)
 
 
 def opening_units(part: Slice) -> pl.DataFrame:
-    """OPENING_UNITS rows, with portfolio_id, extract and history_from; ``units`` is null where the sum doesn't fit."""
+    """Return OPENING_UNITS rows, with portfolio_id, extract and history_from; ``units`` is null on overflow."""
     rows = with_security(part.openings("opening_units"), part.tables, _DAY_BEFORE)
     return rows.select(
         "portfolio_id",
@@ -199,7 +199,7 @@ def opening_units(part: Slice) -> pl.DataFrame:
 
 
 def opening_cash(part: Slice) -> pl.DataFrame:
-    """OPENING_CASH rows, with portfolio_id, extract and history_from; ``amount`` is null where the sum doesn't fit."""
+    """Return OPENING_CASH rows, with portfolio_id, extract and history_from; ``amount`` is null on overflow."""
     rows = part.openings("opening_cash").join(_accounts(part), on=ACCOUNT_KEY, how="left")
     return rows.select(
         "portfolio_id",
@@ -226,7 +226,7 @@ def _opening_id(prefix: str, key: str, business_date: dt.date) -> pl.Expr:
 
 def _with_recorded_at(openings: pl.DataFrame, earliest: pl.DataFrame) -> pl.DataFrame:
     # A FULL opening is recorded at 00:00 Sydney of history_from, or just before the portfolio's first sent row, so
-    # that it comes first; a DELTA's when the last of its rows was (docs/adr/0005).
+    # that it comes first. A DELTA opening is recorded when the last of its rows was (docs/adr/0005).
     day = pl.col("history_from").cast(pl.Datetime("us"))
     midnight = day.dt.replace_time_zone(SYDNEY.key).dt.convert_time_zone("UTC")
     before_all = pl.min_horizontal(midnight, pl.col("_earliest") - dt.timedelta(microseconds=1))

@@ -1,7 +1,7 @@
-"""Every data rule, declared once: what it proves, how grave a breach is, and what to do about it.
+"""Declarations of the data rules: the condition, the severity of a breach and the remedy.
 
-QUARANTINE holds the portfolio back until bigsite is mended; the others go. WARNING is for people to look at and
-never stops anything: real contract notes break these rules too. How breaches are found is in ``breaches``.
+QUARANTINE holds the portfolio back until bigsite is corrected; the other portfolios are delivered. WARNING informs
+people and never stops a delivery: valid contract notes break these rules too. ``breaches`` detects the breaches.
 """
 
 from __future__ import annotations
@@ -19,36 +19,41 @@ from classfeed_dagster.domains.slice import Slice
 Check = Callable[[Slice, Mapping[str, pl.DataFrame]], pl.DataFrame]
 
 
-class Severity(enum.StrEnum):
-    """What a breach does."""
+class RuleSeverity(enum.StrEnum):
+    """Effect of a breach."""
 
     QUARANTINE = "QUARANTINE"
     WARNING = "WARNING"
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class DataRule:
     """One rule over the frames of one domain. ``breaches`` returns portfolio_number, subject, detail."""
 
     name: str
     domain: str
     title: str
-    severity: Severity
+    severity: RuleSeverity
     description: str
     breaches: Check
 
 
-_MEND = "The portfolio is held back; the others go. Once bigsite is mended, it goes by itself."
-
-_GO_ON = "It is a warning: nothing is held back."
-
-
-def _quarantine(domain: str, check: Check, title: str, proves: str, do: str) -> Rule:
-    return Rule(check.__name__, domain, title, Severity.QUARANTINE, f"{proves} If it fails: {do} {_MEND}", check)
+_HELD_BACK = (
+    "The portfolio is held back; the others are delivered. Once bigsite is corrected, it is delivered automatically."
+)
+_NOT_HELD_BACK = "It is a warning: nothing is held back."
 
 
-def _warning(domain: str, check: Check, title: str, proves: str, do: str) -> Rule:
-    return Rule(check.__name__, domain, title, Severity.WARNING, f"{proves} If it fails: {do} {_GO_ON}", check)
+def _quarantine(domain: str, check: Check, title: str, proves: str, do: str) -> DataRule:
+    return DataRule(
+        check.__name__, domain, title, RuleSeverity.QUARANTINE, f"{proves} If it fails: {do} {_HELD_BACK}", check
+    )
+
+
+def _warning(domain: str, check: Check, title: str, proves: str, do: str) -> DataRule:
+    return DataRule(
+        check.__name__, domain, title, RuleSeverity.WARNING, f"{proves} If it fails: {do} {_NOT_HELD_BACK}", check
+    )
 
 
 _UNREADABLE = (
@@ -56,7 +61,7 @@ _UNREADABLE = (
 )
 _CORRECT = "correct the value that the reason names in bigsite and take a fresh snapshot."
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[DataRule, ...] = (
     _quarantine(
         "consented_portfolios",
         breaches.unreadable_value,
@@ -68,9 +73,9 @@ RULES: tuple[Rule, ...] = (
         "consented_portfolios",
         breaches.history_begins_later,
         "Shared history has begun",
-        "The day from which the customer shares movements is not after the business date. Otherwise the opening "
-        "record is dated after it, and the recipient's sums fall short of the holdings until that day comes.",
-        "ask the customer's support whether the date on the consent is meant.",
+        "The customer shares movements from a day on or before the business date. Otherwise the opening record is "
+        "dated after the business date, and until that day the recipient's sums fall short of the holdings.",
+        "ask the customer's support whether the date on the consent is intended.",
     ),
     _quarantine(
         "account_details",
@@ -120,14 +125,14 @@ RULES: tuple[Rule, ...] = (
         "account_details",
         breaches.bsb_missing,
         "Accounts in AUD have a BSB",
-        "Only foreign-currency accounts go without a BSB; the recipient can't match one in AUD by itself.",
+        "Only foreign-currency accounts have no BSB; the recipient cannot match an AUD account without one.",
         "have client services add the BSB in bigsite.",
     ),
     _quarantine(
         "account_details",
         breaches.ambiguous_cash_account,
-        "Cash accounts can be told apart",
-        "No two cash accounts of a portfolio share number and currency, which is all the recipient knows them by.",
+        "Cash accounts are distinguishable",
+        "No two cash accounts of a portfolio share number and currency, by which the recipient identifies them.",
         "find out which of the accounts is real and correct the other in bigsite.",
     ),
     _quarantine(
@@ -143,7 +148,7 @@ RULES: tuple[Rule, ...] = (
         "Cash ledger sums to the balance",
         "The ledger balance is the sum of the account's transactions dated by the business date and recorded by the "
         "end-of-day run, which is what the recipient adds up; a closed or unopened account sums to zero.",
-        "compare cash_balance_eod with cash_transaction for the account; bigsite's team mends the wrong one.",
+        "compare cash_balance_eod with cash_transaction for the account; bigsite's team corrects the wrong one.",
     ),
     _quarantine(
         "investment_holdings",
@@ -165,14 +170,14 @@ RULES: tuple[Rule, ...] = (
         "Units ledger sums to the holding",
         "Units held are the sum of trades and security movements dated by the business date and recorded by the "
         "end-of-day run, which is what the recipient adds up.",
-        "compare holding_eod with trade and security_movement for the holding; bigsite's team mends the wrong one.",
+        "compare holding_eod with trade and security_movement for the holding; bigsite's team corrects the wrong one.",
     ),
     _quarantine(
         "investment_holdings",
         breaches.holding_too_large,
         "Figures of a holding fit the document",
         "Units x price and the settled units have no more digits than the document's numbers.",
-        "units or price in bigsite are almost surely wrong; correct them there.",
+        "units or price in bigsite are very likely wrong; correct them there.",
     ),
     _quarantine(
         "investment_holdings",
@@ -184,14 +189,14 @@ RULES: tuple[Rule, ...] = (
     _quarantine(
         "investment_holdings",
         breaches.ambiguous_security,
-        "Holdings can be told apart",
+        "Holdings are distinguishable",
         "No two holdings of a portfolio share exchange and code on the business date.",
         "look for a code change that is missing in security_code_change, or a security entered twice.",
     ),
     _quarantine(
         "investment_holdings",
         breaches.holding_code,
-        "Security codes of holdings are codes",
+        "Security codes of holdings are well-formed",
         "The code as on the business date is 1 to 12 capitals, digits or full stops, without blanks.",
         "correct the code in bigsite's security or security_code_change.",
     ),
@@ -199,8 +204,8 @@ RULES: tuple[Rule, ...] = (
         "investment_holdings",
         breaches.isin_check_digit,
         "ISIN passes its check digit",
-        "The recipient finds a security by exchange and code; a wrong ISIN beside them misleads people. It is the "
-        "same for every holder, so it holds nobody back.",
+        "The recipient identifies a security by exchange and code; a wrong ISIN misleads people. It is the same for "
+        "every holder, so no portfolio is held back.",
         "correct the ISIN in bigsite's security.",
     ),
     _quarantine(
@@ -214,14 +219,14 @@ RULES: tuple[Rule, ...] = (
         "movement_transactions",
         breaches.unknown_transaction_type,
         "Transaction types are known",
-        "Side, movement type, income type and cash type are among those of bigsite's contract; an unknown one never "
-        "becomes 'other'.",
+        "Side, movement type, income type and cash type are among those of bigsite's contract; an unknown type is "
+        "never sent as 'other'.",
         "bigsite has a new type; agree with the recipient what it means before the contract is extended.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.movement_code,
-        "Security codes of movements are codes",
+        "Security codes of movements are well-formed",
         "The code as on the transaction date is 1 to 12 capitals, digits or full stops, without blanks.",
         "correct the code in bigsite's security or security_code_change.",
     ),
@@ -235,16 +240,16 @@ RULES: tuple[Rule, ...] = (
     _quarantine(
         "movement_transactions",
         breaches.repeated_confirmation,
-        "No confirmation stands twice",
-        "The same confirmation (number, side, security and units) is in the ledger once, unless reversed. Doubled "
-        "trades are what fund administrators suffer from most.",
+        "No confirmation is recorded twice",
+        "The same confirmation (number, side, security and units) is in the ledger once, unless reversed. Duplicate "
+        "trades are the most frequent complaint of fund administrators.",
         "have the surplus row reversed in bigsite.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.foreign_reversal,
         "A reversal undoes a row of its own portfolio",
-        "What a row reverses belongs to the same portfolio, so no document names another customer's transaction.",
+        "A reversed row belongs to the same portfolio, so no document names another customer's transaction.",
         "have the reversal corrected in bigsite.",
     ),
     _quarantine(
@@ -281,8 +286,8 @@ RULES: tuple[Rule, ...] = (
         "movement_transactions",
         breaches.opening_too_large,
         "Openings fit the document",
-        "What stood before the shared history has no more digits than the document's numbers.",
-        "the ledger's figures are almost surely wrong; correct them in bigsite.",
+        "The balances before the shared history have no more digits than the document's numbers.",
+        "the ledger's figures are very likely wrong; correct them in bigsite.",
     ),
     _warning(
         "movement_transactions",
@@ -295,7 +300,7 @@ RULES: tuple[Rule, ...] = (
         "movement_transactions",
         breaches.settlement_date,
         "ASX trades settle on T+2",
-        "The stated settlement date is two ASX business days after the trade. The stated one is sent either way.",
+        "The stated settlement date is two ASX business days after the trade. The stated date is sent in any case.",
         "compare with the contract note: CHESS may have moved a settlement day, or the date is wrong.",
     ),
 )
@@ -331,17 +336,17 @@ DELIVERED_BALANCE = LedgerRule(
 LEDGER_RULES: tuple[LedgerRule, ...] = (NUMBER_CHANGED, DELIVERED_BALANCE)
 
 
-def rules_of(domain: str) -> tuple[Rule, ...]:
-    """The rules over one domain, in the order of the table."""
+def rules_of(domain: str) -> tuple[DataRule, ...]:
+    """Return the rules over one domain, in the order of the table."""
     return tuple(rule for rule in RULES if rule.domain == domain)
 
 
 def find(domain: str, part: Slice, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """FINDINGS of every rule of ``domain`` over its ``frames`` of one slice."""
-    found = [FINDINGS.empty()]
+    """Return the FINDINGS of every rule of ``domain`` over its ``frames`` of one slice."""
+    findings = [FINDINGS.empty()]
     for rule in rules_of(domain):
         rows = rule.breaches(part, frames)
         if not rows.is_empty():
             named = (pl.lit(rule.name).alias("rule"), pl.lit(rule.severity.value).alias("severity"))
-            found.append(FINDINGS.conform(rows.with_columns(named)))
-    return FINDINGS.conform(pl.concat(found).unique())
+            findings.append(FINDINGS.conform(rows.with_columns(named)))
+    return FINDINGS.conform(pl.concat(findings).unique())

@@ -1,4 +1,4 @@
-"""A security as it was known on a date: code and name then, although bigsite keeps today's beside a list of changes."""
+"""Securities as known on a date: bigsite keeps today's code and name, and a list of changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _KEY = ["security_id", "_on"]
 
 
 def with_security(rows: pl.DataFrame, tables: Tables, on: pl.Expr) -> pl.DataFrame:
-    """``rows`` (with security_id) and what their security was called on the date ``on``.
+    """Return ``rows`` (with security_id) with their security's code and name on the date ``on``.
 
     Adds exchange, security_code, security_name, isin, security_type and security_currency. The code on date T is
     the old code of the earliest change effective after T, else today's code.
@@ -27,8 +27,8 @@ def with_security(rows: pl.DataFrame, tables: Tables, on: pl.Expr) -> pl.DataFra
             right_on="effective_on",
             by="security_id",
             strategy="forward",
-            allow_exact_matches=False,  # on effective_on itself the new code trades already
-            check_sortedness=False,  # sorted above, by date; Polars can't see it within groups
+            allow_exact_matches=False,  # on effective_on the security trades under its new code
+            check_sortedness=False,  # sorted by date above; Polars cannot check it within groups
         )
         .select(*_KEY, "old_code", "old_name")
     )
@@ -53,7 +53,7 @@ def with_security(rows: pl.DataFrame, tables: Tables, on: pl.Expr) -> pl.DataFra
 
 
 def last_closes(tables: Tables, on: pl.Expr) -> pl.DataFrame:
-    """Each security's last close on or before the date ``on``: security_id, price, price_date. None: no row."""
+    """Return each security's last close on or before the date ``on``: security_id, price, price_date."""
     return (
         tables["security_price"]
         .filter(pl.col("price_date") <= on)

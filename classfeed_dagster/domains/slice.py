@@ -1,7 +1,7 @@
-"""One slice of a snapshot as the domains see it: landed tables, for whom, and whose data may be used.
+"""One slice of a snapshot for one audience: landed tables, restricted to the data that may be used.
 
 A snapshot serves several audiences at once, so it may hold portfolios, rows and openings that one of them must
-not see. Everything a domain reads passes through here, which is where an audience's share is cut out.
+not see. Domains read tables only through this module, which restricts them to the audience.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ class Slice:
 
     @cached_property
     def window(self) -> Window:
-        """The window of ``recorded_at`` of the audience's document."""
+        """Return the ``recorded_at`` window of the audience's document."""
         return self.audience.window(self.business_date)
 
     @cached_property
     def sending(self) -> pl.DataFrame:
-        """Portfolios whose data is sent, never a removed one: portfolio_id, portfolio_number, extract, history_from."""
+        """Return the portfolios whose data is sent, without removed ones: id, number, extract, history_from."""
         kept = pl.col("change") != Change.REMOVED.value
         return self.consented.filter(kept).select("portfolio_id", NUMBER, "extract", "history_from")
 
     def rows(self, table: str) -> pl.DataFrame:
-        """The table's rows of portfolios whose data is sent, with the columns of ``sending``."""
+        """Return the table's rows of portfolios whose data is sent, with the columns of ``sending``."""
         return self.tables[table].join(self.sending, on="portfolio_id", how="inner")
 
     def ledger(self, table: str, date: str) -> pl.DataFrame:
-        """The ledger rows that the audience's document carries; ``date`` is the column of their business date.
+        """Return the ledger rows of the audience's document; ``date`` is the column of their business date.
 
-        FULL: dated on or after ``history_from`` and recorded before the cut-off. DELTA: of these, the rows recorded
-        in the window. Source: design, "What is sent".
+        FULL: rows dated on or after ``history_from`` and recorded before the cut-off. DELTA: of these, the rows
+        recorded in the window. Source: design, "What is sent".
         """
         recorded = pl.col("recorded_at")
         first = min(self.window.start, self.late_from or self.window.start)
@@ -64,5 +64,5 @@ class Slice:
         )
 
     def openings(self, table: str) -> pl.DataFrame:
-        """What stood before the shared history, as summed for this audience."""
+        """Return the balances before the shared history, as summed for this audience."""
         return self.rows(table).filter(pl.col("audience") == self.audience.key)

@@ -1,1 +1,1 @@
-"""One run of one feed for one business date: plan, build, evaluate, publish, and the proof afterwards."""
+"""One run of a feed for one business date: plan, build, evaluate and publish, then reconcile and load."""

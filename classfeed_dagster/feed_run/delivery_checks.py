@@ -1,4 +1,4 @@
-"""The gate of a staged document: every blocking check, evaluated over its bytes and put on record. Without Dagster."""
+"""Evaluation of every blocking check over a staged document's bytes, with recorded verdicts. Dagster-free."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import datetime as dt
 from collections.abc import Collection, Iterable
 from decimal import Decimal
 
-from classfeed_dagster.delivery.approve_removals import is_released
+from classfeed_dagster.delivery.approve_removals import is_approved
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.checks import (
+    OFFENDERS_LIMIT,
     CheckResult,
     control_totals_agree,
     document_valid,
@@ -28,38 +29,36 @@ from classfeed_dagster.parity.report import Scorecard, scorecard
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
-_SHOWN = 20
-
 
 def check_consent_rollforward(
     store: ObjectStore, audience: RecipientSchedule, day: dt.date, roll: ConsentRoll, max_removed_share: Decimal
 ) -> CheckResult:
-    """Previous + new - removed = current, and no jump that a person has not released.
+    """Check that previous + new - removed = current, and that many removals at once were approved by a person.
 
-    A jump is more than ``max_removed_share`` of the portfolios removed at once, or none left.
+    An approval is needed above ``max_removed_share`` of the portfolios, or if none is left.
     """
     what = f"{roll.previous} before + {roll.new} new - {roll.removed} removed = {roll.current} now"
     if not roll.balanced:
         return CheckResult("consent_roll", False, f"{what} does not hold", (), 1)
     if not (roll.none_left or roll.removed_share > max_removed_share):
         return CheckResult("consent_roll", True, what, (), 0)
-    if is_released(store, audience, day, roll.removed_numbers):
-        return CheckResult("consent_roll", True, f"{what}; the jump was released by a person", (), 0)
-    offenders = tuple((number, "removed") for number in roll.removed_numbers[:_SHOWN])
+    if is_approved(store, audience, day, roll.removed_numbers):
+        return CheckResult("consent_roll", True, f"{what}; the removals were approved by a person", (), 0)
+    offenders = tuple((number, "removed") for number in roll.removed_numbers[:OFFENDERS_LIMIT])
     return CheckResult(
         "consent_roll",
         False,
         f"{what}: {roll.removed_share:.1%} removed at once, the limit is {max_removed_share:.1%}. If these customers "
-        f"really left, release it: classfeed release --date {day.isoformat()} --reason '...'",
+        f"really left, approve it: classfeed approve-removals --date {day.isoformat()} --reason '...'",
         offenders,
         roll.removed,
     )
 
 
-def judge_live(
+def check_live_gate(
     store: ObjectStore, feed: Feed, flags: FeedFlags, audience: RecipientSchedule, *, day: dt.date, required: int
 ) -> CheckResult:
-    """A feed that replaces an old app goes live only after ``required`` clean dates of parity, or with an override.
+    """Check that a feed that replaces an old app has ``required`` clean dates of parity, or an override.
 
     ``store`` is the plain store. The clean dates must reach up to the newest date that the feed delivered.
     """
@@ -84,10 +83,10 @@ def evaluate_checks(
     evaluated_by: str,
     code_version: str,
 ) -> tuple[CheckResult, ...]:
-    """Evaluate every check that delivery requires, over ``build``'s written files, and put the verdicts on record.
+    """Evaluate every required check over ``build``'s written files, and record the verdicts.
 
-    ``others`` are those that don't speak of bytes: the roll of consents, whether the feed may go live. Records that
-    this ``code_version`` examined while the pages were made are recognized by their hash.
+    ``others`` are results of checks that do not read the files, such as the consent roll-forward. Records that the
+    same ``code_version`` prevalidated are recognized by their hash.
     """
     examined = examine_build(store, build, document_format, code_version=code_version)
     evaluations = (

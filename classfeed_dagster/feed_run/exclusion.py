@@ -1,4 +1,4 @@
-"""Which feeds exclude each other per portfolio: those from which a recipient would load the same movement twice.
+"""Mutual exclusion of feeds per portfolio, so that no recipient loads the same movement twice.
 
 The rule: of the feeds to one recipient that carry a ledger in common, at most one is live for a portfolio.
 """
@@ -21,51 +21,49 @@ from classfeed_dagster.store import ObjectStore
 
 CHECK = "one_live_feed"
 DELIVERED_ELSEWHERE = "delivered_by_another_feed"  # the rule that such a portfolio breaks
-_SHOWN = 20
 
 
-def exclude_each_other(one: Feed, other: Feed) -> bool:
-    """True if no portfolio may be live in both."""
-    return (
-        one.name != other.name and one.recipient == other.recipient and bool(one.format.ledgers & other.format.ledgers)
-    )
+def exclude_each_other(feed: Feed, other: Feed) -> bool:
+    """Return True if no portfolio may be live in both feeds."""
+    common_ledgers = feed.format.ledgers & other.format.ledgers
+    return feed.name != other.name and feed.recipient == other.recipient and bool(common_ledgers)
 
 
 def switched_to_clash(feeds: Iterable[Feed], flags: Mapping[str, FeedFlags]) -> list[tuple[str, str]]:
-    """Pairs of live feeds (names, in order) that exclude each other and may carry the same portfolio.
+    """Return pairs of live feeds (names, in order) that exclude each other and may carry the same portfolio.
 
-    ``flags`` by the feed's name; a feed without flags is off. Empty is what is right: nothing may be delivered live
-    from a feed of a pair until a person changes a switch.
+    ``flags`` is by feed name; a feed without flags is off. Neither feed of a pair may deliver live until a person
+    changes a switch.
     """
     live = [feed for feed in feeds if feed.name in flags and flags[feed.name].mode is FeedMode.LIVE]
     return sorted(
-        (min(one.name, other.name), max(one.name, other.name))
-        for one, other in itertools.combinations(live, 2)
-        if exclude_each_other(one, other) and flags[one.name].portfolios.overlaps(flags[other.name].portfolios)
+        (min(feed.name, other.name), max(feed.name, other.name))
+        for feed, other in itertools.combinations(live, 2)
+        if exclude_each_other(feed, other) and flags[feed.name].portfolios.overlaps(flags[other.name].portfolios)
     )
 
 
 def delivered_elsewhere(
     store: ObjectStore, feed: Feed, feeds: Iterable[Feed], day: dt.date, numbers: Set[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Those of ``numbers`` that another feed, which ``feed`` excludes, has delivered live for ``day``, and which.
+    """Return those of ``numbers`` that feeds which ``feed`` excludes delivered live for ``day``, with these feeds.
 
-    Looks at what left, whatever the switches say now. ``store`` is the plain store: shadow deliveries don't count.
+    Reads the deliveries, whatever the switches are now. ``store`` is the plain store: shadow deliveries don't count.
     """
-    found: dict[str, list[str]] = {}
-    for other in sorted(feeds, key=lambda one: one.name):
+    feeds_by_number: dict[str, list[str]] = {}
+    for other in sorted(feeds, key=lambda candidate: candidate.name):
         if exclude_each_other(feed, other):
             for number in delivered_state(store, other.name, day).numbers & numbers:
-                found.setdefault(number, []).append(other.name)
-    return {number: tuple(found[number]) for number in sorted(found)}
+                feeds_by_number.setdefault(number, []).append(other.name)
+    return {number: tuple(feeds_by_number[number]) for number in sorted(feeds_by_number)}
 
 
-def already_there(
+def findings_delivered_elsewhere(
     store: ObjectStore, feed: Feed, feeds: Iterable[Feed], flags: FeedFlags, *, day: dt.date, numbers: Set[str]
 ) -> pl.DataFrame:
-    """FINDINGS that hold back those of ``numbers`` that the recipient has for ``day`` from a feed that this excludes.
+    """Return FINDINGS that hold back those of ``numbers`` that an excluded feed delivered live for ``day``.
 
-    Only a live feed has any: what is in shadow reaches nobody.
+    Only a live feed has any: the recipient does not load shadow deliveries.
     """
     if flags.mode is not FeedMode.LIVE:
         return FINDINGS.empty()
@@ -86,7 +84,7 @@ def one_live_feed(
     day: dt.date,
     numbers: Set[str],
 ) -> CheckResult:
-    """The check: the recipient gets no movement of ``numbers`` for ``day`` from two feeds.
+    """Check that the recipient gets no movement of ``numbers`` for ``day`` from two feeds.
 
     ``flags`` are those of ``feed`` and of the feeds that it excludes; ``store`` is the plain store.
     """
@@ -105,6 +103,4 @@ def one_live_feed(
         (number, f"was delivered live by {', '.join(by)}")
         for number, by in delivered_elsewhere(store, feed, feeds, day, numbers).items()
     ]
-    what = f"excludes {', '.join(others)} per portfolio"
-    summary = what if not offenders else f"{what}; {len(offenders)} fault(s), the first: {' '.join(offenders[0])}"
-    return CheckResult(CHECK, not offenders, summary, tuple(offenders[:_SHOWN]), len(offenders))
+    return CheckResult.of_offenders(CHECK, f"excludes {', '.join(others)} per portfolio", offenders)

@@ -1,6 +1,6 @@
-"""A feed's last steps for one business date, without Dagster: hold back, stage, judge, publish.
+"""The steps of a feed's delivery for one business date: hold back, stage, evaluate, publish. Dagster-free.
 
-The assets call these in order; so do proofs and torture tests, in a plain loop.
+The assets call these steps in order. Tests call them in a plain loop.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from classfeed_dagster.delivery.checks import CheckResult
 from classfeed_dagster.delivery.feed_mode import FeedMode, switched
 from classfeed_dagster.delivery.manifest import SnapshotRef
 from classfeed_dagster.delivery.plan import DeliveryPlan, plan_delivery
-from classfeed_dagster.delivery.publish import Outcome, publish
+from classfeed_dagster.delivery.publish import PublishOutcome, publish
 from classfeed_dagster.delivery.quarantine import held, update_quarantine
 from classfeed_dagster.delivery.state import delivered_state, earlier_date, ever_delivered
 from classfeed_dagster.documents.document_format import DocumentFormat
@@ -36,8 +36,8 @@ from classfeed_dagster.domains.build import (
 )
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.errors import CodeFaultError, NotInOrderError, StaleBuildError
-from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward, evaluate_checks, judge_live
-from classfeed_dagster.feed_run.exclusion import already_there, one_live_feed
+from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward, check_live_gate, evaluate_checks
+from classfeed_dagster.feed_run.exclusion import findings_delivered_elsewhere, one_live_feed
 from classfeed_dagster.feed_run.findings import FindingsReference, collect_findings, read_findings
 from classfeed_dagster.feed_run.flags import attempt_flags
 from classfeed_dagster.feed_run.ledger_view import LedgerView, ledger_view
@@ -45,30 +45,30 @@ from classfeed_dagster.feed_run.switches import FeedFlags, carried, chosen_forma
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
-LANDING = "landing"  # under which name the snapshot is kept
+LANDING = "landing"  # name of the snapshot's reference
 MAX_RESTAGINGS = 3
 
 
 class BuildReference(BaseModel, frozen=True):
-    """Which staged build is the document of a date."""
+    """Reference to the staged build that is the document of a date."""
 
     build_id: str
 
 
 class FeedIdleError(CodeFaultError):
-    """The feed has nothing to do on the date: look at ``FeedDay.idle`` before asking for a step."""
+    """Refusal of a step because the feed is idle on the date: check ``FeedRun.idle`` first."""
 
 
 @dataclass(frozen=True)
 class FeedRun:
-    """One feed on one business date, and one attempt at it.
+    """One attempt at one business date of one feed.
 
-    ``now`` is a rehearsal's clock; None: the real one. ``feeds`` are all feeds there are, since some exclude each
-    other; None: the declared ones.
+    ``now`` is a rehearsal's clock; None: the real clock. ``feeds`` are all feeds, since some exclude each other;
+    None: the declared feeds.
     """
 
     runtime: Runtime
@@ -79,11 +79,11 @@ class FeedRun:
     now: dt.datetime | None = None
     feeds: tuple[Feed, ...] | None = None
 
-    # What the attempt works with.
+    # Settings of the attempt.
 
     @cached_property
     def switches(self) -> dict[str, FeedFlags]:
-        """The switches of this feed, and of those that it excludes, as the attempt's first step found them."""
+        """Return the switches of this feed and of those that it excludes, as recorded by the attempt's first step."""
         environment = self.runtime.settings.env
         return attempt_flags(
             self.runtime.store, environment, self.feed, self._feeds, day=self.day, correlation_id=self.correlation_id
@@ -95,86 +95,88 @@ class FeedRun:
 
     @property
     def flags(self) -> FeedFlags:
-        """This feed's switches."""
+        """Return this feed's switches."""
         return self.switches[self.feed.name]
 
     @cached_property
     def idle(self) -> str | None:
-        """Why there is nothing to do, in a sentence; None if there is."""
+        """Return the reason why there is nothing to do, in a sentence; None if there is something to do."""
         if not self.audience.is_due(self.day):
             return self.audience.not_due(self.day)
         if self.flags.errors:
-            return f"{self.feed.name} is off for now: its switches could not be had ({'; '.join(self.flags.errors)})"
+            return f"{self.feed.name} is off for now: its switches are unavailable ({'; '.join(self.flags.errors)})"
         return f"{self.feed.name} is switched off" if self.flags.mode is FeedMode.OFF else None
 
     @cached_property
     def store(self) -> ObjectStore:
-        """The store as the feed's mode has it; FeedIdleError if there is nothing to do."""
+        """Return the store's view for the feed's mode; raise FeedIdleError if there is nothing to do."""
         if self.idle is not None:
             raise FeedIdleError(self.idle)
         return switched(self.runtime.store, self.feed.name, self.flags.mode)
 
     @property
     def format(self) -> DocumentFormat:
-        """The rendering that makes the document."""
+        """Return the format that the switches select."""
         return chosen_format(self.feed, self.flags)
 
-    # What earlier steps left behind; NotBuiltError names the step that is missing.
+    # Results of earlier steps. NotBuiltError names the missing step.
 
     def snapshot(self) -> Snapshot:
-        """The landed snapshot."""
+        """Return the landed snapshot."""
         return self.runtime.load_reference(LANDING, self.day, Snapshot)
 
     def domains(self) -> list[DomainReference]:
-        """The consented portfolios, first, and the domains that the format carries."""
+        """Return the consented portfolios, first, and the domains that the format carries."""
         names = (CONSENTED, *self.feed.domains)
         load = self.runtime.load_reference
         return [load(self.audience.reference(name), self.day, DomainReference) for name in names]
 
     def build(self) -> Build:
-        """The staged document of the date."""
+        """Return the staged document of the date."""
         reference = self.runtime.load_reference(f"{self.feed.name}/document", self.day, BuildReference)
         return read_build(self.runtime.store, self.feed.name, self.day, reference.build_id)
 
     # The steps.
 
     def consent(self) -> tuple[dt.datetime, set[str]]:
-        """Who consents at this moment, asked of bigsite: the instant (UTC) and the portfolio numbers."""
+        """Query bigsite's current consents; return the instant (UTC) and the portfolio numbers."""
         return ask_consent_now(self.runtime.engine, self.audience.recipient, at=self.now)
 
     def hold_back(self) -> tuple[DeliveryPlan, FindingsReference]:
-        """Gather what the rules and the format found, work out who is held back, and put that on record."""
+        """Collect the findings of the rules and the format, plan the date, and record the portfolios held back."""
         self.require_chain()
-        found = collect_findings(self)
+        findings = collect_findings(self)
         plan = self.plan(self.consent()[1])
         delivered = delivered_state(self.store, self.feed.name, self.day)
-        named = {entry.number for entry in plan.held_back}
-        # Whoever may go now is released by the delivery, not by the plan to deliver.
-        leaving = [
+        held_back = {entry.number for entry in plan.held_back}
+        # A portfolio is released by its delivery, not by the plan to deliver it.
+        not_yet_released = [
             record.held_back
             for record in held(self.store, self.feed.name, self.day)
-            if record.number not in named and record.number not in delivered.portfolios
+            if record.number not in held_back and record.number not in delivered.portfolios
         ]
         update_quarantine(
             self.store,
-            [*plan.held_back, *leaving],
+            [*plan.held_back, *not_yet_released],
             delivered,
             at=self._instant(),
             correlation_id=self.correlation_id,
         )
-        return plan, found
+        return plan, findings
 
     def plan(self, consented_now: set[str], *, max_held_back_share: Decimal = Decimal(1)) -> DeliveryPlan:
-        """Who goes and who is held back; TooManyHeldBackError above ``max_held_back_share``."""
+        """Return the delivery plan; raise TooManyHeldBackError above ``max_held_back_share``."""
         store, flags = self.store, self.flags
-        found = self.runtime.load_reference(f"{self.feed.name}/quarantine", self.day, FindingsReference)
-        if found.flags != flags.recorded:  # switched since an earlier attempt gathered them
-            found = collect_findings(self)
-        findings = read_findings(self.store, found.findings)
+        reference = self.runtime.load_reference(f"{self.feed.name}/quarantine", self.day, FindingsReference)
+        if reference.flags != flags.recorded:  # a switch changed since an earlier attempt collected them
+            reference = collect_findings(self)
+        findings = read_findings(self.store, reference.findings)
         consented = carried(read_frame(store, self.domains()[0], CONSENTED), flags)
         numbers = set(consented["portfolio_number"])
         against_ledger = self.ledger_view().frame().filter(pl.col("portfolio_number").is_in(numbers))
-        elsewhere = already_there(self.runtime.store, self.feed, self._feeds, flags, day=self.day, numbers=numbers)
+        elsewhere = findings_delivered_elsewhere(
+            self.runtime.store, self.feed, self._feeds, flags, day=self.day, numbers=numbers
+        )
         return plan_delivery(
             self.day,
             consented=consented,
@@ -186,20 +188,20 @@ class FeedRun:
         )
 
     def stage(self, consented_now: set[str] | None = None) -> Build:
-        """Render and stage the pages of those who go, less what was delivered before with the same content."""
+        """Render and stage the included portfolios, without content that was delivered before."""
         plan = self.plan(
             self.consent()[1] if consented_now is None else consented_now,
             max_held_back_share=self.runtime.settings.max_held_back_share,
         )
-        return self.staged(build_delivery(self.store, self.terms(), plan, self.frames()))
+        return self.staged(build_delivery(self.store, self.context(), plan, self.frames()))
 
     def staged(self, build: Build) -> Build:
-        """``build`` is the document of the date from now on."""
+        """Record ``build`` as the document of the date, and return it."""
         self.runtime.save_reference(f"{self.feed.name}/document", self.day, BuildReference(build_id=build.build_id))
         return build
 
-    def terms(self) -> DeliveryContext:
-        """What the date's delivery is made under."""
+    def context(self) -> DeliveryContext:
+        """Return the context of the date's delivery."""
         settings, store, document_format, snapshot = self.runtime.settings, self.store, self.format, self.snapshot()
         return DeliveryContext(
             feed=self.feed.name,
@@ -218,13 +220,13 @@ class FeedRun:
             ledger_view=self.ledger_view().digest,
             last_of_shards=tuple(snapshot.slices[shard.stop - 1].last for shard in snapshot.shards if len(shard)),
             max_page_bytes=self.feed.max_page_bytes or settings.max_page_bytes,
-            # One file under a name of its own is looked for under that name.
+            # A one-file document has a fixed name and is never compressed.
             compress=settings.compress and document_format.compressible,
         )
 
     @property
     def shards(self) -> int:
-        """Into how many shards the date's work can be shared out; 0 on ordinary dates."""
+        """Return the number of shards for a fan-out of the date's work; 0 on ordinary dates."""
         if self.idle is not None:
             return 0
         count = len(self.snapshot().shards)
@@ -239,28 +241,28 @@ class FeedRun:
         """Return what the delivered ledger says of the date: rows sent before, and findings against what was sent."""
         return ledger_view(self)
 
-    def made_of(self) -> list[str]:
-        """The SHA-256 of every frame that the document is made of."""
+    def inputs(self) -> list[str]:
+        """Return the SHA-256 of every frame from which the document is built."""
         return [table.sha256 for domain in self.domains() for _, table in sorted(domain.frames.items())]
 
     def frames(self, slices: range | None = None) -> Iterator[Mapping[str, pl.DataFrame]]:
-        """The domains' frames as the switches leave them, slice by slice; all, or only some ``slices``."""
+        """Yield the domains' frames, filtered by the switches, slice by slice; all slices or only ``slices``."""
         with open_domains(self.store, self.domains(), slices) as opened:
-            # By map, which keeps no slice's frames: they would still be in memory while the next slice is read.
+            # ``map`` keeps no reference to a slice's frames, so they are freed before the next slice is read.
             unsent = map(self.ledger_view().without_dropped, opened)
             yield from map(partial(switched_frames, flags=self.flags), unsent)
 
     def roll(self) -> CheckResult:
-        """The roll of consents since the date before, and whether it is a jump that nobody released."""
+        """Check the consent roll-forward since the previous date, and the approval of unusually many removals."""
         limit = self.runtime.settings.max_removed_share
         return check_consent_rollforward(self.runtime.store, self.audience, self.day, self.consent_roll(), limit)
 
     def consent_roll(self) -> ConsentRoll:
-        """How the consented portfolios got from the date before to this one."""
+        """Return the consent roll-forward from the previous date to this one."""
         return read_consent_roll(self.runtime.store, self.snapshot(), self.audience, self.domains()[0])
 
     def evaluate_checks(self, build: Build, consented_now: set[str] | None = None) -> tuple[CheckResult, ...]:
-        """Evaluate every check that delivery requires over the staged bytes, and put the verdicts on record."""
+        """Evaluate every required check over the staged bytes, and record the verdicts."""
         consented_now = self.consent()[1] if consented_now is None else consented_now
         return evaluate_checks(
             self.store,
@@ -275,23 +277,23 @@ class FeedRun:
         )
 
     def allowances(self, build: Build) -> tuple[CheckResult, CheckResult]:
-        """May the feed go live yet, and does the recipient get none of ``build`` from another feed as well?"""
+        """Check that the feed may be live, and that no other feed delivers portfolios of ``build``."""
         store, required = self.runtime.store, self.runtime.settings.parity_clean_dates
-        with_data = {one.number for one in build.portfolios if one.change != "REMOVED"}
+        with_data = {portfolio.number for portfolio in build.portfolios if portfolio.change != "REMOVED"}
         return (
-            judge_live(store, self.feed, self.flags, self.audience, day=self.day, required=required),
+            check_live_gate(store, self.feed, self.flags, self.audience, day=self.day, required=required),
             one_live_feed(store, self.feed, self._feeds, self.switches, day=self.day, numbers=with_data),
         )
 
-    def publish(self, wait: Callable[[NotInOrderError], bool] = lambda error: False) -> Outcome:
-        """Deliver the staged document, with the switches that it was built with.
+    def publish(self, wait: Callable[[NotInOrderError], bool] = lambda error: False) -> PublishOutcome:
+        """Deliver the staged document under the switches of its build.
 
-        What was delivered, consented or switched may have changed since it was staged: then it is staged and judged
-        again here, so that nobody has to. ``wait`` is told that the date before is missing; True means: look again.
+        If deliveries, consents or switches have changed since staging, the document is staged and evaluated again
+        here. ``wait`` is called while the previous date is not delivered, and returns True to try again.
         """
         self.require_chain()
         build = self.build()
-        if build.flags != self.flags.recorded or not all(one.passed for one in self.allowances(build)):
+        if build.flags != self.flags.recorded or not all(result.passed for result in self.allowances(build)):
             build = self._stage_again()
         for attempt in range(1, MAX_RESTAGINGS + 2):
             try:
@@ -312,7 +314,7 @@ class FeedRun:
         self.evaluate_checks(build, consented)
         return build
 
-    def _publish(self, build: Build, wait: Callable[[NotInOrderError], bool]) -> Outcome:
+    def _publish(self, build: Build, wait: Callable[[NotInOrderError], bool]) -> PublishOutcome:
         while True:
             try:
                 return publish(
@@ -328,7 +330,7 @@ class FeedRun:
                     raise
 
     def _release(self, build: Build) -> None:
-        # Whoever went is held back no more; the others stay, with the reason that the delivered plan gives.
+        # Delivered portfolios are released; the others stay held back with the delivered plan's reason.
         update_quarantine(
             self.store,
             build.held_back,
@@ -338,4 +340,4 @@ class FeedRun:
         )
 
     def _instant(self) -> dt.datetime:
-        return self.now or dt.datetime.now(dt.UTC)
+        return utc_now(self.now)

@@ -1,6 +1,6 @@
-"""What the rules and the format find for a feed on a date: gathered from every slice, kept, and read again by plans.
+"""Findings of the rules and the format for a feed on a date: collected from every slice, stored, and read by plans.
 
-On great dates shards are gathered ahead, by whoever has a hand free; what was made from something else isn't taken.
+On large dates shards may be computed in advance by any worker. Results with another input digest are ignored.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from classfeed_dagster.bigsite.landing import SlicedFiles, StoredFile, StoredTable
 from classfeed_dagster.domains.build import open_domains
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 
 
 class FindingsReference(BaseModel, frozen=True):
-    """Everything that the rules and the format found for one feed and date, and how many of each rule."""
+    """Reference to all findings of one feed and date, with their number by rule."""
 
     snapshot_id: str
-    flags: dict[str, str | int | bool]  # the switches with which the format was asked
+    flags: dict[str, str | int | bool]  # the switches in effect
     findings: StoredTable
     by_rule: dict[str, int]
 
 
-class FindingsShard(BaseModel, frozen=True):
-    """What was found in one shard, gathered ahead."""
+class FindingsShard(BaseModel, frozen=True, populate_by_name=True, serialize_by_alias=True):
+    """The findings of one shard, computed in advance."""
 
-    made_from: str  # what determines it
+    input_digest: str = Field(alias="made_from")
     findings: StoredTable
 
 
 def collect_findings(work: FeedRun) -> FindingsReference:
-    """Gather everything that was found on the date, and keep it."""
+    """Collect and store all findings of the date."""
     snapshot = work.snapshot()
-    found = [FINDINGS.empty(), *(_found_in(work, shard) for shard in range(len(snapshot.shards)))]
-    findings = FINDINGS.conform(pl.concat(found).unique())
+    by_shard = [FINDINGS.empty(), *(_findings_of(work, shard) for shard in range(len(snapshot.shards)))]
+    findings = FINDINGS.conform(pl.concat(by_shard).unique())
     reference = FindingsReference(
         snapshot_id=snapshot.snapshot_id,
         flags=work.flags.recorded,
-        findings=_keep(work, findings),
+        findings=_store(work, findings),
         by_rule=dict(findings.group_by("rule").len().sort("rule").iter_rows()),
     )
     work.runtime.save_reference(f"{work.feed.name}/quarantine", work.day, reference)
@@ -56,44 +56,44 @@ def collect_findings(work: FeedRun) -> FindingsReference:
 
 
 def find_in_shard(work: FeedRun, shard: int) -> None:
-    """Gather ahead what is found in one shard (from 0)."""
-    found = FindingsShard(made_from=_made_from(work), findings=_keep(work, _find(work, shard)))
-    work.runtime.save_reference(_reference(work, shard), work.day, found)
+    """Compute the findings of one shard (from 0) in advance."""
+    findings = FindingsShard(input_digest=_input_digest(work), findings=_store(work, _find(work, shard)))
+    work.runtime.save_reference(_reference(work, shard), work.day, findings)
 
 
 def read_findings(store: ObjectStore, findings: StoredTable) -> pl.DataFrame:
-    """Findings that were kept. DamagedFileError if the file isn't what was kept."""
+    """Return stored findings. Raise DamagedFileError if the file differs from the stored one."""
     with SlicedFiles(store, {FINDINGS.name: findings}, [FINDINGS.name]) as files:
         return FINDINGS.conform(files.slice(0)[FINDINGS.name])
 
 
-def _found_in(work: FeedRun, shard: int) -> pl.DataFrame:
+def _findings_of(work: FeedRun, shard: int) -> pl.DataFrame:
     if work.shards:
         ahead = work.runtime.find_reference(_reference(work, shard), work.day, FindingsShard)
-        if ahead is not None and ahead.made_from == _made_from(work):
+        if ahead is not None and ahead.input_digest == _input_digest(work):
             return read_findings(work.store, ahead.findings)
     return _find(work, shard)
 
 
 def _find(work: FeedRun, shard: int) -> pl.DataFrame:
-    found = [FINDINGS.empty()]
+    findings = [FINDINGS.empty()]
     with open_domains(work.store, work.domains(), work.snapshot().shards[shard]) as slices:
         for frames in slices:
-            found += [frames[FINDINGS.name], work.format.check_representable(switched_frames(frames, work.flags))]
-            del frames  # not in memory any more while the next slice is read
-    return FINDINGS.conform(pl.concat(found).unique())
+            findings += [frames[FINDINGS.name], work.format.check_representable(switched_frames(frames, work.flags))]
+            del frames  # frees the memory before the next slice is read
+    return FINDINGS.conform(pl.concat(findings).unique())
 
 
 def _reference(work: FeedRun, shard: int) -> str:
     return f"{work.feed.name}/quarantine-shard-{shard:04d}"
 
 
-def _made_from(work: FeedRun) -> str:
+def _input_digest(work: FeedRun) -> str:
     code_version = work.runtime.settings.code_version
-    return sha256(canonical([*work.made_of(), work.format.name, code_version, work.flags.recorded]))
+    return sha256(canonical([*work.inputs(), work.format.name, code_version, work.flags.recorded]))
 
 
-def _keep(work: FeedRun, findings: pl.DataFrame) -> StoredTable:
+def _store(work: FeedRun, findings: pl.DataFrame) -> StoredTable:
     with tempfile.TemporaryDirectory(prefix="classfeed-findings-") as folder:
         path = Path(folder) / "findings.parquet"
         findings.write_parquet(path)

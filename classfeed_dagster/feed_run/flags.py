@@ -1,7 +1,7 @@
-"""Asking for a feed's switches, through OpenFeature: from the settings, or from flagd, LaunchDarkly and the like.
+"""Resolution of a feed's switches through OpenFeature: from the settings, or from a provider such as flagd.
 
-Ask once an attempt, with ``attempt_flags``; what comes back is frozen, recorded, and used to the end.
-What can't be had switches the feed off for this attempt, which loses nothing: the date stays to be delivered.
+An attempt resolves its switches once, with ``attempt_flags``. The result is frozen, recorded and used to its end.
+If a switch cannot be resolved, the feed is off for this attempt. The date stays pending.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from classfeed_dagster.feeds.portfolios import Portfolios
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.store import ObjectStore, open_store
-from classfeed_dagster.stored_records import Record, from_json, sha256, to_json
+from classfeed_dagster.stored_records import StoredRecord, from_json, sha256, to_json
 
 if TYPE_CHECKING:
     from classfeed_dagster.parity.report import Scorecard
@@ -45,11 +45,10 @@ _V = TypeVar("_V")
 
 
 def start_flags(settings: Settings, feeds: Iterable[Feed]) -> None:
-    """Connect this process to its provider. Do it before anything asks; doing it again changes to other settings.
+    """Connect this process to its provider. Call before the first resolution; another call applies other settings.
 
-    FlagSettingsError if the settings name a switch, feed or recipient that does not exist, or a value that means
-    nothing: a misspelt switch would be a dead one. A provider that can't be reached is no error here; until it
-    answers, every feed is off.
+    Raise FlagSettingsError if the settings name an unknown switch, feed, recipient or value, since a misspelt switch
+    would have no effect. An unreachable provider is not an error; until it responds, every feed is off.
     """
     declared = tuple(feeds)
     if settings.flag_provider == FROM_SETTINGS:
@@ -57,9 +56,12 @@ def start_flags(settings: Settings, feeds: Iterable[Feed]) -> None:
         return
     if settings.flags:
         raise FlagSettingsError(
-            f"CLASSFEED_FLAGS would do nothing: {settings.flag_provider} answers for switches. Unset one of the two"
+            f"CLASSFEED_FLAGS has no effect: switches come from {settings.flag_provider} "
+            "(CLASSFEED_FLAG_PROVIDER). Unset one of the two"
         )
-    use_provider(_ssm(settings, declared) if settings.flag_provider == FROM_SSM else _made(settings.flag_provider))
+    use_provider(
+        _ssm(settings, declared) if settings.flag_provider == FROM_SSM else _load_provider(settings.flag_provider)
+    )
 
 
 def flags_problem() -> FlagsProblem | None:
@@ -91,27 +93,27 @@ def _ssm(settings: Settings, feeds: Sequence[Feed]) -> SsmProvider:
 
 
 def use_provider(provider: FeatureProvider) -> None:
-    """Let ``provider`` answer from now on, whether it is reachable or not."""
+    """Resolve all switches by ``provider`` from now on, whether it is reachable or not."""
     if provider not in _SSM:
         _SSM.clear()
     try:
         api.set_provider_and_wait(provider, DOMAIN)
-    except Exception as error:  # a provider may raise anything; it stays set, and its flags are errors until it answers
+    except Exception as error:  # a provider may raise anything; it stays set, and feeds are off until it responds
         get_logger().warning("the flag provider did not start; feeds are off", error_type=type(error).__name__)
 
 
 def flag_values(feed: Feed, environment: Environment) -> FeedFlags:
-    """The feed's switches as they are now. Never raises: what could not be had is in ``errors``, and the mode is off.
+    """Return the feed's current switches. Never raises: unresolved switches are in ``errors``, and the mode is off.
 
-    The provider is told the feed (as targeting key), the recipient and the environment, nothing of customers.
+    The provider receives the feed (as targeting key), the recipient and the environment, no customer data.
     """
     client = api.get_client(DOMAIN)
     provider = api.get_provider_metadata(DOMAIN).name
     status = client.get_provider_status()
     if provider == NoOpMetadata().name:
-        # OpenFeature's stand-in answers every question with the default, which would look like a decision.
+        # OpenFeature's no-op provider returns every default, which would look like a decision.
         return _off(feed, provider, ["provider: none was started"])
-    if status not in (ProviderStatus.READY, ProviderStatus.STALE):  # stale: the last values that it had
+    if status not in (ProviderStatus.READY, ProviderStatus.STALE):  # stale: the last known values
         return _off(feed, provider, [f"provider: {status.value}"])
     context = EvaluationContext(
         targeting_key=feed.name,
@@ -142,8 +144,8 @@ def flag_values(feed: Feed, environment: Environment) -> FeedFlags:
     return _off(feed, provider, errors) if errors else flags
 
 
-class AttemptFlags(Record):
-    """What one attempt at a business date found the switches to be: of its feed, and of those that it excludes."""
+class AttemptFlags(StoredRecord):
+    """The switches that one attempt at a business date resolved: of its feed and of the feeds that it excludes."""
 
     feed: str
     business_date: dt.date
@@ -160,24 +162,23 @@ def attempt_flags(
     day: dt.date,
     correlation_id: str,
 ) -> dict[str, FeedFlags]:
-    """The switches for one attempt, by feed: of ``feed`` and of those of ``feeds`` that it excludes.
+    """Return the switches for one attempt, by feed: of ``feed`` and of those of ``feeds`` that it excludes.
 
-    Asked once: the first step of an attempt puts the answers on record, the others read them there, in whatever
-    process they run.
+    The first step of an attempt resolves and records them; the other steps read the record, in any process.
     """
     key = f"switches/{feed.name}/{day.isoformat()}/{sha256(correlation_id.encode())[:32]}.json"
     if not store.exists(key):
-        asked = [feed, *(other for other in feeds if exclude_each_other(feed, other))]
-        answers = {one.name: flag_values(one, environment).recorded for one in asked}
-        record = AttemptFlags(feed=feed.name, business_date=day, correlation_id=correlation_id, flags=answers)
+        concerned = [feed, *(other for other in feeds if exclude_each_other(feed, other))]
+        values = {each.name: flag_values(each, environment).recorded for each in concerned}
+        record = AttemptFlags(feed=feed.name, business_date=day, correlation_id=correlation_id, flags=values)
         store.create(key, to_json(record))
-    kept = from_json(AttemptFlags, store.read(key), store.location(key))
-    return {name: FeedFlags.from_recorded(name, values) for name, values in kept.flags.items()}
+    recorded = from_json(AttemptFlags, store.read(key), store.location(key))
+    return {name: FeedFlags.from_recorded(name, values) for name, values in recorded.flags.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class GateVerdict:
-    """Whether a feed may do what its mode says. ``overridden``: only because a person said so, on record."""
+    """Permission of a feed's mode. ``overridden``: granted only by a person's recorded override."""
 
     allowed: bool
     reason: str
@@ -187,10 +188,10 @@ class GateVerdict:
 def live_gate(
     feed: Feed, flags: FeedFlags, last: tuple[dt.date, FeedMode] | None, scorecard: Scorecard, required: int
 ) -> GateVerdict:
-    """May the feed go live? A feed that replaces an old app needs ``required`` clean dates in a row, or an override.
+    """Return the permission to go live: ``required`` clean dates in a row or an override, if it replaces an old app.
 
-    ``last`` is the newest business date that the feed delivered, and where; the scorecard's run must end there. Once
-    a date has gone live the feed stays live until it is switched back.
+    ``last`` is the newest business date that the feed delivered, and its mode; the scorecard's run must end there.
+    Once a date has been delivered live, the feed stays live until it is switched back.
     """
     if flags.mode is not FeedMode.LIVE:
         return GateVerdict(True, f"{feed.name} is {flags.mode}: nothing reaches the recipient")
@@ -202,12 +203,12 @@ def live_gate(
         return GateVerdict(True, f"{scorecard.clean_run} clean dates in a row up to {scorecard.last.isoformat()}")
     state = f"{scorecard.clean_run} of {required} clean dates in a row up to {scorecard.last.isoformat()}"
     if flags.live_override:
-        return GateVerdict(True, f"{state}; let live by a person: {flags.live_override}", overridden=True)
+        return GateVerdict(True, f"{state}; allowed by a person: {flags.live_override}", overridden=True)
     broken = f", broken by {scorecard.broken_by}" if scorecard.broken_by else ""
     return GateVerdict(
         False,
-        f"{feed.name} may not go live: {state}{broken}. Leave it in shadow, explain or mend what differs, or set the "
-        f"switch {Switch.LIVE_OVERRIDE} to who decided otherwise and why",
+        f"{feed.name} may not go live: {state}{broken}. Leave it in shadow, explain or fix the differences, or set the "
+        f"switch {Switch.LIVE_OVERRIDE} to the name of the person who decides otherwise, and the reason",
     )
 
 
@@ -230,19 +231,19 @@ def _off(feed: Feed, provider: str, errors: Sequence[str]) -> FeedFlags:
     return FeedFlags(feed.name, FeedMode.OFF, provider=provider, errors=tuple(errors))
 
 
-def _made(path: str) -> FeatureProvider:
+def _load_provider(path: str) -> FeatureProvider:
     module, _, name = path.partition(":")
     try:
         make = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise FlagSettingsError(
-            f"CLASSFEED_FLAG_PROVIDER: {path} can't be loaded ({error}); write module:callable and install its package"
+            f"CLASSFEED_FLAG_PROVIDER: cannot load {path} ({error}): use module:callable and install its package"
         ) from None
     provider: FeatureProvider = make()
     return provider
 
 
 def is_live(feed: Feed, environment: Environment) -> bool:
-    """True if the feed delivers to customers, as its switches say now; as it declares if they can't be had."""
+    """Return True if the feed's switches make it live; if they cannot be resolved, its declaration decides."""
     flags = flag_values(feed, environment)
     return (feed.mode if flags.errors else flags.mode) is FeedMode.LIVE

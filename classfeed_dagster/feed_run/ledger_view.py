@@ -87,7 +87,7 @@ def _basis(work: FeedRun) -> str:
     place = None if last is None else [last.position, None if last.manifest is None else last.manifest.sha256]
     snapshot = work.snapshot()
     code = work.runtime.settings.code_version
-    return sha256(canonical([place, snapshot.snapshot_id, work.made_of(), work.flags.recorded, work.format.name, code]))
+    return sha256(canonical([place, snapshot.snapshot_id, work.inputs(), work.flags.recorded, work.format.name, code]))
 
 
 class _Examination:
@@ -221,9 +221,9 @@ class _Examination:
         # A CURRENT portfolio that the date before did not send waits for that date: there is nothing to add to yet.
         new = pl.col("change") == "NEW"
         sent = pl.col("portfolio_number").is_in(self._sent_before_numbers)
-        going = consented.filter(new | ((pl.col("change") == "CURRENT") & sent))
-        full = going.filter(new)["portfolio_id"]
-        ids = pl.col("portfolio_id").is_in(going["portfolio_id"].implode())
+        included = consented.filter(new | ((pl.col("change") == "CURRENT") & sent))
+        full = included.filter(new)["portfolio_id"]
+        ids = pl.col("portfolio_id").is_in(included["portfolio_id"].implode())
         positions = roll_forward(previous.filter(ids), records.filter(ids), stated.filter(ids), full, self._day)
         for row in unbalanced(positions.filter(pl.col("kind").is_in(self._judged_kinds))).iter_rows(named=True):
             cash = row["kind"] == CASH_POSITION

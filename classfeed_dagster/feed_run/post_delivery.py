@@ -1,6 +1,6 @@
-"""After delivery, without Dagster: prove it against the source, load it into the warehouse, compare with the data team.
+"""Steps after delivery: reconcile with the source, load the warehouse, reconcile with the data team. Dagster-free.
 
-Each step can be repeated: breaks are kept once, a load replaces its date, a report belongs to its attempt.
+Each step can be repeated: breaks are stored once, a load replaces its date, a report belongs to its attempt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.report import write_report
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.reconciliation.source import reconcile_source
-from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.trading_days import SYDNEY, next_business_day
 from classfeed_dagster.warehouse.breaks import Saved, kept_breaks, run_history, save_breaks
@@ -27,15 +27,15 @@ from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.load import Loaded, load_delivery
 from classfeed_dagster.warehouse.records import Side
 
-# When the data team's figures for a date should be there: Sydney time on the next business day.
+# Time at which the data team's figures for a date are due: Sydney time on the next business day.
 DATA_TEAM_DUE = dt.time(9, 0)
 _PLOTTED_DATES = 30
 
 
 class ReconciliationSummary(BaseModel, frozen=True):
-    """What one side's reconciliation of a date found, and of which delivery."""
+    """Result of one side's reconciliation of a date, and the reconciled delivery."""
 
-    build_id: str  # of the latest delivery that was reconciled
+    build_id: str  # of the latest reconciled delivery
     revision: int
     errors: int
     warnings: int
@@ -47,7 +47,7 @@ class ReconciliationSummary(BaseModel, frozen=True):
 
 @dataclass(frozen=True)
 class PostDelivery:
-    """One delivered business date of a feed, and one attempt at proving it. ``now``: a rehearsal's clock."""
+    """One attempt at reconciling a delivered business date of a feed. ``now``: a rehearsal's clock."""
 
     runtime: Runtime
     feed: Feed
@@ -58,11 +58,11 @@ class PostDelivery:
 
     @cached_property
     def instant(self) -> dt.datetime:
-        """Now, UTC."""
-        return self.now or dt.datetime.now(dt.UTC)
+        """Return the current time, UTC."""
+        return utc_now(self.now)
 
     def source(self) -> Reconciliation:
-        """The delivered files against the landing and bigsite, asked again by SQL of its own."""
+        """Reconcile the delivered files with the landing and with bigsite, which is queried independently."""
         return reconcile_source(
             self.runtime.store,
             self.runtime.engine,
@@ -74,12 +74,12 @@ class PostDelivery:
         )
 
     def load(self) -> Loaded:
-        """Put what was delivered into the star schema, in place of what stood there for the date."""
+        """Load the date's deliveries into the star schema, replacing an earlier load of the date."""
         with open_warehouse(self.runtime.settings) as connection:
             return load_delivery(connection, self.runtime.store, self.feed.name, self.day, self.feed.format)
 
     def data_team(self) -> Reconciliation:
-        """Our metrics, from the delivered files, against the data team's."""
+        """Reconcile metrics of the delivered files with the data team's metrics."""
         due = dt.datetime.combine(next_business_day(self.day), DATA_TEAM_DUE, tzinfo=SYDNEY).astimezone(dt.UTC)
         with open_warehouse(self.runtime.settings) as connection:
             return reconcile_data_team(
@@ -93,39 +93,41 @@ class PostDelivery:
                 table=self.runtime.settings.data_team_table,
             )
 
-    def keep(self, found: Reconciliation) -> tuple[ReconciliationSummary, Saved]:
-        """Keep the breaks in the warehouse, resolve those that are gone, write the report; what to remember of it."""
+    def keep(self, reconciliation: Reconciliation) -> tuple[ReconciliationSummary, Saved]:
+        """Store the breaks, resolve those that have disappeared, write the report, and return the summary."""
         with open_warehouse(self.runtime.settings) as connection:
             saved = save_breaks(
                 connection,
                 self.feed.name,
-                found.side,
+                reconciliation.side,
                 self.day,
-                found.breaks,
+                reconciliation.breaks,
                 at=self.instant,
-                attempt=found.attempt,
-                metrics=found.metrics(),
+                attempt=reconciliation.attempt,
+                metrics=reconciliation.metrics(),
             )
             kept = kept_breaks(connection, feed=self.feed.name, only_open=True)
-            history = self._history(run_history(connection, self.feed.name, "portfolios_held_back"), found.side)
-        report = write_report(self.runtime.store, [found], kept=kept, history=[history])
+            history = self._history(
+                run_history(connection, self.feed.name, "portfolios_held_back"), reconciliation.side
+            )
+        report = write_report(self.runtime.store, [reconciliation], kept=kept, history=[history])
         latest = delivered_state(self.runtime.store, self.feed.name, self.day).latest
         if latest is None:
-            raise AssertionError("a date was reconciled that has no delivery")
-        assured = ReconciliationSummary(
+            raise AssertionError("a date without a delivery was reconciled")
+        summary = ReconciliationSummary(
             build_id=latest.build_id,
             revision=latest.revision,
-            errors=found.errors,
-            warnings=found.warnings,
-            breaks=len(found.breaks),
-            unexplained=found.metrics()["unexplained"],
+            errors=reconciliation.errors,
+            warnings=reconciliation.warnings,
+            breaks=len(reconciliation.breaks),
+            unexplained=reconciliation.metrics()["unexplained"],
             report=report,
-            attempt=found.attempt,
+            attempt=reconciliation.attempt,
         )
-        self.runtime.save_reference(f"{self.feed.name}/{found.side.value}_reconciliation", self.day, assured)
-        return assured, saved
+        self.runtime.save_reference(f"{self.feed.name}/{reconciliation.side.value}_reconciliation", self.day, summary)
+        return summary, saved
 
     def _history(self, history: Sequence[tuple[dt.date, str, int]], side: Side) -> Figure:
-        """Portfolios held back over the last dates that were proven, up to this one."""
-        rows = [(day.isoformat(), held) for day, of, held in history if of == side.value and day <= self.day]
+        """Return a figure of the portfolios held back on the last reconciled dates, up to this one."""
+        rows = [(day.isoformat(), count) for day, of, count in history if of == side.value and day <= self.day]
         return Figure("portfolios held back, by date", tuple(rows[-_PLOTTED_DATES:]), over_time=True)

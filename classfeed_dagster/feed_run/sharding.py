@@ -1,7 +1,7 @@
-"""A feed's document on a great date, shared out: planned once, rendered by shard, written by lots of pages.
+"""Fan-out of a feed's document on a large date: planned once, rendered by shard, written by batches of pages.
 
-What is made here ahead, the document's last step puts together; if anything of it is missing or was made from something
-else, that step makes the document itself.
+The document's last step merges these results. If a result is missing or has another input digest, that step builds
+the document itself.
 """
 
 from __future__ import annotations
@@ -10,68 +10,70 @@ import contextlib
 
 from classfeed_dagster.delivery import shards
 from classfeed_dagster.delivery.build import Build, DeliveryContext
-from classfeed_dagster.delivery.shards import SharedOut
+from classfeed_dagster.delivery.shards import FanOutPlan
 from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectNotFoundError
 
 
-def share_out(work: FeedRun) -> int:
-    """Plan the date, and share the plan out for rendering; the number of shards, 0 on ordinary dates."""
+def fan_out(work: FeedRun) -> int:
+    """Plan the date and fan the plan out for rendering; return the number of shards, 0 on ordinary dates."""
     if not work.shards:
         return 0
     plan = work.plan(work.consent()[1], max_held_back_share=work.runtime.settings.max_held_back_share)
     snapshot = work.snapshot()
     last_of_shards = [snapshot.slices[shard.stop - 1].last for shard in snapshot.shards]
-    shared = shards.share_out(work.store, work.terms(), plan, last_of_shards, work.made_of())
-    work.runtime.save_reference(_reference(work), work.day, shared)
-    return len(shared.shards)
+    fan_out_plan = shards.fan_out(work.store, work.context(), plan, last_of_shards, work.inputs())
+    work.runtime.save_reference(_reference(work), work.day, fan_out_plan)
+    return len(fan_out_plan.shards)
 
 
 def render_shard(work: FeedRun, shard: int) -> None:
-    """Render those of one shard (from 0) who go."""
-    terms = work.terms()
-    shared = _shared(work, terms)
-    if shared is not None:
-        shards.render_shard(work.store, terms, shared, shard, work.frames(work.snapshot().shards[shard]))
+    """Render the included portfolios of one shard (from 0)."""
+    context = work.context()
+    fan_out_plan = _current_plan(work, context)
+    if fan_out_plan is not None:
+        shards.render_shard(work.store, context, fan_out_plan, shard, work.frames(work.snapshot().shards[shard]))
 
 
-def share_out_pages(work: FeedRun) -> int:
-    """Divide what was rendered into pages; the number of lots to write them in, 0 if there is nothing to share out."""
-    terms = work.terms()
-    shared = _shared(work, terms)
+def fan_out_pages(work: FeedRun) -> int:
+    """Divide the rendered portfolios into pages; return the number of batches, 0 without a current fan-out."""
+    context = work.context()
+    fan_out_plan = _current_plan(work, context)
     try:
-        return 0 if shared is None else shards.share_out_pages(work.store, terms, shared)
-    except ObjectNotFoundError:  # another attempt has shared out anew, and not rendered all of it yet
+        return 0 if fan_out_plan is None else shards.fan_out_pages(work.store, context, fan_out_plan)
+    except ObjectNotFoundError:  # another attempt has fanned out again and not rendered all shards yet
         return 0
 
 
-def write_pages(work: FeedRun, lot: int) -> None:
-    """Write, examine and stage one lot (from 0) of pages."""
-    terms = work.terms()
-    shared = _shared(work, terms)
-    if shared is not None:
+def write_pages(work: FeedRun, batch: int) -> None:
+    """Write, prevalidate and stage one batch (from 0) of pages."""
+    context = work.context()
+    fan_out_plan = _current_plan(work, context)
+    if fan_out_plan is not None:
         with contextlib.suppress(ObjectNotFoundError):  # as above
-            shards.write_pages(work.store, terms, shared, lot)
+            shards.write_pages(work.store, context, fan_out_plan, batch)
 
 
-def put_together(work: FeedRun) -> Build | None:
-    """The staged document, if it was shared out, is whole, and still is what would be shared out now."""
+def merge(work: FeedRun) -> Build | None:
+    """Merge and return the staged document; None if no complete fan-out of the current inputs exists."""
     if not work.shards:
         return None
-    terms = work.terms()
-    shared = _shared(work, terms)
-    if shared is not None:
+    context = work.context()
+    fan_out_plan = _current_plan(work, context)
+    if fan_out_plan is not None:
         with contextlib.suppress(ObjectNotFoundError):  # a part of it is missing
-            return work.staged(shards.put_together(work.store, terms, shared))
-    get_logger().info("not shared out", why="parts are missing, or were made from something else")
+            return work.staged(shards.merge(work.store, context, fan_out_plan))
+    get_logger().info("not fanned out", why="parts are missing or have another input digest")
     return None
 
 
-def _shared(work: FeedRun, terms: DeliveryContext) -> SharedOut | None:
-    # The latest, of whichever attempt: two at once may work on one document, or the later one's plan counts.
-    shared = work.runtime.find_reference(_reference(work), work.day, SharedOut) if work.shards else None
-    return shared if shared is not None and shared.made_under == shards.made_under(terms, work.made_of()) else None
+def _current_plan(work: FeedRun, context: DeliveryContext) -> FanOutPlan | None:
+    # The latest plan of any attempt: concurrent attempts work on one document, or the later plan counts.
+    latest = work.runtime.find_reference(_reference(work), work.day, FanOutPlan) if work.shards else None
+    if latest is None or latest.context_digest != shards.context_digest(context, work.inputs()):
+        return None
+    return latest
 
 
 def _reference(work: FeedRun) -> str:

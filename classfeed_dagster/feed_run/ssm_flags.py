@@ -23,7 +23,7 @@ from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feed_run.switch_values import SettingsProvider, SwitchValues
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import Record, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 
 FROM_SSM = "ssm"
 LAST_KNOWN = "switches/last-known.json"
@@ -64,7 +64,7 @@ class FlagsProblem:
     serving: bool
 
 
-class LastKnownFlags(Record):
+class LastKnownFlags(StoredRecord):
     """Switches as last read from the parameter, for processes that start while it cannot be read."""
 
     version: int

@@ -1,7 +1,7 @@
-"""The switches of a feed: which there are, what they were found to be for one attempt, and what they do to the data.
+"""The switches of a feed: names, values of one attempt, and their effect on the data.
 
-Asking for them is ``flags.py``. Here is what a build carries and its manifest records: values frozen once
-an attempt, so that nothing flips between the document and its delivery.
+``flags.py`` resolves them. The values are frozen once per attempt and recorded in the build and the manifest, so that
+nothing changes between the document and its delivery.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ _ERRORS = "errors"
 
 
 class Switch(enum.StrEnum):
-    """Every switch, by its name at the provider. A name that isn't here does not exist."""
+    """Every switch, by its name at the provider. Other names are refused."""
 
     MODE = "mode"  # off, shadow or live
-    PORTFOLIOS = "portfolios"  # which portfolios the feed may carry, see Portfolios
+    PORTFOLIOS = "portfolios"  # portfolios that the feed may carry, see Portfolios
     INCLUDE_INCOME = "include-income"  # dividends, distributions, interest: some recipients derive their own
-    INCLUDE_DRP = "include-drp"  # units from dividend reinvestment: likewise
-    RENDERING = "rendering"  # which of the feed's renderings makes the document
-    LIVE_OVERRIDE = "live-override"  # why a person lets the feed go live before its parity allows it
+    INCLUDE_DRP = "include-drp"  # units from dividend reinvestment: some recipients derive their own
+    RENDERING = "rendering"  # name of the feed's rendering to use
+    LIVE_OVERRIDE = "live-override"  # a person's reason to go live before parity allows it
 
 
 class SwitchValueError(ConfigurationError):
-    """A switch has a value that means nothing. The message names the switch and what it may be."""
+    """An invalid value of a switch. The message names the switch and the valid values."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedFlags:
-    """The switches of one feed as one attempt found them. ``errors`` says which could not be had, and why.
+    """The switches of one feed in one attempt. ``errors`` lists unresolved switches with their reason.
 
-    With an error the feed is off: nothing is delivered or recorded, so the date stays to be done. Going on in
+    With an error the feed is off: nothing is delivered or recorded, so the date stays pending. A delivery to the
     shadow would count the date as delivered, and the recipient would never get it.
     """
 
@@ -56,7 +56,7 @@ class FeedFlags:
 
     @property
     def recorded(self) -> dict[str, str | int | bool]:
-        """The values as the build and the manifest keep them; equal flags, equal record."""
+        """Return the values in the form that builds and manifests record. Equal flags give equal records."""
         values: dict[str, str | int | bool] = {
             Switch.MODE.value: self.mode.value,
             Switch.PORTFOLIOS.value: str(self.portfolios),
@@ -73,7 +73,7 @@ class FeedFlags:
 
     @classmethod
     def from_recorded(cls, feed: str, values: Mapping[str, str | int | bool]) -> FeedFlags:
-        """The flags that a build or a manifest keeps: what delivers must use these, not ask again."""
+        """Return the flags recorded in a build or a manifest. A delivery uses these and never resolves them again."""
         errors = str(values.get(_ERRORS, ""))
         return cls(
             feed,
@@ -89,24 +89,24 @@ class FeedFlags:
 
 
 def switched_frames(frames: Mapping[str, pl.DataFrame], flags: FeedFlags) -> dict[str, pl.DataFrame]:
-    """One slice's domain frames without what the switches leave out. With every switch at its default: unchanged.
+    """Return one slice's domain frames without the rows that the switches exclude. Defaults exclude nothing.
 
-    Cash that income or reinvestment moved stays: it is in the balance.
+    Cash rows of income or reinvestment stay, since they are part of the balance.
     """
-    kept = dict(frames)
-    movements = kept.get("movement_transactions")
+    filtered = dict(frames)
+    movements = filtered.get("movement_transactions")
     if movements is None:
-        return kept
+        return filtered
     if not flags.include_income:
         movements = movements.filter(~pl.col("transaction_id").str.starts_with("I"))
     if not flags.include_drp:
         movements = movements.filter(pl.col("transaction_type") != "DRP")
-    kept["movement_transactions"] = movements
-    return kept
+    filtered["movement_transactions"] = movements
+    return filtered
 
 
 def carried(consented: pl.DataFrame, flags: FeedFlags) -> pl.DataFrame:
-    """Those rows (a column ``portfolio_number``) whose portfolio the feed may carry; no other is its business."""
+    """Return the rows (with ``portfolio_number``) of portfolios that the feed may carry."""
     if not flags.portfolios.numbers:
         return consented
     listed = pl.col("portfolio_number").is_in(sorted(flags.portfolios.numbers))
@@ -114,7 +114,7 @@ def carried(consented: pl.DataFrame, flags: FeedFlags) -> pl.DataFrame:
 
 
 def chosen_format(feed: Feed, flags: FeedFlags) -> DocumentFormat:
-    """The rendering that the switch picks; SwitchValueError if the feed has none of that name."""
+    """Return the rendering that the switch selects; raise SwitchValueError if the feed has none of that name."""
     if flags.rendering == STANDARD:
         return feed.format
     if flags.rendering not in feed.renderings:

@@ -1,4 +1,4 @@
-"""Volumes against recent days: a warning when a document has far more or fewer records of a kind than usual."""
+"""Comparison of record counts with recent dates: a warning for far more or fewer records of a kind than usual."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SMALL = 20  # counts below this vary too much to mean anything
 
 
 def unusual_volumes(store: ObjectStore, feed: str, audience: RecipientSchedule, build: Build) -> CheckResult:
-    """Records of each kind against the first deliveries of up to twenty dates before. Re-issues are not judged."""
+    """Compare the records of each kind with the first deliveries of up to twenty earlier dates. Re-issues pass."""
     recent: list[Mapping[str, int]] = []
     day = audience.previous(build.business_date)
     while day is not None and len(recent) < RECENT_DATES:
@@ -29,23 +29,23 @@ def unusual_volumes(store: ObjectStore, feed: str, audience: RecipientSchedule, 
         day = audience.previous(day)
     if build.revision:
         return CheckResult("volumes", True, "a re-issue holds only what changed", (), 0)
-    return judge_volumes(build.totals.counts, recent)
+    return compare_volumes(build.totals.counts, recent)
 
 
-def judge_volumes(counts: Mapping[str, int], recent: Sequence[Mapping[str, int]]) -> CheckResult:
-    """``counts`` of records by kind against the median of ``recent`` dates: a fifth to five times it passes.
+def compare_volumes(counts: Mapping[str, int], recent: Sequence[Mapping[str, int]]) -> CheckResult:
+    """Compare ``counts`` by kind with the median of ``recent`` dates: a fifth to five times the median passes.
 
-    Passes while there are fewer than five dates to compare with, and where both are small.
+    Fewer than five dates pass, and so do small counts.
     """
     if len(recent) < _FEWEST_DATES:
-        return CheckResult("volumes", True, "too little to compare with", (), 0)
+        return CheckResult("volumes", True, "too few dates to compare with", (), 0)
     offenders: list[tuple[str, str]] = []
-    for name in sorted({*counts, *(name for one in recent for name in one)}):
-        usual = median(one.get(name, 0) for one in recent)
+    for name in sorted({*counts, *(name for date_counts in recent for name in date_counts)}):
+        usual = median(date_counts.get(name, 0) for date_counts in recent)
         count = counts.get(name, 0)
         if max(usual, count) >= _SMALL and not usual / _FACTOR <= count <= usual * _FACTOR:
             offenders.append((name, f"{count} records; the median of {len(recent)} dates is {usual:g}"))
-    found = "; ".join(f"{name}: {what}" for name, what in offenders)
+    unusual = "; ".join(f"{name}: {what}" for name, what in offenders)
     return CheckResult(
-        "volumes", not offenders, found or f"compared with {len(recent)} dates", tuple(offenders), len(offenders)
+        "volumes", not offenders, unusual or f"compared with {len(recent)} dates", tuple(offenders), len(offenders)
     )

@@ -18,7 +18,7 @@ from classfeed_dagster.domains.columns import Column, Frame
 from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, UNITS_SUM
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import Record
+from classfeed_dagster.stored_records import StoredRecord
 
 Kind = Literal["records", "positions", "portfolios", "identities", "stated"]
 SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -105,7 +105,7 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-class LedgerFile(Record):
+class LedgerFile(StoredRecord):
     """One part of a delivery's ledger."""
 
     kind: Kind = Field(description="records, positions, portfolios or identities")
@@ -123,7 +123,7 @@ class LedgerFile(Record):
         return f"{self.kind}-{self.part:04d}.parquet"
 
 
-class LedgerFiles(Record):
+class LedgerFiles(StoredRecord):
     """The ledger of one delivery."""
 
     schema_version: Literal[1] = Field(default=1, description="version of the files' form")
@@ -134,7 +134,7 @@ class LedgerFiles(Record):
         return tuple(file for file in self.files if file.kind == kind)
 
 
-class StagedLedger(Record):
+class StagedLedger(StoredRecord):
     """The ledger of a staged build: the rows of who goes, before anything is known of the dates before."""
 
     prefix: str = Field(description="where the staged files lie")

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import structlog
 
-from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.tags import CORRELATION_TAG
 
 StepContext = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
@@ -38,7 +38,7 @@ def timed(made: _Step, also: Mapping[str, Any] | None = None) -> _Step:
 
 def current_time(runtime: Runtime) -> dt.datetime:
     """Return the set clock if there is one, else the real time; UTC."""
-    return runtime.settings.now or dt.datetime.now(dt.UTC)
+    return utc_now(runtime.settings.now)
 
 
 def business_date(context: StepContext) -> dt.date:

@@ -10,19 +10,19 @@ from pydantic import NonNegativeInt
 
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import Record, from_json, sha256, to_json
+from classfeed_dagster.stored_records import StoredRecord, from_json, sha256, to_json
 
 LISTED = 1000  # differences that a report lists; its counts are complete
 
 
-class SourceFile(Record):
+class SourceFile(StoredRecord):
     """A file of the old app, as it was compared."""
 
     key: str
     sha256: str
 
 
-class ParityDifference(Record):
+class ParityDifference(StoredRecord):
     """One difference. Values of personal fields are not shown; a cash account is named by a hash."""
 
     line: Literal["D", "B"]
@@ -35,7 +35,7 @@ class ParityDifference(Record):
     explanation: str | None
 
 
-class ParityReport(Record):
+class ParityReport(StoredRecord):
     """What the comparison of one feed's business date found."""
 
     feed: str

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, V
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import Record, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -54,7 +54,7 @@ class ConsentEvent(BaseModel):
     correlation_id: _Id
 
 
-class Look(Record):
+class Look(StoredRecord):
     """The latest reason to ask bigsite what changed."""
 
     schema_version: Literal[1] = 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
-from classfeed_dagster.delivery.approve_removals import releases
+from classfeed_dagster.delivery.approve_removals import approvals
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
@@ -144,7 +144,7 @@ def _observe(
     sent = deliveries(store, feed, day)
     held = tuple(record for record in quarantine(store, feed.name, day) if record.status == "HELD")
     landed = latest_snapshot(store, day, [audience])
-    released = [release.released_at for release in releases(store, audience, day)]
+    released = [approval.approved_at for approval in approvals(store, audience, day)]
     facts = DateFacts(
         feed=feed.name,
         business_date=day,

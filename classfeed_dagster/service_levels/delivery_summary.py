@@ -1,4 +1,4 @@
-"""Summaries of a date's deliveries, read from the manifests; each manifest is read once a process."""
+"""Summaries of a date's deliveries from the manifests. Each process reads a manifest once."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import delivered_prefix
 
 _MANIFEST = re.compile(r"r(\d+)/manifest\.json\Z")
-_KEPT = 4000
-_MANIFESTS: dict[str, Delivery | None] = {}
+_CACHE_SIZE = 4000
+_SUMMARIES: dict[str, Delivery | None] = {}  # by the manifest's location; None for void manifests
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What operating needs of a manifest; a manifest itself may be large."""
+    """The facts of a manifest that alerts and repair need. A manifest itself may be large."""
 
     revision: int
-    delivered_at: dt.datetime  # bigsite's clock, at the last question before the manifest
+    delivered_at: dt.datetime  # bigsite's clock at the last consent query before the manifest
     snapshot_at: dt.datetime
     portfolios: int
     held_back: int
 
 
 def deliveries(store: ObjectStore, feed: Feed, day: dt.date) -> tuple[Delivery, ...]:
-    """The deliveries of a date, void revisions left out, in order; reads each manifest once a process."""
+    """Return the deliveries of a date in order, without void revisions."""
     view = live_and_shadow(store, feed.name)
     prefix = delivered_prefix(feed.name, day)
-    found: list[Delivery] = []
+    summaries: list[Delivery] = []
     for key in view.list(prefix):
         if _MANIFEST.match(key.removeprefix(prefix)):
             location = view.location(key)
-            if location not in _MANIFESTS:
-                if len(_MANIFESTS) >= _KEPT:
-                    _MANIFESTS.clear()
-                _MANIFESTS[location] = _summary(view.read(key), location)
-            delivery = _MANIFESTS[location]
+            if location not in _SUMMARIES:
+                if len(_SUMMARIES) >= _CACHE_SIZE:
+                    _SUMMARIES.clear()
+                _SUMMARIES[location] = _summary(view.read(key), location)
+            delivery = _SUMMARIES[location]
             if delivery is not None:
-                found.append(delivery)
-    return tuple(sorted(found, key=lambda one: one.revision))
+                summaries.append(delivery)
+    return tuple(sorted(summaries, key=lambda delivery: delivery.revision))
 
 
 def _summary(data: bytes, location: str) -> Delivery | None:

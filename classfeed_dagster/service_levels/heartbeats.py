@@ -7,13 +7,13 @@ import datetime as dt
 from pydantic import AwareDatetime
 
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import Record, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 
 MAX_SILENCE = dt.timedelta(minutes=15)
 SENSORS = ("repair", "alerts")  # those that write one
 
 
-class Heartbeat(Record):
+class Heartbeat(StoredRecord):
     """When a sensor last finished its work."""
 
     at: AwareDatetime

@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeInt
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.service_levels.service_levels import Judgment, Punctuality
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Record, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 from classfeed_dagster.tags import LAUNCHED_BY_TAG, REPAIR
 from classfeed_dagster.trading_days import SYDNEY
 
@@ -44,7 +44,7 @@ class LaunchedRun:
     succeeded: bool
 
 
-class Month(Record):
+class Month(StoredRecord):
     """One month of a feed. A run belongs to the month, in Sydney, in which it was started."""
 
     schema_version: Literal[1] = 1

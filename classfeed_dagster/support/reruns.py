@@ -22,7 +22,7 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.service_levels.due import due
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import Record, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 
 BUDGET_WINDOW = dt.timedelta(hours=24)
 LAUNCHED_BY = "support"
@@ -38,7 +38,7 @@ class RerunRefusedError(UsageError):
     """A re-run is not permitted. The message states the reason and what the person can do."""
 
 
-class RerunRequest(Record):
+class RerunRequest(StoredRecord):
     """Request for a re-run: requester, reason, instant and outcome."""
 
     schema_version: Literal[1] = 1

@@ -62,15 +62,15 @@ def test_a_good_build_passes(store: ObjectStore, day: Day) -> None:
         (lambda data: data + b"X|?\n", "a line of an unknown kind 'X'"),
         (
             lambda data: data.replace(b"|2023-01-03|", b"|2023-01-04|"),
-            "its header says BusinessDate '2023-01-04', the record '2023-01-03'",
+            "its header states BusinessDate '2023-01-04', the record '2023-01-03'",
         ),
-        (lambda data: data.replace(b"-r0-p1", b"-r0-p9"), "its header says MessageId"),
+        (lambda data: data.replace(b"-r0-p1", b"-r0-p9"), "its header states MessageId"),
         (lambda data: data + b"A|P9|NEW\n", "is in the file and not in the record"),
         (
             lambda data: data.replace(b"A|P1|NEW\n", b"").replace(b"C|P1|", b"C|P2|"),
             "is in the record and not in the file",
         ),
-        (lambda data: data, "the file isn't the one that was built"),
+        (lambda data: data, "is not the file that was built"),
     ],
 )
 def test_document_valid_names_the_fault(local_store: ObjectStore, made: Build, edit: Edit, fault: str) -> None:
@@ -87,8 +87,8 @@ def test_a_missing_or_unreadable_page_is_invalid(local_store: ObjectStore, made:
     examined = examine_build(local_store, made, FORMAT)
     faults = document_valid(made, examined).offenders
     missing = [what for where, what in faults if where == made.pages[0].message_id]
-    assert missing[:2] == ["the file isn't the one that was built", "the file does not exist"]
-    assert any("can't be read as a lines document" in what for _, what in faults)
+    assert missing[:2] == ["is not the file that was built", "the file does not exist"]
+    assert any("is not readable as a lines document" in what for _, what in faults)
     consent = everyone_consented(made, examined, day.active)
     assert not consent.passed
     assert [where for where, _ in consent.offenders] == [page.message_id for page in made.pages]
@@ -107,7 +107,7 @@ def test_another_file_than_the_one_built_is_not_believed_who_is_in_it(
 ) -> None:
     edited(local_store, made, lambda data: data.replace(b"C|P1|10.00", b"C|P1|99.00"))
     result = everyone_consented(made, examine_build(local_store, made, FORMAT), day.active)
-    assert result.offenders == ((made.pages[0].message_id, "can't be trusted to say who is in it"),)
+    assert result.offenders == ((made.pages[0].message_id, "is unreadable or changed: its portfolios are unknown"),)
 
 
 def test_a_removed_portfolio_may_be_named_but_not_have_data(local_store: ObjectStore) -> None:
@@ -119,7 +119,7 @@ def test_a_removed_portfolio_may_be_named_but_not_have_data(local_store: ObjectS
     edited(local_store, made, lambda data: data.replace(b"C|P1|1.00", b"C|P2|1.00"))
     examined = examine_build(local_store, made, FORMAT)
     assert ("P2", "does not consent now") in everyone_consented(made, examined, {"P1"}).offenders
-    assert ("P2", "is announced as removed, and the file has data of it") in document_valid(made, examined).offenders
+    assert ("P2", "is announced as removed, but the file has its data") in document_valid(made, examined).offenders
 
 
 @pytest.mark.parametrize(

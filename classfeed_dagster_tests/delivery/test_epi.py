@@ -19,7 +19,7 @@ from classfeed_dagster.delivery.checks import (
     record_evaluation,
 )
 from classfeed_dagster.delivery.gate import record_verdict
-from classfeed_dagster.delivery.publish import Outcome, publish
+from classfeed_dagster.delivery.publish import PublishOutcome, publish
 from classfeed_dagster.delivery.verify import ProblemKind, verify_feed, verify_paths
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.domains.columns import (
@@ -98,10 +98,10 @@ def frames(day: Day) -> Mapping[str, pl.DataFrame]:
     }
 
 
-def deliver(store: ObjectStore, day: Day) -> tuple[Build, Outcome]:
+def deliver(store: ObjectStore, day: Day) -> tuple[Build, PublishOutcome]:
     planned = plan(store, day, AUDIENCE)
-    made_under = terms(store, day, FEED, document_format=EPI, max_page_bytes=8192 + 2500)
-    made = build_delivery(store, made_under, planned, [frames(day)])
+    context = terms(store, day, FEED, document_format=EPI, max_page_bytes=8192 + 2500)
+    made = build_delivery(store, context, planned, [frames(day)])
     examined = examine_build(store, made, EPI)
     for evaluation in (
         document_valid(made, examined),

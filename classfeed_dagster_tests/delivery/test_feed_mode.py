@@ -61,7 +61,7 @@ def test_other_keys_are_the_stores_own(local_store: ObjectStore) -> None:
 
 
 def test_a_feed_that_is_off_delivers_nowhere(local_store: ObjectStore) -> None:
-    with pytest.raises(ValueError, match="delivers nowhere"):
+    with pytest.raises(ValueError, match="has no place to deliver"):
         switched(local_store, FEED, FeedMode.OFF)
 
 

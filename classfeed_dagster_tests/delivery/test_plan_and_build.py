@@ -62,7 +62,7 @@ def planned(day: Day, earlier: EarlierDate | None, known: frozenset[str] = froze
         ever_delivered=lambda numbers: numbers & known,
         max_held_back_share=Decimal(1),
     )
-    result = {going.number: f"goes {going.change} {going.extract}" for going in made.going}
+    result = {going.number: f"goes {going.change} {going.extract}" for going in made.included}
     result |= {held.number: held.reason for held in made.held_back}
     return result | dict.fromkeys(made.unannounced, "unannounced")
 
@@ -109,7 +109,7 @@ def test_every_portfolio_has_one_answer() -> None:
 def test_who_goes_takes_along_by_which_consents(local_store: ObjectStore) -> None:
     deliver(local_store, simple(P1=["1.00"], P2=["2.00"]))
     day = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ())})
-    assert [going.consent_ids for going in plan(local_store, day).going] == [(1,), (2,)]
+    assert [going.consent_ids for going in plan(local_store, day).included] == [(1,), (2,)]
     manifest = deliver(local_store, day).manifest
     assert [one.consent_ids for one in manifest.portfolios] == [(1,), (2,)]
 
@@ -347,7 +347,7 @@ def test_another_processors_compression_is_taken_as_it_was_staged(local_store: L
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"?", "can't be read"), (gzip.compress(b"another document", mtime=0), "isn't the document")]
+    ("data", "message"), [(b"?", "is unreadable"), (gzip.compress(b"another document", mtime=0), "is not the document")]
 )
 def test_a_damaged_staged_page_is_noticed(local_store: LocalStore, data: bytes, message: str) -> None:
     made = build(local_store, simple())
@@ -362,8 +362,8 @@ def test_a_new_version_of_the_code_is_another_build(local_store: ObjectStore) ->
 
 def test_flags_are_part_of_the_build(local_store: ObjectStore) -> None:
     day = simple()
-    made_under = terms(local_store, day, flags={"jump_released": True})
-    made = build_delivery(local_store, made_under, plan(local_store, day), day.slices())
+    context = terms(local_store, day, flags={"jump_released": True})
+    made = build_delivery(local_store, context, plan(local_store, day), day.slices())
     assert made.flags == {"jump_released": True}
     assert made.build_id != build(local_store, day).build_id
 

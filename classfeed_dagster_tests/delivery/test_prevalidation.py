@@ -24,8 +24,8 @@ DAY = Day(DAY1, {f"P{n:03}": ("NEW", [f"{n}.25", "-1.00"]) for n in range(90)})
 
 
 def stage(store: ObjectStore, day: Day, page_bytes: int) -> Build:
-    made_under = terms(store, day, FEED, document_format=EPI, max_page_bytes=8192 + page_bytes)
-    return build_delivery(store, made_under, plan(store, day, AUDIENCE), [frames(day)])
+    context = terms(store, day, FEED, document_format=EPI, max_page_bytes=8192 + page_bytes)
+    return build_delivery(store, context, plan(store, day, AUDIENCE), [frames(day)])
 
 
 @pytest.fixture

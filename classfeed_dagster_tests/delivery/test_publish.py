@@ -434,7 +434,7 @@ def test_a_staged_page_changed_after_the_checks_never_leaves(local_store: Object
     made = build(local_store, day)
     check(local_store, made, day)
     local_store.put(made.pages[1].key, b"not a gzip file")
-    with pytest.raises(DamagedRecordError, match="isn't what was checked"):
+    with pytest.raises(DamagedRecordError, match="is not the one checked"):
         go(local_store, made, day)
     assert not local_store.exists(manifest_key(FEED, DAY1, 0))
 
@@ -461,7 +461,7 @@ def test_a_page_that_arrives_otherwise_is_noticed(local_store: ObjectStore) -> N
         def create(self, key: str, data: object, metadata: object = None) -> bool:
             return local_store.create(key, b"bits have flipped" if key.endswith(".gz") else data, metadata)  # type: ignore[arg-type]
 
-    with pytest.raises(DamagedRecordError, match="isn't what was written"):
+    with pytest.raises(DamagedRecordError, match="differs from the one written"):
         go(Corrupting(), made, day)  # type: ignore[arg-type]
     assert not local_store.exists(manifest_key(FEED, DAY1, 0))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from classfeed_dagster.delivery.approve_removals import approve_removals, is_released, releases
+from classfeed_dagster.delivery.approve_removals import approvals, approve_removals, is_approved
 from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates, deliveries_of, history_of
 from classfeed_dagster.delivery.manifest import ChainEntry
 from classfeed_dagster.delivery.quarantine import held, quarantine, update_quarantine
@@ -96,45 +96,45 @@ def test_any_number_of_a_portfolio_stays_under_the_quarantine(local_store: Objec
     assert {record.number for record in held(local_store, FEED)} == set(numbers)
 
 
-# --- Consent jumps ------------------------------------------------------------------------------------------------
+# --- Consent removals ------------------------------------------------------------------------------------------------
 
 
-def test_a_release_is_for_exactly_one_set(store: ObjectStore) -> None:
-    assert not is_released(store, AUDIENCE, DAY1, ["P1", "P2"])
-    release = approve_removals(store, AUDIENCE, DAY1, ["P2", "P1"], released_by=" jo ", reason="fund closed", at=T1)
-    assert (release.released_by, release.removed) == ("jo", 2)
+def test_approval_covers_exactly_one_set(store: ObjectStore) -> None:
+    assert not is_approved(store, AUDIENCE, DAY1, ["P1", "P2"])
+    approval = approve_removals(store, AUDIENCE, DAY1, ["P2", "P1"], approved_by=" jo ", reason="fund closed", at=T1)
+    assert (approval.approved_by, approval.removed) == ("jo", 2)
     assert list(store.list("releases/")) == [f"releases/{AUDIENCE.key}/2023-01-03/consent-jump.json"]
-    assert is_released(store, AUDIENCE, DAY1, ["P1", "P2"])
-    assert not is_released(store, AUDIENCE, DAY1, ["P1", "P2", "P3"])
-    assert not is_released(store, AUDIENCE, DAY1, ["P1"])
-    assert not is_released(store, AUDIENCE, DAY2, ["P1", "P2"])
-    again = approve_removals(store, AUDIENCE, DAY1, ["P1", "P2"], released_by="max", reason="me too", at=T2)
-    assert again == release
+    assert is_approved(store, AUDIENCE, DAY1, ["P1", "P2"])
+    assert not is_approved(store, AUDIENCE, DAY1, ["P1", "P2", "P3"])
+    assert not is_approved(store, AUDIENCE, DAY1, ["P1"])
+    assert not is_approved(store, AUDIENCE, DAY2, ["P1", "P2"])
+    again = approve_removals(store, AUDIENCE, DAY1, ["P1", "P2"], approved_by="max", reason="me too", at=T2)
+    assert again == approval
 
 
-def test_further_releases_keep_the_earlier_ones(local_store: ObjectStore) -> None:
+def test_further_approvals_keep_the_earlier_ones(local_store: ObjectStore) -> None:
     for at in range(12):
-        approve_removals(local_store, AUDIENCE, DAY1, [f"P{at}"], released_by="jo", reason="checked", at=T1)
-    assert [is_released(local_store, AUDIENCE, DAY1, [f"P{at}"]) for at in range(13)] == [True] * 12 + [False]
-    assert [release.removed for release in releases(local_store, AUDIENCE, DAY1)] == [1] * 12
+        approve_removals(local_store, AUDIENCE, DAY1, [f"P{at}"], approved_by="jo", reason="checked", at=T1)
+    assert [is_approved(local_store, AUDIENCE, DAY1, [f"P{at}"]) for at in range(13)] == [True] * 12 + [False]
+    assert [approval.removed for approval in approvals(local_store, AUDIENCE, DAY1)] == [1] * 12
 
 
-def test_releases_at_once_are_all_kept(store: ObjectStore) -> None:
-    def release(at: int) -> None:
-        approve_removals(store, AUDIENCE, DAY1, [f"P{at}"], released_by="jo", reason="checked", at=T1)
+def test_concurrent_approvals_are_all_kept(store: ObjectStore) -> None:
+    def approve(at: int) -> None:
+        approve_removals(store, AUDIENCE, DAY1, [f"P{at}"], approved_by="jo", reason="checked", at=T1)
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(release, range(4)))
-    assert all(is_released(store, AUDIENCE, DAY1, [f"P{at}"]) for at in range(4))
+        list(pool.map(approve, range(4)))
+    assert all(is_approved(store, AUDIENCE, DAY1, [f"P{at}"]) for at in range(4))
 
 
 @pytest.mark.parametrize(("who", "why"), [("", "checked"), ("jo", " ")])
-def test_a_release_names_who_and_why(local_store: ObjectStore, who: str, why: str) -> None:
-    with pytest.raises(ValueError, match="say who looked"):
-        approve_removals(local_store, AUDIENCE, DAY1, ["P1"], released_by=who, reason=why, at=T1)
+def test_approval_without_name_or_reason_is_refused(local_store: ObjectStore, who: str, why: str) -> None:
+    with pytest.raises(ValueError, match="state who approves"):
+        approve_removals(local_store, AUDIENCE, DAY1, ["P1"], approved_by=who, reason=why, at=T1)
 
 
-def test_releases_that_keep_coming_give_up(local_store: ObjectStore) -> None:
+def test_approval_gives_up_after_lost_races(local_store: ObjectStore) -> None:
     class AlwaysLate:
         def __getattr__(self, name: str) -> object:
             return getattr(local_store, name)
@@ -143,10 +143,10 @@ def test_releases_that_keep_coming_give_up(local_store: ObjectStore) -> None:
             return False
 
     with pytest.raises(ChainBusyError):
-        approve_removals(AlwaysLate(), AUDIENCE, DAY1, ["P1"], released_by="jo", reason="x", at=T1)  # type: ignore[arg-type]
+        approve_removals(AlwaysLate(), AUDIENCE, DAY1, ["P1"], approved_by="jo", reason="x", at=T1)  # type: ignore[arg-type]
 
 
-# --- Looking ------------------------------------------------------------------------------------------------------
+# --- History ------------------------------------------------------------------------------------------------------
 
 
 def test_status_and_history(store: ObjectStore) -> None:

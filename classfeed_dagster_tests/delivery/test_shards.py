@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from classfeed_dagster.delivery.build import Build, build_delivery
 from classfeed_dagster.delivery.shards import (
-    SharedOut,
-    made_under,
-    put_together,
+    FanOutPlan,
+    context_digest,
+    fan_out,
+    fan_out_pages,
+    merge,
     render_shard,
-    share_out,
-    share_out_pages,
     write_pages,
 )
 from classfeed_dagster.errors import BuildError, DamagedRecordError
@@ -38,15 +38,15 @@ def by_several(store: ObjectStore, day: Day, shard_size: int, *, order: int = 1,
     frames = list(day.slices(shard_size))
     for shard in range(len(shared.shards))[::order]:
         render_shard(store, made, shared, shard, [frames[shard]])
-    for lot in range(share_out_pages(store, made, shared))[::order]:
-        write_pages(store, made, shared, lot)
-    return put_together(store, made, shared)
+    for batch in range(fan_out_pages(store, made, shared))[::order]:
+        write_pages(store, made, shared, batch)
+    return merge(store, made, shared)
 
 
-def shared_out(store: ObjectStore, day: Day, shard_size: int, max_page_bytes: int = SMALL) -> SharedOut:
+def shared_out(store: ObjectStore, day: Day, shard_size: int, max_page_bytes: int = SMALL) -> FanOutPlan:
     numbers = sorted(day.content)
     last = [numbers[at : at + shard_size][-1] for at in range(0, len(numbers), shard_size)]
-    return share_out(store, terms(store, day, max_page_bytes=max_page_bytes), plan(store, day), last, MADE_OF)
+    return fan_out(store, terms(store, day, max_page_bytes=max_page_bytes), plan(store, day), last, MADE_OF)
 
 
 def by_one(store: ObjectStore, day: Day, max_page_bytes: int = SMALL) -> Build:
@@ -123,47 +123,47 @@ def day() -> Day:
 
 
 def test_what_a_document_is_made_under(local_store: ObjectStore, day: Day) -> None:
-    def under(made_of: Sequence[str] = MADE_OF, **others: object) -> str:
-        return made_under(terms(local_store, day, **others), made_of)
+    def under(inputs: Sequence[str] = MADE_OF, **others: object) -> str:
+        return context_digest(terms(local_store, day, **others), inputs)
 
     others = [under(["1" * 64]), under(code_version="2.0"), under(max_page_bytes=9000), under(flags={"mode": "live"})]
     assert len({under(), *others}) == 1 + len(others)
     assert under() == under(correlation_id="another attempt")
     first = shared_out(local_store, day, 4)
     fewer = shared_out(local_store, day.without("P3"), 4)
-    assert first.made_under == fewer.made_under
+    assert first.context_digest == fewer.context_digest
     assert first.prefix != fewer.prefix
     planned = plan(local_store, day)
-    cut_short = replace(planned, going=planned.going[:-1])  # nobody is said to be held back
-    assert share_out(local_store, terms(local_store, day), cut_short, NUMBERS[3::4], MADE_OF).prefix != first.prefix
+    cut_short = replace(planned, included=planned.included[:-1])  # nobody is said to be held back
+    assert fan_out(local_store, terms(local_store, day), cut_short, NUMBERS[3::4], MADE_OF).prefix != first.prefix
     one_held = plan(local_store, replace(day, broken=["P3"]))
     nobody_held = replace(one_held, held_back=())
     told = [
-        share_out(local_store, terms(local_store, day), who, NUMBERS[3::4], MADE_OF) for who in (one_held, nobody_held)
+        fan_out(local_store, terms(local_store, day), who, NUMBERS[3::4], MADE_OF) for who in (one_held, nobody_held)
     ]
     assert told[0].prefix != told[1].prefix
 
 
 def test_who_comes_after_the_last_shards_end_goes_with_it(local_store: ObjectStore, day: Day) -> None:
-    shared = share_out(local_store, terms(local_store, day), plan(local_store, day), ["P3", "P5"], MADE_OF)
+    shared = fan_out(local_store, terms(local_store, day), plan(local_store, day), ["P3", "P5"], MADE_OF)
     assert [shard.portfolios for shard in shared.shards] == [4, 5]
 
 
-def test_pages_are_written_in_two_lots_for_each_shard(local_store: ObjectStore, day: Day) -> None:
+def test_pages_are_written_in_two_batches_per_shard(local_store: ObjectStore, day: Day) -> None:
     shared, made = shared_out(local_store, day, 5), terms(local_store, day, max_page_bytes=8192 + 1)
     for shard, frames in enumerate(day.slices(5)):
         render_shard(local_store, made, shared, shard, [frames])
-    assert share_out_pages(local_store, made, shared) == 3  # nine pages: 3 + 3 + 3, four lots would hold 2.25
-    for lot in range(3):
-        write_pages(local_store, made, shared, lot)
-    assert len(put_together(local_store, made, shared).pages) == 9
+    assert fan_out_pages(local_store, made, shared) == 3  # nine pages: 3 + 3 + 3, four batches would hold 2.25
+    for batch in range(3):
+        write_pages(local_store, made, shared, batch)
+    assert len(merge(local_store, made, shared).pages) == 9
 
 
 def test_a_lot_may_be_a_single_page(local_store: ObjectStore) -> None:
     day = Day(DAY1, {number: ("NEW", ["1.00"]) for number in NUMBERS[:2]})
     shared, made = shared_out(local_store, day, 2), terms(local_store, day, max_page_bytes=8192 + 1)
     render_shard(local_store, made, shared, 0, day.slices(2))
-    assert share_out_pages(local_store, made, shared) == 2
+    assert fan_out_pages(local_store, made, shared) == 2
 
 
 def test_nothing_stays_in_the_folder_for_temporary_files(
@@ -185,7 +185,7 @@ def test_a_shard_that_nobody_rendered(local_store: ObjectStore, day: Day) -> Non
     shared, made = shared_out(local_store, day, 3), terms(local_store, day)
     render_shard(local_store, made, shared, 0, [next(day.slices(3))])
     with pytest.raises(ObjectNotFoundError, match=r"rendered-0001\.json"):
-        share_out_pages(local_store, made, shared)
+        fan_out_pages(local_store, made, shared)
 
 
 def test_a_rendered_shard_that_was_changed(local_store: ObjectStore, day: Day) -> None:
@@ -193,17 +193,17 @@ def test_a_rendered_shard_that_was_changed(local_store: ObjectStore, day: Day) -
     render_shard(local_store, made, shared, 0, day.slices(9))
     (key,) = (key for key in local_store.list(shared.prefix) if key.endswith(".parquet"))
     local_store.put(key, b"PAR1 no more")
-    with pytest.raises(DamagedRecordError, match="it isn't what was rendered"):
-        share_out_pages(local_store, made, shared)
+    with pytest.raises(DamagedRecordError, match="it differs from the rendered file"):
+        fan_out_pages(local_store, made, shared)
 
 
 def test_a_lot_that_there_is_not_any_more(local_store: ObjectStore, day: Day) -> None:
-    """Another attempt has shared out anew, into fewer lots."""
+    """Another attempt has divided the pages into fewer batches."""
     shared, made = shared_out(local_store, day, 9), terms(local_store, day)
     render_shard(local_store, made, shared, 0, day.slices(9))
-    lots = share_out_pages(local_store, made, shared)
+    batches = fan_out_pages(local_store, made, shared)
     before = list(local_store.list(""))
-    write_pages(local_store, made, shared, lots)
+    write_pages(local_store, made, shared, batches)
     assert list(local_store.list("")) == before
-    write_pages(local_store, made, shared, lots - 1)
+    write_pages(local_store, made, shared, batches - 1)
     assert list(local_store.list("")) != before

@@ -266,7 +266,7 @@ def test_frames_of_different_snapshots_are_never_mixed(engine: sa.Engine, local_
         [details, build_consented_portfolios(local_store, one, BGL)],
         [details, details],
     ):
-        with pytest.raises(MixedSnapshotsError, match="don't belong together"):
+        with pytest.raises(MixedSnapshotsError, match="cannot be combined"):
             open_domains(local_store, mixed)
     with pytest.raises(ValueError, match="no domains"):
         open_domains(local_store, [])

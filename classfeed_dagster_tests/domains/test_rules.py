@@ -18,7 +18,7 @@ from classfeed_dagster.domains.build import DOMAINS
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.domains.investment_holdings import investment_holdings
 from classfeed_dagster.domains.movement_transactions import movement_transactions
-from classfeed_dagster.domains.rules import RULES, Severity, find, rules_of
+from classfeed_dagster.domains.rules import RULES, RuleSeverity, find, rules_of
 from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.landed import NEW, TODAY, YESTERDAY, part
 from classfeed_dagster_tests.fixtures.published import contract_notes, needs_contract_notes
@@ -221,7 +221,7 @@ def test_every_rule_has_a_case_and_a_description_worth_reading() -> None:
 
 
 def test_warnings_are_those_that_real_contract_notes_break() -> None:
-    warnings = {rule.name for rule in RULES if rule.severity is Severity.WARNING}
+    warnings = {rule.name for rule in RULES if rule.severity is RuleSeverity.WARNING}
     assert warnings >= {"price_times_units", "settlement_date"}
     assert warnings.isdisjoint(
         {"net_amount", "units_ledger", "cash_ledger", "repeated_confirmation", "holding_missing"}

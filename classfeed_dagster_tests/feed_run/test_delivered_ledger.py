@@ -21,7 +21,7 @@ from classfeed_dagster.delivery.ledger_rebuild import (
     audit_positions,
     rebuild_ledger,
 )
-from classfeed_dagster.delivery.publish import Outcome
+from classfeed_dagster.delivery.publish import PublishOutcome
 from classfeed_dagster.delivery.sent import SentDate, positions_at, sent_date
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.feed_run.flags import start_flags
@@ -44,7 +44,7 @@ class Morning:
     funds: list[Portfolio] = field(default_factory=list)
     bhp: Row | None = None
 
-    def run(self, day: dt.date, *, fresh: bool = False) -> Outcome:
+    def run(self, day: dt.date, *, fresh: bool = False) -> PublishOutcome:
         work = attempt(self.runtime, FEED, day, (FEED,))
         prepare(work, fresh=fresh)
         return deliver(work)

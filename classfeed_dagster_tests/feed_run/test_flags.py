@@ -156,9 +156,9 @@ def test_a_provider_of_another_package_by_its_path() -> None:
     start_flags(settings(flag_provider=f"{__name__}:made"), FEEDS)
     assert ask().mode is FeedMode.LIVE
     for path in ("no.such.module:x", f"{__name__}:nothing", "justtext", ""):
-        with pytest.raises(FlagSettingsError, match="can't be loaded"):
+        with pytest.raises(FlagSettingsError, match="cannot load"):
             start_flags(settings(flag_provider=path), FEEDS)
-    with pytest.raises(FlagSettingsError, match="CLASSFEED_FLAGS would do nothing"):
+    with pytest.raises(FlagSettingsError, match="CLASSFEED_FLAGS has no effect"):
         start_flags(settings({"mode": {"CLASS": "off"}}, flag_provider=f"{__name__}:made"), FEEDS)
 
 

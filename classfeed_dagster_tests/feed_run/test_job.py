@@ -81,7 +81,7 @@ def test_a_jump_in_removals_needs_a_person(desk: Desk) -> None:
         audience,
         tuesday,
         ["SW00000001"],
-        released_by="pat",
+        approved_by="pat",
         reason="asked client services",
         at=dt.datetime(2026, 3, 4, tzinfo=dt.UTC),
     )

@@ -115,10 +115,10 @@ def test_what_nobody_shared_out_in_time_is_made_by_the_last_step(shared: Desk, a
     def after_a_page_went(work: FeedRun) -> Build | None:
         pages = [key for key in work.store.list("staged/") if "/page-" in key]
         work.store.delete(pages[-1])
-        assert sharing.put_together(work) is None
+        assert sharing.merge(work) is None
         return None
 
-    monkeypatch.setattr(assets, "put_together", after_a_page_went)
+    monkeypatch.setattr(assets, "merge", after_a_page_went)
     for desk in (shared, alone):
         assert desk.run(MONDAY).outcome is Outcome.DELIVERED
     assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
@@ -176,7 +176,7 @@ def test_a_date_on_which_nothing_is_due(shared: Desk) -> None:
     assert (early.outcome, early.message) == ("nothing to do", "2026-03-05 is not a date of BGL's weekly feed")
 
 
-@pytest.mark.parametrize("after", ["render_shard", "share_out_pages"])
+@pytest.mark.parametrize("after", ["render_shard", "fan_out_pages"])
 def test_another_attempt_shares_the_same_date_out_meanwhile(
     shared: Desk, alone: Desk, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
@@ -191,14 +191,14 @@ def test_another_attempt_shares_the_same_date_out_meanwhile(
 
     def then_another(*given: Any) -> Any:
         result = done(*given)
-        if after == "share_out_pages" or given[3] == 3:  # the last shard
+        if after == "fan_out_pages" or given[3] == 3:  # the last shard
             with shared.runtime.engine.begin() as connection:
                 number = "SELECT portfolio_id FROM bigsite.portfolio WHERE portfolio_number = :number"
                 statement = f"UPDATE bigsite.data_sharing_consent SET revoked_at = :at WHERE portfolio_id = ({number})"
                 at = rehearsed + dt.timedelta(days=1)
                 connection.execute(sa.text(statement), {"at": f"{at} 00:00+11", "number": NUMBERS[0]})
             ended.append(NUMBERS[0])
-            assert sharing.share_out(other) == 4
+            assert sharing.fan_out(other) == 4
         return result
 
     monkeypatch.setattr(shards, after, then_another)

@@ -193,7 +193,7 @@ def test_a_switch_turned_between_building_and_delivering_builds_again(desk: Desk
 def test_a_feed_needs_its_provider(desk: Desk) -> None:
     api.clear_providers()
     work = trial(desk.runtime, DAYS[0])
-    assert work.idle == "class_trade is off for now: its switches could not be had (provider: none was started)"
+    assert work.idle == "class_trade is off for now: its switches are unavailable (provider: none was started)"
     with pytest.raises(FeedIdleError, match="off for now"):
         work.stage()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from classfeed_dagster.feed_run.volumes import judge_volumes
+from classfeed_dagster.feed_run.volumes import compare_volumes
 
 USUAL = [{"MovementTransactions": 100, "AccountDetails": 30}] * 5
 
@@ -14,17 +14,17 @@ USUAL = [{"MovementTransactions": 100, "AccountDetails": 30}] * 5
     [(100, True), (20, True), (19, False), (500, True), (501, False), (0, False)],
 )
 def test_a_fifth_to_five_times_the_median_is_usual(movements: int, passed: bool) -> None:
-    judged = judge_volumes({"MovementTransactions": movements, "AccountDetails": 30}, USUAL)
+    judged = compare_volumes({"MovementTransactions": movements, "AccountDetails": 30}, USUAL)
     assert judged.passed is passed
     assert [name for name, _ in judged.offenders] == ([] if passed else ["MovementTransactions"])
 
 
 def test_too_few_dates_or_small_counts_say_nothing() -> None:
-    assert judge_volumes({"MovementTransactions": 10_000}, USUAL[:4]).passed
-    assert judge_volumes({"MovementTransactions": 19}, [{"MovementTransactions": 1}] * 5).passed
+    assert compare_volumes({"MovementTransactions": 10_000}, USUAL[:4]).passed
+    assert compare_volumes({"MovementTransactions": 19}, [{"MovementTransactions": 1}] * 5).passed
 
 
 def test_a_kind_that_vanished_or_is_new_is_named() -> None:
-    judged = judge_volumes({"InvestmentHoldings": 50}, [{"MovementTransactions": 50}] * 5)
+    judged = compare_volumes({"InvestmentHoldings": 50}, [{"MovementTransactions": 50}] * 5)
     assert [name for name, _ in judged.offenders] == ["InvestmentHoldings", "MovementTransactions"]
     assert not judged.passed

@@ -92,7 +92,7 @@ def test_volumes_far_from_usual_are_told(local_store: ObjectStore) -> None:
         manifest = deliver(local_store, CLASS_TRADE, CLASS, day, frames)
         judged = unusual_volumes(view, "class_trade", CLASS, read_build(view, "class_trade", day, manifest.build_id))
         found.append((judged.passed, judged.summary))
-    assert found[4] == (True, "too little to compare with")
+    assert found[4] == (True, "too few dates to compare with")
     assert found[5] == (True, "compared with 5 dates")
     assert found[6] == (False, "details: 240 records; the median of 6 dates is 40")
     assert found[7][0]

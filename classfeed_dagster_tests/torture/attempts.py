@@ -14,7 +14,7 @@ from classfeed_dagster.bigsite.consent import ConsentReadError, ask_consent_now
 from classfeed_dagster.bigsite.snapshot import snapshot_for
 from classfeed_dagster.bigsite.tables import metadata
 from classfeed_dagster.delivery.build import Build
-from classfeed_dagster.delivery.publish import Outcome, publish
+from classfeed_dagster.delivery.publish import PublishOutcome, publish
 from classfeed_dagster.domains.build import CONSENTED, DOMAINS, build_consented_portfolios, build_domain
 from classfeed_dagster.errors import NotInOrderError
 from classfeed_dagster.feed_run.feed_run import LANDING, FeedRun
@@ -88,7 +88,7 @@ class TroubledDay(FeedRun):
         self.trouble.asked()
         return ask_consent_now(self.runtime.engine, self.audience.recipient, at=self.clock())
 
-    def _publish(self, build: Build, wait: Callable[[NotInOrderError], bool]) -> Outcome:
+    def _publish(self, build: Build, wait: Callable[[NotInOrderError], bool]) -> PublishOutcome:
         return publish(
             self.store,
             build,
@@ -141,7 +141,7 @@ class Desk:
         trouble = trouble or Trouble()
         return TroubledDay(runtime, FEED, self.audience, day, correlation, clock(), (FEED,), clock, trouble)
 
-    def attempt(self, work: TroubledDay) -> Outcome:
+    def attempt(self, work: TroubledDay) -> PublishOutcome:
         """Hold back, stage, judge and publish; ``crash_at`` and ``outage_at`` count from publishing on."""
         work.hold_back()
         work.evaluate_checks(work.stage())

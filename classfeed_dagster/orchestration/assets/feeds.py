@@ -9,11 +9,11 @@ import dagster as dg
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.chain_integrity import require_reached
 from classfeed_dagster.delivery.plan import DeliveryPlan
-from classfeed_dagster.delivery.publish import Outcome
+from classfeed_dagster.delivery.publish import PublishOutcome
 from classfeed_dagster.errors import NotInOrderError
 from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.feed_run.findings import FindingsReference, find_in_shard
-from classfeed_dagster.feed_run.sharding import put_together, render_shard, share_out, share_out_pages, write_pages
+from classfeed_dagster.feed_run.sharding import fan_out, fan_out_pages, merge, render_shard, write_pages
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import feed_group
 from classfeed_dagster.orchestration.feed_context import FeedContext
@@ -108,8 +108,8 @@ def _document(parts: FeedContext) -> dg.AssetsDefinition:
         "before. Its checks read these bytes; nothing leaves without their verdicts.",
         "the-gate",
         stages=[
-            parts.stage("shard", share_out, render_shard, "document"),
-            parts.stage("lot", share_out_pages, write_pages, "document"),
+            parts.stage("shard", fan_out, render_shard, "document"),
+            parts.stage("lot", fan_out_pages, write_pages, "document"),
         ],
     )
     def document(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
@@ -117,7 +117,7 @@ def _document(parts: FeedContext) -> dg.AssetsDefinition:
             work = parts.work(context, runtime)
             if parts.is_idle(context, work, "document"):
                 return
-            build = (put_together(work) if parts.fan_out else None) or work.stage()
+            build = (merge(work) if parts.fan_out else None) or work.stage()
             get_logger().info("staged", pages=len(build.pages), portfolios=len(build.portfolios))
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(build.build_id),
@@ -210,7 +210,7 @@ def _waiting(context: dg.AssetExecutionContext, seconds: int) -> Callable[[NotIn
     return wait
 
 
-def _delivery_metadata(work: FeedRun, outcome: Outcome) -> dict[str, Any]:
+def _delivery_metadata(work: FeedRun, outcome: PublishOutcome) -> dict[str, Any]:
     metadata: dict[str, Any] = {"outcome": outcome.kind, "mode": work.flags.mode.value}
     if outcome.manifest is not None and outcome.manifest_key is not None:
         manifest = outcome.manifest

@@ -20,7 +20,7 @@ from classfeed_dagster.orchestration.asset_keys import (
 from classfeed_dagster.orchestration.assets.landing import decimal_unit, personal_tag
 from classfeed_dagster.orchestration.column_metadata import AssetColumn, table_metadata
 from classfeed_dagster.orchestration.step_context import since
-from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.source_contract.contract import Contract, load_contract
 from classfeed_dagster.source_contract.drift import Difference, DriftKind, Exports, Severity
 from classfeed_dagster.source_contract.schema import SchemaColumn
@@ -95,7 +95,7 @@ def schema_asset(exports: Callable[[], Exports]) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.MaterializeResult[None]]:
         started = time.monotonic()
-        now = runtime.clock(context.run.tags) or dt.datetime.now(dt.UTC)
+        now = utc_now(runtime.clock(context.run.tags))
         today = now.astimezone(trading_days.SYDNEY).date()
         verdict = check_schema(runtime.engine, exports(), since=now - _LOOK_BACK)
         since_last = _since_last(runtime.store, today, verdict)

@@ -7,7 +7,7 @@ import polars as pl
 
 from classfeed_dagster.domains.build import DOMAINS, DomainReference, read_frame
 from classfeed_dagster.domains.columns import FINDINGS
-from classfeed_dagster.domains.rules import Rule, Severity, rules_of
+from classfeed_dagster.domains.rules import DataRule, RuleSeverity, rules_of
 from classfeed_dagster.orchestration.asset_keys import domain_key, runbook
 from classfeed_dagster.orchestration.metadata_values import markdown_table
 from classfeed_dagster.orchestration.step_context import step
@@ -15,7 +15,7 @@ from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 
 SHOWN = 20
-_SEVERITY = {Severity.QUARANTINE: dg.AssetCheckSeverity.ERROR, Severity.WARNING: dg.AssetCheckSeverity.WARN}
+_SEVERITY = {RuleSeverity.QUARANTINE: dg.AssetCheckSeverity.ERROR, RuleSeverity.WARNING: dg.AssetCheckSeverity.WARN}
 
 
 def domain_checks(audience: RecipientSchedule, name: str) -> list[dg.AssetChecksDefinition]:
@@ -50,7 +50,7 @@ def _checks_of(audience: RecipientSchedule, name: str, domain: str) -> dg.AssetC
     return check
 
 
-def _result(rule: Rule, asset: dg.AssetKey, found: pl.DataFrame, day: str) -> dg.AssetCheckResult:
+def _result(rule: DataRule, asset: dg.AssetKey, found: pl.DataFrame, day: str) -> dg.AssetCheckResult:
     shown = found.head(SHOWN).select("portfolio_number", "subject", "detail").iter_rows()
     return dg.AssetCheckResult(
         check_name=rule.name,

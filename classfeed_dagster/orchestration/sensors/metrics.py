@@ -7,7 +7,7 @@ import dagster as dg
 
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.service_levels.heartbeats import record
 from classfeed_dagster.service_levels.measurements import new_deliveries, of_delivery, of_feed
 from classfeed_dagster.service_levels.metrics import emit
@@ -36,7 +36,7 @@ def measuring_sensor(feeds: Sequence[Feed], *, running: bool) -> dg.SensorDefini
         description="Writes the feeds' figures for dashboards and alarms to standard output.",
     )
     def measures(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SkipReason:
-        now = runtime.settings.now or dt.datetime.now(dt.UTC)
+        now = utc_now(runtime.settings.now)
         env = runtime.settings.env.value
         told = dict(part.split("=") for part in (context.cursor or "").split()) if context.cursor else {}
         for feed in feeds:

@@ -13,7 +13,7 @@ from classfeed_dagster.orchestration.asset_keys import DATA_TEAM_RECONCILIATION
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.run_history import run_fact
 from classfeed_dagster.repair.reconciliation_retry import another_attempt
-from classfeed_dagster.runtime import NotBuiltError, Runtime
+from classfeed_dagster.runtime import NotBuiltError, Runtime, utc_now
 from classfeed_dagster.tags import (
     BUILD_ID_TAG,
     CODE_VERSION_TAG,
@@ -68,7 +68,7 @@ def reconciliation_sensor(part: FeedContext, job: Any, *, running: bool) -> dg.S
             if any(not record.dagster_run.is_finished for record in before):
                 continue
             attempts = [one for one in before if one.dagster_run.tags.get(BUILD_ID_TAG) == build_id]
-            now = runtime.settings.now or dt.datetime.now(dt.UTC)
+            now = utc_now(runtime.settings.now)
             last = run_fact(context.instance, attempts[-1], now) if attempts else None
             verdict = another_attempt(last, len(attempts), str(job.name), day, runtime.settings, now)
             if verdict is None:
