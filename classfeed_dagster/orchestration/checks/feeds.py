@@ -55,7 +55,7 @@ def consent_check(audience: RecipientSchedule, name: str) -> dg.AssetChecksDefin
         blocking=True,
         description="Portfolios consented on the date before, plus the new, less the removed, are those consented now; "
         "and no jump (too many removed at once, or none left) that a person has not released. If it fails: ask client "
-        "services whether these customers left. If so, classfeed approve-removals; if not, bigsite's consents are broken. "
+        "services whether these customers left. If so, classfeed approve-removals; if not, bigsite has wrong consents. "
         f"Runbook: {runbook('consent_roll')}",
     )
     def consent_roll(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
