@@ -15,7 +15,7 @@ from classfeed_dagster.delivery.build import Build, build_delivery
 from classfeed_dagster.delivery.chain import close_place, last_place
 from classfeed_dagster.delivery.manifest import Manifest, VoidManifest
 from classfeed_dagster.delivery.sent import positions_at, sent_date
-from classfeed_dagster.delivery.shards import put_together, render_shard, share_out, share_out_pages, write_pages
+from classfeed_dagster.delivery.shards import fan_out, fan_out_pages, merge, render_shard, write_pages
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 from classfeed_dagster.domains.ledger_rows import LEDGER_BALANCES, LEDGER_RECORDS, complete
@@ -186,12 +186,12 @@ def test_shards_write_the_ledger_that_one_worker_writes(tmp_path: Path) -> None:
     made = terms(one, FIRST, last_of_shards=last)
     _deliver(one, build_delivery(one, made, plan(one, FIRST), FIRST.slices(2)))
     made = terms(several, FIRST, last_of_shards=last)
-    shared = share_out(several, made, plan(several, FIRST), list(last), ["0" * 64])
+    shared = fan_out(several, made, plan(several, FIRST), list(last), ["0" * 64])
     for shard, frames in reversed(list(enumerate(FIRST.slices(2)))):
         render_shard(several, made, shared, shard, [frames])
-    for lot in range(share_out_pages(several, made, shared)):
+    for lot in range(fan_out_pages(several, made, shared)):
         write_pages(several, made, shared, lot)
-    _deliver(several, put_together(several, made, shared))
+    _deliver(several, merge(several, made, shared))
     assert ledger(several) == ledger(one)
     assert sum("records" in key for key in ledger(one)) == 3
     assert sums(several, DAY1) == [Decimal("3.50")] * 5
