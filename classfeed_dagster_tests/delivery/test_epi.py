@@ -52,7 +52,8 @@ def rows(frame: Frame, records: list[dict[str, Any]]) -> pl.DataFrame:
 
 
 def frames(day: Day) -> Mapping[str, pl.DataFrame]:
-    accounts, cash_accounts, balances, movements = [], [], [], []
+    accounts: list[dict[str, Any]] = []
+    cash_accounts, balances, movements = [], [], []
     for at, (number, (change, amounts)) in enumerate(day.content.items()):
         extract = {"NEW": "FULL", "CURRENT": "DELTA", "REMOVED": "NONE"}[change]
         account = {

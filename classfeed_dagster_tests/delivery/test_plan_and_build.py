@@ -111,6 +111,7 @@ def test_who_goes_takes_along_by_which_consents(local_store: ObjectStore) -> Non
     day = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ())})
     assert [going.consent_ids for going in plan(local_store, day).included] == [(1,), (2,)]
     manifest = deliver(local_store, day).manifest
+    assert manifest is not None
     assert [one.consent_ids for one in manifest.portfolios] == [(1,), (2,)]
 
 
@@ -183,7 +184,8 @@ def test_state_folds_revisions(store: ObjectStore) -> None:
     assert delivered_numbers(store, FEED, DAY1) == {"P1", "P2", "P3"}
     earlier = earlier_date(store, FEED, AUDIENCE, DAY2)
     assert earlier is not None
-    assert (earlier.delivered, dict(earlier.waiting)) == ({"P1", "P2", "P3"}, {"P3": DAY1})
+    assert earlier.delivered == frozenset({"P1", "P2", "P3"})
+    assert dict(earlier.waiting) == {"P3": DAY1}
 
 
 def test_ever_delivered_stops_where_an_earlier_consent_ended(local_store: ObjectStore) -> None:
@@ -234,7 +236,7 @@ def test_what_was_delivered_already_is_counted_and_does_not_go_again(local_store
 
 @pytest.mark.parametrize("compress", [True, False])
 def test_pages_hold_whole_portfolios_within_the_limit(local_store: ObjectStore, compress: bool) -> None:
-    day = simple(**{f"P{at:03}": [f"{at}.00"] * (at % 7) for at in range(80)})
+    day = Day(DAY1, {f"P{at:03}": ("NEW", (f"{at}.00",) * (at % 7)) for at in range(80)})
     made = build(local_store, day, compress=compress, max_page_bytes=8192 + 300)
     assert len(made.pages) > 5
     seen: list[str] = []

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from classfeed_dagster.delivery import prevalidation as ahead
 from classfeed_dagster.delivery.build import Build, build_delivery
 from classfeed_dagster.delivery.checks import control_totals_agree, document_valid, everyone_consented, examine_build
-from classfeed_dagster.delivery.manifest import Manifest, Portfolio
+from classfeed_dagster.delivery.manifest import ControlTotals, Manifest, Portfolio
 from classfeed_dagster.documents import epi_reader
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.store import LocalStore, ObjectStore
@@ -39,7 +40,7 @@ def made(local_store: ObjectStore) -> Build:
 def examined_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many bytes of records were looked at closely."""
     looked: list[int] = []
-    take_lines = epi_reader.take_lines
+    take_lines = epi_reader.take_lines  # type: ignore[attr-defined]  # patched where it is used
 
     def watched(record: object, block: bytes, *others: object) -> bool:
         looked.append(len(block))
@@ -122,7 +123,7 @@ def test_a_record_is_read_as_it_was_found_and_by_the_same_code_alone(local_store
 
 
 def _nothing() -> ahead.ExaminedBlock:
-    totals = ahead.ControlTotals(currencies={}, units_held=Decimal(0), units_moved=Decimal(0))
+    totals = ControlTotals(currencies={}, units_held=Decimal(0), units_moved=Decimal(0))
     return ahead.ExaminedBlock(counts={}, totals=totals, portfolios=(), removed=(), without_currency=())
 
 
@@ -143,7 +144,7 @@ def test_long_lists_are_written_in_parts_to_the_same_bytes(made: Build, count: i
     )
     build = made.model_copy(update={"portfolios": many, "unannounced": tuple(portfolio.number for portfolio in many)})
     assert to_json(build) == canonical(build.model_dump(mode="json"))
-    exclude = {"build_id": True, "pages": {"__all__": {"key", "bytes"}}}
+    exclude: dict[str, Any] = {"build_id": True, "pages": {"__all__": {"key", "bytes"}}}
     assert b"".join(json_parts(build, exclude)) == canonical(build.model_dump(mode="json", exclude=exclude))
     assert Build.model_validate_json(to_json(build)) == build
 

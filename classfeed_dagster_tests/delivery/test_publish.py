@@ -104,7 +104,7 @@ def test_dates_go_in_order_and_manifests_chain(store: ObjectStore) -> None:
     with pytest.raises(NotInOrderError) as caught:
         go(store, made, second)
     assert caught.value.previous == DAY1
-    assert caught.value.transient
+    assert caught.value.kind.retried
     assert list(store.list("chain/")) == []
 
     one = deliver(store, simple(DAY1)).manifest

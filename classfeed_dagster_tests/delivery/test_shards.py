@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -123,7 +124,7 @@ def day() -> Day:
 
 
 def test_what_a_document_is_made_under(local_store: ObjectStore, day: Day) -> None:
-    def under(inputs: Sequence[str] = MADE_OF, **others: object) -> str:
+    def under(inputs: Sequence[str] = MADE_OF, **others: Any) -> str:
         return context_digest(terms(local_store, day, **others), inputs)
 
     others = [under(["1" * 64]), under(code_version="2.0"), under(max_page_bytes=9000), under(flags={"mode": "live"})]

@@ -57,6 +57,12 @@ def test_a_sound_feed(store: ObjectStore) -> None:
     assert (nothing.problems, nothing.manifests) == ([], 0)
 
 
+def swap_manifests(store: ObjectStore) -> None:
+    second, last = store.read(SECOND), store.read(LAST)
+    store.put(SECOND, last)
+    store.put(LAST, second)
+
+
 def rewritten(store: ObjectStore, key: str, **changes: object) -> None:
     record = json.loads(store.read(key)) | changes
     text = json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -129,7 +135,7 @@ TAMPERING: dict[str, tuple[Callable[[LocalStore], object], set[ProblemKind]]] = 
     ),
     "stray entry": (lambda s: s.put(f"chain/{FEED}/notes.json", b""), {ProblemKind.ORPHAN}),
     "manifests swapped": (
-        lambda s: (s.put("a", s.read(SECOND)), s.put(SECOND, s.read(LAST)), s.put(LAST, s.read("a"))),
+        swap_manifests,
         {ProblemKind.CHAIN_CHANGED},
     ),
     "manifest added": (lambda s: s.put(manifest_key(FEED, DAY3, 0), s.read(FIRST)), {ProblemKind.NOT_IN_CHAIN}),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dagster._config import process_config, resolve_to_config_type
@@ -131,7 +132,7 @@ def test_the_production_instance_is_a_valid_configuration(monkeypatch: pytest.Mo
         "run_coordinator_data": "QueuedRunCoordinator",
         "scheduler_data": "DagsterDaemonScheduler",
     }
-    settings = reference.settings
+    settings: dict[str, Any] = dict(reference.settings or {})
     assert settings["telemetry"] == {"enabled": False}
     assert settings["run_monitoring"]["enabled"] is True
 

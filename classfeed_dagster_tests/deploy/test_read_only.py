@@ -19,7 +19,7 @@ from dagster_graphql.schema import create_schema
 from classfeed_dagster_tests.deploy.templates import ROOT
 
 SCHEMA = create_schema()
-MUTATIONS = sorted(SCHEMA.graphql_schema.mutation_type.fields)  # type: ignore[union-attr]
+MUTATIONS = sorted(SCHEMA.graphql_schema.mutation_type.fields)
 # What changes nothing of a feed and asks for no leave: a line of telemetry (switched off), an invitation seen.
 HARMLESS = {"logTelemetry", "setNuxSeen"}
 
@@ -49,7 +49,7 @@ def plausible(kind: Any, depth: int = 0) -> str:
 
 def mutation(name: str) -> str:
     """The mutation with the least that it can be asked with."""
-    field = SCHEMA.graphql_schema.mutation_type.fields[name]  # type: ignore[union-attr]
+    field = SCHEMA.graphql_schema.mutation_type.fields[name]
     wanted = {key: one.type for key, one in field.args.items() if isinstance(one.type, graphql.GraphQLNonNull)}
     arguments = ", ".join(f"{key}: {plausible(kind)}" for key, kind in wanted.items())
     named = graphql.get_named_type(field.type)
@@ -81,7 +81,7 @@ def test_a_mutation_is_refused(viewer: Any, name: str) -> None:
         return
     # What it names must exist before Dagster asks whether one may: then Dagster's own code is read for the question.
     assert answer.errors or set(answer.data[name].values()) <= {"PythonError", "TerminateRunsResult"}
-    resolver = SCHEMA.graphql_schema.mutation_type.graphene_type._meta.fields[name].resolver  # type: ignore[union-attr]
+    resolver = SCHEMA.graphql_schema.mutation_type.graphene_type._meta.fields[name].resolver
     asked = set(
         re.findall(r"@(?:require_permission_check|check_permission)\(Permissions\.(\w+)\)", inspect.getsource(resolver))
     )

@@ -67,7 +67,7 @@ class TestEveryEnvironment:
             (container,) = task["ContainerDefinitions"]
             values = {one["Name"]: one["Value"] for one in container["Environment"]}
             values |= {one["Name"]: "from-secret" for one in container["Secrets"]}
-            mine = {
+            mine: dict[str, Any] = {
                 name.removeprefix("CLASSFEED_").lower(): value if isinstance(value, str) else "from-stack"
                 for name, value in values.items()
                 if name.removeprefix("CLASSFEED_").lower() in Settings.model_fields

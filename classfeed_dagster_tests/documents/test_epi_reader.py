@@ -468,8 +468,14 @@ def test_a_block_ends_before_the_line_that_closes_it_even_after_an_empty_one() -
 
 
 def test_no_more_is_held_than_was_asked_for() -> None:
-    taken = []
-    source = Lines(taken.append(at) or b"<a>\n" for at in range(1000))
+    taken: list[int] = []
+
+    def lines() -> Iterator[bytes]:
+        for at in range(1000):
+            taken.append(at)
+            yield b"<a>\n"
+
+    source = Lines(lines())
     next(iter(source))
     assert len(taken) == 1
     assert source.block(b"</a>", 40) == (2, b"<a>\n" * 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -131,8 +132,14 @@ def test_a_page_of_nothing_has_four_empty_sections() -> None:
 
 
 def test_a_page_is_never_held_whole() -> None:
-    taken = []
-    records = (taken.append(at) or b" " * (CHUNK // 4) for at in range(100))
+    taken: list[int] = []
+
+    def chunks() -> Iterator[bytes]:
+        for at in range(100):
+            taken.append(at)
+            yield b" " * (CHUNK // 4)
+
+    records = chunks()
     sizes = []
     for chunk in EPI.page(HEADER, Totals(), {"AccountDetails": records}):
         sizes.append(len(chunk))

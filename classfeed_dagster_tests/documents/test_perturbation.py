@@ -182,8 +182,8 @@ def loaded(frames: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
 def elements(section: str, content: bytes) -> Iterator[tuple[str, str]]:
     root = etree.fromstring(b"<r>" + content + b"</r>")
     for element in root.iter():
-        above = [one.tag for one in reversed(list(element.iterancestors()))][1:]
-        path = "/".join(["EPIDataResponse", section, *above, element.tag])
+        above = [str(one.tag) for one in reversed(list(element.iterancestors()))][1:]
+        path = "/".join(["EPIDataResponse", section, *above, str(element.tag)])
         for name, value in element.attrib.items():
             yield f"{path}/@{name}", value
         if len(element) == 0:

@@ -90,7 +90,8 @@ def test_everyone_is_new_on_the_first_date_and_nobody_removed() -> None:
     assert frame["change"].to_list() == ["NEW"]
     roll = consent_roll(consents_of(landed(data_sharing_consent=[{}, gone])), frame, first, D)
     assert (roll.previous, roll.new, roll.removed, roll.current, roll.balanced) == (0, 1, 0, 1, True)
-    assert (roll.removed_share, roll.none_left) == (0, False)
+    assert roll.removed_share == 0
+    assert not roll.none_left
 
 
 def test_a_date_that_is_not_the_audiences_is_refused() -> None:

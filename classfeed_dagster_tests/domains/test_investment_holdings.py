@@ -78,7 +78,7 @@ def test_of_several_changes_the_earliest_later_one_tells_the_code(days: list[int
 
 
 def test_a_holding_that_fell_to_zero_is_sent_and_a_missing_one_is_not() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"units": "0", "cost_base": None},
         {"security_id": 2, "units": None, "updated_at": None, "ledger_units": "7"},
     ]

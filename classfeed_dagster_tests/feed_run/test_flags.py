@@ -17,13 +17,12 @@ from structlog.testing import capture_logs
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.feed_run.flags import (
     DOMAIN,
-    FlagSettingsError,
-    SettingsProvider,
     flag_values,
     live_gate,
     start_flags,
     use_provider,
 )
+from classfeed_dagster.feed_run.switch_values import FlagSettingsError, SettingsProvider
 from classfeed_dagster.feed_run.switches import FeedFlags
 from classfeed_dagster.feeds import class_cash, class_trade
 from classfeed_dagster.feeds.feed import Feed

@@ -14,6 +14,7 @@ import pytest
 import snowflake.connector
 
 from classfeed_dagster.local import snowflake_server as server
+from classfeed_dagster.local.processes import start_of
 from classfeed_dagster.warehouse.database import execute, query
 
 # A process that joins the server and works until its input ends.
@@ -70,9 +71,9 @@ def test_a_server_whose_users_were_all_killed_stops_by_itself(tmp_path: Path) ->
         only.wait()
     state = json.loads((tmp_path / "snowflake" / "server.json").read_text())
     deadline = time.monotonic() + 60
-    while server.start_of(state["pid"]) == state["started"] and time.monotonic() < deadline:
+    while start_of(state["pid"]) == state["started"] and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert server.start_of(state["pid"]) != state["started"]
+    assert start_of(state["pid"]) != state["started"]
     assert not server.stop(tmp_path)
 
 
@@ -119,6 +120,6 @@ def test_another_process_with_the_same_number_is_left_alone(tmp_path: Path) -> N
 
 
 def test_a_server_that_can_not_start_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(server.LocalWarehouseError, match=r"server\.log"):
         server.start(tmp_path)

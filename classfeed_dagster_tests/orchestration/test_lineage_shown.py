@@ -212,4 +212,7 @@ def test_a_step_says_how_long_it_took() -> None:
     assert one.metadata is not None
     assert two.metadata is not None
     assert (one.metadata["rows"], one.metadata["more"], two.metadata["rows"]) == (5, 1, 0)
-    assert 0 <= one.metadata["seconds"] <= two.metadata["seconds"] < 5
+    first, second = one.metadata["seconds"], two.metadata["seconds"]
+    assert isinstance(first, float)
+    assert isinstance(second, float)
+    assert 0 <= first <= second < 5

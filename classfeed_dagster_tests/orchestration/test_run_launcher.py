@@ -57,7 +57,7 @@ def launch(kind: type[EcsRunLauncher], tags: dict[str, str]) -> None:
     launcher = kind(
         task_definition="classfeed-prod-worker",
         container_name="run",
-        secrets_tag=None,
+        secrets_tag=None,  # type: ignore[arg-type]  # its configuration allows null, its annotation does not
         use_current_ecs_task_config=False,
     )
     origin = RemoteJobOrigin(

@@ -72,7 +72,7 @@ def test_a_run_makes_few_engines(instance: DagsterInstance, monkeypatch: pytest.
         made.append(str(url))
         return create(url, **words)
 
-    monkeypatch.setattr(sqlite_storage.sa, "create_engine", counted)
+    monkeypatch.setattr(sa, "create_engine", counted)
     monkeypatch.setattr(sqlite_event_log, "create_engine", counted)
     result = small.execute_in_process(instance=instance)
     assert result.success
@@ -125,7 +125,7 @@ def test_a_forked_child_makes_engines_of_its_own(tmp_path: Path, monkeypatch: py
     engines = KeptEngines()
     url = f"sqlite:///{tmp_path}/a.db"
     parent = engines.get(url)
-    monkeypatch.setattr(sqlite_storage.os, "getpid", lambda: -1)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
     assert engines.get(url) is not parent
     parent.dispose()
     engines.dispose()

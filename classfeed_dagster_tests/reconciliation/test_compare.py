@@ -75,7 +75,8 @@ def test_found_is_planted(data: st.DataObject, rows: int, staged: bool) -> None:
     right = [dict(one) for one in left]
     keys = data.draw(st.sets(st.integers(0, max(rows - 1, 0)), max_size=min(rows, 8))) if rows else set()
     planted: dict[str, str] = {}
-    gone_left, gone_right = set(), set()
+    gone_left: set[Any] = set()
+    gone_right: set[Any] = set()
     for at in sorted(keys):
         what = planted[f"T{at}"] = data.draw(st.sampled_from(PLANTS))
         if what == "change":

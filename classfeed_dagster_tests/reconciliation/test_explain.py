@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,7 @@ def test_names_that_could_be_sql_are_refused(recipient: str, audience: str) -> N
 
 
 def test_a_holding_that_a_backdated_row_undid_is_late_and_one_that_just_vanished_is_not() -> None:
-    gone = {"field": None, "bigsite": None, "in_bigsite": False}
+    gone: dict[str, Any] = {"field": None, "bigsite": None, "in_bigsite": False}
     assert causes(**gone, late_rows=(LATE,))[0] is Cause.LATE_ROW
     (undone, *_) = explain(dataclasses.replace(CASE, **gone, late_rows=(LATE,)))
     assert undone.evidence.startswith("bigsite's end of day has no such row any more; ")

@@ -21,6 +21,7 @@ def test_the_schema_that_the_judge_reads_is_the_recipients() -> None:
     kinds = {"Money": "MONEY", "CalendarDate": "DATE", "Instant": "INSTANT"}
     for name, kind in types.items():
         complex_type = schema.find(f"{xs}complexType[@name='{name}']")
+        assert complex_type is not None
         declared = {
             element.get("name"): element.get("type") for element in complex_type.iter(f"{xs}element")
             if element.get("name") != "CashAccount" and not any(up.get("name") == "CashAccount" for up in element.iterancestors())
@@ -31,5 +32,6 @@ def test_the_schema_that_the_judge_reads_is_the_recipients() -> None:
             wanted = kinds.get(declared[element] or "", "TEXT")
             assert found == wanted or (declared[element] == "Decimal6" and found in ("UNITS", "RATE")), element
     cash = schema.find(f".//{xs}element[@name='CashAccount']")
+    assert cash is not None
     inner = {element.get("name") for element in cash.iter(f"{xs}element")} - {"CashAccount"}
     assert inner | {"PortfolioNumber"} == {element for element, _ in records.CASH_ACCOUNTS.columns}

@@ -317,7 +317,7 @@ def test_a_backdated_row_rewrites_the_end_of_day(scene: Scene, reverses: int | N
         BreakKind.LATE,
         "investment_holdings",
         "units",
-        -5,
+        Decimal(-5),
     )
     assert found.likeliest.cause is (Cause.REVERSAL if reverses else Cause.LATE_ROW)
     assert "security_movement 999" in found.likeliest.evidence

@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import boto3
 import pytest
@@ -58,8 +60,10 @@ def send(queues: Queues, *bodies: str) -> None:
 
 def waiting(queues: Queues, url: str) -> int:
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    attributes = queues.client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
-    return sum(int(attributes[name]) for name in names)  # type: ignore[literal-required]
+    attributes: Mapping[Any, Any] = queues.client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])[
+        "Attributes"
+    ]
+    return sum(int(attributes[name]) for name in names)
 
 
 def test_duplicates_and_disorder_change_nothing(queues: Queues, local_store: ObjectStore) -> None:

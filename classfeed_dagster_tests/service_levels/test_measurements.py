@@ -16,8 +16,8 @@ from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.feeds.feed import ServiceLevel
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
-from classfeed_dagster.orchestration.sensors import metrics as measuring
 from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
+from classfeed_dagster.service_levels import measurements as measuring
 from classfeed_dagster.service_levels.delivery_summary import Delivery
 from classfeed_dagster.service_levels.due import due
 from classfeed_dagster.service_levels.measurements import of_feed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -29,7 +30,7 @@ UNREACHABLE = "postgresql+psycopg://someone@db.invalid:1/bigsite"
 NIGHT_OF_FRIDAY = dt.datetime(2023, 1, 7, 3, 30, tzinfo=trading_days.SYDNEY)
 
 
-def settings_of(engine: sa.Engine, tmp_path: Path, **more: object) -> Settings:
+def settings_of(engine: sa.Engine, tmp_path: Path, **more: Any) -> Settings:
     url = engine.url.render_as_string(hide_password=False)
     return Settings(bigsite_url=url, home=tmp_path, first_business_date=FIRST, simulation_portfolios=12, **more)
 
@@ -125,7 +126,7 @@ def test_the_daily_asset_shows_what_customers_did_and_a_second_run_writes_nothin
     defs, second = definitions(settings), days(2)[-1]
     with dg.DagsterInstance.ephemeral() as instance:
         job = defs.resolve_job_def(SIMULATION_JOB)
-        shown = []
+        shown: list[dict[str, Any]] = []
         for _ in range(2):
             result = job.execute_in_process(instance=instance, partition_key=second.isoformat())
             (event,) = result.get_asset_materialization_events()
@@ -183,7 +184,7 @@ def test_the_night_after_a_business_day_asks_for_that_day(night: dt.datetime, as
     if found.skip_message:
         assert asked in found.skip_message
     else:
-        (request,) = found.run_requests
+        (request,) = found.run_requests or ()
         assert (request.partition_key, request.run_key) == (asked, f"simulation-{asked}")
         assert asked in business_date_partitions(FIRST).get_partition_keys(current_time=night)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,16 +83,14 @@ def numbers() -> Iterator[int]:
 
 
 def test_ten_thousand_identifiers_are_valid_distinct_and_nobodys() -> None:
-    made = {
-        kind: [make(number) for number in numbers()]
-        for kind, make in {
-            "abn": identifiers.abn,
-            "hin": identifiers.hin,
-            "portfolio": identifiers.portfolio_number,
-            "account": identifiers.account_number,
-            "isin": lambda number: identifiers.isin("AU", number),
-        }.items()
+    makers: dict[str, Callable[[int], str]] = {
+        "abn": identifiers.abn,
+        "hin": identifiers.hin,
+        "portfolio": identifiers.portfolio_number,
+        "account": identifiers.account_number,
+        "isin": partial(identifiers.isin, "AU"),
     }
+    made = {kind: [make(number) for number in numbers()] for kind, make in makers.items()}
     for kind, values in made.items():
         assert len(set(values)) == len(values), kind
     assert all(map(abn_number.is_valid, made["abn"]))

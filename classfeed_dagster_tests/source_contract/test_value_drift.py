@@ -56,8 +56,8 @@ def now(**facts: Any) -> ColumnStatistics:
     return ColumnStatistics(**{"rows": 100, "nulls": 5, **facts})
 
 
-MONEY = {"least": "0.00", "greatest": "950.00", "distinct": 80}
-DAYS = {"least": "2026-03-01", "greatest": "2026-03-15", "distinct": 10}
+MONEY: dict[str, Any] = {"least": "0.00", "greatest": "950.00", "distinct": 80}
+DAYS: dict[str, Any] = {"least": "2026-03-01", "greatest": "2026-03-15", "distinct": 10}
 TEXT = {"shortest": 3, "longest": 20, "distinct": 40}
 CODES = {"shortest": 3, "longest": 4, "codes": {"BUY": 60, "SELL": 40}}
 
@@ -159,8 +159,10 @@ def bigsite(bigsite_engine: sa.Engine) -> Bigsite:
     return bigsite
 
 
-def test_statistics_are_kept_once_a_snapshot_without_personal_data(bigsite: Bigsite, local_store: ObjectStore) -> None:
-    snapshot, landed = take(bigsite.engine, local_store)
+def test_statistics_are_kept_once_a_snapshot_without_personal_data(
+    bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
+) -> None:
+    snapshot, landed = take(bigsite_engine, local_store)
     kept = keep_statistics(local_store, snapshot)
     assert keep_statistics(local_store, snapshot) == kept
     (key,) = local_store.list("values/")
@@ -225,8 +227,10 @@ def test_the_check_names_the_column_and_what_is_made_of_it(bigsite: Bigsite, tmp
     assert "MovementTransaction/TransactionType" in table
 
 
-def test_what_is_not_what_was_kept_says_what_to_do(bigsite: Bigsite, local_store: ObjectStore) -> None:
-    snapshot, _ = take(bigsite.engine, local_store)
+def test_what_is_not_what_was_kept_says_what_to_do(
+    bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
+) -> None:
+    snapshot, _ = take(bigsite_engine, local_store)
     local_store.put(f"values/{DAY}/{snapshot.snapshot_id}.json", b"{}")
     with pytest.raises(DamagedFileError, match="delete it"):
         keep_statistics(local_store, snapshot)

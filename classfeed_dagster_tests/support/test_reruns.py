@@ -52,8 +52,8 @@ def ask(
     store: ObjectStore, day: dt.date = DAY, who: Requester = PAT, reason: str = REASON, **options: Any
 ) -> RerunRequest:
     rules = RerunPolicy("classfeed-support", 3, frozenset({"class_super"}))
-    options = {"at": NOW, "under_way": lambda: False, "correlation_id": "c" * 32, "rules": rules} | options
-    return request_rerun(store, FEED, FIRST, day, who, reason, **options)[1]
+    defaults: dict[str, Any] = {"at": NOW, "under_way": lambda: False, "correlation_id": "c" * 32, "rules": rules}
+    return request_rerun(store, FEED, FIRST, day, who, reason, **(defaults | options))[1]
 
 
 def test_a_granted_request_is_on_record_with_who_what_and_why(store: ObjectStore) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -52,7 +52,7 @@ def _tiled(audience: RecipientSchedule, dates: list[dt.date]) -> tuple[str, list
     return "each instant is in exactly one window; sequence without gaps", broken
 
 
-def _midnights(days: list[dt.date]) -> tuple[str, list[str]]:
+def _midnights(days: Sequence[dt.date]) -> tuple[str, list[str]]:
     broken, lengths = [], Counter[int]()
     for day in days:
         local = cutoff(day).astimezone(SYDNEY)
@@ -76,7 +76,7 @@ def _midnights(days: list[dt.date]) -> tuple[str, list[str]]:
     return f"{spans[23]} windows an hour short, {spans[1]} an hour long, {len(halves)} half days", broken
 
 
-def _partitions(days: list[dt.date]) -> tuple[str, list[str]]:
+def _partitions(days: Sequence[dt.date]) -> tuple[str, list[str]]:
     now = dt.datetime.combine(LAST + dt.timedelta(days=2), dt.time(12), tzinfo=SYDNEY)
     keys = business_date_partitions(FIRST).get_partition_keys(current_time=now)
     missing, more = {day.isoformat() for day in days} - set(keys), set(keys) - {day.isoformat() for day in days}

@@ -50,10 +50,10 @@ class Disk:
             reaper.before_death = self._lose
         for name in self._real:
             setattr(os, name, getattr(self, f"_{name}"))
-        io.open = self._opened  # type: ignore[assignment]
+        io.open = self._opened
 
     def _inside(self, path: Any) -> bool:
-        return os.path.abspath(os.fspath(path)).startswith(self.root)
+        return str(os.path.abspath(os.fspath(path))).startswith(self.root)
 
     def _lose(self) -> None:
         for path in self._dirty:

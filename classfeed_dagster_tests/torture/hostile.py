@@ -202,7 +202,8 @@ def _parquet(data: bytes, folder: Path) -> None:
 def _settings(data: bytes, folder: Path) -> None:
     from pydantic import ValidationError
 
-    from classfeed_dagster.feed_run.flags import FlagSettingsError, start_flags
+    from classfeed_dagster.feed_run.flags import start_flags
+    from classfeed_dagster.feed_run.switch_values import FlagSettingsError
     from classfeed_dagster.feeds import FEEDS
     from classfeed_dagster.settings import Settings
 

@@ -76,7 +76,7 @@ class Feed(RuleBasedStateMachine):
         self.closed: list[dt.date] = []
         self.seen: dict[str, bytes] = {}
         self.pages: list[DeliveredPage] = []
-        prices = {first - dt.timedelta(days=60): "10.25"}
+        prices = {(first - dt.timedelta(days=60)).isoformat(): "10.25"}
         self.shares = [self.bigsite.security(code, price=prices) for code in ("AAA", "BBB", "CCC")]
         self.funds = [self.bigsite.portfolio(number) for number in [*NUMBERS, STRANGER]]
         for share in self.shares:
@@ -89,7 +89,7 @@ class Feed(RuleBasedStateMachine):
             day = first + dt.timedelta(days=back)
             fund, share = self.funds[at % len(self.funds)], self.shares[at % 3]
             recorded = cutoff(day) - dt.timedelta(hours=12)
-            self.told(fund, lambda fund=fund, share=share, day=day, at=at, recorded=recorded: [
+            self.told(fund, lambda fund=fund, share=share, day=day, at=at, recorded=recorded: [  # type: ignore[misc]
                 fund.buy(share, 10 + at, "10.25", day, settles=False, recorded_at=recorded),
                 fund.deposit("250.00", day, recorded_at=recorded),
             ])  # fmt: skip

@@ -109,7 +109,11 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
     """(name, function that changes the node in place) of each mutation of ``node``."""
 
     def put(**values: Any) -> Any:
-        return lambda target: [setattr(target, name, value) for name, value in values.items()]
+        def change(target: ast.AST) -> None:
+            for name, value in values.items():
+                setattr(target, name, value)
+
+        return change
 
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         for other in _COMPARISONS[type(node.ops[0])]:
@@ -194,11 +198,11 @@ def _replace_statement(tree: ast.AST, old: ast.AST, new: ast.stmt) -> None:
     for parent in ast.walk(tree):
         for _, value in ast.iter_fields(parent):
             if isinstance(value, list) and old in value:
-                value[value.index(old)] = ast.copy_location(new, old)  # type: ignore[type-var]
+                value[value.index(old)] = ast.copy_location(new, old)
                 return
 
 
-class _Hook(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
+class _Hook(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):  # type: ignore[misc]  # typeshed's own bases
     def __init__(self, name: str, path: Path, source: str) -> None:
         self.name, self.path, self.source = name, path, source
 

@@ -39,7 +39,11 @@ def pickles() -> list[Found]:
                 modules = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
                 modules = [node.module or ""]
-            found += [(name, node.lineno, module) for module in modules if module.partition(".")[0] in FORBIDDEN]
+            found += [
+                (name, getattr(node, "lineno", 0), module)
+                for module in modules
+                if module.partition(".")[0] in FORBIDDEN
+            ]
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 unsafe = called == "yaml.load" and not any("Safe" in ast.unparse(one) for one in node.args[1:])
@@ -57,7 +61,7 @@ def values_in_sql() -> list[Found]:
         for node in ast.walk(tree):
             if isinstance(node, ast.JoinedStr):
                 first = node.values[0]
-                text = first.value.lstrip() if isinstance(first, ast.Constant) else ""
+                text = str(first.value).lstrip() if isinstance(first, ast.Constant) else ""
                 if str(text).upper().startswith(_SQL):
                     inside = [one.value for one in node.values if isinstance(one, ast.FormattedValue)]
                     found += [(name, node.lineno, ast.unparse(one)) for one in inside if not _constant(one)]

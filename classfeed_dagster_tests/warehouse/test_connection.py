@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.warehouse.connection import WarehouseNotConfiguredError, connection_arguments
 
-PRODUCTION = {"env": "prod", "snowflake_account": "broker-x1", "snowflake_user": "CLASSFEED"}
+PRODUCTION: dict[str, Any] = {"env": "prod", "snowflake_account": "broker-x1", "snowflake_user": "CLASSFEED"}
 
 
 def test_production_uses_a_key_pair_and_no_password() -> None:
@@ -27,6 +28,6 @@ def test_production_uses_a_key_pair_and_no_password() -> None:
         ({"env": "stg", "snowflake_account": "x"}, "CLASSFEED_SNOWFLAKE_USER and CLASSFEED_SNOWFLAKE_PRIVATE_KEY"),
     ],
 )
-def test_what_is_missing_is_named(values: dict[str, str], says: str, tmp_path: Path) -> None:
+def test_what_is_missing_is_named(values: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(WarehouseNotConfiguredError, match=says):
         connection_arguments(Settings(home=tmp_path, **values))

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from classfeed_dagster.documents.epi import EPI, EpiFormat
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import manifest_key, to_json
 from classfeed_dagster.warehouse.database import LoadDiffersError, Staging, query
 from classfeed_dagster.warehouse.load import FACTS, NothingToLoadError, load_delivery
 from classfeed_dagster_tests.fixtures import reconciliation_world as w
@@ -125,7 +126,7 @@ def redate(store: ObjectStore, manifest: Any, day: dt.date) -> None:
         store.create(key, store.read(page.key))
         pages.append(page.model_copy(update={"key": key}))
     copy = manifest.model_copy(update={"business_date": day, "pages": tuple(pages)})
-    store.create(w.manifest_key(w.FEED, day, 0), w.to_json(copy))
+    store.create(manifest_key(w.FEED, day, 0), to_json(copy))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0, 0)])
@@ -145,7 +146,7 @@ def test_dimensions_keep_their_history_in_whatever_order_dates_come(
     renamed["investment_holdings"] = frames["investment_holdings"].with_columns(security_name=pl.lit("Same everywhere"))
     third = w.deliver(local_store, world, renamed, snapshot, revision=7)
     redate(local_store, third, days[2])
-    local_store.delete(w.manifest_key(w.FEED, w.DAY, 7))
+    local_store.delete(manifest_key(w.FEED, w.DAY, 7))
     for at in order:
         load_delivery(warehouse, local_store, w.FEED, days[at], EPI)
     versions = query(

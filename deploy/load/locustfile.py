@@ -33,7 +33,7 @@ def only_this_machine(environment: object, **_: object) -> None:
         raise SystemExit(f"refused: {host} is not this machine")
 
 
-class Reader(HttpUser):  # type: ignore[misc]
+class Reader(HttpUser):
     """Somebody who looks at the feed."""
 
     wait_time = between(0.5, 2)

@@ -110,7 +110,7 @@ def _postgres(address: str, password: str) -> Iterator[sa.URL]:
                 rules.write("host all all 0.0.0.0/0 scram-sha-256\n")
             port = free_port(54_329)
             options = f"-h {address} -p {port} -k {data} -c max_connections=200"
-            _commands.pg_ctl(
+            _commands.pg_ctl(  # type: ignore[attr-defined]  # made at import, one for each program
                 ["-w", "-o", options, "-l", str(data / "log"), "restart"], pgdata=data, user=server.system_user
             )
             server.ensure_postgres_running()
