@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-LOCATION = "/locations/__repository__@classfeed_dagster.definitions"
+LOCATION = "/locations/__repository__@classfeed"
 LOOKS: dict[str, Callable[[Any, str], None]] = {}
 _SECOND = 1000
 

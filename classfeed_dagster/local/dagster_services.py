@@ -15,6 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from classfeed_dagster.errors import TemporaryError
+from classfeed_dagster.tags import CODE_LOCATION
+
+# The same location name as in a checkout and in production, so that a run is found wherever it was started.
+_WORKSPACE = f"""load_from:
+  - python_module:
+      module_name: classfeed_dagster.definitions
+      location_name: {CODE_LOCATION}
+"""
 
 
 class ServiceError(TemporaryError):
@@ -45,10 +53,12 @@ def dagster_services(
         "webserver": ["dagster-webserver", "-h", "127.0.0.1", "-p", str(port)],
         "daemon": ["dagster-daemon", "run"],
     }
+    workspace = home / "workspace.yaml"
+    workspace.write_text(_WORKSPACE)
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, (program, *arguments) in commands.items():
-            command = [str(Path(sys.executable).with_name(program)), *arguments, "-m", "classfeed_dagster.definitions"]
+            command = [str(Path(sys.executable).with_name(program)), *arguments, "-w", str(workspace)]
             with (home / f"{name}.log").open("wb") as log:
                 # A session of its own, so that Ctrl-C reaches us first and we stop them in order.
                 processes[name] = subprocess.Popen(  # noqa: S603 - our own commands

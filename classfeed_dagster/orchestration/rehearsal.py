@@ -107,6 +107,8 @@ def rehearse(
 def _reconcile(
     definitions: Definitions, instance: DagsterInstance, runtime: Runtime, feed: Feed, day: dt.date
 ) -> list[Proof]:
+    from classfeed_dagster.orchestration.code_location import runs_with_origin
+
     # The data team computes its figures at eight in the morning; the job then proves the delivery and loads it.
     audience = feed.audience(runtime.settings.first_business_date)
     now = morning_after(day) + dt.timedelta(hours=2)
@@ -114,13 +116,15 @@ def _reconcile(
     metrics = data_team_metrics(runtime.engine, feed.recipient, day, previous)
     with open_warehouse(runtime.settings) as connection:
         publish_metrics(connection, feed.recipient, day, metrics, now)
-    result = definitions.resolve_job_def(reconciliation_job_name(feed.name)).execute_in_process(
-        partition_key=day.isoformat(),
-        instance=instance,
-        raise_on_error=False,
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        tags={CLOCK_TAG: now.isoformat(), CORRELATION_TAG: new_correlation_id()},
-    )
+    job = reconciliation_job_name(feed.name)
+    with runs_with_origin(instance, job):
+        result = definitions.resolve_job_def(job).execute_in_process(
+            partition_key=day.isoformat(),
+            instance=instance,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            tags={CLOCK_TAG: now.isoformat(), CORRELATION_TAG: new_correlation_id()},
+        )
     found: list[Proof] = []
     for side, what in ((Side.SOURCE, "the source, asked again by SQL of its own"), (Side.DATA_TEAM, "the data team's")):
         try:

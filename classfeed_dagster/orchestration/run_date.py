@@ -81,12 +81,14 @@ def run_date(
     ``verbose`` prints Dagster's own log; it is in the instance either way. A run that reads bigsite is waited for at
     most ``wait_seconds`` (then PoolBusyError), which ``announce`` states; one whose process is dead is marked failed.
     """
+    from classfeed_dagster.orchestration.code_location import runs_with_origin
     from classfeed_dagster.orchestration.run_recovery import recovery_beside, wait_for_pool
 
     correlation_id = new_correlation_id()
     wait_for_pool(instance, wait_seconds, announce)
-    with recovery_beside(instance):
-        result = definitions.resolve_job_def(feed_job_name(feed)).execute_in_process(
+    job = feed_job_name(feed)
+    with recovery_beside(instance), runs_with_origin(instance, job):
+        result = definitions.resolve_job_def(job).execute_in_process(
             partition_key=day.isoformat(),
             instance=instance,
             raise_on_error=False,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from classfeed_dagster.errors import UnavailableError
-from classfeed_dagster.tags import PARTITION_TAG, feed_job_name
+from classfeed_dagster.tags import CODE_LOCATION, PARTITION_TAG, REPOSITORY, feed_job_name
 
 UNDER_WAY = """
 query UnderWay($filter: RunsFilter!) {
@@ -30,7 +30,6 @@ mutation Rerun($params: ExecutionParams!) {
   }
 }
 """
-LOCATION, REPOSITORY = "classfeed", "__repository__"
 _STATES = ["QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"]
 _SECONDS = 20
 
@@ -53,7 +52,7 @@ def launch(url: str, feed: str, day: dt.date, tags: Mapping[str, str]) -> str:
     """Start the feed's job for ``day`` as it stands, with ``tags``; the run's id. OperateError if it didn't start."""
     params = {
         "selector": {
-            "repositoryLocationName": LOCATION,
+            "repositoryLocationName": CODE_LOCATION,
             "repositoryName": REPOSITORY,
             "pipelineName": feed_job_name(feed),
         },

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FEED = "class_super"
 REPOSITORY = {
     "repositoryName": "__repository__",
-    "repositoryLocationName": "classfeed_dagster.definitions",
+    "repositoryLocationName": "classfeed",
 }
 _LAUNCH = """mutation Launch($params: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $params) {
