@@ -121,3 +121,13 @@ def test_the_support_doors_page_works_on_a_phone_and_a_desk(tmp_path: Path) -> N
         server.should_exit = True
         thread.join()
     assert [one.outcome for one in requests(Runtime(settings).store, "class_super")].count("ACCEPTED") == 4
+
+
+_JOBS = """{ repositoryOrError(repositorySelector: {repositoryName: "__repository__", repositoryLocationName: "classfeed"}) {
+    ... on Repository { jobs { name runs(limit: 10) { runId } } } } }"""
+
+
+def test_runs_of_the_command_line_are_shown_under_their_job(ui: Ui) -> None:
+    jobs = {job["name"]: len(job["runs"]) for job in ask(ui.address, _JOBS, {})["repositoryOrError"]["jobs"]}
+    assert jobs["class_super_job"] >= 2
+    assert jobs["class_super_reconciliation_job"] == 1

@@ -17,6 +17,7 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.runtime import NotBuiltError, Runtime
 from classfeed_dagster.service_levels.delivery_summary import deliveries
 from classfeed_dagster.service_levels.due import Due, latest_due
+from classfeed_dagster.service_levels.held_back import summarize
 from classfeed_dagster.service_levels.service_levels import Punctuality, attainment
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.records import Side
@@ -60,8 +61,11 @@ def of_feed(runtime: Runtime, feed: Feed, now: dt.datetime, tries: Callable[[dt.
     # What is rehearsed in the shadow, or switched off, is late for nobody.
     dues = latest_due(feed, audience, now + FORECAST_AHEAD, LOOK_BACK) if is_live(feed, settings.env) else ()
     missing = [one for one in dues if not deliveries(store, feed, one.business_date)]
+    waiting = summarize(held(store, feed.name), now)
     values: Values = {
-        "held_back": len(held(store, feed.name)),
+        "held_back": waiting.lacking_data,
+        **{f"held_back_{reason.lower()}": count for reason, count in waiting.by_reason.items()},
+        "held_back_oldest_seconds": waiting.oldest.total_seconds(),
         "targets_missed": sum(one.verdict is not Punctuality.ON_TARGET for one in judged),
         "deadlines_missed": sum(one.verdict in (Punctuality.LATE, Punctuality.MISSING) for one in judged),
         "overdue_seconds": max((0.0, *((now - one.deadline_at).total_seconds() for one in missing))),

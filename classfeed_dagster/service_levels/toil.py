@@ -1,16 +1,16 @@
-"""Toil: how often people had to do what the machine should, per month and feed. The aim is no manual re-trigger.
+"""Toil per month and feed: runs that people launched, by reason, automatic repairs, late deliveries.
 
-Counted from Dagster's runs, and kept in the object store, since runs are deleted after a while and months are not.
+Counted from Dagster's runs and stored in the object store, because runs are deleted after a while and months are not.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeInt
 
@@ -18,19 +18,29 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.service_levels.service_levels import Judgment, Punctuality
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
-from classfeed_dagster.tags import LAUNCHED_BY_TAG, REPAIR
+from classfeed_dagster.tags import LAUNCHED_BY_TAG, REPAIR, RERUN_TAG
 from classfeed_dagster.trading_days import SYDNEY
 
-if TYPE_CHECKING:
-    pass
+_RECENT_DAYS = 10
 
 
 class Launcher(enum.StrEnum):
-    """Who started a run."""
+    """Origin of a run."""
 
     SCHEDULE = "schedule"
     REPAIR = "repair"  # our sensor, or Dagster itself after a crashed worker
     PERSON = "person"
+
+
+class ManualReason(enum.StrEnum):
+    """Reason for which a person launched a run, as far as the runs show it."""
+
+    FAILED = "after a failure"
+    MISSED = "the schedule missed it"
+    AGAIN = "run again"  # after a success: portfolios held back, or a wrong date
+    RECONCILIATION = "reconciliation"
+    BACKFILL = "backfill"
+    SUPPORT = "asked for by support"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,7 @@ class LaunchedRun:
     started_at: dt.datetime
     ended_at: dt.datetime
     succeeded: bool
+    manual_reason: ManualReason | None = None  # if its tags or its job state one
 
 
 class Month(StoredRecord):
@@ -53,7 +64,8 @@ class Month(StoredRecord):
     runs: NonNegativeInt
     failed_runs: NonNegativeInt
     automatic_repairs: NonNegativeInt = Field(description="runs started by repair, or by Dagster after a crash")
-    manual_retriggers: NonNegativeInt = Field(description="runs started by a person for a date that had failed")
+    manual_retriggers: NonNegativeInt = Field(description="runs launched by a person")
+    manual_by_reason: dict[str, NonNegativeInt] = Field(default={}, description="the same, by reason")
     repaired_dates: NonNegativeInt = Field(description="dates that failed and then succeeded")
     repair_seconds: NonNegativeInt = Field(description="from first failure to success, over the repaired dates")
     late_deliveries: NonNegativeInt = Field(description="dates delivered after their deadline, or not at all")
@@ -65,7 +77,7 @@ class Month(StoredRecord):
 
 
 def launcher(tags: Mapping[str, str]) -> Launcher:
-    """Who started a run, from its tags. What no machine has signed, a person started."""
+    """Return who launched a run, from its tags. Without a schedule's, sensor's or repair's tag it was a person."""
     if tags.get(LAUNCHED_BY_TAG) == REPAIR or "dagster/retry_number" in tags:
         return Launcher.REPAIR
     if "dagster/schedule_name" in tags or "dagster/sensor_name" in tags:
@@ -73,17 +85,36 @@ def launcher(tags: Mapping[str, str]) -> Launcher:
     return Launcher.PERSON
 
 
+def stated_reason(tags: Mapping[str, str], *, reconciliation: bool) -> ManualReason | None:
+    """Return the reason that a run's tags or job state, if a person launched it; None if its history decides."""
+    if launcher(tags) is not Launcher.PERSON:
+        return None
+    if reconciliation:
+        return ManualReason.RECONCILIATION
+    if RERUN_TAG in tags:
+        return ManualReason.SUPPORT
+    return ManualReason.BACKFILL if "dagster/backfill" in tags else None
+
+
 def count(feed: str, runs: Iterable[LaunchedRun], judged: Iterable[Judgment]) -> dict[str, Month]:
-    """Months by name, in order. ``runs``: oldest first."""
+    """Return the months by name, in order. ``runs``: oldest first, with those of the reconciliation job."""
     months: dict[str, dict[str, int]] = defaultdict(
-        lambda: dict.fromkeys(Month.model_fields.keys() - {"schema_version", "feed", "month"}, 0)
+        lambda: dict.fromkeys(Month.model_fields.keys() - {"schema_version", "feed", "month", "manual_by_reason"}, 0)
     )
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
     failing_since: dict[dt.date, dt.datetime] = {}
+    seen: set[dt.date] = set()
     for run in runs:
-        figures = months[_month(run.started_at)]
+        month = _month(run.started_at)
+        figures = months[month]
+        if run.launcher is Launcher.PERSON:
+            figures["manual_retriggers"] += 1
+            reasons[month][run.manual_reason or _reason(run, seen, failing_since)] += 1
+        if run.manual_reason is ManualReason.RECONCILIATION:
+            continue  # neither delivers a date nor repairs one
+        seen.add(run.business_date)
         figures["runs"] += 1
         figures["automatic_repairs"] += run.launcher is Launcher.REPAIR
-        figures["manual_retriggers"] += run.launcher is Launcher.PERSON and run.business_date in failing_since
         if not run.succeeded:
             figures["failed_runs"] += 1
             failing_since.setdefault(run.business_date, run.ended_at)
@@ -96,11 +127,22 @@ def count(feed: str, runs: Iterable[LaunchedRun], judged: Iterable[Judgment]) ->
             Punctuality.LATE,
             Punctuality.MISSING,
         )
-    return {name: Month(feed=feed, month=name, **months[name]) for name in sorted(months)}
+    return {
+        name: Month(feed=feed, month=name, manual_by_reason=dict(sorted(reasons[name].items())), **months[name])
+        for name in sorted(months)
+    }
+
+
+def _reason(run: LaunchedRun, seen: Collection[dt.date], failing_since: Mapping[dt.date, dt.datetime]) -> ManualReason:
+    if run.business_date in failing_since:
+        return ManualReason.FAILED
+    # The first runs of an old date are no longer on record: it was run then.
+    recent = (run.started_at.astimezone(SYDNEY).date() - run.business_date).days <= _RECENT_DAYS
+    return ManualReason.MISSED if recent and run.business_date not in seen else ManualReason.AGAIN
 
 
 def keep(store: ObjectStore, feed: Feed, counted: Mapping[str, Month], since: dt.datetime) -> Sequence[Month]:
-    """Store the months that were counted whole (those that begin after ``since``, UTC); all that are on record."""
+    """Store the months that were counted whole, which begin after ``since`` (UTC); return all months on record."""
     whole_from = _month(since)
     for name, month in counted.items():
         key = f"toil/{feed.name}/{name}.json"

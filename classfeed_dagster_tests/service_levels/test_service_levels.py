@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime as dt
 import re
 
@@ -11,6 +12,8 @@ import pytest
 import time_machine
 
 from classfeed_dagster.alerting.watchdog import watchdog_incident
+from classfeed_dagster.delivery.manifest import HeldBack
+from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.orchestration.launched_runs import launched_runs
 from classfeed_dagster.orchestration.run_retention import purge_runs
@@ -19,6 +22,7 @@ from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.service_levels import heartbeats, service_levels
 from classfeed_dagster.service_levels.delivery_summary import Delivery
 from classfeed_dagster.service_levels.due import due, due_since, latest_due
+from classfeed_dagster.service_levels.held_back import summarize
 from classfeed_dagster.service_levels.service_levels import (
     Freshness,
     Judgment,
@@ -29,7 +33,7 @@ from classfeed_dagster.service_levels.service_levels import (
     missing,
     plot,
 )
-from classfeed_dagster.service_levels.toil import LaunchedRun, Launcher, count, keep, launcher
+from classfeed_dagster.service_levels.toil import LaunchedRun, Launcher, Month, count, keep, launcher, stated_reason
 from classfeed_dagster.store import ObjectStore
 
 DAILY = RecipientSchedule("CLASS", dt.date(2026, 3, 2))
@@ -139,13 +143,14 @@ def test_toil_counts_what_people_had_to_do(local_store: ObjectStore) -> None:
         run(MONDAY, Launcher.REPAIR, "2026-03-03T06:20:00+11:00"),
         run(TUESDAY, Launcher.SCHEDULE, "2026-03-04T06:00:00+11:00", ok=False),
         run(TUESDAY, Launcher.PERSON, "2026-03-04T07:00:00+11:00"),
-        run(TUESDAY, Launcher.PERSON, "2026-03-04T12:00:00+11:00"),  # nothing had failed any more
+        run(TUESDAY, Launcher.PERSON, "2026-03-04T12:00:00+11:00"),  # for portfolios held back, say
         run(WEDNESDAY, Launcher.SCHEDULE, "2026-04-01T00:30:00+11:00"),
     ]
     late = Judgment(FEED.name, due(FEED, TUESDAY), None, Punctuality.MISSING)
     months = count(FEED.name, runs, [late])
     march = months["2026-03"]
-    assert (march.runs, march.failed_runs, march.automatic_repairs, march.manual_retriggers) == (6, 3, 2, 1)
+    assert (march.runs, march.failed_runs, march.automatic_repairs, march.manual_retriggers) == (6, 3, 2, 2)
+    assert march.manual_by_reason == {"after a failure": 1, "run again": 1}
     assert (march.repaired_dates, march.mean_seconds_to_repair, march.late_deliveries) == (2, 40 * 60, 1)
     assert months["2026-04"].mean_seconds_to_repair is None
     since = at("2026-03-15T00:00:00+11:00")
@@ -154,6 +159,60 @@ def test_toil_counts_what_people_had_to_do(local_store: ObjectStore) -> None:
     fewer = count(FEED.name, runs[-1:], [])
     fewer["2026-03"] = march.model_copy(update={"runs": 1})
     assert keep(local_store, FEED, fewer, since)[0].runs == 6
+
+
+def test_every_run_that_a_person_launched_counts_by_its_reason() -> None:
+    def by_hand(day: dt.date, started: str, **tags: str) -> LaunchedRun:
+        spelled = {name.replace("__", "/"): value for name, value in tags.items()}
+        reason = stated_reason(spelled, reconciliation="reconciliation" in tags)
+        return dataclasses.replace(run(day, Launcher.PERSON, started), manual_reason=reason)
+
+    old = dt.date(2026, 1, 15)
+    runs = [
+        by_hand(MONDAY, "2026-03-03T06:30:00+11:00"),  # no schedule had started it
+        by_hand(MONDAY, "2026-03-03T08:00:00+11:00"),
+        by_hand(old, "2026-03-03T08:10:00+11:00"),  # its first run is no longer on record
+        by_hand(TUESDAY, "2026-03-04T08:00:00+11:00", dagster__backfill="b"),
+        by_hand(TUESDAY, "2026-03-04T09:00:00+11:00", classfeed__rerun="reruns/x", classfeed__launched_by="support"),
+        by_hand(TUESDAY, "2026-03-04T10:00:00+11:00", reconciliation="yes"),
+    ]
+    march = count(FEED.name, runs, [])["2026-03"]
+    assert march.manual_by_reason == {
+        "asked for by support": 1,
+        "backfill": 1,
+        "reconciliation": 1,
+        "run again": 2,
+        "the schedule missed it": 1,
+    }
+    assert (march.manual_retriggers, march.runs) == (6, 5)
+    assert stated_reason({"dagster/sensor_name": "x"}, reconciliation=True) is None
+
+
+def test_a_month_stored_before_reasons_were_counted_can_be_read() -> None:
+    fields = dict.fromkeys(Month.model_fields.keys() - {"schema_version", "feed", "month", "manual_by_reason"}, 1)
+    assert Month.model_validate({"feed": "class_super", "month": "2026-01", **fields}).manual_by_reason == {}
+
+
+def test_held_back_counts_portfolios_not_dates_and_not_ended_consents_as_lacking_data() -> None:
+    def record(number: str, day: int, kind: str) -> Quarantined:
+        since = dt.datetime(2026, 3, day, 20, tzinfo=dt.UTC)
+        return Quarantined(
+            feed=FEED.name,
+            business_date=dt.date(2026, 3, day),
+            held_back=HeldBack.model_validate({"number": number, "kind": kind, "reason": "x"}),
+            status="HELD",
+            held_since=since,
+            changed_at=since,
+            correlation_id="c",
+        )
+
+    held = [record("SW1", day, "WAITING") for day in range(3, 20)]
+    held += [record("SW1", 2, "RULE"), record("SW2", 5, "WAITING")]
+    held += [record(f"SW9{day}", day, "CONSENT_ENDED") for day in range(1, 4)]
+    found = summarize(held, dt.datetime(2026, 3, 20, 20, tzinfo=dt.UTC))
+    assert found.by_reason == {"RULE": 1, "WAITING": 1, "CONSENT_ENDED": 3}
+    assert (found.lacking_data, found.oldest) == (2, dt.timedelta(days=18))
+    assert summarize([], dt.datetime(2026, 3, 20, tzinfo=dt.UTC)).oldest == dt.timedelta()
 
 
 @pytest.mark.parametrize(
