@@ -35,7 +35,7 @@ class ConsentReadError(UnavailableError):
 
 
 class Change(enum.StrEnum):
-    """How a portfolio's consent stands at a cut-off, compared with the audience's previous one."""
+    """State of a portfolio's consent at a cut-off, compared with the schedule's previous cut-off."""
 
     NEW = "NEW"
     CURRENT = "CURRENT"
@@ -79,7 +79,7 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a portfolio's active consents for one recipient come to."""
+    """Effective consent of a portfolio for one recipient."""
 
     portfolio_id: int
     portfolio_number: str
@@ -97,7 +97,7 @@ class Sharing:
 
 
 def standings(consents: Iterable[Consent], recipient: str, at: dt.datetime) -> dict[int, Standing]:
-    """Who is consented for ``recipient`` at ``at``, by portfolio id.
+    """Return the portfolios consented for ``recipient`` at ``at``, by portfolio id.
 
     Of several active consents the earliest ``history_from`` counts (all history if one has none) and the most
     recently granted reference. If that names no fund, or two granted at the same instant name different ones, which
@@ -194,7 +194,7 @@ def consents_from(rows: Iterable[Sequence[Any]]) -> list[Consent]:
 def ask_consent_now(
     engine: sa.Engine, recipient: str, numbers: Iterable[str] | None = None, at: dt.datetime | None = None
 ) -> tuple[dt.datetime, set[str]]:
-    """Who consents at ``at`` (default: bigsite's clock), asked now, in one statement.
+    """Query the portfolios that consent at ``at`` (default: bigsite's clock), in one statement.
 
     Returns the instant (UTC) and the numbers of the consented portfolios, of ``numbers`` if given. Any failure to
     read raises ConsentReadError: no answer is never taken for a yes.

@@ -1,4 +1,4 @@
-"""Who consents, asked once, and what that answer asks bigsite for: the parameters of every other query."""
+"""Consent, queried once, and the extraction scope derived from it: the parameters of every other query."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DAYS_TO_A_HISTORY = 4  # a day's rows are about a quarter of those that a whole
 
 
 class SnapshotAudience(Protocol):
-    """What a snapshot must know of an audience (``domains.audience.Audience`` is one)."""
+    """Part of a recipient schedule that a snapshot needs (``schedules.RecipientSchedule`` is one)."""
 
     @property
     def key(self) -> str: ...  # noqa: D102
@@ -30,7 +30,7 @@ class SnapshotAudience(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExtractionScope:
-    """What the answer to the consent question asks bigsite for."""
+    """Portfolios, windows and parameters that the snapshot extracts, derived from consent."""
 
     numbers: list[str]  # of every portfolio that a document speaks of, by position
     whole_history: bytes  # by position: 1 if all of its history is read, 0 if a window's rows are
@@ -126,7 +126,7 @@ def _wanted(
 
 
 def slice_ends(whole_history: bytes, portfolios: int) -> list[int]:
-    """Where slices end, as positions: the first one that isn't in the slice any more.
+    """Return the ends of the slices, as exclusive positions.
 
     A slice holds at most ``portfolios`` of whole history, or four times as many others: memory is bounded by rows, and
     what a slice costs beside them is paid less often on ordinary dates.

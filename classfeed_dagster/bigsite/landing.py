@@ -64,12 +64,12 @@ class StoredTable(BaseModel, frozen=True):
 
     @property
     def key(self) -> str:
-        """Where the first file is: what people are shown."""
+        """Return the key of the first file, for display."""
         return self.files[0].key
 
     @property
     def sha256(self) -> str:
-        """What the content is known by: of one file its SHA-256, of several that of theirs together."""
+        """Return the content's digest: the SHA-256 of one file, or of several files' digests together."""
         if len(self.files) == 1:
             return self.files[0].sha256
         return hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()

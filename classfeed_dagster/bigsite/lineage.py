@@ -1,4 +1,4 @@
-"""Where each landed column comes from in bigsite.
+"""Lineage of each landed column from bigsite.
 
 A landed column carries the column of its own table that has its name, unless it is among the few that bigsite works
 out for us, which are declared here. What only selects rows (a cut-off, a join) is not what a value is made of.

@@ -1,4 +1,4 @@
-"""What the snapshot asks of bigsite: for every landed table its columns, exact types and SQL.
+"""Queries of the snapshot: columns, exact types and SQL of every landed table.
 
 The SQL is standard but for ``unnest``, by which the answer to the consent question is pushed down (it needs no
 temporary table, so it runs on a read replica), and ``%(name)s`` placeholders. Another dialect needs another

@@ -1,4 +1,4 @@
-"""Whether bigsite's end of day for a business date is there: before anything is read, and as its rows go by."""
+"""Readiness of bigsite's end of day for a business date, checked before and during the snapshot."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SourceNotReadyError(NotReadyError):
 
 @dataclass(slots=True)
 class EndOfDay:
-    """What is found of a business date's end of day; a row missing is one that the ledgers say should be there."""
+    """Counts of a business date's end of day; a missing row is one that the ledgers imply."""
 
     business_date: dt.date
     holdings: int = 0

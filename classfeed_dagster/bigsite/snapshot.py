@@ -73,7 +73,7 @@ class Snapshot(BaseModel, frozen=True):
     visible_transactions: str = ""  # PostgreSQL's snapshot: proves later whether a row could be seen
 
     def key(self) -> str:
-        """Where the descriptor is stored."""
+        """Return the key of the descriptor."""
         return _descriptor_key(self.business_date, self.snapshot_id)
 
     @property
@@ -267,7 +267,7 @@ class _Reader:
 
     @property
     def shards(self) -> int:
-        """How many shards there are to read."""
+        """Return the number of shards."""
         return -(-len(self._slice_ends) // self._shard_slices)
 
     def read(self, sessions: Sequence[ReadOnlyTransaction], limit: Decimal) -> None:

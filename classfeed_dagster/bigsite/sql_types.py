@@ -1,4 +1,4 @@
-"""What the snapshot's queries are made of: exact column types, and the portfolios wanted as relations in SQL."""
+"""Building blocks of the snapshot's queries: exact column types, and the scope's portfolios as SQL relations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a CSV file of a legacy feed is described: its columns, where each comes from, and what they add up to.
+"""Declaration of a CSV file: columns, their sources and their control totals.
 
 A layout is a table; the writer, the reader and parity know columns only through it. The forms of values are the
 EPI document's: money with 2 decimals, units and prices with 6, ISO dates, instants in UTC with 6 decimals and ``Z``.

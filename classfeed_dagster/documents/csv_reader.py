@@ -66,7 +66,7 @@ class UnreadableFileError(DataError):
 
 @dataclass
 class _Findings:
-    """What reading has found so far."""
+    """Running state of reading."""
 
     errors: list[str] = field(default_factory=list)
     header: dict[str, str] = field(default_factory=dict)

@@ -72,7 +72,7 @@ def control_total(sums: Mapping[str, Decimal]) -> str:
 
 
 def summed(totals: Totals) -> dict[str, Decimal]:
-    """What the control total adds up, by currency: a layout fills one of the two."""
+    """Return the sums of the control total by currency; a layout fills one of the two."""
     return {name: amounts.cash_amount + amounts.net_amount for name, amounts in totals.currencies.items()}
 
 

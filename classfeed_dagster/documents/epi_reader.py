@@ -220,7 +220,7 @@ def _typed(record: Record, columns: Iterable[str]) -> list[pl.Expr]:
 
 
 class _Summary:
-    """What ``inspect_page`` keeps of the records."""
+    """Running state of ``inspect_page`` over the records."""
 
     def __init__(self) -> None:
         self.totals = Totals(dict.fromkeys(_SECTION_OF.values(), 0))
@@ -252,12 +252,12 @@ class _Summary:
         self._no_currency += facts.without_currency
 
     def facts(self, section: str) -> RecordInspection:
-        """What was added, all of it records of one section."""
+        """Return the inspection of the records added, all of one section."""
         numbers = frozenset(self.portfolios[section])
         return RecordInspection(self.totals, numbers, frozenset(self.removed), tuple(self._no_currency))
 
     def errors(self) -> list[str]:
-        """What is wrong with the records beside the XSD."""
+        """Return the errors of the records that the XSD cannot express."""
         if not self._no_currency:
             return []
         name = epi.MOVEMENT_TRANSACTION.name

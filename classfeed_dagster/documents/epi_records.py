@@ -47,7 +47,7 @@ class Records:
 
     @property
     def frame(self) -> list[tuple[tuple[str, ...], str]]:
-        """What the document's frame says."""
+        """Header and totals of the document's frame."""
         return self._target.leaves
 
     @property
@@ -86,7 +86,7 @@ class Records:
 
 
 def closing_tag(section: str) -> bytes:
-    """How a section ends."""
+    """End of a section."""
     return f"</{section}>".encode()
 
 

@@ -13,7 +13,7 @@ XS = "{http://www.w3.org/2001/XMLSchema}"
 
 @dataclass(frozen=True, slots=True)
 class TextRule:
-    """What the XSD demands of a text: a pattern (of the whole text), a range of lengths, a vocabulary."""
+    """Restriction of a text by the XSD: a pattern of the whole text, a length range, a vocabulary."""
 
     pattern: str | None
     min_length: int

@@ -1,4 +1,4 @@
-"""What the records of each portfolio add up to: counts, sums by currency, units. Exact, and by whole columns."""
+"""Totals of each portfolio's records: counts, sums by currency, units. Exact and columnar."""
 
 from __future__ import annotations
 

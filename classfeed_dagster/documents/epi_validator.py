@@ -50,11 +50,11 @@ _MEANINGS = {
 
 
 class PushParser(Protocol):
-    """What is used of lxml's parsers that are fed."""
+    """Interface of lxml's feed parsers as used here."""
 
     @property
     def feed_error_log(self) -> Sequence[Any]:
-        """What was found so far."""
+        """Return the errors so far."""
         ...
 
     def feed(self, data: bytes) -> None:
@@ -135,7 +135,7 @@ class Validator:
 
 
 class _Stretch:
-    """How long the document has gone on without an element: in one text, comment, CDATA section or instruction.
+    """Length of the document since the last element: one text, comment, CDATA section or instruction.
 
     libxml2 alone would take a text of any length, and megabytes of the others, in time that grows with the square.
     """

@@ -1,4 +1,4 @@
-"""What an EPI document can't carry, found before it is written: the portfolio is held back, with the reason.
+"""Checks for values that an EPI document cannot carry; the portfolio is held back with the reason.
 
 Every rule comes from the XSD (patterns, lengths, vocabularies, digits) or from XML itself (characters). A finding
 names the element and what is wrong with its value, never the value: names and account numbers are personal data.

@@ -118,7 +118,7 @@ def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _frame_of_page(header: PageHeader, totals: Totals) -> bytes:
-    """Everything but the records, with each section empty."""
+    """Return the page without records, each section empty."""
     root = etree.Element(epi.tag(epi.ROOT), nsmap={None: epi.NAMESPACE})
     head = etree.SubElement(root, epi.tag(epi.HEADER))
     values = {
@@ -194,7 +194,7 @@ def _checked(record: Record, frames: Frames) -> pl.DataFrame:
 
 
 def group_breaches(record: Record) -> dict[str, pl.Expr]:
-    """Which rows break an all-or-nothing rule, by what they break: each expression is true for a bad row."""
+    """Return the all-or-nothing rules as expressions that are true for a bad row, by rule."""
     breaches: dict[str, pl.Expr] = {}
     for group in record.groups:
         needed = [pl.col(element.column).is_null() for element in group.elements if not element.optional]

@@ -36,7 +36,7 @@ def guard(text: str) -> str:
 
 
 def unguard(text: str) -> str:
-    """What ``guard`` was given: ``unguard(guard(text)) == text`` for every text."""
+    """Undo ``guard``: ``unguard(guard(text)) == text`` for every text."""
     return text[1:] if _guarded.match(text) else text
 
 

@@ -1,4 +1,4 @@
-"""Where each column of bigsite ends up: the domains' columns that it fills, and the fields of every document.
+"""Lineage of each bigsite column to the domains' columns and the documents' fields that it fills.
 
 Put together from the declarations alone: the frames' ``source``, the EPI mapping, the CSV layouts.
 """

@@ -1,4 +1,4 @@
-"""Which lines are valid records for certain: regular expressions made from the XSD itself, for whole columns of lines.
+"""Regular expressions generated from the XSD that accept only lines certain to be valid records.
 
 libxml2 takes most of a document's examination to validate some hundred thousand records that the writer put on a line
 each, in the plainest form of XML. For such lines the XSD can be said as a regular expression. It admits less than the
@@ -48,7 +48,7 @@ class UnknownSchemaError(ConfigurationError):
 
 @cache
 def valid_line(record: str) -> str:
-    """What a line must be that is, for certain, one valid record of the XSD's type ``record``, without its line end.
+    """Return the expression of lines certain to be one valid record of the XSD's type ``record``, without line end.
 
     UnknownSchemaError if the XSD's declaration of it isn't understood in every part.
     """

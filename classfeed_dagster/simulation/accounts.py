@@ -1,4 +1,4 @@
-"""What bigsite knows of one simulated portfolio: positions, cash accounts, recent trades. State, no decisions.
+"""State of one simulated portfolio in bigsite: positions, cash accounts, recent trades. No decisions.
 
 ``Position`` and ``Account`` keep every dated entry, because a backdated row changes days that have already ended.
 """

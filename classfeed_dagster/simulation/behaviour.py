@@ -1,4 +1,4 @@
-"""What each persona does on a business day: its plan, as far as its money reaches."""
+"""Actions of each persona on a business day, limited by its available money."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Update:
 
 @dataclass(slots=True)
 class DayRows:
-    """What one day writes, in this order: ``removed`` end-of-day keys, ``added`` rows, ``updates``."""
+    """Rows that one day writes, in this order: ``removed`` end-of-day keys, ``added`` rows, ``updates``."""
 
     removed: dict[str, list[tuple[dt.date, int] | tuple[dt.date, int, int]]] = field(
         default_factory=lambda: {"holding_eod": [], "cash_balance_eod": []}
@@ -214,7 +214,7 @@ class Settlements:
         portfolio.due += 1
 
     def take(self, day: dt.date) -> list[tuple[Portfolio, Trade]]:
-        """What settles on ``day``; asked once."""
+        """Remove and return the trades that settle on ``day``."""
         settled = self._by_date.pop(day, [])
         for portfolio, _ in settled:
             portfolio.due -= 1

@@ -41,7 +41,7 @@ class Notebook:
 
 @dataclass(frozen=True, slots=True)
 class CustomersBooks:
-    """What customers believe to own at the end of ``as_at``, of what they knew before ``known_before``.
+    """Return the customers' books at the end of ``as_at``, from entries known before ``known_before``.
 
     ``units``: by (portfolio number, exchange, ISIN); ``cash``: by (portfolio number, account number, currency). What
     is zero is absent.

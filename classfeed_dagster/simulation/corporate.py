@@ -61,7 +61,7 @@ class CorporateCalendar:
         return gone is None or day < gone
 
     def units_of_today(self, security_id: int, day: dt.date) -> Fraction:
-        """How many units one unit of the beginning has become by ``day``: prices are divided by it."""
+        """Return the units that one original unit has become by ``day``; prices are divided by it."""
         ratios = self._ratios.get(security_id)
         result = Fraction(1)
         if ratios is not None:

@@ -1,4 +1,4 @@
-"""Who the simulated customers are: personas, names, entity types, means, and when they share their data with whom.
+"""Simulated customers: personas, names, entity types, means, and their consents by recipient.
 
 A customer depends on the seed and its own number alone (and on whether it is one of those who share from the
 beginning), never on how many others there are.
@@ -20,7 +20,7 @@ _EXPIRES_FOR_GOOD_FROM = 60  # as a number: in a small world one removal more wo
 
 
 class Persona(enum.StrEnum):
-    """How a customer behaves."""
+    """Behaviour of a customer."""
 
     SAVER = "saves weekly into ETFs"
     TRADER = "trades every day"
@@ -85,7 +85,7 @@ class ConsentPlan:
     revoked_at: dt.datetime | None = None
 
     def holds(self, at: dt.datetime) -> bool:
-        """Whether the customer means to be sharing at ``at``: what happens exactly then comes after."""
+        """Return True if the customer shares data at ``at``; a change at exactly ``at`` counts afterwards."""
         ends = [end for end in (self.expires_at, self.revoked_at) if end is not None]
         return self.granted_at < at and all(end >= at for end in ends)
 

@@ -29,7 +29,7 @@ EOD_DAYS_OF_HISTORY = 2  # end-of-day rows of the history's last days only: nobo
 
 
 class Fault(enum.Enum):
-    """What can be planted for a demonstration: something that a check must find."""
+    """Fault to plant for a demonstration: a check must find it."""
 
     UNBALANCED_UNITS = "the end of day states units that the ledger doesn't have"
     ILLEGAL_CHARACTER = "a portfolio's name holds a character that XML can't carry"
@@ -44,13 +44,13 @@ class PlantedFault:
     mended_on: dt.date | None = None
 
     def stands(self, day: dt.date) -> bool:
-        """Whether bigsite still has it wrong after the end of ``day``."""
+        """Return True if bigsite is still wrong after the end of ``day``."""
         return self.planted_on <= day and (self.mended_on is None or day < self.mended_on)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a world is made of, but the market."""
+    """Parameters of a simulated world, without the market."""
 
     seed: int
     consented: int
@@ -78,7 +78,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class DaySummary:
-    """What customers did on a day, and what the day wrote: counts only, no personal data.
+    """Summary of a simulated day: counts of actions and of rows written, no personal data.
 
     ``rows``: rows added by table. ``written``: False if the database had the day already.
     """

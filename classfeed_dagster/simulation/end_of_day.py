@@ -16,7 +16,7 @@ Misstatement = Callable[[Portfolio, int, dt.date], Decimal]
 
 
 def run_time(seed: int, day: dt.date) -> dt.datetime:
-    """When the job of ``day`` runs: 40 to 110 minutes after the cut-off."""
+    """Return the instant at which the job of ``day`` runs: 40 to 110 minutes after the cut-off."""
     draw = HashRandom(seed, "end of day", day)
     return cutoff(day) + dt.timedelta(seconds=2400 + draw.below(4200), microseconds=draw.below(10**6))
 

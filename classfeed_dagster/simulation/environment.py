@@ -25,7 +25,7 @@ from classfeed_dagster.simulation.world import PLANS, World, WorldError
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What advancing an environment came to: ``written`` are the days written now, in order; none if all were there.
+    """Result of advancing an environment: ``written`` are the new days, in order; none if all existed.
 
     ``summary`` is that of the day asked for, written now or before.
     """

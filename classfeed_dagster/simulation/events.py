@@ -1,4 +1,4 @@
-"""What happens to customers without their doing: corporate events, dividends, the broker's mistakes and late rows."""
+"""Events that customers do not cause: corporate actions, dividends, the broker's errors and late rows."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def irregular_event(booking: Booking, portfolio: Portfolio, draw: HashRandom, sh
 
 
 def late_time(booking: Booking, draw: HashRandom) -> dt.datetime:
-    """When a row for a past day is recorded: the morning of this day, or the Saturday before a Monday."""
+    """Return the instant at which a row for a past day is recorded: this morning, or the Saturday before a Monday."""
     since = (booking.day - booking.previous).days
     saturday = since > 2 and draw.one_in(3)
     return booking.at(25_200 + draw.below(5400) - (86_400 * (since - 1) if saturday else 0), draw.below(10**6))

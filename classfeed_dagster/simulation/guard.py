@@ -1,4 +1,4 @@
-"""Where simulated customers may be written: never into production, nor into anything that might be it.
+"""Guard of the simulation's target: never production, nor a database that might be production.
 
 Two questions, in this order: one before connecting (environment and address), one before writing (what is in there).
 A database that is not empty must carry the marker, which a person puts there once; an empty one gets it when seeded.

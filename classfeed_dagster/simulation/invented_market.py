@@ -88,7 +88,7 @@ class InventedMarket:
                 yield security.security_id, price
 
     def events(self, day: dt.date) -> Sequence[CorporateEvent]:
-        """What companies bring about on ``day``."""
+        """Return the corporate events of ``day``."""
         return self._calendar.events(day)
 
     def going_ex(self, day: dt.date) -> Sequence[Dividend]:

@@ -1,4 +1,4 @@
-"""What a market is to the simulation: securities, prices, rates, and the events that companies bring about.
+"""Market of the simulation: securities, prices, exchange rates and corporate events.
 
 Prices are ``Decimal`` in the security's currency, as traded after splits. Dates are Sydney business dates.
 """
@@ -104,11 +104,11 @@ CorporateEvent = UnitsChange | CodeChange | Delisting | Merger | CapitalReturn
 
 
 class Market(Protocol):
-    """Where simulated customers deal. The same construction always tells the same story."""
+    """Market in which simulated customers trade. Equal parameters give equal prices and events."""
 
     @property
     def name(self) -> str:
-        """Which market this is, stable, so that a world is never continued with another one."""
+        """Return a stable identifier, so that a world is never continued on another market."""
         ...
 
     def securities(self) -> Sequence[Security]:
@@ -128,7 +128,7 @@ class Market(Protocol):
         ...
 
     def events(self, day: dt.date) -> Sequence[CorporateEvent]:
-        """What companies bring about on ``day``, before trading."""
+        """Return the corporate events of ``day``, before trading."""
         ...
 
     def going_ex(self, day: dt.date) -> Sequence[Dividend]:
@@ -136,7 +136,7 @@ class Market(Protocol):
         ...
 
     def rate(self, currency: str, day: dt.date) -> Decimal:
-        """How many AUD one unit of ``currency`` is worth on ``day``; six places."""
+        """Return the AUD value of one unit of ``currency`` on ``day``, to six decimals."""
         ...
 
 

@@ -42,14 +42,14 @@ def delivered_pages(store: ObjectStore, feed: Feed, dates: Iterable[dt.date]) ->
 
 
 def prove(store: ObjectStore, feed: Feed, world: World, last: dt.date, pages: Sequence[DeliveredPage]) -> list[Proof]:
-    """What must be true of ``pages``, everything that was delivered up to ``last``, and of the chain of manifests."""
+    """Return the proofs over ``pages``, all pages delivered up to ``last``, and over the chain of manifests."""
     return [_documents(store, feed), *prove_books(store, feed, world, last, pages)]
 
 
 def prove_books(
     store: ObjectStore, feed: Feed, world: World, last: dt.date, pages: Sequence[DeliveredPage]
 ) -> list[Proof]:
-    """What must be true of the content of ``pages``: whose it is, and that it adds up."""
+    """Return the proofs over the content of ``pages``: consent and sums."""
     books = load(pages, last)
     # Who is held back has a prefix of its history at the recipient: right, but not up to date.
     complete = set(books.portfolios) - _behind(store, feed, last)

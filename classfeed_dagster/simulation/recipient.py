@@ -30,7 +30,7 @@ class DeliveredPage:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What the recipient has at one date: units and cash from movements, beside what it was told they are.
+    """Recipient's view at one date: units and cash summed from movements, and the balances stated to it.
 
     ``units``: portfolio_number, exchange, security, loaded, stated. ``cash``: portfolio_number, account_number,
     currency, loaded, stated. A side that is absent is zero.

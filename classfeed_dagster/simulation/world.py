@@ -74,7 +74,7 @@ class World:
 
     @property
     def fingerprint(self) -> str:
-        """What makes this world: two worlds with the same fingerprint write the same rows."""
+        """Return the fingerprint: two worlds with an equal one write equal rows."""
         return hashlib.sha256(f"{GENERATION}|{self._market.name}|{self.plan!r}".encode()).hexdigest()
 
     @property
@@ -164,7 +164,7 @@ class World:
         return self._simulation.summaries[day]
 
     def recent(self, until: dt.date, days: int) -> Sequence[DaySummary]:
-        """What customers did on the last ``days`` business days up to ``until``, oldest first."""
+        """Return the summaries of the last ``days`` business days up to ``until``, oldest first."""
         self._know(until)
         known = [day for day in sorted(self._simulation.summaries) if day <= until]
         return [self._simulation.summaries[day] for day in known[-days:]]
@@ -195,7 +195,7 @@ class World:
     # -- the oracle ---------------------------------------------------------------------------------------------------
 
     def books(self, as_at: dt.date, *, known_before: dt.datetime | None = None) -> CustomersBooks:
-        """What all customers believe to own at the end of ``as_at``.
+        """Return all customers' own books at the end of ``as_at``.
 
         By default of what they knew before ``as_at``'s cut-off: the sum of all movements delivered by then. Holdings
         and balances state what bigsite's job knew: ``known_before=world.end_of_day(as_at)``. The two differ by rows
@@ -206,7 +206,7 @@ class World:
         return add_up(notebooks, as_at, known_before or cutoff(as_at))
 
     def end_of_day(self, day: dt.date) -> dt.datetime:
-        """When bigsite's end-of-day job for ``day`` runs, a little after its cut-off."""
+        """Return the instant at which bigsite's end-of-day job for ``day`` runs, shortly after its cut-off."""
         return run_time(self.plan.seed, day)
 
     def sharing(self, day: dt.date, recipient: str = CLASS) -> frozenset[str]:

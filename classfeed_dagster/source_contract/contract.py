@@ -25,7 +25,7 @@ class ContractError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class ServiceLevel:
-    """What bigsite promises of some columns (``table.column``): ``latency`` 2 ``h``, ``frequency`` 1 ``d``."""
+    """Service level of some columns (``table.column``): ``latency`` 2 ``h``, ``frequency`` 1 ``d``."""
 
     property: str
     value: str

@@ -35,7 +35,7 @@ class Bump(enum.IntEnum):
 
 
 class Review(BaseModel, frozen=True):
-    """Who let something become less severe, and who looked at it."""
+    """Approval of a lower severity: author and reviewer."""
 
     version: str
     lowered: tuple[str, ...]
@@ -61,7 +61,7 @@ class Lock(BaseModel, frozen=True):
 
 
 def severities() -> dict[str, str]:
-    """How severe each kind of difference is held to be now."""
+    """Return the current severity of each kind of difference."""
     return {kind.name: kind.severity.name for kind in DriftKind}
 
 
@@ -85,7 +85,7 @@ def required_bump(lock: Lock, contract: Contract, exports: Exports, path: Path =
 
 
 def lowered(lock: Lock, contract: Contract, now: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """What became less severe than it was agreed to be, in words. ``now``: the severities, by default the code's."""
+    """Return the severities that are lower than agreed, as text. ``now``: severities, by default the code's."""
     held = severities() if now is None else now
     found = [
         f"{kind.lower().replace('_', ' ')} from {was.lower()} to {held[kind].lower()}"
@@ -139,7 +139,7 @@ def adopt(
 
 
 def lock_of(contract: Contract, path: Path = CONTRACT, reviews: tuple[Review, ...] = ()) -> Lock:
-    """What is locked of a contract."""
+    """Return the locked part of a contract."""
     return Lock(
         version=contract.version,
         sha256=_digest(path),

@@ -134,7 +134,7 @@ class DriftKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Export:
-    """Where a column of bigsite ends up: a domain's column and, if it reaches one, an element of a document."""
+    """Export of a bigsite column: a domain's column and, if any, a document's element."""
 
     column: str  # movement_transactions.gst
     element: str = ""  # EPIDataResponse/MovementTransactions/MovementTransaction/Gst
@@ -160,12 +160,12 @@ class Difference:
 
     @property
     def message(self) -> str:
-        """What is different, what it touches, what to do: for a check, an alert, a log. No personal data."""
+        """Return the difference, its effect and the remedy as text for a check, an alert or a log. No personal data."""
         return f"{self.headline} {self._touched()}{self.advice}"
 
     @property
     def headline(self) -> str:
-        """What is different, in one sentence."""
+        """Return the difference in one sentence."""
         return f"{self.subject}: {self.kind.title}{self._change()}."
 
     def _change(self) -> str:

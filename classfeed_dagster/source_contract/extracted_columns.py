@@ -1,4 +1,4 @@
-"""Which of bigsite's columns the feeds read: taken from the SQL itself, so that it can't fall behind it.
+"""Columns of bigsite that the feeds read, derived from the SQL itself so that the two cannot diverge.
 
 A change to a column that nothing reads is worth a note; to one that is read, it may stop a delivery.
 """

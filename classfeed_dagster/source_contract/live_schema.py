@@ -49,7 +49,7 @@ def live_schema(engine: sa.Engine, schema: str = SCHEMA) -> Schema:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What the Inspector doesn't ask: partitions, collations that differ from the default, invalid indexes, and more.
+    """Read what the Inspector does not: partitions, non-default collations, invalid indexes and more.
 
     ``column_checks``, by table, are those that belong to a column alone, which on MariaDB the Inspector leaves out;
     ``domain_sizes``, by table and column, what stands behind the type of a PostgreSQL domain: ``(18,2)``.

@@ -21,7 +21,7 @@ _INSIDE = 0.8  # how alike are `gst` and `gst_amount`
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What tables and columns of an earlier schema are called in a later one, where they are found at all."""
+    """Names that tables and columns of an earlier schema have in a later one, where a match exists."""
 
     tables: Mapping[str, str]
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by the earlier table's name
@@ -55,7 +55,7 @@ class Names:
 
 
 def match(earlier: Schema, later: Schema) -> Names:
-    """Who is who: names that stayed, and of those that went and came the pairs that look like renames."""
+    """Match names: those that stayed, and pairs of removed and added names that look like renames."""
     tables = {name: name for name in earlier.tables if name in later.tables}
     gone = [table for name, table in earlier.tables.items() if name not in tables]
     came = [table for name, table in later.tables.items() if name not in tables]

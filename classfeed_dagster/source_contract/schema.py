@@ -1,4 +1,4 @@
-"""What a schema is, in one form for every origin: the contract, the live database, a day of the past.
+"""Schema model, one form for every origin: the contract, the live database, a day of the past.
 
 Types are spelled alike for every engine (``NUMERIC(18,2)``, ``VARCHAR(12)``, ``TIMESTAMPTZ``), so that comparing is
 comparing text; the engine's own spelling is kept beside it.

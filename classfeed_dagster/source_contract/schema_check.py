@@ -41,7 +41,7 @@ class SchemaDriftError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class SchemaVerdict:
-    """What one look at bigsite found. ``schema`` is what was seen, to be kept in the history."""
+    """Result of one schema check. ``schema`` is the observed schema, to be stored in the history."""
 
     contract_version: str
     schema: Schema
@@ -62,7 +62,7 @@ class SchemaVerdict:
         return f"bigsite's schema differs from contract {self.contract_version}: {listed}."
 
     def to_markdown(self) -> str:
-        """Everything that was found, the worst first, every affected export named."""
+        """Return every difference as text, most severe first, with each affected export."""
         lines = [self.summary]
         for found in self.differences:
             lines += ["", f"**{found.severity.name}** {_plain(f'{found.headline} {found.advice}')}"]

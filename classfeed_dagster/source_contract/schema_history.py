@@ -50,7 +50,7 @@ class SchemaChange:
 
 @dataclass(frozen=True, slots=True)
 class SchemaDiff:
-    """What changed between two kept schemas; the days are those on which they were seen."""
+    """Change between two stored schemas, each with the day on which it was seen."""
 
     before: dt.date
     after: dt.date
@@ -121,7 +121,7 @@ def schema_on(store: ObjectStore, day: dt.date) -> tuple[dt.date, Schema]:
 
 
 def schema_diff(store: ObjectStore, before: dt.date, after: dt.date) -> SchemaDiff:
-    """What changed from the end of ``before`` to the end of ``after``; the days may stand in either order."""
+    """Return the changes from the end of ``before`` to the end of ``after``, in either order of days."""
     first, earlier = schema_on(store, min(before, after))
     last, later = schema_on(store, max(before, after))
     return SchemaDiff(first, last, changes_between(earlier, later))

@@ -1,4 +1,4 @@
-"""What a change of a column's type does to what is read: nothing, more than before, less, or something else.
+"""Effect of a column's type change on reading: none, wider, narrower, or incompatible.
 
 Types in the spelling of ``schema_live.canonical_type``.
 """
@@ -18,7 +18,7 @@ _INSTANT_DIGITS = 6  # of a second, where the type states none
 
 
 class TypeChange(enum.Enum):
-    """How a type compares with the one before."""
+    """Relation of a type to the previous one."""
 
     SAME = "same"
     WIDENED = "widened"  # every value of before fits; others may come
@@ -40,7 +40,7 @@ def family(spelling: str) -> str:
 
 
 def type_change(before: str, after: str) -> TypeChange:
-    """What became of a column whose type was ``before`` and is ``after``."""
+    """Compare a column's type ``before`` with its type ``after``."""
     old, new = _shape(before), _shape(after)
     if old == new:
         return TypeChange.SAME

@@ -28,7 +28,7 @@ DAYS_BEYOND = 400  # a day so far outside what was seen
 
 
 class ValueAnomaly(enum.StrEnum):
-    """What jumped."""
+    """Kind of anomaly."""
 
     NULL_RATE = "null rate"
     LENGTH = "length"
@@ -62,7 +62,7 @@ def value_drift(
     exports: Exports,
     vocabularies: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[ValueDrift, ...]:
-    """What jumped on ``today``'s date; nothing while fewer than ``FEWEST_DATES`` dates are known of a column."""
+    """Return the anomalies of ``today``'s date; none while a column has fewer than ``FEWEST_DATES`` dates."""
     agreed = load_contract().vocabularies if vocabularies is None else vocabularies
     found: list[ValueDrift] = []
     for name, now in today.columns.items():

@@ -1,4 +1,4 @@
-"""What a date's landed values look like, column by column: how many are null, how long, how large, how many different.
+"""Statistics of a date's landed values by column: null share, length, range, number of distinct values.
 
 Worked out slice by slice from the landed files, never from bigsite, and kept as one small object a snapshot under
 ``values/<date>/``. Of a personal column only the number of nulls and the lengths are kept: no value, no range, no count
