@@ -71,7 +71,7 @@ celery: setup ## a date's steps on two Celery workers apart, same bytes as in on
 bench: setup ## speed and memory, as ratios to named baselines in the same run: a quarter of an hour; BENCH=--help
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-lint: setup ## format, style, types, order of the packages, dead code, dependencies, spelling
+lint: setup ## format, style, types, order of the packages, dead code, dependencies, spelling, house style
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -79,6 +79,10 @@ lint: setup ## format, style, types, order of the packages, dead code, dependenc
 	@$(BIN)/vulture
 	@$(BIN)/deptry classfeed_dagster --no-ansi
 	@$(BIN)/codespell $$(git ls-files)
+	@$(BIN)/python scripts/house_style.py
+
+style: setup ## every place that the house style objects to (styles/house.toml), also those within the allowed number
+	@$(BIN)/python scripts/house_style.py --all
 
 lint-deploy: .deploy-tools/.installed ## templates, Dockerfile, workflows and scripts: made by the code, and by the linters
 	@.deploy-tools/bin/python -m deploy.lint
@@ -108,4 +112,4 @@ lock: setup ## resolve the dependencies again, locked versions kept where possib
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup setup-demo demo up test coverage properties nightly torture torture-short mutation browser backfill celery bench lint lint-deploy audit format docs lock clean
+.PHONY: help setup setup-demo demo up test coverage properties nightly torture torture-short mutation browser backfill celery bench lint style lint-deploy audit format docs lock clean

@@ -94,9 +94,7 @@ def test_a_backlog_that_is_worked_off_date_by_date_stays_one_message(watched: De
     assert len(message.replies) == 1
 
 
-def test_a_failed_check_names_the_portfolios_and_recovers_when_they_have_gone(
-    watched: Desk, switchboard: Switchboard
-) -> None:
+def test_failed_check_alert_names_portfolios_and_recovers(watched: Desk, switchboard: Switchboard) -> None:
     messages = told_of_wrong_units(watched, switchboard)
     (failed,) = [seen for text, seen in messages.items() if "Check units_ledger of class/investment_holdings" in text]
     assert "held back from the recipient; everyone else's data went" in failed
@@ -138,9 +136,7 @@ def test_what_was_delivered_unchecked_is_noticed(watched: Desk, switchboard: Swi
     assert "were not evaluated" in text
 
 
-def test_a_worker_that_dies_after_delivering_is_no_news_while_it_is_run_again(
-    watched: Desk, switchboard: Switchboard
-) -> None:
+def test_worker_death_after_delivery_is_not_alerted_during_its_retry(watched: Desk, switchboard: Switchboard) -> None:
     watched.two_customers()
     watched.end_of_day(MONDAY)
     with watched.at("2026-03-03T06:00:00+11:00"):

@@ -194,7 +194,7 @@ def test_pagerduty_that_does_not_answer_is_an_error_without_the_key() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_long_texts_stay_within_slacks_limits_and_links_are_left_out_where_there_is_no_ui() -> None:
+def test_incident_message_stays_within_slack_limits_without_ui_links() -> None:
     long = LATE.model_copy(update={"what": "x" * 5000, "doing": "", "dates": (), "feeds": ("a", "b"), "counts": {}})
     made = blocks(long, Links(None, "docs/alerts.md"))
     assert all(len(block["text"]["text"]) < 3000 for block in made if "text" in block)

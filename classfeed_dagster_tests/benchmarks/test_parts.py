@@ -34,9 +34,7 @@ def test_writers_give_canonically_the_same_document(small: Site, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["Polars, formatting alone", "DuckDB, formatting alone"])
-def test_formatting_alone_gives_the_same_bytes_but_for_what_it_does_not_escape(
-    small: Site, tmp_path: Path, name: str
-) -> None:
+def test_formatting_alone_differs_only_by_escaping(small: Site, tmp_path: Path, name: str) -> None:
     ours = documents.document_of(small).read_bytes()
     assert b"&amp;" in ours
     assert _written(small, tmp_path, name) == ours.replace(b"&amp;", b"&")
@@ -74,7 +72,7 @@ def test_domains_packing_and_publishing(small: Site) -> None:
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_the_whole_job_with_and_without_dagster_sends_what_the_old_exporter_sends(small: Site) -> None:
+def test_whole_job_sends_the_rows_of_the_old_exporter(small: Site) -> None:
     part = whole_job.whole_job(small, FIRST, **HOW)
     named = [whole_job.OLD, whole_job.PLAIN, whole_job.EPHEMERAL, whole_job.SQLITE]
     assert [way.name for way in part.ways] == named

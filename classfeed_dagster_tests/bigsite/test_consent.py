@@ -186,7 +186,7 @@ def test_dates_beyond_python_are_brought_within_reach(bigsite_engine: sa.Engine,
     assert ask_consent_now(bigsite_engine, "CLASS")[1] == {"ENDLESS", "ALWAYS"}
 
 
-def test_of_several_consents_the_earliest_history_and_the_latest_reference_count() -> None:
+def test_snapshot_of_several_consents_takes_earliest_history() -> None:
     bigsite = Bigsite()
     portfolio = bigsite.portfolio()
     portfolio.consent(BEFORE, history_from="2022-07-01", reference="OLD")

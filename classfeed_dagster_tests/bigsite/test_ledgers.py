@@ -43,9 +43,7 @@ def _descriptions(landed: Frames) -> list[str]:
     return landed["cash_transaction"]["description"].to_list()
 
 
-def test_a_delta_holds_what_was_recorded_in_the_window_whatever_date_it_carries(
-    bigsite: Bigsite, local_store: ObjectStore
-) -> None:
+def test_delta_holds_rows_recorded_in_the_window_of_any_date(bigsite: Bigsite, local_store: ObjectStore) -> None:
     portfolio = bigsite.portfolio().consent()
     for description, at in {
         "just before": START - MICRO,
@@ -185,7 +183,7 @@ def test_a_reversal_lands_with_what_it_reverses_and_whose_that_is(
     assert unrelated["reversed_portfolio_id"].is_null().all()
 
 
-def test_a_confirmation_that_stands_twice_is_reported_until_one_is_reversed(
+def test_duplicate_confirmation_is_reported_until_one_is_reversed(
     bigsite: Bigsite, bhp: Row, local_store: ObjectStore
 ) -> None:
     portfolio = bigsite.portfolio().consent()

@@ -50,7 +50,7 @@ def bigsite(bigsite_engine: sa.Engine) -> Bigsite:
     return bigsite.end_of_day(DAY).save()
 
 
-def test_the_number_of_statements_does_not_grow_with_portfolios_and_consent_is_asked_once(
+def test_snapshot_statements_do_not_grow_with_portfolios(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     few: list[str] = []
@@ -164,7 +164,7 @@ def test_landed_types_are_exactly_those_declared(
     assert landed["security_price"]["close_price"].to_list() == [Decimal("46.000000")]
 
 
-def test_a_rerun_reuses_the_landed_snapshot_and_a_fresh_one_overwrites_nothing(
+def test_rerun_reuses_the_landed_snapshot_and_fresh_overwrites_none(
     bigsite: Bigsite, bigsite_engine: sa.Engine, store: ObjectStore
 ) -> None:
     first = snapshot_for(bigsite_engine, store, DAY, [CLASS])

@@ -126,7 +126,7 @@ def test_a_second_date_adds_its_records_to_the_first(local_store: ObjectStore) -
     assert sound(local_store)
 
 
-def test_wherever_the_process_dies_the_next_attempt_completes_the_same_ledger(tmp_path: Path) -> None:
+def test_ledger_after_death_at_any_step_is_completed_unchanged(tmp_path: Path) -> None:
     whole = LocalStore(tmp_path / "whole")
     deliver(whole, FIRST)
     calls = Counting(LocalStore(tmp_path / "counted"))

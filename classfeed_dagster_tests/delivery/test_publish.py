@@ -266,7 +266,7 @@ def test_nothing_leaves_without_every_verdict(store: ObjectStore) -> None:
 # --- Consent ------------------------------------------------------------------------------------------------------
 
 
-def test_consent_that_ended_after_the_build_stops_it_before_anything_is_written(store: ObjectStore) -> None:
+def test_publish_consent_ended_after_build_writes_nothing(store: ObjectStore) -> None:
     day = simple()
     made = build(store, day)
     check(store, made, day)
@@ -398,7 +398,7 @@ def test_own_dead_claim_with_the_same_content_is_finished(local_store: ObjectSto
     assert sound(local_store)
 
 
-def test_leftovers_of_a_void_revision_are_removed_by_the_next_run_of_its_date(store: ObjectStore) -> None:
+def test_publish_next_run_removes_leftovers_of_a_void_revision(store: ObjectStore) -> None:
     test_own_dead_claim_with_other_content_becomes_void(store)
     late = f"delivered/{FEED}/2023-01-03/r0/{FEED}-20230103-r0-p1.txt.gz"
     store.create(late, b"written by a process that woke up late")

@@ -145,7 +145,7 @@ def test_no_value_that_differs_between_environments_stands_in_the_file() -> None
 
 
 @pytest.mark.torture
-def test_the_steps_of_the_image_replayed_in_an_empty_environment_start_the_code_server(tmp_path: Path) -> None:
+def test_image_steps_in_an_empty_environment_start_the_code_server(tmp_path: Path) -> None:
     """Every RUN of the builder stage as it stands, with other folders; then what the image's service runs."""
     build, home = tmp_path / "build", tmp_path / "classfeed"
     for word, rest in stage("builder"):

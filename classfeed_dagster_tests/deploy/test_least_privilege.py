@@ -46,7 +46,7 @@ def test_nobody_reads_another_environment() -> None:
                     ), name
 
 
-def test_no_policy_allows_everything_of_a_service_and_stars_stand_only_where_nothing_else_can() -> None:
+def test_policy_wildcards_are_only_the_unavoidable_ones() -> None:
     # Actions that AWS doesn't limit to resources.
     unlimited = {
         "ecr:GetAuthorizationToken", "ecs:DescribeTaskDefinition", "ec2:DescribeNetworkInterfaces",
@@ -62,7 +62,7 @@ def test_no_policy_allows_everything_of_a_service_and_stars_stand_only_where_not
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
-def test_every_role_has_the_boundary_and_the_boundary_forbids_other_environments(env: str) -> None:
+def test_role_boundary_forbids_other_environments(env: str) -> None:
     boundary = only(f"{env}-access", "AWS::IAM::ManagedPolicy")
     rules = boundary["PolicyDocument"]["Statement"]
     own = f"arn:aws:s3:::classfeed-{env}-data-{ACCOUNTS[env]}/landing/x"
@@ -83,7 +83,7 @@ def test_every_role_has_the_boundary_and_the_boundary_forbids_other_environments
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
-def test_the_pipeline_takes_a_role_only_from_its_own_workflow_and_environment(env: str) -> None:
+def test_pipeline_role_requires_its_workflow_and_environment(env: str) -> None:
     (trust,) = role(env, "deployer")["AssumeRolePolicyDocument"]["Statement"]
     conditions = trust["Condition"]["StringEquals"]
     assert conditions["token.actions.githubusercontent.com:sub"] == f"repo:broker/classfeed:environment:{env}"

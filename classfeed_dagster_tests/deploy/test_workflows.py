@@ -32,7 +32,7 @@ STEPS = [(f"{name}/{job}", step) for name, job, body in JOBS for step in body.ge
 
 
 @pytest.mark.parametrize(("where", "step"), STEPS, ids=lambda value: value if isinstance(value, str) else "")
-def test_every_action_is_pinned_by_its_commit_and_says_which_version_that_is(where: str, step: dict[str, Any]) -> None:
+def test_action_is_pinned_by_commit_and_states_its_version(where: str, step: dict[str, Any]) -> None:
     if "uses" in step:
         assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", step["uses"]), step["uses"]
         line = next(line for path in FILES for line in path.read_text().splitlines() if step["uses"] in line)
@@ -40,7 +40,7 @@ def test_every_action_is_pinned_by_its_commit_and_says_which_version_that_is(whe
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_nothing_is_permitted_by_default_and_runs_of_a_kind_wait_for_each_other(name: str) -> None:
+def test_workflow_permits_nothing_by_default_and_queues_its_runs(name: str) -> None:
     flow = WORKFLOWS[name]
     assert flow["permissions"] == {}
     assert "group" in flow["concurrency"]
@@ -103,7 +103,7 @@ def test_one_job_and_so_one_approval_an_environment() -> None:
     }
 
 
-def test_a_release_is_verified_before_anything_changes_and_told_however_it_ends() -> None:
+def test_release_is_verified_before_changes_and_always_reported() -> None:
     steps = WORKFLOWS["deploy.yml"]["jobs"]["deploy"]["steps"]
     scripts = [step.get("run", "") for step in steps]
     verified = next(at for at, script in enumerate(scripts) if "release verify" in script)
@@ -180,7 +180,7 @@ def test_a_release_refuses_what_is_no_digest() -> None:
     assert "not a digest" in done.stderr
 
 
-def test_a_note_says_what_where_how_long_and_what_changes_and_mentions_nobody() -> None:
+def test_note_states_release_place_and_duration_without_mentions() -> None:
     environ = {
         "WHAT": "done", "TOOK": "after 312 s", "ENVIRONMENT": "prod", "DIGEST": "sha256:0", "BY": "pat",
         "CHANGES": "- Mend <!channel> & more",

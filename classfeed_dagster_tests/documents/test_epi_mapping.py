@@ -81,7 +81,7 @@ def test_the_root_holds_header_sections_and_totals_in_order() -> None:
         assert record.get("name") == section.record.name
 
 
-def test_every_column_exists_and_may_be_null_where_its_element_may_be_absent() -> None:
+def test_mapped_column_exists_and_is_nullable_with_its_element() -> None:
     for record in epi.RECORDS:
         grouped = {element for group in record.groups for element in group.elements}
         for element in record.typed():

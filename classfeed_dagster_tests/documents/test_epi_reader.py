@@ -202,7 +202,7 @@ def test_records_inside_a_comment_are_not_records(before: str, after: str) -> No
         assert facts.totals == inspect(PAGE).totals
 
 
-def test_a_comment_that_begins_where_a_line_is_cut_hides_records_all_the_same() -> None:
+def test_reader_comment_across_a_block_boundary_hides_records() -> None:
     # The "<" is the last byte of a piece, the "!--" the first of the next.
     record = next(line for line in PAGE.decode().split("\n") if line.startswith("<AccountBalance>"))
     head, mark, tail = PAGE.decode().partition("<AccountBalances>")
@@ -300,7 +300,7 @@ def test_what_is_no_document_at_all(page: bytes) -> None:
 
 @examples(200)
 @given(st.data())
-def test_damage_anywhere_never_breaks_the_reader_and_never_goes_unseen_in_the_sums(data: st.DataObject) -> None:
+def test_reader_notices_damage_anywhere_without_breaking(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(PAGE) - 1))
     length = data.draw(st.integers(0, 40))
     page = PAGE[:at] + data.draw(st.binary(max_size=8)) + PAGE[at + length :]
@@ -419,7 +419,7 @@ def test_bombs_are_refused_quickly_and_in_little_memory(begin: bytes, filler: by
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 * 1024
 
 
-def test_size_and_digest_are_of_the_whole_file_although_its_rest_is_not_read() -> None:
+def test_size_and_digest_cover_the_whole_file_beyond_the_reading() -> None:
     chunks = [b"<!DOCTYPE x>\n", b"<rest/>\n" * 10, b"<end/>"]
     facts = EPI.inspect_page(chunks)
     assert (len(facts.errors), facts.size) == (1, len(b"".join(chunks)))
@@ -461,7 +461,7 @@ def test_long_lines_come_in_pieces() -> None:
         assert {line for line, piece in pieces if b"c" in piece} == {3}
 
 
-def test_a_block_ends_before_the_line_that_closes_it_even_after_an_empty_one() -> None:
+def test_block_ends_before_its_closing_line_after_an_empty_block() -> None:
     source = Lines([b"\n</a>\n<b>\n"])
     assert source.block(b"</a>", PIECE) == (1, b"\n")
     assert source.block(b"</a>", PIECE) == (2, b"")

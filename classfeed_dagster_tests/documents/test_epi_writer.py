@@ -117,7 +117,7 @@ def test_portfolios_come_by_code_point_and_hold_their_own_totals() -> None:
     assert rendered[2].size == len(rendered[2].sections["AccountDetails"])
 
 
-def test_a_removed_account_is_number_and_reference_alone_even_if_its_row_holds_more() -> None:
+def test_writer_removed_account_has_number_and_reference_only() -> None:
     rows = {"accounts": [account("P1", consent="REMOVED", extract="NONE")]}
     bare = {"accounts": [removed("P1")]}
     assert page_of(frames_of(rows)) == page_of(frames_of(bare))

@@ -224,9 +224,7 @@ def test_nobody_consents(bigsite_engine: sa.Engine, local_store: ObjectStore) ->
     assert not read_consent_roll(local_store, snapshot, CLASS, built["consented_portfolios"]).none_left
 
 
-def test_a_shard_built_ahead_is_taken_if_the_same_code_built_it_from_the_same(
-    engine: sa.Engine, local_store: ObjectStore
-) -> None:
+def test_shard_built_ahead_is_used_if_code_and_inputs_match(engine: sa.Engine, local_store: ObjectStore) -> None:
     domain = "account_details"
     one, other = (
         take_snapshot(engine, local_store, D, (CLASS,), slice_portfolios=1, shard_portfolios=2) for _ in range(2)

@@ -64,7 +64,7 @@ def test_a_new_recipient_reference_is_another_fund_that_gets_the_history() -> No
     assert renewed["history_from"] == dt.date(2022, 1, 1)
 
 
-def test_of_several_consents_the_earliest_history_and_latest_reference_count() -> None:
+def test_consents_in_parallel_take_earliest_history_latest_reference() -> None:
     shared = consented_portfolios(
         landed(
             data_sharing_consent=[

@@ -149,7 +149,7 @@ def test_a_row_that_became_visible_late_travels_once_in_the_next_date(morning: M
     assert not morning.reasons(TUESDAY)
 
 
-def test_a_row_of_a_transaction_open_during_the_snapshot_travels_in_the_next_date(morning: Morning) -> None:
+def test_row_of_a_transaction_open_at_snapshot_is_sent_the_next_date(morning: Morning) -> None:
     assert morning.bigsite.engine is not None
     with morning.bigsite.engine.connect() as open_connection:
         late = morning.funds[0].deposit("123.45", FRIDAY, recorded_at="2020-04-03T12:59:58Z")
@@ -196,7 +196,7 @@ def test_a_fresh_snapshot_before_the_next_date_sends_the_late_row_itself(morning
     assert not morning.reasons(MONDAY)
 
 
-def test_a_full_extract_has_every_visible_row_and_the_next_date_what_it_missed(morning: Morning) -> None:
+def test_full_extract_has_visible_rows_and_the_next_date_the_missed(morning: Morning) -> None:
     morning.run(FRIDAY)
     fund = morning.bigsite.portfolio("SW00005003").consent(granted_at="2020-04-05T23:00:00Z")
     fund.deposit("10.00", "2020-04-01")

@@ -67,7 +67,7 @@ def test_a_clean_delivery_is_proven_loaded_and_agreed(delivered: Desk) -> None:
     assert delivered.tick(f"{FEED}_reconciliation_sensor")[0] == []
 
 
-def test_a_row_that_bigsite_lost_is_a_break_that_stops_the_warehouse_and_resolves_when_mended(delivered: Desk) -> None:
+def test_row_lost_by_bigsite_is_a_break_until_corrected(delivered: Desk) -> None:
     runtime = delivered.runtime
     with runtime.engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE kept AS SELECT * FROM bigsite.security_movement")

@@ -140,7 +140,7 @@ def test_which_switches_clash() -> None:
     assert switched_to_clash(FEEDS, off) == []
 
 
-def test_what_another_feed_delivered_live_is_found_whatever_the_switches_say(tmp_path: Path) -> None:
+def test_live_deliveries_of_another_feed_count_despite_switches(tmp_path: Path) -> None:
     store, day = open_store(str(tmp_path)), dt.date(2023, 5, 1)
     audience = RecipientSchedule("CLASS", day)
     frames = make.frames([make.account("SW1"), make.account("SW2")], [make.trade(1, "SW1")])

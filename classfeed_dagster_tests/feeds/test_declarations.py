@@ -106,7 +106,7 @@ def test_a_roll_that_does_not_add_up_fails(local_store: ObjectStore) -> None:
     assert judged.summary.endswith("does not hold")
 
 
-def test_only_a_feed_with_an_old_app_is_compared_and_only_what_was_delivered(local_store: ObjectStore) -> None:
+def test_parity_covers_delivered_dates_of_feeds_with_an_old_app(local_store: ObjectStore) -> None:
     with pytest.raises(NoOldAppError, match="class_super replaces no old app"):
         compare_date(local_store, SUPER, CLASS, FIRST)
     local_store.put(f"legacy/class_trade/{FIRST}/old.csv", b"")

@@ -94,7 +94,7 @@ def test_units_and_cash_add_up_apart_and_income_moves_no_units() -> None:
     ]
 
 
-def test_a_balance_that_differs_from_what_was_sent_is_named_with_the_difference() -> None:
+def test_balance_differing_from_sent_rows_is_reported_with_difference() -> None:
     sent = records(record(1, 1, DATES[0], amount=Decimal("1000.00")))
     day = DATES[0]
     same = roll_forward(POSITIONS.empty(), sent, stated(balance(1, "1000.00")), NOBODY, day)

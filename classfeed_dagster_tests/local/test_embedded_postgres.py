@@ -291,7 +291,7 @@ def test_a_role_that_may_not_create_it_is_reported(postgres_url: str, home: Path
     admin.dispose()
 
 
-def test_urls_mean_the_installed_driver_and_never_show_themselves_when_wrong() -> None:
+def test_url_uses_the_installed_driver_and_stays_out_of_errors() -> None:
     for text in ("postgres://u@h/d", "postgresql://u@h/d", "postgresql+psycopg://u@h/d"):
         assert embedded.engine_from(text).url.drivername == "postgresql+psycopg"
     with pytest.raises(ValueError, match="not a SQLAlchemy URL") as caught:

@@ -89,7 +89,7 @@ def test_every_event_has_the_standards_shape(events: list[dict[str, Any]]) -> No
         assert event["eventTime"] == "2026-03-02T12:00:00Z"
 
 
-def test_every_column_named_as_a_source_is_a_field_of_a_dataset_that_goes_in(events: list[dict[str, Any]]) -> None:
+def test_open_lineage_source_columns_are_fields_of_inputs(events: list[dict[str, Any]]) -> None:
     fields: dict[str, set[str]] = {}
     for event in events:
         for dataset in (*event["inputs"], *event["outputs"]):

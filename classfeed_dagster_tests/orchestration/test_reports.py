@@ -10,7 +10,7 @@ from classfeed_dagster_tests.fixtures.desk import Desk
 MONDAY = "2026-03-02"
 
 
-def test_service_levels_and_toil_after_a_late_delivery_and_old_runs_deleted(desk: Desk) -> None:
+def test_reports_after_a_late_delivery_survive_deletion_of_old_runs(desk: Desk) -> None:
     bhp = desk.bigsite.security("BHP", price={MONDAY: "45.50"})
     one = desk.bigsite.portfolio("SW00000001").consent(granted_at="2026-02-20T00:00:00Z")
     one.deposit("10000.00", "2026-02-23")

@@ -39,7 +39,7 @@ def test_a_weekly_feed_skips_the_other_mornings() -> None:
 
 
 @pytest.mark.parametrize("clocks_change", [dt.date(2023, 4, 3), dt.date(2023, 10, 2)])
-def test_the_tick_stands_at_six_in_sydney_on_both_sides_of_a_change_of_clocks(clocks_change: dt.date) -> None:
+def test_schedule_ticks_at_six_in_sydney_around_a_clock_change(clocks_change: dt.date) -> None:
     @dg.asset(partitions_def=business_date_partitions(DAILY.first_business_date))
     def nothing() -> None: ...
 

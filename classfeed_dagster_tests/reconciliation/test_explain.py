@@ -94,7 +94,7 @@ def test_names_that_could_be_sql_are_refused(recipient: str, audience: str) -> N
         Question(recipient, READ.date(), None, audience)
 
 
-def test_a_holding_that_a_backdated_row_undid_is_late_and_one_that_just_vanished_is_not() -> None:
+def test_explain_holding_undone_by_a_backdated_row_is_late() -> None:
     gone: dict[str, Any] = {"field": None, "bigsite": None, "in_bigsite": False}
     assert causes(**gone, late_rows=(LATE,))[0] is Cause.LATE_ROW
     (undone, *_) = explain(dataclasses.replace(CASE, **gone, late_rows=(LATE,)))
@@ -104,7 +104,7 @@ def test_a_holding_that_a_backdated_row_undid_is_late_and_one_that_just_vanished
     assert Cause.LATE_ROW not in causes(**gone, late_rows=(LATE,), file_is_landing=False)
 
 
-def test_the_first_three_backdated_rows_are_named_and_reversals_are_so_only_together() -> None:
+def test_explain_names_the_first_three_backdated_rows() -> None:
     rows = tuple(LateRow(f"trade {at}", SINCE, "T1" if at else None, "sent with D") for at in range(4))
     rewritten = dataclasses.replace(CASE, evidence={"eod_updated_at": SINCE})
     (mixed,) = explain(dataclasses.replace(rewritten, late_rows=rows))

@@ -77,9 +77,7 @@ def test_duplicates_and_disorder_change_nothing(queues: Queues, local_store: Obj
     assert look_at(local_store) == NOW
 
 
-def test_one_that_cannot_be_read_goes_to_the_dead_letters_with_its_reason_and_the_rest_go_on(
-    queues: Queues, local_store: ObjectStore
-) -> None:
+def test_unreadable_consent_event_becomes_a_dead_letter_with_a_reason(queues: Queues, local_store: ObjectStore) -> None:
     rubbish = [
         "not json",
         event(1, kind="STOLEN"),

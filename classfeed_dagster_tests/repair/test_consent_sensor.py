@@ -46,9 +46,7 @@ def event(number: int, kind: str = "GRANTED") -> str:
     )
 
 
-def test_shuffled_duplicates_and_rubbish_are_counted_and_told_until_the_dead_letters_are_gone(
-    desk: Desk, queues: Queues
-) -> None:
+def test_consent_events_unreadable_alert_until_dead_letters_are_empty(desk: Desk, queues: Queues) -> None:
     bodies = [event(number) for number in range(1, 8)] * 3 + ["rubbish", '{"event_id": "x"}']
     random.Random(7).shuffle(bodies)
     for body in bodies:
@@ -64,9 +62,7 @@ def test_shuffled_duplicates_and_rubbish_are_counted_and_told_until_the_dead_let
         assert raised(desk.runtime.store) == ()
 
 
-def test_a_consent_recorded_after_delivery_goes_the_same_morning_once_its_event_says_look(
-    desk: Desk, queues: Queues
-) -> None:
+def test_consent_recorded_after_delivery_is_delivered_the_same_morning(desk: Desk, queues: Queues) -> None:
     desk.two_customers()
     late = desk.bigsite.portfolios[2]
     desk.end_of_day(MONDAY)
@@ -90,7 +86,7 @@ def test_a_consent_recorded_after_delivery_goes_the_same_morning_once_its_event_
     assert (sent.number, sent.change, sent.extract) == (late.number, "NEW", "FULL")
 
 
-def test_a_consent_that_ends_after_the_document_was_made_is_left_out_by_the_repair(
+def test_consent_ended_after_build_is_left_out_by_repair(
     desk: Desk, queues: Queues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from classfeed_dagster.feed_run.feed_run import FeedRun

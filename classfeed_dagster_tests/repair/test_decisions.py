@@ -71,7 +71,7 @@ def test_what_follows_from_the_last_run(run: RunFact, expected: Action) -> None:
     assert action(facts(runs=[run])) is expected
 
 
-def test_a_delivered_date_is_left_alone_unless_the_source_changed_or_someone_was_freed() -> None:
+def test_delivered_date_is_repaired_only_after_a_source_change() -> None:
     delivered = facts(delivered=True, snapshot_at=DUE, landed_at=DUE, runs=[RunFact("a", RunState.SUCCEEDED, DUE)])
     assert decide(delivered, DUE + HOUR, POLICY).reason == "delivered"
     held = dataclasses.replace(delivered, held_back=2)
@@ -88,7 +88,7 @@ def test_a_delivered_date_is_left_alone_unless_the_source_changed_or_someone_was
     assert decide(never_read, DUE + HOUR, POLICY).fresh_snapshot
 
 
-def test_a_re_issue_that_failed_is_tried_again_although_the_date_is_delivered() -> None:
+def test_failed_reissue_of_a_delivered_date_is_retried() -> None:
     unfinished = facts(delivered=True, snapshot_at=DUE, landed_at=DUE, runs=[failed(DOWN, remaining=("a/b",))])
     decision = decide(unfinished, DUE + HOUR, POLICY)
     assert (decision.action, decision.selection) == (Action.RUN, ("a/b",))
@@ -247,7 +247,7 @@ def test_whatever_the_facts(given_facts: list[DateFacts], now: dt.datetime, up: 
 
 
 @pytest.mark.parametrize("error", ["SchemaDriftError", "SchemaUnreadableError", "UndefinedColumn"])
-def test_a_date_that_the_schema_stopped_runs_again_once_the_schema_keeps_its_contract(error: str) -> None:
+def test_date_stopped_by_schema_runs_again_once_the_contract_is_kept(error: str) -> None:
     stopped = facts(runs=[failed(Cause(CauseKind.DATA, error))])
     assert action(stopped) is Action.GIVE_UP
     mended = dataclasses.replace(stopped, schema_agrees=True)
@@ -260,7 +260,7 @@ def test_a_schema_that_agrees_does_not_free_what_something_else_stopped() -> Non
     assert action(facts(runs=[failed(Cause(CauseKind.DATA, "GateRefusedError"))], schema_agrees=True)) is Action.GIVE_UP
 
 
-def test_a_date_that_fails_by_an_agreeing_schema_again_and_again_is_given_up() -> None:
+def test_date_failing_with_a_correct_schema_is_given_up() -> None:
     runs = [failed(DRIFT, minute, minute) for minute in range(5)]
     assert action(facts(runs=runs, schema_agrees=True), 10 * HOUR) is Action.GIVE_UP
 

@@ -86,7 +86,7 @@ def test_a_failed_check_is_not_tried_again_until_the_source_is_mended(desk: Desk
     assert desk.status(MONDAY).complete
 
 
-def test_who_was_held_back_goes_when_mended_and_so_do_the_dates_after_without_anyone_asking(desk: Desk) -> None:
+def test_held_back_portfolio_is_delivered_with_later_dates_once_fixed(desk: Desk) -> None:
     one, _ = desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
     desk.break_units(one, MONDAY)
@@ -196,7 +196,7 @@ def test_a_run_that_was_created_and_never_started_is_replaced(desk: Desk) -> Non
         assert only(desk).tags["classfeed/reason"] == "never started (transient)"
 
 
-def test_a_date_before_those_that_are_repaired_stops_the_others_with_a_reason(desk: Desk) -> None:
+def test_repair_earlier_unrepaired_date_stops_later_ones_with_reason(desk: Desk) -> None:
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"repair_dates": 1})
     desk.two_customers()
     desk.end_of_day(TUESDAY)
@@ -216,9 +216,7 @@ def test_a_feed_that_is_switched_off_is_left_alone(desk: Desk) -> None:
         only(desk)
 
 
-def test_a_column_that_changed_its_type_stops_the_date_is_told_once_and_is_gone_over_when_it_is_back(
-    desk: Desk, switchboard: Switchboard
-) -> None:
+def test_column_type_change_stops_the_date_and_alerts_once(desk: Desk, switchboard: Switchboard) -> None:
     desk.runtime.settings = desk.runtime.settings.model_copy(
         update={"slack_token": SecretStr("xoxb-local"), "slack_url": f"{switchboard.url}/api/"}
     )
@@ -249,7 +247,7 @@ def test_a_column_that_changed_its_type_stops_the_date_is_told_once_and_is_gone_
     assert [reply.split(".")[0] for reply in message.replies] == ["Recovered after 15 min"]
 
 
-def test_a_date_that_keeps_failing_is_given_up_told_and_begun_anew_the_next_morning(
+def test_date_failing_repeatedly_is_given_up_until_the_next_morning(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.two_customers()
@@ -295,7 +293,7 @@ def test_while_the_schema_cannot_be_asked_nothing_is_concluded_from_it(
         assert "SchemaDriftError (data), which trying again can't mend" in desk.tick("repair")[1]
 
 
-def test_dagsters_promise_to_start_a_dead_workers_run_again_is_believed_for_minutes(desk: Desk) -> None:
+def test_promised_retry_of_a_dead_workers_run_is_awaited_for_minutes(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     job = desk.definitions.resolve_job_def("class_super_job")

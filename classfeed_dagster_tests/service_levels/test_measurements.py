@@ -51,7 +51,7 @@ def one_customer(desk: Desk) -> None:
     desk.end_of_day(MONDAY)
 
 
-def test_a_delivery_is_measured_once_with_its_stages_and_the_feed_at_every_look(desk: Desk, look: Any) -> None:
+def test_metrics_of_a_delivery_are_recorded_once(desk: Desk, look: Any) -> None:
     one_customer(desk)
     assert desk.run(MONDAY).outcome is Outcome.DELIVERED
     (delivery, *stages, standing), cursor = look()
@@ -88,9 +88,7 @@ def test_a_missing_date_is_overdue_from_its_deadline_on(desk: Desk, at: str, ove
         assert of_feed(desk.runtime, FEED, now, lambda _: 0)["overdue_seconds"] == overdue
 
 
-def test_no_holiday_makes_a_delivered_feed_overdue_nor_a_feed_that_is_in_the_shadow(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overdue_excludes_holidays_and_shadow_feeds(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Easter, Christmas and both changes of the clock: everything due was delivered, an hour looked at is never late."""
     sent = (Delivery(0, dt.datetime(2026, 3, 2, tzinfo=dt.UTC), dt.datetime(2026, 3, 2, tzinfo=dt.UTC), 1, 0),)
     delivered: set[dt.date] = set()

@@ -40,9 +40,7 @@ def portfolios(engine: sa.Engine) -> int:
         return connection.execute(sa.select(sa.func.count()).select_from(portfolio)).scalar_one()
 
 
-def test_a_database_without_customers_gets_those_of_the_settings_and_missed_days_are_caught_up(
-    bigsite_engine: sa.Engine, tmp_path: Path
-) -> None:
+def test_simulation_seeds_an_empty_database_and_catches_up(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
     settings = settings_of(bigsite_engine, tmp_path)
     assert last_day(bigsite_engine, settings) is None
     third = days(3)[-1]
@@ -119,9 +117,7 @@ def definitions(settings: Settings) -> dg.Definitions:
     )
 
 
-def test_the_daily_asset_shows_what_customers_did_and_a_second_run_writes_nothing(
-    bigsite_engine: sa.Engine, tmp_path: Path
-) -> None:
+def test_daily_asset_shows_activity_and_a_second_run_writes_nothing(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
     settings = settings_of(bigsite_engine, tmp_path)
     defs, second = definitions(settings), days(2)[-1]
     with dg.DagsterInstance.ephemeral() as instance:

@@ -75,7 +75,7 @@ def twenty_days(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
         yield world, broken
 
 
-def test_every_evening_for_twenty_days_the_documents_equal_the_customers_own_books(
+def test_documents_equal_the_customers_books_for_twenty_days(
     twenty_days: tuple[Living, list[str]],
 ) -> None:
     world, broken = twenty_days

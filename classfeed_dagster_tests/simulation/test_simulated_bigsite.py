@@ -128,7 +128,7 @@ def test_the_customers_books_equal_every_row_of_the_end_of_day(simulated: Simula
     assert rewritten > 10
 
 
-def test_the_customers_books_hold_nothing_that_was_not_recorded_by_the_cut_off(simulated: Simulated) -> None:
+def test_customers_books_hold_only_rows_recorded_by_the_cut_off(simulated: Simulated) -> None:
     for day in (simulated.days[4], simulated.days[-1]):
         books = simulated.world.books(day)
         recorded = simulated.query(

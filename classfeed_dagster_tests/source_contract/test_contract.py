@@ -102,7 +102,7 @@ def test_everything_has_a_meaning_a_class_and_an_owner() -> None:
     assert all(element in contract.meanings for level in contract.service_levels for element in level.elements)
 
 
-def test_personal_data_in_the_contract_is_personal_in_the_domains_and_restricted_is_never_read() -> None:
+def test_contract_personal_columns_match_domains_and_restricted_unread() -> None:
     contract = load_contract()
     marked = {column.name: column for frame in FRAMES for column in frame.columns}
     for frame in FRAMES:

@@ -243,7 +243,7 @@ def test_the_markdown_names_every_export_that_a_key_carries(after: Change) -> No
     assert "class\\_cash.csv/D/amount" in text
 
 
-def test_a_column_read_for_a_condition_alone_carries_what_its_table_carries(after: Change) -> None:
+def test_drift_of_a_condition_column_has_the_weight_of_its_table(after: Change) -> None:
     [gone] = after("ALTER TABLE holding_eod DROP updated_at").differences
     assert {"investment_holdings.units", "investment_holdings.cost_base"} <= {one.column for one in gone.affected}
 
@@ -253,7 +253,7 @@ def test_a_key_carries_what_its_table_carries(after: Change) -> None:
     assert "cash_accounts.account_name" in {one.column for one in gone.affected}
 
 
-def test_what_decides_who_is_in_a_document_is_named_with_and_without_an_element(after: Change) -> None:
+def test_drift_of_a_selecting_column_is_named_without_an_element(after: Change) -> None:
     [lost] = after("ALTER TABLE data_sharing_consent DROP revoked_at").differences
     assert {export.column for export in lost.affected if export.element} == {"accounts.consent", "accounts.extract"}
     assert "consented_portfolios.change" in {export.column for export in lost.affected if not export.element}

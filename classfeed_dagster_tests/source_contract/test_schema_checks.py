@@ -95,7 +95,7 @@ def test_a_schema_that_keeps_its_contract_passes_and_is_kept(watch: Watch) -> No
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
 
-def test_a_renamed_column_blocks_names_the_elements_it_fills_and_is_over_once_it_is_back(watch: Watch) -> None:
+def test_renamed_column_blocks_and_names_elements_until_restored(watch: Watch) -> None:
     watch.look(MONDAY)
     change(watch.engine, RENAMED)
     watch.look(MONDAY + dt.timedelta(days=1))
@@ -156,9 +156,7 @@ def land(engine: sa.Engine, store: ObjectStore, observe: Callable[[str], None], 
     )  # fmt: skip
 
 
-def test_landing_refuses_before_it_reads_anything_and_not_when_it_reads_nothing(
-    bigsite_engine: sa.Engine, local_store: ObjectStore
-) -> None:
+def test_landing_refuses_a_changed_schema_before_reading(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
     bigsite = Bigsite(bigsite_engine)
     bigsite.portfolio().consent().deposit("10.00", "2026-02-27")
     bigsite.end_of_day(MONDAY).save()

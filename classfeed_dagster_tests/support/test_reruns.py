@@ -326,7 +326,7 @@ def test_what_fails_behind_the_door_is_said_without_detail(page: Page, webserver
     assert "page the on-call" in answer.text
 
 
-def test_the_form_offers_the_settings_feeds_live_first_and_due_business_dates_only(page: Page) -> None:
+def test_form_offers_allowed_feeds_and_due_business_dates(page: Page) -> None:
     shown = page.request("GET", "/rerun", headers={HEADER: signed()}).text
     offered = re.findall(r'<option value="([^"]+)">([^<]+)<', shown)
     assert [(value, text.rpartition("(")[2]) for value, text in offered[:2]] == [
