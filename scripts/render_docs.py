@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.delivery import manifest
-from classfeed_dagster.domains.rules import RULES, RuleSeverity
+from classfeed_dagster.domains.rules import LEDGER_RULES, RULES, RuleSeverity
 from classfeed_dagster.settings import Settings
 from classfeed_dagster_tests.features.promises import matrix
 
@@ -61,6 +61,13 @@ def rules() -> Iterator[str]:
         yield f"*{rule.title}* ({rule.domain}, {held})"
         yield ""
         yield rule.description
+        yield ""
+    for against in LEDGER_RULES:
+        yield f"### {against.name.replace('_', '-')}"
+        yield ""
+        yield f"*{against.title}* (each feed against what it sent, holds the portfolio back)"
+        yield ""
+        yield against.description
         yield ""
 
 

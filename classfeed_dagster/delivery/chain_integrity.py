@@ -73,6 +73,8 @@ def _require_successor(store: ObjectStore, feed: str, found: DeliveredRevision, 
         successor = read_manifest(store.read(key), store.location(key))
     except ObjectNotFoundError:
         return  # the last place, whose attempt is under way
+    if (successor.business_date, successor.revision) != (entry.business_date, entry.revision):
+        raise DamagedRecordError(store.location(key), "it is the manifest of another delivery")
     if successor.previous is None or successor.previous.sha256 != found.sha256:
         raise DamagedRecordError(store.location(found.key), "the manifest after it in the chain names other bytes")
 

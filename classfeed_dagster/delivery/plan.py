@@ -17,6 +17,7 @@ import polars as pl
 
 from classfeed_dagster.delivery.manifest import Change, Extract, HeldBack, RuleCount
 from classfeed_dagster.delivery.state import EarlierDate
+from classfeed_dagster.domains.rules import NUMBER_CHANGED
 from classfeed_dagster.errors import TooManyHeldBackError
 
 _SUBJECTS_SHOWN = 5
@@ -104,7 +105,9 @@ def _held_back(
 ) -> HeldBack | None:
     if change != "REMOVED" and number not in consented_now:
         return HeldBack(number=number, kind="CONSENT_ENDED", reason="consent ended", rules=rules)
-    waiting_for = _waits_for(number, earlier) if change == "CURRENT" else None
+    # Whoever has another number than before was not sent under this one: waiting would never end.
+    renumbered = any(rule.rule == NUMBER_CHANGED.name for rule in rules)
+    waiting_for = _waits_for(number, earlier) if change == "CURRENT" and not renumbered else None
     if rules:
         reason = "breaks " + ", ".join(f"{rule.rule} ({_times(rule.findings)})" for rule in rules)
         if waiting_for is not None:
