@@ -13,6 +13,7 @@ from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed, audiences_of, require_distinct
 from classfeed_dagster.orchestration import jobs, schedules
 from classfeed_dagster.orchestration.asset_keys import audience_names
+from classfeed_dagster.orchestration.asset_policies import apply_policies
 from classfeed_dagster.orchestration.assets.domains import domain_assets
 from classfeed_dagster.orchestration.assets.feeds import feed_assets, legacy_assets
 from classfeed_dagster.orchestration.assets.landing import landing_assets
@@ -70,13 +71,14 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
         *(consent_check(audience, names[audience.key]) for audience in audiences),
         *(check for part in parts for check in feed_checks(part)),
     ]
-    return dg.Definitions.merge(
+    definitions = dg.Definitions.merge(
         _export(runtime, parts, audiences, feed_jobs, checks, executor),
         _operations(runtime, parts, feed_jobs, checks, running=running),
         schema_definitions(running=running),
         simulation_definitions(settings, partitions_def),
         _reconciliation(parts, running=running),
     )
+    return apply_policies(definitions, feeds)
 
 
 def _export(

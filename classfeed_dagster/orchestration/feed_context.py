@@ -22,7 +22,6 @@ from classfeed_dagster.orchestration.column_metadata import (
     table_metadata,
 )
 from classfeed_dagster.orchestration.fan_out import Stage, asset_made_together
-from classfeed_dagster.orchestration.metadata_values import code_links
 from classfeed_dagster.orchestration.step_context import (
     StepContext,
     business_date,
@@ -99,12 +98,10 @@ class FeedContext:
         self,
         name: str,
         deps: list[dg.AssetKey],
-        kinds: set[str],
         description: str,
         section: str = "",
         columns: Sequence[AssetColumn] = (),
         *,
-        made_by: Callable[..., object] = FeedRun,
         stages: Sequence[Stage] = (),
     ) -> _Decorator:
         """The decorator that all of the feed's assets share: columns, lineage, links, and how long a step took.
@@ -118,10 +115,8 @@ class FeedContext:
         described: dict[str, Any] = {
             "partitions_def": self.partitions,
             "group_name": feed_group(self.feed.name),
-            "kinds": kinds,
-            "owners": list(self.feed.owners),
             "description": f"{description} Runbook: {RUNBOOK}.",
-            "metadata": {**about, **lineage, "runbook": f"{RUNBOOK}#{section or name}", **code_links(made_by)},
+            "metadata": {**about, **lineage, "runbook": f"{RUNBOOK}#{section or name}"},
         }
         if self.fan_out and stages:
             return lambda made: asset_made_together(self.key(name), deps, stages, timed(made, about), **described)

@@ -74,3 +74,25 @@ def test_few_snapshots_are_read_at_once_whatever_the_number_of_workers(settings:
     # By step: by run, a run would hold its place from its first step to its last.
     assert concurrency["pools"]["granularity"] == "op"
     assert 1 <= concurrency["pools"]["default_limit"] <= 2
+
+
+def test_every_asset_says_its_tier_domain_and_personal_data() -> None:
+    graph = build_definitions(Runtime(Settings())).resolve_asset_graph()
+    tags = {key.to_user_string(): graph.get(key).tags for key in graph.get_all_asset_keys()}
+    for name, own in tags.items():
+        assert own["classfeed/tier"] in ("critical", "supporting"), name
+        assert own["classfeed/domain"], name
+    assert tags["landing/portfolio"]["classfeed/personal_data"] == "yes"
+    assert tags["landing/security_price"]["classfeed/personal_data"] == "no"
+    assert {tags[name]["classfeed/tier"] for name in ("class_super/delivery", "landing/trade")} == {"critical"}
+    assert tags["operations/toil"]["classfeed/tier"] == "supporting"
+
+
+def test_a_code_version_follows_the_packages_that_decide_an_assets_content() -> None:
+    graph = build_definitions(Runtime(Settings(code_version="another"))).resolve_asset_graph()
+    again = build_definitions(Runtime(Settings(executor="multiprocess"))).resolve_asset_graph()
+    versions = {key.to_user_string(): graph.get(key).code_version for key in graph.get_all_asset_keys()}
+    assert versions == {key.to_user_string(): again.get(key).code_version for key in again.get_all_asset_keys()}
+    assert versions["class/account_details"] == versions["class/account_balances"] != versions["landing/trade"]
+    assert versions["class_super/document"] == versions["class_super/delivery"] is not None
+    assert versions["bigsite/trade"] is None  # not ours

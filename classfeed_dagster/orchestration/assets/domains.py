@@ -26,10 +26,10 @@ from classfeed_dagster.domains.build import (
 from classfeed_dagster.domains.columns import Frame
 from classfeed_dagster.domains.measures import KIND
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.asset_keys import GROUP_DOMAINS, LANDING, RUNBOOK, TEAM, domain_key, landing_key
+from classfeed_dagster.orchestration.asset_keys import GROUP_DOMAINS, LANDING, RUNBOOK, domain_key, landing_key
 from classfeed_dagster.orchestration.column_metadata import domain_columns, lineage_table, table_metadata
 from classfeed_dagster.orchestration.fan_out import Results, Stage, asset_made_together
-from classfeed_dagster.orchestration.metadata_values import code_links, numbers, picture, preview
+from classfeed_dagster.orchestration.metadata_values import numbers, picture, preview
 from classfeed_dagster.orchestration.step_context import StepContext, idle_observation, since, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
@@ -88,13 +88,10 @@ def _domain_asset(
     about: dict[str, Any] = {
         "partitions_def": partitions,
         "group_name": GROUP_DOMAINS,
-        "kinds": {"python", "polars", "parquet"},
-        "owners": [TEAM],
         "description": _DESCRIPTIONS[domain].format(recipient=audience.recipient),
         "metadata": {
             **columns,
             "where_columns_come_from": lineage_table(shown),
-            **code_links(build_consented_portfolios if domain == CONSENTED else build_domain),
             "runbook": f"{RUNBOOK}#the-data-rules",
         },
     }

@@ -49,8 +49,6 @@ def legacy_assets(parts: FeedContext) -> list[dg.AssetSpec]:
             description=f"The old app's {parts.feed.name} files, put under legacy/{parts.feed.name}/<business date>/. "
             "Compared with the new feed until it takes over.",
             group_name=feed_group(parts.feed.name),
-            kinds={"csv"},
-            owners=list(parts.feed.owners),
             metadata=parts.columns("legacy"),
         )
     ]
@@ -60,7 +58,6 @@ def _quarantine(parts: FeedContext) -> dg.AssetsDefinition:
     @parts.asset(
         "quarantine",
         parts.domain_keys,
-        {"json"},
         "Who is held back on this date, and why: portfolios that break a rule, wait for an earlier date, or whose "
         "consent ended. Each has a record in the object store; it is released by itself once the source is mended.",
         "held-back",
@@ -103,7 +100,6 @@ def _document(parts: FeedContext) -> dg.AssetsDefinition:
     @parts.asset(
         "document",
         [parts.key("quarantine"), *parts.domain_keys],
-        {parts.feed.format.extension.lstrip("."), "s3"},
         f"{parts.feed.title}: the staged pages for the date, holding only what differs from what was delivered "
         "before. Its checks read these bytes; nothing leaves without their verdicts.",
         "the-gate",
@@ -156,7 +152,6 @@ def _delivery(parts: FeedContext) -> dg.AssetsDefinition:
     @parts.asset(
         "delivery",
         [parts.key("document")],
-        {"s3"},
         f"What {parts.audience.recipient} was given for the date: pages first, the manifest last, nothing ever "
         "overwritten. Refuses unless every blocking check passed for exactly these bytes, and asks for consent "
         "again at the last moment. In shadow it goes where the recipient doesn't look.",
@@ -231,7 +226,6 @@ def _parity(parts: FeedContext) -> dg.AssetsDefinition:
     @parts.asset(
         "parity",
         [parts.key("delivery"), dg.AssetKey(["legacy", parts.feed.name])],
-        {"json"},
         "Does the feed say what the old app said? Line by line and field by field; differences are explained by a "
         "named rule, or they aren't. Clean dates in a row let the feed go live.",
     )

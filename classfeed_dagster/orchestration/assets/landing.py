@@ -18,12 +18,11 @@ from classfeed_dagster.orchestration.asset_keys import (
     GROUP_LANDING,
     LANDING,
     RUNBOOK,
-    TEAM,
     landing_key,
     source_key,
 )
 from classfeed_dagster.orchestration.column_metadata import PERSONAL_DATA, AssetColumn, table_metadata
-from classfeed_dagster.orchestration.metadata_values import code_links, preview
+from classfeed_dagster.orchestration.metadata_values import preview
 from classfeed_dagster.orchestration.step_context import idle_observation, since, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
@@ -108,11 +107,8 @@ def landing_assets(
                 "written. *What can go wrong:* it is not there yet; then nothing is landed (source not ready) and the "
                 "date is tried again.",
                 group_name=GROUP_LANDING,
-                kinds={"postgres", "parquet", "s3"},
-                owners=[TEAM],
                 metadata={
                     **columns[table],
-                    **code_links(snapshot_for),
                     "runbook": f"{RUNBOOK}#source-not-ready",
                 },
                 skippable=True,  # on a date on which no feed is due

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from classfeed_dagster.orchestration.asset_keys import GROUP_OPERATIONS, TEAM
+from classfeed_dagster.orchestration.asset_keys import GROUP_OPERATIONS
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.launched_runs import launched_runs
 from classfeed_dagster.orchestration.metadata_values import markdown_table
@@ -39,8 +39,6 @@ def _service_levels(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
         key=["operations", "service_levels"],
         deps=[part.key("delivery") for part in parts],
         group_name=GROUP_OPERATIONS,
-        kinds={"json"},
-        owners=[TEAM],
         description=f"Each feed's business dates of the last {DAYS} days against target and deadline, and the share "
         "delivered in time. Judged by business date.",
     )
@@ -85,8 +83,6 @@ def _toil(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
         key=["operations", "toil"],
         deps=[part.key("delivery") for part in parts],
         group_name=GROUP_OPERATIONS,
-        kinds={"json"},
-        owners=[TEAM],
         description="Per month and feed: runs, automatic repairs, manual re-triggers (every run that a person "
         "launched, by reason), mean time to repair, late deliveries. The aim is no manual re-trigger.",
     )

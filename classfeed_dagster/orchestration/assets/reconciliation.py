@@ -6,7 +6,6 @@ import dagster as dg
 
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.orchestration.asset_keys import (
-    DATA_TEAM,
     DATA_TEAM_RECONCILIATION,
     GROUP_WAREHOUSE,
     SOURCE_RECONCILIATION,
@@ -37,8 +36,6 @@ def data_team_asset() -> dg.AssetSpec:
         description="The data team's metrics of what should be delivered, worked out by their own code from their own "
         "replica of bigsite. Theirs: compared with, never written.",
         group_name=GROUP_WAREHOUSE,
-        kinds={"snowflake", "table"},
-        owners=[DATA_TEAM],
         metadata=table_metadata(their_columns()),
     )
 
@@ -48,7 +45,6 @@ def _source(part: FeedContext) -> dg.AssetsDefinition:
         part,
         SOURCE_RECONCILIATION,
         [part.key("delivery")],
-        {"postgres", "parquet"},
         "The delivered files against the landed snapshot and against bigsite, asked again by SQL that shares no code "
         "with the export: row by row, field by field. Its breaks are kept in the warehouse until they are gone.",
         source_breaks(part.feed.format, part.key("delivery")),
@@ -61,7 +57,6 @@ def _data_team(part: FeedContext) -> dg.AssetsDefinition:
         part,
         DATA_TEAM_RECONCILIATION,
         [part.key("delivery"), warehouse_key(part.feed.name, "FACT_DELIVERY"), THEIRS],
-        {"snowflake"},
         "Our metrics, worked out from the delivered files, against the data team's, worked out by their own code from "
         "their own replica: a date that is missing, late or computed again, portfolios on one side only, values off.",
         data_team_breaks(part.feed.format, part.key("delivery")),
@@ -73,7 +68,6 @@ def _compared(
     part: FeedContext,
     name: str,
     deps: list[dg.AssetKey],
-    kinds: set[str],
     description: str,
     columns: Sequence[AssetColumn],
     compare: Callable[[PostDelivery], Reconciliation],
@@ -82,11 +76,9 @@ def _compared(
     @part.asset(
         name,
         deps,
-        kinds,
         description,
         f"{name.removesuffix('_reconciliation')}-agrees".replace("_", "-"),
         columns,
-        made_by=compare,
     )
     def breaks(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]

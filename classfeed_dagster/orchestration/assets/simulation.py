@@ -12,7 +12,7 @@ import dagster as dg
 
 from classfeed_dagster import charts
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.asset_keys import GROUP_SIMULATION, SIMULATED_CUSTOMERS, SIMULATION_CLEANING, TEAM
+from classfeed_dagster.orchestration.asset_keys import GROUP_SIMULATION, SIMULATED_CUSTOMERS, SIMULATION_CLEANING
 from classfeed_dagster.orchestration.metadata_values import markdown_table
 from classfeed_dagster.orchestration.step_context import since, step
 from classfeed_dagster.runtime import Runtime
@@ -38,8 +38,6 @@ def _customers(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
         key=SIMULATED_CUSTOMERS,
         partitions_def=partitions,
         group_name=GROUP_SIMULATION,
-        kinds={"postgres", "python"},
-        owners=[TEAM],
         description="Invented customers live one business date in this environment's bigsite: they save, trade, "
         "consent, revoke and leave; companies pay dividends and split; the broker corrects itself; the end of day "
         "runs. Same seed, same date: the same rows. Writes straight into bigsite's tables, which the feeds then read "
@@ -88,8 +86,6 @@ def _cleaning() -> dg.AssetsDefinition:
     @dg.asset(
         key=SIMULATION_CLEANING,
         group_name=GROUP_SIMULATION,
-        kinds={"postgres"},
-        owners=[TEAM],
         description="Simulated rows expire sooner than real ones: old end-of-day rows and prices, and whole portfolios "
         "that closed, are deleted after CLASSFEED_SIMULATION_KEEP_DAYS. Real rows are never touched.",
     )

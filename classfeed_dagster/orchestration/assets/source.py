@@ -12,8 +12,6 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import (
     GROUP_SOURCE,
     SCHEMA_ASSET,
-    SOURCE_TEAM,
-    TEAM,
     runbook,
     source_key,
 )
@@ -48,8 +46,6 @@ def source_assets() -> list[dg.AssetSpec]:
             "reconciliation. "
             "*What can go wrong:* it changes without notice; the schema is compared with the contract every day.",
             group_name=GROUP_SOURCE,
-            kinds={"postgres"},
-            owners=[SOURCE_TEAM],
             metadata=table_metadata([_source_column(contract, table.name, column) for column in table.columns]),
         )
         for table in contract.schema.tables.values()
@@ -69,8 +65,6 @@ def schema_asset(exports: Callable[[], Exports]) -> dg.AssetsDefinition:
     @dg.asset(
         key=SCHEMA_ASSET,
         group_name=GROUP_SOURCE,
-        kinds={"postgres", "json"},
-        owners=[TEAM],
         description="bigsite's schema as it was seen: tables, columns, types, keys, indexes and what columns may hold. "
         "Every day is kept, so any two can be compared: classfeed schema diff --since D --until E.",
         check_specs=[

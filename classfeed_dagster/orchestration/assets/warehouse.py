@@ -15,14 +15,12 @@ from classfeed_dagster.orchestration.asset_keys import (
 )
 from classfeed_dagster.orchestration.column_metadata import AssetColumn, lineage_table, table_metadata
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.metadata_values import code_links
 from classfeed_dagster.orchestration.step_context import since, step
 from classfeed_dagster.orchestration.warehouse_columns import (
     WAREHOUSE_TABLES,
     table_columns,
 )
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.warehouse.load import load_delivery
 
 
 def warehouse_assets(part: FeedContext) -> dg.AssetsDefinition:
@@ -37,8 +35,6 @@ def warehouse_assets(part: FeedContext) -> dg.AssetsDefinition:
                 warehouse_key(part.feed.name, name),
                 deps=[part.key("delivery"), part.key(SOURCE_RECONCILIATION)],
                 group_name=GROUP_WAREHOUSE,
-                kinds={"snowflake", "table"},
-                owners=list(part.feed.owners),
                 description=f"{name} of the star schema, from what was delivered: the date is replaced in one "
                 "transaction, so a re-run or a new revision leaves no duplicate and no gap. Dimensions keep history. "
                 f"Runbook: {RUNBOOK}.",
@@ -47,7 +43,6 @@ def warehouse_assets(part: FeedContext) -> dg.AssetsDefinition:
                     **_lineage(shown[name]),
                     "dagster/table_name": name,
                     "runbook": runbook("source_agrees"),
-                    **code_links(load_delivery),
                 },
             )
             for name in WAREHOUSE_TABLES
