@@ -280,5 +280,5 @@ def get_settings() -> Settings:
 
 def _sentence(error: ErrorDetails) -> str:
     name = "".join(f"CLASSFEED_{part!s}".upper() for part in error["loc"][:1])
-    text = error["msg"].removeprefix("Value error, ")
+    text = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{name}: {text}" if name else text

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.delivery import manifest
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES, RuleSeverity
+from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.settings import Settings
 from classfeed_dagster_tests.features.promises import matrix
 
@@ -44,12 +45,22 @@ def commands() -> Iterator[str]:
     while groups:
         path, group = groups.pop(0)
         for name, command in group.commands.items():
+            if command.hidden:
+                continue
             if hasattr(command, "commands"):
                 groups.append((f"{path} {name}", command))
                 continue
             words = [one.name.upper() for one in command.params if one.param_type_name == "argument"]
             summary = " ".join((command.help or "").split("\n\n")[0].split())
             yield f"| `{' '.join([path, name, *words])}` | {summary} |"
+
+
+def exit_codes() -> Iterator[str]:
+    """Yield the table of exit codes."""
+    yield "| exit code | meaning |"
+    yield "|---|---|"
+    for code in ExitCode:
+        yield f"| {code.value} | {code.meaning} |"
 
 
 def rules() -> Iterator[str]:
@@ -108,6 +119,7 @@ def _records_in(annotation: object) -> list[type[Any]]:
 PARTS = {
     ("README.md", "settings"): settings,
     ("README.md", "commands"): commands,
+    ("README.md", "exit-codes"): exit_codes,
     ("docs/runbook.md", "rules"): rules,
     ("docs/manifest.md", "fields"): fields,
     ("docs/promises.md", "promises"): matrix,

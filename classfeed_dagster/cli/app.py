@@ -5,24 +5,33 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from classfeed_dagster.cli import deliveries as cli_look
-from classfeed_dagster.cli import ledger as cli_ledger
-from classfeed_dagster.cli import lineage as cli_lineage
-from classfeed_dagster.cli import local as cli_local
-from classfeed_dagster.cli import operations as cli_operate
-from classfeed_dagster.cli import production as cli_production
-from classfeed_dagster.cli import reconciliation as cli_reconcile
-from classfeed_dagster.cli import schema as cli_schema
-from classfeed_dagster.cli import simulation as cli_simulate
-from classfeed_dagster.cli import support as cli_support
-from classfeed_dagster.cli import trace as cli_trace
+from classfeed_dagster.cli import (
+    deliveries,
+    frame,
+    ledger,
+    lineage,
+    local,
+    operations,
+    output,
+    production,
+    reconciliation,
+    schema,
+    simulation,
+    support,
+    trace,
+)
+from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed, require_past
 from classfeed_dagster.errors import ExitCode, UsageError
+from classfeed_dagster.store import check_reachable
+
+if TYPE_CHECKING:
+    from classfeed_dagster.runtime import Runtime
 
 _HELP = "Daily data feeds from the broker to Class: run, inspect and prove them.\n\nExit codes:\n\n" + "\n".join(
     f"* {code.value}: {code.meaning}" for code in ExitCode
@@ -32,28 +41,32 @@ app = typer.Typer(
     help=_HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="markdown",
 )
-cli_ledger.register(app)
-cli_lineage.register(app)
-cli_local.register(app)
-cli_look.register(app)
-cli_trace.register(app)
-cli_support.register(app)
-cli_operate.register(app)
-cli_production.register(app)
-cli_reconcile.register(app)
-cli_schema.register(app)
-cli_simulate.register(app)
+for group in (
+    deliveries, trace, frame, ledger, support, operations, reconciliation, schema, lineage, local, simulation,
+    production,
+):  # fmt: skip
+    group.register(app)
 
-out = Console()
+out = output.console()
 _DEBUG = {"on": False}
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"classfeed {version('classfeed-dagster')}")
+        raise typer.Exit
 
 
 @app.callback(help=_HELP)
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Dagster's own log.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Configure the process before a command."""
     from classfeed_dagster import logs
@@ -66,47 +79,64 @@ def options(
 
 @app.command()
 def run(
-    date: Annotated[dt.datetime, typer.Option(formats=["%Y-%m-%d"], help="Business date, YYYY-MM-DD.")],
+    date: Date,
     until: Annotated[
         dt.datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Every business date from --date to this one, in order."),
+        typer.Option(formats=["%Y-%m-%d"], help="Last business date of a range: every date from --date on, in order."),
     ] = None,
-    feed: Annotated[str, typer.Option(help="Which feed.")] = "class_super",
+    feed: FeedName = "class_super",
     fresh_snapshot: Annotated[
         bool, typer.Option("--fresh-snapshot", help="Read bigsite again instead of using the landed snapshot.")
     ] = False,
+    wait: Annotated[
+        int, typer.Option(min=0, help="Seconds to wait for another run that reads bigsite, before giving up.")
+    ] = 600,
 ) -> None:
     """Deliver one business date of one feed, or a range, through the same Dagster job as the UI.
 
     Safe at any time, twice, or at once with another: what was delivered is never delivered again. With
     `--fresh-snapshot`, portfolios whose content changed since are re-issued, and only those. A range stops at the
-    first date that doesn't go.
+    first date that cannot be delivered.
     """
-    from classfeed_dagster import trading_days
-    from classfeed_dagster.local.dagster_instance import open_instance
-    from classfeed_dagster.orchestration.definitions import build_definitions
-    from classfeed_dagster.orchestration.run_date import run_date
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
-    first = cli_look.require_due(runtime.settings, feed, trading_days.require_business_day(date.date()))
-    audience = cli_look.require_feed(feed).audience(runtime.settings.first_business_date)
-    days = [day for day in audience.dates() if first <= day <= (until.date() if until else first)]
-    if not days:
-        raise UsageError(f"--until {until:%Y-%m-%d} is before --date {first}")
+    # Whatever can be refused is refused here, before Dagster and the libraries of the data path are imported.
+    first = require_past(runtime.settings, date.date())
+    last = first if until is None else require_past(runtime.settings, until.date())
+    if last < first:
+        raise UsageError(f"--until {last} is before --date {first}")
+    first = require_due(runtime.settings, feed, first)
+    audience = require_feed(feed).audience(runtime.settings.first_business_date)
+    days = [day for day in audience.dates() if first <= day <= last]
     try:
-        with open_instance(runtime.settings.home) as instance:
-            definitions = build_definitions(runtime)
-            for day in days:
-                with out.status(f"{feed} for {day} …"):
-                    report = run_date(
-                        definitions, instance, feed, day, fresh_snapshot=fresh_snapshot, verbose=_DEBUG["on"]
-                    )
-                cli_look.print_report(out, report)
-                if report.outcome.exit_code:
-                    raise typer.Exit(report.outcome.exit_code)
+        check_reachable(runtime.store)
+        runtime.require_bigsite()
+        _run(runtime, feed, days, fresh_snapshot=fresh_snapshot, wait=wait)
     finally:
         runtime.close()
+
+
+def _run(runtime: Runtime, feed: str, days: Sequence[dt.date], *, fresh_snapshot: bool, wait: int) -> None:
+    from classfeed_dagster.local.dagster_instance import open_instance
+    from classfeed_dagster.orchestration.definitions import build_definitions
+    from classfeed_dagster.orchestration.run_date import run_date
+
+    with open_instance(runtime.settings.home) as instance:
+        definitions = build_definitions(runtime)
+        for day in days:
+            with output.console(stderr=True).status(f"{feed} for {day} …"):
+                report = run_date(
+                    definitions, instance, feed, day, fresh_snapshot=fresh_snapshot, verbose=_DEBUG["on"],
+                    wait_seconds=wait, announce=_announce,
+                )  # fmt: skip
+            deliveries.print_report(out, report)
+            if report.outcome.exit_code:
+                raise typer.Exit(report.outcome.exit_code)
+
+
+def _announce(text: str) -> None:
+    output.console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -119,7 +149,9 @@ def main() -> None:
         from classfeed_dagster.cli.failures import failure_of
 
         failure = failure_of(error)
-        Console(stderr=True).print(f"[bold red]classfeed:[/] {escape(failure.sentence)}", highlight=False)
+        output.console(stderr=True).print(
+            f"[bold red]classfeed:[/] {escape(failure.sentence)}", highlight=False, soft_wrap=True
+        )
         sys.exit(failure.exit_code)
 
 

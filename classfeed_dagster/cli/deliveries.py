@@ -1,70 +1,43 @@
-"""The commands that look: status, verify, parity; and release, which a person signs. Also shared helpers."""
+"""Commands that read deliveries: status, verify, parity; and approve-removals, which a person decides."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from classfeed_dagster.errors import UsageError
+from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed, require_past, require_store
+from classfeed_dagster.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from classfeed_dagster.delivery.delivery_history import DateStatus
+    from classfeed_dagster.delivery.problems import Verification
     from classfeed_dagster.feeds.feed import Feed
     from classfeed_dagster.orchestration.run_date import RunReport
     from classfeed_dagster.parity.run import Compared
-    from classfeed_dagster.settings import Settings
 
-out = Console()
-_COUNTED = ("portfolios", "held back", "pages", "bytes")
-
-Date = Annotated[dt.datetime, typer.Option(formats=["%Y-%m-%d"], help="Business date, YYYY-MM-DD.")]
-FeedName = Annotated[str, typer.Option(help="Which feed.")]
-
-
-class UnknownFeedError(UsageError):
-    """No file in ``feeds/`` declares a feed of this name."""
-
-
-def require_feed(name: str) -> Feed:
-    """The declared feed called ``name``; UnknownFeedError lists those that exist."""
-    from classfeed_dagster.feeds import FEEDS
-
-    feeds = {feed.name: feed for feed in FEEDS}
-    if name not in feeds:
-        raise UnknownFeedError(f"there is no feed {name!r}; the feeds are {', '.join(sorted(feeds))}")
-    return feeds[name]
-
-
-def require_due(settings: Settings, feed: str, day: dt.date) -> dt.date:
-    """``day`` if the feed has a document for it; ValueError says why not."""
-    audience = require_feed(feed).audience(settings.first_business_date)
-    if day < audience.first_business_date:
-        raise UsageError(
-            f"{day.isoformat()} is before {feed}'s first business date, {audience.first_business_date.isoformat()} "
-            "(CLASSFEED_FIRST_BUSINESS_DATE)"
-        )
-    if not audience.is_due(day):
-        raise UsageError(f"{day.isoformat()} is not a date of {feed}, which is {audience.cadence}")
-    return day
+out = output.console()
 
 
 def print_report(console: Console, report: RunReport) -> None:
-    """What a run came to, in a few lines."""
+    """Print the outcome of a run in a few lines."""
     colour = "green" if report.outcome.exit_code == 0 else "red"
     console.print(
-        f"[bold {colour}]{report.outcome}[/]  {report.feed} {report.business_date}  {report.message}", highlight=False
+        f"[bold {colour}]{report.outcome}[/]  {report.feed} {report.business_date}  {escape(report.message)}",
+        highlight=False,
+        soft_wrap=True,
     )
     facts = report.facts
     if "revision" in facts:
+        label = "revision" if facts.get("outcome") == "DELIVERED" else "latest delivery: revision"
         console.print(
-            f"  revision {facts['revision']}, {facts['portfolios']} portfolios on {facts['pages']} page(s), "
+            f"  {label} {facts['revision']}, {facts['portfolios']} portfolios on {facts['pages']} page(s), "
             f"{facts['held_back']} held back",
             highlight=False,
         )
@@ -72,8 +45,10 @@ def print_report(console: Console, report: RunReport) -> None:
     if report.checks:
         failed = f"; failed: {', '.join(report.failed_checks)}" if report.failed_checks else ""
         warned = f"; warnings: {', '.join(report.warnings)}" if report.warnings else ""
-        console.print(f"  {report.checks} checks{failed}{warned}", highlight=False)
-    console.print(f"  run {report.run_id}, correlation id {report.correlation_id}", highlight=False, style="dim")
+        console.print(f"  {report.checks} checks{failed}{warned}", highlight=False, soft_wrap=True)
+    console.print(
+        f"  run {report.run_id}, correlation id {report.correlation_id}", highlight=False, style="dim", soft_wrap=True
+    )
 
 
 def register(app: typer.Typer) -> None:
@@ -87,67 +62,122 @@ def register(app: typer.Typer) -> None:
 
 def status(
     date: Annotated[
-        dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="One business date, with who is held back.")
+        dt.datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="One business date, with the portfolios held back."),
     ] = None,
-    feed: Annotated[str | None, typer.Option(help="One feed; default: all.")] = None,
-    days: Annotated[int, typer.Option(min=1, max=2000, help="How many business dates, without --date.")] = 10,
+    feed: Annotated[str | None, typer.Option(help="Name of one feed; default: all.")] = None,
+    days: Annotated[int, typer.Option(min=1, max=2000, help="Number of business dates, without --date.")] = 10,
+    as_json: output.JsonOption = False,
 ) -> None:
-    """What was delivered, held back and is missing. Read from the manifests, so it is true whatever Dagster says."""
-    from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates
+    """Show what was delivered, held back and is missing, from the manifests: true whatever Dagster knows."""
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
-    for name in [require_feed(feed).name] if feed else [one.name for one in _feeds()]:
+    if date:
+        require_past(runtime.settings, date.date())
+    require_store(runtime)
+    from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates
+
+    document: list[dict[str, Any]] = []
+    for name in [require_feed(feed).name] if feed else [declared.name for declared in _feeds()]:
         audience = require_feed(name).audience(runtime.settings.first_business_date)
         if date:
             dates = [require_due(runtime.settings, name, date.date())]
         else:
             newest = max(delivered_dates(runtime.store, name), default=None)
             dates = [day for day in audience.dates() if newest and day <= newest][-days:]
-        if not dates:
+        statuses = [date_status(runtime.store, name, day) for day in dates]
+        if as_json:
+            document.append({"feed": name, "dates": [_status_document(status) for status in statuses]})
+        elif not statuses:
             out.print(f"{name}: nothing delivered yet in {runtime.settings.store_location}", highlight=False)
-            continue
-        found = [date_status(runtime.store, name, day) for day in dates]
-        _print_dates(name, found)
-        if date:
-            _print_held_back(found[0])
+        else:
+            _print_dates(name, statuses)
+            if date:
+                _print_held_back(statuses[0])
+    if as_json:
+        output.print_json({"feeds": document})
 
 
-def _print_dates(feed: str, found: Sequence[DateStatus]) -> None:
-    table = Table(title=feed, title_justify="left")
-    for column in ("date", "state", "revision", "portfolios", "held back", "pages", "bytes", "correlation id"):
-        table.add_column(column, justify="right" if column in _COUNTED else "left")
-    for one in found:
-        latest = one.deliveries[-1] if one.deliveries else None
-        state = "missing" if latest is None else "delivered" if one.complete else "partly delivered"
-        if one.shadow:
-            everything = len(one.shadow) == len(one.deliveries)
-            state += " (shadow)" if everything else f" (shadow: revision {', '.join(map(str, one.shadow))})"
-        pages = [page for manifest in one.deliveries for page in manifest.pages]
-        table.add_row(
-            one.business_date.isoformat(),
-            state,
-            "" if latest is None else str(latest.revision),
-            str(one.delivered),
-            str(len({held.number for held in one.held_back} | {held.number for held in one.quarantined})),
-            str(len(pages)),
-            f"{sum(page.bytes for page in pages):,}",
-            "" if latest is None else latest.correlation_id,
+def _state(status: DateStatus) -> str:
+    if not status.deliveries:
+        return "missing"
+    state = "delivered" if status.complete else "partly delivered"
+    if status.shadow:
+        every = len(status.shadow) == len(status.deliveries)
+        state += " (shadow)" if every else f" (shadow: revision {', '.join(map(str, status.shadow))})"
+    return state
+
+
+def _held_back(status: DateStatus) -> dict[str, str]:
+    """Return portfolio and reason of those that a delivery left out, by the manifests."""
+    return {entry.number: entry.reason for entry in status.held_back}
+
+
+def _excluded_now(status: DateStatus) -> dict[str, str]:
+    """Return portfolio and reason of those that the latest attempt would hold back, none of them delivered."""
+    return {entry.number: entry.held_back.reason for entry in status.quarantined}
+
+
+def _status_document(status: DateStatus) -> dict[str, Any]:
+    latest = status.deliveries[-1] if status.deliveries else None
+    pages = [page for manifest in status.deliveries for page in manifest.pages]
+    return {
+        "business_date": status.business_date.isoformat(),
+        "state": _state(status),
+        "revision": None if latest is None else latest.revision,
+        "portfolios": status.delivered,
+        "pages": len(pages),
+        "bytes": sum(page.bytes for page in pages),
+        "correlation_id": None if latest is None else latest.correlation_id,
+        "held_back_at_delivery": _reasons(_held_back(status)),
+        "would_be_held_back_now": _reasons(_excluded_now(status)),
+        "delivered_but_excluded_now": status.delivered_but_excluded,
+    }
+
+
+def _reasons(reasons: dict[str, str]) -> list[dict[str, str]]:
+    return [{"portfolio": number, "reason": reasons[number]} for number in sorted(reasons)]
+
+
+def _print_dates(feed: str, statuses: Sequence[DateStatus]) -> None:
+    columns = ["date", "state", "revision", "portfolios", "held back", "pages", "bytes", "correlation id"]
+    rows = []
+    for status in statuses:
+        latest = status.deliveries[-1] if status.deliveries else None
+        pages = [page for manifest in status.deliveries for page in manifest.pages]
+        rows.append(
+            [
+                status.business_date.isoformat(),
+                _state(status),
+                "" if latest is None else str(latest.revision),
+                str(status.delivered),
+                str(len(_held_back(status).keys() | _excluded_now(status).keys())),
+                str(len(pages)),
+                f"{sum(page.bytes for page in pages):,}",
+                "" if latest is None else latest.correlation_id,
+            ]
         )
-    out.print(table)
+    numbers = ("revision", "portfolios", "held back", "pages", "bytes")
+    output.print_table(out, feed, columns, rows, keys=("date", "state", *numbers), right=numbers)
 
 
-def _print_held_back(found: DateStatus) -> None:
-    reasons = {held.number: held.reason for held in found.held_back}
-    reasons |= {held.number: held.held_back.reason for held in found.quarantined}
-    if not reasons:
-        return
-    table = Table(title=f"{found.feed} {found.business_date}: held back", title_justify="left")
-    table.add_column("portfolio")
-    table.add_column("why")
-    for number in sorted(reasons):
-        table.add_row(number, reasons[number])
-    out.print(table)
+def _print_held_back(status: DateStatus) -> None:
+    name = f"{status.feed} {status.business_date}"
+    for title, reasons in (
+        ("held back at delivery", _held_back(status)),
+        ("would be held back now", _excluded_now(status)),
+    ):
+        if reasons:
+            rows = [[number, reasons[number]] for number in sorted(reasons)]
+            output.print_table(out, f"{name}: {title}", ["portfolio", "reason"], rows, keys=["portfolio"])
+    if status.delivered_but_excluded:
+        out.print(
+            f"{status.delivered_but_excluded} delivered portfolio(s) would be left out of a new attempt, for example "
+            "because their consent has ended since",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def verify(
@@ -155,71 +185,108 @@ def verify(
         list[Path] | None,
         typer.Argument(help="Documents, manifests or folders; none: the whole chain of the configured store."),
     ] = None,
-    feed: Annotated[str | None, typer.Option(help="One feed's chain; default: all.")] = None,
+    feed: Annotated[str | None, typer.Option(help="Name of one feed's chain; default: all.")] = None,
+    as_json: output.JsonOption = False,
 ) -> None:
-    """Check what was delivered on its own: schema, control totals, hashes, and the chain of manifests.
+    """Check deliveries on their own: schema, control totals, hashes, and the chain of manifests.
 
     With paths, the files are enough: no database, no store, no Dagster. Without, every delivery of the configured
     store is walked from the first to the last. Exit code 3 if something is wrong.
     """
+    from classfeed_dagster.runtime import Runtime
+
+    missing = [path for path in paths or () if not path.exists()]
+    if missing:
+        raise UsageError(f"{missing[0]} does not exist")
+    runtime = Runtime()
+    if feed:
+        require_feed(feed)
+    if not paths:
+        require_store(runtime)
     from classfeed_dagster.delivery.delivery_history import live_and_shadow, shadow_deliveries
     from classfeed_dagster.delivery.verify import verify_feed
     from classfeed_dagster.delivery.verify_files import verify_paths
-    from classfeed_dagster.runtime import Runtime
 
-    formats = {one.name: one.format for one in _feeds()}
+    formats = {declared.name: declared.format for declared in _feeds()}
     shadow: dict[str, int] = {}
-    if paths:
-        missing = [path for path in paths if not path.exists()]
-        if missing:
-            raise UsageError(f"{missing[0]} does not exist")
-        with out.status("reading …"):
+    status = output.console(stderr=True).status("")
+    with status:
+        if paths:
+            status.update("reading …")
             results = {"files": verify_paths(paths, formats)}
-    else:
-        runtime = Runtime()
-        names = [require_feed(feed).name] if feed else sorted(formats)
-        results = {}
-        for name in names:
-            with out.status(f"walking the chain of {name} …"):
+        else:
+            results = {}
+            for name in [feed] if feed else sorted(formats):
+                status.update(f"walking the chain of {name} …")
                 results[name] = verify_feed(live_and_shadow(runtime.store, name), name, formats[name])
                 shadow[name] = shadow_deliveries(runtime.store, name)
-    for name, found in results.items():
-        for problem in found.problems:
-            out.print(f"  [{'yellow' if problem.harmless else 'red'}]{escape(str(problem))}[/]", highlight=False)
-        colour = "green" if found.sound else "bold red"
-        verdict = "sound" if found.sound else "NOT SOUND"
-        hidden = f", {shadow[name]} of the manifests in the shadow" if shadow.get(name) else ""
-        out.print(
-            f"[{colour}]{verdict}[/]  {name}: {found.manifests} manifest(s), {found.pages} page(s) read and checked"
-            f"{hidden}",
-            highlight=False,
-        )
-    raise typer.Exit(0 if all(found.sound for found in results.values()) else 3)
+    if as_json:
+        output.print_json({"results": [_verification_document(name, result) for name, result in results.items()]})
+    else:
+        for name, result in results.items():
+            _print_verification(name, result, shadow.get(name, 0))
+    raise typer.Exit(ExitCode.OK if all(result.sound for result in results.values()) else ExitCode.STOPPED)
+
+
+def _verification_document(name: str, result: Verification) -> dict[str, Any]:
+    problems = [
+        {"kind": problem.kind.value, "harmless": problem.harmless, "text": str(problem)} for problem in result.problems
+    ]
+    return {
+        "name": name,
+        "sound": result.sound,
+        "manifests": result.manifests,
+        "pages": result.pages,
+        "problems": problems,
+    }
+
+
+def _print_verification(name: str, result: Verification, shadow: int) -> None:
+    for problem in result.problems:
+        colour = "yellow" if problem.harmless else "red"
+        out.print(f"  [{colour}]{escape(str(problem))}[/]", highlight=False, soft_wrap=True)
+    verdict = "[green]sound[/]" if result.sound else "[bold red]NOT SOUND[/]"
+    hidden = f", {shadow} of the manifests in the shadow" if shadow else ""
+    out.print(
+        f"{verdict}  {name}: {result.manifests} manifest(s), {result.pages} page(s) read and checked{hidden}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def approve_removals(
     date: Date,
-    reason: Annotated[str, typer.Option(help="Reason why the removals are right. It is recorded.")],
+    reason: Annotated[str, typer.Option(help="Why the removals are right; recorded.")],
     feed: FeedName = "class_super",
-    person: Annotated[str | None, typer.Option("--by", help="Name of the approver. Default: the login name.")] = None,
+    person: Annotated[
+        str | None, typer.Option("--by", help="Person who checked them; default: the login name.")
+    ] = None,
 ) -> None:
-    """Approve an unusually large number of consent removals for one date.
+    """Approve an unusually large number of consent removals for one date: exactly these removals, and no others.
 
-    The consent_roll check stops a date on which too many portfolios were removed at once. Confirm that these customers
-    really left, approve the removals, and run the date again. The approval covers exactly these removals.
+    The consent_roll check stops a date on which too many portfolios were removed at once. Check that these customers
+    really left before approving; then run the date again.
     """
     import getpass
 
-    from classfeed_dagster.delivery import approve_removals as approvals
-    from classfeed_dagster.feed_run.feed_run import FeedRun
     from classfeed_dagster.runtime import Runtime, utc_now
 
     runtime = Runtime()
     declared = require_feed(feed)
     day = require_due(runtime.settings, feed, date.date())
+    require_store(runtime)
+    from classfeed_dagster.delivery.approve_removals import approve_removals as approve
+    from classfeed_dagster.feed_run.feed_run import FeedRun
+
     audience = declared.audience(runtime.settings.first_business_date)
-    roll = FeedRun(runtime, declared, audience, day, "release").consent_roll()
-    approval = approvals.approve_removals(
+    roll = FeedRun(runtime, declared, audience, day, "approve-removals").consent_roll()
+    limit = runtime.settings.max_removed_share
+    if roll.removed_share <= limit:
+        raise UsageError(
+            f"Nothing to approve for {feed} {day}: {len(roll.removed_numbers)} portfolio(s) removed, "
+            f"{roll.removed_share:.1%}, within the limit of {limit:.1%}"
+        )
+    approval = approve(
         runtime.store,
         audience,
         day,
@@ -232,31 +299,37 @@ def approve_removals(
         f"approved: {approval.removed} removals of {day} ({roll.removed_share:.1%}), by {approval.approved_by}. "
         f"Run it again: classfeed run --date {day} --feed {feed}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
-def parity(date: Date, feed: FeedName = "class_trade") -> None:
-    """Compare a business date of a feed with what the old app wrote for it, and show the running score.
+def parity(date: Date, feed: FeedName = "class_trade", as_json: output.JsonOption = False) -> None:
+    """Compare a business date of a feed with the old app's files for it, and show the running score.
 
-    The old app's files lie under `legacy/FEED/DATE/` in the object store. Exit code 3 if a difference is not
+    The old app's files are under `legacy/FEED/DATE/` in the object store. Exit code 3 if a difference is not
     explained, 4 if one of the two sides is not there yet.
     """
-    from classfeed_dagster.parity.run import compare_date
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
     declared = require_feed(feed)
     day = require_due(runtime.settings, feed, date.date())
+    require_store(runtime)
+    from classfeed_dagster.parity.run import compare_date
+
     audience = declared.audience(runtime.settings.first_business_date)
-    with out.status("comparing …"):
-        found = compare_date(runtime.store, declared, audience, day)
-    _print_parity(found, runtime.settings.parity_clean_dates)
-    out.print(f"  {runtime.store.location(found.key)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(0 if found.report.clean else 3)
+    with output.console(stderr=True).status("comparing …"):
+        compared = compare_date(runtime.store, declared, audience, day)
+    if as_json:
+        output.print_json(compared.report.model_dump(mode="json") | {"report": runtime.store.location(compared.key)})
+    else:
+        _print_parity(compared, runtime.settings.parity_clean_dates)
+        out.print(f"  {runtime.store.location(compared.key)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(ExitCode.OK if compared.report.clean else ExitCode.STOPPED)
 
 
-def _print_parity(found: Compared, required: int) -> None:
-    report, score = found.report, found.score
+def _print_parity(compared: Compared, required: int) -> None:
+    report, score = compared.report, compared.score
     verdict = "[green]clean[/]" if report.clean else f"[bold red]{report.unexplained} unexplained[/]"
     out.print(
         f"{verdict}  {report.feed} {report.business_date}: {report.old_lines} old lines, {report.new_lines} new, "
@@ -265,12 +338,14 @@ def _print_parity(found: Compared, required: int) -> None:
     )
     for rule, count in report.explained.items():
         out.print(f"  explained by {rule}: {count}", highlight=False)
-    table = Table("line", "portfolio", "key", "kind", "field", "old", "new")
-    for one in [one for one in report.differences if one.explanation is None][:20]:
-        cells = (one.line, one.portfolio_number, one.key, one.kind, one.field, one.old, one.new)
-        table.add_row(*(escape(cell or "") for cell in cells))
-    if table.row_count:
-        out.print(table)
+    columns = ["line", "portfolio", "key", "kind", "field", "old", "new"]
+    unexplained = [difference for difference in report.differences if difference.explanation is None][:20]
+    rows = [
+        [str(getattr(difference, name) or "") for name in ("line", "portfolio_number", *columns[2:])]
+        for difference in unexplained
+    ]
+    if rows:
+        output.print_table(out, "", columns, rows, keys=("line", "portfolio", "key"))
     broken = f", broken by {score.broken_by}" if score.broken_by else ""
     out.print(f"  {score.clean_run} of {required} clean dates in a row{broken}", highlight=False)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from classfeed_dagster.cli.deliveries import FeedName, require_feed
+from classfeed_dagster.cli.arguments import FeedName, require_feed
 
 out = Console()
 _SHOWN = 20

@@ -1,4 +1,4 @@
-"""The command that hands out the lineage graph: for people, or as OpenLineage events for a catalogue."""
+"""Command for the lineage graph: for people, or as OpenLineage events for a catalogue."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import datetime as dt
 from typing import Annotated
 
 import typer
+
+from classfeed_dagster.cli import output
+from classfeed_dagster.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -15,14 +18,15 @@ def register(app: typer.Typer) -> None:
 
 def lineage(
     column: Annotated[
-        str, typer.Argument(help="Only columns whose name holds this, as in investment_holdings.units; none: all.")
+        str, typer.Argument(help="Text in the column's name, such as investment_holdings.units; default: every column.")
     ] = "",
     openlineage: Annotated[
-        bool, typer.Option("--openlineage", help="OpenLineage JobEvents instead, one a line.")
+        bool, typer.Option("--openlineage", help="Print OpenLineage JobEvents, one a line.")
     ] = False,
-    namespace: Annotated[str, typer.Option(help="The catalogue's namespace for the assets.")] = "classfeed",
+    namespace: Annotated[str, typer.Option(help="Namespace of the assets in the catalogue.")] = "classfeed",
+    as_json: output.JsonOption = False,
 ) -> None:
-    """Where each column comes from, as the assets declare it and the Dagster UI shows it: `asset.column <- ...`.
+    """Show the source of each column, as the assets declare it and the Dagster UI shows it: `asset.column <- ...`.
 
     Needs neither bigsite nor the object store. With `--openlineage`, every asset is one JobEvent with its schema and
     column lineage: `classfeed lineage --openlineage > lineage.ndjson`, then hand the lines to the catalogue.
@@ -35,6 +39,17 @@ def lineage(
         for line in to_json_lines(open_lineage_events(definitions, namespace, dt.datetime.now(dt.UTC))):
             typer.echo(line)
         return
-    for line in column_lines(definitions):
-        if column in line.partition(" <- ")[0]:
-            typer.echo(line)
+    lines = [line for line in column_lines(definitions) if column in line.partition(" <- ")[0]]
+    if not lines:
+        import difflib
+
+        names = [line.partition(" <- ")[0] for line in column_lines(definitions)]
+        near = difflib.get_close_matches(column, names, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ": `classfeed lineage` lists every column"
+        raise UsageError(f"No column's name holds {column!r}{hint}")
+    if as_json:
+        pairs = [line.partition(" <- ") for line in lines]
+        output.print_json({"columns": [{"column": name, "sources": sources.split(", ")} for name, _, sources in pairs]})
+        return
+    for line in lines:
+        typer.echo(line)

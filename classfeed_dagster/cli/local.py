@@ -1,4 +1,4 @@
-"""The commands for a laptop and for rehearsals: demo, up, seed, replay."""
+"""Commands for a laptop and for rehearsals: demo, up, seed, replay."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+
+from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import require_feed
+from classfeed_dagster.errors import ExitCode
 
 if TYPE_CHECKING:
     from classfeed_dagster.orchestration.rehearsal import Rehearsal
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.simulation.world import World
 
-out = Console()
+out = output.console()
 
-Seed = Annotated[int, typer.Option(help="The same seed makes the same customers, rows and documents.")]
-Portfolios = Annotated[int, typer.Option(min=1, max=50_000, help="How many consented portfolios.")]
-Days = Annotated[int, typer.Option(min=1, max=1000, help="How many business days.")]
+Seed = Annotated[int, typer.Option(help="Seed of the invented customers; equal seeds give equal rows and documents.")]
+Portfolios = Annotated[int, typer.Option(min=1, max=50_000, help="Number of consented portfolios.")]
+Days = Annotated[int, typer.Option(min=1, max=1000, help="Number of business days.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,27 +37,27 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(portfolios: Portfolios = 300, days: Days = 3, seed: Seed = 1) -> None:
-    """Set everything up on embedded parts, run some business days, and say what was delivered, checked and reconciled.
+    """Set up everything on embedded services, run some business days, and show deliveries, checks and proofs.
 
-    Seeds a local PostgreSQL with invented customers (two of them with planted faults), then runs the real Dagster
+    Seeds a local PostgreSQL with invented customers (up to two of them with planted faults), then runs the real Dagster
     job for each day. Running it again delivers nothing twice.
     """
     rehearsal = _rehearse("demo", None, portfolios, days, seed, faulty=True)
     _print_rehearsal(rehearsal)
     out.print(
-        "\n[bold]Where to look[/]\n"
-        "  make up                        the Dagster UI, with these runs\n"
+        "\n[bold]Next steps[/]\n"
+        "  make up                        the Dagster UI with these runs, at http://127.0.0.1:3000\n"
         f"  {rehearsal.store_location}/delivered   the documents and their manifests\n"
-        "  .venv/bin/classfeed status     what was delivered and held back\n"
+        "  .venv/bin/classfeed status     deliveries and held-back portfolios\n"
         f"  .venv/bin/classfeed trace {rehearsal.example_transaction}   from a document back to its source row",
         highlight=False,
         soft_wrap=True,
     )
-    raise typer.Exit(0 if rehearsal.proven else 3)
+    raise typer.Exit(ExitCode.OK if rehearsal.proven else ExitCode.STOPPED)
 
 
 def seed(portfolios: Portfolios = 300, seed: Seed = 1) -> None:
-    """Write invented customers and their history into the local bigsite; refuses any other database.
+    """Write invented customers and their history into the local bigsite. Any other database is refused.
 
     Safe to repeat: the same seed writes the same rows, once.
     """
@@ -63,12 +65,17 @@ def seed(portfolios: Portfolios = 300, seed: Seed = 1) -> None:
 
     runtime = Runtime()
     try:
-        world = _world(runtime, None, portfolios, seed, [])
-        with out.status("writing customers and their history …"):
+        with output.console(stderr=True).status("writing customers and their history …"):
+            world = _world(runtime, None, portfolios, seed, [])
+            present = _count_portfolios(runtime)
             world.seed(runtime.engine)
+            written = _count_portfolios(runtime) - present
     finally:
         runtime.close()
-    out.print(f"{portfolios} consented portfolios (and some who never consent) are in bigsite", highlight=False)
+    if written:
+        out.print(f"{portfolios} consented portfolios (and some that never consent) are in bigsite", highlight=False)
+    else:
+        out.print(f"nothing to write: bigsite already holds these {present} portfolios", highlight=False)
 
 
 def replay(
@@ -83,43 +90,57 @@ def replay(
     """Run business days through the real Dagster jobs, on real prices if a market file is given, and prove the outcome.
 
     The proof adds up every delivered document as the recipient does: on the last day, each portfolio's movements must
-    come to its holdings and balances, and to the customers' own books.
+    sum to its holdings and balances, and to the customers' own books.
     """
     rehearsal = _rehearse("replay", market, portfolios, days, seed, faulty=False)
     _print_rehearsal(rehearsal)
-    raise typer.Exit(0 if rehearsal.proven else 3)
+    raise typer.Exit(ExitCode.OK if rehearsal.proven else ExitCode.STOPPED)
 
 
 def up(
-    port: Annotated[int, typer.Option(help="The UI's port, if free.")] = 3000,
+    port: Annotated[int, typer.Option(help="Port of the UI; another one is used if it is taken.")] = 3000,
 ) -> None:
-    """The Dagster UI and daemon on embedded services, until Ctrl-C."""
+    """Run the Dagster UI and daemon on embedded services, until Ctrl-C."""
     from classfeed_dagster.local import snowflake_server as server
     from classfeed_dagster.local.dagster_instance import dagster_home
-    from classfeed_dagster.local.dagster_services import dagster_services, free_port
+    from classfeed_dagster.local.dagster_services import dagster_services, free_port, only_services
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
     settings = runtime.settings
     home = dagster_home(settings.home)
-    with out.status("starting …"):
-        url = runtime.engine.url.render_as_string(hide_password=False)
-    environment = {
-        "CLASSFEED_HOME": str(settings.home.absolute()),
-        "CLASSFEED_STORE_URL": settings.store_location
-        if "://" in settings.store_location
-        else str(Path(settings.store_location).absolute()),
-        "CLASSFEED_BIGSITE_URL": url,
-    }
-    stopped = threading.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, lambda *_: stopped.set())
-    with dagster_services(home, free_port(port), environment) as address:
-        out.print(f"The Dagster UI: [bold]{address}[/]   (Ctrl-C stops everything)", highlight=False)
-        stopped.wait()
-    server.stop(settings.home)  # a run may have started the local warehouse
-    runtime.close()
+    with only_services(home) as record:
+        with output.console(stderr=True).status("starting …"):
+            url = runtime.engine.url.render_as_string(hide_password=False)
+        environment = {
+            "CLASSFEED_HOME": str(settings.home.absolute()),
+            "CLASSFEED_STORE_URL": settings.store_location
+            if "://" in settings.store_location
+            else str(Path(settings.store_location).absolute()),
+            "CLASSFEED_BIGSITE_URL": url,
+        }
+        stopped = threading.Event()
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, lambda *_: stopped.set())
+        chosen = free_port(port)
+        if chosen != port:
+            out.print(f"Port {port} is taken: using {chosen}", highlight=False)
+        with dagster_services(home, chosen, environment) as address:
+            record(address)
+            out.print(f"The Dagster UI: [bold]{address}[/]   (Ctrl-C stops everything)", highlight=False)
+            stopped.wait()
+        server.release(settings.home)  # a run may have started the local warehouse
+        runtime.close()
     out.print("stopped", highlight=False)
+
+
+def _count_portfolios(runtime: Runtime) -> int:
+    import sqlalchemy as sa
+
+    from classfeed_dagster.bigsite.tables import portfolio
+
+    with runtime.engine.connect() as connection:
+        return connection.execute(sa.select(sa.func.count()).select_from(portfolio)).scalar_one()
 
 
 def _world(runtime: Runtime, market: Path | None, portfolios: int, seed: int, dates: Sequence[dt.date]) -> World:
@@ -131,11 +152,14 @@ def _world(runtime: Runtime, market: Path | None, portfolios: int, seed: int, da
 
     create_schema(runtime.engine)
     first = runtime.settings.first_business_date
-    faults = (
-        [PlantedFault(Fault.UNBALANCED_UNITS, dates[0], dates[-1]), PlantedFault(Fault.ILLEGAL_CHARACTER, dates[-1])]
-        if dates
-        else []
-    )
+    faults = []
+    if dates:
+        faults = [
+            PlantedFault(Fault.UNBALANCED_UNITS, dates[0], dates[-1]),
+            PlantedFault(Fault.ILLEGAL_CHARACTER, dates[-1]),
+        ]
+        # One more on a date than the limit allows would stop the feed.
+        del faults[int(portfolios * runtime.settings.max_held_back_share) :]
     return World(
         seed,
         market_of(market, seed, first),
@@ -148,7 +172,6 @@ def _world(runtime: Runtime, market: Path | None, portfolios: int, seed: int, da
 
 def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: int, *, faulty: bool) -> Rehearsal:
     from classfeed_dagster import trading_days
-    from classfeed_dagster.cli.deliveries import require_feed
     from classfeed_dagster.local import snowflake_server as server
     from classfeed_dagster.local.dagster_instance import open_instance
     from classfeed_dagster.orchestration.definitions import build_definitions
@@ -160,9 +183,12 @@ def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: 
     dates = [day for day in trading_days.business_days() if day >= first][:days]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
-        with out.status("starting bigsite …"):
+        with output.console(stderr=True).status("starting bigsite …"):
             world = _world(runtime, market, portfolios, seed, dates if faulty else [])
-        with open_instance(runtime.settings.home) as instance, Progress(*columns, console=out) as progress:
+        with (
+            open_instance(runtime.settings.home) as instance,
+            Progress(*columns, console=output.console(stderr=True)) as progress,
+        ):
             task = progress.add_task(name, total=len(dates))
             return rehearse(
                 build_definitions(runtime),
@@ -180,22 +206,39 @@ def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: 
 
 
 def _print_rehearsal(rehearsal: Rehearsal) -> None:
-    table = Table(title=f"{rehearsal.feed}: what was delivered", title_justify="left")
-    for column in ("date", "outcome", "revision", "sent", "held", "pages", "bytes", "checks", "s"):
-        table.add_column(column, justify="left" if column in ("date", "outcome") else "right", no_wrap=True)
-    for report, seconds in rehearsal.runs:
-        facts = report.facts
+    columns = ["date", "outcome", "revision", "sent", "held", "pages", "bytes", "checks", "s", "why"]
+    ordered = sorted(rehearsal.runs, key=lambda run: run[0].business_date)  # stable: a date's runs stay in order
+    rows = []
+    for report, seconds in ordered:
         failed = len(report.failed_checks) + len(report.warnings)
-        table.add_row(
-            report.business_date.isoformat(),
-            f"{report.outcome}" if report.outcome.exit_code == 0 else f"[red]{report.outcome}[/]",
-            *(str(facts.get(name, "")) for name in ("revision", "portfolios", "held_back", "pages", "bytes")),
-            f"{report.checks - failed}/{report.checks}",
-            f"{seconds:.1f}",
+        figures = (report.facts.get(name, "") for name in ("revision", "portfolios", "held_back", "pages"))
+        size = report.facts.get("bytes")
+        rows.append(
+            [
+                report.business_date.isoformat(),
+                str(report.outcome),
+                *map(str, figures),
+                f"{size:,}" if isinstance(size, int) else str(size or ""),
+                f"{report.checks - failed}/{report.checks}",
+                f"{seconds:.1f}",
+                rehearsal.reasons.get(report.run_id, ""),
+            ]
         )
-    out.print(table)
+    numbers = columns[2:-1]
+    output.print_table(
+        out, f"{rehearsal.feed}: deliveries", columns, rows, keys=("date", "outcome", *numbers), right=numbers
+    )
+    for report, _ in ordered:
+        for kind, names in (("failed", report.failed_checks), ("warned", report.warnings)):
+            if names:
+                line = (
+                    f"  {report.business_date} revision {report.facts.get('revision', '-')}: {kind}: {', '.join(names)}"
+                )
+                out.print(line, highlight=False, soft_wrap=True)
+        if report.outcome.exit_code:
+            out.print(f"  {report.business_date}: {report.message}", highlight=False, markup=False, soft_wrap=True)
     for proof in rehearsal.proofs:
         mark = "[green]proven[/]" if proof.holds else "[bold red]FAILED[/]"
-        out.print(f"  {mark}  {proof.statement}", highlight=False)
+        out.print(f"  {mark}  {proof.statement}", highlight=False, soft_wrap=True)
     for number, reason in rehearsal.held_back[:10]:
-        out.print(f"  held back: {number}: {reason}", highlight=False)
+        out.print(f"  held back: {number}: {reason}", highlight=False, soft_wrap=True)

@@ -1,15 +1,15 @@
-"""The commands of operation: the watchdog outside Dagster, putting dead letters back, and a worker for steps."""
+"""Commands of operation: the watchdog outside Dagster, redrive of dead letters, and a worker for steps."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from classfeed_dagster.alerting.watchdog import watchdog_incident
+from classfeed_dagster.cli import output
+from classfeed_dagster.errors import ExitCode
 
-out = Console()
+out = output.console()
 
 
 def register(app: typer.Typer) -> None:
@@ -20,14 +20,16 @@ def register(app: typer.Typer) -> None:
 
 
 def watchdog(
-    tell: Annotated[bool, typer.Option(help="Tell Slack and PagerDuty; without tokens, the log.")] = True,
-    sensors: Annotated[bool, typer.Option(help="Also ask for the sensors' signs of life.")] = True,
+    tell: Annotated[bool, typer.Option(help="Notify Slack and PagerDuty; without tokens, the log.")] = True,
+    sensors: Annotated[bool, typer.Option(help="Also check the sensors' heartbeats.")] = True,
+    as_json: output.JsonOption = False,
 ) -> None:
-    """Is every due manifest there? Needs the object store alone: neither Dagster nor bigsite. For cron or EventBridge.
+    """Check that every due manifest exists. Needs only the object store. For cron or EventBridge.
 
-    Exit code 3 if a live feed's business date is past its deadline without a manifest, or a sensor is silent.
+    Exit code 3 if a live feed's business date is past its deadline without a manifest, or a sensor's heartbeat is old.
     """
     from classfeed_dagster.alerting import incidents, pagerduty, slack
+    from classfeed_dagster.alerting.watchdog import watchdog_incident
     from classfeed_dagster.feed_run.flags import is_live, start_flags
     from classfeed_dagster.feeds import FEEDS
     from classfeed_dagster.runtime import Runtime, utc_now
@@ -40,25 +42,36 @@ def watchdog(
     feeds = [(feed, feed.audience(settings.first_business_date)) for feed in FEEDS if is_live(feed, settings.env)]
     missing = service_levels.missing(store, feeds, now, settings.repair_dates)
     silent = heartbeats.stale(store, now) if sensors else []
-    for one in missing:
-        out.print(
-            f"[red]missing[/]  {one.feed} {one.due.business_date}, due by {one.due.deadline_at:%Y-%m-%d %H:%M} UTC"
-        )
-    for what in silent:
-        out.print(f"[red]silent[/]   {what}", highlight=False)
+    if as_json:
+        dates = [
+            {
+                "feed": date.feed,
+                "business_date": str(date.due.business_date),
+                "due_by": date.due.deadline_at.isoformat(),
+            }
+            for date in missing
+        ]
+        output.print_json({"missing": dates, "silent_sensors": list(silent)})
+    else:
+        for date in missing:
+            deadline = f"{date.due.deadline_at:%Y-%m-%d %H:%M} UTC"
+            out.print(f"[red]missing[/]  {date.feed} {date.due.business_date}, due by {deadline}", highlight=False)
+        for sensor in silent:
+            out.print(f"[red]silent[/]   {sensor}", highlight=False)
     incident = watchdog_incident(missing, silent)
     if tell:
-        speaks = (slack.messenger(settings), pagerduty.pager(settings))
-        incidents.sync_incidents(store, [] if incident is None else [incident], speaks, now, only=incidents.WATCHDOG)
+        notifiers = (slack.messenger(settings), pagerduty.pager(settings))
+        incidents.sync_incidents(store, [] if incident is None else [incident], notifiers, now, only=incidents.WATCHDOG)
     if incident is not None:
-        raise typer.Exit(3)
-    out.print("[green]nothing is missing[/]", highlight=False)
+        raise typer.Exit(ExitCode.STOPPED)
+    if not as_json:
+        out.print("[green]nothing is missing[/]", highlight=False)
 
 
 def redrive() -> None:
-    """Put consent events from the dead-letter queue back on their queue, once what made them unreadable is mended.
+    """Return consent events from the dead-letter queue to their queue, after the cause has been fixed.
 
-    One that is still unreadable comes back with its reason.
+    An event that is still unreadable returns to the dead-letter queue with its reason.
     """
     from classfeed_dagster.repair import consent_events
     from classfeed_dagster.settings import get_settings
@@ -68,13 +81,15 @@ def redrive() -> None:
 
 
 def worker(
-    name: Annotated[str, typer.Option(help="Its name in runs' logs, unlike that of every other worker.")] = "classfeed",
-    queue: Annotated[list[str] | None, typer.Option(help="A queue that it takes steps from; may be repeated.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="How many steps at once, each in a process of its own.")] = 1,
+    name: Annotated[str, typer.Option(help="Name in the runs' logs; unique among the workers.")] = "classfeed",
+    queue: Annotated[list[str] | None, typer.Option(help="Queue that it takes steps from; may be repeated.")] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Number of steps at a time, each in a process of its own.")
+    ] = 1,
 ) -> None:
-    """Do the steps of other machines' runs, until Ctrl-C: a Celery worker. See docs/workers.md.
+    """Run a Celery worker, which executes steps of other machines' runs, until Ctrl-C. See docs/workers.md.
 
-    It needs the broker, bigsite, the object store and Dagster's database, and no disk but for temporary files.
+    It needs the broker, bigsite, the object store and Dagster's database, and disk for temporary files only.
     """
     from classfeed_dagster.orchestration.celery_executor import QUEUE, application
     from classfeed_dagster.settings import get_settings

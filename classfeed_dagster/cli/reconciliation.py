@@ -1,19 +1,18 @@
-"""The commands that prove: reconcile a delivered date, and look at what doesn't agree."""
+"""Commands of reconciliation: reconcile a delivered date, and list its breaks."""
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from classfeed_dagster.cli import deliveries as cli_look
+from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed, require_store
+from classfeed_dagster.errors import ExitCode
 
-out = Console()
+out = output.console()
 
 
 def register(app: typer.Typer) -> None:
@@ -23,11 +22,11 @@ def register(app: typer.Typer) -> None:
 
 
 def reconcile(
-    date: cli_look.Date,
-    feed: cli_look.FeedName = "class_super",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document for machines.")] = False,
+    date: Date,
+    feed: FeedName = "class_super",
+    as_json: output.JsonOption = False,
 ) -> None:
-    """Prove a delivered date: files against landing and bigsite, then against the data team; load the warehouse.
+    """Reconcile a delivered date: files against landing and bigsite, then the data team; load the warehouse.
 
     The same steps as the Dagster job, in this process. Exit code 3 if the files disagree with the source.
     """
@@ -37,16 +36,18 @@ def reconcile(
     from classfeed_dagster.tags import new_correlation_id
 
     runtime = Runtime()
-    declared = cli_look.require_feed(feed)
-    day = cli_look.require_due(runtime.settings, feed, date.date())
+    declared = require_feed(feed)
+    day = require_due(runtime.settings, feed, date.date())
     audience = declared.audience(runtime.settings.first_business_date)
+    require_store(runtime)
+    runtime.require_bigsite()
     work = PostDelivery(runtime, declared, audience, day, new_correlation_id(), runtime.clock({}))
     results = []
     try:
-        with Console(stderr=True).status("") as status:
-            status.update("asking bigsite again …")
+        with output.console(stderr=True).status("") as status:
+            status.update("reading bigsite again …")
             results.append(work.source())
-            status.update("keeping what was found …")
+            status.update("storing the result …")
             reports = [work.keep(results[0])[0].report]
             if not results[0].errors:
                 status.update("loading the warehouse …")
@@ -59,21 +60,16 @@ def reconcile(
         runtime.close()
     location = runtime.store.location
     if as_json:
-        found = [
-            {
-                "side": one.side.value,
-                "summary": one.summary(),
-                **one.metrics(),
-                "report": runtime.store.location(report),
-            }
-            for one, report in zip(results, reports, strict=True)
+        sides = [
+            {"side": result.side.value, "summary": result.summary(), **result.metrics(), "report": location(report)}
+            for result, report in zip(results, reports, strict=True)
         ]
-        typer.echo(json.dumps({"feed": feed, "business_date": day.isoformat(), "sides": found}, indent=1))
+        output.print_json({"feed": feed, "business_date": day.isoformat(), "sides": sides})
     else:
-        for one, report in zip(results, reports, strict=True):
-            colour = "green" if one.clean else "red" if one.errors else "yellow"
-            out.print(f"[{colour}]{one.side.value}[/]  {escape(one.summary())}", highlight=False)
-            for worst in one.worst[:10]:
+        for result, report in zip(results, reports, strict=True):
+            colour = "green" if result.clean else "red" if result.errors else "yellow"
+            out.print(f"[{colour}]{result.side.value}[/]  {escape(result.summary())}", highlight=False, soft_wrap=True)
+            for worst in result.worst[:10]:
                 out.print(
                     f"  {worst.kind.value}: {worst.portfolio_number or ''} {worst.record} {worst.subject} "
                     f"{worst.field or ''}  {worst.likeliest.cause.value}",
@@ -81,41 +77,52 @@ def reconcile(
                     markup=False,
                 )
             out.print(f"  report: {location(report)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(3 if results[0].errors else 0)
+    raise typer.Exit(ExitCode.STOPPED if results[0].errors else ExitCode.OK)
 
 
 def breaks(
-    open_only: Annotated[bool, typer.Option("--open", help="Only those that stand.")] = False,
-    feed: Annotated[str | None, typer.Option(help="One feed; default: all.")] = None,
+    open_only: Annotated[bool, typer.Option("--open", help="Only those that are not resolved.")] = False,
+    feed: Annotated[str | None, typer.Option(help="Name of one feed; default: all.")] = None,
     date: Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="One business date.")] = None,
+    as_json: output.JsonOption = False,
 ) -> None:
-    """What reconciliation found, kept over time: first seen, last seen, resolved."""
-    from classfeed_dagster.local import snowflake_server as server
+    """List the breaks that reconciliations found: first seen, last seen, resolved."""
     from classfeed_dagster.runtime import Runtime
+
+    runtime = Runtime()
+    if feed:
+        require_feed(feed)
+    from classfeed_dagster.local import snowflake_server as server
     from classfeed_dagster.warehouse.breaks import kept_breaks
     from classfeed_dagster.warehouse.connection import open_warehouse
 
-    runtime = Runtime()
     try:
-        with out.status("asking the warehouse …"), open_warehouse(runtime.settings) as connection:
+        with (
+            output.console(stderr=True).status("reading the warehouse …"),
+            open_warehouse(runtime.settings) as connection,
+        ):
             kept = kept_breaks(connection, feed=feed, day=date.date() if date else None, only_open=open_only)
     finally:
         server.release(runtime.settings.home)
-    table = Table(title="open breaks" if open_only else "breaks", title_justify="left")
-    for column in ("date", "side", "portfolio", "what", "field", "first seen", "resolved", "likely because"):
-        table.add_column(column)
-    for one in kept:
-        table.add_row(
-            one.business_date.isoformat(),
-            str(one.side),
-            one.portfolio_number or "",
-            f"{one.kind}: {one.record} {one.subject}",
-            one.field or "",
-            f"{one.first_seen:%Y-%m-%d %H:%M}",
-            f"{one.resolved_at:%Y-%m-%d %H:%M}" if one.resolved_at else "open",
-            one.explanation,
-        )
-    if kept:
-        out.print(table)
+    columns = ["date", "side", "portfolio", "subject", "field", "first seen", "resolved", "likely cause"]
+    rows = [
+        [
+            record.business_date.isoformat(),
+            str(record.side),
+            record.portfolio_number or "",
+            f"{record.kind}: {record.record} {record.subject}",
+            record.field or "",
+            f"{record.first_seen:%Y-%m-%d %H:%M}",
+            f"{record.resolved_at:%Y-%m-%d %H:%M}" if record.resolved_at else "open",
+            record.explanation,
+        ]
+        for record in kept
+    ]
+    if as_json:
+        names = [name.replace(" ", "_") for name in columns]
+        output.print_json({"breaks": [dict(zip(names, row, strict=True)) for row in rows]})
+    elif rows:
+        title = "open breaks" if open_only else "breaks"
+        output.print_table(out, title, columns, rows, keys=("date", "side", "portfolio"))
     else:
         out.print("no open breaks" if open_only else "no breaks", highlight=False)

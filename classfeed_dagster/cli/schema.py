@@ -1,4 +1,4 @@
-"""The commands for bigsite's schema: what differs between days or environments, does it keep its contract, adopt."""
+"""Commands for bigsite's schema: differences between days or environments, contract check, adoption."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from classfeed_dagster.errors import UsageError
+from classfeed_dagster.cli import output
+from classfeed_dagster.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from classfeed_dagster.source_contract.drift import Difference
     from classfeed_dagster.source_contract.schema_history import SchemaChange
 
-out = Console()
+out = output.console()
 schema_app = typer.Typer(
-    help="bigsite's schema: what changed between two days, and whether it keeps its contract now.",
+    help="bigsite's schema: differences between days or environments, and its contract.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -35,22 +34,23 @@ def register(app: typer.Typer) -> None:
 def diff(
     since: Annotated[
         dt.datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="The earlier day; default: the last but one that was kept."),
+        typer.Option(formats=["%Y-%m-%d"], help="Earlier day; default: the second-last stored one."),
     ] = None,
     until: Annotated[
-        dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The later day; default: the last that was kept.")
+        dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Later day; default: the last stored one.")
     ] = None,
     other: Annotated[
         str | None,
         typer.Option(
-            "--with", help="Another environment: a database's URL, its object store, or a kept schema's file."
+            "--with", help="Another environment: a database's URL, an object store, or a stored schema's file."
         ),
     ] = None,
+    as_json: output.JsonOption = False,
 ) -> None:
-    """What changed in bigsite's schema between two days, or differs from another environment's (`--with`).
+    """Show differences of bigsite's schema between two days, or from another environment's (`--with`).
 
-    Tables, columns, types, keys, indexes, vocabularies. A day for which none was kept means the last one kept before
-    it; the schema asset keeps one every day. With another environment: exit code 3 if they differ.
+    Tables, columns, types, keys, indexes, vocabularies. For a day without a stored schema, the last one before it is
+    used; the schema asset stores one every day. With another environment: exit code 3 if they differ.
     """
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.source_contract.schema_history import (
@@ -66,37 +66,56 @@ def diff(
     store = runtime.store
     kept = days_kept(store)
     if not kept:
-        raise NoSchemaKeptError("no schema of bigsite is kept yet: materialize the asset bigsite/schema first")
+        raise NoSchemaKeptError("No schema of bigsite is stored yet: materialize the asset bigsite/schema first")
     last = until.date() if until else kept[-1]
     if other is not None:
         if since is not None:
-            raise UsageError("--since is of this environment's own history: it doesn't go with --with")
+            raise UsageError("--since selects from this environment's own history: use it without --with")
         there, theirs = schema_there(other, s3_endpoint_url=runtime.settings.s3_endpoint_url)
         seen, ours = schema_on(store, last)
         changes = changes_between(theirs, ours)
-        _print(f"bigsite's schema, {there} and here of {seen}", changes, ("where", "what", "there", "here"))
-        raise typer.Exit(3 if changes else 0)
+        _print(
+            f"bigsite's schema, {there} and here of {seen}",
+            changes,
+            ("where", "what", "there", "here"),
+            as_json=as_json,
+        )
+        raise typer.Exit(ExitCode.STOPPED if changes else ExitCode.OK)
     first = since.date() if since else max((day for day in kept if day < last), default=kept[0])
     found = schema_diff(store, first, last)
-    _print(f"bigsite's schema, {found.before} to {found.after}", found.changes, ("where", "what", "was", "is"))
+    _print(
+        f"bigsite's schema, {found.before} to {found.after}",
+        found.changes,
+        ("where", "what", "was", "is"),
+        as_json=as_json,
+    )
 
 
-def _print(title: str, changes: Sequence[SchemaChange], columns: Sequence[str]) -> None:
-    if not changes:
+def _print(title: str, changes: Sequence[SchemaChange], columns: Sequence[str], *, as_json: bool) -> None:
+    rows = [[change.subject, change.what, change.was, change.now] for change in changes]
+    if as_json:
+        output.print_json({"title": title, "changes": [dict(zip(columns, row, strict=True)) for row in rows]})
+    elif rows:
+        output.print_table(out, title, columns, rows, keys=("where",))
+    else:
         out.print(f"{title}: no change", highlight=False, soft_wrap=True)
-        return
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for change in changes:
-        table.add_row(*map(escape, (change.subject, change.what, change.was, change.now)))
-    out.print(table)
 
 
-def check() -> None:
-    """Compare bigsite's schema as it is now with its contract. Reads catalogues, and coded columns; writes nothing.
+def _difference(difference: Difference) -> dict[str, str]:
+    return {
+        "severity": difference.severity.name,
+        "kind": difference.kind.name,
+        "subject": difference.subject,
+        "was": difference.was,
+        "now": difference.now,
+        "text": difference.message,
+    }
 
-    Exit code 3 if something is blocking: then nothing would be extracted.
+
+def check(as_json: output.JsonOption = False) -> None:
+    """Compare bigsite's current schema with its contract. Reads catalogues and coded columns; writes nothing.
+
+    Exit code 3 if a difference is blocking: then nothing would be extracted.
     """
     from rich.markdown import Markdown
 
@@ -106,25 +125,32 @@ def check() -> None:
 
     runtime = Runtime()
     try:
-        with out.status("looking …"):
+        with output.console(stderr=True).status("reading the catalogue …"):
+            runtime.require_bigsite()
             verdict = check_schema(
                 runtime.engine, column_exports(), since=dt.datetime.now(dt.UTC) - dt.timedelta(days=7)
             )
     finally:
         runtime.close()
-    out.print(Markdown(verdict.to_markdown()))
-    raise typer.Exit(3 if blocking_drift(verdict) else 0)
+    blocking = blocking_drift(verdict)
+    if as_json:
+        output.print_json(
+            {"contract": verdict.contract_version, "differences": [_difference(each) for each in verdict.differences]}
+        )
+    else:
+        out.print(Markdown(verdict.to_markdown()))
+    raise typer.Exit(ExitCode.STOPPED if blocking else ExitCode.OK)
 
 
 def adopt(
-    by: Annotated[str, typer.Option(help="Who adopts it.")],
+    by: Annotated[str, typer.Option(help="Person who adopts it.")],
     reviewed_by: Annotated[
-        str | None, typer.Option(help="The second person, where something becomes less severe than agreed.")
+        str | None, typer.Option(help="Second person, required where a severity is lowered.")
     ] = None,
 ) -> None:
-    """Lock bigsite's contract as it stands in the working copy, once its version says what changed.
+    """Lock bigsite's contract in the working copy, after its version states the kind of change.
 
-    Major: something that a feed reads changed. Minor: something was added or weakened. Patch: words.
+    Major: a change to something that a feed reads. Minor: an addition or a weaker rule. Patch: wording.
     """
     from classfeed_dagster.documents.lineage import column_exports
     from classfeed_dagster.source_contract.contract_lock import adopt as lock_contract

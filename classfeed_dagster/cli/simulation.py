@@ -1,4 +1,4 @@
-"""The command for simulated customers: let them live some more business days, outside production only."""
+"""Command for simulated customers: simulate more business days, outside production only."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+from classfeed_dagster.cli import output
 
 if TYPE_CHECKING:
     from classfeed_dagster.simulation.day import DaySummary
 
-out = Console()
+out = output.console()
 _SHOWN = ("buys", "sells", "deposit", "withdrawal", "dividend", "consents granted", "consents revoked", "late rows")
 
 
@@ -23,19 +23,19 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
-    days: Annotated[int, typer.Option(min=1, max=1000, help="How many business days more.")] = 1,
+    days: Annotated[int, typer.Option(min=1, max=1000, help="Number of business days to add.")] = 1,
     mark: Annotated[
         bool,
         typer.Option(
             "--mark",
-            help="Put the marker into a database that is not empty and known to be for rehearsals. You decide.",
+            help="Mark a database that is not empty as one for rehearsals. Your decision.",
         ),
     ] = False,
 ) -> None:
-    """Let simulated customers live some more business days in this environment's bigsite.
+    """Simulate more business days of invented customers in this environment's bigsite.
 
-    Continues the customers that are there; a database without any gets them first, as the settings
-    CLASSFEED_SIMULATION_… say. Refuses production before connecting, and any database that looks like it.
+    Continues with the existing customers; a database without any gets them first, by the settings
+    CLASSFEED_SIMULATION_…. Refuses production before connecting, and any database that looks like it.
     """
     from classfeed_dagster import trading_days
     from classfeed_dagster.runtime import Runtime
@@ -46,14 +46,14 @@ def simulate(
     settings = runtime.settings
     guard.require_environment(settings.env)
     try:
-        with out.status("starting …"):
+        with output.console(stderr=True).status("starting …"):
             engine = runtime.engine
         if mark:
             guard.mark(engine, settings.env)
         last = last_day(engine, settings)
         first = settings.first_business_date if last is None else trading_days.next_business_day(last)
         coming = trading_days.business_days_between(first, trading_days.LAST_SUPPORTED)[:days]
-        with out.status(f"{coming[0]} to {coming[-1]}: customers and their history …"):
+        with output.console(stderr=True).status(f"{coming[0]} to {coming[-1]}: customers and their history …"):
             done = advance(engine, settings, coming[-1])
     finally:
         runtime.close()
@@ -66,18 +66,13 @@ def simulate(
 
 
 def _print(days: tuple[DaySummary, ...]) -> None:
-    table = Table(title="what customers did", title_justify="left")
-    table.add_column("date")
-    for column in (*_SHOWN, "rows"):
-        table.add_column(column, justify="right")
     total: Counter[str] = Counter()
-    for one in days[-20:]:
-        table.add_row(one.day.isoformat(), *_cells(one.counts, sum(one.rows.values())))
-    for one in days:
-        total.update({**one.counts, "rows": sum(one.rows.values())})
-    table.add_section()
-    table.add_row(f"{len(days)} days", *_cells(total, total["rows"]))
-    out.print(table)
+    for summary in days:
+        total.update({**summary.counts, "rows": sum(summary.rows.values())})
+    rows = [[summary.day.isoformat(), *_cells(summary.counts, sum(summary.rows.values()))] for summary in days[-20:]]
+    rows.append([f"{len(days)} days", *_cells(total, total["rows"])])
+    columns = ["date", *_SHOWN, "rows"]
+    output.print_table(out, "customers' events", columns, rows, keys=("date",), right=columns[1:])
 
 
 def _cells(counts: Mapping[str, int], rows: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command of the support group: `classfeed rerun`, and nothing else."""
+"""Command of the support group: rerun."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import datetime as dt
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from classfeed_dagster.cli.deliveries import Date, FeedName, print_report, require_feed
+from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed
+from classfeed_dagster.cli.deliveries import print_report
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.tags import RERUN_TAG
 
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     from classfeed_dagster.settings import Settings
     from classfeed_dagster.support.reruns import Requester
 
-out = Console()
+out = output.console()
 
 
 class NoDoorError(ConfigurationError):
-    """There is no writable webserver to start a run through, and this is no place to run it in."""
+    """No writable webserver is configured to start a run, and runs may not be executed here."""
 
 
 def register(app: typer.Typer) -> None:
@@ -31,12 +32,12 @@ def register(app: typer.Typer) -> None:
 
 def rerun(
     date: Date,
-    reason: Annotated[str, typer.Option(help="Why; goes on record. No names, e-mail addresses or account numbers.")],
+    reason: Annotated[str, typer.Option(help="Why; recorded. No names, e-mail addresses or account numbers.")],
     feed: FeedName = "class_super",
 ) -> None:
-    """Run a business date again, for the support group: group, state and budget are checked, who and why go on record.
+    """Run a business date again, for the support group. Group, state and budget are checked.
 
-    Safe at any time: what was delivered is never delivered again. Nothing else of a run can be chosen here.
+    Safe at any time: what was delivered is never delivered again. No other option of a run can be chosen here.
     """
     from classfeed_dagster.runtime import Runtime, utc_now
     from classfeed_dagster.support import reruns
@@ -45,7 +46,8 @@ def rerun(
 
     runtime = Runtime()
     settings = runtime.settings
-    declared, day, correlation_id = require_feed(feed), date.date(), new_correlation_id()
+    declared, correlation_id = require_feed(feed), new_correlation_id()
+    day = require_due(settings, feed, date.date())
     url = settings.operate_url
     if url is None and settings.env.value in ("stg", "prod"):
         raise NoDoorError("CLASSFEED_OPERATE_URL is not set: use the support page, or an operator's shell")
@@ -77,14 +79,14 @@ def _run_here(runtime: Runtime, feed: str, day: dt.date, tags: dict[str, str]) -
     from classfeed_dagster.orchestration.definitions import build_definitions
     from classfeed_dagster.orchestration.run_date import run_date
 
-    with open_instance(runtime.settings.home) as instance, out.status(f"{feed} for {day} …"):
+    with open_instance(runtime.settings.home) as instance, output.console(stderr=True).status(f"{feed} for {day} …"):
         report = run_date(build_definitions(runtime), instance, feed, day, tags=tags)
     print_report(out, report)
     raise typer.Exit(report.outcome.exit_code)
 
 
 def requester(settings: Settings) -> Requester:
-    """Who is asking. On a laptop: the login and its groups on this machine. In AWS: the session's name and its role.
+    """Return the person. On a laptop: the login and its groups on this machine. In AWS: the session's name and role.
 
     Neither can be chosen on the command line.
     """

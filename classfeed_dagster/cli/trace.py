@@ -1,20 +1,24 @@
-"""The command that says where a number comes from: trace."""
+"""Command for the origin of a number: trace."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from classfeed_dagster.cli.deliveries import FeedName, out, require_due, require_feed
-from classfeed_dagster.errors import UsageError
+from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import FeedName, require_due, require_feed, require_store
+from classfeed_dagster.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from classfeed_dagster.tracing.trace import HoldingTrace, Judged, Sighting, SourceRow, Trace
+
+out = output.console()
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def trace(
     what: Annotated[
         str,
-        typer.Argument(help="A transaction id as in the document (T, S, I or C and a number), or a portfolio number."),
+        typer.Argument(help="Transaction id as in the document (T, S, I or C and a number), or a portfolio number."),
     ],
     security: Annotated[
         str | None, typer.Argument(help="With a portfolio number: EXCHANGE:CODE, as in the document of the date.")
@@ -34,31 +38,35 @@ def trace(
         dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="With a portfolio and security: the business date.")
     ] = None,
     feed: FeedName = "class_super",
-    page: Annotated[Path | None, typer.Option(help="Write the answer as an HTML page too.", dir_okay=False)] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML page to write too.", dir_okay=False)] = None,
+    as_json: output.JsonOption = False,
 ) -> None:
-    """Where does this number come from? `trace T1042`, or `trace SW123 ASX:BHP --date D`: back to bigsite's rows.
+    """Trace a number to bigsite's rows: `trace T1042`, or `trace SW123 ASX:BHP --date D` for a holding.
 
     A transaction: its source row, landed file, documents and lines. A holding: the end-of-day row, every ledger row
-    behind its units, landed file, documents and lines. Both: revisions, what is held back, reconciliation reports.
+    behind its units, landed file, documents and lines. Both: revisions, held-back dates, reconciliation reports.
     Exit code 3 if bigsite has no such row.
     """
     from classfeed_dagster.runtime import Runtime
-    from classfeed_dagster.tracing.trace import trace as follow
-    from classfeed_dagster.tracing.trace import trace_holding
-    from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
 
     if (security is None) != (date is None):
         raise UsageError("a holding needs both: classfeed trace PORTFOLIO EXCHANGE:CODE --date YYYY-MM-DD")
     exchange, colon, code = (security or ":").partition(":")
     if not colon or (security and not (exchange and code)):
-        raise UsageError(f"{security!r} is no security: EXCHANGE:CODE, as in ASX:BHP")
+        raise UsageError(f"Invalid security {security!r}: expected EXCHANGE:CODE, e.g. ASX:BHP")
     runtime = Runtime()
     declared = require_feed(feed)
+    day = None if date is None else require_due(runtime.settings, feed, date.date())
+    require_store(runtime)
+    from classfeed_dagster.tracing.trace import trace as follow
+    from classfeed_dagster.tracing.trace import trace_holding
+    from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
+
     audience = declared.audience(runtime.settings.first_business_date)
     try:
-        with out.status("looking …"):
-            if date is not None:
-                day = require_due(runtime.settings, feed, date.date())
+        with output.console(stderr=True).status("searching …"):
+            runtime.require_bigsite()
+            if day is not None:
                 holding = trace_holding(
                     runtime.engine,
                     runtime.store,
@@ -69,23 +77,77 @@ def trace(
                     document_format=declared.format,
                 )
             else:
-                found = follow(runtime.engine, runtime.store, feed, audience, what, document_format=declared.format)
+                text = _with_letter(what, declared.format.ledgers)
+                found = follow(runtime.engine, runtime.store, feed, audience, text, document_format=declared.format)
     finally:
         runtime.close()
-    if date is not None:
-        _print_holding(holding)
-        _write_page(page, lambda: holding_page(holding, feed))
-    elif found.source is None:
-        out.print(f"[red]bigsite has no such row:[/] {escape(what)}", highlight=False)
-        raise typer.Exit(3)
-    else:
+    if day is not None:
+        if as_json:
+            output.print_json(_plain(holding))
+        else:
+            _print_holding(holding)
+        _write_page(page, lambda: holding_page(holding, feed), quiet=as_json)
+        return
+    if as_json:
+        output.print_json(_plain(found))
+    elif found.source is not None:
         _print_transaction(found, found.source)
-        _write_page(page, lambda: transaction_page(found, feed))
+    if found.source is None:
+        if not as_json:
+            out.print(f"[red]bigsite has no such row:[/] {escape(what)}", highlight=False)
+        raise typer.Exit(ExitCode.STOPPED)
+    _write_page(page, lambda: transaction_page(found, feed), quiet=as_json)
 
 
-def _write_page(path: Path | None, made: Callable[[], str]) -> None:
-    if path is not None:
-        path.write_text(made(), encoding="utf-8")
+def _with_letter(text: str, ledgers: Collection[str]) -> str:
+    """Return the transaction id: a CSV file of one ledger has the number alone."""
+    return f"{min(ledgers)}{text}" if text.isdecimal() and len(ledgers) == 1 else text
+
+
+def _plain(trace: Trace | HoldingTrace) -> dict[str, Any]:
+    """Return the trace as plain values, without the manifests that its sightings refer to."""
+    fields = {
+        name: getattr(trace, name)
+        for name in trace.__dataclass_fields__
+        if name not in ("sightings", "judged", "held_back", "source", "rows")
+    }
+    source = getattr(trace, "source", None)
+    return {
+        **fields,
+        "source": None if source is None else asdict(source),
+        "rows": [asdict(row) for row in getattr(trace, "rows", ())],
+        "sightings": [_sighting(sighting) for sighting in trace.sightings],
+        "held_back": [{"business_date": day, "reason": reason} for day, reason in trace.held_back],
+        "reconciliations": [
+            {"business_date": judged.business_date, "report": judged.report, "breaks": list(judged.breaks)}
+            for judged in trace.judged
+        ],
+    }
+
+
+def _sighting(sighting: Sighting) -> dict[str, Any]:
+    delivery = sighting.delivery
+    return {
+        "business_date": delivery.manifest.business_date,
+        "revision": delivery.manifest.revision,
+        "extract": delivery.portfolio.extract,
+        "superseded": delivery.superseded,
+        "shadow": delivery.shadow,
+        "landed": sighting.landed_location,
+        "in_landed_file": sighting.in_landed_file,
+        "page": sighting.page_location,
+        "places": [
+            {"element": place.element, "line": place.line, "offset": place.offset, "length": place.length}
+            for place in sighting.places
+        ],
+    }
+
+
+def _write_page(path: Path | None, render: Callable[[], str], *, quiet: bool) -> None:
+    if path is None:
+        return
+    path.write_text(render(), encoding="utf-8")
+    if not quiet:
         out.print(f"  page       {path}", highlight=False, soft_wrap=True)
 
 
@@ -132,7 +194,7 @@ def _print_way(
     for one in sightings:
         manifest = one.delivery.manifest
         again = "   (superseded by a later revision)" if one.delivery.superseded else ""
-        again += "   (shadow: the recipient does not look there)" if one.delivery.shadow else ""
+        again += "   (shadow: the recipient does not read it)" if one.delivery.shadow else ""
         out.print(
             f"  landed     {one.landed_location}{'' if one.in_landed_file else '   [red]NOT IN THIS FILE[/]'}",
             highlight=False,

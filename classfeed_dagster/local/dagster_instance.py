@@ -1,4 +1,4 @@
-"""The Dagster instance that the command line uses: DAGSTER_HOME if set, else one under the home folder."""
+"""Dagster instance of the command line: DAGSTER_HOME if set, else one under the home folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def dagster_home(home: Path) -> Path:
-    """The folder of the Dagster instance, made ready: ``DAGSTER_HOME``, or ``<home>/dagster`` with our settings."""
+    """Return the folder of the Dagster instance: ``DAGSTER_HOME``, or ``<home>/dagster`` with the local settings."""
     configured = os.environ.get("DAGSTER_HOME")
     if configured:
         return Path(configured)
@@ -28,7 +28,7 @@ def dagster_home(home: Path) -> Path:
 
 
 def open_instance(home: Path) -> DagsterInstance:
-    """The instance whose runs the UI of ``classfeed up`` shows. Close it after use (it is a context manager)."""
+    """Open the instance whose runs the UI of ``classfeed up`` shows. Use it as a context manager."""
     from dagster import DagsterInstance
 
     return DagsterInstance.from_config(str(dagster_home(home)))

@@ -1,7 +1,8 @@
-"""The Dagster UI and daemon as child processes, for `classfeed up`: started together, stopped together."""
+"""Dagster UI and daemon as child processes of `classfeed up`: started and stopped together."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -10,11 +11,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from classfeed_dagster.errors import TemporaryError
+from classfeed_dagster.errors import SafeguardError, TemporaryError
 from classfeed_dagster.tags import CODE_LOCATION
 
 # The same location name as in a checkout and in production, so that a run is found wherever it was started.
@@ -29,8 +30,37 @@ class ServiceError(TemporaryError):
     """A local service did not start. The message names its log file."""
 
 
+class AlreadyUpError(SafeguardError):
+    """The services of the home folder already run."""
+
+
+@contextmanager
+def only_services(home: Path) -> Iterator[Callable[[str], None]]:
+    """Hold the home folder's lock for the block; yield a function that records the UI's address in it.
+
+    AlreadyUpError, naming process and address, if another living process holds it. The system drops the lock of a
+    process that ends, however it ends.
+    """
+    path = home / "up.lock"
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = path.read_text().strip() or "another process"
+            raise AlreadyUpError(
+                f"classfeed up already runs on {home} ({holder}): open that address, or stop that process first"
+            ) from None
+
+        def record(address: str) -> None:
+            lock.truncate(0)
+            lock.write(f"{address}, process {os.getpid()}")
+            lock.flush()
+
+        yield record
+
+
 def free_port(preferred: int) -> int:
-    """``preferred`` if nothing listens there on this machine, else a free port."""
+    """Return ``preferred`` if nothing listens there on this machine, else a free port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -44,7 +74,7 @@ def free_port(preferred: int) -> int:
 def dagster_services(
     home: Path, port: int, environment: Mapping[str, str], *, start_seconds: int = 90
 ) -> Iterator[str]:
-    """The webserver and the daemon, running for the time of the block; yields the UI's address.
+    """Run the webserver and the daemon for the block; yield the UI's address.
 
     ``home`` is the Dagster instance's folder, where the services' logs go. ServiceError if the UI doesn't answer.
     """

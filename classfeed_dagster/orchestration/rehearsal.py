@@ -36,6 +36,7 @@ class Rehearsal:
     feed: str
     store_location: str
     runs: list[tuple[RunReport, float]] = field(default_factory=list)  # with the seconds that each took
+    reasons: dict[str, str] = field(default_factory=dict)  # of each run, by its id
     proofs: list[Proof] = field(default_factory=list)
     held_back: list[tuple[str, str]] = field(default_factory=list)  # at the end: portfolio and reason
     example_transaction: str | None = None
@@ -72,11 +73,12 @@ def rehearse(
     """
     rehearsal = Rehearsal(feed.name, runtime.settings.store_location)
 
-    def run(day: dt.date, now: dt.datetime, *, fresh: bool = False) -> None:
+    def run(day: dt.date, now: dt.datetime, reason: str, *, fresh: bool = False) -> None:
         began = time.perf_counter()
         tags = {CLOCK_TAG: now.isoformat()}
         report = run_date(definitions, instance, feed.name, day, fresh_snapshot=fresh, tags=tags)
         rehearsal.runs.append((report, time.perf_counter() - began))
+        rehearsal.reasons[report.run_id] = reason
 
     tell("customers and their history")
     world.seed(runtime.engine)
@@ -87,9 +89,10 @@ def rehearse(
         if held := [early for early in dates[:at] if _holds_back(runtime, feed, early)]:
             for early in dates[dates.index(held[0]) : at]:
                 tell(f"{early}: again, for those held back")
-                run(early, now, fresh=early in held)
+                reason = "retry of held-back portfolios" if early in held else "follows a retried date"
+                run(early, now, reason, fresh=early in held)
         tell(f"{day}: the feed")
-        run(day, now)
+        run(day, now, "scheduled")
         done()
     tell("adding up what was delivered")
     pages = list(delivered_pages(runtime.store, feed, dates))

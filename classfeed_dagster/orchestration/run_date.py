@@ -112,11 +112,11 @@ def report(result: ExecutionResult, feed: str, day: dt.date, correlation_id: str
     warnings = tuple(
         sorted(e.asset_check_key.name for e in evaluations if not e.passed and e.severity is AssetCheckSeverity.WARN)
     )
-    facts = _delivery_facts(result, feed)
+    facts = _facts(result, feed, "delivery")
     if result.success:
         delivered = facts.get("outcome") == "DELIVERED"
         outcome = Outcome.DELIVERED if delivered else Outcome.NOTHING_TO_DO
-        message = "delivered" if delivered else _idle(result) or "nothing had changed since it was delivered"
+        message = "delivered" if delivered else _idle(result) or _unchanged(_facts(result, feed, "quarantine"))
         if facts.get("mode") == "shadow":
             message += " (shadow: the recipient does not look there)"
     else:
@@ -134,9 +134,20 @@ def _idle(result: ExecutionResult) -> str | None:
     return None
 
 
-def _delivery_facts(result: ExecutionResult, feed: str) -> dict[str, Any]:
+def _unchanged(quarantine: Mapping[str, Any]) -> str:
+    # This attempt's own plan, not the manifest of an earlier one.
+    if held_back := quarantine.get("held_back"):
+        breaking = quarantine.get("breaking_a_rule", 0)
+        return (
+            f"nothing new to deliver; this attempt would hold back {held_back} portfolio(s), {breaking} of them for a "
+            "broken rule"
+        )
+    return "nothing had changed since it was delivered"
+
+
+def _facts(result: ExecutionResult, feed: str, asset: str) -> dict[str, Any]:
     for event in result.get_asset_materialization_events():
-        if event.asset_key is not None and event.asset_key.path == [feed, "delivery"]:
+        if event.asset_key is not None and event.asset_key.path == [feed, asset]:
             metadata = event.step_materialization_data.materialization.metadata
             return {name: value.value for name, value in metadata.items()}
     return {}

@@ -186,8 +186,8 @@ class World:
             return None
         if row.fingerprint != self.fingerprint:
             raise WorldError(
-                f"the database holds another world ({row.description}); continue that one, or remove it first "
-                "(classfeed_dagster.simulation.retention.remove)"
+                f"the database holds another world ({row.description}); use its seed and number "
+                "of portfolios, or remove it first (make clean)"
             )
         last: dt.date = row.last_day
         return last

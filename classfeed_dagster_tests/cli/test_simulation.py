@@ -14,6 +14,7 @@ from classfeed_dagster.bigsite.tables import portfolio
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.settings import get_settings
 from classfeed_dagster.simulation.guard import SimulationRefusedError, world_table
+from classfeed_dagster.simulation.world import WorldError
 
 Command = Callable[..., Result]
 
@@ -43,6 +44,15 @@ def test_days_follow_each_other(classfeed: Command, bigsite_engine: sa.Engine) -
     assert last_day(bigsite_engine) == dt.date(2023, 1, 4)
     assert "2023-01-05" in classfeed("simulate").output
     assert last_day(bigsite_engine) == dt.date(2023, 1, 5)
+
+
+def test_a_second_seed_writes_nothing_and_says_so(classfeed: Command) -> None:
+    first = classfeed("seed", "--portfolios", "6")
+    assert "6 consented portfolios" in first.output, first.output
+    again = classfeed("seed", "--portfolios", "6")
+    assert again.exit_code == 0, again.output
+    assert "nothing to write: bigsite already holds these" in again.output
+    assert isinstance(classfeed("seed", "--portfolios", "7").exception, WorldError)
 
 
 def test_a_database_that_may_be_anybodys_needs_a_persons_mark(classfeed: Command, bigsite_engine: sa.Engine) -> None:

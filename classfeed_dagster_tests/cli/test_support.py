@@ -56,7 +56,7 @@ def test_a_date_is_run_again_here_and_goes_on_record(
         return RunReport(Outcome.NOTHING_TO_DO, feed, day, "run", "correlation", "nothing had changed")
 
     monkeypatch.setattr(runs, "run_date", run_date)
-    monkeypatch.setattr("classfeed_dagster.definitions.build_definitions", lambda _: None)
+    monkeypatch.setattr("classfeed_dagster.orchestration.definitions.build_definitions", lambda _: None)
     monkeypatch.setattr("classfeed_dagster.local.dagster_instance.open_instance", lambda _: contextlib.nullcontext())
     shown = app("--date", "2023-01-04", "--reason", REASON)
     assert shown.exit_code == 0, shown.output

@@ -1,0 +1,47 @@
+"""The services of `classfeed up`: one set a home folder, whatever became of the process that held it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from classfeed_dagster.local.dagster_services import AlreadyUpError, free_port, only_services
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from classfeed_dagster.local.dagster_services import only_services
+with only_services(Path(sys.argv[1])) as record:
+    record("http://127.0.0.1:3999")
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_up_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    with holder.stdout:
+        assert holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(AlreadyUpError, match=rf"http://127\.0\.0\.1:3999, process {holder.pid}"),
+        only_services(tmp_path),
+    ):
+        pass
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with only_services(tmp_path) as record:
+        record("http://127.0.0.1:4000")
+        assert (tmp_path / "up.lock").read_text() == f"http://127.0.0.1:4000, process {os.getpid()}"
+
+
+def test_a_port_that_is_taken_is_replaced() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = listener.getsockname()[1]
+        assert free_port(taken) != taken

@@ -1,0 +1,88 @@
+"""Frames for analysts: exact, of the delivered snapshot, with metadata; clear errors."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from decimal import Decimal
+from importlib.resources import files
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from classfeed_dagster import read
+from classfeed_dagster.domains.build import DomainReference
+from classfeed_dagster.errors import UsageError
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster_tests.fixtures.live_desk import Desk, desk
+
+__all__ = ["desk"]
+MONDAY = "2026-03-02"
+
+
+@pytest.fixture
+def delivered(desk: Desk) -> Runtime:
+    """The runtime of a desk that delivered Monday."""
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    assert desk.run(MONDAY).outcome.exit_code == 0
+    return desk.runtime
+
+
+def test_frames_are_exact_in_both_libraries(delivered: Runtime) -> None:
+    ours = read.frame("investment_holdings", MONDAY, runtime=delivered)
+    assert ours.schema["units"] == pl.Decimal(20, 6)
+    theirs = read.frame("investment_holdings", MONDAY, library="pandas", runtime=delivered)
+    assert list(theirs.columns) == ours.columns
+    assert str(theirs["units"].dtype) == "decimal128(20, 6)[pyarrow]"
+    assert [Decimal(units) for units in theirs["units"]] == ours["units"].to_list()
+    landed = read.frame("landing/holding_eod", MONDAY, runtime=delivered)
+    assert landed["units"].to_list() == [Decimal(units) for units in landed["units"]]
+
+
+def test_a_parquet_file_states_its_origin_units_and_personal_columns(delivered: Runtime, tmp_path: Path) -> None:
+    path, day = tmp_path / "accounts.parquet", dt.date.fromisoformat(MONDAY)
+    rows = read.write_parquet("accounts", day, path, runtime=delivered)
+    schema = pq.read_schema(path)
+    assert pq.read_metadata(path).num_rows == rows == 2
+    assert (schema.metadata or {})[b"classfeed.business_date"] == b"2026-03-02"
+    assert len((schema.metadata or {})[b"classfeed.snapshot_id"]) > 20
+    assert (schema.field("portfolio_number").metadata or {})[b"personal"] == b"false"
+    assert b"true" in {(schema.field(name).metadata or {})[b"personal"] for name in schema.names}
+    read.write_parquet("investment_holdings", day, path, runtime=delivered)
+    assert (pq.read_schema(path).field("market_value").metadata or {})[b"unit"] == b"currency"
+
+
+def test_every_declared_name_can_be_read_or_says_why_not(delivered: Runtime) -> None:
+    missing = []
+    for asset in read.assets():
+        with contextlib.suppress(read.FrameMissingError):
+            assert isinstance(read.frame(asset, MONDAY, runtime=delivered), pl.DataFrame)
+            continue
+        missing.append(asset)
+    assert set(missing) <= {"landing/member", "landing/portfolio_member"}  # never read from bigsite
+
+
+def test_errors_name_the_remedy(delivered: Runtime) -> None:
+    with pytest.raises(read.UnknownAssetError, match="the frames are landing/"):
+        read.frame("nonsense", MONDAY, runtime=delivered)
+    with pytest.raises(read.FrameMissingError, match="deliver it first"):
+        read.frame("accounts", dt.date(2026, 3, 3), runtime=delivered)
+    with pytest.raises(UsageError, match="there is no feed"):
+        read.frame("accounts", MONDAY, feed="nope", runtime=delivered)
+
+
+def test_a_domain_of_a_newer_snapshot_is_not_passed_off_as_delivered(delivered: Runtime) -> None:
+    audience = read._feed("class_super").audience(delivered.settings.first_business_date)
+    name = audience.reference("account_details")
+    day = dt.date.fromisoformat(MONDAY)
+    reference = delivered.load_reference(name, day, DomainReference)
+    delivered.save_reference(name, day, reference.model_copy(update={"snapshot_id": "another"}))
+    with pytest.raises(read.FrameMissingError, match="built again from a newer snapshot"):
+        read.frame("accounts", MONDAY, runtime=delivered)
+
+
+def test_the_package_is_typed() -> None:
+    assert files("classfeed_dagster").joinpath("py.typed").is_file()
