@@ -1,7 +1,7 @@
-"""Allocators that give memory back: without this a process keeps the most that any step ever needed, and more.
+"""Allocator settings by which freed memory returns to the system soon.
 
-Polars (jemalloc), Arrow (mimalloc unless told otherwise) and Python (glibc) each hoard what was freed, for speed. A
-step works on one slice at a time, so that the hoard would be larger than what is in use: it doubles the peak.
+Polars (jemalloc), Arrow (mimalloc by default) and Python (glibc) keep freed memory for speed. A step works on one slice
+at a time, so the kept memory would be larger than the memory in use and double the peak.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import ctypes
 import os
 import sys
 
-# Read by the libraries when they are loaded, so set before that. Who sets one in the environment has the last word.
+# The libraries read these when they are loaded. A value that is set in the environment already is kept.
 ENVIRONMENT = {
-    # Freed pages go back after a fifth of a second; two arenas instead of four a core.
+    # Freed pages return after 200 ms; two arenas instead of four a core.
     "_RJEM_MALLOC_CONF": "dirty_decay_ms:200,muzzy_decay_ms:0,narenas:2",
     "ARROW_DEFAULT_MEMORY_POOL": "jemalloc",
     "JE_ARROW_MALLOC_CONF": "dirty_decay_ms:200,muzzy_decay_ms:0,narenas:2",
@@ -23,7 +23,7 @@ _MALLOPT = {_TRIM_THRESHOLD: 1 << 20, _MMAP_THRESHOLD: 1 << 20, _ARENA_MAX: 2}
 
 
 def configure() -> None:
-    """Have the allocators of this process, and of those that it starts, give freed memory back soon."""
+    """Configure the allocators of this process and of its children to return freed memory soon."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if sys.platform != "linux":

@@ -1,6 +1,6 @@
-"""Small pictures for people as SVG text: bars by name, columns over dates. No library; equal numbers, equal bytes.
+"""Charts as SVG text: bars by name, columns over dates. Equal numbers give equal bytes.
 
-The number beside a bar is exact; its length is for the eye.
+The label next to a bar is exact; the bar's length is rounded to pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BAR_WIDTH, _LABEL, _FIGURE = 300, 210, 170
 
 
 def bars(title: str, values: Sequence[tuple[str, Number]]) -> str:
-    """Horizontal bars, one a name, in the order given, each with its figure. Negative values are drawn by size."""
+    """Return horizontal bars, one a name, in the given order, each with its figure. A bar shows the absolute value."""
     longest = max((abs(Decimal(value)) for _, value in values), default=Decimal(0)) or Decimal(1)
     parts = [f"<text x='0' y='16' font-weight='600' fill='{_INK}'>{escape(title)}</text>"]
     for at, (name, value) in enumerate(values):
@@ -31,7 +31,7 @@ def bars(title: str, values: Sequence[tuple[str, Number]]) -> str:
 
 
 def columns(title: str, values: Sequence[tuple[str, Number]]) -> str:
-    """Upright columns over time: (date, value) in order; the first, the last and the largest are labelled."""
+    """Return columns over time: (date, value) in order. The first and last date and the maximum are labelled."""
     height, width = 110, 620
     largest = max((Decimal(value) for _, value in values), default=Decimal(0))
     step = width / max(len(values), 1)
@@ -50,7 +50,7 @@ def columns(title: str, values: Sequence[tuple[str, Number]]) -> str:
 
 
 def data_uri(svg: str) -> str:
-    """An SVG as an address that a page or Markdown can show as an image."""
+    """Return an SVG as a data URI, which HTML and Markdown show as an image."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 

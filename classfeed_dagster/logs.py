@@ -1,6 +1,6 @@
-"""Structured logs: JSON lines for machines, readable lines for people, the correlation id in every one.
+"""Structured logs: JSON lines for machines, readable lines for people, each with the correlation id.
 
-Only declared fields are logged. Personal data has no field, so it can't be logged by habit.
+Only declared fields are logged. Personal data has no field, so it cannot be logged by mistake.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-# What a log line may carry. A field that isn't here is dropped and its name reported: an allow-list, not a filter.
+# Allow-list of the fields of a log line. Any other field is dropped and its name is logged.
 FIELDS = frozenset(
     {
         "event", "level", "timestamp", "logger", "correlation_id", "run_id", "feed", "business_date", "asset", "check",
@@ -24,7 +24,7 @@ FIELDS = frozenset(
 
 
 def allow_listed(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor that keeps the declared fields and names the others."""
+    """Keep the declared fields and log the names of the others (a structlog processor)."""
     unknown = sorted(set(event) - FIELDS)
     for name in unknown:
         del event[name]
@@ -34,7 +34,7 @@ def allow_listed(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
 
 
 def configure(log_format: str, *, level: int = logging.INFO) -> None:
-    """Set up logging for this process: ``json`` or ``text``, to standard error, from ``level`` on."""
+    """Configure logging of this process: format ``json`` or ``text``, standard error, minimum ``level``."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -56,5 +56,5 @@ def configure(log_format: str, *, level: int = logging.INFO) -> None:
 
 
 def get_logger() -> Any:
-    """The logger: ``get_logger().info("landed", rows=10)``."""
+    """Return the logger: ``get_logger().info("landed", rows=10)``."""
     return structlog.get_logger()

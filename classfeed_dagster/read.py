@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.domains.build import FRAMES, DomainReference
+from classfeed_dagster.domains.build import FRAMES, TABLES, DomainReference
 from classfeed_dagster.domains.columns import FINDINGS, Frame
 from classfeed_dagster.errors import NotReadyError, UsageError
 from classfeed_dagster.feeds import FEEDS
@@ -88,9 +88,8 @@ def frame(
 
 def assets() -> tuple[str, ...]:
     """Return the names that ``frame`` accepts."""
-    from classfeed_dagster.bigsite.tables import metadata
-
-    return (*sorted(f"landing/{table.name}" for table in metadata.tables.values()), *_DOMAIN_OF)
+    landed = {table for tables in TABLES.values() for table in tables}
+    return (*sorted(f"landing/{table}" for table in landed), *_DOMAIN_OF)
 
 
 def write_parquet(asset: str, day: dt.date, path: Path, *, feed: str = "class_super", runtime: Runtime) -> int:

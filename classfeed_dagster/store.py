@@ -1,7 +1,7 @@
 """The object store: read, list, create-if-absent, on a local folder or on S3, behaving the same.
 
-Only ``create`` makes lasting objects, and it never overwrites: of several creators of one key exactly one wins.
-That is what delivery's exactly-once rests on. ``put`` overwrites and is for pointers alone.
+Only ``create`` makes lasting objects, and it never overwrites: of several creators of one key exactly one succeeds.
+Exactly-once delivery relies on that. ``put`` overwrites and is for pointers and states.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ class ObjectNotFoundError(StoreError):
 
 
 class ObjectStore(Protocol):
-    """What both kinds of store offer. Keys are relative paths of ``[A-Za-z0-9._=:-]`` segments."""
+    """Interface of both kinds of store. Keys are relative paths of ``[A-Za-z0-9._=:-]`` segments."""
 
     def read(self, key: str) -> bytes:
-        """The object's bytes; ObjectNotFoundError if there is none."""
+        """Return the object's bytes; ObjectNotFoundError if there is none."""
         ...
 
     def exists(self, key: str) -> bool:
-        """True if an object has this key."""
+        """Return True if an object has this key."""
         ...
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Every key that begins with ``prefix``, ordered by code point."""
+        """Yield every key that begins with ``prefix``, ordered by code point."""
         ...
 
     def create(self, key: str, data: bytes | Path, metadata: Mapping[str, str] | None = None) -> bool:
@@ -76,24 +76,24 @@ class ObjectStore(Protocol):
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Store ``data``, replacing what was there. Atomic. For pointers and states only."""
+        """Store ``data`` in place of any earlier object. Atomic. For pointers and states only."""
         ...
 
     def delete(self, key: str) -> None:
-        """Remove the object; nothing happens if there is none."""
+        """Remove the object, if there is one."""
         ...
 
     def local_file(self, key: str) -> contextlib.AbstractContextManager[Path]:
-        """The object as a local file to read, for the time of the ``with`` block. Never write to it."""
+        """Provide the object as a local file to read within the ``with`` block. Never write to it."""
         ...
 
     def location(self, key: str) -> str:
-        """Where the object is, for people: a full path or an ``s3://`` URL."""
+        """Return the object's full path or ``s3://`` URL, for people."""
         ...
 
 
 def check_key(key: str) -> str:
-    """``key`` itself; InvalidKeyError unless it is a relative path of plain, non-empty segments."""
+    """Return ``key``; InvalidKeyError unless it is a relative path of plain, non-empty segments."""
     segments = key.split("/")
     if len(key) > _MAX_KEY or any(
         not _SEGMENT.match(part) or part in (".", "..") or part.startswith(_TEMPORARY) for part in segments
@@ -112,7 +112,7 @@ def _check_prefix(prefix: str) -> str:
 
 
 class LocalStore:
-    """A folder. Objects are files; a create is a hard link of a finished, flushed temporary file."""
+    """Store in a folder. Objects are files; a create is a hard link of a finished, flushed temporary file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -217,7 +217,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 class S3Store:
-    """A bucket, or a prefix in one. A create is a PutObject with ``If-None-Match: *``."""
+    """Store in a bucket, or under a prefix of one. A create is a PutObject with ``If-None-Match: *``."""
 
     def __init__(self, bucket: str, prefix: str = "", *, endpoint_url: str | None = None) -> None:
         self.bucket = bucket
@@ -289,7 +289,7 @@ class S3Store:
                 except ClientError as error:
                     if _status(error) == 412:
                         return self._is_own(key, creator)
-                    # 409: another conditional request for this key is under way; who won shows on asking again.
+                    # 409: another conditional request for this key is under way; the next attempt shows which one succeeded.
                     if _status(error) != 409 or attempt >= _CREATE_ATTEMPTS:
                         raise
                 else:
@@ -387,10 +387,10 @@ def check_reachable(store: ObjectStore) -> None:
 
 
 def open_store(url: str, *, s3_endpoint_url: str | None = None) -> ObjectStore:
-    """The store at ``url``: a folder's path, ``file://…`` or ``s3://bucket/prefix``.
+    """Return the store at ``url``: a folder's path, ``file://…`` or ``s3://bucket/prefix``.
 
-    ``s3_endpoint_url`` is another S3 endpoint than AWS's own. ConfigurationError for another scheme. Nothing is reached
-    or created yet: a local folder comes into being with its first object; a bucket must exist.
+    ``s3_endpoint_url`` replaces AWS's own S3 endpoint. ConfigurationError for another scheme. Nothing is contacted
+    or created yet: the first object creates a local folder; a bucket must exist.
     """
     parts = urlsplit(url)
     if parts.scheme == "s3":
