@@ -289,7 +289,7 @@ class S3Store:
                 except ClientError as error:
                     if _status(error) == 412:
                         return self._is_own(key, creator)
-                    # 409: another conditional request for this key is under way; the next attempt shows which one succeeded.
+                    # 409: another conditional request for this key is under way; the next attempt shows the outcome.
                     if _status(error) != 409 or attempt >= _CREATE_ATTEMPTS:
                         raise
                 else:
