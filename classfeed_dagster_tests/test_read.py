@@ -15,7 +15,8 @@ from classfeed_dagster import read
 from classfeed_dagster.domains.build import DomainReference
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster_tests.fixtures.live_desk import Desk, desk
+from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.live_desk import desk
 
 __all__ = ["desk"]
 MONDAY = "2026-03-02"
