@@ -254,7 +254,9 @@ class _Examination:
     def _judged_kinds(self) -> list[str]:
         carried, flags = self._work.format.ledgers, self._work.flags
         names = {name for domain in self._work.domains() for name in domain.frames}
-        kinds = []
+        kinds: list[str] = []
+        if LEDGER_RECORDS.name not in names:
+            return kinds  # a feed that states holdings without movements: nothing of it adds up to them
         if LEDGER_BALANCES.name in names and "C" in carried:
             kinds.append(CASH_POSITION)
         if LEDGER_HOLDINGS.name in names and {"T", "S"} <= carried and flags.include_drp:
