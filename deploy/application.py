@@ -130,7 +130,8 @@ class Application(Stack):
     def _environment(self, name: str) -> dict[str, str]:
         deployment = self.deployment
         environment = {
-            "AWS_REGION": deployment.region,
+            "AWS_REGION": deployment.region,  # for dagster.yaml
+            "AWS_DEFAULT_REGION": deployment.region,  # for boto3, which does not read AWS_REGION
             "CLASSFEED_ENV": deployment.env,
             "CLASSFEED_STORE_URL": f"s3://{deployment.data_bucket}",
             "CLASSFEED_COMPUTE_LOGS_BUCKET": deployment.logs_bucket,

@@ -141,15 +141,15 @@ def _settings(env: str, first_business_date: str, suffix: str, channel: str) -> 
     }
 
 
-# 2026-11-30 is a Monday: staging and dev begin with the first deployment's week. Production's is agreed with Class.
+# 2026-11-23 is a Monday before the first deployment: staging and dev have dates to deliver at once. Production's is
 DEPLOYMENTS = (
     Deployment("dev", REST_ACCOUNT, "10.40.0.0/16", "classfeed.dev.broker.example", "db.t4g.medium", False,
                1024, 4096, 300, 0, simulated=True,
-               settings=_settings("dev", "2026-11-30", ".dev", "#classfeed-nonprod"),
+               settings=_settings("dev", "2026-11-23", ".dev", "#classfeed-nonprod"),
                network=Network("tgw-0aaaaaaaaaaaaaaaa", "rslvr-rr-0aaaaaaaaaaaaaaa", "Z0AAAAAAAAAAAA")),
     Deployment("stg", REST_ACCOUNT, "10.41.0.0/16", "classfeed.stg.broker.example", "db.t4g.medium", True,
                2048, 8192, 600, 0, simulated=True,
-               settings=_settings("stg", "2026-11-30", ".stg", "#classfeed-nonprod"),
+               settings=_settings("stg", "2026-11-23", ".stg", "#classfeed-nonprod"),
                network=Network("tgw-0aaaaaaaaaaaaaaaa", "rslvr-rr-0aaaaaaaaaaaaaaa", "Z0AAAAAAAAAAAA")),
     Deployment("prod", PRODUCTION_ACCOUNT, "10.42.0.0/16", "classfeed.broker.example", "db.m7g.large", True,
                4096, 16384, 2500, 7, simulated=False,

@@ -352,7 +352,9 @@ def github(deployment: Deployment | None = None, environment: str = "") -> State
     """
     account = REST_ACCOUNT if deployment is None else deployment.account
     subject = "ref:refs/heads/main" if deployment is None else f"environment:{environment or deployment.env}"
-    workflow = "pipeline.yml" if deployment is None else "deploy.yml"
+    workflows = ["pipeline.yml" if deployment is None else "deploy.yml"]
+    if environment.endswith("-notes"):
+        workflows.append("nightly.yml")  # a red night tells the channel
     host = "token.actions.githubusercontent.com"
     return {
         "Effect": "Allow",
@@ -362,7 +364,9 @@ def github(deployment: Deployment | None = None, environment: str = "") -> State
             "StringEquals": {
                 f"{host}:aud": "sts.amazonaws.com",
                 f"{host}:sub": f"repo:{GITHUB_REPOSITORY}:{subject}",
-                f"{host}:job_workflow_ref": f"{GITHUB_REPOSITORY}/.github/workflows/{workflow}@refs/heads/main",
+                f"{host}:job_workflow_ref": [
+                    f"{GITHUB_REPOSITORY}/.github/workflows/{workflow}@refs/heads/main" for workflow in workflows
+                ],
             }
         },
     }

@@ -1,0 +1,72 @@
+"""Start an environment as its templates describe it, put it to the test, and print what held: ``make production``.
+
+Needs root, for namespaces; nothing outside them is changed. ``--short`` stops after one delivered date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from classfeed_dagster_tests.rehearsal.network import enter_namespaces
+
+
+@dataclass
+class Report:
+    """Table of what was started, from which template, and what held."""
+
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    failed: bool = False
+
+    def hold(self, what: str, source: str, check: Callable[[], str]) -> bool:
+        """Run one check and record its outcome; a check raises AssertionError with the reason if it does not hold."""
+        began = time.monotonic()
+        try:
+            outcome = check() or "held"
+        except Exception as error:  # the table states every failure; the last lines show the first one's log
+            self.failed = True
+            outcome = f"FAILED: {type(error).__name__}: {error}"
+        outcome = f"{outcome} ({time.monotonic() - began:.0f} s)"
+        self.rows.append((what, source, outcome))
+        sys.stdout.write(f"{what:<44} {source:<28} {outcome}\n")
+        sys.stdout.flush()
+        return not outcome.startswith("FAILED")
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        rows = [f"| {what} | {source} | {outcome.splitlines()[0]} |" for what, source, outcome in self.rows]
+        return "\n".join(["| what | from | outcome |", "|---|---|---|", *rows, ""])
+
+
+def main() -> int:
+    """Rehearse, in namespaces of its own."""
+    parser = argparse.ArgumentParser(prog="make production", description=__doc__)
+    parser.add_argument("--env", choices=("dev", "stg", "prod"), default="stg")
+    parser.add_argument("--short", action="store_true", help="start, health, smoke and one date")
+    parser.add_argument("--image", type=Path, help="root of an unpacked image's /opt/classfeed, instead of this venv")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not options.inside:
+        if os.geteuid():
+            sys.stderr.write("make production needs root for its namespaces: run it with sudo\n")
+            return 2
+        return enter_namespaces(__package__, sys.argv[1:])
+    from classfeed_dagster_tests.rehearsal.steps import rehearse
+
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="classfeed-production-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        rehearse(options.env, folder, report, short=options.short, image=options.image)
+    sys.stdout.write(f"\n{report.markdown()}\n")
+    return int(report.failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The rehearsal's network: names, addresses, TLS as in AWS, and an egress proxy. All in namespaces of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import ssl
+import subprocess
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from classfeed_dagster_tests.fixtures.certificates import Authority, Certificate
+
+REGION = "ap-southeast-2"
+BRIDGE = "10.77.0.1"
+METADATA = "169.254.170.2"
+# Addresses of the parts and of the tasks.
+ADDRESSES = {"database": "10.77.0.2", "bigsite": "10.77.0.3", "aws": "10.77.0.4", "egress": "10.77.0.5",
+             "ecs": "10.77.0.6", "snowflake": "10.77.0.7", "people": "10.77.0.8"}  # fmt: skip
+_FIRST_TASK = 20
+# A process namespace too, so that everything ends with the rehearsal, however that ends.
+_UNSHARE = (
+    "unshare",
+    "--net",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "--propagation",
+    "private",
+)
+
+
+def run(*command: str) -> None:
+    """Run a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def enter_namespaces(module: str, arguments: list[str]) -> int:
+    """Run a module again in network and mount namespaces of its own; return its exit code."""
+    import sys
+
+    inner = [sys.executable, "-m", module, "--inside", *arguments]
+    return subprocess.run([*_UNSHARE, *inner], check=False).returncode
+
+
+class Network:
+    """Bridge with every part's address, and a network namespace per task."""
+
+    def __init__(self, folder: Path, names: Mapping[str, str]) -> None:
+        self.names = dict(names)
+        self._folder, self._tasks = folder, 0
+        run("ip", "link", "set", "lo", "up")
+        run("ip", "link", "add", "classfeed0", "type", "bridge")
+        run("ip", "link", "set", "classfeed0", "up")
+        for address in (BRIDGE, *ADDRESSES.values()):
+            run("ip", "address", "add", f"{address}/16", "dev", "classfeed0")
+        run("ip", "address", "add", f"{METADATA}/32", "dev", "classfeed0")
+        run("mount", "-t", "tmpfs", "tmpfs", "/run")
+        Path("/run/netns").mkdir()
+        self._hosts = folder / "hosts"
+        self.write_hosts()
+        run("mount", "--bind", str(self._hosts), "/etc/hosts")
+
+    def write_hosts(self) -> None:
+        """Write the names that every process resolves."""
+        lines = ["127.0.0.1 localhost\n", *(f"{address} {name}\n" for name, address in self.names.items())]
+        self._hosts.write_text("".join(lines))
+
+    def attach(self, name: str) -> str:
+        """Create a task's network namespace; return its address."""
+        self._tasks += 1
+        address = f"10.77.1.{_FIRST_TASK + self._tasks}"
+        inside, outside = f"t{self._tasks}", f"b{self._tasks}"
+        run("ip", "netns", "add", name)
+        run("ip", "link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name)
+        run("ip", "link", "set", outside, "master", "classfeed0", "up")
+        for command in (
+            ("link", "set", "lo", "up"), ("address", "add", f"{address}/16", "dev", inside),
+            ("link", "set", inside, "up"), ("route", "add", "default", "via", BRIDGE),
+        ):  # fmt: skip
+            run("ip", "-n", name, *command)
+        return address
+
+    def trust(self, authority: Authority, environment: Path) -> None:
+        """Let every process trust the rehearsal's authority, whichever bundle of certificates its client reads."""
+        bundles = [Path(ssl.get_default_verify_paths().openssl_cafile), Path("/etc/ssl/certs/ca-certificates.crt")]
+        bundles += [*environment.glob("lib/python3*/site-packages/certifi/cacert.pem")]
+        bundles += [*environment.glob("lib/python3*/site-packages/botocore/cacert.pem")]
+        for number, bundle in enumerate(dict.fromkeys(bundles)):
+            if bundle.exists():
+                copy = self._folder / f"bundle-{number}.pem"
+                shutil.copy(bundle, copy)
+                with copy.open("ab") as file:
+                    file.write(b"\n" + authority.bundle.read_bytes())
+                copy.chmod(0o644)
+                run("mount", "--bind", str(copy), str(bundle.resolve()))
+
+
+class Forwarders:
+    """TLS in front of plain servers, and the egress proxy, in a thread of its own."""
+
+    def __init__(self, certificate: Certificate, names: Mapping[str, str]) -> None:
+        self._names = names
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate.chain, certificate.key)
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda _loop, _context: None)
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self.refused: list[str] = []
+        self.connected: set[str] = set()
+
+    def tls(self, address: str, port: int) -> None:
+        """Listen with TLS on an address and forward to a port of this machine."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await _join(reader, writer, "127.0.0.1", port)
+
+        self._start(asyncio.start_server(serve, address, 443, ssl=self._context))
+
+    def proxy(self, address: str, port: int) -> None:
+        """Listen for CONNECT, and let through what the rehearsal's parts stand for."""
+        self._start(asyncio.start_server(self._connect, address, port))
+
+    def _start(self, starting: object) -> None:
+        asyncio.run_coroutine_threadsafe(starting, self._loop).result(10)  # type: ignore[arg-type]
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            method, target, *_ = head.split()
+            host, _, port = target.partition(":")
+            if method != "CONNECT" or host not in self._names:
+                self.refused.append(f"{method} {target}")
+                writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+                writer.close()
+                return
+            self.connected.add(host)
+            writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+            await writer.drain()
+            await _join(reader, writer, self._names[host], int(port))
+
+
+async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int) -> None:
+    with contextlib.suppress(ConnectionError, ssl.SSLError, asyncio.CancelledError):
+        try:
+            up_reader, up_writer = await asyncio.open_connection(host, port)
+            await asyncio.gather(_pump(reader, up_writer), _pump(up_reader, writer))
+        finally:
+            writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+    finally:
+        with contextlib.suppress(Exception):
+            writer.close()

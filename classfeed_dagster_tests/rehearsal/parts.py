@@ -1,0 +1,206 @@
+"""Real parts of the rehearsal: PostgreSQL twice, S3, SQS, SSM and Secrets Manager, Snowflake, Slack and PagerDuty."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.fixtures.certificates import Authority
+from classfeed_dagster_tests.fixtures.switchboard import Switchboard, running_switchboard
+from classfeed_dagster_tests.fixtures.tls_postgres import TlsPostgres
+from classfeed_dagster_tests.rehearsal.network import ADDRESSES, REGION, Forwarders, Network, run
+from classfeed_dagster_tests.rehearsal.resolver import Stacks
+from classfeed_dagster_tests.rehearsal.tasks import Cluster
+
+DATABASE = "dagster.rds.internal"
+DIGEST = f"sha256:{'0' * 64}"
+
+
+@dataclass
+class World:
+    """Everything around the tasks."""
+
+    env: str
+    stacks: Stacks
+    network: Network
+    cluster: Cluster
+    database: TlsPostgres
+    bigsite: TlsPostgres
+    people: Switchboard
+    forwarders: Forwarders
+    endpoint: str
+
+    def client(self, service: str) -> Any:
+        """Return a client of the local AWS."""
+        return _client(service, self.endpoint)
+
+    def secret(self, name: str) -> str:
+        """Return the name of a secret."""
+        return f"classfeed/{self.env}/{name}"
+
+
+@contextmanager
+def world(env: str, folder: Path, image: Path | None) -> Iterator[World]:
+    """Start the parts, create what the foundation's template creates, and stop everything at the end."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        os.environ[name] = "local"
+    os.environ.pop("AWS_ENDPOINT_URL", None)
+    stacks = Stacks(env, {"ImageDigest": DIGEST, "CertificateArn": "arn:aws:acm:certificate", "AWS::Region": REGION,
+                          "AWS::AccountId": "111122223333", "AWS::Partition": "aws"})  # fmt: skip
+    account = stacks.resources("application", "AWS::ECS::TaskDefinition")
+    assert account
+    names = _names(env, stacks)
+    network = Network(folder, names)
+    authority = Authority(folder / "authority")
+    environment = image or Path(sys.prefix)
+    _lay_out_image(environment)
+    network.trust(authority, environment)
+    certificate = authority.issue("aws", ["*.snowflakecomputing.com", *names])
+    with ExitStack() as stack:
+        forwarders = Forwarders(certificate, network.names)
+        database = _postgres(stack, folder, authority, "database", "dagster")
+        database.create_database("dagster")
+        bigsite = _postgres(stack, folder, authority, "bigsite", "classfeed")
+        bigsite.create_database("bigsite")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+            server.start()
+        stack.callback(server.stop)
+        _, port = server.get_host_and_port()
+        people = stack.enter_context(running_switchboard())
+        forwarders.tls(ADDRESSES["aws"], port)
+        forwarders.tls(ADDRESSES["people"], int(people.url.rpartition(":")[2]))
+        forwarders.tls(ADDRESSES["snowflake"], _snowflake(stack, folder))
+        forwarders.proxy(ADDRESSES["egress"], 3128)
+        endpoint = f"http://127.0.0.1:{port}"
+        _create_foundation(stacks, endpoint, database, bigsite)
+        cluster = Cluster(stacks, network, folder, _client("secretsmanager", endpoint), _interface(endpoint))
+        forwarders.tls(ADDRESSES["ecs"], cluster.serve())
+        stack.callback(cluster.stop)
+        yield World(env, stacks, network, cluster, database, bigsite, people, forwarders, endpoint)
+
+
+def _names(env: str, stacks: Stacks) -> dict[str, str]:
+    aws = ADDRESSES["aws"]
+    buckets = [one["BucketName"] for one in stacks.resources("foundation", "AWS::S3::Bucket").values()]
+    names = {f"{name}.{REGION}.amazonaws.com": aws for name in ("s3", "sqs", "ssm", "ec2", "secretsmanager", "sts")}
+    names |= {f"{bucket}.s3.{REGION}.amazonaws.com": aws for bucket in buckets if isinstance(bucket, str)}
+    account = json.dumps(stacks.templates["application"])
+    (snowflake,) = {
+        part.partition('"Value": "')[2].partition('"')[0]
+        for part in account.split('"Name": "CLASSFEED_SNOWFLAKE_ACCOUNT", ')[1:]
+    }
+    return names | {
+        f"ecs.{REGION}.amazonaws.com": ADDRESSES["ecs"], DATABASE: ADDRESSES["database"],
+        "bigsite.broker.internal": ADDRESSES["bigsite"], "egress.broker.internal": ADDRESSES["egress"],
+        "slack.com": ADDRESSES["people"], "events.pagerduty.com": ADDRESSES["people"],
+        f"{snowflake}.snowflakecomputing.com": ADDRESSES["snowflake"],
+    }  # fmt: skip
+
+
+def _lay_out_image(environment: Path) -> None:
+    # The paths of the Dockerfile's final stage. Everybody's interpreter may be where only root can go.
+    keep = Path("/run/keep")
+    keep.mkdir()
+    base = Path(os.path.realpath(environment / "bin" / "python")).parent.parent
+    closed = next((one for one in reversed(base.parents) if one.stat().st_mode & 0o001 == 0), None)
+    run("mount", "--bind", str(base), str(keep))
+    if closed is not None:
+        run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(closed))
+        base.mkdir(parents=True)
+        run("mount", "--bind", str(keep), str(base))
+    run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/opt")
+    for name in ("/opt/dagster", "/opt/classfeed", "/opt/scripts"):
+        Path(name).mkdir()
+    run("mount", "--bind", str(environment), "/opt/classfeed")
+    for name in ("dagster.yaml", "workspace.yaml"):
+        shutil.copy(ROOT / "deploy" / name, "/opt/dagster")
+    # An image has these beside its interpreter.
+    for name in ("service", "health", "smoke"):
+        shutil.copy(ROOT / "deploy" / name, "/opt/scripts")
+        (Path("/opt/scripts") / name).chmod(0o755)
+
+
+def _postgres(stack: ExitStack, folder: Path, authority: Authority, name: str, user: str) -> TlsPostgres:
+    certificate = authority.issue(name, [ADDRESSES[name]])
+    server = TlsPostgres(folder / name, certificate, address=ADDRESSES[name], user=user, password="first")
+    stack.callback(server.stop)
+    return server
+
+
+def _snowflake(stack: ExitStack, folder: Path) -> int:
+    from classfeed_dagster.local import snowflake_server
+
+    home = folder / "snowflake-home"
+    home.mkdir()
+    arguments = snowflake_server.start(home)
+    stack.callback(snowflake_server.stop, home)
+    return int(arguments["port"])
+
+
+def _client(service: str, endpoint: str) -> Any:
+    return boto3.client(service, endpoint_url=endpoint, region_name=REGION)
+
+
+def _interface(endpoint: str) -> str:
+    ec2 = _client("ec2", endpoint)
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    return str(ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"])
+
+
+def _create_foundation(stacks: Stacks, endpoint: str, database: TlsPostgres, bigsite: TlsPostgres) -> None:
+    """Create buckets, queues, secrets and parameters as the template names them; fill the secrets as a person does."""
+    part = "foundation"
+    s3, sqs, ssm = (_client(name, endpoint) for name in ("s3", "sqs", "ssm"))
+    for logical, properties in stacks.resources(part, "AWS::S3::Bucket").items():
+        name = properties["BucketName"]
+        s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+        stacks.provide(part, logical, "Ref", name)
+        stacks.provide(part, logical, "Arn", f"arn:aws:s3:::{name}")
+    for logical, properties in stacks.resources(part, "AWS::SQS::Queue").items():
+        url = sqs.create_queue(QueueName=properties["QueueName"])["QueueUrl"]
+        stacks.provide(part, logical, "Ref", url)
+    for properties in stacks.resources(part, "AWS::SSM::Parameter").values():
+        ssm.put_parameter(Name=properties["Name"], Value=properties["Value"], Type=properties["Type"])
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    values = {
+        "dagster-database": {"username": "dagster", "password": database.password},
+        "bigsite": {"url": bigsite.url("bigsite").replace(ADDRESSES["bigsite"], "bigsite.broker.internal")},
+        "snowflake": {"user": "CLASSFEED", "private_key": key.decode()},
+        "slack": {"token": "xoxb-rehearsal"}, "pagerduty": {"key": "rehearsal"},
+    }  # fmt: skip
+    secrets = _client("secretsmanager", endpoint)
+    for logical, properties in stacks.resources(part, "AWS::SecretsManager::Secret").items():
+        value = values.get(properties["Name"].rpartition("/")[2], {"set": "by hand"})
+        arn = secrets.create_secret(Name=properties["Name"], SecretString=json.dumps(value))["ARN"]
+        stacks.provide(part, logical, "Ref", arn)
+    for logical in stacks.resources(part, "AWS::RDS::DBInstance"):
+        stacks.provide(part, logical, "Endpoint.Address", DATABASE)
+    for logical, properties in stacks.resources("application", "AWS::Logs::LogGroup").items():
+        stacks.provide("application", logical, "Ref", properties["LogGroupName"])
+
+
+def program(*command: str) -> str:
+    """Run a program of this machine and return its output."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,197 @@
+"""Steps of the rehearsal, in the order of ``deploy/release``."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite.create_schema import create_schema
+from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.rehearsal.parts import World, world
+from classfeed_dagster_tests.rehearsal.tasks import Task, environment_of, wait_until
+
+if TYPE_CHECKING:
+    from classfeed_dagster_tests.rehearsal.__main__ import Report
+
+SERVICES = ("code", "viewer", "operator", "door", "daemon")
+_START_SECONDS, _DATE_SECONDS = 180.0, 600.0
+
+
+def rehearse(env: str, folder: Path, report: Report, *, short: bool, image: Path | None) -> None:
+    """Run every step; each records its outcome in the report."""
+    with world(env, folder, image) as parts:
+        template = f"classfeed-{env}-application"
+        running: dict[str, Task] = {}
+        report.hold("migrate an empty database", template, lambda: _migrate(parts, "created"))
+        for name in SERVICES:
+            running[name] = parts.cluster.start(parts.cluster.family(name))
+        for name in SERVICES:
+            report.hold(f"{name} is healthy", template, lambda name=name: _healthy(running[name]))
+        report.hold("environment is the template's alone", template, lambda: _environment(parts, running["code"]))
+        report.hold("root is read-only, user has no rights", template, lambda: _confined(running["code"]))
+        report.hold("smoke", template, lambda: _smoke(parts))
+        if env == "prod":
+            report.hold("simulation refuses production", template, lambda: _refused(parts))
+            return
+        report.hold("simulated customers", template, lambda: _simulate(parts))
+        report.hold("first date delivered", template, lambda: _delivered(parts))
+        if short:
+            return
+        report.hold("first date reconciled and loaded", template, lambda: _proven(parts))
+        report.hold("alert with working links", template, lambda: _alert(parts))
+        report.hold("switch turned without a release", template, lambda: _switch(parts))
+        report.hold("second release migrates", template, lambda: _migrate(parts, "migrated"))
+        report.hold("rollback restarts every service", template, lambda: _restart(parts, running))
+        report.hold("database password rotated", template, lambda: _rotate(parts, running))
+        report.hold("daemon killed and replaced", template, lambda: _kill_daemon(parts, running))
+        report.hold("smoke at the end", template, lambda: _smoke(parts))
+        report.hold("egress: only what is declared", template, lambda: _egress(parts))
+
+
+def _ok(task: Task, pattern: str = "") -> str:
+    text = task.output()
+    assert task.code == 0, f"exit code {task.code}: {text[-1500:]}"
+    assert re.search(pattern, text), text[-1500:]
+    return text.strip().splitlines()[-1] if text.strip() else "held"
+
+
+def _migrate(parts: World, expected: str) -> str:
+    return _ok(parts.cluster.run("migrate"), rf"^{expected}: \d+ tables")
+
+
+def _healthy(task: Task) -> str:
+    last: list[str] = [""]
+
+    def healthy() -> bool:
+        assert task.code is None, f"ended with {task.code}: {task.output()[-1500:]}"
+        done = task.execute("health")
+        last[0] = (done.stdout + done.stderr).strip()[-300:]
+        return done.returncode == 0
+
+    assert wait_until(healthy, _START_SECONDS), f"not healthy: {last[0]}; {task.output()[-1500:]}"
+    return "healthy"
+
+
+def _environment(parts: World, task: Task) -> str:
+    found = environment_of(task.process.pid)
+    found.pop("PWD", None)  # the shell of deploy/service exports it
+    assert found == task.environment, sorted(set(found) ^ set(task.environment))
+    return f"{len(found)} variables"
+
+
+def _confined(task: Task) -> str:
+    done = task.execute("sh", "-c", "touch /opt/dagster/x || touch /etc/x || touch /x; id -u; touch /tmp/x && echo tmp")
+    assert done.stdout.split() == ["10001", "tmp"], done.stdout + done.stderr
+    return "user 10001"
+
+
+def _smoke(parts: World) -> str:
+    return _ok(parts.cluster.run("migrate", "smoke", seconds=400), "the release works")
+
+
+def _refused(parts: World) -> str:
+    task = parts.cluster.run("worker", "classfeed", "simulate")
+    assert task.code not in (0, None), task.output()
+    assert "prod" in task.output(), task.output()
+    return "refused"
+
+
+def _simulate(parts: World) -> str:
+    # bigsite's own team makes its tables; the contract says which.
+    engine = sa.create_engine(parts.bigsite.url("bigsite"))
+    create_schema(engine)
+    engine.dispose()
+    _ok(parts.cluster.run("worker", "classfeed", "simulate", "--days", "1", seconds=600))
+    return "one business day"
+
+
+def _keys(parts: World, prefix: str) -> list[str]:
+    bucket = next(
+        one["BucketName"]
+        for one in parts.stacks.resources("foundation", "AWS::S3::Bucket").values()
+        if "-data-" in one["BucketName"]
+    )
+    pages = parts.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+
+def _delivered(parts: World) -> str:
+    prefix = "delivered/class_super/"
+
+    def delivered() -> bool:
+        return any(key.endswith("manifest.json") for key in _keys(parts, prefix))
+
+    workers = lambda: [task for task in parts.cluster.tasks.values() if "execute_run" in task.command]  # noqa: E731
+    held = wait_until(delivered, _DATE_SECONDS, 3)
+    assert held, f"{len(workers())} worker(s); {[task.output()[-1500:] for task in workers()[-1:]]}"
+    return f"{len(_keys(parts, prefix))} objects by {len(workers())} worker task(s)"
+
+
+def _proven(parts: World) -> str:
+    def proven() -> bool:
+        return any(key.endswith("report.html") for key in _keys(parts, "reconciliation/class_super/"))
+
+    assert wait_until(proven, _DATE_SECONDS, 3), "no report"
+    assert any(host.endswith("snowflakecomputing.com") for host in parts.forwarders.connected), "Snowflake not asked"
+    return "report and Snowflake over the egress proxy"
+
+
+def _alert(parts: World) -> str:
+    task = parts.cluster.run("watchdog")
+    assert task.code == 3, f"exit code {task.code}: {task.output()[-800:]}"
+    assert wait_until(lambda: bool(parts.people.messages), 120), "no message"
+    text = "\n".join(message.seen for message in parts.people.messages)
+    links = re.findall(r"<(https?://[^|>]+)\|", text)
+    runbook = [link for link in links if "/docs/runbook/alerts.md#" in link]
+    assert runbook, links
+    headings = set(re.findall(r"^## (.+)$", (ROOT / "docs" / "runbook" / "alerts.md").read_text(), re.MULTILINE))
+    assert {link.rpartition("#")[2] for link in runbook} <= headings, runbook
+    assert not [link for link in links if not link.startswith("https://")]
+    channels = {message.channel for message in parts.people.messages}
+    return f"{len(parts.people.messages)} message(s) in {', '.join(sorted(channels))}"
+
+
+def _switch(parts: World) -> str:
+    name = f"/classfeed/{parts.env}/flags"
+    value = json.dumps({"mode": {"class_super": "off"}})
+    parts.client("ssm").put_parameter(Name=name, Value=value, Type="String", Overwrite=True, Description="rehearsal")
+    shown = _ok(parts.cluster.run("worker", "classfeed", "flags"), "source: ssm")
+    text = list(parts.cluster.tasks.values())[-1].output()
+    assert re.search(r"class_super .*mode .*off", text), text
+    parts.client("ssm").put_parameter(Name=name, Value="{}", Type="String", Overwrite=True, Description="rehearsal")
+    return shown
+
+
+def _restart(parts: World, running: dict[str, Task], *names: str) -> str:
+    for name in names or SERVICES:
+        running[name].stop()
+        running[name] = parts.cluster.start(parts.cluster.family(name))
+    for name in names or SERVICES:
+        _healthy(running[name])
+    return f"{len(names or SERVICES)} service(s)"
+
+
+def _rotate(parts: World, running: dict[str, Task]) -> str:
+    password = "second"
+    parts.database.set_password(password)
+    value: dict[str, Any] = {"username": "dagster", "password": password}
+    parts.client("secretsmanager").put_secret_value(
+        SecretId=parts.secret("dagster-database"), SecretString=json.dumps(value)
+    )
+    return _restart(parts, running)
+
+
+def _kill_daemon(parts: World, running: dict[str, Task]) -> str:
+    running["daemon"].process.kill()
+    running["daemon"].process.wait()
+    running["daemon"] = parts.cluster.start(parts.cluster.family("daemon"))
+    return _healthy(running["daemon"])
+
+
+def _egress(parts: World) -> str:
+    assert not parts.forwarders.refused, sorted(set(parts.forwarders.refused))
+    return ", ".join(sorted(parts.forwarders.connected))
