@@ -62,6 +62,9 @@ browser: setup ## the Dagster UI in a real browser (needs Chromium: apt-get inst
 	@command -v npm > /dev/null && npm install --silent --no-audit --no-fund --prefix .browser axe-core || true
 	@CLASSFEED_PLAYWRIGHT=$(CURDIR)/.browser/bin/python $(BIN)/python -m pytest -m browser
 
+production: setup ## the deployment as its templates describe it, on this machine (root); PRODUCTION=--short, --env prod
+	@$$([ "$$(id -u)" = 0 ] || echo sudo) $(BIN)/python -m classfeed_dagster_tests.rehearsal $(PRODUCTION)
+
 backfill: setup ## DATES dates through the real webserver, daemon and queue, as the UI launches them (an hour or more)
 	@$(BIN)/python -m classfeed_dagster_tests.torture.backfill --dates $(or $(DATES),250)
 
@@ -112,4 +115,4 @@ lock: setup ## resolve the dependencies again, locked versions kept where possib
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup setup-demo demo up test coverage properties nightly torture torture-short mutation browser backfill celery bench lint style lint-deploy audit format docs lock clean
+.PHONY: help setup setup-demo demo up test coverage properties nightly torture torture-short mutation browser backfill celery bench lint style lint-deploy audit format docs lock clean production

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aws_cdk import CfnParameter, Duration, Stack
+from aws_cdk import CfnCondition, CfnParameter, Duration, Fn, Stack, Token
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_elasticloadbalancingv2 as elb
 from aws_cdk import aws_logs as logs
@@ -53,6 +53,17 @@ class Application(Stack):
             self, "ImageDigest", type="String", allowed_pattern="sha256:[0-9a-f]{64}",
             description="the image that every task runs, by digest: the same in staging as in production",
         )  # fmt: skip
+        self.migration = CfnParameter(
+            self, "MigrationDigest", type="String", allowed_pattern="sha256:[0-9a-f]{64}",
+            description="the image of the migration step alone: a release migrates before it renews the services",
+        )  # fmt: skip
+        services = CfnParameter(
+            self, "Services", type="String", default="on", allowed_values=["on", "off"],
+            description="off: no task runs, so that a first deployment can be completed before anything starts",
+        )  # fmt: skip
+        self.services_on = CfnCondition(
+            self, "ServicesOn", expression=Fn.condition_equals(services.value_as_string, "on")
+        )
         self.cluster = ecs.CfnCluster(
             self, "Cluster", cluster_name=deployment.name("cluster"),
             cluster_settings=[ecs.CfnCluster.ClusterSettingsProperty(name="containerInsights", value="enabled")],
@@ -85,9 +96,10 @@ class Application(Stack):
             kms_key_id=self.foundation.key.key_arn,
         )  # fmt: skip
         part = ecs.CfnTaskDefinition
+        digest = self.migration if name == "migrate" else self.digest
         container = part.ContainerDefinitionProperty(
             name="run" if name == "worker" else name,
-            image=f"{REST_ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{REPOSITORY}@{self.digest.value_as_string}",
+            image=f"{REST_ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{REPOSITORY}@{digest.value_as_string}",
             command=COMMANDS.get(name, [name]),
             essential=True, readonly_root_filesystem=True, user="10001:10001", privileged=False, stop_timeout=110,
             linux_parameters=part.LinuxParametersProperty(
@@ -198,7 +210,7 @@ class Application(Stack):
             self, f"Service{name.title()}", service_name=name, cluster=self.cluster.ref, launch_type="FARGATE",
             task_definition=self.tasks[name].ref, platform_version="1.4.0", enable_execute_command=False,
             # Dagster wants one daemon and one code server; two of a webserver survive the loss of a zone.
-            desired_count=2 if name in PATHS else 1,
+            desired_count=Token.as_number(Fn.condition_if("ServicesOn", 2 if name in PATHS else 1, 0)),
             deployment_configuration=part.DeploymentConfigurationProperty(
                 deployment_circuit_breaker=part.DeploymentCircuitBreakerProperty(enable=True, rollback=True),
                 # Never two daemons at once.

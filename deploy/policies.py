@@ -356,6 +356,7 @@ def github(deployment: Deployment | None = None, environment: str = "") -> State
     if environment.endswith("-notes"):
         workflows.append("nightly.yml")  # a red night tells the channel
     host = "token.actions.githubusercontent.com"
+    references = [f"{GITHUB_REPOSITORY}/.github/workflows/{workflow}@refs/heads/main" for workflow in workflows]
     return {
         "Effect": "Allow",
         "Action": "sts:AssumeRoleWithWebIdentity",
@@ -364,9 +365,7 @@ def github(deployment: Deployment | None = None, environment: str = "") -> State
             "StringEquals": {
                 f"{host}:aud": "sts.amazonaws.com",
                 f"{host}:sub": f"repo:{GITHUB_REPOSITORY}:{subject}",
-                f"{host}:job_workflow_ref": [
-                    f"{GITHUB_REPOSITORY}/.github/workflows/{workflow}@refs/heads/main" for workflow in workflows
-                ],
+                f"{host}:job_workflow_ref": references[0] if len(references) == 1 else references,
             }
         },
     }

@@ -58,7 +58,7 @@ def test_resolver_parameter_without_value_is_refused(stacks: Stacks) -> None:
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_import_of_a_task_is_exported_by_another_stack(env: str) -> None:
-    stacks = Stacks(env, {"ImageDigest": "sha256:0", "AWS::Region": "ap-southeast-2"})
+    stacks = Stacks(env, {"ImageDigest": "sha256:0", "MigrationDigest": "sha256:0", "AWS::Region": "ap-southeast-2"})
     for logical in stacks.resources("foundation", "AWS::SecretsManager::Secret"):
         stacks.provide("foundation", logical, "Ref", f"arn:{logical}")
     for logical in stacks.resources("foundation", "AWS::RDS::DBInstance"):

@@ -6,6 +6,9 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +155,11 @@ def test_caches_are_keyed_on_the_lock() -> None:
 
 def test_the_night_does_what_is_too_long_for_the_day() -> None:
     jobs = WORKFLOWS["nightly.yml"]["jobs"]
-    assert set(jobs) == {"torture", "properties", "mutation", "audit"}
+    assert set(jobs) == {"audit", "mutation", "production", "properties", "torture", "tell"}
+    tell = jobs.pop("tell")
+    assert tell["if"] == "failure()"
+    assert set(tell["needs"]) == set(jobs)
+    assert tell["steps"][-1]["run"] == "deploy/release alarm"
     makefile = (ROOT / "Makefile").read_text()
     for name, body in jobs.items():
         # The project's own commands, which anybody can run.
@@ -269,3 +276,44 @@ def test_durations_tell_waiting_from_working() -> None:
     assert summary(many)["check"] == (21, 110, 119.0)
     assert summary([*found[:1], found[1] | {"outcome": "failure"}]) == {"check": (1, 300, 300.0)}
     assert json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("variables", "author"),
+    [({"BY": "pat"}, "by pat"), ({"BY": "pat", "APPROVED_BY": "kim"}, "by kim"), ({}, None)],
+)
+def test_release_note_names_who_did_it(tmp_path: Path, variables: dict[str, str], author: str | None) -> None:
+    """The release script itself, with a webhook that listens here."""
+    received: list[str] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Webhook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "deploy").mkdir()
+    for name in ("release", "note.py"):
+        shutil.copy(ROOT / "deploy" / name, tmp_path / "deploy" / name)
+    fake = tmp_path / "aws"
+    url = json.dumps({"url": f"http://127.0.0.1:{server.server_port}/"})
+    fake.write_text(f"#!/bin/sh\ncase \"$*\" in *get-secret-value*) echo '{url}' ;; *) exit 1 ;; esac\n")
+    fake.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{Path(sys.executable).parent}:/usr/bin:/bin", "ENVIRONMENT": "prod",
+               "DIGEST": "sha256:after", "REGISTRY": "1.dkr"}  # fmt: skip
+    script = str(tmp_path / "deploy" / "release")
+    try:
+        subprocess.run([script, "say", "done"], env=environ | variables, capture_output=True, text=True, check=True)
+        alarm = {"WORKFLOW": "nightly", "RUN_URL": "https://github/run/1", "FAILED_JOBS": "torture audit"}
+        subprocess.run([script, "alarm"], env=environ | alarm, capture_output=True, text=True, check=True)
+    finally:
+        server.shutdown()
+        server.server_close()
+    note, red = received
+    assert ([line for line in note.splitlines() if line.startswith("by ")] or [None]) == [author]
+    assert red.startswith("classfeed nightly: is red: torture audit")
+    assert "https://github/run/1" in red

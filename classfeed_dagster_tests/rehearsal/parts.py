@@ -63,7 +63,7 @@ def world(env: str, folder: Path, image: Path | None) -> Iterator[World]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         os.environ[name] = "local"
     os.environ.pop("AWS_ENDPOINT_URL", None)
-    stacks = Stacks(env, {"ImageDigest": DIGEST, "CertificateArn": "arn:aws:acm:certificate", "AWS::Region": REGION,
+    stacks = Stacks(env, {"ImageDigest": DIGEST, "MigrationDigest": DIGEST, "CertificateArn": "arn:aws:acm:certificate", "AWS::Region": REGION,
                           "AWS::AccountId": "111122223333", "AWS::Partition": "aws"})  # fmt: skip
     account = stacks.resources("application", "AWS::ECS::TaskDefinition")
     assert account
