@@ -47,6 +47,7 @@ DECLARED_IN = (
     "bigsite.readiness",
     "bigsite.source_connection",
     "cli.arguments",
+    "cli.preflight",
     "cli.support",
     "delivery.chain_integrity",
     "delivery.ledger_rebuild",

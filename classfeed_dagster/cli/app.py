@@ -19,6 +19,7 @@ from classfeed_dagster.cli import (
     local,
     operations,
     output,
+    preflight,
     production,
     reconciliation,
     schema,
@@ -45,7 +46,7 @@ app = typer.Typer(
 )
 for group in (
     deliveries, trace, frame, ledger, support, operations, reconciliation, schema, lineage, local, simulation,
-    production,
+    preflight, production,
 ):  # fmt: skip
     group.register(app)
 

@@ -1,0 +1,280 @@
+"""Preflight: ask everything that a component needs of its environment, one line each, with what to do."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+
+from classfeed_dagster.errors import ClassfeedError, ConfigurationError
+from classfeed_dagster.settings import REQUIRED, Component, Environment, Settings, get_settings
+
+out = Console()
+_CLOCK_SECONDS = 30.0
+_TIMEOUT_SECONDS = 10.0
+_PAGERDUTY_KEY = re.compile(r"[0-9A-Za-z]{20,40}")
+
+
+class PreflightError(ConfigurationError):
+    """A part that is needed does not answer as it must. The message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreflightCheck:
+    """One question to the environment.
+
+    Attributes:
+        name: what is asked.
+        ask: returns the answer; raises if it is not good.
+        advice: what to do if it is not.
+    """
+
+    name: str
+    ask: Callable[[], str]
+    advice: str
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(preflight)
+
+
+def preflight() -> None:
+    """Ask everything that this component needs of its environment; one line each, with what to do.
+
+    Writes nothing and sends nothing. Exit code 3 if an answer is not good.
+    """
+    settings = get_settings()
+    failures = 0
+    for check in checks(settings):
+        try:
+            out.print(f"[green]ok[/]    {check.name}: {check.ask()}", highlight=False, soft_wrap=True)
+        except Exception as error:  # a driver may raise anything; each is one line
+            failures += 1
+            out.print(f"[red]FAIL[/]  {check.name}: {_reason(error)}. {check.advice}", highlight=False, soft_wrap=True)
+    if failures:
+        out.print(f"{failures} answer(s) are not good", highlight=False)
+        raise typer.Exit(3)
+
+
+def checks(settings: Settings) -> Iterator[PreflightCheck]:
+    """Yield the checks of everything that the settings and the instance name."""
+    required = REQUIRED[settings.component]
+    yield PreflightCheck(
+        "settings", lambda: f"{settings.env}, component {settings.component or 'none'}, {len(required)} required", ""
+    )
+    yield from _identity(settings)
+    yield from _names(settings)
+    if os.environ.get("DAGSTER_PG_HOST"):
+        yield PreflightCheck(
+            "Dagster's database", _dagster_database, "Check the secret dagster-database; run `classfeed migrate`"
+        )
+    if settings.bigsite_url is not None:
+        yield PreflightCheck(
+            "bigsite", lambda: _bigsite(settings), "Check the secret bigsite, the resolver rule and port 5432"
+        )
+        yield PreflightCheck("clock", lambda: _clock(settings), "Synchronise the clock; ECS does so by itself")
+    if settings.component is not Component.MIGRATE:
+        yield PreflightCheck("object store", lambda: _store(settings), "Check the bucket's name and the task's role")
+    if settings.flags_parameter:
+        yield PreflightCheck(
+            "switches", lambda: _switches(settings), "See unreadable-switches in docs/runbook/alerts.md"
+        )
+    for name, url in (
+        ("consent queue", settings.consent_queue_url),
+        ("dead letters", settings.consent_dead_letter_url),
+    ):
+        if url is not None:
+            yield PreflightCheck(name, partial(_queue, settings, url), "Check the queue's URL and the task's role")
+    if settings.snowflake_account is not None and settings.snowflake_user is not None:
+        yield PreflightCheck(
+            "Snowflake", lambda: _snowflake(settings), "Check user, key, network policy and the role's grants"
+        )
+        yield PreflightCheck(
+            "data team's table", lambda: _data_team(settings), "Grant SELECT on it to the role, or correct its name"
+        )
+    if settings.slack_token is not None:
+        yield PreflightCheck("Slack", lambda: _slack(settings), "Check the token; invite the bot into the channel")
+    if settings.pagerduty_key is not None:
+        yield PreflightCheck("PagerDuty key", lambda: _pagerduty(settings), "Copy the integration's routing key")
+
+
+def _identity(settings: Settings) -> Iterator[PreflightCheck]:
+    if settings.env is Environment.LOCAL:
+        return
+
+    def ask() -> str:
+        import boto3
+
+        arn = str(boto3.client("sts").get_caller_identity()["Arn"])
+        expected = f"classfeed-{settings.env}-{settings.component}"
+        if settings.component and expected not in arn:
+            raise PreflightError(f"the role is {arn}, expected {expected}")
+        return arn
+
+    yield PreflightCheck("AWS role", ask, "Check the task definition's role and the access stack")
+
+
+def _names(settings: Settings) -> Iterator[PreflightCheck]:
+    proxy = urlsplit(os.environ.get("HTTPS_PROXY", ""))
+    urls = {
+        "bigsite": settings.bigsite_url.get_secret_value() if settings.bigsite_url else None,
+        "UI": settings.ui_url,
+        "operators' webserver": settings.operate_url,
+    }
+    hosts = {name: urlsplit(url).hostname for name, url in urls.items() if url}
+    hosts |= {"code server": os.environ.get("CLASSFEED_CODE_SERVER_HOST"), "egress proxy": proxy.hostname}
+    for name, host in hosts.items():
+        if host:
+            yield PreflightCheck(
+                f"name of {name}",
+                partial(_resolve, host),
+                "Check the zone, or the resolver rule",
+            )
+    if proxy.hostname:
+        address = (proxy.hostname, proxy.port or 3128)
+        yield PreflightCheck(
+            "egress proxy", lambda: _connect(*address), "Check routes, the transit gateway and the security group"
+        )
+
+
+def _resolve(host: str) -> str:
+    return f"{host} is {socket.gethostbyname(host)}"
+
+
+def _connect(host: str, port: int) -> str:
+    with socket.create_connection((host, port), _TIMEOUT_SECONDS):
+        return f"{host}:{port} answers"
+
+
+def _dagster_database() -> str:
+    import psycopg
+
+    environment = os.environ
+    with psycopg.connect(
+        host=environment["DAGSTER_PG_HOST"], dbname=environment["DAGSTER_PG_DB"], sslmode="require",
+        user=environment["DAGSTER_PG_USERNAME"], password=environment["DAGSTER_PG_PASSWORD"], connect_timeout=10,
+    ) as connection:  # fmt: skip
+        count = connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE tablename IN ('runs', 'event_logs')"
+        ).fetchone()
+    if count is None or count[0] != 2:
+        raise PreflightError("Dagster's tables are missing")
+    return "tables are there"
+
+
+def _bigsite(settings: Settings) -> str:
+    import sqlalchemy as sa
+
+    from classfeed_dagster.bigsite.tables import metadata
+    from classfeed_dagster.runtime import Runtime
+
+    runtime = Runtime(settings)
+    try:
+        inspector = sa.inspect(runtime.engine)
+        missing = sorted(
+            table.fullname for table in metadata.sorted_tables if not inspector.has_table(table.name, table.schema)
+        )
+    finally:
+        runtime.close()
+    if missing:
+        raise PreflightError(f"missing or not readable: {', '.join(missing)}")
+    return f"{len(metadata.sorted_tables)} tables"
+
+
+def _clock(settings: Settings) -> str:
+    import sqlalchemy as sa
+
+    from classfeed_dagster.runtime import Runtime
+
+    runtime = Runtime(settings)
+    try:
+        with runtime.engine.connect() as connection:
+            theirs = connection.execute(sa.text("SELECT now()")).scalar_one()
+    finally:
+        runtime.close()
+    difference = abs((dt.datetime.now(dt.UTC) - theirs).total_seconds())
+    if difference > _CLOCK_SECONDS:
+        raise PreflightError(f"this clock and bigsite's differ by {difference:.0f} s")
+    return f"within {difference:.1f} s of bigsite's"
+
+
+def _store(settings: Settings) -> str:
+    from classfeed_dagster.store import open_store
+
+    store = open_store(settings.store_location, s3_endpoint_url=settings.s3_endpoint_url)
+    prefix = "reruns/" if settings.component is Component.DOOR else "chain/"
+    return f"{settings.store_location}: {sum(1 for _ in store.list(prefix))} object(s) under {prefix}"
+
+
+def _switches(settings: Settings) -> str:
+    from classfeed_dagster.feed_run.flags import parameter_of
+
+    return f"version {parameter_of(settings).read().version} of {settings.flags_parameter}"
+
+
+def _queue(settings: Settings, url: str) -> str:
+    import boto3
+
+    client = boto3.client("sqs", endpoint_url=settings.sqs_endpoint_url)
+    found = client.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
+    return f"{found['Attributes']['ApproximateNumberOfMessages']} message(s)"
+
+
+def _snowflake(settings: Settings) -> str:
+    statement = "SELECT CURRENT_ROLE(), CURRENT_WAREHOUSE(), CURRENT_DATABASE(), CURRENT_SCHEMA()"
+    role, *rest = _query(settings, statement)
+    if role is None or None in rest:
+        raise PreflightError("role, warehouse, database or schema does not exist or is not granted")
+    return f"role {role}"
+
+
+def _data_team(settings: Settings) -> str:
+    return f"{_query(settings, f'SELECT COUNT(*) FROM {settings.data_team_table}')[0]} row(s)"  # noqa: S608 - a setting
+
+
+def _query(settings: Settings, statement: str) -> tuple[Any, ...]:
+    from dagster_snowflake import SnowflakeResource
+
+    from classfeed_dagster.warehouse.connection import connection_arguments
+
+    with SnowflakeResource(**connection_arguments(settings)).get_connection() as connection:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        row = cursor.fetchone()
+    return tuple(row) if isinstance(row, tuple) else ()
+
+
+def _slack(settings: Settings) -> str:
+    from slack_sdk.web.client import WebClient
+
+    if settings.slack_token is None:
+        raise PreflightError("no token")
+    client = WebClient(settings.slack_token.get_secret_value(), base_url=settings.slack_url, timeout=10)
+    return f"signed in as {client.auth_test().get('user', '?')}"
+
+
+def _pagerduty(settings: Settings) -> str:
+    key = settings.pagerduty_key.get_secret_value() if settings.pagerduty_key else ""
+    if not _PAGERDUTY_KEY.fullmatch(key):
+        raise PreflightError("it does not look like a routing key")
+    return "looks like a routing key; only an alert proves it"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ClassfeedError):
+        return str(error)
+    code = getattr(error, "response", None)
+    if isinstance(code, dict) and "Error" in code:
+        return str(code["Error"].get("Code", type(error).__name__))
+    # A driver's text may repeat an address with a password.
+    return type(error).__name__

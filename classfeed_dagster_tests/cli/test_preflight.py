@@ -1,0 +1,102 @@
+"""Preflight, against real parts: what it asks, what a missing part says, and that it repeats no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from click.testing import Result
+from typer.testing import CliRunner
+
+from classfeed_dagster.bigsite.tables import SCHEMA, metadata
+from classfeed_dagster.cli.app import app
+from classfeed_dagster.cli.preflight import checks
+from classfeed_dagster.settings import Settings, get_settings
+from classfeed_dagster_tests.fixtures.switchboard import Switchboard
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database_url: str) -> Iterator[Command]:
+    """Run preflight with some settings changed."""
+
+    def run(**changed: str) -> Result:
+        for name, value in {"BIGSITE_URL": database_url, "STORE_URL": str(tmp_path / "store"), **changed}.items():
+            monkeypatch.setenv(name if name.startswith(("DAGSTER", "HTTPS")) else f"CLASSFEED_{name}", value)
+        get_settings.cache_clear()
+        return CliRunner().invoke(app, ["preflight"])
+
+    yield run
+    get_settings.cache_clear()
+
+
+def line(result: Result, name: str) -> str:
+    (found,) = [
+        one for one in result.output.splitlines() if " " in one and one.split(maxsplit=1)[1].startswith(f"{name}:")
+    ]
+    return found
+
+
+def test_preflight_complete_environment_is_ok(command: Command, database_url: str) -> None:
+    engine = sa.create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateSchema(SCHEMA))
+        metadata.create_all(connection)
+    engine.dispose()
+    result = command()
+    assert result.exit_code == 0, result.output
+    assert "tables" in line(result, "bigsite")
+    assert line(result, "clock").startswith("ok")
+    assert line(result, "object store").startswith("ok")
+
+
+def test_preflight_empty_bigsite_names_tables_and_goes_on(command: Command) -> None:
+    result = command(UI_URL="https://nowhere.invalid/view", PAGERDUTY_KEY="short")
+    assert result.exit_code == 3
+    assert "bigsite.portfolio" in line(result, "bigsite")
+    assert line(result, "name of UI").startswith("FAIL")
+    assert line(result, "PagerDuty key").startswith("FAIL")
+    assert line(result, "object store").startswith("ok")
+    assert "answer(s) are not good" in result.output
+
+
+def test_preflight_wrong_password_repeats_no_secret(command: Command) -> None:
+    secret = "hunter2"
+    result = command(
+        BIGSITE_URL=f"postgresql+psycopg://feed:{secret}@127.0.0.1:9/bigsite",
+        DAGSTER_PG_HOST="127.0.0.1", DAGSTER_PG_DB="dagster", DAGSTER_PG_USERNAME="dagster", DAGSTER_PG_PASSWORD=secret,
+        HTTPS_PROXY="http://127.0.0.1:9",
+    )  # fmt: skip
+    assert result.exit_code == 3
+    assert secret not in result.output
+    for name in ("bigsite", "Dagster's database", "egress proxy"):
+        assert line(result, name).startswith("FAIL"), result.output
+
+
+def test_preflight_asks_aws_for_what_the_settings_name(
+    command: Command, s3_endpoint: str, switchboard: Switchboard
+) -> None:
+    result = command(
+        FLAG_PROVIDER="ssm", FLAGS_PARAMETER="/classfeed/none/flags", SSM_ENDPOINT_URL=s3_endpoint,
+        SQS_ENDPOINT_URL=s3_endpoint, CONSENT_QUEUE_URL=f"{s3_endpoint}/1/none",
+        CONSENT_DEAD_LETTER_URL=f"{s3_endpoint}/1/none-dead", SLACK_TOKEN="xoxb-local", SLACK_URL="http://127.0.0.1:9/",
+    )  # fmt: skip
+    assert "ParameterNotFound" in line(result, "switches")
+    assert line(result, "consent queue").startswith("FAIL")
+    assert line(result, "dead letters").startswith("FAIL")
+    assert line(result, "Slack").startswith("FAIL")
+
+
+def test_preflight_outside_local_asks_every_required_part() -> None:
+    settings = Settings(
+        env="prod", component="worker", store_url="s3://bucket", first_business_date="2026-03-02",
+        ui_url="https://feed/view", runbook_url="https://feed/alerts.md", bigsite_url="postgresql://db/bigsite",
+        snowflake_account="a", snowflake_user="u", snowflake_private_key="k", snowflake_role="r",
+        snowflake_warehouse="w", snowflake_database="d", data_team_table="t",
+    )  # fmt: skip
+    names = [check.name for check in checks(settings)]
+    assert names[0] == "settings"
+    assert {"AWS role", "bigsite", "clock", "object store", "Snowflake", "data team's table"} <= set(names)
