@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.cli.app import app

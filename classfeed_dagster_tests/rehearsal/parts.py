@@ -158,7 +158,8 @@ def _snowflake(stack: ExitStack, folder: Path) -> int:
 
 
 def _client(service: str, endpoint: str) -> Any:
-    return boto3.client(service, endpoint_url=endpoint, region_name=REGION)
+    make: Any = boto3.client
+    return make(service, endpoint_url=endpoint, region_name=REGION)
 
 
 def _interface(endpoint: str) -> str:

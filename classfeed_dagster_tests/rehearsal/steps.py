@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def rehearse(env: str, folder: Path, report: Report, *, short: bool, image: Path
         for name in SERVICES:
             running[name] = parts.cluster.start(parts.cluster.family(name))
         for name in SERVICES:
-            report.hold(f"{name} is healthy", template, lambda name=name: _healthy(running[name]))
+            report.hold(f"{name} is healthy", template, partial(_service_healthy, running, name))
         report.hold("environment is the template's alone", template, lambda: _environment(parts, running["code"]))
         report.hold("root is read-only, user has no rights", template, lambda: _confined(running["code"]))
         report.hold("smoke", template, lambda: _smoke(parts))
@@ -61,6 +62,10 @@ def _ok(task: Task, pattern: str = "") -> str:
 
 def _migrate(parts: World, expected: str) -> str:
     return _ok(parts.cluster.run("migrate"), rf"^{expected}: \d+ tables")
+
+
+def _service_healthy(running: dict[str, Task], name: str) -> str:
+    return _healthy(running[name])
 
 
 def _healthy(task: Task) -> str:
@@ -127,7 +132,9 @@ def _delivered(parts: World) -> str:
     def delivered() -> bool:
         return any(key.endswith("manifest.json") for key in _keys(parts, prefix))
 
-    workers = lambda: [task for task in parts.cluster.tasks.values() if "execute_run" in task.command]  # noqa: E731
+    def workers() -> list[Task]:
+        return [task for task in parts.cluster.tasks.values() if "execute_run" in task.command]
+
     held = wait_until(delivered, _DATE_SECONDS, 3)
     assert held, f"{len(workers())} worker(s); {[task.output()[-1500:] for task in workers()[-1:]]}"
     return f"{len(_keys(parts, prefix))} objects by {len(workers())} worker task(s)"
