@@ -126,13 +126,20 @@ class Portfolio:
     page: str = Field(description="message id of the page it is on")
 
 
+def _is_none(value: object) -> bool:
+    # A field that was added later: manifests from before it keep their bytes.
+    return value is None
+
+
 class RuleCount(StoredRecord):
     """A rule that a portfolio breaks."""
 
     rule: str = Field(description="the rule's name")
     findings: PositiveInt = Field(description="number of breaches in the portfolio")
     subjects: tuple[str, ...] = Field(description="ids and codes that break it, at most five, never names")
-    detail: str | None = Field(default=None, description="the first finding in detail; no personal data")
+    detail: str | None = Field(
+        default=None, description="the first finding in detail; no personal data", exclude_if=_is_none
+    )
 
 
 class HeldBack(StoredRecord):
@@ -154,11 +161,6 @@ class PassedCheck(StoredRecord):
     passed: bool = Field(description="its verdict over exactly the pages listed")
     key: str = Field(description="the verdict's key in the store")
     evaluated_by: str = Field(description="correlation id of the attempt that evaluated it")
-
-
-def _is_none(value: object) -> bool:
-    # Manifests from before the ledger keep their bytes.
-    return value is None
 
 
 class Manifest(StoredRecord):

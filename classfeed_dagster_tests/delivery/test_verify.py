@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classfeed_dagster.delivery.manifest import ChainEntry, json_schema
+from classfeed_dagster.delivery.manifest import ChainEntry, HeldBack, json_schema
 from classfeed_dagster.delivery.verify import ProblemKind, Verification, verify_feed, verify_paths
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster.stored_records import chain_key, manifest_key, to_json
@@ -354,3 +354,11 @@ def test_the_manifest_has_a_published_schema() -> None:
     described = schema["$defs"]["Manifest"]["properties"]
     assert "consent_checked_at" in described
     assert set(schema["discriminator"]["mapping"]) == {"delivery", "void"}
+
+
+def test_a_held_back_entry_from_before_the_detail_keeps_its_bytes() -> None:
+    stored = (
+        b'{"kind":"RULE","number":"SW1","reason":"breaks units_ledger (once)","rules":'
+        b'[{"findings":1,"rule":"units_ledger","subjects":["ASX:WRH"]}],"waiting_for":null}\n'
+    )
+    assert to_json(HeldBack.model_validate_json(stored)) == stored
