@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from classfeed_dagster.runtime import Runtime
 
 PROVEN_WITHIN = dt.timedelta(hours=6)
-_RECONCILED = "epi"  # the format of the feeds that are reconciled
 
 
 def proof_incidents(runtime: Runtime, gathered: Gathered) -> list[Incident]:
@@ -30,13 +29,13 @@ def proof_incidents(runtime: Runtime, gathered: Gathered) -> list[Incident]:
     broken: dict[str, list[tuple[Observed, Side, ReconciliationSummary]]] = defaultdict(list)
     unproven: dict[str, list[Observed]] = defaultdict(list)
     for one in gathered.dates:
-        if one.feed.format.name != _RECONCILED or not one.deliveries:
+        if not one.deliveries:
             continue
         latest = one.deliveries[-1]
         found = {side: _assured(runtime, one, side) for side in Side}
         broken[one.feed.name] += [(one, side, said) for side, said in found.items() if said is not None and said.errors]
         source = found[Side.SOURCE]
-        proven = source is not None and source.revision >= latest.revision
+        proven = source is not None and not source.stopped and source.revision >= latest.revision
         if not proven and gathered.at - latest.delivered_at > PROVEN_WITHIN:
             unproven[one.feed.name].append(one)
     return [

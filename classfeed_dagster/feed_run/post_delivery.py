@@ -1,41 +1,50 @@
-"""Steps after delivery: reconcile with the source, load the warehouse, reconcile with the data team. Dagster-free.
+"""Work after a delivery, without Dagster: reconcile it, verify its files, load the warehouse, ask the data team.
 
-Each step can be repeated: breaks are stored once, a load replaces its date, a report belongs to its attempt.
+Each step can be repeated: breaks are kept once, a load replaces its date, a report belongs to its attempt. Live and
+shadow deliveries are treated alike.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from pydantic import BaseModel
 
-from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.delivery.delivery_history import live_and_shadow
+from classfeed_dagster.delivery.state import DeliveredState, delivered_state
+from classfeed_dagster.documents.document_format import DocumentFormat
+from classfeed_dagster.feed_run.switches import FeedFlags, chosen_format
+from classfeed_dagster.feed_run.verify_date import verification_breaks
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.reconciliation.data_team import reconcile_data_team
+from classfeed_dagster.reconciliation.document_layouts import layout_named
 from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.report import write_report
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.reconciliation.source import reconcile_source
 from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import SYDNEY, next_business_day
 from classfeed_dagster.warehouse.breaks import Saved, kept_breaks, run_history, save_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.load import Loaded, load_delivery
 from classfeed_dagster.warehouse.records import Side
 
-# Time at which the data team's figures for a date are due: Sydney time on the next business day.
+# When the data team's figures for a date should be there: Sydney time on the next business day.
 DATA_TEAM_DUE = dt.time(9, 0)
 _PLOTTED_DATES = 30
 
 
 class ReconciliationSummary(BaseModel, frozen=True):
-    """Result of one side's reconciliation of a date, and the reconciled delivery."""
+    """The outcome of one side's reconciliation of a date, and of which delivery. ``stopped``: it has no verdict."""
 
-    build_id: str  # of the latest reconciled delivery
+    build_id: str  # of the latest delivery that was reconciled
     revision: int
     errors: int
     warnings: int
@@ -43,11 +52,12 @@ class ReconciliationSummary(BaseModel, frozen=True):
     unexplained: int  # breaks for which the data shows no likely cause
     report: str  # its key in the object store
     attempt: str
+    stopped: str | None = None  # the kind of error that ended it before a verdict
 
 
 @dataclass(frozen=True)
 class PostDelivery:
-    """One attempt at reconciling a delivered business date of a feed. ``now``: a rehearsal's clock."""
+    """One delivered business date of a feed, and one attempt at proving it. ``now``: a rehearsal's clock."""
 
     runtime: Runtime
     feed: Feed
@@ -58,76 +68,124 @@ class PostDelivery:
 
     @cached_property
     def instant(self) -> dt.datetime:
-        """Return the current time, UTC."""
+        """Now, UTC."""
         return utc_now(self.now)
 
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The store with the feed's live and shadow deliveries as one."""
+        return live_and_shadow(self.runtime.store, self.feed.name)
+
+    @property
+    def delivered(self) -> DeliveredState:
+        """The date's deliveries as they are now."""
+        return delivered_state(self.store, self.feed.name, self.day)
+
+    @property
+    def format(self) -> DocumentFormat:
+        """The format of the latest delivery, which a switch may have chosen."""
+        latest = self.delivered.latest
+        if latest is None or not latest.flags:
+            return self.feed.format
+        return chosen_format(self.feed, FeedFlags.from_recorded(self.feed.name, latest.flags))
+
     def source(self) -> Reconciliation:
-        """Reconcile the delivered files with the landing and with bigsite, which is queried independently."""
-        return reconcile_source(
-            self.runtime.store,
-            self.runtime.engine,
-            self.feed.name,
-            self.day,
-            f"{self.correlation_id}-source",
-            audience=self.audience.key,
-            previous=self.audience.previous(self.day),
-        )
-
-    def load(self) -> Loaded:
-        """Load the date's deliveries into the star schema, replacing an earlier load of the date."""
-        with open_warehouse(self.runtime.settings) as connection:
-            return load_delivery(connection, self.runtime.store, self.feed.name, self.day, self.feed.format)
-
-    def data_team(self) -> Reconciliation:
-        """Reconcile metrics of the delivered files with the data team's metrics."""
-        due = dt.datetime.combine(next_business_day(self.day), DATA_TEAM_DUE, tzinfo=SYDNEY).astimezone(dt.UTC)
-        with open_warehouse(self.runtime.settings) as connection:
-            return reconcile_data_team(
-                connection,
-                self.runtime.store,
+        """Reconcile the delivered files with the landing and with bigsite, and verify them against their chain."""
+        with self._verdict(Side.SOURCE) as attempt:
+            result = reconcile_source(
+                self.store,
+                self.runtime.engine,
                 self.feed.name,
                 self.day,
-                f"{self.correlation_id}-data-team",
+                attempt,
+                audience=self.audience.key,
+                previous=self.audience.previous(self.day),
+                layout=layout_named(self.format.name),
+            )
+            known = {one.subject for one in result.breaks}
+            problems = verification_breaks(self.store, self.feed.name, self.day, self.format)
+            further = tuple(one for one in problems if one.subject not in known)
+            return dataclasses.replace(result, breaks=(*result.breaks, *further))
+
+    def load(self) -> Loaded:
+        """Put what was delivered into the star schema, in place of the rows it had for the date."""
+        with open_warehouse(self.runtime.settings) as connection:
+            return load_delivery(connection, self.store, self.feed.name, self.day, self.format)
+
+    def data_team(self) -> Reconciliation:
+        """Compare our metrics, from the delivered files, with the data team's."""
+        due = dt.datetime.combine(next_business_day(self.day), DATA_TEAM_DUE, tzinfo=SYDNEY).astimezone(dt.UTC)
+        with self._verdict(Side.DATA_TEAM) as attempt, open_warehouse(self.runtime.settings) as connection:
+            return reconcile_data_team(
+                connection,
+                self.store,
+                self.feed.name,
+                self.day,
+                attempt,
                 at=self.instant,
                 due=due,
                 table=self.runtime.settings.data_team_table,
+                layout=layout_named(self.format.name),
             )
 
-    def keep(self, reconciliation: Reconciliation) -> tuple[ReconciliationSummary, Saved]:
-        """Store the breaks, resolve those that have disappeared, write the report, and return the summary."""
+    @contextlib.contextmanager
+    def _verdict(self, side: Side) -> Iterator[str]:
+        """Name the attempt; if it ends in an error, the stored verdict says that there is none."""
+        attempt = f"{self.correlation_id}-{side.value.replace('_', '-')}"
+        try:
+            yield attempt
+        except Exception as error:
+            latest = None
+            with contextlib.suppress(Exception):  # the first error is the one to report
+                latest = self.delivered.latest
+            if latest is not None:
+                stopped = ReconciliationSummary(
+                    build_id=latest.build_id,
+                    revision=latest.revision,
+                    errors=0,
+                    warnings=0,
+                    breaks=0,
+                    unexplained=0,
+                    report="",
+                    attempt=attempt,
+                    stopped=type(error).__name__,
+                )
+                self.runtime.save_reference(f"{self.feed.name}/{side.value}_reconciliation", self.day, stopped)
+            raise
+
+    def keep(self, result: Reconciliation) -> tuple[ReconciliationSummary, Saved]:
+        """Keep the breaks in the warehouse, resolve those that are gone, write the report; return the summary."""
         with open_warehouse(self.runtime.settings) as connection:
             saved = save_breaks(
                 connection,
                 self.feed.name,
-                reconciliation.side,
+                result.side,
                 self.day,
-                reconciliation.breaks,
+                result.breaks,
                 at=self.instant,
-                attempt=reconciliation.attempt,
-                metrics=reconciliation.metrics(),
+                attempt=result.attempt,
+                metrics=result.metrics(),
             )
             kept = kept_breaks(connection, feed=self.feed.name, only_open=True)
-            history = self._history(
-                run_history(connection, self.feed.name, "portfolios_held_back"), reconciliation.side
-            )
-        report = write_report(self.runtime.store, [reconciliation], kept=kept, history=[history])
-        latest = delivered_state(self.runtime.store, self.feed.name, self.day).latest
+            history = self._history(run_history(connection, self.feed.name, "portfolios_held_back"), result.side)
+        report = write_report(self.runtime.store, [result], kept=kept, history=[history])
+        latest = self.delivered.latest
         if latest is None:
-            raise AssertionError("a date without a delivery was reconciled")
+            raise AssertionError("a date was reconciled that has no delivery")
         summary = ReconciliationSummary(
             build_id=latest.build_id,
             revision=latest.revision,
-            errors=reconciliation.errors,
-            warnings=reconciliation.warnings,
-            breaks=len(reconciliation.breaks),
-            unexplained=reconciliation.metrics()["unexplained"],
+            errors=result.errors,
+            warnings=result.warnings,
+            breaks=len(result.breaks),
+            unexplained=result.metrics()["unexplained"],
             report=report,
-            attempt=reconciliation.attempt,
+            attempt=result.attempt,
         )
-        self.runtime.save_reference(f"{self.feed.name}/{reconciliation.side.value}_reconciliation", self.day, summary)
+        self.runtime.save_reference(f"{self.feed.name}/{result.side.value}_reconciliation", self.day, summary)
         return summary, saved
 
     def _history(self, history: Sequence[tuple[dt.date, str, int]], side: Side) -> Figure:
-        """Return a figure of the portfolios held back on the last reconciled dates, up to this one."""
+        """Portfolios held back over the last dates that were proven, up to this one."""
         rows = [(day.isoformat(), count) for day, of, count in history if of == side.value and day <= self.day]
         return Figure("portfolios held back, by date", tuple(rows[-_PLOTTED_DATES:]), over_time=True)

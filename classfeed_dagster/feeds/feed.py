@@ -12,6 +12,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
+from classfeed_dagster.reconciliation.document_layouts import layout_named
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.stored_records import delivered_prefix
 
@@ -109,6 +110,15 @@ def require_distinct(feeds: Iterable[Feed]) -> tuple[Feed, ...]:
         if feed.name == other.name:
             raise FeedDeclarationError(f"two feeds are called {feed.name}: rename one, message ids must be unique")
     return tuple(ordered)
+
+
+def require_reconcilable(feeds: Iterable[Feed]) -> tuple[Feed, ...]:
+    """Return the feeds; UnknownLayoutError if reconciliation can't read the documents of one."""
+    declared = tuple(feeds)
+    for feed in declared:
+        for document_format in (feed.format, *feed.renderings.values()):
+            layout_named(document_format.name)
+    return declared
 
 
 def audiences_of(feeds: Iterable[Feed], default_first_date: dt.date) -> tuple[RecipientSchedule, ...]:

@@ -36,6 +36,7 @@ from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
 from classfeed_dagster.orchestration.sensors.parity import parity_sensor
 from classfeed_dagster.orchestration.sensors.reconciliation import reconciliation_sensor
 from classfeed_dagster.orchestration.sensors.repair import repair_sensor
+from classfeed_dagster.reconciliation.document_layouts import LAYOUTS
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.settings import Environment, Settings
@@ -168,7 +169,7 @@ def simulation_definitions(settings: Settings, partitions: dg.PartitionsDefiniti
 
 
 def _reconciliation(parts: Sequence[FeedContext], *, running: bool) -> dg.Definitions:
-    reconciled = [part for part in parts if part.feed.format.name == "epi"]
+    reconciled = [part for part in parts if part.feed.format.name in LAYOUTS]
     by_feed = {part.feed.name: jobs.reconciliation_job(part) for part in reconciled}
     return dg.Definitions(
         assets=[

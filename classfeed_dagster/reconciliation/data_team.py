@@ -20,10 +20,12 @@ import pyarrow as pa
 
 from classfeed_dagster.reconciliation.compare import Comparison, Difference, RowClass, compare
 from classfeed_dagster.reconciliation.delivered import Delivered, read_delivered
+from classfeed_dagster.reconciliation.document_layouts import EPI, DocumentLayout
 from classfeed_dagster.reconciliation.explain import number_hints
-from classfeed_dagster.reconciliation.metrics import WINDOW_METRICS, OurMetrics, our_metrics
+from classfeed_dagster.reconciliation.metrics import WINDOW_METRICS, OurMetrics, metrics_of, our_metrics
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
 from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule
+from classfeed_dagster.reconciliation.switches import carried
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.database import Connection, literal, query
 from classfeed_dagster.warehouse.records import (
@@ -78,6 +80,7 @@ def reconcile_data_team(
     at: dt.datetime,
     due: dt.datetime | None = None,
     table: str = TABLE,
+    layout: DocumentLayout = EPI,
 ) -> Reconciliation:
     """Compare the delivery of ``day`` with the data team's metrics for it. Of computations the latest counts.
 
@@ -87,27 +90,31 @@ def reconcile_data_team(
     if not _IDENTIFIER.match(table):
         raise ValueError(f"{table!r} is not a table's name")
     with tempfile.TemporaryDirectory(prefix="classfeed-metrics-") as folder:
-        delivered = read_delivered(store, feed, day, Path(folder))
+        delivered = read_delivered(store, feed, day, Path(folder), layout)
         ours = our_metrics(delivered)
     recipient = delivered.revisions[-1].recipient
-    theirs, why = None, f"their table {table} does not exist, or may not be read (CLASSFEED_DATA_TEAM_TABLE)"
+    theirs, never = None, False
+    why = f"their table {table} does not exist, or may not be read (CLASSFEED_DATA_TEAM_TABLE)"
     if _is_there(connection, table):
-        theirs = _ask(connection, table, day, recipient)
-        why = _latest_date(connection, table, recipient) if theirs is None else ""
+        selection = _Selection(table, day, recipient, tuple(metric.name for metric in metrics_of(delivered)))
+        theirs = _ask(connection, selection)
+        if theirs is None:
+            why, never = _latest_date(connection, table, recipient)
     if theirs is None:
-        missing = _date_break(delivered, BreakKind.MISSING_DATE, Severity.WARNING, why)
+        missing = _date_break(delivered, BreakKind.MISSING_DATE, Severity.EVENT if never else Severity.WARNING, why)
         return Reconciliation(feed, day, Side.DATA_TEAM, attempt, at, (missing,), ())
     expected = {
         number
         for number, revision in delivered.latest.items()
         if revision.portfolios[number].get("change") != "REMOVED"
     }
+    theirs = _carried(theirs, delivered)
     differing = sorted(
         number
         for number in (ours.digests.keys() | theirs.digests.keys())
         if ours.digests.get(number, "") != theirs.digests.get(number, "") or (number not in expected)
     )
-    listed = _rows(connection, table, day, recipient, differing)
+    listed = _rows(connection, selection, differing)
     comparison = _compare(ours, listed, set(differing), expected & theirs.digests.keys(), at.date())
     breaks = [
         *_portfolio_breaks(delivered, ours, theirs, expected),
@@ -140,17 +147,28 @@ def _is_there(connection: Connection, table: str) -> bool:
     return True
 
 
-def _latest(table: str, day: dt.date, recipient: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    # The rows of their table that a delivery can be compared with.
+    table: str
+    day: dt.date
+    recipient: str
+    metrics: tuple[str, ...]
+
+
+def _latest(selection: _Selection) -> str:
+    listed = ", ".join(literal(name) for name in selection.metrics)
     return f"""WITH LATEST AS (SELECT PORTFOLIO_NUMBER, METRIC, COALESCE(CURRENCY, '') AS CUR, VALUE, COMPUTED_AT,
         ROW_NUMBER() OVER (PARTITION BY PORTFOLIO_NUMBER, METRIC, COALESCE(CURRENCY, '') ORDER BY COMPUTED_AT DESC) AS NTH
-        FROM {table} WHERE BUSINESS_DATE = {literal(day)} AND RECIPIENT = {literal(recipient)})"""
+        FROM {selection.table} WHERE BUSINESS_DATE = {literal(selection.day)}
+        AND RECIPIENT = {literal(selection.recipient)} AND METRIC IN ({listed}))"""
 
 
-def _ask(connection: Connection, table: str, day: dt.date, recipient: str) -> _Theirs | None:
+def _ask(connection: Connection, selection: _Selection) -> _Theirs | None:
     """Per portfolio the digest of its latest metrics other than zero; None if the date isn't there."""
     rows = query(
         connection,
-        f"""{_latest(table, day, recipient)} SELECT PORTFOLIO_NUMBER,
+        f"""{_latest(selection)} SELECT PORTFOLIO_NUMBER,
         MD5(COALESCE(LISTAGG(CASE WHEN VALUE <> 0 AND NTH = 1 THEN METRIC || '|' || CUR || '|' || TO_VARCHAR(VALUE) END, ';')
             WITHIN GROUP (ORDER BY METRIC, CUR), '')) AS DIGEST,
         MIN(COMPUTED_AT), MAX(COMPUTED_AT), SUM(CASE WHEN NTH = 2 THEN 1 ELSE 0 END)
@@ -168,14 +186,14 @@ def _ask(connection: Connection, table: str, day: dt.date, recipient: str) -> _T
     )
 
 
-def _rows(connection: Connection, table: str, day: dt.date, recipient: str, numbers: Sequence[str]) -> list[_Row]:
+def _rows(connection: Connection, selection: _Selection, numbers: Sequence[str]) -> list[_Row]:
     """Their latest metrics other than zero, of some portfolios."""
     found: list[_Row] = []
     for start in range(0, len(numbers), _CHUNK):
         listed = ", ".join(literal(number) for number in numbers[start : start + _CHUNK])
         rows = query(
             connection,
-            f"{_latest(table, day, recipient)} SELECT PORTFOLIO_NUMBER, METRIC, CUR, TO_VARCHAR(VALUE) FROM LATEST "
+            f"{_latest(selection)} SELECT PORTFOLIO_NUMBER, METRIC, CUR, TO_VARCHAR(VALUE) FROM LATEST "
             f"WHERE NTH = 1 AND VALUE <> 0 AND PORTFOLIO_NUMBER IN ({listed})",
         )
         names = ("portfolio_number", "metric", "currency", "value")
@@ -183,15 +201,30 @@ def _rows(connection: Connection, table: str, day: dt.date, recipient: str, numb
     return found
 
 
-def _latest_date(connection: Connection, table: str, recipient: str) -> str:
+def _latest_date(connection: Connection, table: str, recipient: str) -> tuple[str, bool]:
+    """Return why the date is missing, and True if they never published a figure for the recipient."""
     (row,) = query(connection, f"SELECT MAX(BUSINESS_DATE) FROM {table} WHERE RECIPIENT = {literal(recipient)}")
-    return "they have no row for the date" + (
-        f"; the last date they have is {row[0]}" if row[0] else ", nor for any other"
-    )
+    (others,) = query(connection, f"SELECT COUNT(*) FROM {table}")
+    latest = f"; the last date they have is {row[0]}" if row[0] else ", nor for any other"
+    return f"they have no row for the date{latest}", not row[0] and bool(others[0])
 
 
 def _utc(instant: dt.datetime) -> dt.datetime:
     return instant.astimezone(dt.UTC) if instant.tzinfo else instant.replace(tzinfo=dt.UTC)
+
+
+def _carried(theirs: _Theirs, delivered: Delivered) -> _Theirs:
+    """Leave out the portfolios that the feed's switch does not let it carry."""
+    selection = carried(delivered.revisions)
+    if selection == "*":
+        return theirs
+    numbers = {number.strip() for number in selection.removeprefix("!").split(",")}
+    kept = {
+        number: digest
+        for number, digest in theirs.digests.items()
+        if (number in numbers) is not selection.startswith("!")
+    }
+    return replace(theirs, digests=kept)
 
 
 # --- Comparing ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What was delivered, for the eye: movements by type and market value by security type, from the delivered pages."""
+"""Figures of a delivery for its report: movements by type, market value by security type, from the pages."""
 
 # SQL of this package's own text
 
@@ -25,13 +25,14 @@ class Figure:
 
 
 def delivered_figures(delivered: Delivered) -> tuple[Figure, ...]:
-    """How many movements of each type were delivered, and per currency what the holdings of each type are worth."""
+    """Return the number of movements delivered by type, and per currency the value of the holdings by type."""
     import duckdb  # imported where it is used: every process of Dagster imports this file, and few draw
 
     with duckdb.connect() as db:
         db.execute(f"SET memory_limit='{MEMORY_LIMIT}'")
         moved = db.execute(_MOVEMENTS.format(file=delivered.files["movement_transactions"])).fetchall()
-        valued = db.execute(_VALUES.format(file=delivered.files["investment_holdings"])).fetchall()
+        holdings = delivered.files.get("investment_holdings")
+        valued = db.execute(_VALUES.format(file=holdings)).fetchall() if holdings else []
     figures = [Figure("movements delivered, by type", tuple((str(kind), int(count)) for kind, count in moved))]
     for currency in dict.fromkeys(row[0] for row in valued):
         rows = tuple((str(kind), Decimal(value)) for of, kind, value in valued if of == currency)

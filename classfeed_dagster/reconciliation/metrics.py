@@ -1,4 +1,4 @@
-"""Our side of the data team's metrics, worked out from the delivered files alone. Definitions: their contract's table."""
+"""Our side of the data team's metrics, computed from the delivered files alone, by their contract's definitions."""
 
 # ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from classfeed_dagster.reconciliation.compare import MEMORY_LIMIT
 from classfeed_dagster.reconciliation.delivered import Delivered
+from classfeed_dagster.reconciliation.switches import DRP, INCOME, left_out
 
 WINDOW_METRICS = frozenset({"MOVEMENTS", "UNITS_MOVED", "CASH_MOVED", "TRADED"})
 
@@ -72,11 +73,29 @@ METRICS = (
     Metric("CASH_MOVED", "moved", "amount", per_currency=True, where="amount IS NOT NULL"),
     Metric("TRADED", "moved", "net_amount", per_currency=True, where="net_amount IS NOT NULL"),
 )
-_METRICS = " UNION ALL ".join(metric.sql for metric in METRICS)
+
+
+def metrics_of(delivered: Delivered) -> tuple[Metric, ...]:
+    """Return the metrics that the delivered documents can state: all of them for whole EPI documents.
+
+    A document without a ledger, or with rows left out by a switch, cannot state a metric that counts them.
+    """
+    kinds = {kind.name: kind for kind in delivered.layout.kinds}
+    ledgers = kinds["movement_transactions"].ledgers if "movement_transactions" in kinds else ""
+    off = {switch for switch, _ in left_out(delivered.revisions, delivered.latest)}
+    needs = {"MOVEMENTS": "TSIC", "UNITS_MOVED": "TS", "CASH_MOVED": "C", "TRADED": "T"}
+    switched = {"MOVEMENTS": {INCOME, DRP}, "UNITS_MOVED": {DRP}}
+    return tuple(
+        metric
+        for metric in METRICS
+        if VIEWS[metric.view] in kinds
+        and set(needs.get(metric.name, "")) <= set(ledgers)
+        and not off & switched.get(metric.name, set())
+    )
 
 
 def our_metrics(delivered: Delivered) -> OurMetrics:
-    """Every metric of every delivered portfolio, exact. Removed portfolios have none."""
+    """Return every metric of every delivered portfolio, exact. Removed portfolios have none."""
     import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
 
     last = delivered.revisions[-1]
@@ -85,20 +104,36 @@ def our_metrics(delivered: Delivered) -> OurMetrics:
         db.execute(f"SET memory_limit='{MEMORY_LIMIT}'; SET TimeZone='UTC'")
         files = delivered.files
         for view, name in VIEWS.items():
-            if view == "moved":
-                continue
-            db.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{files[name]}')")
+            if view != "moved" and name in files:
+                db.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{files[name]}')")
+        given = {name: f'"{name}"' for kind in delivered.layout.kinds for name in kind.names}
+        units, amount, net = (given.get(name, "NULL") for name in ("units", "amount", "net_amount"))
+        db.register(
+            "deltas",
+            pa.table(
+                {
+                    "portfolio_number": pa.array(
+                        [
+                            number
+                            for number, revision in delivered.latest.items()
+                            if revision.portfolios[number].get("extract") == "DELTA"
+                        ],
+                        pa.string(),
+                    )
+                }
+            ),
+        )
         # A FULL extract lists all of history, and its openings sum it: the window's part of them can't be told. A
         # DELTA's openings are the window's.
         db.execute(
-            f"""CREATE TABLE moved AS SELECT m.portfolio_number, m.transaction_id, m.transaction_id[1] AS ledger, m.currency,
-            m.units::DECIMAL(38,6) AS units, m.amount::DECIMAL(38,2) AS amount, m.net_amount::DECIMAL(38,2) AS net_amount
+            f"""CREATE TABLE moved AS SELECT portfolio_number, transaction_id, transaction_id[1] AS ledger, currency,
+            {units}::DECIMAL(38,6) AS units, {amount}::DECIMAL(38,2) AS amount, {net}::DECIMAL(38,2) AS net_amount
             FROM read_parquet('{files["movement_transactions"]}') m
-            JOIN read_parquet('{files["accounts"]}') a ON a.portfolio_number = m.portfolio_number
             WHERE m.recorded_at::TIMESTAMP WITH TIME ZONE >= {start} AND m.recorded_at::TIMESTAMP WITH TIME ZONE < {end}
-            AND (m.transaction_id[1] <> 'O' OR a.extract = 'DELTA')"""
+            AND (m.transaction_id[1] <> 'O' OR m.portfolio_number IN (SELECT portfolio_number FROM deltas))"""
         )
-        db.execute(f"CREATE TABLE metrics AS SELECT * FROM ({_METRICS}) WHERE value <> 0")
+        union = " UNION ALL ".join(metric.sql for metric in metrics_of(delivered))
+        db.execute(f"CREATE TABLE metrics AS SELECT * FROM ({union}) WHERE value <> 0")
         rows = db.sql(
             "SELECT portfolio_number, metric, currency, value::DECIMAL(38,6)::VARCHAR AS value FROM metrics"
         ).to_arrow_table()

@@ -23,6 +23,7 @@ from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import file_facts
 from classfeed_dagster.warehouse.database import Connection, Cursor, Staging, execute, literal, transaction
 from classfeed_dagster.warehouse.rows import key_of, rows_of_page
+from classfeed_dagster.warehouse.schema import ensure_dates
 
 FACTS = ("FACT_MOVEMENT", "FACT_HOLDING_DAILY", "FACT_CASH_BALANCE_DAILY", "FACT_DELIVERY")
 _FOR_EVER = "'9999-12-31'::DATE"
@@ -77,6 +78,7 @@ class Loaded:
     revisions: int
     pages: int
     rows: Mapping[str, int] = field(default_factory=dict)
+    dates: int = 0  # days in DIM_DATE
 
 
 def load_delivery(
@@ -91,6 +93,7 @@ def load_delivery(
     state = delivered_state(store, feed, day)
     if state.latest is None:
         raise NothingToLoadError(f"{feed} has no delivery for {day.isoformat()}: deliver it first")
+    dates = ensure_dates(connection, day)
     with Staging(connection) as staging:
         staged = {table: staging.table(table) for table in (*FACTS, *(one.seen for one in _DIMENSIONS))}
         pages = 0
@@ -113,7 +116,7 @@ def load_delivery(
                     _rebuild(cursor, one, staged[one.seen], where)
         finally:
             execute(connection, *(f"DROP TABLE IF EXISTS {_affected_name(one)}" for one in _DIMENSIONS))
-    return Loaded(feed, day, len(state.deliveries), pages, {table: rows[table] for table in FACTS})
+    return Loaded(feed, day, len(state.deliveries), pages, {table: rows[table] for table in FACTS}, dates)
 
 
 def _pages(

@@ -17,6 +17,7 @@ from classfeed_dagster import trading_days
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.warehouse.database import Connection, Staging, execute, literal, query, transaction
 
+_MARGIN = dt.timedelta(days=31)  # from the calendar's ends, so that every day has neighbours
 _FILE = re.compile(r"(\d{4})_\w+\.sql\Z")
 _VERSIONS = """CREATE TABLE IF NOT EXISTS SCHEMA_VERSION (
     VERSION NUMBER(4,0) NOT NULL, NAME VARCHAR(200) NOT NULL, SHA256 VARCHAR(64) NOT NULL, APPLIED_AT TIMESTAMP_NTZ NOT NULL
@@ -82,8 +83,23 @@ def apply_schema(connection: Connection, known: Iterable[Migration] | None = Non
     return [one.name for one in fresh]
 
 
+def ensure_dates(connection: Connection, day: dt.date) -> int:
+    """Fill DIM_DATE from the first supported date to the end of the year after ``day``; the number of days it has.
+
+    A date of the star schema may lie years back (a transaction's) or ahead (a settlement's), and every one must join.
+    """
+    first = trading_days.FIRST_SUPPORTED + _MARGIN
+    last = min(dt.date(day.year + 1, 12, 31), trading_days.LAST_SUPPORTED - _MARGIN)
+    (row,) = query(connection, "SELECT COUNT(*), MAX(CALENDAR_DATE) FROM DIM_DATE")
+    known, latest = int(row[0]), row[1]
+    if known and latest >= last:
+        return known
+    load_dates(connection, latest + dt.timedelta(days=1) if known else first, last)
+    return (last - first).days + 1
+
+
 def load_dates(connection: Connection, first: dt.date, last: dt.date) -> int:
-    """Fill DIM_DATE from ``first`` to ``last``, replacing what stands there; the number of days."""
+    """Fill DIM_DATE from ``first`` to ``last``, replacing the rows it has; the number of days."""
     days = [first + dt.timedelta(days=at) for at in range((last - first).days + 1)]
     frame = pl.DataFrame(
         {

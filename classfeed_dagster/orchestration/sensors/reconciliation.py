@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from classfeed_dagster.delivery.delivery_history import delivered_dates
+from classfeed_dagster.delivery.delivery_history import delivered_dates, live_and_shadow
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.asset_keys import DATA_TEAM_RECONCILIATION
@@ -30,7 +30,7 @@ def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> 
     """Of some delivered dates those whose latest delivery has not been proven, with that delivery's build."""
     waiting: list[tuple[dt.date, str]] = []
     for day in days:
-        latest = delivered_state(runtime.store, feed, day).latest
+        latest = delivered_state(live_and_shadow(runtime.store, feed), feed, day).latest
         if latest is None:
             continue
         try:
@@ -38,7 +38,7 @@ def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> 
         except NotBuiltError:
             waiting.append((day, latest.build_id))
         else:
-            if known.build_id != latest.build_id:
+            if known.stopped or known.build_id != latest.build_id:
                 waiting.append((day, latest.build_id))
     return waiting
 

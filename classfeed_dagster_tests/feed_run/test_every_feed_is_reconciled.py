@@ -1,0 +1,122 @@
+"""Every feed is reconciled, loaded and traced, whatever its format, mode and switches."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+import pytest
+
+from classfeed_dagster.delivery.feed_mode import shadow_key
+from classfeed_dagster.feed_run.post_delivery import PostDelivery, ReconciliationSummary
+from classfeed_dagster.feeds import FEEDS
+from classfeed_dagster.feeds.feed import require_reconcilable
+from classfeed_dagster.local import snowflake_server as server
+from classfeed_dagster.orchestration.rehearsal import morning_after
+from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster.reconciliation.document_layouts import UnknownLayoutError
+from classfeed_dagster.reconciliation.epi_document import UnreadableDeliveryError
+from classfeed_dagster.tracing.trace import trace
+from classfeed_dagster.warehouse.breaks import kept_breaks
+from classfeed_dagster.warehouse.connection import open_warehouse
+from classfeed_dagster.warehouse.database import query
+from classfeed_dagster.warehouse.records import BreakKind, Cause
+from classfeed_dagster_tests.fixtures.desk import Desk
+
+MONDAY = dt.date(2026, 3, 2)
+TRADE, CASH = "class_trade", "class_cash"
+
+
+@pytest.fixture
+def market(desk: Desk) -> Iterator[Desk]:
+    """Two customers with trades, cash, income and reinvested units, before the first date and on it."""
+    bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10"})
+    for number in ("SW00000001", "SW00000002"):
+        one = desk.bigsite.portfolio(number)
+        one.consent(granted_at="2026-02-20T00:00:00Z", history_from=dt.date(2026, 2, 24))
+        one.deposit("10000.00", "2026-02-23")
+        one.buy(bhp, "100", "45.00", "2026-02-24")
+        one.sell(bhp, "10", "46.00", MONDAY.isoformat())
+        one.security_movement(bhp, "DRP", "0.123456", "2026-02-25")
+        one.dividend(bhp, "12.00", MONDAY.isoformat())
+    desk.end_of_day(MONDAY.isoformat())
+    yield desk
+    server.stop(desk.runtime.settings.home)
+
+
+def after_delivery(desk: Desk, feed: str) -> PostDelivery:
+    declared = next(one for one in FEEDS if one.name == feed)
+    audience = declared.audience(desk.runtime.settings.first_business_date)
+    return PostDelivery(desk.runtime, declared, audience, MONDAY, "a1", morning_after(MONDAY))
+
+
+@pytest.mark.parametrize("feed", [TRADE, CASH])
+def test_shadow_csv_feed_is_reconciled_loaded_and_traced(market: Desk, feed: str) -> None:
+    assert market.run(MONDAY.isoformat(), feed=feed).outcome is Outcome.DELIVERED
+    work = after_delivery(market, feed)
+    result = work.source()
+    assert result.breaks == (), result.markdown()
+    assert result.rows > 0
+    summary, _ = work.keep(result)
+    assert summary.stopped is None
+    loaded = work.load()
+    table = "FACT_MOVEMENT"
+    assert loaded.rows[table] > 0
+    with open_warehouse(market.runtime.settings) as connection:
+        assert query(connection, f"SELECT DISTINCT FEED FROM {table}") == [(feed,)]
+        assert kept_breaks(connection, only_open=True) == []
+    with market.runtime.engine.connect() as connection:
+        letter, ledger = ("T", "trade") if feed == TRADE else ("C", "cash_transaction")
+        key = connection.exec_driver_sql(f"SELECT max({ledger}_id) FROM bigsite.{ledger}").scalar()
+    way = trace(
+        market.runtime.engine, market.runtime.store, feed, work.audience, f"{letter}{key}", document_format=work.format
+    )
+    assert [one for one in way.sightings if one.places]
+
+
+@pytest.mark.parametrize(
+    ("feed", "old", "new", "kind"),
+    [
+        (TRADE, ",9.50,", ",8.50,", BreakKind.VALUE_DIFFERS),
+        (CASH, "10000.00", "10000.01", BreakKind.VALUE_DIFFERS),
+    ],
+)
+def test_altered_csv_is_an_error(market: Desk, feed: str, old: str, new: str, kind: BreakKind) -> None:
+    market.run(MONDAY.isoformat(), feed=feed)
+    work = after_delivery(market, feed)
+    key = shadow_key(work.delivered.deliveries[0].pages[0].key)
+    text = market.runtime.store.read(key).decode()
+    assert old in text, text
+    market.runtime.store.put(key, text.replace(old, new, 1).encode())
+    result = work.source()
+    assert kind in {one.kind for one in result.breaks}, result.markdown()
+    assert {one.likeliest.cause for one in result.breaks} == {Cause.FILE_ALTERED}
+
+
+def test_switched_off_rows_are_excluded_with_their_reason(market: Desk) -> None:
+    market.switch(include_income={"class_super": False}, include_drp={"class_super": False})
+    assert market.run(MONDAY.isoformat()).outcome is Outcome.DELIVERED
+    result = after_delivery(market, "class_super").source()
+    assert result.breaks == (), result.markdown()
+    excluded = {reason: count for tally in result.tallies for reason, count in tally.excluded.items()}
+    assert excluded == {"switched off: include-drp": 2, "switched off: include-income": 2}
+
+
+def test_reconciliation_that_stopped_says_so(market: Desk) -> None:
+    market.run(MONDAY.isoformat(), feed=TRADE)
+    work = after_delivery(market, TRADE)
+    work.keep(work.source())
+    key = shadow_key(work.delivered.deliveries[0].pages[0].key)
+    market.runtime.store.put(key, market.runtime.store.read(key)[:-20])
+    with pytest.raises(UnreadableDeliveryError):
+        work.source()
+    summary = market.runtime.load_reference(f"{TRADE}/source_reconciliation", MONDAY, ReconciliationSummary)
+    assert summary.stopped == "UnreadableDeliveryError"
+
+
+def test_feed_that_reconciliation_cannot_read_is_refused() -> None:
+    class Unknown:
+        name = "camt"
+
+    with pytest.raises(UnknownLayoutError, match="no reader for the format 'camt'"):
+        require_reconcilable([type("F", (), {"format": Unknown(), "renderings": {}})()])
