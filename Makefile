@@ -98,7 +98,7 @@ audit: .deploy-tools/.installed ## known vulnerabilities of what the image is ma
 	@.deploy-tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r deploy/infrastructure.lock
 	@touch $@
 
-format: setup ## let ruff format and mend
+format: setup ## let ruff format and fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

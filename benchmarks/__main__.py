@@ -3,7 +3,7 @@
     make bench                                          # the quick set, about a quarter of an hour on two cores
     make bench BENCH="--sizes 1000 10000 --repeat 5"
     make bench BENCH="--parts rendering validation"     # some parts alone
-    make bench BENCH="--full --docs"                    # 100,000 portfolios too; hours; writes docs/scale.md's tables
+    make bench BENCH="--full --docs"                    # 100,000 portfolios too; hours; writes docs/results/scale.md's tables
 
 Prints a table a part and writes one JSON with every single figure. Processor time is what to trust on a machine that
 others use as well.
@@ -39,7 +39,7 @@ STAGES: dict[str, Callable[..., Part]] = {
 }
 PARTS = (*STAGES, "reconciliation", "peers", "whole", "delta", "starts")
 PACKAGES = ("polars", "pyarrow", "lxml", "isal", "psycopg", "SQLAlchemy", "duckdb", "pandas", "dagster")
-DOCS = Path(__file__).parent.parent / "docs" / "scale.md"
+DOCS = Path(__file__).parent.parent / "docs" / "results" / "scale.md"
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 
@@ -149,7 +149,7 @@ def summary(bench: Bench, table: Callable[..., str]) -> str:
 
 
 def write_docs(bench: Bench) -> None:
-    """The tables between the marks in docs/scale.md."""
+    """The tables between the marks in docs/results/scale.md."""
     before, rest = DOCS.read_text().split(BEGIN)
     after = rest.split(END)[1]
     told = bench.machine
@@ -176,7 +176,7 @@ def options_from(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--json", type=Path, default=Path(".classfeed/bench.json"), help="where the figures go")
     parser.add_argument("--from", dest="earlier", type=Path, nargs="+", help="measure nothing: take earlier runs' JSON")
-    parser.add_argument("--docs", action="store_true", help="write the tables into docs/scale.md as well")
+    parser.add_argument("--docs", action="store_true", help="write the tables into docs/results/scale.md as well")
     options = parser.parse_args(arguments)
     options.sizes = options.sizes or ([1000, 10_000, 100_000] if options.full else [1000, 10_000])
     options.budget = (0 if options.full else 12) if options.budget is None else options.budget

@@ -1,4 +1,4 @@
-"""Writes the parts of the docs that come from code, between their markers: settings, manifest fields, rules, promises.
+"""Generator of the docs' parts that come from code: settings, commands, manifest fields, rules, promises.
 
 ``make docs`` runs it; a test fails while a page is not what it would write.
 """
@@ -19,16 +19,18 @@ from pydantic.fields import FieldInfo
 
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.delivery import manifest
+from classfeed_dagster.documents.format_rules import FORMAT_RULES
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES, RuleSeverity
 from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.settings import Settings
 from classfeed_dagster_tests.features.promises import matrix
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "docs" / "examples"  # recorded output of commands, one file per command
 
 
 def settings() -> Iterator[str]:
-    """The README's table of settings."""
+    """Yield the table of settings."""
     yield "| variable | default | meaning |"
     yield "|---|---|---|"
     for name, field in Settings.model_fields.items():
@@ -38,9 +40,7 @@ def settings() -> Iterator[str]:
 
 
 def commands() -> Iterator[str]:
-    """The README's table of commands, from their own help."""
-    yield "| | |"
-    yield "|---|---|"
+    """Yield one section per command: its help, its options, and the recorded example with its output."""
     groups: list[tuple[str, Any]] = [("classfeed", typer.main.get_command(cli.app))]
     while groups:
         path, group = groups.pop(0)
@@ -49,10 +49,32 @@ def commands() -> Iterator[str]:
                 continue
             if hasattr(command, "commands"):
                 groups.append((f"{path} {name}", command))
-                continue
-            words = [one.name.upper() for one in command.params if one.param_type_name == "argument"]
-            summary = " ".join((command.help or "").split("\n\n")[0].split())
-            yield f"| `{' '.join([path, name, *words])}` | {summary} |"
+            elif not command.hidden:
+                yield from _command(f"{path} {name}", command)
+
+
+def _command(path: str, command: Any) -> Iterator[str]:
+    arguments = [entry.name.upper() for entry in command.params if entry.param_type_name == "argument"]
+    yield f"### {path}"
+    yield ""
+    yield f"`{' '.join([path, *arguments])}`"
+    yield ""
+    yield "\n".join(line.strip() for line in (command.help or "").strip().splitlines())
+    yield ""
+    options = [entry for entry in command.params if entry.param_type_name == "option" and not entry.hidden]
+    if options:
+        yield "| option | meaning |"
+        yield "|---|---|"
+        for entry in options:
+            text = " ".join((getattr(entry, "help", None) or "").split()).replace("|", "\\|")
+            yield f"| `{', '.join(entry.opts)}` | {text} |"
+        yield ""
+    example = EXAMPLES / f"{path.removeprefix('classfeed ').replace(' ', '-')}.txt"
+    if example.exists():
+        yield "```"
+        yield example.read_text().rstrip()
+        yield "```"
+        yield ""
 
 
 def exit_codes() -> Iterator[str]:
@@ -64,7 +86,7 @@ def exit_codes() -> Iterator[str]:
 
 
 def rules() -> Iterator[str]:
-    """One section a data rule, headed by the check's name."""
+    """Yield one section per data rule, headed by the rule's name."""
     for rule in RULES:
         held = "holds the portfolio back" if rule.severity is RuleSeverity.QUARANTINE else "warns only"
         yield f"### {rule.name.replace('_', '-')}"
@@ -73,17 +95,28 @@ def rules() -> Iterator[str]:
         yield ""
         yield rule.description
         yield ""
-    for against in LEDGER_RULES:
-        yield f"### {against.name.replace('_', '-')}"
+
+
+def format_rules() -> Iterator[str]:
+    """Yield one section per rule of a document format or of the delivered ledger, headed by the rule's name."""
+    for rule in FORMAT_RULES:
+        yield f"### {rule.name.replace('_', '-')}"
         yield ""
-        yield f"*{against.title}* (each feed against what it sent, holds the portfolio back)"
+        yield f"*{rule.title}* ({rule.document_format}, holds the portfolio back)"
         yield ""
-        yield against.description
+        yield f"{rule.condition} If it fails: {rule.remedy}"
+        yield ""
+    for ledger_rule in LEDGER_RULES:
+        yield f"### {ledger_rule.name.replace('_', '-')}"
+        yield ""
+        yield f"*{ledger_rule.title}* (delivered ledger, holds the portfolio back)"
+        yield ""
+        yield ledger_rule.description
         yield ""
 
 
 def fields() -> Iterator[str]:
-    """One table a record of the manifest."""
+    """Yield one table per record of the manifest."""
     seen: list[type[Any]] = []
     waiting: list[type[Any]] = [manifest.Manifest, manifest.VoidManifest, manifest.ChainEntry]
     while waiting:
@@ -117,10 +150,11 @@ def _records_in(annotation: object) -> list[type[Any]]:
 
 
 PARTS = {
-    ("README.md", "settings"): settings,
-    ("README.md", "commands"): commands,
-    ("README.md", "exit-codes"): exit_codes,
+    ("docs/settings.md", "settings"): settings,
+    ("docs/cli.md", "commands"): commands,
+    ("docs/cli.md", "exit-codes"): exit_codes,
     ("docs/runbook.md", "rules"): rules,
+    ("docs/runbook.md", "format-rules"): format_rules,
     ("docs/manifest.md", "fields"): fields,
     ("docs/promises.md", "promises"): matrix,
 }

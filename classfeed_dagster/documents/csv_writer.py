@@ -21,6 +21,7 @@ from classfeed_dagster.documents.csv_mapping import (
     field_of,
 )
 from classfeed_dagster.documents.document_format import CurrencyTotals, PageHeader, RenderedPortfolio, Totals
+from classfeed_dagster.documents.format_rules import format_rule
 from classfeed_dagster.domains.columns import FINDINGS, MONEY
 from classfeed_dagster.trading_days import instant_text
 
@@ -168,7 +169,7 @@ def _totals(layout: CsvLayout, lines: pl.DataFrame) -> dict[str, Totals]:
 def _finding(rows: pl.DataFrame, rule: str, detail: str) -> pl.DataFrame:
     return rows.select(
         "portfolio_number",
-        pl.lit(rule).alias("rule"),
+        pl.lit(format_rule(rule).name).alias("rule"),
         pl.lit("QUARANTINE").alias("severity"),
         pl.col("transaction_id").alias("subject"),
         (pl.lit("the row ") + pl.col("transaction_id") + pl.lit(f" {detail}")).alias("detail"),

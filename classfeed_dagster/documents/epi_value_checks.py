@@ -17,6 +17,7 @@ from classfeed_dagster.documents.epi_mapping import Element, Record, Type
 from classfeed_dagster.documents.epi_schema import TextRule, text_rules
 from classfeed_dagster.documents.epi_totals import currency_sums, unit_sums
 from classfeed_dagster.documents.epi_writer import Frames, FrameShapeError, declared_frame, group_breaches
+from classfeed_dagster.documents.format_rules import format_rule
 from classfeed_dagster.domains.columns import FINDINGS
 
 # XML 1.0 has no way to write these, not even as references (surrogates can't be in a frame).
@@ -63,7 +64,7 @@ def _of_record(record: Record, frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
 def _findings(rows: pl.DataFrame, rule: str, subject: pl.Expr, detail: pl.Expr) -> pl.DataFrame:
     return rows.select(
         pl.col(epi.PORTFOLIO),
-        pl.lit(rule).alias("rule"),
+        pl.lit(format_rule(rule).name).alias("rule"),
         pl.lit(_SEVERITY).alias("severity"),
         subject.alias("subject"),
         detail.alias("detail"),

@@ -1,0 +1,160 @@
+"""Declarations of the rules that a document format imposes: the condition and the remedy.
+
+A portfolio that breaks one is held back before its document is written. A format reports a breach under a name that is
+declared here, so that the runbook has a section for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EPI = "EPIDataResponse"
+CLASS_TRADE = "class_trade"
+CLASS_CASH = "class_cash"
+
+
+@dataclass(frozen=True, slots=True)
+class FormatRule:
+    """One rule of one document format: a title, the condition and the remedy."""
+
+    name: str
+    document_format: str
+    title: str
+    condition: str
+    remedy: str
+
+
+class UndeclaredRuleError(LookupError):
+    """A breach under a name that no format rule declares."""
+
+
+_CORRECT = "correct the value in bigsite and take a fresh snapshot of the date."
+_AGREE = "agree with the recipient on the value's meaning, then extend mapping and contract."
+
+
+def _csv_rules(document_format: str) -> tuple[FormatRule, ...]:
+    return (
+        FormatRule(
+            f"{document_format}_currency",
+            document_format,
+            "The currency is an ISO code",
+            "The currency of each row is three capital letters.",
+            _CORRECT,
+        ),
+        FormatRule(
+            f"{document_format}_incomplete",
+            document_format,
+            "Required fields have a value",
+            "Every field that the file requires has a value. The finding names the field.",
+            _CORRECT,
+        ),
+    )
+
+
+FORMAT_RULES: tuple[FormatRule, ...] = (
+    FormatRule(
+        "missing_value",
+        EPI,
+        "Required elements have a value",
+        "Every element that the schema requires has a value. The finding names the element.",
+        _CORRECT,
+    ),
+    FormatRule(
+        "incomplete_group",
+        EPI,
+        "Groups of elements are complete or absent",
+        "Elements that belong together, such as price and price date, are all present or all absent.",
+        "add the missing value in bigsite, or remove the others, and take a fresh snapshot of the date.",
+    ),
+    FormatRule(
+        "date_out_of_range",
+        EPI,
+        "Dates lie in the years 0001 to 9999",
+        "XML Schema has no other dates.",
+        _CORRECT,
+    ),
+    FormatRule(
+        "too_many_digits",
+        EPI,
+        "Numbers fit their element",
+        "A number has no more digits than the schema's pattern of its element.",
+        "the figure in bigsite is very likely wrong; correct it and take a fresh snapshot of the date.",
+    ),
+    FormatRule(
+        "unwritable_character",
+        EPI,
+        "Text has only characters of XML 1.0",
+        "Control characters cannot be written in XML, not even as references. The finding gives the code point and its "
+        "place in the value.",
+        "remove the character in bigsite and take a fresh snapshot of the date.",
+    ),
+    FormatRule(
+        "wrong_form",
+        EPI,
+        "Text matches its element's pattern",
+        "Identifiers such as BSB, HIN, ABN and ISIN have the form of the schema's pattern.",
+        _CORRECT,
+    ),
+    FormatRule(
+        "unknown_value",
+        EPI,
+        "Coded values are in the schema's vocabulary",
+        "The schema lists the values of each coded element.",
+        _AGREE,
+    ),
+    FormatRule(
+        "too_long",
+        EPI,
+        "Text is not longer than its element",
+        "The schema limits the length of each text element. Text is never truncated.",
+        "shorten the value in bigsite and take a fresh snapshot of the date.",
+    ),
+    FormatRule(
+        "too_short",
+        EPI,
+        "Required text is not empty",
+        "The schema gives required text elements a minimum length.",
+        _CORRECT,
+    ),
+    FormatRule(
+        "two_accounts",
+        EPI,
+        "A portfolio has one account record",
+        "Each portfolio has exactly one account record in a document.",
+        "look for two portfolios with the same number in bigsite and correct one of them.",
+    ),
+    FormatRule(
+        "no_account",
+        EPI,
+        "Records belong to a portfolio with an account record",
+        "Balances, holdings and movements are sent only for a portfolio whose account record is sent and not REMOVED.",
+        "compare the portfolio's rows in bigsite. If they are right, the fault is in the exporter: tell its owners.",
+    ),
+    FormatRule(
+        "sum_too_long",
+        EPI,
+        "The portfolio's sums fit a control total",
+        "Sums by currency, and of units, have no more digits than the schema's control totals.",
+        "a figure in bigsite is very likely wrong; correct it and take a fresh snapshot of the date.",
+    ),
+    *_csv_rules(CLASS_TRADE),
+    *_csv_rules(CLASS_CASH),
+    FormatRule(
+        f"{CLASS_CASH}_no_balance",
+        CLASS_CASH,
+        "Cash rows have an account with a balance",
+        "Each cash row is on a cash account whose balance is in the file.",
+        "ask bigsite's team to run its end of day for the account, and take a fresh snapshot of the date.",
+    ),
+)
+_BY_NAME = {rule.name: rule for rule in FORMAT_RULES}
+
+
+def format_rule(name: str) -> FormatRule:
+    """Return the rule called ``name``; raise UndeclaredRuleError if no format declares it."""
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise UndeclaredRuleError(
+            f"no format rule is called {name!r}: declare it in documents/format_rules.py and run make docs"
+        ) from None
