@@ -300,7 +300,7 @@ def test_networks_reach_what_the_services_need() -> None:
 
 def test_documented_settings_and_templates_name_the_same_variables() -> None:
     """A variable of a template is a documented setting; one that differs by environment is in every template."""
-    documented = set(re.findall(r"^\| `(CLASSFEED_\w+)`", (ROOT / "README.md").read_text(), re.MULTILINE))
+    documented = set(re.findall(r"^\| `(CLASSFEED_\w+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
     assert documented == {f"CLASSFEED_{name.upper()}" for name in Settings.model_fields}
     differing = {
         "FIRST_BUSINESS_DATE", "UI_URL", "RUNBOOK_URL", "SUPPORT_GROUP", "SNOWFLAKE_ACCOUNT", "SNOWFLAKE_ROLE",
