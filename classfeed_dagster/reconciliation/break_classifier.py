@@ -218,7 +218,6 @@ class BreakClassifier:
             landing=against_landing.right if against_landing and case.field else file,
             bigsite=against_bigsite.right if against_bigsite and case.field else file,
             in_file=file_row is not None,
-            in_bigsite=source_row is not None,
             file_is_landing=against_landing is None if comparable else None,
             file_is_bigsite=against_bigsite is None,
             evidence=source_row or {},

@@ -26,7 +26,6 @@ class Circumstances:
     landing: str | None
     bigsite: str | None
     in_file: bool
-    in_bigsite: bool
     file_is_landing: bool | None  # None: the landing could not be compared
     file_is_bigsite: bool
     evidence: Row  # of bigsite's row: when it changed

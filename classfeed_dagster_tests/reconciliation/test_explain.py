@@ -18,7 +18,7 @@ SINCE = "2025-03-12T20:00:00.000000Z"
 BEFORE = "2025-03-12T10:00:00.000000Z"
 LATE = LateRow("trade 7", "2025-03-12 20:00:00Z", None, "to be sent with 2025-03-13")
 CASE = Circumstances(
-    record="investment_holdings", field="units", file="5.000000", landing="5.000000", bigsite="6.500000", in_file=True, in_bigsite=True,
+    record="investment_holdings", field="units", file="5.000000", landing="5.000000", bigsite="6.500000", in_file=True,
     file_is_landing=True, file_is_bigsite=False, evidence={}, snapshot_at=READ, page_fault=None,
 )  # fmt: skip
 

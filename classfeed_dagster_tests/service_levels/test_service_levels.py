@@ -193,7 +193,7 @@ def test_a_month_stored_before_reasons_were_counted_can_be_read() -> None:
     assert Month.model_validate({"feed": "class_super", "month": "2026-01", **fields}).manual_by_reason == {}
 
 
-def test_held_back_counts_portfolios_not_dates_and_not_ended_consents_as_lacking_data() -> None:
+def test_held_back_counts_portfolios_not_dates_nor_ended_consents() -> None:
     def record(number: str, day: int, kind: str) -> Quarantined:
         since = dt.datetime(2026, 3, day, 20, tzinfo=dt.UTC)
         return Quarantined(
