@@ -95,7 +95,7 @@ def test_names_that_could_be_sql_are_refused(recipient: str, audience: str) -> N
 
 
 def test_explain_holding_undone_by_a_backdated_row_is_late() -> None:
-    gone: dict[str, Any] = {"field": None, "bigsite": None, "in_bigsite": False}
+    gone: dict[str, Any] = {"field": None, "bigsite": None}
     assert causes(**gone, late_rows=(LATE,))[0] is Cause.LATE_ROW
     (undone, *_) = explain(dataclasses.replace(CASE, **gone, late_rows=(LATE,)))
     assert undone.evidence.startswith("bigsite's end of day has no such row any more; ")
