@@ -284,11 +284,11 @@ def movement_isin(part: Slice, frames: Frames) -> pl.DataFrame:
 def _left_out_isins(part: Slice, tables: tuple[str, ...]) -> pl.DataFrame:
     malformed = part.tables["security"].filter(~pl.col("isin").str.contains(identifiers.ISIN))
     if malformed.is_empty():
-        return _found(part.sending.clear(), "", "")
+        return _breaches(part.sending.clear(), "", "")
     rows = pl.concat([part.rows(name).select(NUMBER, "security_id") for name in tables]).unique()
     security = pl.format("{}:{}", pl.col("exchange"), pl.col("code"))
     detail = "the ISIN is not two letters, nine letters or digits and a digit: it is left out of the document"
-    return _found(rows.join(malformed, on="security_id"), security, detail)
+    return _breaches(rows.join(malformed, on="security_id"), security, detail)
 
 
 def _bad_codes(frame: pl.DataFrame) -> pl.DataFrame:

@@ -21,7 +21,12 @@ LARGEST = Decimal("9999999999999999.99")
 def assert_reconciled(desk: Desk) -> None:
     feed = desk.feed("class_super")
     proofs = _reconcile(desk.definitions, desk.instance, desk.runtime, feed, dt.date.fromisoformat(DAY))
-    assert proofs[0].holds, proofs[0].statement
+    failures = [
+        str(event.dagster_event.step_failure_data.error)[-3000:]
+        for event in desk.instance.all_logs(desk.instance.get_runs(limit=1)[0].run_id)
+        if event.dagster_event is not None and event.dagster_event.is_step_failure
+    ]
+    assert proofs[0].holds, (proofs[0].statement, failures)
 
 
 @pytest.mark.parametrize("isin", ["au000000bhp4", "AU000000BH4", "AU 000000BHP"])
