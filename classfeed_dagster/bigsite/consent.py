@@ -26,6 +26,8 @@ _LAST_INSTANT = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 _FIRST_DATE = dt.date(1900, 1, 1)
 _LAST_DATE = dt.date(9999, 1, 1)
 _ROWS = 10_000  # fetched at a time
+# A later start is a slip of the year or an open-ended date: nobody agrees today to share what happens then.
+_LONGEST_WAIT = dt.timedelta(days=366)
 
 
 class ConsentReadError(UnavailableError):
@@ -57,11 +59,17 @@ class Consent:
     revoked_at: dt.datetime | None
 
     def readable(self) -> bool:
-        """False if the row can't be relied on: no reference, no grant, or ended before it was granted."""
-        if not self.reference() or self.granted_at is None:
+        """Return False without a reference or a grant, with an impossible history, or if it ended before its grant."""
+        if not self.reference() or self.granted_at is None or self.impossible_history():
             return False
         ends = [end for end in (self.expires_at, self.revoked_at) if end is not None]
         return all(end >= self.granted_at for end in ends)
+
+    def impossible_history(self) -> bool:
+        """Return True if the shared history begins more than a year after the grant, for example at infinity."""
+        if self.history_from is None or self.granted_at is None:
+            return False
+        return self.history_from > self.granted_at.date() + _LONGEST_WAIT
 
     def reference(self) -> str:
         """The recipient's code for the fund; empty if the row names none."""
@@ -101,11 +109,12 @@ def standings(consents: Iterable[Consent], recipient: str, at: dt.datetime) -> d
 
     Of several active consents the earliest ``history_from`` counts (all history if one has none) and the most
     recently granted reference. If that names no fund, or two granted at the same instant name different ones, which
-    fund the data belongs to is unknown, so the portfolio is left out. Otherwise a row without one doesn't count.
+    fund the data belongs to is unknown, so the portfolio is left out. Otherwise a row without one doesn't count. A row
+    whose history begins more than a year after its grant never counts.
     """
     active: dict[int, list[Consent]] = defaultdict(list)
     for consent in consents:
-        if consent.recipient == recipient and consent.active(at):
+        if consent.recipient == recipient and consent.active(at) and not consent.impossible_history():
             active[consent.portfolio_id].append(consent)
     found: dict[int, Standing] = {}
     for portfolio_id, held in active.items():

@@ -406,7 +406,11 @@ class _Spool:
         self._page_ids: list[str] = []
         self.paging = paging
         self.portfolios: list[Portfolio] = []
-        self.totals: list[Totals] = []  # of each page that has a portfolio
+
+    @property
+    def totals(self) -> list[Totals]:
+        """Totals of each page that has a portfolio."""
+        return self.paging.totals
 
     def __enter__(self) -> _Spool:
         return self
@@ -425,11 +429,9 @@ class _Spool:
             data = rendered.sections.get(name, b"")
             target.write(data)
             ends.append((ends[-1] if ends else 0) + len(data))
-        page = self.paging.add(rendered.size)
+        page = self.paging.add(rendered.size, rendered.totals)
         if page > len(self._page_ids):
             self._page_ids.append(self._page_id(page))
-            self.totals.append(Totals())
-        self.totals[-1] += rendered.totals
         self.portfolios.append(
             Portfolio(
                 number=planned.number,

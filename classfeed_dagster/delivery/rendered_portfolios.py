@@ -125,7 +125,11 @@ class RenderedReader:
 
     def totals(self, portfolios: range) -> Totals:
         """Return the control totals of ``portfolios``."""
-        return sum(map(_totals, self.column("totals", portfolios)), Totals())
+        return sum(self.totals_of_each(portfolios), Totals())
+
+    def totals_of_each(self, portfolios: range) -> Iterator[Totals]:
+        """Yield the control totals of each of ``portfolios``, in order."""
+        yield from map(_totals, self.column("totals", portfolios))
 
     def column(self, name: str, portfolios: range) -> Iterator[Any]:
         """Yield the values of a column for ``portfolios`` in order, with one row group in memory at a time."""

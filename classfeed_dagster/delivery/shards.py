@@ -174,8 +174,9 @@ def fan_out_pages(store: ObjectStore, context: DeliveryContext, fan_out_plan: Fa
     paging = context.paging()
     for shard in _rendered(store, fan_out_plan):
         with RenderedReader(store, [shard.file]) as rendered:
-            for size in rendered.column("bytes", range(shard.file.rows)):
-                paging.add(size)
+            rows = range(shard.file.rows)
+            for size, totals in zip(rendered.column("bytes", rows), rendered.totals_of_each(rows), strict=True):
+                paging.add(size, totals)
     pages = [(page.start, page.stop) for page in context.pages(paging.pages)]
     batch_size = max(1, -(-len(pages) // (_BATCHES_PER_SHARD * len(fan_out_plan.shards))))
     page_batches = PageBatches(pages=tuple(pages), batch_size=batch_size)

@@ -6,7 +6,7 @@ import datetime as dt
 import enum
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -281,6 +281,10 @@ class DocumentFormat(ABC):
     def read(self, path: Path) -> dict[str, pl.DataFrame]:
         """Return a page's records as frames, typed as the domains declare them; ValueError if they are damaged."""
 
+    def can_state(self, totals: Totals) -> bool:
+        """Return False if a page's control totals have no room for these sums, so that the page must be divided."""
+        return True
+
     def totals(self, frames: Mapping[str, pl.DataFrame]) -> Totals | None:
         """Return the totals of the frames of ``read``; None if they cannot be added up as the pages state them."""
         return None
@@ -293,23 +297,38 @@ class DocumentFormat(ABC):
 class Paging:
     """Division of portfolios into pages, in the order in which they are added; one page if there are none.
 
-    A portfolio is never split: one that is larger than the limit gets a page to itself. Without a limit there is one
-    page.
+    A portfolio is never split: one that is larger than the limit gets a page to itself. A page also ends where its
+    control totals could not be stated (``can_state``).
     """
 
-    def __init__(self, limit: int | None, *, by_portfolio: bool = False) -> None:
+    def __init__(
+        self,
+        limit: int | None,
+        *,
+        by_portfolio: bool = False,
+        can_state: Callable[[Totals], bool] = lambda totals: True,
+    ) -> None:
         self._limit = limit
+        self._can_state = can_state
+        self.totals: list[Totals] = []  # of each page that has a portfolio
         self._by_portfolio = by_portfolio
         self._starts = [0]
         self._used = 0
         self._count = 0
 
-    def add(self, size: int) -> int:
+    def add(self, size: int, totals: Totals | None = None) -> int:
         """Add the next portfolio, of ``size`` bytes, and return the number of its page, from 1."""
-        full = self._by_portfolio or (self._limit is not None and self._used + size > self._limit)
+        totals = totals or Totals()
+        together = self.totals[-1] + totals if self.totals else totals
+        full = (
+            self._by_portfolio
+            or (self._limit is not None and self._used + size > self._limit)
+            or not self._can_state(together)
+        )
         if full and self._count > self._starts[-1]:
             self._starts.append(self._count)
-            self._used = 0
+            self._used, together = 0, totals
+        self.totals[len(self._starts) - 1 :] = [together]
         self._used += size
         self._count += 1
         return len(self._starts)
@@ -324,7 +343,7 @@ def paging_of(document: DocumentFormat, limit: int) -> Paging:
     """Return the paging of a format, with pages of at most ``limit`` bytes if it divides by size."""
     match document.page_rule:
         case PageRule.BY_SIZE:
-            return Paging(limit)
+            return Paging(limit, can_state=document.can_state)
         case PageRule.BY_PORTFOLIO:
             return Paging(None, by_portfolio=True)
         case PageRule.ONE_FILE:

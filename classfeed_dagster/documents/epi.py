@@ -60,6 +60,10 @@ class EpiFormat(DocumentFormat):
         """See DocumentFormat. UnreadableDocumentError (a ValueError) names the fault."""
         return epi_reader.read(path)
 
+    def can_state(self, totals: Totals) -> bool:
+        """See DocumentFormat: 16 digits of money and 14 of units before the decimal point."""
+        return epi_totals.fits_control_totals(totals)
+
     def totals(self, frames: Mapping[str, pl.DataFrame]) -> Totals:
         """See DocumentFormat."""
         return epi_totals.totals_of(

@@ -13,6 +13,22 @@ from classfeed_dagster.documents.document_format import CurrencyTotals, Totals
 _AMOUNTS = ("ledger_balance", "market_value", "cash_credits", "cash_debits", "net_amount")
 _KEY = [epi.PORTFOLIO, epi.CURRENCY]
 _ZERO_UNITS = Decimal("0.000000")
+# The least amounts that the XSD's types Money and Decimal6 have no digits for.
+_TOO_MUCH_MONEY = Decimal(10) ** 16
+_TOO_MANY_UNITS = Decimal(10) ** 14
+
+
+def fits_control_totals(totals: Totals) -> bool:
+    """Return True if a page's control totals can state these sums."""
+    return (
+        abs(totals.units_held) < _TOO_MANY_UNITS
+        and abs(totals.units_moved) < _TOO_MANY_UNITS
+        and all(
+            abs(amount) < _TOO_MUCH_MONEY
+            for sums in totals.currencies.values()
+            for amount in (sums.ledger_balance, sums.market_value, sums.cash_amount, sums.net_amount)
+        )
+    )
 
 
 def currency_sums(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:

@@ -269,6 +269,28 @@ def isin_check_digit(part: Slice, frames: Frames) -> pl.DataFrame:
     return _breaches(rows, _SECURITY, pl.format("the ISIN {} fails its check digit", pl.col("isin")))
 
 
+def holding_isin(part: Slice, frames: Frames) -> pl.DataFrame:
+    """Holdings whose malformed ISIN is left out."""
+    del frames
+    return _left_out_isins(part, ("holding_eod",))
+
+
+def movement_isin(part: Slice, frames: Frames) -> pl.DataFrame:
+    """Movements whose malformed ISIN is left out."""
+    del frames
+    return _left_out_isins(part, ("trade", "security_movement", "income", "opening_units"))
+
+
+def _left_out_isins(part: Slice, tables: tuple[str, ...]) -> pl.DataFrame:
+    malformed = part.tables["security"].filter(~pl.col("isin").str.contains(identifiers.ISIN))
+    if malformed.is_empty():
+        return _breaches(part.sending.clear(), "", "")
+    rows = pl.concat([part.rows(name).select(NUMBER, "security_id") for name in tables]).unique()
+    security = pl.format("{}:{}", pl.col("exchange"), pl.col("code"))
+    detail = "the ISIN is not two letters, nine letters or digits and a digit: it is left out of the document"
+    return _breaches(rows.join(malformed, on="security_id"), security, detail)
+
+
 def _bad_codes(frame: pl.DataFrame) -> pl.DataFrame:
     rows = frame.filter(~pl.col("security_code").str.contains(identifiers.SECURITY_CODE))
     return _breaches(rows, _SECURITY, "the code is not 1 to 12 capitals, digits and full stops")

@@ -9,6 +9,7 @@ from stdnum import isin as stdnum_isin
 from stdnum.au import abn as stdnum_abn
 
 HIN = "^X[0-9]{10}$"
+ISIN = "^[A-Z]{2}[A-Z0-9]{9}[0-9]$"
 BSB = "^[0-9]{3}-[0-9]{3}$"
 SECURITY_CODE = "^[A-Z0-9.]{1,12}$"
 

@@ -150,6 +150,14 @@ RULES: tuple[DataRule, ...] = (
         "end-of-day run, which is what the recipient adds up; a closed or unopened account sums to zero.",
         "compare cash_balance_eod with cash_transaction for the account; bigsite's team corrects the wrong one.",
     ),
+    _warning(
+        "investment_holdings",
+        breaches.holding_isin,
+        "ISINs of held securities have the right form",
+        "An ISIN is two letters, nine letters or digits and a digit (XSD, Isin). The document leaves out another text, "
+        "which is the same for every holder.",
+        "have the ISIN corrected in bigsite's security table.",
+    ),
     _quarantine(
         "investment_holdings",
         breaches.unreadable_holding_security,
@@ -207,6 +215,14 @@ RULES: tuple[DataRule, ...] = (
         "The recipient identifies a security by exchange and code; a wrong ISIN misleads people. It is the same for "
         "every holder, so no portfolio is held back.",
         "correct the ISIN in bigsite's security.",
+    ),
+    _warning(
+        "movement_transactions",
+        breaches.movement_isin,
+        "ISINs of moved securities have the right form",
+        "An ISIN is two letters, nine letters or digits and a digit (XSD, Isin). The document leaves out another text, "
+        "which is the same for every holder.",
+        "have the ISIN corrected in bigsite's security table.",
     ),
     _quarantine(
         "movement_transactions",

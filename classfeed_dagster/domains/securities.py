@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from classfeed_dagster.domains import identifiers
 from classfeed_dagster.domains.slice import Tables
 
 _KEY = ["security_id", "_on"]
@@ -12,8 +13,8 @@ _KEY = ["security_id", "_on"]
 def with_security(rows: pl.DataFrame, tables: Tables, on: pl.Expr) -> pl.DataFrame:
     """Return ``rows`` (with security_id) with their security's code and name on the date ``on``.
 
-    Adds exchange, security_code, security_name, isin, security_type and security_currency. The code on date T is
-    the old code of the earliest change effective after T, else today's code.
+    Adds exchange, security_code, security_name, isin (null if malformed), security_type and security_currency. The
+    code on date T is the old code of the earliest change effective after T, else today's code.
     """
     dated = rows.with_columns(on.alias("_on"))
     changes = tables["security_code_change"].sort("effective_on")
@@ -37,7 +38,7 @@ def with_security(rows: pl.DataFrame, tables: Tables, on: pl.Expr) -> pl.DataFra
         "exchange",
         "code",
         "name",
-        "isin",
+        pl.when(pl.col("isin").str.contains(identifiers.ISIN)).then(pl.col("isin")).alias("isin"),
         "security_type",
         pl.col("currency").alias("security_currency"),
     )

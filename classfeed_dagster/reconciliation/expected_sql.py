@@ -19,6 +19,7 @@ from classfeed_dagster.reconciliation.records import (
     BALANCES,
     CASH_ACCOUNTS,
     HOLDINGS,
+    ISIN,
     MOVEMENTS,
     RecordKind,
 )
@@ -184,13 +185,14 @@ class Question:
     def _active(self, instant: str) -> str:
         """Consents active at an instant, one row a portfolio: reference of the latest granted, earliest history.
 
-        Left out: consents without a reference or that ended before they were granted, and portfolios whose latest
-        grants name different references (design: what is unreadable or ambiguous excludes).
+        Left out: consents without a reference, that ended before they were granted or whose history begins more than a
+        year after the grant, and portfolios whose latest grants name different references (design: what is unreadable or ambiguous excludes).
         """
         return f"""SELECT portfolio_id, min(recipient_reference) FILTER (WHERE granted_at = latest) AS reference,
           CASE WHEN count(*) = count(history_from) THEN min(history_from) END AS history_from
           FROM (SELECT *, max(granted_at) OVER (PARTITION BY portfolio_id) AS latest FROM {self.schema}.data_sharing_consent
             WHERE recipient = '{self.recipient}' AND granted_at < {instant} AND trim(recipient_reference) <> ''
+            AND (history_from IS NULL OR history_from <= CAST(granted_at AS DATE) + 366)
             AND (expires_at IS NULL OR (expires_at >= {instant} AND expires_at >= granted_at))
             AND (revoked_at IS NULL OR (revoked_at >= {instant} AND revoked_at >= granted_at))) g
           GROUP BY portfolio_id HAVING count(DISTINCT recipient_reference) FILTER (WHERE granted_at = latest) = 1"""
@@ -282,7 +284,9 @@ class Question:
             GROUP BY t.portfolio_id, t.security_id"""
         )
         return f"""SELECT s.portfolio_number, CASE WHEN x.exchange = 'ASX' THEN s.hin END AS hin, x.exchange, n.code AS security_code,
-          x.isin, n.name AS security_name, x.security_type, h.as_at_date, h.units, h.units - coalesce(u.unsettled, 0) AS settled_units,
+          {
+            ISIN
+        } AS isin, n.name AS security_name, x.security_type, h.as_at_date, h.units, h.units - coalesce(u.unsettled, 0) AS settled_units,
           x.currency, c.close_price AS price, c.price_date, round(h.units * c.close_price, 2) AS market_value, h.cost_base,
           {
             self.evidence(

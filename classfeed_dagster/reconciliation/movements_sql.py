@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from classfeed_dagster.reconciliation.records import MOVEMENTS
+from classfeed_dagster.reconciliation.records import ISIN, MOVEMENTS
 
 if TYPE_CHECKING:
     from classfeed_dagster.reconciliation.expected_sql import Question
@@ -78,7 +78,7 @@ def _security(question: Question, row: str, date: str) -> str:
     )
 
 
-_OF_SECURITY = {"exchange": "x.exchange", "security_code": "n.code", "isin": "x.isin"}
+_OF_SECURITY = {"exchange": "x.exchange", "security_code": "n.code", "isin": ISIN}
 
 
 def _trades(question: Question) -> str:

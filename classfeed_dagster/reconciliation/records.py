@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule
 
+# The document leaves out an ISIN of another form (XSD, Isin). ``x`` is the security. PostgreSQL and DuckDB read it.
+ISIN = "CASE WHEN x.isin ~ '^[A-Z]{2}[A-Z0-9]{9}[0-9]$' THEN x.isin END"
+
 NAMESPACE = "urn:classfeed:epi-data-response:1"
 
 

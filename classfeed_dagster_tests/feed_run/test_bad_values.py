@@ -1,0 +1,82 @@
+"""Values that are wrong without being unreadable: each touches its own customers, and the date is delivered."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite import tables
+from classfeed_dagster.orchestration.definitions import build_definitions
+from classfeed_dagster.orchestration.rehearsal import _reconcile
+from classfeed_dagster_tests.fixtures.desk import Desk
+
+DAY = "2026-03-02"
+LARGEST = Decimal("9999999999999999.99")
+
+
+def assert_reconciled(desk: Desk) -> None:
+    feed = desk.feed("class_super")
+    proofs = _reconcile(desk.definitions, desk.instance, desk.runtime, feed, dt.date.fromisoformat(DAY))
+    failures = [
+        str(event.dagster_event.step_failure_data.error)[-3000:]
+        for event in desk.instance.all_logs(desk.instance.get_runs(limit=1)[0].run_id)
+        if event.dagster_event is not None and event.dagster_event.is_step_failure
+    ]
+    assert proofs[0].holds, (proofs[0].statement, failures)
+
+
+@pytest.mark.parametrize("isin", ["au000000bhp4", "AU000000BH4", "AU 000000BHP"])
+def test_a_malformed_isin_is_left_out_with_a_warning(desk: Desk, isin: str) -> None:
+    desk.two_customers()
+    desk.bigsite.rows[tables.security][0]["isin"] = isin
+    desk.end_of_day(DAY)
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal("0.01")})
+    report = desk.run(DAY)
+    assert report.outcome == "delivered", report.message
+    records = desk.records(DAY)
+    holdings = records["investment_holdings"]
+    assert holdings.height == 2
+    assert holdings["isin"].null_count() == 2
+    moved = records["movement_transactions"].filter(pl.col("security_code").is_not_null())
+    assert moved["isin"].null_count() == moved.height > 0
+    rules = desk.rules(DAY)
+    assert (rules["holding_isin"], rules["movement_isin"]) == (2, 2)
+    assert_reconciled(desk)
+
+
+def test_a_page_ends_where_its_totals_cannot_be_stated(desk: Desk) -> None:
+    """The largest balance by itself fits a control total; together with another customer's it does not."""
+    desk.two_customers()
+    desk.bigsite.portfolio("SW00000003").consent(granted_at="2026-02-20T00:00:00Z").deposit(LARGEST, "2026-02-23")
+    desk.end_of_day(DAY)
+    report = desk.run(DAY)
+    assert report.outcome == "delivered", report.message
+    manifest = desk.manifest(DAY)
+    assert (len(manifest.pages), manifest.held_back) == (2, ())
+    assert_reconciled(desk)
+
+
+def test_a_page_ends_where_its_totals_cannot_be_stated_in_shards(desk: Desk) -> None:
+    small = {"executor": "multiprocess", "shard_portfolios": 1, "slice_portfolios": 1}
+    desk.runtime.settings = desk.runtime.settings.model_copy(update=small)
+    desk.definitions = build_definitions(desk.runtime, desk.feeds)
+    test_a_page_ends_where_its_totals_cannot_be_stated(desk)
+
+
+@pytest.mark.parametrize("history", ["infinity", "2202-04-01"])
+def test_a_consent_with_an_impossible_history_excludes(desk: Desk, history: str) -> None:
+    desk.two_customers()
+    desk.end_of_day(DAY)
+    with desk.runtime.engine.begin() as connection:
+        poison = sa.text(
+            "UPDATE bigsite.data_sharing_consent SET history_from = CAST(:day AS date) WHERE portfolio_id = 1"
+        )
+        connection.execute(poison, {"day": history})
+    report = desk.run(DAY)
+    assert report.outcome == "delivered", report.message
+    assert desk.records(DAY)["accounts"]["portfolio_number"].to_list() == ["SW00000002"]
+    assert_reconciled(desk)
