@@ -27,7 +27,7 @@ _FIRST_DATE = dt.date(1900, 1, 1)
 _LAST_DATE = dt.date(9999, 1, 1)
 _ROWS = 10_000  # fetched at a time
 # A later start is a slip of the year or an open-ended date: nobody agrees today to share what happens then.
-_LONGEST_WAIT = dt.timedelta(days=366)
+_LONGEST_WAIT = dt.timedelta(days=3660)
 
 
 class ConsentReadError(UnavailableError):
@@ -66,7 +66,7 @@ class Consent:
         return all(end >= self.granted_at for end in ends)
 
     def impossible_history(self) -> bool:
-        """Return True if the shared history begins more than a year after the grant, for example at infinity."""
+        """Return True if the shared history begins more than ten years after the grant, for example at infinity."""
         if self.history_from is None or self.granted_at is None:
             return False
         return self.history_from > self.granted_at.date() + _LONGEST_WAIT
@@ -110,7 +110,7 @@ def standings(consents: Iterable[Consent], recipient: str, at: dt.datetime) -> d
     Of several active consents the earliest ``history_from`` counts (all history if one has none) and the most
     recently granted reference. If that names no fund, or two granted at the same instant name different ones, which
     fund the data belongs to is unknown, so the portfolio is left out. Otherwise a row without one doesn't count. A row
-    whose history begins more than a year after its grant never counts.
+    whose history begins more than ten years after its grant never counts.
     """
     active: dict[int, list[Consent]] = defaultdict(list)
     for consent in consents:

@@ -46,6 +46,8 @@ EVIDENCE = (
 )
 NULL_TEXT, SEPARATOR = "\x1d", "\x1e"  # control characters that no XML document can hold
 
+_ENDS = ("expires_at", "revoked_at")  # of a consent
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -118,10 +120,14 @@ class Question:
         return f"{self._scope()} {digest_sql(columns, f'({self._query(kind)}) q', postgresql=not self.landed)}"
 
     def consents(self, only: str = "") -> str:
-        """Every authority for the recipient, with the portfolio's number. ``only`` is SQL that narrows portfolios."""
+        """Return the SQL of every consent for the recipient, with the portfolio's number; ``only`` narrows portfolios.
+
+        Dates travel as text and an infinite end as none: drivers have no date beyond the year 9999.
+        """
+        ends = ", ".join(f"NULLIF(c.{name}, CAST('infinity' AS TIMESTAMPTZ)) AS {name}" for name in _ENDS)
         return (
-            f"SELECT p.portfolio_number, c.granted_at, c.expires_at, c.revoked_at, c.updated_at, c.consent_id, "
-            f"c.recipient_reference, c.history_from "
+            f"SELECT p.portfolio_number, c.granted_at, {ends}, c.updated_at, c.consent_id, "
+            f"c.recipient_reference, CAST(c.history_from AS VARCHAR) AS history_from "
             f"FROM {self.schema}.data_sharing_consent c JOIN {self.schema}.portfolio p ON p.portfolio_id = c.portfolio_id "
             f"WHERE c.recipient = '{self.recipient}' {only and f'AND p.portfolio_number {only}'} "
             "ORDER BY p.portfolio_number, c.consent_id"
@@ -185,14 +191,14 @@ class Question:
     def _active(self, instant: str) -> str:
         """Consents active at an instant, one row a portfolio: reference of the latest granted, earliest history.
 
-        Left out: consents without a reference, that ended before they were granted or whose history begins more than a
-        year after the grant, and portfolios whose latest grants name different references (design: what is unreadable or ambiguous excludes).
+        Left out: consents without a reference, that ended before they were granted or whose history begins more than ten
+        years after the grant, and portfolios whose latest grants name different references (design: what is unreadable or ambiguous excludes).
         """
         return f"""SELECT portfolio_id, min(recipient_reference) FILTER (WHERE granted_at = latest) AS reference,
           CASE WHEN count(*) = count(history_from) THEN min(history_from) END AS history_from
           FROM (SELECT *, max(granted_at) OVER (PARTITION BY portfolio_id) AS latest FROM {self.schema}.data_sharing_consent
             WHERE recipient = '{self.recipient}' AND granted_at < {instant} AND trim(recipient_reference) <> ''
-            AND (history_from IS NULL OR history_from <= CAST(granted_at AS DATE) + 366)
+            AND (history_from IS NULL OR history_from <= CAST(granted_at AS DATE) + 3660)
             AND (expires_at IS NULL OR (expires_at >= {instant} AND expires_at >= granted_at))
             AND (revoked_at IS NULL OR (revoked_at >= {instant} AND revoked_at >= granted_at))) g
           GROUP BY portfolio_id HAVING count(DISTINCT recipient_reference) FILTER (WHERE granted_at = latest) = 1"""

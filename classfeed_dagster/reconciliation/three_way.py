@@ -107,7 +107,7 @@ class Workbench:
             self.db.execute(f"CREATE TABLE landing_{kind.name} ({columns})")
         self.db.execute(
             """CREATE TABLE landing_consents (portfolio_number VARCHAR, granted_at TIMESTAMPTZ, expires_at TIMESTAMPTZ,
-            revoked_at TIMESTAMPTZ, updated_at TIMESTAMPTZ, consent_id BIGINT, recipient_reference VARCHAR, history_from DATE);
+            revoked_at TIMESTAMPTZ, updated_at TIMESTAMPTZ, consent_id BIGINT, recipient_reference VARCHAR, history_from VARCHAR);
             CREATE TABLE landing_decisions (portfolio_number VARCHAR, consent VARCHAR, extract VARCHAR, reference VARCHAR,
             history_from VARCHAR)"""
         )
