@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.bigsite import tables as bigsite
+from classfeed_dagster.bigsite.unreadable_values import UnreadableValue
 from classfeed_dagster.domains import breaches
 from classfeed_dagster.domains.account_balances import account_balances
 from classfeed_dagster.domains.account_details import account_details
@@ -30,8 +32,8 @@ UNDOES = {"reversed_portfolio_id": 1, "undoes_exactly": True, "reversals_standin
 TWO_PORTFOLIOS = [{}, {"portfolio_id": 2, "portfolio_number": "SW2", "recipient": "BGL"}]
 
 
-def _findings(domain: str, **rows: Any) -> pl.DataFrame:
-    given = part(**rows)
+def _findings(domain: str, unreadable: tuple[UnreadableValue, ...] = (), **rows: Any) -> pl.DataFrame:
+    given = replace(part(**rows), unreadable=unreadable)
     compute = {
         "consented_portfolios": lambda it: {"consented_portfolios": it.consented},
         "account_details": account_details,
@@ -83,7 +85,8 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("ambiguous_security", "ASX:BHP", {"holding_eod": [{}, {"security_id": 2}], "security": [{}, {"security_id": 2}]}),
     ("holding_code", "ASX:BHP ", {"holding_eod": [{}], "security": [{"code": "BHP "}]}),
     ("isin_check_digit", "ASX:BHP", {"holding_eod": [{}], "security": [{"isin": "AU000000BHP5"}]}),
-    ("isin_check_digit", "ASX:BHP", {"holding_eod": [{}], "security": [{"isin": "au000000bhp4"}]}),
+    ("holding_isin", "ASX:BHP", {"holding_eod": [{}], "security": [{"isin": "au000000bhp4"}]}),
+    ("movement_isin", "ASX:BHP", {"income": [{}], "security": [{"isin": "AU000000BHP"}]}),
     ("unknown_transaction_type", "T1", {"trade": [{"side": "SHORT"}]}),
     ("unknown_transaction_type", "S1", {"security_movement": [{"movement_type": "BUY"}]}),  # known, elsewhere
     ("unknown_transaction_type", "I1", {"income": [{"income_type": "RENT"}]}),
@@ -197,6 +200,32 @@ def test_a_breach_is_found_and_nothing_else(rule: str, subject: str, rows: dict[
     assert found["severity"].unique().to_list() == [severity]
 
 
+BAD_TRADE = UnreadableValue(table="trade", key="trade_id 9", column="price", problem="is not a number", portfolio_id=1)
+BAD_PRICE = UnreadableValue(
+    table="security_price", key="security_id 1", column="close_price", problem="is not a number", security_id=1
+)
+UNREADABLE: dict[str, tuple[UnreadableValue, dict[str, Any]]] = {
+    "unreadable_value": (BAD_TRADE, {}),
+    "unreadable_holding_security": (BAD_PRICE, {"holding_eod": [{}]}),
+    "unreadable_movement_security": (BAD_PRICE, {"income": [{}]}),
+}
+
+
+@pytest.mark.parametrize("rule", UNREADABLE)
+def test_unreadable_value_holds_back_the_portfolio_with_table_row_and_remedy(rule: str) -> None:
+    value, rows = UNREADABLE[rule]
+    findings = _all_findings(unreadable=(value,), **rows).filter(pl.col("rule") == rule)
+    assert findings["portfolio_number"].to_list() == ["SW000001"]
+    assert findings["detail"].to_list() == [value.reason]
+
+
+@pytest.mark.parametrize("rule", UNREADABLE)
+def test_unreadable_value_of_somebody_else_holds_nobody_back(rule: str) -> None:
+    value, rows = UNREADABLE[rule]
+    other = value.model_copy(update={"portfolio_id": value.portfolio_id and 2, "security_id": value.security_id and 2})
+    assert rule not in _all_findings(unreadable=(other,), **rows)["rule"].to_list()
+
+
 def test_a_contract_note_that_does_not_add_up_says_both_sums_to_the_cent() -> None:
     (detail,) = _all_findings(trade=[{"net_amount": "90.50"}])["detail"]
     assert detail == "net amount 90.50; consideration and fees of a BUY come to 109.50"
@@ -210,7 +239,7 @@ def test_what_is_right_is_left_alone(rows: dict[str, Any]) -> None:
 def test_every_rule_has_a_case_and_a_description_worth_reading() -> None:
     names = [rule.name for rule in RULES]
     assert len(set(names)) == len(names)
-    assert {rule for rule, *_ in BROKEN} == set(names)
+    assert {rule for rule, *_ in BROKEN} | set(UNREADABLE) == set(names)
     assert {rule.name: rule.domain for domain in DOMAINS for rule in rules_of(domain)} == {
         r.name: r.domain for r in RULES
     }

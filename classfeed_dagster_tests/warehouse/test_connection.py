@@ -10,7 +10,13 @@ import pytest
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.warehouse.connection import WarehouseNotConfiguredError, connection_arguments
 
-PRODUCTION: dict[str, Any] = {"env": "prod", "snowflake_account": "broker-x1", "snowflake_user": "CLASSFEED"}
+COMPLETE: dict[str, Any] = {"store_url": "s3://feeds/prod", "first_business_date": "2026-03-02"}
+PRODUCTION: dict[str, Any] = {
+    **COMPLETE,
+    "env": "prod",
+    "snowflake_account": "broker-x1",
+    "snowflake_user": "CLASSFEED",
+}
 
 
 def test_production_uses_a_key_pair_and_no_password() -> None:
@@ -23,9 +29,12 @@ def test_production_uses_a_key_pair_and_no_password() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"env": "prod"}, "CLASSFEED_SNOWFLAKE_ACCOUNT is not set"),
+        ({**COMPLETE, "env": "prod"}, "CLASSFEED_SNOWFLAKE_ACCOUNT is not set"),
         (PRODUCTION, "CLASSFEED_SNOWFLAKE_PRIVATE_KEY"),
-        ({"env": "stg", "snowflake_account": "x"}, "CLASSFEED_SNOWFLAKE_USER and CLASSFEED_SNOWFLAKE_PRIVATE_KEY"),
+        (
+            {**COMPLETE, "env": "stg", "snowflake_account": "x"},
+            "CLASSFEED_SNOWFLAKE_USER and CLASSFEED_SNOWFLAKE_PRIVATE_KEY",
+        ),
     ],
 )
 def test_what_is_missing_is_named(values: dict[str, Any], says: str, tmp_path: Path) -> None:
