@@ -30,7 +30,7 @@ def test_other_systems_go_without(missing: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_what_is_freed_goes_back_to_the_system() -> None:
     code = """
-import classfeed_dagster, polars as pl, pyarrow as pa, time
+import classfeed_dagster, pandas, polars as pl, pyarrow as pa, time  # pyarrow imports pandas when it is first used
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) // 1024
 assert pa.default_memory_pool().backend_name == "jemalloc"

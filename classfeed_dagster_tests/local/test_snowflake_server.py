@@ -81,7 +81,9 @@ def test_a_killed_server_is_started_again_with_its_data(tmp_path: Path) -> None:
     first = server.start(tmp_path)
     with snowflake.connector.connect(**first) as connection:
         execute(connection, "CREATE TABLE T (X NUMBER(38,6))", "INSERT INTO T VALUES (1.5)")
-    os.kill(json.loads((tmp_path / "snowflake" / "server.json").read_text())["pid"], signal.SIGKILL)
+    pid = json.loads((tmp_path / "snowflake" / "server.json").read_text())["pid"]
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)  # until then the kernel may still accept connections for it
     try:
         with snowflake.connector.connect(**server.start(tmp_path)) as connection:
             assert str(query(connection, "SELECT X FROM T")[0][0]) == "1.500000"
