@@ -212,7 +212,7 @@ UNREADABLE: dict[str, tuple[UnreadableValue, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("rule", UNREADABLE)
-def test_unreadable_value_holds_back_the_portfolio_with_table_row_and_remedy(rule: str) -> None:
+def test_unreadable_value_holds_back_its_portfolio_with_row_and_remedy(rule: str) -> None:
     value, rows = UNREADABLE[rule]
     findings = _all_findings(unreadable=(value,), **rows).filter(pl.col("rule") == rule)
     assert findings["portfolio_number"].to_list() == ["SW000001"]
