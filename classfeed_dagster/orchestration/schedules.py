@@ -97,7 +97,7 @@ def simulation_nightly(first: dt.date, *, running: bool) -> dg.ScheduleDefinitio
     # After the end of day has run (at most 110 minutes after midnight), before any feed's morning; and not at an hour
     # that a change of clock skips or repeats.
     @dg.schedule(
-        name="simulationsimulation_nightly",
+        name="simulation_nightly",
         job_name=SIMULATION_JOB,
         cron_schedule="30 3 * * *",
         execution_timezone=trading_days.SYDNEY.key,
