@@ -62,13 +62,13 @@ _RELATED = """CASE WHEN l.trade_id IS NOT NULL
     END AS related_portfolio_id"""
 
 # What a reversal must share with its original, and what it must carry with the opposite sign.
-_SAME = {
+SAME_IN_REVERSALS = {
     "trade": ("security_id", "cash_account_id", "side", "currency"),
     "security_movement": ("security_id",),
     "income": ("security_id", "currency"),
     "cash_transaction": ("cash_account_id", "currency"),
 }
-_OPPOSITE = {
+OPPOSITE_IN_REVERSALS = {
     "trade": ("units", "consideration", "brokerage", "gst", "other_fees", "net_amount"),
     "security_movement": ("units_change", "cost_base_change"),
     "income": (
@@ -95,8 +95,8 @@ def _reversed_portfolio(table: str) -> str:
 
 def _undoes_exactly(table: str) -> str:
     # A row whose id it names itself undoes nothing. One that was itself undone since does no harm any more.
-    same = [f"o.{name} = l.{name}" for name in _SAME[table]]
-    opposite = [f"o.{name} IS NOT DISTINCT FROM -l.{name}" for name in _OPPOSITE[table]]
+    same = [f"o.{name} = l.{name}" for name in SAME_IN_REVERSALS[table]]
+    opposite = [f"o.{name} IS NOT DISTINCT FROM -l.{name}" for name in OPPOSITE_IN_REVERSALS[table]]
     exact = " AND ".join([f"o.{table}_id <> l.{table}_id", *same, *opposite])
     return (
         f"SELECT ({exact}) OR {_undone(table, 'l')} FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from classfeed_dagster.bigsite import queries
+from classfeed_dagster.bigsite.ledgers import OPPOSITE_IN_REVERSALS, SAME_IN_REVERSALS
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 
 _TRADED = ("trade.units", "trade.side")
@@ -35,6 +36,7 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
         "cash_account.bsb",
         "cash_account.account_number",
         "cash_account.currency",
+        "cash_account.status",
         "portfolio.portfolio_number",
     ),
     "cash_transaction.portfolio_id": ("cash_account.portfolio_id",),
@@ -44,17 +46,14 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     },
     "cash_transaction.reversed_portfolio_id": ("cash_account.portfolio_id",),
     "cash_transaction.related_portfolio_id": ("trade.portfolio_id", "income.portfolio_id"),
-    "trade.undoes_exactly": ("trade.units", "trade.net_amount", "trade.reverses_trade_id"),
-    "security_movement.undoes_exactly": (
-        "security_movement.units_change",
-        "security_movement.cost_base_change",
-        "security_movement.reverses_security_movement_id",
-    ),
-    "income.undoes_exactly": ("income.gross_amount", "income.net_amount", "income.reverses_income_id"),
-    "cash_transaction.undoes_exactly": (
-        "cash_transaction.amount",
-        "cash_transaction.reverses_cash_transaction_id",
-    ),
+    # A reversal is compared with its original in each of these.
+    **{
+        f"{ledger}.undoes_exactly": tuple(
+            f"{ledger}.{column}"
+            for column in (*SAME_IN_REVERSALS[ledger], *OPPOSITE_IN_REVERSALS[ledger], f"reverses_{ledger}_id")
+        )
+        for ledger in ("trade", "security_movement", "income", "cash_transaction")
+    },
     **{
         f"{ledger}.reversals_standing": (f"{ledger}.reverses_{ledger}_id",)
         for ledger in ("trade", "security_movement", "income", "cash_transaction")
