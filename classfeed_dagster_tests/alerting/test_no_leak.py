@@ -29,7 +29,7 @@ PERSONAL = {
     "e-mail": "owner1@example.invalid",
     "account number": "918273645",
     "abn": "51824753556",
-    "hin": "X0098765432",
+    "hin": "X009876543",  # what every planted HIN begins with: no two portfolios may have the same
 }
 SECRETS = {
     "database password": "planted-password-1f9a",
@@ -54,9 +54,12 @@ def plant(desk: Desk, switchboard: Switchboard) -> None:
     }
     desk.runtime.settings = type(settings).model_validate({**settings.model_dump(), **values})
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", MONDAY: "45.50"})
-    for number in (f"SW0000000{at}" for at in range(1, 9)):
+    for at in range(1, 9):
         one = desk.bigsite.portfolio(
-            number, portfolio_name=PERSONAL["portfolio name"], abn=PERSONAL["abn"], hin=PERSONAL["hin"]
+            f"SW0000000{at}",
+            portfolio_name=PERSONAL["portfolio name"],
+            abn=PERSONAL["abn"],
+            hin=f"{PERSONAL['hin']}{at}",
         )
         one.cash_account(account_number=PERSONAL["account number"], account_name=PERSONAL["account name"])
         one.consent(granted_at="2026-02-20T00:00:00Z")
@@ -64,7 +67,7 @@ def plant(desk: Desk, switchboard: Switchboard) -> None:
         one.buy(bhp, "100", "45.00", "2026-02-24")
     # One that can't be written, one that has an impossible HIN: findings speak of fields, not of what is in them.
     desk.bigsite.portfolios[2].row["portfolio_name"] = PERSONAL["portfolio name"] + "\x0b"
-    desk.bigsite.portfolios[3].row["hin"] = PERSONAL["hin"][:-1]
+    desk.bigsite.portfolios[3].row["hin"] = PERSONAL["hin"]
     desk.bigsite.end_of_day(MONDAY)
     desk.break_units(desk.bigsite.portfolios[1], MONDAY)
     desk.bigsite.save()
