@@ -27,7 +27,7 @@ PERSONAL = {
     "given name": "Given1",
     "family name": "Family1",
     "e-mail": "owner1@example.invalid",
-    "account number": "918273645",
+    "account number": "91827364",  # what every planted number begins with
     "abn": "51824753556",
     "hin": "X009876543",  # what every planted HIN begins with: no two portfolios may have the same
 }
@@ -36,8 +36,10 @@ SECRETS = {
     "slack token": "xoxb-planted-77aa",
     "pager key": "planted-pager-key-33cc",
 }
-# Where customers' data belongs; everything else must tell nothing of them.
-DATA = re.compile(r"landing/.*\.parquet|domains/.*\.parquet|(staged|delivered)/.*\.(xml|csv)(\.gz)?")
+# Keys under which customers' data belongs; everything else must hold none. The ledger has numbers, never names.
+DATA = re.compile(
+    r"landing/.*\.parquet|domains/.*\.parquet|(ledger|staged)/.*\.parquet|(staged|delivered)/.*\.(xml|csv)(\.gz)?"
+)
 
 
 def plant(desk: Desk, switchboard: Switchboard) -> None:
@@ -61,7 +63,7 @@ def plant(desk: Desk, switchboard: Switchboard) -> None:
             abn=PERSONAL["abn"],
             hin=f"{PERSONAL['hin']}{at}",
         )
-        one.cash_account(account_number=PERSONAL["account number"], account_name=PERSONAL["account name"])
+        one.cash_account(account_number=f"{PERSONAL['account number']}{at}", account_name=PERSONAL["account name"])
         one.consent(granted_at="2026-02-20T00:00:00Z")
         one.deposit("10000.00", "2026-02-23")
         one.buy(bhp, "100", "45.00", "2026-02-24")
@@ -115,7 +117,7 @@ def test_a_days_work_tells_nothing_of_customers_and_no_secret(
     desk.runtime.close()
     desk.runtime.settings = settings.model_copy(update={"bigsite_url": SecretStr(away.render_as_string(False))})
     failed = desk.run(TUESDAY, verbose=True)
-    assert failed.outcome is Outcome.FAILED, failed
+    assert failed.outcome is Outcome.UNAVAILABLE, failed
     with desk.at("2026-03-04T09:30:00+11:00"):
         for sensor in ("repair", "alerts", "measures"):
             desk.tick(sensor)
