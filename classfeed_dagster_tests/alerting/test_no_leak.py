@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import polars as pl
 import pytest
 import sqlalchemy as sa
 import structlog
@@ -36,10 +37,10 @@ SECRETS = {
     "slack token": "xoxb-planted-77aa",
     "pager key": "planted-pager-key-33cc",
 }
-# Keys under which customers' data belongs; everything else must hold none. The ledger has numbers, never names.
-DATA = re.compile(
-    r"landing/.*\.parquet|domains/.*\.parquet|(ledger|staged)/.*\.parquet|(staged|delivered)/.*\.(xml|csv)(\.gz)?"
-)
+# Keys under which customers' data belongs; everything else must hold none.
+DATA = re.compile(r"landing/.*\.parquet|domains/.*\.parquet|(staged|delivered)/.*\.(xml|csv)(\.gz)?")
+# The delivered ledger has the account numbers that the recipient knows, and nothing else of a person.
+LEDGER = re.compile(r"(ledger|staged)/.*\.parquet")
 
 
 def plant(desk: Desk, switchboard: Switchboard) -> None:
@@ -84,7 +85,9 @@ def events(instance: DagsterInstance) -> Iterator[tuple[str, str]]:
 
 def objects(store: ObjectStore) -> Iterator[tuple[str, str]]:
     for key in store.list(""):
-        if not DATA.fullmatch(key):
+        if LEDGER.fullmatch(key):
+            yield key, pl.read_parquet(store.read(key)).write_json()
+        elif not DATA.fullmatch(key):
             data = store.read(key)
             yield key, (gzip.decompress(data) if key.endswith(".gz") else data).decode("utf-8", "replace")
 
@@ -138,7 +141,10 @@ def test_a_days_work_tells_nothing_of_customers_and_no_secret(
     assert len(left) > 100
     assert any("SW00000003" in text for _, text in left)  # that something is said of the portfolio at all
     found = [
-        (what, where) for where, text in left for what, planted in {**PERSONAL, **SECRETS}.items() if planted in text
+        (what, where)
+        for where, text in left
+        for what, planted in {**PERSONAL, **SECRETS}.items()
+        if planted in text and not (what == "account number" and LEDGER.fullmatch(where))
     ]
     assert found == []
 
