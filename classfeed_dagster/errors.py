@@ -55,6 +55,7 @@ DECLARED_IN = (
     "documents.epi_reader",
     "documents.epi_validator",
     "documents.epi_writer",
+    "documents.format_rules",
     "documents.locate",
     "documents.xsd_regex",
     "domains.build",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from classfeed_dagster.errors import CodeFaultError
+
 EPI = "EPIDataResponse"
 CLASS_TRADE = "class_trade"
 CLASS_CASH = "class_cash"
@@ -24,7 +26,7 @@ class FormatRule:
     remedy: str
 
 
-class UndeclaredRuleError(LookupError):
+class UndeclaredRuleError(CodeFaultError):
     """A breach under a name that no format rule declares."""
 
 
