@@ -123,7 +123,7 @@ def bigsite_has(story: Story, name: str) -> None:
     assert story.cast[name]
 
 
-@given(parsers.parse('"{name}" revokes at 5 in the morning after Monday'))
+@given(parsers.parse('"{name}" revokes consent at 05:00 after Monday'))
 def revokes(story: Story, name: str) -> None:
     story.cast[name].consents[0]["revoked_at"] = story.at("05:00", "Tuesday")
 
@@ -143,7 +143,7 @@ def written(story: Story, day: str) -> None:
     story.end_of_day(day)
 
 
-@when(parsers.parse("bigsite mends its end of day of {day} on Wednesday morning"))
+@when(parsers.parse("bigsite corrects its end of day of {day} on Wednesday morning"))
 def mends(story: Story, day: str) -> None:
     story.misstated.clear()
     story.desk.bigsite.end_of_day(DAYS[day], at=story.at("07:00", "Wednesday")).save()
@@ -158,7 +158,7 @@ def ends_and_runs(story: Story, day: str, feed: str) -> None:
     story.morning(day, FEED if feed == "the feed" else feed)
 
 
-@when(parsers.parse("{day} ends, with its rewritten past, and the feed runs the next morning"))
+@when(parsers.parse("{day} ends with a rewritten past and the feed runs the next morning"))
 def ends_with_past(story: Story, day: str) -> None:
     for earlier in itertools.takewhile(lambda one: one != day, DAYS):
         story.desk.bigsite.end_of_day(DAYS[earlier], at=f"{DAYS[day]}T14:00:00Z")
@@ -171,7 +171,7 @@ def runs(story: Story, day: str, feed: str) -> None:
     story.morning(day, FEED if feed == "the feed" else feed)
 
 
-@when(parsers.parse("the repair looks at {time} on {day}"))
+@when(parsers.parse("repair is evaluated at {time} on {day}"))
 def repair_looks(story: Story, time: str, day: str) -> None:
     """As often as it has something to do for the feed, as the daemon would."""
     with story.desk.at(story.at(time, day)):
@@ -185,13 +185,13 @@ def repair_looks(story: Story, time: str, day: str) -> None:
     raise AssertionError("the repair never comes to rest")
 
 
-@when(parsers.parse("the alerts look at {time} on {day}"))
+@when(parsers.parse("the alerts are evaluated at {time} on {day}"))
 def alerts_look(story: Story, time: str, day: str) -> None:
     with story.desk.at(story.at(time, day)):
         story.desk.tick("alerts")
 
 
-@then(parsers.parse("the run says: {outcome}"))
+@then(parsers.parse("the run's outcome is: {outcome}"))
 def run_says(story: Story, outcome: str) -> None:
     assert story.run is not None
     assert story.run.outcome == outcome, story.run
@@ -200,7 +200,7 @@ def run_says(story: Story, outcome: str) -> None:
 # -- what the recipient has -------------------------------------------------------------------------------------------
 
 
-@then(parsers.parse('the recipient is told of "{name}": {expected}'))
+@then(parsers.parse('"{name}" is delivered as: {expected}'))
 def is_told(story: Story, name: str, expected: str) -> None:
     wanted = [] if expected == "nothing" else re.findall(r"(\w+) on (\w+)", expected)
     assert story.told(name) == wanted
@@ -223,7 +223,7 @@ def document_has(story: Story, day: str, kind: str, name: str, dated: str, units
     ]
 
 
-@then(parsers.parse("what the recipient has adds up on {day}"))
+@then(parsers.parse("the recipient's sums match on {day}"))
 def adds_up(story: Story, day: str) -> None:
     pages = delivered_pages(story.desk.runtime.store, story.desk.feed(FEED), story.dates())
     found = load(pages, dt.date.fromisoformat(DAYS[day])).unbalanced()
@@ -247,7 +247,7 @@ def is_held_back(story: Story, name: str, day: str, reason: str) -> None:
     assert reason in held[story.cast[name].number]
 
 
-@then("nobody is held back any more")
+@then("no portfolio is held back")
 def nobody_held_back(story: Story) -> None:
     for day in (MONDAY, TUESDAY):
         assert story.desk.status(day).complete
@@ -269,13 +269,13 @@ def delivered_once(story: Story, day: str) -> None:
 # -- people -----------------------------------------------------------------------------------------------------------
 
 
-@then(parsers.parse("people are told of {feed} that it is late"))
+@then(parsers.parse("{feed} has an open incident: late"))
 def told_late(story: Story, feed: str) -> None:
     late = [one.incident for key, one in open_incidents(story.desk.runtime.store).items() if key.startswith("late")]
     assert any(feed in incident.feeds for incident in late)
 
 
-@then(parsers.parse("people are told of {feed} no more"))
+@then(parsers.parse("{feed} has no open incident"))
 def told_no_more(story: Story, feed: str) -> None:
     assert not [one for one in open_incidents(story.desk.runtime.store).values() if one.incident.feeds == (feed,)]
 
@@ -304,17 +304,17 @@ def asks(story: Story, person: str, group: str, day: str, reason: str) -> None:
             story.run = desk.run(DAYS[day], at=at)
 
 
-@then(parsers.parse("the re-run says: {outcome}"))
+@then(parsers.parse("the re-run's outcome is: {outcome}"))
 def rerun_says(story: Story, outcome: str) -> None:
     run_says(story, outcome)
 
 
-@then(parsers.parse("the door stays shut: {why}"))
+@then(parsers.parse("the request is refused: {why}"))
 def stays_shut(story: Story, why: str) -> None:
     assert why in story.refused
 
 
-@then(parsers.parse("{person}'s request for {day} is on record as {outcome}"))
+@then(parsers.parse("{person}'s request for {day} is recorded as {outcome}"))
 def on_record(story: Story, person: str, day: str, outcome: str) -> None:
     (record,) = requests(story.desk.runtime.store, FEED)
     assert (record.requested_by, record.business_date.isoformat(), record.outcome) == (person, DAYS[day], outcome)
@@ -331,12 +331,12 @@ def one_clean_date(story: Story) -> None:
     runtime.settings = runtime.settings.model_copy(update={"parity_clean_dates": 1})
 
 
-@when("the switch says that class_trade is live, and class_super and class_cash are off")
+@when("class_trade is switched to live, and class_super and class_cash to off")
 def switched(story: Story) -> None:
     story.desk.switch(mode={_TRADE: "live", FEED: "off", "class_cash": "off"})
 
 
-@when("the old app's file of Monday arrives, and is compared")
+@when("the old app's file of Monday arrives and is compared")
 def old_file(story: Story) -> None:
     desk = story.desk
     lines = desk.runtime.store.read(shadow_key(_file(MONDAY))).decode().splitlines()
@@ -345,7 +345,7 @@ def old_file(story: Story) -> None:
     assert desk.carry_out(request).success
 
 
-@then(parsers.parse("class_trade of {day} is in shadow alone"))
+@then(parsers.parse("class_trade of {day} is in shadow only"))
 def shadow_alone(story: Story, day: str) -> None:
     store = story.desk.runtime.store
     assert store.exists(shadow_key(_file(DAYS[day])))

@@ -1,8 +1,8 @@
-Feature: Only those who consent, and only while they do
-  As a customer I decide who sees my portfolio, and I can take it back at any moment.
+Feature: Consent decides who receives data
+  As a customer I decide who receives my portfolio's data, and can withdraw consent at any time.
 
-  @proves-consent-decides @proves-removal-told-once @proves-new-gets-history @proves-adds-up
-  Scenario: Consent is given, taken back, and never given
+  @proves-consent-required @proves-removal-announced-once @proves-full-history-for-new @proves-sums-match
+  Scenario: Consent is granted, withdrawn, and never granted
     Given bigsite has "a saver with one share"
     And bigsite has "a customer who consents on Tuesday"
     And bigsite has "a customer who leaves on Tuesday"
@@ -10,20 +10,20 @@ Feature: Only those who consent, and only while they do
     When Monday ends and the feed runs the next morning
     And Tuesday ends and the feed runs the next morning
     And Wednesday ends and the feed runs the next morning
-    Then the recipient is told of "a saver with one share": NEW on Monday, CURRENT on Tuesday, CURRENT on Wednesday
-    And the recipient is told of "a customer who consents on Tuesday": NEW on Tuesday, CURRENT on Wednesday
-    And the recipient is told of "a customer who leaves on Tuesday": NEW on Monday, REMOVED on Tuesday
-    And the recipient is told of "a customer who never consents": nothing
+    Then "a saver with one share" is delivered as: NEW on Monday, CURRENT on Tuesday, CURRENT on Wednesday
+    And "a customer who consents on Tuesday" is delivered as: NEW on Tuesday, CURRENT on Wednesday
+    And "a customer who leaves on Tuesday" is delivered as: NEW on Monday, REMOVED on Tuesday
+    And "a customer who never consents" is delivered as: nothing
     And Tuesday's document has the whole history of "a customer who consents on Tuesday"
-    And what the recipient has adds up on Wednesday
+    And the recipient's sums match on Wednesday
 
-  @proves-consent-asked-again @proves-judged-alone
+  @proves-consent-rechecked @proves-portfolios-independent
   @s3
   Scenario: Consent is revoked after the cut-off, before publishing
     Given bigsite has "a saver with one share"
     And bigsite has "another saver with one share"
-    And "a saver with one share" revokes at 5 in the morning after Monday
+    And "a saver with one share" revokes consent at 05:00 after Monday
     When Monday ends and the feed runs the next morning
-    Then the recipient is told of "a saver with one share": nothing
-    And the recipient is told of "another saver with one share": NEW on Monday
+    Then "a saver with one share" is delivered as: nothing
+    And "another saver with one share" is delivered as: NEW on Monday
     And "a saver with one share" is held back for Monday: consent ended

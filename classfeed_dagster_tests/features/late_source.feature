@@ -1,18 +1,18 @@
-Feature: A morning on which the source is late
-  As the channel I hear once that the feed is late, and once that it has recovered.
+Feature: bigsite's end of day is late
+  As the on-call person I get one message that the feed is late, and one when it has recovered.
 
-  @proves-nothing-too-early @proves-told-once @proves-mended-by-itself
+  @proves-end-of-day-required @proves-one-notification @proves-automatic-retry
   @s3
-  Scenario: The feed is late, people are told, and it goes when the source is there
+  Scenario: A late feed is notified once and delivered once the end of day exists
     Given bigsite has "a saver with one share"
     And bigsite has not written its end of day of Monday
     When the feed runs on the morning after Monday
-    Then the run says: source not ready
+    Then the run's outcome is: source not ready
     And nothing is stored of Monday
-    When the alerts look at 07:05 on Tuesday
-    Then people are told of class_super that it is late
+    When the alerts are evaluated at 07:05 on Tuesday
+    Then class_super has an open incident: late
     When bigsite writes its end of day of Monday
-    And the repair looks at 08:10 on Tuesday
-    And the alerts look at 08:20 on Tuesday
-    Then the recipient is told of "a saver with one share": NEW on Monday
-    And people are told of class_super no more
+    And repair is evaluated at 08:10 on Tuesday
+    And the alerts are evaluated at 08:20 on Tuesday
+    Then "a saver with one share" is delivered as: NEW on Monday
+    And class_super has no open incident

@@ -1,19 +1,19 @@
 Feature: The support group runs a date again
   As a member of the support group I may run a date again, and nothing else.
 
-  @proves-delivered-once @proves-rerun-on-record
+  @proves-delivered-once @proves-rerun-recorded
   @s3
-  Scenario: A re-run is granted, on record, and delivers nothing twice
+  Scenario: An accepted re-run is recorded and delivers nothing twice
     Given bigsite has "a saver with one share"
     When Monday ends and the feed runs the next morning
     And pat of classfeed-support asks to run Monday again: the recipient says that it has no file
-    Then the re-run says: nothing to do
-    And pat's request for Monday is on record as ACCEPTED
+    Then the re-run's outcome is: nothing to do
+    And pat's request for Monday is recorded as ACCEPTED
     And Monday was delivered once
 
-  @proves-rerun-guarded @proves-rerun-on-record
-  Scenario: Somebody else asks
+  @proves-rerun-restricted @proves-rerun-recorded
+  Scenario: A request from outside the group is refused
     When kim of analysts asks to run Monday again: I would like to see how it works
-    Then the door stays shut: only members of classfeed-support
-    And kim's request for Monday is on record as REFUSED
+    Then the request is refused: only members of classfeed-support
+    And kim's request for Monday is recorded as REFUSED
     And nothing is stored of Monday
