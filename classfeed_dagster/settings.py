@@ -31,6 +31,13 @@ class Environment(enum.StrEnum):
     PROD = "prod"
 
 
+class FreeText(enum.StrEnum):
+    """Treatment of a tax file number, card number or e-mail address in a name or narrative."""
+
+    MASK = "mask"
+    HOLD_BACK = "hold-back"
+
+
 class SettingsError(ConfigurationError):
     """Settings are missing or invalid. The message names all of them and repeats no value."""
 
@@ -105,6 +112,11 @@ class Settings(BaseSettings):
         ge=0,
         le=366,
         description="days before the window in which a snapshot looks for rows that no earlier one saw; 0: never",
+    )
+    free_text: FreeText = Field(
+        FreeText.MASK,
+        description="a tax file number, card number or e-mail address in a name or narrative: mask, or hold-back "
+        "(the portfolio)",
     )
     max_page_bytes: int = Field(
         32 * 1024 * 1024, ge=64 * 1024, description="bytes of a document page before compression"

@@ -1,4 +1,7 @@
-"""The ``account_details`` domain: each portfolio's details and cash accounts. Removed portfolios have no details."""
+"""The ``account_details`` domain: each portfolio's details and cash accounts. Removed portfolios have no details.
+
+Identifiers of persons in names are masked (``free_text``).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import polars as pl
 
 from classfeed_dagster.domains.columns import ACCOUNTS, CASH_ACCOUNTS
 from classfeed_dagster.domains.slice import Slice
+from classfeed_dagster.free_text import mask_columns
 
 _DETAILS = ("portfolio_name", "entity_type", "abn", "hin", "status", "opened_on", "closed_on")
 
@@ -16,4 +20,7 @@ def account_details(part: Slice) -> dict[str, pl.DataFrame]:
     details = part.rows("portfolio").select("portfolio_id", *_DETAILS)
     accounts = part.consented.join(details, on="portfolio_id", how="left").rename({"change": "consent"})
     cash_accounts = part.rows("cash_account").filter(pl.col("opened_on") <= part.business_date)
-    return {ACCOUNTS.name: ACCOUNTS.conform(accounts), CASH_ACCOUNTS.name: CASH_ACCOUNTS.conform(cash_accounts)}
+    return {
+        ACCOUNTS.name: ACCOUNTS.conform(mask_columns(accounts, "portfolio_name")),
+        CASH_ACCOUNTS.name: CASH_ACCOUNTS.conform(mask_columns(cash_accounts, "account_name")),
+    }

@@ -37,6 +37,7 @@ from classfeed_dagster.domains.movement_transactions import (
     transaction_id,
 )
 from classfeed_dagster.domains.slice import NUMBER, Slice
+from classfeed_dagster.free_text import identifiers_in, with_identifiers
 
 Frames = Mapping[str, pl.DataFrame]
 
@@ -160,6 +161,31 @@ def ambiguous_cash_account(part: Slice, frames: Frames) -> pl.DataFrame:
     sent = part.rows("cash_account").filter(pl.col("opened_on") <= part.business_date)
     sharing = sent.filter(pl.len().over(NUMBER, "account_number", "currency") > 1)
     return _breaches(sharing, _CASH_ACCOUNT, "another cash account of the portfolio has its number and currency")
+
+
+def identifier_in_name(part: Slice, frames: Frames) -> pl.DataFrame:
+    """Return names of portfolios and cash accounts that hold an identifier of a person."""
+    del frames
+    names, accounts = part.rows("portfolio"), part.rows("cash_account")
+    return pl.concat(
+        [
+            _identifiers(names, "portfolio_name", pl.lit("portfolio_name")),
+            _identifiers(accounts.filter(pl.col("opened_on") <= part.business_date), "account_name", _CASH_ACCOUNT),
+        ]
+    )
+
+
+def _identifiers(rows: pl.DataFrame, column: str, subject: pl.Expr) -> pl.DataFrame:
+    texts = with_identifiers(rows[column])
+    details = [_describe_identifiers(text) for text in texts]
+    rows = rows.filter(pl.col(column).is_in(texts)) if texts else rows.clear()
+    detail = pl.lit(f"{column}: ") + pl.col(column).replace(texts, details)
+    return _breaches(rows, subject, detail)
+
+
+def _describe_identifiers(text: str) -> str:
+    # The kind and the position: the value itself stays in bigsite.
+    return ", ".join(f"{match.kind} at character {match.start + 1}" for match in identifiers_in(text))
 
 
 # --- account_balances -----------------------------------------------------------------------------------------------
@@ -336,6 +362,16 @@ def net_amount(part: Slice, frames: Frames) -> pl.DataFrame:
     stated, computed = pl.col("net_amount"), pl.col("due")
     detail = pl.format("net amount {}; consideration and fees of a {} come to {}", stated, side, computed)
     return _breaches(rows, _TRANSACTION, detail)
+
+
+def identifier_in_narrative(part: Slice, frames: Frames) -> pl.DataFrame:
+    """Return narratives that hold an identifier of a person."""
+    del frames
+    found = []
+    for table in ("security_movement", "cash_transaction"):
+        subject = transaction_id(LETTERS[table], f"{table}_id")
+        found.append(_identifiers(part.ledger(table, DATES[table]), "description", subject))
+    return pl.concat(found)
 
 
 def repeated_confirmation(part: Slice, frames: Frames) -> pl.DataFrame:

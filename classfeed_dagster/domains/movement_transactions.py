@@ -1,6 +1,7 @@
 """The ``movement_transactions`` domain: ledger rows not sent before, and the opening balances that precede them.
 
 Figures and signs are those that bigsite states. Only the units of a trade take their sign from the side.
+Identifiers of persons in narratives are masked (``free_text``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from classfeed_dagster.domains.exact import fitting
 from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, OPENING_CASH, OPENING_UNITS, complete
 from classfeed_dagster.domains.securities import with_security
 from classfeed_dagster.domains.slice import NUMBER, Slice
+from classfeed_dagster.free_text import mask_columns
 from classfeed_dagster.trading_days import SYDNEY
 
 # The ledgers' letters in a transaction id (XSD, MovementTransaction).
@@ -38,7 +40,7 @@ LETTERS = {
 def movement_transactions(part: Slice) -> dict[str, pl.DataFrame]:
     """Return MOVEMENT_TRANSACTIONS: the shared history of FULL portfolios, the window of DELTA ones, and openings."""
     ledgers = [_trades(part), _security_movements(part), _income(part), _cash(part)]
-    sent = pl.concat(ledgers, how="diagonal")
+    sent = mask_columns(pl.concat(ledgers, how="diagonal"), "narrative")
     earliest = sent.group_by("portfolio_id").agg(pl.col("recorded_at").min().alias("_earliest"))
     openings = pl.concat([opening_units(part), opening_cash(part)], how="diagonal")
     fitted = openings.filter(pl.col("units").is_not_null() | pl.col("amount").is_not_null())

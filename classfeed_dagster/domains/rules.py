@@ -59,6 +59,10 @@ def _warning(domain: str, check: Check, title: str, proves: str, do: str) -> Dat
 _UNREADABLE = (
     "Every value of the rows concerned is a number or a date that a document can carry: not NaN, infinity or a "
 )
+_FREE_TEXT = (
+    "No {} holds a tax file number, a payment card number or an e-mail address. Documents have them masked; with the "
+    "setting CLASSFEED_FREE_TEXT=hold-back the portfolio is held back."
+)
 _CORRECT = "correct the value that the reason names in bigsite and take a fresh snapshot."
 
 RULES: tuple[DataRule, ...] = (
@@ -134,6 +138,13 @@ RULES: tuple[DataRule, ...] = (
         "Cash accounts are distinguishable",
         "No two cash accounts of a portfolio share number and currency, by which the recipient identifies them.",
         "find out which of the accounts is real and correct the other in bigsite.",
+    ),
+    _warning(
+        "account_details",
+        breaches.identifier_in_name,
+        "Names hold no identifier of a person",
+        _FREE_TEXT.format("name"),
+        "have client services remove it from the name in bigsite.",
     ),
     _quarantine(
         "account_balances",
@@ -223,6 +234,13 @@ RULES: tuple[DataRule, ...] = (
         "An ISIN is two letters, nine letters or digits and a digit (XSD, Isin). The document leaves out another text, "
         "which is the same for every holder.",
         "have the ISIN corrected in bigsite's security table.",
+    ),
+    _warning(
+        "movement_transactions",
+        breaches.identifier_in_narrative,
+        "Narratives hold no identifier of a person",
+        _FREE_TEXT.format("narrative"),
+        "tell client services which row it is; bigsite's team changes the text.",
     ),
     _quarantine(
         "movement_transactions",

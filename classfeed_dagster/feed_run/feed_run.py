@@ -38,7 +38,12 @@ from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.errors import CodeFaultError, NotInOrderError, StaleBuildError
 from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward, check_live_gate, evaluate_checks
 from classfeed_dagster.feed_run.exclusion import findings_delivered_elsewhere, one_live_feed
-from classfeed_dagster.feed_run.findings import FindingsReference, collect_findings, read_findings
+from classfeed_dagster.feed_run.findings import (
+    FindingsReference,
+    collect_findings,
+    hold_back_identifiers,
+    read_findings,
+)
 from classfeed_dagster.feed_run.flags import attempt_flags
 from classfeed_dagster.feed_run.ledger_view import LedgerView, ledger_view
 from classfeed_dagster.feed_run.switches import FeedFlags, carried, chosen_format, switched_frames
@@ -47,6 +52,7 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.settings import FreeText
 from classfeed_dagster.store import ObjectStore
 
 LANDING = "landing"  # name of the snapshot's reference
@@ -171,6 +177,8 @@ class FeedRun:
         if reference.flags != flags.recorded:  # a switch changed since an earlier attempt collected them
             reference = collect_findings(self)
         findings = read_findings(self.store, reference.findings)
+        if self.runtime.settings.free_text is FreeText.HOLD_BACK:
+            findings = hold_back_identifiers(findings, self.format)
         consented = carried(read_frame(store, self.domains()[0], CONSENTED), flags)
         numbers = set(consented["portfolio_number"])
         against_ledger = self.ledger_view().frame().filter(pl.col("portfolio_number").is_in(numbers))

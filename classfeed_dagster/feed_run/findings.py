@@ -14,8 +14,11 @@ import polars as pl
 from pydantic import BaseModel, Field
 
 from classfeed_dagster.bigsite.landing import SlicedFiles, StoredFile, StoredTable
+from classfeed_dagster.documents.document_format import DocumentFormat
+from classfeed_dagster.domains import breaches
 from classfeed_dagster.domains.build import open_domains
-from classfeed_dagster.domains.columns import FINDINGS
+from classfeed_dagster.domains.columns import ACCOUNTS, CASH_ACCOUNTS, FINDINGS, MOVEMENT_TRANSACTIONS
+from classfeed_dagster.domains.rules import RuleSeverity
 from classfeed_dagster.feed_run.switches import switched_frames
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import canonical, sha256
@@ -65,6 +68,19 @@ def read_findings(store: ObjectStore, findings: StoredTable) -> pl.DataFrame:
     """Return stored findings. Raise DamagedFileError if the file differs from the stored one."""
     with SlicedFiles(store, {FINDINGS.name: findings}, [FINDINGS.name]) as files:
         return FINDINGS.conform(files.slice(0)[FINDINGS.name])
+
+
+def hold_back_identifiers(findings: pl.DataFrame, document: DocumentFormat) -> pl.DataFrame:
+    """Return ``findings`` in which identifiers in the texts that ``document`` carries hold their portfolio back."""
+    fields = {source for column in document.columns for source in column.filled_by}
+    names = fields & {(ACCOUNTS.name, "portfolio_name"), (CASH_ACCOUNTS.name, "account_name")}
+    narrative = (MOVEMENT_TRANSACTIONS.name, "narrative") in fields
+    ledger = pl.col("subject").str.slice(0, 1).is_in(sorted(document.ledgers))
+    carried = ((pl.col("rule") == breaches.identifier_in_name.__name__) & bool(names)) | (
+        (pl.col("rule") == breaches.identifier_in_narrative.__name__) & narrative & ledger
+    )
+    severity = pl.when(carried).then(pl.lit(RuleSeverity.QUARANTINE.value)).otherwise(pl.col("severity"))
+    return findings.with_columns(severity.alias("severity"))
 
 
 def _findings_of(work: FeedRun, shard: int) -> pl.DataFrame:

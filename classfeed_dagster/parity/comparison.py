@@ -21,6 +21,7 @@ from classfeed_dagster.documents.csv_mapping import DETAIL, CsvColumn, CsvLayout
 from classfeed_dagster.documents.csv_mapping import ColumnType as FieldKind
 from classfeed_dagster.documents.csv_reader import file_chunks, lines_of
 from classfeed_dagster.errors import DataError, ExitCode
+from classfeed_dagster.free_text import mask_columns
 from classfeed_dagster.parity.explanations import (
     EXPLANATIONS,
     LATE_ROW,
@@ -50,6 +51,7 @@ from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import sha256
 
+_FREE_TEXT = "narrative"  # the domain's column that the new feed masks identifiers of persons in
 _LINE, _NUMBER = "line", "portfolio_number"
 _REVERSAL_OF = "reversal of "
 _KINDS = {
@@ -211,6 +213,9 @@ def _sides(
         *(pl.when(~undoing).then(pl.col(column.name)).alias(column.name) for column in own),
     )
     for letter, columns in layout.columns.items():
+        old_sides[letter] = mask_columns(
+            old_sides[letter], *(column.name for column in columns if _FREE_TEXT in column.source.meta.root_names())
+        )
         seconds = set(shows_seconds_only(old_sides[letter], columns))
         new_sides[letter] = new_sides[letter].with_columns(
             *(plain_text(pl.col(column.name)) for column in columns if column.kind is FieldKind.TEXT),

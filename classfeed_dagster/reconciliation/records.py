@@ -53,9 +53,18 @@ class RecordKind:
         """Columns whose values are never shown."""
         return frozenset(column.name for _, column in self.columns if column.personal)
 
+    @property
+    def free_text(self) -> tuple[str, ...]:
+        """Columns of free text, in which documents have identifiers of persons masked."""
+        return tuple(column.name for _, column in self.columns if column.free_text)
+
 
 def _text(element: str, name: str, *, personal: bool = False) -> tuple[str, Field]:
     return element, Field(name, FieldType.TEXT, personal=personal)
+
+
+def _free_text(element: str, name: str) -> tuple[str, Field]:
+    return element, Field(name, FieldType.TEXT, personal=True, free_text=True)
 
 
 def _typed(kind: FieldType, *pairs: tuple[str, str]) -> tuple[tuple[str, Field], ...]:
@@ -78,7 +87,7 @@ ACCOUNTS = RecordKind(
         _text("RecipientReference", "recipient_reference"),
         _text("@consent", "consent"),
         _text("@extract", "extract"),
-        _text("PortfolioName", "portfolio_name", personal=True),
+        _free_text("PortfolioName", "portfolio_name"),
         _text("EntityType", "entity_type"),
         _text("Abn", "abn", personal=True),
         _text("Hin", "hin", personal=True),
@@ -91,7 +100,7 @@ ACCOUNTS = RecordKind(
 CASH_ACCOUNTS = RecordKind(
     "cash_accounts",
     ("AccountDetails", "Account", "CashAccount"),
-    (_PORTFOLIO, *_CASH, _text("AccountName", "account_name", personal=True), _CURRENCY, *_LIFE),
+    (_PORTFOLIO, *_CASH, _free_text("AccountName", "account_name"), _CURRENCY, *_LIFE),
     ("portfolio_number", "account_number", "currency"),
     frozenset({"bsb", "account_name", "status", "opened_on", "closed_on"}),
 )
@@ -172,7 +181,7 @@ MOVEMENTS = RecordKind(
         *_CASH,
         *_typed(FieldType.MONEY, ("Amount", "amount")),
         _CURRENCY,
-        _text("Narrative", "narrative", personal=True),
+        _free_text("Narrative", "narrative"),
     ),
     ("portfolio_number", "transaction_id"),
     frozenset({"exchange", "security_code", "isin", "bsb", "account_number"}),

@@ -54,12 +54,16 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One compared column. ``personal`` values are never shown: a break says only that they differ."""
+    """One compared column. ``personal`` values are never shown: a break says only that they differ.
+
+    ``free_text`` is what people type: documents have identifiers of persons in it masked.
+    """
 
     name: str
     kind: FieldType = FieldType.TEXT
     tolerance: Tolerance | None = None
     personal: bool = False
+    free_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from classfeed_dagster.free_text import identifiers_in, masked
 from classfeed_dagster.reconciliation.compare import (
     MEMORY_LIMIT,
     AccountingError,
@@ -31,6 +32,8 @@ from classfeed_dagster.reconciliation.records import RecordKind
 from classfeed_dagster.reconciliation.source_queries import Bigsite
 from classfeed_dagster.store import ObjectStore
 
+# The cheap first look for identifiers in free text: an at sign, or as many digits as the shortest has.
+_SUSPICIOUS = "[@\uff20]|(\\p{Nd}\\P{Nd}*){8}"
 Key = tuple[str | None, ...]
 Row = Mapping[str, str | None]
 
@@ -124,6 +127,9 @@ class Workbench:
             only = f"{'NOT ' * (snapshot_id == last)}IN (SELECT portfolio_number FROM latest WHERE snapshot_id {other} '{snapshot_id}')"
             for kind in self._delivered.layout.kinds:
                 self.db.execute(f"INSERT INTO landing_{kind.name} {question.rows(kind, only)}")
+                as_sent = self._masked(kind, f"landing_{kind.name}")
+                if as_sent is not None:
+                    self.db.execute(f"CREATE OR REPLACE TABLE landing_{kind.name} AS SELECT * FROM {as_sent}")
             self.db.execute(f"INSERT INTO landing_consents {question.consents(only)}")
             self.db.execute(f"INSERT INTO landing_decisions {question.decisions(only)}")
         in_order = ", ".join(f"'{one}'" for one in sorted(unreadable)) or "''"
@@ -162,8 +168,9 @@ class Workbench:
             return Sides(kind, nothing, nothing, portfolios, 0, settled, {}, {}, {})
         rows_path = self._folder / f"bigsite-{name}.parquet"
         bigsite.rows(question, kind, [number for number in numbers if number], rows_path)
+        asked = f"read_parquet('{rows_path}')"
         file_side = self._side("file", kind, f"read_parquet('{file_path}')", extra=("page", "line"))
-        bigsite_side = self._side("source", kind, f"read_parquet('{rows_path}')", extra=EVIDENCE)
+        bigsite_side = self._side("source", kind, self._masked(kind, asked) or asked, extra=EVIDENCE)
         landing_side = self._side("landing", kind, f"landing_{name}", extra=EVIDENCE)
         landed_file_side = self._side("file-of-landed", kind, f"read_parquet('{file_path}')", extra=(), unlanded=True)
         today = bigsite.asked_at.date()
@@ -187,6 +194,28 @@ class Workbench:
             self._rows(kind, keys, bigsite_side),
             self._rows(kind, keys, landing_side),
         )
+
+    def _masked(self, kind: RecordKind, source: str) -> str | None:
+        """Return SQL of ``source`` with identifiers in free text masked, as documents have them; None without any."""
+        listed = " UNION ".join(
+            f"SELECT {name} AS text FROM {source} WHERE regexp_matches({name}, '{_SUSPICIOUS}')"
+            for name in kind.free_text
+        )
+        texts = [row[0] for row in self.db.execute(listed).fetchall() if identifiers_in(row[0])] if listed else []
+        if not texts:
+            return None
+        self._table("masked_texts", ("text", "masked"), [(text, masked(text)) for text in texts])
+        columns, joins = zip(
+            *(
+                (
+                    f"coalesce(m{at}.masked, r.{name}) AS {name}",
+                    f"LEFT JOIN masked_texts m{at} ON m{at}.text = r.{name}",
+                )
+                for at, name in enumerate(kind.free_text)
+            ),
+            strict=True,
+        )
+        return f"(SELECT r.* REPLACE ({', '.join(columns)}) FROM {source} r {' '.join(joins)})"
 
     def _count(self, query: str) -> int:
         row = self.db.execute(query).fetchone()

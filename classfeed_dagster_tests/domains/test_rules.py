@@ -66,6 +66,10 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("bsb_shape", "1", {"cash_account": [{"bsb": "999001"}]}),
     ("bsb_missing", "1", {"cash_account": [{"bsb": None}]}),
     ("ambiguous_cash_account", "2", {"cash_account": [{}, {"bsb": "999-002"}]}),
+    ("identifier_in_name", "portfolio_name", {"portfolio": [{"portfolio_name": "A SF TFN 123 456 782"}]}),
+    ("identifier_in_name", "1", {"cash_account": [{"account_name": "a@example.com"}]}),
+    ("identifier_in_narrative", "C1", {"cash_transaction": [{"description": "ATO ref 123456782"}]}),
+    ("identifier_in_narrative", "S1", {"security_movement": [{"description": "card 4111111111111111"}]}),
     ("balance_missing", "1", {"cash_balance_eod": [{**NOT_STATED, "ledger_cash": "5.00"}]}),
     ("cash_ledger", "1", {"cash_balance_eod": [{"ledger_balance": "5.00", "ledger_cash": "4.99"}]}),
     ("cash_ledger", "1", {"cash_balance_eod": [{**NOT_STATED, "open_on_date": False, "ledger_cash": "-0.01"}]}),
@@ -147,6 +151,9 @@ SOUND: list[dict[str, Any]] = [
     {"cash_account": [{"bsb": None, "currency": "USD"}]},
     {"cash_account": [{}, {"currency": "USD", "bsb": None}]},
     {"cash_account": [{}, {"opened_on": "2023-02-02"}]},  # not sent yet, so nothing to confuse
+    {"cash_account": [{"account_name": "a@example.com", "opened_on": "2023-02-02"}]},  # not sent yet
+    {"cash_account": [{"account_number": "123456782"}]},
+    {"cash_transaction": [{"description": "Transfer to 062-000 123456782"}]},
     {"cash_balance_eod": [{"ledger_balance": "-5.00"}]},
     {"cash_balance_eod": [{**NOT_STATED, "open_on_date": False}]},
     {"holding_eod": [{"units": "0", "unsettled_units": "-10"}], "security_price": [{}]},
@@ -258,17 +265,17 @@ def test_warnings_are_those_that_real_contract_notes_break() -> None:
 
 
 def test_findings_show_no_personal_data() -> None:
-    secret = {"portfolio_name": "Zaphod", "hin": "X99", "abn": "51824753557", "entity_type": "ESTATE"}
-    account = {"account_name": "Zaphod", "account_number": "777", "bsb": "888", "status": "FROZEN"}
+    secret = {"portfolio_name": "Zaphod TFN 123456782", "hin": "X99", "abn": "51824753557", "entity_type": "ESTATE"}
+    account = {"account_name": "zaphod@example.com", "account_number": "777", "bsb": "888", "status": "FROZEN"}
     found = _all_findings(
         portfolio=[secret],
         cash_account=[account, account],
         cash_balance_eod=[{"ledger_cash": "1"}],
-        cash_transaction=[{"description": "Zaphod", "transaction_type": "BONUS", "currency": "USD"}],
+        cash_transaction=[{"description": "Zaphod 4111111111111111", "transaction_type": "BONUS", "currency": "USD"}],
     )
     assert found.height > 5
     shown = " ".join(str(value) for row in found.select("subject", "detail").iter_rows() for value in row)
-    assert not [value for value in ("Zaphod", "X99", "51824753557", "777", "888") if value in shown]
+    assert not [value for value in ("aphod", "X99", "51824753557", "777", "888", "123456782", "4111") if value in shown]
 
 
 def test_findings_are_stated_once_and_in_order() -> None:

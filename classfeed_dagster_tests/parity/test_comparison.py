@@ -107,6 +107,15 @@ def test_trades_in_every_dialect_are_clean(trades: Shadow, dialect: Dialect) -> 
     assert (report.old_lines, report.new_lines, report.equal_lines) == (5, 5, 5)
 
 
+def test_cash_text_that_the_old_app_did_not_mask_is_clean(cash: Shadow) -> None:
+    day = DAYS[0]
+    row = make.cash(1, "12.60", transaction_date=day, narrative="ATO 123456782, a@example.com")
+    balances = [make.balance("12.60", NUMBERS[0], as_at_date=day)]
+    cash.new(day, [{**row, "narrative": "ATO *********, ***"}], balances)
+    cash.old(day, old_app.write("class_cash", day, [cash_fields(row)], [balance_fields(one) for one in balances]))
+    assert cash.compare(day).clean
+
+
 @pytest.mark.parametrize("dialect", DIALECTS, ids=range(len(DIALECTS)))
 def test_cash_in_every_dialect_is_clean(cash: Shadow, dialect: Dialect) -> None:
     day = DAYS[0]

@@ -87,6 +87,38 @@ def test_it_reads_s3_as_well(bigsite_engine: sa.Engine, s3_store: ObjectStore) -
     assert scene.reconcile().breaks == ()
 
 
+# -- identifiers of persons in free text ----------------------------------------------------------------------------
+
+
+def _with_identifiers(engine: sa.Engine, store: ObjectStore, *, masked: bool) -> Scene:
+    scene = Scene.__new__(Scene)
+    scene.engine, scene.store, scene.world = engine, store, w.make_world(4)
+    narrative = scene.world.one("cash_transaction", cash_transaction_id=102)
+    name = scene.world.one("portfolio", portfolio_id=1)
+    narrative["description"], name["portfolio_name"] = "ATO 123456782", "TFN 123 456 782"
+    scene.world.load(engine)
+    scene.snapshot = w.land(engine, store)
+    if masked:
+        narrative["description"], name["portfolio_name"] = "ATO *********", "TFN *** *** ***"
+    scene.frames = scene.world.frames()
+    scene.deliver()
+    return scene
+
+
+def test_identifier_masked_in_the_file_is_no_break(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+    result = _with_identifiers(bigsite_engine, local_store, masked=True).reconcile()
+    assert result.breaks == (), result.markdown(50)
+
+
+def test_identifier_left_in_the_file_is_an_error(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+    result = _with_identifiers(bigsite_engine, local_store, masked=False).reconcile()
+    assert {(one.record, one.field, one.severity) for one in result.breaks} == {
+        ("accounts", "portfolio_name", Severity.ERROR),
+        ("movement_transactions", "narrative", Severity.ERROR),
+    }, result.markdown(50)
+    assert "123" not in result.markdown(50)
+
+
 # -- faults in the file ---------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,161 @@
+"""Identifiers of persons in free text: tax file numbers, payment card numbers and e-mail addresses.
+
+One rule for the exporter, which masks them, and for reconciliation, which expects them masked. Numbers need valid
+check digits, or the words that name them. A match is a kind and a position; a value never leaves this module.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import polars as pl
+from stdnum import luhn
+from stdnum.au import abn, tfn
+
+MASK = "*"
+_EMAIL_MASK = MASK * 3
+_SEVERAL_DIGITS = 8  # the shortest identifier
+
+_EMAIL = re.compile(r"[\w.%+'-]+@[\w-]+(?:\.[\w-]+)+")
+# Nine digits (eight in old numbers), plain or in groups; part of no longer number, word, amount or code.
+_TFN = re.compile(
+    r"(?<![\w@*])(?<!\d[.,/-])"
+    r"(?:(?:\d{9}|\d{8})(?![\w@*]|[.,/-]\d)"
+    r"|(?<!\d{3}[ ])(?:\d{3}([ .-])\d{3}\1\d{3}|\d{2}([ .-])\d{3}\2\d{3})(?![\w@*]|[.,/-]\d|[ ]\d{3}(?!\d)))"
+)
+_NAMED_TFN = re.compile(r"\b(?:T\.?F\.?N|tax[ -]*file)\W*(?:no|nos|num|number|nr)?\W*$", re.IGNORECASE)
+# Words that say that a number is another one: an account, a registration, a company.
+_OTHER_NUMBER = re.compile(
+    r"(?:\babn\W*\d\d |\b(?:a/?c|acc|acct|account|acn|arbn|hin|srn|bsb|conf|confirmation|contract|cn|phone|ph|tel|mob|mobile)\b"
+    r"\W*(?:no|num|number|nr)?\W*|\b\d{3}-\d{3}\W+)$",
+    re.IGNORECASE,
+)
+_CARD = re.compile(r"(?<![\w@*])(?<!\d[ .,/-])\d(?:[ -]?\d){11,18}(?![\w@*]|[.,/]\d|[ -]\d)")
+# ISO/IEC 7812 ranges of the payment schemes, with the lengths that they issue.
+_CARD_RANGES = re.compile(
+    r"(?:4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|3[47]\d{13}|3(?:0|6|8)\d{12}"
+    r"|35\d{14}|6\d{15,18})"
+)
+# The tax office's payment references contain the payer's tax file number. 75556 is its BPAY biller code.
+_TAX_OFFICE = re.compile(r"\bATO\b|\b75556\b|\btax(?:ation)?[ -]office\b", re.IGNORECASE)
+_PAYMENT_REFERENCE = re.compile(r"(?<![\w@*])(?!75556\b)\d(?:[ -]?\d){9,18}(?![\w@*]|[.,]\d)")
+_TFN_LENGTH, _ABN_LENGTH = 9, 11
+
+
+class IdentifierKind(enum.StrEnum):
+    """Kind of identifier in free text."""
+
+    TAX_FILE_NUMBER = "a tax file number"
+    CARD_NUMBER = "a payment card number"
+    EMAIL = "an e-mail address"
+
+
+@dataclass(frozen=True, slots=True)
+class FreeTextMatch:
+    """One identifier in a text: its kind and its characters (from 0, end excluded)."""
+
+    kind: IdentifierKind
+    start: int
+    end: int
+
+
+@lru_cache(maxsize=4096)
+def identifiers_in(text: str) -> tuple[FreeTextMatch, ...]:
+    """Return the identifiers in ``text`` by position; none overlaps another."""
+    plain = _plain(text)
+    matches: list[FreeTextMatch] = []
+    for match in _candidates(plain):
+        if not any(match.start < other.end and other.start < match.end for other in matches):
+            matches.append(match)
+    return tuple(sorted(matches, key=lambda match: match.start))
+
+
+def masked(text: str) -> str:
+    """Return ``text`` without identifiers: digits become asterisks, an e-mail address three of them."""
+    for match in reversed(identifiers_in(text)):
+        value = text[match.start : match.end]
+        mask = _EMAIL_MASK if match.kind is IdentifierKind.EMAIL else re.sub(r"\d", MASK, value)
+        text = text[: match.start] + mask + text[match.end :]
+    return text
+
+
+def suspicious(column: str) -> pl.Expr:
+    """Return an expression that is true where ``column`` may hold an identifier: the cheap first look."""
+    text = pl.col(column)
+    return text.str.contains("[@\uff20]") | (text.str.count_matches(r"\d") >= _SEVERAL_DIGITS)
+
+
+def with_identifiers(texts: pl.Series) -> list[str]:
+    """Return the distinct texts with an identifier, sorted."""
+    frame = texts.drop_nulls().unique().sort().to_frame("text").filter(suspicious("text"))
+    return [text for text in frame["text"].to_list() if identifiers_in(text)]
+
+
+def mask_columns(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """Return ``frame`` with the identifiers in ``columns`` masked. Each distinct text is examined once."""
+    for column in columns:
+        texts = with_identifiers(frame[column])
+        if texts:
+            replaced = pl.col(column).replace(texts, [masked(text) for text in texts])
+            frame = frame.with_columns(replaced)
+    return frame
+
+
+def _candidates(text: str) -> Iterator[FreeTextMatch]:
+    for match in _EMAIL.finditer(text):
+        yield FreeTextMatch(IdentifierKind.EMAIL, *match.span())
+    for match in _CARD.finditer(text):
+        digits = _digits(match.group())
+        if _CARD_RANGES.fullmatch(digits) and luhn.is_valid(digits):
+            yield FreeTextMatch(IdentifierKind.CARD_NUMBER, *match.span())
+    for match in _TFN.finditer(text):
+        before = text[: match.start()]
+        is_other = _OTHER_NUMBER.search(before) or _is_abn(before[-3:] + match.group())
+        if _NAMED_TFN.search(before) or (not is_other and _is_tfn(_digits(match.group()))):
+            yield FreeTextMatch(IdentifierKind.TAX_FILE_NUMBER, *match.span())
+    if _TAX_OFFICE.search(text):
+        for match in _PAYMENT_REFERENCE.finditer(text):
+            if _contains_tfn(_digits(match.group())):
+                yield FreeTextMatch(IdentifierKind.TAX_FILE_NUMBER, *match.span())
+
+
+def _is_tfn(digits: str) -> bool:
+    # An old number has eight digits, as many as a date or a reference: only its name tells it from them.
+    return len(digits) == _TFN_LENGTH and bool(tfn.is_valid(digits))
+
+
+def _is_abn(text: str) -> bool:
+    return len(_digits(text)) == _ABN_LENGTH and bool(abn.is_valid(_digits(text)))
+
+
+def _contains_tfn(digits: str) -> bool:
+    return any(_is_tfn(digits[at : at + _TFN_LENGTH]) for at in range(len(digits) - _TFN_LENGTH + 1))
+
+
+def _digits(text: str) -> str:
+    return re.sub(r"\D", "", text)
+
+
+def _plain(text: str) -> str:
+    # Character by character, so that positions are those of the text: other digits, dashes and blanks evade nothing.
+    return "".join(map(_plain_character, text))
+
+
+@lru_cache(maxsize=512)
+def _plain_character(character: str) -> str:
+    if character.isascii():
+        return " " if character.isspace() else character
+    decimal = unicodedata.decimal(character, None)
+    if decimal is not None:
+        return str(decimal)
+    category = unicodedata.category(character)
+    if category == "Pd":
+        return "-"
+    if category in ("Zs", "Zl", "Zp"):
+        return " "
+    return "@" if character == "\uff20" else character
