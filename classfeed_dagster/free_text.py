@@ -31,7 +31,8 @@ _TFN = re.compile(
 _NAMED_TFN = re.compile(r"\b(?:T\.?F\.?N|tax[ -]*file)\W*(?:no|nos|num|number|nr)?\W*$", re.IGNORECASE)
 # Words that say that a number is another one: an account, a registration, a company.
 _OTHER_NUMBER = re.compile(
-    r"(?:\babn\W*\d\d |\b(?:a/?c|acc|acct|account|acn|arbn|hin|srn|bsb|conf|confirmation|contract|cn|phone|ph|tel|mob|mobile)\b"
+    r"(?:\babn\W*\d\d |\b(?:a/?c|acc|acct|account|acn|arbn|hin|srn|bsb|conf|confirmation|contract|cn|phone|ph|tel|mob"
+    r"|mobile)\b"
     r"\W*(?:no|num|number|nr)?\W*|\b\d{3}-\d{3}\W+)$",
     re.IGNORECASE,
 )

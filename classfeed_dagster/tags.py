@@ -10,6 +10,7 @@ FEED_TAG = "classfeed/feed"
 CODE_VERSION_TAG = "classfeed/code_version"
 LAUNCHED_BY_TAG = "classfeed/launched_by"
 REPAIR = "repair"  # the value of LAUNCHED_BY_TAG for a run that the repair sensor started
+FINDING_TAG = "classfeed/finding"  # the reconciliation's finding for which a run reads bigsite again
 REASON_TAG = "classfeed/reason"
 ATTEMPT_TAG = "classfeed/attempt"
 RERUN_TAG = "classfeed/rerun"

@@ -61,8 +61,8 @@ def _breaks(store: ObjectStore, feed: str, members: list[tuple[Observed, Side, R
         one.due.business_date,
         sum(said.errors for _, _, said in members),
         numbers[:OFFENDERS_SHOWN],
-        doing=f"The warehouse is not loaded with what is in doubt; a re-issue is reconciled by itself. The report: "
-        f"{store.location(latest.report)}",
+        doing="The warehouse is not loaded with what is in doubt. Repair reads bigsite again, once for "
+        f"the same breaks. A re-issue is reconciled by itself. The report: {store.location(latest.report)}",
     )
     means = incident.means
     if all(side is Side.DATA_TEAM for _, side, _ in members):

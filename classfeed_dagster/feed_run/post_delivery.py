@@ -52,6 +52,7 @@ class ReconciliationSummary(BaseModel, frozen=True):
     unexplained: int  # breaks for which the data shows no likely cause
     report: str  # its key in the object store
     attempt: str
+    finding: str | None = None  # identity of the errors; absent from verdicts of older versions
     stopped: str | None = None  # the kind of error that ended it before a verdict
 
 
@@ -181,6 +182,7 @@ class PostDelivery:
             unexplained=result.metrics()["unexplained"],
             report=report,
             attempt=result.attempt,
+            finding=result.finding,
         )
         self.runtime.save_reference(f"{self.feed.name}/{result.side.value}_reconciliation", self.day, summary)
         return summary, saved

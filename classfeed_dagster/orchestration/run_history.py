@@ -19,7 +19,7 @@ from classfeed_dagster.repair.causes import Cause, CauseKind, classify
 from classfeed_dagster.repair.decisions import RunFact, RunState
 from classfeed_dagster.repair.facts import ObservedRun, RunReader
 from classfeed_dagster.repair.run_events import CheckOutcome, RunEvents
-from classfeed_dagster.tags import CODE_VERSION_TAG, PARTITION_TAG, feed_job_name
+from classfeed_dagster.tags import CODE_VERSION_TAG, FINDING_TAG, PARTITION_TAG, feed_job_name
 
 # How long a run may stay created but unqueued before we go on without it.
 STALLED = dt.timedelta(minutes=15)
@@ -67,19 +67,23 @@ def is_of_feed(run: DagsterRun, feed: str) -> bool:
 def run_fact(instance: DagsterInstance, record: RunRecord, now: dt.datetime) -> RunFact:
     """How one run stands, as repair needs it."""
     run = record.dagster_run
-    version = run.tags.get(CODE_VERSION_TAG, "")
+    version, finding = run.tags.get(CODE_VERSION_TAG, ""), run.tags.get(FINDING_TAG)
     ended = None if record.end_time is None else dt.datetime.fromtimestamp(record.end_time, dt.UTC)
     if run.status is Status.NOT_STARTED and now - record.create_timestamp > STALLED:
         # Whoever created it died before handing it over; nobody will start it any more.
         abandoned = Cause(CauseKind.TRANSIENT, "never started")
-        return RunFact(run.run_id, RunState.FAILED, record.create_timestamp + STALLED, abandoned, version)
+        return RunFact(
+            run.run_id, RunState.FAILED, record.create_timestamp + STALLED, abandoned, version, finding=finding
+        )
     if run.status in (Status.SUCCESS, Status.CANCELED):
         state = RunState.SUCCEEDED if run.status is Status.SUCCESS else RunState.CANCELED
         events = events_of(instance, run.run_id)
         idle = run.status is Status.SUCCESS and bool(events.remaining)
-        return RunFact(run.run_id, state, ended, code_version=version, idle=idle, snapshot_id=events.snapshot_id)
+        return RunFact(
+            run.run_id, state, ended, code_version=version, idle=idle, snapshot_id=events.snapshot_id, finding=finding
+        )
     if run.status is not Status.FAILURE:
-        return RunFact(run.run_id, RunState.RUNNING, code_version=version)
+        return RunFact(run.run_id, RunState.RUNNING, code_version=version, finding=finding)
     events = events_of(instance, run.run_id)
     promised = run.tags.get("dagster/will_retry") == "true" and "dagster/auto_retry_run_id" not in run.tags
     return RunFact(
@@ -91,6 +95,7 @@ def run_fact(instance: DagsterInstance, record: RunRecord, now: dt.datetime) -> 
         retried_by_dagster=promised and ended is not None and now - ended < PROMISED,
         remaining=events.remaining,
         snapshot_id=events.snapshot_id,
+        finding=finding,
     )
 
 

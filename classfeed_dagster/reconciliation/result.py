@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,16 @@ class Reconciliation:
     def warnings(self) -> int:
         """Breaks for people to look at, which don't put the delivery in doubt."""
         return sum(one.severity is Severity.WARNING for one in self.breaks)
+
+    @property
+    def finding(self) -> str | None:
+        """Return the identity of the errors: the same ones, found again, have the same. None without errors."""
+        errors = sorted(
+            repr((one.kind.value, one.portfolio_number, one.record, one.subject, one.field))
+            for one in self.breaks
+            if one.severity is Severity.ERROR
+        )
+        return hashlib.sha256("\n".join(errors).encode()).hexdigest()[:16] if errors else None
 
     @property
     def clean(self) -> bool:

@@ -43,6 +43,7 @@ class RunFact:
     remaining: tuple[str, ...] = ()  # of a failed run: the assets from the failed step on
     idle: bool = False  # it succeeded by finding nothing to do: the feed is switched off
     snapshot_id: str | None = None  # what it read bigsite as, if it got that far
+    finding: str | None = None  # the reconciliation's finding for which it was started
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class DateFacts:
     freed: str | None = None  # names the set of held back portfolios for which the earlier date has gone since
     released_at: dt.datetime | None = None  # a person released a jump
     waits_for: dt.date | None = None  # an earlier date, older than those that are repaired, that was not delivered
+    finding: str | None = None  # identity of the errors that reconciling the latest delivery found
     schema_agrees: bool = False  # it was asked, since the latest run failed by it, and keeps its contract
     budget_from: dt.datetime | None = None  # attempts before this morning's start count no more
 
@@ -91,6 +93,7 @@ class Decision:
     not_before: dt.datetime | None = None
     run_key: str | None = None
     cause: Cause | None = None
+    finding: str | None = None  # the reconciliation's finding that the run answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,9 @@ def decide(facts: DateFacts, now: dt.datetime, policy: Policy) -> Decision:
 def _delivered(facts: DateFacts) -> Decision:
     if _source_changed(facts):
         return _run(facts, "bigsite changed rows that this date holds back or was sent from", fresh=_must_read(facts))
+    if _finding_unanswered(facts):
+        # Once for each finding: errors that a fresh snapshot leaves are for people.
+        return _run(facts, "reconciliation found errors in what was delivered; bigsite is read again", fresh=True)
     if facts.freed is not None:
         # Keyed by who was freed, not by the last run: if they don't go now, asking again would change nothing.
         decision = _run(facts, "portfolios that waited for an earlier date may go now")
@@ -267,8 +273,20 @@ def _source_changed(facts: DateFacts) -> bool:
 
 def _must_read(facts: DateFacts) -> bool:
     # Whether bigsite must be read anew, or the newest landed snapshot already has the change.
-    return _source_changed(facts) and (
-        facts.landed_at is None or (facts.source_changed_at is not None and facts.source_changed_at > facts.landed_at)
+    return _finding_unanswered(facts) or (
+        _source_changed(facts)
+        and (
+            facts.landed_at is None
+            or (facts.source_changed_at is not None and facts.source_changed_at > facts.landed_at)
+        )
+    )
+
+
+def _finding_unanswered(facts: DateFacts) -> bool:
+    # Whether no run that was started for the reconciliation's finding has read bigsite yet.
+    return facts.finding is not None and not any(
+        run.finding == facts.finding and (run.state is not RunState.FAILED or run.snapshot_id is not None)
+        for run in facts.runs
     )
 
 
@@ -300,6 +318,7 @@ def _run(
         selection=selection,
         run_key=f"repair-{facts.feed}-{facts.business_date.isoformat()}-after-{last}",
         cause=cause,
+        finding=facts.finding if fresh else None,
     )
 
 

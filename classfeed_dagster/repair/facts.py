@@ -22,10 +22,12 @@ from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.feed_run.flags import flag_values, is_live
+from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.repair import source_probe
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS
 from classfeed_dagster.repair.decisions import DateFacts, RunFact
+from classfeed_dagster.runtime import NotBuiltError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.service_levels.delivery_summary import Delivery, deliveries
 from classfeed_dagster.service_levels.due import Due, latest_due
@@ -33,6 +35,7 @@ from classfeed_dagster.source_contract.drift import Difference
 from classfeed_dagster.source_contract.schema import SchemaUnreadableError
 from classfeed_dagster.source_contract.schema_check import SchemaDriftError, require_schema
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.warehouse.records import Side
 
 if TYPE_CHECKING:
     from classfeed_dagster.runtime import Runtime
@@ -105,7 +108,7 @@ def gather(
         dates: list[Observed] = []
         for one in dues:
             runs = found.get(one.business_date, ())
-            dates.append(_observe(runtime.store, (feed, audience, live), one, runs))
+            dates.append(_observe(runtime, (feed, audience, live), one, runs))
         dates = _with_order(runtime.store, feed, audience, dates)
         if up and ask_changes:
             dates, up = _with_changes(runtime, audience, dates)
@@ -136,8 +139,9 @@ def _drift(runtime: Runtime, observed: Iterable[Observed]) -> tuple[Difference, 
 
 
 def _observe(
-    store: ObjectStore, whose: tuple[Feed, RecipientSchedule, bool], due: Due, runs: Sequence[ObservedRun]
+    runtime: Runtime, whose: tuple[Feed, RecipientSchedule, bool], due: Due, runs: Sequence[ObservedRun]
 ) -> Observed:
+    store = runtime.store
     feed, audience, live = whose
     day = due.business_date
     facts_of_runs = tuple(run.fact for run in runs)
@@ -145,6 +149,7 @@ def _observe(
     held = tuple(record for record in quarantine(store, feed.name, day) if record.status == "HELD")
     landed = latest_snapshot(store, day, [audience])
     released = [approval.approved_at for approval in approvals(store, audience, day)]
+    verdict = _verdict(runtime, feed.name, day)
     facts = DateFacts(
         feed=feed.name,
         business_date=day,
@@ -156,8 +161,16 @@ def _observe(
         snapshot_at=_worked_from(store, day, facts_of_runs) or (sent[-1].snapshot_at if sent else None),
         landed_at=landed.snapshot_at if landed else None,
         released_at=max(released, default=None),
+        finding=verdict.finding if verdict and sent and verdict.revision == sent[-1].revision else None,
     )
     return Observed(feed, live, due, facts, sent, held, tuple(runs))
+
+
+def _verdict(runtime: Runtime, feed: str, day: dt.date) -> ReconciliationSummary | None:
+    try:
+        return runtime.load_reference(f"{feed}/{Side.SOURCE.value}_reconciliation", day, ReconciliationSummary)
+    except NotBuiltError:
+        return None
 
 
 def _worked_from(store: ObjectStore, day: dt.date, runs: Sequence[RunFact]) -> dt.datetime | None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from typing import Any
-
 import pytest
 
 from classfeed_dagster.bigsite import tables
@@ -20,7 +17,7 @@ SECRETS = ("123456782", "123 456 782", "jane.citizen@example.com", "411111111111
 def typed(desk: Desk) -> Desk:
     """A desk whose first customer's name, account name and narrative hold identifiers."""
     desk.two_customers()
-    rows: dict[Any, list[dict[str, Any]]] = desk.bigsite.rows
+    rows = desk.bigsite.rows
     rows[tables.portfolio][0]["portfolio_name"] = "CITIZEN SF TFN 123 456 782"
     rows[tables.cash_account][0]["account_name"] = "Visa 4111111111111111"
     rows[tables.cash_transaction][0]["description"] = "BPAY ATO ref 123456782, jane.citizen@example.com"

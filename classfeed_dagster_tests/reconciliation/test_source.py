@@ -119,6 +119,13 @@ def test_identifier_left_in_the_file_is_an_error(bigsite_engine: sa.Engine, loca
     assert "123" not in result.markdown(50)
 
 
+def test_finding_names_the_same_errors_alike_and_none_without(scene: Scene) -> None:
+    assert scene.reconcile().finding is None
+    w.rewrite_page(scene.store, scene.page_of("SW000001"), "<NetAmount>", "<NetAmount>1")
+    first, second = scene.reconcile().finding, scene.reconcile().finding
+    assert first == second is not None
+
+
 # -- faults in the file ---------------------------------------------------------------------------------------------
 
 

@@ -272,3 +272,38 @@ def test_the_pace_shortens_every_waiting_time() -> None:
     assert action(facts(runs=[failed(DOWN)]), MINUTE) is Action.WAIT
     assert action(facts(runs=[failed(NOT_READY)]), 2 * MINUTE, fast) is Action.RUN
     assert action(facts(runs=[failed(NOT_READY)]), 2 * MINUTE) is Action.WAIT
+
+
+FOUND = {"delivered": True, "snapshot_at": DUE, "landed_at": DUE, "finding": "f1"}
+DELIVERY = RunFact("a", RunState.SUCCEEDED, DUE, snapshot_id="s1")
+
+
+def test_finding_of_a_delivered_date_reads_bigsite_again_once() -> None:
+    first = decide(facts(**FOUND, runs=[DELIVERY]), DUE + HOUR, POLICY)
+    assert (first.action, first.fresh_snapshot, first.finding) == (Action.RUN, True, "f1")
+    answer = RunFact("b", RunState.SUCCEEDED, DUE + HOUR, snapshot_id="s2", finding="f1")
+    assert action(facts(**FOUND, runs=[DELIVERY, answer])) is Action.NOTHING
+    another = {**FOUND, "finding": "f2"}
+    assert decide(facts(**another, runs=[DELIVERY, answer]), DUE + 2 * HOUR, POLICY).finding == "f2"
+
+
+@pytest.mark.parametrize("state", [RunState.SUCCEEDED, RunState.CANCELED])
+def test_finding_whose_run_ended_is_not_asked_again(state: RunState) -> None:
+    answer = RunFact("b", state, DUE, finding="f1")
+    assert action(facts(**FOUND, runs=[DELIVERY, answer])) is Action.NOTHING
+
+
+def test_finding_whose_run_failed_before_reading_is_read_again() -> None:
+    answer = failed(DOWN, number=2, finding="f1", remaining=("class_super/delivery",))
+    again = decide(facts(**FOUND, runs=[DELIVERY, answer]), DUE + HOUR, POLICY)
+    assert (again.action, again.fresh_snapshot, again.selection, again.finding) == (Action.RUN, True, (), "f1")
+    read = dataclasses.replace(answer, snapshot_id="s2")
+    resumed = decide(facts(**FOUND, runs=[DELIVERY, read]), DUE + HOUR, POLICY)
+    assert (resumed.fresh_snapshot, resumed.selection) == (False, ("class_super/delivery",))
+
+
+@given(st.lists(st.sampled_from([None, "f1", "f2"]), max_size=6), st.sampled_from([None, "f1", "f2"]))
+def test_finding_is_answered_at_most_once_whatever_the_runs(answers: list[str | None], finding: str | None) -> None:
+    runs = [RunFact(str(at), RunState.SUCCEEDED, DUE, snapshot_id="s", finding=one) for at, one in enumerate(answers)]
+    decision = decide(facts(**{**FOUND, "finding": finding}, runs=runs), DUE + HOUR, POLICY)
+    assert (decision.action is Action.RUN) == (finding is not None and finding not in answers)

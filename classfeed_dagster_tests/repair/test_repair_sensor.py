@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from classfeed_dagster.errors import SourceReadError, StoreError
 from classfeed_dagster.feed_run import feed_run as steps
+from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.repair import facts
 from classfeed_dagster_tests.fixtures.desk import Desk
@@ -305,3 +306,53 @@ def test_promised_retry_of_a_dead_workers_run_is_awaited_for_minutes(desk: Desk)
         assert "its worker died; Dagster starts it again" in desk.tick("repair")[1]
     with desk.at("2026-03-03T06:23:10+11:00"):
         assert only(desk).tags["classfeed/reason"] == "worker died (transient)"
+
+
+def _verdict(desk: Desk, finding: str | None, revision: int = 0) -> None:
+    manifest = desk.manifest(MONDAY, revision)
+    summary = ReconciliationSummary(
+        build_id=manifest.build_id,
+        revision=revision,
+        errors=int(finding is not None),
+        warnings=0,
+        breaks=1,
+        unexplained=1,
+        report="reconciliation/report.html",
+        attempt="a",
+        finding=finding,
+    )
+    desk.runtime.save_reference("class_super/source_reconciliation", dt.date.fromisoformat(MONDAY), summary)
+
+
+def test_errors_of_reconciliation_read_bigsite_again_once(desk: Desk) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+        none(desk)
+    with desk.at("2026-03-03T07:00:00+11:00"):
+        _verdict(desk, "f1")
+        request = only(desk)
+        assert request.run_config["ops"]["landing"]["config"] == {"fresh_snapshot": True}
+        assert request.tags["classfeed/finding"] == "f1"
+        assert desk.carry_out(request).success
+        none(desk)  # nothing had changed: people look at it
+        _verdict(desk, "f2")
+        assert only(desk).tags["classfeed/finding"] == "f2"
+        _verdict(desk, None)
+        none(desk)
+    assert len(desk.status(MONDAY).deliveries) == 1
+
+
+def test_errors_of_an_overtaken_delivery_start_nothing(desk: Desk) -> None:
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+        _verdict(desk, "f1")
+        summary = desk.runtime.load_reference(
+            "class_super/source_reconciliation", dt.date.fromisoformat(MONDAY), ReconciliationSummary
+        )
+        overtaken = summary.model_copy(update={"revision": -1})
+        desk.runtime.save_reference("class_super/source_reconciliation", dt.date.fromisoformat(MONDAY), overtaken)
+        none(desk)

@@ -23,6 +23,7 @@ from classfeed_dagster.tags import (
     ATTEMPT_TAG,
     CORRELATION_TAG,
     FEED_TAG,
+    FINDING_TAG,
     LAUNCHED_BY_TAG,
     REASON_TAG,
     REPAIR,
@@ -59,6 +60,7 @@ def run_request(decision: Decision) -> dg.RunRequest:
             LAUNCHED_BY_TAG: REPAIR,
             ATTEMPT_TAG: str(decision.attempt),
             REASON_TAG: decision.reason,
+            **({FINDING_TAG: decision.finding} if decision.finding else {}),
         },
     )
 
