@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident
+from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.feed_run.ssm_flags import FlagsProblem
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS, CauseKind
 from classfeed_dagster.repair.decisions import Action, Decision
@@ -261,11 +262,11 @@ def _unevaluated(checks: Mapping[tuple[str, dt.date], DateChecks]) -> list[Incid
 def _held_back(gathered: Gathered, threshold: int) -> list[Incident]:
     by_feed: dict[str, list[Observed]] = defaultdict(list)
     for one in gathered.dates:
-        if sum(record.held_back.kind == "RULE" for record in one.held) > threshold:
+        if sum(map(_lacks_data_for_a_rule, one.held)) > threshold:
             by_feed[one.feed.name].append(one)
     found: list[Incident] = []
     for feed, members in by_feed.items():
-        numbers = sorted({r.number for one in members for r in one.held if r.held_back.kind == "RULE"})
+        numbers = sorted({record.number for one in members for record in one.held if _lacks_data_for_a_rule(record)})
         found.append(
             Incident(
                 key=f"held-back.{feed}",
@@ -282,6 +283,10 @@ def _held_back(gathered: Gathered, threshold: int) -> list[Incident]:
             )
         )
     return found
+
+
+def _lacks_data_for_a_rule(record: Quarantined) -> bool:
+    return record.lacks_data and record.held_back.kind == "RULE"
 
 
 def _pairs(gathered: Gathered, decisions: Sequence[Decision]) -> list[tuple[Decision, Observed]]:

@@ -141,7 +141,17 @@ def _reasons(reasons: dict[str, str]) -> list[dict[str, str]]:
 
 
 def _print_dates(feed: str, statuses: Sequence[DateStatus]) -> None:
-    columns = ["date", "state", "revision", "portfolios", "held back", "pages", "bytes", "correlation id"]
+    columns = [
+        "date",
+        "state",
+        "revision",
+        "portfolios",
+        "held back",
+        "held back now",
+        "pages",
+        "bytes",
+        "correlation id",
+    ]
     rows = []
     for status in statuses:
         latest = status.deliveries[-1] if status.deliveries else None
@@ -152,13 +162,14 @@ def _print_dates(feed: str, statuses: Sequence[DateStatus]) -> None:
                 _state(status),
                 "" if latest is None else str(latest.revision),
                 str(status.delivered),
-                str(len(_held_back(status).keys() | _excluded_now(status).keys())),
+                str(len(_held_back(status))),
+                str(len(_excluded_now(status))),
                 str(len(pages)),
                 f"{sum(page.bytes for page in pages):,}",
                 "" if latest is None else latest.correlation_id,
             ]
         )
-    numbers = ("revision", "portfolios", "held back", "pages", "bytes")
+    numbers = ("revision", "portfolios", "held back", "held back now", "pages", "bytes")
     output.print_table(out, feed, columns, rows, keys=("date", "state", *numbers), right=numbers)
 
 

@@ -16,7 +16,7 @@ from classfeed_dagster.cli.arguments import FeedName, require_due, require_feed,
 from classfeed_dagster.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from classfeed_dagster.tracing.trace import HoldingTrace, Judged, Sighting, SourceRow, Trace
+    from classfeed_dagster.tracing.trace import HeldBackDates, HoldingTrace, Judged, Sighting, SourceRow, Trace
 
 out = output.console()
 
@@ -117,12 +117,17 @@ def _plain(trace: Trace | HoldingTrace) -> dict[str, Any]:
         "source": None if source is None else asdict(source),
         "rows": [asdict(row) for row in getattr(trace, "rows", ())],
         "sightings": [_sighting(sighting) for sighting in trace.sightings],
-        "held_back": [{"business_date": day, "reason": reason} for day, reason in trace.held_back],
+        "held_back_at_delivery": _dates(trace.held_back.at_delivery),
+        "would_be_held_back_now": _dates(trace.held_back.now),
         "reconciliations": [
             {"business_date": judged.business_date, "report": judged.report, "breaks": list(judged.breaks)}
             for judged in trace.judged
         ],
     }
+
+
+def _dates(entries: Sequence[tuple[dt.date, str]]) -> list[dict[str, object]]:
+    return [{"business_date": day, "reason": reason} for day, reason in entries]
 
 
 def _sighting(sighting: Sighting) -> dict[str, Any]:
@@ -188,9 +193,7 @@ def _print_holding(found: HoldingTrace) -> None:
     _print_way(found.sightings, found.held_back, found.judged)
 
 
-def _print_way(
-    sightings: Sequence[Sighting], held_back: Sequence[tuple[dt.date, str]], judged: Sequence[Judged]
-) -> None:
+def _print_way(sightings: Sequence[Sighting], held_back: HeldBackDates, judged: Sequence[Judged]) -> None:
     for one in sightings:
         manifest = one.delivery.manifest
         again = "   (superseded by a later revision)" if one.delivery.superseded else ""
@@ -214,8 +217,9 @@ def _print_way(
             )
     if not sightings:
         out.print("  delivered  not in any document yet", highlight=False)
-    for day, reason in held_back:
-        out.print(f"  held back  {day}: {escape(reason)}", highlight=False)
+    for when, entries in (("at delivery", held_back.at_delivery), ("now", held_back.now)):
+        for day, reason in entries:
+            out.print(f"  held back  {day}, {when}: {escape(reason)}", highlight=False, soft_wrap=True)
     for judgement in judged:
         out.print(
             f"  reconciled {escape(judgement.verdict)}: {judgement.report}",

@@ -33,6 +33,15 @@ class Quarantined(StoredRecord):
     released_in: NonNegativeInt | None = Field(
         default=None, description="the revision that delivered it; null if it was released without a delivery"
     )
+    delivered_in: NonNegativeInt | None = Field(
+        default=None,
+        description="the revision that had delivered it when a later attempt would have held it back; else null",
+    )
+
+    @property
+    def lacks_data(self) -> bool:
+        """Return True if the portfolio is held back and no revision of the date delivered it."""
+        return self.status == "HELD" and self.delivered_in is None
 
     @property
     def number(self) -> str:
@@ -62,7 +71,10 @@ def update_quarantine(
     entries = {entry.number: entry for entry in held_back}
     for number in sorted({*records, *entries}):
         before, entry = records.get(number), entries.get(number)
-        if before is not None and before.status == "HELD" and entry == before.held_back:
+        latest = delivered.portfolios.get(number)
+        delivered_in = latest.revision if latest is not None else None
+        unchanged = before is not None and (entry, delivered_in) == (before.held_back, before.delivered_in)
+        if before is not None and before.status == "HELD" and unchanged:
             continue
         if entry is not None:
             continuing = before is not None and before.status == "HELD"
@@ -74,16 +86,17 @@ def update_quarantine(
                 held_since=before.held_since if before is not None and continuing else at,
                 changed_at=at,
                 correlation_id=correlation_id,
+                delivered_in=delivered_in,
             )
         elif before is not None and before.status == "HELD":
-            latest = delivered.portfolios.get(number)
             after = before.model_copy(
                 update={
                     "status": "RELEASED",
                     "changed_at": at,
                     "correlation_id": correlation_id,
                     "released_at": at,
-                    "released_in": latest.revision if latest is not None else None,
+                    "released_in": delivered_in,
+                    "delivered_in": None,
                 }
             )
         else:

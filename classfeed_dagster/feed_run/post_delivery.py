@@ -106,7 +106,9 @@ class PostDelivery:
             known = {one.subject for one in result.breaks}
             problems = verification_breaks(self.store, self.feed.name, self.day, self.format)
             further = tuple(one for one in problems if one.subject not in known)
-            return dataclasses.replace(result, breaks=(*result.breaks, *further))
+            # A rehearsal's clock dates both sides alike; else it is the instant at which bigsite was asked.
+            asked_at = result.asked_at if self.now is None else self.instant
+            return dataclasses.replace(result, breaks=(*result.breaks, *further), asked_at=asked_at)
 
     def load(self) -> Loaded:
         """Put what was delivered into the star schema, in place of the rows it had for the date."""

@@ -4,32 +4,63 @@ from __future__ import annotations
 
 import datetime as dt
 
-from dagster import DagsterInstance, RunsFilter
+from dagster import DagsterInstance, DagsterRun, RunsFilter
 from dagster import DagsterRunStatus as Status
 
 from classfeed_dagster.orchestration.run_history import is_of_feed
-from classfeed_dagster.service_levels.toil import LaunchedRun, launcher, stated_reason
+from classfeed_dagster.service_levels.toil import LaunchedRun, Launcher, ManualReason, launcher, stated_reason
 from classfeed_dagster.tags import PARTITION_TAG, reconciliation_job_name
 
 
-def launched_runs(instance: DagsterInstance, feed: str, since: dt.datetime) -> list[LaunchedRun]:
-    """Return the feed's finished runs since ``since`` (UTC), with those of its reconciliation, oldest first."""
-    wanted = RunsFilter(statuses=[Status.SUCCESS, Status.FAILURE], created_after=since)
-    found: list[LaunchedRun] = []
+def launched_runs(
+    instance: DagsterInstance, feed: str, since: dt.datetime, *, shared: bool = False
+) -> list[LaunchedRun]:
+    """Return the feed's finished runs since ``since`` (UTC), with those of its reconciliation, oldest first.
+
+    A run that a person canceled was launched and counts. ``shared``: also runs that a person launched on assets of no
+    single feed, such as the landing alone; one feed counts them, so that a sum over feeds counts each run once.
+    """
+    wanted = RunsFilter(statuses=[Status.SUCCESS, Status.FAILURE, Status.CANCELED], created_after=since)
+    launched: list[LaunchedRun] = []
     for record in instance.get_run_records(wanted, ascending=True):
         run, day = record.dagster_run, record.dagster_run.tags.get(PARTITION_TAG)
-        reconciliation = run.job_name == reconciliation_job_name(feed)
-        if day is None or record.end_time is None or not (reconciliation or is_of_feed(run, feed)):
+        if day is None or record.end_time is None:
             continue
-        ended = dt.datetime.fromtimestamp(record.end_time, dt.UTC)
-        found.append(
+        by_person = launcher(run.tags) is Launcher.PERSON
+        reconciliation = run.job_name == reconciliation_job_name(feed)
+        if reconciliation or is_of_feed(run, feed):
+            reason = stated_reason(run.tags, reconciliation=reconciliation)
+            delivers = not reconciliation and run.status is not Status.CANCELED
+        elif by_person and (feeds := _parts_of(run)) and (feed in feeds or (shared and feeds == {_NO_FEED})):
+            reason, delivers = ManualReason.PART, False
+        else:
+            continue
+        if run.status is Status.CANCELED and not by_person:
+            continue
+        launched.append(
             LaunchedRun(
                 dt.date.fromisoformat(day),
                 launcher(run.tags),
                 record.create_timestamp.astimezone(dt.UTC),
-                ended,
+                dt.datetime.fromtimestamp(record.end_time, dt.UTC),
                 run.status is Status.SUCCESS,
-                stated_reason(run.tags, reconciliation=reconciliation),
+                reason,
+                delivers=delivers,
             )
         )
-    return found
+    return launched
+
+
+_NO_FEED = ""
+
+
+def _parts_of(run: DagsterRun) -> set[str]:
+    # The feeds of the assets that a person chose in the UI. A feed's assets begin with its name, its warehouse tables
+    # with "warehouse" and its name; others belong to no single feed.
+    return {
+        key.path[1] if key.path[0] == "warehouse" else key.path[0] if key.path[-1] in _FEED_ASSETS else _NO_FEED
+        for key in run.asset_selection or ()
+    }
+
+
+_FEED_ASSETS = {"quarantine", "document", "delivery", "parity", "source_reconciliation", "data_team_reconciliation"}

@@ -50,6 +50,7 @@ COLUMNS = """
     VALUE             NUMBER(38,6)  NOT NULL,   -- the metric; of several computations the latest counts
     COMPUTED_AT       TIMESTAMP_TZ  NOT NULL    -- when they worked it out
 """
+HELD_BACK = "of portfolios that the delivery holds back"
 OPENING = "rows from before the shared history are summed in the file, and listed in the metric"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*){0,2}\Z")
 _CHUNK = 1_000
@@ -115,6 +116,9 @@ def reconcile_data_team(
         if ours.digests.get(number, "") != theirs.digests.get(number, "") or (number not in expected)
     )
     listed = _rows(connection, selection, differing)
+    held_back = {number: str(entry.get("reason")) for number, entry in delivered.held_back.items()}
+    for row in listed:
+        row["excluded"] = HELD_BACK if row["portfolio_number"] in held_back else None
     comparison = _compare(ours, listed, set(differing), expected & theirs.digests.keys(), at.date())
     breaks = [
         *_portfolio_breaks(delivered, ours, theirs, expected),
@@ -129,7 +133,7 @@ def reconcile_data_team(
     groups = len(ours.digests.keys() | theirs.digests.keys())
     tally = Tally("metrics against the data team", counts, groups, len(differing), comparison.excluded)
     return Reconciliation(
-        feed, day, Side.DATA_TEAM, attempt, at, tuple(breaks), (tally,), truncated=comparison.truncated
+        feed, day, Side.DATA_TEAM, attempt, at, tuple(breaks), (tally,), held_back, truncated=comparison.truncated
     )
 
 
@@ -273,7 +277,8 @@ def _portfolio_breaks(delivered: Delivered, ours: OurMetrics, theirs: _Theirs, e
             )
         else:
             explanation = UNEXPLAINED
-        yield _break(delivered, BreakKind.MISSING_IN_EXPORT, number, _WHOLE, number, explanations=(explanation,))
+        broken = _break(delivered, BreakKind.MISSING_IN_EXPORT, number, _WHOLE, number, explanations=(explanation,))
+        yield replace(broken, severity=Severity.EVENT) if number in held else broken
     for number in sorted((expected & ours.digests.keys()) - theirs.digests.keys()):
         yield _break(delivered, BreakKind.EXTRA_IN_EXPORT, number, _WHOLE, number)
 

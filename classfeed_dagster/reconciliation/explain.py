@@ -126,6 +126,8 @@ def _date_hint(one: str | None, other: str | None) -> list[Explanation]:
 
 
 def severity(explanations: Sequence[Explanation]) -> Severity:
-    """Return WARNING where the source moved on after a faithful delivery, or a portfolio is held back; else ERROR."""
+    """Return EVENT for a portfolio held back, WARNING where the source moved on after a delivery, else ERROR."""
     cause = explanations[0].cause
-    return Severity.WARNING if cause in MOVED_ON or cause is Cause.QUARANTINE else Severity.ERROR
+    if cause is Cause.QUARANTINE:
+        return Severity.EVENT  # held back by a rule, on record: many of them raise an alert of their own
+    return Severity.WARNING if cause in MOVED_ON else Severity.ERROR

@@ -17,7 +17,7 @@ Consent = tuple[dt.datetime | None, dt.datetime | None, dt.datetime | None]
 def quarantine_breaks(
     store: ObjectStore, delivered: Delivered, consents: Mapping[str, Sequence[Consent]]
 ) -> Iterable[Break]:
-    """Yield one break per portfolio held back: a warning if its record proves it, else an error."""
+    """Yield one break per portfolio held back: an event if its record proves it, else an error."""
     for number, entry in sorted(delivered.held_back.items()):
         fault = _fault(store, delivered, number, entry, consents.get(number, ()))
         rules = ", ".join(str(rule.get("rule")) for rule in entry.get("rules", ()))
@@ -28,7 +28,7 @@ def quarantine_breaks(
             delivered.business_date,
             Side.SOURCE,
             BreakKind.CONSENT if entry.get("kind") == "CONSENT_ENDED" else BreakKind.MISSING_IN_EXPORT,
-            Severity.WARNING if fault is None else Severity.ERROR,
+            Severity.EVENT if fault is None else Severity.ERROR,
             number,
             "portfolio",
             "held back",

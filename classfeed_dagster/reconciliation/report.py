@@ -98,8 +98,15 @@ def _verdict(result: Reconciliation) -> str:
 
 
 def _figures(figures: Sequence[Figure]) -> str:
-    drawn = [(one.title, over_time(one.rows) if one.over_time else bars(one.rows)) for one in figures if one.rows]
-    return f"<h2>What was delivered</h2>{plots(drawn)}" if drawn else ""
+    drawn = [
+        (one.title, over_time(one.rows) if one.over_time else bars(one.rows))
+        for one in figures
+        if any(value for _, value in one.rows)
+    ]
+    empty = "".join(
+        f"<p>{escape(one.title)}: none.</p>" for one in figures if one.rows and not any(value for _, value in one.rows)
+    )
+    return f"<h2>What was delivered</h2>{plots(drawn)}{empty}" if drawn or empty else ""
 
 
 def _plots(breaks: Sequence[Break], kept: Sequence[KeptBreak], now: dt.datetime) -> str:

@@ -109,7 +109,8 @@ class Reconciliation:
         if not self.rows and not self.breaks:
             return f"{of}: nothing was there to compare, which proves nothing"
         if self.clean:
-            return f"{of}: {self.rows:,} rows agree with {self.side.value.replace('_', ' ')}"
+            held_back = f"; {len(self.held_back)} portfolio(s) held back" if self.held_back else ""
+            return f"{of}: {self.rows:,} rows agree with {self.side.value.replace('_', ' ')}{held_back}"
         return f"{of}: {self.errors} error(s), {self.warnings} warning(s) in {self.rows:,} rows"
 
     def markdown(self, limit: int = 20) -> str:

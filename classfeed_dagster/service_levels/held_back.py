@@ -33,10 +33,15 @@ class HeldBackSummary:
 
 
 def summarize(held: Iterable[Quarantined], now: dt.datetime) -> HeldBackSummary:
-    """Count the portfolios of quarantine records, over all dates. ``now`` is UTC."""
+    """Count the portfolios of quarantine records, over all dates. ``now`` is UTC.
+
+    A portfolio whose data a revision of the date delivered is not held back for that date.
+    """
     reasons: dict[str, str] = {}
     oldest = dt.timedelta()
     for record in held:
+        if not record.lacks_data:
+            continue
         known = reasons.get(record.number)
         reason = record.held_back.kind
         if known is None or _STRONGEST_FIRST.index(reason) < _STRONGEST_FIRST.index(known):

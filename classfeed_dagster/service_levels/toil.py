@@ -41,6 +41,7 @@ class ManualReason(enum.StrEnum):
     RECONCILIATION = "reconciliation"
     BACKFILL = "backfill"
     SUPPORT = "asked for by support"
+    PART = "part of a date"  # assets chosen in the UI, without the delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class LaunchedRun:
     ended_at: dt.datetime
     succeeded: bool
     manual_reason: ManualReason | None = None  # if its tags or its job state one
+    delivers: bool = True  # False: it neither delivers a date nor repairs one
 
 
 class Month(StoredRecord):
@@ -110,8 +112,8 @@ def count(feed: str, runs: Iterable[LaunchedRun], judged: Iterable[Judgment]) ->
         if run.launcher is Launcher.PERSON:
             figures["manual_retriggers"] += 1
             reasons[month][run.manual_reason or _reason(run, seen, failing_since)] += 1
-        if run.manual_reason is ManualReason.RECONCILIATION:
-            continue  # neither delivers a date nor repairs one
+        if not run.delivers or run.manual_reason is ManualReason.RECONCILIATION:
+            continue
         seen.add(run.business_date)
         figures["runs"] += 1
         figures["automatic_repairs"] += run.launcher is Launcher.REPAIR

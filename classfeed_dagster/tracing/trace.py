@@ -6,7 +6,7 @@ import datetime as dt
 import functools
 import operator
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -25,6 +25,7 @@ from classfeed_dagster.delivery.delivery_history import (
     live_and_shadow,
 )
 from classfeed_dagster.delivery.quarantine import held
+from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.documents.document_format import DocumentFormat, Place, RecordKey
 from classfeed_dagster.domains.movement_transactions import DATES, LETTERS
 from classfeed_dagster.errors import UsageError
@@ -88,6 +89,17 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldBackDates:
+    """Dates on which the portfolio is held back, each with the reason. A date that delivered it is in neither."""
+
+    at_delivery: Sequence[tuple[dt.date, str]] = ()  # by the manifests of the dates that the trace reads
+    now: Sequence[tuple[dt.date, str]] = ()  # by the latest attempt at each date
+
+    def __bool__(self) -> bool:
+        return bool(self.at_delivery or self.now)
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """A transaction's way, as far as it has gone."""
 
@@ -95,7 +107,7 @@ class Trace:
     source: SourceRow | None
     travels_on: dt.date | None  # the date whose window holds it
     sightings: Sequence[Sighting]
-    held_back: Sequence[tuple[dt.date, str]]  # dates on which the portfolio is held back, and why
+    held_back: HeldBackDates
     judged: Sequence[Judged] = ()  # what the reconciliations of the dates that hold it say
 
     @property
@@ -127,7 +139,7 @@ class HoldingTrace:
     updated_at: dt.datetime | None
     rows: Sequence[UnitsRow]  # dated on or before the business date, by date and recording
     sightings: Sequence[Sighting]
-    held_back: Sequence[tuple[dt.date, str]]
+    held_back: HeldBackDates
     judged: Sequence[Judged]
     price: tuple[dt.date, Decimal] | None = None  # the last close on or before the date, as bigsite has it now
 
@@ -158,7 +170,7 @@ def trace(
     table, key = _TABLES[match[1]], int(match[2])
     source = _source_row(engine, table, key)
     if source is None:
-        return Trace(transaction_id, None, None, (), ())
+        return Trace(transaction_id, None, None, (), HeldBackDates())
     travels_on = next((day for day in audience.dates() if source.recorded_at in audience.window(day)), None)
     if travels_on is None:  # recorded before the feed began: part of the first documents' history
         travels_on = audience.first_business_date
@@ -177,7 +189,8 @@ def trace(
     judged = [
         one for day in days for one in _judged(store, feed, day, source.portfolio_number, (transaction_id, _WHOLE))
     ]
-    held_back = _held_back(store, feed, source.portfolio_number)
+    delivered = [day for day in delivered_dates(store, feed) if day >= travels_on]
+    held_back = _held_back(store, feed, source.portfolio_number, delivered)
     return Trace(transaction_id, source, travels_on, sightings, held_back, judged)
 
 
@@ -232,7 +245,7 @@ def trace_holding(
         stated[1].astimezone(dt.UTC) if stated else None,
         [replace(row, recorded_at=row.recorded_at.astimezone(dt.UTC)) for row in rows],
         sightings,
-        _held_back(store, feed, number),
+        _held_back(store, feed, number, [day]),
         _judged(store, feed, day, number, (f"{exchange} {code}", _WHOLE)),
         (price[0], price[1]) if price else None,
     )
@@ -274,13 +287,21 @@ def _units_behind(portfolio_id: int, security_id: int, day: dt.date) -> sa.Selec
     return sa.select(both).order_by(both.c.on_date, both.c.recorded_at, both.c.id)
 
 
-def _held_back(store: ObjectStore, feed: str, number: str) -> list[tuple[dt.date, str]]:
-    # A date that a later revision delivered is not held back, whatever a newer attempt would do.
-    return [
+def _held_back(store: ObjectStore, feed: str, number: str, days: Iterable[dt.date]) -> HeldBackDates:
+    # ``days``: the dates whose manifests are read. A date that any revision delivered is not held back.
+    view = live_and_shadow(store, feed)
+    at_delivery: list[tuple[dt.date, str]] = []
+    for day in days:
+        state = delivered_state(view, feed, day)
+        entries = [entry for manifest in state.deliveries for entry in manifest.held_back if entry.number == number]
+        if entries and number not in state.portfolios:
+            at_delivery.append((day, entries[-1].reason))
+    now = [
         (one.business_date, one.held_back.reason)
         for one in held(store, feed)
         if one.number == number and not deliveries_of(store, feed, one.business_date, number)
     ]
+    return HeldBackDates(at_delivery, now)
 
 
 _WHOLE = "held back"  # the subject of a break about a whole portfolio that was not sent

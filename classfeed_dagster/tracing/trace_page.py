@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 
 from classfeed_dagster.html_page import escape, facts, page, table
-from classfeed_dagster.tracing.trace import ACKNOWLEDGEMENT, HoldingTrace, Judged, Sighting, Trace
+from classfeed_dagster.tracing.trace import ACKNOWLEDGEMENT, HeldBackDates, HoldingTrace, Judged, Sighting, Trace
 
 
 def transaction_page(found: Trace, feed: str) -> str:
@@ -55,9 +55,7 @@ def holding_page(found: HoldingTrace, feed: str) -> str:
     return page(f"Where {name} of {found.portfolio_number} on {day} comes from", parts, f"feed {feed}")
 
 
-def _way(
-    sightings: Sequence[Sighting], held_back: Sequence[tuple[dt.date, str]], judged: Sequence[Judged]
-) -> Iterator[str]:
+def _way(sightings: Sequence[Sighting], held_back: HeldBackDates, judged: Sequence[Judged]) -> Iterator[str]:
     yield "<h2>Delivered</h2>"
     for one in sightings:
         manifest = one.delivery.manifest
@@ -80,9 +78,13 @@ def _way(
     if not sightings:
         yield "<p>It is in no document yet.</p>"
     if held_back:
-        rows = [(day.isoformat(), reason) for day, reason in held_back]
         yield "<h2>Held back</h2>"
-        yield table("dates on which the portfolio is held back", ["date", "why"], rows)
+    for caption, entries in (
+        ("dates whose delivery held the portfolio back", held_back.at_delivery),
+        ("dates on which a new attempt would hold the portfolio back", held_back.now),
+    ):
+        if entries:
+            yield table(caption, ["date", "why"], [(day.isoformat(), reason) for day, reason in entries])
     yield "<h2>Reconciled</h2>"
     results = [(one.business_date.isoformat(), one.verdict, one.report) for one in judged]
     if results:

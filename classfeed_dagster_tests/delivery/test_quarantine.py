@@ -83,6 +83,16 @@ def test_another_reason_keeps_since_and_a_new_hold_starts_anew(local_store: Obje
     assert held(local_store, FEED)[0].held_since == later
 
 
+def test_a_record_of_a_delivered_portfolio_names_its_revision(local_store: ObjectStore) -> None:
+    attempt(local_store, simple(), T1)
+    attempt(local_store, replace(simple(), broken=["P2"]), T2)  # its row was spoilt after the delivery
+    (record,) = held(local_store, FEED, DAY1)
+    assert (record.delivered_in, record.lacks_data) == (0, False)
+    attempt(local_store, simple(), T3)
+    (record,) = quarantine(local_store, FEED, DAY1)
+    assert (record.status, record.released_in, record.delivered_in) == ("RELEASED", 0, None)
+
+
 def test_any_number_of_a_portfolio_stays_under_the_quarantine(local_store: ObjectStore) -> None:
     numbers = ["../../etc/passwd", "P 1", "é", "x" * 300, "P1"]
     day = Day(DAY1, dict.fromkeys(numbers, ("NEW", ("1.00",))))

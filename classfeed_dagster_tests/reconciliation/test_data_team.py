@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.delivery.manifest import HeldBack
-from classfeed_dagster.reconciliation.data_team import reconcile_data_team
+from classfeed_dagster.reconciliation.data_team import HELD_BACK, reconcile_data_team
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster.trading_days import cutoff
@@ -229,6 +229,17 @@ def test_portfolios_on_one_side_only(team: Team) -> None:
         "SW999999": (BreakKind.MISSING_IN_EXPORT, Cause.UNKNOWN),
     }
     assert len(team.reconcile().breaks) == 4
+
+
+def test_a_held_back_portfolio_alone_asks_nobody_to_look(team: Team) -> None:
+    team.publish({**team.metrics, ("SW000007", "CASH_ACCOUNTS", None): Decimal(1)})
+    result = team.reconcile()
+    assert [(one.portfolio_number, one.severity) for one in result.breaks] == [("SW000007", Severity.EVENT)]
+    assert result.clean
+    assert result.held_back == {"SW000007": "its units don't add up"}
+    (tally,) = result.tallies
+    assert tally.counts["missing_left"] == (0, 0)  # its metrics are accounted for as held back
+    assert tally.excluded[HELD_BACK] == 1
 
 
 def test_a_table_must_be_a_name(team: Team) -> None:

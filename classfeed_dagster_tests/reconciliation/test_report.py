@@ -108,6 +108,9 @@ def test_it_shows_what_people_need() -> None:
 
 def test_it_shows_what_was_delivered_and_who_was_held_back() -> None:
     page = render([dataclasses.replace(CLEAN, figures=FIGURES)], history=[HELD_BACK])
+    none = render([CLEAN], history=[dataclasses.replace(HELD_BACK, rows=(("2025-03-11", 0),))])
+    assert "portfolios held back, by date: none." in none  # no empty figure
+    assert "<svg" not in none
     assert "What was delivered" in page
     assert 'aria-label="BUY: 3, DIVIDEND: 1"' in page
     assert "1,234.50" in page

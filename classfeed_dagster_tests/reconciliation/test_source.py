@@ -446,7 +446,7 @@ def test_data_that_left_without_consent(undelivered: Scene) -> None:
 # -- what is rightly absent -------------------------------------------------------------------------------------------
 
 
-def test_a_portfolio_in_quarantine_is_one_warning(undelivered: Scene) -> None:
+def test_a_portfolio_in_quarantine_is_one_event(undelivered: Scene) -> None:
     held = HeldBack(
         number="SW000006",
         kind="RULE",
@@ -459,11 +459,13 @@ def test_a_portfolio_in_quarantine_is_one_warning(undelivered: Scene) -> None:
     assert (found.portfolio_number, found.likeliest.cause, found.severity) == (
         "SW000006",
         Cause.QUARANTINE,
-        Severity.WARNING,
+        Severity.EVENT,
     )
     assert "units_add_up" in found.likeliest.evidence
     assert result.held_back == {"SW000006": "its units don't add up"}
     assert any(tally.excluded for tally in result.tallies)
+    assert result.clean
+    assert result.summary().endswith("1 portfolio(s) held back")
     undelivered.deliver(revision=1, only=frozenset({"SW000006"}))
     assert undelivered.reconcile().breaks == ()
 

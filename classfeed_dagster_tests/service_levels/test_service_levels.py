@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import datetime as dt
 import re
+from collections.abc import Iterator
 
 import dagster as dg
 import pytest
@@ -209,6 +210,7 @@ def test_held_back_counts_portfolios_not_dates_nor_ended_consents() -> None:
     held = [record("SW1", day, "WAITING") for day in range(3, 20)]
     held += [record("SW1", 2, "RULE"), record("SW2", 5, "WAITING")]
     held += [record(f"SW9{day}", day, "CONSENT_ENDED") for day in range(1, 4)]
+    held += [record("SW7", 1, "RULE").model_copy(update={"delivered_in": 0})]  # its data went, and was spoilt since
     found = summarize(held, dt.datetime(2026, 3, 20, 20, tzinfo=dt.UTC))
     assert found.by_reason == {"RULE": 1, "WAITING": 1, "CONSENT_ENDED": 3}
     assert (found.lacking_data, found.oldest) == (2, dt.timedelta(days=18))
@@ -250,6 +252,46 @@ def test_runs_are_counted_and_deleted_when_they_are_old() -> None:
         assert purge_runs(instance, since) == 1
         assert len(instance.get_runs()) == 4
         assert purge_runs(instance, dt.datetime(2030, 1, 1, tzinfo=dt.UTC)) == 3  # what is not finished stays
+
+
+@pytest.mark.parametrize(
+    ("chosen", "counted"),
+    [
+        (["class_super", "source_reconciliation"], {"class_super": "part of a date"}),
+        (["warehouse", "class_cash", "fact_delivery"], {"class_cash": "part of a date"}),
+        (["landing", "trade"], {"class_super": "part of a date"}),  # counted once, by the feed that counts shared runs
+        (["class_super", "delivery"], {"class_super": None}),
+        (None, {}),
+    ],
+)
+def test_launched_runs_of_chosen_assets_belong_to_their_feed(
+    chosen: list[str] | None, counted: dict[str, str | None]
+) -> None:
+    keys = [] if chosen is None else [dg.AssetKey(chosen)]
+    assets = [dg.AssetSpec(key) for key in keys]
+
+    @dg.multi_asset(specs=assets or [dg.AssetSpec("other")], name="chosen")
+    def make() -> Iterator[dg.MaterializeResult[None]]:
+        for spec in assets or [dg.AssetSpec("other")]:
+            yield dg.MaterializeResult(spec.key)
+
+    definitions = dg.Definitions([make], jobs=[dg.define_asset_job("by_hand", "*")])
+    job = definitions.resolve_job_def("by_hand")
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(
+            job, tags={"dagster/partition": "2026-03-02"}, asset_selection=frozenset(keys) or None
+        )
+        instance.report_run_canceled(run)
+        since = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+        found = {
+            feed: (runs[0].manual_reason, runs[0].delivers)
+            for feed in ("class_super", "class_cash")
+            if (runs := launched_runs(instance, feed, since, shared=feed == "class_super"))
+        }
+        assert found == {feed: (reason, False) for feed, reason in counted.items()}
+        if counted:
+            month = count(FEED.name, launched_runs(instance, next(iter(counted)), since, shared=True), [])
+            assert [(one.manual_retriggers, one.runs) for one in month.values()] == [(1, 0)]
 
 
 def test_bigsite_is_asked_now_and_then_and_at_once_when_an_event_says_look() -> None:

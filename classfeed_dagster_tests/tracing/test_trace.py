@@ -93,11 +93,13 @@ def test_a_holding_that_is_held_back_says_why(delivered: Desk) -> None:
     found = holding(delivered, "SW00000002")
     assert (found.stated, found.ledger) == (Decimal("76.000000"), Decimal("75.000000"))
     assert found.sightings == []
-    ((day, reason),) = found.held_back
-    assert day == DAY
-    assert "units_ledger" in reason
+    for entries in (found.held_back.at_delivery, found.held_back.now):
+        ((day, reason),) = entries
+        assert day == DAY
+        assert "units_ledger" in reason
     page = holding_page(found, "class_super")
-    assert "units_ledger" in page
+    assert page.count("units_ledger") == 2
+    assert "whose delivery held the portfolio back" in page
     assert "in no document yet" in page
 
 

@@ -1,15 +1,17 @@
 """A feed in Dagster: who is held back, the document, its delivery. Made from the feed's declaration."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.chain_integrity import require_reached
+from classfeed_dagster.delivery.manifest import HeldBack
 from classfeed_dagster.delivery.plan import DeliveryPlan
 from classfeed_dagster.delivery.publish import PublishOutcome
+from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.errors import NotInOrderError
 from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.feed_run.findings import FindingsReference, find_in_shard
@@ -71,26 +73,30 @@ def _quarantine(parts: FeedContext) -> dg.AssetsDefinition:
             plan, found = work.hold_back()
             get_logger().info("held back", held_back=len(plan.held_back), portfolios=plan.consented)
             folder = runtime.store.location(quarantine_prefix(parts.feed.name, day).rstrip("/"))
-            over_time = held_back_over_time(work.store, parts.feed.name, parts.audience, day, len(plan.held_back))
+            delivered = delivered_state(work.store, parts.feed.name, day).portfolios.keys()
+            lacking = [entry for entry in plan.held_back if entry.number not in delivered]
+            over_time = held_back_over_time(work.store, parts.feed.name, parts.audience, day, len(lacking))
         shown: dict[str, Any] = {
             "dagster/uri": folder,
             "held_back_over_time": picture(over_time, "portfolios held back, by date"),
         }
-        yield dg.MaterializeResult(metadata={**_quarantine_metadata(plan, found), **shown})
+        yield dg.MaterializeResult(metadata={**_quarantine_metadata(plan, lacking, found), **shown})
 
     return quarantine
 
 
-def _quarantine_metadata(plan: DeliveryPlan, found: FindingsReference) -> dict[str, Any]:
-    kinds = [held.kind for held in plan.held_back]
+def _quarantine_metadata(plan: DeliveryPlan, lacking: Sequence[HeldBack], found: FindingsReference) -> dict[str, Any]:
+    # ``lacking``: held back now, and delivered by no revision of the date.
+    kinds = [held.kind for held in lacking]
     return {
         "held_back": len(kinds),
         "breaking_a_rule": kinds.count("RULE"),
         "waiting_for_an_earlier_date": kinds.count("WAITING"),
         "consent_ended": kinds.count("CONSENT_ENDED"),
+        "delivered_but_excluded_now": len(plan.held_back) - len(lacking),
         "consented": plan.consented,
         "held_back_portfolios": markdown_table(
-            ["portfolio", "why"], [(held.number, held.reason) for held in plan.held_back[:_SHOWN]]
+            ["portfolio", "why"], [(held.number, held.reason) for held in lacking[:_SHOWN]]
         ),
         "findings_by_rule": markdown_table(["rule", "findings"], found.by_rule.items()),
     }

@@ -90,9 +90,9 @@ def _toil(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
         started, now = time.monotonic(), current_time(runtime)
         first = now - dt.timedelta(days=_TOIL_DAYS)
         months: list[toil.Month] = []
-        for part in parts:
+        for at, part in enumerate(parts):
             judged = attainment(runtime.store, part.feed, part.audience, now, _TOIL_DAYS).judged
-            runs = launched_runs(context.instance, part.feed.name, first)
+            runs = launched_runs(context.instance, part.feed.name, first, shared=at == 0)
             months += toil.keep(runtime.store, part.feed, toil.count(part.feed.name, runs, judged), first)
         this_month = f"{now.astimezone(SYDNEY):%Y-%m}"
         current = [month for month in months if month.month == this_month]
