@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from benchmarks.measure import Facts, Part, Way, Work, compare
 from benchmarks.site import AUDIENCE, DOMAIN, FIRST, SNAPSHOT, Day, Site, copy, runtime_at
 from classfeed_dagster.bigsite import queries
-from classfeed_dagster.bigsite.extraction_scope import array, ask_consent
+from classfeed_dagster.bigsite.extraction_scope import array, query_scope
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.bigsite.source_connection import read_only
 from classfeed_dagster.domains.build import DOMAINS, DomainReference
@@ -78,7 +78,7 @@ def prepare_copy(scratch: Path, url: str) -> Work:
 def _statements(engine: sa.Engine) -> list[tuple[str, str, dict[str, Any]]]:
     """What the snapshot asks, statement by statement: the table, the SQL, its parameters."""
     with read_only(engine) as bigsite:
-        parameters = dict(ask_consent(bigsite, FIRST, [AUDIENCE]).parameters)
+        parameters = dict(query_scope(bigsite, FIRST, [AUDIENCE]).parameters)
         held = bigsite.rows(sa.text("SELECT DISTINCT security_id FROM bigsite.trade ORDER BY 1"))
     parameters["securities"] = array(row[0] for row in held)
     return [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from classfeed_dagster.alerting.alerts import schema_drift
 from classfeed_dagster.alerting.incidents import Incident, raise_incident, settle_incident
 from classfeed_dagster.repair.facts import Observed
-from classfeed_dagster.source_contract.drift import Difference, DriftKind, Severity
+from classfeed_dagster.source_contract.drift import DriftKind, SchemaDifference, Severity
 from classfeed_dagster.source_contract.schema_check import SchemaVerdict, blocking_drift
 from classfeed_dagster.store import ObjectStore
 
@@ -26,7 +26,7 @@ def sync_schema_incidents(store: ObjectStore, verdict: SchemaVerdict, run_id: st
 
 
 def sync_drift_incident(
-    store: ObjectStore, blocking: tuple[Difference, ...], run_id: str | None, stopped: Sequence[Observed] = ()
+    store: ObjectStore, blocking: tuple[SchemaDifference, ...], run_id: str | None, stopped: Sequence[Observed] = ()
 ) -> None:
     """Raise, or settle, the incident of what forbids an extraction, if anything does; ``stopped``: which dates."""
     if blocking:
@@ -35,7 +35,7 @@ def sync_drift_incident(
         settle_incident(store, _DRIFT)
 
 
-def _warning(found: tuple[Difference, ...], run_id: str) -> Incident:
+def _warning(found: tuple[SchemaDifference, ...], run_id: str) -> Incident:
     held = any(one.kind is DriftKind.VALUE_IN_DATA for one in found)
     return Incident(
         key=_WARNINGS,
@@ -50,6 +50,6 @@ def _warning(found: tuple[Difference, ...], run_id: str) -> Incident:
     )
 
 
-def _named(found: tuple[Difference, ...]) -> str:
+def _named(found: tuple[SchemaDifference, ...]) -> str:
     listed = "; ".join(f"{one.kind.title} {one.subject}" for one in found[:_SHOWN])
     return f"{listed} and {len(found) - _SHOWN} more" if len(found) > _SHOWN else listed

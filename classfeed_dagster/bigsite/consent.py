@@ -1,7 +1,7 @@
-"""Consent: which portfolios a recipient may be told of at an instant, and what changed since another.
+"""Consent: the portfolios that a recipient may receive at an instant, and the changes since another.
 
-One implementation of the design's rule serves the snapshot, the consented portfolios and the question asked again
-at the moment of publishing. Pure functions over consent rows; the SQL only narrows down which rows are fetched.
+One implementation of the rule serves the snapshot, the consented portfolios and the query at the moment of
+publishing. These are pure functions over consent rows; the SQL only limits the fetched rows.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _LAST_INSTANT = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 _FIRST_DATE = dt.date(1900, 1, 1)
 _LAST_DATE = dt.date(9999, 1, 1)
 _ROWS = 10_000  # fetched at a time
-# A later start is a slip of the year or an open-ended date: nobody agrees today to share what happens then.
+# A later start is a mistyped year or an open-ended date: no customer agrees today to share that far ahead.
 _LONGEST_WAIT = dt.timedelta(days=3660)
 
 
 class ConsentReadError(UnavailableError):
-    """bigsite could not be asked who consents. Nothing may be sent on the strength of an older answer."""
+    """Consent could not be read from bigsite. An older result may not be used in its place."""
 
     dependency = Dependency.BIGSITE
 
@@ -72,11 +72,11 @@ class Consent:
         return self.history_from > self.granted_at.date() + _LONGEST_WAIT
 
     def reference(self) -> str:
-        """The recipient's code for the fund; empty if the row names none."""
+        """Return the recipient's code for the fund; empty if the row has none."""
         return (self.recipient_reference or "").strip()
 
     def active(self, at: dt.datetime) -> bool:
-        """granted_at < at, and not (expires_at < at), and not (revoked_at < at). Source: design, "Consent"."""
+        """Return True if it was granted before ``at`` and neither expired nor was revoked before it."""
         return (
             self.granted_at is not None
             and self.granted_at < at
@@ -107,38 +107,38 @@ class Sharing:
 def standings(consents: Iterable[Consent], recipient: str, at: dt.datetime) -> dict[int, Standing]:
     """Return the portfolios consented for ``recipient`` at ``at``, by portfolio id.
 
-    Of several active consents the earliest ``history_from`` counts (all history if one has none) and the most
-    recently granted reference. If that names no fund, or two granted at the same instant name different ones, which
-    fund the data belongs to is unknown, so the portfolio is left out. Otherwise a row without one doesn't count. A row
-    whose history begins more than ten years after its grant never counts.
+    Of several active consents, the earliest ``history_from`` applies (all history if one has none) and the most
+    recently granted reference. If that one is empty, or two granted at the same instant differ, the fund is unknown and
+    the portfolio is left out. Otherwise a row without a reference does not count. A row whose history begins more than
+    ten years after its grant never counts.
     """
     active: dict[int, list[Consent]] = defaultdict(list)
     for consent in consents:
         if consent.recipient == recipient and consent.active(at) and not consent.impossible_history():
             active[consent.portfolio_id].append(consent)
-    found: dict[int, Standing] = {}
-    for portfolio_id, held in active.items():
-        latest = max(_granted(consent) for consent in held)
-        references = {consent.reference() for consent in held if consent.granted_at == latest}
+    effective: dict[int, Standing] = {}
+    for portfolio_id, rows in active.items():
+        latest = max(_granted(consent) for consent in rows)
+        references = {consent.reference() for consent in rows if consent.granted_at == latest}
         if len(references) > 1 or "" in references:
             continue
-        relied_on = [consent for consent in held if consent.readable()]
+        relied_on = [consent for consent in rows if consent.readable()]
         starts = [consent.history_from for consent in relied_on]
-        found[portfolio_id] = Standing(
+        effective[portfolio_id] = Standing(
             portfolio_id,
-            held[0].portfolio_number,
+            rows[0].portfolio_number,
             references.pop(),
             None if None in starts else min(start for start in starts if start is not None),
             tuple(sorted(consent.consent_id for consent in relied_on)),
         )
-    return found
+    return effective
 
 
 def sharing(consents: Sequence[Consent], recipient: str, window: Window, *, first: bool) -> list[Sharing]:
-    """NEW, CURRENT and REMOVED portfolios, ordered by portfolio number (code point).
+    """Return the NEW, CURRENT and REMOVED portfolios, ordered by portfolio number (code point).
 
-    ``window`` is from the audience's previous cut-off to this one. On its ``first`` business date everyone
-    consented is NEW and no one is REMOVED.
+    ``window`` lasts from the audience's previous cut-off to this one. On its ``first`` business date every consented
+    portfolio is NEW and none is REMOVED.
     """
     now = standings(consents, recipient, window.end)
     before = {} if first else standings(consents, recipient, window.start)
@@ -150,13 +150,13 @@ def sharing(consents: Sequence[Consent], recipient: str, window: Window, *, firs
 
 
 def _change(now: Standing, before: Standing | None) -> Change:
-    # Another reference is another fund of the recipient: it has nothing of the portfolio yet.
+    # Another reference is another fund of the recipient, which has nothing of the portfolio yet.
     known = before is not None and before.recipient_reference == now.recipient_reference
     return Change.CURRENT if known else Change.NEW
 
 
 def unreadable(consents: Iterable[Consent]) -> list[int]:
-    """Ids of the consents that were left out because they can't be relied on, ascending: for people to mend."""
+    """Return the ids of the unreliable consents, ascending, for correction in bigsite."""
     return sorted(consent.consent_id for consent in consents if not consent.readable())
 
 
@@ -165,7 +165,7 @@ def consent_query(
     earliest: dt.datetime | sa.ColumnElement[dt.datetime],
     latest: dt.datetime | sa.ColumnElement[dt.datetime],
 ) -> sa.Select[Any]:
-    """The consent question: every row that is, or may be, active at some instant from ``earliest`` to ``latest``."""
+    """Build the consent query: every row that is, or may be, active at an instant from ``earliest`` to ``latest``."""
     rows = data_sharing_consent.c
     return (
         sa.select(
@@ -190,57 +190,57 @@ def consent_query(
     )
 
 
-def asks_consent(statement: str) -> bool:
-    """True if a statement's text asks who consents."""
+def reads_consent(statement: str) -> bool:
+    """Return True if a statement's text reads consent."""
     return data_sharing_consent.name in statement
 
 
 def consents_from(rows: Iterable[Sequence[Any]]) -> list[Consent]:
-    """Rows of ``consent_query`` as Consents, instants in UTC."""
+    """Return rows of ``consent_query`` as Consents, with instants in UTC."""
     return [Consent(*row[:6], *(None if at is None else at.astimezone(dt.UTC) for at in row[6:9])) for row in rows]
 
 
-def ask_consent_now(
+def query_consented(
     engine: sa.Engine, recipient: str, numbers: Iterable[str] | None = None, at: dt.datetime | None = None
 ) -> tuple[dt.datetime, set[str]]:
     """Query the portfolios that consent at ``at`` (default: bigsite's clock), in one statement.
 
-    Returns the instant (UTC) and the numbers of the consented portfolios, of ``numbers`` if given. Any failure to
-    read raises ConsentReadError: no answer is never taken for a yes.
+    Returns the instant (UTC) and the numbers of the consented portfolios, limited to ``numbers`` if given. Any failure
+    to read raises ConsentReadError: a missing result never counts as consent.
     """
     instant: sa.ColumnElement[dt.datetime] = (
         sa.func.current_timestamp() if at is None else sa.literal(at, sa.DateTime(timezone=True))
     )
-    # Rows of the recipient, whole: a list of 100,000 numbers costs bigsite more than its consents do.
-    question = consent_query([recipient], instant, instant).order_by(None).subquery()
-    clock = sa.select(instant.label("asked_at")).subquery()
-    statement = sa.select(clock.c.asked_at, question).select_from(clock.outerjoin(question, sa.true()))
-    held: set[str] = set()
+    # All rows of the recipient: a list of 100,000 numbers costs bigsite more than its consents do.
+    consents = consent_query([recipient], instant, instant).order_by(None).subquery()
+    clock = sa.select(instant.label("queried_at")).subquery()
+    statement = sa.select(clock.c.queried_at, consents).select_from(clock.outerjoin(consents, sa.true()))
+    numbers_consented: set[str] = set()
     try:
         with engine.connect() as connection:
             # In order of portfolios, so that one portfolio's consents are in memory at a time.
             streaming = {"yield_per": _ROWS}
-            rows = connection.execute(statement.order_by(question.c.portfolio_id), execution_options=streaming)
-            first = next(rows)  # there always is one, with the instant
-            asked_at: dt.datetime = first[0].astimezone(dt.UTC)
+            rows = connection.execute(statement.order_by(consents.c.portfolio_id), execution_options=streaming)
+            first = next(rows)  # always exists, with the instant
+            queried_at: dt.datetime = first[0].astimezone(dt.UTC)
             answered = (row[1:] for row in itertools.chain([first], rows) if row[1] is not None)
             for _, group in itertools.groupby(answered, key=_portfolio_id):
-                found = standings(consents_from(group), recipient, asked_at)
-                held.update(standing.portfolio_number for standing in found.values())
+                effective = standings(consents_from(group), recipient, queried_at)
+                numbers_consented.update(standing.portfolio_number for standing in effective.values())
     except sa.exc.SQLAlchemyError as error:
         raise ConsentReadError(
-            f"bigsite could not be asked who consents for {recipient} ({type(error).__name__}): nothing is sent. "
+            f"Consent for {recipient} could not be read from bigsite ({type(error).__name__}): nothing is sent. "
             "Check the connection to bigsite and run again."
         ) from error
-    return asked_at, held if numbers is None else held.intersection(numbers)
+    return queried_at, numbers_consented if numbers is None else numbers_consented.intersection(numbers)
 
 
 _portfolio_id = operator.itemgetter(1)  # of the rows of ``consent_query``
 
 
 def _within(column: sa.Column[Any], lowest: dt.date, highest: dt.date) -> sa.Label[Any]:
-    # 'infinity' and years beyond 9999 are valid in PostgreSQL and unreadable in Python: bring them within reach
-    # instead of letting one such row stop everyone's feed. No cut-off lies out there.
+    # 'infinity' and years beyond 9999 are valid in PostgreSQL and unreadable in Python. They are clamped, so that one
+    # such row does not stop the whole feed. No cut-off lies out there.
     bounded = sa.case((column > highest, highest), (column < lowest, lowest), else_=column)
     return bounded.label(column.name)
 

@@ -1,4 +1,4 @@
-"""bigsite's tables made by us: for local and test databases only, never for a database of another team."""
+"""Creation of bigsite's tables in local and test databases, never in another team's database."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class NotLocalError(SafeguardError):
-    """The database is not one that this project may write to."""
+    """The database is not local or a test database, so the project may not write to it."""
 
 
 def require_local(engine: sa.Engine, *, allowed: Collection[str] = ()) -> None:
-    """Refuse any database that is not local or test: NotLocalError.
+    """Raise NotLocalError for any database that is not local or for tests.
 
-    Local means: this machine, and a database whose name ends in ``_test`` or is in ``allowed``; or ``bigsite`` over
-    a unix socket, which is the embedded one (``localhost`` could be a tunnel to the real bigsite).
+    Local means a database on this machine whose name ends in ``_test`` or is in ``allowed``, or ``bigsite`` over a unix
+    socket, which is the embedded one. ``localhost`` could be a tunnel to the real bigsite.
     """
     url = engine.url
     hosts = _hosts(url)
@@ -30,13 +30,13 @@ def require_local(engine: sa.Engine, *, allowed: Collection[str] = ()) -> None:
     if here and (name.endswith("_test") or name in allowed or (socket and name == SCHEMA)):
         return
     raise NotLocalError(
-        f"the database {name or '(unnamed)'} is not known to be local or for tests, so nothing is written to it. "
+        f"The database {name or '(unnamed)'} is neither local nor for tests, so nothing is written to it. "
         "Use the embedded database, or one on this machine whose name ends in _test."
     )
 
 
 def create_schema(engine: sa.Engine, *, allowed: Collection[str] = ()) -> None:
-    """Create bigsite's schema and tables where they are absent; NotLocalError as ``require_local`` says."""
+    """Create bigsite's schema and missing tables. NotLocalError as in ``require_local``."""
     require_local(engine, allowed=allowed)
     with engine.begin() as connection:
         connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
@@ -44,8 +44,8 @@ def create_schema(engine: sa.Engine, *, allowed: Collection[str] = ()) -> None:
 
 
 def _hosts(url: sa.URL) -> list[str]:
-    # psycopg takes the host from the URL's authority or from its query, where it may stand several times. None
-    # at all is no proof of being local: the environment (PGHOST) could name any server.
-    stated = url.query.get("host", ())
-    listed = [stated] if isinstance(stated, str) else list(stated)
+    # psycopg takes hosts from the URL's authority or, several times, from its query. No host at all does not prove a
+    # local database: the environment (PGHOST) could name any server.
+    query = url.query.get("host", ())
+    listed = [query] if isinstance(query, str) else list(query)
     return [host for text in [url.host or "", *listed] for host in text.split(",") if host]

@@ -1,4 +1,4 @@
-"""Consent, queried once, and the extraction scope derived from it: the parameters of every other query."""
+"""The extraction scope, derived from one consent query: the parameters of every other query."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from classfeed_dagster.bigsite.ledgers import LEDGERS
 from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction
 
 _ALL_HISTORY = "-infinity"
-_DAYS_TO_A_HISTORY = 4  # a day's rows are about a quarter of those that a whole history brings
+_DAYS_TO_A_HISTORY = 4  # a day's rows are about a quarter of a whole history's
 
 
 class SnapshotAudience(Protocol):
@@ -32,32 +32,32 @@ class SnapshotAudience(Protocol):
 class ExtractionScope:
     """Portfolios, windows and parameters that the snapshot extracts, derived from consent."""
 
-    numbers: list[str]  # of every portfolio that a document speaks of, by position
-    whole_history: bytes  # by position: 1 if all of its history is read, 0 if a window's rows are
+    numbers: list[str]  # of every portfolio in a document, by position
+    whole_history: bytes  # by position: 1 to read all history, 0 to read a window's rows
     consents: list[tuple[int, consent.Consent]]  # with its portfolio's position
-    parameters: dict[str, object]  # of every query
-    read: int  # portfolios whose data is read: all but the removed
-    unreadable: tuple[int, ...]  # ids of consents that can't be relied on, ascending
+    parameters: dict[str, object]  # shared by all queries
+    read: int  # portfolios whose data is read: all but the removed ones
+    unreadable: tuple[int, ...]  # ids of unreliable consents, ascending
 
 
-def ask_consent(
+def query_scope(
     bigsite: ReadOnlyTransaction, business_date: dt.date, audiences: Sequence[SnapshotAudience]
 ) -> ExtractionScope:
-    """Ask who consents, for all ``audiences`` at once, in one statement."""
+    """Query consent for all ``audiences`` in one statement and derive the scope."""
     windows = [audience.window(business_date) for audience in audiences]
-    question = consent.consent_query(
+    query = consent.consent_query(
         {audience.recipient for audience in audiences},
         min(window.start for window in windows),
         max(window.end for window in windows),
     )
-    return _wanted(consent.consents_from(bigsite.stream(question)), business_date, audiences)
+    return _scope(consent.consents_from(bigsite.stream(query)), business_date, audiences)
 
 
-def _wanted(
+def _scope(
     consents: list[consent.Consent], business_date: dt.date, audiences: Sequence[SnapshotAudience]
 ) -> ExtractionScope:
-    # FULL beats DELTA, the widest window and the earliest history count: the domains filter again per audience.
-    standing: dict[int, str] = {}  # number of every portfolio that some document speaks of
+    # FULL beats DELTA; the widest window and the earliest history win. The domains filter again by audience.
+    standing: dict[int, str] = {}  # numbers of the portfolios in a document, by id
     full: set[int] = set()
     recorded_from: dict[int, dt.datetime] = {}
     history: dict[int, dt.date | None] = {}
@@ -66,12 +66,12 @@ def _wanted(
         window = audience.window(business_date)
         first = audience.is_first(business_date)
         for shared in consent.sharing(consents, audience.recipient, window, first=first):
-            held = shared.standing
-            at = held.portfolio_id
-            standing[at] = held.portfolio_number
+            effective = shared.standing
+            at = effective.portfolio_id
+            standing[at] = effective.portfolio_number
             if shared.change is consent.Change.REMOVED:
                 continue
-            begins = held.history_from
+            begins = effective.history_from
             known = history.get(at, begins)
             history[at] = None if begins is None or known is None else min(begins, known)
             if shared.change is consent.Change.NEW:
@@ -82,8 +82,8 @@ def _wanted(
                 openings.append((at, begins, since, audience.key))
     order = sorted(standing, key=lambda portfolio_id: standing[portfolio_id])
     position = {portfolio_id: at for at, portfolio_id in enumerate(order)}
-    # Every consent of theirs that was asked for, not only those in force now: the domains work out the change since
-    # the date before from these rows, and one that ended since may be why a portfolio is CURRENT and not NEW.
+    # Every queried consent of these portfolios, not only those in force now: the domains derive the change since the
+    # previous date from these rows, and an ended one may be why a portfolio is CURRENT and not NEW.
     landed = [(position[row.portfolio_id], row) for row in consents if row.portfolio_id in position]
     read = [portfolio_id for portfolio_id in order if portfolio_id in history]
     deltas = [portfolio_id for portfolio_id in read if portfolio_id not in full]
@@ -103,7 +103,7 @@ def _wanted(
         unreadable=tuple(consent.unreadable(consents)),
         parameters={
             "business_date": business_date,
-            # Rows of closed windows: none, unless ``late_rows`` finds some.
+            # Rows of closed windows: ``late_rows`` adds their ids.
             **{f"late_{query.table}": array(()) for query in LEDGERS},
             "cutoff": trading_days.cutoff(business_date),
             "earliest": min((recorded_from[at] for at in deltas), default=trading_days.cutoff(business_date)),
@@ -128,8 +128,8 @@ def _wanted(
 def slice_ends(whole_history: bytes, portfolios: int) -> list[int]:
     """Return the ends of the slices, as exclusive positions.
 
-    A slice holds at most ``portfolios`` of whole history, or four times as many others: memory is bounded by rows, and
-    what a slice costs beside them is paid less often on ordinary dates.
+    A slice holds at most ``portfolios`` with whole history, or four times as many others. Memory is thus bounded by
+    rows, and ordinary dates have fewer slices.
     """
     starts: list[int] = []
     room = 0
@@ -143,5 +143,5 @@ def slice_ends(whole_history: bytes, portfolios: int) -> list[int]:
 
 
 def array(values: Iterable[object]) -> str:
-    """A PostgreSQL array's text: one parameter for any number of portfolios."""
+    """Return the text of a PostgreSQL array: one parameter for any number of portfolios."""
     return f"{{{','.join(map(str, values))}}}"

@@ -1,7 +1,7 @@
-"""Stored tables: Parquet files whose row groups are slices of portfolios, written and read back slice by slice.
+"""Stored tables: Parquet files whose row groups are slices of portfolios.
 
-A large table is several files, one a shard: so many slices each. Whoever works on one shard opens no other's file.
-``SlicedFiles`` is how every later step reads: one slice in memory at a time, files verified first.
+A large table has several files, one a shard, each with the same number of slices. A worker opens its shard's file
+only. Later steps read through ``SlicedFiles``: verified files, one slice in memory at a time.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ WHOLE = frozenset(query.table for query in REFERENCES)
 
 
 class DamagedFileError(DataError):
-    """A stored file is not what its descriptor says: it was changed or cut short after it was written."""
+    """A stored file differs from its descriptor: it was changed or truncated after it was written."""
 
 
 class StoredFile(BaseModel, frozen=True):
-    """A Parquet file in the object store, and what it must be."""
+    """A Parquet file in the object store with its size and digest."""
 
     key: str
     sha256: str
@@ -41,7 +41,7 @@ class StoredFile(BaseModel, frozen=True):
 
 
 class StoredTable(BaseModel, frozen=True):
-    """A table in the object store: one file, or one a shard. ``shard_slices`` are in each, the last may have fewer."""
+    """A table in the object store: one file, or one a shard. Each holds ``shard_slices``, the last one maybe fewer."""
 
     files: tuple[StoredFile, ...]
     shard_slices: int | None = None  # None: all in one file
@@ -49,17 +49,17 @@ class StoredTable(BaseModel, frozen=True):
     @model_validator(mode="before")
     @classmethod
     def _as_it_was(cls, data: Any) -> Any:
-        # How a table was recorded before it could be several files.
+        # Records from before tables had several files.
         return {"files": [data]} if isinstance(data, dict) and "key" in data else data
 
     @property
     def rows(self) -> int:
-        """Rows of all files."""
+        """Return the number of rows of all files."""
         return sum(file.rows for file in self.files)
 
     @property
     def bytes(self) -> int:
-        """Size of all files."""
+        """Return the size of all files."""
         return sum(file.bytes for file in self.files)
 
     @property
@@ -75,7 +75,7 @@ class StoredTable(BaseModel, frozen=True):
         return hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
 
     def files_of(self, slices: range) -> dict[int, StoredFile]:
-        """The files that hold any of some consecutive slices, by the number of the first slice in each."""
+        """Return the files that hold any of these consecutive slices, by the number of each file's first slice."""
         size = self.shard_slices
         if size is None:
             return {0: self.files[0]}
@@ -87,9 +87,9 @@ class StoredTable(BaseModel, frozen=True):
 
 
 class RowGroups:
-    """Writes Parquet, one row group a slice; a slice without rows has an empty row group.
+    """Parquet writer with one row group a slice; a slice without rows has an empty row group.
 
-    With ``shard_slices``, a further file begins after so many row groups.
+    With ``shard_slices``, a new file begins after that many row groups.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, shard_slices: int | None = None) -> None:
@@ -123,9 +123,9 @@ class RowGroups:
         self._writer.close()
 
     def store(self, store: ObjectStore, key: Callable[[int, str], str]) -> StoredTable:
-        """Store the closed files; ``key`` gives each its own, from its number (from 0) and its SHA-256.
+        """Store the closed files; ``key`` returns a file's key from its number (from 0) and its SHA-256.
 
-        A file whose key is there already is not stored again: equal keys must mean equal content.
+        An existing key is not written again: equal keys must mean equal content.
         """
         files: list[StoredFile] = []
         for at, (path, rows) in enumerate(zip(self.paths, self._rows, strict=True)):
@@ -137,12 +137,12 @@ class RowGroups:
 
 
 def numbered(name: str, at: int) -> str:
-    """The name of file ``at`` of a table: the first one's is plain."""
+    """Return the name of a table's file ``at``; the first one has no suffix."""
     return f"{name}-{at:04d}" if at else name
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """Return the SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -155,7 +155,7 @@ def write_slices(
 ) -> None:
     """Write batches that are ordered by their first column, ``position`` (from 0), as row groups of slices.
 
-    ``slice_ends`` are the positions, ascending, that are not in a slice any more. ``watch`` sees every batch. One
+    ``slice_ends`` are the ascending positions at which slices end (exclusive). ``watch`` receives every batch. One
     slice's rows are in memory at a time.
     """
     pending: list[pa.RecordBatch] = []
@@ -170,7 +170,7 @@ def write_slices(
     for batch in batches:
         watch(batch)
         if not batch.num_rows:
-            continue  # nobody consents
+            continue  # no consented portfolio
         slices = np.searchsorted(slice_ends, batch.column(0).to_numpy(zero_copy_only=False), side="right")
         rows = batch.drop_columns(["position"])
         bounds = [0, *(np.flatnonzero(np.diff(slices)) + 1).tolist(), len(slices)]
@@ -183,9 +183,9 @@ def write_slices(
 
 
 class SlicedFiles:
-    """Stored tables open together: slice k of each, as Polars frames. Use as a context manager.
+    """Stored tables opened together, read as Polars frames by slice number. Use as a context manager.
 
-    ``slices`` are those that are wanted: no other shard's file is opened. None: all.
+    Only the shards that contain ``slices`` are opened. None: all.
     """
 
     def __init__(
@@ -204,29 +204,29 @@ class SlicedFiles:
         self._references: dict[str, pl.DataFrame] = {}
 
     def __enter__(self) -> Self:
-        with contextlib.ExitStack() as opened:  # closes what was opened, should one of the files be damaged
+        with contextlib.ExitStack() as opened:  # closes the opened files if a later one is damaged
             for name, table in self._tables.items():
-                held = self._opened(table, opened)
+                files = self._opened(table, opened)
                 if name in self._whole:
-                    self._references[name] = _polars(held[0][1].read())
+                    self._references[name] = _polars(files[0][1].read())
                 else:
-                    self._files[name] = held
+                    self._files[name] = files
             self._stack = opened.pop_all()
         if self._slices is None:
-            self._slices = range(max((held[-1][0].stop for held in self._files.values()), default=0))
+            self._slices = range(max((files[-1][0].stop for files in self._files.values()), default=0))
         return self
 
     def _opened(self, table: StoredTable, opened: contextlib.ExitStack) -> list[tuple[range, pq.ParquetFile]]:
-        # The table's files that are wanted, each with the slices that it holds.
+        # The table's requested files, each with its range of slices.
         slices = range(sys.maxsize) if self._slices is None else self._slices
-        wanted = {first: self._verified(stored, opened) for first, stored in table.files_of(slices).items()}
-        return [(range(first, first + file.num_row_groups), file) for first, file in wanted.items()]
+        files = {first: self._verified(stored, opened) for first, stored in table.files_of(slices).items()}
+        return [(range(first, first + file.num_row_groups), file) for first, file in files.items()]
 
     def _verified(self, stored: StoredFile, opened: contextlib.ExitStack) -> pq.ParquetFile:
         path = opened.enter_context(self._store.local_file(stored.key))
         if sha256_of(path) != stored.sha256:
             raise DamagedFileError(
-                f"{self._store.location(stored.key)} is not the file that was written: its SHA-256 differs. "
+                f"{self._store.location(stored.key)} was changed after it was written: its SHA-256 differs. "
                 "Take a fresh snapshot and build again."
             )
         return opened.enter_context(pq.ParquetFile(path))
@@ -236,18 +236,18 @@ class SlicedFiles:
 
     @property
     def slices(self) -> range:
-        """The numbers of the slices that are open."""
+        """Return the numbers of the open slices."""
         return self._slices or range(0)
 
     def slice(self, number: int) -> dict[str, pl.DataFrame]:
-        """Slice ``number`` (from 0) of every sliced table, and the reference tables whole, by table name."""
+        """Return slice ``number`` (from 0) of every sliced table, and the reference tables whole, by table name."""
         return {
             name: self._references[name] if name in self._whole else self._read(name, number) for name in self._tables
         }
 
     def _read(self, name: str, number: int) -> pl.DataFrame:
-        held, file = next((held, file) for held, file in self._files[name] if number in held)
-        return _polars(file.read_row_group(number - held.start))
+        numbers, file = next((numbers, file) for numbers, file in self._files[name] if number in numbers)
+        return _polars(file.read_row_group(number - numbers.start))
 
     def __iter__(self) -> Iterator[dict[str, pl.DataFrame]]:
         for number in self.slices:
@@ -255,9 +255,9 @@ class SlicedFiles:
 
 
 def first_rows(store: ObjectStore, table: StoredTable, count: int = 8, largest: int = 1 << 24) -> pl.DataFrame | None:
-    """The first rows of a stored file, to show to people; None if it is larger than ``largest`` bytes.
+    """Return the first rows of a stored file for display; None if it is larger than ``largest`` bytes.
 
-    A large file would have to be fetched whole from S3 for a few rows.
+    S3 would have to transfer a large file whole for a few rows.
     """
     if table.files[0].bytes > largest:
         return None
@@ -268,10 +268,10 @@ def first_rows(store: ObjectStore, table: StoredTable, count: int = 8, largest: 
 
 def _polars(table: pa.Table) -> pl.DataFrame:
     frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)  # noqa: S101  # a table makes a frame, never a series
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101  # a table becomes a frame, never a series
     return frame
 
 
 def empty_tables() -> dict[str, pl.DataFrame]:
-    """Every landed table without rows: what a snapshot of nobody looks like."""
+    """Return every landed table without rows, as in a snapshot without consented portfolios."""
     return {name: _polars(schema.empty_table()) for name, schema in SCHEMAS.items()}

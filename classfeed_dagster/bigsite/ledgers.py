@@ -1,6 +1,6 @@
-"""The four ledgers as the snapshot reads them: a FULL extract, or the rows of a window (DELTA)."""
+"""Queries of the four ledgers: a FULL extract, or the rows of a window (DELTA)."""
 
-# ruff: noqa: S608  # SQL is put together from this package's own text alone; every value travels as a parameter
+# ruff: noqa: S608  # SQL is composed of this package's own text; every value is a parameter
 
 from __future__ import annotations
 
@@ -20,15 +20,37 @@ from classfeed_dagster.bigsite.sql_types import (
     columns,
 )
 
+_OF_PORTFOLIO = "JOIN bigsite.{table} l ON l.portfolio_id = w.portfolio_id"
+_SOURCES = {
+    **{table: _OF_PORTFOLIO.format(table=table) for table in ("trade", "security_movement", "income")},
+    "cash_transaction": "JOIN bigsite.cash_account a ON a.portfolio_id = w.portfolio_id "
+    "JOIN bigsite.cash_transaction l ON l.cash_account_id = a.cash_account_id",
+}
+_DATES = {
+    "trade": "trade_date",
+    "security_movement": "effective_date",
+    "income": "payment_date",
+    "cash_transaction": "transaction_date",
+}
 
-def _ledger(table: str, schema: pa.Schema, source: str, date: str) -> Query:
-    # The rows of one ledger, for FULL and DELTA portfolios apart: a DELTA can then go by the index on recorded_at.
-    # The third branch reads rows of closed windows that no earlier snapshot saw, by primary key.
-    # Facts of what a row reverses are looked up by primary key, for the few rows that reverse another.
-    def branch(wanted: str, extra: str) -> str:
+
+def _ledger(table: str, **own: pa.DataType) -> Query:
+    # Separate branches for FULL and DELTA portfolios, so that a DELTA can use the index on recorded_at. The third
+    # branch reads rows of closed windows that no earlier snapshot saw, by primary key. Facts of a reversed row are
+    # looked up by primary key, for the few rows that reverse another.
+    source, date = _SOURCES[table], _DATES[table]
+    schema = columns(
+        **{"portfolio_id": ID, f"{table}_id": ID, **own, f"reverses_{table}_id": ID},
+        reversed_portfolio_id=ID,
+        undoes_exactly=pa.bool_(),
+        reversals_standing=ID,
+        recorded_at=INSTANT,
+    )
+
+    def branch(scope: str, extra: str) -> str:
         listed = ", ".join(_expression(name, table) for name in schema.names)
         return f"""SELECT w.position AS position, {listed}
-FROM {wanted} w {source}
+FROM {scope} w {source}
 WHERE l.{date} >= w.history_from AND l.recorded_at < %(cutoff)s{extra}"""
 
     delta = " AND l.recorded_at >= w.recorded_from AND l.recorded_at >= %(earliest)s"
@@ -61,7 +83,7 @@ _RELATED = """CASE WHEN l.trade_id IS NOT NULL
     THEN (SELECT o.portfolio_id FROM bigsite.income o WHERE o.income_id = l.income_id)
     END AS related_portfolio_id"""
 
-# What a reversal must share with its original, and what it must carry with the opposite sign.
+# Columns in which a reversal equals its original, and columns in which it has the opposite sign.
 SAME_IN_REVERSALS = {
     "trade": ("security_id", "cash_account_id", "side", "currency"),
     "security_movement": ("security_id",),
@@ -94,7 +116,7 @@ def _reversed_portfolio(table: str) -> str:
 
 
 def _undoes_exactly(table: str) -> str:
-    # A row whose id it names itself undoes nothing. One that was itself undone since does no harm any more.
+    # A row that names its own id undoes nothing. A row that was itself undone later is harmless.
     same = [f"o.{name} = l.{name}" for name in SAME_IN_REVERSALS[table]]
     opposite = [f"o.{name} IS NOT DISTINCT FROM -l.{name}" for name in OPPOSITE_IN_REVERSALS[table]]
     exact = " AND ".join([f"o.{table}_id <> l.{table}_id", *same, *opposite])
@@ -104,7 +126,7 @@ def _undoes_exactly(table: str) -> str:
 
 
 def _reversals_standing(table: str) -> str:
-    # How many rows recorded by the cut-off undo the same original, those left out that were undone themselves.
+    # Number of rows recorded by the cut-off that undo the same original and were not undone themselves.
     key, owner = f"{table}_id", _OWNER[table]
     return (
         f"SELECT COUNT(*) FROM bigsite.{table} v WHERE v.{owner} = l.{owner} AND v.reverses_{key} = l.reverses_{key} "
@@ -134,103 +156,58 @@ _OF_REVERSALS = {
 
 TRADE = _ledger(
     "trade",
-    columns(
-        portfolio_id=ID,
-        trade_id=ID,
-        security_id=ID,
-        confirmation_number=TEXT,
-        side=TEXT,
-        trade_date=DATE,
-        settlement_date=DATE,
-        units=UNITS,
-        price=PRICE,
-        consideration=MONEY,
-        brokerage=MONEY,
-        gst=MONEY,
-        other_fees=MONEY,
-        net_amount=MONEY,
-        currency=TEXT,
-        reverses_trade_id=ID,
-        reversed_portfolio_id=ID,
-        undoes_exactly=pa.bool_(),
-        reversals_standing=ID,
-        recorded_at=INSTANT,
-    ),
-    "JOIN bigsite.trade l ON l.portfolio_id = w.portfolio_id",
-    "trade_date",
+    security_id=ID,
+    confirmation_number=TEXT,
+    side=TEXT,
+    trade_date=DATE,
+    settlement_date=DATE,
+    units=UNITS,
+    price=PRICE,
+    consideration=MONEY,
+    brokerage=MONEY,
+    gst=MONEY,
+    other_fees=MONEY,
+    net_amount=MONEY,
+    currency=TEXT,
 )
 
 SECURITY_MOVEMENT = _ledger(
     "security_movement",
-    columns(
-        portfolio_id=ID,
-        security_movement_id=ID,
-        security_id=ID,
-        movement_type=TEXT,
-        effective_date=DATE,
-        units_change=UNITS,
-        cost_base_change=MONEY,
-        description=TEXT,
-        reverses_security_movement_id=ID,
-        reversed_portfolio_id=ID,
-        undoes_exactly=pa.bool_(),
-        reversals_standing=ID,
-        recorded_at=INSTANT,
-    ),
-    "JOIN bigsite.security_movement l ON l.portfolio_id = w.portfolio_id",
-    "effective_date",
+    security_id=ID,
+    movement_type=TEXT,
+    effective_date=DATE,
+    units_change=UNITS,
+    cost_base_change=MONEY,
+    description=TEXT,
 )
 
 INCOME = _ledger(
     "income",
-    columns(
-        portfolio_id=ID,
-        income_id=ID,
-        security_id=ID,
-        income_type=TEXT,
-        ex_date=DATE,
-        payment_date=DATE,
-        units_held=UNITS,
-        gross_amount=MONEY,
-        franked_amount=MONEY,
-        unfranked_amount=MONEY,
-        franking_credit=MONEY,
-        withholding_tax=MONEY,
-        net_amount=MONEY,
-        currency=TEXT,
-        reverses_income_id=ID,
-        reversed_portfolio_id=ID,
-        undoes_exactly=pa.bool_(),
-        reversals_standing=ID,
-        recorded_at=INSTANT,
-    ),
-    "JOIN bigsite.income l ON l.portfolio_id = w.portfolio_id",
-    "payment_date",
+    security_id=ID,
+    income_type=TEXT,
+    ex_date=DATE,
+    payment_date=DATE,
+    units_held=UNITS,
+    gross_amount=MONEY,
+    franked_amount=MONEY,
+    unfranked_amount=MONEY,
+    franking_credit=MONEY,
+    withholding_tax=MONEY,
+    net_amount=MONEY,
+    currency=TEXT,
 )
 
 CASH_TRANSACTION = _ledger(
     "cash_transaction",
-    columns(
-        portfolio_id=ID,
-        cash_transaction_id=ID,
-        cash_account_id=ID,
-        transaction_type=TEXT,
-        transaction_date=DATE,
-        amount=MONEY,
-        currency=TEXT,
-        description=TEXT,
-        trade_id=ID,
-        income_id=ID,
-        related_portfolio_id=ID,
-        reverses_cash_transaction_id=ID,
-        reversed_portfolio_id=ID,
-        undoes_exactly=pa.bool_(),
-        reversals_standing=ID,
-        recorded_at=INSTANT,
-    ),
-    "JOIN bigsite.cash_account a ON a.portfolio_id = w.portfolio_id "
-    "JOIN bigsite.cash_transaction l ON l.cash_account_id = a.cash_account_id",
-    "transaction_date",
+    cash_account_id=ID,
+    transaction_type=TEXT,
+    transaction_date=DATE,
+    amount=MONEY,
+    currency=TEXT,
+    description=TEXT,
+    trade_id=ID,
+    income_id=ID,
+    related_portfolio_id=ID,
 )
 
 LEDGERS = (TRADE, SECURITY_MOVEMENT, INCOME, CASH_TRANSACTION)
@@ -239,24 +216,10 @@ LEDGERS = (TRADE, SECURITY_MOVEMENT, INCOME, CASH_TRANSACTION)
 def look_back(query: Query) -> str:
     """Return the SQL for the ids of a ledger's rows in closed windows of the look-back, of DELTA portfolios.
 
-    The date condition is the one of the ledger's own query, so that a row that no window sends is not asked for.
+    The date condition equals that of the ledger's own query: rows that no window sends are not read.
     """
     table, source, date = query.table, _SOURCES[query.table], _DATES[query.table]
     return f"""WITH wanted_delta AS ({DELTA})
 SELECT l.{table}_id FROM wanted_delta w {source}
 WHERE l.{date} >= w.history_from AND l.recorded_at >= %(late_from)s AND l.recorded_at < %(latest)s
   AND l.recorded_at < w.recorded_from"""
-
-
-_OF_PORTFOLIO = "JOIN bigsite.{table} l ON l.portfolio_id = w.portfolio_id"
-_SOURCES = {
-    **{table: _OF_PORTFOLIO.format(table=table) for table in ("trade", "security_movement", "income")},
-    "cash_transaction": "JOIN bigsite.cash_account a ON a.portfolio_id = w.portfolio_id "
-    "JOIN bigsite.cash_transaction l ON l.cash_account_id = a.cash_account_id",
-}
-_DATES = {
-    "trade": "trade_date",
-    "security_movement": "effective_date",
-    "income": "payment_date",
-    "cash_transaction": "transaction_date",
-}

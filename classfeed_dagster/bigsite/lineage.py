@@ -1,7 +1,7 @@
 """Lineage of each landed column from bigsite.
 
-A landed column carries the column of its own table that has its name, unless it is among the few that bigsite works
-out for us, which are declared here. What only selects rows (a cut-off, a join) is not what a value is made of.
+A landed column comes from the column of its table with the same name, unless bigsite computes it: those few are
+declared here. Columns that only select rows (a cut-off, a join) are not sources of a value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TRADED = ("trade.units", "trade.side")
 _MOVED = ("security_movement.units_change",)
 _HISTORY = "data_sharing_consent.history_from"
 
-# What bigsite works out while it is read, by ``landed table.column``.
+# Columns that bigsite computes during the extraction, by ``landed table.column``.
 DERIVED: Mapping[str, tuple[str, ...]] = {
     "data_sharing_consent.portfolio_number": ("portfolio.portfolio_number",),
     # A holding that the end of day lacks lands with its trades' and movements' keys.
@@ -75,8 +75,8 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "opening_cash.recorded_at": ("cash_transaction.recorded_at",),
 }
 
-# What also picks rows, so that changing it can move whole rows and not its own values alone: the business dates and
-# instants by which ledgers are cut, and whose data is shared. Keys do likewise. Everything else is only a value.
+# Columns that also select rows, so that a change moves whole rows and not only values: business dates and instants of
+# the ledgers' cut-offs, and consent. Keys select too. All other columns are only values.
 SELECTING = frozenset(
     {
         *(f"{ledger}.recorded_at" for ledger in ("trade", "security_movement", "income", "cash_transaction")),
@@ -101,14 +101,14 @@ SELECTING = frozenset(
 
 
 def landed_sources(table: str) -> dict[str, tuple[str, ...]]:
-    """For each column of a landed table, the columns of bigsite (``table.column``) that its values are made of."""
+    """Return the bigsite columns (``table.column``) that the values of each column of a landed table come from."""
     return {name: DERIVED.get(f"{table}.{name}", (f"{table}.{name}",)) for name in queries.SCHEMAS[table].names}
 
 
 def unknown_sources() -> list[str]:
-    """Declared sources that bigsite doesn't have, and derived columns that nothing lands: must be empty."""
+    """Return the declared sources that bigsite lacks and the derived columns that no query lands: must be empty."""
     tables = metadata.tables
-    sources = {source for table in queries.SCHEMAS for found in landed_sources(table).values() for source in found}
+    sources = {source for table in queries.SCHEMAS for names in landed_sources(table).values() for source in names}
     missing = [
         source
         for source in sorted(sources)

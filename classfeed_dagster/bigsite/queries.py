@@ -1,14 +1,14 @@
 """Queries of the snapshot: columns, exact types and SQL of every landed table.
 
-The SQL is standard but for ``unnest``, by which the answer to the consent question is pushed down (it needs no
-temporary table, so it runs on a read replica), and ``%(name)s`` placeholders. Another dialect needs another
-rendering of the ``wanted`` relations and another reader than COPY; the bodies stay.
+The SQL is standard apart from ``unnest``, which passes the consented portfolios to bigsite (without a temporary table,
+so it runs on a read replica), and ``%(name)s`` placeholders. Another dialect needs other scope relations and another
+reader than COPY; the rest of the SQL stays.
 
-Every query of a sliced table returns the portfolio's ``position`` first, in order: it says which slice a row
-belongs to and is not landed. Only columns that a document or a check needs are read.
+Every query of a sliced table returns the portfolio's ``position`` first, in order. It determines the row's slice and
+is not landed. Only columns that a document or a check needs are read.
 """
 
-# ruff: noqa: S608  # SQL is put together from this package's own text alone; every value travels as a parameter
+# ruff: noqa: S608  # SQL is composed of this package's own text; every value is a parameter
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from classfeed_dagster.bigsite.sql_types import (
     MONEY_SUM,
     OPENING,
     PRICE,
+    SCOPE,
     SIGNED,
     TEXT,
     UNITS,
     UNITS_SUM,
-    WANTED,
     Query,
     columns,
 )
@@ -62,8 +62,8 @@ PORTFOLIO = Query(
         closed_on=DATE,
         hin_holders=TEXT,
     ),
-    # ``hin_holders`` names the portfolios, shared or not, that have one HIN while none of them is closed.
-    f"""WITH wanted AS ({WANTED}),
+    # ``hin_holders``: the portfolios, consented or not, that share a HIN while none of them is closed.
+    f"""WITH wanted AS ({SCOPE}),
 repeated AS (
     SELECT hin, STRING_AGG(portfolio_number, ', ' ORDER BY portfolio_number) AS holders
     FROM bigsite.portfolio WHERE hin IS NOT NULL AND status <> 'CLOSED'
@@ -90,8 +90,8 @@ CASH_ACCOUNT = Query(
         closed_on=DATE,
         number_holders=TEXT,
     ),
-    # ``number_holders`` names the portfolios that have accounts of one BSB, number and currency, none of them closed.
-    f"""WITH wanted AS ({WANTED}),
+    # ``number_holders``: the portfolios with accounts of one BSB, number and currency, none of them closed.
+    f"""WITH wanted AS ({SCOPE}),
 repeated AS (
     SELECT a.bsb, a.account_number, a.currency,
            STRING_AGG(p.portfolio_number, ', ' ORDER BY p.portfolio_number) AS holders
@@ -107,7 +107,7 @@ ORDER BY 1, 3""",
 )
 
 # A holding without a row is reported only if its units are not zero both as recorded before the cut-off and as
-# recorded by now: where a later correction undid it altogether, bigsite's rewritten end of day has nothing to say.
+# recorded by now. If a later correction undid it altogether, bigsite's rewritten end of day has no row for it.
 HOLDING = Query(
     "holding_eod",
     columns(
@@ -120,7 +120,7 @@ HOLDING = Query(
         unsettled_units=UNITS_SUM,
         later_units=UNITS_SUM,
     ),
-    f"""WITH wanted AS ({WANTED}),
+    f"""WITH wanted AS ({SCOPE}),
 stated AS (
     SELECT w.position, h.portfolio_id, h.security_id, h.units, h.cost_base, h.updated_at
     FROM wanted w JOIN bigsite.holding_eod h ON h.portfolio_id = w.portfolio_id
@@ -169,7 +169,7 @@ CASH_BALANCE = Query(
         ledger_cash=MONEY_SUM,
         later_cash=MONEY_SUM,
     ),
-    f"""WITH wanted AS ({WANTED}),
+    f"""WITH wanted AS ({SCOPE}),
 account AS (
     SELECT w.position, a.portfolio_id, a.cash_account_id,
            a.opened_on <= %(business_date)s AND (a.closed_on IS NULL OR a.closed_on > %(business_date)s) AS is_open,
@@ -194,12 +194,12 @@ WHERE a.opened OR s.amount <> 0
 ORDER BY 1, 3""",
 )
 
-# The same confirmation standing more than once. A reversal counts whenever it was recorded, so that a date held
-# back for a repeated confirmation can go once bigsite has reversed one of them.
+# Confirmations that are in force more than once. A reversal counts whenever it was recorded, so that a held back date
+# can be delivered once bigsite has reversed one of them.
 REPEATED_CONFIRMATION = Query(
     "repeated_confirmation",
     columns(portfolio_id=ID, confirmation_number=TEXT, side=TEXT, security_id=ID, units=UNITS, standing=ID),
-    f"""WITH wanted AS ({WANTED}),
+    f"""WITH wanted AS ({SCOPE}),
 repeated AS (
     SELECT w.position, t.portfolio_id, t.confirmation_number, t.side, t.security_id, t.units
     FROM wanted w JOIN bigsite.trade t ON t.portfolio_id = w.portfolio_id
@@ -282,7 +282,7 @@ ORDER BY 1""",
 )
 
 CONSENT_TABLE = "data_sharing_consent"
-# End of day first: if it isn't there, nothing else need be read.
+# End of day first: if it is missing, nothing else is read.
 END_OF_DAY = (HOLDING, CASH_BALANCE)
 SLICED = (
     *END_OF_DAY,

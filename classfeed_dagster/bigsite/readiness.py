@@ -17,7 +17,7 @@ from classfeed_dagster.errors import NotReadyError
 
 
 class SourceNotReadyError(NotReadyError):
-    """bigsite's end of day for the business date is absent or incomplete. Nothing was landed; try again later."""
+    """bigsite's end of day for the business date is missing or incomplete. Nothing was landed; retry later."""
 
     def __init__(self, business_date: dt.date, reason: str, counts: dict[str, int]) -> None:
         listed = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items())
@@ -31,7 +31,7 @@ class SourceNotReadyError(NotReadyError):
 
 @dataclass(slots=True)
 class EndOfDay:
-    """Counts of a business date's end of day; a missing row is one that the ledgers imply."""
+    """Counts of a business date's end of day. A row is missing if the ledgers imply it."""
 
     business_date: dt.date
     holdings: int = 0
@@ -41,14 +41,14 @@ class EndOfDay:
     portfolios: set[int] = field(default_factory=set)  # with something missing
 
     def require_any(self, bigsite: ReadOnlyTransaction) -> None:
-        """SourceNotReadyError if the date has no row of any portfolio."""
+        """Raise SourceNotReadyError if the date has no row at all."""
         statement = sa.text(queries.READINESS).bindparams(business_date=self.business_date)
         if not any(bigsite.rows(statement)[0]):
             counts = {"holding_rows": 0, "balance_rows": 0}
             raise SourceNotReadyError(self.business_date, "its end of day has not been written", counts)
 
     def watch(self, table: str, batch: pa.RecordBatch) -> None:
-        """Count what is there and what is missing in a batch of a landed table; other tables go by."""
+        """Count a batch's present and missing rows if its table belongs to the end of day."""
         if table == queries.HOLDING.table:
             self.holdings_missing += self._missing(batch, pc.is_null(batch.column("units")))
             self.holdings += batch.num_rows
@@ -58,7 +58,7 @@ class EndOfDay:
             self.balances += pc.sum(is_open).as_py() or 0
 
     def require_complete(self, portfolios: int, limit: Decimal) -> None:
-        """SourceNotReadyError if either table has nothing, or more than ``limit`` of ``portfolios`` miss a row."""
+        """Raise SourceNotReadyError if a table is empty, or if over ``limit`` of ``portfolios`` lack a row."""
         counts = {
             "portfolios": portfolios,
             "portfolios_incomplete": len(self.portfolios),
@@ -75,6 +75,6 @@ class EndOfDay:
             raise SourceNotReadyError(self.business_date, "its end of day is incomplete", counts)
 
     def _missing(self, batch: pa.RecordBatch, missing: pa.BooleanArray) -> int:
-        found: list[Any] = batch.filter(missing).column("portfolio_id").to_pylist()
-        self.portfolios.update(found)
-        return len(found)
+        portfolios: list[Any] = batch.filter(missing).column("portfolio_id").to_pylist()
+        self.portfolios.update(portfolios)
+        return len(portfolios)

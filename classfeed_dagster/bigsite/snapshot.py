@@ -1,8 +1,8 @@
-"""The snapshot: everything a business date needs of bigsite, read once, landed as immutable Parquet.
+"""The snapshot: all of bigsite's data for a business date, read once and landed as immutable Parquet.
 
-One read-only transaction asks who consents, reads what those portfolios need, and checks on the way that bigsite's
-end of day is there. Of a great date several sessions read at once, and see what that one transaction sees. Files are
-stored first, the descriptor last: without a descriptor there is no snapshot.
+One read-only transaction queries consent, reads the data of the consented portfolios and checks bigsite's end of day.
+Large dates are read through several sessions that share that transaction's state. Files are stored first and the
+descriptor last: without a descriptor there is no snapshot.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import consent, queries
-from classfeed_dagster.bigsite.extraction_scope import ExtractionScope, SnapshotAudience, array, ask_consent, slice_ends
+from classfeed_dagster.bigsite.extraction_scope import ExtractionScope, SnapshotAudience, array, query_scope, slice_ends
 from classfeed_dagster.bigsite.landing import (
     WHOLE,
     DamagedFileError,
@@ -55,21 +55,21 @@ class PortfolioSlice(BaseModel, frozen=True):
 
 
 class Snapshot(BaseModel, frozen=True):
-    """A landed snapshot's descriptor: small, immutable, what later steps are handed instead of frames."""
+    """Descriptor of a landed snapshot: small and immutable, passed between steps in place of frames."""
 
     business_date: dt.date
     snapshot_id: str
     snapshot_at: AwareDatetime
-    audiences: tuple[str, ...]  # keys of the audiences it was read for
+    audiences: tuple[str, ...]  # keys of its audiences
     slices: tuple[PortfolioSlice, ...]
-    shard_slices: int = 40  # how many of them are worked on together, where the work is shared out
+    shard_slices: int = 40  # slices a shard
     tables: dict[str, StoredTable]
-    unreadable_consents: tuple[int, ...] = ()  # ids of consents left out as unreadable, for people to correct
-    unreadable_values: tuple[UnreadableValue, ...] = ()  # rows left out; the portfolios concerned are held back
-    statements: int = 0  # how many bigsite was asked
-    late_from: AwareDatetime | None = None  # start of the look-back for late rows; None: it was not looked for them
+    unreadable_consents: tuple[int, ...] = ()  # ids of consents left out as unreadable, to be corrected
+    unreadable_values: tuple[UnreadableValue, ...] = ()  # rows left out; their portfolios are held back
+    statements: int = 0  # number of statements sent to bigsite
+    late_from: AwareDatetime | None = None  # start of the look-back for late rows; None: no look-back
     late_rows: int = 0  # rows of closed windows that no earlier snapshot saw
-    consent_questions: int = 0  # how many of them asked who consents: exactly one
+    consent_questions: int = 0  # statements that read consent: exactly one
     visible_transactions: str = ""  # PostgreSQL's snapshot: proves later whether a row could be seen
 
     def key(self) -> str:
@@ -78,7 +78,7 @@ class Snapshot(BaseModel, frozen=True):
 
     @property
     def shards(self) -> tuple[range, ...]:
-        """The slices, shard by shard: it depends on the data alone how many there are. At least one."""
+        """Return the ranges of slices by shard, at least one. Their number depends on the data only."""
         count = len(self.slices)
         return tuple(range(at, min(at + self.shard_slices, count)) for at in range(0, max(count, 1), self.shard_slices))
 
@@ -97,18 +97,18 @@ def take_snapshot(
     sent: SentRows | None = None,
     observe: Callable[[str], None] | None = None,
 ) -> Snapshot:
-    """Read bigsite for ``business_date`` and land it; the new snapshot.
+    """Read bigsite for ``business_date``, land it and return the new snapshot.
 
-    ``audiences`` that are not due on the date are left aside; ValueError if none is. ``snapshot_at`` is what the
-    documents state (default: bigsite's clock at the start of the transaction), for rehearsals. A date of several shards
-    is read through as many ``sessions`` at most, which see one state of bigsite. Rows of closed windows that are not
-    among ``sent`` land too. ``observe`` is told every statement.
+    Audiences that are not due on the date are ignored; ValueError if none is due. ``snapshot_at`` is the documents'
+    instant (default: bigsite's clock at the start of the transaction), for rehearsals. A date of several shards is read
+    through up to ``sessions`` sessions that see one state of bigsite. Rows of closed windows that are not in ``sent``
+    land too. ``observe`` receives every statement.
     Raises SourceNotReadyError (nothing landed) if the end of day is absent or if more than ``max_missing_share`` of the
     portfolios lack a row of it; SourceReadError if bigsite fails.
     """
     due = [audience for audience in audiences if audience.is_due(business_date)]
     if not due:
-        raise ValueError(f"no feed is due on {business_date.isoformat()}")
+        raise ValueError(f"No feed is due on {business_date.isoformat()}")
     shard_slices = max(1, shard_portfolios // slice_portfolios)
     with tempfile.TemporaryDirectory(prefix="classfeed-snapshot-") as folder:
         with read_only(engine, observe) as bigsite:
@@ -116,12 +116,12 @@ def take_snapshot(
             visible = str(bigsite.rows(sa.text("SELECT pg_current_snapshot()"))[0][0])
             if (snapshot_at or started_at) < trading_days.cutoff(business_date):
                 raise SourceNotReadyError(business_date, "the date is not over yet in Sydney", {})
-            wanted = ask_consent(bigsite, business_date, due)
-            late_rows = 0 if sent is None else find_late_rows(bigsite, wanted.parameters, sent)
+            scope = query_scope(bigsite, business_date, due)
+            late_rows = 0 if sent is None else find_late_rows(bigsite, scope.parameters, sent)
             end_of_day = EndOfDay(business_date)
             end_of_day.require_any(bigsite)
-            ends = slice_ends(wanted.whole_history, slice_portfolios)
-            reader = _Reader(Path(folder), wanted, end_of_day, ends, shard_slices=shard_slices)
+            ends = slice_ends(scope.whole_history, slice_portfolios)
+            reader = _Reader(Path(folder), scope, end_of_day, ends, shard_slices=shard_slices)
             with ExitStack() as opened:
                 others = min(sessions, reader.shards) - 1
                 exported = bigsite.export_snapshot() if others > 0 else None
@@ -132,7 +132,7 @@ def take_snapshot(
         tables = {
             name: file.store(store, _file_keys(business_date, name, snapshot_id)) for name, file in reader.files.items()
         }
-    numbers = [wanted.numbers[start:end] for start, end in itertools.pairwise([0, *ends])]
+    numbers = [scope.numbers[start:end] for start, end in itertools.pairwise([0, *ends])]
     snapshot = Snapshot(
         business_date=business_date,
         snapshot_id=snapshot_id,
@@ -141,12 +141,12 @@ def take_snapshot(
         slices=tuple(PortfolioSlice(portfolios=len(part), first=part[0], last=part[-1]) for part in numbers),
         shard_slices=shard_slices,
         tables=tables,
-        unreadable_consents=wanted.unreadable,
+        unreadable_consents=scope.unreadable,
         late_from=None if sent is None else sent.since,
         late_rows=late_rows,
         unreadable_values=reader.unreadable_values,
         statements=len(statements),
-        consent_questions=sum(consent.asks_consent(statement) for statement in statements),
+        consent_questions=sum(consent.reads_consent(statement) for statement in statements),
         visible_transactions=visible,
     )
     store.create(snapshot.key(), snapshot.model_dump_json(indent=1).encode() + b"\n")
@@ -169,9 +169,9 @@ def snapshot_for(
     observe: Callable[[str], None] | None = None,
     before_reading: Callable[[], None] = lambda: None,
 ) -> Snapshot:
-    """The landed snapshot of the date that covers the audiences; a new one if there is none or ``fresh`` is set.
+    """Return the landed snapshot of the date that covers the audiences; take one if there is none or ``fresh`` is set.
 
-    ``before_reading`` may refuse, by raising, before anything is read; it isn't asked if nothing will be.
+    ``before_reading`` may raise to refuse the read. It is called only if bigsite will be read.
     """
     if not fresh:
         landed = latest_snapshot(store, business_date, audiences)
@@ -196,16 +196,16 @@ def snapshot_for(
 def latest_snapshot(
     store: ObjectStore, business_date: dt.date, audiences: Sequence[SnapshotAudience] = ()
 ) -> Snapshot | None:
-    """The newest landed snapshot of the date that was read for all ``audiences`` due on it; None if there is none."""
-    asked = {audience.key for audience in audiences if audience.is_due(business_date)}
+    """Return the newest snapshot of the date that covers all ``audiences`` due on it; None if there is none."""
+    due_keys = {audience.key for audience in audiences if audience.is_due(business_date)}
     for key in sorted(store.list(_descriptor_key(business_date, "")), reverse=True):
         try:
             snapshot = Snapshot.model_validate_json(store.read(key))
         except ValidationError:
             raise DamagedFileError(
-                f"{store.location(key)} is not a snapshot's descriptor any more. Take a fresh snapshot."
+                f"{store.location(key)} is not a valid snapshot descriptor: take a fresh snapshot."
             ) from None
-        if asked <= set(snapshot.audiences):
+        if due_keys <= set(snapshot.audiences):
             return snapshot
     return None
 
@@ -213,10 +213,10 @@ def latest_snapshot(
 def open_slices(
     snapshot: Snapshot, store: ObjectStore, tables: Iterable[str] | None = None, slices: range | None = None
 ) -> SlicedFiles:
-    """The snapshot's ``tables`` (default: all) to read slice by slice, or only some ``slices``, in a ``with`` block.
+    """Open the snapshot's ``tables`` (default: all), or only some ``slices``, to be read slice by slice.
 
-    A slice is a dict of table name to Polars frame; reference tables are whole in every slice. The files' SHA-256
-    is checked on entering: DamagedFileError.
+    A slice is a dict of table name to Polars frame; reference tables are whole in every slice. DamagedFileError on
+    entering if a file's SHA-256 differs.
     """
     names = list(snapshot.tables if tables is None else tables)
     return SlicedFiles(
@@ -238,13 +238,13 @@ def _file_keys(business_date: dt.date, table: str, snapshot_id: str) -> Callable
 
 
 class _Reader:
-    """Reads everything that is wanted, table after table; large dates through several sessions that see one state."""
+    """Reader of a scope, table after table; several sessions that see one state read large dates."""
 
     def __init__(
-        self, folder: Path, wanted: ExtractionScope, end_of_day: EndOfDay, ends: Sequence[int], *, shard_slices: int
+        self, folder: Path, scope: ExtractionScope, end_of_day: EndOfDay, ends: Sequence[int], *, shard_slices: int
     ) -> None:
         self._folder = folder
-        self._wanted = wanted
+        self._scope = scope
         self._end_of_day = end_of_day
         self._slice_ends = ends
         self._shard_slices = shard_slices
@@ -254,14 +254,14 @@ class _Reader:
 
     @property
     def unreadable_values(self) -> tuple[UnreadableValue, ...]:
-        """Values that could not be landed, in a stable order."""
+        """Return the values that could not be landed, in a stable order."""
         return tuple(sorted(self._unreadable, key=lambda value: (value.table, value.key, value.column)))
 
     def _report(self, value: UnreadableValue) -> None:
         self._unreadable.append(value)
         if len(self._unreadable) > MAX_VALUES:
             raise UnreadableSourceError(
-                f"bigsite holds more than {MAX_VALUES} values that no feed can carry; one of them: {value.reason}. "
+                f"bigsite holds more than {MAX_VALUES} values that no feed can hold, e.g. {value.reason}. "
                 "Nothing was landed."
             )
 
@@ -271,9 +271,9 @@ class _Reader:
         return -(-len(self._slice_ends) // self._shard_slices)
 
     def read(self, sessions: Sequence[ReadOnlyTransaction], limit: Decimal) -> None:
-        """Read with all ``sessions`` at once, the first one being the transaction that asked for consent."""
-        # First, so that the answer as objects need not be in memory while rows are read.
-        self._land(queries.CONSENT_TABLE, queries.CONSENTS, _consent_batches(self._wanted))
+        """Read with all ``sessions`` at once; the first one is the transaction that queried consent."""
+        # First, so that the consents are released before the rows are read.
+        self._land(queries.CONSENT_TABLE, queries.CONSENTS, _consent_batches(self._scope))
         idle: SimpleQueue[ReadOnlyTransaction] = SimpleQueue()
         for session in sessions:
             idle.put(session)
@@ -282,19 +282,19 @@ class _Reader:
             bigsite = idle.get()
             try:
                 batches = bigsite.copy(
-                    query.sql, self._wanted.parameters, query.read_schema, table=query.table, report=self._report
+                    query.sql, self._scope.parameters, query.read_schema, table=query.table, report=self._report
                 )
                 self._land(query.table, query.schema, batches)
             finally:
                 idle.put(bigsite)
 
         with ThreadPoolExecutor(len(sessions)) as pool:
-            # The end of day first: if it isn't there, nothing else need be read.
+            # End of day first: if it is missing, nothing else is read.
             list(pool.map(land, queries.END_OF_DAY))
-            self._end_of_day.require_complete(self._wanted.read, limit)
+            self._end_of_day.require_complete(self._scope.read, limit)
             list(pool.map(land, [query for query in queries.SLICED if query not in queries.END_OF_DAY]))
         for query in queries.REFERENCES:
-            parameters = {**self._wanted.parameters, "securities": array(sorted(self._securities))}
+            parameters = {**self._scope.parameters, "securities": array(sorted(self._securities))}
             with RowGroups(self._folder / f"{query.table}.parquet", query.schema) as target:
                 batches = sessions[0].copy(query.sql, parameters, query.schema, table=query.table, report=self._report)
                 target.write(pa.Table.from_batches(batches, schema=query.schema))
@@ -304,18 +304,18 @@ class _Reader:
         def watch(batch: pa.RecordBatch) -> None:
             self._end_of_day.watch(table, batch)
             if "security_id" in schema.names:
-                found: list[Any] = pc.unique(batch.column("security_id")).to_pylist()
-                self._securities.update(found)
+                securities: list[Any] = pc.unique(batch.column("security_id")).to_pylist()
+                self._securities.update(securities)
 
         with RowGroups(self._folder / f"{table}.parquet", schema, self._shard_slices) as target:
             write_slices(target, batches, self._slice_ends, watch)
         self.files[table] = target
 
 
-def _consent_batches(wanted: ExtractionScope) -> Iterator[pa.RecordBatch]:
+def _consent_batches(scope: ExtractionScope) -> Iterator[pa.RecordBatch]:
     schema = queries.CONSENTS.insert(0, POSITION)
-    while rows := wanted.consents[:_CONSENTS_AT_A_TIME]:
-        del wanted.consents[:_CONSENTS_AT_A_TIME]
+    while rows := scope.consents[:_CONSENTS_AT_A_TIME]:
+        del scope.consents[:_CONSENTS_AT_A_TIME]
         columns: list[list[Any]] = [
             [at for at, _ in rows],
             *([getattr(row, name) for _, row in rows] for name in queries.CONSENTS.names),

@@ -1,9 +1,9 @@
-"""Read-only, repeatable-read transactions on bigsite, and COPY from them straight into Arrow.
+"""Read-only, repeatable-read transactions on bigsite, with COPY into Arrow.
 
-With psycopg 3, rows travel as COPY's text, which Arrow parses: exact, and some five times as fast as objects. Other
-PostgreSQL drivers return objects from a server-side cursor. A test proves that both ways give equal rows.
+With psycopg 3, rows arrive as COPY's text, which Arrow parses exactly and about five times as fast as objects. Other
+PostgreSQL drivers return objects from a server-side cursor. A test compares the rows of both.
 
-Every statement is passed to an observer, with which tests list the queries.
+An observer receives every statement, so that tests can list the queries.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from classfeed_dagster.bigsite.unreadable_values import Report, parse_rows, read
 from classfeed_dagster.errors import ConfigurationError, DataError, SourceReadError
 
 _BLOCK = 8 << 20  # bytes of CSV parsed at a time: a compromise between memory and calls
-_ROWS = 10_000  # objects fetched at a time where there is no COPY
+_ROWS = 10_000  # objects fetched at a time without COPY
 _SNAPSHOT_ID = re.compile(r"[0-9A-F]+(-[0-9A-F]+)*")
 _SESSION = """
 SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true),
@@ -31,11 +31,11 @@ SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', 
 
 
 class UnsupportedSourceError(ConfigurationError):
-    """Error: bigsite is a database that cannot be read yet."""
+    """bigsite runs on an unsupported database."""
 
 
 class UnreadableSourceError(DataError):
-    """Error: so many values of bigsite cannot be landed that the fault is the source's as a whole."""
+    """Too many values of bigsite cannot be landed: the fault lies in the source as a whole."""
 
 
 class ReadOnlyTransaction:
@@ -51,7 +51,7 @@ class ReadOnlyTransaction:
         self._observer = observe
         self.statements: list[str] = []  # texts of the statements so far
         if snapshot is not None:
-            # PostgreSQL demands that it is the first statement, and accepts no parameter here.
+            # PostgreSQL requires this to be the first statement and accepts no parameter here.
             statement = sa.text(f"SET TRANSACTION SNAPSHOT {_literal(snapshot)}")
             self._observe(str(statement))
             connection.execute(statement)
@@ -85,9 +85,9 @@ class ReadOnlyTransaction:
         table: str = "",
         report: Report | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the query's rows in batches, typed exactly as ``schema``; constant memory however many there are.
+        """Yield the query's rows in batches, typed exactly as ``schema``, in constant memory.
 
-        The text of a NUMERIC goes into decimal128 digit by digit; an empty string and a null stay apart. A row of
+        The text of a NUMERIC becomes a decimal128 digit by digit; an empty string and a null stay distinct. A row of
         ``table`` with a value that its column cannot hold is passed to ``report`` and left out; without ``report`` it
         raises ArrowInvalid.
         """
@@ -96,7 +96,7 @@ class ReadOnlyTransaction:
         if not isinstance(driver, psycopg.Connection):
             yield from self.fetch(query, parameters, schema)
             return
-        # The query is this package's own text; its values travel as parameters.
+        # The query is this package's own text; its values are parameters.
         statement = f"COPY ({query}) TO STDOUT (FORMAT csv)".encode()
         with driver.cursor() as cursor, cursor.copy(statement, parameters) as source:
             for block in _blocks(source):
@@ -111,8 +111,8 @@ class ReadOnlyTransaction:
     def fetch(self, query: str, parameters: Mapping[str, object], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Yield the batches of ``copy`` through any driver: rows as objects, from a server-side cursor."""
         streaming = {"stream_results": True, "max_row_buffer": _ROWS}
-        found = self._connection.exec_driver_sql(query, dict(parameters), execution_options=streaming)
-        for rows in found.partitions(_ROWS):
+        result = self._connection.exec_driver_sql(query, dict(parameters), execution_options=streaming)
+        for rows in result.partitions(_ROWS):
             values = zip(*rows, strict=True)
             columns = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
@@ -120,7 +120,7 @@ class ReadOnlyTransaction:
 
 def _literal(snapshot: str) -> str:
     if not _SNAPSHOT_ID.fullmatch(snapshot):
-        raise ValueError(f"not the name of a PostgreSQL snapshot: {snapshot!r}")
+        raise ValueError(f"Invalid PostgreSQL snapshot id: {snapshot!r}")
     return f"'{snapshot}'"
 
 
@@ -148,7 +148,7 @@ def read_only(
     """
     if engine.dialect.name != "postgresql":
         raise UnsupportedSourceError(
-            f"bigsite on {engine.dialect.name}+{engine.dialect.driver} can't be read: use a postgresql+psycopg:// URL"
+            f"bigsite on {engine.dialect.name}+{engine.dialect.driver} is unsupported: use a postgresql+psycopg:// URL"
         )
     try:
         with engine.connect().execution_options(
@@ -161,11 +161,11 @@ def read_only(
         state = f", SQLSTATE {sqlstate}" if sqlstate else ""
         raise SourceReadError(
             f"bigsite could not be read ({type(cause).__name__}{state}): nothing was landed. "
-            "Check that bigsite is up and its tables are as the contract says, and run again."
+            "Check that bigsite is up and its tables match the contract, then run again."
         ) from error
     except pa.ArrowInvalid as error:
-        # Its text may quote the value, which may be personal: only its type is shown.
+        # The error's text may quote a personal value: only its type is shown.
         raise UnreadableSourceError(
-            f"bigsite holds a value that its contract does not admit ({type(error).__name__}), such as NaN, a number "
+            f"bigsite holds a value that its contract does not allow ({type(error).__name__}), such as NaN, a number "
             "that is too long or a date beyond the year 9999: nothing was landed. Correct the row and run again."
         ) from None

@@ -13,12 +13,12 @@ TEXT = pa.string()
 MONEY = pa.decimal128(18, 2)
 PRICE = pa.decimal128(18, 6)
 UNITS = pa.decimal128(20, 6)
-MONEY_SUM = pa.decimal128(38, 2)  # a sum may be wider than what it adds up
+MONEY_SUM = pa.decimal128(38, 2)  # a sum may be wider than its terms
 UNITS_SUM = pa.decimal128(38, 6)
 
 POSITION = pa.field("position", pa.int32())
 
-WANTED = "SELECT * FROM unnest(%(ids)s::bigint[], %(positions)s::int[]) AS w (portfolio_id, position)"
+SCOPE = "SELECT * FROM unnest(%(ids)s::bigint[], %(positions)s::int[]) AS w (portfolio_id, position)"
 FULL = """SELECT * FROM unnest(%(full_ids)s::bigint[], %(full_positions)s::int[], %(full_history)s::date[])
     AS w (portfolio_id, position, history_from)"""
 DELTA = """SELECT * FROM unnest(%(delta_ids)s::bigint[], %(delta_positions)s::int[], %(delta_history)s::date[],
@@ -39,10 +39,10 @@ class Query:
 
     @property
     def read_schema(self) -> pa.Schema:
-        """The columns that the query returns: the position first."""
+        """Return the columns of the query's result: the position first."""
         return self.schema.insert(0, POSITION)
 
 
 def columns(**types: pa.DataType) -> pa.Schema:
-    """A landed table's columns, in order."""
+    """Return a landed table's columns, in order."""
     return pa.schema(list(types.items()))

@@ -1,7 +1,7 @@
-"""bigsite's tables as SQLAlchemy Core describes them: the columns that the feed may read.
+"""bigsite's tables in SQLAlchemy Core, with the columns that the feeds may read.
 
-bigsite belongs to another team; the feed reads it and never writes to it. ``metadata.create_all`` is for local
-and test databases only (``classfeed_dagster.bigsite.create_schema``). Types and keys follow ``contracts/bigsite.sql``.
+bigsite belongs to another team; the feeds read it and never write to it. ``metadata.create_all`` is for local and test
+databases only (``classfeed_dagster.bigsite.create_schema``). Types and keys follow ``contracts/bigsite.sql``.
 """
 
 from __future__ import annotations
@@ -284,7 +284,7 @@ cash_transaction = Table(
     Index("cash_transaction_recorded", "recorded_at"),
 )
 
-# as_at_date leads both primary keys, as in the contract: a day's rows stand together in the index.
+# as_at_date leads both primary keys, as in the contract, so that a day's rows are adjacent in the index.
 holding_eod = Table(
     "holding_eod",
     metadata,

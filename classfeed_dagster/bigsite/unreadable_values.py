@@ -1,6 +1,6 @@
-"""Values that bigsite can store and a feed cannot carry: NaN, infinity, years beyond 9999.
+"""Values that bigsite can store but a feed cannot hold: NaN, infinity, years beyond 9999.
 
-A row with such a value is not landed. The snapshot lists it, and the portfolios concerned are held back with it.
+A row with such a value is not landed. The snapshot lists it, and its portfolios are held back.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 from pydantic import BaseModel
 
-MAX_VALUES = 10_000  # more are a fault of the whole source, not of some rows
+MAX_VALUES = 10_000  # more are a fault of the whole source
 
 _DATE_FORM = r"^\d{4}-\d{2}-\d{2}$"
 _INSTANT_FORM = r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}(\.\d{1,6})?[+-]\d{2}(:\d{2}){0,2}$"
-# The column that identifies a row, for people who look for it in bigsite; ledgers have ``<table>_id``.
+# Column that identifies a row for a person; ledgers have ``<table>_id``.
 _KEYS = {
     "holding_eod": "security_id",
     "opening_units": "security_id",
@@ -36,9 +36,9 @@ class UnreadableValue(BaseModel, frozen=True):
 
     Attributes:
         table: the landed table
-        key: what identifies the row in bigsite, as ``<column> <value>``
+        key: the row's identifier in bigsite, as ``<column> <value>``
         column: the landed column
-        problem: what is wrong with the value, without the value
+        problem: the fault of the value, without the value
         portfolio_id: the portfolio concerned; None for reference data
         security_id: the security concerned, for reference data
     """
@@ -52,11 +52,11 @@ class UnreadableValue(BaseModel, frozen=True):
 
     @property
     def reason(self) -> str:
-        """One sentence for people: table, row, column, problem and remedy."""
+        """Return one sentence with table, row, column, problem and remedy."""
         return f"{self.table}.{self.column} of the row with {self.key} {self.problem}: correct the row in bigsite"
 
 
-# Takes the columns' texts and the column at fault: see ``readable_rows``.
+# Receives each unreadable value: see ``readable_rows``.
 Report = Callable[[UnreadableValue], None]
 
 
@@ -86,7 +86,7 @@ def readable_rows(table: str, block: bytes, schema: pa.Schema, report: Report) -
         if form is None:
             continue
         matches: Any = pc.match_substring_regex(texts.column(field.name), form)
-        obeys = np.array([match is not False for match in matches.to_pylist()], dtype=bool)  # null obeys every form
+        obeys = np.array([match is not False for match in matches.to_pylist()], dtype=bool)  # null has every form
         for row in texts.filter(pa.array(~obeys)).to_pylist():
             report(_unreadable(table, field, row))
         readable &= obeys

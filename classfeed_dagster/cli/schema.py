@@ -12,7 +12,7 @@ from classfeed_dagster.cli import output
 from classfeed_dagster.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from classfeed_dagster.source_contract.drift import Difference
+    from classfeed_dagster.source_contract.drift import SchemaDifference
     from classfeed_dagster.source_contract.schema_history import SchemaChange
 
 out = output.console()
@@ -101,7 +101,7 @@ def _print(title: str, changes: Sequence[SchemaChange], columns: Sequence[str], 
         out.print(f"{title}: no change", highlight=False, soft_wrap=True)
 
 
-def _difference(difference: Difference) -> dict[str, str]:
+def _difference(difference: SchemaDifference) -> dict[str, str]:
     return {
         "severity": difference.severity.name,
         "kind": difference.kind.name,

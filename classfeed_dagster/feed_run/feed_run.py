@@ -15,7 +15,7 @@ from functools import cached_property, partial
 import polars as pl
 from pydantic import BaseModel
 
-from classfeed_dagster.bigsite.consent import ask_consent_now
+from classfeed_dagster.bigsite.consent import query_consented
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.build import Build, DeliveryContext, build_delivery, read_build
 from classfeed_dagster.delivery.chain_integrity import require_chain
@@ -146,7 +146,7 @@ class FeedRun:
 
     def consent(self) -> tuple[dt.datetime, set[str]]:
         """Query bigsite's current consents; return the instant (UTC) and the portfolio numbers."""
-        return ask_consent_now(self.runtime.engine, self.audience.recipient, at=self.now)
+        return query_consented(self.runtime.engine, self.audience.recipient, at=self.now)
 
     def hold_back(self) -> tuple[DeliveryPlan, FindingsReference]:
         """Collect the findings of the rules and the format, plan the date, and record the portfolios held back."""

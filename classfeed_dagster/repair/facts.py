@@ -31,7 +31,7 @@ from classfeed_dagster.runtime import NotBuiltError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.service_levels.delivery_summary import Delivery, deliveries
 from classfeed_dagster.service_levels.due import Due, latest_due
-from classfeed_dagster.source_contract.drift import Difference
+from classfeed_dagster.source_contract.drift import SchemaDifference
 from classfeed_dagster.source_contract.schema import SchemaUnreadableError
 from classfeed_dagster.source_contract.schema_check import SchemaDriftError, require_schema
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
@@ -73,7 +73,9 @@ class Gathered:
     at: dt.datetime
     dates: tuple[Observed, ...]
     bigsite_up: bool
-    drift: tuple[Difference, ...] | None = None  # what forbids extraction; None: nothing failed by it, so nobody asked
+    drift: tuple[SchemaDifference, ...] | None = (
+        None  # what forbids extraction; None: nothing failed by it, so nobody asked
+    )
 
     @property
     def facts(self) -> list[DateFacts]:
@@ -125,7 +127,7 @@ def stopped_by_schema(facts: DateFacts) -> bool:
     return cause is not None and cause.error in SCHEMA_ERRORS
 
 
-def _drift(runtime: Runtime, observed: Iterable[Observed]) -> tuple[Difference, ...] | None:
+def _drift(runtime: Runtime, observed: Iterable[Observed]) -> tuple[SchemaDifference, ...] | None:
     # Asks the catalogue only while the schema is what some date's latest run failed by.
     if not any(stopped_by_schema(one.facts) for one in observed):
         return None

@@ -1,4 +1,4 @@
-"""The contract of bigsite, read: ``contract.yaml`` (Open Data Contract Standard) as a schema and what goes with it."""
+"""bigsite's contract: ``contract.yaml`` (Open Data Contract Standard) as a schema with meanings and classifications."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CLASSIFICATIONS = ("public", "internal", "confidential", "personal", "restricted
 
 
 class ContractError(ConfigurationError):
-    """The contract's file isn't one: not the standard's shape, or it lacks what the project needs of it."""
+    """``contract.yaml`` is not a valid contract: not ODCS, or without something that the project requires."""
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceLevel:
+class SourceServiceLevel:
     """Service level of some columns (``table.column``): ``latency`` 2 ``h``, ``frequency`` 1 ``d``."""
 
     property: str
@@ -36,10 +36,10 @@ class ServiceLevel:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """bigsite as agreed. Columns are named ``table.column``, indexes ``table.index``.
+    """bigsite's agreed schema. Columns are named ``table.column``, indexes ``table.index``.
 
-    ``personal`` columns may reach documents alone, never a log, an alert, metadata or an error; ``restricted`` ones,
-    a part of them, never leave the broker. ``relied_indexes`` are those without which the extraction is too slow.
+    ``personal`` columns may appear in documents only, never in a log, an alert, metadata or an error. ``restricted``
+    columns are personal columns that never leave the broker. Without ``relied_indexes`` the extraction is too slow.
     """
 
     version: str
@@ -48,21 +48,21 @@ class Contract:
     meanings: Mapping[str, str]
     classifications: Mapping[str, str]
     relied_indexes: frozenset[str]
-    service_levels: tuple[ServiceLevel, ...]
+    service_levels: tuple[SourceServiceLevel, ...]
 
     @property
     def personal(self) -> frozenset[str]:
-        """Columns of personal data, restricted ones included."""
+        """Return the columns of personal data, including the restricted ones."""
         return frozenset(name for name, kind in self.classifications.items() if kind in ("personal", "restricted"))
 
     @property
     def restricted(self) -> frozenset[str]:
-        """Columns that never leave the broker."""
+        """Return the columns that never leave the broker."""
         return frozenset(name for name, kind in self.classifications.items() if kind == "restricted")
 
     @property
     def vocabularies(self) -> dict[str, tuple[str, ...]]:
-        """The allowed values of every column that has a closed list, sorted."""
+        """Return the allowed values, sorted, of every column that has a closed list."""
         return {
             f"{table.name}.{column.name}": column.values
             for table in self.schema.tables.values()
@@ -73,14 +73,14 @@ class Contract:
 
 @cache
 def load_contract(path: Path = CONTRACT) -> Contract:
-    """The contract in ``path``; ContractError if it isn't ODCS or lacks what every table and column must state."""
+    """Read the contract in ``path``. ContractError if it is not ODCS or a table or column lacks a required fact."""
     try:
         document = OpenDataContractStandard.model_validate(yaml.load(path.read_bytes(), yaml.CSafeLoader))
     except (pydantic.ValidationError, yaml.YAMLError, TypeError) as error:
         raise ContractError(f"{path.name} is not a contract in the Open Data Contract Standard: {error}") from error
     for stated in ("apiVersion", "kind", "version", "schema_"):
         if not getattr(document, stated):
-            raise ContractError(f"{path.name} is not a contract in the standard: it states no {stated.rstrip('_')}")
+            raise ContractError(f"{path.name} is not a contract in the standard: it has no {stated.rstrip('_')}")
     tables = document.schema_ or []
     columns = {f"{table.name}.{column.name}": column for table in tables for column in table.properties or ()}
     for name, column in columns.items():
@@ -93,10 +93,10 @@ def load_contract(path: Path = CONTRACT) -> Contract:
         meanings={name: column.description or "" for name, column in columns.items()},
         classifications={name: column.classification or "" for name, column in columns.items()},
         relied_indexes=frozenset(
-            f"{table}.{index['name']}" for table, found in indexes.items() for index in found if index["reliedOn"]
+            f"{table}.{index['name']}" for table, listed in indexes.items() for index in listed if index["reliedOn"]
         ),
         service_levels=tuple(
-            ServiceLevel(
+            SourceServiceLevel(
                 level.property or "",
                 str(level.value),
                 level.unit or "",
@@ -110,19 +110,19 @@ def load_contract(path: Path = CONTRACT) -> Contract:
 
 def _check(path: Path, name: str, column: SchemaProperty, columns: Mapping[str, Any]) -> None:
     missing = [
-        what
-        for what in ("physicalType", "logicalType", "required", "classification", "description")
-        if getattr(column, what) is None
+        fact
+        for fact in ("physicalType", "logicalType", "required", "classification", "description")
+        if getattr(column, fact) is None
     ]
     if missing:
-        raise ContractError(f"{path.name}: {name} doesn't state {', '.join(missing)}")
+        raise ContractError(f"{path.name}: {name} lacks {', '.join(missing)}")
     if column.classification not in CLASSIFICATIONS:
         raise ContractError(
-            f"{path.name}: {name} is classified {column.classification!r}, not one of {CLASSIFICATIONS}"
+            f"{path.name}: {name} has classification {column.classification!r}: expected one of {CLASSIFICATIONS}"
         )
     for target in _targets(column):
         if target not in columns:
-            raise ContractError(f"{path.name}: {name} points at {target}, which the contract doesn't have")
+            raise ContractError(f"{path.name}: {name} references {target}, which is not in the contract")
 
 
 def _targets(column: SchemaProperty) -> Iterable[str]:
@@ -130,7 +130,7 @@ def _targets(column: SchemaProperty) -> Iterable[str]:
 
 
 def _indexes(path: Path, table: SchemaObject) -> list[dict[str, Any]]:
-    stated: list[Any] = [found.value for found in table.customProperties or () if found.property == "indexes"]
+    stated: list[Any] = [custom.value for custom in table.customProperties or () if custom.property == "indexes"]
     indexes: list[dict[str, Any]] = stated[0] if stated else []
     names = {column.name for column in table.properties or ()}
     for index in indexes:

@@ -1,8 +1,8 @@
-"""Adopting a change of bigsite's contract: what was agreed last is locked beside it; a change asks for a version.
+"""Adoption of contract changes: the lock of the last adopted contract, and the version that a change requires.
 
-``contract.lock.json`` holds the last adopted contract. A contract that differs needs a higher version (major if what a
-feed reads changed, minor if something was added or weakened, patch for words), and one that makes a difference less
-severe, a column less confidential or an index less relied on needs a second person. A test holds the two together.
+``contract.lock.json`` holds the last adopted contract. A contract that differs needs a higher version: major if a
+column changed that a feed reads, minor if something was added or weakened, patch for wording. A change that lowers a
+severity, a classification or the reliance on an index needs a reviewer. A test compares contract and lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOCK = CONTRACT.with_name("contract.lock.json")
 
 
 class Bump(enum.IntEnum):
-    """By which part a version must rise at least."""
+    """Least part of the version that a change must raise."""
 
     NONE = 0
     PATCH = 1
@@ -47,7 +47,7 @@ class Lock(BaseModel, frozen=True):
     """The contract as it was adopted last."""
 
     version: str
-    sha256: str  # of what the contract says, whatever its layout and comments
+    sha256: str  # of the contract's content, independent of layout and comments
     tables: dict[str, Any]  # its schema
     classifications: dict[str, str]
     relied_indexes: tuple[str, ...]
@@ -56,7 +56,7 @@ class Lock(BaseModel, frozen=True):
 
     @property
     def schema_agreed(self) -> Schema:
-        """The tables that were agreed."""
+        """Return the locked tables as a schema."""
         return Schema.from_json(json.dumps(self.tables).encode())
 
 
@@ -66,18 +66,18 @@ def severities() -> dict[str, str]:
 
 
 def read_lock(path: Path = LOCK) -> Lock:
-    """The last adopted contract. ContractError if the file isn't one."""
+    """Read the last adopted contract. ContractError if the file is not a lock."""
     try:
         return Lock.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise ContractError(f"{path.name} is no lock of a contract ({type(error).__name__}): restore it") from None
+        raise ContractError(f"{path.name} is not a contract lock ({type(error).__name__}): restore it") from None
 
 
 def required_bump(lock: Lock, contract: Contract, exports: Exports, path: Path = CONTRACT) -> Bump:
-    """By what the contract's version must be above the lock's."""
+    """Return the part by which the contract's version must exceed the lock's."""
     agreed = replace(contract, schema=lock.schema_agreed, relied_indexes=frozenset(lock.relied_indexes))
     differences = compare(agreed, contract.schema, exports)
-    if any(found.severity is Severity.BLOCKING for found in differences):
+    if any(difference.severity is Severity.BLOCKING for difference in differences):
         return Bump.MAJOR
     if differences or lowered(lock, contract):
         return Bump.MINOR
@@ -85,53 +85,53 @@ def required_bump(lock: Lock, contract: Contract, exports: Exports, path: Path =
 
 
 def lowered(lock: Lock, contract: Contract, now: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Return the severities that are lower than agreed, as text. ``now``: severities, by default the code's."""
-    held = severities() if now is None else now
-    found = [
-        f"{kind.lower().replace('_', ' ')} from {was.lower()} to {held[kind].lower()}"
+    """Return the severities that are lower than agreed, as text. ``now``: current severities (default: the code's)."""
+    current = severities() if now is None else now
+    texts = [
+        f"{kind.lower().replace('_', ' ')} from {was.lower()} to {current[kind].lower()}"
         for kind, was in lock.severities.items()
-        if kind in held and Severity[held[kind]] < Severity[was]
+        if kind in current and Severity[current[kind]] < Severity[was]
     ]
-    found += [f"{kind.lower().replace('_', ' ')} is no longer told" for kind in lock.severities if kind not in held]
+    texts += [
+        f"{kind.lower().replace('_', ' ')} is no longer reported" for kind in lock.severities if kind not in current
+    ]
     rank = CLASSIFICATIONS.index
-    found += [
+    texts += [
         f"{column} from {was} to {contract.classifications[column]}"
         for column, was in lock.classifications.items()
         if column in contract.classifications and rank(contract.classifications[column]) < rank(was)
     ]
-    found += [f"{index} is no longer relied on" for index in sorted({*lock.relied_indexes} - contract.relied_indexes)]
-    return tuple(found)
+    texts += [f"{index} is no longer relied on" for index in sorted({*lock.relied_indexes} - contract.relied_indexes)]
+    return tuple(texts)
 
 
 def open_points(exports: Exports, path: Path = CONTRACT, lock_path: Path = LOCK) -> list[str]:
-    """Why the contract is not adopted as it stands; empty if it is."""
+    """Return the reasons why the contract is not adopted as it is; empty if it is."""
     lock, contract = read_lock(lock_path), load_contract(path)
     bump = required_bump(lock, contract, exports, path)
     if bump is Bump.NONE and contract.version == lock.version:
         return []
-    points = [f"{path.name} is not what was adopted as {lock.version}: classfeed schema adopt --by NAME"]
+    points = [f"{path.name} differs from the adopted version {lock.version}: run classfeed schema adopt --by NAME"]
     least = _raised(lock.version, bump)
     if _parts(contract.version) < _parts(least):
-        points.append(f"its version is {contract.version} and must be at least {least}: what changed is {bump.name}")
-    points += [
-        f"less severe than agreed, which needs --reviewed-by a second person: {one}" for one in lowered(lock, contract)
-    ]
+        points.append(f"its version is {contract.version} and must be at least {least}: the change is {bump.name}")
+    points += [f"less severe than agreed, needs --reviewed-by: {text}" for text in lowered(lock, contract)]
     return points
 
 
 def adopt(
     exports: Exports, by: str, reviewed_by: str | None = None, path: Path = CONTRACT, lock_path: Path = LOCK
 ) -> Lock:
-    """Lock the contract as it stands. ContractError if its version is too low, or a second person is missing."""
+    """Lock the contract as it is. ContractError if its version is too low or a reviewer is missing."""
     lock, contract = read_lock(lock_path), load_contract(path)
     least = _raised(lock.version, required_bump(lock, contract, exports, path))
     if _parts(contract.version) < _parts(least):
-        raise ContractError(f"{path.name} says version {contract.version}; what changed asks for at least {least}")
+        raise ContractError(f"{path.name} has version {contract.version}: raise it to at least {least} for this change")
     weaker = lowered(lock, contract)
     reviews = lock.reviews
     if weaker:
         if not reviewed_by or reviewed_by.casefold() == by.casefold():
-            raise ContractError(f"{'; '.join(weaker)}: this needs a second person (--reviewed-by), other than {by}")
+            raise ContractError(f"{'; '.join(weaker)}: this needs a reviewer (--reviewed-by) other than {by}")
         reviews += (Review(version=contract.version, lowered=weaker, adopted_by=by, reviewed_by=reviewed_by),)
     locked = lock_of(contract, path, reviews)
     lock_path.write_text(locked.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -152,15 +152,15 @@ def lock_of(contract: Contract, path: Path = CONTRACT, reviews: tuple[Review, ..
 
 
 def _digest(path: Path) -> str:
-    said = yaml.load(path.read_bytes(), yaml.CSafeLoader)
-    said.pop("version", None)
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    content = yaml.load(path.read_bytes(), yaml.CSafeLoader)
+    content.pop("version", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _parts(version: str) -> tuple[int, ...]:
     parts = version.split(".")
     if len(parts) != len(Bump) - 1 or not all(part.isdecimal() for part in parts):
-        raise ContractError(f"{version!r} is not a version of three numbers, as in 1.2.0")
+        raise ContractError(f"{version!r} is not a version of three numbers, e.g. 1.2.0")
     return tuple(map(int, parts))
 
 

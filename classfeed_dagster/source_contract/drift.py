@@ -1,7 +1,7 @@
-"""Schema drift: in what a live schema differs from the contract, how bad that is, and which exports it touches.
+"""Schema drift: differences of a live schema from the contract, their severity and the exports that they affect.
 
-Pure: two schemas in, differences out. What an export loses is told by the lineage that the domains and documents
-declare; how bad a difference is, by its kind and by whether the extraction reads what it touches.
+Two schemas in, differences out, without input or output. The lineage that domains and documents declare gives the
+affected exports. A difference's kind, and whether the extraction reads the column, give its severity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SHOWN = 5  # affected exports in a sentence; the rest is counted
 
 
 class Severity(enum.IntEnum):
-    """NOTE: good to know. WARNING: look at it soon. BLOCKING: nothing may be extracted until it is settled."""
+    """NOTE: for information. WARNING: look at it soon. BLOCKING: nothing is extracted until it is settled."""
 
     NOTE = 1
     WARNING = 2
@@ -29,39 +29,39 @@ class Severity(enum.IntEnum):
 
 
 class DriftKind(enum.Enum):
-    """A kind of difference: its name for people, how bad it is for what is read, and what to do about it."""
+    """Kind of schema difference: title, severity if the extraction reads the column, and advice."""
 
-    ADDED_TABLE = ("added table", Severity.NOTE, "No feed reads it. Describe it in the contract if one shall.")
-    ADDED_COLUMN = ("added column", Severity.NOTE, "No feed reads it. Classify it in the contract if one shall.")
-    ADDED_RULE = ("added rule", Severity.NOTE, "Nothing to do; write it into the contract to rely on it.")
-    NO_LONGER_NULLABLE = ("no longer nullable", Severity.NOTE, "Nothing to do; the contract may say so.")
+    ADDED_TABLE = ("added table", Severity.NOTE, "No feed reads it. Describe it in the contract before a feed does.")
+    ADDED_COLUMN = ("added column", Severity.NOTE, "No feed reads it. Classify it in the contract before a feed does.")
+    ADDED_RULE = ("added rule", Severity.NOTE, "Nothing to do; add it to the contract to rely on it.")
+    NO_LONGER_NULLABLE = ("no longer nullable", Severity.NOTE, "Nothing to do; the contract may state it.")
     WIDENED = (
         "widened type",
         Severity.WARNING,
-        "A value that the document's element can't carry holds its portfolio back: ask {owner} what will come, then "
-        "widen the contract, the domain's column and the element.",
+        "A portfolio with a value that the document's element cannot hold is held back. Ask {owner} which values will "
+        "come, then widen the contract, the domain's column and the element.",
     )
     NEW_VALUE = (
         "new value",
         Severity.WARNING,
-        "The mapping doesn't know it: a portfolio with such a row is held back. Ask {owner} what it means, map it, "
+        "The mapping has no such value: a portfolio with such a row is held back. Ask {owner} what it means, map it, "
         "and add it to the contract.",
     )
     VALUE_IN_DATA = (
         "unknown value in the data",
         Severity.WARNING,
         "Each portfolio with such a row is held back. Ask {owner} what it means, map it, and add it to the contract; "
-        "what was held back then goes by itself.",
+        "the held back portfolios are then delivered automatically.",
     )
     VALUE_GONE = (
         "value no longer allowed",
         Severity.WARNING,
-        "Ask {owner} what its rows are written as from now on; older rows may still have it.",
+        "Ask {owner} how its rows are written from now on; older rows may still have it.",
     )
     VALUES_OPEN = (
         "values no longer enforced",
         Severity.WARNING,
-        "Any value may come, and one that the mapping doesn't know holds its portfolio back. Ask {owner} why.",
+        "Any value may come, and an unmapped value holds its portfolio back. Ask {owner} why.",
     )
     LOST_RULE = ("lost rule", Severity.WARNING, "bigsite no longer refuses bad values here. Ask {owner} why.")
     REMOVED_TABLE = (
@@ -87,7 +87,7 @@ class DriftKind(enum.Enum):
     REPLACED_BY_VIEW = (
         "table replaced by a view",
         Severity.BLOCKING,
-        "A view has no keys and no indexes of its own. Ask {owner} for the table behind it and its guarantees.",
+        "A view has no keys or indexes of its own. Ask {owner} for the table behind it and its guarantees.",
     )
     NARROWED = (
         "narrowed type",
@@ -98,32 +98,32 @@ class DriftKind(enum.Enum):
     RETYPED = (
         "changed type",
         Severity.BLOCKING,
-        "Values are of another kind now. Have {owner} restore the type, or change the contract and what reads it.",
+        "The values are of another type now. Have {owner} restore the type, or change the contract and its readers.",
     )
     NEWLY_NULLABLE = (
         "newly nullable",
         Severity.BLOCKING,
-        "Ask {owner} what a null means; say so in the contract and handle it in the domain, or have it restored.",
+        "Ask {owner} what a null means; state it in the contract and handle it in the domain, or have it restored.",
     )
     LOST_PRIMARY_KEY = (
         "lost or changed primary key",
         Severity.BLOCKING,
-        "Rows may be there twice, and would be sent twice. Have {owner} restore it.",
+        "Rows may be duplicated, and would be sent twice. Have {owner} restore it.",
     )
     LOST_UNIQUENESS = (
         "lost uniqueness",
         Severity.BLOCKING,
-        "Two rows may share what must name one. Have {owner} restore it.",
+        "Two rows may share a value that must be unique. Have {owner} restore it.",
     )
     LOST_FOREIGN_KEY = (
         "lost foreign key",
         Severity.BLOCKING,
-        "Rows may point at nothing, and a join would drop them without a word. Have {owner} restore it.",
+        "Rows may reference missing rows, and a join would drop them silently. Have {owner} restore it.",
     )
     LOST_INDEX = (
         "lost index",
         Severity.BLOCKING,
-        "The extraction would scan the whole table, on the broker's database. Have {owner} restore it.",
+        "The extraction would scan the whole table on the broker's database. Have {owner} restore it.",
     )
 
     def __init__(self, title: str, severity: Severity, advice: str) -> None:
@@ -147,7 +147,7 @@ Exports: TypeAlias = Mapping[str, tuple[Export, ...]]  # by bigsite's column, ``
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class SchemaDifference:
     """One difference. ``subject`` is named as in the contract: ``trade``, ``trade.gst``, ``trade (portfolio_id)``."""
 
     kind: DriftKind
@@ -189,19 +189,19 @@ class Difference:
 
 def compare(
     contract: Contract, live: Schema, exports: Exports, reads: Collection[str] | None = None
-) -> tuple[Difference, ...]:
-    """Every difference of ``live`` from the contract, the worst first.
+) -> tuple[SchemaDifference, ...]:
+    """Return every difference of ``live`` from the contract, most severe first.
 
-    ``exports`` says where each column goes, ``reads`` which columns the extraction reads (default: asked of its SQL).
-    A difference that touches nothing that is read is a note, whatever its kind. One cause is told once: what a rename
-    or a removal entails (its keys, its indexes) isn't told on top.
+    ``exports``: the exports of each column. ``reads``: the columns that the extraction reads (default: derived from
+    its SQL). A difference in columns that are not read is a note, whatever its kind. A rename or removal is reported
+    once, without the keys and indexes that it takes with it.
     """
     comparison = _Comparison(contract, live, exports, columns_read() if reads is None else reads)
-    return tuple(sorted(comparison.differences(), key=lambda found: (-found.severity, found.subject, found.kind.title)))
+    return tuple(sorted(comparison.differences(), key=lambda each: (-each.severity, each.subject, each.kind.title)))
 
 
 class _Comparison:
-    # What the steps of one comparison share.
+    # State shared by the steps of one comparison.
 
     def __init__(self, contract: Contract, live: Schema, exports: Exports, reads: Collection[str]) -> None:
         self.contract = contract
@@ -211,117 +211,119 @@ class _Comparison:
         self.reads = reads
         self.names: Names = match(contract.schema, live)
 
-    def differences(self) -> Iterator[Difference]:
+    def differences(self) -> Iterator[SchemaDifference]:
         for name in sorted(self.live.tables.keys() - set(self.names.tables.values())):
             columns = ", ".join(column.name for column in self.live.tables[name].columns)
-            yield Difference(DriftKind.ADDED_TABLE, Severity.NOTE, name, "", columns, (), DriftKind.ADDED_TABLE.advice)
+            yield SchemaDifference(
+                DriftKind.ADDED_TABLE, Severity.NOTE, name, "", columns, (), DriftKind.ADDED_TABLE.advice
+            )
         for name, agreed in sorted(self.agreed.tables.items()):
             now = self.names.tables.get(name)
             if now is None:
-                yield self.found(DriftKind.REMOVED_TABLE, agreed)
+                yield self.difference(DriftKind.REMOVED_TABLE, agreed)
                 continue
             if now != name:
-                yield self.found(DriftKind.RENAMED_TABLE, agreed, was=name, now=now)
+                yield self.difference(DriftKind.RENAMED_TABLE, agreed, was=name, now=now)
             live = self.names.in_earlier_names(name, self.live)
             if live.kind != agreed.kind:
-                yield self.found(DriftKind.REPLACED_BY_VIEW, agreed, was=agreed.kind, now=live.kind)
+                yield self.difference(DriftKind.REPLACED_BY_VIEW, agreed, was=agreed.kind, now=live.kind)
             yield from self.columns(agreed, live)
             if live.kind == agreed.kind:
                 yield from self.keys(agreed, live)
                 yield from self.indexes(agreed, live)
 
-    def columns(self, agreed: SchemaTable, live: SchemaTable) -> Iterator[Difference]:
-        now_called = self.names.columns[agreed.name]
+    def columns(self, agreed: SchemaTable, live: SchemaTable) -> Iterator[SchemaDifference]:
+        current_name = self.names.columns[agreed.name]
         for column in agreed.columns:
             now = live.column(column.name)
             if now is None:
-                yield self.found(DriftKind.REMOVED_COLUMN, agreed, [column.name], was=column.type)
+                yield self.difference(DriftKind.REMOVED_COLUMN, agreed, [column.name], was=column.type)
                 continue
-            if now_called[column.name] != column.name:
-                yield self.found(
-                    DriftKind.RENAMED_COLUMN, agreed, [column.name], was=column.name, now=now_called[column.name]
+            if current_name[column.name] != column.name:
+                yield self.difference(
+                    DriftKind.RENAMED_COLUMN, agreed, [column.name], was=column.name, now=current_name[column.name]
                 )
             yield from self.column(agreed, column, now, of_view=live.kind != agreed.kind)
         for column in live.columns:
             if agreed.column(column.name) is None:
                 subject = f"{agreed.name}.{column.name}"
                 advice = DriftKind.ADDED_COLUMN.advice
-                yield Difference(DriftKind.ADDED_COLUMN, Severity.NOTE, subject, "", column.type, (), advice)
+                yield SchemaDifference(DriftKind.ADDED_COLUMN, Severity.NOTE, subject, "", column.type, (), advice)
 
     def column(
         self, table: SchemaTable, was: SchemaColumn, now: SchemaColumn, *, of_view: bool
-    ) -> Iterator[Difference]:
+    ) -> Iterator[SchemaDifference]:
         change = type_change(was.type, now.type)
         if change is not TypeChange.SAME:
             kind = DriftKind[change.name]
-            yield self.found(kind, table, [was.name], was=was.type, now=now.type)
+            yield self.difference(kind, table, [was.name], was=was.type, now=now.type)
         if of_view:
-            return  # a view's columns are all nullable and open, as far as the database says
+            return  # the database states neither nullability nor vocabularies for a view's columns
         if was.nullable != now.nullable:
-            yield self.found(
+            yield self.difference(
                 DriftKind.NEWLY_NULLABLE if now.nullable else DriftKind.NO_LONGER_NULLABLE, table, [was.name]
             )
         yield from self.values(table, was, now)
 
-    def values(self, table: SchemaTable, was: SchemaColumn, now: SchemaColumn) -> Iterator[Difference]:
+    def values(self, table: SchemaTable, was: SchemaColumn, now: SchemaColumn) -> Iterator[SchemaDifference]:
         if was.values == now.values:
             return
         if now.values is None:
-            yield self.found(DriftKind.VALUES_OPEN, table, [was.name], was=_listed(was.values or ()), now="any")
+            yield self.difference(DriftKind.VALUES_OPEN, table, [was.name], was=_listed(was.values or ()), now="any")
         elif was.values is None:
-            yield self.found(DriftKind.ADDED_RULE, table, [was.name], now=f"one of {_listed(now.values)}")
+            yield self.difference(DriftKind.ADDED_RULE, table, [was.name], now=f"one of {_listed(now.values)}")
         else:
-            new, gone = set(now.values) - set(was.values), set(was.values) - set(now.values)
+            new, removed = set(now.values) - set(was.values), set(was.values) - set(now.values)
             if new:
-                yield self.found(DriftKind.NEW_VALUE, table, [was.name], now=_listed(new))
-            if gone:
-                yield self.found(DriftKind.VALUE_GONE, table, [was.name], was=_listed(gone))
+                yield self.difference(DriftKind.NEW_VALUE, table, [was.name], now=_listed(new))
+            if removed:
+                yield self.difference(DriftKind.VALUE_GONE, table, [was.name], was=_listed(removed))
 
-    def keys(self, agreed: SchemaTable, live: SchemaTable) -> Iterator[Difference]:
+    def keys(self, agreed: SchemaTable, live: SchemaTable) -> Iterator[SchemaDifference]:
         def still_there(columns: Iterable[str]) -> bool:
-            return all(live.column(name) for name in columns)  # else the removal has been told
+            return all(live.column(name) for name in columns)  # otherwise the removal is reported already
 
         if agreed.primary_key != live.primary_key and still_there(agreed.primary_key):
             was, now = (", ".join(key) or "none" for key in (agreed.primary_key, live.primary_key))
-            yield self.found(DriftKind.LOST_PRIMARY_KEY, agreed, was=was, now=now)
+            yield self.difference(DriftKind.LOST_PRIMARY_KEY, agreed, was=was, now=now)
         for unique in agreed.unique:
             if unique not in live.unique and unique != live.primary_key and still_there(unique):
-                yield self.found(DriftKind.LOST_UNIQUENESS, agreed, unique)
+                yield self.difference(DriftKind.LOST_UNIQUENESS, agreed, unique)
         for unique in live.unique:
             if unique not in agreed.unique:
-                yield self.found(DriftKind.ADDED_RULE, agreed, unique, now="unique")
+                yield self.difference(DriftKind.ADDED_RULE, agreed, unique, now="unique")
         for key in agreed.foreign_keys:
             target_there = set(key.target_columns) <= self.names.columns.get(key.target, {}).keys()
             if key not in live.foreign_keys and still_there(key.columns) and target_there:
                 target = f"{key.target} ({', '.join(key.target_columns)})"
-                yield self.found(DriftKind.LOST_FOREIGN_KEY, agreed, key.columns, was=f"to {target}")
+                yield self.difference(DriftKind.LOST_FOREIGN_KEY, agreed, key.columns, was=f"to {target}")
         for key in sorted({*live.foreign_keys} - {*agreed.foreign_keys}):
-            yield self.found(DriftKind.ADDED_RULE, agreed, key.columns, now=f"points at {key.target}")
-        gone = [column.name for column in agreed.columns if live.column(column.name) is None]
+            yield self.difference(DriftKind.ADDED_RULE, agreed, key.columns, now=f"points at {key.target}")
+        removed = [column.name for column in agreed.columns if live.column(column.name) is None]
         for check in agreed.checks:
-            if check not in live.checks and not any(name in check.split() for name in gone):
-                yield self.found(DriftKind.LOST_RULE, agreed, was=check)
+            if check not in live.checks and not any(name in check.split() for name in removed):
+                yield self.difference(DriftKind.LOST_RULE, agreed, was=check)
         for check in live.checks:
             if check not in agreed.checks:
-                yield self.found(DriftKind.ADDED_RULE, agreed, now=check)
+                yield self.difference(DriftKind.ADDED_RULE, agreed, now=check)
 
-    def indexes(self, agreed: SchemaTable, live: SchemaTable) -> Iterator[Difference]:
+    def indexes(self, agreed: SchemaTable, live: SchemaTable) -> Iterator[SchemaDifference]:
         ordered = [live.primary_key, *live.unique, *(index.columns for index in live.indexes if not index.limits)]
         for index in agreed.indexes:
             serves = any(columns[: len(index.columns)] == index.columns for columns in ordered)
             if serves or not all(live.column(name) for name in index.columns):
                 continue
             relied = f"{agreed.name}.{index.name}" in self.contract.relied_indexes
-            yield self.found(
+            yield self.difference(
                 DriftKind.LOST_INDEX,
                 agreed,
                 index.columns,
                 was=index.name,
-                now=_what_is_left(index, live),
+                now=_unusable_index(index, live),
                 ceiling=Severity.BLOCKING if relied else Severity.NOTE,
             )
 
-    def found(
+    def difference(
         self,
         kind: DriftKind,
         table: SchemaTable,
@@ -330,7 +332,7 @@ class _Comparison:
         was: str = "",
         now: str = "",
         ceiling: Severity = Severity.BLOCKING,
-    ) -> Difference:
+    ) -> SchemaDifference:
         named = tuple(columns)
         one_column = len(named) == 1 and kind is not DriftKind.LOST_INDEX
         subject = f"{table.name}.{named[0]}" if one_column else table.name
@@ -340,23 +342,25 @@ class _Comparison:
         read = any(column in self.reads for column in touched)
         severity = min(kind.severity if read else Severity.NOTE, ceiling)
         advice = kind.advice.format(owner=f"the team {self.contract.owner}") if read else "No feed reads it."
-        return Difference(kind, severity, subject, was, now, self.affected(table, touched) if read else (), advice)
+        return SchemaDifference(
+            kind, severity, subject, was, now, self.affected(table, touched) if read else (), advice
+        )
 
     def affected(self, table: SchemaTable, touched: Iterable[str]) -> tuple[Export, ...]:
-        # A key finds the rows, so everything that comes from the table hangs on it; so does a column that is read
-        # for a condition and goes nowhere itself.
+        # A key finds the rows, so everything exported from the table depends on it. So does a column that is read for a
+        # condition and has no export of its own.
         keys = {*table.primary_key, *(name for key in table.foreign_keys for name in key.columns)}
         whole = [f"{table.name}.{column.name}" for column in table.columns]
-        hanging: set[Export] = set()
+        dependent: set[Export] = set()
         for column in touched:
             decides = column.partition(".")[2] in keys or column not in self.exports
             for source in whole if decides and column in self.reads else [column]:
-                hanging.update(self.exports.get(source, ()))
-        return tuple(sorted(hanging))
+                dependent.update(self.exports.get(source, ()))
+        return tuple(sorted(dependent))
 
 
-def _what_is_left(index: Index, live: SchemaTable) -> str:
-    # An index that is there and can't serve, because it is partial, invalid or of another kind.
+def _unusable_index(index: Index, live: SchemaTable) -> str:
+    # An index that exists but cannot serve because it is partial, invalid or uses another method.
     return next((f"{left.name} {left.limits}" for left in live.indexes if left.columns == index.columns), "")
 
 

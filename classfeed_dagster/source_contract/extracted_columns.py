@@ -1,6 +1,6 @@
 """Columns of bigsite that the feeds read, derived from the SQL itself so that the two cannot diverge.
 
-A change to a column that nothing reads is worth a note; to one that is read, it may stop a delivery.
+A change to a column that no query reads is a note; a change to one that is read may stop a delivery.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BARE = re.compile(r"(?<![.\w])([a-z_]+)\b(?!\s*[.(])")
 
 @cache
 def columns_read() -> frozenset[str]:
-    """Every ``table.column`` that the snapshot and the question of consent read, keys and conditions included."""
+    """Return every ``table.column`` that the snapshot and the consent query read, keys and conditions included."""
     any_time = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
     consents = consent.consent_query([""], any_time, any_time)
     statements = [query.sql for query in (*queries.SLICED, *queries.REFERENCES)]
@@ -35,23 +35,23 @@ def columns_read() -> frozenset[str]:
 
 
 def _columns(sql: str) -> set[str]:
-    # Not a parser: a name that its own SELECT doesn't explain counts for every table that goes by it anywhere in the
-    # statement, and a column without a table for each table without an alias. So a column may be taken for read which
-    # isn't, and never the reverse; the tests prove by privileges that none is.
+    # Not a parser. A name that its own SELECT does not explain counts for every table with that alias in the statement,
+    # and a column without a table for each table without an alias. A column may therefore count as read although it is
+    # not, but never the reverse; the tests prove the latter with database privileges.
     scopes = _SCOPE.split(_THREE_PARTS.sub(r"\1.", sql))
     anywhere = _tables_by_alias(" ".join(scopes))
-    found: set[tuple[str, str]] = set()
+    names: set[tuple[str, str]] = set()
     for scope in scopes:
         here = _tables_by_alias(scope)
         for alias, column in _QUALIFIED.findall(scope):
-            found |= {(table, column) for table in here.get(alias, anywhere.get(alias, ()))}
+            names |= {(table, column) for table in here.get(alias, anywhere.get(alias, ()))}
         unnamed = [alias for alias, tables in here.items() if alias in tables]
-        found |= {(table, column) for table in unnamed for column in _BARE.findall(scope)}
-    return {f"{table}.{column}" for table, column in found if column in metadata.tables[f"{SCHEMA}.{table}"].columns}
+        names |= {(table, column) for table in unnamed for column in _BARE.findall(scope)}
+    return {f"{table}.{column}" for table, column in names if column in metadata.tables[f"{SCHEMA}.{table}"].columns}
 
 
 def _tables_by_alias(sql: str) -> dict[str, set[str]]:
-    # bigsite's tables by what a FROM or JOIN calls them; a relation of the statement's own stands for none.
+    # bigsite's tables by their FROM or JOIN alias; the statement's own relations have none.
     named: dict[str, set[str]] = {}
     for schema, table, alias in _RELATION.findall(sql):
         named.setdefault(alias or table, set()).update([table] if schema else [])

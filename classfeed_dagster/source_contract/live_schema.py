@@ -1,6 +1,6 @@
-"""The schema that a database has now, read through SQLAlchemy's Inspector, for any engine that it knows.
+"""Live schema of a database, read with SQLAlchemy's Inspector.
 
-A few facts that the Inspector doesn't tell are asked of PostgreSQL's and MariaDB's own catalogues.
+Facts that the Inspector does not return come from PostgreSQL's and MariaDB's own catalogues.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from classfeed_dagster.source_contract.schema import (
 
 
 def live_schema(engine: sa.Engine, schema: str = SCHEMA) -> Schema:
-    """The schema as the database has it now, read in one read-only transaction.
+    """Read the database's current schema in one read-only transaction.
 
-    SchemaUnreadableError if the database has no such schema. Partitions of a table aren't tables of their own.
+    SchemaUnreadableError if the database has no such schema. Partitions are not tables of their own.
     """
     with engine.connect().execution_options(postgresql_readonly=True) as connection:
         inspector = sa.inspect(connection)
         if not inspector.has_schema(schema):
             raise SchemaUnreadableError(
-                f"the database has no schema {schema}: check that CLASSFEED_BIGSITE_URL is that of bigsite and "
-                "that its user may see the schema"
+                f"The database has no schema {schema}: check that CLASSFEED_BIGSITE_URL is bigsite's and that its user "
+                "may see the schema"
             )
         if connection.dialect.name == "postgresql":
             facts = _postgresql_facts(connection, schema)
@@ -49,10 +49,10 @@ def live_schema(engine: sa.Engine, schema: str = SCHEMA) -> Schema:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """Read what the Inspector does not: partitions, non-default collations, invalid indexes and more.
+    """Catalogue facts that the Inspector does not return: partitions, non-default collations, invalid indexes.
 
-    ``column_checks``, by table, are those that belong to a column alone, which on MariaDB the Inspector leaves out;
-    ``domain_sizes``, by table and column, what stands behind the type of a PostgreSQL domain: ``(18,2)``.
+    ``column_checks`` holds by table the checks of single columns, which the Inspector omits on MariaDB.
+    ``domain_sizes`` holds by table and column the size of a PostgreSQL domain's underlying type: ``(18,2)``.
     """
 
     partitions: frozenset[str] = frozenset()
@@ -62,7 +62,7 @@ class _Facts:
     domain_sizes: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def completed(self, table: str, column: SchemaColumn) -> SchemaColumn:
-        """The column with what the catalogue knows of it."""
+        """Return the column with the catalogue's facts."""
         size = self.domain_sizes.get((table, column.name), "") if column.type in _SIZED else ""
         collation = self.collations.get((table, column.name), column.collation)
         return replace(column, type=column.type + size, collation=collation)
@@ -71,9 +71,9 @@ class _Facts:
 def _postgresql_facts(connection: sa.Connection, schema: str) -> _Facts:
     def ask(columns: str, conditions: str) -> list[Any]:
         relations = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = :schema"
-        # Only constants of this function are put together.
-        question = sa.text(f"SELECT {columns} {relations} {conditions}")
-        return list(connection.execute(question, {"schema": schema}))
+        # Only constants of this function are concatenated.
+        query = sa.text(f"SELECT {columns} {relations} {conditions}")
+        return list(connection.execute(query, {"schema": schema}))
 
     partitions = ask("c.relname", "WHERE c.relispartition")
     collations = ask(
@@ -105,12 +105,12 @@ def _sizes(length: int | None, precision: int | None, scale: int | None) -> str:
 
 
 def _mariadb_facts(connection: sa.Connection, schema: str) -> _Facts:
-    question = sa.text(
+    query = sa.text(
         "SELECT table_name, check_clause FROM information_schema.check_constraints "
         "WHERE constraint_schema = :schema AND level = 'Column'"
     )
     checks: dict[str, tuple[str, ...]] = {}
-    for table, check in connection.execute(question, {"schema": schema}):
+    for table, check in connection.execute(query, {"schema": schema}):
         checks[table] = (*checks.get(table, ()), check)
     return _Facts(column_checks=checks)
 
@@ -134,27 +134,29 @@ def _reflected(inspector: Inspector, schema: str, facts: _Facts) -> Schema:
         if name in facts.partitions:
             continue
         names = [column["name"] for column in columns[key]]
-        stated = [(str(check["sqltext"]), _unenforced(check)) for check in checks.get(key, ())]
-        stated += [(check, False) for check in facts.column_checks.get(name, ())]
-        vocabularies, others = sort_checks([text for text, unenforced in stated if not unenforced], names)
-        unproven = sort_checks([text for text, unenforced in stated if unenforced], ())[1]
+        conditions = [(str(check["sqltext"]), _unenforced(check)) for check in checks.get(key, ())]
+        conditions += [(check, False) for check in facts.column_checks.get(name, ())]
+        vocabularies, others = sort_checks([text for text, unenforced in conditions if not unenforced], names)
+        unproven = sort_checks([text for text, unenforced in conditions if unenforced], ())[1]
         others = tuple(sorted((*others, *(f"{text} (not enforced for every row)" for text in unproven))))
         foreign = tuple(
             sorted(
                 ForeignKey(
-                    tuple(found["constrained_columns"]), found["referred_table"], tuple(found["referred_columns"])
+                    tuple(each["constrained_columns"]),
+                    each["referred_table"],
+                    tuple(each["referred_columns"]),
                 )
-                for found in foreign_keys.get(key, ())
+                for each in foreign_keys.get(key, ())
             )
         )
-        uniques = {tuple(found["column_names"]) for found in unique.get(key, ())}
+        uniques = {tuple(constraint["column_names"]) for constraint in unique.get(key, ())}
         plain = []
         for index in indexes.get(key, ()):
-            found = _index(index, facts)
-            if index.get("unique") and not found.limits:
-                uniques.add(found.columns)
+            reflected = _index(index, facts)
+            if index.get("unique") and not reflected.limits:
+                uniques.add(reflected.columns)
             else:
-                plain.append(found)
+                plain.append(reflected)
         tables[name] = SchemaTable(
             name=name,
             columns=tuple(
@@ -174,7 +176,7 @@ def _reflected(inspector: Inspector, schema: str, facts: _Facts) -> Schema:
 
 
 def _unenforced(check: Any) -> bool:
-    # A constraint added NOT VALID says nothing of the rows that were there before it.
+    # A constraint added NOT VALID does not cover the rows from before it.
     return bool(check.get("dialect_options", {}).get("not_valid"))
 
 
@@ -220,9 +222,9 @@ def _column(
 
 
 def canonical_type(kind: types.TypeEngine[Any]) -> str:
-    """One spelling for a type whatever the engine, with length, precision and scale: ``NUMERIC(18,2)``.
+    """Spell a type alike for every engine, with length, precision and scale: ``NUMERIC(18,2)``.
 
-    An engine without zoned instants (MySQL) keeps them in DATETIME, which counts as TIMESTAMPTZ there.
+    An engine without zoned instants (MySQL) stores them in DATETIME, which counts as TIMESTAMPTZ there.
     """
     underlying = getattr(kind, "data_type", None)  # PostgreSQL's domains
     if isinstance(underlying, types.TypeEngine):
@@ -260,11 +262,11 @@ _LIST_WORDS = {"any", "array", "in", "or", "is", "null"}
 
 
 def sort_checks(checks: Iterable[str], columns: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """Check constraints apart: the vocabularies (``side IN ('BUY', 'SELL')``), by column, and the others, tidied.
+    """Split check constraints into vocabularies by column (``side IN ('BUY', 'SELL')``) and the others, normalised.
 
-    Engines rewrite ``IN`` in their own ways (``= ANY (ARRAY[...])``, ``= 'x' OR = 'y'``); what counts as a vocabulary
-    is one column compared for equality with text literals and nothing else. Values are sorted. Two vocabularies of
-    one column allow what both allow.
+    Engines rewrite ``IN`` in their own ways (``= ANY (ARRAY[...])``, ``= 'x' OR = 'y'``). A vocabulary is one column
+    compared for equality with text literals only. Values are sorted. Two vocabularies of a column allow their common
+    values.
     """
     known = set(columns)
     vocabularies: dict[str, tuple[str, ...]] = {}

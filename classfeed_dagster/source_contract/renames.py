@@ -1,7 +1,6 @@
-"""Renames recognised: which added column or table looks like one that is gone. A guess to tell people, never applied.
+"""Recognition of renames: the added column or table that resembles a removed one. Reported, never applied.
 
-What counts is how alike the names are, whether it stands where the other stood, and whether it is of the same type,
-vocabulary and nullability.
+Similarity combines the names, the position, the type, the vocabulary and the nullability.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from classfeed_dagster.source_contract.type_changes import family
 
 _COLUMN_LIKENESS = 0.55
 _TABLE_LIKENESS = 0.6
-_INSIDE = 0.8  # how alike are `gst` and `gst_amount`
+_INSIDE = 0.8  # similarity of `gst` and `gst_amount`
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +26,9 @@ class Names:
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by the earlier table's name
 
     def in_earlier_names(self, table: str, later: Schema) -> SchemaTable:
-        """The later schema's table as it would be if nothing had been renamed."""
+        """Return the later schema's table with the earlier names."""
         earlier_tables = {now: was for was, now in self.tables.items()}
-        found = later.tables[self.tables[table]]
+        current = later.tables[self.tables[table]]
 
         def renamed(names: Iterable[str], owner: str) -> tuple[str, ...]:
             was = {now: was for was, now in self.columns.get(owner, {}).items()}
@@ -40,26 +39,26 @@ class Names:
             return ForeignKey(renamed(key.columns, table), target, renamed(key.target_columns, target))
 
         return replace(
-            found,
+            current,
             name=table,
             columns=tuple(
                 replace(column, name=name)
-                for column, name in zip(found.columns, renamed((c.name for c in found.columns), table), strict=True)
+                for column, name in zip(current.columns, renamed((c.name for c in current.columns), table), strict=True)
             ),
-            primary_key=renamed(found.primary_key, table),
-            unique=tuple(sorted(renamed(unique, table) for unique in found.unique)),
-            foreign_keys=tuple(sorted(pointing(key) for key in found.foreign_keys)),
-            indexes=tuple(replace(index, columns=renamed(index.columns, table)) for index in found.indexes),
-            checks=tuple(sorted("".join(renamed(re.split(r"\b", check), table)) for check in found.checks)),
+            primary_key=renamed(current.primary_key, table),
+            unique=tuple(sorted(renamed(unique, table) for unique in current.unique)),
+            foreign_keys=tuple(sorted(pointing(key) for key in current.foreign_keys)),
+            indexes=tuple(replace(index, columns=renamed(index.columns, table)) for index in current.indexes),
+            checks=tuple(sorted("".join(renamed(re.split(r"\b", check), table)) for check in current.checks)),
         )
 
 
 def match(earlier: Schema, later: Schema) -> Names:
     """Match names: those that stayed, and pairs of removed and added names that look like renames."""
     tables = {name: name for name in earlier.tables if name in later.tables}
-    gone = [table for name, table in earlier.tables.items() if name not in tables]
-    came = [table for name, table in later.tables.items() if name not in tables]
-    likeness = {(was.name, now.name): _table_likeness(was, now) for was in gone for now in came}
+    removed = [table for name, table in earlier.tables.items() if name not in tables]
+    added = [table for name, table in later.tables.items() if name not in tables]
+    likeness = {(was.name, now.name): _table_likeness(was, now) for was in removed for now in added}
     tables |= _best_pairs(likeness, _TABLE_LIKENESS)
     columns = {was: _matched_columns(earlier.tables[was], later.tables[now]) for was, now in sorted(tables.items())}
     return Names(tables, columns)
@@ -86,7 +85,7 @@ def _best_pairs(likeness: Mapping[tuple[str, str], float], least: float) -> dict
 
 
 def _places(table: SchemaTable, kept: set[str]) -> dict[str, tuple[str, str]]:
-    # Between which of the columns that stayed every column stands.
+    # Nearest unchanged column on each side of every column.
     names = [column.name for column in table.columns]
     return {
         name: (

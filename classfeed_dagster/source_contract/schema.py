@@ -1,7 +1,7 @@
-"""Schema model, one form for every origin: the contract, the live database, a day of the past.
+"""Schema model, common to the contract, the live database and the stored history.
 
-Types are spelled alike for every engine (``NUMERIC(18,2)``, ``VARCHAR(12)``, ``TIMESTAMPTZ``), so that comparing is
-comparing text; the engine's own spelling is kept beside it.
+Types are spelled alike for every engine (``NUMERIC(18,2)``, ``VARCHAR(12)``, ``TIMESTAMPTZ``), so that they compare
+as text; the engine's own spelling is kept with them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from classfeed_dagster.errors import DataError
 
 
 class SchemaUnreadableError(DataError):
-    """A schema can't be read: it isn't in the database, or a stored snapshot is damaged."""
+    """A schema cannot be read: it is not in the database, or a stored snapshot is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaColumn:
-    """A column. ``values`` is its vocabulary: what a check constraint or an enum type allows; None if open."""
+    """A column. ``values`` is its vocabulary from a check constraint or an enum type; None if open."""
 
     name: str
     type: str
@@ -36,7 +36,7 @@ class SchemaColumn:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ForeignKey:
-    """Columns that point at a row of ``target``."""
+    """Columns that reference a row of ``target``."""
 
     columns: tuple[str, ...]
     target: str
@@ -45,7 +45,7 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Index:
-    """An index that isn't a key. ``limits`` says why it may not serve a lookup: its method, predicate, or invalid."""
+    """An index that is not a key. ``limits``: why it may not serve a lookup (method, predicate or invalid)."""
 
     columns: tuple[str, ...]
     name: str
@@ -54,7 +54,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class SchemaTable:
-    """A table or view. ``checks`` are the check constraints that aren't a vocabulary, in a normal spelling.
+    """A table or view. ``checks`` are the check constraints other than vocabularies, normalised.
 
     ``definition`` is the SHA-256 of a view's query.
     """
@@ -71,7 +71,7 @@ class SchemaTable:
     comment: str | None = None
 
     def column(self, name: str) -> SchemaColumn | None:
-        """The column called ``name``, or None."""
+        """Return the column with this name, or None."""
         return next((column for column in self.columns if column.name == name), None)
 
 
@@ -83,7 +83,7 @@ class Schema:
     tables: Mapping[str, SchemaTable] = field(default_factory=dict)
 
     def bare(self) -> Schema:
-        """Without what a contract doesn't state: native types, defaults, collations, comments, index limits."""
+        """Return the schema without native types, defaults, collations and comments, which no contract states."""
         return Schema(
             "",
             {
@@ -100,18 +100,18 @@ class Schema:
         )
 
     def to_json(self) -> bytes:
-        """Canonical JSON: sorted keys, one fact a line, so that equal schemas are equal bytes."""
+        """Return canonical JSON: sorted keys, one fact a line, so that equal schemas give equal bytes."""
         plain = _ADAPTER.dump_python(self, mode="json", exclude_defaults=True)
         return (json.dumps(plain, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
     @staticmethod
     def from_json(data: bytes) -> Schema:
-        """The schema that ``to_json`` wrote; SchemaUnreadableError if it is something else."""
+        """Read the JSON of ``to_json``. SchemaUnreadableError if it is something else."""
         try:
             return _ADAPTER.validate_json(data)
         except ValidationError as error:
             raise SchemaUnreadableError(
-                f"the stored schema is damaged in {error.error_count()} places, first at {error.errors()[0]['loc']}"
+                f"The stored schema is damaged in {error.error_count()} places, first at {error.errors()[0]['loc']}"
             ) from error
 
 

@@ -1,7 +1,7 @@
-"""The check of bigsite's schema before anything is extracted: what differs from the contract, and may a run begin.
+"""Check of bigsite's schema before an extraction.
 
-``check_schema`` asks the live database; ``blocking_drift`` says what forbids a run, ``require_no_blocking_drift``
-stops it. The exports that a difference touches come from ``documents.lineage.column_exports``.
+``check_schema`` compares the live database with the contract. ``blocking_drift`` returns the differences that forbid
+an extraction, ``require_no_blocking_drift`` raises them. ``documents.lineage.column_exports`` gives affected exports.
 """
 
 from __future__ import annotations
@@ -17,56 +17,56 @@ import sqlalchemy as sa
 from classfeed_dagster.bigsite.tables import SCHEMA
 from classfeed_dagster.errors import DataError, SourceReadError
 from classfeed_dagster.source_contract.contract import Contract, load_contract
-from classfeed_dagster.source_contract.drift import Difference, DriftKind, Exports, Severity, compare
+from classfeed_dagster.source_contract.drift import DriftKind, Exports, SchemaDifference, Severity, compare
 from classfeed_dagster.source_contract.extracted_columns import columns_read
 from classfeed_dagster.source_contract.live_schema import live_schema
 from classfeed_dagster.source_contract.schema import Schema
 
-_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,29}\Z")  # what a code looks like; anything else could be somebody's words
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,29}\Z")  # form of a code; any other text may be personal
 _SHOWN = 20
 _ADOPT = (
-    "To adopt a change, edit bigsite/contract.yaml (raise its version), tables.py and what reads the column together, "
-    "and have it reviewed. A run may begin as soon as the check passes."
+    "To adopt a change, edit source_contract/contract.yaml (raise its version), tables.py and the column's readers "
+    "together, and have it reviewed. A run can start as soon as the check passes."
 )
 
 
 class SchemaDriftError(DataError):
-    """bigsite's schema differs from the contract in something the extraction relies on. Nothing was read."""
+    """bigsite's schema breaks the contract in something that the extraction relies on. Nothing was read."""
 
-    def __init__(self, differences: tuple[Difference, ...]) -> None:
+    def __init__(self, differences: tuple[SchemaDifference, ...]) -> None:
         listed = "\n".join(f"- {difference.message}" for difference in differences)
-        super().__init__(f"bigsite's schema no longer keeps its contract, so nothing is extracted:\n{listed}\n{_ADOPT}")
+        super().__init__(f"bigsite's schema breaks its contract, so nothing is extracted:\n{listed}\n{_ADOPT}")
         self.differences = differences
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaVerdict:
-    """Result of one schema check. ``schema`` is the observed schema, to be stored in the history."""
+    """Result of one schema check. ``schema`` is the observed schema, for the history."""
 
     contract_version: str
     schema: Schema
-    differences: tuple[Difference, ...]
+    differences: tuple[SchemaDifference, ...]
 
     @property
     def severity(self) -> Severity | None:
-        """The worst severity; None if the schema is as agreed."""
-        return max((found.severity for found in self.differences), default=None)
+        """Return the highest severity; None if there is no difference."""
+        return max((difference.severity for difference in self.differences), default=None)
 
     @property
     def summary(self) -> str:
-        """One sentence."""
+        """Return the result in one sentence."""
         if not self.differences:
-            return f"bigsite's schema is as contract {self.contract_version} says."
-        counts = Counter(found.severity for found in self.differences)
+            return f"bigsite's schema matches contract {self.contract_version}."
+        counts = Counter(difference.severity for difference in self.differences)
         listed = ", ".join(f"{counts[severity]} {severity.name.lower()}" for severity in sorted(counts, reverse=True))
         return f"bigsite's schema differs from contract {self.contract_version}: {listed}."
 
     def to_markdown(self) -> str:
         """Return every difference as text, most severe first, with each affected export."""
         lines = [self.summary]
-        for found in self.differences:
-            lines += ["", f"**{found.severity.name}** {_plain(f'{found.headline} {found.advice}')}"]
-            lines += [f"- {_plain(str(export))}" for export in found.affected]
+        for difference in self.differences:
+            lines += ["", f"**{difference.severity.name}** {_plain(f'{difference.headline} {difference.advice}')}"]
+            lines += [f"- {_plain(str(export))}" for export in difference.affected]
         if self.differences:
             lines += ["", _ADOPT]
         return "\n".join(lines) + "\n"
@@ -75,36 +75,35 @@ class SchemaVerdict:
 def check_schema(
     engine: sa.Engine, exports: Exports, *, since: dt.datetime | None = None, contract: Contract | None = None
 ) -> SchemaVerdict:
-    """bigsite as it is now against its contract (default: the project's), read only.
+    """Compare bigsite's live schema with its contract (default: the project's), read only.
 
-    Where the database itself no longer guarantees that a coded column holds known values alone, its rows are asked
-    for others; of a ledger only those recorded at or after ``since``, by its index. SchemaUnreadableError if the
-    schema isn't there.
+    If the database does not enforce a coded column's vocabulary, its rows are searched for other values; in a ledger
+    only those recorded at or after ``since``, by its index. SchemaUnreadableError if the schema is missing.
     """
     agreed = load_contract() if contract is None else contract
     live = live_schema(engine)
     reads = columns_read()
     unknown = _unknown_values(engine, agreed, live, exports, reads=reads, since=since)
-    found = (*compare(agreed, live, exports, reads), *unknown)
-    return SchemaVerdict(agreed.version, live, tuple(sorted(found, key=lambda one: -one.severity)))
+    differences = (*compare(agreed, live, exports, reads), *unknown)
+    return SchemaVerdict(agreed.version, live, tuple(sorted(differences, key=lambda each: -each.severity)))
 
 
-def blocking_drift(verdict: SchemaVerdict) -> tuple[Difference, ...]:
-    """The differences that forbid an extraction; empty if a run may begin."""
-    return tuple(found for found in verdict.differences if found.severity is Severity.BLOCKING)
+def blocking_drift(verdict: SchemaVerdict) -> tuple[SchemaDifference, ...]:
+    """Return the differences that forbid an extraction; empty if a run may start."""
+    return tuple(difference for difference in verdict.differences if difference.severity is Severity.BLOCKING)
 
 
 def require_no_blocking_drift(verdict: SchemaVerdict) -> None:
-    """SchemaDriftError, which says what to do, if anything forbids an extraction."""
+    """Raise SchemaDriftError with its advice if a difference forbids an extraction."""
     if blocking := blocking_drift(verdict):
         raise SchemaDriftError(blocking)
 
 
 def require_schema(engine: sa.Engine, exports: Exports, contract: Contract | None = None) -> None:
-    """Refuse to extract from a schema that no longer keeps the contract. Cheap: catalogues alone, no table is read.
+    """Refuse to extract from a schema that breaks the contract. Reads catalogues only, no table.
 
-    Raises SchemaDriftError, which says what differs; SchemaUnreadableError if the schema isn't there; SourceReadError
-    if bigsite can't be asked.
+    Raises SchemaDriftError with the differences, SchemaUnreadableError if the schema is missing, SourceReadError if
+    bigsite cannot be queried.
     """
     try:
         live = live_schema(engine)
@@ -115,8 +114,8 @@ def require_schema(engine: sa.Engine, exports: Exports, contract: Contract | Non
             "up and that its user may see the catalogue, and run again."
         ) from error
     agreed = load_contract() if contract is None else contract
-    found = compare(agreed, live, exports, columns_read())
-    require_no_blocking_drift(SchemaVerdict(agreed.version, live, found))
+    differences = compare(agreed, live, exports, columns_read())
+    require_no_blocking_drift(SchemaVerdict(agreed.version, live, differences))
 
 
 def _unknown_values(
@@ -127,7 +126,7 @@ def _unknown_values(
     *,
     reads: Collection[str],
     since: dt.datetime | None,
-) -> Iterator[Difference]:
+) -> Iterator[SchemaDifference]:
     with engine.connect().execution_options(postgresql_readonly=True) as connection:
         for name, known in sorted(contract.vocabularies.items()):
             table_name, _, column_name = name.partition(".")
@@ -136,11 +135,11 @@ def _unknown_values(
             if table is None or column is None or name not in reads:
                 continue
             if column.values is not None and set(column.values) <= set(known):
-                continue  # the database admits no others
+                continue  # enforced by the database
             recorded = since if table.column("recorded_at") else None
             counts = _count_unknown(connection, table_name, column_name, known, recorded)
             if counts:
-                yield Difference(
+                yield SchemaDifference(
                     DriftKind.VALUE_IN_DATA,
                     DriftKind.VALUE_IN_DATA.severity,
                     name,
@@ -154,16 +153,16 @@ def _unknown_values(
 def _count_unknown(
     connection: sa.Connection, table: str, column: str, known: tuple[str, ...], since: dt.datetime | None
 ) -> dict[str, int]:
-    # Rows by unknown value, the most frequent first. A value that doesn't look like a code isn't shown.
+    # Number of rows by unknown value, most frequent first. A value that does not have the form of a code is not shown.
     rows = sa.table(table, sa.column("recorded_at"), schema=SCHEMA)
     value = sa.cast(sa.column(column), sa.String(200))
     unknown = sa.or_(value.is_(None), value.not_in(known))
-    question = sa.select(value, sa.func.count()).select_from(rows).where(unknown).group_by(value)
+    query = sa.select(value, sa.func.count()).select_from(rows).where(unknown).group_by(value)
     if since is not None:
-        question = question.where(rows.c.recorded_at >= since)
+        query = query.where(rows.c.recorded_at >= since)
     counts: Counter[str] = Counter()
-    for found, count in connection.execute(question.order_by(sa.func.count().desc(), value).limit(_SHOWN)):
-        counts["null" if found is None else found if _CODE.match(found) else "something that is no code"] += count
+    for text, count in connection.execute(query.order_by(sa.func.count().desc(), value).limit(_SHOWN)):
+        counts["null" if text is None else text if _CODE.match(text) else "something that is no code"] += count
     return dict(counts)
 
 

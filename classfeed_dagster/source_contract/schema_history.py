@@ -1,7 +1,7 @@
-"""The history of bigsite's schema: what was seen each day, and what changed between any two days.
+"""History of bigsite's schema: the schema observed each day, and the changes between any two days.
 
-A day's schemas are immutable objects, ``schemas/<date>/<digest>.json``; ``schemas/<date>/latest.json`` points at the
-one seen last. Unlike drift, the history knows everything that was reflected: defaults, comments, collations, views.
+A day's schemas are immutable objects, ``schemas/<date>/<digest>.json``; ``schemas/<date>/latest.json`` names the
+last one. Unlike drift, the history holds everything reflected: defaults, comments, collations, views.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from classfeed_dagster.store import ObjectStore
 
 _ROOT = "schemas"
 _LATEST = "latest.json"
-# What is told of a column (not its place, nor the engine's spelling of its type) and of a table.
+# Reported facts of a column (without its position and the engine's spelling of its type) and of a table.
 _COLUMN_FACTS = ("type", "nullable", "values", "default", "collation", "comment")
 _TABLE_FACTS = ("kind", "primary_key", "unique", "foreign_keys", "indexes", "checks", "definition", "comment")
-_LISTS = {"values", "unique", "foreign_keys", "indexes", "checks"}  # told by what went and what came
+_LISTS = {"values", "unique", "foreign_keys", "indexes", "checks"}  # reported as removed and added parts
 
 
 class NoSchemaKeptError(DataError):
-    """The history has no schema of that day or any before."""
+    """The history has no schema of that day or earlier."""
 
     exit_code = ExitCode.NOT_READY
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaChange:
-    """One change between two days. ``subject`` is a table or ``table.column``, by its later name where it has one."""
+    """One change between two days. ``subject``: a table or ``table.column``, by its later name if it has one."""
 
     subject: str
     what: str  # "added column", "type", "primary key", ...
@@ -50,20 +50,20 @@ class SchemaChange:
 
 @dataclass(frozen=True, slots=True)
 class SchemaDiff:
-    """Change between two stored schemas, each with the day on which it was seen."""
+    """Changes between two stored schemas, each with the day of its observation."""
 
     before: dt.date
     after: dt.date
     changes: tuple[SchemaChange, ...]
 
     def to_markdown(self) -> str:
-        """The changes as a table, for the UI, the terminal and a ticket."""
+        """Return the changes as a Markdown table."""
         days = f"{self.before.isoformat()} to {self.after.isoformat()}"
         return changes_to_markdown(f"bigsite's schema, {days}", self.changes)
 
 
 def changes_to_markdown(title: str, changes: Sequence[SchemaChange]) -> str:
-    """Changes as a table under a title."""
+    """Return the changes as a Markdown table with a title."""
     if not changes:
         return f"{title}: no change.\n"
     lines = [f"{title}: {len(changes)} change{'s' if len(changes) > 1 else ''}.", ""]
@@ -76,12 +76,12 @@ def changes_to_markdown(title: str, changes: Sequence[SchemaChange]) -> str:
 
 
 def digest_of(schema: Schema) -> str:
-    """SHA-256 of the schema's canonical JSON: equal for equal schemas."""
+    """Return the SHA-256 of the schema's canonical JSON, equal for equal schemas."""
     return hashlib.sha256(schema.to_json()).hexdigest()
 
 
 def keep_schema(store: ObjectStore, day: dt.date, schema: Schema) -> str:
-    """Keep what was seen on ``day``; the key of the object. Seeing the same again keeps nothing new."""
+    """Store the schema observed on ``day`` and return its key. An equal schema is stored once."""
     digest = digest_of(schema)
     key = f"{_folder(day)}{digest}.json"
     store.create(key, schema.to_json())
@@ -90,34 +90,34 @@ def keep_schema(store: ObjectStore, day: dt.date, schema: Schema) -> str:
 
 
 def days_kept(store: ObjectStore) -> tuple[dt.date, ...]:
-    """The days of which a schema is kept, ascending."""
+    """Return the days that have a stored schema, ascending."""
     pointers = (key.split("/") for key in store.list(f"{_ROOT}/") if key.endswith(f"/{_LATEST}"))
     return tuple(dt.date.fromisoformat(parts[1]) for parts in pointers)
 
 
 def schema_on(store: ObjectStore, day: dt.date) -> tuple[dt.date, Schema]:
-    """The schema as it was at the end of ``day``, and the day on which it was seen: the last up to ``day``.
+    """Return the schema at the end of ``day`` with the day of its observation, the last up to ``day``.
 
-    NoSchemaKeptError if nothing had been seen yet; SchemaUnreadableError if the object is damaged.
+    NoSchemaKeptError if there is none yet; SchemaUnreadableError if the object is damaged.
     """
-    seen = max((kept for kept in days_kept(store) if kept <= day), default=None)
-    if seen is None:
+    day_kept = max((kept for kept in days_kept(store) if kept <= day), default=None)
+    if day_kept is None:
         raise NoSchemaKeptError(
-            f"no schema of bigsite was kept on or before {day.isoformat()}. The daily schema check keeps one; "
-            "choose a later day."
+            f"No schema of bigsite was stored on or before {day.isoformat()}: choose a later day. The daily schema "
+            "check stores one."
         )
     try:
-        digest = json.loads(store.read(f"{_folder(seen)}{_LATEST}"))["digest"]
+        digest = json.loads(store.read(f"{_folder(day_kept)}{_LATEST}"))["digest"]
     except (ValueError, KeyError, TypeError) as error:
         raise SchemaUnreadableError(
-            f"{store.location(_folder(seen) + _LATEST)} is no pointer to a schema. Run that day's schema check again."
+            f"{store.location(_folder(day_kept) + _LATEST)} is not a schema pointer: run that day's schema check again."
         ) from error
-    schema = Schema.from_json(store.read(f"{_folder(seen)}{digest}.json"))
+    schema = Schema.from_json(store.read(f"{_folder(day_kept)}{digest}.json"))
     if digest_of(schema) != digest:
         raise SchemaUnreadableError(
-            f"{store.location(f'{_folder(seen)}{digest}.json')} isn't what was kept: its digest differs."
+            f"{store.location(f'{_folder(day_kept)}{digest}.json')} is damaged: its digest differs."
         )
-    return seen, schema
+    return day_kept, schema
 
 
 def schema_diff(store: ObjectStore, before: dt.date, after: dt.date) -> SchemaDiff:
@@ -128,16 +128,16 @@ def schema_diff(store: ObjectStore, before: dt.date, after: dt.date) -> SchemaDi
 
 
 def changes_between(earlier: Schema, later: Schema) -> tuple[SchemaChange, ...]:
-    """Every change from one schema to another, table by table; renames recognised."""
+    """Return every change from one schema to another, table by table, with renames recognised."""
     return tuple(_changes(earlier, later))
 
 
 def _changes(earlier: Schema, later: Schema) -> Iterator[SchemaChange]:
     names = match(earlier, later)
-    came = {now: was for was, now in names.tables.items()}
+    earlier_names = {now: was for was, now in names.tables.items()}
     for name in sorted({*later.tables, *(earlier.tables.keys() - names.tables.keys())}):
-        if name in came:
-            was = came[name]
+        if name in earlier_names:
+            was = earlier_names[name]
             if was != name:
                 yield SchemaChange(name, "renamed table", was, name)
             translated = names.in_earlier_names(was, later)
@@ -150,14 +150,14 @@ def _changes(earlier: Schema, later: Schema) -> Iterator[SchemaChange]:
 
 def _table_changes(name: str, was: SchemaTable, now: SchemaTable, called: Mapping[str, str]) -> Iterator[SchemaChange]:
     for column in was.columns:
-        found = now.column(column.name)
-        if found is None:
+        current = now.column(column.name)
+        if current is None:
             yield SchemaChange(f"{name}.{column.name}", "removed column", column.type, "")
             continue
         subject = f"{name}.{called[column.name]}"
         if called[column.name] != column.name:
             yield SchemaChange(subject, "renamed column", column.name, called[column.name])
-        yield from _facts(subject, column, found, _COLUMN_FACTS)
+        yield from _facts(subject, column, current, _COLUMN_FACTS)
     for column in now.columns:
         if was.column(column.name) is None:
             yield SchemaChange(f"{name}.{column.name}", "added column", "", _described(column))

@@ -1,4 +1,4 @@
-"""Another environment's bigsite schema, to compare with this one's: a live database, a history, or a kept file."""
+"""Another environment's bigsite schema for a comparison: from a live database, a history or a stored file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from classfeed_dagster.store import open_store
 
 
 def schema_there(where: str, *, s3_endpoint_url: str | None = None) -> tuple[str, Schema]:
-    """The schema in another environment, and its name for people, without a password.
+    """Return the schema of another environment and its display name, without a password.
 
-    ``where``: a SQLAlchemy URL of a database (read only), an object store (a folder or ``s3://``) whose last kept
-    schema counts, or a kept schema's file. SchemaUnreadableError or NoSchemaKeptError if there is none.
+    ``where``: a database's SQLAlchemy URL (read only), an object store (a folder or ``s3://``) whose last stored
+    schema is used, or a stored schema's file. SchemaUnreadableError or NoSchemaKeptError if there is none.
     """
     path = Path(where)
     if path.is_file():
@@ -26,20 +26,18 @@ def schema_there(where: str, *, s3_endpoint_url: str | None = None) -> tuple[str
         store = open_store(where, s3_endpoint_url=s3_endpoint_url)
         kept = days_kept(store)
         if not kept:
-            raise NoSchemaKeptError(f"{where} keeps no schema of bigsite: materialize bigsite/schema there first")
+            raise NoSchemaKeptError(f"{where} has no stored schema of bigsite: materialize bigsite/schema there first")
         day, schema = schema_on(store, kept[-1])
         return f"{where} of {day.isoformat()}", schema
     try:
         url = sa.make_url(where)
     except sa.exc.ArgumentError:
-        raise SchemaUnreadableError(
-            "--with names neither a file, nor a folder, nor s3://, nor a database's URL"
-        ) from None
+        raise SchemaUnreadableError("--with is neither a file, a folder, an s3:// address nor a database URL") from None
     engine = configure_sessions(sa.create_engine(url))
     try:
         return url.render_as_string(hide_password=True), live_schema(engine)
     except sa.exc.OperationalError as error:
         shown = url.render_as_string(hide_password=True)
-        raise SchemaUnreadableError(f"{shown} can't be reached ({type(error.orig).__name__})") from None
+        raise SchemaUnreadableError(f"{shown} cannot be reached ({type(error.orig).__name__})") from None
     finally:
         engine.dispose()

@@ -1,6 +1,6 @@
 """Effect of a column's type change on reading: none, wider, narrower, or incompatible.
 
-Types in the spelling of ``schema_live.canonical_type``.
+Types are spelled as by ``live_schema.canonical_type``.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _INSTANT_DIGITS = 6  # of a second, where the type states none
 
 
 class TypeChange(enum.Enum):
-    """Relation of a type to the previous one."""
+    """Relation of a type to the earlier one."""
 
     SAME = "same"
-    WIDENED = "widened"  # every value of before fits; others may come
-    NARROWED = "narrowed"  # values of before may be cut, rounded or refused
-    RETYPED = "retyped"  # another kind of value, or another way of writing it
+    WIDENED = "widened"  # every earlier value fits; others may come
+    NARROWED = "narrowed"  # earlier values may be cut, rounded or refused
+    RETYPED = "retyped"  # another type of value, or another notation
 
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    # ``sizes`` grow with what the type can hold; types of one family are comparable by them.
+    # ``sizes`` grow with the type's capacity; types of one family are compared by them.
     family: str
     sizes: tuple[int, ...] = ()
 
 
 def family(spelling: str) -> str:
-    """The kind of values: ``text``, ``integer``, ``decimal``, ``float``, ``instant``, or the type's own name."""
+    """Return the family of values: ``text``, ``integer``, ``decimal``, ``float``, ``instant``, or the type's name."""
     shape = _shape(spelling).family
     return "text" if shape == "padded text" else shape
 
@@ -45,7 +45,7 @@ def type_change(before: str, after: str) -> TypeChange:
     if old == new:
         return TypeChange.SAME
     if old.family == "padded text" and new.family == "text":
-        old = _Shape("text", old.sizes)  # the padding goes, the values stay
+        old = _Shape("text", old.sizes)  # only the padding is lost
     if old.family != new.family or not old.sizes:
         return TypeChange.RETYPED
     if any(after < before for before, after in zip(old.sizes, new.sizes, strict=True)):

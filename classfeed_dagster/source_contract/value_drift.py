@@ -1,8 +1,8 @@
-"""Do a date's values look as they did? Jumps in null rate, length, range and number of values, and new codes.
+"""Value drift: jumps in a date's null rates, lengths, ranges and numbers of values, and new codes.
 
-Shape is what the contract says, and ``drift`` compares it. This compares what is in the columns with the last business
-dates: a source that begins to write nulls, other units or another code keeps its schema and breaks its meaning. Nothing
-is stopped by it: it tells people where to look, and what in the documents is made of it.
+``drift`` compares the schema with the contract. This module compares the landed values with the last business dates:
+a source that begins to write nulls, other units or other codes keeps its schema and changes its meaning. Value drift
+stops nothing. It reports the column and the exports that depend on it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from classfeed_dagster.source_contract.contract import load_contract
 from classfeed_dagster.source_contract.drift import Export, Exports
 from classfeed_dagster.source_contract.value_statistics import NO_CODE, ColumnStatistics, ValueStatistics
 
-DATES = 10  # how many business dates before are compared with
-FEWEST_DATES = 3  # fewer say nothing about what is usual
-FEWEST_ROWS = 50  # of the date and of each before: fewer jump by themselves
-NULL_RATE_STEP = 0.10  # beyond what was seen
-LENGTH_FACTOR, LENGTH_STEP = 1.5, 4  # a text so much longer than any before
-RANGE_FACTOR = 100  # a number so much larger than any before: other units, not another customer
+DATES = 10  # earlier business dates to compare with
+FEWEST_DATES = 3  # fewer give no basis
+FEWEST_ROWS = 50  # of the date and of each earlier date; with fewer the statistics jump by chance
+NULL_RATE_STEP = 0.10  # beyond the observed rates
+LENGTH_FACTOR, LENGTH_STEP = 1.5, 4  # beyond the longest earlier text
+RANGE_FACTOR = 100  # beyond the largest earlier number: other units, not another customer
 DISTINCT_FACTOR, FEWEST_DISTINCT = 4, 8
-DAYS_BEYOND = 400  # a day so far outside what was seen
+DAYS_BEYOND = 400  # outside the observed days
 
 
 class ValueAnomaly(enum.StrEnum):
@@ -39,9 +39,9 @@ class ValueAnomaly(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ValueDrift:
-    """A column whose values don't look as they did; ``affected``: what in the exports is made of it.
+    """A column whose values differ from earlier dates. ``affected``: the exports that depend on it.
 
-    ``expected``: a code that the contract knows and that no date before had: rare, and nothing to look into.
+    ``expected``: a code that the contract lists but no earlier date had. It is rare and needs no investigation.
     """
 
     column: str
@@ -52,8 +52,8 @@ class ValueDrift:
     expected: bool = False
 
     def __str__(self) -> str:
-        listed = ", ".join(dict.fromkeys(str(one) for one in self.affected)) or "no document"
-        return f"{self.column}: {self.jump} {self.now}, was {self.was}; goes into {listed}"
+        listed = ", ".join(dict.fromkeys(str(export) for export in self.affected)) or "no document"
+        return f"{self.column}: {self.jump} {self.now}, was {self.was}; exported to {listed}"
 
 
 def value_drift(
@@ -64,29 +64,29 @@ def value_drift(
 ) -> tuple[ValueDrift, ...]:
     """Return the anomalies of ``today``'s date; none while a column has fewer than ``FEWEST_DATES`` dates."""
     agreed = load_contract().vocabularies if vocabularies is None else vocabularies
-    found: list[ValueDrift] = []
+    drifts: list[ValueDrift] = []
     for name, now in today.columns.items():
         known = [day.columns[name] for day in before if name in day.columns]
         usual = [column for column in known if column.rows >= FEWEST_ROWS]
         if len(known) >= FEWEST_DATES:
-            found += _codes(name, now, known, exports, agreed.get(name, ()))
+            drifts += _codes(name, now, known, exports, agreed.get(name, ()))
         jumps: list[tuple[ValueAnomaly, str, str]] = []
         if now.rows >= FEWEST_ROWS and len(usual) >= FEWEST_DATES:
             jumps += [*_nulls(now, usual), *_lengths(now, usual), *_ranges(now, usual), *_distinct(now, usual)]
-        found += [ValueDrift(name, jump, was, told, exports.get(name, ())) for jump, was, told in jumps]
-    return tuple(found)
+        drifts += [ValueDrift(name, jump, was, is_now, exports.get(name, ())) for jump, was, is_now in jumps]
+    return tuple(drifts)
 
 
-_Found = Iterator[tuple[ValueAnomaly, str, str]]
+_Jumps = Iterator[tuple[ValueAnomaly, str, str]]
 
 
-def _nulls(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
+def _nulls(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Jumps:
     least, most = (choose(one.null_rate for one in usual) for choose in (min, max))
     if not least - NULL_RATE_STEP <= now.null_rate <= most + NULL_RATE_STEP:
         yield ValueAnomaly.NULL_RATE, f"{least:.1%} to {most:.1%}", f"{now.null_rate:.1%}"
 
 
-def _lengths(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
+def _lengths(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Jumps:
     longest = max((one.longest for one in usual if one.longest is not None), default=None)
     if longest is None or now.longest is None:
         return
@@ -97,13 +97,13 @@ def _lengths(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found
         yield ValueAnomaly.LENGTH, f"at least {shortest} characters", "empty"
 
 
-def _ranges(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
-    stated = [one for one in usual if one.least is not None and one.greatest is not None]
-    if now.least is None or now.greatest is None or len(stated) < FEWEST_DATES:
+def _ranges(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Jumps:
+    bounded = [one for one in usual if one.least is not None and one.greatest is not None]
+    if now.least is None or now.greatest is None or len(bounded) < FEWEST_DATES:
         return
     numbers = _numbers(now.least, now.greatest)
     if numbers is not None:
-        ends = [end for one in stated if (end := _numbers(str(one.least), str(one.greatest))) is not None]
+        ends = [end for one in bounded if (end := _numbers(str(one.least), str(one.greatest))) is not None]
         least, greatest = min(end[0] for end in ends), max(end[1] for end in ends)
         largest = max(abs(least), abs(greatest))
         jumped = max(map(abs, numbers)) > largest * RANGE_FACTOR and largest > 0
@@ -111,13 +111,13 @@ def _ranges(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
             yield ValueAnomaly.RANGE, f"{least} to {greatest}", f"{numbers[0]} to {numbers[1]}"
         return
     first, last = _day(now.least), _day(now.greatest)
-    was_first, was_last = min(_day(str(one.least)) for one in stated), max(_day(str(one.greatest)) for one in stated)
+    was_first, was_last = min(_day(str(one.least)) for one in bounded), max(_day(str(one.greatest)) for one in bounded)
     beyond = dt.timedelta(days=DAYS_BEYOND)
     if first < was_first - beyond or last > was_last + beyond:
         yield ValueAnomaly.RANGE, f"{was_first} to {was_last}", f"{first} to {last}"
 
 
-def _distinct(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Found:
+def _distinct(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Jumps:
     counts = [one.distinct for one in usual if one.distinct is not None]
     if now.distinct is None or not counts or now.codes is not None:
         return
@@ -131,13 +131,13 @@ def _distinct(now: ColumnStatistics, usual: Sequence[ColumnStatistics]) -> _Foun
 def _codes(
     name: str, now: ColumnStatistics, known: Sequence[ColumnStatistics], exports: Exports, agreed: Collection[str]
 ) -> Iterator[ValueDrift]:
-    """Codes that no date before had. One that the contract has is rare, one that it lacks is new."""
-    seen = {code for one in known for code in one.codes or {}}
-    for code in sorted((now.codes or {}).keys() - seen):
-        words = "something that is no code" if code == NO_CODE else code
-        told = f"{words} in {(now.codes or {})[code]} row(s)"
-        was = ", ".join(sorted(seen)) or "none"
-        yield ValueDrift(name, ValueAnomaly.NEW_CODE, was, told, exports.get(name, ()), code in agreed)
+    # Codes that no earlier date had. A code of the contract is rare, any other is new.
+    earlier = {code for one in known for code in one.codes or {}}
+    for code in sorted((now.codes or {}).keys() - earlier):
+        label = "values that are not codes" if code == NO_CODE else code
+        observed = f"{label} in {(now.codes or {})[code]} row(s)"
+        was = ", ".join(sorted(earlier)) or "none"
+        yield ValueDrift(name, ValueAnomaly.NEW_CODE, was, observed, exports.get(name, ()), code in agreed)
 
 
 def _numbers(least: str, greatest: str) -> tuple[Decimal, Decimal] | None:

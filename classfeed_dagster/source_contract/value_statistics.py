@@ -1,8 +1,8 @@
 """Statistics of a date's landed values by column: null share, length, range, number of distinct values.
 
-Worked out slice by slice from the landed files, never from bigsite, and kept as one small object a snapshot under
-``values/<date>/``. Of a personal column only the number of nulls and the lengths are kept: no value, no range, no count
-of different values.
+Computed slice by slice from the landed files, never from bigsite, and stored as one small object a snapshot under
+``values/<date>/``. For a personal column only the number of nulls and the lengths are stored: no value, no range, no
+number of distinct values.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 _ROOT = "values"
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,29}\Z")
-NO_CODE = "(no code)"  # stands for every value that doesn't look like a code: it could be somebody's words
-MOST_DISTINCT = 2_000  # more different values than this are only "more"
+NO_CODE = "(no code)"  # replaces every value without the form of a code: it may be personal
+MOST_DISTINCT = 2_000  # the count of distinct values ends here
 
 
 class ColumnStatistics(BaseModel, frozen=True):
-    """One landed column on one date. What a kind of column has no use for is null."""
+    """Statistics of one landed column on one date. Facts that do not apply to its type are null."""
 
     rows: int
     nulls: int
@@ -40,12 +40,12 @@ class ColumnStatistics(BaseModel, frozen=True):
 
     @property
     def null_rate(self) -> float:
-        """The share of null values, from 0 to 1."""
+        """Return the share of null values, from 0 to 1."""
         return self.nulls / self.rows if self.rows else 0.0
 
 
 class ValueStatistics(BaseModel, frozen=True):
-    """The statistics of a snapshot, by ``table.column`` of bigsite."""
+    """Statistics of a snapshot, by bigsite's ``table.column``."""
 
     business_date: dt.date
     snapshot_id: str
@@ -53,7 +53,7 @@ class ValueStatistics(BaseModel, frozen=True):
 
 
 class _Column:
-    """Adds up one column over slices."""
+    """Accumulated statistics of one column over slices."""
 
     def __init__(self, dtype: pl.DataType, *, personal: bool, coded: bool, key: bool) -> None:
         self.dtype, self.personal, self.coded, self.key = dtype, personal, coded, key
@@ -68,24 +68,24 @@ class _Column:
     def add(self, values: pl.Series) -> None:
         self.rows += len(values)
         self.nulls += values.null_count()
-        stated = values.drop_nulls()
-        if stated.is_empty():
+        present = values.drop_nulls()
+        if present.is_empty():
             return
         if isinstance(self.dtype, pl.String):
-            lengths = stated.str.len_chars()
+            lengths = present.str.len_chars()
             self.shortest = _either(min, self.shortest, lengths.min())
             self.longest = _either(max, self.longest, lengths.max())
         elif not self.personal and not self.key:
             self.least, self.greatest = (
-                _either(min, self.least, stated.min()),
-                _either(max, self.greatest, stated.max()),
+                _either(min, self.least, present.min()),
+                _either(max, self.greatest, present.max()),
             )
         if self.coded:
-            for value, count in stated.value_counts().iter_rows():
+            for value, count in present.value_counts().iter_rows():
                 name = value if _CODE.match(value) else NO_CODE
                 self.codes[name] = self.codes.get(name, 0) + count
         if not self.personal and not self.key and len(self.different) <= MOST_DISTINCT:
-            self.different.update(stated.unique().head(MOST_DISTINCT + 1).to_list())
+            self.different.update(present.unique().head(MOST_DISTINCT + 1).to_list())
 
     def statistics(self) -> ColumnStatistics:
         counted = not (self.personal or self.key)
@@ -108,20 +108,20 @@ def _either(choose: Any, one: Any, other: Any) -> Any:
 def statistics_of(
     slices: Iterable[Mapping[str, pl.DataFrame]], contract: Contract | None = None
 ) -> dict[str, ColumnStatistics]:
-    """The statistics of landed tables, for those of their columns that the contract has; one slice in memory."""
+    """Return statistics by column of the landed tables, for the contract's columns, with one slice in memory."""
     agreed = contract or load_contract()
     columns: dict[str, _Column] = {}
     whole: set[str] = set()
     for tables in slices:
         for table, frame in tables.items():
             if table in whole:
-                continue  # a small table that every slice is handed whole
+                continue  # a small table that every slice contains whole
             if table in WHOLE:
                 whole.add(table)
             for name in frame.columns:
                 full = f"{table}.{name}"
                 if full not in agreed.classifications:
-                    continue  # worked out by bigsite while it was read
+                    continue  # computed by bigsite during the extraction
                 if full not in columns:
                     columns[full] = _Column(
                         frame.schema[name],
@@ -134,26 +134,28 @@ def statistics_of(
 
 
 def keep_statistics(store: ObjectStore, snapshot: Snapshot) -> ValueStatistics:
-    """The statistics of a snapshot: as they were kept, or worked out now and kept. DamagedFileError as the landing."""
+    """Return a snapshot's stored statistics, or compute and store them. DamagedFileError as for the landing."""
     key = f"{_ROOT}/{snapshot.business_date.isoformat()}/{snapshot.snapshot_id}.json"
     try:
         return _read(store, key)
     except ObjectNotFoundError:
         with open_slices(snapshot, store) as slices:
             columns = statistics_of(slices)
-    found = ValueStatistics(business_date=snapshot.business_date, snapshot_id=snapshot.snapshot_id, columns=columns)
-    store.create(key, found.model_dump_json(indent=1, exclude_none=True).encode() + b"\n")
-    return found
+    statistics = ValueStatistics(
+        business_date=snapshot.business_date, snapshot_id=snapshot.snapshot_id, columns=columns
+    )
+    store.create(key, statistics.model_dump_json(indent=1, exclude_none=True).encode() + b"\n")
+    return statistics
 
 
 def statistics_before(store: ObjectStore, day: dt.date, dates: int) -> list[ValueStatistics]:
-    """The statistics of the last ``dates`` dates before ``day`` that have any, oldest first; of a date the latest."""
+    """Return the last ``dates`` statistics before ``day``, oldest first, the latest of each date."""
     latest: dict[str, str] = {}
-    for key in store.list(f"{_ROOT}/"):  # in order: a snapshot's id begins with when it was read
-        _, of, _ = key.split("/")
-        if of < day.isoformat():
-            latest[of] = key
-    return [_read(store, latest[of]) for of in sorted(latest)[-dates:]]
+    for key in store.list(f"{_ROOT}/"):  # in order: a snapshot's id begins with its time of reading
+        _, date, _ = key.split("/")
+        if date < day.isoformat():
+            latest[date] = key
+    return [_read(store, latest[date]) for date in sorted(latest)[-dates:]]
 
 
 def _read(store: ObjectStore, key: str) -> ValueStatistics:
@@ -161,5 +163,5 @@ def _read(store: ObjectStore, key: str) -> ValueStatistics:
         return ValueStatistics.model_validate_json(store.read(key))
     except ValidationError as error:
         raise DamagedFileError(
-            f"{store.location(key)} is not what was kept there: delete it, it is made anew from the landed files"
+            f"{store.location(key)} is damaged: delete it, it is computed again from the landed files"
         ) from error

@@ -1,4 +1,4 @@
-"""Who may be told of: every case of granting, ending and granting again, at the cut-off and beside it."""
+"""Consent: every case of granting, ending and granting again, at the cut-off and around it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.bigsite import consent
-from classfeed_dagster.bigsite.consent import Consent, ConsentReadError, ask_consent_now, sharing, standings
+from classfeed_dagster.bigsite.consent import Consent, ConsentReadError, query_consented, sharing, standings
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import Window
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
@@ -23,7 +23,7 @@ BEFORE = START - dt.timedelta(days=30)
 WINDOW = Window(START, END)
 _FIELDS = tuple(Consent.__dataclass_fields__)
 
-# What happened to a portfolio's consents, and how it stands at the cut-off of DAY.
+# A portfolio's consents, and its state at the cut-off of DAY.
 CASES: dict[str, tuple[list[dict[str, Any]], str | None]] = {
     "none": ([], None),
     "granted long ago": ([{"granted_at": BEFORE}], "CURRENT"),
@@ -84,7 +84,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], str | None]] = {
 
 
 def _all_cases(bigsite: Bigsite) -> dict[str, str]:
-    """A portfolio for each case; its number, by case."""
+    """Add a portfolio for each case; return the number by case."""
     numbers = {}
     for case, (consents, _) in CASES.items():
         portfolio = bigsite.portfolio()
@@ -133,7 +133,7 @@ def test_the_question_at_publishing_gives_the_same_answer(
     at, changes = (START, ("CURRENT", "REMOVED")) if when == "start" else (END, ("CURRENT", "NEW"))
     statements: list[str] = []
     sa.event.listen(bigsite_engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
-    asked_at, held = ask_consent_now(bigsite_engine, "CLASS", at=at)
+    asked_at, held = query_consented(bigsite_engine, "CLASS", at=at)
     assert asked_at == at
     assert held == {numbers[case] for case, (_, change) in CASES.items() if change in changes}
     assert len(statements) == 1
@@ -152,21 +152,21 @@ def test_consent_revoked_after_the_snapshot_is_known_when_publishing(
     goes.consents[0]["revoked_at"] = END + HOUR
     bigsite.save()
     before = dt.datetime.now(dt.UTC)
-    asked_at, held = ask_consent_now(bigsite_engine, "CLASS", ["GOES", "STAYS", "UNKNOWN"])
+    asked_at, held = query_consented(bigsite_engine, "CLASS", ["GOES", "STAYS", "UNKNOWN"])
     assert held == {"STAYS"}
     assert abs(asked_at - before) < dt.timedelta(minutes=5)
-    assert ask_consent_now(bigsite_engine, "CLASS", ["GOES"], at=END)[1] == {"GOES"}
+    assert query_consented(bigsite_engine, "CLASS", ["GOES"], at=END)[1] == {"GOES"}
 
 
 def test_no_consents_at_all_is_an_answer(bigsite_engine: sa.Engine) -> None:
-    assert ask_consent_now(bigsite_engine, "CLASS", at=END) == (END, set())
+    assert query_consented(bigsite_engine, "CLASS", at=END) == (END, set())
 
 
 def test_a_failed_question_is_never_a_yes(bigsite_engine: sa.Engine) -> None:
     with bigsite_engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE bigsite.data_sharing_consent"))
     with pytest.raises(ConsentReadError, match="nothing is sent"):
-        ask_consent_now(bigsite_engine, "CLASS")
+        query_consented(bigsite_engine, "CLASS")
 
 
 def test_dates_beyond_python_are_brought_within_reach(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
@@ -183,7 +183,7 @@ def test_dates_beyond_python_are_brought_within_reach(bigsite_engine: sa.Engine,
         )
     snapshot, _ = take(bigsite_engine, local_store)
     assert snapshot.slices[0].portfolios == 2
-    assert ask_consent_now(bigsite_engine, "CLASS")[1] == {"ENDLESS", "ALWAYS"}
+    assert query_consented(bigsite_engine, "CLASS")[1] == {"ENDLESS", "ALWAYS"}
 
 
 def test_snapshot_of_several_consents_takes_earliest_history() -> None:

@@ -1,4 +1,4 @@
-"""Writing to bigsite's tables is for local and test databases: anything else is refused."""
+"""Only local and test databases may be written to."""
 
 from __future__ import annotations
 

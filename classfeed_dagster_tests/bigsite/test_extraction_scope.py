@@ -1,4 +1,4 @@
-"""How the portfolios that are read are cut into slices."""
+"""Division of the portfolios into slices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from classfeed_dagster.bigsite.extraction_scope import slice_ends
         ("HHHHH", [2, 4, 5]),
         ("-" * 9, [8, 9]),
         ("H----H----", [5, 10]),
-        ("H-----H", [5, 7]),  # no room for the next one: whoever comes after it doesn't take its place
+        ("H-----H", [5, 7]),  # no room for the next one, and a later one does not take its place
         ("-----H--", [5, 8]),
     ],
 )

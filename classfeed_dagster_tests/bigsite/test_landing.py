@@ -1,4 +1,4 @@
-"""Landed files: however rows arrive in batches, row group k holds slice k, and nothing is lost or moved."""
+"""Landed files: row group k holds slice k whatever the batches, and no row is lost or moved."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_files_opened_together_are_checked_first(tmp_path: Path, local_store: Ob
         assert [part["two"]["value"].to_list() for part in files] == [[0, 1], [2]]
     spoilt = tables["two"].files[0].model_copy(update={"sha256": "0" * 64})
     changed = {**tables, "two": StoredTable(files=(spoilt,))}
-    with pytest.raises(DamagedFileError, match=r"two\.parquet is not the file that was written"):
+    with pytest.raises(DamagedFileError, match=r"two\.parquet was changed after it was written"):
         SlicedFiles(local_store, changed).__enter__()
     with SlicedFiles(local_store, {}) as none:
         assert list(none) == []
@@ -112,7 +112,7 @@ def test_a_table_in_shards_reads_as_in_one_file(
             assert len(everything) == slice_count
             assert len(table.files) == (1 if size is None else -(-slice_count // shard_slices))
             for others in [file.key for file in table.files if file not in table.files_of(wanted).values()]:
-                store.delete(others)  # nobody else's file is asked for
+                store.delete(others)  # no other shard's file is opened
             with SlicedFiles(store, {"t": table}, slices=wanted) as files:
                 read[name] = {at: files.slice(at)["t"]["value"].to_list() for at in files.slices}
     assert read["whole"] == read["shards"]

@@ -1,4 +1,4 @@
-"""Which ledger rows land: windows to the microsecond, late rows, openings by audience, reversals, restatements."""
+"""Landed ledger rows: windows to the microsecond, late rows, openings by audience, reversals, restatements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.reading_back import CLASS, DAY, END, FIRST, MICRO, START, Frames, take
 
 HOUR = dt.timedelta(hours=1)
-NEWLY = START + HOUR  # granted then: NEW on DAY
+NEWLY = START + HOUR  # granted at this instant: NEW on DAY
 
 
 @pytest.fixture
@@ -80,11 +80,11 @@ def test_each_ledger_goes_by_its_own_date_and_rows_come_in_order(
     bigsite: Bigsite, bhp: Row, local_store: ObjectStore
 ) -> None:
     portfolio = bigsite.portfolio().consent(history_from="2023-01-20")
-    # Dates before history_from on every ledger: none of these rows is sent itself.
+    # Dates before history_from on every ledger: no such row is sent itself.
     portfolio.buy(bhp, 10, "2.00", on="2023-01-19", recorded_at=START + HOUR, settlement_date="2023-01-19")
     portfolio.security_movement(bhp, "BONUS_ISSUE", "1.5", on="2023-01-19", recorded_at=START + HOUR)
     portfolio.dividend(bhp, "7.00", on="2023-01-19", recorded_at=START + HOUR, ex_date="2023-01-20")
-    # And exactly on it: these are.
+    # On exactly that date: these rows are sent.
     second = portfolio.buy(bhp, 20, "2.00", on="2023-01-20", recorded_at=START + 3 * HOUR)
     first = portfolio.buy(bhp, 30, "2.00", on="2023-01-20", recorded_at=START + 2 * HOUR)
     tied = portfolio.buy(bhp, 40, "2.00", on="2023-01-20", recorded_at=START + 3 * HOUR)
@@ -144,7 +144,7 @@ def test_two_audiences_have_each_their_openings_and_share_the_rows(
         weekly.key: Decimal(3),  # the week's
         bgl.key: Decimal(11),  # Friday's, by BGL's later history: not new, as it was granted a day before
     }
-    # The widest window and the earliest history of them all: every audience filters again.
+    # The widest window and the earliest history of all audiences: each filters again.
     assert landed["security_movement"]["units_change"].sum() == Decimal(330)
     alone = _land(bigsite, local_store, friday, CLASS)
     assert alone["security_movement"]["units_change"].sum() == Decimal(110)
@@ -176,7 +176,7 @@ def test_a_reversal_lands_with_what_it_reverses_and_whose_that_is(
     assert (trade["units"], trade["net_amount"]) == (Decimal(-10), Decimal("-19.50"))
     assert (trade["reverses_trade_id"], trade["reversed_portfolio_id"]) == (bought.id, mine.id)
     income = landed["income"].row(0, named=True)
-    assert (income["portfolio_id"], income["reversed_portfolio_id"]) == (mine.id, other.id)  # a rule's business
+    assert (income["portfolio_id"], income["reversed_portfolio_id"]) == (mine.id, other.id)  # left to a rule
     leg = landed["cash_transaction"].filter(pl.col("trade_id").is_not_null()).row(0, named=True)
     assert (leg["amount"], leg["reversed_portfolio_id"]) == (Decimal("19.50"), mine.id)
     unrelated = landed["cash_transaction"].filter(pl.col("reverses_cash_transaction_id").is_null())
@@ -227,7 +227,7 @@ def test_a_restated_end_of_day_shows_in_a_fresh_snapshot_only(
         return row["units"], row["ledger_units"]
 
     assert (held(before), held(after)) == ((Decimal(10), Decimal(10)), (Decimal(15), Decimal(15)))
-    assert before["trade"].equals(after["trade"])  # the row travels in its own window
+    assert before["trade"].equals(after["trade"])  # the row is sent in its own window
     bigsite.rows[tables.holding_eod][0]["units"] = "16"  # and a wrong restatement shows
     bigsite.save()
     assert held(take(bigsite.engine, local_store)[1]) == (Decimal(16), Decimal(15))

@@ -1,4 +1,4 @@
-"""Not ready: bigsite's end of day absent, partial or on its way, compared with the ledgers; then nothing is landed."""
+"""bigsite's end of day absent, partial or still running: nothing is landed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LATER = "2023-02-02T01:00Z"  # after the cut-off of DAY
 
 @pytest.fixture
 def bigsite(bigsite_engine: sa.Engine) -> Bigsite:
-    """Four customers with a holding each; no end of day yet."""
+    """Add four customers with a holding each, without an end of day."""
     bigsite = Bigsite(bigsite_engine)
     bhp = bigsite.security("BHP")
     for _ in range(4):
@@ -124,8 +124,8 @@ def test_rows_that_bigsite_need_not_have_are_not_missing(
     first.buy(sold, 10, "1.00", on="2023-01-12")
     first.sell(sold, 10, "1.00", on="2023-01-20")  # its row with zero units is that of 20 January
     wrong = first.buy(undone, 10, "1.00", on="2023-01-31", settles=False)
-    first.reverse(wrong, LATER)  # the rewritten end of day has nothing to say of it
-    first.buy(late, 10, "1.00", on="2023-01-31", recorded_at=LATER)  # the end of day ran before it was recorded
+    first.reverse(wrong, LATER)  # the rewritten end of day has no row for it
+    first.buy(late, 10, "1.00", on="2023-01-31", recorded_at=LATER)  # recorded after the end of day ran
     first.cash_account(opened_on="2023-02-02")
     first.cash_account(opened_on="2022-01-01", closed_on=DAY)
     bigsite.end_of_day(DAY)

@@ -1,4 +1,4 @@
-"""Facts that a snapshot lands about reversals, causes of cash, and numbers that several holders have."""
+"""Landed facts of reversals, causes of cash, and numbers that several portfolios share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The snapshot: one transaction, few statements, only the data of those who share, immutable files, ordered slices."""
+"""The snapshot: one transaction, few statements, consented data only, immutable files, ordered slices."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _customer(bigsite: Bigsite, security: Row, number: str | None = None, **cons
 
 @pytest.fixture
 def bigsite(bigsite_engine: sa.Engine) -> Bigsite:
-    """Three customers who share, their end of day written."""
+    """Add three consented customers with their end of day."""
     bigsite = Bigsite(bigsite_engine)
     bhp = bigsite.security("BHP", price={"2023-01-31": "45.00", DAY.isoformat(): "46.00"})
     for _ in range(3):
@@ -61,7 +61,7 @@ def test_snapshot_statements_do_not_grow_with_portfolios(
     many: list[str] = []
     take(bigsite_engine, local_store, observe=many.append)
     assert few == many
-    # Which transactions the snapshot saw: reconciliation asks it of a row that came late.
+    # The transactions visible to the snapshot: reconciliation looks a late row up in them.
     assert sum("pg_current_snapshot()" in statement for statement in few) == 1
     session_visibility_consent_readiness = 4
     assert len(few) == session_visibility_consent_readiness + len(queries.SLICED) + len(queries.REFERENCES)
@@ -106,7 +106,7 @@ def test_nothing_of_anyone_who_does_not_share_is_landed(
         assert mark not in found
     for mark in ("Private Holdings", "271.82", "GONE", "ELSEWHERE", "Removed Family", "161.80", "Removed money"):
         assert mark not in found
-    for mark in ("Given1", "Family1", "example.invalid"):  # the owners, of those who share too
+    for mark in ("Given1", "Family1", "example.invalid"):  # owners, those of consented portfolios included
         assert mark not in found
 
 
@@ -118,7 +118,7 @@ def test_only_needed_columns_are_read(bigsite: Bigsite, bigsite_engine: sa.Engin
         "security": {"listed_on", "delisted_on"},
         "security_code_change": {"new_code", "new_name"},
     }
-    # A role that may read nothing else proves it better than reading the SQL does.
+    # A role without other privileges proves it better than reading the SQL does.
     role = f"reader_{bigsite_engine.url.database}"
     with bigsite_engine.begin() as connection:
         connection.execute(sa.text(f'CREATE ROLE "{role}"'))
@@ -178,7 +178,7 @@ def test_rerun_reuses_the_landed_snapshot_and_fresh_overwrites_none(
     assert fresh.snapshot_id > first.snapshot_id
     assert {key: store.read(key) for key in kept} == kept
     assert latest_snapshot(store, DAY, [CLASS]) == fresh
-    # The same state of bigsite lands as the same bytes.
+    # An equal state of bigsite lands as equal bytes.
     assert {n: t.sha256 for n, t in fresh.tables.items()} == {n: t.sha256 for n, t in first.tables.items()}
     assert latest_snapshot(store, dt.date(2023, 2, 2)) is None
 
@@ -236,9 +236,9 @@ def test_row_group_k_of_every_table_is_slice_k_in_order_of_number(
     for number in numbers:
         portfolio = bigsite.portfolio(number)
         if number in ("SW10", "SW100"):
-            portfolio.consent(revoked_at=START)  # removed: nothing of theirs is read
+            portfolio.consent(revoked_at=START)  # removed: none of its data is read
         elif number != "a":
-            portfolio.consent(granted_at=START)  # new: with their whole history
+            portfolio.consent(granted_at=START)  # new: read with its whole history
         else:
             portfolio.consent()
         portfolio.cash_account()
@@ -370,7 +370,7 @@ def test_several_sessions_see_one_state_of_bigsite(
     late: list[str] = []
 
     def written_meanwhile(statement: str) -> None:
-        # Committed after the first session has begun, and before the others do.
+        # Committed after the first session has begun and before the others do.
         if "pg_export_snapshot" in statement:
             late.append(statement)
             with bigsite_engine.begin() as other:

@@ -1,4 +1,4 @@
-"""The transaction that reads bigsite: it writes nothing, sees one moment, and says what went wrong without data."""
+"""The transaction that reads bigsite writes nothing, sees one state, and reports errors without data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_it_sees_one_moment_and_can_not_write(bigsite_engine: sa.Engine) -> None
         read_only(bigsite_engine) as it,
     ):
         it.rows(sa.text("DELETE FROM bigsite.portfolio RETURNING 1"))
-    with bigsite_engine.begin() as connection:  # the pool's connections are as they were
+    with bigsite_engine.begin() as connection:  # the pool's connections are unchanged
         connection.execute(sa.text("UPDATE bigsite.portfolio SET portfolio_name = 'x'"))
         assert connection.execute(sa.text("SELECT current_setting('TimeZone')")).scalar_one() is not None
 
@@ -109,7 +109,7 @@ def test_other_databases_are_refused() -> None:
 
 
 def test_a_state_that_no_transaction_exported(bigsite_engine: sa.Engine) -> None:
-    with pytest.raises(ValueError, match="not the name of a PostgreSQL snapshot"), read_only(bigsite_engine, None, "'"):
+    with pytest.raises(ValueError, match="Invalid PostgreSQL snapshot id"), read_only(bigsite_engine, None, "'"):
         pass
     with pytest.raises(SourceReadError, match="could not be read"), read_only(bigsite_engine, None, "0000-1"):
         pass

@@ -1,4 +1,4 @@
-"""Session settings: the database's defaults change neither a delivery nor what is read again beside it."""
+"""Session settings: the database's defaults change neither a delivery nor its reconciliation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAME = "Zo\u00eb Family Fund"
 
 @pytest.fixture(params=["UTF8", "LATIN1"])
 def hostile_engine(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[sa.Engine]:
-    """A bigsite of either encoding with every default that could change what a client reads."""
+    """Connect to a bigsite of either encoding with every default that could change a client's result."""
     admin = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     name = f"hostile_{request.param.lower()}_test"
     create = f"CREATE DATABASE {name} ENCODING '{request.param}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"

@@ -1,4 +1,4 @@
-"""Values that no feed can carry: each holds back its own portfolio, named by table, row and column; the rest goes."""
+"""A value that no feed can hold holds back its own portfolio, named by table, row and column."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LANDED = (
 
 @dataclass
 class Case:
-    """One poison value in one column of one portfolio's row."""
+    """One unreadable value in one column of one portfolio's row."""
 
     column: sa.Column[Any]
     value: str
@@ -51,7 +51,7 @@ def poison_of(column: sa.Column[Any]) -> tuple[str, ...]:
 
 
 def customer(desk: Desk, number: str) -> dict[sa.Table, Row]:
-    """A portfolio with a row in every landed table, each security its own."""
+    """Add a portfolio with a row in every landed table, each security its own."""
     bigsite = desk.bigsite
     share = bigsite.security(f"X{len(bigsite.portfolios):03d}", price={DAY: "45.50"})
     price = bigsite.rows[tables.security_price][-1]
@@ -82,7 +82,7 @@ def end_of_day_row(desk: Desk, table: sa.Table, portfolio: Portfolio) -> Row:
 
 @pytest.fixture
 def cases(desk: Desk) -> list[Case]:
-    """Every poison value in every column of every landed table, each at a customer of its own."""
+    """Put every unreadable value into every column of every landed table, each in a portfolio of its own."""
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": 1})
     found: list[tuple[sa.Column[Any], str, Portfolio, dict[sa.Table, Row]]] = []
     for table in LANDED:
@@ -126,14 +126,14 @@ def test_every_poison_value_holds_back_its_own_portfolio_alone(desk: Desk, cases
 
 
 def harmless(case: Case) -> bool:
-    """True if the value decides nothing: not read, a consent's (it excludes by itself), or of a row yet to come."""
+    """Return True if the value has no effect: not read, a consent's, or of a row of a later window."""
     table, column = case.column.table.name, case.column.name
     to_come = case.value in ("infinity", "20020-04-07") and (table, column) in TO_COME
     return column not in SCHEMAS[table].names or table == CONSENT_TABLE or to_come
 
 
 def test_too_many_values_are_a_fault_of_the_source(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit nothing is landed, and the cause is bad data: repair must not wait for bigsite to come back."""
+    """Above the limit nothing is landed and the cause is bad data, so repair does not wait for bigsite."""
     monkeypatch.setattr(snapshot, "MAX_VALUES", 1)
     for number in ("SW00000001", "SW00000002"):
         customer(desk, number)
@@ -142,5 +142,5 @@ def test_too_many_values_are_a_fault_of_the_source(desk: Desk, monkeypatch: pyte
         connection.execute(sa.text("UPDATE bigsite.trade SET price = 'NaN'"))
     report = desk.run(DAY)
     assert report.outcome == "stopped"
-    assert "more than 1 values that no feed can carry" in report.message
+    assert "more than 1 values that no feed can hold" in report.message
     assert UnreadableSourceError.kind is CauseKind.DATA

@@ -70,7 +70,7 @@ def test_what_looks_like_production_is_refused_before_connecting(url: str, envir
 
 
 def test_local_means_local() -> None:
-    with pytest.raises(SimulationRefusedError, match="not known to be local"):
+    with pytest.raises(SimulationRefusedError, match="neither local nor for tests"):
         guard.require_target(sa.create_engine(UNREACHABLE), Environment.LOCAL)
     guard.require_target(sa.create_engine(UNREACHABLE), Environment.STG)
     guard.require_target(sa.create_engine("postgresql+psycopg:///products_test?host=/home/prod/run"), Environment.LOCAL)

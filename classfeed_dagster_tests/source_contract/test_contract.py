@@ -1,4 +1,4 @@
-"""The contract's file: that it is the one description of bigsite, and refused when it isn't a contract."""
+"""The contract file is the only description of bigsite, and any other content is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from classfeed_dagster.source_contract.extracted_columns import columns_read
 from classfeed_dagster.source_contract.live_schema import live_schema
 from classfeed_dagster.source_contract.schema import Schema
 
-OWNERS_DDL = Path(__file__).with_name("bigsite.sql")  # as bigsite's team hands it out
+OWNERS_DDL = Path(__file__).with_name("bigsite.sql")  # as delivered by bigsite's team
 FRAMES = [frame for frame in vars(columns).values() if isinstance(frame, Frame)]
 
 
@@ -126,7 +126,7 @@ def test_every_relied_index_serves_what_is_read() -> None:
 
 
 class TestExtraction:
-    """That ``columns_read`` is what is read, proved by privileges: PostgreSQL knows best."""
+    """Prove with privileges that ``columns_read`` returns the columns that are read."""
 
     @pytest.fixture
     def reader(self, changing_bigsite: sa.Engine) -> Iterator[sa.Connection]:
@@ -178,7 +178,7 @@ class TestExtraction:
 
 
 class TestLineage:
-    """Where bigsite's columns end up."""
+    """Lineage of bigsite's columns into the documents."""
 
     def test_every_element_of_every_document_has_a_source_but_what_is_derived(self) -> None:
         reached = {(export.column, export.element) for exports in column_exports().values() for export in exports}
@@ -201,7 +201,7 @@ class TestLineage:
 
 
 class TestRefused:
-    """A file that isn't a contract says what is wrong with it."""
+    """An invalid contract file is refused with its fault."""
 
     @staticmethod
     def load(tmp_path: Path, change: Any) -> None:
@@ -215,12 +215,12 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("change", "says"),
         [
-            (lambda _, __, trade: trade["gst"].pop("description"), "trade.gst doesn't state description"),
-            (lambda _, __, trade: trade["gst"].pop("required"), "trade.gst doesn't state required"),
-            (lambda _, __, trade: trade["gst"].update(classification="secret"), "classified 'secret'"),
+            (lambda _, __, trade: trade["gst"].pop("description"), "trade.gst lacks description"),
+            (lambda _, __, trade: trade["gst"].pop("required"), "trade.gst lacks required"),
+            (lambda _, __, trade: trade["gst"].update(classification="secret"), "classification 'secret'"),
             (
                 lambda _, __, trade: trade["security_id"].update(relationships=[{"to": "security.id"}]),
-                "points at security.id",
+                "references security.id",
             ),
             (
                 lambda _, table, __: table["customProperties"][0]["value"][0].update(columns=["nowhere"]),
@@ -230,8 +230,8 @@ class TestRefused:
                 lambda _, table, __: table["customProperties"][0]["value"][0].pop("reliedOn"),
                 "an index of trade needs",
             ),
-            (lambda document, _, __: document.pop("apiVersion"), "states no apiVersion"),
-            (lambda document, _, __: document.pop("schema"), "states no schema"),
+            (lambda document, _, __: document.pop("apiVersion"), "it has no apiVersion"),
+            (lambda document, _, __: document.pop("schema"), "it has no schema"),
             (lambda document, _, __: document.update(tables=[]), "not a contract in the Open Data Contract Standard"),
             (lambda document, _, __: document.update(schema="none"), "not a contract"),
         ],

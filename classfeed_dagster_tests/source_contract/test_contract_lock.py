@@ -1,4 +1,4 @@
-"""bigsite's contract can't change unnoticed: what changed asks for a version, what gets weaker for a second person."""
+"""A change of bigsite's contract requires a version, and a weaker contract a reviewer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_contract_in_this_checkout_is_adopted() -> None:
 
 
 class Draft:
-    """A copy of contract and lock to change."""
+    """Copy of contract and lock, to be changed."""
 
     def __init__(self, folder: Path) -> None:
         self.contract, self.lock = folder / "contract.yaml", folder / "contract.lock.json"
@@ -105,7 +105,7 @@ def test_nobody_makes_it_weaker_alone(draft: Draft, reviewer: str | None) -> Non
     draft.column("member", "email")["classification"] = "internal"
     draft.save("1.1.0")
     assert any("member.email from restricted to internal" in point for point in draft.points())
-    with pytest.raises(ContractError, match="second person"):
+    with pytest.raises(ContractError, match="a reviewer"):
         draft.adopt("Ada", reviewer)
     draft.adopt("Ada", "Grace")
     (review,) = read_lock(draft.lock).reviews
@@ -121,7 +121,7 @@ def test_weaker_is_a_severity_a_classification_or_an_index() -> None:
     harder = {**severities(), "ADDED_TABLE": "WARNING"}
     assert lowered(lock, contract, harder) == ()
     fewer = {kind: held for kind, held in severities().items() if kind != "LOST_INDEX"}
-    assert lowered(lock, contract, fewer) == ("lost index is no longer told",)
+    assert lowered(lock, contract, fewer) == ("lost index is no longer reported",)
     more = lock.model_copy(update={"relied_indexes": (*lock.relied_indexes, "trade.gone")})
     assert lowered(more, contract) == ("trade.gone is no longer relied on",)
 
@@ -136,7 +136,7 @@ def test_a_lock_that_is_none_is_refused(tmp_path: Path, content: str | None) -> 
     path = tmp_path / "contract.lock.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ContractError, match="no lock"):
+    with pytest.raises(ContractError, match="not a contract lock"):
         read_lock(path)
 
 

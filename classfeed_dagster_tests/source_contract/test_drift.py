@@ -1,4 +1,4 @@
-"""Drift on a real PostgreSQL: every kind of DDL applied to bigsite, and what the check says of it."""
+"""Drift on a real PostgreSQL: DDL of every kind applied to bigsite, and the check's result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.source_contract.contract import load_contract
-from classfeed_dagster.source_contract.drift import Difference, DriftKind, Severity, compare
+from classfeed_dagster.source_contract.drift import DriftKind, SchemaDifference, Severity, compare
 from classfeed_dagster.source_contract.schema import Schema, SchemaColumn, SchemaTable
 from classfeed_dagster.source_contract.schema_check import (
     SchemaDriftError,
@@ -30,7 +30,7 @@ Change = Callable[[str], SchemaVerdict]
 
 @pytest.fixture
 def after(changing_bigsite: sa.Engine) -> Change:
-    """What the check says after some DDL."""
+    """Return the check's differences after some DDL."""
 
     def apply(ddl: str) -> SchemaVerdict:
         with changing_bigsite.begin() as connection:
@@ -50,7 +50,7 @@ def test_an_unchanged_database_differs_in_nothing(changing_bigsite: sa.Engine) -
     assert verdict.severity is None
     assert blocking_drift(verdict) == ()
     require_no_blocking_drift(verdict)
-    assert verdict.to_markdown() == "bigsite's schema is as contract 1.0.0 says.\n"
+    assert verdict.to_markdown() == "bigsite's schema matches contract 1.0.0.\n"
 
 
 NOTES = {
@@ -70,9 +70,7 @@ NOTES = {
     "ALTER TABLE security_price ADD FOREIGN KEY (security_id, price_date) REFERENCES security_price": [
         (N, DriftKind.ADDED_RULE, "security_price (security_id, price_date)")
     ],
-    "DROP INDEX security_code": [
-        (N, DriftKind.LOST_INDEX, "security (exchange, code)")
-    ],  # the extraction doesn't use it
+    "DROP INDEX security_code": [(N, DriftKind.LOST_INDEX, "security (exchange, code)")],  # not used by the extraction
     "ALTER TABLE member DROP email": [(N, DriftKind.REMOVED_COLUMN, "member.email")],  # nothing reads it
     "DROP TABLE fx_rate": [(N, DriftKind.REMOVED_TABLE, "fx_rate")],
     "ALTER TABLE security ALTER listed_on TYPE timestamptz": [(N, DriftKind.RETYPED, "security.listed_on")],
@@ -168,7 +166,7 @@ BLOCKING = {
     "ALTER TABLE trade RENAME gst TO gst_amount": [(B, DriftKind.RENAMED_COLUMN, "trade.gst")],
     "ALTER TABLE trade RENAME brokerage TO commission": [
         (B, DriftKind.RENAMED_COLUMN, "trade.brokerage")
-    ],  # by its place
+    ],  # by its position
     "ALTER TABLE trade DROP gst, ADD gst_amount numeric(18,2) NOT NULL": [(B, DriftKind.RENAMED_COLUMN, "trade.gst")],
     "ALTER TABLE trade RENAME gst TO gst_cents; ALTER TABLE trade ALTER gst_cents TYPE numeric(18,4)": [
         (B, DriftKind.NARROWED, "trade.gst"),
@@ -206,7 +204,7 @@ def test_each_change_is_told_once_and_as_bad_as_it_is(
         assert found.message.startswith(f"{found.subject}: {found.kind.title}")
         assert found.advice in found.message
         assert bool(found.affected) is ("Affects " in found.message)
-        assert found.affected or found.severity is N  # whatever is more than a note says whom it touches
+        assert found.affected or found.severity is N  # anything above a note names the affected exports
 
 
 @pytest.mark.parametrize("ddl", NOTHING)
@@ -287,7 +285,7 @@ def insert_cash(connection: sa.Connection, key: int, kind: str | None, recorded_
 
 
 class TestValues:
-    """Values in the rows that the mapping doesn't know."""
+    """Values in the rows that the mapping does not have."""
 
     @pytest.fixture
     def open_engine(self, changing_bigsite: sa.Engine) -> sa.Engine:
@@ -304,7 +302,7 @@ class TestValues:
         return changing_bigsite
 
     @staticmethod
-    def in_data(verdict: SchemaVerdict) -> list[Difference]:
+    def in_data(verdict: SchemaVerdict) -> list[SchemaDifference]:
         return [found for found in verdict.differences if found.kind is DriftKind.VALUE_IN_DATA]
 
     def test_are_warned_of_with_their_rows_and_what_they_fill(self, open_engine: sa.Engine) -> None:
@@ -388,5 +386,5 @@ def test_a_difference_is_found_exactly_where_schemas_differ(agreed: Schema, live
         for name, table in agreed.tables.items()
         if name not in live.tables or {c.name for c in table.columns} - {c.name for c in live.tables[name].columns}
     ]
-    assert not lost or any(one.severity is B for one in found)  # nothing that is read ever goes unnoticed
+    assert not lost or any(one.severity is B for one in found)  # a loss in a column that is read never goes unnoticed
     assert all(one.severity is N for one in compare(contract, live, {}, ()))

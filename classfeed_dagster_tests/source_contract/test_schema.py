@@ -1,4 +1,4 @@
-"""The schema in its one form: what is read of each engine, spelled alike, and kept as JSON without loss."""
+"""Schema model: read from each engine, spelled alike, and stored as JSON without loss."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TYPES = {
     "amount": "NUMERIC(18,2)",
     "note": "VARCHAR(40)",
     "day": "DATE",
-    "oidvector": "NULL",  # a type that the Inspector doesn't know
+    "oidvector": "NULL",  # unknown to the Inspector
 }
 
 
@@ -213,13 +213,13 @@ def test_json_keeps_everything_and_is_canonical(schema: Schema) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"dialect": "x", "tables": {"t": {}}}'])
 def test_damaged_json_is_refused(data: bytes) -> None:
-    with pytest.raises(SchemaUnreadableError, match="the stored schema is damaged in"):
+    with pytest.raises(SchemaUnreadableError, match="The stored schema is damaged in"):
         Schema.from_json(data)
 
 
 @pytest.fixture(scope="module")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Engine]:
-    """A MariaDB of its own with bigsite's tables, where the machine has one installed."""
+    """Run a MariaDB with bigsite's tables, if MariaDB is installed."""
     pytest.importorskip("pymysql")
     install, server = shutil.which("mariadb-install-db"), shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin")
     if install is None or server is None:

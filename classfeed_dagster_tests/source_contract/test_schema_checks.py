@@ -1,4 +1,4 @@
-"""bigsite's schema in Dagster and on the command line: seen daily, kept, compared; and landing refuses when it broke."""
+"""bigsite's schema in Dagster and on the command line: checked daily, stored, compared; landing refuses drift."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def change(engine: sa.Engine, ddl: str) -> None:
 
 @dataclass
 class Watch:
-    """Somebody who looks at bigsite's schema each morning, through the real job."""
+    """Daily schema check through the real job."""
 
     engine: sa.Engine
     runtime: Runtime
@@ -249,8 +249,8 @@ def test_schema_diff_tells_two_environments_apart(
     ("words", "says"),
     [
         (("--with", "nonsense"), "neither a file"),
-        (("--with", "postgresql+psycopg://nobody:secret@127.0.0.1:1/x"), "can't be reached"),
-        (("--with", "EMPTY"), "keeps no schema"),
+        (("--with", "postgresql+psycopg://nobody:secret@127.0.0.1:1/x"), "cannot be reached"),
+        (("--with", "EMPTY"), "has no stored schema"),
         (("--with", "EMPTY", "--since", "2026-03-02"), "--since"),
     ],
 )

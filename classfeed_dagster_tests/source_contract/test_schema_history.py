@@ -1,4 +1,4 @@
-"""The history of schemas: what is kept, and what a person reads of a change."""
+"""History of schemas: the stored schemas and the reported changes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_before_the_first_day_there_is_none(local_store: ObjectStore, seen: Sche
 def test_a_damaged_pointer_is_refused(local_store: ObjectStore, seen: Schema, pointer: bytes) -> None:
     keep_schema(local_store, MONDAY, seen)
     local_store.put("schemas/2026-03-02/latest.json", pointer)
-    with pytest.raises(SchemaUnreadableError, match="no pointer"):
+    with pytest.raises(SchemaUnreadableError, match="not a schema pointer"):
         schema_on(local_store, MONDAY)
 
 
@@ -92,7 +92,7 @@ def test_the_diff_of_two_days_is_readable(local_store: ObjectStore, changing_big
         "CREATE INDEX half ON trade (recorded_at) WHERE side = 'BUY'",
     )
     keep_schema(local_store, FRIDAY, changed)
-    diff = schema_diff(local_store, FRIDAY, MONDAY)  # either way round
+    diff = schema_diff(local_store, FRIDAY, MONDAY)  # in either order
     assert diff.to_markdown() == (
         "bigsite's schema, 2026-03-02 to 2026-03-06: 5 changes.\n\n"
         "| where | what | was | is |\n"

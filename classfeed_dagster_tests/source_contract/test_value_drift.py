@@ -1,4 +1,4 @@
-"""Values that begin to look otherwise are noticed and named with what is made of them; ordinary days are not."""
+"""Anomalous values are reported with their exports; ordinary days are not."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_jump_is_noticed_and_an_ordinary_day_is_not(
     column: str, was: dict[str, Any], facts: dict[str, Any], expected: list[ValueAnomaly]
 ) -> None:
     assert jumps(column, now(**facts), usual(**was)) == expected
-    assert jumps(column, now(**facts), usual(FEWEST_DATES - 1, **was)) == []  # too few dates to know what is usual
+    assert jumps(column, now(**facts), usual(FEWEST_DATES - 1, **was)) == []  # too few dates
 
 
 def test_few_rows_jump_by_themselves() -> None:
@@ -124,7 +124,7 @@ def frames(gst: Sequence[str | None]) -> dict[str, pl.DataFrame]:
                 "trade_id": range(len(gst)),
                 "gst": [None if one is None else Decimal(one) for one in gst],
                 "side": ["BUY"] * (len(gst) - 1) + ["Jane Citizen"],
-                "reversed_portfolio_id": [None] * len(gst),  # worked out while it was read
+                "reversed_portfolio_id": [None] * len(gst),  # computed by bigsite
             },
             schema_overrides={"gst": pl.Decimal(18, 2), "reversed_portfolio_id": pl.Int64},
         ),
@@ -177,11 +177,11 @@ def test_statistics_are_kept_once_a_snapshot_without_personal_data(
 
 
 def checked(runtime: Runtime) -> dg.AssetCheckEvaluation:
-    """The check of DAY, through Dagster."""
+    """Run the check of DAY through Dagster."""
 
     @dg.asset(key=landing_key("portfolio"), partitions_def=business_date_partitions(FIRST))
     def landed() -> None:
-        """Stands for the landing."""
+        """Replace the landing."""
 
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from classfeed_dagster.bigsite.consent import ConsentReadError, ask_consent_now
+from classfeed_dagster.bigsite.consent import ConsentReadError, query_consented
 from classfeed_dagster.bigsite.snapshot import snapshot_for
 from classfeed_dagster.bigsite.tables import metadata
 from classfeed_dagster.delivery.build import Build
@@ -86,7 +86,7 @@ class TroubledDay(FeedRun):
 
     def consent(self) -> tuple[dt.datetime, set[str]]:
         self.trouble.asked()
-        return ask_consent_now(self.runtime.engine, self.audience.recipient, at=self.clock())
+        return query_consented(self.runtime.engine, self.audience.recipient, at=self.clock())
 
     def _publish(self, build: Build, wait: Callable[[NotInOrderError], bool]) -> PublishOutcome:
         return publish(

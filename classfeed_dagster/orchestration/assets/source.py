@@ -20,7 +20,7 @@ from classfeed_dagster.orchestration.column_metadata import AssetColumn, table_m
 from classfeed_dagster.orchestration.step_context import since
 from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.source_contract.contract import Contract, load_contract
-from classfeed_dagster.source_contract.drift import Difference, DriftKind, Exports, Severity
+from classfeed_dagster.source_contract.drift import DriftKind, Exports, SchemaDifference, Severity
 from classfeed_dagster.source_contract.schema import SchemaColumn
 from classfeed_dagster.source_contract.schema_check import SchemaVerdict, check_schema
 from classfeed_dagster.source_contract.schema_history import (
@@ -118,12 +118,12 @@ def schema_asset(exports: Callable[[], Exports]) -> dg.AssetsDefinition:
     return schema
 
 
-def _parts(verdict: SchemaVerdict) -> tuple[list[Difference], list[Difference]]:
+def _parts(verdict: SchemaVerdict) -> tuple[list[SchemaDifference], list[SchemaDifference]]:
     values = [found for found in verdict.differences if found.kind is DriftKind.VALUE_IN_DATA]
     return [found for found in verdict.differences if found not in values], values
 
 
-def _result(check: str, found: list[Difference], fine: str) -> dg.AssetCheckResult:
+def _result(check: str, found: list[SchemaDifference], fine: str) -> dg.AssetCheckResult:
     blocking, warnings = _count(found, Severity.BLOCKING), _count(found, Severity.WARNING)
     listed = "\n".join(f"- **{one.severity.name}** {_plain(one.message)}" for one in found)
     return dg.AssetCheckResult(
@@ -149,7 +149,7 @@ def _since_last(store: ObjectStore, today: dt.date, verdict: SchemaVerdict) -> s
     return changes_to_markdown(f"Since {day.isoformat()}", changes_between(before, verdict.schema))
 
 
-def _count(found: list[Difference] | tuple[Difference, ...], severity: Severity) -> int:
+def _count(found: list[SchemaDifference] | tuple[SchemaDifference, ...], severity: Severity) -> int:
     return sum(one.severity is severity for one in found)
 
 
