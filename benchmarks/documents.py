@@ -14,9 +14,8 @@ from benchmarks import writers
 from benchmarks.measure import Facts, Part, Way, Work, compare, fits
 from benchmarks.site import AUDIENCE, DOMAIN, FIRST, Site, morning_after, runtime_at
 from classfeed_dagster.documents import epi_mapping as epi
-from classfeed_dagster.documents.document_format import PageHeader, Totals
+from classfeed_dagster.documents.document_format import PageHeader, Totals, file_chunks
 from classfeed_dagster.documents.epi import EPI
-from classfeed_dagster.documents.epi_reader import file_chunks
 from classfeed_dagster.documents.epi_schema import compiled
 from classfeed_dagster.documents.epi_totals import totals_of
 from classfeed_dagster.domains.build import CONSENTED, DOMAINS, DomainReference, open_domains

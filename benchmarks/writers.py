@@ -24,7 +24,7 @@ from lxml.builder import ElementMaker
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.document_format import PageHeader, Totals
 from classfeed_dagster.documents.epi import EPI
-from classfeed_dagster.documents.epi_mapping import Element, Group, Record, Type
+from classfeed_dagster.documents.epi_mapping import Element, FieldType, Group, RecordMapping
 
 Frames = dict[str, pl.DataFrame]
 Make = Callable[..., etree._Element]
@@ -70,7 +70,7 @@ def _whole_tree(frames: Frames, header: PageHeader, totals: Totals, path: Path, 
     path.write_bytes(etree.tostring(root, xml_declaration=True, encoding="UTF-8"))
 
 
-def _records(record: Record, frames: Frames, make: Make) -> Iterator[etree._Element]:
+def _records(record: RecordMapping, frames: Frames, make: Make) -> Iterator[etree._Element]:
     nested = {
         number: list(rows)
         for number, rows in groupby(
@@ -85,10 +85,10 @@ def _records(record: Record, frames: Frames, make: Make) -> Iterator[etree._Elem
         )
 
 
-def _content(record: Record, row: dict[str, Any], nested: dict[str, Any], make: Make) -> Iterator[Any]:
+def _content(record: RecordMapping, row: dict[str, Any], nested: dict[str, Any], make: Make) -> Iterator[Any]:
     for part in record.content:
         for member in part.members if isinstance(part, Group) else (part,):
-            if isinstance(member, Record):
+            if isinstance(member, RecordMapping):
                 for inner in nested.get(row[epi.PORTFOLIO], ()):
                     yield make(member.name, *_content(member, inner, nested, make))
             elif row[member.column] is not None:
@@ -153,10 +153,14 @@ def polars_formatting(frames: Frames, header: PageHeader, totals: Totals, path: 
     _write_page(header, totals, {name: [text] for name, text in texts.items()}, path)
 
 
-def _polars(record: Record, end: str) -> pl.Expr:
+def _polars(record: RecordMapping, end: str) -> pl.Expr:
     def leaf(element: Element) -> pl.Expr:
         column = pl.col(element.column)
-        text = column.dt.to_string("%Y-%m-%dT%H:%M:%S%.6fZ") if element.type is Type.INSTANT else column.cast(pl.String)
+        text = (
+            column.dt.to_string("%Y-%m-%dT%H:%M:%S%.6fZ")
+            if element.type is FieldType.INSTANT
+            else column.cast(pl.String)
+        )
         return pl.concat_str(pl.lit(f"<{element.name}>"), text, pl.lit(f"</{element.name}>"))
 
     parts: list[pl.Expr] = [pl.lit(f"<{record.name}")]
@@ -165,7 +169,7 @@ def _polars(record: Record, end: str) -> pl.Expr:
     parts.append(pl.lit(">"))
     for part in record.content:
         for member in part.members if isinstance(part, Group) else (part,):
-            parts.append(pl.col("nested") if isinstance(member, Record) else leaf(member))
+            parts.append(pl.col("nested") if isinstance(member, RecordMapping) else leaf(member))
     return pl.concat_str(*parts, pl.lit(f"</{record.name}>{end}"), ignore_nulls=True)
 
 
@@ -186,10 +190,10 @@ def duckdb_formatting(frames: Frames, header: PageHeader, totals: Totals, path: 
     _write_page(header, totals, pieces, path)
 
 
-def _duckdb(record: Record, end: str) -> str:
+def _duckdb(record: RecordMapping, end: str) -> str:
     def leaf(element: Element) -> str:
         text = f"CAST({element.column} AS VARCHAR)"
-        if element.type is Type.INSTANT:
+        if element.type is FieldType.INSTANT:
             text = f"strftime(make_timestamp(epoch_us({element.column})), '%Y-%m-%dT%H:%M:%S.%fZ')"
         return f"'<{element.name}>' || {text} || '</{element.name}>'"
 
@@ -198,7 +202,7 @@ def _duckdb(record: Record, end: str) -> str:
     parts.append("'>'")
     for part in record.content:
         for member in part.members if isinstance(part, Group) else (part,):
-            parts.append("nested" if isinstance(member, Record) else leaf(member))
+            parts.append("nested" if isinstance(member, RecordMapping) else leaf(member))
     return f"concat({', '.join(parts)}, '</{record.name}>{end}')"
 
 
@@ -252,7 +256,7 @@ def xsdata(frames: Frames, header: PageHeader, totals: Totals, path: Path) -> No
         path.with_suffix(f".{section.name}.xml").write_text(serializer.render(listed(rows=rows)))
 
 
-def _data_class(record: Record) -> Any:
+def _data_class(record: RecordMapping) -> Any:
     return make_dataclass(
         record.name,
         [

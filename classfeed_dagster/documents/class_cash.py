@@ -1,8 +1,8 @@
-"""The class cash file: every movement of cash of a business date, and each account's balance after its movements.
+"""The class cash file: every cash movement of a business date, and each account's balance after its movements.
 
-What stood on an account before the shared history is one line of type OPENING_CASH with the opening's own id
-(``OC-…``), so that the amounts sent so far always add up to the balance that is sent. A line of a ledger row carries
-the ledger's number. An account without movements has its balance line alone.
+An account's cash from before the shared history is one line of type OPENING_CASH with the opening's own id (``OC-…``),
+so that the sent amounts always add up to the sent balance. The line of a ledger row has the ledger's number. An account
+without movements has a balance line only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LEDGER_ROW = ~pl.col("cash_transaction_id").str.starts_with(_OPENING)
 
 
 def _number_after(letter: str, column: str) -> pl.Expr:
-    # null where the id names a row of another ledger
+    # null if the id names a row of another ledger
     return pl.when(pl.col(column).str.starts_with(letter)).then(pl.col(column).str.slice(1))
 
 

@@ -1,4 +1,4 @@
-"""The class trade file: every contract note of a business date, from the trade ledger alone."""
+"""The class trade file: every contract note of a business date, from the trade ledger only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import polars as pl
 from classfeed_dagster.documents.csv_format import CsvFormat
 from classfeed_dagster.documents.csv_mapping import ColumnType, CsvColumn, CsvLayout
 
-# The ledger's units are unsigned (negative on a reversal); the domain's take their sign from the side.
+# The ledger's units are unsigned (negative on a reversal); in the domain, the side gives the sign.
 _LEDGER_UNITS = pl.when(pl.col("transaction_type") == "SELL").then(-pl.col("units")).otherwise(pl.col("units"))
 _SIGNED_UNITS = pl.when(pl.col("side") == "SELL").then(-pl.col("units")).otherwise(pl.col("units"))
 

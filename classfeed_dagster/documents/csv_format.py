@@ -1,4 +1,4 @@
-"""CSV layouts as document formats, as delivery and reconciliation use them."""
+"""CSV layouts as document formats."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from classfeed_dagster.documents import csv_mapping, csv_reader, csv_writer, locate
-from classfeed_dagster.documents.csv_mapping import CsvLayout
+from classfeed_dagster.documents import csv_reader, csv_writer, locate
+from classfeed_dagster.documents.csv_mapping import BALANCE, CsvLayout
 from classfeed_dagster.documents.document_format import (
     DocumentColumn,
     DocumentFormat,
@@ -22,56 +22,58 @@ from classfeed_dagster.documents.document_format import (
     RenderedPortfolio,
     Totals,
 )
+from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, ACCOUNTS, MOVEMENT_TRANSACTIONS, Frame
+from classfeed_dagster.domains.movement_transactions import LETTERS
 
 
 @dataclass(frozen=True, slots=True)
 class CsvFormat(DocumentFormat):
-    """One CSV file a business date and revision, never paged. Its one section is ``details``.
+    """One CSV file a business date and revision, never paged. Its only section is ``details``.
 
-    A portfolio without rows, a removed one for example, is rendered as no bytes at all: the file has no line for it,
-    and it counts as delivered with the file.
+    A portfolio without rows, such as a removed one, is rendered as no bytes: the file has no line for it, and it counts
+    as delivered with the file.
     """
 
     layout: CsvLayout
 
     @property
     def name(self) -> str:
-        """Name of the format."""
+        """Return the name of the format."""
         return self.layout.name
 
     @property
     def extension(self) -> str:
-        """Extension of the file."""
+        """Return the extension of the file."""
         return ".csv"
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Domains that it carries."""
+        """Return the domains that it contains."""
         return self.layout.domains
 
     @property
     def sections(self) -> tuple[str, ...]:
-        """Lines between the first and the last."""
+        """Return the section of the lines between the first and the last."""
         return (csv_writer.SECTION,)
 
     @property
     def page_rule(self) -> PageRule:
-        """One file."""
+        """Return the rule of one file."""
         return PageRule.ONE_FILE
 
     @property
     def ledgers(self) -> frozenset[str]:
-        """Ledgers whose rows the recipient loads from it: T trades, C cash."""
+        """Return the ledgers that the recipient loads from it: T trades, C cash."""
         return self.layout.ledgers
 
     @property
     def columns(self) -> tuple[DocumentColumn, ...]:
-        """Fields, after the letter of their line."""
-        return tuple(csv_mapping.document_columns(self.layout))
+        """Return the fields, each after its line's letter."""
+        return tuple(_document_columns(self.layout))
 
     @property
     def csv_layout(self) -> CsvLayout:
-        """Layout of its lines."""
+        """Return the layout of its lines."""
         return self.layout
 
     def file_stem(self, header: PageHeader) -> str:
@@ -95,9 +97,35 @@ class CsvFormat(DocumentFormat):
         return csv_reader.inspect_page(self.layout, chunks)
 
     def read(self, path: Path) -> dict[str, pl.DataFrame]:
-        """See DocumentFormat. A portfolio's HIN, which no movement holds, stays in ``csv_reader.lines_of``."""
+        """See DocumentFormat. No movement has a portfolio's HIN, so that it is only in ``csv_reader.lines_of``."""
         return csv_reader.frames_of(self.layout, path)
 
     def locate(self, path: Path, key: RecordKey) -> list[Place]:
         """See DocumentFormat. The file states only the number of a TransactionId. NotAPageError as for EPI."""
         return locate.locate_line(path, key)
+
+
+# Ids by type of row, as the movements have them: ledgers by their letter, openings.
+_EXAMPLE_IDS = {
+    **{table: f"{letter}1" for table, letter in LETTERS.items()},
+    "opening_units": "OU-SW1-1-20230103",
+    "opening_cash": "OC-SW1-1-20230103",
+}
+
+
+def _document_columns(layout: CsvLayout) -> Iterator[DocumentColumn]:
+    # Every field of the layout's lines, named ``<letter of the line>/<field>``, in the order of the file.
+    ids = pl.DataFrame({"table": list(_EXAMPLE_IDS), "transaction_id": list(_EXAMPLE_IDS.values())})
+    rows = tuple(ids.filter(layout.rows)["table"])
+    for letter, fields in layout.columns.items():
+        for field in fields:
+            names = sorted(set(field.source.meta.root_names()))
+            filled_by = tuple((_frame_of(letter, name).name, name) for name in names)
+            yield DocumentColumn(f"{letter}/{field.name}", field.kind.name, filled_by, not field.required, rows)
+
+
+def _frame_of(letter: str, column: str) -> Frame:
+    # Details are movements with the portfolio's HIN; balances are balances.
+    if letter == BALANCE:
+        return ACCOUNT_BALANCES
+    return MOVEMENT_TRANSACTIONS if column in MOVEMENT_TRANSACTIONS.schema else ACCOUNTS

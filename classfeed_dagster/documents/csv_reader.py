@@ -1,9 +1,9 @@
-"""A CSV file read back from its bytes alone: strictly, as a stream, in flat memory.
+"""Strict CSV reader: a file read back from its bytes only, as a stream, in constant memory.
 
-``inspect_page`` reports everything that is wrong with the file, by line and column, never by value. Beside the form of
-each field it checks the order of lines, that each cash account's group ends with its balance, the trailer, and that
-writing the parsed fields again gives the same bytes: line ends, quoting and the formula guard in one. A file cut
-short, glued together or edited in a spreadsheet program is refused.
+``inspect_page`` reports every fault by line and column, never by value. It checks the form of each field, the order of
+lines, the balance at the end of each cash account's group and the trailer. Writing the parsed fields again must give
+the same bytes, which covers line ends, quoting and the formula guard. A file that was truncated, concatenated or edited
+in a spreadsheet program is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from classfeed_dagster.documents.csv_writer import (
     summed,
     tail_line,
 )
-from classfeed_dagster.documents.document_format import PageInspection, Totals
+from classfeed_dagster.documents.document_format import PageInspection, Totals, file_chunks
 from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, MOVEMENT_TRANSACTIONS
 from classfeed_dagster.errors import DataError
 
@@ -61,12 +61,12 @@ _CONTROL = re.compile(r"(?P<currency>[A-Z]{3}):(?P<sum>-?(?:0|[1-9][0-9]*)[.][0-
 
 
 class UnreadableFileError(DataError):
-    """The file is not what its layout says. The message names lines and columns, never values."""
+    """The file differs from its layout. The message names lines and columns, never values."""
 
 
 @dataclass
-class _Findings:
-    """Running state of reading."""
+class _Inspection:
+    """State of a file's inspection."""
 
     errors: list[str] = field(default_factory=list)
     header: dict[str, str] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class _Findings:
 
 @dataclass
 class _Batch:
-    """Lines waiting to be looked at together: their letters in order, and their fields by letter."""
+    """Lines to be checked together: their letters in order, and their fields by letter."""
 
     first_line: int
     letters: list[str] = field(default_factory=list)
@@ -91,38 +91,39 @@ class _Batch:
 
 
 def inspect_page(layout: CsvLayout, chunks: Iterable[bytes]) -> PageInspection:
-    """See DocumentFormat. A line's number counts records: a quoted line break does not begin another."""
+    """See DocumentFormat. Line numbers count records: a quoted line break does not begin another."""
     source = _Source(chunks)
-    found = _Findings()
-    _parse(layout, source, found, keep=False)
+    inspection = _Inspection()
+    _parse(layout, source, inspection, keep=False)
     return PageInspection(
-        errors=tuple(found.errors),
-        header=found.header,
-        portfolios={SECTION: frozenset(found.numbers)},
-        removed=frozenset(),  # the file has no word for it
-        totals=found.totals,
-        stated=found.stated,
+        errors=tuple(inspection.errors),
+        header=inspection.header,
+        portfolios={SECTION: frozenset(inspection.numbers)},
+        removed=frozenset(),  # not part of this file
+        totals=inspection.totals,
+        stated=inspection.stated,
         sha256=source.digest.hexdigest(),
         size=source.size,
     )
 
 
 def lines_of(layout: CsvLayout, chunks: Iterable[bytes]) -> dict[str, pl.DataFrame]:
-    """The file's lines by their letter (``D``, and ``B`` if the layout has it), columns as named in the layout.
+    """Return the file's lines by their letter (``D``, and ``B`` if the layout has it), columns as in the layout.
 
-    UnreadableFileError says what is wrong with the file.
+    UnreadableFileError states the file's faults.
     """
-    found = _Findings()
-    _parse(layout, _Source(chunks), found, keep=True)
-    if found.errors:
-        raise UnreadableFileError(f"not a {layout.name} file: {'; '.join(found.errors[:3])}")
+    inspection = _Inspection()
+    _parse(layout, _Source(chunks), inspection, keep=True)
+    if inspection.errors:
+        raise UnreadableFileError(f"Not a {layout.name} file: {'; '.join(inspection.errors[:3])}")
     return {
-        letter: pl.concat([_no_lines(columns), *found.frames[letter]]) for letter, columns in layout.columns.items()
+        letter: pl.concat([_no_lines(columns), *inspection.frames[letter]])
+        for letter, columns in layout.columns.items()
     }
 
 
 def frames_of(layout: CsvLayout, path: Path) -> dict[str, pl.DataFrame]:
-    """The records of a file, gzipped or not, as the domains' frames; what the file does not carry is null."""
+    """Return the records of a file, gzipped or not, as the domains' frames; columns that the file lacks are null."""
     lines = _whole_lines(layout, path)
     values = {column.name: pl.col(column.name) for column in layout.details} | dict(layout.back)
     movements = lines[DETAIL].select(
@@ -139,18 +140,11 @@ def _whole_lines(layout: CsvLayout, path: Path) -> dict[str, pl.DataFrame]:
     try:
         return lines_of(layout, file_chunks(path))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UnreadableFileError(f"not a {layout.name} file: it can't be unpacked ({type(error).__name__})") from None
-
-
-def file_chunks(path: Path) -> Iterator[bytes]:
-    """A file's content in blocks, decompressed if its name ends in ``.gz``. OSError or EOFError if it is damaged."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as source:
-        while block := source.read(1 << 16):
-            yield block
+        raise UnreadableFileError(f"Not a {layout.name} file: it cannot be unpacked ({type(error).__name__})") from None
 
 
 class _Source(io.RawIOBase):
-    """Chunks of bytes as a readable file that adds up size and digest on the way."""
+    """Chunks of bytes as a readable file that computes size and digest on the way."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
@@ -175,95 +169,97 @@ class _Source(io.RawIOBase):
         return len(taken)
 
     def drain(self) -> None:
-        """Read what a reader that stopped early left, for size and digest."""
+        """Read the rest after a reader that stopped early, for size and digest."""
         scratch = memoryview(bytearray(1 << 16))
         while self.readinto(scratch):
             pass
 
 
-def _parse(layout: CsvLayout, source: _Source, found: _Findings, *, keep: bool) -> None:
+def _parse(layout: CsvLayout, source: _Source, inspection: _Inspection, *, keep: bool) -> None:
     text = io.TextIOWrapper(io.BufferedReader(source), encoding="utf-8", errors="strict", newline="")
     try:
-        _records(layout, csv.reader(text, strict=True), found, keep=keep)
+        _records(layout, csv.reader(text, strict=True), inspection, keep=keep)
     except UnicodeDecodeError:
-        found.error("not UTF-8")
+        inspection.error("not UTF-8")
     except csv.Error as error:
-        found.error(f"not CSV: {error}")
+        inspection.error(f"not CSV: {error}")
     finally:
-        text.detach().detach()  # closing them would close the source, whose rest is still to be read
+        text.detach().detach()  # closing them would close the source before its rest is read
     source.drain()
-    if not found.errors and found.canonical.hexdigest() != source.digest.hexdigest():
-        found.error("line ends or quoting are not as the file's form requires (CR LF, quotes only where needed)")
+    if not inspection.errors and inspection.canonical.hexdigest() != source.digest.hexdigest():
+        inspection.error("line ends or quoting are not as the file's form requires (CR LF, quotes only where needed)")
 
 
-def _records(layout: CsvLayout, records: Iterator[list[str]], found: _Findings, *, keep: bool) -> None:
-    _head(next(records, []), found)
+def _records(layout: CsvLayout, records: Iterator[list[str]], inspection: _Inspection, *, keep: bool) -> None:
+    _head(next(records, []), inspection)
     widths = {letter: len(columns) + 1 for letter, columns in layout.columns.items()}
-    order = _Order(layout, found)
+    order = _LineOrder(layout, inspection)
     batch, at, tail = _Batch(first_line=2), 1, None
     for at, record in enumerate(records, start=2):
         letter = record[0] if record else ""
         if tail is not None:
-            found.error(f"line {at} stands after the trailer")
+            inspection.error(f"line {at} comes after the trailer")
             break
         if letter == TAIL:
             tail = record
         elif len(record) != widths.get(letter):
-            found.error(f"line {at} is not a line of this file: {len(record)} fields")
+            inspection.error(f"line {at} is not a line of this file: {len(record)} fields")
             break
         else:
             batch.letters.append(letter)
             batch.rows[letter].append(record[1:])
             order.next(at, letter, record)
             if len(batch.letters) == _BATCH:
-                _look(layout, batch, found, keep=keep)
+                _check_batch(layout, batch, inspection, keep=keep)
                 batch = _Batch(first_line=at + 1)
     order.end(at)
-    _look(layout, batch, found, keep=keep)
-    _tail(layout, tail, found)
+    _check_batch(layout, batch, inspection, keep=keep)
+    _tail(layout, tail, inspection)
 
 
-def _head(record: Sequence[str], found: _Findings) -> None:
+def _head(record: Sequence[str], inspection: _Inspection) -> None:
     fits = len(record) == len(_HEADER) + 1 and record[0] == HEAD
     if not fits or not all(form.match(text) for form, text in zip(_HEADER_FORMS, record[1:], strict=True)):
-        found.error("line 1 is not a header: H,<feed>,<business date>,<sequence number>,<revision>,<snapshot instant>")
+        inspection.error(
+            "line 1 is not a header: H,<feed>,<business date>,<sequence number>,<revision>,<snapshot instant>"
+        )
         return
-    found.header = dict(zip(_HEADER, record[1:], strict=True))
-    found.canonical.update(head_line(*record[1:]))
+    inspection.header = dict(zip(_HEADER, record[1:], strict=True))
+    inspection.canonical.update(head_line(*record[1:]))
 
 
-def _tail(layout: CsvLayout, record: Sequence[str] | None, found: _Findings) -> None:
+def _tail(layout: CsvLayout, record: Sequence[str] | None, inspection: _Inspection) -> None:
     if record is None:
-        found.error("the trailer is missing: the file is cut short")
+        inspection.error("the trailer is missing: the file is truncated")
         return
     if len(record) != 3 or not record[1].isascii() or not record[1].isdigit():
-        found.error("the last line is not a trailer: T,<detail lines>,<control total>")
+        inspection.error("the last line is not a trailer: T,<detail lines>,<control total>")
         return
     parts = [_CONTROL.match(part) for part in record[2].split("|")] if record[2] else []
     currencies = [part["currency"] for part in parts if part]
     if len(currencies) != len(parts) or currencies != sorted(set(currencies)):
-        found.error("the control total is not <currency>:<sum>|..., ordered by currency")
+        inspection.error("the control total is not <currency>:<sum>|..., ordered by currency")
         return
     sums = {part["currency"]: Decimal(part["sum"]) for part in parts if part}
-    found.stated = Totals(
+    inspection.stated = Totals(
         {SECTION: int(record[1])},
         {currency: currency_totals(layout, total, Decimal("0.00")) for currency, total in sums.items()},
     )
-    found.canonical.update(tail_line(record[1], record[2]))
-    if found.errors:
-        return  # lines that could not be read are not in the sums
-    counted = found.totals.counts.get(SECTION, 0)
+    inspection.canonical.update(tail_line(record[1], record[2]))
+    if inspection.errors:
+        return  # the sums lack the lines that could not be read
+    counted = inspection.totals.counts.get(SECTION, 0)
     if int(record[1]) != counted:
-        found.error(f"the trailer states {int(record[1])} detail lines, the file has {counted}")
-    if control_total(sums) != control_total(summed(found.totals)):
-        found.error("the control total is not the sum of the detail lines")
+        inspection.error(f"the trailer states {int(record[1])} detail lines, the file has {counted}")
+    if control_total(sums) != control_total(summed(inspection.totals)):
+        inspection.error("the control total is not the sum of the detail lines")
 
 
-class _Order:
-    """Lines must follow the layout's order strictly, and a cash account's group must end with its balance."""
+class _LineOrder:
+    """Check of the lines' order, and of the balance at the end of a cash account's group."""
 
-    def __init__(self, layout: CsvLayout, found: _Findings) -> None:
-        self._found = found
+    def __init__(self, layout: CsvLayout, inspection: _Inspection) -> None:
+        self._found = inspection
         self._where: dict[str, list[int]] = {}
         for letter, columns in layout.columns.items():
             names = [column.name for column in columns]
@@ -275,7 +271,7 @@ class _Order:
         self._letter = BALANCE
 
     def next(self, line: int, letter: str, record: Sequence[str]) -> None:
-        """Look at the line after the last one."""
+        """Check the next line against the previous one."""
         group = tuple(spreadsheet.unguard(record[at]) for at in self._where[letter])
         rank = (0, *id_order(record[self._key])) if letter == DETAIL else (1, 0, 0, "")
         place = (*group, *rank)
@@ -287,28 +283,30 @@ class _Order:
         self._found.numbers.add(group[0])
 
     def end(self, line: int) -> None:
-        """The group before has ended at this line."""
+        """Check that the previous group has ended at this line."""
         if self._grouped and self._letter != BALANCE:
             self._found.error(f"the cash account at line {line} has no balance line after its details")
 
 
-def _look(layout: CsvLayout, batch: _Batch, found: _Findings, *, keep: bool) -> None:
+def _check_batch(layout: CsvLayout, batch: _Batch, inspection: _Inspection, *, keep: bool) -> None:
     spelled: dict[str, Iterator[str]] = {}
     for letter, columns in layout.columns.items():
         texts = pl.DataFrame(batch.rows[letter], schema={column.name: pl.String for column in columns}, orient="row")
         spelled[letter] = iter(_spelled_again(columns, letter, texts))
-        if _fields_fit(columns, letter, texts, batch.first_line, found):
+        if _fields_fit(columns, letter, texts, batch.first_line, inspection):
             lines = texts.select(typed(column, pl.col(column.name)).alias(column.name) for column in columns)
             if letter == DETAIL:
-                found.totals = found.totals + _sums(layout, lines)
+                inspection.totals = inspection.totals + _sums(layout, lines)
             if keep:
-                found.frames[letter].append(lines)
-    found.canonical.update("".join(next(spelled[letter]) for letter in batch.letters).encode())
+                inspection.frames[letter].append(lines)
+    inspection.canonical.update("".join(next(spelled[letter]) for letter in batch.letters).encode())
 
 
-def _fields_fit(columns: Sequence[CsvColumn], letter: str, texts: pl.DataFrame, line: int, found: _Findings) -> bool:
-    """Every field has the form of its kind; what does not is reported by column and count."""
-    before = len(found.errors)
+def _fields_fit(
+    columns: Sequence[CsvColumn], letter: str, texts: pl.DataFrame, line: int, inspection: _Inspection
+) -> bool:
+    # True if every field has the form of its type; faults are reported by column and count.
+    before = len(inspection.errors)
     for column in columns:
         text = pl.col(column.name)
         if column.kind is ColumnType.TEXT:
@@ -318,14 +316,14 @@ def _fields_fit(columns: Sequence[CsvColumn], letter: str, texts: pl.DataFrame, 
         missing = texts.filter(text == "").height if column.required else 0
         for count, fault in ((bad, "have no valid"), (missing, "lack")):
             if count:
-                found.error(f"{count} {letter} lines from line {line} on {fault} {column.name}")
-    if len(found.errors) > before:
+                inspection.error(f"{count} {letter} lines from line {line} on {fault} {column.name}")
+    if len(inspection.errors) > before:
         return False
     try:
         texts.select(typed(c, pl.col(c.name)).alias(c.name) for c in columns if c.kind is not ColumnType.TEXT)
     except pl.exceptions.InvalidOperationError:
-        # The form fits, the value does not exist (30 February) or does not fit its type; the error holds values.
-        found.error(f"a date, instant or number of the {letter} lines from line {line} on is impossible")
+        # The form is right, but the value does not exist (30 February) or exceeds its type; the error holds values.
+        inspection.error(f"a date, instant or number of the {letter} lines from line {line} on is impossible")
         return False
     return True
 

@@ -1,6 +1,6 @@
-"""Domain frames to a CSV file: each portfolio's lines, and the file around them.
+"""CSV files written from domain frames: each portfolio's lines, and the file around them.
 
-Whole columns are spelled at once; the same frames give the same bytes whatever order their rows came in.
+Whole columns are spelled at once; equal frames give equal bytes whatever the order of their rows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _END = LINE_END.encode()
 
 
 def render(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
-    """Each portfolio of the ``accounts`` frame, by portfolio number: its lines, and what they add up to."""
+    """Yield each portfolio of the ``accounts`` frame, by portfolio number, with its lines and totals."""
     lines = _lines(layout, frames)
     text = dict(
         lines.group_by(_NUMBER, maintain_order=True).agg(pl.col(_LINE).str.join("")).select(_NUMBER, _LINE).iter_rows()
@@ -43,9 +43,9 @@ def render(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -> Iterator[Re
 
 
 def page(header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
-    """The whole file; ValueError if the plan made more than one page of it."""
+    """Yield the whole file. ValueError if the plan has more than one page."""
     if (header.page_number, header.page_count) != (1, 1):
-        raise ValueError(f"{header.feed} is one file a revision: page {header.page_number} of {header.page_count}")
+        raise ValueError(f"{header.feed} has one file a revision, not page {header.page_number} of {header.page_count}")
     yield head_line(
         header.feed,
         header.business_date.isoformat(),
@@ -58,50 +58,50 @@ def page(header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[byt
 
 
 def head_line(feed: str, business_date: str, sequence_number: str, revision: str, snapshot_at: str) -> bytes:
-    """The first line."""
+    """Return the first line."""
     return ",".join((HEAD, feed, business_date, sequence_number, revision, snapshot_at)).encode() + _END
 
 
 def tail_line(details: str, control: str) -> bytes:
-    """The last line."""
+    """Return the last line."""
     return f"{TAIL},{details},{control}".encode() + _END
 
 
 def control_total(sums: Mapping[str, Decimal]) -> str:
-    """``AUD:123.45|USD:6.78``, ordered by currency; empty if there are no detail lines."""
+    """Return ``AUD:123.45|USD:6.78``, ordered by currency; empty without detail lines."""
     return "|".join(f"{currency}:{sums[currency]:.2f}" for currency in sorted(sums))
 
 
 def summed(totals: Totals) -> dict[str, Decimal]:
-    """Return the sums of the control total by currency; a layout fills one of the two."""
+    """Return the sums of the control total by currency; a layout fills either."""
     return {name: amounts.cash_amount + amounts.net_amount for name, amounts in totals.currencies.items()}
 
 
 def currency_totals(layout: CsvLayout, credits_: Decimal, debits: Decimal) -> CurrencyTotals:
-    """Positive and negative amounts of one currency, where the control totals keep that layout's sum."""
+    """Return one currency's positive and negative amounts, in the fields of the layout's control total."""
     if layout.summed == "net_amount":
         return CurrencyTotals(net_amount=credits_ + debits)
     return CurrencyTotals(cash_credits=credits_, cash_debits=debits)
 
 
 def check_representable(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """FINDINGS: a line without a value it must have, no real currency, cash on an account without a balance."""
+    """Return FINDINGS: lines without a required value, without a currency code, or on an account without a balance."""
     rows = _source_rows(layout, frames)
     no_currency = rows.filter(~pl.col("currency").str.contains("^[A-Z]{3}$"))
-    found = [_finding(no_currency, f"{layout.name}_currency", "has a currency that is not three capital letters")]
+    findings = [_finding(no_currency, f"{layout.name}_currency", "has a currency that is not three capital letters")]
     for column in layout.details:
         if column.required:
-            # An empty text is as absent as a null: the file spells both alike.
+            # The file spells an empty text and a null alike: both are missing.
             absent = rows.filter(column.source.cast(pl.String).fill_null("") == "")
-            found.append(_finding(absent, f"{layout.name}_incomplete", f"has no {column.name}"))
+            findings.append(_finding(absent, f"{layout.name}_incomplete", f"has no {column.name}"))
     if layout.balances:
         orphans = rows.join(frames["account_balances"], on=list(layout.group), how="anti")
-        found.append(_finding(orphans, f"{layout.name}_no_balance", "is on a cash account that has no balance"))
-    return FINDINGS.conform(pl.concat(found).unique())
+        findings.append(_finding(orphans, f"{layout.name}_no_balance", "is on a cash account that has no balance"))
+    return FINDINGS.conform(pl.concat(findings).unique())
 
 
 def fields(columns: Sequence[CsvColumn], letter: str, values: Mapping[str, pl.Expr]) -> pl.Expr:
-    """A line: its letter, then the fields in order, in the file's spelling."""
+    """Return a line: its letter, then the fields in order, in the file's spelling."""
     spelled = [field_of(column, values[column.name]) for column in columns]
     return pl.concat_str(pl.lit(letter), *spelled, separator=",") + pl.lit(LINE_END)
 
@@ -112,7 +112,7 @@ def _source_rows(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -> pl.Da
 
 
 def _lines(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Every line in the file's order, with its portfolio, and for details currency and amount."""
+    # Every line in the file's order, with its portfolio, and for details its currency and amount.
     sources = {column.name: column.source for column in layout.details}
     key = sources[layout.key]
     number = key.cast(pl.Int64, strict=False)

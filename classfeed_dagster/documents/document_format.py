@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import gzip
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 
+from classfeed_dagster.documents.csv_mapping import CsvLayout
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.trading_days import Window
 
-if TYPE_CHECKING:
-    from classfeed_dagster.documents.csv_mapping import CsvLayout
-
+_READ = 1 << 18
 ALL_LEDGERS = frozenset("TSIC")  # the letters of TransactionId: trade, security movement, income, cash
 
 
@@ -40,7 +39,7 @@ class PageHeader:
 
     @property
     def message_id(self) -> str:
-        """``<feed>-<YYYYMMDD>-r<revision>-p<page>``, unique for all time (XSD, Header)."""
+        """Return ``<feed>-<YYYYMMDD>-r<revision>-p<page>``, unique for all time (XSD, Header)."""
         return message_id(self.feed, self.business_date, self.revision, self.page_number)
 
 
@@ -61,7 +60,7 @@ class CurrencyTotals:
 
     @property
     def cash_amount(self) -> Decimal:
-        """Credits plus debits."""
+        """Return credits plus debits."""
         return self.cash_credits + self.cash_debits
 
     def __add__(self, other: CurrencyTotals) -> CurrencyTotals:
@@ -105,7 +104,7 @@ class RenderedPortfolio:
 
     @property
     def size(self) -> int:
-        """Size in bytes before compression."""
+        """Return the size in bytes before compression."""
         return sum(map(len, self.sections.values()))
 
 
@@ -113,10 +112,10 @@ class RenderedPortfolio:
 class PageInspection:
     """Facts about a written page, from its bytes alone."""
 
-    errors: tuple[str, ...]  # why the page is not valid; empty if it is valid. No personal data.
+    errors: tuple[str, ...]  # reasons why the page is invalid, without personal data; empty if it is valid
     header: Mapping[str, str]
     portfolios: Mapping[str, frozenset[str]]  # portfolio numbers by section
-    removed: frozenset[str]  # portfolios announced as REMOVED: number and reference alone
+    removed: frozenset[str]  # portfolios announced as REMOVED, with number and reference only
     totals: Totals  # recomputed from the records
     stated: Totals | None  # as the page states them; cash credits hold the sum of credits and debits
     sha256: str  # of the uncompressed bytes
@@ -124,7 +123,7 @@ class PageInspection:
 
     @property
     def valid(self) -> bool:
-        """True if the page is well-formed and obeys its schema."""
+        """Return True if the page is well-formed and valid against its schema."""
         return not self.errors
 
 
@@ -135,7 +134,7 @@ class RecordInspection:
     totals: Totals
     portfolios: frozenset[str]
     removed: frozenset[str]
-    without_currency: tuple[str, ...] = ()  # ids of records that have money and no currency
+    without_currency: tuple[str, ...] = ()  # ids of records with money but no currency
 
 
 # Facts of prevalidated records, by the SHA-256 that the format computes over a block of records.
@@ -147,11 +146,11 @@ class DocumentColumn:
     """One field of a document's records, and the domain columns that fill it.
 
     Attributes:
-        name: an element's path or a line's field
+        name: path of an element or field of a line
         kind: its type in the document
         filled_by: frame and column of each value
         optional: True if a record may lack the field
-        rows: the landed ledgers and openings whose rows the document carries; None means all of them
+        rows: the landed ledgers and openings whose rows the document contains; None means all of them
     """
 
     name: str
@@ -199,51 +198,51 @@ class DocumentFormat(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """Name of the format."""
+        """Return the name of the format."""
 
     @property
     @abstractmethod
     def extension(self) -> str:
-        """Extension of its files, for example ``.xml``."""
+        """Return the extension of its files, for example ``.xml``."""
 
     @property
     @abstractmethod
     def domains(self) -> tuple[str, ...]:
-        """Domains that its documents carry."""
+        """Return the domains that its documents contain."""
 
     @property
     @abstractmethod
     def sections(self) -> tuple[str, ...]:
-        """Names of its sections, in document order."""
+        """Return the names of its sections, in document order."""
 
     @property
     def page_rule(self) -> PageRule:
-        """Rule by which portfolios are divided into files."""
+        """Return the rule by which portfolios are divided into files."""
         return PageRule.BY_SIZE
 
     @property
     def compressible(self) -> bool:
-        """True if its files may be gzipped."""
+        """Return True if its files may be gzipped."""
         return self.page_rule is PageRule.BY_SIZE
 
     @property
     def states_totals(self) -> bool:
-        """True if every page states its control totals. Without them, the gate compares with the frames alone."""
+        """Return True if every page states its control totals. Without them, the gate compares with the frames only."""
         return True
 
     @property
     def ledgers(self) -> frozenset[str]:
-        """Ledgers whose rows the recipient loads from it: T trades, S security movements, I income, C cash."""
+        """Return the ledgers that the recipient loads from it: T trades, S security movements, I income, C cash."""
         return ALL_LEDGERS
 
     @property
     def columns(self) -> tuple[DocumentColumn, ...]:
-        """Every field that a domain fills, in document order, for lineage."""
+        """Return every field that a domain fills, in document order, for lineage."""
         return ()
 
     @property
     def csv_layout(self) -> CsvLayout | None:
-        """Layout of its lines if they can be compared with an old app's CSV file."""
+        """Return the layout of its lines if they can be compared with an old app's CSV file."""
         return None
 
     def file_stem(self, header: PageHeader) -> str:
@@ -251,7 +250,7 @@ class DocumentFormat(ABC):
         return header.message_id
 
     def check_representable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-        """Return FINDINGS rows for portfolios whose values this format cannot carry (characters, patterns, lengths)."""
+        """Return FINDINGS rows for portfolios whose values this format cannot hold (characters, patterns, lengths)."""
         return FINDINGS.empty()
 
     @abstractmethod
@@ -266,14 +265,14 @@ class DocumentFormat(ABC):
     def inspect_page(self, chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageInspection:
         """Read a page back as a stream: validate it, recompute its totals, list its portfolios.
 
-        Records whose bytes are ``known`` need no second inspection.
+        Records whose bytes are ``known`` are not inspected again.
         """
 
     def inspect_records(self, section: str, chunks: Iterable[bytes]) -> KnownRecords:
         """Inspect a section's records before the page around them is written.
 
-        A page states how many pages there are, so none can be written before the last portfolio is rendered. Records
-        that are not surely valid are left to ``inspect_page``. By default all of them are.
+        A page states the number of pages, so none can be written before the last portfolio is rendered. Records that
+        are not certainly valid are left to ``inspect_page``. By default all of them are.
         """
         return {}
 
@@ -282,23 +281,23 @@ class DocumentFormat(ABC):
         """Return a page's records as frames, typed as the domains declare them; ValueError if they are damaged."""
 
     def can_state(self, totals: Totals) -> bool:
-        """Return False if a page's control totals have no room for these sums, so that the page must be divided."""
+        """Return False if these sums do not fit a page's control totals, so that the page must be divided."""
         return True
 
     def totals(self, frames: Mapping[str, pl.DataFrame]) -> Totals | None:
-        """Return the totals of the frames of ``read``; None if they cannot be added up as the pages state them."""
+        """Return the totals of the frames of ``read``; None if they cannot be computed in the form that pages state."""
         return None
 
     def locate(self, path: Path, key: RecordKey) -> list[Place]:
-        """Return the position of every record with ``key`` in a file, in order; none if the format cannot tell."""
+        """Return the position of every record with ``key`` in a file, in order; empty if unsupported."""
         return []
 
 
 class Paging:
     """Division of portfolios into pages, in the order in which they are added; one page if there are none.
 
-    A portfolio is never split: one that is larger than the limit gets a page to itself. A page also ends where its
-    control totals could not be stated (``can_state``).
+    A portfolio is never split: one that exceeds the limit gets its own page. A page also ends before its control totals
+    could not be stated (``can_state``).
     """
 
     def __init__(
@@ -310,7 +309,7 @@ class Paging:
     ) -> None:
         self._limit = limit
         self._can_state = can_state
-        self.totals: list[Totals] = []  # of each page that has a portfolio
+        self.totals: list[Totals] = []  # by page with a portfolio
         self._by_portfolio = by_portfolio
         self._starts = [0]
         self._used = 0
@@ -335,7 +334,7 @@ class Paging:
 
     @property
     def pages(self) -> list[range]:
-        """Pages so far, as ranges of portfolios from 0."""
+        """Return the pages so far, as ranges of portfolios from 0."""
         return [range(*bounds) for bounds in itertools.pairwise([*self._starts, self._count])]
 
 
@@ -350,9 +349,8 @@ def paging_of(document: DocumentFormat, limit: int) -> Paging:
             return Paging(None)
 
 
-def plan_pages(sizes: Iterable[int], limit: int) -> list[range]:
-    """Divide portfolios (sizes in bytes, in order) into pages of at most ``limit`` bytes."""
-    paging = Paging(limit)
-    for size in sizes:
-        paging.add(size)
-    return paging.pages
+def file_chunks(path: Path) -> Iterator[bytes]:
+    """Yield a file's content in blocks, decompressed if its name ends in ``.gz``. OSError or EOFError if damaged."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as source:
+        while block := source.read(_READ):
+            yield block

@@ -1,4 +1,4 @@
-"""EPI document format, as delivery, checks and reconciliation use it."""
+"""EPI document format."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class EpiFormat(DocumentFormat):
 
     @property
     def columns(self) -> tuple[DocumentColumn, ...]:
-        """Elements by their paths, attributes as ``Record/@name``."""
+        """Return the elements by their paths, attributes as ``Record/@name``."""
         return tuple(epi_mapping.document_columns())
 
     def check_representable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-        """See DocumentFormat. FrameShapeError if a frame is not as the domains declare it."""
+        """See DocumentFormat. FrameShapeError if a frame differs from the domains' declaration."""
         return epi_value_checks.check_representable(frames)
 
     def render(self, frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
@@ -57,7 +57,7 @@ class EpiFormat(DocumentFormat):
         return epi_reader.inspect_records(section, chunks)
 
     def read(self, path: Path) -> dict[str, pl.DataFrame]:
-        """See DocumentFormat. UnreadableDocumentError (a ValueError) names the fault."""
+        """See DocumentFormat. UnreadableDocumentError (a ValueError) states the fault."""
         return epi_reader.read(path)
 
     def can_state(self, totals: Totals) -> bool:

@@ -1,9 +1,8 @@
-"""Reads EPI documents back from their bytes alone: what is wrong with one, what it adds up to, whom it speaks of."""
+"""EPI reader: errors, totals and portfolios of a document, from its bytes only."""
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
@@ -18,19 +17,19 @@ from classfeed_dagster.documents.document_format import (
     PageInspection,
     RecordInspection,
     Totals,
+    file_chunks,
 )
-from classfeed_dagster.documents.epi_mapping import Record, Type
-from classfeed_dagster.documents.epi_records import Records, Taker, closing_tag, take_lines
+from classfeed_dagster.documents.epi_mapping import FieldType, RecordMapping
+from classfeed_dagster.documents.epi_records import RecordReader, RecordSink, closing_tag, take_lines
 from classfeed_dagster.documents.epi_totals import totals_of
 from classfeed_dagster.documents.epi_validator import Lines, Validator
 from classfeed_dagster.errors import DataError
 
-BLOCK = 1 << 21  # bytes of records that are looked at together
-_READ = 1 << 18
+BLOCK = 1 << 21  # bytes of records inspected at once
 _CONTROL_SECTIONS = {section.counted_as: section.name for section in epi.SECTIONS}
 _SECTION_OF = {section.record.name: section.name for section in epi.SECTIONS}
 _FRAME_FIELDS = {element.name: element.column for element in epi.CURRENCY_ELEMENTS}
-# What the totals need of each record.
+# Columns of each record that the totals need.
 _COUNTED = {
     epi.ACCOUNT.name: (epi.PORTFOLIO, epi.CONSENT),
     epi.CASH_ACCOUNT.name: (epi.PORTFOLIO,),
@@ -57,24 +56,24 @@ class UnreadableDocumentError(DataError):
 
 
 def inspect_page(chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageInspection:
-    """Read a page as a stream, in flat memory: validate it, add it up again, list its portfolios.
+    """Read a page as a stream in constant memory: validate it, recompute its totals, list its portfolios.
 
-    Blocks of records whose bytes are ``known``, by their SHA-256, are not examined again. Never raises for what the
-    bytes hold: everything wrong is in ``errors``. After an error the sums and lists hold what was read of it, and mean
-    nothing. ``header`` is by element name.
+    Blocks of records whose bytes are ``known``, by their SHA-256, are not inspected again. The content of the bytes
+    never raises: all faults are in ``errors``. After an error, sums and lists are incomplete and meaningless.
+    ``header`` is by element name.
     """
     summary = _Summary()
     source = _Hashed(chunks)
 
-    def examined_ahead(section: str, block: bytes) -> bool:
-        found = known.get(_digest(section, block)) if known else None
-        if found is not None:
-            summary.add(section, found)
-        return found is not None
+    def take_known(section: str, block: bytes) -> bool:
+        facts = known.get(_digest(section, block)) if known else None
+        if facts is not None:
+            summary.add(section, facts)
+        return facts is not None
 
-    errors, frame = _read(source, _COUNTED, summary.take, examined_ahead)
+    errors, frame = _read(source, _COUNTED, summary.take, take_known)
     for _ in source:
-        pass  # what a reader that stopped early left, for size and digest
+        pass  # the rest after a reader that stopped early, for size and digest
     header = {path[2]: text for path, text in frame if path[1:2] == (epi.HEADER,) and len(path) == 3}
     return PageInspection(
         errors=tuple(errors + summary.errors()),
@@ -89,17 +88,17 @@ def inspect_page(chunks: Iterable[bytes], known: KnownRecords | None = None) -> 
 
 
 def inspect_records(section: str, chunks: Iterable[bytes]) -> dict[str, RecordInspection]:
-    """The facts of a section's records, given as in a page, by block; blocks not surely valid are left out.
+    """Return the inspection of a section's records by block; blocks that are not certainly valid are left out.
 
-    Blocks are cut as they are when the page is examined, so that they are found there by their SHA-256.
+    Blocks are cut as in a page's inspection, which finds them by their SHA-256.
     """
-    record = next(one.record for one in epi.SECTIONS if one.name == section)
-    source, found = Lines(chunks), dict[str, RecordInspection]()
+    record = next(each.record for each in epi.SECTIONS if each.name == section)
+    source, inspections = Lines(chunks), dict[str, RecordInspection]()
     while block := source.block(closing_tag(section), BLOCK)[1]:
         summary = _Summary()
         if take_lines(record, block, _COUNTED, summary.take):
-            found[_digest(section, block)] = summary.facts(section)
-    return found
+            inspections[_digest(section, block)] = summary.facts(section)
+    return inspections
 
 
 def _digest(section: str, block: bytes) -> str:
@@ -109,14 +108,14 @@ def _digest(section: str, block: bytes) -> str:
 
 
 def read(path: Path) -> dict[str, pl.DataFrame]:
-    """The records of a page, gzipped or not, as the five frames that the domains declare, in the frames' order.
+    """Return a page's records, gzipped or not, as the five frames that the domains declare, in the frames' order.
 
-    UnreadableDocumentError says what is wrong with the file: by line and element, without values.
+    UnreadableDocumentError states the fault by line and element, without values.
     """
     parts: dict[str, list[pl.DataFrame]] = {record.name: [record.frame.empty()] for record in epi.RECORDS}
-    lost: list[str] = []  # the XSD lets some values pass that no frame can hold: an hour 24, a price of 20 digits
+    lost: list[str] = []  # values that the XSD allows and no frame can hold: an hour 24, a price of 20 digits
 
-    def take(record: Record, texts: pl.DataFrame) -> None:
+    def take(record: RecordMapping, texts: pl.DataFrame) -> None:
         rows = texts.select(_typed(record, texts.columns))
         lost.extend(
             f"{record.name} {name}" for name in texts.columns if rows[name].null_count() > texts[name].null_count()
@@ -126,27 +125,18 @@ def read(path: Path) -> dict[str, pl.DataFrame]:
     try:
         errors, _ = _read(file_chunks(path), _EVERYTHING, take)
     except (OSError, EOFError) as error:
-        raise UnreadableDocumentError(f"{path.name} can't be read to its end ({type(error).__name__})") from None
+        raise UnreadableDocumentError(f"{path.name} cannot be read to its end ({type(error).__name__})") from None
     if errors:
         raise UnreadableDocumentError(f"{path.name} is not a valid {epi.ROOT}: {'; '.join(errors[:5])}")
     if lost:
-        raise UnreadableDocumentError(
-            f"{path.name} has values that are out of range for our columns: {', '.join(lost[:5])}"
-        )
+        raise UnreadableDocumentError(f"{path.name} has values that exceed the columns' types: {', '.join(lost[:5])}")
     return {
         record.frame.name: record.frame.conform(pl.concat(parts[record.name], how="diagonal")) for record in epi.RECORDS
     }
 
 
-def file_chunks(path: Path) -> Iterator[bytes]:
-    """A file's content in blocks, decompressed if its name ends in ``.gz``."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as source:
-        while block := source.read(_READ):
-            yield block
-
-
 class _StopReading(Exception):  # noqa: N818
-    """The validator has seen enough."""
+    """The validator needs no more pieces."""
 
 
 class _Hashed:
@@ -167,16 +157,16 @@ class _Hashed:
 def _read(
     chunks: Iterable[bytes],
     columns: Mapping[str, Sequence[str]],
-    take: Taker,
-    examined_ahead: Callable[[str, bytes], bool] = lambda section, block: False,
+    take: RecordSink,
+    take_known: Callable[[str, bytes], bool] = lambda section, block: False,
 ) -> tuple[list[str], list[tuple[tuple[str, ...], str]]]:
-    """Validate and read in one go: the errors, and the leaves of the document's frame."""
-    validator, records = Validator(), Records(columns, take)
+    # Validate and read in one pass: the errors, and the leaves of the document's frame.
+    validator, records = Validator(), RecordReader(columns, take)
 
     def feed(line: int, piece: bytes) -> None:
         if not validator.feed(piece, line):
             raise _StopReading
-        if not validator.errors:  # what is invalid may be nested without end: only the validator is made for that
+        if not validator.errors:  # an invalid document may nest without limit, which only the validator can handle
             records.feed(piece)
 
     line, source = 1, Lines(chunks)
@@ -187,7 +177,7 @@ def _read(
                 first, block = source.block(closing_tag(section.name), BLOCK)
                 if not block:
                     break
-                if examined_ahead(section.name, block) or take_lines(section.record, block, columns, take):
+                if take_known(section.name, block) or take_lines(section.record, block, columns, take):
                     validator.skip(block.count(b"\n"))
                     continue
                 for line, part in Lines([block], first):  # noqa: PLW2901
@@ -198,20 +188,20 @@ def _read(
     return validator.errors, records.frame
 
 
-def _typed(record: Record, columns: Iterable[str]) -> list[pl.Expr]:
-    """Text columns as the frame's types: null where the text is not of the type."""
-    wanted = set(columns)
+def _typed(record: RecordMapping, columns: Iterable[str]) -> list[pl.Expr]:
+    # Text columns in the frame's types: null where the text is not of the type.
+    requested = set(columns)
     values = {epi.PORTFOLIO: pl.col(epi.PORTFOLIO)}
     for element in record.typed():
-        if element.column not in wanted:
+        if element.column not in requested:
             continue
         text = pl.col(element.column)
         if element.type in epi.NUMBERS:
             values[element.column] = text.cast(record.frame.column(element.column).dtype, strict=False)
-        elif element.type is Type.DATE:
+        elif element.type is FieldType.DATE:
             values[element.column] = text.str.to_date("%Y-%m-%d", strict=False)
-        elif element.type is Type.INSTANT:
-            # Whole seconds or six decimals: the form's fraction may be absent.
+        elif element.type is FieldType.INSTANT:
+            # Whole seconds or six decimals: the fraction is optional.
             naive = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.6fZ", time_unit="us", strict=False)
             values[element.column] = naive.dt.replace_time_zone("UTC")
         else:
@@ -220,7 +210,7 @@ def _typed(record: Record, columns: Iterable[str]) -> list[pl.Expr]:
 
 
 class _Summary:
-    """Running state of ``inspect_page`` over the records."""
+    """Running totals and lists of ``inspect_page``."""
 
     def __init__(self) -> None:
         self.totals = Totals(dict.fromkeys(_SECTION_OF.values(), 0))
@@ -228,8 +218,8 @@ class _Summary:
         self.removed: set[str] = set()
         self._no_currency: list[str] = []
 
-    def take(self, record: Record, texts: pl.DataFrame) -> None:
-        """Add some records."""
+    def take(self, record: RecordMapping, texts: pl.DataFrame) -> None:
+        """Add records."""
         section = _SECTION_OF.get(record.name)
         if section is None:
             return
@@ -237,7 +227,7 @@ class _Summary:
         self.portfolios[section].update(rows[epi.PORTFOLIO].unique())
         if record is epi.ACCOUNT:
             self.removed.update(rows.filter(pl.col(epi.CONSENT) == epi.REMOVED)[epi.PORTFOLIO])
-        frames = {name: pl.DataFrame(schema=_NOTHING[name]) for name in self.portfolios}
+        frames = {name: pl.DataFrame(schema=_NO_ROWS[name]) for name in self.portfolios}
         self.totals += totals_of(frames | {section: rows})
         if record is epi.MOVEMENT_TRANSACTION:
             money = pl.any_horizontal(pl.col("amount", "net_amount").is_not_null())
@@ -245,34 +235,34 @@ class _Summary:
             self._no_currency += bare["transaction_id"].to_list()
 
     def add(self, section: str, facts: RecordInspection) -> None:
-        """Add records that were examined ahead."""
+        """Add records inspected in advance."""
         self.totals += facts.totals
         self.portfolios[section] |= facts.portfolios
         self.removed |= facts.removed
         self._no_currency += facts.without_currency
 
     def facts(self, section: str) -> RecordInspection:
-        """Return the inspection of the records added, all of one section."""
+        """Return the inspection of the added records, all of one section."""
         numbers = frozenset(self.portfolios[section])
         return RecordInspection(self.totals, numbers, frozenset(self.removed), tuple(self._no_currency))
 
     def errors(self) -> list[str]:
-        """Return the errors of the records that the XSD cannot express."""
+        """Return the errors in the records that the XSD cannot express."""
         if not self._no_currency:
             return []
         name = epi.MOVEMENT_TRANSACTION.name
         first = self._no_currency[0]
-        return [f"{name}: {len(self._no_currency)} carry money without its currency, the first is {first}"]
+        return [f"{name}: {len(self._no_currency)} records have money without a currency, the first is {first}"]
 
 
-_NOTHING = {
+_NO_ROWS = {
     section.name: {column: section.record.frame.schema[column] for column in _COUNTED[section.record.name]}
     for section in epi.SECTIONS
 }
 
 
 def _stated(frame: Iterable[tuple[tuple[str, ...], str]]) -> Totals | None:
-    """The control totals as the page states them; None if it states none that can be read."""
+    # The control totals as the page states them; None if they cannot be read.
     counts: dict[str, int] = {}
     currencies: dict[str, dict[str, Decimal]] = {}
     units: dict[str, Decimal] = {}
@@ -294,13 +284,13 @@ def _stated(frame: Iterable[tuple[tuple[str, ...], str]]) -> Totals | None:
         return Totals(
             counts,
             {
-                one: CurrencyTotals(
+                currency: CurrencyTotals(
                     ledger_balance=sums["ledger_balance"],
                     market_value=sums["market_value"],
                     cash_credits=sums["cash_amount"],
                     net_amount=sums["net_amount"],
                 )
-                for one, sums in sorted(currencies.items())
+                for currency, sums in sorted(currencies.items())
             },
             units[epi.UNITS_HELD.name],
             units[epi.UNITS_MOVED.name],

@@ -1,9 +1,9 @@
-"""The records of an EPI document as text columns: fast for documents as the writer makes them, right for any.
+"""Records of an EPI document as text columns: fast for the writer's own form, correct for any.
 
-Lines that are whole, valid records in the plainest form for certain (``epi_proof``) are read by column expressions,
-thousands together. Everything else goes to an lxml parser: the document's frame, and records in any other form. The
-parser keeps track of where in the document reading stands: lines are taken past it only inside the section that the
-record belongs to, in which a plain name means the XSD's, and never once a comment or the like was seen.
+Lines that are certainly whole, valid records in the plainest form (``xsd_regex``) are read by column expressions,
+thousands at once. An lxml parser reads everything else: the document's frame, and records in other forms. The parser
+tracks the position in the document. Lines bypass it only inside their record's section, where a plain name means the
+XSD's, and never after a comment, CDATA section or instruction.
 """
 
 from __future__ import annotations
@@ -15,69 +15,69 @@ import polars as pl
 from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
-from classfeed_dagster.documents.epi_mapping import Element, Record, Section
+from classfeed_dagster.documents.epi_mapping import Element, RecordMapping, Section
 from classfeed_dagster.documents.epi_validator import NoDoctype, hardened
 from classfeed_dagster.documents.xsd_regex import valid_line
 
-BATCH = 20_000  # of the parser's records in memory at a time
-# How a document in UTF-8 begins; others are read by lxml alone.
+BATCH = 20_000  # parsed records in memory at a time
+# Beginning of a UTF-8 document; lxml alone reads any other.
 _BEGINNING = re.compile(rb"<\?xml version=(['\"])1\.0\1 encoding=(['\"])(?:UTF|utf)-8\2\?>")
 _REFERENCES = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'", "&#13;": "\r", "&#10;": "\n", "&amp;": "&"}
 
-# What takes records: the kind, and one row each with the columns asked for, all of them text.
-Taker = Callable[[Record, pl.DataFrame], None]
+# Receives records: their mapping, and one row each with the requested columns, all of them text.
+RecordSink = Callable[[RecordMapping, pl.DataFrame], None]
 
 
-class Records:
-    """Feed it a document's pieces, as far as they are valid, and close it.
+class RecordReader:
+    """Reader of a document's records: feed it the valid pieces, then close it.
 
-    It hands the records to ``take`` in batches, each kind in order.
+    It passes the records to ``take`` in batches, each type in order.
 
-    ``columns`` are those wanted, by record name. ``frame`` then holds the leaves of Header and ControlTotals as
-    (path of names, text), in order; the currency attribute stands as a leaf of its own.
+    ``columns``: the requested columns by record name. ``frame`` contains the leaves of Header and ControlTotals in
+    order, as (path of names, text); the currency attribute is a leaf of its own.
     """
 
-    def __init__(self, columns: Mapping[str, Sequence[str]], take: Taker) -> None:
+    def __init__(self, columns: Mapping[str, Sequence[str]], take: RecordSink) -> None:
         self._columns = columns
         self._take = take
-        self._target = _Target(self._took)
+        self._target = _Target(self._deliver)
         self._parser = hardened(self._target)
-        self._plain: bool | None = None  # None: nothing read yet
+        self._plain: bool | None = None  # None: no piece read yet
         self._section: Section | None = None
 
     @property
     def frame(self) -> list[tuple[tuple[str, ...], str]]:
-        """Header and totals of the document's frame."""
+        """Return the leaves of Header and ControlTotals."""
         return self._target.leaves
 
     @property
     def section(self) -> Section | None:
-        """The section right inside which reading stands, if its lines may be taken by ``take_lines``."""
+        """Return the section whose lines ``take_lines`` may read at the current position."""
         return self._section
 
     def feed(self, piece: bytes) -> None:
-        """Take a piece of the document, as ``epi_validator.Lines`` cuts it. LxmlError if it isn't well-formed."""
+        """Read a piece of the document, as cut by ``epi_validator.Lines``. LxmlError if it is not well-formed."""
         markup = piece
         if self._plain is None:
-            found = _BEGINNING.match(piece)
-            self._plain = found is not None
-            markup = piece[found.end() :] if found else piece
-        # A piece may end inside "<!" or "<?"; what follows would be inside a comment or the like.
+            beginning = _BEGINNING.match(piece)
+            self._plain = beginning is not None
+            markup = piece[beginning.end() :] if beginning else piece
+        # A piece may end inside "<!" or "<?", after which a comment, CDATA section or instruction could follow.
         if b"<!" in markup or b"<?" in markup or markup.endswith(b"<"):
             self._plain = False
         self._parser.feed(piece)
         section = self._target.section if self._plain else None
-        # A section begun by its plain name, without a prefix, shows that the XSD's is the namespace of plain names.
+        # A section that begins with its plain name, without prefix, shows that plain names are in the XSD's namespace.
         if section is not self._section:
             begun = section is not None and piece.endswith(f"<{section.name}>\n".encode())
             self._section = section if begun else None
 
     def close(self) -> None:
-        """The document has ended. LxmlError if it is incomplete."""
+        """Finish the document. LxmlError if it is incomplete."""
         self._parser.close()
         self._target.flush()
 
-    def _took(self, record: Record, rows: pl.DataFrame) -> None:
+    def _deliver(self, record: RecordMapping, rows: pl.DataFrame) -> None:
         if rows.height:
             self._take(record, rows.select(self._columns[record.name]))
 
@@ -86,12 +86,12 @@ class Records:
 
 
 def closing_tag(section: str) -> bytes:
-    """End of a section."""
+    """Return the end tag of a section."""
     return f"</{section}>".encode()
 
 
-def take_lines(record: Record, block: bytes, columns: Mapping[str, Sequence[str]], take: Taker) -> bool:
-    """Hand whole lines to ``take``, if all of them are valid records for certain; else False, and nothing is taken."""
+def take_lines(record: RecordMapping, block: bytes, columns: Mapping[str, Sequence[str]], take: RecordSink) -> bool:
+    """Pass whole lines to ``take`` if all of them are certainly valid records; otherwise return False and take none."""
     try:
         texts = pl.Series(record.name, block.decode().split("\n")[:-1], pl.String)
     except UnicodeDecodeError:
@@ -106,27 +106,27 @@ def take_lines(record: Record, block: bytes, columns: Mapping[str, Sequence[str]
     return True
 
 
-def plain_columns(record: Record, lines: pl.Series, columns: Iterable[str]) -> pl.DataFrame:
-    """The columns of plain lines, null where a line lacks the element."""
+def plain_columns(record: RecordMapping, lines: pl.Series, columns: Iterable[str]) -> pl.DataFrame:
+    """Return the columns of plain lines, null where a line lacks the element."""
     line = pl.col("line")
     own = line
-    for nested in record.nested:  # whose elements may have the record's own elements' names
+    for nested in record.nested:  # its elements may have the names of the record's own
         own = own.str.splitn(f"<{nested.name}>", 2).struct.field("field_0")
-    wanted = set(columns)
+    requested = set(columns)
     values = [
         *(
             line.str.extract(f' {attribute.name}="([A-Z]*)"').alias(attribute.column)
             for attribute in record.attributes
-            if attribute.column in wanted
+            if attribute.column in requested
         ),
-        *(_value(element, pl.col("own")) for element in record.elements if element.column in wanted),
+        *(_value(element, pl.col("own")) for element in record.elements if element.column in requested),
     ]
     texts = lines.alias("line").to_frame().with_columns(own.alias("own")).select(values)
     return _unescaped(texts)
 
 
-def nested_columns(record: Record, nested: Record, lines: pl.Series) -> pl.DataFrame:
-    """The columns of the records nested in plain lines, with the portfolio number of the record around them."""
+def nested_columns(record: RecordMapping, nested: RecordMapping, lines: pl.Series) -> pl.DataFrame:
+    """Return the columns of records nested in plain lines, with the surrounding record's portfolio number."""
     numbers = plain_columns(record, lines, [epi.PORTFOLIO])[epi.PORTFOLIO]
     each = pl.col("line").str.extract_all(f"<{nested.name}>.*?</{nested.name}>")
     inside = pl.DataFrame({"line": lines, epi.PORTFOLIO: numbers}).with_columns(each).explode("line").drop_nulls("line")
@@ -142,7 +142,7 @@ def _unescaped(texts: pl.DataFrame) -> pl.DataFrame:
     columns = []
     for column in texts:
         if column.str.contains("&", literal=True).any():
-            for reference, character in _REFERENCES.items():  # "&amp;" last: it may make what looks like another
+            for reference, character in _REFERENCES.items():  # "&amp;" last: it may produce the text of another
                 column = column.str.replace_all(reference, character, literal=True)  # noqa: PLW2901
         columns.append(column)
     return pl.DataFrame(columns)
@@ -152,26 +152,26 @@ def _unescaped(texts: pl.DataFrame) -> pl.DataFrame:
 
 
 class _Target(NoDoctype):
-    """The parser's target: records in any form as rows, and the leaves of the document's frame."""
+    """Parser target: records in any form as rows, and the leaves of the document's frame."""
 
-    def __init__(self, take: Taker) -> None:
+    def __init__(self, take: RecordSink) -> None:
         self.leaves: list[tuple[tuple[str, ...], str]] = []
         self._take = take
         self._path: list[str] = []
-        self._namespace: str | None = None  # of the last element that began
+        self._namespace: str | None = None  # of the last started element
         self._text: list[str] = []
-        self._open: list[tuple[Record, dict[str, str | None], dict[str, str]]] = []
+        self._open: list[tuple[RecordMapping, dict[str, str | None], dict[str, str]]] = []
         self._rows: dict[str, list[dict[str, str | None]]] = {record.name: [] for record in epi.RECORDS}
         self._size = 0
 
     @property
     def section(self) -> Section | None:
-        """The section right inside which the parser stands; None anywhere else."""
+        """Return the section that directly contains the current position; None anywhere else."""
         inside = len(self._path) == 2 and self._path[0] == epi.ROOT and self._namespace == epi.NAMESPACE
         return _SECTIONS.get(self._path[1]) if inside else None
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        """An element begins."""
+        """Start an element."""
         qualified = etree.QName(tag)
         name, self._namespace = qualified.localname, qualified.namespace
         self._path.append(name)
@@ -186,11 +186,11 @@ class _Target(NoDoctype):
             self.leaves.extend(((*self._path, key), value) for key, value in attributes.items())
 
     def data(self, text: str) -> None:
-        """Text, or a part of it."""
+        """Add a text or a part of it."""
         self._text.append(text)
 
     def end(self, tag: str) -> None:
-        """An element ends."""
+        """End an element."""
         path = tuple(self._path)
         name = self._path.pop()
         if path in _RECORDS:
@@ -208,7 +208,7 @@ class _Target(NoDoctype):
         self._text.clear()
 
     def flush(self) -> None:
-        """Hand over the rows read so far."""
+        """Pass on the rows read so far."""
         for record in epi.RECORDS:
             rows = self._rows[record.name]
             if rows:
@@ -219,7 +219,7 @@ class _Target(NoDoctype):
 
 
 _SECTIONS = {section.name: section for section in epi.SECTIONS}
-_RECORDS: dict[tuple[str, ...], Record] = {}
+_RECORDS: dict[tuple[str, ...], RecordMapping] = {}
 for _section in epi.SECTIONS:
     _path = (epi.ROOT, _section.name, _section.record.name)
     _RECORDS[_path] = _section.record

@@ -1,4 +1,4 @@
-"""The EPI document's XSD: loaded from the package once, compiled for validation, and asked for its simple types."""
+"""The EPI document's XSD: loaded once, compiled for validation, with the rules of its simple types."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TextRule:
 
 @cache
 def schema_root() -> etree._Element:
-    """The XSD as a tree."""
+    """Return the XSD as a tree."""
     content = resources.files("classfeed_dagster.documents").joinpath("epi_data_response.xsd").read_bytes()
     parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True)
     return etree.fromstring(content, parser)
@@ -31,13 +31,13 @@ def schema_root() -> etree._Element:
 
 @cache
 def compiled() -> etree.XMLSchema:
-    """The XSD, ready to validate."""
+    """Return the XSD compiled for validation."""
     return etree.XMLSchema(schema_root())
 
 
 @cache
 def text_rules() -> dict[str, TextRule]:
-    """The rules of every named simple type, by its name."""
+    """Return the rules of every named simple type, by its name."""
     rules: dict[str, TextRule] = {}
     for simple in schema_root().findall(f"{XS}simpleType"):
         facets: dict[str, list[str]] = {}

@@ -13,7 +13,7 @@ from classfeed_dagster.documents.document_format import CurrencyTotals, Totals
 _AMOUNTS = ("ledger_balance", "market_value", "cash_credits", "cash_debits", "net_amount")
 _KEY = [epi.PORTFOLIO, epi.CURRENCY]
 _ZERO_UNITS = Decimal("0.000000")
-# The least amounts that the XSD's types Money and Decimal6 have no digits for.
+# Least amounts that exceed the digits of the XSD's types Money and Decimal6.
 _TOO_MUCH_MONEY = Decimal(10) ** 16
 _TOO_MANY_UNITS = Decimal(10) ** 14
 
@@ -32,9 +32,9 @@ def fits_control_totals(totals: Totals) -> bool:
 
 
 def currency_sums(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Per portfolio and currency, ordered: the five sums of ``CurrencyTotals``, as Decimal(38, 2).
+    """Return the five sums of ``CurrencyTotals`` per portfolio and currency, ordered, as Decimal(38, 2).
 
-    ``frames`` is by section. A currency has a row if any record carries it with one of the amounts.
+    ``frames`` is by section. A currency has a row if a record has it with one of the amounts.
     """
     amount, net = pl.col("amount"), pl.col("net_amount")
     parts = [
@@ -54,18 +54,18 @@ def currency_sums(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
 
 
 def unit_sums(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Per portfolio: ``units_held``, and ``units_moved`` by movements other than income's, as Decimal(38, 6)."""
+    """Return ``units_held`` per portfolio, and ``units_moved`` by movements except income, as Decimal(38, 6)."""
     moving = pl.col("units").is_not_null() & ~pl.col("transaction_type").is_in(sorted(epi.INCOME_TYPES))
     units = pl.col("units").cast(pl.Decimal(38, 6))
-    held = frames[epi.HOLDINGS_SECTION].select(epi.PORTFOLIO, units.alias("units_held"))
-    moved = frames[epi.MOVEMENTS_SECTION].filter(moving).select(epi.PORTFOLIO, units.alias("units_moved"))
-    summed = [part.group_by(epi.PORTFOLIO).agg(pl.exclude(epi.PORTFOLIO).sum()) for part in (held, moved)]
+    holdings = frames[epi.HOLDINGS_SECTION].select(epi.PORTFOLIO, units.alias("units_held"))
+    movements = frames[epi.MOVEMENTS_SECTION].filter(moving).select(epi.PORTFOLIO, units.alias("units_moved"))
+    summed = [part.group_by(epi.PORTFOLIO).agg(pl.exclude(epi.PORTFOLIO).sum()) for part in (holdings, movements)]
     both = pl.concat(summed, how="diagonal")
     return both.group_by(epi.PORTFOLIO).agg(pl.col("units_held", "units_moved").sum())
 
 
 def portfolio_totals(numbers: pl.Series, frames: Mapping[str, pl.DataFrame]) -> list[Totals]:
-    """The totals of each portfolio of ``numbers``, in that order, from its rows in the sections' frames."""
+    """Return the totals of each portfolio of ``numbers``, in that order, from the sections' frames."""
     currencies: dict[str, dict[str, CurrencyTotals]] = {}
     for number, currency, *sums in currency_sums(frames).select(*_KEY, *_AMOUNTS).iter_rows():
         currencies.setdefault(number, {})[currency] = CurrencyTotals(*sums)
@@ -80,24 +80,24 @@ def portfolio_totals(numbers: pl.Series, frames: Mapping[str, pl.DataFrame]) -> 
         Totals(
             {name: count or 0 for name, count in zip(names, counts, strict=True)},
             currencies.get(number, {}),
-            held if held is not None else _ZERO_UNITS,
-            moved if moved is not None else _ZERO_UNITS,
+            units_held if units_held is not None else _ZERO_UNITS,
+            units_moved if units_moved is not None else _ZERO_UNITS,
         )
-        for number, held, moved, *counts in table.iter_rows()
+        for number, units_held, units_moved, *counts in table.iter_rows()
     ]
 
 
 def totals_of(frames: Mapping[str, pl.DataFrame]) -> Totals:
-    """The totals of all rows of the sections' frames together. Amounts without a currency are left out."""
+    """Return the totals of all rows of the sections' frames. Amounts without a currency are left out."""
     sums = currency_sums(frames).filter(pl.col(epi.CURRENCY).is_not_null())
     by_currency = sums.group_by(epi.CURRENCY).agg(pl.col(_AMOUNTS).sum()).sort(epi.CURRENCY)
     units = unit_sums(frames).select(pl.col("units_held", "units_moved").sum())
-    held, moved = units.row(0)
+    units_held, units_moved = units.row(0)
     return Totals(
         {name: frame.height for name, frame in frames.items()},
         {currency: CurrencyTotals(*amounts) for currency, *amounts in by_currency.iter_rows()},
-        _ZERO_UNITS + held,
-        _ZERO_UNITS + moved,
+        _ZERO_UNITS + units_held,
+        _ZERO_UNITS + units_moved,
     )
 
 

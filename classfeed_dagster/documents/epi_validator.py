@@ -1,8 +1,8 @@
-"""Validates an EPI document against its XSD as a stream: flat memory, every error with its element and line.
+"""Streaming XSD validation of an EPI document in constant memory, each error with its element and line.
 
-lxml does it, fed line by line, so that an error belongs to the line just fed (its own streaming errors have none).
-Messages are put together from the kind of the error and from names that the document format knows: what libxml2
-says holds the offending value, which may be a name or an account number.
+lxml validates, fed line by line, so that an error belongs to the line just fed (lxml's own streaming errors have no
+line). Messages are composed of the error's type and the document format's own names, because libxml2's messages contain
+the invalid value, which may be a name or an account number.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.epi_schema import compiled
 from classfeed_dagster.errors import DataError
 
-MOST_ERRORS = 20  # then the rest isn't validated: a broken document could have millions
-PIECE = 1 << 16  # no more bytes than this are handed to a parser at a time
-READ_ON = 1 << 20  # bytes after the last error; nothing limits how deep a document may nest once it is invalid
-LONGEST_TEXT = 1 << 16  # bytes without an element's tag; the longest legal text is 200 characters
+MOST_ERRORS = 20  # then validation stops: an invalid document could have millions
+PIECE = 1 << 16  # most bytes passed to a parser at a time
+READ_ON = 1 << 20  # bytes read after the last error: an invalid document may nest without limit
+LONGEST_TEXT = 1 << 16  # most bytes without an element's tag; the longest valid text has 200 characters
 _ENDS = {b"<!--": b"-->", b"<![CDATA[": b"]]>", b"<?": b"?>"}
 _BEGINS = re.compile(b"|".join(map(re.escape, _ENDS)))
 _TORN = max(map(len, _ENDS)) - 1
@@ -32,20 +32,20 @@ _MISSING_ATTRIBUTE = re.compile(r"The attribute '([^']*)' is required")
 _ATTRIBUTES = frozenset({attribute.name for record in epi.RECORDS for attribute in record.attributes}) | {
     epi.CURRENCY_ATTRIBUTE
 }
-# libxml2's name for the kind of error, without SCHEMAV_: what it means to people.
+# Meaning of libxml2's error types, by name without SCHEMAV_.
 _MEANINGS = {
-    "CVC_PATTERN_VALID": "its value is not of the form that the XSD demands",
-    "CVC_ENUMERATION_VALID": "its value is not one of those that the XSD allows",
+    "CVC_PATTERN_VALID": "its value does not match the XSD's pattern",
+    "CVC_ENUMERATION_VALID": "its value is not one that the XSD allows",
     "CVC_MAXLENGTH_VALID": "its value is too long",
     "CVC_MINLENGTH_VALID": "its value is too short",
-    "CVC_DATATYPE_VALID_1_2_1": "its value is not of the type that the XSD demands",
-    "CVC_ELT_1": "no such document is known",
-    "CVC_ELT_5_2_2_2_2": "its value is not the one that the XSD fixes",
-    "CVC_COMPLEX_TYPE_2_2": "it holds an element where only a value may stand",
-    "CVC_COMPLEX_TYPE_2_3": "it holds text between its elements",
+    "CVC_DATATYPE_VALID_1_2_1": "its value is not of the XSD's type",
+    "CVC_ELT_1": "the document type is unknown",
+    "CVC_ELT_5_2_2_2_2": "its value differs from the XSD's fixed value",
+    "CVC_COMPLEX_TYPE_2_2": "it contains an element where only a value is allowed",
+    "CVC_COMPLEX_TYPE_2_3": "it contains text between its elements",
     "CVC_COMPLEX_TYPE_3_2_1": "this attribute is not allowed",
-    "CVC_TYPE_3_1_1": "it has an attribute, and may have none",
-    "CVC_TYPE_3_1_2": "it holds an element where only a value may stand",
+    "CVC_TYPE_3_1_1": "it has an attribute but may have none",
+    "CVC_TYPE_3_1_2": "it contains an element where only a value is allowed",
 }
 
 
@@ -62,27 +62,27 @@ class PushParser(Protocol):
         ...
 
     def close(self) -> object:
-        """The document has ended."""
+        """Finish the document."""
         ...
 
 
 class RefusedError(DataError):
-    """Reading stops here: what follows is not read at all. The message has no personal data."""
+    """Reading stops and the rest is not read. The message has no personal data."""
 
 
 class NoDoctype:
-    """The parser's target: refuses a DOCTYPE before any entity in it is declared, and looks at nothing else."""
+    """Parser target that refuses a DOCTYPE before any of its entities is declared, and ignores everything else."""
 
     def doctype(self, *_: object) -> None:
-        """The parser calls this where a DOCTYPE begins."""
-        raise RefusedError("a DOCTYPE (with it, entities) has no place in a document")
+        """Refuse a DOCTYPE; called by the parser at its beginning."""
+        raise RefusedError("a DOCTYPE (and with it, entities) is not allowed in a document")
 
     def close(self) -> None:
-        """The parser calls this at the end."""
+        """Finish; called by the parser at the end."""
 
 
 class Validator:
-    """Feed it pieces, none across two lines, until it says stop, else close it. ``errors`` are what it found."""
+    """Validator that is fed pieces of single lines until it returns False, then closed. ``errors``: its result."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -92,9 +92,9 @@ class Validator:
         self._stretch = _Stretch()
 
     def feed(self, piece: bytes, line: int) -> bool:
-        """Take a piece of the document, which stands on ``line``. False once the rest need not be read."""
+        """Validate a piece of the document from ``line``. False if the rest need not be read."""
         if self._stretch.add(piece) > LONGEST_TEXT:
-            return self._stop(f"line {line}: a text or comment goes on for longer than any in a document may")
+            return self._stop(f"line {line}: a text or comment is longer than any valid one")
         self._since_error += len(piece)
         if self.errors and self._since_error > READ_ON:
             return self._stop(f"line {line}: the rest was not read")
@@ -102,19 +102,19 @@ class Validator:
             self._parser.feed(piece)
         except (RefusedError, etree.LxmlError) as error:
             self._note(line)
-            return self._stop(_said(error, line))
+            return self._stop(_parser_error(error, line))
         return self._note(line)
 
     def skip(self, lines: int) -> None:
-        """So many lines, whole records of a section that the document stands in, are known to be valid."""
-        self._parser.feed(b"\n" * lines)  # libxml2 counts lines itself, for errors that it finds at the end
+        """Skip whole records of the current section, on this number of lines, which are known to be valid."""
+        self._parser.feed(b"\n" * lines)  # libxml2 counts lines itself, for errors at the end
 
     def close(self, line: int) -> None:
-        """The document has ended, on ``line``."""
+        """Finish the document, which ends on ``line``."""
         try:
             self._parser.close()
         except etree.LxmlError as error:
-            self._stop(_said(error, line))
+            self._stop(_parser_error(error, line))
         else:
             self._note(line)
 
@@ -137,19 +137,19 @@ class Validator:
 class _Stretch:
     """Length of the document since the last element: one text, comment, CDATA section or instruction.
 
-    libxml2 alone would take a text of any length, and megabytes of the others, in time that grows with the square.
+    libxml2 accepts texts of any length, and megabytes of the others in quadratic time.
     """
 
     def __init__(self) -> None:
         self._length = 0
-        self._until = b""  # what ends the comment or the like that we are in
+        self._until = b""  # end marker of the current comment, CDATA section or instruction
         self._tail = b""
 
     def add(self, piece: bytes) -> int:
-        """Take a piece; bytes since an element's tag was last seen."""
+        """Add a piece; return the number of bytes since the last element's tag."""
         if self._until or b"<!" in piece or b"<?" in piece or self._tail:
             self._follow(self._tail + piece)
-        # A line may be cut inside "<!--" or "-->"; with its line end neither can be torn.
+        # A line may be cut inside "<!--" or "-->"; neither can contain a line end.
         self._tail = b"" if piece.endswith(b"\n") else piece[-_TORN:]
         if self._until or b"<" not in piece:
             self._length += len(piece)
@@ -172,9 +172,9 @@ class _Stretch:
 
 
 def hardened(target: NoDoctype, schema: etree.XMLSchema | None = None) -> PushParser:
-    """A push parser that expands no entity, opens no file or address and keeps libxml2's limits."""
+    """Return a push parser that expands no entity, opens no file or address and keeps libxml2's limits."""
     parser = etree.XMLParser(
-        target=cast(Any, target),  # lxml takes targets that lack the callbacks they have no use for
+        target=cast(Any, target),  # lxml accepts targets without the callbacks that they do not use
         schema=schema,
         resolve_entities=False,
         no_network=True,
@@ -184,11 +184,11 @@ def hardened(target: NoDoctype, schema: etree.XMLSchema | None = None) -> PushPa
     return cast(PushParser, parser)
 
 
-def _said(error: Exception, line: int) -> str:
-    """Why a parser gave up, and on which line, in words that hold nothing of the document."""
+def _parser_error(error: Exception, line: int) -> str:
+    # The parser's error with its line, without content of the document.
     if isinstance(error, RefusedError):
         return f"line {line}: {error}"
-    # A tag whose quote never ends is looked at much later than it is fed: here libxml2 knows the line.
+    # A tag with an unterminated quote is parsed much later than it is fed: libxml2 knows its line.
     line = getattr(error, "lineno", 0) or line
     code = getattr(error, "code", None)
     kind = etree.ErrorTypes._getName(code, "") if isinstance(code, int) else ""  # type: ignore[attr-defined, unused-ignore]
@@ -196,67 +196,67 @@ def _said(error: Exception, line: int) -> str:
 
 
 class Lines:
-    """The document in pieces, each with the number of its line: lines with their end, longer ones cut at ``PIECE``.
+    """The document in pieces with their line numbers: lines with their end, longer ones cut at ``PIECE``.
 
-    Between two pieces, ``block`` takes many lines at once.
+    Between two pieces, ``block`` returns many lines at once.
     """
 
     def __init__(self, chunks: Iterable[bytes], first: int = 1) -> None:
         self._chunks = iter(chunks)
         self._line = first
-        self._held = b""
+        self._buffer = b""
         self._at = 0
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         while True:
-            end = self._held.find(b"\n", self._at, self._at + PIECE)
-            if end < 0 and len(self._held) - self._at < PIECE:
+            end = self._buffer.find(b"\n", self._at, self._at + PIECE)
+            if end < 0 and len(self._buffer) - self._at < PIECE:
                 if self._more():
                     continue
-                if self._at < len(self._held):
-                    yield self._line, self._take(len(self._held))
+                if self._at < len(self._buffer):
+                    yield self._line, self._take(len(self._buffer))
                 return
             line = self._line
             yield line, self._take(end + 1 if end >= 0 else self._at + PIECE)
 
     def block(self, closing: bytes, size: int) -> tuple[int, bytes]:
-        """The next whole lines, about ``size`` bytes of them at most, before one that begins with ``closing``.
+        """Return the next whole lines, up to about ``size`` bytes, before a line that begins with ``closing``.
 
-        With the number of the first. Empty if there are none, or the next line is longer than that.
+        The number of the first comes with them. Empty if there are none, or the next line is longer than ``size``.
         """
         self._more(size)
-        if self._held.startswith(closing, self._at):
+        if self._buffer.startswith(closing, self._at):
             return self._line, b""
-        stop = self._held.rfind(b"\n", self._at, self._at + size) + 1
-        found = self._held.find(b"\n" + closing, self._at, stop)
+        stop = self._buffer.rfind(b"\n", self._at, self._at + size) + 1
+        end = self._buffer.find(b"\n" + closing, self._at, stop)
         line = self._line
-        return line, self._take(stop if found < 0 else found + 1) if stop else b""
+        return line, self._take(stop if end < 0 else end + 1) if stop else b""
 
-    def _more(self, wanted: int = 0) -> bool:
-        # Chunks until as much as is wanted is held, at least one; False if there are no more.
-        if wanted and len(self._held) - self._at >= wanted:
+    def _more(self, size_needed: int = 0) -> bool:
+        # Read chunks until the buffer holds ``size_needed`` bytes, at least one chunk; False if there are no more.
+        if size_needed and len(self._buffer) - self._at >= size_needed:
             return True
-        parts = [self._held[self._at :]]
+        parts = [self._buffer[self._at :]]
         size = len(parts[0])
         for chunk in self._chunks:
             parts.append(chunk)
             size += len(chunk)
-            if size >= wanted:
+            if size >= size_needed:
                 break
-        self._held, self._at = b"".join(parts), 0
+        self._buffer, self._at = b"".join(parts), 0
         return len(parts) > 1
 
     def _take(self, stop: int) -> bytes:
-        taken = self._held[self._at : stop]
-        self._line += taken.count(b"\n")
+        piece = self._buffer[self._at : stop]
+        self._line += piece.count(b"\n")
         self._at = stop
-        return taken
+        return piece
 
 
 def _schema_error(kind: str, message: str) -> str:
     kind = kind.removeprefix("SCHEMAV_")
-    found = _ELEMENT.match(message)
-    namespace, name, attribute = found.groups() if found else (None, "", None)
+    match = _ELEMENT.match(message)
+    namespace, name, attribute = match.groups() if match else (None, "", None)
     where = name if name in epi.ELEMENT_NAMES else "an element unknown to the XSD"
     if name in epi.ELEMENT_NAMES and namespace != epi.NAMESPACE:
         where = f"{name} outside the document's namespace"
@@ -272,7 +272,7 @@ def _meaning(kind: str, message: str) -> str:
     if kind == "ELEMENT_CONTENT":
         expected = _EXPECTED.search(message)
         names = [name.strip().rpartition("}")[2] for name in expected[1].split(",")] if expected else []
-        what = "it ends before it is complete" if "Missing child" in message else "it is not expected here"
+        fault = "it ends before it is complete" if "Missing child" in message else "it is not expected here"
         known = [name for name in names if name in epi.ELEMENT_NAMES]
-        return f"{what}; the XSD expects {' or '.join(known)}" if known else what
-    return _MEANINGS.get(kind, f"it breaks the XSD's rule {kind}")
+        return f"{fault}; the XSD expects {' or '.join(known)}" if known else fault
+    return _MEANINGS.get(kind, f"it violates the XSD's rule {kind}")

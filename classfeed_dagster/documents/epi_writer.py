@@ -1,8 +1,8 @@
-"""Writes EPI documents: each record by column expressions, each portfolio as slices of bytes, the page by lxml.
+"""EPI writer: records from column expressions, portfolios as slices of bytes, pages from lxml.
 
-Rows become text by whole columns (Polars), because a call into Python for each of some millions of elements
-is what makes the usual builders slow. The bytes are those that lxml would write, which a test proves, but for
-one thing: a line break inside a text is written as a reference, so that one record is one line whatever it holds.
+Rows become text by whole columns (Polars): usual builders are slow because they call Python for each of some millions
+of elements. The bytes equal lxml's, which a test checks, with one exception: a line break inside a text is written as a
+reference, so that every record is one line.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.document_format import PageHeader, RenderedPortfolio, Totals
-from classfeed_dagster.documents.epi_mapping import Element, Group, Record, Type
+from classfeed_dagster.documents.epi_mapping import Element, FieldType, Group, RecordMapping
 from classfeed_dagster.documents.epi_schema import text_rules
 from classfeed_dagster.documents.epi_totals import portfolio_totals
 from classfeed_dagster.errors import CodeFaultError
 from classfeed_dagster.trading_days import instant_text
 
-BLOCK = 100  # portfolios whose text is in memory at a time; changes no byte
-CHUNK = 1 << 18  # small pieces of a page are joined to about this size, so that readers aren't fed crumbs
+BLOCK = 100  # portfolios whose text is in memory at a time; does not change the output
+CHUNK = 1 << 18  # bytes to which small pieces of a page are joined
 
-# As lxml writes text, and line feed on top. CR must be a reference, or a reader would see a line feed.
+# As lxml writes text, plus line feed. CR must be a reference, or a reader would see a line feed.
 ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;", "\n": "&#10;"}
 ATTRIBUTE_ESCAPES = {**ESCAPES, '"': "&quot;", "\t": "&#9;"}
 
-_PLACES = {Type.MONEY: 2, Type.DECIMAL6: 6}
+_PLACES = {FieldType.MONEY: 2, FieldType.DECIMAL6: 6}
 
 Frames = Mapping[str, pl.DataFrame]
 
 
 class FrameShapeError(CodeFaultError):
-    """The frames can't be rendered: a column, a type, a null or a portfolio that no document may have."""
+    """The frames cannot be rendered: a column, a type, a null or a portfolio that no document may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """A section's rows in document order, and for each portfolio where its rows begin (one more entry at the end)."""
+    """A section's rows in document order, and the start of each portfolio's rows (with one more entry at the end)."""
 
     frame: pl.DataFrame
     starts: npt.NDArray[np.int64]
 
 
 def render(frames: Frames) -> Iterator[RenderedPortfolio]:
-    """Each portfolio of ``frames`` as bytes by section and what they add up to, ordered by portfolio number.
+    """Yield each portfolio of ``frames`` as bytes by section with its totals, ordered by portfolio number.
 
-    ``frames`` holds the five frames by name, in any order of rows. FrameShapeError if a frame isn't as the
-    domains declare it, a group of elements is partly filled, money has no currency, or a row belongs to a
-    portfolio that has no account or is REMOVED: all of which ``unwritable`` reports beforehand.
+    ``frames`` holds the five frames by name, rows in any order. FrameShapeError if a frame differs from the domains'
+    declaration, a group of elements is incomplete, money has no currency, or a row's portfolio has no account or is
+    REMOVED. ``check_representable`` reports all of these beforehand.
     """
     checked = {record.frame.name: _checked(record, frames) for record in epi.RECORDS}
-    del frames  # rows are in memory once: as they came, or in document order
+    del frames  # keeps one copy of the rows in memory
     accounts = checked[epi.ACCOUNT.frame.name].sort(epi.ACCOUNT.sort_key)
     sending = accounts.filter(pl.col(epi.CONSENT) != epi.REMOVED)[epi.PORTFOLIO]
     numbers = accounts[epi.PORTFOLIO]
@@ -79,14 +79,14 @@ def render(frames: Frames) -> Iterator[RenderedPortfolio]:
 
 
 def page(header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
-    """A whole page in chunks: declaration, root, Header, the sections' records as given, ControlTotals."""
+    """Yield a whole page in chunks: declaration, root, Header, the sections' records, ControlTotals."""
     return _joined(_page(header, totals, sections))
 
 
 def _page(header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
     unknown = sorted(set(sections) - {section.name for section in epi.SECTIONS})
     if unknown:
-        raise ValueError(f"an EPI page has no sections {unknown}")
+        raise ValueError(f"An EPI page has no sections {unknown}")
     rest = _frame_of_page(header, totals)
     for section in epi.SECTIONS:
         empty = f"<{section.name}/>".encode()
@@ -105,16 +105,16 @@ def _page(header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[by
 
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    waiting: list[bytes] = []
+    pending: list[bytes] = []
     size = 0
     for piece in pieces:
-        waiting.append(piece)
+        pending.append(piece)
         size += len(piece)
         if size >= CHUNK:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    if waiting:
-        yield b"".join(waiting)
+            yield b"".join(pending)
+            pending, size = [], 0
+    if pending:
+        yield b"".join(pending)
 
 
 def _frame_of_page(header: PageHeader, totals: Totals) -> bytes:
@@ -136,9 +136,9 @@ def _frame_of_page(header: PageHeader, totals: Totals) -> bytes:
     for section in epi.SECTIONS:
         _leaf(control, section.counted_as, str(totals.counts.get(section.name, 0)))
     for currency in sorted(totals.currencies):
-        one = etree.SubElement(control, epi.tag(epi.CURRENCY_TOTAL), {epi.CURRENCY_ATTRIBUTE: currency})
+        total = etree.SubElement(control, epi.tag(epi.CURRENCY_TOTAL), {epi.CURRENCY_ATTRIBUTE: currency})
         for element in epi.CURRENCY_ELEMENTS:
-            _leaf(one, element.name, _fixed(element, getattr(totals.currencies[currency], element.column)))
+            _leaf(total, element.name, _fixed(element, getattr(totals.currencies[currency], element.column)))
     for element in (epi.UNITS_HELD, epi.UNITS_MOVED):
         _leaf(control, element.name, _fixed(element, getattr(totals, element.column)))
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8")
@@ -167,8 +167,8 @@ def _fixed(element: Element, value: Decimal) -> str:
 # --- Rows ---------------------------------------------------------------------------------------------------------
 
 
-def declared_frame(record: Record, frames: Frames) -> pl.DataFrame:
-    """The record's frame, if it has the columns and types of its declaration (in any order); FrameShapeError if not."""
+def declared_frame(record: RecordMapping, frames: Frames) -> pl.DataFrame:
+    """Return the record's frame. FrameShapeError if its columns and types differ from the declaration."""
     declared = record.frame
     frame = frames.get(declared.name)
     if frame is None:
@@ -177,50 +177,50 @@ def declared_frame(record: Record, frames: Frames) -> pl.DataFrame:
         wrong = sorted(
             name for name in {*frame.schema, *declared.schema} if frame.schema.get(name) != declared.schema.get(name)
         )
-        raise FrameShapeError(f"{declared.name} is not as domains/columns.py declares it; see the columns {wrong}")
+        raise FrameShapeError(f"{declared.name} differs from domains/columns.py: see the columns {wrong}")
     return frame
 
 
-def _checked(record: Record, frames: Frames) -> pl.DataFrame:
-    """The record's frame, if its nulls and groups are those of the declaration too."""
+def _checked(record: RecordMapping, frames: Frames) -> pl.DataFrame:
+    # The record's frame, whose nulls and groups are checked as well.
     declared, frame = record.frame, declared_frame(record, frames)
     nulls = [column.name for column in declared.columns if not column.nullable and frame[column.name].null_count()]
     if nulls:
-        raise FrameShapeError(f"{declared.name} has nulls in {nulls}, which every row must have")
+        raise FrameShapeError(f"{declared.name} has nulls in required columns: {nulls}")
     for name, broken in group_breaches(record).items():
         if frame.select(broken.any()).item():
             raise FrameShapeError(f"{declared.name} has rows whose {name} is incomplete")
     return frame
 
 
-def group_breaches(record: Record) -> dict[str, pl.Expr]:
-    """Return the all-or-nothing rules as expressions that are true for a bad row, by rule."""
+def group_breaches(record: RecordMapping) -> dict[str, pl.Expr]:
+    """Return the all-or-nothing rules by name, as expressions that are true for a bad row."""
     breaches: dict[str, pl.Expr] = {}
     for group in record.groups:
         needed = [pl.col(element.column).is_null() for element in group.elements if not element.optional]
         if group is epi.DETAILS:
-            # Of a REMOVED account the details are not written, so they can't be incomplete.
+            # The details of a REMOVED account are not written, so they cannot be incomplete.
             breaches[group.name] = (pl.col(epi.CONSENT) != epi.REMOVED) & pl.any_horizontal(needed)
         else:
             present = [pl.col(element.column).is_not_null() for element in group.elements]
             breaches[group.name] = pl.any_horizontal(present) & pl.any_horizontal(needed)
     columns = {element.column: element for element in record.elements}
-    money = [e.column for e in record.elements if e.type is Type.MONEY or e.column == "price"]
+    money = [e.column for e in record.elements if e.type is FieldType.MONEY or e.column == "price"]
     if epi.CURRENCY in columns and columns[epi.CURRENCY].optional:
         carries = pl.any_horizontal(pl.col(column).is_not_null() for column in money)
         breaches[epi.CURRENCY] = carries & pl.col(epi.CURRENCY).is_null()
     return breaches
 
 
-def _rows(record: Record, frame: pl.DataFrame, numbers: pl.Series, allowed: pl.Series) -> _Rows:
-    """The frame in document order with the place of each portfolio of ``numbers``."""
+def _rows(record: RecordMapping, frame: pl.DataFrame, numbers: pl.Series, allowed: pl.Series) -> _Rows:
+    # The frame in document order, with the position of each portfolio of ``numbers``.
     ordered = frame.sort(record.sort_key)
     runs = ordered[epi.PORTFOLIO].rle().struct.unnest()
-    strangers = runs.filter(~pl.col("value").is_in(allowed.implode()))
-    if strangers.height:
+    unexpected = runs.filter(~pl.col("value").is_in(allowed.implode()))
+    if unexpected.height:
         raise FrameShapeError(
-            f"{record.frame.name} has rows of {strangers.height} portfolios that have no account or are REMOVED, "
-            f"among them {strangers['value'][0]}"
+            f"{record.frame.name} has rows of {unexpected.height} portfolios without an account or REMOVED, "
+            f"e.g. {unexpected['value'][0]}"
         )
     lengths = (
         pl.DataFrame({"value": numbers}).join(runs, on="value", how="left", maintain_order="left")["len"].fill_null(0)
@@ -256,7 +256,7 @@ def _render_block(
 
 
 def _bytes(records: pl.Series, starts: npt.NDArray[np.int64]) -> tuple[memoryview, list[int]]:
-    """The records end to end as UTF-8, and where in it the row of each of ``starts`` begins."""
+    # The concatenated records as UTF-8, and the position in it of each row of ``starts``.
     array = records.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     _, offsets, content = array.buffers()
     if offsets is None or content is None or not len(array):
@@ -269,9 +269,9 @@ def _bytes(records: pl.Series, starts: npt.NDArray[np.int64]) -> tuple[memoryvie
 
 
 def record_text(
-    record: Record, frame: pl.DataFrame, nested: Mapping[str, pl.Series] | None = None, end: str = ""
+    record: RecordMapping, frame: pl.DataFrame, nested: Mapping[str, pl.Series] | None = None, end: str = ""
 ) -> pl.Series:
-    """One string a row: the record's element, then ``end``. ``nested``: texts of nested records, by row."""
+    """Return one string a row: the record's element, then ``end``. ``nested``: texts of nested records, by row."""
     columns = {element.column: element for element in record.typed()}
     texts = frame.select(
         *(_text(element, frame[element.column], record) for element in columns.values()),
@@ -286,9 +286,9 @@ def record_text(
     return texts.select(pl.format("".join(template), *values).alias(record.name)).to_series()
 
 
-def _add(part: Element | Group | Record, template: list[str], values: list[pl.Expr]) -> None:
-    """Append an element, a group or nested records to a template and the values of its places."""
-    if isinstance(part, Record):
+def _add(part: Element | Group | RecordMapping, template: list[str], values: list[pl.Expr]) -> None:
+    # Append an element, a group or nested records to a template, and the values of its placeholders.
+    if isinstance(part, RecordMapping):
         template.append("{}")
         values.append(pl.col(f"nested {part.name}"))
         return
@@ -310,24 +310,24 @@ def _add(part: Element | Group | Record, template: list[str], values: list[pl.Ex
     values.append(present.fill_null(""))
 
 
-def _nested_text(record: Record, parents: pl.DataFrame, frame: pl.DataFrame) -> pl.Series:
-    """For each row of ``parents`` its nested records' text, empty if it has none."""
+def _nested_text(record: RecordMapping, parents: pl.DataFrame, frame: pl.DataFrame) -> pl.Series:
+    # The text of each row's nested records, empty if it has none.
     texts = frame.select(pl.col(epi.PORTFOLIO), record_text(record, frame).alias("text"))
     joined = texts.group_by(epi.PORTFOLIO, maintain_order=True).agg(pl.col("text").str.join(""))
     return parents.join(joined, on=epi.PORTFOLIO, how="left", maintain_order="left")["text"].fill_null("")
 
 
-def _text(element: Element, values: pl.Series, record: Record) -> pl.Expr:
-    """A column as the document writes it; nulls stay null."""
+def _text(element: Element, values: pl.Series, record: RecordMapping) -> pl.Expr:
+    # A column as the document contains it; nulls stay null.
     column = pl.col(element.column)
-    if element.type in epi.NUMBERS or element.type is Type.DATE:
+    if element.type in epi.NUMBERS or element.type is FieldType.DATE:
         return column.cast(pl.String)  # a decimal keeps its scale: 2 for money, 6 for the rest
-    if element.type is Type.INSTANT:
+    if element.type is FieldType.INSTANT:
         return column.dt.to_string("%Y-%m-%dT%H:%M:%S%.6fZ")
-    # Most columns have nothing to escape, and asking is much cheaper than rewriting. Every text column is asked,
-    # codes and identifiers too, so that no value can ever be read as markup.
-    if element.optional and element.type is Type.TEXT:
-        column = pl.when(column != "").then(column)  # nothing to say: absent, never empty (XSD, reading rules)
+    # Most columns have nothing to escape, and a search is much cheaper than a replacement. Every text column is
+    # searched, codes and identifiers too, so that no value can be read as markup.
+    if element.optional and element.type is FieldType.TEXT:
+        column = pl.when(column != "").then(column)  # empty means absent (XSD, reading rules)
     escapes = ATTRIBUTE_ESCAPES if element in record.attributes else ESCAPES
     if values.str.contains(f"[{''.join(escapes)}]").any():
         for character, reference in escapes.items():

@@ -1,6 +1,6 @@
 """Declarations of the rules that a document format imposes: the condition and the remedy.
 
-A portfolio that breaks one is held back before its document is written. A format reports a breach under a name that is
+A portfolio that violates one is held back before its document is written. A format reports a violation under a name
 declared here, so that the runbook has a section for it.
 """
 
@@ -27,7 +27,7 @@ class FormatRule:
 
 
 class UndeclaredRuleError(CodeFaultError):
-    """A breach under a name that no format rule declares."""
+    """A violation under a name that no format rule declares."""
 
 
 _CORRECT = "correct the value in bigsite and take a fresh snapshot of the date."
@@ -130,7 +130,7 @@ FORMAT_RULES: tuple[FormatRule, ...] = (
         EPI,
         "Records belong to a portfolio with an account record",
         "Balances, holdings and movements are sent only for a portfolio whose account record is sent and not REMOVED.",
-        "compare the portfolio's rows in bigsite. If they are right, the fault is in the exporter: tell its owners.",
+        "compare the portfolio's rows in bigsite. If they are right, report a fault of the exporter to its owners.",
     ),
     FormatRule(
         "sum_too_long",
@@ -158,5 +158,5 @@ def format_rule(name: str) -> FormatRule:
         return _BY_NAME[name]
     except KeyError:
         raise UndeclaredRuleError(
-            f"no format rule is called {name!r}: declare it in documents/format_rules.py and run make docs"
+            f"No format rule is called {name!r}: declare it in documents/format_rules.py and run make docs"
         ) from None

@@ -1,6 +1,6 @@
 """Lineage of each bigsite column to the domains' columns and the documents' fields that it fills.
 
-Put together from the declarations alone: the frames' ``source``, the EPI mapping, the CSV layouts.
+Derived from the declarations: the frames' ``source``, the EPI mapping, the CSV layouts.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ _FRAMES = {frame.name: frame for frame in vars(columns).values() if isinstance(f
 
 
 def filling(field: DocumentColumn) -> tuple[tuple[Frame, Column], ...]:
-    """The domains' frames and columns that fill a field of a document."""
+    """Return the domains' frames and columns that fill a field of a document."""
     return tuple((_FRAMES[frame], _FRAMES[frame].column(column)) for frame, column in field.filled_by)
 
 
 def is_personal(field: DocumentColumn) -> bool:
-    """True if a field holds what may never reach a log, an alert, metadata or an error."""
+    """Return True if a field's value may never appear in a log, an alert, metadata or an error."""
     return any(column.personal for _, column in filling(field))
 
 
 def field_sources(field: DocumentColumn) -> tuple[str, ...]:
-    """bigsite's columns (``table.column``) that a field of a document is made of, all the way back."""
+    """Return bigsite's columns (``table.column``) that a document's field comes from, through all steps."""
     rows = LEDGER_ROWS if field.rows is None else field.rows
     return tuple(sorted({source for _, column in filling(field) for source in bigsite_columns(column, rows)}))
 
 
 @cache
 def column_exports() -> Exports:
-    """The exports of every column of bigsite (``table.column``) that a domain uses, in a stable order."""
-    found: dict[str, set[Export]] = {}
+    """Return the exports of every bigsite column (``table.column``) that a domain uses, in a stable order."""
+    exports: dict[str, set[Export]] = {}
     reached: set[tuple[str, str]] = set()
     fields = [("", field) for field in EPI.columns]
     fields += [(f"{name}.csv/", field) for name, file in _FILES.items() for field in file.columns]
@@ -48,9 +48,9 @@ def column_exports() -> Exports:
         for frame, column in filling(field):
             reached.add((frame.name, column.name))
             for source in bigsite_columns(column, rows):
-                found.setdefault(source, set()).add(Export(f"{frame.name}.{column.name}", f"{file}{field.name}"))
+                exports.setdefault(source, set()).add(Export(f"{frame.name}.{column.name}", f"{file}{field.name}"))
     for frame in _FRAMES.values():
         for column in frame.columns:
             for source in bigsite_columns(column) if (frame.name, column.name) not in reached else ():
-                found.setdefault(source, set()).add(Export(f"{frame.name}.{column.name}"))
-    return {source: tuple(sorted(exports)) for source, exports in sorted(found.items())}
+                exports.setdefault(source, set()).add(Export(f"{frame.name}.{column.name}"))
+    return {source: tuple(sorted(names)) for source, names in sorted(exports.items())}

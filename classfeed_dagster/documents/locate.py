@@ -7,20 +7,19 @@ from pathlib import Path
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.csv_mapping import DETAIL, LINE_END
-from classfeed_dagster.documents.document_format import Place, RecordKey
-from classfeed_dagster.documents.epi_mapping import Record
-from classfeed_dagster.documents.epi_reader import file_chunks
+from classfeed_dagster.documents.document_format import Place, RecordKey, file_chunks
+from classfeed_dagster.documents.epi_mapping import RecordMapping
 from classfeed_dagster.errors import DataError
 
-_LONGEST_RECORD = 1 << 20  # bytes; this project writes no record longer than that
+_LONGEST_RECORD = 1 << 20  # bytes; this project writes no longer record
 
 
 class NotAPageError(DataError):
-    """Error: the file is not a document of this project, or it is damaged, so it cannot be searched."""
+    """The file is not a document of this project, or it is damaged, so it cannot be searched."""
 
 
 def locate_element(path: Path, key: RecordKey) -> list[Place]:
-    """Return every record with ``key`` in an EPI page, gzipped or not, in order; none if the page has no such record.
+    """Return every record with ``key`` in an EPI page, gzipped or not, in order; empty if there is none.
 
     NotAPageError if the file cannot be read to its end.
     """
@@ -40,8 +39,8 @@ def locate_element(path: Path, key: RecordKey) -> list[Place]:
 def locate_line(path: Path, key: RecordKey) -> list[Place]:
     """Return every detail line of a CSV file that begins with the id, or with its number.
 
-    The file states only the number of a TransactionId: ask for one whose ledger the file carries. A quoted field may
-    hold line breaks. NotAPageError if the file cannot be read to its end.
+    The file has only the number of a TransactionId, so its ledger must be one of the file's. A quoted field may
+    contain line breaks. NotAPageError if the file cannot be read to its end.
     """
     return list(_lines(path, key)) if isinstance(key, str) else []
 
@@ -73,14 +72,14 @@ def _lines(path: Path, transaction_id: str) -> Iterator[Place]:
             offset += len(record)
             record = b""
     if rest or record:
-        raise NotAPageError(f"{path.name} ends inside line {number}: it is cut short")
+        raise NotAPageError(f"{path.name} ends inside line {number}: it is truncated")
 
 
-def _records(path: Path, record: Record, needle: bytes) -> Iterator[tuple[Place, bytes]]:
+def _records(path: Path, record: RecordMapping, needle: bytes) -> Iterator[tuple[Place, bytes]]:
     """Yield the records that contain ``needle``, with their bytes.
 
-    Markup can be searched as bytes because ``<`` begins nothing but an element's tag in the writer's form: in texts it
-    is a reference, and there is no comment, CDATA section or prefix.
+    Markup can be searched as bytes because in the writer's form ``<`` only begins an element's tag: in texts it is a
+    reference, and there is no comment, CDATA section or prefix.
     """
     begin, end = f"<{record.name}>".encode(), f"</{record.name}>".encode()
     buffer, offset, line = b"", 0, 1  # position of the buffer in the document
@@ -91,7 +90,7 @@ def _records(path: Path, record: Record, needle: bytes) -> Iterator[tuple[Place,
         while at >= 0:
             start = buffer.rfind(begin, 0, at)
             stop = buffer.find(end, at) + len(end)
-            if start >= 0 and end not in buffer[start:at]:  # else it is in a record of another kind
+            if start >= 0 and end not in buffer[start:at]:  # otherwise it is in another type of record
                 place = Place(record.name, line + buffer.count(b"\n", 0, start), offset + start, stop - start)
                 yield place, buffer[start:stop]
             at = buffer.find(needle, stop, done)
@@ -104,7 +103,7 @@ def _records(path: Path, record: Record, needle: bytes) -> Iterator[tuple[Place,
         if len(buffer) > _LONGEST_RECORD + len(chunk):
             raise NotAPageError(f"{path.name}: the record at line {line} has no end")
     if buffer.startswith(begin):
-        raise NotAPageError(f"{path.name} ends inside the record at line {line}: it is cut short")
+        raise NotAPageError(f"{path.name} ends inside the record at line {line}: it is truncated")
 
 
 def _chunks(path: Path) -> Iterable[bytes]:

@@ -19,7 +19,8 @@ import polars as pl
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.documents.csv_mapping import DETAIL, CsvColumn, CsvLayout
 from classfeed_dagster.documents.csv_mapping import ColumnType as FieldKind
-from classfeed_dagster.documents.csv_reader import file_chunks, lines_of
+from classfeed_dagster.documents.csv_reader import lines_of
+from classfeed_dagster.documents.document_format import file_chunks
 from classfeed_dagster.errors import DataError, ExitCode
 from classfeed_dagster.free_text import mask_columns
 from classfeed_dagster.parity.explanations import (

@@ -192,7 +192,7 @@ def test_a_snapshot_serves_only_audiences_it_was_read_for(
     both = snapshot_for(bigsite_engine, local_store, DAY, [CLASS, BGL])
     assert both.snapshot_id != one.snapshot_id
     assert snapshot_for(bigsite_engine, local_store, DAY, [BGL]) == both
-    with pytest.raises(ValueError, match="no feed is due on 2023-02-01"):
+    with pytest.raises(ValueError, match="No feed is due on 2023-02-01"):
         take_snapshot(bigsite_engine, local_store, DAY, [weekly])
 
 

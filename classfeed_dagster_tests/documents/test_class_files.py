@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from classfeed_dagster.documents import csv_reader
 from classfeed_dagster.documents.class_cash import CLASS_CASH
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
-from classfeed_dagster.documents.csv_reader import UnreadableFileError, file_chunks, lines_of
+from classfeed_dagster.documents.csv_reader import UnreadableFileError, lines_of
 from classfeed_dagster.documents.document_format import (
     CurrencyTotals,
     DocumentFormat,
     PageInspection,
     PageRule,
     Totals,
+    file_chunks,
     paging_of,
 )
 from classfeed_dagster.domains.columns import MOVEMENT_TRANSACTIONS
@@ -114,7 +115,7 @@ def test_names_and_shape() -> None:
 
 
 def test_it_is_one_file_never_paged() -> None:
-    with pytest.raises(ValueError, match="one file a revision: page 2 of 2"):
+    with pytest.raises(ValueError, match="one file a revision, not page 2 of 2"):
         list(CLASS_TRADE.page(make.header("class_trade", page=2), Totals(), {}))
 
 
@@ -165,7 +166,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "class_trade.csv.gz"
     for damaged in (b"plain", gzip.compress(FILES["class_trade"])[:-20]):
         path.write_bytes(damaged)
-        with pytest.raises(UnreadableFileError, match="can't be unpacked"):
+        with pytest.raises(UnreadableFileError, match="cannot be unpacked"):
             CLASS_TRADE.read(path)
 
 
@@ -330,7 +331,7 @@ LINES = TRADE.splitlines(keepends=True)
         (CLASS_TRADE, b"".join([*LINES[:2], *LINES[3:]]), "the trailer states 4 detail lines, the file has 3"),
         (CLASS_TRADE, b"".join([LINES[0], LINES[2], LINES[1], *LINES[3:]]), "line 3 is out of order or a duplicate"),
         (CLASS_TRADE, b"".join([*LINES[:2], *LINES[1:]]), "line 3 is out of order or a duplicate"),
-        (CLASS_TRADE, TRADE + LINES[1], "stands after the trailer"),
+        (CLASS_TRADE, TRADE + LINES[1], "comes after the trailer"),
         (CLASS_TRADE, TRADE.replace(b"\r\n", b"\n"), "line ends or quoting"),
         (CLASS_TRADE, TRADE.replace(b",ASX,", b',"ASX",', 1), "line ends or quoting"),
         (CLASS_TRADE, TRADE.replace(b",692.60,", b",692.61,", 1), "the control total is not the sum"),
@@ -353,7 +354,7 @@ def test_damage_is_named_and_refused(document: Any, data: bytes, says: str) -> N
     facts = examined(document, data)
     assert any(says in error for error in facts.errors), facts.errors
     assert facts.size == len(data)
-    with pytest.raises(UnreadableFileError, match=f"not a {document.name} file"):
+    with pytest.raises(UnreadableFileError, match=f"Not a {document.name} file"):
         lines_of(document.layout, [data])
 
 

@@ -8,7 +8,7 @@ from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.documents.epi_validator import LONGEST_TEXT, PIECE, READ_ON
 from classfeed_dagster_tests.fixtures.epi_data import page_of, sample, sections_of
 
-TOO_LONG = "a text or comment goes on for longer than any in a document may"
+TOO_LONG = "a text or comment is longer than any valid one"
 
 
 def with_stretch(begin: bytes, filling: bytes, end: bytes, length: int) -> bytes:

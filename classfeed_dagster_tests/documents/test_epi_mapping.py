@@ -10,8 +10,9 @@ from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.document_format import CurrencyTotals, PageHeader, Totals
-from classfeed_dagster.documents.epi_mapping import Element, Group, Record
+from classfeed_dagster.documents.epi_mapping import Element, Group, RecordMapping
 from classfeed_dagster.documents.epi_schema import schema_root, text_rules
+from classfeed_dagster_tests.fixtures.epi_data import element_lineage
 
 XS = "{http://www.w3.org/2001/XMLSchema}"
 
@@ -37,11 +38,11 @@ def in_xsd(sequence: etree._Element) -> Iterator[object]:
             yield child.get("name"), child.get("type"), optional
 
 
-def in_mapping(parts: Sequence[Element | Group | Record]) -> Iterator[object]:
+def in_mapping(parts: Sequence[Element | Group | RecordMapping]) -> Iterator[object]:
     for part in parts:
         if isinstance(part, Group):
             yield list(in_mapping(part.members))
-        elif isinstance(part, Record):
+        elif isinstance(part, RecordMapping):
             yield part.name
         else:
             yield part.name, str(part.type), part.optional
@@ -54,7 +55,7 @@ def sequence_of(name: str) -> etree._Element:
 
 
 @pytest.mark.parametrize("record", epi.RECORDS, ids=lambda record: record.name)
-def test_records_are_those_of_the_xsd(record: Record) -> None:
+def test_records_are_those_of_the_xsd(record: RecordMapping) -> None:
     assert list(in_mapping(record.content)) == list(in_xsd(sequence_of(record.name)))
     attributes = complex_type(record.name).findall(f"{XS}attribute")
     assert [(a.name, str(a.type)) for a in record.attributes] == [(a.get("name"), a.get("type")) for a in attributes]
@@ -98,7 +99,7 @@ def test_mapped_column_exists_and_is_nullable_with_its_element() -> None:
 
 
 def test_every_column_of_every_frame_reaches_the_document() -> None:
-    lineage = epi.element_lineage()
+    lineage = element_lineage()
     for record in epi.RECORDS:
         sent = {column for _, frame, column in lineage if frame == record.frame.name}
         missing = set(record.frame.schema) - sent
@@ -107,7 +108,7 @@ def test_every_column_of_every_frame_reaches_the_document() -> None:
 
 
 def test_lineage_reads_like_the_document() -> None:
-    lineage = epi.element_lineage()
+    lineage = element_lineage()
     assert lineage[0] == ("EPIDataResponse/AccountDetails/Account/@consent", "accounts", "consent")
     assert ("EPIDataResponse/AccountDetails/Account/CashAccount/Bsb", "cash_accounts", "bsb") in lineage
     assert lineage[-1] == (

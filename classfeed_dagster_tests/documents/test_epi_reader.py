@@ -116,7 +116,7 @@ def test_a_gzipped_page_is_read_too(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(PAGE, mtime=0))
     same(EPI.read(path), without_empty_text(sample()))
     path.write_bytes(gzip.compress(PAGE, mtime=0)[:-20])
-    with pytest.raises(UnreadableDocumentError, match=r"page\.xml\.gz can't be read to its end"):
+    with pytest.raises(UnreadableDocumentError, match=r"page\.xml\.gz cannot be read to its end"):
         EPI.read(path)
 
 
@@ -232,26 +232,26 @@ def test_a_record_longer_than_a_piece_is_read(tmp_path: Path) -> None:
 
 # (what is changed, into what, the error, the line): a value that may not be said is "Sec ret" or "SECRET".
 BROKEN = [
-    ("<Abn>51824753556<", "<Abn>Sec ret<", "Abn: its value is not of the form that the XSD demands", 3),
-    ("<EntityType>SMSF<", "<EntityType>SECRET<", "EntityType: its value is not one of those that the XSD allows", 3),
+    ("<Abn>51824753556<", "<Abn>Sec ret<", "Abn: its value does not match the XSD's pattern", 3),
+    ("<EntityType>SMSF<", "<EntityType>SECRET<", "EntityType: its value is not one that the XSD allows", 3),
     ("<Abn>51824753556</Abn>", "<SECRET/>", "an element unknown to the XSD: it is not expected here; the XSD expects", 3),
-    ("<LedgerBalance>1234.50<", "<LedgerBalance>1234.5<", "LedgerBalance: its value is not of the form", 8),
+    ("<LedgerBalance>1234.50<", "<LedgerBalance>1234.5<", "LedgerBalance: its value does not match", 8),
     ("<LedgerBalance>1234.50<", "<LedgerBalance>1e3<", "LedgerBalance: its value is not of the", 8),
-    ("<LedgerBalance>1234.50<", "<LedgerBalance>+1.00<", "LedgerBalance: its value is not of the form", 8),
+    ("<LedgerBalance>1234.50<", "<LedgerBalance>+1.00<", "LedgerBalance: its value does not match", 8),
     ("<LedgerBalance>1234.50</LedgerBalance>", "", "AvailableBalance: it is not expected here; the XSD expects LedgerB", 8),
     ("<Status>ACTIVE</Status><OpenedOn>2019-02-28</OpenedOn></CashAccount>", "</CashAccount>", "CashAccount: it ends before it is complete; the XSD expects Status", 3),
-    ("<AsAtDate>2023-05-03<", "<AsAtDate>2023-02-30<", "AsAtDate: its value is not of the type", 8),
-    ("<RecordedAt>2023-05-03T02:00:00.000000Z<", "<RecordedAt>2023-05-03T02:00:00<", "RecordedAt: its value is not of the form", 16),
-    ('consent="CURRENT"', 'consent="SECRET"', "Account, attribute consent: its value is not one of those", 3),
+    ("<AsAtDate>2023-05-03<", "<AsAtDate>2023-02-30<", "AsAtDate: its value is not of the XSD's type", 8),
+    ("<RecordedAt>2023-05-03T02:00:00.000000Z<", "<RecordedAt>2023-05-03T02:00:00<", "RecordedAt: its value does not match", 16),
+    ('consent="CURRENT"', 'consent="SECRET"', "Account, attribute consent: its value is not one that the XSD", 3),
     ('consent="CURRENT"', "", "Account: the attribute consent is missing", 3),
     ('consent="CURRENT"', 'consent="CURRENT" SECRET="1"', "Account, an attribute unknown to the XSD: this attribute is not allowed", 3),
     ("<PortfolioNumber>SW00000001<", '<PortfolioNumber x="SECRET">SW00000001<', "PortfolioNumber", 3),
-    ("<HoldingBasis>TRADED<", "<HoldingBasis>SECRET<", "HoldingBasis: its value is not the one that the XSD fixes", 2),
-    ("</AccountDetails>", "SECRET</AccountDetails>", "AccountDetails: it holds text between its elements", 7),
+    ("<HoldingBasis>TRADED<", "<HoldingBasis>SECRET<", "HoldingBasis: its value differs from the XSD's fixed value", 2),
+    ("</AccountDetails>", "SECRET</AccountDetails>", "AccountDetails: it contains text between its elements", 7),
     ("<Units>100.000000<", "<Units><SECRET/><", "Units", 12),
     ("<PortfolioName>", "<PortfolioName>" + "Sec ret" * 30, "PortfolioName: its value is too long", 3),
     ("<Narrative>Settlement &lt;T1&gt; &amp; fees<", "<Narrative><", "Narrative: its value is too short", 16),
-    ('xmlns="urn:classfeed:epi-data-response:1"', 'xmlns="urn:SECRET"', "EPIDataResponse outside the document's namespace: no such document is known", 2),
+    ('xmlns="urn:classfeed:epi-data-response:1"', 'xmlns="urn:SECRET"', "EPIDataResponse outside the document's namespace: the document type is unknown", 2),
     ("</EPIDataResponse>", "", "not well-formed XML", 22),
     ("</EPIDataResponse>", "</EPIDataResponse><SECRET/>", "not well-formed XML (document end)", 22),
     ("</Abn>", "</SECRET>", "not well-formed XML (tag name mismatch)", 3),
@@ -259,7 +259,7 @@ BROKEN = [
     ("<Abn>51824753556<", "<Abn>&#0;<", "not well-formed XML (invalid char)", 3),
     ("<Abn>51824753556<", "<Abn>Sec\x01ret<", "not well-formed XML", 3),
     ("<Status>ACTIVE</Status><OpenedOn>2019-02-28</OpenedOn></Account>", "<Status 'Sec ret", "not well-formed XML", 6),
-    ("<Accounts>4<", "<Accounts>-4<", "Accounts: its value is not of the type", 22),
+    ("<Accounts>4<", "<Accounts>-4<", "Accounts: its value is not of the XSD's type", 22),
 ]  # fmt: skip
 
 
@@ -326,7 +326,7 @@ def test_money_without_its_currency_is_an_error_beside_the_xsd() -> None:
     }
     page = page_of(frames_of(rows)).replace(b"<Currency>AUD</Currency>", b"")
     facts = inspect(page)
-    assert facts.errors == ("MovementTransaction: 2 carry money without its currency, the first is C1",)
+    assert facts.errors == ("MovementTransaction: 2 records have money without a currency, the first is C1",)
 
 
 def test_totals_that_the_page_states_wrongly_show() -> None:
@@ -340,7 +340,7 @@ def test_a_value_that_no_frame_can_hold(tmp_path: Path) -> None:
     # A price of 14 digits before the point is more than the database's type has; so is an hour 24 for an instant.
     page = change(PAGE, "<Price>44.510000<", "<Price>12345678901234.510000<")
     assert inspect(page).valid
-    with pytest.raises(UnreadableDocumentError, match="out of range for our columns: InvestmentHolding price$"):
+    with pytest.raises(UnreadableDocumentError, match="exceed the columns' types: InvestmentHolding price$"):
         read(page, tmp_path)
     page = change(PAGE, "<RecordedAt>2023-05-03T02:00:00.000000Z<", "<RecordedAt>2023-05-03T24:00:00Z<")
     assert inspect(page).valid
@@ -382,7 +382,7 @@ def test_a_doctype_is_refused_whatever_it_declares(doctype: str, encoding: str) 
     page = text.replace("UTF-8", encoding.upper(), 1).encode(encoding)
     started = time.process_time()
     facts = inspect(page)
-    assert "a DOCTYPE (with it, entities) has no place in a document" in facts.errors[-1]
+    assert "a DOCTYPE (and with it, entities) is not allowed in a document" in facts.errors[-1]
     assert time.process_time() - started < 5
     assert facts.size == len(page)
 

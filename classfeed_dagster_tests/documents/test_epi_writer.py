@@ -21,7 +21,6 @@ from classfeed_dagster.documents.document_format import (
     RenderedPortfolio,
     Totals,
     paging_of,
-    plan_pages,
 )
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.documents.epi_schema import compiled
@@ -36,6 +35,7 @@ from classfeed_dagster_tests.fixtures.epi_data import (
     frames_of,
     holding,
     page_of,
+    pages_of,
     removed,
     sample,
     trade,
@@ -206,8 +206,8 @@ def test_an_attribute_can_not_break_out_of_its_quotes() -> None:
             {"accounts": [account("P1")], "movement_transactions": [trade("P1", currency=None)]},
             "currency is incomplete",
         ),
-        ({"accounts": [account("P1")], "movement_transactions": [cash("P2")]}, "no account or are REMOVED"),
-        ({"accounts": [removed("P1")], "movement_transactions": [cash("P1")]}, "no account or are REMOVED"),
+        ({"accounts": [account("P1")], "movement_transactions": [cash("P2")]}, "without an account or REMOVED"),
+        ({"accounts": [removed("P1")], "movement_transactions": [cash("P1")]}, "without an account or REMOVED"),
     ],
 )
 def test_frames_that_no_document_can_hold_are_refused(rows: dict[str, list[dict[str, object]]], says: str) -> None:
@@ -226,7 +226,7 @@ def test_frames_of_the_wrong_shape_are_refused() -> None:
 
 @given(st.lists(st.integers(0, 100)), st.integers(1, 200))
 def test_pages_hold_whole_portfolios_and_stay_under_the_limit(sizes: list[int], limit: int) -> None:
-    pages = plan_pages(sizes, limit)
+    pages = pages_of(sizes, limit)
     assert [at for page in pages for at in page] == list(range(len(sizes)))
     assert all(len(page) == 1 or sum(sizes[at] for at in page) <= limit for page in pages if sizes)
     paging = paging_of(EPI, limit)
@@ -242,7 +242,7 @@ def test_pages_of_a_limit_stay_under_it_as_documents() -> None:
         for one in EPI.render(frames_of({"accounts": [account(f"P{n:02}")], "cash_accounts": []}))
     ]
     limit, around = 4_000, len(b"".join(EPI.page(HEADER, Totals(), {}))) + 200
-    for on_page in plan_pages([one.size for one in rendered], limit - around):
+    for on_page in pages_of([one.size for one in rendered], limit - around):
         some: list[RenderedPortfolio] = rendered[on_page.start : on_page.stop]
         totals = sum((one.totals for one in some), Totals())
         page = b"".join(EPI.page(HEADER, totals, {"AccountDetails": [one.sections["AccountDetails"] for one in some]}))

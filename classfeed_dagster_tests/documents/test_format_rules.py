@@ -20,7 +20,7 @@ RUNBOOK = (Path(__file__).parent.parent.parent / "docs" / "runbook.md").read_tex
 
 def test_format_rules_are_those_that_the_epi_format_reports() -> None:
     source = inspect.getsource(epi_value_checks)
-    reported = set(re.findall(r"_Problem\(\"(\w+)\"", source)) | set(
+    reported = set(re.findall(r"_ValueProblem\(\s*\"(\w+)\"", source)) | set(
         re.findall(r"_findings\([^\"]*?, \"(\w+)\"", source)
     )
     assert {rule.name for rule in FORMAT_RULES if rule.document_format == EPI} == reported
@@ -36,7 +36,7 @@ def test_format_rules_cover_every_csv_layout() -> None:
 
 
 def test_format_rule_that_is_not_declared_is_refused() -> None:
-    with pytest.raises(UndeclaredRuleError, match="no format rule is called 'odd'"):
+    with pytest.raises(UndeclaredRuleError, match="No format rule is called 'odd'"):
         format_rule("odd")
 
 

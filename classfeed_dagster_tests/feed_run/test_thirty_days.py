@@ -14,7 +14,8 @@ from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.delivery.delivery_history import date_status
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
-from classfeed_dagster.documents.csv_reader import file_chunks, lines_of
+from classfeed_dagster.documents.csv_reader import lines_of
+from classfeed_dagster.documents.document_format import file_chunks
 from classfeed_dagster.errors import GateRefusedError, NotInOrderError, StaleBuildError
 from classfeed_dagster.feed_run import feed_run as steps
 from classfeed_dagster.feed_run.feed_run import FeedIdleError, FeedRun

@@ -18,7 +18,6 @@ import yaml
 from classfeed_dagster.bigsite import queries, tables
 from classfeed_dagster.bigsite.consent import consent_query
 from classfeed_dagster.documents import epi_schema
-from classfeed_dagster.documents.epi_mapping import element_lineage
 from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.domains import columns
 from classfeed_dagster.domains.columns import Frame
@@ -26,6 +25,7 @@ from classfeed_dagster.source_contract.contract import CONTRACT, ContractError, 
 from classfeed_dagster.source_contract.extracted_columns import columns_read
 from classfeed_dagster.source_contract.live_schema import live_schema
 from classfeed_dagster.source_contract.schema import Schema
+from classfeed_dagster_tests.fixtures.epi_data import element_lineage
 
 OWNERS_DDL = Path(__file__).with_name("bigsite.sql")  # as delivered by bigsite's team
 FRAMES = [frame for frame in vars(columns).values() if isinstance(frame, Frame)]
