@@ -1,1 +1,1 @@
-"""Incidents and how they are announced: Slack, PagerDuty."""
+"""Incidents and their notifications in Slack and PagerDuty."""

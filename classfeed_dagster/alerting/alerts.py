@@ -1,6 +1,7 @@
-"""Which incidents there are, from what was observed. Pure. Each says what is wrong, what it means, and what is done.
+"""Incidents, derived from observations by pure functions.
 
-Dates that fail for one cause are one incident; dates that only wait for an earlier one belong to that one's.
+Each incident states what is wrong, what it means for customers, and what the system is doing. Dates that fail for the
+same cause form one incident. A date that only waits for an earlier date belongs to that date's incident.
 """
 
 from __future__ import annotations
@@ -11,46 +12,48 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident
+from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, WATCHDOG, Incident
 from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.feed_run.ssm_flags import FlagsProblem
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS, CauseKind
 from classfeed_dagster.repair.decisions import Action, Decision
-from classfeed_dagster.repair.run_events import CheckOutcome
+from classfeed_dagster.repair.facts import CheckOutcome
+from classfeed_dagster.service_levels.service_levels import Judgment
 from classfeed_dagster.trading_days import SYDNEY
 
 if TYPE_CHECKING:
-    from classfeed_dagster.repair.facts import Gathered, Observed
+    from classfeed_dagster.repair.facts import Observations, ObservedDate
 
-# Failing these means that something may have left, or nearly left, that must not.
-_BREACHES = frozenset({"everyone_consented"})
+# Checks whose failure means that data without consent may have left, or nearly left.
+_CONSENT_CHECKS = frozenset({"everyone_consented"})
+_STALE_DATA = "Customers' funds at the recipient still show the last delivered business date."
 _COUNTED = re.compile(r"\b(\d+) (\w+)\(s\)")
 CheckKey = tuple[str, str]  # asset as a/b, check
 
 
 def incidents(
-    gathered: Gathered,
+    observations: Observations,
     decisions: Sequence[Decision],
     checks: Mapping[tuple[str, dt.date], DateChecks],
     *,
     held_back_alert: int,
 ) -> list[Incident]:
-    """Everything wrong at the moment, ordered by key. ``checks``: by feed and date, what its checks said last."""
-    found = [
-        *_gave_up(gathered, decisions, checks),
-        *_late(gathered, decisions),
-        *_failed_checks(gathered, checks),
+    """Return the current incidents, ordered by key. ``checks``: latest check results by feed and date."""
+    current = [
+        *_gave_up(observations, decisions, checks),
+        *_late(observations, decisions),
+        *_failed_checks(observations, checks),
         *_unevaluated(checks),
-        *_held_back(gathered, held_back_alert),
+        *_held_back(observations, held_back_alert),
     ]
-    return sorted(found, key=lambda incident: incident.key)
+    return sorted(current, key=lambda incident: incident.key)
 
 
 class DateChecks:
-    """What the checks of one date of a feed said last: the newest evaluation of each, over all its runs."""
+    """Latest evaluation of each check of one date of a feed, over all its runs."""
 
     def __init__(self, expected: Collection[CheckKey], outcomes: Iterable[tuple[str, CheckOutcome]]) -> None:
-        """``outcomes``: (run id, outcome), the oldest first."""
+        """Keep the latest of ``outcomes``, which are (run id, outcome), oldest first."""
         self.latest: dict[CheckKey, tuple[str, CheckOutcome]] = {}
         for run_id, outcome in outcomes:
             self.latest[outcome.asset, outcome.name] = (run_id, outcome)
@@ -58,35 +61,35 @@ class DateChecks:
 
     @property
     def failed(self) -> list[tuple[str, CheckOutcome]]:
-        """Those of ERROR severity that failed, with the run that said so."""
-        return [(run, one) for run, one in self.latest.values() if one.error and not one.passed]
+        """Failed checks of ERROR severity, each with its run."""
+        return [(run, outcome) for run, outcome in self.latest.values() if outcome.error and not outcome.passed]
 
 
 def schema_drift(
-    summary: str, differences: int, run_id: str | None = None, *, stopped: Sequence[Observed] = ()
+    summary: str, differences: int, run_id: str | None = None, *, stopped: Sequence[ObservedDate] = ()
 ) -> Incident:
-    """bigsite's schema no longer keeps its contract. ``summary`` names tables and columns, never values.
+    """Return the incident of a schema that violates its contract. ``summary`` names tables and columns, never values.
 
-    ``stopped``: the dates that it has stopped so far; a live one must wake someone.
+    ``stopped``: the dates stopped so far. An undelivered live date pages.
     """
     return Incident(
         key="schema-drift",
         what=f"bigsite's schema changed: {summary}",
-        means="No feed is extracted until the contract and the schema agree, so customers' funds get nothing new.",
-        feeds=tuple(sorted({one.feed.name for one in stopped})),
+        means="No feed is extracted until the contract and the schema agree, so customers' funds get no new data.",
+        feeds=tuple(sorted({date.feed.name for date in stopped})),
         dates=_dates(stopped),
         counts={"differences": differences},
-        doing="Extraction stops before it reads anything. Once the schema agrees, the waiting dates run by themselves.",
+        doing="Extraction stops before it reads any data. Waiting dates run automatically once the schema agrees.",
         run_id=run_id,
         runbook="schema-drift",
-        page=any(one.live and not one.facts.delivered for one in stopped),
+        page=any(date.live and not date.facts.delivered for date in stopped),
     )
 
 
 def reconciliation_breaks(
     feed: str, day: dt.date, breaks: int, offenders: Sequence[str], run_id: str | None = None, *, doing: str = ""
 ) -> Incident:
-    """What was delivered is not what bigsite, or the warehouse, has. ``offenders``: portfolio numbers."""
+    """Return the incident of deliveries that differ from bigsite or the warehouse. ``offenders``: portfolio numbers."""
     return Incident(
         key=f"breaks.{feed}",
         what=f"Reconciliation found {breaks} {_plural(breaks, 'break')} in {feed}",
@@ -95,20 +98,20 @@ def reconciliation_breaks(
         dates=(day,),
         counts={"breaks": breaks},
         offenders=tuple(offenders),
-        doing=doing or "The date is reconciled again after the next delivery; re-issues follow if bigsite changes.",
+        doing=doing or "The date is reconciled again after the next delivery. It is re-issued if bigsite changes.",
         run_id=run_id,
         runbook="reconciliation-breaks",
     )
 
 
 def dead_letters(count: int) -> Incident:
-    """Consent events that could not be read wait in the dead-letter queue."""
+    """Return the incident of unreadable consent events in the dead-letter queue."""
     return Incident(
         key="dead-letters",
         what=f"{count} consent {_plural(count, 'event')} could not be read",
-        means="Nobody's data is at risk: consent is read from bigsite itself. A grant may be noticed a little later.",
+        means="No data is at risk: consent is read from bigsite itself. A grant may take effect a little later.",
         counts={"dead letters": count},
-        doing="The other events went on. These wait in the dead-letter queue, each with its reason.",
+        doing="The other events were processed. These wait in the dead-letter queue, each with its reason.",
         runbook="dead-letters",
     )
 
@@ -118,226 +121,250 @@ def unreadable_switches(problem: FlagsProblem) -> Incident:
     return Incident(
         key="unreadable-switches",
         what=f"The feeds' switches cannot be read: {problem.reason}",
-        means="Deliveries continue as last switched; a switch turned now has no effect."
+        means="Deliveries continue with the last values. A change of a switch has no effect for now."
         if problem.serving
-        else "Every feed is off until they can be read: the dates stay pending.",
+        else "Every feed is off until they can be read. The dates stay pending.",
         doing="They are read again every few seconds.",
         runbook="unreadable-switches",
         page=not problem.serving,
     )
 
 
+def watchdog_incident(missing: Sequence[Judgment], silent: Sequence[str]) -> Incident | None:
+    """Return the incident of missing deliveries and silent sensors; None if there is neither."""
+    if not missing and not silent:
+        return None
+    deliveries = f"{len(missing)} due delivery(ies) missing" if missing else ""
+    return Incident(
+        key=WATCHDOG,
+        what=f"The watchdog outside Dagster reports: {'; '.join(part for part in (deliveries, *silent) if part)}",
+        means=_STALE_DATA
+        if missing
+        else "No delivery is missing yet, but a missing one would be neither repaired nor reported.",
+        feeds=tuple(sorted({judgment.feed for judgment in missing})),
+        dates=tuple(sorted({judgment.due.business_date for judgment in missing})),
+        counts={"deliveries": len(missing), "sensors": len(silent)},
+        doing="Repair retries if the daemon runs. If the sensors are silent, start the daemon.",
+        runbook="watchdog",
+        page=True,
+    )
+
+
 def _gave_up(
-    gathered: Gathered, decisions: Sequence[Decision], checks: Mapping[tuple[str, dt.date], DateChecks]
+    observations: Observations, decisions: Sequence[Decision], checks: Mapping[tuple[str, dt.date], DateChecks]
 ) -> list[Incident]:
-    groups: dict[str, list[tuple[Decision, Observed]]] = defaultdict(list)
-    for decision, one in _pairs(gathered, decisions):
-        said = checks.get((decision.feed, decision.business_date))
-        by_check = decision.cause is not None and decision.cause.kind is CauseKind.DATA and said and said.failed
-        by_schema = gathered.drift and decision.cause is not None and decision.cause.error in SCHEMA_ERRORS
-        # The failed check, or the schema's difference, is the incident then.
+    groups: dict[str, list[tuple[Decision, ObservedDate]]] = defaultdict(list)
+    for decision, date in _pairs(observations, decisions):
+        results = checks.get((decision.feed, decision.business_date))
+        by_check = decision.cause is not None and decision.cause.kind is CauseKind.DATA and results and results.failed
+        by_schema = observations.drift and decision.cause is not None and decision.cause.error in SCHEMA_ERRORS
+        # Otherwise the failed check or the schema drift is the incident.
         if decision.action is Action.GIVE_UP and not by_check and not by_schema:
-            groups[decision.cause.error if decision.cause else "earlier-date"].append((decision, one))
-    found: list[Incident] = []
+            groups[decision.cause.error if decision.cause else "earlier-date"].append((decision, date))
+    result: list[Incident] = []
     for error, members in groups.items():
         decision, first = members[0]
-        feeds = tuple(sorted({one.feed.name for _, one in members}))
-        customers = [one for _, one in members if one.live]
-        undelivered = any(not one.facts.delivered for _, one in members)
-        found.append(
+        feeds = tuple(sorted({date.feed.name for _, date in members}))
+        customers = [date for _, date in members if date.live]
+        undelivered = any(not date.facts.delivered for _, date in members)
+        result.append(
             Incident(
                 key=f"gave-up.{error}",
                 what=f"Repair gave up on {_and(feeds)}: {decision.reason}",
                 means=_means(bool(customers), undelivered=undelivered),
                 feeds=feeds,
-                dates=_dates(one for _, one in members),
-                counts={"dates": len(members), "attempts": sum(len(one.facts.runs) for _, one in members)},
+                dates=_dates(date for _, date in members),
+                counts={"dates": len(members), "attempts": sum(len(date.facts.runs) for _, date in members)},
                 doing=_after_giving_up(decision),
                 run_id=_last_run(first),
                 runbook="repair-gave-up",
                 page=bool(customers) and undelivered,
             )
         )
-    return found
+    return result
 
 
-def _late(gathered: Gathered, decisions: Sequence[Decision]) -> list[Incident]:
-    # By the first date that is late of each feed; feeds late with the same date are one incident.
-    groups: dict[dt.date, list[list[tuple[Decision, Observed]]]] = defaultdict(list)
-    by_feed: dict[str, list[tuple[Decision, Observed]]] = defaultdict(list)
-    for decision, one in _pairs(gathered, decisions):
-        if one.live and not one.facts.delivered and one.due.target_at < gathered.at:
-            by_feed[one.feed.name].append((decision, one))
+def _late(observations: Observations, decisions: Sequence[Decision]) -> list[Incident]:
+    # Grouped by each feed's first late date: feeds that are late with the same date form one incident.
+    groups: dict[dt.date, list[list[tuple[Decision, ObservedDate]]]] = defaultdict(list)
+    by_feed: dict[str, list[tuple[Decision, ObservedDate]]] = defaultdict(list)
+    for decision, date in _pairs(observations, decisions):
+        if date.live and not date.facts.delivered and date.due.target_at < observations.at:
+            by_feed[date.feed.name].append((decision, date))
     for members in by_feed.values():
         groups[members[0][1].due.business_date].append(members)
-    found: list[Incident] = []
+    result: list[Incident] = []
     for late in groups.values():
         feeds = tuple(sorted(members[0][1].feed.name for members in late))
-        past_deadline = any(one.due.deadline_at < gathered.at for members in late for _, one in members)
-        decision, one = late[0][0]
-        found.append(
+        past_deadline = any(date.due.deadline_at < observations.at for members in late for _, date in members)
+        decision, date = late[0][0]
+        result.append(
             Incident(
-                # Not named after the date: while a backlog is worked off, the first late date moves on every minute.
+                # The key does not name the date: the first late date changes while a backlog is processed.
                 key=f"late.{'.'.join(feeds)}",
-                what=f"{_and(feeds)} {'is' if len(feeds) == 1 else 'are'} late: {_how_late(one, past_deadline)}",
+                what=f"{_and(feeds)} {'is' if len(feeds) == 1 else 'are'} late: {_how_late(date, past_deadline)}",
                 means=_means(True, undelivered=True),
                 feeds=feeds,
-                dates=_dates(one for members in late for _, one in members),
+                dates=_dates(date for members in late for _, date in members),
                 counts={"dates": sum(map(len, late))},
                 doing=_doing(decision),
-                run_id=_last_run(one),
+                run_id=_last_run(date),
                 runbook="late",
                 page=past_deadline,
             )
         )
-    return found
+    return result
 
 
-def _failed_checks(gathered: Gathered, checks: Mapping[tuple[str, dt.date], DateChecks]) -> list[Incident]:
-    groups: dict[CheckKey, list[tuple[Observed, str, CheckOutcome]]] = defaultdict(list)
-    for one in gathered.dates:
-        said = checks.get((one.feed.name, one.due.business_date))
-        for run_id, outcome in said.failed if said else ():
-            groups[outcome.asset, outcome.name].append((one, run_id, outcome))
-    found: list[Incident] = []
+def _failed_checks(observations: Observations, checks: Mapping[tuple[str, dt.date], DateChecks]) -> list[Incident]:
+    groups: dict[CheckKey, list[tuple[ObservedDate, str, CheckOutcome]]] = defaultdict(list)
+    for date in observations.dates:
+        results = checks.get((date.feed.name, date.due.business_date))
+        for run_id, outcome in results.failed if results else ():
+            groups[outcome.asset, outcome.name].append((date, run_id, outcome))
+    result: list[Incident] = []
     for (asset, name), members in groups.items():
         latest, run_id, outcome = members[-1]
-        numbers = sorted({number for one, _, _ in members for number in _broken(one, name)})
-        stopped = [one for one, _, _ in members if not one.facts.delivered]
+        numbers = sorted({number for date, _, _ in members for number in _breaching(date, name)})
+        stopped = [date for date, _, _ in members if not date.facts.delivered]
         if stopped:
-            means = _means(any(one.live for one in stopped), undelivered=True)
+            means = _means(any(date.live for date in stopped), undelivered=True)
         elif numbers:
-            means = "The portfolios concerned are held back from the recipient; everyone else's data went."
+            means = "The affected portfolios are held back from the recipient. All others were delivered."
         else:
-            means = "The documents went; some of what is in them deserves a look."
-        found.append(
+            means = "The documents were delivered. Review the values that the check reports."
+        result.append(
             Incident(
                 key=f"check.{asset.replace('/', '.')}.{name}",
                 what=f"Check {name} of {asset} failed: {_in_words(outcome.summary, latest.due.business_date)}",
                 means=means,
-                feeds=tuple(sorted({one.feed.name for one, _, _ in members})),
-                dates=_dates(one for one, _, _ in members),
-                counts={"dates": len({one.due.business_date for one, _, _ in members}), "offenders": outcome.offenders},
+                feeds=tuple(sorted({date.feed.name for date, _, _ in members})),
+                dates=_dates(date for date, _, _ in members),
+                counts={
+                    "dates": len({date.due.business_date for date, _, _ in members}),
+                    "offenders": outcome.offenders,
+                },
                 offenders=tuple(numbers[:OFFENDERS_SHOWN]),
-                doing="The dates run again by themselves once bigsite's rows are mended."
+                doing="The dates run again automatically once bigsite's rows are corrected."
                 if latest.facts.delivered
-                else "Nothing leaves. The date runs again by itself once the source changes or new code is deployed.",
+                else "The date is not delivered. It runs again automatically once the source changes or new code is "
+                "deployed.",
                 run_id=run_id,
                 runbook=name.replace("_", "-"),
-                page=name in _BREACHES or any(one.live for one in stopped),
+                page=name in _CONSENT_CHECKS or any(date.live for date in stopped),
             )
         )
-    return found
+    return result
 
 
 def _unevaluated(checks: Mapping[tuple[str, dt.date], DateChecks]) -> list[Incident]:
     groups: dict[CheckKey, list[tuple[str, dt.date]]] = defaultdict(list)
-    for where, said in checks.items():
-        for missed in said.missing:
-            groups[missed].append(where)
-    # All that one date lacks is one trouble: a run that skipped its checks skipped many.
+    for date, results in checks.items():
+        for missed in results.missing:
+            groups[missed].append(date)
+    # Checks missing on the same dates form one incident: a run that skipped its checks skipped many.
     sets: dict[tuple[tuple[str, dt.date], ...], list[CheckKey]] = defaultdict(list)
     for missed, places in groups.items():
         sets[tuple(sorted(places))].append(missed)
-    found: list[Incident] = []
+    result: list[Incident] = []
     for where_missing, keys in sets.items():
-        named = sorted(name for _, name in keys)
-        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-        found.append(
+        names = sorted(name for _, name in keys)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        result.append(
             Incident(
-                key=f"unchecked.{min(day for _, day in where_missing).isoformat()}.{named[0]}",
-                what=f"Delivered without being checked: {_and(named[:3])}{more} "
-                f"{'was' if len(named) == 1 else 'were'} not evaluated",
-                means="What was delivered obeys the gate, but faults that only these checks see would go unnoticed.",
+                key=f"unchecked.{min(day for _, day in where_missing).isoformat()}.{names[0]}",
+                what=f"Delivered without all checks: {_and(names[:3])}{more} "
+                f"{'was' if len(names) == 1 else 'were'} not evaluated",
+                means="The delivery passed the gate, but faults that only these checks detect would go unnoticed.",
                 feeds=tuple(sorted({feed for feed, _ in where_missing})),
                 dates=tuple(sorted({day for _, day in where_missing})),
-                counts={"checks": len(named)},
-                doing="Nothing by itself: run the date again, which delivers nothing twice and evaluates every check.",
+                counts={"checks": len(names)},
+                doing="No automatic action. Run the date again: it evaluates every check and delivers nothing twice.",
                 runbook="unchecked",
             )
         )
-    return found
+    return result
 
 
-def _held_back(gathered: Gathered, threshold: int) -> list[Incident]:
-    by_feed: dict[str, list[Observed]] = defaultdict(list)
-    for one in gathered.dates:
-        if sum(map(_lacks_data_for_a_rule, one.held)) > threshold:
-            by_feed[one.feed.name].append(one)
-    found: list[Incident] = []
+def _held_back(observations: Observations, threshold: int) -> list[Incident]:
+    by_feed: dict[str, list[ObservedDate]] = defaultdict(list)
+    for date in observations.dates:
+        if sum(map(_lacks_data_by_rule, date.held)) > threshold:
+            by_feed[date.feed.name].append(date)
+    result: list[Incident] = []
     for feed, members in by_feed.items():
-        numbers = sorted({record.number for one in members for record in one.held if _lacks_data_for_a_rule(record)})
-        found.append(
+        numbers = sorted({record.number for date in members for record in date.held if _lacks_data_by_rule(record)})
+        result.append(
             Incident(
                 key=f"held-back.{feed}",
                 what=f"{len(numbers)} {_plural(len(numbers), 'portfolio')} of {feed} held back, above the threshold of "
                 f"{threshold}",
-                means="These customers' funds get nothing new until bigsite's rows are mended.",
+                means="These customers' funds get no new data until bigsite's rows are corrected.",
                 feeds=(feed,),
                 dates=_dates(members),
                 counts={"portfolios": len(numbers), "dates": len(members)},
                 offenders=tuple(numbers[:OFFENDERS_SHOWN]),
-                doing="Each goes by itself, with the dates after it, once its rows are mended.",
+                doing="Each portfolio is delivered automatically, with its later dates, once its rows are corrected.",
                 run_id=_last_run(members[-1]),
                 runbook="held-back",
             )
         )
-    return found
+    return result
 
 
-def _lacks_data_for_a_rule(record: Quarantined) -> bool:
+def _lacks_data_by_rule(record: Quarantined) -> bool:
     return record.lacks_data and record.held_back.kind == "RULE"
 
 
-def _pairs(gathered: Gathered, decisions: Sequence[Decision]) -> list[tuple[Decision, Observed]]:
-    observed = {(one.feed.name, one.due.business_date): one for one in gathered.dates}
+def _pairs(observations: Observations, decisions: Sequence[Decision]) -> list[tuple[Decision, ObservedDate]]:
+    observed = {(date.feed.name, date.due.business_date): date for date in observations.dates}
     return [(decision, observed[decision.feed, decision.business_date]) for decision in decisions]
 
 
 def _means(customers: bool, *, undelivered: bool) -> str:
     if not customers:
-        return "No customer notices: the feed is rehearsed beside the old one."
+        return "No customer is affected: the feed runs in shadow."
     if undelivered:
-        return "Customers' funds at the recipient stay at the last business date that was delivered."
-    return "Customers have the date's data; what changed in bigsite since has not reached them."
+        return _STALE_DATA
+    return "Customers have the date's data, without later changes in bigsite."
 
 
 def _after_giving_up(decision: Decision) -> str:
     if decision.cause is not None and not decision.cause.kind.retried:
-        return "It starts again by itself when bigsite's rows change, new code is deployed, or a person releases it."
-    gap = decision.cause is not None and decision.cause.kind is CauseKind.UNKNOWN
-    return "It tries again from the next morning's start on, or at once when a person starts it." + (
-        " The error is not in the table of causes: add it." if gap else ""
+        return "Repair retries when bigsite's rows change, new code is deployed, or a person approves unusual removals."
+    unknown = decision.cause is not None and decision.cause.kind is CauseKind.UNKNOWN
+    return "Repair retries from the next morning's start, or at once when a person starts the date." + (
+        " The error is not in the table of causes: add it." if unknown else ""
     )
 
 
-def _how_late(one: Observed, past_deadline: bool) -> str:
+def _how_late(date: ObservedDate, past_deadline: bool) -> str:
     if past_deadline:
-        return f"past the deadline of {_local(one.due.deadline_at)}"
-    return f"not delivered by {_local(one.due.target_at)}, due by {_local(one.due.deadline_at)} at the latest"
+        return f"past the deadline of {_local(date.due.deadline_at)}"
+    return f"not delivered by {_local(date.due.target_at)}, due by {_local(date.due.deadline_at)} at the latest"
 
 
 def _doing(decision: Decision) -> str:
     at = f", next at {_local(decision.not_before)}" if decision.not_before else ""
     return {
-        Action.LEAVE: f"Working on it: {decision.reason}.",
-        Action.RUN: f"Starting it again: {decision.reason}.",
+        Action.LEAVE: f"Working: {decision.reason}.",
+        Action.RUN: f"Retrying: {decision.reason}.",
         Action.WAIT: f"Waiting: {decision.reason}{at}.",
-        Action.GIVE_UP: f"It gave up: {decision.reason}.",
-        Action.NOTHING: "Nothing.",
+        Action.GIVE_UP: f"Repair gave up: {decision.reason}.",
+        Action.NOTHING: "No action.",
     }[decision.action]
 
 
-def _broken(one: Observed, rule: str) -> list[str]:
-    return [record.number for record in one.held if any(rule == broken.rule for broken in record.held_back.rules)]
+def _breaching(date: ObservedDate, rule: str) -> list[str]:
+    return [record.number for record in date.held if any(rule == breach.rule for breach in record.held_back.rules)]
 
 
-def _last_run(one: Observed) -> str | None:
-    return one.facts.runs[-1].run_id if one.facts.runs else None
+def _last_run(date: ObservedDate) -> str | None:
+    return date.facts.runs[-1].run_id if date.facts.runs else None
 
 
-def _dates(members: Iterable[Observed]) -> tuple[dt.date, ...]:
-    return tuple(sorted({one.due.business_date for one in members}))
+def _dates(members: Iterable[ObservedDate]) -> tuple[dt.date, ...]:
+    return tuple(sorted({date.due.business_date for date in members}))
 
 
 def _local(instant: dt.datetime) -> str:
@@ -345,9 +372,9 @@ def _local(instant: dt.datetime) -> str:
 
 
 def _in_words(summary: str, day: dt.date) -> str:
-    # The date stands in the message's own line; "2 finding(s)" is for machines.
+    # The message has a line for the date. "2 finding(s)" becomes "2 findings".
     return _COUNTED.sub(
-        lambda found: f"{found[1]} {_plural(int(found[1]), found[2])}", summary.removeprefix(f"{day.isoformat()}: ")
+        lambda match: f"{match[1]} {_plural(int(match[1]), match[2])}", summary.removeprefix(f"{day.isoformat()}: ")
     )
 
 

@@ -1,8 +1,8 @@
-"""Incidents: what is wrong now, said once, in one thread, until it has recovered. The state is in the object store.
+"""Incidents and their notifications: one thread an incident, with its state in the object store.
 
-Level-triggered like repair: each look names everything that is wrong at the moment. What is new is announced, what
-changed is edited in place, what is gone is declared recovered in its thread. Other rooms open the same door with
-``raise_incident`` and ``settle_incident``.
+Level-triggered like repair: each evaluation lists all current incidents. A new one is announced, a changed one is
+edited in place, and the thread of a resolved one is marked as recovered. Other packages use ``raise_incident`` and
+``settle_incident``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
 
 from pydantic import AwareDatetime, BaseModel, Field
 
@@ -21,98 +20,121 @@ from classfeed_dagster.stored_records import StoredRecord, canonical, from_json,
 
 OFFENDERS_SHOWN = 5
 WATCHDOG = "watchdog"
-WATCHED_ELSEWHERE = frozenset({WATCHDOG})  # incidents that the alert sensor neither finds nor ends
+WATCHED_ELSEWHERE = frozenset({WATCHDOG})  # incidents that the alert sensor neither opens nor resolves
 _STATES, _CLOSED, _RAISED = "incidents/", "closed-incidents/", "raised-incidents/"
 
 
 class Incident(StoredRecord):
-    """Something wrong, as people should hear of it. No personal data: portfolio numbers at most."""
+    """One problem, as it is reported to people. Without personal data: portfolio numbers at most."""
 
-    key: str = Field(description="what it is about: the same trouble, the same key, the same thread")
-    what: str = Field(description="what is wrong, in one sentence")
-    means: str = Field(description="what it means for customers, in one sentence")
+    key: str = Field(description="identity of the problem: equal keys share a thread")
+    what: str = Field(description="the problem, in one sentence")
+    means: str = Field(description="its effect on customers, in one sentence")
     feeds: tuple[str, ...] = ()
-    dates: tuple[dt.date, ...] = Field(default=(), description="the business dates it concerns")
-    counts: dict[str, int] = Field(default={}, description="figures, by what they count")
+    dates: tuple[dt.date, ...] = Field(default=(), description="affected business dates")
+    counts: dict[str, int] = Field(default={}, description="figures by label")
     offenders: tuple[str, ...] = Field(default=(), description="portfolio numbers")
-    doing: str = Field(default="", description="what the system is doing about it by itself")
-    run_id: str | None = Field(default=None, description="the run to look at")
+    doing: str = Field(default="", description="automatic action in progress")
+    run_id: str | None = Field(default=None, description="the run to open")
     runbook: str = Field(default="", description="section of the alerts' runbook")
-    page: bool = Field(default=False, description="whether it must wake someone")
+    page: bool = Field(default=False, description="true if it pages a person")
 
     @property
     def fingerprint(self) -> str:
-        """Changes if and only if something that people read does."""
+        """Hash of the text that people read."""
         return hashlib.sha256(canonical(self.model_dump(mode="json"))).hexdigest()
+
+    @property
+    def headline(self) -> str:
+        """Problem and effect, as a notification shows them."""
+        return f"{sentence(self.what)} {self.means}"
 
 
 class Thread(BaseModel, frozen=True):
-    """Where an incident is being told."""
+    """Location of an incident's thread."""
 
     channel: str
     ts: str
 
 
 class State(StoredRecord):
-    """What was said of an incident, so that nothing is said twice."""
+    """Notifications already sent for an incident, so that none is sent twice."""
 
-    incident: Incident = Field(description="as last told")
+    incident: Incident = Field(description="as last notified")
     opened_at: AwareDatetime
-    thread: Thread | None = Field(default=None, description="null until it could be told")
-    told: str = Field(default="", description="fingerprint of what the thread says")
+    thread: Thread | None = Field(default=None, description="null until the first message is sent")
+    told: str = Field(default="", description="fingerprint of the thread's message")
     paged: bool = False
     closed_at: AwareDatetime | None = None
 
 
-class Messenger(Protocol):
-    """Tells people: Slack, or the log. Whatever it raises is tried again at the next look."""
+class Messenger:
+    """Messages in the log, and the base class of other messengers. The next evaluation retries after any error."""
 
     def announce(self, incident: Incident) -> Thread:
-        """A new message, and with it a thread."""
-        ...
+        """Send a new message and return its thread."""
+        get_logger().warning(f"incident: {incident.headline}", key=incident.key, outcome=incident.doing)
+        return Thread(channel="log", ts="log")
 
     def revise(self, thread: Thread, incident: Incident) -> None:
         """Edit the message in place."""
-        ...
+        get_logger().warning(f"incident, still open: {incident.headline}", key=incident.key, outcome=incident.doing)
 
     def recovered(self, thread: Thread, incident: Incident, lasted: dt.timedelta) -> None:
-        """Say in the thread that it is over, and mark the message."""
-        ...
+        """Report the recovery in the thread, and mark the message."""
+        get_logger().warning(f"recovered after {duration(lasted)}: {incident.what}", key=incident.key)
 
 
-class Pager(Protocol):
-    """Wakes people: PagerDuty, or the log."""
+class Pager:
+    """Pages in the log, and the base class of other pagers."""
 
     def trigger(self, incident: Incident) -> None:
-        """Wake someone; again for the same key changes nothing."""
-        ...
+        """Page a person. Repeating it for the same key has no effect."""
+        get_logger().error(f"would page: {incident.headline}", key=incident.key)
 
     def resolve(self, incident: Incident) -> None:
-        """It is over."""
-        ...
+        """Resolve the page."""
+        get_logger().warning(f"resolved: {incident.what}", key=incident.key)
 
 
-class TellingError(TemporaryError):
-    """Some incidents could not be told; the others were. They are tried again at the next look."""
+class NotificationError(TemporaryError):
+    """Some notifications could not be sent. The next evaluation retries them."""
+
+
+def duration(span: dt.timedelta) -> str:
+    """Format a span for people: 45 s, 12 min, 3 h 05 min, 2 days."""
+    seconds = int(span.total_seconds())
+    if seconds < 90:
+        return f"{seconds} s"
+    if seconds < 5400:
+        return f"{seconds // 60} min"
+    if seconds < 48 * 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return f"{seconds // 86400} days"
+
+
+def sentence(text: str) -> str:
+    """End ``text`` with a full stop, unless it has an end."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def raise_incident(store: ObjectStore, incident: Incident) -> None:
-    """Note an incident from within a run; the alert sensor tells it. Repeating replaces it."""
+    """Record an incident from within a run, for the alert sensor to announce. Repeating it replaces the record."""
     store.put(_raised_key(incident.key), to_json(incident))
 
 
 def settle_incident(store: ObjectStore, key: str) -> None:
-    """An incident that was raised is over; nothing happens if there was none."""
+    """Remove the record of a raised incident, if there is one."""
     store.delete(_raised_key(key))
 
 
 def raised(store: ObjectStore) -> tuple[Incident, ...]:
-    """Every incident raised by other rooms and not settled, ordered by key."""
+    """Return the incidents that were raised and not settled, ordered by key."""
     return tuple(from_json(Incident, store.read(key), store.location(key)) for key in store.list(_RAISED))
 
 
 def open_incidents(store: ObjectStore) -> Mapping[str, State]:
-    """Every incident that was opened and is not over, by its key."""
+    """Return the open incidents by key."""
     states = (from_json(State, store.read(key), store.location(key)) for key in store.list(_STATES))
     return {state.incident.key: state for state in states}
 
@@ -120,17 +142,17 @@ def open_incidents(store: ObjectStore) -> Mapping[str, State]:
 def sync_incidents(
     store: ObjectStore,
     current: Iterable[Incident],
-    speaks: tuple[Messenger, Pager],
+    services: tuple[Messenger, Pager],
     now: dt.datetime,
     *,
     only: str | None = None,
 ) -> tuple[int, int, int]:
-    """Bring what people were told up to ``current``, all that is wrong now: how many opened, revised, recovered.
+    """Send the notifications that ``current`` requires; return how many incidents were opened, revised and recovered.
 
-    ``only``: the one incident that the caller watches; without it, all but those watched elsewhere. One that can't be
-    told does not keep the others from being told: TellingError names them at the end. ``now`` is UTC.
+    ``only``: the one incident that the caller watches; by default all except those watched elsewhere. A failed
+    notification does not stop the others: NotificationError lists the failures at the end. ``now`` is UTC.
     """
-    messenger, pager = speaks
+    messenger, pager = services
     before = {
         key: state
         for key, state in open_incidents(store).items()
@@ -140,45 +162,45 @@ def sync_incidents(
     counts, failures = [0, 0, 0], []
     for key in sorted({*before, *wrong}):
         state, incident = before.get(key), wrong.get(key)
-        telling = IncidentNotifier(store, messenger, pager, state or State(incident=wrong[key], opened_at=now))
+        notifier = IncidentNotifier(store, messenger, pager, state or State(incident=wrong[key], opened_at=now))
         if incident is not None:
-            counts[0 if state is None else 1] += telling.still(incident)
+            counts[0 if state is None else 1] += notifier.update(incident)
         else:
-            counts[2] += telling.over(now)
-        failures += telling.failures
+            counts[2] += notifier.resolve(now)
+        failures += notifier.failures
     if failures:
-        raise TellingError(f"{len(failures)} message(s) could not be sent and will be again: {'; '.join(failures)}")
+        raise NotificationError(f"{len(failures)} notification(s) failed and will be retried: {'; '.join(failures)}")
     return counts[0], counts[1], counts[2]
 
 
 class IncidentNotifier:
-    """Brings one incident up to date. The state is stored after each message, so that none is sent twice."""
+    """Notifier of one incident. It stores the state after each message, so that none is sent twice."""
 
     def __init__(self, store: ObjectStore, messenger: Messenger, pager: Pager, state: State) -> None:
         self.store, self.messenger, self.pager, self.state = store, messenger, pager, state
         self.failures: list[str] = []
 
-    def still(self, incident: Incident) -> bool:
-        """Announce, revise, wake; True if anything was said."""
-        said = False
+    def update(self, incident: Incident) -> bool:
+        """Announce or revise the incident, and page if needed; return True if a notification was sent."""
+        notified = False
         if incident.page and not self.state.paged and self._try("PagerDuty", lambda: self.pager.trigger(incident)):
             self._keep(paged=True, incident=incident)
-            said = True
+            notified = True
         thread = self.state.thread
         if thread is None:
             threads: list[Thread] = []
             if self._try("Slack", lambda: threads.append(self.messenger.announce(incident))):
                 self._keep(thread=threads[0], told=incident.fingerprint, incident=incident)
-                said = True
+                notified = True
         elif self.state.told != incident.fingerprint and self._try(
             "Slack", lambda: self.messenger.revise(thread, incident)
         ):
             self._keep(told=incident.fingerprint, incident=incident)
-            said = True
-        return said
+            notified = True
+        return notified
 
-    def over(self, now: dt.datetime) -> bool:
-        """Say that it is over, and let people sleep; True once everybody knows."""
+    def resolve(self, now: dt.datetime) -> bool:
+        """Resolve the page, report the recovery and close the incident; return True once all were notified."""
         state, thread = self.state, self.state.thread
         if state.paged:
             if not self._try("PagerDuty", lambda: self.pager.resolve(state.incident)):
@@ -199,12 +221,12 @@ class IncidentNotifier:
         self.state = self.state.model_copy(update=changes)
         self.store.put(_state_key(self.state.incident.key), to_json(self.state))
 
-    def _try(self, service: str, say: Callable[[], object]) -> bool:
+    def _try(self, service: str, send: Callable[[], object]) -> bool:
         try:
-            say()
+            send()
         except Exception as error:
-            # Whatever a service did, it must not keep the next incident from being told.
-            get_logger().error("alert not sent", error_type=type(error).__name__, key=self.state.incident.key)
+            # A failing service must not stop the next incident's notifications.
+            get_logger().error("notification failed", error_type=type(error).__name__, key=self.state.incident.key)
             self.failures.append(f"{self.state.incident.key} to {service} ({type(error).__name__})")
             return False
         return True

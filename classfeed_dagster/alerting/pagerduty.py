@@ -1,4 +1,4 @@
-"""Waking someone: PagerDuty's Events API v2, by its two calls. Without a key, or outside production, the log."""
+"""Pages through PagerDuty's Events API v2."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ import urllib.request
 from typing import Any
 
 from classfeed_dagster.alerting.incidents import Incident, Pager
-from classfeed_dagster.alerting.slack import Links, first_line
+from classfeed_dagster.alerting.slack import Links
 from classfeed_dagster.errors import UnavailableError
-from classfeed_dagster.logs import get_logger
 from classfeed_dagster.settings import Environment, Settings
 
 _SECONDS = 10
 
 
 class PagerDutyError(UnavailableError):
-    """PagerDuty did not take an event."""
+    """PagerDuty did not accept an event."""
 
 
-class PagerDuty:
-    """Triggers and resolves; the incident's key is PagerDuty's, so that repeating wakes nobody twice."""
+class PagerDuty(Pager):
+    """Pages through PagerDuty. The incident's key is PagerDuty's deduplication key, so that repeating has no effect."""
 
     def __init__(self, url: str, routing_key: str, links: Links) -> None:
         self._url, self._routing_key, self._links = f"{url.rstrip('/')}/v2/enqueue", routing_key, links
 
     def trigger(self, incident: Incident) -> None:
-        """See Pager."""
+        """Page a person."""
         links = [{"href": f"{self._links.runbook}#{incident.runbook}", "text": "Runbook"}]
         if incident.run_id is not None and self._links.ui is not None:
             links.append({"href": f"{self._links.ui}/runs/{incident.run_id}", "text": "Run"})
@@ -36,7 +35,7 @@ class PagerDuty:
                 "event_action": "trigger",
                 "dedup_key": incident.key,
                 "payload": {
-                    "summary": first_line(incident)[:1024],
+                    "summary": incident.headline[:1024],
                     "source": "classfeed",
                     "severity": "critical",
                     "custom_details": {
@@ -46,13 +45,13 @@ class PagerDuty:
                         "what the system is doing": incident.doing,
                     },
                 },
-                # Links must be absolute for PagerDuty.
+                # PagerDuty requires absolute links.
                 "links": [link for link in links if link["href"].startswith("http")],
             }
         )
 
     def resolve(self, incident: Incident) -> None:
-        """See Pager."""
+        """Resolve the page."""
         self._send({"event_action": "resolve", "dedup_key": incident.key})
 
     def _send(self, event: dict[str, Any]) -> None:
@@ -66,25 +65,13 @@ class PagerDuty:
         except (urllib.error.URLError, OSError) as error:
             status = getattr(error, "code", None)
             raise PagerDutyError(
-                f"PagerDuty took no {event['event_action']} of {event['dedup_key']} "
-                f"({f'status {status}' if status else type(error).__name__}); it is tried again"
+                f"PagerDuty did not accept the {event['event_action']} event of {event['dedup_key']} "
+                f"({f'status {status}' if status else type(error).__name__}); it will be retried"
             ) from None
 
 
-class LogPager:
-    """Nobody is woken: it stands in the log."""
-
-    def trigger(self, incident: Incident) -> None:
-        """See Pager."""
-        get_logger().error(f"would wake someone: {first_line(incident)}", key=incident.key)
-
-    def resolve(self, incident: Incident) -> None:
-        """See Pager."""
-        get_logger().warning(f"over: {incident.what}", key=incident.key)
-
-
 def pager(settings: Settings) -> Pager:
-    """PagerDuty in production if its key is set, else the log."""
+    """Return the pager: PagerDuty in production if its key is set, else the log."""
     if settings.pagerduty_key is None or settings.env is not Environment.PROD:
-        return LogPager()
+        return Pager()
     return PagerDuty(settings.pagerduty_url, settings.pagerduty_key.get_secret_value(), Links.of(settings))

@@ -1,4 +1,4 @@
-"""Tells people of bigsite's schema: while it blocks the feeds, and while it holds values that nobody knows."""
+"""Incidents of bigsite's schema: blocking drift, and values that the mapping does not know."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from classfeed_dagster.alerting.alerts import schema_drift
 from classfeed_dagster.alerting.incidents import Incident, raise_incident, settle_incident
-from classfeed_dagster.repair.facts import Observed
+from classfeed_dagster.repair.facts import ObservedDate
 from classfeed_dagster.source_contract.drift import DriftKind, SchemaDifference, Severity
 from classfeed_dagster.source_contract.schema_check import SchemaVerdict, blocking_drift
 from classfeed_dagster.store import ObjectStore
@@ -16,9 +16,9 @@ _SHOWN = 3
 
 
 def sync_schema_incidents(store: ObjectStore, verdict: SchemaVerdict, run_id: str) -> None:
-    """Raise, or settle, the incidents that ``verdict`` calls for. Names tables, columns and codes; never a row."""
+    """Raise or settle the incidents of ``verdict``. They name tables, columns and codes, never a row."""
     sync_drift_incident(store, blocking_drift(verdict), run_id)
-    warnings = tuple(found for found in verdict.differences if found.severity is Severity.WARNING)
+    warnings = tuple(drift for drift in verdict.differences if drift.severity is Severity.WARNING)
     if warnings:
         raise_incident(store, _warning(warnings, run_id))
     else:
@@ -26,30 +26,31 @@ def sync_schema_incidents(store: ObjectStore, verdict: SchemaVerdict, run_id: st
 
 
 def sync_drift_incident(
-    store: ObjectStore, blocking: tuple[SchemaDifference, ...], run_id: str | None, stopped: Sequence[Observed] = ()
+    store: ObjectStore, blocking: tuple[SchemaDifference, ...], run_id: str | None, stopped: Sequence[ObservedDate] = ()
 ) -> None:
-    """Raise, or settle, the incident of what forbids an extraction, if anything does; ``stopped``: which dates."""
+    """Raise the incident of ``blocking`` drift, or settle it if there is none. ``stopped``: the dates it stopped."""
     if blocking:
         raise_incident(store, schema_drift(_named(blocking), len(blocking), run_id, stopped=stopped))
     else:
         settle_incident(store, _DRIFT)
 
 
-def _warning(found: tuple[SchemaDifference, ...], run_id: str) -> Incident:
-    held = any(one.kind is DriftKind.VALUE_IN_DATA for one in found)
+def _warning(warnings: tuple[SchemaDifference, ...], run_id: str) -> Incident:
+    holds_back = any(warning.kind is DriftKind.VALUE_IN_DATA for warning in warnings)
     return Incident(
         key=_WARNINGS,
-        what=f"bigsite changed something that the feeds read: {_named(found)}",
-        means="Portfolios with a value that the mapping doesn't know are held back; the others go."
-        if held
-        else "Nothing is held back yet. A value that the mapping doesn't know would hold its portfolio back.",
-        counts={"differences": len(found)},
-        doing="Extraction goes on. What is held back goes by itself once the mapping and the contract know the value.",
+        what=f"bigsite changed columns or values that the feeds read: {_named(warnings)}",
+        means="Portfolios with a value unknown to the mapping are held back. All others are delivered."
+        if holds_back
+        else "No portfolio is held back yet. A value unknown to the mapping would hold its portfolio back.",
+        counts={"differences": len(warnings)},
+        doing="Extraction continues. Portfolios held back are delivered automatically once the mapping and the "
+        "contract include the value.",
         run_id=run_id,
         runbook="schema-drift",
     )
 
 
-def _named(found: tuple[SchemaDifference, ...]) -> str:
-    listed = "; ".join(f"{one.kind.title} {one.subject}" for one in found[:_SHOWN])
-    return f"{listed} and {len(found) - _SHOWN} more" if len(found) > _SHOWN else listed
+def _named(differences: tuple[SchemaDifference, ...]) -> str:
+    names = "; ".join(f"{difference.kind.title} {difference.subject}" for difference in differences[:_SHOWN])
+    return f"{names} and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else names

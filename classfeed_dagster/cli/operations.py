@@ -29,7 +29,7 @@ def watchdog(
     Exit code 3 if a live feed's business date is past its deadline without a manifest, or a sensor's heartbeat is old.
     """
     from classfeed_dagster.alerting import incidents, pagerduty, slack
-    from classfeed_dagster.alerting.watchdog import watchdog_incident
+    from classfeed_dagster.alerting.alerts import watchdog_incident
     from classfeed_dagster.feed_run.flags import is_live, start_flags
     from classfeed_dagster.feeds import FEEDS
     from classfeed_dagster.runtime import Runtime, utc_now

@@ -16,8 +16,16 @@ from classfeed_dagster.cli.arguments import FeedName, require_due, require_feed,
 from classfeed_dagster.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from classfeed_dagster.tracing.trace import HeldBackDates, HoldingTrace, Judged, Sighting, SourceRow, Trace
+    from classfeed_dagster.tracing.trace import (
+        HeldBackDates,
+        HoldingTrace,
+        ReconciliationResult,
+        Sighting,
+        SourceRow,
+        Trace,
+    )
 
+_MOST_ROWS = 30
 out = output.console()
 
 
@@ -38,7 +46,7 @@ def trace(
         dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="With a portfolio and security: the business date.")
     ] = None,
     feed: FeedName = "class_super",
-    page: Annotated[Path | None, typer.Option(help="HTML page to write too.", dir_okay=False)] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML page to write in addition.", dir_okay=False)] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Trace a number to bigsite's rows: `trace T1042`, or `trace SW123 ASX:BHP --date D` for a holding.
@@ -50,7 +58,7 @@ def trace(
     from classfeed_dagster.runtime import Runtime
 
     if (security is None) != (date is None):
-        raise UsageError("a holding needs both: classfeed trace PORTFOLIO EXCHANGE:CODE --date YYYY-MM-DD")
+        raise UsageError("A holding needs a security and a date: classfeed trace PORTFOLIO EXCHANGE:CODE --date D")
     exchange, colon, code = (security or ":").partition(":")
     if not colon or (security and not (exchange and code)):
         raise UsageError(f"Invalid security {security!r}: expected EXCHANGE:CODE, e.g. ASX:BHP")
@@ -58,7 +66,7 @@ def trace(
     declared = require_feed(feed)
     day = None if date is None else require_due(runtime.settings, feed, date.date())
     require_store(runtime)
-    from classfeed_dagster.tracing.trace import trace as follow
+    from classfeed_dagster.tracing.trace import trace as trace_row
     from classfeed_dagster.tracing.trace import trace_holding
     from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
 
@@ -78,7 +86,7 @@ def trace(
                 )
             else:
                 text = _with_letter(what, declared.format.ledgers)
-                found = follow(runtime.engine, runtime.store, feed, audience, text, document_format=declared.format)
+                row = trace_row(runtime.engine, runtime.store, feed, audience, text, document_format=declared.format)
     finally:
         runtime.close()
     if day is not None:
@@ -89,14 +97,14 @@ def trace(
         _write_page(page, lambda: holding_page(holding, feed), quiet=as_json)
         return
     if as_json:
-        output.print_json(_plain(found))
-    elif found.source is not None:
-        _print_transaction(found, found.source)
-    if found.source is None:
+        output.print_json(_plain(row))
+    elif row.source is not None:
+        _print_transaction(row, row.source)
+    if row.source is None:
         if not as_json:
             out.print(f"[red]bigsite has no such row:[/] {escape(what)}", highlight=False)
         raise typer.Exit(ExitCode.STOPPED)
-    _write_page(page, lambda: transaction_page(found, feed), quiet=as_json)
+    _write_page(page, lambda: transaction_page(row, feed), quiet=as_json)
 
 
 def _with_letter(text: str, ledgers: Collection[str]) -> str:
@@ -109,7 +117,7 @@ def _plain(trace: Trace | HoldingTrace) -> dict[str, Any]:
     fields = {
         name: getattr(trace, name)
         for name in trace.__dataclass_fields__
-        if name not in ("sightings", "judged", "held_back", "source", "rows")
+        if name not in ("sightings", "reconciliations", "held_back", "source", "rows")
     }
     source = getattr(trace, "source", None)
     return {
@@ -120,8 +128,8 @@ def _plain(trace: Trace | HoldingTrace) -> dict[str, Any]:
         "held_back_at_delivery": _dates(trace.held_back.at_delivery),
         "would_be_held_back_now": _dates(trace.held_back.now),
         "reconciliations": [
-            {"business_date": judged.business_date, "report": judged.report, "breaks": list(judged.breaks)}
-            for judged in trace.judged
+            {"business_date": result.business_date, "report": result.report, "breaks": list(result.breaks)}
+            for result in trace.reconciliations
         ],
     }
 
@@ -156,61 +164,61 @@ def _write_page(path: Path | None, render: Callable[[], str], *, quiet: bool) ->
         out.print(f"  page       {path}", highlight=False, soft_wrap=True)
 
 
-def _print_transaction(found: Trace, source: SourceRow) -> None:
-    out.print(f"[bold]{escape(found.transaction_id)}[/] of portfolio {source.portfolio_number}", highlight=False)
+def _print_transaction(trace: Trace, source: SourceRow) -> None:
+    out.print(f"[bold]{escape(trace.transaction_id)}[/] of portfolio {source.portfolio_number}", highlight=False)
     out.print(f"  source     bigsite.{source.table}, {source.table}_id = {source.key}", highlight=False)
     out.print(
-        f"             counts for {source.business_date}, recorded {source.recorded_at:%Y-%m-%d %H:%M:%S.%f} UTC, "
-        f"so it travels on {found.travels_on}",
+        f"             business date {source.business_date}, recorded {source.recorded_at:%Y-%m-%d %H:%M:%S.%f} UTC, "
+        f"exported on {trace.travels_on}",
         highlight=False,
     )
-    _print_way(found.sightings, found.held_back, found.judged)
+    _print_path(trace.sightings, trace.held_back, trace.reconciliations)
 
 
-_MOST_ROWS = 30
-
-
-def _print_holding(found: HoldingTrace) -> None:
-    name = f"{found.exchange}:{found.security_code}"
+def _print_holding(trace: HoldingTrace) -> None:
+    name = f"{trace.exchange}:{trace.security_code}"
     out.print(
-        f"[bold]{escape(name)}[/] of portfolio {escape(found.portfolio_number)} on {found.business_date}",
+        f"[bold]{escape(name)}[/] of portfolio {escape(trace.portfolio_number)} on {trace.business_date}",
         highlight=False,
     )
-    if found.updated_at is None:
-        out.print(f"  source     [red]no row in bigsite.holding_eod[/] for security_id = {found.security_id}")
+    if trace.updated_at is None:
+        out.print(f"  source     [red]no row in bigsite.holding_eod[/] for security_id = {trace.security_id}")
     else:
         out.print(
-            f"  source     bigsite.holding_eod, security_id = {found.security_id}: {found.stated} units, "
-            f"written {found.updated_at:%Y-%m-%d %H:%M:%S} UTC",
+            f"  source     bigsite.holding_eod, security_id = {trace.security_id}: {trace.stated} units, "
+            f"written {trace.updated_at:%Y-%m-%d %H:%M:%S} UTC",
             highlight=False,
         )
-    out.print(f"             {len(found.rows)} ledger row(s) to the date add up to {found.ledger}", highlight=False)
-    for row in found.rows[-_MOST_ROWS:]:
+    out.print(f"             {len(trace.rows)} ledger row(s) to the date add up to {trace.ledger}", highlight=False)
+    for row in trace.rows[-_MOST_ROWS:]:
         late = f"   recorded {row.recorded_at:%Y-%m-%d %H:%M} UTC"
         out.print(f"               {row.business_date}  {row.transaction_id}  {row.units:+}{late}", highlight=False)
-    if found.price is not None:
-        out.print(f"             last close {found.price[1]} on {found.price[0]}", highlight=False)
-    _print_way(found.sightings, found.held_back, found.judged)
+    if trace.price is not None:
+        out.print(f"             last close {trace.price[1]} on {trace.price[0]}", highlight=False)
+    _print_path(trace.sightings, trace.held_back, trace.reconciliations)
 
 
-def _print_way(sightings: Sequence[Sighting], held_back: HeldBackDates, judged: Sequence[Judged]) -> None:
-    for one in sightings:
-        manifest = one.delivery.manifest
-        again = "   (superseded by a later revision)" if one.delivery.superseded else ""
-        again += "   (shadow: the recipient does not read it)" if one.delivery.shadow else ""
+def _print_path(
+    sightings: Sequence[Sighting], held_back: HeldBackDates, reconciliations: Sequence[ReconciliationResult]
+) -> None:
+    for sighting in sightings:
+        manifest = sighting.delivery.manifest
+        status = "   (superseded by a later revision)" if sighting.delivery.superseded else ""
+        status += "   (shadow: the recipient does not read it)" if sighting.delivery.shadow else ""
+        absent = "" if sighting.in_landed_file else "   [red]NOT IN THIS FILE[/]"
         out.print(
-            f"  landed     {one.landed_location}{'' if one.in_landed_file else '   [red]NOT IN THIS FILE[/]'}",
+            f"  landed     {sighting.landed_location}{absent}",
             highlight=False,
             soft_wrap=True,
         )
         out.print(
             f"  delivered  {manifest.business_date} revision {manifest.revision}, "
-            f"{one.delivery.portfolio.extract}{again}",
+            f"{sighting.delivery.portfolio.extract}{status}",
             highlight=False,
         )
-        for place in one.places:
+        for place in sighting.places:
             out.print(
-                f"             {one.page_location}: line {place.line}, bytes {place.offset} to "
+                f"             {sighting.page_location}: line {place.line}, bytes {place.offset} to "
                 f"{place.offset + place.length}, {place.element}",
                 highlight=False,
                 soft_wrap=True,
@@ -220,9 +228,9 @@ def _print_way(sightings: Sequence[Sighting], held_back: HeldBackDates, judged: 
     for when, entries in (("at delivery", held_back.at_delivery), ("now", held_back.now)):
         for day, reason in entries:
             out.print(f"  held back  {day}, {when}: {escape(reason)}", highlight=False, soft_wrap=True)
-    for judgement in judged:
+    for result in reconciliations:
         out.print(
-            f"  reconciled {escape(judgement.verdict)}: {judgement.report}",
+            f"  reconciled {escape(result.verdict)}: {result.report}",
             highlight=False,
             soft_wrap=True,
         )

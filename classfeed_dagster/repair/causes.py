@@ -1,7 +1,7 @@
 """Cause of a failed run, from the errors in its event log.
 
-Exceptions of this package state their cause themselves. Those of drivers stand in a table. Any other is UNKNOWN: it is
-retried a few times and counted as a gap in the table.
+Exceptions of this package state their cause themselves; drivers' exceptions are listed in a table. Any other is
+UNKNOWN: it is retried a few times and counted as a gap in the table.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ __all__ = ["SCHEMA_ERRORS", "Cause", "CauseKind", "Dependency", "classify", "exi
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a run failed. ``error`` is the exception's class name; ``dependency`` is set if something was down."""
+    """Cause of a failed run. ``error`` is the exception's class name; ``dependency`` the service that was down."""
 
     kind: CauseKind
     error: str
     dependency: Dependency | None = None
 
 
-# Exceptions of drivers, of Python and of Dagster, by class name: the event log keeps no more of them. This package's
-# own exceptions state their cause themselves (``errors``).
+# Exceptions of drivers, Python and Dagster by class name: the event log stores only the name. This package's own
+# exceptions state their cause themselves (``errors``).
 _GROUPS: tuple[tuple[CauseKind, Dependency | None, str], ...] = (
     (CauseKind.DATA, None, "DagsterAssetCheckFailedError"),
     (CauseKind.CONFIGURATION, None, "ValidationError"),  # pydantic's: the settings
@@ -94,12 +94,12 @@ DRIVER_ERRORS: Mapping[str, tuple[CauseKind, Dependency | None]] = {
     name: (kind, dependency) for kind, dependency, names in _GROUPS for name in names.split()
 }
 
-# The schema stands in the way, of which bigsite's catalogue can be asked: once it agrees, the date runs again.
+# Schema errors: the date runs again once bigsite's catalogue agrees with the contract.
 SCHEMA_ERRORS = frozenset(
     {"SchemaDriftError", "SchemaUnreadableError", "UndefinedColumn", "UndefinedTable", "DatatypeMismatch"}
 )
 
-# Errors that many services raise under one class name say which they are in a code or a phrase of ours and theirs.
+# Many services share these class names: a code or phrase in the message identifies the error.
 _PHRASES: tuple[tuple[re.Pattern[str], CauseKind, Dependency | None], ...] = (
     (
         re.compile(r"\((SlowDown|Throttling\w*|RequestLimitExceeded|503|500|InternalError|ServiceUnavailable)\)"),
@@ -118,20 +118,20 @@ _PHRASES: tuple[tuple[re.Pattern[str], CauseKind, Dependency | None], ...] = (
         CauseKind.CONFIGURATION,
         None,
     ),
-    (re.compile(r"\b(002003|001003|000606|090073)\b"), CauseKind.CONFIGURATION, None),  # no such object, no warehouse
-    (re.compile(r"\b(000604|000630)\b"), CauseKind.TRANSIENT, None),  # a statement canceled, or its time over
+    (re.compile(r"\b(002003|001003|000606|090073)\b"), CauseKind.CONFIGURATION, None),  # unknown object, no warehouse
+    (re.compile(r"\b(000604|000630)\b"), CauseKind.TRANSIENT, None),  # statement canceled or timed out
     (re.compile(r"25000[0-9]|29\d{4}|snowflakecomputing"), CauseKind.TRANSIENT, Dependency.SNOWFLAKE),
     (re.compile(r"No space left on device"), CauseKind.TRANSIENT, None),
 )
-# A bare class name from the log that says nothing by itself: the phrase within decides.
+# Ambiguous class names: the phrase in the message decides.
 _VAGUE = frozenset({"ClientError", "OSError", "OperationalError", "ProgrammingError", "DatabaseError"})
-# What was down is said by the error around these: a refused connection is bigsite's within bigsite's error.
+# Connection errors whose dependency comes from the error around them, such as bigsite's.
 _PLUMBING = frozenset(
     {"ConnectionError", "ConnectionResetError", "ConnectionRefusedError", "BrokenPipeError", "TimeoutError"}
 )
 
 
-# Dagster's wrapper around every step's error: it states nothing, and looking it up would import every module.
+# Dagster's wrapper around every step's error: without information, and its lookup would import every module.
 _WRAPPERS = frozenset({"DagsterExecutionStepExecutionError"})
 
 
@@ -143,16 +143,16 @@ def _entry(name: str) -> tuple[CauseKind, Dependency | None] | None:
 
 
 def classify(chain: Iterable[tuple[str, str]]) -> Cause:
-    """The cause of a failed step: ``chain`` is (class name, message) from the outermost error to the innermost.
+    """Return the cause of a failed step. ``chain``: (class name, message) from the outermost to the innermost error.
 
-    The innermost error that the table knows decides, since it is the most exact: bigsite could not be read
-    (transient) because a column is gone (data). No error at all, as when a worker was killed, is transient.
+    The innermost known error decides, since it is the most exact: bigsite could not be read (transient) because a
+    column is missing (data). No error at all, as after a killed worker, is transient.
     """
     errors = list(chain)
     if not errors:
         return Cause(CauseKind.TRANSIENT, "worker died")
     dependency: Dependency | None = None
-    found: Cause | None = None
+    cause: Cause | None = None
     for name, message in errors:
         entry = _entry(name)
         if name in _VAGUE:
@@ -161,10 +161,10 @@ def classify(chain: Iterable[tuple[str, str]]) -> Cause:
                     entry = (kind, of)
                     break
         if entry is not None:
-            # A deadlock within an error of bigsite's does not mean that bigsite is down.
+            # A deadlock inside an error of bigsite does not mean that bigsite is down.
             dependency = dependency if name in _PLUMBING else entry[1]
-            found = Cause(entry[0], name, dependency if entry[0] is CauseKind.TRANSIENT else None)
-    return found or Cause(CauseKind.UNKNOWN, errors[-1][0])
+            cause = Cause(entry[0], name, dependency if entry[0] is CauseKind.TRANSIENT else None)
+    return cause or Cause(CauseKind.UNKNOWN, errors[-1][0])
 
 
 # Exit code of a failure whose innermost known error is a driver's.
@@ -176,7 +176,7 @@ _EXIT_CODES: Mapping[CauseKind, ExitCode] = {
 
 
 def exit_code(cause: Cause) -> ExitCode:
-    """Exit code of the command line for ``cause``: the exception class's own, else by kind."""
+    """Return the command line's exit code for ``cause``: the exception class's own, else by kind."""
     if cause.error not in DRIVER_ERRORS and (declared := exception_class(cause.error)) is not None:
         return declared.exit_code
     if cause.dependency is not None:

@@ -1,7 +1,7 @@
-"""bigsite's consent events, from SQS. An event only says look: what holds is what the database says when it is asked.
+"""bigsite's consent events, from SQS. An event only triggers a query; the database's answer decides.
 
-So duplicates and the order of arrival don't matter; duplicates are dropped by event id all the same, for the count.
-A message that can't be read goes to the dead-letter queue with its reason and does not hold up the rest of its batch.
+So duplicates and the order of arrival have no effect. Duplicates are dropped by event id, for the count. An unreadable
+message is moved to the dead-letter queue with its reason and does not delay the rest of its batch.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _BATCH = 10  # SQS's own limit
 _LOOK = "consent-events/look.json"
 _REASON = "reason"
 _MAX_REASON = 200
-_Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+_EventId = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 
 
 class ConsentKind(enum.StrEnum):
-    """What happened to a consent."""
+    """Change of a consent."""
 
     GRANTED = "GRANTED"
     REVOKED = "REVOKED"
@@ -42,34 +42,34 @@ class ConsentKind(enum.StrEnum):
 
 
 class ConsentEvent(BaseModel):
-    """One message, as bigsite publishes it. Fields that are not declared are ignored: bigsite may add some."""
+    """One message, as bigsite publishes it. Undeclared fields are ignored: bigsite may add some."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    event_id: _Id
+    event_id: _EventId
     consent_id: PositiveInt
     portfolio_id: PositiveInt
     kind: ConsentKind
     instant: AwareDatetime
-    correlation_id: _Id
+    correlation_id: _EventId
 
 
-class Look(StoredRecord):
-    """The latest reason to ask bigsite what changed."""
+class LatestEvent(StoredRecord):
+    """Latest consent event, the reason to query bigsite's changes."""
 
     schema_version: Literal[1] = 1
-    at: AwareDatetime = Field(description="when an event last said look; UTC")
+    at: AwareDatetime = Field(description="instant at which it was read; UTC")
     event_id: str
     correlation_id: str
 
 
 class QueueMissingError(ConfigurationError):
-    """A queue that the command needs is not set."""
+    """A required queue is not set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queues:
-    """The events' queue and the dead letters', and the client for both."""
+    """Queues of events and dead letters, with their client."""
 
     client: SQSClient
     events: str
@@ -77,7 +77,7 @@ class Queues:
 
     @classmethod
     def of(cls, settings: Settings) -> Queues | None:
-        """The queues of the settings; None if there are none."""
+        """Return the queues of the settings; None if there are none."""
         if settings.consent_queue_url is None:
             return None
         import boto3  # imported here because it is slow, and every process imports this file
@@ -88,7 +88,7 @@ class Queues:
         return cls(client, settings.consent_queue_url, settings.consent_dead_letter_url)
 
     def waiting_dead_letters(self) -> int:
-        """About how many messages wait in the dead-letter queue."""
+        """Return the approximate number of messages in the dead-letter queue."""
         if self.dead_letters is None:
             return 0
         answer = self.client.get_queue_attributes(
@@ -98,58 +98,60 @@ class Queues:
 
 
 @dataclass(frozen=True, slots=True)
-class Consumed:
-    """What became of the messages of one look."""
+class ConsumedMessages:
+    """Messages taken off the queue at one evaluation."""
 
     events: tuple[ConsentEvent, ...] = ()
     duplicates: int = 0
     dead: int = 0
 
 
-def consume(queues: Queues, store: ObjectStore, now: dt.datetime, *, batches: int = 10) -> Consumed:
+def consume(queues: Queues, store: ObjectStore, now: dt.datetime, *, batches: int = 10) -> ConsumedMessages:
     """Take up to ``batches`` batches of messages off the queue. ``now`` is UTC.
 
-    An event is on record before its message is deleted, so that a crash between the two makes a duplicate, never a
-    loss. What can't be handled now (the store is down) stays in the queue and comes again.
+    An event is recorded before its message is deleted: a crash between the two causes a duplicate, never a loss. A
+    message that cannot be processed now (the store is down) stays in the queue.
     """
     events: list[ConsentEvent] = []
     duplicates = dead = 0
     for _ in range(batches):
         messages = _receive(queues, queues.events)
-        if not messages:  # SQS may hand over fewer than there are, so only an empty hand means that there are none
+        if not messages:  # SQS may return fewer than there are: only an empty answer means that none are left
             break
         for message in messages:
             try:
                 event = ConsentEvent.model_validate_json(message["Body"])
             except ValidationError as error:
-                dead += _bury(queues, message, _why(error))
+                dead += _bury(queues, message, _reason(error))
                 continue
             if store.create(_event_key(event), event.model_dump_json().encode() + b"\n"):
-                store.put(_LOOK, to_json(Look(at=now, event_id=event.event_id, correlation_id=event.correlation_id)))
+                store.put(
+                    _LOOK, to_json(LatestEvent(at=now, event_id=event.event_id, correlation_id=event.correlation_id))
+                )
                 events.append(event)
             else:
                 duplicates += 1
             _delete(queues, queues.events, message)
-    return Consumed(tuple(events), duplicates, dead)
+    return ConsumedMessages(tuple(events), duplicates, dead)
 
 
-def look_at(store: ObjectStore) -> dt.datetime | None:
-    """When an event last said look; None if none ever did."""
+def latest_event_at(store: ObjectStore) -> dt.datetime | None:
+    """Return the instant (UTC) at which the latest event was read; None if there is none."""
     try:
         data = store.read(_LOOK)
     except ObjectNotFoundError:
         return None
-    return from_json(Look, data, store.location(_LOOK)).at
+    return from_json(LatestEvent, data, store.location(_LOOK)).at
 
 
 def redrive(queues: Queues | None) -> int:
-    """Put every dead letter back on the events' queue, without its reason; how many. QueueMissingError without one."""
+    """Move all dead letters back to the events' queue; return their number. QueueMissingError without a queue."""
     if queues is None or queues.dead_letters is None:
         raise QueueMissingError(
-            "there is no dead-letter queue: set CLASSFEED_CONSENT_QUEUE_URL and CLASSFEED_CONSENT_DEAD_LETTER_URL"
+            "No dead-letter queue is set: set CLASSFEED_CONSENT_QUEUE_URL and CLASSFEED_CONSENT_DEAD_LETTER_URL"
         )
     moved = 0
-    # As many as were there at the start: one that is still unreadable comes back, and would be moved for ever.
+    # As many as there are at the start: a message that is still unreadable returns, and would be moved endlessly.
     waiting = queues.waiting_dead_letters()
     while moved < waiting:
         messages = _receive(queues, queues.dead_letters)
@@ -168,8 +170,8 @@ def _receive(queues: Queues, queue: str) -> Sequence[MessageTypeDef]:
 
 
 def _bury(queues: Queues, message: MessageTypeDef, reason: str) -> int:
-    # Without a dead-letter queue of ours the message stays, and the queue's own redrive policy takes it.
-    get_logger().warning("a consent event can't be read", error_type=reason)
+    # Without a dead-letter queue the message stays, and the queue's own redrive policy moves it.
+    get_logger().warning("unreadable consent event", error_type=reason)
     if queues.dead_letters is None:
         return 0
     queues.client.send_message(
@@ -185,8 +187,8 @@ def _delete(queues: Queues, queue: str, message: MessageTypeDef) -> None:
     queues.client.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
 
 
-def _why(error: ValidationError) -> str:
-    # Which field and what kind of fault; the value itself may be anything and is not repeated.
+def _reason(error: ValidationError) -> str:
+    # Field and kind of fault. The value may be anything and is not repeated.
     faults = [f"{'.'.join(map(str, fault['loc'])) or 'the message'}: {fault['type']}" for fault in error.errors()]
     return "; ".join(faults)[:_MAX_REASON]
 

@@ -1,7 +1,7 @@
-"""What to do about each due business date, decided from facts alone. Pure: no clock, no store, no Dagster.
+"""Decisions about due business dates, from facts alone. Pure: no clock, no store, no Dagster.
 
-Level-triggered: whatever was missed before (a tick, a restart, a killed worker), the same facts lead to the same
-decision. The repair sensor gathers the facts and carries the decisions out.
+Level-triggered: after a missed tick, a restart or a killed worker the same facts lead to the same decision. The repair
+sensor gathers the facts and executes the decisions.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS, Cause, CauseKind, Dependency
+from classfeed_dagster.settings import Settings
 
-# Minutes before attempt 2, 3, 4, ...; up to a quarter more is spread.
+# Minutes before attempt 2, 3, 4, ..., plus a spread of up to a quarter.
 BACKOFF_MINUTES = (2, 5, 15, 30)
 NOT_READY_MINUTES = 10
 MAX_UNKNOWN_ATTEMPTS = 2
 
 
 class RunState(enum.StrEnum):
-    """How a run of a date stands."""
+    """State of a run of a date."""
 
     RUNNING = "running"  # queued, starting or started
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    CANCELED = "canceled"  # by a person: nobody starts it again but a person
+    CANCELED = "canceled"  # by a person: only a person starts it again
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,41 +40,41 @@ class RunFact:
     ended_at: dt.datetime | None = None
     cause: Cause | None = None
     code_version: str = ""
-    retried_by_dagster: bool = False  # Dagster itself will start it again (a crashed worker)
+    retried_by_dagster: bool = False  # Dagster itself will retry it (a crashed worker)
     remaining: tuple[str, ...] = ()  # of a failed run: the assets from the failed step on
-    idle: bool = False  # it succeeded by finding nothing to do: the feed is switched off
-    snapshot_id: str | None = None  # what it read bigsite as, if it got that far
-    finding: str | None = None  # the reconciliation's finding for which it was started
+    idle: bool = False  # succeeded without work: the feed is off
+    snapshot_id: str | None = None  # its snapshot of bigsite, if it has one
+    finding: str | None = None  # reconciliation's finding that caused it
 
 
 @dataclass(frozen=True, slots=True)
 class DateFacts:
-    """What is known of one due business date of a feed. Instants are UTC."""
+    """Facts of one due business date of a feed. Instants are UTC."""
 
     feed: str
     business_date: dt.date
-    due_at: dt.datetime  # when the morning's run starts
+    due_at: dt.datetime  # start of the morning's run
     deadline: dt.datetime
     delivered: bool
     runs: Sequence[RunFact] = ()  # oldest first
     held_back: int = 0
-    # What the feed's latest attempt worked from, and the newest that is landed (another feed may have taken it).
+    # Snapshot of the feed's latest attempt, and the newest one landed (possibly by another feed).
     snapshot_at: dt.datetime | None = None
     landed_at: dt.datetime | None = None
-    source_changed_at: dt.datetime | None = None  # latest change of what this date is sent from, or holds back
-    freed: str | None = None  # names the set of held back portfolios for which the earlier date has gone since
-    released_at: dt.datetime | None = None  # a person released a jump
-    waits_for: dt.date | None = None  # an earlier date, older than those that are repaired, that was not delivered
-    finding: str | None = None  # identity of the errors that reconciling the latest delivery found
-    schema_agrees: bool = False  # it was asked, since the latest run failed by it, and keeps its contract
-    budget_from: dt.datetime | None = None  # attempts before this morning's start count no more
+    source_changed_at: dt.datetime | None = None  # latest change of rows that this date delivers or holds back
+    freed: str | None = None  # hash of the portfolios held back whose earlier date was delivered since
+    released_at: dt.datetime | None = None  # a person approved unusual removals
+    waits_for: dt.date | None = None  # an undelivered earlier date, too old to be repaired
+    finding: str | None = None  # identity of the errors in the latest delivery's reconciliation
+    schema_agrees: bool = False  # the latest run failed by the schema, which now agrees with its contract
+    budget_from: dt.datetime | None = None  # attempts before this morning's start no longer count
 
 
 class Action(enum.StrEnum):
-    """What to do about a date."""
+    """Action on a date."""
 
     NOTHING = "nothing"
-    LEAVE = "leave"  # something is running
+    LEAVE = "leave"  # a run is in progress
     WAIT = "wait"
     RUN = "run"
     GIVE_UP = "give up"
@@ -81,7 +82,7 @@ class Action(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do about one date, and why, in words that fit a tick's log and an alert."""
+    """Action on one date, with a reason that fits a tick's log and an alert."""
 
     feed: str
     business_date: dt.date
@@ -98,59 +99,59 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How patient the repair is."""
+    """Limits of repair."""
 
     max_attempts: int = 5
-    grace: dt.timedelta = dt.timedelta(minutes=15)  # the schedule's own time before the repair steps in
+    grace: dt.timedelta = dt.timedelta(minutes=15)  # wait for the schedule before repair starts the date
     code_version: str = ""
     pace: float = 1.0  # factor on all waiting times
 
 
 def decide(facts: DateFacts, now: dt.datetime, policy: Policy) -> Decision:
-    """What to do about one date, looked at alone. ``now`` is UTC."""
+    """Decide on one date, without regard to other dates. ``now`` is UTC."""
     if now < facts.due_at:
         return _say(facts, Action.NOTHING, "not due yet")
     last = facts.runs[-1] if facts.runs else None
     if any(fact.state is RunState.RUNNING for fact in facts.runs):
-        return _say(facts, Action.LEAVE, "a run is under way")
+        return _say(facts, Action.LEAVE, "a run is in progress")
     if last is not None and last.retried_by_dagster:
-        return _say(facts, Action.LEAVE, "its worker died; Dagster starts it again")
+        return _say(facts, Action.LEAVE, "its worker died; Dagster retries it")
     if last is not None and last.state is RunState.FAILED:
-        # Of a delivered date too: then a re-issue has not got through yet.
+        # Also for a delivered date: then a re-issue has failed.
         return _failed(facts, last, now, policy)
     if facts.delivered:
         return _delivered(facts)
     if facts.waits_for is not None:
-        return _say(facts, Action.GIVE_UP, f"waits for {facts.waits_for.isoformat()}, which nothing repairs any more")
+        return _say(facts, Action.GIVE_UP, f"waits for {facts.waits_for.isoformat()}, which is too old to be repaired")
     if last is None:
         starts = facts.due_at + policy.grace * policy.pace
         if now < starts:
             return _say(facts, Action.WAIT, "its schedule starts it", not_before=starts)
         return _run(facts, "it was never started")
     if last.state is RunState.CANCELED:
-        return _say(facts, Action.WAIT, "a person canceled its run: it waits until a person starts it")
+        return _say(facts, Action.WAIT, "a person canceled its run; it waits until a person starts it")
     if last.idle:
-        decision = _again(facts, now, policy, "its last run found the feed switched off")
-        if decision.action is Action.GIVE_UP:  # nothing is wrong: look again every morning
-            return _say(facts, Action.WAIT, "the feed is switched off; looked at again in the morning")
+        decision = _again(facts, now, policy, "the feed was off in its last run")
+        if decision.action is Action.GIVE_UP:  # no fault: check again every morning
+            return _say(facts, Action.WAIT, "the feed is off; checked again in the morning")
         return decision
-    # The run was of a part of the job, or its manifest is gone: a whole run finds out.
-    return _again(facts, now, policy, "its last run delivered nothing")
+    # The run covered a part of the job, or its manifest is missing: a whole run is needed.
+    return _again(facts, now, policy, "its last run delivered no document")
 
 
 def _delivered(facts: DateFacts) -> Decision:
     if _source_changed(facts):
-        return _run(facts, "bigsite changed rows that this date holds back or was sent from", fresh=_must_read(facts))
+        return _run(facts, "bigsite changed rows that this date delivers or holds back", fresh=_must_read(facts))
     if _finding_unanswered(facts):
-        # Once for each finding: errors that a fresh snapshot leaves are for people.
-        return _run(facts, "reconciliation found errors in what was delivered; bigsite is read again", fresh=True)
+        # Once for each finding: errors that remain after a fresh snapshot need a person.
+        return _run(facts, "reconciliation found errors in the delivery; bigsite is read again", fresh=True)
     if facts.freed is not None:
-        # Keyed by who was freed, not by the last run: if they don't go now, asking again would change nothing.
-        decision = _run(facts, "portfolios that waited for an earlier date may go now")
+        # Keyed by the freed portfolios, not by the last run: a repetition would change nothing.
+        decision = _run(facts, "portfolios that waited for an earlier date can now be delivered")
         return dataclasses.replace(
             decision, run_key=f"repair-{facts.feed}-{facts.business_date.isoformat()}-freed-{facts.freed}"
         )
-    return _say(facts, Action.NOTHING, "delivered, some held back until mended" if facts.held_back else "delivered")
+    return _say(facts, Action.NOTHING, "delivered; some portfolios are held back" if facts.held_back else "delivered")
 
 
 def _failed(facts: DateFacts, last: RunFact, now: dt.datetime, policy: Policy) -> Decision:
@@ -161,16 +162,16 @@ def _failed(facts: DateFacts, last: RunFact, now: dt.datetime, policy: Policy) -
         if policy.code_version != last.code_version:
             return _run(facts, f"stopped by {cause.error}; new code was deployed since")
         if facts.released_at is not None and (last.ended_at is None or facts.released_at > last.ended_at):
-            return _run(facts, "a person released it")
+            return _run(facts, "a person approved its removals")
         if facts.schema_agrees and cause.error in SCHEMA_ERRORS:
             return _again(facts, now, policy, f"stopped by {cause.error}; bigsite's schema keeps its contract again")
-        return _say(facts, Action.GIVE_UP, f"{cause.error} ({cause.kind}), which trying again can't mend", cause)
+        return _say(facts, Action.GIVE_UP, f"{cause.error} ({cause.kind}), which a retry cannot fix", cause)
     if cause.kind is CauseKind.NOT_READY:
-        look_again = (last.ended_at or now) + dt.timedelta(minutes=NOT_READY_MINUTES) * policy.pace
-        if now < look_again:
-            return _say(facts, Action.WAIT, "bigsite's end of day is not there yet", cause, not_before=look_again)
-        return _run(facts, "looking whether bigsite's end of day is there", cause=cause, fresh=_must_read(facts))
-    # What was overtaken needs everything again; what merely failed goes on from the failed step.
+        next_check = (last.ended_at or now) + dt.timedelta(minutes=NOT_READY_MINUTES) * policy.pace
+        if now < next_check:
+            return _say(facts, Action.WAIT, "bigsite's end of day is not complete", cause, not_before=next_check)
+        return _run(facts, "checking bigsite's end of day again", cause=cause, fresh=_must_read(facts))
+    # A superseded run starts from the beginning; any other continues from the failed step.
     selection = last.remaining if cause.kind is not CauseKind.STALE and not _must_read(facts) else ()
     return _again(facts, now, policy, f"{cause.error} ({cause.kind})", selection=selection)
 
@@ -178,7 +179,7 @@ def _failed(facts: DateFacts, last: RunFact, now: dt.datetime, policy: Policy) -
 def _again(
     facts: DateFacts, now: dt.datetime, policy: Policy, reason: str, *, selection: tuple[str, ...] = ()
 ) -> Decision:
-    # One more attempt after those without success, if there are any left and its time has come.
+    # Another attempt, if one is left and due.
     attempts = _attempts_in_a_row(facts)
     cause = facts.runs[-1].cause
     unknown = cause is not None and cause.kind is CauseKind.UNKNOWN
@@ -193,7 +194,7 @@ def _again(
 
 
 def backoff(feed: str, day: dt.date, attempts: int) -> dt.timedelta:
-    """How long to wait after ``attempts`` attempts: growing, spread over dates and feeds, the same each time.
+    """Return the wait after ``attempts`` attempts: growing, and spread over dates and feeds.
 
     The spread comes from a hash, not from chance, so that two daemons wait for the same instant.
     """
@@ -209,22 +210,22 @@ def decide_all(
     *,
     bigsite_up: bool | None = None,
 ) -> list[Decision]:
-    """What to do about all dates together, ordered by feed and date.
+    """Decide on all dates together, ordered by feed and date.
 
-    A date waits while an earlier one of its feed is not delivered (publishing is in order, design). While something
-    that everybody relies on is down, one run at a time probes it. ``bigsite_up`` is what the sensor's own question to
-    bigsite found: False starts nothing at all, None means that it did not ask.
+    A date waits while an earlier one of its feed is not delivered, since dates are published in order. While a shared
+    dependency is down, one run at a time probes it. ``bigsite_up``: the sensor's own probe. False starts no run, None
+    means that it did not probe.
     """
-    ordered = sorted(facts, key=lambda one: (one.feed, one.business_date))
+    ordered = sorted(facts, key=lambda date: (date.feed, date.business_date))
     decisions: list[Decision] = []
     blocked_by: dict[str, dt.date] = {}
-    for one in ordered:
-        decision = decide(one, now, policy)
-        earlier = blocked_by.get(one.feed)
-        if earlier is not None and decision.action in (Action.RUN, Action.WAIT, Action.GIVE_UP) and not one.delivered:
-            decision = _say(one, Action.WAIT, f"waits for {earlier.isoformat()}, which has not been delivered")
-        if not one.delivered and one.due_at <= now:
-            blocked_by.setdefault(one.feed, one.business_date)
+    for date in ordered:
+        decision = decide(date, now, policy)
+        earlier = blocked_by.get(date.feed)
+        if earlier is not None and decision.action in (Action.RUN, Action.WAIT, Action.GIVE_UP) and not date.delivered:
+            decision = _say(date, Action.WAIT, f"waits for {earlier.isoformat()}, which has not been delivered")
+        if not date.delivered and date.due_at <= now:
+            blocked_by.setdefault(date.feed, date.business_date)
         decisions.append(decision)
     return _hold_while_down(ordered, decisions, bigsite_up)
 
@@ -234,16 +235,15 @@ def _hold_while_down(facts: Sequence[DateFacts], decisions: list[Decision], bigs
     if bigsite_up is not None:
         down -= {Dependency.BIGSITE}
     if bigsite_up is False:
-        return [_hold(one, "bigsite does not answer; it is asked again") for one in decisions]
+        return [_hold(decision, "bigsite does not answer; it is probed again") for decision in decisions]
     if not down:
         return decisions
     names = " and ".join(sorted(down))
     probing = any(decision.action is Action.LEAVE for decision in decisions)
     result: list[Decision] = []
     for decision in decisions:
-        held = _hold(decision, f"{names} is down; another run is probing it") if probing else decision
+        result.append(_hold(decision, f"{names} is down; another run is probing it") if probing else decision)
         probing = probing or decision.action is Action.RUN
-        result.append(held)
     return result
 
 
@@ -254,14 +254,36 @@ def _hold(decision: Decision, reason: str) -> Decision:
 
 
 def _found_down(facts: Sequence[DateFacts]) -> set[Dependency]:
-    # What the latest run to end, of any date and feed, found down. A success since then means that it is up again.
-    ended = [(fact.ended_at, fact) for one in facts for fact in one.runs if fact.ended_at is not None]
+    # The dependency that was down in the latest ended run of any date and feed. A later success means that it is up.
+    ended = [(run.ended_at, run) for date in facts for run in date.runs if run.ended_at is not None]
     if not ended:
         return set()
     _, latest = max(ended, key=lambda pair: pair[0])
     if latest.state is RunState.FAILED and latest.cause is not None and latest.cause.dependency is not None:
         return {latest.cause.dependency}
     return set()
+
+
+def another_attempt(
+    last: RunFact | None, attempts: int, job: str, day: dt.date, settings: Settings, now: dt.datetime
+) -> bool | None:
+    """Decide on another attempt at reconciling one delivery: True for one now, None for later, False for none.
+
+    ``last`` is the latest of ``attempts`` runs of ``job`` for ``day``. While it is in progress, None is returned. The
+    causes are the same as for repair. ``now`` is UTC.
+    """
+    if last is None:
+        return True
+    if last.state is RunState.RUNNING or last.retried_by_dagster:
+        return None
+    if last.state is RunState.CANCELED:
+        return False
+    cause = last.cause or Cause(CauseKind.UNKNOWN, "unknown")
+    hopeless = cause.kind is CauseKind.UNKNOWN and attempts >= MAX_UNKNOWN_ATTEMPTS
+    if hopeless or not cause.kind.retried:
+        return last.code_version != settings.code_version
+    wait = backoff(job, day, attempts) * settings.repair_pace
+    return True if now >= (last.ended_at or now) + wait else None
 
 
 def _source_changed(facts: DateFacts) -> bool:
@@ -272,7 +294,7 @@ def _source_changed(facts: DateFacts) -> bool:
 
 
 def _must_read(facts: DateFacts) -> bool:
-    # Whether bigsite must be read anew, or the newest landed snapshot already has the change.
+    # False if the newest landed snapshot already includes the change.
     return _finding_unanswered(facts) or (
         _source_changed(facts)
         and (
@@ -283,7 +305,7 @@ def _must_read(facts: DateFacts) -> bool:
 
 
 def _finding_unanswered(facts: DateFacts) -> bool:
-    # Whether no run that was started for the reconciliation's finding has read bigsite yet.
+    # True until a run for reconciliation's finding has read bigsite.
     return facts.finding is not None and not any(
         run.finding == facts.finding and (run.state is not RunState.FAILED or run.snapshot_id is not None)
         for run in facts.runs
@@ -291,7 +313,7 @@ def _finding_unanswered(facts: DateFacts) -> bool:
 
 
 def _attempts_in_a_row(facts: DateFacts) -> list[RunFact]:
-    # Those that came to nothing since this morning's start; looking whether bigsite is ready costs no attempt.
+    # Unsuccessful attempts since this morning's start. A readiness check costs no attempt.
     attempts: list[RunFact] = []
     for fact in reversed(facts.runs):
         ended = fact.state is RunState.FAILED or (fact.state is RunState.SUCCEEDED and not facts.delivered)
@@ -306,7 +328,7 @@ def _attempts_in_a_row(facts: DateFacts) -> list[RunFact]:
 def _run(
     facts: DateFacts, reason: str, *, fresh: bool = False, selection: tuple[str, ...] = (), cause: Cause | None = None
 ) -> Decision:
-    # One request for each state of affairs: whoever sees the same last run asks under the same key.
+    # One request for each state: daemons that see the same last run use the same key.
     last = facts.runs[-1].run_id if facts.runs else "none"
     return Decision(
         facts.feed,

@@ -1,6 +1,6 @@
-"""Gathers what repair and alerts decide from: the object store, Dagster's runs and bigsite, for the last due dates.
+"""Facts for the decisions of repair and alerts, from the object store, Dagster's runs and bigsite.
 
-Nothing is remembered from tick to tick but what can't change: manifests and the events of finished runs.
+They cover the latest due dates. Only immutable facts are cached between ticks: manifests and events of finished runs.
 """
 
 from __future__ import annotations
@@ -42,8 +42,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckOutcome:
+    """One evaluation of a check. ``asset`` is written as a/b; ``error``: its severity is ERROR."""
+
+    asset: str
+    name: str
+    passed: bool
+    error: bool
+    summary: str
+    offenders: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvents:
+    """Facts from a finished run's event log."""
+
+    errors: tuple[tuple[str, str], ...] = ()  # class name and message, from the outermost to the innermost
+    failed_step: str | None = None
+    remaining: tuple[str, ...] = ()  # planned assets that were not materialized, or materialized but not checked
+    checks: tuple[CheckOutcome, ...] = ()
+    unevaluated: tuple[tuple[str, str], ...] = ()  # planned checks, as (asset, name), without an evaluation
+    snapshot_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedRun:
-    """One run of a feed for a date. ``finished``: Dagster ended it, with success or with a failure."""
+    """One run of a feed for a date. ``finished``: Dagster ended it, with success or failure."""
 
     fact: RunFact
     finished: bool
@@ -54,11 +78,11 @@ RunReader = Callable[[str, Collection[dt.date], dt.datetime], Mapping[dt.date, S
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
-    """One due date with everything seen of it: the facts for repair, and more for alerts."""
+class ObservedDate:
+    """One due date: the facts for repair, and more for alerts."""
 
     feed: Feed
-    live: bool  # customers get it; else it is rehearsed in the shadow, or switched off
+    live: bool  # delivered to customers; else in shadow or off
     due: Due
     facts: DateFacts
     deliveries: tuple[Delivery, ...]
@@ -67,20 +91,18 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
-    """One look at everything. ``bigsite_up``: whether bigsite answered just now."""
+class Observations:
+    """All due dates at one instant. ``bigsite_up``: True if bigsite answered."""
 
     at: dt.datetime
-    dates: tuple[Observed, ...]
+    dates: tuple[ObservedDate, ...]
     bigsite_up: bool
-    drift: tuple[SchemaDifference, ...] | None = (
-        None  # what forbids extraction; None: nothing failed by it, so nobody asked
-    )
+    drift: tuple[SchemaDifference, ...] | None = None  # forbids extraction; None: not checked
 
     @property
     def facts(self) -> list[DateFacts]:
-        """The facts alone, as repair takes them."""
-        return [one.facts for one in self.dates]
+        """Facts of all dates, as repair reads them."""
+        return [date.facts for date in self.dates]
 
 
 def gather(
@@ -90,46 +112,43 @@ def gather(
     now: dt.datetime,
     *,
     ask_changes: bool = True,
-) -> Gathered:
-    """Everything that is known of the last due dates of ``feeds``. ``now`` is UTC.
+) -> Observations:
+    """Gather the facts of the latest due dates of ``feeds``. ``now`` is UTC.
 
-    ``ask_changes``: whether bigsite is also asked what changed, which costs it a scan of those dates' rows. If bigsite
-    doesn't answer, nothing is known to have changed.
+    ``ask_changes``: also query bigsite's changes, which scans those dates' rows. Without an answer no date counts as
+    changed.
     """
     settings = runtime.settings
     up = source_probe.is_reachable(runtime)
-    observed: list[Observed] = []
+    observed: list[ObservedDate] = []
     for feed in feeds:
         flags = flag_values(feed, settings.env)
         if flags.mode is FeedMode.OFF and not flags.errors:
-            continue  # switched off on purpose: nothing is due
+            continue  # switched off: no date is due
         audience = feed.audience(settings.first_business_date)
         live = is_live(feed, settings.env)
         dues = latest_due(feed, audience, now, settings.repair_dates)
-        found = read_runs(feed.name, [one.business_date for one in dues], now)
-        dates: list[Observed] = []
-        for one in dues:
-            runs = found.get(one.business_date, ())
-            dates.append(_observe(runtime, (feed, audience, live), one, runs))
+        runs = read_runs(feed.name, [due.business_date for due in dues], now)
+        dates = [_observe(runtime, (feed, audience, live), due, runs.get(due.business_date, ())) for due in dues]
         dates = _with_order(runtime.store, feed, audience, dates)
         if up and ask_changes:
             dates, up = _with_changes(runtime, audience, dates)
         observed += dates
     drift = _drift(runtime, observed) if up else None
     if drift == ():
-        observed = [replace(one, facts=replace(one.facts, schema_agrees=True)) for one in observed]
-    return Gathered(now, tuple(observed), up, drift)
+        observed = [replace(date, facts=replace(date.facts, schema_agrees=True)) for date in observed]
+    return Observations(now, tuple(observed), up, drift)
 
 
 def stopped_by_schema(facts: DateFacts) -> bool:
-    """True if a date's latest run failed because bigsite's schema is not what it should be."""
+    """Return True if a date's latest run failed because bigsite's schema violates its contract."""
     cause = facts.runs[-1].cause if facts.runs else None
     return cause is not None and cause.error in SCHEMA_ERRORS
 
 
-def _drift(runtime: Runtime, observed: Iterable[Observed]) -> tuple[SchemaDifference, ...] | None:
-    # Asks the catalogue only while the schema is what some date's latest run failed by.
-    if not any(stopped_by_schema(one.facts) for one in observed):
+def _drift(runtime: Runtime, observed: Iterable[ObservedDate]) -> tuple[SchemaDifference, ...] | None:
+    # Query the catalogue only while a date's latest run failed by the schema.
+    if not any(stopped_by_schema(date.facts) for date in observed):
         return None
     try:
         require_schema(runtime.engine, column_exports())
@@ -141,14 +160,14 @@ def _drift(runtime: Runtime, observed: Iterable[Observed]) -> tuple[SchemaDiffer
 
 
 def _observe(
-    runtime: Runtime, whose: tuple[Feed, RecipientSchedule, bool], due: Due, runs: Sequence[ObservedRun]
-) -> Observed:
+    runtime: Runtime, schedule: tuple[Feed, RecipientSchedule, bool], due: Due, runs: Sequence[ObservedRun]
+) -> ObservedDate:
     store = runtime.store
-    feed, audience, live = whose
+    feed, audience, live = schedule
     day = due.business_date
     facts_of_runs = tuple(run.fact for run in runs)
-    sent = deliveries(store, feed, day)
-    held = tuple(record for record in quarantine(store, feed.name, day) if record.status == "HELD")
+    delivered = deliveries(store, feed, day)
+    held_back = tuple(record for record in quarantine(store, feed.name, day) if record.status == "HELD")
     landed = latest_snapshot(store, day, [audience])
     released = [approval.approved_at for approval in approvals(store, audience, day)]
     verdict = _verdict(runtime, feed.name, day)
@@ -157,15 +176,15 @@ def _observe(
         business_date=day,
         due_at=due.starts_at,
         deadline=due.deadline_at,
-        delivered=bool(sent),
+        delivered=bool(delivered),
         runs=facts_of_runs,
-        held_back=len(held),
-        snapshot_at=_worked_from(store, day, facts_of_runs) or (sent[-1].snapshot_at if sent else None),
+        held_back=len(held_back),
+        snapshot_at=_worked_from(store, day, facts_of_runs) or (delivered[-1].snapshot_at if delivered else None),
         landed_at=landed.snapshot_at if landed else None,
         released_at=max(released, default=None),
-        finding=verdict.finding if verdict and sent and verdict.revision == sent[-1].revision else None,
+        finding=verdict.finding if verdict and delivered and verdict.revision == delivered[-1].revision else None,
     )
-    return Observed(feed, live, due, facts, sent, held, tuple(runs))
+    return ObservedDate(feed, live, due, facts, delivered, held_back, tuple(runs))
 
 
 def _verdict(runtime: Runtime, feed: str, day: dt.date) -> ReconciliationSummary | None:
@@ -176,7 +195,7 @@ def _verdict(runtime: Runtime, feed: str, day: dt.date) -> ReconciliationSummary
 
 
 def _worked_from(store: ObjectStore, day: dt.date, runs: Sequence[RunFact]) -> dt.datetime | None:
-    # The latest run that read bigsite, or took what was landed; a resumed run goes on with what its first part had.
+    # Snapshot of the latest run that has one: a resumed run continues with that of its first part.
     for run in reversed(runs):
         if run.snapshot_id is not None:
             key = f"landing/{day.isoformat()}/snapshot/{run.snapshot_id}.json"
@@ -188,65 +207,68 @@ def _worked_from(store: ObjectStore, day: dt.date, runs: Sequence[RunFact]) -> d
 
 
 def _with_order(
-    store: ObjectStore, feed: Feed, audience: RecipientSchedule, dates: Sequence[Observed]
-) -> list[Observed]:
-    # What a date's neighbours say of it: an undelivered date before the first, portfolios freed by the date before.
-    result: list[Observed] = []
-    for at, one in enumerate(dates):
-        previous = audience.previous(one.due.business_date)
+    store: ObjectStore, feed: Feed, audience: RecipientSchedule, dates: Sequence[ObservedDate]
+) -> list[ObservedDate]:
+    # Facts from neighbouring dates: an undelivered date before the first, portfolios freed by the previous date.
+    result: list[ObservedDate] = []
+    for at, date in enumerate(dates):
+        previous = audience.previous(date.due.business_date)
         waits_for = previous if at == 0 and previous is not None and not deliveries(store, feed, previous) else None
-        waiting = {record.number for record in one.held if record.held_back.kind == "WAITING"}
+        waiting = {record.number for record in date.held if record.held_back.kind == "WAITING"}
         freed = _freed(store, feed.name, waiting, previous) if previous is not None else None
         budget_from = dates[-1].due.starts_at
-        result.append(replace(one, facts=replace(one.facts, waits_for=waits_for, freed=freed, budget_from=budget_from)))
+        result.append(
+            replace(date, facts=replace(date.facts, waits_for=waits_for, freed=freed, budget_from=budget_from))
+        )
     return result
 
 
 def _freed(store: ObjectStore, feed: str, waiting: set[str], previous: dt.date) -> str | None:
-    # Names those of `waiting` that the date before has delivered since. The manifests tell; the quarantine's records,
-    # which are small, say whether it is worth reading them.
+    # Hash of the `waiting` portfolios that the previous date has delivered since. The manifests decide; the small
+    # quarantine records show if reading them is worthwhile.
     records = quarantine(store, feed, previous) if waiting else ()
     released = {record.number for record in records if record.number in waiting and record.status == "RELEASED"}
     if not released:
         return None
     delivered = delivered_state(live_and_shadow(store, feed), feed, previous)
-    gone = sorted((number, delivered.portfolios[number].revision) for number in released & delivered.numbers)
-    return hashlib.sha256(repr(gone).encode()).hexdigest()[:16] if gone else None
+    freed = sorted((number, delivered.portfolios[number].revision) for number in released & delivered.numbers)
+    return hashlib.sha256(repr(freed).encode()).hexdigest()[:16] if freed else None
 
 
 def _with_changes(
-    runtime: Runtime, audience: RecipientSchedule, dates: Sequence[Observed]
-) -> tuple[list[Observed], bool]:
-    questions = [
-        source_probe.Question(
-            one.due.business_date,
-            one.facts.snapshot_at,
-            {record.number for record in one.held if record.held_back.kind == "RULE"},
-            one.facts.delivered,
+    runtime: Runtime, audience: RecipientSchedule, dates: Sequence[ObservedDate]
+) -> tuple[list[ObservedDate], bool]:
+    queries = [
+        source_probe.ChangeQuery(
+            date.due.business_date,
+            date.facts.snapshot_at,
+            {record.number for record in date.held if record.held_back.kind == "RULE"},
+            date.facts.delivered,
         )
-        for one in dates
-        if one.facts.snapshot_at is not None
+        for date in dates
+        if date.facts.snapshot_at is not None
     ]
     try:
-        changed: Mapping[dt.date, dt.datetime] = source_probe.changed_since(runtime, audience.recipient, questions)
+        changed: Mapping[dt.date, dt.datetime] = source_probe.changed_since(runtime, audience.recipient, queries)
     except sa.exc.SQLAlchemyError:
         return list(dates), source_probe.is_reachable(runtime)
     return [
-        replace(one, facts=replace(one.facts, source_changed_at=changed.get(one.due.business_date))) for one in dates
+        replace(date, facts=replace(date.facts, source_changed_at=changed.get(date.due.business_date)))
+        for date in dates
     ], True
 
 
 class Probe:
-    """Says when to ask bigsite what changed: every ``seconds``, and at once after an event said look."""
+    """Timer of the queries of bigsite's changes: every ``seconds``, and at once after a consent event."""
 
     def __init__(self, seconds: int) -> None:
         self._every = dt.timedelta(seconds=seconds)
         self._asked_at: dt.datetime | None = None
 
-    def is_due(self, now: dt.datetime, look_at: dt.datetime | None = None) -> bool:
-        """True if it is time at ``now``; then the time begins anew. ``look_at``: when an event last said look."""
-        asked = self._asked_at
-        if asked is not None and now - asked < self._every and (look_at is None or look_at <= asked):
+    def is_due(self, now: dt.datetime, event_at: dt.datetime | None = None) -> bool:
+        """Return True if a query is due at ``now``, and restart the timer. ``event_at``: the latest consent event."""
+        asked_at = self._asked_at
+        if asked_at is not None and now - asked_at < self._every and (event_at is None or event_at <= asked_at):
             return False
         self._asked_at = now
         return True

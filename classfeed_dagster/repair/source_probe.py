@@ -1,7 +1,7 @@
-"""Does bigsite answer, and what changed in it since the snapshots that due dates were sent from: one cheap question.
+"""Cheap queries of bigsite: its reachability, and its changes since the snapshots of due dates.
 
-Only consented portfolios matter. A row whose transaction was under way while the snapshot was taken carries an
-earlier instant and is not noticed here; reconciliation, which compares contents, notices it.
+Only consented portfolios count. A row whose transaction was open while the snapshot was taken has an earlier instant
+and is missed here; reconciliation, which compares contents, detects it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 5
 _STATEMENT_MILLISECONDS = 20_000
 
-# `asked`: a business date, its cut-off, and the instant of the snapshot it was sent from. `suspect`: the portfolios
-# that are held back on a date, since they break a rule. An end of day or a price is rewritten in place and counts for
-# everybody who was sent it; of those held back any row counts that could mend them. `open`: not delivered yet, so
-# that a consent that ended since, by a person or by its own end, counts too: the date must be built without it.
+# `asked`: a business date, its cut-off, and the instant of the snapshot it was sent from. `suspect`: portfolios held
+# back on a date by a rule. An end of day or a price is rewritten in place and counts for every portfolio that received
+# it. For suspects, every row counts that could correct them. `open`: not delivered yet, so that a consent that was
+# revoked or expired since counts too: the date must be built without it.
 _CHANGES = """
 WITH asked AS (
   SELECT * FROM unnest(CAST(:dates AS date[]), CAST(:cutoffs AS timestamptz[]), CAST(:seen AS timestamptz[]),
@@ -90,17 +90,17 @@ SELECT business_date, max(changed_at) FROM (
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What to ask about one business date: since when, and who is held back on it for breaking a rule."""
+class ChangeQuery:
+    """A business date whose changes are queried."""
 
     business_date: dt.date
-    seen_at: dt.datetime  # UTC: the snapshot that the date was sent from, or last tried with
-    suspects: Collection[str] = field(default_factory=tuple)  # portfolio numbers
+    seen_at: dt.datetime  # UTC; the snapshot that the date was delivered from or last tried with
+    suspects: Collection[str] = field(default_factory=tuple)  # numbers of portfolios that a rule holds back
     delivered: bool = True
 
 
 def is_reachable(runtime: Runtime) -> bool:
-    """True if bigsite answers within seconds."""
+    """Return True if bigsite answers within seconds."""
     engine = _engine(runtime)
     try:
         with engine.connect() as connection:
@@ -112,20 +112,20 @@ def is_reachable(runtime: Runtime) -> bool:
     return True
 
 
-def changed_since(runtime: Runtime, recipient: str, questions: Sequence[Question]) -> Mapping[dt.date, dt.datetime]:
-    """By date, the latest instant at which something it was sent from, or holds back, changed since; UTC.
+def changed_since(runtime: Runtime, recipient: str, queries: Sequence[ChangeQuery]) -> Mapping[dt.date, dt.datetime]:
+    """Return by date the latest change (UTC) of a row that the date was delivered from or holds back.
 
     Dates without a change are absent. Raises SQLAlchemy's errors if bigsite fails or takes longer than 20 s.
     """
-    if not questions:
+    if not queries:
         return {}
-    suspects = [(one.business_date, number) for one in questions for number in sorted(one.suspects)]
+    suspects = [(query.business_date, number) for query in queries for number in sorted(query.suspects)]
     parameters: dict[str, Any] = {
         "recipient": recipient,
-        "dates": [one.business_date for one in questions],
-        "cutoffs": [trading_days.cutoff(one.business_date) for one in questions],
-        "seen": [one.seen_at for one in questions],
-        "open": [not one.delivered for one in questions],
+        "dates": [query.business_date for query in queries],
+        "cutoffs": [trading_days.cutoff(query.business_date) for query in queries],
+        "seen": [query.seen_at for query in queries],
+        "open": [not query.delivered for query in queries],
         "suspect_dates": [day for day, _ in suspects],
         "suspect_numbers": [number for _, number in suspects],
     }
@@ -139,7 +139,7 @@ def changed_since(runtime: Runtime, recipient: str, questions: Sequence[Question
 
 
 def _engine(runtime: Runtime) -> sa.Engine:
-    # A sensor has a minute for everything: a host that swallows packets must not use it up.
+    # A sensor has a minute in all: a host that drops packets must not use it up.
     engine = sa.create_engine(
         runtime.engine.url,
         poolclass=sa.pool.NullPool,

@@ -1,4 +1,4 @@
-"""When each business date of a feed is due: when its run starts, by when it should and must be delivered.
+"""Due times of a feed's business dates: start of the run, target and deadline of the delivery.
 
 Instants are UTC. A date is due on the morning of the business day after it, at Sydney local times (ADR 0003).
 """
@@ -26,7 +26,7 @@ class Due:
 
 
 def due(feed: Feed, day: dt.date) -> Due:
-    """When ``day`` is due for ``feed``."""
+    """Return the due times of ``day`` for ``feed``."""
     morning = trading_days.next_business_day(day)
 
     def at(local: dt.time) -> dt.datetime:
@@ -36,17 +36,17 @@ def due(feed: Feed, day: dt.date) -> Due:
 
 
 def latest_due(feed: Feed, audience: RecipientSchedule, now: dt.datetime, count: int) -> Sequence[Due]:
-    """The last ``count`` dates whose run should have started by ``now``, oldest first; fewer at a feed's beginning."""
+    """Return the last ``count`` dates whose run should have started by ``now``, oldest first."""
     dates = audience.dates()
     today = now.astimezone(trading_days.SYDNEY).date()
     last = bisect_right(dates, today)
     # Before a morning's start neither today nor the business day before it is due.
     candidates = dates[max(0, last - count - 2) : last]
-    return [one for one in (due(feed, day) for day in candidates) if one.starts_at <= now][-count:]
+    return [date for date in (due(feed, day) for day in candidates) if date.starts_at <= now][-count:]
 
 
 def due_since(feed: Feed, audience: RecipientSchedule, now: dt.datetime, since: dt.date) -> Sequence[Due]:
-    """Every date from ``since`` on whose deadline has passed by ``now``, oldest first."""
+    """Return the dates from ``since`` on whose deadline has passed by ``now``, oldest first."""
     today = now.astimezone(trading_days.SYDNEY).date()
     dates = (day for day in audience.dates() if since <= day <= today)
-    return [one for one in (due(feed, day) for day in dates) if one.deadline_at <= now]
+    return [date for date in (due(feed, day) for day in dates) if date.deadline_at <= now]

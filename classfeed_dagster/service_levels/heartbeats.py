@@ -1,4 +1,4 @@
-"""A sign of life from each sensor, in the object store: Dagster tells nobody when a sensor fails or its daemon dies."""
+"""Sensor heartbeats in the object store: Dagster sends no notification when a sensor fails or its daemon dies."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 
 MAX_SILENCE = dt.timedelta(minutes=15)
-SENSORS = ("repair", "alerts")  # those that write one
+SENSORS = ("repair", "alerts")  # sensors that record heartbeats
 
 
 class Heartbeat(StoredRecord):
-    """When a sensor last finished its work."""
+    """Latest completed tick of a sensor."""
 
     at: AwareDatetime
 
 
 def record(store: ObjectStore, sensor: str, now: dt.datetime) -> None:
-    """The sensor has done its work at ``now`` (UTC)."""
+    """Record that the sensor completed its work at ``now`` (UTC)."""
     store.put(_key(sensor), to_json(Heartbeat(at=now)))
 
 
 def stale(store: ObjectStore, now: dt.datetime) -> list[str]:
-    """Which sensors gave no sign of life for too long, in words."""
-    found: list[str] = []
+    """Return a message for each sensor whose heartbeat is missing or too old."""
+    messages: list[str] = []
     for sensor in SENSORS:
         try:
             at = from_json(Heartbeat, store.read(_key(sensor)), store.location(_key(sensor))).at
         except ObjectNotFoundError:
-            found.append(f"the {sensor} sensor never gave a sign of life")
+            messages.append(f"the {sensor} sensor has recorded no heartbeat")
             continue
         if now - at > MAX_SILENCE:
             minutes = int((now - at).total_seconds() // 60)
-            found.append(f"the {sensor} sensor gave its last sign of life {minutes} minutes ago")
-    return found
+            messages.append(f"the {sensor} sensor's last heartbeat is {minutes} minutes old")
+    return messages
 
 
 def _key(sensor: str) -> str:

@@ -1,4 +1,4 @@
-"""Portfolios held back at this moment: how many, why, and for how long."""
+"""Summary of the portfolios held back: number, reasons and age."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from classfeed_dagster.delivery.quarantine import Quarantined
 
 # A portfolio that breaks a rule on one date waits on all later dates: the rule is the reason.
 _STRONGEST_FIRST = ("RULE", "WAITING", "CONSENT_ENDED")
-_LACKING_DATA = ("RULE", "WAITING")  # a portfolio whose consent ended lacks nothing that it should have
+_LACKING_DATA = ("RULE", "WAITING")  # after the end of consent no data is due
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class HeldBackSummary:
 
     Attributes:
         by_reason: number of portfolios by reason; each portfolio is counted once, by its strongest reason.
-        oldest: how long the longest has been held back for a rule or for an earlier date.
+        oldest: longest time for which a portfolio has been held back by a rule or an earlier date.
     """
 
     by_reason: dict[str, int]
@@ -28,23 +28,23 @@ class HeldBackSummary:
 
     @property
     def lacking_data(self) -> int:
-        """Portfolios that lack data which their customers should have."""
+        """Number of portfolios without data that is due."""
         return sum(self.by_reason[reason] for reason in _LACKING_DATA)
 
 
-def summarize(held: Iterable[Quarantined], now: dt.datetime) -> HeldBackSummary:
+def summarize(records: Iterable[Quarantined], now: dt.datetime) -> HeldBackSummary:
     """Count the portfolios of quarantine records, over all dates. ``now`` is UTC.
 
     A portfolio whose data a revision of the date delivered is not held back for that date.
     """
     reasons: dict[str, str] = {}
     oldest = dt.timedelta()
-    for record in held:
+    for record in records:
         if not record.lacks_data:
             continue
-        known = reasons.get(record.number)
+        strongest = reasons.get(record.number)
         reason = record.held_back.kind
-        if known is None or _STRONGEST_FIRST.index(reason) < _STRONGEST_FIRST.index(known):
+        if strongest is None or _STRONGEST_FIRST.index(reason) < _STRONGEST_FIRST.index(strongest):
             reasons[record.number] = reason
         if reason in _LACKING_DATA:
             oldest = max(oldest, record.age(now))

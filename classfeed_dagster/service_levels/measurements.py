@@ -1,4 +1,4 @@
-"""Figures of the feeds for dashboards and alarms, from the object store."""
+"""Measurements of the feeds for dashboards and alarms, from the object store."""
 
 from __future__ import annotations
 
@@ -22,72 +22,66 @@ from classfeed_dagster.service_levels.service_levels import Punctuality, attainm
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.records import Side
 
-LOOK_BACK = 10
-
-
-# A morning is forecast from this long before its target on, by the median of so many dates, if there are some.
+LOOK_BACK = 10  # dates
+# A morning is forecast from FORECAST_AHEAD before its target, by the median of the last FORECAST_DATES dates, if there
+# are at least FORECAST_FROM.
 FORECAST_AHEAD = dt.timedelta(minutes=90)
-
-
 FORECAST_DATES = 20
-
-
 FORECAST_FROM = 5
-
 
 Values = dict[str, int | float]
 
 
 def of_delivery(manifest: Manifest) -> Values:
-    """The figures of one delivery."""
+    """Return the measurements of one delivery."""
     return {
         "documents": len(manifest.pages),
         "portfolios": len(manifest.portfolios),
         "rows": sum(manifest.counts.values()),
         "bytes": sum(page.bytes for page in manifest.pages),
-        # Both instants are bigsite's own.
+        # Both instants come from bigsite's clock.
         "date_seconds": (manifest.consent_checked_at - manifest.snapshot.snapshot_at).total_seconds(),
     }
 
 
 def of_feed(runtime: Runtime, feed: Feed, now: dt.datetime, tries: Callable[[dt.date], int]) -> Values:
-    """How a feed stands ``now`` (UTC): what is held back, what reconciliation found, what is late or will be.
+    """Return a feed's measurements at ``now`` (UTC): portfolios held back, breaks, late and expected late dates.
 
-    ``tries`` says how often repair tried a date.
+    ``tries`` returns repair's attempts at a date.
     """
     store, settings = runtime.store, runtime.settings
     audience = feed.audience(settings.first_business_date)
-    judged = attainment(store, feed, audience, now, days=1).judged
-    # What is rehearsed in the shadow, or switched off, is late for nobody.
+    judgments = attainment(store, feed, audience, now, days=1).judgments
+    # A feed in shadow or off is never late.
     dues = latest_due(feed, audience, now + FORECAST_AHEAD, LOOK_BACK) if is_live(feed, settings.env) else ()
-    missing = [one for one in dues if not deliveries(store, feed, one.business_date)]
+    missing = [date for date in dues if not deliveries(store, feed, date.business_date)]
     waiting = summarize(held(store, feed.name), now)
     values: Values = {
         "held_back": waiting.lacking_data,
         **{f"held_back_{reason.lower()}": count for reason, count in waiting.by_reason.items()},
         "held_back_oldest_seconds": waiting.oldest.total_seconds(),
-        "targets_missed": sum(one.verdict is not Punctuality.ON_TARGET for one in judged),
-        "deadlines_missed": sum(one.verdict in (Punctuality.LATE, Punctuality.MISSING) for one in judged),
-        "overdue_seconds": max((0.0, *((now - one.deadline_at).total_seconds() for one in missing))),
+        "targets_missed": sum(date.verdict is not Punctuality.ON_TARGET for date in judgments),
+        "deadlines_missed": sum(date.verdict in (Punctuality.LATE, Punctuality.MISSING) for date in judgments),
+        "overdue_seconds": max((0.0, *((now - date.deadline_at).total_seconds() for date in missing))),
         "expected_late_seconds": expected_late(runtime, feed, missing, now),
-        "repair_attempts": max((0, *(tries(one.business_date) for one in missing if one.starts_at <= now))),
+        "repair_attempts": max((0, *(tries(date.business_date) for date in missing if date.starts_at <= now))),
     }
     days = delivered_dates(store, feed.name)
     if days:
-        sent = deliveries(store, feed, days[-1])
-        if sent:
-            values["newest_delivery_age_seconds"] = (now - sent[-1].delivered_at).total_seconds()
+        latest = deliveries(store, feed, days[-1])
+        if latest:
+            values["newest_delivery_age_seconds"] = (now - latest[-1].delivered_at).total_seconds()
         values["breaks"] = sum(_breaks(runtime, feed, days[-1], side) for side in Side)
     return values
 
 
 def expected_late(runtime: Runtime, feed: Feed, missing: Sequence[Due], now: dt.datetime) -> float:
-    """Seconds by which the worst of the ``missing`` dates will be past its target, if it takes as long as most did.
+    """Return the largest expected delay of the ``missing`` dates past their target, in seconds.
 
-    A date takes the median of the last dates, from bigsite's snapshot on; one that has none yet can have it now at the
-    earliest. 0 while the target is far, and while there is too little to go by.
+    A date takes the median of the last dates, counted from bigsite's snapshot. A date without one gets it now at the
+    earliest. 0 while the target is far, or while there are too few dates.
     """
-    close = [one for one in missing if one.target_at - FORECAST_AHEAD <= now]
+    close = [date for date in missing if date.target_at - FORECAST_AHEAD <= now]
     if not close:
         return 0.0
     took = _durations(runtime.store, feed)
@@ -96,33 +90,33 @@ def expected_late(runtime: Runtime, feed: Feed, missing: Sequence[Due], now: dt.
     usual = dt.timedelta(seconds=statistics.median(took))
     audience = feed.audience(runtime.settings.first_business_date)
     worst = 0.0
-    for one in close:
-        landed = latest_snapshot(runtime.store, one.business_date, [audience])
-        begun = landed.snapshot_at if landed is not None else max(now, one.starts_at)
-        worst = max(worst, (max(now, begun + usual) - one.target_at).total_seconds())
+    for date in close:
+        landed = latest_snapshot(runtime.store, date.business_date, [audience])
+        begun = landed.snapshot_at if landed is not None else max(now, date.starts_at)
+        worst = max(worst, (max(now, begun + usual) - date.target_at).total_seconds())
     return worst
 
 
 def _durations(store: ObjectStore, feed: Feed) -> list[float]:
-    # First deliveries alone: a re-issue is of few portfolios, or waited for somebody.
+    # First deliveries only: a re-issue covers few portfolios or waited for a person.
     firsts = (deliveries(store, feed, day)[:1] for day in delivered_dates(store, feed.name)[-FORECAST_DATES:])
-    return [(one.delivered_at - one.snapshot_at).total_seconds() for first in firsts for one in first]
+    return [(delivery.delivered_at - delivery.snapshot_at).total_seconds() for first in firsts for delivery in first]
 
 
 def _breaks(runtime: Runtime, feed: Feed, day: dt.date, side: Side) -> int:
     try:
         return runtime.load_reference(f"{feed.name}/{side.value}_reconciliation", day, ReconciliationSummary).breaks
     except NotBuiltError:
-        return 0  # not reconciled yet: its own sensor and alert see to that
+        return 0  # not reconciled yet: a separate sensor and alert cover that
 
 
 def new_deliveries(runtime: Runtime, feed: Feed, after: int) -> Iterator[Manifest]:
-    """The feed's deliveries of its last dates that stand after place ``after`` of its chain, in the chain's order."""
+    """Yield the feed's deliveries of its last dates after position ``after`` of its chain, in the chain's order."""
     view = live_and_shadow(runtime.store, feed.name)
-    found = [
+    manifests = [
         manifest
         for day in delivered_dates(runtime.store, feed.name)[-LOOK_BACK:]
         for manifest in delivered_state(view, feed.name, day).deliveries
         if manifest.chain_position > after
     ]
-    yield from sorted(found, key=lambda manifest: manifest.chain_position)
+    yield from sorted(manifests, key=lambda manifest: manifest.chain_position)

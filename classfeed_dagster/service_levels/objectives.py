@@ -1,8 +1,8 @@
-"""The service levels, in one place: alarms, the dashboard's lines and the table in the docs are made from it.
+"""Service level objectives: the source of the alarms, the dashboard's thresholds and the table in the docs.
 
-The hours themselves are the feed's (``feeds/feed.py``), in Sydney's local time on the morning of the business day after
-the business date, so that neither a weekend, a holiday nor the change to summer time is ever late. Nothing but the
-standard library is imported here: the infrastructure is synthesised in an environment of its own.
+The hours are the feed's (``feeds/feed.py``), in Sydney local time on the next business day, so that weekends, holidays
+and the change to summer time are never late. Only the standard library is imported here: the infrastructure is
+synthesised in its own environment.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from dataclasses import dataclass
 
 from classfeed_dagster.service_levels.metrics import METRICS
 
-# The feeds whose delays reach people: those that are declared live.
+# Feeds with alarms: those declared live.
 WATCHED_FEEDS = ("class_super",)
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What we hold ourselves to, the metric that tells, and above which value somebody is told.
+    """Objective, its metric, and the value above which its alarm is raised.
 
-    ``name`` is the alarm's, and its section's in docs/deployment.md. ``periods`` of ``seconds`` must be above
-    ``above``. ``silence``: whether an absent figure counts as kept, or as broken because nobody measures any more.
+    Attributes:
+        name: name of the alarm and of its section in docs/deployment.md.
+        above: threshold that ``periods`` of ``seconds`` must exceed.
+        silence: CloudWatch's treatment of missing data: met (notBreaching) or violated (breaching).
     """
 
     name: str
@@ -34,13 +36,13 @@ class Objective:
 
 
 OBJECTIVES = (
-    # The measures are written every minute of every day, so silence means that the daemon or the store is gone, on a
-    # Sunday too. The figure itself counts from deadlines, and stays 0 while no business date is due.
+    # Metrics are written every minute of every day, so missing data means that the daemon or the store is down, also on
+    # a Sunday. The value counts from deadlines and stays 0 while no business date is due.
     Objective(
         "delivery-overdue",
         "no business date stays undelivered after its deadline",
         "overdue_seconds",
-        "Is a business date overdue, or does nobody measure any more?",
+        "Is a business date overdue, or are metrics missing?",
         above=0,
         periods=3,
         silence="breaching",
@@ -61,17 +63,17 @@ OBJECTIVES = (
     ),
     Objective(
         "late-expected",
-        "a morning that will be late is known before it is",
+        "a late morning is known in advance",
         "expected_late_seconds",
-        "Will the date be late, if it takes as long as the last twenty did?",
+        "Will the date be late, if it takes as long as the last twenty?",
         above=0,
         periods=2,
     ),
     Objective(
         "breaks-found",
-        "what was delivered is what bigsite has",
+        "delivered data equals bigsite's",
         "breaks",
-        "Does what was delivered differ from bigsite?",
+        "Does delivered data differ from bigsite?",
         above=0,
     ),
     Objective(
@@ -83,16 +85,16 @@ OBJECTIVES = (
     ),
     Objective(
         "repairs-in-a-row",
-        "what can pass by itself is mended without people",
+        "transient failures are repaired automatically",
         "repair_attempts",
-        "Does repair keep trying without success?",
+        "Does repair retry without success?",
         above=4,
     ),
 )
 
 
 def require_declared(objectives: tuple[Objective, ...] = OBJECTIVES) -> None:
-    """ValueError if an objective rests on a metric that nothing emits."""
-    unknown = sorted({one.metric for one in objectives} - set(METRICS))
+    """Raise ValueError if an objective has an undeclared metric."""
+    unknown = sorted({objective.metric for objective in objectives} - set(METRICS))
     if unknown:
-        raise ValueError(f"no such metric: {', '.join(unknown)}; declare it in operations/metrics.py")
+        raise ValueError(f"Undeclared metric {', '.join(unknown)}: declare it in service_levels/metrics.py")

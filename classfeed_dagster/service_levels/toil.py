@@ -74,7 +74,7 @@ class Month(StoredRecord):
 
     @property
     def mean_seconds_to_repair(self) -> int | None:
-        """Mean time to repair; None if nothing was."""
+        """Mean time to repair; None if no date was repaired."""
         return self.repair_seconds // self.repaired_dates if self.repaired_dates else None
 
 
@@ -98,23 +98,23 @@ def stated_reason(tags: Mapping[str, str], *, reconciliation: bool) -> ManualRea
     return ManualReason.BACKFILL if "dagster/backfill" in tags else None
 
 
-def count(feed: str, runs: Iterable[LaunchedRun], judged: Iterable[Judgment]) -> dict[str, Month]:
+def count(feed: str, runs: Iterable[LaunchedRun], judgments: Iterable[Judgment]) -> dict[str, Month]:
     """Return the months by name, in order. ``runs``: oldest first, with those of the reconciliation job."""
     months: dict[str, dict[str, int]] = defaultdict(
         lambda: dict.fromkeys(Month.model_fields.keys() - {"schema_version", "feed", "month", "manual_by_reason"}, 0)
     )
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
     failing_since: dict[dt.date, dt.datetime] = {}
-    seen: set[dt.date] = set()
+    dates: set[dt.date] = set()
     for run in runs:
         month = _month(run.started_at)
         figures = months[month]
         if run.launcher is Launcher.PERSON:
             figures["manual_retriggers"] += 1
-            reasons[month][run.manual_reason or _reason(run, seen, failing_since)] += 1
+            reasons[month][run.manual_reason or _reason(run, dates, failing_since)] += 1
         if not run.delivers or run.manual_reason is ManualReason.RECONCILIATION:
             continue
-        seen.add(run.business_date)
+        dates.add(run.business_date)
         figures["runs"] += 1
         figures["automatic_repairs"] += run.launcher is Launcher.REPAIR
         if not run.succeeded:
@@ -124,8 +124,8 @@ def count(feed: str, runs: Iterable[LaunchedRun], judged: Iterable[Judgment]) ->
             failed_at = failing_since.pop(run.business_date)
             figures["repaired_dates"] += 1
             figures["repair_seconds"] += max(0, int((run.ended_at - failed_at).total_seconds()))
-    for one in judged:
-        months[_month(one.due.deadline_at)]["late_deliveries"] += one.verdict in (
+    for judgment in judgments:
+        months[_month(judgment.due.deadline_at)]["late_deliveries"] += judgment.verdict in (
             Punctuality.LATE,
             Punctuality.MISSING,
         )
@@ -135,18 +135,18 @@ def count(feed: str, runs: Iterable[LaunchedRun], judged: Iterable[Judgment]) ->
     }
 
 
-def _reason(run: LaunchedRun, seen: Collection[dt.date], failing_since: Mapping[dt.date, dt.datetime]) -> ManualReason:
+def _reason(run: LaunchedRun, dates: Collection[dt.date], failing_since: Mapping[dt.date, dt.datetime]) -> ManualReason:
     if run.business_date in failing_since:
         return ManualReason.FAILED
-    # The first runs of an old date are no longer on record: it was run then.
+    # The first runs of an old date are no longer stored: it counts as already run.
     recent = (run.started_at.astimezone(SYDNEY).date() - run.business_date).days <= _RECENT_DAYS
-    return ManualReason.MISSED if recent and run.business_date not in seen else ManualReason.AGAIN
+    return ManualReason.MISSED if recent and run.business_date not in dates else ManualReason.AGAIN
 
 
-def keep(store: ObjectStore, feed: Feed, counted: Mapping[str, Month], since: dt.datetime) -> Sequence[Month]:
-    """Store the months that were counted whole, which begin after ``since`` (UTC); return all months on record."""
+def keep(store: ObjectStore, feed: Feed, months: Mapping[str, Month], since: dt.datetime) -> Sequence[Month]:
+    """Store the complete months, which begin after ``since`` (UTC); return all stored months."""
     whole_from = _month(since)
-    for name, month in counted.items():
+    for name, month in months.items():
         key = f"toil/{feed.name}/{name}.json"
         if name > whole_from or not store.exists(key):
             store.put(key, to_json(month))

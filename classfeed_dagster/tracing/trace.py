@@ -1,4 +1,4 @@
-"""Where does this number come from? A transaction's or a holding's way: source rows, landed file, document, place."""
+"""Origin of a transaction or holding: source rows, landed file, document and place in it."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ from classfeed_dagster.errors import UsageError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
-ACKNOWLEDGEMENT = "none: the recipient acknowledges nothing; no answer is part of the exchange, so none is kept"
+ACKNOWLEDGEMENT = "none: the recipient sends no acknowledgement"
 _LEDGER_ROW = re.compile(r"([TSIC])(\d{1,19})\Z")
 _TABLES = {letter: table for table, letter in LETTERS.items()}
 
 
 class NotATransactionError(UsageError):
-    """The text is no transaction id of the documents."""
+    """The text is not a transaction id of the documents."""
 
     def __init__(self, text: str) -> None:
         super().__init__(
-            f"{text[:40]!r} is not the id of a ledger row: T, S, I or C and the ledger's own number, as in T1042. "
-            "(Opening records sum many rows: trace those. For a holding, give the portfolio's number and "
+            f"Invalid transaction id {text[:40]!r}: expected T, S, I or C and the ledger's number, e.g. T1042. "
+            "(An opening record sums many rows: trace those. For a holding, give the portfolio's number and "
             "EXCHANGE:CODE.)"
         )
 
 
 class NotAHoldingError(UsageError):
-    """bigsite has no such portfolio, or no security that was called so on the date."""
+    """bigsite has no such portfolio, or no security with this code on the date."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """The row in bigsite, as it stands there now."""
+    """The row as it is in bigsite now."""
 
     table: str
     key: int
     portfolio_number: str
-    business_date: dt.date  # the day that it counts for
+    business_date: dt.date  # date of the transaction
     recorded_at: dt.datetime  # UTC
 
 
@@ -75,16 +75,16 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What one reconciliation of a date that holds the record says of it."""
+class ReconciliationResult:
+    """Breaks of the record in one reconciliation of a date that contains it."""
 
     business_date: dt.date
-    report: str  # where the report is
-    breaks: Sequence[str]  # in words; none: it agrees, or was not looked at by that side
+    report: str  # location of the report
+    breaks: Sequence[str]  # empty: it agrees, or this reconciliation does not compare it
 
     @property
     def verdict(self) -> str:
-        """In one line."""
+        """Breaks in one line."""
         return "; ".join(self.breaks) or "no break"
 
 
@@ -101,19 +101,19 @@ class HeldBackDates:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A transaction's way, as far as it has gone."""
+    """Path of a transaction from bigsite to the documents."""
 
     transaction_id: str
     source: SourceRow | None
-    travels_on: dt.date | None  # the date whose window holds it
+    travels_on: dt.date | None  # the date whose window contains it
     sightings: Sequence[Sighting]
     held_back: HeldBackDates
-    judged: Sequence[Judged] = ()  # what the reconciliations of the dates that hold it say
+    reconciliations: Sequence[ReconciliationResult] = ()  # of the dates that contain it
 
     @property
     def reports(self) -> list[str]:
-        """Where those reconciliations' reports are."""
-        return [one.report for one in self.judged]
+        """Locations of the reconciliations' reports."""
+        return [result.report for result in self.reconciliations]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class UnitsRow:
 
 @dataclass(frozen=True, slots=True)
 class HoldingTrace:
-    """A holding's way on one business date. ``stated`` is bigsite's end of day as it stands now; None: no row."""
+    """Path of a holding on one business date. ``stated``: the units in bigsite's end of day now; None without a row."""
 
     portfolio_number: str
     exchange: str
@@ -140,17 +140,17 @@ class HoldingTrace:
     rows: Sequence[UnitsRow]  # dated on or before the business date, by date and recording
     sightings: Sequence[Sighting]
     held_back: HeldBackDates
-    judged: Sequence[Judged]
-    price: tuple[dt.date, Decimal] | None = None  # the last close on or before the date, as bigsite has it now
+    reconciliations: Sequence[ReconciliationResult]
+    price: tuple[dt.date, Decimal] | None = None  # the last close on or before the date, as in bigsite now
 
     @property
     def reports(self) -> list[str]:
-        """Where the date's reconciliations' reports are."""
-        return [one.report for one in self.judged]
+        """Locations of the reconciliations' reports."""
+        return [result.report for result in self.reconciliations]
 
     @property
     def ledger(self) -> Decimal:
-        """What the ledger rows add up to."""
+        """Sum of the ledger rows."""
         return sum((row.units for row in self.rows), Decimal("0.000000"))
 
 
@@ -163,7 +163,7 @@ def trace(
     *,
     document_format: DocumentFormat,
 ) -> Trace:
-    """Follow a ledger row through the documents of one feed. NotATransactionError for any other text."""
+    """Trace a ledger row through the documents of one feed. NotATransactionError for any other text."""
     match = _LEDGER_ROW.match(transaction_id)
     if match is None:
         raise NotATransactionError(transaction_id)
@@ -185,13 +185,14 @@ def trace(
         if day == travels_on or delivery.portfolio.extract == "FULL"
         for sighting in _sightings(store, delivery, document_format, table, {f"{table}_id": key}, transaction_id)
     ]
-    days = sorted({one.delivery.manifest.business_date for one in sightings})
-    judged = [
-        one for day in days for one in _judged(store, feed, day, source.portfolio_number, (transaction_id, _WHOLE))
+    reconciliations = [
+        result
+        for day in sorted({sighting.delivery.manifest.business_date for sighting in sightings})
+        for result in _reconciliations(store, feed, day, source.portfolio_number, (transaction_id, _WHOLE))
     ]
     delivered = [day for day in delivered_dates(store, feed) if day >= travels_on]
     held_back = _held_back(store, feed, source.portfolio_number, delivered)
-    return Trace(transaction_id, source, travels_on, sightings, held_back, judged)
+    return Trace(transaction_id, source, travels_on, sightings, held_back, reconciliations)
 
 
 def trace_holding(
@@ -204,17 +205,18 @@ def trace_holding(
     *,
     document_format: DocumentFormat,
 ) -> HoldingTrace:
-    """Follow what a portfolio held of a security (exchange, code as on ``day``); NotAHoldingError without."""
+    """Trace a portfolio's holding of a security (exchange, code as on ``day``). NotAHoldingError if there is none."""
     exchange, code = security
     with engine.connect() as connection:
-        found = connection.execute(
+        portfolio_id: int | None = connection.execute(
             sa.select(tables.portfolio.c.portfolio_id).where(tables.portfolio.c.portfolio_number == number)
-        ).one_or_none()
-        security_id = _security_called(connection, exchange, code, day)
-        if found is None or security_id is None:
-            what = f"portfolio {number}" if found is None else f"security {exchange}:{code} on {day.isoformat()}"
-            raise NotAHoldingError(f"bigsite has no {what}: give the number and the code as the document has them")
-        portfolio_id: int = found[0]
+        ).scalar_one_or_none()
+        security_id = _security_id(connection, exchange, code, day)
+        if portfolio_id is None or security_id is None:
+            missing = (
+                f"portfolio {number}" if portfolio_id is None else f"security {exchange}:{code} on {day.isoformat()}"
+            )
+            raise NotAHoldingError(f"bigsite has no {missing}: give the number and code as in the document")
         eod = tables.holding_eod.c
         stated = connection.execute(
             sa.select(eod.units, eod.updated_at).where(
@@ -246,12 +248,12 @@ def trace_holding(
         [replace(row, recorded_at=row.recorded_at.astimezone(dt.UTC)) for row in rows],
         sightings,
         _held_back(store, feed, number, [day]),
-        _judged(store, feed, day, number, (f"{exchange} {code}", _WHOLE)),
+        _reconciliations(store, feed, day, number, (f"{exchange} {code}", _WHOLE)),
         (price[0], price[1]) if price else None,
     )
 
 
-def _security_called(connection: sa.Connection, exchange: str, code: str, day: dt.date) -> int | None:
+def _security_id(connection: sa.Connection, exchange: str, code: str, day: dt.date) -> int | None:
     # The code on a day is the old code of the earliest change after it, else today's.
     security, change = tables.security.c, tables.security_code_change.c
     old_code = (
@@ -261,11 +263,11 @@ def _security_called(connection: sa.Connection, exchange: str, code: str, day: d
         .limit(1)
         .scalar_subquery()
     )
-    question = sa.select(security.security_id).where(
+    query = sa.select(security.security_id).where(
         security.exchange == exchange, sa.func.coalesce(old_code, security.code) == code
     )
-    found: int | None = connection.execute(question).scalar()
-    return found
+    security_id: int | None = connection.execute(query).scalar()
+    return security_id
 
 
 def _units_behind(portfolio_id: int, security_id: int, day: dt.date) -> sa.Select[Any]:
@@ -297,21 +299,24 @@ def _held_back(store: ObjectStore, feed: str, number: str, days: Iterable[dt.dat
         if entries and number not in state.portfolios:
             at_delivery.append((day, entries[-1].reason))
     now = [
-        (one.business_date, one.held_back.reason)
-        for one in held(store, feed)
-        if one.number == number and not deliveries_of(store, feed, one.business_date, number)
+        (record.business_date, record.held_back.reason)
+        for record in held(store, feed)
+        if record.number == number and not deliveries_of(store, feed, record.business_date, number)
     ]
     return HeldBackDates(at_delivery, now)
 
 
-_WHOLE = "held back"  # the subject of a break about a whole portfolio that was not sent
+_WHOLE = "held back"  # subject of a break about a whole portfolio that was not sent
 
 
-def _judged(store: ObjectStore, feed: str, day: dt.date, number: str, subjects: Collection[str]) -> list[Judged]:
-    keys = list(store.list(f"reconciliation/{feed}/{day.isoformat()}/"))
+def _reconciliations(
+    store: ObjectStore, feed: str, day: dt.date, number: str, subjects: Collection[str]
+) -> list[ReconciliationResult]:
     return [
-        Judged(day, store.location(key), _breaks(store, f"{key.rpartition('/')[0]}/breaks.parquet", number, subjects))
-        for key in keys
+        ReconciliationResult(
+            day, store.location(key), _breaks(store, f"{key.rpartition('/')[0]}/breaks.parquet", number, subjects)
+        )
+        for key in store.list(f"reconciliation/{feed}/{day.isoformat()}/")
         if key.endswith("/report.html")
     ]
 
@@ -320,9 +325,9 @@ def _breaks(store: ObjectStore, key: str, number: str, subjects: Collection[str]
     if not store.exists(key):  # the attempt was stopped between its report and its breaks
         return []
     with store.local_file(key) as path:
-        wanted = (pc.field("portfolio_number") == number) & pc.field("subject").isin(list(subjects))
+        of_record = (pc.field("portfolio_number") == number) & pc.field("subject").isin(list(subjects))
         columns = ["kind", "field", "ours", "theirs", "cause"]
-        rows = pq.read_table(path, columns=columns, filters=wanted).to_pylist()
+        rows = pq.read_table(path, columns=columns, filters=of_record).to_pylist()
     return [
         f"{row['kind']}{f' in {field}' if (field := row['field']) else ''}: "
         f"ours {row['ours'] or '(none)'}, theirs {row['theirs'] or '(none)'} ({row['cause']})"
@@ -338,13 +343,13 @@ def _source_row(engine: sa.Engine, table: str, key: int) -> SourceRow | None:
         joined = ledger.join(tables.cash_account, ledger.c.cash_account_id == tables.cash_account.c.cash_account_id)
         owner = tables.cash_account
     joined = joined.join(tables.portfolio, tables.portfolio.c.portfolio_id == owner.c.portfolio_id)
-    question = (
+    query = (
         sa.select(tables.portfolio.c.portfolio_number, ledger.c[DATES[table]], ledger.c.recorded_at)
         .select_from(joined)
         .where(ledger.c[f"{table}_id"] == key)
     )
     with engine.connect() as connection:
-        row = connection.execute(question).one_or_none()
+        row = connection.execute(query).one_or_none()
     return None if row is None else SourceRow(table, key, row[0], row[1], row[2].astimezone(dt.UTC))
 
 
@@ -362,16 +367,16 @@ def _sightings(
     if not places:
         return []
     snapshot = Snapshot.model_validate_json(store.read(delivery.manifest.snapshot.descriptor_key))
-    wanted = functools.reduce(operator.and_, [pc.field(name) == value for name, value in row.items()])
-    landed, present = _landed(store, snapshot.tables[table], wanted, list(row))
+    row_filter = functools.reduce(operator.and_, [pc.field(name) == value for name, value in row.items()])
+    landed, present = _landed(store, snapshot.tables[table], row_filter, list(row))
     page = view.location(delivery.page.key)
     return [Sighting(delivery, page, places, store.location(landed), present)]
 
 
-def _landed(store: ObjectStore, table: StoredTable, wanted: pc.Expression, columns: list[str]) -> tuple[str, bool]:
-    # In which of the table's files the row is; the last one's key and False if in none.
+def _landed(store: ObjectStore, table: StoredTable, row_filter: pc.Expression, columns: list[str]) -> tuple[str, bool]:
+    # The table's file that contains the row; the last file and False if none does.
     for file in table.files:
         with store.local_file(file.key) as path:
-            if pq.read_table(path, columns=columns, filters=wanted).num_rows:
+            if pq.read_table(path, columns=columns, filters=row_filter).num_rows:
                 return file.key, True
     return table.files[-1].key, False

@@ -1,7 +1,6 @@
-"""A page that answers where a transaction or a holding comes from: source rows, landed file, document, line, verdict.
+"""HTML pages of traces: source rows, landed file, document, line and reconciliations, as ``classfeed trace`` prints.
 
-The same answer as ``classfeed trace`` prints, in the shape of the reconciliation's report: to be handed on, kept, read
-on a phone. It holds no personal data: portfolio numbers, keys and places only.
+They contain no personal data: portfolio numbers, keys and places only.
 """
 
 from __future__ import annotations
@@ -9,74 +8,84 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Sequence
 
-from classfeed_dagster.html_page import escape, facts, page, table
-from classfeed_dagster.tracing.trace import ACKNOWLEDGEMENT, HeldBackDates, HoldingTrace, Judged, Sighting, Trace
+from classfeed_dagster.html_page import facts, page, table
+from classfeed_dagster.tracing.trace import (
+    ACKNOWLEDGEMENT,
+    HeldBackDates,
+    HoldingTrace,
+    ReconciliationResult,
+    Sighting,
+    Trace,
+)
 
 
-def transaction_page(found: Trace, feed: str) -> str:
-    """The page of a transaction. ValueError if bigsite has no such row."""
-    if found.source is None:
-        raise ValueError(f"bigsite has no row {found.transaction_id}: there is nothing to show")
-    source = found.source
+def transaction_page(trace: Trace, feed: str) -> str:
+    """Return the page of a transaction. ValueError if bigsite has no such row."""
+    if trace.source is None:
+        raise ValueError(f"bigsite has no row {trace.transaction_id}, so there is no page")
+    source = trace.source
     parts = [
         "<h2>Source row</h2>",
         facts(
             [
                 ("row", f"bigsite.{source.table}, {source.table}_id = {source.key}"),
                 ("portfolio", source.portfolio_number),
-                ("counts for", source.business_date.isoformat()),
+                ("business date", source.business_date.isoformat()),
                 ("recorded", f"{source.recorded_at:%Y-%m-%d %H:%M:%S.%f} UTC"),
-                ("travels on", found.travels_on.isoformat() if found.travels_on else "no date yet"),
+                ("exported on", trace.travels_on.isoformat() if trace.travels_on else "no date yet"),
             ]
         ),
-        *_way(found.sightings, found.held_back, found.judged),
+        *_path(trace.sightings, trace.held_back, trace.reconciliations),
     ]
-    return page(f"Where {found.transaction_id} comes from", parts, f"feed {feed}")
+    return page(f"Origin of {trace.transaction_id}", parts, f"feed {feed}")
 
 
-def holding_page(found: HoldingTrace, feed: str) -> str:
-    """The page of a holding on its business date."""
-    name, day = f"{found.exchange}:{found.security_code}", found.business_date.isoformat()
-    stated = "no row" if found.updated_at is None else f"{found.stated} units, written {_utc(found.updated_at)}"
-    price = "none" if found.price is None else f"{found.price[1]} on {found.price[0].isoformat()}"
-    rows = [(row.business_date, row.transaction_id, f"{row.units:+}", _utc(row.recorded_at)) for row in found.rows]
+def holding_page(trace: HoldingTrace, feed: str) -> str:
+    """Return the page of a holding on its business date."""
+    name, day = f"{trace.exchange}:{trace.security_code}", trace.business_date.isoformat()
+    stated = "no row" if trace.updated_at is None else f"{trace.stated} units, written {_utc(trace.updated_at)}"
+    price = "none" if trace.price is None else f"{trace.price[1]} on {trace.price[0].isoformat()}"
+    rows = [(row.business_date, row.transaction_id, f"{row.units:+}", _utc(row.recorded_at)) for row in trace.rows]
     parts = [
         "<h2>Source rows</h2>",
         facts(
             [
-                ("end of day", f"bigsite.holding_eod, security_id = {found.security_id}: {stated}"),
-                ("ledger", f"{len(rows)} row(s) to the date add up to {found.ledger}"),
+                ("end of day", f"bigsite.holding_eod, security_id = {trace.security_id}: {stated}"),
+                ("ledger", f"{len(rows)} row(s) to the date add up to {trace.ledger}"),
                 ("last close", f"bigsite.security_price: {price}"),
             ]
         ),
         table("ledger rows behind the units", ["date", "row", "units", "recorded"], rows, numeric=(2,)) if rows else "",
-        *_way(found.sightings, found.held_back, found.judged),
+        *_path(trace.sightings, trace.held_back, trace.reconciliations),
     ]
-    return page(f"Where {name} of {found.portfolio_number} on {day} comes from", parts, f"feed {feed}")
+    return page(f"Origin of {name} of {trace.portfolio_number} on {day}", parts, f"feed {feed}")
 
 
-def _way(sightings: Sequence[Sighting], held_back: HeldBackDates, judged: Sequence[Judged]) -> Iterator[str]:
+def _path(
+    sightings: Sequence[Sighting], held_back: HeldBackDates, reconciliations: Sequence[ReconciliationResult]
+) -> Iterator[str]:
     yield "<h2>Delivered</h2>"
-    for one in sightings:
-        manifest = one.delivery.manifest
+    for sighting in sightings:
+        manifest, extract = sighting.delivery.manifest, sighting.delivery.portfolio.extract
+        landed = sighting.landed_location
         yield facts(
             [
-                ("date", f"{manifest.business_date}, revision {manifest.revision}, {one.delivery.portfolio.extract}"),
-                ("stands", _standing(one)),
+                ("date", f"{manifest.business_date}, revision {manifest.revision}, {extract}"),
+                ("status", _status(sighting)),
                 *(
                     (
                         "document",
-                        f"{one.page_location}, line {place.line}, bytes {place.offset} to {end}, {place.element}",
+                        f"{sighting.page_location}, line {place.line}, bytes {place.offset} to {end}, {place.element}",
                     )
-                    for place in one.places
+                    for place in sighting.places
                     for end in (place.offset + place.length,)
                 ),
-                ("landed", one.landed_location if one.in_landed_file else f"NOT IN {one.landed_location}"),
+                ("landed", landed if sighting.in_landed_file else f"NOT IN {landed}"),
                 ("acknowledged", ACKNOWLEDGEMENT),
             ]
         )
     if not sightings:
-        yield "<p>It is in no document yet.</p>"
+        yield "<p>Not in any document yet.</p>"
     if held_back:
         yield "<h2>Held back</h2>"
     for caption, entries in (
@@ -84,18 +93,18 @@ def _way(sightings: Sequence[Sighting], held_back: HeldBackDates, judged: Sequen
         ("dates on which a new attempt would hold the portfolio back", held_back.now),
     ):
         if entries:
-            yield table(caption, ["date", "why"], [(day.isoformat(), reason) for day, reason in entries])
+            yield table(caption, ["date", "reason"], [(day.isoformat(), reason) for day, reason in entries])
     yield "<h2>Reconciled</h2>"
-    results = [(one.business_date.isoformat(), one.verdict, one.report) for one in judged]
+    results = [(result.business_date.isoformat(), result.verdict, result.report) for result in reconciliations]
     if results:
-        yield table("what reconciliation says of it", ["date", "result", "report"], results)
+        yield table("reconciliations of its dates", ["date", "result", "report"], results)
     else:
-        yield f"<p>{escape('No reconciliation of a date that holds it has run yet.')}</p>"
+        yield "<p>No reconciliation of a date that contains it has run yet.</p>"
 
 
-def _standing(one: Sighting) -> str:
-    told = "superseded by a later revision" if one.delivery.superseded else "the latest revision"
-    return f"{told}; in shadow, where the recipient does not look" if one.delivery.shadow else told
+def _status(sighting: Sighting) -> str:
+    revision = "superseded by a later revision" if sighting.delivery.superseded else "the latest revision"
+    return f"{revision}; in shadow, which the recipient does not read" if sighting.delivery.shadow else revision
 
 
 def _utc(at: dt.datetime) -> str:

@@ -97,7 +97,7 @@ def test_a_backlog_that_is_worked_off_date_by_date_stays_one_message(watched: De
 def test_failed_check_alert_names_portfolios_and_recovers(watched: Desk, switchboard: Switchboard) -> None:
     messages = told_of_wrong_units(watched, switchboard)
     (failed,) = [seen for text, seen in messages.items() if "Check units_ledger of class/investment_holdings" in text]
-    assert "held back from the recipient; everyone else's data went" in failed
+    assert "held back from the recipient. All others were delivered" in failed
     assert "SW00000001" in failed
     assert "run again by themselves once bigsite's rows are mended" in failed
     assert any(text.startswith("1 portfolio of class_super held back") for text in messages)
@@ -113,7 +113,7 @@ def test_a_stopped_date_is_one_incident_not_two(watched: Desk, switchboard: Swit
     messages = told_of_wrong_units(watched, switchboard)
     assert not any("gave up" in text for text in messages)
     (share,) = [text for text in messages if "held_back_share" in text]
-    assert "Customers' funds at the recipient stay at the last business date" in share
+    assert "Customers' funds at the recipient still show the last delivered business date" in share
 
 
 def test_what_was_delivered_unchecked_is_noticed(watched: Desk, switchboard: Switchboard) -> None:
@@ -132,7 +132,7 @@ def test_what_was_delivered_unchecked_is_noticed(watched: Desk, switchboard: Swi
             tags={CLOCK_TAG: "2026-03-02T19:00:00+00:00"},
         )
         watched.tick("alerts")
-    (text,) = [text for text in read(switchboard) if "without being checked" in text]
+    (text,) = [text for text in read(switchboard) if "without all checks" in text]
     assert "were not evaluated" in text
 
 

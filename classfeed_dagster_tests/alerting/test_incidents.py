@@ -11,7 +11,8 @@ import structlog
 from classfeed_dagster.alerting.incidents import (
     WATCHDOG,
     Incident,
-    TellingError,
+    NotificationError,
+    duration,
     open_incidents,
     raise_incident,
     raised,
@@ -19,7 +20,7 @@ from classfeed_dagster.alerting.incidents import (
     sync_incidents,
 )
 from classfeed_dagster.alerting.pagerduty import PagerDuty, PagerDutyError, pager
-from classfeed_dagster.alerting.slack import Links, blocks, duration, messenger
+from classfeed_dagster.alerting.slack import Links, blocks, messenger
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.store import InvalidKeyError, ObjectStore
 from classfeed_dagster_tests.fixtures.sample_incidents import PAGE, write
@@ -30,12 +31,12 @@ MINUTE = dt.timedelta(minutes=1)
 LATE = Incident(
     key="late.2026-03-02",
     what="class_super is late: past the deadline of 09:00 Sydney",
-    means="Customers' funds at the recipient stay at the last business date that was delivered.",
+    means="Customers' funds at the recipient still show the last delivered business date.",
     feeds=("class_super",),
     dates=(dt.date(2026, 3, 2),),
     counts={"dates": 1, "portfolios": 12345},
     offenders=tuple(f"SW{n:06d}" for n in range(7)),
-    doing="Working on it: a run is under way.",
+    doing="Working: a run is in progress.",
     run_id="0c9d6f3e-aaaa-bbbb-cccc-000000000000",
     runbook="late",
     page=True,
@@ -77,7 +78,7 @@ def test_one_incident_is_one_message_and_one_page_until_it_has_recovered(
     assert "2026-03-02" in seen
     assert "12,345 portfolios" in seen
     assert "SW000000, SW000001, SW000002, SW000003, SW000004 and 2 more" in seen
-    assert "Working on it: a run is under way." in seen
+    assert "Working: a run is in progress." in seen
     assert f"<https://dagster.example/runs/{LATE.run_id}|Run 0c9d6f3e>" in seen
     assert "<https://docs.example/alerts#late|Runbook>" in seen
     page = switchboard.pages[LATE.key]
@@ -104,14 +105,16 @@ def test_what_could_not_be_sent_is_sent_later_and_holds_nothing_else_up(
     local_store: ObjectStore, switchboard: Switchboard
 ) -> None:
     switchboard.fails = True
-    with pytest.raises(TellingError, match=r"3 message\(s\).*late.2026-03-02 to PagerDuty \(PagerDutyError\)"):
+    with pytest.raises(
+        NotificationError, match=r"3 notification\(s\).*late.2026-03-02 to PagerDuty \(PagerDutyError\)"
+    ):
         say(local_store, switchboard, LATE, BREAK)
     switchboard.fails = False
     assert say(local_store, switchboard, LATE, BREAK, after=1) == (2, 0, 0)
     switchboard.fails = True
-    with pytest.raises(TellingError, match="late"):
+    with pytest.raises(NotificationError, match="late"):
         say(local_store, switchboard, BREAK, after=2)
-    with pytest.raises(TellingError, match="breaks"):
+    with pytest.raises(NotificationError, match="breaks"):
         say(local_store, switchboard, LATE, BREAK.model_copy(update={"page": False, "counts": {"b": 1}}), after=2)
     switchboard.fails = False
     assert say(local_store, switchboard, after=3) == (0, 0, 2)
@@ -124,7 +127,7 @@ def test_a_message_that_fails_at_recovery_wakes_nobody_again(
     say(local_store, switchboard, LATE)
     chosen = settings(switchboard)
     silent = messenger(chosen.model_copy(update={"slack_url": "http://127.0.0.1:1/api/"}))
-    with pytest.raises(TellingError, match="Slack"):
+    with pytest.raises(NotificationError, match="Slack"):
         sync_incidents(local_store, [], (silent, pager(chosen)), NOW)
     assert switchboard.pages == {}
     assert say(local_store, switchboard) == (0, 0, 1)
@@ -158,10 +161,10 @@ def test_without_tokens_everything_is_in_the_log(local_store: ObjectStore) -> No
         sync_incidents(local_store, [], speaks, NOW + MINUTE)
     events = [line["event"] for line in logged]
     assert events == [
-        f"would wake someone: {LATE.what}. {LATE.means}",
+        f"would page: {LATE.what}. {LATE.means}",
         f"incident: {LATE.what}. {LATE.means}",
-        f"incident, still: {LATE.what}. {LATE.means}",
-        f"over: {LATE.what}",
+        f"incident, still open: {LATE.what}. {LATE.means}",
+        f"resolved: {LATE.what}",
         f"recovered after 60 s: {LATE.what}",
     ]
 
@@ -189,7 +192,9 @@ def test_the_watchdogs_incident_is_its_own(local_store: ObjectStore, switchboard
 
 
 def test_pagerduty_that_does_not_answer_is_an_error_without_the_key() -> None:
-    with pytest.raises(PagerDutyError, match=r"took no trigger of late.2026-03-02 \(URLError\)") as caught:
+    with pytest.raises(
+        PagerDutyError, match=r"did not accept the trigger event of late.2026-03-02 \(URLError\)"
+    ) as caught:
         PagerDuty("http://127.0.0.1:1", "secret", Links(None, "docs/alerts.md")).trigger(LATE)
     assert "secret" not in str(caught.value)
 

@@ -63,7 +63,7 @@ def test_errors_are_told_with_the_portfolios_that_the_report_names(desk: Desk) -
     proven(desk, "data_team", 2)
     (breaks,) = found(desk, "2026-03-03T08:00:00+11:00").values()
     assert (breaks.what, breaks.offenders) == ("Reconciliation found 2 breaks in class_super", ())
-    assert breaks.means == "What was delivered agrees with bigsite; the data team's figures of it do not."
+    assert breaks.means == "The delivered data agrees with bigsite; the data team's figures differ."
     proven(desk, "source", 3)
     buffer = io.BytesIO()
     rows = {"severity": ["error", "error", "warning"], "portfolio_number": ["SW2", None, "SW9"]}

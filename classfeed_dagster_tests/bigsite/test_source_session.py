@@ -14,7 +14,7 @@ from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.local.embedded_postgres import engine_from
 from classfeed_dagster.orchestration.rehearsal import _reconcile
 from classfeed_dagster.postgres_session import SETTINGS
-from classfeed_dagster.repair.source_probe import Question, changed_since
+from classfeed_dagster.repair.source_probe import ChangeQuery, changed_since
 from classfeed_dagster_tests.fixtures.desk import at_a_desk
 
 DAY = "2026-03-02"
@@ -72,7 +72,7 @@ def test_defaults_of_the_database_change_no_delivery(hostile_engine: sa.Engine, 
         accounts = desk.records(DAY)["accounts"]
         assert accounts.filter(pl.col("portfolio_number") == "SW00000001")["portfolio_name"].to_list() == [NAME]
         day = dt.date.fromisoformat(DAY)
-        question = Question(day, dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
+        question = ChangeQuery(day, dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
         assert changed_since(desk.runtime, "CLASS", [question]).keys() <= {day}
         feed = desk.feed("class_super")
         proofs = _reconcile(desk.definitions, desk.instance, desk.runtime, feed, day)

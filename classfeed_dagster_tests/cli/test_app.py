@@ -93,7 +93,7 @@ def test_trace_leads_from_a_document_back_to_the_row(demo: Result, classfeed: Co
     page = tmp_path / "trace.html"
     shown = classfeed("trace", example, "--page", str(page))
     assert shown.exit_code == 0
-    for part in ("bigsite.trade", "landing/", ".xml.gz", "line ", "acknowledges nothing"):
+    for part in ("bigsite.trade", "landing/", ".xml.gz", "line ", "sends no acknowledgement"):
         assert part in shown.output
         assert part in page.read_text()
     assert "NOT IN THIS FILE" not in shown.output
@@ -121,7 +121,7 @@ def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: C
         (("parity", "--date", "2023-01-03", "--feed", "class_super"), 2, "replaces no old app"),
         (("trace", "X1"), 2, "not the id of a ledger row"),
         (("trace", "T1"), 3, "no such row"),
-        (("trace", "SW99000001", "ASX:BHP"), 2, "a holding needs both"),
+        (("trace", "SW99000001", "ASX:BHP"), 2, "A holding needs a security"),
         (("trace", "SW99000001", "BHP", "--date", "2023-01-03"), 2, "EXCHANGE:CODE"),
         (("trace", "SW00", "ASX:BHP", "--date", "2023-01-03"), 2, "no portfolio SW00"),
         (("verify", "/nowhere"), 2, "does not exist"),

@@ -42,9 +42,9 @@ def test_the_watchdog_ends_with_3_and_tells_people(environment: pytest.MonkeyPat
     result = runner.invoke(app, ["watchdog"])
     assert result.exit_code == 3, result.output
     assert "missing  class_super 2026-03-02, due by 2026-03-02 22:00 UTC" in result.output
-    assert "the repair sensor never gave a sign of life" in result.output
+    assert "the repair sensor has recorded no heartbeat" in result.output
     (message,) = switchboard.messages
-    assert message.text.startswith("The watchdog outside Dagster found: 1 due delivery")
+    assert message.text.startswith("The watchdog outside Dagster reports: 1 due delivery")
     assert runner.invoke(app, ["watchdog"]).exit_code == 3
     assert len(switchboard.messages) == 1
 

@@ -14,11 +14,11 @@ import boto3
 import pytest
 
 from classfeed_dagster.repair.consent_events import (
-    Consumed,
+    ConsumedMessages,
     QueueMissingError,
     Queues,
     consume,
-    look_at,
+    latest_event_at,
     redrive,
 )
 from classfeed_dagster.settings import Settings
@@ -74,7 +74,7 @@ def test_duplicates_and_disorder_change_nothing(queues: Queues, local_store: Obj
     assert {one.event_id for one in found.events} == {f"event-{number}" for number in range(1, 13)}
     assert (len(found.events), found.duplicates, found.dead) == (12, 12, 0)
     assert waiting(queues, queues.events) == 0
-    assert look_at(local_store) == NOW
+    assert latest_event_at(local_store) == NOW
 
 
 def test_unreadable_consent_event_becomes_a_dead_letter_with_a_reason(queues: Queues, local_store: ObjectStore) -> None:
@@ -108,8 +108,8 @@ def test_redriven_events_are_taken_once_mended_and_come_back_if_not(queues: Queu
 
 
 def test_an_empty_queue_is_no_news(queues: Queues, local_store: ObjectStore) -> None:
-    assert consume(queues, local_store, NOW) == Consumed()
-    assert look_at(local_store) is None
+    assert consume(queues, local_store, NOW) == ConsumedMessages()
+    assert latest_event_at(local_store) is None
     assert redrive(queues) == 0
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from classfeed_dagster.alerting.incidents import raised
 from classfeed_dagster.repair.consent_events import Queues
-from classfeed_dagster.repair.source_probe import Question, changed_since
+from classfeed_dagster.repair.source_probe import ChangeQuery, changed_since
 from classfeed_dagster_tests.fixtures.bigsite_builder import instant
 from classfeed_dagster_tests.fixtures.desk import Desk
 
@@ -133,7 +133,7 @@ def test_the_probe_sees_a_consent_that_ended_while_its_date_was_under_way(
     )
     desk.end_of_day(MONDAY)
     day = dt.date(2026, 3, 2)
-    question = Question(day, instant("2026-03-02T19:00:00Z"), delivered=delivered)
+    question = ChangeQuery(day, instant("2026-03-02T19:00:00Z"), delivered=delivered)
     found = changed_since(desk.runtime, "CLASS", [question])
     assert found == ({} if changed is None else {day: instant(changed)})
 
@@ -143,7 +143,7 @@ def test_the_probe_sees_a_consent_run_out_though_no_row_changes(desk: Desk) -> N
     first.consents[-1].values.update(expires_at=instant("2026-03-02T19:05:00Z"))
     desk.end_of_day(MONDAY)
     day, seen = dt.date(2026, 3, 2), instant("2026-03-02T19:00:00Z")
-    assert changed_since(desk.runtime, "CLASS", [Question(day, seen)]) == {}
-    assert changed_since(desk.runtime, "CLASS", [Question(day, seen, delivered=False)]) == {
+    assert changed_since(desk.runtime, "CLASS", [ChangeQuery(day, seen)]) == {}
+    assert changed_since(desk.runtime, "CLASS", [ChangeQuery(day, seen, delivered=False)]) == {
         day: instant("2026-03-02T19:05:00Z")
     }

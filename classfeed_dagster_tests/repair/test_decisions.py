@@ -75,7 +75,7 @@ def test_delivered_date_is_repaired_only_after_a_source_change() -> None:
     delivered = facts(delivered=True, snapshot_at=DUE, landed_at=DUE, runs=[RunFact("a", RunState.SUCCEEDED, DUE)])
     assert decide(delivered, DUE + HOUR, POLICY).reason == "delivered"
     held = dataclasses.replace(delivered, held_back=2)
-    assert decide(held, DUE + HOUR, POLICY).reason == "delivered, some held back until mended"
+    assert decide(held, DUE + HOUR, POLICY).reason == "delivered; some portfolios are held back"
     assert action(dataclasses.replace(held, source_changed_at=DUE)) is Action.NOTHING
     changed = dataclasses.replace(held, source_changed_at=DUE + MINUTE)
     assert decide(changed, DUE + HOUR, POLICY).fresh_snapshot

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from classfeed_dagster.repair.causes import Cause, CauseKind, Dependency
-from classfeed_dagster.repair.decisions import RunFact, RunState
-from classfeed_dagster.repair.reconciliation_retry import another_attempt
+from classfeed_dagster.repair.decisions import RunFact, RunState, another_attempt
 from classfeed_dagster.settings import Settings
 
 ENDED = dt.datetime(2026, 3, 2, 20, tzinfo=dt.UTC)

@@ -77,7 +77,7 @@ def test_a_failed_check_is_not_tried_again_until_the_source_is_mended(desk: Desk
         assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.STOPPED_BY_CHECKS
     with desk.at("2026-03-03T06:30:00+11:00"):
         none(desk)
-        assert "trying again can't mend" in desk.tick("repair")[1]
+        assert "a retry cannot fix" in desk.tick("repair")[1]
     desk.bigsite.end_of_day(MONDAY, at="2026-03-02T20:00:00Z").save()
     with desk.at("2026-03-03T07:30:00+11:00"):
         request = only(desk)
@@ -204,7 +204,7 @@ def test_repair_earlier_unrepaired_date_stops_later_ones_with_reason(desk: Desk)
     with desk.at("2026-03-04T06:30:00+11:00"):
         requests, said = desk.tick("repair")
         assert requests == []
-        assert f"waits for {MONDAY}, which nothing repairs any more" in said
+        assert f"waits for {MONDAY}, which is too old to be repaired" in said
 
 
 def test_a_feed_that_is_switched_off_is_left_alone(desk: Desk) -> None:
@@ -291,7 +291,7 @@ def test_while_the_schema_cannot_be_asked_nothing_is_concluded_from_it(
     with desk.at("2026-03-03T06:45:00+11:00"), monkeypatch.context() as patch:
         patch.setattr(facts, "require_schema", silent)
         none(desk)
-        assert "SchemaDriftError (data), which trying again can't mend" in desk.tick("repair")[1]
+        assert "SchemaDriftError (data), which a retry cannot fix" in desk.tick("repair")[1]
 
 
 def test_promised_retry_of_a_dead_workers_run_is_awaited_for_minutes(desk: Desk) -> None:
@@ -303,7 +303,7 @@ def test_promised_retry_of_a_dead_workers_run_is_awaited_for_minutes(desk: Desk)
         desk.instance.report_run_failed(run, "the run worker was lost")
     with desk.at("2026-03-03T06:22:50+11:00"):
         none(desk)
-        assert "its worker died; Dagster starts it again" in desk.tick("repair")[1]
+        assert "its worker died; Dagster retries it" in desk.tick("repair")[1]
     with desk.at("2026-03-03T06:23:10+11:00"):
         assert only(desk).tags["classfeed/reason"] == "worker died (transient)"
 

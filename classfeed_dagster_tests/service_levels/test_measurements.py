@@ -169,5 +169,5 @@ def test_the_objectives_name_the_hours_of_the_feeds_and_watch_what_is_live() -> 
     assert f"{ServiceLevel().deadline:%H:%M} Sydney" in said
     assert all(feed.service_level == ServiceLevel() for feed in FEEDS if feed.name in WATCHED_FEEDS)
     require_declared()
-    with pytest.raises(ValueError, match="no such metric: nonsense"):
+    with pytest.raises(ValueError, match="Undeclared metric nonsense"):
         require_declared((Objective("x", "x", "nonsense", "?", 0),))

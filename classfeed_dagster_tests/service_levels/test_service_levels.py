@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 import time_machine
 
-from classfeed_dagster.alerting.watchdog import watchdog_incident
+from classfeed_dagster.alerting.alerts import watchdog_incident
 from classfeed_dagster.delivery.manifest import HeldBack
 from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.feeds.class_super import FEED
@@ -99,11 +99,11 @@ def test_a_date_is_judged_by_its_own_first_delivery(delivered: dict[dt.date, str
         Punctuality.MISSING,
     ]
     attained = attainment(local_store, FEED, DAILY, at("2026-03-06T10:00:00+11:00"))
-    assert (attained.in_time, len(attained.judged), attained.percent) == (2, 4, 50)
+    assert (attained.in_time, len(attained.judgments), attained.percent) == (2, 4, 50)
     # A backfill of an old date makes nothing fresh.
     assert attainment(local_store, FEED, DAILY, at("2026-03-03T08:00:00+11:00")).percent is None
-    assert len(attainment(local_store, FEED, DAILY, at("2026-03-06T10:00:00+11:00"), days=1).judged) == 1
-    picture = base64.b64decode(re.search(r"base64,([^)]+)", plot(attained.judged))[1]).decode()  # type: ignore[index]
+    assert len(attainment(local_store, FEED, DAILY, at("2026-03-06T10:00:00+11:00"), days=1).judgments) == 1
+    picture = base64.b64decode(re.search(r"base64,([^)]+)", plot(attained.judgments))[1]).decode()  # type: ignore[index]
     assert picture.count("<rect") == 4
     assert "2026-03-04: late" in picture
     assert plot([]).startswith("![")
@@ -122,14 +122,14 @@ def test_the_watchdog_misses_manifests_and_signs_of_life(
         heartbeats.record(local_store, sensor, now)
     assert heartbeats.stale(local_store, now) == []
     silent = heartbeats.stale(local_store, now + dt.timedelta(minutes=16))
-    assert silent[0] == "the repair sensor gave its last sign of life 16 minutes ago"
+    assert silent[0] == "the repair sensor's last heartbeat is 16 minutes old"
     incident = watchdog_incident(found, silent)
     assert incident is not None
     assert incident.page
     assert incident.dates == (TUESDAY, WEDNESDAY)
     asleep = watchdog_incident([], silent)
     assert asleep is not None
-    assert "nothing would repair it" in asleep.means
+    assert "neither repaired nor reported" in asleep.means
     assert watchdog_incident([], []) is None
 
 

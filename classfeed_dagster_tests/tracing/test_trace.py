@@ -72,7 +72,7 @@ def test_a_holding_is_followed_to_every_row_behind_its_units(delivered: Desk) ->
     (place,) = sighting.places
     assert place.element == "InvestmentHolding"
     assert found.price == (dt.date(2026, 2, 27), Decimal("33.000000"))
-    assert [one.verdict for one in found.judged] == [
+    assert [one.verdict for one in found.reconciliations] == [
         "value differs in units: ours 75, theirs (none) (not explained)",
         "no break",
     ]
@@ -82,7 +82,7 @@ def test_a_holding_is_followed_to_every_row_behind_its_units(delivered: Desk) ->
         "T2",
         "-30.000000",
         "33.000000 on 2026-02-27",
-        "acknowledges nothing",
+        "sends no acknowledgement",
         "InvestmentHolding",
         "no break",
     ):
@@ -125,7 +125,7 @@ def test_a_transaction_names_the_reconciliation_of_the_date_that_holds_it(delive
     audience = CLASS_SUPER.audience(DAY)
     found = trace(delivered.runtime.engine, delivered.runtime.store, "class_super", audience, "T1", document_format=EPI)
     assert [one.delivery.manifest.business_date for one in found.sightings] == [DAY]
-    assert [one.breaks == [] for one in found.judged] == [False, True]
+    assert [one.breaks == [] for one in found.reconciliations] == [False, True]
     assert len(found.reports) == 2
     page = transaction_page(found, "class_super")
     for text in (
@@ -146,5 +146,5 @@ def test_a_transaction_names_the_reconciliation_of_the_date_that_holds_it(delive
 
 
 def test_a_record_that_nobody_reconciled_says_so(delivered: Desk) -> None:
-    found = dataclasses.replace(holding(delivered, "SW00000001"), judged=())
+    found = dataclasses.replace(holding(delivered, "SW00000001"), reconciliations=())
     assert "No reconciliation" in holding_page(found, "class_super")

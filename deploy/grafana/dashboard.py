@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from classfeed_dagster.service_levels.metrics import DIMENSIONS, METRICS, NAMESPACE, STAGE, Metric
+from classfeed_dagster.service_levels.metrics import DIMENSIONS, METRICS, NAMESPACE, STAGE, MetricDefinition
 from classfeed_dagster.service_levels.objectives import OBJECTIVES
 
 TARGET = Path(__file__).with_name("classfeed.json")
@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT = 12, 8
 _UNITS = {"Count": "short", "Bytes": "bytes", "Seconds": "s"}
 
 
-def panel(number: int, metric: Metric) -> dict[str, Any]:
+def panel(number: int, metric: MetricDefinition) -> dict[str, Any]:
     """One time series, titled by the question that it answers; with a red line where an objective is broken."""
     limits = [one for one in OBJECTIVES if one.metric == metric.name]
     defaults: dict[str, Any] = {"unit": _UNITS[metric.unit]}

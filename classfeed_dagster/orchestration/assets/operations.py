@@ -65,13 +65,13 @@ def _attained(attained: Attainment) -> dict[str, Any]:
             one.verdict,
             "" if one.delivered_at is None else f"{one.delivered_at.astimezone(SYDNEY):%Y-%m-%d %H:%M}",
         )
-        for one in attained.judged
+        for one in attained.judgments
     ]
     found: dict[str, Any] = {
         f"{attained.feed}_dates": len(rows),
         f"{attained.feed}_in_time": attained.in_time,
         f"{attained.feed}_by_date": markdown_table(["business date", "verdict", "delivered, Sydney"], rows),
-        f"{attained.feed}_picture": dg.MetadataValue.md(plot(attained.judged)),
+        f"{attained.feed}_picture": dg.MetadataValue.md(plot(attained.judgments)),
     }
     if attained.percent is not None:
         found[f"{attained.feed}_percent"] = attained.percent  # the UI plots it over time
@@ -91,9 +91,9 @@ def _toil(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
         first = now - dt.timedelta(days=_TOIL_DAYS)
         months: list[toil.Month] = []
         for at, part in enumerate(parts):
-            judged = attainment(runtime.store, part.feed, part.audience, now, _TOIL_DAYS).judged
+            judgments = attainment(runtime.store, part.feed, part.audience, now, _TOIL_DAYS).judgments
             runs = launched_runs(context.instance, part.feed.name, first, shared=at == 0)
-            months += toil.keep(runtime.store, part.feed, toil.count(part.feed.name, runs, judged), first)
+            months += toil.keep(runtime.store, part.feed, toil.count(part.feed.name, runs, judgments), first)
         this_month = f"{now.astimezone(SYDNEY):%Y-%m}"
         current = [month for month in months if month.month == this_month]
         return dg.MaterializeResult(

@@ -17,7 +17,7 @@ from classfeed_dagster.orchestration.run_history import events_of, run_reader
 from classfeed_dagster.orchestration.sensors.repair import repair_decisions
 from classfeed_dagster.orchestration.step_context import current_time
 from classfeed_dagster.repair.decisions import RunFact, RunState
-from classfeed_dagster.repair.facts import Gathered, gather
+from classfeed_dagster.repair.facts import Observations, gather
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.heartbeats import record
 
@@ -72,7 +72,7 @@ def alert_sensor(
 
 
 def _checks(
-    instance: dg.DagsterInstance, gathered: Gathered, expected: ExpectedChecks
+    instance: dg.DagsterInstance, gathered: Observations, expected: ExpectedChecks
 ) -> dict[tuple[str, dt.date], alerts.DateChecks]:
     found: dict[tuple[str, dt.date], alerts.DateChecks] = {}
     for one in gathered.dates:

@@ -12,7 +12,7 @@ from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.asset_keys import DATA_TEAM_RECONCILIATION
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.run_history import run_fact
-from classfeed_dagster.repair.reconciliation_retry import another_attempt
+from classfeed_dagster.repair.decisions import another_attempt
 from classfeed_dagster.runtime import NotBuiltError, Runtime, utc_now
 from classfeed_dagster.tags import (
     BUILD_ID_TAG,

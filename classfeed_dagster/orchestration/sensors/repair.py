@@ -16,7 +16,7 @@ from classfeed_dagster.orchestration.run_recovery import recover_dead_runs
 from classfeed_dagster.orchestration.step_context import current_time
 from classfeed_dagster.repair import consent_events
 from classfeed_dagster.repair.decisions import Action, Decision, Policy, decide_all
-from classfeed_dagster.repair.facts import Gathered, Probe, gather, stopped_by_schema
+from classfeed_dagster.repair.facts import Observations, Probe, gather, stopped_by_schema
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.heartbeats import record
 from classfeed_dagster.tags import (
@@ -32,7 +32,7 @@ from classfeed_dagster.tags import (
 )
 
 
-def repair_decisions(runtime: Runtime, gathered: Gathered) -> list[Decision]:
+def repair_decisions(runtime: Runtime, gathered: Observations) -> list[Decision]:
     """Decide what each due date needs."""
     settings = runtime.settings
     policy = Policy(
@@ -88,7 +88,7 @@ def repair_sensor(
         now, store = current_time(runtime), runtime.store
         recover_dead_runs(context.instance)
         probe = probes.setdefault(id(runtime), Probe(runtime.settings.source_probe_seconds))
-        ask = probe.is_due(now, consent_events.look_at(store))
+        ask = probe.is_due(now, consent_events.latest_event_at(store))
         gathered = gather(runtime, run_reader(context.instance), feeds, now, ask_changes=ask)
         if gathered.drift is not None:
             stopped = [one for one in gathered.dates if stopped_by_schema(one.facts)]
