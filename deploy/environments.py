@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from classfeed_dagster.service_levels.objectives import WATCHED_FEEDS
+
 REGION = "ap-southeast-2"
 ZONES = ("ap-southeast-2a", "ap-southeast-2b")
 # Placeholders of the form AWS documents for examples; the pipeline's variables name the real ones.
@@ -64,7 +66,7 @@ class Deployment:
     simulated: bool  # whether the customers are invented
     settings: Mapping[str, str]  # CLASSFEED_ variables that differ between environments, without the prefix
     network: Network
-    watched_feeds: tuple[str, ...] = ("class_super",)  # feeds with alarms
+    watched_feeds: tuple[str, ...] = WATCHED_FEEDS  # feeds with alarms
     workers: int = 0  # Celery workers that take steps of runs; 0: a run does all its steps
     region: str = REGION
 

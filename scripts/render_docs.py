@@ -19,9 +19,10 @@ from pydantic.fields import FieldInfo
 
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.delivery import manifest
-from classfeed_dagster.documents.format_rules import FORMAT_RULES
+from classfeed_dagster.documents.format_rules import rules_of
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES, RuleSeverity
 from classfeed_dagster.errors import ExitCode
+from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.settings import Settings
 from classfeed_dagster_tests.features.promises import matrix
 
@@ -99,7 +100,8 @@ def rules() -> Iterator[str]:
 
 def format_rules() -> Iterator[str]:
     """Yield one section per rule of a document format or of the delivered ledger, headed by the rule's name."""
-    for rule in FORMAT_RULES:
+    formats = [document for feed in FEEDS for document in (feed.format, *feed.renderings.values())]
+    for rule in rules_of(document.rules for document in formats):
         yield f"### {rule.name.replace('_', '-')}"
         yield ""
         yield f"*{rule.title}* ({rule.document_format}, holds the portfolio back)"

@@ -119,7 +119,7 @@ def check(as_json: output.JsonOption = False) -> None:
     """
     from rich.markdown import Markdown
 
-    from classfeed_dagster.documents.lineage import column_exports
+    from classfeed_dagster.feeds.column_exports import column_exports
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.source_contract.schema_check import blocking_drift, check_schema
 
@@ -152,7 +152,7 @@ def adopt(
 
     Major: a change to something that a feed reads. Minor: an addition or a weaker rule. Patch: wording.
     """
-    from classfeed_dagster.documents.lineage import column_exports
+    from classfeed_dagster.feeds.column_exports import column_exports
     from classfeed_dagster.source_contract.contract_lock import adopt as lock_contract
     from classfeed_dagster.source_contract.contract_lock import open_points
 

@@ -64,6 +64,8 @@ def portfolio_faults(facts: PageInspection, recorded: Iterable[Portfolio]) -> li
 def totals_faults(facts: PageInspection, expected: Totals) -> list[str]:
     """Return the differences of the page's recomputed and stated totals from the expected ones."""
     faults = [f"recomputed {fault}" for fault in _differences(facts.totals, expected, _SUMS)]
+    if facts.stated is None and not facts.states_totals:
+        return faults
     if facts.stated is None:
         return [*faults, "the page states no control totals"]
     return faults + [f"stated {fault}" for fault in _differences(facts.stated, expected, _STATED)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from classfeed_dagster.documents import csv_reader, csv_writer, locate
-from classfeed_dagster.documents.csv_mapping import BALANCE, CsvLayout
+from classfeed_dagster.documents.csv_mapping import BALANCE, DETAIL, CsvLayout
 from classfeed_dagster.documents.document_format import (
     DocumentColumn,
     DocumentFormat,
@@ -22,13 +22,14 @@ from classfeed_dagster.documents.document_format import (
     RenderedPortfolio,
     Totals,
 )
+from classfeed_dagster.documents.format_rules import FormatRule, csv_rules
 from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, ACCOUNTS, MOVEMENT_TRANSACTIONS, Frame
 from classfeed_dagster.domains.movement_transactions import LETTERS
 
 
 @dataclass(frozen=True, slots=True)
 class CsvFormat(DocumentFormat):
-    """One CSV file a business date and revision, never paged. Its only section is ``details``.
+    """CSV files: one a business date and revision, or one a portfolio. Its only section is ``details``.
 
     A portfolio without rows, such as a removed one, is rendered as no bytes: the file has no line for it, and it counts
     as delivered with the file.
@@ -58,8 +59,18 @@ class CsvFormat(DocumentFormat):
 
     @property
     def page_rule(self) -> PageRule:
-        """Return the rule of one file."""
-        return PageRule.ONE_FILE
+        """Return the rule of one file a revision, or of one a portfolio."""
+        return PageRule.BY_PORTFOLIO if self.layout.per_portfolio else PageRule.ONE_FILE
+
+    @property
+    def states_totals(self) -> bool:
+        """Return True if the file is framed: its last line states them."""
+        return self.layout.framed
+
+    @property
+    def rules(self) -> tuple[FormatRule, ...]:
+        """See DocumentFormat."""
+        return csv_rules(self.layout.name, balances=bool(self.layout.balances))
 
     @property
     def ledgers(self) -> frozenset[str]:
@@ -77,7 +88,9 @@ class CsvFormat(DocumentFormat):
         return self.layout
 
     def file_stem(self, header: PageHeader) -> str:
-        """Return ``<feed>_<YYYYMMDD>_r<revision>``."""
+        """Return ``<feed>_<YYYYMMDD>_r<revision>``; the message id if there is a file for each portfolio."""
+        if self.page_rule is not PageRule.ONE_FILE:
+            return header.message_id
         return f"{header.feed}_{header.business_date:%Y%m%d}_r{header.revision}"
 
     def check_representable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -90,7 +103,7 @@ class CsvFormat(DocumentFormat):
 
     def page(self, header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
         """See DocumentFormat."""
-        return csv_writer.page(header, totals, sections)
+        return csv_writer.page(self.layout, header, totals, sections)
 
     def inspect_page(self, chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageInspection:
         """See DocumentFormat."""
@@ -102,7 +115,7 @@ class CsvFormat(DocumentFormat):
 
     def locate(self, path: Path, key: RecordKey) -> list[Place]:
         """See DocumentFormat. The file states only the number of a TransactionId. NotAPageError as for EPI."""
-        return locate.locate_line(path, key)
+        return locate.locate_line(path, key, DETAIL if self.layout.framed else "")
 
 
 # Ids by type of row, as the movements have them: ledgers by their letter, openings.
@@ -115,13 +128,15 @@ _EXAMPLE_IDS = {
 
 def _document_columns(layout: CsvLayout) -> Iterator[DocumentColumn]:
     # Every field of the layout's lines, named ``<letter of the line>/<field>``, in the order of the file.
+    # Fields of a file that is not framed have no letter.
     ids = pl.DataFrame({"table": list(_EXAMPLE_IDS), "transaction_id": list(_EXAMPLE_IDS.values())})
     rows = tuple(ids.filter(layout.rows)["table"])
     for letter, fields in layout.columns.items():
         for field in fields:
             names = sorted(set(field.source.meta.root_names()))
             filled_by = tuple((_frame_of(letter, name).name, name) for name in names)
-            yield DocumentColumn(f"{letter}/{field.name}", field.kind.name, filled_by, not field.required, rows)
+            name = f"{letter}/{field.name}" if layout.framed else field.heading or field.name
+            yield DocumentColumn(name, field.kind.name, filled_by, not field.required, rows)
 
 
 def _frame_of(letter: str, column: str) -> Frame:

@@ -14,6 +14,7 @@ import polars as pl
 
 from classfeed_dagster.documents import formula_guard as spreadsheet
 from classfeed_dagster.domains.columns import INSTANT, MONEY, UNITS
+from classfeed_dagster.errors import ConfigurationError
 
 LINE_END = "\r\n"
 DETAIL, BALANCE, HEAD, TAIL = "D", "B", "H", "T"
@@ -38,7 +39,8 @@ class CsvColumn:
     """One field of a line.
 
     ``source`` computes its value from the domain frame's columns. A ``personal`` value may not appear in an error, a
-    log or a report. A reversal has ``signed`` figures with the opposite sign.
+    log or a report. A reversal has ``signed`` figures with the opposite sign. ``heading`` is the text of the heading
+    line if it is not ``name``.
     """
 
     name: str
@@ -47,6 +49,7 @@ class CsvColumn:
     required: bool = False
     personal: bool = False
     signed: bool = False
+    heading: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,9 @@ class CsvLayout:
     Detail lines come from the rows of ``movement_transactions`` selected by ``rows``, with the portfolio's HIN. If
     there are balance lines, details are grouped by cash account (``group``), and each account's group ends with its
     balance line. ``back`` computes the movement frame's columns from the detail line's.
+
+    A framed file has a header (``H``), a trailer with control totals (``T``) and a letter before each line. A file that
+    is not framed has one heading line and detail lines without a letter. It states no totals and has no balances.
     """
 
     name: str
@@ -70,6 +76,12 @@ class CsvLayout:
     business_date: str  # column of the row's date
     balances: tuple[CsvColumn, ...] = ()
     group: tuple[str, ...] = ()  # columns of detail and balance lines
+    framed: bool = True
+    per_portfolio: bool = False  # one file a portfolio
+
+    def __post_init__(self) -> None:
+        if self.balances and not self.framed:
+            raise ConfigurationError(f"Invalid layout {self.name!r}: balance lines need the letters of a framed file")
 
     @property
     def columns(self) -> Mapping[str, tuple[CsvColumn, ...]]:
@@ -89,6 +101,13 @@ def field_of(column: CsvColumn, value: pl.Expr) -> pl.Expr:
         case ColumnType.MONEY | ColumnType.DECIMAL6:
             text = value.cast(column.kind.dtype, strict=True).cast(pl.String)
     return text.fill_null("")
+
+
+def heading_line(layout: CsvLayout) -> bytes:
+    """Return the first line of a file that is not framed."""
+    names = pl.Series("name", [column.heading or column.name for column in layout.details])
+    line = pl.select(quoted(pl.lit(names)).str.join(",") + LINE_END).item()
+    return str(line).encode()
 
 
 def quoted(text: pl.Expr) -> pl.Expr:

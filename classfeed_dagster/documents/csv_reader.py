@@ -31,6 +31,7 @@ from classfeed_dagster.documents.csv_mapping import (
     ColumnType,
     CsvColumn,
     CsvLayout,
+    heading_line,
     id_order,
     quoted,
     typed,
@@ -104,6 +105,7 @@ def inspect_page(layout: CsvLayout, chunks: Iterable[bytes]) -> PageInspection:
         stated=inspection.stated,
         sha256=source.digest.hexdigest(),
         size=source.size,
+        states_totals=layout.framed,
     )
 
 
@@ -191,7 +193,12 @@ def _parse(layout: CsvLayout, source: _Source, inspection: _Inspection, *, keep:
 
 
 def _records(layout: CsvLayout, records: Iterator[list[str]], inspection: _Inspection, *, keep: bool) -> None:
-    _head(next(records, []), inspection)
+    first = next(records, [])
+    if layout.framed:
+        _head(first, inspection)
+    else:
+        _heading(layout, first, inspection)
+        records = ([DETAIL, *record] for record in records)
     widths = {letter: len(columns) + 1 for letter, columns in layout.columns.items()}
     order = _LineOrder(layout, inspection)
     batch, at, tail = _Batch(first_line=2), 1, None
@@ -200,10 +207,11 @@ def _records(layout: CsvLayout, records: Iterator[list[str]], inspection: _Inspe
         if tail is not None:
             inspection.error(f"line {at} comes after the trailer")
             break
-        if letter == TAIL:
+        if letter == TAIL and layout.framed:
             tail = record
         elif len(record) != widths.get(letter):
-            inspection.error(f"line {at} is not a line of this file: {len(record)} fields")
+            count = len(record) if layout.framed else len(record) - 1
+            inspection.error(f"line {at} is not a line of this file: {count} fields")
             break
         else:
             batch.letters.append(letter)
@@ -214,7 +222,14 @@ def _records(layout: CsvLayout, records: Iterator[list[str]], inspection: _Inspe
                 batch = _Batch(first_line=at + 1)
     order.end(at)
     _check_batch(layout, batch, inspection, keep=keep)
-    _tail(layout, tail, inspection)
+    if layout.framed:
+        _tail(layout, tail, inspection)
+
+
+def _heading(layout: CsvLayout, record: Sequence[str], inspection: _Inspection) -> None:
+    if list(record) != [column.heading or column.name for column in layout.details]:
+        inspection.error("line 1 is not the heading line of this file")
+    inspection.canonical.update(heading_line(layout))
 
 
 def _head(record: Sequence[str], inspection: _Inspection) -> None:
@@ -292,7 +307,7 @@ def _check_batch(layout: CsvLayout, batch: _Batch, inspection: _Inspection, *, k
     spelled: dict[str, Iterator[str]] = {}
     for letter, columns in layout.columns.items():
         texts = pl.DataFrame(batch.rows[letter], schema={column.name: pl.String for column in columns}, orient="row")
-        spelled[letter] = iter(_spelled_again(columns, letter, texts))
+        spelled[letter] = iter(_spelled_again(columns, letter if layout.framed else "", texts))
         if _fields_fit(columns, letter, texts, batch.first_line, inspection):
             lines = texts.select(typed(column, pl.col(column.name)).alias(column.name) for column in columns)
             if letter == DETAIL:
@@ -343,7 +358,8 @@ def _sums(layout: CsvLayout, lines: pl.DataFrame) -> Totals:
 
 
 def _spelled_again(columns: Sequence[CsvColumn], letter: str, texts: pl.DataFrame) -> pl.Series:
-    line = pl.concat_str(pl.lit(letter), *(quoted(pl.col(column.name)) for column in columns), separator=",")
+    start = [pl.lit(letter)] if letter else []
+    line = pl.concat_str(*start, *(quoted(pl.col(column.name)) for column in columns), separator=",")
     return texts.select((line + pl.lit(LINE_END)).alias("line"))["line"]
 
 

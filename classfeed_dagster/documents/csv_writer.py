@@ -19,9 +19,10 @@ from classfeed_dagster.documents.csv_mapping import (
     CsvColumn,
     CsvLayout,
     field_of,
+    heading_line,
 )
 from classfeed_dagster.documents.document_format import CurrencyTotals, PageHeader, RenderedPortfolio, Totals
-from classfeed_dagster.documents.format_rules import format_rule
+from classfeed_dagster.documents.format_rules import csv_rule
 from classfeed_dagster.domains.columns import FINDINGS, MONEY
 from classfeed_dagster.trading_days import instant_text
 
@@ -42,10 +43,16 @@ def render(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -> Iterator[Re
         yield RenderedPortfolio(number, {SECTION: text.get(number, "").encode()}, totals.get(number, Totals()))
 
 
-def page(header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
+def page(
+    layout: CsvLayout, header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]
+) -> Iterator[bytes]:
     """Yield the whole file. ValueError if the plan has more than one page."""
-    if (header.page_number, header.page_count) != (1, 1):
+    if not layout.per_portfolio and (header.page_number, header.page_count) != (1, 1):
         raise ValueError(f"{header.feed} has one file a revision, not page {header.page_number} of {header.page_count}")
+    if not layout.framed:
+        yield heading_line(layout)
+        yield from sections.get(SECTION, ())
+        return
     yield head_line(
         header.feed,
         header.business_date.isoformat(),
@@ -88,22 +95,25 @@ def check_representable(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -
     """Return FINDINGS: lines without a required value, without a currency code, or on an account without a balance."""
     rows = _source_rows(layout, frames)
     no_currency = rows.filter(~pl.col("currency").str.contains("^[A-Z]{3}$"))
-    findings = [_finding(no_currency, f"{layout.name}_currency", "has a currency that is not three capital letters")]
+    findings = [
+        _finding(no_currency, csv_rule(layout.name, "currency"), "has a currency that is not three capital letters")
+    ]
     for column in layout.details:
         if column.required:
             # The file spells an empty text and a null alike: both are missing.
             absent = rows.filter(column.source.cast(pl.String).fill_null("") == "")
-            findings.append(_finding(absent, f"{layout.name}_incomplete", f"has no {column.name}"))
+            findings.append(_finding(absent, csv_rule(layout.name, "incomplete"), f"has no {column.name}"))
     if layout.balances:
         orphans = rows.join(frames["account_balances"], on=list(layout.group), how="anti")
-        findings.append(_finding(orphans, f"{layout.name}_no_balance", "is on a cash account that has no balance"))
+        findings.append(_finding(orphans, csv_rule(layout.name, "no_balance"), "is on a cash account that has no balance"))
     return FINDINGS.conform(pl.concat(findings).unique())
 
 
 def fields(columns: Sequence[CsvColumn], letter: str, values: Mapping[str, pl.Expr]) -> pl.Expr:
-    """Return a line: its letter, then the fields in order, in the file's spelling."""
+    """Return a line: its letter unless that is empty, then the fields in order, in the file's spelling."""
     spelled = [field_of(column, values[column.name]) for column in columns]
-    return pl.concat_str(pl.lit(letter), *spelled, separator=",") + pl.lit(LINE_END)
+    start = [pl.lit(letter)] if letter else []
+    return pl.concat_str(*start, *spelled, separator=",") + pl.lit(LINE_END)
 
 
 def _source_rows(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -123,7 +133,7 @@ def _lines(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -> pl.DataFram
             pl.lit(0).alias(_RANK),
             number.alias(_SERIAL),
             key.alias(_ID),
-            fields(layout.details, DETAIL, sources).alias(_LINE),
+            fields(layout.details, DETAIL if layout.framed else "", sources).alias(_LINE),
             sources["currency"].alias(_CURRENCY),
             sources[layout.summed].cast(MONEY).alias(_AMOUNT),
         )
@@ -169,7 +179,7 @@ def _totals(layout: CsvLayout, lines: pl.DataFrame) -> dict[str, Totals]:
 def _finding(rows: pl.DataFrame, rule: str, detail: str) -> pl.DataFrame:
     return rows.select(
         "portfolio_number",
-        pl.lit(format_rule(rule).name).alias("rule"),
+        pl.lit(rule).alias("rule"),
         pl.lit("QUARANTINE").alias("severity"),
         pl.col("transaction_id").alias("subject"),
         (pl.lit("the row ") + pl.col("transaction_id") + pl.lit(f" {detail}")).alias("detail"),

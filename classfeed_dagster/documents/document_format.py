@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from classfeed_dagster.documents.csv_mapping import CsvLayout
+from classfeed_dagster.documents.format_rules import FormatRule
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.trading_days import Window
 
@@ -117,9 +118,10 @@ class PageInspection:
     portfolios: Mapping[str, frozenset[str]]  # portfolio numbers by section
     removed: frozenset[str]  # portfolios announced as REMOVED, with number and reference only
     totals: Totals  # recomputed from the records
-    stated: Totals | None  # as the page states them; cash credits hold the sum of credits and debits
+    stated: Totals | None  # as the page states them, if it does; cash credits hold the sum of credits and debits
     sha256: str  # of the uncompressed bytes
     size: int  # of the uncompressed bytes
+    states_totals: bool = True  # False: the format states none, so that none are missing
 
     @property
     def valid(self) -> bool:
@@ -241,6 +243,11 @@ class DocumentFormat(ABC):
         return ()
 
     @property
+    def rules(self) -> tuple[FormatRule, ...]:
+        """Return the rules of ``check_representable``: each has a section in the runbook."""
+        return ()
+
+    @property
     def csv_layout(self) -> CsvLayout | None:
         """Return the layout of its lines if they can be compared with an old app's CSV file."""
         return None
@@ -297,7 +304,8 @@ class Paging:
     """Division of portfolios into pages, in the order in which they are added; one page if there are none.
 
     A portfolio is never split: one that exceeds the limit gets its own page. A page also ends before its control totals
-    could not be stated (``can_state``).
+    could not be stated (``can_state``). A portfolio without records begins no page of its own: it is counted with the
+    page before it.
     """
 
     def __init__(
@@ -320,7 +328,7 @@ class Paging:
         totals = totals or Totals()
         together = self.totals[-1] + totals if self.totals else totals
         full = (
-            self._by_portfolio
+            (self._by_portfolio and size > 0 and self._used > 0)
             or (self._limit is not None and self._used + size > self._limit)
             or not self._can_state(together)
         )

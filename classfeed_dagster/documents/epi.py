@@ -20,6 +20,7 @@ from classfeed_dagster.documents.document_format import (
     RenderedPortfolio,
     Totals,
 )
+from classfeed_dagster.documents.format_rules import EPI_RULES, FormatRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ class EpiFormat(DocumentFormat):
     def columns(self) -> tuple[DocumentColumn, ...]:
         """Return the elements by their paths, attributes as ``Record/@name``."""
         return tuple(epi_mapping.document_columns())
+
+    @property
+    def rules(self) -> tuple[FormatRule, ...]:
+        """See DocumentFormat."""
+        return EPI_RULES
 
     def check_representable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         """See DocumentFormat. FrameShapeError if a frame differs from the domains' declaration."""

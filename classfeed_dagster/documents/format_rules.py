@@ -6,13 +6,12 @@ declared here, so that the runbook has a section for it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from classfeed_dagster.errors import CodeFaultError
 
 EPI = "EPIDataResponse"
-CLASS_TRADE = "class_trade"
-CLASS_CASH = "class_cash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +33,7 @@ _CORRECT = "correct the value in bigsite and take a fresh snapshot of the date."
 _AGREE = "agree with the recipient on the value's meaning, then extend mapping and contract."
 
 
-def _csv_rules(document_format: str) -> tuple[FormatRule, ...]:
-    return (
-        FormatRule(
-            f"{document_format}_currency",
-            document_format,
-            "The currency is an ISO code",
-            "The currency of each row is three capital letters.",
-            _CORRECT,
-        ),
-        FormatRule(
-            f"{document_format}_incomplete",
-            document_format,
-            "Required fields have a value",
-            "Every field that the file requires has a value. The finding names the field.",
-            _CORRECT,
-        ),
-    )
-
-
-FORMAT_RULES: tuple[FormatRule, ...] = (
+EPI_RULES: tuple[FormatRule, ...] = (
     FormatRule(
         "missing_value",
         EPI,
@@ -139,21 +119,45 @@ FORMAT_RULES: tuple[FormatRule, ...] = (
         "Sums by currency, and of units, have no more digits than the schema's control totals.",
         "a figure in bigsite is very likely wrong; correct it and take a fresh snapshot of the date.",
     ),
-    *_csv_rules(CLASS_TRADE),
-    *_csv_rules(CLASS_CASH),
-    FormatRule(
-        f"{CLASS_CASH}_no_balance",
-        CLASS_CASH,
+)
+_BY_NAME = {rule.name: rule for rule in EPI_RULES}
+_CSV = {
+    "currency": (
+        "The currency is an ISO code",
+        "The currency of each row is three capital letters.",
+        _CORRECT,
+    ),
+    "incomplete": (
+        "Required fields have a value",
+        "Every field that the file requires has a value. The finding names the field.",
+        _CORRECT,
+    ),
+    "no_balance": (
         "Cash rows have an account with a balance",
         "Each cash row is on a cash account whose balance is in the file.",
         "ask bigsite's team to run its end of day for the account, and take a fresh snapshot of the date.",
     ),
-)
-_BY_NAME = {rule.name: rule for rule in FORMAT_RULES}
+}
+
+
+def csv_rules(layout: str, *, balances: bool) -> tuple[FormatRule, ...]:
+    """Return the rules of a CSV layout, named after it."""
+    conditions = [name for name in _CSV if balances or name != "no_balance"]
+    return tuple(FormatRule(csv_rule(layout, name), layout, *_CSV[name]) for name in conditions)
+
+
+def csv_rule(layout: str, condition: str) -> str:
+    """Return the name of a layout's rule for one of the conditions of CSV files."""
+    return f"{layout}_{condition}"
+
+
+def rules_of(rules: Iterable[tuple[FormatRule, ...]]) -> tuple[FormatRule, ...]:
+    """Return the rules of several formats, each once, in the order of the formats."""
+    return tuple(dict.fromkeys(rule for of_format in rules for rule in of_format))
 
 
 def format_rule(name: str) -> FormatRule:
-    """Return the rule called ``name``; raise UndeclaredRuleError if no format declares it."""
+    """Return the rule of the XML formats called ``name``; raise UndeclaredRuleError if none is."""
     try:
         return _BY_NAME[name]
     except KeyError:

@@ -5,18 +5,13 @@ Derived from the declarations: the frames' ``source``, the EPI mapping, the CSV 
 
 from __future__ import annotations
 
-from functools import cache
-
-from classfeed_dagster.documents.class_cash import CLASS_CASH
-from classfeed_dagster.documents.class_trade import CLASS_TRADE
-from classfeed_dagster.documents.document_format import DocumentColumn
+from classfeed_dagster.documents.document_format import DocumentColumn, DocumentFormat
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.domains import columns
 from classfeed_dagster.domains.columns import Column, Frame
 from classfeed_dagster.domains.lineage import LEDGER_ROWS, bigsite_columns
 from classfeed_dagster.source_contract.drift import Export, Exports
 
-_FILES = {CLASS_TRADE.name: CLASS_TRADE, CLASS_CASH.name: CLASS_CASH}
 _FRAMES = {frame.name: frame for frame in vars(columns).values() if isinstance(frame, Frame)}
 
 
@@ -36,13 +31,16 @@ def field_sources(field: DocumentColumn) -> tuple[str, ...]:
     return tuple(sorted({source for _, column in filling(field) for source in bigsite_columns(column, rows)}))
 
 
-@cache
-def column_exports() -> Exports:
-    """Return the exports of every bigsite column (``table.column``) that a domain uses, in a stable order."""
+def exports_of(formats: tuple[DocumentFormat, ...]) -> Exports:
+    """Return the exports of every bigsite column (``table.column``) that a domain uses, in a stable order.
+
+    Elements of the EPI document have their path, fields of another format its name and extension before it.
+    """
     exports: dict[str, set[Export]] = {}
     reached: set[tuple[str, str]] = set()
+    others = {one.name: one for one in formats if one.name != EPI.name}
     fields = [("", field) for field in EPI.columns]
-    fields += [(f"{name}.csv/", field) for name, file in _FILES.items() for field in file.columns]
+    fields += [(f"{name}{one.extension}/", field) for name, one in others.items() for field in one.columns]
     for file, field in fields:
         rows = LEDGER_ROWS if field.rows is None else field.rows
         for frame, column in filling(field):

@@ -36,13 +36,13 @@ def locate_element(path: Path, key: RecordKey) -> list[Place]:
     return [place for place, content in records if all(needle in content for needle in needles)]
 
 
-def locate_line(path: Path, key: RecordKey) -> list[Place]:
-    """Return every detail line of a CSV file that begins with the id, or with its number.
+def locate_line(path: Path, key: RecordKey, letter: str = DETAIL) -> list[Place]:
+    """Return every detail line of a CSV file that begins with its letter, if any, and the id or its number.
 
     The file has only the number of a TransactionId, so its ledger must be one of the file's. A quoted field may
     contain line breaks. NotAPageError if the file cannot be read to its end.
     """
-    return list(_lines(path, key)) if isinstance(key, str) else []
+    return list(_lines(path, key, letter)) if isinstance(key, str) else []
 
 
 def excerpt(path: Path, place: Place) -> bytes:
@@ -57,8 +57,9 @@ def excerpt(path: Path, place: Place) -> bytes:
     raise NotAPageError(f"{path.name} ends before the record at byte {place.offset}: locate the record in this file")
 
 
-def _lines(path: Path, transaction_id: str) -> Iterator[Place]:
-    beginnings = tuple(f"{DETAIL},{text},".encode() for text in (transaction_id[1:], transaction_id))
+def _lines(path: Path, transaction_id: str, letter: str) -> Iterator[Place]:
+    start = f"{letter}," if letter else ""
+    beginnings = tuple(f"{start}{text},".encode() for text in (transaction_id[1:], transaction_id))
     record, rest, offset, number = b"", b"", 0, 1
     for chunk in _chunks(path):
         *whole, rest = (rest + chunk).split(b"\n")
@@ -67,7 +68,7 @@ def _lines(path: Path, transaction_id: str) -> Iterator[Place]:
             if record.count(b'"') % 2:
                 continue  # inside a quoted field
             if record.startswith(beginnings):
-                yield Place(DETAIL, number, offset, len(record) - len(LINE_END))
+                yield Place(letter or "line", number, offset, len(record) - len(LINE_END))
             number += record.count(b"\n")
             offset += len(record)
             record = b""

@@ -22,7 +22,6 @@ from classfeed_dagster.feed_run.switches import FeedFlags, chosen_format
 from classfeed_dagster.feed_run.verify_date import verification_breaks
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.reconciliation.data_team import reconcile_data_team
-from classfeed_dagster.reconciliation.document_layouts import layout_named
 from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.report import write_report
 from classfeed_dagster.reconciliation.result import Reconciliation
@@ -101,7 +100,7 @@ class PostDelivery:
                 attempt,
                 audience=self.audience.key,
                 previous=self.audience.previous(self.day),
-                layout=layout_named(self.format.name),
+                layout=self.feed.layout_of(self.format),
             )
             known = {one.subject for one in result.breaks}
             problems = verification_breaks(self.store, self.feed.name, self.day, self.format)
@@ -128,7 +127,7 @@ class PostDelivery:
                 at=self.instant,
                 due=due,
                 table=self.runtime.settings.data_team_table,
-                layout=layout_named(self.format.name),
+                layout=self.feed.layout_of(self.format),
             )
 
     @contextlib.contextmanager

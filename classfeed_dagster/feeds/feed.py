@@ -12,7 +12,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
-from classfeed_dagster.reconciliation.document_layouts import layout_named
+from classfeed_dagster.reconciliation.document_layouts import DocumentLayout, layout_named
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.stored_records import delivered_prefix
 
@@ -53,6 +53,7 @@ class Feed:
         include_drp: default for the ``include-drp`` switch
         legacy: True if an old app delivers the same file, so that going live needs parity
         renderings: other formats of the same document, by the name under which the switch selects them
+        layout: published layout by which reconciliation reads the feed's own format; None finds it by the format's name
     """
 
     name: str
@@ -71,6 +72,7 @@ class Feed:
     include_drp: bool = True
     legacy: bool = False
     renderings: Mapping[str, DocumentFormat] = field(default_factory=dict, hash=False)
+    layout: DocumentLayout | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         subject = f"Invalid feed {self.name!r}"
@@ -98,6 +100,12 @@ class Feed:
         """Prefix of the object store under which the recipient finds its live deliveries."""
         return delivered_prefix(self.name)
 
+    def layout_of(self, document_format: DocumentFormat) -> DocumentLayout:
+        """Return the layout by which reconciliation reads a format of the feed; UnknownLayoutError if there is none."""
+        if self.layout is not None and document_format is self.format:
+            return self.layout
+        return layout_named(document_format.name)
+
     def audience(self, default_first_date: dt.date) -> RecipientSchedule:
         """Return the feed's recipient schedule. Feeds with equal schedules share domain frames."""
         return RecipientSchedule(self.recipient, self.first_business_date or default_first_date, self.cadence)
@@ -117,7 +125,7 @@ def require_reconcilable(feeds: Iterable[Feed]) -> tuple[Feed, ...]:
     declared = tuple(feeds)
     for feed in declared:
         for document_format in (feed.format, *feed.renderings.values()):
-            layout_named(document_format.name)
+            feed.layout_of(document_format)
     return declared
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feeds import FEEDS
+from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.feeds.feed import Feed, audiences_of, require_distinct
 from classfeed_dagster.orchestration import jobs, schedules
 from classfeed_dagster.orchestration.asset_keys import audience_names
@@ -169,7 +169,7 @@ def simulation_definitions(settings: Settings, partitions: dg.PartitionsDefiniti
 
 
 def _reconciliation(parts: Sequence[FeedContext], *, running: bool) -> dg.Definitions:
-    reconciled = [part for part in parts if part.feed.format.name in LAYOUTS]
+    reconciled = [part for part in parts if part.feed.layout is not None or part.feed.format.name in LAYOUTS]
     by_feed = {part.feed.name: jobs.reconciliation_job(part) for part in reconciled}
     return dg.Definitions(
         assets=[

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -83,6 +83,30 @@ def read_cash_file(path: Path, key: str, contents: PageContents) -> Iterator[tup
         row["reverses"] = f"C{row['reverses']}" if row["reverses"] else None
         contents.add(CASH, row)
         yield CASH, {name: row.get(name) for name in (*CASH.names, "page", "line")}
+
+
+def headed_kind(names: Sequence[str], ledgers: str) -> RecordKind:
+    """Return the kind of record in a file of movements with these fields."""
+    kind = _subset(names)
+    return replace(kind, ledgers=ledgers, state=MOVEMENTS.state.intersection(names))
+
+
+def read_headed_file(
+    kind: RecordKind, columns: Mapping[str, str], path: Path, key: str, contents: PageContents
+) -> Iterator[tuple[RecordKind, Row]]:
+    """Yield every movement of a CSV file whose first line has the headings of ``columns``."""
+    names = tuple(columns.values())
+    try:
+        with open_document(path) as document, io.TextIOWrapper(document, encoding="utf-8", newline="") as text:
+            lines = csv.reader(text, strict=True)
+            if next(lines, []) != list(columns):
+                raise UnreadableDeliveryError(f"{key}: its first line is not the heading line")
+            for fields in lines:
+                row = _named(names, fields, key, lines.line_num, known=True)
+                contents.add(kind, row)
+                yield kind, {name: row.get(name) for name in (*kind.names, "page", "line")}
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise UnreadableDeliveryError(f"{key} can't be read to its end ({type(error).__name__})") from None
 
 
 def _negative(text: str) -> str:

@@ -19,10 +19,10 @@ from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.feed_run.flags import flag_values, is_live
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
+from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.repair import source_probe
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS

@@ -7,12 +7,29 @@ synthesised in its own environment.
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
+from pathlib import Path
 
 from classfeed_dagster.service_levels.metrics import METRICS
 
+_DECLARATIONS = Path(__file__).parent.parent / "feeds"
+
+
+def declared_live(folder: Path = _DECLARATIONS) -> tuple[str, ...]:
+    """Return the feeds that the modules of a folder declare live, read as text, ordered by name."""
+    calls = [
+        {keyword.arg: keyword.value for keyword in node.keywords}
+        for file in sorted(folder.glob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Feed"
+    ]
+    live = [call["name"] for call in calls if "mode" in call and ast.unparse(call["mode"]) == "FeedMode.LIVE"]
+    return tuple(sorted(name.value for name in live if isinstance(name, ast.Constant) and isinstance(name.value, str)))
+
+
 # Feeds with alarms: those declared live.
-WATCHED_FEEDS = ("class_super",)
+WATCHED_FEEDS = declared_live()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 
 from classfeed_dagster.documents import epi_value_checks
 from classfeed_dagster.documents.csv_format import CsvFormat
-from classfeed_dagster.documents.format_rules import EPI, FORMAT_RULES, UndeclaredRuleError, format_rule
+from classfeed_dagster.documents.format_rules import EPI_RULES, UndeclaredRuleError, format_rule, rules_of
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES
 from classfeed_dagster.feed_run.exclusion import DELIVERED_ELSEWHERE
 from classfeed_dagster.feeds import FEEDS
@@ -23,14 +23,13 @@ def test_format_rules_are_those_that_the_epi_format_reports() -> None:
     reported = set(re.findall(r"_ValueProblem\(\s*\"(\w+)\"", source)) | set(
         re.findall(r"_findings\([^\"]*?, \"(\w+)\"", source)
     )
-    assert {rule.name for rule in FORMAT_RULES if rule.document_format == EPI} == reported
+    assert {rule.name for rule in EPI_RULES} == reported
 
 
 def test_format_rules_cover_every_csv_layout() -> None:
-    declared = {rule.name for rule in FORMAT_RULES}
-    layouts = [feed.format.layout for feed in FEEDS if isinstance(feed.format, CsvFormat)]
-    assert layouts
-    for layout in layouts:
+    formats = [feed.format for feed in FEEDS if isinstance(feed.format, CsvFormat)]
+    assert formats
+    for layout, declared in ((one.layout, {rule.name for rule in one.rules}) for one in formats):
         assert {f"{layout.name}_currency", f"{layout.name}_incomplete"} <= declared
         assert (f"{layout.name}_no_balance" in declared) is bool(layout.balances)
 
@@ -42,7 +41,11 @@ def test_format_rule_that_is_not_declared_is_refused() -> None:
 
 def test_every_rule_that_holds_back_has_a_runbook_section() -> None:
     headings = set(re.findall(r"^### (.+)$", RUNBOOK, re.MULTILINE))
-    rules = [rule.name for rule in RULES] + [rule.name for rule in LEDGER_RULES] + [rule.name for rule in FORMAT_RULES]
+    rules = (
+        [rule.name for rule in RULES]
+        + [rule.name for rule in LEDGER_RULES]
+        + [rule.name for rule in rules_of(feed.format.rules for feed in FEEDS)]
+    )
     names = [*rules, DELIVERED_ELSEWHERE]
     assert len(names) == len(set(names))
     assert {name.replace("_", "-") for name in names} <= headings

@@ -37,9 +37,10 @@ CLASS = RecipientSchedule("CLASS", FIRST)
 
 
 def test_the_declared_feeds() -> None:
-    assert FEEDS == (CASH, SUPER, TRADE)
+    assert {CASH, SUPER, TRADE} <= set(FEEDS)
+    assert [feed.name for feed in FEEDS] == sorted(feed.name for feed in FEEDS)
     assert (SUPER.domains, SUPER.destination) == (EPI.domains, "delivered/class_super/")
-    assert audiences_of(FEEDS, FIRST) == (CLASS,)
+    assert audiences_of((CASH, SUPER, TRADE), FIRST) == (CLASS,)
     later = dataclasses.replace(TRADE, first_business_date=DAYS[5])
     assert [one.first_business_date for one in audiences_of((TRADE, later), FIRST)] == [FIRST, DAYS[5]]
 

@@ -18,9 +18,9 @@ import yaml
 from classfeed_dagster.bigsite import queries, tables
 from classfeed_dagster.bigsite.consent import consent_query
 from classfeed_dagster.documents import epi_schema
-from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.domains import columns
 from classfeed_dagster.domains.columns import Frame
+from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.source_contract.contract import CONTRACT, ContractError, load_contract
 from classfeed_dagster.source_contract.extracted_columns import columns_read
 from classfeed_dagster.source_contract.live_schema import live_schema

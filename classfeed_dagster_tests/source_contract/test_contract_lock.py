@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from classfeed_dagster.documents.lineage import column_exports
+from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.source_contract.contract import CONTRACT, ContractError, load_contract
 from classfeed_dagster.source_contract.contract_lock import (
     LOCK,

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classfeed_dagster.documents.lineage import column_exports
+from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.source_contract.contract import load_contract
 from classfeed_dagster.source_contract.drift import DriftKind, SchemaDifference, Severity, compare
 from classfeed_dagster.source_contract.schema import Schema, SchemaColumn, SchemaTable

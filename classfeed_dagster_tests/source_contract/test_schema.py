@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
-from classfeed_dagster.documents.lineage import column_exports
+from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.source_contract.drift import DriftKind, Severity
 from classfeed_dagster.source_contract.live_schema import live_schema, sort_checks
 from classfeed_dagster.source_contract.schema import (

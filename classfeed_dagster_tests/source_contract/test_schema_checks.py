@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from classfeed_dagster.alerting.incidents import raised
 from classfeed_dagster.bigsite.snapshot import snapshot_for
 from classfeed_dagster.cli import app as cli
-from classfeed_dagster.documents.lineage import column_exports
 from classfeed_dagster.errors import SourceReadError
+from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.orchestration.asset_keys import SCHEMA_ASSET
 from classfeed_dagster.orchestration.definitions import schema_definitions
 from classfeed_dagster.orchestration.jobs import SCHEMA_JOB

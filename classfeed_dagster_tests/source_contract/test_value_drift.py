@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.landing import DamagedFileError
-from classfeed_dagster.documents.lineage import column_exports
+from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.orchestration.asset_keys import LANDING, landing_key
 from classfeed_dagster.orchestration.checks.landing import values_check
 from classfeed_dagster.orchestration.partitions import business_date_partitions

@@ -1,0 +1,8 @@
+"""Example feeds, which tests run and production does not: not in ``FEEDS``."""
+
+from __future__ import annotations
+
+from classfeed_dagster.feeds.examples import bgl, cash_statements, trade_list
+from classfeed_dagster.feeds.feed import Feed
+
+EXAMPLES: tuple[Feed, ...] = (bgl.FEED, cash_statements.FEED, trade_list.FEED)

@@ -1,0 +1,126 @@
+"""The example recipients, through the real job in shadow: delivered, reconciled, loaded and traced."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from importlib import resources
+
+import pytest
+from lxml import etree
+
+from classfeed_dagster.delivery.delivery_history import live_and_shadow
+from classfeed_dagster.delivery.feed_mode import FeedMode
+from classfeed_dagster.feed_run.post_delivery import PostDelivery
+from classfeed_dagster.feeds import FEEDS
+from classfeed_dagster.feeds.examples import EXAMPLES, bgl, cash_statements, trade_list
+from classfeed_dagster.feeds.feed import Feed, require_distinct, require_reconcilable
+from classfeed_dagster.local import snowflake_server as server
+from classfeed_dagster.orchestration.rehearsal import morning_after
+from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster.tracing.trace import trace
+from classfeed_dagster.warehouse.connection import open_warehouse
+from classfeed_dagster.warehouse.database import query
+from classfeed_dagster_tests.fixtures.desk import Desk
+
+MONDAY = dt.date(2026, 3, 2)
+NAMES = [feed.name for feed in EXAMPLES]
+
+
+@pytest.fixture
+def market(desk: Desk) -> Iterator[Desk]:
+    """Two customers who trade and one with cash alone; each consents to every example's recipient."""
+    desk.add(*EXAMPLES)
+    bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", "2026-03-02": "45.50"})
+    for number in ("SW00000001", "SW00000002", "SW00000003"):
+        one = desk.bigsite.portfolio(number)
+        for feed in EXAMPLES:
+            one.consent(granted_at="2026-02-20T00:00:00Z", recipient=feed.recipient)
+        one.deposit("10000.00", "2026-02-23")
+        if number != "SW00000003":
+            one.buy(bhp, "100", "45.00", "2026-02-24")
+            one.sell(bhp, "10", "46.00", MONDAY.isoformat())
+    desk.end_of_day(MONDAY.isoformat())
+    yield desk
+    server.stop(desk.runtime.settings.home)
+
+
+def after_delivery(desk: Desk, feed: Feed) -> PostDelivery:
+    audience = feed.audience(desk.runtime.settings.first_business_date)
+    return PostDelivery(desk.runtime, feed, audience, MONDAY, "a1", morning_after(MONDAY))
+
+
+def pages(desk: Desk, feed: Feed) -> list[bytes]:
+    store = live_and_shadow(desk.runtime.store, feed.name)
+    return [store.read(page.key) for page in desk.manifest(MONDAY.isoformat(), feed=feed.name).pages]
+
+
+@pytest.mark.parametrize("feed", EXAMPLES, ids=NAMES)
+def test_example_is_delivered_reconciled_loaded_and_traced(market: Desk, feed: Feed) -> None:
+    report = market.run(MONDAY.isoformat(), feed=feed.name)
+    assert report.outcome is Outcome.DELIVERED, report.message
+    assert report.facts["mode"] == "shadow"
+    work = after_delivery(market, feed)
+    result = work.source()
+    assert result.breaks == (), result.markdown()
+    assert result.rows > 0
+    work.keep(result)
+    assert work.load().rows["FACT_MOVEMENT"] > 0
+    with open_warehouse(market.runtime.settings) as connection:
+        assert query(connection, "SELECT DISTINCT FEED FROM FACT_MOVEMENT") == [(feed.name,)]
+    letter, table = ("T", "trade") if feed is trade_list.FEED else ("C", "cash_transaction")
+    with market.runtime.engine.connect() as connection:
+        key = connection.exec_driver_sql(f"SELECT max({table}_id) FROM bigsite.{table}").scalar()
+    way = trace(
+        market.runtime.engine, market.runtime.store, feed.name, work.audience, f"{letter}{key}",
+        document_format=work.format,
+    )  # fmt: skip
+    assert [one for one in way.sightings if one.places]
+
+
+def test_trade_list_is_one_plain_file_a_portfolio(market: Desk) -> None:
+    market.run(MONDAY.isoformat(), feed="trade_list")
+    first, second = (page.decode().splitlines() for page in pages(market, trade_list.FEED))
+    heading = "Reference,Portfolio,Trade Date,Market,Code,Transaction Type,Quantity,Price,Brokerage,GST,Net Amount,Currency,Recorded At"
+    assert [first[0], second[0]] == [heading] * 2
+    assert [line.split(",")[1] for line in (*first[1:], *second[1:])] == ["SW00000001"] * 2 + ["SW00000002"] * 2
+    portfolios = market.manifest(MONDAY.isoformat(), feed="trade_list").portfolios
+    assert [(one.number, one.bytes > 0) for one in portfolios] == [
+        ("SW00000001", True), ("SW00000002", True), ("SW00000003", False)]  # fmt: skip
+
+
+def test_cash_statements_obey_the_published_schema(market: Desk) -> None:
+    market.run(MONDAY.isoformat(), feed="cash_statements")
+    published = resources.files("classfeed_dagster.documents").joinpath("camt_053_001_08.xsd").read_bytes()
+    schema = etree.XMLSchema(etree.fromstring(published))
+    found = pages(market, cash_statements.FEED)
+    assert len(found) == 3
+    for page in found:
+        schema.assertValid(etree.fromstring(page))
+
+
+@pytest.mark.parametrize(
+    ("feed", "old", "new"),
+    [
+        (trade_list.FEED, b",9.50,", b",8.50,"),
+        (cash_statements.FEED, b">10000.00<", b">10000.01<"),
+    ],
+    ids=["trade_list", "cash_statements"],
+)
+def test_altered_file_without_totals_is_found(market: Desk, feed: Feed, old: bytes, new: bytes) -> None:
+    market.run(MONDAY.isoformat(), feed=feed.name)
+    work = after_delivery(market, feed)
+    store = live_and_shadow(market.runtime.store, feed.name)
+    key = work.delivered.deliveries[0].pages[0].key
+    content = store.read(key)
+    assert old in content, content
+    market.runtime.store.put(f"shadow/{key}", content.replace(old, new, 1))
+    assert work.source().breaks
+
+
+def test_examples_could_join_the_declared_feeds() -> None:
+    both = require_reconcilable(require_distinct((*FEEDS, *EXAMPLES)))
+    assert len(both) == len(FEEDS) + len(EXAMPLES)
+    assert {feed.mode for feed in EXAMPLES} == {FeedMode.SHADOW}
+    assert all(feed.first_business_date for feed in EXAMPLES)
+    assert bgl.FEED.format is next(feed.format for feed in FEEDS if feed.name == "class_super")
