@@ -105,7 +105,8 @@ def check_representable(layout: CsvLayout, frames: Mapping[str, pl.DataFrame]) -
             findings.append(_finding(absent, csv_rule(layout.name, "incomplete"), f"has no {column.name}"))
     if layout.balances:
         orphans = rows.join(frames["account_balances"], on=list(layout.group), how="anti")
-        findings.append(_finding(orphans, csv_rule(layout.name, "no_balance"), "is on a cash account that has no balance"))
+        rule = csv_rule(layout.name, "no_balance")
+        findings.append(_finding(orphans, rule, "is on a cash account that has no balance"))
     return FINDINGS.conform(pl.concat(findings).unique())
 
 

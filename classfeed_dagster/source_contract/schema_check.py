@@ -1,7 +1,7 @@
 """Check of bigsite's schema before an extraction.
 
 ``check_schema`` compares the live database with the contract. ``blocking_drift`` returns the differences that forbid
-an extraction, ``require_no_blocking_drift`` raises them. ``feeds.column_exports.column_exports`` gives affected exports.
+an extraction, ``require_no_blocking_drift`` raises them. ``feeds.column_exports`` gives affected exports.
 """
 
 from __future__ import annotations

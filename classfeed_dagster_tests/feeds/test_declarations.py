@@ -37,7 +37,7 @@ CLASS = RecipientSchedule("CLASS", FIRST)
 
 
 def test_the_declared_feeds() -> None:
-    assert {CASH, SUPER, TRADE} <= set(FEEDS)
+    assert all(feed in FEEDS for feed in (CASH, SUPER, TRADE))
     assert [feed.name for feed in FEEDS] == sorted(feed.name for feed in FEEDS)
     assert (SUPER.domains, SUPER.destination) == (EPI.domains, "delivered/class_super/")
     assert audiences_of((CASH, SUPER, TRADE), FIRST) == (CLASS,)

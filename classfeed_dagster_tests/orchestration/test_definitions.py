@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from classfeed_dagster.feeds.examples import bgl
 from classfeed_dagster.orchestration.assets.landing import POOL
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
-from classfeed_dagster_tests.fixtures.definitions_snapshot import SNAPSHOT, describe
+from classfeed_dagster_tests.fixtures.definitions_snapshot import RECORDED, SNAPSHOT, describe
 
 ROOT = Path(__file__).parents[2]
 NOTHING_REACHABLE = {
@@ -26,9 +28,21 @@ NOTHING_REACHABLE = {
 
 
 def test_the_shape_is_the_recorded_one() -> None:
-    assert describe(build_definitions(Runtime(Settings()))) == SNAPSHOT.read_text(), (
+    assert describe(build_definitions(Runtime(Settings()), RECORDED)) == SNAPSHOT.read_text(), (
         "the asset graph changed: if on purpose, run python -m classfeed_dagster_tests.fixtures.definitions_snapshot"
     )
+
+
+def test_further_feed_has_the_shape_of_class_super() -> None:
+    lines = describe(build_definitions(Runtime(Settings()), (*RECORDED, bgl.FEED))).splitlines()
+    own = r"(/(quarantine|document|delivery|source_reconciliation)\b|_job|_morning|_reconciliation)"
+
+    def shape(feed: str) -> set[str]:
+        heads = [line.partition(" <-")[0] for line in lines]
+        return {head.replace(feed, "*") for head in heads if re.search(rf"\b{feed}{own}", head)}
+
+    assert shape("bgl") <= shape("class_super")
+    assert shape("class_super") - shape("bgl") == {"check */document:one_live_feed blocking"}
 
 
 def test_dagster_finds_them_valid_with_nothing_reachable(tmp_path: Path) -> None:
