@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
@@ -91,9 +92,17 @@ def from_json(kind: type[_T] | TypeAdapter[_T], data: bytes, location: str) -> _
         return adapter.validate_json(data)
     except ValidationError as error:
         # The place and type of each fault, never the values: a damaged record may hold anything.
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'the record'}: {fault['type']}" for fault in error.errors()]
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'the record'} {in_words(fault)}" for fault in error.errors()]
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise DamagedRecordError(location, f"not a readable record ({'; '.join(faults[:3])}{more})") from None
+
+
+_IN_WORDS = {"missing": "is missing", "json_invalid": "is not JSON", "extra_forbidden": "is not a known field"}
+
+
+def in_words(fault: ErrorDetails) -> str:
+    """Say what is wrong with a field, without its value."""
+    return _IN_WORDS.get(fault["type"], "has an invalid value")
 
 
 def sha256(data: bytes) -> str:

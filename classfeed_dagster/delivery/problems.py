@@ -133,12 +133,21 @@ def page_problems(
     document_format: DocumentFormat,
 ) -> Iterator[Problem]:
     """Yield the differences between a delivered page and its manifest: the file, its validity and its content."""
-    if file_facts(path) != (page.bytes, page.sha256):
-        yield Problem(ProblemKind.PAGE_CHANGED, location, "its size or SHA-256 differs from the manifest's")
+    size, digest = file_facts(path)
     facts = examine_file(path, document_format)
+    unreadable = not facts.sha256
+    if size < page.bytes and (unreadable or facts.errors):
+        # Whatever else differs follows from this.
+        detail = f"it has {size:,} of {page.bytes:,} bytes and cannot be read to its end: cut off or replaced"
+        yield Problem(ProblemKind.PAGE_CHANGED, location, detail)
+        return
+    if (size, digest) != (page.bytes, page.sha256):
+        yield Problem(ProblemKind.PAGE_CHANGED, location, "its size or SHA-256 differs from the manifest's")
     if not facts.errors and (facts.size, facts.sha256) != (page.document_bytes, page.document_sha256):
         yield Problem(ProblemKind.PAGE_CHANGED, location, "the document's size or SHA-256 differs from the manifest's")
     yield from _invalid(facts, location)
+    if unreadable:
+        return
     details = header_faults(
         facts.header,
         feed=manifest.feed,

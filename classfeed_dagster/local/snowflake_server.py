@@ -67,6 +67,25 @@ def stop(home: Path) -> bool:
         return _stop(folder)
 
 
+@contextmanager
+def idle_file(home: Path) -> Iterator[Path | None]:
+    """Yield the data file of a local warehouse that no server serves; None without one, or while a server runs.
+
+    No server starts until the block is left, so the file can be read.
+    """
+    folder = _folder(home)
+    if not _data(folder).is_file():
+        yield None
+        return
+    with _locked(folder):
+        yield None if _running(folder) else _data(folder)
+
+
+def exists(home: Path) -> bool:
+    """Return True if anything was ever stored in the local warehouse under ``home``."""
+    return _data(_folder(home)).is_file()
+
+
 def has_users(folder: Path) -> bool:
     """Return True if a living process holds a lease; drop the leases of dead ones."""
     users = False
@@ -160,6 +179,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _folder(home: Path) -> Path:
     return home.expanduser().resolve() / "snowflake"
+
+
+def _data(folder: Path) -> Path:
+    return folder / f"{DATABASE}.db"
 
 
 def _state(folder: Path) -> Path:

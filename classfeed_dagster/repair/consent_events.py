@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, V
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
+from classfeed_dagster.stored_records import StoredRecord, from_json, in_words, to_json
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -189,7 +189,7 @@ def _delete(queues: Queues, queue: str, message: MessageTypeDef) -> None:
 
 def _reason(error: ValidationError) -> str:
     # Field and kind of fault. The value may be anything and is not repeated.
-    faults = [f"{'.'.join(map(str, fault['loc'])) or 'the message'}: {fault['type']}" for fault in error.errors()]
+    faults = [f"{'.'.join(map(str, fault['loc'])) or 'the message'} {in_words(fault)}" for fault in error.errors()]
     return "; ".join(faults)[:_MAX_REASON]
 
 

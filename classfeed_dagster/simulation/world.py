@@ -80,7 +80,12 @@ class World:
     @property
     def description(self) -> str:
         """The world in a few words, for people."""
-        return f"seed {self.plan.seed}, market {self._market.name}, {self.plan.portfolios} portfolios"
+        plan = self.plan
+        last = max((one.mended_on or one.planted_on for one in plan.faults), default=None)
+        return (
+            f"seed {plan.seed}, market {self._market.name}, {plan.consented} consented of {plan.portfolios} portfolios"
+            + (f", faults planted until {last}" if last else "")
+        )
 
     @property
     def faulty_portfolios(self) -> dict[Fault, str]:
@@ -186,8 +191,8 @@ class World:
             return None
         if row.fingerprint != self.fingerprint:
             raise WorldError(
-                f"the database holds another world ({row.description}); use its seed and number "
-                "of portfolios, or remove it first (make clean)"
+                f"the database holds another world ({row.description}), and this one is {self.description}; "
+                "nothing was written: keep that one, or remove it first (make clean)"
             )
         last: dt.date = row.last_day
         return last

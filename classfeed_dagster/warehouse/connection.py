@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.warehouse.database import Connection
 from classfeed_dagster.warehouse.schema import apply_schema
+
+if TYPE_CHECKING:
+    import duckdb
 
 # What Dagster's resource has no field for goes to the connector as it is.
 _EXTRA = ("host", "port", "protocol", "network_timeout", "session_parameters")
@@ -51,6 +55,44 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
         "schema": settings.snowflake_schema,
         "additional_snowflake_connection_args": {"session_parameters": {"QUERY_TAG": "classfeed"}},
     }
+
+
+_TABLES = "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = 'RECONCILIATION_BREAK'"
+
+
+@dataclass(frozen=True, slots=True)
+class _LocalFile:
+    # The local warehouse's file as a connection: its cursors look for tables where Snowflake's would.
+    database: duckdb.DuckDBPyConnection
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        cursor = self.database.cursor()
+        cursor.execute(f"USE {server.DATABASE}.{server.SCHEMA}")
+        return cursor
+
+
+@contextmanager
+def read_warehouse(settings: Settings) -> Iterator[Connection | None]:
+    """Yield a connection for queries; None if nothing was ever stored.
+
+    On a laptop the local warehouse's file is read in place, unless its server already runs: starting one takes longer
+    than any question.
+    """
+    local = settings.snowflake_account is None and settings.env is Environment.LOCAL
+    if local and not server.exists(settings.home):
+        yield None
+        return
+    if local:
+        import duckdb  # imported where it is used: most commands never read the warehouse
+
+        with server.idle_file(settings.home) as file:
+            if file is not None:
+                with duckdb.connect(str(file), read_only=True) as database:
+                    tables = database.execute(_TABLES, [server.SCHEMA]).fetchall()
+                    yield _LocalFile(database) if tables else None
+                return
+    with open_warehouse(settings) as connection:
+        yield connection
 
 
 @contextmanager

@@ -93,8 +93,8 @@ def test_unreadable_consent_event_becomes_a_dead_letter_with_a_reason(queues: Qu
         QueueUrl=queues.dead_letters or "", MaxNumberOfMessages=10, MessageAttributeNames=["All"], VisibilityTimeout=0
     )
     reasons = {one["Body"]: one["MessageAttributes"]["reason"]["StringValue"] for one in answer["Messages"]}
-    assert reasons["not json"] == "the message: json_invalid"
-    assert reasons[rubbish[3]] == "portfolio_id: int_parsing"
+    assert reasons["not json"] == "the message is not JSON"
+    assert reasons[rubbish[3]] == "portfolio_id has an invalid value"
     assert not any("Jane" in reason for reason in reasons.values())
 
 

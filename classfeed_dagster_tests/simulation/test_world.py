@@ -71,7 +71,9 @@ def test_a_world_that_ran_ahead_in_memory_still_writes_each_day_once(
 def test_another_seed_is_another_world_and_is_not_mixed_with_this_one(bigsite_engine: sa.Engine) -> None:
     small_world().seed(bigsite_engine)
     other = small_world(31)
-    with pytest.raises(WorldError, match="another world"):
+    with pytest.raises(
+        WorldError, match=r"another world \(seed .* consented of .*and this one is seed 7, .* of 31 portfolios"
+    ):
         other.seed(bigsite_engine)
     with pytest.raises(WorldError, match="another world"):
         other.advance(bigsite_engine, FIRST)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
+from classfeed_dagster.local import snowflake_server
 from classfeed_dagster.settings import Settings
-from classfeed_dagster.warehouse.connection import WarehouseNotConfiguredError, connection_arguments
+from classfeed_dagster.warehouse import connection as connection_module
+from classfeed_dagster.warehouse.breaks import kept_breaks
+from classfeed_dagster.warehouse.connection import (
+    WarehouseNotConfiguredError,
+    connection_arguments,
+    read_warehouse,
+)
 
 COMPLETE: dict[str, Any] = {"store_url": "s3://feeds/prod", "first_business_date": "2026-03-02"}
 PRODUCTION: dict[str, Any] = {
@@ -40,3 +51,44 @@ def test_production_uses_a_key_pair_and_no_password() -> None:
 def test_what_is_missing_is_named(values: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(WarehouseNotConfiguredError, match=says):
         connection_arguments(Settings(home=tmp_path, **values))
+
+
+def _write(home: Path, *statements: str) -> None:
+    folder = home / "snowflake"
+    folder.mkdir(exist_ok=True)
+    with duckdb.connect(str(folder / "CLASSFEED.db")) as database:
+        for statement in ("CREATE SCHEMA IF NOT EXISTS FEED", "USE CLASSFEED.FEED", *statements):
+            database.execute(statement)
+
+
+def test_read_warehouse_without_a_running_server_reads_its_file(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    with read_warehouse(settings) as connection:
+        assert connection is None  # nothing was ever stored
+    _write(tmp_path)
+    with read_warehouse(settings) as connection:
+        assert connection is None  # a server was started, and nothing reconciled
+    ddl = resources.files("classfeed_dagster.warehouse").joinpath("ddl/0003_breaks.sql").read_text()
+    row = "'id', 'class_super', 'source', DATE '2023-01-03', 'late', 'warning', 'SW1', 'trade', 'T1'"
+    seen = "TIMESTAMP '2023-01-04 06:00:00'"
+    _write(
+        tmp_path,
+        ddl.replace("TIMESTAMP_NTZ", "TIMESTAMP").replace("NUMBER(", "DECIMAL("),
+        f"INSERT INTO RECONCILIATION_BREAK SELECT {row}, NULL, NULL, NULL, NULL, 'late row', 'x', NULL, NULL, NULL, "
+        f"NULL, {seen}, {seen}, NULL, 'a', 'a'",
+    )
+    with read_warehouse(settings) as connection:
+        assert connection is not None
+        (found,) = kept_breaks(connection, feed="class_super", day=dt.date(2023, 1, 3), only_open=True)
+        assert kept_breaks(connection, feed="class_cash") == []
+    assert (found.portfolio_number, found.resolved_at) == ("SW1", None)
+    assert not (tmp_path / "snowflake" / "server.json").exists()  # no server was started for it
+
+
+def test_read_warehouse_joins_a_server_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path)
+    monkeypatch.setattr(snowflake_server, "_running", lambda folder: 1)
+    opened = object()
+    monkeypatch.setattr(connection_module, "open_warehouse", lambda settings: contextlib.nullcontext(opened))
+    with read_warehouse(Settings(home=tmp_path)) as connection:
+        assert connection is opened
