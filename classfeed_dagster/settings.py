@@ -168,6 +168,9 @@ class Settings(BaseSettings):
     sensor_seconds: int = Field(
         60, ge=1, le=600, description="seconds between evaluations of the repair and alert sensors"
     )
+    restatement_dates: int = Field(
+        20, ge=0, description="number of older delivered dates in each probe of bigsite, in turn; 0 probes none"
+    )
     source_probe_seconds: int = Field(
         300, ge=0, description="seconds between probes of bigsite for changed rows of delivered dates"
     )

@@ -22,8 +22,8 @@ LASTING = ("delivered", "chain", "ledger", "releases", "reruns")
 WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine", "reconciliation", "schemas",
            "values", "simulation", "shadow", "legacy", "switches", "parity", "heartbeats",
            "toil", "incidents", "raised-incidents", "closed-incidents", "warehouse")  # fmt: skip
-# States that sensors keep: incidents, heartbeats, the toil diary, when an event said look.
-STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil", "consent-events")
+# States that sensors keep: incidents, heartbeats, the toil diary, the latest consent event, dates to re-issue.
+STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil", "consent-events", "restatements")
 # What tells of data without being data: keys under which no customer's figures or names are.
 RECORDS = ("delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "shadow/chain/*", "quarantine/*",
            "releases/*", "references/*", "verdicts/*", "landing/*/snapshot/*.json", "reruns/*", "switches/*",
@@ -116,7 +116,8 @@ def code(deployment: Deployment) -> list[Statement]:
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, RECORDS)),
         _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in STATES))),
         _allow("KeepLastKnownSwitches", ["s3:PutObject"], _objects(deployment, ("switches/last-known.json",))),
-        _allow("CloseIncidents", ["s3:DeleteObject"], _objects(deployment, ("incidents/*", "raised-incidents/*"))),
+        _allow("CloseIncidents", ["s3:DeleteObject"],
+            _objects(deployment, ("incidents/*", "raised-incidents/*", "restatements/*"))),
         _allow(
             "HearOfTheSource",
             ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility"],

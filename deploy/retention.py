@@ -13,7 +13,7 @@ KEPT = (
     "delivered", "shadow", "chain", "ledger", "releases", "reruns", "schemas", "toil", "closed-incidents",
 )  # fmt: skip
 # One object a name, written again and again: nothing to expire.
-STATES = ("incidents", "raised-incidents", "heartbeats", "warehouse", "simulation")
+STATES = ("incidents", "raised-incidents", "restatements", "heartbeats", "warehouse", "simulation")
 _CUSTOMERS = ("landing", "domains", "staged")
 _RECORDS = ("verdicts", "references", "switches", "quarantine", "reconciliation", "parity", "values", "legacy")
 

@@ -140,7 +140,7 @@ def decide(facts: DateFacts, now: dt.datetime, policy: Policy) -> Decision:
 
 
 def _delivered(facts: DateFacts) -> Decision:
-    if _source_changed(facts):
+    if source_changed(facts):
         return _run(facts, "bigsite changed rows that this date delivers or holds back", fresh=_must_read(facts))
     if _finding_unanswered(facts):
         # Once for each finding: errors that remain after a fresh snapshot need a person.
@@ -157,7 +157,7 @@ def _delivered(facts: DateFacts) -> Decision:
 def _failed(facts: DateFacts, last: RunFact, now: dt.datetime, policy: Policy) -> Decision:
     cause = last.cause or Cause(CauseKind.UNKNOWN, "unknown")
     if not cause.kind.retried:
-        if _source_changed(facts):
+        if source_changed(facts):
             return _run(facts, f"stopped by {cause.error}; bigsite changed since", fresh=_must_read(facts))
         if policy.code_version != last.code_version:
             return _run(facts, f"stopped by {cause.error}; new code was deployed since")
@@ -286,8 +286,8 @@ def another_attempt(
     return True if now >= (last.ended_at or now) + wait else None
 
 
-def _source_changed(facts: DateFacts) -> bool:
-    # Since the snapshot that the feed's latest attempt worked from.
+def source_changed(facts: DateFacts) -> bool:
+    """Return True if bigsite changed rows of the date since the snapshot of the feed's latest attempt."""
     if facts.source_changed_at is None:
         return False
     return facts.snapshot_at is None or facts.source_changed_at > facts.snapshot_at
@@ -296,7 +296,7 @@ def _source_changed(facts: DateFacts) -> bool:
 def _must_read(facts: DateFacts) -> bool:
     # False if the newest landed snapshot already includes the change.
     return _finding_unanswered(facts) or (
-        _source_changed(facts)
+        source_changed(facts)
         and (
             facts.landed_at is None
             or (facts.source_changed_at is not None and facts.source_changed_at > facts.landed_at)

@@ -24,13 +24,13 @@ from classfeed_dagster.feed_run.flags import flag_values, is_live
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.repair import source_probe
+from classfeed_dagster.repair import restatements, source_probe
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS
 from classfeed_dagster.repair.decisions import DateFacts, RunFact
 from classfeed_dagster.runtime import NotBuiltError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.service_levels.delivery_summary import Delivery, deliveries
-from classfeed_dagster.service_levels.due import Due, latest_due
+from classfeed_dagster.service_levels.due import Due, due, latest_due
 from classfeed_dagster.source_contract.drift import SchemaDifference
 from classfeed_dagster.source_contract.schema import SchemaUnreadableError
 from classfeed_dagster.source_contract.schema_check import SchemaDriftError, require_schema
@@ -88,6 +88,7 @@ class ObservedDate:
     deliveries: tuple[Delivery, ...]
     held: tuple[Quarantined, ...]  # still held back
     runs: tuple[ObservedRun, ...]  # oldest first
+    restated: bool = False  # an older date, observed only because bigsite changed what it was sent from
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +113,12 @@ def gather(
     now: dt.datetime,
     *,
     ask_changes: bool = True,
+    turn: int = 0,
 ) -> Observations:
-    """Gather the facts of the latest due dates of ``feeds``. ``now`` is UTC.
+    """Return the facts about the last due dates of ``feeds``, and about older dates that bigsite changed.
 
-    ``ask_changes``: also query bigsite's changes, which scans those dates' rows. Without an answer no date counts as
-    changed.
+    ``now`` is UTC. ``ask_changes``: query bigsite for changes as well, which reads those dates' rows. ``turn`` selects
+    the batch of older dates of that query. If bigsite does not answer, no change is known.
     """
     settings = runtime.settings
     up = source_probe.is_reachable(runtime)
@@ -128,9 +130,21 @@ def gather(
         audience = feed.audience(settings.first_business_date)
         live = is_live(feed, settings.env)
         dues = latest_due(feed, audience, now, settings.repair_dates)
-        runs = read_runs(feed.name, [due.business_date for due in dues], now)
-        dates = [_observe(runtime, (feed, audience, live), due, runs.get(due.business_date, ())) for due in dues]
+        older = set(restatements.open_dates(runtime.store, feed.name))
+        if up and ask_changes and dues:
+            before = [day for day in audience.dates() if day < dues[0].business_date]
+            batch = restatements.batch(before, turn, settings.restatement_dates)
+            changed, up = _changed_since_delivery(runtime, feed, audience, batch)
+            older |= changed
+        restated = [due(feed, day) for day in sorted(older) if dues and day < dues[0].business_date]
+        runs = read_runs(feed.name, [each.business_date for each in (*restated, *dues)], now)
+        whose = (feed, audience, live)
+        dates = [_observe(runtime, whose, each, runs.get(each.business_date, ())) for each in dues]
         dates = _with_order(runtime.store, feed, audience, dates)
+        for older_due in reversed(restated):
+            date = _observe(runtime, whose, older_due, runs.get(older_due.business_date, ()))
+            facts = replace(date.facts, budget_from=dues[-1].starts_at)
+            dates.insert(0, replace(date, facts=facts, restated=True))
         if up and ask_changes:
             dates, up = _with_changes(runtime, audience, dates)
         observed += dates
@@ -160,11 +174,11 @@ def _drift(runtime: Runtime, observed: Iterable[ObservedDate]) -> tuple[SchemaDi
 
 
 def _observe(
-    runtime: Runtime, schedule: tuple[Feed, RecipientSchedule, bool], due: Due, runs: Sequence[ObservedRun]
+    runtime: Runtime, schedule: tuple[Feed, RecipientSchedule, bool], when: Due, runs: Sequence[ObservedRun]
 ) -> ObservedDate:
     store = runtime.store
     feed, audience, live = schedule
-    day = due.business_date
+    day = when.business_date
     facts_of_runs = tuple(run.fact for run in runs)
     delivered = deliveries(store, feed, day)
     held_back = tuple(record for record in quarantine(store, feed.name, day) if record.status == "HELD")
@@ -174,8 +188,8 @@ def _observe(
     facts = DateFacts(
         feed=feed.name,
         business_date=day,
-        due_at=due.starts_at,
-        deadline=due.deadline_at,
+        due_at=when.starts_at,
+        deadline=when.deadline_at,
         delivered=bool(delivered),
         runs=facts_of_runs,
         held_back=len(held_back),
@@ -184,7 +198,7 @@ def _observe(
         released_at=max(released, default=None),
         finding=verdict.finding if verdict and delivered and verdict.revision == delivered[-1].revision else None,
     )
-    return ObservedDate(feed, live, due, facts, delivered, held_back, tuple(runs))
+    return ObservedDate(feed, live, when, facts, delivered, held_back, tuple(runs))
 
 
 def _verdict(runtime: Runtime, feed: str, day: dt.date) -> ReconciliationSummary | None:
@@ -235,6 +249,18 @@ def _freed(store: ObjectStore, feed: str, waiting: set[str], previous: dt.date) 
     return hashlib.sha256(repr(freed).encode()).hexdigest()[:16] if freed else None
 
 
+def _changed_since_delivery(
+    runtime: Runtime, feed: Feed, audience: RecipientSchedule, days: Sequence[dt.date]
+) -> tuple[set[dt.date], bool]:
+    # Returns the dates whose rows changed after the snapshot of their latest delivery.
+    delivered = {day: deliveries(runtime.store, feed, day) for day in days}
+    queries = [source_probe.ChangeQuery(day, sent[-1].snapshot_at) for day, sent in delivered.items() if sent]
+    try:
+        return set(source_probe.changed_since(runtime, audience.recipient, queries)), True
+    except sa.exc.SQLAlchemyError:
+        return set(), source_probe.is_reachable(runtime)
+
+
 def _with_changes(
     runtime: Runtime, audience: RecipientSchedule, dates: Sequence[ObservedDate]
 ) -> tuple[list[ObservedDate], bool]:
@@ -264,6 +290,7 @@ class Probe:
     def __init__(self, seconds: int) -> None:
         self._every = dt.timedelta(seconds=seconds)
         self._asked_at: dt.datetime | None = None
+        self.turn = 0  # number of probes so far: selects the batch of older dates
 
     def is_due(self, now: dt.datetime, event_at: dt.datetime | None = None) -> bool:
         """Return True if a query is due at ``now``, and restart the timer. ``event_at``: the latest consent event."""
@@ -271,4 +298,5 @@ class Probe:
         if asked_at is not None and now - asked_at < self._every and (event_at is None or event_at <= asked_at):
             return False
         self._asked_at = now
+        self.turn += 1
         return True

@@ -49,12 +49,13 @@ SELECT business_date, max(changed_at) FROM (
     JOIN bigsite.cash_balance_eod b ON b.as_at_date = a.business_date AND b.updated_at > a.seen
     JOIN bigsite.cash_account c USING (cash_account_id) JOIN consented USING (portfolio_id)
   UNION ALL
-  SELECT a.business_date, p.updated_at FROM asked a
-    JOIN bigsite.security_price p ON p.updated_at > a.seen AND p.price_date <= a.business_date
-      WHERE NOT EXISTS (SELECT 1 FROM bigsite.security_price l WHERE l.security_id = p.security_id
-                      AND l.price_date > p.price_date AND l.price_date <= a.business_date)
-      AND EXISTS (SELECT 1 FROM bigsite.holding_eod h JOIN consented USING (portfolio_id)
-                  WHERE h.as_at_date = a.business_date AND h.security_id = p.security_id)
+  SELECT d.business_date, p.updated_at
+    FROM (SELECT DISTINCT a.business_date, a.seen, h.security_id FROM asked a
+            JOIN bigsite.holding_eod h ON h.as_at_date = a.business_date JOIN consented USING (portfolio_id)) AS d
+    CROSS JOIN LATERAL (SELECT l.updated_at FROM bigsite.security_price l
+                        WHERE l.security_id = d.security_id AND l.price_date <= d.business_date
+                        ORDER BY l.price_date DESC LIMIT 1) AS p
+    WHERE p.updated_at > d.seen
   UNION ALL
   SELECT a.business_date, c.updated_at FROM asked a
     JOIN bigsite.data_sharing_consent c ON c.recipient = :recipient AND c.updated_at > a.seen

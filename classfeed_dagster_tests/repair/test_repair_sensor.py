@@ -13,7 +13,7 @@ from classfeed_dagster.errors import SourceReadError, StoreError
 from classfeed_dagster.feed_run import feed_run as steps
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.run_date import Outcome
-from classfeed_dagster.repair import facts
+from classfeed_dagster.repair import facts, restatements
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
@@ -118,13 +118,57 @@ def test_a_price_rewritten_after_delivery_re_issues_the_date_once(desk: Desk) ->
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
-    (price,) = [row for rows in desk.bigsite.rows.values() for row in rows if row.values.get("close_price") == 45.5]
-    price.values.update(close_price=price["close_price"] + 1, updated_at=dt.datetime(2026, 3, 2, 22, tzinfo=dt.UTC))
-    desk.bigsite.save()
+    rewritten = "UPDATE bigsite.security_price SET close_price = 46.5, updated_at = :at WHERE close_price = 45.5"
+    _rewrite(desk, rewritten, at="2026-03-02T22:00:00Z")
     with desk.at("2026-03-03T10:00:00+11:00"):
         desk.carry_out(only(desk))
         none(desk)
     assert len(desk.manifest(MONDAY, 1).portfolios) == 2
+
+
+def test_older_date_rewritten_in_bigsite_is_reissued_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.runtime.settings = desk.runtime.settings.model_copy(update={"repair_dates": 1, "source_probe_seconds": 0})
+    desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+    desk.end_of_day(TUESDAY)
+    with desk.at("2026-03-04T06:00:00+11:00"):
+        desk.run(TUESDAY, at=desk.runtime.settings.now)
+        none(desk)
+    rewritten = "UPDATE bigsite.holding_eod SET cost_base = 1, updated_at = :at WHERE as_at_date = '2026-03-02'"
+    _rewrite(desk, rewritten, at="2026-03-03T22:00:00Z")
+    with desk.at("2026-03-04T10:00:00+11:00"):
+        request = only(desk)
+        assert (request.partition_key, request.tags["classfeed/launched_by"]) == (MONDAY, "repair")
+        assert request.run_config["ops"]["landing"]["config"] == {"fresh_snapshot": True}
+        assert restatements.open_dates(desk.runtime.store, "class_super") == (dt.date(2026, 3, 2),)
+        with monkeypatch.context() as patch:
+            patch.setattr(steps, "publish", _unavailable)
+            assert not desk.carry_out(request).success
+        none(desk)  # it waits for the next attempt, and stays on record
+        assert restatements.open_dates(desk.runtime.store, "class_super") == (dt.date(2026, 3, 2),)
+    with desk.at("2026-03-04T10:10:00+11:00"):
+        assert desk.carry_out(only(desk)).success
+        none(desk)
+    assert restatements.open_dates(desk.runtime.store, "class_super") == ()
+    assert len(desk.manifest(MONDAY, 1).portfolios) == 2
+
+
+def _rewrite(desk: Desk, statement: str, at: str) -> None:
+    with desk.runtime.engine.begin() as connection:
+        assert connection.execute(sa.text(statement), {"at": at}).rowcount > 0
+
+
+def _unavailable(*_: object, **__: object) -> None:
+    raise StoreError("the store answers 503")
+
+
+def test_older_dates_are_probed_in_turn_by_batches() -> None:
+    days = [dt.date(2026, 3, day) for day in range(2, 9)]
+    turns = [restatements.batch(days, turn, 3) for turn in range(4)]
+    assert [[day.day for day in batch] for batch in turns] == [[8, 7, 6], [5, 4, 3], [2], [8, 7, 6]]
+    assert restatements.batch(days, 0, 0) == restatements.batch([], 5, 3) == ()
 
 
 def test_an_absent_end_of_day_is_waited_for_without_using_up_attempts(desk: Desk) -> None:

@@ -14,7 +14,7 @@ from classfeed_dagster.orchestration.asset_keys import (
 from classfeed_dagster.orchestration.run_history import run_reader
 from classfeed_dagster.orchestration.run_recovery import recover_dead_runs
 from classfeed_dagster.orchestration.step_context import current_time
-from classfeed_dagster.repair import consent_events
+from classfeed_dagster.repair import consent_events, restatements
 from classfeed_dagster.repair.decisions import Action, Decision, Policy, decide_all
 from classfeed_dagster.repair.facts import Observations, Probe, gather, stopped_by_schema
 from classfeed_dagster.runtime import Runtime
@@ -89,11 +89,13 @@ def repair_sensor(
         recover_dead_runs(context.instance)
         probe = probes.setdefault(id(runtime), Probe(runtime.settings.source_probe_seconds))
         ask = probe.is_due(now, consent_events.latest_event_at(store))
-        gathered = gather(runtime, run_reader(context.instance), feeds, now, ask_changes=ask)
+        gathered = gather(runtime, run_reader(context.instance), feeds, now, ask_changes=ask, turn=probe.turn)
         if gathered.drift is not None:
             stopped = [one for one in gathered.dates if stopped_by_schema(one.facts)]
             sync_drift_incident(store, gathered.drift, stopped[0].facts.runs[-1].run_id if stopped else None, stopped)
         decisions = repair_decisions(runtime, gathered)
+        if ask:
+            restatements.record(store, gathered)
         for one in decisions:
             get_logger().info(
                 "repair",
