@@ -16,7 +16,7 @@ from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.repair.facts import Observations, ObservedDate
 from classfeed_dagster.runtime import NotBuiltError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.warehouse.records import Severity, Side
+from classfeed_dagster.warehouse.records import BreakSeverity, Side
 
 if TYPE_CHECKING:
     from classfeed_dagster.runtime import Runtime
@@ -79,7 +79,7 @@ def _portfolios(store: ObjectStore, report: str) -> set[str]:
         breaks = pl.read_parquet(io.BytesIO(store.read(key)), columns=["severity", "portfolio_number"])
     except ObjectNotFoundError:
         return set()
-    errors = breaks.filter(pl.col("severity") == Severity.ERROR.value)
+    errors = breaks.filter(pl.col("severity") == BreakSeverity.ERROR.value)
     return set(errors["portfolio_number"].drop_nulls().to_list())
 
 

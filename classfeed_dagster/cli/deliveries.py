@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from classfeed_dagster.delivery.problems import Verification
     from classfeed_dagster.feeds.feed import Feed
     from classfeed_dagster.orchestration.run_date import RunReport
-    from classfeed_dagster.parity.run import Compared
+    from classfeed_dagster.parity.run import ParityResult
 
 out = output.console()
 
@@ -339,7 +339,7 @@ def parity(date: Date, feed: FeedName = "class_trade", as_json: output.JsonOptio
     raise typer.Exit(ExitCode.OK if compared.report.clean else ExitCode.STOPPED)
 
 
-def _print_parity(compared: Compared, required: int) -> None:
+def _print_parity(compared: ParityResult, required: int) -> None:
     report, score = compared.report, compared.score
     verdict = "[green]clean[/]" if report.clean else f"[bold red]{report.unexplained} unexplained[/]"
     out.print(

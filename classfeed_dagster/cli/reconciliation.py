@@ -93,7 +93,7 @@ def breaks(
     if feed:
         require_feed(feed)
     from classfeed_dagster.local import snowflake_server as server
-    from classfeed_dagster.warehouse.breaks import kept_breaks
+    from classfeed_dagster.warehouse.breaks import stored_breaks
     from classfeed_dagster.warehouse.connection import read_warehouse
 
     day = require_past(runtime.settings, date.date()) if date else None
@@ -102,7 +102,7 @@ def breaks(
             output.console(stderr=True).status("reading the warehouse …"),
             read_warehouse(runtime.settings) as connection,
         ):
-            kept = [] if connection is None else kept_breaks(connection, feed=feed, day=day, only_open=open_only)
+            kept = [] if connection is None else stored_breaks(connection, feed=feed, day=day, only_open=open_only)
     finally:
         server.release(runtime.settings.home)
     columns = ["date", "side", "portfolio", "subject", "field", "first seen", "resolved", "likely cause"]

@@ -30,9 +30,9 @@ from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import SYDNEY, next_business_day
-from classfeed_dagster.warehouse.breaks import Saved, kept_breaks, run_history, save_breaks
+from classfeed_dagster.warehouse.breaks import BreakChanges, run_history, save_breaks, stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
-from classfeed_dagster.warehouse.load import Loaded, load_delivery
+from classfeed_dagster.warehouse.load import LoadResult, load_delivery
 from classfeed_dagster.warehouse.records import Side
 
 # When the data team's figures for a date should be there: Sydney time on the next business day.
@@ -109,7 +109,7 @@ class PostDelivery:
             asked_at = result.asked_at if self.now is None else self.instant
             return dataclasses.replace(result, breaks=(*result.breaks, *further), asked_at=asked_at)
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadResult:
         """Put what was delivered into the star schema, in place of the rows it had for the date."""
         with open_warehouse(self.runtime.settings) as connection:
             return load_delivery(connection, self.store, self.feed.name, self.day, self.format)
@@ -155,7 +155,7 @@ class PostDelivery:
                 self.runtime.save_reference(f"{self.feed.name}/{side.value}_reconciliation", self.day, stopped)
             raise
 
-    def keep(self, result: Reconciliation) -> tuple[ReconciliationSummary, Saved]:
+    def keep(self, result: Reconciliation) -> tuple[ReconciliationSummary, BreakChanges]:
         """Keep the breaks in the warehouse, resolve those that are gone, write the report; return the summary."""
         with open_warehouse(self.runtime.settings) as connection:
             saved = save_breaks(
@@ -168,7 +168,7 @@ class PostDelivery:
                 attempt=result.attempt,
                 metrics=result.metrics(),
             )
-            kept = kept_breaks(connection, feed=self.feed.name, only_open=True)
+            kept = stored_breaks(connection, feed=self.feed.name, only_open=True)
             history = self._history(run_history(connection, self.feed.name, "portfolios_held_back"), result.side)
         report = write_report(self.runtime.store, [result], kept=kept, history=[history])
         latest = self.delivered.latest

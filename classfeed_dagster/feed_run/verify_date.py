@@ -12,7 +12,15 @@ from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import delivered_prefix, manifest_key, sha256
-from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Explanation, Severity, Side, Trace
+from classfeed_dagster.warehouse.records import (
+    Break,
+    BreakCause,
+    BreakExplanation,
+    BreakKind,
+    BreakSeverity,
+    RecordTrace,
+    Side,
+)
 
 _Problem = tuple[str, str]  # object key, what is wrong with it
 
@@ -31,12 +39,12 @@ def verification_breaks(
             day,
             Side.SOURCE,
             BreakKind.ALTERED_FILE,
-            Severity.ERROR,
+            BreakSeverity.ERROR,
             None,
             "manifest" if key.endswith(".json") else "delivered page",
             key,
-            explanations=(Explanation(Cause.FILE_ALTERED, detail),),
-            trace=Trace(page=key),
+            explanations=(BreakExplanation(BreakCause.FILE_ALTERED, detail),),
+            trace=RecordTrace(page=key),
         )
 
 

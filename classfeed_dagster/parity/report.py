@@ -1,4 +1,4 @@
-"""What a comparison with the old app leaves behind: a report a date, and the running score of clean dates."""
+"""Reports of comparisons with the old app, one a date, and the running score of clean dates."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LISTED = 1000  # differences that a report lists; its counts are complete
 
 
 class SourceFile(StoredRecord):
-    """A file of the old app, as it was compared."""
+    """A compared file of the old app."""
 
     key: str
     sha256: str
 
 
 class ParityDifference(StoredRecord):
-    """One difference. Values of personal fields are not shown; a cash account is named by a hash."""
+    """One difference. Values of personal fields are masked; a cash account is named by a hash."""
 
     line: Literal["D", "B"]
     portfolio_number: str
@@ -36,7 +36,7 @@ class ParityDifference(StoredRecord):
 
 
 class ParityReport(StoredRecord):
-    """What the comparison of one feed's business date found."""
+    """Result of comparing one feed's business date."""
 
     feed: str
     business_date: dt.date
@@ -45,31 +45,31 @@ class ParityReport(StoredRecord):
     old_lines: NonNegativeInt
     new_lines: NonNegativeInt
     equal_lines: NonNegativeInt
-    arrived: NonNegativeInt  # late lines of the business date before that the old app had today
+    arrived: NonNegativeInt  # late lines of the previous business date that the old app has on this date
     explained: dict[str, NonNegativeInt]  # differences by rule
     unexplained: NonNegativeInt
     differences: tuple[ParityDifference, ...]  # unexplained ones first; at most LISTED
-    promised: tuple[str, ...]  # late lines that the old app must have the next business date
-    complete: bool  # False: there were too many differences to look at each
+    promised: tuple[str, ...]  # late lines that the old app must have on the next business date
+    complete: bool  # False: too many differences to classify each
 
     @property
     def clean(self) -> bool:
-        """True if every difference is explained."""
+        """Return True if every difference is explained."""
         return self.unexplained == 0 and self.complete
 
     @property
     def empty(self) -> bool:
-        """True if neither side has a line: clean, and no proof of anything."""
+        """Return True if neither side has a line: clean, but without evidence."""
         return self.old_lines == self.new_lines == 0
 
 
 def report_key(feed: str, day: dt.date) -> str:
-    """The newest report of a date."""
+    """Return the key of the latest report of a date."""
     return f"parity/{feed}/{day.isoformat()}.json"
 
 
 def record_parity(store: ObjectStore, report: ParityReport) -> str:
-    """Keep the report: for ever under its hash, and as the newest of its date. The result is where it is for ever."""
+    """Store the report permanently under its hash, and as the latest of its date. Return the permanent key."""
     data = to_json(report)
     key = f"reconciliation/{report.feed}/{report.business_date.isoformat()}/parity/{sha256(data)[:32]}.json"
     store.create(key, data)
@@ -78,7 +78,7 @@ def record_parity(store: ObjectStore, report: ParityReport) -> str:
 
 
 def read_report(store: ObjectStore, feed: str, day: dt.date) -> ParityReport | None:
-    """The newest report of a date; None if it was never compared. DamagedRecordError if it can't be read."""
+    """Return the latest report of a date; None if it was never compared. DamagedRecordError if it is unreadable."""
     key = report_key(feed, day)
     try:
         return from_json(ParityReport, store.read(key), store.location(key))
@@ -88,22 +88,22 @@ def read_report(store: ObjectStore, feed: str, day: dt.date) -> ParityReport | N
 
 @dataclass(frozen=True, slots=True)
 class Scorecard:
-    """Clean dates in a row up to ``last``, newest first in ``dates`` with a verdict each.
+    """Clean dates in a row up to ``last``. ``dates`` has the verdicts, newest first.
 
-    A date on which neither side had a line neither counts nor breaks the run.
+    A date on which neither side has a line neither counts nor ends the run.
     """
 
     feed: str
     last: dt.date
     clean_run: int
-    broken_by: str | None  # what ended the run, for people; None if the feed's first date did
+    broken_by: str | None  # date and verdict that ended the run; None if it reaches the feed's first date
     dates: tuple[tuple[dt.date, str], ...]
 
 
 def scorecard(
     store: ObjectStore, feed: str, audience: RecipientSchedule, last: dt.date, *, show: int = 30
 ) -> Scorecard:
-    """The running score: dates of the audience up to ``last``, as far back as the run goes, and at least ``show``."""
+    """Return the running score up to ``last``, as far back as the run goes, with at least ``show`` dates."""
     run, broken_by, dates = 0, None, list[tuple[dt.date, str]]()
     day: dt.date | None = last
     while day is not None and (broken_by is None or len(dates) < show):

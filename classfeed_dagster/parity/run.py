@@ -1,4 +1,4 @@
-"""Beside the old app: compare a feed's date with what the old app wrote for it, and keep the score. Without Dagster."""
+"""Comparison of a feed's date with the old app's output, and the running score."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import canonical, sha256
 
-RECENT_DATES = 30  # how many dates with old files are looked at for something new
+RECENT_DATES = 30  # dates with old files that are checked for a new comparison
 
 
 class NoOldAppError(UsageError):
-    """The feed replaces no old app, so there is nothing to compare it with."""
+    """The feed replaces no old app."""
 
     def __init__(self, feed: str) -> None:
-        super().__init__(f"{feed} replaces no old app: there is nothing to compare it with")
+        super().__init__(f"{feed} replaces no old app, so it cannot be compared: choose a feed that replaces one")
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """What comparing a date found, the running score up to it, and under which key the report is for ever."""
+class ParityResult:
+    """Result of comparing a date: the report, the running score up to it, and the report's permanent key."""
 
     report: ParityReport
     score: Scorecard
     key: str
 
 
-def compare_date(store: ObjectStore, feed: Feed, audience: RecipientSchedule, day: dt.date) -> Compared:
-    """Compare the date, live or shadow, with the old app's output, and keep the report. ``store`` is the plain store.
+def compare_date(store: ObjectStore, feed: Feed, audience: RecipientSchedule, day: dt.date) -> ParityResult:
+    """Compare the date, live or shadow, with the old app's output, and store the report. ``store`` is the plain store.
 
-    NoOldAppError for a feed without one; LegacyMissingError or NothingToCompareError while one side isn't there;
+    NoOldAppError for a feed without one; LegacyMissingError or NothingToCompareError while one side is missing;
     LegacyFileError if the old file is damaged.
     """
     layout = feed.format.csv_layout
@@ -54,14 +54,14 @@ def compare_date(store: ObjectStore, feed: Feed, audience: RecipientSchedule, da
     view = live_and_shadow(store, feed.name)
     report = compare_parity(view, feed=feed.name, layout=layout, audience=audience, day=day)
     key = record_parity(store, report)
-    return Compared(report, scorecard(store, feed.name, audience, day), key)
+    return ParityResult(report, scorecard(store, feed.name, audience, day), key)
 
 
 def to_compare(store: ObjectStore, feed: Feed, audience: RecipientSchedule) -> Iterator[tuple[dt.date, str]]:
-    """Recent dates of which both sides are there, oldest first, each with a mark of what a comparison would see.
+    """Yield recent dates that both sides have, oldest first, each with a fingerprint of the comparison's input.
 
-    The mark changes with the old app's files, with what was delivered, and with the report of the date before, whose
-    late lines the old app must have on this date. A file that is replaced under its own name doesn't change it.
+    The fingerprint changes with the old app's files, the deliveries, and the report of the previous date, whose late
+    lines the old app must have on this date. A file replaced under its own name does not change it.
     """
     files: dict[dt.date, list[str]] = {}
     for key in store.list(f"legacy/{feed.name}/"):
@@ -75,8 +75,8 @@ def to_compare(store: ObjectStore, feed: Feed, audience: RecipientSchedule) -> I
             continue
         previous = audience.previous(day)
         before = None if previous is None else read_report(store, feed.name, previous)
-        seen = [files[day], state.fingerprint, None if before is None else before.model_dump(mode="json")]
-        yield day, sha256(canonical(seen))[:16]
+        inputs = [files[day], state.fingerprint, None if before is None else before.model_dump(mode="json")]
+        yield day, sha256(canonical(inputs))[:16]
 
 
 def _day(text: str) -> dt.date | None:

@@ -21,12 +21,12 @@ from classfeed_dagster.reconciliation.records import RecordKind
 from classfeed_dagster.reconciliation.three_way import Key, LandingFaults, Row, Sides, merged
 from classfeed_dagster.warehouse.records import (
     Break,
+    BreakCause,
+    BreakExplanation,
     BreakKind,
-    Cause,
-    Explanation,
-    Severity,
+    BreakSeverity,
+    RecordTrace,
     Side,
-    Trace,
     as_decimal,
     difference,
 )
@@ -173,11 +173,11 @@ class BreakClassifier:
         source_row = sides.bigsite_rows.get(case.key)
         circumstances = self._circumstances(sides, case, revision)
         explanations = explain(circumstances)
-        if case.field in kind.state and explanations[0].cause is Cause.STATE_CHANGED:
+        if case.field in kind.state and explanations[0].cause is BreakCause.STATE_CHANGED:
             return None
         self._cite(explanations, revision, file_row, number)
         if note:
-            likeliest = Explanation(explanations[0].cause, f"{explanations[0].evidence}; {note}")
+            likeliest = BreakExplanation(explanations[0].cause, f"{explanations[0].evidence}; {note}")
             explanations = (likeliest, *explanations[1:])
         other = circumstances.landing if circumstances.file_is_bigsite else circumstances.bigsite
         personal = case.field in kind.personal
@@ -250,12 +250,12 @@ class BreakClassifier:
         return None
 
     def _cite(
-        self, explanations: Sequence[Explanation], revision: Revision, file_row: Row | None, number: str | None
+        self, explanations: Sequence[BreakExplanation], revision: Revision, file_row: Row | None, number: str | None
     ) -> None:
         causes = {explanation.cause for explanation in explanations}
-        if Cause.FILE_ALTERED in causes:
+        if BreakCause.FILE_ALTERED in causes:
             self._cited.update(self._page_keys(revision, file_row, number))
-        if Cause.LANDING_ALTERED in causes:
+        if BreakCause.LANDING_ALTERED in causes:
             self._cited.update(self._landing.faults.get(revision.snapshot_id, {}))
 
     def _uncited(self) -> Iterator[Break]:
@@ -272,21 +272,23 @@ class BreakClassifier:
                 self._delivered.business_date,
                 Side.SOURCE,
                 BreakKind.ALTERED_FILE,
-                Severity.ERROR,
+                BreakSeverity.ERROR,
                 None,
                 ("manifest" if key.endswith(".json") else "delivered page") if delivered else "landed file",
                 key,
-                explanations=(Explanation(Cause.FILE_ALTERED if delivered else Cause.LANDING_ALTERED, fault),),
-                trace=Trace(landed_file=None if delivered else key, page=key if delivered else None),
+                explanations=(
+                    BreakExplanation(BreakCause.FILE_ALTERED if delivered else BreakCause.LANDING_ALTERED, fault),
+                ),
+                trace=RecordTrace(landed_file=None if delivered else key, page=key if delivered else None),
             )
 
-    def _trace(self, case: _Case, revision: Revision, file_row: Row | None, source_row: Row | None) -> Trace:
+    def _trace(self, case: _Case, revision: Revision, file_row: Row | None, source_row: Row | None) -> RecordTrace:
         table = _LANDED_TABLES.get(case.kind.name)
         if table is None:
             subject = _subject(case.kind, case.key, case.number)
             table = _LEDGERS.get(subject.partition("-")[0] if subject.startswith("O") else subject[:1], "")
         day = self._delivered.business_date.isoformat()
-        return Trace(
+        return RecordTrace(
             source_row=(source_row or {}).get("source_row"),
             landed_file=f"landing/{day}/{table}/{revision.snapshot_id}.parquet" if table else None,
             page=(file_row or {}).get("page"),
@@ -342,10 +344,10 @@ def _same_delta(by_field: Mapping[str | None, tuple[Sides, _Case]]) -> bool:
     return deltas[0] is not None and deltas[0] == deltas[1]
 
 
-def _break_kind(case: _Case, cause: Cause) -> BreakKind:
-    if cause is Cause.CONSENT_CHANGED:
+def _break_kind(case: _Case, cause: BreakCause) -> BreakKind:
+    if cause is BreakCause.CONSENT_CHANGED:
         return BreakKind.CONSENT
-    if cause in (Cause.LATE_ROW, Cause.REVERSAL):
+    if cause in (BreakCause.LATE_ROW, BreakCause.REVERSAL):
         return BreakKind.LATE
     return {
         RowClass.MISSING_LEFT: BreakKind.MISSING_IN_EXPORT,

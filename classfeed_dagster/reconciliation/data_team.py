@@ -31,10 +31,10 @@ from classfeed_dagster.warehouse.database import Connection, literal, query
 from classfeed_dagster.warehouse.records import (
     UNEXPLAINED,
     Break,
+    BreakCause,
+    BreakExplanation,
     BreakKind,
-    Cause,
-    Explanation,
-    Severity,
+    BreakSeverity,
     Side,
     difference,
 )
@@ -102,7 +102,9 @@ def reconcile_data_team(
         if theirs is None:
             why, never = _latest_date(connection, table, recipient)
     if theirs is None:
-        missing = _date_break(delivered, BreakKind.MISSING_DATE, Severity.EVENT if never else Severity.WARNING, why)
+        missing = _date_break(
+            delivered, BreakKind.MISSING_DATE, BreakSeverity.EVENT if never else BreakSeverity.WARNING, why
+        )
         return Reconciliation(feed, day, Side.DATA_TEAM, attempt, at, (missing,), ())
     expected = {
         number
@@ -270,15 +272,15 @@ def _portfolio_breaks(delivered: Delivered, ours: OurMetrics, theirs: _Theirs, e
     held = delivered.held_back
     for number in sorted(theirs.digests.keys() - expected):
         if number in held:
-            explanation = Explanation(Cause.QUARANTINE, f"held back: {held[number].get('reason')}")
+            explanation = BreakExplanation(BreakCause.QUARANTINE, f"held back: {held[number].get('reason')}")
         elif number in delivered.latest:
-            explanation = Explanation(
-                Cause.CONSENT_CHANGED, "delivered as REMOVED: its consent ended within the window"
+            explanation = BreakExplanation(
+                BreakCause.CONSENT_CHANGED, "delivered as REMOVED: its consent ended within the window"
             )
         else:
             explanation = UNEXPLAINED
         broken = _break(delivered, BreakKind.MISSING_IN_EXPORT, number, _WHOLE, number, explanations=(explanation,))
-        yield replace(broken, severity=Severity.EVENT) if number in held else broken
+        yield replace(broken, severity=BreakSeverity.EVENT) if number in held else broken
     for number in sorted((expected & ours.digests.keys()) - theirs.digests.keys()):
         yield _break(delivered, BreakKind.EXTRA_IN_EXPORT, number, _WHOLE, number)
 
@@ -307,7 +309,7 @@ def _value_breaks(
             )
 
 
-def _explain(one: Difference, delivered: Delivered, ours: OurMetrics, theirs: _Theirs) -> tuple[Explanation, ...]:
+def _explain(one: Difference, delivered: Delivered, ours: OurMetrics, theirs: _Theirs) -> tuple[BreakExplanation, ...]:
     number, metric, _ = (str(part) for part in one.key)
     found = []
     gap = difference(one.left, one.right) or Decimal(0)
@@ -315,21 +317,23 @@ def _explain(one: Difference, delivered: Delivered, ours: OurMetrics, theirs: _T
     single = next((transaction for _, value, transaction in rows if Decimal(value) == gap), None)
     twice = next((transaction for _, value, transaction in rows if Decimal(value) == -gap), None)
     if single:
-        found.append(Explanation(Cause.ONE_ROW, f"the difference is exactly {single}, which theirs may lack"))
+        found.append(BreakExplanation(BreakCause.ONE_ROW, f"the difference is exactly {single}, which theirs may lack"))
     elif twice:
-        found.append(Explanation(Cause.ONE_ROW, f"the difference is exactly {twice}, which theirs may count twice"))
+        found.append(
+            BreakExplanation(BreakCause.ONE_ROW, f"the difference is exactly {twice}, which theirs may count twice")
+        )
     computed, read = theirs.computed_at[number], delivered.latest[number].snapshot_at
     if computed < read:
         found.append(
-            Explanation(
-                Cause.DATA_TEAM_TIMING,
+            BreakExplanation(
+                BreakCause.DATA_TEAM_TIMING,
                 f"they computed at {computed:%Y-%m-%d %H:%M:%S}Z, before bigsite was read at {read:%Y-%m-%d %H:%M:%S}Z",
             )
         )
     elif computed < theirs.last_computed:
         found.append(
-            Explanation(
-                Cause.DATA_TEAM_TIMING,
+            BreakExplanation(
+                BreakCause.DATA_TEAM_TIMING,
                 f"this figure is of {computed:%Y-%m-%d %H:%M:%S}Z; other portfolios were computed again at "
                 f"{theirs.last_computed:%Y-%m-%d %H:%M:%S}Z",
             )
@@ -340,14 +344,14 @@ def _explain(one: Difference, delivered: Delivered, ours: OurMetrics, theirs: _T
 def _date_events(delivered: Delivered, theirs: _Theirs, due: dt.datetime | None) -> Iterable[Break]:
     if due is not None and theirs.first_computed > due:
         evidence = f"first computed at {theirs.first_computed:%Y-%m-%d %H:%M:%S}Z, due by {due.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}Z"
-        yield _date_break(delivered, BreakKind.LATE_DATE, Severity.EVENT, evidence)
+        yield _date_break(delivered, BreakKind.LATE_DATE, BreakSeverity.EVENT, evidence)
     if theirs.computed_again:
         evidence = f"{theirs.computed_again} metric(s) were computed again, the last at {theirs.last_computed:%Y-%m-%d %H:%M:%S}Z, which counts"
-        yield _date_break(delivered, BreakKind.RECOMPUTED_DATE, Severity.EVENT, evidence)
+        yield _date_break(delivered, BreakKind.RECOMPUTED_DATE, BreakSeverity.EVENT, evidence)
 
 
-def _date_break(delivered: Delivered, kind: BreakKind, severity: Severity, evidence: str) -> Break:
-    explanation = Explanation(Cause.DATA_TEAM_TIMING, evidence)
+def _date_break(delivered: Delivered, kind: BreakKind, severity: BreakSeverity, evidence: str) -> Break:
+    explanation = BreakExplanation(BreakCause.DATA_TEAM_TIMING, evidence)
     broken = _break(delivered, kind, None, "business date", kind.value, explanations=(explanation,))
     return replace(broken, severity=severity)
 
@@ -359,9 +363,9 @@ def _break(
     record: str,
     subject: str,
     *,
-    explanations: tuple[Explanation, ...] = (UNEXPLAINED,),
+    explanations: tuple[BreakExplanation, ...] = (UNEXPLAINED,),
 ) -> Break:
     return Break(
-        delivered.feed, delivered.business_date, Side.DATA_TEAM, kind, Severity.WARNING, number, record, subject,
+        delivered.feed, delivered.business_date, Side.DATA_TEAM, kind, BreakSeverity.WARNING, number, record, subject,
         explanations=explanations,
     )  # fmt: skip

@@ -8,10 +8,18 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from classfeed_dagster.reconciliation.evidence import LateRow
-from classfeed_dagster.warehouse.records import UNEXPLAINED, Cause, Explanation, Severity, as_decimal
+from classfeed_dagster.warehouse.records import UNEXPLAINED, BreakCause, BreakExplanation, BreakSeverity, as_decimal
 
 # What explains a break without anything being wrong with the delivery: the source moved on after it was read.
-MOVED_ON = frozenset({Cause.LATE_ROW, Cause.REVERSAL, Cause.PRICE_REVISED, Cause.CONSENT_CHANGED, Cause.STATE_CHANGED})
+MOVED_ON = frozenset(
+    {
+        BreakCause.LATE_ROW,
+        BreakCause.REVERSAL,
+        BreakCause.PRICE_REVISED,
+        BreakCause.CONSENT_CHANGED,
+        BreakCause.STATE_CHANGED,
+    }
+)
 _SHOWN = 3
 Row = Mapping[str, str | None]
 
@@ -44,47 +52,53 @@ class Circumstances:
         return text if text is not None and dt.datetime.fromisoformat(text) > self.snapshot_at else None
 
 
-def explain(case: Circumstances) -> tuple[Explanation, ...]:
+def explain(case: Circumstances) -> tuple[BreakExplanation, ...]:
     """Return every explanation that its evidence forces, the likeliest first; UNEXPLAINED alone if there is none."""
-    explanations: list[Explanation] = []
+    explanations: list[BreakExplanation] = []
     if case.file_is_landing is not True and case.page_fault:
-        explanations.append(Explanation(Cause.FILE_ALTERED, case.page_fault))
+        explanations.append(BreakExplanation(BreakCause.FILE_ALTERED, case.page_fault))
     if case.file_is_bigsite:
         if case.landing_faults:
-            explanations.append(Explanation(Cause.LANDING_ALTERED, case.landing_faults[0]))
+            explanations.append(BreakExplanation(BreakCause.LANDING_ALTERED, case.landing_faults[0]))
         else:
             explanations.append(
-                Explanation(Cause.LANDING_ALTERED, "file and bigsite agree, the landed copy alone differs")
+                BreakExplanation(BreakCause.LANDING_ALTERED, "file and bigsite agree, the landed copy alone differs")
             )
     elif case.file_is_landing:
         # Only a landing that shows the value in the file proves that bigsite said so when it was read.
         explanations += _changed_since_snapshot(case)
     if not explanations and case.file_is_landing is False:
-        explanations.append(Explanation(Cause.EXPORT_FAULT, "the landed copy differs from the file made of it"))
+        explanations.append(
+            BreakExplanation(BreakCause.EXPORT_FAULT, "the landed copy differs from the file made of it")
+        )
     explanations += number_hints(case.file, case.landing if case.file_is_bigsite else case.bigsite)
     return tuple(explanations) or (UNEXPLAINED,)
 
 
-def _changed_since_snapshot(case: Circumstances) -> list[Explanation]:
-    explanations: list[Explanation] = []
+def _changed_since_snapshot(case: Circumstances) -> list[BreakExplanation]:
+    explanations: list[BreakExplanation] = []
     read = f"the snapshot was read at {case.snapshot_at:%Y-%m-%d %H:%M:%S}Z"
     if case.consent_change and case.decided_by_consent:
-        explanations.append(Explanation(Cause.CONSENT_CHANGED, f"{case.consent_change}; {read}"))
+        explanations.append(BreakExplanation(BreakCause.CONSENT_CHANGED, f"{case.consent_change}; {read}"))
     price = case.changed_since("price_updated_at")
     if price and case.field in ("price", "price_date", "market_value"):
-        explanations.append(Explanation(Cause.PRICE_REVISED, f"bigsite's price was updated at {price}; {read}"))
+        explanations.append(
+            BreakExplanation(BreakCause.PRICE_REVISED, f"bigsite's price was updated at {price}; {read}")
+        )
     explanations += _late(case, read)
     state = case.changed_since(case.state_evidence) if case.state_evidence else None
     if state:
-        explanations.append(Explanation(Cause.STATE_CHANGED, f"bigsite updated it in place at {state}; {read}"))
+        explanations.append(
+            BreakExplanation(BreakCause.STATE_CHANGED, f"bigsite updated it in place at {state}; {read}")
+        )
     return explanations
 
 
-def _late(case: Circumstances, read: str) -> list[Explanation]:
+def _late(case: Circumstances, read: str) -> list[BreakExplanation]:
     if case.late_movement is not None:
         row = case.late_movement
-        cause = Cause.REVERSAL if row.reverses else Cause.LATE_ROW
-        return [Explanation(cause, f"recorded {row.recorded_at}, and not visible when {read[4:]}; {row.travel}")]
+        cause = BreakCause.REVERSAL if row.reverses else BreakCause.LATE_ROW
+        return [BreakExplanation(cause, f"recorded {row.recorded_at}, and not visible when {read[4:]}; {row.travel}")]
     if not case.late_rows:
         return []
     at = case.changed_since("eod_updated_at")
@@ -95,39 +109,41 @@ def _late(case: Circumstances, read: str) -> list[Explanation]:
         + f" ({row.travel})"
         for row in case.late_rows[:_SHOWN]
     )
-    cause = Cause.REVERSAL if all(row.reverses for row in case.late_rows) else Cause.LATE_ROW
-    return [Explanation(cause, f"{what}; {read}; backdated since: {shown}")]
+    cause = BreakCause.REVERSAL if all(row.reverses for row in case.late_rows) else BreakCause.LATE_ROW
+    return [BreakExplanation(cause, f"{what}; {read}; backdated since: {shown}")]
 
 
-def number_hints(one: str | None, other: str | None) -> list[Explanation]:
+def number_hints(one: str | None, other: str | None) -> list[BreakExplanation]:
     """Return hints from the two values alone, ranked after every cause that has evidence of its own."""
     left, right = as_decimal(one), as_decimal(other)
     if left is None or right is None:
         return _date_hint(one, other)
     if left and left == -right:
-        return [Explanation(Cause.SIGN, f"{left} is {right} with its sign turned")]
+        return [BreakExplanation(BreakCause.SIGN, f"{left} is {right} with its sign turned")]
     for power in (1, 2, 3):
         factor = Decimal(10) ** power
         if right and (left == right * factor or left * factor == right):
-            return [Explanation(Cause.SCALE, f"the values differ by a factor of {factor}")]
+            return [BreakExplanation(BreakCause.SCALE, f"the values differ by a factor of {factor}")]
     # Two digits changing places make a difference divisible by 9: a weak hint, so the digits themselves must agree.
     digits = [sorted(f"{abs(value):f}".replace(".", "")) for value in (left, right)]
     if left != right and digits[0] == digits[1]:
-        return [Explanation(Cause.TRANSPOSED, "the same digits in another order (a weak hint)")]
+        return [BreakExplanation(BreakCause.TRANSPOSED, "the same digits in another order (a weak hint)")]
     return []
 
 
-def _date_hint(one: str | None, other: str | None) -> list[Explanation]:
+def _date_hint(one: str | None, other: str | None) -> list[BreakExplanation]:
     try:
         days = abs((dt.date.fromisoformat(one or "") - dt.date.fromisoformat(other or "")).days)
     except ValueError:
         return []
-    return [Explanation(Cause.DAY_SHIFT, "the dates are one day apart: look at time zones")] if days == 1 else []
+    return (
+        [BreakExplanation(BreakCause.DAY_SHIFT, "the dates are one day apart: look at time zones")] if days == 1 else []
+    )
 
 
-def severity(explanations: Sequence[Explanation]) -> Severity:
+def severity(explanations: Sequence[BreakExplanation]) -> BreakSeverity:
     """Return EVENT for a portfolio held back, WARNING where the source moved on after a delivery, else ERROR."""
     cause = explanations[0].cause
-    if cause is Cause.QUARANTINE:
-        return Severity.EVENT  # held back by a rule, on record: many of them raise an alert of their own
-    return Severity.WARNING if cause in MOVED_ON else Severity.ERROR
+    if cause is BreakCause.QUARANTINE:
+        return BreakSeverity.EVENT  # held back by a rule, on record: many of them raise an alert of their own
+    return BreakSeverity.WARNING if cause in MOVED_ON else BreakSeverity.ERROR

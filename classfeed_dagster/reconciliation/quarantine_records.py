@@ -9,7 +9,7 @@ from typing import Any
 
 from classfeed_dagster.reconciliation.delivered import Delivered
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Explanation, Severity, Side
+from classfeed_dagster.warehouse.records import Break, BreakCause, BreakExplanation, BreakKind, BreakSeverity, Side
 
 Consent = tuple[dt.datetime | None, dt.datetime | None, dt.datetime | None]
 
@@ -22,13 +22,17 @@ def quarantine_breaks(
         fault = _fault(store, delivered, number, entry, consents.get(number, ()))
         rules = ", ".join(str(rule.get("rule")) for rule in entry.get("rules", ()))
         reason = f"{entry.get('reason')}{f' (rules: {rules})' if rules else ''}"
-        explanation = Explanation(Cause.QUARANTINE, reason) if fault is None else Explanation(Cause.UNKNOWN, fault)
+        explanation = (
+            BreakExplanation(BreakCause.QUARANTINE, reason)
+            if fault is None
+            else BreakExplanation(BreakCause.UNKNOWN, fault)
+        )
         yield Break(
             delivered.feed,
             delivered.business_date,
             Side.SOURCE,
             BreakKind.CONSENT if entry.get("kind") == "CONSENT_ENDED" else BreakKind.MISSING_IN_EXPORT,
-            Severity.EVENT if fault is None else Severity.ERROR,
+            BreakSeverity.EVENT if fault is None else BreakSeverity.ERROR,
             number,
             "portfolio",
             "held back",
@@ -83,9 +87,9 @@ def consent_breaks(delivered: Delivered, consents: Mapping[str, Sequence[Consent
             delivered.business_date,
             Side.SOURCE,
             BreakKind.CONSENT,
-            Severity.ERROR,
+            BreakSeverity.ERROR,
             number,
             "portfolio",
             "consent at delivery",
-            explanations=(Explanation(Cause.CONSENT_ENDED, evidence),),
+            explanations=(BreakExplanation(BreakCause.CONSENT_ENDED, evidence),),
         )

@@ -18,11 +18,11 @@ from classfeed_dagster.html_page import bars, escape, over_time, page, plots, ta
 from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.warehouse.breaks import KeptBreak
-from classfeed_dagster.warehouse.records import Break, Cause, Severity, Side
+from classfeed_dagster.warehouse.breaks import StoredBreak
+from classfeed_dagster.warehouse.records import Break, BreakCause, BreakSeverity, Side
 
 _SHOWN = 500
-_WORD = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.EVENT: "event"}
+_WORD = {BreakSeverity.ERROR: "error", BreakSeverity.WARNING: "warning", BreakSeverity.EVENT: "event"}
 _AGAINST = {Side.SOURCE: "File against landing and bigsite", Side.DATA_TEAM: "Our metrics against the data team's"}
 _AGES = ((1, "today"), (2, "1 day"), (4, "2–3 days"), (8, "4–7 days"), (31, "1–4 weeks"), (10**6, "older"))
 
@@ -31,7 +31,7 @@ def write_report(
     store: ObjectStore,
     results: Sequence[Reconciliation],
     *,
-    kept: Sequence[KeptBreak] = (),
+    kept: Sequence[StoredBreak] = (),
     history: Sequence[Figure] = (),
 ) -> str:
     """Store the report of one business date (one result a side) and its breaks; the report's key.
@@ -51,7 +51,7 @@ def write_report(
     return key
 
 
-def render(results: Sequence[Reconciliation], kept: Sequence[KeptBreak] = (), history: Sequence[Figure] = ()) -> str:
+def render(results: Sequence[Reconciliation], kept: Sequence[StoredBreak] = (), history: Sequence[Figure] = ()) -> str:
     """The report's HTML."""
     first = results[0]
     breaks = [one for result in results for one in result.worst]
@@ -109,7 +109,7 @@ def _figures(figures: Sequence[Figure]) -> str:
     return f"<h2>What was delivered</h2>{plots(drawn)}{empty}" if drawn or empty else ""
 
 
-def _plots(breaks: Sequence[Break], kept: Sequence[KeptBreak], now: dt.datetime) -> str:
+def _plots(breaks: Sequence[Break], kept: Sequence[StoredBreak], now: dt.datetime) -> str:
     if not breaks and not kept:
         return ""
     kinds = Counter(one.kind.value for one in breaks).most_common()
@@ -133,7 +133,7 @@ def _break(one: Break) -> str:
         )
     )
     ours, theirs = ("file", "bigsite") if one.side is Side.SOURCE else ("ours", "theirs")
-    if one.likeliest.cause is Cause.LANDING_ALTERED:
+    if one.likeliest.cause is BreakCause.LANDING_ALTERED:
         theirs = "landing"
     values = [(ours, one.export_value), (theirs, one.other_value), ("difference", one.difference)]
     if one.field is None:

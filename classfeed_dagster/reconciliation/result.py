@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from classfeed_dagster.reconciliation.figures import Figure
-from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Severity, Side
+from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity, Side
 
-_WORST_FIRST = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.EVENT: 2}
+_WORST_FIRST = {BreakSeverity.ERROR: 0, BreakSeverity.WARNING: 1, BreakSeverity.EVENT: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Reconciliation:
     @property
     def errors(self) -> int:
         """Breaks that say the delivery, or its evidence, is wrong."""
-        return sum(one.severity is Severity.ERROR for one in self.breaks)
+        return sum(one.severity is BreakSeverity.ERROR for one in self.breaks)
 
     @property
     def warnings(self) -> int:
         """Breaks for people to look at, which don't put the delivery in doubt."""
-        return sum(one.severity is Severity.WARNING for one in self.breaks)
+        return sum(one.severity is BreakSeverity.WARNING for one in self.breaks)
 
     @property
     def finding(self) -> str | None:
@@ -57,7 +57,7 @@ class Reconciliation:
         errors = sorted(
             repr((one.kind.value, one.portfolio_number, one.record, one.subject, one.field))
             for one in self.breaks
-            if one.severity is Severity.ERROR
+            if one.severity is BreakSeverity.ERROR
         )
         return hashlib.sha256("\n".join(errors).encode()).hexdigest()[:16] if errors else None
 
@@ -91,7 +91,7 @@ class Reconciliation:
     def metrics(self) -> dict[str, int]:
         """Counts that plot over time; every name is always there, so that a line never has gaps."""
         kinds = Counter(one.kind.name.lower() for one in self.breaks)
-        unexplained = sum(one.likeliest.cause is Cause.UNKNOWN for one in self.breaks)
+        unexplained = sum(one.likeliest.cause is BreakCause.UNKNOWN for one in self.breaks)
         return {
             "breaks": len(self.breaks),
             "errors": self.errors,
@@ -125,7 +125,7 @@ class Reconciliation:
         ]
         for one in self.worst[:limit]:
             cells = (
-                {Severity.ERROR: "🔴", Severity.WARNING: "🟡", Severity.EVENT: "⚪"}[one.severity],
+                {BreakSeverity.ERROR: "🔴", BreakSeverity.WARNING: "🟡", BreakSeverity.EVENT: "⚪"}[one.severity],
                 one.portfolio_number or "—",
                 f"{one.kind.value}: {one.record} {one.subject}",
                 one.field or "",

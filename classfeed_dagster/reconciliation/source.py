@@ -30,7 +30,7 @@ from classfeed_dagster.reconciliation.source_queries import Bigsite, open_source
 from classfeed_dagster.reconciliation.switches import carried, left_out
 from classfeed_dagster.reconciliation.three_way import Sides, Workbench
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Explanation, Severity, Side
+from classfeed_dagster.warehouse.records import Break, BreakCause, BreakExplanation, BreakKind, BreakSeverity, Side
 
 NEVER_DELIVERED = "removed, and nothing of it was ever delivered"
 
@@ -81,7 +81,9 @@ def reconcile_source(
             one.portfolio_number
             for one in classification.breaks
             if one.record == PORTFOLIO
-            and (one.severity is Severity.ERROR or not _known_at_delivery(delivered, one.portfolio_number, updated))
+            and (
+                one.severity is BreakSeverity.ERROR or not _known_at_delivery(delivered, one.portfolio_number, updated)
+            )
         }
         breaks = (
             *(one for one in consent_breaks(delivered, consents) if one.portfolio_number not in named),
@@ -139,11 +141,11 @@ def _window_breaks(delivered: Delivered, question: Question) -> Iterable[Break]:
                 delivered.business_date,
                 Side.SOURCE,
                 BreakKind.ALTERED_FILE,
-                Severity.ERROR,
+                BreakSeverity.ERROR,
                 None,
                 "manifest window",
                 revision.manifest_key,
-                explanations=(Explanation(Cause.FILE_ALTERED, evidence),),
+                explanations=(BreakExplanation(BreakCause.FILE_ALTERED, evidence),),
             )
 
 

@@ -1,4 +1,4 @@
-"""Breaks kept over time: found again, they stay one row; gone, they resolve; back, they open again."""
+"""Breaks over time, one row each: a break that is missing in a later attempt is resolved, and reopened if it returns."""
 
 # ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
 
@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from classfeed_dagster.warehouse.database import Connection, Staging, literal, query, transaction
-from classfeed_dagster.warehouse.records import Break, Severity, Side
+from classfeed_dagster.warehouse.records import Break, BreakSeverity, Side
 
 _TABLE = "RECONCILIATION_BREAK"
 _UPDATED = (
@@ -23,8 +23,8 @@ _MAX_EVIDENCE, _MAX_VALUE, _MAX_SUBJECT = 4_000, 400, 1_024
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """What became of a date's breaks."""
+class BreakChanges:
+    """Number of a date's breaks by change."""
 
     new: int
     still_open: int
@@ -33,8 +33,8 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptBreak:
-    """A break as the warehouse keeps it. Instants are UTC."""
+class StoredBreak:
+    """Break as stored in the warehouse. Instants are UTC."""
 
     break_id: str
     feed: str
@@ -65,17 +65,17 @@ def save_breaks(
     at: dt.datetime,
     attempt: str,
     metrics: Mapping[str, int] | None = None,
-) -> Saved:
-    """Keep what a reconciliation of one side of one date found, in one transaction. Repeating it changes nothing.
+) -> BreakChanges:
+    """Store the breaks of one side of one date, in one transaction. Idempotent.
 
-    Open breaks of that side and date that weren't found again resolve ``at`` that instant. Events are resolved from
-    the start: there is nothing to mend. ``metrics`` are kept as the run's history, once an attempt. ValueError if a
-    break belongs to another feed, side or date.
+    Open breaks of that side and date that are not in ``breaks`` are resolved ``at`` that instant. Events need no action
+    and are resolved from the start. ``metrics`` are stored as the run's history, once an attempt. ValueError if a break
+    belongs to another feed, side or date.
     """
-    strangers = [one for one in breaks if (one.feed, one.side, one.business_date) != (feed, side, day)]
-    if strangers:
-        raise ValueError(f"a break of {strangers[0].feed} {strangers[0].business_date} can't be kept for {feed} {day}")
-    distinct = {one.break_id: one for one in breaks}
+    for entry in breaks:
+        if (entry.feed, entry.side, entry.business_date) != (feed, side, day):
+            raise ValueError(f"A break of {entry.feed} {entry.business_date} cannot be stored for {feed} {day}")
+    distinct = {entry.break_id: entry for entry in breaks}
     where = f"FEED = {literal(feed)} AND SIDE = {literal(side.value)} AND BUSINESS_DATE = {literal(day)}"
     with Staging(connection) as staging:
         staged, staged_runs = staging.table(_TABLE), staging.table("RECONCILIATION_RUN")
@@ -99,19 +99,19 @@ def save_breaks(
             )
             cursor.execute(f"DELETE FROM RECONCILIATION_RUN WHERE {where} AND ATTEMPT = {literal(attempt)}")
             cursor.execute(f"INSERT INTO RECONCILIATION_RUN SELECT * FROM {staged_runs}")
-    lasting = {one.break_id for one in distinct.values() if one.severity is not Severity.EVENT}
-    return Saved(
+    lasting = {entry.break_id for entry in distinct.values() if entry.severity is not BreakSeverity.EVENT}
+    return BreakChanges(
         new=len(distinct.keys() - before.keys()),
-        still_open=sum(before.get(found, False) for found in lasting),
-        reopened=sum(found in before and not before[found] for found in lasting),
-        resolved=sum(is_open and found not in distinct for found, is_open in before.items()),
+        still_open=sum(before.get(break_id, False) for break_id in lasting),
+        reopened=sum(break_id in before and not before[break_id] for break_id in lasting),
+        resolved=sum(is_open and break_id not in distinct for break_id, is_open in before.items()),
     )
 
 
-def kept_breaks(
+def stored_breaks(
     connection: Connection, *, feed: str | None = None, day: dt.date | None = None, only_open: bool = False
-) -> list[KeptBreak]:
-    """Breaks of a feed, of a date, or all; open ones only if asked. Oldest business date first."""
+) -> list[StoredBreak]:
+    """Return the breaks of a feed, of a date, or all, oldest business date first. ``only_open``: the open ones."""
     conditions = ["TRUE"]
     if feed is not None:
         conditions.append(f"FEED = {literal(feed)}")
@@ -119,19 +119,21 @@ def kept_breaks(
         conditions.append(f"BUSINESS_DATE = {literal(day)}")
     if only_open:
         conditions.append("RESOLVED_AT IS NULL")
-    # A null instant comes back as 1970 from the local server, so its absence is asked for apart.
+    # The local server returns a null instant as 1970, so a separate column states its absence.
     rows = query(
         connection,
         "SELECT BREAK_ID, FEED, SIDE, BUSINESS_DATE, KIND, SEVERITY, PORTFOLIO_NUMBER, RECORD_KIND, SUBJECT, FIELD_NAME, "
         "EXPORT_VALUE, OTHER_VALUE, EXPLANATION, EVIDENCE, FIRST_SEEN, LAST_SEEN, RESOLVED_AT, RESOLVED_AT IS NULL "
         f"FROM {_TABLE} WHERE {' AND '.join(conditions)} ORDER BY BUSINESS_DATE, SEVERITY, PORTFOLIO_NUMBER, BREAK_ID",
     )
-    return [_kept(row) for row in rows]
+    return [_stored(row) for row in rows]
 
 
-def _kept(row: tuple[Any, ...]) -> KeptBreak:
-    (break_id, feed, side, day, kind, severity, number, record, subject, field, ours, theirs, why, evidence) = row[:14]
-    return KeptBreak(
+def _stored(row: tuple[Any, ...]) -> StoredBreak:
+    (break_id, feed, side, day, kind, severity, number, record, subject, field, ours, theirs, cause, evidence) = row[
+        :14
+    ]
+    return StoredBreak(
         break_id=break_id,
         feed=feed,
         side=Side(side),
@@ -144,7 +146,7 @@ def _kept(row: tuple[Any, ...]) -> KeptBreak:
         field=field,
         export_value=ours,
         other_value=theirs,
-        explanation=why,
+        explanation=cause,
         evidence=evidence,
         first_seen=_utc(row[14]),
         last_seen=_utc(row[15]),
@@ -153,7 +155,7 @@ def _kept(row: tuple[Any, ...]) -> KeptBreak:
 
 
 def run_history(connection: Connection, feed: str, metric: str) -> list[tuple[dt.date, str, int]]:
-    """A metric over time: business date, side, value of the date's last attempt. For plots."""
+    """Return a metric over time, for plots: business date, side and value of the date's last attempt."""
     rows = query(
         connection,
         "SELECT BUSINESS_DATE, SIDE, VALUE FROM RECONCILIATION_RUN "
@@ -169,7 +171,7 @@ def _utc(instant: dt.datetime) -> dt.datetime:
 
 def _frame(breaks: Iterable[Break], at: dt.datetime, attempt: str) -> pl.DataFrame:
     moment = at.astimezone(dt.UTC).replace(tzinfo=None)
-    rows = [_row(one, moment, attempt) for one in breaks]
+    rows = [_row(entry, moment, attempt) for entry in breaks]
     types: dict[str, pl.DataType] = {"BUSINESS_DATE": pl.Date(), "DIFFERENCE": pl.Decimal(38, 6)}
     types |= dict.fromkeys(("FIRST_SEEN", "LAST_SEEN", "RESOLVED_AT"), pl.Datetime("us"))
     if not rows:
@@ -178,38 +180,40 @@ def _frame(breaks: Iterable[Break], at: dt.datetime, attempt: str) -> pl.DataFra
     return pl.DataFrame(rows, schema=schema)
 
 
-def _row(one: Break, moment: dt.datetime, attempt: str) -> dict[str, Any]:
-    further = "".join(f"; or {other.cause.value}: {other.evidence}" for other in one.explanations[1:])
+def _row(entry: Break, moment: dt.datetime, attempt: str) -> dict[str, Any]:
+    further = "".join(f"; or {other.cause.value}: {other.evidence}" for other in entry.explanations[1:])
     return {
-        "BREAK_ID": one.break_id,
-        "FEED": one.feed,
-        "SIDE": one.side.value,
-        "BUSINESS_DATE": one.business_date,
-        "KIND": one.kind.value,
-        "SEVERITY": one.severity.value,
-        "PORTFOLIO_NUMBER": one.portfolio_number,
-        "RECORD_KIND": one.record,
-        "SUBJECT": one.subject[:_MAX_SUBJECT],
-        "FIELD_NAME": one.field,
-        "EXPORT_VALUE": one.export_value and one.export_value[:_MAX_VALUE],
-        "OTHER_VALUE": one.other_value and one.other_value[:_MAX_VALUE],
-        "DIFFERENCE": one.difference,
-        "EXPLANATION": one.likeliest.cause.value,
-        "EVIDENCE": (one.likeliest.evidence + further)[:_MAX_EVIDENCE],
-        "SOURCE_ROW": one.trace.source_row,
-        "LANDED_FILE": one.trace.landed_file,
-        "PAGE": one.trace.page,
-        "LINE": one.trace.line,
+        "BREAK_ID": entry.break_id,
+        "FEED": entry.feed,
+        "SIDE": entry.side.value,
+        "BUSINESS_DATE": entry.business_date,
+        "KIND": entry.kind.value,
+        "SEVERITY": entry.severity.value,
+        "PORTFOLIO_NUMBER": entry.portfolio_number,
+        "RECORD_KIND": entry.record,
+        "SUBJECT": entry.subject[:_MAX_SUBJECT],
+        "FIELD_NAME": entry.field,
+        "EXPORT_VALUE": entry.export_value and entry.export_value[:_MAX_VALUE],
+        "OTHER_VALUE": entry.other_value and entry.other_value[:_MAX_VALUE],
+        "DIFFERENCE": entry.difference,
+        "EXPLANATION": entry.likeliest.cause.value,
+        "EVIDENCE": (entry.likeliest.evidence + further)[:_MAX_EVIDENCE],
+        "SOURCE_ROW": entry.trace.source_row,
+        "LANDED_FILE": entry.trace.landed_file,
+        "PAGE": entry.trace.page,
+        "LINE": entry.trace.line,
         "FIRST_SEEN": moment,
         "LAST_SEEN": moment,
-        "RESOLVED_AT": moment if one.severity is Severity.EVENT else None,
+        "RESOLVED_AT": moment if entry.severity is BreakSeverity.EVENT else None,
         "FIRST_ATTEMPT": attempt,
         "LAST_ATTEMPT": attempt,
     }
 
 
-def _runs(where: tuple[str, Side, dt.date], attempt: str, at: dt.datetime, metrics: Mapping[str, int]) -> pl.DataFrame:
-    feed, side, day = where
+def _runs(
+    reconciliation: tuple[str, Side, dt.date], attempt: str, at: dt.datetime, metrics: Mapping[str, int]
+) -> pl.DataFrame:
+    feed, side, day = reconciliation
     moment = at.astimezone(dt.UTC).replace(tzinfo=None)
     rows = [
         {

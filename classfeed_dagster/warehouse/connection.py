@@ -1,4 +1,4 @@
-"""The connection to the warehouse: Dagster's Snowflake resource with a key pair; on a laptop, the local stand-in."""
+"""Connection to the warehouse: Dagster's Snowflake resource with a key pair, or the local server on a laptop."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from classfeed_dagster.warehouse.schema import apply_schema
 if TYPE_CHECKING:
     import duckdb
 
-# What Dagster's resource has no field for goes to the connector as it is.
+# Arguments without a field in Dagster's resource are passed to the connector unchanged.
 _EXTRA = ("host", "port", "protocol", "network_timeout", "session_parameters")
 
 
 class WarehouseNotConfiguredError(ConfigurationError):
-    """Outside a laptop, Snowflake must be named by the settings."""
+    """The settings do not name Snowflake, outside a laptop."""
 
 
 def connection_arguments(settings: Settings) -> dict[str, Any]:
-    """Arguments of Dagster's SnowflakeResource; without an account, those of the local stand-in, started if need be.
+    """Return the arguments of Dagster's SnowflakeResource; without an account, those of the local server.
 
-    WarehouseNotConfiguredError if settings are missing that the environment needs.
+    The local server is started if necessary. WarehouseNotConfiguredError if required settings are missing.
     """
     if settings.snowflake_account is None:
         if settings.env is not Environment.LOCAL:
             raise WarehouseNotConfiguredError(
-                f"CLASSFEED_SNOWFLAKE_ACCOUNT is not set, and in {settings.env} there is no local stand-in: set the "
-                "CLASSFEED_SNOWFLAKE_ variables (see the README)"
+                f"CLASSFEED_SNOWFLAKE_ACCOUNT is not set, and {settings.env} has no local server: set the "
+                "CLASSFEED_SNOWFLAKE_ variables (see docs/settings.md)"
             )
         local = server.start(settings.home)
         extra = {name: local.pop(name) for name in _EXTRA if name in local}
@@ -44,7 +44,7 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
         if value is None
     ]
     if missing or settings.snowflake_user is None or settings.snowflake_private_key is None:
-        raise WarehouseNotConfiguredError(f"to reach Snowflake, set {' and '.join(missing)} as well")
+        raise WarehouseNotConfiguredError(f"Snowflake needs more settings: set {' and '.join(missing)} too")
     return {
         "account": settings.snowflake_account,
         "user": settings.snowflake_user,
@@ -62,7 +62,7 @@ _TABLES = "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND ta
 
 @dataclass(frozen=True, slots=True)
 class _LocalFile:
-    # The local warehouse's file as a connection: its cursors look for tables where Snowflake's would.
+    # The local warehouse's file as a connection, whose cursors resolve tables as Snowflake's do.
     database: duckdb.DuckDBPyConnection
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
@@ -73,17 +73,17 @@ class _LocalFile:
 
 @contextmanager
 def read_warehouse(settings: Settings) -> Iterator[Connection | None]:
-    """Yield a connection for queries; None if nothing was ever stored.
+    """Yield a connection for queries; None if the warehouse is empty.
 
-    On a laptop the local warehouse's file is read in place, unless its server already runs: starting one takes longer
-    than any question.
+    On a laptop the local warehouse's file is read in place, unless its server already runs: starting a server takes
+    longer than any query.
     """
     local = settings.snowflake_account is None and settings.env is Environment.LOCAL
     if local and not server.exists(settings.home):
         yield None
         return
     if local:
-        import duckdb  # imported where it is used: most commands never read the warehouse
+        import duckdb  # imported here: most commands never read the warehouse
 
         with server.idle_file(settings.home) as file:
             if file is not None:
@@ -97,8 +97,8 @@ def read_warehouse(settings: Settings) -> Iterator[Connection | None]:
 
 @contextmanager
 def open_warehouse(settings: Settings) -> Iterator[Connection]:
-    """A connection to the warehouse, its tables brought up to this version of the code."""
-    # Imported here: the connector takes six seconds, which only what uses it should pay.
+    """Open a connection to the warehouse, with its tables migrated to this version of the code."""
+    # Imported here: importing the connector takes six seconds.
     from dagster_snowflake import SnowflakeResource
 
     with SnowflakeResource(**connection_arguments(settings)).get_connection() as connection:

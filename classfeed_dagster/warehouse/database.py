@@ -1,10 +1,7 @@
-"""What every statement to the warehouse goes through: a DB-API connection, one transaction a change, staged bulk loads.
+"""Access to the warehouse: statements, transactions and staged bulk loads over a DB-API connection.
 
-Nothing here knows Dagster: the connection comes from its Snowflake resource in production and from a local server in
-a demo or a test. SQL is what both understand.
+The connection is Snowflake's in production and a local server's in a demo or a test. The SQL is valid for both.
 """
-
-# SQL of this package's own text and checked literals; its lines read better whole
 
 from __future__ import annotations
 
@@ -16,55 +13,39 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import polars as pl
 
 from classfeed_dagster.errors import TemporaryError
 
+if TYPE_CHECKING:
+    from snowflake.connector.cursor import SnowflakeCursor
 
-class LoadDiffersError(TemporaryError):
-    """A table doesn't hold what was put into it: rows lost, doubled or altered on the way."""
-
-
-class Cursor(Protocol):
-    """The part of a DB-API cursor that is used."""
-
-    @property
-    def rowcount(self) -> int | None:
-        """Rows changed by the last statement."""
-        ...
-
-    def execute(self, command: str, params: Sequence[Any] | None = None) -> Any:
-        """Run one statement; ``%s`` for parameters."""
-        ...
-
-    def fetchall(self) -> list[Any]:
-        """The rows of the last query."""
-        ...
-
-    def close(self) -> Any:
-        """Let go of it."""
-        ...
+Cursor: TypeAlias = "SnowflakeCursor"
 
 
 class Connection(Protocol):
-    """The part of a DB-API connection that is used."""
+    """DB-API connection: Snowflake's, or a view of the local warehouse's file."""
 
     def cursor(self) -> Any:
-        """A new cursor."""
+        """Open a cursor."""
         ...
 
 
+class LoadDiffersError(TemporaryError):
+    """A table differs from the uploaded rows: some were lost, duplicated or altered."""
+
+
 def query(connection: Connection, statement: str, params: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
-    """A query's rows."""
+    """Return the rows of a query."""
     with _cursor(connection) as cursor:
         cursor.execute(statement, params)
         return [tuple(row) for row in cursor.fetchall()]
 
 
 def execute(connection: Connection, *statements: str) -> None:
-    """Run statements, each on its own."""
+    """Run statements one by one."""
     with _cursor(connection) as cursor:
         for statement in statements:
             cursor.execute(statement)
@@ -81,20 +62,20 @@ def _cursor(connection: Connection) -> Iterator[Cursor]:
 
 @contextmanager
 def transaction(connection: Connection) -> Iterator[Cursor]:
-    """One transaction: committed at the end, rolled back on any error. No DDL within: Snowflake would commit it."""
+    """Open a transaction: committed at the end, rolled back on any error. Without DDL, which Snowflake would commit."""
     with _cursor(connection) as cursor:
         cursor.execute("BEGIN")
         try:
             yield cursor
         except BaseException:
-            cursor.execute("ROLLBACK")  # an open failed transaction refuses every further statement
+            cursor.execute("ROLLBACK")  # a failed open transaction refuses all further statements
             raise
         cursor.execute("COMMIT")
 
 
 @dataclass(slots=True)
-class _Uploaded:
-    """What was uploaded for a table: rows, and the exact sum of every decimal column."""
+class _Upload:
+    """Uploaded rows of a table, with the exact sum of each decimal column."""
 
     rows: int = 0
     sums: dict[str, Decimal] = field(default_factory=dict)
@@ -109,9 +90,9 @@ class _Uploaded:
 
 
 class Staging:
-    """Tables of its own like given ones, filled by PUT and COPY from Parquet: bulk, apart from everyone else's.
+    """Staging tables, bulk-loaded by PUT and COPY from Parquet and private to one load.
 
-    Use as a context manager; its tables are dropped at the end.
+    A context manager: the tables are dropped at the end.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -120,30 +101,30 @@ class Staging:
         self._stage = f"LOAD_STAGE_{self._id}"
         self._tables: list[str] = []
         self._files = 0
-        self._uploaded: dict[str, _Uploaded] = {}
+        self._uploaded: dict[str, _Upload] = {}
 
     def __enter__(self) -> Staging:
         execute(self._connection, f"CREATE TEMPORARY STAGE {self._stage}")
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The stage is temporary and ends with the session, its files with it; the local server knows no DROP STAGE.
+        # The temporary stage and its files end with the session; the local server has no DROP STAGE.
         execute(self._connection, *(f"DROP TABLE IF EXISTS {table}" for table in self._tables))
 
     def table(self, like: str) -> str:
-        """The name of a new, empty staging table with the columns of ``like``.
+        """Create an empty staging table with the columns of ``like``; return its name.
 
-        Transient, not temporary: the local server's COPY doesn't find temporary tables. The random name keeps
-        loads that run at once apart, and a killed load leaves at most rows that nobody reads.
+        Transient, not temporary: the local server's COPY does not find temporary tables. The random name separates
+        concurrent loads. A killed load leaves at most unused rows.
         """
         name = f"STAGED_{like}_{self._id}"
         execute(self._connection, f"CREATE TRANSIENT TABLE {name} LIKE {like}")
         self._tables.append(name)
-        self._uploaded[name] = _Uploaded()
+        self._uploaded[name] = _Upload()
         return name
 
     def put(self, table: str, frame: pl.DataFrame) -> None:
-        """Upload rows for a staging table, columns matched by name; ``copy`` brings them in."""
+        """Upload rows for a staging table, with columns matched by name; ``copy`` loads them."""
         if not frame.height:
             return
         self._uploaded[table].add(frame)
@@ -155,9 +136,9 @@ class Staging:
             execute(self._connection, put)
 
     def copy(self, table: str) -> int:
-        """Bring everything uploaded for a staging table into it, in one COPY; the number of rows.
+        """Load all uploaded rows of a staging table in one COPY; return their number.
 
-        LoadDiffersError if the table then doesn't hold just that.
+        LoadDiffersError if the table then differs from the uploaded rows.
         """
         if rows := self._uploaded[table].rows:
             with _cursor(self._connection) as cursor:
@@ -169,27 +150,25 @@ class Staging:
         return rows
 
     def prove(self, cursor: Cursor, staged: str, table: str, where: str = "") -> None:
-        """LoadDiffersError unless the rows of ``table`` are as many and add up to the cent as those uploaded for
-        ``staged``: every decimal column's sum.
-        """
+        """Raise LoadDiffersError unless ``table`` has the row count and decimal sums of the upload for ``staged``."""
         uploaded = self._uploaded[staged]
         columns = sorted(uploaded.sums)
-        # Snowflake's SUM of a NUMBER is exact; the local server's is a double: the cast gives the column's scale back.
+        # Snowflake's SUM of a NUMBER is exact. The local server's is a double: the cast restores the column's scale.
         sums = "".join(f", COALESCE(SUM({column})::NUMBER(38,6), 0::NUMBER(38,6))" for column in columns)
         cursor.execute(f"SELECT COUNT(*){sums} FROM {table} {where}")  # noqa: S608  # names of this package's tables
-        (found,) = cursor.fetchall()
+        (row,) = cursor.fetchall()
         expected = (uploaded.rows, *(uploaded.sums[column] for column in columns))
         wrong = [
-            f"{name} {is_there} instead of {due}"
-            for name, is_there, due in zip(("rows", *columns), found, expected, strict=True)
-            if is_there != due
+            f"{name} {actual} instead of {value}"
+            for name, actual, value in zip(("rows", *columns), row, expected, strict=True)
+            if actual != value
         ]
         if wrong:
-            raise LoadDiffersError(f"{table} doesn't hold what was uploaded for it: {'; '.join(wrong)}; load again")
+            raise LoadDiffersError(f"{table} differs from the uploaded rows: {'; '.join(wrong)}. Load the date again")
 
 
 def literal(value: str | dt.date | dt.datetime | Decimal | int | bool | None) -> str:
-    """A value as SQL. Instants become UTC without a zone."""
+    """Return a value as an SQL literal. Instants become UTC without a zone."""
     if value is None:
         return "NULL"
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""Loading a business date into the warehouse from what was delivered: through the manifests, never from the frames.
+"""Load of a business date into the warehouse, from the delivered documents and their manifests, not from the frames.
 
-The whole date is loaded anew each time: staged in bulk first, then deleted and replaced in one transaction, so that
-a rerun or a new revision leaves no duplicate and no gap, and readers see the date before or after, nothing between.
+Each load replaces the whole date: staged in bulk first, then deleted and inserted in one transaction. So a re-run or a
+new revision leaves neither duplicates nor gaps, and readers never see a partial date.
 """
 
 # ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
@@ -26,7 +26,7 @@ from classfeed_dagster.warehouse.rows import key_of, rows_of_page
 from classfeed_dagster.warehouse.schema import ensure_dates
 
 FACTS = ("FACT_MOVEMENT", "FACT_HOLDING_DAILY", "FACT_CASH_BALANCE_DAILY", "FACT_DELIVERY")
-_FOR_EVER = "'9999-12-31'::DATE"
+_NO_END = "'9999-12-31'::DATE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class _Dimension:
     seen: str
     key: str
     columns: tuple[str, ...]  # as in both tables
-    described_by: str | None = None  # rows without it say nothing where others have it
+    described_by: str | None = None  # rows without it are ignored if others have it
 
 
 _DIMENSIONS = (
@@ -64,14 +64,14 @@ _DIMENSIONS = (
 
 
 class NothingToLoadError(DataError):
-    """The feed has no delivery for the business date, so there is nothing to load."""
+    """The feed has no delivery for the business date."""
 
     exit_code = ExitCode.NOT_READY
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a load put in place for the business date, by table."""
+class LoadResult:
+    """Rows of a business date by table, after its load."""
 
     feed: str
     business_date: dt.date
@@ -83,19 +83,19 @@ class Loaded:
 
 def load_delivery(
     connection: Connection, store: ObjectStore, feed: str, day: dt.date, document_format: DocumentFormat
-) -> Loaded:
-    """Replace the business date in the warehouse by what was delivered for it: of each portfolio the latest revision.
+) -> LoadResult:
+    """Replace the business date in the warehouse with its delivered data: each portfolio's latest revision.
 
-    NothingToLoadError without a delivery; DamagedRecordError if a file, or what is read from it, isn't what its
-    manifest says; LoadDiffersError if rows or sums change on the way into the tables. Nothing is changed then. The
-    schema must have been applied. Memory: one page at a time.
+    NothingToLoadError without a delivery; DamagedRecordError if a file or its records differ from the manifest;
+    LoadDiffersError if the tables differ from the uploaded rows. After an error the date is unchanged. Requires the
+    applied schema. Memory: one page at a time.
     """
     state = delivered_state(store, feed, day)
     if state.latest is None:
         raise NothingToLoadError(f"{feed} has no delivery for {day.isoformat()}: deliver it first")
     dates = ensure_dates(connection, day)
     with Staging(connection) as staging:
-        staged = {table: staging.table(table) for table in (*FACTS, *(one.seen for one in _DIMENSIONS))}
+        staged = {table: staging.table(table) for table in (*FACTS, *(dimension.seen for dimension in _DIMENSIONS))}
         pages = 0
         for tables in _pages(store, state, document_format):
             pages += 1
@@ -104,32 +104,32 @@ def load_delivery(
         staging.put(staged["FACT_DELIVERY"], _deliveries(state))
         rows = {table: staging.copy(name) for table, name in staged.items()}
         where = f"WHERE FEED = {literal(feed)} AND BUSINESS_DATE = {literal(day)}"
-        for one in _DIMENSIONS:
-            execute(connection, _affected(one, staged[one.seen], where))
+        for dimension in _DIMENSIONS:
+            execute(connection, _affected(dimension, staged[dimension.seen], where))
         try:
             with transaction(connection) as cursor:
                 for table in FACTS:
                     cursor.execute(f"DELETE FROM {table} {where}")
                     cursor.execute(f"INSERT INTO {table} SELECT * FROM {staged[table]}")
                     staging.prove(cursor, staged[table], table, where)
-                for one in _DIMENSIONS:
-                    _rebuild(cursor, one, staged[one.seen], where)
+                for dimension in _DIMENSIONS:
+                    _rebuild(cursor, dimension, staged[dimension.seen], where)
         finally:
-            execute(connection, *(f"DROP TABLE IF EXISTS {_affected_name(one)}" for one in _DIMENSIONS))
-    return Loaded(feed, day, len(state.deliveries), pages, {table: rows[table] for table in FACTS}, dates)
+            execute(connection, *(f"DROP TABLE IF EXISTS {_affected_name(dimension)}" for dimension in _DIMENSIONS))
+    return LoadResult(feed, day, len(state.deliveries), pages, {table: rows[table] for table in FACTS}, dates)
 
 
 def _pages(
     store: ObjectStore, state: DeliveredState, document_format: DocumentFormat
 ) -> Iterator[Mapping[str, pl.DataFrame]]:
-    latest = {number: found.revision for number, found in state.portfolios.items()}
+    latest = {number: delivery.revision for number, delivery in state.portfolios.items()}
     for manifest in state.deliveries:
-        standing = [entry.number for entry in manifest.portfolios if latest[entry.number] == manifest.revision]
+        current = [entry.number for entry in manifest.portfolios if latest[entry.number] == manifest.revision]
         for page in manifest.pages:
             frames = _read(store, page, document_format)
-            kept = {name: frame.filter(pl.col("portfolio_number").is_in(standing)) for name, frame in frames.items()}
+            selected = {name: frame.filter(pl.col("portfolio_number").is_in(current)) for name, frame in frames.items()}
             yield rows_of_page(
-                kept,
+                selected,
                 feed=state.feed,
                 recipient=manifest.recipient,
                 business_date=pl.lit(state.business_date),
@@ -141,18 +141,18 @@ def _pages(
 def _read(store: ObjectStore, page: Page, document_format: DocumentFormat) -> dict[str, pl.DataFrame]:
     with store.local_file(page.key) as path:
         if file_facts(path) != (page.bytes, page.sha256):
-            raise DamagedRecordError(store.location(page.key), "the delivered page isn't what its manifest says")
+            raise DamagedRecordError(store.location(page.key), "the delivered page differs from its manifest")
         frames = document_format.read(path)
     totals = document_format.totals(frames)
     if totals is not None and totals != page.expected:
         raise DamagedRecordError(
-            store.location(page.key), "the records read from the page don't add up to its manifest's control totals"
+            store.location(page.key), "the page's records do not add up to its manifest's control totals"
         )
     return frames
 
 
 def _deliveries(state: DeliveredState) -> pl.DataFrame:
-    """FACT_DELIVERY: every portfolio of every revision."""
+    """Return the rows of FACT_DELIVERY: each portfolio of each revision."""
     rows = [row for manifest in state.deliveries for row in _delivery_rows(state, manifest)]
     return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -182,48 +182,48 @@ def _delivery_rows(state: DeliveredState, manifest: Manifest) -> Iterable[dict[s
         }
 
 
-# --- Dimensions: versions rebuilt from what each date said, for the members that this date touches. --------------
+# Dimensions: versions are rebuilt from each date's attributes, for the members that this date affects.
 
 
-def _affected_name(one: _Dimension) -> str:
-    return f"AFFECTED_{one.seen}"
+def _affected_name(dimension: _Dimension) -> str:
+    return f"AFFECTED_{dimension.seen}"
 
 
-def _affected(one: _Dimension, staged: str, where: str) -> str:
-    # Those of before too: a member that the date no longer has must lose what the date said.
+def _affected(dimension: _Dimension, staged: str, where: str) -> str:
+    # Includes the previous members: a member that the date no longer has loses the date's attributes.
     return (
-        f"CREATE OR REPLACE TEMPORARY TABLE {_affected_name(one)} AS SELECT {one.key} FROM {staged} "
-        f"UNION SELECT {one.key} FROM {one.seen} {where}"
+        f"CREATE OR REPLACE TEMPORARY TABLE {_affected_name(dimension)} AS SELECT {dimension.key} FROM {staged} "
+        f"UNION SELECT {dimension.key} FROM {dimension.seen} {where}"
     )
 
 
-def _rebuild(cursor: Cursor, one: _Dimension, staged: str, where: str) -> None:
-    key, columns = one.key, ", ".join(one.columns)
-    affected = f"{key} IN (SELECT {key} FROM {_affected_name(one)})"
+def _rebuild(cursor: Cursor, dimension: _Dimension, staged: str, where: str) -> None:
+    key, columns = dimension.key, ", ".join(dimension.columns)
+    affected = f"{key} IN (SELECT {key} FROM {_affected_name(dimension)})"
     described = (
-        f"MAX(CASE WHEN {one.described_by} IS NULL THEN 0 ELSE 1 END) OVER (PARTITION BY {key}) = "
-        f"CASE WHEN {one.described_by} IS NULL THEN 0 ELSE 1 END"
-        if one.described_by
+        f"MAX(CASE WHEN {dimension.described_by} IS NULL THEN 0 ELSE 1 END) OVER (PARTITION BY {key}) = "
+        f"CASE WHEN {dimension.described_by} IS NULL THEN 0 ELSE 1 END"
+        if dimension.described_by
         else "TRUE"
     )
-    cursor.execute(f"DELETE FROM {one.seen} {where}")
-    # A security stands on many pages: of equals one, of different ones always the same.
+    cursor.execute(f"DELETE FROM {dimension.seen} {where}")
+    # A security is on many pages: one row is kept, the same one in every load.
     cursor.execute(
-        f"INSERT INTO {one.seen} SELECT * FROM {staged} QUALIFY ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY "
-        f"{f'{one.described_by} NULLS LAST, ' if one.described_by else ''}VERSION) = 1"
+        f"INSERT INTO {dimension.seen} SELECT * FROM {staged} QUALIFY ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY "
+        f"{f'{dimension.described_by} NULLS LAST, ' if dimension.described_by else ''}VERSION) = 1"
     )
-    cursor.execute(f"DELETE FROM {one.table} WHERE {affected}")
+    cursor.execute(f"DELETE FROM {dimension.table} WHERE {affected}")
     cursor.execute(
-        f"""INSERT INTO {one.table} ({key}, {columns}, VALID_FROM, VALID_TO, IS_CURRENT)
-        WITH TOLD AS (
-            SELECT {key}, {columns}, VERSION, BUSINESS_DATE, {described} AS TELLS FROM {one.seen} WHERE {affected}
+        f"""INSERT INTO {dimension.table} ({key}, {columns}, VALID_FROM, VALID_TO, IS_CURRENT)
+        WITH ATTRIBUTES AS (
+            SELECT {key}, {columns}, VERSION, BUSINESS_DATE, {described} AS IS_DESCRIBED FROM {dimension.seen} WHERE {affected}
         ), DAILY AS (
-            SELECT *, ROW_NUMBER() OVER (PARTITION BY {key}, BUSINESS_DATE ORDER BY VERSION) AS NTH FROM TOLD WHERE TELLS
+            SELECT *, ROW_NUMBER() OVER (PARTITION BY {key}, BUSINESS_DATE ORDER BY VERSION) AS NTH FROM ATTRIBUTES WHERE IS_DESCRIBED
         ), COMPARED AS (
             SELECT *, LAG(VERSION) OVER (PARTITION BY {key} ORDER BY BUSINESS_DATE) AS BEFORE_IT FROM DAILY WHERE NTH = 1
         ), STARTS AS (
             SELECT *, LEAD(BUSINESS_DATE) OVER (PARTITION BY {key} ORDER BY BUSINESS_DATE) AS NEXT_START
             FROM COMPARED WHERE BEFORE_IT IS NULL OR BEFORE_IT <> VERSION
         )
-        SELECT {key}, {columns}, BUSINESS_DATE, COALESCE(NEXT_START, {_FOR_EVER}), NEXT_START IS NULL FROM STARTS"""
+        SELECT {key}, {columns}, BUSINESS_DATE, COALESCE(NEXT_START, {_NO_END}), NEXT_START IS NULL FROM STARTS"""
     )

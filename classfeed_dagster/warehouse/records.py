@@ -1,4 +1,4 @@
-"""A break: one thing on which two sides disagree. Values are text; personal ones are never shown."""
+"""Breaks: differences between two sides of a reconciliation. Values are text; personal ones are masked."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from decimal import Decimal
 
 
 class Side(enum.StrEnum):
-    """Against what the delivery was compared."""
+    """Data that the delivery is compared with."""
 
     SOURCE = "source"
     DATA_TEAM = "data_team"
 
 
 class BreakKind(enum.StrEnum):
-    """What is wrong."""
+    """Kind of a break."""
 
     MISSING_IN_EXPORT = "missing in export"
     EXTRA_IN_EXPORT = "extra in export"
@@ -32,16 +32,16 @@ class BreakKind(enum.StrEnum):
     RECOMPUTED_DATE = "recomputed date"
 
 
-class Severity(enum.StrEnum):
-    """ERROR: the delivery or its evidence is wrong. WARNING: for people to look at. EVENT: nothing to mend."""
+class BreakSeverity(enum.StrEnum):
+    """ERROR: the delivery or its evidence is wrong. WARNING: to be reviewed. EVENT: no action needed."""
 
     ERROR = "error"
     WARNING = "warning"
     EVENT = "event"
 
 
-class Cause(enum.StrEnum):
-    """The likely explanation of a break."""
+class BreakCause(enum.StrEnum):
+    """Likely cause of a break."""
 
     FILE_ALTERED = "delivered file altered"
     EXPORT_FAULT = "export fault"
@@ -63,19 +63,19 @@ class Cause(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """A cause and what in the data speaks for it."""
+class BreakExplanation:
+    """BreakCause of a break, with its evidence in the data."""
 
-    cause: Cause
+    cause: BreakCause
     evidence: str
 
 
-UNEXPLAINED = Explanation(Cause.UNKNOWN, "nothing in the data says why")
+UNEXPLAINED = BreakExplanation(BreakCause.UNKNOWN, "no evidence in the data")
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
-    """Where a record stands: source row, landed file, page and line of the document; None where it has none."""
+class RecordTrace:
+    """Places of a record: source row, landed file, page and line of the document; None for a missing one."""
 
     source_row: str | None = None
     landed_file: str | None = None
@@ -85,16 +85,19 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """One break. ``record`` is the kind of record or the metric; ``subject`` a transaction id, code or masked account.
+    """Difference between two sides.
 
-    ``explanations`` are ranked, the likeliest first.
+    Attributes:
+        record: kind of record, or metric.
+        subject: transaction id, code or masked account.
+        explanations: ranked, the likeliest first.
     """
 
     feed: str
     business_date: dt.date
     side: Side
     kind: BreakKind
-    severity: Severity
+    severity: BreakSeverity
     portfolio_number: str | None
     record: str
     subject: str
@@ -102,12 +105,12 @@ class Break:
     export_value: str | None = None
     other_value: str | None = None
     difference: Decimal | None = None
-    explanations: tuple[Explanation, ...] = (UNEXPLAINED,)
-    trace: Trace = Trace()
+    explanations: tuple[BreakExplanation, ...] = (UNEXPLAINED,)
+    trace: RecordTrace = RecordTrace()
 
     @property
     def break_id(self) -> str:
-        """The same for the same disagreement, however often it is found and whatever its values become."""
+        """Identity of the break, independent of its values and of the attempt."""
         parts = (
             self.feed,
             self.business_date.isoformat(),
@@ -120,20 +123,20 @@ class Break:
         return hashlib.sha256("\x1f".join(part or "" for part in parts).encode()).hexdigest()[:32]
 
     @property
-    def likeliest(self) -> Explanation:
-        """The explanation ranked first."""
+    def likeliest(self) -> BreakExplanation:
+        """BreakExplanation ranked first."""
         return self.explanations[0]
 
 
 def as_decimal(text: str | None) -> Decimal | None:
-    """The number that a value is; None if it is none."""
+    """Return ``text`` as a number; None if it is not one."""
     try:
         return None if text is None else Decimal(text)
     except ArithmeticError:
         return None
 
 
-def difference(one: str | None, other: str | None) -> Decimal | None:
-    """``one`` less ``other`` where both are numbers. Exact."""
-    left, right = as_decimal(one), as_decimal(other)
+def difference(ours: str | None, theirs: str | None) -> Decimal | None:
+    """Return ``ours`` less ``theirs`` if both are numbers. Exact."""
+    left, right = as_decimal(ours), as_decimal(theirs)
     return None if left is None or right is None else left - right

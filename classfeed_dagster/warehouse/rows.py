@@ -1,4 +1,4 @@
-"""From a delivered page's frames to the rows of the star schema: durable keys, versions of dimension members, facts."""
+"""Rows of the star schema from a delivered page's frames: durable keys, versions of dimension members, facts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from classfeed_dagster.domains import columns
 
 _NUMBER = "portfolio_number"
 _SECURITY = ("exchange", "isin", "security_code")
-_DESCRIBED = ("security_name", "security_type", "currency")  # of a security, as its holdings tell; movements don't
+_DESCRIBED = ("security_name", "security_type", "currency")  # attributes that only a security's holdings have
 
-# What the load does, declared once: it reads these tables, and lineage (columns.py) reads them too.
+# Declarations of the load, also read by lineage (columns.py).
 KEYS: Mapping[str, tuple[str, ...]] = {
     "portfolio_key": (_NUMBER,),
     "cash_account_key": (_NUMBER, "currency", "account_number"),
     "security_key": _SECURITY,
 }
-"""The durable keys, and the columns of a frame that each is made of."""
+"""Durable keys, each with the columns of a frame that it is built from."""
 
 FRAMES: Mapping[str, tuple[str, ...]] = {
     "SEEN_PORTFOLIO": ("accounts",),
@@ -30,18 +30,18 @@ FRAMES: Mapping[str, tuple[str, ...]] = {
     "FACT_HOLDING_DAILY": ("investment_holdings",),
     "FACT_MOVEMENT": ("movement_transactions",),
 }
-"""The document's frames that each table is filled from."""
+"""Frames of the document that fill each table."""
 
 RENAMED: Mapping[tuple[str, str], str] = {
     ("SEEN_PORTFOLIO", "is_shared"): "consent",
     ("SEEN_CASH_ACCOUNT", "cash_account_number"): "account_number",
 }
-"""Columns of a table that have another name in their frame."""
+"""Columns of a table with another name in their frame."""
 
 ROWS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("FACT_MOVEMENT", "cash_account_key"): ("cash_transaction", "opening_cash"),
 }
-"""Columns that only the rows of some ledgers fill, as landed: a movement of cash alone names an account."""
+"""Columns that only the rows of some landed ledgers fill: only a cash movement names an account."""
 
 _DECLARED = {
     frame.name: frame
@@ -60,7 +60,7 @@ _LEFT_OUT = {
 
 
 def frame_columns(table: str, column: str) -> tuple[tuple[str, str], ...]:
-    """The frames' columns that ``column`` of ``table`` is made of; none for what the manifest or the date tells."""
+    """Return the frames' columns that ``column`` of ``table`` is built from; none if it comes from the manifest."""
     made_of: list[tuple[str, str]] = []
     for frame in FRAMES.get(table, ()):
         if table == "SEEN_SECURITY" and column in _DESCRIBED and frame != "investment_holdings":
@@ -76,13 +76,13 @@ def _columns(frame: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class PageRows:
-    """One page's rows by table, columns named as the warehouse's."""
+    """Rows of one page by table, with the warehouse's column names."""
 
     tables: Mapping[str, pl.DataFrame]
 
 
 def key_of(*parts: str | None) -> str:
-    """A durable key: MD5 of a natural key."""
+    """Return a durable key: the MD5 of a natural key."""
     return hashlib.md5("\x1f".join(part or "" for part in parts).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -95,7 +95,7 @@ def rows_of_page(
     message_id: str,
     correlation_id: str,
 ) -> PageRows:
-    """The rows of every table but FACT_DELIVERY and the dates. Frames that the document doesn't carry give no rows."""
+    """Return the rows of all tables except FACT_DELIVERY and the dates. A frame missing in the document gives none."""
     common = [pl.lit(feed).alias("feed"), business_date.alias("business_date")]
     origin = [pl.lit(message_id).alias("message_id"), pl.lit(correlation_id).alias("correlation_id")]
     tables: dict[str, pl.DataFrame] = {}
@@ -123,11 +123,11 @@ def rows_of_page(
 
 
 def _keyed(frame: pl.DataFrame, columns: Sequence[str], name: str, *prefix: str) -> pl.DataFrame:
-    """``frame`` with a durable key of some columns; rows where the last of them is null get none."""
+    """Add a durable key of some columns to ``frame``; null for rows whose last column is null."""
     distinct = frame.select(columns).unique().filter(pl.col(columns[-1]).is_not_null())
     keys = [key_of(*prefix, *row) for row in distinct.iter_rows()]
-    found = distinct.with_columns(pl.Series(name, keys, dtype=pl.String))
-    return frame.join(found, on=columns, how="left", nulls_equal=True)
+    keyed = distinct.with_columns(pl.Series(name, keys, dtype=pl.String))
+    return frame.join(keyed, on=columns, how="left", nulls_equal=True)
 
 
 def _with_portfolio_key(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
@@ -141,7 +141,7 @@ def _with_account_key(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
 
 
 def _with_security_key(frame: pl.DataFrame) -> pl.DataFrame:
-    # The ISIN outlives a change of code; without one the code is all there is.
+    # The ISIN survives a change of code. Without an ISIN the code is used.
     code = "security_code"
     if not set(_SECURITY) <= set(frame.columns):
         missing = {name: pl.lit(None, pl.String) for name in _SECURITY if name not in frame.columns}
@@ -159,25 +159,25 @@ def _versioned(frame: pl.DataFrame, attributes: Sequence[str]) -> pl.DataFrame:
 
 
 def _portfolios(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
-    shown = _with_portfolio_key(frame, recipient).with_columns(
+    portfolios = _with_portfolio_key(frame, recipient).with_columns(
         recipient=pl.lit(recipient), is_shared=pl.col(RENAMED["SEEN_PORTFOLIO", "is_shared"]) != "REMOVED"
     )
     attributes = [
-        name for name in shown.columns if name not in (_NUMBER, "consent", "extract", "portfolio_key", "recipient")
+        name for name in portfolios.columns if name not in (_NUMBER, "consent", "extract", "portfolio_key", "recipient")
     ]
-    return _versioned(shown, attributes).drop("consent", "extract")
+    return _versioned(portfolios, attributes).drop("consent", "extract")
 
 
 def _cash_accounts(frame: pl.DataFrame, recipient: str) -> pl.DataFrame:
-    shown = _with_portfolio_key(_with_account_key(frame, recipient), recipient).with_columns(
+    accounts = _with_portfolio_key(_with_account_key(frame, recipient), recipient).with_columns(
         recipient=pl.lit(recipient)
     )
-    versioned = _versioned(shown, ("bsb", "account_name", "status", "opened_on", "closed_on"))
+    versioned = _versioned(accounts, ("bsb", "account_name", "status", "opened_on", "closed_on"))
     return versioned.rename({RENAMED["SEEN_CASH_ACCOUNT", "cash_account_number"]: "cash_account_number"})
 
 
 def _securities(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """One row a security of the page: as its holdings describe it, else as its movements do (without a name)."""
+    """Return one row for each security of the page: from its holdings, else from its movements (without a name)."""
     parts = [
         _with_security_key(frame)
         .with_columns(
@@ -190,7 +190,7 @@ def _securities(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     if not parts:
         return pl.DataFrame(schema=dict.fromkeys(("security_key", *_SECURITY, *_DESCRIBED, "version"), pl.String))
     both = pl.concat(parts).filter(pl.col("security_key").is_not_null())
-    one = both.sort("security_name", "security_code", nulls_last=True).unique(
+    securities = both.sort("security_name", "security_code", nulls_last=True).unique(
         "security_key", keep="first", maintain_order=True
     )
-    return _versioned(one, (*_SECURITY, *_DESCRIBED))
+    return _versioned(securities, (*_SECURITY, *_DESCRIBED))

@@ -1,4 +1,4 @@
-"""The warehouse's tables: numbered SQL files, applied once each, in order, never changed afterwards."""
+"""Migrations of the warehouse's tables: numbered SQL files, each applied once, in order, and never changed after."""
 
 # ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
 
@@ -17,7 +17,7 @@ from classfeed_dagster import trading_days
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.warehouse.database import Connection, Staging, execute, literal, query, transaction
 
-_MARGIN = dt.timedelta(days=31)  # from the calendar's ends, so that every day has neighbours
+_MARGIN = dt.timedelta(days=31)  # distance from the calendar's ends, so that every day has neighbours
 _FILE = re.compile(r"(\d{4})_\w+\.sql\Z")
 _VERSIONS = """CREATE TABLE IF NOT EXISTS SCHEMA_VERSION (
     VERSION NUMBER(4,0) NOT NULL, NAME VARCHAR(200) NOT NULL, SHA256 VARCHAR(64) NOT NULL, APPLIED_AT TIMESTAMP_NTZ NOT NULL
@@ -25,7 +25,7 @@ _VERSIONS = """CREATE TABLE IF NOT EXISTS SCHEMA_VERSION (
 
 
 class SchemaError(ConfigurationError):
-    """The warehouse's tables are not the ones that this version of the code knows."""
+    """The warehouse's tables do not match this version of the code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,68 +38,68 @@ class Migration:
 
     @property
     def sha256(self) -> str:
-        """Of its text."""
+        """SHA-256 of its text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def statements(self) -> list[str]:
-        """Its statements, without comments and the semicolons between them."""
+        """Return its statements, without comments and semicolons."""
         bare = re.sub(r"--[^\n]*", "", self.text)
         return [statement.strip() for statement in bare.split(";") if statement.strip()]
 
 
 def migrations() -> tuple[Migration, ...]:
-    """Every file of ``ddl/``, in order."""
+    """Return the files of ``ddl/``, in order."""
     folder = resources.files("classfeed_dagster.warehouse") / "ddl"
-    found = [
+    files = [
         Migration(int(match[1]), file.name, file.read_text())
         for file in folder.iterdir()
         if (match := _FILE.match(file.name))
     ]
-    return tuple(sorted(found, key=lambda one: one.version))
+    return tuple(sorted(files, key=lambda migration: migration.version))
 
 
-def apply_schema(connection: Connection, known: Iterable[Migration] | None = None) -> list[str]:
-    """Apply what has not been applied yet; the names of those files. Safe at any time, and twice.
+def apply_schema(connection: Connection, declared: Iterable[Migration] | None = None) -> list[str]:
+    """Apply the migrations that are missing; return the names of their files. Idempotent.
 
-    SchemaError if an applied file was changed since, or if the warehouse is ahead of this code.
+    SchemaError if an applied file was changed since, or if the warehouse is newer than this code.
     """
     execute(connection, _VERSIONS)
     applied = {int(row[0]): str(row[1]) for row in query(connection, "SELECT VERSION, SHA256 FROM SCHEMA_VERSION")}
-    ours = {one.version: one for one in (migrations() if known is None else known)}
+    files = {migration.version: migration for migration in (migrations() if declared is None else declared)}
     for version, sha256 in applied.items():
-        if version not in ours:
+        if version not in files:
+            raise SchemaError(f"The warehouse has schema version {version}, unknown to this code: deploy newer code")
+        if files[version].sha256 != sha256:
             raise SchemaError(
-                f"the warehouse has schema version {version}, which this code doesn't know: deploy newer code"
+                f"{files[version].name} was changed after it was applied: undo the change and add a new file"
             )
-        if ours[version].sha256 != sha256:
-            raise SchemaError(f"{ours[version].name} was changed after it was applied: undo that, and write a new file")
-    fresh = [one for version, one in sorted(ours.items()) if version not in applied]
-    for one in fresh:
-        execute(connection, *one.statements())
+    fresh = [migration for version, migration in sorted(files.items()) if version not in applied]
+    for migration in fresh:
+        execute(connection, *migration.statements())
         execute(
             connection,
-            f"INSERT INTO SCHEMA_VERSION VALUES ({one.version}, {literal(one.name)}, {literal(one.sha256)}, SYSDATE())",
+            f"INSERT INTO SCHEMA_VERSION VALUES ({migration.version}, {literal(migration.name)}, {literal(migration.sha256)}, SYSDATE())",
         )
-    return [one.name for one in fresh]
+    return [migration.name for migration in fresh]
 
 
 def ensure_dates(connection: Connection, day: dt.date) -> int:
-    """Fill DIM_DATE from the first supported date to the end of the year after ``day``; the number of days it has.
+    """Fill DIM_DATE from the first supported date to the end of the year after ``day``; return its number of days.
 
-    A date of the star schema may lie years back (a transaction's) or ahead (a settlement's), and every one must join.
+    Dates of the star schema may be years back (transactions) or ahead (settlements), and each must join.
     """
     first = trading_days.FIRST_SUPPORTED + _MARGIN
     last = min(dt.date(day.year + 1, 12, 31), trading_days.LAST_SUPPORTED - _MARGIN)
     (row,) = query(connection, "SELECT COUNT(*), MAX(CALENDAR_DATE) FROM DIM_DATE")
-    known, latest = int(row[0]), row[1]
-    if known and latest >= last:
-        return known
-    load_dates(connection, latest + dt.timedelta(days=1) if known else first, last)
+    count, latest = int(row[0]), row[1]
+    if count and latest >= last:
+        return count
+    load_dates(connection, latest + dt.timedelta(days=1) if count else first, last)
     return (last - first).days + 1
 
 
 def load_dates(connection: Connection, first: dt.date, last: dt.date) -> int:
-    """Fill DIM_DATE from ``first`` to ``last``, replacing the rows it has; the number of days."""
+    """Replace the rows of DIM_DATE from ``first`` to ``last``; return the number of days."""
     days = [first + dt.timedelta(days=at) for at in range((last - first).days + 1)]
     frame = pl.DataFrame(
         {

@@ -117,7 +117,7 @@ def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: C
         (("run", "--date", "2023-01-07"), 2, "not an ASX business day"),
         (("run", "--date", "2022-12-30"), 2, "before class_super's first business date"),
         (("run", "--date", "2023-01-05", "--feed", "nope"), 2, "the feeds are"),
-        (("parity", "--date", "2023-01-03"), 4, "holds no file"),
+        (("parity", "--date", "2023-01-03"), 4, "has no file"),
         (("parity", "--date", "2023-01-03", "--feed", "class_super"), 2, "replaces no old app"),
         (("trace", "X1"), 2, "not the id of a ledger row"),
         (("trace", "T1"), 3, "no such row"),

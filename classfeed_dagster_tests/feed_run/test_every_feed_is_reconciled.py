@@ -17,10 +17,10 @@ from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.reconciliation.document_layouts import UnknownLayoutError
 from classfeed_dagster.reconciliation.epi_document import UnreadableDeliveryError
 from classfeed_dagster.tracing.trace import trace
-from classfeed_dagster.warehouse.breaks import kept_breaks
+from classfeed_dagster.warehouse.breaks import stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import query
-from classfeed_dagster.warehouse.records import BreakKind, Cause
+from classfeed_dagster.warehouse.records import BreakCause, BreakKind
 from classfeed_dagster_tests.fixtures.desk import Desk
 
 MONDAY = dt.date(2026, 3, 2)
@@ -64,7 +64,7 @@ def test_shadow_csv_feed_is_reconciled_loaded_and_traced(market: Desk, feed: str
     assert loaded.rows[table] > 0
     with open_warehouse(market.runtime.settings) as connection:
         assert query(connection, f"SELECT DISTINCT FEED FROM {table}") == [(feed,)]
-        assert kept_breaks(connection, only_open=True) == []
+        assert stored_breaks(connection, only_open=True) == []
     with market.runtime.engine.connect() as connection:
         letter, ledger = ("T", "trade") if feed == TRADE else ("C", "cash_transaction")
         key = connection.exec_driver_sql(f"SELECT max({ledger}_id) FROM bigsite.{ledger}").scalar()
@@ -90,7 +90,7 @@ def test_altered_csv_is_an_error(market: Desk, feed: str, old: str, new: str, ki
     market.runtime.store.put(key, text.replace(old, new, 1).encode())
     result = work.source()
     assert kind in {one.kind for one in result.breaks}, result.markdown()
-    assert {one.likeliest.cause for one in result.breaks} == {Cause.FILE_ALTERED}
+    assert {one.likeliest.cause for one in result.breaks} == {BreakCause.FILE_ALTERED}
 
 
 def test_switched_off_rows_are_excluded_with_their_reason(market: Desk) -> None:

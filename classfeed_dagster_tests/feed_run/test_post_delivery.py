@@ -15,7 +15,7 @@ from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
 from classfeed_dagster.tags import CLOCK_TAG, reconciliation_job_name
-from classfeed_dagster.warehouse.breaks import kept_breaks
+from classfeed_dagster.warehouse.breaks import stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import query
 from classfeed_dagster_tests.fixtures.desk import FEED, Desk
@@ -85,7 +85,7 @@ def test_row_lost_by_bigsite_is_a_break_until_corrected(delivered: Desk) -> None
         assert (said.dates, said.offenders) == ((MONDAY,), ("SW00000001",))
         assert told(delivered, "source").report in said.doing
     with open_warehouse(runtime.settings) as connection:
-        (standing,) = kept_breaks(connection, only_open=True)
+        (standing,) = stored_breaks(connection, only_open=True)
         assert standing.portfolio_number == "SW00000001"
         assert query(connection, "SELECT COUNT(*) FROM FACT_DELIVERY") == [(0,)]
 
@@ -97,6 +97,6 @@ def test_row_lost_by_bigsite_is_a_break_until_corrected(delivered: Desk) -> None
         delivered.tick("alerts")
         assert f"breaks.{FEED}" not in open_incidents(runtime.store)
     with open_warehouse(runtime.settings) as connection:
-        assert [one.portfolio_number for one in kept_breaks(connection) if one.resolved_at] == ["SW00000001"]
+        assert [one.portfolio_number for one in stored_breaks(connection) if one.resolved_at] == ["SW00000001"]
         # The data team has said nothing of the date: that is a break of its own.
-        assert [one.side.value for one in kept_breaks(connection, only_open=True)] == ["data_team"]
+        assert [one.side.value for one in stored_breaks(connection, only_open=True)] == ["data_team"]

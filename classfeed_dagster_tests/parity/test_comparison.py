@@ -20,7 +20,7 @@ from classfeed_dagster.feed_run.switches import FeedFlags
 from classfeed_dagster.feeds import class_trade
 from classfeed_dagster.parity import legacy_files
 from classfeed_dagster.parity.comparison import NothingToCompareError, compare_parity
-from classfeed_dagster.parity.explanations import EXPLANATIONS
+from classfeed_dagster.parity.explanations import PARITY_RULES
 from classfeed_dagster.parity.legacy_files import LegacyFileError, LegacyMissingError, legacy_prefix
 from classfeed_dagster.parity.report import (
     ParityReport,
@@ -307,13 +307,13 @@ def test_an_explanation_ends_on_its_last_date(trades: Shadow) -> None:
     trades.new(day, [trade(1, DAYS[0], recorded_at=noon(day))])
     trades.old(day, legacy_trades(day, []))
     for last, clean in ((day, True), (DAYS[0], False)):
-        table = tuple(dataclasses.replace(rule, last=last) for rule in EXPLANATIONS)
+        table = tuple(dataclasses.replace(rule, last=last) for rule in PARITY_RULES)
         assert trades.compare(day, explanations=table).clean is clean
 
 
 def test_every_explanation_is_named_once_dated_owned_and_reasoned() -> None:
-    assert len({rule.name for rule in EXPLANATIONS}) == len(EXPLANATIONS)
-    for rule in EXPLANATIONS:
+    assert len({rule.name for rule in PARITY_RULES}) == len(PARITY_RULES)
+    for rule in PARITY_RULES:
         assert rule.first < rule.last <= dt.date(2030, 1, 1)
         assert rule.owner.startswith("team:")
         assert len(rule.reason) > 40
@@ -423,10 +423,10 @@ def test_too_many_differences_are_never_clean(trades: Shadow) -> None:
 
 
 def test_neither_side_missing_is_taken_for_equal(trades: Shadow) -> None:
-    with pytest.raises(LegacyMissingError, match=r"legacy/class_trade/2023-01-03 holds no file"):
+    with pytest.raises(LegacyMissingError, match=r"legacy/class_trade/2023-01-03 has no file"):
         trades.compare(DAYS[0])
     trades.old(DAYS[0], legacy_trades(DAYS[0], []))
-    with pytest.raises(NothingToCompareError, match="class_trade of 2023-01-03 has not been delivered"):
+    with pytest.raises(NothingToCompareError, match="class_trade of 2023-01-03 is not delivered"):
         trades.compare(DAYS[0])
 
 
@@ -447,18 +447,18 @@ def damaged(data: bytes, changes: Sequence[tuple[bytes, bytes]]) -> bytes:
         (b"", "it is empty"),
         (b"\n \n", "it is empty"),
         (GOOD[: GOOD.rindex(b"T,")], "the trailer is missing"),
-        (damaged(GOOD, [(b"T,2", b"T,3")]), "it is not whole"),
-        (GOOD + b"D\n", "stands after the trailer"),
-        (damaged(GOOD, [(b"03/01/2023", b"04/01/2023")]), "it is not class_trade of 2023-01-03"),
-        (damaged(GOOD, [(b"class_trade", b"class_cash")]), "it is not class_trade of 2023-01-03"),
-        (damaged(GOOD, [(b",ASX,", b",ASX,ASX,ASX,")]), "is no line of class_trade"),
-        (damaged(GOOD, [(b"\nD,", b"\nX,")]), "line 2 with its 22 fields is no line"),
+        (damaged(GOOD, [(b"T,2", b"T,3")]), "it is incomplete"),
+        (GOOD + b"D\n", "is after the trailer"),
+        (damaged(GOOD, [(b"03/01/2023", b"04/01/2023")]), "does not state class_trade of 2023-01-03"),
+        (damaged(GOOD, [(b"class_trade", b"class_cash")]), "does not state class_trade of 2023-01-03"),
+        (damaged(GOOD, [(b",ASX,", b",ASX,ASX,ASX,")]), "is not a line of class_trade"),
+        (damaged(GOOD, [(b"\nD,", b"\nX,")]), "line 2 with 22 fields is not a line"),
         (damaged(GOOD, [(b"MBH", b"M\xe9H")]), "it is not UTF-8"),
         (damaged(GOOD, [(b",MBH,", b',"MB"H,')]), "it is not CSV"),
         (damaged(GOOD, [(b"Z,\n", b"Z,maybe\n")]), "reversal is neither Y nor N"),
         (damaged(NAMED, [(b"brokerage", b"broker")]), "does not fit: check brokerage"),
-        (damaged(NAMED, [(b"\n", b",more\n")]), "check one that should not be there"),
-        (damaged(NAMED, [(b",ASX,", b",")]), "its heading has not"),
+        (damaged(NAMED, [(b"\n", b",more\n")]), "check an unexpected column"),
+        (damaged(NAMED, [(b",ASX,", b",")]), "its heading another number"),
     ],
 )
 def test_a_damaged_old_file_is_refused(trades: Shadow, data: bytes, says: str) -> None:

@@ -15,9 +15,9 @@ from classfeed_dagster.reconciliation.data_team import HELD_BACK, reconcile_data
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster.trading_days import cutoff
-from classfeed_dagster.warehouse.breaks import kept_breaks, save_breaks
+from classfeed_dagster.warehouse.breaks import save_breaks, stored_breaks
 from classfeed_dagster.warehouse.database import execute, literal
-from classfeed_dagster.warehouse.records import BreakKind, Cause, Severity, Side
+from classfeed_dagster.warehouse.records import BreakCause, BreakKind, BreakSeverity, Side
 from classfeed_dagster_tests.fixtures import reconciliation_world as w
 
 CONTRACT = """CREATE TABLE CLASS_FEED_METRICS (BUSINESS_DATE DATE NOT NULL, RECIPIENT VARCHAR(20) NOT NULL,
@@ -149,8 +149,8 @@ def test_a_wrong_metric(team: Team) -> None:
     found = team.only_break()
     assert (found.kind, found.record, found.subject) == (BreakKind.VALUE_DIFFERS, "MARKET_VALUE", "AUD")
     assert found.difference == Decimal("-0.01")
-    assert found.severity is Severity.WARNING
-    assert found.likeliest.cause is Cause.UNKNOWN
+    assert found.severity is BreakSeverity.WARNING
+    assert found.likeliest.cause is BreakCause.UNKNOWN
 
 
 def test_a_difference_that_is_one_row(team: Team, delivered: tuple[w.World, ObjectStore]) -> None:
@@ -176,7 +176,7 @@ def test_a_metric_they_lack_and_one_we_lack(team: Team) -> None:
 def test_computed_before_we_read(team: Team) -> None:
     key = ("SW000001", "UNITS_HELD", None)
     team.publish({**team.metrics, key: Decimal(3)}, at=w.SNAPSHOT_AT - dt.timedelta(hours=1))
-    assert team.only_break().likeliest.cause is Cause.DATA_TEAM_TIMING
+    assert team.only_break().likeliest.cause is BreakCause.DATA_TEAM_TIMING
 
 
 def test_the_date_is_missing_then_comes(team: Team) -> None:
@@ -189,13 +189,13 @@ def test_the_date_is_missing_then_comes(team: Team) -> None:
     team.publish()
     saved = save_breaks(team.connection, w.FEED, Side.DATA_TEAM, w.DAY, team.reconcile().breaks, at=NOW, attempt="a2")
     assert saved.resolved == 1
-    assert kept_breaks(team.connection, only_open=True) == []
+    assert stored_breaks(team.connection, only_open=True) == []
 
 
 def test_a_date_that_came_late_is_an_event(team: Team) -> None:
     team.publish()
     found = team.only_break(due=COMPUTED - dt.timedelta(hours=1))
-    assert (found.kind, found.severity) == (BreakKind.LATE_DATE, Severity.EVENT)
+    assert (found.kind, found.severity) == (BreakKind.LATE_DATE, BreakSeverity.EVENT)
     assert team.reconcile(due=COMPUTED - dt.timedelta(hours=1)).clean
 
 
@@ -203,7 +203,7 @@ def test_computed_again_the_latest_counts(team: Team) -> None:
     team.publish({key: value + 1 for key, value in team.metrics.items()})
     team.publish(at=COMPUTED + dt.timedelta(hours=1))
     found = team.only_break()
-    assert (found.kind, found.severity) == (BreakKind.RECOMPUTED_DATE, Severity.EVENT)
+    assert (found.kind, found.severity) == (BreakKind.RECOMPUTED_DATE, BreakSeverity.EVENT)
 
 
 def test_only_some_portfolios_computed_again(team: Team) -> None:
@@ -213,7 +213,7 @@ def test_only_some_portfolios_computed_again(team: Team) -> None:
         {key: value for key, value in team.metrics.items() if key[0] == "SW000005"}, at=COMPUTED + dt.timedelta(hours=1)
     )
     found = next(one for one in team.reconcile().breaks if one.kind is BreakKind.VALUE_DIFFERS)
-    assert found.likeliest.cause is Cause.DATA_TEAM_TIMING
+    assert found.likeliest.cause is BreakCause.DATA_TEAM_TIMING
 
 
 def test_portfolios_on_one_side_only(team: Team) -> None:
@@ -223,10 +223,10 @@ def test_portfolios_on_one_side_only(team: Team) -> None:
     team.publish(metrics)
     found = {one.portfolio_number: (one.kind, one.likeliest.cause) for one in team.reconcile().breaks}
     assert found == {
-        "SW000003": (BreakKind.MISSING_IN_EXPORT, Cause.CONSENT_CHANGED),
-        "SW000004": (BreakKind.EXTRA_IN_EXPORT, Cause.UNKNOWN),
-        "SW000007": (BreakKind.MISSING_IN_EXPORT, Cause.QUARANTINE),
-        "SW999999": (BreakKind.MISSING_IN_EXPORT, Cause.UNKNOWN),
+        "SW000003": (BreakKind.MISSING_IN_EXPORT, BreakCause.CONSENT_CHANGED),
+        "SW000004": (BreakKind.EXTRA_IN_EXPORT, BreakCause.UNKNOWN),
+        "SW000007": (BreakKind.MISSING_IN_EXPORT, BreakCause.QUARANTINE),
+        "SW999999": (BreakKind.MISSING_IN_EXPORT, BreakCause.UNKNOWN),
     }
     assert len(team.reconcile().breaks) == 4
 
@@ -234,7 +234,7 @@ def test_portfolios_on_one_side_only(team: Team) -> None:
 def test_a_held_back_portfolio_alone_asks_nobody_to_look(team: Team) -> None:
     team.publish({**team.metrics, ("SW000007", "CASH_ACCOUNTS", None): Decimal(1)})
     result = team.reconcile()
-    assert [(one.portfolio_number, one.severity) for one in result.breaks] == [("SW000007", Severity.EVENT)]
+    assert [(one.portfolio_number, one.severity) for one in result.breaks] == [("SW000007", BreakSeverity.EVENT)]
     assert result.clean
     assert result.held_back == {"SW000007": "its units don't add up"}
     (tally,) = result.tallies

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.warehouse.records import Cause
+from classfeed_dagster.warehouse.records import BreakCause
 from classfeed_dagster_tests.fixtures import planted_faults as planted
 
 FAULTS = {f"{fault.name}, in {fault.places}": fault for fault in planted.FAULTS}
@@ -58,5 +58,5 @@ def test_late_row_names_the_delivery_that_carries_it(bigsite_engine: sa.Engine, 
     case.deliver()
     INNOCENT["bulk load with old instants"].after(case)
     (late,) = case.reconcile().breaks
-    assert (late.subject, late.likeliest.cause) == ("I9003", Cause.LATE_ROW)
+    assert (late.subject, late.likeliest.cause) == ("I9003", BreakCause.LATE_ROW)
     assert late.likeliest.evidence.endswith("to be sent with 2025-03-13")

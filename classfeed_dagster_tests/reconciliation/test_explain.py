@@ -11,7 +11,7 @@ import pytest
 from classfeed_dagster.reconciliation.evidence import LateRow
 from classfeed_dagster.reconciliation.expected_sql import Question
 from classfeed_dagster.reconciliation.explain import Circumstances, explain, number_hints, severity
-from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Severity, Side, difference
+from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity, Side, difference
 
 READ = dt.datetime(2025, 3, 12, 16, tzinfo=dt.UTC)
 SINCE = "2025-03-12T20:00:00.000000Z"
@@ -23,51 +23,51 @@ CASE = Circumstances(
 )  # fmt: skip
 
 
-def causes(**changes: object) -> list[Cause]:
+def causes(**changes: object) -> list[BreakCause]:
     return [one.cause for one in explain(dataclasses.replace(CASE, **changes))]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, Cause.UNKNOWN),
-        ({"file_is_landing": False}, Cause.EXPORT_FAULT),
-        ({"file_is_landing": False, "page_fault": "p: changed"}, Cause.FILE_ALTERED),
-        ({"file_is_landing": None, "page_fault": "p: changed"}, Cause.FILE_ALTERED),
-        ({"file_is_landing": True, "page_fault": "p: changed"}, Cause.UNKNOWN),  # the file still says what was landed
-        ({"file_is_landing": False, "file_is_bigsite": True}, Cause.LANDING_ALTERED),
-        ({"file_is_landing": False, "file_is_bigsite": True, "landing_faults": ("x: changed",)}, Cause.LANDING_ALTERED),
-        ({"evidence": {"eod_updated_at": SINCE}, "late_rows": (LATE,)}, Cause.LATE_ROW),
-        ({"evidence": {"eod_updated_at": SINCE}}, Cause.UNKNOWN),  # rewritten, and no row forces it
-        ({"evidence": {"eod_updated_at": BEFORE}}, Cause.UNKNOWN),
-        ({"evidence": {"eod_updated_at": SINCE}, "late_rows": (LATE,), "file_is_landing": False}, Cause.EXPORT_FAULT),
-        ({"evidence": {"eod_updated_at": SINCE}, "late_rows": (LATE,), "file_is_landing": None}, Cause.UNKNOWN),
-        ({"field": "price", "evidence": {"price_updated_at": SINCE}}, Cause.PRICE_REVISED),
-        ({"field": "price", "evidence": {"price_updated_at": READ.isoformat()}}, Cause.UNKNOWN),
-        ({"field": "cost_base", "evidence": {"price_updated_at": SINCE}}, Cause.UNKNOWN),
-        ({"field": "isin", "evidence": {"state_updated_at": SINCE}, "state_evidence": "state_updated_at"}, Cause.STATE_CHANGED),
-        ({"field": "units", "evidence": {"state_updated_at": SINCE}}, Cause.UNKNOWN),  # not of the row that changed
-        ({"field": "hin", "evidence": {"state_updated_at": SINCE}, "state_evidence": "portfolio_updated_at"}, Cause.UNKNOWN),
-        ({"record": "accounts", "field": "extract", "consent_change": "consent 1", "decided_by_consent": True}, Cause.CONSENT_CHANGED),
-        ({"field": None, "in_file": False, "consent_change": "consent 1"}, Cause.UNKNOWN),  # it decides nothing here
-        ({"record": "movement_transactions", "field": None, "in_file": False, "late_movement": dataclasses.replace(LATE, reverses="trade 1")}, Cause.REVERSAL),
-        ({"record": "movement_transactions", "field": None, "in_file": False, "late_movement": LATE}, Cause.LATE_ROW),
-        ({"record": "movement_transactions", "field": None, "in_file": False}, Cause.UNKNOWN),
-        ({"file": "5.00", "bigsite": "-5.00"}, Cause.SIGN),
-        ({"file": "5.00", "bigsite": "500.00"}, Cause.SCALE),
-        ({"file": "12.34", "bigsite": "13.24"}, Cause.TRANSPOSED),
-        ({"file": "2025-03-12", "bigsite": "2025-03-13"}, Cause.DAY_SHIFT),
-        ({"file": "2025-03-12", "bigsite": "2025-03-14"}, Cause.UNKNOWN),
-        ({"file": "x", "bigsite": "y"}, Cause.UNKNOWN),
+        ({}, BreakCause.UNKNOWN),
+        ({"file_is_landing": False}, BreakCause.EXPORT_FAULT),
+        ({"file_is_landing": False, "page_fault": "p: changed"}, BreakCause.FILE_ALTERED),
+        ({"file_is_landing": None, "page_fault": "p: changed"}, BreakCause.FILE_ALTERED),
+        ({"file_is_landing": True, "page_fault": "p: changed"}, BreakCause.UNKNOWN),  # the file still says what was landed
+        ({"file_is_landing": False, "file_is_bigsite": True}, BreakCause.LANDING_ALTERED),
+        ({"file_is_landing": False, "file_is_bigsite": True, "landing_faults": ("x: changed",)}, BreakCause.LANDING_ALTERED),
+        ({"evidence": {"eod_updated_at": SINCE}, "late_rows": (LATE,)}, BreakCause.LATE_ROW),
+        ({"evidence": {"eod_updated_at": SINCE}}, BreakCause.UNKNOWN),  # rewritten, and no row forces it
+        ({"evidence": {"eod_updated_at": BEFORE}}, BreakCause.UNKNOWN),
+        ({"evidence": {"eod_updated_at": SINCE}, "late_rows": (LATE,), "file_is_landing": False}, BreakCause.EXPORT_FAULT),
+        ({"evidence": {"eod_updated_at": SINCE}, "late_rows": (LATE,), "file_is_landing": None}, BreakCause.UNKNOWN),
+        ({"field": "price", "evidence": {"price_updated_at": SINCE}}, BreakCause.PRICE_REVISED),
+        ({"field": "price", "evidence": {"price_updated_at": READ.isoformat()}}, BreakCause.UNKNOWN),
+        ({"field": "cost_base", "evidence": {"price_updated_at": SINCE}}, BreakCause.UNKNOWN),
+        ({"field": "isin", "evidence": {"state_updated_at": SINCE}, "state_evidence": "state_updated_at"}, BreakCause.STATE_CHANGED),
+        ({"field": "units", "evidence": {"state_updated_at": SINCE}}, BreakCause.UNKNOWN),  # not of the row that changed
+        ({"field": "hin", "evidence": {"state_updated_at": SINCE}, "state_evidence": "portfolio_updated_at"}, BreakCause.UNKNOWN),
+        ({"record": "accounts", "field": "extract", "consent_change": "consent 1", "decided_by_consent": True}, BreakCause.CONSENT_CHANGED),
+        ({"field": None, "in_file": False, "consent_change": "consent 1"}, BreakCause.UNKNOWN),  # it decides nothing here
+        ({"record": "movement_transactions", "field": None, "in_file": False, "late_movement": dataclasses.replace(LATE, reverses="trade 1")}, BreakCause.REVERSAL),
+        ({"record": "movement_transactions", "field": None, "in_file": False, "late_movement": LATE}, BreakCause.LATE_ROW),
+        ({"record": "movement_transactions", "field": None, "in_file": False}, BreakCause.UNKNOWN),
+        ({"file": "5.00", "bigsite": "-5.00"}, BreakCause.SIGN),
+        ({"file": "5.00", "bigsite": "500.00"}, BreakCause.SCALE),
+        ({"file": "12.34", "bigsite": "13.24"}, BreakCause.TRANSPOSED),
+        ({"file": "2025-03-12", "bigsite": "2025-03-13"}, BreakCause.DAY_SHIFT),
+        ({"file": "2025-03-12", "bigsite": "2025-03-14"}, BreakCause.UNKNOWN),
+        ({"file": "x", "bigsite": "y"}, BreakCause.UNKNOWN),
     ],
 )  # fmt: skip
-def test_the_likeliest_cause(changes: dict[str, object], expected: Cause) -> None:
+def test_the_likeliest_cause(changes: dict[str, object], expected: BreakCause) -> None:
     assert causes(**changes)[0] is expected
 
 
 def test_causes_with_evidence_rank_before_hints() -> None:
     found = causes(file="5.00", bigsite="50.00", evidence={"eod_updated_at": SINCE}, late_rows=(LATE,))
-    assert found == [Cause.LATE_ROW, Cause.SCALE]
+    assert found == [BreakCause.LATE_ROW, BreakCause.SCALE]
 
 
 def test_a_number_is_not_its_own_hint() -> None:
@@ -77,12 +77,12 @@ def test_a_number_is_not_its_own_hint() -> None:
 
 
 def test_severity() -> None:
-    assert severity(explain(dataclasses.replace(CASE, late_rows=(LATE,)))) is Severity.WARNING
-    assert severity(explain(CASE)) is Severity.ERROR
+    assert severity(explain(dataclasses.replace(CASE, late_rows=(LATE,)))) is BreakSeverity.WARNING
+    assert severity(explain(CASE)) is BreakSeverity.ERROR
 
 
 def test_the_same_disagreement_has_the_same_id() -> None:
-    one = Break("f", READ.date(), Side.SOURCE, BreakKind.LATE, Severity.ERROR, "P", "r", "s", "units", "1", "2")
+    one = Break("f", READ.date(), Side.SOURCE, BreakKind.LATE, BreakSeverity.ERROR, "P", "r", "s", "units", "1", "2")
     assert one.break_id == dataclasses.replace(one, kind=BreakKind.VALUE_DIFFERS, export_value="9").break_id
     assert one.break_id != dataclasses.replace(one, field="price").break_id
     assert one.break_id != dataclasses.replace(one, side=Side.DATA_TEAM).break_id
@@ -96,22 +96,22 @@ def test_names_that_could_be_sql_are_refused(recipient: str, audience: str) -> N
 
 def test_explain_holding_undone_by_a_backdated_row_is_late() -> None:
     gone: dict[str, Any] = {"field": None, "bigsite": None}
-    assert causes(**gone, late_rows=(LATE,))[0] is Cause.LATE_ROW
+    assert causes(**gone, late_rows=(LATE,))[0] is BreakCause.LATE_ROW
     (undone, *_) = explain(dataclasses.replace(CASE, **gone, late_rows=(LATE,)))
     assert undone.evidence.startswith("bigsite's end of day has no such row any more; ")
-    assert causes(**gone)[0] is Cause.UNKNOWN
+    assert causes(**gone)[0] is BreakCause.UNKNOWN
     # The file isn't what was landed: then the export is at fault, whatever came late.
-    assert Cause.LATE_ROW not in causes(**gone, late_rows=(LATE,), file_is_landing=False)
+    assert BreakCause.LATE_ROW not in causes(**gone, late_rows=(LATE,), file_is_landing=False)
 
 
 def test_explain_names_the_first_three_backdated_rows() -> None:
     rows = tuple(LateRow(f"trade {at}", SINCE, "T1" if at else None, "sent with D") for at in range(4))
     rewritten = dataclasses.replace(CASE, evidence={"eod_updated_at": SINCE})
     (mixed,) = explain(dataclasses.replace(rewritten, late_rows=rows))
-    assert mixed.cause is Cause.LATE_ROW
+    assert mixed.cause is BreakCause.LATE_ROW
     assert mixed.evidence.startswith(f"bigsite rewrote its end of day at {SINCE}; ")
     reversing = [f"trade {at} recorded {SINCE} reversing T1 (sent with D)" for at in (1, 2)]
     shown = ", ".join([f"trade 0 recorded {SINCE} (sent with D)", *reversing])
     assert mixed.evidence.endswith(f"backdated since: {shown}")
     (reversals,) = explain(dataclasses.replace(rewritten, late_rows=rows[1:]))
-    assert reversals.cause is Cause.REVERSAL
+    assert reversals.cause is BreakCause.REVERSAL

@@ -14,35 +14,43 @@ from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.report import render, write_report
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.warehouse.breaks import KeptBreak
-from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Explanation, Severity, Side, Trace
+from classfeed_dagster.warehouse.breaks import StoredBreak
+from classfeed_dagster.warehouse.records import (
+    Break,
+    BreakCause,
+    BreakExplanation,
+    BreakKind,
+    BreakSeverity,
+    RecordTrace,
+    Side,
+)
 
 DAY = dt.date(2025, 3, 12)
 NOW = dt.datetime(2025, 3, 13, 9, tzinfo=dt.UTC)
 ONE = Break(
-    "class_super", DAY, Side.SOURCE, BreakKind.VALUE_DIFFERS, Severity.ERROR, "SW000001", "movement_transactions", "T102", "net_amount",
-    "10.50", "10.40", Decimal("0.10"), (Explanation(Cause.FILE_ALTERED, "<script>alert(1)</script>"), Explanation(Cause.SIGN, "turned")),
-    Trace("trade 102", "landing/x", "class_super-20250312-r0-p1", "17"),
+    "class_super", DAY, Side.SOURCE, BreakKind.VALUE_DIFFERS, BreakSeverity.ERROR, "SW000001", "movement_transactions", "T102", "net_amount",
+    "10.50", "10.40", Decimal("0.10"), (BreakExplanation(BreakCause.FILE_ALTERED, "<script>alert(1)</script>"), BreakExplanation(BreakCause.SIGN, "turned")),
+    RecordTrace("trade 102", "landing/x", "class_super-20250312-r0-p1", "17"),
 )  # fmt: skip
-SMALL = dataclasses.replace(ONE, subject="T1", difference=Decimal("-0.01"), trace=Trace(page="p"))
+SMALL = dataclasses.replace(ONE, subject="T1", difference=Decimal("-0.01"), trace=RecordTrace(page="p"))
 LATE = dataclasses.replace(
     ONE,
     subject="T|9",
-    severity=Severity.WARNING,
+    severity=BreakSeverity.WARNING,
     kind=BreakKind.LATE,
     field=None,
     export_value=None,
     difference=None,
-    trace=Trace(),
+    trace=RecordTrace(),
 )
-EVENT = dataclasses.replace(LATE, severity=Severity.EVENT, portfolio_number=None, side=Side.DATA_TEAM)
+EVENT = dataclasses.replace(LATE, severity=BreakSeverity.EVENT, portfolio_number=None, side=Side.DATA_TEAM)
 CLEAN = Reconciliation(
     "class_super", DAY, Side.SOURCE, "a1", NOW, (), (Tally("accounts against bigsite", {"match": (5, 5), "excluded": (0, 2)}, 5, 0, {"held": 2}),),
     {"SW000009": "its units don't add up"}, moved_on=2,
 )  # fmt: skip
 BROKEN = dataclasses.replace(CLEAN, breaks=(LATE, SMALL, ONE), truncated=True, held_back={})
 DATA_TEAM = dataclasses.replace(CLEAN, side=Side.DATA_TEAM, breaks=(EVENT,), tallies=())
-KEPT = KeptBreak(
+KEPT = StoredBreak(
     "x", "class_super", Side.SOURCE, DAY, "late", "error", None, "r", "s", None, None, None, "late row", "e",
     NOW - dt.timedelta(days=5), NOW, None,
 )  # fmt: skip

@@ -19,7 +19,7 @@ from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.reconciliation.source import NEVER_DELIVERED, reconcile_source
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import cutoff
-from classfeed_dagster.warehouse.records import Break, BreakKind, Cause, Severity
+from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity
 from classfeed_dagster_tests.fixtures import reconciliation_world as w
 
 LATER = w.SNAPSHOT_AT + dt.timedelta(hours=5)
@@ -113,8 +113,8 @@ def test_identifier_masked_in_the_file_is_no_break(bigsite_engine: sa.Engine, lo
 def test_identifier_left_in_the_file_is_an_error(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
     result = _with_identifiers(bigsite_engine, local_store, masked=False).reconcile()
     assert {(one.record, one.field, one.severity) for one in result.breaks} == {
-        ("accounts", "portfolio_name", Severity.ERROR),
-        ("movement_transactions", "narrative", Severity.ERROR),
+        ("accounts", "portfolio_name", BreakSeverity.ERROR),
+        ("movement_transactions", "narrative", BreakSeverity.ERROR),
     }, result.markdown(50)
     assert "123" not in result.markdown(50)
 
@@ -145,9 +145,9 @@ def test_an_amount_changed_in_a_delivered_file(scene: Scene) -> None:
     )  # fmt: skip
     assert (found.export_value, found.other_value) == ("1" + value, value)
     assert found.difference == Decimal("1" + value) - Decimal(value)
-    assert found.likeliest.cause is Cause.FILE_ALTERED
+    assert found.likeliest.cause is BreakCause.FILE_ALTERED
     assert key in found.likeliest.evidence
-    assert found.severity is Severity.ERROR
+    assert found.severity is BreakSeverity.ERROR
     assert found.trace.source_row == "trade 102"
     assert found.trace.landed_file == f"landing/{w.DAY}/trade/{scene.snapshot.snapshot_id}.parquet"
     assert scene.store.exists(found.trace.landed_file)
@@ -166,8 +166,8 @@ def test_a_movement_dropped_by_the_export(undelivered: Scene) -> None:
     undelivered.deliver(frames=frames)
     found = undelivered.only_break()
     assert (found.kind, found.subject, found.field) == (BreakKind.MISSING_IN_EXPORT, "C102", None)
-    assert found.likeliest.cause is Cause.EXPORT_FAULT
-    assert found.severity is Severity.ERROR
+    assert found.likeliest.cause is BreakCause.EXPORT_FAULT
+    assert found.severity is BreakSeverity.ERROR
     assert found.trace.source_row == "cash_transaction 102"
     # Mended: a re-issue that holds the portfolio whole.
     undelivered.deliver(revision=1, only=frozenset({"SW000001"}))
@@ -182,7 +182,7 @@ def test_a_movement_cut_out_of_a_delivered_file(scene: Scene) -> None:
     scene.store.put(key, gzip.compress((document[:start] + document[end:]).encode(), mtime=0))
     found = scene.only_break()
     assert (found.kind, found.subject) == (BreakKind.MISSING_IN_EXPORT, "S402")
-    assert found.likeliest.cause is Cause.FILE_ALTERED
+    assert found.likeliest.cause is BreakCause.FILE_ALTERED
 
 
 def test_a_portfolio_that_should_not_be_there(undelivered: Scene) -> None:
@@ -204,7 +204,7 @@ def test_a_portfolio_that_should_not_be_there(undelivered: Scene) -> None:
     assert not consent  # told once: the portfolio isn't bigsite's at all
     (one,) = found
     assert (one.kind, one.record, one.portfolio_number) == (BreakKind.EXTRA_IN_EXPORT, "portfolio", "SW999999")
-    assert one.likeliest.cause is Cause.EXPORT_FAULT
+    assert one.likeliest.cause is BreakCause.EXPORT_FAULT
     assert "difference(s)" in one.likeliest.evidence
 
 
@@ -215,7 +215,7 @@ def test_a_portfolio_left_out_without_a_word(undelivered: Scene) -> None:
     undelivered.deliver(frames=frames)
     found = undelivered.only_break()
     assert (found.kind, found.record, found.portfolio_number) == (BreakKind.MISSING_IN_EXPORT, "portfolio", "SW000005")
-    assert found.severity is Severity.ERROR
+    assert found.severity is BreakSeverity.ERROR
 
 
 def test_a_movement_sent_twice(undelivered: Scene) -> None:
@@ -231,7 +231,7 @@ def test_a_page_whose_bytes_changed_but_not_its_records(scene: Scene) -> None:
     key = scene.page_of("SW000001")
     w.rewrite_page(scene.store, key, "</EPIDataResponse>", "</EPIDataResponse>\n<!-- -->")
     found = scene.only_break()
-    assert (found.kind, found.subject, found.likeliest.cause) == (BreakKind.ALTERED_FILE, key, Cause.FILE_ALTERED)
+    assert (found.kind, found.subject, found.likeliest.cause) == (BreakKind.ALTERED_FILE, key, BreakCause.FILE_ALTERED)
 
 
 def test_a_page_that_is_gone(scene: Scene) -> None:
@@ -241,7 +241,7 @@ def test_a_page_that_is_gone(scene: Scene) -> None:
     on_page = {one.number for one in scene.manifest.portfolios if one.page == scene.manifest.pages[0].message_id}
     assert {one.portfolio_number for one in result.breaks} == on_page
     assert {one.kind for one in result.breaks} == {BreakKind.MISSING_IN_EXPORT}
-    assert {one.likeliest.cause for one in result.breaks} == {Cause.FILE_ALTERED}
+    assert {one.likeliest.cause for one in result.breaks} == {BreakCause.FILE_ALTERED}
 
 
 def test_a_page_cut_short_can_not_be_judged(scene: Scene) -> None:
@@ -292,7 +292,7 @@ def test_a_tampered_landed_file(scene: Scene) -> None:
     found = scene.only_break()
     assert (found.kind, found.subject, found.field) == (BreakKind.VALUE_DIFFERS, "T102", "units")
     assert found.difference == -1
-    assert found.likeliest.cause is Cause.LANDING_ALTERED
+    assert found.likeliest.cause is BreakCause.LANDING_ALTERED
     assert "changed after landing" in found.likeliest.evidence
     Path(scene.store.location(scene.snapshot.tables["trade"].key)).write_bytes(before)
     assert scene.reconcile().breaks == ()
@@ -302,7 +302,7 @@ def test_a_landed_file_that_changed_where_no_record_shows_it(scene: Scene) -> No
     rewrite_landed(scene, "repeated_confirmation", pl.lit("x").alias("side"))
     found = scene.only_break()
     assert (found.kind, found.record) == (BreakKind.ALTERED_FILE, "landed file")
-    assert found.likeliest.cause is Cause.LANDING_ALTERED
+    assert found.likeliest.cause is BreakCause.LANDING_ALTERED
 
 
 def test_a_landed_file_that_can_not_be_read(scene: Scene) -> None:
@@ -331,8 +331,8 @@ def test_a_row_that_bigsite_showed_too_late(scene: Scene) -> None:
         "FROM bigsite.income WHERE income_id = 102"
     )
     found = scene.only_break()
-    assert (found.kind, found.subject, found.likeliest.cause) == (BreakKind.LATE, "I999", Cause.LATE_ROW)
-    assert found.severity is Severity.WARNING
+    assert (found.kind, found.subject, found.likeliest.cause) == (BreakKind.LATE, "I999", BreakCause.LATE_ROW)
+    assert found.severity is BreakSeverity.WARNING
     # Mended by a re-issue from a fresh snapshot.
     row = dict(scene.world.one("income", income_id=102), income_id=999)
     scene.world.rows["income"].append(row)
@@ -358,7 +358,7 @@ def test_a_backdated_row_rewrites_the_end_of_day(scene: Scene, reverses: int | N
         "units",
         Decimal(-5),
     )
-    assert found.likeliest.cause is (Cause.REVERSAL if reverses else Cause.LATE_ROW)
+    assert found.likeliest.cause is (BreakCause.REVERSAL if reverses else BreakCause.LATE_ROW)
     assert "security_movement 999" in found.likeliest.evidence
     assert "the market value follows" in found.likeliest.evidence
 
@@ -369,8 +369,12 @@ def test_a_rewritten_end_of_day_without_a_row_that_says_why(scene: Scene) -> Non
         at=LATER,
     )
     found = scene.only_break()
-    assert (found.record, found.field, found.likeliest.cause) == ("account_balances", "ledger_balance", Cause.UNKNOWN)
-    assert found.severity is Severity.ERROR  # no ledger row forces it
+    assert (found.record, found.field, found.likeliest.cause) == (
+        "account_balances",
+        "ledger_balance",
+        BreakCause.UNKNOWN,
+    )
+    assert found.severity is BreakSeverity.ERROR  # no ledger row forces it
     assert "1000" not in found.subject  # the account's number is not shown
     assert found.subject.startswith("~")
 
@@ -385,7 +389,7 @@ def test_a_price_revised(scene: Scene) -> None:
     holders = scene.frames["investment_holdings"].filter(pl.col("security_code") == "MSFT")
     assert len(result.breaks) == holders.height
     assert {(one.field, one.kind, one.likeliest.cause) for one in result.breaks} == {
-        ("price", BreakKind.VALUE_DIFFERS, Cause.PRICE_REVISED)
+        ("price", BreakKind.VALUE_DIFFERS, BreakCause.PRICE_REVISED)
     }
     assert {one.difference for one in result.breaks} == {Decimal(-1)}
 
@@ -395,10 +399,10 @@ def test_a_wrong_figure_in_bigsite_that_nothing_explains(scene: Scene) -> None:
         "UPDATE bigsite.cash_balance_eod SET available_balance = available_balance * 10 WHERE cash_account_id = 1"
     )
     found = scene.only_break()
-    assert found.likeliest.cause is Cause.SCALE
-    assert found.severity is Severity.ERROR
+    assert found.likeliest.cause is BreakCause.SCALE
+    assert found.severity is BreakSeverity.ERROR
     scene.sql("UPDATE bigsite.cash_balance_eod SET available_balance = available_balance + 3 WHERE cash_account_id = 1")
-    assert scene.only_break().likeliest.cause is Cause.UNKNOWN
+    assert scene.only_break().likeliest.cause is BreakCause.UNKNOWN
 
 
 def test_a_name_changed_in_place_later_is_no_break(scene: Scene) -> None:
@@ -425,7 +429,7 @@ def test_a_consent_changed_since(scene: Scene) -> None:
         now=LATER,
     )
     kinds = {(one.kind, one.likeliest.cause) for one in scene.reconcile().breaks}
-    assert kinds == {(BreakKind.CONSENT, Cause.CONSENT_CHANGED)}
+    assert kinds == {(BreakKind.CONSENT, BreakCause.CONSENT_CHANGED)}
 
 
 def test_data_that_left_without_consent(undelivered: Scene) -> None:
@@ -438,9 +442,9 @@ def test_data_that_left_without_consent(undelivered: Scene) -> None:
     assert (found.kind, found.portfolio_number, found.likeliest.cause) == (
         BreakKind.CONSENT,
         "SW000004",
-        Cause.CONSENT_ENDED,
+        BreakCause.CONSENT_ENDED,
     )
-    assert found.severity is Severity.ERROR
+    assert found.severity is BreakSeverity.ERROR
 
 
 # -- what is rightly absent -------------------------------------------------------------------------------------------
@@ -458,8 +462,8 @@ def test_a_portfolio_in_quarantine_is_one_event(undelivered: Scene) -> None:
     (found,) = result.breaks
     assert (found.portfolio_number, found.likeliest.cause, found.severity) == (
         "SW000006",
-        Cause.QUARANTINE,
-        Severity.EVENT,
+        BreakCause.QUARANTINE,
+        BreakSeverity.EVENT,
     )
     assert "units_add_up" in found.likeliest.evidence
     assert result.held_back == {"SW000006": "its units don't add up"}

@@ -46,5 +46,5 @@ def test_a_security_is_described_by_its_holdings_alone() -> None:
 
 
 def test_what_is_no_column_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a column of T: nonsense"):
+    with pytest.raises(ValueError, match="Invalid column of T: nonsense"):
         columns_in("T", "  nonsense\n")

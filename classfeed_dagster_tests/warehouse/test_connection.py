@@ -14,7 +14,7 @@ import pytest
 from classfeed_dagster.local import snowflake_server
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.warehouse import connection as connection_module
-from classfeed_dagster.warehouse.breaks import kept_breaks
+from classfeed_dagster.warehouse.breaks import stored_breaks
 from classfeed_dagster.warehouse.connection import (
     WarehouseNotConfiguredError,
     connection_arguments,
@@ -79,8 +79,8 @@ def test_read_warehouse_without_a_running_server_reads_its_file(tmp_path: Path) 
     )
     with read_warehouse(settings) as connection:
         assert connection is not None
-        (found,) = kept_breaks(connection, feed="class_super", day=dt.date(2023, 1, 3), only_open=True)
-        assert kept_breaks(connection, feed="class_cash") == []
+        (found,) = stored_breaks(connection, feed="class_super", day=dt.date(2023, 1, 3), only_open=True)
+        assert stored_breaks(connection, feed="class_cash") == []
     assert (found.portfolio_number, found.resolved_at) == ("SW1", None)
     assert not (tmp_path / "snowflake" / "server.json").exists()  # no server was started for it
 

@@ -171,7 +171,7 @@ def test_a_failed_load_leaves_the_date_as_it_was(delivered: Any, local_store: Ob
     load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
     once = content(warehouse)
     local_store.put(manifest.pages[-1].key, b"something else")
-    with pytest.raises(DamagedRecordError, match="isn't what its manifest says"):
+    with pytest.raises(DamagedRecordError, match="differs from its manifest"):
         load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
     assert content(warehouse) == once
 
@@ -219,7 +219,7 @@ def test_rows_that_change_on_their_way_are_noticed_and_nothing_is_replaced(
                 prove(self, cursor, staged, table, where)
 
             patched.setattr(Staging, "prove", harmed)
-            with pytest.raises(LoadDiffersError, match=f"FACT_MOVEMENT.* doesn't hold what was uploaded.*{says}"):
+            with pytest.raises(LoadDiffersError, match=f"FACT_MOVEMENT.* differs from the uploaded rows.*{says}"):
                 load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
         assert content(warehouse) == once
 
@@ -232,7 +232,7 @@ def test_a_page_read_wrongly_is_not_loaded(delivered: Any, local_store: ObjectSt
         def read(self, path: Path) -> dict[str, pl.DataFrame]:
             return {name: frame.head(1) for name, frame in EPI.read(path).items()}
 
-    with pytest.raises(DamagedRecordError, match="don't add up to its manifest's control totals"):
+    with pytest.raises(DamagedRecordError, match="do not add up to its manifest's control totals"):
         load_delivery(warehouse, local_store, w.FEED, w.DAY, Forgetful())
     assert not any(content(warehouse).values())
 

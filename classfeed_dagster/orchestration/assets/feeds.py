@@ -23,7 +23,7 @@ from classfeed_dagster.orchestration.held_back_chart import held_back_over_time
 from classfeed_dagster.orchestration.metadata_values import markdown_table, numbers, picture
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.parity.report import ParityReport
-from classfeed_dagster.parity.run import Compared, compare_date
+from classfeed_dagster.parity.run import ParityResult, compare_date
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.stored_records import quarantine_prefix
 from classfeed_dagster.tags import CORRELATION_TAG
@@ -256,7 +256,7 @@ def unexplained_table(report: ParityReport) -> dg.MarkdownMetadataValue:
     )
 
 
-def _parity_metadata(runtime: Runtime, found: Compared) -> dict[str, Any]:
+def _parity_metadata(runtime: Runtime, found: ParityResult) -> dict[str, Any]:
     report, score = found.report, found.score
     return {
         "clean_dates_in_a_row": score.clean_run,
