@@ -42,6 +42,7 @@ def _ledger(table: str, **own: pa.DataType) -> Query:
     schema = columns(
         **{"portfolio_id": ID, f"{table}_id": ID, **own, f"reverses_{table}_id": ID},
         reversed_portfolio_id=ID,
+        reversed_on=DATE,
         undoes_exactly=pa.bool_(),
         reversals_standing=ID,
         recorded_at=INSTANT,
@@ -68,20 +69,27 @@ ORDER BY position, recorded_at, {table}_id"""
 def _expression(name: str, table: str) -> str:
     if name == "portfolio_id":
         return "w.portfolio_id"
-    if name == "related_portfolio_id":
-        return _RELATED
+    if name in _OF_CAUSES:
+        trade, income = _OF_CAUSES[name]
+        return _of_cause(trade, income, name)
     if name not in _OF_REVERSALS:
         return f"l.{name}"
     reverses = f"l.reverses_{table}_id"
     return f"CASE WHEN {reverses} IS NOT NULL THEN ({_OF_REVERSALS[name](table)}) END AS {name}"
 
 
-# Owner of the row that caused a cash movement, looked up by primary key.
-_RELATED = """CASE WHEN l.trade_id IS NOT NULL
-    THEN (SELECT o.portfolio_id FROM bigsite.trade o WHERE o.trade_id = l.trade_id)
+# Owner and business date of the row that caused a cash movement: the columns of a trade and of an income.
+_OF_CAUSES = {"related_portfolio_id": ("portfolio_id", "portfolio_id"), "related_on": ("trade_date", "payment_date")}
+
+
+def _of_cause(trade: str, income: str, name: str) -> str:
+    # Looked up by primary key.
+    return f"""CASE WHEN l.trade_id IS NOT NULL
+    THEN (SELECT o.{trade} FROM bigsite.trade o WHERE o.trade_id = l.trade_id)
     WHEN l.income_id IS NOT NULL
-    THEN (SELECT o.portfolio_id FROM bigsite.income o WHERE o.income_id = l.income_id)
-    END AS related_portfolio_id"""
+    THEN (SELECT o.{income} FROM bigsite.income o WHERE o.income_id = l.income_id)
+    END AS {name}"""
+
 
 # Columns in which a reversal equals its original, and columns in which it has the opposite sign.
 SAME_IN_REVERSALS = {
@@ -113,6 +121,10 @@ def _reversed_portfolio(table: str) -> str:
             "WHERE o.cash_transaction_id = l.reverses_cash_transaction_id"
         )
     return f"SELECT o.portfolio_id FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
+
+
+def _reversed_on(table: str) -> str:
+    return f"SELECT o.{_DATES[table]} FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
 
 
 def _undoes_exactly(table: str) -> str:
@@ -150,6 +162,7 @@ _OWNER = {
 }
 _OF_REVERSALS = {
     "reversed_portfolio_id": _reversed_portfolio,
+    "reversed_on": _reversed_on,
     "undoes_exactly": _undoes_exactly,
     "reversals_standing": _reversals_standing,
 }
@@ -208,6 +221,7 @@ CASH_TRANSACTION = _ledger(
     trade_id=ID,
     income_id=ID,
     related_portfolio_id=ID,
+    related_on=DATE,
 )
 
 LEDGERS = (TRADE, SECURITY_MOVEMENT, INCOME, CASH_TRANSACTION)

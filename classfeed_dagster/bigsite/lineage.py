@@ -46,6 +46,11 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     },
     "cash_transaction.reversed_portfolio_id": ("cash_account.portfolio_id",),
     "cash_transaction.related_portfolio_id": ("trade.portfolio_id", "income.portfolio_id"),
+    "cash_transaction.related_on": ("trade.trade_date", "income.payment_date"),
+    "trade.reversed_on": ("trade.trade_date",),
+    "security_movement.reversed_on": ("security_movement.effective_date",),
+    "income.reversed_on": ("income.payment_date",),
+    "cash_transaction.reversed_on": ("cash_transaction.transaction_date",),
     # A reversal is compared with its original in each of these.
     **{
         f"{ledger}.undoes_exactly": tuple(

@@ -13,7 +13,7 @@ import polars as pl
 from classfeed_dagster.domains.account_balances import ACCOUNT_KEY
 from classfeed_dagster.domains.columns import INSTANT, MONEY, MOVEMENT_TRANSACTIONS, UNITS
 from classfeed_dagster.domains.exact import fitting
-from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, OPENING_CASH, OPENING_UNITS, complete
+from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, OPENING_CASH, OPENING_UNITS, complete, landed_since
 from classfeed_dagster.domains.securities import with_security
 from classfeed_dagster.domains.slice import NUMBER, Slice
 from classfeed_dagster.free_text import mask_columns
@@ -63,14 +63,20 @@ def transaction_id(letter: str, column: str) -> pl.Expr:
     return pl.format(f"{letter}{{}}", pl.col(column))
 
 
-def _id_and_reverses(table: str) -> tuple[pl.Expr, ...]:
+def _id_and_reverses(table: str, rows: pl.DataFrame) -> tuple[pl.Expr, ...]:
     letter = LETTERS[table]
     return (
         transaction_id(letter, f"{table}_id").alias("transaction_id"),
-        transaction_id(letter, f"reverses_{table}_id").alias("reverses"),
+        _shared(rows, "reversed_on", transaction_id(letter, f"reverses_{table}_id")).alias("reverses"),
         pl.lit(letter).alias("ledger"),
         pl.col(f"{table}_id").alias("row_id"),
     )
+
+
+def _shared(rows: pl.DataFrame, dated: str, reference: pl.Expr) -> pl.Expr:
+    # A row before the shared history is never sent as itself, so that nothing can refer to it.
+    precedes = landed_since(rows, dated, pl.Date()) < pl.col("history_from")
+    return pl.when(~precedes.fill_null(value=False)).then(reference)
 
 
 def _trades(part: Slice) -> pl.DataFrame:
@@ -79,7 +85,7 @@ def _trades(part: Slice) -> pl.DataFrame:
     return rows.select(
         "portfolio_id",
         NUMBER,
-        *_id_and_reverses("trade"),
+        *_id_and_reverses("trade", rows),
         side.alias("transaction_type"),
         pl.col("trade_date").alias("transaction_date"),
         "settlement_date",
@@ -107,7 +113,7 @@ def _security_movements(part: Slice) -> pl.DataFrame:
     return named.select(
         "portfolio_id",
         NUMBER,
-        *_id_and_reverses("security_movement"),
+        *_id_and_reverses("security_movement", rows),
         pl.col("movement_type").alias("transaction_type"),
         pl.col("effective_date").alias("transaction_date"),
         "recorded_at",
@@ -129,7 +135,7 @@ def _income(part: Slice) -> pl.DataFrame:
     return rows.select(
         "portfolio_id",
         NUMBER,
-        *_id_and_reverses("income"),
+        *_id_and_reverses("income", rows),
         # INTEREST alone would be mistaken for interest on cash.
         pl.when(kind == "INTEREST").then(pl.lit("INTEREST_INCOME")).otherwise(kind).alias("transaction_type"),
         pl.col("payment_date").alias("transaction_date"),
@@ -152,15 +158,16 @@ def _income(part: Slice) -> pl.DataFrame:
 
 def _cash(part: Slice) -> pl.DataFrame:
     rows = part.ledger("cash_transaction", DATES["cash_transaction"])
+    cause = pl.coalesce(transaction_id(TRADE, "trade_id"), transaction_id(INCOME, "income_id"))
     return rows.join(_accounts(part), on=ACCOUNT_KEY, how="left").select(
         "portfolio_id",
         NUMBER,
-        *_id_and_reverses("cash_transaction"),
+        *_id_and_reverses("cash_transaction", rows),
         pl.format("CASH_{}", pl.col("transaction_type")).alias("transaction_type"),
         "transaction_date",
         "recorded_at",
         "cash_account_id",
-        pl.coalesce(transaction_id(TRADE, "trade_id"), transaction_id(INCOME, "income_id")).alias("relates_to"),
+        _shared(rows, "related_on", cause).alias("relates_to"),
         "bsb",
         "account_number",
         "amount",

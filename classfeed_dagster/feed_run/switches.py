@@ -91,7 +91,7 @@ class FeedFlags:
 def switched_frames(frames: Mapping[str, pl.DataFrame], flags: FeedFlags) -> dict[str, pl.DataFrame]:
     """Return one slice's domain frames without the rows that the switches exclude. Defaults exclude nothing.
 
-    Cash rows of income or reinvestment stay, since they are part of the balance.
+    Cash rows of income or reinvestment stay, since they are part of the balance; they refer to no row that is left out.
     """
     filtered = dict(frames)
     movements = filtered.get("movement_transactions")
@@ -99,6 +99,8 @@ def switched_frames(frames: Mapping[str, pl.DataFrame], flags: FeedFlags) -> dic
         return filtered
     if not flags.include_income:
         movements = movements.filter(~pl.col("transaction_id").str.starts_with("I"))
+        of_income = pl.col("relates_to").str.starts_with("I").fill_null(value=False)
+        movements = movements.with_columns(pl.when(~of_income).then("relates_to").alias("relates_to"))
     if not flags.include_drp:
         movements = movements.filter(pl.col("transaction_type") != "DRP")
     filtered["movement_transactions"] = movements

@@ -94,6 +94,13 @@ class Question:
                 return f" AND NOT ({condition}{where})"
         return ""
 
+    def is_on(self, switch: str) -> str:
+        """Return the SQL condition that a switch is on for the portfolio ``s``."""
+        off = [numbers for name, numbers in self.left_out if name == switch]
+        if not off:
+            return "TRUE"
+        return "FALSE" if off[0] is None else f"s.portfolio_number NOT IN ({_literals(off[0])})"
+
     @property
     def schema(self) -> str:
         """Where the tables (or the views that look like them) are."""

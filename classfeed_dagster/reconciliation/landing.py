@@ -96,7 +96,7 @@ class Landing:
 
     def _views(self, question: Question) -> None:
         for name in _AS_THEY_ARE:
-            self._view(name, f"SELECT * FROM raw_{name}")
+            self._view(name, f"SELECT *{self._absent(name)} FROM raw_{name}")
         self._view("data_sharing_consent", f"SELECT *, {_NO_INSTANT} FROM raw_data_sharing_consent")
         # A removed portfolio has no landed row, only its consent.
         self._view(
@@ -110,6 +110,12 @@ class Landing:
         # Rows that only report something missing carry no figures.
         for name, figure in (("holding_eod", "units"), ("cash_balance_eod", "ledger_balance")):
             self._view(name, f"SELECT *, {question.day} AS as_at_date FROM raw_{name} WHERE {figure} IS NOT NULL")
+
+    def _absent(self, name: str) -> str:
+        # Dates of referenced rows, which older landings lack.
+        rows = self._db.execute(f"DESCRIBE raw_{name}").fetchall()
+        dates = {"reversed_on", "related_on"} - {str(row[0]) for row in rows}
+        return "".join(f", CAST(NULL AS DATE) AS {column}" for column in sorted(dates))
 
     def _view(self, name: str, query: str) -> None:
         self._db.execute(f"CREATE VIEW landed.{name} AS {query}")

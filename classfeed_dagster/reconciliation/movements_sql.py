@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 _SIGNED = "CASE WHEN t.side = 'SELL' THEN -t.units ELSE t.units END"
 
+_DATES = {
+    "trade": "trade_date",
+    "security_movement": "effective_date",
+    "income": "payment_date",
+    "cash_transaction": "transaction_date",
+}
+
 # Every column of the relation, null unless a ledger fills it. The types matter: a union's columns take the first's.
 _NULLS = {
     **dict.fromkeys(("transaction_date", "settlement_date", "ex_date"), "CAST(NULL AS DATE)"),
@@ -71,6 +78,35 @@ def _shared(question: Question, row: str, date: str, ledger: str = "") -> str:
     return f"WHERE {window} AND (s.history_from IS NULL OR {row}.{date} >= s.history_from)"
 
 
+def _reference(question: Question, row: str, ledger: str) -> str:
+    """The TransactionId that a row undoes; null if that row is dated before the shared history."""
+    return _unless_before(_dated(question, row, ledger), f"'{ledger[0].upper()}' || {row}.reverses_{ledger}_id")
+
+
+def _dated(question: Question, row: str, ledger: str) -> str:
+    # The landing holds the date ready, since it lacks the rows of earlier windows.
+    if question.landed:
+        return f"{row}.reversed_on"
+    return f"(SELECT o.{_DATES[ledger]} FROM {question.schema}.{ledger} o WHERE o.{ledger}_id = {row}.reverses_{ledger}_id)"
+
+
+def _unless_before(dated: str, reference: str) -> str:
+    return f"CASE WHEN {dated} < s.history_from THEN NULL ELSE {reference} END"
+
+
+def _relates_to(question: Question) -> str:
+    """The trade or income that caused a cash row; null before the shared history, or if income is left out."""
+    schema = question.schema
+    dated = (
+        "c.related_on"
+        if question.landed
+        else f"coalesce((SELECT o.trade_date FROM {schema}.trade o WHERE o.trade_id = c.trade_id), "
+        f"(SELECT o.payment_date FROM {schema}.income o WHERE o.income_id = c.income_id))"
+    )
+    income = f"CASE WHEN {question.is_on('include-income')} THEN 'I' || c.income_id END"
+    return _unless_before(dated, f"coalesce('T' || c.trade_id, {income})")
+
+
 def _security(question: Question, row: str, date: str) -> str:
     return (
         f"JOIN {question.schema}.security x ON x.security_id = {row}.security_id "
@@ -91,7 +127,7 @@ def _trades(question: Question) -> str:
         portfolio_number="s.portfolio_number",
         transaction_type="t.side",
         transaction_date="t.trade_date",
-        reverses="'T' || t.reverses_trade_id",
+        reverses=_reference(question, "t", "trade"),
         units=_SIGNED,
         other_fees="t.other_fees",
         net_amount="t.net_amount",
@@ -115,7 +151,7 @@ def _security_movements(question: Question) -> str:
         transaction_type="m.movement_type",
         transaction_date="m.effective_date",
         recorded_at="m.recorded_at",
-        reverses="'S' || m.reverses_security_movement_id",
+        reverses=_reference(question, "m", "security_movement"),
         units="m.units_change",
         cost_base_change="m.cost_base_change",
         currency="CASE WHEN m.cost_base_change IS NOT NULL THEN x.currency END",
@@ -139,7 +175,7 @@ def _income(question: Question) -> str:
         portfolio_number="s.portfolio_number",
         transaction_type="CASE WHEN i.income_type = 'INTEREST' THEN 'INTEREST_INCOME' ELSE i.income_type END",
         transaction_date="i.payment_date",
-        reverses="'I' || i.reverses_income_id",
+        reverses=_reference(question, "i", "income"),
         units="i.units_held",
         withholding_tax="i.withholding_tax",
         net_income="i.net_amount",
@@ -164,8 +200,8 @@ def _cash(question: Question) -> str:
         transaction_type="'CASH_' || c.transaction_type",
         transaction_date="c.transaction_date",
         recorded_at="c.recorded_at",
-        reverses="'C' || c.reverses_cash_transaction_id",
-        relates_to="coalesce('T' || c.trade_id, 'I' || c.income_id)",
+        reverses=_reference(question, "c", "cash_transaction"),
+        relates_to=_relates_to(question),
         bsb="a.bsb",
         account_number="a.account_number",
         amount="c.amount",

@@ -52,6 +52,18 @@ def test_a_reversal_of_the_whole_row_is_exact_and_stands_once(bigsite: Bigsite, 
         assert set(_reversals(landed, table)) == {(True, 1)}, table
 
 
+def test_a_reference_lands_with_the_date_of_its_row(bigsite: Bigsite, local_store: ObjectStore) -> None:
+    fund = bigsite.portfolio().consent()
+    for row in _originals(bigsite, fund).values():
+        fund.reverse(row, AT)
+    landed = _land(bigsite, local_store)
+    for table in ("trade", "security_movement", "income", "cash_transaction"):
+        rows = landed[table].filter(pl.col(f"reverses_{table}_id").is_not_null())
+        assert {str(day) for day in rows["reversed_on"]} == {str(DAY)}, table
+    caused = landed["cash_transaction"].filter(pl.col("trade_id").is_not_null() | pl.col("income_id").is_not_null())
+    assert caused["related_on"].null_count() == 0 < caused.height
+
+
 @pytest.mark.parametrize(
     ("table", "changed"),
     [

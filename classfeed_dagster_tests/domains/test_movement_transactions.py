@@ -103,6 +103,18 @@ def test_cash_says_what_caused_it() -> None:
     assert "relates_to" not in undone
 
 
+def test_reference_to_a_row_before_the_shared_history_is_left_out() -> None:
+    shared = {"data_sharing_consent": [{"history_from": "2023-01-20"}]}
+    before, within = {"related_on": "2023-01-19"}, {"related_on": "2023-01-20"}
+    assert "relates_to" not in _only(**shared, cash_transaction=[{"trade_id": 7, **before}])
+    assert _only(**shared, cash_transaction=[{"trade_id": 7, **within}])["relates_to"] == "T7"
+    assert _only(cash_transaction=[{"trade_id": 7, **before}])["relates_to"] == "T7"
+    undoes = {"reverses_income_id": 9, "reversed_portfolio_id": 1}
+    assert "reverses" not in _only(**shared, income=[{**undoes, "reversed_on": "2023-01-19"}])
+    assert _only(**shared, income=[{**undoes, "reversed_on": "2023-01-20"}])["reverses"] == "I9"
+    assert _only(**shared, income=[undoes])["reverses"] == "I9"  # landed before the date was
+
+
 def test_a_delta_is_the_window_whatever_date_the_rows_carry() -> None:
     rows = [
         {"recorded_at": "2023-01-31T12:59:59.999999Z"},

@@ -80,3 +80,27 @@ def test_a_consent_with_an_impossible_history_excludes(desk: Desk, history: str)
     assert report.outcome == "delivered", report.message
     assert desk.records(DAY)["accounts"]["portfolio_number"].to_list() == ["SW00000002"]
     assert_reconciled(desk)
+
+
+def test_references_to_rows_before_the_shared_history_are_left_out(desk: Desk) -> None:
+    one, other = desk.two_customers()
+    bhp = desk.bigsite.rows[tables.security][0]
+    for fund, history in ((one, dt.date(2026, 2, 26)), (other, None)):
+        bought = fund.buy(bhp, "7", "45.00", "2026-02-25")  # settles on the 27th, which is shared
+        fund.reverse(bought, "2026-02-26T03:00:00Z", trade_date=dt.date(2026, 2, 26))
+        for row in desk.bigsite.rows[tables.data_sharing_consent]:
+            if row["portfolio_id"] == fund.id:
+                row["history_from"] = history
+    desk.end_of_day(DAY)
+    assert desk.run(DAY).outcome == "delivered"
+    moved = desk.records(DAY)["movement_transactions"]
+    whole = moved.filter(pl.col("portfolio_number") == other.number)
+    shared = moved.filter(pl.col("portfolio_number") == one.number)
+
+    def ledgers(rows: pl.DataFrame, reference: str) -> set[str]:
+        return set(rows[reference].drop_nulls().str.slice(0, 1))
+
+    assert (ledgers(whole, "relates_to"), ledgers(whole, "reverses")) == ({"T"}, {"T", "C"})
+    # The settlement on the 27th and its reversal are shared, and refer to each other alone.
+    assert (ledgers(shared, "relates_to"), ledgers(shared, "reverses")) == (set(), {"C"})
+    assert_reconciled(desk)

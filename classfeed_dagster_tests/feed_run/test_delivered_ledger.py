@@ -210,6 +210,28 @@ def test_full_extract_has_visible_rows_and_the_next_date_the_missed(morning: Mor
     assert not morning.reasons(TUESDAY)
 
 
+def test_late_row_before_the_shared_history_travels_in_an_opening(morning: Morning) -> None:
+    """It is no record of its own: its window is re-issued with a further opening, and until then holds back."""
+    fund = morning.funds[0]
+    for row in morning.bigsite.rows[tables.data_sharing_consent]:
+        row["history_from"] = dt.date(2020, 4, 2)
+    column = tables.data_sharing_consent.c.history_from
+    morning.execute(sa.update(tables.data_sharing_consent).values({column: dt.date(2020, 4, 2)}))
+    morning.run(FRIDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    visible_late(morning, fund, "123.45", "2020-04-06T12:59:58Z", on=dt.date(2020, 4, 1))
+    morning.end_of_day(TUESDAY)
+    morning.run(TUESDAY)
+    assert "delivered_balance" in morning.reasons(TUESDAY)[fund.number]
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY, fresh=True)
+    openings = morning.sent(MONDAY).frame("records").filter(pl.col("ledger") == "OC")
+    assert openings["amount"].to_list() == [Decimal("123.45")]
+    morning.run(TUESDAY, fresh=True)
+    assert not morning.reasons(TUESDAY)
+
+
 def test_a_row_that_vanished_holds_its_portfolio_back_with_the_difference(morning: Morning) -> None:
     morning.run(FRIDAY)
     gone = next(row for row in morning.bigsite.rows[tables.cash_transaction] if row["amount"] == Decimal("1000.00"))

@@ -85,6 +85,8 @@ def test_income_and_reinvestment_can_be_left_out_and_nothing_else_changes() -> N
         flags = FeedFlags("f", FeedMode.LIVE, include_income=income, include_drp=drp)
         result = switched_frames(frames, flags)
         assert set(result["movement_transactions"]["transaction_id"]) == kept
+        relates_to = result["movement_transactions"].filter(pl.col("transaction_id") == "C2")["relates_to"].to_list()
+        assert relates_to == (["I3"] if income else [None])
         assert result["accounts"].equals(frames["accounts"])
     assert switched_frames({}, flags) == {}
 
