@@ -6,11 +6,13 @@ import dagster as dg
 import structlog
 
 from classfeed_dagster import logs
+from classfeed_dagster.file_access import keep_private
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.settings import get_settings
 
 
 def _load() -> dg.Definitions:
+    keep_private()
     if not structlog.is_configured():  # the command line configures its own log format
         logs.configure(get_settings().log_format)
     return build_definitions()

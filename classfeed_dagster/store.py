@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from classfeed_dagster.errors import CauseKind, ConfigurationError, ExitCode, StoreError
+from classfeed_dagster.file_access import OWNER_FOLDER, owner_only
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -167,7 +168,7 @@ class LocalStore:
         _make_folder(path.parent)
         temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
         try:
-            with temporary.open("xb") as target:
+            with open(temporary, "xb", opener=owner_only) as target:
                 if isinstance(data, Path):
                     with data.open("rb") as source:
                         shutil.copyfileobj(source, target, 1 << 20)
@@ -200,7 +201,7 @@ class LocalStore:
 def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(OWNER_FOLDER, exist_ok=True)
         _flush_folder(folder.parent)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess  # to tell the wheel's timeout from its failures
 import time
 import warnings
@@ -18,6 +19,7 @@ import psutil
 import sqlalchemy as sa
 
 from classfeed_dagster.errors import ConfigurationError, Dependency, UnavailableError
+from classfeed_dagster.file_access import OWNER_FOLDER
 from classfeed_dagster.postgres_session import configure_sessions
 
 DATABASE = "bigsite"
@@ -26,6 +28,7 @@ _PID_LINES = 8  # of a postmaster.pid that is complete; the last is the status
 _NO_PROCESS = "99999999"  # above every system's highest process number
 _PATIENCE = 60.0  # seconds for crash recovery
 _MAX_DATABASE_NAME = 63
+_PASS_THROUGH = 0o011  # group and others may enter the folder, and neither list nor read it
 
 
 class EmbeddedPostgresError(UnavailableError):
@@ -96,8 +99,12 @@ def _folder(home: Path) -> Path:
 
 def _started(folder: Path, database: str) -> str:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(OWNER_FOLDER, parents=True, exist_ok=True)
+        access = stat.S_IMODE(folder.parent.stat().st_mode)
+        folder.mkdir(OWNER_FOLDER, exist_ok=True)
         server = _server(folder)
+        if os.getuid() == 0:  # the server is another user, for whom the wheel opens the home: passing through is enough
+            folder.parent.chmod(access | _PASS_THROUGH)
     except Exception as error:  # the wheel raises whatever its subprocesses, file system and assertions raise
         raise EmbeddedPostgresError(
             f"the embedded PostgreSQL under {folder} did not start ({type(error).__name__}). "

@@ -17,6 +17,9 @@ def main(port: int, folder: Path) -> None:
     import uvicorn
     from fakesnow.instance import FakeSnow
 
+    from classfeed_dagster.file_access import keep_private
+
+    keep_private()
     # fakesnow's command line ignores the folder in server mode, so its shared instance is made here.
     server = importlib.import_module("fakesnow.server")  # the package has a function of the same name
     server.shared_fs = FakeSnow(db_path=folder)  # type: ignore[attr-defined, unused-ignore]

@@ -17,6 +17,7 @@ from classfeed_dagster.errors import StoreError, UsageError
 from classfeed_dagster.feed_run.flags import is_live
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.file_access import keep_private
 from classfeed_dagster.html_page import escape
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import Runtime
@@ -261,6 +262,7 @@ def main() -> None:  # pragma: no cover - a process of its own; its parts are te
     """Serve the page until stopped."""
     import uvicorn
 
+    keep_private()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8080)
     runtime = Runtime()
