@@ -282,7 +282,7 @@ def _of_unreadable_securities(part: Slice) -> pl.DataFrame:
 
 
 def holding_code(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Return security codes in holdings that do not have a code's form."""
+    """Return security codes and exchanges in holdings that do not have their form."""
     del part
     return _bad_codes(frames[INVESTMENT_HOLDINGS.name])
 
@@ -318,8 +318,18 @@ def _left_out_isins(part: Slice, tables: tuple[str, ...]) -> pl.DataFrame:
 
 
 def _bad_codes(frame: pl.DataFrame) -> pl.DataFrame:
-    rows = frame.filter(~pl.col("security_code").str.contains(identifiers.SECURITY_CODE))
-    return _breaches(rows, _SECURITY, "the code is not 1 to 12 capitals, digits and full stops")
+    codes = frame.filter(~pl.col("security_code").str.contains(identifiers.SECURITY_CODE))
+    exchanges = frame.filter(~pl.col("exchange").str.contains(identifiers.EXCHANGE))
+    return pl.concat(
+        [
+            _breaches(codes, _SECURITY, "the code is not 1 to 12 capitals, digits and full stops"),
+            _breaches(
+                exchanges,
+                _SECURITY,
+                "the exchange is not an identifier of up to 64 letters, digits, full stops and hyphens",
+            ),
+        ]
+    )
 
 
 # --- movement_transactions ------------------------------------------------------------------------------------------
@@ -340,7 +350,7 @@ def unknown_transaction_type(part: Slice, frames: Frames) -> pl.DataFrame:
 
 
 def movement_code(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Return security codes in movements that do not have a code's form."""
+    """Return security codes and exchanges in movements that do not have their form."""
     del part
     return _bad_codes(frames[MOVEMENT_TRANSACTIONS.name])
 

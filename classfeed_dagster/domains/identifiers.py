@@ -11,6 +11,7 @@ from stdnum.au import abn as stdnum_abn
 HIN = "^X[0-9]{10}$"
 ISIN = "^[A-Z]{2}[A-Z0-9]{9}[0-9]$"
 BSB = "^[0-9]{3}-[0-9]{3}$"
+EXCHANGE = "^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 SECURITY_CODE = "^[A-Z0-9.]{1,12}$"
 
 

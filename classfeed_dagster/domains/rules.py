@@ -216,8 +216,9 @@ RULES: tuple[DataRule, ...] = (
         "investment_holdings",
         breaches.holding_code,
         "Security codes of holdings are well-formed",
-        "The code as on the business date is 1 to 12 capitals, digits or full stops, without blanks.",
-        "correct the code in bigsite's security or security_code_change.",
+        "The code as on the business date is 1 to 12 capitals, digits or full stops, without blanks. The exchange has "
+        "letters, digits, full stops, hyphens, underscores and colons.",
+        "correct the code in bigsite's security or security_code_change, or the exchange in security.",
     ),
     _warning(
         "investment_holdings",
@@ -261,8 +262,9 @@ RULES: tuple[DataRule, ...] = (
         "movement_transactions",
         breaches.movement_code,
         "Security codes of movements are well-formed",
-        "The code as on the transaction date is 1 to 12 capitals, digits or full stops, without blanks.",
-        "correct the code in bigsite's security or security_code_change.",
+        "The code as on the transaction date is 1 to 12 capitals, digits or full stops, without blanks. The exchange "
+        "has letters, digits, full stops, hyphens, underscores and colons.",
+        "correct the code in bigsite's security or security_code_change, or the exchange in security.",
     ),
     _quarantine(
         "movement_transactions",

@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import source_connection
-from classfeed_dagster.bigsite.source_connection import UnsupportedSourceError, read_only
+from classfeed_dagster.bigsite.source_connection import UnreadableSourceError, UnsupportedSourceError, read_only
+from classfeed_dagster.bigsite.unreadable_values import UnreadableValue
 from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
 
@@ -79,6 +80,36 @@ FROM generate_series(1, %(last)s::int) AS n WHERE DATE '2023-01-03' <= %(day)s O
         assert pa.Table.from_batches(fetched).equals(copied)
         assert len(fetched) == 3
         assert list(reading.fetch(query, {**parameters, "last": 0}, schema)) == []
+
+
+def test_both_ways_leave_out_and_report_the_same_unreadable_rows(bigsite_engine: sa.Engine) -> None:
+    types: dict[str, pa.DataType] = {
+        "portfolio_id": pa.int64(),
+        "trade_id": pa.int64(),
+        "price": pa.decimal128(18, 6),
+        "trade_date": pa.date32(),
+        "recorded_at": pa.timestamp("us", "UTC"),
+        "undoes_exactly": pa.bool_(),
+        "text": pa.string(),
+    }
+    schema = pa.schema(list(types.items()))
+    query = """SELECT 1, n, CASE n WHEN 2 THEN 'NaN' WHEN 3 THEN 1e15 ELSE n END::numeric,
+       CASE n WHEN 4 THEN 'infinity' WHEN 5 THEN '20020-01-01' ELSE '2023-01-03' END::date,
+       CASE n WHEN 6 THEN '-infinity' WHEN 7 THEN '0044-03-15 BC' ELSE '2023-01-03 13:00Z' END::timestamptz,
+       CASE n WHEN 1 THEN TRUE WHEN 8 THEN FALSE END, CASE n WHEN 1 THEN '' WHEN 8 THEN 'a "b",' || chr(10) END
+FROM generate_series(1, %(last)s::int) AS n ORDER BY 2"""
+    ways: list[tuple[list[dict[str, Any]], list[str]]] = []
+    with read_only(bigsite_engine) as reading:
+        for read in (reading.copy, reading.fetch):
+            reported: list[UnreadableValue] = []
+            rows = read(query, {"last": 8}, schema, table="trade", report=reported.append)
+            ways.append((pa.Table.from_batches(rows, schema).to_pylist(), [value.reason for value in reported]))
+    assert ways[0] == ways[1]
+    read_rows, reasons = ways[0]
+    assert [row["trade_id"] for row in read_rows] == [1, 8]
+    assert sorted(reason.split()[6] for reason in reasons) == ["2", "3", "4", "5", "6", "7"]
+    with pytest.raises(UnreadableSourceError), read_only(bigsite_engine) as reading:
+        list(reading.fetch(query, {"last": 8}, schema))
 
 
 def test_blocks_of_a_copy_end_at_rows_and_lose_nothing(

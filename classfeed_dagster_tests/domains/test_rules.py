@@ -88,6 +88,8 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("unknown_security_type", "ASX:BHP", {"holding_eod": [{}], "security": [{"security_type": "CFD"}]}),
     ("ambiguous_security", "ASX:BHP", {"holding_eod": [{}, {"security_id": 2}], "security": [{}, {"security_id": 2}]}),
     ("holding_code", "ASX:BHP ", {"holding_eod": [{}], "security": [{"code": "BHP "}]}),
+    ("holding_code", "A X:BHP", {"holding_eod": [{}], "security": [{"exchange": "A X"}]}),
+    ("movement_code", ":BHP", {"trade": [{}], "security": [{"exchange": ""}]}),
     ("isin_check_digit", "ASX:BHP", {"holding_eod": [{}], "security": [{"isin": "AU000000BHP5"}]}),
     ("holding_isin", "ASX:BHP", {"holding_eod": [{}], "security": [{"isin": "au000000bhp4"}]}),
     ("movement_isin", "ASX:BHP", {"income": [{}], "security": [{"isin": "AU000000BHP"}]}),
