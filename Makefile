@@ -108,9 +108,10 @@ docs: setup ## write the parts of the docs that come from code
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header \
 	--no-emit-index-url --no-emit-find-links pyproject.toml
 
-lock: setup ## resolve the dependencies again, locked versions kept where possible; UPGRADE=--upgrade for the newest
+lock: setup ## resolve the dependencies again, the image's too, locked versions kept where possible; UPGRADE=--upgrade for the newest
 	@$(COMPILE) --all-extras $(UPGRADE) --output-file requirements.lock
 	@$(COMPILE) --extra embedded --extra setup --constraint requirements.lock --output-file requirements-demo.lock
+	@$(BIN)/python -m deploy.lock
 
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed

@@ -60,6 +60,7 @@ DECLARED_IN = (
     "documents.xsd_regex",
     "domains.build",
     "errors",
+    "extras",
     "feed_run.feed_run",
     "feed_run.ssm_flags",
     "feed_run.switch_values",
@@ -194,8 +195,11 @@ def exception_classes() -> Mapping[str, type[ClassfeedError]]:
     for module in DECLARED_IN:
         try:
             importlib.import_module(_PACKAGE + module)
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in _OPTIONAL:
+        except (ModuleNotFoundError, ConfigurationError) as error:
+            # A module may state what to install; the missing package is then the cause.
+            missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+            name = missing.name if isinstance(missing, ModuleNotFoundError) else None
+            if (name or "").partition(".")[0] not in _OPTIONAL:
                 raise
     return _CLASSES
 

@@ -1,8 +1,8 @@
 """Lock what is installed apart from the project's own environment, at the versions the tests ran with, with hashes.
 
 Three locks: the image's run-time dependencies (it must not carry the test tools), what builds the wheel in it, and the
-infrastructure's tools. `requirements.lock` constrains them, so that they cannot drift apart from what was tested. Run
-``python -m deploy.lock`` after ``make lock``, with uv beside the interpreter.
+infrastructure's tools. `requirements.lock` constrains them, so that they cannot drift apart from what was tested. Part
+of ``make lock``; needs uv beside the interpreter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Lock:
         return ROOT / "deploy" / self.name
 
 
-IMAGE = Lock("requirements.lock", ("pyproject.toml", "deploy/requirements.in"), extras=("snowflake", "production"))
+# The image is run worker and Celery worker as well; nothing of a laptop's (extra `embedded`) belongs in it.
+IMAGE = Lock("requirements.lock", ("pyproject.toml",), extras=("production", "celery"))
 BUILD = Lock("build.lock", ("deploy/build.in",))
 INFRASTRUCTURE = Lock("infrastructure.lock", ("deploy/infrastructure.in",), constrained=False)
 LOCKS = (IMAGE, BUILD, INFRASTRUCTURE)

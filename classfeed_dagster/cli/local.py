@@ -19,6 +19,7 @@ from classfeed_dagster.errors import ExitCode
 if TYPE_CHECKING:
     from classfeed_dagster.orchestration.rehearsal import Rehearsal
     from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.settings import Settings
     from classfeed_dagster.simulation.world import World
 
 out = output.console()
@@ -108,6 +109,7 @@ def up(
 
     runtime = Runtime()
     settings = runtime.settings
+    _require_embedded(settings)
     home = dagster_home(settings.home)
     with only_services(home) as record:
         with output.console(stderr=True).status("starting …"):
@@ -132,6 +134,17 @@ def up(
         server.release(settings.home)  # a run may have started the local warehouse
         runtime.close()
     out.print("stopped", highlight=False)
+
+
+def _require_embedded(settings: Settings) -> None:
+    """Raise MissingExtraError before anything starts if a service that will be needed is not installed."""
+    from classfeed_dagster.local.embedded_postgres import require_embedded_postgres
+    from classfeed_dagster.local.snowflake_server import require_local_snowflake
+
+    if settings.bigsite_url is None:
+        require_embedded_postgres()
+    if settings.snowflake_account is None:
+        require_local_snowflake()
 
 
 def _count_portfolios(runtime: Runtime) -> int:
@@ -179,6 +192,7 @@ def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: 
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
+    _require_embedded(runtime.settings)
     first = runtime.settings.first_business_date
     dates = [day for day in trading_days.business_days() if day >= first][:days]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -27,6 +27,9 @@ def migrate() -> None:
 
     A release runs it before its services start. Exit code 1 if the database cannot be reached.
     """
+    from classfeed_dagster.extras import require_extra
+
+    require_extra("Dagster's storage in PostgreSQL", "production", "dagster_postgres")
     from classfeed_dagster.orchestration.dagster_storage import migrate as migrate_storage
 
     home = os.environ.get("DAGSTER_HOME")

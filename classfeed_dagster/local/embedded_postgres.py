@@ -19,6 +19,7 @@ import psutil
 import sqlalchemy as sa
 
 from classfeed_dagster.errors import ConfigurationError, Dependency, UnavailableError
+from classfeed_dagster.extras import require_extra
 from classfeed_dagster.file_access import OWNER_FOLDER
 from classfeed_dagster.postgres_session import configure_sessions
 
@@ -62,12 +63,18 @@ def engine_from(url: str) -> sa.Engine:
     return configure_sessions(engine)
 
 
+def require_embedded_postgres() -> None:
+    """Raise MissingExtraError if the embedded PostgreSQL is not installed."""
+    require_extra("The embedded bigsite", "embedded", "embedded_postgres", instead="set CLASSFEED_BIGSITE_URL")
+
+
 def start(home: Path, database: str = DATABASE) -> str:
     """Start (or join) the server under ``<home>/postgres``; the SQLAlchemy URL of ``database``, created if absent.
 
     It listens on a unix socket alone, so no port can be taken. Raises EmbeddedPostgresError if the server can't be
-    started or doesn't answer.
+    started or doesn't answer, MissingExtraError if it is not installed.
     """
+    require_embedded_postgres()
     folder = _folder(home)
     try:
         return _started(folder, database)

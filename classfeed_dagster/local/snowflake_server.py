@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from classfeed_dagster.errors import WarehouseUnavailableError
+from classfeed_dagster.extras import require_extra
 from classfeed_dagster.local.processes import ProcessIdentity, start_of
 
 _START_SECONDS = 60.0
@@ -34,11 +35,18 @@ class LocalWarehouseError(WarehouseUnavailableError):
     """The local warehouse could not be started or reached. The message names its log."""
 
 
+def require_local_snowflake() -> None:
+    """Raise MissingExtraError if the local Snowflake is not installed."""
+    require_extra("The local Snowflake", "embedded", "fakesnow", instead="set the CLASSFEED_SNOWFLAKE_ settings")
+
+
 def start(home: Path) -> dict[str, Any]:
     """Start or join the server under ``home`` and take a lease; arguments for ``snowflake.connector.connect``.
 
-    LocalWarehouseError if it does not answer; its log is ``<home>/snowflake/server.log``.
+    LocalWarehouseError if it does not answer; its log is ``<home>/snowflake/server.log``. MissingExtraError if it is
+    not installed.
     """
+    require_local_snowflake()
     folder = _folder(home)
     with _locked(folder):
         port = _running(folder)

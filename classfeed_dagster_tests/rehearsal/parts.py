@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from classfeed_dagster_tests.deploy.templates import ROOT
-from classfeed_dagster_tests.fixtures.certificates import Authority
+from classfeed_dagster_tests.fixtures.certificates import Authority, Certificate
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard, running_switchboard
 from classfeed_dagster_tests.fixtures.tls_postgres import TlsPostgres
 from classfeed_dagster_tests.rehearsal.network import ADDRESSES, REGION, Forwarders, Network, run
 from classfeed_dagster_tests.rehearsal.resolver import Stacks
-from classfeed_dagster_tests.rehearsal.tasks import Cluster
+from classfeed_dagster_tests.rehearsal.tasks import Cluster, wait_until
 
 DATABASE = "dagster.rds.internal"
 DIGEST = f"sha256:{'0' * 64}"
@@ -48,6 +51,17 @@ class World:
     def client(self, service: str) -> Any:
         """Return a client of the local AWS."""
         return _client(service, self.endpoint)
+
+    def warehouse(self) -> Any:
+        """Return a connection to Snowflake as the data team has it."""
+        import snowflake.connector
+
+        settings = self.cluster.environment(self.cluster.family("worker"))
+        return snowflake.connector.connect(
+            account=settings["CLASSFEED_SNOWFLAKE_ACCOUNT"], user="data_team", password="rehearsal",
+            database=settings["CLASSFEED_SNOWFLAKE_DATABASE"], schema=settings["CLASSFEED_SNOWFLAKE_SCHEMA"],
+            network_timeout=60,
+        )  # fmt: skip
 
     def secret(self, name: str) -> str:
         """Return the name of a secret."""
@@ -72,7 +86,7 @@ def world(env: str, folder: Path, image: Path | None) -> Iterator[World]:
     authority = Authority(folder / "authority")
     environment = image or Path(sys.prefix)
     _lay_out_image(environment)
-    network.trust(authority, environment)
+    network.trust(authority, Path("/opt/classfeed"), Path(sys.prefix))
     certificate = authority.issue("aws", ["*.snowflakecomputing.com", *names])
     with ExitStack() as stack:
         forwarders = Forwarders(certificate, network.names)
@@ -89,7 +103,7 @@ def world(env: str, folder: Path, image: Path | None) -> Iterator[World]:
         people = stack.enter_context(running_switchboard())
         forwarders.tls(ADDRESSES["aws"], port)
         forwarders.tls(ADDRESSES["people"], int(people.url.rpartition(":")[2]))
-        forwarders.tls(ADDRESSES["snowflake"], _snowflake(stack, folder))
+        _snowflake(stack, folder, certificate)
         forwarders.proxy(ADDRESSES["egress"], 3128)
         endpoint = f"http://127.0.0.1:{port}"
         _create_foundation(stacks, endpoint, database, bigsite)
@@ -147,14 +161,24 @@ def _postgres(stack: ExitStack, folder: Path, authority: Authority, name: str, u
     return server
 
 
-def _snowflake(stack: ExitStack, folder: Path) -> int:
-    from classfeed_dagster.local import snowflake_server
-
-    home = folder / "snowflake-home"
+def _snowflake(stack: ExitStack, folder: Path, certificate: Certificate) -> None:
+    """Start Snowflake at its own address, with TLS of its own: it hands out URLs of itself."""
+    home = folder / "snowflake"
     home.mkdir()
-    arguments = snowflake_server.start(home)
-    stack.callback(snowflake_server.stop, home)
-    return int(arguments["port"])
+    address = ADDRESSES["snowflake"]
+    command = [sys.executable, "-m", "classfeed_dagster_tests.rehearsal.snowflake", str(home), address,
+               str(certificate.chain), str(certificate.key)]  # fmt: skip
+    with (folder / "snowflake.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    stack.callback(process.kill)
+    assert wait_until(partial(answers, address, 443), 120), (folder / "snowflake.log").read_text()[-2000:]
+
+
+def answers(address: str, port: int) -> bool:
+    """Return whether something listens."""
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 2):
+        return True
+    return False
 
 
 def _client(service: str, endpoint: str) -> Any:

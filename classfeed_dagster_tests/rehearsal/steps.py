@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import json
 import re
 from functools import partial
@@ -11,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
+from classfeed_dagster.feeds import class_super
+from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
+from classfeed_dagster.trading_days import previous_business_day
 from classfeed_dagster_tests.deploy.templates import ROOT
 from classfeed_dagster_tests.rehearsal.parts import World, world
 from classfeed_dagster_tests.rehearsal.tasks import Task, environment_of, wait_until
@@ -113,7 +118,23 @@ def _simulate(parts: World) -> str:
         metadata.create_all(connection)
     engine.dispose()
     _ok(parts.cluster.run("worker", "classfeed", "simulate", "--days", "1", seconds=600))
-    return "one business day"
+    return f"{_first(parts)}, {_data_team(parts)} figures of the data team"
+
+
+def _first(parts: World) -> dt.date:
+    settings = parts.cluster.environment(parts.cluster.family("worker"))
+    return dt.date.fromisoformat(settings["CLASSFEED_FIRST_BUSINESS_DATE"])
+
+
+def _data_team(parts: World) -> int:
+    # The data team fills its own table, from its own copy of bigsite.
+    day = _first(parts)
+    engine = sa.create_engine(parts.bigsite.url("bigsite"))
+    metrics = data_team_metrics(engine, class_super.FEED.recipient, day, previous_business_day(day))
+    engine.dispose()
+    with parts.warehouse() as connection:
+        publish_metrics(connection, class_super.FEED.recipient, day, metrics, dt.datetime.now(dt.UTC))
+    return len(metrics)
 
 
 def _keys(parts: World, prefix: str) -> list[str]:
@@ -144,9 +165,25 @@ def _proven(parts: World) -> str:
     def proven() -> bool:
         return any(key.endswith("report.html") for key in _keys(parts, "reconciliation/class_super/"))
 
-    assert wait_until(proven, _DATE_SECONDS, 3), "no report"
+    def workers() -> list[Task]:
+        return [task for task in parts.cluster.tasks.values() if "reconciliation_job" in str(task.command)]
+
+    assert wait_until(proven, _DATE_SECONDS, 3), f"no report; {[task.output()[-1500:] for task in workers()[-1:]]}"
     assert any(host.endswith("snowflakecomputing.com") for host in parts.forwarders.connected), "Snowflake not asked"
-    return "report and Snowflake over the egress proxy"
+    return f"{_loaded(parts)} over the egress proxy"
+
+
+def _loaded(parts: World) -> str:
+    rows = [0]
+
+    def loaded() -> bool:
+        with parts.warehouse() as connection, contextlib.suppress(Exception):
+            rows[:] = connection.cursor().execute("SELECT count(*) FROM FACT_DELIVERY").fetchone()
+        return rows[0] > 0
+
+    assert wait_until(loaded, _DATE_SECONDS, 5), "nothing in FACT_DELIVERY"
+    sides = {key.split("/")[3] for key in _keys(parts, "reconciliation/class_super/")}
+    return f"report, {rows[0]} row(s) in FACT_DELIVERY, {len(sides)} reconciliation(s)"
 
 
 def _alert(parts: World) -> str:
