@@ -31,7 +31,6 @@ from classfeed_dagster_tests.rehearsal.resolver import Stacks
 from classfeed_dagster_tests.rehearsal.tasks import Cluster, wait_until
 
 DATABASE = "dagster.rds.internal"
-DIGEST = f"sha256:{'0' * 64}"
 
 
 @dataclass
@@ -77,7 +76,7 @@ def world(env: str, folder: Path, image: Path | None) -> Iterator[World]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         os.environ[name] = "local"
     os.environ.pop("AWS_ENDPOINT_URL", None)
-    stacks = Stacks(env, {"ImageDigest": DIGEST, "MigrationDigest": DIGEST, "CertificateArn": "arn:aws:acm:certificate", "AWS::Region": REGION,
+    stacks = Stacks(env, {"CertificateArn": "arn:aws:acm:certificate", "AWS::Region": REGION,
                           "AWS::AccountId": "111122223333", "AWS::Partition": "aws"})  # fmt: skip
     account = stacks.resources("application", "AWS::ECS::TaskDefinition")
     assert account

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import inspect
 import json
 import re
 from functools import partial
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from dagster._core.storage.sql import run_alembic_downgrade
+from dagster_postgres.run_storage.run_storage import PostgresRunStorage
+from dagster_postgres.utils import pg_alembic_config
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.feeds import class_super
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from classfeed_dagster_tests.rehearsal.__main__ import Report
 
 SERVICES = ("code", "viewer", "operator", "door", "daemon")
+# Dagster's revision before the last one that changes a table in PostgreSQL.
+_EARLIER_SCHEMA, _ADDED = "6b7fb194ff9c", ("concurrency_limits", "using_default_limit")
 _START_SECONDS, _DATE_SECONDS = 180.0, 600.0
 
 
@@ -33,6 +39,7 @@ def rehearse(env: str, folder: Path, report: Report, *, short: bool, image: Path
         template = f"classfeed-{env}-application"
         running: dict[str, Task] = {}
         report.hold("migrate an empty database", template, lambda: _migrate(parts, "created"))
+        report.hold("migrate an earlier schema", template, lambda: _migrate_earlier(parts))
         for name in SERVICES:
             running[name] = parts.cluster.start(parts.cluster.family(name))
         for name in SERVICES:
@@ -42,16 +49,17 @@ def rehearse(env: str, folder: Path, report: Report, *, short: bool, image: Path
         report.hold("smoke", template, lambda: _smoke(parts))
         if env == "prod":
             report.hold("simulation refuses production", template, lambda: _refused(parts))
-            return
-        report.hold("simulated customers", template, lambda: _simulate(parts))
-        report.hold("first date delivered", template, lambda: _delivered(parts))
-        if short:
-            return
-        report.hold("first date reconciled and loaded", template, lambda: _proven(parts))
-        report.hold("alert with working links", template, lambda: _alert(parts))
+            report.hold("nothing is due before the first date", template, lambda: _nothing_due(parts))
+        else:
+            report.hold("simulated customers", template, lambda: _simulate(parts))
+            report.hold("first date delivered", template, lambda: _delivered(parts))
+            if short:
+                return
+            report.hold("first date reconciled and loaded", template, lambda: _proven(parts))
+            report.hold("alert with working links", template, lambda: _alert(parts))
         report.hold("switch turned without a release", template, lambda: _switch(parts))
-        report.hold("second release migrates", template, lambda: _migrate(parts, "migrated"))
-        report.hold("rollback restarts every service", template, lambda: _restart(parts, running))
+        report.hold("second release migrates, then renews", template, lambda: _release(parts, running, "release-2"))
+        report.hold("rollback to the first release", template, lambda: _release(parts, running, "release-1"))
         report.hold("database password rotated", template, lambda: _rotate(parts, running))
         report.hold("daemon killed and replaced", template, lambda: _kill_daemon(parts, running))
         report.hold("smoke at the end", template, lambda: _smoke(parts))
@@ -67,6 +75,31 @@ def _ok(task: Task, pattern: str = "") -> str:
 
 def _migrate(parts: World, expected: str) -> str:
     return _ok(parts.cluster.run("migrate"), rf"^{expected}: \d+ tables")
+
+
+def _migrate_earlier(parts: World) -> str:
+    engine = sa.create_engine(parts.database.url("dagster"))
+    with engine.begin() as connection:
+        run_alembic_downgrade(pg_alembic_config(inspect.getfile(PostgresRunStorage)), connection, _EARLIER_SCHEMA)
+    assert not _has_column(engine), "the downgrade did nothing"
+    outcome = _migrate(parts, "migrated")
+    assert _has_column(engine), "the column is still missing"
+    engine.dispose()
+    return f"{outcome} from {_EARLIER_SCHEMA}"
+
+
+def _has_column(engine: sa.Engine) -> bool:
+    table, column = _ADDED
+    return column in {one["name"] for one in sa.inspect(engine).get_columns(table)}
+
+
+def _nothing_due(parts: World) -> str:
+    # Production's first business date is ahead: nobody waits for anything, so nothing may be said to be late.
+    task = parts.cluster.run("watchdog")
+    assert task.code == 0, f"exit code {task.code}: {task.output()[-800:]}"
+    assert not [task for task in parts.cluster.tasks.values() if "execute_run" in task.command], "a run was started"
+    assert not parts.people.messages, parts.people.messages[0].seen
+    return f"first date {_first(parts)}: no run, no alert"
 
 
 def _service_healthy(running: dict[str, Task], name: str) -> str:
@@ -163,7 +196,8 @@ def _delivered(parts: World) -> str:
 
 def _proven(parts: World) -> str:
     def proven() -> bool:
-        return any(key.endswith("report.html") for key in _keys(parts, "reconciliation/class_super/"))
+        reports = [key for key in _keys(parts, "reconciliation/class_super/") if key.endswith("/report.html")]
+        return any("-source/" in key for key in reports) and any("-data-team/" in key for key in reports)
 
     def workers() -> list[Task]:
         return [task for task in parts.cluster.tasks.values() if "reconciliation_job" in str(task.command)]
@@ -182,8 +216,7 @@ def _loaded(parts: World) -> str:
         return rows[0] > 0
 
     assert wait_until(loaded, _DATE_SECONDS, 5), "nothing in FACT_DELIVERY"
-    sides = {key.split("/")[3] for key in _keys(parts, "reconciliation/class_super/")}
-    return f"report, {rows[0]} row(s) in FACT_DELIVERY, {len(sides)} reconciliation(s)"
+    return f"both reports, {rows[0]} row(s) in FACT_DELIVERY"
 
 
 def _alert(parts: World) -> str:
@@ -219,6 +252,17 @@ def _restart(parts: World, running: dict[str, Task], *names: str) -> str:
     for name in names or SERVICES:
         _healthy(running[name])
     return f"{len(names or SERVICES)} service(s)"
+
+
+def _release(parts: World, running: dict[str, Task], version: str) -> str:
+    before = running["code"].environment["CLASSFEED_CODE_VERSION"]
+    assert before != version, before
+    parts.cluster.release(version)
+    migrated = _migrate(parts, "migrated")  # while every service still runs the release before
+    renewed = _restart(parts, running)
+    versions = {environment_of(task.process.pid)["CLASSFEED_CODE_VERSION"] for task in running.values()}
+    assert versions == {version}, versions
+    return f"{before} to {version}: {migrated}, {renewed}; {_smoke(parts)}"
 
 
 def _rotate(parts: World, running: dict[str, Task]) -> str:

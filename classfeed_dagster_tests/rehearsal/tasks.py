@@ -7,6 +7,7 @@ Fargate adds. The process runs as the task's user, without capabilities, with th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -81,12 +82,18 @@ class Cluster:
     def __init__(self, stacks: Stacks, network: Network, folder: Path, secrets: Any, eni: str) -> None:
         self.stacks, self._network, self._folder, self._secrets, self._eni = stacks, network, folder, secrets, eni
         self.tasks: dict[str, Task] = {}
-        self.image = image_environment("rehearsal")
+        self.release("release-1")
         self._lock = threading.Lock()
         self.definitions = {
             properties["Family"]: (logical, properties)
             for logical, properties in stacks.resources("application", "AWS::ECS::TaskDefinition").items()
         }
+
+    def release(self, version: str) -> None:
+        """Let tasks that start from now on run another release's image."""
+        digest = f"sha256:{hashlib.sha256(version.encode()).hexdigest()}"
+        self.stacks.parameters |= {"ImageDigest": digest, "MigrationDigest": digest}
+        self.image = image_environment(version)
 
     def family(self, name: str) -> str:
         """Return the task definition's family of a component."""
