@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     s3_endpoint_url: str | None = Field(None, description="S3 endpoint other than AWS's own, for tests")
     first_business_date: dt.date = Field(
         dt.date(2023, 1, 3),
-        description="first business date of every feed that declares none: sequence number 1, everyone NEW. "
+        description="first business date of every feed that declares none: sequence number 1, all portfolios NEW. "
         "No default outside local",
     )
     now: AwareDatetime | None = Field(
@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     )
     ui_url: str | None = Field(None, description="base URL of the Dagster UI, for links in alerts")
     runbook_url: str = Field(
-        "docs/runbook/alerts.md", description="URL of the alerts' runbook, for links in alerts; absolute outside local"
+        "docs/runbook.md", description="URL of the runbook, for links in alerts; absolute outside local"
     )
     support_group: str = Field(
         "classfeed-support", description="identity provider's group that may use the support door; see docs/security.md"

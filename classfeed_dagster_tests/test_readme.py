@@ -39,13 +39,42 @@ def test_every_check_has_a_section_in_the_runbook() -> None:
     assert linked <= headings, sorted(linked - headings)
 
 
+def test_every_alert_links_to_a_runbook_section() -> None:
+    headings = set(re.findall(r"^### (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
+    sources = "".join(path.read_text() for path in (ROOT / "classfeed_dagster" / "alerting").glob("*.py"))
+    linked = set(re.findall(r'runbook="([\w-]+)"', sources))
+    assert {"late", "held-back", "watchdog"} <= linked
+    assert linked <= headings, sorted(linked - headings)
+
+
 def test_the_two_commands_come_first() -> None:
     assert README.index("make demo") < README.index("make test") < README.index("##")
 
 
-def test_linked_pages_exist() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    }
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_linked_pages_and_sections_exist(page: Path) -> None:
+    for target, _, anchor in re.findall(r"\]\(([^)#\s]*)(#?)([^)\s]*)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        linked = page.parent / target if target else page
+        assert linked.exists(), f"{page.name} links to {target}, which does not exist"
+        if anchor and linked.suffix == ".md":
+            assert anchor in anchors(linked), f"{page.name} links to #{anchor} of {linked.name}, which does not exist"
+
+
+def test_readme_links_every_page_under_docs() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+\.md)\)", README))
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages <= linked, sorted(pages - linked)

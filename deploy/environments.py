@@ -131,7 +131,7 @@ def _settings(env: str, first_business_date: str, suffix: str, channel: str) -> 
     return {
         "FIRST_BUSINESS_DATE": first_business_date,
         "UI_URL": f"https://classfeed{suffix}.broker.example/view",
-        "RUNBOOK_URL": "https://github.com/broker/classfeed/blob/main/docs/runbook/alerts.md",
+        "RUNBOOK_URL": "https://github.com/broker/classfeed/blob/main/docs/runbook.md",
         "SLACK_CHANNEL" if env == "prod" else "SLACK_CHANNEL_NONPROD": channel,
         "SUPPORT_GROUP": "classfeed-support" if env == "prod" else f"classfeed-{env}-support",
         "SNOWFLAKE_ACCOUNT": "broker-au1" if env == "prod" else "broker-au1-nonprod",

@@ -16,7 +16,7 @@ from deploy.application import Application
 from deploy.environments import Deployment
 from deploy.foundation import Foundation
 
-RUNBOOK = "docs/deployment.md"
+RUNBOOK = "docs/runbook.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def of_objectives(deployment: Deployment) -> tuple[Alarm, ...]:
 def of_parts(deployment: Deployment, balancer: str) -> tuple[Alarm, ...]:
     """Alarms on what the feeds stand on. ``balancer``: the load balancer's full name, ``app/NAME/ID``."""
     return (
-        Alarm("consent-events-dead", "ApproximateNumberOfMessagesVisible", "Are there events that nobody could read?",
+        Alarm("consent-events-dead", "ApproximateNumberOfMessagesVisible", "Are there unreadable consent events?",
               0, "consent-events-dead", (("QueueName", deployment.name("consent-events-dead")),), namespace="AWS/SQS"),
         Alarm("database-full", "FreeStorageSpace", "Is Dagster's database running out of disk?", 5 * 1024**3,
               "database-full", (("DBInstanceIdentifier", deployment.name("dagster")),), "Minimum", 900, 2,

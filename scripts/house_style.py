@@ -25,6 +25,7 @@ _FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"``[^`]+``|`[^`]+`")
 _LINK = re.compile(r"\]\([^)]*\)")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+_NAME = re.compile(r"^#{1,6} +[a-z0-9]+(?:-[a-z0-9]+)+ *$", re.MULTILINE)  # the name of a check or an alarm
 _WORD = re.compile(r"[A-Za-z']+")
 
 Defined = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -62,7 +63,7 @@ def _check_page(path: str, text: str, rules: dict[str, Any]) -> Iterator[Finding
         first = _WORD.match(heading[1])
         if first is not None and first[0] in rules["headings"]["forbidden_first_words"]:
             yield Finding(path, _line(prose, heading.start()), "heading", heading[1])
-    yield from _check_words(path, prose, 1, rules)
+    yield from _check_words(path, _NAME.sub(_blank, prose), 1, rules)
 
 
 def _check_module(path: str, text: str, rules: dict[str, Any]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Generator of the docs' parts that come from code: settings, commands, manifest fields, rules, promises.
+"""Generator of the docs' parts that come from code: settings, commands, manifest fields, checks, rules, promises.
 
 ``make docs`` runs it; a test fails while a page is not what it would write.
 """
@@ -19,10 +19,14 @@ from pydantic.fields import FieldInfo
 
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.delivery import manifest
-from classfeed_dagster.documents.format_rules import rules_of
-from classfeed_dagster.domains.rules import LEDGER_RULES, RULES, RuleSeverity
+from classfeed_dagster.documents.format_rules import FormatRule, rules_of
+from classfeed_dagster.domains.rules import LEDGER_RULES, RULES, LedgerRule, RuleSeverity
 from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.feeds import FEEDS
+from classfeed_dagster.orchestration.definitions import build_definitions
+from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.service_levels.objectives import OBJECTIVES
 from classfeed_dagster.settings import Settings
 from classfeed_dagster_tests.features.promises import matrix
 
@@ -86,35 +90,56 @@ def exit_codes() -> Iterator[str]:
         yield f"| {code.value} | {code.meaning} |"
 
 
+def outcomes() -> Iterator[str]:
+    """Yield one section per outcome of a run, headed by the outcome."""
+    for outcome in Outcome:
+        yield f"### {outcome.replace(' ', '-')}"
+        yield ""
+        yield f"{outcome.guide} Exit code {outcome.exit_code.value}."
+        yield ""
+
+
+def checks() -> Iterator[str]:
+    """Yield one section per asset check that is no rule, headed by the check's name."""
+    graph = build_definitions(Runtime(Settings())).resolve_asset_graph()
+    rules = {rule.name for rule in RULES} | {rule.name for rule in LEDGER_RULES}
+    nodes = {key.name: graph.get(key) for key in sorted(graph.asset_check_keys, reverse=True) if key.name not in rules}
+    for name in sorted(nodes):
+        description = (nodes[name].description or "").partition(" Runbook: ")[0]
+        yield f"### {name.replace('_', '-')}"
+        yield ""
+        yield f"{'*Blocking.* ' if nodes[name].blocking else ''}{description}"
+        yield ""
+
+
+def service_levels() -> Iterator[str]:
+    """Yield the table of service levels."""
+    yield "| alarm | objective | metric |"
+    yield "|---|---|---|"
+    for level in OBJECTIVES:
+        yield f"| [{level.name}](runbook.md#{level.name}) | {level.objective} | `{level.metric}` > {level.above} |"
+
+
 def rules() -> Iterator[str]:
     """Yield one section per data rule, headed by the rule's name."""
-    for rule in RULES:
-        held = "holds the portfolio back" if rule.severity is RuleSeverity.QUARANTINE else "warns only"
-        yield f"### {rule.name.replace('_', '-')}"
-        yield ""
-        yield f"*{rule.title}* ({rule.domain}, {held})"
-        yield ""
-        yield rule.description
-        yield ""
+    for rule in sorted(RULES, key=lambda rule: rule.name):
+        warning = "" if rule.severity is RuleSeverity.QUARANTINE else "*Warning.* "
+        yield from _rule(rule.name, rule.title, f"{warning}{rule.condition}", rule.remedy)
 
 
 def format_rules() -> Iterator[str]:
     """Yield one section per rule of a document format or of the delivered ledger, headed by the rule's name."""
     formats = [document for feed in FEEDS for document in (feed.format, *feed.renderings.values())]
-    for rule in rules_of(document.rules for document in formats):
-        yield f"### {rule.name.replace('_', '-')}"
-        yield ""
-        yield f"*{rule.title}* ({rule.document_format}, holds the portfolio back)"
-        yield ""
-        yield f"{rule.condition} If it fails: {rule.remedy}"
-        yield ""
-    for ledger_rule in LEDGER_RULES:
-        yield f"### {ledger_rule.name.replace('_', '-')}"
-        yield ""
-        yield f"*{ledger_rule.title}* (delivered ledger, holds the portfolio back)"
-        yield ""
-        yield ledger_rule.description
-        yield ""
+    declared: list[FormatRule | LedgerRule] = [*rules_of(document.rules for document in formats), *LEDGER_RULES]
+    for rule in sorted(declared, key=lambda rule: rule.name):
+        yield from _rule(rule.name, rule.title, rule.condition, rule.remedy)
+
+
+def _rule(name: str, title: str, condition: str, remedy: str) -> Iterator[str]:
+    yield f"### {name.replace('_', '-')}"
+    yield ""
+    yield f"**{title}.** {condition} {remedy[0].upper()}{remedy[1:]}"
+    yield ""
 
 
 def fields() -> Iterator[str]:
@@ -155,6 +180,9 @@ PARTS = {
     ("docs/settings.md", "settings"): settings,
     ("docs/cli.md", "commands"): commands,
     ("docs/cli.md", "exit-codes"): exit_codes,
+    ("docs/deployment.md", "service-levels"): service_levels,
+    ("docs/runbook.md", "outcomes"): outcomes,
+    ("docs/runbook.md", "checks"): checks,
     ("docs/runbook.md", "rules"): rules,
     ("docs/runbook.md", "format-rules"): format_rules,
     ("docs/manifest.md", "fields"): fields,

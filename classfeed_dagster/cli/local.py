@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from classfeed_dagster.orchestration.rehearsal import Rehearsal
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.settings import Settings
+    from classfeed_dagster.simulation.day import PlantedFault
     from classfeed_dagster.simulation.world import World
 
 out = output.console()
@@ -45,15 +46,15 @@ def demo(portfolios: Portfolios = 300, days: Days = 3, seed: Seed = 1) -> None:
     """
     rehearsal = _rehearse("demo", None, portfolios, days, seed, faulty=True)
     _print_rehearsal(rehearsal)
-    out.print(
-        "\n[bold]Next steps[/]\n"
-        "  make up                        the Dagster UI with these runs, at http://127.0.0.1:3000\n"
-        f"  {rehearsal.store_location}/delivered   the documents and their manifests\n"
-        "  .venv/bin/classfeed status     deliveries and held-back portfolios\n"
-        f"  .venv/bin/classfeed trace {rehearsal.example_transaction}   from a document back to its source row",
-        highlight=False,
-        soft_wrap=True,
-    )
+    steps = {
+        "make up": "the Dagster UI with these runs, at http://127.0.0.1:3000",
+        ".venv/bin/classfeed status": "deliveries and held-back portfolios",
+        f".venv/bin/classfeed trace {rehearsal.example_transaction}": "from a document back to its source row",
+        f"{rehearsal.store_location}/delivered": "the documents and their manifests",
+    }
+    width = max(map(len, steps))
+    lines = [f"  {step:<{width}}  {result}" for step, result in steps.items()]
+    out.print("\n[bold]Next steps[/]", *lines, sep="\n", highlight=False, soft_wrap=True)
     raise typer.Exit(ExitCode.OK if rehearsal.proven else ExitCode.STOPPED)
 
 
@@ -159,20 +160,13 @@ def _count_portfolios(runtime: Runtime) -> int:
 def _world(runtime: Runtime, market: Path | None, portfolios: int, seed: int, dates: Sequence[dt.date]) -> World:
     # `dates`: of a demonstration, on which faults are planted; without them nothing breaks a rule.
     from classfeed_dagster.bigsite.create_schema import create_schema
-    from classfeed_dagster.simulation.day import Fault, PlantedFault
     from classfeed_dagster.simulation.environment import market_of
     from classfeed_dagster.simulation.world import World
 
     create_schema(runtime.engine)
     first = runtime.settings.first_business_date
-    faults = []
-    if dates:
-        faults = [
-            PlantedFault(Fault.UNBALANCED_UNITS, dates[0], dates[-1]),
-            PlantedFault(Fault.ILLEGAL_CHARACTER, dates[-1]),
-        ]
-        # One more on a date than the limit allows would stop the feed.
-        del faults[int(portfolios * runtime.settings.max_held_back_share) :]
+    # One more on a date than the limit allows would stop the feed.
+    faults = demo_faults(dates, int(portfolios * runtime.settings.max_held_back_share))
     return World(
         seed,
         market_of(market, seed, first),
@@ -181,6 +175,20 @@ def _world(runtime: Runtime, market: Path | None, portfolios: int, seed: int, da
         first_day=first,
         faults=faults,
     )
+
+
+def demo_faults(dates: Sequence[dt.date], at_most: int) -> list[PlantedFault]:
+    """Return the faults of a demo over ``dates``: one corrected on the last date, and one that stays."""
+    from classfeed_dagster.simulation.day import Fault, PlantedFault
+
+    if not dates:
+        return []
+    corrected_on = dates[-1] if len(dates) > 1 else None
+    faults = [
+        PlantedFault(Fault.UNBALANCED_UNITS, dates[0], corrected_on),
+        PlantedFault(Fault.ILLEGAL_CHARACTER, dates[-1]),
+    ]
+    return faults[:at_most]
 
 
 def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: int, *, faulty: bool) -> Rehearsal:

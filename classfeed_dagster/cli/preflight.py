@@ -86,9 +86,7 @@ def checks(settings: Settings) -> Iterator[PreflightCheck]:
     if settings.component is not Component.MIGRATE:
         yield PreflightCheck("object store", lambda: _store(settings), "Check the bucket's name and the task's role")
     if settings.flags_parameter:
-        yield PreflightCheck(
-            "switches", lambda: _switches(settings), "See unreadable-switches in docs/runbook/alerts.md"
-        )
+        yield PreflightCheck("switches", lambda: _switches(settings), "See unreadable-switches in docs/runbook.md")
     for name, url in (
         ("consent queue", settings.consent_queue_url),
         ("dead letters", settings.consent_dead_letter_url),

@@ -29,7 +29,7 @@ class UndeclaredRuleError(CodeFaultError):
     """A violation under a name that no format rule declares."""
 
 
-_CORRECT = "correct the value in bigsite and take a fresh snapshot of the date."
+_CORRECT = "correct the value in bigsite."
 _AGREE = "agree with the recipient on the value's meaning, then extend mapping and contract."
 
 
@@ -46,7 +46,7 @@ EPI_RULES: tuple[FormatRule, ...] = (
         EPI,
         "Groups of elements are complete or absent",
         "Elements that belong together, such as price and price date, are all present or all absent.",
-        "add the missing value in bigsite, or remove the others, and take a fresh snapshot of the date.",
+        "add the missing value in bigsite, or remove the others,.",
     ),
     FormatRule(
         "date_out_of_range",
@@ -60,7 +60,7 @@ EPI_RULES: tuple[FormatRule, ...] = (
         EPI,
         "Numbers fit their element",
         "A number has no more digits than the schema's pattern of its element.",
-        "the figure in bigsite is very likely wrong; correct it and take a fresh snapshot of the date.",
+        "the figure in bigsite is very likely wrong; correct it.",
     ),
     FormatRule(
         "unwritable_character",
@@ -68,7 +68,7 @@ EPI_RULES: tuple[FormatRule, ...] = (
         "Text has only characters of XML 1.0",
         "Control characters cannot be written in XML, not even as references. The finding gives the code point and its "
         "place in the value.",
-        "remove the character in bigsite and take a fresh snapshot of the date.",
+        "remove the character in bigsite.",
     ),
     FormatRule(
         "wrong_form",
@@ -89,7 +89,7 @@ EPI_RULES: tuple[FormatRule, ...] = (
         EPI,
         "Text is not longer than its element",
         "The schema limits the length of each text element. Text is never truncated.",
-        "shorten the value in bigsite and take a fresh snapshot of the date.",
+        "shorten the value in bigsite.",
     ),
     FormatRule(
         "too_short",
@@ -117,7 +117,7 @@ EPI_RULES: tuple[FormatRule, ...] = (
         EPI,
         "The portfolio's sums fit a control total",
         "Sums by currency, and of units, have no more digits than the schema's control totals.",
-        "a figure in bigsite is very likely wrong; correct it and take a fresh snapshot of the date.",
+        "a figure in bigsite is very likely wrong; correct it.",
     ),
 )
 _BY_NAME = {rule.name: rule for rule in EPI_RULES}
@@ -135,7 +135,7 @@ _CSV = {
     "no_balance": (
         "Cash rows have an account with a balance",
         "Each cash row is on a cash account whose balance is in the file.",
-        "ask bigsite's team to run its end of day for the account, and take a fresh snapshot of the date.",
+        "ask bigsite's team to run its end of day for the account,.",
     ),
 }
 

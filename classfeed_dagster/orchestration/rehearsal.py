@@ -129,15 +129,17 @@ def _reconcile(
             tags={CLOCK_TAG: now.isoformat(), CORRELATION_TAG: new_correlation_id()},
         )
     found: list[Proof] = []
-    for side, what in ((Side.SOURCE, "the source, asked again by SQL of its own"), (Side.DATA_TEAM, "the data team's")):
+    for side, what in ((Side.SOURCE, "bigsite"), (Side.DATA_TEAM, "the data team's metrics")):
         try:
             told = runtime.load_reference(f"{feed.name}/{side.value}_reconciliation", day, ReconciliationSummary)
         except NotBuiltError:
-            found.append(Proof(f"reconciliation against {what}: the run {result.run_id} failed", False))
+            found.append(Proof(f"reconciliation with {what}: the run {result.run_id} failed", False))
             continue
-        breaks = f"{told.breaks} break(s), {told.unexplained} of them unexplained" if told.breaks else "no break"
+        breaks = f"{told.breaks} break(s), {told.unexplained} unexplained" if told.breaks else "no break"
         holds = not told.errors and not told.unexplained
-        found.append(Proof(f"{breaks} against {what}; report {runtime.store.location(told.report)}", holds))
+        found.append(
+            Proof(f"reconciliation with {what}: {breaks}; report {runtime.store.location(told.report)}", holds)
+        )
     return found
 
 

@@ -34,6 +34,11 @@ class Outcome(enum.StrEnum):
         """The command line's exit code for this outcome."""
         return _EXIT_CODES[self]
 
+    @property
+    def guide(self) -> str:
+        """The outcome's meaning and the next action, for the runbook."""
+        return _GUIDES[self]
+
 
 _EXIT_CODES: Mapping[Outcome, ExitCode] = {
     Outcome.DELIVERED: ExitCode.OK,
@@ -43,6 +48,37 @@ _EXIT_CODES: Mapping[Outcome, ExitCode] = {
     Outcome.SOURCE_NOT_READY: ExitCode.NOT_READY,
     Outcome.UNAVAILABLE: ExitCode.NOT_READY,
     Outcome.FAILED: ExitCode.FAILED,
+}
+_GUIDES: Mapping[Outcome, str] = {
+    Outcome.DELIVERED: (
+        "All due portfolios are delivered. Portfolios held back are named with a reason in `classfeed status --date "
+        "D` and in the quarantine asset. They are delivered automatically once bigsite is corrected."
+    ),
+    Outcome.NOTHING_TO_DO: ("The content was delivered before, or the feed is off. No action."),
+    Outcome.STOPPED_BY_CHECKS: (
+        "A blocking check failed, or its verdict is missing. Nothing was delivered. The run's page names the check: "
+        "open its section below. The date is retried once the source or the code changes."
+    ),
+    Outcome.STOPPED: (
+        "Stored data is missing, damaged or contradicts the chain of manifests. Nothing was delivered. Restore the "
+        "object's earlier version (the bucket keeps versions), then run `classfeed verify`. With `StoreBehindError` "
+        "the store is older than Dagster's records: restore the newer `chain/`, `delivered/` and `ledger/` before any"
+        " run. Otherwise the recipient would get the date twice."
+    ),
+    Outcome.SOURCE_NOT_READY: (
+        "bigsite's end of day for the date is missing or incomplete. Nothing was landed. Repair checks every ten "
+        "minutes. Ask bigsite's team when the job will finish. If the deadline is at risk, notify the recipient."
+    ),
+    Outcome.UNAVAILABLE: (
+        "bigsite, the object store or another service did not answer. Repair retries with growing pauses. Check the "
+        "service that the message names."
+    ),
+    Outcome.FAILED: (
+        "Any other error, for example a fault in the code or a missing setting. The message says what is wrong and "
+        "how to fix it. An error such as `run the consented portfolios first` means that a step ran without the steps"
+        " before it: run the whole job. A date whose earlier date is undelivered is refused: deliver the earlier one "
+        "first."
+    ),
 }
 # Errors by which a check or a rule stops a run.
 _CHECKS = frozenset({"DagsterAssetCheckFailedError", "GateRefusedError", "TooManyHeldBackError", "SchemaDriftError"})

@@ -37,7 +37,7 @@ class Objective:
     """Objective, its metric, and the value above which its alarm is raised.
 
     Attributes:
-        name: name of the alarm and of its section in docs/deployment.md.
+        name: name of the alarm and of its section in docs/runbook.md.
         above: threshold that ``periods`` of ``seconds`` must exceed.
         silence: CloudWatch's treatment of missing data: met (notBreaching) or violated (breaching).
     """

@@ -57,12 +57,12 @@ def prove_books(
         _nobody_else(world, pages),
         _everybody(store, feed, world, last, pages),
         _agrees(
-            "movements sent add up to the customers' own books, to the unit and the cent",
+            "movements sent add up to the customers' own books",
             _sums(books, "loaded", complete),
             _own(world.books(last), complete),
         ),
         _agrees(
-            "holdings and balances sent are those of the customers' own books",
+            "holdings and balances sent equal the customers' own books",
             _sums(books, "stated", complete),
             _own(world.books(last, known_before=world.end_of_day(last)), complete),
         ),
@@ -73,7 +73,7 @@ def prove_books(
 def _documents(store: ObjectStore, feed: Feed) -> Proof:
     found = verify_feed(store, feed.name, feed.format)
     return Proof(
-        f"{found.pages} documents are valid, their hashes and control totals right, and {found.manifests} manifests "
+        f"{found.pages} documents are valid, hashes and control totals agree, and {found.manifests} manifests "
         "form an unbroken chain",
         found.sound,
     )
@@ -87,7 +87,7 @@ def _nobody_else(world: World, pages: Sequence[DeliveredPage]) -> Proof:
         inside = set(accounts.filter(pl.col("consent") != "REMOVED")["portfolio_number"])
         strangers |= inside - world.sharing(page.business_date)
         sent |= inside
-    return Proof(f"{len(sent)} portfolios were sent, none on a date on which its owner did not share", not strangers)
+    return Proof(f"{len(sent)} portfolios were sent, each with consent on its date", not strangers)
 
 
 def _everybody(store: ObjectStore, feed: Feed, world: World, last: dt.date, pages: Sequence[DeliveredPage]) -> Proof:
@@ -120,7 +120,11 @@ def _balanced(world: World, books: Books, last: dt.date, complete: set[str]) -> 
     late = {key for key in {*at_cutoff, *at_end_of_day} if at_cutoff.get(key) != at_end_of_day.get(key)}
     loaded, stated = _sums(books, "loaded", complete), _sums(books, "stated", complete)
     apart = {key for key in {*loaded, *stated} if loaded.get(key) != stated.get(key)}
-    waiting = f", but for {len(late)} whose rows came after the cut-off and travel next" if late else ""
+    waiting = (
+        f"; {len(late)} holdings or accounts have rows recorded after the cut-off, sent with the next date"
+        if late
+        else ""
+    )
     return Proof(
         f"{len(complete)} portfolios' movements add up to their holdings and balances on {last}{waiting}", apart == late
     )

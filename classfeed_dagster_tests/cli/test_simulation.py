@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from classfeed_dagster.bigsite.tables import portfolio
 from classfeed_dagster.cli import app as cli
+from classfeed_dagster.cli.local import demo_faults
 from classfeed_dagster.settings import get_settings
 from classfeed_dagster.simulation.guard import SimulationRefusedError, world_table
 from classfeed_dagster.simulation.world import WorldError
@@ -74,3 +75,22 @@ def test_production_is_refused_before_connecting(classfeed: Command, monkeypatch
     for words in (("simulate",), ("simulate", "--mark")):
         refused = classfeed(*words)
         assert isinstance(refused.exception, SimulationRefusedError)
+
+
+# -- faults of the demo -----------------------------------------------------------------------------------------------
+
+
+def test_demo_faults_of_one_date_stay_uncorrected() -> None:
+    day = dt.date(2023, 1, 3)
+    assert [(fault.planted_on, fault.mended_on) for fault in demo_faults([day], 3)] == [(day, None), (day, None)]
+
+
+def test_demo_faults_of_two_dates_are_one_corrected_and_one_kept() -> None:
+    first, last = dt.date(2023, 1, 3), dt.date(2023, 1, 4)
+    faults = demo_faults([first, last], 3)
+    assert [(fault.planted_on, fault.mended_on) for fault in faults] == [(first, last), (last, None)]
+
+
+def test_demo_faults_stay_within_the_limit() -> None:
+    assert [len(demo_faults([dt.date(2023, 1, 3)], most)) for most in range(4)] == [0, 1, 2, 2]
+    assert demo_faults([], 3) == []

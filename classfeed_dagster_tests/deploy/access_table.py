@@ -152,12 +152,25 @@ def on(resource: str) -> str:
     return re.sub(r"^arn:aws:(s3:::|\w+:[\w-]*:\d+:)", "", resource)
 
 
+_CONDITIONS = {str(IF_ABSENT): "if absent", str(CLUSTER): "in the cluster", str(TO_ECS): "to ECS tasks"}
+
+
+def entry(action: str, resource: str, context: dict[str, str]) -> str:
+    """Return one action on one resource, with its condition, for the table."""
+    given = ", ".join(f"with {key} `{value}`" for key, value in context.items())
+    condition = _CONDITIONS.get(str(context), given)
+    return f"`{action} {on(resource)}`" + (f" {condition}" if condition else "")
+
+
 def shown() -> str:
-    """The table as Markdown."""
-    rows = ["", "| role | action | on | if | may |", "|---|---|---|---|---|"]
-    for who, action, resource, context, may in TABLE:
-        given = ", ".join(f"`{key}` is `{value.rsplit('/', 1)[-1]}`" for key, value in context.items())
-        rows.append(f"| {who} | `{action}` | `{on(resource)}` | {given} | {'yes' if may else '**no**'} |")
+    """Return the table as Markdown: one row per role."""
+    rows = ["", "| role | may | may not |", "|---|---|---|"]
+    for role in dict.fromkeys(row[0] for row in TABLE):
+        cells = [
+            "<br>".join(entry(*row[1:4]) for row in TABLE if row[0] == role and row[4] is allowed)
+            for allowed in (True, False)
+        ]
+        rows.append(f"| {role} | {cells[0]} | {cells[1]} |")
     return "\n".join([*rows, "", ""])
 
 

@@ -40,7 +40,7 @@ def test_an_objective_is_a_line_in_its_panel_and_a_link_to_what_to_do() -> None:
     for objective in OBJECTIVES:
         panel = panels[objective.metric]
         assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"] == objective.above
-        assert f"docs/deployment.md#{objective.name}" in panel["description"]
+        assert f"docs/runbook.md#{objective.name}" in panel["description"]
 
 
 def test_stages_are_lines_of_their_own_and_standings_are_not_added_up() -> None:
@@ -56,7 +56,7 @@ def test_stages_are_lines_of_their_own_and_standings_are_not_added_up() -> None:
 def test_the_docs_list_the_service_levels() -> None:
     text = (ROOT / "docs" / "deployment.md").read_text()
     for one in OBJECTIVES:
-        row = f"| [{one.name}](#{one.name}) | {one.objective} | `{one.metric}` > {one.above} |"
+        row = f"| [{one.name}](runbook.md#{one.name}) | {one.objective} | `{one.metric}` > {one.above} |"
         assert row in text, row
-    rows = re.findall(r"^\| \[([\w-]+)\]\(#", text, re.MULTILINE)
+    rows = re.findall(r"^\| \[([\w-]+)\]\(runbook\.md#", text, re.MULTILINE)
     assert rows == [one.name for one in OBJECTIVES]

@@ -242,11 +242,11 @@ def test_images_cannot_be_replaced_and_are_scanned() -> None:
 
 
 def test_alarms_watch_declared_metrics_and_their_runbook_sections_exist() -> None:
-    headings = set(re.findall(r"^### (.+)$", (ROOT / "docs" / "deployment.md").read_text(), re.MULTILINE))
+    headings = set(re.findall(r"^### (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
     for alarm in resources("prod-monitoring", "AWS::CloudWatch::Alarm").values():
         if alarm["Namespace"] == NAMESPACE:
             assert alarm["MetricName"] in METRICS
-        section = re.search(r"docs/deployment\.md#([\w-]+)", alarm["AlarmDescription"])
+        section = re.search(r"docs/runbook\.md#([\w-]+)", alarm["AlarmDescription"])
         assert section is not None
         assert section[1] in headings
 

@@ -2,7 +2,7 @@ Feature: A feed replaces its old app
   As the recipient I see no change when another program writes class_trade.
 
   @proves-shadow-first @proves-live-after-parity
-  Scenario: Shadow beside the old app, parity, then live
+  Scenario: Shadow next to the old app, parity, then live
     Given bigsite has "a saver with one share"
     And bigsite has "a reversal across month end"
     And one clean date of parity is enough

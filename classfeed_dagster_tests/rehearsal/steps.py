@@ -225,9 +225,9 @@ def _alert(parts: World) -> str:
     assert wait_until(lambda: bool(parts.people.messages), 120), "no message"
     text = "\n".join(message.seen for message in parts.people.messages)
     links = re.findall(r"<(https?://[^|>]+)\|", text)
-    runbook = [link for link in links if "/docs/runbook/alerts.md#" in link]
+    runbook = [link for link in links if "/docs/runbook.md#" in link]
     assert runbook, links
-    headings = set(re.findall(r"^## (.+)$", (ROOT / "docs" / "runbook" / "alerts.md").read_text(), re.MULTILINE))
+    headings = set(re.findall(r"^### (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
     assert {link.rpartition("#")[2] for link in runbook} <= headings, runbook
     assert not [link for link in links if not link.startswith("https://")]
     channels = {message.channel for message in parts.people.messages}

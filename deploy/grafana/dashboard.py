@@ -25,7 +25,7 @@ def panel(number: int, metric: MetricDefinition) -> dict[str, Any]:
             "custom": {"thresholdsStyle": {"mode": "line"}},
         }
     described = [f"{NAMESPACE}: {metric.name}"]
-    described += [f"Objective: {one.objective}. docs/deployment.md#{one.name}" for one in limits]
+    described += [f"Objective: {one.objective}. docs/runbook.md#{one.name}" for one in limits]
     dimensions = {name: [f"${name}"] for name in DIMENSIONS}
     if metric.by_stage:
         dimensions[STAGE] = ["*"]  # a line a stage

@@ -92,7 +92,7 @@ def _domain_asset(
         "metadata": {
             **columns,
             "where_columns_come_from": lineage_table(shown),
-            "runbook": f"{RUNBOOK}#the-data-rules",
+            "runbook": f"{RUNBOOK}#data-rules",
         },
     }
 

@@ -72,16 +72,20 @@ def schema_asset(exports: Callable[[], Exports]) -> dg.AssetsDefinition:
                 "schema_drift",
                 asset=SCHEMA_ASSET,
                 blocking=True,
-                description="bigsite's tables and columns are as its contract says, where a feed reads them. If it "
-                "fails with an error: nothing is extracted until schema and contract agree; the exports concerned are "
-                f"named. With a warning: extraction goes on; look soon. Runbook: {runbook('schema_drift')}",
+                description="bigsite's tables and columns agree with its contract where a feed reads them. If it fails "
+                "with an error: nothing is extracted; the message names each column and the document elements made "
+                "from it. Ask bigsite's team whether the change is intended. If not, they restore it and the waiting "
+                "dates run. If so, change the contract, `bigsite/tables.py` and the SQL together. Never lower a "
+                "severity to get a morning through. With a warning: extraction continues; ask what will come. "
+                f"Runbook: {runbook('schema_drift')}",
             ),
             dg.AssetCheckSpec(
                 "schema_values",
                 asset=SCHEMA_ASSET,
-                description="Coded columns (types, statuses, exchanges) hold values of the contract alone. If it "
-                "fails: each portfolio with such a row is held back, the others go. Ask bigsite's team what the value "
-                f"means, map it, and extend the contract. Runbook: {runbook('schema_values')}",
+                description="Coded columns (types, statuses, exchanges) have values of the contract only. If it fails: "
+                "portfolios with an unknown value are held back. Ask bigsite's team for its meaning, extend mapping "
+                "and contract, and deploy; the portfolios are then delivered. "
+                f"Runbook: {runbook('schema_values')}",
             ),
         ],
     )

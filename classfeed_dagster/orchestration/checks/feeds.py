@@ -25,23 +25,24 @@ from classfeed_dagster.schedules import RecipientSchedule
 
 _SHOWN = 20
 _LIVE_GATE = (
-    "A feed that replaces an old app reaches the recipient only after enough clean dates of parity in a row, or with "
-    "a person's override, which stands in the manifest. If it fails: leave the feed in shadow, and explain or mend "
-    "what differs (the asset parity shows it)."
+    "A feed that replaces an old app goes live after `CLASSFEED_PARITY_CLEAN_DATES` clean dates of parity in a row, or "
+    "with a recorded override. If it fails: switch the feed back to `shadow` and correct the differences that "
+    "the asset `parity` lists, or record an override with its reason (docs/cutover.md)."
 )
 _ONE_LIVE_FEED = (
     "The recipient gets no movement from two feeds: this one excludes {others} per portfolio. If it fails: both are "
-    "live for the same portfolios; change the switch mode or portfolios of one, then run the date again."
+    "live for the same portfolios. Switch one of them to `shadow`, or take the portfolios out of it with the switch "
+    "`portfolios`, then run the date again."
 )
 _DOCUMENT_CHECKS: Mapping[str, str] = {
-    "document_valid": "Every page is the file that was built, obeys the recipient's schema, and holds exactly the "
-    "portfolios planned for it. If it fails: the element and line are named; it is a fault in the writer or the "
-    "mapping, so nothing leaves until the code is mended.",
-    "everyone_consented": "Everyone of whom the written bytes hold data consents now, asked of bigsite. If it fails: "
-    "the date runs again by itself; whoever does not consent is left out.",
-    "control_totals_agree": "The totals recomputed from the written bytes equal those stated in the document and those "
-    "of the frames it was made from. If it fails: a record was lost or changed on the way; nothing leaves until the "
-    "code is mended.",
+    "document_valid": "Every page is the file that was built, obeys the recipient's schema and contains exactly the "
+    "planned portfolios. If it fails: the offender names element and line. The fault is in the mapping or the writer: "
+    "deploy a corrected version, and the date is retried.",
+    "everyone_consented": "Every portfolio in the document has active consent, asked of bigsite again. If it fails: a "
+    "consent ended a moment ago. The date runs again within `CLASSFEED_SOURCE_PROBE_SECONDS` and leaves the portfolio "
+    "out. If it fails twice for one portfolio, page the owners.",
+    "control_totals_agree": "Totals recomputed from the written bytes equal the stated totals and the source frames. "
+    "If it fails: a record was lost or changed by a fault in the code. Call the owners; do not deliver by other means.",
 }
 
 
@@ -53,9 +54,11 @@ def consent_check(audience: RecipientSchedule, name: str) -> dg.AssetChecksDefin
         asset=asset,
         name="consent_roll",
         blocking=True,
-        description="Portfolios consented on the date before, plus the new, less the removed, are those consented now; "
-        "and no jump (too many removed at once, or none left) that a person has not released. If it fails: ask client "
-        "services whether these customers left. If so, classfeed approve-removals; if not, bigsite has wrong consents. "
+        description="Previous portfolios + new - removed = current, and no more than `CLASSFEED_MAX_REMOVED_SHARE` are "
+        "removed at once. If it fails: a wrong sum is a fault in the code, so call the owners. For many removals, ask "
+        "client services whether these customers left. If so, approve exactly these removals with `classfeed "
+        "approve-removals --date D --reason R` and run the date again. If not, bigsite's team corrects the consents; "
+        "run the date with a fresh snapshot. "
         f"Runbook: {runbook('consent_roll')}",
     )
     def consent_roll(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
@@ -93,9 +96,10 @@ def _held_back_share(parts: FeedContext) -> dg.AssetChecksDefinition:
         asset=asset,
         name="held_back_share",
         blocking=True,
-        description="No more portfolios break a rule than the limit allows (1 % unless set otherwise). If it fails: "
-        "nothing is delivered, since the fault is likely bigsite's or ours and not the portfolios'. Look at the rules "
-        f"broken most often, have the source mended; the date then runs again. Runbook: {runbook('held_back_share')}",
+        description="At most `CLASSFEED_MAX_HELD_BACK_SHARE` of the portfolios (1 %) break a rule. If it fails: one "
+        "common fault is likely. See which rule is broken most often, and whether bigsite's end of day completed. Once "
+        "it is corrected, the date runs again. Do not raise the limit to get a morning through. "
+        f"Runbook: {runbook('held_back_share')}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{parts.feed.name}/held_back_share") as day:
@@ -158,7 +162,8 @@ def _document_checks(parts: FeedContext) -> dg.AssetChecksDefinition:
                 "volumes",
                 asset=asset,
                 description="Records of each kind are within a fifth to five times the median of recent dates. If it "
-                "fails: nothing is stopped; ask whether the market or the source explains it. "
+                "fails: many new portfolios, the day after a holiday and dividend seasons explain most cases. "
+                "Otherwise compare the landing's row counts over time. "
                 f"Runbook: {runbook('volumes')}",
             ),
         ],
@@ -188,9 +193,9 @@ def _parity(parts: FeedContext) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=asset,
         name="parity",
-        description="Every difference between this feed and the old app is explained by a named rule. If it fails: "
-        "nothing is stopped, but the run of clean dates that lets the feed go live begins anew. Mend what differs, or "
-        "add a rule with its evidence to parity/explanations.py, then compare again. "
+        description="A named rule explains every difference between this feed and the old app. If it fails: the count "
+        "of clean dates restarts. Correct the feed, or, if the old app is wrong, add a dated rule with its evidence to "
+        "`parity/explanations.py`. Then run `classfeed parity --date D --feed F`. "
         f"Runbook: {runbook('parity')}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:

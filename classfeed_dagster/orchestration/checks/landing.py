@@ -27,9 +27,11 @@ def values_check(exports: Callable[[], Exports]) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=asset,
         name=VALUES_CHECK,
-        description="The landed columns look as on the last business dates: null rate, length, range, number of "
-        "different values, codes. It stops nothing: a jump says where to look, and what in the documents is made of "
-        f"it. Runbook: {runbook(VALUES_CHECK)}",
+        description="Null rate, length, range, number of different values and codes of the landed columns are as on "
+        "the last ten business dates. If it fails: nothing is held back. The table names the column, both values and "
+        "the document elements made from it. Ask bigsite's team what changed. A correct change becomes usual within "
+        "ten dates. Have a wrong one corrected, and run the date with a fresh snapshot. "
+        f"Runbook: {runbook(VALUES_CHECK)}",
     )
     def values(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, VALUES_CHECK) as day:

@@ -23,8 +23,9 @@ def on_time_check(parts: FeedContext) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=asset,
         name="on_time",
-        description="The business date was first delivered by its deadline in Sydney. Judged for the date, not for the "
-        f"asset: a backfill of an old day makes nothing fresh. Stops nothing. Runbook: {runbook('on_time')}",
+        description="The business date was first delivered by its deadline in Sydney. If it fails: no action. The date "
+        "counts in `operations/service_levels`; the morning's alert names the cause. A backfill of an old date warns "
+        f"too. Runbook: {runbook('on_time')}",
     )
     def on_time(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{parts.feed.name}/on_time") as day:

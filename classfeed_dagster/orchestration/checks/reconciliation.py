@@ -22,8 +22,12 @@ def source_agrees_check(part: FeedContext) -> dg.AssetChecksDefinition:
         Side.SOURCE,
         "source_agrees",
         dg.AssetCheckSeverity.ERROR,
-        "Everything in the delivered files is in bigsite and everything due in bigsite is in the files, to the cent. "
-        "If it fails: the report names the rows and, where the data shows one, the cause; the warehouse is not loaded.",
+        "Delivered files and bigsite agree row by row, to the cent. If it fails: the warehouse is not loaded. Open the "
+        "report: it names every row, both values and a likely cause. Unexplained (missing, extra, other value): a "
+        "fault in the export. Switch the feed off, call the owners, and name the portfolios to the recipient. Late "
+        "row, reversal, price revised: the source changed after a faithful delivery; these only warn. File altered, "
+        "landed file altered: a security incident. After the correction run `classfeed reconcile --date D`: resolved "
+        "breaks are closed.",
     )
 
 
@@ -35,8 +39,8 @@ def data_team_agrees_check(part: FeedContext) -> dg.AssetChecksDefinition:
         Side.DATA_TEAM,
         "data_team_agrees",
         dg.AssetCheckSeverity.WARN,
-        "The data team's metrics for the date are those of the delivered files. If it fails: nothing of the delivery "
-        "is in doubt by itself, since file and source were compared row by row; ask the data team with the report.",
+        "The data team's metrics for the date equal those of the delivered files. If it fails: send the report to the "
+        "data team. The delivery itself is not in doubt: file and source were compared row by row.",
     )
 
 
