@@ -98,6 +98,7 @@ DECLARED_IN = (
     "source_contract.schema_history",
     "store",
     "support.alb_identity",
+    "support.customer",
     "support.rerun_page",
     "support.reruns",
     "support.webserver_client",

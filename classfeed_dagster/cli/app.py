@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from classfeed_dagster.cli import (
+    customer,
     deliveries,
     frame,
     ledger,
@@ -45,7 +46,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 for group in (
-    deliveries, trace, frame, ledger, support, operations, reconciliation, schema, lineage, local, simulation,
+    deliveries, customer, trace, frame, ledger, support, operations, reconciliation, schema, lineage, local, simulation,
     preflight, production,
 ):  # fmt: skip
     group.register(app)

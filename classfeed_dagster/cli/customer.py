@@ -1,0 +1,117 @@
+"""Command about one customer: customer."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import require_feed, require_past, require_store
+
+if TYPE_CHECKING:
+    from classfeed_dagster.support.customer import CustomerFeed
+
+out = output.console()
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    app.command()(customer)
+
+
+def customer(
+    number: Annotated[str, typer.Argument(help="Portfolio number.")],
+    on: Annotated[
+        dt.datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Business date that the answer is about; default: the latest."),
+    ] = None,
+    feed: Annotated[str | None, typer.Option(help="Name of one feed; default: all.")] = None,
+    dates: Annotated[int, typer.Option(min=1, help="Number of latest business dates that are listed.")] = 20,
+    all_dates: Annotated[bool, typer.Option("--all", help="List every business date since the feed began.")] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="HTML page to write in addition: the record of disclosures.", dir_okay=False)
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Show one customer's consents, deliveries, holds and next delivery, and why a date has no data.
+
+    From the delivered ledger and bigsite's consents. The answers are in words for the customer. The page is the record
+    of disclosures for an access request or a privacy officer.
+    """
+    from classfeed_dagster.feeds import FEEDS
+    from classfeed_dagster.runtime import Runtime, utc_now
+    from classfeed_dagster.support.customer import customer_history
+    from classfeed_dagster.support.customer_page import disclosure_page
+
+    runtime = Runtime()
+    day = require_past(runtime.settings, on.date()) if on else None
+    feeds = [require_feed(feed)] if feed else list(FEEDS)
+    require_store(runtime)
+    try:
+        now = utc_now(runtime.settings.now)
+        history = customer_history(runtime, feeds, number, now=now, on=day, dates=None if all_dates else dates)
+        if page is not None:
+            page.write_text(disclosure_page(runtime.store, history, now))
+    finally:
+        runtime.close()
+    if as_json:
+        output.print_json(asdict(history))
+        return
+    for entry in history.feeds:
+        _print_feed(entry)
+    if page is not None:
+        out.print(f"page: {page}", highlight=False, soft_wrap=True)
+
+
+def _print_feed(entry: CustomerFeed) -> None:
+    mode = "" if entry.mode == "live" else f" ({entry.mode})"
+    out.print(f"[bold]{entry.feed}[/] to {entry.recipient}{mode}: {escape(entry.answer)}", highlight=False)
+    if entry.next_at is not None:
+        out.print(f"next run: {entry.next_at:%Y-%m-%d %H:%M} UTC", highlight=False)
+    consents = [
+        [
+            str(consent.consent_id),
+            _instant(consent.granted_at),
+            _instant(consent.expires_at),
+            _instant(consent.revoked_at),
+            "all" if consent.history_from is None else consent.history_from.isoformat(),
+        ]
+        for consent in entry.consents
+    ]
+    if consents:
+        columns = ["consent", "granted", "expires", "revoked", "history from"]
+        output.print_table(out, "consents", columns, consents, keys=["consent", "granted"])
+    deliveries = [
+        [
+            sent.business_date.isoformat(),
+            str(sent.revision),
+            sent.change,
+            sent.extract,
+            ", ".join(map(str, sent.consent_ids)),
+            "shadow" if sent.shadow else "",
+        ]
+        for sent in entry.disclosures
+    ]
+    if deliveries:
+        columns = ["date", "revision", "change", "extract", "consents", ""]
+        output.print_table(out, "deliveries", columns, deliveries, keys=["date", "revision", "change"])
+    holds = [
+        [
+            hold.business_date.isoformat(),
+            "held back" if hold.released_at is None else f"until {_instant(hold.released_at)}",
+            hold.explanation,
+        ]
+        for hold in entry.held_back
+    ]
+    if holds:
+        output.print_table(out, "held back", ["date", "state", "reason"], holds, keys=["date"])
+    out.print()
+
+
+def _instant(at: dt.datetime | None) -> str:
+    return "" if at is None else f"{at:%Y-%m-%d %H:%M}"

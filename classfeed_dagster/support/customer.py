@@ -1,0 +1,276 @@
+"""One customer's feeds: consents, deliveries, holds and the next delivery, for support and for a privacy officer.
+
+Deliveries are read from the portfolio files of the delivered ledger, never from documents. Nothing here contains a
+name, an account number or a figure. The record of consents and disclosures follows the record-keeping rule of the
+Consumer Data Right (Competition and Consumer (Consumer Data Right) Rules 2020, rule 9.3): authorisations given, amended
+and withdrawn, and disclosures made under them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite.consent import Consent, consent_query, consents_from, standings
+from classfeed_dagster.bigsite.tables import portfolio
+from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key
+from classfeed_dagster.delivery.quarantine import Quarantined
+from classfeed_dagster.domains.rules import LEDGER_RULES, RULES
+from classfeed_dagster.errors import UsageError
+from classfeed_dagster.feed_run.flags import flag_values
+from classfeed_dagster.ledger.files import ledger_prefix
+from classfeed_dagster.service_levels.due import due, latest_due
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.stored_records import from_json, manifest_key, quarantine_key
+from classfeed_dagster.trading_days import SYDNEY, cutoff
+
+if TYPE_CHECKING:
+    from classfeed_dagster.feeds.feed import Feed
+    from classfeed_dagster.runtime import Runtime
+
+_READERS = 8  # dates read at the same time
+_PORTFOLIOS = re.compile(r"r(\d+)/portfolios-\d+\.parquet")
+_COLUMNS = ["portfolio_number", "change", "extract", "recipient_reference", "history_from", "consent_ids"]
+_EARLIEST, _LATEST = dt.datetime(1901, 1, 1, tzinfo=dt.UTC), dt.datetime(9998, 1, 1, tzinfo=dt.UTC)
+_TITLES = {rule.name: rule.title for rule in RULES} | {rule.name: rule.title for rule in LEDGER_RULES}
+
+
+class UnknownPortfolioError(UsageError):
+    """bigsite has no portfolio of this number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosure:
+    """One delivery of the portfolio to a recipient."""
+
+    business_date: dt.date
+    revision: int
+    shadow: bool  # delivered to the shadow: the recipient did not receive it
+    change: str
+    extract: str
+    recipient_reference: str
+    history_from: dt.date | None
+    consent_ids: tuple[int, ...]
+    manifest: str  # key of the manifest, which the feed's chain names by its hash
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBackDate:
+    """One business date on which the portfolio was held back."""
+
+    business_date: dt.date
+    kind: str
+    explanation: str  # for the customer
+    since: dt.datetime
+    released_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerFeed:
+    """One feed of one customer."""
+
+    feed: str
+    recipient: str
+    mode: str
+    answer: str  # whether the recipient has the business date's data, and if not why
+    business_date: dt.date
+    next_at: dt.datetime | None  # start of the next run, UTC; None without consent or while the feed is off
+    consents: tuple[Consent, ...]
+    disclosures: tuple[Disclosure, ...]  # newest first
+    held_back: tuple[HeldBackDate, ...]  # newest first
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerHistory:
+    """Everything that support needs to know about one portfolio."""
+
+    portfolio_number: str
+    since: dt.date | None
+    feeds: tuple[CustomerFeed, ...]
+
+
+def customer_history(
+    runtime: Runtime,
+    feeds: Iterable[Feed],
+    number: str,
+    *,
+    now: dt.datetime,
+    on: dt.date | None = None,
+    dates: int | None = 20,
+) -> CustomerHistory:
+    """Return the history of one portfolio in ``feeds``.
+
+    ``on``: the business date that the answer is about; default: the latest date that is due at ``now`` (UTC).
+    ``dates``: number of latest business dates whose deliveries are listed; None: all. Raises UnknownPortfolioError,
+    and SourceReadError if bigsite cannot be reached.
+    """
+    feeds = tuple(feeds)
+    consents = _consents(runtime, number, sorted({feed.recipient for feed in feeds}))
+    histories = tuple(_feed_history(runtime, feed, number, consents, now, on, dates) for feed in feeds)
+    listed = [entry.business_date for history in histories for entry in history.disclosures]
+    return CustomerHistory(number, min(listed, default=None), histories)
+
+
+def _consents(runtime: Runtime, number: str, recipients: Sequence[str]) -> list[Consent]:
+    runtime.require_bigsite()
+    with runtime.engine.connect() as connection:
+        known = connection.scalar(sa.select(portfolio.c.portfolio_id).where(portfolio.c.portfolio_number == number))
+        if known is None:
+            raise UnknownPortfolioError(f"bigsite has no portfolio {number!r}: check the number")
+        query = consent_query(recipients, _EARLIEST, _LATEST).where(portfolio.c.portfolio_id == known)
+        return consents_from(connection.execute(query).all())
+
+
+def _feed_history(
+    runtime: Runtime,
+    feed: Feed,
+    number: str,
+    consents: Sequence[Consent],
+    now: dt.datetime,
+    on: dt.date | None,
+    dates: int | None,
+) -> CustomerFeed:
+    audience = feed.audience(runtime.settings.first_business_date)
+    mode = flag_values(feed, runtime.settings.env).mode
+    of_recipient = tuple(consent for consent in consents if consent.recipient == feed.recipient)
+    every = latest_due(feed, audience, now, len(audience.dates()))
+    days = [entry.business_date for entry in every]
+    listed = days if dates is None else days[-dates:]
+    day = on or (days[-1] if days else audience.first_business_date)
+    with ThreadPoolExecutor(_READERS) as pool:
+        reads = list(pool.map(lambda date: _on_date(runtime.store, feed.name, date, number), {*listed, day}))
+    disclosures = sorted(
+        (entry for sent, _ in reads for entry in sent), key=lambda entry: (entry.business_date, entry.revision)
+    )
+    held_back = sorted((entry for _, entry in reads if entry), key=lambda entry: entry.business_date)
+    shares_now = bool(standings(of_recipient, feed.recipient, now))
+    following = next((date for date in audience.dates() if not days or date > days[-1]), None)
+    return CustomerFeed(
+        feed=feed.name,
+        recipient=feed.recipient,
+        mode=mode.value,
+        answer=_answer(feed, mode, day, of_recipient, disclosures, held_back),
+        business_date=day,
+        next_at=due(feed, following).starts_at if following and shares_now and mode is not FeedMode.OFF else None,
+        consents=of_recipient,
+        disclosures=tuple(reversed(disclosures)),
+        held_back=tuple(reversed(held_back)),
+    )
+
+
+def _on_date(store: ObjectStore, feed: str, day: dt.date, number: str) -> tuple[list[Disclosure], HeldBackDate | None]:
+    sent: list[Disclosure] = []
+    prefix = ledger_prefix(feed, day)
+    for key in store.list(prefix):
+        part = _PORTFOLIOS.fullmatch(key.removeprefix(prefix))
+        if part is not None:
+            sent += _disclosures(store, feed, day, number, key, int(part[1]))
+    key = quarantine_key(feed, day, number)
+    try:
+        record = from_json(Quarantined, store.read(key), store.location(key))
+    except ObjectNotFoundError:
+        return sent, None
+    return sent, HeldBackDate(day, record.held_back.kind, _explanation(record), record.held_since, record.released_at)
+
+
+def _disclosures(store: ObjectStore, feed: str, day: dt.date, number: str, key: str, revision: int) -> list[Disclosure]:
+    with store.local_file(key) as path:
+        # Row groups are ordered by portfolio number, so a scan reads one of them.
+        rows = pl.scan_parquet(path).filter(pl.col("portfolio_number") == number).select(_COLUMNS).collect()
+    if rows.is_empty():
+        return []
+    live = manifest_key(feed, day, revision)
+    manifest = next((place for place in (live, shadow_key(live)) if store.exists(place)), None)
+    if manifest is None:
+        return []  # without its manifest an attempt has delivered nothing
+    return [
+        Disclosure(
+            business_date=day,
+            revision=revision,
+            shadow=manifest != live,
+            change=row["change"],
+            extract=row["extract"],
+            recipient_reference=row["recipient_reference"],
+            history_from=row["history_from"],
+            consent_ids=tuple(row["consent_ids"] or ()),
+            manifest=manifest,
+        )
+        for row in rows.iter_rows(named=True)
+    ]
+
+
+def _explanation(record: Quarantined) -> str:
+    entry = record.held_back
+    if entry.kind == "CONSENT_ENDED":
+        return "The consent ended before the data was sent."
+    if entry.kind == "WAITING":
+        return f"The data of {_day(entry.waiting_for)} has to be sent first." if entry.waiting_for else entry.reason
+    rules = "; ".join(_TITLES.get(rule.rule, rule.rule.replace("_", " ")) for rule in entry.rules)
+    return f"Our records do not pass a check ({rules}). The data is sent automatically once they are corrected."
+
+
+def _answer(
+    feed: Feed,
+    mode: FeedMode,
+    day: dt.date,
+    consents: Sequence[Consent],
+    disclosures: Sequence[Disclosure],
+    held_back: Sequence[HeldBackDate],
+) -> str:
+    of_day = [entry for entry in disclosures if entry.business_date == day]
+    live = [entry for entry in of_day if not entry.shadow]
+    if live and live[-1].change == "REMOVED":
+        return f"{feed.recipient} was informed on {_day(day)} that sharing ended; it received no data."
+    if live:
+        return f"{feed.recipient} was sent the data of {_day(day)} (revision {live[-1].revision})."
+    if of_day:
+        return f"{feed.recipient} was sent nothing: the feed is in shadow mode, and its files are for rehearsal only."
+    reason = _consent_reason(feed, day, consents)
+    if reason is not None:
+        return reason
+    hold = next((entry for entry in held_back if entry.business_date == day and entry.released_at is None), None)
+    if hold is not None:
+        return f"Held back on {_day(day)}. {hold.explanation}"
+    if mode is FeedMode.OFF:
+        return "The feed is switched off. The dates stay pending and follow once it is switched on."
+    return f"The data of {_day(day)} has not been sent yet."
+
+
+def _consent_reason(feed: Feed, day: dt.date, consents: Sequence[Consent]) -> str | None:
+    # The reason for which consent excludes the portfolio on the date; None if it consents.
+    at = cutoff(day)
+    if not consents:
+        return f"The customer never consented to sharing with {feed.recipient}."
+    if standings(consents, feed.recipient, at):
+        return None
+    active = [consent for consent in consents if consent.active(at)]
+    if active:
+        ids = ", ".join(str(consent.consent_id) for consent in active)
+        return f"Consent {ids} cannot be read: its reference, start or history is missing or contradictory in bigsite."
+    later = [consent.granted_at for consent in consents if consent.granted_at is not None and consent.granted_at >= at]
+    ended = [
+        min(end for end in (consent.expires_at, consent.revoked_at) if end is not None)
+        for consent in consents
+        if consent.granted_at is not None and consent.granted_at < at
+    ]
+    if ended:
+        return f"Consent ended on {_day(max(ended))}, before the cut-off of {_day(day)}."
+    if later:
+        return (
+            f"The customer consented on {_day(min(later))}, after the cut-off of {_day(day)}: sharing begins with a "
+            "later business date."
+        )
+    return "The customer's consent has no start in bigsite."
+
+
+def _day(when: dt.date | dt.datetime | None) -> str:
+    if isinstance(when, dt.datetime):
+        when = when.astimezone(SYDNEY).date()
+    return "an unknown day" if when is None else f"{when.day} {when:%B %Y}"

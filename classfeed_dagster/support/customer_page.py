@@ -1,0 +1,69 @@
+"""HTML record of the disclosures of one customer's data, with the hashes that prove it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+from classfeed_dagster.html_page import escape, facts, page, table
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import stored_facts
+from classfeed_dagster.support.customer import CustomerFeed, CustomerHistory
+
+
+def disclosure_page(store: ObjectStore, history: CustomerHistory, now: dt.datetime) -> str:
+    """Return the record of disclosures: per feed the consents, and every listed delivery with its manifest's SHA-256.
+
+    ``now`` is UTC. The page states the number of the portfolio and no other personal data.
+    """
+    since = "no business date" if history.since is None else history.since.isoformat()
+    parts = [
+        facts([("Portfolio", history.portfolio_number), ("Listed since", since), ("Made at", _instant(now))]),
+        *(part for feed in history.feeds for part in _feed_parts(store, feed)),
+    ]
+    about = (
+        "Each delivery is named by its manifest, which holds the hashes of its files. The manifests form a chain: "
+        "classfeed verify proves that none is missing or changed."
+    )
+    return page(f"Disclosures of {history.portfolio_number}", parts, about)
+
+
+def _feed_parts(store: ObjectStore, feed: CustomerFeed) -> Iterator[str]:
+    yield f"<h2>{escape(feed.feed)} to {escape(feed.recipient)}</h2>"
+    yield f"<p>{escape(feed.answer)}</p>"
+    yield table(
+        "Consents",
+        ["consent", "granted", "expires", "withdrawn", "history from"],
+        [
+            (
+                consent.consent_id,
+                _instant(consent.granted_at),
+                _instant(consent.expires_at),
+                _instant(consent.revoked_at),
+                "all" if consent.history_from is None else consent.history_from.isoformat(),
+            )
+            for consent in feed.consents
+        ],
+    )
+    live = [sent for sent in feed.disclosures if not sent.shadow]
+    yield table(
+        "Deliveries to the recipient",
+        ["business date", "revision", "change", "extract", "fund at the recipient", "consents", "manifest's SHA-256"],
+        [
+            (
+                sent.business_date.isoformat(),
+                sent.revision,
+                sent.change,
+                sent.extract,
+                sent.recipient_reference,
+                ", ".join(map(str, sent.consent_ids)),
+                stored_facts(store, sent.manifest)[1],
+            )
+            for sent in live
+        ],
+        numeric=(1,),
+    )
+
+
+def _instant(at: dt.datetime | None) -> str:
+    return "" if at is None else f"{at:%Y-%m-%d %H:%M} UTC"
