@@ -126,7 +126,7 @@ class CauseKind(enum.StrEnum):
 
     @property
     def retried(self) -> bool:
-        """True if a later attempt may succeed with nothing changed by people."""
+        """Return True if a later attempt may succeed without a change by people."""
         return self in (CauseKind.TRANSIENT, CauseKind.NOT_READY, CauseKind.STALE, CauseKind.UNKNOWN)
 
 
@@ -149,7 +149,7 @@ class ExitCode(enum.IntEnum):
 
     @property
     def meaning(self) -> str:
-        """The code's meaning, for ``--help`` and the docs."""
+        """Return the code's meaning, for ``--help`` and the docs."""
         return {
             ExitCode.OK: "delivered, or nothing to do",
             ExitCode.FAILED: "anything else",
@@ -188,10 +188,9 @@ _CLASSES: dict[str, type[ClassfeedError]] = {}
 
 
 def exception_classes() -> Mapping[str, type[ClassfeedError]]:
-    """Every exception class of the package, by name; imports the modules that declare them.
+    """Return the package's exception classes by name. Imports the modules that declare them.
 
-    Modules whose optional dependencies are not installed are left out: nothing in this environment can raise their
-    exceptions.
+    Modules without their optional dependencies are omitted: their exceptions cannot be raised in this environment.
     """
     for module in DECLARED_IN:
         try:
@@ -206,7 +205,7 @@ def exception_classes() -> Mapping[str, type[ClassfeedError]]:
 
 
 def exception_class(name: str) -> type[ClassfeedError] | None:
-    """The package's exception class called ``name``, or None."""
+    """Return the package's exception class ``name``, or None."""
     return _CLASSES.get(name) or exception_classes().get(name)
 
 
@@ -290,9 +289,9 @@ class CodeFaultError(ClassfeedError):
 class DamagedRecordError(DataError):
     """A stored record cannot be read, or a stored file is not what its record states."""
 
-    def __init__(self, location: str, what: str) -> None:
+    def __init__(self, location: str, fault: str) -> None:
         super().__init__(
-            f"{location}: {what}. Something other than classfeed changed or damaged it: restore the object's earlier "
+            f"{location}: {fault}. Something other than classfeed changed or damaged it: restore the object's earlier "
             "version; run `classfeed verify` to see what else is affected."
         )
         self.location = location
@@ -361,10 +360,10 @@ class ConsentChangedError(StaleBuildError):
     """A consent ended between build and delivery: build again, without those portfolios."""
 
     def __init__(self, numbers: Sequence[str]) -> None:
-        shown = ", ".join(sorted(numbers)[:20])
+        examples = ", ".join(sorted(numbers)[:20])
         super().__init__(
-            f"consent ended for {len(numbers)} portfolio(s) of this build ({shown}): nothing of it is delivered. "
-            "Build again; they will be left out."
+            f"consent ended for {len(numbers)} portfolio(s) of this build ({examples}): nothing of it is delivered. "
+            "Build again; they will be excluded."
         )
         self.numbers = tuple(sorted(numbers))
 

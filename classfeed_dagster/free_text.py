@@ -29,7 +29,7 @@ _TFN = re.compile(
     r"|(?<!\d{3}[ ])(?:\d{3}([ .-])\d{3}\1\d{3}|\d{2}([ .-])\d{3}\2\d{3})(?![\w@*]|[.,/-]\d|[ ]\d{3}(?!\d)))"
 )
 _NAMED_TFN = re.compile(r"\b(?:T\.?F\.?N|tax[ -]*file)\W*(?:no|nos|num|number|nr)?\W*$", re.IGNORECASE)
-# Words that say that a number is another one: an account, a registration, a company.
+# Words before a number of another kind: an account, a registration, a company.
 _OTHER_NUMBER = re.compile(
     r"(?:\babn\W*\d\d |\b(?:a/?c|acc|acct|account|acn|arbn|hin|srn|bsb|conf|confirmation|contract|cn|phone|ph|tel|mob"
     r"|mobile)\b"

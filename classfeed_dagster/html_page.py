@@ -1,6 +1,6 @@
-"""One HTML page for people: its style, landmarks, tables and plots. Nothing is fetched; it reads on a phone and aloud.
+"""HTML pages: style, landmarks, tables and plots. Self-contained, and readable on a phone and by a screen reader.
 
-Everything that scrolls sideways does so in a box of its own that the keyboard reaches; colour never says it alone.
+Wide content scrolls in its own box, which the keyboard reaches. Colour is never the only sign.
 """
 
 # ruff: noqa: E501  # style and markup
@@ -51,12 +51,12 @@ def page(title: str, parts: Iterable[str], about: str = "", style: str = "") -> 
 
 
 def escape(text: object) -> str:
-    """Text as HTML."""
+    """Escape text for HTML."""
     return html.escape(str(text))
 
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[int] = ()) -> str:
-    """A table with a caption and headed columns, in a box that scrolls by itself. ``numeric``: columns of numbers."""
+    """Return a table with a caption and headed columns, in its own scrolling box. ``numeric``: columns of numbers."""
 
     def cell(at: int, value: object) -> str:
         text = f"{value:,}" if isinstance(value, int) else str(value)
@@ -73,47 +73,47 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]],
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> str:
-    """Names and what they are."""
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
-    return f"<dl>{listed}</dl>" if listed else ""
+    """Return a list of names with their values."""
+    entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
+    return f"<dl>{entries}</dl>" if entries else ""
 
 
 def plots(figures: Iterable[tuple[str, str]]) -> str:
-    """Drawings side by side, each with its caption."""
-    drawn = "".join(f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>" for name, svg in figures)
-    return f'<div class="plots">{drawn}</div>' if drawn else ""
+    """Return charts side by side, each with its caption."""
+    charts = "".join(f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>" for name, svg in figures)
+    return f'<div class="plots">{charts}</div>' if charts else ""
 
 
 def bars(rows: Sequence[tuple[str, Number]]) -> str:
-    """Horizontal bars with their numbers, as SVG that scales with the page."""
+    """Return horizontal bars with their numbers, as SVG that scales with the page."""
     most, step = max((abs(Decimal(value)) for _, value in rows), default=Decimal(0)) or Decimal(1), 34
-    drawn = []
+    marks = []
     for at, (name, value) in enumerate(rows):
         width = max(2 if value else 0, int(190 * abs(Decimal(value)) / most))
-        drawn.append(
+        marks.append(
             f'<text x="0" y="{at * step + 12}">{escape(name)}</text><rect x="0" y="{at * step + 17}" width="{width}" height="10" rx="2"/>'
             f'<text x="{width + 6}" y="{at * step + 27}">{value:,}</text>'
         )
-    return _svg(rows, 300, len(rows) * step, drawn)
+    return _svg(rows, 300, len(rows) * step, marks)
 
 
 def over_time(rows: Sequence[tuple[str, Number]]) -> str:
-    """Upright columns, one a date, in the order given; the first and last date and the largest value are written."""
+    """Return columns, one a date, in the given order; the first and last date and the largest value are labelled."""
     most = max((Decimal(value) for _, value in rows), default=Decimal(0))
     step = min(Decimal(300) / max(len(rows), 1), Decimal(_WIDEST))
-    drawn = [f'<text x="0" y="12">at most {most:,}</text>']
+    marks = [f'<text x="0" y="12">at most {most:,}</text>']
     for at, (_, value) in enumerate(rows):
         tall = int(80 * Decimal(value) / (most or 1))
-        drawn.append(
+        marks.append(
             f'<rect x="{int(at * step)}" y="{100 - tall}" width="{max(int(step) - 2, 1)}" height="{max(tall, 1 if value else 0)}"/>'
         )
-    drawn.append(f'<text x="0" y="116">{escape(rows[0][0])}</text>' if rows else "")
+    marks.append(f'<text x="0" y="116">{escape(rows[0][0])}</text>' if rows else "")
     if len(rows) > 1:
         end = max(int(step * len(rows)), 2 * _LABEL)
-        drawn.append(f'<text x="{end}" y="116" text-anchor="end">{escape(rows[-1][0])}</text>')
-    return _svg(rows, 300, 120, drawn)
+        marks.append(f'<text x="{end}" y="116" text-anchor="end">{escape(rows[-1][0])}</text>')
+    return _svg(rows, 300, 120, marks)
 
 
-def _svg(rows: Sequence[tuple[str, Number]], width: int, height: int, drawn: Iterable[str]) -> str:
+def _svg(rows: Sequence[tuple[str, Number]], width: int, height: int, marks: Iterable[str]) -> str:
     label = ", ".join(f"{name}: {value:,}" for name, value in rows)
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(drawn)}</svg>'
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(marks)}</svg>'

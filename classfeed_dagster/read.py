@@ -19,6 +19,7 @@ from classfeed_dagster.errors import NotReadyError, UsageError
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.tags import DEFAULT_FEED
 from classfeed_dagster.trading_days import require_business_day
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def frame(
     asset: str,
     date: dt.date | str,
     *,
-    feed: str = "class_super",
+    feed: str = DEFAULT_FEED,
     library: Literal["polars", "pandas"] = "polars",
     runtime: Runtime | None = None,
 ) -> pl.DataFrame | pd.DataFrame:
@@ -92,7 +93,7 @@ def assets() -> tuple[str, ...]:
     return (*sorted(f"landing/{table}" for table in landed), *_DOMAIN_OF)
 
 
-def write_parquet(asset: str, day: dt.date, path: Path, *, feed: str = "class_super", runtime: Runtime) -> int:
+def write_parquet(asset: str, day: dt.date, path: Path, *, feed: str = DEFAULT_FEED, runtime: Runtime) -> int:
     """Write the frame to a Parquet file with metadata; the number of rows.
 
     The file states feed, asset, business date and snapshot; each column of a domain states its description, its unit
@@ -160,5 +161,5 @@ def _read(runtime: Runtime, table: StoredTable, declared: Frame | None) -> pl.Da
     for stored in table.files:
         with runtime.store.local_file(stored.key) as path:
             parts.append(pl.DataFrame(pl.from_arrow(pq.read_table(path))))
-    whole = pl.concat(parts)
-    return whole if declared is None else declared.conform(whole)
+    frame = pl.concat(parts)
+    return frame if declared is None else declared.conform(frame)

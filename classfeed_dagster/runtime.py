@@ -49,17 +49,17 @@ class Runtime:
 
     @cached_property
     def settings(self) -> Settings:
-        """The environment, typed."""
+        """Return the settings of this process."""
         return self._settings or get_settings()
 
     @cached_property
     def store(self) -> ObjectStore:
-        """The object store of the settings."""
+        """Return the object store of the settings."""
         return open_store(self.settings.store_location, s3_endpoint_url=self.settings.s3_endpoint_url)
 
     @cached_property
     def engine(self) -> sa.Engine:
-        """bigsite: the URL of the settings, or an embedded PostgreSQL that is started on first use."""
+        """Return bigsite's engine: the URL of the settings, or an embedded PostgreSQL started on first use."""
         from classfeed_dagster.local import embedded_postgres as embedded
 
         if self.settings.bigsite_url is not None:

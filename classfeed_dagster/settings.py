@@ -290,7 +290,7 @@ def get_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise SettingsError("; ".join(_sentence(one) for one in error.errors())) from None
+        raise SettingsError("; ".join(_sentence(fault) for fault in error.errors())) from None
 
 
 def _sentence(error: ErrorDetails) -> str:

@@ -136,8 +136,8 @@ class LocalStore:
         """See ObjectStore."""
         folder = self.root / _check_prefix(prefix).rpartition("/")[0]
         keys = [
-            str(Path(where, name).relative_to(self.root))
-            for where, _, names in os.walk(folder)
+            str(Path(parent, name).relative_to(self.root))
+            for parent, _, names in os.walk(folder)
             for name in names
             if not name.startswith(_TEMPORARY)
         ]
@@ -246,10 +246,10 @@ class S3Store:
     def read(self, key: str) -> bytes:
         """See ObjectStore."""
         name = self._name(key)
-        found = self._ask(key, lambda s3: s3.get_object(Bucket=self.bucket, Key=name)["Body"].read())
-        if found is None:
+        data = self._ask(key, lambda s3: s3.get_object(Bucket=self.bucket, Key=name)["Body"].read())
+        if data is None:
             raise ObjectNotFoundError(self.location(key))
-        return found
+        return data
 
     def exists(self, key: str) -> bool:
         """See ObjectStore."""
@@ -267,8 +267,8 @@ class S3Store:
 
     def has_any(self, prefix: str) -> bool:
         """Return True if an object's key begins with ``prefix``: one request."""
-        found = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + _check_prefix(prefix), MaxKeys=1)
-        return bool(found.get("KeyCount"))
+        answer = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + _check_prefix(prefix), MaxKeys=1)
+        return bool(answer.get("KeyCount"))
 
     def create(self, key: str, data: bytes | Path, metadata: Mapping[str, str] | None = None) -> bool:
         """See ObjectStore."""
@@ -300,8 +300,8 @@ class S3Store:
         # The client sends a request again when the answer was lost on the way: the object that "existed" may then be
         # the one which the first sending made.
         name = self._name(key)
-        found = self._ask(key, lambda s3: s3.head_object(Bucket=self.bucket, Key=name)["Metadata"])
-        return (found or {}).get(_CREATOR) == creator
+        metadata = self._ask(key, lambda s3: s3.head_object(Bucket=self.bucket, Key=name)["Metadata"])
+        return (metadata or {}).get(_CREATOR) == creator
 
     def put(self, key: str, data: bytes) -> None:
         """See ObjectStore."""
@@ -365,24 +365,24 @@ def check_reachable(store: ObjectStore) -> None:
         return
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
-    where = f"s3://{store.bucket}/{store.prefix}"
+    location = f"s3://{store.bucket}/{store.prefix}"
     try:
         store.has_any("delivered/")
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise ConfigurationError(
-            f"No AWS credentials for the object store {where}: sign in, or set AWS_PROFILE, or correct "
+            f"No AWS credentials for the object store {location}: sign in, or set AWS_PROFILE, or correct "
             "CLASSFEED_STORE_URL"
         ) from error
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         if _status(error) in (403, 404):
             raise ConfigurationError(
-                f"The object store {where} refuses access ({code}): check CLASSFEED_STORE_URL and the permissions"
+                f"The object store {location} refuses access ({code}): check CLASSFEED_STORE_URL and the permissions"
             ) from error
-        raise StoreError(f"The object store {where} does not answer ({code}): try again later") from error
+        raise StoreError(f"The object store {location} does not answer ({code}): try again later") from error
     except BotoCoreError as error:
         raise StoreError(
-            f"The object store {where} cannot be reached ({type(error).__name__}): check CLASSFEED_STORE_URL and "
+            f"The object store {location} cannot be reached ({type(error).__name__}): check CLASSFEED_STORE_URL and "
             "CLASSFEED_S3_ENDPOINT_URL"
         ) from error
 

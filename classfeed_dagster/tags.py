@@ -16,6 +16,7 @@ ATTEMPT_TAG = "classfeed/attempt"
 RERUN_TAG = "classfeed/rerun"
 BUILD_ID_TAG = "classfeed/build_id"  # the delivery that a reconciliation run examines
 PARTITION_TAG = "dagster/partition"
+DEFAULT_FEED = "class_super"  # feed of commands and queries that name none
 CODE_LOCATION, REPOSITORY = "classfeed", "__repository__"  # as in workspace.yaml
 # The process of a run that the command line executes. Dagster shows no tag with this prefix.
 OWNER_TAG = ".dagster/classfeed_owner"

@@ -48,9 +48,7 @@ def proof_incidents(runtime: Runtime, observations: Observations) -> list[Incide
 
 def _assured(runtime: Runtime, date: ObservedDate, side: Side) -> ReconciliationSummary | None:
     try:
-        return runtime.load_reference(
-            f"{date.feed.name}/{side.value}_reconciliation", date.due.business_date, ReconciliationSummary
-        )
+        return runtime.load_reference(side.reference(date.feed.name), date.due.business_date, ReconciliationSummary)
     except NotBuiltError:
         return None
 

@@ -31,6 +31,7 @@ from classfeed_dagster.cli import (
 from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed, require_past
 from classfeed_dagster.errors import ExitCode, UsageError
 from classfeed_dagster.store import check_reachable
+from classfeed_dagster.tags import DEFAULT_FEED
 
 if TYPE_CHECKING:
     from classfeed_dagster.runtime import Runtime
@@ -88,7 +89,7 @@ def run(
         dt.datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="Last business date of a range: every date from --date on, in order."),
     ] = None,
-    feed: FeedName = "class_super",
+    feed: FeedName = DEFAULT_FEED,
     fresh_snapshot: Annotated[
         bool, typer.Option("--fresh-snapshot", help="Read bigsite again instead of using the landed snapshot.")
     ] = False,

@@ -14,6 +14,7 @@ from rich.markup import escape
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed, require_past, require_store
 from classfeed_dagster.errors import ExitCode, UsageError
+from classfeed_dagster.tags import DEFAULT_FEED
 
 if TYPE_CHECKING:
     from classfeed_dagster.delivery.delivery_history import DateStatus
@@ -268,7 +269,7 @@ def _print_verification(name: str, result: Verification, shadow: int) -> None:
 def approve_removals(
     date: Date,
     reason: Annotated[str, typer.Option(help="Why the removals are right; recorded.")],
-    feed: FeedName = "class_super",
+    feed: FeedName = DEFAULT_FEED,
     person: Annotated[
         str | None, typer.Option("--by", help="Person who checked them; default: the login name.")
     ] = None,
@@ -357,8 +358,8 @@ def _print_parity(compared: ParityResult, required: int) -> None:
     ]
     if rows:
         output.print_table(out, "", columns, rows, keys=("line", "portfolio", "key"))
-    broken = f", broken by {score.broken_by}" if score.broken_by else ""
-    out.print(f"  {score.clean_run} of {required} clean dates in a row{broken}", highlight=False)
+    broken_by = f", broken by {score.broken_by}" if score.broken_by else ""
+    out.print(f"  {score.clean_run} of {required} clean dates in a row{broken_by}", highlight=False)
 
 
 def _feeds() -> tuple[Feed, ...]:

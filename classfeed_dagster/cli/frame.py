@@ -10,6 +10,7 @@ import typer
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_store
 from classfeed_dagster.errors import UsageError
+from classfeed_dagster.tags import DEFAULT_FEED
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def frame(
     asset: Annotated[str, typer.Argument(help="landing/TABLE or a domain frame, such as investment_holdings.")],
     date: Date,
-    feed: FeedName = "class_super",
+    feed: FeedName = DEFAULT_FEED,
     to: Annotated[
         Path | None, typer.Option(help="File to write: .csv or .parquet; default: the terminal.", dir_okay=False)
     ] = None,
@@ -57,8 +58,8 @@ def frame(
     elif as_json:
         output.print_json({"asset": asset, "business_date": day.isoformat(), "rows": _plain(table)})
     else:
-        shown = [[("" if value is None else str(value)) for value in row] for row in table.head(rows).iter_rows()]
-        output.print_table(out, f"{asset} {day}: {table.height} rows", table.columns, shown, keys=table.columns[:1])
+        cells = [[("" if value is None else str(value)) for value in row] for row in table.head(rows).iter_rows()]
+        output.print_table(out, f"{asset} {day}: {table.height} rows", table.columns, cells, keys=table.columns[:1])
 
 
 def _plain(table: pl.DataFrame) -> list[dict[str, Any]]:

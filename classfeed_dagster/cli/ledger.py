@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from classfeed_dagster.cli.arguments import FeedName, require_feed
+from classfeed_dagster.tags import DEFAULT_FEED
 
 out = Console()
 _SHOWN = 20
@@ -22,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 @ledger.command()
-def rebuild(feed: FeedName = "class_super") -> None:
+def rebuild(feed: FeedName = DEFAULT_FEED) -> None:
     """Rebuild a feed's ledger from its documents and landings, for deliveries from before the ledger.
 
     Deliveries that have a ledger are rebuilt as well and must come out equal. Safe to repeat. Exit code 3 if a
@@ -35,16 +36,17 @@ def rebuild(feed: FeedName = "class_super") -> None:
     runtime = Runtime()
     declared = require_feed(feed)
     audience = declared.audience(runtime.settings.first_business_date)
-    done = 0
-    for one in rebuild_ledger(live_and_shadow(runtime.store, feed), feed, declared.format, audience):
-        done += 1
-        what = "proven equal" if one.proven else "rebuilt"
-        out.print(f"  {one.business_date} r{one.revision}: {one.records} record(s), {what}", highlight=False)
-    out.print(f"[green]done[/]  {feed}: {done} delivery(ies)", highlight=False)
+    count = 0
+    for result in rebuild_ledger(live_and_shadow(runtime.store, feed), feed, declared.format, audience):
+        count += 1
+        summary = "proven equal" if result.proven else "rebuilt"
+        line = f"  {result.business_date} r{result.revision}: {result.records} record(s), {summary}"
+        out.print(line, highlight=False)
+    out.print(f"[green]done[/]  {feed}: {count} delivery(ies)", highlight=False)
 
 
 def audit(
-    feed: FeedName = "class_super",
+    feed: FeedName = DEFAULT_FEED,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Only so many portfolios, another sample each date; default: all.")
     ] = None,
@@ -60,11 +62,11 @@ def audit(
     runtime = Runtime()
     audience = require_feed(feed).audience(runtime.settings.first_business_date)
     dates = positions = wrong = 0
-    for found in audit_positions(live_and_shadow(runtime.store, feed), feed, audience, sample=sample):
-        dates, positions, wrong = dates + 1, positions + found.positions, wrong + len(found.wrong)
-        for number, kind, key, stored, sums in found.wrong[:_SHOWN]:
+    for audited in audit_positions(live_and_shadow(runtime.store, feed), feed, audience, sample=sample):
+        dates, positions, wrong = dates + 1, positions + audited.positions, wrong + len(audited.wrong)
+        for number, kind, key, stored, sums in audited.wrong[:_SHOWN]:
             out.print(
-                f"  [red]{found.business_date}: {number} {kind} {key}: {stored} stored, records add up to {sums}[/]",
+                f"  [red]{audited.business_date}: {number} {kind} {key}: {stored} stored, records add up to {sums}[/]",
                 highlight=False,
             )
     verdict = "[green]agrees[/]" if not wrong else "[bold red]DIFFERS[/]"

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import require_feed
 from classfeed_dagster.errors import ExitCode
+from classfeed_dagster.tags import DEFAULT_FEED
 
 if TYPE_CHECKING:
     from classfeed_dagster.orchestration.rehearsal import Rehearsal
@@ -71,10 +72,10 @@ def seed(portfolios: Portfolios = 300, seed: Seed = 1) -> None:
             world = _world(runtime, None, portfolios, seed, [])
             present = _count_portfolios(runtime)
             world.seed(runtime.engine)
-            written = _count_portfolios(runtime) - present
+            count = _count_portfolios(runtime) - present
     finally:
         runtime.close()
-    if written:
+    if count:
         out.print(f"{portfolios} consented portfolios (and some that never consent) are in bigsite", highlight=False)
     else:
         out.print(f"nothing to write: bigsite already holds these {present} portfolios", highlight=False)
@@ -216,10 +217,10 @@ def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: 
                 build_definitions(runtime),
                 instance,
                 runtime,
-                require_feed("class_super"),
+                require_feed(DEFAULT_FEED),
                 world,
                 dates,
-                tell=lambda what: progress.update(task, description=f"{name}: {what}"),
+                tell=lambda label: progress.update(task, description=f"{name}: {label}"),
                 done=lambda: progress.advance(task),
             )
     finally:

@@ -224,8 +224,8 @@ def _queue(settings: Settings, url: str) -> str:
     import boto3
 
     client = boto3.client("sqs", endpoint_url=settings.sqs_endpoint_url)
-    found = client.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
-    return f"{found['Attributes']['ApproximateNumberOfMessages']} message(s)"
+    answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
+    return f"{answer['Attributes']['ApproximateNumberOfMessages']} message(s)"
 
 
 def _snowflake(settings: Settings) -> str:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed, require_past, require_store
 from classfeed_dagster.errors import ExitCode
+from classfeed_dagster.tags import DEFAULT_FEED
 
 out = output.console()
 
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def reconcile(
     date: Date,
-    feed: FeedName = "class_super",
+    feed: FeedName = DEFAULT_FEED,
     as_json: output.JsonOption = False,
 ) -> None:
     """Reconcile a delivered date: files against landing and bigsite, then the data team; load the warehouse.
@@ -102,7 +103,7 @@ def breaks(
             output.console(stderr=True).status("reading the warehouse …"),
             read_warehouse(runtime.settings) as connection,
         ):
-            kept = [] if connection is None else stored_breaks(connection, feed=feed, day=day, only_open=open_only)
+            stored = [] if connection is None else stored_breaks(connection, feed=feed, day=day, only_open=open_only)
     finally:
         server.release(runtime.settings.home)
     columns = ["date", "side", "portfolio", "subject", "field", "first seen", "resolved", "likely cause"]
@@ -117,7 +118,7 @@ def breaks(
             f"{record.resolved_at:%Y-%m-%d %H:%M}" if record.resolved_at else "open",
             record.explanation,
         ]
-        for record in kept
+        for record in stored
     ]
     if as_json:
         names = [name.replace(" ", "_") for name in columns]

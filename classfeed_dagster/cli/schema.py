@@ -64,28 +64,28 @@ def diff(
 
     runtime = Runtime()
     store = runtime.store
-    kept = days_kept(store)
-    if not kept:
+    history = days_kept(store)
+    if not history:
         raise NoSchemaKeptError("No schema of bigsite is stored yet: materialize the asset bigsite/schema first")
-    last = until.date() if until else kept[-1]
+    last = until.date() if until else history[-1]
     if other is not None:
         if since is not None:
             raise UsageError("--since selects from this environment's own history: use it without --with")
-        there, theirs = schema_there(other, s3_endpoint_url=runtime.settings.s3_endpoint_url)
-        seen, ours = schema_on(store, last)
+        source, theirs = schema_there(other, s3_endpoint_url=runtime.settings.s3_endpoint_url)
+        day, ours = schema_on(store, last)
         changes = changes_between(theirs, ours)
         _print(
-            f"bigsite's schema, {there} and here of {seen}",
+            f"bigsite's schema, {source} and here of {day}",
             changes,
             ("where", "what", "there", "here"),
             as_json=as_json,
         )
         raise typer.Exit(ExitCode.STOPPED if changes else ExitCode.OK)
-    first = since.date() if since else max((day for day in kept if day < last), default=kept[0])
-    found = schema_diff(store, first, last)
+    first = since.date() if since else max((day for day in history if day < last), default=history[0])
+    comparison = schema_diff(store, first, last)
     _print(
-        f"bigsite's schema, {found.before} to {found.after}",
-        found.changes,
+        f"bigsite's schema, {comparison.before} to {comparison.after}",
+        comparison.changes,
         ("where", "what", "was", "is"),
         as_json=as_json,
     )

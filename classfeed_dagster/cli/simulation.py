@@ -54,12 +54,12 @@ def simulate(
         first = settings.first_business_date if last is None else trading_days.next_business_day(last)
         coming = trading_days.business_days_between(first, trading_days.LAST_SUPPORTED)[:days]
         with output.console(stderr=True).status(f"{coming[0]} to {coming[-1]}: customers and their history …"):
-            done = advance(engine, settings, coming[-1])
+            result = advance(engine, settings, coming[-1])
     finally:
         runtime.close()
-    _print(done.written)
+    _print(result.written)
     out.print(
-        f"{done.world.description}; {len(done.world.sharing(coming[-1]))} of them share with Class on {coming[-1]}",
+        f"{result.world.description}; {len(result.world.sharing(coming[-1]))} of them share with Class on {coming[-1]}",
         highlight=False,
     )
     out.print(f"Deliver it: classfeed run --date {coming[0]} --until {coming[-1]}", highlight=False)

@@ -11,7 +11,7 @@ from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed
 from classfeed_dagster.cli.deliveries import print_report
 from classfeed_dagster.errors import ConfigurationError
-from classfeed_dagster.tags import RERUN_TAG
+from classfeed_dagster.tags import DEFAULT_FEED, RERUN_TAG
 
 if TYPE_CHECKING:
     from classfeed_dagster.runtime import Runtime
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 def rerun(
     date: Date,
     reason: Annotated[str, typer.Option(help="Why; recorded. No names, e-mail addresses or account numbers.")],
-    feed: FeedName = "class_super",
+    feed: FeedName = DEFAULT_FEED,
 ) -> None:
     """Run a business date again, for the support group. Group, state and budget are checked.
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import FeedName, require_due, require_feed, require_store
 from classfeed_dagster.errors import ExitCode, UsageError
+from classfeed_dagster.tags import DEFAULT_FEED
 
 if TYPE_CHECKING:
     from classfeed_dagster.tracing.trace import (
@@ -45,7 +46,7 @@ def trace(
     date: Annotated[
         dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="With a portfolio and security: the business date.")
     ] = None,
-    feed: FeedName = "class_super",
+    feed: FeedName = DEFAULT_FEED,
     page: Annotated[Path | None, typer.Option(help="HTML page to write in addition.", dir_okay=False)] = None,
     as_json: output.JsonOption = False,
 ) -> None:

@@ -249,8 +249,8 @@ def build_delivery(
         known_records: list[KnownRecords | None] = [inspection.result() for inspection in inspections]
         known_records += [None] * (len(files) - len(inspections))
         pages = [
-            stage_page(store, prefix, page, path, known, context)
-            for page, path, known in zip(build.pages, files, known_records, strict=True)
+            stage_page(store, prefix, page, path, records, context)
+            for page, path, records in zip(build.pages, files, known_records, strict=True)
         ]
         staged = StagedLedger(prefix=prefix, files=parts.stage(store, prefix)) if parts.written else None
         return keep_build(store, build.model_copy(update={"pages": tuple(pages), "staged_ledger": staged}))
@@ -373,7 +373,7 @@ class LedgerParts:
 
     @property
     def written(self) -> bool:
-        """True if any slice had ledger rows."""
+        """Return True if any slice had ledger rows."""
         return bool(self._writers)
 
     def add(self, frames: Mapping[str, pl.DataFrame], digests: Mapping[str, str]) -> None:
@@ -457,11 +457,11 @@ class _Spool:
     def _blocks(self, name: str, portfolios: range) -> Iterator[bytes]:
         ends = self._ends[name]
         start = ends[portfolios.start - 1] if portfolios.start else 0
-        left = (ends[portfolios.stop - 1] if portfolios.stop else 0) - start
+        remaining = (ends[portfolios.stop - 1] if portfolios.stop else 0) - start
         with self._files[name][0].open("rb") as source:
             source.seek(start)
-            while block := source.read(min(_READ, left)):
-                left -= len(block)
+            while block := source.read(min(_READ, remaining)):
+                remaining -= len(block)
                 yield block
 
 

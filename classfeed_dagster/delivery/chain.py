@@ -58,8 +58,8 @@ def last_place(store: ObjectStore, feed: str) -> ChainPlace | None:
         before = chain_entry(store, feed, position - 1)
         previous = manifest_link(store, before)
         if previous is None:
-            where = store.location(manifest_key(feed, before.business_date, before.revision))
-            raise DamagedRecordError(where, f"the manifest at position {position - 1} of the chain is missing")
+            location = store.location(manifest_key(feed, before.business_date, before.revision))
+            raise DamagedRecordError(location, f"the manifest at position {position - 1} of the chain is missing")
     return ChainPlace(position, entry, previous, manifest)
 
 
@@ -94,12 +94,12 @@ def wait_for_manifest(
     store: ObjectStore, place: ChainPlace, patience_seconds: float, sleep: Callable[[float], None]
 ) -> bool:
     """Wait until the place has its manifest; return False after ``patience_seconds`` without manifest or new page."""
-    entry, waited, seen = place.entry, 0.0, -1
+    entry, waited, latest = place.entry, 0.0, -1
     key = manifest_key(entry.feed, entry.business_date, entry.revision)
     while not store.exists(key):
         files = sum(1 for _ in store.list(delivered_prefix(entry.feed, entry.business_date, entry.revision)))
-        if files != seen:
-            seen, waited = files, 0.0  # its attempt is making progress
+        if files != latest:
+            latest, waited = files, 0.0  # its attempt is making progress
         if waited >= patience_seconds:
             return False
         step = min(_LOOK_AGAIN_SECONDS, patience_seconds - waited)
@@ -131,7 +131,7 @@ def close_place(store: ObjectStore, place: ChainPlace, reason: str, correlation_
 
 
 def remove_orphans(store: ObjectStore, void: VoidManifest) -> None:
-    """Remove the files that an abandoned attempt left beside a void manifest. Call only once the manifest exists."""
+    """Remove the files that an abandoned attempt left with a void manifest. Call it after the manifest exists."""
     for key in list(store.list(ledger_prefix(void.feed, void.business_date, void.revision))):
         store.delete(key)
     keep = manifest_key(void.feed, void.business_date, void.revision)

@@ -46,27 +46,27 @@ def require_reached(store: ObjectStore, feed: str, known: int) -> None:
 
 
 def _require_place(
-    store: ObjectStore, feed: str, day: dt.date, found: DeliveredRevision, last: ChainPlace | None
+    store: ObjectStore, feed: str, day: dt.date, revision: DeliveredRevision, last: ChainPlace | None
 ) -> None:
-    manifest, where = found.manifest, store.location(found.key)
-    expected = ChainEntry(feed=feed, business_date=day, revision=found.revision)
-    if (manifest.feed, manifest.business_date, manifest.revision) != (feed, day, found.revision):
-        raise DamagedRecordError(where, "it is the manifest of another delivery")
+    manifest, location = revision.manifest, store.location(revision.key)
+    expected = ChainEntry(feed=feed, business_date=day, revision=revision.revision)
+    if (manifest.feed, manifest.business_date, manifest.revision) != (feed, day, revision.revision):
+        raise DamagedRecordError(location, "it is the manifest of another delivery")
     try:
         entry = chain_entry(store, feed, manifest.chain_position)
     except ObjectNotFoundError:
-        raise DamagedRecordError(where, f"the chain has no position {manifest.chain_position}") from None
+        raise DamagedRecordError(location, f"the chain has no position {manifest.chain_position}") from None
     if entry != expected:
-        raise DamagedRecordError(where, f"position {manifest.chain_position} of the chain names another delivery")
-    if problem := next(manifest_problems(manifest, store.read(found.key), where), None):
-        raise DamagedRecordError(where, problem.detail)
+        raise DamagedRecordError(location, f"position {manifest.chain_position} of the chain names another delivery")
+    if problem := next(manifest_problems(manifest, store.read(revision.key), location), None):
+        raise DamagedRecordError(location, problem.detail)
     if last is not None and manifest.chain_position < last.position:
-        _require_successor(store, feed, found, manifest.chain_position + 1)
+        _require_successor(store, feed, revision, manifest.chain_position + 1)
     elif isinstance(manifest, Manifest):
-        _require_build(store, manifest, where)
+        _require_build(store, manifest, location)
 
 
-def _require_successor(store: ObjectStore, feed: str, found: DeliveredRevision, position: int) -> None:
+def _require_successor(store: ObjectStore, feed: str, revision: DeliveredRevision, position: int) -> None:
     entry = chain_entry(store, feed, position)
     key = manifest_key(feed, entry.business_date, entry.revision)
     try:
@@ -75,15 +75,15 @@ def _require_successor(store: ObjectStore, feed: str, found: DeliveredRevision, 
         return  # the last place, whose attempt is under way
     if (successor.business_date, successor.revision) != (entry.business_date, entry.revision):
         raise DamagedRecordError(store.location(key), "it is the manifest of another delivery")
-    if successor.previous is None or successor.previous.sha256 != found.sha256:
-        raise DamagedRecordError(store.location(found.key), "the manifest after it in the chain names other bytes")
+    if successor.previous is None or successor.previous.sha256 != revision.sha256:
+        raise DamagedRecordError(store.location(revision.key), "the manifest after it in the chain names other bytes")
 
 
-def _require_build(store: ObjectStore, manifest: Manifest, where: str) -> None:
+def _require_build(store: ObjectStore, manifest: Manifest, location: str) -> None:
     # No manifest names the last one's hash: its build's record does as well, as long as it is kept.
     try:
         build = read_build(store, manifest.feed, manifest.business_date, manifest.build_id)
     except ObjectNotFoundError:
         return
     if changed := build_differences(build, manifest):
-        raise DamagedRecordError(where, f"{', '.join(changed)} are not those of the build that was delivered")
+        raise DamagedRecordError(location, f"{', '.join(changed)} are not those of the build that was delivered")

@@ -66,13 +66,13 @@ def examine_build(
     """
 
     def examine(page: Page) -> ExaminedPage:
-        known: KnownRecords = {}
+        prevalidated: KnownRecords = {}
         if code_version is not None:
-            known = read_ahead(store, ahead_key(page.key, page.message_id), code_version)
+            prevalidated = read_ahead(store, ahead_key(page.key, page.message_id), code_version)
         try:
             with store.local_file(page.key) as path:
                 stored = file_facts(path)
-                facts = examine_file(path, document_format, known)
+                facts = examine_file(path, document_format, prevalidated)
         except ObjectNotFoundError:
             missing = PageInspection(("the file does not exist",), {}, {}, frozenset(), Totals(), None, "", 0)
             return ExaminedPage(page, missing, same_file=False)
@@ -120,8 +120,8 @@ def everyone_consented(build: Build, examined: Sequence[ExaminedPage], consented
         if entry.facts.errors or not entry.same_file
     ]
     offenders += [(number, "does not consent now") for number in sorted(with_data - frozenset(consented))]
-    what = f"{len(with_data)} portfolio(s) in the bytes of {build.build_id}"
-    return CheckResult.of_offenders("everyone_consented", what, offenders)
+    summary = f"{len(with_data)} portfolio(s) in the bytes of {build.build_id}"
+    return CheckResult.of_offenders("everyone_consented", summary, offenders)
 
 
 def control_totals_agree(build: Build, examined: Sequence[ExaminedPage]) -> CheckResult:
@@ -131,16 +131,16 @@ def control_totals_agree(build: Build, examined: Sequence[ExaminedPage]) -> Chec
         for entry in examined
         for fault in totals_faults(entry.facts, entry.page.expected)
     ]
-    what = f"control totals of {len(examined)} page(s), {sum(build.totals.counts.values())} records"
-    return CheckResult.of_offenders("control_totals_agree", what, offenders)
+    summary = f"control totals of {len(examined)} page(s), {sum(build.totals.counts.values())} records"
+    return CheckResult.of_offenders("control_totals_agree", summary, offenders)
 
 
 def held_back_share(plan: DeliveryPlan, limit: Decimal) -> CheckResult:
     """Check that the share of the consented portfolios that break a rule is at most ``limit``."""
-    offenders = [(held.number, held.reason) for held in plan.held_back if held.kind == "RULE"]
-    what = f"{plan.breaking} of {plan.consented} portfolio(s) break a rule, the limit is {limit}"
+    offenders = [(entry.number, entry.reason) for entry in plan.held_back if entry.kind == "RULE"]
+    summary = f"{plan.breaking} of {plan.consented} portfolio(s) break a rule, the limit is {limit}"
     passed = plan.breaking_share <= limit
-    return CheckResult("held_back_share", passed, what, tuple(offenders[:OFFENDERS_LIMIT]), len(offenders))
+    return CheckResult("held_back_share", passed, summary, tuple(offenders[:OFFENDERS_LIMIT]), len(offenders))
 
 
 def record_evaluation(store: ObjectStore, build: Build, evaluation: CheckResult, evaluated_by: str) -> Verdict:

@@ -40,15 +40,15 @@ _ORDER: tuple[Kind, ...] = ("records", "positions", "portfolios", "identities")
 def publish_ledger(
     store: ObjectStore, entry: ChainEntry, position: int, staged: StagedLedger, audience: RecipientSchedule
 ) -> LedgerFiles | None:
-    """Create the ledger files of the delivery at a place of the chain; None if its keys hold another attempt's.
+    """Create the ledger files of the delivery at a place of the chain; None if another attempt created them.
 
-    Positions are left out while an earlier date has no ledger. StaleBuildError if a staged file is gone.
+    Positions are omitted while an earlier date has no ledger. StaleBuildError if a staged file is missing.
     """
     feed, day = entry.feed, entry.business_date
     prefix = ledger_prefix(feed, day, entry.revision)
     previous = _positions_before(store, feed, audience, day, position)
-    known = identities_before(store, feed, position)
-    identities = FRAMES["identities"].empty() if known is None else known
+    earlier = identities_before(store, feed, position)
+    identities = FRAMES["identities"].empty() if earlier is None else earlier
     files: list[LedgerFile] = []
     try:
         with tempfile.TemporaryDirectory(prefix="classfeed-ledger-") as name:
@@ -97,7 +97,7 @@ def _staged_frames(store: ObjectStore, staged: StagedLedger, part: int) -> dict[
             for kind in kinds
         }
     except DamagedRecordError as error:
-        raise StaleBuildError(f"{error.location}: a staged ledger file is gone or changed. Build again.") from None
+        raise StaleBuildError(f"{error.location}: a staged ledger file is missing or changed. Build again.") from None
 
 
 def _copy(store: ObjectStore, staged: StagedLedger, prefix: str, file: LedgerFile) -> LedgerFile:
@@ -105,7 +105,7 @@ def _copy(store: ObjectStore, staged: StagedLedger, prefix: str, file: LedgerFil
         with store.local_file(staged.prefix + file.name) as path:
             return stage_file(store, prefix, file.kind, file.part, path)
     except ObjectNotFoundError as error:
-        raise StaleBuildError(f"{error.location}: a staged ledger file is gone. Build again.") from None
+        raise StaleBuildError(f"{error.location}: a staged ledger file is missing. Build again.") from None
 
 
 def _create(store: ObjectStore, folder: Path, prefix: str, kind: Kind, part: int, frame: pl.DataFrame) -> LedgerFile:

@@ -144,10 +144,10 @@ def _documents(store: ObjectStore, document_format: DocumentFormat, manifest: Ma
 
 
 def _as_delivered(frames: Mapping[str, pl.DataFrame], documents: pl.DataFrame | None) -> dict[str, pl.DataFrame]:
-    kept = dict(frames)
-    if documents is not None and "movement_transactions" in kept:
-        kept["movement_transactions"] = kept["movement_transactions"].join(documents, on=_KEY, how="semi")
-    return kept
+    delivered = dict(frames)
+    if documents is not None and "movement_transactions" in delivered:
+        delivered["movement_transactions"] = delivered["movement_transactions"].join(documents, on=_KEY, how="semi")
+    return delivered
 
 
 def _require_equal(
@@ -183,23 +183,22 @@ def audit_positions(
     """
     dates = [day for day in _delivered_dates(store, feed, audience) if sent_date(store, feed, day).has_positions]
     chosen = _sample(store, feed, dates, sample) if sample is not None and dates else None
-    found = POSITIONS.empty()
+    positions = POSITIONS.empty()
     for day in dates:
-        sent = sent_date(store, feed, day)
-        found = roll_date(found, sent, day)
+        positions = roll_date(positions, sent_date(store, feed, day), day)
         stored = positions_at(store, feed, audience, day)
         if stored is None:
             continue
-        yield _compared(day, _of(stored, chosen), _of(found, chosen))
+        yield _compared(day, _of(stored, chosen), _of(positions, chosen))
 
 
 def _delivered_dates(store: ObjectStore, feed: str, audience: RecipientSchedule) -> list[dt.date]:
-    found = []
+    dates = []
     for day in audience.dates():
         if not sent_date(store, feed, day).ledgers:
             break
-        found.append(day)
-    return found
+        dates.append(day)
+    return dates
 
 
 def _sample(store: ObjectStore, feed: str, dates: list[dt.date], count: int) -> pl.Series:
@@ -212,13 +211,13 @@ def _of(positions: pl.DataFrame, chosen: pl.Series | None) -> pl.DataFrame:
     return positions if chosen is None else positions.filter(pl.col("portfolio_id").is_in(chosen.implode()))
 
 
-def _compared(day: dt.date, stored: pl.DataFrame, found: pl.DataFrame) -> PositionAudit:
+def _compared(day: dt.date, stored: pl.DataFrame, actual: pl.DataFrame) -> PositionAudit:
     key = ["portfolio_id", "portfolio_number", "kind", "key_id", "counts_on"]
     zero = pl.lit(Decimal(0))
     both = stored.select(*key, "sent").join(
-        found.select(*key, pl.col("sent").alias("_sent")), on=key, how="full", coalesce=True, nulls_equal=True
+        actual.select(*key, pl.col("sent").alias("_sent")), on=key, how="full", coalesce=True, nulls_equal=True
     )
     rows = both.with_columns(pl.col("sent").fill_null(zero), pl.col("_sent").fill_null(zero))
     wrong = rows.filter(pl.col("sent") != pl.col("_sent")).sort(key)
-    listed = wrong.select("portfolio_number", "kind", "key_id", "sent", "_sent").rows()
-    return PositionAudit(day, stored.height, tuple(listed))
+    entries = wrong.select("portfolio_number", "kind", "key_id", "sent", "_sent").rows()
+    return PositionAudit(day, stored.height, tuple(entries))

@@ -50,10 +50,10 @@ def header_faults(
 
 def portfolio_faults(facts: PageInspection, recorded: Iterable[Portfolio]) -> list[tuple[str, str]]:
     """Return (portfolio number, fault) for the differences between a page and its recorded portfolios."""
-    listed = {portfolio.number: portfolio for portfolio in recorded}
+    by_number = {portfolio.number: portfolio for portfolio in recorded}
     inside, with_data = numbers_in(facts), numbers_with_data(facts)
-    faults = [(number, "is in the file and not in the record") for number in sorted(inside - listed.keys())]
-    for number, portfolio in sorted(listed.items()):
+    faults = [(number, "is in the file and not in the record") for number in sorted(inside - by_number.keys())]
+    for number, portfolio in sorted(by_number.items()):
         if number not in inside and portfolio.bytes:
             faults.append((number, "is in the record and not in the file"))
         elif portfolio.change == "REMOVED" and number in with_data:

@@ -67,17 +67,17 @@ def plan_delivery(
     date. ``ever_delivered`` is called for removed portfolios that the earlier date did not deliver.
     Raise TooManyHeldBackError if the share of portfolios that break a rule is above ``max_held_back_share``.
     """
-    broken = _broken_rules(findings)
+    breaches = _broken_rules(findings)
     rows = consented.sort("portfolio_number").select("portfolio_number", "change", "extract", "consent_ids")
     active = rows.filter(pl.col("change") != "REMOVED")["portfolio_number"]
-    breaking = [number for number in active if number in broken]
+    breaking = [number for number in active if number in breaches]
     if len(breaking) > max_held_back_share * len(active):
-        frequency = Counter(rule.rule for number in breaking for rule in broken[number])
+        frequency = Counter(rule.rule for number in breaking for rule in breaches[number])
         names = [rule for rule, _ in sorted(frequency.items(), key=lambda item: (-item[1], item[0]))]
         raise TooManyHeldBackError(day, len(breaking), len(active), max_held_back_share, names)
 
     delivered = earlier.delivered if earlier is not None else frozenset[str]()
-    in_doubt = set(rows.filter(pl.col("change") == "REMOVED")["portfolio_number"]) - broken.keys()
+    in_doubt = set(rows.filter(pl.col("change") == "REMOVED")["portfolio_number"]) - breaches.keys()
     in_doubt -= delivered if delivered is not None else in_doubt  # built ahead: assume a complete earlier delivery
     unannounced = in_doubt - ever_delivered(in_doubt) if in_doubt else set()
 
@@ -86,7 +86,7 @@ def plan_delivery(
     for number, change, extract, consents in rows.iter_rows():
         if number in unannounced:
             continue
-        entry = _held_back(number, change, broken.get(number, ()), consented_now, earlier)
+        entry = _held_back(number, change, breaches.get(number, ()), consented_now, earlier)
         if entry is not None:
             held_back.append(entry)
         else:
@@ -140,8 +140,8 @@ def _broken_rules(findings: pl.DataFrame) -> dict[str, tuple[RuleCount, ...]]:
         )
         .sort("portfolio_number", "rule")
     )
-    broken: dict[str, tuple[RuleCount, ...]] = {}
+    breaches: dict[str, tuple[RuleCount, ...]] = {}
     for number, rule, count, subjects, detail in grouped.iter_rows():
         entry = RuleCount(rule=rule, findings=count, subjects=tuple(subjects), detail=detail)
-        broken[number] = (*broken.get(number, ()), entry)
-    return broken
+        breaches[number] = (*breaches.get(number, ()), entry)
+    return breaches

@@ -156,7 +156,7 @@ def page_problems(
         revision=manifest.revision,
         message_id=page.message_id,
     )
-    details += [f"portfolio {number} {what}" for number, what in portfolio_faults(facts, portfolios)]
+    details += [f"portfolio {number} {detail}" for number, detail in portfolio_faults(facts, portfolios)]
     details += totals_faults(facts, page.expected)
     for detail in details[:OFFENDERS_LIMIT]:
         yield Problem(ProblemKind.CONTENT_DISAGREES, location, detail)

@@ -122,9 +122,9 @@ class _Attempt:
         for revision in state.revisions:
             if isinstance(revision.manifest, VoidManifest):
                 remove_orphans(store, revision.manifest)  # the attempt that closed it may have stopped before this
-        done = _done(build, state)
-        if done is not None:
-            return done
+        outcome = _done(build, state)
+        if outcome is not None:
+            return outcome
         _require_fresh(build, state)
         _require_order(store, build, self.audience)
         _require_view(build, self.ledger_view)
@@ -208,7 +208,7 @@ class _Attempt:
                 metadata = {"correlation-id": self.correlation_id, "sha256": staged.sha256}
                 created = self.store.create(target.key, path, metadata)
         except ObjectNotFoundError as error:
-            raise StaleBuildError(f"{error.location}: a staged page is gone. Build again.") from None
+            raise StaleBuildError(f"{error.location}: a staged page is missing. Build again.") from None
         try:
             arrived = stored_facts(self.store, target.key) == (target.bytes, target.sha256)
         except ObjectNotFoundError:
@@ -278,8 +278,8 @@ def _require_order(store: ObjectStore, build: Build, audience: RecipientSchedule
     removed = {portfolio.number for portfolio in build.portfolios if portfolio.change == "REMOVED"}
     announced = removed - earlier.numbers
     in_doubt = announced | set(build.unannounced)
-    known = ever_delivered(store, build.feed, audience, in_doubt, day) if in_doubt else frozenset()
-    wrong = sorted({*early, *(announced - known), *(known & set(build.unannounced))})
+    delivered = ever_delivered(store, build.feed, audience, in_doubt, day) if in_doubt else frozenset()
+    wrong = sorted({*early, *(announced - delivered), *(delivered & set(build.unannounced))})
     if wrong:
         raise StaleBuildError(
             f"{build.feed} of {day.isoformat()}: build {build.build_id} was made before {build.previous_date} was "

@@ -52,28 +52,28 @@ def ledger_of(store: ObjectStore, manifest: Manifest, manifest_sha256: str) -> L
 
 @dataclass(frozen=True)
 class SentDate:
-    """What one business date of a feed sent, by its ledger."""
+    """Records of one business date of a feed, by its ledger."""
 
     store: ObjectStore
     state: DeliveredState
 
     @cached_property
     def ledgers(self) -> tuple[tuple[Manifest, LedgerFiles | None], ...]:
-        """Deliveries in order of revision, each with its ledger."""
+        """Return the deliveries in order of revision, each with its ledger."""
         return tuple(
-            (found.manifest, ledger_of(self.store, found.manifest, found.sha256))
-            for found in self.state.revisions
-            if isinstance(found.manifest, Manifest)
+            (revision.manifest, ledger_of(self.store, revision.manifest, revision.sha256))
+            for revision in self.state.revisions
+            if isinstance(revision.manifest, Manifest)
         )
 
     @property
     def complete(self) -> bool:
-        """True if the date was delivered and every delivery of it has a ledger."""
+        """Return True if the date was delivered and each of its deliveries has a ledger."""
         return bool(self.ledgers) and all(ledger is not None for _, ledger in self.ledgers)
 
     @property
     def has_positions(self) -> bool:
-        """True if every delivery of the date has positions: they are left out if earlier dates have no ledger."""
+        """Return True if each delivery of the date has positions; they are omitted if earlier dates have no ledger."""
         return self.complete and all(
             ledger is not None and len(ledger.of("positions")) == len(ledger.of("portfolios"))
             for _, ledger in self.ledgers
@@ -91,17 +91,18 @@ class SentDate:
             prefix = ledger_prefix(manifest.feed, manifest.business_date, manifest.revision)
             rows = read_kind(self.store, prefix, ledger, kind, read)
             if several:
-                latest = [number for number, one in self.state.portfolios.items() if one.revision == manifest.revision]
+                portfolios = self.state.portfolios.items()
+                latest = [number for number, delivery in portfolios if delivery.revision == manifest.revision]
                 rows = rows.filter(pl.col("portfolio_number").is_in(pl.Series(latest, dtype=pl.String).implode()))
             parts.append(rows.select(names))
         return pl.concat(parts)
 
 
 def sent_date(store: ObjectStore, feed: str, day: dt.date, before: int | None = None) -> SentDate:
-    """Return what ``day`` sent; with ``before``, as it was when that place of the chain was claimed."""
+    """Return the records of ``day``; with ``before``, as of the claim of that position of the chain."""
     state = delivered_state(store, feed, day)
     if before is not None:
-        earlier = tuple(one for one in state.revisions if one.manifest.chain_position < before)
+        earlier = tuple(revision for revision in state.revisions if revision.manifest.chain_position < before)
         state = DeliveredState(feed, day, earlier)
     return SentDate(store, state)
 
@@ -109,22 +110,22 @@ def sent_date(store: ObjectStore, feed: str, day: dt.date, before: int | None = 
 def positions_at(
     store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date, before: int | None = None
 ) -> pl.DataFrame | None:
-    """Return the positions of ``day``; None if a delivery that they rest on has no ledger.
+    """Return the positions of ``day``; None if a delivery that they depend on has no ledger.
 
-    A date's stored positions rest on those of the date before. If an earlier date was re-issued after ``day`` was
-    delivered, they are worked out again from that date on. ``before`` as in ``sent_date``.
+    A date's stored positions depend on those of the previous date. If an earlier date was re-issued after ``day`` was
+    delivered, they are recomputed from that date on. ``before`` as in ``sent_date``.
     """
-    sent = sent_date(store, feed, day, before)
-    if not sent.has_positions:
+    records_sent = sent_date(store, feed, day, before)
+    if not records_sent.has_positions:
         return None
-    first = _reissued_since(store, feed, sent, before)
+    first = _reissued_since(store, feed, records_sent, before)
     if first is None:
-        return sent.frame("positions")
+        return records_sent.frame("positions")
     previous = audience.previous(first)
-    found = POSITIONS.empty() if previous is None else positions_at(store, feed, audience, previous, before)
+    positions = POSITIONS.empty() if previous is None else positions_at(store, feed, audience, previous, before)
     for date in audience.dates_between(first, day):
-        found = None if found is None else roll_date(found, sent_date(store, feed, date, before), date)
-    return found
+        positions = None if positions is None else roll_date(positions, sent_date(store, feed, date, before), date)
+    return positions
 
 
 def roll_date(previous: pl.DataFrame, sent: SentDate, day: dt.date) -> pl.DataFrame:
@@ -172,7 +173,7 @@ def records_of(store: ObjectStore, feed: str, dates: Iterable[dt.date], columns:
 
 
 def _end(store: ObjectStore, feed: str, before: int | None) -> int:
-    # The first place of the chain that is not looked at.
+    # The first position of the chain that is not read.
     if before is not None:
         return before
     last = last_place(store, feed)
@@ -190,7 +191,7 @@ def identities_before(store: ObjectStore, feed: str, before: int | None = None) 
         try:
             data = store.read(key)
         except ObjectNotFoundError:
-            continue  # the last place, whose attempt is under way
+            continue  # the last position, whose attempt is in progress
         manifest = read_manifest(data, store.location(key))
         if isinstance(manifest, Manifest):
             ledger = ledger_of(store, manifest, sha256(data))

@@ -90,23 +90,23 @@ class _Walk:
         before: Link | None = None
         comparable = True  # the place before is readable
         for position in range(1, last + 1):
-            where = self.store.location(chain_key(self.feed, position))
+            location = self.store.location(chain_key(self.feed, position))
             if position not in positions:
-                self.result.add(ProblemKind.CHAIN_GAP, where, f"position {position} of {last} is missing")
+                self.result.add(ProblemKind.CHAIN_GAP, location, f"position {position} of {last} is missing")
                 comparable = False
                 continue
             try:
                 entry = chain_entry(self.store, self.feed, position)
                 check_key(manifest_key(entry.feed, entry.business_date, entry.revision))
             except (DamagedRecordError, InvalidKeyError) as error:
-                self.result.add(ProblemKind.RECORD_DAMAGED, where, str(error))
+                self.result.add(ProblemKind.RECORD_DAMAGED, location, str(error))
                 comparable = False
                 continue
             link = None
             if entry.feed == self.feed:
                 link = self.place(position, entry, is_last=position == last, before=before, comparable=comparable)
             else:
-                self.result.add(ProblemKind.CHAIN_CHANGED, where, "it is an entry of another feed")
+                self.result.add(ProblemKind.CHAIN_CHANGED, location, "it is an entry of another feed")
             before, comparable = link, link is not None
 
     def _proof_of_delivery(self, entry: ChainEntry) -> str | None:
@@ -127,48 +127,48 @@ class _Walk:
     ) -> Link | None:
         """Verify one place: its manifest, its record and its pages. Return the link to the manifest, if any."""
         key = manifest_key(entry.feed, entry.business_date, entry.revision)
-        where, prefix = self.store.location(key), delivered_prefix(entry.feed, entry.business_date, entry.revision)
+        location, prefix = self.store.location(key), delivered_prefix(entry.feed, entry.business_date, entry.revision)
         try:
             data = self.store.read(key)
         except ObjectNotFoundError:
             if is_last and (proof := self._proof_of_delivery(entry)):
                 what = f"the manifest at position {position} is missing, although {proof} states that it was delivered"
-                self.result.add(ProblemKind.CHAIN_GAP, where, what)
+                self.result.add(ProblemKind.CHAIN_GAP, location, what)
             elif is_last:
                 self.open_prefixes.append(prefix)
-                self.result.add(ProblemKind.UNFINISHED, where, f"position {position} has no manifest yet")
+                self.result.add(ProblemKind.UNFINISHED, location, f"position {position} has no manifest yet")
             else:
-                self.result.add(ProblemKind.CHAIN_GAP, where, f"the manifest at position {position} is missing")
+                self.result.add(ProblemKind.CHAIN_GAP, location, f"the manifest at position {position} is missing")
             return None
         self.known.add(key)
         self.result.manifests += 1
         link = Link(key=key, sha256=sha256(data))
         try:
-            manifest = read_manifest(data, where)
+            manifest = read_manifest(data, location)
         except DamagedRecordError as error:
-            self.result.add(ProblemKind.RECORD_DAMAGED, where, str(error))
+            self.result.add(ProblemKind.RECORD_DAMAGED, location, str(error))
             return link
-        self.result.problems += manifest_problems(manifest, data, where)
+        self.result.problems += manifest_problems(manifest, data, location)
         stated = (manifest.feed, manifest.business_date, manifest.revision, manifest.chain_position)
         if stated != (entry.feed, entry.business_date, entry.revision, position):
-            self.result.add(ProblemKind.CHAIN_CHANGED, where, f"it names another place than position {position}")
+            self.result.add(ProblemKind.CHAIN_CHANGED, location, f"it names another place than position {position}")
         if comparable and manifest.previous != before:
-            self.result.add(ProblemKind.CHAIN_CHANGED, where, "the manifest before it is not the one that it names")
-        self.sequence(manifest, where)
+            self.result.add(ProblemKind.CHAIN_CHANGED, location, "the manifest before it is not the one that it names")
+        self.sequence(manifest, location)
         if isinstance(manifest, Manifest):
-            self.build(manifest, where)
+            self.build(manifest, location)
             self.pages(manifest)
             self.ledger(manifest)
         else:
             self.void_prefixes.append(prefix)
         return link
 
-    def sequence(self, manifest: AnyManifest, where: str) -> None:
+    def sequence(self, manifest: AnyManifest, location: str) -> None:
         """Verify that revisions count up from 0 and business dates from sequence number 1, without gaps."""
         day = manifest.business_date.isoformat()
         due = self.revisions.get(day, -1) + 1
         if manifest.revision != due:
-            self.result.add(ProblemKind.OUT_OF_ORDER, where, f"revision {due} comes next")
+            self.result.add(ProblemKind.OUT_OF_ORDER, location, f"revision {due} comes next")
         self.revisions[day] = manifest.revision
         if not isinstance(manifest, Manifest):
             return
@@ -180,16 +180,16 @@ class _Walk:
         else:
             number = len(self.latest) + 1
             if any(day < other for other in self.latest):
-                self.result.add(ProblemKind.OUT_OF_ORDER, where, "a later business date was delivered before")
+                self.result.add(ProblemKind.OUT_OF_ORDER, location, "a later business date was delivered before")
         if manifest.sequence_number != number:
             self.result.add(
-                ProblemKind.OUT_OF_ORDER, where, f"its sequence number is {manifest.sequence_number}, not {number}"
+                ProblemKind.OUT_OF_ORDER, location, f"its sequence number is {manifest.sequence_number}, not {number}"
             )
         if manifest.replaces != replaces:
-            self.result.add(ProblemKind.OUT_OF_ORDER, where, f"it should replace {replaces or 'nothing'}")
+            self.result.add(ProblemKind.OUT_OF_ORDER, location, f"it should replace {replaces or 'nothing'}")
         self.latest[day] = manifest
 
-    def build(self, manifest: Manifest, where: str) -> None:
+    def build(self, manifest: Manifest, location: str) -> None:
         """Compare the manifest with its build, if that exists: no successor names the last manifest's hash."""
         try:
             build = read_build(self.store, manifest.feed, manifest.business_date, manifest.build_id)
@@ -200,7 +200,7 @@ class _Walk:
             return
         if changed := build_differences(build, manifest):
             self.result.add(
-                ProblemKind.CHAIN_CHANGED, where, f"{', '.join(changed)} are not those of the build delivered"
+                ProblemKind.CHAIN_CHANGED, location, f"{', '.join(changed)} are not those of the build delivered"
             )
 
     def ledger(self, manifest: Manifest) -> None:
@@ -215,8 +215,8 @@ class _Walk:
                 self.result.add(ProblemKind.LEDGER_CHANGED, self.store.location(key), "the manifest lists it")
                 continue
             if not same:
-                where = self.store.location(key)
-                self.result.add(ProblemKind.LEDGER_CHANGED, where, "its size or SHA-256 isn't the manifest's")
+                location = self.store.location(key)
+                self.result.add(ProblemKind.LEDGER_CHANGED, location, "its size or SHA-256 isn't the manifest's")
 
     def pages(self, manifest: Manifest) -> None:
         """Verify every page of a delivery."""
@@ -225,39 +225,39 @@ class _Walk:
         self.result.portfolios += len(manifest.portfolios)
         for page in manifest.pages:
             if not _FILE_NAME.match(page.key.removeprefix(prefix)):
-                where = self.store.location(manifest_key(manifest.feed, manifest.business_date, manifest.revision))
+                location = self.store.location(manifest_key(manifest.feed, manifest.business_date, manifest.revision))
                 self.result.add(
-                    ProblemKind.RECORD_DAMAGED, where, f"page {page.message_id} is not among its revision's files"
+                    ProblemKind.RECORD_DAMAGED, location, f"page {page.message_id} is not among its revision's files"
                 )
                 continue
             self.known.add(page.key)
             self.result.pages += 1
             self.on_page(page.key)
-            where = self.store.location(page.key)
+            location = self.store.location(page.key)
             if not self.read_pages and self.store.exists(page.key):
                 continue
             try:
                 with self.store.local_file(page.key) as path:
                     self.result.problems += page_problems(
                         path,
-                        where,
+                        location,
                         page=page,
                         manifest=manifest,
                         portfolios=on_page[page.message_id],
                         document_format=self.document_format,
                     )
             except ObjectNotFoundError:
-                self.result.add(ProblemKind.PAGE_MISSING, where, "the manifest lists it")
+                self.result.add(ProblemKind.PAGE_MISSING, location, "the manifest lists it")
 
     def leftovers(self) -> None:
         """Report files that no manifest accounts for."""
         for key in self.store.list(delivered_prefix(self.feed)):
-            where = self.store.location(key)
+            location = self.store.location(key)
             if key in self.known or any(key.startswith(prefix) for prefix in self.open_prefixes):
                 continue
             if key.endswith(f"/{MANIFEST_NAME}"):
-                self.result.add(ProblemKind.NOT_IN_CHAIN, where, "the chain has no place for it")
+                self.result.add(ProblemKind.NOT_IN_CHAIN, location, "the chain has no place for it")
             elif any(key.startswith(prefix) for prefix in self.void_prefixes):
-                self.result.add(ProblemKind.LEFTOVER, where, "its revision is void")
+                self.result.add(ProblemKind.LEFTOVER, location, "its revision is void")
             else:
-                self.result.add(ProblemKind.ORPHAN, where, "no manifest lists it")
+                self.result.add(ProblemKind.ORPHAN, location, "no manifest lists it")

@@ -92,13 +92,13 @@ def _compare_links(read: Mapping[Path, tuple[AnyManifest, str]], result: Verific
 def _document_problems(
     document: Path, manifest: AnyManifest | None, formats: Mapping[str, DocumentFormat]
 ) -> list[Problem]:
-    where = str(document)
+    location = str(document)
     feed = manifest.feed if manifest is not None else _feed_of(document, formats)
     document_format = formats.get(feed)
     if document_format is None:
         return [
             Problem(
-                ProblemKind.UNKNOWN_FILE, where, f"its name begins with no feed name ({', '.join(sorted(formats))})"
+                ProblemKind.UNKNOWN_FILE, location, f"its name begins with no feed name ({', '.join(sorted(formats))})"
             )
         ]
     pages = {PurePosixPath(page.key).name: page for page in manifest.pages} if isinstance(manifest, Manifest) else {}
@@ -106,12 +106,12 @@ def _document_problems(
         if manifest is None:
             return list(document_problems(document, document_format))
         if not isinstance(manifest, Manifest) or document.name not in pages:
-            return [Problem(ProblemKind.ORPHAN, where, "the manifest in its folder does not list it")]
+            return [Problem(ProblemKind.ORPHAN, location, "the manifest in its folder does not list it")]
         page = pages[document.name]
         return list(
             page_problems(
                 document,
-                where,
+                location,
                 page=page,
                 manifest=manifest,
                 portfolios=portfolios_by_page(manifest)[page.message_id],
@@ -120,7 +120,7 @@ def _document_problems(
         )
     except OSError as error:
         kind = ProblemKind.PAGE_MISSING if isinstance(error, FileNotFoundError) else ProblemKind.UNKNOWN_FILE
-        return [Problem(kind, where, f"is unreadable ({type(error).__name__})")]
+        return [Problem(kind, location, f"is unreadable ({type(error).__name__})")]
 
 
 def _feed_of(document: Path, formats: Mapping[str, DocumentFormat]) -> str:

@@ -37,19 +37,19 @@ def check_consent_rollforward(
 
     An approval is needed above ``max_removed_share`` of the portfolios, or if none is left.
     """
-    what = f"{roll.previous} before + {roll.new} new - {roll.removed} removed = {roll.current} now"
+    equation = f"{roll.previous} before + {roll.new} new - {roll.removed} removed = {roll.current} now"
     if not roll.balanced:
-        return CheckResult("consent_roll", False, f"{what} does not hold", (), 1)
+        return CheckResult("consent_roll", False, f"{equation} does not hold", (), 1)
     if not (roll.none_left or roll.removed_share > max_removed_share):
-        return CheckResult("consent_roll", True, what, (), 0)
+        return CheckResult("consent_roll", True, equation, (), 0)
     if is_approved(store, audience, day, roll.removed_numbers):
-        return CheckResult("consent_roll", True, f"{what}; the removals were approved by a person", (), 0)
+        return CheckResult("consent_roll", True, f"{equation}; the removals were approved by a person", (), 0)
     offenders = tuple((number, "removed") for number in roll.removed_numbers[:OFFENDERS_LIMIT])
     return CheckResult(
         "consent_roll",
         False,
-        f"{what}: {roll.removed_share:.1%} removed at once, the limit is {max_removed_share:.1%}. If these customers "
-        f"really left, approve it: classfeed approve-removals --date {day.isoformat()} --reason '...'",
+        f"{equation}: {roll.removed_share:.1%} removed at once, the limit is {max_removed_share:.1%}. If these "
+        f"customers really left, approve it: classfeed approve-removals --date {day.isoformat()} --reason '...'",
         offenders,
         roll.removed,
     )

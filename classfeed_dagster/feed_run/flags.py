@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from classfeed_dagster.parity.report import Scorecard
 
 _SSM: list[SsmProvider] = []  # the provider in use, if it is SSM's
-DOMAIN = "classfeed"  # OpenFeature's word for the part of a process that a provider serves
+DOMAIN = "classfeed"  # OpenFeature's domain: the part of a process that a provider serves
 _V = TypeVar("_V")
 
 
@@ -204,11 +204,11 @@ def live_gate(
     state = f"{scorecard.clean_run} of {required} clean dates in a row up to {scorecard.last.isoformat()}"
     if flags.live_override:
         return GateVerdict(True, f"{state}; allowed by a person: {flags.live_override}", overridden=True)
-    broken = f", broken by {scorecard.broken_by}" if scorecard.broken_by else ""
+    broken_by = f", broken by {scorecard.broken_by}" if scorecard.broken_by else ""
     return GateVerdict(
         False,
-        f"{feed.name} may not go live: {state}{broken}. Leave it in shadow, explain or fix the differences, or set the "
-        f"switch {Switch.LIVE_OVERRIDE} to the name of the person who decides otherwise, and the reason",
+        f"{feed.name} may not go live: {state}{broken_by}. Leave it in shadow, explain or fix the differences, or set "
+        f"the switch {Switch.LIVE_OVERRIDE} to the name of the person who decides otherwise, and the reason",
     )
 
 

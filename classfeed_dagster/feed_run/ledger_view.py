@@ -1,8 +1,7 @@
-"""What the delivered ledger says of a date that is about to be delivered: rows sent before, and who is held back.
+"""Comparison of a date with the delivered ledger: rows sent before, and findings that hold portfolios back.
 
-A view is worked out from the landed frames and the ledger, and kept by what determines it. A document states under
-which view it was made. Publishing works the view out again once the dates before have gone, and refuses a document
-that was made under another.
+A view is computed from the landed frames and the ledger, and stored with its inputs' digest. A document records its
+view. Publishing computes the view again once the earlier dates are delivered, and refuses a document of another view.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ _CANDIDATES_SHOWN = 5
 
 
 class LedgerView(BaseModel, frozen=True):
-    """Rows of the date that were sent on another date, and findings against what was sent."""
+    """Rows of the date that were sent on another date, and contradictions of sent records."""
 
-    basis: str  # what determines it
+    basis: str  # digest of its inputs
     dropped: tuple[tuple[str, str], ...]  # (portfolio number, TransactionId)
-    late: tuple[tuple[str, str], ...]  # rows of closed windows that travel in this date
+    late: tuple[tuple[str, str], ...]  # rows of closed windows that this date sends
     findings: tuple[tuple[str, str, str, str, str], ...]  # rows of FINDINGS
 
     @property
     def digest(self) -> str:
-        """Changes if and only if the view does."""
+        """Return the view's SHA-256."""
         return sha256(canonical([self.dropped, self.late, self.findings]))
 
     def frame(self) -> pl.DataFrame:
@@ -60,26 +59,26 @@ class LedgerView(BaseModel, frozen=True):
 
     def without_dropped(self, frames: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         """Return one slice's frames without the movements that were sent on another date."""
-        kept = dict(frames)
+        remaining = dict(frames)
         if not self.dropped:
-            return kept
+            return remaining
         dropped = pl.DataFrame(self.dropped, schema=dict.fromkeys(_ROW, pl.String()), orient="row")
         for name in ("movement_transactions", LEDGER_RECORDS.name):
-            if name in kept:
-                kept[name] = kept[name].join(dropped, on=_ROW, how="anti")
-        return kept
+            if name in remaining:
+                remaining[name] = remaining[name].join(dropped, on=_ROW, how="anti")
+        return remaining
 
 
 def ledger_view(work: FeedRun) -> LedgerView:
-    """Return the view of the date as things are now, from the store if it was worked out before."""
+    """Return the current view of the date, from the store if its inputs are unchanged."""
     basis = _basis(work)
     name = f"{work.feed.name}/ledger"
-    known = work.runtime.find_reference(name, work.day, LedgerView)
-    if known is not None and known.basis == basis:
-        return known
-    found = _Examination(work).view(basis)
-    work.runtime.save_reference(name, work.day, found)
-    return found
+    stored = work.runtime.find_reference(name, work.day, LedgerView)
+    if stored is not None and stored.basis == basis:
+        return stored
+    view = _Examination(work).view(basis)
+    work.runtime.save_reference(name, work.day, view)
+    return view
 
 
 def _basis(work: FeedRun) -> str:
@@ -91,7 +90,7 @@ def _basis(work: FeedRun) -> str:
 
 
 class _Examination:
-    """One date against the ledger."""
+    """Comparison of one date with the ledger."""
 
     def __init__(self, work: FeedRun) -> None:
         self._work = work
@@ -101,27 +100,27 @@ class _Examination:
         self._findings: list[tuple[str, str, str, str, str]] = []
 
     def view(self, basis: str) -> LedgerView:
-        """Work the view out, slice by slice."""
-        known = identities_before(self._work.store, self._feed)
-        sent = self._sent_elsewhere()
-        judged = self._judged_positions()
+        """Compute the view, slice by slice."""
+        identities = identities_before(self._work.store, self._feed)
+        sent_rows = self._sent_elsewhere()
+        positions = self._judged_positions()
         dropped: list[tuple[str, str]] = []
         late: list[tuple[str, str]] = []
         for frames in self._slices():
             consented = frames[CONSENTED]
             records = frames.get(LEDGER_RECORDS.name, RECORDS.empty())
             stated = stated_rows(frames.get(LEDGER_BALANCES.name), frames.get(LEDGER_HOLDINGS.name))
-            if known is not None:
+            if identities is not None:
                 now = identities_of(consented, stated, self._day)
-                self._find_contradictions(contradictions(known, now), consented)
+                self._find_contradictions(contradictions(identities, now), consented)
             closed = self._of_closed_windows(records, consented)
-            again = self._sent_before(records, closed, sent)
-            dropped += again.select(_ROW).rows()
-            late += closed.join(again.select(_ROW), on=_ROW, how="anti").select(_ROW).rows()
-            if judged is not None:
-                before = again.filter(pl.col("sent_on") < self._day) if "sent_on" in again.columns else again
-                counted = records.join(before.select(_ROW), on=_ROW, how="anti")
-                self._find_unbalanced(judged, counted, stated, consented)
+            repeated = self._sent_before(records, closed, sent_rows)
+            dropped += repeated.select(_ROW).rows()
+            late += closed.join(repeated.select(_ROW), on=_ROW, how="anti").select(_ROW).rows()
+            if positions is not None:
+                before = repeated.filter(pl.col("sent_on") < self._day) if "sent_on" in repeated.columns else repeated
+                unsent = records.join(before.select(_ROW), on=_ROW, how="anti")
+                self._find_unbalanced(positions, unsent, stated, consented)
         return LedgerView(
             basis=basis,
             dropped=tuple(sorted(dropped)),
@@ -142,12 +141,12 @@ class _Examination:
     # Rows that were sent on another date.
 
     def _delivered_later(self) -> list[dt.date]:
-        found: list[dt.date] = []
+        days: list[dt.date] = []
         for day in self._audience.dates_between(self._day + dt.timedelta(days=1), dt.date.max):
             if not sent_date(self._work.store, self._feed, day).ledgers:
                 break
-            found.append(day)
-        return found
+            days.append(day)
+        return days
 
     def _looked_back(self) -> list[dt.date]:
         # The dates that may have sent rows of the look-back: those whose window ends after it begins.
@@ -159,7 +158,7 @@ class _Examination:
         return [day for day in dates if cutoff(day) > start]
 
     def _sent_elsewhere(self) -> pl.DataFrame | None:
-        # None: what the dates before sent is not known (yet), so that no row can be told to have been missed.
+        # None: the rows that earlier dates sent are not (yet) known, so no row counts as missed.
         store, dates = self._work.store, self._looked_back()
         if not all(sent_date(store, self._feed, day).complete for day in dates):
             return None
@@ -188,14 +187,14 @@ class _Examination:
 
     # Numbers.
 
-    def _find_contradictions(self, found: pl.DataFrame, consented: pl.DataFrame) -> None:
+    def _find_contradictions(self, changes: pl.DataFrame, consented: pl.DataFrame) -> None:
         numbers = dict(consented.select("portfolio_id", "portfolio_number").iter_rows())
-        for row in found.iter_rows(named=True):
+        for row in changes.iter_rows(named=True):
             account = row["kind"] == ACCOUNT
             # An account's number is personal: the finding names its key.
-            what = "the cash account" if account else f"the portfolio, last sent as {row['was']},"
+            subject_text = "the cash account" if account else f"the portfolio, last sent as {row['was']},"
             detail = (
-                f"{what} has another number than it was last sent under"
+                f"{subject_text} has another number than it was last sent under"
                 if row["conflict"] == "CHANGED"
                 else f"the number of {'the cash account' if account else 'the portfolio'} was sent for another one"
             )
@@ -218,10 +217,10 @@ class _Examination:
     def _find_unbalanced(
         self, previous: pl.DataFrame, records: pl.DataFrame, stated: pl.DataFrame, consented: pl.DataFrame
     ) -> None:
-        # A CURRENT portfolio that the date before did not send waits for that date: there is nothing to add to yet.
+        # A CURRENT portfolio that the previous date did not send waits for that date and has no position yet.
         new = pl.col("change") == "NEW"
-        sent = pl.col("portfolio_number").is_in(self._sent_before_numbers)
-        included = consented.filter(new | ((pl.col("change") == "CURRENT") & sent))
+        sent_before = pl.col("portfolio_number").is_in(self._sent_before_numbers)
+        included = consented.filter(new | ((pl.col("change") == "CURRENT") & sent_before))
         full = included.filter(new)["portfolio_id"]
         ids = pl.col("portfolio_id").is_in(included["portfolio_id"].implode())
         positions = roll_forward(previous.filter(ids), records.filter(ids), stated.filter(ids), full, self._day)
@@ -256,7 +255,7 @@ class _Examination:
         names = {name for domain in self._work.domains() for name in domain.frames}
         kinds: list[str] = []
         if LEDGER_RECORDS.name not in names:
-            return kinds  # a feed that states holdings without movements: nothing of it adds up to them
+            return kinds  # holdings without movements have no sum to compare
         if LEDGER_BALANCES.name in names and "C" in carried:
             kinds.append(CASH_POSITION)
         if LEDGER_HOLDINGS.name in names and {"T", "S"} <= carried and flags.include_drp:

@@ -35,13 +35,13 @@ from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.load import LoadResult, load_delivery
 from classfeed_dagster.warehouse.records import Side
 
-# When the data team's figures for a date should be there: Sydney time on the next business day.
+# Due time of the data team's figures for a date: Sydney time on the next business day.
 DATA_TEAM_DUE = dt.time(9, 0)
 _PLOTTED_DATES = 30
 
 
 class ReconciliationSummary(BaseModel, frozen=True):
-    """The outcome of one side's reconciliation of a date, and of which delivery. ``stopped``: it has no verdict."""
+    """Outcome of one side's reconciliation of a delivery. ``stopped``: it has no verdict."""
 
     build_id: str  # of the latest delivery that was reconciled
     revision: int
@@ -57,7 +57,7 @@ class ReconciliationSummary(BaseModel, frozen=True):
 
 @dataclass(frozen=True)
 class PostDelivery:
-    """One delivered business date of a feed, and one attempt at proving it. ``now``: a rehearsal's clock."""
+    """One attempt at reconciling a delivered business date of a feed. ``now``: a rehearsal's clock."""
 
     runtime: Runtime
     feed: Feed
@@ -68,22 +68,22 @@ class PostDelivery:
 
     @cached_property
     def instant(self) -> dt.datetime:
-        """Now, UTC."""
+        """Return the current instant, UTC."""
         return utc_now(self.now)
 
     @cached_property
     def store(self) -> ObjectStore:
-        """The store with the feed's live and shadow deliveries as one."""
+        """Return the view of the store with the feed's live and shadow deliveries."""
         return live_and_shadow(self.runtime.store, self.feed.name)
 
     @property
     def delivered(self) -> DeliveredState:
-        """The date's deliveries as they are now."""
+        """Return the date's current deliveries."""
         return delivered_state(self.store, self.feed.name, self.day)
 
     @property
     def format(self) -> DocumentFormat:
-        """The format of the latest delivery, which a switch may have chosen."""
+        """Return the format of the latest delivery, which a switch may have selected."""
         latest = self.delivered.latest
         if latest is None or not latest.flags:
             return self.feed.format
@@ -102,15 +102,15 @@ class PostDelivery:
                 previous=self.audience.previous(self.day),
                 layout=self.feed.layout_of(self.format),
             )
-            known = {one.subject for one in result.breaks}
+            subjects = {entry.subject for entry in result.breaks}
             problems = verification_breaks(self.store, self.feed.name, self.day, self.format)
-            further = tuple(one for one in problems if one.subject not in known)
-            # A rehearsal's clock dates both sides alike; else it is the instant at which bigsite was asked.
+            further = tuple(entry for entry in problems if entry.subject not in subjects)
+            # With a rehearsal's clock both sides have its instant; otherwise that of bigsite's answer.
             asked_at = result.asked_at if self.now is None else self.instant
             return dataclasses.replace(result, breaks=(*result.breaks, *further), asked_at=asked_at)
 
     def load(self) -> LoadResult:
-        """Put what was delivered into the star schema, in place of the rows it had for the date."""
+        """Load the delivery into the star schema, replacing the date's rows."""
         with open_warehouse(self.runtime.settings) as connection:
             return load_delivery(connection, self.store, self.feed.name, self.day, self.format)
 
@@ -132,7 +132,7 @@ class PostDelivery:
 
     @contextlib.contextmanager
     def _verdict(self, side: Side) -> Iterator[str]:
-        """Name the attempt; if it ends in an error, the stored verdict says that there is none."""
+        """Yield the attempt's id. After an error, store that there is no verdict."""
         attempt = f"{self.correlation_id}-{side.value.replace('_', '-')}"
         try:
             yield attempt
@@ -152,11 +152,11 @@ class PostDelivery:
                     attempt=attempt,
                     stopped=type(error).__name__,
                 )
-                self.runtime.save_reference(f"{self.feed.name}/{side.value}_reconciliation", self.day, stopped)
+                self.runtime.save_reference(side.reference(self.feed.name), self.day, stopped)
             raise
 
     def keep(self, result: Reconciliation) -> tuple[ReconciliationSummary, BreakChanges]:
-        """Keep the breaks in the warehouse, resolve those that are gone, write the report; return the summary."""
+        """Store the breaks in the warehouse, resolve missing ones, and write the report; return the summary."""
         with open_warehouse(self.runtime.settings) as connection:
             saved = save_breaks(
                 connection,
@@ -168,9 +168,9 @@ class PostDelivery:
                 attempt=result.attempt,
                 metrics=result.metrics(),
             )
-            kept = stored_breaks(connection, feed=self.feed.name, only_open=True)
+            open_breaks = stored_breaks(connection, feed=self.feed.name, only_open=True)
             history = self._history(run_history(connection, self.feed.name, "portfolios_held_back"), result.side)
-        report = write_report(self.runtime.store, [result], kept=kept, history=[history])
+        report = write_report(self.runtime.store, [result], kept=open_breaks, history=[history])
         latest = self.delivered.latest
         if latest is None:
             raise AssertionError("a date was reconciled that has no delivery")
@@ -185,10 +185,12 @@ class PostDelivery:
             attempt=result.attempt,
             finding=result.finding,
         )
-        self.runtime.save_reference(f"{self.feed.name}/{result.side.value}_reconciliation", self.day, summary)
+        self.runtime.save_reference(result.side.reference(self.feed.name), self.day, summary)
         return summary, saved
 
     def _history(self, history: Sequence[tuple[dt.date, str, int]], side: Side) -> Figure:
-        """Portfolios held back over the last dates that were proven, up to this one."""
-        rows = [(day.isoformat(), count) for day, of, count in history if of == side.value and day <= self.day]
+        """Return the portfolios held back over the last reconciled dates, up to this one."""
+        rows = [
+            (day.isoformat(), count) for day, compared, count in history if compared == side.value and day <= self.day
+        ]
         return Figure("portfolios held back, by date", tuple(rows[-_PLOTTED_DATES:]), over_time=True)

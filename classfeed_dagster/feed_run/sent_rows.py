@@ -1,4 +1,4 @@
-"""Ledger rows that the feeds' earlier dates sent or landed: what a snapshot compares its look-back with."""
+"""Ledger rows that the feeds' earlier dates sent or landed, for the comparison with a snapshot's look-back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NONE: Ids = np.array([], dtype=np.int64)
 def sent_rows(
     store: ObjectStore, feeds: Iterable[Feed], first_business_date: dt.date, day: dt.date, look_back_days: int
 ) -> SentRows | None:
-    """Return the rows that earlier dates of ``feeds`` sent or will send; None if there is nothing to look back to.
+    """Return the rows that earlier dates of ``feeds`` sent or will send; None without a look-back.
 
     ``store`` is the plain store. A row counts as sent if every feed that carries its ledger has it. The look-back
     ends at the newest date that was neither delivered with a ledger nor landed: rows of its window are its own.
@@ -40,29 +40,29 @@ def sent_rows(
         start = audience.window(day).start - dt.timedelta(days=look_back_days)
         dates = [d for d in audience.dates_between(audience.first_business_date, previous) if cutoff(d) > start]
         view = live_and_shadow(store, feed.name)
-        found, gap = _known(view, feed, audience, dates, start)
-        if found is None:
-            continue  # a feed that never delivered anything misses nothing
+        rows, gap = _known(view, feed, audience, dates, start)
+        if rows is None:
+            continue  # the feed has never delivered
         since.append(max(start, cutoff(gap)) if gap is not None else start)
-        by_feed.append(found)
+        by_feed.append(rows)
     if not since:
         return None
-    tables = {table for found in by_feed for table in found}
-    shared = {table: reduce(np.intersect1d, [found[table] for found in by_feed if table in found]) for table in tables}
+    tables = {table for rows in by_feed for table in rows}
+    shared = {table: reduce(np.intersect1d, [rows[table] for rows in by_feed if table in rows]) for table in tables}
     return SentRows(since=max(since), ids=shared)
 
 
 def _known(
     store: ObjectStore, feed: Feed, audience: RecipientSchedule, dates: Sequence[dt.date], start: dt.datetime
 ) -> tuple[dict[str, Ids] | None, dt.date | None]:
-    # The rows of the feed's dates by table, and the newest date of which nothing is known. None: never delivered.
+    # The rows of the feed's dates by table, and the newest date without known rows. None: never delivered.
     tables = [table for table, letter in LETTERS.items() if letter in feed.format.ledgers]
     parts: dict[str, list[Ids]] = {table: [_NONE] for table in tables}
     delivered, gap = False, None
     for day in dates:
-        sent = sent_date(store, feed.name, day)
-        delivered = delivered or bool(sent.ledgers)
-        rows = _sent(sent, start) if sent.complete else None if sent.ledgers else _landed(store, audience, day, tables)
+        date = sent_date(store, feed.name, day)
+        delivered = delivered or bool(date.ledgers)
+        rows = _sent(date, start) if date.complete else None if date.ledgers else _landed(store, audience, day, tables)
         if rows is None:
             gap = day
             continue
@@ -72,8 +72,8 @@ def _known(
     return ({table: np.unique(np.concatenate(ids)) for table, ids in parts.items()}, gap) if delivered else (None, gap)
 
 
-def _sent(sent: SentDate, start: dt.datetime) -> list[tuple[str, Ids]]:
-    rows = sent.frame("records", ["ledger", "row_id", "recorded_at"])
+def _sent(date: SentDate, start: dt.datetime) -> list[tuple[str, Ids]]:
+    rows = date.frame("records", ["ledger", "row_id", "recorded_at"])
     rows = rows.filter(pl.col("row_id").is_not_null(), pl.col("recorded_at") >= start)
     return [(table, rows.filter(pl.col("ledger") == letter)["row_id"].to_numpy()) for table, letter in LETTERS.items()]
 

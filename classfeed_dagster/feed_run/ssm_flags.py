@@ -1,8 +1,8 @@
-"""Switches from AWS Systems Manager: one parameter, so that a switch is turned without a release and on record.
+"""Switches from a parameter of AWS Systems Manager, changed without a release and with a history.
 
-The parameter holds the same JSON as ``CLASSFEED_FLAGS``. Parameter Store keeps who wrote each version. A process caches
-the value for some seconds. If the parameter cannot be read, or means nothing, the last known value holds and people are
-alerted; a process without any known value leaves every feed off.
+The parameter has the same JSON as ``CLASSFEED_FLAGS``. Parameter Store records the author of each version. A process
+caches the value for some seconds. If the parameter is unreadable or invalid, the last known value applies and an alert
+is raised. A process without a known value leaves every feed off.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Check = Callable[[Mapping[str, Any]], SwitchValues]
 
 
 class FlagsUnreadableError(ConfigurationError):
-    """The parameter of the switches cannot be read or means nothing."""
+    """The parameter of the switches is unreadable or invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class ParameterStore:
         import boto3
         from botocore.config import Config
 
-        # A sensor's tick must not wait long for what it can do without.
+        # A sensor's tick must not wait long, since it can continue without the parameter.
         config = Config(connect_timeout=3, read_timeout=5, retries={"max_attempts": 2})
         self.name = name
         self._client = boto3.client("ssm", endpoint_url=endpoint_url, config=config)
@@ -88,10 +88,10 @@ class ParameterStore:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            found = self._client.get_parameter(Name=self.name)["Parameter"]
+            parameter = self._client.get_parameter(Name=self.name)["Parameter"]
         except (BotoCoreError, ClientError) as error:
             raise FlagsUnreadableError(f"SSM parameter {self.name} cannot be read: {_reason(error)}") from None
-        return FlagsVersion(found["Value"], found["Version"])
+        return FlagsVersion(parameter["Value"], parameter["Version"])
 
     def history(self) -> list[FlagsVersion]:
         """Return every kept version, oldest first."""
@@ -111,14 +111,14 @@ class ParameterStore:
         Raises:
             FlagsUnreadableError: another version was written in between. Both are in the history.
         """
-        written = self._client.put_parameter(
+        answer = self._client.put_parameter(
             Name=self.name, Value=text, Type="String", Overwrite=True, Description=reason[:1024]
         )
-        version = int(written["Version"])
+        version = int(answer["Version"])
         if version != after + 1:
             raise FlagsUnreadableError(
-                f"{self.name} was changed by somebody else between reading and writing (version {version}, expected "
-                f"{after + 1}). Look at `classfeed flags` and repeat the change if needed"
+                f"{self.name} was changed by another person between reading and writing (version {version}, expected "
+                f"{after + 1}): read `classfeed flags` and repeat the change if needed"
             )
         return version
 
@@ -169,7 +169,7 @@ class SsmProvider(AbstractProvider):
         self._version = version
         try:
             self._store.put(LAST_KNOWN, to_json(LastKnownFlags(version=version, text=text)))
-        except Exception as error:  # some components may not write it; what matters is the value in hand
+        except Exception as error:  # some components may not write it; the value in memory is sufficient
             get_logger().debug("last known switches not stored", error_type=type(error).__name__)
 
     def _parse(self, text: str) -> SwitchValues:
@@ -195,8 +195,8 @@ class SsmProvider(AbstractProvider):
 
     def _restore(self) -> None:
         try:
-            known = from_json(LastKnownFlags, self._store.read(LAST_KNOWN), self._store.location(LAST_KNOWN))
-            self._values, self._version = SettingsProvider(self._parse(known.text)), known.version
+            last_known = from_json(LastKnownFlags, self._store.read(LAST_KNOWN), self._store.location(LAST_KNOWN))
+            self._values, self._version = SettingsProvider(self._parse(last_known.text)), last_known.version
         except (ObjectNotFoundError, FlagsUnreadableError, ValueError):
             return
 

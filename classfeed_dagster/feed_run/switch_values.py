@@ -1,4 +1,4 @@
-"""Values of the switches: how they are written, checked, and served through OpenFeature's in-memory provider."""
+"""Values of the switches: their form, checks, and OpenFeature's in-memory provider that serves them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.feeds.portfolios import Portfolios
 
 FROM_SETTINGS = "settings"
-DECLARED = "declared"  # variant without an opinion: the feed's declaration holds
+DECLARED = "declared"  # variant without a value: the feed's declaration applies
 _YES_OR_NO = frozenset({Switch.INCLUDE_INCOME, Switch.INCLUDE_DRP})
 
 SwitchValues = Mapping[str, Mapping[str, bool | str]]  # switch, then feed or recipient, then value
 
 
 class FlagSettingsError(ConfigurationError):
-    """A switch, feed or recipient that does not exist is named, or a value that means nothing."""
+    """A switch, feed or recipient does not exist, or a value is invalid."""
 
 
 class SettingsProvider(InMemoryProvider):
@@ -39,33 +39,33 @@ class SettingsProvider(InMemoryProvider):
 
 
 def _flag(switch: Switch, entries: Mapping[str, bool | str]) -> InMemoryFlag[Any]:
-    nothing: bool | str = False if switch in _YES_OR_NO else ""
+    neutral: bool | str = False if switch in _YES_OR_NO else ""
 
     def resolve(_flag: InMemoryFlag[Any], context: EvaluationContext) -> FlagResolutionDetails[Any]:
         for name in (context.targeting_key, context.attributes.get("recipient")):
             if isinstance(name, str) and name in entries:
                 return FlagResolutionDetails(entries[name], reason=Reason.TARGETING_MATCH, variant=name)
-        return FlagResolutionDetails(nothing, reason=Reason.DEFAULT, variant=DECLARED)
+        return FlagResolutionDetails(neutral, reason=Reason.DEFAULT, variant=DECLARED)
 
-    return InMemoryFlag(DECLARED, {DECLARED: nothing, **entries}, context_evaluator=resolve)
+    return InMemoryFlag(DECLARED, {DECLARED: neutral, **entries}, context_evaluator=resolve)
 
 
 def check_values(values: SwitchValues, feeds: Sequence[Feed], source: str = "CLASSFEED_FLAGS") -> SwitchValues:
-    """Return the values. FlagSettingsError if one would do nothing: a misspelt switch would be a dead one."""
+    """Return the values. FlagSettingsError if one would have no effect, such as that of a misspelt switch."""
     for name, entries in values.items():
         if name not in {switch.value for switch in Switch}:
-            raise FlagSettingsError(f"{source}: there is no switch {name!r}; there are {', '.join(Switch)}")
-        for whose, value in entries.items():
-            concerned = [feed for feed in feeds if whose in (feed.name, feed.recipient)]
+            raise FlagSettingsError(f"{source}: unknown switch {name!r}: use one of {', '.join(Switch)}")
+        for target, value in entries.items():
+            concerned = [feed for feed in feeds if target in (feed.name, feed.recipient)]
             if not concerned:
-                raise FlagSettingsError(f"{source}: {name}: there is no feed or recipient {whose!r}")
+                raise FlagSettingsError(f"{source}: {name}: unknown feed or recipient {target!r}")
             for feed in concerned:
                 _check_value(Switch(name), feed, value, source)
     return values
 
 
 def parse_value(switch: Switch, text: str) -> bool | str:
-    """Return a value as a person types it: true and false are truth values where the switch has them."""
+    """Parse a value typed by a person: true and false are truth values for switches that have them."""
     if switch in _YES_OR_NO and text in ("true", "false"):
         return text == "true"
     return text

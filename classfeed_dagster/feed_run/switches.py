@@ -111,8 +111,8 @@ def carried(consented: pl.DataFrame, flags: FeedFlags) -> pl.DataFrame:
     """Return the rows (with ``portfolio_number``) of portfolios that the feed may carry."""
     if not flags.portfolios.numbers:
         return consented
-    listed = pl.col("portfolio_number").is_in(sorted(flags.portfolios.numbers))
-    return consented.filter(~listed if flags.portfolios.all_but else listed)
+    in_list = pl.col("portfolio_number").is_in(sorted(flags.portfolios.numbers))
+    return consented.filter(~in_list if flags.portfolios.all_but else in_list)
 
 
 def chosen_format(feed: Feed, flags: FeedFlags) -> DocumentFormat:

@@ -22,18 +22,18 @@ from classfeed_dagster.warehouse.records import (
     Side,
 )
 
-_Problem = tuple[str, str]  # object key, what is wrong with it
+_Problem = tuple[str, str]  # object key, problem
 
 
 def verification_breaks(
     store: ObjectStore, feed: str, day: dt.date, document_format: DocumentFormat
 ) -> Iterator[Break]:
-    """Yield one error for each object of the date that is not what was delivered."""
-    seen: set[str] = set()
+    """Yield one error for each object of the date that differs from its delivery."""
+    reported: set[str] = set()
     for key, detail in _problems(store, feed, day, document_format):
-        if key in seen:
+        if key in reported:
             continue
-        seen.add(key)
+        reported.add(key)
         yield Break(
             feed,
             day,
@@ -59,7 +59,7 @@ def _problems(store: ObjectStore, feed: str, day: dt.date, document_format: Docu
         except DamagedRecordError as error:
             yield key, str(error)
             continue
-        yield from ((key, f"{one.kind}: {one.detail}") for one in manifest_problems(manifest, data, key))
+        yield from ((key, f"{problem.kind}: {problem.detail}") for problem in manifest_problems(manifest, data, key))
         if key != manifest_key(manifest.feed, manifest.business_date, manifest.revision):
             yield key, "it states another feed, business date or revision than its place in the store"
             continue
@@ -69,7 +69,7 @@ def _problems(store: ObjectStore, feed: str, day: dt.date, document_format: Docu
 
 
 def _chain_problems(store: ObjectStore, key: str, data: bytes, position: int, feed: str) -> Iterable[str]:
-    """Yield where the chain contradicts a manifest: its own entry, and the hash that its successor names."""
+    """Yield the chain's contradictions of a manifest: its entry, and the hash in its successor."""
     try:
         entry = chain_entry(store, feed, position)
     except (ObjectNotFoundError, DamagedRecordError):
@@ -105,6 +105,6 @@ def _page_problems(store: ObjectStore, manifest: Manifest, document_format: Docu
                     portfolios=on_page[page.message_id],
                     document_format=document_format,
                 )
-                yield from ((page.key, f"{one.kind}: {one.detail}") for one in problems)
+                yield from ((page.key, f"{problem.kind}: {problem.detail}") for problem in problems)
         except ObjectNotFoundError:
             yield page.key, "the manifest lists this page, and it does not exist"

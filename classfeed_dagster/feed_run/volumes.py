@@ -14,7 +14,7 @@ from classfeed_dagster.store import ObjectStore
 RECENT_DATES = 20
 _FEWEST_DATES = 5
 _FACTOR = 5
-_SMALL = 20  # counts below this vary too much to mean anything
+_SMALL = 20  # smaller counts vary too much
 
 
 def unusual_volumes(store: ObjectStore, feed: str, audience: RecipientSchedule, build: Build) -> CheckResult:
@@ -28,7 +28,7 @@ def unusual_volumes(store: ObjectStore, feed: str, audience: RecipientSchedule, 
         recent.append(deliveries[0].counts)
         day = audience.previous(day)
     if build.revision:
-        return CheckResult("volumes", True, "a re-issue holds only what changed", (), 0)
+        return CheckResult("volumes", True, "a re-issue contains only changed portfolios", (), 0)
     return compare_volumes(build.totals.counts, recent)
 
 
@@ -45,7 +45,7 @@ def compare_volumes(counts: Mapping[str, int], recent: Sequence[Mapping[str, int
         count = counts.get(name, 0)
         if max(usual, count) >= _SMALL and not usual / _FACTOR <= count <= usual * _FACTOR:
             offenders.append((name, f"{count} records; the median of {len(recent)} dates is {usual:g}"))
-    unusual = "; ".join(f"{name}: {what}" for name, what in offenders)
+    unusual = "; ".join(f"{name}: {detail}" for name, detail in offenders)
     return CheckResult(
         "volumes", not offenders, unusual or f"compared with {len(recent)} dates", tuple(offenders), len(offenders)
     )

@@ -69,8 +69,8 @@ def roll_forward(
     )
     # The newest name of a position counts: what the recipient was told last.
     sums = _summed(pl.concat([carried, record_sums(records, day)], how="diagonal"))
-    said = STATED.conform(stated).rename({"portfolio_number": "_number", "known_as": "_known_as"})
-    settled = sums.filter(pl.col("counts_on").is_null()).join(said, on=_KEY, how="full", coalesce=True)
+    statements = STATED.conform(stated).rename({"portfolio_number": "_number", "known_as": "_known_as"})
+    settled = sums.filter(pl.col("counts_on").is_null()).join(statements, on=_KEY, how="full", coalesce=True)
     settled = settled.with_columns(
         pl.coalesce("_number", "portfolio_number").alias("portfolio_number"),
         pl.coalesce("_known_as", "known_as").alias("known_as"),
@@ -95,10 +95,10 @@ def unbalanced(positions: pl.DataFrame) -> pl.DataFrame:
     """
     stated = pl.col("stated").fill_null(pl.lit(0).cast(UNITS_SUM))
     unsent = pl.col("unsent").fill_null(pl.lit(0).cast(UNITS_SUM))
-    known = pl.col("stated").is_null() | pl.col("unsent").is_not_null()
+    covered = pl.col("stated").is_null() | pl.col("unsent").is_not_null()
     difference = (stated - unsent - pl.col("sent")).alias("difference")
     return (
-        positions.filter(pl.col("counts_on").is_null(), known)
+        positions.filter(pl.col("counts_on").is_null(), covered)
         .with_columns(difference)
         .filter(pl.col("difference") != 0)
     )

@@ -36,7 +36,7 @@ def open_instance(home: Path) -> DagsterInstance:
 
 def _local_settings() -> Path:
     package = Path(classfeed_dagster.__file__).parent
-    # Beside the package in a checkout, inside it in an installed wheel.
+    # Next to the package in a checkout, inside it in an installed wheel.
     for candidate in (package.parent / "dagster.yaml", package / "dagster.yaml"):
         if candidate.is_file():
             return candidate

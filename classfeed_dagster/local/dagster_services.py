@@ -18,7 +18,7 @@ from pathlib import Path
 from classfeed_dagster.errors import SafeguardError, TemporaryError
 from classfeed_dagster.tags import CODE_LOCATION
 
-# The same location name as in a checkout and in production, so that a run is found wherever it was started.
+# The same location name as in a checkout and in production, so that runs are shown in each.
 _WORKSPACE = f"""load_from:
   - python_module:
       module_name: classfeed_dagster.definitions
@@ -106,13 +106,13 @@ def _wait_until_up(address: str, processes: Mapping[str, subprocess.Popen[bytes]
     while time.monotonic() < deadline:
         for name, process in processes.items():
             if process.poll() is not None:
-                raise ServiceError(f"the {name} stopped at once; its log: {home / f'{name}.log'}")
+                raise ServiceError(f"The {name} stopped at once: see its log {home / f'{name}.log'}")
         try:
             with urllib.request.urlopen(f"{address}/server_info", timeout=2):  # noqa: S310 - our own server
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
-    raise ServiceError(f"the UI did not answer at {address} within {seconds} s; its log: {home / 'webserver.log'}")
+    raise ServiceError(f"The UI at {address} did not answer within {seconds} s: see its log {home / 'webserver.log'}")
 
 
 def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:

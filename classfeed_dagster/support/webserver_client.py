@@ -1,4 +1,4 @@
-"""Starting a feed's job through the writable webserver, for those who have no access to Dagster's database."""
+"""Client of the writable webserver, to start a feed's job without access to Dagster's database."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _SECONDS = 20
 
 
 class OperateError(UnavailableError):
-    """The webserver could not be reached, or refused."""
+    """The webserver is unreachable or refused a request."""
 
 
 def under_way(url: str, feed: str, day: dt.date) -> bool:
-    """True if a run of the feed's job for ``day`` is queued or running. ``url``: the webserver, with its path."""
+    """Return True if a run of the feed's job for ``day`` is queued or running. ``url``: the webserver, with path."""
     filter_ = {
         "pipelineName": feed_job_name(feed),
         "tags": [{"key": PARTITION_TAG, "value": day.isoformat()}],
@@ -49,7 +49,7 @@ def under_way(url: str, feed: str, day: dt.date) -> bool:
 
 
 def launch(url: str, feed: str, day: dt.date, tags: Mapping[str, str]) -> str:
-    """Start the feed's job for ``day`` as it stands, with ``tags``; the run's id. OperateError if it didn't start."""
+    """Start the feed's job for ``day`` with ``tags``; return the run's id. OperateError if it did not start."""
     params = {
         "selector": {
             "repositoryLocationName": CODE_LOCATION,
@@ -74,9 +74,9 @@ def _ask(url: str, query: str, variables: Mapping[str, Any], field: str, expecte
         with urllib.request.urlopen(request, timeout=_SECONDS) as response:  # noqa: S310
             answer = json.load(response)
     except (urllib.error.URLError, OSError, ValueError) as error:
-        raise OperateError(f"the webserver at {url} did not answer ({type(error).__name__}): try again") from None
-    found = (answer.get("data") or {}).get(field) or {}
-    if found.get("__typename") != expected:
-        what = found.get("__typename") or "an error"
-        raise OperateError(f"the webserver at {url} answered {what} instead of {expected}: see its log")
-    return dict(found)
+        raise OperateError(f"The webserver at {url} did not answer ({type(error).__name__}): try again") from None
+    result = (answer.get("data") or {}).get(field) or {}
+    if result.get("__typename") != expected:
+        kind = result.get("__typename") or "an error"
+        raise OperateError(f"The webserver at {url} answered {kind} instead of {expected}: see its log")
+    return dict(result)

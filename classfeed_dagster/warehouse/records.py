@@ -15,6 +15,10 @@ class Side(enum.StrEnum):
     SOURCE = "source"
     DATA_TEAM = "data_team"
 
+    def reference(self, feed: str) -> str:
+        """Return the name of the asset and reference with the result of this side's reconciliation of ``feed``."""
+        return f"{feed}/{self.value}_reconciliation"
+
 
 class BreakKind(enum.StrEnum):
     """Kind of a break."""

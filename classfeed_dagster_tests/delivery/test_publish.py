@@ -444,7 +444,7 @@ def test_a_staged_page_that_is_gone_means_building_again(local_store: ObjectStor
     made = build(local_store, day)
     check(local_store, made, day)
     local_store.delete(made.pages[0].key)
-    with pytest.raises(StaleBuildError, match="a staged page is gone"):
+    with pytest.raises(StaleBuildError, match="a staged page is missing"):
         go(local_store, made, day)
     assert deliver(local_store, day).kind == "DELIVERED"
 

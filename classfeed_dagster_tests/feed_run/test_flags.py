@@ -96,8 +96,8 @@ def test_asking_again_after_a_change_gives_the_new_values() -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ({"moed": {"class_trade": "live"}}, "there is no switch 'moed'; there are mode, portfolios"),
-        ({"mode": {"class_trad": "live"}}, "no feed or recipient 'class_trad'"),
+        ({"moed": {"class_trade": "live"}}, "unknown switch 'moed': use one of mode, portfolios"),
+        ({"mode": {"class_trad": "live"}}, "unknown feed or recipient 'class_trad'"),
         ({"mode": {"class_trade": "Live"}}, "mode of class_trade: 'Live' is not a valid FeedMode"),
         ({"mode": {"CLASS": True}}, "mode of class_trade must be text"),
         ({"include-drp": {"plain": "no"}}, "include-drp of plain must be true or false"),

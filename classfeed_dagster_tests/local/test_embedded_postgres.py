@@ -246,7 +246,7 @@ def test_a_folder_of_another_version_is_refused_with_advice(home: Path) -> None:
 
 @pytest.mark.parametrize("name", ['bad"name', "", "x" * 64])
 def test_names_that_are_no_database_names_are_refused(home: Path, name: str) -> None:
-    with pytest.raises(embedded.EmbeddedPostgresError, match="no name for a database"):
+    with pytest.raises(embedded.EmbeddedPostgresError, match="Invalid database name"):
         embedded._create_database(sa.make_url("postgresql+psycopg://nobody@/x"), name, home)
 
 

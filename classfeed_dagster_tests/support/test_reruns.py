@@ -77,7 +77,7 @@ def test_a_granted_request_is_on_record_with_who_what_and_why(store: ObjectStore
         ({"day": dt.date(2026, 3, 7)}, "not a date of class_super"),
         ({"day": dt.date(2026, 2, 27)}, "not a date of class_super"),
         ({"day": dt.date(2026, 3, 5)}, "not due yet"),
-        ({"under_way": lambda: True}, "is under way"),
+        ({"under_way": lambda: True}, "is in progress"),
         ({"rules": RerunPolicy("classfeed-support", 3, frozenset({"class_cash"}))}, "only class_cash"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_store_that_never_lets_us_write_is_an_error(
     local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_store, "create", lambda *_, **__: False)
-    with pytest.raises(Exception, match="ask again"):
+    with pytest.raises(Exception, match="request it again"):
         ask(local_store)
 
 
@@ -347,7 +347,7 @@ def test_a_feed_that_is_not_offered_cannot_be_posted(page: Page, webserver: Webs
 
 def test_an_unknown_feed_in_the_setting_is_an_error(tmp_path: Any, webserver: Webserver) -> None:
     settings = Settings(store_url=str(tmp_path), rerun_feeds="class_super,class_sooper")
-    with pytest.raises(Exception, match="CLASSFEED_RERUN_FEEDS names no feed: class_sooper"):
+    with pytest.raises(Exception, match="CLASSFEED_RERUN_FEEDS names unknown feeds class_sooper"):
         application(
             Runtime(settings), WebserverActions(lambda *_: False, webserver.launch), lambda _: PUBLIC_KEY, lambda: NOW
         )

@@ -55,7 +55,7 @@ def _check(
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{part.feed.name}/{name}") as day:
-            found = runtime.load_reference(f"{part.feed.name}/{side.value}_reconciliation", day, ReconciliationSummary)
+            found = runtime.load_reference(side.reference(part.feed.name), day, ReconciliationSummary)
         wrong = found.errors if side is Side.SOURCE else found.errors + found.warnings
         return dg.AssetCheckResult(
             check_name=name,
