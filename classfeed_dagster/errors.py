@@ -104,6 +104,8 @@ DECLARED_IN = (
     "support.webserver_client",
     "tracing.trace",
     "trading_days",
+    "transmission.destination",
+    "transmission.send",
     "warehouse.connection",
     "warehouse.database",
     "warehouse.load",

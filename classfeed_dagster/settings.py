@@ -174,6 +174,9 @@ class Settings(BaseSettings):
     source_probe_seconds: int = Field(
         300, ge=0, description="seconds between probes of bigsite for changed rows of delivered dates"
     )
+    transmission_credentials: dict[str, SecretStr] = Field(
+        default_factory=dict, description="credentials of destinations as JSON: value by the name in the declaration"
+    )
     slack_token: SecretStr | None = Field(None, description="Slack bot token for alerts. Unset: alerts go to the log")
     slack_channel: str = Field("#classfeed", description="Slack channel of production's alerts")
     slack_channel_nonprod: str = Field("#classfeed-nonprod", description="Slack channel of all other alerts")

@@ -16,7 +16,7 @@ Statement = dict[str, Any]
 # Roles of the apps that class trade and class cash replace.
 OLD_APPS = "broker-class-exporter-*"
 # Written once and never changed: not by a run, not by a person with a role of this project.
-LASTING = ("delivered", "chain", "ledger", "releases", "reruns")
+LASTING = ("delivered", "transmitted", "chain", "ledger", "releases", "reruns")
 # Pointers, states and what can be made again. What a test day of work touches is put to these policies by
 # test_roles_suffice.py; a new prefix shows there.
 WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine", "reconciliation", "schemas",
@@ -26,7 +26,8 @@ WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine
 STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil", "consent-events", "restatements")
 # What tells of data without being data: keys under which no customer's figures or names are.
 RECORDS = ("delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "shadow/chain/*", "quarantine/*",
-           "releases/*", "references/*", "verdicts/*", "landing/*/snapshot/*.json", "reruns/*", "switches/*",
+           "releases/*", "transmitted/*", "references/*", "verdicts/*", "landing/*/snapshot/*.json", "reruns/*",
+           "switches/*",
            *(f"{one}/*" for one in STATES))  # fmt: skip
 
 
@@ -96,7 +97,8 @@ def worker(deployment: Deployment) -> list[Statement]:
         # An abandoned attempt's files beside a void manifest are hidden behind a marker; their bytes stay.
         _allow("Tidy", ["s3:DeleteObject"], _objects(deployment, ("shadow/*", "delivered/*", "raised-incidents/*"))),
         _deny("NeverUndone", ["s3:DeleteObject"],
-              _objects(deployment, ("delivered/*/manifest.json", "chain/*", "ledger/*", "releases/*", "reruns/*"))),
+              _objects(deployment, ("delivered/*/manifest.json", "transmitted/*", "chain/*", "ledger/*", "releases/*",
+                                    "reruns/*"))),
         _deny(
             "NeverErased",
             ["s3:DeleteObjectVersion", "s3:BypassGovernanceRetention", "s3:PutObjectRetention", "s3:PutObjectAcl"],
@@ -111,8 +113,8 @@ def worker(deployment: Deployment) -> list[Statement]:
 def code(deployment: Deployment) -> list[Statement]:
     """The code server: schedules and sensors. It reads records of what happened, and no customer's data."""
     return [
-        _list(deployment, ("delivered", "shadow", "chain", "quarantine", "releases", "landing", "legacy", "reruns",
-                           *STATES)),
+        _list(deployment, ("delivered", "shadow", "transmitted", "chain", "quarantine", "releases", "landing", "legacy",
+                           "reruns", *STATES)),
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, RECORDS)),
         _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in STATES))),
         _allow("KeepLastKnownSwitches", ["s3:PutObject"], _objects(deployment, ("switches/last-known.json",))),

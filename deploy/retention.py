@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 # As long as the feed.
 KEPT = (
-    "delivered", "shadow", "chain", "ledger", "releases", "reruns", "schemas", "toil", "closed-incidents",
+    "delivered", "transmitted", "shadow", "chain", "ledger", "releases", "reruns", "schemas", "toil",
+    "closed-incidents",
 )  # fmt: skip
 # One object a name, written again and again: nothing to expire.
 STATES = ("incidents", "raised-incidents", "restatements", "heartbeats", "warehouse", "simulation")

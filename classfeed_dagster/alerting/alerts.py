@@ -45,6 +45,7 @@ def incidents(
         *_failed_checks(observations, checks),
         *_unevaluated(checks),
         *_held_back(observations, held_back_alert),
+        *_not_sent(observations),
     ]
     return sorted(current, key=lambda incident: incident.key)
 
@@ -284,6 +285,28 @@ def _unevaluated(checks: Mapping[tuple[str, dt.date], DateChecks]) -> list[Incid
             )
         )
     return result
+
+
+def _not_sent(observations: Observations) -> list[Incident]:
+    by_feed: dict[str, list[ObservedDate]] = defaultdict(list)
+    for date in observations.dates:
+        if date.facts.unsent and date.due.target_at < observations.at:
+            by_feed[date.feed.name].append(date)
+    return [
+        Incident(
+            key=f"not-sent.{feed}",
+            what=f"{feed} is delivered, but {sum(date.facts.unsent for date in dates)} file(s) are not sent",
+            means=_STALE_DATA,
+            feeds=(feed,),
+            dates=_dates(dates),
+            counts={"files": sum(date.facts.unsent for date in dates), "dates": len(dates)},
+            doing="Repair sends them again, date by date, as long as the cause can pass.",
+            run_id=_last_run(dates[-1]),
+            runbook="not-sent",
+            page=any(date.live and date.due.deadline_at < observations.at for date in dates),
+        )
+        for feed, dates in by_feed.items()
+    ]
 
 
 def _held_back(observations: Observations, threshold: int) -> list[Incident]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,6 +78,7 @@ def status(
         require_past(runtime.settings, date.date())
     require_store(runtime)
     from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates
+    from classfeed_dagster.transmission.send import unsent
 
     document: list[dict[str, Any]] = []
     for name in [require_feed(feed).name] if feed else [declared.name for declared in _feeds()]:
@@ -88,25 +89,29 @@ def status(
             newest = max(delivered_dates(runtime.store, name), default=None)
             dates = [day for day in audience.dates() if newest and day <= newest][-days:]
         statuses = [date_status(runtime.store, name, day) for day in dates]
+        declared_feed = require_feed(name)
+        not_sent = {day: len(unsent(runtime.store, name, day)) for day in dates if declared_feed.sends_on(day)}
         if as_json:
-            document.append({"feed": name, "dates": [_status_document(status) for status in statuses]})
+            document.append({"feed": name, "dates": [_status_document(status, not_sent) for status in statuses]})
         elif not statuses:
             out.print(f"{name}: nothing delivered yet in {runtime.settings.store_location}", highlight=False)
         else:
-            _print_dates(name, statuses)
+            _print_dates(name, statuses, not_sent)
             if date:
                 _print_held_back(statuses[0])
     if as_json:
         output.print_json({"feeds": document})
 
 
-def _state(status: DateStatus) -> str:
+def _state(status: DateStatus, not_sent: Mapping[dt.date, int]) -> str:
     if not status.deliveries:
         return "missing"
     state = "delivered" if status.complete else "partly delivered"
     if status.shadow:
         every = len(status.shadow) == len(status.deliveries)
         state += " (shadow)" if every else f" (shadow: revision {', '.join(map(str, status.shadow))})"
+    if not_sent.get(status.business_date):
+        state += ", not sent"
     return state
 
 
@@ -120,12 +125,12 @@ def _excluded_now(status: DateStatus) -> dict[str, str]:
     return {entry.number: entry.held_back.reason for entry in status.quarantined}
 
 
-def _status_document(status: DateStatus) -> dict[str, Any]:
+def _status_document(status: DateStatus, not_sent: Mapping[dt.date, int]) -> dict[str, Any]:
     latest = status.deliveries[-1] if status.deliveries else None
     pages = [page for manifest in status.deliveries for page in manifest.pages]
     return {
         "business_date": status.business_date.isoformat(),
-        "state": _state(status),
+        "state": _state(status, not_sent),
         "revision": None if latest is None else latest.revision,
         "portfolios": status.delivered,
         "pages": len(pages),
@@ -134,6 +139,7 @@ def _status_document(status: DateStatus) -> dict[str, Any]:
         "held_back_at_delivery": _reasons(_held_back(status)),
         "would_be_held_back_now": _reasons(_excluded_now(status)),
         "delivered_but_excluded_now": status.delivered_but_excluded,
+        "files_not_sent": not_sent.get(status.business_date, 0),
     }
 
 
@@ -141,7 +147,7 @@ def _reasons(reasons: dict[str, str]) -> list[dict[str, str]]:
     return [{"portfolio": number, "reason": reasons[number]} for number in sorted(reasons)]
 
 
-def _print_dates(feed: str, statuses: Sequence[DateStatus]) -> None:
+def _print_dates(feed: str, statuses: Sequence[DateStatus], not_sent: Mapping[dt.date, int]) -> None:
     columns = [
         "date",
         "state",
@@ -160,7 +166,7 @@ def _print_dates(feed: str, statuses: Sequence[DateStatus]) -> None:
         rows.append(
             [
                 status.business_date.isoformat(),
-                _state(status),
+                _state(status, not_sent),
                 "" if latest is None else str(latest.revision),
                 str(status.delivered),
                 str(len(_held_back(status))),

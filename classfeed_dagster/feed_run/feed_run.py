@@ -54,6 +54,7 @@ from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.settings import FreeText
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.transmission.send import Receipt, send_date
 
 LANDING = "landing"  # name of the snapshot's reference
 MAX_RESTAGINGS = 3
@@ -336,6 +337,22 @@ class FeedRun:
             except NotInOrderError as error:
                 if not wait(error):
                     raise
+
+    def send(self) -> tuple[Receipt, ...]:
+        """Send the date's delivered files to the feed's destination; return the new receipts."""
+        if self.feed.sends_to is None:
+            raise FeedIdleError(f"{self.feed.name} has no destination: its recipient reads the object store")
+        return send_date(
+            self.runtime.store,
+            self.feed.name,
+            self.day,
+            self.feed.sends_to,
+            audience=self.audience,
+            credentials=self.runtime.settings.transmission_credentials,
+            consented_now=lambda: self.consent()[1],
+            now=self._instant,
+            correlation_id=self.correlation_id,
+        )
 
     def _release(self, build: Build) -> None:
         # Delivered portfolios are released; the others stay held back with the delivered plan's reason.

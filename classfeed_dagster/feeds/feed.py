@@ -15,6 +15,7 @@ from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
 from classfeed_dagster.reconciliation.document_layouts import DocumentLayout, layout_named
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.stored_records import delivered_prefix
+from classfeed_dagster.transmission.destination import Destination
 
 STANDARD = "standard"  # the switch's name for the feed's own format
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
@@ -54,6 +55,7 @@ class Feed:
         legacy: True if an old app delivers the same file, so that going live needs parity
         renderings: other formats of the same document, by the name under which the switch selects them
         layout: published layout by which reconciliation reads the feed's own format; None finds it by the format's name
+        sends_to: destination to which delivered files are sent; None: the recipient takes them from the object store
     """
 
     name: str
@@ -73,6 +75,7 @@ class Feed:
     legacy: bool = False
     renderings: Mapping[str, DocumentFormat] = field(default_factory=dict, hash=False)
     layout: DocumentLayout | None = field(default=None, hash=False)
+    sends_to: Destination | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         subject = f"Invalid feed {self.name!r}"
@@ -97,8 +100,12 @@ class Feed:
 
     @property
     def destination(self) -> str:
-        """Prefix of the object store under which the recipient finds its live deliveries."""
-        return delivered_prefix(self.name)
+        """Place where the recipient finds its live deliveries: a prefix of the object store, or the destination."""
+        return delivered_prefix(self.name) if self.sends_to is None else self.sends_to.location
+
+    def sends_on(self, day: dt.date) -> bool:
+        """Return True if the files of a business date are sent to a destination."""
+        return self.sends_to is not None and self.sends_to.sends_on(day)
 
     def layout_of(self, document_format: DocumentFormat) -> DocumentLayout:
         """Return the layout by which reconciliation reads a format of the feed; UnknownLayoutError if there is none."""

@@ -128,6 +128,7 @@ def _feed_policy(feed: Feed, name: str, owners: tuple[str, ...]) -> AssetPolicy:
         "quarantine": {"json"},
         "document": {feed.format.extension.lstrip("."), "s3"},
         "delivery": {"s3"},
+        "transmission": {"json"},
         "parity": {"json"},
         SOURCE_RECONCILIATION: {"postgres", "parquet"},
         DATA_TEAM_RECONCILIATION: {"snowflake"},
@@ -136,8 +137,9 @@ def _feed_policy(feed: Feed, name: str, owners: tuple[str, ...]) -> AssetPolicy:
         SOURCE_RECONCILIATION: PostDelivery.source,
         DATA_TEAM_RECONCILIATION: PostDelivery.data_team,
     }
-    critical = name in ("quarantine", "document", "delivery")
-    code = _DOCUMENT_CODE if critical else ("parity",) if name == "parity" else _RECONCILIATION_CODE
+    critical = name in ("quarantine", "document", "delivery", "transmission")
+    packages = {"parity": ("parity",), "transmission": ("transmission",)}
+    code = packages.get(name, _DOCUMENT_CODE if critical else _RECONCILIATION_CODE)
     tier = "critical" if critical else "supporting"
     return AssetPolicy(owners, frozenset(kinds[name]), tier, functions.get(name, FeedRun), code)
 

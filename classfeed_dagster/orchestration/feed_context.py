@@ -77,6 +77,7 @@ class FeedContext:
             "quarantine": self._held_back(),
             "document": document,
             "delivery": same_columns(document, self.key("document")),
+            "transmission": same_columns(document, self.key("delivery")),
             "parity": record_columns(ParityDifference),
             "legacy": [replace(column, made_of=(), origin=()) for column in document],  # the same layout, by another
         }

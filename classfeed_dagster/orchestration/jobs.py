@@ -34,7 +34,7 @@ def feed_job(feed: Feed, code_version: str, executor: dg.ExecutorDefinition) -> 
     """Everything between bigsite and the feed's delivery. Backfill it over a range of dates: each gets its own run."""
     return dg.define_asset_job(
         feed_job_name(feed.name),
-        selection=dg.AssetSelection.assets(dg.AssetKey([feed.name, "delivery"]))
+        selection=dg.AssetSelection.assets(dg.AssetKey([feed.name, "transmission" if feed.sends_to else "delivery"]))
         .upstream()
         .required_multi_asset_neighbors(),
         description=f"{feed.title}. One business date a run; select a range to backfill, one run a date. Safe at "

@@ -67,6 +67,7 @@ class DateFacts:
     waits_for: dt.date | None = None  # an undelivered earlier date, too old to be repaired
     finding: str | None = None  # identity of the errors in the latest delivery's reconciliation
     schema_agrees: bool = False  # the latest run failed by the schema, which now agrees with its contract
+    unsent: int = 0  # delivered files that the destination does not have
     budget_from: dt.datetime | None = None  # attempts before this morning's start no longer count
 
 
@@ -151,6 +152,8 @@ def _delivered(facts: DateFacts) -> Decision:
         return dataclasses.replace(
             decision, run_key=f"repair-{facts.feed}-{facts.business_date.isoformat()}-freed-{facts.freed}"
         )
+    if facts.unsent:
+        return _run(facts, "delivered, but not sent to its destination")
     return _say(facts, Action.NOTHING, "delivered; some portfolios are held back" if facts.held_back else "delivered")
 
 

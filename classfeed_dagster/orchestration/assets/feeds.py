@@ -27,6 +27,7 @@ from classfeed_dagster.parity.run import ParityResult, compare_date
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.stored_records import quarantine_prefix
 from classfeed_dagster.tags import CORRELATION_TAG
+from classfeed_dagster.transmission.send import receipts
 
 _POLL_SECONDS = 2.0
 _RECENT_DELIVERIES = 20  # events looked at for the newest place in the chain
@@ -38,6 +39,8 @@ _Results = Iterator[dg.MaterializeResult[None]]
 def feed_assets(parts: FeedContext) -> list[dg.AssetsDefinition]:
     """The feed's assets, in the order of the data's way; with an old app's beside it, the comparison."""
     assets = [_quarantine(parts), _document(parts), _delivery(parts)]
+    if parts.feed.sends_to is not None:
+        assets.append(_transmission(parts))
     return [*assets, _parity(parts)] if parts.feed.legacy else assets
 
 
@@ -174,6 +177,39 @@ def _delivery(parts: FeedContext) -> dg.AssetsDefinition:
         yield dg.MaterializeResult(metadata={**parts.columns("delivery"), **_delivery_metadata(work, outcome)})
 
     return delivery
+
+
+def _transmission(parts: FeedContext) -> dg.AssetsDefinition:
+    destination = parts.feed.sends_to
+    where = "" if destination is None else destination.location
+
+    @parts.asset(
+        "transmission",
+        [parts.key("delivery")],
+        f"The delivered files at {where}, each with a receipt. Dates are sent in order, each file once. Deliveries in "
+        "shadow are not sent.",
+        "not-sent",
+    )
+    def transmission(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
+        with step(context, f"{parts.feed.name}/transmission") as day:
+            work = parts.work(context, runtime)
+            if parts.is_idle(context, work, "transmission"):
+                return
+            new = work.send() if parts.feed.sends_on(day) else ()
+            every = receipts(runtime.store, parts.feed.name, day)
+            get_logger().info("sent", new=len(new), receipts=len(every))
+        rows = [(one.message_id, one.name, one.bytes, one.answer, one.sent_at.isoformat()) for one in every[:_SHOWN]]
+        yield dg.MaterializeResult(
+            metadata={
+                **parts.columns("transmission"),
+                "destination": where,
+                "sent_now": len(new),
+                "receipts": len(every),
+                "files": markdown_table(["message", "name", "bytes", "answer", "sent at"], rows),
+            }
+        )
+
+    return transmission
 
 
 def _known_position(context: dg.AssetExecutionContext) -> int:

@@ -1,0 +1,208 @@
+"""Destinations against real servers: SSH, S3 and HTTP on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from classfeed_dagster.errors import ConfigurationError
+from classfeed_dagster.transmission.destination import (
+    DestinationConflictError,
+    DestinationRefusedError,
+    HttpsUpload,
+    NotSentError,
+    OtherBucket,
+    OutgoingFile,
+    file_name,
+)
+from classfeed_dagster_tests.fixtures.s3_servers import create_bucket, moto_server
+from classfeed_dagster_tests.fixtures.upload_server import Upload
+
+asyncssh = pytest.importorskip("asyncssh", reason="the sftp extra is not installed")
+
+from classfeed_dagster.transmission.sftp import Sftp  # noqa: E402  # needs the extra
+
+
+@pytest.fixture
+def outgoing(tmp_path: Path) -> OutgoingFile:
+    path = tmp_path / "x-20260302-r0-p1.xml"
+    path.write_bytes(bytes(range(256)) * 4096)
+    return OutgoingFile("x-20260302-r0-p1", path.name, path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+class SshServer:
+    """An SSH server in a thread, whose only login is by one key; its root is a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.port = root, 0
+        self.connections: list[Any] = []
+        self.host_key, self.client_key = (
+            asyncssh.generate_private_key("ssh-ed25519"),
+            asyncssh.generate_private_key("ssh-ed25519"),
+        )
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        assert self._started.wait(20)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        authorized = asyncssh.import_authorized_keys(self.client_key.export_public_key().decode())
+        server = self._loop.run_until_complete(
+            asyncssh.listen("127.0.0.1", 0, server_host_keys=[self.host_key], authorized_client_keys=authorized, acceptor=self.connections.append,
+                            sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=str(self.root).encode()))
+        )  # fmt: skip
+        self.port = server.sockets[0].getsockname()[1]
+        self._started.set()
+        self._loop.run_forever()
+        server.close()
+        self._loop.run_until_complete(server.wait_closed())
+        for connection in self.connections:
+            connection.abort()
+            self._loop.run_until_complete(connection.wait_closed())
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(20)
+
+    def destination(self, **changes: Any) -> Sftp:
+        line = self.host_key.export_public_key().decode().strip()
+        return Sftp(
+            **{
+                "host": "127.0.0.1",
+                "username": "feed",
+                "folder": "/in",
+                "host_key": line,
+                "credential": "key",
+                "port": self.port,
+                **changes,
+            }
+        )
+
+    @property
+    def credentials(self) -> dict[str, SecretStr]:
+        return {"key": SecretStr(self.client_key.export_private_key().decode())}
+
+
+@pytest.fixture
+def ssh(tmp_path: Path) -> Iterator[SshServer]:
+    (tmp_path / "root" / "in").mkdir(parents=True)
+    server = SshServer(tmp_path / "root")
+    yield server
+    server.stop()
+
+
+def test_sftp_renames_resumes_and_never_replaces(ssh: SshServer, outgoing: OutgoingFile) -> None:
+    there, content = ssh.root / "in" / outgoing.name, outgoing.path.read_bytes()
+    with ssh.destination().connect(ssh.credentials) as send:
+        assert send(outgoing) == f"renamed after {len(content)} bytes"
+        assert send(outgoing) == "already there"
+        assert there.read_bytes() == content
+        there.unlink()
+        part = ssh.root / "in" / f".{outgoing.name}.part"
+        part.write_bytes(content[:1000])
+        assert send(outgoing) == f"renamed after {len(content) - 1000} bytes, resumed at 1000"
+        there.unlink()
+        part.write_bytes(b"x" * 1000)  # the beginning of something else: found when it is read back
+        with pytest.raises(NotSentError, match="read back differs"):
+            send(outgoing)
+        part.write_bytes(content + b"more")
+        assert send(outgoing) == f"renamed after {len(content)} bytes"
+        there.write_bytes(b"other")
+        with pytest.raises(DestinationConflictError, match="exists with other bytes"):
+            send(outgoing)
+    assert sorted(path.name for path in (ssh.root / "in").iterdir()) == [outgoing.name]
+
+
+def test_sftp_refuses_another_host_key_and_a_foreign_login(ssh: SshServer, outgoing: OutgoingFile) -> None:
+    other = asyncssh.generate_private_key("ssh-ed25519")
+    imposter = ssh.destination(host_key=other.export_public_key().decode())
+    with imposter.connect(ssh.credentials) as send, pytest.raises(DestinationRefusedError, match="another host key"):
+        send(outgoing)
+    foreign = {"key": SecretStr(other.export_private_key().decode())}
+    with ssh.destination().connect(foreign) as send, pytest.raises(DestinationRefusedError, match="refused the login"):
+        send(outgoing)
+    with pytest.raises(DestinationRefusedError, match="no credential 'key'"), ssh.destination().connect({}):
+        pass
+    with ssh.destination(port=1).connect(ssh.credentials) as send, pytest.raises(NotSentError, match="unreachable"):
+        send(outgoing)
+    assert list((ssh.root / "in").iterdir()) == []
+
+
+def test_other_bucket_is_written_once_with_its_checksum(outgoing: OutgoingFile) -> None:
+    with moto_server() as endpoint:
+        create_bucket(endpoint, "theirs")
+        bucket = OtherBucket(
+            "theirs",
+            "in/",
+            role_arn="arn:aws:iam::123456789012:role/writer",
+            endpoint_url=endpoint,
+            kms_key="arn:aws:kms:x:1:key/a",
+        )
+        with bucket.connect({}) as send:
+            assert send(outgoing)
+            assert send(outgoing).startswith("already there")
+            outgoing.path.write_bytes(b"other")
+            changed = OutgoingFile(
+                outgoing.message_id, outgoing.name, outgoing.path, hashlib.sha256(b"other").hexdigest()
+            )
+            with pytest.raises(DestinationConflictError):
+                send(changed)
+        missing = OtherBucket("nobodys", endpoint_url=endpoint)
+        with pytest.raises(DestinationRefusedError, match="NoSuchBucket"), missing.connect({}) as send:
+            send(changed)
+    with pytest.raises(NotSentError, match="unreachable"), missing.connect({}) as send:
+        send(changed)
+
+
+def test_https_upload_states_digest_and_key(endpoint: str, outgoing: OutgoingFile) -> None:
+    upload = HttpsUpload(endpoint, credential="token")
+    with upload.connect({"token": SecretStr("s3cret")}) as send:
+        assert send(outgoing) == "HTTP 201"
+        body, headers = Upload.files[f"/in/{outgoing.name}"]
+        assert (body, headers["Idempotency-Key"]) == (outgoing.path.read_bytes(), outgoing.message_id)
+        assert headers["Authorization"] == "Bearer s3cret"
+        assert send(outgoing) == "already there: HTTP 409"
+        Upload.files[f"/in/{outgoing.name}"] = (b"", {"Content-Digest": "sha-256=:x:"})
+        with pytest.raises(DestinationConflictError):
+            send(outgoing)
+    assert "s3cret" not in upload.location
+
+
+@pytest.mark.parametrize(
+    ("status", "stated", "error"),
+    [(503, None, NotSentError), (429, None, NotSentError), (401, None, DestinationRefusedError),
+     (204, "sha-256=:x:", NotSentError)],
+)  # fmt: skip
+def test_https_answers_are_transient_or_refusals(
+    endpoint: str, outgoing: OutgoingFile, status: int, stated: str | None, error: type[Exception]
+) -> None:
+    Upload.status, Upload.stated = status, stated
+    with HttpsUpload(endpoint).connect({}) as send, pytest.raises(error):
+        send(outgoing)
+
+
+def test_https_without_a_server_is_transient(outgoing: OutgoingFile) -> None:
+    with HttpsUpload("https://127.0.0.1:1/").connect({}) as send, pytest.raises(NotSentError, match="unreachable"):
+        send(outgoing)
+
+
+@pytest.mark.parametrize("url", ["http://recipient.example/", "https://user:word@recipient.example/"])
+def test_upload_url_must_be_https_without_a_credential(url: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        HttpsUpload(url)
+    assert "word" not in str(raised.value)
+
+
+def test_file_name_has_no_path() -> None:
+    assert file_name("delivered/x/2026-03-02/r0/x-1.xml.gz") == "x-1.xml.gz"

@@ -1,0 +1,121 @@
+"""Delivered files reach their destination, through the real job: in order, once, with receipts."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+
+from classfeed_dagster.alerting.alerts import incidents
+from classfeed_dagster.delivery.feed_mode import FeedMode
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.errors import GateRefusedError
+from classfeed_dagster.feed_run.feed_run import FeedIdleError, FeedRun
+from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.orchestration.rehearsal import morning_after
+from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster.orchestration.run_history import run_reader
+from classfeed_dagster.repair.facts import gather
+from classfeed_dagster.transmission import send as sending
+from classfeed_dagster.transmission.destination import HttpsUpload
+from classfeed_dagster.transmission.send import ConsentEndedError, receipts, unsent
+from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.upload_server import Upload
+
+MONDAY, TUESDAY = dt.date(2026, 3, 2), dt.date(2026, 3, 3)
+
+
+def sending_feed(url: str, mode: FeedMode = FeedMode.LIVE) -> Feed:
+    return Feed(
+        "sent", "Sent to BGL", "BGL", EPI, ("team:x",), mode, dt.date(2026, 3, 2), sends_to=HttpsUpload(url)
+    )  # fmt: skip
+
+
+def prepared(desk: Desk, feed: Feed) -> None:
+    desk.add(feed)
+    for one in desk.two_customers():
+        one.consent(granted_at="2026-02-20T00:00:00Z", recipient="BGL")
+    for day in (MONDAY, TUESDAY):
+        desk.bigsite.end_of_day(day.isoformat())
+    desk.bigsite.save()
+
+
+def work(desk: Desk, feed: Feed, day: dt.date) -> FeedRun:
+    audience = feed.audience(desk.runtime.settings.first_business_date)
+    return FeedRun(desk.runtime, feed, audience, day, "c9", morning_after(day), desk.feeds)
+
+
+def test_failed_sending_is_a_state_and_the_next_attempt_ends_it(desk: Desk, endpoint: str) -> None:
+    feed, store = sending_feed(endpoint), desk.runtime.store
+    prepared(desk, feed)
+    Upload.status = 503
+    report = desk.run(MONDAY.isoformat(), feed="sent")
+    assert (report.outcome, report.message.endswith("answered HTTP 503")) == (Outcome.UNAVAILABLE, True), report
+    assert desk.status(MONDAY.isoformat(), "sent").complete
+    assert len(unsent(store, "sent", MONDAY)) == 1
+    now = morning_after(MONDAY) + dt.timedelta(hours=4)
+    gathered = gather(desk.runtime, run_reader(desk.instance), [feed], now, ask_changes=False)
+    (late,) = [date for date in gathered.dates if date.due.business_date == MONDAY]
+    assert (late.facts.delivered, late.facts.unsent) == (True, 1)
+    (incident,) = [one for one in incidents(gathered, [], {}, held_back_alert=50) if one.key == "not-sent.sent"]
+    assert (incident.page, incident.counts) == (True, {"files": 1, "dates": 1})
+    # Tuesday's delivery goes on; its files wait for Monday's.
+    Upload.status = 201
+    waiting = desk.run(TUESDAY.isoformat(), feed="sent")
+    assert "2026-03-02 is not sent yet" in waiting.message
+    assert Upload.files == {}
+    assert desk.run(MONDAY.isoformat(), feed="sent").outcome is Outcome.NOTHING_TO_DO
+    (receipt,) = receipts(store, "sent", MONDAY)
+    (page,) = desk.manifest(MONDAY.isoformat(), feed="sent").pages
+    assert (receipt.sha256, receipt.message_id, receipt.answer) == (page.sha256, page.message_id, "HTTP 201")
+    assert [body for body, _ in Upload.files.values()] == [store.read(page.key)]
+    assert unsent(store, "sent", MONDAY) == ()
+    desk.run(TUESDAY.isoformat(), feed="sent")
+    assert list(Upload.files) == ["/in/sent-20260302-r0-p1.xml.gz", "/in/sent-20260303-r0-p1.xml.gz"]
+    assert work(desk, feed, MONDAY).send() == ()
+
+
+def test_crash_before_the_receipt_sends_nothing_twice(desk: Desk, endpoint: str) -> None:
+    feed = sending_feed(endpoint)
+    prepared(desk, feed)
+    with mock.patch.object(sending, "create_record", side_effect=KeyboardInterrupt):
+        desk.run(MONDAY.isoformat(), feed="sent")
+    assert len(Upload.files) == 1
+    (new,) = work(desk, feed, MONDAY).send()
+    assert new.answer == "already there: HTTP 409"
+
+
+def test_unsent_file_is_refused_without_verdicts_consent_or_order(desk: Desk, endpoint: str) -> None:
+    feed = sending_feed(endpoint)
+    prepared(desk, feed)
+    Upload.status = 503
+    desk.run(MONDAY.isoformat(), feed="sent")
+    Upload.status = 201
+    ready = work(desk, feed, MONDAY)
+    delivered = sending.live_deliveries(desk.runtime.store, "sent", MONDAY)
+    unproven = tuple(one.model_copy(update={"verdicts": one.verdicts[1:]}) for one in delivered)
+    with (
+        mock.patch.object(sending, "live_deliveries", return_value=unproven),
+        pytest.raises(GateRefusedError, match="document_valid"),
+    ):
+        ready.send()
+    with (
+        mock.patch.object(FeedRun, "consent", return_value=(None, {"SW00000001"})),
+        pytest.raises(ConsentEndedError, match="SW00000002"),
+    ):
+        ready.send()
+    assert Upload.files == {}
+    with pytest.raises(FeedIdleError, match="has no destination"):
+        work(desk, replace(feed, sends_to=None), MONDAY).send()
+
+
+def test_shadow_is_never_sent_and_dates_before_the_first_are_not(desk: Desk, endpoint: str) -> None:
+    feed = sending_feed(endpoint, FeedMode.SHADOW)
+    prepared(desk, feed)
+    assert desk.run(MONDAY.isoformat(), feed="sent").outcome is Outcome.DELIVERED
+    assert Upload.files == {}
+    assert unsent(desk.runtime.store, "sent", MONDAY) == ()
+    later = replace(feed, sends_to=HttpsUpload(endpoint, first_date=TUESDAY))
+    assert (later.sends_on(MONDAY), later.sends_on(TUESDAY), later.destination) == (False, True, endpoint)
