@@ -24,7 +24,7 @@ from classfeed_dagster.orchestration.assets.source import schema_asset, source_a
 from classfeed_dagster.orchestration.assets.warehouse import warehouse_assets
 from classfeed_dagster.orchestration.checks.domains import domain_checks
 from classfeed_dagster.orchestration.checks.feeds import consent_check, feed_checks
-from classfeed_dagster.orchestration.checks.landing import values_check
+from classfeed_dagster.orchestration.checks.landing import holders_check, values_check
 from classfeed_dagster.orchestration.checks.operations import on_time_check
 from classfeed_dagster.orchestration.checks.reconciliation import data_team_agrees_check, source_agrees_check
 from classfeed_dagster.orchestration.executors import executor_called
@@ -68,6 +68,7 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     feed_jobs = [jobs.feed_job(part.feed, settings.code_version, executor) for part in parts]
     checks = [
         values_check(column_exports),
+        holders_check(),
         *(check for audience in audiences for check in domain_checks(audience, names[audience.key])),
         *(consent_check(audience, names[audience.key]) for audience in audiences),
         *(check for part in parts for check in feed_checks(part)),

@@ -1,10 +1,13 @@
-"""Check of the landed values against those of recent dates."""
+"""Checks of the landed values: against recent dates, and of each holder against the others."""
 
 from collections.abc import Callable
 
 import dagster as dg
+import polars as pl
 
-from classfeed_dagster.bigsite.snapshot import Snapshot
+from classfeed_dagster import trading_days
+from classfeed_dagster.bigsite.snapshot import Snapshot, open_slices
+from classfeed_dagster.domains.holder_events import TABLES, missed_actions, silent_zeros
 from classfeed_dagster.orchestration.asset_keys import (
     LANDING,
     landing_key,
@@ -18,6 +21,8 @@ from classfeed_dagster.source_contract.value_drift import DATES, value_drift
 from classfeed_dagster.source_contract.value_statistics import keep_statistics, statistics_before
 
 VALUES_ASSET, VALUES_CHECK = "portfolio", "values_as_usual"
+HOLDERS_CHECK = "holders_treated_alike"
+_SHOWN = 20
 
 
 def values_check(exports: Callable[[], Exports]) -> dg.AssetChecksDefinition:
@@ -61,3 +66,47 @@ def values_check(exports: Callable[[], Exports]) -> dg.AssetChecksDefinition:
         )
 
     return values
+
+
+def holders_check() -> dg.AssetChecksDefinition:
+    """Return the check that income and corporate actions reach every holder of a security alike."""
+    asset = landing_key("income")
+
+    @dg.asset_check(
+        asset=asset,
+        name=HOLDERS_CHECK,
+        description="Each holder's income has the amounts that the other holders' income of the same payment has, and "
+        "each holder has the corporate actions that the other holders have. If it fails: nothing is held back. The "
+        "table names portfolio, security and row. Ask bigsite's team whether the row is complete; a correction is "
+        f"delivered automatically. Runbook: {runbook(HOLDERS_CHECK)}",
+    )
+    def holders(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        with step(context, HOLDERS_CHECK) as day:
+            snapshot = runtime.load_reference(LANDING, day, Snapshot)
+            start = trading_days.window(day).start
+            with open_slices(snapshot, runtime.store, TABLES) as slices:
+                income = [part["income"].filter(pl.col("recorded_at") >= start) for part in slices]
+                uneven = missed_actions(lambda: slices, start)
+            if income:
+                uneven = pl.concat([silent_zeros(pl.concat(income)), uneven])
+        rows = [
+            (row["portfolio_id"], row["security_id"], row["on"].isoformat(), row["subject"], row["detail"])
+            for row in uneven.head(_SHOWN).iter_rows(named=True)
+        ]
+        table = markdown_table(["portfolio_id", "security_id", "date", "row", "difference"], rows)
+        return dg.AssetCheckResult(
+            check_name=HOLDERS_CHECK,
+            asset_key=asset,
+            passed=uneven.is_empty(),
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{day.isoformat()}: {uneven.height} row(s) differ from the other holders'"
+            if uneven.height
+            else f"{day.isoformat()}: all holders alike",
+            metadata={
+                "business_date": day.isoformat(),
+                "differences": uneven.height,
+                **({"examples": table} if uneven.height else {}),
+            },
+        )
+
+    return holders
