@@ -54,16 +54,16 @@ class Bench:
         self.failed: list[str] = []
         self._until = time.monotonic() + options.budget * 60 if options.budget else float("inf")
 
-    def add(self, work: Callable[..., Part], *what: Any, rounds: int | None = None, **options: Any) -> None:
-        """Measure a part and keep it. One that fails is told of, and the others go on."""
+    def add(self, work: Callable[..., Part], *arguments: Any, rounds: int | None = None, **options: Any) -> None:
+        """Measure a part and keep it. A failed part is reported, and the others are measured."""
         try:
-            self.keep(work(*what, **options, rounds=rounds or self.options.repeat, until=self._until))
+            self.keep(work(*arguments, **options, rounds=rounds or self.options.repeat, until=self._until))
         except BenchmarkError as error:
             self.failed.append(str(error))
             _print(f"\n{error}\n")
 
     def keep(self, part: Part) -> None:
-        """Print a part, and write all so far: a long run that is stopped leaves what it has."""
+        """Print a part, and write all parts so far, so that a stopped run keeps its results."""
         self.parts.append(part)
         _print(f"\n{part.name} · {part.portfolios:,} portfolios · {part.what}\n")
         _print(report.as_text(*report.rows_of(part)) + "\n")
@@ -72,7 +72,7 @@ class Bench:
         path.write_text(json.dumps(self.figures(), indent=1, default=str) + "\n")
 
     def figures(self) -> dict[str, Any]:
-        """Everything, for the JSON."""
+        """Return all results, for the JSON file."""
         return {
             "began": self.began.isoformat(timespec="seconds"),
             "machine": self.machine,
@@ -89,7 +89,7 @@ class Bench:
 
 
 def recall(bench: Bench) -> None:
-    """The parts of earlier runs; of one measured twice at a size, the later."""
+    """Return the parts of earlier runs; of two measurements at one size, the later."""
     parts: dict[tuple[str, int], Part] = {}
     for path in bench.options.earlier:
         figures = json.loads(path.read_text())
@@ -99,7 +99,7 @@ def recall(bench: Bench) -> None:
 
 
 def measure(bench: Bench) -> None:
-    """Every part asked for, size by size."""
+    """Measure the requested parts, size by size."""
     small = min(bench.options.sizes)
     if bench.wants("peers"):
         with site(min(PEERS_SIZE, small)) as few:
@@ -112,29 +112,29 @@ def measure(bench: Bench) -> None:
         if size > LARGE:
             stages = []
         if stages or bench.wants("whole") or bench.wants("delta"):
-            with site(size) as made:
+            with site(size) as measured:
                 for name in stages:
-                    bench.add(STAGES[name], made)
-                _dates(bench, made, small=size == small)
+                    bench.add(STAGES[name], measured)
+                _dates(bench, measured, small=size == small)
         if bench.wants("reconciliation") and (size == small or bench.options.full) and size <= LARGE:
             bench.add(reconciliation, size * 10)
 
 
-def _dates(bench: Bench, made: Site, *, small: bool) -> None:
-    # The baseline takes minutes a round, and at 10,000 portfolios gigabytes: beside the quick set's largest size not.
-    full, large = bench.options.full, made.portfolios > LARGE
+def _dates(bench: Bench, site: Site, *, small: bool) -> None:
+    # The baseline takes minutes a round and gigabytes at 10,000 portfolios, so not at the quick set's largest size.
+    full, large = bench.options.full, site.portfolios > LARGE
     rounds = 1 if large else None
-    beside: dict[str, Any] = {"old": not large and (small or full), "rounds": rounds}
-    both, one = (whole_job.EPHEMERAL, whole_job.SQLITE), (whole_job.SQLITE,)
-    if bench.wants("delta") and (full or made.portfolios == max(bench.options.sizes)):
-        bench.add(whole_job.whole_job, made, SECOND, dagster=() if large else both if full else one, **beside)
+    options: dict[str, Any] = {"old": not large and (small or full), "rounds": rounds}
+    both, single = (whole_job.EPHEMERAL, whole_job.SQLITE), (whole_job.SQLITE,)
+    if bench.wants("delta") and (full or site.portfolios == max(bench.options.sizes)):
+        bench.add(whole_job.whole_job, site, SECOND, dagster=() if large else both if full else single, **options)
     if bench.wants("whole"):
-        dagster = () if large or not (small or full) else both if full else one
-        bench.add(whole_job.whole_job, made, FIRST, dagster=dagster, **beside)
+        dagster = () if large or not (small or full) else both if full else single
+        bench.add(whole_job.whole_job, site, FIRST, dagster=dagster, **options)
 
 
 def summary(bench: Bench, table: Callable[..., str]) -> str:
-    """The steps of the whole job by size, and the targets."""
+    """Return the steps of the whole job by size, and the targets."""
     text = ""
     for name in ("whole job, FULL", "whole job, DELTA"):
         parts = [part for part in bench.parts if part.name == name]
@@ -144,18 +144,18 @@ def summary(bench: Bench, table: Callable[..., str]) -> str:
     if full:
         largest = max(full, key=lambda part: part.portfolios)
         text += f"\nModel, from the date of {largest.portfolios:,} portfolios\n\n{table(*model.rows(largest))}\n"
-    found = report.targets(bench.parts)
-    return text + (f"\nTargets\n\n{table(*report.target_rows(found))}\n" if found else "")
+    targets = report.targets(bench.parts)
+    return text + (f"\nTargets\n\n{table(*report.target_rows(targets))}\n" if targets else "")
 
 
 def write_docs(bench: Bench) -> None:
-    """The tables between the marks in docs/results/scale.md."""
+    """Write the tables between the marks in docs/results/scale.md."""
     before, rest = DOCS.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    told = bench.machine
+    host = bench.machine
     lines = [
-        f"Measured {bench.began:%d %B %Y} on {told['processor']}, {told['cores']} cores, {told['memory_gb']:.0f} GB; "
-        f"Python {told['python']}; load {told['load_at_start']:.0f} from other work as it began. Medians of the runs shown.",
+        f"Measured {bench.began:%d %B %Y} on {host['processor']}, {host['cores']} cores, {host['memory_gb']:.0f} GB; "
+        f"Python {host['python']}; load {host['load_at_start']:.0f} from other work as it began. Medians of the runs shown.",
     ]
     for part in bench.parts:
         lines.append(f"**{part.name}**, {part.portfolios:,} portfolios: {part.what}.")
@@ -165,7 +165,7 @@ def write_docs(bench: Bench) -> None:
 
 
 def options_from(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line, typed."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -190,7 +190,7 @@ def _print(text: str) -> None:
 
 def main() -> None:
     """Measure, print, write; exit code 1 if a part failed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a server and its folder aren't left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server and folder remain
     bench = Bench(options_from())
     if bench.options.earlier:
         recall(bench)

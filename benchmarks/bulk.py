@@ -2,7 +2,7 @@
 
 Each portfolio has a fund's shape: one cash account, 30 securities, and 100 movements over the year before the date
 (30 buys with their settlements, 19 dividends with their cash, a deposit, a withdrawal). ``add_day`` adds an ordinary
-day: one trade in ten portfolios, its settlement later, and the end of day of everybody.
+day: one trade in ten portfolios, its settlement later, and the end of day of all portfolios.
 """
 
 # statements are made of this file's own text and whole numbers
@@ -73,7 +73,7 @@ def create(engine: sa.Engine, portfolios: int, day: dt.date = FIRST_DAY) -> None
 
 
 def add_day(engine: sa.Engine, portfolios: int, day: dt.date) -> None:
-    """An ordinary day: one portfolio in ten buys, everybody's end of day is written."""
+    """Add an ordinary day: one portfolio in ten buys, and all end-of-day rows are written."""
     settles = trading_days.add_business_days(day, 2)
     at = trading_days.cutoff(day) - dt.timedelta(hours=9)
     with engine.begin() as connection:

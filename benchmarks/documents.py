@@ -44,25 +44,25 @@ PEERS: dict[str, tuple[Callable[..., None], bool]] = {
 
 
 def frames_of(home: Path, url: str) -> list[dict[str, pl.DataFrame]]:
-    """The built domains of the first date, slice by slice."""
+    """Yield the built domains of the first date, slice by slice."""
     runtime: Runtime = runtime_at(url, home)
     references = [runtime.load_reference(AUDIENCE.reference(name), FIRST, DomainReference) for name in DOMAINS]
     assert references[0].domain == CONSENTED
     with open_domains(runtime.store, references) as slices:
-        kept = [dict(frames) for frames in slices]
-    for frames in kept:
+        result = [dict(frames) for frames in slices]
+    for frames in result:
         for name in (CONSENTED_PORTFOLIOS.name, FINDINGS.name):
             frames.pop(name)
-    return kept
+    return result
 
 
 def whole(slices: list[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
-    """All slices' frames as one."""
+    """Return the frames of all slices as one."""
     return {name: pl.concat([frames[name] for frames in slices], rechunk=True) for name in slices[0]}
 
 
 def totals(frames: dict[str, pl.DataFrame]) -> Totals:
-    """What the frames add up to."""
+    """Return the frames' totals."""
     return totals_of({section.name: frames[section.record.frame.name] for section in epi.SECTIONS})
 
 
@@ -97,9 +97,9 @@ def rendering(site: Site, *, rounds: int, until: float, peers: bool) -> Part:
         for name, (writer, sliced) in chosen.items()
         if "whole tree" not in name or fits(records * TREE_BYTES)
     ]
-    what = f"{records:,} records, frames in memory to one document on disk"
+    description = f"{records:,} records, frames in memory to one document on disk"
     return compare(
-        "rendering with peers" if peers else "rendering", site.portfolios, what, ways, rounds=rounds, until=until
+        "rendering with peers" if peers else "rendering", site.portfolios, description, ways, rounds=rounds, until=until
     )
 
 
@@ -107,7 +107,7 @@ def rendering(site: Site, *, rounds: int, until: float, peers: bool) -> Part:
 
 
 def tree_and_schema(path: Path) -> None:
-    """The baseline: the document parsed into a tree, then the tree validated."""
+    """Measure the baseline: the document parsed into a tree, then the tree validated."""
     compiled().assertValid(etree.parse(path))
 
 
@@ -117,7 +117,7 @@ def stream_and_schema(path: Path) -> None:
 
 
 def bare_parse(path: Path) -> None:
-    """The floor: libxml2 parsing, fed as a stream; nothing looked at, nothing validated."""
+    """Measure the floor: libxml2 parsing as a stream, without inspection or validation."""
     _feed({}, path)
 
 
@@ -142,7 +142,7 @@ def this_projects_gate(path: Path) -> None:
 
 class _Nothing:
     def close(self) -> None:
-        """The parser calls this at the end."""
+        """End the document; called by the parser."""
 
 
 def _feed(options: dict[str, Any], path: Path) -> None:
@@ -164,7 +164,7 @@ READERS: dict[str, Callable[[Path], None]] = {
 
 
 def prepare_reading(scratch: Path, document: Path, reader: Callable[[Path], None]) -> Work:
-    """The XSD compiled; the work reads the document."""
+    """Compile the XSD; the work reads the document."""
     compiled()
 
     def work() -> Facts:
@@ -175,7 +175,7 @@ def prepare_reading(scratch: Path, document: Path, reader: Callable[[Path], None
 
 
 def document_of(site: Site) -> Path:
-    """The first date's document in one uncompressed file."""
+    """Write the first date's document as one uncompressed file."""
     path = site.folder / "document.xml"
     if not path.exists():
         slices = frames_of(site.after(FIRST, DOMAIN), site.url)
@@ -184,7 +184,7 @@ def document_of(site: Site) -> Path:
 
 
 def validation(site: Site, *, rounds: int, until: float) -> Part:
-    """One document, read back."""
+    """Compare ways of reading a document back."""
     document = document_of(site)
     size = document.stat().st_size
     ways = [
@@ -192,5 +192,5 @@ def validation(site: Site, *, rounds: int, until: float) -> Part:
         for name, reader in READERS.items()
         if "tree" not in name or fits(size * 20)
     ]
-    what = f"one document of {size / 1e6:,.0f} MB, read back from disk"
-    return compare("validation", site.portfolios, what, ways, rounds=rounds, until=until)
+    description = f"one document of {size / 1e6:,.0f} MB, read back from disk"
+    return compare("validation", site.portfolios, description, ways, rounds=rounds, until=until)

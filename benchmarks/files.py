@@ -21,7 +21,7 @@ from classfeed_dagster.delivery.pages import write_page
 
 
 def hash_and_gzip(blocks: list[bytes], path: Path) -> None:
-    """The baseline: SHA-256 before and after Python's gzip at level 6."""
+    """Measure the baseline: SHA-256 before and after Python's gzip at level 6."""
     document = hashlib.sha256()
     with gzip.open(path, "wb", compresslevel=6) as target:
         for block in blocks:
@@ -52,12 +52,12 @@ def isal_alone(blocks: list[bytes], path: Path) -> None:
 
 
 def memory_copy(blocks: list[bytes], path: Path) -> None:
-    """The floor: the document copied within memory."""
+    """Measure the floor: the document copied within memory."""
     bytes(bytearray().join(blocks))
 
 
 def prepare_packing(scratch: Path, document: Path, pack: Callable[[list[bytes], Path], None]) -> Work:
-    """The document in memory, in blocks."""
+    """Read the document into memory, in blocks."""
     with document.open("rb") as source:
         blocks = list(iter(lambda: source.read(BLOCK), b""))
     path = scratch / "page.xml.gz"
@@ -80,7 +80,7 @@ def prepare_cat(scratch: Path, document: Path) -> Work:
 
 
 def packing(site: Site, *, rounds: int, until: float) -> Part:
-    """A document hashed, compressed, hashed."""
+    """Compare ways of hashing and compressing a document."""
     document = document_of(site)
     named: dict[str, Callable[[list[bytes], Path], None]] = {
         "hashlib and gzip 6": hash_and_gzip,
@@ -91,15 +91,17 @@ def packing(site: Site, *, rounds: int, until: float) -> Part:
     }
     ways = [Way(name, prepare_packing, {"document": document, "pack": pack}) for name, pack in named.items()]
     ways.append(Way("cat", prepare_cat, {"document": document}))
-    what = f"one document of {document.stat().st_size / 1e6:,.0f} MB in memory: hashed, compressed, written, hashed"
-    return compare("hashing and compression", site.portfolios, what, ways, rounds=rounds, until=until)
+    description = (
+        f"one document of {document.stat().st_size / 1e6:,.0f} MB in memory: hashed, compressed, written, hashed"
+    )
+    return compare("hashing and compression", site.portfolios, description, ways, rounds=rounds, until=until)
 
 
 # --- Publishing ---------------------------------------------------------------------------------------------------
 
 
 def prepare_publishing(scratch: Path, home: Path, url: str, endpoint: str | None = None) -> Work:
-    """A judged build in a store of its own: a folder, or a bucket at ``endpoint``."""
+    """Prepare an evaluated build in its own store: a folder, or a bucket at ``endpoint``."""
     if endpoint is None:
         copy(home, scratch)
         runtime = runtime_at(url, scratch)
@@ -122,7 +124,7 @@ def _published(day: Day) -> Facts:
 
 
 def prepare_copying(scratch: Path, home: Path, endpoint: str | None = None) -> Work:
-    """The staged pages alone, to be copied."""
+    """Prepare the staged pages for a copy."""
     pages = sorted((home / "store" / "staged").rglob("*.xml.gz"))
     client = _client(endpoint) if endpoint else None
     bucket = _bucket(endpoint, scratch.name) if endpoint else ""
@@ -155,7 +157,7 @@ def _bucket(endpoint: str, name: str) -> str:
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[str]:
-    """The URL of a local S3 server, whose own time is not counted."""
+    """Start a local S3 server, whose own time is not counted; yield its URL."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request otherwise
@@ -180,5 +182,7 @@ def publishing(site: Site, *, rounds: int, until: float) -> Part:
             Way("the pages uploaded, S3", prepare_copying, there),
             Way("this project, S3", prepare_publishing, {**there, "url": site.url}),
         ]
-        what = "staged and judged pages delivered, with manifest and chain; the S3 server is a local one, in Python"
-        return compare("publishing", site.portfolios, what, ways, rounds=rounds, until=until)
+        description = (
+            "staged and judged pages delivered, with manifest and chain; the S3 server is a local one, in Python"
+        )
+        return compare("publishing", site.portfolios, description, ways, rounds=rounds, until=until)

@@ -1,8 +1,7 @@
-"""How the benchmarks measure: each way of doing a thing in turn, round after round, every run in a fresh process.
+"""Measurement of the benchmarks: the candidates take turns, round after round, each run in a fresh process.
 
-pyperf and pytest-benchmark measure one thing to its end and then the next, so that a busy minute of the machine falls
-on one of them alone, and neither keeps a fresh process's peak memory beside its time. What is needed beyond them is
-this file: rounds, a process a run, and Linux's own figures of it.
+pyperf and pytest-benchmark measure one candidate after the other, so that a busy minute of the machine affects only one
+of them. Neither records a fresh process's peak memory. This file adds rounds, a process a run, and Linux's figures.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ SETTLES = 0.2  # seconds after which PostgreSQL has counted a session that ended
 
 
 class BenchmarkError(RuntimeError):
-    """A run failed, or two ways that must agree did not."""
+    """A run failed, or the ways' answers differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way of doing a thing.
+    """One candidate of a comparison.
 
-    ``prepare(scratch, **arguments)`` gets everything ready, in the fresh process, and returns the work to be timed.
-    ``scratch`` is an empty folder for this run alone. What the work returns is kept beside its figures; an
-    ``answer`` in it must be the same for every way compared.
+    ``prepare(scratch, **arguments)`` prepares the run in the fresh process and returns the work to be timed.
+    ``scratch`` is an empty folder for this run. The work's facts are stored with its figures; an ``answer`` in them
+    must be equal for all candidates.
     """
 
     name: str
@@ -51,19 +50,19 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run's figures. Seconds of processor are of the process, its threads and children; memory is in bytes."""
+    """Figures of one run. Processor seconds include threads and children; memory is in bytes."""
 
     wall: float
     processor: float
-    server: float  # seconds of processor of the PostgreSQL that served it
-    peak: int  # most memory that the process held while it worked, what was prepared included
-    prepared: int  # memory that it held before
+    server: float  # processor seconds of its PostgreSQL
+    peak: int  # peak memory during the work, with the prepared data
+    prepared: int  # memory before the work
     facts: Facts
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A way and its runs."""
+    """A candidate and its runs."""
 
     name: str
     runs: tuple[Run, ...]
@@ -109,7 +108,7 @@ class Part:
     ways: tuple[Measured, ...]
 
     def way(self, name: str) -> Measured:
-        """The way called ``name``; KeyError if it took no part."""
+        """Return the candidate ``name``; KeyError if it was not measured."""
         for way in self.ways:
             if way.name == name:
                 return way
@@ -119,7 +118,7 @@ class Part:
 def compare(
     name: str,
     portfolios: int,
-    what: str,
+    description: str,
     ways: Sequence[Way],
     *,
     rounds: int,
@@ -128,8 +127,8 @@ def compare(
 ) -> Part:
     """Run the ways A B C, A B C, ...; at least one round, none begun after ``until`` (``time.monotonic``).
 
-    ``server`` is the folder of the PostgreSQL whose time counts beside. BenchmarkError if a run fails or the ways'
-    answers differ.
+    ``server`` is the folder of the PostgreSQL whose time is measured too. BenchmarkError if a run fails or the answers
+    differ.
     """
     runs: dict[str, list[Run]] = {way.name: [] for way in ways}
     for at in range(rounds):
@@ -137,14 +136,14 @@ def compare(
             break
         for way in ways:
             runs[way.name].append(run_once(way, server))
-    answers = {repr(run.facts["answer"]) for kept in runs.values() for run in kept if "answer" in run.facts}
+    answers = {repr(run.facts["answer"]) for measured in runs.values() for run in measured if "answer" in run.facts}
     if len(answers) > 1:
-        raise BenchmarkError(f"{name}: the ways did not come to the same: {sorted(answers)}")
-    return Part(name, portfolios, what, tuple(Measured(way.name, tuple(runs[way.name])) for way in ways))
+        raise BenchmarkError(f"{name}: the ways' answers differ: {sorted(answers)}")
+    return Part(name, portfolios, description, tuple(Measured(way.name, tuple(runs[way.name])) for way in ways))
 
 
 def run_once(way: Way, server: Path | None = None) -> Run:
-    """One run in a process of its own; BenchmarkError if it fails."""
+    """Run once in a separate process; BenchmarkError if it fails."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     scratch = Path(tempfile.mkdtemp(prefix="classfeed-bench-run-"))
@@ -153,7 +152,7 @@ def run_once(way: Way, server: Path | None = None) -> Run:
         process.start()
         theirs.close()
         try:
-            told = ours.recv()
+            result = ours.recv()
         except EOFError:
             process.join()
             raise BenchmarkError(f"{way.name}: its process died with {process.exitcode}") from None
@@ -162,9 +161,9 @@ def run_once(way: Way, server: Path | None = None) -> Run:
         process.kill()  # it has ended, or this one is being stopped
         process.join()
         shutil.rmtree(scratch, ignore_errors=True)
-    if not isinstance(told, Run):
-        raise BenchmarkError(f"{way.name} failed:\n{told}")
-    return told
+    if not isinstance(result, Run):
+        raise BenchmarkError(f"{way.name} failed:\n{result}")
+    return result
 
 
 def _child(pipe: Connection, way: Way, scratch: Path, server: Path | None) -> None:
@@ -179,10 +178,10 @@ def _child(pipe: Connection, way: Way, scratch: Path, server: Path | None) -> No
         peak = memory("VmHWM")
         if server:
             time.sleep(SETTLES)
-        told: object = Run(wall, processor, server_seconds(server) - served, peak, prepared, facts)
+        result: object = Run(wall, processor, server_seconds(server) - served, peak, prepared, facts)
     except BaseException:
-        told = traceback.format_exc()
-    pipe.send(told)
+        result = traceback.format_exc()
+    pipe.send(result)
     pipe.close()
 
 
@@ -204,7 +203,7 @@ def memory(name: str) -> int:
 
 
 def forget_peak() -> None:
-    """From here on ``VmHWM`` counts anew."""
+    """Reset ``VmHWM``."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -225,7 +224,7 @@ def server_seconds(folder: Path | None) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine of the measurements."""
     model = ""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""What the measured parts say of dates that this machine can't hold: seconds by workers, and what grows beside time.
+"""Projection of the measurements to dates larger than this machine: seconds by workers, and other growing figures.
 
 Plain arithmetic, no measurement: seconds of processor a portfolio, from the largest whole job that was measured, times
 the portfolios. Steps that are shared out divide among workers; the others stay whole. PostgreSQL's own time is divided
@@ -54,13 +54,13 @@ def rates(part: Part) -> Rates:
 
 
 def seconds(of: Rates, portfolios: int, workers: int) -> float:
-    """How long a date takes: a worker is one core. Reading comes first, and waits for bigsite's sessions."""
+    """Return the duration of a date. A worker is one core; reading comes first and waits for bigsite's sessions."""
     reading = portfolios * max(of.reading, of.server / SESSIONS)
     return reading + portfolios * (of.divided / workers + of.whole)
 
 
 def rows(part: Part) -> tuple[list[str], list[list[str]]]:
-    """The model's table."""
+    """Return the model's table."""
     of = rates(part)
     header = ["portfolios", *(f"{n} worker{'s' if n > 1 else ''}" for n in WORKERS)]
     header += ["of it not divided", "document", "pages", "manifest"]

@@ -34,7 +34,7 @@ class Totals:
     units_moved: Decimal = Decimal("0.000000")
 
     def of(self, currency: str) -> CurrencySums:
-        """One currency's sums, to be added to."""
+        """Sums of one currency."""
         return self.currencies.setdefault(currency, CurrencySums())
 
     def element(self, counts: dict[str, int]) -> Any:
@@ -57,7 +57,7 @@ class Totals:
 
 
 def section(name: str, elements: list[Any]) -> Any:
-    """One of the document's sections: a record a line."""
+    """Render one of the document's sections, a record a line."""
     section = E(name, *elements)
     if elements:
         section.text = "\n"
@@ -76,7 +76,7 @@ def head(
     settlement: dt.date | None = None,
     relates: str | None = None,
 ) -> list[Any]:
-    """What every movement begins with."""
+    """Render the first elements of a movement."""
     return [
         E.TransactionId(key),
         E.PortfolioNumber(number),
@@ -88,11 +88,11 @@ def head(
     ]
 
 
-def of_security(known: Any) -> list[Any]:
-    """What a movement says of its security."""
-    return [E.Exchange(known.exchange), E.SecurityCode(known.code), *optional("Isin", known.isin)]
+def of_security(security: Any) -> list[Any]:
+    """Render a movement's elements of its security."""
+    return [E.Exchange(security.exchange), E.SecurityCode(security.code), *optional("Isin", security.isin)]
 
 
 def optional(name: str, value: object) -> list[Any]:
-    """An element, or nothing where there is no value."""
+    """Render an element; an empty text without a value."""
     return [] if value is None else [E(name, value.isoformat() if isinstance(value, dt.date) else str(value))]

@@ -55,7 +55,7 @@ CashTransaction = _orm("CashTransaction", tables.cash_transaction)
 
 @dataclass(frozen=True, slots=True)
 class Consented:
-    """A consented portfolio, its recipient's reference, and whether it gets everything (NEW) or the window (CURRENT)."""
+    """A consented portfolio with its recipient's reference. ``new``: it gets its history (NEW), not the window."""
 
     portfolio: Any
     reference: str
@@ -64,7 +64,7 @@ class Consented:
 
 @dataclass(frozen=True)
 class Export:
-    """One export: which date, whose data, which window; ``first``: the feed's first date, on which everyone is NEW."""
+    """One export: date, data and window. ``first``: the feed's first date, on which all portfolios are NEW."""
 
     session: orm.Session
     recipient: str
@@ -74,7 +74,7 @@ class Export:
     totals: Totals
 
     def consented(self) -> list[Consented]:
-        """Who consents, by portfolio number. Asked anew by every domain."""
+        """Return the consents by portfolio number. Each domain queries them again."""
         asked = (
             sa.select(Portfolio, Consent)
             .join(Consent, Consent.portfolio_id == Portfolio.portfolio_id)
@@ -87,11 +87,11 @@ class Export:
         return sorted(found, key=lambda one: str(one.portfolio.portfolio_number))
 
     def account_details(self) -> list[Any]:
-        """Each portfolio and its cash accounts."""
+        """Return each portfolio and its cash accounts."""
         accounts = self._by_portfolio(self._rows(CashAccount))
         elements = []
-        for one in self.consented():
-            portfolio = one.portfolio
+        for consent in self.consented():
+            portfolio = consent.portfolio
             details = [
                 E.PortfolioName(portfolio.portfolio_name),
                 E.EntityType(portfolio.entity_type),
@@ -116,24 +116,24 @@ class Export:
             elements.append(
                 E.Account(
                     E.PortfolioNumber(portfolio.portfolio_number),
-                    E.RecipientReference(one.reference),
+                    E.RecipientReference(consent.reference),
                     *details,
-                    consent="NEW" if one.new else "CURRENT",
-                    extract="FULL" if one.new else "DELTA",
+                    consent="NEW" if consent.new else "CURRENT",
+                    extract="FULL" if consent.new else "DELTA",
                 )
             )
         return elements
 
     def account_balances(self) -> list[Any]:
-        """Every cash account's balance at the end of the day."""
+        """Return each cash account's balance at the end of the day."""
         accounts = self._by_portfolio(self._rows(CashAccount))
         balances = {
             balance.cash_account_id: balance
             for balance in self.session.scalars(sa.select(CashBalance).where(CashBalance.as_at_date == self.day))
         }
         elements = []
-        for one in self.consented():
-            portfolio = one.portfolio
+        for consent in self.consented():
+            portfolio = consent.portfolio
             for account in sorted(accounts[portfolio.portfolio_id], key=lambda it: (it.account_number, it.currency)):
                 balance = balances[account.cash_account_id]
                 self.totals.of(account.currency).ledger_balance += balance.ledger_balance
@@ -151,13 +151,13 @@ class Export:
         return elements
 
     def investment_holdings(self) -> list[Any]:
-        """What each portfolio holds at the end of the day, at the last close."""
+        """Return each portfolio's holdings at the end of the day, at the last close."""
         holdings = self._by_portfolio(self._rows(Holding, Holding.as_at_date == self.day))
         unsettled = self._unsettled()
         securities, prices = self._securities(), self._prices()
         elements = []
-        for one in self.consented():
-            portfolio = one.portfolio
+        for consent in self.consented():
+            portfolio = consent.portfolio
             held = [(securities[it.security_id], it) for it in holdings[portfolio.portfolio_id]]
             for security, holding in sorted(held, key=lambda it: (it[0].exchange, it[0].code)):
                 price = prices.get(holding.security_id)
@@ -192,7 +192,7 @@ class Export:
         return elements
 
     def movement_transactions(self) -> list[Any]:
-        """Everything recorded for the NEW, the window's rows for the others."""
+        """Return all recorded movements of NEW portfolios, and the window's movements of the others."""
         securities = self._securities()
         accounts = {account.cash_account_id: account for account in self._rows(CashAccount)}
         trades = self._by_portfolio(self._ledger(Trade))
@@ -202,14 +202,14 @@ class Export:
         for row in self._ledger(CashTransaction):
             cash[accounts[row.cash_account_id].portfolio_id].append(row)
         elements = []
-        for one in self.consented():
-            at, number = one.portfolio.portfolio_id, one.portfolio.portfolio_number
-            found: list[tuple[str, Any, Any]] = [(f"T{row.trade_id}", row, self._trade) for row in trades[at]]
-            found += [(f"S{row.security_movement_id}", row, self._moved) for row in moved[at]]
-            found += [(f"I{row.income_id}", row, self._income) for row in incomes[at]]
-            found += [(f"C{row.cash_transaction_id}", row, self._cash) for row in cash[at]]
-            for key, row, make in sorted(found, key=lambda it: (it[1].recorded_at, it[0])):
-                if one.new or row.recorded_at >= self.window.start:
+        for consent in self.consented():
+            at, number = consent.portfolio.portfolio_id, consent.portfolio.portfolio_number
+            movements: list[tuple[str, Any, Any]] = [(f"T{row.trade_id}", row, self._trade) for row in trades[at]]
+            movements += [(f"S{row.security_movement_id}", row, self._moved) for row in moved[at]]
+            movements += [(f"I{row.income_id}", row, self._income) for row in incomes[at]]
+            movements += [(f"C{row.cash_transaction_id}", row, self._cash) for row in cash[at]]
+            for key, row, make in sorted(movements, key=lambda it: (it[1].recorded_at, it[0])):
+                if consent.new or row.recorded_at >= self.window.start:
                     parent = accounts[row.cash_account_id] if make == self._cash else securities[row.security_id]
                     elements.append(make(key, number, row, parent))
         return elements

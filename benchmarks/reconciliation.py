@@ -1,4 +1,4 @@
-"""How fast two sets of movements are compared, beside what analysts write (floats and all).
+"""Speed of comparing two sets of movements, next to an analyst's solution with floats.
 
 Both sides are Parquet of the same typed rows, with planted differences that every contender must find. DataComPy takes
 no part: its releases refuse this project's Polars.
@@ -59,13 +59,13 @@ def write_sides(folder: Path, rows: int) -> tuple[Path, Path]:
 
 
 def ours(left: Path, right: Path) -> Found:
-    """This project's judge: digests a portfolio first, pairs rows only where they differ."""
+    """Measure this project's comparison: a digest a portfolio first, then rows only where these differ."""
     found = compare(RULE, left, right, today=dt.date(2025, 3, 13), memory_limit="512MB")
     return found.of(RowClass.DIFFERS), found.of(RowClass.MISSING_LEFT), found.of(RowClass.MISSING_RIGHT)
 
 
 def pandas_merge(left: Path, right: Path) -> Found:
-    """The baseline: an outer merge with an indicator, then column by column."""
+    """Measure the baseline: an outer merge with an indicator, then column by column."""
     import pandas as pd
 
     merged = pd.read_parquet(left).merge(
@@ -74,8 +74,8 @@ def pandas_merge(left: Path, right: Path) -> Found:
     both = merged[merged["_merge"] == "both"]
     differs = pd.Series(False, index=both.index)
     for name in FIELDS:
-        one, other = both[f"{name}_l"], both[f"{name}_r"]
-        differs |= ~((one == other) | (one.isna() & other.isna()))
+        column, other = both[f"{name}_l"], both[f"{name}_r"]
+        differs |= ~((column == other) | (column.isna() & other.isna()))
     counts = merged["_merge"].value_counts()
     return int(differs.sum()), int(counts["right_only"]), int(counts["left_only"])
 
@@ -86,7 +86,7 @@ def prepare(scratch: Path, left: Path, right: Path, contender: Callable[[Path, P
 
 
 def reconciliation(portfolios: int, *, rounds: int, until: float) -> Part:
-    """Every portfolio's movements, 30 each, on both sides."""
+    """Compare the movements of all portfolios, 30 each, on both sides."""
     rows = portfolios * ROWS_A_PORTFOLIO
     with tempfile.TemporaryDirectory(prefix="classfeed-bench-") as folder:
         left, right = write_sides(Path(folder), rows)

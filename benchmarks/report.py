@@ -23,7 +23,7 @@ class Target:
 
 
 def rows_of(part: Part) -> tuple[list[str], list[list[str]]]:
-    """One part's table: header and rows. Ratios say how many times less than the baseline, the first row."""
+    """Return one part's table: header and rows. A ratio states the gain over the baseline, the first row."""
     first = part.ways[0]
     with_server = any(run.server for way in part.ways for run in way.runs)
     header = ["", "processor s", "clock s", "× processor", "× clock", "peak MB", "runs"]
@@ -47,28 +47,28 @@ def rows_of(part: Part) -> tuple[list[str], list[list[str]]]:
 
 
 def step_rows(parts: Iterable[Part]) -> tuple[list[str], list[list[str]]]:
-    """The whole job step by step, a column a size; the last column is the growth exponent of processor time."""
+    """Return the whole job by step, a column a size; the last column is the growth exponent of processor time."""
     plain = sorted(((part.portfolios, part.way(whole_job.PLAIN)) for part in parts), key=lambda it: it[0])
     header = ["", *(f"{size:,}: processor s / clock s / peak MB" for size, _ in plain), "growth"]
     rows = []
     for step in STEPS:
-        found = [tuple(way.fact("steps", step, name) for name in ("processor", "wall", "peak")) for _, way in plain]
-        cells = [f"{_seconds(cpu)} / {_seconds(wall)} / {peak / MB:,.0f}" for cpu, wall, peak in found]
-        rows.append([step, *cells, _growth([(size, it[0]) for (size, _), it in zip(plain, found, strict=True)])])
+        figures = [tuple(way.fact("steps", step, name) for name in ("processor", "wall", "peak")) for _, way in plain]
+        cells = [f"{_seconds(cpu)} / {_seconds(wall)} / {peak / MB:,.0f}" for cpu, wall, peak in figures]
+        rows.append([step, *cells, _growth([(size, it[0]) for (size, _), it in zip(plain, figures, strict=True)])])
     cells = [f"{_seconds(way.processor)} / {_seconds(way.wall)} / {way.peak / MB:,.0f}" for _, way in plain]
     rows.append(["the whole job", *cells, _growth([(size, way.processor) for size, way in plain])])
     return header, rows
 
 
 def growth(parts: Sequence[Part], name: str) -> float | None:
-    """The exponent with which the processor time of a way grows between the two largest sizes; None for one size."""
+    """Return the growth exponent of processor time between the two largest sizes; None for one size."""
     sized = sorted((part.portfolios, part.way(name).processor) for part in parts)
     return _exponent(*sized[-2:]) if len(sized) > 1 else None
 
 
 def targets(parts: Sequence[Part]) -> list[Target]:
-    """The targets that these parts can speak of, judged by processor time; the clock's ratio stands beside."""
-    found: list[Target] = []
+    """Judge the targets of these parts by processor time; the wall-clock ratio is shown too."""
+    result: list[Target] = []
     for part in parts:
         size = f"{part.portfolios:,} portfolios"
         ways = {way.name: way for way in part.ways}
@@ -77,26 +77,26 @@ def targets(parts: Sequence[Part]) -> list[Target]:
             continue
         if part.name == "rendering":
             if "E builder, whole tree" in ways:
-                found.append(
+                result.append(
                     _at_least(f"rendering against the E builder, {size}", 25, ways["E builder, whole tree"], ours)
                 )
             for floor in ("Polars, formatting alone", "DuckDB, formatting alone"):
-                found.append(_at_most(f"rendering against {floor}, {size}", 3, ways[floor], ours))
+                result.append(_at_most(f"rendering against {floor}, {size}", 3, ways[floor], ours))
         if part.name == "snapshot":
-            found.append(_at_least(f"snapshot against pandas.read_sql, {size}", 4, ways["pandas.read_sql"], ours))
-            found.append(_at_most(f"snapshot against raw COPY, {size}", 2, ways["raw COPY to nowhere"], ours))
+            result.append(_at_least(f"snapshot against pandas.read_sql, {size}", 4, ways["pandas.read_sql"], ours))
+            result.append(_at_most(f"snapshot against raw COPY, {size}", 2, ways["raw COPY to nowhere"], ours))
         if part.name.startswith("whole job"):
             if whole_job.OLD in ways:
-                what = f"{part.name} against the old exporter, {size}"
-                found.append(_at_least(what, 12, ways[whole_job.OLD], ways[whole_job.PLAIN]))
+                label = f"{part.name} against the old exporter, {size}"
+                result.append(_at_least(label, 12, ways[whole_job.OLD], ways[whole_job.PLAIN]))
             if part.portfolios >= 10_000:
                 peak = ways[whole_job.PLAIN].peak / MB
-                found.append(Target(f"peak memory, {part.name}, {size}", "< 350 MB", f"{peak:,.0f} MB", peak < 350))
+                result.append(Target(f"peak memory, {part.name}, {size}", "< 350 MB", f"{peak:,.0f} MB", peak < 350))
     for name in ("whole job, FULL", "whole job, DELTA"):
         exponent = growth([part for part in parts if part.name == name], whole_job.PLAIN)
         if exponent is not None:
-            found.append(Target(f"growth of time, {name}", "≤ 1.05", f"{exponent:.2f}", exponent <= 1.05))
-    return found
+            result.append(Target(f"growth of time, {name}", "≤ 1.05", f"{exponent:.2f}", exponent <= 1.05))
+    return result
 
 
 def _at_least(name: str, times: float, baseline: Measured, ours: Measured) -> Target:
@@ -114,7 +114,7 @@ def _at_most(name: str, times: float, floor: Measured, ours: Measured) -> Target
 
 
 def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a terminal."""
+    """Return a table for a terminal."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in (header, *rows):
@@ -124,19 +124,19 @@ def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for the docs."""
+    """Return a table for the docs."""
     rule = "|---|" + "---:|" * (len(header) - 1)
     return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def target_rows(found: Iterable[Target]) -> tuple[list[str], list[list[str]]]:
-    """The targets' table."""
+def target_rows(targets: Iterable[Target]) -> tuple[list[str], list[list[str]]]:
+    """Return the targets' table."""
     header = ["target", "aim", "measured", "by processor time"]
-    return header, [[it.name, it.target, it.measured, "met" if it.met else "missed"] for it in found]
+    return header, [[it.name, it.target, it.measured, "met" if it.met else "missed"] for it in targets]
 
 
 def as_json(part: Part) -> dict[str, Any]:
-    """A part with every single figure."""
+    """Return a part with all figures."""
     return {
         **asdict(part),
         "medians": {
@@ -147,7 +147,7 @@ def as_json(part: Part) -> dict[str, Any]:
 
 
 def from_json(figures: dict[str, Any]) -> Part:
-    """A part as ``as_json`` wrote it."""
+    """Read a part that ``as_json`` wrote."""
     ways = (Measured(way["name"], tuple(Run(**run) for run in way["runs"])) for way in figures["ways"])
     return Part(figures["name"], figures["portfolios"], figures["what"], tuple(ways))
 

@@ -1,4 +1,4 @@
-"""What the benchmarks work on: a bigsite of one size, and a store with the steps before the one measured already done.
+"""Input of the benchmarks: a bigsite of one size, and a store with the steps before the measured one.
 
 ``Day`` calls the steps of one date in order, without Dagster; ``Site`` owns the database and hands out copies of the
 store as it stood after a step.
@@ -50,12 +50,12 @@ STEPS = (SNAPSHOT, DOMAIN, HELD_BACK, STAGED, JUDGED, PUBLISHED)
 
 
 def morning_after(day: dt.date) -> dt.datetime:
-    """When the date's run starts, UTC: six hours after the cut-off."""
+    """Return the start of the date's run, UTC: six hours after the cut-off."""
     return trading_days.cutoff(day) + dt.timedelta(hours=6)
 
 
 def runtime_at(url: str, home: Path, **settings: Any) -> Runtime:
-    """What a run works with: the bigsite at ``url``, and a store under ``home``."""
+    """Return the runtime of a run: the bigsite at ``url``, and a store under ``home``."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     runtime = Runtime(Settings(bigsite_url=SecretStr(url), home=home, first_business_date=FIRST, **settings))
     start_flags(runtime.settings, FEEDS)
@@ -71,12 +71,12 @@ class Day:
 
     @cached_property
     def work(self) -> FeedRun:
-        """The feed's last steps."""
+        """Return the feed's last steps."""
         return FeedRun(self.runtime, FEED, AUDIENCE, self.day, "benchmark", morning_after(self.day))
 
     @property
     def steps(self) -> dict[str, Callable[[], object]]:
-        """Every step by its name."""
+        """Return the steps by name."""
         return dict(
             zip(STEPS, (self.snapshot, self.domains, self.hold_back, self.stage, self.judge, self.publish), strict=True)
         )
@@ -92,7 +92,7 @@ class Day:
         """Read bigsite and land it."""
         runtime, now = self.runtime, morning_after(self.day)
         settings = runtime.settings
-        taken = take_snapshot(
+        snapshot = take_snapshot(
             runtime.engine,
             runtime.store,
             self.day,
@@ -102,11 +102,11 @@ class Day:
             shard_portfolios=settings.shard_portfolios,
             sessions=settings.bigsite_sessions,
         )
-        runtime.save_reference(LANDING, self.day, taken)
-        return taken
+        runtime.save_reference(LANDING, self.day, snapshot)
+        return snapshot
 
     def domains(self) -> None:
-        """The consented portfolios, then each domain."""
+        """Build the consented portfolios, then each domain."""
         runtime, snapshot = self.runtime, self.work.snapshot()
         consented = build_consented_portfolios(runtime.store, snapshot, AUDIENCE)
         runtime.save_reference(AUDIENCE.reference(CONSENTED), self.day, consented)
@@ -116,7 +116,7 @@ class Day:
                 runtime.save_reference(AUDIENCE.reference(domain), self.day, built)
 
     def hold_back(self) -> None:
-        """Who is held back."""
+        """Hold portfolios back."""
         self.work.hold_back()
 
     def stage(self) -> Build:
@@ -124,9 +124,9 @@ class Day:
         return self.work.stage()
 
     def judge(self) -> None:
-        """The gate, over the staged bytes."""
+        """Run the gate over the staged bytes."""
         evaluations = self.work.evaluate_checks(self.work.build())
-        assert all(one.passed for one in evaluations), evaluations
+        assert all(result.passed for result in evaluations), evaluations
 
     def publish(self) -> None:
         """Deliver."""
@@ -143,11 +143,11 @@ class Site:
 
     @property
     def server(self) -> Path:
-        """The folder of its PostgreSQL."""
+        """Return the folder of its PostgreSQL."""
         return self.folder / "postgres"
 
     def after(self, day: dt.date, step: str) -> Path:
-        """A home whose store is as ``step`` of ``day`` left it, earlier dates delivered. Don't write to it: copy it."""
+        """Return a home as after ``step`` of ``day``, with earlier dates delivered. Copy it before writing."""
         home = self.folder / f"after-{day.isoformat()}-{STEPS.index(step)}"
         if not home.exists():
             making = self.folder / "making"
@@ -165,13 +165,13 @@ class Site:
 
 
 def copy(home: Path, target: Path) -> None:
-    """A copy of a home in the existing folder ``target``, by links: the store never changes a file, it replaces it."""
+    """Link a home into the existing folder ``target``: the store replaces files and never changes them."""
     shutil.copytree(home, target, copy_function=os.link, dirs_exist_ok=True)
 
 
 @contextlib.contextmanager
 def site(portfolios: int) -> Iterator[Site]:
-    """A site of one size; removed at the end."""
+    """Create a site of one size; remove it at the end."""
     with tempfile.TemporaryDirectory(prefix="classfeed-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)  # run by root, PostgreSQL is another user

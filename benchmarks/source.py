@@ -20,15 +20,15 @@ from classfeed_dagster.local.embedded_postgres import engine_from
 
 
 def prepare_snapshot(scratch: Path, url: str) -> Work:
-    """An empty store, bigsite connected."""
+    """Prepare an empty store and a connection to bigsite."""
     runtime = runtime_at(url, scratch)
     runtime.engine.connect().close()
 
     def work() -> Facts:
-        taken = Day(runtime, FIRST).snapshot()
+        landed = Day(runtime, FIRST).snapshot()
         runtime.close()
-        asked = {query.table for query in (*queries.SLICED, *queries.REFERENCES)}
-        return {"answer": {name: table.rows for name, table in sorted(taken.tables.items()) if name in asked}}
+        names = {query.table for query in (*queries.SLICED, *queries.REFERENCES)}
+        return {"answer": {name: table.rows for name, table in sorted(landed.tables.items()) if name in names}}
 
     return work
 
@@ -43,11 +43,11 @@ def prepare_read_sql(scratch: Path, url: str) -> Work:
     def work() -> Facts:
         rows: dict[str, int] = {}
         with engine.connect() as connection:
-            kept = []  # a user of pandas has the frames in memory
+            frames = []  # a user of pandas has the frames in memory
             for table, sql, values in statements:
                 # Through the driver: pandas would take the percent signs of the parameters for its own.
                 frame = pd.read_sql(sa.text(_named(sql, values)).bindparams(**values), connection)
-                kept.append(frame)
+                frames.append(frame)
                 rows[table] = len(frame)
         engine.dispose()
         return {"answer": dict(sorted(rows.items()))}
@@ -56,7 +56,7 @@ def prepare_read_sql(scratch: Path, url: str) -> Work:
 
 
 def prepare_copy(scratch: Path, url: str) -> Work:
-    """The same questions, answered to nobody."""
+    """Run the same queries, without storing the answers."""
     engine = engine_from(url)
     statements = _statements(engine)
 
@@ -76,7 +76,7 @@ def prepare_copy(scratch: Path, url: str) -> Work:
 
 
 def _statements(engine: sa.Engine) -> list[tuple[str, str, dict[str, Any]]]:
-    """What the snapshot asks, statement by statement: the table, the SQL, its parameters."""
+    """Return the snapshot's statements: table, SQL and parameters."""
     with read_only(engine) as bigsite:
         parameters = dict(query_scope(bigsite, FIRST, [AUDIENCE]).parameters)
         held = bigsite.rows(sa.text("SELECT DISTINCT security_id FROM bigsite.trade ORDER BY 1"))
@@ -96,7 +96,7 @@ def _named(sql: str, values: dict[str, Any]) -> str:
 
 
 def snapshot(site: Site, *, rounds: int, until: float) -> Part:
-    """The same statements' rows: into pandas, into Parquet, to nowhere."""
+    """Compare the same statements' rows: into pandas, into Parquet, discarded."""
     ways = [
         Way(name, prepare, {"url": site.url})
         for name, prepare in (
@@ -105,18 +105,18 @@ def snapshot(site: Site, *, rounds: int, until: float) -> Part:
             ("raw COPY to nowhere", prepare_copy),
         )
     ]
-    what = "what the first date needs of bigsite; beside the client's time, PostgreSQL's own"
-    return compare("snapshot", site.portfolios, what, ways, rounds=rounds, until=until, server=site.server)
+    description = "rows of the first date from bigsite; the client's and PostgreSQL's own time"
+    return compare("snapshot", site.portfolios, description, ways, rounds=rounds, until=until, server=site.server)
 
 
 def prepare_domains(scratch: Path, home: Path, url: str) -> Work:
-    """A store with the snapshot in it."""
+    """Prepare a store with the snapshot."""
     copy(home, scratch)
     return Day(runtime_at(url, scratch), FIRST).domains
 
 
 def prepare_parquet(scratch: Path, home: Path, url: str) -> Work:
-    """The files that the domains are made of, and those that they make."""
+    """List the files that the domains read and write."""
     runtime = runtime_at(url, home)
     landed = runtime.load_reference(LANDING, FIRST, Snapshot).tables.values()
     references = [runtime.load_reference(AUDIENCE.reference(name), FIRST, DomainReference) for name in DOMAINS]
@@ -144,5 +144,5 @@ def domains(site: Site, *, rounds: int, until: float) -> Part:
         ),
         Way("this project", prepare_domains, {"home": site.after(FIRST, SNAPSHOT), "url": url}),
     ]
-    what = "landed Parquet to the five domains' Parquet, every rule applied"
-    return compare("domains", site.portfolios, what, ways, rounds=rounds, until=until)
+    description = "landed Parquet to the five domains' Parquet, every rule applied"
+    return compare("domains", site.portfolios, description, ways, rounds=rounds, until=until)

@@ -1,7 +1,7 @@
 """The whole job of one date, from bigsite's rows to published pages: the old exporter, this project, and Dagster.
 
-On the first date everybody is NEW (FULL extracts: 30 holdings and 100 movements each), on the second CURRENT, an
-everyday DELTA. The old exporter's file is not published: what it would need for that is not counted.
+On the first date all portfolios are NEW (FULL extracts: 30 holdings and 100 movements each), on the second CURRENT, an
+ordinary DELTA. The old exporter's file is not published, so its publishing is not measured.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ def prepare_old(scratch: Path, url: str, day: dt.date) -> Work:
 
 
 def prepare_plain(scratch: Path, url: str, day: dt.date, before: Path | None) -> Work:
-    """A store, with the dates before in it; every step in one process, each timed apart as well."""
+    """Prepare a store with the earlier dates; all steps run in one process, each timed."""
     if before is not None:
         copy(before, scratch)
-    one = Day(runtime_at(url, scratch), day)
-    one.runtime.engine.connect().close()
+    date = Day(runtime_at(url, scratch), day)
+    date.runtime.engine.connect().close()
 
     def work() -> Facts:
         steps: dict[str, dict[str, float]] = {}
-        for name, step in one.steps.items():
+        for name, step in date.steps.items():
             wall, processor = time.perf_counter(), processor_seconds()
             step()
             steps[name] = {
@@ -70,8 +70,8 @@ def prepare_plain(scratch: Path, url: str, day: dt.date, before: Path | None) ->
                 "processor": processor_seconds() - processor,
                 "peak": memory("VmHWM"),
             }
-        one.runtime.close()
-        return {**_delivered(one.work.build()), "manifest_bytes": _manifest_bytes(scratch, day), "steps": steps}
+        date.runtime.close()
+        return {**_delivered(date.work.build()), "manifest_bytes": _manifest_bytes(scratch, day), "steps": steps}
 
     return work
 
@@ -91,7 +91,7 @@ def _delivered(build: Build) -> Facts:
 
 
 def prepare_dagster(scratch: Path, url: str, day: dt.date, before: Path | None, *, in_memory: bool) -> Work:
-    """The same store, and Dagster's definitions loaded as production loads them."""
+    """Prepare the same store, with Dagster's definitions loaded as in production."""
     from dagster import DagsterInstance
 
     from classfeed_dagster.orchestration.definitions import build_definitions
@@ -132,7 +132,7 @@ def whole_job(
     old: bool = True,
     dagster: tuple[str, ...] = (EPHEMERAL, SQLITE),
 ) -> Part:
-    """One date. ``old``: with the baseline, if its tree fits into memory; ``dagster``: in which ways with Dagster."""
+    """Measure one date. ``old``: with the baseline, if its tree fits into memory; ``dagster``: ways with Dagster."""
     first = day == FIRST
     before = None if first else site.after(FIRST, PUBLISHED)
     records = site.portfolios * (FULL_RECORDS if first else DELTA_RECORDS)
@@ -179,7 +179,7 @@ def prepare_command(scratch: Path, url: str, before: Path | None, executor: str)
 
 
 def prepare_start(scratch: Path) -> Work:
-    """A new Python that loads the definitions and nothing more."""
+    """Measure a new Python that only loads the definitions."""
 
     def work() -> None:
         subprocess.run([sys.executable, "-c", "import classfeed_dagster.definitions"], check=True)
@@ -188,7 +188,7 @@ def prepare_start(scratch: Path) -> Work:
 
 
 def process_starts(site: Site, *, rounds: int, until: float) -> Part:
-    """A date of few portfolios, so that the work is next to nothing: what remains is what the executor costs.
+    """Measure a date of few portfolios, which shows the executor's own cost.
 
     A process a step costs minutes: where the budget counts, it has one round.
     """

@@ -34,7 +34,7 @@ Make = Callable[..., etree._Element]
 
 
 def e_builder(frames: Frames, header: PageHeader, totals: Totals, path: Path) -> None:
-    """The baseline: lxml's E builder, one call an element, the whole document as a tree."""
+    """Measure the baseline: lxml's E builder, one call an element, the whole document as a tree."""
     maker = ElementMaker(namespace=epi.NAMESPACE, nsmap={None: epi.NAMESPACE})
 
     def make(name: str, *content: Any, **attributes: str) -> etree._Element:
@@ -139,7 +139,7 @@ def xmlfile(frames: Frames, header: PageHeader, totals: Totals, path: Path) -> N
 
 
 def polars_formatting(frames: Frames, header: PageHeader, totals: Totals, path: Path) -> None:
-    """A floor: the same text by one Polars expression a record type."""
+    """Measure a floor: the same text by one Polars expression a record type."""
     texts: dict[str, Any] = {}
     for section in epi.SECTIONS:
         frame = frames[section.record.frame.name]
@@ -174,7 +174,7 @@ def _polars(record: RecordMapping, end: str) -> pl.Expr:
 
 
 def duckdb_formatting(frames: Frames, header: PageHeader, totals: Totals, path: Path) -> None:
-    """A floor: the same text by one DuckDB query a record type, over the frames as they are."""
+    """Measure a floor: the same text by one DuckDB query a record type, over the frames as they are."""
     with duckdb.connect(config={"preserve_insertion_order": True}) as db:
         for name, frame in frames.items():
             db.register(name, frame.to_arrow(compat_level=pl.CompatLevel.oldest()))

@@ -1,1 +1,1 @@
-"""Everything that puts classfeed into AWS: the infrastructure as typed Python, the release, the image's parts."""
+"""Deployment of classfeed to AWS: the infrastructure as typed Python, the release, the image's parts."""

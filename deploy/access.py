@@ -1,4 +1,4 @@
-"""Who may do what in an environment: every role and the boundary of them all. A stack of its own, reviewed apart.
+"""Permissions of an environment: its roles and their boundary. A separate stack with its own review.
 
 It needs nothing of the other stacks: buckets, clusters and roles go by the names that ``environments.py`` gives them,
 and the key by its alias. So it stands first, and an administrator can make it before the pipeline has a role to use.
@@ -28,7 +28,7 @@ class Access(Stack):
         self._renew()
 
     def _boundary(self) -> iam.CfnManagedPolicy:
-        """No role of this environment can ever do more, whatever is attached to it."""
+        """Return the boundary of all roles of this environment, which limits any attached policy."""
         deployment = self.deployment
         return iam.CfnManagedPolicy(
             self, "Boundary", managed_policy_name=deployment.name("boundary"),

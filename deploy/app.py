@@ -24,7 +24,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def build(outdir: str) -> App:
-    """The app with every stack of every environment."""
+    """Return the app with all stacks of all environments."""
     context = {"aws:cdk:enable-path-metadata": False, "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True}
     app = App(outdir=outdir, analytics_reporting=False, context=context)
 
@@ -47,7 +47,7 @@ def build(outdir: str) -> App:
 
 
 def templates() -> dict[str, dict[str, Any]]:
-    """Every stack's template by name."""
+    """Return the stacks' templates by name."""
     with tempfile.TemporaryDirectory() as folder:
         build(folder).synth()
         return {
@@ -57,20 +57,20 @@ def templates() -> dict[str, dict[str, Any]]:
 
 
 def text(template: dict[str, Any]) -> str:
-    """A template as it is committed."""
+    """Return a template in its committed form."""
     return json.dumps(template, indent=1, sort_keys=True) + "\n"
 
 
 def main() -> None:
-    """Write the templates, and remove those of stacks that are no more."""
+    """Write the templates, and remove those of stacks that no longer exist."""
     TEMPLATES.mkdir(exist_ok=True)
-    found = templates()
-    for name, template in found.items():
+    rendered = templates()
+    for name, template in rendered.items():
         (TEMPLATES / f"{name}.json").write_text(text(template))
     for path in TEMPLATES.glob("*.json"):
-        if path.stem not in found:
+        if path.stem not in rendered:
             path.unlink()
-    sys.stdout.write("\n".join(sorted(found)) + "\n")
+    sys.stdout.write("\n".join(sorted(rendered)) + "\n")
 
 
 if __name__ == "__main__":

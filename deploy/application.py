@@ -1,4 +1,4 @@
-"""What every release renews: the tasks and services of one image, and the load balancer in front of them."""
+"""Resources that each release renews: the tasks and services of one image, and their load balancer."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ class Application(Stack):
 
     @property
     def balancer_arn(self) -> str:
-        """The load balancer, whose signature the door asks for. Its name is ours; the rest of the ARN is AWS's."""
+        """Return the ARN prefix of the load balancer whose signature the support page requires."""
         return (
             f"arn:aws:elasticloadbalancing:{self.deployment.region}:{self.deployment.account}:loadbalancer/app/"
             f"{self.deployment.name('web')}/"

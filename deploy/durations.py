@@ -17,7 +17,7 @@ from typing import Any
 
 
 def durations(answer: Any) -> list[dict[str, Any]]:
-    """One record a finished job: name, outcome, seconds waited and worked. ``answer``: one or several pages."""
+    """Return one record a finished job: name, outcome, seconds waited and worked. ``answer``: one or several pages."""
     pages = answer if isinstance(answer, list) else [answer]
     records = []
     for job in (job for page in pages for job in page["jobs"]):
@@ -45,11 +45,11 @@ def summary(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[int, float,
             worked[record["job"]].append(record["worked_seconds"])
     return {
         job: (
-            len(found),
-            statistics.median(found),
-            statistics.quantiles(found, n=20, method="inclusive")[-1] if len(found) > 1 else float(found[0]),
+            len(seconds),
+            statistics.median(seconds),
+            statistics.quantiles(seconds, n=20, method="inclusive")[-1] if len(seconds) > 1 else float(seconds[0]),
         )
-        for job, found in sorted(worked.items())
+        for job, seconds in sorted(worked.items())
     }
 
 
@@ -60,7 +60,8 @@ def main() -> None:
     with target.open("a") as lines:
         lines.writelines(json.dumps(record, sort_keys=True) + "\n" for record in records)
     rows = [
-        f"| {one['job']} | {one['outcome']} | {one['waited_seconds']} | {one['worked_seconds']} |" for one in records
+        f"| {record['job']} | {record['outcome']} | {record['waited_seconds']} | {record['worked_seconds']} |"
+        for record in records
     ]
     sys.stdout.write("\n".join(["| job | outcome | waited, s | worked, s |", "|---|---|---|---|", *rows]) + "\n")
 

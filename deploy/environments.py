@@ -1,4 +1,4 @@
-"""What differs between dev, staging and production: one table. Stacks read it; none is copied.
+"""Differences between dev, staging and production, in one table that the stacks read.
 
 Production has an account of its own; dev and staging share another, which also keeps the image registry.
 """
@@ -51,7 +51,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One environment, and the names of what is in it. Names are made here, so that policies can be plain data."""
+    """One environment, with the names of its resources, so that policies can be plain data."""
 
     env: str
     account: str
@@ -72,20 +72,20 @@ class Deployment:
 
     @property
     def production(self) -> bool:
-        """True where real customers' data is."""
+        """Return True for the environment with real customers' data."""
         return not self.simulated
 
-    def name(self, what: str) -> str:
-        """The name of something of this environment."""
-        return f"classfeed-{self.env}-{what}"
+    def name(self, resource: str) -> str:
+        """Return the name of a resource of this environment."""
+        return f"classfeed-{self.env}-{resource}"
 
-    def role(self, what: str) -> str:
-        """The ARN of a role of this environment."""
-        return f"arn:aws:iam::{self.account}:role/{self.name(what)}"
+    def role(self, name: str) -> str:
+        """Return the ARN of a role of this environment."""
+        return f"arn:aws:iam::{self.account}:role/{self.name(name)}"
 
     @property
     def data_bucket(self) -> str:
-        """The object store."""
+        """Return the bucket of the object store."""
         return f"{self.name('data')}-{self.account}"
 
     @property
@@ -95,21 +95,21 @@ class Deployment:
 
     @property
     def key_alias(self) -> str:
-        """The key that everything of this environment is encrypted with."""
+        """Return the encryption key of this environment."""
         return f"alias/{self.name('data')}"
 
     @property
     def cluster_arn(self) -> str:
-        """The ECS cluster."""
+        """Return the ECS cluster."""
         return f"arn:aws:ecs:{self.region}:{self.account}:cluster/{self.name('cluster')}"
 
     def task(self, family: str) -> str:
-        """Every revision of a task definition."""
+        """Return the ARN pattern of all revisions of a task definition."""
         return f"arn:aws:ecs:{self.region}:{self.account}:task-definition/{self.name(family)}:*"
 
-    def secret(self, what: str) -> str:
-        """The ARN of a secret, with the six characters that Secrets Manager adds."""
-        return f"arn:aws:secretsmanager:{self.region}:{self.account}:secret:classfeed/{self.env}/{what}-??????"
+    def secret(self, name: str) -> str:
+        """Return the ARN pattern of a secret, with the six characters that Secrets Manager adds."""
+        return f"arn:aws:secretsmanager:{self.region}:{self.account}:secret:classfeed/{self.env}/{name}-??????"
 
     @property
     def flags_parameter(self) -> str:
@@ -161,5 +161,5 @@ DEPLOYMENTS = (
 
 
 def deployment(env: str) -> Deployment:
-    """The environment called ``env``; KeyError if there is none."""
+    """Return the environment ``env``; KeyError if there is none."""
     return {one.env: one for one in DEPLOYMENTS}[env]

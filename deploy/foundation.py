@@ -1,4 +1,4 @@
-"""What outlives every release: network, key, buckets, queue, secrets, Dagster's database. Kept if a stack goes."""
+"""Resources that outlive releases: network, key, buckets, queue, secrets, Dagster's database. Retained on deletion."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Foundation(Stack):
         )
 
     def _groups(self) -> dict[str, ec2.SecurityGroup]:
-        """A security group for each kind of thing; each may talk to what it needs, and to nothing else."""
+        """Create a security group for each kind of resource, with only the connections that it needs."""
         groups = {
             name: ec2.SecurityGroup(
                 self, f"{name.title()}Group", vpc=self.vpc, allow_all_outbound=False, description=description,
@@ -192,9 +192,9 @@ class Foundation(Stack):
         return bucket
 
     def _archive(self, data: s3.Bucket) -> None:
-        """What lasts, copied at once into a bucket that nobody can erase from, not even the account's owner.
+        """Replicate permanent objects at once into a bucket from which no account, not even the owner's, can delete.
 
-        Object lock's default retention is for a whole bucket, and landing must be gone after 90 days: hence another.
+        Object lock's default retention covers a whole bucket, and landing must be removed after 90 days.
         """
         archive = s3.Bucket(
             self, "Archive", bucket_name=f"{self.deployment.name('archive')}-{self.account}", versioned=True,

@@ -1,4 +1,4 @@
-"""Everything that checks what is deployed: ``make lint-deploy``, which gives it an environment of its own.
+"""Checks of the deployment's files: ``make lint-deploy``, in their own environment.
 
 The committed templates are what the code makes, small enough for CloudFormation, and pass cfn-lint and checkov but for
 what ``exceptions.yaml`` names with its reason; the Dockerfile passes hadolint, the workflows zizmor and actionlint, the
@@ -41,7 +41,7 @@ def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def files() -> list[Path]:
-    """The committed templates."""
+    """Return the committed templates."""
     return sorted(TEMPLATES.glob("*.json"))
 
 
@@ -63,33 +63,33 @@ def sizes() -> Iterator[str]:
             yield f"{path.name}: {size} bytes, more than {LARGEST}"
 
 
-def unexpected(tool: str, found: Found) -> Iterator[str]:
-    """What a linter found that is no exception, and exceptions that nothing needs."""
-    listed: Mapping[str, Mapping[str, Any]] = yaml.safe_load(EXCEPTIONS.read_text())[tool]
-    expected = {(rule, where) for rule, one in listed.items() for where in one["where"]}
-    yield from (f"{where}: {rule}" for rule, where in sorted(found - expected))
-    yield from (f"{where}: {rule} is excepted and not found" for rule, where in sorted(expected - found))
+def unexpected(tool: str, findings: Found) -> Iterator[str]:
+    """Return a linter's findings that are no exceptions, and exceptions without a finding."""
+    exceptions: Mapping[str, Mapping[str, Any]] = yaml.safe_load(EXCEPTIONS.read_text())[tool]
+    expected = {(rule, place) for rule, exception in exceptions.items() for place in exception["where"]}
+    yield from (f"{place}: {rule}" for rule, place in sorted(findings - expected))
+    yield from (f"{place}: {rule} is excepted but not reported" for rule, place in sorted(expected - findings))
 
 
 def cfn_lint() -> Iterator[str]:
     """cfn-lint's findings."""
-    done = run("cfn-lint", "--format", "json", *map(str, files()))
-    matches = json.loads(done.stdout)
-    yield from unexpected("cfn-lint", {(one["Rule"]["Id"], Path(one["Filename"]).stem) for one in matches})
+    output = run("cfn-lint", "--format", "json", *map(str, files()))
+    matches = json.loads(output.stdout)
+    yield from unexpected("cfn-lint", {(match["Rule"]["Id"], Path(match["Filename"]).stem) for match in matches})
 
 
 def checkov() -> Iterator[str]:
     """checkov's findings."""
     options = ("--framework", "cloudformation", "--output", "json", "--compact", "--quiet", "--skip-download")
-    done = run("checkov", "--directory", str(TEMPLATES), *options)
-    report = json.loads(done.stdout)
+    output = run("checkov", "--directory", str(TEMPLATES), *options)
+    report = json.loads(output.stdout)
     failed = report["results"]["failed_checks"]
     sys.stdout.write(f"checkov: {report['summary']['passed']} checks passed, {len(failed)} are exceptions\n")
-    yield from unexpected("checkov", {(one["check_id"], Path(one["file_path"]).stem) for one in failed})
+    yield from unexpected("checkov", {(check["check_id"], Path(check["file_path"]).stem) for check in failed})
 
 
 def scripts() -> list[str]:
-    """Every shell script."""
+    """Return the shell scripts."""
     folders = (ROOT / "deploy", ROOT / "scripts", ROOT / ".ci")
     return [
         str(path.relative_to(ROOT))
@@ -102,12 +102,12 @@ def scripts() -> list[str]:
 
 
 def plain(tool: str, *arguments: str) -> Callable[[], Iterator[str]]:
-    """A tool that tells by its exit code, in its own words."""
+    """Return a check by a tool's exit code and output."""
 
     def check() -> Iterator[str]:
-        done = run(tool, *arguments)
-        if done.returncode:
-            yield (done.stdout + done.stderr).strip()
+        output = run(tool, *arguments)
+        if output.returncode:
+            yield (output.stdout + output.stderr).strip()
 
     return check
 
@@ -125,13 +125,13 @@ CHECKS: tuple[tuple[str, str, Callable[[], Iterator[str]]], ...] = (
 
 
 def main() -> None:
-    """Run every check, say what each found, and fail if one found anything."""
+    """Run the checks and print their findings; fail if there is one."""
     failed = False
-    for what, tool, check in CHECKS:
-        found = list(check())
-        failed |= bool(found)
-        result = "finds nothing" if not found else "\n  ".join(["finds:", *found])
-        sys.stdout.write(f"{tool} {importlib.metadata.version(tool)}, {what}: {result}\n")
+    for subject, tool, check in CHECKS:
+        findings = list(check())
+        failed |= bool(findings)
+        result = "finds nothing" if not findings else "\n  ".join(["finds:", *findings])
+        sys.stdout.write(f"{tool} {importlib.metadata.version(tool)}, {subject}: {result}\n")
     sys.exit(failed)
 
 

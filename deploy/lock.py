@@ -1,8 +1,8 @@
-"""Lock what is installed apart from the project's own environment, at the versions the tests ran with, with hashes.
+"""Locks of the other environments, with hashes, at the versions that the tests ran with.
 
-Three locks: the image's run-time dependencies (it must not carry the test tools), what builds the wheel in it, and the
-infrastructure's tools. `requirements.lock` constrains them, so that they cannot drift apart from what was tested. Part
-of ``make lock``; needs uv beside the interpreter.
+Three locks: the image's run-time dependencies (without test tools), the tools that build its wheel, and the
+infrastructure's tools. `requirements.lock` constrains them, so that they equal the tested versions. Part of
+``make lock``; needs uv next to the interpreter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Lock:
 
     @property
     def path(self) -> Path:
-        """The lock file."""
+        """Return the lock file."""
         return ROOT / "deploy" / self.name
 
 
@@ -47,7 +47,7 @@ def pins(lock: Path) -> dict[str, str]:
 
 
 def command(lock: Lock) -> list[str]:
-    """The resolver's command line for one lock, relative to the project's root."""
+    """Return the resolver's command line for one lock, relative to the project's root."""
     extras = [argument for extra in lock.extras for argument in ("--extra", extra)]
     constraint = ["--constraint", PROJECT_LOCK.name] if lock.constrained else []
     return [

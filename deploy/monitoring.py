@@ -38,7 +38,7 @@ class Alarm:
 
 
 def of_objectives(deployment: Deployment) -> tuple[Alarm, ...]:
-    """An alarm for each service level of each feed that reaches people."""
+    """Yield an alarm for each service level of each feed with alarms."""
     return tuple(
         Alarm(
             f"{one.name}-{feed.replace('_', '-')}", one.metric, one.question, one.above, one.name,
@@ -66,7 +66,7 @@ def of_parts(deployment: Deployment, balancer: str) -> tuple[Alarm, ...]:
 
 
 class Monitoring(Stack):
-    """What wakes people, and what money is spent."""
+    """Alarms and the budget of an environment."""
 
     def __init__(self, scope: Construct, deployment: Deployment, foundation: Foundation, application: Application,
                  **options: object) -> None:  # fmt: skip

@@ -15,9 +15,9 @@ LIMIT = 3000  # characters that Slack shows of a message
 
 
 def text(environ: Mapping[str, str]) -> str:
-    """The message, with what Slack would take for a mention or a link made harmless: commits are anybody's words."""
-    what = " ".join(part for part in (environ["WHAT"], environ.get("TOOK", "")) if part)
-    lines = [f"classfeed {environ['ENVIRONMENT']}: {what}", environ["DIGEST"]]
+    """Return the message, escaped so that a commit's text cannot become a mention or a link."""
+    escaped = " ".join(part for part in (environ["WHAT"], environ.get("TOOK", "")) if part)
+    lines = [f"classfeed {environ['ENVIRONMENT']}: {escaped}", environ["DIGEST"]]
     if environ.get("BY"):
         lines.append(f"by {environ['BY']}")
     lines.append(environ.get("CHANGES", "") or "- nothing new")

@@ -1,4 +1,4 @@
-"""Who may do what, as plain data: one function a role, each giving the statements of its policy.
+"""Permissions as plain data: one function a role, which returns the statements of its policy.
 
 A role for each component and environment. Nothing here knows of CDK; a test evaluates these statements, and those of
 the committed templates, over a table of actions that must be allowed and of actions that must not.
@@ -85,7 +85,7 @@ def _list(deployment: Deployment, prefixes: Iterable[str], *, operator: str = "S
 
 
 def worker(deployment: Deployment) -> list[Statement]:
-    """A run: the only role that reads and writes customers' data. It creates what lasts, and never changes it."""
+    """Allow a run, the only role with customers' data, to create permanent objects, never to change them."""
     lasting = _objects(deployment, (f"{prefix}/*" for prefix in LASTING))
     return [
         _list(deployment, (*LASTING, *WORKING)),
@@ -111,7 +111,7 @@ def worker(deployment: Deployment) -> list[Statement]:
 
 
 def code(deployment: Deployment) -> list[Statement]:
-    """The code server: schedules and sensors. It reads records of what happened, and no customer's data."""
+    """Allow the code server, with schedules and sensors, to read records of events but no customers' data."""
     return [
         _list(deployment, ("delivered", "shadow", "transmitted", "chain", "quarantine", "releases", "landing", "legacy",
                            "reruns", *STATES)),
@@ -134,7 +134,7 @@ def code(deployment: Deployment) -> list[Statement]:
 
 
 def daemon(deployment: Deployment) -> list[Statement]:
-    """The daemon starts run workers, in this cluster and of this task definition, and nothing else."""
+    """Allow the daemon only to start run workers of this task definition in this cluster."""
     in_cluster = {"ArnEquals": {"ecs:cluster": deployment.cluster_arn}}
     tasks = f"arn:aws:ecs:{deployment.region}:{deployment.account}:task/{deployment.name('cluster')}/*"
     return [
@@ -153,7 +153,7 @@ def daemon(deployment: Deployment) -> list[Statement]:
 
 
 def web(deployment: Deployment) -> list[Statement]:
-    """A webserver shows compute logs. What it may do else is Dagster's database, which its start role lets it reach."""
+    """Allow a webserver to read compute logs. Its access to Dagster's database comes from its start role."""
     return [
         _allow("ReadLogs", ["s3:GetObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
         _key(deployment, "Decrypt"),
@@ -161,7 +161,7 @@ def web(deployment: Deployment) -> list[Statement]:
 
 
 def operator(deployment: Deployment) -> list[Statement]:
-    """The operators' webserver: what a webserver may, and stopping a run, which Dagster does from the webserver."""
+    """Allow the operators' webserver to stop runs, in addition to a webserver's permissions."""
     in_cluster = {"ArnEquals": {"ecs:cluster": deployment.cluster_arn}}
     tasks = f"arn:aws:ecs:{deployment.region}:{deployment.account}:task/{deployment.name('cluster')}/*"
     return [
@@ -172,7 +172,7 @@ def operator(deployment: Deployment) -> list[Statement]:
 
 
 def watchdog(deployment: Deployment) -> list[Statement]:
-    """The watchdog outside Dagster looks for manifests and heartbeats, and keeps the state of its one incident."""
+    """Allow the watchdog to read manifests and heartbeats, and to store the state of its incident."""
     states = ("incidents", "raised-incidents", "closed-incidents")
     return [
         _list(deployment, ("delivered", "shadow", "chain", "heartbeats", *states)),
@@ -188,7 +188,7 @@ def watchdog(deployment: Deployment) -> list[Statement]:
 
 
 def legacy(deployment: Deployment) -> list[Statement]:
-    """The old apps put their files where parity compares them, and do nothing else."""
+    """Allow the old apps only to store their files for parity."""
     return [
         _allow("PutOldFiles", ["s3:PutObject"], _objects(deployment, ("legacy/*",))),
         _key(deployment, "GenerateDataKey"),
@@ -205,7 +205,7 @@ def oncall(deployment: Deployment) -> list[Statement]:
 
 
 def door(deployment: Deployment) -> list[Statement]:
-    """The support door puts requests on record, create-only, and looks at what was delivered."""
+    """Allow the support page to create requests and to read deliveries."""
     requests = _objects(deployment, ("reruns/*",))
     return [
         _list(deployment, ("delivered", "reruns")),
@@ -252,7 +252,7 @@ def support(deployment: Deployment) -> list[Statement]:
 
 
 def deployer(deployment: Deployment) -> list[Statement]:
-    """The pipeline's role in one environment: changes this environment's stacks through CloudFormation's own role."""
+    """Allow the pipeline to change this environment's stacks through CloudFormation's own role."""
     stacks = f"arn:aws:cloudformation:{deployment.region}:{deployment.account}:stack/{deployment.name('*')}/*"
     return [
         _allow(
@@ -306,12 +306,12 @@ def schedule(deployment: Deployment) -> list[Statement]:
 
 
 def nothing(deployment: Deployment) -> list[Statement]:
-    """The migration step talks to Dagster's database, which needs no permission of AWS's."""
+    """Allow nothing: the migration step uses only Dagster's database, which needs no permission of AWS."""
     return [_deny("NeverData", ["s3:*"], _objects(deployment, ("*",)))]
 
 
 def start(deployment: Deployment, secrets: Iterable[str]) -> list[Statement]:
-    """What ECS needs to start a task: its image, its log, its secrets. The task itself doesn't have this role."""
+    """Allow ECS to start a task: its image, log and secrets. The task itself does not have this role."""
     return [
         _allow("Login", ["ecr:GetAuthorizationToken"], ["*"]),
         _allow(
@@ -339,7 +339,7 @@ def _documents_stay_closed(deployment: Deployment) -> list[Statement]:
 
 
 def notes(deployment: Deployment) -> list[Statement]:
-    """The pipeline's job that says that an approval is waited for: where Slack listens, what runs, what would."""
+    """Allow the pipeline's job that announces a pending approval to read the Slack token and the versions."""
     return [
         _allow("TellSlack", ["secretsmanager:GetSecretValue"], [deployment.secret("release-notes")]),
         _allow("ReadTheReleases", ["ssm:GetParameter"], [_release(deployment)]),
@@ -349,7 +349,7 @@ def notes(deployment: Deployment) -> list[Statement]:
 
 
 def github(deployment: Deployment | None = None, environment: str = "") -> Statement:
-    """Who may take the deployer's role: the pipeline's job for exactly this environment, of exactly this workflow.
+    """Trust exactly one environment's job of exactly one workflow to assume the deployer's role.
 
     Without an environment: the build's job on main, which may push an image and nothing else.
     """
@@ -375,7 +375,7 @@ def github(deployment: Deployment | None = None, environment: str = "") -> State
 
 
 def builder() -> list[Statement]:
-    """The pipeline's role that pushes the image. It can change no environment."""
+    """Allow the pipeline's role to push the image. It can change no environment."""
     return [
         _allow("Login", ["ecr:GetAuthorizationToken"], ["*"]),
         _allow(

@@ -1,10 +1,10 @@
-"""Are our own HTML pages readable by everybody? In Chromium: on a phone and a desk, light and dark, by keyboard.
+"""Accessibility check of the HTML pages in Chromium: on a phone and a desk, light and dark, by keyboard.
 
     python scripts/accessibility.py --axe .browser/node_modules/axe-core/axe.min.js report.html trace.html
 
-Asserts that nothing scrolls sideways at 360 pixels but what has a box of its own, that the keyboard reaches every such
-box and everything that opens, and, with axe-core's file, that axe finds no violation. Exit code 1 lists what was found.
-``--out`` keeps a picture of each.
+Asserts that at 360 pixels only content in its own box scrolls sideways, that the keyboard reaches these boxes and all
+content that opens, and, with axe-core's file, that axe reports no violation. Exit code 1 lists the problems. ``--out``
+stores an image of each page.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "b
 
 
 def problems(page: Any, address: str, axe: str | None) -> Iterator[str]:
-    """What is wrong with the page as it is shown now."""
+    """Yield the problems of the page as it is shown now."""
     if (beyond := page.evaluate(_WIDE)) > 0:
         yield f"{address}: the page scrolls sideways by {beyond} pixels"
     for cut in page.evaluate(_CUT):
@@ -46,17 +46,17 @@ def problems(page: Any, address: str, axe: str | None) -> Iterator[str]:
         yield f"{address}: the keyboard reaches {reached} of {stops} stops"
     if axe is not None:
         page.evaluate(axe)
-        found = page.evaluate("options => axe.run(document, options)", _RULES)
-        for one in found["violations"]:
-            nodes = "; ".join(node["html"][:100] for node in one["nodes"][:3])
-            yield f"{address}: axe: {one['id']} ({one['impact']}): {one['help']}: {nodes}"
+        report = page.evaluate("options => axe.run(document, options)", _RULES)
+        for violation in report["violations"]:
+            nodes = "; ".join(node["html"][:100] for node in violation["nodes"][:3])
+            yield f"{address}: axe: {violation['id']} ({violation['impact']}): {violation['help']}: {nodes}"
 
 
 def look(files: list[Path], axe: str | None, chromium: str, out: Path | None) -> list[str]:
-    """Every page in every size and scheme; what is wrong."""
+    """Return the problems of all pages in all sizes and schemes."""
     from playwright.sync_api import sync_playwright
 
-    found: list[str] = []
+    result: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for file in files:
@@ -68,29 +68,29 @@ def look(files: list[Path], axe: str | None, chromium: str, out: Path | None) ->
                     page.goto(file.resolve().as_uri())
                     for closed in page.locator("details:not([open]) > summary").all()[:3]:
                         closed.click()
-                    found += problems(page, f"{file.name} on a {size}, {scheme}", axe)
+                    result += problems(page, f"{file.name} on a {size}, {scheme}", axe)
                     if out is not None:
                         out.mkdir(parents=True, exist_ok=True)
                         page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
                         page.screenshot(path=out / f"{file.stem}-{size}-{scheme}.png")
                     page.close()
         browser.close()
-    return found
+    return result
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--axe", type=Path, help="axe-core's axe.min.js; without it, only our own assertions")
     parser.add_argument("--out", type=Path, help="a folder for pictures")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("pages", nargs="+", type=Path)
-    given = parser.parse_args()
-    axe = given.axe.read_text() if given.axe else None
-    found = look(given.pages, axe, given.chromium, given.out)
-    for one in found:
-        sys.stderr.write(f"{one}\n")
-    sys.exit(1 if found else 0)
+    arguments = parser.parse_args()
+    axe = arguments.axe.read_text() if arguments.axe else None
+    result = look(arguments.pages, axe, arguments.chromium, arguments.out)
+    for problem in result:
+        sys.stderr.write(f"{problem}\n")
+    sys.exit(1 if result else 0)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Takes docs/images/alert-*.png: our messages as Slack shows them, from the very blocks that Slack is sent.
+"""Renderer of docs/images/alert-*.png: messages as Slack shows them, from the blocks that are sent to Slack.
 
     .venv/bin/python scripts/alert_images.py
 
-Needs a browser as scripts/screenshots.py does (``make browser`` sets one up). Only the look is imitated here; every
-word comes from the product, worked out from the example facts of the tests' ``sample_incidents``.
+Needs a browser as scripts/screenshots.py does (``make browser`` sets one up). Only the appearance is imitated here; the
+text comes from the product, derived from the example facts of the tests' ``sample_incidents``.
 """
 
 from __future__ import annotations
@@ -71,29 +71,29 @@ def mrkdwn(text: str) -> str:
     text = re.sub(r"&lt;([^|]+?)\|(.+?)&gt;", r'<a href="\1">\2</a>', html.escape(html.unescape(text), quote=False))
     text = re.sub(r"\*([^*\n]+)\*", r"<b>\1</b>", text)
     text = re.sub(r"~([^~\n]+)~", r"<s>\1</s>", text)
-    for name, drawn in _SIGNS.items():
-        text = text.replace(name, f'<svg class="sign" width="18" height="18">{drawn}</svg>')
+    for name, svg in _SIGNS.items():
+        text = text.replace(name, f'<svg class="sign" width="18" height="18">{svg}</svg>')
     return text.replace("\n", "<br>")
 
 
-def block(one: dict[str, Any]) -> str:
-    """One block of Block Kit."""
-    if one["type"] == "context":
-        return f'<div class="context">{" ".join(mrkdwn(element["text"]) for element in one["elements"])}</div>'
-    if "fields" in one:
-        cells = "".join(f"<div>{mrkdwn(cell['text'])}</div>" for cell in one["fields"])
+def block(block_: dict[str, Any]) -> str:
+    """Render one block of Block Kit."""
+    if block_["type"] == "context":
+        return f'<div class="context">{" ".join(mrkdwn(element["text"]) for element in block_["elements"])}</div>'
+    if "fields" in block_:
+        cells = "".join(f"<div>{mrkdwn(cell['text'])}</div>" for cell in block_["fields"])
         return f'<div class="section fields">{cells}</div>'
-    return f'<div class="section">{mrkdwn(one["text"]["text"])}</div>'
+    return f'<div class="section">{mrkdwn(block_["text"]["text"])}</div>'
 
 
 def message(body: str, at: str) -> str:
-    """A message of ours, as the channel shows it."""
+    """Render a message of classfeed, as the channel shows it."""
     head = f'<span class="who">classfeed</span><span class="app">APP</span><span class="when">{at}</span>'
     return f'<div class="message"><div class="face">cf</div><div>{head}{body}</div></div>'
 
 
 def page(body: str) -> str:
-    """A channel with one message."""
+    """Render a channel with one message."""
     return (
         f'<!doctype html><meta charset="utf-8"><style>{_STYLE}</style><div id="shot">'
         f'<div class="channel"># classfeed</div>{body}</div>'
@@ -103,8 +103,8 @@ def page(body: str) -> str:
 PAST_DEADLINE = "9:02 AM"
 
 
-class _Heard:
-    # In place of Slack's client: keeps what it is told.
+class _RecordingClient:
+    # Replaces Slack's client and records its calls.
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
@@ -117,11 +117,11 @@ class _Heard:
 
 
 def recovered(incident: Incident) -> str:
-    """The message once it is over, with the reply in its thread: what the product sends at that moment."""
-    heard = _Heard()
-    teller = SlackMessenger(heard, "#classfeed", LINKS)  # type: ignore[arg-type]  # as much of a client as is called
-    teller.recovered(Thread(channel="#classfeed", ts="1"), incident, dt.timedelta(minutes=129))
-    reply, update = heard.calls
+    """Render a resolved incident's message, with the reply in its thread, as the product sends them."""
+    client = _RecordingClient()
+    messenger = SlackMessenger(client, "#classfeed", LINKS)  # type: ignore[arg-type]  # has the called methods only
+    messenger.recovered(Thread(channel="#classfeed", ts="1"), incident, dt.timedelta(minutes=129))
+    reply, update = client.calls
     body = (
         "".join(map(block, update["blocks"])) + '<span class="edited">(edited)</span><div class="thread">1 reply</div>'
     )
@@ -130,7 +130,7 @@ def recovered(incident: Incident) -> str:
 
 
 def pages() -> Iterator[tuple[str, str]]:
-    """Every picture's name and its HTML."""
+    """Yield each image's name and HTML."""
     for title, incident in samples().items():
         told_at = PAST_DEADLINE if title.startswith("Late") else "7:02 AM"
         yield f"alert-{picture_name(title)}", page(message("".join(map(block, blocks(incident, LINKS))), told_at))
@@ -138,16 +138,16 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--playwright", default=str(ROOT / ".browser" / "bin" / "python"))
     parser.add_argument("--chromium", default="/usr/bin/chromium")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for name, text in pages():
             Path(folder, f"{name}.html").write_text(text, encoding="utf-8")
-        command = [given.playwright, "-c", _TAKE, folder, str(given.out), given.chromium]
+        command = [arguments.playwright, "-c", _TAKE, folder, str(arguments.out), arguments.chromium]
         subprocess.run(command, check=True)  # noqa: S603 - our own program in the browser's environment
 
 

@@ -1,7 +1,7 @@
-"""Writes ``classfeed_dagster/asx_holidays.txt`` from the library of exchange calendars, after that was updated.
+"""Writer of ``classfeed_dagster/asx_holidays.txt`` from the library of exchange calendars, after its update.
 
-A test fails while the table is not what the library says. Read the difference before committing it: a date that moved
-into the past changes what was a partition.
+A test fails while the table differs from the library. Read the difference before committing it: a changed date in the
+past changes the partitions.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ HEAD = """\
 
 
 def table() -> str:
-    """The table as the installed library would have it."""
+    """Return the table of the installed library."""
     calendar = exchange_calendars.get_calendar(
         "XASX", start=FIRST_SUPPORTED.isoformat(), end=LAST_SUPPORTED.isoformat()
     )
     sessions = {session.date() for session in calendar.sessions}
     days = [FIRST_SUPPORTED + dt.timedelta(days=at) for at in range((LAST_SUPPORTED - FIRST_SUPPORTED).days + 1)]
     if unexpected := [day for day in sessions if day.weekday() >= 5]:
-        raise ValueError(f"the library has the ASX trade at weekends, on {min(unexpected)}: the table can't say that")
+        raise ValueError(f"The library has an ASX session on a weekend, {min(unexpected)}: the table cannot state that")
     return HEAD + "".join(f"{day.isoformat()}\n" for day in days if day.weekday() < 5 and day not in sessions)
 
 

@@ -108,13 +108,13 @@ def _check_words(path: str, text: str, line: int, rules: dict[str, Any]) -> Iter
 
 def duplicate_classes(sources: dict[str, str]) -> Iterator[Finding]:
     """Yield the classes of the package whose name exists a second time."""
-    seen: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for path, text in sources.items():
         for node in ast.parse(text).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                if node.name in seen:
-                    yield Finding(path, node.lineno, "class-name", f"{node.name} is also in {seen[node.name]}")
-                seen.setdefault(node.name, path)
+                if node.name in paths:
+                    yield Finding(path, node.lineno, "class-name", f"{node.name} is also in {paths[node.name]}")
+                paths.setdefault(node.name, path)
 
 
 def _blank(match: re.Match[str]) -> str:
@@ -127,8 +127,8 @@ def _line(text: str, at: int) -> int:
 
 def tracked() -> list[str]:
     """List the files under version control."""
-    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
-    return [path for path in done.stdout.split("\n") if path.endswith((".md", ".py")) and (ROOT / path).exists()]
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    return [path for path in listing.stdout.split("\n") if path.endswith((".md", ".py")) and (ROOT / path).exists()]
 
 
 def findings(paths: Sequence[str]) -> list[Finding]:
@@ -136,12 +136,14 @@ def findings(paths: Sequence[str]) -> list[Finding]:
     rules = style()
     texts = {path: (ROOT / path).read_text() for path in paths}
     package = {path: text for path, text in texts.items() if path.startswith(PACKAGE)}
-    return [one for path, text in texts.items() for one in check(path, text, rules)] + [*duplicate_classes(package)]
+    return [finding for path, text in texts.items() for finding in check(path, text, rules)] + [
+        *duplicate_classes(package)
+    ]
 
 
-def exceeded(found: Sequence[Finding], allowed: dict[str, int]) -> dict[str, int]:
+def exceeded(reported: Sequence[Finding], allowed: dict[str, int]) -> dict[str, int]:
     """Return the rules with more findings than are allowed, with their number."""
-    counts = Counter(one.rule for one in found)
+    counts = Counter(finding.rule for finding in reported)
     return {rule: count for rule, count in counts.items() if count > allowed.get(rule, 0)}
 
 
@@ -151,18 +153,22 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="print every finding, also of rules within their number")
     parser.add_argument("--counts", action="store_true", help="print the number of findings by rule, as TOML")
     arguments = parser.parse_args()
-    found = findings(tracked())
+    all_findings = findings(tracked())
     if arguments.counts:
-        print("\n".join(f"{rule} = {count}" for rule, count in sorted(Counter(one.rule for one in found).items())))
+        print(
+            "\n".join(
+                f"{rule} = {count}" for rule, count in sorted(Counter(finding.rule for finding in all_findings).items())
+            )
+        )
         return 0
     allowed = style().get("allowed", {})
-    broken = exceeded(found, allowed)
-    for one in found:
-        if arguments.all or one.rule in broken:
-            print(one)
-    for rule, count in broken.items():
+    exceeded_rules = exceeded(all_findings, allowed)
+    for finding in all_findings:
+        if arguments.all or finding.rule in exceeded_rules:
+            print(finding)
+    for rule, count in exceeded_rules.items():
         print(f"{rule}: {count} findings, {allowed.get(rule, 0)} allowed by styles/house.toml")
-    return 1 if broken else 0
+    return 1 if exceeded_rules else 0
 
 
 if __name__ == "__main__":

@@ -144,13 +144,13 @@ def _rule(name: str, title: str, condition: str, remedy: str) -> Iterator[str]:
 
 def fields() -> Iterator[str]:
     """Yield one table per record of the manifest."""
-    seen: list[type[Any]] = []
+    records: list[type[Any]] = []
     waiting: list[type[Any]] = [manifest.Manifest, manifest.VoidManifest, manifest.ChainEntry]
     while waiting:
         record = waiting.pop(0)
-        if record in seen:
+        if record in records:
             continue
-        seen.append(record)
+        records.append(record)
         waiting += [inner for field in _fields_of(record).values() for inner in _records_in(field.annotation)]
         yield f"### {record.__name__}"
         yield ""
@@ -159,15 +159,18 @@ def fields() -> Iterator[str]:
         yield "| field | meaning |"
         yield "|---|---|"
         for name, field in _fields_of(record).items():
-            inner = " ".join(f"([{one.__name__}](#{one.__name__.lower()}))" for one in _records_in(field.annotation))
+            inner = " ".join(
+                f"([{inner_record.__name__}](#{inner_record.__name__.lower()}))"
+                for inner_record in _records_in(field.annotation)
+            )
             yield f"| `{name}` | {field.description or ''} {inner} |".replace("  ", " ")
         yield ""
 
 
 def _fields_of(record: type[Any]) -> dict[str, FieldInfo]:
     # Of a model, or of a record with slots.
-    found: dict[str, FieldInfo] = getattr(record, "model_fields", None) or record.__pydantic_fields__
-    return found
+    fields_: dict[str, FieldInfo] = getattr(record, "model_fields", None) or record.__pydantic_fields__
+    return fields_
 
 
 def _records_in(annotation: object) -> list[type[Any]]:
@@ -191,14 +194,14 @@ PARTS = {
 
 
 def rendered(page: str, text: str) -> str:
-    """``text`` of ``page`` with its generated parts as they should be."""
+    """Return ``text`` of ``page`` with its generated parts up to date."""
     for (name, part), lines in PARTS.items():
         if name == page:
             body = "\n".join(lines()).strip()
-            found = re.search(rf"(?<=<!-- generated: {part} -->\n).*?(?=<!-- end: {part} -->)", text, re.DOTALL)
-            if found is None:
+            match = re.search(rf"(?<=<!-- generated: {part} -->\n).*?(?=<!-- end: {part} -->)", text, re.DOTALL)
+            if match is None:
                 raise SystemExit(f"{page} has no markers for {part}")
-            text = f"{text[: found.start()]}\n{body}\n\n{text[found.end() :]}"
+            text = f"{text[: match.start()]}\n{body}\n\n{text[match.end() :]}"
     return text
 
 

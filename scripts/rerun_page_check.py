@@ -52,12 +52,12 @@ def main() -> None:
     parser.add_argument("--header", required=True, help="name=value, sent with every request")
     parser.add_argument("--axe", type=Path, help="axe-core's axe.min.js; without it, only our own assertions")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
-    given = parser.parse_args()
-    name, _, value = given.header.partition("=")
-    axe = given.axe.read_text() if given.axe else None
-    found: list[str] = []
+    arguments = parser.parse_args()
+    name, _, value = arguments.header.partition("=")
+    axe = arguments.axe.read_text() if arguments.axe else None
+    result: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=arguments.chromium, args=["--no-sandbox"])
         for size, (width, height) in SIZES.items():
             for scheme in SCHEMES:
                 context = browser.new_context(
@@ -66,12 +66,12 @@ def main() -> None:
                     extra_http_headers={name: value},
                     reduced_motion="reduce",
                 )
-                found += check(context.new_page(), given.url, f"{size}, {scheme}", axe)
+                result += check(context.new_page(), arguments.url, f"{size}, {scheme}", axe)
                 context.close()
         browser.close()
-    for one in found:
-        sys.stderr.write(f"{one}\n")
-    sys.exit(1 if found else 0)
+    for problem in result:
+        sys.stderr.write(f"{problem}\n")
+    sys.exit(1 if result else 0)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Drives the Dagster UI in a real browser: checks what people on call and analysts must find, and takes docs/images.
+"""Browser check of the Dagster UI for people on call and analysts, which also takes the images of docs/images.
 
-Needs Chromium (Debian: ``apt-get install chromium``) and ``pip install playwright`` in an environment of its own:
-neither is a dependency. With a running UI (``classfeed demo``, then ``classfeed up``):
+Needs Chromium (Debian: ``apt-get install chromium``) and ``pip install playwright`` in a separate environment: neither
+is a dependency. With a running UI (``classfeed demo``, then ``classfeed up``):
 
     python scripts/screenshots.py --url http://127.0.0.1:3000 --out docs/images
 
-Every look asserts before it takes its picture; exit code 1 names the looks that failed.
+Every look asserts before it takes its image; exit code 1 names the failed looks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SECOND = 1000
 
 
 def look(function: Callable[[Any, str], None]) -> Callable[[Any, str], None]:
-    """Register a look by its name, which is also its picture's."""
+    """Register a look by its name, which is also its image's name."""
     LOOKS[function.__name__] = function
     return function
 
@@ -39,7 +39,7 @@ def _show_markdown(page: Any, name: str) -> None:
 
 @look
 def graph(page: Any, url: str) -> None:
-    """The data's way, group by group."""
+    """Check the asset graph, group by group."""
     page.goto(f"{url}/asset-groups")
     _see(page, "bigsite", "landing", "domains", "class_super")
     page.wait_for_timeout(6 * _SECOND)
@@ -47,7 +47,7 @@ def graph(page: Any, url: str) -> None:
 
 @look
 def lineage(page: Any, url: str) -> None:
-    """What the delivery is made of."""
+    """Check the lineage of the delivery."""
     page.goto(f"{url}/assets/class_super/document?view=lineage&lineageScope=upstream")
     _see(page, "document", "quarantine", "account_balances")
     page.wait_for_timeout(10 * _SECOND)
@@ -55,7 +55,7 @@ def lineage(page: Any, url: str) -> None:
 
 @look
 def columns(page: Any, url: str) -> None:
-    """A domain's columns: type, meaning, where each comes from in bigsite, what is personal."""
+    """Check a domain's columns: type, meaning, source columns in bigsite, personal data."""
     page.goto(f"{url}/assets/class/movement_transactions")
     _see(page, "Columns")
     page.get_by_placeholder("Filter columns").fill("amount")  # the list draws only what is in view
@@ -65,7 +65,7 @@ def columns(page: Any, url: str) -> None:
 
 @look
 def preview(page: Any, url: str) -> None:
-    """One date's figures, pictures and masked rows."""
+    """Check one date's figures, charts and masked rows."""
     page.goto(f"{url}/assets/class/investment_holdings?view=events")
     _see(page, "dagster/row_count")
     _show_markdown(page, "preview")
@@ -79,7 +79,7 @@ def preview(page: Any, url: str) -> None:
 
 @look
 def check(page: Any, url: str) -> None:
-    """A failed check: which business date, who is concerned, what is wrong, what to do."""
+    """Check a failed check: business date, affected portfolios, problem, remedy."""
     page.goto(f"{url}/assets/class/investment_holdings?view=checks&checkDetail=units_ledger")
     _see(page, "units_ledger", "Runbook: docs/runbook.md#units-ledger")
     page.get_by_text("Execution history").first.click()
@@ -94,7 +94,7 @@ def check(page: Any, url: str) -> None:
 
 
 def _choose(page: Any, url: str, partitions: str) -> None:
-    """The job's own dialogue, with a date or a range of dates in it."""
+    """Open the job's own dialogue, with a date or a range of dates."""
     page.goto(f"{url}{LOCATION}/jobs/class_super_job")
     page.get_by_role("button", name="Materialize all").click()
     page.get_by_text("Show all partitions").click()
@@ -109,7 +109,7 @@ def _ended(page: Any, text: str, minutes: int = 8) -> None:
 
 @look
 def rerun(page: Any, url: str) -> None:
-    """One date run again, by hand: it succeeds, and delivers nothing twice."""
+    """Re-run one date by hand: it succeeds and delivers nothing twice."""
     _choose(page, url, "2023-01-04")
     _see(page, "1 partition")
     page.get_by_role("button", name="Launch 1 run").click()
@@ -122,14 +122,14 @@ def rerun(page: Any, url: str) -> None:
 
 @look
 def backfill(page: Any, url: str) -> None:
-    """A range of dates, one run a date: what will happen, before it does."""
+    """Check the preview of a range of dates, one run a date."""
     _choose(page, url, "[2023-01-03...2023-01-04]")
     _see(page, "2 partitions", "Launch backfill")
 
 
 @look
 def backfilled(page: Any, url: str) -> None:
-    """The same, launched: its page, with every date's run."""
+    """Launch the same range: its page has each date's run."""
     _choose(page, url, "[2023-01-03...2023-01-04]")
     page.get_by_role("button", name="Launch backfill").click()
     page.wait_for_timeout(3 * _SECOND)
@@ -141,7 +141,7 @@ def backfilled(page: Any, url: str) -> None:
 
 @look
 def sensors(page: Any, url: str) -> None:
-    """What runs by itself, and when it last looked."""
+    """Check the list of schedules and sensors, with their latest ticks."""
     page.goto(f"{url}/automation")
     _see(page, "repair", "class_super_morning")
     page.wait_for_timeout(15 * _SECOND)
@@ -149,7 +149,7 @@ def sensors(page: Any, url: str) -> None:
 
 @look
 def history(page: Any, url: str) -> None:
-    """A sensor switched on: the history of its ticks, with what each did or why it did nothing."""
+    """Turn a sensor on: the history of its ticks, each with its action or skip reason."""
     page.goto(f"{url}{LOCATION}/sensors/class_super_reconciliation_sensor")
     _see(page, "class_super_reconciliation_sensor")
     switch = page.locator("tr", has_text="Running").locator("input[type=checkbox]").first
@@ -164,7 +164,7 @@ def history(page: Any, url: str) -> None:
 
 
 def take(url: str, folder: Path, only: list[str], browser_path: str) -> list[str]:
-    """Take every look (or ``only`` some); the names of those that failed, with why."""
+    """Take every look (or ``only`` some); return the names of failed looks, with the reasons."""
     from playwright.sync_api import Error, sync_playwright
 
     failed: list[str] = []
@@ -187,16 +187,16 @@ def take(url: str, folder: Path, only: list[str], browser_path: str) -> list[str
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:3000")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "images")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("looks", nargs="*", help=f"which; default: {', '.join(LOOKS)}")
-    given = parser.parse_args()
-    failed = take(given.url, given.out, given.looks, given.chromium)
-    for one in failed:
-        sys.stderr.write(f"{one}\n")
+    arguments = parser.parse_args()
+    failed = take(arguments.url, arguments.out, arguments.looks, arguments.chromium)
+    for failure in failed:
+        sys.stderr.write(f"{failure}\n")
     sys.exit(1 if failed else 0)
 
 

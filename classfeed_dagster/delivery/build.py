@@ -20,7 +20,7 @@ from typing import IO, Any, Literal
 import polars as pl
 from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
 
-from classfeed_dagster.delivery.manifest import ControlTotals, HeldBack, Page, Portfolio, Sha256, SnapshotRef
+from classfeed_dagster.delivery.manifest import ControlTotals, HeldBack, Page, PortfolioRecord, Sha256, SnapshotRef
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, write_page, written
 from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
 from classfeed_dagster.delivery.prevalidation import ahead_key, examine_ahead, record_ahead
@@ -72,7 +72,7 @@ class Build(StoredRecord):
     code_version: str
     flags: dict[str, str | int | bool]
     pages: tuple[Page, ...] = Field(description="staged pages; empty if there is nothing to deliver")
-    portfolios: tuple[Portfolio, ...] = Field(description="portfolios whose content was not delivered before")
+    portfolios: tuple[PortfolioRecord, ...] = Field(description="portfolios whose content was not delivered before")
     held_back: tuple[HeldBack, ...]
     unannounced: tuple[str, ...] = Field(description="removed portfolios that were never delivered")
     unchanged: NonNegativeInt = Field(description="portfolios whose content was delivered before")
@@ -156,7 +156,7 @@ class DeliveryContext:
         self,
         *,
         pages: Iterable[Page],
-        portfolios: Iterable[Portfolio],
+        portfolios: Iterable[PortfolioRecord],
         held_back: tuple[HeldBack, ...],
         unannounced: tuple[str, ...],
         unchanged: int,
@@ -405,7 +405,7 @@ class _Spool:
         self._page_id = page_id
         self._page_ids: list[str] = []
         self.paging = paging
-        self.portfolios: list[Portfolio] = []
+        self.portfolios: list[PortfolioRecord] = []
 
     @property
     def totals(self) -> list[Totals]:
@@ -433,7 +433,7 @@ class _Spool:
         if page > len(self._page_ids):
             self._page_ids.append(self._page_id(page))
         self.portfolios.append(
-            Portfolio(
+            PortfolioRecord(
                 number=planned.number,
                 change=planned.change,
                 extract=planned.extract,

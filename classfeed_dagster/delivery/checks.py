@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.gate import Verdict, record_verdict
-from classfeed_dagster.delivery.manifest import Page, Portfolio
+from classfeed_dagster.delivery.manifest import Page, PortfolioRecord
 from classfeed_dagster.delivery.page_facts import header_faults, numbers_with_data, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.pages import examine_file
 from classfeed_dagster.delivery.plan import DeliveryPlan
@@ -86,7 +86,7 @@ def examine_build(
 
 def document_valid(build: Build, examined: Sequence[ExaminedPage]) -> CheckResult:
     """Check that every page is the file that was built, is valid, and holds exactly the portfolios planned for it."""
-    on_page: dict[str, list[Portfolio]] = {}
+    on_page: dict[str, list[PortfolioRecord]] = {}
     for portfolio in build.portfolios:
         on_page.setdefault(portfolio.page, []).append(portfolio)
     offenders: list[tuple[str, str]] = []

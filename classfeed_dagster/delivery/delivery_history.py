@@ -9,7 +9,7 @@ import datetime as dt
 from dataclasses import dataclass
 
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key, switched
-from classfeed_dagster.delivery.manifest import HeldBack, Manifest, Page, Portfolio
+from classfeed_dagster.delivery.manifest import HeldBack, Manifest, Page, PortfolioRecord
 from classfeed_dagster.delivery.quarantine import Quarantined, held
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.store import ObjectStore
@@ -22,7 +22,7 @@ class PortfolioDelivery:
 
     manifest: Manifest
     manifest_key: str
-    portfolio: Portfolio
+    portfolio: PortfolioRecord
     page: Page
     superseded: bool  # a later revision of the same date delivered it again
     shadow: bool  # delivered to the shadow, which the recipient does not load

@@ -114,7 +114,7 @@ class Page(StoredRecord):
 
 # A dataclass with slots takes a quarter of a model's memory; a manifest may list some hundred thousand.
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid", hide_input_in_errors=True))
-class Portfolio:
+class PortfolioRecord:
     """One portfolio in the delivery."""
 
     number: str = Field(description="the portfolio's number")
@@ -185,7 +185,7 @@ class Manifest(StoredRecord):
     consent_checked_at: AwareDatetime = Field(description="time of the last consent query, by bigsite's clock")
     flags: dict[str, str | int | bool] = Field(default={}, description="the feed's switches in effect")
     pages: tuple[Page, ...] = Field(min_length=1)
-    portfolios: tuple[Portfolio, ...] = Field(description="every portfolio in this revision, ordered by number")
+    portfolios: tuple[PortfolioRecord, ...] = Field(description="every portfolio in this revision, ordered by number")
     held_back: tuple[HeldBack, ...] = Field(description="every portfolio held back, ordered by number")
     counts: dict[str, NonNegativeInt] = Field(description="records by section, over all pages")
     totals: ControlTotals = Field(description="what all pages add up to")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from classfeed_dagster.delivery.manifest import Portfolio
+from classfeed_dagster.delivery.manifest import PortfolioRecord
 from classfeed_dagster.documents.document_format import CurrencyTotals, PageInspection, Totals
 
 _SUMS = ("ledger_balance", "market_value", "cash_credits", "cash_debits", "cash_amount", "net_amount")
@@ -48,7 +48,7 @@ def header_faults(
     ]
 
 
-def portfolio_faults(facts: PageInspection, recorded: Iterable[Portfolio]) -> list[tuple[str, str]]:
+def portfolio_faults(facts: PageInspection, recorded: Iterable[PortfolioRecord]) -> list[tuple[str, str]]:
     """Return (portfolio number, fault) for the differences between a page and its recorded portfolios."""
     by_number = {portfolio.number: portfolio for portfolio in recorded}
     inside, with_data = numbers_in(facts), numbers_with_data(facts)

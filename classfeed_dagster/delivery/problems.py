@@ -9,7 +9,7 @@ from pathlib import Path
 
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.checks import OFFENDERS_LIMIT
-from classfeed_dagster.delivery.manifest import AnyManifest, ControlTotals, Manifest, Page, Portfolio, sum_totals
+from classfeed_dagster.delivery.manifest import AnyManifest, ControlTotals, Manifest, Page, PortfolioRecord, sum_totals
 from classfeed_dagster.delivery.page_facts import header_faults, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.pages import examine_file
 from classfeed_dagster.documents.document_format import DocumentFormat, PageInspection
@@ -115,9 +115,9 @@ def build_differences(build: Build, manifest: Manifest) -> list[str]:
     return sorted(changed)
 
 
-def portfolios_by_page(manifest: Manifest) -> dict[str, list[Portfolio]]:
+def portfolios_by_page(manifest: Manifest) -> dict[str, list[PortfolioRecord]]:
     """Return the manifest's portfolios by message id of their page."""
-    on_page: dict[str, list[Portfolio]] = {page.message_id: [] for page in manifest.pages}
+    on_page: dict[str, list[PortfolioRecord]] = {page.message_id: [] for page in manifest.pages}
     for portfolio in manifest.portfolios:
         on_page.setdefault(portfolio.page, []).append(portfolio)
     return on_page
@@ -129,7 +129,7 @@ def page_problems(
     *,
     page: Page,
     manifest: Manifest,
-    portfolios: Iterable[Portfolio],
+    portfolios: Iterable[PortfolioRecord],
     document_format: DocumentFormat,
 ) -> Iterator[Problem]:
     """Yield the differences between a delivered page and its manifest: the file, its validity and its content."""

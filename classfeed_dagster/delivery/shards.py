@@ -28,7 +28,7 @@ from classfeed_dagster.delivery.build import (
     rendered_portfolios,
     stage_page,
 )
-from classfeed_dagster.delivery.manifest import Change, Extract, HeldBack, Page, Portfolio, Sha256
+from classfeed_dagster.delivery.manifest import Change, Extract, HeldBack, Page, PortfolioRecord, Sha256
 from classfeed_dagster.delivery.pages import write_page
 from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
 from classfeed_dagster.delivery.prevalidation import examine_ahead
@@ -240,7 +240,7 @@ def merge(store: ObjectStore, context: DeliveryContext, fan_out_plan: FanOutPlan
 
 def _portfolios(
     store: ObjectStore, shards: Iterable[RenderedShard], batches: PageBatches, page_ids: Sequence[str]
-) -> Iterator[Portfolio]:
+) -> Iterator[PortfolioRecord]:
     ends = [end for _, end in batches.pages]
     page = count = 0
     for shard in shards:
@@ -250,7 +250,7 @@ def _portfolios(
                 while count >= ends[page]:
                     page += 1
                 count += 1
-                yield Portfolio(
+                yield PortfolioRecord(
                     number=number,
                     change=cast(Change, sys.intern(change)),
                     extract=cast(Extract, sys.intern(extract)),

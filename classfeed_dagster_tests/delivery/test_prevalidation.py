@@ -12,7 +12,7 @@ import pytest
 from classfeed_dagster.delivery import prevalidation as ahead
 from classfeed_dagster.delivery.build import Build, build_delivery
 from classfeed_dagster.delivery.checks import control_totals_agree, document_valid, everyone_consented, examine_build
-from classfeed_dagster.delivery.manifest import ControlTotals, Manifest, Portfolio
+from classfeed_dagster.delivery.manifest import ControlTotals, Manifest, PortfolioRecord
 from classfeed_dagster.documents import epi_reader
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.store import LocalStore, ObjectStore
@@ -131,7 +131,7 @@ def _nothing() -> ahead.ExaminedBlock:
 def test_long_lists_are_written_in_parts_to_the_same_bytes(made: Build, count: int) -> None:
     one = made.portfolios[0]
     many = tuple(
-        Portfolio(
+        PortfolioRecord(
             number=f"É{n}",
             change=one.change,
             extract=one.extract,
@@ -151,6 +151,6 @@ def test_long_lists_are_written_in_parts_to_the_same_bytes(made: Build, count: i
 
 def test_a_portfolio_of_a_manifest_takes_little_memory() -> None:
     # A hundred thousand of them are in memory at once, several times over.
-    one = Portfolio(number="1", change="NEW", extract="FULL", digest="0" * 64, bytes=0, consent_ids=(), page="")
+    one = PortfolioRecord(number="1", change="NEW", extract="FULL", digest="0" * 64, bytes=0, consent_ids=(), page="")
     assert not hasattr(one, "__dict__")
-    assert Manifest.model_fields["portfolios"].annotation == tuple[Portfolio, ...]
+    assert Manifest.model_fields["portfolios"].annotation == tuple[PortfolioRecord, ...]

@@ -15,17 +15,20 @@ _UNITS = {"Count": "short", "Bytes": "bytes", "Seconds": "s"}
 
 
 def panel(number: int, metric: MetricDefinition) -> dict[str, Any]:
-    """One time series, titled by the question that it answers; with a red line where an objective is broken."""
-    limits = [one for one in OBJECTIVES if one.metric == metric.name]
+    """Return one time series, titled by its question, with a red line at an objective's threshold."""
+    limits = [objective for objective in OBJECTIVES if objective.metric == metric.name]
     defaults: dict[str, Any] = {"unit": _UNITS[metric.unit]}
     if limits:
-        steps = [{"color": "green", "value": None}, *({"color": "red", "value": one.above} for one in limits)]
+        steps = [
+            {"color": "green", "value": None},
+            *({"color": "red", "value": objective.above} for objective in limits),
+        ]
         defaults |= {
             "thresholds": {"mode": "absolute", "steps": steps},
             "custom": {"thresholdsStyle": {"mode": "line"}},
         }
     described = [f"{NAMESPACE}: {metric.name}"]
-    described += [f"Objective: {one.objective}. docs/runbook.md#{one.name}" for one in limits]
+    described += [f"Objective: {objective.objective}. docs/runbook.md#{objective.name}" for objective in limits]
     dimensions = {name: [f"${name}"] for name in DIMENSIONS}
     if metric.by_stage:
         dimensions[STAGE] = ["*"]  # a line a stage
@@ -56,7 +59,7 @@ def panel(number: int, metric: MetricDefinition) -> dict[str, Any]:
 
 
 def dashboard() -> dict[str, Any]:
-    """The whole dashboard."""
+    """Return the whole dashboard."""
     return {
         "uid": "classfeed",
         "title": "classfeed",
@@ -86,7 +89,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The dashboard as it is committed."""
+    """Return the dashboard in its committed form."""
     return json.dumps(dashboard(), indent=1) + "\n"
 
 

@@ -27,7 +27,7 @@ DAEMONS = """query Daemons { instance { daemonHealth { allDaemonStatuses { daemo
 
 @events.test_start.add_listener
 def only_this_machine(environment: object, **_: object) -> None:
-    """A load test is for a webserver here, never for one that people work with."""
+    """Refuse to load a webserver that people use."""
     host = urlsplit(str(getattr(environment, "host", ""))).hostname
     if host not in ("127.0.0.1", "localhost", "::1"):
         raise SystemExit(f"refused: {host} is not this machine")
@@ -45,30 +45,30 @@ class Reader(HttpUser):
 
     @task(2)
     def page(self) -> None:
-        """The page itself."""
+        """Load the page."""
         self.client.get("/", name="page")
 
     @task(5)
     def runs(self) -> None:
-        """The list of runs."""
+        """Load the list of runs."""
         self._ask("runs", RUNS)
 
     @task(3)
     def assets(self) -> None:
-        """The graph of assets."""
+        """Load the graph of assets."""
         self._ask("assets", ASSETS)
 
     @task(2)
     def checks(self) -> None:
-        """The checks of every asset."""
+        """Load the checks of all assets."""
         self._ask("checks", HEALTH)
 
     @task(3)
     def deliveries(self) -> None:
-        """What was delivered lately."""
+        """Load the latest deliveries."""
         self._ask("deliveries", DELIVERIES)
 
     @task(1)
     def daemons(self) -> None:
-        """Whether the daemon lives."""
+        """Load the daemon's status."""
         self._ask("daemons", DAEMONS)
