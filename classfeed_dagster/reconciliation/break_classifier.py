@@ -1,8 +1,8 @@
-"""Breaks from differences: one break per cause, not per symptom, each explained and traced.
+"""Classification of differences as breaks: one break per cause, each with its explanation and trace.
 
-A portfolio that is missing, extra, or differently consented is one break, not one per record. In a holding, a market
-value that follows from differing units or price is part of that break. A break folds only the differences that its
-cause decides: any other difference of the portfolio is a break of its own.
+A portfolio that is missing, extra or differently consented is one break, not one per record. A holding's market value
+that follows from differing units or price is part of that break. A break covers only the differences that its cause
+explains: any other difference of the portfolio is a break of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from classfeed_dagster.reconciliation.compare import Difference, RowClass
 from classfeed_dagster.reconciliation.delivered import Delivered, Revision
-from classfeed_dagster.reconciliation.evidence import END_OF_DAY, Evidence
+from classfeed_dagster.reconciliation.evidence import END_OF_DAY, LEDGERS, BreakEvidence
 from classfeed_dagster.reconciliation.explain import Circumstances, explain, severity
 from classfeed_dagster.reconciliation.records import RecordKind
 from classfeed_dagster.reconciliation.three_way import Key, LandingFaults, Row, Sides, merged
@@ -34,14 +34,7 @@ from classfeed_dagster.warehouse.records import (
 HIDDEN = "(not shown)"
 PORTFOLIO = "portfolio"
 _CONSENT_FIELDS = ("consent", "extract", "recipient_reference")
-_LEDGERS = {
-    "T": "trade",
-    "S": "security_movement",
-    "I": "income",
-    "C": "cash_transaction",
-    "OU": "opening_units",
-    "OC": "opening_cash",
-}
+_TABLES = {**LEDGERS, "OU": "opening_units", "OC": "opening_cash"}
 _LANDED_TABLES = {
     "accounts": "portfolio",
     "cash_accounts": "cash_account",
@@ -52,7 +45,7 @@ _LANDED_TABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The breaks, and the number of fields that bigsite updated in place after a faithful delivery."""
+    """The breaks, and the number of fields that bigsite updated in place after a correct delivery."""
 
     breaks: tuple[Break, ...]
     moved_on: int
@@ -80,9 +73,9 @@ class _Case:
 
 
 class BreakClassifier:
-    """Classifier of the differences of every kind of record, on the evidence gathered for them."""
+    """Classifier of the differences of every kind of record, by their evidence."""
 
-    def __init__(self, delivered: Delivered, landing: LandingFaults, evidence: Evidence) -> None:
+    def __init__(self, delivered: Delivered, landing: LandingFaults, evidence: BreakEvidence) -> None:
         self._delivered = delivered
         self._landing = landing
         self._evidence = evidence
@@ -92,10 +85,10 @@ class BreakClassifier:
         self._pages = {
             str(page["message_id"]): str(page["key"]) for revision in delivered.revisions for page in revision.pages
         }
-        self._cited: set[str] = set()  # object keys whose fault some break names
+        self._cited: set[str] = set()  # object keys whose fault is in a break
 
     def classify(self, everything: Sequence[Sides]) -> Classification:
-        """Return every break, each once."""
+        """Return every break once."""
         breaks: list[Break] = []
         moved_on = 0
         by_portfolio: dict[str | None, list[tuple[Sides, _Case]]] = defaultdict(list)
@@ -105,24 +98,24 @@ class BreakClassifier:
                 by_portfolio[case.number].append((sides, case))
         for number in sorted(by_portfolio, key=lambda number: number or ""):
             for sides, case, note in self._causes(by_portfolio[number]):
-                found = self._break(sides, case, note)
-                if found is None:
+                difference_break = self._break(sides, case, note)
+                if difference_break is None:
                     moved_on += 1
                 else:
-                    breaks.append(found)
+                    breaks.append(difference_break)
         return Classification((*breaks, *self._uncited()), moved_on)
 
     # -- one break a cause ------------------------------------------------------------------------------------
 
     def _causes(self, cases: list[tuple[Sides, _Case]]) -> Iterator[tuple[Sides, _Case, str]]:
-        """Yield the cases that are causes, each with a note on what follows from it."""
+        """Yield the cases that are causes, each with a note on its consequences."""
         rest = cases
         root = _portfolio_root(cases)
         if root is not None:
             sides, first = root
             folded = [pair for pair in cases if pair is root or self._follows(root, pair)]
             rest = [pair for pair in cases if pair not in folded]
-            yield sides, first, f"{len(folded)} difference(s) in the portfolio, of which this is the cause"
+            yield sides, first, f"{len(folded)} difference(s) in the portfolio, caused by this one"
         rows: dict[tuple[str, Key], list[tuple[Sides, _Case]]] = defaultdict(list)
         for sides, case in rest:
             rows[case.kind.name, case.key].append((sides, case))
@@ -130,7 +123,7 @@ class BreakClassifier:
             yield from _root_fields(members)
 
     def _follows(self, root: tuple[Sides, _Case], pair: tuple[Sides, _Case]) -> bool:
-        """Return True if a difference is decided by the portfolio's: by its absence, or by its consent."""
+        """Return True if the portfolio's absence or consent explains a difference."""
         sides, first = root
         other_sides, case = pair
         if case.kind.name == "accounts" and case.field in _CONSENT_FIELDS:
@@ -140,11 +133,11 @@ class BreakClassifier:
             for rows in (sides.file_rows, sides.bigsite_rows, sides.landing_rows)
         ]
         if any(absent):
-            # On the side where the portfolio is absent, none of its records may be there.
-            there = [
+            # A portfolio that is absent from a side cannot have records there.
+            present = [
                 case.key in rows for rows in (other_sides.file_rows, other_sides.bigsite_rows, other_sides.landing_rows)
             ]
-            return case.field is None and not any(gone and here for gone, here in zip(absent, there, strict=True))
+            return case.field is None and not any(gone and here for gone, here in zip(absent, present, strict=True))
         return self._consent_decides(other_sides, case)
 
     def _consent_decides(self, sides: Sides, case: _Case) -> bool:
@@ -214,7 +207,7 @@ class BreakClassifier:
             record=PORTFOLIO if kind.name == "accounts" and case.field is None else kind.name,
             field=case.field,
             file=file,
-            # Where a comparison shows no difference, its side has the file's value.
+            # Without a difference, the side has the file's value.
             landing=against_landing.right if against_landing and case.field else file,
             bigsite=against_bigsite.right if against_bigsite and case.field else file,
             in_file=file_row is not None,
@@ -259,7 +252,7 @@ class BreakClassifier:
             self._cited.update(self._landing.faults.get(revision.snapshot_id, {}))
 
     def _uncited(self) -> Iterator[Break]:
-        """Yield altered files in which no record differs: they are still not the files delivered or landed."""
+        """Yield altered files in which no record differs: they are not the delivered or landed files."""
         faults = dict(self._page_faults)
         for of_snapshot in self._landing.faults.values():
             faults.update(of_snapshot)
@@ -286,7 +279,7 @@ class BreakClassifier:
         table = _LANDED_TABLES.get(case.kind.name)
         if table is None:
             subject = _subject(case.kind, case.key, case.number)
-            table = _LEDGERS.get(subject.partition("-")[0] if subject.startswith("O") else subject[:1], "")
+            table = _TABLES.get(subject.partition("-")[0] if subject.startswith("O") else subject[:1], "")
         day = self._delivered.business_date.isoformat()
         return RecordTrace(
             source_row=(source_row or {}).get("source_row"),
@@ -297,13 +290,13 @@ class BreakClassifier:
 
 
 def _portfolio_root(cases: Sequence[tuple[Sides, _Case]]) -> tuple[Sides, _Case] | None:
-    """Return the difference of the whole portfolio, or of its consent; None if there is neither."""
+    """Return the difference of the whole portfolio or of its consent; None if there is neither."""
     roots = [pair for pair in cases if pair[1].kind.name == "accounts"]
     return next((pair for pair in roots if pair[1].field in (None, "consent", "extract")), None)
 
 
 def _root_fields(members: list[tuple[Sides, _Case]]) -> Iterator[tuple[Sides, _Case, str]]:
-    """Yield the differing fields of one record without those that follow from others (holdings alone have such)."""
+    """Yield the differing fields of one record without consequences of others (which only holdings have)."""
     by_field = {case.field: (sides, case) for sides, case in members}
     follows: set[str | None] = set()
     notes: dict[str | None, list[str]] = defaultdict(list)
@@ -325,7 +318,7 @@ def _root_fields(members: list[tuple[Sides, _Case]]) -> Iterator[tuple[Sides, _C
 
 
 def _values_follow(sides: Sides, key: Key) -> bool:
-    """Return True if on both sides the market value is units times price, half away from zero: it is no cause."""
+    """Return True if on both sides the market value is units times price, half away from zero."""
     for rows in (sides.file_rows, sides.bigsite_rows):
         row = rows.get(key, {})
         units, price, value = (as_decimal(row.get(name)) for name in ("units", "price", "market_value"))
@@ -359,7 +352,7 @@ def _break_kind(case: _Case, cause: BreakCause) -> BreakKind:
 
 
 def _subject(kind: RecordKind, key: Key, number: str | None) -> str:
-    """Return the record's key for people: account numbers only as a short digest that is always the same."""
+    """Return the record's key for display: account numbers only as a short, stable digest."""
     parts = []
     for column, value in zip(kind.rule.keys, key, strict=True):
         if column.name == "portfolio_number":

@@ -1,10 +1,10 @@
-"""The judge: two sets of rows compared exactly, in bounded memory, every row in exactly one class.
+"""Exact comparison of two sets of rows in bounded memory, with every row in exactly one class.
 
-Cheap first: a count and a 128-bit digest a group (portfolio); rows are paired only in groups that differ. Numbers
-stay decimals throughout; nothing is rounded, and a float column is refused.
+Digests come first: a count and 128 bits a group (portfolio). Rows are paired only in groups that differ. Numbers stay
+decimals throughout; nothing is rounded, and a float column is refused.
 """
 
-# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals, kept on whole lines
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     import duckdb
 
 Side: TypeAlias = pa.Table | Path | Sequence[Path]
-"""Rows to compare: an Arrow table, or Parquet files. A text column ``excluded`` (optional) gives a reason to leave a row out."""
+"""Rows to compare: an Arrow table, or Parquet files. An optional text column ``excluded`` gives a reason to exclude a row."""
 
 MEMORY_LIMIT = "1GB"
 DETAIL_LIMIT = 100_000
 
 
 class RowClass(enum.StrEnum):
-    """What became of a row. A key's class holds for its rows on both sides, so that no row is in two."""
+    """Result for a row. A key's class applies to its rows on both sides, so that no row has two."""
 
     MATCH = "match"
     WITHIN_TOLERANCE = "within_tolerance"
@@ -51,7 +51,7 @@ CLEAN = frozenset({RowClass.MATCH, RowClass.WITHIN_TOLERANCE, RowClass.EXCLUDED}
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing found: a whole row (``field`` is None) or one field of a pair. Values are text, as declared; None is null."""
+    """One difference: a whole row (``field`` is None) or one field of a pair. Values are text; None is null."""
 
     row_class: RowClass
     key: tuple[str | None, ...]
@@ -61,13 +61,13 @@ class Difference:
 
     @property
     def group_text(self) -> str:
-        """The key, joined for people."""
+        """Return the key as one text."""
         return " ".join(part or "(null)" for part in self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a comparison found. ``counts`` has (rows of the left, rows of the right) for every class."""
+    """Result of a comparison. ``counts`` has (rows of the left, rows of the right) for every class."""
 
     rule: Rule
     left_rows: int
@@ -77,30 +77,30 @@ class Comparison:
     groups: int
     differing_groups: int
     differences: tuple[Difference, ...]
-    truncated: bool  # more differences exist than are listed; the counts are complete all the same
+    truncated: bool  # more differences exist than are listed; the counts are complete
 
     @property
     def clean(self) -> bool:
-        """True if every row matches, is within tolerance, or is excluded with a reason."""
+        """Return True if every row matches, is within tolerance, or is excluded with a reason."""
         return all(row_class in CLEAN or counts == (0, 0) for row_class, counts in self.counts.items())
 
     @property
     def empty(self) -> bool:
-        """True if there was nothing to compare: a pass that proves nothing."""
+        """Return True if there was nothing to compare, so that the result proves nothing."""
         return self.left_rows == self.right_rows == 0
 
     def of(self, row_class: RowClass) -> int:
-        """The larger of the two sides' rows in ``row_class``."""
+        """Return the larger of the two sides' numbers of rows in ``row_class``."""
         return max(self.counts[row_class])
 
 
 def nothing_to_compare(rule: Rule) -> Comparison:
-    """The comparison of no rows with none, without the cost of asking."""
+    """Return the comparison of no rows with none, without running it."""
     return Comparison(rule, 0, 0, dict.fromkeys(RowClass, (0, 0)), {}, 0, 0, (), False)
 
 
 class AccountingError(CodeFaultError):
-    """The classes don't add up to the inputs: the comparison itself is broken, so its verdict is worth nothing."""
+    """The classes do not add up to the inputs: the comparison itself is faulty and its result is void."""
 
 
 def compare(
@@ -113,12 +113,12 @@ def compare(
     detail_limit: int = DETAIL_LIMIT,
     staged: bool = True,
 ) -> Comparison:
-    """Compare two sets of rows under ``rule``. RuleError (before any row is read) if rule and columns don't fit.
+    """Compare two sets of rows under ``rule``. RuleError (before any row is read) if rule and columns do not match.
 
-    ``today`` judges whether tolerances have expired. ``staged=False`` pairs every row without the digests first:
-    slower, the same answer.
+    Tolerances that expired before ``today`` are refused. ``staged=False`` pairs every row without digests: slower, with
+    the same result.
     """
-    import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
+    import duckdb  # imported lazily: every process of Dagster imports this file, and few compare
 
     rule.check(today)
     with tempfile.TemporaryDirectory(prefix="classfeed-compare-") as spill, duckdb.connect() as db:
@@ -133,10 +133,10 @@ def compare(
             counts[RowClass(row_class)] = (int(in_left), int(in_right))
         matched = counts[RowClass.MATCH]
         counts[RowClass.MATCH] = (matched[0] + settled, matched[1] + settled)
-        totals = [int(_one(db, f"SELECT count(*) FROM {side}_side")) for side in ("left", "right")]
+        totals = [int(_scalar(db, f"SELECT count(*) FROM {side}_side")) for side in ("left", "right")]
         for at, side in enumerate(("left", "right")):
             if sum(count[at] for count in counts.values()) != totals[at]:
-                raise AccountingError(f"rule {rule.name}: the classes of the {side} rows don't add up to {totals[at]}")
+                raise AccountingError(f"rule {rule.name}: the classes of the {side} rows do not add up to {totals[at]}")
         reasons = db.execute(_REASONS).fetchall()
         rows = db.execute(_details(rule), [detail_limit + 1]).fetchall()
         return Comparison(
@@ -152,7 +152,7 @@ def compare(
         )
 
 
-def _one(db: duckdb.DuckDBPyConnection, query: str) -> int:
+def _scalar(db: duckdb.DuckDBPyConnection, query: str) -> int:
     row = db.execute(query).fetchone()
     return int(row[0]) if row else 0
 
@@ -162,7 +162,7 @@ def _quoted(name: str) -> str:
 
 
 def _open(db: duckdb.DuckDBPyConnection, rule: Rule, name: str, side: Side) -> None:
-    """A view ``<name>_side`` with canonical columns k0.., f0.., why (exclusion) and bad (unparseable)."""
+    # A view ``<name>_side`` with canonical columns k0.., f0.., why (exclusion) and bad (unparseable).
     if isinstance(side, pa.Table):
         db.register(f"{name}_raw", side)
     else:
@@ -192,36 +192,38 @@ _TEXT_PATTERN = {
 }
 
 
-def _parsed(rule: Rule, side: str, field: Field, found: str) -> tuple[str, str]:
-    """The column as its declared type, and a test that is true where it can't be read as one ('' if it always can)."""
+def _parsed(rule: Rule, side: str, field: Field, actual: str) -> tuple[str, str]:
+    # The column as its declared type, and a test that is true where it cannot be parsed ('' if it always can).
     column, target = _quoted(field.name), field.kind.value
-    if found == target:
+    if actual == target:
         return column, ""
-    if found == "VARCHAR":
-        # A cast would round what has too many decimals, so the shape is tested first.
+    if actual == "VARCHAR":
+        # A cast would round excess decimals, so the form is tested first.
         pattern = _TEXT_PATTERN.get(field.kind) or rf"-?[0-9]+(\.[0-9]{{1,{field.kind.scale}}})?"
         value = f"CASE WHEN regexp_full_match({column}, '{pattern}') THEN TRY_CAST({column} AS {target}) END"
         return value, f"({column} IS NOT NULL AND {value} IS NULL)"
     integers = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
-    if field.kind.scale is not None and (found in integers or re.match(r"DECIMAL\(", found)):
+    if field.kind.scale is not None and (actual in integers or re.match(r"DECIMAL\(", actual)):
         value = f"TRY_CAST({column} AS {target})"
         return value, f"({column} IS NOT NULL AND ({value} IS NULL OR {value} <> {column}))"
     raise RuleError(
-        f"rule {rule.name}: {field.name} of the {side} rows is {found}, declared {field.kind.name}. "
-        "Numbers must come as exact decimals or text, instants with a time zone."
+        f"rule {rule.name}: {field.name} of the {side} rows is {actual}, declared {field.kind.name}. "
+        "Provide numbers as exact decimals or text, and instants with a time zone."
     )
 
 
 def _differing_groups(db: duckdb.DuckDBPyConnection, rule: Rule, staged: bool) -> tuple[int, int, int]:
-    """Fill ``todo`` with the groups to look into; returns groups, groups to look into, rows a side settled by digest.
+    """Fill ``todo`` with the groups to pair; return groups, groups to pair, rows a side settled by digest.
 
-    The digest is a sum, so a row that stands twice counts twice (with XOR a pair would vanish); two hashes of 64
-    bits make an accidental match of different rows practically impossible. A group is settled only if it also has
-    no duplicate key, no excluded and no unparseable row.
+    The digest is a sum, so that a repeated row counts twice (with XOR a pair would vanish). Two hashes of 64 bits make
+    an accidental match of different rows practically impossible. A group is settled only if it also has no duplicate
+    key, no excluded and no unparseable row.
     """
     group = _aliases(rule)[[key.name for key in rule.keys].index(rule.group)]
     if not staged:
-        groups = _one(db, f"SELECT count(*) FROM (SELECT {group} FROM left_side UNION SELECT {group} FROM right_side)")
+        groups = _scalar(
+            db, f"SELECT count(*) FROM (SELECT {group} FROM left_side UNION SELECT {group} FROM right_side)"
+        )
         return groups, groups, 0
     columns, keys = ", ".join(_aliases(rule)), ", ".join(_aliases(rule)[: len(rule.keys)])
     for side in ("left", "right"):
@@ -234,31 +236,31 @@ def _differing_groups(db: duckdb.DuckDBPyConnection, rule: Rule, staged: bool) -
         "CREATE TEMP TABLE todo AS SELECT coalesce(l.g, r.g) AS g FROM left_digest l FULL JOIN right_digest r ON l.g = r.g "
         "WHERE l.n IS DISTINCT FROM r.n OR l.one IS DISTINCT FROM r.one OR l.two IS DISTINCT FROM r.two OR l.look OR r.look"
     )
-    # Equal multisets have equal duplicates, so one side is enough. The key's hash stands for the key: a collision
-    # only makes one group be looked into for nothing.
+    # Equal multisets have equal duplicates, so one side is enough. The key's hash replaces the key: a collision only
+    # makes one group be paired without need.
     db.execute(
         f"INSERT INTO todo SELECT DISTINCT g FROM (SELECT {group} AS g, count(*) AS n, "
         f"count(DISTINCT hash({keys})) AS d FROM left_side GROUP BY 1) WHERE n <> d AND g IS NOT NULL "
         "AND g NOT IN (SELECT g FROM todo WHERE g IS NOT NULL)"
     )
-    groups = _one(db, "SELECT count(*) FROM left_digest l FULL JOIN right_digest r ON l.g = r.g")
-    # Rows without a group are in none that could be settled.
-    settled = _one(
+    groups = _scalar(db, "SELECT count(*) FROM left_digest l FULL JOIN right_digest r ON l.g = r.g")
+    # Rows without a group are never settled.
+    settled = _scalar(
         db,
         "SELECT coalesce(sum(n), 0) FROM left_digest "
         "WHERE g IS NOT NULL AND g NOT IN (SELECT g FROM todo WHERE g IS NOT NULL)",
     )
-    return groups, _one(db, "SELECT count(*) FROM todo"), settled
+    return groups, _scalar(db, "SELECT count(*) FROM todo"), settled
 
 
 def _pair(db: duckdb.DuckDBPyConnection, rule: Rule, staged: bool) -> None:
-    """``paired``: one row a key of the groups to look into, with its class; DuckDB spills it to disk if it is large."""
+    # ``paired``: one row a key of the groups to pair, with its class. DuckDB spills it to disk if it is large.
     keys = _aliases(rule)[: len(rule.keys)]
     fields = _aliases(rule)[len(rule.keys) :]
     group = keys[[key.name for key in rule.keys].index(rule.group)]
     for side in ("left", "right"):
         within = f" AND {group} IN (SELECT g FROM todo)" if staged else ""
-        # any_value is the value itself where the key is unique; where it isn't, the values aren't compared.
+        # any_value is exact where the key is unique; elsewhere the values are not compared.
         values = "".join(f", any_value({name}) AS {name}" for name in fields)
         db.execute(
             f"CREATE VIEW {side}_keys AS SELECT {', '.join(keys)}{values}, count(*) AS n, bool_or(bad) AS bad, min(why) AS why "
@@ -302,7 +304,7 @@ def _close(field: Field, name: str) -> str:
     return f"({same} OR coalesce({apart} BETWEEN {bounds}, FALSE))"
 
 
-# Where both sides have the key twice, each side's rows are duplicates of its own side.
+# If both sides have the key twice, each side's rows are duplicates of its own side.
 _COUNT = """SELECT class, sum(l), sum(r) FROM (
   SELECT class, ln AS l, CASE WHEN class = 'duplicate_left' AND rn > 1 THEN 0 ELSE rn END AS r FROM paired
   UNION ALL SELECT 'duplicate_right', 0, rn FROM paired WHERE class = 'duplicate_left' AND rn > 1) GROUP BY class"""

@@ -1,7 +1,7 @@
-"""An independent reader of the class trade and class cash files, from their published layout.
+"""Independent reader of the class trade and class cash files, from their published layout.
 
-Nothing here comes from the exporter's mapping. A line is ``H``, ``D``, ``B`` or ``T`` and its fields; text that a
-spreadsheet would run as a formula stands behind one apostrophe.
+Nothing comes from the exporter's mapping. A line is ``H``, ``D``, ``B`` or ``T`` with its fields. An apostrophe
+precedes text that a spreadsheet would run as a formula.
 """
 
 from __future__ import annotations
@@ -141,9 +141,9 @@ def _lines(path: Path, key: str, contents: PageContents) -> Iterator[tuple[int, 
                 else:
                     yield lines.line_num, fields[0], fields[1:]
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise UnreadableDeliveryError(f"{key} can't be read to its end ({type(error).__name__})") from None
+        raise UnreadableDeliveryError(f"{key} cannot be read to its end ({type(error).__name__})") from None
     if not trailer:
-        raise UnreadableDeliveryError(f"{key} can't be read to its end: the trailer is missing")
+        raise UnreadableDeliveryError(f"{key} cannot be read to its end: the trailer is missing")
 
 
 def _stated(fields: Sequence[str], key: str, contents: PageContents) -> dict[str, Decimal]:

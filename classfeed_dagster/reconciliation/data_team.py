@@ -1,10 +1,10 @@
-"""Our metrics against the data team's: the public door, ``reconcile_data_team``.
+"""Comparison of our metrics with the data team's. The entry point is ``reconcile_data_team``.
 
-Their table is in Snowflake and stays there: per-portfolio digests are computed where it is, and rows are fetched only
-for portfolios that differ. Their contract: the table CLASS_FEED_METRICS, computed by their own code on their own day.
+Their table stays in Snowflake: per-portfolio digests are computed there, and rows are fetched only for portfolios that
+differ. The contract is the table CLASS_FEED_METRICS, which their own code computes on the same day.
 """
 
-# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals, kept on whole lines
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from classfeed_dagster.warehouse.database import Connection, literal, query
 from classfeed_dagster.warehouse.records import (
     UNEXPLAINED,
     Break,
+    BreakKind,
     BreakCause,
     BreakExplanation,
-    BreakKind,
     BreakSeverity,
     Side,
     difference,
 )
 
 TABLE = "CLASS_FEED_METRICS"
-# Their table, as agreed: what lineage shows of it, and what a rehearsal creates.
+# Their table as agreed: shown in lineage and created in rehearsals.
 COLUMNS = """
-    BUSINESS_DATE     DATE          NOT NULL,   -- the ASX business day that the metric is of
-    RECIPIENT         VARCHAR(20)   NOT NULL,   -- whose consents count
+    BUSINESS_DATE     DATE          NOT NULL,   -- ASX business day of the metric
+    RECIPIENT         VARCHAR(20)   NOT NULL,   -- recipient of the consents
     PORTFOLIO_NUMBER  VARCHAR(12)   NOT NULL,   -- every portfolio consented at the cut-off
-    METRIC            VARCHAR(30)   NOT NULL,   -- what was worked out; one that is zero may be absent
+    METRIC            VARCHAR(30)   NOT NULL,   -- name of the metric; a zero metric may be absent
     CURRENCY          CHAR(3),                  -- of metrics in money
-    VALUE             NUMBER(38,6)  NOT NULL,   -- the metric; of several computations the latest counts
-    COMPUTED_AT       TIMESTAMP_TZ  NOT NULL    -- when they worked it out
+    VALUE             NUMBER(38,6)  NOT NULL,   -- the metric; the latest computation applies
+    COMPUTED_AT       TIMESTAMP_TZ  NOT NULL    -- instant of their computation
 """
 HELD_BACK = "of portfolios that the delivery holds back"
 OPENING = "rows from before the shared history are summed in the file, and listed in the metric"
@@ -68,7 +68,7 @@ class _Theirs:
     computed_at: Mapping[str, dt.datetime]  # by portfolio, the latest
     first_computed: dt.datetime
     last_computed: dt.datetime
-    computed_again: int  # metrics with more than one computation
+    computed_again: int  # metrics with several computations
 
 
 def reconcile_data_team(
@@ -83,28 +83,26 @@ def reconcile_data_team(
     table: str = TABLE,
     layout: DocumentLayout = EPI,
 ) -> Reconciliation:
-    """Compare the delivery of ``day`` with the data team's metrics for it. Of computations the latest counts.
+    """Compare the delivery of ``day`` with the data team's metrics for it. The latest of several computations applies.
 
-    ``at`` is now; ``due`` when their date should have been there: a later first computation is an event. Their date
-    missing is one break. NothingDeliveredError without a delivery; ValueError if ``table`` isn't a table's name.
+    ``at``: now. ``due``: deadline of their date; a later first computation is an event. A missing date is one break.
+    NothingDeliveredError without a delivery; ValueError if ``table`` is not a valid table name.
     """
     if not _IDENTIFIER.match(table):
-        raise ValueError(f"{table!r} is not a table's name")
+        raise ValueError(f"Invalid table name {table!r}: use [database.][schema.]table")
     with tempfile.TemporaryDirectory(prefix="classfeed-metrics-") as folder:
         delivered = read_delivered(store, feed, day, Path(folder), layout)
         ours = our_metrics(delivered)
     recipient = delivered.revisions[-1].recipient
     theirs, never = None, False
-    why = f"their table {table} does not exist, or may not be read (CLASSFEED_DATA_TEAM_TABLE)"
+    reason = f"their table {table} does not exist or may not be read (CLASSFEED_DATA_TEAM_TABLE)"
     if _is_there(connection, table):
         selection = _Selection(table, day, recipient, tuple(metric.name for metric in metrics_of(delivered)))
-        theirs = _ask(connection, selection)
+        theirs = _their_digests(connection, selection)
         if theirs is None:
-            why, never = _latest_date(connection, table, recipient)
+            reason, never = _latest_date(connection, table, recipient)
     if theirs is None:
-        missing = _date_break(
-            delivered, BreakKind.MISSING_DATE, BreakSeverity.EVENT if never else BreakSeverity.WARNING, why
-        )
+        missing = _date_break(delivered, BreakKind.MISSING_DATE, BreakSeverity.EVENT if never else BreakSeverity.WARNING, reason)
         return Reconciliation(feed, day, Side.DATA_TEAM, attempt, at, (missing,), ())
     expected = {
         number
@@ -146,7 +144,7 @@ def _is_there(connection: Connection, table: str) -> bool:
     try:
         query(connection, f"SELECT 1 FROM {table} LIMIT 1")
     except Exception as error:
-        # Snowflake's number for "does not exist or not authorized"; the connector is not imported for its class.
+        # Snowflake's number for "does not exist or not authorized"; the connector's class is not imported.
         if getattr(error, "errno", None) == _NO_SUCH_OBJECT:
             return False
         raise
@@ -155,7 +153,7 @@ def _is_there(connection: Connection, table: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    # The rows of their table that a delivery can be compared with.
+    # Rows of their table that a delivery can be compared with.
     table: str
     day: dt.date
     recipient: str
@@ -170,8 +168,8 @@ def _latest(selection: _Selection) -> str:
         AND RECIPIENT = {literal(selection.recipient)} AND METRIC IN ({listed}))"""
 
 
-def _ask(connection: Connection, selection: _Selection) -> _Theirs | None:
-    """Per portfolio the digest of its latest metrics other than zero; None if the date isn't there."""
+def _their_digests(connection: Connection, selection: _Selection) -> _Theirs | None:
+    # Per portfolio the digest of its latest metrics other than zero; None if the date is missing.
     rows = query(
         connection,
         f"""{_latest(selection)} SELECT PORTFOLIO_NUMBER,
@@ -182,7 +180,7 @@ def _ask(connection: Connection, selection: _Selection) -> _Theirs | None:
     )
     if not rows:
         return None
-    empty = "d41d8cd98f00b204e9800998ecf8427e"  # MD5 of nothing: only zeros
+    empty = "d41d8cd98f00b204e9800998ecf8427e"  # MD5 of the empty text: only zeros
     return _Theirs(
         {str(row[0]): "" if row[1] == empty else str(row[1]) for row in rows},
         {str(row[0]): _utc(row[3]) for row in rows},
@@ -193,8 +191,8 @@ def _ask(connection: Connection, selection: _Selection) -> _Theirs | None:
 
 
 def _rows(connection: Connection, selection: _Selection, numbers: Sequence[str]) -> list[_Row]:
-    """Their latest metrics other than zero, of some portfolios."""
-    found: list[_Row] = []
+    # Their latest metrics other than zero, of some portfolios.
+    metrics: list[_Row] = []
     for start in range(0, len(numbers), _CHUNK):
         listed = ", ".join(literal(number) for number in numbers[start : start + _CHUNK])
         rows = query(
@@ -203,12 +201,12 @@ def _rows(connection: Connection, selection: _Selection, numbers: Sequence[str])
             f"WHERE NTH = 1 AND VALUE <> 0 AND PORTFOLIO_NUMBER IN ({listed})",
         )
         names = ("portfolio_number", "metric", "currency", "value")
-        found += [dict(zip(names, (str(value) for value in row), strict=True)) for row in rows]
-    return found
+        metrics += [dict(zip(names, (str(value) for value in row), strict=True)) for row in rows]
+    return metrics
 
 
 def _latest_date(connection: Connection, table: str, recipient: str) -> tuple[str, bool]:
-    """Return why the date is missing, and True if they never published a figure for the recipient."""
+    # The reason for the missing date, and True if they never published a figure for the recipient.
     (row,) = query(connection, f"SELECT MAX(BUSINESS_DATE) FROM {table} WHERE RECIPIENT = {literal(recipient)}")
     (others,) = query(connection, f"SELECT COUNT(*) FROM {table}")
     latest = f"; the last date they have is {row[0]}" if row[0] else ", nor for any other"
@@ -220,7 +218,7 @@ def _utc(instant: dt.datetime) -> dt.datetime:
 
 
 def _carried(theirs: _Theirs, delivered: Delivered) -> _Theirs:
-    """Leave out the portfolios that the feed's switch does not let it carry."""
+    # Without the portfolios that the feed's switch excludes.
     selection = carried(delivered.revisions)
     if selection == "*":
         return theirs
@@ -233,21 +231,22 @@ def _carried(theirs: _Theirs, delivered: Delivered) -> _Theirs:
     return replace(theirs, digests=kept)
 
 
-# --- Comparing ---------------------------------------------------------------------------------------------------------
+# --- Comparing
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _compare(
     ours: OurMetrics, theirs: Iterable[_Row], differing: set[str], on_both: set[str], today: dt.date
 ) -> Comparison:
-    """The differing portfolios' metrics, judged. A metric absent from one side is zero, if its portfolio is on both."""
+    # Comparison of the differing portfolios. A metric absent from one side is zero if its portfolio is on both.
     sides = [
         {_key(row): row for row in ours.rows.to_pylist() if row["portfolio_number"] in differing},
         {_key(row): row for row in theirs},
     ]
-    for one, other in (sides, sides[::-1]):
+    for side, other in (sides, sides[::-1]):
         for key, row in list(other.items()):
-            if key not in one and key[0] in on_both:
-                one[key] = {**row, "value": "0"}
+            if key not in side and key[0] in on_both:
+                side[key] = {**row, "value": "0"}
     for key, row in sides[0].items():
         other_row = sides[1].get(key)
         unequal = other_row is not None and difference(row["value"], other_row["value"]) != 0
@@ -264,15 +263,16 @@ def _key(row: _Row) -> tuple[str, str, str]:
     return str(row["portfolio_number"]), str(row["metric"]), str(row["currency"])
 
 
-# --- Breaks ------------------------------------------------------------------------------------------------------------
+# --- Breaks
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _portfolio_breaks(delivered: Delivered, ours: OurMetrics, theirs: _Theirs, expected: set[str]) -> Iterable[Break]:
-    """Portfolios on one side only. One whose metrics are all zero may be absent from theirs."""
-    held = delivered.held_back
+    # Portfolios on one side only. One whose metrics are all zero may be absent from theirs.
+    held_back = delivered.held_back
     for number in sorted(theirs.digests.keys() - expected):
-        if number in held:
-            explanation = BreakExplanation(BreakCause.QUARANTINE, f"held back: {held[number].get('reason')}")
+        if number in held_back:
+            explanation = BreakExplanation(BreakCause.QUARANTINE, f"held back: {held_back[number].get('reason')}")
         elif number in delivered.latest:
             explanation = BreakExplanation(
                 BreakCause.CONSENT_CHANGED, "delivered as REMOVED: its consent ended within the window"
@@ -280,7 +280,7 @@ def _portfolio_breaks(delivered: Delivered, ours: OurMetrics, theirs: _Theirs, e
         else:
             explanation = UNEXPLAINED
         broken = _break(delivered, BreakKind.MISSING_IN_EXPORT, number, _WHOLE, number, explanations=(explanation,))
-        yield replace(broken, severity=BreakSeverity.EVENT) if number in held else broken
+        yield replace(broken, severity=BreakSeverity.EVENT) if number in held_back else broken
     for number in sorted((expected & ours.digests.keys()) - theirs.digests.keys()):
         yield _break(delivered, BreakKind.EXTRA_IN_EXPORT, number, _WHOLE, number)
 
@@ -289,8 +289,8 @@ def _value_breaks(
     delivered: Delivered, ours: OurMetrics, theirs: _Theirs, comparison: Comparison, expected: set[str]
 ) -> Iterable[Break]:
     on_both = expected & theirs.digests.keys()
-    for one in comparison.differences:
-        number, metric, currency = (str(part) for part in one.key)
+    for each in comparison.differences:
+        number, metric, currency = (str(part) for part in each.key)
         if number in on_both:
             broken = _break(
                 delivered,
@@ -298,47 +298,47 @@ def _value_breaks(
                 number,
                 metric,
                 currency or metric,
-                explanations=_explain(one, delivered, ours, theirs),
+                explanations=_explain(each, delivered, ours, theirs),
             )
             yield replace(
                 broken,
                 field="value",
-                export_value=one.left,
-                other_value=one.right,
-                difference=difference(one.left, one.right),
+                export_value=each.left,
+                other_value=each.right,
+                difference=difference(each.left, each.right),
             )
 
 
-def _explain(one: Difference, delivered: Delivered, ours: OurMetrics, theirs: _Theirs) -> tuple[BreakExplanation, ...]:
-    number, metric, _ = (str(part) for part in one.key)
-    found = []
-    gap = difference(one.left, one.right) or Decimal(0)
+def _explain(each: Difference, delivered: Delivered, ours: OurMetrics, theirs: _Theirs) -> tuple[BreakExplanation, ...]:
+    number, metric, _ = (str(part) for part in each.key)
+    explanations = []
+    gap = difference(each.left, each.right) or Decimal(0)
     rows = [row for row in ours.movements.get(number, ()) if row[0] == metric]
     single = next((transaction for _, value, transaction in rows if Decimal(value) == gap), None)
     twice = next((transaction for _, value, transaction in rows if Decimal(value) == -gap), None)
     if single:
-        found.append(BreakExplanation(BreakCause.ONE_ROW, f"the difference is exactly {single}, which theirs may lack"))
+        explanations.append(BreakExplanation(BreakCause.ONE_ROW, f"the difference is exactly {single}, which theirs may lack"))
     elif twice:
-        found.append(
+        explanations.append(
             BreakExplanation(BreakCause.ONE_ROW, f"the difference is exactly {twice}, which theirs may count twice")
         )
     computed, read = theirs.computed_at[number], delivered.latest[number].snapshot_at
     if computed < read:
-        found.append(
+        explanations.append(
             BreakExplanation(
                 BreakCause.DATA_TEAM_TIMING,
                 f"they computed at {computed:%Y-%m-%d %H:%M:%S}Z, before bigsite was read at {read:%Y-%m-%d %H:%M:%S}Z",
             )
         )
     elif computed < theirs.last_computed:
-        found.append(
+        explanations.append(
             BreakExplanation(
                 BreakCause.DATA_TEAM_TIMING,
                 f"this figure is of {computed:%Y-%m-%d %H:%M:%S}Z; other portfolios were computed again at "
                 f"{theirs.last_computed:%Y-%m-%d %H:%M:%S}Z",
             )
         )
-    return (*found, *number_hints(one.left, one.right)) or (UNEXPLAINED,)
+    return (*explanations, *number_hints(each.left, each.right)) or (UNEXPLAINED,)
 
 
 def _date_events(delivered: Delivered, theirs: _Theirs, due: dt.datetime | None) -> Iterable[Break]:

@@ -1,7 +1,7 @@
-"""Delivered documents read independently: manifests, hashes, pages, and every portfolio's latest revision.
+"""Independent reader of deliveries: manifests, hashes, pages, and every portfolio's latest revision.
 
-Shares nothing with the exporter: manifests are read as plain JSON, pages with readers of reconciliation's own. Values
-stay text, exactly as the document has them; the comparison reads them under its own types.
+It shares no code with the exporter: manifests are read as plain JSON, pages with reconciliation's own readers. Values
+stay text, exactly as in the document; the comparison gives them their types.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BATCH = 20_000
 
 
 class NothingDeliveredError(DataError):
-    """No delivery of the feed for the business date, so that there is nothing to reconcile."""
+    """The feed has no delivery for the business date, so there is nothing to reconcile."""
 
     exit_code = ExitCode.NOT_READY
 
@@ -43,7 +43,7 @@ class NothingDeliveredError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One manifest: the pages and portfolios delivered, the snapshot they come from, the portfolios held back."""
+    """One manifest: the delivered pages and portfolios, their snapshot, and the portfolios held back."""
 
     number: int
     manifest_key: str
@@ -67,7 +67,7 @@ class Revision:
     totals: Mapping[str, Decimal]
 
     def header(self, page: Mapping[str, Any], at: int) -> dict[str, str]:
-        """Return the header that the page must state, by element; ``at`` counts pages from 1."""
+        """Return the expected header of the page, by element; ``at`` counts pages from 1."""
         return {
             "Feed": self.feed,
             "Recipient": self.recipient,
@@ -89,20 +89,20 @@ def _header_instant(at: dt.datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The delivery of one business date, all revisions folded: for each portfolio the latest one counts."""
+    """Delivery of one business date with all revisions: the latest one of each portfolio applies."""
 
     feed: str
     business_date: dt.date
     revisions: tuple[Revision, ...]
     latest: Mapping[str, Revision]  # by portfolio number
-    files: Mapping[str, Path]  # records by kind, Parquet, all columns text, with page and line
+    files: Mapping[str, Path]  # records by kind as Parquet, all columns text, with page and line
     rows: Mapping[str, int]
-    faults: tuple[tuple[str, str], ...] = field(default=())  # (object key, what is wrong with it)
+    faults: tuple[tuple[str, str], ...] = field(default=())  # (object key, fault)
     layout: DocumentLayout = EPI
 
     @property
     def held_back(self) -> dict[str, Mapping[str, Any]]:
-        """Portfolios not delivered in any revision, with the last manifest's record of each."""
+        """Return the portfolios in no revision, each with the last manifest's entry."""
         result: dict[str, Mapping[str, Any]] = {}
         for revision in self.revisions:
             result.update(revision.held_back)
@@ -110,7 +110,7 @@ class Delivered:
 
     def first_revision(self, number: str) -> Revision:
         """Return the revision that first delivered the portfolio; the last one if none did."""
-        return next((one for one in self.revisions if number in one.portfolios), self.revisions[-1])
+        return next((revision for revision in self.revisions if number in revision.portfolios), self.revisions[-1])
 
 
 def business_dates(store: ObjectStore, feed: str) -> list[dt.date]:
@@ -123,7 +123,7 @@ def read_revisions(store: ObjectStore, feed: str, day: dt.date) -> tuple[Revisio
     """Return every delivered revision of the date, in order; NothingDeliveredError if there is none."""
     prefix = f"delivered/{feed}/{day.isoformat()}/"
     manifests = [_revision(store, key) for key in store.list(prefix) if key.endswith("/manifest.json")]
-    revisions = sorted((one for one in manifests if one is not None), key=lambda one: one.number)
+    revisions = sorted((each for each in manifests if each is not None), key=lambda each: each.number)
     if not revisions:
         raise NothingDeliveredError(feed, day)
     return tuple(revisions)
@@ -154,8 +154,8 @@ def _revision(store: ObjectStore, key: str) -> Revision | None:
             str(manifest["correlation_id"]),
             dict(manifest.get("flags", {})),
             tuple(manifest["pages"]),
-            {str(one["number"]): one for one in manifest["portfolios"]},
-            {str(one["number"]): one for one in manifest["held_back"]},
+            {str(entry["number"]): entry for entry in manifest["portfolios"]},
+            {str(entry["number"]): entry for entry in manifest["held_back"]},
             manifest_totals(manifest),
         )
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
@@ -171,10 +171,10 @@ def _instant(text: str) -> dt.datetime:
 def read_delivered(
     store: ObjectStore, feed: str, day: dt.date, folder: Path, layout: DocumentLayout = EPI
 ) -> Delivered:
-    """Read every page of every revision, keep each portfolio's latest, write the records as Parquet into ``folder``.
+    """Read every page of every revision, keep each portfolio's latest, and write the records to ``folder`` as Parquet.
 
-    Files that differ from their manifest are read nevertheless, and listed in ``faults``: their records are compared
-    too, so that the fault's effect is seen. Memory doesn't grow with the delivery.
+    Files that differ from their manifest are read and listed in ``faults``: their records are compared as well, to show
+    the fault's effect. Memory does not grow with the delivery.
     """
     revisions = read_revisions(store, feed, day)
     latest = {number: revision for revision in revisions for number in revision.portfolios}
@@ -193,12 +193,12 @@ def read_delivered(
                         contents = layout.contents()
                         for kind, row in layout.read(path, key, contents):
                             number = row["portfolio_number"]
-                            # A portfolio that the manifest doesn't list is kept: it is a break, not a mistake to hide.
+                            # A portfolio that the manifest does not list is kept, so that it becomes a break.
                             if latest.get(number or "", revision) is revision:
                                 writers[kind.name].add(row)
                         faults += [(key, fault) for fault in contents.faults(page, revision.header(page, at))]
                 except ObjectNotFoundError:
-                    faults.append((key, "the manifest lists this page, and it does not exist"))
+                    faults.append((key, "the manifest lists this page, but it does not exist"))
         rows = {name: writer.rows for name, writer in writers.items()}
     files = {kind.name: folder / f"delivered-{kind.name}.parquet" for kind in layout.kinds}
     return Delivered(feed, day, revisions, latest, files, rows, tuple(faults), layout)
@@ -207,19 +207,19 @@ def read_delivered(
 def carried_ids(
     store: ObjectStore, revisions: Sequence[Revision], numbers: frozenset[str], layout: DocumentLayout = EPI
 ) -> dict[str, frozenset[str]]:
-    """Return the TransactionIds last delivered of some portfolios. A page that can't be read has none."""
-    found: dict[str, set[str]] = defaultdict(set)
+    """Return the last delivered TransactionIds of some portfolios. An unreadable page has none."""
+    ids_by_portfolio: dict[str, set[str]] = defaultdict(set)
     for revision in revisions:
         entries = {number: revision.portfolios[number] for number in numbers if number in revision.portfolios}
         for number in entries:
-            found[number] = set()
+            ids_by_portfolio[number] = set()
         pages = {str(entry["page"]) for entry in entries.values()}
         for page in revision.pages:
             if str(page["message_id"]) in pages:
                 for number, transaction_id in _ids_on(store, str(page["key"]), layout):
                     if number in entries:
-                        found[number].add(transaction_id)
-    return {number: frozenset(ids) for number, ids in found.items()}
+                        ids_by_portfolio[number].add(transaction_id)
+    return {number: frozenset(ids) for number, ids in ids_by_portfolio.items()}
 
 
 def _ids_on(store: ObjectStore, key: str, layout: DocumentLayout) -> Iterator[tuple[str, str]]:
@@ -233,11 +233,11 @@ def _ids_on(store: ObjectStore, key: str, layout: DocumentLayout) -> Iterator[tu
 
 
 def _manifest_faults(revision: Revision, feed: str, day: dt.date) -> Iterator[tuple[str, str]]:
-    """Yield where a manifest contradicts its place in the store, or the sum of its own pages."""
+    # Contradictions between a manifest and its key, or the sum of its own pages.
     key = revision.manifest_key
     place = (feed, day.isoformat(), f"r{revision.number}")
     if (revision.feed, revision.business_date, key.split("/")[3]) != place:
-        yield key, "it states another feed, business date or revision than its place in the store"
+        yield key, "it states another feed, business date or revision than its key"
     pages: dict[str, Decimal] = defaultdict(Decimal)
     for page in revision.pages:
         for name, value in manifest_totals(page).items():
@@ -248,11 +248,11 @@ def _manifest_faults(revision: Revision, feed: str, day: dt.date) -> Iterator[tu
 def _wrong_hashes(path: Path, page: Mapping[str, Any]) -> Iterator[str]:
     with path.open("rb") as stored:
         if hashlib.file_digest(stored, "sha256").hexdigest() != page["sha256"]:
-            yield "its SHA-256 is not the one in the manifest: the file was changed after delivery"
+            yield "its SHA-256 differs from the manifest's: the file was changed after delivery"
             return
     with open_document(path) as document:
         if hashlib.file_digest(cast(Any, document), "sha256").hexdigest() != page["document_sha256"]:
-            yield "the document's SHA-256 is not the one in the manifest"
+            yield "the document's SHA-256 differs from the manifest's"
 
 
 class _Writer:

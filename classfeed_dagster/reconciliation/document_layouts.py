@@ -1,4 +1,4 @@
-"""The layouts of delivered documents that reconciliation can read, by the name of their format."""
+"""Layouts of delivered documents that reconciliation can read, by format name."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Reader = Callable[[Path, str, PageContents], Iterator[tuple[RecordKind, Row]]]
 
 
 class UnknownLayoutError(ConfigurationError):
-    """A document format for which reconciliation has no reader."""
+    """A document format without a reader in reconciliation."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"reconciliation has no reader for the format {name!r}: add one to reconciliation/document_layouts.py, or "
+            f"Reconciliation has no reader for the format {name!r}: add one to reconciliation/document_layouts.py, or "
             "declare the feed's layout"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentLayout:
-    """One form of document: the kinds of records it carries, their reader, and the amounts that its totals add up."""
+    """One document format: the kinds of records it contains, their reader, and the amounts of its totals."""
 
     name: str
     kinds: tuple[RecordKind, ...]
@@ -47,7 +47,7 @@ class DocumentLayout:
     states_header: bool = True
 
     def contents(self) -> PageContents:
-        """Return the empty contents that reading one page fills."""
+        """Return empty contents, to be filled while a page is read."""
         return PageContents(self.sums, self.section, self.states_totals, self.states_header)
 
 
@@ -64,7 +64,7 @@ EPI = LAYOUTS["epi"]
 
 
 def layout_named(name: str) -> DocumentLayout:
-    """Return the layout of a format; UnknownLayoutError if reconciliation can't read it."""
+    """Return the layout of a format. UnknownLayoutError if reconciliation cannot read it."""
     try:
         return LAYOUTS[name]
     except KeyError:

@@ -1,4 +1,4 @@
-"""An independent reader of EPI pages: every record with its line, the header, the control totals."""
+"""Independent reader of EPI pages: every record with its line, the header, the control totals."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from classfeed_dagster.reconciliation.page_contents import PageContents
 from classfeed_dagster.reconciliation.records import ACCOUNTS, CASH_ACCOUNTS, KINDS, NAMESPACE, RecordKind
 
 TRACE = ("page", "line")
-_MAX_LINE = 65_535  # libxml2 counts no further; beyond it the line is left out rather than wrong
+_MAX_LINE = 65_535  # libxml2 counts no further; beyond it the line is omitted rather than wrong
 _GZIP = b"\x1f\x8b"
 Row = dict[str, str | None]
 
 
 class UnreadableDeliveryError(DataError):
-    """A manifest or page that can't be read at all, so that its contents can't be judged."""
+    """A manifest or page that cannot be read at all, so that its contents cannot be compared."""
 
 
 def open_document(path: Path) -> IO[bytes]:
@@ -37,7 +37,7 @@ def message_of(key: str) -> str:
 
 
 def read_epi_page(path: Path, key: str, contents: PageContents) -> Iterator[tuple[RecordKind, Row]]:
-    """Yield each record of a page in document order; its header and totals are in ``contents`` afterwards."""
+    """Yield each record of a page in document order, and fill ``contents`` with its header and totals."""
     message = message_of(key)
     kinds = {_name(kind.path[-1]): kind for kind in KINDS}
     try:
@@ -48,7 +48,7 @@ def read_epi_page(path: Path, key: str, contents: PageContents) -> Iterator[tupl
             )
             for _, element in events:
                 if element.getroottree().docinfo.doctype:
-                    raise UnreadableDeliveryError(f"{key}: a DOCTYPE has no place in a delivered document")
+                    raise UnreadableDeliveryError(f"{key}: a DOCTYPE is not allowed in a delivered document")
                 if element.tag == _HEADER:
                     contents.header = {_local(child): child.text or "" for child in element}
                 elif element.tag == _TOTALS:
@@ -63,7 +63,7 @@ def read_epi_page(path: Path, key: str, contents: PageContents) -> Iterator[tupl
                         while element.getprevious() is not None:
                             del element.getparent()[0]  # type: ignore[index, union-attr, unused-ignore]
     except (etree.XMLSyntaxError, OSError, EOFError) as error:
-        raise UnreadableDeliveryError(f"{key} can't be read to its end ({type(error).__name__})") from None
+        raise UnreadableDeliveryError(f"{key} cannot be read to its end ({type(error).__name__})") from None
 
 
 def _name(element: str) -> str:
@@ -103,7 +103,7 @@ def _stated(element: Any) -> Decimal:
     try:
         return Decimal(element.text or "")
     except ArithmeticError:
-        return Decimal("NaN")  # equals nothing, so that it shows as a difference
+        return Decimal("NaN")  # equals nothing, so that it counts as a difference
 
 
 _COLUMNS = {kind.name: {_name(name): column.name for name, column in kind.columns if name[0] != "@"} for kind in KINDS}

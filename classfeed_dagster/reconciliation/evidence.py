@@ -1,6 +1,6 @@
-"""Evidence for explanations, gathered for the portfolios that differ: consents, ledger rows, later deliveries."""
+"""Evidence for explanations, collected for the portfolios that differ: consents, ledger rows, later deliveries."""
 
-# ruff: noqa: S608  # SQL of this package's own text and checked literals; its lines read better whole
+# ruff: noqa: S608  # SQL of this package's own text and checked literals, kept on whole lines
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from classfeed_dagster.reconciliation.delivered import Delivered, Revision
-    from classfeed_dagster.reconciliation.expected_sql import Question
+    from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords
     from classfeed_dagster.reconciliation.landing import SnapshotReader
     from classfeed_dagster.reconciliation.source_queries import Bigsite
     from classfeed_dagster.reconciliation.three_way import Sides
@@ -35,12 +35,12 @@ END_OF_DAY = {
     "investment_holdings": frozenset({"units", "settled_units", "cost_base"}),
     "account_balances": frozenset({"ledger_balance", "available_balance"}),
 }
-"""The fields that bigsite's end of day states, by kind of record."""
+"""Fields of bigsite's end of day, by kind of record."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """A row of a ledger, with what decides to which window and which end of day it belongs."""
+    """A ledger row, with the facts that determine its window and its end of day."""
 
     transaction_id: str
     source_row: str
@@ -55,7 +55,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class LateRow:
-    """A ledger row that the delivered snapshot did not see. ``travel`` says with which delivery it goes."""
+    """A ledger row that the delivered snapshot did not see. ``travel``: the delivery that sends it, as text."""
 
     source_row: str
     recorded_at: str
@@ -73,16 +73,16 @@ class ConsentDecision:
     history_from: dt.date | None
 
     def sends(self, dated: dt.date, recorded_at: dt.datetime, window_start: dt.datetime) -> bool:
-        """Return True if a ledger row recorded before the cut-off belongs into the document."""
+        """Return True if a ledger row recorded before the cut-off belongs in the document."""
         shared = self.history_from is None or dated >= self.history_from
         return self.change != "REMOVED" and shared and (self.extract == "FULL" or recorded_at >= window_start)
 
 
 @dataclass(slots=True)
-class Evidence:
+class BreakEvidence:
     """The evidence on the portfolios that differ, by portfolio number."""
 
-    question: Question
+    expected: ExpectedRecords
     snapshots: SnapshotReader
     later: LaterDeliveries
     landed_decisions: Mapping[str, ConsentDecision] = field(default_factory=dict)
@@ -91,14 +91,14 @@ class Evidence:
     source_consents: Mapping[str, Mapping[int, tuple[Any, ...]]] = field(default_factory=dict)
     consents_updated: Mapping[int, dt.datetime] = field(default_factory=dict)
     rows: Mapping[str, Sequence[LedgerRow]] = field(default_factory=dict)  # by the key in source_row
-    missing: Mapping[str, LedgerRow] = field(default_factory=dict)  # movements that the file lacks, by source_row
+    missing: Mapping[str, LedgerRow] = field(default_factory=dict)  # movements absent from the file, by source_row
 
     def consent_change(self, number: str, revision: Revision) -> str | None:
-        """Return what changed in the consents since the snapshot; None unless the landing shows every old value."""
+        """Return the change of consent since the snapshot; None unless the landing has every old value."""
         landed, now = self.landed_consents.get(number, {}), self.source_consents.get(number, {})
         if not landed or self._unlanded_grant(number):
             return None
-        evidence = None
+        change = None
         for consent_id, row in landed.items():
             current = now.get(consent_id)
             if current == row:
@@ -107,22 +107,22 @@ class Evidence:
             revived = current is not None and row[2] is not None and current[2] is None
             if current is None or revived or updated is None or updated <= revision.snapshot_at:
                 return None
-            evidence = (
+            change = (
                 f"consent {consent_id} was updated at {updated:%Y-%m-%d %H:%M:%S}Z, and the landing has its old values"
             )
-        return evidence
+        return change
 
     def _unlanded_grant(self, number: str) -> bool:
-        # A grant that should have been landed: it was in force at the cut-off.
+        # A grant that should have landed: it was in force at the cut-off.
         landed = self.landed_consents.get(number, {})
         return any(
             row[0] is not None and row[0] < self.question.window_end
             for consent_id, row in self.source_consents.get(number, {}).items()
-            if consent_id not in landed and not _over(row, self.question.window_start)
+            if consent_id not in landed and not _ended(row, self.expected.window_start)
         )
 
     def decides_portfolio(self, number: str, field: str | None, *, in_file: bool, in_source: bool) -> bool:
-        """Return True if the decisions on consent, by the landing and by bigsite, differ just as the two sides do."""
+        """Return True if the consent decisions of landing and bigsite differ exactly as the two sides do."""
         landed, now = self.landed_decisions.get(number), self.source_decisions.get(number)
         if field is None:
             return (landed is not None) is in_file and (now is not None) is in_source and landed != now
@@ -136,7 +136,7 @@ class Evidence:
         }.get(field, removed)
 
     def decided_by_consent(self, number: str, row: Mapping[str, str | None], *, in_file: bool) -> bool:
-        """Return True if the two decisions on consent differ just so that they force this movement's presence."""
+        """Return True if the two consent decisions differ exactly so that they determine this movement's presence."""
         landed, now = self.landed_decisions.get(number), self.source_decisions.get(number)
         if landed is None or now is None or landed == now:
             return False
@@ -151,12 +151,12 @@ class Evidence:
         return landed.sends(dated, recorded, start) is in_file and now.sends(dated, recorded, start) is not in_file
 
     def saw(self, row: LedgerRow, revision: Revision) -> bool:
-        """Return False only if the snapshot demonstrably did not see the row."""
+        """Return False only if the snapshot provably did not see the row."""
         snapshot = self.snapshots.of(revision.descriptor_key)
         return row.recorded_at <= revision.snapshot_at and (snapshot is None or snapshot.saw(row.xmin))
 
     def late_movement(self, number: str, source_row: str | None, revision: Revision) -> LateRow | None:
-        """Return the movement that the file lacks as a late row; None if it was visible, or is lost."""
+        """Return the movement that the file lacks as a late row; None if it was visible or is lost."""
         row = self.missing.get(source_row or "")
         if row is None or self.saw(row, revision):
             return None
@@ -179,10 +179,10 @@ class Evidence:
         landed: Mapping[str, str | None] | None,
         source: Mapping[str, str | None] | None,
     ) -> tuple[LateRow, ...]:
-        """Return the late rows that force the difference of two stated end-of-day figures; () if none do.
+        """Return the late rows that explain the difference of two end-of-day figures completely; () if none do.
 
-        What the file states must be the ledger as recorded at the landed end of day, what bigsite states now the
-        ledger as recorded at its rewritten one, and rows that the snapshot did not have must lie between them.
+        The file's figure must be the ledger as recorded at the landed end of day, bigsite's figure the ledger as
+        recorded at its rewritten one, and the rows between them must be rows that the snapshot did not see.
         """
         key = (source or landed or {}).get("source_row") or ""
         rows = self.rows.get(key, ())
@@ -204,7 +204,7 @@ class Evidence:
         return tuple(row for row in late if row is not None) if None not in late else ()
 
 
-def _over(row: tuple[Any, ...], at: dt.datetime) -> bool:
+def _ended(row: tuple[Any, ...], at: dt.datetime) -> bool:
     return any(ended is not None and ended < at for ended in row[1:3])
 
 
@@ -214,7 +214,7 @@ def _instant(row: Mapping[str, str | None] | None, name: str) -> dt.datetime | N
 
 
 def _states(kind: str, stated: Mapping[str, str | None] | None, rows: Sequence[LedgerRow], day: dt.date) -> bool:
-    """Return True if the stated figures are the sum of the rows; no statement means zero."""
+    # True if the stated figures are the sum of the rows; no statement means zero.
     total = sum((row.value for row in rows), _ZERO)
     if stated is None:
         return total == 0
@@ -235,34 +235,34 @@ def gather(
     db: duckdb.DuckDBPyConnection,
     bigsite: Bigsite,
     delivered: Delivered,
-    question: Question,
+    expected: ExpectedRecords,
     everything: Sequence[Sides],
     snapshots: SnapshotReader,
     later: LaterDeliveries,
-) -> Evidence:
-    """Ask the landing and bigsite for the evidence on every portfolio that differs, and for no other."""
-    evidence = Evidence(question, snapshots, later)
+) -> BreakEvidence:
+    """Collect the evidence from landing and bigsite on every portfolio that differs, and on no other."""
+    evidence = BreakEvidence(expected, snapshots, later)
     numbers = sorted({number for sides in everything for number in sides.portfolio_numbers})
     if not numbers:
         return evidence
-    wanted = {"numbers": numbers}
+    parameters = {"numbers": numbers}
     landed = db.execute(
-        "SELECT * FROM landing_consents WHERE portfolio_number IN (SELECT unnest($numbers))", wanted
+        "SELECT * FROM landing_consents WHERE portfolio_number IN (SELECT unnest($numbers))", parameters
     ).fetchall()
     evidence.landed_consents, _ = _consents(landed)
     evidence.landed_decisions = _decisions(
         db.execute(
-            "SELECT * FROM landing_decisions WHERE portfolio_number IN (SELECT unnest($numbers))", wanted
+            "SELECT * FROM landing_decisions WHERE portfolio_number IN (SELECT unnest($numbers))", parameters
         ).fetchall()
     )
     consents: list[tuple[Any, ...]] = []
     decisions: list[tuple[Any, ...]] = []
     for part in _parts(numbers):
-        consents += bigsite.fetch(question.consents(bigsite.any_of(part)))
-        decisions += bigsite.fetch(question.decisions(bigsite.any_of(part)))
+        consents += bigsite.fetch(expected.consents(bigsite.any_of(part)))
+        decisions += bigsite.fetch(expected.decisions(bigsite.any_of(part)))
     evidence.source_consents, evidence.consents_updated = _consents(consents)
     evidence.source_decisions = _decisions(decisions)
-    evidence.rows = _end_of_day_rows(bigsite, question, everything)
+    evidence.rows = _end_of_day_rows(bigsite, expected, everything)
     evidence.missing = _missing_movements(bigsite, everything)
     later.watch(number for number in numbers)
     return evidence
@@ -276,14 +276,14 @@ def _parts(members: Sequence[str]) -> Iterator[Sequence[str]]:
 def _consents(
     rows: Iterable[Sequence[Any]],
 ) -> tuple[dict[str, dict[int, tuple[Any, ...]]], dict[int, dt.datetime]]:
-    found: dict[str, dict[int, tuple[Any, ...]]] = defaultdict(dict)
+    consents: dict[str, dict[int, tuple[Any, ...]]] = defaultdict(dict)
     updated: dict[int, dt.datetime] = {}
     for number, granted, expires, revoked, changed, consent_id, reference, history_from in rows:
         instants = tuple(at.astimezone(dt.UTC) if at is not None else None for at in (granted, expires, revoked))
-        found[str(number)][int(consent_id)] = (*instants, reference, history_from)
+        consents[str(number)][int(consent_id)] = (*instants, reference, history_from)
         if changed is not None:
             updated[int(consent_id)] = changed.astimezone(dt.UTC)
-    return found, updated
+    return consents, updated
 
 
 def _decisions(rows: Iterable[Sequence[Any]]) -> dict[str, ConsentDecision]:
@@ -293,27 +293,29 @@ def _decisions(rows: Iterable[Sequence[Any]]) -> dict[str, ConsentDecision]:
     }
 
 
-def _end_of_day_rows(bigsite: Bigsite, question: Question, everything: Sequence[Sides]) -> dict[str, list[LedgerRow]]:
-    """Ledger rows dated to the business date or before, of the holdings and accounts whose end of day differs."""
+def _end_of_day_rows(
+    bigsite: Bigsite, expected: ExpectedRecords, everything: Sequence[Sides]
+) -> dict[str, list[LedgerRow]]:
+    # Ledger rows dated up to the business date, of the holdings and accounts whose end of day differs.
     rows: dict[str, list[LedgerRow]] = defaultdict(list)
     for sides in everything:
         fields = END_OF_DAY.get(sides.kind.name)
         if fields is None:
             continue
         keys: set[str] = set()
-        for one in (*sides.bigsite.differences, *sides.landing.differences):
-            if one.field is None or one.field in fields:
+        for difference in (*sides.bigsite.differences, *sides.landing.differences):
+            if difference.field is None or difference.field in fields:
                 for side in (sides.bigsite_rows, sides.landing_rows):
-                    keys.add(str(side.get(one.key, {}).get("source_row") or ""))
+                    keys.add(str(side.get(difference.key, {}).get("source_row") or ""))
         keys.discard("")
-        ask = _holding_rows if sides.kind.name == "investment_holdings" else _account_rows
+        query_rows = _holding_rows if sides.kind.name == "investment_holdings" else _account_rows
         for part in _parts(sorted(keys)):
-            for key, row in ask(bigsite, question, part):
+            for key, row in query_rows(bigsite, expected, part):
                 rows[key].append(row)
     return rows
 
 
-def _holding_rows(bigsite: Bigsite, question: Question, keys: Sequence[str]) -> Iterator[tuple[str, LedgerRow]]:
+def _holding_rows(bigsite: Bigsite, expected: ExpectedRecords, keys: Sequence[str]) -> Iterator[tuple[str, LedgerRow]]:
     pairs = ", ".join(f"({portfolio}, {security})" for portfolio, security in (_ids(key).split("/") for key in keys))
     signed = "CASE WHEN r.side = 'SELL' THEN -r.units ELSE r.units END"
     for table, value, settles in (
@@ -323,19 +325,19 @@ def _holding_rows(bigsite: Bigsite, question: Question, keys: Sequence[str]) -> 
         query = _ledger_query(table, value, settles, "'holding_eod ' || r.portfolio_id || '/' || r.security_id")
         yield from _ledger_rows(
             bigsite.fetch(
-                f"{query} WHERE (r.portfolio_id, r.security_id) IN ({pairs}) AND r.{_DATES[table]} <= {question.day}"
+                f"{query} WHERE (r.portfolio_id, r.security_id) IN ({pairs}) AND r.{_DATES[table]} <= {expected.day}"
             ),
             table,
         )
 
 
-def _account_rows(bigsite: Bigsite, question: Question, keys: Sequence[str]) -> Iterator[tuple[str, LedgerRow]]:
+def _account_rows(bigsite: Bigsite, expected: ExpectedRecords, keys: Sequence[str]) -> Iterator[tuple[str, LedgerRow]]:
     ids = ", ".join(str(int(_ids(key))) for key in keys)
-    # A trade changes what is available, not the ledger's balance.
+    # A trade changes the available balance, not the ledger's.
     for table, value in (("cash_transaction", "r.amount"), ("trade", "0")):
         query = _ledger_query(table, value, "CAST(NULL AS DATE)", "'cash_balance_eod ' || r.cash_account_id")
         yield from _ledger_rows(
-            bigsite.fetch(f"{query} WHERE r.cash_account_id IN ({ids}) AND r.{_DATES[table]} <= {question.day}"), table
+            bigsite.fetch(f"{query} WHERE r.cash_account_id IN ({ids}) AND r.{_DATES[table]} <= {expected.day}"), table
         )
 
 
@@ -370,7 +372,7 @@ def _ledger_rows(rows: Iterable[Sequence[Any]], table: str) -> Iterator[tuple[st
 
 
 def _missing_movements(bigsite: Bigsite, everything: Sequence[Sides]) -> dict[str, LedgerRow]:
-    """Movements that bigsite has and the file lacks, by source row."""
+    # Movements that bigsite has and the file lacks, by source row.
     ids: dict[str, list[int]] = defaultdict(list)
     for sides in everything:
         if sides.kind.name == "movement_transactions":
@@ -378,10 +380,10 @@ def _missing_movements(bigsite: Bigsite, everything: Sequence[Sides]) -> dict[st
                 table, _, number = str(row.get("source_row") or "").partition(" ")
                 if key not in sides.file_rows and table in _DATES and number.isdigit():
                     ids[table].append(int(number))
-    found: dict[str, LedgerRow] = {}
+    movements: dict[str, LedgerRow] = {}
     for table, numbers in ids.items():
         for part in _parts([str(number) for number in sorted(numbers)]):
             query = _ledger_query(table, "0", "CAST(NULL AS DATE)", f"'{table} ' || r.{table}_id")
             rows = bigsite.fetch(f"{query} WHERE r.{table}_id IN ({', '.join(part)})")
-            found.update(_ledger_rows(rows, table))
-    return found
+            movements.update(_ledger_rows(rows, table))
+    return movements

@@ -1,19 +1,18 @@
-"""What a document must hold, asked of bigsite's tables in SQL of reconciliation's own.
+"""Expected records of a document, as reconciliation's own SQL over bigsite's tables.
 
-One text for PostgreSQL (bigsite asked again) and for DuckDB (views over the landed files that look like bigsite's
-tables, see ``landing.py``): standard SQL but for how an instant is written. Every value comes as the text that a
-document would hold, with evidence beside it: when what it rests on was last changed or recorded.
+The SQL serves PostgreSQL (bigsite, read again) and DuckDB (views over the landed files, shaped as bigsite's tables, see
+``landing.py``). It is standard except for the text of an instant. Every value is the text that a document would
+contain, with evidence columns: the instants at which its sources were last changed or recorded.
 """
 
-# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals, kept on whole lines
 
 from __future__ import annotations
 
-import datetime as dt
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from classfeed_dagster.reconciliation.movements_sql import movements
+from classfeed_dagster.reconciliation.record_scope import EVIDENCE, RecordScope, literals
 from classfeed_dagster.reconciliation.records import (
     ACCOUNTS,
     BALANCES,
@@ -24,112 +23,34 @@ from classfeed_dagster.reconciliation.records import (
     RecordKind,
 )
 from classfeed_dagster.reconciliation.rules import FieldType
-from classfeed_dagster.trading_days import cutoff, previous_business_day
 
-_RECIPIENT = re.compile(r"[A-Z0-9_]{1,20}\Z")
-_AUDIENCE = re.compile(r"[A-Za-z0-9_-]{1,60}\Z")
-_LEDGER_ID = re.compile(r"[TSIC][0-9]{1,19}\Z")
-_NUMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
-# A fund of the recipient that did not have the portfolio before gets its history: another reference is another fund.
+# Another reference is another fund of the recipient, which has no history of the portfolio yet.
 _BEGINS = "b.portfolio_id IS NULL OR trim(b.reference) <> trim(a.reference)"
 _FAR_PAST, _FAR_FUTURE = "DATE '0001-01-01'", "DATE '9999-12-31'"
 
-# Evidence columns beside the record's own, all text.
-EVIDENCE = (
-    "state_updated_at",
-    "portfolio_updated_at",
-    "eod_updated_at",
-    "price_updated_at",
-    "consent_updated_at",
-    "recorded_last",
-    "source_row",
-)
-NULL_TEXT, SEPARATOR = "\x1d", "\x1e"  # control characters that no XML document can hold
+NULL_TEXT, SEPARATOR = "\x1d", "\x1e"  # control characters, which no XML document contains
 
 _ENDS = ("expires_at", "revoked_at")  # of a consent
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: for whom, which business date, and the audience's date before it (None: everyone is NEW).
-
-    ``landed`` asks views over the landed files, in DuckDB; otherwise bigsite itself, in PostgreSQL. ``audience`` is
-    the audience's key in the landing. ``late`` are TransactionIds of rows recorded before the window that no earlier
-    delivery carried. ``left_out`` are switches that were off, each with the portfolios concerned (None: all of them);
-    ``carried`` selects portfolios as the feed's switch does. ValueError if a name isn't one.
-    """
-
-    recipient: str
-    business_date: dt.date
-    previous: dt.date | None
-    audience: str
-    landed: bool = False
-    late: tuple[str, ...] = ()
-    left_out: tuple[tuple[str, tuple[str, ...] | None], ...] = ()
-    carried: str = "*"
-
-    def __post_init__(self) -> None:
-        if not all(_LEDGER_ID.match(name) for name in self.late):
-            raise ValueError("a late row is named by its TransactionId: a letter of T, S, I or C and digits")
-        if not _RECIPIENT.match(self.recipient) or not _AUDIENCE.match(self.audience):
-            raise ValueError(
-                "a recipient is at most 20 capitals, digits and _; an audience's key has letters, digits, - and _"
-            )
-
-        listed = [number for _, numbers in self.left_out for number in numbers or ()]
-        if not all(_NUMBER.match(number) for number in (*listed, *self._selected)):
-            raise ValueError("a portfolio number has letters, digits and . _ : -")
-
-    @property
-    def _selected(self) -> tuple[str, ...]:
-        if self.carried == "*":
-            return ()
-        return tuple(number.strip() for number in self.carried.removeprefix("!").split(","))
-
-    def without(self, switch: str, condition: str) -> str:
-        """Return SQL that leaves out rows under a switch that was off; '' if it was on."""
-        for name, numbers in self.left_out:
-            if name == switch:
-                where = "" if numbers is None else f" AND s.portfolio_number IN ({_literals(numbers)})"
-                return f" AND NOT ({condition}{where})"
-        return ""
-
-    def is_on(self, switch: str) -> str:
-        """Return the SQL condition that a switch is on for the portfolio ``s``."""
-        off = [numbers for name, numbers in self.left_out if name == switch]
-        if not off:
-            return "TRUE"
-        return "FALSE" if off[0] is None else f"s.portfolio_number NOT IN ({_literals(off[0])})"
-
-    @property
-    def schema(self) -> str:
-        """Where the tables (or the views that look like them) are."""
-        return "landed" if self.landed else "bigsite"
-
-    @property
-    def window_start(self) -> dt.datetime:
-        """Start of the business date's window, included. Source: design, "Time"."""
-        return cutoff(self.previous or previous_business_day(self.business_date))
-
-    @property
-    def window_end(self) -> dt.datetime:
-        """The business date's cut-off, not included in its window."""
-        return cutoff(self.business_date)
+class ExpectedRecords(RecordScope):
+    """SQL of the records that a document should contain, and of the consents and decisions that select them."""
 
     def rows(self, kind: RecordKind, only: str = "") -> str:
-        """Every record of a kind, all columns as text, then the evidence. ``only`` is SQL that narrows portfolios."""
+        """Return SQL of a kind's records: columns as text, then evidence. ``only``: SQL condition on portfolios."""
         columns = ", ".join(f"{self._as_text(field.kind, field.name)} AS {field.name}" for _, field in kind.columns)
         return f"{self._scope(only)} SELECT {columns}, {', '.join(EVIDENCE)} FROM ({self._query(kind)}) q"
 
     def digests(self, kind: RecordKind) -> str:
-        """Portfolio number, rows, and two sums of hashes over them: equal rows, equal digests, in any order."""
+        """Return SQL of portfolio number, rows, and two sums of hashes: equal for equal rows in any order."""
         columns = {field.name: self._as_text(field.kind, field.name) for _, field in kind.columns}
         return f"{self._scope()} {digest_sql(columns, f'({self._query(kind)}) q', postgresql=not self.landed)}"
 
     def consents(self, only: str = "") -> str:
-        """Return the SQL of every consent for the recipient, with the portfolio's number; ``only`` narrows portfolios.
+        """Return the SQL of every consent for the recipient, with its portfolio; ``only`` limits portfolios.
 
-        Dates travel as text and an infinite end as none: drivers have no date beyond the year 9999.
+        Dates are text and an infinite end is null, because drivers have no date beyond the year 9999.
         """
         ends = ", ".join(f"NULLIF(c.{name}, CAST('infinity' AS TIMESTAMPTZ)) AS {name}" for name in _ENDS)
         return (
@@ -141,39 +62,11 @@ class Question:
         )
 
     def decisions(self, only: str = "") -> str:
-        """The decision on consent for every portfolio: number, change, extract, reference, start of its history."""
+        """Return SQL of each portfolio's consent decision: number, change, extract, reference, start of history."""
         return (
             f"{self._scope(only)} SELECT portfolio_number, consent, extract, reference, "
             "CAST(history_from AS VARCHAR) AS history_from FROM scope"
         )
-
-    # -- pieces that the movements' SQL uses too -----------------------------------------------------------------
-
-    def instant(self, expression: str) -> str:
-        """SQL that writes an instant as documents do."""
-        if self.landed:
-            return f"strftime({expression} AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
-        return f"to_char({expression} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
-
-    @staticmethod
-    def at(instant: dt.datetime) -> str:
-        """An instant as a literal."""
-        return f"TIMESTAMP WITH TIME ZONE '{instant.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}+00'"
-
-    @property
-    def day(self) -> str:
-        """The business date as a literal."""
-        return f"DATE '{self.business_date.isoformat()}'"
-
-    def evidence(self, **known: str) -> str:
-        """The evidence columns; those not given are null."""
-        parts = []
-        for name in EVIDENCE:
-            expression = known.get(name, "CAST(NULL AS VARCHAR)")
-            parts.append(
-                f"{self.instant(expression) if name in known and name != 'source_row' else expression} AS {name}"
-            )
-        return ", ".join(parts)
 
     # -- the parts of a document -----------------------------------------------------------------------------------
 
@@ -184,8 +77,6 @@ class Question:
         return f"nullif(CAST({name} AS VARCHAR), '')" if kind is FieldType.TEXT else f"CAST({name} AS VARCHAR)"
 
     def _query(self, kind: RecordKind) -> str:
-        from classfeed_dagster.reconciliation.movements_sql import movements
-
         if kind.name == MOVEMENTS.name:
             return movements(self, kind.ledgers)
         return {
@@ -196,10 +87,11 @@ class Question:
         }[kind.name]()
 
     def _active(self, instant: str) -> str:
-        """Consents active at an instant, one row a portfolio: reference of the latest granted, earliest history.
+        """Return SQL of the consents active at an instant, one row a portfolio: latest reference, earliest history.
 
-        Left out: consents without a reference, that ended before they were granted or whose history begins more than ten
-        years after the grant, and portfolios whose latest grants name different references (design: what is unreadable or ambiguous excludes).
+        Excluded: consents without a reference, with an end before the grant or with a history that begins more than ten
+        years after the grant, and portfolios whose latest grants have different references (design: unreadable or
+        ambiguous consents exclude).
         """
         return f"""SELECT portfolio_id, min(recipient_reference) FILTER (WHERE granted_at = latest) AS reference,
           CASE WHEN count(*) = count(history_from) THEN min(history_from) END AS history_from
@@ -212,9 +104,9 @@ class Question:
 
     def _scope(self, only: str = "") -> str:
         conditions = [f"p.portfolio_number {only}"] if only else []
-        if self._selected:
-            wanted = "NOT IN" if self.carried.startswith("!") else "IN"
-            conditions.append(f"p.portfolio_number {wanted} ({_literals(self._selected)})")
+        if self.selected:
+            operator = "NOT IN" if self.carried.startswith("!") else "IN"
+            conditions.append(f"p.portfolio_number {operator} ({literals(self.selected)})")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         at_cutoff = self._active(self.at(self.window_end))
         before = self._active(self.at(self.window_start)) + ("" if self.previous else " AND 1 = 0")
@@ -286,7 +178,7 @@ class Question:
 
     def _holdings(self) -> str:
         schema = self.schema
-        # The landing holds the unsettled units ready, since it lacks the trades of earlier windows.
+        # The landing contains the unsettled units, because it lacks the trades of earlier windows.
         unsettled = (
             f"SELECT portfolio_id, security_id, unsettled_units AS unsettled FROM {schema}.holding_eod"
             if self.landed
@@ -321,14 +213,10 @@ class Question:
           LEFT JOIN ({unsettled}) u ON u.portfolio_id = h.portfolio_id AND u.security_id = h.security_id"""
 
 
-def _literals(numbers: Iterable[str]) -> str:
-    return ", ".join(f"'{number}'" for number in numbers)
-
-
 def digest_sql(columns: dict[str, str], source: str, *, postgresql: bool) -> str:
-    """Per portfolio: rows and two sums of 60-bit halves of each row's MD5. The same on PostgreSQL and DuckDB.
+    """Return SQL of rows and two sums of 60-bit halves of each row's MD5, by portfolio, for PostgreSQL or DuckDB.
 
-    Sums, so that a row standing twice counts twice; MD5, because it is the one digest that every database has.
+    Sums count a repeated row twice. MD5 is the only digest that every database has.
     """
     chars = "chr({})"
     null, separator = chars.format(ord(NULL_TEXT)), chars.format(ord(SEPARATOR))

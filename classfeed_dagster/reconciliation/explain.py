@@ -1,4 +1,4 @@
-"""Explanations of a disagreement: each is accepted only if its own evidence forces it. The likeliest comes first."""
+"""Explanations of a disagreement, the likeliest first. Each is accepted only if its own evidence proves it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,15 @@ from decimal import Decimal
 from classfeed_dagster.reconciliation.evidence import LateRow
 from classfeed_dagster.warehouse.records import UNEXPLAINED, BreakCause, BreakExplanation, BreakSeverity, as_decimal
 
-# What explains a break without anything being wrong with the delivery: the source moved on after it was read.
-MOVED_ON = frozenset(
-    {
-        BreakCause.LATE_ROW,
-        BreakCause.REVERSAL,
-        BreakCause.PRICE_REVISED,
-        BreakCause.CONSENT_CHANGED,
-        BreakCause.STATE_CHANGED,
-    }
-)
+# Causes that leave the delivery correct: the source changed after it was read.
+MOVED_ON = frozenset({BreakCause.LATE_ROW, BreakCause.REVERSAL, BreakCause.PRICE_REVISED, BreakCause.CONSENT_CHANGED, BreakCause.STATE_CHANGED})
 _SHOWN = 3
 Row = Mapping[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """The evidence on one disagreement about a record of a portfolio. Whatever is not proven is None or empty."""
+    """Evidence on one disagreement about a record of a portfolio. Unproven facts are None or empty."""
 
     record: str
     field: str | None
@@ -36,24 +28,24 @@ class Circumstances:
     in_file: bool
     file_is_landing: bool | None  # None: the landing could not be compared
     file_is_bigsite: bool
-    evidence: Row  # of bigsite's row: when it changed
+    evidence: Row  # instants of changes of bigsite's row
     snapshot_at: dt.datetime
-    page_fault: str | None  # what is wrong with the delivered page, if anything
+    page_fault: str | None  # fault of the delivered page, if any
     landing_faults: Sequence[str] = ()
-    state_evidence: str | None = None  # the evidence column of the row that a state field comes from
-    late_rows: Sequence[LateRow] = ()  # they force the difference of an end-of-day figure
-    late_movement: LateRow | None = None  # the movement that the file lacks, proven not to have been visible
+    state_evidence: str | None = None  # evidence column of the row that a state field comes from
+    late_rows: Sequence[LateRow] = ()  # complete explanation of an end-of-day figure's difference
+    late_movement: LateRow | None = None  # movement absent from the file, provably not visible
     consent_change: str | None = None  # proven by the landing's old values
     decided_by_consent: bool = False
 
     def changed_since(self, name: str) -> str | None:
-        """Return when bigsite changed after the snapshot, by a piece of evidence; None if it didn't."""
+        """Return the instant of bigsite's change after the snapshot, by an evidence column; None if none."""
         text = self.evidence.get(name)
         return text if text is not None and dt.datetime.fromisoformat(text) > self.snapshot_at else None
 
 
 def explain(case: Circumstances) -> tuple[BreakExplanation, ...]:
-    """Return every explanation that its evidence forces, the likeliest first; UNEXPLAINED alone if there is none."""
+    """Return every explanation that its evidence proves, the likeliest first; UNEXPLAINED if there is none."""
     explanations: list[BreakExplanation] = []
     if case.file_is_landing is not True and case.page_fault:
         explanations.append(BreakExplanation(BreakCause.FILE_ALTERED, case.page_fault))
@@ -62,15 +54,13 @@ def explain(case: Circumstances) -> tuple[BreakExplanation, ...]:
             explanations.append(BreakExplanation(BreakCause.LANDING_ALTERED, case.landing_faults[0]))
         else:
             explanations.append(
-                BreakExplanation(BreakCause.LANDING_ALTERED, "file and bigsite agree, the landed copy alone differs")
+                BreakExplanation(BreakCause.LANDING_ALTERED, "file and bigsite agree; only the landed copy differs")
             )
     elif case.file_is_landing:
-        # Only a landing that shows the value in the file proves that bigsite said so when it was read.
+        # Only a landing with the file's value proves that bigsite had it when it was read.
         explanations += _changed_since_snapshot(case)
     if not explanations and case.file_is_landing is False:
-        explanations.append(
-            BreakExplanation(BreakCause.EXPORT_FAULT, "the landed copy differs from the file made of it")
-        )
+        explanations.append(BreakExplanation(BreakCause.EXPORT_FAULT, "the file differs from the landed copy it was built from"))
     explanations += number_hints(case.file, case.landing if case.file_is_bigsite else case.bigsite)
     return tuple(explanations) or (UNEXPLAINED,)
 
@@ -82,15 +72,11 @@ def _changed_since_snapshot(case: Circumstances) -> list[BreakExplanation]:
         explanations.append(BreakExplanation(BreakCause.CONSENT_CHANGED, f"{case.consent_change}; {read}"))
     price = case.changed_since("price_updated_at")
     if price and case.field in ("price", "price_date", "market_value"):
-        explanations.append(
-            BreakExplanation(BreakCause.PRICE_REVISED, f"bigsite's price was updated at {price}; {read}")
-        )
+        explanations.append(BreakExplanation(BreakCause.PRICE_REVISED, f"bigsite's price was updated at {price}; {read}"))
     explanations += _late(case, read)
     state = case.changed_since(case.state_evidence) if case.state_evidence else None
     if state:
-        explanations.append(
-            BreakExplanation(BreakCause.STATE_CHANGED, f"bigsite updated it in place at {state}; {read}")
-        )
+        explanations.append(BreakExplanation(BreakCause.STATE_CHANGED, f"bigsite updated it in place at {state}; {read}"))
     return explanations
 
 
@@ -102,7 +88,7 @@ def _late(case: Circumstances, read: str) -> list[BreakExplanation]:
     if not case.late_rows:
         return []
     at = case.changed_since("eod_updated_at")
-    what = f"bigsite rewrote its end of day at {at}" if at else "bigsite's end of day has no such row any more"
+    event = f"bigsite rewrote its end of day at {at}" if at else "bigsite's end of day no longer has the row"
     shown = ", ".join(
         f"{row.source_row} recorded {row.recorded_at}"
         + (f" reversing {row.reverses}" if row.reverses else "")
@@ -110,21 +96,21 @@ def _late(case: Circumstances, read: str) -> list[BreakExplanation]:
         for row in case.late_rows[:_SHOWN]
     )
     cause = BreakCause.REVERSAL if all(row.reverses for row in case.late_rows) else BreakCause.LATE_ROW
-    return [BreakExplanation(cause, f"{what}; {read}; backdated since: {shown}")]
+    return [BreakExplanation(cause, f"{event}; {read}; backdated since: {shown}")]
 
 
-def number_hints(one: str | None, other: str | None) -> list[BreakExplanation]:
-    """Return hints from the two values alone, ranked after every cause that has evidence of its own."""
-    left, right = as_decimal(one), as_decimal(other)
+def number_hints(value: str | None, other_value: str | None) -> list[BreakExplanation]:
+    """Return hints from the two values only, ranked after every cause with evidence of its own."""
+    left, right = as_decimal(value), as_decimal(other_value)
     if left is None or right is None:
-        return _date_hint(one, other)
+        return _date_hint(value, other_value)
     if left and left == -right:
-        return [BreakExplanation(BreakCause.SIGN, f"{left} is {right} with its sign turned")]
+        return [BreakExplanation(BreakCause.SIGN, f"{left} is {right} with the opposite sign")]
     for power in (1, 2, 3):
         factor = Decimal(10) ** power
         if right and (left == right * factor or left * factor == right):
             return [BreakExplanation(BreakCause.SCALE, f"the values differ by a factor of {factor}")]
-    # Two digits changing places make a difference divisible by 9: a weak hint, so the digits themselves must agree.
+    # Transposed digits give a difference divisible by 9. That hint is weak, so the digits themselves must agree.
     digits = [sorted(f"{abs(value):f}".replace(".", "")) for value in (left, right)]
     if left != right and digits[0] == digits[1]:
         return [BreakExplanation(BreakCause.TRANSPOSED, "the same digits in another order (a weak hint)")]
@@ -136,13 +122,11 @@ def _date_hint(one: str | None, other: str | None) -> list[BreakExplanation]:
         days = abs((dt.date.fromisoformat(one or "") - dt.date.fromisoformat(other or "")).days)
     except ValueError:
         return []
-    return (
-        [BreakExplanation(BreakCause.DAY_SHIFT, "the dates are one day apart: look at time zones")] if days == 1 else []
-    )
+    return [BreakExplanation(BreakCause.DAY_SHIFT, "the dates are one day apart: check time zones")] if days == 1 else []
 
 
 def severity(explanations: Sequence[BreakExplanation]) -> BreakSeverity:
-    """Return EVENT for a portfolio held back, WARNING where the source moved on after a delivery, else ERROR."""
+    """Return EVENT for a portfolio held back, WARNING if the source changed after a delivery, otherwise ERROR."""
     cause = explanations[0].cause
     if cause is BreakCause.QUARANTINE:
         return BreakSeverity.EVENT  # held back by a rule, on record: many of them raise an alert of their own

@@ -1,7 +1,5 @@
 """Figures of a delivery for its report: movements by type, market value by security type, from the pages."""
 
-# SQL of this package's own text
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ _VALUES = """SELECT currency, security_type, sum(market_value::DECIMAL(38,2)) FR
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A plot: named numbers, in the order to draw them; ``over_time`` if the names are dates."""
+    """A chart: named numbers in drawing order; ``over_time`` if the names are dates."""
 
     title: str
     rows: tuple[tuple[str, int | Decimal], ...]
@@ -25,8 +23,8 @@ class Figure:
 
 
 def delivered_figures(delivered: Delivered) -> tuple[Figure, ...]:
-    """Return the number of movements delivered by type, and per currency the value of the holdings by type."""
-    import duckdb  # imported where it is used: every process of Dagster imports this file, and few draw
+    """Return the movements delivered by type, and per currency the value of the holdings by security type."""
+    import duckdb  # imported lazily: every process of Dagster imports this file, and few draw
 
     with duckdb.connect() as db:
         db.execute(f"SET memory_limit='{MEMORY_LIMIT}'")

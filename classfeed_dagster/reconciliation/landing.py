@@ -1,25 +1,28 @@
-"""The landed copy, read on its own: descriptor and hashes checked, then views that look like bigsite's tables.
+"""Independent reader of a landed snapshot: verified descriptor and hashes, and views shaped as bigsite's tables.
 
-Shares nothing with the snapshot: the descriptor is read as plain JSON, the files by DuckDB.
+It shares no code with the snapshot: the descriptor is read as plain JSON, the files by DuckDB.
 """
 
-# ruff: noqa: S608  # SQL of this package's own text and checked literals; its lines read better whole
+# ruff: noqa: S608  # SQL of this package's own text and checked literals, kept on whole lines
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from classfeed_dagster.reconciliation.expected_sql import Question
-from classfeed_dagster.reconciliation.visibility import TransactionSnapshot
+from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 if TYPE_CHECKING:
     import duckdb
 
+_SNAPSHOT_TEXT = re.compile(r"(\d+):(\d+):([\d,]*)\Z")
+_EPOCH = 1 << 32  # a row stores the lower half of the transaction's number
 _NO_INSTANT = "CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS updated_at"
 _AS_THEY_ARE = (
     "trade",
@@ -32,9 +35,9 @@ _AS_THEY_ARE = (
 
 
 class Landing:
-    """One snapshot's files, open as views of schema ``landed`` in DuckDB. ``faults`` says what is wrong with them.
+    """One snapshot's files, open as views of schema ``landed`` in DuckDB. ``faults``: their faults by object key.
 
-    ``readable`` is False if a file can't be read at all; then nothing can be compared with it.
+    ``readable`` is False if a file cannot be read at all; then nothing can be compared with the landing.
     """
 
     def __init__(self, db: duckdb.DuckDBPyConnection, stack: ExitStack, store: ObjectStore) -> None:
@@ -44,33 +47,33 @@ class Landing:
         self.faults: dict[str, str] = {}  # by object key
         self.readable = True
 
-    def open(self, descriptor_key: str, descriptor_sha256: str, question: Question) -> None:
-        """Verify a snapshot's descriptor and files and make the views, replacing those of a snapshot before."""
+    def open(self, descriptor_key: str, descriptor_sha256: str, expected: ExpectedRecords) -> None:
+        """Verify a snapshot's descriptor and files and create the views in place of an earlier snapshot's."""
         self.faults, self.readable = {}, True
-        tables = self._descriptor(descriptor_key, descriptor_sha256, question)
+        tables = self._descriptor(descriptor_key, descriptor_sha256, expected)
         self._db.execute("DROP SCHEMA IF EXISTS landed CASCADE; CREATE SCHEMA landed")
         for name, table in tables.items():
             self._open_table(name, [(str(file["key"]), str(file["sha256"])) for file in table["files"]])
         if self.readable:
-            self._views(question)
+            self._views(expected)
 
-    def _descriptor(self, key: str, sha256: str, question: Question) -> Mapping[str, Mapping[str, Any]]:
+    def _descriptor(self, key: str, sha256: str, expected: ExpectedRecords) -> Mapping[str, Mapping[str, Any]]:
         try:
             data = self._store.read(key)
             if hashlib.sha256(data).hexdigest() != sha256:
-                self.faults[key] = "its SHA-256 is not the one in the manifest: the descriptor was changed"
+                self.faults[key] = "its SHA-256 differs from the manifest's: the descriptor was changed"
             descriptor = json.loads(data)
-            if str(descriptor["business_date"]) != question.business_date.isoformat():
+            if str(descriptor["business_date"]) != expected.business_date.isoformat():
                 self.faults[key] = f"it is the snapshot of {descriptor['business_date']}"
             tables: Mapping[str, Mapping[str, Any]] = descriptor["tables"]
-            # A table of one file may be recorded as just that.
+            # A table of one file may be recorded as that file.
             return {name: table if "files" in table else {"files": [table]} for name, table in tables.items()}
         except (ObjectNotFoundError, ValueError, KeyError, TypeError):
             self._unreadable(key)
             return {}
 
     def _open_table(self, name: str, files: Sequence[tuple[str, str]]) -> None:
-        import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
+        import duckdb  # imported lazily: every process of Dagster imports this file, and few compare
 
         paths: list[str] = []
         for key, sha256 in files:
@@ -79,9 +82,9 @@ class Landing:
                 with path.open("rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                         self.faults[key] = (
-                            "its SHA-256 is not the one in the descriptor: the file was changed after landing"
+                            "its SHA-256 differs from the descriptor's: the file was changed after landing"
                         )
-                # Reading every column finds damage that the file's footer doesn't show.
+                # Reading every column finds damage that the file's footer does not show.
                 self._db.from_parquet([str(path)]).aggregate("count(COLUMNS(*))").fetchall()
             except (ObjectNotFoundError, duckdb.Error):
                 self._unreadable(key)
@@ -91,14 +94,14 @@ class Landing:
             self._db.from_parquet(paths).create_view(f"raw_{name}", replace=True)
 
     def _unreadable(self, key: str) -> None:
-        self.faults[key] = "it is missing or can't be read: nothing could be compared with this landing"
+        self.faults[key] = "it is missing or cannot be read: nothing could be compared with this landing"
         self.readable = False
 
-    def _views(self, question: Question) -> None:
+    def _views(self, expected: ExpectedRecords) -> None:
         for name in _AS_THEY_ARE:
             self._view(name, f"SELECT *{self._absent(name)} FROM raw_{name}")
         self._view("data_sharing_consent", f"SELECT *, {_NO_INSTANT} FROM raw_data_sharing_consent")
-        # A removed portfolio has no landed row, only its consent.
+        # A removed portfolio has no landed row, only its consents.
         self._view(
             "portfolio",
             f"""SELECT c.portfolio_id, c.portfolio_number, p.* EXCLUDE (portfolio_id), {_NO_INSTANT}
@@ -107,9 +110,9 @@ class Landing:
         )
         for name in ("cash_account", "security", "security_price", "security_code_change"):
             self._view(name, f"SELECT *, {_NO_INSTANT} FROM raw_{name}")
-        # Rows that only report something missing carry no figures.
+        # Rows that only report a missing row have no figures.
         for name, figure in (("holding_eod", "units"), ("cash_balance_eod", "ledger_balance")):
-            self._view(name, f"SELECT *, {question.day} AS as_at_date FROM raw_{name} WHERE {figure} IS NOT NULL")
+            self._view(name, f"SELECT *, {expected.day} AS as_at_date FROM raw_{name} WHERE {figure} IS NOT NULL")
 
     def _absent(self, name: str) -> str:
         # Dates of referenced rows, which older landings lack.
@@ -121,15 +124,45 @@ class Landing:
         self._db.execute(f"CREATE VIEW landed.{name} AS {query}")
 
 
+@dataclass(frozen=True, slots=True)
+class TransactionSnapshot:
+    """Transactions visible to one reading of bigsite: all before ``end`` except those in progress.
+
+    A snapshot's descriptor stores ``pg_current_snapshot()``. A row whose inserting transaction (``xmin``) had not
+    committed by then was not visible, whatever its ``recorded_at``. Without that record no row counts as invisible.
+    """
+
+    end: int
+    in_progress: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str | None) -> TransactionSnapshot | None:
+        """Parse PostgreSQL's text of a snapshot; None if it is not one."""
+        match = _SNAPSHOT_TEXT.match(text or "")
+        if match is None:
+            return None
+        listed = frozenset(int(number) for number in match[3].split(",") if number)
+        return cls(int(match[2]), listed)
+
+    def saw(self, xmin: int) -> bool:
+        """Return True if a row inserted by the transaction ``xmin`` (32 bits) was committed by then."""
+        number = (self.end & ~(_EPOCH - 1)) | xmin
+        if number - self.end > _EPOCH // 2:
+            number -= _EPOCH
+        elif self.end - number > _EPOCH // 2:
+            number += _EPOCH
+        return number < self.end and number not in self.in_progress
+
+
 class SnapshotReader:
-    """The transactions that landed snapshots saw, read from their descriptors once each."""
+    """Reader of the transactions visible to landed snapshots, from each descriptor once."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._known: dict[str, TransactionSnapshot | None] = {}
 
     def of(self, descriptor_key: str) -> TransactionSnapshot | None:
-        """Return what a snapshot saw; None if its descriptor is gone or does not say."""
+        """Return a snapshot's visible transactions; None if its descriptor is missing or does not state them."""
         if descriptor_key not in self._known:
             try:
                 text = json.loads(self._store.read(descriptor_key)).get("visible_transactions")

@@ -1,7 +1,7 @@
-"""Ledger rows that arrive late: recorded before the window, and carried by no earlier delivery.
+"""Late arrivals: ledger rows recorded before the window and sent by no earlier delivery.
 
-A row that its own window's snapshot did not see travels in the first window whose snapshot does. It is expected in a
-document only if no earlier delivery carried it; a row carried before is a duplicate, and stays a break.
+A row that its own window's snapshot did not see is sent in the first window whose snapshot does. A document should
+contain it only if no earlier delivery did; a row that was sent before is a duplicate, and remains a break.
 """
 
 # ruff: noqa: S608  # SQL of this package's own text
@@ -48,8 +48,8 @@ def late_arrivals(store: ObjectStore, delivered: Delivered) -> tuple[str, ...]:
 
 
 def _recorded_earlier(delivered: Delivered) -> list[tuple[str, str, dt.datetime]]:
-    """Return portfolio, TransactionId and instant of the movements recorded before the window, of DELTA extracts."""
-    import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
+    # Portfolio, TransactionId and instant of the movements recorded before the window, of DELTA extracts.
+    import duckdb  # imported lazily: every process of Dagster imports this file, and few compare
 
     file = delivered.files["movement_transactions"]
     start = delivered.revisions[-1].recorded_after

@@ -25,7 +25,7 @@ Visible = Callable[["LedgerRow", Revision], bool]
 
 
 class LaterDeliveries:
-    """The deliveries after a business date, read only when they are asked for."""
+    """Deliveries after a business date, read on demand."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class LaterDeliveries:
         self._numbers: frozenset[str] = frozenset()
 
     def watch(self, numbers: Iterable[str]) -> None:
-        """Name the portfolios whose records are read, so that each page is read once."""
+        """Set the portfolios whose records are read, so that each page is read once."""
         self._numbers = frozenset(numbers)
 
     def travel(self, number: str, row: LedgerRow, *, before_history: bool, saw: Visible) -> str | None:
-        """Return with which delivery the row went or will go, in words; None if a delivery lacks it: it is lost."""
+        """Return the delivery that sent or will send the row, as text; None if a delivery lost it."""
         for day in self._later():
-            latest = [one for one in self._revisions_of(day) if number in one.portfolios]
+            latest = [revision for revision in self._revisions_of(day) if number in revision.portfolios]
             if not latest:
                 continue
             revision = latest[-1]
@@ -61,7 +61,7 @@ class LaterDeliveries:
                 return f"sent with {day.isoformat()}"
             if excluded_by_switch(row.transaction_id, row.movement_type, revision.flags):
                 return f"left out of {day.isoformat()} by the feed's switches"
-            if before_history and (row.transaction_id[0] == "I" or any(one[:1] == "O" for one in ids)):
+            if before_history and (row.transaction_id[0] == "I" or any(name[:1] == "O" for name in ids)):
                 return f"dated before the shared history: in the openings of {day.isoformat()}"
             if row.recorded_at < revision.recorded_before and saw(row, revision):
                 return None

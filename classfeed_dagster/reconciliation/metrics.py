@@ -1,6 +1,6 @@
-"""Our side of the data team's metrics, computed from the delivered files alone, by their contract's definitions."""
+"""Our side of the data team's metrics, computed from the delivered files only, by the contract's definitions."""
 
-# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals, kept on whole lines
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ WINDOW_METRICS = frozenset({"MOVEMENTS", "UNITS_MOVED", "CASH_MOVED", "TRADED"})
 
 @dataclass(frozen=True, slots=True)
 class OurMetrics:
-    """Metrics other than zero: portfolio_number, metric, currency ('' where none), value. All text.
+    """Metrics other than zero: portfolio_number, metric, currency ('' if none), value. All text.
 
-    ``digests``: per portfolio the MD5 over its metrics, as the data team's side computes it in Snowflake.
-    ``with_openings``: portfolios whose file sums rows from before their shared history, which their metrics list.
+    ``digests``: the MD5 over a portfolio's metrics, as Snowflake computes it for the data team's side.
+    ``with_openings``: portfolios whose file sums the rows from before their shared history, which their metrics list.
     """
 
     rows: pa.Table
@@ -31,8 +31,8 @@ class OurMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric: the rows of ``view`` counted, or ``column`` summed (by currency if ``per_currency``)."""
+class MetricDefinition:
+    """One metric: the count of rows in ``view``, or the sum of ``column`` (by currency if ``per_currency``)."""
 
     name: str
     view: str
@@ -43,7 +43,7 @@ class Metric:
 
     @property
     def sql(self) -> str:
-        """The metric of every portfolio. Values are cast: a union of decimals of 2 and 6 places would keep 2."""
+        """Return SQL for every portfolio's value, cast because a union of decimals of 2 and 6 places would keep 2."""
         value = "count(*)" if self.column is None else f"sum({self.column}::{self.type})"
         currency = "currency" if self.per_currency else "''"
         return (
@@ -56,29 +56,29 @@ VIEWS = {
     "cash": "cash_accounts",
     "balances": "account_balances",
     "holdings": "investment_holdings",
-    "moved": "movement_transactions",  # those of the window
+    "moved": "movement_transactions",  # within the window
 }
-"""What the metrics read, and the delivered document's records behind it."""
+"""The metrics' views, and the delivered records behind each."""
 
 METRICS = (
-    Metric("CASH_ACCOUNTS", "cash"),
-    Metric("LEDGER_BALANCE", "balances", "ledger_balance", "DECIMAL(18,2)", per_currency=True),
-    Metric("HOLDINGS", "holdings", where="units::DECIMAL(20,6) <> 0"),
-    Metric("UNITS_HELD", "holdings", "units", "DECIMAL(20,6)"),
-    Metric(
+    MetricDefinition("CASH_ACCOUNTS", "cash"),
+    MetricDefinition("LEDGER_BALANCE", "balances", "ledger_balance", "DECIMAL(18,2)", per_currency=True),
+    MetricDefinition("HOLDINGS", "holdings", where="units::DECIMAL(20,6) <> 0"),
+    MetricDefinition("UNITS_HELD", "holdings", "units", "DECIMAL(20,6)"),
+    MetricDefinition(
         "MARKET_VALUE", "holdings", "market_value", "DECIMAL(18,2)", per_currency=True, where="market_value IS NOT NULL"
     ),
-    Metric("MOVEMENTS", "moved", where="ledger <> 'O'"),
-    Metric("UNITS_MOVED", "moved", "units", where="ledger <> 'I' AND units IS NOT NULL"),
-    Metric("CASH_MOVED", "moved", "amount", per_currency=True, where="amount IS NOT NULL"),
-    Metric("TRADED", "moved", "net_amount", per_currency=True, where="net_amount IS NOT NULL"),
+    MetricDefinition("MOVEMENTS", "moved", where="ledger <> 'O'"),
+    MetricDefinition("UNITS_MOVED", "moved", "units", where="ledger <> 'I' AND units IS NOT NULL"),
+    MetricDefinition("CASH_MOVED", "moved", "amount", per_currency=True, where="amount IS NOT NULL"),
+    MetricDefinition("TRADED", "moved", "net_amount", per_currency=True, where="net_amount IS NOT NULL"),
 )
 
 
-def metrics_of(delivered: Delivered) -> tuple[Metric, ...]:
+def metrics_of(delivered: Delivered) -> tuple[MetricDefinition, ...]:
     """Return the metrics that the delivered documents can state: all of them for whole EPI documents.
 
-    A document without a ledger, or with rows left out by a switch, cannot state a metric that counts them.
+    A document without a ledger, or with rows excluded by a switch, cannot state a metric that includes them.
     """
     kinds = {kind.name: kind for kind in delivered.layout.kinds}
     ledgers = kinds["movement_transactions"].ledgers if "movement_transactions" in kinds else ""
@@ -96,7 +96,7 @@ def metrics_of(delivered: Delivered) -> tuple[Metric, ...]:
 
 def our_metrics(delivered: Delivered) -> OurMetrics:
     """Return every metric of every delivered portfolio, exact. Removed portfolios have none."""
-    import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
+    import duckdb  # imported lazily: every process of Dagster imports this file, and few compare
 
     last = delivered.revisions[-1]
     start, end = (_literal(instant) for instant in (last.recorded_after, last.recorded_before))
@@ -106,8 +106,8 @@ def our_metrics(delivered: Delivered) -> OurMetrics:
         for view, name in VIEWS.items():
             if view != "moved" and name in files:
                 db.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{files[name]}')")
-        given = {name: f'"{name}"' for kind in delivered.layout.kinds for name in kind.names}
-        units, amount, net = (given.get(name, "NULL") for name in ("units", "amount", "net_amount"))
+        available = {name: f'"{name}"' for kind in delivered.layout.kinds for name in kind.names}
+        units, amount, net = (available.get(name, "NULL") for name in ("units", "amount", "net_amount"))
         db.register(
             "deltas",
             pa.table(
@@ -123,8 +123,8 @@ def our_metrics(delivered: Delivered) -> OurMetrics:
                 }
             ),
         )
-        # A FULL extract lists all of history, and its openings sum it: the window's part of them can't be told. A
-        # DELTA's openings are the window's.
+        # A FULL extract lists all of history, and its openings sum it: the window's part of an opening is unknown. The
+        # openings of a DELTA belong to the window.
         db.execute(
             f"""CREATE TABLE moved AS SELECT portfolio_number, transaction_id, transaction_id[1] AS ledger, currency,
             {units}::DECIMAL(38,6) AS units, {amount}::DECIMAL(38,2) AS amount, {net}::DECIMAL(38,2) AS net_amount

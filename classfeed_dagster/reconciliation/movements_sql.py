@@ -1,15 +1,11 @@
-"""The movements a document must hold: four ledgers and the openings, as one relation. See ``expected_sql``."""
+"""Expected movements of a document: four ledgers and the openings, as one relation. See ``expected_sql``."""
 
-# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals, kept on whole lines
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from classfeed_dagster.reconciliation.record_scope import RecordScope
 from classfeed_dagster.reconciliation.records import ISIN, MOVEMENTS
-
-if TYPE_CHECKING:
-    from classfeed_dagster.reconciliation.expected_sql import Question
 
 _SIGNED = "CASE WHEN t.side = 'SELL' THEN -t.units ELSE t.units END"
 
@@ -20,7 +16,7 @@ _DATES = {
     "cash_transaction": "transaction_date",
 }
 
-# Every column of the relation, null unless a ledger fills it. The types matter: a union's columns take the first's.
+# Every column of the relation, null unless a ledger fills it. The types matter: the first part determines those of the union.
 _NULLS = {
     **dict.fromkeys(("transaction_date", "settlement_date", "ex_date"), "CAST(NULL AS DATE)"),
     "recorded_at": "CAST(NULL AS TIMESTAMP WITH TIME ZONE)",
@@ -36,7 +32,7 @@ _NULLS = {
 }  # fmt: skip
 
 
-def movements(question: Question, ledgers: str) -> str:
+def movements(scope: RecordScope, ledgers: str) -> str:
     """Return SQL of the scope's movements of some ledgers, with evidence. Source: the schema's MovementTransaction."""
     parts = {
         "T": (_trades,),
@@ -46,16 +42,16 @@ def movements(question: Question, ledgers: str) -> str:
         "O": (_opening_units, _opening_cash),
     }
     chosen = dict.fromkeys(part for letter in ledgers for part in parts[letter])
-    return " UNION ALL ".join(part(question) for part in chosen)
+    return " UNION ALL ".join(part(scope) for part in chosen)
 
 
-def _select(question: Question, recorded_last: str, source_row: str, **columns: str) -> str:
+def _select(scope: RecordScope, recorded_last: str, source_row: str, **columns: str) -> str:
     listed = ", ".join(
         f"{columns.get(name) or _NULLS.get(name, 'CAST(NULL AS VARCHAR)')} AS {name}" for name in MOVEMENTS.names
     )
     # The security's codes, or the account's numbers, come from rows that bigsite updates in place.
     state = "a.updated_at" if "account_number" in columns else "greatest(x.updated_at, n.updated_at)"
-    evidence = question.evidence(
+    evidence = scope.evidence(
         state_updated_at=state,
         recorded_last=recorded_last,
         consent_updated_at="s.consent_updated_at",
@@ -64,52 +60,52 @@ def _select(question: Question, recorded_last: str, source_row: str, **columns: 
     return f"SELECT {listed}, s.hin, {evidence}"
 
 
-def _window(question: Question, row: str) -> str:
-    # FULL: all of the shared history recorded before the cut-off. DELTA: what the window recorded of it.
-    start, end = question.at(question.window_start), question.at(question.window_end)
+def _window(scope: RecordScope, row: str) -> str:
+    # FULL: all of the shared history recorded before the cut-off. DELTA: the part recorded in the window.
+    start, end = scope.at(scope.window_start), scope.at(scope.window_end)
     return f"{row}.recorded_at < {end} AND (s.extract = 'FULL' OR {row}.recorded_at >= {start})"
 
 
-def _shared(question: Question, row: str, date: str, ledger: str = "") -> str:
-    window = _window(question, row)
-    ids = [name[1:] for name in question.late if ledger and name[:1] == ledger[0].upper()]
-    if ids:  # rows that no earlier window's snapshot saw: they travel in this one
+def _shared(scope: RecordScope, row: str, date: str, ledger: str = "") -> str:
+    window = _window(scope, row)
+    ids = [name[1:] for name in scope.late if ledger and name[:1] == ledger[0].upper()]
+    if ids:  # rows that no earlier window's snapshot saw: sent in this one
         window = f"(({window}) OR {row}.{ledger}_id IN ({', '.join(ids)}))"
     return f"WHERE {window} AND (s.history_from IS NULL OR {row}.{date} >= s.history_from)"
 
 
-def _reference(question: Question, row: str, ledger: str) -> str:
-    """The TransactionId that a row undoes; null if that row is dated before the shared history."""
-    return _unless_before(_dated(question, row, ledger), f"'{ledger[0].upper()}' || {row}.reverses_{ledger}_id")
+def _reference(scope: RecordScope, row: str, ledger: str) -> str:
+    # The TransactionId of the reversed row; null if that row is dated before the shared history.
+    return _unless_before(_dated(scope, row, ledger), f"'{ledger[0].upper()}' || {row}.reverses_{ledger}_id")
 
 
-def _dated(question: Question, row: str, ledger: str) -> str:
-    # The landing holds the date ready, since it lacks the rows of earlier windows.
-    if question.landed:
+def _dated(scope: RecordScope, row: str, ledger: str) -> str:
+    # The landing contains the date, because it lacks the rows of earlier windows.
+    if scope.landed:
         return f"{row}.reversed_on"
-    return f"(SELECT o.{_DATES[ledger]} FROM {question.schema}.{ledger} o WHERE o.{ledger}_id = {row}.reverses_{ledger}_id)"
+    return f"(SELECT o.{_DATES[ledger]} FROM {scope.schema}.{ledger} o WHERE o.{ledger}_id = {row}.reverses_{ledger}_id)"
 
 
 def _unless_before(dated: str, reference: str) -> str:
     return f"CASE WHEN {dated} < s.history_from THEN NULL ELSE {reference} END"
 
 
-def _relates_to(question: Question) -> str:
-    """The trade or income that caused a cash row; null before the shared history, or if income is left out."""
-    schema = question.schema
+def _relates_to(scope: RecordScope) -> str:
+    # The trade or income that caused a cash row; null before the shared history, or if income is left out.
+    schema = scope.schema
     dated = (
         "c.related_on"
-        if question.landed
+        if scope.landed
         else f"coalesce((SELECT o.trade_date FROM {schema}.trade o WHERE o.trade_id = c.trade_id), "
         f"(SELECT o.payment_date FROM {schema}.income o WHERE o.income_id = c.income_id))"
     )
-    income = f"CASE WHEN {question.is_on('include-income')} THEN 'I' || c.income_id END"
+    income = f"CASE WHEN {scope.is_on('include-income')} THEN 'I' || c.income_id END"
     return _unless_before(dated, f"coalesce('T' || c.trade_id, {income})")
 
 
-def _security(question: Question, row: str, date: str) -> str:
+def _security(scope: RecordScope, row: str, date: str) -> str:
     return (
-        f"JOIN {question.schema}.security x ON x.security_id = {row}.security_id "
+        f"JOIN {scope.schema}.security x ON x.security_id = {row}.security_id "
         f"JOIN codes n ON n.security_id = x.security_id AND {date} >= n.first_on AND {date} < n.not_on"
     )
 
@@ -117,10 +113,10 @@ def _security(question: Question, row: str, date: str) -> str:
 _OF_SECURITY = {"exchange": "x.exchange", "security_code": "n.code", "isin": ISIN}
 
 
-def _trades(question: Question) -> str:
+def _trades(scope: RecordScope) -> str:
     own = ("settlement_date", "recorded_at", "confirmation_number", "price", "consideration", "brokerage", "gst")
     head = _select(
-        question,
+        scope,
         "t.recorded_at",
         "'trade ' || t.trade_id",
         transaction_id="'T' || t.trade_id",
@@ -136,14 +132,14 @@ def _trades(question: Question) -> str:
         **_OF_SECURITY,
     )
     return (
-        f"{head} FROM sending s JOIN {question.schema}.trade t ON t.portfolio_id = s.portfolio_id "
-        f"{_security(question, 't', 't.trade_date')} {_shared(question, 't', 'trade_date', 'trade')}"
+        f"{head} FROM sending s JOIN {scope.schema}.trade t ON t.portfolio_id = s.portfolio_id "
+        f"{_security(scope, 't', 't.trade_date')} {_shared(scope, 't', 'trade_date', 'trade')}"
     )
 
 
-def _security_movements(question: Question) -> str:
+def _security_movements(scope: RecordScope) -> str:
     head = _select(
-        question,
+        scope,
         "m.recorded_at",
         "'security_movement ' || m.security_movement_id",
         transaction_id="'S' || m.security_movement_id",
@@ -159,16 +155,16 @@ def _security_movements(question: Question) -> str:
         **_OF_SECURITY,
     )
     return (
-        f"{head} FROM sending s JOIN {question.schema}.security_movement m ON m.portfolio_id = s.portfolio_id "
-        f"{_security(question, 'm', 'm.effective_date')} {_shared(question, 'm', 'effective_date', 'security_movement')}"
-        + question.without("include-drp", "m.movement_type = 'DRP'")
+        f"{head} FROM sending s JOIN {scope.schema}.security_movement m ON m.portfolio_id = s.portfolio_id "
+        f"{_security(scope, 'm', 'm.effective_date')} {_shared(scope, 'm', 'effective_date', 'security_movement')}"
+        + scope.without("include-drp", "m.movement_type = 'DRP'")
     )
 
 
-def _income(question: Question) -> str:
+def _income(scope: RecordScope) -> str:
     own = ("recorded_at", "ex_date", "gross_amount", "franked_amount", "unfranked_amount", "franking_credit")
     head = _select(
-        question,
+        scope,
         "i.recorded_at",
         "'income ' || i.income_id",
         transaction_id="'I' || i.income_id",
@@ -184,15 +180,15 @@ def _income(question: Question) -> str:
         **_OF_SECURITY,
     )
     return (
-        f"{head} FROM sending s JOIN {question.schema}.income i ON i.portfolio_id = s.portfolio_id "
-        f"{_security(question, 'i', 'i.payment_date')} {_shared(question, 'i', 'payment_date', 'income')}"
-        + question.without("include-income", "TRUE")
+        f"{head} FROM sending s JOIN {scope.schema}.income i ON i.portfolio_id = s.portfolio_id "
+        f"{_security(scope, 'i', 'i.payment_date')} {_shared(scope, 'i', 'payment_date', 'income')}"
+        + scope.without("include-income", "TRUE")
     )
 
 
-def _cash(question: Question) -> str:
+def _cash(scope: RecordScope) -> str:
     head = _select(
-        question,
+        scope,
         "c.recorded_at",
         "'cash_transaction ' || c.cash_transaction_id",
         transaction_id="'C' || c.cash_transaction_id",
@@ -209,17 +205,17 @@ def _cash(question: Question) -> str:
         narrative="c.description",
     )
     return (
-        f"{head} FROM sending s JOIN {question.schema}.cash_account a ON a.portfolio_id = s.portfolio_id "
-        f"JOIN {question.schema}.cash_transaction c ON c.cash_account_id = a.cash_account_id "
-        f"{_shared(question, 'c', 'transaction_date', 'cash_transaction')}"
+        f"{head} FROM sending s JOIN {scope.schema}.cash_account a ON a.portfolio_id = s.portfolio_id "
+        f"JOIN {scope.schema}.cash_transaction c ON c.cash_account_id = a.cash_account_id "
+        f"{_shared(scope, 'c', 'transaction_date', 'cash_transaction')}"
     )
 
 
-# --- Openings: what stands before the shared history, as one record a security or cash account. -------------------
+# --- Openings: balances from before the shared history, one record a security or cash account. - -------------------
 
 
-def _first_sent(question: Question) -> str:
-    """The earliest recorded_at of the rows that a FULL extract sends, by portfolio."""
+def _first_sent(scope: RecordScope) -> str:
+    # The earliest recorded_at of the rows that a FULL extract sends, by portfolio.
     ledgers = (
         ("trade", "trade_date", ""),
         ("security_movement", "effective_date", ""),
@@ -227,12 +223,12 @@ def _first_sent(question: Question) -> str:
         (
             "cash_transaction",
             "transaction_date",
-            f"JOIN {question.schema}.cash_account a ON a.cash_account_id = r.cash_account_id",
+            f"JOIN {scope.schema}.cash_account a ON a.cash_account_id = r.cash_account_id",
         ),
     )
     rows = " UNION ALL ".join(
-        f"SELECT s.portfolio_id, r.recorded_at FROM {question.schema}.{table} r {join} "
-        f"JOIN sending s ON s.portfolio_id = {'a' if join else 'r'}.portfolio_id {_shared(question, 'r', date)} "
+        f"SELECT s.portfolio_id, r.recorded_at FROM {scope.schema}.{table} r {join} "
+        f"JOIN sending s ON s.portfolio_id = {'a' if join else 'r'}.portfolio_id {_shared(scope, 'r', date)} "
         "AND s.extract = 'FULL' AND s.history_from IS NOT NULL"
         for table, date, join in ledgers
     )
@@ -244,33 +240,33 @@ _OPENED_AT = """CASE WHEN s.extract = 'DELTA' THEN o.recorded_at
   ELSE CAST(s.history_from AS TIMESTAMP) AT TIME ZONE 'Australia/Sydney' END"""
 
 
-def _before_history(question: Question, row: str, date: str) -> str:
-    return f"WHERE {_window(question, row)} AND {row}.{date} < s.history_from"
+def _before_history(scope: RecordScope, row: str, date: str) -> str:
+    return f"WHERE {_window(scope, row)} AND {row}.{date} < s.history_from"
 
 
-def _opening(question: Question, source: str, head: str, joins: str) -> str:
+def _opening(scope: RecordScope, source: str, head: str, joins: str) -> str:
     return (
         f"{head} FROM ({source}) o JOIN sending s ON s.portfolio_id = o.portfolio_id {joins} "
-        f"LEFT JOIN ({_first_sent(question)}) f ON f.portfolio_id = s.portfolio_id"
+        f"LEFT JOIN ({_first_sent(scope)}) f ON f.portfolio_id = s.portfolio_id"
     )
 
 
-def _opening_units(question: Question) -> str:
-    schema = question.schema
+def _opening_units(scope: RecordScope) -> str:
+    schema = scope.schema
     source = (
-        f"SELECT portfolio_id, security_id, units, recorded_at FROM {schema}.opening_units WHERE audience = '{question.audience}'"
-        if question.landed
+        f"SELECT portfolio_id, security_id, units, recorded_at FROM {schema}.opening_units WHERE audience = '{scope.audience}'"
+        if scope.landed
         else f"""SELECT portfolio_id, security_id, sum(units) AS units, max(recorded_at) AS recorded_at FROM (
             SELECT t.portfolio_id, t.security_id, {_SIGNED} AS units, t.recorded_at
-            FROM {schema}.trade t JOIN sending s ON s.portfolio_id = t.portfolio_id {_before_history(question, "t", "trade_date")}
+            FROM {schema}.trade t JOIN sending s ON s.portfolio_id = t.portfolio_id {_before_history(scope, "t", "trade_date")}
             UNION ALL SELECT m.portfolio_id, m.security_id, m.units_change, m.recorded_at
             FROM {schema}.security_movement m JOIN sending s ON s.portfolio_id = m.portfolio_id
-            {_before_history(question, "m", "effective_date")}) r
+            {_before_history(scope, "m", "effective_date")}) r
             GROUP BY portfolio_id, security_id HAVING sum(units) <> 0"""
     )
-    day = f"{question.business_date:%Y%m%d}"
+    day = f"{scope.business_date:%Y%m%d}"
     head = _select(
-        question,
+        scope,
         "o.recorded_at",
         "'opening units of ' || o.portfolio_id || '/' || o.security_id",
         transaction_id=f"'OU-' || s.portfolio_number || '-' || o.security_id || '-{day}'",
@@ -281,22 +277,22 @@ def _opening_units(question: Question) -> str:
         units="o.units",
         **_OF_SECURITY,
     )
-    return _opening(question, source, head, _security(question, "o", "(s.history_from - 1)"))
+    return _opening(scope, source, head, _security(scope, "o", "(s.history_from - 1)"))
 
 
-def _opening_cash(question: Question) -> str:
-    schema = question.schema
+def _opening_cash(scope: RecordScope) -> str:
+    schema = scope.schema
     source = (
-        f"SELECT portfolio_id, cash_account_id, amount, recorded_at FROM {schema}.opening_cash WHERE audience = '{question.audience}'"
-        if question.landed
+        f"SELECT portfolio_id, cash_account_id, amount, recorded_at FROM {schema}.opening_cash WHERE audience = '{scope.audience}'"
+        if scope.landed
         else f"""SELECT a.portfolio_id, c.cash_account_id, sum(c.amount) AS amount, max(c.recorded_at) AS recorded_at
             FROM {schema}.cash_transaction c JOIN {schema}.cash_account a ON a.cash_account_id = c.cash_account_id
-            JOIN sending s ON s.portfolio_id = a.portfolio_id {_before_history(question, "c", "transaction_date")}
+            JOIN sending s ON s.portfolio_id = a.portfolio_id {_before_history(scope, "c", "transaction_date")}
             GROUP BY a.portfolio_id, c.cash_account_id HAVING sum(c.amount) <> 0"""
     )
-    day = f"{question.business_date:%Y%m%d}"
+    day = f"{scope.business_date:%Y%m%d}"
     head = _select(
-        question,
+        scope,
         "o.recorded_at",
         "'opening cash of ' || o.cash_account_id",
         transaction_id=f"'OC-' || s.portfolio_number || '-' || o.cash_account_id || '-{day}'",
@@ -309,4 +305,4 @@ def _opening_cash(question: Question) -> str:
         amount="o.amount",
         currency="a.currency",
     )
-    return _opening(question, source, head, f"JOIN {schema}.cash_account a ON a.cash_account_id = o.cash_account_id")
+    return _opening(scope, source, head, f"JOIN {schema}.cash_account a ON a.cash_account_id = o.cash_account_id")

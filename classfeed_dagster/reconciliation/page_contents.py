@@ -1,4 +1,4 @@
-"""Facts that a page states of itself (header, control totals), and the totals that its records really have."""
+"""Contents of a page: its header, its stated control totals, and the totals of its records."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CSV_DETAILS = "details"
 
 @dataclass(slots=True)
 class PageContents:
-    """A page's header, the totals it states, and the totals of the records read from it. ``section`` names a CSV's."""
+    """A page's header, its stated totals, and the totals of its records. ``section``: name of a CSV's only section."""
 
-    sums: tuple[str, ...]  # which amounts of a movement the totals add up
+    sums: tuple[str, ...]  # amounts of a movement that the totals include
     section: str | None = None
     states_totals: bool = True
     states_header: bool = True
@@ -64,19 +64,19 @@ class PageContents:
             self.counted[name] += value
 
     def faults(self, page: Mapping[str, Any], expected_header: Mapping[str, str]) -> Iterator[str]:
-        """Yield where header or totals contradict the manifest, or the records; never a personal value."""
+        """Yield contradictions of header or totals with the manifest or the records, without personal values."""
         for name, value in expected_header.items():
-            found = self.header.get(name)
-            if found is not None and found != value:
-                yield f"its header states {name} {found[:64]}, expected {value}"
-            if found is None and name in _REQUIRED and self.states_header:
-                yield f"its header states no {name}, expected {value}"
+            actual = self.header.get(name)
+            if actual is not None and actual != value:
+                yield f"its header states {name} {actual[:64]}, expected {value}"
+            if actual is None and name in _REQUIRED and self.states_header:
+                yield f"its header lacks {name}, expected {value}"
         stated_by_manifest = manifest_totals(page)
         yield from differences("the manifest's totals of the page", stated_by_manifest, self.counted)
         if self.stated is None and not self.states_totals:
             return
         if self.stated is None:
-            yield "it states no control totals"
+            yield "it has no control totals"
         else:
             yield from differences("its control totals", self.stated, _as_stated(self.counted))
 
@@ -85,20 +85,20 @@ _REQUIRED = frozenset({"Feed", "BusinessDate", "SequenceNumber", "Revision"})
 
 
 def manifest_totals(member: Mapping[str, Any]) -> dict[str, Decimal]:
-    """Return the counts and totals that a manifest states of a page, or of all, by name."""
+    """Return the counts and totals in a manifest's entry of a page, or of all pages, by name."""
     totals = member["totals"]
-    found = {str(name): Decimal(count) for name, count in member["counts"].items()}
+    sums_by_name = {str(name): Decimal(count) for name, count in member["counts"].items()}
     for currency, sums in totals["currencies"].items():
-        found |= {f"{currency} {name}": Decimal(value) for name, value in sums.items()}
-    return found | {name: Decimal(totals[name]) for name in ("units_held", "units_moved")}
+        sums_by_name |= {f"{currency} {name}": Decimal(value) for name, value in sums.items()}
+    return sums_by_name | {name: Decimal(totals[name]) for name in ("units_held", "units_moved")}
 
 
-def differences(what: str, stated: Mapping[str, Decimal], counted: Mapping[str, Decimal]) -> Iterator[str]:
-    """Yield each total that is stated otherwise than the records add up to."""
+def differences(source: str, stated: Mapping[str, Decimal], counted: Mapping[str, Decimal]) -> Iterator[str]:
+    """Yield each stated total that differs from the records' sum."""
     for name in sorted({*stated, *counted}):
         left, right = stated.get(name, _ZERO), counted.get(name, _ZERO)
         if left != right:
-            yield f"{what} state {name} {left}, the records add up to {right}"
+            yield f"{source} state {name} {left}, the records add up to {right}"
 
 
 def _as_stated(counted: Mapping[str, Decimal]) -> dict[str, Decimal]:

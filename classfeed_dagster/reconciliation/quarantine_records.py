@@ -1,4 +1,4 @@
-"""Portfolios held back, judged: a manifest's word counts only with the quarantine record, and with its reason."""
+"""Check of portfolios held back: a manifest's entry needs a matching quarantine record with its reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Consent = tuple[dt.datetime | None, dt.datetime | None, dt.datetime | None]
 def quarantine_breaks(
     store: ObjectStore, delivered: Delivered, consents: Mapping[str, Sequence[Consent]]
 ) -> Iterable[Break]:
-    """Yield one break per portfolio held back: an event if its record proves it, else an error."""
+    """Yield one break per portfolio held back: an event if its record proves it, otherwise an error."""
     for number, entry in sorted(delivered.held_back.items()):
         fault = _fault(store, delivered, number, entry, consents.get(number, ()))
         rules = ", ".join(str(rule.get("rule")) for rule in entry.get("rules", ()))
@@ -43,7 +43,7 @@ def quarantine_breaks(
 def _fault(
     store: ObjectStore, delivered: Delivered, number: str, entry: Mapping[str, Any], consents: Sequence[Consent]
 ) -> str | None:
-    """Return why the manifest's word is not proven; None if it is."""
+    # The reason why the manifest's entry is not proven; None if it is.
     key = f"quarantine/{delivered.feed}/{delivered.business_date.isoformat()}/{number}.json"
     try:
         record = json.loads(store.read(key))
@@ -52,28 +52,28 @@ def _fault(
         if place != (delivered.feed, delivered.business_date.isoformat(), number, None):
             return f"{key} is the record of another portfolio or date, or states that it was delivered"
         if not stated["reason"] or (stated["kind"] == "RULE" and not stated["rules"]):
-            return f"{key} names no reason or rule"
+            return f"{key} has no reason or rule"
     except ObjectNotFoundError:
-        return "the manifest names it as held back, and there is no quarantine record of it"
+        return "the manifest holds it back, but it has no quarantine record"
     except (ValueError, KeyError, TypeError):
         return f"{key} is not a quarantine record"
     at = delivered.revisions[-1].consent_checked_at
     if entry.get("kind") == "CONSENT_ENDED" and any(active(consent, at) for consent in consents):
-        return f"the manifest states that its consent had ended, and bigsite has one active at {at:%Y-%m-%d %H:%M:%S}Z"
+        return f"the manifest states an ended consent, but bigsite has an active one at {at:%Y-%m-%d %H:%M:%S}Z"
     return None
 
 
 def active(consent: Consent, at: dt.datetime) -> bool:
-    """Return True if the authority (granted, expires, revoked) was in force at ``at``."""
+    """Return True if the consent (granted, expires, revoked) was in force at ``at``."""
     granted, expires, revoked = consent
     ended = any(end is not None and end < at for end in (expires, revoked))
     return granted is not None and granted < at and not ended
 
 
 def consent_breaks(delivered: Delivered, consents: Mapping[str, Sequence[Consent]]) -> Iterable[Break]:
-    """Yield portfolios whose data was delivered although no consent was active when delivery last asked for it.
+    """Yield portfolios whose data was delivered without a consent that was active when delivery last checked it.
 
-    A consent that ended later was rightly relied on.
+    A consent that ended later was valid at delivery.
     """
     for number, revision in sorted(delivered.latest.items()):
         at = revision.consent_checked_at
@@ -81,7 +81,7 @@ def consent_breaks(delivered: Delivered, consents: Mapping[str, Sequence[Consent
             continue
         if any(active(consent, at) for consent in consents.get(number, ())):
             continue
-        evidence = f"bigsite has no consent active at {at:%Y-%m-%d %H:%M:%S}Z, when it was delivered"
+        evidence = f"bigsite has no consent active at {at:%Y-%m-%d %H:%M:%S}Z, the time of its delivery"
         yield Break(
             delivered.feed,
             delivered.business_date,

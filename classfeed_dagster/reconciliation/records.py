@@ -1,7 +1,7 @@
-"""The five kinds of record in a delivered document, as reconciliation knows them: element, columns, key, what is state.
+"""The five kinds of record in a delivered document, for reconciliation: elements, columns, keys and state fields.
 
-Written from the recipient's schema, on its own: nothing here comes from the exporter's mapping, so that a mistake in
-one is seen by the other.
+Written independently from the recipient's schema. Nothing comes from the exporter's mapping, so that each detects a
+mistake in the other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule
 
-# The document leaves out an ISIN of another form (XSD, Isin). ``x`` is the security. PostgreSQL and DuckDB read it.
+# The document omits an ISIN of another form (XSD, Isin). ``x`` is the security. Valid in PostgreSQL and DuckDB.
 ISIN = "CASE WHEN x.isin ~ '^[A-Z]{2}[A-Z0-9]{9}[0-9]$' THEN x.isin END"
 
 NAMESPACE = "urn:classfeed:epi-data-response:1"
@@ -19,10 +19,10 @@ NAMESPACE = "urn:classfeed:epi-data-response:1"
 
 @dataclass(frozen=True, slots=True)
 class RecordKind:
-    """One kind of record: where it stands in the document, its columns by element name, its key.
+    """One kind of record: its path in the document, its columns by element name, its key.
 
-    ``state`` names the fields that bigsite updates in place: a later change there is no fault of what was sent.
-    ``origins`` names the evidence column of a state field that comes from another row than the record's own.
+    ``state``: the fields that bigsite updates in place, so that a later change there is no fault of the delivery.
+    ``origins``: the evidence column of a state field that comes from a row other than the record's own.
     """
 
     name: str
@@ -31,11 +31,11 @@ class RecordKind:
     key: tuple[str, ...]
     state: frozenset[str] = frozenset()
     origins: Mapping[str, str] = field(default_factory=dict, hash=False)
-    ledgers: str = "TSICO"  # of movements: the first letters of the TransactionIds that the document carries
+    ledgers: str = "TSICO"  # of movements: first letters of the document's TransactionIds
 
     @property
     def rule(self) -> Rule:
-        """Every column compared, without tolerance."""
+        """Return a rule that compares every column without tolerance."""
         columns = [column for _, column in self.columns]
         return Rule(
             self.name,
@@ -45,17 +45,17 @@ class RecordKind:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Column names in order."""
+        """Return the column names in order."""
         return tuple(column.name for _, column in self.columns)
 
     @property
     def personal(self) -> frozenset[str]:
-        """Columns whose values are never shown."""
+        """Return the columns whose values are never shown."""
         return frozenset(column.name for _, column in self.columns if column.personal)
 
     @property
     def free_text(self) -> tuple[str, ...]:
-        """Columns of free text, in which documents have identifiers of persons masked."""
+        """Return the columns of free text, in which documents mask identifiers of persons."""
         return tuple(column.name for _, column in self.columns if column.free_text)
 
 

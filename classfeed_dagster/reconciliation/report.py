@@ -1,6 +1,6 @@
-"""The HTML report of a reconciliation: one file, nothing fetched, readable on a phone and aloud (see ``page``).
+"""HTML report of a reconciliation: one accessible file without external resources (see ``page``).
 
-``write_report`` stores it with the breaks as Parquet beside it, under reconciliation/<feed>/<date>/<attempt>/.
+``write_report`` stores it and the breaks as Parquet under reconciliation/<feed>/<date>/<attempt>/.
 """
 
 # ruff: noqa: E501  # style and markup
@@ -34,13 +34,13 @@ def write_report(
     kept: Sequence[StoredBreak] = (),
     history: Sequence[Figure] = (),
 ) -> str:
-    """Store the report of one business date (one result a side) and its breaks; the report's key.
+    """Store the report of one business date (one result a side) and its breaks, and return the report's key.
 
-    ``kept`` are the feed's open breaks, for their age; ``history`` is what to plot over dates. Storing the same attempt again changes nothing. ValueError
-    without results, or if they are of different dates, feeds or attempts.
+    ``kept``: the feed's open breaks, for their age. ``history``: figures over dates. Storing the same attempt again has
+    no effect. ValueError without results, or if they belong to different dates, feeds or attempts.
     """
-    if len({(one.feed, one.business_date, one.attempt) for one in results}) != 1:
-        raise ValueError("a report is of one feed, business date and attempt")
+    if len({(result.feed, result.business_date, result.attempt) for result in results}) != 1:
+        raise ValueError("A report needs results of one feed, business date and attempt")
     first = results[0]
     prefix = f"reconciliation/{first.feed}/{first.business_date.isoformat()}/{first.attempt}/"
     parquet = io.BytesIO()
@@ -52,27 +52,29 @@ def write_report(
 
 
 def render(results: Sequence[Reconciliation], kept: Sequence[StoredBreak] = (), history: Sequence[Figure] = ()) -> str:
-    """The report's HTML."""
+    """Return the report's HTML."""
     first = results[0]
-    breaks = [one for result in results for one in result.worst]
-    asked_at = max(one.asked_at for one in results)
+    breaks = [entry for result in results for entry in result.worst]
+    asked_at = max(result.asked_at for result in results)
     parts = [
-        f'<p class="soft">asked {asked_at:%Y-%m-%d %H:%M} UTC</p>',
+        f'<p class="soft">bigsite read {asked_at:%Y-%m-%d %H:%M} UTC</p>',
         *map(_verdict, results),
         _plots(breaks, kept, asked_at),
         _figures([*(figure for result in results for figure in result.figures), *history]),
         f"<h2>Breaks ({len(breaks):,})</h2>",
-        *(_break(one) for one in breaks[:_SHOWN]),
+        *(_break(entry) for entry in breaks[:_SHOWN]),
     ]
     if not breaks:
-        parts.append("<p>None. Every row below was accounted for.</p>")
+        parts.append("<p>None. Every row below is accounted for.</p>")
     if len(breaks) > _SHOWN:
-        parts.append(f"<p>{len(breaks) - _SHOWN:,} more are in breaks.parquet beside this report, worst first.</p>")
+        parts.append(
+            f"<p>{len(breaks) - _SHOWN:,} more are in breaks.parquet next to this report, most severe first.</p>"
+        )
     parts += [_held_back(result) for result in results if result.held_back]
     parts += [
         "<h2>Every row accounted for</h2>",
         _accounting([tally for result in results for tally in result.tallies]),
-        "<h2>Where does a number come from?</h2>",
+        "<h2>BreakTrace a number</h2>",
         "<p>Each break above names its source row, landed file and line. For any other transaction or holding: "
         f"<code>classfeed trace T1042 --feed {escape(first.feed)} --page trace.html</code> writes a page like this one.</p>",
     ]
@@ -83,13 +85,13 @@ def render(results: Sequence[Reconciliation], kept: Sequence[StoredBreak] = (), 
 def _verdict(result: Reconciliation) -> str:
     against = _AGAINST[result.side]
     look, word = (
-        ("error", "Not right") if result.errors else ("warning", "Look at it") if result.warnings else ("good", "Right")
+        ("error", "Errors") if result.errors else ("warning", "Warnings") if result.warnings else ("good", "Correct")
     )
     if not result.rows and not result.breaks:
         look, word = "warning", "Nothing was compared"
     notes = [result.summary()]
     if result.moved_on:
-        notes.append(f"{result.moved_on} field(s) were updated in bigsite since, after a faithful delivery")
+        notes.append(f"{result.moved_on} field(s) were updated in bigsite after a correct delivery")
     if result.truncated:
         notes.append("there are more differences than are listed; the counts below are complete")
     return (
@@ -99,12 +101,14 @@ def _verdict(result: Reconciliation) -> str:
 
 def _figures(figures: Sequence[Figure]) -> str:
     drawn = [
-        (one.title, over_time(one.rows) if one.over_time else bars(one.rows))
-        for one in figures
-        if any(value for _, value in one.rows)
+        (figure.title, over_time(figure.rows) if figure.over_time else bars(figure.rows))
+        for figure in figures
+        if any(value for _, value in figure.rows)
     ]
     empty = "".join(
-        f"<p>{escape(one.title)}: none.</p>" for one in figures if one.rows and not any(value for _, value in one.rows)
+        f"<p>{escape(figure.title)}: none.</p>"
+        for figure in figures
+        if figure.rows and not any(value for _, value in figure.rows)
     )
     return f"<h2>What was delivered</h2>{plots(drawn)}{empty}" if drawn or empty else ""
 
@@ -112,9 +116,9 @@ def _figures(figures: Sequence[Figure]) -> str:
 def _plots(breaks: Sequence[Break], kept: Sequence[StoredBreak], now: dt.datetime) -> str:
     if not breaks and not kept:
         return ""
-    kinds = Counter(one.kind.value for one in breaks).most_common()
-    causes = Counter(one.likeliest.cause.value for one in breaks).most_common()
-    ages = Counter(_age((now - one.first_seen).days) for one in kept if one.resolved_at is None)
+    kinds = Counter(entry.kind.value for entry in breaks).most_common()
+    causes = Counter(entry.likeliest.cause.value for entry in breaks).most_common()
+    ages = Counter(_age((now - entry.first_seen).days) for entry in kept if entry.resolved_at is None)
     by_age = [(name, ages[name]) for _, name in _AGES if ages[name]]
     figures = [("by kind", kinds), ("by likely cause", causes), ("all open breaks of the feed, by age", by_age)]
     return f"<h2>At a glance</h2>{plots((name, bars(rows)) for name, rows in figures if rows)}"
@@ -124,35 +128,40 @@ def _age(days: int) -> str:
     return next(name for limit, name in _AGES if days < limit)
 
 
-def _break(one: Break) -> str:
-    look = _WORD[one.severity]
-    what = " ".join(
+def _break(entry: Break) -> str:
+    look = _WORD[entry.severity]
+    title = " ".join(
         filter(
             None,
-            (one.portfolio_number, "·" if one.portfolio_number else None, one.record.replace("_", " "), one.subject),
+            (
+                entry.portfolio_number,
+                "·" if entry.portfolio_number else None,
+                entry.record.replace("_", " "),
+                entry.subject,
+            ),
         )
     )
-    ours, theirs = ("file", "bigsite") if one.side is Side.SOURCE else ("ours", "theirs")
-    if one.likeliest.cause is BreakCause.LANDING_ALTERED:
+    ours, theirs = ("file", "bigsite") if entry.side is Side.SOURCE else ("ours", "theirs")
+    if entry.likeliest.cause is BreakCause.LANDING_ALTERED:
         theirs = "landing"
-    values = [(ours, one.export_value), (theirs, one.other_value), ("difference", one.difference)]
-    if one.field is None:
+    values = [(ours, entry.export_value), (theirs, entry.other_value), ("difference", entry.difference)]
+    if entry.field is None:
         values = [(name, value) for name, value in values if value is not None]
-    facts = [("field", one.field), *((name, "(none)" if value is None else value) for name, value in values)]
+    facts = [("field", entry.field), *((name, "(none)" if value is None else value) for name, value in values)]
     listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts if value is not None)
     reasons = "".join(
-        f"<dt>{'likely' if not at else 'or'}</dt><dd><b>{escape(why.cause.value)}</b>: {escape(why.evidence)}</dd>"
-        for at, why in enumerate(one.explanations)
+        f"<dt>{'likely' if not at else 'or'}</dt><dd><b>{escape(reason.cause.value)}</b>: {escape(reason.evidence)}</dd>"
+        for at, reason in enumerate(entry.explanations)
     )
     return (
-        f'<details class="{look}"><summary><b>{escape(what)}</b><small><span class="{look}">{look}</span> · {escape(one.kind.value)}'
-        f"{f' · {escape(one.field)}' if one.field else ''} · {escape(one.likeliest.cause.value)}</small></summary>"
-        f"<div><dl>{listed}{reasons}</dl>{_trace(one)}</div></details>"
+        f'<details class="{look}"><summary><b>{escape(title)}</b><small><span class="{look}">{look}</span> · {escape(entry.kind.value)}'
+        f"{f' · {escape(entry.field)}' if entry.field else ''} · {escape(entry.likeliest.cause.value)}</small></summary>"
+        f"<div><dl>{listed}{reasons}</dl>{_trace(entry)}</div></details>"
     )
 
 
-def _trace(one: Break) -> str:
-    trace = one.trace
+def _trace(entry: Break) -> str:
+    trace = entry.trace
     where = None
     if trace.page:
         where = f"{trace.page}, line {trace.line} of the document" if trace.line else trace.page
@@ -164,13 +173,13 @@ def _trace(one: Break) -> str:
 def _held_back(result: Reconciliation) -> str:
     rows = sorted(result.held_back.items())[:_SHOWN]
     return (
-        f"<h2>Rightly not in the file ({len(result.held_back):,})</h2>"
-        f"{table(f'portfolios that were not delivered, and why ({_AGAINST[result.side]})', ['portfolio', 'why'], rows)}"
+        f"<h2>Correctly not in the file ({len(result.held_back):,})</h2>"
+        f"{table(f'portfolios that were not delivered ({_AGAINST[result.side]})', ['portfolio', 'reason'], rows)}"
     )
 
 
 def _accounting(tallies: Iterable[Tally]) -> str:
-    """Every row in one class; the classes add up on both sides."""
+    # Every row in one class; the classes add up on both sides.
     rows: list[tuple[object, ...]] = []
     for tally in tallies:
         rows += [
@@ -179,33 +188,33 @@ def _accounting(tallies: Iterable[Tally]) -> str:
             if ours or theirs
         ]
         ours, theirs = (sum(pair[at] for pair in tally.counts.values()) for at in (0, 1))
-        rows.append((tally.name.replace("_", " "), "together", ours, theirs))
+        rows.append((tally.name.replace("_", " "), "total", ours, theirs))
     return table("rows by class", ["compared", "class", "rows of ours", "of theirs"], rows, numeric=(2, 3))
 
 
 def _frame(results: Sequence[Reconciliation]) -> pl.DataFrame:
     rows = [
         {
-            "break_id": one.break_id,
-            "side": one.side.value,
-            "kind": one.kind.value,
-            "severity": one.severity.value,
-            "portfolio_number": one.portfolio_number,
-            "record": one.record,
-            "subject": one.subject,
-            "field": one.field,
-            "ours": one.export_value,
-            "theirs": one.other_value,
-            "difference": one.difference,
-            "cause": one.likeliest.cause.value,
-            "evidence": one.likeliest.evidence,
-            "source_row": one.trace.source_row,
-            "landed_file": one.trace.landed_file,
-            "page": one.trace.page,
-            "line": one.trace.line,
+            "break_id": entry.break_id,
+            "side": entry.side.value,
+            "kind": entry.kind.value,
+            "severity": entry.severity.value,
+            "portfolio_number": entry.portfolio_number,
+            "record": entry.record,
+            "subject": entry.subject,
+            "field": entry.field,
+            "ours": entry.export_value,
+            "theirs": entry.other_value,
+            "difference": entry.difference,
+            "cause": entry.likeliest.cause.value,
+            "evidence": entry.likeliest.evidence,
+            "source_row": entry.trace.source_row,
+            "landed_file": entry.trace.landed_file,
+            "page": entry.trace.page,
+            "line": entry.trace.line,
         }
         for result in results
-        for one in result.worst
+        for entry in result.worst
     ]
     names = ["break_id", "side", "kind", "severity", "portfolio_number", "record", "subject", "field", "ours", "theirs", "difference", "cause", "evidence", "source_row", "landed_file", "page", "line"]  # fmt: skip
     schema = {name: pl.Decimal(38, 6) if name == "difference" else pl.String() for name in names}

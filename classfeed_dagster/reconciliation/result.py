@@ -1,4 +1,4 @@
-"""What a reconciliation comes to: its breaks, its counts for people and for plots, and the verdict."""
+"""Result of a reconciliation: breaks, counts and verdict."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from classfeed_dagster.reconciliation.figures import Figure
-from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity, Side
+from classfeed_dagster.warehouse.records import Break, BreakKind, BreakCause, BreakSeverity, Side
 
 _WORST_FIRST = {BreakSeverity.ERROR: 0, BreakSeverity.WARNING: 1, BreakSeverity.EVENT: 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """One comparison's accounting: what was compared, and rows (of ours, of theirs) by class."""
+    """Row counts of one comparison: rows (of ours, of theirs) by class."""
 
     name: str
     counts: Mapping[str, tuple[int, int]]
@@ -27,7 +27,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """The outcome for one side of one business date. ``asked_at`` is when the other side was read, by its clock."""
+    """Result for one side of one business date. ``asked_at``: instant of reading the other side, by its clock."""
 
     feed: str
     business_date: dt.date
@@ -37,61 +37,61 @@ class Reconciliation:
     breaks: tuple[Break, ...]
     tallies: tuple[Tally, ...]
     held_back: Mapping[str, str] = field(default_factory=dict)  # portfolio number, reason
-    moved_on: int = 0  # fields that bigsite updated in place since, after a faithful delivery: no breaks
-    truncated: bool = False  # more differences exist than were made into breaks
-    figures: tuple[Figure, ...] = ()  # what was delivered, for the eye
+    moved_on: int = 0  # fields that bigsite updated in place after a correct delivery: no breaks
+    truncated: bool = False  # more differences exist than breaks are listed
+    figures: tuple[Figure, ...] = ()  # charts of the delivery
 
     @property
     def errors(self) -> int:
-        """Breaks that say the delivery, or its evidence, is wrong."""
-        return sum(one.severity is BreakSeverity.ERROR for one in self.breaks)
+        """Return the number of breaks that make the delivery, or its evidence, wrong."""
+        return sum(entry.severity is BreakSeverity.ERROR for entry in self.breaks)
 
     @property
     def warnings(self) -> int:
-        """Breaks for people to look at, which don't put the delivery in doubt."""
-        return sum(one.severity is BreakSeverity.WARNING for one in self.breaks)
+        """Return the number of breaks to investigate that do not make the delivery wrong."""
+        return sum(entry.severity is BreakSeverity.WARNING for entry in self.breaks)
 
     @property
     def finding(self) -> str | None:
-        """Return the identity of the errors: the same ones, found again, have the same. None without errors."""
+        """Return a digest that identifies the set of errors, equal for equal errors. None without errors."""
         errors = sorted(
-            repr((one.kind.value, one.portfolio_number, one.record, one.subject, one.field))
-            for one in self.breaks
-            if one.severity is BreakSeverity.ERROR
+            repr((entry.kind.value, entry.portfolio_number, entry.record, entry.subject, entry.field))
+            for entry in self.breaks
+            if entry.severity is BreakSeverity.ERROR
         )
         return hashlib.sha256("\n".join(errors).encode()).hexdigest()[:16] if errors else None
 
     @property
     def clean(self) -> bool:
-        """True if nothing but events was found."""
+        """Return True if there are only events."""
         return self.errors == self.warnings == 0
 
     @property
     def rows(self) -> int:
-        """Rows of ours that were judged."""
+        """Return the number of our rows that were compared."""
         return sum(ours for tally in self.tallies for ours, _ in tally.counts.values())
 
     @property
     def worst(self) -> list[Break]:
-        """Errors first, within them the largest difference first."""
+        """Return the breaks, errors first, and within them the largest difference first."""
 
-        def rank(one: Break) -> tuple[object, ...]:
-            size = abs(one.difference) if one.difference is not None else 0
+        def rank(entry: Break) -> tuple[object, ...]:
+            size = abs(entry.difference) if entry.difference is not None else 0
             return (
-                _WORST_FIRST[one.severity],
+                _WORST_FIRST[entry.severity],
                 -size,
-                one.portfolio_number or "",
-                one.record,
-                one.subject,
-                one.field or "",
+                entry.portfolio_number or "",
+                entry.record,
+                entry.subject,
+                entry.field or "",
             )
 
         return sorted(self.breaks, key=rank)  # type: ignore[arg-type, unused-ignore]
 
     def metrics(self) -> dict[str, int]:
-        """Counts that plot over time; every name is always there, so that a line never has gaps."""
-        kinds = Counter(one.kind.name.lower() for one in self.breaks)
-        unexplained = sum(one.likeliest.cause is BreakCause.UNKNOWN for one in self.breaks)
+        """Return counts for charts over time. Every name is always present, so that a line has no gaps."""
+        kinds = Counter(entry.kind.name.lower() for entry in self.breaks)
+        unexplained = sum(entry.likeliest.cause is BreakCause.UNKNOWN for entry in self.breaks)
         return {
             "breaks": len(self.breaks),
             "errors": self.errors,
@@ -104,34 +104,34 @@ class Reconciliation:
         }
 
     def summary(self) -> str:
-        """One sentence for people."""
+        """Return the result in one sentence."""
         of = f"{self.feed} of {self.business_date}"
         if not self.rows and not self.breaks:
-            return f"{of}: nothing was there to compare, which proves nothing"
+            return f"{of}: there was nothing to compare, so nothing is proven"
         if self.clean:
             held_back = f"; {len(self.held_back)} portfolio(s) held back" if self.held_back else ""
             return f"{of}: {self.rows:,} rows agree with {self.side.value.replace('_', ' ')}{held_back}"
         return f"{of}: {self.errors} error(s), {self.warnings} warning(s) in {self.rows:,} rows"
 
     def markdown(self, limit: int = 20) -> str:
-        """The worst breaks as a Markdown table, at most ``limit``; fit for metadata and for Slack."""
+        """Return the most severe breaks, at most ``limit``, as a Markdown table for metadata and Slack."""
         if not self.breaks:
             return self.summary()
         lines = [
             self.summary(),
             "",
-            "| | portfolio | what | field | ours | theirs | likely because |",
+            "| | portfolio | break | field | ours | theirs | likely cause |",
             "|---|---|---|---|---:|---:|---|",
         ]
-        for one in self.worst[:limit]:
+        for entry in self.worst[:limit]:
             cells = (
-                {BreakSeverity.ERROR: "🔴", BreakSeverity.WARNING: "🟡", BreakSeverity.EVENT: "⚪"}[one.severity],
-                one.portfolio_number or "—",
-                f"{one.kind.value}: {one.record} {one.subject}",
-                one.field or "",
-                one.export_value or "",
-                one.other_value or "",
-                one.likeliest.cause.value,
+                {BreakSeverity.ERROR: "🔴", BreakSeverity.WARNING: "🟡", BreakSeverity.EVENT: "⚪"}[entry.severity],
+                entry.portfolio_number or "—",
+                f"{entry.kind.value}: {entry.record} {entry.subject}",
+                entry.field or "",
+                entry.export_value or "",
+                entry.other_value or "",
+                entry.likeliest.cause.value,
             )
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
         if len(self.breaks) > limit:

@@ -1,4 +1,4 @@
-"""What a comparison is told: keys, fields, kinds and tolerances. A wrong rule is refused before any row is read."""
+"""Comparison rules: keys, fields, types and tolerances. An invalid rule is refused before any row is read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ NO_DIFFERENCE = Decimal(0)
 
 
 class RuleError(ConfigurationError):
-    """A comparison's rule contradicts itself or the data's columns; nothing was compared."""
+    """A comparison rule contradicts itself or the data's columns. Nothing was compared."""
 
 
 class FieldType(enum.Enum):
-    """How a column's values are compared. The value is DuckDB's type."""
+    """Type by which a column's values are compared. The value is DuckDB's type."""
 
     TEXT = "VARCHAR"
     MONEY = "DECIMAL(18,2)"
@@ -30,7 +30,7 @@ class FieldType(enum.Enum):
 
     @property
     def scale(self) -> int | None:
-        """Decimals of a number; None for what isn't one."""
+        """Return the number of decimals; None for anything but a number."""
         return {FieldType.MONEY: 2, FieldType.RATE: 6, FieldType.UNITS: 6, FieldType.TOTAL: 6, FieldType.COUNT: 0}.get(
             self
         )
@@ -38,10 +38,10 @@ class FieldType(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """A difference that people agreed to live with: ``lower <= left - right <= upper``, bounds included.
+    """An accepted difference: ``lower <= left - right <= upper``, bounds included.
 
-    ``days`` is for dates: at most so many calendar days apart. Every tolerance has an owner, a reason and a day
-    on which it must be reviewed; the day after, rules that use it are refused.
+    ``days``, for dates: the greatest number of calendar days apart. Every tolerance has an owner, a reason and a review
+    date; after that date, rules that use it are refused.
     """
 
     owner: str
@@ -54,9 +54,9 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One compared column. ``personal`` values are never shown: a break says only that they differ.
+    """One compared column. ``personal`` values are never shown: a break only states that they differ.
 
-    ``free_text`` is what people type: documents have identifiers of persons in it masked.
+    Documents mask identifiers of persons in ``free_text``.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One comparison: rows are paired by ``keys``; ``group`` (one of the keys) is the unit of the cheap first look."""
+    """One comparison: rows are paired by ``keys``; digests are compared by ``group``, one of the keys."""
 
     name: str
     keys: tuple[Field, ...]
@@ -77,14 +77,14 @@ class Rule:
 
     @property
     def columns(self) -> tuple[Field, ...]:
-        """Keys, then fields."""
+        """Return the keys, then the fields."""
         return self.keys + self.fields
 
     def check(self, today: dt.date) -> None:
-        """RuleError unless the rule makes sense on ``today``: bounds in order, nothing twice, no expired tolerance."""
+        """Raise RuleError if the rule is invalid on ``today``: bounds, repeated columns or an expired tolerance."""
         names = [column.name for column in self.columns]
         if not self.keys or len(set(names)) != len(names) or "excluded" in names:
-            raise RuleError(f"rule {self.name}: needs a key, and each column once (not 'excluded'); it has {names}")
+            raise RuleError(f"rule {self.name}: it needs a key and each column once (not 'excluded'), but has {names}")
         if self.group not in [key.name for key in self.keys]:
             raise RuleError(f"rule {self.name}: the group {self.group} is not one of its keys")
         for field in self.columns:
@@ -92,18 +92,20 @@ class Rule:
                 self._check_tolerance(field, field.tolerance, today)
 
     def _check_tolerance(self, field: Field, tolerance: Tolerance, today: dt.date) -> None:
-        where = f"rule {self.name}, {field.name}"
+        subject = f"rule {self.name}, {field.name}"
         if field in self.keys:
-            raise RuleError(f"{where}: a key is equal or it is another row; it can't have a tolerance")
+            raise RuleError(f"{subject}: a key cannot have a tolerance; remove it")
         if not all(isinstance(bound, Decimal) for bound in (tolerance.lower, tolerance.upper)):
-            raise RuleError(f"{where}: a tolerance is a Decimal, never a float")
+            raise RuleError(f"{subject}: a tolerance must be a Decimal, not a float")
         if not tolerance.lower <= NO_DIFFERENCE <= tolerance.upper or tolerance.days < 0:
-            raise RuleError(f"{where}: bounds {tolerance.lower} to {tolerance.upper} must contain 0, days be 0 or more")
+            raise RuleError(
+                f"{subject}: bounds {tolerance.lower} to {tolerance.upper} must contain 0, days be 0 or more"
+            )
         if tolerance.expires < today:
             raise RuleError(
-                f"{where}: the tolerance expired on {tolerance.expires}; ask {tolerance.owner} to review it"
+                f"{subject}: the tolerance expired on {tolerance.expires}; ask {tolerance.owner} to review it"
             )
         if (tolerance.days and field.kind is not FieldType.DATE) or (
             (tolerance.lower or tolerance.upper) and field.kind.scale is None
         ):
-            raise RuleError(f"{where}: days are for dates, bounds for numbers; this is {field.kind.name}")
+            raise RuleError(f"{subject}: days are for dates, bounds for numbers; this is {field.kind.name}")

@@ -1,6 +1,6 @@
-"""Delivered files against landing and bigsite. The entry point is ``reconcile_source``."""
+"""Reconciliation of delivered files with landing and bigsite. The entry point is ``reconcile_source``."""
 
-# ruff: noqa: S608  # SQL of this package's own text and checked literals; its lines read better whole
+# ruff: noqa: S608  # SQL of this package's own text and checked literals, kept on whole lines
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from classfeed_dagster.reconciliation.break_classifier import PORTFOLIO, BreakCl
 from classfeed_dagster.reconciliation.delivered import Delivered, business_dates, read_delivered, read_revisions
 from classfeed_dagster.reconciliation.document_layouts import EPI, DocumentLayout
 from classfeed_dagster.reconciliation.evidence import gather
-from classfeed_dagster.reconciliation.expected_sql import Question
+from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords
 from classfeed_dagster.reconciliation.figures import delivered_figures
 from classfeed_dagster.reconciliation.landing import SnapshotReader
 from classfeed_dagster.reconciliation.late_arrivals import late_arrivals
@@ -46,18 +46,17 @@ def reconcile_source(
     previous: dt.date | None,
     layout: DocumentLayout = EPI,
 ) -> Reconciliation:
-    """Prove the delivery of ``day`` against its landing and against bigsite, asked again.
+    """Compare the delivery of ``day`` with its landing and with bigsite, read again.
 
-    ``audience`` is the audience's key in the landing; ``previous`` its business date before ``day``, None on its
-    first. ``layout`` is the form of the feed's documents. NothingDeliveredError without a delivery;
-    UnreadableDeliveryError if a page can't be read to its end; SourceReadError if bigsite can't be asked. Memory
-    doesn't grow with the delivery.
+    ``audience``: the audience's key in the landing. ``previous``: its business date before ``day``, None on its first.
+    ``layout``: the layout of the feed's documents. NothingDeliveredError without a delivery, UnreadableDeliveryError if
+    a page cannot be read to its end, SourceReadError if bigsite cannot be read. Memory does not grow with the delivery.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="classfeed-reconcile-")))
         delivered = read_delivered(store, feed, day, folder, layout)
         switched = left_out(delivered.revisions, delivered.latest)
-        question = Question(
+        expected = ExpectedRecords(
             delivered.revisions[-1].recipient,
             day,
             previous,
@@ -67,16 +66,16 @@ def reconcile_source(
             carried=carried(delivered.revisions),
         )
         bigsite = stack.enter_context(open_source(engine))
-        held_back = _held_back(store, delivered, question, bigsite)
+        held_back = _held_back(store, delivered, expected, bigsite)
         bench = Workbench(folder, stack, delivered, held_back)
-        landing = bench.read_landing(store, replace(question, landed=True))
-        everything = [bench.compare(kind, question, bigsite) for kind in layout.kinds]
+        landing = bench.read_landing(store, replace(expected, landed=True))
+        everything = [bench.compare(kind, expected, bigsite) for kind in layout.kinds]
         later = LaterDeliveries(store, feed, day, layout)
-        evidence = gather(bench.db, bigsite, delivered, question, everything, SnapshotReader(store), later)
+        evidence = gather(bench.db, bigsite, delivered, expected, everything, SnapshotReader(store), later)
         classification = BreakClassifier(delivered, landing, evidence).classify(everything)
-        consents, updated = _consents(bigsite, question)
-        # A portfolio that must not be there at all is one break. A consent that changed before delivery last asked
-        # for it is a fault of the delivery even if the change explains the difference.
+        consents, updated = _consents(bigsite, expected)
+        # A portfolio that must not be in the document at all is one break. A consent that changed before delivery last
+        # checked it is a fault of the delivery even if the change explains the difference.
         named = {
             one.portfolio_number
             for one in classification.breaks
@@ -88,7 +87,7 @@ def reconcile_source(
         breaks = (
             *(one for one in consent_breaks(delivered, consents) if one.portfolio_number not in named),
             *classification.breaks,
-            *_window_breaks(delivered, question),
+            *_window_breaks(delivered, expected),
             *quarantine_breaks(store, delivered, consents),
         )
         return Reconciliation(
@@ -98,7 +97,7 @@ def reconcile_source(
             attempt,
             bigsite.asked_at,
             tuple(breaks),
-            tuple(_tallies(everything, _excluded(bigsite, question) if switched else {})),
+            tuple(_tallies(everything, _excluded(bigsite, expected) if switched else {})),
             held_back,
             classification.moved_on,
             any(sides.bigsite.truncated or sides.landing.truncated for sides in everything),
@@ -106,13 +105,13 @@ def reconcile_source(
         )
 
 
-def _held_back(store: ObjectStore, delivered: Delivered, question: Question, bigsite: Bigsite) -> dict[str, str]:
-    """Return the portfolios that are rightly absent, with the reason: those held back, and silent removals."""
+def _held_back(store: ObjectStore, delivered: Delivered, expected: ExpectedRecords, bigsite: Bigsite) -> dict[str, str]:
+    # The portfolios that are correctly absent, with the reason: held back, or removed before any delivery.
     reasons = {number: str(entry.get("reason") or entry.get("kind")) for number, entry in delivered.held_back.items()}
     removed = {
         str(row[0])
         for row in bigsite.fetch(
-            f"SELECT portfolio_number FROM ({question.rows(ACCOUNTS)}) r WHERE consent = 'REMOVED'"
+            f"SELECT portfolio_number FROM ({expected.rows(ACCOUNTS)}) r WHERE consent = 'REMOVED'"
         )
     }
     silent = removed - delivered.latest.keys() - reasons.keys()
@@ -124,18 +123,18 @@ def _held_back(store: ObjectStore, delivered: Delivered, question: Question, big
     return reasons | dict.fromkeys(silent, NEVER_DELIVERED)
 
 
-def _window_breaks(delivered: Delivered, question: Question) -> Iterable[Break]:
-    """Yield the manifests whose window is not the business date's."""
+def _window_breaks(delivered: Delivered, expected: ExpectedRecords) -> Iterable[Break]:
+    # The manifests whose window differs from the business date's.
     for revision in delivered.revisions:
-        if (revision.recorded_after, revision.recorded_before) != (question.window_start, question.window_end):
+        if (revision.recorded_after, revision.recorded_before) != (expected.window_start, expected.window_end):
             stated, due = (
                 f"{start.isoformat()} to {end.isoformat()}"
                 for start, end in (
                     (revision.recorded_after, revision.recorded_before),
-                    (question.window_start.astimezone(dt.UTC), question.window_end.astimezone(dt.UTC)),
+                    (expected.window_start.astimezone(dt.UTC), expected.window_end.astimezone(dt.UTC)),
                 )
             )
-            evidence = f"it states the window {stated}, the date's is {due}"
+            evidence = f"its window is {stated}; the date's window is {due}"
             yield Break(
                 delivered.feed,
                 delivered.business_date,
@@ -150,12 +149,12 @@ def _window_breaks(delivered: Delivered, question: Question) -> Iterable[Break]:
 
 
 def _consents(
-    bigsite: Bigsite, question: Question
+    bigsite: Bigsite, expected: ExpectedRecords
 ) -> tuple[Mapping[str, Sequence[Consent]], Mapping[str, dt.datetime]]:
-    """Return granted, expires and revoked of every authority, and its last change, by portfolio number."""
+    # Granted, expires and revoked of every consent, and its last change, by portfolio number.
     consents: dict[str, list[Consent]] = defaultdict(list)
     updated: dict[str, dt.datetime] = {}
-    for number, granted, expires, revoked, changed, *_ in bigsite.fetch(question.consents()):
+    for number, granted, expires, revoked, changed, *_ in bigsite.fetch(expected.consents()):
         consents[str(number)].append((granted, expires, revoked))
         updated[str(number)] = max(changed, updated.get(str(number), changed))
     return consents, updated
@@ -167,14 +166,14 @@ def _known_at_delivery(delivered: Delivered, number: str | None, updated: Mappin
     return changed is not None and changed <= revision.consent_checked_at
 
 
-def _excluded(bigsite: Bigsite, question: Question) -> dict[str, int]:
-    """Return how many movements each switch that was off leaves out."""
-    everything = replace(question, left_out=())
+def _excluded(bigsite: Bigsite, expected: ExpectedRecords) -> dict[str, int]:
+    # The number of movements that each switch excludes while it is off.
+    everything = replace(expected, left_out=())
     counts = {}
-    for switch, _ in question.left_out:
-        only = replace(question, left_out=tuple(entry for entry in question.left_out if entry[0] == switch))
+    for switch, _ in expected.left_out:
+        only = replace(expected, left_out=tuple(entry for entry in expected.left_out if entry[0] == switch))
         (total,), (kept,) = (
-            bigsite.fetch(f"SELECT count(*) FROM ({asked.rows(MOVEMENTS)}) r")[0] for asked in (everything, only)
+            bigsite.fetch(f"SELECT count(*) FROM ({each.rows(MOVEMENTS)}) r")[0] for each in (everything, only)
         )
         counts[f"switched off: {switch}"] = int(total) - int(kept)
     return counts

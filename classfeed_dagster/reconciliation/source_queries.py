@@ -1,4 +1,4 @@
-"""bigsite asked again: one read-only transaction, per-portfolio digests first, rows only of portfolios that differ."""
+"""Queries of bigsite for reconciliation: digests per portfolio first, then rows of portfolios that differ."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from classfeed_dagster.errors import SourceReadError
-from classfeed_dagster.reconciliation.expected_sql import EVIDENCE, Question
+from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords
+from classfeed_dagster.reconciliation.record_scope import EVIDENCE
 from classfeed_dagster.reconciliation.records import RecordKind
 
 
 class Bigsite:
-    """The source within one repeatable-read transaction. ``asked_at`` is its own clock at the start, UTC."""
+    """bigsite within one repeatable-read transaction. ``asked_at``: its own clock at the start, UTC."""
 
     def __init__(self, cursor: Any, asked_at: dt.datetime) -> None:
         self._cursor = cursor
         self.asked_at = asked_at
 
     def fetch(self, query: str) -> list[tuple[Any, ...]]:
-        """A small result, whole."""
+        """Return all rows of a small result."""
         return list(self._cursor.execute(query).fetchall())
 
     def any_of(self, numbers: Sequence[str]) -> str:
@@ -35,14 +36,14 @@ class Bigsite:
 
         return f"= ANY({sql.Literal(list(numbers)).as_string(self._cursor)}::text[])"
 
-    def digests(self, question: Question, kind: RecordKind, path: Path) -> None:
-        """Per portfolio: its number, rows and digests, computed in PostgreSQL, as Parquet."""
+    def digests(self, expected: ExpectedRecords, kind: RecordKind, path: Path) -> None:
+        """Write number, rows and digests per portfolio, computed in PostgreSQL, as Parquet."""
         names = ["portfolio_number", "n", "one", "two"]
-        self._copy(question.digests(kind), names, path)
+        self._copy(expected.digests(kind), names, path)
 
-    def rows(self, question: Question, kind: RecordKind, numbers: Sequence[str], path: Path) -> None:
-        """The records of some portfolios, all text, with evidence, as Parquet."""
-        self._copy(question.rows(kind, self.any_of(numbers)), [*kind.names, *EVIDENCE], path)
+    def rows(self, expected: ExpectedRecords, kind: RecordKind, numbers: Sequence[str], path: Path) -> None:
+        """Write the records of some portfolios, all text, with evidence, as Parquet."""
+        self._copy(expected.rows(kind, self.any_of(numbers)), [*kind.names, *EVIDENCE], path)
 
     def _copy(self, query: str, names: Sequence[str], path: Path) -> None:
         schema = pa.schema([(name, pa.string()) for name in names])
@@ -70,7 +71,7 @@ class Bigsite:
 
 @contextmanager
 def open_source(engine: sa.Engine) -> Iterator[Bigsite]:
-    """bigsite, read only, one moment for all questions. SourceReadError if it can't be asked."""
+    """Open bigsite read only, in one state for all queries. SourceReadError if it cannot be read."""
     import psycopg
 
     try:
@@ -86,6 +87,6 @@ def open_source(engine: sa.Engine) -> Iterator[Bigsite]:
             connection.rollback()
     except (psycopg.Error, sa.exc.SQLAlchemyError) as error:
         raise SourceReadError(
-            f"bigsite could not be asked ({type(error).__name__}): nothing was reconciled. "
+            f"bigsite could not be read ({type(error).__name__}): nothing was reconciled. "
             "Check its connection and run again."
         ) from error

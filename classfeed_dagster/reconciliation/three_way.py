@@ -1,10 +1,10 @@
-"""The three sides of a delivery compared: the delivered file, its landing, bigsite asked again. Cheap first, then rows.
+"""Three-way comparison of a delivery: the delivered file, its landing, and bigsite read again.
 
-Digests per portfolio are computed where the data is (PostgreSQL, and DuckDB over the files); rows are fetched, and
-judged, only for the portfolios whose digests differ.
+Digests per portfolio are computed where the data is (PostgreSQL, and DuckDB over the files). Rows are fetched and
+compared only for portfolios whose digests differ.
 """
 
-# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
+# ruff: noqa: S608, E501  # SQL of this package's own text and checked literals, kept on whole lines
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from classfeed_dagster.reconciliation.compare import (
     nothing_to_compare,
 )
 from classfeed_dagster.reconciliation.delivered import Delivered
-from classfeed_dagster.reconciliation.expected_sql import EVIDENCE, Question, digest_sql
+from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords, digest_sql
 from classfeed_dagster.reconciliation.landing import Landing
+from classfeed_dagster.reconciliation.record_scope import EVIDENCE
 from classfeed_dagster.reconciliation.records import RecordKind
 from classfeed_dagster.reconciliation.source_queries import Bigsite
 from classfeed_dagster.store import ObjectStore
@@ -40,7 +41,7 @@ Row = Mapping[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """What comparing one kind of record found. ``settled`` rows a side needed no pairing: their digests are equal."""
+    """Comparisons of one kind of record. ``settled`` rows a side needed no pairing: their digests are equal."""
 
     kind: RecordKind
     bigsite: Comparison
@@ -54,13 +55,13 @@ class Sides:
 
     @property
     def portfolio_numbers(self) -> set[str]:
-        """Portfolios with a record that differs."""
+        """Return the portfolios with a record that differs."""
         at = [column.name for column in self.kind.rule.keys].index("portfolio_number")
         differences = (*self.bigsite.differences, *self.landing.differences)
-        return {number for one in differences if (number := one.key[at])}
+        return {number for each in differences if (number := each.key[at])}
 
     def counts(self, comparison: Comparison) -> dict[RowClass, tuple[int, int]]:
-        """Rows (of the file, of the other side) by class, the settled ones included."""
+        """Return rows (of the file, of the other side) by class, with the settled ones."""
         counts = dict(comparison.counts)
         left, right = counts[RowClass.MATCH]
         counts[RowClass.MATCH] = (left + self.settled, right + self.settled)
@@ -69,17 +70,17 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class LandingFaults:
-    """What is wrong with the landed files of each snapshot, by snapshot id, and which can't be read at all."""
+    """Faults of the landed files by snapshot id, and the snapshots that cannot be read at all."""
 
     faults: Mapping[str, Mapping[str, str]]
     unreadable: frozenset[str]
 
 
 class Workbench:
-    """A DuckDB over the sides' files in a folder of its own. ``excluded`` gives a reason by portfolio number."""
+    """DuckDB over the sides' files in a folder of its own. ``excluded``: reasons by portfolio number."""
 
     def __init__(self, folder: Path, stack: ExitStack, delivered: Delivered, excluded: Mapping[str, str]) -> None:
-        import duckdb  # imported where it is used: every process of Dagster imports this file, and few compare
+        import duckdb  # imported lazily: every process of Dagster imports this file, and few compare
 
         self._folder = folder
         self._delivered = delivered
@@ -98,8 +99,8 @@ class Workbench:
         self.db.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM given_{name}")
         self.db.unregister(f"given_{name}")
 
-    def read_landing(self, store: ObjectStore, question: Question) -> LandingFaults:
-        """The records that each landed snapshot says, for the portfolios that were last delivered from it."""
+    def read_landing(self, store: ObjectStore, expected: ExpectedRecords) -> LandingFaults:
+        """Read the records of each landed snapshot, for the portfolios that were last delivered from it."""
         last = self._delivered.revisions[-1].snapshot_id
         snapshots = {revision.snapshot_id: revision for revision in self._delivered.revisions}
         used = {revision.snapshot_id for revision in self._delivered.latest.values()} | {last}
@@ -117,33 +118,33 @@ class Workbench:
         landing = Landing(self.db, self._stack, store)
         for snapshot_id in sorted(used):
             revision = snapshots[snapshot_id]
-            landing.open(revision.descriptor_key, revision.descriptor_sha256, question)
+            landing.open(revision.descriptor_key, revision.descriptor_sha256, expected)
             faults[snapshot_id] = dict(landing.faults)
             if not landing.readable:
                 unreadable.add(snapshot_id)
                 continue
-            # Whoever no revision delivered is looked for in the last one's landing.
+            # Portfolios in no revision are taken from the last one's landing.
             other = "<>" if snapshot_id == last else "="
             only = f"{'NOT ' * (snapshot_id == last)}IN (SELECT portfolio_number FROM latest WHERE snapshot_id {other} '{snapshot_id}')"
             for kind in self._delivered.layout.kinds:
-                self.db.execute(f"INSERT INTO landing_{kind.name} {question.rows(kind, only)}")
+                self.db.execute(f"INSERT INTO landing_{kind.name} {expected.rows(kind, only)}")
                 as_sent = self._masked(kind, f"landing_{kind.name}")
                 if as_sent is not None:
                     self.db.execute(f"CREATE OR REPLACE TABLE landing_{kind.name} AS SELECT * FROM {as_sent}")
-            self.db.execute(f"INSERT INTO landing_consents {question.consents(only)}")
-            self.db.execute(f"INSERT INTO landing_decisions {question.decisions(only)}")
-        in_order = ", ".join(f"'{one}'" for one in sorted(unreadable)) or "''"
+            self.db.execute(f"INSERT INTO landing_consents {expected.consents(only)}")
+            self.db.execute(f"INSERT INTO landing_decisions {expected.decisions(only)}")
+        in_order = ", ".join(f"'{snapshot_id}'" for snapshot_id in sorted(unreadable)) or "''"
         self.db.execute(
             f"CREATE TABLE unlanded AS SELECT portfolio_number FROM latest WHERE snapshot_id IN ({in_order})"
         )
         return LandingFaults(faults, frozenset(unreadable))
 
-    def compare(self, kind: RecordKind, question: Question, bigsite: Bigsite) -> Sides:
-        """One kind of record, judged. AccountingError if its classes don't add up to what was delivered."""
+    def compare(self, kind: RecordKind, expected: ExpectedRecords, bigsite: Bigsite) -> Sides:
+        """Compare one kind of record. AccountingError if its classes do not add up to the delivered rows."""
         name = kind.name
         file_path = self._delivered.files[name]
         source_digests = self._folder / f"digest-{name}.parquet"
-        bigsite.digests(question, kind, source_digests)
+        bigsite.digests(expected, kind, source_digests)
         columns = {column: f'"{column}"' for column in kind.names}
         self.db.execute(
             f"""CREATE OR REPLACE TEMP TABLE digests AS
@@ -151,7 +152,7 @@ class Workbench:
             {digest_sql(columns, f"landing_{name}", postgresql=False)} UNION ALL
             SELECT portfolio_number, n::BIGINT, one, two FROM read_parquet('{source_digests}')"""
         )
-        # Equal means: three sides (two where the landing can't be read) with one and the same digest.
+        # Equal means: three sides (two if the landing cannot be read) with the same digest.
         self.db.execute(
             """CREATE OR REPLACE TEMP TABLE todo AS SELECT d.portfolio_number FROM digests d
             LEFT JOIN unlanded u ON u.portfolio_number = d.portfolio_number GROUP BY d.portfolio_number
@@ -167,22 +168,22 @@ class Workbench:
             nothing = nothing_to_compare(kind.rule)
             return Sides(kind, nothing, nothing, portfolios, 0, settled, {}, {}, {})
         rows_path = self._folder / f"bigsite-{name}.parquet"
-        bigsite.rows(question, kind, [number for number in numbers if number], rows_path)
-        asked = f"read_parquet('{rows_path}')"
+        bigsite.rows(expected, kind, [number for number in numbers if number], rows_path)
+        bigsite_rows = f"read_parquet('{rows_path}')"
         file_side = self._side("file", kind, f"read_parquet('{file_path}')", extra=("page", "line"))
-        bigsite_side = self._side("source", kind, self._masked(kind, asked) or asked, extra=EVIDENCE)
+        bigsite_side = self._side("source", kind, self._masked(kind, bigsite_rows) or bigsite_rows, extra=EVIDENCE)
         landing_side = self._side("landing", kind, f"landing_{name}", extra=EVIDENCE)
         landed_file_side = self._side("file-of-landed", kind, f"read_parquet('{file_path}')", extra=(), unlanded=True)
         today = bigsite.asked_at.date()
-        # Every portfolio here is known to differ: digests would be computed for nothing.
+        # Every portfolio here is known to differ, so digests would be useless.
         against_bigsite = compare(kind.rule, file_side, bigsite_side, today=today, staged=False)
         against_landing = compare(kind.rule, landed_file_side, landing_side, today=today, staged=False)
         for comparison in (against_bigsite, against_landing):
             if comparison.left_rows + settled != self._delivered.rows[name]:
                 raise AccountingError(
-                    f"{name}: {self._delivered.rows[name]} rows were delivered, and not all were judged"
+                    f"{name}: {self._delivered.rows[name]} rows were delivered, but not all were compared"
                 )
-        keys = {one.key for one in (*against_bigsite.differences, *against_landing.differences)}
+        keys = {each.key for each in (*against_bigsite.differences, *against_landing.differences)}
         return Sides(
             kind,
             against_bigsite,
@@ -223,7 +224,7 @@ class Workbench:
         return int(row[0])
 
     def _side(self, label: str, kind: RecordKind, source: str, *, extra: Sequence[str], unlanded: bool = False) -> Path:
-        """The rows of the portfolios to look into, each with the reason to leave it out, if any, as Parquet."""
+        # The rows of the differing portfolios, each with its reason for exclusion, if any, as Parquet.
         columns = ", ".join(f'r."{name}"' for name in (*kind.names, *extra))
         reason = "o.excluded"
         if unlanded:
@@ -239,7 +240,7 @@ class Workbench:
         return path
 
     def _rows(self, kind: RecordKind, keys: Iterable[Key], path: Path) -> dict[Key, Row]:
-        """Whole rows of the keys that differ: what explanations and traces need."""
+        # Whole rows of the differing keys, for explanations and traces.
         names = [field.name for field in kind.rule.keys]
         self._table("wanted", names, keys)
         cursor = self.db.execute(f"SELECT r.* FROM read_parquet('{path}') r JOIN wanted w USING ({', '.join(names)})")
@@ -249,9 +250,9 @@ class Workbench:
 
 
 def merged(sides: Sides) -> dict[tuple[Key, str | None], tuple[Difference | None, Difference | None]]:
-    """The differences of both comparisons by key and field: (against bigsite, against the landing)."""
-    found: dict[tuple[Key, str | None], list[Difference | None]] = {}
+    """Return the differences of both comparisons by key and field: (against bigsite, against the landing)."""
+    pairs: dict[tuple[Key, str | None], list[Difference | None]] = {}
     for at, comparison in enumerate((sides.bigsite, sides.landing)):
-        for one in comparison.differences:
-            found.setdefault((one.key, one.field), [None, None])[at] = one
-    return {where: (pair[0], pair[1]) for where, pair in found.items()}
+        for each in comparison.differences:
+            pairs.setdefault((each.key, each.field), [None, None])[at] = each
+    return {where: (pair[0], pair[1]) for where, pair in pairs.items()}

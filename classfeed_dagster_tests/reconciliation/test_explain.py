@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from classfeed_dagster.reconciliation.evidence import LateRow
-from classfeed_dagster.reconciliation.expected_sql import Question
+from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords
 from classfeed_dagster.reconciliation.explain import Circumstances, explain, number_hints, severity
-from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity, Side, difference
+from classfeed_dagster.warehouse.records import Break, BreakKind, BreakCause, BreakSeverity, Side, difference
 
 READ = dt.datetime(2025, 3, 12, 16, tzinfo=dt.UTC)
 SINCE = "2025-03-12T20:00:00.000000Z"
@@ -91,14 +91,14 @@ def test_the_same_disagreement_has_the_same_id() -> None:
 @pytest.mark.parametrize(("recipient", "audience"), [("class", "a"), ("X'; DROP", "a"), ("CLASS", "a'b")])
 def test_names_that_could_be_sql_are_refused(recipient: str, audience: str) -> None:
     with pytest.raises(ValueError, match="recipient"):
-        Question(recipient, READ.date(), None, audience)
+        ExpectedRecords(recipient, READ.date(), None, audience)
 
 
 def test_explain_holding_undone_by_a_backdated_row_is_late() -> None:
     gone: dict[str, Any] = {"field": None, "bigsite": None}
     assert causes(**gone, late_rows=(LATE,))[0] is BreakCause.LATE_ROW
     (undone, *_) = explain(dataclasses.replace(CASE, **gone, late_rows=(LATE,)))
-    assert undone.evidence.startswith("bigsite's end of day has no such row any more; ")
+    assert undone.evidence.startswith("bigsite's end of day no longer has the row; ")
     assert causes(**gone)[0] is BreakCause.UNKNOWN
     # The file isn't what was landed: then the export is at fault, whatever came late.
     assert BreakCause.LATE_ROW not in causes(**gone, late_rows=(LATE,), file_is_landing=False)

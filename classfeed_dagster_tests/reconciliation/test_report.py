@@ -94,7 +94,7 @@ def test_it_is_one_well_formed_page_that_fetches_nothing(results: list[Reconcili
 def test_it_shows_what_people_need() -> None:
     page = render([BROKEN, DATA_TEAM])
     for text in (
-        "Not right",
+        "Errors",
         "T102",
         "10.50",
         "10.40",
@@ -107,7 +107,7 @@ def test_it_shows_what_people_need() -> None:
         assert text in page
     assert page.index("T102") < page.index("> T1<") if "> T1<" in page else True
     clean = render([CLEAN])
-    assert "Right" in clean
+    assert "Correct" in clean
     assert "units don&#x27;t add up" in clean
     assert "None. Every row" in clean
     assert "At a glance" not in clean
@@ -185,5 +185,5 @@ def test_markdown_and_metrics() -> None:
     assert (metrics["breaks"], metrics["errors"], metrics["warnings"], metrics["breaks_late"]) == (3, 2, 1, 1)
     assert CLEAN.metrics().keys() == metrics.keys()
     assert "error(s)" in BROKEN.summary()
-    assert "proves nothing" in dataclasses.replace(CLEAN, tallies=()).summary()
+    assert "nothing is proven" in dataclasses.replace(CLEAN, tallies=()).summary()
     assert "—" in DATA_TEAM.markdown()

@@ -247,7 +247,7 @@ def test_a_page_that_is_gone(scene: Scene) -> None:
 def test_a_page_cut_short_can_not_be_judged(scene: Scene) -> None:
     key = scene.manifest.pages[0].key
     scene.store.put(key, gzip.compress(gzip.decompress(scene.store.read(key))[:-200], mtime=0))
-    with pytest.raises(UnreadableDeliveryError, match=r"can't be read to its end"):
+    with pytest.raises(UnreadableDeliveryError, match=r"cannot be read to its end"):
         scene.reconcile()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from classfeed_dagster.reconciliation.visibility import TransactionSnapshot
+from classfeed_dagster.reconciliation.landing import TransactionSnapshot
 
 
 @pytest.mark.parametrize(
