@@ -220,7 +220,7 @@ def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: 
                 require_feed(DEFAULT_FEED),
                 world,
                 dates,
-                tell=lambda label: progress.update(task, description=f"{name}: {label}"),
+                progress=lambda label: progress.update(task, description=f"{name}: {label}"),
                 done=lambda: progress.advance(task),
             )
     finally:

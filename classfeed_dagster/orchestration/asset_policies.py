@@ -1,6 +1,6 @@
-"""Metadata that is the same for a whole layer, applied once over all asset specs: owners, kinds, tags, code, version.
+"""Metadata common to a whole layer, applied once over all asset specs: owners, kinds, tags, code links, code version.
 
-An asset's own module states its inputs, its meaning and its columns. The rest follows from its group.
+An asset's own module declares its inputs, description and columns. The rest follows from its group.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class AssetPolicy:
     Attributes:
         owners: teams.
         kinds: technologies shown in the UI.
-        tier: ``critical`` if a late delivery follows from its failure, else ``supporting``.
-        source_function: the function whose code makes the asset; None for an external asset.
-        packages: packages of this project whose code decides the asset's content.
+        tier: ``critical`` if its failure delays a delivery, otherwise ``supporting``.
+        source_function: function whose code computes the asset; None for an external asset.
+        packages: packages of this project whose code determines the asset's content.
     """
 
     owners: tuple[str, ...]
@@ -87,7 +87,7 @@ def apply_policies(definitions: dg.Definitions, feeds: Sequence[Feed]) -> dg.Def
 
 @contextmanager
 def preview_features() -> Iterator[None]:
-    """Use features that Dagster 1.13.27 marks as a preview, without its warning. All such uses stand in such blocks."""
+    """Suppress the warning for features that Dagster 1.13.27 marks as a preview. All such uses are in such blocks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)
         yield
@@ -157,7 +157,7 @@ def _tags(spec: dg.AssetSpec, policy: AssetPolicy) -> dict[str, str]:
 
 @functools.cache
 def _version(packages: tuple[str, ...]) -> str:
-    # Changes exactly when code that decides the content changes, and not with every deployment.
+    # Changes exactly when code that determines the content changes, not with every deployment.
     root = Path(classfeed_dagster.__file__).parent
     digest = hashlib.sha256()
     for file in sorted(file for package in packages for file in (root / package).rglob("*.py")):

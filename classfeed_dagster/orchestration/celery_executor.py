@@ -1,12 +1,12 @@
-"""Steps of a run on several machines: Dagster's Celery executor and its workers, both set up from the settings alone.
+"""Celery executor and workers: a run's steps on several machines, configured by the settings only.
 
-The broker's and the results' addresses may hold passwords, so that they stand in no run's configuration: the run's
-process and the workers each take them from their own environment.
+The addresses of broker and results may contain passwords, so no run's configuration contains them. The run's process
+and the workers each read them from their own environment.
 
-A worker says that it is done with a step when it is (late acknowledgement), so that a step of a worker that died goes
-to another. With Redis as the broker, "died" means "not heard of for ``celery_lost_seconds``": ``Hold`` makes a living
-worker heard of, however long its step takes. Steps may be done twice, or by two workers at once: what they make has its
-content's name, and a delivery is made once.
+A worker acknowledges a step when it is done (late acknowledgement), so that another worker gets the steps of a dead
+one. With Redis as broker, a worker is dead after ``celery_lost_seconds`` without a sign of life; ``Heartbeat`` sends
+them for as long as a step takes. A step may run twice, or on two workers at once: its results are named by their
+content, and a delivery is made once.
 """
 
 import time
@@ -29,33 +29,33 @@ with extra_needed("celery", "celery"):
     from dagster_celery.tasks import create_task
 
 QUEUE = "dagster"
-ATTEMPTS = 3  # at one step of one run; after that the run fails, and repair takes over
-_BEATS = 4  # signs of life within ``celery_lost_seconds``
+ATTEMPTS = 3  # for one step of one run; then the run fails and repair takes over
+_BEATS = 4  # heartbeats within ``celery_lost_seconds``
 
 
 class StepAbandonedError(TemporaryError):
-    """A step that no worker survives: its run fails instead of taking one worker after another."""
+    """A step that no worker survives: its run fails instead of crashing one worker after another."""
 
 
 @dg.executor(name="celery", requirements=dg.multiple_process_executor_requirements())
 def celery_steps(_context: dg.InitExecutorContext) -> dg.Executor:
-    """Hands a run's steps to the workers. Set up where the run is, from that process's environment."""
+    """Executor that passes a run's steps to the workers, configured from the environment of the run's process."""
     return CeleryExecutor(retries=RetryMode.ENABLED, **_addresses(get_settings()))
 
 
 def application(settings: Settings) -> Celery:
-    """What a worker runs. ExecutorError if no broker is set."""
-    given = _addresses(settings)
-    source = type("Source", (), {**given["config_source"], **_WORKER})
-    app = make_app({"broker": given["broker"], "backend": given["backend"], "config_source": source})
-    create_task(app, base=Step, lazy=False, shared=False)  # ours, whatever else this process knows of Celery
-    app.steps["consumer"].add(Hold)
+    """Return the Celery application of a worker. ExecutorError if no broker is set."""
+    addresses = _addresses(settings)
+    source = type("Source", (), {**addresses["config_source"], **_WORKER})
+    app = make_app({"broker": addresses["broker"], "backend": addresses["backend"], "config_source": source})
+    create_task(app, base=Step, lazy=False, shared=False)  # independent of other Celery tasks in this process
+    app.steps["consumer"].add(Heartbeat)
     return app
 
 
 def _addresses(settings: Settings) -> dict[str, Any]:
     if settings.celery_broker_url is None:
-        raise ExecutorError("CLASSFEED_EXECUTOR=celery needs the broker's address: set CLASSFEED_CELERY_BROKER_URL")
+        raise ExecutorError("CLASSFEED_EXECUTOR=celery needs a broker: set CLASSFEED_CELERY_BROKER_URL")
     broker = settings.celery_broker_url.get_secret_value()
     results = settings.celery_results_url
     seconds = settings.celery_lost_seconds
@@ -74,27 +74,27 @@ def _addresses(settings: Settings) -> dict[str, Any]:
 
 
 _WORKER: Mapping[str, Any] = {
-    "worker_prefetch_multiplier": 1,  # a step that waits must be free for the next idle worker
-    "worker_max_memory_per_child": 1_000_000,  # KB; above it a child ends after the step in hand
-    "worker_redirect_stdouts": False,  # our log lines are whole already
+    "worker_prefetch_multiplier": 1,  # leaves waiting steps to the next idle worker
+    "worker_max_memory_per_child": 1_000_000,  # KB; a larger child ends after its current step
+    "worker_redirect_stdouts": False,  # log lines are complete already
     "broker_connection_retry_on_startup": True,
-    # Without its broker a worker can't say that it lives: another has the step by the time it is back.
+    # Without its broker a worker cannot send heartbeats: another one has the step by the time it reconnects.
     "worker_cancel_long_running_tasks_on_connection_loss": True,
 }
 
 
 class Step(Task):  # type: ignore[misc]
-    """One step of one run: given back if its worker dies, not begun if its run is over, and not for ever."""
+    """One step of one run: returned if its worker dies, skipped if its run has ended, limited in attempts."""
 
     acks_late = True
-    # The process that runs the step died (no memory left, most likely), its worker lives: again, but not for ever.
+    # The step's process died (probably out of memory) but its worker lives: retry, up to the limit.
     retry_on_worker_lost = True
     max_retries = ATTEMPTS - 1
     default_retry_delay = 5
-    resultrepr_maxsize = 0  # the step's events are in Dagster's log, not in the worker's
+    resultrepr_maxsize = 0  # the step's events are in Dagster's log, not the worker's
 
     def before_start(self, task_id: str, args: Any, kwargs: Mapping[str, Any]) -> None:
-        """Look whether the step is still wanted. StepAbandonedError after too many attempts."""
+        """Skip the step if its run has ended. StepAbandonedError after too many attempts."""
         if not (self.request.retries or self.request.delivery_info.get("redelivered")):
             return
         from dagster._grpc.types import ExecuteStepArgs
@@ -104,19 +104,19 @@ class Step(Task):  # type: ignore[misc]
         with dg.DagsterInstance.from_ref(check.not_none(step.instance_ref)) as instance:
             run = instance.get_run_by_id(step.run_id)
             if run is None or run.is_finished:
-                raise Ignore  # nobody waits for it any more
+                raise Ignore  # no run needs it any more
             (key,) = check.not_none(step.step_keys_to_execute)
             begun = instance.all_logs(step.run_id, of_type=dg.DagsterEventType.STEP_START)
             attempts = sum(entry.step_key == key for entry in begun)
         if attempts >= ATTEMPTS:
-            raise StepAbandonedError(f"{key} was begun {attempts} times and no worker lived to end it")
+            raise StepAbandonedError(f"{key} was started {attempts} times, and no worker survived it")
 
 
-class Hold(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Tells Redis, four times in ``celery_lost_seconds``, that this worker still works on what it has not finished.
+class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Heartbeat of a worker: renews its unfinished steps in Redis four times in ``celery_lost_seconds``.
 
-    Redis knows nothing of connections: Celery's transport gives a message to the next worker once its time is over,
-    whether the first one died or just takes long. So its time begins anew as long as the worker lives.
+    Redis knows no connections: Celery's transport passes a message to the next worker once its time is over, whether
+    the first worker died or is slow. The heartbeat restarts that time while the worker lives.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -126,20 +126,20 @@ class Hold(bootsteps.StartStopStep):  # type: ignore[misc]
         self.beat: Any = None
 
     def start(self, parent: Any) -> None:
-        """Begin, once the connection is there."""
+        """Start once the connection exists."""
         channel = parent.task_consumer.channel
-        if hasattr(channel, "unacked_index_key"):  # other brokers notice a broken connection themselves
+        if hasattr(channel, "unacked_index_key"):  # other brokers detect a broken connection themselves
             interval = channel.visibility_timeout / _BEATS
-            self.beat = parent.timer.call_repeatedly(interval, _still_here, (channel.qos,))
+            self.beat = parent.timer.call_repeatedly(interval, _renew, (channel.qos,))
 
     def stop(self, parent: Any) -> None:
-        """End, with the connection."""
+        """Stop with the connection."""
         if self.beat is not None:
             self.beat.cancel()
             self.beat = None
 
 
-def _still_here(qos: Any) -> None:
+def _renew(qos: Any) -> None:
     with qos.pipe_or_acquire() as pipe:
         for tag in list(qos._delivered):
             pipe.zadd(qos.unacked_index_key, {tag: time.time()}, xx=True)

@@ -1,7 +1,7 @@
-"""The code location that runs of this process belong to.
+"""Code location of the runs of this process.
 
-A run that Dagster executes in process carries no origin, so the UI lists it under no job and no location
-(dagster-io/dagster#17707). The origin made here is the one that the webserver gives to a run that it launches.
+A run that Dagster executes in process has no origin, so the UI lists it under no job and no location
+(dagster-io/dagster#17707). This module creates the origin that the webserver gives to a run that it launches.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def remote_job_origin(job_name: str) -> RemoteJobOrigin:
 def runs_with_origin(instance: DagsterInstance, job_name: str) -> Iterator[None]:
     """Give the runs that ``execute_in_process`` creates within the block the origin of ``job_name``.
 
-    ``execute_in_process`` has no parameter for it and Dagster stores a run's origin only when it creates the run, so
-    the method that creates it is replaced on this instance for the time of the block.
+    ``execute_in_process`` has no parameter for it, and Dagster stores a run's origin only when it creates the run.
+    Therefore the creating method is replaced on this instance during the block.
     """
     create = functools.partial(instance.create_run_for_job, remote_job_origin=remote_job_origin(job_name))
     instance.__dict__["create_run_for_job"] = create

@@ -1,4 +1,4 @@
-"""Columns of an asset as Dagster shows them: type, meaning, unit, personal data and lineage."""
+"""Column metadata of assets: type, meaning, unit, personal data and lineage."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from classfeed_dagster.domains.lineage import bigsite_columns, domain_of, shown_
 from classfeed_dagster.orchestration.asset_keys import domain_key, landing_key
 from classfeed_dagster.orchestration.metadata_values import markdown_table
 
-PERSONAL = "personal_data"  # the tag of a column that holds personal data
-PERSONAL_DATA = "personal"  # its usual value; restricted: never leaves the broker
+PERSONAL = "personal_data"  # tag of a column with personal data
+PERSONAL_DATA = "personal"  # its usual value; "restricted" data never leaves the broker
 
 
 @dataclass(frozen=True, slots=True)
 class AssetColumn:
-    """A column of an asset as people see it, and the columns of other assets that its values are made of."""
+    """A displayed column of an asset, with the columns of other assets that its values come from."""
 
     name: str
     type: str
     description: str
     nullable: bool = True
     unit: str | None = None
-    personal: str | None = None  # why it may never reach a log, an alert or metadata: personal, or restricted
-    made_of: tuple[tuple[dg.AssetKey, str], ...] = ()
-    origin: tuple[str, ...] = ()  # bigsite's columns, all the way back
+    personal: str | None = None  # personal or restricted, if it may never appear in a log, an alert or metadata
+    sources: tuple[tuple[dg.AssetKey, str], ...] = ()
+    origin: tuple[str, ...] = ()  # bigsite's columns, through all steps
 
 
 def table_metadata(columns: Sequence[AssetColumn]) -> dict[str, Any]:
-    """An asset's columns and where each comes from, as Dagster keeps them: for its definition and its materializations.
+    """Return an asset's column schema and lineage as metadata of its definition and materializations.
 
-    The open-source UI keeps and serves the lineage of columns but draws none: so a column's description ends with
-    where it comes from in bigsite.
+    The open-source UI stores and serves column lineage but does not draw it, so a column's description ends with its
+    origin in bigsite.
     """
     schema = dg.TableSchema(
         columns=[
@@ -54,9 +54,9 @@ def table_metadata(columns: Sequence[AssetColumn]) -> dict[str, Any]:
         ]
     )
     deps = {
-        column.name: [dg.TableColumnDep(asset_key=key, column_name=name) for key, name in column.made_of]
+        column.name: [dg.TableColumnDep(asset_key=key, column_name=name) for key, name in column.sources]
         for column in columns
-        if column.made_of
+        if column.sources
     }
     lineage = {"dagster/column_lineage": dg.TableColumnLineage(deps_by_column=deps)} if deps else {}
     return {"dagster/column_schema": schema, **lineage}
@@ -69,21 +69,21 @@ def _described(column: AssetColumn) -> str:
 
 
 def lineage_table(columns: Sequence[AssetColumn]) -> dg.MarkdownMetadataValue:
-    """The lineage of an asset's columns for people: what each is made of one step back, and in bigsite."""
+    """Return the lineage of an asset's columns as a table: sources one step back, and in bigsite."""
     rows = [
         (
             column.name,
-            ", ".join(f"{key.to_user_string()}.{name}" for key, name in column.made_of),
+            ", ".join(f"{key.to_user_string()}.{name}" for key, name in column.sources),
             ", ".join(column.origin),
         )
         for column in columns
-        if column.made_of
+        if column.sources
     ]
-    return markdown_table(["column", "made of", "in bigsite"], rows)
+    return markdown_table(["column", "source", "in bigsite"], rows)
 
 
 def type_name(dtype: pl.DataType) -> str:
-    """A column's type in the words of SQL."""
+    """Return a column's type in SQL terms."""
     match dtype:
         case pl.Decimal():
             return f"decimal({dtype.precision},{dtype.scale})"
@@ -95,7 +95,7 @@ def type_name(dtype: pl.DataType) -> str:
 
 
 def domain_columns(domain: str, name: str) -> list[AssetColumn]:
-    """The columns of a domain of the audience called ``name``, those of further frames under the frame's name."""
+    """Return a domain's columns for the audience ``name``; other frames' columns have the frame's name as prefix."""
     return [
         AssetColumn(
             shown_name(domain, frame, column.name),
@@ -116,11 +116,11 @@ def domain_columns(domain: str, name: str) -> list[AssetColumn]:
 
 
 def document_columns(document: DocumentFormat, name: str) -> list[AssetColumn]:
-    """The fields of a format's documents, made of the domains of the audience called ``name``."""
+    """Return the fields of a format's documents, with the domains of the audience ``name`` as sources."""
     shown: list[AssetColumn] = []
     for field in document.columns:
         filled = filling(field)
-        made_of = tuple(
+        sources = tuple(
             (domain_key(name, domain_of(frame.name)), shown_name(domain_of(frame.name), frame, column.name))
             for frame, column in filled
         )
@@ -128,17 +128,17 @@ def document_columns(document: DocumentFormat, name: str) -> list[AssetColumn]:
         unit = filled[-1][1].unit
         personal = PERSONAL_DATA if is_personal(field) else None
         origin = field_sources(field)
-        shown.append(AssetColumn(field.name, field.kind, meaning, field.optional, unit, personal, made_of, origin))
+        shown.append(AssetColumn(field.name, field.kind, meaning, field.optional, unit, personal, sources, origin))
     return shown
 
 
 def same_columns(columns: Sequence[AssetColumn], of: dg.AssetKey) -> list[AssetColumn]:
-    """The columns of an asset that hands on those of another as they are."""
-    return [replace(column, made_of=((of, column.name),)) for column in columns]
+    """Return the columns of an asset that passes on another asset's columns unchanged."""
+    return [replace(column, sources=((of, column.name),)) for column in columns]
 
 
 def record_columns(record: type[BaseModel]) -> list[AssetColumn]:
-    """The columns of an asset that keeps such records as JSON; from the record's own fields."""
+    """Return the columns of an asset that stores such records as JSON, from the record's fields."""
     return [
         AssetColumn(
             name,

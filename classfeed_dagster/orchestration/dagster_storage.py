@@ -27,7 +27,7 @@ class MigrationResult:
     """Outcome of a migration step.
 
     Attributes:
-        created: whether the database was empty before.
+        created: True if the database was empty before.
         tables: number of tables afterwards.
     """
 
@@ -43,7 +43,7 @@ def migrate(home: Path) -> MigrationResult:
     setting. It is safe to repeat.
 
     Raises:
-        DagsterStorageError: the file is missing, names no PostgreSQL, or the database cannot be reached.
+        DagsterStorageError: the file is missing or has no PostgreSQL storage, or the database cannot be reached.
     """
     import sqlalchemy as sa
 

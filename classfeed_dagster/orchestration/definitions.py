@@ -13,7 +13,7 @@ from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.feeds.feed import Feed, audiences_of, require_distinct
 from classfeed_dagster.orchestration import jobs, schedules
 from classfeed_dagster.orchestration.asset_keys import audience_names
-from classfeed_dagster.orchestration.asset_policies import apply_policies
+from classfeed_dagster.orchestration.asset_policies import apply_policies, preview_features
 from classfeed_dagster.orchestration.assets.domains import domain_assets
 from classfeed_dagster.orchestration.assets.feeds import feed_assets, legacy_assets
 from classfeed_dagster.orchestration.assets.landing import landing_assets
@@ -57,35 +57,40 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
     audiences = audiences_of(feeds, settings.first_business_date)
     names = audience_names(audiences)
     partitions_def = business_date_partitions(min(audience.first_business_date for audience in audiences))
-    fan_out = settings.executor != "in_process"  # one process gains nothing from fanning out
-    parts = [
+    fan_out = settings.executor != "in_process"  # fanning out is useless in one process
+    feed_contexts = [
         FeedContext(feed, audience, names[audience.key], partitions_def, feeds, fan_out)
         for feed in feeds
         for audience in (feed.audience(settings.first_business_date),)
     ]
     running = settings.env is not Environment.LOCAL
     executor = executor_called(settings.executor)
-    feed_jobs = [jobs.feed_job(part.feed, settings.code_version, executor) for part in parts]
-    checks = [
-        values_check(column_exports),
-        holders_check(),
-        *(check for audience in audiences for check in domain_checks(audience, names[audience.key])),
-        *(consent_check(audience, names[audience.key]) for audience in audiences),
-        *(check for part in parts for check in feed_checks(part)),
-    ]
-    definitions = dg.Definitions.merge(
-        _export(runtime, parts, audiences, feed_jobs, checks, executor),
-        _operations(runtime, parts, feed_jobs, checks, running=running),
-        schema_definitions(running=running),
-        simulation_definitions(settings, partitions_def),
-        _reconciliation(parts, running=running),
-    )
+    feed_jobs = [jobs.feed_job(feed_context.feed, settings.code_version, executor) for feed_context in feed_contexts]
+    with preview_features():  # partitioned checks
+        checks = [
+            values_check(column_exports, partitions_def),
+            holders_check(partitions_def),
+            *(
+                check
+                for audience in audiences
+                for check in domain_checks(audience, names[audience.key], partitions_def)
+            ),
+            *(consent_check(audience, names[audience.key], partitions_def) for audience in audiences),
+            *(check for feed_context in feed_contexts for check in feed_checks(feed_context)),
+        ]
+        definitions = dg.Definitions.merge(
+            _export(runtime, feed_contexts, audiences, feed_jobs, checks, executor),
+            _operations(runtime, feed_contexts, feed_jobs, checks, running=running),
+            schema_definitions(running=running),
+            simulation_definitions(settings, partitions_def),
+            _reconciliation(feed_contexts, running=running),
+        )
     return apply_policies(definitions, feeds)
 
 
 def _export(
     runtime: Runtime,
-    parts: Sequence[FeedContext],
+    feed_contexts: Sequence[FeedContext],
     audiences: Sequence[RecipientSchedule],
     feed_jobs: Sequence[UnresolvedAssetJobDefinition],
     checks: Sequence[dg.AssetChecksDefinition],
@@ -93,24 +98,27 @@ def _export(
 ) -> dg.Definitions:
     # From bigsite to the delivery, with the parity of feeds that replace an old app.
     running = runtime.settings.env is not Environment.LOCAL
-    names, partitions_def, fan_out = audience_names(audiences), parts[0].partitions, parts[0].fan_out
-    legacy = [part for part in parts if part.feed.legacy]
+    names, partitions_def, fan_out = audience_names(audiences), feed_contexts[0].partitions, feed_contexts[0].fan_out
+    legacy = [feed_context for feed_context in feed_contexts if feed_context.feed.legacy]
     return dg.Definitions(
         assets=[
             *source_assets(),
-            landing_assets(audiences, partitions_def, column_exports, parts[0].feeds),
+            landing_assets(audiences, partitions_def, column_exports, feed_contexts[0].feeds),
             *(
                 asset
                 for audience in audiences
                 for asset in domain_assets(audience, names[audience.key], partitions_def, fan_out=fan_out)
             ),
-            *(asset for part in parts for asset in feed_assets(part)),
-            *(spec for part in parts for spec in legacy_assets(part)),
+            *(asset for feed_context in feed_contexts for asset in feed_assets(feed_context)),
+            *(spec for feed_context in feed_contexts for spec in legacy_assets(feed_context)),
         ],
         asset_checks=checks,
         jobs=[*feed_jobs, *map(jobs.parity_job, legacy)],
-        schedules=[schedules.morning_schedule(part.feed, part.audience, running=running) for part in parts],
-        sensors=[parity_sensor(part, running=running) for part in legacy],
+        schedules=[
+            schedules.morning_schedule(feed_context.feed, feed_context.audience, running=running)
+            for feed_context in feed_contexts
+        ],
+        sensors=[parity_sensor(feed_context, running=running) for feed_context in legacy],
         resources={"runtime": runtime},
         executor=executor,
     )
@@ -118,18 +126,21 @@ def _export(
 
 def _operations(
     runtime: Runtime,
-    parts: Sequence[FeedContext],
+    feed_contexts: Sequence[FeedContext],
     feed_jobs: Sequence[UnresolvedAssetJobDefinition],
     checks: Sequence[dg.AssetChecksDefinition],
     *,
     running: bool,
 ) -> dg.Definitions:
-    feeds, on_time = [part.feed for part in parts], [on_time_check(part) for part in parts]
+    feeds, on_time = (
+        [feed_context.feed for feed_context in feed_contexts],
+        [on_time_check(feed_context) for feed_context in feed_contexts],
+    )
     report, retention = jobs.report_job(), jobs.retention_job()
     status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
     seconds = runtime.settings.sensor_seconds
     return dg.Definitions(
-        assets=operation_assets(parts),
+        assets=operation_assets(feed_contexts),
         asset_checks=on_time,
         jobs=[report, retention],
         schedules=[
@@ -138,7 +149,7 @@ def _operations(
         ],
         sensors=[
             repair_sensor(feeds, feed_jobs, status, seconds),
-            alert_sensor(feeds, expected_checks(parts, [*checks, *on_time]), status, seconds),
+            alert_sensor(feeds, expected_checks(feed_contexts, [*checks, *on_time]), status, seconds),
             consent_sensor(status),
             measuring_sensor(feeds, running=running),
         ],
@@ -169,17 +180,30 @@ def simulation_definitions(settings: Settings, partitions: dg.PartitionsDefiniti
     )
 
 
-def _reconciliation(parts: Sequence[FeedContext], *, running: bool) -> dg.Definitions:
-    reconciled = [part for part in parts if part.feed.layout is not None or part.feed.format.name in LAYOUTS]
-    by_feed = {part.feed.name: jobs.reconciliation_job(part) for part in reconciled}
+def _reconciliation(feed_contexts: Sequence[FeedContext], *, running: bool) -> dg.Definitions:
+    reconciled = [
+        feed_context
+        for feed_context in feed_contexts
+        if feed_context.feed.layout is not None or feed_context.feed.format.name in LAYOUTS
+    ]
+    by_feed = {feed_context.feed.name: jobs.reconciliation_job(feed_context) for feed_context in reconciled}
     return dg.Definitions(
         assets=[
             *([data_team_asset()] if reconciled else []),
-            *(asset for part in reconciled for asset in (*reconciliation_assets(part), warehouse_assets(part))),
+            *(
+                asset
+                for feed_context in reconciled
+                for asset in (*reconciliation_assets(feed_context), warehouse_assets(feed_context))
+            ),
         ],
         asset_checks=[
-            check for part in reconciled for check in (source_agrees_check(part), data_team_agrees_check(part))
+            check
+            for feed_context in reconciled
+            for check in (source_agrees_check(feed_context), data_team_agrees_check(feed_context))
         ],
         jobs=list(by_feed.values()),
-        sensors=[reconciliation_sensor(part, by_feed[part.feed.name], running=running) for part in reconciled],
+        sensors=[
+            reconciliation_sensor(feed_context, by_feed[feed_context.feed.name], running=running)
+            for feed_context in reconciled
+        ],
     )

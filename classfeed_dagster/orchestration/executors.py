@@ -6,11 +6,11 @@ from classfeed_dagster.orchestration.optional_dependencies import extra_needed
 
 
 def executor_called(name: str) -> dg.ExecutorDefinition:
-    """The executor of the setting ``CLASSFEED_EXECUTOR``: how a run's steps are executed.
+    """Return the executor of a run's steps by the setting ``CLASSFEED_EXECUTOR``.
 
-    ``in_process`` unless set, for on ordinary days starting processes costs more than the work. ``multiprocess`` starts
-    a process a step, ``celery`` gives steps to workers on other machines, ``k8s`` starts a pod a step. The last two are
-    extras of this project; ExecutorError says which to install if it is missing.
+    The default is ``in_process``, because starting processes costs more than the work of an ordinary day.
+    ``multiprocess`` starts a process a step, ``celery`` passes steps to workers on other machines, ``k8s`` starts a pod
+    a step. The last two are extras of this project; ExecutorError names the extra to install if it is missing.
     """
     match name:
         case "multiprocess":

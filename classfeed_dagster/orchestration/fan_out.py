@@ -1,8 +1,8 @@
-"""An asset that several workers make together: within a run, work is shared out to dynamic steps and put together.
+"""Fan-out of an asset within a run: dynamic steps compute its parts on several workers, and a last step merges them.
 
-A stage is two steps: one says into how many shares the work divides, the other does one share. No share: the last step
-does everything itself, as on ordinary days. Steps hand each other nothing but their being done; what they make is in
-the object store. Workers need share nothing else.
+A stage has two steps: one returns the number of parts, the other computes one part. Without parts, the last step does
+all the work, as on ordinary days. Steps pass each other no data; their results are in the object store, which is all
+that workers share.
 """
 
 import inspect
@@ -21,31 +21,31 @@ Results = Iterator[dg.MaterializeResult[None]]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Work that can be shared out: ``shares`` says into how many parts, ``work`` does one of them (from 0)."""
+    """Work that can be fanned out: ``shares`` returns the number of parts, ``work`` computes one (from 0)."""
 
-    name: str  # of one share: shard, pages
+    name: str  # of one part: shard, pages
     shares: Callable[[StepContext, Runtime], int]
     work: Callable[[StepContext, Runtime, int], None]
 
 
-def asset_made_together(
+def fanned_out_asset(
     key: dg.AssetKey,
     deps: Sequence[dg.AssetKey],
     stages: Sequence[Stage],
     together: Callable[..., Results],
-    **about: Any,
+    **attributes: Any,
 ) -> dg.AssetsDefinition:
-    """The asset ``key``, made by ``stages`` one after the other and by ``together``, which yields its materialization.
+    """Return the asset ``key``, computed by ``stages`` in order and by ``together``, which yields its materialization.
 
-    ``about`` is what ``dagster.asset`` takes to describe it. Nothing yielded: nothing is materialized, and what follows
-    is skipped.
+    ``attributes`` are passed to ``dagster.graph_asset``. If ``together`` yields nothing, nothing is materialized and
+    the downstream assets are skipped.
     """
     name = "__".join(key.path)
     after = {"__".join(dep.path): dep for dep in deps}
     steps = [
         (
-            _sharing_step(f"{name}_in_{stage.name}s", stage, list(after) if at == 0 else ["done"]),
-            _share_step(f"{name}_{stage.name}", stage),
+            _count_step(f"{name}_in_{stage.name}s", stage, list(after) if at == 0 else ["done"]),
+            _part_step(f"{name}_{stage.name}", stage),
         )
         for at, stage in enumerate(stages)
     ]
@@ -58,15 +58,15 @@ def asset_made_together(
             done = shares.map(share).collect()
         return last(done=done)
 
-    made: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.graph_asset(
+    decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.graph_asset(
         key=key,
         ins={name: dg.AssetIn(key=dep, dagster_type=dg.Nothing) for name, dep in after.items()},
-        **about,
+        **attributes,
     )
-    return made(_taking(compose, list(after)))
+    return decorate(_with_parameters(compose, list(after)))
 
 
-def _taking(compose: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+def _with_parameters(compose: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
     # Dagster binds a graph's inputs by the names of the function's parameters.
     def composed(**dependencies: Any) -> Any:
         return compose(**dependencies)
@@ -76,32 +76,32 @@ def _taking(compose: Callable[..., Any], names: Sequence[str]) -> Callable[..., 
     return composed
 
 
-def _sharing_step(name: str, stage: Stage, after: Sequence[str]) -> dg.OpDefinition:
-    @dg.op(name=name, ins={one: dg.In(dg.Nothing) for one in after}, out=dg.DynamicOut(dg.Nothing))
-    def share_out(
+def _count_step(name: str, stage: Stage, after: Sequence[str]) -> dg.OpDefinition:
+    @dg.op(name=name, ins={dep: dg.In(dg.Nothing) for dep in after}, out=dg.DynamicOut(dg.Nothing))
+    def count_parts(
         context: dg.OpExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.DynamicOutput[None]]:
         for share in range(stage.shares(context, runtime)):
             yield dg.DynamicOutput(None, mapping_key=str(share))
 
-    return share_out
+    return count_parts
 
 
-def _share_step(name: str, stage: Stage) -> dg.OpDefinition:
+def _part_step(name: str, stage: Stage) -> dg.OpDefinition:
     @dg.op(name=name, ins={"share": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing))
-    def do_share(context: dg.OpExecutionContext, runtime: dg.ResourceParam[Runtime]) -> None:
+    def compute_part(context: dg.OpExecutionContext, runtime: dg.ResourceParam[Runtime]) -> None:
         stage.work(context, runtime, int(context.get_mapping_key() or 0))
 
-    return do_share
+    return compute_part
 
 
 def _last_step(name: str, together: Callable[..., Results]) -> dg.OpDefinition:
     @dg.op(name=name, ins={"done": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing, is_required=False))
-    def put_together(context: dg.OpExecutionContext, runtime: dg.ResourceParam[Runtime]) -> Iterator[dg.Output[None]]:
+    def merge_parts(context: dg.OpExecutionContext, runtime: dg.ResourceParam[Runtime]) -> Iterator[dg.Output[None]]:
         for result in together(context, runtime):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", dg.BetaWarning)  # an output's data version
-                made = dg.Output(None, metadata=result.metadata or {}, data_version=result.data_version)
-            yield made
+                output = dg.Output(None, metadata=result.metadata or {}, data_version=result.data_version)
+            yield output
 
-    return put_together
+    return merge_parts

@@ -1,4 +1,4 @@
-"""What everything that Dagster sees of a feed must know: the feed, its audience, its partitions."""
+"""Shared context for a feed's Dagster definitions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from classfeed_dagster.orchestration.column_metadata import (
     same_columns,
     table_metadata,
 )
-from classfeed_dagster.orchestration.fan_out import Stage, asset_made_together
+from classfeed_dagster.orchestration.fan_out import Stage, fanned_out_asset
 from classfeed_dagster.orchestration.step_context import (
     StepContext,
     business_date,
@@ -40,26 +40,26 @@ _Decorator = Callable[[Callable[..., _Results]], dg.AssetsDefinition]
 
 @dataclass(frozen=True, slots=True)
 class FeedContext:
-    """A feed with what its assets need to know: its audience, the audience's name, the partitions, all feeds."""
+    """A feed with its audience, the audience's name, the partitions, and all feeds."""
 
     feed: Feed
     audience: RecipientSchedule
     audience_name: str
     partitions: dg.PartitionsDefinition[str]
     feeds: tuple[Feed, ...]
-    fan_out: bool = False  # great dates are shared out to several steps within a run
+    fan_out: bool = False  # fan out large dates to several steps within a run
 
     def key(self, name: str) -> dg.AssetKey:
-        """The asset ``name`` of the feed."""
+        """Return the key of the feed's asset ``name``."""
         return dg.AssetKey([self.feed.name, name])
 
     @property
     def domain_keys(self) -> list[dg.AssetKey]:
-        """The domains that the feed's format carries; the consented portfolios come first."""
+        """Return the keys of the format's domains, the consented portfolios first."""
         return [domain_key(self.audience_name, domain) for domain in (CONSENTED, *self.feed.domains)]
 
     def work(self, context: StepContext, runtime: Runtime) -> FeedRun:
-        """This feed on the context's business date."""
+        """Return the feed's run for the context's business date."""
         now = runtime.clock(context.run.tags)
         day = business_date(context)
         return FeedRun(runtime, self.feed, self.audience, day, correlation_id(context), now, self.feeds)
@@ -71,27 +71,27 @@ class FeedContext:
         return PostDelivery(runtime, self.feed, self.audience, day, correlation_id(context), now)
 
     def shown(self, name: str) -> list[AssetColumn]:
-        """The columns of the feed's asset ``name``, and where each comes from."""
+        """Return the columns of the feed's asset ``name`` with their sources."""
         document = document_columns(self.feed.format, self.audience_name)
-        of = {
+        columns = {
             "quarantine": self._held_back(),
             "document": document,
             "delivery": same_columns(document, self.key("document")),
             "transmission": same_columns(document, self.key("delivery")),
             "parity": record_columns(ParityDifference),
-            "legacy": [replace(column, made_of=(), origin=()) for column in document],  # the same layout, by another
+            "legacy": [replace(column, sources=(), origin=()) for column in document],  # the old app's equal layout
         }
-        return of.get(name, [])
+        return columns.get(name, [])
 
     def _held_back(self) -> list[AssetColumn]:
         number = ((domain_key(self.audience_name, CONSENTED), "portfolio_number"),)
         return [
-            replace(column, made_of=number) if column.name == "number" else column
+            replace(column, sources=number) if column.name == "number" else column
             for column in record_columns(HeldBack)
         ]
 
     def columns(self, name: str) -> dict[str, Any]:
-        """The same as metadata, of the asset's definition and of its materializations."""
+        """Return the columns as metadata of the asset's definition and materializations."""
         shown = self.shown(name)
         return table_metadata(shown) if shown else {}
 
@@ -105,35 +105,36 @@ class FeedContext:
         *,
         stages: Sequence[Stage] = (),
     ) -> _Decorator:
-        """The decorator that all of the feed's assets share: columns, lineage, links, and how long a step took.
+        """Return the decorator of the feed's assets, which adds columns, lineage, links and each step's duration.
 
-        ``section`` of the runbook says what to do; ``columns`` are those of an asset that isn't a document. ``stages``
-        are what can be shared out on great dates, if the feed's work is.
+        ``section``: the runbook's section (default: the asset's name). ``columns``: those of an asset that is not a
+        document. ``stages``: the work to fan out on large dates, if the feed fans out.
         """
         shown = [*columns] or self.shown(name)
-        about = table_metadata(shown) if shown else {}
-        lineage = {"where_columns_come_from": lineage_table(shown)} if any(one.made_of for one in shown) else {}
-        described: dict[str, Any] = {
+        column_metadata = table_metadata(shown) if shown else {}
+        lineage = {"column_sources": lineage_table(shown)} if any(column.sources for column in shown) else {}
+        attributes: dict[str, Any] = {
             "partitions_def": self.partitions,
             "group_name": feed_group(self.feed.name),
             "description": f"{description} Runbook: {RUNBOOK}.",
-            "metadata": {**about, **lineage, "runbook": f"{RUNBOOK}#{section or name}"},
+            "metadata": {**column_metadata, **lineage, "runbook": f"{RUNBOOK}#{section or name}"},
         }
         if self.fan_out and stages:
-            return lambda made: asset_made_together(self.key(name), deps, stages, timed(made, about), **described)
-        # On a date on which the feed has nothing to do there is nothing to materialize; what follows is skipped.
-        asset = dg.asset(key=self.key(name), deps=deps, output_required=False, **described)
-        return lambda made: asset(timed(made, about))
+            key = self.key(name)
+            return lambda compute: fanned_out_asset(key, deps, stages, timed(compute, column_metadata), **attributes)
+        # On a date without work nothing is materialized, and the downstream assets are skipped.
+        asset = dg.asset(key=self.key(name), deps=deps, output_required=False, **attributes)
+        return lambda compute: asset(timed(compute, column_metadata))
 
     def stage(
         self, name: str, shares: Callable[[FeedRun], int], work: Callable[[FeedRun, int], None], asset: str
     ) -> Stage:
-        """Work of the feed's asset ``asset`` that can be shared out; ``name`` is that of one share."""
+        """Return fan-out work of the feed's asset ``asset``; ``name``: of one part."""
 
         def count(context: StepContext, runtime: Runtime) -> int:
             with step(context, f"{self.feed.name}/{asset}"):
-                day = self.work(context, runtime)
-                return 0 if day.idle is not None else shares(day)
+                feed_run = self.work(context, runtime)
+                return 0 if feed_run.idle is not None else shares(feed_run)
 
         def do(context: StepContext, runtime: Runtime, share: int) -> None:
             with step(context, f"{self.feed.name}/{asset}"):
@@ -142,7 +143,7 @@ class FeedContext:
         return Stage(name, count, do)
 
     def is_idle(self, context: dg.AssetExecutionContext, work: FeedRun, asset: str) -> bool:
-        """True if the feed has nothing to do; says so on its asset ``asset`` and in the log."""
+        """Return True if the feed has no work on this date; then report it on the asset ``asset`` and in the log."""
         if work.idle is None:
             return False
         get_logger().info("nothing to do", why=work.idle)

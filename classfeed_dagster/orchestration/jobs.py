@@ -16,7 +16,6 @@ from classfeed_dagster.orchestration.asset_keys import (
     warehouse_key,
 )
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.run_retention import purge_runs
 from classfeed_dagster.orchestration.warehouse_columns import WAREHOUSE_TABLES
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.tags import (
@@ -26,61 +25,58 @@ from classfeed_dagster.tags import (
     reconciliation_job_name,
 )
 
+_RETENTION_BATCH = 200
 SCHEMA_JOB = "schema_job"
 SIMULATION_JOB, CLEANING_JOB = "simulation_job", "simulation_cleaning_job"
 
 
 def feed_job(feed: Feed, code_version: str, executor: dg.ExecutorDefinition) -> "dg.UnresolvedAssetJobDefinition":
-    """Everything between bigsite and the feed's delivery. Backfill it over a range of dates: each gets its own run."""
+    """Return the job from bigsite to the feed's delivery. Backfill a range of dates to get one run a date."""
     return dg.define_asset_job(
         feed_job_name(feed.name),
         selection=dg.AssetSelection.assets(dg.AssetKey([feed.name, "transmission" if feed.sends_to else "delivery"]))
         .upstream()
         .required_multi_asset_neighbors(),
-        description=f"{feed.title}. One business date a run; select a range to backfill, one run a date. Safe at "
-        "any time, twice, or at once with another: what was delivered is never delivered again.",
+        description=f"{feed.title}. One business date a run; select a range to backfill, one run a date. Safe to run "
+        "at any time, repeatedly or concurrently: a delivered document is never delivered again.",
         tags={FEED_TAG: feed.name, CODE_VERSION_TAG: code_version},
         executor_def=executor,
     )
 
 
-def parity_job(parts: FeedContext) -> "dg.UnresolvedAssetJobDefinition":  # known to type checkers alone
-    """The comparison alone, with its check."""
-    return dg.define_asset_job(
-        f"{parts.feed.name}_parity_job",
-        selection=dg.AssetSelection.assets(parts.key("parity")),
-        description=f"Compares {parts.feed.name} with the old app's files of a business date. Changes nothing that was "
-        "delivered; safe at any time.",
-        executor_def=dg.in_process_executor,
+def parity_job(feed_context: FeedContext) -> "dg.UnresolvedAssetJobDefinition":
+    """Return the job of the comparison with the old app, with its check."""
+    return _asset_job(
+        f"{feed_context.feed.name}_parity_job",
+        dg.AssetSelection.assets(feed_context.key("parity")),
+        f"Compares {feed_context.feed.name} with the old app's files of a business date. Changes no delivery; safe to "
+        "run at any time.",
     )
 
 
-def reconciliation_job(part: FeedContext) -> "dg.UnresolvedAssetJobDefinition":
+def reconciliation_job(feed_context: FeedContext) -> "dg.UnresolvedAssetJobDefinition":
     """Return the job that reconciles a delivered date and loads it into the warehouse."""
-    warehouse = [warehouse_key(part.feed.name, name) for name in WAREHOUSE_TABLES]
-    return dg.define_asset_job(
-        reconciliation_job_name(part.feed.name),
-        selection=dg.AssetSelection.assets(
-            part.key(SOURCE_RECONCILIATION), *warehouse, part.key(DATA_TEAM_RECONCILIATION)
-        ),
-        description="Prove a delivered date against bigsite, load it into the warehouse, compare with the data team. "
-        "Safe at any time and twice.",
-        executor_def=dg.in_process_executor,
+    warehouse = [warehouse_key(feed_context.feed.name, name) for name in WAREHOUSE_TABLES]
+    keys = (feed_context.key(SOURCE_RECONCILIATION), *warehouse, feed_context.key(DATA_TEAM_RECONCILIATION))
+    return _asset_job(
+        reconciliation_job_name(feed_context.feed.name),
+        dg.AssetSelection.assets(*keys),
+        "Reconciles a delivered date with bigsite, loads it into the warehouse and compares it with the data team's "
+        "metrics. Safe to run at any time and repeatedly.",
     )
 
 
 def report_job() -> "dg.UnresolvedAssetJobDefinition":
-    """Both reports."""
-    return dg.define_asset_job(
+    """Return the job of both reports."""
+    return _asset_job(
         "operations_report",
-        selection=dg.AssetSelection.groups(GROUP_OPERATIONS),
-        description="Service levels and toil, from what was delivered and run.",
-        executor_def=dg.in_process_executor,
+        dg.AssetSelection.groups(GROUP_OPERATIONS),
+        "Computes service levels and toil from deliveries and runs.",
     )
 
 
 def retention_job() -> dg.JobDefinition:
-    """Deletes runs older than the setting says."""
+    """Return the job that deletes runs older than the setting."""
 
     @dg.op(description="Deletes old finished runs and their event logs.")
     def delete_old_runs(context: dg.OpExecutionContext, runtime: dg.ResourceParam[Runtime]) -> None:
@@ -91,7 +87,7 @@ def retention_job() -> dg.JobDefinition:
 
     @dg.job(
         name="retention",
-        description="Deletes old runs from Dagster's storage. What must last is in the object store.",
+        description="Deletes old runs from Dagster's storage. Permanent records are in the object store.",
         executor_def=dg.in_process_executor,
     )
     def retention() -> None:
@@ -100,32 +96,50 @@ def retention_job() -> dg.JobDefinition:
     return retention
 
 
+def purge_runs(instance: dg.DagsterInstance, before: dt.datetime, *, at_most: int = 5000) -> int:
+    """Delete finished runs created before ``before`` (UTC), oldest first, and return their number."""
+    finished = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED],
+        created_before=before,
+    )
+    deleted = 0
+    while deleted < at_most:
+        runs = instance.get_run_records(finished, limit=min(_RETENTION_BATCH, at_most - deleted), ascending=True)
+        if not runs:
+            break
+        for record in runs:
+            instance.delete_run(record.dagster_run.run_id)
+            deleted += 1
+    return deleted
+
+
 def schema_job() -> "dg.UnresolvedAssetJobDefinition":
     """Return the job that compares bigsite's schema with its contract."""
-    return dg.define_asset_job(
+    return _asset_job(
         SCHEMA_JOB,
-        selection=dg.AssetSelection.assets(SCHEMA_ASSET),
-        description="Compares bigsite's schema with its contract and records it in the schema history.",
-        executor_def=dg.in_process_executor,
+        dg.AssetSelection.assets(SCHEMA_ASSET),
+        "Compares bigsite's schema with its contract and records it in the schema history.",
     )
 
 
 def simulation_job() -> "dg.UnresolvedAssetJobDefinition":
     """Return the job that writes one business date of simulated customers."""
-    return dg.define_asset_job(
+    return _asset_job(
         SIMULATION_JOB,
-        selection=dg.AssetSelection.assets(SIMULATED_CUSTOMERS),
-        description="Writes one business date of simulated customers to this environment's bigsite. Missed dates are "
-        "written first, in order; a date that exists is not written again.",
-        executor_def=dg.in_process_executor,
+        dg.AssetSelection.assets(SIMULATED_CUSTOMERS),
+        "Writes one business date of simulated customers to this environment's bigsite. Missed dates are written "
+        "first, in order; a date that exists is not written again.",
     )
 
 
 def simulation_cleaning_job() -> "dg.UnresolvedAssetJobDefinition":
     """Return the job that deletes expired simulated rows."""
-    return dg.define_asset_job(
+    return _asset_job(
         CLEANING_JOB,
-        selection=dg.AssetSelection.assets(SIMULATION_CLEANING),
-        description="Deletes simulated rows that have expired. Real rows are never changed.",
-        executor_def=dg.in_process_executor,
+        dg.AssetSelection.assets(SIMULATION_CLEANING),
+        "Deletes simulated rows that have expired. Real rows are never changed.",
     )
+
+
+def _asset_job(name: str, selection: dg.AssetSelection, description: str) -> "dg.UnresolvedAssetJobDefinition":
+    return dg.define_asset_job(name, selection, description=description, executor_def=dg.in_process_executor)

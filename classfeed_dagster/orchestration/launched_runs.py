@@ -17,12 +17,12 @@ def launched_runs(
 ) -> list[LaunchedRun]:
     """Return the feed's finished runs since ``since`` (UTC), with those of its reconciliation, oldest first.
 
-    A run that a person canceled was launched and counts. ``shared``: also runs that a person launched on assets of no
-    single feed, such as the landing alone; one feed counts them, so that a sum over feeds counts each run once.
+    A run that a person canceled counts as launched. ``shared``: include runs that a person launched on assets of no
+    single feed, such as the landing only. One feed counts them, so that a sum over feeds counts each run once.
     """
-    wanted = RunsFilter(statuses=[Status.SUCCESS, Status.FAILURE, Status.CANCELED], created_after=since)
+    ended_runs = RunsFilter(statuses=[Status.SUCCESS, Status.FAILURE, Status.CANCELED], created_after=since)
     launched: list[LaunchedRun] = []
-    for record in instance.get_run_records(wanted, ascending=True):
+    for record in instance.get_run_records(ended_runs, ascending=True):
         run, day = record.dagster_run, record.dagster_run.tags.get(PARTITION_TAG)
         if day is None or record.end_time is None:
             continue
@@ -31,7 +31,7 @@ def launched_runs(
         if reconciliation or is_of_feed(run, feed):
             reason = stated_reason(run.tags, reconciliation=reconciliation)
             delivers = not reconciliation and run.status is not Status.CANCELED
-        elif by_person and (feeds := _parts_of(run)) and (feed in feeds or (shared and feeds == {_NO_FEED})):
+        elif by_person and (feeds := _feeds_of(run)) and (feed in feeds or (shared and feeds == {_NO_FEED})):
             reason, delivers = ManualReason.PART, False
         else:
             continue
@@ -54,9 +54,9 @@ def launched_runs(
 _NO_FEED = ""
 
 
-def _parts_of(run: DagsterRun) -> set[str]:
-    # The feeds of the assets that a person chose in the UI. A feed's assets begin with its name, its warehouse tables
-    # with "warehouse" and its name; others belong to no single feed.
+def _feeds_of(run: DagsterRun) -> set[str]:
+    # The feeds of the assets that a person selected in the UI. A feed's assets begin with its name, its warehouse
+    # tables with "warehouse" and its name; other assets belong to no single feed.
     return {
         key.path[1] if key.path[0] == "warehouse" else key.path[0] if key.path[-1] in _FEED_ASSETS else _NO_FEED
         for key in run.asset_selection or ()

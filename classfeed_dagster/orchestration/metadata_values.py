@@ -1,4 +1,4 @@
-"""Metadata values for people: tables, figures, pictures, previews, links to code."""
+"""Metadata values: tables, figures, images, previews, code links."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREVIEWED = 8
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:
-    """A small Markdown table; cells are escaped so that no value can break out of its cell."""
+    """Return a small Markdown table. Cells are escaped so that no value can break out of its cell."""
 
     def cell(value: object) -> str:
         return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
@@ -30,9 +30,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> d
 
 
 def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
-    """Counts and sums as metadata that the UI plots over partitions.
+    """Return counts and sums as metadata that the UI plots over partitions.
 
-    The UI plots floats only, and nothing else reads them: the exact figure of a sum stands beside it as text.
+    The UI plots floats only. The exact sum is a text of its own, and no code reads the float.
     """
     metadata: dict[str, Any] = {}
     for name, value in values.items():
@@ -40,13 +40,12 @@ def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
             metadata[name] = value
         else:
             metadata[name] = dg.MetadataValue.text(str(value))
-            # A plot, and nothing else: no figure is ever taken from it.
             metadata[f"{name}_plot"] = dg.MetadataValue.float(float(value))
     return metadata
 
 
 def preview(rows: pl.DataFrame, personal: Collection[str]) -> dg.MarkdownMetadataValue:
-    """The first rows as a table; what is personal is masked, so that only its being there shows."""
+    """Return the first rows as a table. Personal values are masked, so that only their presence shows."""
     shown = [
         ["" if value is None else MASK if name in personal else value for name, value in row.items()]
         for row in rows.head(PREVIEWED).iter_rows(named=True)
@@ -55,28 +54,28 @@ def preview(rows: pl.DataFrame, personal: Collection[str]) -> dg.MarkdownMetadat
 
 
 def picture(svg: str, alt: str) -> dg.MarkdownMetadataValue:
-    """A small picture within the metadata."""
+    """Return a small image as metadata."""
     return dg.MetadataValue.md(f"![{alt}]({data_uri(svg)})")
 
 
-def code_of(made_by: Callable[..., object]) -> str:
-    """Where in the code base something is done: ``classfeed_dagster/domains/build.py#build_domain``."""
-    return f"{made_by.__module__.replace('.', '/')}.py#{made_by.__qualname__}"
+def code_of(function: Callable[..., object]) -> str:
+    """Return a function's place in the code base: ``classfeed_dagster/domains/build.py#build_domain``."""
+    return f"{function.__module__.replace('.', '/')}.py#{function.__qualname__}"
 
 
 @functools.cache
-def _where(made_by: Callable[..., object]) -> tuple[str, int]:
-    file = inspect.getsourcefile(made_by)
+def _location(function: Callable[..., object]) -> tuple[str, int]:
+    file = inspect.getsourcefile(function)
     if file is None:
-        raise ValueError(f"{made_by!r} has no source")
-    return file, inspect.getsourcelines(made_by)[1]
+        raise ValueError(f"{function!r} has no source")
+    return file, inspect.getsourcelines(function)[1]
 
 
-def code_links(made_by: Callable[..., object]) -> dict[str, Any]:
-    """The same as an asset's metadata: for people, and as the reference that the UI opens in an editor or links."""
-    file, line = _where(made_by)
+def code_links(function: Callable[..., object]) -> dict[str, Any]:
+    """Return a function's place as metadata: as text, and as the reference that the UI links."""
+    file, line = _location(function)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
-        reference = dg.LocalFileCodeReference(file_path=file, line_number=line, label=made_by.__qualname__)
+        reference = dg.LocalFileCodeReference(file_path=file, line_number=line, label=function.__qualname__)
         references = dg.CodeReferencesMetadataValue(code_references=[reference])
-    return {"code": code_of(made_by), "dagster/code_references": references}
+    return {"code": code_of(function), "dagster/code_references": references}

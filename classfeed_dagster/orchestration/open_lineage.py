@@ -1,7 +1,7 @@
-"""The lineage graph as OpenLineage events, for those who keep a catalogue: datasets, columns, and what makes what.
+"""The lineage graph as OpenLineage events for a catalogue: datasets, columns and jobs.
 
-Static lineage (the standard's JobEvent): one event an asset that we make, with what goes in and what comes out. Made
-of what Dagster shows, so that catalogue and UI never differ. A client library would add a dependency to write JSON.
+Static lineage (the standard's JobEvent): one event per materializable asset, with its inputs and outputs. It is derived
+from Dagster's metadata, so that catalogue and UI agree. A client library would add a dependency to write JSON.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ _JOB_FACETS = {
     "ownership": "1-0-1/OwnershipJobFacet",
     "jobType": "2-0-3/JobTypeJobFacet",
 }
-# One column is made of another's values: none is only counted, none only filtered by.
+# Columns are derived from the values of others; none is only counted or only filtered by.
 _DIRECT = [{"type": "DIRECT", "subtype": "TRANSFORMATION", "description": "", "masking": False}]
 
 
 def open_lineage_events(definitions: Definitions, namespace: str, at: dt.datetime) -> Iterator[dict[str, Any]]:
-    """One JobEvent an asset that we make, in order of key; ``at`` (with a time zone) is when the graph was looked at.
+    """Yield one JobEvent per materializable asset, in order of key. ``at``: time of the events, with a time zone.
 
-    Every dataset's facets stand with the event that makes it; bigsite's tables have theirs where they go in first.
+    A dataset's facets are in the event that outputs it; those of bigsite's tables are in the event that reads them
+    first.
     """
     if at.tzinfo is None:
-        raise ValueError("an event's time needs a time zone")
+        raise ValueError("The time of an event needs a time zone")
     graph = definitions.resolve_asset_graph()
-    told: set[AssetKey] = set()
+    described: set[AssetKey] = set()
     for key in sorted(graph.get_all_asset_keys()):
         node = graph.get(key)
         if not node.is_materializable:
             continue
         inputs = []
         for parent in sorted(node.parent_keys):
-            first = not graph.get(parent).is_materializable and parent not in told
-            told.add(parent)
+            first = not graph.get(parent).is_materializable and parent not in described
+            described.add(parent)
             inputs.append(_dataset(graph.get(parent), namespace, full=first))
         yield {
             "eventTime": at.astimezone(dt.UTC).isoformat().replace("+00:00", "Z"),
@@ -62,19 +63,19 @@ def open_lineage_events(definitions: Definitions, namespace: str, at: dt.datetim
 
 
 def to_json_lines(events: Iterator[dict[str, Any]]) -> Iterator[str]:
-    """One event a line, as collectors read them from files."""
+    """Yield one event a line, as collectors read them from files."""
     for event in events:
         yield json.dumps(event, ensure_ascii=False, sort_keys=True)
 
 
 def column_lines(definitions: Definitions) -> Iterator[str]:
-    """The same for people: ``asset.column <- asset.column, ...``, in order of asset; columns as the asset has them."""
+    """Yield ``asset.column <- asset.column, ...``, in order of asset, with columns in the asset's order."""
     graph = definitions.resolve_asset_graph()
     for key in sorted(graph.get_all_asset_keys()):
         lineage = graph.get(key).metadata.get("dagster/column_lineage")
         for column, deps in lineage.deps_by_column.items() if lineage else ():
-            made_of = ", ".join(f"{_name(dep.asset_key)}.{dep.column_name}" for dep in deps)
-            yield f"{_name(key)}.{column} <- {made_of}"
+            sources = ", ".join(f"{_name(dep.asset_key)}.{dep.column_name}" for dep in deps)
+            yield f"{_name(key)}.{column} <- {sources}"
 
 
 def _dataset(node: Any, namespace: str, *, full: bool) -> dict[str, Any]:
@@ -113,10 +114,10 @@ def _dataset_facets(node: Any, namespace: str) -> dict[str, Any]:
 
 
 def _field(column: Column) -> dict[str, Any]:
-    # The standard's fields know no tags: that a column is personal data is said in its description.
+    # The standard's fields have no tags, so the description states that a column is personal data.
     personal = column.tags.get("personal_data")
-    said = f"{column.description} (personal data: {personal})" if personal else column.description
-    return {"name": column.name, "type": column.type, "description": said or ""}
+    description = f"{column.description} (personal data: {personal})" if personal else column.description
+    return {"name": column.name, "type": column.type, "description": description or ""}
 
 
 def _job_facets(node: Any) -> dict[str, Any]:

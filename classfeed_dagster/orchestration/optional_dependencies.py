@@ -1,4 +1,4 @@
-"""Executors that are extras of this project: what is missing, said in one sentence."""
+"""Optional dependencies of executors, with an error that names the missing extra."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from classfeed_dagster.errors import ConfigurationError
 
 
 class ExecutorError(ConfigurationError):
-    """The executor of the settings can't be used here. The message says what to install or to set."""
+    """The configured executor cannot be used here. The message names the package or setting that is missing."""
 
 
 @contextmanager
 def extra_needed(executor: str, extra: str) -> Iterator[None]:
-    """ExecutorError, naming the extra, if an import within the block fails because something isn't installed."""
+    """Raise ExecutorError with the extra's name if an import within the block fails because a package is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

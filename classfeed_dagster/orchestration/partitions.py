@@ -10,10 +10,10 @@ from classfeed_dagster.trading_days import LAST_SUPPORTED, SYDNEY, is_business_d
 
 
 def business_date_partitions(first: dt.date) -> dg.DailyPartitionsDefinition:
-    """Return one partition an ASX business day from ``first`` on, keyed YYYY-MM-DD.
+    """Return a partition per ASX business day from ``first``, keyed YYYY-MM-DD.
 
-    A day's partition exists once the day has ended in Sydney. The key is the business date: time windows of
-    partitions with exclusions swallow the excluded days, so nothing may read them.
+    A day's partition exists once the day has ended in Sydney. The key is the business date. Time windows of partitions
+    with exclusions include the excluded days, so no code may read them.
     """
     holidays: list[dt.datetime] = []
     day = first

@@ -1,4 +1,4 @@
-"""A rehearsal: simulated days through the real Dagster jobs, and the proof that what was delivered is right."""
+"""Rehearsal: simulated days through the real Dagster jobs, and the proof of the deliveries."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ MORNING = dt.time(6, 0)
 
 @dataclass(slots=True)
 class Rehearsal:
-    """What a rehearsal came to."""
+    """Result of a rehearsal."""
 
     feed: str
     store_location: str
-    runs: list[tuple[RunReport, float]] = field(default_factory=list)  # with the seconds that each took
+    runs: list[tuple[RunReport, float]] = field(default_factory=list)  # with their duration in seconds
     reasons: dict[str, str] = field(default_factory=dict)  # of each run, by its id
     proofs: list[Proof] = field(default_factory=list)
     held_back: list[tuple[str, str]] = field(default_factory=list)  # at the end: portfolio and reason
@@ -43,12 +43,12 @@ class Rehearsal:
 
     @property
     def proven(self) -> bool:
-        """True if every run delivered, or had nothing to do, and every proof holds."""
+        """Return True if every run delivered or had no work, and every proof holds."""
         return all(report.outcome.exit_code == 0 for report, _ in self.runs) and all(p.holds for p in self.proofs)
 
 
 def morning_after(day: dt.date) -> dt.datetime:
-    """When the date's run starts: 06:00 Sydney on the next business day, as UTC."""
+    """Return the start of the date's run: 06:00 Sydney on the next business day, in UTC."""
     morning = dt.datetime.combine(trading_days.next_business_day(day), MORNING, tzinfo=trading_days.SYDNEY)
     return morning.astimezone(dt.UTC)
 
@@ -62,14 +62,14 @@ def rehearse(
     dates: Sequence[dt.date],
     *,
     reconcile: bool = True,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
     done: Callable[[], None] = lambda: None,
 ) -> Rehearsal:
     """Simulate ``dates`` in order, run the feed's job on each following morning, and prove the outcome.
 
-    A date on which portfolios are held back for a rule is run again each morning, and then the dates after it, as the
-    repair sensor does. ``reconcile``: prove the last date by the reconciliation job as well. ``tell`` hears
-    what is going on, ``done`` that a date is finished.
+    A date with portfolios held back for a rule is run again each morning, and then the later dates, as the repair
+    sensor does. ``reconcile``: also run the reconciliation job for the last date. ``progress`` receives each step's
+    description, ``done`` is called after each date.
     """
     rehearsal = Rehearsal(feed.name, runtime.settings.store_location)
 
@@ -80,29 +80,30 @@ def rehearse(
         rehearsal.runs.append((report, time.perf_counter() - began))
         rehearsal.reasons[report.run_id] = reason
 
-    tell("customers and their history")
+    progress("writing customers and their history")
     world.seed(runtime.engine)
     for at, day in enumerate(dates):
-        tell(f"{day}: customers act, and bigsite's end of day")
+        progress(f"{day}: simulating customers and bigsite's end of day")
         world.advance(runtime.engine, day)
         now = morning_after(day)
-        if held := [early for early in dates[:at] if _holds_back(runtime, feed, early)]:
-            for early in dates[dates.index(held[0]) : at]:
-                tell(f"{early}: again, for those held back")
-                reason = "retry of held-back portfolios" if early in held else "follows a retried date"
-                run(early, now, reason, fresh=early in held)
-        tell(f"{day}: the feed")
+        if retried := [early for early in dates[:at] if _holds_back(runtime, feed, early)]:
+            for early in dates[dates.index(retried[0]) : at]:
+                progress(f"{early}: running again for portfolios held back")
+                reason = "retry of held-back portfolios" if early in retried else "follows a retried date"
+                run(early, now, reason, fresh=early in retried)
+        progress(f"{day}: running the feed")
         run(day, now, "scheduled")
         done()
-    tell("adding up what was delivered")
+    progress("adding up the deliveries")
     pages = list(delivered_pages(runtime.store, feed, dates))
     rehearsal.proofs = prove(runtime.store, feed, world, dates[-1], pages)
     rehearsal.held_back = [
-        (held.number, held.held_back.reason) for held in date_status(runtime.store, feed.name, dates[-1]).quarantined
+        (record.number, record.held_back.reason)
+        for record in date_status(runtime.store, feed.name, dates[-1]).quarantined
     ]
     rehearsal.example_transaction = _example(pages)
     if reconcile:
-        tell("reconciling the last date, independently")
+        progress("reconciling the last date independently")
         rehearsal.proofs += _reconcile(definitions, instance, runtime, feed, dates[-1])
     return rehearsal
 
@@ -112,7 +113,7 @@ def _reconcile(
 ) -> list[Proof]:
     from classfeed_dagster.orchestration.code_location import runs_with_origin
 
-    # The data team computes its figures at eight in the morning; the job then proves the delivery and loads it.
+    # The data team computes its metrics at eight in the morning; the job then reconciles and loads the delivery.
     audience = feed.audience(runtime.settings.first_business_date)
     now = morning_after(day) + dt.timedelta(hours=2)
     previous = audience.previous(day) or trading_days.previous_business_day(day)
@@ -128,28 +129,28 @@ def _reconcile(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             tags={CLOCK_TAG: now.isoformat(), CORRELATION_TAG: new_correlation_id()},
         )
-    found: list[Proof] = []
-    for side, what in ((Side.SOURCE, "bigsite"), (Side.DATA_TEAM, "the data team's metrics")):
+    proofs: list[Proof] = []
+    for side, other in ((Side.SOURCE, "bigsite"), (Side.DATA_TEAM, "the data team's metrics")):
         try:
-            told = runtime.load_reference(side.reference(feed.name), day, ReconciliationSummary)
+            summary = runtime.load_reference(side.reference(feed.name), day, ReconciliationSummary)
         except NotBuiltError:
-            found.append(Proof(f"reconciliation with {what}: the run {result.run_id} failed", False))
+            proofs.append(Proof(f"reconciliation with {other}: the run {result.run_id} failed", False))
             continue
-        breaks = f"{told.breaks} break(s), {told.unexplained} unexplained" if told.breaks else "no break"
-        holds = not told.errors and not told.unexplained
-        found.append(
-            Proof(f"reconciliation with {what}: {breaks}; report {runtime.store.location(told.report)}", holds)
+        breaks = f"{summary.breaks} break(s), {summary.unexplained} unexplained" if summary.breaks else "no break"
+        holds = not summary.errors and not summary.unexplained
+        proofs.append(
+            Proof(f"reconciliation with {other}: {breaks}; report {runtime.store.location(summary.report)}", holds)
         )
-    return found
+    return proofs
 
 
 def _holds_back(runtime: Runtime, feed: Feed, day: dt.date) -> bool:
-    held = date_status(runtime.store, feed.name, day).quarantined
-    return any(record.held_back.kind == "RULE" for record in held)
+    quarantined = date_status(runtime.store, feed.name, day).quarantined
+    return any(record.held_back.kind == "RULE" for record in quarantined)
 
 
 def _example(pages: Sequence[DeliveredPage]) -> str | None:
-    # The last contract note that was sent.
+    # The last contract note sent.
     for page in reversed(pages):
         ids = page.frames["movement_transactions"]["transaction_id"]
         if trades := [name for name in ids if name.startswith("T")]:

@@ -1,4 +1,4 @@
-"""One run of one feed for one business date, through the same Dagster job as the UI, and what came of it."""
+"""One run of one feed for one business date, through the same Dagster job as in the UI, and its report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.StrEnum):
-    """Outcome of a run, as people and exit codes know it."""
+    """Outcome of a run, for people and exit codes."""
 
     DELIVERED = "delivered"
     NOTHING_TO_DO = "nothing to do"
@@ -31,7 +31,7 @@ class Outcome(enum.StrEnum):
 
     @property
     def exit_code(self) -> ExitCode:
-        """The command line's exit code for this outcome."""
+        """Return the command line's exit code for this outcome."""
         return _EXIT_CODES[self]
 
     @property
@@ -86,7 +86,7 @@ _CHECKS = frozenset({"DagsterAssetCheckFailedError", "GateRefusedError", "TooMan
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What one run came to. ``message`` is for people; ``checks`` counts evaluations, ``failed_checks`` names them."""
+    """Result of one run, with a sentence for people, the number of check evaluations and the failed checks."""
 
     outcome: Outcome
     feed: str
@@ -112,18 +112,18 @@ def run_date(
     wait_seconds: float = 600,
     announce: Callable[[str], None] = lambda _: None,
 ) -> RunReport:
-    """Run the feed's job for ``day`` in this process. Never raises for what went wrong in the run: see ``outcome``.
+    """Run the feed's job for ``day`` in this process. Errors of the run do not raise: see ``outcome``.
 
-    ``verbose`` prints Dagster's own log; it is in the instance either way. A run that reads bigsite is waited for at
-    most ``wait_seconds`` (then PoolBusyError), which ``announce`` states; one whose process is dead is marked failed.
+    ``verbose`` prints Dagster's log, which the instance stores in any case. If another run reads bigsite, wait at most
+    ``wait_seconds`` (then PoolBusyError) and announce it; a run whose process is dead is marked failed.
     """
     from classfeed_dagster.orchestration.code_location import runs_with_origin
-    from classfeed_dagster.orchestration.run_recovery import recovery_beside, wait_for_pool
+    from classfeed_dagster.orchestration.run_recovery import background_recovery, wait_for_pool
 
     correlation_id = new_correlation_id()
     wait_for_pool(instance, wait_seconds, announce)
     job = feed_job_name(feed)
-    with recovery_beside(instance), runs_with_origin(instance, job):
+    with background_recovery(instance), runs_with_origin(instance, job):
         result = definitions.resolve_job_def(job).execute_in_process(
             partition_key=day.isoformat(),
             instance=instance,
@@ -138,7 +138,7 @@ def run_date(
 
 
 def report(result: ExecutionResult, feed: str, day: dt.date, correlation_id: str) -> RunReport:
-    """What a finished run came to, from its events."""
+    """Return the report of a finished run from its events."""
     from dagster import AssetCheckSeverity
 
     evaluations = result.get_asset_check_evaluations()
@@ -154,7 +154,7 @@ def report(result: ExecutionResult, feed: str, day: dt.date, correlation_id: str
         outcome = Outcome.DELIVERED if delivered else Outcome.NOTHING_TO_DO
         message = "delivered" if delivered else _idle(result) or _unchanged(_facts(result, feed, "quarantine"))
         if facts.get("mode") == "shadow":
-            message += " (shadow: the recipient does not look there)"
+            message += " (shadow: not sent to the recipient)"
     else:
         outcome, message = _failure(result)
     return RunReport(
@@ -163,7 +163,7 @@ def report(result: ExecutionResult, feed: str, day: dt.date, correlation_id: str
 
 
 def _idle(result: ExecutionResult) -> str | None:
-    # Why there was nothing to do: the first step that found it out says so.
+    # The reason for no work, from the first step that detected it.
     for event in result.get_asset_observation_events():
         if why := event.asset_observation_data.asset_observation.metadata.get("why"):
             return str(why.value)
@@ -171,14 +171,14 @@ def _idle(result: ExecutionResult) -> str | None:
 
 
 def _unchanged(quarantine: Mapping[str, Any]) -> str:
-    # This attempt's own plan, not the manifest of an earlier one.
+    # The plan of this attempt, not the manifest of an earlier one.
     if held_back := quarantine.get("held_back"):
         breaking = quarantine.get("breaking_a_rule", 0)
         return (
             f"nothing new to deliver; this attempt would hold back {held_back} portfolio(s), {breaking} of them for a "
             "broken rule"
         )
-    return "nothing had changed since it was delivered"
+    return "nothing has changed since the last delivery"
 
 
 def _facts(result: ExecutionResult, feed: str, asset: str) -> dict[str, Any]:
@@ -194,13 +194,13 @@ def _failure(result: ExecutionResult) -> tuple[Outcome, str]:
         chain = list(error_chain(event.step_failure_data.error))
         if chain:
             return failure_of(event.step_key or "", chain)
-    return Outcome.FAILED, f"the run {result.run_id} failed before any step did; see its log in the UI"
+    return Outcome.FAILED, f"the run {result.run_id} failed before its first step; see its log in the UI"
 
 
 def failure_of(step: str, chain: Sequence[tuple[str, str]]) -> tuple[Outcome, str]:
-    """Outcome and sentence for a failed step: ``chain`` is (class name, message), the outermost error first.
+    """Return outcome and sentence for a failed step. ``chain``: (class name, message), the outermost error first.
 
-    The sentence is that of the outermost error of this package, which names what to do; a driver's says less.
+    The sentence is that of the outermost error of this package, which states the remedy, unlike a driver's.
     """
     cause = classify(chain)
     for name, message in chain:
@@ -219,7 +219,7 @@ def failure_of(step: str, chain: Sequence[tuple[str, str]]) -> tuple[Outcome, st
 
 
 def error_chain(error: Any) -> Iterator[tuple[str, str]]:
-    """Class name and message of a serialized error and its causes, from the outermost to the innermost."""
+    """Yield class name and message of a serialized error and its causes, from the outermost to the innermost."""
     while error is not None:
         name = error.cls_name or ""
         yield name.rpartition(".")[2], error.message.strip().removeprefix(f"{name}: ")

@@ -1,6 +1,6 @@
-"""What Dagster knows of the runs of a feed's business dates: how each ended and why, what it left undone, its checks.
+"""Run history of a feed's business dates from Dagster: state, cause of failure, remaining assets, checks.
 
-Only public methods of the instance are used. A finished run's events never change, so they are read once a process.
+Only public methods of the instance are used. The events of a finished run never change, so a process reads them once.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from classfeed_dagster.repair.decisions import RunFact, RunState
 from classfeed_dagster.repair.facts import CheckOutcome, ObservedRun, RunEvents, RunReader
 from classfeed_dagster.tags import CODE_VERSION_TAG, FINDING_TAG, PARTITION_TAG, feed_job_name
 
-# How long a run may stay created but unqueued before we go on without it.
+# Time after which a run that was created but not queued is ignored.
 STALLED = dt.timedelta(minutes=15)
-# How long Dagster's promise to start a crashed run again is believed. It keeps it within seconds or, on a busy machine,
-# never: it looks at a failure once, and may see the run as it was just before its end.
+# Time for which Dagster's announced retry of a crashed run is believed. Dagster retries within seconds or, on a busy
+# machine, never: it checks a failure once, and may read the run's state from just before its end.
 PROMISED = dt.timedelta(minutes=3)
 FINISHED = (Status.SUCCESS, Status.FAILURE)
 _KEPT = 2000
@@ -31,13 +31,13 @@ _FINISHED: dict[str, RunEvents] = {}
 
 
 def runs_by_date(instance: DagsterInstance, dates: Collection[dt.date]) -> Mapping[dt.date, Sequence[RunRecord]]:
-    """Every run of any job for the dates, oldest first, in one question."""
-    found: dict[dt.date, list[RunRecord]] = defaultdict(list)
+    """Return every run of any job for the dates, oldest first, with one query."""
+    runs: dict[dt.date, list[RunRecord]] = defaultdict(list)
     if dates:
-        wanted = RunsFilter(tags={PARTITION_TAG: sorted(day.isoformat() for day in dates)})
-        for record in instance.get_run_records(wanted, ascending=True):
-            found[dt.date.fromisoformat(record.dagster_run.tags[PARTITION_TAG])].append(record)
-    return found
+        of_dates = RunsFilter(tags={PARTITION_TAG: sorted(day.isoformat() for day in dates)})
+        for record in instance.get_run_records(of_dates, ascending=True):
+            runs[dt.date.fromisoformat(record.dagster_run.tags[PARTITION_TAG])].append(record)
+    return runs
 
 
 def run_reader(instance: DagsterInstance) -> RunReader:
@@ -57,19 +57,19 @@ def run_reader(instance: DagsterInstance) -> RunReader:
 
 
 def is_of_feed(run: DagsterRun, feed: str) -> bool:
-    """True for a run of the feed's job, and for one started on the feed's delivery by other ways of the UI."""
+    """Return True for a run of the feed's job, and for a run of the feed's delivery launched otherwise in the UI."""
     if run.job_name == feed_job_name(feed):
         return True
     return any(key.path == [feed, "delivery"] for key in run.asset_selection or ())
 
 
 def run_fact(instance: DagsterInstance, record: RunRecord, now: dt.datetime) -> RunFact:
-    """How one run stands, as repair needs it."""
+    """Return the state of one run, as needed by repair."""
     run = record.dagster_run
     version, finding = run.tags.get(CODE_VERSION_TAG, ""), run.tags.get(FINDING_TAG)
     ended = None if record.end_time is None else dt.datetime.fromtimestamp(record.end_time, dt.UTC)
     if run.status is Status.NOT_STARTED and now - record.create_timestamp > STALLED:
-        # Whoever created it died before handing it over; nobody will start it any more.
+        # Its creator died before queueing it, so it will never start.
         abandoned = Cause(CauseKind.TRANSIENT, "never started")
         return RunFact(
             run.run_id, RunState.FAILED, record.create_timestamp + STALLED, abandoned, version, finding=finding
@@ -99,7 +99,7 @@ def run_fact(instance: DagsterInstance, record: RunRecord, now: dt.datetime) -> 
 
 
 def events_of(instance: DagsterInstance, run_id: str) -> RunEvents:
-    """What a finished run's event log says; read once a process."""
+    """Return the events of a finished run, read once a process."""
     if run_id not in _FINISHED:
         if len(_FINISHED) >= _KEPT:
             _FINISHED.clear()
@@ -111,7 +111,7 @@ def _read(instance: DagsterInstance, run_id: str) -> RunEvents:
     errors: tuple[tuple[str, str], ...] = ()
     failed_step: str | None = None
     planned: set[str] = set()
-    made: set[str] = set()
+    materialized: set[str] = set()
     checks_planned: set[tuple[str, str]] = set()
     checks: dict[tuple[str, str], CheckOutcome] = {}
     snapshot: str | None = None
@@ -129,7 +129,7 @@ def _read(instance: DagsterInstance, run_id: str) -> RunEvents:
             continue
         data: Any = event.event_specific_data
         match event.event_type:
-            case DagsterEventType.STEP_FAILURE if failed_step is None:  # the first: the others follow from it
+            case DagsterEventType.STEP_FAILURE if failed_step is None:  # the others follow from the first
                 failed_step, errors = event.step_key, tuple(error_chain(data.error))
             case DagsterEventType.RUN_FAILURE if failed_step is None and data is not None:
                 errors = tuple(error_chain(data.error))
@@ -137,7 +137,7 @@ def _read(instance: DagsterInstance, run_id: str) -> RunEvents:
                 planned.add(data.asset_key.to_user_string())
             case DagsterEventType.ASSET_MATERIALIZATION:
                 materialization = data.materialization
-                made.add(materialization.asset_key.to_user_string())
+                materialized.add(materialization.asset_key.to_user_string())
                 if materialization.asset_key.path[0] == LANDING and "snapshot" in materialization.metadata:
                     snapshot = str(materialization.metadata["snapshot"].value)
             case DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED:
@@ -159,7 +159,7 @@ def _read(instance: DagsterInstance, run_id: str) -> RunEvents:
     return RunEvents(
         errors,
         failed_step,
-        tuple(sorted((planned - made) | {asset for asset, _ in unevaluated if asset in planned})),
+        tuple(sorted((planned - materialized) | {asset for asset, _ in unevaluated if asset in planned})),
         tuple(checks[key] for key in sorted(checks)),
         tuple(sorted(unevaluated)),
         snapshot,

@@ -10,11 +10,11 @@ from dagster_aws.ecs import EcsRunLauncher
 
 from classfeed_dagster.errors import SafeguardError
 
-# Anybody who may launch a run may set its tags. With these, a run would bring its own command, role, network or
-# queue, and so use the worker's permissions for something other than a feed.
+# A person who may launch a run may set its tags. These would give a run its own command, role, network or queue, and
+# so the worker's permissions for another purpose.
 REFUSED_TAGS = frozenset({"ecs/container_overrides", "ecs/task_overrides", "ecs/run_task_kwargs"})
 REFUSED_PREFIXES = ("dagster-k8s/", "dagster-celery/", "dagster-docker/")
-# The order in which waiting steps are taken. It gives no permission.
+# The order in which waiting steps start. It gives no permission.
 ALLOWED_TAGS = frozenset({"dagster-celery/run_priority"})
 
 
@@ -27,7 +27,7 @@ class RunTagsRefusedError(SafeguardError):
 
 
 def refused_tags(tags: Iterable[str]) -> set[str]:
-    """Return those of a run's tags that the launcher refuses."""
+    """Return the tags that the launcher refuses."""
     return {
         tag for tag in tags if tag in REFUSED_TAGS or (tag.startswith(REFUSED_PREFIXES) and tag not in ALLOWED_TAGS)
     }

@@ -1,7 +1,7 @@
-"""Runs whose process was killed: found by the identity of their owner, marked failed, their pool slots freed.
+"""Recovery of runs whose process was killed: find them by their owner, mark them failed, free their pool slots.
 
-A killed process leaves its run "started" and its pool slot claimed. Dagster's monitoring ends such a run only when its
-time is over, and only while a daemon runs.
+A killed process leaves its run "started" and its pool slot claimed. Dagster's monitoring ends such a run only after its
+timeout, and only while a daemon runs.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from classfeed_dagster.tags import FEED_TAG, OWNER_TAG, PARTITION_TAG
 POOL = "bigsite"
 _UNDER_WAY = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 _ENDED = frozenset({DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED})
-_LOOK_SECONDS = 1.0
-_CLOCK_SLACK = 2.0  # seconds by which a process may seem to have started after its own first event
+_POLL_SECONDS = 1.0
+_CLOCK_SLACK = 2.0  # seconds by which a process may appear to start after its own first event
 
 
 class PoolBusyError(NotReadyError):
-    """Another run kept the pool for longer than this one waits."""
+    """Another run kept the pool for longer than the waiting time."""
 
     def __init__(self, holder: PoolHolder, seconds: float) -> None:
         super().__init__(
@@ -51,7 +51,7 @@ class PoolHolder:
 
     @classmethod
     def of(cls, instance: DagsterInstance, run_id: str) -> Self:
-        """Return the holder with what the instance knows of it."""
+        """Return the holder with the facts that the instance stores."""
         record = instance.get_run_record_by_id(run_id)
         if record is None:
             return cls(run_id, "", "", None, None)
@@ -67,9 +67,9 @@ class PoolHolder:
 
 
 def recover_dead_runs(instance: DagsterInstance) -> list[str]:
-    """Mark runs of dead processes failed and free what ended runs still hold; the ids of the runs marked.
+    """Mark runs of dead processes failed, free the slots of ended runs, and return the ids of the marked runs.
 
-    Only runs of this machine can be judged. Safe to repeat, and beside other processes that do the same.
+    Only runs of this machine are checked. Safe to repeat, and to run concurrently.
     """
     marked = []
     for run in instance.get_runs(RunsFilter(statuses=_UNDER_WAY)):
@@ -98,9 +98,9 @@ def pool_holders(instance: DagsterInstance, pool: str = POOL) -> list[PoolHolder
 
 
 def wait_for_pool(instance: DagsterInstance, seconds: float, announce: Callable[[str], None]) -> None:
-    """Return once a slot of the pool is free. Dead holders are removed at once; PoolBusyError after ``seconds``.
+    """Return once a slot of the pool is free. Dead holders are removed immediately; PoolBusyError after ``seconds``.
 
-    ``announce`` is called with each new holder.
+    ``announce`` receives each new holder.
     """
     deadline, announced = time.monotonic() + seconds, ""
     while True:
@@ -111,22 +111,22 @@ def wait_for_pool(instance: DagsterInstance, seconds: float, announce: Callable[
         if time.monotonic() >= deadline:
             raise PoolBusyError(holders[0], seconds)
         if (text := str(holders[0])) != announced:
-            announce(f"waiting for {text}, which reads bigsite")
+            announce(f"waiting for {text}, which is reading bigsite")
             announced = text
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 @contextmanager
-def recovery_beside(instance: DagsterInstance) -> Iterator[None]:
-    """Recover dead runs during the block: a run that was alive when this one began to wait may be killed later."""
+def background_recovery(instance: DagsterInstance) -> Iterator[None]:
+    """Recover dead runs during the block: a run may be killed after this one began to wait for it."""
     stop = threading.Event()
 
-    def look() -> None:
-        while not stop.wait(5 * _LOOK_SECONDS):
+    def recover() -> None:
+        while not stop.wait(5 * _POLL_SECONDS):
             if len(pool_holders(instance)) > 0:
                 recover_dead_runs(instance)
 
-    thread = threading.Thread(target=look, name="run recovery", daemon=True)
+    thread = threading.Thread(target=recover, name="run recovery", daemon=True)
     thread.start()
     try:
         yield
@@ -140,7 +140,7 @@ def _is_dead(instance: DagsterInstance, run: DagsterRun) -> bool:
     if owner is not None:
         return owner.dead
     if not isinstance(instance.run_launcher, DefaultRunLauncher):
-        return False  # runs have machines of their own; Dagster's monitoring asks for those
+        return False  # runs have machines of their own, which Dagster's monitoring checks
     records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.RUN_START).records
     event = records[-1].event_log_entry if records else None
     pid = None if event is None or event.dagster_event is None else event.dagster_event.pid

@@ -1,4 +1,4 @@
-"""Schedules, one function each. A feed's morning delivers the business date before (ADR 0003)."""
+"""Schedules, one function each. A feed's morning schedule delivers the previous business date (ADR 0003)."""
 
 import datetime as dt
 
@@ -18,7 +18,7 @@ from classfeed_dagster.trading_days import SYDNEY
 
 
 def date_due(morning: dt.date, audience: RecipientSchedule) -> dt.date | str:
-    """The business date to deliver on a morning (a Sydney date), or the reason why there is none."""
+    """Return the business date to deliver on a morning (a Sydney date), or the reason for no date."""
     if not trading_days.is_business_day(morning):
         return f"{morning.isoformat()} is not an ASX business day"
     day = trading_days.previous_business_day(morning)
@@ -30,22 +30,22 @@ def date_due(morning: dt.date, audience: RecipientSchedule) -> dt.date | str:
 
 
 def morning_schedule(feed: Feed, audience: RecipientSchedule, *, running: bool) -> dg.ScheduleDefinition:
-    """The feed's schedule. Its run key makes a second request for the same date impossible.
+    """Return the feed's schedule. Its run key prevents a second request for the same date.
 
-    ``running`` is whether it is on unless a person says otherwise: not on a laptop, where no date is due.
+    ``running``: on by default. Off on a laptop, where no date is due.
     """
 
     @dg.schedule(
         name=f"{feed.name}_morning",
         job_name=feed_job_name(feed.name),
         cron_schedule=f"{feed.starts_at.minute} {feed.starts_at.hour} * * *",
-        execution_timezone=trading_days.SYDNEY.key,
-        description=f"On ASX business days at {feed.starts_at:%H:%M} Sydney: the business date before. "
+        execution_timezone=SYDNEY.key,
+        description=f"On ASX business days at {feed.starts_at:%H:%M} Sydney: delivers the previous business date. "
         f"Due by {feed.service_level.target:%H:%M}, at the latest {feed.service_level.deadline:%H:%M}.",
-        default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
+        default_status=_status(running=running),
     )
     def morning(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        day = date_due(context.scheduled_execution_time.astimezone(trading_days.SYDNEY).date(), audience)
+        day = date_due(context.scheduled_execution_time.astimezone(SYDNEY).date(), audience)
         if isinstance(day, str):
             return dg.SkipReason(day)
         return dg.RunRequest(
@@ -58,54 +58,36 @@ def morning_schedule(feed: Feed, audience: RecipientSchedule, *, running: bool) 
 
 
 def report_schedule(job: "dg.UnresolvedAssetJobDefinition", *, running: bool) -> dg.ScheduleDefinition:
-    """Shortly after the deadline, every day."""
-    return dg.ScheduleDefinition(
-        name="operations_report_daily",
-        job=job,
-        cron_schedule="10 9 * * *",
-        execution_timezone=SYDNEY.key,
-        default_status=_status(running=running),
-    )
+    """Return the daily schedule of the reports, shortly after the deadline."""
+    return _weekly_or_daily("operations_report_daily", job, "10 9 * * *", running=running)
 
 
 def retention_schedule(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDefinition:
-    """Sundays, when nothing is due."""
-    return dg.ScheduleDefinition(
-        name="retention_weekly",
-        job=job,
-        cron_schedule="0 3 * * 0",
-        execution_timezone=SYDNEY.key,
-        default_status=_status(running=running),
-    )
+    """Return the weekly schedule of the run retention, on Sundays, when no date is due."""
+    return _weekly_or_daily("retention_weekly", job, "0 3 * * 0", running=running)
 
 
 def schema_morning(*, running: bool) -> dg.ScheduleDefinition:
     """Return the daily schedule of the schema comparison, before the feeds start."""
-    return dg.ScheduleDefinition(
-        name="schema_morning",
-        job_name=SCHEMA_JOB,
-        cron_schedule="30 5 * * *",
-        execution_timezone=trading_days.SYDNEY.key,
-        description="Daily at 05:30 Sydney, before the feeds: compares bigsite's schema with its contract.",
-        default_status=_status(running=running),
-    )
+    description = "Daily at 05:30 Sydney, before the feeds: compares bigsite's schema with its contract."
+    return _weekly_or_daily("schema_morning", SCHEMA_JOB, "30 5 * * *", description, running=running)
 
 
 def simulation_nightly(first: dt.date, *, running: bool) -> dg.ScheduleDefinition:
     """Return the nightly schedule of simulated customers."""
 
-    # After the end of day has run (at most 110 minutes after midnight), before any feed's morning; and not at an hour
-    # that a change of clock skips or repeats.
+    # After the end of day (at most 110 minutes after midnight) and before any feed's morning, at an hour that no change
+    # of the clock skips or repeats.
     @dg.schedule(
         name="simulation_nightly",
         job_name=SIMULATION_JOB,
         cron_schedule="30 3 * * *",
-        execution_timezone=trading_days.SYDNEY.key,
-        description="The night after each ASX business day, before the feeds: customers live that day.",
+        execution_timezone=SYDNEY.key,
+        description="The night after each ASX business day, before the feeds: simulates the customers' day.",
         default_status=_status(running=running),
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        day = context.scheduled_execution_time.astimezone(trading_days.SYDNEY).date() - dt.timedelta(days=1)
+        day = context.scheduled_execution_time.astimezone(SYDNEY).date() - dt.timedelta(days=1)
         if not trading_days.is_business_day(day):
             return dg.SkipReason(f"{day.isoformat()} was not an ASX business day")
         if day < first:
@@ -121,12 +103,29 @@ def simulation_nightly(first: dt.date, *, running: bool) -> dg.ScheduleDefinitio
 
 def simulation_cleaning_weekly(*, running: bool) -> dg.ScheduleDefinition:
     """Return the weekly schedule that deletes expired simulated rows."""
+    return _weekly_or_daily(
+        "simulation_cleaning_weekly",
+        CLEANING_JOB,
+        "0 5 * * 0",
+        "Sundays: deletes expired simulated rows.",
+        running=running,
+    )
+
+
+def _weekly_or_daily(
+    name: str,
+    job: "str | dg.JobDefinition | dg.UnresolvedAssetJobDefinition",
+    cron: str,
+    description: str | None = None,
+    *,
+    running: bool,
+) -> dg.ScheduleDefinition:
     return dg.ScheduleDefinition(
-        name="simulation_cleaning_weekly",
-        job_name=CLEANING_JOB,
-        cron_schedule="0 5 * * 0",
-        execution_timezone=trading_days.SYDNEY.key,
-        description="Sundays: simulated rows that expired go.",
+        name=name,
+        **({"job_name": job} if isinstance(job, str) else {"job": job}),
+        cron_schedule=cron,
+        execution_timezone=SYDNEY.key,
+        description=description,
         default_status=_status(running=running),
     )
 

@@ -1,7 +1,7 @@
-"""Dagster's SQLite storage with engines kept for each file, named in the local ``dagster.yaml``.
+"""Dagster's SQLite storage with cached engines, for the local ``dagster.yaml``.
 
-Dagster makes an engine and a connection for every statement: more than a thousand a run. Files, tables, transactions
-and the write-ahead log are Dagster's own, so either storage reads what the other wrote.
+Dagster creates an engine and a connection for every statement: more than a thousand a run. Files, tables, transactions
+and the write-ahead log are Dagster's own, so either storage reads the other's data.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from dagster._core.storage.sqlite_storage import (
 )
 from dagster._serdes import ConfigurableClassData
 
-_MOST_ENGINES = 16  # every run has a file of its own: a service that reads thousands must not keep them all open
+_MOST_ENGINES = 16  # every run has its own file: a service that reads thousands must not keep them all open
 
 
-class KeptEngines:
-    """Engines by URL, the most recently used ones. A forked child makes its own."""
+class EngineCache:
+    """The most recently used engines by URL. A forked child has its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,9 +38,9 @@ class KeptEngines:
         self._pid = os.getpid()
 
     def get(self, url: str) -> sa.Engine:
-        """Return the engine for ``url``, made on first use. Its connections are used by one thread at a time."""
+        """Return the engine for ``url``, created on first use. One thread at a time uses its connections."""
         with self._lock:
-            if self._pid != os.getpid():  # a parent's connection must not be used, nor closed, by its child
+            if self._pid != os.getpid():  # a child must neither use nor close its parent's connection
                 self._engines, self._pid = OrderedDict(), os.getpid()
             engine = self._engines.pop(url, None)
             if engine is None:
@@ -58,8 +58,9 @@ class KeptEngines:
                 self._engines.popitem()[1].dispose()
 
 
-class _RunStorage(SqliteRunStorage):
-    engines: KeptEngines
+class _CachedConnections:
+    engines: EngineCache
+    _conn_string: str
 
     @contextmanager
     def connect(self) -> Iterator[sa.Connection]:
@@ -67,17 +68,16 @@ class _RunStorage(SqliteRunStorage):
             yield connection
 
 
-class _ScheduleStorage(SqliteScheduleStorage):
-    engines: KeptEngines
+class _RunStorage(_CachedConnections, SqliteRunStorage):
+    pass
 
-    @contextmanager
-    def connect(self) -> Iterator[sa.Connection]:
-        with self.engines.get(self._conn_string).begin() as connection:
-            yield connection
+
+class _ScheduleStorage(_CachedConnections, SqliteScheduleStorage):
+    pass
 
 
 class _EventLogStorage(SqliteEventLogStorage):
-    def __init__(self, base_dir: str, engines: KeptEngines) -> None:
+    def __init__(self, base_dir: str, engines: EngineCache) -> None:
         self.engines = engines
         super().__init__(base_dir)
 
@@ -92,7 +92,7 @@ class _EventLogStorage(SqliteEventLogStorage):
                 yield connection
 
     def wipe(self) -> None:
-        self.engines.dispose()  # the files are deleted: a kept connection would write into nothing
+        self.engines.dispose()  # the files are deleted, so their connections would write to unlinked files
         super().wipe()
 
 
@@ -101,7 +101,7 @@ class LocalStorage(DagsterSqliteStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(base_dir, inst_data)
-        self._engines = KeptEngines()
+        self._engines = EngineCache()
         # Dagster's own constructors have created the tables; only the connections differ.
         runs, schedules = self._run_storage, self._schedule_storage
         self._run_storage = _RunStorage(runs._conn_string)

@@ -1,4 +1,4 @@
-"""Helpers that every step uses: business date, correlation id, log context, duration."""
+"""Helpers of every step: business date, correlation id, log context, duration."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ _Step = Callable[..., Iterator[dg.MaterializeResult[None]]]
 
 
 def since(started: float) -> float:
-    """Seconds since ``started`` (of ``time.monotonic``), as metadata that the UI plots."""
+    """Return the seconds since ``started`` (of ``time.monotonic``), as metadata that the UI plots."""
     return round(time.monotonic() - started, 3)
 
 
-def timed(made: _Step, also: Mapping[str, Any] | None = None) -> _Step:
-    """A step whose materializations say how many seconds it took, which the UI plots; and ``also``, if it does not."""
+def timed(compute: _Step, defaults: Mapping[str, Any] | None = None) -> _Step:
+    """Wrap a step so that its materializations have their duration, and ``defaults`` for missing metadata."""
 
-    @functools.wraps(made)
-    def run(*given: Any, **named: Any) -> Iterator[dg.MaterializeResult[None]]:
+    @functools.wraps(compute)
+    def run(*args: Any, **kwargs: Any) -> Iterator[dg.MaterializeResult[None]]:
         started = time.monotonic()
-        for result in made(*given, **named):
-            yield result._replace(metadata={**(also or {}), **(result.metadata or {}), "seconds": since(started)})
+        for result in compute(*args, **kwargs):
+            yield result._replace(metadata={**(defaults or {}), **(result.metadata or {}), "seconds": since(started)})
 
     return run
 
 
 def current_time(runtime: Runtime) -> dt.datetime:
-    """Return the set clock if there is one, else the real time; UTC."""
+    """Return the configured clock if set, otherwise the real time, in UTC."""
     return utc_now(runtime.settings.now)
 
 
 def business_date(context: StepContext) -> dt.date:
-    """The partition's business date: from the key, never from the partition's time window."""
+    """Return the business date of the partition's key, never of its time window."""
     return dt.date.fromisoformat(context.partition_key)
 
 
 def correlation_id(context: StepContext) -> str:
-    """The attempt's name: the run's tag. A run started without one (a click in the UI) gets its run id as the tag."""
+    """Return the attempt's id from the run's tag. A run without one (launched in the UI) is tagged with its run id."""
     run = context.run
-    found = run.tags.get(CORRELATION_TAG)
-    if found is None:
-        found = run.run_id.replace("-", "")
-        context.instance.add_run_tags(run.run_id, {CORRELATION_TAG: found})
-    return found
+    value = run.tags.get(CORRELATION_TAG)
+    if value is None:
+        value = run.run_id.replace("-", "")
+        context.instance.add_run_tags(run.run_id, {CORRELATION_TAG: value})
+    return value
 
 
 def idle_observation(context: dg.AssetExecutionContext | dg.OpExecutionContext, asset: dg.AssetKey, why: str) -> None:
-    """Say on ``asset`` that there is nothing to make on this date, and why: a sentence for people."""
+    """Observe on ``asset`` that the date has no work, with the reason as a sentence."""
     context.log_event(
         dg.AssetObservation(asset, partition=context.partition_key, metadata={"outcome": "NOTHING_TO_DO", "why": why})
     )
@@ -65,7 +65,7 @@ def idle_observation(context: dg.AssetExecutionContext | dg.OpExecutionContext, 
 
 @contextmanager
 def step(context: StepContext, name: str) -> Iterator[dt.date]:
-    """What every step begins with: yields the business date; log lines within carry date, step and correlation id."""
+    """Begin a step: yield the business date, and add date, step and correlation id to log lines within."""
     day = business_date(context)
     with structlog.contextvars.bound_contextvars(
         correlation_id=correlation_id(context),

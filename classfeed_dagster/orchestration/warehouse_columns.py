@@ -1,6 +1,6 @@
-"""The columns of what is proven and kept: the star schema, the breaks, the data team's table; and their lineage.
+"""Columns of the star schema, the breaks and the data team's table, with their lineage.
 
-Every name, type and source comes from what does the work: the tables' SQL, what the load declares, the metrics.
+Names, types and sources come from the working code: the tables' SQL, the load's declarations, the metrics.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NUMBER = "PORTFOLIO_NUMBER"
 
 
 def table_columns(table: str, document: DocumentFormat, delivery: dg.AssetKey) -> list[AssetColumn]:
-    """The columns of a table of the star schema, made of the delivered document's fields."""
+    """Return the columns of a table of the star schema, with the delivered document's fields as sources."""
     filled = _fields(document)
     return [
         _shown(column, delivery, [field for source in column.made_of for field in filled.get(source, ())])
@@ -35,27 +35,27 @@ def table_columns(table: str, document: DocumentFormat, delivery: dg.AssetKey) -
 
 
 def their_columns() -> list[AssetColumn]:
-    """The columns of the data team's table, as agreed with them; where their values come from is theirs to say."""
+    """Return the agreed columns of the data team's table, whose sources only they know."""
     return [_shown(column, THEIRS, ()) for column in columns_in(THEIR_TABLE, THEIR_COLUMNS)]
 
 
 def source_breaks(document: DocumentFormat, delivery: dg.AssetKey) -> list[AssetColumn]:
-    """The columns of the breaks with bigsite. Which field a value is of stands in the row, not in the column."""
+    """Return the columns of the breaks with bigsite. The row, not the column, states the field of a value."""
     number = [field for field in document.columns if field.filled_by == (("accounts", "portfolio_number"),)]
     return [_shown(column, delivery, number if column.name == _NUMBER else ()) for column in warehouse_tables()[BREAKS]]
 
 
 def data_team_breaks(document: DocumentFormat, delivery: dg.AssetKey) -> list[AssetColumn]:
-    """The columns of the breaks with the data team: our metrics are sums of the document's fields, theirs their own."""
+    """Return the columns of the breaks with the data team: sums of the document's fields, and their metrics."""
     filled = _fields(document)
     summed = {(VIEWS[metric.view], metric.column) for metric in METRICS if metric.column is not None}
     ours = [field for source in sorted(summed) for field in filled.get(source, ())]
     theirs = {_NUMBER: _NUMBER, "FIELD_NAME": "METRIC", "OTHER_VALUE": "VALUE", "DIFFERENCE": "VALUE"}
     shown = {column.name: column for column in source_breaks(document, delivery)}
     for name in ("EXPORT_VALUE", "DIFFERENCE"):
-        shown[name] = _made(shown[name], delivery, ours)
+        shown[name] = _with_sources(shown[name], delivery, ours)
     for name, column in theirs.items():
-        shown[name] = replace(shown[name], made_of=(*shown[name].made_of, (THEIRS, column)))
+        shown[name] = replace(shown[name], sources=(*shown[name].sources, (THEIRS, column)))
     return list(shown.values())
 
 
@@ -64,7 +64,7 @@ def _fields(document: DocumentFormat) -> dict[tuple[str, str], list[DocumentColu
     for field in document.columns:
         for source in field.filled_by:
             filled.setdefault(source, []).append(field)
-    # A record that stands inside another has the outer one's portfolio number.
+    # A nested record has the portfolio number of the record around it.
     outer = filled.get(("accounts", _NUMBER.lower()), [])
     for frame in {frame for frame, _ in filled}:
         filled.setdefault((frame, _NUMBER.lower()), outer)
@@ -74,10 +74,10 @@ def _fields(document: DocumentFormat) -> dict[tuple[str, str], list[DocumentColu
 def _shown(column: WarehouseColumn, asset: dg.AssetKey, fields: Sequence[DocumentColumn]) -> AssetColumn:
     personal = PERSONAL_DATA if column.personal else None
     shown = AssetColumn(column.name, column.type, column.meaning, column.nullable, column.unit, personal)
-    return _made(shown, asset, [replace(field, rows=column.rows) for field in fields]) if fields else shown
+    return _with_sources(shown, asset, [replace(field, rows=column.rows) for field in fields]) if fields else shown
 
 
-def _made(shown: AssetColumn, asset: dg.AssetKey, fields: Iterable[DocumentColumn]) -> AssetColumn:
+def _with_sources(shown: AssetColumn, asset: dg.AssetKey, fields: Iterable[DocumentColumn]) -> AssetColumn:
     listed = list(fields)
     origin = tuple(sorted({source for field in listed for source in field_sources(field)}))
-    return replace(shown, made_of=tuple((asset, field.name) for field in listed), origin=origin)
+    return replace(shown, sources=tuple((asset, field.name) for field in listed), origin=origin)

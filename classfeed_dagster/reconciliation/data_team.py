@@ -31,9 +31,9 @@ from classfeed_dagster.warehouse.database import Connection, literal, query
 from classfeed_dagster.warehouse.records import (
     UNEXPLAINED,
     Break,
-    BreakKind,
     BreakCause,
     BreakExplanation,
+    BreakKind,
     BreakSeverity,
     Side,
     difference,
@@ -102,7 +102,9 @@ def reconcile_data_team(
         if theirs is None:
             reason, never = _latest_date(connection, table, recipient)
     if theirs is None:
-        missing = _date_break(delivered, BreakKind.MISSING_DATE, BreakSeverity.EVENT if never else BreakSeverity.WARNING, reason)
+        missing = _date_break(
+            delivered, BreakKind.MISSING_DATE, BreakSeverity.EVENT if never else BreakSeverity.WARNING, reason
+        )
         return Reconciliation(feed, day, Side.DATA_TEAM, attempt, at, (missing,), ())
     expected = {
         number
@@ -317,7 +319,9 @@ def _explain(each: Difference, delivered: Delivered, ours: OurMetrics, theirs: _
     single = next((transaction for _, value, transaction in rows if Decimal(value) == gap), None)
     twice = next((transaction for _, value, transaction in rows if Decimal(value) == -gap), None)
     if single:
-        explanations.append(BreakExplanation(BreakCause.ONE_ROW, f"the difference is exactly {single}, which theirs may lack"))
+        explanations.append(
+            BreakExplanation(BreakCause.ONE_ROW, f"the difference is exactly {single}, which theirs may lack")
+        )
     elif twice:
         explanations.append(
             BreakExplanation(BreakCause.ONE_ROW, f"the difference is exactly {twice}, which theirs may count twice")

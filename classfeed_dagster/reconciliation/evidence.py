@@ -116,7 +116,7 @@ class BreakEvidence:
         # A grant that should have landed: it was in force at the cut-off.
         landed = self.landed_consents.get(number, {})
         return any(
-            row[0] is not None and row[0] < self.question.window_end
+            row[0] is not None and row[0] < self.expected.window_end
             for consent_id, row in self.source_consents.get(number, {}).items()
             if consent_id not in landed and not _ended(row, self.expected.window_start)
         )
@@ -147,7 +147,7 @@ class BreakEvidence:
             recorded = dt.datetime.fromisoformat(row.get("recorded_at") or "")
         except ValueError:
             return False
-        start = self.question.window_start
+        start = self.expected.window_start
         return landed.sends(dated, recorded, start) is in_file and now.sends(dated, recorded, start) is not in_file
 
     def saw(self, row: LedgerRow, revision: Revision) -> bool:
@@ -196,8 +196,8 @@ class BreakEvidence:
 
         before = [row for row in rows if stated_before(row)]
         after = [row for row in rows if source is None or (new is not None and row.recorded_at <= new)]
-        if not _states(kind, file, before, self.question.business_date) or not _states(
-            kind, source, after, self.question.business_date
+        if not _states(kind, file, before, self.expected.business_date) or not _states(
+            kind, source, after, self.expected.business_date
         ):
             return ()
         late = [self._late(number, row) for row in after if not stated_before(row)]

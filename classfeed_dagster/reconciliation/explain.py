@@ -11,7 +11,15 @@ from classfeed_dagster.reconciliation.evidence import LateRow
 from classfeed_dagster.warehouse.records import UNEXPLAINED, BreakCause, BreakExplanation, BreakSeverity, as_decimal
 
 # Causes that leave the delivery correct: the source changed after it was read.
-MOVED_ON = frozenset({BreakCause.LATE_ROW, BreakCause.REVERSAL, BreakCause.PRICE_REVISED, BreakCause.CONSENT_CHANGED, BreakCause.STATE_CHANGED})
+MOVED_ON = frozenset(
+    {
+        BreakCause.LATE_ROW,
+        BreakCause.REVERSAL,
+        BreakCause.PRICE_REVISED,
+        BreakCause.CONSENT_CHANGED,
+        BreakCause.STATE_CHANGED,
+    }
+)
 _SHOWN = 3
 Row = Mapping[str, str | None]
 
@@ -60,7 +68,9 @@ def explain(case: Circumstances) -> tuple[BreakExplanation, ...]:
         # Only a landing with the file's value proves that bigsite had it when it was read.
         explanations += _changed_since_snapshot(case)
     if not explanations and case.file_is_landing is False:
-        explanations.append(BreakExplanation(BreakCause.EXPORT_FAULT, "the file differs from the landed copy it was built from"))
+        explanations.append(
+            BreakExplanation(BreakCause.EXPORT_FAULT, "the file differs from the landed copy it was built from")
+        )
     explanations += number_hints(case.file, case.landing if case.file_is_bigsite else case.bigsite)
     return tuple(explanations) or (UNEXPLAINED,)
 
@@ -72,11 +82,15 @@ def _changed_since_snapshot(case: Circumstances) -> list[BreakExplanation]:
         explanations.append(BreakExplanation(BreakCause.CONSENT_CHANGED, f"{case.consent_change}; {read}"))
     price = case.changed_since("price_updated_at")
     if price and case.field in ("price", "price_date", "market_value"):
-        explanations.append(BreakExplanation(BreakCause.PRICE_REVISED, f"bigsite's price was updated at {price}; {read}"))
+        explanations.append(
+            BreakExplanation(BreakCause.PRICE_REVISED, f"bigsite's price was updated at {price}; {read}")
+        )
     explanations += _late(case, read)
     state = case.changed_since(case.state_evidence) if case.state_evidence else None
     if state:
-        explanations.append(BreakExplanation(BreakCause.STATE_CHANGED, f"bigsite updated it in place at {state}; {read}"))
+        explanations.append(
+            BreakExplanation(BreakCause.STATE_CHANGED, f"bigsite updated it in place at {state}; {read}")
+        )
     return explanations
 
 
@@ -122,7 +136,9 @@ def _date_hint(one: str | None, other: str | None) -> list[BreakExplanation]:
         days = abs((dt.date.fromisoformat(one or "") - dt.date.fromisoformat(other or "")).days)
     except ValueError:
         return []
-    return [BreakExplanation(BreakCause.DAY_SHIFT, "the dates are one day apart: check time zones")] if days == 1 else []
+    return (
+        [BreakExplanation(BreakCause.DAY_SHIFT, "the dates are one day apart: check time zones")] if days == 1 else []
+    )
 
 
 def severity(explanations: Sequence[BreakExplanation]) -> BreakSeverity:

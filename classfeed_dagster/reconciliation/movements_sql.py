@@ -16,7 +16,7 @@ _DATES = {
     "cash_transaction": "transaction_date",
 }
 
-# Every column of the relation, null unless a ledger fills it. The types matter: the first part determines those of the union.
+# Every column of the relation, null unless a ledger fills it. The first part determines the union's types.
 _NULLS = {
     **dict.fromkeys(("transaction_date", "settlement_date", "ex_date"), "CAST(NULL AS DATE)"),
     "recorded_at": "CAST(NULL AS TIMESTAMP WITH TIME ZONE)",
@@ -83,7 +83,9 @@ def _dated(scope: RecordScope, row: str, ledger: str) -> str:
     # The landing contains the date, because it lacks the rows of earlier windows.
     if scope.landed:
         return f"{row}.reversed_on"
-    return f"(SELECT o.{_DATES[ledger]} FROM {scope.schema}.{ledger} o WHERE o.{ledger}_id = {row}.reverses_{ledger}_id)"
+    return (
+        f"(SELECT o.{_DATES[ledger]} FROM {scope.schema}.{ledger} o WHERE o.{ledger}_id = {row}.reverses_{ledger}_id)"
+    )
 
 
 def _unless_before(dated: str, reference: str) -> str:
@@ -123,7 +125,7 @@ def _trades(scope: RecordScope) -> str:
         portfolio_number="s.portfolio_number",
         transaction_type="t.side",
         transaction_date="t.trade_date",
-        reverses=_reference(question, "t", "trade"),
+        reverses=_reference(scope, "t", "trade"),
         units=_SIGNED,
         other_fees="t.other_fees",
         net_amount="t.net_amount",
@@ -147,7 +149,7 @@ def _security_movements(scope: RecordScope) -> str:
         transaction_type="m.movement_type",
         transaction_date="m.effective_date",
         recorded_at="m.recorded_at",
-        reverses=_reference(question, "m", "security_movement"),
+        reverses=_reference(scope, "m", "security_movement"),
         units="m.units_change",
         cost_base_change="m.cost_base_change",
         currency="CASE WHEN m.cost_base_change IS NOT NULL THEN x.currency END",
@@ -171,7 +173,7 @@ def _income(scope: RecordScope) -> str:
         portfolio_number="s.portfolio_number",
         transaction_type="CASE WHEN i.income_type = 'INTEREST' THEN 'INTEREST_INCOME' ELSE i.income_type END",
         transaction_date="i.payment_date",
-        reverses=_reference(question, "i", "income"),
+        reverses=_reference(scope, "i", "income"),
         units="i.units_held",
         withholding_tax="i.withholding_tax",
         net_income="i.net_amount",
@@ -196,8 +198,8 @@ def _cash(scope: RecordScope) -> str:
         transaction_type="'CASH_' || c.transaction_type",
         transaction_date="c.transaction_date",
         recorded_at="c.recorded_at",
-        reverses=_reference(question, "c", "cash_transaction"),
-        relates_to=_relates_to(question),
+        reverses=_reference(scope, "c", "cash_transaction"),
+        relates_to=_relates_to(scope),
         bsb="a.bsb",
         account_number="a.account_number",
         amount="c.amount",

@@ -74,9 +74,10 @@ def render(results: Sequence[Reconciliation], kept: Sequence[StoredBreak] = (), 
     parts += [
         "<h2>Every row accounted for</h2>",
         _accounting([tally for result in results for tally in result.tallies]),
-        "<h2>BreakTrace a number</h2>",
+        "<h2>Trace a number</h2>",
         "<p>Each break above names its source row, landed file and line. For any other transaction or holding: "
-        f"<code>classfeed trace T1042 --feed {escape(first.feed)} --page trace.html</code> writes a page like this one.</p>",
+        f"<code>classfeed trace T1042 --feed {escape(first.feed)} --page trace.html</code> writes a page like this "
+        "one.</p>",
     ]
     title = f"Reconciliation of {first.feed}, {first.business_date:%A %d %B %Y}"
     return page(title, parts, f"attempt {first.attempt}")
@@ -150,12 +151,14 @@ def _break(entry: Break) -> str:
     facts = [("field", entry.field), *((name, "(none)" if value is None else value) for name, value in values)]
     listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts if value is not None)
     reasons = "".join(
-        f"<dt>{'likely' if not at else 'or'}</dt><dd><b>{escape(reason.cause.value)}</b>: {escape(reason.evidence)}</dd>"
+        f"<dt>{'likely' if not at else 'or'}</dt><dd><b>{escape(reason.cause.value)}</b>: "
+        f"{escape(reason.evidence)}</dd>"
         for at, reason in enumerate(entry.explanations)
     )
     return (
         f'<details class="{look}"><summary><b>{escape(title)}</b><small><span class="{look}">{look}</span> · {escape(entry.kind.value)}'
-        f"{f' · {escape(entry.field)}' if entry.field else ''} · {escape(entry.likeliest.cause.value)}</small></summary>"
+        f"{f' · {escape(entry.field)}' if entry.field else ''} · "
+        f"{escape(entry.likeliest.cause.value)}</small></summary>"
         f"<div><dl>{listed}{reasons}</dl>{_trace(entry)}</div></details>"
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from classfeed_dagster.reconciliation.figures import Figure
-from classfeed_dagster.warehouse.records import Break, BreakKind, BreakCause, BreakSeverity, Side
+from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity, Side
 
 _WORST_FIRST = {BreakSeverity.ERROR: 0, BreakSeverity.WARNING: 1, BreakSeverity.EVENT: 2}
 

@@ -41,7 +41,7 @@ def test_off_ends_cleanly_and_leaves_nothing_behind(market: Desk) -> None:
 def test_shadow_delivers_the_whole_file_where_the_recipient_does_not_look(market: Desk) -> None:
     report = market.run(MONDAY, feed=TRADE)
     assert report.outcome is Outcome.DELIVERED, report
-    assert "shadow: the recipient does not look there" in report.message
+    assert "shadow: not sent to the recipient" in report.message
     store = market.runtime.store
     assert list(store.list("delivered/")) == []
     key = f"delivered/{TRADE}/{MONDAY}/r0/class_trade_20260302_r0.csv"

@@ -18,7 +18,7 @@ from dagster._serdes import pack_value
 from pydantic import ValidationError
 
 from classfeed_dagster.orchestration import celery_executor as celery_steps
-from classfeed_dagster.orchestration.celery_executor import ATTEMPTS, Hold, application
+from classfeed_dagster.orchestration.celery_executor import ATTEMPTS, Heartbeat, application
 from classfeed_dagster.orchestration.executors import executor_called
 from classfeed_dagster.orchestration.optional_dependencies import ExecutorError
 from classfeed_dagster.settings import Settings, get_settings
@@ -139,7 +139,7 @@ def test_a_step_no_worker_survives_ends_its_run(memory_broker: Settings, tmp_pat
             assert give(attempt).state == "SUCCESS"
         lost = give(ATTEMPTS)
         assert lost.state == "FAILURE"
-        assert str(lost.result) == "first was begun 3 times and no worker lived to end it"
+        assert str(lost.result) == "first was started 3 times, and no worker survived it"
 
 
 def test_a_step_of_a_run_that_is_over_is_not_begun_again(memory_broker: Settings, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_living_worker_keeps_its_steps_and_no_longer_than_its_connection() -> 
     worker = SimpleNamespace(
         task_consumer=SimpleNamespace(channel=channel), timer=SimpleNamespace(call_repeatedly=repeat)
     )
-    hold = Hold(worker)
+    hold = Heartbeat(worker)
     hold.start(worker)
     ((seconds, beat, arguments),) = calls
     assert seconds == 15

@@ -8,6 +8,7 @@ import dagster as dg
 
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.orchestration.asset_keys import landing_key
+from classfeed_dagster.orchestration.asset_policies import preview_features
 from classfeed_dagster.orchestration.checks.landing import HOLDERS_CHECK, holders_check
 from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster_tests.fixtures.desk import Desk
@@ -16,12 +17,16 @@ MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 
 
 def _evaluation(desk: Desk, day: str) -> dg.AssetCheckEvaluation:
-    @dg.asset(key=landing_key("income"), partitions_def=business_date_partitions(dt.date(2026, 3, 2)))
+    dates = business_date_partitions(dt.date(2026, 3, 2))
+
+    @dg.asset(key=landing_key("income"), partitions_def=dates)
     def landed() -> None:
         """Replace the landing."""
 
+    with preview_features():
+        check = holders_check(dates)
     result = dg.materialize(
-        [landed, holders_check()], instance=desk.instance, partition_key=day, resources={"runtime": desk.runtime}
+        [landed, check], instance=desk.instance, partition_key=day, resources={"runtime": desk.runtime}
     )
     (evaluation,) = result.get_asset_check_evaluations()
     return evaluation

@@ -17,9 +17,9 @@ from classfeed_dagster.local.dagster_instance import open_instance
 from classfeed_dagster.local.processes import ProcessIdentity
 from classfeed_dagster.orchestration.run_recovery import (
     PoolBusyError,
+    background_recovery,
     pool_holders,
     recover_dead_runs,
-    recovery_beside,
     wait_for_pool,
 )
 
@@ -101,7 +101,7 @@ def test_a_killed_holder_is_marked_failed_at_once(instance: DagsterInstance, hol
 def test_a_holder_that_dies_later_is_noticed_beside_a_run(
     instance: DagsterInstance, holder: subprocess.Popen[str]
 ) -> None:
-    with recovery_beside(instance):
+    with background_recovery(instance):
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
         deadline = time.monotonic() + 60

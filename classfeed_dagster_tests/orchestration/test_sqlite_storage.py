@@ -17,7 +17,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
 from classfeed_dagster.local.dagster_instance import open_instance
 from classfeed_dagster.orchestration import sqlite_storage
-from classfeed_dagster.orchestration.sqlite_storage import KeptEngines, LocalStorage
+from classfeed_dagster.orchestration.sqlite_storage import EngineCache, LocalStorage
 
 WRITER = """
 import sys
@@ -107,7 +107,7 @@ def test_a_killed_writer_damages_nothing_for_a_second_process(instance: DagsterI
 
 
 def test_engines_are_bounded_and_closed(tmp_path: Path) -> None:
-    engines = KeptEngines()
+    engines = EngineCache()
     first = engines.get(f"sqlite:///{tmp_path}/0.db")
     with first.begin() as connection:
         connection.execute(sa.text("CREATE TABLE t (x)"))
@@ -122,7 +122,7 @@ def test_engines_are_bounded_and_closed(tmp_path: Path) -> None:
 
 
 def test_a_forked_child_makes_engines_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engines = KeptEngines()
+    engines = EngineCache()
     url = f"sqlite:///{tmp_path}/a.db"
     parent = engines.get(url)
     monkeypatch.setattr(os, "getpid", lambda: -1)

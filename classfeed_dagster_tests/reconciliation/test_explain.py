@@ -11,7 +11,7 @@ import pytest
 from classfeed_dagster.reconciliation.evidence import LateRow
 from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords
 from classfeed_dagster.reconciliation.explain import Circumstances, explain, number_hints, severity
-from classfeed_dagster.warehouse.records import Break, BreakKind, BreakCause, BreakSeverity, Side, difference
+from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity, Side, difference
 
 READ = dt.datetime(2025, 3, 12, 16, tzinfo=dt.UTC)
 SINCE = "2025-03-12T20:00:00.000000Z"

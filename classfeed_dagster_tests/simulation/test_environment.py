@@ -135,7 +135,7 @@ def test_daily_asset_shows_activity_and_a_second_run_writes_nothing(bigsite_engi
     assert first["rows_written"] > 0
     assert first["sharing_with_class"] >= 10
     assert "![trades a day](data:image/svg+xml;base64," in first["plot"]
-    assert "buys" in first["what_customers_did"]
+    assert "buys" in first["customer_actions"]
     assert (again["days_written"], again["rows_written"]) == (0, 0)
     assert again["plot"] == first["plot"]
     (event,) = cleaned.get_asset_materialization_events()

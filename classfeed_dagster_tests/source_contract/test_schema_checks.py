@@ -87,7 +87,7 @@ def test_a_schema_that_keeps_its_contract_passes_and_is_kept(watch: Watch) -> No
     watch.look(MONDAY)
     assert all(check.passed for check in watch.checks.values())
     assert set(watch.checks) == {"schema_drift", "schema_values"}
-    assert watch.metadata["since_last_time"] == "Seen for the first time."
+    assert watch.metadata["changes_since_last_check"] == "This is the first check."
     assert watch.metadata["contract"] == load_contract().version
     assert days_kept(watch.runtime.store) == (MONDAY,)
     assert watch.incidents == {}
@@ -102,7 +102,7 @@ def test_renamed_column_blocks_and_names_elements_until_restored(watch: Watch) -
     drift = watch.checks["schema_drift"]
     assert (drift.passed, drift.severity, drift.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
     assert "EPIDataResponse" in watch.metadata["verdict"]
-    assert "renamed column" in watch.metadata["since_last_time"]
+    assert "renamed column" in watch.metadata["changes_since_last_check"]
     assert watch.metadata["differences_blocking"] == 1
     assert "renamed column trade.gst" in watch.incidents["schema-drift"]
 

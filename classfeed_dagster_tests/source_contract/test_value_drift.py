@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from classfeed_dagster.bigsite.landing import DamagedFileError
 from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.orchestration.asset_keys import LANDING, landing_key
+from classfeed_dagster.orchestration.asset_policies import preview_features
 from classfeed_dagster.orchestration.checks.landing import values_check
 from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster.runtime import Runtime
@@ -179,13 +180,15 @@ def test_statistics_are_kept_once_a_snapshot_without_personal_data(
 def checked(runtime: Runtime) -> dg.AssetCheckEvaluation:
     """Run the check of DAY through Dagster."""
 
-    @dg.asset(key=landing_key("portfolio"), partitions_def=business_date_partitions(FIRST))
+    dates = business_date_partitions(FIRST)
+
+    @dg.asset(key=landing_key("portfolio"), partitions_def=dates)
     def landed() -> None:
         """Replace the landing."""
 
-    with dg.DagsterInstance.ephemeral() as instance:
+    with preview_features(), dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
-            [landed, values_check(column_exports)],
+            [landed, values_check(column_exports, dates)],
             instance=instance,
             partition_key=DAY.isoformat(),
             resources={"runtime": runtime},
@@ -222,7 +225,7 @@ def test_the_check_names_the_column_and_what_is_made_of_it(bigsite: Bigsite, tmp
     check = checked(runtime)
     runtime.close()
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    table = str(check.metadata["what_jumped"].value)
+    table = str(check.metadata["anomalies"].value)
     assert "SHORT in 2 row(s)" in table
     assert "MovementTransaction/TransactionType" in table
 

@@ -97,7 +97,7 @@ def soak(
 
 def _retained(instance: DagsterInstance, runtime: Runtime, tell: Callable[[str], None]) -> None:
     """The retention jobs take away what is old, and nothing else."""
-    from classfeed_dagster.orchestration.run_retention import purge_runs
+    from classfeed_dagster.orchestration.jobs import purge_runs
     from classfeed_dagster.simulation.environment import expire
 
     runs = instance.get_runs_count()

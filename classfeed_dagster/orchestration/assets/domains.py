@@ -1,4 +1,4 @@
-"""The domains in Dagster: consented portfolios and the four export domains of an audience."""
+"""Domain assets: the consented portfolios and the four export domains of an audience."""
 
 import datetime as dt
 import time
@@ -28,40 +28,39 @@ from classfeed_dagster.domains.measures import KIND
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import GROUP_DOMAINS, LANDING, RUNBOOK, domain_key, landing_key
 from classfeed_dagster.orchestration.column_metadata import domain_columns, lineage_table, table_metadata
-from classfeed_dagster.orchestration.fan_out import Results, Stage, asset_made_together
+from classfeed_dagster.orchestration.fan_out import Results, Stage, fanned_out_asset
 from classfeed_dagster.orchestration.metadata_values import numbers, picture, preview
 from classfeed_dagster.orchestration.step_context import StepContext, idle_observation, since, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 
-# What an asset is, from what, for whom, how fresh, and what can go wrong.
+# Content, source, use, point in time, and typical problems of each asset.
 _DESCRIPTIONS: Mapping[str, str] = {
-    CONSENTED: "**Who shares data with {recipient}** on the business date: new, current or removed since the date "
-    "before.\n\n*From* bigsite's consents as landed. *For* every asset after it, which all use this one "
-    "answer. *As at* the cut-off, midnight in Sydney at the end of the business date. *What can go wrong:* a "
-    "jump in removals stops the run until a person looked (check consent_roll).",
+    CONSENTED: "**Portfolios that share data with {recipient}** on the business date: new, current or removed since "
+    "the previous date.\n\n*From* bigsite's landed consents. *For* every later asset, all of which use this one "
+    "result. *As at* the cut-off, midnight in Sydney at the end of the business date. *Problems:* an unusual number "
+    "of removals stops the run until a person has checked it (check consent_roll).",
     "account_details": (
-        "**Each consented portfolio's account and its cash accounts**, as {recipient} is to see them; a removed "
-        "one has its number and reference alone.\n\n*From* bigsite's portfolios and cash accounts. *As at* the "
-        "snapshot. *What can go wrong:* a value outside the contract (HIN, ABN, BSB, status) holds the portfolio "
-        "back."
+        "**Each consented portfolio's account and its cash accounts**, as sent to {recipient}; a removed portfolio has "
+        "its number and reference only.\n\n*From* bigsite's portfolios and cash accounts. *As at* the snapshot. "
+        "*Problems:* a value outside the contract (HIN, ABN, BSB, status) holds the portfolio back."
     ),
     "account_balances": (
-        "**Each cash account's ledger and available balance** at the business date.\n\n*From* bigsite's end of "
-        "day. *For* {recipient}, who adds up the cash movements and compares. *As at* the business date. *What can"
-        " go wrong:* a balance that is missing, or is not the sum of its ledger, holds the portfolio back."
+        "**Each cash account's ledger and available balance** at the business date.\n\n*From* bigsite's end of day. "
+        "*For* {recipient}, which compares it with the sum of the cash movements. *As at* the business date. "
+        "*Problems:* a balance that is missing or differs from the sum of its ledger holds the portfolio back."
     ),
     "investment_holdings": (
-        "**What each portfolio holds** at the business date, on a traded basis, valued at the last close on or "
-        "before it, with codes as on that date.\n\n*From* bigsite's end of day and prices. *For* {recipient}, who "
-        "adds up the movements and compares. *What can go wrong:* a holding that is missing, or whose units are "
-        "not the sum of its ledger, holds the portfolio back; one without a price goes without a value."
+        "**Each portfolio's holdings** at the business date, on a traded basis, valued at the last close on or before "
+        "it, with codes as on that date.\n\n*From* bigsite's end of day and prices. *For* {recipient}, which compares "
+        "it with the sum of the movements. *Problems:* a holding that is missing, or whose units differ from the sum "
+        "of its ledger, holds the portfolio back; a holding without a price is sent without a value."
     ),
     "movement_transactions": (
-        "**What happened**: for current portfolios the ledger rows of the date's window, by when they were "
-        "recorded; for new ones the whole shared history, and what stood before it as opening records.\n\n*From* "
-        "bigsite's four ledgers. *For* {recipient}, who loads each row once. *What can go wrong:* a row that "
-        "contradicts itself, or an unknown type, holds the portfolio back."
+        "**Ledger movements**: for current portfolios the rows recorded in the date's window; for new ones the whole "
+        "shared history, with opening records for earlier balances.\n\n*From* bigsite's four ledgers. *For* "
+        "{recipient}, which loads each row once. *Problems:* a row that contradicts itself, or an unknown type, holds "
+        "the portfolio back."
     ),
 }
 
@@ -69,7 +68,7 @@ _DESCRIPTIONS: Mapping[str, str] = {
 def domain_assets(
     audience: RecipientSchedule, name: str, partitions: dg.PartitionsDefinition[str], *, fan_out: bool = False
 ) -> list[dg.AssetsDefinition]:
-    """The five assets of an audience called ``name``. With ``fan_out`` great dates are shared out within a run."""
+    """Return the five assets of the audience ``name``. With ``fan_out``, large dates are fanned out within a run."""
     return [
         _domain_asset(audience, name, domain, partitions, fan_out=fan_out and domain != CONSENTED) for domain in DOMAINS
     ]
@@ -85,13 +84,13 @@ def _domain_asset(
     frames = FRAMES[domain]
     shown = domain_columns(domain, name)
     columns = table_metadata(shown)
-    about: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "partitions_def": partitions,
         "group_name": GROUP_DOMAINS,
         "description": _DESCRIPTIONS[domain].format(recipient=audience.recipient),
         "metadata": {
             **columns,
-            "where_columns_come_from": lineage_table(shown),
+            "column_sources": lineage_table(shown),
             "runbook": f"{RUNBOOK}#data-rules",
         },
     }
@@ -126,11 +125,11 @@ def _domain_asset(
         yield dg.MaterializeResult(metadata={**columns, **metadata, "seconds": seconds})
 
     if fan_out:
-        return asset_made_together(key, deps, [_in_shards(audience, name, domain)], build, **about)
+        return fanned_out_asset(key, deps, [_in_shards(audience, name, domain)], build, **attributes)
 
-    # No data on a date that the audience is not due on; what follows is skipped.
+    # On a date that is not due nothing is materialized, and the downstream assets are skipped.
     asset: Callable[[Callable[..., Results]], dg.AssetsDefinition]
-    asset = dg.asset(key=key, deps=deps, output_required=False, **about)
+    asset = dg.asset(key=key, deps=deps, output_required=False, **attributes)
     return asset(build)
 
 
@@ -147,12 +146,12 @@ def _in_shards(audience: RecipientSchedule, name: str, domain: str) -> Stage:
             snapshot = runtime.load_reference(LANDING, day, Snapshot)
             consented = runtime.load_reference(audience.reference(CONSENTED), day, DomainReference)
             if shard >= len(snapshot.shards):
-                return  # another attempt has landed the date anew, in fewer shards
+                return  # another attempt has landed the date again, in fewer shards
             version = runtime.settings.code_version
-            built = build_domain_shard(
+            result = build_domain_shard(
                 runtime.store, snapshot, audience, domain, consented, shard, code_version=version
             )
-            runtime.save_reference(_shard_reference(audience, domain, shard), day, built)
+            runtime.save_reference(_shard_reference(audience, domain, shard), day, result)
 
     return Stage("shard", shares, work)
 
@@ -181,7 +180,7 @@ def _metadata(runtime: Runtime, reference: DomainReference, frames: Sequence[Fra
 
 
 def _pictures(reference: DomainReference) -> dict[str, Any]:
-    # Figures by kind, largest first: a picture for people, not a plot over partitions for each kind.
+    # Figures by kind, largest first: one image instead of a plot over partitions for each kind.
     kinds: dict[str, list[tuple[str, Number]]] = {}
     for name, value in reference.measures.items():
         figure, parted, kind = name.partition(KIND)
@@ -190,7 +189,7 @@ def _pictures(reference: DomainReference) -> dict[str, Any]:
     pictures: dict[str, Any] = {}
     for figure, values in sorted(kinds.items()):
         title = f"{figure.replace('_', ' ')} by type, {reference.business_date.isoformat()}"
-        ordered = sorted(values, key=lambda one: (-abs(Decimal(one[1])), one[0]))
+        ordered = sorted(values, key=lambda entry: (-abs(Decimal(entry[1])), entry[0]))
         pictures[f"{figure}_by_type"] = picture(bars(title, ordered), title)
     return pictures
 

@@ -1,11 +1,13 @@
-"""A feed in Dagster: who is held back, the document, its delivery. Made from the feed's declaration."""
+"""Assets of a feed, from its declaration: quarantine, document, delivery and parity."""
 
+import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 
+from classfeed_dagster import charts
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.chain_integrity import require_reached
 from classfeed_dagster.delivery.manifest import HeldBack
@@ -19,78 +21,85 @@ from classfeed_dagster.feed_run.sharding import fan_out, fan_out_pages, merge, r
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import feed_group
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.held_back_chart import held_back_over_time
 from classfeed_dagster.orchestration.metadata_values import markdown_table, numbers, picture
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.parity.report import ParityReport
 from classfeed_dagster.parity.run import ParityResult, compare_date
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import quarantine_prefix
 from classfeed_dagster.tags import CORRELATION_TAG
 from classfeed_dagster.transmission.send import receipts
 
 _POLL_SECONDS = 2.0
-_RECENT_DELIVERIES = 20  # events looked at for the newest place in the chain
+_RECENT_DELIVERIES = 20  # events searched for the newest position in the chain
 CHAIN_POSITION = "chain_position"
 _SHOWN = 20
+_RECENT_DATES = 30  # in the chart of portfolios held back
 _Results = Iterator[dg.MaterializeResult[None]]
 
 
-def feed_assets(parts: FeedContext) -> list[dg.AssetsDefinition]:
-    """The feed's assets, in the order of the data's way; with an old app's beside it, the comparison."""
-    assets = [_quarantine(parts), _document(parts), _delivery(parts)]
-    if parts.feed.sends_to is not None:
-        assets.append(_transmission(parts))
-    return [*assets, _parity(parts)] if parts.feed.legacy else assets
+def feed_assets(feed_context: FeedContext) -> list[dg.AssetsDefinition]:
+    """Return the feed's assets in order of the data flow, with the comparison if it replaces an old app."""
+    assets = [_quarantine(feed_context), _document(feed_context), _delivery(feed_context)]
+    if feed_context.feed.sends_to is not None:
+        assets.append(_transmission(feed_context))
+    return [*assets, _parity(feed_context)] if feed_context.feed.legacy else assets
 
 
-def legacy_assets(parts: FeedContext) -> list[dg.AssetSpec]:
-    """What the old app writes: not ours to make, but what the feed is compared with."""
-    if not parts.feed.legacy:
+def legacy_assets(feed_context: FeedContext) -> list[dg.AssetSpec]:
+    """Return the old app's files as an external asset that the feed is compared with."""
+    if not feed_context.feed.legacy:
         return []
     return [
         dg.AssetSpec(
-            dg.AssetKey(["legacy", parts.feed.name]),
-            description=f"The old app's {parts.feed.name} files, put under legacy/{parts.feed.name}/<business date>/. "
-            "Compared with the new feed until it takes over.",
-            group_name=feed_group(parts.feed.name),
-            metadata=parts.columns("legacy"),
+            dg.AssetKey(["legacy", feed_context.feed.name]),
+            description=f"The old app's {feed_context.feed.name} files, stored under "
+            f"legacy/{feed_context.feed.name}/<business date>/. Compared with the new feed until it takes over.",
+            group_name=feed_group(feed_context.feed.name),
+            metadata=feed_context.columns("legacy"),
         )
     ]
 
 
-def _quarantine(parts: FeedContext) -> dg.AssetsDefinition:
-    @parts.asset(
+def _quarantine(feed_context: FeedContext) -> dg.AssetsDefinition:
+    @feed_context.asset(
         "quarantine",
-        parts.domain_keys,
-        "Who is held back on this date, and why: portfolios that break a rule, wait for an earlier date, or whose "
-        "consent ended. Each has a record in the object store; it is released by itself once the source is mended.",
+        feed_context.domain_keys,
+        "Portfolios held back on this date, with the reason: a violated rule, an earlier date that is pending, or an "
+        "ended consent. Each has a record in the object store and is released automatically once the source is "
+        "corrected.",
         "held-back",
-        stages=[parts.stage("shard", lambda day: day.shards, find_in_shard, "quarantine")],
+        stages=[feed_context.stage("shard", lambda day: day.shards, find_in_shard, "quarantine")],
     )
     def quarantine(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
-        with step(context, f"{parts.feed.name}/quarantine") as day:
-            work = parts.work(context, runtime)
-            if parts.is_idle(context, work, "quarantine"):
+        with step(context, f"{feed_context.feed.name}/quarantine") as day:
+            work = feed_context.work(context, runtime)
+            if feed_context.is_idle(context, work, "quarantine"):
                 return
-            plan, found = work.hold_back()
+            plan, findings = work.hold_back()
             get_logger().info("held back", held_back=len(plan.held_back), portfolios=plan.consented)
-            folder = runtime.store.location(quarantine_prefix(parts.feed.name, day).rstrip("/"))
-            delivered = delivered_state(work.store, parts.feed.name, day).portfolios.keys()
+            folder = runtime.store.location(quarantine_prefix(feed_context.feed.name, day).rstrip("/"))
+            delivered = delivered_state(work.store, feed_context.feed.name, day).portfolios.keys()
             lacking = [entry for entry in plan.held_back if entry.number not in delivered]
-            over_time = held_back_over_time(work.store, parts.feed.name, parts.audience, day, len(lacking))
+            over_time = _held_back_over_time(
+                work.store, feed_context.feed.name, feed_context.audience, day, len(lacking)
+            )
         shown: dict[str, Any] = {
             "dagster/uri": folder,
             "held_back_over_time": picture(over_time, "portfolios held back, by date"),
         }
-        yield dg.MaterializeResult(metadata={**_quarantine_metadata(plan, lacking, found), **shown})
+        yield dg.MaterializeResult(metadata={**_quarantine_metadata(plan, lacking, findings), **shown})
 
     return quarantine
 
 
-def _quarantine_metadata(plan: DeliveryPlan, lacking: Sequence[HeldBack], found: FindingsReference) -> dict[str, Any]:
+def _quarantine_metadata(
+    plan: DeliveryPlan, lacking: Sequence[HeldBack], findings: FindingsReference
+) -> dict[str, Any]:
     # ``lacking``: held back now, and delivered by no revision of the date.
-    kinds = [held.kind for held in lacking]
+    kinds = [entry.kind for entry in lacking]
     return {
         "held_back": len(kinds),
         "breaking_a_rule": kinds.count("RULE"),
@@ -99,34 +108,48 @@ def _quarantine_metadata(plan: DeliveryPlan, lacking: Sequence[HeldBack], found:
         "delivered_but_excluded_now": len(plan.held_back) - len(lacking),
         "consented": plan.consented,
         "held_back_portfolios": markdown_table(
-            ["portfolio", "why"], [(held.number, held.reason) for held in lacking[:_SHOWN]]
+            ["portfolio", "reason"], [(entry.number, entry.reason) for entry in lacking[:_SHOWN]]
         ),
-        "findings_by_rule": markdown_table(["rule", "findings"], found.by_rule.items()),
+        "findings_by_rule": markdown_table(["rule", "findings"], findings.by_rule.items()),
     }
 
 
-def _document(parts: FeedContext) -> dg.AssetsDefinition:
-    @parts.asset(
+def _held_back_over_time(store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date, today: int) -> str:
+    # Portfolios that each date's first delivery left out, up to ``day`` with ``today`` held back. The chart ends at the
+    # first date without a delivery.
+    values = [(day.isoformat(), today)]
+    before = audience.previous(day)
+    while before is not None and len(values) < _RECENT_DATES:
+        deliveries = delivered_state(store, feed, before).deliveries
+        if not deliveries:
+            break
+        values.append((before.isoformat(), len(deliveries[0].held_back)))
+        before = audience.previous(before)
+    return charts.columns(f"{feed}: portfolios held back", values[::-1])
+
+
+def _document(feed_context: FeedContext) -> dg.AssetsDefinition:
+    @feed_context.asset(
         "document",
-        [parts.key("quarantine"), *parts.domain_keys],
-        f"{parts.feed.title}: the staged pages for the date, holding only what differs from what was delivered "
-        "before. Its checks read these bytes; nothing leaves without their verdicts.",
+        [feed_context.key("quarantine"), *feed_context.domain_keys],
+        f"{feed_context.feed.title}: the staged pages for the date, with only the portfolios that differ from earlier "
+        "deliveries. Its checks read these bytes; without their results nothing is delivered.",
         "the-gate",
         stages=[
-            parts.stage("shard", fan_out, render_shard, "document"),
-            parts.stage("lot", fan_out_pages, write_pages, "document"),
+            feed_context.stage("shard", fan_out, render_shard, "document"),
+            feed_context.stage("lot", fan_out_pages, write_pages, "document"),
         ],
     )
     def document(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
-        with step(context, f"{parts.feed.name}/document"):
-            work = parts.work(context, runtime)
-            if parts.is_idle(context, work, "document"):
+        with step(context, f"{feed_context.feed.name}/document"):
+            work = feed_context.work(context, runtime)
+            if feed_context.is_idle(context, work, "document"):
                 return
-            build = (merge(work) if parts.fan_out else None) or work.stage()
+            build = (merge(work) if feed_context.fan_out else None) or work.stage()
             get_logger().info("staged", pages=len(build.pages), portfolios=len(build.portfolios))
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(build.build_id),
-            metadata={**parts.columns("document"), **_build_metadata(runtime, build)},
+            metadata={**feed_context.columns("document"), **_build_metadata(runtime, build)},
         )
 
     return document
@@ -135,8 +158,8 @@ def _document(parts: FeedContext) -> dg.AssetsDefinition:
 def _build_metadata(runtime: Runtime, build: Build) -> dict[str, Any]:
     totals = build.totals
     sums = {
-        f"{name}_{currency}": getattr(of, name)
-        for currency, of in totals.currencies.items()
+        f"{name}_{currency}": getattr(sums_of, name)
+        for currency, sums_of in totals.currencies.items()
         for name in ("ledger_balance", "market_value", "cash_credits", "cash_debits", "net_amount")
     }
     metadata: dict[str, Any] = {
@@ -157,51 +180,53 @@ def _build_metadata(runtime: Runtime, build: Build) -> dict[str, Any]:
     return metadata
 
 
-def _delivery(parts: FeedContext) -> dg.AssetsDefinition:
-    @parts.asset(
+def _delivery(feed_context: FeedContext) -> dg.AssetsDefinition:
+    @feed_context.asset(
         "delivery",
-        [parts.key("document")],
-        f"What {parts.audience.recipient} was given for the date: pages first, the manifest last, nothing ever "
-        "overwritten. Refuses unless every blocking check passed for exactly these bytes, and asks for consent "
-        "again at the last moment. In shadow it goes where the recipient doesn't look.",
+        [feed_context.key("document")],
+        f"The delivery to {feed_context.audience.recipient} for the date: pages first, the manifest last, nothing ever "
+        "overwritten. Refused unless every blocking check passed for exactly these bytes. Consent is queried again at "
+        "the last moment. In shadow it is written to a place that the recipient does not read.",
         "outcomes-of-a-run",
     )
     def delivery(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
-        with step(context, f"{parts.feed.name}/delivery"):
-            work = parts.work(context, runtime)
-            if parts.is_idle(context, work, "delivery"):
+        with step(context, f"{feed_context.feed.name}/delivery"):
+            work = feed_context.work(context, runtime)
+            if feed_context.is_idle(context, work, "delivery"):
                 return
-            require_reached(work.store, parts.feed.name, _known_position(context))
+            require_reached(work.store, feed_context.feed.name, _known_position(context))
             outcome = work.publish(_waiting(context, runtime.settings.delivery_wait_seconds))
             get_logger().info("delivery", outcome=outcome.kind, mode=work.flags.mode.value)
-        yield dg.MaterializeResult(metadata={**parts.columns("delivery"), **_delivery_metadata(work, outcome)})
+        yield dg.MaterializeResult(metadata={**feed_context.columns("delivery"), **_delivery_metadata(work, outcome)})
 
     return delivery
 
 
-def _transmission(parts: FeedContext) -> dg.AssetsDefinition:
-    destination = parts.feed.sends_to
+def _transmission(feed_context: FeedContext) -> dg.AssetsDefinition:
+    destination = feed_context.feed.sends_to
     where = "" if destination is None else destination.location
 
-    @parts.asset(
+    @feed_context.asset(
         "transmission",
-        [parts.key("delivery")],
+        [feed_context.key("delivery")],
         f"The delivered files at {where}, each with a receipt. Dates are sent in order, each file once. Deliveries in "
         "shadow are not sent.",
         "not-sent",
     )
     def transmission(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
-        with step(context, f"{parts.feed.name}/transmission") as day:
-            work = parts.work(context, runtime)
-            if parts.is_idle(context, work, "transmission"):
+        with step(context, f"{feed_context.feed.name}/transmission") as day:
+            work = feed_context.work(context, runtime)
+            if feed_context.is_idle(context, work, "transmission"):
                 return
-            new = work.send() if parts.feed.sends_on(day) else ()
-            every = receipts(runtime.store, parts.feed.name, day)
+            new = work.send() if feed_context.feed.sends_on(day) else ()
+            every = receipts(runtime.store, feed_context.feed.name, day)
             get_logger().info("sent", new=len(new), receipts=len(every))
-        rows = [(one.message_id, one.name, one.bytes, one.answer, one.sent_at.isoformat()) for one in every[:_SHOWN]]
+        rows = [
+            (each.message_id, each.name, each.bytes, each.answer, each.sent_at.isoformat()) for each in every[:_SHOWN]
+        ]
         yield dg.MaterializeResult(
             metadata={
-                **parts.columns("transmission"),
+                **feed_context.columns("transmission"),
                 "destination": where,
                 "sent_now": len(new),
                 "receipts": len(every),
@@ -213,7 +238,7 @@ def _transmission(parts: FeedContext) -> dg.AssetsDefinition:
 
 
 def _known_position(context: dg.AssetExecutionContext) -> int:
-    # The newest place in the chain that Dagster's own events know: a store restored from a backup may lack it.
+    # Newest position in the chain in Dagster's own events: a store restored from a backup may lack it.
     records = context.instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=context.asset_key), limit=_RECENT_DELIVERIES
     ).records
@@ -226,7 +251,7 @@ def _known_position(context: dg.AssetExecutionContext) -> int:
 
 
 def _waiting(context: dg.AssetExecutionContext, seconds: int) -> Callable[[NotInOrderError], bool]:
-    # Wait for the date before only while a run of this job for it is queued or running, and not for ever.
+    # Wait for the previous date only while a run of this job for it is queued or running, and only until the deadline.
     deadline = time.monotonic() + seconds
     active = [
         dg.DagsterRunStatus.QUEUED,
@@ -236,10 +261,10 @@ def _waiting(context: dg.AssetExecutionContext, seconds: int) -> Callable[[NotIn
     ]
 
     def wait(error: NotInOrderError) -> bool:
-        waited_for = dg.RunsFilter(
+        previous_runs = dg.RunsFilter(
             job_name=context.run.job_name, statuses=active, tags={"dagster/partition": error.previous.isoformat()}
         )
-        if time.monotonic() > deadline or not context.instance.get_runs(waited_for, limit=1):
+        if time.monotonic() > deadline or not context.instance.get_runs(previous_runs, limit=1):
             return False
         time.sleep(_POLL_SECONDS)
         return True
@@ -264,36 +289,46 @@ def _delivery_metadata(work: FeedRun, outcome: PublishOutcome) -> dict[str, Any]
     return metadata
 
 
-def _parity(parts: FeedContext) -> dg.AssetsDefinition:
-    @parts.asset(
+def _parity(feed_context: FeedContext) -> dg.AssetsDefinition:
+    @feed_context.asset(
         "parity",
-        [parts.key("delivery"), dg.AssetKey(["legacy", parts.feed.name])],
-        "Does the feed say what the old app said? Line by line and field by field; differences are explained by a "
-        "named rule, or they aren't. Clean dates in a row let the feed go live.",
+        [feed_context.key("delivery"), dg.AssetKey(["legacy", feed_context.feed.name])],
+        "Comparison of the feed with the old app, line by line and field by field. A named rule explains a "
+        "difference, or it counts as unexplained. Consecutive clean dates let the feed go live.",
     )
     def parity(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
-        with step(context, f"{parts.feed.name}/parity") as day:
-            found = compare_date(runtime.store, parts.feed, parts.audience, day)
-            get_logger().info("compared", unexplained=found.report.unexplained, clean_run=found.score.clean_run)
-        yield dg.MaterializeResult(metadata=_parity_metadata(runtime, found))
+        with step(context, f"{feed_context.feed.name}/parity") as day:
+            comparison = compare_date(runtime.store, feed_context.feed, feed_context.audience, day)
+            get_logger().info(
+                "compared", unexplained=comparison.report.unexplained, clean_run=comparison.score.clean_run
+            )
+        yield dg.MaterializeResult(metadata=_parity_metadata(runtime, comparison))
 
     return parity
 
 
 def unexplained_table(report: ParityReport) -> dg.MarkdownMetadataValue:
-    """The first differences that no rule explains. No personal data: the report has none."""
-    unexplained = [one for one in report.differences if one.explanation is None][:_SHOWN]
+    """Return the first differences that no rule explains. The report has no personal data."""
+    unexplained = [difference for difference in report.differences if difference.explanation is None][:_SHOWN]
     return markdown_table(
         ["line", "portfolio", "key", "kind", "field", "old", "new"],
         [
-            (one.line, one.portfolio_number, one.key, one.kind, one.field or "", one.old or "", one.new or "")
-            for one in unexplained
+            (
+                difference.line,
+                difference.portfolio_number,
+                difference.key,
+                difference.kind,
+                difference.field or "",
+                difference.old or "",
+                difference.new or "",
+            )
+            for difference in unexplained
         ],
     )
 
 
-def _parity_metadata(runtime: Runtime, found: ParityResult) -> dict[str, Any]:
-    report, score = found.report, found.score
+def _parity_metadata(runtime: Runtime, comparison: ParityResult) -> dict[str, Any]:
+    report, score = comparison.report, comparison.score
     return {
         "clean_dates_in_a_row": score.clean_run,
         "clean_dates_required": runtime.settings.parity_clean_dates,
@@ -306,5 +341,5 @@ def _parity_metadata(runtime: Runtime, found: ParityResult) -> dict[str, Any]:
         "explained_by_rule": markdown_table(["rule", "differences"], report.explained.items()),
         "unexplained_differences": unexplained_table(report),
         "scorecard": markdown_table(["date", "verdict"], [(day.isoformat(), text) for day, text in score.dates]),
-        "dagster/uri": runtime.store.location(found.key),
+        "dagster/uri": runtime.store.location(comparison.key),
     }

@@ -1,4 +1,4 @@
-"""bigsite in Dagster: its tables as external assets, and the landing, one asset a landed table."""
+"""Landing assets, one a landed table."""
 
 import re
 import time
@@ -30,50 +30,50 @@ from classfeed_dagster.source_contract.contract import Contract, load_contract
 from classfeed_dagster.source_contract.drift import Exports
 from classfeed_dagster.source_contract.schema_check import require_schema
 
-POOL = "bigsite"  # Dagster's pool of the steps that read a lot of bigsite: its limit holds for all runs and workers
+POOL = "bigsite"  # Dagster's pool of the steps that read much of bigsite: its limit applies to all runs and workers
 _SOURCE_TABLE = re.compile(rf"\b{tables.SCHEMA}\.(\w+)")
-# What a decimal counts, by its scale and precision: the contract has one type for each.
+# Unit of a decimal by its precision and scale: the contract has one type for each.
 _UNITS = {"(18,2)": "currency", "(38,2)": "currency", "(18,6)": "currency", "(20,6)": "units", "(38,6)": "units"}
 _DERIVED = {
-    queries.REPEATED_CONFIRMATION.table: "contract notes whose confirmation stands more than once",
-    queries.OPENING_UNITS.table: "units that stood before the shared history, summed by bigsite",
-    queries.OPENING_CASH.table: "cash that stood before the shared history, summed by bigsite",
+    queries.REPEATED_CONFIRMATION.table: "contract notes with a repeated confirmation number",
+    queries.OPENING_UNITS.table: "units from before the shared history, summed by bigsite",
+    queries.OPENING_CASH.table: "cash from before the shared history, summed by bigsite",
 }
 
 
 class LandingConfig(dg.Config):
-    """What a person may choose when materializing the landing."""
+    """Options for a materialization of the landing."""
 
     fresh_snapshot: bool = False
-    """Read bigsite again even if the date has a snapshot; what changed since is then re-issued, and only that."""
+    """Read bigsite again even if the date has a snapshot. Only changes since then are sent again."""
 
 
 def decimal_unit(sql_type: str) -> str | None:
-    """Return what a decimal type of the contract counts; None for any other type."""
+    """Return the unit of a decimal type of the contract; None for any other type."""
     return next((unit for ending, unit in _UNITS.items() if sql_type.endswith(ending)), None)
 
 
 def landed_columns(table: str) -> list[AssetColumn]:
-    """The columns of a landed table, made of bigsite's; meaning and what is personal come from the contract."""
+    """Return the columns of a landed table with bigsite's as sources; meaning and classification are the contract's."""
     contract, schema = load_contract(), queries.SCHEMAS[table]
     shown: list[AssetColumn] = []
     for name, sources in landed_sources(table).items():
         kind = str(schema.field(name).type)
         carried = sources == (f"{table}.{name}",)
-        meaning = contract.meanings[sources[0]] if carried else f"worked out by bigsite from {', '.join(sources)}"
-        made_of = tuple((source_key(source.partition(".")[0]), source.partition(".")[2]) for source in sources)
+        meaning = contract.meanings[sources[0]] if carried else f"computed by bigsite from {', '.join(sources)}"
+        source_columns = tuple((source_key(source.partition(".")[0]), source.partition(".")[2]) for source in sources)
         unit = decimal_unit(kind.replace(" ", ""))
-        shown.append(AssetColumn(name, kind, meaning, True, unit, personal_tag(contract, sources), made_of))
+        shown.append(AssetColumn(name, kind, meaning, True, unit, personal_tag(contract, sources), source_columns))
     return shown
 
 
-def _made_of(table: str) -> frozenset[str]:
-    # Beside the tables that the query names: consent, which decides what it is asked for.
+def _source_tables(table: str) -> frozenset[str]:
+    # More than the query's own tables: consent determines its parameters.
     return frozenset(source.partition(".")[0] for sources in landed_sources(table).values() for source in sources)
 
 
 def personal_tag(contract: Contract, columns: Iterable[str]) -> str | None:
-    """Return the value of the personal-data tag of a column made of ``columns``; None if none is personal."""
+    """Return the personal-data tag of a column with these sources; None if none is personal."""
     kinds = {contract.classifications[column] for column in columns}
     return "restricted" if "restricted" in kinds else PERSONAL_DATA if "personal" in kinds else None
 
@@ -84,9 +84,9 @@ def landing_assets(
     exports: Callable[[], Exports],
     feeds: Sequence[Feed],
 ) -> dg.AssetsDefinition:
-    """One step that reads bigsite once for all ``audiences`` due on the date and lands every table.
+    """Return the step that reads bigsite once for all ``audiences`` due on the date and lands every table.
 
-    It reads nothing while bigsite's schema breaks its contract; ``exports`` says what a broken column feeds.
+    It reads nothing while bigsite's schema breaks its contract. ``exports``: the exports of a broken column.
     """
     landed = {
         query.table: frozenset(_SOURCE_TABLE.findall(query.sql)) for query in (*queries.SLICED, *queries.REFERENCES)
@@ -100,18 +100,18 @@ def landing_assets(
         specs=[
             dg.AssetSpec(
                 landing_key(table),
-                deps=[source_key(source) for source in sorted(sources | _made_of(table))],
-                description=f"**bigsite's {_DERIVED.get(table, f'`{table}`')}**, of the consented portfolios only, as "
-                "read in the date's one transaction.\n\n*For* the domains and reconciliation. Immutable Parquet, exact "
-                "decimals; row group k holds the k-th slice of portfolios. *Fresh* once bigsite's end of day is "
-                "written. *What can go wrong:* it is not there yet; then nothing is landed (source not ready) and the "
-                "date is tried again.",
+                deps=[source_key(source) for source in sorted(sources | _source_tables(table))],
+                description=f"**bigsite's {_DERIVED.get(table, f'`{table}`')}**, of the consented portfolios only, "
+                "from the date's single transaction.\n\n*For* the domains and reconciliation. Immutable Parquet, "
+                "exact decimals; row group k contains the k-th slice of portfolios. *Fresh* once bigsite's end of day "
+                "is written. *Problems:* it is not written yet; then nothing is landed (source not ready) and the "
+                "date is retried.",
                 group_name=GROUP_LANDING,
                 metadata={
                     **columns[table],
                     "runbook": f"{RUNBOOK}#source-not-ready",
                 },
-                skippable=True,  # on a date on which no feed is due
+                skippable=True,  # on a date without a due feed
             )
             for table, sources in sorted(landed.items())
         ],

@@ -1,4 +1,4 @@
-"""Reports and housekeeping in Dagster: service levels, toil, whether a date went in time, and deleting old runs."""
+"""Report assets: service levels and toil."""
 
 import datetime as dt
 import time
@@ -24,35 +24,37 @@ from classfeed_dagster.service_levels.service_levels import (
 from classfeed_dagster.trading_days import SYDNEY
 
 _MONTHS_HEADER = (
-    "month", "feed", "runs", "failed", "repaired by itself", "by hand", "why by hand", "min to repair", "late",
-)  # fmt: skip
+    "month", "feed", "runs", "failed", "automatic repairs", "manual", "manual by reason", "min to repair", "late",
+    )  # fmt: skip
 _TOIL_DAYS = 75  # two whole months
 
 
-def operation_assets(parts: Sequence[FeedContext]) -> list[dg.AssetsDefinition]:
-    """Service levels and toil, over all feeds."""
-    return [_service_levels(parts), _toil(parts)]
+def operation_assets(feed_contexts: Sequence[FeedContext]) -> list[dg.AssetsDefinition]:
+    """Return the service levels and toil of all feeds."""
+    return [_service_levels(feed_contexts), _toil(feed_contexts)]
 
 
-def _service_levels(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
+def _service_levels(feed_contexts: Sequence[FeedContext]) -> dg.AssetsDefinition:
     @dg.asset(
         key=["operations", "service_levels"],
-        deps=[part.key("delivery") for part in parts],
+        deps=[feed_context.key("delivery") for feed_context in feed_contexts],
         group_name=GROUP_OPERATIONS,
         description=f"Each feed's business dates of the last {DAYS} days against target and deadline, and the share "
-        "delivered in time. Judged by business date.",
+        "delivered in time, by business date.",
     )
     def service_levels(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> dg.MaterializeResult[None]:
         started, now = time.monotonic(), current_time(runtime)
         metadata: dict[str, Any] = {}
-        for part in parts:
-            metadata |= _attained(attainment(runtime.store, part.feed, part.audience, now))
-            fresh = freshness(runtime.store, part.feed, part.audience, now)
+        for feed_context in feed_contexts:
+            metadata |= _attained(attainment(runtime.store, feed_context.feed, feed_context.audience, now))
+            fresh = freshness(runtime.store, feed_context.feed, feed_context.audience, now)
             newest = fresh.newest_delivered
-            metadata[f"{part.feed.name}_newest_delivered"] = "nothing yet" if newest is None else newest.isoformat()
-            metadata[f"{part.feed.name}_dates_behind"] = fresh.behind  # the UI plots it over time
+            metadata[f"{feed_context.feed.name}_newest_delivered"] = (
+                "nothing yet" if newest is None else newest.isoformat()
+            )
+            metadata[f"{feed_context.feed.name}_dates_behind"] = fresh.behind  # plotted by the UI over time
         return dg.MaterializeResult(metadata={**metadata, "seconds": since(started)})
 
     return service_levels
@@ -61,39 +63,41 @@ def _service_levels(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
 def _attained(attained: Attainment) -> dict[str, Any]:
     rows = [
         (
-            one.due.business_date.isoformat(),
-            one.verdict,
-            "" if one.delivered_at is None else f"{one.delivered_at.astimezone(SYDNEY):%Y-%m-%d %H:%M}",
+            result.due.business_date.isoformat(),
+            result.verdict,
+            "" if result.delivered_at is None else f"{result.delivered_at.astimezone(SYDNEY):%Y-%m-%d %H:%M}",
         )
-        for one in attained.judgments
+        for result in attained.judgments
     ]
-    found: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         f"{attained.feed}_dates": len(rows),
         f"{attained.feed}_in_time": attained.in_time,
         f"{attained.feed}_by_date": markdown_table(["business date", "verdict", "delivered, Sydney"], rows),
         f"{attained.feed}_picture": dg.MetadataValue.md(plot(attained.judgments)),
     }
     if attained.percent is not None:
-        found[f"{attained.feed}_percent"] = attained.percent  # the UI plots it over time
-    return found
+        metadata[f"{attained.feed}_percent"] = attained.percent  # plotted by the UI over time
+    return metadata
 
 
-def _toil(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
+def _toil(feed_contexts: Sequence[FeedContext]) -> dg.AssetsDefinition:
     @dg.asset(
         key=["operations", "toil"],
-        deps=[part.key("delivery") for part in parts],
+        deps=[feed_context.key("delivery") for feed_context in feed_contexts],
         group_name=GROUP_OPERATIONS,
         description="Per month and feed: runs, automatic repairs, manual re-triggers (every run that a person "
-        "launched, by reason), mean time to repair, late deliveries. The aim is no manual re-trigger.",
+        "launched, by reason), mean time to repair, late deliveries. The target is no manual re-trigger.",
     )
     def months(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
         started, now = time.monotonic(), current_time(runtime)
         first = now - dt.timedelta(days=_TOIL_DAYS)
         months: list[toil.Month] = []
-        for at, part in enumerate(parts):
-            judgments = attainment(runtime.store, part.feed, part.audience, now, _TOIL_DAYS).judgments
-            runs = launched_runs(context.instance, part.feed.name, first, shared=at == 0)
-            months += toil.keep(runtime.store, part.feed, toil.count(part.feed.name, runs, judgments), first)
+        for at, feed_context in enumerate(feed_contexts):
+            judgments = attainment(runtime.store, feed_context.feed, feed_context.audience, now, _TOIL_DAYS).judgments
+            runs = launched_runs(context.instance, feed_context.feed.name, first, shared=at == 0)
+            months += toil.keep(
+                runtime.store, feed_context.feed, toil.count(feed_context.feed.name, runs, judgments), first
+            )
         this_month = f"{now.astimezone(SYDNEY):%Y-%m}"
         current = [month for month in months if month.month == this_month]
         return dg.MaterializeResult(
@@ -103,18 +107,8 @@ def _toil(parts: Sequence[FeedContext]) -> dg.AssetsDefinition:
                 "automatic_repairs": sum(month.automatic_repairs for month in current),
                 "late_deliveries": sum(month.late_deliveries for month in current),
                 "months": markdown_table(
-                    [
-                        "month",
-                        "feed",
-                        "runs",
-                        "failed",
-                        "repaired by itself",
-                        "by hand",
-                        "why by hand",
-                        "min to repair",
-                        "late",
-                    ],
-                    [_row(month) for month in sorted(months, key=lambda one: (one.month, one.feed), reverse=True)],
+                    _MONTHS_HEADER,
+                    [_row(month) for month in sorted(months, key=lambda each: (each.month, each.feed), reverse=True)],
                 ),
             }
         )

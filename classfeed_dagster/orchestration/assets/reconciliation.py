@@ -24,48 +24,48 @@ from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.runtime import Runtime
 
 
-def reconciliation_assets(part: FeedContext) -> list[dg.AssetsDefinition]:
+def reconciliation_assets(feed_context: FeedContext) -> list[dg.AssetsDefinition]:
     """Return the feed's comparisons with bigsite and with the data team."""
-    return [_source(part), _data_team(part)]
+    return [_source(feed_context), _data_team(feed_context)]
 
 
 def data_team_asset() -> dg.AssetSpec:
     """Return the data team's table, an external asset."""
     return dg.AssetSpec(
         THEIRS,
-        description="The data team's metrics of what should be delivered, worked out by their own code from their own "
-        "replica of bigsite. Theirs: compared with, never written.",
+        description="The data team's metrics of the expected deliveries, computed by their own code from their own "
+        "replica of bigsite. Owned by the data team: compared with, never written.",
         group_name=GROUP_WAREHOUSE,
         metadata=table_metadata(their_columns()),
     )
 
 
-def _source(part: FeedContext) -> dg.AssetsDefinition:
+def _source(feed_context: FeedContext) -> dg.AssetsDefinition:
     return _compared(
-        part,
+        feed_context,
         SOURCE_RECONCILIATION,
-        [part.key("delivery")],
-        "The delivered files against the landed snapshot and against bigsite, asked again by SQL that shares no code "
-        "with the export: row by row, field by field. Its breaks are kept in the warehouse until they are gone.",
-        source_breaks(part.feed.format, part.key("delivery")),
+        [feed_context.key("delivery")],
+        "The delivered files against the landed snapshot and against bigsite, read again by SQL that shares no code "
+        "with the export: row by row, field by field. The warehouse stores its breaks until they are resolved.",
+        source_breaks(feed_context.feed.format, feed_context.key("delivery")),
         PostDelivery.source,
     )
 
 
-def _data_team(part: FeedContext) -> dg.AssetsDefinition:
+def _data_team(feed_context: FeedContext) -> dg.AssetsDefinition:
     return _compared(
-        part,
+        feed_context,
         DATA_TEAM_RECONCILIATION,
-        [part.key("delivery"), warehouse_key(part.feed.name, "FACT_DELIVERY"), THEIRS],
-        "Our metrics, worked out from the delivered files, against the data team's, worked out by their own code from "
-        "their own replica: a date that is missing, late or computed again, portfolios on one side only, values off.",
-        data_team_breaks(part.feed.format, part.key("delivery")),
+        [feed_context.key("delivery"), warehouse_key(feed_context.feed.name, "FACT_DELIVERY"), THEIRS],
+        "Our metrics, computed from the delivered files, against the data team's, computed by their own code from "
+        "their own replica: missing, late or recomputed dates, portfolios on one side only, different values.",
+        data_team_breaks(feed_context.feed.format, feed_context.key("delivery")),
         PostDelivery.data_team,
     )
 
 
 def _compared(
-    part: FeedContext,
+    feed_context: FeedContext,
     name: str,
     deps: list[dg.AssetKey],
     description: str,
@@ -73,7 +73,7 @@ def _compared(
     compare: Callable[[PostDelivery], Reconciliation],
 ) -> dg.AssetsDefinition:
     # The breaks of one comparison; the runbook's section is that of its check.
-    @part.asset(
+    @feed_context.asset(
         name,
         deps,
         description,
@@ -83,21 +83,21 @@ def _compared(
     def breaks(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.MaterializeResult[None]]:
-        with step(context, f"{part.feed.name}/{name}"):
-            work = part.post_delivery(context, runtime)
+        with step(context, f"{feed_context.feed.name}/{name}"):
+            work = feed_context.post_delivery(context, runtime)
             yield _result(runtime, work, compare(work))
 
     return breaks
 
 
-def _result(runtime: Runtime, work: PostDelivery, found: Reconciliation) -> dg.MaterializeResult[None]:
-    assured, saved = work.keep(found)
+def _result(runtime: Runtime, work: PostDelivery, reconciliation: Reconciliation) -> dg.MaterializeResult[None]:
+    summary, saved = work.keep(reconciliation)
     return dg.MaterializeResult(
         metadata={
-            **found.metrics(),
+            **reconciliation.metrics(),
             "new_breaks": saved.new,
             "resolved_breaks": saved.resolved,
-            "worst": dg.MetadataValue.md(found.markdown()),
-            "report": runtime.store.location(assured.report),
+            "worst": dg.MetadataValue.md(reconciliation.markdown()),
+            "report": runtime.store.location(summary.report),
         }
     )

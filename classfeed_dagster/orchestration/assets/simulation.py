@@ -1,6 +1,6 @@
-"""Simulated customers in Dagster: a daily asset that lets them live, and one that cleans up after them.
+"""Assets of simulated customers: a daily asset that simulates their day, and one that deletes expired rows.
 
-Not there at all where CLASSFEED_ENV is prod; and whatever runs it, the world itself refuses production.
+They do not exist where CLASSFEED_ENV is prod, and the simulation itself refuses production.
 """
 
 import datetime as dt
@@ -20,16 +20,16 @@ from classfeed_dagster.simulation.day import DaySummary
 from classfeed_dagster.simulation.environment import Advance, advance, expire
 
 _PLOTTED_DAYS = 20
-# What is plotted, and the counts that it adds up.
+# Charts, and the counts that each adds up.
 _PLOTTED = {
     "trades a day": ("buys", "sells"),
-    "movements of money a day": ("deposit", "withdrawal", "income", "settlement"),
+    "cash movements a day": ("deposit", "withdrawal", "income", "settlement"),
     "corrections a day": ("reversed trades", "reversed incomes", "reversed movements", "late rows"),
 }
 
 
 def simulation_assets(partitions: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
-    """Return the daily asset of simulated customers and the asset that deletes what expired."""
+    """Return the daily asset of simulated customers and the asset that deletes expired rows."""
     return [_customers(partitions), _cleaning()]
 
 
@@ -38,43 +38,43 @@ def _customers(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
         key=SIMULATED_CUSTOMERS,
         partitions_def=partitions,
         group_name=GROUP_SIMULATION,
-        description="Invented customers live one business date in this environment's bigsite: they save, trade, "
-        "consent, revoke and leave; companies pay dividends and split; the broker corrects itself; the end of day "
-        "runs. Same seed, same date: the same rows. Writes straight into bigsite's tables, which the feeds then read "
-        "like real ones. Refuses production.",
+        description="Simulated customers' business date in this environment's bigsite: they save, trade, consent, "
+        "revoke and leave; companies pay dividends and split; the broker corrects itself; the end of day runs. Equal "
+        "seed and date give equal rows. Writes to bigsite's tables, which the feeds then read as real ones. Refuses "
+        "production.",
     )
     def customers(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
         started = time.monotonic()
         with step(context, "simulation/customers") as day:
-            done = advance(runtime.engine, runtime.settings, day)
-            get_logger().info("customers lived", rows=sum(sum(one.rows.values()) for one in done.written))
-        return dg.MaterializeResult(metadata={**_metadata(done, day), "seconds": since(started)})
+            result = advance(runtime.engine, runtime.settings, day)
+            get_logger().info("simulation advanced", rows=sum(sum(written.rows.values()) for written in result.written))
+        return dg.MaterializeResult(metadata={**_metadata(result, day), "seconds": since(started)})
 
     return customers
 
 
-def _metadata(done: Advance, day: dt.date) -> dict[str, Any]:
-    summary = done.summary
-    written: dict[str, int] = {}
-    for one in done.written:
-        for table, rows in one.rows.items():
-            written[table] = written.get(table, 0) + rows
+def _metadata(result: Advance, day: dt.date) -> dict[str, Any]:
+    summary = result.summary
+    rows_by_table: dict[str, int] = {}
+    for written in result.written:
+        for table, rows in written.rows.items():
+            rows_by_table[table] = rows_by_table.get(table, 0) + rows
     return {
-        "plot": dg.MetadataValue.md(_plot(done.world.recent(day, _PLOTTED_DAYS))),
-        "what_customers_did": markdown_table(["what", "how often"], summary.counts.items()),
+        "plot": dg.MetadataValue.md(_plot(result.world.recent(day, _PLOTTED_DAYS))),
+        "customer_actions": markdown_table(["action", "count"], summary.counts.items()),
         "trades": summary.counts.get("buys", 0) + summary.counts.get("sells", 0),
         "consents_granted": summary.counts.get("consents granted", 0),
         "consents_revoked": summary.counts.get("consents revoked", 0),
-        "sharing_with_class": len(done.world.sharing(day)),
-        "world": done.world.description,
-        "days_written": len(done.written),
-        "rows_written": sum(written.values()),
-        "rows_by_table": markdown_table(["table", "rows added now"], sorted(written.items())),
+        "sharing_with_class": len(result.world.sharing(day)),
+        "world": result.world.description,
+        "days_written": len(result.written),
+        "rows_written": sum(rows_by_table.values()),
+        "rows_by_table": markdown_table(["table", "rows added now"], sorted(rows_by_table.items())),
     }
 
 
 def _plot(days: Sequence[DaySummary]) -> str:
-    # Markdown images that carry their own bytes, which is what the UI shows.
+    # Markdown images with embedded bytes, which the UI shows.
     images = []
     for title, counts in _PLOTTED.items():
         values = [(day.day.isoformat(), sum(day.counts.get(name, 0) for name in counts)) for day in days]
@@ -86,8 +86,8 @@ def _cleaning() -> dg.AssetsDefinition:
     @dg.asset(
         key=SIMULATION_CLEANING,
         group_name=GROUP_SIMULATION,
-        description="Simulated rows expire sooner than real ones: old end-of-day rows and prices, and whole portfolios "
-        "that closed, are deleted after CLASSFEED_SIMULATION_KEEP_DAYS. Real rows are never touched.",
+        description="Deletes simulated rows after CLASSFEED_SIMULATION_KEEP_DAYS, sooner than real ones: old "
+        "end-of-day rows and prices, and whole closed portfolios. Real rows are never changed.",
     )
     def cleaning(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
         started = time.monotonic()

@@ -1,8 +1,8 @@
-"""bigsite's tables as external assets, and its schema as an asset that is recorded daily."""
+"""Assets of bigsite: its tables as external assets, and its schema, which is recorded daily."""
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 
@@ -36,15 +36,14 @@ _LOOK_BACK = dt.timedelta(days=7)  # older ledger rows were compared on an earli
 
 
 def source_assets() -> list[dg.AssetSpec]:
-    """bigsite's tables: not ours to materialize, but where every number comes from."""
+    """Return bigsite's tables as external assets, the source of every number."""
     contract = load_contract()
     return [
         dg.AssetSpec(
             source_key(table.name),
-            description=f"**bigsite's table `{table.name}`**, in the broker's PostgreSQL, the system of record. "
-            "Another team's: read once per business date in one read-only transaction, and asked again by "
-            "reconciliation. "
-            "*What can go wrong:* it changes without notice; the schema is compared with the contract every day.",
+            description=f"**bigsite's table `{table.name}`**, in the broker's PostgreSQL, the system of record. Owned "
+            "by another team: read once per business date in one read-only transaction, and again by reconciliation. "
+            "*Problems:* it changes without notice; the schema is compared with the contract every day.",
             group_name=GROUP_SOURCE,
             metadata=table_metadata([_source_column(contract, table.name, column) for column in table.columns]),
         )
@@ -60,13 +59,13 @@ def _source_column(contract: Contract, table: str, column: SchemaColumn) -> Asse
 
 
 def schema_asset(exports: Callable[[], Exports]) -> dg.AssetsDefinition:
-    """What bigsite's schema is today, kept; with the checks of its shape and of its values."""
+    """Return the daily record of bigsite's schema, with the checks of its structure and its values."""
 
     @dg.asset(
         key=SCHEMA_ASSET,
         group_name=GROUP_SOURCE,
-        description="bigsite's schema as it was seen: tables, columns, types, keys, indexes and what columns may hold. "
-        "Every day is kept, so any two can be compared: classfeed schema diff --since D --until E.",
+        description="bigsite's observed schema: tables, columns, types, keys, indexes and column vocabularies. Every "
+        "day is stored, so that any two can be compared: classfeed schema diff --since D --until E.",
         check_specs=[
             dg.AssetCheckSpec(
                 "schema_drift",
@@ -99,48 +98,48 @@ def schema_asset(exports: Callable[[], Exports]) -> dg.AssetsDefinition:
         since_last = _since_last(runtime.store, today, verdict)
         key = keep_schema(runtime.store, today, verdict.schema)
         sync_schema_incidents(runtime.store, verdict, context.run.run_id)
-        shape, values = _parts(verdict)
-        get_logger().info("schema seen", run_id=context.run.run_id, differences=len(verdict.differences))
+        structure, values = _by_check(verdict)
+        get_logger().info("schema checked", run_id=context.run.run_id, differences=len(verdict.differences))
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(key.rpartition("/")[2].removesuffix(".json")),
             metadata={
                 "verdict": dg.MetadataValue.md(verdict.to_markdown()),
-                "since_last_time": dg.MetadataValue.md(since_last),
+                "changes_since_last_check": dg.MetadataValue.md(since_last),
                 "contract": verdict.contract_version,
                 "tables": len(verdict.schema.tables),
                 "columns": sum(len(table.columns) for table in verdict.schema.tables.values()),
-                **{f"differences_{one.name.lower()}": _count(verdict.differences, one) for one in Severity},
+                **{f"differences_{level.name.lower()}": _count(verdict.differences, level) for level in Severity},
                 "dagster/uri": runtime.store.location(key),
                 "seconds": since(started),
             },
             check_results=[
-                _result("schema_drift", shape, "bigsite's schema is as agreed where a feed reads it"),
-                _result("schema_values", values, "no value that the contract doesn't know"),
+                _result("schema_drift", structure, "bigsite's schema matches the contract where a feed reads it"),
+                _result("schema_values", values, "every coded value is in the contract"),
             ],
         )
 
     return schema
 
 
-def _parts(verdict: SchemaVerdict) -> tuple[list[SchemaDifference], list[SchemaDifference]]:
-    values = [found for found in verdict.differences if found.kind is DriftKind.VALUE_IN_DATA]
-    return [found for found in verdict.differences if found not in values], values
+def _by_check(verdict: SchemaVerdict) -> tuple[list[SchemaDifference], list[SchemaDifference]]:
+    values = [each for each in verdict.differences if each.kind is DriftKind.VALUE_IN_DATA]
+    return [each for each in verdict.differences if each not in values], values
 
 
-def _result(check: str, found: list[SchemaDifference], fine: str) -> dg.AssetCheckResult:
-    blocking, warnings = _count(found, Severity.BLOCKING), _count(found, Severity.WARNING)
-    listed = "\n".join(f"- **{one.severity.name}** {_plain(one.message)}" for one in found)
+def _result(check: str, differences: list[SchemaDifference], passed_text: str) -> dg.AssetCheckResult:
+    blocking, warnings = _count(differences, Severity.BLOCKING), _count(differences, Severity.WARNING)
+    listed = "\n".join(f"- **{each.severity.name}** {_plain(each.message)}" for each in differences)
     return dg.AssetCheckResult(
         check_name=check,
         asset_key=SCHEMA_ASSET,
         passed=not (blocking or warnings),
         severity=dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN,
-        description=f"{blocking} blocking, {warnings} to look at" if blocking or warnings else fine,
+        description=f"{blocking} blocking, {warnings} warning(s)" if blocking or warnings else passed_text,
         metadata={
             "blocking": blocking,
             "warnings": warnings,
-            "notes": _count(found, Severity.NOTE),
-            **({"differences": dg.MetadataValue.md(listed)} if found else {}),
+            "notes": _count(differences, Severity.NOTE),
+            **({"differences": dg.MetadataValue.md(listed)} if differences else {}),
         },
     )
 
@@ -149,12 +148,12 @@ def _since_last(store: ObjectStore, today: dt.date, verdict: SchemaVerdict) -> s
     try:
         day, before = schema_on(store, today)
     except NoSchemaKeptError:
-        return "Seen for the first time."
+        return "This is the first check."
     return changes_to_markdown(f"Since {day.isoformat()}", changes_between(before, verdict.schema))
 
 
-def _count(found: list[SchemaDifference] | tuple[SchemaDifference, ...], severity: Severity) -> int:
-    return sum(one.severity is severity for one in found)
+def _count(differences: Sequence[SchemaDifference], severity: Severity) -> int:
+    return sum(each.severity is severity for each in differences)
 
 
 def _plain(text: str) -> str:

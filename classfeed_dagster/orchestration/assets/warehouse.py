@@ -23,21 +23,23 @@ from classfeed_dagster.orchestration.warehouse_columns import (
 from classfeed_dagster.runtime import Runtime
 
 
-def warehouse_assets(part: FeedContext) -> dg.AssetsDefinition:
+def warehouse_assets(feed_context: FeedContext) -> dg.AssetsDefinition:
     """Return the step that loads a delivered date, with one asset per table."""
-    shown = {name: table_columns(name, part.feed.format, part.key("delivery")) for name in WAREHOUSE_TABLES}
+    shown = {
+        name: table_columns(name, feed_context.feed.format, feed_context.key("delivery")) for name in WAREHOUSE_TABLES
+    }
     columns = {name: table_metadata(shown[name]) for name in WAREHOUSE_TABLES}
 
     @dg.multi_asset(
-        name=f"{part.feed.name}_warehouse",
+        name=f"{feed_context.feed.name}_warehouse",
         specs=[
             dg.AssetSpec(
-                warehouse_key(part.feed.name, name),
-                deps=[part.key("delivery"), part.key(SOURCE_RECONCILIATION)],
+                warehouse_key(feed_context.feed.name, name),
+                deps=[feed_context.key("delivery"), feed_context.key(SOURCE_RECONCILIATION)],
                 group_name=GROUP_WAREHOUSE,
-                description=f"{name} of the star schema, from what was delivered: the date is replaced in one "
-                "transaction, so a re-run or a new revision leaves no duplicate and no gap. Dimensions keep history. "
-                f"Runbook: {RUNBOOK}.",
+                description=f"{name} of the star schema, from the deliveries. The date is replaced in one transaction, "
+                "so that a re-run or a new revision leaves no duplicate and no gap. Dimensions keep history. Runbook: "
+                f"{RUNBOOK}.",
                 metadata={
                     **columns[name],
                     **_lineage(shown[name]),
@@ -47,19 +49,19 @@ def warehouse_assets(part: FeedContext) -> dg.AssetsDefinition:
             )
             for name in WAREHOUSE_TABLES
         ],
-        partitions_def=part.partitions,
+        partitions_def=feed_context.partitions,
     )
     def warehouse(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.MaterializeResult[None]]:
         started = time.monotonic()
-        with step(context, f"{part.feed.name}/warehouse"):
-            loaded = part.post_delivery(context, runtime).load()
+        with step(context, f"{feed_context.feed.name}/warehouse"):
+            loaded = feed_context.post_delivery(context, runtime).load()
         seconds = since(started)
         for name in WAREHOUSE_TABLES:
             rows = {"dagster/row_count": loaded.rows[name]} if name in loaded.rows else {}
             yield dg.MaterializeResult(
-                asset_key=warehouse_key(part.feed.name, name),
+                asset_key=warehouse_key(feed_context.feed.name, name),
                 metadata={
                     **columns[name],
                     **rows,
@@ -73,4 +75,4 @@ def warehouse_assets(part: FeedContext) -> dg.AssetsDefinition:
 
 
 def _lineage(shown: Sequence[AssetColumn]) -> dict[str, Any]:
-    return {"where_columns_come_from": lineage_table(shown)} if any(column.made_of for column in shown) else {}
+    return {"column_sources": lineage_table(shown)} if any(column.sources for column in shown) else {}

@@ -1,4 +1,4 @@
-"""The domains' checks in Dagster: every data rule is one asset check, read from the findings that the build stored."""
+"""Domain checks: one asset check per data rule, evaluated from the findings that the build stored."""
 
 from collections.abc import Iterator
 
@@ -18,12 +18,16 @@ SHOWN = 20
 _SEVERITY = {RuleSeverity.QUARANTINE: dg.AssetCheckSeverity.ERROR, RuleSeverity.WARNING: dg.AssetCheckSeverity.WARN}
 
 
-def domain_checks(audience: RecipientSchedule, name: str) -> list[dg.AssetChecksDefinition]:
-    """The checks of an audience called ``name``: one step a domain, one check a rule."""
-    return [_checks_of(audience, name, domain) for domain in DOMAINS if rules_of(domain)]
+def domain_checks(
+    audience: RecipientSchedule, name: str, partitions: dg.PartitionsDefinition[str]
+) -> list[dg.AssetChecksDefinition]:
+    """Return the checks of the audience ``name``: one step a domain, one check a rule."""
+    return [_checks_of(audience, name, domain, partitions) for domain in DOMAINS if rules_of(domain)]
 
 
-def _checks_of(audience: RecipientSchedule, name: str, domain: str) -> dg.AssetChecksDefinition:
+def _checks_of(
+    audience: RecipientSchedule, name: str, domain: str, partitions: dg.PartitionsDefinition[str]
+) -> dg.AssetChecksDefinition:
     rules = rules_of(domain)
     asset = domain_key(name, domain)
 
@@ -34,6 +38,7 @@ def _checks_of(audience: RecipientSchedule, name: str, domain: str) -> dg.AssetC
                 rule.name,
                 asset=asset,
                 description=f"{rule.title}. {rule.description} Runbook: {runbook(rule.name)}",
+                partitions_def=partitions,
             )
             for rule in rules
         ],
@@ -50,18 +55,18 @@ def _checks_of(audience: RecipientSchedule, name: str, domain: str) -> dg.AssetC
     return check
 
 
-def _result(rule: DataRule, asset: dg.AssetKey, found: pl.DataFrame, day: str) -> dg.AssetCheckResult:
-    shown = found.head(SHOWN).select("portfolio_number", "subject", "detail").iter_rows()
+def _result(rule: DataRule, asset: dg.AssetKey, findings: pl.DataFrame, day: str) -> dg.AssetCheckResult:
+    shown = findings.head(SHOWN).select("portfolio_number", "subject", "detail").iter_rows()
     return dg.AssetCheckResult(
         check_name=rule.name,
         asset_key=asset,
-        passed=found.is_empty(),
+        passed=findings.is_empty(),
         severity=_SEVERITY[rule.severity],
-        description=f"{day}: {found.height} finding(s)" if found.height else f"{day}: nothing found",
+        description=f"{day}: {findings.height} finding(s)" if findings.height else f"{day}: no findings",
         metadata={
             "business_date": day,
-            "findings": found.height,
-            "portfolios": found["portfolio_number"].n_unique(),
-            **({"offenders": markdown_table(["portfolio", "subject", "what is wrong"], shown)} if found.height else {}),
+            "findings": findings.height,
+            "portfolios": findings["portfolio_number"].n_unique(),
+            **({"offenders": markdown_table(["portfolio", "subject", "problem"], shown)} if findings.height else {}),
         },
     )

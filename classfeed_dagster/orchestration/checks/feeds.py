@@ -1,4 +1,4 @@
-"""The checks that decide what may leave, in Dagster: the roll of consents, who is held back, the written document."""
+"""Checks that gate a delivery: consent rollforward, portfolios held back, the written document."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,9 +30,9 @@ _LIVE_GATE = (
     "the asset `parity` lists, or record an override with its reason (docs/cutover.md)."
 )
 _ONE_LIVE_FEED = (
-    "The recipient gets no movement from two feeds: this one excludes {others} per portfolio. If it fails: both are "
-    "live for the same portfolios. Switch one of them to `shadow`, or take the portfolios out of it with the switch "
-    "`portfolios`, then run the date again."
+    "No two feeds send the recipient the same movement: this one excludes {others} per portfolio. If it fails: both "
+    "are live for the same portfolios. Switch one of them to `shadow`, or take the portfolios out of it with the "
+    "switch `portfolios`, then run the date again."
 )
 _DOCUMENT_CHECKS: Mapping[str, str] = {
     "document_valid": "Every page is the file that was built, obeys the recipient's schema and contains exactly the "
@@ -46,14 +46,17 @@ _DOCUMENT_CHECKS: Mapping[str, str] = {
 }
 
 
-def consent_check(audience: RecipientSchedule, name: str) -> dg.AssetChecksDefinition:
-    """Previous + new - removed = current, and no jump that a person has not released. Blocking."""
+def consent_check(
+    audience: RecipientSchedule, name: str, partitions: dg.PartitionsDefinition[str]
+) -> dg.AssetChecksDefinition:
+    """Return the blocking check of the consent rollforward and of an unusual number of removals."""
     asset = domain_key(name, CONSENTED)
 
     @dg.asset_check(
         asset=asset,
         name="consent_roll",
         blocking=True,
+        partitions_def=partitions,
         description="Previous portfolios + new - removed = current, and no more than `CLASSFEED_MAX_REMOVED_SHARE` are "
         "removed at once. If it fails: a wrong sum is a fault in the code, so call the owners. For many removals, ask "
         "client services whether these customers left. If so, approve exactly these removals with `classfeed "
@@ -66,61 +69,67 @@ def consent_check(audience: RecipientSchedule, name: str) -> dg.AssetChecksDefin
             snapshot = runtime.load_reference(LANDING, day, Snapshot)
             consented = runtime.load_reference(audience.reference(CONSENTED), day, DomainReference)
             roll = read_consent_roll(runtime.store, snapshot, audience, consented)
-            judged = check_consent_rollforward(runtime.store, audience, day, roll, runtime.settings.max_removed_share)
+            evaluation = check_consent_rollforward(
+                runtime.store, audience, day, roll, runtime.settings.max_removed_share
+            )
         counts = {"previous": roll.previous, "new": roll.new, "removed": roll.removed, "current": roll.current}
-        return _result(asset, judged, day.isoformat(), counts)
+        return _result(asset, evaluation, day.isoformat(), counts)
 
     return consent_roll
 
 
-def feed_checks(parts: FeedContext) -> list[dg.AssetChecksDefinition]:
-    """The feed's own checks: on its quarantine, on its document, and on the comparison with the old app."""
-    checks = [_held_back_share(parts), _ledger_checks(parts), _document_checks(parts)]
-    return [*checks, _parity(parts)] if parts.feed.legacy else checks
+def feed_checks(feed_context: FeedContext) -> list[dg.AssetChecksDefinition]:
+    """Return the feed's own checks: on its quarantine, its document and its parity."""
+    checks = [_held_back_share(feed_context), _ledger_checks(feed_context), _document_checks(feed_context)]
+    return [*checks, _parity(feed_context)] if feed_context.feed.legacy else checks
 
 
-def _required(parts: FeedContext) -> dict[str, str]:
-    # The checks of the feed's document that block, with their descriptions.
+def _required(feed_context: FeedContext) -> dict[str, str]:
+    # The blocking checks of the feed's document, with their descriptions.
     checks = dict(_DOCUMENT_CHECKS)
-    if parts.feed.legacy:
+    if feed_context.feed.legacy:
         checks["live_gate"] = _LIVE_GATE
-    if others := sorted(other.name for other in parts.feeds if exclude_each_other(parts.feed, other)):
+    if others := sorted(other.name for other in feed_context.feeds if exclude_each_other(feed_context.feed, other)):
         checks[ONE_LIVE_FEED] = _ONE_LIVE_FEED.format(others=" and ".join(others))
     return checks
 
 
-def _held_back_share(parts: FeedContext) -> dg.AssetChecksDefinition:
-    asset = parts.key("quarantine")
+def _held_back_share(feed_context: FeedContext) -> dg.AssetChecksDefinition:
+    asset = feed_context.key("quarantine")
 
     @dg.asset_check(
         asset=asset,
         name="held_back_share",
         blocking=True,
+        partitions_def=feed_context.partitions,
         description="At most `CLASSFEED_MAX_HELD_BACK_SHARE` of the portfolios (1 %) break a rule. If it fails: one "
         "common fault is likely. See which rule is broken most often, and whether bigsite's end of day completed. Once "
         "it is corrected, the date runs again. Do not raise the limit to get a morning through. "
         f"Runbook: {runbook('held_back_share')}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
-        with step(context, f"{parts.feed.name}/held_back_share") as day:
-            work = parts.work(context, runtime)
+        with step(context, f"{feed_context.feed.name}/held_back_share") as day:
+            work = feed_context.work(context, runtime)
             if work.idle is not None:
                 return _idle(asset, "held_back_share", work.idle)
             plan = work.plan(work.consent()[1])
-            judged = held_back_share(plan, runtime.settings.max_held_back_share)
-        return _result(asset, judged, day.isoformat(), {"breaking": plan.breaking, "consented": plan.consented})
+            evaluation = held_back_share(plan, runtime.settings.max_held_back_share)
+        return _result(asset, evaluation, day.isoformat(), {"breaking": plan.breaking, "consented": plan.consented})
 
     return check
 
 
-def _ledger_checks(parts: FeedContext) -> dg.AssetChecksDefinition:
-    asset = parts.key("quarantine")
+def _ledger_checks(feed_context: FeedContext) -> dg.AssetChecksDefinition:
+    asset = feed_context.key("quarantine")
 
     @dg.multi_asset_check(
-        name=f"{parts.feed.name}__ledger",
+        name=f"{feed_context.feed.name}__ledger",
         specs=[
             dg.AssetCheckSpec(
-                rule.name, asset=asset, description=f"{rule.title}. {rule.description} Runbook: {runbook(rule.name)}"
+                rule.name,
+                asset=asset,
+                description=f"{rule.title}. {rule.description} Runbook: {runbook(rule.name)}",
+                partitions_def=feed_context.partitions,
             )
             for rule in LEDGER_RULES
         ],
@@ -128,33 +137,39 @@ def _ledger_checks(parts: FeedContext) -> dg.AssetChecksDefinition:
     def check(
         context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.AssetCheckResult]:
-        with step(context, f"{parts.feed.name}/ledger") as day:
-            work = parts.work(context, runtime)
+        with step(context, f"{feed_context.feed.name}/ledger") as day:
+            work = feed_context.work(context, runtime)
             if work.idle is not None:
                 yield from (_idle(asset, rule.name, work.idle) for rule in LEDGER_RULES)
                 return
             view = work.ledger_view()
-            found = view.frame()
+            findings = view.frame()
         for rule in LEDGER_RULES:
-            rows = found.filter(pl.col("rule") == rule.name)
+            rows = findings.filter(pl.col("rule") == rule.name)
             offenders = tuple(rows.select("portfolio_number", "detail").head(_SHOWN).rows())
             numbers = rows["portfolio_number"].n_unique()
-            judged = CheckResult(rule.name, rows.is_empty(), f"{numbers} portfolio(s) break it", offenders, rows.height)
-            yield _result(asset, judged, day.isoformat(), {"portfolios": numbers, "late_rows": len(view.late)})
+            evaluation = CheckResult(
+                rule.name, rows.is_empty(), f"{numbers} portfolio(s) violate it", offenders, rows.height
+            )
+            yield _result(asset, evaluation, day.isoformat(), {"portfolios": numbers, "late_rows": len(view.late)})
 
     return check
 
 
-def _document_checks(parts: FeedContext) -> dg.AssetChecksDefinition:
-    asset = parts.key("document")
-    required = _required(parts)
+def _document_checks(feed_context: FeedContext) -> dg.AssetChecksDefinition:
+    asset = feed_context.key("document")
+    required = _required(feed_context)
 
     @dg.multi_asset_check(
-        name=f"{parts.feed.name}__gate",
+        name=f"{feed_context.feed.name}__gate",
         specs=[
             *(
                 dg.AssetCheckSpec(
-                    name, asset=asset, blocking=True, description=f"{description} Runbook: {runbook(name)}"
+                    name,
+                    asset=asset,
+                    blocking=True,
+                    description=f"{description} Runbook: {runbook(name)}",
+                    partitions_def=feed_context.partitions,
                 )
                 for name, description in required.items()
             ),
@@ -165,43 +180,45 @@ def _document_checks(parts: FeedContext) -> dg.AssetChecksDefinition:
                 "fails: many new portfolios, the day after a holiday and dividend seasons explain most cases. "
                 "Otherwise compare the landing's row counts over time. "
                 f"Runbook: {runbook('volumes')}",
+                partitions_def=feed_context.partitions,
             ),
         ],
     )
     def gate(
         context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.AssetCheckResult]:
-        with step(context, f"{parts.feed.name}/gate") as day:
-            work = parts.work(context, runtime)
+        with step(context, f"{feed_context.feed.name}/gate") as day:
+            work = feed_context.work(context, runtime)
             if work.idle is not None:
                 yield from (_idle(asset, name, work.idle) for name in [*required, "volumes"])
                 return
             build = work.build()
-            judged = {evaluation.check: evaluation for evaluation in work.evaluate_checks(build)}
-            unusual = unusual_volumes(work.store, parts.feed.name, parts.audience, build)
+            evaluations = {evaluation.check: evaluation for evaluation in work.evaluate_checks(build)}
+            unusual = unusual_volumes(work.store, feed_context.feed.name, feed_context.audience, build)
         counts = {"pages": len(build.pages), "portfolios": len(build.portfolios), "build": build.build_id}
         for name in required:
-            yield _result(asset, judged[name], day.isoformat(), counts)
+            yield _result(asset, evaluations[name], day.isoformat(), counts)
         yield _result(asset, unusual, day.isoformat(), counts, severity=dg.AssetCheckSeverity.WARN)
 
     return gate
 
 
-def _parity(parts: FeedContext) -> dg.AssetChecksDefinition:
-    asset = parts.key("parity")
+def _parity(feed_context: FeedContext) -> dg.AssetChecksDefinition:
+    asset = feed_context.key("parity")
 
     @dg.asset_check(
         asset=asset,
         name="parity",
+        partitions_def=feed_context.partitions,
         description="A named rule explains every difference between this feed and the old app. If it fails: the count "
         "of clean dates restarts. Correct the feed, or, if the old app is wrong, add a dated rule with its evidence to "
         "`parity/explanations.py`. Then run `classfeed parity --date D --feed F`. "
         f"Runbook: {runbook('parity')}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
-        with step(context, f"{parts.feed.name}/parity_check") as day:
-            report = read_report(runtime.store, parts.feed.name, day)
-            score = scorecard(runtime.store, parts.feed.name, parts.audience, day)
+        with step(context, f"{feed_context.feed.name}/parity_check") as day:
+            report = read_report(runtime.store, feed_context.feed.name, day)
+            score = scorecard(runtime.store, feed_context.feed.name, feed_context.audience, day)
         return dg.AssetCheckResult(
             check_name="parity",
             asset_key=asset,
@@ -219,23 +236,25 @@ def _parity(parts: FeedContext) -> dg.AssetChecksDefinition:
     return check
 
 
-def _idle(asset: dg.AssetKey, name: str, why: str) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(check_name=name, asset_key=asset, passed=True, description=f"nothing to judge: {why}")
+def _idle(asset: dg.AssetKey, name: str, reason: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(check_name=name, asset_key=asset, passed=True, description=f"not evaluated: {reason}")
 
 
 def _result(
     asset: dg.AssetKey,
-    judged: CheckResult,
+    evaluation: CheckResult,
     day: str,
     counts: Mapping[str, Any],
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
-    offenders = {"offenders": markdown_table(["what", "what is wrong"], judged.offenders)} if judged.offenders else {}
+    offenders = (
+        {"offenders": markdown_table(["subject", "problem"], evaluation.offenders)} if evaluation.offenders else {}
+    )
     return dg.AssetCheckResult(
-        check_name=judged.check,
+        check_name=evaluation.check,
         asset_key=asset,
-        passed=judged.passed,
+        passed=evaluation.passed,
         severity=severity,
-        description=f"{day}: {judged.summary}",
-        metadata={"business_date": day, "total_offenders": judged.total_offenders, **counts, **offenders},
+        description=f"{day}: {evaluation.summary}",
+        metadata={"business_date": day, "total_offenders": evaluation.total_offenders, **counts, **offenders},
     )

@@ -25,13 +25,14 @@ HOLDERS_CHECK = "holders_treated_alike"
 _SHOWN = 20
 
 
-def values_check(exports: Callable[[], Exports]) -> dg.AssetChecksDefinition:
-    """Whether a date's landed values look as those of the dates before did. Works on the landed files alone."""
+def values_check(exports: Callable[[], Exports], partitions: dg.PartitionsDefinition[str]) -> dg.AssetChecksDefinition:
+    """Return the check for value drift. It reads the landed files only."""
     asset = landing_key(VALUES_ASSET)
 
     @dg.asset_check(
         asset=asset,
         name=VALUES_CHECK,
+        partitions_def=partitions,
         description="Null rate, length, range, number of different values and codes of the landed columns are as on "
         "the last ten business dates. If it fails: nothing is held back. The table names the column, both values and "
         "the document elements made from it. Ask bigsite's team what changed. A correct change becomes usual within "
@@ -43,12 +44,13 @@ def values_check(exports: Callable[[], Exports]) -> dg.AssetChecksDefinition:
             snapshot = runtime.load_reference(LANDING, day, Snapshot)
             today = keep_statistics(runtime.store, snapshot)
             before = statistics_before(runtime.store, day, DATES)
-            found = value_drift(today, before, exports())
-        jumps = [one for one in found if not one.expected]
+            drifts = value_drift(today, before, exports())
+        jumps = [drift for drift in drifts if not drift.expected]
         rows = [
-            (one.column, one.jump, one.was, one.now, ", ".join(dict.fromkeys(map(str, one.affected)))) for one in jumps
+            (drift.column, drift.jump, drift.was, drift.now, ", ".join(dict.fromkeys(map(str, drift.affected))))
+            for drift in jumps
         ]
-        table = markdown_table(["column", "what jumped", "was", "is", "goes into"], rows)
+        table = markdown_table(["column", "anomaly", "was", "is", "exported to"], rows)
         return dg.AssetCheckResult(
             check_name=VALUES_CHECK,
             asset_key=asset,
@@ -60,21 +62,22 @@ def values_check(exports: Callable[[], Exports]) -> dg.AssetChecksDefinition:
                 "jumps": len(jumps),
                 "columns": len(today.columns),
                 "dates_compared_with": len(before),
-                "rare_codes": ", ".join(f"{one.column}: {one.now}" for one in found if one.expected) or "none",
-                **({"what_jumped": table} if jumps else {}),
+                "rare_codes": ", ".join(f"{drift.column}: {drift.now}" for drift in drifts if drift.expected) or "none",
+                **({"anomalies": table} if jumps else {}),
             },
         )
 
     return values
 
 
-def holders_check() -> dg.AssetChecksDefinition:
+def holders_check(partitions: dg.PartitionsDefinition[str]) -> dg.AssetChecksDefinition:
     """Return the check that income and corporate actions reach every holder of a security alike."""
     asset = landing_key("income")
 
     @dg.asset_check(
         asset=asset,
         name=HOLDERS_CHECK,
+        partitions_def=partitions,
         description="Each holder's income has the amounts that the other holders' income of the same payment has, and "
         "each holder has the corporate actions that the other holders have. If it fails: nothing is held back. The "
         "table names portfolio, security and row. Ask bigsite's team whether the row is complete; a correction is "

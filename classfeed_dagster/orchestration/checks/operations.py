@@ -16,33 +16,34 @@ from classfeed_dagster.service_levels.service_levels import (
 )
 
 
-def on_time_check(parts: FeedContext) -> dg.AssetChecksDefinition:
-    """Whether the run's own business date was first delivered by its deadline."""
-    asset = parts.key("delivery")
+def on_time_check(feed_context: FeedContext) -> dg.AssetChecksDefinition:
+    """Return the check that the business date was first delivered by its deadline."""
+    asset = feed_context.key("delivery")
 
     @dg.asset_check(
         asset=asset,
         name="on_time",
+        partitions_def=feed_context.partitions,
         description="The business date was first delivered by its deadline in Sydney. If it fails: no action. The date "
         "counts in `operations/service_levels`; the morning's alert names the cause. A backfill of an old date warns "
         f"too. Runbook: {runbook('on_time')}",
     )
     def on_time(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
-        with step(context, f"{parts.feed.name}/on_time") as day:
-            judged = judge_date(runtime.store, parts.feed, day)
+        with step(context, f"{feed_context.feed.name}/on_time") as day:
+            punctuality = judge_date(runtime.store, feed_context.feed, day)
         metadata: dict[str, Any] = {
             "business_date": day.isoformat(),
-            "deadline": judged.due.deadline_at.isoformat(),
-            "verdict": judged.verdict.value,
+            "deadline": punctuality.due.deadline_at.isoformat(),
+            "verdict": punctuality.verdict.value,
         }
-        if judged.delivered_at is not None:
-            metadata["delivered_at"] = judged.delivered_at.isoformat()
+        if punctuality.delivered_at is not None:
+            metadata["delivered_at"] = punctuality.delivered_at.isoformat()
         return dg.AssetCheckResult(
             check_name="on_time",
             asset_key=asset,
-            passed=judged.verdict in (Punctuality.ON_TARGET, Punctuality.IN_TIME),
+            passed=punctuality.verdict in (Punctuality.ON_TARGET, Punctuality.IN_TIME),
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{day.isoformat()}: {judged.verdict}",
+            description=f"{day.isoformat()}: {punctuality.verdict}",
             metadata=metadata,
         )
 

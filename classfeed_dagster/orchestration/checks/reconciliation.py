@@ -14,10 +14,10 @@ from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.warehouse.records import Side
 
 
-def source_agrees_check(part: FeedContext) -> dg.AssetChecksDefinition:
+def source_agrees_check(feed_context: FeedContext) -> dg.AssetChecksDefinition:
     """Return the blocking check of the reconciliation with bigsite."""
     return _check(
-        part,
+        feed_context,
         SOURCE_RECONCILIATION,
         Side.SOURCE,
         "source_agrees",
@@ -31,10 +31,10 @@ def source_agrees_check(part: FeedContext) -> dg.AssetChecksDefinition:
     )
 
 
-def data_team_agrees_check(part: FeedContext) -> dg.AssetChecksDefinition:
+def data_team_agrees_check(feed_context: FeedContext) -> dg.AssetChecksDefinition:
     """Return the check of the reconciliation with the data team, a warning."""
     return _check(
-        part,
+        feed_context,
         DATA_TEAM_RECONCILIATION,
         Side.DATA_TEAM,
         "data_team_agrees",
@@ -45,30 +45,31 @@ def data_team_agrees_check(part: FeedContext) -> dg.AssetChecksDefinition:
 
 
 def _check(
-    part: FeedContext, asset: str, side: Side, name: str, severity: dg.AssetCheckSeverity, description: str
+    feed_context: FeedContext, asset: str, side: Side, name: str, severity: dg.AssetCheckSeverity, description: str
 ) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=part.key(asset),
+        asset=feed_context.key(asset),
         name=name,
+        partitions_def=feed_context.partitions,
         blocking=severity is dg.AssetCheckSeverity.ERROR,
         description=f"{description} Runbook: {runbook(name)}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
-        with step(context, f"{part.feed.name}/{name}") as day:
-            found = runtime.load_reference(side.reference(part.feed.name), day, ReconciliationSummary)
-        wrong = found.errors if side is Side.SOURCE else found.errors + found.warnings
+        with step(context, f"{feed_context.feed.name}/{name}") as day:
+            summary = runtime.load_reference(side.reference(feed_context.feed.name), day, ReconciliationSummary)
+        wrong = summary.errors if side is Side.SOURCE else summary.errors + summary.warnings
         return dg.AssetCheckResult(
             check_name=name,
-            asset_key=part.key(asset),
+            asset_key=feed_context.key(asset),
             passed=not wrong,
             severity=severity,
-            description=f"{day.isoformat()}: {found.errors} error(s), {found.warnings} warning(s)",
+            description=f"{day.isoformat()}: {summary.errors} error(s), {summary.warnings} warning(s)",
             metadata={
                 "business_date": day.isoformat(),
-                "errors": found.errors,
-                "warnings": found.warnings,
-                "breaks": found.breaks,
-                "report": runtime.store.location(found.report),
+                "errors": summary.errors,
+                "warnings": summary.warnings,
+                "breaks": summary.breaks,
+                "report": runtime.store.location(summary.report),
             },
         )
 

@@ -24,17 +24,18 @@ from classfeed_dagster.service_levels.heartbeats import record
 ExpectedChecks = Mapping[str, Collection[alerts.CheckKey]]
 
 
-def expected_checks(parts: Sequence[FeedContext], checks: Sequence[dg.AssetChecksDefinition]) -> ExpectedChecks:
-    """By feed, those of ``checks`` that are on its own assets and on the domains it carries."""
+def expected_checks(feed_contexts: Sequence[FeedContext], checks: Sequence[dg.AssetChecksDefinition]) -> ExpectedChecks:
+    """Return by feed the checks on its own assets and on its domains."""
     keys = [key for definition in checks for key in definition.check_keys]
     return {
-        part.feed.name: [
+        feed_context.feed.name: [
             (key.asset_key.to_user_string(), key.name)
             for key in keys
-            if key.asset_key in part.domain_keys
-            or key.asset_key in (part.key("quarantine"), part.key("document"), part.key("delivery"))
+            if key.asset_key in feed_context.domain_keys
+            or key.asset_key
+            in (feed_context.key("quarantine"), feed_context.key("document"), feed_context.key("delivery"))
         ]
-        for part in parts
+        for feed_context in feed_contexts
     }
 
 
@@ -47,8 +48,8 @@ def alert_sensor(
         name="alerts",
         minimum_interval_seconds=seconds,
         default_status=status,
-        description="Tells people what is wrong, once, in one thread each, and that it has recovered: failed or "
-        "missing checks, late feeds, repairs that gave up, portfolios held back, and what other steps report.",
+        description="Reports each incident once, in one thread, and its recovery: failed or missing checks, late "
+        "feeds, repairs that stopped, portfolios held back, and incidents raised by other steps.",
     )
     def alert(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SkipReason:
         now, store, settings = current_time(runtime), runtime.store, runtime.settings
@@ -74,17 +75,17 @@ def alert_sensor(
 def _checks(
     instance: dg.DagsterInstance, gathered: Observations, expected: ExpectedChecks
 ) -> dict[tuple[str, dt.date], alerts.DateChecks]:
-    found: dict[tuple[str, dt.date], alerts.DateChecks] = {}
-    for one in gathered.dates:
-        finished = [run.fact.run_id for run in one.runs if run.finished]
-        # A run that died after it had delivered is run again, by Dagster or by repair, and that evaluates the rest.
-        again = any(fact.state is RunState.FAILED and _may_pass(fact) for fact in one.facts.runs[-1:])
-        settled = bool(finished) and one.facts.delivered and len(finished) == len(one.runs) and not again
+    checks: dict[tuple[str, dt.date], alerts.DateChecks] = {}
+    for observed in gathered.dates:
+        finished = [run.fact.run_id for run in observed.runs if run.finished]
+        # Dagster or repair runs again a run that died after its delivery, which evaluates the remaining checks.
+        again = any(fact.state is RunState.FAILED and _may_pass(fact) for fact in observed.facts.runs[-1:])
+        settled = bool(finished) and observed.facts.delivered and len(finished) == len(observed.runs) and not again
         outcomes = [(run_id, check) for run_id in finished for check in events_of(instance, run_id).checks]
-        # What a stopped or unfinished run did not evaluate, it will; what was delivered unchecked stays unchecked.
-        wanted = expected.get(one.feed.name, ()) if settled else ()
-        found[one.feed.name, one.due.business_date] = alerts.DateChecks(wanted, outcomes)
-    return found
+        # A stopped or unfinished run will still evaluate its checks; a delivery without evaluations stays unchecked.
+        due = expected.get(observed.feed.name, ()) if settled else ()
+        checks[observed.feed.name, observed.due.business_date] = alerts.DateChecks(due, outcomes)
+    return checks
 
 
 def _may_pass(fact: RunFact) -> bool:

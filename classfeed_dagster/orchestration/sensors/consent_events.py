@@ -17,14 +17,15 @@ def consent_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
         name="consent_events",
         minimum_interval_seconds=30,
         default_status=status,
-        description="Takes bigsite's consent events off their queue. They say look; bigsite says what holds.",
+        description="Reads bigsite's consent events from their queue. An event triggers a query; bigsite has the "
+        "facts.",
     )
     def consent(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SkipReason:
         queues = consent_events.Queues.of(runtime.settings)
         if queues is None:
             return dg.SkipReason("no queue is set (CLASSFEED_CONSENT_QUEUE_URL)")
-        found = consent_events.consume(queues, runtime.store, current_time(runtime))
-        for event in found.events:
+        batch = consent_events.consume(queues, runtime.store, current_time(runtime))
+        for event in batch.events:
             get_logger().info("consent event", correlation_id=event.correlation_id, outcome=event.kind)
         waiting = queues.waiting_dead_letters()
         incident = alerts.dead_letters(waiting)
@@ -32,6 +33,6 @@ def consent_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
             raise_incident(runtime.store, incident)
         else:
             settle_incident(runtime.store, incident.key)
-        return dg.SkipReason(f"{len(found.events)} event(s), {found.duplicates} duplicate(s), {found.dead} unreadable")
+        return dg.SkipReason(f"{len(batch.events)} event(s), {batch.duplicates} duplicate(s), {batch.dead} unreadable")
 
     return consent

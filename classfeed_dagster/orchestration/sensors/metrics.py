@@ -1,4 +1,4 @@
-"""Measures what the feeds did and how they stand, for dashboards and alarms: from the store, never from memory."""
+"""Sensor that emits the feeds' metrics for dashboards and alarms, from the object store."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -15,37 +15,37 @@ from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, PARTITION_T
 
 
 def of_stages(instance: dg.DagsterInstance, feed: Feed, manifest: Manifest) -> Mapping[str, float]:
-    """Seconds that each step took of the runs that made a delivery, by the step's name without the feed's."""
+    """Return the seconds of each step in the runs of a delivery, by the step's name without the feed's."""
     seconds: dict[str, float] = {}
     for run in instance.get_runs(dg.RunsFilter(tags={CORRELATION_TAG: manifest.correlation_id})):
         for step in instance.get_run_step_stats(run.run_id):
             if step.start_time is not None and step.end_time is not None:
-                asset = step.step_key.partition(".")[0]  # several steps make one asset of a great date
+                asset = step.step_key.partition(".")[0]  # a large date has several steps an asset
                 stage = asset.removeprefix(f"{feed.name}__")
                 seconds[stage] = seconds.get(stage, 0.0) + round(step.end_time - step.start_time, 3)
     return seconds
 
 
 def measuring_sensor(feeds: Sequence[Feed], *, running: bool) -> dg.SensorDefinition:
-    """Every minute: new deliveries once each, and how every feed stands, as CloudWatch's embedded metrics."""
+    """Return the sensor that emits each new delivery once, and every feed's state, as CloudWatch embedded metrics."""
 
     @dg.sensor(
         name="measures",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
-        description="Writes the feeds' figures for dashboards and alarms to standard output.",
+        description="Writes the feeds' metrics for dashboards and alarms to standard output.",
     )
     def measures(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SkipReason:
         now = utc_now(runtime.settings.now)
         env = runtime.settings.env.value
-        told = dict(part.split("=") for part in (context.cursor or "").split()) if context.cursor else {}
+        positions = dict(part.split("=") for part in (context.cursor or "").split()) if context.cursor else {}
         for feed in feeds:
 
             def tries(day: dt.date, feed: Feed = feed) -> int:
                 tags = {PARTITION_TAG: day.isoformat(), LAUNCHED_BY_TAG: REPAIR}
                 return context.instance.get_runs_count(dg.RunsFilter(job_name=feed_job_name(feed.name), tags=tags))
 
-            for manifest in new_deliveries(runtime, feed, int(told.get(feed.name, 0))):
+            for manifest in new_deliveries(runtime, feed, int(positions.get(feed.name, 0))):
                 correlation_id = manifest.correlation_id
                 values = {**of_delivery(manifest), "repair_attempts": tries(manifest.business_date)}
                 emit(values, env=env, feed=feed.name, at=now, correlation_id=correlation_id)
@@ -58,10 +58,10 @@ def measuring_sensor(feeds: Sequence[Feed], *, running: bool) -> dg.SensorDefini
                         correlation_id=correlation_id,
                         stage=stage,
                     )
-                told[feed.name] = str(manifest.chain_position)
+                positions[feed.name] = str(manifest.chain_position)
             emit(of_feed(runtime, feed, now, tries), env=env, feed=feed.name, at=now)
-        context.update_cursor(" ".join(f"{name}={position}" for name, position in sorted(told.items())))
+        context.update_cursor(" ".join(f"{name}={position}" for name, position in sorted(positions.items())))
         record(runtime.store, "measures", now)
-        return dg.SkipReason(f"figures of {len(feeds)} feed(s) written")
+        return dg.SkipReason(f"metrics of {len(feeds)} feed(s) written")
 
     return measures

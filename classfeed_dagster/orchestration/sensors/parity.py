@@ -1,4 +1,4 @@
-"""When an old app's file lands beside a delivered date, the two are compared without anyone asking."""
+"""Sensor that compares a delivered date with the old app's files once they arrive."""
 
 import dagster as dg
 
@@ -9,19 +9,18 @@ from classfeed_dagster.runtime import Runtime
 _EVERY_SECONDS = 300
 
 
-def parity_sensor(parts: FeedContext, *, running: bool) -> dg.SensorDefinition:
-    """Asks for a comparison of every recent date of which both sides are there, once for each state of the two.
+def parity_sensor(feed_context: FeedContext, *, running: bool) -> dg.SensorDefinition:
+    """Return the sensor that requests a comparison of every recent date with both sides, once for each state of them.
 
-    Looks at what is there, not at what has happened: a tick that was missed changes nothing. ``running``: on unless a
-    person says otherwise.
+    It acts on the current state, so that a missed tick has no effect. ``running``: on by default.
     """
-    feed, audience = parts.feed, parts.audience
+    feed, audience = feed_context.feed, feed_context.audience
 
     @dg.sensor(
         name=f"{feed.name}_parity",
         job_name=f"{feed.name}_parity_job",
         minimum_interval_seconds=_EVERY_SECONDS,
-        description=f"Compares {feed.name} with the old app as soon as its files lie under legacy/{feed.name}/<date>/.",
+        description=f"Compares {feed.name} with the old app once its files exist under legacy/{feed.name}/<date>/.",
         default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
     )
     def sensor(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SensorResult:

@@ -27,8 +27,8 @@ _LOOK_BACK = 10
 
 
 def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> list[tuple[dt.date, str]]:
-    """Of some delivered dates those whose latest delivery has not been proven, with that delivery's build."""
-    waiting: list[tuple[dt.date, str]] = []
+    """Return the delivered dates whose latest delivery is not reconciled, with that delivery's build."""
+    pending: list[tuple[dt.date, str]] = []
     for day in days:
         latest = delivered_state(live_and_shadow(runtime.store, feed), feed, day).latest
         if latest is None:
@@ -36,20 +36,20 @@ def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> 
         try:
             known = runtime.load_reference(f"{feed}/{DATA_TEAM_RECONCILIATION}", day, ReconciliationSummary)
         except NotBuiltError:
-            waiting.append((day, latest.build_id))
+            pending.append((day, latest.build_id))
         else:
             if known.stopped or known.build_id != latest.build_id:
-                waiting.append((day, latest.build_id))
-    return waiting
+                pending.append((day, latest.build_id))
+    return pending
 
 
-def reconciliation_sensor(part: FeedContext, job: Any, *, running: bool) -> dg.SensorDefinition:
+def reconciliation_sensor(feed_context: FeedContext, job: Any, *, running: bool) -> dg.SensorDefinition:
     """Return the sensor that starts reconciliation of delivered dates that lack it."""
 
-    # Level-triggered: looks at what is delivered and what is proven. Each attempt has a key of its own. While one is
-    # under way again after a failure, or waits for it, later dates wait too: one at a time probes what may be down.
+    # It acts on the current state of deliveries and reconciliations. Each attempt has its own key. While a failed date
+    # is retried or waits for its retry, later dates wait: one attempt at a time probes a service that may be down.
     @dg.sensor(
-        name=f"{part.feed.name}_reconciliation_sensor",
+        name=f"{feed_context.feed.name}_reconciliation_sensor",
         job=job,
         minimum_interval_seconds=120,
         default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
@@ -58,16 +58,18 @@ def reconciliation_sensor(part: FeedContext, job: Any, *, running: bool) -> dg.S
     def sensor(
         context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        days = delivered_dates(runtime.store, part.feed.name)[-_LOOK_BACK:]
-        asked = 0
-        for day, build_id in dates_to_reconcile(runtime, part.feed.name, days):
+        days = delivered_dates(runtime.store, feed_context.feed.name)[-_LOOK_BACK:]
+        requested = 0
+        for day, build_id in dates_to_reconcile(runtime, feed_context.feed.name, days):
             before = context.instance.get_run_records(
-                dg.RunsFilter(job_name=reconciliation_job_name(part.feed.name), tags={PARTITION_TAG: day.isoformat()}),
+                dg.RunsFilter(
+                    job_name=reconciliation_job_name(feed_context.feed.name), tags={PARTITION_TAG: day.isoformat()}
+                ),
                 ascending=True,
             )
             if any(not record.dagster_run.is_finished for record in before):
                 continue
-            attempts = [one for one in before if one.dagster_run.tags.get(BUILD_ID_TAG) == build_id]
+            attempts = [run for run in before if run.dagster_run.tags.get(BUILD_ID_TAG) == build_id]
             now = utc_now(runtime.settings.now)
             last = run_fact(context.instance, attempts[-1], now) if attempts else None
             verdict = another_attempt(last, len(attempts), str(job.name), day, runtime.settings, now)
@@ -75,7 +77,7 @@ def reconciliation_sensor(part: FeedContext, job: Any, *, running: bool) -> dg.S
                 break
             if not verdict:
                 continue
-            asked += 1
+            requested += 1
             yield dg.RunRequest(
                 run_key=f"{build_id}-{len(attempts) + 1}",
                 partition_key=day.isoformat(),
@@ -87,7 +89,7 @@ def reconciliation_sensor(part: FeedContext, job: Any, *, running: bool) -> dg.S
             )
             if attempts:
                 break
-        if not asked:
-            yield dg.SkipReason("every delivered date is proven, being proven, or waits for its next attempt")
+        if not requested:
+            yield dg.SkipReason("every delivered date is reconciled, being reconciled, or waiting for its next attempt")
 
     return sensor

@@ -42,7 +42,7 @@ def repair_decisions(runtime: Runtime, gathered: Observations) -> list[Decision]
 
 
 def run_request(decision: Decision) -> dg.RunRequest:
-    """The run that a decision asks for. Its key makes asking twice impossible."""
+    """Return the run request of a decision. Its key prevents a second request."""
     selection = [dg.AssetKey.from_user_string(name) for name in decision.selection]
     reads = not selection or any(key.path[0] == LANDING for key in selection)
     config: dict[str, Any] = {}
@@ -79,8 +79,8 @@ def repair_sensor(
         jobs=jobs,
         minimum_interval_seconds=seconds,
         default_status=status,
-        description="Looks at the last due business dates of every feed and starts again what did not get through: "
-        "failed with a cause that passes, never started, held back and mended since, re-written in bigsite since.",
+        description="Checks the last due business dates of every feed and runs those that are incomplete: failed with "
+        "a transient cause, never started, held back and corrected since, or changed in bigsite since.",
     )
     def repair(
         context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]
@@ -91,21 +91,21 @@ def repair_sensor(
         ask = probe.is_due(now, consent_events.latest_event_at(store))
         gathered = gather(runtime, run_reader(context.instance), feeds, now, ask_changes=ask, turn=probe.turn)
         if gathered.drift is not None:
-            stopped = [one for one in gathered.dates if stopped_by_schema(one.facts)]
+            stopped = [observed for observed in gathered.dates if stopped_by_schema(observed.facts)]
             sync_drift_incident(store, gathered.drift, stopped[0].facts.runs[-1].run_id if stopped else None, stopped)
         decisions = repair_decisions(runtime, gathered)
         if ask:
             restatements.record(store, gathered)
-        for one in decisions:
+        for decision in decisions:
             get_logger().info(
                 "repair",
-                feed=one.feed,
-                business_date=one.business_date.isoformat(),
-                outcome=f"{one.action}: {one.reason}",
-                attempt=one.attempt,
+                feed=decision.feed,
+                business_date=decision.business_date.isoformat(),
+                outcome=f"{decision.action}: {decision.reason}",
+                attempt=decision.attempt,
             )
         record(store, "repair", now)
-        requests = [run_request(one) for one in decisions if one.action is Action.RUN]
+        requests = [run_request(decision) for decision in decisions if decision.action is Action.RUN]
         if requests:
             return dg.SensorResult(run_requests=requests)
         return dg.SkipReason(_summary(decisions))
@@ -114,9 +114,9 @@ def repair_sensor(
 
 
 def _summary(decisions: Sequence[Decision]) -> str:
-    said = [
-        f"{one.feed} {one.business_date.isoformat()}: {one.action}, {one.reason}"
-        for one in decisions
-        if one.action is not Action.NOTHING
+    texts = [
+        f"{decision.feed} {decision.business_date.isoformat()}: {decision.action}, {decision.reason}"
+        for decision in decisions
+        if decision.action is not Action.NOTHING
     ]
-    return "; ".join(said) or "every due date is delivered"
+    return "; ".join(texts) or "every due date is delivered"
