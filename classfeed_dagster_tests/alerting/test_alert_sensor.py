@@ -99,7 +99,7 @@ def test_failed_check_alert_names_portfolios_and_recovers(watched: Desk, switchb
     (failed,) = [seen for text, seen in messages.items() if "Check units_ledger of class/investment_holdings" in text]
     assert "held back from the recipient. All others were delivered" in failed
     assert "SW00000001" in failed
-    assert "run again by themselves once bigsite's rows are mended" in failed
+    assert "run again automatically once bigsite's rows are corrected" in failed
     assert any(text.startswith("1 portfolio of class_super held back") for text in messages)
     watched.bigsite.end_of_day(MONDAY, at="2026-03-02T21:00:00Z").save()
     with watched.at("2026-03-03T08:30:00+11:00"):

@@ -119,7 +119,7 @@ def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: C
         (("run", "--date", "2023-01-05", "--feed", "nope"), 2, "the feeds are"),
         (("parity", "--date", "2023-01-03"), 4, "has no file"),
         (("parity", "--date", "2023-01-03", "--feed", "class_super"), 2, "replaces no old app"),
-        (("trace", "X1"), 2, "not the id of a ledger row"),
+        (("trace", "X1"), 2, "Invalid transaction id"),
         (("trace", "T1"), 3, "no such row"),
         (("trace", "SW99000001", "ASX:BHP"), 2, "A holding needs a security"),
         (("trace", "SW99000001", "BHP", "--date", "2023-01-03"), 2, "EXCHANGE:CODE"),

@@ -277,7 +277,7 @@ def test_column_type_change_stops_the_date_and_alerts_once(desk: Desk, switchboa
             desk.tick("alerts")
     (message,) = switchboard.messages
     assert message.text.startswith("bigsite's schema changed: changed type trade.units")
-    assert "the waiting dates run by themselves" in message.seen
+    assert "Waiting dates run automatically" in message.seen
     assert f"*Business date*\n{MONDAY}" in message.seen
     assert ":rotating_light:" in message.seen  # a live feed's date is stopped: someone is woken
     with desk.runtime.engine.begin() as connection:

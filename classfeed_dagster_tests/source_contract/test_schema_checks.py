@@ -121,7 +121,7 @@ def test_what_no_feed_reads_is_a_note_and_what_widens_a_warning(watch: Watch) ->
     watch.look(MONDAY)
     drift = watch.checks["schema_drift"]
     assert (drift.passed, drift.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "Nothing is held back" in raised(watch.runtime.store)[0].means
+    assert "No portfolio is held back" in raised(watch.runtime.store)[0].means
 
 
 def test_a_transaction_type_that_nobody_knows_is_told(watch: Watch) -> None:

@@ -100,7 +100,7 @@ def test_a_holding_that_is_held_back_says_why(delivered: Desk) -> None:
     page = holding_page(found, "class_super")
     assert page.count("units_ledger") == 2
     assert "whose delivery held the portfolio back" in page
-    assert "in no document yet" in page
+    assert "Not in any document yet" in page
 
 
 @pytest.mark.parametrize(
