@@ -67,12 +67,17 @@ def _command(path: str, command: Any) -> Iterator[str]:
     yield "\n".join(line.strip() for line in (command.help or "").strip().splitlines())
     yield ""
     options = [entry for entry in command.params if entry.param_type_name == "option" and not entry.hidden]
+    reading = any("--json" in entry.opts for entry in options)
+    options = [entry for entry in options if "--json" not in entry.opts]
     if options:
         yield "| option | meaning |"
         yield "|---|---|"
         for entry in options:
             text = " ".join((getattr(entry, "help", None) or "").split()).replace("|", "\\|")
             yield f"| `{', '.join(entry.opts)}` | {text} |"
+        yield ""
+    if reading:
+        yield "`--json`: [JSON output](json-output.md)."
         yield ""
     example = EXAMPLES / f"{path.removeprefix('classfeed ').replace(' ', '-')}.txt"
     if example.exists():

@@ -70,7 +70,7 @@ def _quarantine(feed_context: FeedContext) -> dg.AssetsDefinition:
         "Portfolios held back on this date, with the reason: a violated rule, an earlier date that is pending, or an "
         "ended consent. Each has a record in the object store and is released automatically once the source is "
         "corrected.",
-        "held-back",
+        "held-back-portfolios",
         stages=[feed_context.stage("shard", lambda day: day.shards, find_in_shard, "quarantine")],
     )
     def quarantine(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> _Results:
@@ -134,7 +134,7 @@ def _document(feed_context: FeedContext) -> dg.AssetsDefinition:
         [feed_context.key("quarantine"), *feed_context.domain_keys],
         f"{feed_context.feed.title}: the staged pages for the date, with only the portfolios that differ from earlier "
         "deliveries. Its checks read these bytes; without their results nothing is delivered.",
-        "the-gate",
+        "checks",
         stages=[
             feed_context.stage("shard", fan_out, render_shard, "document"),
             feed_context.stage("lot", fan_out_pages, write_pages, "document"),
