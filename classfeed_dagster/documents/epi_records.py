@@ -11,7 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
@@ -23,6 +25,8 @@ BATCH = 20_000  # parsed records in memory at a time
 # Beginning of a UTF-8 document; lxml alone reads any other.
 _BEGINNING = re.compile(rb"<\?xml version=(['\"])1\.0\1 encoding=(['\"])(?:UTF|utf)-8\2\?>")
 _REFERENCES = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'", "&#13;": "\r", "&#10;": "\n", "&amp;": "&"}
+
+_LINE_FEED = 10
 
 # Receives records: their mapping, and one row each with the requested columns, all of them text.
 RecordSink = Callable[[RecordMapping, pl.DataFrame], None]
@@ -92,11 +96,11 @@ def closing_tag(section: str) -> bytes:
 
 def take_lines(record: RecordMapping, block: bytes, columns: Mapping[str, Sequence[str]], take: RecordSink) -> bool:
     """Pass whole lines to ``take`` if all of them are certainly valid records; otherwise return False and take none."""
-    try:
-        texts = pl.Series(record.name, block.decode().split("\n")[:-1], pl.String)
-    except UnicodeDecodeError:
+    shortest = len(f"<{record.name}></{record.name}>\n")
+    if block.count(b"\n") * shortest > len(block):  # some line is too short for a record, maybe millions are
         return False
-    if not texts.str.contains(valid_line(record.name)).all():
+    texts = _lines(block)
+    if texts is None or not texts.str.contains(valid_line(record.name).removesuffix("$") + "\n$").all():
         return False
     for nested in record.nested:
         rows = nested_columns(record, nested, texts)
@@ -104,6 +108,18 @@ def take_lines(record: RecordMapping, block: bytes, columns: Mapping[str, Sequen
             take(nested, rows.select(columns[nested.name]))
     take(record, plain_columns(record, texts, columns[record.name]).select(columns[record.name]))
     return True
+
+
+def _lines(block: bytes) -> pl.Series | None:
+    """Return the lines, each with its line end, as views of the block; None if one is not UTF-8."""
+    ends = np.flatnonzero(np.frombuffer(block, np.uint8) == _LINE_FEED) + 1
+    offsets = pa.py_buffer(np.concatenate([[0], ends]).astype(np.int64).data)
+    lines = pa.Array.from_buffers(pa.large_string(), len(ends), [None, offsets, pa.py_buffer(block)])
+    try:
+        lines.validate(full=True)
+    except pa.ArrowInvalid:
+        return None
+    return pl.Series("line", lines)
 
 
 def plain_columns(record: RecordMapping, lines: pl.Series, columns: Iterable[str]) -> pl.DataFrame:

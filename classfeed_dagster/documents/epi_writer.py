@@ -8,8 +8,9 @@ reference, so that every record is one line.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -26,7 +27,7 @@ from classfeed_dagster.documents.epi_totals import portfolio_totals
 from classfeed_dagster.errors import CodeFaultError
 from classfeed_dagster.trading_days import instant_text
 
-BLOCK = 100  # portfolios whose text is in memory at a time; does not change the output
+BLOCK_ROWS = 16_000  # records whose text is in memory at a time; does not change the output
 CHUNK = 1 << 18  # bytes to which small pieces of a page are joined
 
 # As lxml writes text, plus line feed. CR must be a reference, or a reader would see a line feed.
@@ -74,8 +75,8 @@ def render(frames: Frames) -> Iterator[RenderedPortfolio]:
         for section in epi.SECTIONS
     }
     cash = _rows(epi.CASH_ACCOUNT, checked[epi.CASH_ACCOUNT.frame.name], numbers, numbers)
-    for first in range(0, len(numbers), BLOCK):
-        yield from _render_block(numbers[first : first + BLOCK], first, sections, cash)
+    for first, last in itertools.pairwise(_block_bounds([rows.starts for rows in sections.values()])):
+        yield from _render_block(numbers[first:last], first, sections, cash)
 
 
 def page(header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
@@ -228,6 +229,16 @@ def _rows(record: RecordMapping, frame: pl.DataFrame, numbers: pl.Series, allowe
     starts = np.zeros(len(numbers) + 1, dtype=np.int64)
     np.cumsum(lengths.to_numpy(), out=starts[1:])
     return _Rows(ordered, starts)
+
+
+def _block_bounds(starts: Sequence[npt.NDArray[np.int64]]) -> list[int]:
+    """Return the bounds of blocks of whole portfolios, each of at most ``BLOCK_ROWS`` rows or one portfolio."""
+    rows = np.sum(starts, axis=0)  # before each portfolio, over all sections
+    bounds = [0]
+    while bounds[-1] < len(rows) - 1:
+        full = int(np.searchsorted(rows, rows[bounds[-1]] + BLOCK_ROWS, side="right")) - 1
+        bounds.append(max(full, bounds[-1] + 1))
+    return bounds
 
 
 def _render_block(

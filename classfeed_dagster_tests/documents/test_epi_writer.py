@@ -83,7 +83,7 @@ def test_neither_slices_nor_the_order_of_rows_nor_blocks_change_bytes(frames: Fr
     ]
     assert sliced == whole
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(epi_writer, "BLOCK", 1)
+        patch.setattr(epi_writer, "BLOCK_ROWS", 1)
         assert list(EPI.render(frames)) == whole
 
 
