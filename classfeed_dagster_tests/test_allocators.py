@@ -6,10 +6,14 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from benchmarks.site import FIRST, SECOND
 from classfeed_dagster import allocators as memory
+from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
 
 
 def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +60,29 @@ def test_a_process_of_dagster_loads_nothing_that_few_steps_need() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {"pandas", "exchange_calendars", "duckdb", "boto3", "botocore", "snowflake.connector", "moto"}
     assert not heavy & set(loaded)
+
+
+def test_a_run_of_two_dates_in_a_process_loads_no_pandas(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
+    bigsite = Bigsite(bigsite_engine)
+    bigsite.portfolio().consent().cash_account()
+    bigsite.end_of_day(FIRST)
+    bigsite.end_of_day(SECOND).save()  # the second date also looks for late rows
+    code = """
+import sys, pathlib
+from dagster import DagsterInstance
+from benchmarks.site import FIRST, SECOND, morning_after, runtime_at
+from classfeed_dagster.orchestration.definitions import build_definitions
+from classfeed_dagster.orchestration.run_date import run_date
+from classfeed_dagster.tags import CLOCK_TAG
+definitions = build_definitions(runtime_at(sys.argv[1], pathlib.Path(sys.argv[2])))
+with DagsterInstance.ephemeral() as instance:
+    for day in (FIRST, SECOND):
+        report = run_date(definitions, instance, "class_super", day, tags={CLOCK_TAG: morning_after(day).isoformat()})
+        assert report.outcome.name == "DELIVERED", report
+print(*sys.modules)
+"""
+    url = bigsite_engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", code, url, str(tmp_path)]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1].split()
+    assert "polars" in loaded
+    assert not {"pandas", "exchange_calendars"} & set(loaded)

@@ -114,7 +114,15 @@ class RowGroups:
         self.paths.append(self._first.with_stem(numbered(self._first.stem, len(self.paths))))
         self._rows.append(0)
         self._groups = 0
-        return pq.ParquetWriter(self.paths[-1], self.schema, compression="zstd", store_decimal_as_integer=False)
+        # Row groups are read whole, so statistics answer nothing. zstd is faster and smaller without dictionaries.
+        return pq.ParquetWriter(
+            self.paths[-1],
+            self.schema,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=False,
+            store_decimal_as_integer=False,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +179,7 @@ def write_slices(
         watch(batch)
         if not batch.num_rows:
             continue  # no consented portfolio
-        slices = np.searchsorted(slice_ends, batch.column(0).to_numpy(zero_copy_only=False), side="right")
+        slices = np.searchsorted(slice_ends, np.from_dlpack(batch.column(0)), side="right")
         rows = batch.drop_columns(["position"])
         bounds = [0, *(np.flatnonzero(np.diff(slices)) + 1).tolist(), len(slices)]
         for start, end in itertools.pairwise(bounds):
@@ -247,7 +255,8 @@ class SlicedFiles:
 
     def _read(self, name: str, number: int) -> pl.DataFrame:
         numbers, file = next((numbers, file) for numbers, file in self._files[name] if number in numbers)
-        return _polars(file.read_row_group(number - numbers.start))
+        # Passing some thousand small columns to threads costs more than decoding them.
+        return _polars(file.read_row_group(number - numbers.start, use_threads=False))
 
     def __iter__(self) -> Iterator[dict[str, pl.DataFrame]]:
         for number in self.slices:
@@ -263,7 +272,7 @@ def first_rows(store: ObjectStore, table: StoredTable, count: int = 8, largest: 
         return None
     with store.local_file(table.files[0].key) as path, pq.ParquetFile(path) as file:
         batch = next(file.iter_batches(batch_size=count), None)
-        return _polars(file.schema_arrow.empty_table() if batch is None else pa.Table.from_batches([batch]))
+        return _polars(pa.Table.from_batches([] if batch is None else [batch], schema=file.schema_arrow))
 
 
 def _polars(table: pa.Table) -> pl.DataFrame:
@@ -274,4 +283,4 @@ def _polars(table: pa.Table) -> pl.DataFrame:
 
 def empty_tables() -> dict[str, pl.DataFrame]:
     """Return every landed table without rows, as in a snapshot without consented portfolios."""
-    return {name: _polars(schema.empty_table()) for name, schema in SCHEMAS.items()}
+    return {name: _polars(pa.Table.from_batches([], schema=schema)) for name, schema in SCHEMAS.items()}

@@ -40,7 +40,7 @@ def find_late_rows(bigsite: ReadOnlyTransaction, parameters: MutableMapping[str,
     count = 0
     for query in LEDGERS:
         batches = bigsite.copy(look_back(query), parameters, columns(id=ID))
-        visible = [batch.column(0).to_numpy(zero_copy_only=False) for batch in batches]
+        visible = [np.from_dlpack(batch.column(0)) for batch in batches]
         known = sent.ids.get(query.table, np.array([], dtype=np.int64))
         late = np.setdiff1d(np.concatenate(visible), known) if visible else np.array([], dtype=np.int64)
         parameters[f"late_{query.table}"] = array(late.tolist())

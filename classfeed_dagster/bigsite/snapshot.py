@@ -19,6 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
@@ -314,11 +315,10 @@ class _Reader:
 
 def _consent_batches(scope: ExtractionScope) -> Iterator[pa.RecordBatch]:
     schema = queries.CONSENTS.insert(0, POSITION)
+    empty = pl.DataFrame(pa.Table.from_batches([], schema=schema))
     while rows := scope.consents[:_CONSENTS_AT_A_TIME]:
         del scope.consents[:_CONSENTS_AT_A_TIME]
-        columns: list[list[Any]] = [
-            [at for at, _ in rows],
-            *([getattr(row, name) for _, row in rows] for name in queries.CONSENTS.names),
-        ]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        values = [(at, *(getattr(row, name) for name in queries.CONSENTS.names)) for at, row in rows]
+        # Through Polars: of a list, pyarrow asks pandas whether it is one of its own, and so imports it.
+        table = pl.DataFrame(values, schema=empty.schema, orient="row").to_arrow(compat_level=pl.CompatLevel.oldest())
+        yield from table.cast(schema).to_batches()

@@ -92,7 +92,7 @@ def readable_rows(table: str, block: bytes, schema: pa.Schema, report: Report) -
         readable &= obeys
     target = io.BytesIO()
     pa_csv.write_csv(texts.filter(pa.array(readable)), target, pa_csv.WriteOptions(include_header=False))
-    return parse_rows(target.getvalue(), schema) if target.tell() else schema.empty_table()
+    return parse_rows(target.getvalue(), schema) if target.tell() else pa.Table.from_batches([], schema=schema)
 
 
 def _form(dtype: pa.DataType) -> str | None:
