@@ -91,6 +91,11 @@ class Build(StoredRecord):
         """Return the documents that a verdict must name: SHA-256 before compression, by message id."""
         return {page.message_id: page.document_sha256 for page in self.pages}
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Return the files that hold them: SHA-256 as stored, by message id."""
+        return {page.message_id: page.sha256 for page in self.pages}
+
 
 def read_build(store: ObjectStore, feed: str, day: dt.date, build_id: str) -> Build:
     """Return a staged build. Raise ObjectNotFoundError if there is none, DamagedRecordError if it is unreadable."""

@@ -40,6 +40,9 @@ class Verdict(StoredRecord):
     check: str = Field(description="the check's name")
     evaluation: PositiveInt = Field(description="1 for the first evaluation; the latest one counts")
     subject: dict[str, Sha256] = Field(description="the evaluated documents: SHA-256 by message id")
+    files: dict[str, Sha256] = Field(
+        default={}, description="the evaluated files: SHA-256 as stored, by message id; empty in older verdicts"
+    )
     passed: bool
     summary: str = Field(description="the result in figures; no personal data")
     evaluated_by: str = Field(description="correlation id of the attempt that evaluated it")
@@ -67,6 +70,7 @@ def record_verdict(
             check=check,
             evaluation=1 if latest is None else latest.evaluation + 1,
             subject=build.subject,
+            files=build.files,
             passed=passed,
             summary=summary,
             evaluated_by=evaluated_by,
@@ -79,7 +83,8 @@ def record_verdict(
 
 
 def _same_answer(verdict: Verdict, other: Verdict) -> bool:
-    return (verdict.passed, verdict.summary, verdict.subject) == (other.passed, other.summary, other.subject)
+    first, second = ((it.passed, it.summary, it.subject, it.files) for it in (verdict, other))
+    return first == second
 
 
 def latest_verdict(store: ObjectStore, build: Build, check: str) -> Verdict | None:
@@ -88,6 +93,12 @@ def latest_verdict(store: ObjectStore, build: Build, check: str) -> Verdict | No
     if not keys:
         return None
     return from_json(Verdict, store.read(keys[-1]), store.location(keys[-1]))
+
+
+def files_checked(store: ObjectStore, build: Build) -> bool:
+    """Return True if the document check read exactly the files of ``build``: then their SHA-256 alone proves them."""
+    verdict = latest_verdict(store, build, "document_valid")
+    return verdict is not None and verdict.passed and verdict.files == build.files
 
 
 def require_verdicts(store: ObjectStore, build: Build) -> tuple[PassedCheck, ...]:

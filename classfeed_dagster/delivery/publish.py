@@ -23,7 +23,7 @@ from classfeed_dagster.delivery.chain import (
     remove_orphans,
     wait_for_manifest,
 )
-from classfeed_dagster.delivery.gate import require_verdicts
+from classfeed_dagster.delivery.gate import files_checked, require_verdicts
 from classfeed_dagster.delivery.ledger_publication import publish_ledger
 from classfeed_dagster.delivery.manifest import (
     ChainEntry,
@@ -45,7 +45,7 @@ from classfeed_dagster.errors import (
 from classfeed_dagster.ledger.files import LedgerFiles
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import create_record, delivered_prefix, manifest_key, stored_facts
+from classfeed_dagster.stored_records import create_record, delivered_prefix, file_facts, manifest_key, stored_facts
 
 _ROUNDS = 100
 ConsentAnswer = tuple[dt.datetime, Collection[str]]
@@ -160,7 +160,7 @@ class _Attempt:
     def _deliver(self, place: ChainPlace, passed: tuple[PassedCheck, ...]) -> PublishOutcome | None:
         store, build = self.store, self.build
         pages = [page.model_copy(update={"key": self._target(page)}) for page in build.pages]
-        if not self._copy_pages(pages):
+        if not self._copy_pages(pages, checked=files_checked(store, build)):
             self._give_way(place, "its pages are those of another attempt, which stopped")
             return None
         ledger = None
@@ -190,20 +190,20 @@ class _Attempt:
         build = self.build
         return delivered_prefix(build.feed, build.business_date, build.revision) + page.key.rpartition("/")[2]
 
-    def _copy_pages(self, pages: Sequence[Page]) -> bool:
+    def _copy_pages(self, pages: Sequence[Page], *, checked: bool) -> bool:
         # Page 1 is copied first and alone. It states the number of pages, so of two attempts with different content
         # the second stops there and leaves no page of its own behind.
         pairs = list(zip(self.build.pages, pages, strict=True))
-        if not self._copy(*pairs[0]):
+        if not self._copy(*pairs[0], checked=checked):
             return False
         with ThreadPoolExecutor(max_workers=self.threads) as pool:
-            return all(pool.map(lambda pair: self._copy(*pair), pairs[1:]))
+            return all(pool.map(lambda pair: self._copy(*pair, checked=checked), pairs[1:]))
 
-    def _copy(self, staged: Page, target: Page) -> bool:
+    def _copy(self, staged: Page, target: Page, *, checked: bool) -> bool:
         # False if the page's key has other content, or its revision was closed meanwhile.
         try:
             with self.store.local_file(staged.key) as path:
-                if not _is_page(path, staged):
+                if not (_is_file if checked else _is_page)(path, staged):
                     raise DamagedRecordError(self.store.location(staged.key), "the staged page is not the one checked")
                 metadata = {"correlation-id": self.correlation_id, "sha256": staged.sha256}
                 created = self.store.create(target.key, path, metadata)
@@ -216,6 +216,11 @@ class _Attempt:
         if created and not arrived:
             raise DamagedRecordError(self.store.location(target.key), "the page read back differs from the one written")
         return arrived
+
+
+def _is_file(path: Path, page: Page) -> bool:
+    # Enough for a file that the gate read: it found the document in exactly these bytes.
+    return file_facts(path) == (page.bytes, page.sha256)
 
 
 def _is_page(path: Path, page: Page) -> bool:

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS, record_verdict
+from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS, Verdict, files_checked, record_verdict
 from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, VoidManifest
 from classfeed_dagster.delivery.publish import publish
 from classfeed_dagster.delivery.state import delivered_state
@@ -24,7 +24,7 @@ from classfeed_dagster.errors import (
 )
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import chain_key, manifest_key, to_json
+from classfeed_dagster.stored_records import chain_key, from_json, manifest_key, sha256, to_json
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     AMOUNTS,
     ASKED_AT,
@@ -437,6 +437,29 @@ def test_a_staged_page_changed_after_the_checks_never_leaves(local_store: Object
     with pytest.raises(DamagedRecordError, match="is not the one checked"):
         go(local_store, made, day)
     assert not local_store.exists(manifest_key(FEED, DAY1, 0))
+
+
+def test_publish_record_and_page_changed_together_never_leave(local_store: ObjectStore) -> None:
+    day = simple()
+    made = build(local_store, day)
+    check(local_store, made, day)
+    page, data = made.pages[1], b"another file"
+    changed = page.model_copy(update={"bytes": len(data), "sha256": sha256(data)})
+    local_store.put(page.key, data)
+    forged = made.model_copy(update={"pages": (made.pages[0], changed)})
+    with pytest.raises(DamagedRecordError, match="is not the one checked"):
+        go(local_store, forged, day)
+    assert not local_store.exists(manifest_key(FEED, DAY1, 0))
+
+
+def test_publish_verdict_without_files_reads_the_document(local_store: ObjectStore) -> None:
+    day = simple()
+    made = build(local_store, day)
+    check(local_store, made, day)
+    for key in list(local_store.list(f"verdicts/{FEED}/")):  # as verdicts were before they named files
+        local_store.put(key, to_json(from_json(Verdict, local_store.read(key), key).model_copy(update={"files": {}})))
+    assert not files_checked(local_store, made)
+    assert go(local_store, made, day).kind == "DELIVERED"
 
 
 def test_a_staged_page_that_is_gone_means_building_again(local_store: ObjectStore) -> None:
