@@ -209,6 +209,9 @@ class Settings(BaseSettings):
     consent_dead_letter_url: str | None = Field(None, description="SQS queue of unreadable consent events")
     sqs_endpoint_url: str | None = Field(None, description="SQS endpoint other than AWS's own, for tests")
     keep_runs_days: int = Field(400, ge=90, description="days before Dagster's runs and their event logs are deleted")
+    openlineage_url: str | None = Field(
+        None, description="collector of OpenLineage run events (extra `openlineage`). Unset: none are sent"
+    )
     snowflake_account: str | None = Field(
         None, description="Snowflake account. Unset: a local stand-in under the home folder (extra `embedded`)"
     )

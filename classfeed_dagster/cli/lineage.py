@@ -9,6 +9,7 @@ import typer
 
 from classfeed_dagster.cli import output
 from classfeed_dagster.errors import UsageError
+from classfeed_dagster.settings import get_settings
 
 
 def register(app: typer.Typer) -> None:
@@ -23,20 +24,21 @@ def lineage(
     openlineage: Annotated[
         bool, typer.Option("--openlineage", help="Print OpenLineage JobEvents, one a line.")
     ] = False,
-    namespace: Annotated[str, typer.Option(help="Namespace of the assets in the catalogue.")] = "classfeed",
+    namespace: Annotated[str, typer.Option(help="Namespace of the jobs in the catalogue.")] = "classfeed",
     as_json: output.JsonOption = False,
 ) -> None:
     """Show the source of each column, as the assets declare it and the Dagster UI shows it: `asset.column <- ...`.
 
-    Needs neither bigsite nor the object store. With `--openlineage`, every asset is one JobEvent with its schema and
-    column lineage: `classfeed lineage --openlineage > lineage.ndjson`, then hand the lines to the catalogue.
+    Needs neither bigsite nor the object store. With `--openlineage`, every asset is one JobEvent with its schema, tags
+    and column lineage; datasets have the standard's names (postgres://, s3://, snowflake://):
+    `classfeed lineage --openlineage > lineage.ndjson`, then hand the lines to the catalogue.
     """
     from classfeed_dagster.orchestration.definitions import build_definitions
     from classfeed_dagster.orchestration.open_lineage import column_lines, open_lineage_events, to_json_lines
 
     definitions = build_definitions()
     if openlineage:
-        for line in to_json_lines(open_lineage_events(definitions, namespace, dt.datetime.now(dt.UTC))):
+        for line in to_json_lines(open_lineage_events(definitions, namespace, dt.datetime.now(dt.UTC), get_settings())):
             typer.echo(line)
         return
     lines = [line for line in column_lines(definitions) if column in line.partition(" <- ")[0]]

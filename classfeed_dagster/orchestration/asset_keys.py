@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
+from classfeed_dagster.settings import get_settings
 
 TEAM = "team:data-feeds"
 SOURCE_TEAM = "team:bigsite"
@@ -53,7 +54,21 @@ def feed_group(feed: str) -> str:
 
 def runbook(name: str) -> str:
     """Return the runbook's section about a check."""
-    return f"{RUNBOOK}#{name.replace('_', '-')}"
+    place = f"{RUNBOOK}#{name.replace('_', '-')}"
+    link = _published(place)
+    return place if link is None else f"[{place}]({link})"
+
+
+def runbook_value(section: str) -> str | dg.UrlMetadataValue:
+    """Return the runbook's section as metadata: a link where the runbook is published, else its place."""
+    place = f"{RUNBOOK}#{section}"
+    link = _published(place)
+    return place if link is None else dg.MetadataValue.url(link)
+
+
+def _published(place: str) -> str | None:
+    base, found, _ = get_settings().runbook_url.rpartition("docs/runbook/")
+    return f"{base}{place}" if found and "://" in base else None
 
 
 def audience_names(audiences: Iterable[RecipientSchedule]) -> dict[str, str]:

@@ -74,6 +74,7 @@ def apply_policies(definitions: dg.Definitions, feeds: Sequence[Feed]) -> dg.Def
         policy = _policy(spec, by_name)
         links = {} if policy.source_function is None else code_links(policy.source_function)
         return spec.replace_attributes(
+            description=_plain_first(spec.description),
             owners=list(policy.owners),
             kinds=set(policy.kinds),
             tags={**spec.tags, **_tags(spec, policy)},
@@ -83,6 +84,14 @@ def apply_policies(definitions: dg.Definitions, feeds: Sequence[Feed]) -> dg.Def
 
     with preview_features():
         return definitions.map_resolved_asset_specs(func=applied)
+
+
+def _plain_first(description: str | None) -> str | None:
+    # Lists show the first paragraph as it is, without rendering its Markdown.
+    if description is None:
+        return None
+    first, blank, rest = description.partition("\n\n")
+    return first.replace("**", "").replace("`", "") + blank + rest
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from classfeed_dagster.errors import TemporaryError
 from classfeed_dagster.orchestration.optional_dependencies import ExecutorError, extra_needed
 from classfeed_dagster.settings import Settings, get_settings
 
-with extra_needed("celery", "celery"):
+with extra_needed("CLASSFEED_EXECUTOR=celery", "celery"):
     from celery import Celery, Task, bootsteps
     from celery.exceptions import Ignore
     from dagster_celery.executor import CeleryExecutor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -45,7 +46,7 @@ def table_metadata(columns: Sequence[AssetColumn]) -> dict[str, Any]:
         columns=[
             dg.TableColumn(
                 name=column.name,
-                type=column.type,
+                type=plain_type(column.type),
                 description=_described(column),
                 constraints=dg.TableColumnConstraints(nullable=column.nullable),
                 tags={PERSONAL: column.personal} if column.personal else {},
@@ -60,6 +61,32 @@ def table_metadata(columns: Sequence[AssetColumn]) -> dict[str, Any]:
     }
     lineage = {"dagster/column_lineage": dg.TableColumnLineage(deps_by_column=deps)} if deps else {}
     return {"dagster/column_schema": schema, **lineage}
+
+
+_PLAIN_TYPES = (
+    (re.compile(r"(?i)decimal\d*\((\d+), ?(\d+)\)|numeric\((\d+),(\d+)\)"), None),
+    (re.compile(r"Money|MONEY"), "decimal(18,2)"),
+    (re.compile(r"Decimal6|DECIMAL6"), "decimal(20,6)"),
+    (re.compile(r"timestamp\[.*|timestamp UTC|(?i:instant)|TIMESTAMPTZ"), "timestamp UTC"),
+    (re.compile(r"date32\[day\]|CalendarDate|DATE|date( \| None)?"), "date"),
+    (re.compile(r"(?i)int64|bigint|int( \| None)?"), "bigint"),
+    (re.compile(r"(?i)bool(ean)?"), "boolean"),
+    (re.compile(r"(?i)tuple|list.*"), "list"),
+    (re.compile(r"[A-Z_]+(\(.*\))?"), ""),  # other types of SQL are known as they are
+)
+
+
+def plain_type(name: str) -> str:
+    """Return a column's type in words that analysts know: those of SQL. Names of the XSD's text types are strings."""
+    if name == "TEXT":
+        return "string"
+    for pattern, plain in _PLAIN_TYPES:
+        if match := pattern.fullmatch(name):
+            if plain is None:
+                precision, scale = (part for part in match.groups() if part)
+                return f"decimal({precision},{scale})"
+            return plain or name
+    return "string"
 
 
 def _described(column: AssetColumn) -> str:

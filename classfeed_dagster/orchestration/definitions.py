@@ -25,11 +25,13 @@ from classfeed_dagster.orchestration.assets.warehouse import warehouse_assets
 from classfeed_dagster.orchestration.checks.domains import domain_checks
 from classfeed_dagster.orchestration.checks.feeds import consent_check, feed_checks
 from classfeed_dagster.orchestration.checks.landing import holders_check, values_check
-from classfeed_dagster.orchestration.checks.operations import on_time_check
+from classfeed_dagster.orchestration.checks.operations import fresh_check, on_time_check
 from classfeed_dagster.orchestration.checks.reconciliation import data_team_agrees_check, source_agrees_check
 from classfeed_dagster.orchestration.executors import executor_called
 from classfeed_dagster.orchestration.feed_context import FeedContext
+from classfeed_dagster.orchestration.open_lineage_runs import run_event_sensors
 from classfeed_dagster.orchestration.partitions import business_date_partitions
+from classfeed_dagster.orchestration.resources import shown_resources
 from classfeed_dagster.orchestration.sensors.alerts import alert_sensor, expected_checks
 from classfeed_dagster.orchestration.sensors.consent_events import consent_sensor
 from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
@@ -119,7 +121,7 @@ def _export(
             for feed_context in feed_contexts
         ],
         sensors=[parity_sensor(feed_context, running=running) for feed_context in legacy],
-        resources={"runtime": runtime},
+        resources={"runtime": runtime, **shown_resources(runtime.settings)},
         executor=executor,
     )
 
@@ -136,12 +138,13 @@ def _operations(
         [feed_context.feed for feed_context in feed_contexts],
         [on_time_check(feed_context) for feed_context in feed_contexts],
     )
-    report, retention = jobs.report_job(), jobs.retention_job()
+    fresh = [fresh_check(feed_context) for feed_context in feed_contexts]
+    report, retention = jobs.report_job(fresh), jobs.retention_job()
     status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
     seconds = runtime.settings.sensor_seconds
     return dg.Definitions(
         assets=operation_assets(feed_contexts),
-        asset_checks=on_time,
+        asset_checks=[*on_time, *fresh],
         jobs=[report, retention],
         schedules=[
             schedules.report_schedule(report, running=running),
@@ -152,6 +155,7 @@ def _operations(
             alert_sensor(feeds, expected_checks(feed_contexts, [*checks, *on_time]), status, seconds),
             consent_sensor(status),
             measuring_sensor(feeds, running=running),
+            *run_event_sensors(runtime.settings),
         ],
     )
 

@@ -20,7 +20,7 @@ def executor_called(name: str) -> dg.ExecutorDefinition:
 
             return celery_steps
         case "k8s":
-            with extra_needed(name, "k8s"):
+            with extra_needed(f"CLASSFEED_EXECUTOR={name}", "k8s"):
                 from dagster_k8s import k8s_job_executor
             return k8s_job_executor
     return dg.in_process_executor

@@ -1,6 +1,7 @@
 """Jobs, one function each."""
 
 import datetime as dt
+from collections.abc import Sequence
 
 import dagster as dg
 
@@ -66,11 +67,11 @@ def reconciliation_job(feed_context: FeedContext) -> "dg.UnresolvedAssetJobDefin
     )
 
 
-def report_job() -> "dg.UnresolvedAssetJobDefinition":
-    """Return the job of both reports."""
+def report_job(fresh: Sequence[dg.AssetChecksDefinition]) -> "dg.UnresolvedAssetJobDefinition":
+    """Return the job of both reports and of the feeds' freshness checks."""
     return _asset_job(
         "operations_report",
-        dg.AssetSelection.groups(GROUP_OPERATIONS),
+        dg.AssetSelection.groups(GROUP_OPERATIONS) | dg.AssetSelection.checks(*fresh),
         "Computes service levels and toil from deliveries and runs.",
     )
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 import polars as pl
@@ -30,18 +31,28 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> d
 
 
 def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
-    """Return counts and sums as metadata that the UI plots over partitions.
+    """Return counts and sums as metadata, without zeros: each as a number to plot, and exact sums in one table.
 
-    The UI plots floats only. The exact sum is a text of its own, and no code reads the float.
+    The UI plots floats only. No code reads them: the exact sums are in the table.
     """
-    metadata: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, int):
-            metadata[name] = value
-        else:
-            metadata[name] = dg.MetadataValue.text(str(value))
-            metadata[f"{name}_plot"] = dg.MetadataValue.float(float(value))
+    present = {name: value for name, value in values.items() if Decimal(value)}
+    sums = {name: value for name, value in present.items() if not isinstance(value, int)}
+    metadata: dict[str, Any] = {
+        name: value if isinstance(value, int) else dg.MetadataValue.float(float(value))
+        for name, value in present.items()
+    }
+    if sums:
+        rows = [(name.replace("_", " "), f"{Decimal(value):,}") for name, value in sums.items()]
+        metadata["exact_sums"] = markdown_table(["sum", "exact"], rows)
     return metadata
+
+
+def object_link(location: str) -> dg.MetadataValue[Any]:
+    """Return the place of an object: in S3 a link to AWS's console, on a laptop a path to copy."""
+    if not location.startswith("s3://"):
+        return dg.MetadataValue.path(location)
+    bucket, _, key = location.removeprefix("s3://").partition("/")
+    return dg.MetadataValue.url(f"https://console.aws.amazon.com/s3/object/{bucket}?prefix={quote(key)}")
 
 
 def preview(rows: pl.DataFrame, personal: Collection[str]) -> dg.MarkdownMetadataValue:

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from classfeed_dagster.orchestration.column_metadata import PERSONAL
+from classfeed_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from dagster import AssetKey, Definitions
@@ -23,6 +27,7 @@ _FACETS = {
     "columnLineage": "1-2-0/ColumnLineageDatasetFacet",
     "documentation": "1-0-1/DocumentationDatasetFacet",
     "ownership": "1-0-1/OwnershipDatasetFacet",
+    "tags": "1-0-0/TagsDatasetFacet",
 }
 _JOB_FACETS = {
     "documentation": "1-0-1/DocumentationJobFacet",
@@ -33,9 +38,43 @@ _JOB_FACETS = {
 _DIRECT = [{"type": "DIRECT", "subtype": "TRANSFORMATION", "description": "", "masking": False}]
 
 
-def open_lineage_events(definitions: Definitions, namespace: str, at: dt.datetime) -> Iterator[dict[str, Any]]:
+class DatasetNames:
+    """Names of datasets by the standard's naming rules, so that events of other teams name the same datasets."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take hosts, bucket and account from ``settings``. Files outside S3 have the namespace ``file``."""
+        bigsite = settings.bigsite_url and urlsplit(settings.bigsite_url.get_secret_value())
+        host, port = (bigsite and bigsite.hostname) or "localhost", (bigsite and bigsite.port) or 5432
+        self._postgres = f"postgres://{host}:{port}"
+        self._database = (bigsite and bigsite.path.strip("/")) or "bigsite"
+        self._snowflake = f"snowflake://{settings.snowflake_account or 'local'}"
+        self._schema = f"{settings.snowflake_database}.{settings.snowflake_schema}"
+        self._data_team = settings.data_team_table.upper()
+        location = settings.store_location
+        bucket, _, prefix = location.removeprefix("s3://").partition("/")
+        self._files, self._prefix = (f"s3://{bucket}", prefix.strip("/")) if "://" in location else ("file", location)
+
+    def of(self, key: AssetKey) -> tuple[str, str]:
+        """Return namespace and name of an asset's dataset."""
+        layer, name = key.path[0], key.path[-1]
+        if layer == "bigsite" and name != "schema":
+            return self._postgres, f"{self._database}.bigsite.{name}"
+        if layer == "simulation":
+            return self._postgres, f"{self._database}.bigsite.portfolio"
+        if layer == "warehouse":
+            return self._snowflake, f"{self._schema}.{name.upper()}"
+        if layer == "data_team":
+            parts = self._data_team.split(".")
+            return self._snowflake, ".".join([*self._schema.split(".")[: 3 - len(parts)], *parts])
+        return self._files, "/".join(part for part in (self._prefix, *key.path) if part)
+
+
+def open_lineage_events(
+    definitions: Definitions, namespace: str, at: dt.datetime, settings: Settings
+) -> Iterator[dict[str, Any]]:
     """Yield one JobEvent per materializable asset, in order of key. ``at``: time of the events, with a time zone.
 
+    ``namespace`` is that of the jobs. Datasets are named after the place of their data, see ``DatasetNames``.
     A dataset's facets are in the event that outputs it; those of bigsite's tables are in the event that reads them
     first.
     """
@@ -43,6 +82,7 @@ def open_lineage_events(definitions: Definitions, namespace: str, at: dt.datetim
         raise ValueError("The time of an event needs a time zone")
     graph = definitions.resolve_asset_graph()
     described: set[AssetKey] = set()
+    names = DatasetNames(settings)
     for key in sorted(graph.get_all_asset_keys()):
         node = graph.get(key)
         if not node.is_materializable:
@@ -51,14 +91,14 @@ def open_lineage_events(definitions: Definitions, namespace: str, at: dt.datetim
         for parent in sorted(node.parent_keys):
             first = not graph.get(parent).is_materializable and parent not in described
             described.add(parent)
-            inputs.append(_dataset(graph.get(parent), namespace, full=first))
+            inputs.append(_dataset(graph.get(parent), names, full=first))
         yield {
             "eventTime": at.astimezone(dt.UTC).isoformat().replace("+00:00", "Z"),
             "producer": PRODUCER,
             "schemaURL": EVENT_SCHEMA,
             "job": {"namespace": namespace, "name": _name(key), "facets": _job_facets(node)},
             "inputs": inputs,
-            "outputs": [_dataset(node, namespace, full=True)],
+            "outputs": [_dataset(node, names, full=True)],
         }
 
 
@@ -78,12 +118,13 @@ def column_lines(definitions: Definitions) -> Iterator[str]:
             yield f"{_name(key)}.{column} <- {sources}"
 
 
-def _dataset(node: Any, namespace: str, *, full: bool) -> dict[str, Any]:
-    dataset = {"namespace": namespace, "name": _name(node.key)}
-    return {**dataset, "facets": _dataset_facets(node, namespace)} if full else dataset
+def _dataset(node: Any, names: DatasetNames, *, full: bool) -> dict[str, Any]:
+    namespace, name = names.of(node.key)
+    dataset = {"namespace": namespace, "name": name}
+    return {**dataset, "facets": _dataset_facets(node, names)} if full else dataset
 
 
-def _dataset_facets(node: Any, namespace: str) -> dict[str, Any]:
+def _dataset_facets(node: Any, names: DatasetNames) -> dict[str, Any]:
     facets: dict[str, Any] = {}
     if node.description:
         facets["documentation"] = {"description": node.description}
@@ -92,6 +133,8 @@ def _dataset_facets(node: Any, namespace: str) -> dict[str, Any]:
     schema = node.metadata.get("dagster/column_schema")
     if schema is not None:
         facets["schema"] = {"fields": [_field(column) for column in schema.columns]}
+    if tags := _tags(node, schema.columns if schema is not None else ()):
+        facets["tags"] = {"tags": tags}
     lineage = node.metadata.get("dagster/column_lineage")
     if lineage is not None:
         facets["columnLineage"] = {
@@ -99,8 +142,8 @@ def _dataset_facets(node: Any, namespace: str) -> dict[str, Any]:
                 column: {
                     "inputFields": [
                         {
-                            "namespace": namespace,
-                            "name": _name(dep.asset_key),
+                            "namespace": names.of(dep.asset_key)[0],
+                            "name": names.of(dep.asset_key)[1],
                             "field": dep.column_name,
                             "transformations": _DIRECT,
                         }
@@ -114,10 +157,15 @@ def _dataset_facets(node: Any, namespace: str) -> dict[str, Any]:
 
 
 def _field(column: Column) -> dict[str, Any]:
-    # The standard's fields have no tags, so the description states that a column is personal data.
-    personal = column.tags.get("personal_data")
-    description = f"{column.description} (personal data: {personal})" if personal else column.description
-    return {"name": column.name, "type": column.type, "description": description or ""}
+    return {"name": column.name, "type": column.type, "description": column.description or ""}
+
+
+def _tags(node: Any, columns: Iterable[Column]) -> list[dict[str, str]]:
+    """Return the asset's own tags, and for each column with personal data a tag of that field."""
+    own = [(name, value) for name, value in sorted(node.tags.items()) if name.startswith("classfeed/")]
+    tags = [{"key": name.removeprefix("classfeed/"), "value": value, "source": "CLASSFEED"} for name, value in own]
+    fields = [(column.name, column.tags[PERSONAL]) for column in columns if PERSONAL in column.tags]
+    return tags + [{"key": PERSONAL, "value": kind, "source": "CLASSFEED", "field": name} for name, kind in fields]
 
 
 def _job_facets(node: Any) -> dict[str, Any]:

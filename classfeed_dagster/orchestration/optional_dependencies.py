@@ -1,4 +1,4 @@
-"""Optional dependencies of executors, with an error that names the missing extra."""
+"""Optional dependencies, with an error that names the missing extra."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from classfeed_dagster.errors import ConfigurationError
 
 
 class ExecutorError(ConfigurationError):
-    """The configured executor cannot be used here. The message names the package or setting that is missing."""
+    """A configured executor or service cannot be used here. The message names what is missing."""
 
 
 @contextmanager
-def extra_needed(executor: str, extra: str) -> Iterator[None]:
+def extra_needed(setting: str, extra: str) -> Iterator[None]:
     """Raise ExecutorError with the extra's name if an import within the block fails because a package is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise ExecutorError(
-            f"CLASSFEED_EXECUTOR={executor} needs {error.name}, which is not installed: "
-            f"pip install 'classfeed-dagster[{extra}]'"
+            f"{setting} needs {error.name}, which is not installed: pip install 'classfeed-dagster[{extra}]'"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -221,6 +222,7 @@ def failure_of(step: str, chain: Sequence[tuple[str, str]]) -> tuple[Outcome, st
 def error_chain(error: Any) -> Iterator[tuple[str, str]]:
     """Yield class name and message of a serialized error and its causes, from the outermost to the innermost."""
     while error is not None:
-        name = error.cls_name or ""
-        yield name.rpartition(".")[2], error.message.strip().removeprefix(f"{name}: ")
+        name = (error.cls_name or "").rpartition(".")[2]
+        # Dagster puts the class's whole path before the message; people need the sentence alone.
+        yield name, re.sub(rf"\A(?:\w+\.)*{re.escape(name)}: ", "", error.message.strip())
         error = error.cause or error.context

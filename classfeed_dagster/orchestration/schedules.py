@@ -59,12 +59,14 @@ def morning_schedule(feed: Feed, audience: RecipientSchedule, *, running: bool) 
 
 def report_schedule(job: "dg.UnresolvedAssetJobDefinition", *, running: bool) -> dg.ScheduleDefinition:
     """Return the daily schedule of the reports, shortly after the deadline."""
-    return _weekly_or_daily("operations_report_daily", job, "10 9 * * *", running=running)
+    description = "Daily at 09:10 Sydney, after the deadline: service levels, toil and freshness of every feed."
+    return _weekly_or_daily("operations_report_daily", job, "10 9 * * *", description, running=running)
 
 
 def retention_schedule(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDefinition:
     """Return the weekly schedule of the run retention, on Sundays, when no date is due."""
-    return _weekly_or_daily("retention_weekly", job, "0 3 * * 0", running=running)
+    description = "Sundays at 03:00 Sydney, when no date is due: deletes old runs."
+    return _weekly_or_daily("retention_weekly", job, "0 3 * * 0", description, running=running)
 
 
 def schema_morning(*, running: bool) -> dg.ScheduleDefinition:

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import structlog
 
+from classfeed_dagster.errors import ClassfeedError
 from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.tags import CORRELATION_TAG
 
@@ -73,4 +74,8 @@ def step(context: StepContext, name: str) -> Iterator[dt.date]:
         business_date=day.isoformat(),
         step=name,
     ):
-        yield day
+        try:
+            yield day
+        except ClassfeedError as error:
+            # The UI shows the sentence of a Failure first; its cause stays attached, for repair and for the log.
+            raise dg.Failure(description=str(error)) from error

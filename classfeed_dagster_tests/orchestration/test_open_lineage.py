@@ -6,13 +6,14 @@ import datetime as dt
 import json
 from typing import Any
 
+import dagster as dg
 import jsonschema
 import pytest
 from typer.testing import CliRunner
 
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.orchestration.definitions import build_definitions
-from classfeed_dagster.orchestration.open_lineage import column_lines, open_lineage_events, to_json_lines
+from classfeed_dagster.orchestration.open_lineage import DatasetNames, column_lines, open_lineage_events, to_json_lines
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 
@@ -78,7 +79,7 @@ JOB_EVENT = {
 
 @pytest.fixture(scope="module")
 def events() -> list[dict[str, Any]]:
-    lines = to_json_lines(open_lineage_events(build_definitions(Runtime(Settings())), "here", AT))
+    lines = to_json_lines(open_lineage_events(build_definitions(Runtime(Settings())), "here", AT, Settings()))
     return [json.loads(line) for line in lines]
 
 
@@ -109,16 +110,45 @@ def test_open_lineage_source_columns_are_fields_of_inputs(events: list[dict[str,
     assert columns > 300
 
 
-def test_personal_data_is_said_in_the_fields_description(events: list[dict[str, Any]]) -> None:
+def test_open_lineage_tags_name_personal_fields_tier_and_domain(events: list[dict[str, Any]]) -> None:
     (landed,) = [event["outputs"][0] for event in events if event["job"]["name"] == "landing/portfolio"]
-    described = {field["name"]: field["description"] for field in landed["facets"]["schema"]["fields"]}
-    assert described["abn"].endswith("(personal data: personal)")
-    assert "personal data" not in described["status"]
+    tags = landed["facets"]["tags"]["tags"]
+    of_fields = {tag["field"]: (tag["key"], tag["value"]) for tag in tags if "field" in tag}
+    assert of_fields["abn"] == ("personal_data", "personal")
+    assert "status" not in of_fields
+    own = {tag["key"]: tag["value"] for tag in tags if "field" not in tag}
+    assert own == {"tier": "critical", "domain": "landing", "personal_data": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("asset", "expected"),
+    [
+        ("bigsite/trade", ("postgres://db.broker:6432", "core.bigsite.trade")),
+        ("landing/trade", ("s3://feeds", "prod/landing/trade")),
+        ("class_super/delivery", ("s3://feeds", "prod/class_super/delivery")),
+        ("warehouse/class_super/dim_date", ("snowflake://broker-x1", "CLASSFEED.FEED.DIM_DATE")),
+        ("data_team/class_feed_metrics", ("snowflake://broker-x1", "CLASSFEED.FEED.CLASS_FEED_METRICS")),
+        ("simulation/customers", ("postgres://db.broker:6432", "core.bigsite.portfolio")),
+    ],
+)
+def test_dataset_names_are_those_of_the_standard(asset: str, expected: tuple[str, str]) -> None:
+    settings = Settings(
+        bigsite_url="postgresql+psycopg://u:p@db.broker:6432/core",
+        store_url="s3://feeds/prod",
+        snowflake_account="broker-x1",
+    )
+    assert DatasetNames(settings).of(dg.AssetKey(asset.split("/"))) == expected
+
+
+def test_dataset_names_on_a_laptop_are_local() -> None:
+    names = DatasetNames(Settings(store_url="/data/store"))
+    assert names.of(dg.AssetKey(["bigsite", "trade"])) == ("postgres://localhost:5432", "bigsite.bigsite.trade")
+    assert names.of(dg.AssetKey(["landing", "trade"])) == ("file", "/data/store/landing/trade")
 
 
 def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
-        next(open_lineage_events(build_definitions(Runtime(Settings())), "x", AT.replace(tzinfo=None)))
+        next(open_lineage_events(build_definitions(Runtime(Settings())), "x", AT.replace(tzinfo=None), Settings()))
 
 
 def test_people_get_a_line_a_column() -> None:

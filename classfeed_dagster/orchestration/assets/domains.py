@@ -26,7 +26,7 @@ from classfeed_dagster.domains.build import (
 from classfeed_dagster.domains.columns import Frame
 from classfeed_dagster.domains.measures import KIND
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.asset_keys import GROUP_DOMAINS, LANDING, RUNBOOK, domain_key, landing_key
+from classfeed_dagster.orchestration.asset_keys import GROUP_DOMAINS, LANDING, domain_key, landing_key, runbook_value
 from classfeed_dagster.orchestration.column_metadata import domain_columns, lineage_table, table_metadata
 from classfeed_dagster.orchestration.fan_out import Results, Stage, fanned_out_asset
 from classfeed_dagster.orchestration.metadata_values import numbers, picture, preview
@@ -91,7 +91,7 @@ def _domain_asset(
         "metadata": {
             **columns,
             "column_sources": lineage_table(shown),
-            "runbook": f"{RUNBOOK}#data-rules",
+            "runbook": runbook_value("data-rules"),
         },
     }
 

@@ -21,7 +21,7 @@ from classfeed_dagster.feed_run.sharding import fan_out, fan_out_pages, merge, r
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import feed_group
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.metadata_values import markdown_table, numbers, picture
+from classfeed_dagster.orchestration.metadata_values import markdown_table, numbers, object_link, picture
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.parity.report import ParityReport
 from classfeed_dagster.parity.run import ParityResult, compare_date
@@ -172,7 +172,7 @@ def _build_metadata(runtime: Runtime, build: Build) -> dict[str, Any]:
         "mode": str(build.flags["mode"]),
         "bytes": sum(page.bytes for page in build.pages),
         "document_bytes": sum(page.document_bytes for page in build.pages),
-        **{f"records_{name}": count for name, count in sorted(totals.counts.items())},
+        **{f"records_{name}": count for name, count in sorted(totals.counts.items()) if count},
         **numbers(sums),
     }
     if build.pages:
@@ -284,6 +284,7 @@ def _delivery_metadata(work: FeedRun, outcome: PublishOutcome) -> dict[str, Any]
             "held_back": len(manifest.held_back),
             "bytes": sum(page.bytes for page in manifest.pages),
             "dagster/uri": work.store.location(outcome.manifest_key),
+            "manifest": object_link(work.store.location(outcome.manifest_key)),
             CORRELATION_TAG: manifest.correlation_id,
         }
     return metadata

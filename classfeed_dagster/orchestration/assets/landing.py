@@ -17,12 +17,12 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import (
     GROUP_LANDING,
     LANDING,
-    RUNBOOK,
     landing_key,
+    runbook_value,
     source_key,
 )
 from classfeed_dagster.orchestration.column_metadata import PERSONAL_DATA, AssetColumn, table_metadata
-from classfeed_dagster.orchestration.metadata_values import preview
+from classfeed_dagster.orchestration.metadata_values import object_link, preview
 from classfeed_dagster.orchestration.step_context import idle_observation, since, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
@@ -109,7 +109,7 @@ def landing_assets(
                 group_name=GROUP_LANDING,
                 metadata={
                     **columns[table],
-                    "runbook": f"{RUNBOOK}#source-not-ready",
+                    "runbook": runbook_value("source-not-ready"),
                 },
                 skippable=True,  # on a date without a due feed
             )
@@ -168,7 +168,7 @@ def _materialized(
             "portfolios": sum(part.portfolios for part in snapshot.slices),
             "seconds": seconds,
             "snapshot": snapshot.snapshot_id,
-            "descriptor": runtime.store.location(snapshot.key()),
+            "descriptor": object_link(runtime.store.location(snapshot.key())),
             "sha256": stored.sha256,
             **({} if rows is None else {"preview": preview(rows, personal)}),
         },

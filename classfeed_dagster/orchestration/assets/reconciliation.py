@@ -13,6 +13,7 @@ from classfeed_dagster.orchestration.asset_keys import (
 )
 from classfeed_dagster.orchestration.column_metadata import AssetColumn, table_metadata
 from classfeed_dagster.orchestration.feed_context import FeedContext
+from classfeed_dagster.orchestration.metadata_values import object_link
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.orchestration.warehouse_columns import (
     THEIRS,
@@ -94,10 +95,10 @@ def _result(runtime: Runtime, work: PostDelivery, reconciliation: Reconciliation
     summary, saved = work.keep(reconciliation)
     return dg.MaterializeResult(
         metadata={
-            **reconciliation.metrics(),
+            **{name: count for name, count in reconciliation.metrics().items() if count or name == "breaks"},
             "new_breaks": saved.new,
             "resolved_breaks": saved.resolved,
             "worst": dg.MetadataValue.md(reconciliation.markdown()),
-            "report": runtime.store.location(summary.report),
+            "report": object_link(runtime.store.location(summary.report)),
         }
     )

@@ -10,7 +10,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     GROUP_WAREHOUSE,
     RUNBOOK,
     SOURCE_RECONCILIATION,
-    runbook,
+    runbook_value,
     warehouse_key,
 )
 from classfeed_dagster.orchestration.column_metadata import AssetColumn, lineage_table, table_metadata
@@ -44,7 +44,7 @@ def warehouse_assets(feed_context: FeedContext) -> dg.AssetsDefinition:
                     **columns[name],
                     **_lineage(shown[name]),
                     "dagster/table_name": name,
-                    "runbook": runbook("source_agrees"),
+                    "runbook": runbook_value("source-agrees"),
                 },
             )
             for name in WAREHOUSE_TABLES

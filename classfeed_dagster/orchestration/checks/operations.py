@@ -1,4 +1,4 @@
-"""Check of a feed's punctuality."""
+"""Checks of a feed's punctuality and freshness."""
 
 from typing import Any
 
@@ -8,10 +8,11 @@ from classfeed_dagster.orchestration.asset_keys import (
     runbook,
 )
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.step_context import step
+from classfeed_dagster.orchestration.step_context import current_time, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.service_levels import (
     Punctuality,
+    freshness,
     judge_date,
 )
 
@@ -48,3 +49,30 @@ def on_time_check(feed_context: FeedContext) -> dg.AssetChecksDefinition:
         )
 
     return on_time
+
+
+def fresh_check(parts: FeedContext) -> dg.AssetChecksDefinition:
+    """Return the check that every business date past its deadline is delivered, of the last thirty that are due."""
+    asset = parts.key("delivery")
+
+    @dg.asset_check(
+        asset=asset,
+        name="fresh",
+        description="Every business date whose deadline has passed is delivered. Follows the business calendar: on "
+        "weekends and ASX holidays nothing is due, and an old date delivered today makes nothing fresh. Stops "
+        f"nothing. Runbook: {runbook('on_time')}",
+    )
+    def fresh(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
+        now = runtime.clock(context.run.tags) or current_time(runtime)
+        state = freshness(runtime.store, parts.feed, parts.audience, now)
+        newest = "nothing yet" if state.newest_delivered is None else state.newest_delivered.isoformat()
+        return dg.AssetCheckResult(
+            check_name="fresh",
+            asset_key=asset,
+            passed=not state.behind,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"newest date delivered: {newest}; dates past their deadline: {state.behind}",
+            metadata={"newest_delivered": newest, "dates_behind": state.behind},
+        )
+
+    return fresh

@@ -9,6 +9,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     runbook,
 )
 from classfeed_dagster.orchestration.feed_context import FeedContext
+from classfeed_dagster.orchestration.metadata_values import object_link
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.warehouse.records import Side
@@ -69,7 +70,7 @@ def _check(
                 "errors": summary.errors,
                 "warnings": summary.warnings,
                 "breaks": summary.breaks,
-                "report": runtime.store.location(summary.report),
+                "report": object_link(runtime.store.location(summary.report)),
             },
         )
 

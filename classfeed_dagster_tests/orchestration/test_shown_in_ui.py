@@ -1,0 +1,143 @@
+"""What the UI shows beside lineage: types, first sentences, links, numbers, resources, failures, freshness."""
+
+import datetime as dt
+from decimal import Decimal
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from classfeed_dagster.errors import NotReadyError
+from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.orchestration import asset_keys
+from classfeed_dagster.orchestration.checks import operations
+from classfeed_dagster.orchestration.column_metadata import plain_type
+from classfeed_dagster.orchestration.definitions import build_definitions
+from classfeed_dagster.orchestration.metadata_values import numbers, object_link
+from classfeed_dagster.orchestration.resources import shown_resources
+from classfeed_dagster.orchestration.run_date import error_chain, failure_of
+from classfeed_dagster.orchestration.step_context import step
+from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.service_levels.service_levels import Freshness
+from classfeed_dagster.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return build_definitions(Runtime(Settings()))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("decimal128(38, 6)", "decimal(38,6)"),
+        ("NUMERIC(20,6)", "decimal(20,6)"),
+        ("Money", "decimal(18,2)"),
+        ("DECIMAL6", "decimal(20,6)"),
+        ("timestamp[us, tz=UTC]", "timestamp UTC"),
+        ("Instant", "timestamp UTC"),
+        ("date32[day]", "date"),
+        ("date | None", "date"),
+        ("int64", "bigint"),
+        ("bool", "boolean"),
+        ("tuple", "list"),
+        ("TEXT", "string"),
+        ("Identifier", "string"),
+        ("Text200", "string"),
+        ("str | None", "string"),
+        ("VARCHAR(64)", "VARCHAR(64)"),
+        ("TIMESTAMP_NTZ", "TIMESTAMP_NTZ"),
+    ],
+)
+def test_plain_type_is_one_that_analysts_know(name: str, shown: str) -> None:
+    assert plain_type(name) == shown
+
+
+def test_first_sentences_in_lists_have_no_markdown(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        description = graph.get(key).description or ""
+        first = description.partition("\n\n")[0]
+        assert first, key
+        assert "**" not in first, key
+        assert "`" not in first, key
+    repository = definitions.get_repository_def()
+    assert all(schedule.description for schedule in repository.schedule_defs)
+    assert all(sensor.description for sensor in repository.sensor_defs)
+
+
+def test_numbers_are_exact_in_one_table_and_never_zero() -> None:
+    exact = "123456789012345.01"
+    shown = numbers({"rows": 3, "none": 0, "cash_AUD": Decimal(exact), "cash_USD": "0.00"})
+    assert shown.keys() == {"rows", "cash_AUD", "exact_sums"}
+    assert shown["rows"] == 3
+    assert isinstance(shown["cash_AUD"], dg.FloatMetadataValue)  # the UI plots it
+    assert "| cash AUD | 123,456,789,012,345.01 |" in shown["exact_sums"].value
+    assert "exact_sums" not in numbers({"rows": 1})
+
+
+def test_object_link_opens_the_console_or_names_the_path() -> None:
+    link = object_link("s3://feeds/prod/a b/report.html")
+    assert link == dg.MetadataValue.url("https://console.aws.amazon.com/s3/object/feeds?prefix=prod/a%20b/report.html")
+    assert object_link("/data/report.html") == dg.MetadataValue.path("/data/report.html")
+
+
+def test_runbook_is_a_link_where_it_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asset_keys.runbook("on_time") == asset_keys.runbook_value("on-time") == "docs/runbook.md#on-time"
+    published = Settings(runbook_url="https://git.broker/classfeed/docs/runbook/alerts.md")
+    monkeypatch.setattr(asset_keys, "get_settings", lambda: published)
+    link = "https://git.broker/classfeed/docs/runbook.md#on-time"
+    assert asset_keys.runbook("on_time") == f"[docs/runbook.md#on-time]({link})"
+    assert asset_keys.runbook_value("on-time") == dg.MetadataValue.url(link)
+
+
+def test_resources_show_settings_and_hide_secrets(definitions: dg.Definitions) -> None:
+    given: dict[str, Any] = {"snowflake_account": "x1", "snowflake_private_key": "PEM-TEXT", "slack_token": "xoxb-1"}
+    shown = shown_resources(Settings(**given))
+    assert (shown["warehouse"].private_key, shown["slack"].token) == ("set (hidden)", "set (hidden)")  # type: ignore[attr-defined]
+    assert not any(secret in repr(shown) for secret in ("PEM-TEXT", "xoxb-1"))
+    assert shown_resources(Settings())["warehouse"].account == "local stand-in"  # type: ignore[attr-defined]
+    listed = definitions.resources or {}
+    assert {"object_store", "warehouse", "slack"} <= listed.keys()
+    assert all(isinstance(listed[name], dg.ConfigurableResource) for name in shown)
+
+
+def test_an_expected_error_is_a_failure_with_its_sentence_first() -> None:
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["2026-03-02"]))
+    def late(context: dg.AssetExecutionContext) -> None:
+        with step(context, "late"):
+            raise NotReadyError("bigsite's end of day is not written yet")
+
+    result = dg.materialize([late], partition_key="2026-03-02", raise_on_error=False)
+    (event,) = result.get_step_failure_events()
+    data = event.step_failure_data
+    assert data.user_failure_data is not None
+    assert data.user_failure_data.description == "bigsite's end of day is not written yet"
+    chain = list(error_chain(data.error))
+    assert [name for name, _ in chain] == ["Failure", "NotReadyError"]  # repair still finds the cause
+    assert failure_of("late", chain)[1] == "bigsite's end of day is not written yet"
+
+
+@pytest.mark.parametrize("behind", [0, 2])
+def test_fresh_follows_business_dates_past_their_deadline(
+    monkeypatch: pytest.MonkeyPatch, definitions: dg.Definitions, behind: int
+) -> None:
+    newest = dt.date(2026, 3, 2) if behind else None
+    monkeypatch.setattr(operations, "freshness", lambda *_: Freshness(newest, behind))
+    job = definitions.resolve_job_def("operations_report")
+    check = next(key for key in job.asset_layer.asset_graph.asset_check_keys if key.name == "fresh")
+    assert check.asset_key.path[-1] == "delivery"
+    delivery = dg.AssetSpec(dg.AssetKey([FEED.name, "delivery"]))
+    made = next(
+        one
+        for one in definitions.asset_checks or ()
+        if any(key.name == "fresh" and key.asset_key == delivery.key for key in one.check_keys)
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        one = dg.Definitions([delivery], asset_checks=[made], resources={"runtime": Runtime(Settings())})
+        selection = dg.AssetSelection.checks(made)
+        ran = dg.Definitions.merge(one, dg.Definitions(jobs=[dg.define_asset_job("fresh_job", selection)]))
+        result = ran.resolve_job_def("fresh_job").execute_in_process(instance=instance)
+        (evaluation,) = result.get_asset_check_evaluations()
+    assert evaluation.passed is (behind == 0)
+    assert f"dates past their deadline: {behind}" in (evaluation.description or "")
