@@ -36,7 +36,7 @@ pytest_plugins = [
 
 @pytest.fixture(autouse=True)
 def _no_log_of_another_test() -> Iterator[None]:
-    """The command line binds the log to its standard error, which under test is closed when the command ends."""
+    """Reset the log: the command line binds it to its standard error, which a test closes when the command ends."""
     yield
     structlog.reset_defaults()
 
@@ -96,7 +96,7 @@ def _database_url(postgres_url: str, name: str) -> str:
 
 @contextmanager
 def fresh_database(postgres_url: str, template: str = "template1") -> Iterator[str]:
-    """A database of its own for the time of the block; for fixtures that serve several tests."""
+    """Create a database for the block; for fixtures that serve several tests."""
     name = _database_name("test")
     with _administration(postgres_url) as connection:
         connection.execute(sa.text(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy'))
@@ -109,7 +109,7 @@ def fresh_database(postgres_url: str, template: str = "template1") -> Iterator[s
 
 @contextmanager
 def fresh_bigsite(postgres_url: str) -> Iterator[sa.Engine]:
-    """A database of its own with bigsite's tables, without rows, for the time of the block."""
+    """Create a database with bigsite's tables, without rows, for the block."""
     with fresh_database(postgres_url, _bigsite_template(postgres_url)) as url:
         engine = sa.create_engine(url)
         try:
@@ -133,47 +133,47 @@ def _bigsite_template(postgres_url: str) -> str:
 
 @pytest.fixture
 def bigsite_engine(postgres_url: str) -> Iterator[sa.Engine]:
-    """A fresh database with bigsite's tables, without rows."""
+    """Create a database with bigsite's tables, without rows."""
     with fresh_bigsite(postgres_url) as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """The URL of moto's S3 server, which also has versions, SQS and the like."""
+    """Return the URL of moto's S3 server, which also has versions and SQS."""
     with moto_server() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def localbucket_endpoint() -> Iterator[str]:
-    """The URL of the second, independent S3 server."""
+    """Return the URL of the second, independent S3 server."""
     with localbucket_server() as url:
         yield url
 
 
 @pytest.fixture
 def localbucket_store(localbucket_endpoint: str) -> ObjectStore:
-    """An object store in a fresh bucket of the second S3 server."""
+    """Create an object store in a fresh bucket of the second S3 server."""
     return _fresh_bucket(localbucket_endpoint)
 
 
 @pytest.fixture(params=["s3_endpoint", "localbucket_endpoint"], ids=["moto", "localbucket"])
 def each_s3_endpoint(request: pytest.FixtureRequest) -> str:
-    """The URL of each S3 server in turn."""
+    """Return the URL of each S3 server in turn."""
     endpoint: str = request.getfixturevalue(request.param)
     return endpoint
 
 
 @pytest.fixture
 def s3_store(each_s3_endpoint: str) -> ObjectStore:
-    """An object store in a fresh bucket, on each S3 server in turn."""
+    """Create an object store in a fresh bucket, on each S3 server in turn."""
     return _fresh_bucket(each_s3_endpoint)
 
 
 @pytest.fixture
 def moto_store(s3_endpoint: str) -> ObjectStore:
-    """An object store in a fresh bucket of moto: it keeps versions and metadata, which localbucket does not."""
+    """Create an object store in a fresh bucket of moto, which has versions and metadata; localbucket has not."""
     return _fresh_bucket(s3_endpoint)
 
 
@@ -185,12 +185,12 @@ def _fresh_bucket(endpoint: str) -> ObjectStore:
 
 @pytest.fixture
 def local_store(tmp_path: Path) -> ObjectStore:
-    """An object store in a fresh folder."""
+    """Create an object store in a fresh folder."""
     return open_store(str(tmp_path / "store"))
 
 
 @pytest.fixture(params=["local_store", "moto_store", pytest.param("localbucket_store", marks=pytest.mark.nightly)])
 def store(request: pytest.FixtureRequest) -> ObjectStore:
-    """The same test on a local folder and on both S3 servers: all must behave alike. The slower server runs nightly."""
+    """Run the test on a local folder and on both S3 servers: all must behave alike. The slower server runs nightly."""
     store: ObjectStore = request.getfixturevalue(request.param)
     return store

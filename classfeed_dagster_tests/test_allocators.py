@@ -1,4 +1,4 @@
-"""Allocators are told to give memory back before the libraries that they belong to are loaded, and by nobody else."""
+"""Allocators are configured before their libraries are loaded, and in one place only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from classfeed_dagster import allocators as memory
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
 
 
-def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_override_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "system")
     monkeypatch.delenv("_RJEM_MALLOC_CONF")
     memory.configure()
@@ -32,7 +32,7 @@ def test_other_systems_go_without(missing: str, monkeypatch: pytest.MonkeyPatch)
     memory.configure()
 
 
-def test_what_is_freed_goes_back_to_the_system() -> None:
+def test_freed_memory_returns_to_the_system() -> None:
     code = """
 import classfeed_dagster, pandas, polars as pl, pyarrow as pa, time  # pyarrow imports pandas when it is first used
 def resident():
@@ -55,7 +55,7 @@ print(held, resident() - before)
     assert kept < held / 2
 
 
-def test_a_process_of_dagster_loads_nothing_that_few_steps_need() -> None:
+def test_dagster_process_loads_no_rarely_used_library() -> None:
     code = "import sys, classfeed_dagster.definitions; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {"pandas", "exchange_calendars", "duckdb", "boto3", "botocore", "snowflake.connector", "moto"}

@@ -1,4 +1,4 @@
-"""What people see, in Chromium: the demo, the UI on it, every look of scripts/screenshots.py; and our own HTML pages.
+"""Browser tests in Chromium: the demo, the UI on it, every look of scripts/screenshots.py, and the HTML pages.
 
 The looks materialize too: a date is run again, a range is backfilled, a sensor is switched on and watched. Left out of the default run: `pytest -m browser`, with CLASSFEED_PLAYWRIGHT naming a Python that has Playwright.
 """
@@ -51,7 +51,7 @@ class Ui:
 
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
-    """The UI on a small demo."""
+    """Serve the UI on a small demo."""
     home = tmp_path_factory.mktemp("ui")
     settings = {"CLASSFEED_HOME": str(home), "CLASSFEED_MAX_HELD_BACK_SHARE": "0.2"}
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | settings
@@ -76,7 +76,7 @@ def test_people_find_what_they_need(ui: Ui, name: str, tmp_path: Path) -> None:
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
 
 
-def test_every_step_says_how_long_it_took(ui: Ui) -> None:
+def test_steps_state_their_duration(ui: Ui) -> None:
     nodes = ask(ui.address, _STEPS, {})["assetsOrError"]["nodes"]
     made = {"/".join(node["key"]["path"]): node["assetMaterializations"] for node in nodes}
     told = {
@@ -89,7 +89,7 @@ def test_every_step_says_how_long_it_took(ui: Ui) -> None:
         assert entries.get("seconds") in ("FloatMetadataEntry", "IntMetadataEntry"), name
 
 
-def test_our_own_pages_are_for_everybody(ui: Ui, tmp_path: Path) -> None:
+def test_html_pages_are_accessible(ui: Ui, tmp_path: Path) -> None:
     trace, page = re.search(r"classfeed trace (T\d+)", ui.demo), tmp_path / "trace.html"
     assert trace is not None
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | ui.settings
@@ -101,7 +101,7 @@ def test_our_own_pages_are_for_everybody(ui: Ui, tmp_path: Path) -> None:
     script("accessibility.py", *axe, str(page), *map(str, reports))
 
 
-def test_the_support_doors_page_works_on_a_phone_and_a_desk(tmp_path: Path) -> None:
+def test_support_page_works_on_phone_and_desk(tmp_path: Path) -> None:
     settings = Settings(
         store_url=str(tmp_path), first_business_date=dt.date(2026, 3, 2), door_signer=SIGNER, rerun_budget=20,
         ui_url="https://classfeed.example",

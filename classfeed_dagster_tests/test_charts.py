@@ -41,12 +41,12 @@ def test_columns_over_dates_label_the_ends_and_the_largest() -> None:
 @pytest.mark.parametrize(
     ("values", "labels"), [([], ["x, at most 0"]), ([("2026-03-02", 0)], ["x, at most 0", "2026-03-02"])]
 )
-def test_nothing_to_show_is_shown_as_nothing(values: list[tuple[str, int]], labels: list[str]) -> None:
+def test_chart_without_values_is_empty(values: list[tuple[str, int]], labels: list[str]) -> None:
     assert texts(columns("x", values)) == labels
     assert texts(bars("x", [])) == ["x"]
 
 
-def test_a_picture_travels_within_markdown() -> None:
+def test_chart_is_embedded_in_markdown() -> None:
     svg = bars("x", [("a", 1)])
     kind, _, content = data_uri(svg).partition(",")
     assert kind == "data:image/svg+xml;base64"

@@ -17,7 +17,7 @@ PACKAGE = Path(classfeed_dagster.__file__).parent
 
 
 def drawn() -> dict[str, str | None]:
-    """The tree at the top of ``errors``: class and base class."""
+    """Return the tree at the top of ``errors``: class and base class."""
     path: list[str] = []
     tree: dict[str, str | None] = {}
     for line in (errors.__doc__ or "").splitlines():
@@ -30,7 +30,7 @@ def drawn() -> dict[str, str | None]:
     return tree
 
 
-def test_the_drawn_tree_is_the_tree_of_the_code() -> None:
+def test_documented_tree_equals_the_classes() -> None:
     declared = {
         name: None if value is ClassfeedError else value.__bases__[0].__name__
         for name, value in vars(errors).items()
@@ -39,7 +39,7 @@ def test_the_drawn_tree_is_the_tree_of_the_code() -> None:
     assert drawn() == declared
 
 
-def test_the_drawn_kinds_and_exit_codes_are_those_of_the_classes() -> None:
+def test_documented_kinds_and_exit_codes_equal_the_classes() -> None:
     words = {"configuration", "data", "not ready", "transient", "overtaken", "code"}
     for name, kind, code in re.findall(r"([A-Z]\w*Error) +([a-z ]+?) +(\d)\b", errors.__doc__ or ""):
         own = exception_classes()[name]
@@ -47,7 +47,7 @@ def test_the_drawn_kinds_and_exit_codes_are_those_of_the_classes() -> None:
         assert (kind in own.kind.value, own.exit_code) == (True, ExitCode(int(code))), name
 
 
-def test_every_exception_of_the_package_derives_from_the_tree() -> None:
+def test_package_exceptions_derive_from_the_tree() -> None:
     names = []
     for path in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(["classfeed_dagster", *path.relative_to(PACKAGE).with_suffix("").parts])
@@ -61,25 +61,25 @@ def test_every_exception_of_the_package_derives_from_the_tree() -> None:
     assert set(names) - {"ClassfeedError"} == set(exception_classes())
 
 
-def test_every_exception_has_a_cause() -> None:
+def test_exceptions_have_a_cause() -> None:
     assert [name for name, own in exception_classes().items() if own.kind is CauseKind.UNKNOWN] == []
 
 
-def test_every_listed_module_declares_an_exception() -> None:
+def test_listed_modules_declare_an_exception() -> None:
     assert {own.__module__.removeprefix("classfeed_dagster.") for own in exception_classes().values()} == set(
         errors.DECLARED_IN
     )
 
 
-def test_a_second_class_of_a_name_is_refused() -> None:
+def test_second_class_of_a_name_is_refused() -> None:
     with pytest.raises(TypeError, match="both declare StoreError"):
         type("StoreError", (ClassfeedError,), {"__module__": "classfeed_dagster.runtime"})
 
 
-def test_a_module_that_is_not_listed_is_refused() -> None:
+def test_module_that_is_not_listed_is_refused() -> None:
     with pytest.raises(TypeError, match=r"add the module to errors\.DECLARED_IN"):
         type("SomeError", (ClassfeedError,), {"__module__": "classfeed_dagster.schedules"})
 
 
-def test_every_exit_code_has_a_meaning() -> None:
+def test_exit_codes_have_a_meaning() -> None:
     assert len({code.meaning for code in ExitCode}) == len(ExitCode)

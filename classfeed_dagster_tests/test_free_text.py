@@ -65,7 +65,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("text", "without", "kinds"), MASKED)
-def test_masked_identifier_in_text_is_gone(text: str, without: str, kinds: list[IdentifierKind]) -> None:
+def test_masked_identifier_in_text_is_removed(text: str, without: str, kinds: list[IdentifierKind]) -> None:
     assert masked(text) == without
     assert [match.kind for match in identifiers_in(text)] == kinds
 
@@ -85,7 +85,7 @@ def test_masked_any_text_is_masked_once_and_never_longer(text: str) -> None:
 
 @settings(max_examples=50)
 @given(st.integers(10**7, 10**8 - 1), st.sampled_from(["", " ", "-", "."]))
-def test_masked_every_tax_file_number_is_found(beginning: int, separator: str) -> None:
+def test_masked_tax_file_numbers_are_all_detected(beginning: int, separator: str) -> None:
     number = next((f"{beginning}{last}" for last in range(10) if tfn.is_valid(f"{beginning}{last}")), "123456782")
     written = separator.join((number[:3], number[3:6], number[6:]))
     assert not any(character.isdigit() for character in masked(f"paid {written} today"))

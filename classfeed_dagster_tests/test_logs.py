@@ -19,7 +19,7 @@ def test_json_lines_carry_the_correlation_id(capsys: pytest.CaptureFixture[str])
     assert (line["event"], line["rows"], line["correlation_id"], line["level"]) == ("landed", 10, "abc", "info")
 
 
-def test_an_undeclared_field_is_dropped_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_undeclared_field_is_dropped_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("text")
     logs.get_logger().warning("odd", portfolio_name="Nguyen & Sons", portfolios=1)
     line = capsys.readouterr().err

@@ -29,7 +29,7 @@ def names() -> set[str]:
 
 
 def diagram() -> list[tuple[str, ...]]:
-    """The layers of the diagram of packages in docs/architecture.md, from the top."""
+    """Return the layers of the package diagram in docs/architecture.md, from the top."""
     page = (ROOT / "docs" / "architecture.md").read_text()
     section = page[page.index("## Packages") :]
     chart = re.search(r"```mermaid\n(.*?)```", section, re.DOTALL)

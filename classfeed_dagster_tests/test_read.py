@@ -24,7 +24,7 @@ MONDAY = "2026-03-02"
 
 @pytest.fixture
 def delivered(desk: Desk) -> Runtime:
-    """The runtime of a desk that delivered Monday."""
+    """Return the runtime of a desk that delivered Monday."""
     desk.two_customers()
     desk.end_of_day(MONDAY)
     assert desk.run(MONDAY).outcome.exit_code == 0
@@ -42,7 +42,7 @@ def test_frames_are_exact_in_both_libraries(delivered: Runtime) -> None:
     assert landed["units"].to_list() == [Decimal(units) for units in landed["units"]]
 
 
-def test_a_parquet_file_states_its_origin_units_and_personal_columns(delivered: Runtime, tmp_path: Path) -> None:
+def test_parquet_file_states_its_origin_units_and_personal_columns(delivered: Runtime, tmp_path: Path) -> None:
     path, day = tmp_path / "accounts.parquet", dt.date.fromisoformat(MONDAY)
     rows = read.write_parquet("accounts", day, path, runtime=delivered)
     schema = pq.read_schema(path)
@@ -55,7 +55,7 @@ def test_a_parquet_file_states_its_origin_units_and_personal_columns(delivered: 
     assert (pq.read_schema(path).field("market_value").metadata or {})[b"unit"] == b"currency"
 
 
-def test_every_declared_name_can_be_read(delivered: Runtime) -> None:
+def test_declared_names_can_be_read(delivered: Runtime) -> None:
     assert len(read.assets()) > 15
     for asset in read.assets():
         assert isinstance(read.frame(asset, MONDAY, runtime=delivered), pl.DataFrame)
@@ -70,7 +70,7 @@ def test_errors_name_the_remedy(delivered: Runtime) -> None:
         read.frame("accounts", MONDAY, feed="nope", runtime=delivered)
 
 
-def test_a_domain_of_a_newer_snapshot_is_not_passed_off_as_delivered(delivered: Runtime) -> None:
+def test_domain_of_a_newer_snapshot_is_not_the_delivered(delivered: Runtime) -> None:
     audience = read._feed("class_super").audience(delivered.settings.first_business_date)
     name = audience.reference("account_details")
     day = dt.date.fromisoformat(MONDAY)
@@ -80,5 +80,5 @@ def test_a_domain_of_a_newer_snapshot_is_not_passed_off_as_delivered(delivered: 
         read.frame("accounts", MONDAY, runtime=delivered)
 
 
-def test_the_package_is_typed() -> None:
+def test_package_is_typed() -> None:
     assert files("classfeed_dagster").joinpath("py.typed").is_file()

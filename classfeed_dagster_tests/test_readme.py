@@ -1,4 +1,4 @@
-"""The README tells the truth: every setting is listed with its meaning, and every linked page exists."""
+"""The README is true: every setting is listed with its meaning, and every linked page exists."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _spec.loader.exec_module(render_docs)
 
 
 @pytest.mark.parametrize("page", sorted({page for page, _ in render_docs.PARTS}))
-def test_generated_parts_are_what_the_code_says(page: str) -> None:
+def test_generated_parts_are_up_to_date(page: str) -> None:
     text = (ROOT / page).read_text()
     assert render_docs.rendered(page, text) == text, "run make docs"
 
 
-def test_every_check_has_a_section_in_the_runbook() -> None:
+def test_checks_have_a_runbook_section() -> None:
     headings = set(re.findall(r"^### (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
     graph = build_definitions(Runtime(Settings())).resolve_asset_graph()
     linked = {
@@ -39,7 +39,7 @@ def test_every_check_has_a_section_in_the_runbook() -> None:
     assert linked <= headings, sorted(linked - headings)
 
 
-def test_every_alert_links_to_a_runbook_section() -> None:
+def test_alerts_link_to_a_runbook_section() -> None:
     headings = set(re.findall(r"^### (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
     sources = "".join(path.read_text() for path in (ROOT / "classfeed_dagster" / "alerting").glob("*.py"))
     linked = set(re.findall(r'runbook="([\w-]+)"', sources))
@@ -47,7 +47,7 @@ def test_every_alert_links_to_a_runbook_section() -> None:
     assert linked <= headings, sorted(linked - headings)
 
 
-def test_the_two_commands_come_first() -> None:
+def test_readme_begins_with_the_two_commands() -> None:
     assert README.index("make demo") < README.index("make test") < README.index("##")
 
 

@@ -22,11 +22,11 @@ def test_sequence_numbers_have_no_gaps() -> None:
     assert daily.previous(days[5]) == days[4]
 
 
-def test_the_first_date_covers_the_business_day_before() -> None:
+def test_first_date_covers_the_business_day_before() -> None:
     assert RecipientSchedule("CLASS", START).window(START) == trading_days.window(START)
 
 
-def test_a_weekly_audience_goes_on_the_last_business_day_of_the_week() -> None:
+def test_weekly_audience_is_due_on_the_weeks_last_business_day() -> None:
     weekly = RecipientSchedule("BGL", START, Cadence.WEEKLY)
     assert weekly.is_due(dt.date(2023, 1, 6))
     assert not weekly.is_due(dt.date(2023, 1, 5))

@@ -16,7 +16,7 @@ from classfeed_dagster.tags import CLOCK_TAG
 ELSEWHERE: dict[str, Any] = {"store_url": "s3://bucket", "first_business_date": dt.date(2026, 3, 2)}
 
 
-def test_nothing_set_means_embedded_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_without_variables_use_embedded_services(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLASSFEED_STORE_URL", raising=False)
     settings = Settings()
     assert settings.env is Environment.LOCAL
@@ -24,13 +24,13 @@ def test_nothing_set_means_embedded_parts(monkeypatch: pytest.MonkeyPatch) -> No
     assert settings.store_location == ".classfeed/store"
 
 
-def test_the_database_password_is_never_shown() -> None:
+def test_database_password_is_never_shown() -> None:
     settings = Settings(bigsite_url="postgresql+psycopg://feed:hunter2@db/bigsite")
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in settings.model_dump_json()
 
 
-def test_a_set_clock_is_refused_outside_rehearsals() -> None:
+def test_set_clock_is_refused_outside_rehearsals() -> None:
     noon = dt.datetime(2023, 1, 4, 1, tzinfo=dt.UTC)
     assert Runtime(Settings(env=Environment.DEV, now=noon, **ELSEWHERE)).clock({}) == noon
     assert Runtime(Settings()).clock({CLOCK_TAG: "2023-01-04T12:00:00+11:00"}) == noon
@@ -41,7 +41,7 @@ def test_a_set_clock_is_refused_outside_rehearsals() -> None:
     assert Runtime(Settings(env=Environment.PROD, **ELSEWHERE)).clock({}) is None
 
 
-def test_no_more_sessions_read_a_date_than_the_engine_has_connections_for() -> None:
+def test_read_sessions_fit_the_engines_connections() -> None:
     assert Settings(bigsite_sessions=8).bigsite_sessions == 8
     with pytest.raises(ValidationError, match="bigsite_sessions"):
         Settings(bigsite_sessions=9)

@@ -44,7 +44,7 @@ BAD_KEYS = [
 
 @pytest.fixture(params=["local_store", "moto_store", "localbucket_store"])
 def store(request: pytest.FixtureRequest) -> ObjectStore:
-    """The store itself is tried on the second S3 server in every run, not only nightly."""
+    """Return each kind of store; the second S3 server runs in every test run, not only nightly."""
     store: ObjectStore = request.getfixturevalue(request.param)
     return store
 
@@ -83,7 +83,7 @@ def test_listing_is_by_code_point_and_by_prefix(store: ObjectStore) -> None:
     assert list(store.list("nothing/")) == []
 
 
-def test_what_is_absent_says_where(store: ObjectStore) -> None:
+def test_missing_object_names_its_location(store: ObjectStore) -> None:
     with pytest.raises(ObjectNotFoundError) as caught:
         store.read("a/b")
     assert store.location("a/b") in str(caught.value)
@@ -96,7 +96,7 @@ def test_what_is_absent_says_where(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("key", BAD_KEYS)
-def test_no_bad_key_reaches_the_store(store: ObjectStore, key: str) -> None:
+def test_invalid_key_is_refused(store: ObjectStore, key: str) -> None:
     for use in (store.read, store.exists, store.delete, store.location):
         with pytest.raises(InvalidKeyError):
             use(key)
@@ -108,7 +108,7 @@ def test_no_bad_key_reaches_the_store(store: ObjectStore, key: str) -> None:
 
 
 @given(st.text(max_size=60))
-def test_whatever_the_key_nothing_leaves_the_root(key: str) -> None:
+def test_no_key_escapes_the_root(key: str) -> None:
     root = Path("/somewhere/root")
     try:
         path = Path(os.path.normpath(root / check_key(key)))
@@ -118,12 +118,12 @@ def test_whatever_the_key_nothing_leaves_the_root(key: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["../", "a//", "/"])
-def test_no_bad_prefix_is_listed(store: ObjectStore, prefix: str) -> None:
+def test_invalid_prefix_is_refused(store: ObjectStore, prefix: str) -> None:
     with pytest.raises(InvalidKeyError):
         list(store.list(prefix))
 
 
-def test_of_many_creators_one_wins(store: ObjectStore) -> None:
+def test_concurrent_creators_have_one_winner(store: ObjectStore) -> None:
     def one(at: int) -> bool:
         return store.create("race/key", str(at).encode() * 1000)
 
@@ -133,7 +133,7 @@ def test_of_many_creators_one_wins(store: ObjectStore) -> None:
     assert store.read("race/key") == str(won.index(True)).encode() * 1000
 
 
-def test_an_object_is_never_seen_half(local_store: ObjectStore) -> None:
+def test_object_is_never_seen_partially(local_store: ObjectStore) -> None:
     sizes = set()
 
     def write(at: int) -> None:
@@ -152,7 +152,7 @@ def test_an_object_is_never_seen_half(local_store: ObjectStore) -> None:
 # --- A local folder -----------------------------------------------------------------------------------------------
 
 
-def test_a_failed_write_leaves_nothing(local_store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_no_file(local_store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "disk full")
 
@@ -168,7 +168,9 @@ def test_half_written_files_of_a_dead_process_are_not_listed(local_store: LocalS
     assert list(local_store.list("")) == ["a/b"]
 
 
-def test_a_create_that_loses_at_the_last_step(local_store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_that_loses_at_the_last_step_returns_false(
+    local_store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     local_store.create("a", b"first")
     monkeypatch.setattr(Path, "exists", lambda _: False)
     assert not local_store.create("a", b"second")
@@ -212,7 +214,7 @@ def _answer(status: int, code: str = "x") -> Exception:
 
 
 class Scripted:
-    """An S3 client whose PutObject answers as told before it reaches the server, or after (the answer was lost)."""
+    """S3 client whose PutObject returns the scripted answers, before or after it reaches the server (a lost answer)."""
 
     def __init__(self, client: object, *answers: tuple[str, int]) -> None:
         self.client, self.answers = client, list(answers)
@@ -236,7 +238,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, store: S3Store, *answers: tuple[st
     return client
 
 
-def test_a_conflict_is_tried_again(s3_store: S3Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_conflict_is_retried(s3_store: S3Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"whole")
     scripted(monkeypatch, s3_store, ("before", 409), ("before", 409))
@@ -244,7 +246,7 @@ def test_a_conflict_is_tried_again(s3_store: S3Store, monkeypatch: pytest.Monkey
     assert s3_store.read("a") == b"whole"
 
 
-def test_a_lost_answer_is_no_lost_win(moto_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_answer_still_counts_as_created(moto_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     # The client repeats a request whose answer was lost; the repetition finds the object that the first one made.
     scripted(monkeypatch, moto_store, ("after", 412))
     assert moto_store.create("a", b"mine")
@@ -265,14 +267,14 @@ def test_conflicts_without_end_and_other_errors_are_raised(s3_store: S3Store, mo
         s3_store.create("a", b"")
 
 
-def test_a_missing_bucket_is_not_a_missing_object(s3_store: S3Store, each_s3_endpoint: str) -> None:
+def test_missing_bucket_is_not_a_missing_object(s3_store: S3Store, each_s3_endpoint: str) -> None:
     from botocore.exceptions import ClientError
 
     with pytest.raises(ClientError, match="NoSuchBucket"):
         S3Store("no-such-bucket-anywhere", endpoint_url=each_s3_endpoint).read("a")
 
 
-def test_a_bucket_without_a_prefix(s3_store: S3Store, each_s3_endpoint: str) -> None:
+def test_bucket_without_a_prefix_is_a_store(s3_store: S3Store, each_s3_endpoint: str) -> None:
     whole = open_store(f"s3://{s3_store.bucket}", s3_endpoint_url=each_s3_endpoint)
     whole.create("a", b"")
     assert whole.location("a") == f"s3://{s3_store.bucket}/a"

@@ -89,7 +89,7 @@ def test_windows_tile_time(day: dt.date) -> None:
     assert trading_days.previous_business_day(then) == first
 
 
-def test_a_weekend_is_refused_with_its_neighbours() -> None:
+def test_weekend_is_refused_with_its_neighbours() -> None:
     with pytest.raises(trading_days.NotABusinessDayError, match="the nearest ones are 2023-01-06 and 2023-01-09"):
         trading_days.require_business_day(D(2023, 1, 7))
     assert trading_days.require_business_day(D(2023, 1, 9)) == D(2023, 1, 9)

@@ -13,7 +13,7 @@ MAX_SILENCE = dt.timedelta(minutes=15)
 SENSORS = ("repair", "alerts")  # sensors that record heartbeats
 
 
-class Heartbeat(StoredRecord):
+class SensorHeartbeat(StoredRecord):
     """Latest completed tick of a sensor."""
 
     at: AwareDatetime
@@ -21,7 +21,7 @@ class Heartbeat(StoredRecord):
 
 def record(store: ObjectStore, sensor: str, now: dt.datetime) -> None:
     """Record that the sensor completed its work at ``now`` (UTC)."""
-    store.put(_key(sensor), to_json(Heartbeat(at=now)))
+    store.put(_key(sensor), to_json(SensorHeartbeat(at=now)))
 
 
 def stale(store: ObjectStore, now: dt.datetime) -> list[str]:
@@ -29,7 +29,7 @@ def stale(store: ObjectStore, now: dt.datetime) -> list[str]:
     messages: list[str] = []
     for sensor in SENSORS:
         try:
-            at = from_json(Heartbeat, store.read(_key(sensor)), store.location(_key(sensor))).at
+            at = from_json(SensorHeartbeat, store.read(_key(sensor)), store.location(_key(sensor))).at
         except ObjectNotFoundError:
             messages.append(f"the {sensor} sensor has recorded no heartbeat")
             continue

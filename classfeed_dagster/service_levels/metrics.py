@@ -21,7 +21,7 @@ STAGE = "stage"  # step of a run: an additional dimension of its duration
 
 
 @dataclass(frozen=True, slots=True)
-class MetricDefinition:
+class ServiceMetric:
     """Metric with CloudWatch's unit and the question that it answers.
 
     ``added_up``: a figure of an event, summed over a period. Any other is a state, measured at every tick, whose worst
@@ -35,27 +35,27 @@ class MetricDefinition:
     by_stage: bool = False
 
 
-METRICS: Mapping[str, MetricDefinition] = {
+METRICS: Mapping[str, ServiceMetric] = {
     metric.name: metric
     for metric in (
-        MetricDefinition("documents", "Count", "How many documents were delivered?", added_up=True),
-        MetricDefinition("portfolios", "Count", "How many portfolios do they contain?", added_up=True),
-        MetricDefinition("rows", "Count", "How many records do they contain?", added_up=True),
-        MetricDefinition("bytes", "Bytes", "How large are they?", added_up=True),
-        MetricDefinition("held_back", "Count", "How many portfolios lack data because of a rule or an earlier date?"),
-        MetricDefinition("held_back_rule", "Count", "How many portfolios are held back by a rule?"),
-        MetricDefinition("held_back_waiting", "Count", "How many portfolios only wait for an earlier date?"),
-        MetricDefinition("held_back_consent_ended", "Count", "How many portfolios are excluded by ended consent?"),
-        MetricDefinition("held_back_oldest_seconds", "Seconds", "For how long has the oldest lacked data?"),
-        MetricDefinition("breaks", "Count", "How many differences did reconciliation find?"),
-        MetricDefinition("date_seconds", "Seconds", "How long did a date take from bigsite's snapshot to delivery?"),
-        MetricDefinition("stage_seconds", "Seconds", "How long did each step take?", by_stage=True),
-        MetricDefinition("repair_attempts", "Count", "How often has repair tried the latest date?"),
-        MetricDefinition("newest_delivery_age_seconds", "Seconds", "How long ago was the newest delivery?"),
-        MetricDefinition("overdue_seconds", "Seconds", "How long is the oldest missing date past its deadline?"),
-        MetricDefinition("expected_late_seconds", "Seconds", "How late will the date be, if it takes the median time?"),
-        MetricDefinition("targets_missed", "Count", "How many dates of the last day were late?"),
-        MetricDefinition("deadlines_missed", "Count", "How many dates of the last day missed the deadline?"),
+        ServiceMetric("documents", "Count", "How many documents were delivered?", added_up=True),
+        ServiceMetric("portfolios", "Count", "How many portfolios do they contain?", added_up=True),
+        ServiceMetric("rows", "Count", "How many records do they contain?", added_up=True),
+        ServiceMetric("bytes", "Bytes", "How large are they?", added_up=True),
+        ServiceMetric("held_back", "Count", "How many portfolios lack data because of a rule or an earlier date?"),
+        ServiceMetric("held_back_rule", "Count", "How many portfolios are held back by a rule?"),
+        ServiceMetric("held_back_waiting", "Count", "How many portfolios only wait for an earlier date?"),
+        ServiceMetric("held_back_consent_ended", "Count", "How many portfolios are excluded by ended consent?"),
+        ServiceMetric("held_back_oldest_seconds", "Seconds", "For how long has the oldest lacked data?"),
+        ServiceMetric("breaks", "Count", "How many differences did reconciliation find?"),
+        ServiceMetric("date_seconds", "Seconds", "How long did a date take from bigsite's snapshot to delivery?"),
+        ServiceMetric("stage_seconds", "Seconds", "How long did each step take?", by_stage=True),
+        ServiceMetric("repair_attempts", "Count", "How often has repair tried the latest date?"),
+        ServiceMetric("newest_delivery_age_seconds", "Seconds", "How long ago was the newest delivery?"),
+        ServiceMetric("overdue_seconds", "Seconds", "How long is the oldest missing date past its deadline?"),
+        ServiceMetric("expected_late_seconds", "Seconds", "How late will the date be, if it takes the median time?"),
+        ServiceMetric("targets_missed", "Count", "How many dates of the last day were late?"),
+        ServiceMetric("deadlines_missed", "Count", "How many dates of the last day missed the deadline?"),
     )
 }
 

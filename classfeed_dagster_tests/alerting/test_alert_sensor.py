@@ -20,7 +20,7 @@ DIGITS = re.compile(r"\b\d{3}-\d{3}\b|\b\d{9,}\b")
 
 @pytest.fixture
 def watched(desk: Desk, switchboard: Switchboard) -> Desk:
-    """The desk with Slack and PagerDuty, in production."""
+    """Prepare the desk with Slack and PagerDuty, in production."""
     tell: dict[str, Any] = {
         "slack_token": "xoxb-local",
         "slack_url": f"{switchboard.url}/api/",
@@ -43,7 +43,7 @@ def read(board: Switchboard) -> dict[str, str]:
 
 
 def told_of_wrong_units(desk: Desk, board: Switchboard) -> dict[str, str]:
-    """What is said on the morning after an end of day that states a unit too many for one of the two customers."""
+    """Return the messages after an end of day that states one unit too many for one of two customers."""
     one, _ = desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
     desk.break_units(one, MONDAY)
@@ -54,7 +54,7 @@ def told_of_wrong_units(desk: Desk, board: Switchboard) -> dict[str, str]:
     return read(board)
 
 
-def test_a_late_feed_says_so_once_and_recovers_in_its_thread(watched: Desk, switchboard: Switchboard) -> None:
+def test_late_feed_is_announced_once_and_recovers_in_its_thread(watched: Desk, switchboard: Switchboard) -> None:
     watched.two_customers()
     watched.bigsite.save()
     with watched.at("2026-03-03T06:59:00+11:00"):
@@ -79,7 +79,7 @@ def test_a_late_feed_says_so_once_and_recovers_in_its_thread(watched: Desk, swit
     ]
 
 
-def test_a_backlog_that_is_worked_off_date_by_date_stays_one_message(watched: Desk, switchboard: Switchboard) -> None:
+def test_backlog_processed_date_by_date_stays_one_message(watched: Desk, switchboard: Switchboard) -> None:
     watched.two_customers()
     watched.end_of_day(MONDAY)
     watched.end_of_day(TUESDAY)
@@ -108,7 +108,7 @@ def test_failed_check_alert_names_portfolios_and_recovers(watched: Desk, switchb
     assert all(message.replies for message in switchboard.messages)
 
 
-def test_a_stopped_date_is_one_incident_not_two(watched: Desk, switchboard: Switchboard) -> None:
+def test_stopped_date_is_one_incident_not_two(watched: Desk, switchboard: Switchboard) -> None:
     watched.runtime.settings = watched.runtime.settings.model_copy(update={"max_held_back_share": Decimal(0)})
     messages = told_of_wrong_units(watched, switchboard)
     assert not any("gave up" in text for text in messages)
@@ -116,7 +116,7 @@ def test_a_stopped_date_is_one_incident_not_two(watched: Desk, switchboard: Swit
     assert "Customers' funds at the recipient still show the last delivered business date" in share
 
 
-def test_what_was_delivered_unchecked_is_noticed(watched: Desk, switchboard: Switchboard) -> None:
+def test_unchecked_delivery_raises_an_incident(watched: Desk, switchboard: Switchboard) -> None:
     watched.two_customers()
     watched.end_of_day(MONDAY)
     job = watched.definitions.resolve_job_def("class_super_job")
@@ -156,7 +156,7 @@ def test_worker_death_after_delivery_is_not_alerted_during_its_retry(watched: De
     assert read(switchboard) == {}
 
 
-def test_incidents_of_other_rooms_are_told_until_settled(watched: Desk, switchboard: Switchboard) -> None:
+def test_raised_incidents_are_announced_until_settled(watched: Desk, switchboard: Switchboard) -> None:
     store, day = watched.runtime.store, watched.runtime.settings.first_business_date
     for incident in (
         schema_drift("column trade.price is a text", 1),
@@ -181,5 +181,5 @@ def test_incidents_of_other_rooms_are_told_until_settled(watched: Desk, switchbo
     ]
 
 
-def test_the_consent_sensor_says_when_it_has_no_queue(watched: Desk) -> None:
+def test_consent_sensor_without_queue_skips_with_a_reason(watched: Desk) -> None:
     assert "no queue is set" in watched.tick("consent_events")[1]

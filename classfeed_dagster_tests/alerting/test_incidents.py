@@ -63,7 +63,7 @@ def say(store: ObjectStore, board: Switchboard, *current: Incident, after: int =
     return sync_incidents(store, current, (messenger(chosen), pager(chosen)), NOW + after * MINUTE)
 
 
-def test_one_incident_is_one_message_and_one_page_until_it_has_recovered(
+def test_incident_is_one_message_and_one_page_until_it_recovers(
     local_store: ObjectStore, switchboard: Switchboard
 ) -> None:
     assert say(local_store, switchboard, LATE) == (1, 0, 0)
@@ -101,7 +101,7 @@ def test_one_incident_is_one_message_and_one_page_until_it_has_recovered(
     assert len(switchboard.messages) == 2
 
 
-def test_what_could_not_be_sent_is_sent_later_and_holds_nothing_else_up(
+def test_failed_notification_is_retried_and_does_not_block_others(
     local_store: ObjectStore, switchboard: Switchboard
 ) -> None:
     switchboard.fails = True
@@ -121,7 +121,7 @@ def test_what_could_not_be_sent_is_sent_later_and_holds_nothing_else_up(
     assert [len(message.replies) for message in switchboard.messages] == [1, 1]
 
 
-def test_a_message_that_fails_at_recovery_wakes_nobody_again(
+def test_failed_recovery_message_does_not_page_again(
     local_store: ObjectStore, switchboard: Switchboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     say(local_store, switchboard, LATE)
@@ -153,7 +153,7 @@ def test_production_has_a_channel_of_its_own_and_pages_alone(
     assert switchboard.pages == {}
 
 
-def test_without_tokens_everything_is_in_the_log(local_store: ObjectStore) -> None:
+def test_incident_without_tokens_is_logged(local_store: ObjectStore) -> None:
     speaks = (messenger(Settings()), pager(Settings()))
     with structlog.testing.capture_logs() as logged:
         sync_incidents(local_store, [LATE], speaks, NOW)
@@ -180,7 +180,7 @@ def test_other_rooms_raise_and_settle(local_store: ObjectStore) -> None:
         raise_incident(local_store, BREAK.model_copy(update={"key": "../x"}))
 
 
-def test_the_watchdogs_incident_is_its_own(local_store: ObjectStore, switchboard: Switchboard) -> None:
+def test_watchdog_incident_is_separate_from_the_sensors(local_store: ObjectStore, switchboard: Switchboard) -> None:
     chosen = settings(switchboard)
     speaks = (messenger(chosen), pager(chosen))
     watched = BREAK.model_copy(update={"key": WATCHDOG})
@@ -215,7 +215,7 @@ def test_durations(seconds: int, text: str) -> None:
     assert duration(dt.timedelta(seconds=seconds)) == text
 
 
-def test_the_page_shows_messages_as_they_are_sent(tmp_path: Path) -> None:
+def test_alerts_page_shows_messages_as_sent(tmp_path: Path) -> None:
     copy = tmp_path / "alerts.md"
     copy.write_text(PAGE.read_text())
     write(copy)

@@ -94,13 +94,13 @@ def objects(store: ObjectStore) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def logs_reset() -> Iterator[None]:
-    """The next test logs as it likes, and not to a file that is closed."""
+    """Reset the log, so that the next test does not write to a closed file."""
     yield
     structlog.reset_defaults()
 
 
 @pytest.mark.usefixtures("logs_reset")
-def test_a_days_work_tells_nothing_of_customers_and_no_secret(
+def test_days_work_logs_no_customer_data_and_no_secret(
     desk: Desk, switchboard: Switchboard, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("json")
@@ -149,7 +149,7 @@ def test_a_days_work_tells_nothing_of_customers_and_no_secret(
     assert found == []
 
 
-def test_the_search_finds_what_is_there(desk: Desk) -> None:
+def test_leak_search_finds_planted_data(desk: Desk) -> None:
     """The same search over the data finds the names: the test above could fail."""
     desk.bigsite.portfolio("SW00000001", portfolio_name=PERSONAL["portfolio name"]).consent(
         granted_at="2026-02-20T00:00:00Z"

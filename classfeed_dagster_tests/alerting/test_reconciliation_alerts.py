@@ -1,4 +1,4 @@
-"""Deliveries that were not proven, or whose proof found errors, are told; one incident a feed."""
+"""Alerts of reconciliation: deliveries with errors or without a result, one incident a feed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def proven(desk: Desk, side: str, errors: int, **given: Any) -> None:
     desk.runtime.save_reference(f"class_super/{side}_reconciliation", MONDAY, said)
 
 
-def test_a_delivery_that_nobody_proves_is_told_after_hours(desk: Desk) -> None:
+def test_unreconciled_delivery_is_announced_after_hours(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day("2026-03-02")
     with desk.at("2026-03-03T06:00:00+11:00"):
@@ -54,7 +54,7 @@ def test_a_delivery_that_nobody_proves_is_told_after_hours(desk: Desk) -> None:
     assert found(desk, after) == {}
 
 
-def test_errors_are_told_with_the_portfolios_that_the_report_names(desk: Desk) -> None:
+def test_reconciliation_errors_name_the_reports_portfolios(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day("2026-03-02")
     with desk.at("2026-03-03T06:00:00+11:00"):

@@ -20,7 +20,7 @@ PORTFOLIOS = 12  # every tenth of them, the first included, trades on the second
 
 @pytest.fixture(scope="session")
 def small() -> Iterator[Site]:
-    """A site of a few portfolios."""
+    """Create a site of a few portfolios."""
     with site(PORTFOLIOS) as made:
         yield made
 
@@ -33,7 +33,7 @@ def _no_switches_of_another_test() -> Iterator[None]:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every run in this process: a new one imports for a second or two before it does anything."""
+    """Run everything in this process: a new one imports for a second or two first."""
 
     def run_once(way: Way, server: Path | None = None) -> Run:
         scratch = Path(tempfile.mkdtemp(prefix="classfeed-bench-run-"))

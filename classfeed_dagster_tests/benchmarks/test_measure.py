@@ -52,7 +52,7 @@ def answer(scratch: Path, told: int) -> Work:
     return lambda: {"answer": told}
 
 
-def test_a_run_counts_the_works_own_memory_in_a_process_of_its_own() -> None:
+def test_run_counts_its_own_memory_in_its_own_process() -> None:
     lean, heavy = (run_once(Way(str(size), prepare_memory, {"size": size})) for size in (1000, 60_000_000))
     assert heavy.peak - heavy.prepared >= 55_000_000  # Linux counts in batches
     assert lean.peak < HELD
@@ -66,12 +66,12 @@ def test_processor_time_is_also_that_of_children() -> None:
     assert run.wall >= 0.3
 
 
-def test_a_failed_run_says_what_happened() -> None:
+def test_failed_run_reports_its_error() -> None:
     with pytest.raises(BenchmarkError, match="no such luck"):
         run_once(Way("failing", prepare_failure))
 
 
-def test_a_run_whose_process_dies_says_so() -> None:
+def test_run_whose_process_dies_is_reported() -> None:
     with pytest.raises(BenchmarkError, match="died with 9"):
         run_once(Way("dying", prepare_death))
 
@@ -88,14 +88,14 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_the_ways_take_turns(order: list[str]) -> None:
+def test_compare_alternates_the_ways(order: list[str]) -> None:
     ways = [Way(name, answer, {"told": 1}) for name in "ABC"]
     part = compare("turns", 1, "nothing", ways, rounds=3)
     assert "".join(order) == "ABCABCABC"
     assert [len(way.runs) for way in part.ways] == [3, 3, 3]
 
 
-def test_no_round_begins_after_the_budget_but_one_always_runs(order: list[str]) -> None:
+def test_round_after_the_budget_is_skipped_except_the_first(order: list[str]) -> None:
     ways = [Way(name, answer, {"told": 1}) for name in "AB"]
     compare("late", 1, "nothing", ways, rounds=5, until=time.monotonic() - 1)
     assert "".join(order) == "AB"
@@ -113,7 +113,7 @@ def test_medians_are_of_all_runs() -> None:
     assert (way.wall, way.processor, way.peak, way.fact("steps", "one")) == (2.0, 4.0, 10, 2.0)
 
 
-def test_the_machine_is_told() -> None:
+def test_machine_is_described() -> None:
     told = measure.machine()
     assert told["cores"] >= 1
     assert told["python"].startswith("3.")

@@ -21,7 +21,7 @@ def _canonical(document: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("day", [FIRST, SECOND])
-def test_the_old_exporters_document_is_canonically_equal(small: Site, tmp_path: Path, day: dt.date) -> None:
+def test_old_exporters_document_is_canonically_equal(small: Site, tmp_path: Path, day: dt.date) -> None:
     engine = engine_from(small.url)
     asked: list[str] = []
     sa.event.listen(engine, "before_cursor_execute", lambda *seen: asked.append(seen[2]))

@@ -81,14 +81,14 @@ def test_whole_job_sends_the_rows_of_the_old_exporter(small: Site) -> None:
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_an_everyday_date_beside_the_old_exporter(small: Site) -> None:
+def test_ordinary_date_runs_next_to_the_old_exporter(small: Site) -> None:
     part = whole_job.whole_job(small, SECOND, dagster=(), **HOW)
     assert [way.name for way in part.ways] == [whole_job.OLD, whole_job.PLAIN]
     assert part.way(whole_job.PLAIN).runs[0].facts["answer"] == small.portfolios * 32 + 2
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_run_from_the_command_line(small: Site, tmp_path: Path) -> None:
+def test_benchmark_runs_from_the_command_line(small: Site, tmp_path: Path) -> None:
     before = small.after(FIRST, PUBLISHED)
     facts = whole_job.prepare_command(tmp_path, small.url, before, "in_process")()
     assert facts is not None
@@ -102,7 +102,7 @@ def test_reconciliation_finds_what_was_planted() -> None:
     assert part.ways[0].runs[0].facts["answer"] == (100, 100, 100)
 
 
-def test_the_second_date_goes_on_from_the_first(small: Site) -> None:
+def test_second_date_continues_from_the_first(small: Site) -> None:
     assert AUDIENCE.previous(SECOND) == FIRST
     store = small.after(SECOND, PUBLISHED) / "store"
     assert len(list((store / "delivered").rglob("manifest.json"))) == 2

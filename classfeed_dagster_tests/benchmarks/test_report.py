@@ -75,7 +75,7 @@ def test_stages_have_targets_of_their_own() -> None:
     assert [target.met for target in found] == [True, True, False, False, True]
 
 
-def test_the_model_divides_what_divides_and_nothing_else() -> None:
+def test_model_divides_only_divisible_steps() -> None:
     part = Part("whole job, FULL", 1000, "", (_way(whole_job.PLAIN, 2, server=0.5),))
     of = model.rates(part)  # 0.4 s a step
     # Reading, three steps that divide, two that don't.
@@ -105,7 +105,7 @@ def test_options_have_defaults_for_quick_and_full() -> None:
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_part_is_printed_and_written_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_part_is_printed_and_written_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = tmp_path / "figures" / "bench.json"
     bench = command.Bench(command.options_from(["--repeat", "2", "--budget", "0", "--json", str(where)]))
     bench.add(reconciliation, 500)
@@ -118,7 +118,7 @@ def test_a_part_is_printed_and_written_at_once(tmp_path: Path, capsys: pytest.Ca
     assert [report.rows_of(part) for part in again.parts] == [report.rows_of(bench.parts[0])]
 
 
-def test_a_part_that_fails_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_part_that_fails_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench = command.Bench(command.options_from(["--json", str(tmp_path / "bench.json")]))
 
     def fail(**_: object) -> Part:
@@ -132,14 +132,14 @@ def test_a_part_that_fails_does_not_stop_the_others(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_only_the_parts_asked_for_are_measured(tmp_path: Path) -> None:
+def test_measure_runs_requested_parts_only(tmp_path: Path) -> None:
     chosen = ["--parts", "reconciliation", "--sizes", "50", "--json", str(tmp_path / "bench.json")]
     bench = command.Bench(command.options_from(chosen))
     command.measure(bench)
     assert [part.name for part in bench.parts] == ["reconciliation"]
 
 
-def test_the_docs_tables_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docs_tables_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "scale.md"
     page.write_text(f"# Scale\n\n{command.BEGIN}\nold\n{command.END}\n\nModel.\n")
     monkeypatch.setattr(command, "DOCS", page)

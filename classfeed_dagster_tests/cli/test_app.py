@@ -49,18 +49,18 @@ def classfeed(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def demo(classfeed: Command) -> Result:
-    """The demo on a few customers, run once."""
+    """Run the demo once, on a few customers."""
     return classfeed("demo", "--portfolios", "25", "--days", "2")
 
 
-def test_the_demo_proves_what_it_delivered(demo: Result) -> None:
+def test_demo_proves_what_it_delivered(demo: Result) -> None:
     assert demo.exit_code == 0, demo.output
     assert "FAILED" not in demo.output
     assert demo.output.count("proven") == 8
     assert "make up" in demo.output
 
 
-def test_the_demo_again_delivers_nothing_twice(demo: Result, classfeed: Command) -> None:
+def test_demo_again_delivers_nothing_twice(demo: Result, classfeed: Command) -> None:
     before = classfeed("status").output
     again = classfeed("demo", "--portfolios", "25", "--days", "2")
     assert again.exit_code == 0, again.output
@@ -68,7 +68,7 @@ def test_the_demo_again_delivers_nothing_twice(demo: Result, classfeed: Command)
     assert classfeed("status").output == before
 
 
-def test_status_of_a_date_says_who_is_held_back_and_why(demo: Result, classfeed: Command) -> None:
+def test_status_lists_held_back_portfolios_and_reasons(demo: Result, classfeed: Command) -> None:
     shown = classfeed("status", "--date", "2023-01-04", "--feed", "class_super")
     assert shown.exit_code == 0
     assert "partly delivered" in shown.output
@@ -136,7 +136,7 @@ def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: C
         (("frame", "accounts", "--date", "2023-01-05"), 4, "has no delivery"),
     ],
 )
-def test_what_goes_wrong_is_said_in_a_sentence(
+def test_error_is_printed_in_a_sentence(
     demo: Result, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, classfeed: Command,
     words: tuple[str, ...], code: int, says: str,
 ) -> None:  # fmt: skip
@@ -149,7 +149,7 @@ def test_what_goes_wrong_is_said_in_a_sentence(
     assert "Traceback" not in shown.err
 
 
-def test_a_delivered_date_is_reconciled_for_people_and_for_machines(demo: Result, classfeed: Command) -> None:
+def test_reconcile_prints_for_people_and_as_json(demo: Result, classfeed: Command) -> None:
     # The data team has said nothing of the first date: the one break, which puts no delivery in doubt.
     shown = classfeed("reconcile", "--date", "2023-01-03")
     assert shown.exit_code == 0, shown.output
@@ -182,7 +182,7 @@ def test_run_of_a_delivered_date_has_nothing_to_do(demo: Result, classfeed: Comm
     assert "latest delivery: revision" in again.output
 
 
-def test_an_approval_needs_a_reason_and_is_recorded(
+def test_approval_needs_a_reason_and_is_recorded(
     demo: Result, classfeed: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert classfeed("approve-removals", "--date", "2023-01-04").exit_code == 2
@@ -196,14 +196,14 @@ def test_an_approval_needs_a_reason_and_is_recorded(
     assert "release " not in classfeed("--help").output
 
 
-def test_an_approval_of_nothing_is_refused_and_leaves_no_record(demo: Result, classfeed: Command) -> None:
+def test_approval_of_nothing_is_refused_and_leaves_no_record(demo: Result, classfeed: Command) -> None:
     refused = classfeed("approve-removals", "--date", "2023-01-04", "--reason", "asked client services")
     assert isinstance(refused.exception, UsageError)
     assert "Nothing to approve" in str(refused.exception)
     assert not list(Path(get_settings().store_location).glob("releases/**/*.json"))
 
 
-def test_a_customer_who_leaves_later_is_not_held_back_for_a_delivered_date(demo: Result, classfeed: Command) -> None:
+def test_customer_who_leaves_later_is_not_held_back_for_a_delivered_date(demo: Result, classfeed: Command) -> None:
     def state() -> dict[str, Any]:
         document = json.loads(classfeed("status", "--date", "2023-01-03", "--feed", "class_super", "--json").stdout)
         (date,) = document["feeds"][0]["dates"]
@@ -244,12 +244,12 @@ def test_a_customer_who_leaves_later_is_not_held_back_for_a_delivered_date(demo:
         ("schema", "check"),
     ],
 )
-def test_every_reading_command_has_json(demo: Result, classfeed: Command, words: tuple[str, ...]) -> None:
+def test_reading_commands_have_json(demo: Result, classfeed: Command, words: tuple[str, ...]) -> None:
     shown = classfeed(*words, "--json")
     assert isinstance(json.loads(shown.stdout), dict), shown.output
 
 
-def test_the_terminal_never_cuts_a_key(demo: Result, classfeed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_never_cuts_a_key(demo: Result, classfeed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for width in (20, 40, 80, 120):
         monkeypatch.setattr(deliveries, "out", Console(width=width))
         shown = classfeed("status", "--date", "2023-01-04", "--feed", "class_super").output
@@ -260,15 +260,15 @@ def test_the_terminal_never_cuts_a_key(demo: Result, classfeed: Command, monkeyp
     monkeypatch.undo()
 
 
-def test_the_version_is_shown(classfeed: Command) -> None:
+def test_version_is_shown(classfeed: Command) -> None:
     assert re.fullmatch(r"classfeed \d+\.\d+\.\d+\n", classfeed("--version").output)
 
 
-def test_a_shell_can_complete_commands(classfeed: Command) -> None:
+def test_shell_can_complete_commands(classfeed: Command) -> None:
     assert "--install-completion" in classfeed("--help").output
 
 
-def test_a_rehearsal_names_the_checks_that_failed_and_never_cuts_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rehearsal_names_the_checks_that_failed_and_never_cuts_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = {"revision": 1, "portfolios": 1_234_567, "held_back": 3, "pages": 12, "bytes": 123_456_789}
     reports = [
         RunReport(Outcome.STOPPED_BY_CHECKS, "class_super", dt.date(2023, 1, day), f"run{day}", "c", "said so", 30,
@@ -287,7 +287,7 @@ def test_a_rehearsal_names_the_checks_that_failed_and_never_cuts_a_figure(monkey
         assert "…" not in shown
 
 
-def test_the_demo_ends_with_dates_in_order_reasons_and_the_address(demo: Result) -> None:
+def test_demo_ends_with_dates_in_order_reasons_and_the_address(demo: Result) -> None:
     dates = re.findall(r"^(2023-01-0\d) .*(scheduled|retry|follows)", demo.output, re.MULTILINE)
     assert [date for date, _ in dates] == sorted(date for date, _ in dates)
     assert {reason for _, reason in dates} == {"scheduled", "retry"}
@@ -298,7 +298,7 @@ def test_the_demo_ends_with_dates_in_order_reasons_and_the_address(demo: Result)
     "command",
     ["demo", "up", "seed", "replay", "run", "status", "verify", "trace", "approve-removals", "parity", "frame"],
 )
-def test_every_command_explains_itself(classfeed: Command, command: str) -> None:
+def test_commands_have_help(classfeed: Command, command: str) -> None:
     shown = classfeed(command, "--help")
     assert shown.exit_code == 0
     assert len(shown.output) > 200

@@ -32,7 +32,7 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def store(tmp_path: Path) -> ObjectStore:
-    """The store of the settings, with one date of class trade in the shadow."""
+    """Return the store of the settings, with one date of class trade in shadow."""
     store = open_store(str(tmp_path / "store"))
     deliver(store, CLASS_TRADE, RecipientSchedule("CLASS", DAY), DAY, make.frames([make.account("SW00000001")], ROWS))
     return store
@@ -50,7 +50,7 @@ def classfeed(store: ObjectStore, tmp_path: Path) -> Iterator[Command]:
     get_settings.cache_clear()
 
 
-def test_the_shadow_is_seen_and_named(classfeed: Command, store: ObjectStore) -> None:
+def test_shadow_deliveries_are_shown_as_such(classfeed: Command, store: ObjectStore) -> None:
     assert "delivered (shadow)" in classfeed("status", "--feed", "class_trade").output
     verified = classfeed("verify", "--feed", "class_trade")
     assert verified.exit_code == 0
@@ -62,7 +62,7 @@ def test_the_shadow_is_seen_and_named(classfeed: Command, store: ObjectStore) ->
     )
 
 
-def test_parity_says_what_differs_and_keeps_the_score(classfeed: Command, store: ObjectStore) -> None:
+def test_parity_prints_differences_and_score(classfeed: Command, store: ObjectStore) -> None:
     for rows, code, says in (
         (ROWS, 0, ("clean  class_trade 2023-01-03: 2 old lines, 2 new, 2 equal", "1 of 10 clean dates in a row")),
         ([ROWS[0], {**ROWS[1], "gst": Decimal("0.99")}], 3, ("1 unexplained", "gst", "0.99", "0 of 10", "broken by")),
@@ -81,7 +81,7 @@ def test_parity_says_what_differs_and_keeps_the_score(classfeed: Command, store:
     assert "explained by late-row: 1" in classfeed("parity", "--date", DAY.isoformat()).output
 
 
-def test_a_transaction_is_found_in_a_csv_file_to_the_byte(store: ObjectStore, tmp_path: Path) -> None:
+def test_transaction_is_located_in_csv_to_the_byte(store: ObjectStore, tmp_path: Path) -> None:
     key = shadow_key(f"delivered/class_trade/{DAY}/r0/class_trade_20230103_r0.csv")
     with store.local_file(key) as path:
         (place,) = locate(path, "T2")
@@ -96,7 +96,7 @@ def test_a_transaction_is_found_in_a_csv_file_to_the_byte(store: ObjectStore, tm
         locate(broken, "T9")
 
 
-def test_a_description_that_looks_like_a_line_is_not_one(tmp_path: Path) -> None:
+def test_description_that_looks_like_a_line_is_not_one(tmp_path: Path) -> None:
     rows = [make.cash(1, "1.00", narrative="x\nD,2,y"), make.cash(2, "2.00")]
     path = tmp_path / "cash.csv"
     path.write_bytes(

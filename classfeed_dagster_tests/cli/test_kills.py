@@ -1,4 +1,4 @@
-"""A killed `classfeed run` stops nobody: the next one notices, marks the run failed, and delivers."""
+"""Killed runs of the command line: the next one detects it, marks the run failed, and delivers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def home(bigsite_engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_run_killed_while_it_lands_does_not_stall_the_next(home: Path, bigsite_engine: sa.Engine) -> None:
+def test_run_killed_while_it_lands_does_not_stall_the_next(home: Path, bigsite_engine: sa.Engine) -> None:
     with open_instance(home) as instance, bigsite_engine.connect() as connection, connection.begin() as locked:
         connection.execute(sa.text("LOCK TABLE bigsite.trade IN ACCESS EXCLUSIVE MODE"))  # landing can't go on
         killed = subprocess.Popen([sys.executable, "-m", "classfeed_dagster.cli.app", *RUN], stderr=subprocess.DEVNULL)

@@ -18,7 +18,7 @@ runner = CliRunner()
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, switchboard: Switchboard) -> pytest.MonkeyPatch:
-    """A production whose store is empty, on the morning after the feed's first business date."""
+    """Prepare production with an empty store, on the morning after the feed's first business date."""
     for name, value in {
         "ENV": "dev",
         "HOME": str(tmp_path),
@@ -38,7 +38,7 @@ def _fresh_settings() -> None:
     get_settings.cache_clear()
 
 
-def test_the_watchdog_ends_with_3_and_tells_people(environment: pytest.MonkeyPatch, switchboard: Switchboard) -> None:
+def test_watchdog_exits_with_3_and_notifies(environment: pytest.MonkeyPatch, switchboard: Switchboard) -> None:
     result = runner.invoke(app, ["watchdog"])
     assert result.exit_code == 3, result.output
     assert "missing  class_super 2026-03-02, due by 2026-03-02 22:00 UTC" in result.output
@@ -49,7 +49,7 @@ def test_the_watchdog_ends_with_3_and_tells_people(environment: pytest.MonkeyPat
     assert len(switchboard.messages) == 1
 
 
-def test_the_watchdog_is_content_before_the_deadline(environment: pytest.MonkeyPatch, switchboard: Switchboard) -> None:
+def test_watchdog_passes_before_the_deadline(environment: pytest.MonkeyPatch, switchboard: Switchboard) -> None:
     environment.setenv("CLASSFEED_NOW", "2026-03-03T08:30:00+11:00")
     get_settings.cache_clear()
     result = runner.invoke(app, ["watchdog", "--no-sensors"])
@@ -70,13 +70,13 @@ def test_redrive_counts_what_it_moved(environment: pytest.MonkeyPatch, s3_endpoi
     assert "1 event(s) put back" in runner.invoke(app, ["redrive"]).output
 
 
-def test_redrive_without_queues_says_which_settings_are_missing(environment: pytest.MonkeyPatch) -> None:
+def test_redrive_without_queues_names_the_settings(environment: pytest.MonkeyPatch) -> None:
     result = runner.invoke(app, ["redrive"])
     assert result.exit_code != 0
     assert "CLASSFEED_CONSENT_DEAD_LETTER_URL" in str(result.exception)
 
 
-def test_a_worker_takes_steps_from_the_queues_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_takes_steps_from_the_queues_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     from classfeed_dagster.orchestration import celery_executor as celery_steps
 
     class Application:
@@ -96,7 +96,7 @@ def test_a_worker_takes_steps_from_the_queues_it_is_given(monkeypatch: pytest.Mo
     assert "dagster" in made.arguments
 
 
-def test_a_worker_without_a_broker_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_without_a_broker_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLASSFEED_CELERY_BROKER_URL", raising=False)
     result = runner.invoke(app, ["worker"])
     assert "set CLASSFEED_CELERY_BROKER_URL" in str(result.exception)

@@ -52,7 +52,7 @@ def test_preflight_complete_environment_is_ok(command: Command, database_url: st
     assert line(result, "object store").startswith("ok")
 
 
-def test_preflight_empty_bigsite_names_tables_and_goes_on(command: Command) -> None:
+def test_preflight_empty_bigsite_names_tables_and_continues(command: Command) -> None:
     result = command(UI_URL="https://nowhere.invalid/view", PAGERDUTY_KEY="short")
     assert result.exit_code == 3
     assert "bigsite.portfolio" in line(result, "bigsite")

@@ -47,7 +47,7 @@ def test_days_follow_each_other(classfeed: Command, bigsite_engine: sa.Engine) -
     assert last_day(bigsite_engine) == dt.date(2023, 1, 5)
 
 
-def test_a_second_seed_writes_nothing_and_says_so(classfeed: Command) -> None:
+def test_second_seed_writes_no_rows_and_reports_it(classfeed: Command) -> None:
     first = classfeed("seed", "--portfolios", "6")
     assert "6 consented portfolios" in first.output, first.output
     again = classfeed("seed", "--portfolios", "6")
@@ -56,7 +56,7 @@ def test_a_second_seed_writes_nothing_and_says_so(classfeed: Command) -> None:
     assert isinstance(classfeed("seed", "--portfolios", "7").exception, WorldError)
 
 
-def test_a_database_that_may_be_anybodys_needs_a_persons_mark(classfeed: Command, bigsite_engine: sa.Engine) -> None:
+def test_unknown_database_needs_a_persons_mark(classfeed: Command, bigsite_engine: sa.Engine) -> None:
     real = {"portfolio_id": 1, "portfolio_number": "SW00000001", "portfolio_name": "Real", "entity_type": "TRUST"}
     state = {"status": "ACTIVE", "opened_on": dt.date(2020, 1, 1), "updated_at": dt.datetime(2023, 1, 1, tzinfo=dt.UTC)}
     with bigsite_engine.begin() as connection:

@@ -46,9 +46,7 @@ def asked(tmp_path: Path) -> tuple[reruns.RerunRequest, ...]:
     return reruns.requests(open_store(str(tmp_path / "store")), "class_super")
 
 
-def test_a_date_is_run_again_here_and_goes_on_record(
-    app: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rerun_runs_locally_and_is_recorded(app: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, dt.date, dict[str, str]]] = []
 
     def run_date(_definitions: Any, _instance: Any, feed: str, day: dt.date, *, tags: dict[str, str]) -> RunReport:
@@ -67,9 +65,7 @@ def test_a_date_is_run_again_here_and_goes_on_record(
     assert tags["classfeed/rerun"] == "reruns/class_super/00000001.json"
 
 
-def test_where_there_is_a_webserver_it_is_started_there(
-    app: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rerun_with_webserver_is_launched_there(app: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLASSFEED_OPERATE_URL", "http://operator:3000/operate")
     get_settings.cache_clear()
     monkeypatch.setattr(operate, "under_way", lambda *_: False)
@@ -80,7 +76,7 @@ def test_where_there_is_a_webserver_it_is_started_there(
     assert len(asked(tmp_path)) == 1
 
 
-def test_without_the_group_nothing_starts(app: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rerun_without_the_group_is_refused(app: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLASSFEED_SUPPORT_GROUP", "nobody-is-in-this-group")
     get_settings.cache_clear()
     shown = app("--date", "2023-01-04", "--reason", REASON)
@@ -99,7 +95,7 @@ def test_staging_and_production_have_no_run_in_the_commands_own_process(
 
 
 @pytest.mark.parametrize("option", ["--fresh-snapshot", "--force", "--by", "--config"])
-def test_nothing_else_can_be_chosen(app: Command, option: str) -> None:
+def test_rerun_has_no_other_options(app: Command, option: str) -> None:
     assert app("--date", "2023-01-04", "--reason", REASON, option, "x").exit_code == 2
 
 
@@ -112,9 +108,7 @@ def test_nothing_else_can_be_chosen(app: Command, option: str) -> None:
         ("arn:aws:iam::444455556666:root", "", set()),
     ],
 )
-def test_in_aws_a_person_is_who_the_session_says(
-    monkeypatch: pytest.MonkeyPatch, arn: str, name: str, groups: set[str]
-) -> None:
+def test_person_in_aws_is_the_sessions(monkeypatch: pytest.MonkeyPatch, arn: str, name: str, groups: set[str]) -> None:
     class Sts:
         def get_caller_identity(self) -> dict[str, str]:
             return {"Arn": arn}
@@ -126,7 +120,7 @@ def test_in_aws_a_person_is_who_the_session_says(
     assert (person.name, person.groups) == (name, frozenset(groups))
 
 
-def test_a_group_without_a_name_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_group_without_a_name_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getgroups", lambda: [999_999_999])
     monkeypatch.setattr(os, "getgid", lambda: 999_999_998)
     assert cli_support.requester(Settings()).groups == frozenset()

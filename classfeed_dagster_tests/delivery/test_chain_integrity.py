@@ -29,13 +29,13 @@ def _change(store: LocalStore, key: str, old: bytes, new: bytes) -> None:
     store.put(key, data.replace(old, new))
 
 
-def test_an_untouched_chain_is_sound(delivered: LocalStore) -> None:
+def test_untouched_chain_is_sound(delivered: LocalStore) -> None:
     require_chain(delivered, FEED, [DAY1, DAY2])
     require_reached(delivered, FEED, 3)
 
 
 @pytest.mark.parametrize(("day", "revision"), [(DAY1, 0), (DAY1, 1), (DAY2, 0)])
-def test_an_edited_manifest_is_refused_wherever_it_is(delivered: LocalStore, day: dt.date, revision: int) -> None:
+def test_edited_manifest_is_refused_in_any_place(delivered: LocalStore, day: dt.date, revision: int) -> None:
     key = manifest_key(FEED, day, revision)
     manifest = json.loads(delivered.read(key))
     _change(delivered, key, manifest["portfolios"][0]["digest"].encode(), b"0" * 64)
@@ -44,25 +44,25 @@ def test_an_edited_manifest_is_refused_wherever_it_is(delivered: LocalStore, day
     assert error.value.exit_code is ExitCode.STOPPED
 
 
-def test_an_older_revision_copied_over_a_newer_one_is_refused(delivered: LocalStore) -> None:
+def test_older_revision_copied_over_a_newer_one_is_refused(delivered: LocalStore) -> None:
     delivered.put(manifest_key(FEED, DAY1, 1), delivered.read(manifest_key(FEED, DAY1, 0)))
     with pytest.raises(DamagedRecordError, match="manifest of another delivery"):
         require_chain(delivered, FEED, [DAY1])
 
 
-def test_a_changed_chain_entry_is_refused(delivered: LocalStore) -> None:
+def test_changed_chain_entry_is_refused(delivered: LocalStore) -> None:
     _change(delivered, chain_key(FEED, 3), b'"revision":0', b'"revision":7')
     with pytest.raises(DamagedRecordError, match="position 3 of the chain names another delivery"):
         require_chain(delivered, FEED, [DAY2])
 
 
-def test_a_manifest_beyond_the_chain_is_refused(delivered: LocalStore) -> None:
+def test_manifest_beyond_the_chain_is_refused(delivered: LocalStore) -> None:
     delivered.delete(chain_key(FEED, 3))
     with pytest.raises(DamagedRecordError, match="the chain has no position 3"):
         require_chain(delivered, FEED, [DAY2])
 
 
-def test_a_store_that_is_behind_its_deliveries_says_what_to_do(delivered: LocalStore) -> None:
+def test_store_behind_its_deliveries_is_refused_with_advice(delivered: LocalStore) -> None:
     with pytest.raises(StoreBehindError, match="restore the newer version of chain/, delivered/ and ledger/") as error:
         require_reached(delivered, FEED, 4)
     assert error.value.exit_code is ExitCode.STOPPED

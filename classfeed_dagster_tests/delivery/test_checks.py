@@ -24,7 +24,7 @@ Edit = Callable[[bytes], bytes]
 
 
 def edited(store: ObjectStore, made: Build, edit: Edit, page: int = 0) -> Build:
-    """The build with one page's file changed, and its record made to fit, so that only content can give it away."""
+    """Return the build with one page's file changed and its record adapted, so that only the content differs."""
     key = made.pages[page].key
     store.put(key, gzip.compress(edit(gzip.decompress(store.read(key)))))
     return made
@@ -40,7 +40,7 @@ def made(local_store: ObjectStore, day: Day) -> Build:
     return build(local_store, day)
 
 
-def test_a_good_build_passes(store: ObjectStore, day: Day) -> None:
+def test_good_build_passes(store: ObjectStore, day: Day) -> None:
     made = build(store, day)
     examined = examine_build(store, made, FORMAT)
     results = [
@@ -81,7 +81,7 @@ def test_document_valid_names_the_fault(local_store: ObjectStore, made: Build, e
     assert result.offenders[0][1] in result.summary
 
 
-def test_a_missing_or_unreadable_page_is_invalid(local_store: ObjectStore, made: Build, day: Day) -> None:
+def test_missing_or_unreadable_page_is_invalid(local_store: ObjectStore, made: Build, day: Day) -> None:
     local_store.delete(made.pages[0].key)
     local_store.put(made.pages[1].key, b"\x1f\x8b broken")
     examined = examine_build(local_store, made, FORMAT)
@@ -95,7 +95,7 @@ def test_a_missing_or_unreadable_page_is_invalid(local_store: ObjectStore, made:
     assert not control_totals_agree(made, examined).passed
 
 
-def test_everyone_in_the_bytes_must_consent(local_store: ObjectStore, made: Build, day: Day) -> None:
+def test_portfolio_in_the_bytes_must_consent(local_store: ObjectStore, made: Build, day: Day) -> None:
     examined = examine_build(local_store, made, FORMAT)
     result = everyone_consented(made, examined, day.active - {"P2", "P5"})
     assert not result.passed
@@ -110,7 +110,7 @@ def test_another_file_than_the_one_built_is_not_believed_who_is_in_it(
     assert result.offenders == ((made.pages[0].message_id, "is unreadable or changed: its portfolios are unknown"),)
 
 
-def test_a_removed_portfolio_may_be_named_but_not_have_data(local_store: ObjectStore) -> None:
+def test_removed_portfolio_may_be_named_but_not_have_data(local_store: ObjectStore) -> None:
     deliver(local_store, simple(P1=["1.00"], P2=["2.00"]))
     day = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ())})
     made = build(local_store, day)
@@ -146,7 +146,7 @@ def test_control_totals_name_the_difference(local_store: ObjectStore, edit: Edit
     assert fault in {what for _, what in result.offenders}
 
 
-def test_a_net_zero_error_is_found(local_store: ObjectStore) -> None:
+def test_net_zero_error_is_detected(local_store: ObjectStore) -> None:
     """A debit and a credit too much cancel in the sum, and not in the sums apart."""
     made = build(local_store, simple(P1=["10.00", "-2.50"]))
     edited(local_store, made, lambda d: d.replace(b"10.00", b"11.00").replace(b"-2.50", b"-3.50"))
@@ -168,7 +168,7 @@ def test_units_and_other_currencies_are_compared(local_store: ObjectStore, made:
         ({"accounts": 1, "cash": 1, "trades": 1}, "recomputed count of trades is 1, expected 0"),
     ],
 )
-def test_a_section_that_only_one_side_counts(local_store: ObjectStore, counts: dict[str, int], fault: str) -> None:
+def test_section_counted_by_one_side_is_a_fault(local_store: ObjectStore, counts: dict[str, int], fault: str) -> None:
     made = build(local_store, simple(P1=["10.00"]))
     (one,) = examine_build(local_store, made, FORMAT)
     wrong = replace(one, facts=replace(one.facts, totals=replace(one.facts.totals, counts=counts)))
@@ -185,7 +185,7 @@ def test_held_back_share(local_store: ObjectStore) -> None:
     assert held_back_share(plan(local_store, Day(simple().date, {})), Decimal(0)).passed
 
 
-def test_at_most_twenty_offenders_are_shown(local_store: ObjectStore) -> None:
+def test_offenders_shown_are_at_most_twenty(local_store: ObjectStore) -> None:
     day = Day(DAY1, {f"P{at:02}": ("NEW", ["1.00"]) for at in range(30)})
     made = build(local_store, day)
     result = everyone_consented(made, examine_build(local_store, made, FORMAT), set())

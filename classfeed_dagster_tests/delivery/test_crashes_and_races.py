@@ -44,7 +44,7 @@ def nap(_: float) -> None:
 
 
 def delivered_once(store: ObjectStore, day: Day) -> None:
-    """Everyone of ``day`` was delivered exactly once, and nothing is wrong but what repairs itself."""
+    """Assert that each portfolio of ``day`` was delivered exactly once, with no problem except self-repairing ones."""
     state = delivered_state(store, FEED, day.date)
     times = Counter(entry.number for manifest in state.deliveries for entry in manifest.portfolios)
     assert times == dict.fromkeys(day.content, 1)
@@ -117,7 +117,7 @@ def every_death(tmp_path: Path, base: LocalStore, work: Callable[[ObjectStore], 
 
 
 def test_death_at_every_call_then_a_run_with_another_snapshot(tmp_path: Path) -> None:
-    """Whatever stopped where: the next run, of changed content, delivers everyone exactly once or re-issues."""
+    """Crash at each call; the next run, of changed content, delivers each portfolio exactly once or re-issues."""
     base, day, later = LocalStore(tmp_path / "base"), simple(), simple(snapshot="s2", **CHANGED)
     made = build(base, day)
     check(base, made, day)
@@ -136,7 +136,7 @@ def test_death_at_every_call_then_a_run_with_another_snapshot(tmp_path: Path) ->
     assert set(outcomes) == {"sent", "void sent"}
 
 
-def test_death_at_every_call_of_a_reissue_while_another_date_goes_on(tmp_path: Path) -> None:
+def test_crash_at_each_call_of_a_reissue_delivers_once(tmp_path: Path) -> None:
     """A dead re-issue is closed by the date that follows, and goes out with the next run of its own date."""
     base, again = LocalStore(tmp_path / "base"), simple(snapshot="s2", **CHANGED)
     deliver(base, simple(DAY1))

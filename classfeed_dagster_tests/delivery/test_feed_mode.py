@@ -28,7 +28,7 @@ def frames(*ids: int) -> dict[str, pl.DataFrame]:
     return make.frames([make.account("SW00000001")], [make.trade(one) for one in ids])
 
 
-def test_writing_goes_to_the_place_of_the_mode_and_reading_sees_both(store: ObjectStore) -> None:
+def test_mode_decides_where_to_write_and_reads_see_both(store: ObjectStore) -> None:
     shadow, live = switched(store, FEED, FeedMode.SHADOW), switched(store, FEED, FeedMode.LIVE)
     assert shadow.create(PREFIX + "a", b"shadow", {"k": "v"})
     assert live.create(PREFIX + "b", b"live")
@@ -60,7 +60,7 @@ def test_other_keys_are_the_stores_own(local_store: ObjectStore) -> None:
     assert list(view.list("chain/")) == ["chain/class_trade/1"]
 
 
-def test_a_feed_that_is_off_delivers_nowhere(local_store: ObjectStore) -> None:
+def test_feed_off_delivers_no_document(local_store: ObjectStore) -> None:
     with pytest.raises(ValueError, match="has no place to deliver"):
         switched(local_store, FEED, FeedMode.OFF)
 
@@ -83,7 +83,7 @@ def test_cut_over_and_back_keep_one_chain_and_one_sequence(tmp_path: Path) -> No
     assert last_delivery(store, FEED, dt.date(2024, 1, 1)) == (DAYS[5], FeedMode.LIVE)
 
 
-def test_what_the_shadow_delivered_is_not_delivered_again_live(tmp_path: Path) -> None:
+def test_shadow_delivery_is_not_delivered_again_live(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     deliver(store, CLASS_TRADE, AUDIENCE, FIRST, frames(1))
     deliver(store, CLASS_TRADE, AUDIENCE, FIRST, frames(1), mode=FeedMode.LIVE)
@@ -93,7 +93,7 @@ def test_what_the_shadow_delivered_is_not_delivered_again_live(tmp_path: Path) -
     assert last_delivery(store, FEED, DAYS[1]) == (FIRST, FeedMode.LIVE)
 
 
-def test_a_void_manifest_is_no_delivery(tmp_path: Path) -> None:
+def test_void_manifest_is_no_delivery(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     deliver(store, CLASS_TRADE, AUDIENCE, FIRST, frames(1))
     void = (

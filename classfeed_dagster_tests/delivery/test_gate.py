@@ -18,7 +18,7 @@ def made(local_store: ObjectStore) -> Build:
     return build(local_store, simple())
 
 
-def test_all_pass(store: ObjectStore) -> None:
+def test_verdicts_that_all_pass_allow_delivery(store: ObjectStore) -> None:
     made = build(store, simple())
     check(store, made, simple(), "try-7")
     passed = require_verdicts(store, made)
@@ -27,7 +27,7 @@ def test_all_pass(store: ObjectStore) -> None:
     assert all(store.exists(one.key) for one in passed)
 
 
-def test_the_latest_answer_counts_and_every_answer_stays(local_store: ObjectStore, made: Build) -> None:
+def test_latest_answer_counts_and_every_answer_stays(local_store: ObjectStore, made: Build) -> None:
     answers = [(True, "fine"), (True, "fine"), (False, "P2 does not consent"), (True, "fine")]
     verdicts = [record_verdict(local_store, made, "everyone_consented", passed, text, "a") for passed, text in answers]
     assert [verdict.evaluation for verdict in verdicts] == [1, 1, 2, 3]
@@ -50,7 +50,7 @@ def test_evaluations_at_once_are_all_kept(store: ObjectStore) -> None:
     assert len(list(store.list("verdicts/"))) == 4
 
 
-def test_a_verdict_over_other_documents_is_no_verdict(local_store: ObjectStore, made: Build) -> None:
+def test_verdict_over_other_documents_is_no_verdict(local_store: ObjectStore, made: Build) -> None:
     check(local_store, made, simple())
     page = made.pages[0].model_copy(update={"document_sha256": "f" * 64})
     other = made.model_copy(update={"pages": (page, *made.pages[1:])})
@@ -60,7 +60,7 @@ def test_a_verdict_over_other_documents_is_no_verdict(local_store: ObjectStore, 
     assert record_verdict(local_store, other, "consent_roll", True, "1 + 1 - 0 = 2", "try-1").evaluation == 2
 
 
-def test_a_damaged_verdict_is_no_verdict(local_store: ObjectStore, made: Build) -> None:
+def test_damaged_verdict_is_no_verdict(local_store: ObjectStore, made: Build) -> None:
     verdict = record_verdict(local_store, made, "consent_roll", True, "fine", "a")
     local_store.put(verdict.key, b'{"passed": "secret name"}')
     with pytest.raises(DamagedRecordError, match="not a readable record") as caught:
@@ -68,12 +68,12 @@ def test_a_damaged_verdict_is_no_verdict(local_store: ObjectStore, made: Build) 
     assert "secret name" not in str(caught.value)
 
 
-def test_a_checks_name_that_is_no_key_is_refused(local_store: ObjectStore, made: Build) -> None:
+def test_check_name_that_is_no_key_is_refused(local_store: ObjectStore, made: Build) -> None:
     with pytest.raises(InvalidKeyError):
         record_verdict(local_store, made, "../../manifest", True, "fine", "a")
 
 
-def test_a_verdict_that_others_keep_changing_gives_up(local_store: ObjectStore, made: Build) -> None:
+def test_verdict_that_others_keep_changing_gives_up(local_store: ObjectStore, made: Build) -> None:
     class AlwaysLate:
         def __getattr__(self, name: str) -> object:
             return getattr(local_store, name)

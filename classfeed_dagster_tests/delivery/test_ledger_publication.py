@@ -1,4 +1,4 @@
-"""The ledger of a delivery is written once, whoever writes it and wherever the process dies."""
+"""Publication of a delivery's ledger: written once, by any attempt and after any crash."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def sums(store: ObjectStore, day: dt.date) -> list[Decimal]:
     return positions.sort("portfolio_id")["sent"].to_list()
 
 
-def test_a_second_date_adds_its_records_to_the_first(local_store: ObjectStore) -> None:
+def test_second_date_adds_its_records_to_the_first(local_store: ObjectStore) -> None:
     deliver(local_store, FIRST)
     deliver(local_store, SECOND)
     assert sums(local_store, DAY1) == [Decimal("3.50")] * 5
@@ -149,7 +149,7 @@ def _files(store: ObjectStore):  # type: ignore[no-untyped-def]
     return manifest.ledger.files
 
 
-def test_an_abandoned_attempt_leaves_no_ledger_that_counts(local_store: LocalStore) -> None:
+def test_abandoned_attempt_leaves_no_ledger_that_counts(local_store: LocalStore) -> None:
     made = build(local_store, FIRST)
     check(local_store, made, FIRST)
     store = Counting(local_store)
@@ -171,7 +171,7 @@ def test_an_abandoned_attempt_leaves_no_ledger_that_counts(local_store: LocalSto
     assert sums(other, DAY1) == [Decimal("3.50")] * 5
 
 
-def test_a_reissued_date_changes_the_positions_of_the_dates_after_it(local_store: ObjectStore) -> None:
+def test_reissued_date_changes_the_positions_of_the_dates_after_it(local_store: ObjectStore) -> None:
     deliver(local_store, FIRST)
     deliver(local_store, SECOND)
     changed = LedgerDay(DAY1, {**FIRST.content, "P2": ("NEW", ("1.00", "9.00"))}, snapshot="s2")
@@ -202,7 +202,7 @@ def _deliver(store: ObjectStore, made: Build) -> None:
     assert go(store, made, FIRST).kind == "DELIVERED"
 
 
-def test_a_build_made_under_another_view_of_the_ledger_is_stale(local_store: ObjectStore) -> None:
+def test_build_made_under_another_view_of_the_ledger_is_stale(local_store: ObjectStore) -> None:
     from classfeed_dagster.delivery.publish import publish
     from classfeed_dagster_tests.fixtures.delivery_pipeline import ASKED_AT, no_sleep
 

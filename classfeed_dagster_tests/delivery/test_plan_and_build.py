@@ -1,4 +1,4 @@
-"""Who goes, and what a build is made of: planning, rendering, paging, staging, and the state it all rests on."""
+"""Plans and builds: planning, rendering, paging, staging, and their inputs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def planned(day: Day, earlier: EarlierDate | None, known: frozenset[str] = froze
     return result | dict.fromkeys(made.unannounced, "unannounced")
 
 
-def test_every_portfolio_has_one_answer() -> None:
+def test_plan_has_one_entry_per_portfolio() -> None:
     day = Day(
         DAY3,
         {
@@ -106,7 +106,7 @@ def test_every_portfolio_has_one_answer() -> None:
     }
 
 
-def test_who_goes_takes_along_by_which_consents(local_store: ObjectStore) -> None:
+def test_planned_portfolio_has_its_consent_ids(local_store: ObjectStore) -> None:
     deliver(local_store, simple(P1=["1.00"], P2=["2.00"]))
     day = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ())})
     assert [going.consent_ids for going in plan(local_store, day).included] == [(1,), (2,)]
@@ -115,14 +115,14 @@ def test_who_goes_takes_along_by_which_consents(local_store: ObjectStore) -> Non
     assert [one.consent_ids for one in manifest.portfolios] == [(1,), (2,)]
 
 
-def test_built_ahead_everyone_is_assumed_to_have_gone() -> None:
+def test_build_ahead_assumes_earlier_portfolios_delivered() -> None:
     day = Day(DAY2, {"current": ("CURRENT", ()), "removed": ("REMOVED", ())})
     ahead = planned(day, EarlierDate(DAY1, None, {}))
     assert ahead == {"current": "goes CURRENT DELTA", "removed": "goes REMOVED NONE"}
     assert planned(Day(DAY1, {"new": ("NEW", ())}), None) == {"new": "goes NEW FULL"}
 
 
-def test_findings_are_counted_by_rule_and_warnings_hold_nobody_back(local_store: ObjectStore) -> None:
+def test_findings_are_counted_and_warnings_do_not_hold_back(local_store: ObjectStore) -> None:
     day = simple()
     findings = pl.concat(
         [
@@ -150,7 +150,7 @@ def test_findings_are_counted_by_rule_and_warnings_hold_nobody_back(local_store:
     assert (made.breaking, made.consented, made.breaking_share) == (1, 5, Decimal("0.2"))
 
 
-def test_the_rules_that_stop_a_date_are_named_the_most_broken_first() -> None:
+def test_stopping_rules_are_named_by_frequency() -> None:
     day = simple()
     rows = [("P1", "hin", "QUARANTINE", "s", "x"), ("P2", "abn", "QUARANTINE", "s", "x")]
     rows += [(number, "net_amount", "QUARANTINE", "s", "x") for number in ("P1", "P2", "P3")]
@@ -217,7 +217,7 @@ def pages_text(store: ObjectStore, key: str) -> bytes:
     return gzip.decompress(data) if key.endswith(".gz") else data
 
 
-def test_a_build_is_staged_once_and_read_back(store: ObjectStore) -> None:
+def test_build_is_staged_once_and_read_back(store: ObjectStore) -> None:
     made = build(store, simple())
     assert read_build(store, FEED, DAY1, made.build_id) == made
     before = {key: store.read(key) for key in store.list("")}
@@ -227,7 +227,7 @@ def test_a_build_is_staged_once_and_read_back(store: ObjectStore) -> None:
     assert {p.page for p in made.portfolios} == {page.message_id for page in made.pages}
 
 
-def test_what_was_delivered_already_is_counted_and_does_not_go_again(local_store: ObjectStore) -> None:
+def test_delivered_content_is_counted_and_not_sent_again(local_store: ObjectStore) -> None:
     deliver(local_store, simple())
     made = build(local_store, simple(snapshot="s2", **{**AMOUNTS, "P2": ["2.00"], "P4": []}))
     assert [one.number for one in made.portfolios] == ["P2", "P4"]
@@ -302,7 +302,7 @@ class Wrong(LinesFormat):
     ("how", "message"),
     [("twice", "twice"), ("out of order", "out of order"), ("missing", "1 portfolio"), ("other", "P9")],
 )
-def test_a_format_that_renders_others_than_planned_is_a_fault(local_store: ObjectStore, how: str, message: str) -> None:
+def test_format_rendering_other_portfolios_is_a_fault(local_store: ObjectStore, how: str, message: str) -> None:
     with pytest.raises(BuildError, match=message):
         build(local_store, simple(P1=["1.00"], P2=["1.00"]), document_format=Wrong(how=how))
     assert list(local_store.list("staged/")) == []
@@ -323,7 +323,7 @@ def test_sections_that_come_later_line_up(local_store: ObjectStore) -> None:
     assert [page.document_sha256 for page in sparse.pages] == [page.document_sha256 for page in plain.pages]
 
 
-def test_a_format_of_one_file_names_it_and_is_never_paged(local_store: ObjectStore) -> None:
+def test_format_of_one_file_names_it_and_is_never_paged(local_store: ObjectStore) -> None:
     @dataclass(frozen=True)
     class OneFile(LinesFormat):
         @property
@@ -351,14 +351,14 @@ def test_another_processors_compression_is_taken_as_it_was_staged(local_store: L
 @pytest.mark.parametrize(
     ("data", "message"), [(b"?", "is unreadable"), (gzip.compress(b"another document", mtime=0), "is not the document")]
 )
-def test_a_damaged_staged_page_is_noticed(local_store: LocalStore, data: bytes, message: str) -> None:
+def test_damaged_staged_page_is_detected(local_store: LocalStore, data: bytes, message: str) -> None:
     made = build(local_store, simple())
     local_store.put(made.pages[0].key, data)
     with pytest.raises(DamagedRecordError, match=message):
         build(local_store, simple())
 
 
-def test_a_new_version_of_the_code_is_another_build(local_store: ObjectStore) -> None:
+def test_new_version_of_the_code_is_another_build(local_store: ObjectStore) -> None:
     assert build(local_store, simple()).build_id != build(local_store, simple(), code_version="2.0").build_id
 
 

@@ -38,7 +38,7 @@ def made(local_store: ObjectStore) -> Build:
 
 @pytest.fixture
 def examined_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bytes of records were looked at closely."""
+    """Count the bytes of records that were inspected."""
     looked: list[int] = []
     take_lines = epi_reader.take_lines  # type: ignore[attr-defined]  # patched where it is used
 
@@ -50,7 +50,7 @@ def examined_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return looked
 
 
-def test_what_was_examined_ahead_is_recognized_and_answers_alike(
+def test_prevalidated_records_give_equal_answers(
     local_store: ObjectStore, made: Build, examined_again: list[int]
 ) -> None:
     recognized = examine_build(local_store, made, EPI, code_version=made.code_version)
@@ -77,7 +77,7 @@ def test_small_blocks_are_recognized_too(
         assert facts == examine_build(local_store, made, EPI)
 
 
-def test_bytes_changed_after_the_examination_are_found_out(local_store: LocalStore, made: Build) -> None:
+def test_bytes_changed_after_prevalidation_are_detected(local_store: LocalStore, made: Build) -> None:
     page = made.pages[0]
     path = Path(local_store.location(page.key))
     document = gzip.decompress(path.read_bytes())
@@ -90,7 +90,7 @@ def test_bytes_changed_after_the_examination_are_found_out(local_store: LocalSto
 
 
 @pytest.mark.parametrize("how", ["gone", "damaged", "other code", "other bytes"])
-def test_without_its_record_a_page_is_examined_anew(
+def test_page_without_its_record_is_inspected_again(
     local_store: ObjectStore, made: Build, examined_again: list[int], how: str
 ) -> None:
     code_version = made.code_version
@@ -112,7 +112,7 @@ def test_without_its_record_a_page_is_examined_anew(
     assert control_totals_agree(made, examined).passed
 
 
-def test_a_record_is_read_as_it_was_found_and_by_the_same_code_alone(local_store: ObjectStore) -> None:
+def test_prevalidation_is_read_by_the_same_code_only(local_store: ObjectStore) -> None:
     key = ahead.ahead_key("staged/a/b/page-1.xml.gz", "feed-20230103-r0-p1")
     assert ahead.read_ahead(local_store, key, "1") == {}
     found = ahead.examine_ahead(EPI, sections_of(sample()))
@@ -149,7 +149,7 @@ def test_long_lists_are_written_in_parts_to_the_same_bytes(made: Build, count: i
     assert Build.model_validate_json(to_json(build)) == build
 
 
-def test_a_portfolio_of_a_manifest_takes_little_memory() -> None:
+def test_portfolio_of_a_manifest_takes_little_memory() -> None:
     # A hundred thousand of them are in memory at once, several times over.
     one = PortfolioRecord(number="1", change="NEW", extract="FULL", digest="0" * 64, bytes=0, consent_ids=(), page="")
     assert not hasattr(one, "__dict__")

@@ -74,7 +74,7 @@ def test_first_delivery_is_complete_and_a_rerun_changes_nothing(store: ObjectSto
     assert sound(store)
 
 
-def test_a_date_with_nobody_is_delivered_as_an_empty_page(store: ObjectStore) -> None:
+def test_date_without_portfolios_is_an_empty_page(store: ObjectStore) -> None:
     outcome = deliver(store, Day(DAY1, {}))
     assert outcome.kind == "DELIVERED"
     assert outcome.manifest is not None
@@ -188,7 +188,7 @@ def test_too_many_held_back_stops_everything(local_store: ObjectStore) -> None:
     assert list(local_store.list("")) == []
 
 
-def test_two_builds_of_the_same_content_deliver_once(store: ObjectStore) -> None:
+def test_equal_builds_deliver_once(store: ObjectStore) -> None:
     one, other = build(store, simple(snapshot="s1")), build(store, simple(snapshot="s2"))
     assert one.build_id != other.build_id
     for made in (one, other):
@@ -201,7 +201,7 @@ def test_two_builds_of_the_same_content_deliver_once(store: ObjectStore) -> None
     assert contents(store) == before
 
 
-def test_a_build_delivered_before_a_reissue_stays_delivered(store: ObjectStore) -> None:
+def test_build_delivered_before_a_reissue_stays_delivered(store: ObjectStore) -> None:
     first = build(store, simple())
     check(store, first, simple())
     delivered = go(store, first, simple()).manifest
@@ -212,7 +212,7 @@ def test_a_build_delivered_before_a_reissue_stays_delivered(store: ObjectStore) 
     assert contents(store) == before
 
 
-def test_a_build_overtaken_by_other_content_is_stale(store: ObjectStore) -> None:
+def test_build_overtaken_by_other_content_is_stale(store: ObjectStore) -> None:
     late = build(store, simple())
     check(store, late, simple())
     deliver(store, simple(snapshot="s2", P1=["99.00"]))
@@ -222,7 +222,7 @@ def test_a_build_overtaken_by_other_content_is_stale(store: ObjectStore) -> None
     assert contents(store) == before
 
 
-def test_a_build_without_pages_is_stale_once_something_else_went(local_store: ObjectStore) -> None:
+def test_build_without_pages_is_stale_after_a_delivery(local_store: ObjectStore) -> None:
     deliver(local_store, simple())
     empty = build(local_store, simple())
     assert empty.pages == ()
@@ -231,7 +231,7 @@ def test_a_build_without_pages_is_stale_once_something_else_went(local_store: Ob
         go(local_store, empty, simple())
 
 
-def test_a_build_for_another_audience_is_stale(local_store: ObjectStore) -> None:
+def test_build_for_another_audience_is_stale(local_store: ObjectStore) -> None:
     day = simple()
     made = build(local_store, day)
     check(local_store, made, day)
@@ -248,7 +248,7 @@ def test_a_build_for_another_audience_is_stale(local_store: ObjectStore) -> None
 # --- The gate -----------------------------------------------------------------------------------------------------
 
 
-def test_nothing_leaves_without_every_verdict(store: ObjectStore) -> None:
+def test_build_without_a_verdict_is_refused(store: ObjectStore) -> None:
     day = simple()
     made = build(store, day)
     with pytest.raises(GateRefusedError) as caught:
@@ -349,7 +349,7 @@ def test_another_dates_dead_claim_is_closed_after_patience(store: ObjectStore) -
     assert sound(store)
 
 
-def test_a_live_claim_is_waited_for(store: ObjectStore) -> None:
+def test_live_claim_is_waited_for(store: ObjectStore) -> None:
     deliver(store, simple(DAY1))
     deliver(store, simple(DAY2))
     other = simple(DAY1, "s2", P1=["5.00"], P2=["1.00"], P3=[], P4=["7.77"], P5=["0.01"])
@@ -409,7 +409,7 @@ def test_publish_next_run_removes_leftovers_of_a_void_revision(store: ObjectStor
     assert not store.exists(late)
 
 
-def test_a_chain_that_others_keep_winning_gives_up(local_store: ObjectStore) -> None:
+def test_chain_that_others_extend_gives_up(local_store: ObjectStore) -> None:
     day = simple()
     made = build(local_store, day)
     check(local_store, made, day)
@@ -429,7 +429,7 @@ def test_a_chain_that_others_keep_winning_gives_up(local_store: ObjectStore) -> 
 # --- Damage -------------------------------------------------------------------------------------------------------
 
 
-def test_a_staged_page_changed_after_the_checks_never_leaves(local_store: ObjectStore) -> None:
+def test_staged_page_changed_after_checks_is_refused(local_store: ObjectStore) -> None:
     day = simple()
     made = build(local_store, day)
     check(local_store, made, day)
@@ -462,7 +462,7 @@ def test_publish_verdict_without_files_reads_the_document(local_store: ObjectSto
     assert go(local_store, made, day).kind == "DELIVERED"
 
 
-def test_a_staged_page_that_is_gone_means_building_again(local_store: ObjectStore) -> None:
+def test_missing_staged_page_makes_the_build_stale(local_store: ObjectStore) -> None:
     day = simple()
     made = build(local_store, day)
     check(local_store, made, day)
@@ -472,7 +472,7 @@ def test_a_staged_page_that_is_gone_means_building_again(local_store: ObjectStor
     assert deliver(local_store, day).kind == "DELIVERED"
 
 
-def test_a_page_that_arrives_otherwise_is_noticed(local_store: ObjectStore) -> None:
+def test_page_stored_with_other_bytes_is_detected(local_store: ObjectStore) -> None:
     day = simple()
     made = build(local_store, day)
     check(local_store, made, day)
@@ -489,7 +489,7 @@ def test_a_page_that_arrives_otherwise_is_noticed(local_store: ObjectStore) -> N
     assert not local_store.exists(manifest_key(FEED, DAY1, 0))
 
 
-def test_a_page_that_vanishes_while_it_is_published_is_no_delivery(local_store: ObjectStore) -> None:
+def test_page_that_vanishes_while_it_is_published_is_no_delivery(local_store: ObjectStore) -> None:
     # Another attempt closed the revision and cleaned up between our writing and our reading back.
     day = simple()
     made = build(local_store, day)
@@ -509,7 +509,7 @@ def test_a_page_that_vanishes_while_it_is_published_is_no_delivery(local_store: 
     assert isinstance(delivered_state(local_store, FEED, DAY1).revisions[0].manifest, VoidManifest)
 
 
-def test_a_broken_chain_stops_publishing(local_store: ObjectStore) -> None:
+def test_broken_chain_stops_publishing(local_store: ObjectStore) -> None:
     for day in (simple(DAY1), simple(DAY2)):
         deliver(local_store, day)
     day = simple(DAY3)

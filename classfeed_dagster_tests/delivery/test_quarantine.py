@@ -60,7 +60,7 @@ def test_held_then_released_in_a_revision(store: ObjectStore) -> None:
     assert quarantine(store, FEED, DAY1) == (record,)
 
 
-def test_who_is_held_still_does_not_hide_who_is_held_now(local_store: ObjectStore) -> None:
+def test_earlier_hold_does_not_hide_a_later_one(local_store: ObjectStore) -> None:
     attempt(local_store, replace(simple(), broken=["P2"]), T1)
     attempt(local_store, replace(simple(), broken=["P2", "P4"]), T2)
     assert [(record.number, record.held_since) for record in held(local_store, FEED)] == [("P2", T1), ("P4", T2)]
@@ -83,7 +83,7 @@ def test_another_reason_keeps_since_and_a_new_hold_starts_anew(local_store: Obje
     assert held(local_store, FEED)[0].held_since == later
 
 
-def test_a_record_of_a_delivered_portfolio_names_its_revision(local_store: ObjectStore) -> None:
+def test_record_of_a_delivered_portfolio_names_its_revision(local_store: ObjectStore) -> None:
     attempt(local_store, simple(), T1)
     attempt(local_store, replace(simple(), broken=["P2"]), T2)  # its row was spoilt after the delivery
     (record,) = held(local_store, FEED, DAY1)
@@ -93,7 +93,7 @@ def test_a_record_of_a_delivered_portfolio_names_its_revision(local_store: Objec
     assert (record.status, record.released_in, record.delivered_in) == ("RELEASED", 0, None)
 
 
-def test_any_number_of_a_portfolio_stays_under_the_quarantine(local_store: ObjectStore) -> None:
+def test_quarantine_key_accepts_any_portfolio_number(local_store: ObjectStore) -> None:
     numbers = ["../../etc/passwd", "P 1", "é", "x" * 300, "P1"]
     day = Day(DAY1, dict.fromkeys(numbers, ("NEW", ("1.00",))))
     planned = plan(local_store, day.without(*numbers))

@@ -33,7 +33,7 @@ SMALL = 8192 + 60
 
 
 def by_several(store: ObjectStore, day: Day, shard_size: int, *, order: int = 1, max_page_bytes: int = SMALL) -> Build:
-    """The steps of a great date, the shares of each in order or (-1) the other way round."""
+    """Run the steps of a large date, its shards in order or (-1) in reverse."""
     made = terms(store, day, max_page_bytes=max_page_bytes)
     shared = shared_out(store, day, shard_size, max_page_bytes)
     frames = list(day.slices(shard_size))
@@ -79,7 +79,7 @@ days = st.builds(
     order=st.sampled_from([1, -1]),
     max_page_bytes=st.integers(8192 + 1, 8192 + 300),
 )
-def test_as_by_one_worker(day: Day, shard_size: int, order: int, max_page_bytes: int) -> None:
+def test_shards_give_the_bytes_of_one_worker(day: Day, shard_size: int, order: int, max_page_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         stores = [LocalStore(Path(folder) / name) for name in ("one", "several")]
         alone = by_one(stores[0], day, max_page_bytes)
@@ -98,7 +98,7 @@ def test_several_after_one_take_what_is_staged(local_store: ObjectStore) -> None
     assert by_several(local_store, day, 2) == alone
 
 
-def test_a_shard_of_many_portfolios(local_store: ObjectStore, tmp_path: Path) -> None:
+def test_shard_of_many_portfolios_is_rendered(local_store: ObjectStore, tmp_path: Path) -> None:
     """More than are written to a file at a time, on pages that begin and end anywhere."""
     day = Day(DAY1, {f"P{at:04}": ("NEW", [f"{at}.25"]) for at in range(450)})
     together = by_several(local_store, day, 300, max_page_bytes=8192 + 1000)
@@ -107,7 +107,7 @@ def test_a_shard_of_many_portfolios(local_store: ObjectStore, tmp_path: Path) ->
     assert contents(local_store, together) == contents(other, alone)
 
 
-def test_only_what_differs_goes_again(local_store: ObjectStore) -> None:
+def test_reissue_renders_changed_portfolios_only(local_store: ObjectStore) -> None:
     day = Day(DAY1, {number: ("NEW", ["1.00"]) for number in NUMBERS})
     deliver(local_store, day)
     nothing = by_several(local_store, day, 4)
@@ -123,7 +123,7 @@ def day() -> Day:
     return Day(DAY1, {number: ("NEW", ["1.00", "-0.50"]) for number in NUMBERS})
 
 
-def test_what_a_document_is_made_under(local_store: ObjectStore, day: Day) -> None:
+def test_context_digest_covers_the_delivery_context(local_store: ObjectStore, day: Day) -> None:
     def under(inputs: Sequence[str] = MADE_OF, **others: Any) -> str:
         return context_digest(terms(local_store, day, **others), inputs)
 
@@ -145,7 +145,7 @@ def test_what_a_document_is_made_under(local_store: ObjectStore, day: Day) -> No
     assert told[0].prefix != told[1].prefix
 
 
-def test_who_comes_after_the_last_shards_end_goes_with_it(local_store: ObjectStore, day: Day) -> None:
+def test_portfolio_after_the_last_shard_belongs_to_it(local_store: ObjectStore, day: Day) -> None:
     shared = fan_out(local_store, terms(local_store, day), plan(local_store, day), ["P3", "P5"], MADE_OF)
     assert [shard.portfolios for shard in shared.shards] == [4, 5]
 
@@ -160,14 +160,14 @@ def test_pages_are_written_in_two_batches_per_shard(local_store: ObjectStore, da
     assert len(merge(local_store, made, shared).pages) == 9
 
 
-def test_a_lot_may_be_a_single_page(local_store: ObjectStore) -> None:
+def test_batch_may_be_a_single_page(local_store: ObjectStore) -> None:
     day = Day(DAY1, {number: ("NEW", ["1.00"]) for number in NUMBERS[:2]})
     shared, made = shared_out(local_store, day, 2), terms(local_store, day, max_page_bytes=8192 + 1)
     render_shard(local_store, made, shared, 0, day.slices(2))
     assert fan_out_pages(local_store, made, shared) == 2
 
 
-def test_nothing_stays_in_the_folder_for_temporary_files(
+def test_temporary_files_are_removed(
     s3_store: ObjectStore, day: Day, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -175,21 +175,21 @@ def test_nothing_stays_in_the_folder_for_temporary_files(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_shard_of_other_portfolios(local_store: ObjectStore, day: Day) -> None:
+def test_shard_of_other_portfolios_is_refused(local_store: ObjectStore, day: Day) -> None:
     shared = shared_out(local_store, day, 3)
     frames = list(day.slices(3))
     with pytest.raises(BuildError, match=r"3 portfolio\(s\) of the plan have no record"):
         render_shard(local_store, terms(local_store, day), shared, 0, [frames[1]])
 
 
-def test_a_shard_that_nobody_rendered(local_store: ObjectStore, day: Day) -> None:
+def test_missing_shard_is_refused(local_store: ObjectStore, day: Day) -> None:
     shared, made = shared_out(local_store, day, 3), terms(local_store, day)
     render_shard(local_store, made, shared, 0, [next(day.slices(3))])
     with pytest.raises(ObjectNotFoundError, match=r"rendered-0001\.json"):
         fan_out_pages(local_store, made, shared)
 
 
-def test_a_rendered_shard_that_was_changed(local_store: ObjectStore, day: Day) -> None:
+def test_changed_shard_is_refused(local_store: ObjectStore, day: Day) -> None:
     shared, made = shared_out(local_store, day, 9), terms(local_store, day)
     render_shard(local_store, made, shared, 0, day.slices(9))
     (key,) = (key for key in local_store.list(shared.prefix) if key.endswith(".parquet"))
@@ -198,7 +198,7 @@ def test_a_rendered_shard_that_was_changed(local_store: ObjectStore, day: Day) -
         fan_out_pages(local_store, made, shared)
 
 
-def test_a_lot_that_there_is_not_any_more(local_store: ObjectStore, day: Day) -> None:
+def test_missing_batch_is_refused(local_store: ObjectStore, day: Day) -> None:
     """Another attempt has divided the pages into fewer batches."""
     shared, made = shared_out(local_store, day, 9), terms(local_store, day)
     render_shard(local_store, made, shared, 0, day.slices(9))

@@ -46,7 +46,7 @@ def kinds(found: Verification) -> set[ProblemKind]:
     return {problem.kind for problem in found.problems}
 
 
-def test_a_sound_feed(store: ObjectStore) -> None:
+def test_sound_feed_has_no_problems(store: ObjectStore) -> None:
     for day in (simple(DAY1), simple(DAY2)):
         deliver(store, day)
     heard: list[str] = []
@@ -170,7 +170,7 @@ TAMPERING: dict[str, tuple[Callable[[LocalStore], object], set[ProblemKind]]] = 
 
 
 @pytest.mark.parametrize("name", TAMPERING)
-def test_tampering_is_found(delivered: LocalStore, name: str) -> None:
+def test_tampering_is_detected(delivered: LocalStore, name: str) -> None:
     tamper, expected = TAMPERING[name]
     tamper(delivered)
     found = verify_feed(delivered, FEED, FORMAT)
@@ -182,7 +182,7 @@ def test_tampering_is_found(delivered: LocalStore, name: str) -> None:
 
 
 @pytest.mark.parametrize("entry", [None, b"[]"])
-def test_what_stands_after_a_gap_is_read_all_the_same(delivered: LocalStore, entry: bytes | None) -> None:
+def test_manifests_after_a_gap_are_read(delivered: LocalStore, entry: bytes | None) -> None:
     delivered.delete(chain_key(FEED, 2))
     if entry is not None:
         delivered.put(chain_key(FEED, 2), entry)
@@ -194,7 +194,7 @@ def test_what_stands_after_a_gap_is_read_all_the_same(delivered: LocalStore, ent
     assert found.manifests == 2
 
 
-def test_the_pages_after_one_outside_its_revision_are_read_all_the_same(delivered: LocalStore) -> None:
+def test_pages_after_a_misplaced_page_are_read(delivered: LocalStore) -> None:
     first, second = json.loads(delivered.read(FIRST))["pages"]
     rewritten(delivered, FIRST, pages=[{**first, "key": "../../etc/passwd"}, second])
     delivered.delete(second["key"])
@@ -211,13 +211,13 @@ def test_verify_chain_alone_finds_missing_manifests(delivered: LocalStore) -> No
     assert page_of(delivered, "2023-01-03/r1") in heard
 
 
-def test_an_expired_staging_area_is_no_problem(delivered: LocalStore) -> None:
+def test_expired_staging_area_is_no_problem(delivered: LocalStore) -> None:
     for key in list(delivered.list("staged/")):
         delivered.delete(key)
     assert verify_feed(delivered, FEED, FORMAT).problems == []
 
 
-def test_later_dates_delivered_first_are_found(local_store: LocalStore) -> None:
+def test_later_date_delivered_first_is_detected(local_store: LocalStore) -> None:
     # Publishing never does this: the manifest of the second date is moved before the first's by hand.
     deliver(local_store, simple(DAY1))
     deliver(local_store, simple(DAY2))
@@ -229,7 +229,7 @@ def test_later_dates_delivered_first_are_found(local_store: LocalStore) -> None:
     assert any("a later business date" in problem.detail for problem in found.problems)
 
 
-def test_an_unfinished_delivery_is_harmless(local_store: LocalStore) -> None:
+def test_unfinished_delivery_is_harmless(local_store: LocalStore) -> None:
     day = simple()
     made = build(local_store, day)
     check(local_store, made, day)
@@ -254,24 +254,24 @@ def test_an_unfinished_delivery_is_harmless(local_store: LocalStore) -> None:
 
 @pytest.fixture
 def folder(delivered: LocalStore) -> Path:
-    """What the recipient has: the delivered folder, copied."""
+    """Copy the delivered folder, as the recipient has it."""
     return Path(shutil.copytree(delivered.root / "delivered" / FEED, delivered.root.parent / "copy"))
 
 
-def test_a_copied_folder_is_sound(folder: Path) -> None:
+def test_copied_folder_is_sound(folder: Path) -> None:
     (folder / "notes.pdf").write_bytes(b"passed over")
     found = verify_paths([folder], FORMATS)
     assert (found.problems, found.manifests, found.pages, found.portfolios) == ([], 3, 5, 11)
 
 
-def test_one_page_is_held_against_the_manifest_beside_it(folder: Path) -> None:
+def test_page_is_compared_with_its_manifest(folder: Path) -> None:
     page = next((folder / "2023-01-03" / "r0").glob("*-p1.txt.gz"))
     assert verify_paths([page], FORMATS).problems == []
     page.write_bytes(gzip.compress(gzip.decompress(page.read_bytes())))
     assert kinds(verify_paths([page], FORMATS)) == {ProblemKind.PAGE_CHANGED}
 
 
-def test_a_document_alone_is_held_against_itself(folder: Path, tmp_path: Path) -> None:
+def test_document_without_manifest_is_compared_with_itself(folder: Path, tmp_path: Path) -> None:
     page = Path(shutil.copy(next((folder / "2023-01-03" / "r0").glob("*-p1.txt.gz")), tmp_path))
     assert verify_paths([page], FORMATS).problems == []
     text = gzip.decompress(page.read_bytes()).replace(b"10.00", b"11.00")
@@ -283,7 +283,7 @@ def test_a_document_alone_is_held_against_itself(folder: Path, tmp_path: Path) -
     assert ProblemKind.DOCUMENT_INVALID in kinds(verify_paths([page], FORMATS))
 
 
-def test_a_gap_or_change_among_files_shows(folder: Path) -> None:
+def test_gap_or_change_among_files_is_detected(folder: Path) -> None:
     manifest = folder / "2023-01-03" / "r0" / "manifest.json"
     record = json.loads(manifest.read_bytes()) | {"correlation_id": "other"}
     manifest.write_text(json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n")
@@ -294,7 +294,7 @@ def test_a_gap_or_change_among_files_shows(folder: Path) -> None:
     assert kinds(verify_paths([folder], FORMATS)) == {ProblemKind.PAGE_MISSING}
 
 
-def test_what_cannot_be_verified_is_said(folder: Path, tmp_path: Path) -> None:
+def test_unverifiable_file_is_reported(folder: Path, tmp_path: Path) -> None:
     stray = folder / "2023-01-03" / "r1" / "other_feed-20230103-r0-p1.txt"
     stray.write_bytes(b"")
     other = tmp_path / "other_feed-20230103-r0-p1.txt"
@@ -322,7 +322,7 @@ def test_what_cannot_be_verified_is_said(folder: Path, tmp_path: Path) -> None:
         assert found <= kind, path
 
 
-def test_a_void_manifest_has_no_pages(local_store: LocalStore) -> None:
+def test_void_manifest_has_no_pages(local_store: LocalStore) -> None:
     deliver(local_store, simple(DAY1))
     deliver(local_store, simple(DAY2))
     local_store.create(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=1)))
@@ -336,7 +336,7 @@ def test_a_void_manifest_has_no_pages(local_store: LocalStore) -> None:
 
 @examples(60)
 @given(data=st.data())
-def test_no_mutation_of_a_stored_record_raises(delivered: LocalStore, data: st.DataObject) -> None:
+def test_mutated_stored_record_never_raises(delivered: LocalStore, data: st.DataObject) -> None:
     keys = [key for top in ("chain/", "delivered/", "staged/") for key in delivered.list(top)]
     key = data.draw(st.sampled_from(keys))
     before = delivered.read(key)
@@ -352,14 +352,14 @@ def test_no_mutation_of_a_stored_record_raises(delivered: LocalStore, data: st.D
         delivered.put(key, before)
 
 
-def test_the_manifest_has_a_published_schema() -> None:
+def test_manifest_has_a_published_schema() -> None:
     schema = json_schema()
     described = schema["$defs"]["Manifest"]["properties"]
     assert "consent_checked_at" in described
     assert set(schema["discriminator"]["mapping"]) == {"delivery", "void"}
 
 
-def test_a_held_back_entry_from_before_the_detail_keeps_its_bytes() -> None:
+def test_held_back_entry_from_before_the_detail_keeps_its_bytes() -> None:
     stored = (
         b'{"kind":"RULE","number":"SW1","reason":"breaks units_ledger (once)","rules":'
         b'[{"findings":1,"rule":"units_ledger","subjects":["ASX:WRH"]}],"waiting_for":null}\n'

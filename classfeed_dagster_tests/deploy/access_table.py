@@ -145,7 +145,7 @@ _PART = re.compile(r"(?<=<!-- generated: access -->\n).*?(?=<!-- end: access -->
 
 
 def on(resource: str) -> str:
-    """A resource as people call it: without the parts of an ARN that are the same everywhere."""
+    """Return a resource's short name, without the constant parts of its ARN."""
     for begins, short in ((f"{DATA}/", ""), (f"{LOGS}/", "logs: "), (DATA, "the bucket")):
         if resource.startswith(begins):
             return short + resource.removeprefix(begins)

@@ -20,7 +20,7 @@ class UnknownConditionError(ValueError):
 def allowed(
     statements: Iterable[Mapping[str, Any]], action: str, resource: str, context: Context | None = None
 ) -> bool:
-    """Whether the statements allow ``action`` on ``resource`` (an ARN) in ``context`` (condition keys and values)."""
+    """Return True if the statements allow ``action`` on ``resource`` (ARN) in ``context`` (condition keys and values)."""
     applying = [one["Effect"] for one in statements if _applies(one, action, resource, context or {})]
     return "Allow" in applying and "Deny" not in applying
 

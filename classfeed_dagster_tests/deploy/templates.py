@@ -15,19 +15,19 @@ ENVIRONMENTS = ("dev", "stg", "prod")
 
 @lru_cache
 def template(name: str) -> dict[str, Any]:
-    """One committed template, as ``prod-foundation`` or ``registry``."""
+    """Read one committed template, as ``prod-foundation`` or ``registry``."""
     loaded: dict[str, Any] = json.loads((TEMPLATES / f"classfeed-{name}.json").read_text())
     return loaded
 
 
 def resources(name: str, kind: str) -> dict[str, dict[str, Any]]:
-    """The properties of a template's resources of a kind, by logical id."""
+    """Return the properties of a template's resources of a kind, by logical id."""
     found = template(name)["Resources"].items()
     return {key: value.get("Properties", {}) for key, value in found if value["Type"] == kind}
 
 
 def only(name: str, kind: str, **having: Any) -> dict[str, Any]:
-    """The one resource of a kind whose properties are as given."""
+    """Return the only resource of a kind with the given properties."""
     found = [
         one for one in resources(name, kind).values() if all(one.get(key) == value for key, value in having.items())
     ]
@@ -36,17 +36,17 @@ def only(name: str, kind: str, **having: Any) -> dict[str, Any]:
 
 
 def role(env: str, name: str) -> dict[str, Any]:
-    """A role of an environment."""
+    """Return a role of an environment."""
     return only(f"{env}-access", "AWS::IAM::Role", RoleName=f"classfeed-{env}-{name}")
 
 
 def statements(properties: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The statements of a role's own policies."""
+    """Return the statements of a role's own policies."""
     return [one for policy in properties["Policies"] for one in policy["PolicyDocument"]["Statement"]]
 
 
 def every_role() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every role that we wrote, with its name."""
+    """Yield the roles of the templates with their names."""
     for path in sorted(TEMPLATES.glob("*.json")):
         for properties in resources(path.stem.removeprefix("classfeed-"), "AWS::IAM::Role").values():
             if "Policies" in properties and "RoleName" in properties:

@@ -11,11 +11,11 @@ from classfeed_dagster_tests.deploy.templates import ROOT
 from deploy.grafana.dashboard import TARGET, text
 
 
-def test_the_committed_dashboard_is_what_the_code_makes() -> None:
+def test_committed_dashboard_equals_the_generated() -> None:
     assert TARGET.read_text() == text(), "run python -m deploy.grafana.dashboard"
 
 
-def test_every_metric_has_a_panel_and_panels_do_not_overlap() -> None:
+def test_metrics_have_panels_without_overlap() -> None:
     panels = json.loads(TARGET.read_text())["panels"]
     assert [panel["targets"][0]["metricName"] for panel in panels] == list(METRICS)
     assert [panel["title"] for panel in panels] == [metric.question for metric in METRICS.values()]
@@ -24,7 +24,7 @@ def test_every_metric_has_a_panel_and_panels_do_not_overlap() -> None:
     assert len({panel["id"] for panel in panels}) == len(panels)
 
 
-def test_what_people_ask_of_a_feed_is_measured() -> None:
+def test_dashboard_answers_the_feeds_questions() -> None:
     asked = {
         "documents", "portfolios", "rows", "bytes", "held_back", "breaks", "stage_seconds", "repair_attempts",
         "newest_delivery_age_seconds",
@@ -32,7 +32,7 @@ def test_what_people_ask_of_a_feed_is_measured() -> None:
     assert asked <= set(METRICS)
 
 
-def test_an_objective_is_a_line_in_its_panel_and_a_link_to_what_to_do() -> None:
+def test_objective_is_a_threshold_and_a_runbook_link() -> None:
     panels = {panel["targets"][0]["metricName"]: panel for panel in json.loads(TARGET.read_text())["panels"]}
     watched = {objective.metric for objective in OBJECTIVES}
     for name, panel in panels.items():
@@ -53,7 +53,7 @@ def test_stages_are_lines_of_their_own_and_standings_are_not_added_up() -> None:
     assert {panels[objective.metric]["statistic"] for objective in OBJECTIVES} == {"Maximum"}
 
 
-def test_the_docs_list_the_service_levels() -> None:
+def test_docs_list_the_service_levels() -> None:
     text = (ROOT / "docs" / "deployment.md").read_text()
     for one in OBJECTIVES:
         row = f"| [{one.name}](runbook.md#{one.name}) | {one.objective} | `{one.metric}` > {one.above} |"

@@ -23,7 +23,7 @@ KINDS = {
 
 
 def supported(source: dict[str, Any]) -> dict[str, Any]:
-    """The template less what the stand-in can't make, and less what refers to it."""
+    """Return the template without resources that the simulator lacks, and without references to them."""
     made = copy.deepcopy(source)
     made.pop("Transform", None)
     made.pop("Outputs", None)
@@ -68,7 +68,7 @@ def test_buckets_stand_under_their_names(client: Any) -> None:
     assert {f"classfeed-prod-{what}-444455556666" for what in ("data", "logs", "archive")} <= names
 
 
-def test_the_queue_sets_unreadable_messages_aside(client: Any) -> None:
+def test_queue_sets_unreadable_messages_aside(client: Any) -> None:
     sqs = client("sqs")
     url = sqs.get_queue_url(QueueName="classfeed-prod-consent-events")["QueueUrl"]
     attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
@@ -76,7 +76,7 @@ def test_the_queue_sets_unreadable_messages_aside(client: Any) -> None:
     assert "classfeed-prod-consent-events-dead" in attributes["RedrivePolicy"]
 
 
-def test_the_stores_commit_protocol_works_on_the_deployed_bucket(client: Any) -> None:
+def test_stores_commit_protocol_works_on_the_deployed_bucket(client: Any) -> None:
     from classfeed_dagster.store import open_store
 
     store = open_store("s3://classfeed-prod-data-444455556666")

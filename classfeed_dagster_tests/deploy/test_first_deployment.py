@@ -37,7 +37,7 @@ def server() -> Iterator[TlsPostgres]:
 
 @pytest.fixture
 def environment(server: TlsPostgres, tmp_path: Path) -> dict[str, str]:
-    """A task's environment, the instance folder as the image has it, and an empty database."""
+    """Prepare a task's environment, the instance folder as in the image, and an empty database."""
     home = tmp_path / "dagster"
     home.mkdir()
     shutil.copy(ROOT / "deploy" / "dagster.yaml", home)

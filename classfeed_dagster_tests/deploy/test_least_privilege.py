@@ -1,4 +1,4 @@
-"""Who may do what: the table of actions, evaluated over the policies of the committed templates."""
+"""Least privilege: the table of actions, evaluated over the policies of the committed templates."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from classfeed_dagster_tests.deploy.templates import ENVIRONMENTS, every_role, o
 
 
 @pytest.mark.parametrize(("who", "action", "resource", "context", "may"), TABLE)
-def test_each_role_may_do_its_work_and_no_more(
+def test_role_is_allowed_its_work_only(
     who: str, action: str, resource: str, context: dict[str, str], may: bool
 ) -> None:
     assert allowed(statements(role("prod", who)), action, resource, context) is may
 
 
-def test_the_table_covers_every_role_and_is_shown_to_people() -> None:
+def test_table_covers_every_role_and_is_shown_to_people() -> None:
     ours = {name.removeprefix("classfeed-prod-") for name, _ in every_role() if name.startswith("classfeed-prod-")}
     evaluated = {who for who, *_ in TABLE}
     # Starting roles differ in their secrets alone; those of the components with the least and the most are evaluated.
@@ -28,7 +28,7 @@ def test_the_table_covers_every_role_and_is_shown_to_people() -> None:
     assert PAGE.read_text() == page(), "run python -m classfeed_dagster_tests.deploy.access_table"
 
 
-def test_nobody_but_the_worker_reads_a_documents_bytes() -> None:
+def test_document_bytes_are_read_by_the_worker_only() -> None:
     for document in (DOCUMENT, SHADOW, LANDED):
         readers = {
             name for name, properties in every_role() if allowed(statements(properties), "s3:GetObject", document)
@@ -36,7 +36,7 @@ def test_nobody_but_the_worker_reads_a_documents_bytes() -> None:
         assert readers == {"classfeed-prod-worker"}, document
 
 
-def test_nobody_reads_another_environment() -> None:
+def test_role_never_reads_another_environment() -> None:
     for name, properties in every_role():
         for env, account in ACCOUNTS.items():
             if f"-{env}-" not in name:
@@ -91,7 +91,7 @@ def test_pipeline_role_requires_its_workflow_and_environment(env: str) -> None:
     assert conditions["token.actions.githubusercontent.com:job_workflow_ref"].endswith("/deploy.yml@refs/heads/main")
 
 
-def test_the_evaluator_itself_denies_by_default_and_lets_deny_win() -> None:
+def test_evaluator_denies_by_default_and_by_deny() -> None:
     rule: dict[str, Any] = {"Effect": "Allow", "Action": "s3:Get*", "Resource": "arn:aws:s3:::b/a?/*"}
     assert allowed([rule], "S3:GetObject", "arn:aws:s3:::b/a1/x")
     assert not allowed([rule], "s3:GetObject", "arn:aws:s3:::b/a12/x")

@@ -1,4 +1,4 @@
-"""Everything that parses what others wrote is set up against attacks: a walk through the source, not a list of files.
+"""Parsers of foreign input are configured against attacks: checked over the source, not a list of files.
 
 What hostile documents do to the readers that exist is tried in ``torture/hostile.py``, with forty kinds of them and
 thousands of random ones.
@@ -23,7 +23,7 @@ SOURCES = sorted(path for folder in ("classfeed_dagster", "deploy") for path in 
 
 
 def faults(source: str) -> Iterator[str]:
-    """What is not as it should be, by line."""
+    """Return the unsafe calls, by line."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = getattr(node, "module", None) or ""
@@ -48,7 +48,7 @@ def faults(source: str) -> Iterator[str]:
             yield f"{node.lineno}: yaml.{node.func.attr} makes objects: use safe_load"
 
 
-def test_every_parser_is_set_up_against_attacks() -> None:
+def test_parsers_are_configured_against_attacks() -> None:
     assert [f"{path.relative_to(ROOT)}:{fault}" for path in SOURCES for fault in faults(path.read_text())] == []
 
 
@@ -66,7 +66,7 @@ def test_every_parser_is_set_up_against_attacks() -> None:
         "yaml.load(text)",
     ],
 )
-def test_the_walk_finds_what_it_looks_for(line: str) -> None:
+def test_parser_walk_finds_planted_calls(line: str) -> None:
     assert list(faults(line))
 
 

@@ -19,20 +19,20 @@ WORDS = {"fields", "filter", "sort", "stats", "limit", "asc", "desc", "and", "by
 
 
 def fields(query: str) -> set[str]:
-    """The fields that a query names: not its words, its texts, the names that it gives, or CloudWatch's own."""
+    """Return the fields that a query names, without keywords, texts, aliases and CloudWatch's own fields."""
     bare = re.sub(r'"[^"]*"|@\w+|bin\(\w+\)|\.0\b', "", query)
     given = set(re.findall(r"\bas (\w+)", bare))
     return set(re.findall(r"[a-z_]{2,}", bare)) - WORDS - given
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_a_query_asks_for_what_there_is(query: str) -> None:
+def test_queries_name_existing_fields(query: str) -> None:
     assert fields(query) <= KNOWN
     for event in re.findall(r'event = "([^"]+)"', query):
         assert f'"{event}"' in SOURCE, event
 
 
-def test_the_test_could_fail() -> None:
+def test_query_with_an_unknown_field_is_detected() -> None:
     assert len(QUERIES) >= 10
     assert fields('filter event = "x" and nonsense > 1 | stats max(rows) as most by feed') == {
         "event",

@@ -28,7 +28,7 @@ INNER = {"launchMultipleRuns": "{ ... on LaunchMultipleRunsResult { launchMultip
 
 
 def plausible(kind: Any, depth: int = 0) -> str:
-    """A value of a GraphQL type as literal text: the least that is valid."""
+    """Return a minimal valid literal of a GraphQL type."""
     if isinstance(kind, graphql.GraphQLNonNull):
         return plausible(kind.of_type, depth)
     if isinstance(kind, graphql.GraphQLList):
@@ -48,7 +48,7 @@ def plausible(kind: Any, depth: int = 0) -> str:
 
 
 def mutation(name: str) -> str:
-    """The mutation with the least that it can be asked with."""
+    """Return the mutation with its minimal arguments."""
     field = SCHEMA.graphql_schema.mutation_type.fields[name]
     wanted = {key: one.type for key, one in field.args.items() if isinstance(one.type, graphql.GraphQLNonNull)}
     arguments = ", ".join(f"{key}: {plausible(kind)}" for key, kind in wanted.items())
@@ -67,13 +67,13 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield process.create_request_context()
 
 
-def test_viewers_and_nobody_else_get_the_read_only_webserver() -> None:
+def test_viewers_only_get_the_read_only_webserver() -> None:
     service = (ROOT / "deploy" / "service").read_text().splitlines()
     assert [line.split(")")[0].strip() for line in service if "--read-only" in line] == ["viewer"]
 
 
 @pytest.mark.parametrize("name", sorted(set(MUTATIONS) - HARMLESS))
-def test_a_mutation_is_refused(viewer: Any, name: str) -> None:
+def test_mutation_is_refused(viewer: Any, name: str) -> None:
     text = mutation(name)
     assert graphql.validate(SCHEMA.graphql_schema, graphql.parse(text)) == []
     answer = asyncio.run(SCHEMA.execute_async(text, context_value=viewer))
@@ -90,6 +90,6 @@ def test_a_mutation_is_refused(viewer: Any, name: str) -> None:
     assert not any(allowed[Permissions[one].value].enabled for one in asked)
 
 
-def test_what_needs_no_leave_is_what_we_know_of() -> None:
+def test_mutations_without_permission_are_the_known_ones() -> None:
     assert set(MUTATIONS) >= HARMLESS
     assert {"launchRun", "terminateRun", "deletePipelineRun", "startSensor", "wipeAssets"} <= set(MUTATIONS)

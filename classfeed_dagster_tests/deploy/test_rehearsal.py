@@ -57,7 +57,7 @@ def test_resolver_parameter_without_value_is_refused(stacks: Stacks) -> None:
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
-def test_every_import_of_a_task_is_exported_by_another_stack(env: str) -> None:
+def test_task_imports_are_exported_by_another_stack(env: str) -> None:
     stacks = Stacks(env, {"ImageDigest": "sha256:0", "MigrationDigest": "sha256:0", "AWS::Region": "ap-southeast-2"})
     for logical in stacks.resources("foundation", "AWS::SecretsManager::Secret"):
         stacks.provide("foundation", logical, "Ref", f"arn:{logical}")
@@ -78,7 +78,7 @@ def test_image_environment_is_the_dockerfiles() -> None:
     assert environment["PATH"].startswith("/opt/classfeed/bin:")
 
 
-def test_report_states_failures_and_goes_on() -> None:
+def test_report_states_failures_and_continues() -> None:
     def broken() -> str:
         raise AssertionError("the reason")
 

@@ -1,4 +1,4 @@
-"""What the feeds do with the object store on a day of work is what their production roles let them do.
+"""Sufficient permissions: the feeds' calls to the object store on a working day are allowed to their roles.
 
 Every call of the store is written down with the component that made it, and put to the policies of the committed
 templates: a permission that is missing shows here, not on the first morning in production.
@@ -61,7 +61,7 @@ class Witness:
 
 
 def may(component: str, what: str, key: str) -> bool:
-    """Whether S3 would do what the store asks of it. ``key`` is a prefix for ``list``."""
+    """Return True if S3 would allow the store's call. ``key`` is a prefix for ``list``."""
     rules = statements(role("prod", component))
     object_ = f"{BUCKET}/{key}"
     match what:
@@ -91,7 +91,7 @@ def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
 
 @pytest.mark.usefixtures("no_warehouse_left")
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.torture)])
-def test_a_day_of_work_is_within_the_roles(desk: Desk, witness: Witness, everything: bool) -> None:
+def test_days_work_is_allowed_to_the_roles(desk: Desk, witness: Witness, everything: bool) -> None:
     """``everything``: with the runs that sensors ask for, reconciliation with its warehouse among them; a minute."""
     first, _ = desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
@@ -127,7 +127,7 @@ def test_a_day_of_work_is_within_the_roles(desk: Desk, witness: Witness, everyth
     assert sorted(witness.refused()) == []
 
 
-def test_the_witness_sees_what_a_role_may_not_do(witness: Witness, tmp_path: Path) -> None:
+def test_witness_reports_a_forbidden_call(witness: Witness, tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     with witness.acting("code"):
         store.create("delivered/class_super/2026-03-02/r0/manifest.json", b"{}")

@@ -49,7 +49,7 @@ def answers() -> dict[str, Any]:
 
 @pytest.fixture
 def url(answers: dict[str, Any]) -> Iterator[str]:
-    """A webserver and a door at one address, which answer as ``answers`` says."""
+    """Serve a webserver and a support page at one address, with the given ``answers``."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def _say(self, status: int, body: bytes) -> None:
@@ -74,13 +74,15 @@ def url(answers: dict[str, Any]) -> Iterator[str]:
     server.server_close()
 
 
-def test_the_questions_are_valid_in_dagsters_schema() -> None:
+def test_queries_are_valid_in_dagsters_schema() -> None:
     schema = create_schema().graphql_schema
     for question in (smoke.WORKSPACE, smoke.DAEMONS, smoke.CHANGE):
         assert graphql.validate(schema, graphql.parse(question)) == []
 
 
-def test_a_release_that_works(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_smoke_of_a_working_release_passes(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert smoke.wrong(url, url) == []
     monkeypatch.setenv("CLASSFEED_SMOKE_VIEW", url)
     smoke.main()
@@ -102,13 +104,13 @@ def test_a_release_that_works(url: str, monkeypatch: pytest.MonkeyPatch, capsys:
         ("rerun", 200, "lets in who is not signed in"),
     ],
 )
-def test_a_release_that_does_not(url: str, answers: dict[str, Any], part: str, answer: Any, says: str) -> None:
+def test_smoke_of_a_broken_release_fails(url: str, answers: dict[str, Any], part: str, answer: Any, says: str) -> None:
     answers[part] = answer
     (said,) = smoke.wrong(url, url)
     assert says in said
 
 
-def test_it_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smoke_gives_up_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLASSFEED_SMOKE_VIEW", "http://127.0.0.1:9")
     monkeypatch.setenv("CLASSFEED_SMOKE_SECONDS", "0")
     with pytest.raises(SystemExit, match="no answer"):

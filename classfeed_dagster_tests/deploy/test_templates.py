@@ -50,18 +50,18 @@ class TestEveryEnvironment:
         rules = self.expiring(env)
         assert rules["landing"] == (90 if env == "prod" else 7)
 
-    def test_what_the_chain_names_never_expires(self, env: str) -> None:
+    def test_chained_objects_never_expire(self, env: str) -> None:
         rules = self.expiring(env)
         for prefix in ("delivered", "shadow", "chain", "ledger"):
             assert not [rule for rule in rules if rule == prefix or rule.startswith(f"{prefix}/")]
 
-    def test_every_prefix_has_a_retention(self, env: str) -> None:
+    def test_prefixes_have_a_retention(self, env: str) -> None:
         rules = self.expiring(env)
         prefixes = {*LASTING, *WORKING, *STATES, "consent-events"}
         assert prefixes <= {*rules, *retention.KEPT, *retention.STATES}
         assert not set(rules) & {*retention.KEPT, *retention.STATES}
 
-    def test_a_task_has_the_settings_that_its_component_requires(self, env: str) -> None:
+    def test_task_has_the_settings_that_its_component_requires(self, env: str) -> None:
         components = set()
         for task in resources(f"{env}-application", "AWS::ECS::TaskDefinition").values():
             (container,) = task["ContainerDefinitions"]
@@ -84,7 +84,7 @@ class TestEveryEnvironment:
         assert queue["RedrivePolicy"]["maxReceiveCount"] == 5
         assert all("KmsMasterKeyId" in one for one in resources(f"{env}-foundation", "AWS::SQS::Queue").values())
 
-    def test_nothing_is_public(self, env: str) -> None:
+    def test_resources_are_never_public(self, env: str) -> None:
         assert not resources(f"{env}-foundation", "AWS::EC2::InternetGateway")
         assert not resources(f"{env}-foundation", "AWS::EC2::NatGateway")
         (balancer,) = resources(f"{env}-application", "AWS::ElasticLoadBalancingV2::LoadBalancer").values()
@@ -108,7 +108,7 @@ class TestEveryEnvironment:
             assert "SecretString" not in secret
             assert "KmsKeyId" in secret
 
-    def test_tasks_run_one_image_by_digest_as_nobody_on_a_read_only_root(self, env: str) -> None:
+    def test_tasks_run_one_digest_unprivileged_on_read_only_root(self, env: str) -> None:
         tasks = resources(f"{env}-application", "AWS::ECS::TaskDefinition")
         assert len(tasks) == 8
         images = set()
@@ -170,7 +170,7 @@ class TestEveryEnvironment:
         assert daemon["DeploymentConfiguration"]["MaximumPercent"] == 100
         assert daemon["DeploymentConfiguration"]["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
 
-    def test_a_budget_and_alarms_that_reach_people(self, env: str) -> None:
+    def test_budget_and_alarms_that_reach_people(self, env: str) -> None:
         (budget,) = resources(f"{env}-monitoring", "AWS::Budgets::Budget").values()
         assert len(budget["NotificationsWithSubscribers"]) == 2
         alarms = resources(f"{env}-monitoring", "AWS::CloudWatch::Alarm").values()
@@ -186,7 +186,7 @@ class TestEveryEnvironment:
         (exported,) = [one["Value"] for one in exports if one["Export"]["Name"] == value["Fn::ImportValue"]]
         assert exported["Fn::GetAtt"][1] == "LoadBalancerFullName"
 
-    def test_every_service_level_is_an_alarm_on_its_metric(self, env: str) -> None:
+    def test_service_levels_are_alarms_on_their_metric(self, env: str) -> None:
         alarms = resources(f"{env}-monitoring", "AWS::CloudWatch::Alarm").values()
         found = {
             (one["AlarmName"], one["MetricName"], one["Threshold"], one["Statistic"], one["EvaluationPeriods"])
@@ -199,7 +199,7 @@ class TestEveryEnvironment:
             for feed in WATCHED_FEEDS
         }
 
-    def test_what_has_state_outlives_its_stack(self, env: str) -> None:
+    def test_stateful_resources_outlive_their_stack(self, env: str) -> None:
         kinds = {"AWS::S3::Bucket", "AWS::KMS::Key", "AWS::RDS::DBInstance"}
         for name, resource in template(f"{env}-foundation")["Resources"].items():
             if resource["Type"] in kinds:
@@ -215,7 +215,7 @@ class TestEveryEnvironment:
         return f"classfeed-{env}-data-{PROD_ACCOUNT if env == 'prod' else '111122223333'}"
 
 
-def test_what_lasts_is_copied_where_nobody_can_erase_it() -> None:
+def test_permanent_objects_are_archived_undeletably() -> None:
     archive = only("prod-foundation", "AWS::S3::Bucket", BucketName=f"classfeed-prod-archive-{PROD_ACCOUNT}")
     retention = archive["ObjectLockConfiguration"]["Rule"]["DefaultRetention"]
     assert retention["Mode"] == "COMPLIANCE"
@@ -266,12 +266,12 @@ def test_templates_match_the_code_and_pass_the_linters() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.json")), ids=lambda path: path.stem)
-def test_a_template_is_small_enough_to_be_handed_to_cloudformation(path: Path) -> None:
+def test_template_fits_cloudformations_limit(path: Path) -> None:
     # As deploy/release hands it over; more than this would need a bucket in between.
     assert len(json.dumps(json.loads(path.read_text()), separators=(",", ":")).encode()) <= 51_200
 
 
-def test_every_exception_has_a_reason_and_a_place() -> None:
+def test_lint_exceptions_have_reason_and_place() -> None:
     exceptions: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "deploy" / "exceptions.yaml").read_text())
     names = {path.stem for path in TEMPLATES.glob("*.json")}
     for rules in exceptions.values():

@@ -52,7 +52,7 @@ def test_workflow_permits_nothing_by_default_and_queues_its_runs(name: str) -> N
 
 
 @pytest.mark.parametrize(("name", "job", "body"), JOBS)
-def test_every_job_ends_and_says_what_it_may_do(name: str, job: str, body: dict[str, Any]) -> None:
+def test_jobs_have_timeouts_and_permissions(name: str, job: str, body: dict[str, Any]) -> None:
     assert "permissions" in body
     assert "write-all" not in str(body["permissions"])
     assert "uses" in body or body["timeout-minutes"] <= 180
@@ -60,7 +60,7 @@ def test_every_job_ends_and_says_what_it_may_do(name: str, job: str, body: dict[
     assert writes <= {"id-token", "attestations"}
 
 
-def test_no_secret_is_stored_passed_or_printed() -> None:
+def test_secrets_are_never_stored_passed_or_printed() -> None:
     for path in FILES:
         text = path.read_text()
         # Roles are taken by the job's own identity; there is no secret for a job to hand on.
@@ -77,12 +77,12 @@ def test_no_secret_is_stored_passed_or_printed() -> None:
     assert not re.search(r"echo .*(secret|token|password)", script, re.IGNORECASE)
 
 
-def test_what_an_event_says_never_becomes_part_of_a_script() -> None:
+def test_event_text_never_enters_a_script() -> None:
     for where, step in STEPS:
         assert "${{" not in step.get("run", ""), where
 
 
-def test_one_image_is_built_and_every_environment_gets_its_digest() -> None:
+def test_image_is_built_once_and_deployed_by_digest() -> None:
     pushes = [where for where, step in STEPS if step.get("with", {}).get("push") is True]
     assert pushes == ["pipeline.yml/build"]
     jobs = WORKFLOWS["pipeline.yml"]["jobs"]
@@ -90,7 +90,7 @@ def test_one_image_is_built_and_every_environment_gets_its_digest() -> None:
         assert jobs[job]["with"]["digest"] == "${{ needs.build.outputs.digest }}"
 
 
-def test_one_job_and_so_one_approval_an_environment() -> None:
+def test_environment_has_one_job_and_one_approval() -> None:
     jobs = WORKFLOWS["pipeline.yml"]["jobs"]
     deploying = {
         job: body["with"]["environment"] for job, body in jobs.items() if "deploy.yml" in str(body.get("uses"))
@@ -124,7 +124,7 @@ def test_release_is_verified_before_changes_and_always_reported() -> None:
         assert WORKFLOWS["deploy.yml"]["jobs"][job]["steps"][0]["with"]["fetch-depth"] == 0  # the change list
 
 
-def test_an_environment_takes_only_what_the_one_before_has_signed_to_run() -> None:
+def test_environment_deploys_only_signed_images() -> None:
     steps = WORKFLOWS["deploy.yml"]["jobs"]["deploy"]["steps"]
     names = [step.get("uses", "").split("@")[0] or step.get("run", "") for step in steps]
     signed = names.index("actions/attest")
@@ -153,7 +153,7 @@ def test_caches_are_keyed_on_the_lock() -> None:
             assert re.search(r"hashFiles\('[^)]*(requirements|infrastructure)\.lock'", step["with"]["key"]), where
 
 
-def test_the_night_does_what_is_too_long_for_the_day() -> None:
+def test_nightly_workflow_runs_the_long_tests() -> None:
     jobs = WORKFLOWS["nightly.yml"]["jobs"]
     assert set(jobs) == {"audit", "mutation", "production", "properties", "torture", "tell"}
     tell = jobs.pop("tell")
@@ -179,7 +179,7 @@ def test_scripts_are_executable_and_parse(script: str) -> None:
         subprocess.run([shell, "-n", str(ROOT / script)], check=True)
 
 
-def test_a_release_refuses_what_is_no_digest() -> None:
+def test_release_refuses_an_invalid_digest() -> None:
     done = subprocess.run(
         [str(ROOT / "deploy" / "release"), "deploy", "dev", "latest"], capture_output=True, text=True, check=False
     )
@@ -199,7 +199,7 @@ def test_note_states_release_place_and_duration_without_mentions() -> None:
     assert len(text(environ | {"CHANGES": "x" * 10_000})) == LIMIT
 
 
-def test_the_change_list_is_what_came_since_the_release_that_runs(tmp_path: Path) -> None:
+def test_change_list_begins_at_the_running_release(tmp_path: Path) -> None:
     """The release script itself, with stand-ins for AWS's command line and a history of three commits."""
 
     def git(*arguments: str) -> str:

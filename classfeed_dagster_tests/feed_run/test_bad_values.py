@@ -30,7 +30,7 @@ def assert_reconciled(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("isin", ["au000000bhp4", "AU000000BH4", "AU 000000BHP"])
-def test_a_malformed_isin_is_left_out_with_a_warning(desk: Desk, isin: str) -> None:
+def test_malformed_isin_is_excluded_with_a_warning(desk: Desk, isin: str) -> None:
     desk.two_customers()
     desk.bigsite.rows[tables.security][0]["isin"] = isin
     desk.end_of_day(DAY)
@@ -48,7 +48,7 @@ def test_a_malformed_isin_is_left_out_with_a_warning(desk: Desk, isin: str) -> N
     assert_reconciled(desk)
 
 
-def test_a_page_ends_where_its_totals_cannot_be_stated(desk: Desk) -> None:
+def test_page_ends_where_its_totals_cannot_be_stated(desk: Desk) -> None:
     """The largest balance by itself fits a control total; together with another customer's it does not."""
     desk.two_customers()
     desk.bigsite.portfolio("SW00000003").consent(granted_at="2026-02-20T00:00:00Z").deposit(LARGEST, "2026-02-23")
@@ -60,15 +60,15 @@ def test_a_page_ends_where_its_totals_cannot_be_stated(desk: Desk) -> None:
     assert_reconciled(desk)
 
 
-def test_a_page_ends_where_its_totals_cannot_be_stated_in_shards(desk: Desk) -> None:
+def test_page_ends_where_its_totals_cannot_be_stated_in_shards(desk: Desk) -> None:
     small = {"executor": "multiprocess", "shard_portfolios": 1, "slice_portfolios": 1}
     desk.runtime.settings = desk.runtime.settings.model_copy(update=small)
     desk.definitions = build_definitions(desk.runtime, desk.feeds)
-    test_a_page_ends_where_its_totals_cannot_be_stated(desk)
+    test_page_ends_where_its_totals_cannot_be_stated(desk)
 
 
 @pytest.mark.parametrize("history", ["infinity", "2202-04-01"])
-def test_a_consent_with_an_impossible_history_excludes(desk: Desk, history: str) -> None:
+def test_consent_with_an_impossible_history_excludes(desk: Desk, history: str) -> None:
     desk.two_customers()
     desk.end_of_day(DAY)
     with desk.runtime.engine.begin() as connection:
@@ -116,7 +116,7 @@ def test_references_to_rows_before_the_shared_history_are_left_out(desk: Desk) -
         (tables.security, "exchange", "A X\t"),
     ],
 )
-def test_a_malformed_code_holds_its_own_portfolio_back(
+def test_malformed_code_holds_its_own_portfolio_back(
     desk: Desk, table: sa.Table, column: str, value: str, feed: str
 ) -> None:
     one, other = desk.two_customers()

@@ -1,4 +1,4 @@
-"""Real contract notes, kept beside the project and never in it: from bigsite through both feeds, to the cent."""
+"""Real contract notes, stored outside the project: from bigsite through both feeds, to the cent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GO = {"Buy01", "Buy02", "Buy03", "Buy04", "Sell01"}
 
 
 def booked(desk: Desk, note: dict[str, Any], securities: dict[str, Row], at: int) -> Row:
-    """A customer of their own for each note, who has what the note takes."""
+    """Create one customer for each note, with the holdings and cash that it needs."""
     code = note["security_code"]
     if code not in securities:
         securities[code] = desk.bigsite.security(code, price={DAY.isoformat(): "1.00"})
@@ -55,7 +55,7 @@ def booked(desk: Desk, note: dict[str, Any], securities: dict[str, Row], at: int
 
 
 @needs_contract_notes
-def test_both_feeds_carry_them_to_the_cent_and_flag_those_that_are_wrong(desk: Desk) -> None:
+def test_contract_notes_are_exact_and_wrong_ones_are_held_back(desk: Desk) -> None:
     securities: dict[str, Row] = {}
     notes = {f"T{booked(desk, note, securities, at).id}": note for at, note in enumerate(contract_notes(), 1)}
     desk.end_of_day(DAY.isoformat())

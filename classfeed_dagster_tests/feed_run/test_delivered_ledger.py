@@ -103,7 +103,7 @@ def visible_late(morning: Morning, fund: Portfolio, amount: str, recorded_at: st
     return row
 
 
-def test_a_delivery_names_its_ledger_and_positions_are_the_sums(morning: Morning) -> None:
+def test_delivery_names_its_ledger_and_positions_are_the_sums(morning: Morning) -> None:
     outcome = morning.run(FRIDAY)
     assert outcome.manifest is not None
     assert outcome.manifest.ledger is not None
@@ -131,7 +131,7 @@ def test_positions_roll_forward_without_earlier_records(morning: Morning) -> Non
     assert not morning.reasons(MONDAY)
 
 
-def test_a_row_that_became_visible_late_travels_once_in_the_next_date(morning: Morning) -> None:
+def test_late_row_is_sent_once_on_the_next_date(morning: Morning) -> None:
     morning.run(FRIDAY)
     late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.end_of_day(MONDAY)
@@ -168,7 +168,7 @@ def test_row_of_a_transaction_open_at_snapshot_is_sent_the_next_date(morning: Mo
     assert not morning.reasons(MONDAY)
 
 
-def test_a_late_original_goes_before_its_reversal(morning: Morning) -> None:
+def test_late_original_is_sent_before_its_reversal(morning: Morning) -> None:
     morning.run(FRIDAY)
     late = visible_late(morning, morning.funds[0], "50.00", "2020-04-03T12:00:00Z")
     undone = morning.funds[0].reverse(late, "2020-04-06T01:00:00Z")
@@ -180,7 +180,7 @@ def test_a_late_original_goes_before_its_reversal(morning: Morning) -> None:
     assert not morning.reasons(MONDAY)
 
 
-def test_a_fresh_snapshot_before_the_next_date_sends_the_late_row_itself(morning: Morning) -> None:
+def test_fresh_snapshot_before_the_next_date_sends_the_late_row_itself(morning: Morning) -> None:
     morning.run(FRIDAY)
     late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.end_of_day(FRIDAY)
@@ -232,7 +232,7 @@ def test_late_row_before_the_shared_history_travels_in_an_opening(morning: Morni
     assert not morning.reasons(TUESDAY)
 
 
-def test_a_row_that_vanished_holds_its_portfolio_back_with_the_difference(morning: Morning) -> None:
+def test_row_that_vanished_holds_its_portfolio_back_with_the_difference(morning: Morning) -> None:
     morning.run(FRIDAY)
     gone = next(row for row in morning.bigsite.rows[tables.cash_transaction] if row["amount"] == Decimal("1000.00"))
     for rows in (morning.bigsite.rows, morning.funds[0].ledger):
@@ -249,7 +249,7 @@ def test_a_row_that_vanished_holds_its_portfolio_back_with_the_difference(mornin
     assert f"C{gone.id}" in findings["detail"][0]
 
 
-def test_a_renumbered_cash_account_holds_its_portfolio_back(morning: Morning) -> None:
+def test_renumbered_cash_account_holds_its_portfolio_back(morning: Morning) -> None:
     morning.run(FRIDAY)
     account = morning.funds[0].cash()
     account["account_number"] = "900000001"
@@ -260,7 +260,7 @@ def test_a_renumbered_cash_account_holds_its_portfolio_back(morning: Morning) ->
     assert morning.reasons(MONDAY) == {morning.funds[0].number: "breaks number_changed (once)"}
 
 
-def test_a_renumbered_portfolio_is_never_sent_under_two_numbers(morning: Morning) -> None:
+def test_renumbered_portfolio_is_never_sent_under_two_numbers(morning: Morning) -> None:
     morning.run(FRIDAY)
     old = morning.funds[1]
     changed = tables.portfolio.c.portfolio_id == old.id
@@ -292,7 +292,7 @@ def test_two_portfolios_that_swap_numbers_are_both_held_back(morning: Morning) -
     assert set(morning.reasons(MONDAY)) == {"SW00005001", "SW00005002"}
 
 
-def test_a_ledger_rebuilt_from_documents_and_landings_is_equal(morning: Morning) -> None:
+def test_ledger_rebuilt_from_documents_and_landings_is_equal(morning: Morning) -> None:
     morning.run(FRIDAY)
     visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
     morning.end_of_day(MONDAY)
@@ -316,7 +316,7 @@ def test_a_ledger_rebuilt_from_documents_and_landings_is_equal(morning: Morning)
     assert {key: store.read(key) for key in store.list("ledger/")} == before
 
 
-def test_rebuilding_without_the_landing_says_what_to_restore(morning: Morning) -> None:
+def test_rebuild_without_the_landing_names_what_to_restore(morning: Morning) -> None:
     outcome = morning.run(FRIDAY)
     assert outcome.manifest is not None
     morning.runtime.store.delete(outcome.manifest.snapshot.descriptor_key)
@@ -325,7 +325,7 @@ def test_rebuilding_without_the_landing_says_what_to_restore(morning: Morning) -
 
 
 @pytest.mark.parametrize("sample", [None, 1, 5])
-def test_an_audit_adds_up_every_record_and_names_a_wrong_position(morning: Morning, sample: int | None) -> None:
+def test_audit_adds_up_every_record_and_names_a_wrong_position(morning: Morning, sample: int | None) -> None:
     morning.run(FRIDAY)
     morning.funds[0].deposit("5.50", MONDAY)
     morning.end_of_day(MONDAY)

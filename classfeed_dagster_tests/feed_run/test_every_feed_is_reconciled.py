@@ -102,7 +102,7 @@ def test_switched_off_rows_are_excluded_with_their_reason(market: Desk) -> None:
     assert excluded == {"switched off: include-drp": 2, "switched off: include-income": 2}
 
 
-def test_reconciliation_that_stopped_says_so(market: Desk) -> None:
+def test_stopped_reconciliation_is_reported(market: Desk) -> None:
     market.run(MONDAY.isoformat(), feed=TRADE)
     work = after_delivery(market, TRADE)
     work.keep(work.source())

@@ -52,13 +52,13 @@ def ask(feed: Feed = TRADE) -> FeedFlags:
     return flag_values(feed, Environment.LOCAL)
 
 
-def test_with_no_setting_the_declarations_hold() -> None:
+def test_flags_without_settings_are_the_declarations() -> None:
     start_flags(settings(), FEEDS)
     assert ask() == FeedFlags("class_trade", FeedMode.SHADOW, provider="settings")
     assert ask(PLAIN) == FeedFlags("plain", FeedMode.LIVE, provider="settings")
 
 
-def test_the_feeds_entry_wins_over_the_recipients() -> None:
+def test_feed_entry_wins_over_the_recipients() -> None:
     flags: dict[str, dict[str, bool | str]] = {
         "mode": {"CLASS": "off", "class_trade": "live", "plain": "shadow"},
         "include-income": {"BGL": False},
@@ -105,7 +105,7 @@ def test_asking_again_after_a_change_gives_the_new_values() -> None:
         ({"rendering": {"BGL": "newer"}}, "plain has no rendering 'newer'"),
     ],
 )
-def test_a_switch_that_would_be_dead_is_refused(flags: dict[str, dict[str, bool | str]], says: str) -> None:
+def test_switch_without_effect_is_refused(flags: dict[str, dict[str, bool | str]], says: str) -> None:
     with pytest.raises(FlagSettingsError, match=says):
         start_flags(settings(flags), FEEDS)
 
@@ -130,7 +130,7 @@ def test_another_provider_can_be_plugged_in() -> None:
 
 
 class Telling(SettingsProvider):
-    """Says what it was told of whom it is asked about."""
+    """Provider that records the contexts of its queries."""
 
     contexts: list[tuple[str | None, Mapping[str, Any]]]
 
@@ -143,7 +143,7 @@ class Telling(SettingsProvider):
         return super().resolve_string_details(flag_key, default_value, evaluation_context)
 
 
-def test_the_provider_learns_of_feeds_alone() -> None:
+def test_provider_receives_feeds_only() -> None:
     provider = Telling()
     use_provider(provider)
     ask()
@@ -151,7 +151,7 @@ def test_the_provider_learns_of_feeds_alone() -> None:
     assert provider.contexts == [("class_trade", told)] * 4
 
 
-def test_a_provider_of_another_package_by_its_path() -> None:
+def test_provider_is_loaded_by_its_path() -> None:
     start_flags(settings(flag_provider=f"{__name__}:made"), FEEDS)
     assert ask().mode is FeedMode.LIVE
     for path in ("no.such.module:x", f"{__name__}:nothing", "justtext", ""):
@@ -182,7 +182,7 @@ class Failing(Telling):
         raise TimeoutError("too slow")
 
 
-def test_a_provider_that_is_down_switches_every_feed_off_and_says_so() -> None:
+def test_provider_down_switches_all_feeds_off() -> None:
     with capture_logs() as logged:
         use_provider(Down())
     assert [(entry["log_level"], entry["error_type"]) for entry in logged] == [("warning", "ConnectionError")]
@@ -194,7 +194,7 @@ def test_a_provider_that_is_down_switches_every_feed_off_and_says_so() -> None:
         assert flags.recorded["errors"] == "provider: ERROR"
 
 
-def test_a_provider_that_comes_back_is_believed_again() -> None:
+def test_provider_that_recovers_is_used_again() -> None:
     provider = Down()
     use_provider(provider)
     assert ask().mode is FeedMode.OFF
@@ -204,12 +204,12 @@ def test_a_provider_that_comes_back_is_believed_again() -> None:
     assert ask().mode is FeedMode.SHADOW
 
 
-def test_nobody_set_a_provider() -> None:
+def test_missing_provider_switches_feeds_off() -> None:
     flags = ask(PLAIN)
     assert (flags.mode, flags.errors) == (FeedMode.OFF, ("provider: none was started",))
 
 
-def test_one_switch_that_fails_switches_the_feed_off() -> None:
+def test_failing_switch_switches_the_feed_off() -> None:
     use_provider(Failing())
     flags = ask(PLAIN)
     assert flags.mode is FeedMode.OFF
@@ -227,7 +227,7 @@ def test_one_switch_that_fails_switches_the_feed_off() -> None:
         ({"include-drp": "yes"}, "include-drp: TYPE_MISMATCH"),
     ],
 )
-def test_an_answer_that_means_nothing_switches_the_feed_off(changed: dict[str, Any], error: str) -> None:
+def test_invalid_answer_switches_the_feed_off(changed: dict[str, Any], error: str) -> None:
     use_provider(stand_in({name: value for name, value in {**ALL, **changed}.items() if value is not None}))
     flags = ask()
     assert (flags.mode, flags.errors) == (FeedMode.OFF, (error,))
@@ -268,14 +268,14 @@ def test_live_needs_the_clean_run() -> None:
     assert "broken by" not in gate(9, broken_by=None)[2]
 
 
-def test_an_override_is_explicit_and_told() -> None:
+def test_override_is_explicit_and_reported() -> None:
     allowed, overridden, reason = gate(0, override="A. Person: agreed with Class")
     assert (allowed, overridden) == (True, True)
     assert "A. Person" in reason
     assert gate(10, override="A. Person: not needed any more")[1] is False
 
 
-def test_a_live_feed_stays_live_and_others_need_no_parity() -> None:
+def test_live_feed_stays_live_and_others_need_no_parity() -> None:
     assert gate(0, last=FeedMode.LIVE)[0]
     assert gate(0, feed=PLAIN)[0]
     for mode in (FeedMode.OFF, FeedMode.SHADOW):

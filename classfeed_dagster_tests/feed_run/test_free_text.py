@@ -15,7 +15,7 @@ SECRETS = ("123456782", "123 456 782", "jane.citizen@example.com", "411111111111
 
 @pytest.fixture
 def typed(desk: Desk) -> Desk:
-    """A desk whose first customer's name, account name and narrative hold identifiers."""
+    """Prepare a desk whose first customer's name, account name and narrative contain identifiers."""
     desk.two_customers()
     rows = desk.bigsite.rows
     rows[tables.portfolio][0]["portfolio_name"] = "CITIZEN SF TFN 123 456 782"

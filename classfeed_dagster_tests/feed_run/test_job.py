@@ -12,7 +12,7 @@ from classfeed_dagster_tests.fixtures.desk import Desk
 MONDAY, TUESDAY, WEDNESDAY = "2026-03-02", "2026-03-03", "2026-03-04"
 
 
-def test_a_first_date_delivers_everybody_in_full(desk: Desk) -> None:
+def test_first_date_delivers_all_portfolios_in_full(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     report = desk.run(MONDAY)
@@ -23,7 +23,7 @@ def test_a_first_date_delivers_everybody_in_full(desk: Desk) -> None:
     assert set(records["accounts"]["extract"]) == {"FULL"}
 
 
-def test_a_second_run_delivers_nothing(desk: Desk) -> None:
+def test_second_run_delivers_no_document(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     desk.run(MONDAY)
@@ -32,7 +32,7 @@ def test_a_second_run_delivers_nothing(desk: Desk) -> None:
     assert len(desk.status(MONDAY).deliveries) == 1
 
 
-def test_a_source_that_is_not_ready_stops_the_run_with_nothing_landed(desk: Desk) -> None:
+def test_source_not_ready_stops_the_run_before_landing(desk: Desk) -> None:
     desk.two_customers()
     desk.bigsite.save()
     report = desk.run(MONDAY)
@@ -40,7 +40,7 @@ def test_a_source_that_is_not_ready_stops_the_run_with_nothing_landed(desk: Desk
     assert list(desk.runtime.store.list("")) == []
 
 
-def test_a_date_waits_for_the_one_before(desk: Desk) -> None:
+def test_date_waits_for_the_one_before(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     desk.end_of_day(TUESDAY)
@@ -64,7 +64,7 @@ def test_too_many_held_back_stops_everything(desk: Desk) -> None:
     assert desk.status(MONDAY).deliveries == ()
 
 
-def test_a_jump_in_removals_needs_a_person(desk: Desk) -> None:
+def test_unusual_removals_need_a_person(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     desk.run(MONDAY)

@@ -1,4 +1,4 @@
-"""What the switches do to a business date, through the real job: off, shadow, live, and who may be live at all."""
+"""Effects of the switches on a business date, through the real job: off, shadow, live, and the live gate."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_shadow_delivers_the_whole_file_where_the_recipient_does_not_look(market
     assert market.run(MONDAY, feed=TRADE).outcome is Outcome.NOTHING_TO_DO
 
 
-def test_live_is_refused_before_parity_unless_a_person_says_so_on_record(market: Desk) -> None:
+def test_live_before_parity_needs_a_recorded_override(market: Desk) -> None:
     others = {"class_super": "off", "class_cash": "off"}
     market.switch(mode={TRADE: "live", **others})
     refused = market.run(MONDAY, feed=TRADE)
@@ -94,7 +94,7 @@ def test_two_feeds_with_the_same_movements_are_never_live_for_a_portfolio(market
     assert (held.number, held.held_back.reason) == ("SW00000001", "breaks delivered_by_another_feed (once)")
 
 
-def test_the_old_apps_file_is_compared_when_it_lands(market: Desk) -> None:
+def test_old_apps_file_is_compared_when_it_lands(market: Desk) -> None:
     market.run(MONDAY, feed=TRADE)
     requests, why_not = market.tick("class_trade_parity")
     assert requests == []

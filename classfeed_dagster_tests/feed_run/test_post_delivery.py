@@ -52,7 +52,7 @@ def told(desk: Desk, side: str) -> ReconciliationSummary:
     return desk.runtime.load_reference(f"{FEED}/{side}_reconciliation", MONDAY, ReconciliationSummary)
 
 
-def test_a_clean_delivery_is_proven_loaded_and_agreed(delivered: Desk) -> None:
+def test_clean_delivery_is_reconciled_and_loaded(delivered: Desk) -> None:
     runtime = delivered.runtime
     (request,) = delivered.tick(f"{FEED}_reconciliation_sensor")[0]
     assert request.partition_key == MONDAY.isoformat()

@@ -1,4 +1,4 @@
-"""A great date's work shared out within a run: more steps, the same bytes as in one process, whatever the shards."""
+"""Fan-out of a large date within a run: more steps, the same bytes as in one process, for any shards."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def seven_customers(desk: Desk) -> None:
 
 @pytest.fixture
 def shared(desk: Desk) -> Desk:
-    """A desk at which two portfolios are a shard, and steps are given to whoever has a hand free."""
+    """Prepare a desk with two portfolios a shard, whose steps run in any free worker."""
     return set_up(desk, executor="multiprocess", shard_portfolios=2)
 
 
@@ -68,7 +68,7 @@ def alone(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
 
 
 def delivered(desk: Desk, day: str, feed: str = FEED) -> list[Any]:
-    """What the recipient got for a date: pages as they were before compression, and what the manifests say of them."""
+    """Return a date's pages before compression, and their facts from the manifests."""
     said = {"portfolios", "held_back", "totals", "counts", "recorded_after", "recorded_before", "revision"}
     return [
         (
@@ -80,7 +80,7 @@ def delivered(desk: Desk, day: str, feed: str = FEED) -> list[Any]:
 
 
 def steps(desk: Desk, asset: str) -> list[str]:
-    """The steps of the latest run that made an asset, without its name."""
+    """Return the steps of the latest run that materialized an asset, without its name."""
     run = desk.instance.get_runs(limit=1)[0]
     found = [
         event.step_key for event in desk.instance.all_logs(run.run_id) if event.is_dagster_event and event.step_key
@@ -108,8 +108,8 @@ def test_shared_out_or_not_the_bytes_are_the_same(shared: Desk, alone: Desk) -> 
     assert verify_feed(shared.runtime.store, FEED, EPI).sound
 
 
-def test_what_nobody_shared_out_in_time_is_made_by_the_last_step(shared: Desk, alone: Desk, monkeypatch: Any) -> None:
-    """A page is gone before the last step: it makes the document itself."""
+def test_missing_page_is_built_by_the_last_step(shared: Desk, alone: Desk, monkeypatch: Any) -> None:
+    """Remove a page before the last step, which then builds the document itself."""
     seven_customers(shared)
 
     def after_a_page_went(work: FeedRun) -> Build | None:
@@ -137,9 +137,7 @@ def test_again_after_a_correction(shared: Desk, alone: Desk) -> None:
     assert [one.number for one in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
 
 
-def test_what_was_shared_out_of_something_else_is_not_taken(
-    shared: Desk, alone: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fan_out_of_other_inputs_is_ignored(shared: Desk, alone: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares of an earlier attempt are there, and the correction's own are not: the last steps make everything."""
     seven_customers(shared)
     for desk in (shared, alone):
@@ -153,14 +151,14 @@ def test_what_was_shared_out_of_something_else_is_not_taken(
 
 
 @pytest.mark.parametrize("feed", ["class_trade", "class_cash"])
-def test_a_feed_that_is_one_file(shared: Desk, alone: Desk, feed: str) -> None:
+def test_one_file_feed_is_fanned_out(shared: Desk, alone: Desk, feed: str) -> None:
     seven_customers(shared)
     for desk in (shared, alone):
         assert desk.run(MONDAY, feed=feed).outcome is Outcome.DELIVERED
     assert delivered(shared, MONDAY, feed) == delivered(alone, MONDAY, feed)
 
 
-def test_an_ordinary_date_is_not_shared_out(shared: Desk) -> None:
+def test_ordinary_date_is_not_fanned_out(shared: Desk) -> None:
     set_up(shared, executor="multiprocess", shard_portfolios=100)
     seven_customers(shared)
     assert shared.run(MONDAY).outcome is Outcome.DELIVERED
@@ -168,7 +166,7 @@ def test_an_ordinary_date_is_not_shared_out(shared: Desk) -> None:
     assert steps(shared, "class__account_details") == ["in_shards", "together"]
 
 
-def test_a_date_on_which_nothing_is_due(shared: Desk) -> None:
+def test_date_not_due_is_not_fanned_out(shared: Desk) -> None:
     shared.add(BGL)
     shared.bigsite.portfolio("SW00000002").consent(recipient="BGL").deposit("10.00", "2026-02-24")
     shared.end_of_day("2026-03-05")

@@ -155,7 +155,7 @@ def test_flags_set_refuses_what_would_do_nothing(command: Any, ssm: Any, setting
     assert ssm.get_parameter(Name=settings.flags_parameter)["Parameter"]["Version"] == 1
 
 
-def test_flags_set_elsewhere_says_where_switches_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_of_another_provider_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
     get_settings.cache_clear()
     refused = runner.invoke(app, ["flags-set", "mode", "class_trade", "off", "--reason", "a long reason"])
     assert "CLASSFEED_FLAGS" in str(refused.exception)

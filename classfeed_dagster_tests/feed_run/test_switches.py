@@ -41,7 +41,7 @@ OTHER = dataclasses.replace(TRADE, name="other_trade", recipient="BGL")
 FEEDS = (TRADE, CASH, SUPER, OTHER)
 
 
-def test_the_legacy_feeds_begin_in_shadow_behind_parity() -> None:
+def test_legacy_feeds_begin_in_shadow_behind_parity() -> None:
     for feed in (TRADE, CASH):
         assert (feed.recipient, feed.mode, feed.legacy) == ("CLASS", FeedMode.SHADOW, True)
 
@@ -52,7 +52,7 @@ selections = st.builds(Portfolios, st.frozensets(st.sampled_from("ABC"), min_siz
 
 
 @given(selections, selections)
-def test_a_selection_reads_back_and_overlaps_where_a_portfolio_is_in_both(one: Portfolios, other: Portfolios) -> None:
+def test_selection_reads_back_and_overlaps_where_a_portfolio_is_in_both(one: Portfolios, other: Portfolios) -> None:
     assert Portfolios.of(str(one)) == one
     assert one.overlaps(other) is other.overlaps(one)
     assert one.overlaps(other) is any(number in one and number in other for number in "ABCD")
@@ -62,7 +62,7 @@ def test_a_selection_reads_back_and_overlaps_where_a_portfolio_is_in_both(one: P
 
 
 @pytest.mark.parametrize("text", ["", "A,,B", "!", "*,A", "!*", ","])
-def test_a_selection_that_means_nothing_is_refused(text: str) -> None:
+def test_invalid_selection_is_refused(text: str) -> None:
     with pytest.raises(SelectionError, match="portfolio numbers with commas"):
         Portfolios.of(text)
 

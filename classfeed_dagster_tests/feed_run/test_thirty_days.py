@@ -1,4 +1,4 @@
-"""Thirty business days of class trade in shadow beside its old app, from bigsite on; then the recipient gets it."""
+"""Thirty business days of class trade in shadow next to its old app, from bigsite on, and then live."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _spelled(value: object) -> str:
 
 
 def bigsites_day(bigsite: Bigsite, at: int) -> None:
-    """One contract note a customer; on some dates a backdated one, or one undone."""
+    """Create one contract note a customer; on some dates a backdated one, or a reversed one."""
     day = DAYS[at]
     (bhp,) = bigsite.rows[tables.security]
     bigsite.price(bhp, day, "45.50")
@@ -164,7 +164,7 @@ def test_thirty_days_beside_the_old_app_then_live(desk: Desk) -> None:
     assert date_status(runtime.store, "class_trade", DAYS[30]).shadow == ()
 
 
-def test_a_switch_turned_between_building_and_delivering_builds_again(desk: Desk) -> None:
+def test_switch_turned_between_building_and_delivering_builds_again(desk: Desk) -> None:
     desk.bigsite.security("BHP")
     desk.bigsite.portfolio("SW00000001").consent("2026-02-20T00:00:00Z").deposit("1000000.00", "2026-02-23")
     bigsites_day(desk.bigsite, 0)
@@ -191,7 +191,7 @@ def test_a_switch_turned_between_building_and_delivering_builds_again(desk: Desk
         refused.publish()
 
 
-def test_a_feed_needs_its_provider(desk: Desk) -> None:
+def test_feed_needs_its_provider(desk: Desk) -> None:
     api.clear_providers()
     work = trial(desk.runtime, DAYS[0])
     assert work.idle == "class_trade is off for now: its switches are unavailable (provider: none was started)"
@@ -199,7 +199,7 @@ def test_a_feed_needs_its_provider(desk: Desk) -> None:
         work.stage()
 
 
-def test_what_changes_before_delivery_is_built_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_before_delivery_builds_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.bigsite.security("BHP")
     leaving, staying = "SW00000001", "SW00000002"
     for number in (leaving, staying):

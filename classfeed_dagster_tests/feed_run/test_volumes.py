@@ -13,7 +13,7 @@ USUAL = [{"MovementTransactions": 100, "AccountDetails": 30}] * 5
     ("movements", "passed"),
     [(100, True), (20, True), (19, False), (500, True), (501, False), (0, False)],
 )
-def test_a_fifth_to_five_times_the_median_is_usual(movements: int, passed: bool) -> None:
+def test_fifth_to_five_times_the_median_is_usual(movements: int, passed: bool) -> None:
     judged = compare_volumes({"MovementTransactions": movements, "AccountDetails": 30}, USUAL)
     assert judged.passed is passed
     assert [name for name, _ in judged.offenders] == ([] if passed else ["MovementTransactions"])
@@ -24,7 +24,7 @@ def test_too_few_dates_or_small_counts_say_nothing() -> None:
     assert compare_volumes({"MovementTransactions": 19}, [{"MovementTransactions": 1}] * 5).passed
 
 
-def test_a_kind_that_vanished_or_is_new_is_named() -> None:
+def test_kind_that_vanished_or_is_new_is_named() -> None:
     judged = compare_volumes({"InvestmentHoldings": 50}, [{"MovementTransactions": 50}] * 5)
     assert [name for name, _ in judged.offenders] == ["InvestmentHoldings", "MovementTransactions"]
     assert not judged.passed

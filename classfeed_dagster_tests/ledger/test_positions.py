@@ -109,7 +109,7 @@ def test_balance_differing_from_sent_rows_is_reported_with_difference() -> None:
     assert unbalanced(unstated)["difference"].to_list() == [Decimal("-1000.000000")]
 
 
-def test_what_counts_later_is_not_in_the_balance_yet() -> None:
+def test_later_dated_row_is_not_in_the_balance() -> None:
     ahead = records(record(1, 1, DATES[2], amount=Decimal("5.00")))
     first = roll_forward(POSITIONS.empty(), ahead, stated(balance(1, "0.00")), NOBODY, DATES[0])
     assert unbalanced(first).is_empty()

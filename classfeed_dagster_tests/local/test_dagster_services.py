@@ -24,7 +24,7 @@ with only_services(Path(sys.argv[1])) as record:
 """
 
 
-def test_a_second_up_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
+def test_second_up_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     with holder.stdout:
@@ -41,7 +41,7 @@ def test_a_second_up_is_refused_until_the_first_is_killed(tmp_path: Path) -> Non
         assert (tmp_path / "up.lock").read_text() == f"http://127.0.0.1:4000, process {os.getpid()}"
 
 
-def test_a_port_that_is_taken_is_replaced() -> None:
+def test_port_that_is_taken_is_replaced() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         taken = listener.getsockname()[1]
         assert free_port(taken) != taken

@@ -39,7 +39,7 @@ def _folder() -> Iterator[Path]:
 
 @pytest.fixture
 def home(_folder: Path) -> Iterator[Path]:
-    """A home folder in which no server runs."""
+    """Return a home folder in which no server runs."""
     yield _folder
     embedded.stop(_folder)
 
@@ -100,7 +100,7 @@ def test_starts_joins_stops_and_starts_again_with_its_data(home: Path) -> None:
     assert _ask(embedded.start(home), "SELECT count(*) FROM stopped") == 0
 
 
-def test_two_processes_start_at_once_and_the_last_one_stops_it(home: Path, holder: Holder) -> None:
+def test_server_started_by_two_processes_stops_with_the_last(home: Path, holder: Holder) -> None:
     first, second = holder(), holder()
     assert first.stdout is not None
     assert second.stdout is not None
@@ -113,7 +113,7 @@ def test_two_processes_start_at_once_and_the_last_one_stops_it(home: Path, holde
     assert _gone(server)
 
 
-def test_a_server_that_others_use_goes_on(home: Path, holder: Holder) -> None:
+def test_server_in_use_continues(home: Path, holder: Holder) -> None:
     other = holder()
     assert other.stdout is not None
     url = other.stdout.readline().strip()
@@ -126,7 +126,7 @@ def test_a_server_that_others_use_goes_on(home: Path, holder: Holder) -> None:
     assert embedded.stop(home)
 
 
-def test_a_killed_owner_does_not_keep_the_server_alive(home: Path, holder: Holder) -> None:
+def test_killed_owner_does_not_keep_the_server_alive(home: Path, holder: Holder) -> None:
     owner = holder()
     assert owner.stdout is not None
     url = owner.stdout.readline().strip()
@@ -137,7 +137,7 @@ def test_a_killed_owner_does_not_keep_the_server_alive(home: Path, holder: Holde
     assert embedded.stop(home)
 
 
-def test_a_killed_server_is_started_again_with_what_was_committed(home: Path) -> None:
+def test_killed_server_is_started_again_with_what_was_committed(home: Path) -> None:
     url = embedded.start(home)
     engine = embedded.engine_from(url)
     with engine.begin() as connection:
@@ -147,7 +147,7 @@ def test_a_killed_server_is_started_again_with_what_was_committed(home: Path) ->
     assert _ask(embedded.start(home), "SELECT n FROM killed") == 7
 
 
-def test_a_server_that_is_dying_as_it_is_joined_is_started_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dying_server_is_started_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedded.start(home)
     create = embedded._create_database
 
@@ -160,7 +160,7 @@ def test_a_server_that_is_dying_as_it_is_joined_is_started_again(home: Path, mon
     assert _ask(embedded.start(home)) == 1
 
 
-def test_a_stranger_with_the_servers_number_is_not_taken_for_it(home: Path) -> None:
+def test_other_process_with_the_servers_pid_is_not_the_server(home: Path) -> None:
     embedded.start(home)
     path = home / "postgres" / "postmaster.pid"
     left = path.read_text().splitlines()
@@ -173,7 +173,7 @@ def test_a_stranger_with_the_servers_number_is_not_taken_for_it(home: Path) -> N
 
 
 @pytest.mark.parametrize("left", ["", "12\n/somewhere\n"])
-def test_what_a_killed_start_left_is_cleared_away(home: Path, left: str) -> None:
+def test_files_of_a_killed_start_are_removed(home: Path, left: str) -> None:
     embedded.start(home)
     embedded.stop(home)
     folder = home / "postgres"
@@ -183,7 +183,7 @@ def test_what_a_killed_start_left_is_cleared_away(home: Path, left: str) -> None
     assert json.loads((folder / ".handle_pids.json").read_text()) == [os.getpid()]
 
 
-def test_a_server_that_is_still_recovering_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_is_still_recovering_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = embedded.start(home)
     statuses = iter(["starting", "starting"])
     real = embedded._status
@@ -192,9 +192,7 @@ def test_a_server_that_is_still_recovering_is_waited_for(home: Path, monkeypatch
     assert next(statuses, None) is None
 
 
-def test_a_start_that_takes_longer_than_the_wheel_allows_is_waited_for(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_start_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = embedded._library()
     real, attempts = library.get_server, []
 
@@ -220,7 +218,7 @@ def test_patience_ends(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         embedded.start(home)
 
 
-def test_what_can_not_be_told_apart_is_not_declared_dead(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unidentifiable_process_is_not_declared_dead(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = embedded.start(home)
 
     def denied(pid: int) -> psutil.Process:
@@ -232,7 +230,7 @@ def test_what_can_not_be_told_apart_is_not_declared_dead(home: Path, monkeypatch
     assert _ask(url) == 1
 
 
-def test_a_folder_of_another_version_is_refused_with_advice(home: Path) -> None:
+def test_folder_of_another_version_is_refused_with_advice(home: Path) -> None:
     embedded.start(home)
     embedded.stop(home)
     version = home / "postgres" / "PG_VERSION"
@@ -250,7 +248,7 @@ def test_names_that_are_no_database_names_are_refused(home: Path, name: str) -> 
         embedded._create_database(sa.make_url("postgresql+psycopg://nobody@/x"), name, home)
 
 
-def test_a_server_that_does_not_answer_is_reported_without_its_password(home: Path) -> None:
+def test_server_that_does_not_answer_is_reported_without_its_password(home: Path) -> None:
     nowhere = sa.make_url(f"postgresql+psycopg://someone:secret@/x?host={home}")
     with pytest.raises(embedded.EmbeddedPostgresError, match="refuses the database bigsite") as caught:
         embedded._create_database(nowhere, "bigsite", home)
@@ -278,7 +276,7 @@ def test_another_process_may_create_the_database_first(postgres_url: str, home: 
     assert created
 
 
-def test_a_role_that_may_not_create_it_is_reported(postgres_url: str, home: Path) -> None:
+def test_role_without_createdb_is_reported(postgres_url: str, home: Path) -> None:
     role = f"poor_{os.getpid()}"
     admin = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:

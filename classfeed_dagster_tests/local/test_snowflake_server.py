@@ -42,7 +42,7 @@ def port_of(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
-def test_two_that_start_at_once_share_one_server_until_the_last_leaves(tmp_path: Path) -> None:
+def test_concurrent_starts_share_one_server(tmp_path: Path) -> None:
     with user(tmp_path) as one, user(tmp_path) as other:  # neither waits for the other's start
         assert port_of(one) == port_of(other)
         first = one.communicate("")[0]
@@ -55,7 +55,7 @@ def test_two_that_start_at_once_share_one_server_until_the_last_leaves(tmp_path:
     assert not server.stop(tmp_path)
 
 
-def test_a_killed_users_lease_does_not_keep_the_server(tmp_path: Path) -> None:
+def test_killed_users_lease_does_not_keep_the_server(tmp_path: Path) -> None:
     server.start(tmp_path)
     with user(tmp_path) as other:
         port_of(other)
@@ -64,7 +64,7 @@ def test_a_killed_users_lease_does_not_keep_the_server(tmp_path: Path) -> None:
     assert server.release(tmp_path)
 
 
-def test_a_server_whose_users_were_all_killed_stops_by_itself(tmp_path: Path) -> None:
+def test_server_without_living_users_stops(tmp_path: Path) -> None:
     with user(tmp_path) as only:
         port_of(only)
         os.kill(only.pid, signal.SIGKILL)
@@ -77,7 +77,7 @@ def test_a_server_whose_users_were_all_killed_stops_by_itself(tmp_path: Path) ->
     assert not server.stop(tmp_path)
 
 
-def test_a_killed_server_is_started_again_with_its_data(tmp_path: Path) -> None:
+def test_killed_server_is_started_again_with_its_data(tmp_path: Path) -> None:
     first = server.start(tmp_path)
     with snowflake.connector.connect(**first) as connection:
         execute(connection, "CREATE TABLE T (X NUMBER(38,6))", "INSERT INTO T VALUES (1.5)")
@@ -91,7 +91,7 @@ def test_a_killed_server_is_started_again_with_its_data(tmp_path: Path) -> None:
         server.stop(tmp_path)
 
 
-def test_it_starts_is_joined_keeps_its_data_and_stops(tmp_path: Path) -> None:
+def test_server_starts_is_joined_keeps_data_and_stops(tmp_path: Path) -> None:
     first = server.start(tmp_path)
     try:
         assert server.start(tmp_path) == first
@@ -121,7 +121,7 @@ def test_another_process_with_the_same_number_is_left_alone(tmp_path: Path) -> N
     assert not server.stop(tmp_path)
 
 
-def test_a_server_that_can_not_start_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_does_not_start_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(server.LocalWarehouseError, match=r"server\.log"):
         server.start(tmp_path)

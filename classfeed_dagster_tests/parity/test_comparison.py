@@ -45,7 +45,7 @@ Rows = list[dict[str, Any]]
 
 
 class Shadow:
-    """One feed in shadow beside its old app."""
+    """One feed in shadow next to its old app."""
 
     def __init__(self, store: ObjectStore, document: Any) -> None:
         self.store, self.document = store, document
@@ -287,7 +287,7 @@ def test_thirty_days_in_shadow_then_the_gate_opens(trades: Shadow) -> None:
     assert len(card.dates) == 30
 
 
-def test_the_run_starts_again_at_a_date_without_comparison(trades: Shadow) -> None:
+def test_run_starts_again_at_a_date_without_comparison(trades: Shadow) -> None:
     for day in DAYS[:3]:
         trades.new(day, [trade(1, day)])
         trades.old(day, legacy_trades(day, [trade(1, day)]))
@@ -301,7 +301,7 @@ def test_the_run_starts_again_at_a_date_without_comparison(trades: Shadow) -> No
     assert card.dates == ((DAYS[2], "clean, 0 explained"), (DAYS[1], "not compared"))
 
 
-def test_an_explanation_ends_on_its_last_date(trades: Shadow) -> None:
+def test_explanation_ends_on_its_last_date(trades: Shadow) -> None:
     day = DAYS[1]
     trades.new(DAYS[0], [])
     trades.new(day, [trade(1, DAYS[0], recorded_at=noon(day))])
@@ -311,7 +311,7 @@ def test_an_explanation_ends_on_its_last_date(trades: Shadow) -> None:
         assert trades.compare(day, explanations=table).clean is clean
 
 
-def test_every_explanation_is_named_once_dated_owned_and_reasoned() -> None:
+def test_parity_rules_have_name_dates_owner_and_reason() -> None:
     assert len({rule.name for rule in PARITY_RULES}) == len(PARITY_RULES)
     for rule in PARITY_RULES:
         assert rule.first < rule.last <= dt.date(2030, 1, 1)
@@ -319,7 +319,7 @@ def test_every_explanation_is_named_once_dated_owned_and_reasoned() -> None:
         assert len(rule.reason) > 40
 
 
-def test_what_the_old_app_could_not_have_read_is_late(trades: Shadow) -> None:
+def test_row_after_the_old_apps_read_is_late(trades: Shadow) -> None:
     day = DAYS[0]
     rows = [trade(1, day), trade(2, day, recorded_at=noon(day) + dt.timedelta(hours=4))]
     trades.new(day, rows)
@@ -330,7 +330,7 @@ def test_what_the_old_app_could_not_have_read_is_late(trades: Shadow) -> None:
     assert trades.compare(day).unexplained == 1
 
 
-def test_a_late_row_is_compared_field_by_field_when_it_comes(trades: Shadow) -> None:
+def test_late_row_is_compared_field_by_field_when_it_comes(trades: Shadow) -> None:
     one = trade(1, trading_days.previous_business_day(DAYS[0]), recorded_at=noon(DAYS[0]))
     trades.new(DAYS[0], [one])
     trades.old(DAYS[0], legacy_trades(DAYS[0], []))
@@ -342,7 +342,7 @@ def test_a_late_row_is_compared_field_by_field_when_it_comes(trades: Shadow) -> 
     assert report.arrived == 1
 
 
-def test_all_revisions_of_a_date_count_each_portfolio_as_last_delivered(trades: Shadow) -> None:
+def test_revisions_count_each_portfolio_as_last_delivered(trades: Shadow) -> None:
     day = DAYS[0]
     before = [trade(1, day, gst=Decimal("0.01")), trade(2, day, NUMBERS[1])]
     after = [trade(1, day), trade(2, day, NUMBERS[1])]
@@ -362,7 +362,7 @@ def cash_day(day: dt.date, **values: Any) -> tuple[dict[str, Any], dict[str, Any
     return row, make.balance("350.00", as_at_date=day)
 
 
-def test_a_balance_without_the_late_rows_is_explained_only_to_the_cent(cash: Shadow) -> None:
+def test_balance_without_the_late_rows_is_explained_only_to_the_cent(cash: Shadow) -> None:
     day = DAYS[1]
     row, held = cash_day(day)
     backdated = make.cash(2, "50.00", transaction_date=DAYS[0], recorded_at=noon(day))
@@ -379,7 +379,7 @@ def test_a_balance_without_the_late_rows_is_explained_only_to_the_cent(cash: Sha
         assert (report.explained, report.unexplained) == (explained, unexplained)
 
 
-def test_an_opening_is_new_and_a_missing_balance_is_not_explained(cash: Shadow) -> None:
+def test_opening_is_new_and_a_missing_balance_is_not_explained(cash: Shadow) -> None:
     day = DAYS[0]
     row, held = cash_day(day)
     opening = {
@@ -395,7 +395,7 @@ def test_an_opening_is_new_and_a_missing_balance_is_not_explained(cash: Shadow) 
     assert report.promised == ()
 
 
-def test_a_report_shows_no_personal_data(cash: Shadow) -> None:
+def test_report_shows_no_personal_data(cash: Shadow) -> None:
     day = DAYS[0]
     row, held = cash_day(day, narrative="for Mrs Smith")
     cash.new(day, [row], [held])
@@ -422,7 +422,7 @@ def test_too_many_differences_are_never_clean(trades: Shadow) -> None:
 # --- what can't be compared -------------------------------------------------------------------------------------------
 
 
-def test_neither_side_missing_is_taken_for_equal(trades: Shadow) -> None:
+def test_missing_side_is_never_equal(trades: Shadow) -> None:
     with pytest.raises(LegacyMissingError, match=r"legacy/class_trade/2023-01-03 has no file"):
         trades.compare(DAYS[0])
     trades.old(DAYS[0], legacy_trades(DAYS[0], []))
@@ -461,7 +461,7 @@ def damaged(data: bytes, changes: Sequence[tuple[bytes, bytes]]) -> bytes:
         (damaged(NAMED, [(b",ASX,", b",")]), "its heading another number"),
     ],
 )
-def test_a_damaged_old_file_is_refused(trades: Shadow, data: bytes, says: str) -> None:
+def test_damaged_old_file_is_refused(trades: Shadow, data: bytes, says: str) -> None:
     trades.new(DAYS[0], [])
     trades.old(DAYS[0], data)
     with pytest.raises(LegacyFileError, match=says) as refused:
@@ -477,7 +477,7 @@ def test_values_that_cannot_be_read_are_differences(trades: Shadow) -> None:
     assert [(one.kind, one.explanation) for one in trades.compare(day).differences] == [("unparseable", None)]
 
 
-def test_more_lines_than_are_taken_in_at_once(trades: Shadow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_longer_than_a_batch_is_read_whole(trades: Shadow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(legacy_files, "_BATCH", 3)
     day = DAYS[0]
     rows = [trade(one, day) for one in range(1, 11)]

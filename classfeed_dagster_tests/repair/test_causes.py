@@ -1,4 +1,4 @@
-"""Which cause an error chain has: the innermost error that is known decides, and says what was down."""
+"""Cause of an error chain: the innermost known error decides and names the dependency."""
 
 from __future__ import annotations
 
@@ -74,20 +74,20 @@ def test_causes(chain: list[tuple[str, str]], kind: CauseKind, dependency: Depen
     assert (cause.kind, cause.dependency) == (kind, dependency)
 
 
-def test_an_unknown_error_is_named_so_that_it_can_be_added() -> None:
+def test_unknown_error_is_named_so_that_it_can_be_added() -> None:
     assert classify([WRAPPER, ("NewError", "")]) == Cause(CauseKind.UNKNOWN, "NewError")
 
 
-def test_only_what_can_pass_by_itself_is_retried() -> None:
+def test_retried_kinds_are_those_that_can_pass() -> None:
     assert {kind for kind in CauseKind if not kind.retried} == {CauseKind.DATA, CauseKind.CONFIGURATION, CauseKind.BUG}
 
 
-def test_only_what_passes_has_something_that_is_down() -> None:
+def test_dependency_is_set_only_for_transient_causes() -> None:
     stated = [*DRIVER_ERRORS.values(), *((own.kind, own.dependency) for own in exception_classes().values())]
     assert all(kind is CauseKind.TRANSIENT for kind, dependency in stated if dependency is not None)
 
 
-def test_no_driver_error_has_the_name_of_an_own_exception() -> None:
+def test_driver_errors_never_share_a_name_with_own_exceptions() -> None:
     assert DRIVER_ERRORS.keys() & exception_classes().keys() == set()
 
 
@@ -122,7 +122,7 @@ def test_names_are_classified_in_a_process_that_imported_nothing() -> None:
     assert json.loads(output) == {name: own.kind.name for name, own in exception_classes().items()}
 
 
-def test_no_error_stands_in_the_table_twice() -> None:
+def test_cause_table_lists_each_error_once() -> None:
     names = [name for _, _, group in _GROUPS for name in group.split()]
     assert len(names) == len(set(names))
 

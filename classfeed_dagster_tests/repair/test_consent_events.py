@@ -98,7 +98,7 @@ def test_unreadable_consent_event_becomes_a_dead_letter_with_a_reason(queues: Qu
     assert not any("Jane" in reason for reason in reasons.values())
 
 
-def test_redriven_events_are_taken_once_mended_and_come_back_if_not(queues: Queues, local_store: ObjectStore) -> None:
+def test_redriven_events_are_read_if_fixed_and_return_if_not(queues: Queues, local_store: ObjectStore) -> None:
     send(queues, "not json")
     consume(queues, local_store, NOW)
     assert redrive(queues) == 1
@@ -107,13 +107,13 @@ def test_redriven_events_are_taken_once_mended_and_come_back_if_not(queues: Queu
     assert queues.waiting_dead_letters() == 1
 
 
-def test_an_empty_queue_is_no_news(queues: Queues, local_store: ObjectStore) -> None:
+def test_empty_queue_yields_no_events(queues: Queues, local_store: ObjectStore) -> None:
     assert consume(queues, local_store, NOW) == ConsumedMessages()
     assert latest_event_at(local_store) is None
     assert redrive(queues) == 0
 
 
-def test_without_a_dead_letter_queue_the_message_stays(queues: Queues, local_store: ObjectStore) -> None:
+def test_unreadable_event_without_dead_letter_queue_stays(queues: Queues, local_store: ObjectStore) -> None:
     alone = Queues(queues.client, queues.events, None)
     send(alone, "not json", event(1))
     found = consume(alone, local_store, NOW)
@@ -124,13 +124,13 @@ def test_without_a_dead_letter_queue_the_message_stays(queues: Queues, local_sto
         redrive(alone)
 
 
-def test_without_a_queue_there_is_nothing_to_consume() -> None:
+def test_queues_without_settings_are_absent() -> None:
     assert Queues.of(Settings()) is None
     with pytest.raises(QueueMissingError):
         redrive(None)
 
 
-def test_what_cannot_be_put_on_record_stays_in_the_queue(
+def test_event_that_cannot_be_stored_stays_in_the_queue(
     queues: Queues, local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send(queues, event(1))

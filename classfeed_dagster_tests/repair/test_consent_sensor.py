@@ -124,7 +124,7 @@ def test_consent_ended_after_build_is_left_out_by_repair(
         ({"expires_at": "2026-03-02T19:05:00Z"}, False, "2026-03-02T19:06:00Z"),
     ],
 )
-def test_the_probe_sees_a_consent_that_ended_while_its_date_was_under_way(
+def test_probe_detects_consent_ended_during_its_dates_run(
     desk: Desk, ends: dict[str, str], delivered: bool, changed: str | None
 ) -> None:
     first, _ = desk.two_customers()
@@ -138,7 +138,7 @@ def test_the_probe_sees_a_consent_that_ended_while_its_date_was_under_way(
     assert found == ({} if changed is None else {day: instant(changed)})
 
 
-def test_the_probe_sees_a_consent_run_out_though_no_row_changes(desk: Desk) -> None:
+def test_probe_detects_expired_consent_without_a_changed_row(desk: Desk) -> None:
     first, _ = desk.two_customers()
     first.consents[-1].values.update(expires_at=instant("2026-03-02T19:05:00Z"))
     desk.end_of_day(MONDAY)

@@ -45,7 +45,7 @@ def action(given: DateFacts, after: dt.timedelta = HOUR, policy: Policy = POLICY
     return decide(given, DUE + after, policy).action
 
 
-def test_a_date_is_left_to_its_schedule_and_started_if_that_did_not() -> None:
+def test_date_waits_for_its_schedule_and_is_started_without_it() -> None:
     assert action(facts(), -MINUTE) is Action.NOTHING
     assert action(facts(), 14 * MINUTE) is Action.WAIT
     assert action(facts(), 15 * MINUTE) is Action.RUN
@@ -67,7 +67,7 @@ def test_a_date_is_left_to_its_schedule_and_started_if_that_did_not() -> None:
         (RunFact("a", RunState.FAILED, DUE), Action.RUN),  # its cause was not found
     ],
 )
-def test_what_follows_from_the_last_run(run: RunFact, expected: Action) -> None:
+def test_last_run_decides_on_the_date(run: RunFact, expected: Action) -> None:
     assert action(facts(runs=[run])) is expected
 
 
@@ -94,7 +94,7 @@ def test_failed_reissue_of_a_delivered_date_is_retried() -> None:
     assert (decision.action, decision.selection) == (Action.RUN, ("a/b",))
 
 
-def test_what_was_overtaken_or_must_be_read_anew_is_not_resumed() -> None:
+def test_stale_or_changed_source_is_not_resumed() -> None:
     overtaken = failed(Cause(CauseKind.STALE, "MixedSnapshotsError"), remaining=("a/b",))
     assert decide(facts(runs=[overtaken]), DUE + HOUR, POLICY).selection == ()
     changed = facts(runs=[failed(DOWN, remaining=("a/b",))], source_changed_at=DUE, snapshot_at=DUE - HOUR)
@@ -102,7 +102,7 @@ def test_what_was_overtaken_or_must_be_read_anew_is_not_resumed() -> None:
     assert (decision.selection, decision.fresh_snapshot) == ((), True)
 
 
-def test_a_permanent_failure_runs_again_once_something_changed() -> None:
+def test_permanent_failure_runs_again_once_something_changed() -> None:
     stopped = facts(runs=[failed(DRIFT)], snapshot_at=DUE - HOUR, landed_at=DUE - HOUR)
     assert action(stopped) is Action.GIVE_UP
     assert decide(dataclasses.replace(stopped, source_changed_at=DUE), DUE + HOUR, POLICY).fresh_snapshot
@@ -123,7 +123,7 @@ def test_attempts_are_bounded_in_a_window_and_begin_anew_with_the_next() -> None
     assert action(facts(runs=[*runs, failed(NOT_READY, 60), failed(DOWN, 61)]), 5 * HOUR) is Action.RUN
 
 
-def test_a_feed_that_is_switched_off_is_looked_at_again_but_never_given_up() -> None:
+def test_switched_off_feed_is_checked_again_and_never_given_up() -> None:
     idle = [RunFact(str(n), RunState.SUCCEEDED, DUE + n * MINUTE, idle=True) for n in range(5)]
     assert action(facts(runs=idle), 5 * HOUR) is Action.WAIT
     assert action(facts(runs=idle, budget_from=DUE + 24 * HOUR), 24 * HOUR) is Action.RUN
@@ -141,19 +141,19 @@ def week(*each: DateFacts) -> list[DateFacts]:
     ]
 
 
-def test_a_date_waits_for_the_one_before() -> None:
+def test_date_waits_for_the_one_before() -> None:
     first, second, third = decide_all(week(facts(), facts(), facts(delivered=True)), DUE + HOUR, POLICY)
     assert first.action is Action.RUN
     assert (second.action, second.reason) == (Action.WAIT, "waits for 2026-03-02, which has not been delivered")
     assert third.action is Action.NOTHING
 
 
-def test_what_waits_for_a_date_that_is_no_longer_repaired_is_given_up_once() -> None:
+def test_date_waiting_for_an_unrepaired_date_is_given_up_once() -> None:
     first, second = decide_all(week(facts(waits_for=dt.date(2026, 2, 2)), facts()), DUE + HOUR, POLICY)
     assert (first.action, second.action) == (Action.GIVE_UP, Action.WAIT)
 
 
-def test_while_something_is_down_one_run_probes_it() -> None:
+def test_dependency_down_is_probed_by_one_run() -> None:
     feeds = [facts(feed=name, runs=[failed(DOWN)]) for name in ("a", "b", "c")]
     assert [one.action for one in decide_all(feeds, DUE + HOUR, POLICY)] == [Action.RUN, Action.WAIT, Action.WAIT]
     probing = [*feeds, facts(feed="d", runs=[RunFact("x", RunState.RUNNING)])]
@@ -170,7 +170,7 @@ def test_bigsite_is_asked_by_the_sensor_itself() -> None:
     assert [one.action for one in decide_all(feeds, DUE + HOUR, POLICY)] == [Action.RUN, Action.WAIT]
 
 
-def test_waiting_grows_and_is_the_same_for_everyone_who_asks() -> None:
+def test_backoff_grows_and_is_deterministic() -> None:
     waits = [backoff("class_super", DAY, attempts) for attempts in range(1, 7)]
     assert waits[:4] == sorted(waits[:4])
     for minutes, wait in zip((2, 5, 15, 30, 30, 30), waits, strict=True):
@@ -222,7 +222,7 @@ everything = st.lists(
 
 
 @given(everything, instants, st.sampled_from([None, True, False]))
-def test_whatever_the_facts(given_facts: list[DateFacts], now: dt.datetime, up: bool | None) -> None:
+def test_decisions_hold_for_any_facts(given_facts: list[DateFacts], now: dt.datetime, up: bool | None) -> None:
     decisions = decide_all(given_facts, now, POLICY, bigsite_up=up)
     assert decide_all(reversed(given_facts), now, POLICY, bigsite_up=up) == decisions
     by_date = {(one.feed, one.business_date): one for one in given_facts}
@@ -256,7 +256,7 @@ def test_date_stopped_by_schema_runs_again_once_the_contract_is_kept(error: str)
     assert decision.reason == f"stopped by {error}; bigsite's schema keeps its contract again"
 
 
-def test_a_schema_that_agrees_does_not_free_what_something_else_stopped() -> None:
+def test_agreeing_schema_does_not_retry_other_failures() -> None:
     assert action(facts(runs=[failed(Cause(CauseKind.DATA, "GateRefusedError"))], schema_agrees=True)) is Action.GIVE_UP
 
 
@@ -265,7 +265,7 @@ def test_date_failing_with_a_correct_schema_is_given_up() -> None:
     assert action(facts(runs=runs, schema_agrees=True), 10 * HOUR) is Action.GIVE_UP
 
 
-def test_the_pace_shortens_every_waiting_time() -> None:
+def test_pace_shortens_every_waiting_time() -> None:
     fast = Policy(code_version="1", pace=0.1)
     assert action(facts(), 2 * MINUTE, fast) is Action.RUN
     assert action(facts(runs=[failed(DOWN)]), MINUTE, fast) is Action.RUN

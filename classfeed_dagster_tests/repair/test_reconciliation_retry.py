@@ -1,4 +1,4 @@
-"""When a failed reconciliation is tried again: by its cause, less and less often, and never in vain."""
+"""Retry of a failed reconciliation: by its cause, with growing waits, and not without a chance of success."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def failed(cause: Cause | None, **given: Any) -> RunFact:
     return RunFact("r", RunState.FAILED, ENDED, cause, "1", **given)
 
 
-def test_a_delivery_that_nobody_has_proven_is_proven_now() -> None:
+def test_unreconciled_delivery_is_reconciled_now() -> None:
     assert verdict(failed(AWAY), 0, MINUTE) is True
 
 
 @pytest.mark.parametrize(("attempts", "soon", "late"), [(1, 1, 3), (2, 4, 7), (3, 14, 19), (40, 29, 38)])
-def test_what_may_pass_is_tried_for_ever_less_and_less_often(attempts: int, soon: int, late: int) -> None:
+def test_transient_cause_is_retried_with_growing_waits(attempts: int, soon: int, late: int) -> None:
     assert verdict(failed(AWAY), attempts, soon * MINUTE) is None
     assert verdict(failed(AWAY), attempts, late * MINUTE) is True
 
@@ -49,5 +49,5 @@ def test_what_may_pass_is_tried_for_ever_less_and_less_often(attempts: int, soon
         (RunFact("r", RunState.SUCCEEDED, ENDED), 1, "1", True),  # of a part of the job
     ],
 )
-def test_what_follows_from_the_last_attempt(fact: RunFact, attempts: int, version: str, expected: bool | None) -> None:
+def test_last_attempt_decides_on_the_next(fact: RunFact, attempts: int, version: str, expected: bool | None) -> None:
     assert verdict(fact, attempts, dt.timedelta(hours=3), version) is expected

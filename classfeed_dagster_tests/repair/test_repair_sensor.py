@@ -21,7 +21,7 @@ MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 
 
 def only(desk: Desk, feed: str = "class_super") -> Any:
-    """The one request for the feed that the sensor makes now; the legacy feeds have their own."""
+    """Return the sensor's only request for the feed; the legacy feeds have their own."""
     (request,) = [one for one in desk.tick("repair")[0] if one.job_name == f"{feed}_job"]
     return request
 
@@ -30,7 +30,7 @@ def none(desk: Desk, feed: str = "class_super") -> None:
     assert [one for one in desk.tick("repair")[0] if one.job_name == f"{feed}_job"] == []
 
 
-def test_what_was_never_started_is_started_and_then_left_alone(desk: Desk) -> None:
+def test_date_never_started_is_started_once(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:05:00+11:00"):
@@ -44,9 +44,7 @@ def test_what_was_never_started_is_started_and_then_left_alone(desk: Desk) -> No
     assert len(desk.status(MONDAY).deliveries) == 1
 
 
-def test_a_transient_failure_is_resumed_from_the_failed_step_after_a_while(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_transient_failure_is_resumed_from_the_failed_step(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
 
@@ -67,7 +65,7 @@ def test_a_transient_failure_is_resumed_from_the_failed_step_after_a_while(
     assert len(desk.status(MONDAY).deliveries) == 1
 
 
-def test_a_failed_check_is_not_tried_again_until_the_source_is_mended(desk: Desk) -> None:
+def test_failed_check_is_not_retried_until_the_source_is_corrected(desk: Desk) -> None:
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": 0})
     one, _ = desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
@@ -113,7 +111,7 @@ def test_held_back_portfolio_is_delivered_with_later_dates_once_fixed(desk: Desk
     assert desk.status(TUESDAY).complete
 
 
-def test_a_price_rewritten_after_delivery_re_issues_the_date_once(desk: Desk) -> None:
+def test_price_rewritten_after_delivery_re_issues_the_date_once(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
@@ -171,7 +169,7 @@ def test_older_dates_are_probed_in_turn_by_batches() -> None:
     assert restatements.batch(days, 0, 0) == restatements.batch([], 5, 3) == ()
 
 
-def test_an_absent_end_of_day_is_waited_for_without_using_up_attempts(desk: Desk) -> None:
+def test_absent_end_of_day_is_waited_for_without_using_up_attempts(desk: Desk) -> None:
     desk.two_customers()
     desk.bigsite.save()
     with desk.at("2026-03-03T06:00:00+11:00"):
@@ -187,7 +185,7 @@ def test_an_absent_end_of_day_is_waited_for_without_using_up_attempts(desk: Desk
     assert desk.status(MONDAY).complete
 
 
-def test_nothing_is_started_while_bigsite_does_not_answer(desk: Desk) -> None:
+def test_no_run_is_started_while_bigsite_does_not_answer(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     engine = desk.runtime.engine
@@ -202,7 +200,7 @@ def test_nothing_is_started_while_bigsite_does_not_answer(desk: Desk) -> None:
         assert only(desk).partition_key == MONDAY
 
 
-def test_a_run_that_a_person_canceled_waits_for_a_person(desk: Desk) -> None:
+def test_run_that_a_person_canceled_waits_for_a_person(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:30:00+11:00"):
@@ -214,7 +212,7 @@ def test_a_run_that_a_person_canceled_waits_for_a_person(desk: Desk) -> None:
         assert "a person canceled its run" in desk.tick("repair")[1]
 
 
-def test_a_worker_that_died_is_replaced(desk: Desk) -> None:
+def test_worker_that_died_is_replaced(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     job = desk.definitions.resolve_job_def("class_super_job")
@@ -229,7 +227,7 @@ def test_a_worker_that_died_is_replaced(desk: Desk) -> None:
     assert desk.status(MONDAY).complete
 
 
-def test_a_run_that_was_created_and_never_started_is_replaced(desk: Desk) -> None:
+def test_run_that_was_created_and_never_started_is_replaced(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:20:00+11:00"):
@@ -251,7 +249,7 @@ def test_repair_earlier_unrepaired_date_stops_later_ones_with_reason(desk: Desk)
         assert f"waits for {MONDAY}, which is too old to be repaired" in said
 
 
-def test_a_feed_that_is_switched_off_is_left_alone(desk: Desk) -> None:
+def test_switched_off_feed_is_not_started(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:20:00+11:00"):
@@ -319,9 +317,7 @@ def test_date_failing_repeatedly_is_given_up_until_the_next_morning(
     assert desk.status(MONDAY).complete
 
 
-def test_while_the_schema_cannot_be_asked_nothing_is_concluded_from_it(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_schema_decides_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     with desk.runtime.engine.begin() as connection:

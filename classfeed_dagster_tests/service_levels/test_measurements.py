@@ -1,4 +1,4 @@
-"""What dashboards and alarms are fed: a delivery is measured once, a feed's standing at every look."""
+"""Measurements for dashboards and alarms: a delivery is measured once, a feed's state at every tick."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_metrics_of_a_delivery_are_recorded_once(desk: Desk, look: Any) -> None:
         ("2026-03-05T09:00:00+11:00", 2 * 86400),  # the oldest missing date counts
     ],
 )
-def test_a_missing_date_is_overdue_from_its_deadline_on(desk: Desk, at: str, overdue: int) -> None:
+def test_missing_date_is_overdue_from_its_deadline_on(desk: Desk, at: str, overdue: int) -> None:
     with desk.at(at):
         now = desk.runtime.settings.now
         assert now is not None
@@ -111,7 +111,7 @@ def test_overdue_excludes_holidays_and_shadow_feeds(desk: Desk, monkeypatch: pyt
     assert of_feed(desk.runtime, FEED, late, lambda _: 0)["overdue_seconds"] == 0
 
 
-def test_repair_of_a_missing_date_is_counted_while_it_goes_on(desk: Desk) -> None:
+def test_repair_attempts_of_a_missing_date_are_counted(desk: Desk) -> None:
     with desk.at("2026-03-03T08:00:00+11:00"):
         now = desk.runtime.settings.now
         assert now is not None
@@ -119,7 +119,7 @@ def test_repair_of_a_missing_date_is_counted_while_it_goes_on(desk: Desk) -> Non
         assert of_feed(desk.runtime, FEED, now, lambda day: tried.get(day, 0))["repair_attempts"] == 3
 
 
-def test_a_morning_that_will_be_late_is_forecast(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_morning_that_will_be_late_is_forecast(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     one_customer(desk)
     assert desk.run(MONDAY, at=morning_after(dt.date(2026, 3, 2))).outcome is Outcome.DELIVERED
 
@@ -150,7 +150,7 @@ def test_a_morning_that_will_be_late_is_forecast(desk: Desk, monkeypatch: pytest
         assert measuring.expected_late(desk.runtime, FEED, [due(FEED, dt.date(2026, 3, 2))], now) == expected
 
 
-def test_the_median_is_of_first_deliveries(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_median_is_of_first_deliveries(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = dt.datetime(2026, 3, 2, 19, tzinfo=dt.UTC)
     two = (
         Delivery(0, begun + dt.timedelta(minutes=7), begun, 1, 0),
@@ -161,7 +161,7 @@ def test_the_median_is_of_first_deliveries(desk: Desk, monkeypatch: pytest.Monke
     assert measuring._durations(desk.runtime.store, FEED) == [420.0] * 20
 
 
-def test_the_objectives_name_the_hours_of_the_feeds_and_watch_what_is_live() -> None:
+def test_objectives_match_the_feeds_hours_and_live_feeds() -> None:
     live = tuple(feed.name for feed in FEEDS if feed.mode is FeedMode.LIVE)
     assert live == WATCHED_FEEDS
     said = " ".join(one.objective for one in OBJECTIVES)

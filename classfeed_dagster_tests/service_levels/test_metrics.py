@@ -13,7 +13,7 @@ from classfeed_dagster.service_levels.metrics import METRICS, UnknownMetricError
 AT = dt.datetime(2026, 3, 5, 20, 0, tzinfo=dt.UTC)
 
 
-def test_a_line_is_in_the_embedded_metric_format() -> None:
+def test_line_is_in_the_embedded_metric_format() -> None:
     found = json.loads(
         line({"documents": 2, "bytes": 1234}, env="prod", feed="class_super", at=AT, correlation_id="c1")
     )
@@ -30,17 +30,17 @@ def test_a_line_is_in_the_embedded_metric_format() -> None:
     assert found["correlation_id"] == "c1"
 
 
-def test_the_units_are_cloudwatchs() -> None:
+def test_metric_units_are_cloudwatchs() -> None:
     assert {metric.unit for metric in METRICS.values()} <= {"Count", "Bytes", "Seconds"}
 
 
 @pytest.mark.parametrize("values", [{}, {"portfolio_SW1": 1}, {"stage_seconds": 1}])
-def test_an_undeclared_metric_or_one_without_its_stage_is_refused(values: dict[str, int]) -> None:
+def test_undeclared_metric_or_one_without_its_stage_is_refused(values: dict[str, int]) -> None:
     with pytest.raises(UnknownMetricError):
         line(values, env="dev", feed="class_super", at=AT)
 
 
-def test_a_stage_is_one_more_dimension_of_its_seconds_and_of_nothing_else() -> None:
+def test_stage_is_a_dimension_of_its_seconds_only() -> None:
     found = json.loads(line({"stage_seconds": 1.5}, env="dev", feed="class_super", at=AT, stage="landing"))
     assert found["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["env", "feed", "stage"]]
     assert found["stage"] == "landing"
@@ -48,7 +48,7 @@ def test_a_stage_is_one_more_dimension_of_its_seconds_and_of_nothing_else() -> N
         line({"documents": 1}, env="dev", feed="class_super", at=AT, stage="landing")
 
 
-def test_one_line_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_emit_writes_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     target = io.StringIO()
     emit({"held_back": 3}, env="dev", feed="class_super", at=AT, to=target)
     emit({"held_back": 3}, env="dev", feed="class_super", at=AT)

@@ -54,12 +54,12 @@ def at(text: str) -> dt.datetime:
         (dt.date(2026, 10, 2), "2026-10-05T09:00:00+11:00"),  # and back
     ],
 )
-def test_a_date_is_due_at_local_time_of_the_next_business_day(day: dt.date, deadline: str) -> None:
+def test_date_is_due_at_local_time_of_the_next_business_day(day: dt.date, deadline: str) -> None:
     assert due(FEED, day).deadline_at == at(deadline)
     assert due(FEED, day).starts_at < due(FEED, day).target_at < due(FEED, day).deadline_at
 
 
-def test_the_last_due_dates() -> None:
+def test_latest_due_returns_the_last_due_dates() -> None:
     def days(now: str, count: int = 3, audience: RecipientSchedule = DAILY) -> list[dt.date]:
         return [one.business_date for one in latest_due(FEED, audience, at(now), count)]
 
@@ -77,7 +77,7 @@ def test_the_last_due_dates() -> None:
 
 @pytest.fixture
 def delivered(monkeypatch: pytest.MonkeyPatch) -> dict[dt.date, str]:
-    """When each date was delivered, instead of manifests: to be filled by the test."""
+    """Return the delivery times by date, in place of manifests; the test fills them."""
     times: dict[dt.date, str] = {}
 
     def found(_store: object, _feed: object, day: dt.date) -> tuple[Delivery, ...]:
@@ -87,7 +87,7 @@ def delivered(monkeypatch: pytest.MonkeyPatch) -> dict[dt.date, str]:
     return times
 
 
-def test_a_date_is_judged_by_its_own_first_delivery(delivered: dict[dt.date, str], local_store: ObjectStore) -> None:
+def test_date_is_judged_by_its_first_delivery(delivered: dict[dt.date, str], local_store: ObjectStore) -> None:
     delivered[MONDAY] = "2026-03-03T07:00:00+11:00"
     delivered[TUESDAY] = "2026-03-04T09:00:00+11:00"
     delivered[WEDNESDAY] = "2026-03-05T09:00:01+11:00"
@@ -109,7 +109,7 @@ def test_a_date_is_judged_by_its_own_first_delivery(delivered: dict[dt.date, str
     assert plot([]).startswith("![")
 
 
-def test_the_watchdog_misses_manifests_and_signs_of_life(
+def test_watchdog_reports_missing_manifests_and_heartbeats(
     delivered: dict[dt.date, str], local_store: ObjectStore
 ) -> None:
     now = at("2026-03-05T09:30:00+11:00")
@@ -162,7 +162,7 @@ def test_toil_counts_what_people_had_to_do(local_store: ObjectStore) -> None:
     assert keep(local_store, FEED, fewer, since)[0].runs == 6
 
 
-def test_every_run_that_a_person_launched_counts_by_its_reason() -> None:
+def test_toil_counts_manual_runs_by_reason() -> None:
     def by_hand(day: dt.date, started: str, **tags: str) -> LaunchedRun:
         spelled = {name.replace("__", "/"): value for name, value in tags.items()}
         reason = stated_reason(spelled, reconciliation="reconciliation" in tags)
@@ -189,7 +189,7 @@ def test_every_run_that_a_person_launched_counts_by_its_reason() -> None:
     assert stated_reason({"dagster/sensor_name": "x"}, reconciliation=True) is None
 
 
-def test_a_month_stored_before_reasons_were_counted_can_be_read() -> None:
+def test_month_stored_before_reasons_were_counted_can_be_read() -> None:
     fields = dict.fromkeys(Month.model_fields.keys() - {"schema_version", "feed", "month", "manual_by_reason"}, 1)
     assert Month.model_validate({"feed": "class_super", "month": "2026-01", **fields}).manual_by_reason == {}
 
@@ -227,7 +227,7 @@ def test_held_back_counts_portfolios_not_dates_nor_ended_consents() -> None:
         ({}, Launcher.PERSON),
     ],
 )
-def test_who_started_a_run(tags: dict[str, str], who: Launcher) -> None:
+def test_launcher_is_read_from_the_runs_tags(tags: dict[str, str], who: Launcher) -> None:
     assert launcher(tags) is who
 
 
@@ -294,7 +294,7 @@ def test_launched_runs_of_chosen_assets_belong_to_their_feed(
             assert [(one.manual_retriggers, one.runs) for one in month.values()] == [(1, 0)]
 
 
-def test_bigsite_is_asked_now_and_then_and_at_once_when_an_event_says_look() -> None:
+def test_probe_is_due_by_interval_and_after_an_event() -> None:
     probe, now, second = facts.Probe(300), dt.datetime(2026, 3, 1, tzinfo=dt.UTC), dt.timedelta(seconds=1)
     assert probe.is_due(now)
     assert not probe.is_due(now + 10 * second)
@@ -304,7 +304,7 @@ def test_bigsite_is_asked_now_and_then_and_at_once_when_an_event_says_look() -> 
     assert probe.is_due(now + 310 * second)
 
 
-def test_a_feed_is_as_fresh_as_its_newest_date_whatever_was_delivered_last(
+def test_freshness_is_the_newest_date_not_the_latest_delivery(
     local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: set[dt.date] = set()

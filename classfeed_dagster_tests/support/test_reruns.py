@@ -56,7 +56,7 @@ def ask(
     return request_rerun(store, FEED, FIRST, day, who, reason, **(defaults | options))[1]
 
 
-def test_a_granted_request_is_on_record_with_who_what_and_why(store: ObjectStore) -> None:
+def test_granted_request_is_recorded_with_person_and_reason(store: ObjectStore) -> None:
     granted = ask(store)
     assert granted == requests(store, "class_super")[0]
     assert (granted.requested_by, granted.business_date, granted.reason) == ("pat", DAY, REASON)
@@ -81,7 +81,7 @@ def test_a_granted_request_is_on_record_with_who_what_and_why(store: ObjectStore
         ({"rules": RerunPolicy("classfeed-support", 3, frozenset({"class_cash"}))}, "only class_cash"),
     ],
 )
-def test_what_is_refused_is_on_record_too(local_store: ObjectStore, options: dict[str, Any], says: str) -> None:
+def test_refused_request_is_recorded(local_store: ObjectStore, options: dict[str, Any], says: str) -> None:
     with pytest.raises(RerunRefusedError, match=says):
         ask(local_store, **options)
     (record,) = requests(local_store, "class_super")
@@ -91,7 +91,7 @@ def test_what_is_refused_is_on_record_too(local_store: ObjectStore, options: dic
     assert "1234" not in record.model_dump_json()
 
 
-def test_the_budget_is_for_a_day_and_refusals_cost_nothing(local_store: ObjectStore) -> None:
+def test_budget_covers_a_day_without_refusals(local_store: ObjectStore) -> None:
     for _ in range(2):
         with pytest.raises(RerunRefusedError):
             ask(local_store, reason="short")
@@ -127,9 +127,7 @@ def test_racing_requests_cannot_overdraw_the_budget(local_store: ObjectStore) ->
     assert sorted(outcomes) == ["ACCEPTED"] * 3 + ["REFUSED"]
 
 
-def test_a_store_that_never_lets_us_write_is_an_error(
-    local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_that_always_conflicts_is_an_error(local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_store, "create", lambda *_, **__: False)
     with pytest.raises(Exception, match="request it again"):
         ask(local_store)
@@ -237,7 +235,7 @@ def post(
     return page.request("POST", "/rerun", content=body if body is not None else urlencode(form), headers=headers)
 
 
-def test_the_page_starts_the_date_with_the_record_in_the_tags(page: Page, webserver: Webserver) -> None:
+def test_page_starts_the_date_with_the_record_in_the_tags(page: Page, webserver: Webserver) -> None:
     answer = post(page)
     assert answer.status_code == 202, answer.text
     ((feed, day, tags),) = webserver.started
@@ -267,14 +265,12 @@ def test_the_page_starts_the_date_with_the_record_in_the_tags(page: Page, webser
         (signed(preferred_username="", sub=""), 403),
     ],
 )
-def test_who_is_not_signed_in_or_not_in_the_group_starts_nothing(
-    page: Page, webserver: Webserver, token: str, status: int
-) -> None:
+def test_unauthorised_person_starts_no_run(page: Page, webserver: Webserver, token: str, status: int) -> None:
     assert post(page, token or " ").status_code == status
     assert webserver.started == []
 
 
-def test_two_signed_headers_or_no_signer_are_nobody() -> None:
+def test_two_headers_or_no_signer_are_refused() -> None:
     for headers, signer in (([signed(), signed()], SIGNER), ([], SIGNER), ([signed()], "")):
         with pytest.raises(NotIdentifiedError):
             identify(headers, signer, lambda _: PUBLIC_KEY)
@@ -302,14 +298,14 @@ def test_anything_but_the_form_is_refused(page: Page, webserver: Webserver, opti
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
 @pytest.mark.parametrize("path", ["/rerun", "/graphql", "/operate/graphql", "/release", "/"])
-def test_every_other_mutation_is_refused(page: Page, webserver: Webserver, method: str, path: str) -> None:
+def test_other_mutations_are_refused(page: Page, webserver: Webserver, method: str, path: str) -> None:
     assert page.request(method, path, headers={HEADER: signed()}).status_code in (404, 405)
     if path != "/rerun":
         assert page.request("POST", path, content=b"{}", headers={HEADER: signed()}).status_code == 404
     assert webserver.started == []
 
 
-def test_the_form_is_shown_to_those_signed_in_only(page: Page) -> None:
+def test_form_is_shown_to_those_signed_in_only(page: Page) -> None:
     assert page.request("GET", "/rerun").status_code == 401
     shown = page.request("GET", "/rerun", headers={HEADER: signed()})
     assert shown.status_code == 200
@@ -319,7 +315,7 @@ def test_the_form_is_shown_to_those_signed_in_only(page: Page) -> None:
 
 
 @pytest.mark.parametrize("error", [operate.OperateError("down"), StoreError("down")])
-def test_what_fails_behind_the_door_is_said_without_detail(page: Page, webserver: Webserver, error: Exception) -> None:
+def test_launch_failure_is_reported_without_detail(page: Page, webserver: Webserver, error: Exception) -> None:
     webserver.error = error
     answer = post(page)
     assert answer.status_code == 502
@@ -337,7 +333,7 @@ def test_form_offers_allowed_feeds_and_due_business_dates(page: Page) -> None:
     assert [value for value, _ in offered[2:]] == ["2026-03-04", "2026-03-03", "2026-03-02"]
 
 
-def test_a_feed_that_is_not_offered_cannot_be_posted(page: Page, webserver: Webserver, tmp_path: Any) -> None:
+def test_feed_that_is_not_offered_cannot_be_posted(page: Page, webserver: Webserver, tmp_path: Any) -> None:
     answer = post(page, feed="class_trade")
     assert answer.status_code == 400
     assert "class_super, class_cash" in answer.text
@@ -345,7 +341,7 @@ def test_a_feed_that_is_not_offered_cannot_be_posted(page: Page, webserver: Webs
     assert not (tmp_path / "reruns").exists()
 
 
-def test_an_unknown_feed_in_the_setting_is_an_error(tmp_path: Any, webserver: Webserver) -> None:
+def test_unknown_feed_in_the_setting_is_an_error(tmp_path: Any, webserver: Webserver) -> None:
     settings = Settings(store_url=str(tmp_path), rerun_feeds="class_super,class_sooper")
     with pytest.raises(Exception, match="CLASSFEED_RERUN_FEEDS names unknown feeds class_sooper"):
         application(
@@ -353,7 +349,7 @@ def test_an_unknown_feed_in_the_setting_is_an_error(tmp_path: Any, webserver: We
         )
 
 
-def test_the_answer_links_to_the_run_and_back(tmp_path: Any, webserver: Webserver) -> None:
+def test_answer_links_to_the_run_and_back(tmp_path: Any, webserver: Webserver) -> None:
     settings = Settings(
         store_url=str(tmp_path), first_business_date=FIRST, door_signer=SIGNER, ui_url="https://classfeed.example/"
     )
@@ -367,7 +363,7 @@ def test_the_answer_links_to_the_run_and_back(tmp_path: Any, webserver: Webserve
 
 
 @pytest.mark.parametrize("announced", [None, "99999999", "-1", "many"])
-def test_a_large_body_is_refused_before_it_is_read(page: Page, announced: str | None) -> None:
+def test_large_body_is_refused_before_it_is_read(page: Page, announced: str | None) -> None:
     chunks = 0
 
     async def receive() -> dict[str, Any]:
@@ -418,7 +414,7 @@ def test_launching_names_the_job_the_date_and_no_configuration(graphql_server: A
 
 
 @pytest.mark.parametrize(("results", "busy"), [([], False), ([{"runId": "r"}], True)])
-def test_a_run_under_way_is_found(graphql_server: Any, results: list[Any], busy: bool) -> None:
+def test_run_in_progress_is_detected(graphql_server: Any, results: list[Any], busy: bool) -> None:
     url, asked, answer = graphql_server
     answer["runsOrError"] = {"__typename": "Runs", "results": results}
     assert operate.under_way(url, "class_super", DAY) is busy
@@ -428,7 +424,7 @@ def test_a_run_under_way_is_found(graphql_server: Any, results: list[Any], busy:
 @pytest.mark.parametrize(
     "answer_", [{"launchRun": {"__typename": "PythonError", "message": "secret detail"}}, {}, {"raw": b"<html>"}]
 )
-def test_a_refusal_or_nonsense_is_an_error_without_detail(graphql_server: Any, answer_: dict[str, Any]) -> None:
+def test_webserver_refusal_is_an_error_without_detail(graphql_server: Any, answer_: dict[str, Any]) -> None:
     url, _, answer = graphql_server
     answer |= answer_
     with pytest.raises(operate.OperateError) as caught:
@@ -436,18 +432,18 @@ def test_a_refusal_or_nonsense_is_an_error_without_detail(graphql_server: Any, a
     assert "secret detail" not in str(caught.value)
 
 
-def test_a_webserver_that_is_away_is_an_error() -> None:
+def test_unreachable_webserver_is_an_error() -> None:
     with pytest.raises(operate.OperateError, match="did not answer"):
         operate.under_way("http://127.0.0.1:9", "class_super", DAY)
 
 
-def test_the_questions_are_valid_in_dagsters_schema() -> None:
+def test_queries_are_valid_in_dagsters_schema() -> None:
     schema = create_schema().graphql_schema
     for question in (operate.UNDER_WAY, operate.LAUNCH):
         assert graphql.validate(schema, graphql.parse(question)) == []
 
 
-def test_a_key_is_fetched_once_from_the_load_balancers_region(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_fetched_once_from_the_load_balancers_region(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def urlopen(address: str, timeout: float) -> io.BytesIO:

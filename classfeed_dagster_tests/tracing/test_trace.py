@@ -58,7 +58,7 @@ def holding(desk: Desk, number: str, code: str = "WPL") -> HoldingTrace:
     )
 
 
-def test_a_holding_is_followed_to_every_row_behind_its_units(delivered: Desk) -> None:
+def test_holding_is_traced_to_every_row_behind_its_units(delivered: Desk) -> None:
     found = holding(delivered, "SW00000001")
     assert (found.stated, found.ledger) == (Decimal("75.000000"), Decimal("75.000000"))
     assert [(row.transaction_id, row.units) for row in found.rows] == [
@@ -89,7 +89,7 @@ def test_a_holding_is_followed_to_every_row_behind_its_units(delivered: Desk) ->
         assert text in page
 
 
-def test_a_holding_that_is_held_back_says_why(delivered: Desk) -> None:
+def test_held_back_holding_shows_its_reasons(delivered: Desk) -> None:
     found = holding(delivered, "SW00000002")
     assert (found.stated, found.ledger) == (Decimal("76.000000"), Decimal("75.000000"))
     assert found.sightings == []
@@ -107,12 +107,12 @@ def test_a_holding_that_is_held_back_says_why(delivered: Desk) -> None:
     ("number", "code", "says"),
     [("SW9", "WPL", "no portfolio SW9"), ("SW00000001", "WDS", "no security ASX:WDS on 2026-03-02")],
 )
-def test_what_bigsite_does_not_have_is_named(delivered: Desk, number: str, code: str, says: str) -> None:
+def test_unknown_holding_names_the_missing_part(delivered: Desk, number: str, code: str, says: str) -> None:
     with pytest.raises(NotAHoldingError, match=says):
         holding(delivered, number, code)
 
 
-def test_a_holding_without_a_row_shows_none(delivered: Desk) -> None:
+def test_holding_without_a_row_shows_none(delivered: Desk) -> None:
     delivered.bigsite.security("ZZZ")
     delivered.bigsite.save()
     found = holding(delivered, "SW00000001", "ZZZ")
@@ -121,7 +121,7 @@ def test_a_holding_without_a_row_shows_none(delivered: Desk) -> None:
     assert "no row" in holding_page(found, "class_super")
 
 
-def test_a_transaction_names_the_reconciliation_of_the_date_that_holds_it(delivered: Desk) -> None:
+def test_transaction_names_its_dates_reconciliation(delivered: Desk) -> None:
     audience = CLASS_SUPER.audience(DAY)
     found = trace(delivered.runtime.engine, delivered.runtime.store, "class_super", audience, "T1", document_format=EPI)
     assert [one.delivery.manifest.business_date for one in found.sightings] == [DAY]
@@ -145,6 +145,6 @@ def test_a_transaction_names_the_reconciliation_of_the_date_that_holds_it(delive
         transaction_page(missing, "class_super")
 
 
-def test_a_record_that_nobody_reconciled_says_so(delivered: Desk) -> None:
+def test_unreconciled_record_is_shown_as_such(delivered: Desk) -> None:
     found = dataclasses.replace(holding(delivered, "SW00000001"), reconciliations=())
     assert "No reconciliation" in holding_page(found, "class_super")

@@ -44,7 +44,7 @@ def save(
     )
 
 
-def test_a_break_is_one_row_from_found_to_mended_and_back(warehouse: Any) -> None:
+def test_break_is_one_row_when_resolved_and_reopened(warehouse: Any) -> None:
     assert save(warehouse, ONE, OTHER) == BreakChanges(new=2, still_open=0, reopened=0, resolved=0)
     assert save(warehouse, ONE, OTHER) == BreakChanges(new=0, still_open=2, reopened=0, resolved=0)
     changed = dataclasses.replace(ONE, export_value="10.60", difference=Decimal("0.20"))
@@ -70,19 +70,19 @@ def test_sides_and_dates_resolve_apart(warehouse: Any) -> None:
     assert len(stored_breaks(warehouse, only_open=True)) == 1
 
 
-def test_an_event_is_never_open(warehouse: Any) -> None:
+def test_event_is_never_open(warehouse: Any) -> None:
     assert save(warehouse, EVENT).new == 1
     assert stored_breaks(warehouse, only_open=True) == []
     assert save(warehouse, EVENT, at=LATER) == BreakChanges(0, 0, 0, 0)
     assert len(stored_breaks(warehouse)) == 1
 
 
-def test_a_strangers_break_is_refused(warehouse: Any) -> None:
+def test_break_of_another_date_is_refused(warehouse: Any) -> None:
     with pytest.raises(ValueError, match="cannot be stored"):
         save(warehouse, dataclasses.replace(ONE, business_date=dt.date(2025, 3, 13)))
 
 
-def test_the_history_of_a_metric_has_one_value_a_date(warehouse: Any) -> None:
+def test_history_of_a_metric_has_one_value_a_date(warehouse: Any) -> None:
     save(warehouse, ONE, OTHER)
     save(warehouse, ONE, at=LATER, attempt="a2")
     save(warehouse, ONE, at=LATER, attempt="a2")

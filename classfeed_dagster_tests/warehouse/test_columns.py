@@ -1,4 +1,4 @@
-"""What lineage shows of the star schema is what the warehouse has, and every column says what it means."""
+"""Lineage of the star schema: its columns equal the warehouse's, and each has a meaning."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from classfeed_dagster.warehouse.columns import SEEN, columns_in, warehouse_tabl
 from classfeed_dagster.warehouse.rows import FRAMES, frame_columns
 
 
-def test_the_columns_are_those_of_the_warehouse(warehouse: Any) -> None:
+def test_columns_equal_the_warehouses(warehouse: Any) -> None:
     cursor = warehouse.cursor()
     for table, columns in warehouse_tables().items():
         cursor.execute(f"SELECT * FROM {table} LIMIT 0")
         assert [column.name for column in columns] == [described[0] for described in cursor.description], table
 
 
-def test_every_column_of_what_people_read_has_a_meaning() -> None:
+def test_columns_of_read_tables_have_a_meaning() -> None:
     nameless = [
         (table, column.name)
         for table, columns in warehouse_tables().items()
@@ -37,7 +37,7 @@ def test_types_units_and_requirement_are_read_from_the_tables() -> None:
     assert set(SEEN.values()) <= FRAMES.keys()
 
 
-def test_a_security_is_described_by_its_holdings_alone() -> None:
+def test_security_is_described_by_its_holdings_alone() -> None:
     assert frame_columns("SEEN_SECURITY", "currency") == (("investment_holdings", "currency"),)
     assert frame_columns("SEEN_SECURITY", "isin") == (
         ("investment_holdings", "isin"), ("movement_transactions", "isin"),
@@ -45,6 +45,6 @@ def test_a_security_is_described_by_its_holdings_alone() -> None:
     assert frame_columns("DIM_DATE", "calendar_date") == ()
 
 
-def test_what_is_no_column_is_refused() -> None:
+def test_invalid_column_is_refused() -> None:
     with pytest.raises(ValueError, match="Invalid column of T: nonsense"):
         columns_in("T", "  nonsense\n")

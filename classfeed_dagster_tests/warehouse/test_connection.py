@@ -1,4 +1,4 @@
-"""How the warehouse is reached: a key pair in production, never a password; the stand-in on a laptop alone."""
+"""Connection to the warehouse: a key pair in production, never a password; the local server only on a laptop."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_production_uses_a_key_pair_and_no_password() -> None:
         ),
     ],
 )
-def test_what_is_missing_is_named(values: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_missing_settings_are_named(values: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(WarehouseNotConfiguredError, match=says):
         connection_arguments(Settings(home=tmp_path, **values))
 

@@ -34,7 +34,7 @@ def delivered(bigsite_engine: sa.Engine, local_store: ObjectStore) -> tuple[w.Wo
     return world, world.frames(), snapshot
 
 
-def test_a_date_is_loaded_as_it_was_delivered(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
+def test_date_is_loaded_as_it_was_delivered(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
     world, frames, snapshot = delivered
     manifest = w.deliver(local_store, world, frames, snapshot)
     loaded = load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
@@ -79,7 +79,7 @@ def test_loading_again_changes_nothing(delivered: Any, local_store: ObjectStore,
     assert all(once.values())
 
 
-def test_a_revision_replaces_its_portfolios_and_no_others(
+def test_revision_replaces_its_portfolios_and_no_others(
     delivered: Any, local_store: ObjectStore, warehouse: Any
 ) -> None:
     world, frames, snapshot = delivered
@@ -119,7 +119,7 @@ def test_a_revision_replaces_its_portfolios_and_no_others(
 
 
 def redate(store: ObjectStore, manifest: Any, day: dt.date) -> None:
-    """The same content delivered for another date."""
+    """Deliver the same content for another date."""
     pages = []
     for page in manifest.pages:
         key = page.key.replace(str(w.DAY), str(day))
@@ -165,7 +165,7 @@ def test_dimensions_keep_their_history_in_whatever_order_dates_come(
     assert standing == [(full,)]
 
 
-def test_a_failed_load_leaves_the_date_as_it_was(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
+def test_failed_load_leaves_the_date_as_it_was(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
     world, frames, snapshot = delivered
     manifest = w.deliver(local_store, world, frames, snapshot)
     load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
@@ -176,7 +176,7 @@ def test_a_failed_load_leaves_the_date_as_it_was(delivered: Any, local_store: Ob
     assert content(warehouse) == once
 
 
-def test_an_error_within_the_transaction_rolls_back(
+def test_error_within_the_transaction_rolls_back(
     delivered: Any, local_store: ObjectStore, warehouse: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, frames, snapshot = delivered
@@ -224,7 +224,7 @@ def test_rows_that_change_on_their_way_are_noticed_and_nothing_is_replaced(
         assert content(warehouse) == once
 
 
-def test_a_page_read_wrongly_is_not_loaded(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
+def test_page_read_wrongly_is_not_loaded(delivered: Any, local_store: ObjectStore, warehouse: Any) -> None:
     world, frames, snapshot = delivered
     w.deliver(local_store, world, frames, snapshot)
 
@@ -237,6 +237,6 @@ def test_a_page_read_wrongly_is_not_loaded(delivered: Any, local_store: ObjectSt
     assert not any(content(warehouse).values())
 
 
-def test_nothing_delivered_is_nothing_to_load(local_store: ObjectStore, warehouse: Any) -> None:
+def test_load_without_delivery_is_refused(local_store: ObjectStore, warehouse: Any) -> None:
     with pytest.raises(NothingToLoadError, match="deliver it first"):
         load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)

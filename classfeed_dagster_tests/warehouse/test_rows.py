@@ -17,7 +17,7 @@ def rows(frames: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     return dict(found.tables)
 
 
-def test_a_document_of_trades_alone_gives_trades_alone() -> None:
+def test_document_of_trades_fills_trades_only() -> None:
     trades = pl.DataFrame(
         {
             "portfolio_number": ["SW1", "SW1"],
@@ -35,7 +35,7 @@ def test_a_document_of_trades_alone_gives_trades_alone() -> None:
     assert tables["SEEN_SECURITY"]["security_code"].to_list() == ["BHP"]
 
 
-def test_a_document_of_nothing_gives_nothing() -> None:
+def test_empty_document_fills_no_table() -> None:
     tables = rows({})
     assert [frame.height for frame in tables.values()] == [0]
 

@@ -9,20 +9,20 @@ from classfeed_dagster.warehouse.database import literal, query
 from classfeed_dagster.warehouse.schema import Migration, SchemaError, apply_schema, load_dates, migrations
 
 
-def test_the_schema_is_applied_once(empty_warehouse: Any) -> None:
+def test_schema_is_applied_once(empty_warehouse: Any) -> None:
     assert apply_schema(empty_warehouse) == [one.name for one in migrations()]
     assert apply_schema(empty_warehouse) == []
     assert [one.version for one in migrations()] == list(range(1, len(migrations()) + 1))
 
 
-def test_every_amount_is_exact() -> None:
+def test_schema_amounts_are_exact() -> None:
     for one in migrations():
         for forbidden in ("FLOAT", "DOUBLE", "REAL"):
             assert forbidden not in " ".join(one.statements()).upper().split()
         assert "NUMBER(38,6)" in one.text or "VIEW" in one.text
 
 
-def test_a_file_changed_after_it_was_applied_is_refused(empty_warehouse: Any) -> None:
+def test_file_changed_after_it_was_applied_is_refused(empty_warehouse: Any) -> None:
     first = Migration(1, "0001_a.sql", "CREATE TABLE A (X NUMBER(1,0)); -- a comment; with a semicolon")
     assert apply_schema(empty_warehouse, [first]) == ["0001_a.sql"]
     with pytest.raises(SchemaError, match="changed after it was applied"):

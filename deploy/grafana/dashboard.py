@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from classfeed_dagster.service_levels.metrics import DIMENSIONS, METRICS, NAMESPACE, STAGE, MetricDefinition
+from classfeed_dagster.service_levels.metrics import DIMENSIONS, METRICS, NAMESPACE, STAGE, ServiceMetric
 from classfeed_dagster.service_levels.objectives import OBJECTIVES
 
 TARGET = Path(__file__).with_name("classfeed.json")
@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT = 12, 8
 _UNITS = {"Count": "short", "Bytes": "bytes", "Seconds": "s"}
 
 
-def panel(number: int, metric: MetricDefinition) -> dict[str, Any]:
+def panel(number: int, metric: ServiceMetric) -> dict[str, Any]:
     """Return one time series, titled by its question, with a red line at an objective's threshold."""
     limits = [objective for objective in OBJECTIVES if objective.metric == metric.name]
     defaults: dict[str, Any] = {"unit": _UNITS[metric.unit]}
