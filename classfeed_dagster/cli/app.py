@@ -14,6 +14,7 @@ from rich.markup import escape
 from classfeed_dagster.cli import (
     customer,
     deliveries,
+    evidence,
     frame,
     ledger,
     lineage,
@@ -47,8 +48,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 for group in (
-    deliveries, customer, trace, frame, ledger, support, operations, reconciliation, schema, lineage, local, simulation,
-    preflight, production,
+    deliveries, customer, evidence, trace, frame, ledger, support, operations, reconciliation, schema, lineage, local,
+    simulation, preflight, production,
 ):  # fmt: skip
     group.register(app)
 

@@ -1,0 +1,89 @@
+"""Command for an auditor: evidence."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import FeedName, require_feed, require_store
+from classfeed_dagster.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from classfeed_dagster.support.evidence import DateEvidence
+
+out = output.console()
+_HASH_SHOWN = 16
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    app.command()(evidence)
+
+
+def evidence(
+    since: Annotated[dt.datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First business date.")],
+    until: Annotated[dt.datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last business date.")],
+    feed: FeedName = "class_super",
+    as_json: output.JsonOption = False,
+) -> None:
+    """Show an auditor what was delivered in a range of dates, under which checks, and who intervened.
+
+    Chain, verdicts, consents, reconciliation, approvals and re-runs of each date. Exit code 3 if a date has a gap.
+    """
+    from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.support.evidence import date_evidence
+
+    runtime = Runtime()
+    declared = require_feed(feed)
+    require_store(runtime)
+    audience = declared.audience(runtime.settings.first_business_date)
+    days = [day for day in audience.dates() if since.date() <= day <= until.date()]
+    if not days:
+        raise UsageError(
+            f"{feed} has no business date from {since:%Y-%m-%d} to {until:%Y-%m-%d}; its first is "
+            f"{audience.first_business_date.isoformat()}"
+        )
+    dates = [date_evidence(runtime, declared, day) for day in days]
+    if as_json:
+        output.print_json({"feed": feed, "dates": [asdict(entry) for entry in dates]})
+    else:
+        _print(feed, dates)
+    raise typer.Exit(ExitCode.STOPPED if any(entry.gaps for entry in dates) else 0)
+
+
+def _print(feed: str, dates: list[DateEvidence]) -> None:
+    columns = ["date", "revision", "manifest", "portfolios", "consents", "verdicts", "reconciled"]
+    rows = [
+        [
+            entry.business_date.isoformat(),
+            str(sent.revision),
+            sent.manifest_sha256[:_HASH_SHOWN],
+            str(sent.portfolios),
+            str(sent.consents),
+            f"{sent.passed} of {sent.verdicts}",
+            entry.reconciled if sent is entry.deliveries[-1] else "",
+        ]
+        for entry in dates
+        for sent in entry.deliveries
+    ]
+    right = ["revision", "portfolios", "consents", "verdicts"]
+    output.print_table(out, feed, columns, rows, keys=["date", "revision", "manifest"], right=right)
+    people = [
+        [entry.business_date.isoformat(), f"{act.at:%Y-%m-%d %H:%M}", act.person, act.action, act.reason]
+        for entry in dates
+        for act in entry.interventions
+    ]
+    if people:
+        columns = ["date", "at (UTC)", "person", "action", "reason"]
+        output.print_table(out, "interventions", columns, people, keys=["date", "person"])
+    for entry in dates:
+        for gap in entry.gaps:
+            out.print(f"[red]{entry.business_date}: {escape(gap)}[/]", highlight=False, soft_wrap=True)
+    gaps = sum(bool(entry.gaps) for entry in dates)
+    verdict = "[green]proven[/]" if not gaps else f"[bold red]{gaps} date(s) with gaps[/]"
+    out.print(f"{verdict}  {feed}: {len(dates)} date(s)", highlight=False)
