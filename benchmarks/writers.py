@@ -24,7 +24,7 @@ from lxml.builder import ElementMaker
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.document_format import PageHeader, Totals
 from classfeed_dagster.documents.epi import EPI
-from classfeed_dagster.documents.epi_mapping import Element, FieldType, Group, RecordMapping
+from classfeed_dagster.documents.epi_mapping import Element, ElementType, Group, RecordMapping
 
 Frames = dict[str, pl.DataFrame]
 Make = Callable[..., etree._Element]
@@ -158,7 +158,7 @@ def _polars(record: RecordMapping, end: str) -> pl.Expr:
         column = pl.col(element.column)
         text = (
             column.dt.to_string("%Y-%m-%dT%H:%M:%S%.6fZ")
-            if element.type is FieldType.INSTANT
+            if element.type is ElementType.INSTANT
             else column.cast(pl.String)
         )
         return pl.concat_str(pl.lit(f"<{element.name}>"), text, pl.lit(f"</{element.name}>"))
@@ -193,7 +193,7 @@ def duckdb_formatting(frames: Frames, header: PageHeader, totals: Totals, path: 
 def _duckdb(record: RecordMapping, end: str) -> str:
     def leaf(element: Element) -> str:
         text = f"CAST({element.column} AS VARCHAR)"
-        if element.type is FieldType.INSTANT:
+        if element.type is ElementType.INSTANT:
             text = f"strftime(make_timestamp(epoch_us({element.column})), '%Y-%m-%dT%H:%M:%S.%fZ')"
         return f"'<{element.name}>' || {text} || '</{element.name}>'"
 

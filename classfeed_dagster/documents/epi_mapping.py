@@ -20,7 +20,7 @@ NAMESPACE = "urn:classfeed:epi-data-response:1"
 ROOT = "EPIDataResponse"
 
 
-class FieldType(enum.StrEnum):
+class ElementType(enum.StrEnum):
     """The XSD's simple types, by name. Their patterns, lengths and vocabularies are read from the XSD."""
 
     MONEY = "Money"
@@ -46,8 +46,8 @@ class FieldType(enum.StrEnum):
     FIXED = "xs:string"
 
 
-NUMBERS = frozenset({FieldType.MONEY, FieldType.DECIMAL6})
-MOMENTS = frozenset({FieldType.DATE, FieldType.INSTANT})
+NUMBERS = frozenset({ElementType.MONEY, ElementType.DECIMAL6})
+MOMENTS = frozenset({ElementType.DATE, ElementType.INSTANT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Element:
 
     name: str
     column: str
-    type: FieldType
+    type: ElementType
     optional: bool = False
 
 
@@ -130,11 +130,11 @@ class Section:
 Part: TypeAlias = Element | Group
 
 
-def _required(name: str, column: str, kind: FieldType) -> Element:
+def _required(name: str, column: str, kind: ElementType) -> Element:
     return Element(name, column, kind)
 
 
-def _optional(name: str, column: str, kind: FieldType) -> Element:
+def _optional(name: str, column: str, kind: ElementType) -> Element:
     return Element(name, column, kind, optional=True)
 
 
@@ -149,13 +149,13 @@ CASH_ACCOUNT = RecordMapping(
     order=("account_number", "currency"),
     subject="currency",
     content=(
-        _optional("Bsb", "bsb", FieldType.BSB),
-        _required("CashAccountNumber", "account_number", FieldType.IDENTIFIER),
-        _required("AccountName", "account_name", FieldType.TEXT),
-        _required("Currency", "currency", FieldType.CURRENCY),
-        _required("Status", "status", FieldType.ACCOUNT_STATUS),
-        _required("OpenedOn", "opened_on", FieldType.DATE),
-        _optional("ClosedOn", "closed_on", FieldType.DATE),
+        _optional("Bsb", "bsb", ElementType.BSB),
+        _required("CashAccountNumber", "account_number", ElementType.IDENTIFIER),
+        _required("AccountName", "account_name", ElementType.TEXT),
+        _required("Currency", "currency", ElementType.CURRENCY),
+        _required("Status", "status", ElementType.ACCOUNT_STATUS),
+        _required("OpenedOn", "opened_on", ElementType.DATE),
+        _optional("ClosedOn", "closed_on", ElementType.DATE),
     ),
 )
 
@@ -163,13 +163,13 @@ CASH_ACCOUNT = RecordMapping(
 DETAILS = Group(
     "details",
     (
-        _required("PortfolioName", "portfolio_name", FieldType.TEXT),
-        _required("EntityType", "entity_type", FieldType.ENTITY_TYPE),
-        _optional("Abn", "abn", FieldType.ABN),
-        _optional("Hin", "hin", FieldType.HIN),
-        _required("Status", "status", FieldType.ACCOUNT_STATUS),
-        _required("OpenedOn", "opened_on", FieldType.DATE),
-        _optional("ClosedOn", "closed_on", FieldType.DATE),
+        _required("PortfolioName", "portfolio_name", ElementType.TEXT),
+        _required("EntityType", "entity_type", ElementType.ENTITY_TYPE),
+        _optional("Abn", "abn", ElementType.ABN),
+        _optional("Hin", "hin", ElementType.HIN),
+        _required("Status", "status", ElementType.ACCOUNT_STATUS),
+        _required("OpenedOn", "opened_on", ElementType.DATE),
+        _optional("ClosedOn", "closed_on", ElementType.DATE),
         CASH_ACCOUNT,
     ),
 )
@@ -178,12 +178,12 @@ ACCOUNT = RecordMapping(
     "Account",
     columns.ACCOUNTS,
     attributes=(
-        _required("consent", CONSENT, FieldType.CONSENT_CHANGE),
-        _required("extract", "extract", FieldType.EXTRACT),
+        _required("consent", CONSENT, ElementType.CONSENT_CHANGE),
+        _required("extract", "extract", ElementType.EXTRACT),
     ),
     content=(
-        _required("PortfolioNumber", PORTFOLIO, FieldType.IDENTIFIER),
-        _required("RecipientReference", "recipient_reference", FieldType.IDENTIFIER),
+        _required("PortfolioNumber", PORTFOLIO, ElementType.IDENTIFIER),
+        _required("RecipientReference", "recipient_reference", ElementType.IDENTIFIER),
         DETAILS,
     ),
 )
@@ -194,13 +194,13 @@ ACCOUNT_BALANCE = RecordMapping(
     order=("account_number", "currency"),
     subject="currency",
     content=(
-        _required("PortfolioNumber", PORTFOLIO, FieldType.IDENTIFIER),
-        _optional("Bsb", "bsb", FieldType.BSB),
-        _required("CashAccountNumber", "account_number", FieldType.IDENTIFIER),
-        _required("Currency", "currency", FieldType.CURRENCY),
-        _required("AsAtDate", "as_at_date", FieldType.DATE),
-        _required("LedgerBalance", "ledger_balance", FieldType.MONEY),
-        _required("AvailableBalance", "available_balance", FieldType.MONEY),
+        _required("PortfolioNumber", PORTFOLIO, ElementType.IDENTIFIER),
+        _optional("Bsb", "bsb", ElementType.BSB),
+        _required("CashAccountNumber", "account_number", ElementType.IDENTIFIER),
+        _required("Currency", "currency", ElementType.CURRENCY),
+        _required("AsAtDate", "as_at_date", ElementType.DATE),
+        _required("LedgerBalance", "ledger_balance", ElementType.MONEY),
+        _required("AvailableBalance", "available_balance", ElementType.MONEY),
     ),
 )
 
@@ -210,26 +210,26 @@ INVESTMENT_HOLDING = RecordMapping(
     order=("exchange", "security_code"),
     subject="security_code",
     content=(
-        _required("PortfolioNumber", PORTFOLIO, FieldType.IDENTIFIER),
-        _optional("Hin", "hin", FieldType.HIN),
-        _required("Exchange", "exchange", FieldType.IDENTIFIER),
-        _required("SecurityCode", "security_code", FieldType.SECURITY_CODE),
-        _optional("Isin", "isin", FieldType.ISIN),
-        _required("SecurityName", "security_name", FieldType.TEXT),
-        _required("SecurityType", "security_type", FieldType.SECURITY_TYPE),
-        _required("AsAtDate", "as_at_date", FieldType.DATE),
-        _required("Units", "units", FieldType.DECIMAL6),
-        _required("SettledUnits", "settled_units", FieldType.DECIMAL6),
-        _required("Currency", "currency", FieldType.CURRENCY),
+        _required("PortfolioNumber", PORTFOLIO, ElementType.IDENTIFIER),
+        _optional("Hin", "hin", ElementType.HIN),
+        _required("Exchange", "exchange", ElementType.IDENTIFIER),
+        _required("SecurityCode", "security_code", ElementType.SECURITY_CODE),
+        _optional("Isin", "isin", ElementType.ISIN),
+        _required("SecurityName", "security_name", ElementType.TEXT),
+        _required("SecurityType", "security_type", ElementType.SECURITY_TYPE),
+        _required("AsAtDate", "as_at_date", ElementType.DATE),
+        _required("Units", "units", ElementType.DECIMAL6),
+        _required("SettledUnits", "settled_units", ElementType.DECIMAL6),
+        _required("Currency", "currency", ElementType.CURRENCY),
         Group(
             "price",
             (
-                _required("Price", "price", FieldType.DECIMAL6),
-                _required("PriceDate", "price_date", FieldType.DATE),
-                _required("MarketValue", "market_value", FieldType.MONEY),
+                _required("Price", "price", ElementType.DECIMAL6),
+                _required("PriceDate", "price_date", ElementType.DATE),
+                _required("MarketValue", "market_value", ElementType.MONEY),
             ),
         ),
-        _optional("CostBase", "cost_base", FieldType.MONEY),
+        _optional("CostBase", "cost_base", ElementType.MONEY),
     ),
 )
 
@@ -239,58 +239,58 @@ MOVEMENT_TRANSACTION = RecordMapping(
     order=("recorded_at", "transaction_id"),
     subject="transaction_id",
     content=(
-        _required("TransactionId", "transaction_id", FieldType.IDENTIFIER),
-        _required("PortfolioNumber", PORTFOLIO, FieldType.IDENTIFIER),
-        _required("TransactionType", "transaction_type", FieldType.TRANSACTION_TYPE),
-        _required("TransactionDate", "transaction_date", FieldType.DATE),
-        _optional("SettlementDate", "settlement_date", FieldType.DATE),
-        _required("RecordedAt", "recorded_at", FieldType.INSTANT),
-        _optional("Reverses", "reverses", FieldType.IDENTIFIER),
-        _optional("RelatesTo", "relates_to", FieldType.IDENTIFIER),
+        _required("TransactionId", "transaction_id", ElementType.IDENTIFIER),
+        _required("PortfolioNumber", PORTFOLIO, ElementType.IDENTIFIER),
+        _required("TransactionType", "transaction_type", ElementType.TRANSACTION_TYPE),
+        _required("TransactionDate", "transaction_date", ElementType.DATE),
+        _optional("SettlementDate", "settlement_date", ElementType.DATE),
+        _required("RecordedAt", "recorded_at", ElementType.INSTANT),
+        _optional("Reverses", "reverses", ElementType.IDENTIFIER),
+        _optional("RelatesTo", "relates_to", ElementType.IDENTIFIER),
         Group(
             "security",
             (
-                _required("Exchange", "exchange", FieldType.IDENTIFIER),
-                _required("SecurityCode", "security_code", FieldType.SECURITY_CODE),
-                _optional("Isin", "isin", FieldType.ISIN),
+                _required("Exchange", "exchange", ElementType.IDENTIFIER),
+                _required("SecurityCode", "security_code", ElementType.SECURITY_CODE),
+                _optional("Isin", "isin", ElementType.ISIN),
             ),
         ),
-        _optional("Units", "units", FieldType.DECIMAL6),
+        _optional("Units", "units", ElementType.DECIMAL6),
         Group(
             "contract note",
             (
-                _required("ConfirmationNumber", "confirmation_number", FieldType.IDENTIFIER),
-                _required("Price", "price", FieldType.DECIMAL6),
-                _required("Consideration", "consideration", FieldType.MONEY),
-                _required("Brokerage", "brokerage", FieldType.MONEY),
-                _required("Gst", "gst", FieldType.MONEY),
-                _required("OtherFees", "other_fees", FieldType.MONEY),
-                _required("NetAmount", "net_amount", FieldType.MONEY),
+                _required("ConfirmationNumber", "confirmation_number", ElementType.IDENTIFIER),
+                _required("Price", "price", ElementType.DECIMAL6),
+                _required("Consideration", "consideration", ElementType.MONEY),
+                _required("Brokerage", "brokerage", ElementType.MONEY),
+                _required("Gst", "gst", ElementType.MONEY),
+                _required("OtherFees", "other_fees", ElementType.MONEY),
+                _required("NetAmount", "net_amount", ElementType.MONEY),
             ),
         ),
-        _optional("CostBaseChange", "cost_base_change", FieldType.MONEY),
+        _optional("CostBaseChange", "cost_base_change", ElementType.MONEY),
         Group(
             "income",
             (
-                _required("ExDate", "ex_date", FieldType.DATE),
-                _required("GrossAmount", "gross_amount", FieldType.MONEY),
-                _required("FrankedAmount", "franked_amount", FieldType.MONEY),
-                _required("UnfrankedAmount", "unfranked_amount", FieldType.MONEY),
-                _required("FrankingCredit", "franking_credit", FieldType.MONEY),
-                _required("WithholdingTax", "withholding_tax", FieldType.MONEY),
-                _required("NetIncome", "net_income", FieldType.MONEY),
+                _required("ExDate", "ex_date", ElementType.DATE),
+                _required("GrossAmount", "gross_amount", ElementType.MONEY),
+                _required("FrankedAmount", "franked_amount", ElementType.MONEY),
+                _required("UnfrankedAmount", "unfranked_amount", ElementType.MONEY),
+                _required("FrankingCredit", "franking_credit", ElementType.MONEY),
+                _required("WithholdingTax", "withholding_tax", ElementType.MONEY),
+                _required("NetIncome", "net_income", ElementType.MONEY),
             ),
         ),
         Group(
             "cash",
             (
-                _optional("Bsb", "bsb", FieldType.BSB),
-                _required("CashAccountNumber", "account_number", FieldType.IDENTIFIER),
-                _required("Amount", "amount", FieldType.MONEY),
+                _optional("Bsb", "bsb", ElementType.BSB),
+                _required("CashAccountNumber", "account_number", ElementType.IDENTIFIER),
+                _required("Amount", "amount", ElementType.MONEY),
             ),
         ),
-        _optional("Currency", CURRENCY, FieldType.CURRENCY),  # present whenever a money element is
-        _optional("Narrative", "narrative", FieldType.TEXT),
+        _optional("Currency", CURRENCY, ElementType.CURRENCY),  # present whenever a money element is
+        _optional("Narrative", "narrative", ElementType.TEXT),
     ),
 )
 
@@ -298,19 +298,19 @@ MOVEMENT_TRANSACTION = RecordMapping(
 
 HEADER = "Header"
 HEADER_ELEMENTS = (  # the column is the field of ``PageHeader``
-    _required("Feed", "feed", FieldType.IDENTIFIER),
-    _required("Recipient", "recipient", FieldType.IDENTIFIER),
-    _required("MessageId", "message_id", FieldType.IDENTIFIER),
-    _required("SequenceNumber", "sequence_number", FieldType.POSITIVE),
-    _required("Revision", "revision", FieldType.COUNT),
-    _optional("Replaces", "replaces", FieldType.IDENTIFIER),
-    _required("PageNumber", "page_number", FieldType.POSITIVE),
-    _required("PageCount", "page_count", FieldType.POSITIVE),
-    _required("BusinessDate", "business_date", FieldType.DATE),
-    _required("RecordedAfter", "recorded_after", FieldType.INSTANT),
-    _required("RecordedBefore", "recorded_before", FieldType.INSTANT),
-    _required("SnapshotAt", "snapshot_at", FieldType.INSTANT),
-    _required("HoldingBasis", "holding_basis", FieldType.FIXED),
+    _required("Feed", "feed", ElementType.IDENTIFIER),
+    _required("Recipient", "recipient", ElementType.IDENTIFIER),
+    _required("MessageId", "message_id", ElementType.IDENTIFIER),
+    _required("SequenceNumber", "sequence_number", ElementType.POSITIVE),
+    _required("Revision", "revision", ElementType.COUNT),
+    _optional("Replaces", "replaces", ElementType.IDENTIFIER),
+    _required("PageNumber", "page_number", ElementType.POSITIVE),
+    _required("PageCount", "page_count", ElementType.POSITIVE),
+    _required("BusinessDate", "business_date", ElementType.DATE),
+    _required("RecordedAfter", "recorded_after", ElementType.INSTANT),
+    _required("RecordedBefore", "recorded_before", ElementType.INSTANT),
+    _required("SnapshotAt", "snapshot_at", ElementType.INSTANT),
+    _required("HoldingBasis", "holding_basis", ElementType.FIXED),
 )
 HOLDING_BASIS = "TRADED"  # Units includes a trade from its trade date; fixed by the XSD
 
@@ -326,13 +326,13 @@ CONTROL_TOTALS = "ControlTotals"
 CURRENCY_TOTAL = "CurrencyTotal"
 CURRENCY_ATTRIBUTE = "currency"
 CURRENCY_ELEMENTS = (  # the column is the field of ``CurrencyTotals``
-    _required("LedgerBalance", "ledger_balance", FieldType.MONEY),
-    _required("MarketValue", "market_value", FieldType.MONEY),
-    _required("CashAmount", "cash_amount", FieldType.MONEY),
-    _required("NetAmount", "net_amount", FieldType.MONEY),
+    _required("LedgerBalance", "ledger_balance", ElementType.MONEY),
+    _required("MarketValue", "market_value", ElementType.MONEY),
+    _required("CashAmount", "cash_amount", ElementType.MONEY),
+    _required("NetAmount", "net_amount", ElementType.MONEY),
 )
-UNITS_HELD = _required("UnitsHeld", "units_held", FieldType.DECIMAL6)
-UNITS_MOVED = _required("UnitsMoved", "units_moved", FieldType.DECIMAL6)
+UNITS_HELD = _required("UnitsHeld", "units_held", ElementType.DECIMAL6)
+UNITS_MOVED = _required("UnitsMoved", "units_moved", ElementType.DECIMAL6)
 
 # Left out of UnitsMoved: their Units are the units on which income was paid, and move nothing.
 INCOME_TYPES = frozenset({"DIVIDEND", "DISTRIBUTION", "INTEREST_INCOME"})

@@ -19,7 +19,7 @@ from classfeed_dagster.documents.document_format import (
     Totals,
     file_chunks,
 )
-from classfeed_dagster.documents.epi_mapping import FieldType, RecordMapping
+from classfeed_dagster.documents.epi_mapping import ElementType, RecordMapping
 from classfeed_dagster.documents.epi_records import RecordReader, RecordSink, closing_tag, take_lines
 from classfeed_dagster.documents.epi_totals import totals_of
 from classfeed_dagster.documents.epi_validator import Lines, Validator
@@ -198,9 +198,9 @@ def _typed(record: RecordMapping, columns: Iterable[str]) -> list[pl.Expr]:
         text = pl.col(element.column)
         if element.type in epi.NUMBERS:
             values[element.column] = text.cast(record.frame.column(element.column).dtype, strict=False)
-        elif element.type is FieldType.DATE:
+        elif element.type is ElementType.DATE:
             values[element.column] = text.str.to_date("%Y-%m-%d", strict=False)
-        elif element.type is FieldType.INSTANT:
+        elif element.type is ElementType.INSTANT:
             # Whole seconds or six decimals: the fraction is optional.
             naive = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.6fZ", time_unit="us", strict=False)
             values[element.column] = naive.dt.replace_time_zone("UTC")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from classfeed_dagster.documents import epi_mapping as epi
-from classfeed_dagster.documents.epi_mapping import Element, FieldType, RecordMapping
+from classfeed_dagster.documents.epi_mapping import Element, ElementType, RecordMapping
 from classfeed_dagster.documents.epi_schema import TextRule, text_rules
 from classfeed_dagster.documents.epi_totals import currency_sums, unit_sums
 from classfeed_dagster.documents.epi_writer import Frames, FrameShapeError, declared_frame, group_breaches
@@ -154,8 +154,8 @@ def _of_portfolios(frames: Mapping[str, pl.DataFrame]) -> Iterator[pl.DataFrame]
 def _of_sums(frames: Mapping[str, pl.DataFrame]) -> Iterator[pl.DataFrame]:
     # Portfolios whose own sums exceed the control totals' digits.
     for kind, sums, subject in (
-        (FieldType.MONEY, currency_sums(frames), pl.col(epi.CURRENCY).fill_null("")),
-        (FieldType.DECIMAL6, unit_sums(frames), pl.lit("units")),
+        (ElementType.MONEY, currency_sums(frames), pl.col(epi.CURRENCY).fill_null("")),
+        (ElementType.DECIMAL6, unit_sums(frames), pl.lit("units")),
     ):
         numbers = [name for name, dtype in sums.schema.items() if dtype.is_decimal()]
         fits = pl.all_horizontal(_obeys(pl.col(name).cast(pl.String), text_rules()[kind]) for name in numbers)

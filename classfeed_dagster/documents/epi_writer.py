@@ -21,7 +21,7 @@ from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.document_format import PageHeader, RenderedPortfolio, Totals
-from classfeed_dagster.documents.epi_mapping import Element, FieldType, Group, RecordMapping
+from classfeed_dagster.documents.epi_mapping import Element, ElementType, Group, RecordMapping
 from classfeed_dagster.documents.epi_schema import text_rules
 from classfeed_dagster.documents.epi_totals import portfolio_totals
 from classfeed_dagster.errors import CodeFaultError
@@ -34,7 +34,7 @@ CHUNK = 1 << 18  # bytes to which small pieces of a page are joined
 ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;", "\n": "&#10;"}
 ATTRIBUTE_ESCAPES = {**ESCAPES, '"': "&quot;", "\t": "&#9;"}
 
-_PLACES = {FieldType.MONEY: 2, FieldType.DECIMAL6: 6}
+_PLACES = {ElementType.MONEY: 2, ElementType.DECIMAL6: 6}
 
 Frames = Mapping[str, pl.DataFrame]
 
@@ -206,7 +206,7 @@ def group_breaches(record: RecordMapping) -> dict[str, pl.Expr]:
             present = [pl.col(element.column).is_not_null() for element in group.elements]
             breaches[group.name] = pl.any_horizontal(present) & pl.any_horizontal(needed)
     columns = {element.column: element for element in record.elements}
-    money = [e.column for e in record.elements if e.type is FieldType.MONEY or e.column == "price"]
+    money = [e.column for e in record.elements if e.type is ElementType.MONEY or e.column == "price"]
     if epi.CURRENCY in columns and columns[epi.CURRENCY].optional:
         carries = pl.any_horizontal(pl.col(column).is_not_null() for column in money)
         breaches[epi.CURRENCY] = carries & pl.col(epi.CURRENCY).is_null()
@@ -331,13 +331,13 @@ def _nested_text(record: RecordMapping, parents: pl.DataFrame, frame: pl.DataFra
 def _text(element: Element, values: pl.Series, record: RecordMapping) -> pl.Expr:
     # A column as the document contains it; nulls stay null.
     column = pl.col(element.column)
-    if element.type in epi.NUMBERS or element.type is FieldType.DATE:
+    if element.type in epi.NUMBERS or element.type is ElementType.DATE:
         return column.cast(pl.String)  # a decimal keeps its scale: 2 for money, 6 for the rest
-    if element.type is FieldType.INSTANT:
+    if element.type is ElementType.INSTANT:
         return column.dt.to_string("%Y-%m-%dT%H:%M:%S%.6fZ")
     # Most columns have nothing to escape, and a search is much cheaper than a replacement. Every text column is
     # searched, codes and identifiers too, so that no value can be read as markup.
-    if element.optional and element.type is FieldType.TEXT:
+    if element.optional and element.type is ElementType.TEXT:
         column = pl.when(column != "").then(column)  # empty means absent (XSD, reading rules)
     escapes = ATTRIBUTE_ESCAPES if element in record.attributes else ESCAPES
     if values.str.contains(f"[{''.join(escapes)}]").any():

@@ -1,4 +1,4 @@
-"""Exports of bigsite's columns by the declared feeds: which fields of which documents each column fills."""
+"""Exports of bigsite's columns by the declared feeds: the documents' fields that each column fills."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 
 
 class FeedDeclarationError(ConfigurationError):
-    """Error: two feeds share a name, or a declaration contradicts itself."""
+    """Two feeds share a name, or a declaration contradicts itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,12 @@ class Feed:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Domains that its format carries; the consented portfolios are always used."""
+        """Return the domains of its format; the consented portfolios are always used."""
         return self.format.domains
 
     @property
     def destination(self) -> str:
-        """Place where the recipient finds its live deliveries: a prefix of the object store, or the destination."""
+        """Return the place of its live deliveries: a prefix of the object store, or the destination."""
         return delivered_prefix(self.name) if self.sends_to is None else self.sends_to.location
 
     def sends_on(self, day: dt.date) -> bool:
@@ -128,7 +128,7 @@ def require_distinct(feeds: Iterable[Feed]) -> tuple[Feed, ...]:
 
 
 def require_reconcilable(feeds: Iterable[Feed]) -> tuple[Feed, ...]:
-    """Return the feeds; UnknownLayoutError if reconciliation can't read the documents of one."""
+    """Return the feeds; UnknownLayoutError if reconciliation cannot read the documents of one."""
     declared = tuple(feeds)
     for feed in declared:
         for document_format in (feed.format, *feed.renderings.values()):

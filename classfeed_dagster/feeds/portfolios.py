@@ -1,4 +1,4 @@
-"""Which portfolios a feed may carry: a selection that people can write in a setting and read in a manifest."""
+"""Selection of a feed's portfolios, written in a setting and recorded in the manifest."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from classfeed_dagster.errors import ConfigurationError
 
 
 class SelectionError(ConfigurationError):
-    """The text spells no selection of portfolios."""
+    """The text is not a selection of portfolios."""
 
 
 @dataclass(frozen=True, slots=True)
 class Portfolios:
-    """Which portfolios a feed may carry: all (``*``), only some (``A,B``), or all but some (``!A,B``)."""
+    """Selection of portfolios: all (``*``), some (``A,B``), or all but some (``!A,B``)."""
 
     numbers: frozenset[str] = frozenset()
     all_but: bool = True
 
     @classmethod
     def of(cls, text: str) -> Portfolios:
-        """The selection that ``text`` spells; SelectionError if it spells none."""
+        """Parse a selection. SelectionError if ``text`` is not one."""
         listed = text.strip()
         if listed == "*":
             return cls()
@@ -40,7 +40,7 @@ class Portfolios:
         return "!" * self.all_but + ",".join(sorted(self.numbers))
 
     def overlaps(self, other: Portfolios) -> bool:
-        """True if some portfolio, known today or not, may be in both."""
+        """Return True if a portfolio, known today or not, may be in both."""
         if self.all_but and other.all_but:
             return True
         if self.all_but:

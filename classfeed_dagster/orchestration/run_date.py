@@ -37,7 +37,7 @@ class Outcome(enum.StrEnum):
 
     @property
     def guide(self) -> str:
-        """The outcome's meaning and the next action, for the runbook."""
+        """Return the outcome's meaning and the next action, for the runbook."""
         return _GUIDES[self]
 
 

@@ -1,1 +1,1 @@
-"""Simulated customers: who they are, what they do each day, what bigsite books, and what they believe to own."""
+"""Simulated customers: their plans, daily actions, bookings in bigsite, and own books."""

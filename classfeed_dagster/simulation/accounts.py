@@ -1,6 +1,6 @@
 """State of one simulated portfolio in bigsite: positions, cash accounts, recent trades. No decisions.
 
-``Position`` and ``Account`` keep every dated entry, because a backdated row changes days that have already ended.
+``Position`` and ``Account`` keep every dated entry, because a backdated row changes past days.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DATE = attrgetter("date")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Units that move, and what that does to the cost base: None is unknown, a ``sale`` takes its share of it."""
+    """Change of units and its effect on the cost base: None is unknown; a ``sale`` takes its share."""
 
     date: dt.date
     units: Decimal
@@ -44,7 +44,7 @@ class Position:
         self.changed_from: dt.date | None = None
 
     def add(self, entry: Entry) -> None:
-        """Book an entry, whatever date it carries."""
+        """Book an entry of any date."""
         backdated = bool(self.entries) and entry.date < self.entries[-1].date
         insort(self.entries, entry, key=_DATE)
         if backdated:
@@ -54,7 +54,7 @@ class Position:
         self.changed_from = min(self.changed_from or entry.date, entry.date)
 
     def as_at(self, day: dt.date) -> tuple[Decimal, Decimal | None]:
-        """Units and cost base at the end of ``day``, of all entries booked by now."""
+        """Return units and cost base at the end of ``day``, from all entries booked so far."""
         units: Decimal = Decimal(0)
         cost: Decimal | None = ZERO
         for entry in self.entries:
@@ -90,16 +90,16 @@ class Account:
 
     @property
     def available(self) -> Decimal:
-        """The balance less what unsettled buys will take."""
+        """Return the balance minus the amounts of unsettled buys."""
         return self.balance - sum(self.pending.values(), ZERO)
 
     @property
     def subject(self) -> str:
-        """The account in its owner's books."""
+        """Return the account's name in its owner's books."""
         return f"{self.number}:{self.currency}"
 
     def add(self, date: dt.date, amount: Decimal) -> None:
-        """Book a movement of cash."""
+        """Book a cash movement."""
         self.entries.append((date, amount))
         self.balance += amount
         self._changed(date)
@@ -107,14 +107,14 @@ class Account:
     def add_buy(
         self, trade_date: dt.date, settlement_date: dt.date, net_amount: Decimal, *, settled: bool = False
     ) -> None:
-        """A buy will take ``net_amount`` on its settlement date (a reversed one gives it back)."""
+        """Reserve ``net_amount`` for a buy until its settlement date (negative for a reversal)."""
         self.buys.append((trade_date, settlement_date, net_amount))
         if not settled:
             self.pending[settlement_date] = self.pending.get(settlement_date, ZERO) + net_amount
         self._changed(trade_date)
 
     def as_at(self, day: dt.date) -> tuple[Decimal, Decimal]:
-        """Ledger and available balance at the end of ``day``, of everything booked by now."""
+        """Return ledger and available balance at the end of ``day``, from all entries booked so far."""
         ledger = sum((amount for date, amount in self.entries if date <= day), ZERO)
         return ledger, ledger - sum((net for traded, settles, net in self.buys if traded <= day < settles), ZERO)
 
@@ -124,7 +124,7 @@ class Account:
 
 @dataclass(slots=True)
 class Trade:
-    """A contract note as it was recorded. ``cash_id`` is its settlement, once that happened."""
+    """A recorded contract note. ``cash_id``: its settlement, once settled."""
 
     trade_id: int
     account: Account
@@ -146,7 +146,7 @@ class Trade:
 
 @dataclass(slots=True)
 class Payment:
-    """An income that was paid in cash: what is needed to take it back."""
+    """An income paid in cash, with the facts for its reversal."""
 
     row: tuple[Any, ...]
     cash_id: int
@@ -157,7 +157,7 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A transfer that was booked to the wrong holder and will be reversed."""
+    """A transfer booked to the wrong holder, to be reversed."""
 
     movement_id: int
     security_id: int
@@ -168,7 +168,7 @@ class Mistake:
 
 @dataclass(slots=True)
 class Portfolio:
-    """One simulated portfolio as bigsite has it."""
+    """One simulated portfolio as in bigsite."""
 
     customer: Customer
     accounts: dict[str, Account]
@@ -178,7 +178,7 @@ class Portfolio:
     last_payment: Payment | None = None
     mistake: Mistake | None = None
     deposits_left: int = 0
-    due: int = 0  # dividends and settlements still to come: a portfolio closes without any
+    due: int = 0  # pending dividends and settlements: a portfolio closes without any
     sponsored: bool = False
     suspended: bool = False
     closed_on: dt.date | None = None
@@ -187,21 +187,21 @@ class Portfolio:
 
     @property
     def portfolio_id(self) -> int:
-        """bigsite's key."""
+        """Return bigsite's key."""
         return ID_BASE + self.customer.number + 1
 
     def new_id(self, day: dt.date) -> int:
-        """A ledger key that depends on nothing but the portfolio, the day and what it did before on that day."""
+        """Return a ledger key that depends only on the portfolio, the day and its earlier rows of that day."""
         if self._id_day != day:
             self._id_day, self._id_count = day, 0
         self._id_count += 1
         return ledger_id(self.customer.number, day, self._id_count)
 
     def held(self) -> list[int]:
-        """Securities with units now, in the order in which they were first acquired."""
+        """Return the securities with units now, in the order of their first acquisition."""
         return [security_id for security_id, position in self.positions.items() if position.units > 0]
 
     def units(self, security_id: int) -> Decimal:
-        """Units held now."""
+        """Return the units held now."""
         position = self.positions.get(security_id)
         return position.units if position else Decimal(0)

@@ -16,48 +16,48 @@ _WHOLE = Decimal(1)
 
 
 class SecurityUniverse:
-    """Securities by kind, so that a persona finds what it buys."""
+    """Securities by kind, from which a persona chooses."""
 
     def __init__(self, securities: Sequence[Security]) -> None:
         self.funds = [s.security_id for s in securities if s.security_type == "ETF" and s.currency == "AUD"]
         self.shares = [s.security_id for s in securities if s.currency == "AUD" and s.security_type != "ETF"]
         self.american = [s.security_id for s in securities if s.currency == "USD"]
-        self.funds = self.funds or self.shares  # a market file may hold no fund that is known as one
+        self.funds = self.funds or self.shares  # a market file may have no known fund
 
 
-def act(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
-    """One customer's day: settling in for the first days, then the persona's plan."""
+def act(booking: Booking, portfolio: Portfolio, draw: HashRandom, universe: SecurityUniverse) -> None:
+    """Simulate one customer's day: the first purchases in the first days, then the persona's plan."""
     days_open = (booking.day - portfolio.customer.opened_on).days
     if days_open < 2:
         return
     if not portfolio.positions and days_open <= 14 and not portfolio.trades:
-        _settle_in(booking, portfolio, draw, shelf)
+        _settle_in(booking, portfolio, draw, universe)
         return
     first_of_month = booking.day.month != booking.previous.month
     if first_of_month:
         _monthly(booking, portfolio, draw)
-    _PLANS[portfolio.customer.persona](booking, portfolio, draw, shelf)
+    _PLANS[portfolio.customer.persona](booking, portfolio, draw, universe)
 
 
-def _settle_in(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
-    # The first purchases; who comes from another broker brings holdings along, some without a known cost.
+def _settle_in(booking: Booking, portfolio: Portfolio, draw: HashRandom, universe: SecurityUniverse) -> None:
+    # The first purchases. A customer from another broker transfers holdings in, some without a known cost.
     customer = portfolio.customer
     if customer.usd:
         exchange_to_usd(booking, portfolio, to_cents(portfolio.accounts["AUD"].available / 5), draw)
     count = draw.between(4, 9)
     budget = (portfolio.accounts["AUD"].available * 4 / 5 / count).quantize(_WHOLE, rounding=ROUND_DOWN)
-    wanted = shelf.funds if customer.persona is Persona.SAVER else [*shelf.funds, *shelf.shares]
-    for security_id in draw.some(wanted, count):
+    candidates = universe.funds if customer.persona is Persona.SAVER else [*universe.funds, *universe.shares]
+    for security_id in draw.some(candidates, count):
         buy(booking, portfolio, security_id, budget, draw)
     if customer.persona in (Persona.REINVESTOR, Persona.PENSION, Persona.ESTATE):
-        for security_id in draw.some(shelf.shares, 2):
+        for security_id in draw.some(universe.shares, 2):
             transfer_in(booking, portfolio, security_id, draw, known_cost=draw.one_in(2))
 
 
 def transfer_in(
     booking: Booking, portfolio: Portfolio, security_id: int, draw: HashRandom, *, known_cost: bool
 ) -> tuple[int, Decimal, Decimal | None] | None:
-    """Units from a registry or another broker: the movement's key, units and cost; None if it didn't trade."""
+    """Transfer units in; return the movement's key, units and cost, or None if the security did not trade."""
     price = booking.market.price(security_id, booking.day)
     if price is None:
         return None
@@ -83,7 +83,7 @@ def _monthly(booking: Booking, portfolio: Portfolio, draw: HashRandom) -> None:
 
 
 def _regular_deposit(booking: Booking, portfolio: Portfolio, draw: HashRandom) -> None:
-    if portfolio.deposits_left:  # otherwise there is nothing left to save
+    if portfolio.deposits_left:  # otherwise the savings are used up
         portfolio.deposits_left -= 1
         deposit(booking, portfolio, Decimal(portfolio.customer.saving), draw)
 
@@ -92,15 +92,15 @@ def _weekday(booking: Booking, portfolio: Portfolio) -> bool:
     return booking.day.weekday() == portfolio.customer.number % 5
 
 
-def _save(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
+def _save(booking: Booking, portfolio: Portfolio, draw: HashRandom, universe: SecurityUniverse) -> None:
     if _weekday(booking, portfolio):
         _regular_deposit(booking, portfolio, draw)
         favourites = portfolio.held() if draw.below(3) else []
-        security_id = draw.choice([s for s in favourites if s in shelf.funds] or shelf.funds)
+        security_id = draw.choice([s for s in favourites if s in universe.funds] or universe.funds)
         buy(booking, portfolio, security_id, Decimal(portfolio.customer.saving), draw)
 
 
-def _trade(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
+def _trade(booking: Booking, portfolio: Portfolio, draw: HashRandom, universe: SecurityUniverse) -> None:
     if booking.day.day <= 7 and _weekday(booking, portfolio):
         _regular_deposit(booking, portfolio, draw)
     if draw.one_in(6):
@@ -115,13 +115,13 @@ def _trade(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: Secu
     if draw.below(3):
         abroad = "USD" in portfolio.accounts and booking.day.weekday() > 0 and draw.one_in(4)
         account = portfolio.accounts["USD" if abroad else "AUD"]
-        security_id = draw.choice(shelf.american if abroad else shelf.shares)
+        security_id = draw.choice(universe.american if abroad else universe.shares)
         bought = buy(booking, portfolio, security_id, account.available / 3, draw)
         if bought is not None and draw.one_in(8):  # out again on the same day
             sell(booking, portfolio, bought.security_id, bought.units, draw)
 
 
-def _draw_pension(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
+def _draw_pension(booking: Booking, portfolio: Portfolio, draw: HashRandom, universe: SecurityUniverse) -> None:
     pension = Decimal(portfolio.customer.first_deposit // 400)
     if booking.previous.day < 15 <= booking.day.day:
         withdraw(booking, portfolio, pension, "Pension payment", draw)
@@ -131,15 +131,15 @@ def _draw_pension(booking: Booking, portfolio: Portfolio, draw: HashRandom, shel
         if booking.securities[largest].currency == "AUD":
             sell(booking, portfolio, largest, _part(portfolio.units(largest), 10), draw)
     elif draw.one_in(12):
-        buy(booking, portfolio, draw.choice(shelf.shares), portfolio.accounts["AUD"].available / 6, draw)
+        buy(booking, portfolio, draw.choice(universe.shares), portfolio.accounts["AUD"].available / 6, draw)
 
 
-def _reinvest(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
+def _reinvest(booking: Booking, portfolio: Portfolio, draw: HashRandom, universe: SecurityUniverse) -> None:
     if draw.one_in(15):
         deposit(booking, portfolio, Decimal(portfolio.customer.saving), draw)
-        buy(booking, portfolio, draw.choice(shelf.shares), Decimal(portfolio.customer.saving) * 2, draw)
+        buy(booking, portfolio, draw.choice(universe.shares), Decimal(portfolio.customer.saving) * 2, draw)
     if draw.one_in(60):
-        transfer_in(booking, portfolio, draw.choice(shelf.shares), draw, known_cost=False)
+        transfer_in(booking, portfolio, draw.choice(universe.shares), draw, known_cost=False)
     if draw.one_in(40):
         withdraw(booking, portfolio, Decimal(portfolio.customer.saving), "Transfer to linked bank account", draw)
     if draw.one_in(70):
@@ -147,7 +147,7 @@ def _reinvest(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: S
 
 
 def _take_up_rights(booking: Booking, portfolio: Portfolio, draw: HashRandom) -> None:
-    # One new unit for ten held, at four fifths of the price, paid out of the account.
+    # One new unit for ten held, at four fifths of the price, paid from the account.
     held = [s for s in portfolio.held() if booking.securities[s].currency == "AUD"]
     security_id = draw.choice(held) if held else 0
     price = booking.market.price(security_id, booking.day) if held else None
@@ -169,7 +169,7 @@ def _take_up_rights(booking: Booking, portfolio: Portfolio, draw: HashRandom) ->
         )
 
 
-def _follow_advice(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
+def _follow_advice(booking: Booking, portfolio: Portfolio, draw: HashRandom, universe: SecurityUniverse) -> None:
     if not draw.one_in(18):
         return
     held = portfolio.held()
@@ -177,15 +177,15 @@ def _follow_advice(booking: Booking, portfolio: Portfolio, draw: HashRandom, she
         out = draw.choice(held)
         sell(booking, portfolio, out, _part(portfolio.units(out), 3), draw, advised=True)
     share = portfolio.accounts["AUD"].available / 4
-    for security_id in draw.some([*shelf.funds, *shelf.shares], 2):
+    for security_id in draw.some([*universe.funds, *universe.shares], 2):
         buy(booking, portfolio, security_id, share, draw, advised=True)
     if "USD" in portfolio.accounts and booking.day.weekday() > 0:
-        buy(booking, portfolio, draw.choice(shelf.american), portfolio.accounts["USD"].available / 2, draw)
+        buy(booking, portfolio, draw.choice(universe.american), portfolio.accounts["USD"].available / 2, draw)
 
 
-def _be_transferred_out(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
-    # The executor sends word; units go to the heirs, half of what is left each day; then the cash, and the account is
-    # closed.
+def _be_transferred_out(booking: Booking, portfolio: Portfolio, draw: HashRandom, universe: SecurityUniverse) -> None:
+    # Word of the executor suspends the portfolio. Half of the remaining units are transferred out each day, then the
+    # cash is paid out and the portfolio is closed.
     leaves_on = portfolio.customer.leaves_on
     if leaves_on is None or booking.day < leaves_on:
         return
@@ -218,13 +218,13 @@ def _be_transferred_out(booking: Booking, portfolio: Portfolio, draw: HashRandom
 
 
 def _part(units: Decimal, divisor: int) -> Decimal:
-    # A part of a holding: whole units, except of what is held in fractions.
+    # A part of a holding: whole units, except of a fractional holding.
     part = units / divisor
     return part.quantize(_WHOLE if units == units.to_integral_value() else Decimal("0.0001"), rounding=ROUND_DOWN)
 
 
-def _live_privately(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
-    (_trade if portfolio.customer.number % 4 == 0 else _save)(booking, portfolio, draw, shelf)
+def _live_privately(booking: Booking, portfolio: Portfolio, draw: HashRandom, universe: SecurityUniverse) -> None:
+    (_trade if portfolio.customer.number % 4 == 0 else _save)(booking, portfolio, draw, universe)
 
 
 _PLANS: dict[Persona, Callable[[Booking, Portfolio, HashRandom, SecurityUniverse], None]] = {

@@ -1,6 +1,6 @@
-"""One day's bookings: every row that the day adds to bigsite, and what it does to positions, cash and owners' books.
+"""One day's bookings: the rows that the day adds to bigsite, and their effect on positions, cash and owners' books.
 
-Nothing is decided here; amounts arrive worked out. Rows are tuples in the order of the table's columns.
+This module decides nothing; amounts are passed in. Rows are tuples in the order of the table's columns.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DayRows:
 
 
 class Booking:
-    """One business day. ``due``: what is to settle or to be paid by date, shared by all days of a simulation."""
+    """Bookings of one business day. ``settlements``: pending trades by date, shared by all days of a simulation."""
 
     def __init__(self, day: dt.date, market: Market, securities: dict[int, Security], settlements: Settlements) -> None:
         self.day = day
@@ -52,15 +52,15 @@ class Booking:
         self._midnight = dt.datetime.combine(day, dt.time(), tzinfo=SYDNEY).astimezone(dt.UTC)
 
     def at(self, seconds: int, micro: int = 0) -> dt.datetime:
-        """``seconds`` after the day's midnight in Sydney, as UTC. The clock changes on Sundays only."""
+        """Return the instant ``seconds`` after the day's midnight in Sydney. The clock changes on Sundays only."""
         return self._midnight + dt.timedelta(seconds=seconds, microseconds=micro)
 
     def after_cutoff(self, seconds: int, micro: int = 0) -> dt.datetime:
-        """``seconds`` after the day's cut-off."""
+        """Return the instant ``seconds`` after the day's cut-off."""
         return cutoff(self.day) + dt.timedelta(seconds=seconds, microseconds=micro)
 
     def subject(self, security_id: int) -> str:
-        """The security in its owner's books: exchange and ISIN, which outlive a code."""
+        """Return the security's name in its owner's books: exchange and ISIN, which outlive a code."""
         security = self.securities[security_id]
         return f"{security.exchange}:{security.isin}"
 
@@ -75,7 +75,7 @@ class Booking:
         reverses: Trade | None = None,
         settled: bool = False,
     ) -> None:
-        """Record a contract note, or its reversal; units move now, cash when it settles (``settled``: has already)."""
+        """Record a contract note or its reversal. Units move now, cash at settlement (unless already ``settled``)."""
         signed = trade.units if trade.side == "BUY" else -trade.units
         self.rows.added["trade"].append((
             trade.trade_id, portfolio.portfolio_id, trade.account.account_id, trade.security_id, trade.confirmation,
@@ -103,7 +103,7 @@ class Booking:
         at: dt.datetime,
         reverses: int | None = None,
     ) -> int:
-        """Record units that move without a contract note; the row's key."""
+        """Record units that move without a contract note, and return the row's key."""
         key = portfolio.new_id(self.day)
         self.rows.added["security_movement"].append(
             (key, portfolio.portfolio_id, security_id, kind, date, units, cost, text, reverses, at)
@@ -135,7 +135,7 @@ class Booking:
         income_id: int | None = None,
         reverses: int | None = None,
     ) -> int:
-        """Record a movement of cash; the row's key."""
+        """Record a cash movement, and return the row's key."""
         key = portfolio.new_id(self.day)
         self.rows.added["cash_transaction"].append(
             (key, account.account_id, kind, date, amount, account.currency, text, trade_id, income_id, reverses, at)
@@ -146,7 +146,7 @@ class Booking:
         return key
 
     def settle(self, portfolio: Portfolio, trade: Trade, at: dt.datetime) -> None:
-        """The settlement's cash leg, dated today."""
+        """Record the cash leg of a settlement, dated today."""
         amount = -trade.net_amount if trade.side == "BUY" else trade.net_amount
         trade.cash_id = self.cash(
             portfolio,
@@ -162,7 +162,7 @@ class Booking:
     def income(
         self, portfolio: Portfolio, row: Row, account: Account, cash: Decimal, *, text: str, at: dt.datetime
     ) -> None:
-        """Record an income (``row`` without key and end) and the part of it that is paid in cash."""
+        """Record an income (``row`` without key and end) and its part paid in cash."""
         key = portfolio.new_id(self.day)
         full = (key, portfolio.portfolio_id, *row, None, at)
         self.rows.added["income"].append(full)
@@ -203,13 +203,13 @@ class Booking:
 
 
 class Settlements:
-    """Trades that wait for their settlement date."""
+    """Trades before their settlement date."""
 
     def __init__(self) -> None:
         self._by_date: defaultdict[dt.date, list[tuple[Portfolio, Trade]]] = defaultdict(list)
 
     def add(self, portfolio: Portfolio, trade: Trade) -> None:
-        """``trade`` will settle on its settlement date, which has not been settled yet."""
+        """Add a trade, to be settled on its settlement date."""
         self._by_date[trade.settlement_date].append((portfolio, trade))
         portfolio.due += 1
 

@@ -1,7 +1,7 @@
-"""A customer's own books: what a simulated customer believes to own, noted down when it happens, in plain Python.
+"""A customer's own books: the simulated customer's expected possessions, noted as they change, in plain Python.
 
-They are the oracle of a rehearsal: documents added up as the recipient adds them up must equal them to the unit and
-the cent. They share nothing with the feed: no SQL, no frames, no snapshot, and no rule but addition.
+They are the oracle of a rehearsal: documents added up as the recipient does must equal them to the unit and the cent.
+They share nothing with the feed: no SQL, no frames, no snapshot, and no rule but addition.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Note(NamedTuple):
-    """One thing that happened: to what, for which Sydney date it counts, when it became known, by how much."""
+    """One change: subject, effective Sydney date, instant of its recording, amount."""
 
     subject: str
     date: dt.date
@@ -31,20 +31,20 @@ class Notebook:
     cash: list[Note] = field(default_factory=list)
 
     def note_units(self, subject: str, date: dt.date, known_at: dt.datetime, change: Decimal) -> None:
-        """Units came (positive) or went (negative) on ``date``."""
+        """Note units that came (positive) or left (negative) on ``date``."""
         self.units.append(Note(subject, date, known_at, change))
 
     def note_cash(self, subject: str, date: dt.date, known_at: dt.datetime, change: Decimal) -> None:
-        """Money came (positive) or went (negative) on ``date``."""
+        """Note money that came (positive) or left (negative) on ``date``."""
         self.cash.append(Note(subject, date, known_at, change))
 
 
 @dataclass(frozen=True, slots=True)
 class CustomersBooks:
-    """Return the customers' books at the end of ``as_at``, from entries known before ``known_before``.
+    """The customers' books at the end of ``as_at``, from notes known before ``known_before``.
 
-    ``units``: by (portfolio number, exchange, ISIN); ``cash``: by (portfolio number, account number, currency). What
-    is zero is absent.
+    ``units``: by (portfolio number, exchange, ISIN). ``cash``: by (portfolio number, account number, currency). Zeros
+    are absent.
     """
 
     as_at: dt.date
@@ -54,12 +54,12 @@ class CustomersBooks:
 
     @property
     def portfolios(self) -> frozenset[str]:
-        """Numbers of all portfolios with something in them."""
+        """Return the numbers of all portfolios with units or cash."""
         return frozenset(number for number, _, _ in [*self.units, *self.cash])
 
 
 def add_up(notebooks: Mapping[str, Notebook], as_at: dt.date, known_before: dt.datetime) -> CustomersBooks:
-    """The books of ``notebooks`` (by portfolio number): notes dated on or before ``as_at``, known before an instant."""
+    """Add up notes by portfolio number: dated on or before ``as_at`` and known before an instant."""
     units: defaultdict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
     cash: defaultdict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
     for number, notebook in notebooks.items():

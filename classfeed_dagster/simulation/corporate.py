@@ -1,8 +1,8 @@
-"""The calendar of corporate events: who pays, splits, changes its code, merges or leaves, and when.
+"""Calendar of corporate events: dividends, splits, code changes, mergers and delistings.
 
-Patterns follow what the ASX shows in a year (half-yearly dividends, quarterly fund distributions, renames far more
-frequent than delistings). The first eight events of the rarer kinds come within sixteen business days of the
-anchor, so that a short demonstration sees each of them.
+Patterns follow a year of the ASX (half-yearly dividends, quarterly fund distributions, far more renames than
+delistings). The first eight rarer events come within sixteen business days of the anchor, so that a short demonstration
+has each of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LAST_LEAVING = 40  # later events never delist, or a long simulation would run 
 
 
 class CorporateCalendar:
-    """All events of ``securities`` around ``anchor``: 300 business days before it to 1,500 after."""
+    """All events of ``securities``, from 300 business days before ``anchor`` to 1,500 after."""
 
     def __init__(self, seed: int, securities: Sequence[Security], anchor: dt.date) -> None:
         self._days = business_days()
@@ -48,17 +48,17 @@ class CorporateCalendar:
             self._plan_dividends(seed, security)
 
     def events(self, day: dt.date) -> Sequence[CorporateEvent]:
-        """Events that take effect on ``day``, in the order of their planning."""
+        """Return the events that take effect on ``day``, in the order of their planning."""
         return self._events.get(day, ())
 
     def going_ex(self, day: dt.date) -> Sequence[Dividend]:
-        """Dividends whose ex-date is ``day``."""
+        """Return the dividends with the ex-date ``day``."""
         return self._going_ex.get(day, ())
 
     def is_listed(self, security_id: int, day: dt.date) -> bool:
-        """False from the day on which the security left the market."""
-        gone = self._gone.get(security_id)
-        return gone is None or day < gone
+        """Return False from the day of the security's delisting."""
+        delisted = self._gone.get(security_id)
+        return delisted is None or day < delisted
 
     def units_of_today(self, security_id: int, day: dt.date) -> Fraction:
         """Return the units that one original unit has become by ``day``; prices are divided by it."""
@@ -126,14 +126,14 @@ class CorporateCalendar:
         trust = security.security_type in ("ETF", "REIT")
         habits = HashRandom(seed, "dividend", security.security_id)
         if not trust and habits.one_in(4):
-            return  # a company that pays nothing
+            return  # a company without dividends
         franked = 0 if trust or security.exchange != "ASX" else habits.choice((0, 50, 100, 100, 100))
         tax = habits.choice((30, 30, 25))
         reinvests = security.exchange == "ASX" and not habits.one_in(3)
         phase = habits.below(period)
         first = max(0, self._anchor - DAYS_BEFORE_ANCHOR)
         last = min(len(self._days) - 30, self._anchor + DAYS_AFTER_ANCHOR)
-        # Counted from the calendar's beginning, not from the anchor: the same security pays in the same weeks.
+        # Counted from the calendar's beginning, not from the anchor, so that a security pays in the same weeks.
         for at in range(first - (first - phase) % period, last, period):
             draw = HashRandom(seed, "dividend", security.security_id, at)
             ex = at + draw.below(10)

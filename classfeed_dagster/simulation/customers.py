@@ -1,7 +1,7 @@
 """Simulated customers: personas, names, entity types, means, and their consents by recipient.
 
-A customer depends on the seed and its own number alone (and on whether it is one of those who share from the
-beginning), never on how many others there are.
+A customer depends only on the seed, its own number and whether it shares from the beginning, never on the number of
+other customers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from classfeed_dagster.simulation.random_draws import HashRandom
 from classfeed_dagster.trading_days import business_days, cutoff
 
 CLASS, OTHER_RECIPIENT = "CLASS", "BGL"
-_EXPIRES_FOR_GOOD_FROM = 60  # as a number: in a small world one removal more would be a suspicious jump
+_EXPIRES_FOR_GOOD_FROM = 60  # as a number: in a small world one more removal would be an unusual share
 
 
 class Persona(enum.StrEnum):
@@ -32,8 +32,8 @@ class Persona(enum.StrEnum):
     PRIVATE = "never consents to Class"
 
 
-# Twenty-five places that repeat. The returner comes late: where few share, one removal would be a suspicious jump.
-# No estate stands at a number ending in 9, at which later joiners stand.
+# Twenty-five places that repeat. The returner comes late: with few shared portfolios, one removal would be an unusual
+# share. No estate has a number ending in 9, because those numbers join later.
 _PLACES = (
     Persona.SAVER, Persona.TRADER, Persona.PENSION, Persona.REINVESTOR, Persona.ADVISED,
     Persona.SAVER, Persona.PENSION, Persona.REINVESTOR, Persona.ESTATE, Persona.SAVER,
@@ -64,7 +64,7 @@ _FAMILY = (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A person, and what they are to the portfolio. ``adviser`` persons are shared by several portfolios."""
+    """A person with the role in the portfolio. Several portfolios share an ``adviser``."""
 
     member_id: int
     given_name: str
@@ -74,7 +74,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class ConsentPlan:
-    """An authority that the customer will give, and how it ends. Instants are UTC."""
+    """A consent that the customer will give, and its end. Instants are UTC."""
 
     consent_id: int
     recipient: str
@@ -102,7 +102,7 @@ class Customer:
     opened_on: dt.date
     first_deposit: int
     saving: int
-    deposits: int  # how many regular deposits there will be: then the money has run out
+    deposits: int  # number of regular deposits before the savings are used up
     usd: bool
     leaves_on: dt.date | None
     consents: tuple[ConsentPlan, ...]
@@ -110,19 +110,19 @@ class Customer:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Business days around the first day of interest: ``history`` of them come before it."""
+    """Business days around the first day of interest, with ``history`` days before it."""
 
     first_day: dt.date
     history: int
 
     def day(self, offset: int) -> dt.date:
-        """The business day ``offset`` after (negative: before) the first day; the calendar's last if there is none."""
+        """Return the business day ``offset`` after the first day (negative: before), at most the calendar's last."""
         days = business_days()
         return days[min(bisect_left(days, self.first_day) + offset, len(days) - 1)]
 
 
 def customer(seed: int, number: int, *, shares: bool, timeline: Timeline) -> Customer:
-    """Customer ``number``; one that ``shares`` has a consent for Class that holds at the first day's cut-off."""
+    """Return customer ``number``. One that ``shares`` has a consent for Class at the first day's cut-off."""
     draw = HashRandom(seed, "customer", number)
     joins = not shares and number % 10 == 9
     persona = _PLACES[number % len(_PLACES)] if shares or joins else Persona.PRIVATE
@@ -220,7 +220,7 @@ def _consents(
 def _comes_and_goes(
     draw: HashRandom, number: int, timeline: Timeline, granted: dt.datetime, shared: dt.date | None
 ) -> tuple[ConsentPlan, ...]:
-    # Every 28 business days: revoked, and back some days later with a new authority; a revoked one is never revived.
+    # Every 28 business days: revoked, and given again some days later as a new consent; a revoked one is never revived.
     plans: list[ConsentPlan] = []
     for turn in range(30):
         revoked_on = timeline.day(3 + number // len(_PLACES) % 10 + 28 * turn)
@@ -233,6 +233,6 @@ def _comes_and_goes(
 
 
 def _some_time(draw: HashRandom, day: dt.date) -> dt.datetime:
-    # People are awake from 06:30 to 23:30 Sydney.
+    # Customers act from 06:30 to 23:30 Sydney.
     seconds = draw.between(6 * 3600 + 1800, 23 * 3600 + 1800)
     return cutoff(day - dt.timedelta(days=1)) + dt.timedelta(seconds=seconds, microseconds=draw.below(10**6))

@@ -1,7 +1,7 @@
-"""The data team's side of a rehearsal: their metrics, by their own SQL on bigsite, written into their own table.
+"""The data team's side of a rehearsal: their metrics, from their own SQL on bigsite, written to their own table.
 
-Shares nothing with the feed: consent, windows, sums and values are asked of the database as the contract of
-CLASS_FEED_METRICS words them. For rehearsals only; the real table is the data team's.
+It shares nothing with the feed: consent, windows, sums and values are queried as the contract of CLASS_FEED_METRICS
+defines them. For rehearsals only; the real table belongs to the data team.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from classfeed_dagster.reconciliation.data_team import COLUMNS, TABLE
 from classfeed_dagster.warehouse.database import Connection
 
-Metric = tuple[str, str, str | None, Decimal]  # portfolio number, metric, currency, value
+MetricRow = tuple[str, str, str | None, Decimal]  # portfolio number, metric, currency, value
 
 _TABLE = f"CREATE TABLE IF NOT EXISTS {TABLE} ({COLUMNS})"
 
@@ -69,8 +69,8 @@ UNION ALL SELECT portfolio_number, 'TRADED', currency, SUM(net_amount) FROM trad
 """
 
 
-def data_team_metrics(engine: sa.Engine, recipient: str, day: dt.date, previous: dt.date) -> list[Metric]:
-    """The metrics of ``day`` as the data team would work them out. ``previous`` is the business date before."""
+def data_team_metrics(engine: sa.Engine, recipient: str, day: dt.date, previous: dt.date) -> list[MetricRow]:
+    """Return the metrics of ``day`` as the data team would compute them. ``previous``: the previous business date."""
     sydney = ZoneInfo("Australia/Sydney")
 
     def midnight_after(date: dt.date) -> dt.datetime:
@@ -87,9 +87,9 @@ def data_team_metrics(engine: sa.Engine, recipient: str, day: dt.date, previous:
 
 
 def publish_metrics(
-    connection: Connection, recipient: str, day: dt.date, metrics: list[Metric], computed_at: dt.datetime
+    connection: Connection, recipient: str, day: dt.date, metrics: list[MetricRow], computed_at: dt.datetime
 ) -> None:
-    """Write the metrics into the data team's table, as a further computation of the date."""
+    """Write the metrics into the data team's table as a further computation of the date."""
     cursor = connection.cursor()
     try:
         cursor.execute(_TABLE)

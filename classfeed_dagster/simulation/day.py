@@ -1,7 +1,7 @@
-"""The simulation itself: one business day after another, from the beginning of the history, in memory.
+"""The simulation in memory: one business day after another, from the beginning of the history.
 
-A day's rows are a function of the plan and the market alone. Whoever wants a later day simulates the ones before it;
-nothing is ever read back from a database.
+A day's rows depend on the plan and the market only. A later day needs the simulation of all earlier ones; nothing is
+read back from a database.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from classfeed_dagster.simulation.market import Market
 from classfeed_dagster.simulation.random_draws import HashRandom
 from classfeed_dagster.trading_days import SYDNEY, is_business_day, next_business_day
 
-EOD_DAYS_OF_HISTORY = 2  # end-of-day rows of the history's last days only: nobody asks for older ones
+EOD_DAYS_OF_HISTORY = 2  # end-of-day rows only for the history's last days, because older ones are never read
 
 
 class Fault(enum.Enum):
-    """Fault to plant for a demonstration: a check must find it."""
+    """Fault to plant for a demonstration: a check must detect it."""
 
     UNBALANCED_UNITS = "the end of day states units that the ledger doesn't have"
     ILLEGAL_CHARACTER = "a portfolio's name holds a character that XML can't carry"
@@ -37,7 +37,7 @@ class Fault(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PlantedFault:
-    """A fault that stands from ``planted_on`` until ``mended_on``, on which bigsite puts it right (None: never)."""
+    """A fault in bigsite from ``planted_on`` until its correction on ``mended_on`` (None: never)."""
 
     fault: Fault
     planted_on: dt.date
@@ -61,18 +61,18 @@ class Plan:
 
     @property
     def timeline(self) -> Timeline:
-        """The business days around the first one."""
+        """Return the business days around the first one."""
         return Timeline(self.first_day, self.history)
 
     def customers(self) -> list[Customer]:
-        """All customers, in order of their number."""
+        """Return all customers, in order of their number."""
         return [
             customer(self.seed, number, shares=number < self.consented, timeline=self.timeline)
             for number in range(self.portfolios)
         ]
 
     def faulty(self, fault: Fault) -> int:
-        """The number of the customer in whose portfolio ``fault`` is planted: one who shares and stays."""
+        """Return the number of a customer with lasting consent, in whose portfolio ``fault`` is planted."""
         return {Fault.UNBALANCED_UNITS: 6, Fault.ILLEGAL_CHARACTER: 5}[fault] % max(self.consented, 1)
 
 
@@ -100,7 +100,7 @@ class _Agenda:
 
 
 class Simulation:
-    """A world in memory, standing before ``next_day``."""
+    """A world in memory, ready to simulate ``next_day``."""
 
     def __init__(self, plan: Plan, market: Market) -> None:
         self.plan = plan
@@ -111,7 +111,7 @@ class Simulation:
         self.portfolios = [_portfolio(c) for c in plan.customers()]
         self._first = self.next_day
         self._securities = {s.security_id: s for s in market.securities()}
-        self._shelf = SecurityUniverse(market.securities())
+        self._universe = SecurityUniverse(market.securities())
         self._dividends = Dividends()
         self._settlements = Settlements()
         self._reinvesting = frozenset(
@@ -136,7 +136,7 @@ class Simulation:
             self._agenda.expiring[window_day(consent.expires_at)] += 1
 
     def run(self) -> tuple[DaySummary, DayRows]:
-        """Simulate the next day; its summary and what it writes."""
+        """Simulate the next day; return its summary and its rows."""
         day = self.next_day
         booking = Booking(day, self.market, self._securities, self._settlements)
         if day == self._first:
@@ -149,12 +149,12 @@ class Simulation:
         draws = {p.customer.number: HashRandom(self.plan.seed, "acts", p.customer.number, day) for p in alive}
         for portfolio in alive:
             if not portfolio.suspended and portfolio.trades:
-                irregular_event(booking, portfolio, draws[portfolio.customer.number], self._shelf)
+                irregular_event(booking, portfolio, draws[portfolio.customer.number], self._universe)
         self._dividends.pay(booking)
         self._settle(booking)
         for portfolio in alive:
             self._complete_sponsorship(booking, portfolio)
-            act(booking, portfolio, draws[portfolio.customer.number], self._shelf)
+            act(booking, portfolio, draws[portfolio.customer.number], self._universe)
         self._share(booking)
         self._plant_faults(booking)
         self._publish_prices(booking)
@@ -202,7 +202,7 @@ class Simulation:
         booking.counts["portfolios opened"] += 1
 
     def _complete_sponsorship(self, booking: Booking, portfolio: Portfolio) -> None:
-        # CHESS sponsorship takes two days; nobody deals on the ASX before.
+        # CHESS sponsorship takes two days; before that the customer cannot trade on the ASX.
         if portfolio.sponsored or (booking.day - portfolio.customer.opened_on).days < 2:
             return
         portfolio.sponsored = True
@@ -227,7 +227,7 @@ class Simulation:
     # -- the market's evening -----------------------------------------------------------------------------------------
 
     def _settle(self, booking: Booking) -> None:
-        # One batch a day, done at about 12:30.
+        # One batch a day, at about 12:30.
         for portfolio, trade in self._settlements.take(booking.day):
             booking.settle(portfolio, trade, booking.at(45_000, portfolio.customer.number))
         for portfolio in self.portfolios:
@@ -255,7 +255,7 @@ class Simulation:
                 key = {"portfolio_id": portfolio.portfolio_id}
                 booking.update("portfolio", key, booking.at(54_000), portfolio_name=shown)
             elif wrong:
-                # The security that it has had for longest; a portfolio without any states its balances rightly.
+                # The security held for longest; a portfolio without any has correct balances.
                 self._misstated[portfolio.customer.number] = next(iter(portfolio.held()), 0)
             else:
                 position = portfolio.positions.get(self._misstated.pop(portfolio.customer.number))
@@ -270,7 +270,7 @@ class Simulation:
 
 
 def window_day(instant: dt.datetime) -> dt.date:
-    """The business date in whose window ``instant`` falls."""
+    """Return the business date whose window contains ``instant``."""
     day = instant.astimezone(SYDNEY).date()
     return day if is_business_day(day) else next_business_day(day)
 

@@ -1,7 +1,7 @@
-"""Orders and money: what it takes to buy, sell, pay in, take out and change currency, with the broker's fees.
+"""Orders and money: buying, selling, deposits, withdrawals and currency exchange, with the broker's fees.
 
-Brokerage is 9.50 in the security's currency, GST included (1/11, half up, worked out per fee); one ASX trade in
-twelve is free. Settlement is two business days after the trade.
+Brokerage is 9.50 in the security's currency, GST included (1/11, half up, computed per fee); one ASX trade in twelve is
+free. Settlement is two business days after the trade.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Fees(NamedTuple):
 
 
 def market_time(booking: Booking, draw: HashRandom, *, american: bool = False) -> dt.datetime:
-    """A moment at which the market is open: 10:00 to 16:10 Sydney, or in the small hours for America."""
+    """Return an instant of market hours: 10:00 to 16:10 Sydney, or in the small hours for America."""
     first, last = (300, 21_000) if american else (36_000, 58_200)
     return booking.at(draw.between(first, last), draw.below(10**6))
 
@@ -63,7 +63,7 @@ def buy(
     traded_on: dt.date | None = None,
     at: dt.datetime | None = None,
 ) -> Trade | None:
-    """Buy for at most ``budget`` and what is available; None if it didn't trade or the money doesn't reach.
+    """Buy for at most ``budget`` and the available cash; None if it did not trade or the money is too little.
 
     ``traded_on`` and ``at`` are for contract notes that bigsite records late.
     """
@@ -82,7 +82,7 @@ def buy(
         return None
     consideration = to_cents(units * price)
     if not american and draw.one_in(6):
-        # Two fills, a third of the units one step dearer: the note prints the average, rounded.
+        # Two fills, a third of the units one step dearer: the note states the rounded average.
         dearer = to_cents(consideration + (units / 3).quantize(Decimal(1), rounding=ROUND_DOWN) * CENT)
         if dearer <= money:
             consideration = dearer
@@ -95,7 +95,7 @@ def buy(
 def sell(
     booking: Booking, portfolio: Portfolio, security_id: int, units: Decimal, draw: HashRandom, *, advised: bool = False
 ) -> Trade | None:
-    """Sell ``units`` (at most what is held) on the day; None if it didn't trade or wouldn't even pay the fees."""
+    """Sell ``units`` (at most the holding) on the day; None if it did not trade or the fees exceed the proceeds."""
     security = booking.securities[security_id]
     price = booking.market.price(security_id, booking.day)
     units = min(units, portfolio.units(security_id))
@@ -119,7 +119,7 @@ def _fees(draw: HashRandom, *, american: bool, advised: bool) -> _Fees:
 
 
 def _record(
-    booking: Booking, portfolio: Portfolio, order: _Order, done: _Execution, fees: _Fees, *, at: dt.datetime
+    booking: Booking, portfolio: Portfolio, order: _Order, execution: _Execution, fees: _Fees, *, at: dt.datetime
 ) -> Trade:
     key = portfolio.new_id(booking.day)
     buys = order.side == "BUY"
@@ -131,11 +131,11 @@ def _record(
         order.side,
         order.day,
         add_business_days(order.day, 2),
-        *done,
+        *execution,
         fees.brokerage,
         fees.gst,
         fees.other,
-        done.consideration + fees.total if buys else done.consideration - fees.total,
+        execution.consideration + fees.total if buys else execution.consideration - fees.total,
     )
     booking.trade(portfolio, trade, at)
     booking.settlements.add(portfolio, trade)
@@ -144,13 +144,13 @@ def _record(
 
 
 def deposit(booking: Booking, portfolio: Portfolio, amount: Decimal, draw: HashRandom) -> None:
-    """Pay into the AUD account during the day."""
+    """Deposit into the AUD account during the day."""
     at = booking.at(draw.between(25_200, 79_200), draw.below(10**6))
     booking.cash(portfolio, portfolio.accounts["AUD"], "DEPOSIT", booking.day, amount, text="Direct credit", at=at)
 
 
 def withdraw(booking: Booking, portfolio: Portfolio, amount: Decimal, text: str, draw: HashRandom) -> bool:
-    """Take out of the AUD account, if so much is available."""
+    """Withdraw from the AUD account if the amount is available."""
     account = portfolio.accounts["AUD"]
     if not ZERO < amount <= account.available:
         return False
@@ -160,14 +160,14 @@ def withdraw(booking: Booking, portfolio: Portfolio, amount: Decimal, text: str,
 
 
 def charge(booking: Booking, portfolio: Portfolio, kind: str, amount: Decimal, *, text: str, at: dt.datetime) -> None:
-    """A FEE or TAX, where the account covers it."""
+    """Charge a FEE or TAX if the account covers it."""
     account = portfolio.accounts["AUD"]
     if amount <= account.available:
         booking.cash(portfolio, account, kind, booking.day, -amount, text=text, at=at)
 
 
 def exchange_to_usd(booking: Booking, portfolio: Portfolio, aud: Decimal, draw: HashRandom) -> None:
-    """Change AUD into USD at the day's rate less the broker's margin: two cash transactions at one instant."""
+    """Exchange AUD for USD at the day's rate less the broker's margin: two cash transactions at one instant."""
     source, target = portfolio.accounts["AUD"], portfolio.accounts.get("USD")
     if target is None or not ZERO < aud <= source.available:
         return
@@ -179,7 +179,7 @@ def exchange_to_usd(booking: Booking, portfolio: Portfolio, aud: Decimal, draw: 
 
 
 def reverse(booking: Booking, portfolio: Portfolio, trade: Trade, at: dt.datetime, *, cash_on: dt.date) -> None:
-    """Reverse a contract note under its own dates; settled cash goes back under the date ``cash_on``."""
+    """Reverse a contract note under its own dates; settled cash is returned under the date ``cash_on``."""
     key = portfolio.new_id(booking.day)
     trade.reversed = True
     undone = Trade(

@@ -1,4 +1,4 @@
-"""bigsite's end-of-day job: what every portfolio holds and every open account has, and past days that changed."""
+"""bigsite's end-of-day job: holdings and balances of every portfolio, and past days that changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from classfeed_dagster.simulation.random_draws import HashRandom
 from classfeed_dagster.trading_days import business_days_between, cutoff, previous_business_day
 
 Misstatement = Callable[[Portfolio, int, dt.date], Decimal]
-"""By how many units the job misstates a holding as at a date: zero, unless a fault is planted."""
+"""Units by which the job misstates a holding as at a date: zero without a planted fault."""
 
 
 def run_time(seed: int, day: dt.date) -> dt.datetime:
@@ -30,7 +30,7 @@ def end_of_day(
 ) -> None:
     """Write the day's rows of ``holding_eod`` and ``cash_balance_eod`` and rewrite those of past days that changed.
 
-    There are no rows for days before ``written_from``: then only the changes are forgotten.
+    Days before ``written_from`` have no rows: their changes are only discarded.
     """
     written = booking.day >= written_from
     for portfolio in portfolios:
@@ -74,7 +74,7 @@ def _holding(
     for day in business_days_between(max(changed, written_from), booking.previous):
         units, cost = position.as_at(day)
         booking.rows.removed["holding_eod"].append((day, *key))
-        # A holding that fell to zero has one row; one that never was (any more) has none.
+        # A holding that fell to zero has one row; one that no longer existed has none.
         if units or position.as_at(previous_business_day(day))[0]:
             rows.append((day, *key, units + wrong(portfolio, security_id, day), cost, run_at))
             booking.counts["rewritten holdings"] += 1

@@ -1,6 +1,6 @@
-"""The world of an environment: the one that its bigsite holds, or else the one that its settings describe.
+"""The simulated world of an environment: the one in its bigsite, or otherwise the one that its settings describe.
 
-Whoever advances an environment (the daily asset, the command line) goes through here, so that all continue one world.
+The daily asset and the command line both advance an environment through this module, so that they continue one world.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from classfeed_dagster.simulation.world import PLANS, World, WorldError
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Result of advancing an environment: ``written`` are the new days, in order; none if all existed.
+    """Result of advancing an environment. ``written``: the new days, in order; empty if all existed.
 
-    ``summary`` is that of the day asked for, written now or before.
+    ``summary``: of the requested day, written now or before.
     """
 
     world: World
@@ -36,12 +36,12 @@ class Advance:
 
 
 def market_of(path: Path | None, seed: int, first_day: dt.date) -> Market:
-    """Real prices where a file is given, else an invented market. MarketFileError if the file can't be used."""
+    """Return real prices from a file if given, otherwise an invented market. MarketFileError for an unusable file."""
     return FileMarket(path, seed=seed, anchor=first_day) if path else InventedMarket(seed, first_day)
 
 
 def described_world(settings: Settings) -> World:
-    """The world that the settings describe; some customers beside those who share never do, and must never appear."""
+    """Return the world that the settings describe. Some of its customers never share and must never appear."""
     first, seed, sharing = settings.first_business_date, settings.simulation_seed, settings.simulation_portfolios
     return World(
         seed,
@@ -54,10 +54,10 @@ def described_world(settings: Settings) -> World:
 
 
 def world_in(engine: sa.Engine, settings: Settings) -> World:
-    """The world that bigsite holds, or the described one if it holds none yet. Writes nothing.
+    """Return the world in bigsite, or the described one if there is none yet. Writes nothing.
 
-    Raises SimulationRefusedError where simulation is forbidden, before connecting; WorldError if the world there was
-    made with another market than the settings name.
+    Raises SimulationRefusedError where simulation is forbidden, before connecting; WorldError if the world uses another
+    market than the settings.
     """
     guard.require_target(engine, settings.env)
     with engine.connect() as connection:
@@ -70,7 +70,7 @@ def world_in(engine: sa.Engine, settings: Settings) -> World:
     market = market_of(settings.simulation_market, plan.seed, plan.first_day)
     if market.name != row.market:
         raise WorldError(
-            f"bigsite's customers deal in the market {row.market}, and the settings name {market.name}: set "
+            f"bigsite's simulated customers use the market {row.market}, but the settings name {market.name}: set "
             "CLASSFEED_SIMULATION_MARKET to that market's file (unset it for the invented one)"
         )
     return World(
@@ -86,20 +86,20 @@ def world_in(engine: sa.Engine, settings: Settings) -> World:
 
 
 def last_day(engine: sa.Engine, settings: Settings) -> dt.date | None:
-    """The business date up to which bigsite's customers have lived; None if there are none yet."""
+    """Return the last simulated business date in bigsite; None if there are no customers yet."""
     guard.require_target(engine, settings.env)
     with engine.connect() as connection:
         if not sa.inspect(connection).has_table(world_table.name, schema=world_table.schema):
             return None
-        found: dt.date | None = connection.execute(sa.select(world_table.c.last_day)).scalar()
-        return found
+        day: dt.date | None = connection.execute(sa.select(world_table.c.last_day)).scalar()
+        return day
 
 
 def advance(engine: sa.Engine, settings: Settings, day: dt.date) -> Advance:
-    """Let the environment's customers live up to business date ``day``: missing days are caught up in order.
+    """Simulate the environment's customers up to business date ``day``; missing days are added in order.
 
-    A database without customers gets them, and their history, first. Running a day twice adds nothing. Raises as
-    ``World`` does: SimulationRefusedError in production and for whatever looks like it.
+    A database without customers gets them and their history first. A repeated day adds nothing. Raises as ``World``:
+    SimulationRefusedError in production and in anything that resembles it.
     """
     guard.require_target(engine, settings.env)
     if settings.env is Environment.LOCAL:
@@ -107,16 +107,16 @@ def advance(engine: sa.Engine, settings: Settings, day: dt.date) -> Advance:
     world = world_in(engine, settings)
     world.seed(engine)
     days = world.catch_up(engine, day)
-    return Advance(world, days[-1], tuple(one for one in days if one.written))
+    return Advance(world, days[-1], tuple(summary for summary in days if summary.written))
 
 
 def expire(engine: sa.Engine, settings: Settings) -> tuple[dt.date, dict[str, int]]:
-    """Delete simulated rows older than the setting keeps them: the first day kept, and rows deleted by table.
+    """Delete simulated rows older than the setting; return the first day kept, and the deleted rows by table.
 
     SimulationRefusedError where simulation is forbidden, or where there are no simulated customers.
     """
     last = last_day(engine, settings)
     if last is None:
-        raise guard.SimulationRefusedError("bigsite holds no simulated customers, so there is nothing to clean")
+        raise guard.SimulationRefusedError("bigsite has no simulated customers, so there is nothing to delete")
     before = last - dt.timedelta(days=settings.simulation_keep_days)
     return before, clean(engine, before, settings.env)

@@ -1,4 +1,4 @@
-"""Events that customers do not cause: corporate actions, dividends, the broker's errors and late rows."""
+"""Events not caused by customers: corporate actions, dividends, the broker's errors and late rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CORRECTABLE = dt.timedelta(days=12)
 
 @dataclass(frozen=True, slots=True)
 class Entitlement:
-    """A dividend that a portfolio will be paid, on the units that it held before the ex-date."""
+    """A dividend to be paid on the units held before the ex-date."""
 
     portfolio: Portfolio
     dividend: Dividend
@@ -42,13 +42,13 @@ class Entitlement:
 
 
 class Dividends:
-    """Entitlements that wait for their payment date."""
+    """Entitlements before their payment date."""
 
     def __init__(self) -> None:
         self._by_date: defaultdict[dt.date, list[Entitlement]] = defaultdict(list)
 
     def go_ex(self, booking: Booking, portfolios: Iterable[Portfolio], reinvesting: frozenset[int]) -> None:
-        """Note who held what goes ex today, before anything else happens on the day."""
+        """Record the holders of securities that go ex today, before any other event of the day."""
         for dividend in booking.market.going_ex(booking.day):
             close = booking.market.last_price(dividend.security_id, booking.previous)
             per_unit = (close * dividend.basis_points / 10_000).quantize(MICRO, rounding=ROUND_HALF_UP)
@@ -62,7 +62,7 @@ class Dividends:
                     portfolio.due += 1
 
     def pay(self, booking: Booking) -> None:
-        """Pay what is due today: in cash, or in units and the odd cents in cash."""
+        """Pay today's dividends: in cash, or in units with the remainder in cash."""
         for entitlement in self._by_date.pop(booking.day, []):
             entitlement.portfolio.due -= 1
             _pay(booking, entitlement)
@@ -96,7 +96,7 @@ def _pay(booking: Booking, entitlement: Entitlement) -> None:
 
 
 def corporate_events(booking: Booking, portfolios: Iterable[Portfolio]) -> None:
-    """Book what companies bring about today, for everybody who holds them."""
+    """Book today's corporate events for every holder."""
     at = booking.at(_BEFORE_OPENING - 1800)
     for event in booking.market.events(booking.day):
         booking.counts["corporate events"] += 1
@@ -133,18 +133,18 @@ def _apply(
         booking.movement(portfolio, security_id, event.movement_type, day, after - units, cost=ZERO, text=text, at=at)
     elif isinstance(event, Delisting):
         cost = portfolio.positions[security_id].cost
-        gone = None if cost is None else -cost
+        cost_change = None if cost is None else -cost
         text = "Taken over for cash" if event.pays else "Removed from the official list"
-        booking.movement(portfolio, security_id, "DELISTING", day, -units, cost=gone, text=text, at=at)
-        paid = to_cents(units * price)
-        if event.pays and paid:
-            booking.cash(portfolio, account, "DEPOSIT", day, paid, text="Takeover consideration", at=at)
+        booking.movement(portfolio, security_id, "DELISTING", day, -units, cost=cost_change, text=text, at=at)
+        consideration = to_cents(units * price)
+        if event.pays and consideration:
+            booking.cash(portfolio, account, "DEPOSIT", day, consideration, text="Takeover consideration", at=at)
     elif isinstance(event, Merger):
         cost = portfolio.positions[security_id].cost
         after = (units * event.new / event.old).quantize(_WHOLE, rounding=ROUND_DOWN)
         text = f"Merger, {event.new} for {event.old}"
-        gone = None if cost is None else -cost
-        booking.movement(portfolio, security_id, "MERGER_OUT", day, -units, cost=gone, text=text, at=at)
+        cost_change = None if cost is None else -cost
+        booking.movement(portfolio, security_id, "MERGER_OUT", day, -units, cost=cost_change, text=text, at=at)
         if after:
             booking.movement(portfolio, event.into, "MERGER_IN", day, after, cost=cost, text=text, at=at)
     else:
@@ -160,13 +160,13 @@ def _apply(
 # -- the broker's mistakes and late rows: one portfolio in fifty on a day, before the settlements of the day ----------
 
 
-def irregular_event(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
-    """Perhaps something irregular. Everything here leaves the books right in the end; some of it rewrites the past."""
+def irregular_event(booking: Booking, portfolio: Portfolio, draw: HashRandom, universe: SecurityUniverse) -> None:
+    """Simulate an irregular event on some days. The books are correct in the end, but the past may change."""
     turn = draw.below(450)
     if portfolio.mistake is not None:
         _undo_transfer(booking, portfolio, portfolio.mistake, draw)
     elif turn == 0:
-        _late_note(booking, portfolio, draw, shelf)
+        _late_note(booking, portfolio, draw, universe)
     elif turn == 1:
         _late_cash(booking, portfolio, draw, days_back=draw.between(1, 3))
     elif turn == 2:
@@ -178,7 +178,7 @@ def irregular_event(booking: Booking, portfolio: Portfolio, draw: HashRandom, sh
     elif turn == 7:
         _take_back_payment(booking, portfolio, draw)
     elif turn == 8:
-        security_id = draw.choice(shelf.shares)
+        security_id = draw.choice(universe.shares)
         booked = transfer_in(booking, portfolio, security_id, draw, known_cost=True)
         if booked is not None:
             key, units, cost = booked
@@ -192,10 +192,10 @@ def late_time(booking: Booking, draw: HashRandom) -> dt.datetime:
     return booking.at(25_200 + draw.below(5400) - (86_400 * (since - 1) if saturday else 0), draw.below(10**6))
 
 
-def _late_note(booking: Booking, portfolio: Portfolio, draw: HashRandom, shelf: SecurityUniverse) -> None:
+def _late_note(booking: Booking, portfolio: Portfolio, draw: HashRandom, universe: SecurityUniverse) -> None:
     day = booking.previous if draw.below(3) else previous_business_day(booking.previous)
     at = late_time(booking, draw)
-    security_id = draw.choice(shelf.shares)
+    security_id = draw.choice(universe.shares)
     if day <= portfolio.customer.opened_on or _disturbed(booking, security_id, day):
         return
     if buy(booking, portfolio, security_id, Decimal(3000), draw, traded_on=day, at=at):
@@ -231,7 +231,7 @@ def _correct_trade(booking: Booking, portfolio: Portfolio, draw: HashRandom, *, 
     trade = candidates[-1]
     at = late_time(booking, draw)
     reverse(booking, portfolio, trade, at, cash_on=trade.settlement_date if draw.one_in(2) else booking.day)
-    if again:  # what it should have been: some units fewer, a new number, the same dates
+    if again:  # the corrected note: fewer units, a new number, the same dates
         units = trade.units - min(_WHOLE * draw.between(1, 9), trade.units - 1)
         consideration = to_cents(units * trade.price)
         key = portfolio.new_id(booking.day)
@@ -251,7 +251,7 @@ def _correct_trade(booking: Booking, portfolio: Portfolio, draw: HashRandom, *, 
 
 
 def _correctable(booking: Booking, portfolio: Portfolio, trade: Trade) -> bool:
-    # Only a past buy in whole units that nothing else has touched since: no past end of day may fall below zero.
+    # Only a past buy in whole units without later changes, so that no past end of day falls below zero.
     if trade.reversed or trade.side != "BUY" or trade.account.currency != "AUD":
         return False
     if not booking.day - _CORRECTABLE <= trade.trade_date < booking.day:
@@ -265,7 +265,7 @@ def _correctable(booking: Booking, portfolio: Portfolio, trade: Trade) -> bool:
 
 
 def _disturbed(booking: Booking, security_id: int, since: dt.date) -> bool:
-    # Whether a corporate event fell between ``since`` and today: what it did rests on the units held then.
+    # True if a corporate event came between ``since`` and today: its effect depends on the units held then.
     return any(
         security_id in (event.security_id, getattr(event, "into", None))
         for day in business_days_between(since, booking.day)
@@ -286,7 +286,7 @@ def _undo_transfer(booking: Booking, portfolio: Portfolio, mistake: Mistake, dra
     if _disturbed(booking, mistake.security_id, mistake.date) or any(
         entry.units < 0 and entry.date >= mistake.date for entry in portfolio.positions[mistake.security_id].entries
     ):
-        return  # the mistake stays: too much rests on it
+        return  # the mistake remains, because later rows depend on it
     cost = None if mistake.cost is None else -mistake.cost
     booking.movement(
         portfolio,

@@ -1,7 +1,7 @@
-"""A market out of a file of real prices: code, date, open, high, low, close and volume as text, in Parquet.
+"""Market from a Parquet file of real prices: code, date, open, high, low, close and volume as text.
 
-The file holds prices and nothing else, so names come from a listing beside it where there is one, and dividends,
-splits, renames and takeovers are planned as in the invented market. American securities are the invented ones.
+The file has prices only. Names come from a listing next to it, if there is one. Dividends, splits, renames and
+takeovers are planned as in the invented market, and American securities are the invented ones.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _TYPE_BY_CODE = {code: kind for kind, codes in _TYPES.items() for code in codes.
 
 
 class MarketFileError(DataError):
-    """The market file cannot be used; the message says why."""
+    """The market file cannot be used; the message states the reason."""
 
 
 class FileMarket:
-    """The ``universe`` most traded securities of the file, at its closing prices. ``anchor`` as in InventedMarket."""
+    """The ``universe`` most traded securities of the file, at its closing prices. ``anchor``: see InventedMarket."""
 
     def __init__(self, path: Path, *, seed: int, anchor: dt.date, universe: int = 500) -> None:
         self._invented = InventedMarket(seed, anchor)
@@ -65,18 +65,18 @@ class FileMarket:
 
     @property
     def name(self) -> str:
-        """The file's name without its ending."""
+        """Return the file's name without its extension."""
         return self._name
 
     def securities(self) -> Sequence[Security]:
-        """Every security, in order of its id."""
+        """Return every security, in order of its id."""
         return self._securities
 
     def price(self, security_id: int, day: dt.date) -> Decimal | None:
-        """The file's close of ``day``, after splits; None if the file has none.
+        """Return the file's close of ``day``, after splits; None if it has none.
 
-        Before the file begins, what traded on its first day has that day's close: the file has nothing older, and
-        what came to the market later can't have been bought before.
+        Before the file begins, a security that traded on its first day has that day's close. A security that was listed
+        later cannot be bought before its listing.
         """
         dates = self._dates.get(security_id)
         if dates is None:
@@ -88,14 +88,14 @@ class FileMarket:
         return self._adjusted(security_id, max(at, 0), day) if traded else None
 
     def last_price(self, security_id: int, day: dt.date) -> Decimal:
-        """The last close on or before ``day``; before the file begins its first one."""
+        """Return the last close on or before ``day``; before the file begins, its first close."""
         dates = self._dates.get(security_id)
         if dates is None:
             return self._invented.last_price(security_id, day)
         return self._adjusted(security_id, max(bisect_right(dates, day) - 1, 0), day)
 
     def closes(self, day: dt.date) -> Iterable[tuple[int, Decimal]]:
-        """(security, close) of everything that traded on ``day``: nothing for days that the file doesn't have."""
+        """Yield (security, close) of every security that traded on ``day``; none for days that the file lacks."""
         for security in self._securities:
             security_id = security.security_id
             dates = self._dates.get(security_id)
@@ -110,12 +110,12 @@ class FileMarket:
         return self._calendar.events(day)
 
     def going_ex(self, day: dt.date) -> Sequence[Dividend]:
-        """Dividends whose ex-date is ``day``, of the file's securities and of the American ones."""
+        """Return the dividends with the ex-date ``day``, of the file's and the American securities."""
         american = [d for d in self._invented.going_ex(day) if d.withholding_percent]
         return [*self._calendar.going_ex(day), *american]
 
     def rate(self, currency: str, day: dt.date) -> Decimal:
-        """AUD per unit of ``currency``."""
+        """Return the AUD value of one unit of ``currency``."""
         return self._invented.rate(currency, day)
 
     def _adjusted(self, security_id: int, at: int, day: dt.date) -> Decimal:
@@ -127,13 +127,13 @@ class FileMarket:
 
 
 def _read(path: Path, universe: int) -> dict[str, list[tuple[dt.date, Decimal]]]:
-    """Closes by code, of the ``universe`` codes with the highest turnover over the whole file."""
+    # Closes by code, of the ``universe`` codes with the highest turnover over the whole file.
     try:
         frame = pl.read_parquet(path, columns=list(_COLUMNS))
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise MarketFileError(f"cannot read the market file {path}: {error}") from error
+        raise MarketFileError(f"Cannot read the market file {path}: {error}") from error
     frame = frame.filter(pl.col("code").str.contains(r"^[A-Z0-9]{3,6}$"), pl.col("close").is_not_null())
-    # Turnover in whole units of a tenth of a cent: integers, because the order must not hang on rounding.
+    # Turnover in tenths of a cent as integers, because the order must not depend on rounding.
     tenths = (pl.col("close").cast(pl.Decimal(18, 6)) * 1000).cast(pl.Int64)
     ranked = (
         frame.group_by("code")
@@ -142,7 +142,9 @@ def _read(path: Path, universe: int) -> dict[str, list[tuple[dt.date, Decimal]]]
         .head(universe)
     )
     if ranked.is_empty():
-        raise MarketFileError(f"the market file {path} has no prices: columns code, date, close and volume are needed")
+        raise MarketFileError(
+            f"The market file {path} has no prices: it needs the columns code, date, close and volume"
+        )
     rows = frame.join(ranked.select("code"), on="code").select("code", "date", "close").sort("code", "date").rows()
     prices: dict[str, list[tuple[dt.date, Decimal]]] = {}
     for code, date, close in rows:
@@ -153,7 +155,7 @@ def _read(path: Path, universe: int) -> dict[str, list[tuple[dt.date, Decimal]]]
 
 
 def _names_beside(path: Path) -> dict[str, str]:
-    """Names by code from an ``asx_listed_companies*.csv`` beside the market file; empty if there is none."""
+    # Names by code from an ``asx_listed_companies*.csv`` next to the market file; empty if there is none.
     names: dict[str, str] = {}
     for listing in sorted(path.parent.glob("asx_listed_companies*.csv")):
         with listing.open(encoding="utf-8-sig", newline="") as lines:

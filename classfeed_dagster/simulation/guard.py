@@ -1,7 +1,7 @@
-"""Guard of the simulation's target: never production, nor a database that might be production.
+"""Guard of the simulation's target: never production, nor a database that could be production.
 
-Two questions, in this order: one before connecting (environment and address), one before writing (what is in there).
-A database that is not empty must carry the marker, which a person puts there once; an empty one gets it when seeded.
+It checks environment and address before connecting, and the database's content before writing. A database with data
+needs the marker, which a person creates once; an empty one gets it when seeded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from classfeed_dagster.settings import Environment
 from classfeed_dagster.simulation.identifiers import ID_BASE
 
 MAX_REAL_PORTFOLIOS = 1000
-"""A development or staging database holds no more portfolios than this that are not simulated."""
+"""Most portfolios of a development or staging database that are not simulated."""
 
 _PRODUCTION = re.compile(r"(prod|prd|production|live)\d*")
 
@@ -38,31 +38,31 @@ plan_table = sa.Table(
     sa.Column("world_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("market", sa.String(400)),
     sa.Column("plan", sa.Text),
-    comment="What the world in this database is made of, so that anybody can continue it.",
+    comment="Parameters of the world in this database, with which it can be continued.",
 )
 
 
 class SimulationRefusedError(SafeguardError):
-    """Simulated customers must not be written here; nothing was written."""
+    """Simulated customers must not be written here. Nothing was written."""
 
 
 def require_environment(environment: Environment) -> None:
-    """Refuse production by its setting, before there is even an engine: SimulationRefusedError."""
+    """Refuse production by its setting, before there is an engine: SimulationRefusedError."""
     if environment is Environment.PROD:
-        raise SimulationRefusedError("customers are never simulated where CLASSFEED_ENV is prod")
+        raise SimulationRefusedError("Customers are never simulated where CLASSFEED_ENV is prod")
 
 
 def require_target(engine: sa.Engine, environment: Environment) -> None:
     """Refuse by environment and address, before any connection: SimulationRefusedError.
 
-    Production is refused, and whatever calls itself so in the name of database, host or user. ``local`` takes local
-    and test databases only.
+    Production is refused, and any database, host or user named like it. ``local`` accepts local and test databases
+    only.
     """
     require_environment(environment)
     for kind, name in _names(engine.url):
         if any(_PRODUCTION.fullmatch(word) for word in re.split(r"[^a-z0-9]+", name.lower())):
             raise SimulationRefusedError(
-                f"the {kind} is called {name}, which looks like production, so nothing is simulated there. "
+                f"The {kind} is called {name}, which looks like production, so nothing is simulated there. "
                 "Point CLASSFEED_BIGSITE_URL at a development, staging or test database."
             )
     if environment is Environment.LOCAL:
@@ -73,35 +73,35 @@ def require_target(engine: sa.Engine, environment: Environment) -> None:
 
 
 def require_database(connection: sa.Connection, *, max_real_portfolios: int = MAX_REAL_PORTFOLIOS) -> bool:
-    """Refuse by what is in the database, before any writing: SimulationRefusedError. True if the marker is there."""
+    """Refuse by the database's content, before writing: SimulationRefusedError. True if the marker exists."""
     inspector = sa.inspect(connection)
     if not inspector.has_table(portfolio.name, schema=SCHEMA):
-        raise SimulationRefusedError(f"the database has no {SCHEMA}.{portfolio.name}: create bigsite's tables first")
+        raise SimulationRefusedError(f"The database has no {SCHEMA}.{portfolio.name}: create bigsite's tables first")
     marked = inspector.has_table(world_table.name, schema=world_table.schema)
     if not marked and connection.execute(sa.select(portfolio.c.portfolio_id).limit(1)).first() is not None:
         raise SimulationRefusedError(
-            f"the database holds portfolios but not the marker {world_table.fullname}, so it may be anybody's. If it "
-            "is for rehearsals, a person who knows puts the marker there (classfeed_dagster.simulation.guard.mark)."
+            f"The database has portfolios but not the marker {world_table.fullname}, so it may be in real use. If it "
+            "is for rehearsals, its owner creates the marker (classfeed_dagster.simulation.guard.mark)."
         )
     few = sa.select(sa.literal(1)).where(portfolio.c.portfolio_id < ID_BASE).limit(max_real_portfolios + 1).subquery()
     real = connection.execute(sa.select(sa.func.count()).select_from(few)).scalar_one()
     if real > max_real_portfolios:
         raise SimulationRefusedError(
-            f"the database holds more than {max_real_portfolios} portfolios that are not simulated: it looks like the "
-            "real one, whatever it is called."
+            f"The database has more than {max_real_portfolios} portfolios that are not simulated: it looks like the "
+            "real one."
         )
     return marked
 
 
 def mark(engine: sa.Engine, environment: Environment) -> None:
-    """Put the marker into a database that is for rehearsals: a person's decision, refused where simulation is."""
+    """Create the marker in a database for rehearsals, on a person's decision; refused where simulation is."""
     require_target(engine, environment)
     with engine.begin() as connection:
         create_marker(connection)
 
 
 def create_marker(connection: sa.Connection) -> None:
-    """Create the marker's table where it is absent."""
+    """Create the marker's table if it is absent."""
     connection.execute(sa.schema.CreateSchema(str(world_table.schema), if_not_exists=True))
     marker_metadata.create_all(connection)
 
@@ -109,7 +109,7 @@ def create_marker(connection: sa.Connection) -> None:
 def _names(url: sa.URL) -> list[tuple[str, str]]:
     hosts = url.query.get("host", ())
     stated = [hosts] if isinstance(hosts, str) else list(hosts)
-    # A socket's folder is a path on this machine: its words say nothing about the database.
+    # A socket's folder is a path on this machine, so its words do not describe the database.
     named = [host for host in [url.host or "", *stated] if host and not host.startswith("/")]
     candidates = [("database", url.database or ""), ("user", url.username or ""), *(("host", host) for host in named)]
     return [(kind, name) for kind, name in candidates if name]

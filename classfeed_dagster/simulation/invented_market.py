@@ -1,6 +1,6 @@
-"""An invented market: some thirty-five ASX securities and five American ones, prices from layered noise.
+"""Invented market: some thirty-five ASX securities and five American ones, with prices from layered noise.
 
-Prices are a formula of (seed, security, day), not a walk: any day's price is known without the days before it.
+Prices are a formula of (seed, security, day), not a walk: any day's price is known without earlier days.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _US = (
 
 
 class InventedMarket:
-    """Deterministic in ``seed``; rare corporate events are planned around ``anchor`` (the first day of interest)."""
+    """Market determined by ``seed``; rare corporate events are planned around ``anchor``, the first day of interest."""
 
     def __init__(self, seed: int, anchor: dt.date) -> None:
         self._seed = seed
@@ -54,15 +54,15 @@ class InventedMarket:
 
     @property
     def name(self) -> str:
-        """``invented``: the prices depend on the seed alone."""
+        """Return ``invented``: the prices depend on the seed only."""
         return "invented"
 
     def securities(self) -> Sequence[Security]:
-        """Every security, in order of its id."""
+        """Return every security, in order of its id."""
         return self._securities
 
     def price(self, security_id: int, day: dt.date) -> Decimal | None:
-        """The close of ``day``; None once delisted, and on the odd day on which nobody dealt."""
+        """Return the close of ``day``; None once delisted and on occasional days without trades."""
         if not self._calendar.is_listed(security_id, day) or not is_business_day(day):
             return None
         if HashRandom(self._seed, "traded", security_id, day).one_in(40):
@@ -70,7 +70,7 @@ class InventedMarket:
         return self.last_price(security_id, day)
 
     def last_price(self, security_id: int, day: dt.date) -> Decimal:
-        """The price of ``day`` whether or not it traded."""
+        """Return the price of ``day``, traded or not."""
         return _noisy_price(
             self._seed,
             security_id,
@@ -81,7 +81,7 @@ class InventedMarket:
         )
 
     def closes(self, day: dt.date) -> Iterable[tuple[int, Decimal]]:
-        """(security, close) of everything that traded on ``day``."""
+        """Yield (security, close) of every security that traded on ``day``."""
         for security in self._securities:
             price = self.price(security.security_id, day)
             if price is not None:
@@ -92,11 +92,11 @@ class InventedMarket:
         return self._calendar.events(day)
 
     def going_ex(self, day: dt.date) -> Sequence[Dividend]:
-        """Dividends whose ex-date is ``day``."""
+        """Return the dividends with the ex-date ``day``."""
         return self._calendar.going_ex(day)
 
     def rate(self, currency: str, day: dt.date) -> Decimal:
-        """AUD per unit of ``currency``: around 1.50 for USD."""
+        """Return the AUD value of one unit of ``currency``: around 1.50 for USD."""
         if currency == "AUD":
             return Decimal("1.000000")
         swing = _noise(self._seed, f"fx-{currency}", day.toordinal())
@@ -127,7 +127,7 @@ def _base_price(seed: int, security: Security) -> Decimal:
         return Decimal("101.30")
     if security.currency == "USD" or security.security_type == "ETF":
         return Decimal(draw.between(2_500, 40_000)) / 100
-    # Every fifth company is a penny stock: the price steps below $2 and below 10c are to be met.
+    # Every fifth company is a penny stock, to cover the price steps below $2 and below 10c.
     return Decimal(draw.between(40, 1_900)) / 1000 if draw.one_in(5) else Decimal(draw.between(210, 9_500)) / 100
 
 
@@ -137,7 +137,7 @@ def _knot(seed: int, name: object, scale: int, knot: int) -> int:
 
 
 def _noise(seed: int, name: object, ordinal: int) -> int:
-    """Noise in hundred-thousandths: slow swings of up to 24 %, daily ones of about 1 %."""
+    # Noise in hundred-thousandths: slow swings of up to 24 %, daily ones of about 1 %.
     total = 0
     for scale, weight in ((256, 16), (64, 8), (16, 4), (4, 2), (1, 1)):
         knot, rest = divmod(ordinal, scale)

@@ -17,7 +17,7 @@ MICRO = Decimal("0.000001")
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """A listed security as it was on the day the simulation begins; later codes and names come as events."""
+    """A listed security on the simulation's first day; later codes and names are events."""
 
     security_id: int
     exchange: str
@@ -33,8 +33,8 @@ class Security:
 class Dividend:
     """A dividend, or a trust's distribution.
 
-    ``basis_points`` of the last close before ``ex_date`` are paid per unit on ``payment_date`` to those who held the
-    security at the close before ``ex_date``. ``franked_percent`` of it is franked at ``tax_percent``.
+    ``basis_points`` of the last close before ``ex_date`` are paid per unit on ``payment_date`` to the holders at that
+    close. ``franked_percent`` of it is franked at ``tax_percent``.
     """
 
     security_id: int
@@ -61,7 +61,7 @@ class UnitsChange:
 
 @dataclass(frozen=True, slots=True)
 class CodeChange:
-    """The security trades under another code and name from ``effective_on`` on; units don't change."""
+    """Change of the security's code and name from ``effective_on``; units do not change."""
 
     security_id: int
     effective_on: dt.date
@@ -73,7 +73,7 @@ class CodeChange:
 
 @dataclass(frozen=True, slots=True)
 class Delisting:
-    """The security is gone from ``effective_on`` on. A taken-over one pays the last price, a failed one nothing."""
+    """Delisting from ``effective_on``. A security that was taken over pays the last price, a failed one nothing."""
 
     security_id: int
     effective_on: dt.date
@@ -82,7 +82,7 @@ class Delisting:
 
 @dataclass(frozen=True, slots=True)
 class Merger:
-    """Holders get ``new`` units of ``into`` for every ``old`` ones; the security itself is delisted."""
+    """Merger: holders get ``new`` units of ``into`` for every ``old`` ones; the security itself is delisted."""
 
     security_id: int
     effective_on: dt.date
@@ -93,7 +93,7 @@ class Merger:
 
 @dataclass(frozen=True, slots=True)
 class CapitalReturn:
-    """The company pays back ``basis_points`` of the price per unit; units stay, the cost base falls."""
+    """Return of capital: the company pays ``basis_points`` of the price per unit; only the cost base falls."""
 
     security_id: int
     effective_on: dt.date
@@ -112,19 +112,19 @@ class Market(Protocol):
         ...
 
     def securities(self) -> Sequence[Security]:
-        """Every security, in order of its id."""
+        """Return every security, in order of its id."""
         ...
 
     def price(self, security_id: int, day: dt.date) -> Decimal | None:
-        """The price at which one deals on ``day``; None if it doesn't trade then."""
+        """Return the trading price on ``day``; None if the security does not trade then."""
         ...
 
     def last_price(self, security_id: int, day: dt.date) -> Decimal:
-        """The last price on or before ``day``, whether or not it still trades."""
+        """Return the last price on or before ``day``, whether or not the security still trades."""
         ...
 
     def closes(self, day: dt.date) -> Iterable[tuple[int, Decimal]]:
-        """(security, close) of everything that traded on ``day``."""
+        """Yield (security, close) of every security that traded on ``day``."""
         ...
 
     def events(self, day: dt.date) -> Sequence[CorporateEvent]:
@@ -132,7 +132,7 @@ class Market(Protocol):
         ...
 
     def going_ex(self, day: dt.date) -> Sequence[Dividend]:
-        """Dividends whose ex-date is ``day``."""
+        """Return the dividends with the ex-date ``day``."""
         ...
 
     def rate(self, currency: str, day: dt.date) -> Decimal:
@@ -141,11 +141,11 @@ class Market(Protocol):
 
 
 def to_cents(amount: Decimal) -> Decimal:
-    """``amount`` to the cent, half away from zero."""
+    """Round ``amount`` to the cent, half away from zero."""
     return amount.quantize(CENT, rounding=ROUND_HALF_UP)
 
 
 def to_tick(price: Decimal) -> Decimal:
-    """``price`` at ASX's price steps: 0.1c up to 10c, 0.5c up to $2, 1c above; never zero."""
+    """Round ``price`` to ASX's price steps: 0.1c up to 10c, 0.5c up to $2, 1c above; never zero."""
     step = Decimal("0.001") if price < Decimal("0.1") else Decimal("0.005") if price < 2 else CENT
     return max((price / step).quantize(Decimal(1), rounding=ROUND_HALF_UP), Decimal(1)) * step

@@ -1,4 +1,4 @@
-"""The proof of a rehearsal: what was delivered, added up as the recipient does, against the customers' own books."""
+"""Proof of a rehearsal: the deliveries, added up as the recipient does, against the customers' own books."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Position = tuple[str, str, str]  # portfolio number; exchange and ISIN, or accou
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Something that must be true of what was delivered, and whether it is."""
+    """A required property of the deliveries, and its truth."""
 
     statement: str
     holds: bool
 
 
 def delivered_pages(store: ObjectStore, feed: Feed, dates: Iterable[dt.date]) -> Iterator[DeliveredPage]:
-    """Every page delivered for some dates, in the order of delivery."""
+    """Yield every page delivered for some dates, in the order of delivery."""
     manifests = [manifest for day in dates for manifest in delivered_state(store, feed.name, day).deliveries]
-    for manifest in sorted(manifests, key=lambda one: one.chain_position):
+    for manifest in sorted(manifests, key=lambda each: each.chain_position):
         for page in manifest.pages:
             with store.local_file(page.key) as path:
                 yield DeliveredPage(manifest.business_date, manifest.revision, feed.format.read(path))
@@ -51,7 +51,7 @@ def prove_books(
 ) -> list[Proof]:
     """Return the proofs over the content of ``pages``: consent and sums."""
     books = load(pages, last)
-    # Who is held back has a prefix of its history at the recipient: right, but not up to date.
+    # A portfolio held back has a prefix of its history at the recipient: correct, but not up to date.
     complete = set(books.portfolios) - _behind(store, feed, last)
     return [
         _nobody_else(world, pages),
@@ -71,11 +71,11 @@ def prove_books(
 
 
 def _documents(store: ObjectStore, feed: Feed) -> Proof:
-    found = verify_feed(store, feed.name, feed.format)
+    verification = verify_feed(store, feed.name, feed.format)
     return Proof(
-        f"{found.pages} documents are valid, hashes and control totals agree, and {found.manifests} manifests "
-        "form an unbroken chain",
-        found.sound,
+        f"{verification.pages} documents are valid, hashes and control totals agree, and {verification.manifests} "
+        "manifests form an unbroken chain",
+        verification.sound,
     )
 
 
@@ -99,22 +99,24 @@ def _everybody(store: ObjectStore, feed: Feed, world: World, last: dt.date, page
     }
     behind = _behind(store, feed, last)
     missing = world.sharing(last) - sent - behind
-    held = f", {len(behind)} of them held back with a reason" if behind else ""
-    return Proof(f"{len(world.sharing(last))} portfolios share on {last}{held}, and all others were sent", not missing)
+    held_back = f", {len(behind)} of them held back with a reason" if behind else ""
+    return Proof(
+        f"{len(world.sharing(last))} portfolios share on {last}{held_back}, and all others were sent", not missing
+    )
 
 
 def _behind(store: ObjectStore, feed: Feed, last: dt.date) -> set[str]:
     status = date_status(store, feed.name, last)
-    return {held.number for held in status.held_back} | {held.number for held in status.quarantined}
+    return {entry.number for entry in status.held_back} | {entry.number for entry in status.quarantined}
 
 
-def _agrees(statement: str, found: Mapping[Position, Decimal], expected: Mapping[Position, Decimal]) -> Proof:
-    return Proof(f"{statement} ({len(expected)} holdings and accounts)", found == expected)
+def _agrees(statement: str, actual: Mapping[Position, Decimal], expected: Mapping[Position, Decimal]) -> Proof:
+    return Proof(f"{statement} ({len(expected)} holdings and accounts)", actual == expected)
 
 
 def _balanced(world: World, books: Books, last: dt.date, complete: set[str]) -> Proof:
-    # Movements are sent up to the cut-off; bigsite's end of day runs a little later and may know a few rows more.
-    # They travel on the next date. Everything else must balance.
+    # Movements are sent up to the cut-off. bigsite's end of day runs later and may include more rows, which are sent
+    # with the next date. Everything else must balance.
     at_cutoff = _own(world.books(last), complete)
     at_end_of_day = _own(world.books(last, known_before=world.end_of_day(last)), complete)
     late = {key for key in {*at_cutoff, *at_end_of_day} if at_cutoff.get(key) != at_end_of_day.get(key)}

@@ -1,7 +1,7 @@
-"""Chance that can be repeated: one stream of draws per (seed, who, when), each independent of all others.
+"""Repeatable randomness: one stream of draws per (seed, subject, time), independent of all others.
 
-A stream is named by its parts and drawn from a hash, never from a global generator: adding a customer, or
-simulating another day first, changes no draw of anybody else, and every Python version draws the same.
+A stream is named by its parts and drawn from a hash, never from a global generator. Adding a customer, or simulating
+another day first, changes no other draw, and every Python version draws the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class HashRandom:
         self._left = 0
 
     def below(self, bound: int) -> int:
-        """A number from 0 to ``bound`` - 1. ``bound`` stays far below 2**32, so the bias of the remainder is nil."""
+        """Return a number from 0 to ``bound`` - 1. The remainder's bias is negligible for bounds far below 2**32."""
         if self._left == 0:
             digest = hashlib.blake2b(self._name + b"#%d" % self._block, digest_size=64).digest()
             self._bits = int.from_bytes(digest, "big")
@@ -37,18 +37,18 @@ class HashRandom:
         return value % bound
 
     def between(self, lowest: int, highest: int) -> int:
-        """A number from ``lowest`` to ``highest``, both included."""
+        """Return a number from ``lowest`` to ``highest``, both included."""
         return lowest + self.below(highest - lowest + 1)
 
     def one_in(self, bound: int) -> bool:
-        """True once in ``bound`` draws, on average."""
+        """Return True once in ``bound`` draws on average."""
         return self.below(bound) == 0
 
     def choice(self, items: Sequence[Item]) -> Item:
-        """One of ``items``, each as likely as the others."""
+        """Return one of ``items``, each equally likely."""
         return items[self.below(len(items))]
 
     def some(self, items: Sequence[Item], count: int) -> list[Item]:
-        """``count`` different ones of ``items`` (all of them if there are fewer), in the order drawn."""
+        """Return ``count`` different ``items`` (all if there are fewer), in the order drawn."""
         left = list(items)
         return [left.pop(self.below(len(left))) for _ in range(min(count, len(left)))]

@@ -1,8 +1,8 @@
-"""The recipient's side of a rehearsal: load what was delivered, as Class does, and add it up.
+"""The recipient's side of a rehearsal: load the deliveries as Class does, and add them up.
 
-Class loads each portfolio's movements, replaces a business date's content when it is re-issued, starts again from a
-FULL extract, forgets a removed portfolio, and compares the sum of what it loaded with the balance it was sent. This
-is that arithmetic, so that a rehearsal can prove the central invariant on delivered bytes alone.
+Class loads each portfolio's movements, replaces a business date's content when it is re-issued, restarts from a FULL
+extract, deletes a removed portfolio, and compares the sum of the loaded movements with the stated balance. This module
+repeats that arithmetic, so that a rehearsal proves the central invariant from delivered bytes only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import polars as pl
 
 _SUM = pl.Decimal(38, 6)
-# Income carries the units that it was paid on, which don't move.
+# Income has the units on which it was paid, which do not move.
 _INCOME_TYPES = ("DIVIDEND", "DISTRIBUTION", "INTEREST_INCOME")
 _SECURITY = pl.coalesce(pl.col("isin"), pl.col("security_code"))  # a code may change, an ISIN stays
 
@@ -42,12 +42,12 @@ class Books:
 
     @property
     def portfolios(self) -> list[str]:
-        """Every portfolio of which the recipient has something, ordered."""
+        """Return every portfolio with loaded or stated content, ordered."""
         numbers = pl.concat([self.units["portfolio_number"], self.cash["portfolio_number"]])
         return numbers.unique().sort().to_list()
 
     def unbalanced(self) -> pl.DataFrame:
-        """Rows of both kinds where loaded and stated differ: portfolio_number, kind, subject, loaded, stated."""
+        """Return rows where loaded and stated differ: portfolio_number, kind, subject, loaded, stated."""
         units = self.units.select(
             "portfolio_number", pl.lit("units").alias("kind"), pl.col("security").alias("subject"), "loaded", "stated"
         )
@@ -58,10 +58,10 @@ class Books:
 
 
 def load(pages: Iterable[DeliveredPage], as_at: dt.date) -> Books:
-    """The recipient's books as at ``as_at`` after loading ``pages`` in order.
+    """Return the recipient's books as at ``as_at`` after loading ``pages`` in order.
 
-    Movements count by their transaction date, on or before ``as_at``; holdings and balances are those stated for
-    ``as_at`` by the latest revision that carries the portfolio.
+    Movements count by their transaction date, on or before ``as_at``. Holdings and balances are those of the latest
+    revision of the portfolio that states them for ``as_at``.
     """
     accounts: list[pl.DataFrame] = []
     parts: dict[str, list[pl.DataFrame]] = {
@@ -88,7 +88,7 @@ def load(pages: Iterable[DeliveredPage], as_at: dt.date) -> Books:
 
 
 def _counted(accounts: pl.DataFrame) -> pl.DataFrame:
-    # Which (portfolio, business date) contents stand: the latest revision of each, from the last FULL extract on,
+    # The current (portfolio, business date) contents: the latest revision of each, from the last FULL extract on,
     # unless the portfolio was removed after it.
     latest = accounts.sort("order").unique(["portfolio_number", "business_date"], keep="last", maintain_order=True)
     full = (

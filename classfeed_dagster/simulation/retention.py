@@ -1,6 +1,6 @@
-"""Simulated rows expire sooner than real ones: old end-of-day rows and prices go, closed portfolios go altogether.
+"""Retention of simulated rows, shorter than of real ones: old end-of-day rows, old prices and closed portfolios.
 
-The ledgers of open portfolios stay: their balances are the sums of them.
+The ledgers of open portfolios are kept, because their balances are the sums of them.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ KEEP_AT_LEAST = dt.timedelta(days=90)
 
 
 def clean(engine: sa.Engine, before: dt.date, environment: Environment) -> dict[str, int]:
-    """Delete simulated rows that expired: rows deleted by table. Real rows are never touched.
+    """Delete expired simulated rows and return their number by table. Real rows are never changed.
 
     Expired are end-of-day rows and prices of days before ``before`` (each security keeps its last price), and
-    everything of portfolios that closed before it. ValueError if ``before`` is less than 90 days before the world's
+    all rows of portfolios that closed before it. ValueError if ``before`` is less than 90 days before the world's
     last day; SimulationRefusedError where simulation is forbidden, or there is no world.
     """
     guard.require_target(engine, environment)
@@ -56,7 +56,8 @@ def clean(engine: sa.Engine, before: dt.date, environment: Environment) -> dict[
             other.c.price_date > security_price.c.price_date,
             other.c.price_date < before,
         )
-        # Whoever refers goes before what is referred to; members may belong to another portfolio too, so they stay.
+        # Referring rows are deleted before the rows that they reference. Members may belong to several portfolios and
+        # stay.
         doomed: list[tuple[sa.Table, sa.ColumnElement[bool]]] = [
             (holding_eod, (holding_eod.c.as_at_date < before) & (holding_eod.c.portfolio_id >= ID_BASE)),
             (holding_eod, holding_eod.c.portfolio_id.in_(closed)),
@@ -82,9 +83,9 @@ def clean(engine: sa.Engine, before: dt.date, environment: Environment) -> dict[
 
 
 def remove(engine: sa.Engine, environment: Environment) -> dict[str, int]:
-    """Delete the whole world, so that another can be seeded: rows deleted by table. Real rows are never touched.
+    """Delete the whole world, so that another can be seeded, and return the deleted rows by table.
 
-    Exchange rates stay: they carry no key that says whose they are, and belong to nobody.
+    Exchange rates stay, because they have no key of an owner. Real rows are never changed.
     """
     guard.require_target(engine, environment)
     with engine.begin() as connection:
@@ -96,7 +97,7 @@ def remove(engine: sa.Engine, environment: Environment) -> dict[str, int]:
             if table is not fx_rate
         }
         deleted = _delete(connection, [(table, keys[table] >= ID_BASE) for table in reversed(list(keys))])
-        guard.create_marker(connection)  # a world of before may lack the table of plans
+        guard.create_marker(connection)  # an older world may lack the table of plans
         connection.execute(sa.delete(plan_table))
         connection.execute(sa.delete(world_table))
         return deleted

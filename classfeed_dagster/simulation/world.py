@@ -1,7 +1,7 @@
-"""A world of simulated customers in a bigsite: seed it once, then advance it day by day.
+"""World of simulated customers in a bigsite: seeded once, then advanced day by day.
 
-Same seed, same market, same plan, same day: the same rows, whatever was run before. The database remembers which world
-it holds and up to which day, so that a day is never written twice, and days that were missed are caught up in order.
+Equal seed, market, plan and day give equal rows, whatever was run before. The database records its world and its last
+day, so that no day is written twice and missed days are added in order.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from classfeed_dagster.simulation.market import Market
 from classfeed_dagster.simulation.writing import write
 from classfeed_dagster.trading_days import cutoff, next_business_day, previous_business_day, require_business_day
 
-GENERATION = 1  # raise it when the same plan comes to mean other rows: an old world is then not continued
+GENERATION = 1  # raise it when an equal plan gives other rows: an old world is then not continued
 HISTORY_DAYS = 40
 _MIN_HISTORY = 6
 _MAX_PORTFOLIOS = 500_000
-PLANS = TypeAdapter(Plan)  # as JSON, beside the marker
-_LOCK = 0x53494D  # the advisory lock under which worlds are written
+PLANS = TypeAdapter(Plan)  # as JSON, next to the marker
+_LOCK = 0x53494D  # advisory lock for writing worlds
 
 
 class WorldError(SafeguardError):
-    """The database holds another world than this one, or none yet; nothing was written."""
+    """The database has another world than this one, or none yet. Nothing was written."""
 
 
 class World:
-    """``portfolios`` simulated customers, the first ``consented`` of whom share with Class at the first day's cut-off.
+    """World of ``portfolios`` simulated customers, the first ``consented`` of whom share with Class from the start.
 
-    ``first_day``: the first business day that ``advance`` writes; ``history_days`` business days before it are
-    written by ``seed``. ``faults`` are planted on purpose; without them nothing breaks a rule. ``environment``: by
-    default the setting. ValueError if the numbers make no sense; NotABusinessDayError if ``first_day`` is none.
+    ``first_day``: first business day that ``advance`` writes. ``history_days``: business days before it that ``seed``
+    writes. ``faults``: planted on purpose; without them no rule is violated. ``environment``: default the setting.
+    ValueError for inconsistent numbers; NotABusinessDayError if ``first_day`` is not a business day.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class World:
 
     @property
     def description(self) -> str:
-        """The world in a few words, for people."""
+        """Return a short description of the world."""
         plan = self.plan
-        last = max((one.mended_on or one.planted_on for one in plan.faults), default=None)
+        last = max((fault.mended_on or fault.planted_on for fault in plan.faults), default=None)
         return (
             f"seed {plan.seed}, market {self._market.name}, {plan.consented} consented of {plan.portfolios} portfolios"
             + (f", faults planted until {last}" if last else "")
@@ -89,15 +89,15 @@ class World:
 
     @property
     def faulty_portfolios(self) -> dict[Fault, str]:
-        """The number of the portfolio in which each fault is planted at some time."""
+        """Return the number of the portfolio in which each fault is planted at some time."""
         return {f.fault: portfolio_number(self.plan.faulty(f.fault)) for f in self.plan.faults}
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def seed(self, engine: sa.Engine) -> None:
-        """Write customers, securities and the history before the first day; nothing if this world is there already.
+        """Write customers, securities and the history before the first day, unless this world exists already.
 
-        Raises SimulationRefusedError where simulation is forbidden, WorldError if the database holds another world.
+        Raises SimulationRefusedError where simulation is forbidden, WorldError if the database has another world.
         """
         guard.require_target(engine, self._env)
         last = previous_business_day(self.plan.first_day)
@@ -125,14 +125,14 @@ class World:
             connection.execute(sa.insert(plan_table).values(world_id=1, market=self._market.name, plan=plan))
 
     def advance(self, engine: sa.Engine, day: dt.date) -> DaySummary:
-        """Write ``day``, and before it any day that is missing; nothing if the database has it. ``day``'s summary.
+        """Write ``day`` and any missing day before it, unless the database has them, and return ``day``'s summary.
 
-        Raises as ``seed`` does; WorldError also if the world was not seeded, ValueError for a day before the first.
+        Raises as ``seed``; WorldError also if the world was not seeded, ValueError for a day before the first.
         """
         return self.catch_up(engine, day)[-1]
 
     def catch_up(self, engine: sa.Engine, day: dt.date) -> list[DaySummary]:
-        """As ``advance``: the summaries of every day written now, in order, at least ``day``'s."""
+        """Advance to ``day`` and return the summaries of all days written now, at least ``day``'s, in order."""
         require_business_day(day)
         if day < self.plan.first_day:
             raise ValueError(f"{day} comes before the world's first day, {self.plan.first_day}: it is history")
@@ -143,7 +143,7 @@ class World:
         return written if written and written[-1].day == day else [*written, self._summary(day)]
 
     def _write_next(self, engine: sa.Engine, until: dt.date) -> DaySummary | None:
-        # One transaction a day: whatever ends this process, the database holds whole days.
+        # One transaction a day, so that the database has whole days even if this process is killed.
         with engine.begin() as connection:
             self._lock(connection)
             guard.require_database(connection)
@@ -202,9 +202,9 @@ class World:
     def books(self, as_at: dt.date, *, known_before: dt.datetime | None = None) -> CustomersBooks:
         """Return all customers' own books at the end of ``as_at``.
 
-        By default of what they knew before ``as_at``'s cut-off: the sum of all movements delivered by then. Holdings
-        and balances state what bigsite's job knew: ``known_before=world.end_of_day(as_at)``. The two differ by rows
-        recorded between the cut-off and the job.
+        The default is their knowledge before ``as_at``'s cut-off: the sum of all movements delivered by then. Holdings
+        and balances follow bigsite's job: ``known_before=world.end_of_day(as_at)``. The two differ by rows recorded
+        between the cut-off and the job.
         """
         self._know(as_at)
         notebooks = {portfolio_number(p.customer.number): p.notes for p in self._simulation.portfolios}
@@ -215,7 +215,7 @@ class World:
         return run_time(self.plan.seed, day)
 
     def sharing(self, day: dt.date, recipient: str = CLASS) -> frozenset[str]:
-        """Numbers of the portfolios whose owners mean to share with ``recipient`` at ``day``'s cut-off."""
+        """Return the numbers of the portfolios that should share with ``recipient`` at ``day``'s cut-off."""
         at = cutoff(day)
         customers = (p.customer for p in self._simulation.portfolios if p.customer.opened_on <= day)
         return frozenset(

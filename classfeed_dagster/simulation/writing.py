@@ -1,4 +1,4 @@
-"""Simulated rows into bigsite, in bulk: COPY for what is added, statements for the few rows that change."""
+"""Bulk writing of simulated rows into bigsite: COPY for added rows, statements for the few changed ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def write(connection: sa.Connection, rows: DayRows) -> int:
-    """Write one day's rows within the caller's transaction; how many were added. PostgreSQL only."""
+    """Write one day's rows within the caller's transaction, and return the number added. PostgreSQL only."""
     for name, keys in rows.removed.items():
         if keys:
             connection.execute(_delete(name, len(keys[0])), [_bound(key) for key in keys])
@@ -24,7 +24,7 @@ def write(connection: sa.Connection, rows: DayRows) -> int:
     for table in metadata.sorted_tables:
         added = rows.added.get(table.name)
         if added and table is fx_rate:
-            # The one table without a key of its own: a rate that is there already stays.
+            # The only table without a key of its own: an existing rate stays.
             names = [column.name for column in table.columns]
             absent = postgresql.insert(table).on_conflict_do_nothing()
             connection.execute(absent, [dict(zip(names, row, strict=True)) for row in added])
@@ -40,7 +40,7 @@ def write(connection: sa.Connection, rows: DayRows) -> int:
 
 
 def copy_rows(connection: sa.Connection, table: sa.Table, rows: Iterable[Row]) -> None:
-    """COPY ``rows``, which have the table's columns in order, into ``table``."""
+    """COPY ``rows``, with the table's columns in order, into ``table``."""
     columns = ", ".join(column.name for column in table.columns)
     driver = connection.connection.driver_connection
     with driver.cursor() as cursor, cursor.copy(f"COPY {SCHEMA}.{table.name} ({columns}) FROM STDIN") as copy:  # type: ignore[union-attr]

@@ -136,10 +136,10 @@ def test_only_the_most_traded_are_taken(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_market_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MarketFileError, match="cannot read"):
+    with pytest.raises(MarketFileError, match="Cannot read"):
         FileMarket(tmp_path / "absent.parquet", seed=1, anchor=FIRST)
     pl.DataFrame({"code": ["BHP"]}).write_parquet(tmp_path / "other.parquet")
-    with pytest.raises(MarketFileError, match="cannot read"):
+    with pytest.raises(MarketFileError, match="Cannot read"):
         FileMarket(tmp_path / "other.parquet", seed=1, anchor=FIRST)
     columns = dict.fromkeys(["code", "date", "close", "volume"], pl.String)
     pl.DataFrame(schema=columns).write_parquet(tmp_path / "empty.parquet")
