@@ -39,6 +39,7 @@ from typing import ClassVar
 # Modules that declare exceptions. An event log keeps only the name of a failed step's exception, and the process that
 # reads the log may never have imported the module that declares it.
 DECLARED_IN = (
+    "acknowledgements.mapping",
     "alerting.incidents",
     "alerting.pagerduty",
     "bigsite.consent",

@@ -16,18 +16,18 @@ Statement = dict[str, Any]
 # Roles of the apps that class trade and class cash replace.
 OLD_APPS = "broker-class-exporter-*"
 # Written once and never changed: not by a run, not by a person with a role of this project.
-LASTING = ("delivered", "transmitted", "chain", "ledger", "releases", "reruns")
+LASTING = ("delivered", "transmitted", "acknowledged", "acknowledged-content", "chain", "ledger", "releases", "reruns")
 # Pointers, states and what can be made again. What a test day of work touches is put to these policies by
 # test_roles_suffice.py; a new prefix shows there.
 WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine", "reconciliation", "schemas",
-           "values", "simulation", "shadow", "legacy", "switches", "parity", "heartbeats",
+           "values", "simulation", "acknowledgements", "shadow", "legacy", "switches", "parity", "heartbeats",
            "toil", "incidents", "raised-incidents", "closed-incidents", "warehouse")  # fmt: skip
 # States that sensors keep: incidents, heartbeats, the toil diary, the latest consent event, dates to re-issue.
 STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil", "consent-events", "restatements")
 # What tells of data without being data: keys under which no customer's figures or names are.
 RECORDS = ("delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "shadow/chain/*", "quarantine/*",
-           "releases/*", "transmitted/*", "references/*", "verdicts/*", "landing/*/snapshot/*.json", "reruns/*",
-           "switches/*",
+           "releases/*", "transmitted/*", "acknowledged/*", "references/*", "verdicts/*",
+           "landing/*/snapshot/*.json", "reruns/*", "switches/*",
            *(f"{one}/*" for one in STATES))  # fmt: skip
 
 
@@ -113,7 +113,8 @@ def worker(deployment: Deployment) -> list[Statement]:
 def code(deployment: Deployment) -> list[Statement]:
     """Allow the code server, with schedules and sensors, to read records of events but no customers' data."""
     return [
-        _list(deployment, ("delivered", "shadow", "transmitted", "chain", "quarantine", "releases", "landing", "legacy",
+        _list(deployment, ("delivered", "shadow", "transmitted", "acknowledged", "acknowledgements", "chain",
+                           "quarantine", "releases", "landing", "legacy",
                            "reruns", *STATES)),
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, RECORDS)),
         _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in STATES))),

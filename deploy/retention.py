@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 # As long as the feed.
 KEPT = (
-    "delivered", "transmitted", "shadow", "chain", "ledger", "releases", "reruns", "schemas", "toil",
+    "delivered", "transmitted", "acknowledged", "acknowledged-content", "acknowledgements",
+    "shadow", "chain", "ledger", "releases", "reruns", "schemas", "toil",
     "closed-incidents",
 )  # fmt: skip
 # One object a name, written again and again: nothing to expire.

@@ -17,6 +17,7 @@ from classfeed_dagster.errors import ExitCode, UsageError
 from classfeed_dagster.tags import DEFAULT_FEED
 
 if TYPE_CHECKING:
+    from classfeed_dagster.acknowledgements.inbox import FileAnswers
     from classfeed_dagster.delivery.delivery_history import DateStatus
     from classfeed_dagster.delivery.problems import Verification
     from classfeed_dagster.feeds.feed import Feed
@@ -78,6 +79,7 @@ def status(
         require_past(runtime.settings, date.date())
     require_store(runtime)
     from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates
+    from classfeed_dagster.feed_run.acknowledged import read_answers
     from classfeed_dagster.transmission.send import unsent
 
     document: list[dict[str, Any]] = []
@@ -91,12 +93,28 @@ def status(
         statuses = [date_status(runtime.store, name, day) for day in dates]
         declared_feed = require_feed(name)
         not_sent = {day: len(unsent(runtime.store, name, day)) for day in dates if declared_feed.sends_on(day)}
+        answered = {day: read_answers(runtime, declared_feed, day) for day in dates}
         if as_json:
-            document.append({"feed": name, "dates": [_status_document(status, not_sent) for status in statuses]})
+            document.append(
+                {
+                    "feed": name,
+                    "dates": [
+                        {
+                            **_status_document(status, not_sent),
+                            "acknowledgements": _answers(answered[status.business_date]),
+                        }
+                        for status in statuses
+                    ],
+                }
+            )
         elif not statuses:
             out.print(f"{name}: nothing delivered yet in {runtime.settings.store_location}", highlight=False)
         else:
             _print_dates(name, statuses, not_sent)
+            for day, files in answered.items():
+                for file in files if date else ():
+                    state = "contradictory" if file.contradictory else file.state or "not acknowledged"
+                    out.print(f"  {day} {file.page.message_id}: {state}", highlight=False)
             if date:
                 _print_held_back(statuses[0])
     if as_json:
@@ -141,6 +159,27 @@ def _status_document(status: DateStatus, not_sent: Mapping[dt.date, int]) -> dic
         "delivered_but_excluded_now": status.delivered_but_excluded,
         "files_not_sent": not_sent.get(status.business_date, 0),
     }
+
+
+def _answers(files: Sequence[FileAnswers]) -> list[dict[str, object]]:
+    return [
+        {
+            "message_id": file.page.message_id,
+            "state": file.state,
+            "contradictory": file.contradictory,
+            "records": [
+                {
+                    "portfolio": record.portfolio_number,
+                    "transaction_id": record.transaction_id,
+                    "state": record.state,
+                    "code": record.code,
+                }
+                for answer in file.answers
+                for record in answer.records
+            ],
+        }
+        for file in files
+    ]
 
 
 def _reasons(reasons: dict[str, str]) -> list[dict[str, str]]:

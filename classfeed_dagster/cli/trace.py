@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,8 @@ from classfeed_dagster.errors import ExitCode, UsageError
 from classfeed_dagster.tags import DEFAULT_FEED
 
 if TYPE_CHECKING:
+    from classfeed_dagster.feeds.feed import Feed
+    from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.tracing.trace import (
         HeldBackDates,
         HoldingTrace,
@@ -97,15 +99,43 @@ def trace(
             _print_holding(holding)
         _write_page(page, lambda: holding_page(holding, feed), quiet=as_json)
         return
+    answers = _answers(runtime, declared, row)
     if as_json:
-        output.print_json(_plain(row))
+        output.print_json({**_plain(row), "acknowledgements": answers})
     elif row.source is not None:
         _print_transaction(row, row.source)
+        _print_answers(answers)
     if row.source is None:
         if not as_json:
             out.print(f"[red]bigsite has no such row:[/] {escape(what)}", highlight=False)
         raise typer.Exit(ExitCode.STOPPED)
     _write_page(page, lambda: transaction_page(row, feed), quiet=as_json)
+
+
+def _print_answers(answers: Sequence[Mapping[str, str | None]]) -> None:
+    for answer in answers:
+        about = f", record {answer['record']}" if answer["record"] else ""
+        out.print(f"  recipient  {answer['message_id']}: {answer['state']}{about}", highlight=False)
+
+
+def _answers(runtime: Runtime, feed: Feed, row: Trace) -> list[dict[str, str | None]]:
+    from classfeed_dagster.feed_run.acknowledged import read_answers
+
+    number = row.source.portfolio_number if row.source else None
+    found: list[dict[str, str | None]] = []
+    for sighting in row.sightings:
+        manifest, page = sighting.delivery.manifest, sighting.delivery.page
+        for file in read_answers(runtime, feed, manifest.business_date):
+            for answer in file.answers if file.page.message_id == page.message_id else ():
+                about = [
+                    f"{record.state} {record.code or ''}".strip()
+                    for record in answer.records
+                    if record.portfolio_number == number and record.transaction_id in (None, row.transaction_id)
+                ]
+                found.append(
+                    {"message_id": answer.message_id, "state": answer.state, "record": "; ".join(about) or None}
+                )
+    return found
 
 
 def _with_letter(text: str, ledgers: Collection[str]) -> str:

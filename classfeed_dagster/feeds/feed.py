@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from classfeed_dagster.acknowledgements.mapping import AnswerMapping
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.errors import ConfigurationError
@@ -56,6 +57,7 @@ class Feed:
         renderings: other formats of the same document, by the name under which the switch selects them
         layout: published layout by which reconciliation reads the feed's own format; None finds it by the format's name
         sends_to: destination to which delivered files are sent; None: the recipient takes them from the object store
+        acknowledgements: form of the recipient's messages about delivered files; None: it sends none
     """
 
     name: str
@@ -76,6 +78,7 @@ class Feed:
     renderings: Mapping[str, DocumentFormat] = field(default_factory=dict, hash=False)
     layout: DocumentLayout | None = field(default=None, hash=False)
     sends_to: Destination | None = field(default=None, hash=False)
+    acknowledgements: AnswerMapping | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         subject = f"Invalid feed {self.name!r}"

@@ -112,6 +112,8 @@ def _policy(spec: dg.AssetSpec, feeds: Mapping[str, Feed]) -> AssetPolicy:
         return AssetPolicy((DATA_TEAM,), frozenset({"snowflake", "table"}), "supporting")
     if spec.key.path[0] == "legacy":
         return AssetPolicy(owners, frozenset({"csv"}), "supporting")
+    if spec.key.path[0] == "recipient":
+        return AssetPolicy(owners, frozenset({"file"}), "supporting")
     if group in feeds:
         return _feed_policy(feeds[group], name, owners)
     simulated = {"postgres", "python"} if name == "customers" else {"postgres"}
@@ -138,6 +140,7 @@ def _feed_policy(feed: Feed, name: str, owners: tuple[str, ...]) -> AssetPolicy:
         "document": {feed.format.extension.lstrip("."), "s3"},
         "delivery": {"s3"},
         "transmission": {"json"},
+        "acknowledgement": {"json", "snowflake"},
         "parity": {"json"},
         SOURCE_RECONCILIATION: {"postgres", "parquet"},
         DATA_TEAM_RECONCILIATION: {"snowflake"},
@@ -147,7 +150,7 @@ def _feed_policy(feed: Feed, name: str, owners: tuple[str, ...]) -> AssetPolicy:
         DATA_TEAM_RECONCILIATION: PostDelivery.data_team,
     }
     critical = name in ("quarantine", "document", "delivery", "transmission")
-    packages = {"parity": ("parity",), "transmission": ("transmission",)}
+    packages = {"parity": ("parity",), "transmission": ("transmission",), "acknowledgement": ("acknowledgements",)}
     code = packages.get(name, _DOCUMENT_CODE if critical else _RECONCILIATION_CODE)
     tier = "critical" if critical else "supporting"
     return AssetPolicy(owners, frozenset(kinds[name]), tier, functions.get(name, FeedRun), code)

@@ -14,6 +14,7 @@ from classfeed_dagster.feeds.feed import Feed, audiences_of, require_distinct
 from classfeed_dagster.orchestration import jobs, schedules
 from classfeed_dagster.orchestration.asset_keys import audience_names
 from classfeed_dagster.orchestration.asset_policies import apply_policies, preview_features
+from classfeed_dagster.orchestration.assets.acknowledgements import acknowledgement_assets
 from classfeed_dagster.orchestration.assets.domains import domain_assets
 from classfeed_dagster.orchestration.assets.feeds import feed_assets, legacy_assets
 from classfeed_dagster.orchestration.assets.landing import landing_assets
@@ -32,6 +33,7 @@ from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.open_lineage_runs import run_event_sensors
 from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster.orchestration.resources import shown_resources
+from classfeed_dagster.orchestration.sensors.acknowledgements import acknowledgement_sensor
 from classfeed_dagster.orchestration.sensors.alerts import alert_sensor, expected_checks
 from classfeed_dagster.orchestration.sensors.consent_events import consent_sensor
 from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
@@ -102,6 +104,7 @@ def _export(
     running = runtime.settings.env is not Environment.LOCAL
     names, partitions_def, fan_out = audience_names(audiences), feed_contexts[0].partitions, feed_contexts[0].fan_out
     legacy = [feed_context for feed_context in feed_contexts if feed_context.feed.legacy]
+    answered = [feed_context for feed_context in feed_contexts if feed_context.feed.acknowledgements is not None]
     return dg.Definitions(
         assets=[
             *source_assets(),
@@ -113,14 +116,18 @@ def _export(
             ),
             *(asset for feed_context in feed_contexts for asset in feed_assets(feed_context)),
             *(spec for feed_context in feed_contexts for spec in legacy_assets(feed_context)),
+            *(asset for feed_context in feed_contexts for asset in acknowledgement_assets(feed_context)),
         ],
         asset_checks=checks,
-        jobs=[*feed_jobs, *map(jobs.parity_job, legacy)],
+        jobs=[*feed_jobs, *map(jobs.parity_job, legacy), *map(jobs.acknowledgement_job, answered)],
         schedules=[
             schedules.morning_schedule(feed_context.feed, feed_context.audience, running=running)
             for feed_context in feed_contexts
         ],
-        sensors=[parity_sensor(feed_context, running=running) for feed_context in legacy],
+        sensors=[
+            *(parity_sensor(feed_context, running=running) for feed_context in legacy),
+            *(acknowledgement_sensor(feed_context, running=running) for feed_context in answered),
+        ],
         resources={"runtime": runtime, **shown_resources(runtime.settings)},
         executor=executor,
     )

@@ -67,6 +67,15 @@ def reconciliation_job(feed_context: FeedContext) -> "dg.UnresolvedAssetJobDefin
     )
 
 
+def acknowledgement_job(feed_context: FeedContext) -> "dg.UnresolvedAssetJobDefinition":
+    """Return the job that reads a recipient's inbox."""
+    return _asset_job(
+        f"{feed_context.feed.name}_acknowledgement_job",
+        dg.AssetSelection.assets(feed_context.key("acknowledgement")),
+        f"Reads {feed_context.feed.recipient}'s answers about delivered files. Safe to run at any time and repeatedly.",
+    )
+
+
 def report_job(fresh: Sequence[dg.AssetChecksDefinition]) -> "dg.UnresolvedAssetJobDefinition":
     """Return the job of both reports and of the feeds' freshness checks."""
     return _asset_job(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from classfeed_dagster.acknowledgements.inbox import FileAnswers
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
 from classfeed_dagster.delivery.approve_removals import approvals
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
@@ -20,6 +21,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.errors import SourceReadError
+from classfeed_dagster.feed_run.acknowledged import read_answers
 from classfeed_dagster.feed_run.flags import flag_values, is_live
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.feeds.column_exports import column_exports
@@ -89,6 +91,7 @@ class ObservedDate:
     deliveries: tuple[Delivery, ...]
     held: tuple[Quarantined, ...]  # still held back
     runs: tuple[ObservedRun, ...]  # oldest first
+    answers: tuple[FileAnswers, ...] = ()  # of the recipient, by file
     restated: bool = False  # an older date, observed only because bigsite changed what it was sent from
 
 
@@ -200,7 +203,8 @@ def _observe(
         released_at=max(released, default=None),
         finding=verdict.finding if verdict and delivered and verdict.revision == delivered[-1].revision else None,
     )
-    return ObservedDate(feed, live, when, facts, delivered, held_back, tuple(runs))
+    answers = read_answers(runtime, feed, day) if delivered else ()
+    return ObservedDate(feed, live, when, facts, delivered, held_back, tuple(runs), answers)
 
 
 def _verdict(runtime: Runtime, feed: str, day: dt.date) -> ReconciliationSummary | None:

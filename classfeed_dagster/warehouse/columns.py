@@ -65,7 +65,7 @@ _MEANINGS = {
     "NEXT_BUSINESS_DAY": "next ASX business day",
     "YEAR_NUMBER": "calendar year",
     "MONTH_NUMBER": "1 is January",
-    "SIDE": "compared side: source or data_team",
+    "SIDE": "compared side: source, data_team or recipient",
     "KIND": "kind of break",
     "SEVERITY": "error: the delivery is wrong; warning: to be reviewed; event: no action needed",
     "FIELD_NAME": "field or metric that differs",

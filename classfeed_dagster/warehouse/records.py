@@ -14,6 +14,7 @@ class Side(enum.StrEnum):
 
     SOURCE = "source"
     DATA_TEAM = "data_team"
+    RECIPIENT = "recipient"
 
     def reference(self, feed: str) -> str:
         """Return the name of the asset and reference with the result of this side's reconciliation of ``feed``."""
@@ -34,6 +35,7 @@ class BreakKind(enum.StrEnum):
     MISSING_DATE = "missing date"
     LATE_DATE = "late date"
     RECOMPUTED_DATE = "recomputed date"
+    REJECTED = "rejected by the recipient"
 
 
 class BreakSeverity(enum.StrEnum):
@@ -63,6 +65,7 @@ class BreakCause(enum.StrEnum):
     TRANSPOSED = "digits transposed"
     DAY_SHIFT = "shifted by a day"
     ONE_ROW = "one row makes the difference"
+    REJECTED = "rejected by the recipient"
     UNKNOWN = "not explained"
 
 

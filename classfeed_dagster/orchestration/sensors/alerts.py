@@ -8,6 +8,7 @@ import dagster as dg
 from classfeed_dagster.alerting import alerts
 from classfeed_dagster.alerting.incidents import raised, sync_incidents
 from classfeed_dagster.alerting.pagerduty import pager
+from classfeed_dagster.alerting.recipient_alerts import recipient_incidents
 from classfeed_dagster.alerting.reconciliation_alerts import proof_incidents
 from classfeed_dagster.alerting.slack import messenger
 from classfeed_dagster.feed_run.flags import flags_problem
@@ -61,6 +62,7 @@ def alert_sensor(
             held_back_alert=settings.held_back_alert,
         )
         current += proof_incidents(runtime, gathered)
+        current += recipient_incidents(store, gathered)
         if (problem := flags_problem()) is not None:
             current.append(alerts.unreadable_switches(problem))
         opened, revised, recovered = sync_incidents(

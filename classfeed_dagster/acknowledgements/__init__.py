@@ -1,0 +1,1 @@
+"""Recipients' acknowledgements: read from the inbox, matched with deliveries, kept, stored in the warehouse."""

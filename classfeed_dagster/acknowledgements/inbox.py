@@ -1,0 +1,244 @@
+"""The inbox ``acknowledgements/<feed>/``: each message is read once, matched with its delivered file and kept.
+
+Nothing is lost: the content of every message is kept under ``acknowledged-content/``, and one that cannot be read or
+matched is a dead letter with its reason. The inbox itself is only read. Messages with equal content are one message.
+The recipient's explanations may hold personal data: they are in the content alone, which records refer to by hash.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import AwareDatetime, NonNegativeInt
+
+from classfeed_dagster.acknowledgements.mapping import Answer, AnswerMapping, FileState, RecordState, UnknownAnswerError
+from classfeed_dagster.delivery.manifest import Manifest, Page, Sha256
+from classfeed_dagster.domains.movement_transactions import LETTERS
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import StoredRecord, create_record, from_json, sha256
+from classfeed_dagster.transmission.send import live_deliveries
+from classfeed_dagster.warehouse.records import (
+    Break,
+    BreakCause,
+    BreakExplanation,
+    BreakKind,
+    BreakSeverity,
+    RecordTrace,
+    Side,
+)
+
+_MESSAGE_ID = re.compile(r"(?P<feed>[a-z][a-z0-9_]*)-(?P<day>[0-9]{8})-r(?P<revision>[0-9]+)-p[0-9]+\Z")
+_DEAD = "dead-letters"
+
+
+class RecordAcknowledgement(StoredRecord):
+    """Answer about one record, or about a portfolio as a whole."""
+
+    portfolio_number: str
+    transaction_id: str | None = None
+    state: RecordState
+    code: str | None = None
+
+
+class Acknowledgement(StoredRecord):
+    """One message of the recipient about one delivered file."""
+
+    schema_version: Literal[1] = 1
+    feed: str
+    business_date: dt.date
+    revision: NonNegativeInt
+    message_id: str
+    state: FileState
+    reason: str | None = None
+    records: tuple[RecordAcknowledgement, ...] = ()
+    inbox_key: str
+    sha256: Sha256
+    read_at: AwareDatetime
+
+
+class DeadLetter(StoredRecord):
+    """A message that could not be read or matched."""
+
+    schema_version: Literal[1] = 1
+    feed: str
+    inbox_key: str
+    sha256: Sha256
+    reason: str
+    read_at: AwareDatetime
+
+
+@dataclass(frozen=True, slots=True)
+class InboxResult:
+    """New messages of one reading of the inbox."""
+
+    acknowledgements: tuple[Acknowledgement, ...]
+    dead_letters: tuple[DeadLetter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileAnswers:
+    """All answers about one delivered file. ``state`` is None without an answer."""
+
+    manifest: Manifest
+    page: Page
+    answers: tuple[Acknowledgement, ...]
+
+    @property
+    def state(self) -> FileState | None:
+        """The worst state that was answered."""
+        order = list(FileState)
+        return max((answer.state for answer in self.answers), key=order.index, default=None)
+
+    @property
+    def contradictory(self) -> bool:
+        """True if two answers state different things."""
+        return len({(answer.state, answer.records) for answer in self.answers}) > 1
+
+
+def inbox_prefix(feed: str) -> str:
+    """Return the prefix under which the recipient puts its messages."""
+    return f"acknowledgements/{feed}/"
+
+
+def inbox_keys(store: ObjectStore, feed: str) -> tuple[str, ...]:
+    """Return the keys of the inbox, in order."""
+    return tuple(store.list(inbox_prefix(feed)))
+
+
+def _kept_prefix(feed: str, day: dt.date | None = None) -> str:
+    return f"acknowledged/{feed}/" + (f"{day.isoformat()}/" if day else "")
+
+
+def read_inbox(store: ObjectStore, feed: str, mapping: AnswerMapping, at: dt.datetime) -> InboxResult:
+    """Read the inbox's new messages and keep each as an acknowledgement or a dead letter. Safe to repeat."""
+    known = {key.rpartition("-")[2].removesuffix(".json") for key in store.list(_kept_prefix(feed))}
+    new: list[Acknowledgement] = []
+    dead: list[DeadLetter] = []
+    for key in inbox_keys(store, feed):
+        content = store.read(key)
+        digest = sha256(content)
+        if digest in known:
+            continue
+        known.add(digest)
+        store.create(f"acknowledged-content/{feed}/{digest}", content)
+        try:
+            answer = mapping.read(content)
+            manifest = _manifest_of(store, feed, answer)
+        except UnknownAnswerError as error:
+            letter = DeadLetter(feed=feed, inbox_key=key, sha256=digest, reason=str(error), read_at=at)
+            create_record(store, f"{_kept_prefix(feed)}{_DEAD}/letter-{digest}.json", letter)
+            dead.append(letter)
+            continue
+        record = Acknowledgement(
+            feed=feed,
+            business_date=manifest.business_date,
+            revision=manifest.revision,
+            message_id=answer.message_id,
+            state=answer.state,
+            reason=answer.reason,
+            records=tuple(
+                RecordAcknowledgement(
+                    portfolio_number=one.portfolio_number,
+                    transaction_id=one.transaction_id,
+                    state=one.state,
+                    code=one.code,
+                )
+                for one in answer.records
+            ),
+            inbox_key=key,
+            sha256=digest,
+            read_at=at,
+        )
+        create_record(store, f"{_kept_prefix(feed, record.business_date)}{answer.message_id}-{digest}.json", record)
+        new.append(record)
+    return InboxResult(tuple(new), tuple(dead))
+
+
+def _manifest_of(store: ObjectStore, feed: str, answer: Answer) -> Manifest:
+    match = _MESSAGE_ID.match(answer.message_id)
+    if match is None or match["feed"] != feed:
+        raise UnknownAnswerError("it names no file of this feed")
+    try:
+        day = dt.datetime.strptime(match["day"], "%Y%m%d").replace(tzinfo=dt.UTC).date()
+    except ValueError:
+        raise UnknownAnswerError("it names no file of this feed") from None
+    for manifest in live_deliveries(store, feed, day):
+        if answer.message_id in {page.message_id for page in manifest.pages}:
+            inside = {portfolio.number for portfolio in manifest.portfolios if portfolio.page == answer.message_id}
+            if not inside >= {record.portfolio_number for record in answer.records}:
+                raise UnknownAnswerError("it answers about a portfolio that is not in the file")
+            return manifest
+    raise UnknownAnswerError("no such file was delivered")
+
+
+def acknowledgements(store: ObjectStore, feed: str, day: dt.date) -> tuple[Acknowledgement, ...]:
+    """Return the acknowledgements of a business date, in the order of reading."""
+    keys = store.list(_kept_prefix(feed, day))
+    records = [from_json(Acknowledgement, store.read(key), store.location(key)) for key in keys]
+    return tuple(sorted(records, key=lambda record: (record.read_at, record.inbox_key)))
+
+
+def dead_letters(store: ObjectStore, feed: str) -> tuple[DeadLetter, ...]:
+    """Return the feed's dead letters."""
+    keys = store.list(f"{_kept_prefix(feed)}{_DEAD}/letter-")
+    return tuple(from_json(DeadLetter, store.read(key), store.location(key)) for key in keys)
+
+
+def file_answers(store: ObjectStore, feed: str, day: dt.date) -> tuple[FileAnswers, ...]:
+    """Return every file delivered live for a date with its answers, in order."""
+    kept = acknowledgements(store, feed, day)
+    return tuple(
+        FileAnswers(manifest, page, tuple(one for one in kept if one.message_id == page.message_id))
+        for manifest in live_deliveries(store, feed, day)
+        for page in manifest.pages
+    )
+
+
+def rejections(files: Iterable[FileAnswers], mapping: AnswerMapping) -> tuple[Break, ...]:
+    """Return a break for each rejected record that no later, answered revision of its portfolio replaces."""
+    listed = list(files)
+    answered: Mapping[str, int] = {
+        portfolio.number: max(
+            file.manifest.revision
+            for file in listed
+            if file.answers and portfolio.number in {one.number for one in file.manifest.portfolios}
+        )
+        for of in listed
+        if of.answers
+        for portfolio in of.manifest.portfolios
+    }
+    return tuple(
+        _break(file, record, mapping)
+        for file in listed
+        for answer in file.answers
+        for record in answer.records
+        if record.state is RecordState.REJECTED and answered[record.portfolio_number] == file.manifest.revision
+    )
+
+
+def _break(file: FileAnswers, record: RecordAcknowledgement, mapping: AnswerMapping) -> Break:
+    check = mapping.checks.get(record.code or "")
+    covered = f"the check {check} should have found it" if check else "no check of ours covers this code"
+    tables = {letter: table for table, letter in LETTERS.items()}
+    transaction = record.transaction_id or ""
+    table = tables.get(transaction[:1])
+    return Break(
+        feed=file.manifest.feed,
+        business_date=file.manifest.business_date,
+        side=Side.RECIPIENT,
+        kind=BreakKind.REJECTED,
+        severity=BreakSeverity.ERROR,
+        portfolio_number=record.portfolio_number,
+        record="movement_transactions" if transaction else "accounts",
+        subject=transaction or record.portfolio_number,
+        field=None,
+        other_value=record.code,
+        explanations=(BreakExplanation(BreakCause.REJECTED, f"code {record.code or 'missing'}: {covered}"),),
+        trace=RecordTrace(
+            source_row=f"bigsite.{table}, {table}_id = {transaction[1:]}" if table else None, page=file.page.message_id
+        ),
+    )

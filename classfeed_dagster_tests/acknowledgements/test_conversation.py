@@ -1,0 +1,149 @@
+"""The whole conversation through the real jobs: delivered, answered, rejected, corrected, issued again, loaded."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+import pytest
+
+from classfeed_dagster.acknowledgements.inbox import dead_letters, file_answers, read_inbox, rejections
+from classfeed_dagster.acknowledgements.mapping import AnswerMapping, FileState
+from classfeed_dagster.alerting.recipient_alerts import recipient_incidents
+from classfeed_dagster.bigsite import tables
+from classfeed_dagster.cli import deliveries
+from classfeed_dagster.cli import trace as trace_cli
+from classfeed_dagster.delivery.feed_mode import FeedMode
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.local import snowflake_server as server
+from classfeed_dagster.orchestration.rehearsal import morning_after
+from classfeed_dagster.orchestration.run_date import Outcome
+from classfeed_dagster.orchestration.run_history import run_reader
+from classfeed_dagster.repair.facts import gather
+from classfeed_dagster.simulation.answers import AnswerFault, answer_delivery, rejection
+from classfeed_dagster.tags import CLOCK_TAG
+from classfeed_dagster.tracing.trace import trace
+from classfeed_dagster.warehouse.breaks import stored_breaks
+from classfeed_dagster.warehouse.connection import open_warehouse
+from classfeed_dagster.warehouse.database import query
+from classfeed_dagster_tests.fixtures.desk import Desk
+
+MONDAY = dt.date(2026, 3, 2)
+MORNING = morning_after(MONDAY)
+MAPPING = AnswerMapping(checks={"E42": "net_amount"})
+FEED = Feed(
+    "told", "To a recipient that answers", "BGL", EPI, ("team:x",), FeedMode.LIVE, MONDAY, acknowledgements=MAPPING
+)  # fmt: skip
+
+
+@pytest.fixture
+def delivered(desk: Desk) -> Iterator[Desk]:
+    desk.add(FEED)
+    for one in desk.two_customers():
+        one.consent(granted_at="2026-02-20T00:00:00Z", recipient="BGL")
+    desk.end_of_day(MONDAY.isoformat())
+    assert desk.run(MONDAY.isoformat(), feed="told").outcome is Outcome.DELIVERED
+    yield desk
+    server.stop(desk.runtime.settings.home)
+
+
+def read(desk: Desk) -> None:
+    (request,) = desk.tick("told_acknowledgements")[0]
+    job = desk.definitions.resolve_job_def(str(request.job_name))
+    result = job.execute_in_process(instance=desk.instance, tags={CLOCK_TAG: MORNING.isoformat()})
+    assert result.success
+
+
+def told(desk: Desk, hours: int = 2) -> dict[str, dict[str, int]]:
+    now = MORNING + dt.timedelta(hours=hours)
+    seen = gather(desk.runtime, run_reader(desk.instance), [FEED], now, ask_changes=False)
+    return {one.key: dict(one.counts) for one in recipient_incidents(desk.runtime.store, seen)}
+
+
+def test_rejected_record_is_a_break_until_its_portfolio_goes_again(delivered: Desk) -> None:
+    desk, store = delivered, delivered.runtime.store
+    assert desk.tick("told_acknowledgements")[1] == "the inbox of told is empty"
+    assert told(desk, hours=5) == {}
+    assert told(desk, hours=7) == {"not-acknowledged.told": {"files": 1}}
+    (trade,) = [row for row in desk.bigsite.rows[tables.trade] if row["portfolio_id"] == desk.bigsite.portfolios[0].id]
+    number, transaction = "SW00000001", f"T{trade['trade_id']}"
+    answer_delivery(
+        store, desk.manifest(MONDAY.isoformat(), feed="told"), MAPPING,
+        rejected={number: rejection(number, transaction, "E42")},
+    )  # fmt: skip
+    read(desk)
+    (file,) = file_answers(store, "told", MONDAY)
+    assert (file.state, file.contradictory) == (FileState.PARTIALLY_PROCESSED, False)
+    assert told(desk, hours=7) == {"refused.told": {"dates": 1, "portfolios": 1}}
+    with open_warehouse(desk.runtime.settings) as connection:
+        (found,) = stored_breaks(connection, feed="told", only_open=True)
+        rows = query(
+            connection, "SELECT FILE_STATE, TRANSACTION_ID, RECORD_STATE, CODE FROM ACKNOWLEDGEMENT ORDER BY 2"
+        )
+    assert (found.portfolio_number, found.subject, found.other_value) == (number, transaction, "E42")
+    assert found.evidence == "code E42: the check net_amount should have found it"
+    assert sorted(rows, key=str) == sorted(
+        [("partially processed", None, None, None), ("partially processed", transaction, "rejected", "E42")], key=str
+    )  # fmt: skip
+    (one,) = rejections([file], MAPPING)
+    assert one.trace.source_row == f"bigsite.trade, trade_id = {trade['trade_id']}"
+
+    audience = FEED.audience(MONDAY)
+    way = trace(desk.runtime.engine, store, "told", audience, transaction, document_format=EPI)
+    assert trace_cli._answers(desk.runtime, FEED, way) == [
+        {"message_id": "told-20260302-r0-p1", "state": "partially processed", "record": "rejected E42"}]  # fmt: skip
+    (shown,) = deliveries._answers([file])
+    assert (shown["state"], shown["contradictory"], len(list(shown["records"]))) == ("partially processed", False, 1)  # type: ignore[call-overload]
+
+    # bigsite is corrected: the portfolio goes again, the other does not.
+    with desk.runtime.engine.begin() as connection:
+        connection.execute(
+            tables.portfolio.update().where(tables.portfolio.c.portfolio_number == number).values(portfolio_name="New")
+        )
+    assert desk.run(MONDAY.isoformat(), feed="told", fresh_snapshot=True).outcome is Outcome.DELIVERED
+    again = desk.manifest(MONDAY.isoformat(), 1, feed="told")
+    assert [portfolio.number for portfolio in again.portfolios] == [number]
+    assert told(desk, hours=7)["refused.told"] == {"dates": 1, "portfolios": 1}
+    answer_delivery(store, again, MAPPING)
+    read(desk)
+    assert told(desk, hours=7) == {}
+    with open_warehouse(desk.runtime.settings) as connection:
+        assert stored_breaks(connection, feed="told", only_open=True) == []
+
+
+def test_faulty_answers_are_kept_and_reported(delivered: Desk) -> None:
+    desk, store = delivered, delivered.runtime.store
+    manifest = desk.manifest(MONDAY.isoformat(), feed="told")
+    assert answer_delivery(store, manifest, MAPPING, faults=[AnswerFault.LATE]) == ()
+    keys = answer_delivery(store, manifest, MAPPING, faults=set(AnswerFault) - {AnswerFault.LATE})
+    assert len(keys) == 5
+    read(desk)
+    (file,) = file_answers(store, "told", MONDAY)
+    assert [answer.state for answer in file.answers] == [FileState.LOADED, FileState.FAILED]  # the duplicate is one
+    assert (file.state, file.contradictory) == (FileState.FAILED, True)
+    letters = {letter.reason: store.read(letter.inbox_key) for letter in dead_letters(store, "told")}
+    assert set(letters) == {"no such file was delivered", "not of the declared json form (JSONDecodeError)"}
+    assert len(list(store.list("acknowledged-content/told/"))) == 4
+    assert told(desk) == {"refused.told": {"dates": 1, "portfolios": 0}, "unreadable-answers.told": {"messages": 2}}
+    assert told(desk, hours=24 * 8).keys() == {"refused.told"}
+    again = read_inbox(store, "told", MAPPING, MORNING)
+    assert (again.acknowledgements, again.dead_letters) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("message_id", "reason"),
+    [
+        ("other-20260302-r0-p1", "it names no file of this feed"),
+        ("told-20269999-r0-p1", "it names no file of this feed"),
+        ("told-20260302-r7-p1", "no such file was delivered"),
+    ],
+)
+def test_answer_about_another_file_is_a_dead_letter(delivered: Desk, message_id: str, reason: str) -> None:
+    store = delivered.runtime.store
+    store.put("acknowledgements/told/a.json", f'{{"message_id": "{message_id}", "state": "loaded"}}'.encode())
+    foreign = '{"message_id": "told-20260302-r0-p1", "state": "loaded", "records": [{"portfolio_number": "SW9", "state": "accepted"}]}'
+    store.put("acknowledgements/told/b.json", foreign.encode())
+    result = read_inbox(store, "told", MAPPING, MORNING)
+    assert [letter.reason for letter in result.dead_letters] == [
+        reason, "it answers about a portfolio that is not in the file"]  # fmt: skip
