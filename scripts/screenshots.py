@@ -89,7 +89,7 @@ def check(page: Any, url: str) -> None:
         page.locator("tr", has_text="Failed").first.get_by_role("button").first
     ).first.click(timeout=5 * _SECOND)
     page.get_by_text("[Show Markdown]").first.click()
-    _see(page, "what is wrong")
+    _see(page, "problem")
     page.wait_for_timeout(_SECOND)
 
 
