@@ -11,11 +11,13 @@ import enum
 import itertools
 import operator
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from classfeed_dagster.bigsite.tables import data_sharing_consent, portfolio
 from classfeed_dagster.errors import Dependency, UnavailableError
@@ -200,39 +202,77 @@ def consents_from(rows: Iterable[Sequence[Any]]) -> list[Consent]:
     return [Consent(*row[:6], *(None if at is None else at.astimezone(dt.UTC) for at in row[6:9])) for row in rows]
 
 
+# By engine and recipient: the fingerprint of the rows read last in this process, and the portfolios consented by them.
+_KNOWN: WeakKeyDictionary[sa.Engine, dict[str, tuple[str, frozenset[str]]]] = WeakKeyDictionary()
+
+
 def query_consented(
     engine: sa.Engine, recipient: str, numbers: Iterable[str] | None = None, at: dt.datetime | None = None
 ) -> tuple[dt.datetime, set[str]]:
     """Query the portfolios that consent at ``at`` (default: bigsite's clock), in one statement.
 
-    Returns the instant (UTC) and the numbers of the consented portfolios, limited to ``numbers`` if given. Any failure
-    to read raises ConsentReadError: a missing result never counts as consent.
+    Returns the instant (UTC) and the numbers of the consented portfolios, limited to ``numbers`` if given. After the
+    first query of a process, bigsite first fingerprints the rows that are active at the instant. Equal rows have the
+    same result, so they are read again only if they changed. Any failure to read raises ConsentReadError: a missing
+    result never counts as consent.
     """
     instant: sa.ColumnElement[dt.datetime] = (
         sa.func.current_timestamp() if at is None else sa.literal(at, sa.DateTime(timezone=True))
     )
-    # All rows of the recipient: a list of 100,000 numbers costs bigsite more than its consents do.
-    consents = consent_query([recipient], instant, instant).order_by(None).subquery()
-    clock = sa.select(instant.label("queried_at")).subquery()
-    statement = sa.select(clock.c.queried_at, consents).select_from(clock.outerjoin(consents, sa.true()))
-    numbers_consented: set[str] = set()
+    known = _KNOWN.setdefault(engine, {})
     try:
         with engine.connect() as connection:
-            # In order of portfolios, so that one portfolio's consents are in memory at a time.
-            streaming = {"yield_per": _ROWS}
-            rows = connection.execute(statement.order_by(consents.c.portfolio_id), execution_options=streaming)
-            first = next(rows)  # always exists, with the instant
-            queried_at: dt.datetime = first[0].astimezone(dt.UTC)
-            answered = (row[1:] for row in itertools.chain([first], rows) if row[1] is not None)
-            for _, group in itertools.groupby(answered, key=_portfolio_id):
-                effective = standings(consents_from(group), recipient, queried_at)
-                numbers_consented.update(standing.portfolio_number for standing in effective.values())
+            if recipient in known:
+                row = connection.execute(sa.select(_clock(recipient, instant))).one()
+                if row.fingerprint == known[recipient][0]:
+                    return row.queried_at.astimezone(dt.UTC), _limited(known[recipient][1], numbers)
+            queried_at, fingerprint, consented = _read_consented(connection, recipient, instant)
     except sa.exc.SQLAlchemyError as error:
         raise ConsentReadError(
             f"Consent for {recipient} could not be read from bigsite ({type(error).__name__}): nothing is sent. "
             "Check the connection to bigsite and run again."
         ) from error
-    return queried_at, numbers_consented if numbers is None else numbers_consented.intersection(numbers)
+    known[recipient] = fingerprint, frozenset(consented)
+    return queried_at, _limited(consented, numbers)
+
+
+def _limited(consented: Collection[str], numbers: Iterable[str] | None) -> set[str]:
+    return set(consented) if numbers is None else set(consented).intersection(numbers)
+
+
+def _active_rows(recipient: str, instant: sa.ColumnElement[dt.datetime]) -> sa.Subquery:
+    # All rows of the recipient: a list of 100,000 numbers costs bigsite more than its consents do.
+    return consent_query([recipient], instant, instant).order_by(None).subquery()
+
+
+def _clock(recipient: str, instant: sa.ColumnElement[dt.datetime]) -> sa.Subquery:
+    """Build the query of the instant and of the fingerprint of every value of the rows active at it, in one row."""
+    rows = _active_rows(recipient, instant)
+    text = sa.cast(sa.func.row(*rows.c), sa.Text)
+    # Hashed twice, so that the aggregate stays small however many rows there are.
+    each = sa.func.sha256(sa.func.convert_to(text, "UTF8"))
+    separator = postgresql.aggregate_order_by(sa.literal(b"", sa.LargeBinary), rows.c.consent_id)
+    together = sa.func.encode(sa.func.sha256(sa.func.string_agg(each, separator)), "hex")
+    fingerprint = sa.select(sa.func.coalesce(together, "")).select_from(rows).scalar_subquery()
+    return sa.select(instant.label("queried_at"), fingerprint.label("fingerprint")).subquery()
+
+
+def _read_consented(
+    connection: sa.Connection, recipient: str, instant: sa.ColumnElement[dt.datetime]
+) -> tuple[dt.datetime, str, set[str]]:
+    clock, consents = _clock(recipient, instant), _active_rows(recipient, instant)
+    statement = sa.select(clock, consents).select_from(clock.outerjoin(consents, sa.true()))
+    numbers_consented: set[str] = set()
+    # In order of portfolios, so that one portfolio's consents are in memory at a time.
+    streaming = {"yield_per": _ROWS}
+    rows = connection.execute(statement.order_by(consents.c.portfolio_id), execution_options=streaming)
+    first = next(rows)  # always exists, with the instant
+    queried_at: dt.datetime = first[0].astimezone(dt.UTC)
+    answered = (row[2:] for row in itertools.chain([first], rows) if row[2] is not None)
+    for _, group in itertools.groupby(answered, key=_portfolio_id):
+        effective = standings(consents_from(group), recipient, queried_at)
+        numbers_consented.update(standing.portfolio_number for standing in effective.values())
+    return queried_at, first[1], numbers_consented
 
 
 _portfolio_id = operator.itemgetter(1)  # of the rows of ``consent_query``

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -137,6 +138,42 @@ def test_the_question_at_publishing_gives_the_same_answer(
     assert asked_at == at
     assert held == {numbers[case] for case, (_, change) in CASES.items() if change in changes}
     assert len(statements) == 1
+
+
+def test_query_consented_reads_rows_again_only_after_a_change(
+    bigsite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bigsite = Bigsite(bigsite_engine)
+    stays, goes = bigsite.portfolio("STAYS").consent(BEFORE), bigsite.portfolio("GOES").consent(BEFORE)
+    bigsite.save()
+    read: list[object] = []
+    rule = consent.standings
+
+    def counting(rows: Iterable[Consent], recipient: str, at: dt.datetime) -> dict[int, consent.Standing]:
+        read.append(rows)
+        return rule(rows, recipient, at)
+
+    monkeypatch.setattr(consent, "standings", counting)
+
+    def ask(at: dt.datetime = END) -> tuple[set[str], int]:
+        read.clear()
+        queried_at, consented = query_consented(bigsite_engine, "CLASS", at=at)
+        assert queried_at == at
+        return consented, len(read)
+
+    assert ask() == ({"STAYS", "GOES"}, 2)
+    assert ask() == ({"STAYS", "GOES"}, 0)
+    assert ask(END + HOUR) == ({"STAYS", "GOES"}, 0)  # the same rows are active
+    assert query_consented(bigsite_engine, "CLASS", ["GOES", "UNKNOWN"], END)[1] == {"GOES"}
+    goes.consents[0]["revoked_at"] = END
+    bigsite.save()
+    assert ask() == ({"STAYS", "GOES"}, 2)  # a value changed, not the result
+    assert ask(END + MICRO) == ({"STAYS"}, 1)
+    assert ask(BEFORE) == (set(), 0)  # no row is active
+    stays.consents[0]["recipient_reference"] = " "
+    bigsite.save()
+    assert ask() == ({"GOES"}, 2)
+    assert query_consented(bigsite_engine, "BGL", at=END)[1] == set()
 
 
 def test_consent_revoked_after_the_snapshot_is_known_when_publishing(
