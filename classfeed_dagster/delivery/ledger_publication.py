@@ -7,12 +7,12 @@ that never got its manifest count for nothing.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from classfeed_dagster.delivery.manifest import ChainEntry
@@ -34,6 +34,7 @@ from classfeed_dagster.ledger.writing import arrow, stage_file
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
+_PORTFOLIOS = 1_200  # whose positions are in memory at a time
 _ORDER: tuple[Kind, ...] = ("records", "positions", "portfolios", "identities")
 
 
@@ -60,7 +61,7 @@ def publish_ledger(
                     positions = positions_of(previous, frames, day)
                     files.append(_create(store, folder, prefix, "positions", part, positions))
                 identities = merge_identities(identities, identities_of(frames["portfolios"], frames["stated"], day))
-            files.append(_create(store, folder, prefix, "identities", 0, identities))
+            files.append(_create(store, folder, prefix, "identities", 0, [identities]))
     except DamagedRecordError as error:
         if error.location.startswith(store.location(prefix)):
             return None
@@ -68,13 +69,24 @@ def publish_ledger(
     return LedgerFiles(files=in_order(files))
 
 
-def positions_of(previous: pl.DataFrame, frames: dict[Kind, pl.DataFrame], day: dt.date) -> pl.DataFrame:
-    """Return the positions of one part of a delivery."""
-    portfolios = frames["portfolios"]
-    carrying = portfolios.filter(pl.col("change") != "REMOVED")["portfolio_id"]
-    full = portfolios.filter(pl.col("change") != "CURRENT")["portfolio_id"]
+def positions_of(
+    previous: pl.DataFrame, frames: Mapping[Kind, pl.DataFrame], day: dt.date, portfolios: int = _PORTFOLIOS
+) -> Iterator[pl.DataFrame]:
+    """Yield the positions of one part of a delivery in order, of so many ``portfolios`` at a time: it bounds memory."""
+    listed = frames["portfolios"]
+    carrying = listed.filter(pl.col("change") != "REMOVED")["portfolio_id"]
+    full = listed.filter(pl.col("change") != "CURRENT")["portfolio_id"]
     carried = previous.filter(pl.col("portfolio_id").is_in(carrying.implode()))
-    return roll_forward(carried, frames["records"], frames["stated"], full, day)
+    last = listed["portfolio_id"].sort().to_list()[portfolios - 1 : -1 : portfolios]
+    for after, until in itertools.pairwise([None, *last, None]):
+
+        def among(rows: pl.DataFrame, after: int | None = after, until: int | None = until) -> pl.DataFrame:
+            number = pl.col("portfolio_id")
+            return rows.filter(
+                *([] if after is None else [number > after]), *([] if until is None else [number <= until])
+            )
+
+        yield roll_forward(among(carried), among(frames["records"]), among(frames["stated"]), full, day)
 
 
 def in_order(files: Iterable[LedgerFile]) -> tuple[LedgerFile, ...]:
@@ -108,8 +120,12 @@ def _copy(store: ObjectStore, staged: StagedLedger, prefix: str, file: LedgerFil
         raise StaleBuildError(f"{error.location}: a staged ledger file is missing. Build again.") from None
 
 
-def _create(store: ObjectStore, folder: Path, prefix: str, kind: Kind, part: int, frame: pl.DataFrame) -> LedgerFile:
+def _create(
+    store: ObjectStore, folder: Path, prefix: str, kind: Kind, part: int, frames: Iterable[pl.DataFrame]
+) -> LedgerFile:
     path = folder / f"{kind}-{part:04d}.parquet"
-    table: pa.Table = arrow(FRAMES[kind].conform(frame))
-    pq.write_table(table, path, compression="zstd", store_decimal_as_integer=False)
+    schema = arrow(FRAMES[kind].empty()).schema
+    with pq.ParquetWriter(path, schema, compression="zstd", store_decimal_as_integer=False) as target:
+        for frame in frames:
+            target.write_table(arrow(FRAMES[kind].conform(frame)))
     return stage_file(store, prefix, kind, part, path)

@@ -13,6 +13,7 @@ import pytest
 
 from classfeed_dagster.delivery.build import Build, build_delivery
 from classfeed_dagster.delivery.chain import close_place, last_place
+from classfeed_dagster.delivery.ledger_publication import positions_of
 from classfeed_dagster.delivery.manifest import Manifest, VoidManifest
 from classfeed_dagster.delivery.sent import positions_at, sent_date
 from classfeed_dagster.delivery.shards import fan_out, fan_out_pages, merge, render_shard, write_pages
@@ -20,7 +21,8 @@ from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 from classfeed_dagster.domains.ledger_rows import LEDGER_BALANCES, LEDGER_RECORDS, complete
 from classfeed_dagster.errors import StaleBuildError
-from classfeed_dagster.ledger.files import ledger_prefix
+from classfeed_dagster.ledger.files import POSITIONS, Kind, ledger_prefix
+from classfeed_dagster.ledger.positions import roll_forward
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     AUDIENCE,
@@ -38,6 +40,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     plan,
     terms,
 )
+from classfeed_dagster_tests.ledger.test_positions import balance, record, records, stated
 
 NUMBERS = [f"P{at}" for at in range(5)]
 
@@ -231,3 +234,25 @@ def test_verify_names_a_ledger_file_that_was_changed_or_removed(local_store: Loc
     ]
     local_store.delete(key)
     assert [problem.detail for problem in verify_feed(local_store, FEED, FORMAT).problems] == ["the manifest lists it"]
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2, 3, 5, 6])
+def test_positions_of_a_part_are_the_same_whatever_is_in_memory(at_a_time: int) -> None:
+    ids = [1, 2, 3, 5, 8]
+    changes = ["CURRENT", "NEW", "CURRENT", "REMOVED", "CURRENT"]
+    frames: dict[Kind, pl.DataFrame] = {
+        "portfolios": pl.DataFrame({"portfolio_id": ids[::-1], "change": changes[::-1]}),
+        "records": records(*(record(at, number, DAY2, amount=Decimal(at)) for at, number in enumerate([8, 1, 2, 2]))),
+        "stated": stated(*(balance(number, "5.00") for number in (8, 1, 2, 3))),
+    }
+    previous = next(positions_of(POSITIONS.empty(), frames | {"records": frames["records"].clear()}, DAY1))
+    whole = roll_forward(
+        previous.filter(pl.col("portfolio_id") != 5),
+        frames["records"],
+        frames["stated"],
+        pl.Series([2, 5]),
+        DAY2,
+    )
+    parts = list(positions_of(previous, frames, DAY2, at_a_time))
+    assert len(parts) == -(-len(ids) // at_a_time)
+    assert pl.concat(parts).equals(whole)
