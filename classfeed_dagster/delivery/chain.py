@@ -1,8 +1,8 @@
 """The chain of a feed's manifests: claiming the next place, and closing an abandoned one.
 
-See docs/adr/0002. A place is claimed for one (business date, revision), and only once the place before it has its
-manifest, delivered or void. Waiting is never needed for safety: a place that is closed too early makes another attempt
-start again, and nothing else.
+See docs/adr/0002. A place is claimed for one (business date, revision), and only after the previous place has its
+manifest, delivered or void. Waiting is not needed for safety: a place that is closed too early only makes another
+attempt start again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from classfeed_dagster.delivery.manifest import ChainEntry, Link, VoidManifest
+from classfeed_dagster.delivery.manifest import AnyManifest, ChainEntry, Link, VoidManifest, read_manifest
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.ledger.files import ledger_prefix
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
@@ -26,12 +26,12 @@ from classfeed_dagster.stored_records import (
 )
 
 _ENTRY = re.compile(r"([0-9]{8,})\.json\Z")
-_LOOK_AGAIN_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ChainPlace:
-    """The last place of a chain. ``manifest`` is None while its attempt is under way or was abandoned."""
+    """Last place of a chain. ``manifest`` is None while its attempt is in progress or was abandoned."""
 
     position: int
     entry: ChainEntry
@@ -78,6 +78,16 @@ def manifest_link(store: ObjectStore, entry: ChainEntry) -> Link | None:
         return None
 
 
+def manifest_of(store: ObjectStore, entry: ChainEntry) -> tuple[AnyManifest, str] | None:
+    """Return a place's manifest with its SHA-256; None if it has none. DamagedRecordError if it is unreadable."""
+    key = manifest_key(entry.feed, entry.business_date, entry.revision)
+    try:
+        data = store.read(key)
+    except ObjectNotFoundError:
+        return None
+    return read_manifest(data, store.location(key)), sha256(data)
+
+
 def claim_next(store: ObjectStore, last: ChainPlace | None, entry: ChainEntry) -> ChainPlace | None:
     """Claim the place after ``last``, which must have its manifest, for ``entry``; None if another attempt was first.
 
@@ -102,7 +112,7 @@ def wait_for_manifest(
             latest, waited = files, 0.0  # its attempt is making progress
         if waited >= patience_seconds:
             return False
-        step = min(_LOOK_AGAIN_SECONDS, patience_seconds - waited)
+        step = min(_POLL_SECONDS, patience_seconds - waited)
         sleep(step)
         waited += step
     return True

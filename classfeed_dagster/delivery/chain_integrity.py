@@ -1,6 +1,6 @@
-"""Checks of what a run builds on: the manifests of its dates against the chain, and the chain against known deliveries.
+"""Checks of a run's base: the manifests of its dates against the chain, and the chain against known deliveries.
 
-``classfeed verify`` walks everything. A run checks the dates that decide what it sends: its own, and the one before.
+``classfeed verify`` checks the whole chain. A run checks the dates that it depends on: its own and the previous one.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import datetime as dt
 from collections.abc import Iterable
 
 from classfeed_dagster.delivery.build import read_build
-from classfeed_dagster.delivery.chain import ChainPlace, chain_entry, last_place
-from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, read_manifest
+from classfeed_dagster.delivery.chain import ChainPlace, chain_entry, last_place, manifest_of
+from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
 from classfeed_dagster.delivery.problems import build_differences, manifest_problems
 from classfeed_dagster.delivery.state import DeliveredRevision, delivered_state
 from classfeed_dagster.errors import DamagedRecordError, DataError
@@ -19,13 +19,13 @@ from classfeed_dagster.stored_records import manifest_key
 
 
 class StoreBehindError(DataError):
-    """The store has less than is known to have been delivered: it was restored from an older backup."""
+    """The store lacks known deliveries: it was restored from an older backup."""
 
     def __init__(self, feed: str, known: int, position: int) -> None:
         super().__init__(
             f"{feed}: the chain in the store ends at position {position}, but position {known} is known to have been "
             "delivered. The store is older than the deliveries: restore the newer version of chain/, delivered/ and "
-            "ledger/, and run again. Nothing is sent until then."
+            "ledger/, and run again. No document is delivered until then."
         )
 
 
@@ -68,13 +68,13 @@ def _require_place(
 
 def _require_successor(store: ObjectStore, feed: str, revision: DeliveredRevision, position: int) -> None:
     entry = chain_entry(store, feed, position)
-    key = manifest_key(feed, entry.business_date, entry.revision)
-    try:
-        successor = read_manifest(store.read(key), store.location(key))
-    except ObjectNotFoundError:
-        return  # the last place, whose attempt is under way
+    place = manifest_of(store, entry)
+    if place is None:
+        return  # the last position, whose attempt is in progress
+    successor, _ = place
     if (successor.business_date, successor.revision) != (entry.business_date, entry.revision):
-        raise DamagedRecordError(store.location(key), "it is the manifest of another delivery")
+        location = store.location(manifest_key(feed, entry.business_date, entry.revision))
+        raise DamagedRecordError(location, "it is the manifest of another delivery")
     if successor.previous is None or successor.previous.sha256 != revision.sha256:
         raise DamagedRecordError(store.location(revision.key), "the manifest after it in the chain names other bytes")
 

@@ -17,9 +17,9 @@ import polars as pl
 
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.build import LedgerParts
-from classfeed_dagster.delivery.chain import chain_entry, last_place
+from classfeed_dagster.delivery.chain import chain_entry, last_place, manifest_of
 from classfeed_dagster.delivery.ledger_publication import publish_ledger
-from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, read_manifest
+from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
 from classfeed_dagster.delivery.sent import RebuiltLedger, positions_at, rebuilt_key, roll_date, sent_date
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.domains.build import build_consented_portfolios, build_domain, open_domains
@@ -39,13 +39,13 @@ class LandingGoneError(DataError):
 
     def __init__(self, location: str, day: dt.date) -> None:
         super().__init__(
-            f"{location}: the snapshot that {day.isoformat()} was made from is gone, and with it bigsite's keys of the "
-            "records. Restore landing/ of that date from the backup and run the command again."
+            f"{location}: the snapshot of {day.isoformat()} is missing, and with it bigsite's keys of the records. "
+            "Restore landing/ of that date from the backup and run the command again."
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
+class RebuildResult:
     """Outcome of rebuilding one delivery's ledger."""
 
     business_date: dt.date
@@ -56,22 +56,19 @@ class Rebuilt:
 
 def rebuild_ledger(
     store: ObjectStore, feed: str, document_format: DocumentFormat, audience: RecipientSchedule
-) -> Iterator[Rebuilt]:
+) -> Iterator[RebuildResult]:
     """Rebuild the ledger of every delivery of ``feed``, in the order of the chain.
 
     DamagedRecordError if a document, a landing or a ledger file contradicts the others.
     """
     last = last_place(store, feed)
     for position in range(1, (last.position if last else 0) + 1):
-        entry = chain_entry(store, feed, position)
-        key = manifest_key(feed, entry.business_date, entry.revision)
-        try:
-            data = store.read(key)
-        except ObjectNotFoundError:
-            return  # the last place, whose attempt is under way
-        manifest = read_manifest(data, store.location(key))
+        place = manifest_of(store, chain_entry(store, feed, position))
+        if place is None:
+            return  # the last position, whose attempt is in progress
+        manifest, manifest_sha256 = place
         if isinstance(manifest, Manifest):
-            yield _rebuild(store, document_format, audience, manifest, sha256(data))
+            yield _rebuild(store, document_format, audience, manifest, manifest_sha256)
 
 
 def _rebuild(
@@ -80,7 +77,7 @@ def _rebuild(
     audience: RecipientSchedule,
     manifest: Manifest,
     manifest_sha256: str,
-) -> Rebuilt:
+) -> RebuildResult:
     feed, day, revision = manifest.feed, manifest.business_date, manifest.revision
     staged = _stage(store, document_format, audience, manifest, manifest_sha256)
     entry = ChainEntry(feed=feed, business_date=day, revision=revision)
@@ -93,7 +90,7 @@ def _rebuild(
         key = rebuilt_key(feed, day, revision)
         if not store.create(key, to_json(record)) and store.read(key) != to_json(record):
             raise DamagedRecordError(store.location(key), "rebuilding gave another ledger than before")
-    return Rebuilt(day, revision, sum(file.rows for file in ledger.of("records")), manifest.ledger is not None)
+    return RebuildResult(day, revision, sum(file.rows for file in ledger.of("records")), manifest.ledger is not None)
 
 
 def _stage(

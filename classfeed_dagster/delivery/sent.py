@@ -15,14 +15,14 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from classfeed_dagster.delivery.chain import chain_entry, last_place
-from classfeed_dagster.delivery.manifest import Manifest, read_manifest
+from classfeed_dagster.delivery.chain import chain_entry, last_place, manifest_of
+from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state
 from classfeed_dagster.ledger.files import FRAMES, POSITIONS, SHA256, Kind, LedgerFiles, ledger_prefix, read_kind
 from classfeed_dagster.ledger.positions import roll_forward
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, from_json, manifest_key, sha256
+from classfeed_dagster.stored_records import StoredRecord, from_json
 
 
 class RebuiltLedger(StoredRecord):
@@ -144,17 +144,11 @@ def _reissued_since(store: ObjectStore, feed: str, sent: SentDate, before: int |
     earlier: list[dt.date] = []
     for position in range(first.chain_position + 1, _end(store, feed, before)):
         entry = chain_entry(store, feed, position)
-        if entry.business_date < first.business_date and _delivered(store, feed, entry.business_date, entry.revision):
-            earlier.append(entry.business_date)
+        if entry.business_date < first.business_date:
+            place = manifest_of(store, entry)
+            if place is not None and isinstance(place[0], Manifest):
+                earlier.append(entry.business_date)
     return min(earlier, default=None)
-
-
-def _delivered(store: ObjectStore, feed: str, day: dt.date, revision: int) -> bool:
-    key = manifest_key(feed, day, revision)
-    try:
-        return isinstance(read_manifest(store.read(key), store.location(key)), Manifest)
-    except ObjectNotFoundError:
-        return False
 
 
 def records_of(store: ObjectStore, feed: str, dates: Iterable[dt.date], columns: Sequence[str]) -> pl.DataFrame:
@@ -186,15 +180,12 @@ def identities_before(store: ObjectStore, feed: str, before: int | None = None) 
     ``before`` as in ``sent_date``.
     """
     for position in range(_end(store, feed, before) - 1, 0, -1):
-        entry = chain_entry(store, feed, position)
-        key = manifest_key(feed, entry.business_date, entry.revision)
-        try:
-            data = store.read(key)
-        except ObjectNotFoundError:
+        place = manifest_of(store, chain_entry(store, feed, position))
+        if place is None:
             continue  # the last position, whose attempt is in progress
-        manifest = read_manifest(data, store.location(key))
+        manifest, manifest_sha256 = place
         if isinstance(manifest, Manifest):
-            ledger = ledger_of(store, manifest, sha256(data))
+            ledger = ledger_of(store, manifest, manifest_sha256)
             if ledger is None:
                 return None
             prefix = ledger_prefix(feed, manifest.business_date, manifest.revision)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator
 
-from classfeed_dagster.delivery.chain import chain_entry
-from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, read_manifest
+from classfeed_dagster.delivery.chain import chain_entry, manifest_of
+from classfeed_dagster.delivery.manifest import Manifest, read_manifest
 from classfeed_dagster.delivery.problems import manifest_problems, page_problems, portfolios_by_page
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.errors import DamagedRecordError
@@ -84,12 +84,10 @@ def _chain_problems(store: ObjectStore, key: str, data: bytes, position: int, fe
 
 def _next_manifest(store: ObjectStore, feed: str, position: int) -> Manifest | None:
     try:
-        entry: ChainEntry = chain_entry(store, feed, position + 1)
-        key = manifest_key(entry.feed, entry.business_date, entry.revision)
-        manifest = read_manifest(store.read(key), key)
+        place = manifest_of(store, chain_entry(store, feed, position + 1))
     except (ObjectNotFoundError, DamagedRecordError):
         return None
-    return manifest if isinstance(manifest, Manifest) else None
+    return place[0] if place is not None and isinstance(place[0], Manifest) else None
 
 
 def _page_problems(store: ObjectStore, manifest: Manifest, document_format: DocumentFormat) -> Iterator[_Problem]:
