@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import AwareDatetime, Field, SecretStr, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -254,6 +254,12 @@ class Settings(BaseSettings):
         "text", pattern="^(text|json)$", description="log format: text for people, json for machines"
     )
     code_version: str = Field("0.1.0", description="version of the deployed code; recorded in every manifest")
+
+    @field_validator("runbook_url")
+    @classmethod
+    def _one_runbook(cls, value: str) -> str:
+        # The alerts had a page of their own once; an environment may still name it.
+        return value.replace("docs/runbook/alerts.md", "docs/runbook.md")
 
     @model_validator(mode="after")
     def _clock_is_for_rehearsals(self) -> Self:

@@ -79,6 +79,12 @@ def test_settings_of_production_need_a_pager_and_an_absolute_runbook() -> None:
         Settings(env=Environment.STG, **code | {"runbook_url": "docs/alerts.md"})
 
 
+def test_runbook_url_of_the_former_alerts_page_leads_to_the_runbook() -> None:
+    former = "https://git.broker/classfeed/docs/runbook/alerts.md"
+    assert Settings(runbook_url=former).runbook_url == "https://git.broker/classfeed/docs/runbook.md"
+    assert Settings(runbook_url="https://wiki/alerts.md").runbook_url == "https://wiki/alerts.md"
+
+
 def test_settings_error_names_every_variable_and_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     get_settings.cache_clear()
     for name, value in {

@@ -67,7 +67,7 @@ def runbook_value(section: str) -> str | dg.UrlMetadataValue:
 
 
 def _published(place: str) -> str | None:
-    base, found, _ = get_settings().runbook_url.rpartition("docs/runbook/")
+    base, found, _ = get_settings().runbook_url.rpartition(RUNBOOK)
     return f"{base}{place}" if found and "://" in base else None
 
 

@@ -84,7 +84,7 @@ def test_object_link_opens_the_console_or_names_the_path() -> None:
 
 def test_runbook_is_a_link_where_it_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asset_keys.runbook("on_time") == asset_keys.runbook_value("on-time") == "docs/runbook.md#on-time"
-    published = Settings(runbook_url="https://git.broker/classfeed/docs/runbook/alerts.md")
+    published = Settings(runbook_url="https://git.broker/classfeed/docs/runbook.md")
     monkeypatch.setattr(asset_keys, "get_settings", lambda: published)
     link = "https://git.broker/classfeed/docs/runbook.md#on-time"
     assert asset_keys.runbook("on_time") == f"[docs/runbook.md#on-time]({link})"
