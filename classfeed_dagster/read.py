@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import polars as pl
 import pyarrow.parquet as pq
 
+from classfeed_dagster.bigsite.lineage import landed_sources
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.state import delivered_state
@@ -19,6 +21,7 @@ from classfeed_dagster.errors import NotReadyError, UsageError
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.source_contract.contract import load_contract
 from classfeed_dagster.tags import DEFAULT_FEED
 from classfeed_dagster.trading_days import require_business_day
 
@@ -96,12 +99,12 @@ def assets() -> tuple[str, ...]:
 def write_parquet(asset: str, day: dt.date, path: Path, *, feed: str = DEFAULT_FEED, runtime: Runtime) -> int:
     """Write the frame to a Parquet file with metadata; the number of rows.
 
-    The file states feed, asset, business date and snapshot; each column of a domain states its description, its unit
-    and whether it is personal data.
+    The file states feed, asset, business date and snapshot; each column states its description, its unit if it has
+    one, and whether it is personal data.
     """
     table, snapshot, declared = _load(asset, day, _feed(feed), runtime)
     arrow = table.to_arrow()
-    described = {column.name: column for column in declared.columns} if declared else {}
+    described = _described(declared) if declared else _described_landing(asset.partition("/")[2])
     schema = arrow.schema
     for at, field in enumerate(schema):
         column = described.get(field.name)
@@ -122,6 +125,29 @@ def write_parquet(asset: str, day: dt.date, path: Path, *, feed: str = DEFAULT_F
     }
     pq.write_table(arrow.cast(schema.with_metadata(facts)), path)
     return table.height
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    description: str
+    personal: bool
+    unit: str | None = None
+
+
+def _described(frame: Frame) -> dict[str, _Described]:
+    return {column.name: _Described(column.description, column.personal, column.unit) for column in frame.columns}
+
+
+def _described_landing(table: str) -> dict[str, _Described]:
+    # A landed column means what bigsite's contract says of its source, and is personal if any of its sources is.
+    contract = load_contract()
+    return {
+        name: _Described(
+            contract.meanings[sources[0]] if len(sources) == 1 else f"derived from {', '.join(sources)}",
+            any(contract.classifications[source] in ("personal", "restricted") for source in sources),
+        )
+        for name, sources in landed_sources(table).items()
+    }
 
 
 def _feed(name: str) -> Feed:

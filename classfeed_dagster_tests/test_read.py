@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
@@ -53,6 +54,17 @@ def test_parquet_file_states_its_origin_units_and_personal_columns(delivered: Ru
     assert b"true" in {(schema.field(name).metadata or {})[b"personal"] for name in schema.names}
     read.write_parquet("investment_holdings", day, path, runtime=delivered)
     assert (pq.read_schema(path).field("market_value").metadata or {})[b"unit"] == b"currency"
+
+
+def test_a_landed_frame_states_its_personal_columns(delivered: Runtime, tmp_path: Path) -> None:
+    path = tmp_path / "portfolio.parquet"
+    read.write_parquet("landing/portfolio", dt.date.fromisoformat(MONDAY), path, runtime=delivered)
+    schema = pq.read_schema(path)
+    personal = json.loads((schema.metadata or {})[b"classfeed.personal_columns"])
+    assert "abn" in personal
+    assert "status" not in personal
+    assert (schema.field("abn").metadata or {})[b"personal"] == b"true"
+    assert (schema.field("status").metadata or {})[b"description"]
 
 
 def test_declared_names_can_be_read(delivered: Runtime) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -25,6 +26,12 @@ _spec.loader.exec_module(render_docs)
 def test_generated_parts_are_up_to_date(page: str) -> None:
     text = (ROOT / page).read_text()
     assert render_docs.rendered(page, text) == text, "run make docs"
+
+
+def test_manifest_schema_file_is_what_the_code_says() -> None:
+    text = (ROOT / render_docs.MANIFEST_SCHEMA).read_text()
+    assert text == render_docs.manifest_schema(), "run make docs"
+    assert json.loads(text)["$id"] == "urn:classfeed:manifest:1"
 
 
 def test_checks_have_a_runbook_section() -> None:

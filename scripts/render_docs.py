@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import typing
@@ -31,6 +32,7 @@ from classfeed_dagster.settings import Settings
 from classfeed_dagster_tests.features.promises import matrix
 
 ROOT = Path(__file__).parent.parent
+MANIFEST_SCHEMA = "docs/manifest.schema.json"
 EXAMPLES = ROOT / "docs" / "examples"  # recorded output of commands, one file per command
 
 
@@ -210,8 +212,16 @@ def rendered(page: str, text: str) -> str:
     return text
 
 
+def manifest_schema() -> str:
+    """Return docs/manifest.schema.json as it should be."""
+    from classfeed_dagster.delivery.manifest import json_schema
+
+    return json.dumps(json_schema(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def main() -> None:
     """Rewrite the pages in place."""
+    (ROOT / MANIFEST_SCHEMA).write_text(manifest_schema())
     for page in sorted({page for page, _ in PARTS}):
         path = ROOT / page
         path.write_text(rendered(page, path.read_text()))

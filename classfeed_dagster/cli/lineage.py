@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,13 +26,17 @@ def lineage(
         bool, typer.Option("--openlineage", help="Print OpenLineage JobEvents, one a line.")
     ] = False,
     namespace: Annotated[str, typer.Option(help="Namespace of the jobs in the catalogue.")] = "classfeed",
+    page: Annotated[
+        Path | None, typer.Option(help="HTML file for the data dictionary, a searchable page.", dir_okay=False)
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Show the source of each column, as the assets declare it and the Dagster UI shows it: `asset.column <- ...`.
 
     Needs neither bigsite nor the object store. With `--openlineage`, every asset is one JobEvent with its schema, tags
     and column lineage; datasets have the standard's names (postgres://, s3://, snowflake://):
-    `classfeed lineage --openlineage > lineage.ndjson`, then hand the lines to the catalogue.
+    `classfeed lineage --openlineage > lineage.ndjson`, then hand the lines to the catalogue. With `--page`, the data
+    dictionary of every column is written as a searchable page.
     """
     from classfeed_dagster.orchestration.definitions import build_definitions
     from classfeed_dagster.orchestration.open_lineage import column_lines, open_lineage_events, to_json_lines
@@ -40,6 +45,12 @@ def lineage(
     if openlineage:
         for line in to_json_lines(open_lineage_events(definitions, namespace, dt.datetime.now(dt.UTC), get_settings())):
             typer.echo(line)
+        return
+    if page is not None:
+        from classfeed_dagster.orchestration.data_dictionary import dictionary_page
+
+        page.write_text(dictionary_page(definitions), encoding="utf-8")
+        typer.echo(f"data dictionary: {page}")
         return
     lines = [line for line in column_lines(definitions) if column in line.partition(" <- ")[0]]
     if not lines:

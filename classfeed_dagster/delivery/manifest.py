@@ -220,9 +220,12 @@ def read_manifest(data: bytes, location: str) -> AnyManifest:
     return from_json(_ADAPTER, data, location)
 
 
+SCHEMA_ID = "urn:classfeed:manifest:1"  # with the schema's version; docs/manifest.schema.json is this schema
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of ``manifest.json``, for programs that read deliveries without this code."""
-    return _ADAPTER.json_schema(mode="serialization")
+    return {"$id": SCHEMA_ID, **_ADAPTER.json_schema(mode="serialization")}
 
 
 def sum_totals(pages: Iterable[Page]) -> Totals:
