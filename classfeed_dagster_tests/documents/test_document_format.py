@@ -1,4 +1,4 @@
-"""What every format shares: control totals that add up, portfolios divided into pages."""
+"""Shared parts of all formats: additive control totals, and division of portfolios into pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a document may go on without an element: each way of doing it is refused at the same length, early."""
+"""Longest stretch of a document without an element: every kind is refused at the same length, early."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def complex_type(name: str) -> etree._Element:
 
 
 def in_xsd(sequence: etree._Element) -> Iterator[object]:
-    """A sequence's parts: (name, type, optional), a nested list for an optional sequence, a name for a record."""
+    """Yield a sequence's parts: (name, type, optional), a nested list for an optional sequence, a name for a record."""
     for child in sequence:
         optional = child.get("minOccurs") == "0"
         if child.tag == f"{XS}sequence":

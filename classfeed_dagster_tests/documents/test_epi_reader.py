@@ -59,7 +59,7 @@ def same(one: Frames, other: Frames) -> None:
 
 
 def without_empty_text(frames: Frames) -> Frames:
-    """An optional text that is empty isn't sent, so it comes back as null."""
+    """Replace optional empty text, which is not sent, by null."""
     movements = frames["movement_transactions"]
     narrative = movements["narrative"].replace({"": None})
     return frames | {"movement_transactions": movements.with_columns(narrative)}
@@ -359,7 +359,7 @@ LOL = "<!DOCTYPE l [<!ENTITY a0 'lol'>" + "".join(f"<!ENTITY a{n} '{f'&a{n - 1};
 
 
 def endless(begin: bytes, filler: bytes, times: int = 200) -> Iterator[bytes]:
-    """A document that begins properly, then goes on for 200 MB; how far it was read is asserted by time and memory."""
+    """Yield a document with a valid beginning and 200 MB of rest."""
     head, _, _ = PAGE.partition(b"Nguy")
     yield head + begin
     for _ in range(times):

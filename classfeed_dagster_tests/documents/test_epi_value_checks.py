@@ -1,4 +1,4 @@
-"""What can't be written is found beforehand, with a reason, and without personal data."""
+"""Values that cannot be written are reported beforehand, with a reason and without personal data."""
 
 from __future__ import annotations
 

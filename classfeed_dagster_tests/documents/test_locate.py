@@ -1,4 +1,4 @@
-"""Where a record stands in a document, to the byte."""
+"""Position of a record in a document, to the byte."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class Line:
     before: dict[str, Seen]
 
     def changed_by(self, *columns: str, days: int = 0, where: str = "TRUE") -> dict[str, set[str]]:
-        """What differs downstream, by level, once every value of these columns (``table.column``) has been changed.
+        """Return the downstream differences, by level, after a change of every value of these columns (``table.column``).
 
         ``days``: by how much dates and instants move, if not by the least. ``where``: the rows, if not all.
         """
@@ -162,7 +162,7 @@ def statement(column: str, days: int, where: str) -> str:
 
 
 def look(engine: sa.Engine) -> dict[str, Seen]:
-    """Every value at every level."""
+    """Return every value at every level."""
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(str(Path(folder) / "store"))
         assert isinstance(store, LocalStore)
@@ -231,7 +231,7 @@ def differing(before: Seen, after: Seen) -> set[str]:
 
 @cache
 def named(column: str) -> dict[str, set[str]]:
-    """What lineage names downstream of a column of bigsite, by level."""
+    """Return the downstream names of a bigsite column in the lineage, by level."""
     documents = [("", field) for field in EPI.columns]
     documents += [(f"{file.name}.csv/", field) for file in FILES for field in file.columns]
     return {
@@ -259,7 +259,7 @@ def named(column: str) -> dict[str, set[str]]:
 
 
 def landed_values() -> list[str]:
-    """Every column of bigsite that lands, but keys: those have a row of their own or join to one."""
+    """Return every landed bigsite column except keys, which have a row of their own or join to one."""
     keys = {
         f"{table.name}.{column.name}"
         for table in metadata.tables.values()
@@ -290,7 +290,7 @@ def test_every_field_has_a_value_to_change(line: Line) -> None:
 
 
 def together(columns: list[str]) -> list[tuple[str, ...]]:
-    """The columns in groups, each of different tables and with nothing downstream in common: one look serves a group."""
+    """Group the columns by different tables without common downstream values, so that one run serves a group."""
     groups: list[list[str]] = []
     for column in columns:
         mine, table = named(column), column.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Who shares data on a date: new, current and removed, and the roll from the date before."""
+"""Consented portfolios of a date: new, current and removed, and the rollforward from the previous date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a consideration may be from units x price: half a unit of the last decimal that the price was printed with."""
+"""Tolerance of a consideration against units x price: half a unit of the last printed decimal of the price."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Story:
         return f"{DAYS[day]}T{time}:00+11:00"
 
     def told(self, name: str) -> list[tuple[str, str]]:
-        """What the recipient was told of a case: its consent, by day, in order of delivery."""
+        """Return a case's delivered consent changes by day, in order of delivery."""
         number = self.cast[name].number
         return [
             (consent, page.business_date.strftime("%A"))
@@ -83,13 +83,13 @@ class Story:
 
 
 def pytest_bdd_apply_tag(tag: str, function: object) -> bool | None:
-    """What a scenario proves is said by its tag, and is no marker of pytest's."""
+    """Ignore the tags that name a scenario's promise, which are not pytest markers."""
     return True if tag.startswith(PREFIX) else None
 
 
 @pytest.fixture
 def story(request: pytest.FixtureRequest, bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Story]:
-    """An empty bigsite, an empty store, a Dagster instance of its own. A scenario tagged ``@s3`` stores on S3."""
+    """Create an empty bigsite, an empty store and a Dagster instance. A scenario tagged ``@s3`` stores on S3."""
     place = {}
     if request.node.get_closest_marker("s3"):
         endpoint, bucket = request.getfixturevalue("s3_endpoint"), f"features-{os.getpid()}-{next(_buckets)}"

@@ -1,4 +1,4 @@
-"""Fixtures: a desk with the live feed alone, and a local server that stands for Slack and PagerDuty."""
+"""Fixtures: a desk with the live feed only, and a local server in place of Slack and PagerDuty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Dagster sees: it loads with nothing reachable, and its shape changes only on purpose."""
+"""Dagster definitions load with no service reachable, and their shape changes only on purpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run's steps are executed: the setting's every name, what is said if something is missing, and real workers."""
+"""Executors of a run's steps: every name of the setting, messages about missing parts, and real workers."""
 
 import sys
 import time
@@ -118,7 +118,7 @@ def test_steps_are_done_by_a_worker_and_no_address_is_kept(memory_broker: Settin
 
 @contextmanager
 def begun_run(instance: dg.DagsterInstance, settings: Settings) -> Iterator[tuple[Any, Any]]:
-    """A run under way, and how its first step is given to a worker: ``give(retries)``, its outcome."""
+    """Start a run, and return a function that passes its first step to a worker: ``give(retries)``."""
     job = dg.reconstructable(two_steps)
     assert isinstance(job, ReconstructableJob)
     run = instance.create_run_for_job(two_steps(), job_code_origin=job.get_python_origin())

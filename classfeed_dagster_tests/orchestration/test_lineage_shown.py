@@ -1,4 +1,4 @@
-"""What analysts see of lineage in Dagster: every asset's columns, where each comes from, and no personal data shown."""
+"""Lineage in Dagster: every asset's columns with their sources, and no personal data."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def has_data(key: str) -> bool:
 
 
 def explained(key: str, column: str) -> bool:
-    """True if a column without lineage is among those listed with a reason."""
+    """Return True if a column without lineage is listed with a reason."""
     if column in NOT_IN_THE_FILE.get(key, "").split():
         return True
     if key.startswith("warehouse/") and key.split("/")[1] not in _REVIEWED:

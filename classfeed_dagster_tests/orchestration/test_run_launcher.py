@@ -34,7 +34,7 @@ ATTACKS = {
 
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """What reaches ECS's RunTask."""
+    """Record the parameters of ECS's RunTask."""
     asked: list[dict[str, Any]] = []
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "local")

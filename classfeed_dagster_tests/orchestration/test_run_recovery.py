@@ -56,7 +56,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagste
 def holder(
     instance: DagsterInstance, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process whose run holds the pool: known by its run's tag, or by its run's first event alone."""
+    """Start a process whose run holds the pool, known by its run's tag or its run's first event."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path), request.param],
         stdout=subprocess.PIPE,

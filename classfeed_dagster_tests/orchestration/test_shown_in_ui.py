@@ -1,4 +1,4 @@
-"""What the UI shows beside lineage: types, first sentences, links, numbers, resources, failures, freshness."""
+"""Asset pages of the UI: types, first sentences, links, numbers, resources, failures, freshness."""
 
 import datetime as dt
 from decimal import Decimal

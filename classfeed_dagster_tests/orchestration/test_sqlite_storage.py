@@ -36,12 +36,12 @@ with open_instance(Path(sys.argv[1])) as instance:
 
 @op
 def step() -> None:
-    """An operation that does nothing."""
+    """Do nothing."""
 
 
 @job
 def small() -> None:
-    """A job of one step."""
+    """Run one step."""
     step()
 
 

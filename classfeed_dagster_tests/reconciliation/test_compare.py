@@ -113,7 +113,7 @@ def test_found_is_planted(data: st.DataObject, rows: int, staged: bool) -> None:
 
 
 def naive(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> Counter[str]:
-    """The classes by plain dictionaries."""
+    """Compute the classes with plain dictionaries."""
     sides: list[dict[Any, list[Any]]] = [defaultdict(list), defaultdict(list)]
     for side, rows in zip(sides, (left, right), strict=True):
         for one in rows:

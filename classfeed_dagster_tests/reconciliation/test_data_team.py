@@ -78,7 +78,7 @@ def metrics_table(warehouse_server: dict[str, Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def delivered(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> tuple[w.World, ObjectStore]:
-    """One delivery for the whole file: these tests change the data team's table alone."""
+    """Return one delivery for the whole file, whose tests change only the data team's table."""
     from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 
     admin = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")

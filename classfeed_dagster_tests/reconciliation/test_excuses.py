@@ -1,4 +1,4 @@
-"""Faults that an excuse once covered: each is an error, whatever innocent edit stands beside it."""
+"""Faults that an excuse once covered: each is an error, whatever innocent edit there is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of fault planted in a delivered date: found, the only thing found, explained, gone when mended."""
+"""Every kind of fault planted in a delivered date is the only break, is explained, and is resolved once corrected."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from deploy.lock import IMAGE
 def build_environment(folder: Path) -> Path:
     """Build the environment in a folder; return the folder. CalledProcessError if a step fails.
 
-    ``uv`` stands in for the Dockerfile's ``pip``. Scripts find their interpreter beside them, since the environment
+    ``uv`` stands in for the Dockerfile's ``pip``. Scripts find their interpreter in their own folder, since the environment
     is mounted at the image's path.
     """
     uv = str(Path(sys.executable).parent / "uv")

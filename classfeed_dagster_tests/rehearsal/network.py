@@ -125,7 +125,7 @@ class Forwarders:
         self._start(asyncio.start_server(serve, address, 443, ssl=self._context))
 
     def proxy(self, address: str, port: int) -> None:
-        """Listen for CONNECT, and let through what the rehearsal's parts stand for."""
+        """Listen for CONNECT, and forward to the rehearsal's parts in place of the real hosts."""
         self._start(asyncio.start_server(self._connect, address, port))
 
     def _start(self, starting: object) -> None:

@@ -35,7 +35,7 @@ DATABASE = "dagster.rds.internal"
 
 @dataclass
 class World:
-    """Everything around the tasks."""
+    """Services around the tasks."""
 
     env: str
     stacks: Stacks

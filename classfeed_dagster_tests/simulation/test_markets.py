@@ -28,7 +28,7 @@ YEAR = business_days_between(FIRST, dt.date(2023, 12, 29))
 
 
 def write_market(path: Path, codes: int = 14, first: dt.date = FIRST) -> Path:
-    """A tiny market file: ``codes`` securities over 25 business days; the last one is listed on the tenth."""
+    """Write a small market file: ``codes`` securities over 25 business days; the last one is listed on the tenth."""
     rows = []
     for number in range(codes):
         for at, day in enumerate(YEAR[:25]):

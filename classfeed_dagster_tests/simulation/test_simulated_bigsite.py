@@ -1,4 +1,4 @@
-"""What simulated customers leave in bigsite: it must obey the contract, and agree with what the customers believe."""
+"""Rows of simulated customers in bigsite obey the contract and agree with the customers' own books."""
 
 from __future__ import annotations
 

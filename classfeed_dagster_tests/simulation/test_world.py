@@ -17,7 +17,7 @@ from classfeed_dagster_tests.fixtures.simulated_world import FIRST, days, small_
 
 
 def dump(engine: sa.Engine) -> dict[str, str]:
-    """A digest of every table's rows, in order of their keys."""
+    """Return a digest of every table's rows, in order of their keys."""
     digests = {}
     with engine.connect() as connection:
         for table in metadata.sorted_tables:

@@ -58,7 +58,7 @@ class Failing:
 
 @dataclass
 class Trouble:
-    """What goes wrong. ``at_question``: which of the questions who consents is disturbed, from 1."""
+    """Disturbance of an attempt. ``at_question``: number of the disturbed consent query, from 1."""
 
     crash_at: int = 0  # the process dies at this call to the store, counted from publishing on
     outage_at: int = 0  # the store fails at this call
@@ -133,7 +133,7 @@ class Desk:
     def day(
         self, day: dt.date, clock: Callable[[], dt.datetime], trouble: Trouble | None = None, **settings: object
     ) -> TroubledDay:
-        """A new attempt at a date that has landed."""
+        """Start a new attempt at a landed date."""
         self.attempts += 1
         runtime = Runtime(self.settings.model_copy(update=settings))
         runtime.__dict__.update(engine=self.engine, store=self.store)

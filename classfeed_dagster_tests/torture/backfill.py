@@ -56,7 +56,7 @@ _POLL_SECONDS = 1.0
 
 @dataclass
 class Seen:
-    """What was seen of a backfill."""
+    """Observations of a backfill."""
 
     dates: int
     seconds: float = 0.0
@@ -68,7 +68,7 @@ class Seen:
 
     @property
     def holds(self) -> bool:
-        """True if each date went exactly once, in one run."""
+        """Return True if each date was delivered exactly once, in one run."""
         return self.sound and self.delivered_once == self.dates == self.runs.total() == self.runs["SUCCESS"]
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ class Seen:
 
 
 def ask(address: str, query: str, variables: dict[str, Any]) -> Any:
-    """What the webserver's GraphQL answers; RuntimeError with its complaint."""
+    """Return the answer of the webserver's GraphQL; RuntimeError with its message."""
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as answered:
@@ -167,7 +167,7 @@ def backfill(home: Path, count: int, portfolios: int, limit: float) -> Seen:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dates", type=int, default=250)
     parser.add_argument("--portfolios", type=int, default=6)

@@ -63,7 +63,7 @@ _USUAL = {name: Settings.model_fields[name].default for name in ("shard_portfoli
 
 @dataclass
 class Ground:
-    """Everything that runs."""
+    """Running services and workers."""
 
     services: Services
     machines: Sequence[Machine]
@@ -72,13 +72,13 @@ class Ground:
     store: ObjectStore
 
     def runs_of(self, day: dt.date) -> list[tuple[str, DagsterRunStatus]]:
-        """The feed's runs for a date, oldest first."""
+        """Return the feed's runs for a date, oldest first."""
         wanted = RunsFilter(job_name=f"{FEED.name}_job", tags={"dagster/partition": day.isoformat()})
         records = self.instance.get_run_records(wanted, ascending=True)
         return [(record.dagster_run.run_id, record.dagster_run.status) for record in records]
 
     def manifests(self, day: dt.date) -> tuple[Manifest, ...]:
-        """What was delivered for a date."""
+        """Return the deliveries of a date."""
         return date_status(self.store, FEED.name, day).deliveries
 
 
@@ -117,7 +117,7 @@ def standing(
 
 
 def through(ground: Ground, dates: Sequence[dt.date], seen: Outcome, limit: float) -> None:
-    """All dates as one backfill, undisturbed."""
+    """Deliver all dates as one backfill, undisturbed."""
     backfill = Seen(len(dates))
     watch(ground.instance, launch(ground.ui, list(dates)), backfill, limit)
     seen.at_once = backfill.at_once
@@ -127,7 +127,7 @@ def through(ground: Ground, dates: Sequence[dt.date], seen: Outcome, limit: floa
 def killing(
     ground: Ground, dates: Sequence[dt.date], kinds: Sequence[tuple[str, str]], seen: Outcome, limit: float
 ) -> None:
-    """One date after the other; each loses who is in the middle of a step."""
+    """Deliver one date after the other; each loses the worker in the middle of a step."""
     for day, (part, who) in zip(dates, itertools.cycle(kinds), strict=False):
         for machine in ground.machines:
             if not machine.runs:
@@ -246,7 +246,7 @@ def _alone(
 
 
 def played(given: argparse.Namespace, folder: Path) -> Outcome:
-    """All of it, once."""
+    """Run the whole campaign once."""
     kinds = [one for one in KILLED_AT if given.kill in ("all", one[1])]
     count = given.dates or max(1, len(kinds))
     dates = [day for day in trading_days.business_days() if day >= bulk.FIRST_DAY][:count]
@@ -262,7 +262,7 @@ def played(given: argparse.Namespace, folder: Path) -> Outcome:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--portfolios", type=int, default=300)
     parser.add_argument("--dates", type=int, help="business dates; 1, or with --kill one for each death")

@@ -26,7 +26,7 @@ MICROSECOND = dt.timedelta(microseconds=1)
 
 
 def attack(budget: Budget, folder: Path) -> Iterator[Row]:
-    """All of them take about a second: no budget changes what is done."""
+    """Run all cases, about a second in any budget."""
     days = business_days_between(FIRST, LAST)
     for cadence in Cadence:
         audience = RecipientSchedule("CLASS", FIRST, cadence)

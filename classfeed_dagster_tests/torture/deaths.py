@@ -160,6 +160,6 @@ class _Torn:
 
 
 def wire(client: Any, reaper: Reaper) -> None:
-    """Every S3 request: dead before it is sent, or after it did its work and before the answer is looked at."""
+    """Kill the process at every S3 request, before it is sent or after its effect but before the answer is read."""
     client.meta.events.register("before-send.s3", lambda **_: reaper.point("request"))
     client.meta.events.register("after-call.s3", lambda **_: reaper.point("answer"))

@@ -79,7 +79,7 @@ def classics(good: bytes) -> dict[str, bytes]:
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """``data`` with a few random changes: bits, bytes, pieces gone, doubled, moved or swapped; numbers blown up."""
+    """Return ``data`` with random changes: bits, bytes, parts removed, doubled, moved or swapped; numbers enlarged."""
     out = bytearray(data)
     for _ in range(chance.choice([1, 1, 2, 5, 30])):
         at = chance.randrange(len(out) + 1)
@@ -155,7 +155,7 @@ def _manifest(data: bytes, folder: Path) -> None:
 
 
 def _store(data: bytes, folder: Path) -> None:
-    """A whole delivered store in which one object, drawn by the data's checksum, has been replaced."""
+    """Verify a delivered store in which one object, drawn by the data's checksum, was replaced."""
     from classfeed_dagster.delivery.verify import verify_feed
     from classfeed_dagster.errors import DamagedRecordError, DeliveryError
     from classfeed_dagster.store import LocalStore
@@ -180,7 +180,7 @@ def _store(data: bytes, folder: Path) -> None:
 
 
 def _parquet(data: bytes, folder: Path) -> None:
-    """A stored Parquet file: any change is noticed by its hash, before it is parsed."""
+    """Read a stored Parquet file: any change is detected by its hash, before it is parsed."""
     from classfeed_dagster.bigsite.landing import DamagedFileError, SlicedFiles, StoredFile, StoredTable
     from classfeed_dagster.store import LocalStore
 
@@ -294,7 +294,7 @@ def _work(name: str, seed: int, start: int, count: int, progress: str) -> None:
 
 
 def attack(budget: Budget, folder: Path, seed: int = 1) -> Iterator[Row]:
-    """Every reader for its share of the budget."""
+    """Run every reader for its share of the budget."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["classfeed_dagster_tests.torture.nursery"])
     for left, name in zip(range(len(READERS), 0, -1), READERS, strict=True):

@@ -130,7 +130,7 @@ def _racer(where: Where, at: int, gate: Any, results: Any) -> None:
 
 @contextmanager
 def s3_server(kind: str = "moto") -> Iterator[str]:
-    """A local S3 server with a bucket called ``torture``: of the ``kind`` that S3_SERVERS names."""
+    """Run a local S3 server with a bucket called ``torture``, of a ``kind`` in S3_SERVERS."""
     with S3_SERVERS[kind]() as endpoint:
         create_bucket(endpoint, "torture")
         yield endpoint
@@ -144,7 +144,7 @@ class Nursery:
         self.context.set_forkserver_preload(["classfeed_dagster_tests.torture.nursery"])
 
     def run(self, *args: Any) -> int | None:
-        """The exit code of a victim; one that hangs for a minute is an error of its own."""
+        """Return the exit code of a victim; one that hangs for a minute is an error of its own."""
         process = self.context.Process(target=_victim, args=args)
         process.start()
         process.join(120)
@@ -210,7 +210,7 @@ def _killed(
 
 
 def _facts(where: Where, scenario: str) -> object:
-    """What must be equal: everything delivered, the chain, who is held."""
+    """Return everything that must be equal: the deliveries, the chain, the portfolios held back."""
     store = opened(where)
     found = verify_feed(store, FEED, FORMAT)
     wrong = [problem for problem in found.problems if problem.kind is not ProblemKind.LEFTOVER]

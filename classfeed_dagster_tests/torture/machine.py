@@ -1,6 +1,6 @@
 """Random days at bigsite and random trouble on the way to Class, held against the model after every attempt.
 
-What must hold whatever happened: Class's books are the model's; nobody who doesn't consent at publishing is in any
+What must hold whatever happened: Class's books are the model's; no portfolio without consent at publishing is in any
 new byte; nothing is delivered twice, overwritten or out of sequence; manifests match bytes; whoever is missing has a
 reason; running again changes nothing.
 """
@@ -105,7 +105,7 @@ class Feed(RuleBasedStateMachine):
     # --- Time and what is written
 
     def tick(self, moment: str) -> dt.datetime:
-        """The next instant at which something is recorded; never before the last."""
+        """Return the next instant of a recording, never before the last."""
         edge = cutoff(self.today) - dt.timedelta(microseconds=1)
         if moment == "last" and self.clock < edge:
             self.clock = edge
@@ -208,11 +208,11 @@ class Feed(RuleBasedStateMachine):
 
     @rule(at=portfolios, late=st.booleans(), ready=st.sampled_from([True, True, True, True, True, True, False]))
     def night(self, at: int, late: bool, ready: bool) -> None:
-        """A date is over."""
+        """End a date."""
         self.night_falls(self.funds[at], late=late, ready=ready)
 
     def night_falls(self, fund: Portfolio, *, late: bool, ready: bool) -> None:
-        """The clock stands at the date's cut-off, to the microsecond. Mostly its end of day follows."""
+        """Set the clock to the date's cut-off, to the microsecond. Its end of day usually follows."""
         self.clock = cutoff(self.today)
         self.closed.append(self.today)
         if late:  # recorded at the very cut-off: of the next window, and known to this end of day
@@ -239,21 +239,21 @@ class Feed(RuleBasedStateMachine):
 
     @rule(trouble=troubles, at=calls, who=others, ready=st.sampled_from([True, True, True, True, False]))
     def deliver(self, trouble: str, at: int, who: int, ready: bool) -> None:
-        """An attempt at the next date; a day passes first if all have gone."""
+        """Attempt the next date; if all are delivered, a day passes first."""
         if not [day for day in self.closed if day not in self.model.dates]:
             self.night_falls(self.funds[0], late=bool(at % 2), ready=ready)
         self._deliver("next", fresh=bool(at % 3), trouble=trouble, at=at, who=who)
 
     @rule(trouble=troubles, at=calls, who=others, rewritten=st.booleans())
     def deliver_again(self, trouble: str, at: int, who: int, rewritten: bool) -> None:
-        """An attempt at a date that has gone, read again."""
+        """Attempt a delivered date again with a new snapshot."""
         if rewritten and self.closed:
             self.end_of_day(min(2, len(self.closed)))
         self._deliver("past", fresh=True, trouble=trouble, at=at, who=who)
 
     @rule(trouble=troubles, at=calls, who=others)
     def deliver_out_of_turn(self, trouble: str, at: int, who: int) -> None:
-        """An attempt at a date whose turn it isn't."""
+        """Attempt a date out of order."""
         self._deliver("ahead", fresh=False, trouble=trouble, at=at, who=who)
 
     @precondition(lambda self: self.closed)
@@ -329,7 +329,7 @@ class Feed(RuleBasedStateMachine):
         return Trouble()
 
     def tried(self, day: dt.date, trouble: str, arranged: Trouble) -> str:
-        """The attempt; its outcome, or how it failed. Failures that nothing explains are raised."""
+        """Run the attempt and return its outcome or failure. Unexplained failures are raised."""
         clock = lambda: self.clock  # noqa: E731
         if trouble == "racers":
             return self.raced(day, clock)
@@ -409,7 +409,7 @@ class Feed(RuleBasedStateMachine):
             self.balanced(consented)
 
     def nothing_changed(self, manifests: list[Manifest]) -> None:
-        """No object that a delivery consists of was changed or removed."""
+        """Assert that no object of a delivery was changed or removed."""
         store = self.desk.store
         for key, data in self.seen.items():
             assert store.read(key) == data, f"{key} changed"
@@ -425,7 +425,7 @@ class Feed(RuleBasedStateMachine):
                 digests[place] = portfolio.digest
 
     def take(self, manifests: list[Manifest], consented: set[str]) -> None:
-        """What a recipient does with new deliveries; and whether they hold anybody whom they mustn't."""
+        """Load new deliveries as a recipient does, and assert that they have no portfolio without consent."""
         store = self.desk.store
         for manifest in manifests:
             for page in manifest.pages:
@@ -455,7 +455,7 @@ class Feed(RuleBasedStateMachine):
         assert list(self.desk.store.list(f"delivered/{FEED.name}/")) == keys
 
     def balanced(self, consented: set[str]) -> None:
-        """Loaded = stated, by the recipient's own arithmetic, wherever bigsite and the feed know the same rows."""
+        """Loaded = stated, by the recipient's own arithmetic, if bigsite and the feed have the same rows."""
         last = self.model.dates[-1]
         if self.model.landed[last] is None or not self.model.at_class[last]:
             return
@@ -470,7 +470,7 @@ class Feed(RuleBasedStateMachine):
 
 
 def entry_of(fund: Portfolio, row: Row, shares: list[Row]) -> Entry:
-    """A ledger row as the model has it."""
+    """Return a ledger row as in the model."""
     if row.table is tables.cash_transaction:
         account = next(one for one in fund.accounts if one.id == row["cash_account_id"])
         subject, subject_id, dated = account["account_number"], account.id, row["transaction_date"]
@@ -487,7 +487,7 @@ def entry_of(fund: Portfolio, row: Row, shares: list[Row]) -> Entry:
 
 
 def books(pages: list[DeliveredPage]) -> dict[dt.date, dict[str, Content]]:
-    """What Class has, per business date and portfolio: the latest revision that carries it."""
+    """Content of Class's books per business date and portfolio: the latest revision with the portfolio."""
     found: dict[dt.date, dict[str, Content]] = {}
     for page in pages:
         at = found.setdefault(page.business_date, {})
@@ -512,7 +512,7 @@ def books(pages: list[DeliveredPage]) -> dict[dt.date, dict[str, Content]]:
 
 
 def event_of(row: dict[str, Any]) -> Event:
-    """A delivered movement as the model has it."""
+    """Return a delivered movement as in the model."""
     if row["amount"] is not None:
         return Event(row["transaction_id"], "cash", row["account_number"], row["transaction_date"], row["amount"], "")
     income = row["net_income"] is not None

@@ -1,6 +1,6 @@
-"""What Class's books should be, in plain Python: no SQL, no frames, none of the feed's own code but the calendar.
+"""Expected books of Class, in plain Python: no SQL, no frames, no code of the feed except the calendar.
 
-The model is told what happens at bigsite and what is attempted, and keeps, per business date and portfolio, the
+The model receives the changes of bigsite and the attempts, and keeps, per business date and portfolio, the
 content that Class must have. It is deliberately naive: sums over lists.
 """
 
@@ -59,7 +59,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Content:
-    """What one document says of one portfolio. ``units``: by ISIN, with the code as on the date; zeros left out."""
+    """One document's content of one portfolio. ``units``: by ISIN, with the code as on the date; zeros left out."""
 
     change: str
     name: str = ""
@@ -70,7 +70,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Landed:
-    """What one reading of bigsite for a date came to."""
+    """Result of one reading of bigsite for a date."""
 
     contents: Mapping[str, Content]
     broken: frozenset[str]
@@ -97,21 +97,21 @@ class Model:
     # --- bigsite
 
     def code(self, isin: str, on: dt.date) -> str:
-        """The code that traded on a day: the old code of the earliest change after it."""
+        """Return the code traded on a day: the old code of the earliest change after it."""
         later = sorted(change for change in self.renames[isin] if change[0] > on)
         return later[0][1] if later else self.codes[isin]
 
     def consented(self, at: dt.datetime) -> set[str]:
-        """Who shares at an instant."""
+        """Return the portfolios with consent at an instant."""
         return {number for number, held in self.authorities.items() if any(one.active(at) for one in held)}
 
     def history_from(self, number: str, at: dt.datetime) -> dt.date | None:
-        """From when on movements are shared; None: all of them."""
+        """Return the start of the shared movements; None: all of them."""
         starts = [one.history_from for one in self.authorities[number] if one.active(at)]
         return None if None in starts else min(start for start in starts if start is not None)
 
     def changes(self, day: dt.date) -> dict[str, str]:
-        """Who is NEW, CURRENT or REMOVED on a date."""
+        """Return the NEW, CURRENT and REMOVED portfolios of a date."""
         now = self.consented(cutoff(day))
         before = set() if day == self.first else self.consented(cutoff(previous_business_day(day)))
         return {
@@ -167,12 +167,12 @@ class Model:
     # --- Class
 
     def has_data(self, day: dt.date, number: str) -> bool:
-        """True if Class was sent data of the portfolio for the date."""
+        """Return True if Class was sent data of the portfolio for the date."""
         found = self.at_class[day].get(number)
         return found is not None and found.change != REMOVED
 
     def due(self, day: dt.date, consented_now: set[str]) -> dict[str, Content]:
-        """Who must be delivered for a date, with what; everyone else is held back or nobody's business."""
+        """Return the due portfolios of a date with their content; every other one is held back or not consented."""
         landed, due = self.landed[day], {}
         for number, content in landed.contents.items():
             if content.change == REMOVED:
@@ -196,16 +196,16 @@ class Model:
         return False
 
     def missing(self, day: dt.date, consented_now: set[str]) -> set[str]:
-        """Who shares on the date and is not at Class for it: each needs a reason."""
+        """Return the consented portfolios of the date that Class lacks: each needs a reason."""
         shares = {number for number, content in self.landed[day].contents.items() if content.change != REMOVED}
         return shares - {number for number in self.at_class[day] if self.has_data(day, number)}
 
     def in_order(self, day: dt.date) -> bool:
-        """May the date be delivered: has the one before it gone?"""
+        """Return True if the date may be delivered: the previous one is delivered."""
         return day == self.first or previous_business_day(day) in self.dates
 
     def delivered(self, day: dt.date, consented_now: set[str]) -> None:
-        """The date was delivered."""
+        """Record the delivery of the date."""
         self.at_class[day].update(self.due(day, consented_now))
         if day not in self.dates:
             self.dates.append(day)

@@ -173,7 +173,7 @@ def _places(tree: ast.Module) -> list[tuple[ast.AST, str, Any]]:
 
 
 def mutants(room: str) -> list[Mutant]:
-    """Every mutant of a room, in order of place."""
+    """Return every mutant of a package, in order of place."""
     listed = []
     for module in ROOMS[room][0]:
         tree = ast.parse((ROOT / "classfeed_dagster" / module).read_text())
@@ -183,7 +183,7 @@ def mutants(room: str) -> list[Mutant]:
 
 
 def mutated_source(mutant: Mutant) -> str:
-    """The module's source with the change."""
+    """Return the module's source with the change."""
     tree = ast.parse((ROOT / "classfeed_dagster" / mutant.module).read_text())
     node, _, change = _places(tree)[mutant.at]
     if isinstance(change, str):
@@ -250,13 +250,13 @@ Batch = list[tuple[str, float]]  # tests with their seconds
 
 @dataclass
 class Reach:
-    """Which tests reach which line, and how long each takes."""
+    """Tests by the line that they reach, with their durations."""
 
     lines: dict[str, dict[int, list[str]]]
     seconds: dict[str, float]
 
     def tests(self, mutant: Mutant) -> list[Batch]:
-        """The tests to ask, in batches, each with the fastest first: those that reach the line, then its module's others.
+        """Return the tests in batches, the fastest first: those that reach the line, then its module's others.
 
         What is computed once and kept is reached by one test alone, and others would notice.
         """
@@ -340,7 +340,7 @@ def judge(mutant: Mutant, batches: list[Batch]) -> str:
 
 
 def measured(room: str) -> Reach:
-    """What ``measure`` finds. Without a mutant every test passes: else a kill means nothing, and RuntimeError says so."""
+    """Return the result of ``measure``. Without a mutant every test must pass, or RuntimeError."""
     reach = measure(room)
     code = _exit_code(sorted({test for lines in reach.lines.values() for names in lines.values() for test in names}))
     if code != 0:
@@ -390,7 +390,7 @@ def run(rooms: list[str], sample: int, seconds: float, seed: int, out: Path | No
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description="mutation testing of the modules that decide")
     parser.add_argument("rooms", nargs="*", default=list(ROOMS))
     parser.add_argument("--sample", type=int, default=200)

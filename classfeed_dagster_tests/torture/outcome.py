@@ -30,7 +30,7 @@ class Budget:
         return self.seconds - (time.monotonic() - self.began)
 
     def part(self, share: float) -> Budget:
-        """A share of what is left."""
+        """Return a share of the rest."""
         return Budget(max(self.left, 0) * share)
 
 
@@ -42,7 +42,7 @@ def scattered(count: int) -> list[int]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
     lines = ["| attack | fault | tried | outcome | |", "|---|---|---:|---|---|"]
     for row in rows:
         verdict = "BROKEN" if row.broken else "held"

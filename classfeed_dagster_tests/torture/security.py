@@ -24,7 +24,7 @@ Found = tuple[str, int, str]  # file, line, what
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
-    """Every module of the package, parsed."""
+    """Return every module of the package, parsed."""
     for path in sorted(PACKAGE.rglob("*.py")):
         yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text())
 
@@ -138,7 +138,7 @@ def escapes(folder: Path, tries: int) -> tuple[int, list[str]]:
 
 
 def attack(budget: Budget, folder: Path) -> Iterator[Row]:
-    """All rules, in seconds."""
+    """Check all rules, in seconds."""
     count = sum(1 for _ in sources())
     yield Row("security", "pickles, eval, unsafe YAML", count, "none in the package", [f"{f}" for f in pickles()])
     yield Row(

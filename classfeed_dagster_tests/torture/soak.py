@@ -35,7 +35,7 @@ ALLOWED = {"memory": 1.15, "files": 1.0, "threads": 1.0, "seconds": 1.5, "event 
 
 @dataclass(frozen=True)
 class Day:
-    """What was measured after one day. Bytes and seconds; the event log's is its growth on the day."""
+    """Measurements after one day, in bytes and seconds; of the event log, its growth on the day."""
 
     memory: float
     files: float
@@ -96,7 +96,7 @@ def soak(
 
 
 def _retained(instance: DagsterInstance, runtime: Runtime, tell: Callable[[str], None]) -> None:
-    """The retention jobs take away what is old, and nothing else."""
+    """Run the retention jobs, which delete old objects only."""
     from classfeed_dagster.orchestration.jobs import purge_runs
     from classfeed_dagster.simulation.environment import expire
 
@@ -117,7 +117,7 @@ def _size(folder: Path) -> int:
 
 
 def judged(days: list[Day]) -> Row:
-    """Whether anything grew. The first quarter is warming up."""
+    """Return the measurements that grew. The first quarter is warming up."""
     quarter = max(1, len(days) // 4)
     early, late = days[quarter : 2 * quarter] or days, days[-quarter:]
     told, broken = [], []
@@ -139,7 +139,7 @@ def attack(budget: Budget, folder: Path, bigsite_url: str) -> Iterator[Row]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     from classfeed_dagster_tests.torture.servers import bigsite_server
 
     parser = argparse.ArgumentParser(description="many business days through the real jobs")

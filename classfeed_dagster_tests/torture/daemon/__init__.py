@@ -1,1 +1,1 @@
-"""The real daemon and real processes, faults let loose on them, and nobody at hand."""
+"""The real daemon and real processes under faults, without an operator."""

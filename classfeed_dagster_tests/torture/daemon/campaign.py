@@ -1,7 +1,7 @@
-"""One daemon, a backlog of business dates, a fault for each: every date must be delivered, once, with nobody at hand.
+"""One daemon, a backlog of business dates, a fault for each: every date must be delivered once, without an operator.
 
 Judged by what is left: the documents are those of an undisturbed run on the same data, the chain verifies, every run
-has ended, people were told at most what they should be, and only machines have started anything.
+has ended, people were notified of expected incidents at most, and only machines have started anything.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def campaign(faults: Sequence[Fault], folder: Path) -> Iterator[Row]:
 
 
 def none_instead(fault: Fault) -> Fault:
-    """The same date without the fault, which can't be played on this machine."""
+    """Deliver the same date without the fault, which cannot be played on this machine."""
     return Fault(fault.name, FAULTS[0].do, fault.alerts)
 
 

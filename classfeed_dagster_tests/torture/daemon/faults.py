@@ -1,7 +1,7 @@
 """The faults. Each waits for its moment in a business date's run, does its harm, and takes it back.
 
-What people would have to mend in the world (a database that is up again, a disk that is empty again, a column that has
-its type again) is taken back; nobody touches Dagster or the feed.
+Corrections outside the project (a database that is up again, a disk that is empty again, a column that has
+its type again) is taken back; no person uses Dagster or the feed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RUBBISH = ("not json", '{"event_id": "x"}', '{"event_id": 7, "portfolio_id": "m
 
 @dataclass(frozen=True)
 class Harm:
-    """What was done to a date: how often, and when it was first (time.monotonic)."""
+    """Record of a fault: number of times, and the instant of the first (time.monotonic)."""
 
     times: int
     at: float
@@ -48,12 +48,12 @@ class Fault:
 
 
 def none(stack: Stack, day: dt.date) -> Harm:
-    """An undisturbed date, for comparison."""
+    """Play an undisturbed date, for comparison."""
     return Harm(0, time.monotonic())
 
 
 def kill_at(pattern: str, effect: Effect = Effect.KILL) -> Callable[[Stack, dt.date], Harm]:
-    """SIGKILL for the run worker at the request that ``pattern`` names; ``{day}`` stands for the business date."""
+    """SIGKILL for the run worker at the request that ``pattern`` names; ``{day}`` is replaced by the business date."""
 
     def do(stack: Stack, day: dt.date) -> Harm:
         with stack.proxy.trouble(pattern.format(day=day), effect, times=1) as trouble:
@@ -64,7 +64,7 @@ def kill_at(pattern: str, effect: Effect = Effect.KILL) -> Callable[[Stack, dt.d
 
 
 def daemon_killed(stack: Stack, day: dt.date) -> Harm:
-    """The daemon alone, while a run is at work; five seconds later it is started again."""
+    """Kill the daemon only, while a run is at work; restart it five seconds later."""
     return _daemon_gone(stack, day, children=False)
 
 
@@ -83,7 +83,7 @@ def _daemon_gone(stack: Stack, day: dt.date, *, children: bool) -> Harm:
 
 
 def two_daemons(stack: Stack, day: dt.date) -> Harm:
-    """A second daemon works on the same instance until the date is delivered."""
+    """Run a second daemon on the same instance until the date is delivered."""
     at = time.monotonic()
     second = stack.start_daemon()
     stack.until(lambda: stack.status(day).deliveries, f"the delivery of {day} by two daemons")
@@ -126,7 +126,7 @@ def source_down(seconds: float) -> Callable[[Stack, dt.date], Harm]:
 
 
 def store_unavailable(seconds: float) -> Callable[[Stack, dt.date], Harm]:
-    """S3 answers every request of everybody with 503, for so long, from the date's first staged page on."""
+    """S3 answers all requests with 503 for a time, from the date's first staged page on."""
 
     def do(stack: Stack, day: dt.date) -> Harm:
         with stack.proxy.trouble(rf"PUT .*/staged/[^/]+/{day}/", Effect.UNAVAILABLE, times=1) as first:
@@ -139,14 +139,14 @@ def store_unavailable(seconds: float) -> Callable[[Stack, dt.date], Harm]:
 
 
 def store_slow(stack: Stack, day: dt.date) -> Harm:
-    """Every request about the date takes a second longer."""
+    """Delay every request about the date by a second."""
     with stack.proxy.trouble(rf"{day}", Effect.SLOW, seconds=1.0) as trouble:
         stack.until(lambda: stack.status(day).deliveries, f"the delivery of {day} to a slow store", 900)
     return _harm(trouble)
 
 
 def uploads_cut(stack: Stack, day: dt.date) -> Harm:
-    """The connection breaks in the middle of the date's uploads, more often than the client tries again."""
+    """Break the connection in the middle of the date's uploads, more often than the client retries."""
     pattern = rf"PUT .*/(landing|staged|delivered)/.*{day}"
     with stack.proxy.trouble(pattern, Effect.CUT, times=_CUT_UPLOADS) as trouble:
         stack.until(lambda: trouble.hits >= _CUT_UPLOADS, f"{_CUT_UPLOADS} cut uploads of {day}")
@@ -154,7 +154,7 @@ def uploads_cut(stack: Stack, day: dt.date) -> Harm:
 
 
 def disk_full(stack: Stack, day: dt.date) -> Harm:
-    """The disk for temporary files is full until a run of the date has failed."""
+    """Fill the disk for temporary files until a run of the date has failed."""
     ballast = stack.scratch / "ballast"
     at = time.monotonic()
     with ballast.open("wb", buffering=0) as target, contextlib.suppress(OSError):
@@ -170,7 +170,7 @@ def disk_full(stack: Stack, day: dt.date) -> Harm:
 
 
 def column_retyped(stack: Stack, day: dt.date) -> Harm:
-    """A column that is read changes its type; nothing may be tried again before it has it back."""
+    """Change a read column's type; no retry may happen before it is restored."""
     with stack.bigsite.begin() as connection:
         connection.execute(sa.text("ALTER TABLE bigsite.trade ALTER COLUMN units TYPE text"))
     at = time.monotonic()
@@ -204,7 +204,7 @@ def launched_by_a_person(stack: Stack, day: dt.date) -> Harm:
 
 
 def queue_shuffled(stack: Stack, day: dt.date) -> Harm:
-    """Consent events thrice each and in any order, and some that nobody can read."""
+    """Send consent events three times each, in any order, and some that are unreadable."""
     bodies = [_event(at, day) for at in range(_MESSAGES)] * 3 + list(_RUBBISH)
     random.Random(1).shuffle(bodies)
     at = time.monotonic()

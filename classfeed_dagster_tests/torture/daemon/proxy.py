@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of the local S3 server that can be told to misbehave, or to kill whoever sends a request.
+"""HTTP proxy in front of the local S3 server that can disturb a request or kill its sender.
 
 Every step of a run ends with something written to the store, so a request is a point of a run that can be named: the
 worker that asks for it is known by the other end of its connection.
@@ -29,7 +29,7 @@ _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "expect", "ho
 
 
 class Effect(enum.StrEnum):
-    """What becomes of a request."""
+    """Fate of a request."""
 
     UNAVAILABLE = "503"  # S3 says slow down
     SLOW = "slow"  # the answer takes long
@@ -51,7 +51,7 @@ class Trouble:
     victims: list[int] = field(default_factory=list)
 
     def meets(self, request: str) -> bool:
-        """True if this request is one of its; it counts."""
+        """Return True if this request matches, and count it."""
         if (self.times is not None and self.hits >= self.times) or not self.pattern.search(request):
             return False
         self.hits += 1
@@ -97,12 +97,12 @@ class Proxy:
             self.troubles.remove(trouble)
 
     def met(self, request: str) -> Trouble | None:
-        """The trouble that a request runs into."""
+        """Return the disturbance of a request."""
         with self.lock:
             return next((one for one in self.troubles if one.meets(request)), None)
 
     def sender(self, port: int) -> int | None:
-        """The process at the other end of a connection to the proxy."""
+        """Return the process at the other end of a connection to the proxy."""
         for one in psutil.net_connections("tcp"):
             if one.laddr and one.raddr and one.laddr.port == port and one.raddr.port == self.port and one.pid:
                 return int(one.pid)

@@ -1,6 +1,6 @@
-"""Everything that runs in the morning, as real processes: bigsite, S3, SQS, Slack's stand-in, Dagster's daemon.
+"""Services of a morning as real processes: bigsite, S3, SQS, a substitute for Slack, Dagster's daemon.
 
-One folder and one Dagster home a stack; whatever was started in it is gone when its block ends.
+Each stack has one folder and one Dagster home; its processes end with its block.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class StuckError(AssertionError):
 
 
 def due_dates(count: int) -> list[dt.date]:
-    """The last business dates that are due by the real clock, the schedule's own time for them over."""
+    """Return the last business dates due by the real clock, after their schedule's time."""
     now = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=20)
     audience = FEED.audience(dt.date(2023, 1, 3))
     return [one.business_date for one in latest_due(FEED, audience, now, count)]
@@ -110,7 +110,7 @@ class Postgres:
 
 @dataclass
 class Stack:
-    """What a fault may touch."""
+    """Services that a fault may disturb."""
 
     folder: Path
     dates: list[dt.date]
@@ -129,7 +129,7 @@ class Stack:
     daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start_daemon(self) -> subprocess.Popen[bytes]:
-        """One more `dagster-daemon run` on the same instance, in a session of its own."""
+        """Start a further `dagster-daemon run` on the same instance, in a session of its own."""
         command = [_program("dagster-daemon"), "run", "-w", str(ROOT / "workspace.yaml")]
         with (self.folder / "daemon.log").open("ab") as log:
             daemon = subprocess.Popen(
@@ -158,16 +158,16 @@ class Stack:
             )  # fmt: skip
 
     def runs(self, day: dt.date) -> list[RunRecord]:
-        """The feed's runs for a date, oldest first."""
+        """Return the feed's runs for a date, oldest first."""
         wanted = RunsFilter(job_name=f"{FEED.name}_job", tags={"dagster/partition": day.isoformat()})
         return list(self.instance.get_run_records(wanted, ascending=True))
 
     def status(self, day: dt.date) -> DateStatus:
-        """What was delivered for a date."""
+        """Return the deliveries of a date."""
         return date_status(self.store, FEED.name, day)
 
     def until(self, look: Callable[[], _T], what: str, seconds: float = 900) -> _T:
-        """What ``look`` finds once it is true; StuckError if it doesn't happen."""
+        """Return the result of ``look`` once it is true; StuckError if it does not happen."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             found = look()
@@ -180,7 +180,7 @@ class Stack:
 
 @contextlib.contextmanager
 def running(folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENSORS) -> Iterator[Stack]:
-    """A stack at work on ``dates``, oldest first, until the block ends."""
+    """Run a stack on ``dates``, oldest first, until the block ends."""
     from moto.server import ThreadedMotoServer
 
     home = folder / "dagster"

@@ -1,4 +1,4 @@
-"""The proxy does what the faults rely on: it hands on faithfully, misbehaves as told, and finds whom to kill."""
+"""The proxy forwards unchanged, disturbs as configured, and finds the process to kill."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _SECONDS = 75.0
 
 
 def warehouse_away(folder: Path) -> Row:
-    """The row for this fault, with a stack of its own."""
+    """Return the row for this fault, with a stack of its own."""
     fault = f"Snowflake hangs for {_SECONDS:.0f} s and more, until a load has failed"
     (day,) = due_dates(1)
     with running(folder, [day], sensors=(*SENSORS, f"{FEED.name}_reconciliation_sensor")) as stack:

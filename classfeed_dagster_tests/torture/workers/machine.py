@@ -34,7 +34,7 @@ mkdir -p {temporary}/home/dagster {temporary}/work && cd {temporary}/work && exe
 
 @dataclass(frozen=True)
 class Network:
-    """Where the services are for everybody, and whether machines are apart. ``refusal``: why not, if they aren't."""
+    """Addresses of the shared services, and the separation of machines. ``refusal``: reason for no separation."""
 
     address: str
     prefix: str = ""
@@ -42,7 +42,7 @@ class Network:
 
     @property
     def apart(self) -> bool:
-        """True if each machine has a network and files of its own."""
+        """Return True if each machine has a network and files of its own."""
         return not self.refusal
 
 
@@ -144,7 +144,7 @@ class Machine:
 
     @property
     def runs(self) -> bool:
-        """True while it is plugged in."""
+        """Return True while it is plugged in."""
         return self.process is not None and self.process.poll() is None
 
     def _everybody(self) -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""What was seen of a date on several machines, and what of a delivery is compared."""
+"""Observations of a date on several machines, and the compared parts of a delivery."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from classfeed_dagster.delivery.manifest import Manifest
 
 @dataclass
 class Outcome:
-    """What was seen, and what did not hold."""
+    """Observations, and violated expectations."""
 
     portfolios: int
     dates: int
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def contents(manifest: Manifest) -> Mapping[str, object]:
-    """All of a manifest that the data decides: pages before compression, portfolios, who is held back, totals."""
+    """Return the parts of a manifest that the data determines: uncompressed pages, portfolios, held back, totals."""
     return {
         "pages": [(page.document_sha256, page.document_bytes, page.counts, page.totals) for page in manifest.pages],
         "portfolios": [

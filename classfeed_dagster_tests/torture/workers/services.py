@@ -1,4 +1,4 @@
-"""What workers share, as servers on the network: PostgreSQL for bigsite and for Dagster, S3, Redis."""
+"""Services that workers share, as servers on the network: PostgreSQL for bigsite and for Dagster, S3, Redis."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ storage:
 
 @dataclass(frozen=True)
 class Services:
-    """Where everything is. ``environment`` is what a worker is told; ``secrets`` are the passwords in it."""
+    """Addresses of the services. ``environment``: variables of a worker; ``secrets``: the passwords in them."""
 
     bigsite_url: str
     dagster_url: str
@@ -50,13 +50,13 @@ class Services:
 
 
 def missing() -> str | None:
-    """What to install before this can run; None if everything is here."""
+    """Return the missing packages; None if there are none."""
     return None if shutil.which("redis-server") else "no redis-server here: apt-get install redis-server"
 
 
 @contextlib.contextmanager
 def services(folder: Path, network: Network, lost_seconds: int) -> Iterator[Services]:
-    """All of them, until the block ends; a bucket and two empty databases with them."""
+    """Run all services until the block ends, with a bucket and two empty databases."""
     passwords = (secrets.token_hex(12), secrets.token_hex(12))
     with contextlib.ExitStack() as stack:
         postgres = stack.enter_context(_postgres(network.address, passwords[0]))
@@ -81,7 +81,7 @@ def services(folder: Path, network: Network, lost_seconds: int) -> Iterator[Serv
 
 
 def instance_settings(home: Path) -> Path:
-    """A Dagster home with the laptop's settings, but for the storage."""
+    """Write a Dagster home with the laptop's settings except for the storage."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text() + _STORAGE)
     return home

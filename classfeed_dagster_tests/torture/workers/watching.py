@@ -1,4 +1,4 @@
-"""What a run's log says of its steps: which worker began which, and which are under way; and what it must not say."""
+"""Steps in a run's log: their workers, the running ones, and secrets that it must not contain."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Steps:
 
     @property
     def by_worker(self) -> Counter[str]:
-        """How many steps each worker took; a step taken twice counts twice."""
+        """Return the number of steps of each worker; a step taken twice counts twice."""
         return Counter(worker for _, worker in self.taken)
 
     @property
     def again(self) -> int:
-        """How many times a step was taken that had been taken before."""
+        """Return the number of repeated steps."""
         return len(self.taken) - len({step for step, _ in self.taken})
 
     def under_way(self, part: str) -> Iterator[tuple[str, str]]:
@@ -53,7 +53,7 @@ class Log:
         self._found = Steps()
 
     def read(self) -> Steps:
-        """What it says up to now."""
+        """Return the steps so far."""
         more = True
         while more:
             page = self._instance.get_records_for_run(self._run_id, self._cursor)
@@ -79,12 +79,12 @@ class Log:
 
 
 def steps_of(instance: DagsterInstance, run_id: str) -> Steps:
-    """What a run's log says now."""
+    """Return the current steps of a run's log."""
     return Log(instance, run_id).read()
 
 
 def process_of(instance: DagsterInstance, run_id: str) -> int | None:
-    """The number of the process that gives out a run's steps."""
+    """Return the number of the process that dispatches a run's steps."""
     for entry in instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT):
         found = re.search(r"Started process for run \(pid: (\d+)\)", entry.message)
         if found:
@@ -93,13 +93,13 @@ def process_of(instance: DagsterInstance, run_id: str) -> int | None:
 
 
 def at_once(spans: Iterable[tuple[float, float]]) -> int:
-    """How many of the spans of time there are at most at one instant."""
+    """Return the greatest number of spans at one instant."""
     changes = sorted(change for begin, end in spans for change in ((begin, 1), (end, -1)))
     return max(accumulate(change for _, change in changes), default=0)
 
 
 def leaks(dagster_url: str, secrets: Sequence[str]) -> list[str]:
-    """Where in Dagster's database a secret stands: every column of every table, and what is compressed in it."""
+    """Return the places of a secret in Dagster's database: every column of every table, and compressed values."""
     engine = sa.create_engine(dagster_url)
     tables = sa.MetaData()
     tables.reflect(engine)
