@@ -24,8 +24,8 @@ RULES = house_style.style()
         ("docs/a.md", "# Data flow\n\nShards are merged.\n", []),
         ("docs/a.md", "# What it does\n", [("heading", 1)]),
         ("docs/a.md", "### everyone-consented\n", []),
-        ("docs/a.md", "### Everyone consented\n", [("word", 1)]),
-        ("docs/a.md", "# Data flow\n\nOne line.\nThe rule is mended.\n", [("word", 4)]),
+        ("docs/a.md", "### Everyone consented\n", [("page-word", 1)]),
+        ("docs/a.md", "# Data flow\n\nOne line.\nThe rule is mended.\n", [("page-word", 4)]),
         ("docs/a.md", "```\nmended\n```\n`mended` [x](mended.md)\n", []),
         ("classfeed_dagster/a.py", '"""What it is."""\n', [("docstring", 1)]),
         (

@@ -63,7 +63,7 @@ def _check_page(path: str, text: str, rules: dict[str, Any]) -> Iterator[Finding
         first = _WORD.match(heading[1])
         if first is not None and first[0] in rules["headings"]["forbidden_first_words"]:
             yield Finding(path, _line(prose, heading.start()), "heading", heading[1])
-    yield from _check_words(path, _NAME.sub(_blank, prose), 1, rules)
+    yield from _check_words(path, _NAME.sub(_blank, prose), 1, rules, "page-word")
 
 
 def _check_module(path: str, text: str, rules: dict[str, Any]) -> Iterator[Finding]:
@@ -99,11 +99,11 @@ def _check_docstring(path: str, node: Defined, rules: dict[str, Any]) -> Iterato
     yield from _check_words(path, docstring, line, rules)
 
 
-def _check_words(path: str, text: str, line: int, rules: dict[str, Any]) -> Iterator[Finding]:
+def _check_words(path: str, text: str, line: int, rules: dict[str, Any], name: str = "word") -> Iterator[Finding]:
     prose = _LINK.sub(_blank, _CODE.sub(_blank, text))
     for pattern, instead in rules["words"].items():
         for match in re.finditer(rf"\b(?:{pattern})\b", prose, re.IGNORECASE):
-            yield Finding(path, line + prose[: match.start()].count("\n"), "word", f"{match[0]!r}: write {instead}")
+            yield Finding(path, line + prose[: match.start()].count("\n"), name, f"{match[0]!r}: write {instead}")
 
 
 def duplicate_classes(sources: dict[str, str]) -> Iterator[Finding]:

@@ -362,7 +362,7 @@ class LedgerRule:
 NUMBER_CHANGED = LedgerRule(
     "number_changed",
     "Portfolio and account numbers keep their owner",
-    "The recipient knows portfolios and cash accounts by number. A number that is new, re-used or swapped since the "
+    "The recipient knows portfolios and cash accounts by number. A number that is new, reused or swapped since the "
     "last delivery holds the portfolio back. No record is sent under two numbers.",
     "have the number restored in bigsite, or agree with the recipient how the history moves.",
 )
