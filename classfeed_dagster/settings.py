@@ -174,6 +174,9 @@ class Settings(BaseSettings):
     source_probe_seconds: int = Field(
         300, ge=0, description="seconds between probes of bigsite for changed rows of delivered dates"
     )
+    audit_portfolios: int = Field(
+        200, ge=0, description="portfolios whose positions the nightly audit adds up from all records; 0: none"
+    )
     transmission_credentials: dict[str, SecretStr] = Field(
         default_factory=dict, description="credentials of destinations as JSON: value by the name in the declaration"
     )

@@ -32,6 +32,7 @@ from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import SYDNEY, next_business_day
 from classfeed_dagster.warehouse.breaks import BreakChanges, run_history, save_breaks, stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
+from classfeed_dagster.warehouse.content import TableContent, changed_tables, content_of
 from classfeed_dagster.warehouse.load import LoadResult, load_delivery
 from classfeed_dagster.warehouse.records import Side
 
@@ -53,6 +54,13 @@ class ReconciliationSummary(BaseModel, frozen=True):
     attempt: str
     finding: str | None = None  # identity of the errors; absent from verdicts of older versions
     stopped: str | None = None  # the kind of error that ended it before a verdict
+
+
+class LoadedContent(BaseModel, frozen=True):
+    """Content of the warehouse's tables for a date, as they were loaded, and the delivery that they hold."""
+
+    build_id: str
+    tables: dict[str, TableContent]
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,24 @@ class PostDelivery:
     def load(self) -> LoadResult:
         """Load the delivery into the star schema, replacing the date's rows."""
         with open_warehouse(self.runtime.settings) as connection:
-            return load_delivery(connection, self.store, self.feed.name, self.day, self.format)
+            loaded = load_delivery(connection, self.store, self.feed.name, self.day, self.format)
+            content = content_of(connection, self.feed.name, self.day)
+        latest = self.delivered.latest
+        if latest is None:
+            raise AssertionError("a date was loaded that has no delivery")
+        self.runtime.save_reference(
+            f"{self.feed.name}/warehouse", self.day, LoadedContent(build_id=latest.build_id, tables=content)
+        )
+        return loaded
+
+    def warehouse_changes(self) -> list[str]:
+        """Return the tables whose rows are not those that were loaded for the latest delivery."""
+        known = self.runtime.find_reference(f"{self.feed.name}/warehouse", self.day, LoadedContent)
+        latest = self.delivered.latest
+        if known is None or latest is None or known.build_id != latest.build_id:
+            return []  # not loaded yet, or by an older version
+        with open_warehouse(self.runtime.settings) as connection:
+            return changed_tables(known.tables, content_of(connection, self.feed.name, self.day))
 
     def data_team(self) -> Reconciliation:
         """Compare our metrics, from the delivered files, with the data team's."""

@@ -146,16 +146,17 @@ def _operations(
         [on_time_check(feed_context) for feed_context in feed_contexts],
     )
     fresh = [fresh_check(feed_context) for feed_context in feed_contexts]
-    report, retention = jobs.report_job(fresh), jobs.retention_job()
+    report, retention, audit = jobs.report_job(fresh), jobs.retention_job(), jobs.audit_job(feeds)
     status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
     seconds = runtime.settings.sensor_seconds
     return dg.Definitions(
         assets=operation_assets(feed_contexts),
         asset_checks=[*on_time, *fresh],
-        jobs=[report, retention],
+        jobs=[report, retention, audit],
         schedules=[
             schedules.report_schedule(report, running=running),
             schedules.retention_schedule(retention, running=running),
+            schedules.audit_nightly(audit, running=running),
         ],
         sensors=[
             repair_sensor(feeds, feed_jobs, status, seconds),

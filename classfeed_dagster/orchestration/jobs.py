@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from classfeed_dagster.alerting.audit_alerts import raise_audit_failure, sync_audit_incident
+from classfeed_dagster.feed_run.nightly_audit import audit_feed
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import (
@@ -23,11 +25,13 @@ from classfeed_dagster.tags import (
     CODE_VERSION_TAG,
     FEED_TAG,
     feed_job_name,
+    new_correlation_id,
     reconciliation_job_name,
 )
 
 _RETENTION_BATCH = 200
-SCHEMA_JOB = "schema_job"
+SCHEMA_JOB, AUDIT_JOB = "schema_job", "audit"
+_SHOWN = 5  # differences in a failed audit's message
 SIMULATION_JOB, CLEANING_JOB = "simulation_job", "simulation_cleaning_job"
 
 
@@ -121,6 +125,37 @@ def purge_runs(instance: dg.DagsterInstance, before: dt.datetime, *, at_most: in
             instance.delete_run(record.dagster_run.run_id)
             deleted += 1
     return deleted
+
+
+def audit_job(feeds: Sequence[Feed]) -> dg.JobDefinition:
+    """Return the job that audits what was delivered. A failed audit of one feed does not stop the others."""
+
+    @dg.op(description="Audits positions, warehouse rows and the data team's figures of every feed.")
+    def audit_deliveries(context: dg.OpExecutionContext, runtime: dg.ResourceParam[Runtime]) -> None:
+        failed: list[str] = []
+        for feed in feeds:
+            try:
+                findings = audit_feed(runtime, feed, new_correlation_id(), runtime.settings.now)
+            except Exception as error:
+                raise_audit_failure(runtime.store, feed.name, error, context.run_id)
+                failed.append(f"{feed.name}: {type(error).__name__}")
+                continue
+            sync_audit_incident(runtime.store, feed.name, findings, context.run_id)
+            failed += [f"{feed.name} {one.business_date.isoformat()}: {one.what}" for one in findings]
+            get_logger().info("audited", feed=feed.name, rows=len(findings))
+        if failed:
+            raise dg.Failure("; ".join(failed[:_SHOWN]), metadata={"differences": len(failed)}, allow_retries=False)
+
+    @dg.job(
+        name=AUDIT_JOB,
+        description="Adds up positions of a sample from all records, and compares the newest dates' warehouse rows and "
+        "the data team's figures again. Changes nothing that was delivered; safe at any time.",
+        executor_def=dg.in_process_executor,
+    )
+    def audit() -> None:
+        audit_deliveries()
+
+    return audit
 
 
 def schema_job() -> "dg.UnresolvedAssetJobDefinition":

@@ -69,6 +69,17 @@ def retention_schedule(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDe
     return _weekly_or_daily("retention_weekly", job, "0 3 * * 0", description, running=running)
 
 
+def audit_nightly(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDefinition:
+    """Return the nightly schedule of the audit, when nothing is due."""
+    return dg.ScheduleDefinition(
+        name="audit_nightly",
+        job=job,
+        cron_schedule="0 1 * * *",
+        execution_timezone=SYDNEY.key,
+        default_status=_status(running=running),
+    )
+
+
 def schema_morning(*, running: bool) -> dg.ScheduleDefinition:
     """Return the daily schedule of the schema comparison, before the feeds start."""
     description = "Daily at 05:30 Sydney, before the feeds: compares bigsite's schema with its contract."

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from classfeed_dagster.alerting.incidents import open_incidents
+from classfeed_dagster.alerting.incidents import open_incidents, raised
+from classfeed_dagster.delivery.ledger_rebuild import PositionAudit
+from classfeed_dagster.errors import DamagedRecordError
+from classfeed_dagster.feed_run import nightly_audit
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.rehearsal import morning_after
@@ -17,7 +21,7 @@ from classfeed_dagster.simulation.data_team import data_team_metrics, publish_me
 from classfeed_dagster.tags import CLOCK_TAG, reconciliation_job_name
 from classfeed_dagster.warehouse.breaks import stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
-from classfeed_dagster.warehouse.database import query
+from classfeed_dagster.warehouse.database import execute, query
 from classfeed_dagster_tests.fixtures.desk import FEED, Desk
 
 MONDAY = dt.date(2026, 3, 2)
@@ -100,3 +104,65 @@ def test_row_lost_by_bigsite_is_a_break_until_corrected(delivered: Desk) -> None
         assert [one.portfolio_number for one in stored_breaks(connection) if one.resolved_at] == ["SW00000001"]
         # The data team has said nothing of the date: that is a break of its own.
         assert [one.side.value for one in stored_breaks(connection, only_open=True)] == ["data_team"]
+
+
+def _audit(desk: Desk) -> tuple[bool, str]:
+    result = desk.definitions.resolve_job_def("audit").execute_in_process(instance=desk.instance, raise_on_error=False)
+    incidents = {one.key: one.what for one in raised(desk.runtime.store)}
+    return result.success, incidents.get(f"audit.{FEED}", "")
+
+
+def test_audit_finds_changed_warehouse_rows_and_figures(delivered: Desk) -> None:
+    runtime = delivered.runtime
+    metrics = data_team_metrics(runtime.engine, "CLASS", MONDAY, dt.date(2026, 2, 27))
+    with open_warehouse(runtime.settings) as connection:
+        publish_metrics(connection, "CLASS", MONDAY, metrics, morning_after(MONDAY))
+    assert reconcile(delivered).success
+    assert _audit(delivered) == (True, "")
+
+    # Two amounts that cancel: neither the number of rows nor any sum changes.
+    with open_warehouse(runtime.settings) as connection:
+        execute(
+            connection,
+            "UPDATE FACT_CASH_BALANCE_DAILY SET LEDGER_BALANCE = LEDGER_BALANCE + CASE PORTFOLIO_NUMBER "
+            "WHEN 'SW00000001' THEN 5 ELSE -5 END",
+        )
+    success, what = _audit(delivered)
+    assert not success
+    assert "FACT_CASH_BALANCE_DAILY (2 rows when it was loaded, 2 now)" in what
+    assert reconcile(delivered).success  # loads the date again
+    assert _audit(delivered) == (True, "")
+
+    with open_warehouse(runtime.settings) as connection:
+        execute(
+            connection,
+            "UPDATE CLASS_FEED_METRICS SET VALUE = VALUE + CASE PORTFOLIO_NUMBER WHEN 'SW00000001' THEN 7 ELSE -7 END "
+            "WHERE METRIC = (SELECT MIN(METRIC) FROM CLASS_FEED_METRICS WHERE VALUE > 100)",
+        )
+    success, what = _audit(delivered)
+    assert not success
+    assert "2 of the data team's figures changed" in what
+    assert told(delivered, "data_team").warnings == 2
+
+
+def test_audit_that_fails_raises_its_incident(delivered: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise DamagedRecordError("ledger/x", "it is damaged")
+
+    monkeypatch.setattr(nightly_audit, "audit_positions", broken)
+    success, what = _audit(delivered)
+    assert not success
+    assert "could not be completed (DamagedRecordError)" in what
+    monkeypatch.undo()
+    assert _audit(delivered) == (True, "")
+
+
+def test_audit_names_the_portfolio_of_a_wrong_position(delivered: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = PositionAudit(MONDAY, 2, (("SW00000001", "CASH", 1, Decimal(1), Decimal(2)),))
+    monkeypatch.setattr(nightly_audit, "audit_positions", lambda *_, **__: iter([wrong]))
+    assert "position CASH 1: 1 stored, the records sent add up to 2" in _audit(delivered)[1]
+    (incident,) = [one for one in raised(delivered.runtime.store) if one.key == f"audit.{FEED}"]
+    assert incident.offenders == ("SW00000001",)
+    none = delivered.runtime.settings.model_copy(update={"audit_portfolios": 0})
+    delivered.runtime.settings = none
+    assert _audit(delivered)[0]

@@ -1,0 +1,69 @@
+"""Nightly audit of what was delivered: positions, the warehouse's rows, and the data team's figures, checked again."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from classfeed_dagster.delivery.delivery_history import delivered_dates, live_and_shadow
+from classfeed_dagster.delivery.ledger_rebuild import audit_positions
+from classfeed_dagster.feed_run.post_delivery import PostDelivery, ReconciliationSummary
+from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.reconciliation.document_layouts import LAYOUTS
+from classfeed_dagster.runtime import NotBuiltError, Runtime
+
+AUDITED_DATES = 5  # newest dates whose warehouse rows and data team figures are compared again
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFinding:
+    """One thing that is not as it was delivered: the business date and a sentence. No personal data."""
+
+    business_date: dt.date
+    what: str
+    portfolio_number: str | None = None
+
+
+def audit_feed(runtime: Runtime, feed: Feed, correlation_id: str, now: dt.datetime | None = None) -> list[AuditFinding]:
+    """Audit a feed: positions of a sample from scratch, and the newest dates' warehouse rows and figures."""
+    findings = list(_positions(runtime, feed))
+    if feed.format.name not in LAYOUTS:
+        return findings
+    audience = feed.audience(runtime.settings.first_business_date)
+    for day in delivered_dates(runtime.store, feed.name)[-AUDITED_DATES:]:
+        work = PostDelivery(runtime, feed, audience, day, correlation_id, now)
+        findings += [
+            AuditFinding(day, f"rows of the warehouse changed since they were loaded: {table}")
+            for table in work.warehouse_changes()
+        ]
+        findings += _figures(work)
+    return findings
+
+
+def _positions(runtime: Runtime, feed: Feed) -> Iterator[AuditFinding]:
+    sample = runtime.settings.audit_portfolios
+    if not sample:
+        return
+    audience = feed.audience(runtime.settings.first_business_date)
+    for audited in audit_positions(live_and_shadow(runtime.store, feed.name), feed.name, audience, sample=sample):
+        for number, kind, key, stored, sums in audited.wrong:
+            what = f"position {kind} {key}: {stored} stored, the records sent add up to {sums}"
+            yield AuditFinding(audited.business_date, what, number)
+
+
+def _figures(work: PostDelivery) -> Iterator[AuditFinding]:
+    # The data team's figures agreed once: a break now is a figure that they changed since.
+    try:
+        before = work.runtime.load_reference(
+            f"{work.feed.name}/data_team_reconciliation", work.day, ReconciliationSummary
+        )
+    except NotBuiltError:
+        return
+    if before.stopped or before.errors or before.warnings:
+        return
+    result = work.data_team()
+    work.keep(result)
+    if not result.clean:
+        what = f"{result.warnings} of the data team's figures changed since they agreed with the delivery"
+        yield AuditFinding(work.day, what)
