@@ -8,6 +8,7 @@ Cases are drawn from a seed: every fault alone, every innocent edit alone, then 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import sys
 import tempfile
@@ -15,13 +16,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from classfeed_dagster.store import open_store
 from classfeed_dagster_tests.fixtures import planted_faults as planted
+from classfeed_dagster_tests.fixtures import planted_warehouse as loaded
 from classfeed_dagster_tests.torture.outcome import Budget, Row
 from classfeed_dagster_tests.torture.servers import bigsite_server
+
+_FEWEST = 20  # cases, whatever the budget
+_V = TypeVar("_V", planted.Verdict, loaded.WarehouseVerdict)
 
 
 def verdicts(url: str, folder: Path, seed: int) -> Iterator[planted.Verdict]:
@@ -32,20 +38,49 @@ def verdicts(url: str, folder: Path, seed: int) -> Iterator[planted.Verdict]:
         yield planted.play(case, faults, innocent)
 
 
+def warehouse_verdicts(url: str, folder: Path, seed: int) -> Iterator[loaded.WarehouseVerdict]:
+    """Look at case after case of a delivered date that was loaded and agreed with the data team."""
+    import snowflake.connector
+
+    from classfeed_dagster.local import snowflake_server
+    from classfeed_dagster.warehouse.schema import apply_schema
+
+    home = folder / "warehouse"
+    try:
+        with contextlib.closing(snowflake.connector.connect(**snowflake_server.start(home))) as connection:
+            apply_schema(connection)
+            case = loaded.LoadedCase(sa.create_engine(url), open_store(str(folder / "store")), warehouse=connection)
+            case.deliver()
+            for faults, innocent in loaded.combinations(seed):
+                yield loaded.play(case, faults, innocent)
+    finally:
+        snowflake_server.stop(home)
+
+
 def attack(budget: Budget, folder: Path, url: str, seed: int) -> Iterator[Row]:
-    """Judge cases until the budget is spent, at least twenty."""
-    judged: list[planted.Verdict] = []
-    for verdict in verdicts(url, folder, seed):
-        judged.append(verdict)
-        if budget.left < 0 and len(judged) >= 20:
-            break
-    harmful = [one for one in judged if one.faults]
+    """Judge cases until the budget is spent: half of it on deliveries, half on the warehouse and the figures."""
+    judged = list(_until(budget.part(0.5), verdicts(url, folder / "deliveries", seed)))
     wrong = [f"{_names(one)}: {one.errors} error(s)" for one in judged if not one.right]
-    outcome = f"{len(harmful)} harmful, {len(judged) - len(harmful)} harmless, {len(wrong)} judged wrongly"
-    yield Row("judge", "planted faults and innocent edits", len(judged), outcome, wrong)
+    yield Row("judge", "planted faults and innocent edits", len(judged), _outcome(judged, wrong), wrong)
+    with contextlib.closing(warehouse_verdicts(url, folder / "loaded", seed)) as cases:
+        found = list(_until(budget, cases))
+    wrong = [f"{_names(one)}: {len(one.findings)} finding(s)" for one in found if not one.right]
+    yield Row("judge", "rows of the warehouse and figures changed", len(found), _outcome(found, wrong), wrong)
 
 
-def _names(verdict: planted.Verdict) -> str:
+def _until(budget: Budget, verdicts_: Iterator[_V]) -> Iterator[_V]:
+    for at, verdict in enumerate(verdicts_, 1):
+        yield verdict
+        if budget.left < 0 and at >= _FEWEST:
+            return
+
+
+def _outcome(judged: Sequence[planted.Verdict] | Sequence[loaded.WarehouseVerdict], wrong: Sequence[str]) -> str:
+    harmful = sum(bool(one.faults) for one in judged)
+    return f"{harmful} harmful, {len(judged) - harmful} harmless, {len(wrong)} judged wrongly"
+
+
+def _names(verdict: planted.Verdict | loaded.WarehouseVerdict) -> str:
     return ", ".join(edit.name for edit in (*verdict.faults, *verdict.innocent))
 
 
