@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _SEGMENT = re.compile(r"[A-Za-z0-9._=:-]+\Z")
 _MAX_KEY = 1024  # S3's own limit, in bytes; keys are ASCII
 _TEMPORARY = ".part-"  # beginning of a half-written local file's name; never a key of its own
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _CREATE_ATTEMPTS = 20
 _CREATOR = "creator"  # S3 metadata: which call made the object
 _T = TypeVar("_T")
@@ -148,21 +149,35 @@ class LocalStore:
         path = self._path(key)
         if path.exists():
             return False
-        temporary = self._written(path, data)
-        try:
-            os.link(temporary, path)  # fails if the name is taken: the one atomic step
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
-        _flush_folder(path.parent)
+        with self._writing():
+            temporary = self._written(path, data)
+            try:
+                os.link(temporary, path)  # fails if the name is taken: the one atomic step
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink()
+            _flush_folder(path.parent)
         return True
 
     def put(self, key: str, data: bytes) -> None:
         """See ObjectStore."""
         path = self._path(key)
-        self._written(path, data).replace(path)
-        _flush_folder(path.parent)
+        with self._writing():
+            self._written(path, data).replace(path)
+            _flush_folder(path.parent)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            raise StoreError(
+                f"The object store {self.root} cannot be written ({os.strerror(error.errno).lower()}). Free space, or "
+                "make it writable, and run again"
+            ) from error
 
     def _written(self, path: Path, data: bytes | Path) -> Path:
         _make_folder(path.parent)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classfeed_dagster import store as store_module
+from classfeed_dagster.errors import Dependency, StoreError
 from classfeed_dagster.store import (
     InvalidKeyError,
     LocalStore,
@@ -152,13 +153,19 @@ def test_object_is_never_seen_partially(local_store: ObjectStore) -> None:
 # --- A local folder -----------------------------------------------------------------------------------------------
 
 
-def test_failed_write_leaves_no_file(local_store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "disk full")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_failed_write_leaves_no_file(local_store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "fsync", refuse)
+    # What a person can mend says so; it is waited for, as another store that is away.
+    expected = OSError if number == errno.EIO else StoreError
+    with pytest.raises(expected) as caught:
         local_store.create("a/b", b"data")
+    if expected is StoreError:
+        assert f"{local_store.root} cannot be written ({os.strerror(number).lower()})" in str(caught.value)
+        assert getattr(caught.value, "dependency", None) is Dependency.STORE
     assert [path for path in local_store.root.rglob("*") if path.is_file()] == []
 
 
