@@ -26,7 +26,7 @@ from classfeed_dagster.domains.ledger_rows import (
     LEDGER_RECORDS,
     UNITS_SUM,
 )
-from classfeed_dagster.domains.rules import DELIVERED_BALANCE, NUMBER_CHANGED
+from classfeed_dagster.domains.rules import DELIVERED_BALANCE, ID_SENT_BEFORE, NUMBER_CHANGED
 from classfeed_dagster.ledger.files import CASH_POSITION, POSITIONS, RECORDS, UNITS_POSITION, stated_rows
 from classfeed_dagster.ledger.identities import ACCOUNT, contradictions, identities_of
 from classfeed_dagster.ledger.positions import roll_forward, unbalanced
@@ -106,6 +106,7 @@ class _Examination:
         positions = self._judged_positions()
         dropped: list[tuple[str, str]] = []
         late: list[tuple[str, str]] = []
+        recorded = [RECORDS.empty().select(_ROW)]
         for frames in self._slices():
             consented = frames[CONSENTED]
             records = frames.get(LEDGER_RECORDS.name, RECORDS.empty())
@@ -113,6 +114,7 @@ class _Examination:
             if identities is not None:
                 now = identities_of(consented, stated, self._day)
                 self._find_contradictions(contradictions(identities, now), consented)
+            recorded.append(self._of_window(records))
             closed = self._of_closed_windows(records, consented)
             repeated = self._sent_before(records, closed, sent_rows)
             dropped += repeated.select(_ROW).rows()
@@ -121,6 +123,7 @@ class _Examination:
                 before = repeated.filter(pl.col("sent_on") < self._day) if "sent_on" in repeated.columns else repeated
                 unsent = records.join(before.select(_ROW), on=_ROW, how="anti")
                 self._find_unbalanced(positions, unsent, stated, consented)
+        self._find_ids_sent_before(pl.concat(recorded), sent_rows)
         return LedgerView(
             basis=basis,
             dropped=tuple(sorted(dropped)),
@@ -175,6 +178,20 @@ class _Examination:
         return records.filter(pl.col("recorded_at") < window.start, pl.col("row_id").is_not_null()).join(
             delta, on="portfolio_id", how="semi"
         )
+
+    def _of_window(self, records: pl.DataFrame) -> pl.DataFrame:
+        window = self._audience.window(self._day)
+        rows = records.filter(pl.col("recorded_at") >= window.start, pl.col("row_id").is_not_null())
+        return rows.select(_ROW)
+
+    def _find_ids_sent_before(self, recorded: pl.DataFrame, sent: pl.DataFrame | None) -> None:
+        # A row recorded in this window cannot have been sent by an earlier date: its id was given a second time.
+        if sent is None:
+            return
+        before = sent.filter(pl.col("sent_on") < self._day).select("transaction_id", "sent_on")
+        for row in recorded.join(before.unique("transaction_id"), on="transaction_id").iter_rows(named=True):
+            detail = f"the id was sent with {row['sent_on'].isoformat()} for another row"
+            self._add(row["portfolio_number"], ID_SENT_BEFORE.name, row["transaction_id"], detail)
 
     def _sent_before(self, records: pl.DataFrame, closed: pl.DataFrame, sent: pl.DataFrame | None) -> pl.DataFrame:
         if sent is None:
