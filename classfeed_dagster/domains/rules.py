@@ -379,10 +379,10 @@ DELIVERED_BALANCE = LedgerRule(
 ID_SENT_BEFORE = LedgerRule(
     "id_sent_before",
     "A TransactionId is sent for one row alone",
-    "The id of a row recorded in the window was not sent before, in the days that CLASSFEED_LATE_ROW_DAYS looks back. "
-    "Otherwise the recipient would take the new row for the old one, or one customer's for another's. If it fails: "
-    "bigsite was very likely restored from an older backup, and its sequences give ids a second time. Have the rows "
-    "entered again under new ids. The portfolio is held back; the others go.",
+    "The id of a row recorded in the window was not sent before, as far as `CLASSFEED_LATE_ROW_DAYS` looks back. "
+    "The recipient would take the new row for the old one, or one customer's for another's.",
+    "bigsite was probably restored from an older backup and gives ids a second time. Have its sequences set beyond "
+    "every id that was sent, and the rows entered again.",
 )
 # Rules that need the delivered ledger. They are evaluated for each feed; see feed_run.ledger_view.
 LEDGER_RULES: tuple[LedgerRule, ...] = (NUMBER_CHANGED, DELIVERED_BALANCE, ID_SENT_BEFORE)
