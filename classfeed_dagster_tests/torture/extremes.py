@@ -284,7 +284,7 @@ def _must_stop(desk: Desk, broken: Broken, what: str) -> str:
     check(
         broken, bool(list(verify_feed(desk.runtime.store, FEED, desk.feed(FEED).format).problems)), f"{what}: verifies"
     )
-    return report.message
+    return str(report.message)
 
 
 def older_folder(desk: Desk, broken: Broken) -> str:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,7 +38,7 @@ def verdicts(url: str, folder: Path, seed: int) -> Iterator[planted.Verdict]:
         yield planted.play(case, faults, innocent)
 
 
-def warehouse_verdicts(url: str, folder: Path, seed: int) -> Iterator[loaded.WarehouseVerdict]:
+def warehouse_verdicts(url: str, folder: Path, seed: int) -> Generator[loaded.WarehouseVerdict, None, None]:
     """Look at case after case of a delivered date that was loaded and agreed with the data team."""
     import snowflake.connector
 
