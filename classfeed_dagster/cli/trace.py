@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,8 @@ from classfeed_dagster.tags import DEFAULT_FEED
 if TYPE_CHECKING:
     from classfeed_dagster.feeds.feed import Feed
     from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.settings import Settings
+    from classfeed_dagster.tracing.numbers import NumberRow
     from classfeed_dagster.tracing.trace import (
         HeldBackDates,
         HoldingTrace,
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
         SourceRow,
         Trace,
     )
+    from classfeed_dagster.warehouse.database import Connection
 
 _MOST_ROWS = 30
 out = output.console()
@@ -69,6 +73,7 @@ def trace(
     declared = require_feed(feed)
     day = None if date is None else require_due(runtime.settings, feed, date.date())
     require_store(runtime)
+    from classfeed_dagster.tracing.numbers import numbers_of
     from classfeed_dagster.tracing.trace import trace as trace_row
     from classfeed_dagster.tracing.trace import trace_holding
     from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
@@ -90,6 +95,8 @@ def trace(
             else:
                 text = _with_letter(what, declared.format.ledgers)
                 row = trace_row(runtime.engine, runtime.store, feed, audience, text, document_format=declared.format)
+                with _local_warehouse(runtime.settings) as warehouse:
+                    numbers = numbers_of(runtime.engine, runtime.store, feed, row, warehouse)
     finally:
         runtime.close()
     if day is not None:
@@ -101,15 +108,36 @@ def trace(
         return
     answers = _answers(runtime, declared, row)
     if as_json:
-        output.print_json({**_plain(row), "acknowledgements": answers})
+        output.print_json({**_plain(row), "acknowledgements": answers, "numbers": [asdict(one) for one in numbers]})
     elif row.source is not None:
         _print_transaction(row, row.source)
         _print_answers(answers)
+        _print_numbers(numbers)
     if row.source is None:
         if not as_json:
             out.print(f"[red]bigsite has no such row:[/] {escape(what)}", highlight=False)
         raise typer.Exit(ExitCode.STOPPED)
-    _write_page(page, lambda: transaction_page(row, feed), quiet=as_json)
+    _write_page(page, lambda: transaction_page(row, feed, numbers), quiet=as_json)
+
+
+@contextmanager
+def _local_warehouse(settings: Settings) -> Iterator[Connection | None]:
+    # On a laptop the warehouse's file is at hand. Reaching Snowflake takes longer than the whole trace: left out.
+    from classfeed_dagster.warehouse.connection import read_warehouse
+
+    if settings.snowflake_account is not None:
+        yield None
+        return
+    with read_warehouse(settings) as warehouse:
+        yield warehouse
+
+
+def _print_numbers(numbers: Sequence[NumberRow]) -> None:
+    from classfeed_dagster.tracing.numbers import HEADER
+
+    if numbers:
+        title, cells = "numbers of the latest delivery", [number.cells for number in numbers]
+        output.print_table(out, title, HEADER, cells, keys=HEADER, right=HEADER[1:])
 
 
 def _print_answers(answers: Sequence[Mapping[str, str | None]]) -> None:

@@ -9,6 +9,7 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 
 from classfeed_dagster.html_page import facts, page, table
+from classfeed_dagster.tracing.numbers import HEADER, NumberRow
 from classfeed_dagster.tracing.trace import (
     ACKNOWLEDGEMENT,
     HeldBackDates,
@@ -19,8 +20,8 @@ from classfeed_dagster.tracing.trace import (
 )
 
 
-def transaction_page(trace: Trace, feed: str) -> str:
-    """Return the page of a transaction. ValueError if bigsite has no such row."""
+def transaction_page(trace: Trace, feed: str, numbers: Sequence[NumberRow] = ()) -> str:
+    """Return the page of a transaction with its ``numbers``. ValueError if bigsite has no such row."""
     if trace.source is None:
         raise ValueError(f"bigsite has no row {trace.transaction_id}, so there is no page")
     source = trace.source
@@ -35,9 +36,15 @@ def transaction_page(trace: Trace, feed: str) -> str:
                 ("exported on", trace.travels_on.isoformat() if trace.travels_on else "no date yet"),
             ]
         ),
+        _numbers(numbers),
         *_path(trace.sightings, trace.held_back, trace.reconciliations),
     ]
     return page(f"Origin of {trace.transaction_id}", parts, f"feed {feed}")
+
+
+def _numbers(numbers: Sequence[NumberRow]) -> str:
+    rows = [row.cells for row in numbers]
+    return f"<h2>Numbers</h2>{table('numbers of the latest delivery', HEADER, rows, (1, 2, 3, 4))}" if rows else ""
 
 
 def holding_page(trace: HoldingTrace, feed: str) -> str:

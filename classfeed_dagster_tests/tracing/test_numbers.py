@@ -1,0 +1,52 @@
+"""Numbers of a transaction at each of its places, equal while nothing changed and apart once bigsite did."""
+
+import datetime as dt
+
+import duckdb
+
+from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.tracing.numbers import NumberRow, numbers_of
+from classfeed_dagster.tracing.trace import Trace, trace
+from classfeed_dagster.tracing.trace_page import transaction_page
+from classfeed_dagster_tests.fixtures.desk import Desk
+
+MONDAY = "2026-03-02"
+
+
+def test_numbers_of_a_trade_are_shown_at_each_place(desk: Desk) -> None:
+    share = desk.bigsite.security("WPL", price={"2026-02-27": "33.00"})
+    one = desk.bigsite.portfolio("SW00000001").consent(granted_at="2026-02-20T00:00:00Z")
+    one.deposit("10000.00", "2026-02-23")
+    one.buy(share, "100", "33.00", "2026-02-24")
+    desk.end_of_day(MONDAY)
+    runtime = desk.runtime
+    audience = FEED.audience(dt.date.fromisoformat(MONDAY))
+
+    def found(warehouse: duckdb.DuckDBPyConnection | None = None) -> tuple[Trace, dict[str, NumberRow]]:
+        row = trace(runtime.engine, runtime.store, FEED.name, audience, "T1", document_format=EPI)
+        numbers = numbers_of(runtime.engine, runtime.store, FEED.name, row, warehouse)
+        return row, {number.field: number for number in numbers}
+
+    assert found()[1] == {}  # not delivered yet
+    assert desk.run(MONDAY).outcome.exit_code == 0
+    row, numbers = found()
+    assert numbers["Units"].cells == ("Units", "100", "100", "100", "")
+    assert numbers["Price"].cells == ("Price", "33", "33", "33", "")
+    assert "Amount" not in numbers  # of cash transactions
+    page = transaction_page(row, FEED.name, list(numbers.values()))
+    assert "numbers of the latest delivery" in page
+    fields = (
+        "UNITS", "PRICE", "CONSIDERATION", "BROKERAGE", "GST", "OTHER_FEES", "NET_AMOUNT", "COST_BASE_CHANGE",
+        "GROSS_AMOUNT", "FRANKED_AMOUNT", "UNFRANKED_AMOUNT", "FRANKING_CREDIT", "WITHHOLDING_TAX", "NET_INCOME",
+        "AMOUNT",
+    )  # fmt: skip
+    declared = ", ".join(f"{name} DECIMAL(38,6)" for name in fields)
+    key = "FEED, BUSINESS_DATE, TRANSACTION_ID"
+    with duckdb.connect() as warehouse:
+        warehouse.execute(
+            f"CREATE TABLE FACT_MOVEMENT (FEED TEXT, BUSINESS_DATE DATE, TRANSACTION_ID TEXT, {declared})"
+        )
+        assert found(warehouse)[1]["Units"].warehouse is None  # not loaded
+        warehouse.execute(f"INSERT INTO FACT_MOVEMENT ({key}, UNITS) VALUES ('class_super', '{MONDAY}', 'T1', 99)")
+        assert found(warehouse)[1]["Units"].cells == ("Units", "100", "100", "100", "99")
