@@ -79,8 +79,8 @@ def _statements(engine: sa.Engine) -> list[tuple[str, str, dict[str, Any]]]:
     """Return the snapshot's statements: table, SQL and parameters."""
     with read_only(engine) as bigsite:
         parameters = dict(query_scope(bigsite, FIRST, [AUDIENCE]).parameters)
-        held = bigsite.rows(sa.text("SELECT DISTINCT security_id FROM bigsite.trade ORDER BY 1"))
-    parameters["securities"] = array(row[0] for row in held)
+        traded = bigsite.rows(sa.text("SELECT DISTINCT security_id FROM bigsite.trade ORDER BY 1"))
+    parameters["securities"] = array(row[0] for row in traded)
     return [
         (query.table, query.sql, {name: value for name, value in parameters.items() if f"%({name})s" in query.sql})
         for query in (*queries.SLICED, *queries.REFERENCES)
@@ -120,13 +120,13 @@ def prepare_parquet(scratch: Path, home: Path, url: str) -> Work:
     runtime = runtime_at(url, home)
     landed = runtime.load_reference(LANDING, FIRST, Snapshot).tables.values()
     references = [runtime.load_reference(AUDIENCE.reference(name), FIRST, DomainReference) for name in DOMAINS]
-    made = [table for reference in references for table in reference.frames.values()]
+    tables = [table for reference in references for table in reference.frames.values()]
 
     def work() -> None:
         for table in landed:
             with runtime.store.local_file(table.key) as path:
                 pq.read_table(path)
-        for at, table in enumerate(made):
+        for at, table in enumerate(tables):
             with runtime.store.local_file(table.key) as path:
                 pq.write_table(pq.read_table(path), scratch / f"{at}.parquet", compression="zstd")
 

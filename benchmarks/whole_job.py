@@ -136,11 +136,11 @@ def whole_job(
     first = day == FIRST
     before = None if first else site.after(FIRST, PUBLISHED)
     records = site.portfolios * (FULL_RECORDS if first else DELTA_RECORDS)
-    given: dict[str, Any] = {"url": site.url, "day": day}
-    ours = {**given, "before": before}
+    arguments: dict[str, Any] = {"url": site.url, "day": day}
+    ours = {**arguments, "before": before}
     ways = []
     if old and fits(records * TREE_BYTES):
-        ways.append(Way(OLD, prepare_old, given))
+        ways.append(Way(OLD, prepare_old, arguments))
     ways.append(Way(PLAIN, prepare_plain, ours))
     ways += [Way(name, prepare_dagster, {**ours, "in_memory": name == EPHEMERAL}) for name in dagster]
     kind = "FULL, 30 holdings and 100 movements each" if first else "an everyday DELTA, one portfolio in ten trades"
@@ -168,11 +168,11 @@ def prepare_command(scratch: Path, url: str, before: Path | None, executor: str)
     command += ["-j", f"{FEED.name}_job", "--tags", f'{{"dagster/partition": "{SECOND.isoformat()}"}}']
 
     def work() -> Facts:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        steps = done.stderr.count("STEP_SUCCESS")
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr[-3000:]
+        steps = result.stderr.count("STEP_SUCCESS")
         delivered = list((scratch / "store" / "delivered").rglob(f"*{SECOND:%Y%m%d}*"))
-        assert delivered, done.stderr[-3000:]
+        assert delivered, result.stderr[-3000:]
         return {"steps": steps}
 
     return work
@@ -193,13 +193,16 @@ def process_starts(site: Site, *, rounds: int, until: float) -> Part:
     A process a step costs minutes: where the budget counts, it has one round.
     """
     before = site.after(FIRST, PUBLISHED)
-    given: dict[str, Any] = {"url": site.url, "before": before}
+    arguments: dict[str, Any] = {"url": site.url, "before": before}
     ways = [
         Way("definitions loaded in a new process", prepare_start),
-        Way("a run, steps in its process", prepare_command, {**given, "executor": "in_process"}),
+        Way("a run, steps in its process", prepare_command, {**arguments, "executor": "in_process"}),
     ]
-    slow = [Way("a run, a process a step", prepare_command, {**given, "executor": "multiprocess"})]
-    name, what = "process starts", "one DELTA date from the command line; memory is the starter's, not the processes'"
-    quick = compare(name, site.portfolios, what, ways, rounds=rounds, until=until)
-    few = compare(name, site.portfolios, what, slow, rounds=rounds if until == float("inf") else 1, until=until)
-    return Part(name, site.portfolios, what, (*quick.ways, *few.ways))
+    slow = [Way("a run, a process a step", prepare_command, {**arguments, "executor": "multiprocess"})]
+    name, description = (
+        "process starts",
+        "one DELTA date from the command line; memory is the starter's, not the processes'",
+    )
+    quick = compare(name, site.portfolios, description, ways, rounds=rounds, until=until)
+    few = compare(name, site.portfolios, description, slow, rounds=rounds if until == float("inf") else 1, until=until)
+    return Part(name, site.portfolios, description, (*quick.ways, *few.ways))

@@ -50,11 +50,11 @@ def subelement(frames: Frames, header: PageHeader, totals: Totals, path: Path) -
 
 def _plain(name: str, *content: Any, **attributes: str) -> etree._Element:
     element = etree.Element(epi.tag(name), attributes, nsmap={None: epi.NAMESPACE})
-    for one in content:
-        if isinstance(one, str):
-            element.text = one
+    for value in content:
+        if isinstance(value, str):
+            element.text = value
         else:
-            element.append(one)
+            element.append(value)
     return element
 
 
@@ -145,8 +145,8 @@ def polars_formatting(frames: Frames, header: PageHeader, totals: Totals, path: 
         frame = frames[section.record.frame.name]
         for nested in section.record.nested:
             inner = frames[nested.frame.name]
-            written = inner.select(epi.PORTFOLIO, _polars(nested, "").alias("nested"))
-            joined = written.group_by(epi.PORTFOLIO, maintain_order=True).agg(pl.col("nested").str.join(""))
+            rendered = inner.select(epi.PORTFOLIO, _polars(nested, "").alias("nested"))
+            joined = rendered.group_by(epi.PORTFOLIO, maintain_order=True).agg(pl.col("nested").str.join(""))
             frame = frame.join(joined, on=epi.PORTFOLIO, how="left", maintain_order="left")
         text = frame.select(_polars(section.record, "\n")).to_series().rechunk()
         texts[section.name] = text.to_arrow(compat_level=pl.CompatLevel.oldest())

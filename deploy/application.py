@@ -154,7 +154,7 @@ class Application(Stack):
             "HTTPS_PROXY": deployment.network.egress_url,
             "NO_PROXY": ",".join(
                 [
-                    *(f"{one}.{deployment.region}.amazonaws.com" for one in ENDPOINTS),
+                    *(f"{endpoint}.{deployment.region}.amazonaws.com" for endpoint in ENDPOINTS),
                     ".classfeed.internal",
                     f".s3.{deployment.region}.amazonaws.com",
                     "169.254.170.2",

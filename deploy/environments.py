@@ -162,4 +162,4 @@ DEPLOYMENTS = (
 
 def deployment(env: str) -> Deployment:
     """Return the environment ``env``; KeyError if there is none."""
-    return {one.env: one for one in DEPLOYMENTS}[env]
+    return {entry.env: entry for entry in DEPLOYMENTS}[env]

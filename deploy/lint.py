@@ -47,9 +47,9 @@ def files() -> list[Path]:
 
 def committed() -> Iterator[str]:
     """Templates that are not what the code makes."""
-    made = templates()
-    yield from (f"{path.name}: nothing makes it" for path in files() if path.stem not in made)
-    for name, template in made.items():
+    generated = templates()
+    yield from (f"{path.name}: no stack generates it" for path in files() if path.stem not in generated)
+    for name, template in generated.items():
         path = TEMPLATES / f"{name}.json"
         if not path.exists() or path.read_text() != text(template):
             yield f"{path.name}: is not what the code makes; run python -m deploy.app"

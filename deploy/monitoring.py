@@ -38,13 +38,14 @@ class Alarm:
 
 
 def of_objectives(deployment: Deployment) -> tuple[Alarm, ...]:
-    """Yield an alarm for each service level of each feed with alarms."""
+    """Return an alarm for each service level of each feed with alarms."""
     return tuple(
         Alarm(
-            f"{one.name}-{feed.replace('_', '-')}", one.metric, one.question, one.above, one.name,
-            (("env", deployment.env), ("feed", feed)), "Maximum", one.seconds, one.periods, missing=one.silence,
+            f"{objective.name}-{feed.replace('_', '-')}", objective.metric, objective.question, objective.above,
+            objective.name, (("env", deployment.env), ("feed", feed)), "Maximum", objective.seconds, objective.periods,
+            missing=objective.silence,
         )
-        for one in OBJECTIVES
+        for objective in OBJECTIVES
         for feed in deployment.watched_feeds
     )  # fmt: skip
 

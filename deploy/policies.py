@@ -89,9 +89,9 @@ def worker(deployment: Deployment) -> list[Statement]:
     lasting = _objects(deployment, (f"{prefix}/*" for prefix in LASTING))
     return [
         _list(deployment, (*LASTING, *WORKING)),
-        _allow("Read", ["s3:GetObject"], _objects(deployment, (f"{one}/*" for one in (*LASTING, *WORKING)))),
-        _allow("Write", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in WORKING))),
-        _allow("Create", ["s3:PutObject"], [one for one in lasting if "/reruns/" not in one]),
+        _allow("Read", ["s3:GetObject"], _objects(deployment, (f"{prefix}/*" for prefix in (*LASTING, *WORKING)))),
+        _allow("Write", ["s3:PutObject"], _objects(deployment, (f"{prefix}/*" for prefix in WORKING))),
+        _allow("Create", ["s3:PutObject"], [key for key in lasting if "/reruns/" not in key]),
         # The commit protocol, enforced by S3 too: without If-None-Match nothing can be put there.
         _deny("CreateOnly", ["s3:PutObject"], lasting, Null={"s3:if-none-match": "true"}),
         # An abandoned attempt's files beside a void manifest are hidden behind a marker; their bytes stay.
@@ -117,7 +117,7 @@ def code(deployment: Deployment) -> list[Statement]:
                            "quarantine", "releases", "landing", "legacy",
                            "reruns", *STATES)),
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, RECORDS)),
-        _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in STATES))),
+        _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{prefix}/*" for prefix in STATES))),
         _allow("KeepLastKnownSwitches", ["s3:PutObject"], _objects(deployment, ("switches/last-known.json",))),
         _allow("CloseIncidents", ["s3:DeleteObject"],
             _objects(deployment, ("incidents/*", "raised-incidents/*", "restatements/*"))),
@@ -180,8 +180,8 @@ def watchdog(deployment: Deployment) -> list[Statement]:
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, (
             "delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "heartbeats/*",
             "switches/last-known.json",
-            *(f"{one}/*" for one in states)))),
-        _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{one}/*" for one in states))),
+            *(f"{prefix}/*" for prefix in states)))),
+        _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{prefix}/*" for prefix in states))),
         _allow("CloseIncidents", ["s3:DeleteObject"], _objects(deployment, ("incidents/*", "raised-incidents/*"))),
         _read_flags(deployment),
         _key(deployment, "Decrypt", "GenerateDataKey"),
@@ -325,7 +325,7 @@ def start(deployment: Deployment, secrets: Iterable[str]) -> list[Statement]:
             ["logs:CreateLogStream", "logs:PutLogEvents"],
             [f"arn:aws:logs:{deployment.region}:{deployment.account}:log-group:/classfeed/{deployment.env}/*"],
         ),
-        _allow("Secrets", ["secretsmanager:GetSecretValue"], [deployment.secret(one) for one in secrets]),
+        _allow("Secrets", ["secretsmanager:GetSecretValue"], [deployment.secret(secret) for secret in secrets]),
         _key(deployment, "Decrypt", service="secretsmanager"),
     ]
 

@@ -62,8 +62,8 @@ def branch_problems(branch: str) -> Iterator[str]:
 def subjects(commits: str) -> list[str]:
     """Return the subjects of a range of commits."""
     command = ["git", "log", "--no-merges", "--format=%s", commits]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    return done.stdout.splitlines()
+    listing = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    return listing.stdout.splitlines()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,16 +73,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--branch", help="name of a branch")
     parser.add_argument("--commits", help="range of commits")
     chosen = parser.parse_args(arguments)
-    found: list[str] = []
+    problems: list[str] = []
     if chosen.message is not None:
-        found += [f"commit message: {problem}" for problem in message_problems(chosen.message.read_text())]
+        problems += [f"commit message: {problem}" for problem in message_problems(chosen.message.read_text())]
     if chosen.branch is not None:
-        found += [f"branch '{chosen.branch}': {problem}" for problem in branch_problems(chosen.branch)]
+        problems += [f"branch '{chosen.branch}': {problem}" for problem in branch_problems(chosen.branch)]
     for subject in subjects(chosen.commits) if chosen.commits else ():
-        found += [f"commit '{subject}': {problem}" for problem in subject_problems(subject)]
-    for line in found:
+        problems += [f"commit '{subject}': {problem}" for problem in subject_problems(subject)]
+    for line in problems:
         sys.stderr.write(f"{line} (CONTRIBUTING.md)\n")
-    return 1 if found else 0
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

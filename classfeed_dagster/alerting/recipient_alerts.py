@@ -26,7 +26,7 @@ def recipient_incidents(store: ObjectStore, observations: Observations) -> list[
         if date.feed.acknowledgements is not None:
             by_feed[date.feed.name].append(date)
             mappings[date.feed.name] = date.feed.acknowledgements
-    found = [
+    incidents = [
         incident
         for feed, dates in by_feed.items()
         for incident in (
@@ -35,7 +35,7 @@ def recipient_incidents(store: ObjectStore, observations: Observations) -> list[
             _dead_letters(store, feed, observations.at),
         )
     ]
-    return [incident for incident in found if incident is not None]
+    return [incident for incident in incidents if incident is not None]
 
 
 def _silent(feed: str, dates: list[ObservedDate], mapping: AnswerMapping, at: dt.datetime) -> Incident | None:
@@ -65,8 +65,8 @@ def _refused(feed: str, dates: list[ObservedDate], mapping: AnswerMapping) -> In
     days: set[dt.date] = set()
     numbers: set[str] = set()
     for date in dates:
-        broken = {entry.portfolio_number or "" for entry in rejections(date.answers, mapping)}
-        problems = {"rejected"} if broken else set()
+        rejected = {entry.portfolio_number or "" for entry in rejections(date.answers, mapping)}
+        problems = {"rejected"} if rejected else set()
         for file in date.answers:
             if file.contradictory:
                 problems.add("contradictory")
@@ -74,7 +74,7 @@ def _refused(feed: str, dates: list[ObservedDate], mapping: AnswerMapping) -> In
                 problems.add("failed")
         if problems:
             words |= problems
-            numbers |= broken
+            numbers |= rejected
             days.add(date.due.business_date)
     if not words:
         return None
@@ -99,7 +99,9 @@ def _replaced(file: FileAnswers, files: tuple[FileAnswers, ...]) -> bool:
         if other.manifest.revision > file.manifest.revision and other.state is FileState.LOADED
         for portfolio in other.manifest.portfolios
     }
-    return {one.number for one in file.manifest.portfolios if one.page == file.page.message_id} <= later
+    return {
+        portfolio.number for portfolio in file.manifest.portfolios if portfolio.page == file.page.message_id
+    } <= later
 
 
 def _dead_letters(store: ObjectStore, feed: str, at: dt.datetime) -> Incident | None:

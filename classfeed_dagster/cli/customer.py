@@ -88,14 +88,14 @@ def _print_feed(entry: CustomerFeed) -> None:
         output.print_table(out, "consents", columns, consents, keys=["consent", "granted"])
     deliveries = [
         [
-            sent.business_date.isoformat(),
-            str(sent.revision),
-            sent.change,
-            sent.extract,
-            ", ".join(map(str, sent.consent_ids)),
-            "shadow" if sent.shadow else "",
+            disclosure.business_date.isoformat(),
+            str(disclosure.revision),
+            disclosure.change,
+            disclosure.extract,
+            ", ".join(map(str, disclosure.consent_ids)),
+            "shadow" if disclosure.shadow else "",
         ]
-        for sent in entry.disclosures
+        for disclosure in entry.disclosures
     ]
     if deliveries:
         columns = ["date", "revision", "change", "extract", "consents", ""]

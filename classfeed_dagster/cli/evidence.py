@@ -61,15 +61,15 @@ def _print(feed: str, dates: list[DateEvidence]) -> None:
     rows = [
         [
             entry.business_date.isoformat(),
-            str(sent.revision),
-            sent.manifest_sha256[:_HASH_SHOWN],
-            str(sent.portfolios),
-            str(sent.consents),
-            f"{sent.passed} of {sent.verdicts}",
-            entry.reconciled if sent is entry.deliveries[-1] else "",
+            str(delivery.revision),
+            delivery.manifest_sha256[:_HASH_SHOWN],
+            str(delivery.portfolios),
+            str(delivery.consents),
+            f"{delivery.passed} of {delivery.verdicts}",
+            entry.reconciled if delivery is entry.deliveries[-1] else "",
         ]
         for entry in dates
-        for sent in entry.deliveries
+        for delivery in entry.deliveries
     ]
     right = ["revision", "portfolios", "consents", "verdicts"]
     output.print_table(out, feed, columns, rows, keys=["date", "revision", "manifest"], right=right)

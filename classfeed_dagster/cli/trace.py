@@ -150,7 +150,7 @@ def _answers(runtime: Runtime, feed: Feed, row: Trace) -> list[dict[str, str | N
     from classfeed_dagster.feed_run.acknowledged import read_answers
 
     number = row.source.portfolio_number if row.source else None
-    found: list[dict[str, str | None]] = []
+    answers: list[dict[str, str | None]] = []
     for sighting in row.sightings:
         manifest, page = sighting.delivery.manifest, sighting.delivery.page
         for file in read_answers(runtime, feed, manifest.business_date):
@@ -160,10 +160,10 @@ def _answers(runtime: Runtime, feed: Feed, row: Trace) -> list[dict[str, str | N
                     for record in answer.records
                     if record.portfolio_number == number and record.transaction_id in (None, row.transaction_id)
                 ]
-                found.append(
+                answers.append(
                     {"message_id": answer.message_id, "state": answer.state, "record": "; ".join(about) or None}
                 )
-    return found
+    return answers
 
 
 def _with_letter(text: str, ledgers: Collection[str]) -> str:

@@ -21,9 +21,9 @@ from classfeed_dagster.stored_records import manifest_key
 class StoreBehindError(DataError):
     """The store lacks known deliveries: it was restored from an older backup."""
 
-    def __init__(self, feed: str, known: int, position: int) -> None:
+    def __init__(self, feed: str, delivered: int, position: int) -> None:
         super().__init__(
-            f"{feed}: the chain in the store ends at position {position}, but position {known} is known to have been "
+            f"{feed}: the chain in the store ends at position {position}, but position {delivered} was "
             "delivered. The store is older than the deliveries: restore the newer version of chain/, delivered/ and "
             "ledger/, and run again. No document is delivered until then."
         )
@@ -37,12 +37,12 @@ def require_chain(store: ObjectStore, feed: str, days: Iterable[dt.date]) -> Non
             _require_place(store, feed, day, revision, last)
 
 
-def require_reached(store: ObjectStore, feed: str, known: int) -> None:
+def require_reached(store: ObjectStore, feed: str, delivered: int) -> None:
     """Raise StoreBehindError unless the chain reaches position ``known``, which was delivered."""
     last = last_place(store, feed)
     position = last.position if last else 0
-    if position < known:
-        raise StoreBehindError(feed, known, position)
+    if position < delivered:
+        raise StoreBehindError(feed, delivered, position)
 
 
 def _require_place(

@@ -46,10 +46,10 @@ class CheckResult:
     total_offenders: int
 
     @classmethod
-    def of_offenders(cls, check: str, what: str, offenders: Sequence[tuple[str, str]]) -> CheckResult:
+    def of_offenders(cls, check: str, summary: str, offenders: Sequence[tuple[str, str]]) -> CheckResult:
         """Return the result of ``check``, passed if there are no offenders. ``what`` states the scope, in figures."""
         fault = f": {len(offenders)} fault(s), the first: {' '.join(offenders[0])}" if offenders else ""
-        return cls(check, not offenders, what + fault, tuple(offenders[:OFFENDERS_LIMIT]), len(offenders))
+        return cls(check, not offenders, summary + fault, tuple(offenders[:OFFENDERS_LIMIT]), len(offenders))
 
 
 def examine_build(

@@ -73,11 +73,11 @@ def positions_of(
     previous: pl.DataFrame, frames: Mapping[Kind, pl.DataFrame], day: dt.date, portfolios: int = _PORTFOLIOS
 ) -> Iterator[pl.DataFrame]:
     """Yield the positions of one part of a delivery in order, of so many ``portfolios`` at a time: it bounds memory."""
-    listed = frames["portfolios"]
-    carrying = listed.filter(pl.col("change") != "REMOVED")["portfolio_id"]
-    full = listed.filter(pl.col("change") != "CURRENT")["portfolio_id"]
+    rows = frames["portfolios"]
+    carrying = rows.filter(pl.col("change") != "REMOVED")["portfolio_id"]
+    full = rows.filter(pl.col("change") != "CURRENT")["portfolio_id"]
     carried = previous.filter(pl.col("portfolio_id").is_in(carrying.implode()))
-    last = listed["portfolio_id"].sort().to_list()[portfolios - 1 : -1 : portfolios]
+    last = rows["portfolio_id"].sort().to_list()[portfolios - 1 : -1 : portfolios]
     for after, until in itertools.pairwise([None, *last, None]):
 
         def among(rows: pl.DataFrame, after: int | None = after, until: int | None = until) -> pl.DataFrame:

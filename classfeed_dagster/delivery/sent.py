@@ -155,11 +155,11 @@ def records_of(store: ObjectStore, feed: str, dates: Iterable[dt.date], columns:
     """Return ``columns`` of the records that some dates sent, with each portfolio's ``extract`` and the ``sent_on``."""
     parts = []
     for day in dates:
-        sent = sent_date(store, feed, day)
-        if not sent.ledgers:
+        date_records = sent_date(store, feed, day)
+        if not date_records.ledgers:
             continue
-        extracts = sent.frame("portfolios", ["portfolio_id", "extract"])
-        rows = sent.frame("records", list(dict.fromkeys([*columns, "portfolio_id"])))
+        extracts = date_records.frame("portfolios", ["portfolio_id", "extract"])
+        rows = date_records.frame("records", list(dict.fromkeys([*columns, "portfolio_id"])))
         parts.append(rows.join(extracts, on="portfolio_id", how="left").with_columns(pl.lit(day).alias("sent_on")))
     empty = FRAMES["records"].empty().select(list(dict.fromkeys([*columns, "portfolio_id"])))
     empty = empty.with_columns(pl.lit(None, pl.String()).alias("extract"), pl.lit(None, pl.Date()).alias("sent_on"))

@@ -132,8 +132,8 @@ class _Walk:
             data = self.store.read(key)
         except ObjectNotFoundError:
             if is_last and (proof := self._proof_of_delivery(entry)):
-                what = f"the manifest at position {position} is missing, although {proof} states that it was delivered"
-                self.result.add(ProblemKind.CHAIN_GAP, location, what)
+                fault = f"the manifest at position {position} is missing, although {proof} states that it was delivered"
+                self.result.add(ProblemKind.CHAIN_GAP, location, fault)
             elif is_last:
                 self.open_prefixes.append(prefix)
                 self.result.add(ProblemKind.UNFINISHED, location, f"position {position} has no manifest yet")

@@ -193,13 +193,13 @@ class _Examination:
             detail = f"the id was sent with {row['sent_on'].isoformat()} for another row"
             self._add(row["portfolio_number"], ID_SENT_BEFORE.name, row["transaction_id"], detail)
 
-    def _sent_before(self, records: pl.DataFrame, closed: pl.DataFrame, sent: pl.DataFrame | None) -> pl.DataFrame:
-        if sent is None:
+    def _sent_before(self, records: pl.DataFrame, closed: pl.DataFrame, elsewhere: pl.DataFrame | None) -> pl.DataFrame:
+        if elsewhere is None:
             return closed
         searched = records if self._later else closed
         if searched.is_empty():
             return searched
-        keys = sent.select("portfolio_id", "transaction_id", "sent_on").unique(["portfolio_id", "transaction_id"])
+        keys = elsewhere.select("portfolio_id", "transaction_id", "sent_on").unique(["portfolio_id", "transaction_id"])
         return searched.join(keys, on=("portfolio_id", "transaction_id"), how="inner")
 
     # Numbers.

@@ -192,17 +192,17 @@ def _sides(
     """
     old_sides, new_sides = dict(old.lines), dict(new)
     details = old_sides[DETAIL]
-    again = pl.col(REVERSAL)
-    originals = details.filter(again)[layout.key].drop_nulls().to_list()
+    is_copy = pl.col(REVERSAL)
+    originals = details.filter(is_copy)[layout.key].drop_nulls().to_list()
     own = [column for column in layout.details if _reversals_own(layout, column)]
     old_sides[DETAIL] = details.with_columns(
-        pl.when(again).then(pl.lit(_REVERSAL_OF) + pl.col(layout.key)).otherwise(pl.col(layout.key)).alias(_LINE),
+        pl.when(is_copy).then(pl.lit(_REVERSAL_OF) + pl.col(layout.key)).otherwise(pl.col(layout.key)).alias(_LINE),
         *(
-            pl.when(again).then(negated(pl.col(column.name))).otherwise(pl.col(column.name)).alias(column.name)
+            pl.when(is_copy).then(negated(pl.col(column.name))).otherwise(pl.col(column.name)).alias(column.name)
             for column in layout.details
             if column.signed
         ),
-        *(pl.when(~again).then(pl.col(column.name)).alias(column.name) for column in own),
+        *(pl.when(~is_copy).then(pl.col(column.name)).alias(column.name) for column in own),
     )
     undoing = pl.col(layout.reverses).is_in(originals).fill_null(False)
     new_sides[DETAIL] = new_sides[DETAIL].with_columns(

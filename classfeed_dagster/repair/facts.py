@@ -260,7 +260,9 @@ def _changed_since_delivery(
 ) -> tuple[set[dt.date], bool]:
     # Returns the dates whose rows changed after the snapshot of their latest delivery.
     delivered = {day: deliveries(runtime.store, feed, day) for day in days}
-    queries = [source_probe.ChangeQuery(day, sent[-1].snapshot_at) for day, sent in delivered.items() if sent]
+    queries = [
+        source_probe.ChangeQuery(day, revisions[-1].snapshot_at) for day, revisions in delivered.items() if revisions
+    ]
     try:
         return set(source_probe.changed_since(runtime, audience.recipient, queries)), True
     except sa.exc.SQLAlchemyError:

@@ -89,7 +89,7 @@ class CustomerFeed:
 
 @dataclass(frozen=True, slots=True)
 class CustomerHistory:
-    """Everything that support needs to know about one portfolio."""
+    """Consents, deliveries and holds of one portfolio, for support."""
 
     portfolio_number: str
     since: dt.date | None
@@ -114,17 +114,19 @@ def customer_history(
     feeds = tuple(feeds)
     consents = _consents(runtime, number, sorted({feed.recipient for feed in feeds}))
     histories = tuple(_feed_history(runtime, feed, number, consents, now, on, dates) for feed in feeds)
-    listed = [entry.business_date for history in histories for entry in history.disclosures]
-    return CustomerHistory(number, min(listed, default=None), histories)
+    disclosed = [entry.business_date for history in histories for entry in history.disclosures]
+    return CustomerHistory(number, min(disclosed, default=None), histories)
 
 
 def _consents(runtime: Runtime, number: str, recipients: Sequence[str]) -> list[Consent]:
     runtime.require_bigsite()
     with runtime.engine.connect() as connection:
-        known = connection.scalar(sa.select(portfolio.c.portfolio_id).where(portfolio.c.portfolio_number == number))
-        if known is None:
+        portfolio_id = connection.scalar(
+            sa.select(portfolio.c.portfolio_id).where(portfolio.c.portfolio_number == number)
+        )
+        if portfolio_id is None:
             raise UnknownPortfolioError(f"bigsite has no portfolio {number!r}: check the number")
-        query = consent_query(recipients, _EARLIEST, _LATEST).where(portfolio.c.portfolio_id == known)
+        query = consent_query(recipients, _EARLIEST, _LATEST).where(portfolio.c.portfolio_id == portfolio_id)
         return consents_from(connection.execute(query).all())
 
 
@@ -142,12 +144,13 @@ def _feed_history(
     of_recipient = tuple(consent for consent in consents if consent.recipient == feed.recipient)
     every = latest_due(feed, audience, now, len(audience.dates()))
     days = [entry.business_date for entry in every]
-    listed = days if dates is None else days[-dates:]
+    latest = days if dates is None else days[-dates:]
     day = on or (days[-1] if days else audience.first_business_date)
     with ThreadPoolExecutor(_READERS) as pool:
-        reads = list(pool.map(lambda date: _on_date(runtime.store, feed.name, date, number), {*listed, day}))
+        reads = list(pool.map(lambda date: _on_date(runtime.store, feed.name, date, number), {*latest, day}))
     disclosures = sorted(
-        (entry for sent, _ in reads for entry in sent), key=lambda entry: (entry.business_date, entry.revision)
+        (entry for disclosed, _ in reads for entry in disclosed),
+        key=lambda entry: (entry.business_date, entry.revision),
     )
     held_back = sorted((entry for _, entry in reads if entry), key=lambda entry: entry.business_date)
     shares_now = bool(standings(of_recipient, feed.recipient, now))
@@ -166,18 +169,20 @@ def _feed_history(
 
 
 def _on_date(store: ObjectStore, feed: str, day: dt.date, number: str) -> tuple[list[Disclosure], HeldBackDate | None]:
-    sent: list[Disclosure] = []
+    disclosures: list[Disclosure] = []
     prefix = ledger_prefix(feed, day)
     for key in store.list(prefix):
         part = _PORTFOLIOS.fullmatch(key.removeprefix(prefix))
         if part is not None:
-            sent += _disclosures(store, feed, day, number, key, int(part[1]))
+            disclosures += _disclosures(store, feed, day, number, key, int(part[1]))
     key = quarantine_key(feed, day, number)
     try:
         record = from_json(Quarantined, store.read(key), store.location(key))
     except ObjectNotFoundError:
-        return sent, None
-    return sent, HeldBackDate(day, record.held_back.kind, _explanation(record), record.held_since, record.released_at)
+        return disclosures, None
+    return disclosures, HeldBackDate(
+        day, record.held_back.kind, _explanation(record), record.held_since, record.released_at
+    )
 
 
 def _disclosures(store: ObjectStore, feed: str, day: dt.date, number: str, key: str, revision: int) -> list[Disclosure]:

@@ -45,21 +45,21 @@ def _feed_parts(store: ObjectStore, feed: CustomerFeed) -> Iterator[str]:
             for consent in feed.consents
         ],
     )
-    live = [sent for sent in feed.disclosures if not sent.shadow]
+    live = [disclosure for disclosure in feed.disclosures if not disclosure.shadow]
     yield table(
         "Deliveries to the recipient",
         ["business date", "revision", "change", "extract", "fund at the recipient", "consents", "manifest's SHA-256"],
         [
             (
-                sent.business_date.isoformat(),
-                sent.revision,
-                sent.change,
-                sent.extract,
-                sent.recipient_reference,
-                ", ".join(map(str, sent.consent_ids)),
-                stored_facts(store, sent.manifest)[1],
+                disclosure.business_date.isoformat(),
+                disclosure.revision,
+                disclosure.change,
+                disclosure.extract,
+                disclosure.recipient_reference,
+                ", ".join(map(str, disclosure.consent_ids)),
+                stored_facts(store, disclosure.manifest)[1],
             )
-            for sent in live
+            for disclosure in live
         ],
         numeric=(1,),
     )

@@ -76,9 +76,10 @@ def date_evidence(runtime: Runtime, feed: Feed, day: dt.date) -> DateEvidence:
     if not deliveries:
         gaps.append("not delivered")
     gaps += [
-        f"revision {sent.revision}: {sent.verdicts - sent.passed} of {sent.verdicts} verdicts did not pass"
-        for sent in deliveries
-        if sent.passed < sent.verdicts or sent.verdicts == 0
+        f"revision {delivery.revision}: {delivery.verdicts - delivery.passed} of {delivery.verdicts} verdicts did "
+        "not pass"
+        for delivery in deliveries
+        if delivery.passed < delivery.verdicts or delivery.verdicts == 0
     ]
     summary = runtime.find_reference(Side.SOURCE.reference(feed.name), day, ReconciliationSummary)
     reconciled, gap = _reconciled(summary, deliveries)

@@ -76,7 +76,7 @@ def save_breaks(
         if (entry.feed, entry.side, entry.business_date) != (feed, side, day):
             raise ValueError(f"A break of {entry.feed} {entry.business_date} cannot be stored for {feed} {day}")
     distinct = {entry.break_id: entry for entry in breaks}
-    where = f"FEED = {literal(feed)} AND SIDE = {literal(side.value)} AND BUSINESS_DATE = {literal(day)}"
+    condition = f"FEED = {literal(feed)} AND SIDE = {literal(side.value)} AND BUSINESS_DATE = {literal(day)}"
     with Staging(connection) as staging:
         staged, staged_runs = staging.table(_TABLE), staging.table("RECONCILIATION_RUN")
         staging.put(staged, _frame(distinct.values(), at, attempt))
@@ -85,7 +85,7 @@ def save_breaks(
         staging.copy(staged_runs)
         before = {
             str(row[0]): bool(row[1])
-            for row in query(connection, f"SELECT BREAK_ID, RESOLVED_AT IS NULL FROM {_TABLE} WHERE {where}")
+            for row in query(connection, f"SELECT BREAK_ID, RESOLVED_AT IS NULL FROM {_TABLE} WHERE {condition}")
         }
         with transaction(connection) as cursor:
             values = ", ".join(f"{column} = S.{column}" for column in _UPDATED)
@@ -94,10 +94,10 @@ def save_breaks(
                 f"INSERT INTO {_TABLE} SELECT * FROM {staged} S WHERE S.BREAK_ID NOT IN (SELECT BREAK_ID FROM {_TABLE})"
             )
             cursor.execute(
-                f"UPDATE {_TABLE} SET RESOLVED_AT = {literal(at)} WHERE {where} AND RESOLVED_AT IS NULL "
+                f"UPDATE {_TABLE} SET RESOLVED_AT = {literal(at)} WHERE {condition} AND RESOLVED_AT IS NULL "
                 f"AND BREAK_ID NOT IN (SELECT BREAK_ID FROM {staged})"
             )
-            cursor.execute(f"DELETE FROM RECONCILIATION_RUN WHERE {where} AND ATTEMPT = {literal(attempt)}")
+            cursor.execute(f"DELETE FROM RECONCILIATION_RUN WHERE {condition} AND ATTEMPT = {literal(attempt)}")
             cursor.execute(f"INSERT INTO RECONCILIATION_RUN SELECT * FROM {staged_runs}")
     lasting = {entry.break_id for entry in distinct.values() if entry.severity is not BreakSeverity.EVENT}
     return BreakChanges(

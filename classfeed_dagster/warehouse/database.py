@@ -149,13 +149,13 @@ class Staging:
                 self.prove(cursor, table, table)
         return rows
 
-    def prove(self, cursor: Cursor, staged: str, table: str, where: str = "") -> None:
+    def prove(self, cursor: Cursor, staged: str, table: str, condition: str = "") -> None:
         """Raise LoadDiffersError unless ``table`` has the row count and decimal sums of the upload for ``staged``."""
         uploaded = self._uploaded[staged]
         columns = sorted(uploaded.sums)
         # Snowflake's SUM of a NUMBER is exact. The local server's is a double: the cast restores the column's scale.
         sums = "".join(f", COALESCE(SUM({column})::NUMBER(38,6), 0::NUMBER(38,6))" for column in columns)
-        cursor.execute(f"SELECT COUNT(*){sums} FROM {table} {where}")  # noqa: S608  # names of this package's tables
+        cursor.execute(f"SELECT COUNT(*){sums} FROM {table} {condition}")  # noqa: S608  # names of this package's tables
         (row,) = cursor.fetchall()
         expected = (uploaded.rows, *(uploaded.sums[column] for column in columns))
         wrong = [

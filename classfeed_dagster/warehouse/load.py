@@ -103,17 +103,17 @@ def load_delivery(
                 staging.put(staged[table], frame)
         staging.put(staged["FACT_DELIVERY"], _deliveries(state))
         rows = {table: staging.copy(name) for table, name in staged.items()}
-        where = f"WHERE FEED = {literal(feed)} AND BUSINESS_DATE = {literal(day)}"
+        condition = f"WHERE FEED = {literal(feed)} AND BUSINESS_DATE = {literal(day)}"
         for dimension in _DIMENSIONS:
-            execute(connection, _affected(dimension, staged[dimension.seen], where))
+            execute(connection, _affected(dimension, staged[dimension.seen], condition))
         try:
             with transaction(connection) as cursor:
                 for table in FACTS:
-                    cursor.execute(f"DELETE FROM {table} {where}")
+                    cursor.execute(f"DELETE FROM {table} {condition}")
                     cursor.execute(f"INSERT INTO {table} SELECT * FROM {staged[table]}")
-                    staging.prove(cursor, staged[table], table, where)
+                    staging.prove(cursor, staged[table], table, condition)
                 for dimension in _DIMENSIONS:
-                    _rebuild(cursor, dimension, staged[dimension.seen], where)
+                    _rebuild(cursor, dimension, staged[dimension.seen], condition)
         finally:
             execute(connection, *(f"DROP TABLE IF EXISTS {_affected_name(dimension)}" for dimension in _DIMENSIONS))
     return LoadResult(feed, day, len(state.deliveries), pages, {table: rows[table] for table in FACTS}, dates)
@@ -189,15 +189,15 @@ def _affected_name(dimension: _Dimension) -> str:
     return f"AFFECTED_{dimension.seen}"
 
 
-def _affected(dimension: _Dimension, staged: str, where: str) -> str:
+def _affected(dimension: _Dimension, staged: str, condition: str) -> str:
     # Includes the previous members: a member that the date no longer has loses the date's attributes.
     return (
         f"CREATE OR REPLACE TEMPORARY TABLE {_affected_name(dimension)} AS SELECT {dimension.key} FROM {staged} "
-        f"UNION SELECT {dimension.key} FROM {dimension.seen} {where}"
+        f"UNION SELECT {dimension.key} FROM {dimension.seen} {condition}"
     )
 
 
-def _rebuild(cursor: Cursor, dimension: _Dimension, staged: str, where: str) -> None:
+def _rebuild(cursor: Cursor, dimension: _Dimension, staged: str, condition: str) -> None:
     key, columns = dimension.key, ", ".join(dimension.columns)
     affected = f"{key} IN (SELECT {key} FROM {_affected_name(dimension)})"
     described = (
@@ -206,7 +206,7 @@ def _rebuild(cursor: Cursor, dimension: _Dimension, staged: str, where: str) -> 
         if dimension.described_by
         else "TRUE"
     )
-    cursor.execute(f"DELETE FROM {dimension.seen} {where}")
+    cursor.execute(f"DELETE FROM {dimension.seen} {condition}")
     # A security is on many pages: one row is kept, the same one in every load.
     cursor.execute(
         f"INSERT INTO {dimension.seen} SELECT * FROM {staged} QUALIFY ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY "
