@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -247,6 +247,9 @@ class Settings(BaseSettings):
     celery_broker_url: SecretStr | None = Field(
         None, description="Celery broker URL such as rediss://…; required by runs and workers with the executor celery"
     )
+    celery_broker_password: SecretStr | None = Field(
+        None, description="password of the Celery broker, if its URL contains none; inserted when a process connects"
+    )
     celery_results_url: SecretStr | None = Field(
         None, description="Celery result backend URL. Unset: the broker, if it is Redis"
     )
@@ -289,9 +292,22 @@ class Settings(BaseSettings):
         required = REQUIRED[self.component]
         if self.env is Environment.PROD and self.component in _PAGING:
             required = (*required, "pagerduty_key")
+        if self.executor == "celery" and self.component is Component.WORKER:
+            required = (*required, "celery_broker_url")
         if self.flag_provider == "ssm":
             required = (*required, "flags_parameter")
         return [name for name in required if name not in self.model_fields_set or getattr(self, name) is None]
+
+    @property
+    def celery_broker(self) -> str | None:
+        """URL of the Celery broker with its password, or None if no broker is set."""
+        if self.celery_broker_url is None:
+            return None
+        url = self.celery_broker_url.get_secret_value()
+        if self.celery_broker_password is None:
+            return url
+        scheme, _, rest = url.partition("://")
+        return f"{scheme}://:{quote(self.celery_broker_password.get_secret_value(), safe='')}@{rest}"
 
     @property
     def store_location(self) -> str:

@@ -102,3 +102,21 @@ def test_settings_error_names_every_variable_and_no_value(monkeypatch: pytest.Mo
         get_settings()
     assert "hunter2" not in str(refused.value)
     get_settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("url", "password", "broker"),
+    [
+        (None, None, None),
+        (None, "p", None),
+        ("rediss://host:6379/0", None, "rediss://host:6379/0"),
+        ("rediss://host:6379/0?a=b", "p@/w", "rediss://:p%40%2Fw@host:6379/0?a=b"),
+    ],
+)
+def test_celery_broker_has_its_password_inserted(url: str | None, password: str | None, broker: str | None) -> None:
+    assert Settings(celery_broker_url=url, celery_broker_password=password).celery_broker == broker
+
+
+def test_run_worker_with_celery_requires_the_broker() -> None:
+    with pytest.raises(ValidationError, match="CLASSFEED_CELERY_BROKER_URL"):
+        Settings(env=Environment.STG, component=Component.WORKER, executor="celery")

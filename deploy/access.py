@@ -75,7 +75,7 @@ class Access(Stack):
         }  # fmt: skip
 
     def _tasks(self) -> None:
-        for name, (statements, secrets) in policies.TASKS.items():
+        for name, (statements, secrets) in policies.tasks(self.deployment).items():
             self._role(name, self._trust("ecs-tasks"), statements(self.deployment))
             self._role(f"{name}-start", self._trust("ecs-tasks"), policies.start(self.deployment, secrets))
 

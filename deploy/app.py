@@ -11,14 +11,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from aws_cdk import App, DefaultStackSynthesizer, Environment, Tags
+from aws_cdk import App, DefaultStackSynthesizer, Environment, Stack, Tags
 
 from deploy.access import Access
 from deploy.application import Application
+from deploy.broker import Broker
 from deploy.environments import DEPLOYMENTS, REGION, REST_ACCOUNT
 from deploy.foundation import Foundation
 from deploy.monitoring import Monitoring
 from deploy.registry import Registry
+from deploy.workers import Workers
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -37,10 +39,14 @@ def build(outdir: str) -> App:
         env = Environment(account=deployment.account, region=deployment.region)
         access = Access(app, deployment, env=env, synthesizer=synthesizer())
         foundation = Foundation(app, deployment, env=env, synthesizer=synthesizer())
-        application = Application(app, deployment, foundation, env=env, synthesizer=synthesizer())
+        workers: list[Stack] = []
+        broker = Broker(app, deployment, foundation, env=env, synthesizer=synthesizer()) if deployment.workers else None
+        application = Application(app, deployment, foundation, broker, env=env, synthesizer=synthesizer())
+        if broker is not None:
+            workers = [broker, Workers(app, application, env=env, synthesizer=synthesizer())]
         monitoring = Monitoring(app, deployment, foundation, application, env=env, synthesizer=synthesizer())
         application.add_stack_dependency(access)
-        for stack in (access, foundation, application, monitoring):
+        for stack in (access, foundation, application, monitoring, *workers):
             Tags.of(stack).add("environment", deployment.env)
             Tags.of(stack).add("project", "classfeed")
     return app

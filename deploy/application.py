@@ -12,6 +12,7 @@ from aws_cdk import aws_servicediscovery as discovery
 from constructs import Construct
 
 from deploy import policies
+from deploy.broker import Broker
 from deploy.environments import REGION, REPOSITORY, REST_ACCOUNT, Deployment
 from deploy.foundation import Foundation
 
@@ -23,15 +24,21 @@ SERVICES = {
     "door": (256, 512, "web", 8080),
     "daemon": (1024, 2048, "runs", None),
 }
+# Celery workers, where the environment has some: a stack of its own (deploy/workers.py). CPU, memory and roles are the
+# run worker's.
+STEPS = "steps"
 # What the image is told to be. The worker's command is given by the launcher, the migration's by its name.
 COMMANDS = {"code": ["code-server"], "worker": ["code-server"]}
 # Tasks that are started for one purpose and end: nobody asks for their health.
 ENDING = ("worker", "migrate", "watchdog")
+# A Celery worker listens on no port. If it ends, ECS replaces it; if it hangs, Celery gives its step to another.
+UNASKED = (*ENDING, STEPS)
 ENVIRONMENT_OF_SECRET = {
     "dagster-database": (("DAGSTER_PG_USERNAME", "username"), ("DAGSTER_PG_PASSWORD", "password")),
     "bigsite": (("CLASSFEED_BIGSITE_URL", "url"),),
     "snowflake": (("CLASSFEED_SNOWFLAKE_USER", "user"), ("CLASSFEED_SNOWFLAKE_PRIVATE_KEY", "private_key")),
     "slack": (("CLASSFEED_SLACK_TOKEN", "token"),),
+    policies.BROKER: (("CLASSFEED_CELERY_BROKER_PASSWORD", "password"),),
     "pagerduty": (("CLASSFEED_PAGERDUTY_KEY", "key"),),
 }
 # Paths on the load balancer. Each has its own client at the identity provider, which decides who gets in, and its own
@@ -40,15 +47,18 @@ PATHS = {"viewer": "/view", "operator": "/operate", "door": "/rerun"}
 # AWS services that have an endpoint inside the network; everything else goes through the egress proxy.
 ENDPOINTS = ("api.ecr", "logs", "secretsmanager", "sqs", "ssm", "ec2", "ecs", "kms", "monitoring", "sts", "s3")
 # Components that read classfeed's settings. The webservers and the daemon are Dagster's alone.
-CONFIGURED = ("code", "worker", "door", "watchdog")
+CONFIGURED = ("code", "worker", STEPS, "door", "watchdog")
 
 
 class Application(Stack):
     """The stateless half of an environment."""
 
-    def __init__(self, scope: Construct, deployment: Deployment, foundation: Foundation, **options: object) -> None:
+    def __init__(
+        self, scope: Construct, deployment: Deployment, foundation: Foundation, broker: Broker | None,
+        **options: object,
+    ) -> None:  # fmt: skip
         super().__init__(scope, deployment.name("application"), **options)
-        self.deployment, self.foundation = deployment, foundation
+        self.deployment, self.foundation, self.broker = deployment, foundation, broker
         self.digest = CfnParameter(
             self, "ImageDigest", type="String", allowed_pattern="sha256:[0-9a-f]{64}",
             description="the image that every task runs, by digest: the same in staging as in production",
@@ -71,10 +81,12 @@ class Application(Stack):
         self.namespace = discovery.CfnPrivateDnsNamespace(
             self, "Names", name=f"{deployment.env}.classfeed.internal", vpc=foundation.vpc.vpc_id
         )
-        self.tasks = {name: self._task(name) for name in policies.TASKS}
+        self.definitions = policies.tasks(deployment)
+        self.tasks = {name: self.task(self, name, self.digest) for name in self.definitions}
         self.targets = self._balancer()
         self.services = {name: self._service(name) for name in SERVICES}
-        self._renew_after_rotation()
+        for name in SERVICES:
+            self.renew_after_rotation(self, name)
         self._watch()
         route53.CfnRecordSet(
             self, "Host", hosted_zone_id=deployment.network.zone, name=deployment.host, type="A",
@@ -85,18 +97,20 @@ class Application(Stack):
 
     # Tasks and services.
 
-    def _task(self, name: str) -> ecs.CfnTaskDefinition:
+    def task(self, scope: Stack, name: str, release: CfnParameter) -> ecs.CfnTaskDefinition:
+        """Create a component's task definition, with its log group, in a stack."""
         deployment = self.deployment
-        _, secrets = policies.TASKS[name]
+        roles = "worker" if name == STEPS else name
+        _, secrets = self.definitions[roles]
         cpu, memory, _, port = SERVICES.get(name, (512, 1024, "runs", None))
-        if name == "worker":
+        if name in ("worker", STEPS):
             cpu, memory = deployment.worker_cpu, deployment.worker_memory
         group = logs.CfnLogGroup(
-            self, f"Log{name.title()}", log_group_name=f"/classfeed/{deployment.env}/{name}", retention_in_days=400,
+            scope, f"Log{name.title()}", log_group_name=f"/classfeed/{deployment.env}/{name}", retention_in_days=400,
             kms_key_id=self.foundation.key.key_arn,
         )  # fmt: skip
         part = ecs.CfnTaskDefinition
-        digest = self.migration if name == "migrate" else self.digest
+        digest = self.migration if name == "migrate" else release
         container = part.ContainerDefinitionProperty(
             name="run" if name == "worker" else name,
             image=f"{REST_ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{REPOSITORY}@{digest.value_as_string}",
@@ -114,7 +128,7 @@ class Application(Stack):
                 for secret in secrets
                 for variable, field in ENVIRONMENT_OF_SECRET[secret]
             ],
-            health_check=None if name in ENDING else part.HealthCheckProperty(
+            health_check=None if name in UNASKED else part.HealthCheckProperty(
                 command=["CMD", "health"], interval=30, timeout=10, retries=3, start_period=90
             ),
             port_mappings=[part.PortMappingProperty(container_port=port)] if port else None,
@@ -125,11 +139,11 @@ class Application(Stack):
             ),
         )  # fmt: skip
         return ecs.CfnTaskDefinition(
-            self, f"Task{name.title()}", family=deployment.name(name), cpu=str(cpu), memory=str(memory),
-            network_mode="awsvpc", requires_compatibilities=["FARGATE"], task_role_arn=deployment.role(name),
-            execution_role_arn=deployment.role(f"{name}-start"), container_definitions=[container],
+            scope, f"Task{name.title()}", family=deployment.name(name), cpu=str(cpu), memory=str(memory),
+            network_mode="awsvpc", requires_compatibilities=["FARGATE"], task_role_arn=deployment.role(roles),
+            execution_role_arn=deployment.role(f"{roles}-start"), container_definitions=[container],
             # 40 GiB: a run keeps a snapshot's files here while it works.
-            ephemeral_storage=part.EphemeralStorageProperty(size_in_gib=40) if name == "worker" else None,
+            ephemeral_storage=part.EphemeralStorageProperty(size_in_gib=40) if name in ("worker", STEPS) else None,
             volumes=[part.VolumeProperty(name="scratch")],
             runtime_platform=part.RuntimePlatformProperty(cpu_architecture="X86_64", operating_system_family="LINUX"),
         )  # fmt: skip
@@ -137,6 +151,8 @@ class Application(Stack):
     def _secret_arn(self, name: str) -> str:
         if name == "dagster-database":
             return self.foundation.database_secret.ref
+        if name == policies.BROKER and self.broker is not None:
+            return self.broker.secret.ref
         return self.foundation.secrets[name].ref
 
     def _environment(self, name: str) -> dict[str, str]:
@@ -169,6 +185,10 @@ class Application(Stack):
                 "CLASSFEED_FLAG_PROVIDER": "ssm",
                 "CLASSFEED_FLAGS_PARAMETER": deployment.flags_parameter,
             }
+        if self.broker is not None and name in ("code", "worker", STEPS):
+            environment["CLASSFEED_EXECUTOR"] = "celery"
+        if self.broker is not None and name in ("worker", STEPS):
+            environment["CLASSFEED_CELERY_BROKER_URL"] = self.broker.url
         if name == "migrate":
             environment["CLASSFEED_COMPONENT"] = name
         if name == "code":
@@ -217,13 +237,7 @@ class Application(Stack):
                 minimum_healthy_percent=0 if name == "daemon" else 100,
                 maximum_percent=100 if name == "daemon" else 200,
             ),
-            network_configuration=part.NetworkConfigurationProperty(
-                awsvpc_configuration=part.AwsVpcConfigurationProperty(
-                    assign_public_ip="DISABLED",
-                    security_groups=[self.foundation.groups[group].security_group_id],
-                    subnets=[subnet.subnet_id for subnet in self.foundation.vpc.isolated_subnets],
-                )
-            ),
+            network_configuration=self.network(group),
             service_registries=[part.ServiceRegistryProperty(registry_arn=registry.attr_arn)],
             load_balancers=[
                 part.LoadBalancerProperty(
@@ -235,6 +249,16 @@ class Application(Stack):
         if name in PATHS:
             service.add_resource_dependency(self.listener)
         return service
+
+    def network(self, group: str) -> ecs.CfnService.NetworkConfigurationProperty:
+        """Return the network of a service in a security group."""
+        part = ecs.CfnService
+        return part.NetworkConfigurationProperty(
+            awsvpc_configuration=part.AwsVpcConfigurationProperty(
+                assign_public_ip="DISABLED", security_groups=[self.foundation.groups[group].security_group_id],
+                subnets=[subnet.subnet_id for subnet in self.foundation.vpc.isolated_subnets],
+            )
+        )  # fmt: skip
 
     def _balancer(self) -> dict[str, elb.CfnTargetGroup]:
         deployment, part = self.deployment, elb.CfnListener
@@ -298,23 +322,22 @@ class Application(Stack):
             )  # fmt: skip
         return targets
 
-    def _renew_after_rotation(self) -> None:
-        """Tasks read the database's password when they start: after its rotation, the services start anew."""
-        for name in SERVICES:
-            scheduler.CfnSchedule(
-                self, f"Renew{name.title()}", name=self.deployment.name(f"renew-{name}"),
-                kms_key_arn=self.foundation.key.key_arn,
-                schedule_expression="cron(30 12 ? * SUN#1 *)",  # the rotation's window ends at 12:00 UTC
-                flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
-                target=scheduler.CfnSchedule.TargetProperty(
-                    arn="arn:aws:scheduler:::aws-sdk:ecs:updateService", role_arn=self.deployment.role("renew"),
-                    input=f'{{"Cluster": "{self.deployment.name("cluster")}", "Service": "{name}", '
-                    '"ForceNewDeployment": true}',
-                    retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
-                        maximum_event_age_in_seconds=int(Duration.hours(1).to_seconds()), maximum_retry_attempts=5
-                    ),
+    def renew_after_rotation(self, scope: Stack, name: str) -> None:
+        """Let a service start anew after the database's password was rotated: tasks read it when they start."""
+        scheduler.CfnSchedule(
+            scope, f"Renew{name.title()}", name=self.deployment.name(f"renew-{name}"),
+            kms_key_arn=self.foundation.key.key_arn,
+            schedule_expression="cron(30 12 ? * SUN#1 *)",  # the rotation's window ends at 12:00 UTC
+            flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
+            target=scheduler.CfnSchedule.TargetProperty(
+                arn="arn:aws:scheduler:::aws-sdk:ecs:updateService", role_arn=self.deployment.role("renew"),
+                input=f'{{"Cluster": "{self.deployment.name("cluster")}", "Service": "{name}", '
+                '"ForceNewDeployment": true}',
+                retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
+                    maximum_event_age_in_seconds=int(Duration.hours(1).to_seconds()), maximum_retry_attempts=5
                 ),
-            )  # fmt: skip
+            ),
+        )  # fmt: skip
 
     def _watch(self) -> None:
         """Start the watchdog every five minutes: outside Dagster, so that a dead daemon cannot silence it."""
@@ -322,6 +345,8 @@ class Application(Stack):
         part(
             self, "Watch", name=self.deployment.name("watchdog"), kms_key_arn=self.foundation.key.key_arn,
             schedule_expression="rate(5 minutes)",
+            # Before the services are on, there is no heartbeat to look for.
+            state=Fn.condition_if("ServicesOn", "ENABLED", "DISABLED").to_string(),
             flexible_time_window=part.FlexibleTimeWindowProperty(mode="OFF"),
             target=part.TargetProperty(
                 arn=self.deployment.cluster_arn, role_arn=self.deployment.role("schedule"),

@@ -67,7 +67,7 @@ class Deployment:
     settings: Mapping[str, str]  # CLASSFEED_ variables that differ between environments, without the prefix
     network: Network
     watched_feeds: tuple[str, ...] = WATCHED_FEEDS  # feeds with alarms
-    workers: int = 0  # Celery workers that take steps of runs; 0: a run does all its steps
+    workers: int = 0  # Celery workers that execute the steps of runs; 0: each run executes its own
     region: str = REGION
 
     @property
@@ -147,7 +147,9 @@ def _settings(env: str, first_business_date: str, suffix: str, channel: str) -> 
 DEPLOYMENTS = (
     Deployment("dev", REST_ACCOUNT, "10.40.0.0/16", "classfeed.dev.broker.example", "db.t4g.medium", False,
                1024, 4096, 300, 0, simulated=True,
-               settings=_settings("dev", "2026-11-23", ".dev", "#classfeed-nonprod"),
+               # Dev keeps the shape with workers in use: even a small date is fanned out to them.
+               settings=_settings("dev", "2026-11-23", ".dev", "#classfeed-nonprod") | {"SLICE_PORTFOLIOS": "50", "SHARD_PORTFOLIOS": "150"},
+               workers=2,
                network=Network("tgw-0aaaaaaaaaaaaaaaa", "rslvr-rr-0aaaaaaaaaaaaaaa", "Z0AAAAAAAAAAAA")),
     Deployment("stg", REST_ACCOUNT, "10.41.0.0/16", "classfeed.stg.broker.example", "db.t4g.medium", True,
                2048, 8192, 600, 0, simulated=True,

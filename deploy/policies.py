@@ -400,6 +400,21 @@ TASKS: dict[str, tuple[Callable[[Deployment], list[Statement]], tuple[str, ...]]
     "migrate": (nothing, ("dagster-database",)),
     "watchdog": (watchdog, ("slack", "pagerduty")),
 }
+# The broker's password, in addition, where workers execute the steps of runs.
+BROKER = "broker"
+
+
+def tasks(deployment: Deployment) -> dict[str, tuple[Callable[[Deployment], list[Statement]], tuple[str, ...]]]:
+    """Return the components of an environment with their roles' statements and their secrets.
+
+    Celery workers are no component of their own here: they have the run worker's roles.
+    """
+    if not deployment.workers:
+        return TASKS
+    statements, secrets = TASKS["worker"]
+    return TASKS | {"worker": (statements, (*secrets, BROKER))}
+
+
 # Roles that people and the pipeline assume.
 PEOPLE: dict[str, Callable[[Deployment], list[Statement]]] = {
     "analyst": analyst,

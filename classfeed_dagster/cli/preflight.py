@@ -100,6 +100,10 @@ def checks(settings: Settings) -> Iterator[PreflightCheck]:
         yield PreflightCheck(
             "data team's table", lambda: _data_team(settings), "Grant SELECT on it to the role, or correct its name"
         )
+    if settings.celery_broker is not None and settings.component in (Component.WORKER, Component.STEPS):
+        yield PreflightCheck(
+            "Celery broker", lambda: _broker(settings), "Check the secret broker, and port 6379 in the security group"
+        )
     if settings.slack_token is not None:
         yield PreflightCheck("Slack", lambda: _slack(settings), "Check the token; invite the bot into the channel")
     if settings.pagerduty_key is not None:
@@ -114,7 +118,9 @@ def _identity(settings: Settings) -> Iterator[PreflightCheck]:
         import boto3
 
         arn = str(boto3.client("sts").get_caller_identity()["Arn"])
-        expected = f"classfeed-{settings.env}-{settings.component}"
+        # Celery workers have the run worker's role.
+        component = Component.WORKER if settings.component is Component.STEPS else settings.component
+        expected = f"classfeed-{settings.env}-{component}"
         if settings.component and expected not in arn:
             raise PreflightError(f"the role is {arn}, expected {expected}")
         return arn
@@ -152,6 +158,17 @@ def _resolve(host: str) -> str:
 def _connect(host: str, port: int) -> str:
     with socket.create_connection((host, port), _TIMEOUT_SECONDS):
         return f"{host}:{port} answers"
+
+
+def _broker(settings: Settings) -> str:
+    from classfeed_dagster.extras import require_extra
+
+    require_extra("The Celery broker", "celery", "kombu", "redis")
+    from kombu import Connection
+
+    with Connection(settings.celery_broker, connect_timeout=_TIMEOUT_SECONDS) as connection:
+        connection.ensure_connection(max_retries=1, timeout=_TIMEOUT_SECONDS)
+        return f"{connection.transport.driver_type} answers"
 
 
 def _dagster_database() -> str:

@@ -54,9 +54,9 @@ def application(settings: Settings) -> Celery:
 
 
 def _addresses(settings: Settings) -> dict[str, Any]:
-    if settings.celery_broker_url is None:
+    broker = settings.celery_broker
+    if broker is None:
         raise ExecutorError("CLASSFEED_EXECUTOR=celery needs a broker: set CLASSFEED_CELERY_BROKER_URL")
-    broker = settings.celery_broker_url.get_secret_value()
     results = settings.celery_results_url
     seconds = settings.celery_lost_seconds
     transport: dict[str, Any] = {}

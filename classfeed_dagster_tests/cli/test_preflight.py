@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,3 +102,35 @@ def test_preflight_outside_local_asks_every_required_part() -> None:
     names = [check.name for check in checks(settings)]
     assert names[0] == "settings"
     assert {"AWS role", "bigsite", "clock", "object store", "Snowflake", "data team's table"} <= set(names)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[str]:
+    """Address of a Redis with the password of ``rediss://`` URLs in these tests; skipped where there is none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("no redis-server here: apt-get install redis-server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [program, "--port", str(port), "--requirepass", "hunter2", "--save", "", "--dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        yield f"127.0.0.1:{port}"
+        process.terminate()
+
+
+def test_preflight_broker_with_the_right_password_answers(command: Command, broker: str) -> None:
+    result = command(COMPONENT="steps", CELERY_BROKER_URL=f"redis://{broker}/0", CELERY_BROKER_PASSWORD="hunter2")
+    assert line(result, "Celery broker").endswith("redis answers")
+
+
+@pytest.mark.parametrize("password", ["hunter3", "hunter/4"])
+def test_preflight_broker_refusing_repeats_no_password(command: Command, broker: str, password: str) -> None:
+    result = command(COMPONENT="steps", CELERY_BROKER_URL=f"redis://{broker}/0", CELERY_BROKER_PASSWORD=password)
+    assert line(result, "Celery broker").startswith("FAIL")
+    assert password not in result.output
+
+
+def test_preflight_code_server_asks_no_broker(command: Command) -> None:
+    result = command(COMPONENT="code", CELERY_BROKER_URL="redis://127.0.0.1:9/0")
+    assert "Celery broker" not in result.output

@@ -114,10 +114,12 @@ def test_locked_files_have_hashes(lock: object) -> None:
 
 
 def test_services_equal_the_infrastructures() -> None:
-    from deploy.policies import TASKS
+    from deploy.environments import DEPLOYMENTS
+    from deploy.policies import tasks
 
+    components = {name for deployment in DEPLOYMENTS for name in tasks(deployment)} | {"steps"}
     roles = set(re.findall(r"^  ([a-z-]+)\) ", (ROOT / "deploy" / "service").read_text(), re.MULTILINE))
-    assert {"code-server" if name == "code" else name for name in TASKS if name != "worker"} == roles
+    assert {"code-server" if name == "code" else name for name in components if name != "worker"} == roles
 
 
 VARIABLES = {

@@ -59,16 +59,20 @@ def test_resolver_parameter_without_value_is_refused(stacks: Stacks) -> None:
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_task_imports_are_exported_by_another_stack(env: str) -> None:
     stacks = Stacks(env, {"ImageDigest": "sha256:0", "MigrationDigest": "sha256:0", "AWS::Region": "ap-southeast-2"})
-    for logical in stacks.resources("foundation", "AWS::SecretsManager::Secret"):
-        stacks.provide("foundation", logical, "Ref", f"arn:{logical}")
+    for part in ("foundation", "broker"):
+        for logical in stacks.resources(part, "AWS::SecretsManager::Secret"):
+            stacks.provide(part, logical, "Ref", f"arn:{logical}")
     for logical in stacks.resources("foundation", "AWS::RDS::DBInstance"):
         stacks.provide("foundation", logical, "Endpoint.Address", "database")
-    for logical in stacks.resources("application", "AWS::Logs::LogGroup"):
-        stacks.provide("application", logical, "Ref", logical)
-    for properties in stacks.resources("application", "AWS::ECS::TaskDefinition").values():
-        (container,) = stacks.resolve("application", properties["ContainerDefinitions"])
-        assert all(isinstance(one["Value"], str) for one in container["Environment"])
-        assert all(one["ValueFrom"].startswith("arn:") for one in container.get("Secrets", []))
+    for logical in stacks.resources("broker", "AWS::ElastiCache::ReplicationGroup"):
+        stacks.provide("broker", logical, "PrimaryEndPoint.Address", "broker")
+    for part in ("application", "workers"):
+        for logical in stacks.resources(part, "AWS::Logs::LogGroup"):
+            stacks.provide(part, logical, "Ref", logical)
+        for properties in stacks.resources(part, "AWS::ECS::TaskDefinition").values():
+            (container,) = stacks.resolve(part, properties["ContainerDefinitions"])
+            assert all(isinstance(one["Value"], str) for one in container["Environment"])
+            assert all(one["ValueFrom"].startswith("arn:") for one in container.get("Secrets", []))
 
 
 def test_image_environment_is_the_dockerfiles() -> None:

@@ -24,6 +24,7 @@ from classfeed_dagster_tests.deploy.templates import (
     template,
 )
 from deploy import retention
+from deploy.environments import DEPLOYMENTS, Deployment
 from deploy.policies import LASTING, STATES, WORKING
 
 PROD_ACCOUNT = "444455556666"
@@ -233,6 +234,57 @@ def test_environments_differ_by_configuration_alone() -> None:
     for part in ("access", "application", "monitoring"):
         assert shape("dev", part) == shape("stg", part) == shape("prod", part)
     assert shape("dev", "foundation") == shape("stg", "foundation")
+
+
+WITH_WORKERS = [one for one in DEPLOYMENTS if one.workers]
+
+
+@pytest.mark.parametrize("deployment", WITH_WORKERS, ids=lambda one: one.env)
+def test_workers_run_the_image_with_the_roles_and_settings_of_a_run(deployment: Deployment) -> None:
+    env = deployment.env
+    steps = only(f"{env}-workers", "AWS::ECS::TaskDefinition")
+    worker = only(f"{env}-application", "AWS::ECS::TaskDefinition", Family=f"classfeed-{env}-worker")
+    assert [steps[role] for role in ("TaskRoleArn", "ExecutionRoleArn", "Cpu", "Memory")] == [
+        worker[role] for role in ("TaskRoleArn", "ExecutionRoleArn", "Cpu", "Memory")
+    ]
+    values = [
+        {one["Name"]: one.get("Value", "from-secret") for key in ("Environment", "Secrets")
+         for one in task["ContainerDefinitions"][0][key]}
+        for task in (steps, worker)
+    ]  # fmt: skip
+    names = [name for name in values[1] if name != "CLASSFEED_COMPONENT" and isinstance(values[1][name], str)]
+    assert {name: values[0][name] for name in names} == {name: values[1][name] for name in names}
+    assert values[0]["CLASSFEED_EXECUTOR"] == "celery"
+    assert values[0]["CLASSFEED_COMPONENT"] == Component.STEPS
+    assert {"CLASSFEED_CELERY_BROKER_URL", "CLASSFEED_CELERY_BROKER_PASSWORD"} <= values[0].keys()
+    service = only(f"{env}-workers", "AWS::ECS::Service")
+    assert service["DesiredCount"] == {"Fn::If": ["ServicesOn", deployment.workers, 0]}
+
+
+@pytest.mark.parametrize("deployment", WITH_WORKERS, ids=lambda one: one.env)
+def test_broker_takes_tls_and_a_password_and_forgets_no_step(deployment: Deployment) -> None:
+    redis = only(f"{deployment.env}-broker", "AWS::ElastiCache::ReplicationGroup")
+    assert redis["TransitEncryptionEnabled"] is True
+    assert redis["TransitEncryptionMode"] == "required"
+    assert "resolve:secretsmanager" in json.dumps(redis["AuthToken"])
+    assert redis["AutomaticFailoverEnabled"] is True
+    parameters = only(f"{deployment.env}-broker", "AWS::ElastiCache::ParameterGroup")
+    assert parameters["Properties"] == {"maxmemory-policy": "noeviction"}
+    (rule,) = only(f"{deployment.env}-broker", "AWS::EC2::SecurityGroup")["SecurityGroupIngress"]
+    assert rule["FromPort"] == rule["ToPort"] == 6379
+    assert "CidrIp" not in rule
+
+
+def test_environments_without_workers_have_no_broker() -> None:
+    without = {one.env for one in DEPLOYMENTS} - {one.env for one in WITH_WORKERS}
+    assert without == {"stg", "prod"}
+    assert not [path for env in without for path in TEMPLATES.glob(f"classfeed-{env}-[bw]*")]
+
+
+def test_watchdog_is_off_until_the_services_are_on() -> None:
+    for env in ENVIRONMENTS:
+        watch = only(f"{env}-application", "AWS::Scheduler::Schedule", Name=f"classfeed-{env}-watchdog")
+        assert watch["State"] == {"Fn::If": ["ServicesOn", "ENABLED", "DISABLED"]}
 
 
 def test_images_cannot_be_replaced_and_are_scanned() -> None:

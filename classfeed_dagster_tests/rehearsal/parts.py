@@ -30,7 +30,9 @@ from classfeed_dagster_tests.rehearsal.network import ADDRESSES, REGION, Forward
 from classfeed_dagster_tests.rehearsal.resolver import Stacks
 from classfeed_dagster_tests.rehearsal.tasks import Cluster, wait_until
 
-DATABASE = "dagster.rds.internal"
+DATABASE, BROKER = "dagster.rds.internal", "broker.cache.internal"
+
+_BROKER_PASSWORD = "rehearsal-broker"
 
 
 @dataclass
@@ -104,6 +106,8 @@ def world(env: str, folder: Path, image: Path | None) -> Iterator[World]:
         forwarders.tls(ADDRESSES["people"], int(people.url.rpartition(":")[2]))
         _snowflake(stack, folder, certificate)
         forwarders.proxy(ADDRESSES["egress"], 3128)
+        if stacks.resources("broker", "AWS::ElastiCache::ReplicationGroup"):
+            _redis(stack, folder, certificate)
         endpoint = f"http://127.0.0.1:{port}"
         _create_foundation(stacks, endpoint, database, bigsite)
         cluster = Cluster(stacks, network, folder, _client("secretsmanager", endpoint), _interface(endpoint))
@@ -124,7 +128,7 @@ def _names(env: str, stacks: Stacks) -> dict[str, str]:
     }
     return names | {
         f"ecs.{REGION}.amazonaws.com": ADDRESSES["ecs"], DATABASE: ADDRESSES["database"],
-        "bigsite.broker.internal": ADDRESSES["bigsite"], "egress.broker.internal": ADDRESSES["egress"],
+        BROKER: ADDRESSES["broker"], "bigsite.broker.internal": ADDRESSES["bigsite"], "egress.broker.internal": ADDRESSES["egress"],
         "slack.com": ADDRESSES["people"], "events.pagerduty.com": ADDRESSES["people"],
         f"{snowflake}.snowflakecomputing.com": ADDRESSES["snowflake"],
     }  # fmt: skip
@@ -173,6 +177,19 @@ def _snowflake(stack: ExitStack, folder: Path, certificate: Certificate) -> None
     assert wait_until(partial(answers, address, 443), 120), (folder / "snowflake.log").read_text()[-2000:]
 
 
+def _redis(stack: ExitStack, folder: Path, certificate: Certificate) -> None:
+    """Start the Celery broker as the template has it: TLS only, a password, nothing evicted."""
+    address, settings = ADDRESSES["broker"], folder / "redis.conf"
+    settings.write_text(
+        f"bind {address}\nport 0\ntls-port 6379\ntls-cert-file {certificate.chain}\ntls-key-file {certificate.key}\n"
+        f'tls-auth-clients no\nrequirepass {_BROKER_PASSWORD}\nmaxmemory-policy noeviction\nsave ""\ndir {folder}\n'
+    )
+    with (folder / "redis.log").open("wb") as log:
+        process = subprocess.Popen(["redis-server", str(settings)], stdout=log, stderr=log)
+    stack.callback(process.kill)
+    assert wait_until(partial(answers, address, 6379), 30), (folder / "redis.log").read_text()[-2000:]
+
+
 def answers(address: str, port: int) -> bool:
     """Return whether something listens."""
     with contextlib.suppress(OSError), socket.create_connection((address, port), 2):
@@ -212,17 +229,21 @@ def _create_foundation(stacks: Stacks, endpoint: str, database: TlsPostgres, big
         "dagster-database": {"username": "dagster", "password": database.password},
         "bigsite": {"url": bigsite.url("bigsite").replace(ADDRESSES["bigsite"], "bigsite.broker.internal")},
         "snowflake": {"user": "CLASSFEED", "private_key": key.decode()},
-        "slack": {"token": "xoxb-rehearsal"}, "pagerduty": {"key": "rehearsal"},
+        "broker": {"password": _BROKER_PASSWORD}, "slack": {"token": "xoxb-rehearsal"}, "pagerduty": {"key": "rehearsal"},
     }  # fmt: skip
     secrets = _client("secretsmanager", endpoint)
-    for logical, properties in stacks.resources(part, "AWS::SecretsManager::Secret").items():
-        value = values.get(properties["Name"].rpartition("/")[2], {"set": "by hand"})
-        arn = secrets.create_secret(Name=properties["Name"], SecretString=json.dumps(value))["ARN"]
-        stacks.provide(part, logical, "Ref", arn)
+    for owner in (part, "broker"):
+        for logical, properties in stacks.resources(owner, "AWS::SecretsManager::Secret").items():
+            value = values.get(properties["Name"].rpartition("/")[2], {"set": "by hand"})
+            arn = secrets.create_secret(Name=properties["Name"], SecretString=json.dumps(value))["ARN"]
+            stacks.provide(owner, logical, "Ref", arn)
+    for logical in stacks.resources("broker", "AWS::ElastiCache::ReplicationGroup"):
+        stacks.provide("broker", logical, "PrimaryEndPoint.Address", BROKER)
     for logical in stacks.resources(part, "AWS::RDS::DBInstance"):
         stacks.provide(part, logical, "Endpoint.Address", DATABASE)
-    for logical, properties in stacks.resources("application", "AWS::Logs::LogGroup").items():
-        stacks.provide("application", logical, "Ref", properties["LogGroupName"])
+    for owner in ("application", "workers"):
+        for logical, properties in stacks.resources(owner, "AWS::Logs::LogGroup").items():
+            stacks.provide(owner, logical, "Ref", properties["LogGroupName"])
 
 
 def program(*command: str) -> str:

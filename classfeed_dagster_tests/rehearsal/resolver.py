@@ -10,6 +10,8 @@ from typing import Any
 from classfeed_dagster_tests.deploy.templates import TEMPLATES
 
 PARTS = ("access", "foundation", "application", "monitoring")
+# Parts of an environment with Celery workers.
+OPTIONAL_PARTS = ("broker", "workers")
 _SUBSTITUTION = re.compile(r"\$\{([^}!]+)\}")
 
 
@@ -29,14 +31,16 @@ class Stacks:
     def __init__(self, env: str, parameters: Mapping[str, str]) -> None:
         self.env = env
         self.templates: dict[str, dict[str, Any]] = {
-            part: json.loads((TEMPLATES / f"classfeed-{env}-{part}.json").read_text()) for part in PARTS
+            part: json.loads((TEMPLATES / f"classfeed-{env}-{part}.json").read_text())
+            for part in (*PARTS, *OPTIONAL_PARTS)
+            if part in PARTS or (TEMPLATES / f"classfeed-{env}-{part}.json").exists()
         }
         self.parameters = dict(parameters)
         self.physical: dict[tuple[str, str, str], str] = {}
 
     def resources(self, part: str, kind: str) -> dict[str, dict[str, Any]]:
         """Return the properties of a part's resources of one type, by logical id."""
-        found = self.templates[part]["Resources"].items()
+        found = self.templates.get(part, {"Resources": {}})["Resources"].items()
         return {name: one.get("Properties", {}) for name, one in found if one["Type"] == kind}
 
     def provide(self, part: str, logical: str, attribute: str, value: str) -> None:

@@ -27,7 +27,6 @@ from classfeed_dagster_tests.rehearsal.tasks import Task, environment_of, wait_u
 if TYPE_CHECKING:
     from classfeed_dagster_tests.rehearsal.__main__ import Report
 
-SERVICES = ("code", "viewer", "operator", "door", "daemon")
 # Dagster's revision before the last one that changes a table in PostgreSQL.
 _EARLIER_SCHEMA, _ADDED = "6b7fb194ff9c", ("concurrency_limits", "using_default_limit")
 _START_SECONDS, _DATE_SECONDS = 180.0, 600.0
@@ -38,11 +37,12 @@ def rehearse(env: str, folder: Path, report: Report, *, short: bool, image: Path
     with world(env, folder, image) as parts:
         template = f"classfeed-{env}-application"
         running: dict[str, Task] = {}
+        services = _services(parts)
         report.hold("migrate an empty database", template, lambda: _migrate(parts, "created"))
         report.hold("migrate an earlier schema", template, lambda: _migrate_earlier(parts))
-        for name in SERVICES:
+        for name in services:
             running[name] = parts.cluster.start(parts.cluster.family(name))
-        for name in SERVICES:
+        for name in services:
             report.hold(f"{name} is healthy", template, partial(_service_healthy, running, name))
         report.hold("environment is the template's alone", template, lambda: _environment(parts, running["code"]))
         report.hold("root is read-only, user has no rights", template, lambda: _confined(running["code"]))
@@ -53,6 +53,10 @@ def rehearse(env: str, folder: Path, report: Report, *, short: bool, image: Path
         else:
             report.hold("simulated customers", template, lambda: _simulate(parts))
             report.hold("first date delivered", template, lambda: _delivered(parts))
+            if "steps" in running:
+                report.hold(
+                    "steps executed by the Celery worker", template, lambda: _fanned_out(parts, running["steps"])
+                )
             if short:
                 return
             report.hold("first date reconciled and loaded", template, lambda: _proven(parts))
@@ -77,6 +81,28 @@ def _migrate(parts: World, expected: str) -> str:
     return _ok(parts.cluster.run("migrate"), rf"^{expected}: \d+ tables")
 
 
+def _services(parts: World) -> list[str]:
+    services = [
+        one["ServiceName"]
+        for part in ("application", "workers")
+        for one in parts.stacks.resources(part, "AWS::ECS::Service").values()
+    ]
+    return sorted(services, key=lambda name: name != "code")  # the others ask the code server when they start
+
+
+def _fanned_out(parts: World, worker: Task) -> str:
+    engine = sa.create_engine(parts.database.url("dagster"))
+    query = "SELECT DISTINCT run_id, step_key FROM event_logs WHERE dagster_event_type = 'STEP_SUCCESS'"
+    with engine.connect() as connection:
+        steps = [row.step_key for row in connection.execute(sa.text(query)) if row.step_key]
+    engine.dispose()
+    shares = {step for step in steps if re.fullmatch(r"class_super__document_\w+\[\d+\]", step)}
+    assert len(shares) > 1, f"not fanned out: {sorted(steps)}"
+    executed = worker.output().count("succeeded in")
+    assert executed >= len(steps), f"{executed} steps by the worker, {len(steps)} in the event log"
+    return f"{executed} steps by the worker, {len(shares)} of them shares of one document"
+
+
 def _migrate_earlier(parts: World) -> str:
     engine = sa.create_engine(parts.database.url("dagster"))
     with engine.begin() as connection:
@@ -95,6 +121,7 @@ def _has_column(engine: sa.Engine) -> bool:
 
 def _nothing_due(parts: World) -> str:
     # Production's first business date is ahead: nobody waits for anything, so nothing may be said to be late.
+    assert wait_until(lambda: len(_keys(parts, "heartbeats/")) > 1, _START_SECONDS, 3), "no heartbeats"
     task = parts.cluster.run("watchdog")
     assert task.code == 0, f"exit code {task.code}: {task.output()[-800:]}"
     assert not [task for task in parts.cluster.tasks.values() if "execute_run" in task.command], "a run was started"
@@ -245,13 +272,13 @@ def _switch(parts: World) -> str:
     return shown
 
 
-def _restart(parts: World, running: dict[str, Task], *names: str) -> str:
-    for name in names or SERVICES:
+def _restart(parts: World, running: dict[str, Task]) -> str:
+    for name in running:
         running[name].stop()
         running[name] = parts.cluster.start(parts.cluster.family(name))
-    for name in names or SERVICES:
-        _healthy(running[name])
-    return f"{len(names or SERVICES)} service(s)"
+    for task in running.values():
+        _healthy(task)
+    return f"{len(running)} service(s)"
 
 
 def _release(parts: World, running: dict[str, Task], version: str) -> str:

@@ -85,8 +85,9 @@ class Cluster:
         self.release("release-1")
         self._lock = threading.Lock()
         self.definitions = {
-            properties["Family"]: (logical, properties)
-            for logical, properties in stacks.resources("application", "AWS::ECS::TaskDefinition").items()
+            properties["Family"]: (part, properties)
+            for part in ("application", "workers")
+            for properties in stacks.resources(part, "AWS::ECS::TaskDefinition").values()
         }
 
     def release(self, version: str) -> None:
@@ -101,9 +102,9 @@ class Cluster:
 
     def environment(self, family: str) -> dict[str, str]:
         """Return a task's variables, secrets included. UnresolvableError if one cannot be resolved."""
-        _, properties = self.definitions[family]
+        part, properties = self.definitions[family]
         (container,) = properties["ContainerDefinitions"]
-        resolved = self.stacks.resolve("application", container)
+        resolved = self.stacks.resolve(part, container)
         # The scripts lie beside the interpreter in the image, and in a folder of their own here.
         values = self.image | {"PATH": f"/opt/scripts:{self.image['PATH']}"}
         values |= {one["Name"]: str(one["Value"]) for one in resolved["Environment"]}
