@@ -148,7 +148,8 @@ DEPLOYMENTS = (
     Deployment("dev", REST_ACCOUNT, "10.40.0.0/16", "classfeed.dev.broker.example", "db.t4g.medium", False,
                1024, 4096, 300, 0, simulated=True,
                # Dev keeps the shape with workers in use: even a small date is fanned out to them.
-               settings=_settings("dev", "2026-11-23", ".dev", "#classfeed-nonprod") | {"SLICE_PORTFOLIOS": "50", "SHARD_PORTFOLIOS": "150"},
+               settings=_settings("dev", "2026-11-23", ".dev", "#classfeed-nonprod")
+               | {"SLICE_PORTFOLIOS": "50", "SHARD_PORTFOLIOS": "150"},
                workers=2,
                network=Network("tgw-0aaaaaaaaaaaaaaaa", "rslvr-rr-0aaaaaaaaaaaaaaa", "Z0AAAAAAAAAAAA")),
     Deployment("stg", REST_ACCOUNT, "10.41.0.0/16", "classfeed.stg.broker.example", "db.t4g.medium", True,

@@ -15,9 +15,9 @@ from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
+from classfeed_dagster.retention import retention_days
 from deploy.environments import ZONES, Deployment
 from deploy.policies import LASTING, SECRETS
-from deploy.retention import retention_days
 
 # The longest a sensor may take over a message; the queue hides it six times as long before another may try.
 MESSAGE_SECONDS = 60

@@ -73,12 +73,14 @@ def trace(
     declared = require_feed(feed)
     day = None if date is None else require_due(runtime.settings, feed, date.date())
     require_store(runtime)
+    from classfeed_dagster.retention import retention_of
     from classfeed_dagster.tracing.numbers import numbers_of
     from classfeed_dagster.tracing.trace import trace as trace_row
     from classfeed_dagster.tracing.trace import trace_holding
     from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
 
     audience = declared.audience(runtime.settings.first_business_date)
+    retention = retention_of(runtime.settings.env)
     try:
         with output.console(stderr=True).status("searching …"):
             runtime.require_bigsite()
@@ -91,10 +93,14 @@ def trace(
                     (exchange, code),
                     day,
                     document_format=declared.format,
+                    retention=retention,
                 )
             else:
                 text = _with_letter(what, declared.format.ledgers)
-                row = trace_row(runtime.engine, runtime.store, feed, audience, text, document_format=declared.format)
+                row = trace_row(
+                    runtime.engine, runtime.store, feed, audience, text, document_format=declared.format,
+                    retention=retention,
+                )  # fmt: skip
                 with _local_warehouse(runtime.settings) as warehouse:
                     numbers = numbers_of(runtime.engine, runtime.store, feed, row, warehouse)
     finally:
@@ -207,6 +213,7 @@ def _sighting(sighting: Sighting) -> dict[str, Any]:
         "shadow": delivery.shadow,
         "landed": sighting.landed_location,
         "in_landed_file": sighting.in_landed_file,
+        "landed_expired_on": sighting.landed_expired_on,
         "page": sighting.page_location,
         "places": [
             {"element": place.element, "line": place.line, "offset": place.offset, "length": place.length}
@@ -265,6 +272,8 @@ def _print_path(
         status = "   (superseded by a later revision)" if sighting.delivery.superseded else ""
         status += "   (shadow: the recipient does not read it)" if sighting.delivery.shadow else ""
         absent = "" if sighting.in_landed_file else "   [red]NOT IN THIS FILE[/]"
+        if sighting.landed_expired_on is not None:
+            absent = f"   (expired by rule on {sighting.landed_expired_on})"
         out.print(
             f"  landed     {sighting.landed_location}{absent}",
             highlight=False,

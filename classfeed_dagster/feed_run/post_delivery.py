@@ -26,6 +26,7 @@ from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.report import write_report
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.reconciliation.source import reconcile_source
+from classfeed_dagster.retention import retention_of
 from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
@@ -109,6 +110,7 @@ class PostDelivery:
                 audience=self.audience.key,
                 previous=self.audience.previous(self.day),
                 layout=self.feed.layout_of(self.format),
+                retention=retention_of(self.runtime.settings.env),
             )
             subjects = {entry.subject for entry in result.breaks}
             problems = verification_breaks(self.store, self.feed.name, self.day, self.format)

@@ -252,7 +252,24 @@ class BreakClassifier:
             self._cited.update(self._landing.faults.get(revision.snapshot_id, {}))
 
     def _uncited(self) -> Iterator[Break]:
-        """Yield altered files in which no record differs: they are not the delivered or landed files."""
+        """Yield expired landings, and altered files in which no record differs: not the delivered or landed files."""
+        for key, day in sorted(self._landing.expired.items()):
+            yield Break(
+                self._delivered.feed,
+                self._delivered.business_date,
+                Side.SOURCE,
+                BreakKind.EXPIRED_FILE,
+                BreakSeverity.EVENT,
+                None,
+                "landed file",
+                key,
+                explanations=(
+                    BreakExplanation(
+                        BreakCause.LANDING_EXPIRED, f"expired on {day}: the delivery is compared with bigsite alone"
+                    ),
+                ),
+                trace=RecordTrace(landed_file=key),
+            )
         faults = dict(self._page_faults)
         for of_snapshot in self._landing.faults.values():
             faults.update(of_snapshot)

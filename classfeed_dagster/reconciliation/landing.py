@@ -7,6 +7,7 @@ It shares no code with the snapshot: the descriptor is read as plain JSON, the f
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import re
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords
+from classfeed_dagster.retention import Retention
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 if TYPE_CHECKING:
@@ -37,19 +39,27 @@ _AS_THEY_ARE = (
 class Landing:
     """One snapshot's files, open as views of schema ``landed`` in DuckDB. ``faults``: their faults by object key.
 
-    ``readable`` is False if a file cannot be read at all; then nothing can be compared with the landing.
+    ``readable`` is False if a file cannot be read at all; then nothing can be compared with the landing. ``expired``:
+    the descriptor's key and the date if a rule of the store's retention removed the files. That is no fault.
     """
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, stack: ExitStack, store: ObjectStore) -> None:
+    def __init__(
+        self, db: duckdb.DuckDBPyConnection, stack: ExitStack, store: ObjectStore, retention: Retention | None = None
+    ) -> None:
         self._db = db
         self._stack = stack
         self._store = store
         self.faults: dict[str, str] = {}  # by object key
+        self.expired: tuple[str, dt.date] | None = None
         self.readable = True
+        self._retention = retention or Retention()
 
-    def open(self, descriptor_key: str, descriptor_sha256: str, expected: ExpectedRecords) -> None:
+    def open(
+        self, descriptor_key: str, descriptor_sha256: str, snapshot_at: dt.datetime, expected: ExpectedRecords
+    ) -> None:
         """Verify a snapshot's descriptor and files and create the views in place of an earlier snapshot's."""
-        self.faults, self.readable = {}, True
+        self.faults, self.readable, self.expired = {}, True, None
+        self._descriptor_key, self._snapshot_at = descriptor_key, snapshot_at
         tables = self._descriptor(descriptor_key, descriptor_sha256, expected)
         self._db.execute("DROP SCHEMA IF EXISTS landed CASCADE; CREATE SCHEMA landed")
         for name, table in tables.items():
@@ -68,7 +78,10 @@ class Landing:
             tables: Mapping[str, Mapping[str, Any]] = descriptor["tables"]
             # A table of one file may be recorded as that file.
             return {name: table if "files" in table else {"files": [table]} for name, table in tables.items()}
-        except (ObjectNotFoundError, ValueError, KeyError, TypeError):
+        except ObjectNotFoundError:
+            self._absent(key)
+            return {}
+        except (ValueError, KeyError, TypeError):
             self._unreadable(key)
             return {}
 
@@ -86,12 +99,22 @@ class Landing:
                         )
                 # Reading every column finds damage that the file's footer does not show.
                 self._db.from_parquet([str(path)]).aggregate("count(COLUMNS(*))").fetchall()
-            except (ObjectNotFoundError, duckdb.Error):
+            except ObjectNotFoundError:
+                self._absent(key)
+            except duckdb.Error:
                 self._unreadable(key)
             else:
                 paths.append(str(path))
         if self.readable:
             self._db.from_parquet(paths).create_view(f"raw_{name}", replace=True)
+
+    def _absent(self, key: str) -> None:
+        expired = self._retention.expired_on(key, self._snapshot_at)
+        if expired is None:
+            self._unreadable(key)
+        else:
+            self.expired = (self._descriptor_key, expired)
+            self.readable = False
 
     def _unreadable(self, key: str) -> None:
         self.faults[key] = "it is missing or cannot be read: nothing could be compared with this landing"
@@ -99,7 +122,7 @@ class Landing:
 
     def _views(self, expected: ExpectedRecords) -> None:
         for name in _AS_THEY_ARE:
-            self._view(name, f"SELECT *{self._absent(name)} FROM raw_{name}")
+            self._view(name, f"SELECT *{self._absent_dates(name)} FROM raw_{name}")
         self._view("data_sharing_consent", f"SELECT *, {_NO_INSTANT} FROM raw_data_sharing_consent")
         # A removed portfolio has no landed row, only its consents.
         self._view(
@@ -114,7 +137,7 @@ class Landing:
         for name, figure in (("holding_eod", "units"), ("cash_balance_eod", "ledger_balance")):
             self._view(name, f"SELECT *, {expected.day} AS as_at_date FROM raw_{name} WHERE {figure} IS NOT NULL")
 
-    def _absent(self, name: str) -> str:
+    def _absent_dates(self, name: str) -> str:
         # Dates of referenced rows, which older landings lack.
         rows = self._db.execute(f"DESCRIBE raw_{name}").fetchall()
         dates = {"reversed_on", "related_on"} - {str(row[0]) for row in rows}

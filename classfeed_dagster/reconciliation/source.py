@@ -29,6 +29,7 @@ from classfeed_dagster.reconciliation.result import Reconciliation, Tally
 from classfeed_dagster.reconciliation.source_queries import Bigsite, open_source
 from classfeed_dagster.reconciliation.switches import carried, left_out
 from classfeed_dagster.reconciliation.three_way import Sides, Workbench
+from classfeed_dagster.retention import Retention
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakExplanation, BreakKind, BreakSeverity, Side
 
@@ -45,12 +46,14 @@ def reconcile_source(
     audience: str,
     previous: dt.date | None,
     layout: DocumentLayout = EPI,
+    retention: Retention | None = None,
 ) -> Reconciliation:
     """Compare the delivery of ``day`` with its landing and with bigsite, read again.
 
     ``audience``: the audience's key in the landing. ``previous``: its business date before ``day``, None on its first.
-    ``layout``: the layout of the feed's documents. NothingDeliveredError without a delivery, UnreadableDeliveryError if
-    a page cannot be read to its end, SourceReadError if bigsite cannot be read. Memory does not grow with the delivery.
+    ``layout``: the layout of the feed's documents. ``retention``: the rules by which landed files expire.
+    NothingDeliveredError without a delivery, UnreadableDeliveryError if a page cannot be read to its end,
+    SourceReadError if bigsite cannot be read. Memory does not grow with the delivery.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="classfeed-reconcile-")))
@@ -68,7 +71,7 @@ def reconcile_source(
         bigsite = stack.enter_context(open_source(engine))
         held_back = _held_back(store, delivered, expected, bigsite)
         bench = Workbench(folder, stack, delivered, held_back)
-        landing = bench.read_landing(store, replace(expected, landed=True))
+        landing = bench.read_landing(store, replace(expected, landed=True), retention)
         everything = [bench.compare(kind, expected, bigsite) for kind in layout.kinds]
         later = LaterDeliveries(store, feed, day, layout)
         evidence = gather(bench.db, bigsite, delivered, expected, everything, SnapshotReader(store), later)

@@ -8,9 +8,10 @@ compared only for portfolios whose digests differ.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,6 +32,7 @@ from classfeed_dagster.reconciliation.landing import Landing
 from classfeed_dagster.reconciliation.record_scope import EVIDENCE
 from classfeed_dagster.reconciliation.records import RecordKind
 from classfeed_dagster.reconciliation.source_queries import Bigsite
+from classfeed_dagster.retention import Retention
 from classfeed_dagster.store import ObjectStore
 
 # The cheap first look for identifiers in free text: an at sign, or as many digits as the shortest has.
@@ -70,10 +72,17 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class LandingFaults:
-    """Faults of the landed files by snapshot id, and the snapshots that cannot be read at all."""
+    """Faults of the landed files of each snapshot, by snapshot id.
+
+    Attributes:
+        faults: faults by object key.
+        unreadable: snapshots with which nothing could be compared.
+        expired: date on which a rule removed a snapshot's files, by its descriptor's key.
+    """
 
     faults: Mapping[str, Mapping[str, str]]
     unreadable: frozenset[str]
+    expired: Mapping[str, dt.date] = field(default_factory=dict)
 
 
 class Workbench:
@@ -99,7 +108,9 @@ class Workbench:
         self.db.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM given_{name}")
         self.db.unregister(f"given_{name}")
 
-    def read_landing(self, store: ObjectStore, expected: ExpectedRecords) -> LandingFaults:
+    def read_landing(
+        self, store: ObjectStore, expected: ExpectedRecords, retention: Retention | None = None
+    ) -> LandingFaults:
         """Read the records of each landed snapshot, for the portfolios that were last delivered from it."""
         last = self._delivered.revisions[-1].snapshot_id
         snapshots = {revision.snapshot_id: revision for revision in self._delivered.revisions}
@@ -115,11 +126,14 @@ class Workbench:
             CREATE TABLE landing_decisions (portfolio_number VARCHAR, consent VARCHAR, extract VARCHAR, reference VARCHAR,
             history_from VARCHAR)"""
         )
-        landing = Landing(self.db, self._stack, store)
+        landing = Landing(self.db, self._stack, store, retention)
+        expired: dict[str, dt.date] = {}
         for snapshot_id in sorted(used):
             revision = snapshots[snapshot_id]
-            landing.open(revision.descriptor_key, revision.descriptor_sha256, expected)
+            landing.open(revision.descriptor_key, revision.descriptor_sha256, revision.snapshot_at, expected)
             faults[snapshot_id] = dict(landing.faults)
+            if landing.expired is not None:
+                expired.update([landing.expired])
             if not landing.readable:
                 unreadable.add(snapshot_id)
                 continue
@@ -137,7 +151,7 @@ class Workbench:
         self.db.execute(
             f"CREATE TABLE unlanded AS SELECT portfolio_number FROM latest WHERE snapshot_id IN ({in_order})"
         )
-        return LandingFaults(faults, frozenset(unreadable))
+        return LandingFaults(faults, frozenset(unreadable), expired)
 
     def compare(self, kind: RecordKind, expected: ExpectedRecords, bigsite: Bigsite) -> Sides:
         """Compare one kind of record. AccountingError if its classes do not add up to the delivered rows."""

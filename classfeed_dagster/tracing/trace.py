@@ -29,8 +29,9 @@ from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.documents.document_format import DocumentFormat, Place, RecordKey
 from classfeed_dagster.domains.movement_transactions import DATES, LETTERS
 from classfeed_dagster.errors import UsageError
+from classfeed_dagster.retention import NOTHING_EXPIRES, Retention
 from classfeed_dagster.schedules import RecipientSchedule
-from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 ACKNOWLEDGEMENT = "none: the recipient sends no acknowledgement"
 _LEDGER_ROW = re.compile(r"([TSIC])(\d{1,19})\Z")
@@ -72,6 +73,7 @@ class Sighting:
     places: Sequence[Place]
     landed_location: str
     in_landed_file: bool
+    landed_expired_on: dt.date | None = None  # by rule; the file is gone then
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ def trace(
     transaction_id: str,
     *,
     document_format: DocumentFormat,
+    retention: Retention = NOTHING_EXPIRES,
 ) -> Trace:
     """Trace a ledger row through the documents of one feed. NotATransactionError for any other text."""
     match = _LEDGER_ROW.match(transaction_id)
@@ -183,7 +186,9 @@ def trace(
         )
         # A DELTA holds its own window only; any later FULL holds everything again.
         if day == travels_on or delivery.portfolio.extract == "FULL"
-        for sighting in _sightings(store, delivery, document_format, table, {f"{table}_id": key}, transaction_id)
+        for sighting in _sightings(
+            store, delivery, document_format, table, {f"{table}_id": key}, transaction_id, retention
+        )
     ]
     reconciliations = [
         result
@@ -204,6 +209,7 @@ def trace_holding(
     day: dt.date,
     *,
     document_format: DocumentFormat,
+    retention: Retention = NOTHING_EXPIRES,
 ) -> HoldingTrace:
     """Trace a portfolio's holding of a security (exchange, code as on ``day``). NotAHoldingError if there is none."""
     exchange, code = security
@@ -235,7 +241,9 @@ def trace_holding(
     sightings = [
         sighting
         for delivery in deliveries_of(store, feed, day, number)
-        for sighting in _sightings(store, delivery, document_format, "holding_eod", owned, (number, exchange, code))
+        for sighting in _sightings(
+            store, delivery, document_format, "holding_eod", owned, (number, exchange, code), retention
+        )
     ]
     return HoldingTrace(
         number,
@@ -360,16 +368,24 @@ def _sightings(
     table: str,
     row: Mapping[str, int],
     key: RecordKey,
+    retention: Retention,
 ) -> list[Sighting]:
     view = live_and_shadow(store, delivery.manifest.feed)
     with view.local_file(delivery.page.key) as path:
         places = document_format.locate(path, key)
     if not places:
         return []
-    snapshot = Snapshot.model_validate_json(store.read(delivery.manifest.snapshot.descriptor_key))
-    row_filter = functools.reduce(operator.and_, [pc.field(name) == value for name, value in row.items()])
-    landed, present = _landed(store, snapshot.tables[table], row_filter, list(row))
     page = view.location(delivery.page.key)
+    row_filter = functools.reduce(operator.and_, [pc.field(name) == value for name, value in row.items()])
+    taken = delivery.manifest.snapshot
+    try:
+        snapshot = Snapshot.model_validate_json(store.read(taken.descriptor_key))
+        landed, present = _landed(store, snapshot.tables[table], row_filter, list(row))
+    except ObjectNotFoundError:
+        expired = retention.expired_on(taken.descriptor_key, taken.snapshot_at)
+        if expired is None:
+            raise
+        return [Sighting(delivery, page, places, store.location(taken.descriptor_key), False, expired)]
     return [Sighting(delivery, page, places, store.location(landed), present)]
 
 

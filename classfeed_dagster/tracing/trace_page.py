@@ -75,6 +75,10 @@ def _path(
     for sighting in sightings:
         manifest, extract = sighting.delivery.manifest, sighting.delivery.portfolio.extract
         landed = sighting.landed_location
+        if sighting.landed_expired_on is not None:
+            landed = f"expired by rule on {sighting.landed_expired_on}: {landed}"
+        elif not sighting.in_landed_file:
+            landed = f"NOT IN {landed}"
         yield facts(
             [
                 ("date", f"{manifest.business_date}, revision {manifest.revision}, {extract}"),
@@ -87,7 +91,7 @@ def _path(
                     for place in sighting.places
                     for end in (place.offset + place.length,)
                 ),
-                ("landed", landed if sighting.in_landed_file else f"NOT IN {landed}"),
+                ("landed", landed),
                 ("acknowledged", ACKNOWLEDGEMENT),
             ]
         )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from classfeed_dagster import retention
 from classfeed_dagster.service_levels.metrics import METRICS, NAMESPACE
 from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS
 from classfeed_dagster.settings import Component, Settings
@@ -23,7 +24,6 @@ from classfeed_dagster_tests.deploy.templates import (
     resources,
     template,
 )
-from deploy import retention
 from deploy.environments import DEPLOYMENTS, Deployment
 from deploy.policies import LASTING, STATES, WORKING
 

@@ -17,6 +17,7 @@ from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.reconciliation.delivered import NothingDeliveredError, UnreadableDeliveryError
 from classfeed_dagster.reconciliation.result import Reconciliation
 from classfeed_dagster.reconciliation.source import NEVER_DELIVERED, reconcile_source
+from classfeed_dagster.retention import Retention
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.trading_days import cutoff
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity
@@ -42,6 +43,12 @@ class Scene:
         return reconcile_source(
             self.store, self.engine, w.FEED, w.DAY, "a1", audience=w.AUDIENCE.key, previous=w.BEFORE
         )
+
+    def reconcile_by(self, retention: Retention) -> Reconciliation:
+        return reconcile_source(
+            self.store, self.engine, w.FEED, w.DAY, "a1", audience=w.AUDIENCE.key, previous=w.BEFORE,
+            retention=retention,
+        )  # fmt: skip
 
     def only_break(self) -> Break:
         result = self.reconcile()
@@ -310,6 +317,24 @@ def test_a_landed_file_that_can_not_be_read(scene: Scene) -> None:
     found = scene.only_break()  # file against bigsite is judged all the same, and agrees
     assert (found.kind, found.record) == (BreakKind.ALTERED_FILE, "landed file")
     assert "nothing could be compared" in found.likeliest.evidence
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_landing_that_expired_by_rule_is_an_event_and_no_fault(scene: Scene, whole: bool) -> None:
+    key = scene.snapshot.key() if whole else scene.snapshot.tables["trade"].key
+    scene.store.delete(key)
+    (found,) = scene.reconcile_by(Retention({"landing": 1})).breaks
+    assert (found.kind, found.severity) == (BreakKind.EXPIRED_FILE, BreakSeverity.EVENT)
+    assert found.subject == scene.snapshot.key()
+    assert found.likeliest.cause is BreakCause.LANDING_EXPIRED
+    assert f"expired on {scene.snapshot.snapshot_at.date() + dt.timedelta(days=1)}" in found.likeliest.evidence
+
+
+def test_landing_missing_before_its_rule_is_an_error(scene: Scene) -> None:
+    scene.store.delete(scene.snapshot.key())
+    (found,) = scene.reconcile_by(Retention({"landing": 36_500})).breaks
+    assert (found.kind, found.severity) == (BreakKind.ALTERED_FILE, BreakSeverity.ERROR)
+    assert found.likeliest.cause is BreakCause.LANDING_ALTERED
 
 
 def test_a_fault_of_the_file_is_found_even_without_a_landing(undelivered: Scene) -> None:

@@ -10,8 +10,11 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
+from classfeed_dagster.cli.trace import _print_path, _sighting
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feeds.class_super import FEED as CLASS_SUPER
+from classfeed_dagster.retention import Retention
+from classfeed_dagster.store import ObjectNotFoundError
 from classfeed_dagster.tracing.trace import HoldingTrace, NotAHoldingError, trace, trace_holding
 from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
 from classfeed_dagster_tests.fixtures.desk import Desk
@@ -87,6 +90,34 @@ def test_holding_is_traced_to_every_row_behind_its_units(delivered: Desk) -> Non
         "no break",
     ):
         assert text in page
+
+
+def expire(desk: Desk) -> None:
+    for key in list(desk.runtime.store.list("landing/")):
+        desk.runtime.store.delete(key)
+
+
+def test_trace_after_the_landing_expired_states_when(delivered: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    number, security = "SW00000001", ("ASX", "WPL")
+    expire(delivered)
+    runtime, rules = delivered.runtime, Retention({"landing": 0})
+    found = trace_holding(
+        runtime.engine, runtime.store, "class_super", number, security, DAY, document_format=EPI, retention=rules
+    )
+    (sighting,) = found.sightings
+    day = sighting.delivery.manifest.snapshot.snapshot_at.date()
+    assert (sighting.landed_expired_on, sighting.in_landed_file) == (day, False)
+    assert sighting.places
+    assert f"expired by rule on {day}" in holding_page(found, "class_super")
+    _print_path(found.sightings, found.held_back, [])
+    assert f"expired by rule on {day}" in capsys.readouterr().out
+    assert _sighting(sighting)["landed_expired_on"] == day
+
+
+def test_trace_of_a_landing_missing_before_its_rule_fails(delivered: Desk) -> None:
+    expire(delivered)
+    with pytest.raises(ObjectNotFoundError):
+        holding(delivered, "SW00000001")
 
 
 def test_held_back_holding_shows_its_reasons(delivered: Desk) -> None:
