@@ -163,10 +163,11 @@ def _connect(host: str, port: int) -> str:
 def _broker(settings: Settings) -> str:
     from classfeed_dagster.extras import require_extra
 
-    require_extra("The Celery broker", "celery", "kombu", "redis")
-    from kombu import Connection
+    require_extra("The Celery broker", "celery", "celery", "redis")
+    from celery import Celery
 
-    with Connection(settings.celery_broker, connect_timeout=_TIMEOUT_SECONDS) as connection:
+    client: Any = Celery(broker=settings.celery_broker)
+    with client.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1, timeout=_TIMEOUT_SECONDS)
         return f"{connection.transport.driver_type} answers"
 
