@@ -96,7 +96,7 @@ def _morning(desk: Desk, day: str, **options: Any) -> Any:
 
 
 def large_portfolio(desk: Desk, broken: Broken) -> str:
-    """One portfolio with 200,000 movements on a day: larger than a page, which it gets to itself."""
+    """Deliver one portfolio with 200,000 movements on a day, which gets a page to itself."""
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_page_bytes": 1 << 20})
     desk.two_customers()
     for day in (MONDAY, TUESDAY):
@@ -176,7 +176,7 @@ def revisions(folder: Path, broken: Broken) -> str:
 
 
 def clock_set_back(desk: Desk, broken: Broken) -> str:
-    """A machine whose clock is set back by a day after a delivery."""
+    """Set the machine's clock back by a day after a delivery."""
     desk.two_customers()
     for day in (MONDAY, TUESDAY):
         desk.end_of_day(day)
@@ -248,12 +248,12 @@ def _store_lost(desk: Desk, broken: Broken, lose: Callable[[Path], None], regain
 
 
 def read_only(desk: Desk, broken: Broken) -> str:
-    """A store that becomes read-only half-way."""
+    """Make the store read-only half-way."""
     return _store_lost(desk, broken, lambda at: _remount(at, "ro"), lambda at: _remount(at, "rw"))
 
 
 def disk_full(desk: Desk, broken: Broken) -> str:
-    """A small real file system that fills up half-way."""
+    """Fill up a small real file system half-way."""
 
     def fill(folder: Path) -> None:
         with (folder / "filler").open("wb") as filler, contextlib.suppress(OSError):
@@ -288,7 +288,7 @@ def _must_stop(desk: Desk, broken: Broken, what: str) -> str:
 
 
 def older_folder(desk: Desk, broken: Broken) -> str:
-    """An older revision's folder copied over a newer one."""
+    """Copy an older revision's folder over a newer one."""
     root = _two_revisions(desk, broken)
     folder = root / delivered_prefix(FEED, _day(MONDAY))
     shutil.rmtree(folder / "r1")
@@ -297,7 +297,7 @@ def older_folder(desk: Desk, broken: Broken) -> str:
 
 
 def edited_by_hand(desk: Desk, broken: Broken) -> str:
-    """A manifest, then an entry of the chain, edited by hand."""
+    """Edit a manifest, then an entry of the chain, by hand."""
     root = _two_revisions(desk, broken)
     manifest = root / manifest_key(FEED, _day(MONDAY), 1)
     entries = sorted((root / "chain" / FEED).glob("*.json"))
@@ -312,7 +312,7 @@ def edited_by_hand(desk: Desk, broken: Broken) -> str:
 
 
 def store_restored(desk: Desk, broken: Broken) -> str:
-    """The store restored from an older backup: a delivered date must not go again."""
+    """Restore the store from an older backup: a delivered date must not go again."""
     desk.two_customers()
     for day in (MONDAY, TUESDAY):
         desk.bigsite.end_of_day(day)
@@ -354,8 +354,8 @@ def bigsite_restored(desk: Desk, broken: Broken) -> str:
     return "both portfolios are held back; no TransactionId goes twice"
 
 
-def beside_each_other(folder: Path, broken: Broken) -> str:
-    """``run`` beside ``reconcile`` beside another ``reconcile``, on the local warehouse."""
+def concurrent_commands(folder: Path, broken: Broken) -> str:
+    """Start ``run`` and two ``reconcile`` at once, on the local warehouse."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLASSFEED_", "DAGSTER_"))}
     environment = {**kept, "CLASSFEED_HOME": str(folder / "home"), "CLASSFEED_SIMULATION_PORTFOLIOS": "4"}
 
@@ -397,7 +397,7 @@ ON_A_DESK: dict[str, Callable[[Desk, Broken], str]] = {
     "a portfolio larger than a page": large_portfolio,
 }
 IN_A_FOLDER: dict[str, Callable[[Path, Broken], str]] = {
-    "run beside two reconciliations": beside_each_other,
+    "run beside two reconciliations": concurrent_commands,
     "2,000 revisions of one date": revisions,
 }
 
