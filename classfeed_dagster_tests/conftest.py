@@ -41,6 +41,14 @@ def _no_log_of_another_test() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_disk_flushes() -> Iterator[None]:
+    """No file of a test outlives a power cut. Tests of crashes run processes of their own, with the real flush."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: os.fstat(handle) and None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """SQLAlchemy URL of a real PostgreSQL's maintenance database; the server lives as long as the test session."""
