@@ -67,6 +67,7 @@ DECLARED_IN = (
     "feed_run.switch_values",
     "feed_run.switches",
     "feeds.feed",
+    "feeds.outgoing_contract",
     "feeds.portfolios",
     "local.dagster_services",
     "local.embedded_postgres",

@@ -22,6 +22,11 @@ render_docs = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(render_docs)
 
 
+def test_contracts_with_recipients_are_those_of_the_declarations() -> None:
+    for file, text in render_docs.contracts().items():
+        assert file.read_text() == text, f"{file.name} is out of date: run make docs"
+
+
 @pytest.mark.parametrize("page", sorted({page for page, _ in render_docs.PARTS}))
 def test_generated_parts_are_up_to_date(page: str) -> None:
     text = (ROOT / page).read_text()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from open_data_contract_standard.model import OpenDataContractStandard
 from pydantic import BaseModel
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
@@ -24,6 +25,7 @@ from classfeed_dagster.documents.format_rules import FormatRule, rules_of
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES, LedgerRule, RuleSeverity
 from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.feeds import FEEDS
+from classfeed_dagster.feeds.outgoing_contract import contract_of, recipient_page, require_version, to_yaml
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.runtime import Runtime
@@ -219,6 +221,19 @@ def manifest_schema() -> str:
     return json.dumps(json_schema(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def contracts() -> dict[Path, str]:
+    """Return each feed's contract and page by file; ContractVersionError if one changed without its version."""
+    texts: dict[Path, str] = {}
+    for feed in FEEDS:
+        contract = contract_of(feed)
+        file = ROOT / "docs" / "feeds" / f"{feed.name}.odcs.yaml"
+        if file.exists():
+            require_version(OpenDataContractStandard.from_string(file.read_text()), contract)
+        texts[file] = to_yaml(contract)
+        texts[file.with_name(f"{feed.name}.md")] = "\n".join(recipient_page(contract)) + "\n"
+    return texts
+
+
 def main() -> None:
     """Rewrite the pages in place."""
     (ROOT / MANIFEST_SCHEMA).write_text(manifest_schema())
@@ -226,6 +241,10 @@ def main() -> None:
         path = ROOT / page
         path.write_text(rendered(page, path.read_text()))
         sys.stdout.write(f"{page}\n")
+    for path, text in contracts().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        sys.stdout.write(f"{path.relative_to(ROOT)}\n")
 
 
 if __name__ == "__main__":

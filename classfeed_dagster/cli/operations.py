@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import FeedName, require_feed, require_store
 from classfeed_dagster.errors import ExitCode
+from classfeed_dagster.tags import DEFAULT_FEED
 
 out = output.console()
 
@@ -17,6 +19,25 @@ def register(app: typer.Typer) -> None:
     app.command()(watchdog)
     app.command()(redrive)
     app.command()(worker)
+    app.command()(statement)
+
+
+def statement(
+    feed: FeedName = DEFAULT_FEED,
+    month: Annotated[str, typer.Option(help="Month of the deadlines, as YYYY-MM.")] = "",
+) -> None:
+    """Print a feed's monthly service-level statement for its recipient, as Markdown. Needs only the object store."""
+    from classfeed_dagster.runtime import Runtime, utc_now
+    from classfeed_dagster.service_levels import statement as statements
+
+    runtime = Runtime()
+    declared = require_feed(feed)
+    require_store(runtime)
+    audience = declared.audience(runtime.settings.first_business_date)
+    now = utc_now(runtime.settings.now)
+    first = statements.first_of_month(month or f"{now:%Y-%m}")
+    for line in statements.statement_page(statements.statement(runtime.store, declared, audience, first, now)):
+        typer.echo(line)
 
 
 def watchdog(

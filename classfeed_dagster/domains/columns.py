@@ -277,7 +277,7 @@ MOVEMENT_TRANSACTIONS = Frame(
         Column(
             "transaction_id",
             _TEXT,
-            "T, S, I or C and the ledger's own id; OU-, OC- for openings; the same for ever",
+            "T, S, I or C and the ledger's own id; OU-, OC- for openings; permanent",
             (
                 "trade.trade_id",
                 "security_movement.security_movement_id",
