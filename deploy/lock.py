@@ -34,8 +34,8 @@ class Lock:
         return ROOT / "deploy" / self.name
 
 
-# The image is run worker and Celery worker as well; nothing of a laptop's (extra `embedded`) belongs in it.
-IMAGE = Lock("requirements.lock", ("pyproject.toml",), extras=("production", "celery"))
+# The image is run worker, Celery worker and sender of files. Nothing of a laptop's (extra `embedded`) belongs in it.
+IMAGE = Lock("requirements.lock", ("pyproject.toml",), extras=("production", "celery", "sftp"))
 BUILD = Lock("build.lock", ("deploy/build.in",))
 INFRASTRUCTURE = Lock("infrastructure.lock", ("deploy/infrastructure.in",), constrained=False)
 LOCKS = (IMAGE, BUILD, INFRASTRUCTURE)

