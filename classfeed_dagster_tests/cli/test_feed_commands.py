@@ -92,7 +92,7 @@ def test_transaction_is_located_in_csv_to_the_byte(store: ObjectStore, tmp_path:
         assert locate(path, ("SW00000001", "ASX", "MBH")) == []
         broken = tmp_path / "broken.csv"
         broken.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(NotAPageError, match="cut short"):
+    with pytest.raises(NotAPageError, match="truncated"):
         locate(broken, "T9")
 
 
