@@ -8,15 +8,17 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import sqlalchemy as sa
 from pydantic import BaseModel
 
 from classfeed_dagster.errors import CauseKind, ConfigurationError, NotReadyError, SourceReadError
 from classfeed_dagster.settings import Environment, Settings, get_settings
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore, open_store
 from classfeed_dagster.tags import CLOCK_TAG
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -68,6 +70,8 @@ class Runtime:
 
     def require_bigsite(self) -> None:
         """Raise SourceReadError, naming the setting, if bigsite does not answer. A command asks before other work."""
+        import sqlalchemy as sa  # a command that is refused, or reads the store alone, does without it
+
         try:
             with self.engine.connect() as connection:
                 connection.execute(sa.text("SELECT 1"))
