@@ -3,6 +3,7 @@
     make bench                                          # the quick set, about a quarter of an hour on two cores
     make bench BENCH="--sizes 1000 10000 --repeat 5"
     make bench BENCH="--parts rendering validation"     # some parts alone
+    make bench BENCH="--parts whole delta --sizes 1000 --repeat 3 --check"   # the nightly's guard
     make bench BENCH="--full --docs"                    # 100,000 portfolios too; hours; writes docs/results/scale.md's tables
 
 Prints a table a part and writes one JSON with every single figure. Processor time is what to trust on a machine that
@@ -22,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import documents, files, model, report, source, whole_job
+from benchmarks import accepted, documents, files, model, report, source, whole_job
 from benchmarks.measure import BenchmarkError, Part, machine
 from benchmarks.reconciliation import reconciliation
 from benchmarks.site import FIRST, SECOND, Site, site
@@ -177,6 +178,8 @@ def options_from(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=Path(".classfeed/bench.json"), help="where the figures go")
     parser.add_argument("--from", dest="earlier", type=Path, nargs="+", help="measure nothing: take earlier runs' JSON")
     parser.add_argument("--docs", action="store_true", help="write the tables into docs/results/scale.md as well")
+    parser.add_argument("--accept", action="store_true", help="record the ratios to the old exporter as accepted")
+    parser.add_argument("--check", action="store_true", help="fail if a ratio is a fifth below the accepted one")
     options = parser.parse_args(arguments)
     options.sizes = options.sizes or ([1000, 10_000, 100_000] if options.full else [1000, 10_000])
     options.budget = (0 if options.full else 12) if options.budget is None else options.budget
@@ -201,6 +204,14 @@ def main() -> None:
         _print(f"\nEvery figure: {bench.options.json}\n")
     if bench.options.docs:
         write_docs(bench)
+    ratios = accepted.ratios(bench.parts)
+    if bench.options.accept:
+        accepted.accept(ratios, accepted.ACCEPTED)
+    if bench.options.check:
+        try:
+            accepted.require(ratios, accepted.ACCEPTED)
+        except BenchmarkError as error:
+            sys.exit(str(error))
     if bench.failed:
         sys.exit(f"{len(bench.failed)} part(s) failed")
 

@@ -20,6 +20,7 @@ from benchmarks.measure import Facts, Part, Way, Work, compare, fits, memory, pr
 from benchmarks.site import AUDIENCE, FIRST, PUBLISHED, SECOND, Day, Site, copy, morning_after, runtime_at
 from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.local.dagster_instance import open_instance
 from classfeed_dagster.local.embedded_postgres import engine_from
 from classfeed_dagster.tags import CLOCK_TAG
 
@@ -102,7 +103,7 @@ def prepare_dagster(scratch: Path, url: str, day: dt.date, before: Path | None, 
     runtime = runtime_at(url, scratch)
     definitions = build_definitions(runtime)
     runtime.engine.connect().close()
-    instance = DagsterInstance.ephemeral() if in_memory else DagsterInstance.local_temp(str(_dagster_home(scratch)))
+    instance = DagsterInstance.ephemeral() if in_memory else open_instance(scratch)
 
     def work() -> Facts:
         tags = {CLOCK_TAG: morning_after(day).isoformat()}

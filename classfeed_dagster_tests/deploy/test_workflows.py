@@ -155,7 +155,7 @@ def test_caches_are_keyed_on_the_lock() -> None:
 
 def test_nightly_workflow_runs_the_long_tests() -> None:
     jobs = WORKFLOWS["nightly.yml"]["jobs"]
-    assert set(jobs) == {"audit", "mutation", "production", "properties", "torture", "tell"}
+    assert set(jobs) == {"audit", "bench", "mutation", "production", "properties", "tell", "test", "torture"}
     tell = jobs.pop("tell")
     assert tell["if"] == "failure()"
     assert set(tell["needs"]) == set(jobs)

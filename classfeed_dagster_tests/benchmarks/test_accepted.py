@@ -1,0 +1,63 @@
+"""The guard against regressions: ratios against those that were accepted last."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import accepted, report, whole_job
+from benchmarks.measure import BenchmarkError, Measured, Part, Run
+
+
+def _part(old: float, ours: float, portfolios: int = 1000) -> Part:
+    def way(name: str, seconds: float) -> Measured:
+        return Measured(name, (Run(seconds, seconds, 0.0, 1, 1, {}),))
+
+    return Part("whole job, FULL", portfolios, "", (way(whole_job.OLD, old), way(whole_job.PLAIN, ours)))
+
+
+def test_ratios_need_the_baseline_and_the_project_in_one_part() -> None:
+    alone = Part("whole job, FULL", 100_000, "", _part(1, 1).ways[1:])
+    assert accepted.ratios([_part(20, 4), alone]) == {"whole job, FULL, 1000": 5.0}
+
+
+@pytest.mark.parametrize(("ours", "lost"), [(4.0, False), (4.9, False), (5.1, True)])
+def test_require_refuses_more_than_a_fifth_lost(tmp_path: Path, ours: float, lost: bool) -> None:
+    path = tmp_path / "accepted.json"
+    accepted.accept(accepted.ratios([_part(20, 4)]), path)
+    accepted.accept({"whole job, FULL, 10000": 6.0}, path)
+    assert json.loads(path.read_text()) == {"whole job, FULL, 1000": 5.0, "whole job, FULL, 10000": 6.0}
+    measured = accepted.ratios([_part(20, ours)])
+    if lost:
+        with pytest.raises(BenchmarkError, match="FULL, 1000: 3.9 × against 5.0 × accepted"):
+            accepted.require(measured, path)
+    else:
+        accepted.require(measured, path)
+
+
+def test_require_with_nothing_to_compare_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "accepted.json"
+    accepted.accept({"whole job, FULL, 1000": 5.0}, path)
+    with pytest.raises(BenchmarkError, match="no accepted ratio was measured"):
+        accepted.require({}, path)
+
+
+def test_command_accepts_ratios_and_checks_later_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "accepted.json"
+    monkeypatch.setattr(accepted, "ACCEPTED", path)
+    monkeypatch.setattr(command, "summary", lambda bench, table: "")
+
+    def run(ours: float, *flags: str) -> None:
+        earlier = tmp_path / "earlier.json"
+        figures = {"machine": {}, "began": "2026-11-29T00:00:00+00:00", "parts": [report.as_json(_part(20, ours))]}
+        earlier.write_text(json.dumps(figures))
+        monkeypatch.setattr("sys.argv", ["bench", "--from", str(earlier), *flags])
+        command.main()
+
+    run(4, "--accept")
+    run(4.5, "--check")
+    with pytest.raises(SystemExit, match="slower than accepted"):
+        run(6, "--check")
