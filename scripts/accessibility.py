@@ -66,8 +66,9 @@ def look(files: list[Path], axe: str | None, chromium: str, out: Path | None) ->
                         viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
                     )
                     page.goto(file.resolve().as_uri())
-                    for closed in page.locator("details:not([open]) > summary").all()[:3]:
-                        closed.click()
+                    closed = page.locator("details:not([open]) > summary")
+                    for _ in range(min(3, closed.count())):
+                        closed.first.click()  # which opens it: the next one is then the first that is closed
                     result += problems(page, f"{file.name} on a {size}, {scheme}", axe)
                     if out is not None:
                         out.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from classfeed_dagster.reconciliation.delivered import Delivered, read_delivered
 from classfeed_dagster.reconciliation.document_layouts import EPI, DocumentLayout
 from classfeed_dagster.reconciliation.explain import number_hints
 from classfeed_dagster.reconciliation.metrics import WINDOW_METRICS, OurMetrics, metrics_of, our_metrics
-from classfeed_dagster.reconciliation.result import Reconciliation, Tally
+from classfeed_dagster.reconciliation.result import Amount, Reconciliation, Tally
 from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule
 from classfeed_dagster.reconciliation.switches import carried
 from classfeed_dagster.store import ObjectStore
@@ -135,8 +135,9 @@ def reconcile_data_team(
     groups = len(ours.digests.keys() | theirs.digests.keys())
     tally = Tally("metrics against the data team", counts, groups, len(differing), comparison.excluded)
     return Reconciliation(
-        feed, day, Side.DATA_TEAM, attempt, at, tuple(breaks), (tally,), held_back, truncated=comparison.truncated
-    )
+        feed, day, Side.DATA_TEAM, attempt, at, tuple(breaks), (tally,), held_back, truncated=comparison.truncated,
+        amounts=_amounts(ours, listed, set(differing), set(held_back), expected & theirs.digests.keys()),
+    )  # fmt: skip
 
 
 # --- Their side ------------------------------------------------------------------------------------------------------
@@ -259,6 +260,25 @@ def _compare(
     )
     left, right = (pa.Table.from_pylist(list(side.values()), schema=schema) for side in sides)
     return compare(_RULE, left, right, today=today, staged=False)
+
+
+def _amounts(
+    ours: OurMetrics, theirs: Iterable[_Row], differing: set[str], held_back: set[str], on_both: set[str]
+) -> tuple[Amount, ...]:
+    # Portfolios that do not differ have equal metrics on both sides, so theirs are read for the others alone.
+    mine = {_key(row): Decimal(row["value"]) for row in ours.rows.to_pylist()}
+    listed = {_key(row): Decimal(str(row["value"])) for row in theirs}
+    sums: dict[tuple[str, str], list[Decimal]] = {}
+    for key in mine.keys() | listed.keys():
+        number, metric, currency = key
+        own = mine.get(key, Decimal(0))
+        other = listed.get(key, Decimal(0)) if number in differing else own
+        opening = number in on_both and number in ours.with_openings and metric in WINDOW_METRICS
+        known = other if number in held_back else other - own if opening else Decimal(0)
+        entry = sums.setdefault((metric, currency), [Decimal(0)] * 3)
+        for at, value in enumerate((own, other, known)):
+            entry[at] += value
+    return tuple(Amount(metric, currency, *sums[metric, currency]) for metric, currency in sorted(sums))
 
 
 def _key(row: _Row) -> tuple[str, str, str]:

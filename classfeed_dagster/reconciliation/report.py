@@ -11,10 +11,11 @@ import datetime as dt
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 
 import polars as pl
 
-from classfeed_dagster.html_page import bars, escape, over_time, page, plots, table
+from classfeed_dagster.html_page import bars, escape, facts, over_time, page, plots, table
 from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
 from classfeed_dagster.store import ObjectStore
@@ -59,21 +60,22 @@ def render(results: Sequence[Reconciliation], kept: Sequence[StoredBreak] = (), 
     parts = [
         f'<p class="soft">bigsite read {asked_at:%Y-%m-%d %H:%M} UTC</p>',
         *map(_verdict, results),
+        *(_amounts(result) for result in results if result.amounts),
+        "<h2>Rows compared</h2>",
+        _accounting([tally for result in results for tally in result.tallies]),
         _plots(breaks, kept, asked_at),
         _figures([*(figure for result in results for figure in result.figures), *history]),
         f"<h2>Breaks ({len(breaks):,})</h2>",
-        *(_break(entry) for entry in breaks[:_SHOWN]),
+        _by_cause(breaks[:_SHOWN]),
     ]
     if not breaks:
-        parts.append("<p>None. Every row below is accounted for.</p>")
+        parts.append("<p>None. Every row above is accounted for.</p>")
     if len(breaks) > _SHOWN:
         parts.append(
             f"<p>{len(breaks) - _SHOWN:,} more are in breaks.parquet next to this report, most severe first.</p>"
         )
     parts += [_held_back(result) for result in results if result.held_back]
     parts += [
-        "<h2>Every row accounted for</h2>",
-        _accounting([tally for result in results for tally in result.tallies]),
         "<h2>Trace a number</h2>",
         "<p>Each break above names its source row, landed file and line. For any other transaction or holding: "
         f"<code>classfeed trace T1042 --feed {escape(first.feed)} --page trace.html</code> writes a page like this "
@@ -181,18 +183,86 @@ def _held_back(result: Reconciliation) -> str:
     )
 
 
+_METRICS = {
+    "LEDGER_BALANCE": ("Cash balance", "sum of the cash accounts' ledger balances"),
+    "MARKET_VALUE": ("Market value", "sum of the holdings, at the last close"),
+    "CASH_MOVED": ("Cash moved", "deposits less withdrawals and settlements of the date"),
+    "TRADED": ("Traded", "net amount of the date's contract notes"),
+    "UNITS_HELD": ("Units held", "sum over all holdings"),
+    "UNITS_MOVED": ("Units moved", "units of the date's trades and transfers"),
+    "HOLDINGS": ("Holdings", "number of holdings other than zero"),
+    "CASH_ACCOUNTS": ("Cash accounts", "number of cash accounts"),
+    "MOVEMENTS": ("Movements", "number of the date's transactions"),
+}
+_MONEY_FIRST = tuple(_METRICS)
+
+
+def _amounts(result: Reconciliation) -> str:
+    ordered = sorted(
+        result.amounts, key=lambda amount: (not amount.currency, amount.currency, _MONEY_FIRST.index(amount.metric))
+    )
+    rows = [
+        (
+            f"{_METRICS[amount.metric][0]}{f', {amount.currency}' if amount.currency else ''}",
+            *(
+                _plain_number(value, money=bool(amount.currency))
+                for value in (amount.ours, amount.theirs, amount.known, amount.difference)
+            ),
+        )
+        for amount in ordered
+    ]
+    header = ["sum", "ours", "theirs", "left out", "difference"]
+    explained = [
+        ("ours", "summed over the files delivered to the recipient"),
+        ("theirs", "summed over the data team's table"),
+        ("left out", "the part of theirs that the delivery leaves out on purpose: portfolios held back, and openings"),
+        ("difference", "ours plus what is left out, less theirs: nothing if both agree"),
+        *((_METRICS[metric][0], _METRICS[metric][1]) for metric in dict.fromkeys(amount.metric for amount in ordered)),
+    ]
+    return (
+        f"<h2>Ours and theirs</h2>{table('sums over all portfolios', header, rows, numeric=(1, 2, 3, 4), stacked=True)}"
+        f"<details><summary>What the words mean</summary><div>{facts(explained)}</div></details>"
+    )
+
+
+def _plain_number(value: Decimal, *, money: bool) -> str:
+    if money:
+        return f"{value:,.2f}"
+    return f"{value.normalize():,f}" if value else "0"
+
+
+_CLASSES = (
+    ("agree", ("match", "within_tolerance")),
+    ("left out", ("excluded",)),
+    ("differ", ("differs", "duplicate_left", "duplicate_right", "unparseable")),
+    ("missing", ("missing_left", "missing_right")),
+)
+
+
 def _accounting(tallies: Iterable[Tally]) -> str:
-    # Every row in one class; the classes add up on both sides.
-    rows: list[tuple[object, ...]] = []
+    # One line a comparison: every row of both sides is in one of the columns.
+    rows = []
     for tally in tallies:
-        rows += [
-            (tally.name.replace("_", " "), name.replace("_", " "), ours, theirs)
-            for name, (ours, theirs) in tally.counts.items()
-            if ours or theirs
-        ]
-        ours, theirs = (sum(pair[at] for pair in tally.counts.values()) for at in (0, 1))
-        rows.append((tally.name.replace("_", " "), "total", ours, theirs))
-    return table("rows by class", ["compared", "class", "rows of ours", "of theirs"], rows, numeric=(2, 3))
+        counts = [sum(max(tally.counts.get(name, (0, 0))) for name in names) for _, names in _CLASSES]
+        rows.append((tally.name.replace("_", " "), *counts))
+    explained = [
+        ("agree", "rows that are equal on both sides, or within an agreed tolerance"),
+        ("left out", "rows that are rightly on one side only, such as those of portfolios held back"),
+        ("differ", "rows on both sides with another value, twice, or unreadable"),
+        ("missing", "rows on one side only"),
+    ]
+    header = ["compared", *(name for name, _ in _CLASSES)]
+    words = f"<details><summary>What the columns mean</summary><div>{facts(explained)}</div></details>"
+    return f"{table('rows by outcome', header, rows, numeric=(1, 2, 3, 4), stacked=True)}{words}"
+
+
+def _by_cause(breaks: Sequence[Break]) -> str:
+    groups: dict[str, list[Break]] = {}
+    for entry in breaks:  # the most severe first
+        groups.setdefault(entry.likeliest.cause.value, []).append(entry)
+    return "".join(
+        f"<h3>{escape(cause)} ({len(group):,})</h3>{''.join(map(_break, group))}" for cause, group in groups.items()
+    )
 
 
 def _frame(results: Sequence[Reconciliation]) -> pl.DataFrame:

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakKind, BreakSeverity, Side
@@ -26,6 +27,22 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Amount:
+    """One metric's sum over all portfolios. ``known``: the part of theirs that the delivery leaves out on purpose."""
+
+    metric: str
+    currency: str  # empty where the metric has none
+    ours: Decimal
+    theirs: Decimal
+    known: Decimal
+
+    @property
+    def difference(self) -> Decimal:
+        """What ours has more than theirs, apart from what is known to be left out."""
+        return self.ours + self.known - self.theirs
+
+
+@dataclass(frozen=True, slots=True)
 class Reconciliation:
     """Result for one side of one business date. ``asked_at``: instant of reading the other side, by its clock."""
 
@@ -40,6 +57,7 @@ class Reconciliation:
     moved_on: int = 0  # fields that bigsite updated in place after a correct delivery: no breaks
     truncated: bool = False  # more differences exist than breaks are listed
     figures: tuple[Figure, ...] = ()  # charts of the delivery
+    amounts: tuple[Amount, ...] = ()  # sums per metric and currency, for the report
 
     @property
     def errors(self) -> int:

@@ -149,6 +149,8 @@ def test_a_wrong_metric(team: Team) -> None:
     found = team.only_break()
     assert (found.kind, found.record, found.subject) == (BreakKind.VALUE_DIFFERS, "MARKET_VALUE", "AUD")
     assert found.difference == Decimal("-0.01")
+    off = {amount.metric: amount.difference for amount in team.reconcile().amounts if amount.difference}
+    assert off == {"MARKET_VALUE": Decimal("-0.01")}
     assert found.severity is BreakSeverity.WARNING
     assert found.likeliest.cause is BreakCause.UNKNOWN
 
@@ -240,6 +242,9 @@ def test_a_held_back_portfolio_alone_asks_nobody_to_look(team: Team) -> None:
     (tally,) = result.tallies
     assert tally.counts["missing_left"] == (0, 0)  # its metrics are accounted for as held back
     assert tally.excluded[HELD_BACK] == 1
+    (accounts,) = (amount for amount in result.amounts if amount.metric == "CASH_ACCOUNTS")
+    assert accounts.theirs - accounts.ours == accounts.known == Decimal(1)
+    assert all(amount.difference == 0 for amount in result.amounts)
 
 
 def test_a_table_must_be_a_name(team: Team) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import datetime as dt
 import io
 import itertools
+import re
 from decimal import Decimal
 from html.parser import HTMLParser
 
@@ -12,7 +13,7 @@ import pytest
 
 from classfeed_dagster.reconciliation.figures import Figure
 from classfeed_dagster.reconciliation.report import render, write_report
-from classfeed_dagster.reconciliation.result import Reconciliation, Tally
+from classfeed_dagster.reconciliation.result import Amount, Reconciliation, Tally
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.warehouse.breaks import StoredBreak
 from classfeed_dagster.warehouse.records import (
@@ -152,6 +153,27 @@ def test_it_can_be_read_aloud_and_by_keyboard() -> None:
     assert len(boxes) == tags.count("table")
     assert all(box["tabindex"] == "0" and box["aria-label"] for box in boxes)
     assert "prefers-reduced-motion" in render([CLEAN])
+
+
+def test_report_begins_with_ours_theirs_and_difference_per_currency() -> None:
+    amounts = (
+        Amount("HOLDINGS", "", Decimal(2), Decimal(3), Decimal(1)),
+        Amount("MARKET_VALUE", "AUD", Decimal("1234567.80"), Decimal("1234567.90"), Decimal(0)),
+    )
+    page = render([dataclasses.replace(DATA_TEAM, amounts=amounts)])
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page)
+    assert cells[:5] == ["Market value, AUD", "1,234,567.80", "1,234,567.90", "0.00", "-0.10"]  # money first
+    assert cells[5:10] == ["Holdings", "2", "3", "1", "0"]
+    assert "What the words mean" in page
+    assert page.index("Ours and theirs") < page.index("Rows compared") < page.index("Breaks (")
+
+
+def test_report_has_one_line_a_comparison_and_breaks_by_cause() -> None:
+    page = render([BROKEN])
+    assert page.count("</tr>") - page.count("<thead>") == len(BROKEN.tallies)
+    causes = {entry.likeliest.cause.value for entry in BROKEN.breaks}
+    assert all(f"<h3>{cause} (" in page for cause in causes)
+    assert "What the columns mean" in page
 
 
 def test_many_breaks_are_cut_and_all_are_stored(store: ObjectStore) -> None:
