@@ -43,7 +43,7 @@ def _no_log_of_another_test() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_disk_flushes() -> Iterator[None]:
-    """No file of a test outlives a power cut. Tests of crashes run processes of their own, with the real flush."""
+    """Skip flushes to disk: test files need not survive a power cut. Crash tests run separate processes with them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: os.fstat(handle) and None)
         yield

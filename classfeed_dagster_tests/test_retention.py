@@ -1,4 +1,4 @@
-"""Retention: what expired by rule is told apart from what is missing."""
+"""Retention: objects expired by rule are distinguished from missing ones."""
 
 from __future__ import annotations
 

@@ -89,13 +89,13 @@ class FileAnswers:
 
     @property
     def state(self) -> FileState | None:
-        """The worst state that was answered."""
+        """Return the worst state among the answers."""
         order = list(FileState)
         return max((answer.state for answer in self.answers), key=order.index, default=None)
 
     @property
     def contradictory(self) -> bool:
-        """True if two answers state different things."""
+        """Return True if two answers state different things."""
         return len({(answer.state, answer.records) for answer in self.answers}) > 1
 
 

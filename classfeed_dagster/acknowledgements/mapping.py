@@ -1,7 +1,7 @@
-"""Declaration of a recipient's acknowledgements: which field of its message means what.
+"""Declaration of a recipient's acknowledgements: the meanings of its message's fields.
 
 A message is about one delivered file. It is a JSON object with the file's state and a list of records, or a CSV file
-with a heading line and one line a record, each of which repeats the file's fields.
+with a heading line and one line a record. Each line repeats the file's fields.
 """
 
 from __future__ import annotations

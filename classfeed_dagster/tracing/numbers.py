@@ -39,7 +39,7 @@ class NumberRow:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The row for a table."""
+        """Return the row for a table."""
         return (self.field, *(value or "" for value in (self.bigsite, self.landed, self.document, self.warehouse)))
 
 

@@ -21,7 +21,7 @@ NEXT = "2026-03-03"
 
 @pytest.fixture
 def day(desk: Desk) -> Desk:
-    """One date with every kind that must simply be delivered as it is."""
+    """Create one date with every kind of row that must be delivered unchanged."""
     one, other = desk.two_customers()
     bigsite = desk.bigsite
     for _ in range(2):  # two purchases that are equal in everything but their key
