@@ -53,7 +53,7 @@ def moved(desk: Desk, **match: Any) -> pl.DataFrame:
     return rows.filter(**match)
 
 
-def test_rows_that_mean_what_they_say_are_delivered_and_balance(day: Desk) -> None:
+def test_unusual_rows_are_delivered_as_stated_and_balance(day: Desk) -> None:
     assert day.manifest(DAY).held_back == ()
     assert moved(day, narrative="cinema").height == 2
     undone = moved(day).filter(pl.col("reverses").is_not_null())
@@ -77,7 +77,7 @@ def _ledger_row(desk: Desk, fund: Portfolio, row: Row, **changes: Any) -> None:
         connection.execute(sa.delete(tables.cash_transaction).where(key == row.id))
 
 
-def test_a_row_that_comes_back_under_another_id_holds_its_portfolio_back(desk: Desk) -> None:
+def test_row_that_returns_under_another_id_is_held_back(desk: Desk) -> None:
     one, _ = desk.two_customers()
     pending = one.deposit("50.00", DAY)
     desk.end_of_day(DAY)
@@ -90,7 +90,7 @@ def test_a_row_that_comes_back_under_another_id_holds_its_portfolio_back(desk: D
     assert (held.number, held.rules[0].rule) == (one.number, "delivered_balance")
 
 
-def test_an_id_that_was_sent_for_another_portfolio_is_not_sent_again(desk: Desk) -> None:
+def test_id_sent_for_another_portfolio_is_not_sent_again(desk: Desk) -> None:
     """bigsite was restored from an older backup, and its sequence gives ids a second time."""
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})
     one, other = desk.two_customers()
@@ -108,7 +108,7 @@ def test_an_id_that_was_sent_for_another_portfolio_is_not_sent_again(desk: Desk)
     assert f"C{lost.id}" not in desk.records(NEXT)["movement_transactions"]["transaction_id"].to_list()
 
 
-def test_a_code_given_to_a_new_company_names_each_by_its_date(desk: Desk) -> None:
+def test_code_given_to_a_new_company_names_each_by_its_date(desk: Desk) -> None:
     one, _ = desk.two_customers()
     gone = desk.bigsite.security("REUSE", price={"2026-02-25": "1.00"}, isin="AU000000BHP4")
     one.buy(gone, "10", "1.00", "2026-02-24")
@@ -134,3 +134,9 @@ def test_equal_numbers_of_another_scale_are_no_change(desk: Desk) -> None:
     at = morning_after(dt.date.fromisoformat(DAY)) + dt.timedelta(hours=1)
     assert desk.run(DAY, at=at, fresh_snapshot=True).outcome in ("nothing to do", "stopped by checks")
     assert len(desk.status(DAY).deliveries) == 1
+
+
+def test_no_schedule_lies_in_the_hour_that_a_change_of_clock_skips(desk: Desk) -> None:
+    crons = {one.name: one.cron_schedule for one in desk.definitions.get_repository_def().schedule_defs}
+    assert len(crons) > 3
+    assert [name for name, cron in crons.items() if str(cron).split()[1] == "2"] == []

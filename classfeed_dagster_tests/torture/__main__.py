@@ -23,7 +23,7 @@ from classfeed_dagster_tests.torture.outcome import Budget, Row, table
 # The share of the budget that each attack gets.
 SHARES = {
     "time": 0.01, "security": 0.01, "crash": 0.12, "crash-s3": 0.10, "crash-localbucket": 0.08, "machine": 0.22, "readers": 0.11, "writer": 0.05,
-    "daemon": 0.20, "soak": 0.10, "judge": 0.10,
+    "daemon": 0.20, "soak": 0.10, "judge": 0.10, "extremes": 0.10,
 }  # fmt: skip
 SOAK_FROM = 300  # seconds of budget: below that, too few days to say anything
 
@@ -71,6 +71,10 @@ def _on_bigsite(name: str, budget: Budget, folder: Path, seed: int) -> Iterator[
             from classfeed_dagster_tests.torture import judge
 
             yield from judge.attack(budget, folder, url, seed)
+        elif name == "extremes":
+            from classfeed_dagster_tests.torture import extremes
+
+            yield from extremes.attack(budget, folder, url)
         else:
             from classfeed_dagster_tests.torture import soak
 
