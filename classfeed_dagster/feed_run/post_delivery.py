@@ -34,6 +34,7 @@ from classfeed_dagster.trading_days import SYDNEY, next_business_day
 from classfeed_dagster.warehouse.breaks import BreakChanges, run_history, save_breaks, stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.content import TableContent, changed_tables, content_of
+from classfeed_dagster.warehouse.database import Connection
 from classfeed_dagster.warehouse.load import LoadResult, load_delivery
 from classfeed_dagster.warehouse.records import Side
 
@@ -121,7 +122,7 @@ class PostDelivery:
 
     def load(self) -> LoadResult:
         """Load the delivery into the star schema, replacing the date's rows."""
-        with open_warehouse(self.runtime.settings) as connection:
+        with self._warehouse() as connection:
             loaded = load_delivery(connection, self.store, self.feed.name, self.day, self.format)
             content = content_of(connection, self.feed.name, self.day)
         latest = self.delivered.latest
@@ -138,13 +139,13 @@ class PostDelivery:
         latest = self.delivered.latest
         if known is None or latest is None or known.build_id != latest.build_id:
             return []  # not loaded yet, or by an older version
-        with open_warehouse(self.runtime.settings) as connection:
+        with self._warehouse() as connection:
             return changed_tables(known.tables, content_of(connection, self.feed.name, self.day))
 
     def data_team(self) -> Reconciliation:
         """Compare our metrics, from the delivered files, with the data team's."""
         due = dt.datetime.combine(next_business_day(self.day), DATA_TEAM_DUE, tzinfo=SYDNEY).astimezone(dt.UTC)
-        with self._verdict(Side.DATA_TEAM) as attempt, open_warehouse(self.runtime.settings) as connection:
+        with self._verdict(Side.DATA_TEAM) as attempt, self._warehouse() as connection:
             return reconcile_data_team(
                 connection,
                 self.store,
@@ -156,6 +157,10 @@ class PostDelivery:
                 table=self.runtime.settings.data_team_table,
                 layout=self.feed.layout_of(self.format),
             )
+
+    def _warehouse(self) -> contextlib.AbstractContextManager[Connection]:
+        tag = {"feed": self.feed.name, "date": self.day.isoformat(), "correlation_id": self.correlation_id}
+        return open_warehouse(self.runtime.settings, tag)
 
     @contextlib.contextmanager
     def _verdict(self, side: Side) -> Iterator[str]:
@@ -184,7 +189,7 @@ class PostDelivery:
 
     def keep(self, result: Reconciliation) -> tuple[ReconciliationSummary, BreakChanges]:
         """Store the breaks in the warehouse, resolve missing ones, and write the report; return the summary."""
-        with open_warehouse(self.runtime.settings) as connection:
+        with self._warehouse() as connection:
             saved = save_breaks(
                 connection,
                 self.feed.name,

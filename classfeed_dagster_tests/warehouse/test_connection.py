@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from classfeed_dagster.warehouse.breaks import stored_breaks
 from classfeed_dagster.warehouse.connection import (
     WarehouseNotConfiguredError,
     connection_arguments,
+    query_tag,
     read_warehouse,
 )
 
@@ -35,6 +37,14 @@ def test_production_uses_a_key_pair_and_no_password() -> None:
     assert found["private_key"] == "the key"
     assert (found["account"], found["user"], found["role"]) == ("broker-x1", "CLASSFEED", "LOADER")
     assert "password" not in found
+
+
+def test_statements_carry_feed_date_and_correlation_id() -> None:
+    tag = {"feed": "class_super", "date": "2026-03-02", "correlation_id": "c1"}
+    settings = Settings(**PRODUCTION, snowflake_private_key="the key")
+    parameters = connection_arguments(settings, tag)["additional_snowflake_connection_args"]["session_parameters"]
+    assert json.loads(parameters["QUERY_TAG"]) == {"app": "classfeed", **tag}
+    assert json.loads(query_tag(None)) == {"app": "classfeed"}
 
 
 @pytest.mark.parametrize(
