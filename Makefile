@@ -27,8 +27,8 @@ setup-demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP)) ## the virtual env
 $(DEMO_STAMP): requirements-demo.lock pyproject.toml scripts/setup
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup demo
 
-demo: setup-demo ## set everything up, run three business days on embedded parts, say what was delivered
-	@$(CLASSFEED) demo
+demo: setup-demo ## set everything up, run three business days on embedded parts, say what was delivered; FROM=2023-01-03 for fixed dates
+	@$(CLASSFEED) demo $(if $(FROM),--from $(FROM))
 
 up: setup-demo ## the Dagster UI on embedded parts, until Ctrl-C
 	@$(CLASSFEED) up

