@@ -38,7 +38,7 @@ class Amount:
 
     @property
     def difference(self) -> Decimal:
-        """What ours has more than theirs, apart from what is known to be left out."""
+        """Return ours less theirs, without what is known to be left out."""
         return self.ours + self.known - self.theirs
 
 

@@ -180,6 +180,7 @@ def test_run_of_a_delivered_date_has_nothing_to_do(demo: Result, classfeed: Comm
     assert complete.exit_code == 0
     assert "nothing to do" in complete.output
     assert "nothing has changed since the last delivery" in complete.output
+    assert "latest delivery: revision" in complete.output
     # A rule is broken on this date's landed snapshot, so the sentence does not say that nothing had changed.
     partial = classfeed("run", "--date", "2023-01-04")
     assert partial.exit_code == 0
@@ -311,7 +312,7 @@ def test_commands_have_help(classfeed: Command, command: str) -> None:
 
 @pytest.fixture
 def new_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home without data, and no first business date in the settings."""
+    """Provide a home without data, and no first business date in the settings."""
     monkeypatch.setenv("CLASSFEED_HOME", str(tmp_path / "new"))
     monkeypatch.delenv("CLASSFEED_FIRST_BUSINESS_DATE", raising=False)
     get_settings.cache_clear()

@@ -38,7 +38,7 @@ def delivered(desk: Desk) -> Desk:
     feed, first = desk.feed("class_super"), desk.runtime.settings.first_business_date
     assert first is not None
     approve_removals(
-        desk.runtime.store, feed.audience(first), MONDAY, ["SW3"], approved_by="ines", reason="moved", at=AT
+        desk.runtime.store, feed.audience(first), MONDAY, ["SW3"], approved_by="jane", reason="moved", at=AT
     )
     request_rerun(
         desk.runtime.store,
@@ -62,7 +62,7 @@ def test_evidence_reconciled_delivery_has_no_gap(delivered: Desk) -> None:
     assert (sent.portfolios, sent.consents, sent.held_back, sent.chain_position) == (2, 2, 0, 1)
     assert sent.passed == sent.verdicts > 0
     assert [(act.person, act.action) for act in entry.interventions] == [
-        ("ines", "approved 1 removals"),
+        ("jane", "approved 1 removals"),
         ("omar", "re-run accepted"),
     ]
     assert (entry.reconciled, entry.gaps) == ("agrees, 2 explained difference(s)", ())
