@@ -21,13 +21,13 @@ from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.orchestration.run_history import run_reader
 from classfeed_dagster.repair.facts import gather
-from classfeed_dagster_tests.fixtures.recipient_answers import AnswerFault, answer_delivery, rejection
 from classfeed_dagster.tags import CLOCK_TAG
 from classfeed_dagster.tracing.trace import trace
 from classfeed_dagster.warehouse.breaks import stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import query
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.recipient_answers import AnswerFault, answer_delivery, rejection
 
 MONDAY = dt.date(2026, 3, 2)
 MORNING = morning_after(MONDAY)

@@ -15,10 +15,10 @@ from classfeed_dagster.errors import UsageError
 from classfeed_dagster.feeds.class_trade import FEED as TRADE
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.service_levels.statement import first_of_month, statement, statement_page
-from classfeed_dagster_tests.fixtures.recipient_answers import answer_delivery
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures import csv_frames as make
 from classfeed_dagster_tests.fixtures.delivering import deliver
+from classfeed_dagster_tests.fixtures.recipient_answers import answer_delivery
 
 FIRST = dt.date(2023, 1, 27)
 DAYS = trading_days.business_days_between(FIRST, dt.date(2023, 2, 28))
