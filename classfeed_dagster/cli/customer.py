@@ -31,8 +31,8 @@ def customer(
         typer.Option(formats=["%Y-%m-%d"], help="Business date that the answer is about; default: the latest."),
     ] = None,
     feed: Annotated[str | None, typer.Option(help="Name of one feed; default: all.")] = None,
-    dates: Annotated[int, typer.Option(min=1, help="Number of latest business dates that are listed.")] = 20,
-    all_dates: Annotated[bool, typer.Option("--all", help="List every business date since the feed began.")] = False,
+    dates: Annotated[int, typer.Option(min=1, help="Number of latest delivered dates that are listed.")] = 20,
+    all_dates: Annotated[bool, typer.Option("--all", help="List every delivered date.")] = False,
     page: Annotated[
         Path | None, typer.Option(help="HTML page to write in addition: the record of disclosures.", dir_okay=False)
     ] = None,
@@ -43,6 +43,7 @@ def customer(
     From the delivered ledger and bigsite's consents. The answers are in words for the customer. The page is the record
     of disclosures for an access request or a privacy officer.
     """
+    from classfeed_dagster.feed_run.flags import start_flags
     from classfeed_dagster.feeds import FEEDS
     from classfeed_dagster.runtime import Runtime, utc_now
     from classfeed_dagster.support.customer import customer_history
@@ -52,6 +53,7 @@ def customer(
     day = require_past(runtime.settings, on.date()) if on else None
     feeds = [require_feed(feed)] if feed else list(FEEDS)
     require_store(runtime)
+    start_flags(runtime.settings, FEEDS)
     try:
         now = utc_now(runtime.settings.now)
         history = customer_history(runtime, feeds, number, now=now, on=day, dates=None if all_dates else dates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -12,6 +12,9 @@ from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed, require_past, require_store
 from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.tags import DEFAULT_FEED
+
+if TYPE_CHECKING:
+    from classfeed_dagster.warehouse.breaks import StoredBreak
 
 out = output.console()
 
@@ -115,7 +118,7 @@ def breaks(
             f"{record.kind}: {record.record} {record.subject}",
             record.field or "",
             f"{record.first_seen:%Y-%m-%d %H:%M}",
-            f"{record.resolved_at:%Y-%m-%d %H:%M}" if record.resolved_at else "open",
+            _resolved(record),
             record.explanation,
         ]
         for record in stored
@@ -129,3 +132,10 @@ def breaks(
     else:
         reason = ": nothing was reconciled yet" if connection is None else ""
         out.print(f"{'no open breaks' if open_only else 'no breaks'}{reason}", highlight=False)
+
+
+def _resolved(record: StoredBreak) -> str:
+    # A difference that was known when it was found needs no action and is never open.
+    if record.resolved_at is None:
+        return "open"
+    return "no action needed" if record.resolved_at == record.first_seen else f"{record.resolved_at:%Y-%m-%d %H:%M}"

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.consent import Consent, consent_query, consents_from, standings
 from classfeed_dagster.bigsite.tables import portfolio
+from classfeed_dagster.delivery.delivery_history import delivered_dates
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key
 from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES
@@ -108,7 +109,7 @@ def customer_history(
     """Return the history of one portfolio in ``feeds``.
 
     ``on``: the business date that the answer is about; default: the latest date that is due at ``now`` (UTC).
-    ``dates``: number of latest business dates whose deliveries are listed; None: all. Raises UnknownPortfolioError,
+    ``dates``: number of latest delivered dates that are listed; None: all. Raises UnknownPortfolioError,
     and SourceReadError if bigsite cannot be reached.
     """
     feeds = tuple(feeds)
@@ -142,19 +143,20 @@ def _feed_history(
     audience = feed.audience(runtime.settings.first_business_date)
     mode = flag_values(feed, runtime.settings.env).mode
     of_recipient = tuple(consent for consent in consents if consent.recipient == feed.recipient)
-    every = latest_due(feed, audience, now, len(audience.dates()))
-    days = [entry.business_date for entry in every]
-    latest = days if dates is None else days[-dates:]
-    day = on or (days[-1] if days else audience.first_business_date)
+    last_due = latest_due(feed, audience, now, 1)
+    last = last_due[-1].business_date if last_due else None
+    delivered = delivered_dates(runtime.store, feed.name)
+    listed = delivered if dates is None else delivered[-dates:]
+    day = on or last or audience.first_business_date
     with ThreadPoolExecutor(_READERS) as pool:
-        reads = list(pool.map(lambda date: _on_date(runtime.store, feed.name, date, number), {*latest, day}))
+        reads = list(pool.map(lambda date: _on_date(runtime.store, feed.name, date, number), {*listed, day}))
     disclosures = sorted(
         (entry for disclosed, _ in reads for entry in disclosed),
         key=lambda entry: (entry.business_date, entry.revision),
     )
     held_back = sorted((entry for _, entry in reads if entry), key=lambda entry: entry.business_date)
     shares_now = bool(standings(of_recipient, feed.recipient, now))
-    following = next((date for date in audience.dates() if not days or date > days[-1]), None)
+    following = next((date for date in audience.dates() if last is None or date > last), None)
     return CustomerFeed(
         feed=feed.name,
         recipient=feed.recipient,

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from openfeature import api
 from typer.testing import CliRunner
 
 from classfeed_dagster.cli import app as cli
@@ -129,6 +130,7 @@ def test_command_prints_the_history_and_writes_the_page(
     }.items():  # fmt: skip
         monkeypatch.setenv(f"CLASSFEED_{name}", str(value))
     get_settings.cache_clear()
+    api.clear_providers()  # a command starts without any
     page = tmp_path / "page.html"
     words = ["customer", "SW00000002", "--feed", "class_super"]
     printed = CliRunner().invoke(cli.app, [*words, "--on", MONDAY, "--page", str(page)])
@@ -138,7 +140,7 @@ def test_command_prints_the_history_and_writes_the_page(
     get_settings.cache_clear()
     assert (printed.exit_code, as_json.exit_code) == (0, 0), (printed.output, as_json.exception)
     document = json.loads(as_json.stdout)
-    assert "CLASS was sent the data of 2 March 2026 (revision 0)." in printed.output
+    assert "class_super to CLASS: CLASS was sent the data of 2 March 2026 (revision 0)." in printed.output
     assert "2026-03-02 0 NEW FULL" in " ".join(printed.output.split())
     assert "manifest&#x27;s SHA-256" in page.read_text()
     assert document["feeds"][0]["disclosures"][0]["extract"] == "FULL"
