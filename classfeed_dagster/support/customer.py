@@ -149,7 +149,7 @@ def _feed_history(
     listed = delivered if dates is None else delivered[-dates:]
     day = on or last or audience.first_business_date
     with ThreadPoolExecutor(_READERS) as pool:
-        reads = list(pool.map(lambda date: _on_date(runtime.store, feed.name, date, number), {*listed, day}))
+        reads = list(pool.map(lambda date: _on_date(runtime.store, feed, date, number), {*listed, day}))
     disclosures = sorted(
         (entry for disclosed, _ in reads for entry in disclosed),
         key=lambda entry: (entry.business_date, entry.revision),
@@ -170,21 +170,22 @@ def _feed_history(
     )
 
 
-def _on_date(store: ObjectStore, feed: str, day: dt.date, number: str) -> tuple[list[Disclosure], HeldBackDate | None]:
+def _on_date(store: ObjectStore, feed: Feed, day: dt.date, number: str) -> tuple[list[Disclosure], HeldBackDate | None]:
     disclosures: list[Disclosure] = []
-    prefix = ledger_prefix(feed, day)
+    prefix = ledger_prefix(feed.name, day)
     for key in store.list(prefix):
         part = _PORTFOLIOS.fullmatch(key.removeprefix(prefix))
         if part is not None:
-            disclosures += _disclosures(store, feed, day, number, key, int(part[1]))
-    key = quarantine_key(feed, day, number)
+            disclosures += _disclosures(store, feed.name, day, number, key, int(part[1]))
+    key = quarantine_key(feed.name, day, number)
     try:
         record = from_json(Quarantined, store.read(key), store.location(key))
     except ObjectNotFoundError:
         return disclosures, None
-    return disclosures, HeldBackDate(
-        day, record.held_back.kind, _explanation(record), record.held_since, record.released_at
-    )
+    if record.status == "HELD" and not record.lacks_data:
+        return disclosures, None  # delivered; only a later attempt would hold it back
+    explanation = _explanation(record, feed)
+    return disclosures, HeldBackDate(day, record.held_back.kind, explanation, record.held_since, record.released_at)
 
 
 def _disclosures(store: ObjectStore, feed: str, day: dt.date, number: str, key: str, revision: int) -> list[Disclosure]:
@@ -212,13 +213,14 @@ def _disclosures(store: ObjectStore, feed: str, day: dt.date, number: str, key: 
     ]
 
 
-def _explanation(record: Quarantined) -> str:
+def _explanation(record: Quarantined, feed: Feed) -> str:
+    titles = _TITLES | {rule.name: rule.title for rule in feed.format.rules}
     entry = record.held_back
     if entry.kind == "CONSENT_ENDED":
         return "The consent ended before the data was sent."
     if entry.kind == "WAITING":
         return f"The data of {_day(entry.waiting_for)} has to be sent first." if entry.waiting_for else entry.reason
-    rules = "; ".join(_TITLES.get(rule.rule, rule.rule.replace("_", " ")) for rule in entry.rules)
+    rules = "; ".join(titles.get(rule.rule, rule.rule.replace("_", " ")) for rule in entry.rules)
     return f"Our records do not pass a check ({rules}). The data is sent automatically once they are corrected."
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from openfeature import api
 from typer.testing import CliRunner
 
@@ -97,6 +98,22 @@ def test_customer_held_back_gets_the_rule_in_words(desk: Desk) -> None:
     assert "_" not in entry.answer
     assert [hold.kind for hold in later.held_back] == ["WAITING", "RULE"]
     assert later.answer == "Held back on 3 March 2026. The data of 2 March 2026 has to be sent first."
+
+
+def test_customer_delivered_before_a_rule_broke_is_not_held_back(desk: Desk) -> None:
+    first, _ = desk.two_customers()
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+        with desk.runtime.engine.begin() as connection:
+            connection.execute(
+                sa.text("UPDATE bigsite.portfolio SET portfolio_name = E'A\\u0001' WHERE portfolio_number = :number"),
+                {"number": first.number},
+            )
+        desk.run(MONDAY, at=desk.runtime.settings.now, fresh_snapshot=True)
+        entry = history(desk, first.number)
+    assert entry.held_back == ()
+    assert entry.answer.startswith("CLASS was sent the data of 2 March 2026")
 
 
 def test_customer_of_a_shadow_feed_was_sent_nothing(desk: Desk) -> None:
