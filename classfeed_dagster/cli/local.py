@@ -83,6 +83,7 @@ def _choose_first_date(start: dt.date | None, days: int) -> None:
     from classfeed_dagster.settings import FIRST_DATE_FILE, get_settings
 
     settings = get_settings()
+    _require_embedded(settings)
     if start is not None:
         trading_days.require_business_day(start)
     fixed = "first_business_date" in settings.model_fields_set

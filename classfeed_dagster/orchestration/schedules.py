@@ -73,6 +73,7 @@ def audit_nightly(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDefinit
     """Return the nightly schedule of the audit, when nothing is due."""
     return dg.ScheduleDefinition(
         name="audit_nightly",
+        description="Daily at 01:00 Sydney, when no date is due: adds up a sample of what every feed sent.",
         job=job,
         cron_schedule="0 1 * * *",
         execution_timezone=SYDNEY.key,

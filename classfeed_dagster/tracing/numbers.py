@@ -103,7 +103,7 @@ def _document(store: ObjectStore, feed: str, sighting: Sighting) -> Mapping[str,
     if place.element != epi.MOVEMENT_TRANSACTION.name:
         return {}
     with live_and_shadow(store, feed).local_file(sighting.delivery.page.key) as path:
-        record = etree.fromstring(excerpt(path, place), etree.XMLParser(resolve_entities=False))
+        record = etree.fromstring(excerpt(path, place), etree.XMLParser(resolve_entities=False, no_network=True))
     return {
         etree.QName(element).localname: _text(Decimal(text)) or ""
         for element in record.iter(etree.Element)

@@ -10,7 +10,7 @@ import pytest
 from classfeed_dagster.delivery.feed_mode import shadow_key
 from classfeed_dagster.feed_run.post_delivery import PostDelivery, ReconciliationSummary
 from classfeed_dagster.feeds import FEEDS
-from classfeed_dagster.feeds.feed import require_reconcilable
+from classfeed_dagster.feeds.feed import Feed, require_reconcilable
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
@@ -119,4 +119,6 @@ def test_feed_that_reconciliation_cannot_read_is_refused() -> None:
         name = "camt"
 
     with pytest.raises(UnknownLayoutError, match="no reader for the format 'camt'"):
-        require_reconcilable([type("F", (), {"format": Unknown(), "renderings": {}})()])
+        require_reconcilable(
+            [type("F", (), {"format": Unknown(), "renderings": {}, "layout": None, "layout_of": Feed.layout_of})()]
+        )

@@ -83,6 +83,8 @@ def _constant(node: ast.expr) -> bool:
 _OWN_WORDS = "fragments and names that this very file declares"
 _RECONCILES = "its own names; recipient and audience match a pattern first, days and instants are typed"
 REVIEWED = {
+    "acknowledgements/warehouse.py": "the feed's name and a date as checked literals; asked of the warehouse",
+    "tracing/numbers.py": "declared columns and checked literals; asked of the warehouse, not of bigsite",
     "cli/preflight.py": "the name of the data team's table, a setting; asked of Snowflake, not of bigsite",
     "reconciliation/evidence.py": "names that this very file declares by ledger",
     "reconciliation/late_arrivals.py": "files of its own temporary folder",
