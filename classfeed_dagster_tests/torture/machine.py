@@ -79,6 +79,7 @@ class Feed(RuleBasedStateMachine):
         prices = {(first - dt.timedelta(days=60)).isoformat(): "10.25"}
         self.shares = [self.bigsite.security(code, price=prices) for code in ("AAA", "BBB", "CCC")]
         self.funds = [self.bigsite.portfolio(number) for number in [*NUMBERS, STRANGER]]
+        self.hins = {fund.number: fund.row["hin"] for fund in self.funds}
         for share in self.shares:
             self.model.codes[share["isin"]] = share["code"]
         for fund in self.funds:
@@ -193,7 +194,8 @@ class Feed(RuleBasedStateMachine):
     def break_or_mend(self, at: int) -> None:
         fund = self.funds[at]
         self.model.broken ^= {fund.number}
-        fund.row["hin"] = "NOT-A-HIN" if fund.number in self.model.broken else f"X000000000{at}"
+        # Each has its own, broken or not: two with one HIN are another fault, which holds back both.
+        fund.row["hin"] = f"NOT-A-HIN{at}" if fund.number in self.model.broken else self.hins[fund.number]
 
     @rule(at=portfolios, back=st.sampled_from([None, 60, 5, 0]), expires=st.sampled_from([None, None, 1, 30]))
     def grants(self, at: int, back: int | None, expires: int | None) -> None:
