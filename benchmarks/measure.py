@@ -199,7 +199,7 @@ def memory(name: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise BenchmarkError(f"this system does not tell {name} of a process")
+    raise BenchmarkError(f"this system does not report {name} of a process")
 
 
 def forget_peak() -> None:

@@ -1,7 +1,7 @@
 """Projection of the measurements to dates larger than this machine: seconds by workers, and other growing figures.
 
 Plain arithmetic, no measurement: seconds of processor a portfolio, from the largest whole job that was measured, times
-the portfolios. Steps that are shared out divide among workers; the others stay whole. PostgreSQL's own time is divided
+the portfolios. Steps that are fanned out are divided among workers; the others stay whole. PostgreSQL's own time is divided
 by the sessions that read a date at once, whatever the number of workers.
 """
 

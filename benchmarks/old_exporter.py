@@ -336,14 +336,14 @@ def export(
     totals = Totals()
     with orm.Session(engine) as session:
         job = Export(session, recipient, day, window, number == 1, totals)
-        everyone = len(job.consented())
+        consented = len(job.consented())
         sections = {
             "AccountDetails": job.account_details(),
             "AccountBalances": job.account_balances(),
             "InvestmentHoldings": job.investment_holdings(),
             "MovementTransactions": job.movement_transactions(),
         }
-    assert len(sections["AccountDetails"]) == everyone
+    assert len(sections["AccountDetails"]) == consented
     header = E.Header(
         E.Feed(feed),
         E.Recipient(recipient),

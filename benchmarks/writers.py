@@ -213,7 +213,7 @@ def _write_page(header: PageHeader, totals: Totals, texts: Mapping[str, list[Any
 
 
 def _content_of(array: Any) -> bytes:
-    # A string array's text stands end to end in one buffer.
+    # A string array's text is contiguous in one buffer.
     wide = array.cast(pa.large_string())
     buffers = wide.buffers()
     return b"" if buffers[2] is None else bytes(memoryview(buffers[2]))

@@ -126,7 +126,7 @@ def _candidates(text: str) -> Iterator[FreeTextMatch]:
 
 
 def _is_tfn(digits: str) -> bool:
-    # An old number has eight digits, as many as a date or a reference: only its name tells it from them.
+    # An old number has eight digits, as many as a date or a reference: only a naming word distinguishes it.
     return len(digits) == _TFN_LENGTH and bool(tfn.is_valid(digits))
 
 

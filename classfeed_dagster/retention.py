@@ -2,7 +2,7 @@
 
 Manifests, chain and delivered ledger live as long as the feed: a chain whose entries outlive what they name cannot be
 verified, and a feed continues only from its last manifest. So nothing under these prefixes expires, in any environment.
-The bucket's lifecycle rules are made from this table, and readers tell by it what expired from what is missing.
+The bucket's lifecycle rules are made from this table, and readers distinguish expired from missing objects by it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Permissions of an environment: its roles and their boundary. A separate stack with its own review.
 
 It needs nothing of the other stacks: buckets, clusters and roles go by the names that ``environments.py`` gives them,
-and the key by its alias. So it stands first, and an administrator can make it before the pipeline has a role to use.
+and the key by its alias. So it comes first, and an administrator can make it before the pipeline has a role to use.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ SERVICES = {
 # Celery workers, where the environment has some: a stack of its own (deploy/workers.py). CPU, memory and roles are the
 # run worker's.
 STEPS = "steps"
-# What the image is told to be. The worker's command is given by the launcher, the migration's by its name.
+# The image's roles. The launcher gives the worker's command; the migration has its own.
 COMMANDS = {"code": ["code-server"], "worker": ["code-server"]}
-# Tasks that are started for one purpose and end: nobody asks for their health.
+# Tasks that run once and end: they need no health check.
 ENDING = ("worker", "migrate", "watchdog")
 # A Celery worker listens on no port. If it ends, ECS replaces it; if it hangs, Celery gives its step to another.
 UNASKED = (*ENDING, STEPS)
@@ -44,7 +44,7 @@ ENVIRONMENT_OF_SECRET = {
 # Paths on the load balancer. Each has its own client at the identity provider, which decides who gets in, and its own
 # cookie: being let in as a viewer opens no other door.
 PATHS = {"viewer": "/view", "operator": "/operate", "door": "/rerun"}
-# AWS services that have an endpoint inside the network; everything else goes through the egress proxy.
+# AWS services that have an endpoint inside the network; all other traffic uses the egress proxy.
 ENDPOINTS = ("api.ecr", "logs", "secretsmanager", "sqs", "ssm", "ec2", "ecs", "kms", "monitoring", "sts", "s3")
 # Components that read classfeed's settings. The webservers and the daemon are Dagster's alone.
 CONFIGURED = ("code", "worker", STEPS, "door", "watchdog")

@@ -230,7 +230,7 @@ class Foundation(Stack):
         ):
             role.add_to_policy(iam.PolicyStatement(actions=actions, resources=resources))
         lasting = data.node.default_child
-        assert isinstance(lasting, s3.CfnBucket)  # noqa: S101 - tells the type checker
+        assert isinstance(lasting, s3.CfnBucket)  # noqa: S101 - for the type checker
         part = s3.CfnBucket
         lasting.replication_configuration = part.ReplicationConfigurationProperty(
             role=role.role_arn,

@@ -24,7 +24,7 @@ WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine
            "toil", "incidents", "raised-incidents", "closed-incidents", "warehouse")  # fmt: skip
 # States that sensors keep: incidents, heartbeats, the toil diary, the latest consent event, dates to re-issue.
 STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil", "consent-events", "restatements")
-# What tells of data without being data: keys under which no customer's figures or names are.
+# Records about data: keys under which no customer's figures or names are.
 RECORDS = ("delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "shadow/chain/*", "quarantine/*",
            "releases/*", "transmitted/*", "acknowledged/*", "references/*", "verdicts/*",
            "landing/*/snapshot/*.json", "reruns/*", "switches/*",
@@ -94,7 +94,7 @@ def worker(deployment: Deployment) -> list[Statement]:
         _allow("Create", ["s3:PutObject"], [key for key in lasting if "/reruns/" not in key]),
         # The commit protocol, enforced by S3 too: without If-None-Match nothing can be put there.
         _deny("CreateOnly", ["s3:PutObject"], lasting, Null={"s3:if-none-match": "true"}),
-        # An abandoned attempt's files beside a void manifest are hidden behind a marker; their bytes stay.
+        # The files of an abandoned attempt, whose manifest is void, are hidden behind a marker; their bytes stay.
         _allow("Tidy", ["s3:DeleteObject"], _objects(deployment, ("shadow/*", "delivered/*", "raised-incidents/*"))),
         _deny("NeverUndone", ["s3:DeleteObject"],
               _objects(deployment, ("delivered/*/manifest.json", "transmitted/*", "chain/*", "ledger/*", "releases/*",
@@ -128,7 +128,7 @@ def code(deployment: Deployment) -> list[Statement]:
         ),
         _allow("SetUnreadableAside", ["sqs:SendMessage"], [f"{deployment.queue_arn}-dead"]),
         _read_flags(deployment),
-        # The lines that a schedule or sensor writes while it is evaluated are shown beside its tick.
+        # The lines that a schedule or sensor writes while it is evaluated are shown with its tick.
         _allow("Log", ["s3:PutObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
         _key(deployment, "Decrypt", "GenerateDataKey"),
     ]  # fmt: skip
@@ -286,7 +286,7 @@ def deployer(deployment: Deployment) -> list[Statement]:
         _allow("TellSlack", ["secretsmanager:GetSecretValue"], [deployment.secret("release-notes")]),
         _key(deployment, "Decrypt", service="secretsmanager"),
         _allow("Login", ["ecr:GetAuthorizationToken"], ["*"]),
-        # The attestation is kept beside the image; verifying it reads both.
+        # The attestation is stored with the image; verifying it reads both.
         _allow("FindTheImage", ["ecr:DescribeImages", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], [_IMAGES]),
         _deny("NeverData", ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"], _objects(deployment, ("*",))),
     ]  # fmt: skip
@@ -331,7 +331,7 @@ def start(deployment: Deployment, secrets: Iterable[str]) -> list[Statement]:
 
 
 def _documents_stay_closed(deployment: Deployment) -> list[Statement]:
-    # Whatever is allowed above or attached later: nobody but the worker reads a document's bytes, or a snapshot's.
+    # Whatever is allowed above or attached later: only the worker reads the bytes of a document or snapshot.
     documents = (
         f"{prefix}/*.{ending}" for prefix in ("delivered", "shadow") for ending in ("xml", "xml.gz", "csv", "csv.gz")
     )
@@ -358,7 +358,7 @@ def github(deployment: Deployment | None = None, environment: str = "") -> State
     subject = "ref:refs/heads/main" if deployment is None else f"environment:{environment or deployment.env}"
     workflows = ["pipeline.yml" if deployment is None else "deploy.yml"]
     if environment.endswith("-notes"):
-        workflows.append("nightly.yml")  # a red night tells the channel
+        workflows.append("nightly.yml")  # a red night notifies the channel
     host = "token.actions.githubusercontent.com"
     references = [f"{GITHUB_REPOSITORY}/.github/workflows/{workflow}@refs/heads/main" for workflow in workflows]
     return {

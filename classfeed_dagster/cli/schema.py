@@ -157,7 +157,7 @@ def adopt(
     from classfeed_dagster.source_contract.contract_lock import open_points
 
     if not open_points(column_exports()):
-        out.print("the contract is adopted as it stands", highlight=False)
+        out.print("the contract is adopted unchanged", highlight=False)
         return
     locked = lock_contract(column_exports(), by, reviewed_by)
     out.print(f"adopted: contract {locked.version}", highlight=False)

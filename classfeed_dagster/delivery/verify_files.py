@@ -46,9 +46,9 @@ def verify_paths(paths: Iterable[Path], formats: Mapping[str, DocumentFormat]) -
                     str(file),
                     f"neither {MANIFEST_NAME} nor a document ({', '.join(endings)})",
                 )
-    beside = {document.with_name(MANIFEST_NAME) for document in documents}
+    siblings = {document.with_name(MANIFEST_NAME) for document in documents}
     read: dict[Path, tuple[AnyManifest, str]] = {}  # with the hash of its bytes
-    for file in sorted(manifests | {path for path in beside if path.exists()}):
+    for file in sorted(manifests | {path for path in siblings if path.exists()}):
         manifest_and_hash = _read(file, result)
         if manifest_and_hash is not None:
             read[file] = manifest_and_hash

@@ -135,7 +135,7 @@ class LedgerFiles(StoredRecord):
 
 
 class StagedLedger(StoredRecord):
-    """The ledger of a staged build: the rows of who goes, before anything is known of the dates before."""
+    """The ledger of a staged build: rows of the included portfolios, without regard to earlier dates."""
 
     prefix: str = Field(description="where the staged files lie")
     files: tuple[LedgerFile, ...]

@@ -67,7 +67,7 @@ def roll_forward(
         pl.when(pl.col("counts_on") > day).then(pl.col("counts_on")).alias("counts_on"),
         "sent",
     )
-    # The newest name of a position counts: what the recipient was told last.
+    # The newest name of a position applies: the one that was sent last.
     sums = _summed(pl.concat([carried, record_sums(records, day)], how="diagonal"))
     statements = STATED.conform(stated).rename({"portfolio_number": "_number", "known_as": "_known_as"})
     settled = sums.filter(pl.col("counts_on").is_null()).join(statements, on=_KEY, how="full", coalesce=True)

@@ -1,4 +1,4 @@
-"""Writing a delivery's ledger: the rows of who goes, slice by slice, in parts that the data alone decides."""
+"""Writing a delivery's ledger: the included portfolios' rows, slice by slice, in parts determined by the data."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess  # to tell the wheel's timeout from its failures
+import subprocess  # distinguishes the wheel's timeout from its failures
 import time
 import warnings
 from pathlib import Path

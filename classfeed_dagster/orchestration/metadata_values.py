@@ -37,6 +37,7 @@ def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
     """
     present = {name: value for name, value in values.items() if Decimal(value)}
     sums = {name: value for name, value in present.items() if not isinstance(value, int)}
+    # Floats are for the plot alone.
     metadata: dict[str, Any] = {
         name: value if isinstance(value, int) else dg.MetadataValue.float(float(value))
         for name, value in present.items()

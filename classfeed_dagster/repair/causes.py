@@ -32,7 +32,8 @@ _GROUPS: tuple[tuple[CauseKind, Dependency | None, str], ...] = (
     (
         CauseKind.BUG,
         None,
-        # Raised by Python and its libraries where code is wrong.
+        # Raised by Python and its libraries where code is wrong. They are names to recognize in an event log: no code
+        # of the project raises NotImplementedError.
         "AssertionError AttributeError NameError UnboundLocalError TypeError NotImplementedError RecursionError "
         "PanicException ParamValidationError",
     ),

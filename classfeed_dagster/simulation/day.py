@@ -43,7 +43,7 @@ class PlantedFault:
     planted_on: dt.date
     mended_on: dt.date | None = None
 
-    def stands(self, day: dt.date) -> bool:
+    def applies_on(self, day: dt.date) -> bool:
         """Return True if bigsite is still wrong after the end of ``day``."""
         return self.planted_on <= day and (self.mended_on is None or day < self.mended_on)
 
@@ -248,7 +248,7 @@ class Simulation:
             if booking.day not in (planted.planted_on, planted.mended_on):
                 continue
             portfolio = self.portfolios[self.plan.faulty(planted.fault)]
-            wrong = planted.stands(booking.day)
+            wrong = planted.applies_on(booking.day)
             if planted.fault is Fault.ILLEGAL_CHARACTER:
                 name = portfolio.customer.name
                 shown = f"{name[:3]}\x0b{name[3:]}" if wrong else name
@@ -261,12 +261,12 @@ class Simulation:
                 position = portfolio.positions.get(self._misstated.pop(portfolio.customer.number))
                 if position is not None:
                     position.changed_from = min(position.changed_from or planted.planted_on, planted.planted_on)
-            booking.counts["faults planted" if wrong else "faults mended"] += 1
+            booking.counts["faults planted" if wrong else "faults corrected"] += 1
 
     def _misstatement(self, portfolio: Portfolio, security_id: int, day: dt.date) -> Decimal:
         if self._misstated.get(portfolio.customer.number) != security_id:
             return Decimal(0)
-        return Decimal(any(f.fault is Fault.UNBALANCED_UNITS and f.stands(day) for f in self.plan.faults))
+        return Decimal(any(f.fault is Fault.UNBALANCED_UNITS and f.applies_on(day) for f in self.plan.faults))
 
 
 def window_day(instant: dt.datetime) -> dt.date:

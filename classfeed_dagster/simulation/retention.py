@@ -45,7 +45,7 @@ def clean(engine: sa.Engine, before: dt.date, environment: Environment) -> dict[
         guard.require_database(connection)
         last = _last_day(connection)
         if before > last - KEEP_AT_LEAST:
-            raise ValueError(f"the world stands at {last}: keep {KEEP_AT_LEAST.days} days at least, not from {before}")
+            raise ValueError(f"the world is at {last}: keep at least {KEEP_AT_LEAST.days} days, not from {before}")
         closed = sa.select(portfolio.c.portfolio_id).where(
             portfolio.c.portfolio_id >= ID_BASE, portfolio.c.closed_on < before
         )

@@ -165,7 +165,7 @@ def _dates(feeds: Mapping[str, Feed], runtime: Runtime, now: dt.datetime) -> lis
 
 
 def _require_same_origin(origin: str | None, host: str | None) -> None:
-    # The load balancer's cookie is sent with a form that another site posts; the Origin header tells them apart.
+    # The load balancer's cookie is sent with a form that another site posts; the Origin header distinguishes them.
     if not origin or not host or urlsplit(origin).netloc != host:
         raise BadRequestError("Form sent from another site: send it from this page")
 

@@ -137,7 +137,7 @@ def test_planted_faults_stand_until_they_are_mended(bigsite_engine: sa.Engine) -
     world.advance(bigsite_engine, days(3)[2])
     assert unbalanced() == {(units, planted), (units, days(3)[2])}
     assert "\x0b" in shown()
-    assert world.advance(bigsite_engine, mended).counts["faults mended"] == 2
+    assert world.advance(bigsite_engine, mended).counts["faults corrected"] == 2
     assert unbalanced() == set()
     assert "\x0b" not in shown()
 

@@ -267,4 +267,4 @@ def test_an_environment_that_has_no_schema_says_so(
 
 
 def test_a_contract_that_is_adopted_needs_nothing(classfeed: Callable[..., Any]) -> None:
-    assert "is adopted as it stands" in classfeed("schema", "adopt", "--by", "Ada").output
+    assert "is adopted unchanged" in classfeed("schema", "adopt", "--by", "Ada").output
