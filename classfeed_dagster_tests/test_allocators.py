@@ -25,7 +25,7 @@ def test_environment_variables_override_the_defaults(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("missing", ["linux", "mallopt"])
-def test_other_systems_go_without(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allocators_on_other_systems_are_unchanged(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if missing == "linux":
         monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
@@ -62,7 +62,7 @@ def test_dagster_process_loads_no_rarely_used_library() -> None:
     assert not heavy & set(loaded)
 
 
-def test_a_run_of_two_dates_in_a_process_loads_no_pandas(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
+def test_run_of_two_dates_loads_no_pandas(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
     bigsite = Bigsite(bigsite_engine)
     bigsite.portfolio().consent().cash_account()
     bigsite.end_of_day(FIRST)

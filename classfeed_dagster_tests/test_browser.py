@@ -75,7 +75,7 @@ def script(name: str, *words: str, seconds: int = 900) -> None:
 
 
 @pytest.mark.parametrize("name", LOOKS)
-def test_people_find_what_they_need(ui: Ui, name: str, tmp_path: Path) -> None:
+def test_ui_shows_runs_assets_and_checks(ui: Ui, name: str, tmp_path: Path) -> None:
     script("screenshots.py", "--url", ui.address, "--out", str(tmp_path), name)
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
 

@@ -61,7 +61,7 @@ def test_package_exceptions_derive_from_the_tree() -> None:
     assert set(names) - {"ClassfeedError"} == set(exception_classes())
 
 
-def test_exceptions_have_a_cause() -> None:
+def test_exception_has_a_cause() -> None:
     assert [name for name, own in exception_classes().items() if own.kind is CauseKind.UNKNOWN] == []
 
 

@@ -32,7 +32,7 @@ def delivered(desk: Desk) -> Runtime:
     return desk.runtime
 
 
-def test_frames_are_exact_in_both_libraries(delivered: Runtime) -> None:
+def test_read_frames_are_exact_in_both_libraries(delivered: Runtime) -> None:
     ours = read.frame("investment_holdings", MONDAY, runtime=delivered)
     assert ours.schema["units"] == pl.Decimal(20, 6)
     theirs = read.frame("investment_holdings", MONDAY, library="pandas", runtime=delivered)
@@ -56,7 +56,7 @@ def test_parquet_file_states_its_origin_units_and_personal_columns(delivered: Ru
     assert (pq.read_schema(path).field("market_value").metadata or {})[b"unit"] == b"currency"
 
 
-def test_a_landed_frame_states_its_personal_columns(delivered: Runtime, tmp_path: Path) -> None:
+def test_landed_frame_states_its_personal_columns(delivered: Runtime, tmp_path: Path) -> None:
     path = tmp_path / "portfolio.parquet"
     read.write_parquet("landing/portfolio", dt.date.fromisoformat(MONDAY), path, runtime=delivered)
     schema = pq.read_schema(path)
@@ -67,13 +67,13 @@ def test_a_landed_frame_states_its_personal_columns(delivered: Runtime, tmp_path
     assert (schema.field("status").metadata or {})[b"description"]
 
 
-def test_declared_names_can_be_read(delivered: Runtime) -> None:
+def test_read_accepts_every_declared_name(delivered: Runtime) -> None:
     assert len(read.assets()) > 15
     for asset in read.assets():
         assert isinstance(read.frame(asset, MONDAY, runtime=delivered), pl.DataFrame)
 
 
-def test_errors_name_the_remedy(delivered: Runtime) -> None:
+def test_read_errors_name_the_remedy(delivered: Runtime) -> None:
     with pytest.raises(read.UnknownAssetError, match="the frames are landing/"):
         read.frame("nonsense", MONDAY, runtime=delivered)
     with pytest.raises(read.FrameMissingError, match="deliver it first"):

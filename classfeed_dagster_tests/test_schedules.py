@@ -42,7 +42,7 @@ def test_equal_audiences_share_a_key() -> None:
     assert RecipientSchedule("CLASS", START).reference("account_details") == "CLASS-20230103-daily/account_details"
 
 
-def test_why_nothing_is_due_depends_on_the_side_of_the_first_date() -> None:
+def test_reason_for_nothing_due_depends_on_the_first_date() -> None:
     audience = RecipientSchedule("CLASS", dt.date(2023, 1, 4))
     assert "before the first business date, 2023-01-04" in audience.not_due(dt.date(2023, 1, 3))
     for day in (dt.date(2023, 1, 7), dt.date(2023, 1, 26)):

@@ -50,7 +50,7 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
     return store
 
 
-def test_create_read_list_delete(store: ObjectStore, tmp_path: Path) -> None:
+def test_store_creates_reads_lists_and_deletes(store: ObjectStore, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"from a file")
     assert store.create("a/b.json", b"one", {"correlation-id": "x"})
@@ -67,7 +67,7 @@ def test_create_read_list_delete(store: ObjectStore, tmp_path: Path) -> None:
     assert list(store.list("")) == ["a/c/d"]
 
 
-def test_put_replaces(store: ObjectStore) -> None:
+def test_put_replaces_the_object(store: ObjectStore) -> None:
     for data in (b"one", b"", b"three"):
         store.put("pointer", data)
         assert store.read("pointer") == data
@@ -109,7 +109,7 @@ def test_invalid_key_is_refused(store: ObjectStore, key: str) -> None:
 
 
 @given(st.text(max_size=60))
-def test_no_key_escapes_the_root(key: str) -> None:
+def test_key_never_escapes_the_root(key: str) -> None:
     root = Path("/somewhere/root")
     try:
         path = Path(os.path.normpath(root / check_key(key)))
@@ -124,7 +124,7 @@ def test_invalid_prefix_is_refused(store: ObjectStore, prefix: str) -> None:
         list(store.list(prefix))
 
 
-def test_concurrent_creators_have_one_winner(store: ObjectStore) -> None:
+def test_concurrent_create_has_one_winner(store: ObjectStore) -> None:
     def one(at: int) -> bool:
         return store.create("race/key", str(at).encode() * 1000)
 
@@ -186,7 +186,7 @@ def test_create_that_loses_at_the_last_step_returns_false(
 
 
 @pytest.mark.parametrize(("code", "raises"), [(errno.EINVAL, False), (errno.EIO, True)])
-def test_folders_that_cannot_be_flushed(
+def test_store_on_a_folder_that_cannot_be_flushed_works(
     local_store: LocalStore, monkeypatch: pytest.MonkeyPatch, code: int, raises: bool
 ) -> None:
     real = os.fsync
@@ -263,7 +263,7 @@ def test_lost_answer_still_counts_as_created(moto_store: S3Store, monkeypatch: p
     assert not moto_store.create("gone-since", b"other")
 
 
-def test_conflicts_without_end_and_other_errors_are_raised(s3_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_conflict_is_raised(s3_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from botocore.exceptions import ClientError
 
     scripted(monkeypatch, s3_store, *[("before", 409)] * 20)
@@ -291,7 +291,7 @@ def test_bucket_without_a_prefix_is_a_store(s3_store: S3Store, each_s3_endpoint:
 # --- Addresses ----------------------------------------------------------------------------------------------------
 
 
-def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_is_opened_by_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert open_store("some/folder").location("a/b") == str(tmp_path / "some/folder/a/b")
     assert open_store(f"file://{tmp_path}/with%20blank").location("a") == f"{tmp_path}/with blank/a"

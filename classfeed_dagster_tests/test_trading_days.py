@@ -61,7 +61,7 @@ def test_closures_of_2026_are_not_business_days() -> None:
         (D(2026, 6, 5), D(2026, 6, 10)),
     ],
 )
-def test_t_plus_two(traded: dt.date, settles: dt.date) -> None:
+def test_settlement_date_is_two_business_days_later(traded: dt.date, settles: dt.date) -> None:
     assert trading_days.add_business_days(traded, 2) == settles
 
 

@@ -61,7 +61,7 @@ def told(desk: Desk, hours: int = 2) -> dict[str, dict[str, int]]:
     return {one.key: dict(one.counts) for one in recipient_incidents(desk.runtime.store, seen)}
 
 
-def test_rejected_record_is_a_break_until_its_portfolio_goes_again(delivered: Desk) -> None:
+def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
     desk, store = delivered, delivered.runtime.store
     assert desk.tick("told_acknowledgements")[1] == "the inbox of told is empty"
     assert told(desk, hours=5) == {}
@@ -112,7 +112,7 @@ def test_rejected_record_is_a_break_until_its_portfolio_goes_again(delivered: De
         assert stored_breaks(connection, feed="told", only_open=True) == []
 
 
-def test_faulty_answers_are_kept_and_reported(delivered: Desk) -> None:
+def test_faulty_answer_is_kept_and_reported(delivered: Desk) -> None:
     desk, store = delivered, delivered.runtime.store
     manifest = desk.manifest(MONDAY.isoformat(), feed="told")
     assert answer_delivery(store, manifest, MAPPING, faults=[AnswerFault.LATE]) == ()

@@ -66,6 +66,6 @@ def test_unknown_csv_is_refused(content: bytes) -> None:
         AnswerMapping(form="csv", record_state="record_state").read(content)
 
 
-def test_csv_needs_two_columns_for_the_states() -> None:
+def test_csv_mapping_without_two_state_columns_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="two columns"):
         AnswerMapping(form="csv")

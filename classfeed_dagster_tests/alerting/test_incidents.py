@@ -133,7 +133,7 @@ def test_failed_recovery_message_does_not_page_again(
     assert say(local_store, switchboard) == (0, 0, 1)
 
 
-def test_text_can_neither_mention_nor_link(switchboard: Switchboard, local_store: ObjectStore) -> None:
+def test_alert_text_neither_mentions_nor_links(switchboard: Switchboard, local_store: ObjectStore) -> None:
     say(local_store, switchboard, BREAK)
     message = switchboard.messages[0]
     assert "2 &lt; 3 &amp; &lt;!channel&gt;" in message.seen
@@ -144,9 +144,7 @@ def test_text_can_neither_mention_nor_link(switchboard: Switchboard, local_store
     assert switchboard.pages == {}
 
 
-def test_production_has_a_channel_of_its_own_and_pages_alone(
-    switchboard: Switchboard, local_store: ObjectStore
-) -> None:
+def test_production_alone_has_its_own_channel_and_pages(switchboard: Switchboard, local_store: ObjectStore) -> None:
     staging = settings(switchboard).model_copy(update={"env": "stg"})
     sync_incidents(local_store, [LATE], (messenger(staging), pager(staging)), NOW)
     assert [message.channel for message in switchboard.messages] == ["#classfeed-nonprod"]
@@ -169,7 +167,7 @@ def test_incident_without_tokens_is_logged(local_store: ObjectStore) -> None:
     ]
 
 
-def test_other_rooms_raise_and_settle(local_store: ObjectStore) -> None:
+def test_incident_of_another_package_is_raised_and_settled(local_store: ObjectStore) -> None:
     raise_incident(local_store, BREAK)
     raise_incident(local_store, BREAK)
     assert raised(local_store) == (BREAK,)
@@ -211,7 +209,7 @@ def test_incident_message_stays_within_slack_limits_without_ui_links() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(45, "45 s"), (720, "12 min"), (11100, "3 h 05 min"), (200_000, "2 days")]
 )
-def test_durations(seconds: int, text: str) -> None:
+def test_duration_is_written_for_people(seconds: int, text: str) -> None:
     assert duration(dt.timedelta(seconds=seconds)) == text
 
 

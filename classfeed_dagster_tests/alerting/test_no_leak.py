@@ -100,7 +100,7 @@ def logs_reset() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("logs_reset")
-def test_days_work_logs_no_customer_data_and_no_secret(
+def test_logs_of_a_days_work_hold_no_customer_data_and_no_secret(
     desk: Desk, switchboard: Switchboard, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("json")

@@ -19,7 +19,7 @@ def _part(old: float, ours: float, portfolios: int = 1000) -> Part:
     return Part("whole job, FULL", portfolios, "", (way(whole_job.OLD, old), way(whole_job.PLAIN, ours)))
 
 
-def test_ratios_need_the_baseline_and_the_project_in_one_part() -> None:
+def test_ratio_without_baseline_in_its_part_is_absent() -> None:
     alone = Part("whole job, FULL", 100_000, "", _part(1, 1).ways[1:])
     assert accepted.ratios([_part(20, 4), alone]) == {"whole job, FULL, 1000": 5.0}
 
@@ -38,7 +38,7 @@ def test_require_refuses_more_than_a_fifth_lost(tmp_path: Path, ours: float, los
         accepted.require(measured, path)
 
 
-def test_require_with_nothing_to_compare_is_refused(tmp_path: Path) -> None:
+def test_require_without_common_ratios_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "accepted.json"
     accepted.accept({"whole job, FULL, 1000": 5.0}, path)
     with pytest.raises(BenchmarkError, match="no accepted ratio was measured"):

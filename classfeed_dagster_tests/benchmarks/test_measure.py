@@ -60,7 +60,7 @@ def test_run_counts_its_own_memory_in_its_own_process() -> None:
     assert lean.facts["process"] != heavy.facts["process"]
 
 
-def test_processor_time_is_also_that_of_children() -> None:
+def test_processor_time_includes_children() -> None:
     run = run_once(Way("child", prepare_child))
     assert run.processor >= 0.3
     assert run.wall >= 0.3
@@ -101,13 +101,13 @@ def test_round_after_the_budget_is_skipped_except_the_first(order: list[str]) ->
     assert "".join(order) == "AB"
 
 
-def test_ways_that_come_to_different_answers_are_refused(order: list[str]) -> None:
+def test_compare_with_different_answers_is_refused(order: list[str]) -> None:
     ways = [Way("A", answer, {"told": 1}), Way("B", answer, {"told": 2})]
     with pytest.raises(BenchmarkError, match="answers differ"):
         compare("different", 1, "nothing", ways, rounds=1)
 
 
-def test_medians_are_of_all_runs() -> None:
+def test_median_covers_all_runs() -> None:
     runs = tuple(Run(wall, wall * 2, 0.0, 10, 5, {"steps": {"one": wall}}) for wall in (1.0, 9.0, 2.0))
     way = Measured("way", runs)
     assert (way.wall, way.processor, way.peak, way.fact("steps", "one")) == (2.0, 4.0, 10, 2.0)

@@ -41,7 +41,7 @@ def test_formatting_alone_differs_only_by_escaping(small: Site, tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_rendering_with_peers(small: Site) -> None:
+def test_rendering_is_measured_against_its_peers(small: Site) -> None:
     part = documents.rendering(small, peers=True, **HOW)
     assert {way.name for way in part.ways} >= {"pandas to_xml", "this project"}
     assert ("xsdata" in {way.name for way in part.ways}) == (find_spec("xsdata") is not None)
@@ -49,7 +49,7 @@ def test_rendering_with_peers(small: Site) -> None:
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_rendering_and_validation_of_the_same_document(small: Site) -> None:
+def test_rendering_and_validation_use_the_same_document(small: Site) -> None:
     rendered = documents.rendering(small, peers=False, **HOW)
     checked = documents.validation(small, **HOW)
     assert checked.way("libxml2, bare parse").runs[0].facts == rendered.way("this project").runs[0].facts
@@ -65,7 +65,7 @@ def test_snapshot_reads_the_same_rows_every_way(small: Site) -> None:
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_domains_packing_and_publishing(small: Site) -> None:
+def test_domains_packing_and_publishing_are_measured(small: Site) -> None:
     for part in (source.domains(small, **HOW), files.packing(small, **HOW), files.publishing(small, **HOW)):
         assert all(len(way.runs) == 1 for way in part.ways), part.name
     assert part.way("this project, S3").runs[0].facts == {"pages": 1}
@@ -96,7 +96,7 @@ def test_benchmark_runs_from_the_command_line(small: Site, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_reconciliation_finds_what_was_planted() -> None:
+def test_reconciliation_benchmark_finds_the_planted_faults() -> None:
     part: Part = reconciliation(500, **HOW)
     assert {way.name for way in part.ways} == {"pandas merge", "this project"}
     assert part.ways[0].runs[0].facts["answer"] == (100, 100, 100)

@@ -44,7 +44,7 @@ def test_steps_by_size_with_their_growth() -> None:
 
 
 @pytest.mark.parametrize(("large", "peak", "met"), [(20, 300_000_000, True), (40, 400_000_000, False)])
-def test_targets_are_judged(large: float, peak: int, met: bool) -> None:
+def test_targets_are_evaluated(large: float, peak: int, met: bool) -> None:
     found = {target.name: target for target in report.targets(_jobs(large, peak))}
     assert found["whole job, FULL against the old exporter, 1,000 portfolios"].met
     assert found["peak memory, whole job, FULL, 10,000 portfolios"].met is met
@@ -89,7 +89,7 @@ def test_model_divides_only_divisible_steps() -> None:
     assert rows[-1][-1] == "2,000 MB"
 
 
-def test_tables_for_terminals_and_docs() -> None:
+def test_tables_are_written_for_terminals_and_docs() -> None:
     header, rows = report.rows_of(_jobs(20)[0])
     text = report.as_text(header, rows).splitlines()
     assert len(text) == 3

@@ -104,7 +104,7 @@ def numbers(bigsite_engine: sa.Engine) -> dict[str, str]:
     return numbers
 
 
-def test_every_case_comes_out_of_the_snapshot_as_the_rule_says(
+def test_snapshot_of_every_consent_case_follows_the_rule(
     bigsite_engine: sa.Engine, local_store: ObjectStore, numbers: dict[str, str]
 ) -> None:
     snapshot, landed = take(bigsite_engine, local_store)
@@ -119,7 +119,7 @@ def test_every_case_comes_out_of_the_snapshot_as_the_rule_says(
     assert landed["portfolio"].height == len(read)
 
 
-def test_on_the_first_business_date_everyone_is_new_and_no_one_is_removed() -> None:
+def test_consents_on_the_first_date_are_all_new_and_none_removed() -> None:
     bigsite = Bigsite()
     numbers = _all_cases(bigsite)
     shared = sharing(_consents(bigsite), "CLASS", WINDOW, first=True)
@@ -128,7 +128,7 @@ def test_on_the_first_business_date_everyone_is_new_and_no_one_is_removed() -> N
 
 
 @pytest.mark.parametrize("when", ["start", "end"])
-def test_the_question_at_publishing_gives_the_same_answer(
+def test_query_consented_at_publishing_equals_the_snapshot(
     bigsite_engine: sa.Engine, numbers: dict[str, str], when: str
 ) -> None:
     at, changes = (START, ("CURRENT", "REMOVED")) if when == "start" else (END, ("CURRENT", "NEW"))
@@ -195,18 +195,18 @@ def test_consent_revoked_after_the_snapshot_is_known_when_publishing(
     assert query_consented(bigsite_engine, "CLASS", ["GOES"], at=END)[1] == {"GOES"}
 
 
-def test_no_consents_at_all_is_an_answer(bigsite_engine: sa.Engine) -> None:
+def test_consent_query_without_rows_is_empty(bigsite_engine: sa.Engine) -> None:
     assert query_consented(bigsite_engine, "CLASS", at=END) == (END, set())
 
 
-def test_a_failed_question_is_never_a_yes(bigsite_engine: sa.Engine) -> None:
+def test_consent_query_that_fails_never_grants(bigsite_engine: sa.Engine) -> None:
     with bigsite_engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE bigsite.data_sharing_consent"))
     with pytest.raises(ConsentReadError, match="nothing is sent"):
         query_consented(bigsite_engine, "CLASS")
 
 
-def test_dates_beyond_python_are_brought_within_reach(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_consent_dates_beyond_python_are_clamped(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
     bigsite = Bigsite(bigsite_engine)
     for number in ("ENDLESS", "ALWAYS"):
         bigsite.portfolio(number).consent().cash_account()
@@ -237,7 +237,7 @@ def test_snapshot_of_several_consents_takes_earliest_history() -> None:
     assert (standing.recipient_reference, standing.history_from) == ("NEW", None)
 
 
-def test_unreadable_consents_are_named_for_people_to_mend(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_unreadable_consents_are_named_for_correction(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
     bigsite = Bigsite(bigsite_engine)
     portfolio = bigsite.portfolio().consent(BEFORE).consent(BEFORE - HOUR, reference=" ")
     portfolio.cash_account()
@@ -271,7 +271,7 @@ _consent = st.builds(
 
 
 @given(st.lists(_consent, max_size=8))
-def test_previous_and_new_less_removed_are_current(consents: list[Consent]) -> None:
+def test_current_consents_are_previous_plus_new_less_removed(consents: list[Consent]) -> None:
     standing_before, standing_now = standings(consents, "CLASS", START), standings(consents, "CLASS", END)
     before, now = set(standing_before), set(standing_now)
     by = {"NEW": set[int](), "CURRENT": set[int](), "REMOVED": set[int]()}
@@ -291,5 +291,5 @@ def _consents(bigsite: Bigsite) -> list[Consent]:
     ]
 
 
-def test_the_audience_of_these_tests_has_the_window_they_say() -> None:
+def test_test_audience_has_the_stated_window() -> None:
     assert CLASS.window(DAY) == WINDOW

@@ -24,7 +24,7 @@ def _engine(url: str) -> sa.Engine:
         "u@localhost/feed_test?host=127.0.0.1",
     ],
 )
-def test_local_databases_may_be_written(url: str) -> None:
+def test_local_database_may_be_written(url: str) -> None:
     require_local(_engine(url))
 
 
@@ -42,18 +42,18 @@ def test_local_databases_may_be_written(url: str) -> None:
         "u@localhost",
     ],
 )
-def test_others_may_not(url: str) -> None:
+def test_other_database_is_refused(url: str) -> None:
     with pytest.raises(NotLocalError, match="nothing is written"):
         require_local(_engine(url))
 
 
-def test_a_name_may_be_allowed_on_this_machine_only() -> None:
+def test_database_name_is_allowed_on_this_machine_only() -> None:
     require_local(_engine("u@localhost/demo"), allowed=["demo"])
     with pytest.raises(NotLocalError):
         require_local(_engine("u@elsewhere/demo"), allowed=["demo"])
 
 
-def test_tables_are_created_once_and_left_alone_after(database_url: str) -> None:
+def test_tables_that_exist_are_left_unchanged(database_url: str) -> None:
     engine = sa.create_engine(database_url)
     create_schema(engine)
     create_schema(engine)

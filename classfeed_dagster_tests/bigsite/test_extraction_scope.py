@@ -23,12 +23,12 @@ from classfeed_dagster.bigsite.extraction_scope import slice_ends
         ("-----H--", [5, 8]),
     ],
 )
-def test_two_whole_histories_or_four_times_as_many_others(portfolios: str, ends: list[int]) -> None:
+def test_slice_holds_two_full_or_four_times_as_many_delta_portfolios(portfolios: str, ends: list[int]) -> None:
     assert slice_ends(bytes(one == "H" for one in portfolios), 2) == ends
 
 
 @given(st.binary(max_size=60).map(lambda some: bytes(one % 2 for one in some)), st.integers(1, 5))
-def test_every_portfolio_is_in_one_slice_and_none_is_too_large(whole_history: bytes, size: int) -> None:
+def test_slices_hold_each_portfolio_once_within_the_limit(whole_history: bytes, size: int) -> None:
     ends = slice_ends(whole_history, size)
     assert ends == sorted(set(ends))
     assert ends[-1:] == ([len(whole_history)] if whole_history else [])

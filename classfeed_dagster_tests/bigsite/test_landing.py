@@ -60,7 +60,7 @@ def test_row_groups_are_slices(tmp_path: Path, positions: list[int], cuts: list[
     assert sum(seen) == len(positions)
 
 
-def test_files_opened_together_are_checked_first(tmp_path: Path, local_store: ObjectStore) -> None:
+def test_landed_files_opened_together_are_checked_first(tmp_path: Path, local_store: ObjectStore) -> None:
     tables = {}
     for name in ("one", "two"):
         path = tmp_path / name
@@ -93,7 +93,7 @@ def test_files_opened_together_are_checked_first(tmp_path: Path, local_store: Ob
     shard_slices=st.integers(1, 8),
     bounds=st.tuples(st.integers(0, 20), st.integers(0, 20)),
 )
-def test_a_table_in_shards_reads_as_in_one_file(
+def test_sharded_table_reads_as_one_file(
     tmp_path: Path, positions: list[int], ends: list[int], shard_slices: int, bounds: tuple[int, int]
 ) -> None:
     slice_count = len(ends)
@@ -118,7 +118,7 @@ def test_a_table_in_shards_reads_as_in_one_file(
     assert read["whole"] == read["shards"]
 
 
-def test_a_table_recorded_when_it_could_only_be_one_file() -> None:
+def test_table_record_without_shards_is_read_as_one_file() -> None:
     before = {"key": "landing/one.parquet", "sha256": "0" * 64, "rows": 3, "bytes": 5}
     table = StoredTable.model_validate(before)
     assert (table.key, table.sha256, table.rows, table.bytes) == tuple(before.values())

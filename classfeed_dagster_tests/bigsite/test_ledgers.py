@@ -57,9 +57,7 @@ def test_delta_holds_rows_recorded_in_the_window_of_any_date(bigsite: Bigsite, l
     assert _descriptions(_land(bigsite, local_store)) == ["first", "late", "ahead", "last"]
 
 
-def test_a_full_extract_holds_everything_recorded_before_the_cut_off(
-    bigsite: Bigsite, local_store: ObjectStore
-) -> None:
+def test_full_extract_holds_everything_recorded_before_the_cut_off(bigsite: Bigsite, local_store: ObjectStore) -> None:
     new = bigsite.portfolio("NEW").consent(granted_at=NEWLY)
     known = bigsite.portfolio("KNOWN").consent()
     for portfolio in (new, known):
@@ -69,16 +67,14 @@ def test_a_full_extract_holds_everything_recorded_before_the_cut_off(
     assert _descriptions(_land(bigsite, local_store)) == ["KNOWN in", "NEW old", "NEW before", "NEW in"]
 
 
-def test_everyone_gets_everything_on_the_first_business_date(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_ledgers_on_the_first_business_date_are_full_for_everyone(bigsite: Bigsite, local_store: ObjectStore) -> None:
     portfolio = bigsite.portfolio().consent()
     portfolio.deposit("1.00", on="2021-03-01", description="old")
     portfolio.deposit("1.00", on=FIRST, description="new")
     assert _descriptions(_land(bigsite, local_store, FIRST)) == ["old", "new"]
 
 
-def test_each_ledger_goes_by_its_own_date_and_rows_come_in_order(
-    bigsite: Bigsite, bhp: Row, local_store: ObjectStore
-) -> None:
+def test_ledger_rows_are_ordered_by_the_ledgers_own_date(bigsite: Bigsite, bhp: Row, local_store: ObjectStore) -> None:
     portfolio = bigsite.portfolio().consent(history_from="2023-01-20")
     # Dates before history_from on every ledger: no such row is sent itself.
     portfolio.buy(bhp, 10, "2.00", on="2023-01-19", recorded_at=START + HOUR, settlement_date="2023-01-19")
@@ -100,7 +96,7 @@ def test_each_ledger_goes_by_its_own_date_and_rows_come_in_order(
     assert (cash["amount"], cash["recorded_at"]) == (Decimal("-29.50") + Decimal("7.00"), START + HOUR)
 
 
-def test_a_full_opening_sums_all_and_a_delta_opening_only_the_window(
+def test_opening_sums_everything_in_full_and_the_window_in_delta(
     bigsite: Bigsite, bhp: Row, local_store: ObjectStore
 ) -> None:
     new = bigsite.portfolio("A-NEW").consent(granted_at=NEWLY, history_from="2023-01-20")
@@ -117,7 +113,7 @@ def test_a_full_opening_sums_all_and_a_delta_opening_only_the_window(
     assert cash == [(new.id, Decimal("5.00"), END - MICRO), (known.id, Decimal("5.00"), END - MICRO)]
 
 
-def test_sums_of_zero_are_no_openings(bigsite: Bigsite, bhp: Row, local_store: ObjectStore) -> None:
+def test_opening_of_zero_is_left_out(bigsite: Bigsite, bhp: Row, local_store: ObjectStore) -> None:
     portfolio = bigsite.portfolio().consent(history_from="2023-01-20")
     bought = portfolio.buy(bhp, 10, "1.00", on="2022-03-01", recorded_at=START)
     portfolio.reverse(bought, START + HOUR)
@@ -125,9 +121,7 @@ def test_sums_of_zero_are_no_openings(bigsite: Bigsite, bhp: Row, local_store: O
     assert (landed["opening_units"].height, landed["opening_cash"].height) == (0, 0)
 
 
-def test_two_audiences_have_each_their_openings_and_share_the_rows(
-    bigsite: Bigsite, bhp: Row, local_store: ObjectStore
-) -> None:
+def test_audiences_have_their_own_openings_and_share_rows(bigsite: Bigsite, bhp: Row, local_store: ObjectStore) -> None:
     friday, monday = dt.date(2023, 2, 3), dt.date(2023, 1, 30)
     weekly = RecipientSchedule("CLASS", FIRST, Cadence.WEEKLY)
     bgl = RecipientSchedule("BGL", FIRST)
@@ -150,7 +144,9 @@ def test_two_audiences_have_each_their_openings_and_share_the_rows(
     assert alone["security_movement"]["units_change"].sum() == Decimal(110)
 
 
-def test_full_for_one_audience_beats_delta_for_another(bigsite: Bigsite, bhp: Row, local_store: ObjectStore) -> None:
+def test_full_extract_of_one_audience_overrides_delta_of_another(
+    bigsite: Bigsite, bhp: Row, local_store: ObjectStore
+) -> None:
     bgl = RecipientSchedule("BGL", FIRST)
     portfolio = bigsite.portfolio().consent()
     portfolio.consent(recipient="BGL", granted_at=NEWLY, history_from="2023-01-20")
@@ -163,9 +159,7 @@ def test_full_for_one_audience_beats_delta_for_another(bigsite: Bigsite, bhp: Ro
     assert only["security_movement"]["units_change"].to_list() == [Decimal(10)]
 
 
-def test_a_reversal_lands_with_what_it_reverses_and_whose_that_is(
-    bigsite: Bigsite, bhp: Row, local_store: ObjectStore
-) -> None:
+def test_reversal_lands_with_its_original_and_owner(bigsite: Bigsite, bhp: Row, local_store: ObjectStore) -> None:
     mine, other = bigsite.portfolio().consent(), bigsite.portfolio().consent()
     bought = mine.buy(bhp, 10, "1.00", on="2023-01-12")
     mine.reverse(bought, START + HOUR)
@@ -198,7 +192,7 @@ def test_duplicate_confirmation_is_reported_until_one_is_reversed(
     assert _land(bigsite, local_store)["repeated_confirmation"].height == 0
 
 
-def test_unsettled_units_are_trades_done_and_not_settled_at_the_date(
+def test_unsettled_units_are_trades_not_settled_at_the_date(
     bigsite: Bigsite, bhp: Row, local_store: ObjectStore
 ) -> None:
     portfolio = bigsite.portfolio().consent()
@@ -211,7 +205,7 @@ def test_unsettled_units_are_trades_done_and_not_settled_at_the_date(
     assert (row["units"], row["ledger_units"], row["unsettled_units"]) == (Decimal(5018), Decimal(5018), Decimal(17))
 
 
-def test_a_restated_end_of_day_shows_in_a_fresh_snapshot_only(
+def test_restated_end_of_day_shows_in_a_fresh_snapshot_only(
     bigsite: Bigsite, bhp: Row, local_store: ObjectStore
 ) -> None:
     assert bigsite.engine is not None
@@ -233,7 +227,7 @@ def test_a_restated_end_of_day_shows_in_a_fresh_snapshot_only(
     assert held(take(bigsite.engine, local_store)[1]) == (Decimal(16), Decimal(15))
 
 
-def test_codes_and_prices_of_just_the_securities_that_are_spoken_of(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_codes_and_prices_land_for_referenced_securities_only(bigsite: Bigsite, local_store: ObjectStore) -> None:
     prices = {"2023-01-25": "4.10", "2023-01-27": "4.20", "2023-02-02": "9.90"}
     held = bigsite.security("OLD", price=prices)
     opened = bigsite.security("OPN")
@@ -269,7 +263,7 @@ _moves = st.lists(st.tuples(_dated, _recorded, st.integers(1, 500)), max_size=12
 
 @examples(8)
 @given(moves=_moves, bounded=st.booleans())
-def test_what_lands_over_consecutive_dates_tiles_the_ledger(
+def test_landed_windows_of_consecutive_dates_tile_the_ledger(
     bigsite_engine: sa.Engine, local_store: ObjectStore, moves: list[tuple[dt.date, dt.datetime, int]], bounded: bool
 ) -> None:
     with bigsite_engine.begin() as connection:

@@ -38,28 +38,28 @@ def _not_ready(bigsite: Bigsite, store: ObjectStore, limit: str = "0.01") -> Sou
     return caught.value
 
 
-def test_no_end_of_day_at_all(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_readiness_without_an_end_of_day_is_refused(bigsite: Bigsite, local_store: ObjectStore) -> None:
     bigsite.end_of_day("2023-01-31")
     error = _not_ready(bigsite, local_store)
     assert error.counts == {"holding_rows": 0, "balance_rows": 0}
     assert "2023-02-01: its end of day has not been written" in str(error)
 
 
-def test_holdings_without_balances(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_readiness_of_holdings_without_balances_is_refused(bigsite: Bigsite, local_store: ObjectStore) -> None:
     bigsite.end_of_day(DAY, balances=False)
     error = _not_ready(bigsite, local_store, "1")
     assert "no cash balances" in str(error)
     assert (error.counts["holding_rows"], error.counts["balance_rows_missing"]) == (4, 4)
 
 
-def test_balances_without_holdings(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_readiness_of_balances_without_holdings_is_refused(bigsite: Bigsite, local_store: ObjectStore) -> None:
     bigsite.end_of_day(DAY, holdings=False)
     error = _not_ready(bigsite, local_store, "1")
     assert "no holdings" in str(error)
     assert (error.counts["balance_rows"], error.counts["holding_rows_missing"]) == (4, 4)
 
 
-def test_written_for_some_portfolios_only(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_readiness_of_a_partial_end_of_day_is_refused(bigsite: Bigsite, local_store: ObjectStore) -> None:
     bigsite.end_of_day(DAY, leave_out=[bigsite.portfolios[2].row])
     error = _not_ready(bigsite, local_store, "0.24")
     assert "incomplete" in str(error)
@@ -73,7 +73,7 @@ def test_written_for_some_portfolios_only(bigsite: Bigsite, local_store: ObjectS
     }
 
 
-def test_a_few_portfolios_without_a_row_land_so_that_they_can_be_held_back(
+def test_readiness_with_few_missing_portfolios_lands_them_for_holding_back(
     bigsite: Bigsite, local_store: ObjectStore
 ) -> None:
     assert bigsite.engine is not None
@@ -97,7 +97,9 @@ def test_a_few_portfolios_without_a_row_land_so_that_they_can_be_held_back(
     assert holdings[1]["units"] == holdings[1]["ledger_units"] == Decimal(100)
 
 
-def test_the_date_must_be_over(bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_readiness_before_the_cutoff_is_refused(
+    bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
+) -> None:
     bigsite.end_of_day(DAY).save()
     with pytest.raises(SourceNotReadyError, match="not over yet in Sydney"):
         take(bigsite_engine, local_store, snapshot_at=END - dt.timedelta(microseconds=1))
@@ -106,7 +108,7 @@ def test_the_date_must_be_over(bigsite: Bigsite, bigsite_engine: sa.Engine, loca
     assert snapshot.snapshot_at == END
 
 
-def test_others_missing_rows_are_their_own_affair(
+def test_missing_rows_of_unconsented_portfolios_are_ignored(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     stranger = bigsite.portfolio()
@@ -116,7 +118,7 @@ def test_others_missing_rows_are_their_own_affair(
     assert snapshot.slices[0].portfolios == 4
 
 
-def test_rows_that_bigsite_need_not_have_are_not_missing(
+def test_optional_end_of_day_rows_are_not_missing(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     first = bigsite.portfolios[0]
@@ -141,7 +143,7 @@ def test_rows_that_bigsite_need_not_have_are_not_missing(
     assert accounts["updated_at"].is_null().to_list() == [False, True]
 
 
-def test_an_account_opened_after_the_date_with_money_before_it_is_shown(
+def test_account_opened_after_the_date_with_money_before_it_is_shown(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     first = bigsite.portfolios[0]

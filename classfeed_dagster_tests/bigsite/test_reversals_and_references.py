@@ -43,7 +43,7 @@ def bigsite(bigsite_engine: sa.Engine) -> Bigsite:
     return Bigsite(bigsite_engine)
 
 
-def test_a_reversal_of_the_whole_row_is_exact_and_stands_once(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_reversal_of_the_whole_row_is_exact_and_unique(bigsite: Bigsite, local_store: ObjectStore) -> None:
     fund = bigsite.portfolio().consent()
     for row in _originals(bigsite, fund).values():
         fund.reverse(row, AT)
@@ -52,7 +52,7 @@ def test_a_reversal_of_the_whole_row_is_exact_and_stands_once(bigsite: Bigsite, 
         assert set(_reversals(landed, table)) == {(True, 1)}, table
 
 
-def test_a_reference_lands_with_the_date_of_its_row(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_reference_lands_with_the_date_of_its_row(bigsite: Bigsite, local_store: ObjectStore) -> None:
     fund = bigsite.portfolio().consent()
     for row in _originals(bigsite, fund).values():
         fund.reverse(row, AT)
@@ -80,7 +80,7 @@ def test_a_reference_lands_with_the_date_of_its_row(bigsite: Bigsite, local_stor
         ("cash_transaction", {"cash_account_id": "other"}),
     ],
 )
-def test_a_reversal_that_differs_in_one_value_is_not_exact(
+def test_reversal_that_differs_in_one_value_is_not_exact(
     bigsite: Bigsite, local_store: ObjectStore, table: str, changed: dict[str, Any]
 ) -> None:
     fund = bigsite.portfolio().consent()
@@ -95,14 +95,14 @@ def test_a_reversal_that_differs_in_one_value_is_not_exact(
     assert (False, 1) in _reversals(_land(bigsite, local_store), table)
 
 
-def test_a_row_that_reverses_itself_is_not_exact(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_row_that_reverses_itself_is_not_exact(bigsite: Bigsite, local_store: ObjectStore) -> None:
     fund = bigsite.portfolio().consent()
     paid = fund.deposit("7.00", on=DAY, recorded_at=AT)
     paid["reverses_cash_transaction_id"] = paid.id
     assert _reversals(_land(bigsite, local_store), "cash_transaction") == [(False, 0)]
 
 
-def test_a_second_reversal_counts_until_it_is_undone_itself(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_second_reversal_counts_until_it_is_undone_itself(bigsite: Bigsite, local_store: ObjectStore) -> None:
     fund = bigsite.portfolio().consent()
     paid = fund.deposit("7.00", on=DAY, recorded_at=AT)
     fund.reverse(paid, AT)
@@ -119,7 +119,7 @@ def test_a_second_reversal_counts_until_it_is_undone_itself(bigsite: Bigsite, lo
     assert _reversals(landed, "cash_transaction") == [(True, 1), (True, 1), (True, 1)]
 
 
-def test_the_owner_of_what_caused_a_cash_movement_lands(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_owner_of_what_caused_a_cash_movement_lands(bigsite: Bigsite, local_store: ObjectStore) -> None:
     fund, other = bigsite.portfolio().consent(), bigsite.portfolio()
     bhp = bigsite.security("BHP")
     foreign = other.buy(bhp, 10, "2", on=DAY, recorded_at=AT)
@@ -132,7 +132,7 @@ def test_the_owner_of_what_caused_a_cash_movement_lands(bigsite: Bigsite, local_
     assert owners == {"trade": other.id, "income": other.id, "none": None}
 
 
-def test_every_open_holder_of_one_hin_or_account_number_is_named(bigsite: Bigsite, local_store: ObjectStore) -> None:
+def test_holders_of_one_hin_or_account_number_are_all_named(bigsite: Bigsite, local_store: ObjectStore) -> None:
     first, second = bigsite.portfolio().consent(), bigsite.portfolio()
     closed, alone = bigsite.portfolio(status="CLOSED").consent(), bigsite.portfolio().consent()
     second.row["hin"] = closed.row["hin"] = first.row["hin"]

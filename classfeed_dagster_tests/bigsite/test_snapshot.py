@@ -69,7 +69,7 @@ def test_snapshot_statements_do_not_grow_with_portfolios(
     assert (snapshot.statements, snapshot.consent_questions) == (len(few), 1)
 
 
-def test_a_driver_without_copy_lands_the_same_bytes(
+def test_driver_without_copy_lands_the_same_bytes(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_copy, _ = take(bigsite_engine, local_store)
@@ -81,7 +81,7 @@ def test_a_driver_without_copy_lands_the_same_bytes(
     assert hashes[0] == hashes[1]
 
 
-def test_nothing_of_anyone_who_does_not_share_is_landed(
+def test_portfolio_without_consent_lands_nothing(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore, tmp_path: Path
 ) -> None:
     theirs = bigsite.security("ZZTOP", name="Private Holdings", price={DAY.isoformat(): "77.770000"})
@@ -110,7 +110,9 @@ def test_nothing_of_anyone_who_does_not_share_is_landed(
         assert mark not in found
 
 
-def test_only_needed_columns_are_read(bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_snapshot_reads_needed_columns_only(
+    bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
+) -> None:
     unneeded = {
         "member": set(tables.member.c.keys()),
         "portfolio_member": set(tables.portfolio_member.c.keys()),
@@ -139,7 +141,7 @@ def test_only_needed_columns_are_read(bigsite: Bigsite, bigsite_engine: sa.Engin
     assert snapshot.slices[0].portfolios == len(bigsite.portfolios)
 
 
-def test_keys_and_the_descriptor_are_as_designed(
+def test_snapshot_keys_and_descriptor_are_as_designed(
     bigsite_engine: sa.Engine, bigsite: Bigsite, store: ObjectStore
 ) -> None:
     before = dt.datetime.now(dt.UTC)
@@ -183,7 +185,7 @@ def test_rerun_reuses_the_landed_snapshot_and_fresh_overwrites_none(
     assert latest_snapshot(store, dt.date(2023, 2, 2)) is None
 
 
-def test_a_snapshot_serves_only_audiences_it_was_read_for(
+def test_snapshot_serves_only_audiences_it_was_read_for(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     weekly = RecipientSchedule("CLASS", CLASS.first_business_date, Cadence.WEEKLY)  # not due on a Wednesday
@@ -196,7 +198,7 @@ def test_a_snapshot_serves_only_audiences_it_was_read_for(
         take_snapshot(bigsite_engine, local_store, DAY, [weekly])
 
 
-def test_without_a_descriptor_there_is_no_snapshot(
+def test_snapshot_without_a_descriptor_does_not_exist(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = local_store.create
@@ -213,7 +215,7 @@ def test_without_a_descriptor_there_is_no_snapshot(
     assert latest_snapshot(local_store, DAY) is None
 
 
-def test_a_file_that_was_changed_is_refused(bigsite: Bigsite, bigsite_engine: sa.Engine, store: ObjectStore) -> None:
+def test_file_that_was_changed_is_refused(bigsite: Bigsite, bigsite_engine: sa.Engine, store: ObjectStore) -> None:
     snapshot, _ = take(bigsite_engine, store)
     key = snapshot.tables["trade"].key
     whole = store.read(key)
@@ -227,7 +229,7 @@ def test_a_file_that_was_changed_is_refused(bigsite: Bigsite, bigsite_engine: sa
         latest_snapshot(store, DAY)
 
 
-def test_row_group_k_of_every_table_is_slice_k_in_order_of_number(
+def test_row_group_k_of_every_table_is_slice_k_ordered_by_number(
     bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     bigsite = Bigsite(bigsite_engine)
@@ -269,16 +271,14 @@ def test_row_group_k_of_every_table_is_slice_k_in_order_of_number(
     assert all(part["security"]["code"].to_list() == ["BHP"] for part in parts)
 
 
-def test_the_size_of_a_slice_changes_no_row(
-    bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
-) -> None:
+def test_slice_size_changes_no_row(bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
     _, one = take(bigsite_engine, local_store, slice_portfolios=1)
     _, all_at_once = take(bigsite_engine, local_store, slice_portfolios=500)
     assert set(one) == set(all_at_once)
     assert all(one[name].equals(all_at_once[name]) for name in one)
 
 
-def test_nobody_consented_lands_as_nothing(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_snapshot_without_consents_lands_no_rows(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
     bigsite = Bigsite(bigsite_engine)
     bigsite.portfolio().cash_account()
     bigsite.end_of_day(DAY).save()
@@ -289,7 +289,7 @@ def test_nobody_consented_lands_as_nothing(bigsite_engine: sa.Engine, local_stor
         assert list(slices) == []
 
 
-def test_a_rehearsal_states_its_own_instant(
+def test_rehearsal_snapshot_states_its_own_instant(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     sydney = (END + dt.timedelta(hours=5)).astimezone(dt.timezone(dt.timedelta(hours=11)))
@@ -325,7 +325,7 @@ def test_text_and_numbers_arrive_exactly(bigsite_engine: sa.Engine, local_store:
     assert landed["holding_eod"]["ledger_units"].to_list() == [units - Decimal("0.000001")]
 
 
-def test_a_value_no_feed_can_carry_is_listed_and_its_row_is_not_landed(
+def test_unreadable_value_is_listed_and_its_row_is_not_landed(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     before = take(bigsite_engine, local_store)[1]["cash_transaction"]
@@ -342,7 +342,7 @@ def test_a_value_no_feed_can_carry_is_listed_and_its_row_is_not_landed(
     assert landed["cash_transaction"].equals(before.filter(pl.col("cash_transaction_id") != bad))
 
 
-def test_a_source_that_fails_half_way_lands_nothing(
+def test_source_that_fails_half_way_lands_nothing(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     with bigsite_engine.begin() as connection:
@@ -352,7 +352,7 @@ def test_a_source_that_fails_half_way_lands_nothing(
     assert list(local_store.list("")) == []
 
 
-def test_an_empty_frame_has_the_landed_shape() -> None:
+def test_empty_frame_has_the_landed_shape() -> None:
     empty = empty_tables()
     assert set(empty) == set(queries.SCHEMAS)
     assert empty["holding_eod"].schema["units"] == pl.Decimal(20, 6)

@@ -19,7 +19,7 @@ from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
 _COUNT = sa.text("SELECT count(*) FROM bigsite.portfolio")
 
 
-def test_it_sees_one_moment_and_can_not_write(bigsite_engine: sa.Engine) -> None:
+def test_source_session_sees_one_moment_and_cannot_write(bigsite_engine: sa.Engine) -> None:
     bigsite = Bigsite(bigsite_engine)
     bigsite.portfolio()
     bigsite.save()
@@ -43,7 +43,7 @@ def test_it_sees_one_moment_and_can_not_write(bigsite_engine: sa.Engine) -> None
         assert connection.execute(sa.text("SELECT current_setting('TimeZone')")).scalar_one() is not None
 
 
-def test_many_rows_come_in_batches_and_none_comes_as_none(bigsite_engine: sa.Engine) -> None:
+def test_query_returns_many_rows_in_batches_and_nulls_as_none(bigsite_engine: sa.Engine) -> None:
     fields: list[pa.Field[Any]] = [pa.field("n", pa.int32()), pa.field("text", pa.string())]
     schema = pa.schema(fields)
     with read_only(bigsite_engine) as reading:
@@ -56,7 +56,7 @@ def test_many_rows_come_in_batches_and_none_comes_as_none(bigsite_engine: sa.Eng
         assert list(reading.copy(query, {"last": 0}, schema)) == []
 
 
-def test_the_way_by_objects_reads_the_same_to_the_digit(bigsite_engine: sa.Engine) -> None:
+def test_object_reader_equals_copy_to_the_digit(bigsite_engine: sa.Engine) -> None:
     types: dict[str, pa.DataType] = {
         "id": pa.int64(),
         "whole": pa.int32(),
@@ -82,7 +82,7 @@ FROM generate_series(1, %(last)s::int) AS n WHERE DATE '2023-01-03' <= %(day)s O
         assert list(reading.fetch(query, {**parameters, "last": 0}, schema)) == []
 
 
-def test_both_ways_leave_out_and_report_the_same_unreadable_rows(bigsite_engine: sa.Engine) -> None:
+def test_readers_report_the_same_unreadable_rows(bigsite_engine: sa.Engine) -> None:
     types: dict[str, pa.DataType] = {
         "portfolio_id": pa.int64(),
         "trade_id": pa.int64(),
@@ -112,9 +112,7 @@ FROM generate_series(1, %(last)s::int) AS n ORDER BY 2"""
         list(reading.fetch(query, {"last": 8}, schema))
 
 
-def test_blocks_of_a_copy_end_at_rows_and_lose_nothing(
-    bigsite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copy_blocks_end_at_rows_and_lose_nothing(bigsite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_connection, "_BLOCK", 50)
     copy = "COPY (SELECT n, E'a\\n' || n FROM generate_series(1, 3000) n) TO STDOUT (FORMAT csv)"
     with bigsite_engine.connect() as connection:
@@ -127,19 +125,19 @@ def test_blocks_of_a_copy_end_at_rows_and_lose_nothing(
     assert all(block.endswith(b'"\n') for block in blocks)
 
 
-def test_a_bigsite_that_is_not_there_is_said_so_without_its_address() -> None:
+def test_unreachable_bigsite_is_an_error_without_its_address() -> None:
     engine = sa.create_engine("postgresql+psycopg://someone:secret@/x?host=/nowhere/at/all")
     with pytest.raises(SourceReadError, match="Check that bigsite is up") as caught, read_only(engine):
         pass
     assert "secret" not in str(caught.value)
 
 
-def test_other_databases_are_refused() -> None:
+def test_database_other_than_postgresql_is_refused() -> None:
     with pytest.raises(UnsupportedSourceError, match=r"sqlite\+pysqlite"), read_only(sa.create_engine("sqlite://")):
         pass
 
 
-def test_a_state_that_no_transaction_exported(bigsite_engine: sa.Engine) -> None:
+def test_snapshot_id_that_no_transaction_exported_is_refused(bigsite_engine: sa.Engine) -> None:
     with pytest.raises(ValueError, match="Invalid PostgreSQL snapshot id"), read_only(bigsite_engine, None, "'"):
         pass
     with pytest.raises(SourceReadError, match="could not be read"), read_only(bigsite_engine, None, "0000-1"):

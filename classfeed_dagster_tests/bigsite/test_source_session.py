@@ -58,7 +58,7 @@ def hostile_engine(request: pytest.FixtureRequest, postgres_url: str) -> Iterato
         admin.dispose()
 
 
-def test_defaults_of_the_database_change_no_delivery(hostile_engine: sa.Engine, tmp_path: Path) -> None:
+def test_database_defaults_change_no_delivery(hostile_engine: sa.Engine, tmp_path: Path) -> None:
     with at_a_desk(hostile_engine, tmp_path) as desk:
         customer, *_ = desk.two_customers()
         customer.row["portfolio_name"] = NAME
@@ -79,7 +79,7 @@ def test_defaults_of_the_database_change_no_delivery(hostile_engine: sa.Engine, 
         assert [proof.holds for proof in proofs] == [True, True], proofs
 
 
-def test_every_engine_sets_the_session(hostile_engine: sa.Engine) -> None:
+def test_engine_sets_its_session(hostile_engine: sa.Engine) -> None:
     engine = engine_from(hostile_engine.url.render_as_string(hide_password=False))
     with engine.connect() as connection:
         shown = {name: connection.execute(sa.text(f"SHOW {name}")).scalar_one() for name in SETTINGS}

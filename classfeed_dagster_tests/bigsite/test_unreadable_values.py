@@ -105,7 +105,7 @@ def cases(desk: Desk) -> list[Case]:
     return made
 
 
-def test_every_poison_value_holds_back_its_own_portfolio_alone(desk: Desk, cases: list[Case]) -> None:
+def test_unreadable_value_holds_back_its_own_portfolio_only(desk: Desk, cases: list[Case]) -> None:
     report = desk.run(DAY)
     assert report.outcome == "delivered", report.message
     manifest = desk.manifest(DAY)
@@ -132,7 +132,7 @@ def harmless(case: Case) -> bool:
     return column not in SCHEMAS[table].names or table == CONSENT_TABLE or to_come
 
 
-def test_too_many_values_are_a_fault_of_the_source(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_values_above_the_limit_stop_the_snapshot(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit nothing is landed and the cause is bad data, so repair does not wait for bigsite."""
     monkeypatch.setattr(snapshot, "MAX_VALUES", 1)
     for number in ("SW00000001", "SW00000002"):

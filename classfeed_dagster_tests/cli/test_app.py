@@ -62,7 +62,7 @@ def test_demo_proves_what_it_delivered(demo: Result) -> None:
     assert "make up" in demo.output
 
 
-def test_demo_again_delivers_nothing_twice(demo: Result, classfeed: Command) -> None:
+def test_demo_run_again_delivers_nothing_twice(demo: Result, classfeed: Command) -> None:
     before = classfeed("status").output
     again = classfeed("demo", "--portfolios", "25", "--days", "2")
     assert again.exit_code == 0, again.output
@@ -250,7 +250,7 @@ def test_customer_who_leaves_later_is_not_held_back_for_a_delivered_date(demo: R
         ("schema", "check"),
     ],
 )
-def test_reading_commands_have_json(demo: Result, classfeed: Command, words: tuple[str, ...]) -> None:
+def test_reading_command_prints_json(demo: Result, classfeed: Command, words: tuple[str, ...]) -> None:
     shown = classfeed(*words, "--json")
     assert isinstance(json.loads(shown.stdout), dict), shown.output
 

@@ -96,7 +96,7 @@ def test_transaction_is_located_in_csv_to_the_byte(store: ObjectStore, tmp_path:
         locate(broken, "T9")
 
 
-def test_description_that_looks_like_a_line_is_not_one(tmp_path: Path) -> None:
+def test_description_that_looks_like_a_csv_line_is_not_one(tmp_path: Path) -> None:
     rows = [make.cash(1, "1.00", narrative="x\nD,2,y"), make.cash(2, "2.00")]
     path = tmp_path / "cash.csv"
     path.write_bytes(

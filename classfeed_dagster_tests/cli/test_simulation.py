@@ -37,7 +37,7 @@ def last_day(engine: sa.Engine) -> dt.date:
         return day
 
 
-def test_days_follow_each_other(classfeed: Command, bigsite_engine: sa.Engine) -> None:
+def test_simulate_days_follow_each_other(classfeed: Command, bigsite_engine: sa.Engine) -> None:
     first = classfeed("simulate", "--days", "2")
     assert first.exit_code == 0, first.output
     assert "2 days" in first.output
@@ -56,7 +56,7 @@ def test_second_seed_writes_no_rows_and_reports_it(classfeed: Command) -> None:
     assert isinstance(classfeed("seed", "--portfolios", "7").exception, WorldError)
 
 
-def test_unknown_database_needs_a_persons_mark(classfeed: Command, bigsite_engine: sa.Engine) -> None:
+def test_unknown_database_needs_a_persons_marker(classfeed: Command, bigsite_engine: sa.Engine) -> None:
     real = {"portfolio_id": 1, "portfolio_number": "SW00000001", "portfolio_name": "Real", "entity_type": "TRUST"}
     state = {"status": "ACTIVE", "opened_on": dt.date(2020, 1, 1), "updated_at": dt.datetime(2023, 1, 1, tzinfo=dt.UTC)}
     with bigsite_engine.begin() as connection:

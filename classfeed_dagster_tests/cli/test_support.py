@@ -84,9 +84,7 @@ def test_rerun_without_the_group_is_refused(app: Command, tmp_path: Path, monkey
     assert [one.outcome for one in asked(tmp_path)] == ["REFUSED"]
 
 
-def test_staging_and_production_have_no_run_in_the_commands_own_process(
-    app: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rerun_in_production_never_runs_in_the_commands_process(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLASSFEED_ENV", "prod")
     monkeypatch.setenv("CLASSFEED_STORE_URL", "s3://bucket")
     monkeypatch.setenv("CLASSFEED_FIRST_BUSINESS_DATE", "2023-01-03")

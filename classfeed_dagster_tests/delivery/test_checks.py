@@ -40,7 +40,7 @@ def made(local_store: ObjectStore, day: Day) -> Build:
     return build(local_store, day)
 
 
-def test_good_build_passes(store: ObjectStore, day: Day) -> None:
+def test_checks_pass_a_good_build(store: ObjectStore, day: Day) -> None:
     made = build(store, day)
     examined = examine_build(store, made, FORMAT)
     results = [
@@ -102,7 +102,7 @@ def test_portfolio_in_the_bytes_must_consent(local_store: ObjectStore, made: Bui
     assert result.offenders == (("P2", "does not consent now"), ("P5", "does not consent now"))
 
 
-def test_another_file_than_the_one_built_is_not_believed_who_is_in_it(
+def test_file_other_than_the_built_one_is_inspected_for_consent(
     local_store: ObjectStore, made: Build, day: Day
 ) -> None:
     edited(local_store, made, lambda data: data.replace(b"C|P1|10.00", b"C|P1|99.00"))
@@ -175,7 +175,7 @@ def test_section_counted_by_one_side_is_a_fault(local_store: ObjectStore, counts
     assert control_totals_agree(made, [wrong]).offenders == ((made.pages[0].message_id, fault),)
 
 
-def test_held_back_share(local_store: ObjectStore) -> None:
+def test_held_back_share_above_the_limit_fails(local_store: ObjectStore) -> None:
     some = plan(local_store, replace(simple(), broken=["P1", "P2"]))
     assert held_back_share(some, Decimal("0.4")).passed
     result = held_back_share(some, Decimal("0.39"))
@@ -185,7 +185,7 @@ def test_held_back_share(local_store: ObjectStore) -> None:
     assert held_back_share(plan(local_store, Day(simple().date, {})), Decimal(0)).passed
 
 
-def test_offenders_shown_are_at_most_twenty(local_store: ObjectStore) -> None:
+def test_offenders_are_cut_at_twenty(local_store: ObjectStore) -> None:
     day = Day(DAY1, {f"P{at:02}": ("NEW", ["1.00"]) for at in range(30)})
     made = build(local_store, day)
     result = everyone_consented(made, examine_build(local_store, made, FORMAT), set())

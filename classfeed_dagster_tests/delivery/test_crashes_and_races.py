@@ -63,7 +63,7 @@ def die_at(store: ObjectStore, call: int, work: Callable[[ObjectStore], object])
         work(Counting(store, fail_at=call))  # type: ignore[arg-type]
 
 
-def test_death_at_every_call_then_the_same_run_again(tmp_path: Path) -> None:
+def test_crash_at_every_call_then_the_same_run_delivers_once(tmp_path: Path) -> None:
     """The run that follows ends in the undisturbed run's bytes, manifest and chain included."""
 
     def work(store: ObjectStore) -> object:
@@ -83,7 +83,7 @@ def test_death_at_every_call_then_the_same_run_again(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("server", ["moto_store", pytest.param("localbucket_store", marks=pytest.mark.nightly)])
-def test_death_at_every_call_of_publishing_on_s3(server: str, request: pytest.FixtureRequest) -> None:
+def test_crash_at_every_call_of_publishing_on_s3_delivers_once(server: str, request: pytest.FixtureRequest) -> None:
     s3_store: ObjectStore = request.getfixturevalue(server)
     # One bucket: feeds are apart, but a date after the other gives every call a fresh start.
     base = simple()
@@ -116,7 +116,7 @@ def every_death(tmp_path: Path, base: LocalStore, work: Callable[[ObjectStore], 
         yield store
 
 
-def test_death_at_every_call_then_a_run_with_another_snapshot(tmp_path: Path) -> None:
+def test_crash_at_every_call_then_another_snapshot_delivers_once(tmp_path: Path) -> None:
     """Crash at each call; the next run, of changed content, delivers each portfolio exactly once or re-issues."""
     base, day, later = LocalStore(tmp_path / "base"), simple(), simple(snapshot="s2", **CHANGED)
     made = build(base, day)
@@ -153,7 +153,7 @@ def test_crash_at_each_call_of_a_reissue_delivers_once(tmp_path: Path) -> None:
         assert verify_feed(store, FEED, FORMAT).problems == []
 
 
-def test_death_at_every_call_of_closing_an_attempt(tmp_path: Path) -> None:
+def test_crash_at_every_call_of_closing_an_attempt_recovers(tmp_path: Path) -> None:
     """Closing (a consent ended at the last moment) may die anywhere too."""
     base, day = LocalStore(tmp_path / "base"), simple()
     made = build(base, day)
@@ -235,7 +235,7 @@ def test_delivered_files_are_never_written_again(local_store: LocalStore) -> Non
     assert {key: after[key] for key in before} == before
 
 
-def test_delivered_objects_have_one_version_for_ever(moto_store: ObjectStore, s3_endpoint: str) -> None:
+def test_delivered_objects_keep_one_version(moto_store: ObjectStore, s3_endpoint: str) -> None:
     import boto3
 
     client = boto3.client("s3", endpoint_url=s3_endpoint)

@@ -149,7 +149,7 @@ def test_epi_documents_are_delivered_and_verified(local_store: LocalStore) -> No
     assert kinds == {ProblemKind.PAGE_CHANGED, ProblemKind.CONTENT_DISAGREES}
 
 
-def test_data_without_consent_is_detected_in_the_bytes(local_store: LocalStore) -> None:
+def test_data_without_consent_in_the_bytes_is_detected(local_store: LocalStore) -> None:
     day = Day(DAY1, {"P1": ("NEW", ("1.00",)), "P2": ("NEW", ())})
     made, _ = deliver(local_store, day)
     result = everyone_consented(made, examine_build(local_store, made, EPI), {"P1"})

@@ -28,7 +28,7 @@ def frames(*ids: int) -> dict[str, pl.DataFrame]:
     return make.frames([make.account("SW00000001")], [make.trade(one) for one in ids])
 
 
-def test_mode_decides_where_to_write_and_reads_see_both(store: ObjectStore) -> None:
+def test_feed_mode_decides_the_prefix_and_reads_see_both(store: ObjectStore) -> None:
     shadow, live = switched(store, FEED, FeedMode.SHADOW), switched(store, FEED, FeedMode.LIVE)
     assert shadow.create(PREFIX + "a", b"shadow", {"k": "v"})
     assert live.create(PREFIX + "b", b"live")
@@ -51,7 +51,7 @@ def test_mode_decides_where_to_write_and_reads_see_both(store: ObjectStore) -> N
         live.read(PREFIX + "a")
 
 
-def test_other_keys_are_the_stores_own(local_store: ObjectStore) -> None:
+def test_feed_store_view_leaves_other_keys_unchanged(local_store: ObjectStore) -> None:
     view = switched(local_store, FEED, FeedMode.SHADOW)
     for key in ("chain/class_trade/1", "delivered/class_trade_more/x", "legacy/class_trade/x"):
         assert view.create(key, b"1")

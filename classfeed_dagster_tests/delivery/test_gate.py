@@ -43,7 +43,7 @@ def test_ten_evaluations_keep_their_order(local_store: ObjectStore, made: Build)
     assert (latest.evaluation, latest.passed) == (12, False)
 
 
-def test_evaluations_at_once_are_all_kept(store: ObjectStore) -> None:
+def test_concurrent_evaluations_are_all_kept(store: ObjectStore) -> None:
     made = build(store, simple())
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda at: record_verdict(store, made, "consent_roll", True, f"answer {at}", "a"), range(4)))
@@ -73,7 +73,7 @@ def test_check_name_that_is_no_key_is_refused(local_store: ObjectStore, made: Bu
         record_verdict(local_store, made, "../../manifest", True, "fine", "a")
 
 
-def test_verdict_that_others_keep_changing_gives_up(local_store: ObjectStore, made: Build) -> None:
+def test_verdict_that_keeps_changing_gives_up(local_store: ObjectStore, made: Build) -> None:
     class AlwaysLate:
         def __getattr__(self, name: str) -> object:
             return getattr(local_store, name)

@@ -198,7 +198,7 @@ def test_ever_delivered_stops_where_an_earlier_consent_ended(local_store: Object
     assert ever_delivered(local_store, FEED, AUDIENCE, numbers, DAY1) == frozenset()
 
 
-def test_other_files_beside_manifests_are_passed_over(local_store: LocalStore) -> None:
+def test_files_other_than_manifests_are_ignored(local_store: LocalStore) -> None:
     deliver(local_store, simple())
     for key in ("r01/manifest.json", "r0/notes/manifest.json", "x/manifest.json"):
         local_store.put(f"delivered/{FEED}/2023-01-03/{key}", b"?")
@@ -308,7 +308,7 @@ def test_format_rendering_other_portfolios_is_a_fault(local_store: ObjectStore, 
     assert list(local_store.list("staged/")) == []
 
 
-def test_sections_that_come_later_line_up(local_store: ObjectStore) -> None:
+def test_slices_with_later_sections_are_aligned(local_store: ObjectStore) -> None:
     """A section that only the second portfolio has begins where it should."""
 
     @dataclass(frozen=True)

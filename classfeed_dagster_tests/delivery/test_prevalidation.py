@@ -65,7 +65,7 @@ def test_prevalidated_records_give_equal_answers(
         assert evaluation.passed, evaluation
 
 
-def test_small_blocks_are_recognized_too(
+def test_prevalidation_recognizes_small_blocks(
     local_store: ObjectStore, examined_again: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for size in (700, 3000):

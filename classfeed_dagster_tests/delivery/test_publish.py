@@ -156,7 +156,7 @@ def test_built_ahead_on_a_wrong_assumption_is_refused(local_store: ObjectStore) 
     assert sound(local_store)
 
 
-def test_removal_is_announced_only_of_those_ever_delivered(store: ObjectStore) -> None:
+def test_removal_is_announced_of_delivered_portfolios_only(store: ObjectStore) -> None:
     second = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ()), "P3": ("REMOVED", ())})
     ahead = build(store, second)
     check(store, ahead, second)
@@ -182,7 +182,7 @@ def test_removal_is_announced_only_of_those_ever_delivered(store: ObjectStore) -
     assert sound(store)
 
 
-def test_too_many_held_back_stops_everything(local_store: ObjectStore) -> None:
+def test_held_back_share_above_the_limit_stops_the_feed(local_store: ObjectStore) -> None:
     with pytest.raises(TooManyHeldBackError, match="units_ledger"):
         deliver(local_store, replace(simple(), broken=["P1", "P2", "P3"]))
     assert list(local_store.list("")) == []
@@ -296,7 +296,7 @@ def test_consent_that_ends_at_the_last_moment_leaves_no_page_behind(store: Objec
     assert sound(store)
 
 
-def test_pages_of_a_dead_attempt_go_when_a_consent_in_them_ended(store: ObjectStore) -> None:
+def test_dead_attempts_pages_are_removed_when_a_consent_ended(store: ObjectStore) -> None:
     day = simple()
     made = build(store, day)
     check(store, made, day)
@@ -327,7 +327,7 @@ def test_removed_portfolios_need_no_consent(local_store: ObjectStore) -> None:
 # --- Attempts that stopped ----------------------------------------------------------------------------------------
 
 
-def test_another_dates_dead_claim_is_closed_after_patience(store: ObjectStore) -> None:
+def test_dead_claim_of_another_date_is_closed_after_the_wait(store: ObjectStore) -> None:
     deliver(store, simple(DAY1))
     deliver(store, simple(DAY2))
     store.create(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=1)))
@@ -439,7 +439,7 @@ def test_staged_page_changed_after_checks_is_refused(local_store: ObjectStore) -
     assert not local_store.exists(manifest_key(FEED, DAY1, 0))
 
 
-def test_publish_record_and_page_changed_together_never_leave(local_store: ObjectStore) -> None:
+def test_publish_record_and_page_changed_together_is_refused(local_store: ObjectStore) -> None:
     day = simple()
     made = build(local_store, day)
     check(local_store, made, day)
@@ -489,7 +489,7 @@ def test_page_stored_with_other_bytes_is_detected(local_store: ObjectStore) -> N
     assert not local_store.exists(manifest_key(FEED, DAY1, 0))
 
 
-def test_page_that_vanishes_while_it_is_published_is_no_delivery(local_store: ObjectStore) -> None:
+def test_page_that_vanishes_while_publishing_is_no_delivery(local_store: ObjectStore) -> None:
     # Another attempt closed the revision and cleaned up between our writing and our reading back.
     day = simple()
     made = build(local_store, day)
@@ -528,13 +528,13 @@ def test_broken_chain_stops_publishing(local_store: ObjectStore) -> None:
     assert go(local_store, made, day).kind == "DELIVERED"
 
 
-def test_first_dates_audience(local_store: ObjectStore) -> None:
+def test_first_delivery_fixes_the_audience(local_store: ObjectStore) -> None:
     made = build(local_store, simple())
     assert (made.previous_date, made.sequence_number) == (None, AUDIENCE.sequence_number(DAY1))
 
 
 @pytest.mark.parametrize("ask", [1, 2])
-def test_another_attempt_that_delivered_before_the_consent_ended_stands(local_store: ObjectStore, ask: int) -> None:
+def test_delivery_before_the_consent_ended_remains(local_store: ObjectStore, ask: int) -> None:
     """While this attempt asks for consent, another delivers the build; then the answer says that a consent ended."""
     day = simple()
     made = build(local_store, day)

@@ -39,7 +39,7 @@ def attempt(store: ObjectStore, day: Day, at: dt.datetime) -> None:
     update_quarantine(store, planned.held_back, state, at=at, correlation_id=f"try at {at:%d}")
 
 
-def test_held_then_released_in_a_revision(store: ObjectStore) -> None:
+def test_held_back_portfolio_is_released_in_a_revision(store: ObjectStore) -> None:
     attempt(store, replace(simple(), broken=["P2"]), T1)
     (record,) = held(store, FEED, DAY1)
     assert (record.number, record.status, record.held_since, record.correlation_id) == ("P2", "HELD", T1, "try at 03")
@@ -69,7 +69,7 @@ def test_earlier_hold_does_not_hide_a_later_one(local_store: ObjectStore) -> Non
     assert [record.number for record in held(local_store, FEED)] == ["P5"]
 
 
-def test_another_reason_keeps_since_and_a_new_hold_starts_anew(local_store: ObjectStore) -> None:
+def test_hold_with_another_reason_keeps_its_start_and_a_new_hold_restarts(local_store: ObjectStore) -> None:
     attempt(local_store, replace(simple(), broken=["P2"]), T1)
     attempt(local_store, replace(simple().without("P2"), broken=[]), T2)
     (record,) = held(local_store, FEED, DAY1)
@@ -159,7 +159,7 @@ def test_approval_gives_up_after_lost_races(local_store: ObjectStore) -> None:
 # --- History ------------------------------------------------------------------------------------------------------
 
 
-def test_status_and_history(store: ObjectStore) -> None:
+def test_status_and_history_list_every_hold(store: ObjectStore) -> None:
     attempt(store, replace(simple(DAY1), broken=["P3"]), T1)
     attempt(store, simple(DAY2), T1)
     store.create(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=1)))

@@ -92,7 +92,7 @@ def test_shards_give_the_bytes_of_one_worker(day: Day, shard_size: int, order: i
         assert set(stores[1].list("")) == before
 
 
-def test_several_after_one_take_what_is_staged(local_store: ObjectStore) -> None:
+def test_several_workers_after_one_reuse_the_staged_shards(local_store: ObjectStore) -> None:
     day = Day(DAY1, {number: ("NEW", ["1.00"]) for number in NUMBERS})
     alone = by_one(local_store, day)
     assert by_several(local_store, day, 2) == alone

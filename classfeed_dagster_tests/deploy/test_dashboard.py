@@ -43,7 +43,7 @@ def test_objective_is_a_threshold_and_a_runbook_link() -> None:
         assert f"docs/runbook.md#{objective.name}" in panel["description"]
 
 
-def test_stages_are_lines_of_their_own_and_standings_are_not_added_up() -> None:
+def test_stages_are_separate_lines_and_gauges_are_not_summed() -> None:
     panels = {
         panel["targets"][0]["metricName"]: panel["targets"][0] for panel in json.loads(TARGET.read_text())["panels"]
     }

@@ -62,13 +62,13 @@ def client() -> Iterator[Any]:
         yield make
 
 
-def test_buckets_stand_under_their_names(client: Any) -> None:
+def test_deployed_buckets_have_their_names(client: Any) -> None:
     # The stand-in's CloudFormation makes a bucket and forgets most of its properties: those are asserted on the template.
     names = {bucket["Name"] for bucket in client("s3").list_buckets()["Buckets"]}
     assert {f"classfeed-prod-{what}-444455556666" for what in ("data", "logs", "archive")} <= names
 
 
-def test_queue_sets_unreadable_messages_aside(client: Any) -> None:
+def test_queue_moves_unreadable_messages_to_dead_letters(client: Any) -> None:
     sqs = client("sqs")
     url = sqs.get_queue_url(QueueName="classfeed-prod-consent-events")["QueueUrl"]
     attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
@@ -76,7 +76,7 @@ def test_queue_sets_unreadable_messages_aside(client: Any) -> None:
     assert "classfeed-prod-consent-events-dead" in attributes["RedrivePolicy"]
 
 
-def test_stores_commit_protocol_works_on_the_deployed_bucket(client: Any) -> None:
+def test_commit_protocol_works_on_the_deployed_bucket(client: Any) -> None:
     from classfeed_dagster.store import open_store
 
     store = open_store("s3://classfeed-prod-data-444455556666")

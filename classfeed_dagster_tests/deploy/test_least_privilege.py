@@ -18,7 +18,7 @@ def test_role_is_allowed_its_work_only(
     assert allowed(statements(role("prod", who)), action, resource, context) is may
 
 
-def test_table_covers_every_role_and_is_shown_to_people() -> None:
+def test_access_table_covers_every_role_and_is_shown_in_docs() -> None:
     ours = {name.removeprefix("classfeed-prod-") for name, _ in every_role() if name.startswith("classfeed-prod-")}
     evaluated = {who for who, *_ in TABLE}
     # Starting roles differ in their secrets alone; those of the components with the least and the most are evaluated.

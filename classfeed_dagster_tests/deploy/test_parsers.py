@@ -70,7 +70,7 @@ def test_parser_walk_finds_planted_calls(line: str) -> None:
     assert list(faults(line))
 
 
-def test_there_are_parsers_to_look_at_and_the_linters_rules_are_on() -> None:
+def test_parser_search_finds_parsers_and_linter_rules_are_on() -> None:
     text = "".join(path.read_text() for path in SOURCES)
     assert text.count("etree.XMLParser(") + text.count("etree.iterparse(") >= 3
     lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]

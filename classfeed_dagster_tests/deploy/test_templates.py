@@ -132,7 +132,7 @@ class TestEveryEnvironment:
         assert sorted("ImageDigest" in image for image in images) == [False, True]
         assert template(f"{env}-application")["Parameters"]["ImageDigest"]["AllowedPattern"] == "sha256:[0-9a-f]{64}"
 
-    def test_secrets_reach_tasks_by_reference_and_settings_are_those_we_have(self, env: str) -> None:
+    def test_task_secrets_are_references_and_settings_are_declared(self, env: str) -> None:
         known = {f"CLASSFEED_{name.upper()}" for name in Settings.model_fields}
         known |= {
             "CLASSFEED_SMOKE_VIEW",
@@ -165,13 +165,13 @@ class TestEveryEnvironment:
         assert listener["DefaultActions"][0]["Type"] == "fixed-response"
         assert "TLS13" in listener["SslPolicy"]
 
-    def test_there_is_never_a_second_daemon(self, env: str) -> None:
+    def test_daemon_runs_once(self, env: str) -> None:
         daemon = only(f"{env}-application", "AWS::ECS::Service", ServiceName="daemon")
         assert daemon["DesiredCount"] == {"Fn::If": ["ServicesOn", 1, 0]}
         assert daemon["DeploymentConfiguration"]["MaximumPercent"] == 100
         assert daemon["DeploymentConfiguration"]["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
 
-    def test_budget_and_alarms_that_reach_people(self, env: str) -> None:
+    def test_budget_and_alarms_reach_people(self, env: str) -> None:
         (budget,) = resources(f"{env}-monitoring", "AWS::Budgets::Budget").values()
         assert len(budget["NotificationsWithSubscribers"]) == 2
         alarms = resources(f"{env}-monitoring", "AWS::CloudWatch::Alarm").values()

@@ -248,7 +248,7 @@ def test_change_list_begins_at_the_running_release(tmp_path: Path) -> None:
     assert changes() == ["- Three", "- Two", "- One"]
 
 
-def test_durations_tell_waiting_from_working() -> None:
+def test_durations_separate_waiting_from_working() -> None:
     def job(
         name: str, created: str, started: str, completed: str | None, conclusion: str = "success"
     ) -> dict[str, Any]:

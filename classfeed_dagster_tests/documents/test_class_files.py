@@ -88,19 +88,19 @@ FILES = {document.name: make.written(document, [FRAMES]) for document in FORMATS
 
 
 @pytest.mark.parametrize("document", FORMATS, ids=lambda one: one.name)
-def test_the_golden_file(document: Any) -> None:
+def test_golden_file_is_reproduced(document: Any) -> None:
     assert FILES[document.name] == (GOLDEN / f"{document.name}_20230505_r0.csv").read_bytes()
 
 
 @pytest.mark.parametrize("document", FORMATS, ids=lambda one: one.name)
-def test_an_empty_day_gives_first_and_last_line(document: Any) -> None:
+def test_empty_day_gives_first_and_last_line(document: Any) -> None:
     empty = make.written(document, [make.frames(ACCOUNTS)])
     assert empty == f"H,{document.name},2023-05-05,7,0,2023-05-05T20:15:00.123456Z\r\nT,0,\r\n".encode()
     assert document.inspect_page([empty]).valid
     assert make.written(document, []) == empty
 
 
-def test_names_and_shape() -> None:
+def test_csv_files_have_their_names_and_shape() -> None:
     for document in FORMATS:
         assert document.page_rule is PageRule.ONE_FILE
         checked: DocumentFormat = document
@@ -114,12 +114,12 @@ def test_names_and_shape() -> None:
     assert CLASS_CASH.domains == ("account_details", "account_balances", "movement_transactions")
 
 
-def test_it_is_one_file_never_paged() -> None:
+def test_csv_format_is_one_file_never_paged() -> None:
     with pytest.raises(ValueError, match="one file a revision, not page 2 of 2"):
         list(CLASS_TRADE.page(make.header("class_trade", page=2), Totals(), {}))
 
 
-def test_a_portfolio_without_lines_is_rendered_as_no_bytes() -> None:
+def test_portfolio_without_lines_renders_no_bytes() -> None:
     rendered = {portfolio.number: portfolio for portfolio in CLASS_TRADE.render(FRAMES)}
     assert list(rendered) == sorted(rendered)
     assert rendered["SW00000004"].size == rendered["SW00000003"].size == 0
@@ -128,7 +128,7 @@ def test_a_portfolio_without_lines_is_rendered_as_no_bytes() -> None:
 
 
 @pytest.mark.parametrize("document", FORMATS, ids=lambda one: one.name)
-def test_examining_finds_what_rendering_added_up(document: Any) -> None:
+def test_inspection_finds_the_totals_of_rendering(document: Any) -> None:
     data = FILES[document.name]
     facts = document.inspect_page([data[at : at + 7] for at in range(0, len(data), 7)])
     assert facts.errors == ()
@@ -149,7 +149,7 @@ def test_examining_finds_what_rendering_added_up(document: Any) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_reading_gives_back_the_movements_and_balances(tmp_path: Path, suffix: str) -> None:
+def test_reader_returns_the_movements_and_balances(tmp_path: Path, suffix: str) -> None:
     for document in FORMATS:
         path = tmp_path / f"{document.name}.csv{suffix}"
         data = FILES[document.name]
@@ -162,7 +162,7 @@ def test_reading_gives_back_the_movements_and_balances(tmp_path: Path, suffix: s
             assert read["account_balances"].equals(FRAMES["account_balances"])
 
 
-def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+def test_damaged_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "class_trade.csv.gz"
     for damaged in (b"plain", gzip.compress(FILES["class_trade"])[:-20]):
         path.write_bytes(damaged)
@@ -230,7 +230,7 @@ ALL_NUMBERS = ("A-1", "SW1", "SW10", "SW2")
 
 @examples(25)
 @given(trade_rows(plain_words), st.randoms(use_true_random=False))
-def test_trades_like_the_reference(rows: list[dict[str, Any]], shuffle: random.Random) -> None:
+def test_trade_file_equals_the_reference(rows: list[dict[str, Any]], shuffle: random.Random) -> None:
     accounts = [make.account(number) for number in ALL_NUMBERS]
     lines = [
         ["D", *make.reference_trade_fields(row, "X0012345678")]
@@ -247,7 +247,7 @@ def test_trades_like_the_reference(rows: list[dict[str, Any]], shuffle: random.R
 
 @examples(25)
 @given(trade_rows(), cash_rows())
-def test_any_text_comes_back_and_slices_change_no_byte(
+def test_csv_file_of_any_text_is_read_back_and_slices_change_no_byte(
     trades: list[dict[str, Any]], cash: list[dict[str, Any]]
 ) -> None:
     accounts = [make.account(number) for number in ALL_NUMBERS]
@@ -268,7 +268,7 @@ def test_any_text_comes_back_and_slices_change_no_byte(
                 assert sorted(lines[column]) == sorted(row[text] for row in mine)
 
 
-def test_cash_like_the_reference() -> None:
+def test_cash_file_equals_the_reference() -> None:
     expected: list[list[str]] = []
     plain = [row for row in CASH if row["portfolio_number"] == "SW00000001"]
     ordered = sorted(plain, key=lambda row: (row["account_number"], int(row["transaction_id"][1:])))
@@ -285,7 +285,7 @@ def test_cash_like_the_reference() -> None:
 # --- what can't be written is said before, by portfolio --------------------------------------------------------------
 
 
-def test_what_the_files_cannot_carry_is_a_finding() -> None:
+def test_value_that_the_files_cannot_carry_is_a_finding() -> None:
     rows = [
         make.trade(1, confirmation_number=""),
         make.trade(2, "SW00000002", price=None),
@@ -358,7 +358,7 @@ def test_damage_is_named_and_refused(document: Any, data: bytes, says: str) -> N
         lines_of(document.layout, [data])
 
 
-def test_no_single_byte_can_change_unseen() -> None:
+def test_changed_byte_is_always_detected() -> None:
     # Whatever byte is changed, the file is refused or its digest is another; a changed figure is always refused.
     generator = random.Random(5)
     digest = examined(CLASS_TRADE, TRADE).sha256
@@ -372,7 +372,7 @@ def test_no_single_byte_can_change_unseen() -> None:
             assert facts.errors
 
 
-def test_errors_hold_no_values_and_do_not_go_on_for_ever() -> None:
+def test_errors_hold_no_values_and_are_limited() -> None:
     rows = [make.cash(at, "1.00", narrative=f"secret {at}") for at in range(100)]
     data = make.written(CLASS_CASH, [make.frames(ACCOUNTS, rows, BALANCES)])
     lines = data.splitlines(keepends=True)
@@ -382,7 +382,7 @@ def test_errors_hold_no_values_and_do_not_go_on_for_ever() -> None:
     assert not any("secret" in error or "100200300" in error for error in facts.errors)
 
 
-def test_more_lines_than_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_longer_than_a_batch_is_inspected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_reader, "_BATCH", 3)
     rows = [make.cash(at, "0.01") for at in range(1, 11)]
     data = make.written(CLASS_CASH, [make.frames(ACCOUNTS[:1], rows, BALANCES[:1])])
@@ -406,7 +406,7 @@ def test_portfolio_numbers_that_look_like_formulas_keep_their_order() -> None:
 
 
 @needs_contract_notes
-def test_the_real_contract_notes_go_through_to_the_cent(tmp_path: Path) -> None:
+def test_real_contract_notes_are_exact_to_the_cent(tmp_path: Path) -> None:
     notes = contract_notes()
     rows = []
     for at, note in enumerate(notes, start=1):

@@ -20,7 +20,7 @@ TOTALS = st.builds(
 
 
 @given(st.lists(TOTALS, max_size=6))
-def test_totals_add_up_field_by_field(some: list[Totals]) -> None:
+def test_totals_are_added_field_by_field(some: list[Totals]) -> None:
     together = sum(some, Totals())
     for name in "abc":
         assert together.counts.get(name, 0) == sum(one.counts.get(name, 0) for one in some)
@@ -37,7 +37,7 @@ def test_totals_add_up_field_by_field(some: list[Totals]) -> None:
 
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 40))
-def test_a_page_is_full_before_the_next_begins_and_never_too_large(sizes: list[int], limit: int) -> None:
+def test_pages_are_filled_in_order_within_the_limit(sizes: list[int], limit: int) -> None:
     paging = Paging(limit)
     numbers = [paging.add(size) for size in sizes]
     pages = paging.pages
@@ -50,7 +50,7 @@ def test_a_page_is_full_before_the_next_begins_and_never_too_large(sizes: list[i
     assert len(pages) == 1 or all(pages)
 
 
-def test_without_a_limit_everything_is_one_page() -> None:
+def test_pages_without_a_limit_are_one() -> None:
     paging = Paging(None)
     assert paging.pages == [range(0)]
     assert [paging.add(10**12) for _ in range(3)] == [1, 1, 1]

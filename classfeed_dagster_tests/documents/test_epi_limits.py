@@ -28,19 +28,19 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("begin", "filling", "end"), KINDS)
-def test_a_stretch_without_an_element_is_refused_above_the_limit(begin: bytes, filling: bytes, end: bytes) -> None:
+def test_text_without_an_element_above_the_limit_is_refused(begin: bytes, filling: bytes, end: bytes) -> None:
     facts = EPI.inspect_page([with_stretch(begin, filling, end, 4 * LONGEST_TEXT)])
     assert [error for error in facts.errors if TOO_LONG in error], facts.errors
 
 
 @pytest.mark.parametrize(("begin", "filling", "end"), KINDS)
-def test_a_stretch_below_the_limit_is_not_refused_for_its_length(begin: bytes, filling: bytes, end: bytes) -> None:
+def test_text_without_an_element_below_the_limit_is_accepted(begin: bytes, filling: bytes, end: bytes) -> None:
     facts = EPI.inspect_page([with_stretch(begin, filling, end, LONGEST_TEXT // 4)])
     assert not [error for error in facts.errors if TOO_LONG in error]
 
 
 @pytest.mark.parametrize("torn_at", range(1, 4))
-def test_a_comment_torn_between_two_pieces_of_a_line_is_followed(torn_at: int) -> None:
+def test_comment_split_between_pieces_of_a_line_is_followed(torn_at: int) -> None:
     page = page_of(sample()).replace(b"\n", b"")
     at = page.index(b"<PortfolioNumber>")
 
@@ -56,7 +56,7 @@ def test_a_comment_torn_between_two_pieces_of_a_line_is_followed(torn_at: int) -
     assert not [error for error in EPI.inspect_page([ending]).errors if TOO_LONG in error]
 
 
-def test_a_comment_that_ends_where_a_line_begins_has_ended() -> None:
+def test_comment_that_ends_where_a_line_begins_is_closed() -> None:
     holdings = b"".join(sections_of(sample())["InvestmentHoldings"])
     many = holdings * (4 * LONGEST_TEXT // len(holdings))  # more than a comment may be long
     page = page_of(sample()).replace(holdings, many).replace(b"<AccountDetails>", b"<!--\n--><AccountDetails>", 1)
@@ -64,7 +64,7 @@ def test_a_comment_that_ends_where_a_line_begins_has_ended() -> None:
     assert not [error for error in EPI.inspect_page([page]).errors if TOO_LONG in error]
 
 
-def test_the_one_error_of_a_document_that_is_read_in_one_piece_is_told() -> None:
+def test_single_error_of_a_document_in_one_piece_is_reported() -> None:
     page = page_of(sample()).replace(b"\n", b"")
     assert len(page) < PIECE
     assert not EPI.inspect_page([page]).errors
@@ -72,14 +72,14 @@ def test_the_one_error_of_a_document_that_is_read_in_one_piece_is_told() -> None
     assert "Status" in error
 
 
-def test_an_error_before_the_document_breaks_off_is_told_too() -> None:
+def test_error_before_a_truncated_end_is_reported() -> None:
     page = page_of(sample()).replace(b"\n", b"").replace(b"<Status>ACTIVE", b"<Status>ASLEEP", 1)
     told = EPI.inspect_page([page[: page.index(b"</AccountDetails>")] + b"</No>"]).errors
     assert ["Status" in told[0], "not well-formed" in told[-1], len(told)] == [True, True, 2]
 
 
 @pytest.mark.parametrize(("more", "given_up"), [(READ_ON // 2, False), (2 * READ_ON, True)])
-def test_a_mebibyte_after_the_last_error_the_rest_is_not_read(more: int, given_up: bool) -> None:
+def test_reading_stops_a_mebibyte_after_the_last_error(more: int, given_up: bool) -> None:
     comment = b"<!-- so that no error follows -->\n"
     wrong = page_of(sample()).replace(b"<Status>ACTIVE", b"<Status>ASLEEP", 1)
     at = wrong.index(b"</AccountDetails>")

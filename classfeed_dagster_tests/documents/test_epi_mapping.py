@@ -69,7 +69,7 @@ def test_header_and_control_totals_are_those_of_the_xsd() -> None:
     assert list(in_xsd(sequence_of("ControlTotals"))) == [*counts, epi.CURRENCY_TOTAL, *units]
 
 
-def test_the_root_holds_header_sections_and_totals_in_order() -> None:
+def test_root_holds_header_sections_and_totals_in_order() -> None:
     root = schema_root().find(f"{XS}element[@name='{epi.ROOT}']")
     assert root is not None
     sequence = root.find(f"{XS}complexType/{XS}sequence")
@@ -98,7 +98,7 @@ def test_mapped_column_exists_and_is_nullable_with_its_element() -> None:
     assert all(hasattr(Totals, element.column) for element in (epi.UNITS_HELD, epi.UNITS_MOVED))
 
 
-def test_every_column_of_every_frame_reaches_the_document() -> None:
+def test_frame_columns_all_reach_the_document() -> None:
     lineage = element_lineage()
     for record in epi.RECORDS:
         sent = {column for _, frame, column in lineage if frame == record.frame.name}
@@ -107,7 +107,7 @@ def test_every_column_of_every_frame_reaches_the_document() -> None:
         assert missing == ({epi.PORTFOLIO} if record is epi.CASH_ACCOUNT else set())
 
 
-def test_lineage_reads_like_the_document() -> None:
+def test_lineage_is_ordered_like_the_document() -> None:
     lineage = element_lineage()
     assert lineage[0] == ("EPIDataResponse/AccountDetails/Account/@consent", "accounts", "consent")
     assert ("EPIDataResponse/AccountDetails/Account/CashAccount/Bsb", "cash_accounts", "bsb") in lineage
@@ -119,7 +119,7 @@ def test_lineage_reads_like_the_document() -> None:
     assert len(lineage) == len(set(lineage))
 
 
-def test_nothing_else_in_the_room_knows_an_elements_name() -> None:
+def test_element_names_are_in_the_mapping_only() -> None:
     folder = Path(epi.__file__).parent
     distinctive = [
         "PortfolioNumber",

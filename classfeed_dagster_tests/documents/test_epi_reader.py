@@ -73,7 +73,7 @@ def change(page: bytes, old: str, new: str) -> bytes:
 # --- What is right ------------------------------------------------------------------------------------------------
 
 
-def test_a_page_is_examined_from_its_bytes_alone() -> None:
+def test_page_is_inspected_from_its_bytes_alone() -> None:
     facts = inspect(PAGE)
     assert facts.errors == ()
     assert facts.valid
@@ -99,7 +99,7 @@ def test_a_page_is_examined_from_its_bytes_alone() -> None:
         assert (stated.ledger_balance, stated.net_amount) == (summed.ledger_balance, summed.net_amount)
 
 
-def test_an_empty_page() -> None:
+def test_empty_page_is_read() -> None:
     facts = EPI.inspect_page(EPI.page(HEADER, Totals(), {}))
     assert facts.valid
     assert facts.totals.counts == dict.fromkeys(facts.portfolios, 0)
@@ -107,11 +107,11 @@ def test_an_empty_page() -> None:
     assert facts.stated.currencies == {}
 
 
-def test_a_page_is_read_as_the_frames_it_was_made_of(tmp_path: Path) -> None:
+def test_page_is_read_as_the_frames_it_was_made_of(tmp_path: Path) -> None:
     same(read(PAGE, tmp_path), without_empty_text(sample()))
 
 
-def test_a_gzipped_page_is_read_too(tmp_path: Path) -> None:
+def test_gzipped_page_is_read_too(tmp_path: Path) -> None:
     path = tmp_path / "page.xml.gz"
     path.write_bytes(gzip.compress(PAGE, mtime=0))
     same(EPI.read(path), without_empty_text(sample()))
@@ -122,7 +122,7 @@ def test_a_gzipped_page_is_read_too(tmp_path: Path) -> None:
 
 @examples(60)
 @given(any_frames(), st.integers(1, 5000))
-def test_what_is_written_is_read_back_and_adds_up(
+def test_written_document_is_read_back_and_adds_up(
     tmp_path_factory: pytest.TempPathFactory, frames: Frames, chunk: int
 ) -> None:
     page = page_of(frames)
@@ -133,7 +133,7 @@ def test_what_is_written_is_read_back_and_adds_up(
     assert facts.totals == sum((one.totals for one in EPI.render(frames)), nothing)
 
 
-def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_batch_size_changes_no_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = inspect(PAGE)
     monkeypatch.setattr(epi_records, "BATCH", 2)
     assert inspect(PAGE) == whole
@@ -178,7 +178,7 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_any_form_of_the_same_document_reads_alike(form: str, tmp_path: Path) -> None:
+def test_document_in_any_form_is_read_alike(form: str, tmp_path: Path) -> None:
     page = FORMS[form](PAGE)
     assert page != PAGE
     facts, plain = inspect(page, 1000), inspect(PAGE)
@@ -215,7 +215,7 @@ def test_reader_comment_across_a_block_boundary_hides_records() -> None:
     assert facts.totals == inspect(PAGE).totals
 
 
-def test_a_record_longer_than_a_piece_is_read(tmp_path: Path) -> None:
+def test_record_longer_than_a_piece_is_read(tmp_path: Path) -> None:
     frames = frames_of(
         {
             "accounts": [account("P1")],
@@ -264,7 +264,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("old", "new", "says", "line"), BROKEN)
-def test_every_error_names_its_line_and_element_and_no_value(
+def test_error_names_its_line_and_element_and_no_value(
     old: str, new: str, says: str, line: int, tmp_path: Path
 ) -> None:
     page = change(PAGE, old, new)
@@ -281,7 +281,7 @@ def test_every_error_names_its_line_and_element_and_no_value(
 
 
 @pytest.mark.parametrize("damage", [b"\xe1", b"<x '\xe1"], ids=["in a text", "after a quote that never ends"])
-def test_bytes_that_are_no_text(damage: bytes) -> None:
+def test_bytes_that_are_not_text_are_an_error(damage: bytes) -> None:
     page = PAGE.replace(b"<Currency>AUD", damage + b"<Currency>AUD")
     page = page.replace("Nguyễn".encode(), b"Nguy" + damage, 1)
     assert [error[:27] for error in inspect(page).errors] == ["line 3: not well-formed XML"]
@@ -290,7 +290,7 @@ def test_bytes_that_are_no_text(damage: bytes) -> None:
 @pytest.mark.parametrize(
     "page", [b"", b"\n", b"hello", b"\x00\x01", b"<a/>", b"%PDF-1.7 ...", gzip.compress(b"<a/>", mtime=0)]
 )
-def test_what_is_no_document_at_all(page: bytes) -> None:
+def test_file_that_is_not_a_document_is_an_error(page: bytes) -> None:
     facts = EPI.inspect_page([page] if page else [])
     assert not facts.valid
     assert facts.header == {}
@@ -311,7 +311,7 @@ def test_reader_notices_damage_anywhere_without_breaking(data: st.DataObject) ->
         assert sum((c.cash_amount for c in facts.totals.currencies.values()), Decimal(0)) == sum(amounts)
 
 
-def test_errors_are_not_counted_without_end() -> None:
+def test_errors_are_limited() -> None:
     rows = {"accounts": [account("P1")], "account_balances": [balance("P1", account_number=str(n)) for n in range(500)]}
     page = page_of(frames_of(rows)).replace(b"<Bsb>062-000<", b"<Bsb>SECRET<")
     errors = inspect(page).errors
@@ -319,7 +319,7 @@ def test_errors_are_not_counted_without_end() -> None:
     assert errors[-1] == f"line {3 + MOST_ERRORS + 1}: more errors than {MOST_ERRORS}, the rest was not read"
 
 
-def test_money_without_its_currency_is_an_error_beside_the_xsd() -> None:
+def test_money_without_its_currency_is_an_error() -> None:
     rows = {
         "accounts": [account("P1")],
         "movement_transactions": [cash("P1", "C1"), cash("P1", "C2"), trade("P1", "T3", currency="USD")],
@@ -329,14 +329,14 @@ def test_money_without_its_currency_is_an_error_beside_the_xsd() -> None:
     assert facts.errors == ("MovementTransaction: 2 records have money without a currency, the first is C1",)
 
 
-def test_totals_that_the_page_states_wrongly_show() -> None:
+def test_totals_stated_wrongly_are_reported() -> None:
     facts = inspect(change(PAGE, "<CashAmount>-1789.89<", "<CashAmount>-1789.90<"))
     assert facts.valid
     assert facts.stated is not None
     assert facts.stated.currencies["AUD"].cash_amount != facts.totals.currencies["AUD"].cash_amount
 
 
-def test_a_value_that_no_frame_can_hold(tmp_path: Path) -> None:
+def test_value_that_no_frame_can_hold_is_an_error(tmp_path: Path) -> None:
     # A price of 14 digits before the point is more than the database's type has; so is an hour 24 for an instant.
     page = change(PAGE, "<Price>44.510000<", "<Price>12345678901234.510000<")
     assert inspect(page).valid
@@ -348,7 +348,7 @@ def test_a_value_that_no_frame_can_hold(tmp_path: Path) -> None:
         read(page, tmp_path)
 
 
-def test_an_instant_in_whole_seconds_is_read(tmp_path: Path) -> None:
+def test_instant_in_whole_seconds_is_read(tmp_path: Path) -> None:
     page = PAGE.replace(b"<RecordedAt>2023-05-03T02:00:00.000000Z<", b"<RecordedAt>2023-05-03T02:00:00Z<")
     same(read(page, tmp_path), without_empty_text(sample()))
 
@@ -377,7 +377,7 @@ def endless(begin: bytes, filler: bytes, times: int = 200) -> Iterator[bytes]:
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_a_doctype_is_refused_whatever_it_declares(doctype: str, encoding: str) -> None:
+def test_doctype_is_refused_whatever_it_declares(doctype: str, encoding: str) -> None:
     text = PAGE.decode().replace("?>\n", f"?>\n{doctype}\n", 1).replace("51824753556", "&a9;")
     page = text.replace("UTF-8", encoding.upper(), 1).encode(encoding)
     started = time.process_time()
@@ -419,14 +419,14 @@ def test_bombs_are_refused_quickly_and_in_little_memory(begin: bytes, filler: by
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 * 1024
 
 
-def test_size_and_digest_cover_the_whole_file_beyond_the_reading() -> None:
+def test_size_and_digest_cover_the_whole_file() -> None:
     chunks = [b"<!DOCTYPE x>\n", b"<rest/>\n" * 10, b"<end/>"]
     facts = EPI.inspect_page(chunks)
     assert (len(facts.errors), facts.size) == (1, len(b"".join(chunks)))
     assert facts.sha256 == hashlib.sha256(b"".join(chunks)).hexdigest()
 
 
-def test_a_file_of_nothing_ends_on_its_first_line() -> None:
+def test_empty_file_ends_on_its_first_line() -> None:
     (error,) = EPI.inspect_page([]).errors
     assert error.startswith("line 1: not well-formed XML")
 
@@ -435,7 +435,7 @@ def test_a_file_of_nothing_ends_on_its_first_line() -> None:
 
 
 @given(st.lists(st.binary(max_size=30)))
-def test_pieces_are_the_document_and_know_their_lines(chunks: list[bytes]) -> None:
+def test_pieces_form_the_document_with_line_numbers(chunks: list[bytes]) -> None:
     document = b"".join(chunks)
     pieces = list(Lines(chunks))
     assert b"".join(piece for _, piece in pieces) == document
@@ -447,7 +447,7 @@ def test_pieces_are_the_document_and_know_their_lines(chunks: list[bytes]) -> No
         at += len(piece)
 
 
-def test_an_empty_line_first_is_a_piece_of_its_own() -> None:
+def test_leading_empty_line_is_a_piece_of_its_own() -> None:
     assert list(Lines([b"\n<a>\n\n</a>"])) == [(1, b"\n"), (2, b"<a>\n"), (3, b"\n"), (4, b"</a>")]
 
 
@@ -467,7 +467,7 @@ def test_block_ends_before_its_closing_line_after_an_empty_block() -> None:
     assert source.block(b"</a>", PIECE) == (2, b"")
 
 
-def test_no_more_is_held_than_was_asked_for() -> None:
+def test_reader_holds_no_more_than_requested() -> None:
     taken: list[int] = []
 
     def lines() -> Iterator[bytes]:

@@ -48,7 +48,7 @@ def only(found: list[dict[str, Any]]) -> tuple[str, str, str]:
     return found[0]["rule"], found[0]["subject"], found[0]["detail"]
 
 
-def test_what_can_be_written_has_no_finding() -> None:
+def test_representable_frames_have_no_finding() -> None:
     assert EPI.check_representable(sample()).height == 0
 
 
@@ -159,7 +159,7 @@ def test_what_can_be_written_has_no_finding() -> None:
         ),
     ],
 )
-def test_each_rule_of_the_document(rows: dict[str, Any], rule: str, subject: str, says: str) -> None:
+def test_document_rule_finds_its_value(rows: dict[str, Any], rule: str, subject: str, says: str) -> None:
     found = findings(**rows)
     if not rule:
         assert not found
@@ -168,7 +168,7 @@ def test_each_rule_of_the_document(rows: dict[str, Any], rule: str, subject: str
     assert says in only(found)[2]
 
 
-def test_dates_outside_the_calendar_of_the_xsd() -> None:
+def test_date_outside_the_xsds_calendar_is_a_finding() -> None:
     frames = frames_of({"accounts": [account("P1")], "movement_transactions": [trade("P1")]})
     movements = frames["movement_transactions"].with_columns(
         pl.col("transaction_date").dt.offset_by("8000y"), pl.col("recorded_at").dt.offset_by("-2023y")
@@ -181,7 +181,7 @@ def test_dates_outside_the_calendar_of_the_xsd() -> None:
     ]
 
 
-def test_numbers_with_more_digits_than_the_xsd_allows() -> None:
+def test_number_with_more_digits_than_the_xsd_allows_is_a_finding() -> None:
     # A file can hold more digits than its declared precision: nothing checks it on the way into a frame.
     frames = frames_of({"accounts": [account("P1")], "account_balances": [balance("P1")]})
     digits = pa.array([Decimal("12345678901234567.89")], pa.decimal128(38, 2))
@@ -192,7 +192,7 @@ def test_numbers_with_more_digits_than_the_xsd_allows() -> None:
     assert "12345678901234567" not in str(found["detail"].to_list())
 
 
-def test_sums_with_more_digits_than_a_control_total() -> None:
+def test_sum_with_more_digits_than_a_control_total_is_a_finding() -> None:
     most = Decimal("9999999999999999.99")
     rows = [balance("P1", account_number=str(n), ledger_balance=most) for n in range(2)]
     assert only(findings(account_balances=rows))[:2] == ("sum_too_long", "AUD")
@@ -200,13 +200,13 @@ def test_sums_with_more_digits_than_a_control_total() -> None:
     assert only(findings(investment_holdings=units))[:2] == ("sum_too_long", "units")
 
 
-def test_a_removed_account_is_judged_by_what_is_sent_of_it() -> None:
+def test_removed_account_is_checked_by_its_sent_fields() -> None:
     assert not findings(accounts=[removed("P1") | {"portfolio_name": "\x00", "abn": "x"}])
     bad = findings(accounts=[removed("P1") | {"recipient_reference": "a b"}])
     assert only(bad)[0] == "wrong_form"
 
 
-def test_rows_of_nobody() -> None:
+def test_row_of_an_unknown_portfolio_is_a_defect() -> None:
     assert only(findings(accounts=[], cash_accounts=[cash_account("P1")] * 2))[::2] == (
         "no_account",
         "2 CashAccount record(s) of a portfolio that has no account or is REMOVED",
@@ -215,13 +215,13 @@ def test_rows_of_nobody() -> None:
     assert only(findings(accounts=[account("P1")] * 2))[0] == "two_accounts"
 
 
-def test_a_row_without_a_portfolio_is_a_defect_not_a_finding() -> None:
+def test_row_without_a_portfolio_is_a_defect_not_a_finding() -> None:
     frames = frames_of({"account_balances": [balance("P1", portfolio_number=None)]})
     with pytest.raises(FrameShapeError, match="without a portfolio number"):
         EPI.check_representable(frames)
 
 
-def test_several_reasons_are_all_said_once() -> None:
+def test_findings_state_each_reason_once() -> None:
     found = findings(
         accounts=[account("P1", abn="1", hin="2")],
         movement_transactions=[cash("P1", "C1", narrative="\x01"), cash("P1", "C2", narrative="\x01")],
@@ -236,7 +236,7 @@ def test_several_reasons_are_all_said_once() -> None:
 
 @examples(150)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), st.text(max_size=14), st.text(max_size=12))
-def test_a_portfolio_is_either_held_back_or_becomes_a_valid_document(name: str, number: str, code: str) -> None:
+def test_portfolio_is_held_back_or_becomes_a_valid_document(name: str, number: str, code: str) -> None:
     frames = frames_of(
         {
             "accounts": [account("P1", portfolio_name=name)],

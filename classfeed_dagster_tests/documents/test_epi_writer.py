@@ -50,18 +50,18 @@ def canonical(document: bytes | etree._Element) -> bytes:
     return etree.tostring(tree, method="c14n")
 
 
-def test_the_golden_document() -> None:
+def test_golden_document_is_reproduced() -> None:
     # A difference here changes what the recipient gets: look at it, then replace the file.
     assert page_of(sample()) == GOLDEN.read_bytes()
 
 
-def test_the_golden_document_is_what_the_xsd_demands() -> None:
+def test_golden_document_obeys_the_xsd() -> None:
     compiled().assertValid(etree.parse(GOLDEN))
 
 
 @examples(60)
 @given(any_frames())
-def test_any_content_is_canonically_what_lxml_writes_and_valid(frames: Frames) -> None:
+def test_document_of_any_content_is_valid_and_equals_lxmls(frames: Frames) -> None:
     page = page_of(frames)
     assert canonical(page) == canonical(by_lxml(frames, page))
     assert compiled().validate(etree.fromstring(page)), compiled().error_log
@@ -70,7 +70,7 @@ def test_any_content_is_canonically_what_lxml_writes_and_valid(frames: Frames) -
 
 @examples(25)
 @given(any_frames(), st.integers(0, 1000))
-def test_neither_slices_nor_the_order_of_rows_nor_blocks_change_bytes(frames: Frames, seed: int) -> None:
+def test_slices_row_order_and_blocks_change_no_byte(frames: Frames, seed: int) -> None:
     whole = list(EPI.render(frames))
     shuffled = {name: frame.sample(fraction=1, shuffle=True, seed=seed) for name, frame in frames.items()}
     assert list(EPI.render(shuffled)) == whole
@@ -87,13 +87,13 @@ def test_neither_slices_nor_the_order_of_rows_nor_blocks_change_bytes(frames: Fr
         assert list(EPI.render(frames)) == whole
 
 
-def test_every_record_is_one_line_whatever_its_text_holds() -> None:
+def test_record_of_any_text_is_one_line() -> None:
     frames = frames_of({"accounts": [account("P1", portfolio_name="a\nb\r\nc"), account("P2")]})
     lines = page_of(frames).split(b"\n")
     assert sum(line.startswith(b"<Account ") and line.endswith(b"</Account>") for line in lines) == 2
 
 
-def test_portfolios_come_by_code_point_and_hold_their_own_totals() -> None:
+def test_portfolios_are_ordered_by_code_point_with_their_own_totals() -> None:
     rendered = list(EPI.render(sample()))
     assert [one.number for one in rendered] == ["SW00000001", "SW00000002", "SW00000003", "SW00000010"]
     first = rendered[0].totals
@@ -123,7 +123,7 @@ def test_writer_removed_account_has_number_and_reference_only() -> None:
     assert page_of(frames_of(rows)) == page_of(frames_of(bare))
 
 
-def test_a_page_of_nothing_has_four_empty_sections() -> None:
+def test_page_without_records_has_four_empty_sections() -> None:
     page = b"".join(EPI.page(HEADER, Totals(), {}))
     assert compiled().validate(etree.fromstring(page))
     for section in epi.SECTIONS:
@@ -131,7 +131,7 @@ def test_a_page_of_nothing_has_four_empty_sections() -> None:
         assert f"<{section.counted_as}>0</{section.counted_as}>".encode() in page
 
 
-def test_a_page_is_never_held_whole() -> None:
+def test_page_is_never_held_whole_in_memory() -> None:
     taken: list[int] = []
 
     def chunks() -> Iterator[bytes]:
@@ -148,7 +148,7 @@ def test_a_page_is_never_held_whole() -> None:
     assert max(sizes) < 2 * CHUNK
 
 
-def test_a_reissue_names_what_it_replaces() -> None:
+def test_reissue_names_what_it_replaces() -> None:
     header = type(HEADER)(
         **{name: getattr(HEADER, name) for name in HEADER.__slots__}
         | {"revision": 2, "replaces": "class_super-20230503-r1-p1", "page_number": 2, "page_count": 3}
@@ -166,7 +166,7 @@ def test_instants_are_written_to_the_microsecond_in_utc() -> None:
     assert b"<RecordedAt>2023-05-03T02:00:00.000000Z</RecordedAt>" in page
 
 
-def test_control_totals_never_say_minus_zero_and_never_round() -> None:
+def test_control_totals_are_never_minus_zero_and_never_rounded() -> None:
     page = b"".join(EPI.page(HEADER, Totals(currencies={"AUD": CurrencyTotals(net_amount=Decimal("-0"))}), {}))
     assert b"<NetAmount>0.00</NetAmount>" in page
     with pytest.raises(ValueError, match="UnitsHeld .* not of the form"):
@@ -175,19 +175,19 @@ def test_control_totals_never_say_minus_zero_and_never_round() -> None:
         list(EPI.page(HEADER, Totals(units_moved=Decimal(10) ** 14), {}))
 
 
-def test_a_page_takes_its_own_sections_only() -> None:
+def test_page_takes_its_own_sections_only() -> None:
     with pytest.raises(ValueError, match="no sections"):
         list(EPI.page(HEADER, Totals(), {"Details": [b""]}))
 
 
-def test_a_page_comes_in_large_chunks() -> None:
+def test_page_is_written_in_large_chunks() -> None:
     record = b"x" * 1000
     chunks = list(EPI.page(HEADER, Totals(), {"AccountDetails": [record] * 2000}))
     assert len(chunks) < 12
     assert b"".join(chunks).count(record) == 2000
 
 
-def test_an_attribute_can_not_break_out_of_its_quotes() -> None:
+def test_attribute_cannot_break_out_of_its_quotes() -> None:
     # ``check_representable`` refuses such a value; rendered all the same, it must not become markup.
     frames = frames_of({"accounts": [account("P1", extract='A" b="<\t')]})
     root = etree.fromstring(page_of(frames))
@@ -210,7 +210,7 @@ def test_an_attribute_can_not_break_out_of_its_quotes() -> None:
         ({"accounts": [removed("P1")], "movement_transactions": [cash("P1")]}, "without an account or REMOVED"),
     ],
 )
-def test_frames_that_no_document_can_hold_are_refused(rows: dict[str, list[dict[str, object]]], says: str) -> None:
+def test_frame_that_no_document_can_hold_is_refused(rows: dict[str, list[dict[str, object]]], says: str) -> None:
     with pytest.raises(FrameShapeError, match=says):
         list(EPI.render(frames_of(rows)))
 
@@ -225,7 +225,7 @@ def test_frames_of_the_wrong_shape_are_refused() -> None:
 
 
 @given(st.lists(st.integers(0, 100)), st.integers(1, 200))
-def test_pages_hold_whole_portfolios_and_stay_under_the_limit(sizes: list[int], limit: int) -> None:
+def test_pages_hold_whole_portfolios_under_the_limit(sizes: list[int], limit: int) -> None:
     pages = pages_of(sizes, limit)
     assert [at for page in pages for at in page] == list(range(len(sizes)))
     assert all(len(page) == 1 or sum(sizes[at] for at in page) <= limit for page in pages if sizes)
@@ -235,7 +235,7 @@ def test_pages_hold_whole_portfolios_and_stay_under_the_limit(sizes: list[int], 
     assert on_page == [number for number, page in enumerate(pages, 1) for _ in page]
 
 
-def test_pages_of_a_limit_stay_under_it_as_documents() -> None:
+def test_pages_stay_under_their_limit_as_documents() -> None:
     rendered = [
         one
         for n in range(40)
@@ -250,7 +250,7 @@ def test_pages_of_a_limit_stay_under_it_as_documents() -> None:
         assert EPI.inspect_page([page]).valid
 
 
-def test_the_format_offers_what_a_format_must() -> None:
+def test_format_implements_the_base_class() -> None:
     document: DocumentFormat = EPI
     assert (document.name, document.extension) == ("epi", ".xml")
     assert document.domains == ("account_details", "account_balances", "investment_holdings", "movement_transactions")

@@ -39,7 +39,7 @@ def test_format_rule_that_is_not_declared_is_refused() -> None:
         format_rule("odd")
 
 
-def test_every_rule_that_holds_back_has_a_runbook_section() -> None:
+def test_rule_that_holds_back_has_a_runbook_section() -> None:
     headings = set(re.findall(r"^### (.+)$", RUNBOOK, re.MULTILINE))
     rules = (
         [rule.name for rule in RULES]

@@ -34,7 +34,7 @@ texts = st.one_of(st.text(max_size=20), nasty)
         ("", ""),
     ],
 )
-def test_the_table_of_the_page(typed: str, in_file: str) -> None:
+def test_formula_table_of_the_docs_is_the_codes(typed: str, in_file: str) -> None:
     assert spreadsheet.guard(typed) == in_file
     assert spreadsheet.unguard(in_file) == typed
 
@@ -42,14 +42,14 @@ def test_the_table_of_the_page(typed: str, in_file: str) -> None:
 @given(texts)
 @example("''-5")
 @example("'-5")
-def test_reading_gives_back_what_was_typed_and_no_formula_is_in_the_file(text: str) -> None:
+def test_guarded_text_is_read_back_and_no_formula_is_in_the_file(text: str) -> None:
     guarded = spreadsheet.guard(text)
     assert spreadsheet.unguard(guarded) == text
     assert not spreadsheet.is_formula(guarded)
 
 
 @given(st.lists(texts, min_size=1, max_size=10))
-def test_columns_are_guarded_like_single_texts(values: list[str]) -> None:
+def test_column_is_guarded_like_single_texts(values: list[str]) -> None:
     frame = pl.DataFrame({"text": [*values, None]}, schema={"text": pl.String})
     guarded = frame.select(spreadsheet.guard_column(pl.col("text")).alias("text"))["text"]
     assert guarded.to_list() == [*map(spreadsheet.guard, values), None]
@@ -57,7 +57,7 @@ def test_columns_are_guarded_like_single_texts(values: list[str]) -> None:
     assert back.to_list() == [*values, None]
 
 
-def test_what_is_a_formula() -> None:
+def test_formula_is_recognized_by_its_first_character() -> None:
     assert spreadsheet.is_formula("=1")
     assert not spreadsheet.is_formula("-1")
     assert not spreadsheet.is_formula("'=1")

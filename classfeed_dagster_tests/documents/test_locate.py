@@ -39,7 +39,7 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 
 @pytest.mark.parametrize("key", ["T1", "C1", "C2", "S1", "I1", "T9"])
 @pytest.mark.usefixtures("block")
-def test_a_movement_is_found_to_the_byte(path: Path, key: str) -> None:
+def test_movement_is_located_to_the_byte(path: Path, key: str) -> None:
     (place,) = locate(path, key)
     assert place.element == "MovementTransaction"
     record = PAGE[place.offset : place.offset + place.length]
@@ -52,7 +52,7 @@ def test_a_movement_is_found_to_the_byte(path: Path, key: str) -> None:
     "key", [("SW00000001", "ASX", "BHP"), ("SW00000001", "NYSE", "BRK.B"), ("SW00000002", "ASX", "BHP")]
 )
 @pytest.mark.usefixtures("block")
-def test_a_holding_is_found_by_its_key(path: Path, key: tuple[str, str, str]) -> None:
+def test_holding_is_located_by_its_key(path: Path, key: tuple[str, str, str]) -> None:
     (place,) = locate(path, key)
     record = etree.fromstring(excerpt(path, place))
     assert place.element == record.tag == "InvestmentHolding"
@@ -60,16 +60,16 @@ def test_a_holding_is_found_by_its_key(path: Path, key: tuple[str, str, str]) ->
 
 
 @pytest.mark.parametrize("key", ["T", "T11", "t1", "", ("SW00000001", "ASX", "OLD"), ("SW00000010", "ASX", "BHP")])
-def test_what_is_not_there_is_not_found(path: Path, key: str | tuple[str, str, str]) -> None:
+def test_absent_record_is_not_located(path: Path, key: str | tuple[str, str, str]) -> None:
     assert locate(path, key) == []
 
 
-def test_what_names_a_transaction_is_not_that_transaction(path: Path) -> None:
+def test_reference_to_a_transaction_is_not_located_as_it(path: Path) -> None:
     assert len(locate(path, "T1")) == 1, "a settlement relates to it, and isn't it"
     assert locate(path, "S0") == [], "named as reversed, not sent"
 
 
-def test_every_record_of_one_id_is_found(tmp_path: Path) -> None:
+def test_records_of_one_id_are_all_located(tmp_path: Path) -> None:
     rows = {"accounts": [account("P1"), account("P2")], "movement_transactions": [trade("P1", "T5"), cash("P2", "T5")]}
     path = tmp_path / "page.xml"
     path.write_bytes(page_of(frames_of(rows)))
@@ -77,14 +77,14 @@ def test_every_record_of_one_id_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("block")
-def test_a_page_cut_short_is_said_so(tmp_path: Path) -> None:
+def test_truncated_page_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "page.xml"
     path.write_bytes(PAGE[: PAGE.index(b"<Narrative>")])
     with pytest.raises(NotAPageError, match=r"page\.xml ends inside the record at line 16"):
         locate(path, "T9")
 
 
-def test_a_damaged_file_is_said_so(tmp_path: Path) -> None:
+def test_damaged_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "page.xml.gz"
     path.write_bytes(gzip.compress(PAGE)[:-30])
     with pytest.raises(NotAPageError, match="cannot be read to its end"):
@@ -96,14 +96,14 @@ def test_a_damaged_file_is_said_so(tmp_path: Path) -> None:
         locate(tmp_path / "none.xml", "T9")
 
 
-def test_a_record_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:
+def test_record_without_end_is_read_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "page.xml"
     path.write_bytes(PAGE[: PAGE.index(b"<Narrative>")] + b"x" * (4 << 20))
     with pytest.raises(NotAPageError, match="line 16 has no end"):
         locate(path, "T9")
 
 
-def test_a_key_outside_its_kind_of_record_is_passed_over(tmp_path: Path) -> None:
+def test_key_outside_its_kind_of_record_is_ignored(tmp_path: Path) -> None:
     # Not a document of ours; all the same, what is found must be a record that holds the key.
     holding = b"<InvestmentHolding><PortfolioNumber>P</PortfolioNumber></InvestmentHolding>"
     stray = b"<Exchange>ASX</Exchange><SecurityCode>BHP</SecurityCode>"
@@ -112,6 +112,6 @@ def test_a_key_outside_its_kind_of_record_is_passed_over(tmp_path: Path) -> None
     assert locate(path, ("P", "ASX", "BHP")) == []
 
 
-def test_an_excerpt_of_another_file_is_refused(path: Path) -> None:
+def test_excerpt_of_another_file_is_refused(path: Path) -> None:
     with pytest.raises(NotAPageError, match="ends before the record"):
         excerpt(path, Place("MovementTransaction", 1, len(PAGE) - 5, 10))

@@ -283,7 +283,7 @@ def line(postgres_url: str) -> Iterator[Line]:
         engine.dispose()
 
 
-def test_every_field_has_a_value_to_change(line: Line) -> None:
+def test_perturbation_has_a_value_for_every_field(line: Line) -> None:
     documents = {field.name for field in EPI.columns}
     documents |= {f"{file.name}.csv/{field.name}" for file in FILES for field in file.columns}
     assert documents - {name for name, values in line.before["documents"].items() if values} == set()
@@ -306,7 +306,7 @@ def together(columns: list[str]) -> list[tuple[str, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", together([one for one in landed_values() if one not in SELECTING]), ids=" ".join)
-def test_exactly_what_lineage_names_changes(line: Line, columns: tuple[str, ...]) -> None:
+def test_perturbed_column_changes_exactly_its_lineage(line: Line, columns: tuple[str, ...]) -> None:
     changed = line.changed_by(*columns)
     for level in _LEVELS:
         expected = {(column, name) for column in columns for name in named(column)[level]}
@@ -316,14 +316,14 @@ def test_exactly_what_lineage_names_changes(line: Line, columns: tuple[str, ...]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("column", "compared"), COMPARED)
-def test_what_compares_rows_changes_with_one_of_them(line: Line, column: str, compared: str) -> None:
+def test_perturbed_comparison_changes_with_either_row(line: Line, column: str, compared: str) -> None:
     assert compared in named(column)["landed"]
     assert compared in line.changed_by(column, where=COMPARED[column, compared])["landed"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("column", [one for one in landed_values() if one in SELECTING])
-def test_what_also_picks_rows_changes_all_that_lineage_names(line: Line, column: str) -> None:
+def test_perturbed_selecting_column_changes_all_its_lineage(line: Line, column: str) -> None:
     expected = named(column)
     unmoved = {level: set(names) for level, names in expected.items()}
     for days in (0, 1, -1, 45, -45, -600, 1500):
@@ -334,11 +334,11 @@ def test_what_also_picks_rows_changes_all_that_lineage_names(line: Line, column:
     assert not any(unmoved.values()), f"lineage names {unmoved}, which no change of {column} moves"
 
 
-def test_what_nobody_lands_changes_nothing(line: Line) -> None:
+def test_perturbed_unlanded_column_changes_nothing(line: Line) -> None:
     assert line.changed_by("portfolio_member.role") == {level: set() for level in _LEVELS}
 
 
-def test_the_proof_sees_what_lineage_does_not_name(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_perturbation_finds_a_column_missing_from_lineage(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("classfeed_dagster.bigsite.lineage.DERIVED", {})
     named.cache_clear()
     assert line.changed_by("trade.units") != named("trade.units")

@@ -25,19 +25,19 @@ def examined_ahead(frames: Frames) -> dict[str, RecordInspection]:
 
 @examples(60)
 @given(any_frames())
-def test_the_facts_are_those_of_the_whole_page(frames: Frames) -> None:
+def test_prevalidation_equals_the_inspection_of_the_whole_page(frames: Frames) -> None:
     page = page_of(frames)
     assert EPI.inspect_page([page], examined_ahead(frames)) == EPI.inspect_page([page])
 
 
 @pytest.mark.parametrize("size", [1, 600, 2000])
-def test_in_small_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_prevalidation_in_small_blocks_is_equal(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(epi_reader, "BLOCK", size)
     page = page_of(sample())
     assert EPI.inspect_page([page], examined_ahead(sample())) == EPI.inspect_page([page])
 
 
-def test_what_is_known_is_not_examined_again() -> None:
+def test_prevalidated_record_is_not_inspected_again() -> None:
     page = page_of(sample())
     known = examined_ahead(sample())
     assert len(known) == len(sections_of(sample()))
@@ -48,7 +48,7 @@ def test_what_is_known_is_not_examined_again() -> None:
     assert EPI.inspect_page([page], known).totals.units_held == held + units
 
 
-def test_a_record_that_was_changed_since_is_examined() -> None:
+def test_record_changed_since_prevalidation_is_inspected() -> None:
     known = examined_ahead(sample())
     changed = page_of(sample()).replace(b"<Units>100.000000<", b"<Units>100.0<")
     facts = EPI.inspect_page([changed], known)

@@ -80,14 +80,14 @@ def valid(record: str, line: str) -> bool:
 
 
 @pytest.mark.parametrize("record", RECORDS)
-def test_what_the_writer_makes_needs_no_second_look(record: str) -> None:
+def test_written_record_is_admitted_without_lxml(record: str) -> None:
     assert LINES[record]
     assert all(admitted(record, LINES[record]))
 
 
 @given(st.data())
 @examples(400)
-def test_a_damaged_line_is_not_admitted_unless_lxml_finds_it_valid(data: st.DataObject) -> None:
+def test_damaged_line_is_not_admitted_unless_lxml_finds_it_valid(data: st.DataObject) -> None:
     record = data.draw(st.sampled_from(RECORDS))
     line = data.draw(st.sampled_from(LINES[record]))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -99,7 +99,7 @@ def test_a_damaged_line_is_not_admitted_unless_lxml_finds_it_valid(data: st.Data
 
 @given(st.data())
 @examples(200)
-def test_a_changed_value_is_not_admitted_unless_lxml_finds_it_valid(data: st.DataObject) -> None:
+def test_changed_value_is_not_admitted_unless_lxml_finds_it_valid(data: st.DataObject) -> None:
     record = data.draw(st.sampled_from(RECORDS))
     tree = etree.fromstring(data.draw(st.sampled_from(LINES[record])))
     leaf = data.draw(st.sampled_from([element for element in tree.iter() if not len(element)]))
@@ -115,7 +115,7 @@ def test_a_changed_value_is_not_admitted_unless_lxml_finds_it_valid(data: st.Dat
         assert valid(record, line)
 
 
-def test_every_day_is_known_and_no_other() -> None:
+def test_date_pattern_admits_every_day_and_no_other() -> None:
     days = [dt.date(1900, 1, 1) + dt.timedelta(days=at) for at in range(366 * 201)]
     real = {day.isoformat() for day in days}
     texts = [f"{y}-{m:02}-{d:02}" for y in range(1900, 2101) for m in range(14) for d in range(33)]
@@ -126,7 +126,7 @@ def test_every_day_is_known_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("time", ["24:00:00", "23:60:00", "23:59:60", "2:00:00", "23:59:59.1"])
-def test_no_time_that_a_clock_does_not_show(time: str) -> None:
+def test_time_pattern_admits_clock_times_only(time: str) -> None:
     texts = [f"2023-01-03T{time}Z", "2023-01-03T23:59:59Z", "2024-02-29T00:00:00.000000Z", "2023-02-29T00:00:00Z"]
     pattern = f"^{epi_proof._simple('Instant')}$"
     assert pl.Series(texts).str.contains(pattern).to_list() == [False, True, True, False]
@@ -140,13 +140,13 @@ def test_no_time_that_a_clock_does_not_show(time: str) -> None:
         ('<AccountBalances>\n', '<AccountBalances >\n'),
     ],
 )  # fmt: skip
-def test_plain_lines_in_a_section_begun_otherwise_are_judged_by_lxml(old: str, new: str) -> None:
+def test_lines_in_an_unusual_section_are_judged_by_lxml(old: str, new: str) -> None:
     page = PAGE.decode().replace(old, new)
     assert page != PAGE.decode()
     assert EPI.inspect_page([page.encode()]).valid == compiled().validate(etree.fromstring(page.encode()))
 
 
-def test_plain_names_mean_nothing_where_the_namespace_has_a_prefix() -> None:
+def test_plain_names_under_a_prefixed_namespace_are_not_admitted() -> None:
     begin, end = PAGE.decode().split("<AccountBalances>\n")
     text = begin.replace(" xmlns=", " xmlns:e=") + "<AccountBalances>\n" + end
     outer = ["EPIDataResponse", "Header", *[section.name for section in epi.SECTIONS], "ControlTotals"]
@@ -160,7 +160,7 @@ def test_plain_names_mean_nothing_where_the_namespace_has_a_prefix() -> None:
     assert not EPI.inspect_page([text.encode()]).valid
 
 
-def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_changes_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = EPI.inspect_page([PAGE])
     for size in (1, 600, 2000):
         monkeypatch.setattr(epi_reader, "BLOCK", size)
@@ -180,9 +180,7 @@ def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"{XS}simpleType[@name='Abn']/{XS}restriction", lambda found: found.set("base", "xs:token")),
     ],
 )  # fmt: skip
-def test_what_the_xsd_says_otherwise_is_refused_not_guessed(
-    path: str, change: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_xsd_construct_that_is_unknown_is_refused(path: str, change: object, monkeypatch: pytest.MonkeyPatch) -> None:
     root = etree.fromstring(etree.tostring(schema_root()))
     change(root.find(path))  # type: ignore[operator]
     monkeypatch.setattr(epi_proof, "schema_root", lambda: root)
@@ -191,6 +189,6 @@ def test_what_the_xsd_says_otherwise_is_refused_not_guessed(
         valid_line.__wrapped__("Account")
 
 
-def test_an_unknown_record_is_refused() -> None:
+def test_unknown_record_is_refused() -> None:
     with pytest.raises(UnknownSchemaError, match="no type Nothing"):
         valid_line("Nothing")

@@ -13,7 +13,7 @@ from classfeed_dagster_tests.fixtures.landed import TODAY, D, part
 NONE_STATED = {"updated_at": None, "ledger_balance": None, "available_balance": None}
 
 
-def test_an_account_is_sent_with_its_details() -> None:
+def test_account_is_sent_with_its_details() -> None:
     frames = account_details(part())
     account = frames["accounts"].row(0, named=True)
     assert account["portfolio_name"] == "One & Only Super"
@@ -21,7 +21,7 @@ def test_an_account_is_sent_with_its_details() -> None:
     assert frames["cash_accounts"]["account_number"].to_list() == ["000000001"]
 
 
-def test_a_removed_account_is_number_and_reference_alone() -> None:
+def test_removed_account_has_number_and_reference_only() -> None:
     # Its row is landed all the same, for another audience that still may see it.
     mine = {"revoked_at": TODAY}
     other = {"recipient": "BGL"}
@@ -33,7 +33,7 @@ def test_a_removed_account_is_number_and_reference_alone() -> None:
     assert frames["cash_accounts"].is_empty()
 
 
-def test_portfolios_shared_with_others_alone_are_not_mentioned() -> None:
+def test_portfolios_shared_with_another_recipient_are_left_out() -> None:
     theirs = {"portfolio_id": 2, "portfolio_number": "SW2", "recipient": "BGL"}
     given = part(
         data_sharing_consent=[{}, theirs],
@@ -60,20 +60,20 @@ def test_accounts_are_ordered_by_number_by_code_point() -> None:
     assert account_details(given)["accounts"]["portfolio_number"].to_list() == sorted(numbers)
 
 
-def test_a_balance_is_carried_as_stated() -> None:
+def test_balance_is_carried_as_stated() -> None:
     stated = {"ledger_balance": "1234.50", "available_balance": "-0.01"}
     balance = account_balances(part(cash_balance_eod=[stated]))["account_balances"].row(0, named=True)
     assert (balance["ledger_balance"], balance["available_balance"]) == (Decimal("1234.50"), Decimal("-0.01"))
     assert (balance["as_at_date"], balance["currency"], balance["bsb"]) == (D, "AUD", "999-001")
 
 
-def test_an_account_closed_empty_has_a_balance_of_zero() -> None:
+def test_account_closed_empty_has_a_balance_of_zero() -> None:
     closed = {**NONE_STATED, "open_on_date": False, "ledger_cash": "0"}
     balance = account_balances(part(cash_balance_eod=[closed]))["account_balances"].row(0, named=True)
     assert (balance["ledger_balance"], balance["available_balance"]) == (Decimal("0.00"), Decimal("0.00"))
 
 
-def test_what_bigsite_does_not_state_is_not_invented() -> None:
+def test_balance_that_bigsite_lacks_is_not_invented() -> None:
     for row in (
         {**NONE_STATED, "ledger_cash": "0"},  # open, and the end of day lacks it
         {**NONE_STATED, "open_on_date": False, "ledger_cash": "5.00"},  # closed, and cash is left

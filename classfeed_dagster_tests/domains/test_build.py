@@ -92,7 +92,7 @@ def _frames(store: ObjectStore, references: Mapping[str, DomainReference]) -> di
     return {name: pl.concat(part[name] for part in parts) for name in parts[0]}
 
 
-def test_every_domain_is_built_stored_and_read_back(engine: sa.Engine, store: ObjectStore) -> None:
+def test_domains_are_built_stored_and_read_back(engine: sa.Engine, store: ObjectStore) -> None:
     snapshot = _snapshot(engine, store, 1)
     built = _build(store, snapshot)
     assert tuple(built) == DOMAINS
@@ -116,7 +116,7 @@ def test_every_domain_is_built_stored_and_read_back(engine: sa.Engine, store: Ob
         assert DomainReference.model_validate_json(reference.model_dump_json()) == reference
 
 
-def test_what_is_found_in_the_frames(engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_build_reports_the_findings_of_its_frames(engine: sa.Engine, local_store: ObjectStore) -> None:
     frames = _frames(local_store, _build(local_store, _snapshot(engine, local_store)))
     movements = frames["movement_transactions"].select("portfolio_number", "transaction_type", "units", "amount").rows()
     assert [row for row in movements if row[0] == "SW1"] == [
@@ -152,7 +152,7 @@ def test_new_portfolios_movements_sum_to_holdings_and_balances(engine: sa.Engine
     assert cash.sort("account_number").rows() == balances.sort("account_number").rows()
 
 
-def test_slices_change_nothing(engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_slice_size_changes_no_frame(engine: sa.Engine, local_store: ObjectStore) -> None:
     whole = _frames(local_store, _build(local_store, _snapshot(engine, local_store, 500, CLASS, BGL)))
     for size in (1, 2, 3):
         snapshot = _snapshot(engine, local_store, size, CLASS, BGL)
@@ -162,7 +162,7 @@ def test_slices_change_nothing(engine: sa.Engine, local_store: ObjectStore) -> N
             assert sliced[name].equals(frame), (size, name)
 
 
-def test_an_audience_sees_its_own_whatever_else_was_read(engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_audience_sees_its_own_rows_only(engine: sa.Engine, local_store: ObjectStore) -> None:
     both = _snapshot(engine, local_store, 2, CLASS, BGL)
     alone = _frames(local_store, _build(local_store, _snapshot(engine, local_store)))
     for name, frame in _frames(local_store, _build(local_store, both)).items():
@@ -172,7 +172,7 @@ def test_an_audience_sees_its_own_whatever_else_was_read(engine: sa.Engine, loca
     assert set(theirs["movement_transactions"]["portfolio_number"]) == {"SW3", "SW5"}
 
 
-def test_building_again_stores_nothing_new(engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_build_again_stores_nothing_new(engine: sa.Engine, local_store: ObjectStore) -> None:
     snapshot = _snapshot(engine, local_store)
     first = _build(local_store, snapshot)
     keys = list(local_store.list("domains/"))
@@ -204,14 +204,14 @@ def test_measures_are_exact_and_not_personal(engine: sa.Engine, local_store: Obj
         assert "Super Fund" not in json.dumps(reference.model_dump(mode="json"))
 
 
-def test_the_roll_of_a_whole_date(engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_consent_rollforward_of_a_date_balances(engine: sa.Engine, local_store: ObjectStore) -> None:
     snapshot = _snapshot(engine, local_store, 1)
     roll = read_consent_roll(local_store, snapshot, CLASS, build_consented_portfolios(local_store, snapshot, CLASS))
     assert (roll.previous, roll.new, roll.removed, roll.current, roll.balanced) == (3, 1, 1, 3, True)
     assert roll.removed_numbers == ("SW3",)
 
 
-def test_nobody_consents(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_build_without_consents_is_empty(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
     bigsite = Bigsite(bigsite_engine)
     bigsite.portfolio().deposit("1.00", on="2023-02-01")
     bigsite.end_of_day("2023-02-01").save()
@@ -270,13 +270,13 @@ def test_frames_of_different_snapshots_are_never_mixed(engine: sa.Engine, local_
         open_domains(local_store, [])
 
 
-def test_a_snapshot_read_for_others_is_refused(engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_snapshot_of_another_audience_is_refused(engine: sa.Engine, local_store: ObjectStore) -> None:
     snapshot = _snapshot(engine, local_store)
     with pytest.raises(AudienceNotReadError, match="not for BGL-20230103-daily"):
         build_consented_portfolios(local_store, snapshot, BGL)
 
 
-def test_a_changed_file_is_refused(engine: sa.Engine, local_store: LocalStore) -> None:
+def test_changed_file_is_refused(engine: sa.Engine, local_store: LocalStore) -> None:
     built = _build(local_store, _snapshot(engine, local_store))
     table = built["account_details"].frames["accounts"]
     with local_store.local_file(table.key) as path:
@@ -286,6 +286,6 @@ def test_a_changed_file_is_refused(engine: sa.Engine, local_store: LocalStore) -
         pass
 
 
-def test_every_landed_table_is_used_by_some_domain(engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_landed_table_is_used_by_a_domain(engine: sa.Engine, local_store: ObjectStore) -> None:
     landed = set(_snapshot(engine, local_store).tables)
     assert {table for tables in TABLES.values() for table in tables} == landed

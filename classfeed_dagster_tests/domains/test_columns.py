@@ -24,7 +24,7 @@ _ROW = {
 }
 
 
-def test_every_source_is_landed_or_consented_and_no_persons() -> None:
+def test_column_source_is_landed_or_consent_and_not_restricted() -> None:
     assert unknown_sources() == []
     for frame in _EVERY_FRAME:
         for column in frame.columns:
@@ -36,12 +36,12 @@ def test_every_source_is_landed_or_consented_and_no_persons() -> None:
             )
 
 
-def test_keys_are_columns_that_every_row_has() -> None:
+def test_frame_keys_are_required_columns() -> None:
     for frame in _EVERY_FRAME:
         assert all(not frame.column(name).nullable for name in frame.key), frame.name
 
 
-def test_an_unknown_column_is_an_error() -> None:
+def test_unknown_column_is_an_error() -> None:
     with pytest.raises(KeyError, match="accounts has no column tfn"):
         ACCOUNTS.column("tfn")
 
@@ -53,7 +53,7 @@ def test_conform_puts_columns_types_and_rows_in_order() -> None:
     assert made["account_number"].to_list() == ["1", "2"]
 
 
-def test_conform_refuses_what_is_missing() -> None:
+def test_conform_with_a_missing_column_is_refused() -> None:
     with pytest.raises(ValueError, match=r"findings lacks the columns \['rule', 'severity', 'subject', 'detail'\]"):
         FINDINGS.conform(pl.DataFrame({"portfolio_number": ["SW1"]}))
     with pytest.raises(ValueError, match=r"cash_accounts\.status must not be null"):

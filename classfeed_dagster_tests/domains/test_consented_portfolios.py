@@ -26,7 +26,7 @@ def _rows(*consents: dict[str, object]) -> list[tuple[object, ...]]:
     return frame.select("portfolio_number", "change", "extract").rows()
 
 
-def test_new_current_and_removed() -> None:
+def test_portfolio_is_new_current_or_removed_by_its_consents() -> None:
     assert _rows(
         {"portfolio_id": 3, "portfolio_number": "SW3"},
         {"portfolio_id": 2, "portfolio_number": "SW2", "granted_at": TODAY},
@@ -34,7 +34,7 @@ def test_new_current_and_removed() -> None:
     ) == [("SW1", "REMOVED", "NONE"), ("SW2", "NEW", "FULL"), ("SW3", "CURRENT", "DELTA")]
 
 
-def test_what_happens_at_the_cutoff_belongs_to_the_next_window() -> None:
+def test_consent_event_at_the_cutoff_belongs_to_the_next_window() -> None:
     assert _rows({"expires_at": CUTOFF}) == [("SW000001", "CURRENT", "DELTA")]
     assert _rows({"revoked_at": CUTOFF}) == [("SW000001", "CURRENT", "DELTA")]
     assert _rows({"granted_at": CUTOFF}) == []
@@ -48,7 +48,7 @@ def test_consent_renewed_without_a_gap_stays_current() -> None:
     assert _rows({"revoked_at": TODAY}, {"granted_at": TODAY}) == [("SW000001", "CURRENT", "DELTA")]
 
 
-def test_a_new_recipient_reference_is_another_fund_that_gets_the_history() -> None:
+def test_new_recipient_reference_is_another_fund_with_full_history() -> None:
     renewed = consented_portfolios(
         landed(
             data_sharing_consent=[
@@ -79,11 +79,11 @@ def test_consents_in_parallel_take_earliest_history_latest_reference() -> None:
     assert shared["consent_ids"] == [1, 2]
 
 
-def test_another_recipients_consent_is_none() -> None:
+def test_consent_for_another_recipient_does_not_count() -> None:
     assert _rows({"recipient": "BGL"}) == []
 
 
-def test_everyone_is_new_on_the_first_date_and_nobody_removed() -> None:
+def test_consents_on_the_first_date_are_all_new() -> None:
     first = RecipientSchedule("CLASS", D)
     gone = {"portfolio_id": 2, "portfolio_number": "SW2", "revoked_at": TODAY}
     frame = consented_portfolios(landed(data_sharing_consent=[{}, gone]), first, D)
@@ -94,7 +94,7 @@ def test_everyone_is_new_on_the_first_date_and_nobody_removed() -> None:
     assert not roll.none_left
 
 
-def test_a_date_that_is_not_the_audiences_is_refused() -> None:
+def test_date_outside_the_audiences_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="not a date of CLASS's weekly feed"):
         consented_portfolios(landed(), RecipientSchedule("CLASS", dt.date(2023, 1, 3), Cadence.WEEKLY), D)
 
@@ -127,7 +127,7 @@ def _consents(draw: st.DrawFn) -> list[Consent]:
 
 @examples(60)
 @given(_consents())
-def test_previous_plus_new_less_removed_is_current(consents: list[Consent]) -> None:
+def test_current_is_previous_plus_new_less_removed(consents: list[Consent]) -> None:
     tables = landed()
     rows = [{name: getattr(row, name) for name in Consent.__dataclass_fields__} for row in consents]
     tables["data_sharing_consent"] = pl.DataFrame(rows, schema=tables["data_sharing_consent"].schema)
@@ -139,7 +139,7 @@ def test_previous_plus_new_less_removed_is_current(consents: list[Consent]) -> N
     assert frame["portfolio_number"].n_unique() == frame.height
 
 
-def test_a_frame_that_is_not_what_the_consents_say_does_not_balance() -> None:
+def test_frame_that_differs_from_the_consents_does_not_balance() -> None:
     tables = landed(data_sharing_consent=[{}, {"portfolio_id": 2, "portfolio_number": "SW2", "revoked_at": TODAY}])
     consents, frame = consents_of(tables), consented_portfolios(tables, CLASS, D)
     roll = consent_roll(consents, frame, CLASS, D)
@@ -152,7 +152,7 @@ def test_a_frame_that_is_not_what_the_consents_say_does_not_balance() -> None:
         assert not consent_roll(consents, wrong, CLASS, D).balanced
 
 
-def test_none_left_is_told() -> None:
+def test_date_without_remaining_consents_is_reported() -> None:
     tables = landed(data_sharing_consent=[{"revoked_at": TODAY}])
     roll = consent_roll(consents_of(tables), consented_portfolios(tables, CLASS, D), CLASS, D)
     assert roll.none_left

@@ -40,7 +40,7 @@ def test_market_value_rounds_half_away_from_zero(units: Decimal, price: Decimal)
     assert _product([(units, price)]) == [expected]
 
 
-def test_market_value_of_nothing_is_nothing() -> None:
+def test_market_value_of_null_is_null() -> None:
     assert _product([(None, Decimal(1)), (Decimal(1), None), (Decimal(0), Decimal(5))]) == [None, None, Decimal("0.00")]
 
 
@@ -55,6 +55,6 @@ def test_total_keeps_the_decimals_of_its_column() -> None:
     assert str(total(pl.Series([Decimal("1.5")], dtype=MONEY))) == "1.50"
 
 
-def test_fitting_gives_null_instead_of_a_wrong_number() -> None:
+def test_number_that_does_not_fit_is_null() -> None:
     wide = pl.DataFrame({"sum": [Decimal(10) ** 15, Decimal(10) ** 17]}, schema={"sum": pl.Decimal(38, 2)})
     assert wide.select(fitting(pl.col("sum"), MONEY))["sum"].to_list() == [Decimal(10) ** 15, None]

@@ -43,7 +43,7 @@ def test_silent_zeros_one_holder_without_an_amount_is_found(absent: str | None) 
     assert found.rows() == [(5, 7, PAID, "I105", "franking_credit is zero or absent; 4 other holders have it")]
 
 
-def test_silent_zeros_what_may_be_zero_is_not_found() -> None:
+def test_silent_zeros_values_that_may_be_zero_are_not_found() -> None:
     assert silent_zeros(four_paid()).is_empty()
     # So few units that the amount rounds to nothing.
     assert silent_zeros(four_paid(payment(5, "0.05", "0.01", franking_credit=Decimal(0)))).is_empty()

@@ -21,7 +21,7 @@ def _holding(**rows: Any) -> dict[str, Any]:
     return holding
 
 
-def test_a_holding_is_valued_at_the_last_close_on_or_before_the_date() -> None:
+def test_holding_is_valued_at_the_last_close_on_or_before_the_date() -> None:
     prices = [
         {"price_date": "2023-01-27", "close_price": "44.000000"},
         {"price_date": "2023-01-31", "close_price": "45.005000"},
@@ -33,7 +33,7 @@ def test_a_holding_is_valued_at_the_last_close_on_or_before_the_date() -> None:
     assert (holding["cost_base"], holding["as_at_date"]) == (Decimal("99.00"), D)
 
 
-def test_a_security_that_never_traded_has_no_price_and_no_value() -> None:
+def test_security_that_never_traded_has_no_price_and_no_value() -> None:
     holding = _holding(security_price=[{"security_id": 2}])
     assert (holding["price"], holding["price_date"], holding["market_value"]) == (None, None, None)
 
@@ -44,7 +44,7 @@ def test_settled_units_leave_out_what_has_not_settled() -> None:
     assert _holding(holding_eod=[{"units": "0", "unsettled_units": "-40"}])["settled_units"] == Decimal(40)
 
 
-def test_only_holdings_on_asx_carry_the_hin() -> None:
+def test_holding_carries_the_hin_on_asx_only() -> None:
     assert _holding()["hin"] == "X0000000001"
     assert _holding(security=[{"exchange": "NASDAQ", "code": "MSFT", "currency": "USD"}])["hin"] is None
 
@@ -66,7 +66,7 @@ def test_code_and_name_are_those_of_the_date(effective_on: str, code: str, name:
 
 @examples(60)
 @given(st.lists(st.integers(-20, 20), unique=True, max_size=6), st.integers(0, 3))
-def test_of_several_changes_the_earliest_later_one_tells_the_code(days: list[int], other: int) -> None:
+def test_code_is_that_of_the_earliest_later_change(days: list[int], other: int) -> None:
     changes = [
         {"effective_on": (D + dt.timedelta(days=at)).isoformat(), "old_code": f"UNTIL{place}", "security_id": 1}
         for place, at in enumerate(days)
@@ -77,7 +77,7 @@ def test_of_several_changes_the_earliest_later_one_tells_the_code(days: list[int
     assert _holding(security_code_change=[*changes, *strangers])["security_code"] == expected
 
 
-def test_a_holding_that_fell_to_zero_is_sent_and_a_missing_one_is_not() -> None:
+def test_holding_that_fell_to_zero_is_sent_and_a_missing_one_is_not() -> None:
     rows: list[dict[str, Any]] = [
         {"units": "0", "cost_base": None},
         {"security_id": 2, "units": None, "updated_at": None, "ledger_units": "7"},
@@ -86,7 +86,7 @@ def test_a_holding_that_fell_to_zero_is_sent_and_a_missing_one_is_not() -> None:
     assert frame["investment_holdings"]["security_code"].to_list() == ["BHP"]
 
 
-def test_figures_that_do_not_fit_are_not_sent() -> None:
+def test_figure_that_does_not_fit_is_not_sent() -> None:
     huge = {"units": "99999999999999", "unsettled_units": "0"}
     assert investment_holdings(part(holding_eod=[huge], security_price=[{"close_price": "1000"}]))[
         "investment_holdings"

@@ -36,7 +36,7 @@ def _ids(**rows: Any) -> list[str]:
     return list(_frame(**rows)["transaction_id"])
 
 
-def test_a_buy() -> None:
+def test_buy_becomes_a_movement() -> None:
     assert _only(trade=[{"trade_id": 7}]) == {
         "transaction_id": "T7",
         "portfolio_number": "SW000001",
@@ -73,7 +73,7 @@ def test_units_of_a_trade_take_their_sign_from_the_side() -> None:
     assert "units" not in _only(trade=[{"side": "SHORT"}])
 
 
-def test_a_security_movement_has_a_currency_only_with_money() -> None:
+def test_security_movement_has_a_currency_only_with_money() -> None:
     moved = _only(security_movement=[{"units_change": "-5", "movement_type": "TRANSFER_OUT"}])
     assert (moved["transaction_id"], moved["transaction_type"], moved["units"]) == ("S1", "TRANSFER_OUT", Decimal(-5))
     assert moved["narrative"] == "Transfer"
@@ -89,7 +89,7 @@ def test_income_carries_the_units_it_was_paid_on() -> None:
     assert _only(income=[{}])["transaction_type"] == "DIVIDEND"
 
 
-def test_cash_says_what_caused_it() -> None:
+def test_cash_movement_states_its_cause() -> None:
     settled = _only(cash_transaction=[{"transaction_type": "SETTLEMENT", "amount": "-109.50", "trade_id": 7}])
     assert (settled["transaction_type"], settled["relates_to"], settled["amount"]) == (
         "CASH_SETTLEMENT",
@@ -115,7 +115,7 @@ def test_reference_to_a_row_before_the_shared_history_is_left_out() -> None:
     assert _only(**shared, income=[undoes])["reverses"] == "I9"  # landed before the date was
 
 
-def test_a_delta_is_the_window_whatever_date_the_rows_carry() -> None:
+def test_delta_is_the_window_for_rows_of_any_date() -> None:
     rows = [
         {"recorded_at": "2023-01-31T12:59:59.999999Z"},
         {"recorded_at": START, "transaction_date": "2022-12-01"},
@@ -125,14 +125,14 @@ def test_a_delta_is_the_window_whatever_date_the_rows_carry() -> None:
     assert _ids(cash_transaction=rows) == ["C2", "C3"]
 
 
-def test_a_weekly_audience_gets_the_week() -> None:
+def test_weekly_audience_gets_the_weeks_rows() -> None:
     weekly = RecipientSchedule("CLASS", dt.date(2023, 1, 3), Cadence.WEEKLY)
     friday = dt.date(2023, 2, 3)
     rows = [{"recorded_at": "2023-01-27T12:59:59Z"}, {"recorded_at": "2023-01-27T13:00:00Z"}, {"recorded_at": TODAY}]
     assert list(_frame(weekly, friday, cash_transaction=rows)["transaction_id"]) == ["C2", "C3"]
 
 
-def test_a_full_extract_is_the_shared_history() -> None:
+def test_full_extract_is_the_shared_history() -> None:
     rows = [
         {"transaction_date": "2022-06-30", "recorded_at": YESTERDAY},
         {"transaction_date": "2022-07-01", "recorded_at": YESTERDAY},
@@ -142,12 +142,12 @@ def test_a_full_extract_is_the_shared_history() -> None:
     assert _ids(data_sharing_consent=[NEW], cash_transaction=rows) == ["C1", "C2"]
 
 
-def test_a_delta_leaves_out_rows_dated_before_the_shared_history() -> None:
+def test_delta_leaves_out_rows_dated_before_the_shared_history() -> None:
     rows = [{"transaction_date": "2022-06-30"}, {"transaction_date": "2022-07-01"}]
     assert _ids(data_sharing_consent=[{"history_from": HISTORY}], cash_transaction=rows) == ["C2"]
 
 
-def test_openings_of_a_full_extract_stand_first_and_the_day_before() -> None:
+def test_openings_of_a_full_extract_are_first_and_a_day_earlier() -> None:
     frame = _frame(
         data_sharing_consent=[{**NEW, "history_from": HISTORY}],
         security=[{"code": "NEW"}],
@@ -174,7 +174,7 @@ def test_openings_of_a_full_extract_stand_first_and_the_day_before() -> None:
         ("2022-12-31T13:00:00.000001Z", "2022-12-31T13:00:00Z"),
     ],
 )
-def test_an_opening_comes_before_rows_that_were_recorded_early(first_row: str, opening: str) -> None:
+def test_opening_comes_before_rows_that_were_recorded_early(first_row: str, opening: str) -> None:
     frame = _frame(
         data_sharing_consent=[{**NEW, "history_from": "2023-01-01"}],
         opening_units=[{}],
@@ -183,7 +183,7 @@ def test_an_opening_comes_before_rows_that_were_recorded_early(first_row: str, o
     assert frame["recorded_at"].to_list() == [instant(opening), instant(first_row)]
 
 
-def test_a_late_row_before_the_shared_history_is_a_further_opening() -> None:
+def test_late_row_before_the_shared_history_is_a_further_opening() -> None:
     late = _only(
         data_sharing_consent=[{"history_from": HISTORY}], opening_units=[{"units": "-2", "recorded_at": TODAY}]
     )
@@ -191,7 +191,7 @@ def test_a_late_row_before_the_shared_history_is_a_further_opening() -> None:
     assert (late["transaction_date"], late["recorded_at"]) == (dt.date(2022, 6, 30), instant(TODAY))
 
 
-def test_openings_of_another_audience_are_not_ours() -> None:
+def test_openings_of_another_audience_are_left_out() -> None:
     openings = [{"audience": "BGL-20230103-weekly"}, {"audience": CLASS.key, "cash_account_id": 2}]
     ids = _ids(
         data_sharing_consent=[{"history_from": HISTORY}],
@@ -201,18 +201,18 @@ def test_openings_of_another_audience_are_not_ours() -> None:
     assert ids == ["OC-SW000001-2-20230201"]
 
 
-def test_removed_and_unshared_portfolios_send_nothing() -> None:
+def test_portfolio_removed_or_unshared_sends_nothing() -> None:
     removed = {"data_sharing_consent": [{"revoked_at": TODAY}, {"recipient": "BGL"}]}
     assert _frame(**removed, trade=[{}], income=[{}], cash_transaction=[{}], security_movement=[{}]).is_empty()
     assert _frame(trade=[{"portfolio_id": 2}], opening_units=[{"portfolio_id": 2}]).is_empty()
 
 
-def test_an_opening_that_does_not_fit_is_not_sent() -> None:
+def test_opening_that_does_not_fit_is_not_sent() -> None:
     huge = [{"units": "100000000000000"}, {"security_id": 1, "units": "1"}]
     assert _frame(data_sharing_consent=[{"history_from": HISTORY}], opening_units=huge).height == 1
 
 
-def test_the_order_is_by_portfolio_instant_and_id() -> None:
+def test_movements_are_ordered_by_portfolio_instant_and_id() -> None:
     frame = _frame(
         data_sharing_consent=[{"portfolio_number": "SW2"}, {"portfolio_id": 2, "portfolio_number": "SW10"}],
         portfolio=[{}, {"portfolio_id": 2}],

@@ -22,7 +22,7 @@ UNITS = Decimal(1_000_000)
         ("1.000000", "0.01"),  # two decimals are always printed
     ],
 )
-def test_the_last_printed_decimal_decides(price: str, last_place: str) -> None:
+def test_printed_price_tolerance_is_its_last_decimal(price: str, last_place: str) -> None:
     product = UNITS * Decimal(price)
     allowed = UNITS * Decimal(last_place) / 2
     # The true amount was rounded to cents as well: half a cent more is explained.

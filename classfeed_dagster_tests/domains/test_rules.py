@@ -200,7 +200,7 @@ SOUND: list[dict[str, Any]] = [
 @pytest.mark.parametrize(
     ("rule", "subject", "rows"), BROKEN, ids=[f"{rule}-{at}" for at, (rule, *_) in enumerate(BROKEN)]
 )
-def test_a_breach_is_found_and_nothing_else(rule: str, subject: str, rows: dict[str, Any]) -> None:
+def test_rule_finds_its_breach_only(rule: str, subject: str, rows: dict[str, Any]) -> None:
     found = _all_findings(**rows)
     assert found["rule"].unique().to_list() == [rule]
     assert subject in found["subject"].to_list()
@@ -229,23 +229,23 @@ def test_unreadable_value_holds_back_its_portfolio_with_row_and_remedy(rule: str
 
 
 @pytest.mark.parametrize("rule", UNREADABLE)
-def test_unreadable_value_of_somebody_else_holds_nobody_back(rule: str) -> None:
+def test_unreadable_value_of_an_unshared_portfolio_is_ignored(rule: str) -> None:
     value, rows = UNREADABLE[rule]
     other = value.model_copy(update={"portfolio_id": value.portfolio_id and 2, "security_id": value.security_id and 2})
     assert rule not in _all_findings(unreadable=(other,), **rows)["rule"].to_list()
 
 
-def test_a_contract_note_that_does_not_add_up_says_both_sums_to_the_cent() -> None:
+def test_contract_note_breach_states_both_sums_to_the_cent() -> None:
     (detail,) = _all_findings(trade=[{"net_amount": "90.50"}])["detail"]
     assert detail == "net amount 90.50; consideration and fees of a BUY come to 109.50"
 
 
 @pytest.mark.parametrize("rows", SOUND)
-def test_what_is_right_is_left_alone(rows: dict[str, Any]) -> None:
+def test_correct_rows_have_no_finding(rows: dict[str, Any]) -> None:
     assert _all_findings(**rows).rows() == []
 
 
-def test_every_rule_has_a_case_and_a_description_worth_reading() -> None:
+def test_rule_has_a_case_and_a_description() -> None:
     names = [rule.name for rule in RULES]
     assert len(set(names)) == len(names)
     assert {rule for rule, *_ in BROKEN} | set(UNREADABLE) == set(names)
@@ -258,7 +258,7 @@ def test_every_rule_has_a_case_and_a_description_worth_reading() -> None:
         assert not rule.title.endswith(".")
 
 
-def test_warnings_are_those_that_real_contract_notes_break() -> None:
+def test_rules_broken_by_real_contract_notes_are_warnings() -> None:
     warnings = {rule.name for rule in RULES if rule.severity is RuleSeverity.WARNING}
     assert warnings >= {"price_times_units", "settlement_date"}
     assert warnings.isdisjoint(
@@ -292,7 +292,7 @@ def test_findings_are_stated_once_and_in_order() -> None:
     st.decimals("0.000001", 1_000, places=6),
     st.integers(2, 6),
 )
-def test_rounding_the_printed_price_never_warns(units: Decimal, price: Decimal, decimals: int) -> None:
+def test_rounded_printed_price_never_warns(units: Decimal, price: Decimal, decimals: int) -> None:
     consideration = (units * price).quantize(Decimal("0.01"), ROUND_HALF_UP)
     printed = price.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
     note = {
@@ -305,7 +305,7 @@ def test_rounding_the_printed_price_never_warns(units: Decimal, price: Decimal, 
 
 
 @needs_contract_notes
-def test_published_contract_notes() -> None:
+def test_published_contract_notes_have_no_finding() -> None:
     notes = contract_notes()
     trades = [
         {
@@ -330,5 +330,5 @@ def test_published_contract_notes() -> None:
     }
 
 
-def test_a_rule_is_named_after_its_function() -> None:
+def test_rule_is_named_after_its_function() -> None:
     assert all(getattr(breaches, rule.name) is rule.breaches for rule in RULES)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from classfeed_dagster_tests.features.promises import PROMISES, scenarios
 
 
-def test_every_promise_is_proven() -> None:
+def test_promise_is_proven_by_a_scenario() -> None:
     proven = {promise for scenario in scenarios() for promise in scenario.proves}
     assert PROMISES.keys() - proven == set()
 
 
-def test_every_scenario_proves_a_promise_that_exists() -> None:
+def test_scenario_proves_an_existing_promise() -> None:
     for scenario in scenarios():
         assert scenario.proves, scenario.title
         assert set(scenario.proves) <= PROMISES.keys(), scenario.title

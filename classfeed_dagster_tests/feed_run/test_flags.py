@@ -52,7 +52,7 @@ def ask(feed: Feed = TRADE) -> FeedFlags:
     return flag_values(feed, Environment.LOCAL)
 
 
-def test_flags_without_settings_are_the_declarations() -> None:
+def test_flags_without_settings_equal_the_declarations() -> None:
     start_flags(settings(), FEEDS)
     assert ask() == FeedFlags("class_trade", FeedMode.SHADOW, provider="settings")
     assert ask(PLAIN) == FeedFlags("plain", FeedMode.LIVE, provider="settings")
@@ -86,7 +86,7 @@ def test_switches_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert (ask().mode, ask().include_drp) == (FeedMode.OFF, False)
 
 
-def test_asking_again_after_a_change_gives_the_new_values() -> None:
+def test_flags_read_after_a_change_have_the_new_values() -> None:
     start_flags(settings(), FEEDS)
     frozen = ask()
     start_flags(settings({"mode": {"class_trade": "live"}}), FEEDS)
@@ -233,7 +233,7 @@ def test_invalid_answer_switches_the_feed_off(changed: dict[str, Any], error: st
     assert (flags.mode, flags.errors) == (FeedMode.OFF, (error,))
 
 
-def test_settings_are_served_by_openfeatures_own_provider() -> None:
+def test_flags_from_settings_use_openfeatures_in_memory_provider() -> None:
     provider = SettingsProvider({})
     assert isinstance(provider, InMemoryProvider)
     assert provider.resolve_boolean_details("x", True).error_code is ErrorCode.FLAG_NOT_FOUND
@@ -259,7 +259,7 @@ def gate(
     return verdict.allowed, verdict.overridden, verdict.reason
 
 
-def test_live_needs_the_clean_run() -> None:
+def test_live_mode_needs_the_clean_run() -> None:
     assert gate(10)[:2] == gate(11, last=None)[:2] == (True, False)
     allowed, _, reason = gate(9)
     assert not allowed
@@ -268,7 +268,7 @@ def test_live_needs_the_clean_run() -> None:
     assert "broken by" not in gate(9, broken_by=None)[2]
 
 
-def test_override_is_explicit_and_reported() -> None:
+def test_parity_override_is_explicit_and_reported() -> None:
     allowed, overridden, reason = gate(0, override="A. Person: agreed with Class")
     assert (allowed, overridden) == (True, True)
     assert "A. Person" in reason

@@ -23,7 +23,7 @@ def test_first_date_delivers_all_portfolios_in_full(desk: Desk) -> None:
     assert set(records["accounts"]["extract"]) == {"FULL"}
 
 
-def test_second_run_delivers_no_document(desk: Desk) -> None:
+def test_job_run_twice_delivers_one_document(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     desk.run(MONDAY)
@@ -52,7 +52,7 @@ def test_date_waits_for_the_one_before(desk: Desk) -> None:
     assert set(desk.records(TUESDAY)["accounts"]["extract"]) == {"DELTA"}
 
 
-def test_too_many_held_back_stops_everything(desk: Desk) -> None:
+def test_held_back_share_above_the_limit_stops_the_feed(desk: Desk) -> None:
     desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
     for one in desk.bigsite.portfolios[:2]:
@@ -64,7 +64,7 @@ def test_too_many_held_back_stops_everything(desk: Desk) -> None:
     assert desk.status(MONDAY).deliveries == ()
 
 
-def test_unusual_removals_need_a_person(desk: Desk) -> None:
+def test_unusual_removals_need_an_approval(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     desk.run(MONDAY)

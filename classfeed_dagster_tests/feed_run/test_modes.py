@@ -26,7 +26,7 @@ def market(desk: Desk) -> Desk:
     return desk
 
 
-def test_off_ends_cleanly_and_leaves_nothing_behind(market: Desk) -> None:
+def test_mode_off_ends_cleanly_and_writes_nothing(market: Desk) -> None:
     market.switch(mode={TRADE: "off"})
     report = market.run(MONDAY, feed=TRADE)
     assert (report.outcome, report.message) == (Outcome.NOTHING_TO_DO, "class_trade is switched off")
@@ -38,7 +38,7 @@ def test_off_ends_cleanly_and_leaves_nothing_behind(market: Desk) -> None:
     assert market.run(MONDAY, feed=TRADE).outcome is Outcome.DELIVERED
 
 
-def test_shadow_delivers_the_whole_file_where_the_recipient_does_not_look(market: Desk) -> None:
+def test_mode_shadow_delivers_under_the_shadow_prefix_only(market: Desk) -> None:
     report = market.run(MONDAY, feed=TRADE)
     assert report.outcome is Outcome.DELIVERED, report
     assert "shadow: not sent to the recipient" in report.message
@@ -57,7 +57,7 @@ def test_shadow_delivers_the_whole_file_where_the_recipient_does_not_look(market
     assert market.run(MONDAY, feed=TRADE).outcome is Outcome.NOTHING_TO_DO
 
 
-def test_live_before_parity_needs_a_recorded_override(market: Desk) -> None:
+def test_mode_live_before_parity_needs_a_recorded_override(market: Desk) -> None:
     others = {"class_super": "off", "class_cash": "off"}
     market.switch(mode={TRADE: "live", **others})
     refused = market.run(MONDAY, feed=TRADE)

@@ -136,7 +136,7 @@ def test_equal_numbers_of_another_scale_are_no_change(desk: Desk) -> None:
     assert len(desk.status(DAY).deliveries) == 1
 
 
-def test_no_schedule_lies_in_the_hour_that_a_change_of_clock_skips(desk: Desk) -> None:
+def test_schedules_avoid_the_hour_that_a_clock_change_skips(desk: Desk) -> None:
     crons = {one.name: one.cron_schedule for one in desk.definitions.get_repository_def().schedule_defs}
     assert len(crons) > 3
     assert [name for name, cron in crons.items() if str(cron).split()[1] == "2"] == []

@@ -88,7 +88,7 @@ def steps(desk: Desk, asset: str) -> list[str]:
     return sorted({key.partition(".")[2].removeprefix(f"{asset}_") for key in found if key.startswith(f"{asset}.")})
 
 
-def test_shared_out_or_not_the_bytes_are_the_same(shared: Desk, alone: Desk) -> None:
+def test_fan_out_changes_no_byte(shared: Desk, alone: Desk) -> None:
     seven_customers(shared)
     for day, size, last in ((MONDAY, 2, 3), (TUESDAY, 1, 1)):  # on Tuesday nobody's history is sent
         set_up(shared, shard_portfolios=size)
@@ -124,7 +124,7 @@ def test_missing_page_is_built_by_the_last_step(shared: Desk, alone: Desk, monke
     assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
 
 
-def test_again_after_a_correction(shared: Desk, alone: Desk) -> None:
+def test_fan_out_after_a_correction_reissues(shared: Desk, alone: Desk) -> None:
     """The second revision of a date holds only what differs, shared out or not; a third run does nothing."""
     seven_customers(shared)
     for desk in (shared, alone):
@@ -151,7 +151,7 @@ def test_fan_out_of_other_inputs_is_ignored(shared: Desk, alone: Desk, monkeypat
 
 
 @pytest.mark.parametrize("feed", ["class_trade", "class_cash"])
-def test_one_file_feed_is_fanned_out(shared: Desk, alone: Desk, feed: str) -> None:
+def test_feed_of_one_file_is_fanned_out(shared: Desk, alone: Desk, feed: str) -> None:
     seven_customers(shared)
     for desk in (shared, alone):
         assert desk.run(MONDAY, feed=feed).outcome is Outcome.DELIVERED
@@ -175,7 +175,7 @@ def test_date_not_due_is_not_fanned_out(shared: Desk) -> None:
 
 
 @pytest.mark.parametrize("after", ["render_shard", "fan_out_pages"])
-def test_another_attempt_shares_the_same_date_out_meanwhile(
+def test_concurrent_fan_out_of_the_same_date_delivers_once(
     shared: Desk, alone: Desk, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
     """A person runs the date as well, and a consent has ended: neither takes the other's parts, none fails for it."""

@@ -150,7 +150,7 @@ def test_flags_commands_show_and_turn_on_record(command: Any, ssm: Any, settings
         ("mode", "class_trade", "off", "--reason", "short"),
     ],
 )
-def test_flags_set_refuses_what_would_do_nothing(command: Any, ssm: Any, settings: Settings, words: Any) -> None:
+def test_flags_set_without_effect_is_refused(command: Any, ssm: Any, settings: Settings, words: Any) -> None:
     assert command("flags-set", *words).exit_code != 0
     assert ssm.get_parameter(Name=settings.flags_parameter)["Parameter"]["Version"] == 1
 

@@ -67,7 +67,7 @@ def test_invalid_selection_is_refused(text: str) -> None:
         Portfolios.of(text)
 
 
-def test_income_and_reinvestment_can_be_left_out_and_nothing_else_changes() -> None:
+def test_income_switch_changes_no_other_record() -> None:
     rows = [
         make.trade(1),
         make.cash(2, "5.00", relates_to="I3"),
@@ -109,7 +109,7 @@ def test_recorded_flags_read_back(flags: FeedFlags) -> None:
     assert FeedFlags.from_recorded("f", flags.recorded) == flags
 
 
-def test_renderings() -> None:
+def test_recorded_flags_are_rendered_for_people() -> None:
     other = CsvFormat(CLASS_TRADE.layout)
     feed = dataclasses.replace(TRADE, renderings={"new": other})
     assert chosen_format(feed, FeedFlags("f", FeedMode.LIVE)) is CLASS_TRADE
@@ -131,7 +131,7 @@ def flags(**selections: str) -> dict[str, FeedFlags]:
     return {name: FeedFlags(name, FeedMode.LIVE, Portfolios.of(text)) for name, text in selections.items()}
 
 
-def test_which_switches_clash() -> None:
+def test_switches_that_clash_are_named() -> None:
     assert switched_to_clash(FEEDS, flags(super="*", class_trade="*", class_cash="*", other_trade="*")) == [
         ("class_cash", "super"),
         ("class_trade", "super"),

@@ -111,7 +111,7 @@ def trial(runtime: Runtime, day: dt.date) -> FeedRun:
     return attempt(runtime, FEED, day, (FEED,))
 
 
-def test_thirty_days_beside_the_old_app_then_live(desk: Desk) -> None:
+def test_thirty_clean_days_open_the_way_to_live(desk: Desk) -> None:
     bigsite, runtime = desk.bigsite, desk.runtime
     bigsite.security("BHP")
     for number in ("SW00000001", "SW00000002"):

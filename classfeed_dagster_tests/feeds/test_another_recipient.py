@@ -55,7 +55,7 @@ BGL = Feed(
 )
 
 
-def test_a_weekly_feed_with_consents_of_its_own(desk: Desk) -> None:
+def test_weekly_feed_has_consents_of_its_own(desk: Desk) -> None:
     desk.add(BGL)
     bhp = desk.bigsite.security("BHP", price={"2026-03-06": "45.50"})
     for number, recipient in (("SW00000001", "CLASS"), ("SW00000002", "BGL")):
@@ -68,7 +68,7 @@ def test_a_weekly_feed_with_consents_of_its_own(desk: Desk) -> None:
     assert desk.records("2026-03-06", feed="bgl")["lines"]["portfolio"].to_list() == ["SW00000002"]
 
 
-def test_a_large_date_of_another_recipient_is_rendered_in_shards(desk: Desk) -> None:
+def test_large_date_of_another_recipient_is_rendered_in_shards(desk: Desk) -> None:
     """Four shards and several pages give the recipient every customer once, as one process does."""
     small = {"executor": "multiprocess", "shard_portfolios": 2, "slice_portfolios": 1, "max_page_bytes": 8 * 1024 + 100}
     desk.runtime.settings = desk.runtime.settings.model_copy(update=small)

@@ -36,7 +36,7 @@ DAYS = trading_days.business_days_between(FIRST, dt.date(2023, 2, 28))
 CLASS = RecipientSchedule("CLASS", FIRST)
 
 
-def test_the_declared_feeds() -> None:
+def test_declared_feeds_are_the_known_ones() -> None:
     assert all(feed in FEEDS for feed in (CASH, SUPER, TRADE))
     assert [feed.name for feed in FEEDS] == sorted(feed.name for feed in FEEDS)
     assert (SUPER.domains, SUPER.destination) == (EPI.domains, "delivered/class_super/")
@@ -57,17 +57,17 @@ def test_the_declared_feeds() -> None:
         ({"renderings": {"more": CASH.format}}, "or other domains"),
     ],
 )
-def test_what_cannot_be_declared(changes: dict[str, Any], says: str) -> None:
+def test_invalid_declaration_is_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(FeedDeclarationError, match=says):
         dataclasses.replace(TRADE, **changes)
 
 
-def test_names_are_distinct() -> None:
+def test_feed_names_are_distinct() -> None:
     with pytest.raises(FeedDeclarationError, match="two feeds are called class_trade"):
         require_distinct((TRADE, dataclasses.replace(TRADE, format=CsvFormat(CLASS_TRADE.layout))))
 
 
-def test_every_feed_declared_in_the_folder_is_in_the_tuple() -> None:
+def test_feed_declared_in_the_folder_is_in_the_tuple() -> None:
     """A declaration under any name and in any way of writing counts; one that FEEDS lacks would silently not run."""
     modules = [
         importlib.import_module(f"{feeds.__name__}.{module.name}") for module in pkgutil.iter_modules(feeds.__path__)
@@ -83,7 +83,7 @@ def test_mode_and_first_business_date_must_be_declared() -> None:
         Feed("bgl", "BGL", "BGL", EPI, ("team:x",))  # type: ignore[call-arg]
 
 
-def test_volumes_far_from_usual_are_told(local_store: ObjectStore) -> None:
+def test_volume_far_from_usual_is_reported(local_store: ObjectStore) -> None:
     view = switched(local_store, "class_trade", FeedMode.SHADOW)
     accounts = [make.account("SW00000001")]
     found = []
@@ -100,7 +100,7 @@ def test_volumes_far_from_usual_are_told(local_store: ObjectStore) -> None:
     assert found[8] == (False, "details: 7 records; the median of 8 dates is 40")
 
 
-def test_a_roll_that_does_not_add_up_fails(local_store: ObjectStore) -> None:
+def test_roll_that_does_not_add_up_fails(local_store: ObjectStore) -> None:
     roll = ConsentRoll(previous=3, new=1, removed=1, current=2, balanced=False, removed_numbers=("SW1",))
     judged = check_consent_rollforward(local_store, CLASS, DAYS[1], roll, Decimal(1))
     assert not judged.passed

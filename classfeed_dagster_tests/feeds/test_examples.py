@@ -118,7 +118,7 @@ def test_altered_file_without_totals_is_found(market: Desk, feed: Feed, old: byt
     assert work.source().breaks
 
 
-def test_examples_could_join_the_declared_feeds() -> None:
+def test_examples_can_join_the_declared_feeds() -> None:
     both = require_reconcilable(require_distinct((*FEEDS, *EXAMPLES)))
     assert len(both) == len(FEEDS) + len(EXAMPLES)
     assert {feed.mode for feed in EXAMPLES} == {FeedMode.SHADOW}

@@ -86,7 +86,7 @@ def _gone(pid: int) -> bool:
     return False
 
 
-def test_starts_joins_stops_and_starts_again_with_its_data(home: Path) -> None:
+def test_server_starts_again_with_its_data(home: Path) -> None:
     url = embedded.start(home)
     assert sa.make_url(url).host is None  # a unix socket: no port to collide
     engine = embedded.engine_from(url)
@@ -208,7 +208,7 @@ def test_slow_start_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(attempts) == 2
 
 
-def test_patience_ends(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_never_answers_is_given_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(folder: Path) -> object:
         raise subprocess.TimeoutExpired("pg_ctl", 10)
 

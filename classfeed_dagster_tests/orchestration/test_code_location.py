@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 MONDAY = "2026-03-02"
 
 
-def test_a_run_in_process_carries_the_location_of_its_job(desk: Desk) -> None:
+def test_run_in_process_has_the_location_of_its_job(desk: Desk) -> None:
     desk.bigsite.save()
     report = desk.run(MONDAY)
     run = desk.instance.get_run_by_id(report.run_id)
@@ -26,7 +26,7 @@ def test_a_run_in_process_carries_the_location_of_its_job(desk: Desk) -> None:
     assert [one.run_id for one in desk.instance.get_runs(selected)] == [report.run_id]
 
 
-def test_the_instance_is_as_before_after_the_block() -> None:
+def test_instance_is_restored_after_the_block() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         with pytest.raises(RuntimeError), runs_with_origin(instance, "a_job"):
             raise RuntimeError
@@ -34,7 +34,7 @@ def test_the_instance_is_as_before_after_the_block() -> None:
 
 
 @pytest.mark.parametrize("file", ["workspace.yaml", "deploy/workspace.yaml"])
-def test_every_workspace_names_the_same_location(file: str) -> None:
+def test_workspaces_name_the_same_location(file: str) -> None:
     (entry,) = yaml.safe_load((ROOT / file).read_text())["load_from"]
     (target,) = entry.values()
     assert target["location_name"] == remote_job_origin("x").location_name

@@ -27,7 +27,7 @@ NOTHING_REACHABLE = {
 }
 
 
-def test_the_shape_is_the_recorded_one() -> None:
+def test_definitions_equal_the_recorded_snapshot() -> None:
     assert describe(build_definitions(Runtime(Settings()), RECORDED)) == SNAPSHOT.read_text(), (
         "the asset graph changed: if on purpose, run python -m classfeed_dagster_tests.fixtures.definitions_snapshot"
     )
@@ -45,7 +45,7 @@ def test_further_feed_has_the_shape_of_class_super() -> None:
     assert shape("class_super") - shape("bgl") == {"check */document:one_live_feed blocking"}
 
 
-def test_dagster_finds_them_valid_with_nothing_reachable(tmp_path: Path) -> None:
+def test_definitions_are_valid_without_services(tmp_path: Path) -> None:
     environment = {**os.environ, **NOTHING_REACHABLE, "DAGSTER_HOME": str(tmp_path)}
     command = [str(Path(sys.executable).with_name("dagster")), "definitions", "validate"]
     command += ["-m", "classfeed_dagster.definitions"]
@@ -53,7 +53,7 @@ def test_dagster_finds_them_valid_with_nothing_reachable(tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_importing_them_stays_light_and_silent() -> None:
+def test_definitions_import_is_light_and_silent() -> None:
     script = (
         "import sys, classfeed_dagster.definitions;"
         "print([name for name in ('snowflake.connector', 'dagster_snowflake', 'moto') if name in sys.modules])"
@@ -64,7 +64,7 @@ def test_importing_them_stays_light_and_silent() -> None:
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-def test_every_asset_and_check_says_what_it_is() -> None:
+def test_asset_and_check_have_a_description() -> None:
     definitions = build_definitions(Runtime(Settings()))
     graph = definitions.resolve_asset_graph()
     for key in graph.get_all_asset_keys():
@@ -80,7 +80,7 @@ def test_every_asset_and_check_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("settings", ["dagster.yaml", "deploy/dagster.yaml"])
-def test_few_snapshots_are_read_at_once_whatever_the_number_of_workers(settings: str) -> None:
+def test_snapshots_read_at_once_are_limited_for_any_workers(settings: str) -> None:
     job = build_definitions(Runtime(Settings())).resolve_job_def("class_super_job")
     pools = {node.name: node.definition.pools for node in job.nodes if node.definition.pools}
     assert pools == {"landing": {POOL}}
@@ -90,7 +90,7 @@ def test_few_snapshots_are_read_at_once_whatever_the_number_of_workers(settings:
     assert 1 <= concurrency["pools"]["default_limit"] <= 2
 
 
-def test_every_asset_says_its_tier_domain_and_personal_data() -> None:
+def test_asset_states_tier_domain_and_personal_data() -> None:
     graph = build_definitions(Runtime(Settings())).resolve_asset_graph()
     tags = {key.to_user_string(): graph.get(key).tags for key in graph.get_all_asset_keys()}
     for name, own in tags.items():
@@ -102,7 +102,7 @@ def test_every_asset_says_its_tier_domain_and_personal_data() -> None:
     assert tags["operations/toil"]["classfeed/tier"] == "supporting"
 
 
-def test_a_code_version_follows_the_packages_that_decide_an_assets_content() -> None:
+def test_code_version_follows_the_packages_of_the_content() -> None:
     graph = build_definitions(Runtime(Settings(code_version="another"))).resolve_asset_graph()
     again = build_definitions(Runtime(Settings(executor="multiprocess"))).resolve_asset_graph()
     versions = {key.to_user_string(): graph.get(key).code_version for key in graph.get_all_asset_keys()}

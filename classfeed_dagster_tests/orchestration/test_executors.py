@@ -29,11 +29,11 @@ BROKER = "memory://user:hunter2@nowhere/"
 
 
 @pytest.mark.parametrize("name", ["in_process", "multiprocess", "celery", "k8s"])
-def test_every_name_of_the_setting_is_an_executor(name: str) -> None:
+def test_executor_exists_for_every_name_of_the_setting(name: str) -> None:
     assert executor_called(Settings(executor=name).executor).name == name
 
 
-def test_another_name_is_refused() -> None:
+def test_executor_of_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValidationError, match="executor"):
         Settings(executor="dask")
 
@@ -41,9 +41,7 @@ def test_another_name_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "module"), [("celery", "celery"), ("celery", "dagster_celery"), ("k8s", "dagster_k8s")]
 )
-def test_what_is_not_installed_is_said_with_the_extra_to_install(
-    name: str, module: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_executor_without_its_extra_names_the_extra(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, celery_steps.__name__)
     for loaded in [loaded for loaded in sys.modules if loaded.split(".")[0] == module]:
         monkeypatch.setitem(sys.modules, loaded, None)
@@ -52,18 +50,18 @@ def test_what_is_not_installed_is_said_with_the_extra_to_install(
         executor_called(name)
 
 
-def test_no_broker_is_said_when_one_is_needed() -> None:
+def test_executor_without_a_broker_is_refused() -> None:
     with pytest.raises(ExecutorError, match="set CLASSFEED_CELERY_BROKER_URL"):
         application(Settings())
 
 
-def test_addresses_are_never_shown() -> None:
+def test_executor_error_never_shows_addresses() -> None:
     settings = Settings(celery_broker_url=BROKER, celery_results_url=BROKER)
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in settings.model_dump_json()
 
 
-def test_redis_is_told_when_a_worker_counts_as_lost() -> None:
+def test_redis_visibility_timeout_is_the_worker_timeout() -> None:
     conf = application(Settings(celery_broker_url="redis://nowhere/0", celery_lost_seconds=60)).conf
     assert conf.broker_transport_options["visibility_timeout"] == 60
     assert conf.broker_transport_options["unacked_restore_interval"] == 15
@@ -102,7 +100,7 @@ def memory_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Celery's, of many kinds, in its thread
-def test_steps_are_done_by_a_worker_and_no_address_is_kept(memory_broker: Settings, tmp_path: Path) -> None:
+def test_steps_run_on_a_worker_and_no_address_is_kept(memory_broker: Settings, tmp_path: Path) -> None:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         app = application(memory_broker)
         app.conf.broker_transport_options = {"polling_interval": 0.05}
@@ -130,7 +128,7 @@ def begun_run(instance: dg.DagsterInstance, settings: Settings) -> Iterator[tupl
     yield run, lambda retries: task.apply(kwargs=given, retries=retries)
 
 
-def test_a_step_no_worker_survives_ends_its_run(memory_broker: Settings, tmp_path: Path) -> None:
+def test_step_no_worker_survives_ends_its_run(memory_broker: Settings, tmp_path: Path) -> None:
     with (
         dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
         begun_run(instance, memory_broker) as (_, give),
@@ -142,7 +140,7 @@ def test_a_step_no_worker_survives_ends_its_run(memory_broker: Settings, tmp_pat
         assert str(lost.result) == "first was started 3 times, and no worker survived it"
 
 
-def test_a_step_of_a_run_that_is_over_is_not_begun_again(memory_broker: Settings, tmp_path: Path) -> None:
+def test_step_of_a_run_that_is_over_is_not_begun_again(memory_broker: Settings, tmp_path: Path) -> None:
     with (
         dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
         begun_run(instance, memory_broker) as (run, give),
@@ -169,7 +167,7 @@ class Redis:
     def execute(self) -> None: ...
 
 
-def test_a_living_worker_keeps_its_steps_and_no_longer_than_its_connection() -> None:
+def test_living_worker_keeps_its_steps_and_no_longer_than_its_connection() -> None:
     redis = Redis()
     redis._delivered, redis.unacked_index_key = ["tag"], "index"  # type: ignore[attr-defined]
     channel = SimpleNamespace(unacked_index_key="index", visibility_timeout=60, qos=redis)

@@ -121,12 +121,12 @@ def columns_of(metadata: dict[str, object]) -> dict[str, object]:
     return {column.name: column for column in metadata["dagster/column_schema"].columns}  # type: ignore[attr-defined]
 
 
-def test_every_declared_source_exists() -> None:
+def test_declared_source_exists() -> None:
     assert unknown_in_bigsite() == []
     assert domain_lineage.unknown_sources() == []
 
 
-def test_every_asset_that_holds_data_says_what_its_columns_are(shown: dict[str, dict[str, object]]) -> None:
+def test_asset_with_data_declares_its_columns(shown: dict[str, dict[str, object]]) -> None:
     for key in filter(has_data, shown):
         assert columns_of(shown[key]), key
         for name, column in columns_of(shown[key]).items():
@@ -134,7 +134,7 @@ def test_every_asset_that_holds_data_says_what_its_columns_are(shown: dict[str, 
             assert column.type, (key, name)  # type: ignore[attr-defined]
 
 
-def test_exceptions_are_real(shown: dict[str, dict[str, object]]) -> None:
+def test_lineage_exception_is_still_needed(shown: dict[str, dict[str, object]]) -> None:
     assert [key for key in WITHOUT_COLUMNS if key not in shown or "dagster/column_schema" in shown[key]] == []
     for name, columns in WITHOUT_LINEAGE.items():
         listed = {column.rpartition("/")[2] for column in columns} - {"*"}
@@ -148,7 +148,7 @@ def test_exceptions_are_real(shown: dict[str, dict[str, object]]) -> None:
         assert not lineage or not listed & lineage.deps_by_column.keys(), key  # type: ignore[attr-defined]
 
 
-def test_every_column_comes_from_columns_that_its_parents_have(shown: dict[str, dict[str, object]]) -> None:
+def test_column_comes_from_columns_of_its_parents(shown: dict[str, dict[str, object]]) -> None:
     graph = build_definitions(Runtime(Settings())).resolve_asset_graph()
     for key in filter(has_data, shown):
         parents = graph.get(AssetKey(key.split("/"))).parent_keys
@@ -165,7 +165,7 @@ def test_every_column_comes_from_columns_that_its_parents_have(shown: dict[str, 
                 assert dep.column_name in columns_of(shown[dep.asset_key.to_user_string()]), (key, name, dep)
 
 
-def test_every_asset_that_we_make_leads_to_runbook_and_code(shown: dict[str, dict[str, object]]) -> None:
+def test_asset_links_to_runbook_and_code(shown: dict[str, dict[str, object]]) -> None:
     sections = set(re.findall(r"^#+ (.+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
     anchors = {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in sections}
     for key in filter(has_data, shown):
@@ -207,13 +207,13 @@ def back_to_bigsite(shown: dict[str, dict[str, object]], key: str, column: str) 
         ("warehouse/class_super/fact_movement", "GST", {"trade.gst"}),
     ],
 )  # fmt: skip
-def test_a_number_of_the_recipient_leads_back_to_bigsite(
+def test_delivered_number_is_traced_back_to_bigsite(
     shown: dict[str, dict[str, object]], asset: str, column: str, sources: set[str]
 ) -> None:
     assert back_to_bigsite(shown, asset, column) == sources
 
 
-def test_personal_data_is_marked_all_the_way(shown: dict[str, dict[str, object]]) -> None:
+def test_personal_columns_are_marked_in_every_layer(shown: dict[str, dict[str, object]]) -> None:
     for key, column in [
         ("bigsite/member", "email"),
         ("landing/cash_account", "account_number"),
@@ -227,7 +227,7 @@ def test_personal_data_is_marked_all_the_way(shown: dict[str, dict[str, object]]
     assert not columns_of(shown["landing/trade"])["units"].tags  # type: ignore[attr-defined]
 
 
-def test_a_preview_masks_what_is_personal() -> None:
+def test_preview_masks_personal_columns() -> None:
     rows = pl.DataFrame({"portfolio_number": ["SW1"] * 20, "abn": ["51824753556"] * 20, "hin": [None] * 20})
     text = preview(rows, {"abn", "hin"}).value
     assert text is not None
@@ -242,16 +242,16 @@ def test_types_are_named_as_in_sql() -> None:
     ]  # fmt: skip
 
 
-def test_code_is_named_where_it_is() -> None:
+def test_code_reference_names_file_and_line() -> None:
     assert code_of(type_name) == "classfeed_dagster/orchestration/column_metadata.py#type_name"
 
 
-def test_what_has_no_source_is_refused() -> None:
+def test_column_without_a_source_is_refused() -> None:
     with pytest.raises((TypeError, ValueError)):
         code_links(len)
 
 
-def test_a_step_says_how_long_it_took() -> None:
+def test_step_states_its_duration() -> None:
     def made(rows: int) -> Iterator[dg.MaterializeResult[None]]:
         yield dg.MaterializeResult(metadata={"rows": rows})
         yield dg.MaterializeResult(asset_key="other")

@@ -83,7 +83,7 @@ def events() -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def test_every_event_has_the_standards_shape(events: list[dict[str, Any]]) -> None:
+def test_lineage_event_has_the_standards_shape(events: list[dict[str, Any]]) -> None:
     check = jsonschema.Draft202012Validator(JOB_EVENT, format_checker=jsonschema.FormatChecker())
     for event in events:
         check.validate(event)
@@ -146,12 +146,12 @@ def test_dataset_names_on_a_laptop_are_local() -> None:
     assert names.of(dg.AssetKey(["landing", "trade"])) == ("file", "/data/store/landing/trade")
 
 
-def test_a_time_without_a_zone_is_refused() -> None:
+def test_time_without_a_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
         next(open_lineage_events(build_definitions(Runtime(Settings())), "x", AT.replace(tzinfo=None), Settings()))
 
 
-def test_people_get_a_line_a_column() -> None:
+def test_lineage_is_printed_one_line_per_column() -> None:
     lines = list(column_lines(build_definitions(Runtime(Settings()))))
     assert (
         "class/investment_holdings.market_value <- landing/holding_eod.units, landing/security_price.close_price"
@@ -159,7 +159,7 @@ def test_people_get_a_line_a_column() -> None:
     )
 
 
-def test_the_command_hands_out_both() -> None:
+def test_lineage_command_prints_text_and_json() -> None:
     asked = CliRunner().invoke(cli.app, ["lineage", "investment_holdings.market_value"])
     assert (asked.exit_code, asked.output.count("\n")) == (0, 1)
     exported = CliRunner().invoke(cli.app, ["lineage", "--openlineage", "--namespace", "abc"])

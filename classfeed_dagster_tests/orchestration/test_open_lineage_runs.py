@@ -12,7 +12,7 @@ from classfeed_dagster.orchestration.optional_dependencies import ExecutorError
 from classfeed_dagster.settings import Settings
 
 
-def test_no_run_events_without_a_collector() -> None:
+def test_run_events_without_a_collector_are_not_sent() -> None:
     assert run_event_sensors(Settings()) == []
 
 

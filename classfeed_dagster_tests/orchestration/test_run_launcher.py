@@ -98,7 +98,7 @@ def test_stock_launcher_runs_any_command_ours_does_not(requests: list[dict[str, 
     assert container["cpu"] == 2048
 
 
-def test_every_tag_the_stock_launcher_loads_as_json_is_refused() -> None:
+def test_tag_that_the_stock_launcher_loads_as_json_is_refused() -> None:
     import inspect
     import re
 

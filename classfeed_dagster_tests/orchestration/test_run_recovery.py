@@ -76,7 +76,7 @@ def status(instance: DagsterInstance) -> DagsterRunStatus:
     return run.status
 
 
-def test_a_living_holder_is_named_and_waited_for(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
+def test_living_holder_is_named_and_awaited(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
     said: list[str] = []
     with pytest.raises(PoolBusyError, match=r"read by class_super 2023-01-03 .*gave up after 1 s"):
         wait_for_pool(instance, 1, said.append)
@@ -87,7 +87,7 @@ def test_a_living_holder_is_named_and_waited_for(instance: DagsterInstance, hold
     assert status(instance) is DagsterRunStatus.STARTED
 
 
-def test_a_killed_holder_is_marked_failed_at_once(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
+def test_killed_holder_is_marked_failed_at_once(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     began, said = time.monotonic(), list[str]()
@@ -98,7 +98,7 @@ def test_a_killed_holder_is_marked_failed_at_once(instance: DagsterInstance, hol
     assert recover_dead_runs(instance) == []  # once
 
 
-def test_a_holder_that_dies_later_is_noticed_beside_a_run(
+def test_holder_that_dies_later_is_noticed_beside_a_run(
     instance: DagsterInstance, holder: subprocess.Popen[str]
 ) -> None:
     with background_recovery(instance):
@@ -111,7 +111,7 @@ def test_a_holder_that_dies_later_is_noticed_beside_a_run(
     assert status(instance) is DagsterRunStatus.FAILURE
 
 
-def test_an_ended_run_gives_its_slot_back(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
+def test_ended_run_gives_its_slot_back(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
     (run,) = instance.get_runs()
     instance.report_run_canceled(run)
     wait_for_pool(instance, 0, lambda _: None)
@@ -128,7 +128,7 @@ def test_processes_of_other_machines_and_other_starts_are_told_apart() -> None:
     assert ProcessIdentity.parse("nonsense") is None
 
 
-def test_a_zombie_is_dead() -> None:
+def test_zombie_process_counts_as_dead() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     from classfeed_dagster.local.processes import start_of
 

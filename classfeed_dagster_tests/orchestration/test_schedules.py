@@ -28,11 +28,11 @@ DAILY = RecipientSchedule("CLASS", dt.date(2023, 1, 3))
         (dt.date(2023, 1, 3), "2022-12-30 is before the feed's first business date, 2023-01-03"),
     ],
 )
-def test_a_morning_delivers_the_business_date_before(morning: dt.date, expected: object) -> None:
+def test_schedule_delivers_the_previous_business_date(morning: dt.date, expected: object) -> None:
     assert date_due(morning, DAILY) == expected
 
 
-def test_a_weekly_feed_skips_the_other_mornings() -> None:
+def test_weekly_schedule_skips_other_mornings() -> None:
     weekly = RecipientSchedule("BGL", dt.date(2023, 1, 3), Cadence.WEEKLY)
     assert date_due(dt.date(2023, 1, 9), weekly) == dt.date(2023, 1, 6)
     assert date_due(dt.date(2023, 1, 10), weekly) == "2023-01-09 is not a date of this weekly feed"

@@ -102,7 +102,7 @@ def test_resources_show_settings_and_hide_secrets(definitions: dg.Definitions) -
     assert all(isinstance(listed[name], dg.ConfigurableResource) for name in shown)
 
 
-def test_an_expected_error_is_a_failure_with_its_sentence_first() -> None:
+def test_expected_error_is_a_failure_with_its_sentence_first() -> None:
     @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["2026-03-02"]))
     def late(context: dg.AssetExecutionContext) -> None:
         with step(context, "late"):

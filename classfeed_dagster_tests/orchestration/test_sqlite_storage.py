@@ -56,14 +56,14 @@ def instance(tmp_path: Path) -> Iterator[DagsterInstance]:
         yield instance
 
 
-def test_the_shipped_file_names_the_storage(instance: DagsterInstance) -> None:
+def test_shipped_instance_file_names_the_storage(instance: DagsterInstance) -> None:
     storages = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
     assert [type(storage) for storage in storages] == [
         sqlite_storage._RunStorage, sqlite_storage._EventLogStorage, sqlite_storage._ScheduleStorage
     ]  # fmt: skip
 
 
-def test_a_run_makes_few_engines(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_creates_few_engines(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     small.execute_in_process(instance=instance)
     made: list[str] = []
     create = sa.create_engine
@@ -79,7 +79,7 @@ def test_a_run_makes_few_engines(instance: DagsterInstance, monkeypatch: pytest.
     assert [url.rpartition("/")[2] for url in made] == [f"{result.run_id}.db"]
 
 
-def test_dagsters_own_storage_reads_the_files(instance: DagsterInstance, tmp_path: Path) -> None:
+def test_files_are_readable_by_dagsters_own_storage(instance: DagsterInstance, tmp_path: Path) -> None:
     run_id = small.execute_in_process(instance=instance).run_id
     stock = DagsterSqliteStorage(str(tmp_path / "dagster"))
     (run,) = stock.run_storage.get_runs(RunsFilter(run_ids=[run_id]))
@@ -87,7 +87,7 @@ def test_dagsters_own_storage_reads_the_files(instance: DagsterInstance, tmp_pat
     assert len(stock.event_log_storage.get_logs_for_run(run_id)) == len(instance.all_logs(run_id))
 
 
-def test_a_killed_writer_damages_nothing_for_a_second_process(instance: DagsterInstance, tmp_path: Path) -> None:
+def test_killed_writer_damages_nothing_for_a_second_process(instance: DagsterInstance, tmp_path: Path) -> None:
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     with writer.stdout:
@@ -121,7 +121,7 @@ def test_engines_are_bounded_and_closed(tmp_path: Path) -> None:
     assert not engines._engines
 
 
-def test_a_forked_child_makes_engines_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forked_child_makes_engines_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engines = EngineCache()
     url = f"sqlite:///{tmp_path}/a.db"
     parent = engines.get(url)
@@ -131,14 +131,14 @@ def test_a_forked_child_makes_engines_of_its_own(tmp_path: Path, monkeypatch: py
     engines.dispose()
 
 
-def test_wiped_runs_leave_a_storage_that_works(instance: DagsterInstance) -> None:
+def test_storage_works_after_runs_are_wiped(instance: DagsterInstance) -> None:
     small.execute_in_process(instance=instance)
     instance.wipe()
     assert instance.get_runs() == []
     assert small.execute_in_process(instance=instance).success
 
 
-def test_without_a_folder_the_storage_is_dagsters_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_without_a_folder_is_in_dagsters_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     storage = LocalStorage.from_config_value(None, {})  # type: ignore[arg-type]
     assert storage.base_dir == str(tmp_path)

@@ -131,7 +131,7 @@ def test_cash_in_every_dialect_is_clean(cash: Shadow, dialect: Dialect) -> None:
     assert report.equal_lines == 6
 
 
-def test_several_files_a_mark_at_the_beginning_and_blank_lines(trades: Shadow) -> None:
+def test_old_files_with_byte_order_mark_and_blank_lines_are_read(trades: Shadow) -> None:
     day, rows = DAYS[0], [trade(1, DAYS[0]), trade(2, DAYS[0])]
     trades.new(day, rows)
     trades.old(day, b"\xef\xbb\xbf" + legacy_trades(day, rows[:1]) + b"\n\n", "a.csv")
@@ -153,7 +153,7 @@ def test_several_files_a_mark_at_the_beginning_and_blank_lines(trades: Shadow) -
         ("yesterday", False),
     ],
 )
-def test_instants_of_the_old_apps_clock(trades: Shadow, shown: str, clean: bool) -> None:
+def test_instants_of_the_old_apps_clock_are_converted(trades: Shadow, shown: str, clean: bool) -> None:
     day = DAYS[0]
     rows = [trade(1, day, recorded_at=noon(day) + dt.timedelta(microseconds=5))]
     trades.new(day, rows)
@@ -161,7 +161,7 @@ def test_instants_of_the_old_apps_clock(trades: Shadow, shown: str, clean: bool)
     assert trades.compare(day).clean is clean
 
 
-def test_fractions_count_if_the_old_app_shows_any(trades: Shadow) -> None:
+def test_fractions_are_compared_if_the_old_app_states_them(trades: Shadow) -> None:
     day = DAYS[0]
     rows = [trade(one, day, recorded_at=noon(day) + dt.timedelta(microseconds=one)) for one in (1, 2)]
     trades.new(day, rows)
@@ -256,7 +256,7 @@ PLANTED: dict[int, tuple[Plant, dict[str, int], list[tuple[str, str | None]]]] =
 }
 
 
-def test_thirty_days_in_shadow_then_the_gate_opens(trades: Shadow) -> None:
+def test_thirty_days_in_shadow_open_the_gate(trades: Shadow) -> None:
     flags = FeedFlags("class_trade", FeedMode.LIVE)
     last_bad = max(at for at, (_, _, unexplained) in PLANTED.items() if unexplained)
     for at, day in enumerate(DAYS):
@@ -409,7 +409,7 @@ def test_report_shows_no_personal_data(cash: Shadow) -> None:
     assert '"350.00"' in text
 
 
-def test_too_many_differences_are_never_clean(trades: Shadow) -> None:
+def test_differences_above_the_limit_are_never_clean(trades: Shadow) -> None:
     day = DAYS[0]
     trades.new(day, [])
     trades.old(day, legacy_trades(day, []))
@@ -469,7 +469,7 @@ def test_damaged_old_file_is_refused(trades: Shadow, data: bytes, says: str) -> 
     assert "legacy/class_trade/2023-01-03/out.csv" in str(refused.value)
 
 
-def test_values_that_cannot_be_read_are_differences(trades: Shadow) -> None:
+def test_unreadable_value_is_a_difference(trades: Shadow) -> None:
     day = DAYS[0]
     trades.new(day, [trade(1, day)])
     trades.old(day, damaged(legacy_trades(day, [trade(1, day)]), [(b"692.6", b"69,2.6")]))

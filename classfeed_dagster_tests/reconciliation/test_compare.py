@@ -66,7 +66,7 @@ PLANTS = ("change", "drop_left", "drop_right", "double_left", "double_right", "u
 
 @examples(20)
 @given(data=st.data(), rows=st.integers(0, 40), staged=st.booleans())
-def test_found_is_planted(data: st.DataObject, rows: int, staged: bool) -> None:
+def test_compare_finds_the_planted_differences(data: st.DataObject, rows: int, staged: bool) -> None:
     amounts = st.decimals(-(10**12), 10**12, places=2, allow_nan=False).map(lambda value: f"{value:.2f}")
     left = [
         row(id=f"T{at}", portfolio_number=f"P{data.draw(st.integers(0, 4))}", amount=data.draw(amounts), excluded=None)
@@ -137,7 +137,7 @@ def naive(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> Counter[st
 
 @examples(10)
 @given(data=st.data())
-def test_it_agrees_with_a_naive_one_and_is_symmetric(data: st.DataObject) -> None:
+def test_compare_equals_a_naive_comparison_and_is_symmetric(data: st.DataObject) -> None:
     rows = st.lists(
         st.builds(
             row,
@@ -177,20 +177,20 @@ def test_money_is_compared_exactly() -> None:
     assert one.group_text == "P1 T1"
 
 
-def test_equal_totals_with_unequal_rows_are_no_pass() -> None:
+def test_equal_totals_with_unequal_rows_do_not_pass() -> None:
     left = table(row(amount="1.00"), row(id="T2", amount="2.00"))
     right = table(row(amount="2.00"), row(id="T2", amount="1.00"))
     assert compare(RULE, left, right, today=TODAY).of(RowClass.DIFFERS) == 2
 
 
-def test_nothing_against_nothing_is_clean_and_says_so() -> None:
+def test_compare_of_two_empty_sides_is_clean_and_stated() -> None:
     found = compare(RULE, table(), table(), today=TODAY)
     assert found.clean
     assert found.empty
     assert found == nothing_to_compare(RULE)
 
 
-def test_the_same_instant_written_otherwise_is_the_same() -> None:
+def test_instant_in_another_notation_is_equal() -> None:
     assert compare(
         RULE, table(row(at="2025-03-12T01:02:03Z")), table(row(at="2025-03-12T01:02:03.000000Z")), today=TODAY
     ).clean
@@ -207,13 +207,13 @@ def test_the_same_instant_written_otherwise_is_the_same() -> None:
         {"day": "2025-02-30"},
     ],
 )
-def test_what_is_not_of_its_type_is_unparseable(change: dict[str, str]) -> None:
+def test_value_of_another_type_is_unparseable(change: dict[str, str]) -> None:
     found = compare(RULE, table(row(**change)), table(row()), today=TODAY)
     assert found.of(RowClass.UNPARSEABLE) == 1
     assert not found.clean
 
 
-def test_a_key_without_a_value_is_unparseable() -> None:
+def test_key_without_a_value_is_unparseable() -> None:
     for side in ("portfolio_number", "id"):
         found = compare(RULE, table(row(**{side: None}), row()), table(row()), today=TODAY)
         assert (found.counts[RowClass.UNPARSEABLE], found.counts[RowClass.MATCH]) == ((1, 0), (1, 1))
@@ -221,7 +221,7 @@ def test_a_key_without_a_value_is_unparseable() -> None:
     assert right.counts[RowClass.UNPARSEABLE] == (0, 1)
 
 
-def test_duplicates_on_both_sides_are_each_sides_own() -> None:
+def test_duplicates_are_reported_per_side() -> None:
     found = compare(RULE, table(row(), row()), table(row(), row(), row()), today=TODAY)
     assert found.counts[RowClass.DUPLICATE_LEFT] == (2, 0)
     assert found.counts[RowClass.DUPLICATE_RIGHT] == (0, 3)
@@ -245,7 +245,7 @@ def test_tolerances_are_inclusive_and_keep_the_difference() -> None:
     assert not compare(rule, table(row(amount=None)), table(row()), today=TODAY).clean
 
 
-def test_dates_may_be_days_apart() -> None:
+def test_date_tolerance_is_in_days() -> None:
     tolerance = Tolerance("ann", "agreed", TODAY, days=1)
     rule = Rule(
         "t",
@@ -262,7 +262,7 @@ def test_details_are_limited_and_counts_are_not() -> None:
     assert (len(found.differences), found.truncated, found.of(RowClass.MISSING_RIGHT)) == (10, True, 30)
 
 
-def test_it_reads_typed_parquet(tmp_path: Path) -> None:
+def test_compare_reads_typed_parquet(tmp_path: Path) -> None:
     typed = pa.table(
         {
             "portfolio_number": ["P1"], "id": ["T1"], "amount": pa.array([Decimal("1.00")], pa.decimal128(38, 6)),
@@ -299,6 +299,6 @@ def test_it_reads_typed_parquet(tmp_path: Path) -> None:
         (Rule("x", RULE.keys, (Field("a", FieldType.MONEY, Tolerance("ann", "b", TODAY - dt.timedelta(days=1))),)), "ask ann to review"),
     ],
 )  # fmt: skip
-def test_a_rule_that_makes_no_sense_is_refused_before_any_row_is_read(rule: Rule, message: str) -> None:
+def test_invalid_rule_is_refused_before_any_row_is_read(rule: Rule, message: str) -> None:
     with pytest.raises(RuleError, match=message):
         compare(rule, table(), table(), today=TODAY)

@@ -126,7 +126,7 @@ def team(metrics_table: Any, delivered: tuple[w.World, ObjectStore]) -> Team:
     return Team(metrics_table, *delivered)
 
 
-def test_they_agree(team: Team) -> None:
+def test_data_team_metrics_that_agree_have_no_break(team: Team) -> None:
     team.publish()
     result = team.reconcile(due=COMPUTED)
     assert result.breaks == (), result.markdown(50)
@@ -136,14 +136,14 @@ def test_they_agree(team: Team) -> None:
     assert counted["match"][0] > 30
 
 
-def test_zeros_may_be_there_or_not(team: Team) -> None:
+def test_data_team_zero_rows_are_optional(team: Team) -> None:
     team.publish(
         {**team.metrics, ("SW000001", "TRADED", "NZD"): Decimal(0), ("SW000001", "CASH_MOVED", "NZD"): Decimal(0)}
     )
     assert team.reconcile().breaks == ()
 
 
-def test_a_wrong_metric(team: Team) -> None:
+def test_data_team_wrong_metric_is_a_break(team: Team) -> None:
     key = ("SW000001", "MARKET_VALUE", "AUD")
     team.publish({**team.metrics, key: team.metrics[key] + Decimal("0.01")})
     found = team.only_break()
@@ -155,7 +155,7 @@ def test_a_wrong_metric(team: Team) -> None:
     assert found.likeliest.cause is BreakCause.UNKNOWN
 
 
-def test_a_difference_that_is_one_row(team: Team, delivered: tuple[w.World, ObjectStore]) -> None:
+def test_data_team_difference_of_one_row_names_it(team: Team, delivered: tuple[w.World, ObjectStore]) -> None:
     trade = delivered[0].one("cash_transaction", cash_transaction_id=102)
     key = ("SW000001", "CASH_MOVED", "AUD")
     team.publish({**team.metrics, key: team.metrics[key] - trade["amount"]})
@@ -165,7 +165,7 @@ def test_a_difference_that_is_one_row(team: Team, delivered: tuple[w.World, Obje
     assert "C102, which theirs may count twice" in team.only_break().likeliest.evidence
 
 
-def test_a_metric_they_lack_and_one_we_lack(team: Team) -> None:
+def test_data_team_metric_on_one_side_is_a_break(team: Team) -> None:
     metrics = dict(team.metrics)
     del metrics["SW000001", "UNITS_HELD", None]
     metrics["SW000001", "LEDGER_BALANCE", "USD"] = Decimal(7)
@@ -175,13 +175,13 @@ def test_a_metric_they_lack_and_one_we_lack(team: Team) -> None:
     assert found["UNITS_HELD"][1] == "0.000000"
 
 
-def test_computed_before_we_read(team: Team) -> None:
+def test_data_team_metrics_computed_earlier_are_explained(team: Team) -> None:
     key = ("SW000001", "UNITS_HELD", None)
     team.publish({**team.metrics, key: Decimal(3)}, at=w.SNAPSHOT_AT - dt.timedelta(hours=1))
     assert team.only_break().likeliest.cause is BreakCause.DATA_TEAM_TIMING
 
 
-def test_the_date_is_missing_then_comes(team: Team) -> None:
+def test_data_team_date_that_is_missing_is_read_when_it_arrives(team: Team) -> None:
     found = team.only_break()
     assert (found.kind, found.portfolio_number) == (BreakKind.MISSING_DATE, None)
     assert "nor for any other" in found.likeliest.evidence
@@ -194,21 +194,21 @@ def test_the_date_is_missing_then_comes(team: Team) -> None:
     assert stored_breaks(team.connection, only_open=True) == []
 
 
-def test_a_date_that_came_late_is_an_event(team: Team) -> None:
+def test_data_team_date_that_arrived_late_is_an_event(team: Team) -> None:
     team.publish()
     found = team.only_break(due=COMPUTED - dt.timedelta(hours=1))
     assert (found.kind, found.severity) == (BreakKind.LATE_DATE, BreakSeverity.EVENT)
     assert team.reconcile(due=COMPUTED - dt.timedelta(hours=1)).clean
 
 
-def test_computed_again_the_latest_counts(team: Team) -> None:
+def test_data_team_metrics_computed_again_replace_earlier_ones(team: Team) -> None:
     team.publish({key: value + 1 for key, value in team.metrics.items()})
     team.publish(at=COMPUTED + dt.timedelta(hours=1))
     found = team.only_break()
     assert (found.kind, found.severity) == (BreakKind.RECOMPUTED_DATE, BreakSeverity.EVENT)
 
 
-def test_only_some_portfolios_computed_again(team: Team) -> None:
+def test_data_team_metrics_of_some_portfolios_are_replaced(team: Team) -> None:
     wrong = ("SW000001", "UNITS_HELD", None)
     team.publish({**team.metrics, wrong: Decimal(3)})
     team.publish(
@@ -218,7 +218,7 @@ def test_only_some_portfolios_computed_again(team: Team) -> None:
     assert found.likeliest.cause is BreakCause.DATA_TEAM_TIMING
 
 
-def test_portfolios_on_one_side_only(team: Team) -> None:
+def test_data_team_portfolio_on_one_side_is_a_break(team: Team) -> None:
     metrics = {key: value for key, value in team.metrics.items() if key[0] != "SW000004"}
     for number in ("SW000003", "SW000007", "SW999999"):
         metrics[number, "CASH_ACCOUNTS", None] = Decimal(1)
@@ -233,7 +233,7 @@ def test_portfolios_on_one_side_only(team: Team) -> None:
     assert len(team.reconcile().breaks) == 4
 
 
-def test_a_held_back_portfolio_alone_asks_nobody_to_look(team: Team) -> None:
+def test_data_team_held_back_portfolio_alone_needs_no_action(team: Team) -> None:
     team.publish({**team.metrics, ("SW000007", "CASH_ACCOUNTS", None): Decimal(1)})
     result = team.reconcile()
     assert [(one.portfolio_number, one.severity) for one in result.breaks] == [("SW000007", BreakSeverity.EVENT)]
@@ -247,6 +247,6 @@ def test_a_held_back_portfolio_alone_asks_nobody_to_look(team: Team) -> None:
     assert all(amount.difference == 0 for amount in result.amounts)
 
 
-def test_a_table_must_be_a_name(team: Team) -> None:
+def test_data_team_table_must_be_a_name(team: Team) -> None:
     with pytest.raises(ValueError, match="Invalid table name"):
         team.reconcile(table="X; DROP TABLE Y")

@@ -38,14 +38,14 @@ def test_planted_fault_beside_innocent_edit_is_an_error(
     assert verdict.right, verdict.report
 
 
-def test_innocent_edits_together_are_no_error(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
+def test_innocent_edits_together_are_not_an_error(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
     case = planted.Case(bigsite_engine, local_store)
     verdict = planted.play(case, (), planted.INNOCENT)
     assert verdict.right, verdict.report
 
 
 @pytest.mark.parametrize("at", range(4))
-def test_random_case_is_judged_rightly(bigsite_engine: sa.Engine, local_store: ObjectStore, at: int) -> None:
+def test_random_case_is_judged_correctly(bigsite_engine: sa.Engine, local_store: ObjectStore, at: int) -> None:
     first = len(planted.FAULTS) + len(planted.INNOCENT)
     faults, innocent = next(itertools.islice(planted.combinations(seed=22), first + at, None))
     verdict = planted.play(planted.Case(bigsite_engine, local_store), faults, innocent)

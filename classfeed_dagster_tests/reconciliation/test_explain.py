@@ -61,7 +61,7 @@ def causes(**changes: object) -> list[BreakCause]:
         ({"file": "x", "bigsite": "y"}, BreakCause.UNKNOWN),
     ],
 )  # fmt: skip
-def test_the_likeliest_cause(changes: dict[str, object], expected: BreakCause) -> None:
+def test_explain_returns_the_likeliest_cause(changes: dict[str, object], expected: BreakCause) -> None:
     assert causes(**changes)[0] is expected
 
 
@@ -70,18 +70,18 @@ def test_causes_with_evidence_rank_before_hints() -> None:
     assert found == [BreakCause.LATE_ROW, BreakCause.SCALE]
 
 
-def test_a_number_is_not_its_own_hint() -> None:
+def test_number_is_not_its_own_hint() -> None:
     assert number_hints("0.00", "0.00") == []
     assert number_hints(None, "1.00") == []
     assert difference("1.00", "x") is None
 
 
-def test_severity() -> None:
+def test_severity_follows_the_cause() -> None:
     assert severity(explain(dataclasses.replace(CASE, late_rows=(LATE,)))) is BreakSeverity.WARNING
     assert severity(explain(CASE)) is BreakSeverity.ERROR
 
 
-def test_the_same_disagreement_has_the_same_id() -> None:
+def test_disagreement_keeps_its_id() -> None:
     one = Break("f", READ.date(), Side.SOURCE, BreakKind.LATE, BreakSeverity.ERROR, "P", "r", "s", "units", "1", "2")
     assert one.break_id == dataclasses.replace(one, kind=BreakKind.VALUE_DIFFERS, export_value="9").break_id
     assert one.break_id != dataclasses.replace(one, field="price").break_id
@@ -89,7 +89,7 @@ def test_the_same_disagreement_has_the_same_id() -> None:
 
 
 @pytest.mark.parametrize(("recipient", "audience"), [("class", "a"), ("X'; DROP", "a"), ("CLASS", "a'b")])
-def test_names_that_could_be_sql_are_refused(recipient: str, audience: str) -> None:
+def test_name_that_could_be_sql_is_refused(recipient: str, audience: str) -> None:
     with pytest.raises(ValueError, match="recipient"):
         ExpectedRecords(recipient, READ.date(), None, audience)
 

@@ -81,7 +81,7 @@ class _WellFormed(HTMLParser):
 
 
 @pytest.mark.parametrize("results", [[CLEAN], [BROKEN, DATA_TEAM], [dataclasses.replace(CLEAN, tallies=())]])
-def test_it_is_one_well_formed_page_that_fetches_nothing(results: list[Reconciliation]) -> None:
+def test_report_is_one_well_formed_page_that_fetches_nothing(results: list[Reconciliation]) -> None:
     page = render(results, [KEPT])
     parser = _WellFormed()
     parser.feed(page)
@@ -92,7 +92,7 @@ def test_it_is_one_well_formed_page_that_fetches_nothing(results: list[Reconcili
     assert "4–7 days" in page
 
 
-def test_it_shows_what_people_need() -> None:
+def test_report_shows_breaks_causes_and_totals() -> None:
     page = render([BROKEN, DATA_TEAM])
     for text in (
         "Errors",
@@ -115,7 +115,7 @@ def test_it_shows_what_people_need() -> None:
     assert "Nothing was compared" in render([dataclasses.replace(CLEAN, tallies=())])
 
 
-def test_it_shows_what_was_delivered_and_who_was_held_back() -> None:
+def test_report_shows_deliveries_and_held_back_portfolios() -> None:
     page = render([dataclasses.replace(CLEAN, figures=FIGURES)], history=[HELD_BACK])
     none = render([CLEAN], history=[dataclasses.replace(HELD_BACK, rows=(("2025-03-11", 0),))])
     assert "portfolios held back, by date: none." in none  # no empty figure
@@ -138,7 +138,7 @@ class _Landmarks(HTMLParser):
         self.seen.append((tag, dict(attrs)))
 
 
-def test_it_can_be_read_aloud_and_by_keyboard() -> None:
+def test_report_is_readable_aloud_and_by_keyboard() -> None:
     parser = _Landmarks()
     parser.feed(render([BROKEN, CLEAN], [KEPT], [HELD_BACK]))
     tags = [tag for tag, _ in parser.seen]
@@ -176,7 +176,7 @@ def test_report_has_one_line_a_comparison_and_breaks_by_cause() -> None:
     assert "What the columns mean" in page
 
 
-def test_many_breaks_are_cut_and_all_are_stored(store: ObjectStore) -> None:
+def test_report_cuts_many_breaks_and_stores_all(store: ObjectStore) -> None:
     many = tuple(dataclasses.replace(ONE, subject=f"T{at}") for at in range(600))
     result = dataclasses.replace(BROKEN, breaks=many)
     key = write_report(store, [result])
@@ -188,13 +188,13 @@ def test_many_breaks_are_cut_and_all_are_stored(store: ObjectStore) -> None:
     assert write_report(store, [result]) == key
 
 
-def test_a_report_is_of_one_attempt(local_store: ObjectStore) -> None:
+def test_report_is_of_one_attempt(local_store: ObjectStore) -> None:
     for results in ([], [CLEAN, dataclasses.replace(CLEAN, attempt="a2")]):
         with pytest.raises(ValueError, match="one feed"):
             write_report(local_store, results)
 
 
-def test_markdown_and_metrics() -> None:
+def test_report_has_markdown_and_metrics() -> None:
     table = BROKEN.markdown(2)
     lines = table.splitlines()
     assert lines[4].startswith(

@@ -75,7 +75,7 @@ def scene(undelivered: Scene) -> Scene:
     return undelivered
 
 
-def test_a_clean_date_has_no_breaks_and_accounts_for_every_row(scene: Scene) -> None:
+def test_clean_date_has_no_breaks_and_accounts_for_every_row(scene: Scene) -> None:
     result = scene.reconcile()
     assert result.clean
     assert result.breaks == (), result.markdown(50)
@@ -88,7 +88,7 @@ def test_a_clean_date_has_no_breaks_and_accounts_for_every_row(scene: Scene) -> 
     assert "agree" in result.summary()
 
 
-def test_it_reads_s3_as_well(bigsite_engine: sa.Engine, s3_store: ObjectStore) -> None:
+def test_reconciliation_reads_s3(bigsite_engine: sa.Engine, s3_store: ObjectStore) -> None:
     scene = Scene(bigsite_engine, s3_store, 3)
     scene.deliver(compress=False)
     assert scene.reconcile().breaks == ()
@@ -136,7 +136,7 @@ def test_finding_names_the_same_errors_alike_and_none_without(scene: Scene) -> N
 # -- faults in the file ---------------------------------------------------------------------------------------------
 
 
-def test_an_amount_changed_in_a_delivered_file(scene: Scene) -> None:
+def test_amount_changed_in_a_delivered_file_is_an_error(scene: Scene) -> None:
     key = scene.page_of("SW000001")
     original = scene.store.read(key)
     document = gzip.decompress(original).decode()
@@ -167,7 +167,7 @@ def test_an_amount_changed_in_a_delivered_file(scene: Scene) -> None:
     assert scene.reconcile().breaks == ()
 
 
-def test_a_movement_dropped_by_the_export(undelivered: Scene) -> None:
+def test_movement_dropped_by_the_export_is_an_error(undelivered: Scene) -> None:
     frames = dict(undelivered.frames)
     frames["movement_transactions"] = frames["movement_transactions"].filter(pl.col("transaction_id") != "C102")
     undelivered.deliver(frames=frames)
@@ -181,7 +181,7 @@ def test_a_movement_dropped_by_the_export(undelivered: Scene) -> None:
     assert undelivered.reconcile().breaks == ()
 
 
-def test_a_movement_cut_out_of_a_delivered_file(scene: Scene) -> None:
+def test_movement_cut_out_of_a_delivered_file_is_an_error(scene: Scene) -> None:
     key = scene.page_of("SW000004")
     document = gzip.decompress(scene.store.read(key)).decode()
     start = document.rindex("<MovementTransaction>", 0, document.index("<TransactionId>S402</TransactionId>"))
@@ -192,7 +192,7 @@ def test_a_movement_cut_out_of_a_delivered_file(scene: Scene) -> None:
     assert found.likeliest.cause is BreakCause.FILE_ALTERED
 
 
-def test_a_portfolio_that_should_not_be_there(undelivered: Scene) -> None:
+def test_portfolio_without_consent_in_a_file_is_an_error(undelivered: Scene) -> None:
     frames = {
         name: pl.concat(
             [
@@ -215,7 +215,7 @@ def test_a_portfolio_that_should_not_be_there(undelivered: Scene) -> None:
     assert "difference(s)" in one.likeliest.evidence
 
 
-def test_a_portfolio_left_out_without_a_word(undelivered: Scene) -> None:
+def test_portfolio_left_out_without_a_reason_is_an_error(undelivered: Scene) -> None:
     frames = {
         name: frame.filter(pl.col("portfolio_number") != "SW000005") for name, frame in undelivered.frames.items()
     }
@@ -225,7 +225,7 @@ def test_a_portfolio_left_out_without_a_word(undelivered: Scene) -> None:
     assert found.severity is BreakSeverity.ERROR
 
 
-def test_a_movement_sent_twice(undelivered: Scene) -> None:
+def test_movement_sent_twice_is_an_error(undelivered: Scene) -> None:
     frames = dict(undelivered.frames)
     twice = frames["movement_transactions"].filter(pl.col("transaction_id") == "I102")
     frames["movement_transactions"] = pl.concat([frames["movement_transactions"], twice])
@@ -234,14 +234,14 @@ def test_a_movement_sent_twice(undelivered: Scene) -> None:
     assert (found.kind, found.subject) == (BreakKind.DUPLICATE, "I102")
 
 
-def test_a_page_whose_bytes_changed_but_not_its_records(scene: Scene) -> None:
+def test_page_with_changed_bytes_and_equal_records_is_an_error(scene: Scene) -> None:
     key = scene.page_of("SW000001")
     w.rewrite_page(scene.store, key, "</EPIDataResponse>", "</EPIDataResponse>\n<!-- -->")
     found = scene.only_break()
     assert (found.kind, found.subject, found.likeliest.cause) == (BreakKind.ALTERED_FILE, key, BreakCause.FILE_ALTERED)
 
 
-def test_a_page_that_is_gone(scene: Scene) -> None:
+def test_missing_page_is_an_error(scene: Scene) -> None:
     key = scene.manifest.pages[0].key
     scene.store.delete(key)
     result = scene.reconcile()
@@ -251,21 +251,21 @@ def test_a_page_that_is_gone(scene: Scene) -> None:
     assert {one.likeliest.cause for one in result.breaks} == {BreakCause.FILE_ALTERED}
 
 
-def test_a_page_cut_short_can_not_be_judged(scene: Scene) -> None:
+def test_truncated_page_cannot_be_judged(scene: Scene) -> None:
     key = scene.manifest.pages[0].key
     scene.store.put(key, gzip.compress(gzip.decompress(scene.store.read(key))[:-200], mtime=0))
     with pytest.raises(UnreadableDeliveryError, match=r"cannot be read to its end"):
         scene.reconcile()
 
 
-def test_a_doctype_is_refused(scene: Scene) -> None:
+def test_doctype_is_refused(scene: Scene) -> None:
     key = scene.manifest.pages[0].key
     w.rewrite_page(scene.store, key, "<EPIDataResponse", '<!DOCTYPE x [<!ENTITY e "boo">]><EPIDataResponse')
     with pytest.raises(UnreadableDeliveryError, match="DOCTYPE"):
         scene.reconcile()
 
 
-def test_a_value_that_is_no_number(scene: Scene) -> None:
+def test_value_that_is_not_a_number_is_an_error(scene: Scene) -> None:
     key = scene.page_of("SW000001")
     w.rewrite_page(scene.store, key, "<LedgerBalance>", "<LedgerBalance>x")
     result = scene.reconcile()
@@ -287,7 +287,7 @@ def rewrite_landed(scene: Scene, table: str, change: pl.Expr | None) -> bytes:
     return before
 
 
-def test_a_tampered_landed_file(scene: Scene) -> None:
+def test_tampered_landed_file_is_an_error(scene: Scene) -> None:
     change = (
         pl.when(pl.col("trade_id") == 102)
         .then(pl.col("units") + 1)
@@ -305,14 +305,14 @@ def test_a_tampered_landed_file(scene: Scene) -> None:
     assert scene.reconcile().breaks == ()
 
 
-def test_a_landed_file_that_changed_where_no_record_shows_it(scene: Scene) -> None:
+def test_landed_file_changed_outside_its_records_is_an_error(scene: Scene) -> None:
     rewrite_landed(scene, "repeated_confirmation", pl.lit("x").alias("side"))
     found = scene.only_break()
     assert (found.kind, found.record) == (BreakKind.ALTERED_FILE, "landed file")
     assert found.likeliest.cause is BreakCause.LANDING_ALTERED
 
 
-def test_a_landed_file_that_can_not_be_read(scene: Scene) -> None:
+def test_unreadable_landed_file_is_an_error(scene: Scene) -> None:
     rewrite_landed(scene, "trade", None)
     found = scene.only_break()  # file against bigsite is judged all the same, and agrees
     assert (found.kind, found.record) == (BreakKind.ALTERED_FILE, "landed file")
@@ -320,7 +320,7 @@ def test_a_landed_file_that_can_not_be_read(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_landing_that_expired_by_rule_is_an_event_and_no_fault(scene: Scene, whole: bool) -> None:
+def test_landing_that_expired_by_rule_is_an_event(scene: Scene, whole: bool) -> None:
     key = scene.snapshot.key() if whole else scene.snapshot.tables["trade"].key
     scene.store.delete(key)
     (found,) = scene.reconcile_by(Retention({"landing": 1})).breaks
@@ -337,7 +337,7 @@ def test_landing_missing_before_its_rule_is_an_error(scene: Scene) -> None:
     assert found.likeliest.cause is BreakCause.LANDING_ALTERED
 
 
-def test_a_fault_of_the_file_is_found_even_without_a_landing(undelivered: Scene) -> None:
+def test_file_fault_is_found_without_a_landing(undelivered: Scene) -> None:
     frames = dict(undelivered.frames)
     frames["movement_transactions"] = frames["movement_transactions"].filter(pl.col("transaction_id") != "C102")
     undelivered.deliver(frames=frames)
@@ -349,7 +349,7 @@ def test_a_fault_of_the_file_is_found_even_without_a_landing(undelivered: Scene)
 # -- bigsite moves on --------------------------------------------------------------------------------------------------
 
 
-def test_a_row_that_bigsite_showed_too_late(scene: Scene) -> None:
+def test_row_that_bigsite_showed_late_is_explained(scene: Scene) -> None:
     scene.sql(
         "INSERT INTO bigsite.income SELECT 999, portfolio_id, security_id, income_type, ex_date, payment_date, units_held, gross_amount, "
         "franked_amount, unfranked_amount, franking_credit, withholding_tax, net_amount, currency, NULL, recorded_at "
@@ -367,7 +367,7 @@ def test_a_row_that_bigsite_showed_too_late(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("reverses", [None, 102])
-def test_a_backdated_row_rewrites_the_end_of_day(scene: Scene, reverses: int | None) -> None:
+def test_backdated_row_explains_a_rewritten_end_of_day(scene: Scene, reverses: int | None) -> None:
     scene.sql(
         "INSERT INTO bigsite.security_movement VALUES (999, 1, 3, 'TRANSFER_IN', :day, 5, NULL, 'late', :reverses, :at)",
         day=w.DAY, at=LATER, reverses=reverses,
@@ -388,7 +388,7 @@ def test_a_backdated_row_rewrites_the_end_of_day(scene: Scene, reverses: int | N
     assert "the market value follows" in found.likeliest.evidence
 
 
-def test_a_rewritten_end_of_day_without_a_row_that_says_why(scene: Scene) -> None:
+def test_rewritten_end_of_day_without_a_row_is_unexplained(scene: Scene) -> None:
     scene.sql(
         "UPDATE bigsite.cash_balance_eod SET ledger_balance = ledger_balance + 1, updated_at = :at WHERE cash_account_id = 1",
         at=LATER,
@@ -404,7 +404,7 @@ def test_a_rewritten_end_of_day_without_a_row_that_says_why(scene: Scene) -> Non
     assert found.subject.startswith("~")
 
 
-def test_a_price_revised(scene: Scene) -> None:
+def test_revised_price_is_explained(scene: Scene) -> None:
     scene.sql(
         "UPDATE bigsite.security_price SET close_price = close_price + 1, updated_at = :at WHERE security_id = 3 AND price_date = :day",
         at=LATER,
@@ -419,7 +419,7 @@ def test_a_price_revised(scene: Scene) -> None:
     assert {one.difference for one in result.breaks} == {Decimal(-1)}
 
 
-def test_a_wrong_figure_in_bigsite_that_nothing_explains(scene: Scene) -> None:
+def test_wrong_figure_in_bigsite_is_unexplained(scene: Scene) -> None:
     scene.sql(
         "UPDATE bigsite.cash_balance_eod SET available_balance = available_balance * 10 WHERE cash_account_id = 1"
     )
@@ -430,7 +430,7 @@ def test_a_wrong_figure_in_bigsite_that_nothing_explains(scene: Scene) -> None:
     assert scene.only_break().likeliest.cause is BreakCause.UNKNOWN
 
 
-def test_a_name_changed_in_place_later_is_no_break(scene: Scene) -> None:
+def test_name_changed_in_place_later_is_no_break(scene: Scene) -> None:
     scene.sql(
         "UPDATE bigsite.portfolio SET portfolio_name = 'Another', updated_at = :at WHERE portfolio_id = 1", at=LATER
     )
@@ -439,7 +439,7 @@ def test_a_name_changed_in_place_later_is_no_break(scene: Scene) -> None:
     assert result.moved_on == 1
 
 
-def test_a_personal_value_is_never_shown(scene: Scene) -> None:
+def test_personal_value_is_never_shown(scene: Scene) -> None:
     scene.sql("UPDATE bigsite.portfolio SET portfolio_name = 'Secret Holdings' WHERE portfolio_id = 1")
     found = scene.only_break()
     assert found.field == "portfolio_name"
@@ -447,7 +447,7 @@ def test_a_personal_value_is_never_shown(scene: Scene) -> None:
     assert "Smith" not in repr(found)
 
 
-def test_a_consent_changed_since(scene: Scene) -> None:
+def test_consent_changed_since_is_explained(scene: Scene) -> None:
     scene.sql(
         "UPDATE bigsite.data_sharing_consent SET granted_at = :at, updated_at = :now WHERE consent_id = 1",
         at=cutoff(w.DAY) + dt.timedelta(days=9),
@@ -457,7 +457,7 @@ def test_a_consent_changed_since(scene: Scene) -> None:
     assert kinds == {(BreakKind.CONSENT, BreakCause.CONSENT_CHANGED)}
 
 
-def test_data_that_left_without_consent(undelivered: Scene) -> None:
+def test_data_delivered_without_consent_is_critical(undelivered: Scene) -> None:
     undelivered.sql(
         "UPDATE bigsite.data_sharing_consent SET revoked_at = :at WHERE consent_id = 4",
         at=w.SNAPSHOT_AT + dt.timedelta(minutes=1),
@@ -475,7 +475,7 @@ def test_data_that_left_without_consent(undelivered: Scene) -> None:
 # -- what is rightly absent -------------------------------------------------------------------------------------------
 
 
-def test_a_portfolio_in_quarantine_is_one_event(undelivered: Scene) -> None:
+def test_portfolio_in_quarantine_is_one_event(undelivered: Scene) -> None:
     held = HeldBack(
         number="SW000006",
         kind="RULE",
@@ -499,7 +499,7 @@ def test_a_portfolio_in_quarantine_is_one_event(undelivered: Scene) -> None:
     assert undelivered.reconcile().breaks == ()
 
 
-def test_a_removal_of_what_was_never_delivered_is_silent(undelivered: Scene) -> None:
+def test_removal_of_what_was_never_delivered_is_silent(undelivered: Scene) -> None:
     frames = {
         name: frame.filter(pl.col("portfolio_number") != "SW000003") for name, frame in undelivered.frames.items()
     }
@@ -509,7 +509,7 @@ def test_a_removal_of_what_was_never_delivered_is_silent(undelivered: Scene) -> 
     assert result.held_back == {"SW000003": NEVER_DELIVERED}
 
 
-def test_a_removal_of_what_was_delivered_must_be_announced(undelivered: Scene) -> None:
+def test_removal_of_what_was_delivered_must_be_announced(undelivered: Scene) -> None:
     undelivered.deliver()
     manifest = undelivered.store.read(f"delivered/{w.FEED}/{w.DAY}/r0/manifest.json")
     undelivered.store.put(f"delivered/{w.FEED}/{w.BEFORE}/r0/manifest.json", manifest)
@@ -525,24 +525,24 @@ def test_a_removal_of_what_was_delivered_must_be_announced(undelivered: Scene) -
     assert (found.kind, found.portfolio_number) == (BreakKind.MISSING_IN_EXPORT, "SW000003")
 
 
-def test_nothing_delivered(undelivered: Scene) -> None:
+def test_reconciliation_without_a_delivery_is_refused(undelivered: Scene) -> None:
     with pytest.raises(NothingDeliveredError, match="deliver it first"):
         undelivered.reconcile()
 
 
-def test_a_manifest_that_is_none(scene: Scene) -> None:
+def test_invalid_manifest_is_an_error(scene: Scene) -> None:
     scene.store.put(f"delivered/{w.FEED}/{w.DAY}/r0/manifest.json", b'{"kind":"delivery"}')
     with pytest.raises(UnreadableDeliveryError, match=r"manifest\.json is not a manifest"):
         scene.reconcile()
 
 
-def test_bigsite_that_does_not_answer(scene: Scene) -> None:
+def test_unreachable_bigsite_stops_reconciliation(scene: Scene) -> None:
     scene.sql("ALTER TABLE bigsite.income RENAME TO gone")
     with pytest.raises(SourceReadError, match="nothing was reconciled"):
         scene.reconcile()
 
 
-def test_a_manifest_that_speaks_of_another_document(scene: Scene) -> None:
+def test_manifest_of_another_document_is_an_error(scene: Scene) -> None:
     key = f"delivered/{w.FEED}/{w.DAY}/r0/manifest.json"
     text = scene.store.read(key).decode()
     scene.store.put(key, text.replace(scene.manifest.pages[0].document_sha256, "0" * 64).encode())
@@ -551,7 +551,7 @@ def test_a_manifest_that_speaks_of_another_document(scene: Scene) -> None:
     assert "the document's SHA-256" in found.likeliest.evidence
 
 
-def test_a_descriptor_that_changed(scene: Scene) -> None:
+def test_changed_descriptor_is_an_error(scene: Scene) -> None:
     scene.store.put(scene.snapshot.key(), scene.store.read(scene.snapshot.key()) + b" ")
     found = scene.only_break()
     assert (found.kind, found.subject) == (BreakKind.ALTERED_FILE, scene.snapshot.key())
@@ -571,7 +571,7 @@ def test_units_and_settled_units_that_differ_apart_are_two_breaks(undelivered: S
     assert {one.field for one in undelivered.reconcile().breaks} == {"units", "settled_units"}
 
 
-def test_a_security_without_a_price(undelivered: Scene) -> None:
+def test_security_without_a_price_has_no_break(undelivered: Scene) -> None:
     undelivered.sql("UPDATE bigsite.holding_eod SET units = units + 1 WHERE portfolio_id = 1 AND security_id = 3")
     undelivered.sql("DELETE FROM bigsite.security_price WHERE security_id = 3")
     undelivered.deliver()

@@ -69,7 +69,9 @@ WRAPPER = ("DagsterExecutionStepExecutionError", "Error occurred while executing
         ([("StoreError", ""), ("ReadTimeoutError", "")], CauseKind.TRANSIENT, Dependency.STORE),
     ],
 )
-def test_causes(chain: list[tuple[str, str]], kind: CauseKind, dependency: Dependency | None) -> None:
+def test_cause_follows_the_exception(
+    chain: list[tuple[str, str]], kind: CauseKind, dependency: Dependency | None
+) -> None:
     cause = classify(chain)
     assert (cause.kind, cause.dependency) == (kind, dependency)
 
@@ -105,7 +107,7 @@ def test_driver_errors_never_share_a_name_with_own_exceptions() -> None:
         ([WRAPPER, ("KeyError", "")], ExitCode.FAILED),
     ],
 )
-def test_exit_code_of_a_failed_run(chain: list[tuple[str, str]], code: ExitCode) -> None:
+def test_failed_run_has_the_exit_code_of_its_cause(chain: list[tuple[str, str]], code: ExitCode) -> None:
     assert exit_code(classify(chain)) is code
 
 
@@ -141,6 +143,6 @@ def test_cause_table_lists_each_error_once() -> None:
         ("28P01", CauseKind.CONFIGURATION),
     ],
 )
-def test_states_of_postgresql(state: str, kind: CauseKind) -> None:
+def test_postgresql_state_decides_the_cause(state: str, kind: CauseKind) -> None:
     error = psycopg.errors.lookup(state)
     assert classify([("SourceReadError", ""), (error.__name__, "")]).kind is kind

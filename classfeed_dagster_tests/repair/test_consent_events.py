@@ -66,7 +66,7 @@ def waiting(queues: Queues, url: str) -> int:
     return sum(int(attributes[name]) for name in names)
 
 
-def test_duplicates_and_disorder_change_nothing(queues: Queues, local_store: ObjectStore) -> None:
+def test_duplicate_and_disordered_events_change_nothing(queues: Queues, local_store: ObjectStore) -> None:
     bodies = [event(number) for number in range(1, 13)] * 2
     random.Random(1).shuffle(bodies)
     send(queues, *bodies)

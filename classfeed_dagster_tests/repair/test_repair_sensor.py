@@ -169,7 +169,7 @@ def test_older_dates_are_probed_in_turn_by_batches() -> None:
     assert restatements.batch(days, 0, 0) == restatements.batch([], 5, 3) == ()
 
 
-def test_absent_end_of_day_is_waited_for_without_using_up_attempts(desk: Desk) -> None:
+def test_absent_end_of_day_is_awaited_without_attempts(desk: Desk) -> None:
     desk.two_customers()
     desk.bigsite.save()
     with desk.at("2026-03-03T06:00:00+11:00"):
@@ -185,7 +185,7 @@ def test_absent_end_of_day_is_waited_for_without_using_up_attempts(desk: Desk) -
     assert desk.status(MONDAY).complete
 
 
-def test_no_run_is_started_while_bigsite_does_not_answer(desk: Desk) -> None:
+def test_unreachable_bigsite_starts_no_run(desk: Desk) -> None:
     desk.two_customers()
     desk.end_of_day(MONDAY)
     engine = desk.runtime.engine

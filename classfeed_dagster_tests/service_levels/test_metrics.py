@@ -30,7 +30,7 @@ def test_line_is_in_the_embedded_metric_format() -> None:
     assert found["correlation_id"] == "c1"
 
 
-def test_metric_units_are_cloudwatchs() -> None:
+def test_metric_units_are_known_to_cloudwatch() -> None:
     assert {metric.unit for metric in METRICS.values()} <= {"Count", "Bytes", "Seconds"}
 
 

@@ -137,7 +137,7 @@ def run(day: dt.date, who: Launcher, started: str, *, minutes: int = 5, ok: bool
     return LaunchedRun(day, who, at(started), at(started) + dt.timedelta(minutes=minutes), ok)
 
 
-def test_toil_counts_what_people_had_to_do(local_store: ObjectStore) -> None:
+def test_toil_counts_manual_actions(local_store: ObjectStore) -> None:
     runs = [
         run(MONDAY, Launcher.SCHEDULE, "2026-03-03T06:00:00+11:00", ok=False),
         run(MONDAY, Launcher.REPAIR, "2026-03-03T06:10:00+11:00", ok=False),

@@ -23,7 +23,7 @@ DAY = dt.timedelta(days=1)
 
 
 @given(st.permutations(range(6)))
-def test_a_position_is_the_same_in_whatever_order_it_was_booked(order: list[int]) -> None:
+def test_position_is_independent_of_booking_order(order: list[int]) -> None:
     entries = [
         Entry(FIRST, Decimal(100), Decimal("1000.00"), sale=False),
         Entry(FIRST + DAY, Decimal(50), Decimal("600.00"), sale=False),
@@ -42,7 +42,7 @@ def test_a_position_is_the_same_in_whatever_order_it_was_booked(order: list[int]
     assert position.changed_from == FIRST
 
 
-def test_an_unknown_cost_stays_unknown_until_all_is_gone() -> None:
+def test_unknown_cost_stays_unknown_until_all_is_gone() -> None:
     position = Position()
     position.add(Entry(FIRST, Decimal(10), None, sale=False))
     position.add(Entry(FIRST + DAY, Decimal(5), Decimal("50.00"), sale=False))
@@ -53,7 +53,7 @@ def test_an_unknown_cost_stays_unknown_until_all_is_gone() -> None:
     assert position.cost == 0
 
 
-def test_an_account_keeps_money_for_unsettled_buys() -> None:
+def test_account_keeps_money_for_unsettled_buys() -> None:
     account = Account(1, "000000001", "AUD")
     account.add(FIRST, Decimal("1000.00"))
     account.add_buy(FIRST, FIRST + 2 * DAY, Decimal("400.00"))
@@ -75,7 +75,7 @@ def year() -> tuple[Simulation, list[DayRows]]:
     return simulation, rows
 
 
-def test_after_a_year_the_books_equal_what_bigsite_has(year: tuple[Simulation, list[DayRows]]) -> None:
+def test_books_after_a_year_equal_bigsite(year: tuple[Simulation, list[DayRows]]) -> None:
     simulation, _ = year
     for portfolio in simulation.portfolios:
         units: defaultdict[str, Decimal] = defaultdict(Decimal)
@@ -91,7 +91,7 @@ def test_after_a_year_the_books_equal_what_bigsite_has(year: tuple[Simulation, l
             assert account.available >= 0
 
 
-def test_nobody_books_on_a_day_before_opening_or_after_closing(year: tuple[Simulation, list[DayRows]]) -> None:
+def test_account_has_no_booking_before_opening_or_after_closing(year: tuple[Simulation, list[DayRows]]) -> None:
     simulation, rows = year
     opened = {p.portfolio_id: p.customer.opened_on for p in simulation.portfolios}
     closed = {p.portfolio_id: p.closed_on or dt.date.max for p in simulation.portfolios}
@@ -104,7 +104,7 @@ def test_nobody_books_on_a_day_before_opening_or_after_closing(year: tuple[Simul
             assert opened[movement[1]] < movement[4] <= closed[movement[1]]
 
 
-def test_a_year_is_as_regular_as_it_should_be(year: tuple[Simulation, list[DayRows]]) -> None:
+def test_year_has_its_regular_events(year: tuple[Simulation, list[DayRows]]) -> None:
     simulation, _ = year
     totals: Counter[str] = Counter()
     for summary in simulation.summaries.values():
@@ -121,12 +121,12 @@ def test_a_year_is_as_regular_as_it_should_be(year: tuple[Simulation, list[DayRo
     assert all(len(p.notes.units) > 150 for p in traders)
 
 
-def test_every_persona_is_among_a_few_customers() -> None:
+def test_personas_all_occur_among_few_customers() -> None:
     personas = {c.persona for c in small_world(30, 24).plan.customers()}
     assert personas == set(Persona)
 
 
-def test_in_a_tiny_world_nobody_ends_a_consent() -> None:
+def test_tiny_world_ends_no_consent() -> None:
     timeline = Timeline(FIRST, 12)
     for number in range(20):
         who = customer(SEED, number, shares=True, timeline=timeline)
@@ -148,7 +148,7 @@ def test_consents_are_well_formed() -> None:
     assert opened_late > 5
 
 
-def test_what_happens_exactly_at_a_cut_off_belongs_to_the_next_day() -> None:
+def test_event_exactly_at_a_cut_off_belongs_to_the_next_day() -> None:
     at = cutoff(FIRST)
     assert ConsentPlan(1, CLASS, "A", None, at - DAY, expires_at=at).holds(at)
     assert not ConsentPlan(1, CLASS, "A", None, at).holds(at)
@@ -158,7 +158,7 @@ def test_what_happens_exactly_at_a_cut_off_belongs_to_the_next_day() -> None:
     assert window_day(cutoff(dt.date(2023, 1, 6))) == dt.date(2023, 1, 9)
 
 
-def test_a_world_is_told_from_another() -> None:
+def test_worlds_are_distinguished_by_their_marker() -> None:
     def fingerprint(**more: object) -> str:
         world: World = small_world(**more)  # type: ignore[arg-type]
         return world.fingerprint

@@ -51,7 +51,7 @@ def test_simulation_seeds_an_empty_database_and_catches_up(bigsite_engine: sa.En
     assert advance(bigsite_engine, settings, third).written == ()
 
 
-def test_whoever_comes_continues_the_world_that_is_there(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
+def test_second_process_continues_the_stored_world(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
     first, second = days(2)
     World(
         5, InventedMarket(5, FIRST), consented=9, portfolios=10, first_day=FIRST, history_days=8,
@@ -64,7 +64,7 @@ def test_whoever_comes_continues_the_world_that_is_there(bigsite_engine: sa.Engi
     assert (done.world.plan.seed, done.world.plan.portfolios, done.world.plan.history) == (5, 10, 8)
 
 
-def test_another_market_than_the_worlds_own_is_refused(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
+def test_market_other_than_the_worlds_own_is_refused(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
     settings = settings_of(bigsite_engine, tmp_path)
     advance(bigsite_engine, settings, FIRST)
     prices = tmp_path / "prices.parquet"
@@ -75,7 +75,7 @@ def test_another_market_than_the_worlds_own_is_refused(bigsite_engine: sa.Engine
         world_in(bigsite_engine, settings.model_copy(update={"simulation_market": prices}))
 
 
-def test_once_removed_the_settings_decide_again(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
+def test_removed_world_lets_the_settings_decide(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
     settings = settings_of(bigsite_engine, tmp_path)
     advance(bigsite_engine, settings, FIRST)
     remove(bigsite_engine, settings.env)
@@ -96,7 +96,7 @@ def test_production_is_refused_before_connecting(tmp_path: Path) -> None:
             refused()
 
 
-def test_cleaning_keeps_what_the_setting_says_and_needs_customers(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
+def test_cleaning_keeps_the_days_of_the_setting_and_needs_customers(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
     settings = settings_of(bigsite_engine, tmp_path)
     mark(bigsite_engine, settings.env)
     with pytest.raises(SimulationRefusedError, match="no simulated customers"):
@@ -142,7 +142,7 @@ def test_daily_asset_shows_activity_and_a_second_run_writes_nothing(bigsite_engi
     assert event.step_materialization_data.materialization.metadata["rows_deleted"].value == 0
 
 
-def test_production_has_no_such_thing() -> None:
+def test_production_has_no_simulation() -> None:
     defs = simulation_definitions(
         Settings(env="prod", store_url="s3://bucket", first_business_date=FIRST), business_date_partitions(FIRST)
     )
@@ -153,7 +153,9 @@ def test_production_has_no_such_thing() -> None:
 @pytest.mark.parametrize(
     ("env", "status"), [("stg", dg.DefaultScheduleStatus.RUNNING), ("local", dg.DefaultScheduleStatus.STOPPED)]
 )
-def test_schedules_are_on_where_nobody_is_at_work(env: str, status: dg.DefaultScheduleStatus, tmp_path: Path) -> None:
+def test_simulation_schedules_are_on_in_unattended_environments(
+    env: str, status: dg.DefaultScheduleStatus, tmp_path: Path
+) -> None:
     defs = definitions(Settings(env=env, home=tmp_path, store_url=str(tmp_path / "store"), first_business_date=FIRST))
     for name in ("simulation_nightly", "simulation_cleaning_weekly"):
         assert defs.resolve_schedule_def(name).default_status is status
@@ -168,7 +170,7 @@ def test_schedules_are_on_where_nobody_is_at_work(env: str, status: dg.DefaultSc
         (dt.datetime(2022, 12, 30, 3, 30, tzinfo=trading_days.SYDNEY), "before the first business date"),
     ],
 )
-def test_the_night_after_a_business_day_asks_for_that_day(night: dt.datetime, asked: str, tmp_path: Path) -> None:
+def test_night_schedule_runs_the_business_day_before(night: dt.datetime, asked: str, tmp_path: Path) -> None:
     defs = definitions(Settings(home=tmp_path, first_business_date=FIRST))
     with dg.DagsterInstance.ephemeral() as instance:
         schedule = defs.resolve_schedule_def("simulation_nightly")
@@ -185,5 +187,5 @@ def test_the_night_after_a_business_day_asks_for_that_day(night: dt.datetime, as
         assert asked in business_date_partitions(FIRST).get_partition_keys(current_time=night)
 
 
-def test_the_marker_tells_no_secret() -> None:
+def test_marker_holds_no_secret() -> None:
     assert {table.name for table in marker_metadata.sorted_tables} == {"plan", "world"}

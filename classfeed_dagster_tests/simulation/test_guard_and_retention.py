@@ -64,19 +64,19 @@ def test_production_is_refused_before_connecting() -> None:
     ],
 )
 @pytest.mark.parametrize("environment", [Environment.LOCAL, Environment.DEV, Environment.STG])
-def test_what_looks_like_production_is_refused_before_connecting(url: str, environment: Environment) -> None:
+def test_production_like_url_is_refused_before_connecting(url: str, environment: Environment) -> None:
     with pytest.raises(SimulationRefusedError, match="looks like production"):
         small_world(environment=environment).seed(sa.create_engine(url))
 
 
-def test_local_means_local() -> None:
+def test_local_environment_accepts_a_local_database_only() -> None:
     with pytest.raises(SimulationRefusedError, match="neither local nor for tests"):
         guard.require_target(sa.create_engine(UNREACHABLE), Environment.LOCAL)
     guard.require_target(sa.create_engine(UNREACHABLE), Environment.STG)
     guard.require_target(sa.create_engine("postgresql+psycopg:///products_test?host=/home/prod/run"), Environment.LOCAL)
 
 
-def test_a_database_that_is_not_empty_needs_the_marker(bigsite_engine: sa.Engine) -> None:
+def test_database_that_is_not_empty_needs_the_marker(bigsite_engine: sa.Engine) -> None:
     add_real_portfolios(bigsite_engine, 3)
     world = small_world()
     with pytest.raises(SimulationRefusedError, match="marker"):
@@ -89,7 +89,7 @@ def test_a_database_that_is_not_empty_needs_the_marker(bigsite_engine: sa.Engine
     assert row_counts(bigsite_engine)["portfolio"] > 3
 
 
-def test_many_real_portfolios_are_refused_even_with_the_marker(bigsite_engine: sa.Engine) -> None:
+def test_database_with_many_portfolios_is_refused_despite_its_marker(bigsite_engine: sa.Engine) -> None:
     guard.mark(bigsite_engine, Environment.DEV)
     add_real_portfolios(bigsite_engine, guard.MAX_REAL_PORTFOLIOS + 1)
     with pytest.raises(SimulationRefusedError, match="looks like the real one"):
@@ -97,7 +97,7 @@ def test_many_real_portfolios_are_refused_even_with_the_marker(bigsite_engine: s
     assert row_counts(bigsite_engine)["security"] == 0
 
 
-def test_a_database_without_bigsite_is_refused(postgres_url: str) -> None:
+def test_database_without_bigsite_is_refused(postgres_url: str) -> None:
     engine = sa.create_engine(postgres_url)
     with pytest.raises(SimulationRefusedError, match="create bigsite's tables"):
         small_world(environment=Environment.DEV).seed(engine)
@@ -134,7 +134,7 @@ def test_old_rows_and_closed_portfolios_expire(bigsite_engine: sa.Engine) -> Non
         clean(bigsite_engine, days(120)[-1], Environment.LOCAL)
 
 
-def test_a_world_is_removed_without_trace_so_that_another_can_come(bigsite_engine: sa.Engine) -> None:
+def test_removed_world_leaves_no_trace(bigsite_engine: sa.Engine) -> None:
     guard.mark(bigsite_engine, Environment.LOCAL)
     add_real_portfolios(bigsite_engine, 2)
     first, second = small_world(5, 4), small_world(6, 4)
@@ -147,7 +147,7 @@ def test_a_world_is_removed_without_trace_so_that_another_can_come(bigsite_engin
     assert isinstance(second, World)
 
 
-def test_there_must_be_a_world_to_clean(bigsite_engine: sa.Engine) -> None:
+def test_cleaning_without_a_world_is_refused(bigsite_engine: sa.Engine) -> None:
     for marked in (False, True):
         if marked:
             guard.mark(bigsite_engine, Environment.LOCAL)

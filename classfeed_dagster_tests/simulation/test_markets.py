@@ -45,7 +45,7 @@ def write_market(path: Path, codes: int = 14, first: dt.date = FIRST) -> Path:
     return path
 
 
-def test_an_invented_market_is_small_and_tells_the_same_story_twice() -> None:
+def test_invented_market_is_small_and_reproducible() -> None:
     one, two = InventedMarket(3, FIRST), InventedMarket(3, FIRST)
     assert 30 <= len(one.securities()) <= 45
     assert len({(s.exchange, s.code) for s in one.securities()}) == len(one.securities())
@@ -55,7 +55,7 @@ def test_an_invented_market_is_small_and_tells_the_same_story_twice() -> None:
     assert list(one.closes(YEAR[5])) != list(InventedMarket(4, FIRST).closes(YEAR[5]))
 
 
-def test_prices_stand_on_the_exchanges_steps() -> None:
+def test_prices_are_multiples_of_the_exchanges_tick() -> None:
     market = InventedMarket(3, FIRST)
     on_asx = {s.security_id for s in market.securities() if s.exchange == "ASX"}
     for security_id, price in market.closes(YEAR[30]):
@@ -66,7 +66,7 @@ def test_prices_stand_on_the_exchanges_steps() -> None:
     ]  # fmt: skip
 
 
-def test_a_year_has_every_kind_of_event_and_a_split_divides_the_price() -> None:
+def test_year_has_every_kind_of_event() -> None:
     market = InventedMarket(3, FIRST)
     events = [event for day in YEAR for event in market.events(day)]
     assert {type(event).__name__ for event in events} == {
@@ -83,13 +83,13 @@ def test_a_year_has_every_kind_of_event_and_a_split_divides_the_price() -> None:
     assert market.price(market.securities()[0].security_id, dt.date(2023, 1, 7)) is None
 
 
-def test_rates_are_around_one_and_a_half() -> None:
+def test_exchange_rates_are_around_one_and_a_half() -> None:
     market = InventedMarket(3, FIRST)
     assert market.rate("AUD", FIRST) == 1
     assert all(Decimal(1) < market.rate("USD", day) < 2 for day in YEAR)
 
 
-def test_a_market_file_gives_its_closes_and_nothing_else(tmp_path: Path) -> None:
+def test_market_file_gives_its_closes_only(tmp_path: Path) -> None:
     path = write_market(tmp_path / "tiny.parquet")
     (tmp_path / "asx_listed_companies_x.csv").write_text(
         'ASX listed\n\nCompany name,ASX code,GICS\n"QQB & SONS LIMITED","QQB","Food"\n', encoding="utf-8-sig"
@@ -130,12 +130,12 @@ def test_a_market_file_gives_its_closes_and_nothing_else(tmp_path: Path) -> None
     assert market.price(gone.security_id, gone.effective_on) is None
 
 
-def test_only_the_most_traded_are_taken(tmp_path: Path) -> None:
+def test_market_file_is_limited_to_the_most_traded(tmp_path: Path) -> None:
     market = FileMarket(write_market(tmp_path / "tiny.parquet"), seed=1, anchor=FIRST, universe=3)
     assert len([s for s in market.securities() if s.exchange == "ASX"]) == 3
 
 
-def test_a_file_that_is_no_market_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_a_market_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MarketFileError, match="Cannot read"):
         FileMarket(tmp_path / "absent.parquet", seed=1, anchor=FIRST)
     pl.DataFrame({"code": ["BHP"]}).write_parquet(tmp_path / "other.parquet")
@@ -147,7 +147,7 @@ def test_a_file_that_is_no_market_is_refused(tmp_path: Path) -> None:
         FileMarket(tmp_path / "empty.parquet", seed=1, anchor=FIRST)
 
 
-def test_customers_live_on_a_market_file_too(tmp_path: Path, bigsite_engine: sa.Engine) -> None:
+def test_simulation_advances_on_a_market_file(tmp_path: Path, bigsite_engine: sa.Engine) -> None:
     market = FileMarket(write_market(tmp_path / "tiny.parquet"), seed=1, anchor=FIRST)
     world = World(
         1, market, consented=10, portfolios=12, first_day=FIRST, history_days=12, environment=Environment.LOCAL
@@ -168,7 +168,7 @@ def test_customers_live_on_a_market_file_too(tmp_path: Path, bigsite_engine: sa.
 
 
 @given(st.integers(0, 10**6 - 1))
-def test_identifiers_pass_an_independent_judge(number: int) -> None:
+def test_identifiers_pass_an_independent_check(number: int) -> None:
     assert abn_number.is_valid(identifiers.abn(number))
     assert isin_number.is_valid(identifiers.isin("AU", number))
     assert isin_number.is_valid(identifiers.isin("US", number))
@@ -187,14 +187,14 @@ def test_identifiers_never_leave_their_reserved_range() -> None:
 
 
 @given(st.text(max_size=20), st.integers(1, 10_000))
-def test_a_stream_is_known_by_its_name(name: str, bound: int) -> None:
+def test_random_stream_is_determined_by_its_name(name: str, bound: int) -> None:
     one, two = HashRandom(name, 1), HashRandom(name, 1)
     drawn = [one.below(bound) for _ in range(40)]
     assert drawn == [two.below(bound) for _ in range(40)]
     assert all(0 <= value < bound for value in drawn)
 
 
-def test_a_stream_draws_evenly() -> None:
+def test_random_stream_is_uniform() -> None:
     stream = HashRandom("even")
     drawn = [stream.between(1, 6) for _ in range(6000)]
     assert all(850 < drawn.count(face) < 1150 for face in range(1, 7))

@@ -84,7 +84,7 @@ def test_documents_equal_the_customers_books_for_twenty_days(
     assert world.held_back() == set(), "simulated data breaks a rule: generator and checks judge each other"
 
 
-def test_the_twenty_days_hold_what_is_difficult(twenty_days: tuple[Living, list[str]]) -> None:
+def test_twenty_days_include_the_difficult_events(twenty_days: tuple[Living, list[str]]) -> None:
     world, _ = twenty_days
     happened: Counter[str] = Counter()
     for summary in world.world.recent(world.dates[-1], len(world.dates)):
@@ -107,7 +107,7 @@ def test_the_twenty_days_hold_what_is_difficult(twenty_days: tuple[Living, list[
 
 
 @pytest.mark.parametrize("what", ["a unit", "a cent", "a stranger", "somebody missing"])
-def test_the_oracle_notices(twenty_days: tuple[Living, list[str]], what: str) -> None:
+def test_oracle_notices_a_planted_difference(twenty_days: tuple[Living, list[str]], what: str) -> None:
     world, _ = twenty_days
     pages = list(world.pages)
     at = len(pages) - 1
@@ -131,7 +131,7 @@ def test_the_oracle_notices(twenty_days: tuple[Living, list[str]], what: str) ->
 
 
 @pytest.mark.nightly
-def test_a_year_of_days(postgres_url: str, tmp_path: Path) -> None:
+def test_documents_equal_the_books_for_a_year(postgres_url: str, tmp_path: Path) -> None:
     """250 business days: every evening the content, every tenth and at the end every file since the beginning."""
     began = time.monotonic()
     with living(postgres_url, tmp_path, seed=23, portfolios=NIGHTLY_PORTFOLIOS) as world:

@@ -59,12 +59,12 @@ def targets() -> dict[str, tuple[Decimal, Decimal]]:
     return {name: (Decimal(low), Decimal(high)) for name, low, high in _TARGET.findall(PAGE.read_text())}
 
 
-def test_every_target_is_measured() -> None:
+def test_population_target_is_measured() -> None:
     assert targets().keys() == MEASURED.keys()
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_the_population_meets_its_targets(simulated: Simulated, name: str) -> None:
+def test_population_meets_its_targets(simulated: Simulated, name: str) -> None:
     low, high = targets()[name]
     asked = {
         key: value for key, value in {"first": FIRST, "last": simulated.days[-1]}.items() if f":{key}" in MEASURED[name]
@@ -82,7 +82,7 @@ def numbers() -> Iterator[int]:
     yield 10**6 - 1
 
 
-def test_ten_thousand_identifiers_are_valid_distinct_and_nobodys() -> None:
+def test_ten_thousand_identifiers_are_valid_distinct_and_unassigned() -> None:
     makers: dict[str, Callable[[int], str]] = {
         "abn": identifiers.abn,
         "hin": identifiers.hin,
@@ -105,7 +105,7 @@ def test_ten_thousand_identifiers_are_valid_distinct_and_nobodys() -> None:
 
 @examples(200)
 @given(st.integers(0, 10**6 - 1), st.integers(0, 10), st.integers(1, 9))
-def test_one_wrong_digit_never_stays_valid(number: int, at: int, off: int) -> None:
+def test_identifier_with_a_wrong_digit_is_invalid(number: int, at: int, off: int) -> None:
     abn = identifiers.abn(number)
     wrong = f"{abn[:at]}{(int(abn[at]) + off) % 10}{abn[at + 1 :]}"
     assert not abn_number.is_valid(wrong)
@@ -113,7 +113,7 @@ def test_one_wrong_digit_never_stays_valid(number: int, at: int, off: int) -> No
 
 @examples(200)
 @given(st.integers(0, 10**6 - 1))
-def test_no_simulated_abn_is_a_companys(number: int) -> None:
+def test_simulated_abn_is_unassigned(number: int) -> None:
     # A company's ABN is its ACN behind two digits; those in use are far below 990 000 000.
     body = identifiers.abn(number)[2:]
     assert int(body) >= 990_000_000

@@ -60,33 +60,33 @@ def test_movements_of_all_dates_add_up_to_the_last_holding() -> None:
     assert books.portfolios == ["SW1"]
 
 
-def test_a_missing_movement_shows() -> None:
+def test_missing_movement_is_detected() -> None:
     books = load([page(D1, consent="NEW", moved="10", held="10", paid="5", balance="7"), page(D2, held="6")], D1)
     assert books.unbalanced().rows() == [("SW1", "cash", "AUD", Decimal("5.000000"), Decimal("7.000000"))]
 
 
-def test_a_reissue_replaces_what_was_sent_for_its_date() -> None:
+def test_reissue_replaces_what_was_sent_for_its_date() -> None:
     first = page(D1, consent="NEW", moved="10", held="10")
     again = page(D1, revision=1, consent="NEW", moved="12", held="12")
     assert load([first, page(D2, held="12"), again], D2).unbalanced().is_empty()
 
 
-def test_a_full_extract_starts_again() -> None:
+def test_full_extract_starts_again() -> None:
     before = page(D1, consent="NEW", moved="10", held="10")
     assert load([before, page(D3, consent="NEW", moved="3", held="3")], D3).unbalanced().is_empty()
 
 
-def test_a_removed_portfolio_is_forgotten_until_it_returns() -> None:
+def test_removed_portfolio_is_absent_until_it_returns() -> None:
     there, gone = page(D1, consent="NEW", moved="10", held="10"), page(D2, consent="REMOVED")
     assert load([there, gone], D2).portfolios == []
     assert load([there, gone, page(D3, consent="NEW", moved="2", held="2")], D3).portfolios == ["SW1"]
 
 
-def test_a_new_code_is_the_same_security() -> None:
+def test_new_code_is_the_same_security() -> None:
     renamed = page(D2, held="10", code="BHQ")
     assert load([page(D1, consent="NEW", moved="10", held="10"), renamed], D2).unbalanced().is_empty()
 
 
-def test_nothing_delivered_is_an_error() -> None:
+def test_recipient_without_deliveries_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing was delivered"):
         load([], D1)

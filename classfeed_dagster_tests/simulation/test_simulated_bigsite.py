@@ -42,7 +42,7 @@ def test_stated_balances_are_the_sum_of_the_ledger_known_to_the_job(simulated: S
     assert broken == []
 
 
-def test_the_available_balance_is_less_what_unsettled_buys_will_take(simulated: Simulated) -> None:
+def test_available_balance_excludes_unsettled_buys(simulated: Simulated) -> None:
     broken = simulated.query("""
         SELECT b.as_at_date, b.cash_account_id FROM bigsite.cash_balance_eod b
         LEFT JOIN bigsite.trade t ON t.cash_account_id = b.cash_account_id AND t.side = 'BUY'
@@ -52,7 +52,7 @@ def test_the_available_balance_is_less_what_unsettled_buys_will_take(simulated: 
     assert broken == []
 
 
-def test_nothing_is_missing_from_the_end_of_day(simulated: Simulated) -> None:
+def test_end_of_day_is_complete(simulated: Simulated) -> None:
     for day in simulated.days:
         missing = simulated.query(
             f"""SELECT portfolio_id, security_id FROM ({UNITS_LEDGER}) l WHERE date <= :day
@@ -70,7 +70,7 @@ def test_nothing_is_missing_from_the_end_of_day(simulated: Simulated) -> None:
         assert accounts == []
 
 
-def test_a_holding_that_fell_to_zero_has_one_row_on_that_day(simulated: Simulated) -> None:
+def test_holding_that_fell_to_zero_has_one_row_on_that_day(simulated: Simulated) -> None:
     series: defaultdict[tuple[int, int], dict[dt.date, Decimal]] = defaultdict(dict)
     for portfolio, security, day, units in simulated.query(
         "SELECT portfolio_id, security_id, as_at_date, units FROM bigsite.holding_eod WHERE as_at_date >= :first",
@@ -89,7 +89,7 @@ def test_a_holding_that_fell_to_zero_has_one_row_on_that_day(simulated: Simulate
     assert all(units >= 0 for stated in series.values() for units in stated.values())
 
 
-def test_nobody_spends_what_is_not_available(simulated: Simulated) -> None:
+def test_spending_never_exceeds_the_available_balance(simulated: Simulated) -> None:
     overdrawn = [
         day
         for day, updated_at, available in simulated.query(
@@ -100,7 +100,7 @@ def test_nobody_spends_what_is_not_available(simulated: Simulated) -> None:
     assert overdrawn == []
 
 
-def test_the_customers_books_equal_every_row_of_the_end_of_day(simulated: Simulated) -> None:
+def test_customers_books_equal_every_end_of_day_row(simulated: Simulated) -> None:
     instants = simulated.query(
         """SELECT DISTINCT as_at_date, updated_at FROM bigsite.holding_eod WHERE as_at_date >= :first
            UNION SELECT DISTINCT as_at_date, updated_at FROM bigsite.cash_balance_eod WHERE as_at_date >= :first
@@ -149,7 +149,7 @@ def test_customers_books_hold_only_rows_recorded_by_the_cut_off(simulated: Simul
         assert books.portfolios <= {row[0] for row in simulated.query("SELECT portfolio_number FROM bigsite.portfolio")}
 
 
-def test_consent_in_bigsite_is_what_the_customers_mean(simulated: Simulated) -> None:
+def test_consent_in_bigsite_equals_the_customers_intent(simulated: Simulated) -> None:
     for day in simulated.days:
         active = simulated.query(
             """SELECT DISTINCT p.portfolio_number FROM bigsite.data_sharing_consent c
@@ -161,7 +161,7 @@ def test_consent_in_bigsite_is_what_the_customers_mean(simulated: Simulated) -> 
     assert len(simulated.world.sharing(FIRST)) == simulated.world.plan.consented
 
 
-def test_consents_come_go_expire_and_return(simulated: Simulated) -> None:
+def test_consents_begin_end_expire_and_return(simulated: Simulated) -> None:
     sharing = [simulated.world.sharing(day) for day in simulated.days]
     left = {number for before, now in itertools.pairwise(sharing) for number in before - now}
     came = {number for before, now in itertools.pairwise(sharing) for number in now - before}
@@ -174,7 +174,7 @@ def test_consents_come_go_expire_and_return(simulated: Simulated) -> None:
     assert any(at.astimezone(SYDNEY).time() == dt.time() for (at,) in at_a_cut_off)
 
 
-def test_whoever_never_consents_is_there_and_never_shares(simulated: Simulated) -> None:
+def test_customer_without_consent_exists_and_never_shares(simulated: Simulated) -> None:
     private = {
         f"SW99{c.number:06d}" for c in simulated.world.plan.customers() if c.persona is Persona.PRIVATE
     }  # fmt: skip
@@ -185,7 +185,7 @@ def test_whoever_never_consents_is_there_and_never_shares(simulated: Simulated) 
     assert elsewhere <= private
 
 
-def test_everything_that_can_happen_happens(simulated: Simulated) -> None:
+def test_simulation_contains_every_event(simulated: Simulated) -> None:
     def values(sql: str) -> set[object]:
         return {value for (value,) in simulated.query(f"SELECT DISTINCT {sql}")}
 
@@ -211,7 +211,7 @@ def test_everything_that_can_happen_happens(simulated: Simulated) -> None:
     }  # fmt: skip
 
 
-def test_contract_notes_add_up(simulated: Simulated) -> None:
+def test_contract_note_amounts_add_up(simulated: Simulated) -> None:
     notes = simulated.query("SELECT * FROM bigsite.trade")
     for note in notes:
         fees = note.brokerage + note.other_fees
@@ -228,7 +228,7 @@ def test_contract_notes_add_up(simulated: Simulated) -> None:
     assert len(first_hand) == len(set(first_hand))
 
 
-def test_every_settlement_pays_its_contract_note_on_its_date(simulated: Simulated) -> None:
+def test_settlement_pays_its_contract_note_on_its_date(simulated: Simulated) -> None:
     last = simulated.days[-1]
     odd = simulated.query(
         """SELECT t.trade_id FROM bigsite.trade t LEFT JOIN bigsite.cash_transaction c ON c.trade_id = t.trade_id
@@ -258,7 +258,7 @@ def test_incomes_add_up_and_reversals_undo_them(simulated: Simulated) -> None:
     assert foreign == [(True,)]
 
 
-def test_a_code_change_leaves_the_security_with_its_new_code(simulated: Simulated) -> None:
+def test_code_change_leaves_the_security_with_its_new_code(simulated: Simulated) -> None:
     assert simulated.query(
         """SELECT 1 FROM bigsite.security s JOIN bigsite.security_code_change c USING (security_id)
            WHERE c.effective_on = (SELECT max(effective_on) FROM bigsite.security_code_change x
@@ -281,7 +281,7 @@ def test_identifiers_are_valid_and_recognisable(simulated: Simulated) -> None:
     assert simulated.query("SELECT DISTINCT right(email, 12) FROM bigsite.member") == [("@example.com",)]
 
 
-def test_rows_are_recorded_when_such_things_happen(simulated: Simulated) -> None:
+def test_rows_are_recorded_at_realistic_times(simulated: Simulated) -> None:
     notes = simulated.query(
         "SELECT trade_date, currency, reverses_trade_id, confirmation_number, recorded_at FROM bigsite.trade"
     )
@@ -301,7 +301,7 @@ def test_rows_are_recorded_when_such_things_happen(simulated: Simulated) -> None
         assert latest < simulated.world.end_of_day(simulated.days[-1])
 
 
-def test_every_holding_has_a_price_to_look_back_to(simulated: Simulated) -> None:
+def test_holding_has_an_earlier_price(simulated: Simulated) -> None:
     assert simulated.query(
         """SELECT h.security_id FROM bigsite.holding_eod h WHERE h.as_at_date >= :first AND NOT EXISTS (
                SELECT 1 FROM bigsite.security_price p
@@ -312,7 +312,7 @@ def test_every_holding_has_a_price_to_look_back_to(simulated: Simulated) -> None
     assert rates == [(len(simulated.days),)]
 
 
-def test_an_estate_ends_with_nothing(simulated: Simulated) -> None:
+def test_estate_ends_with_no_assets(simulated: Simulated) -> None:
     closed = simulated.query("SELECT portfolio_id, closed_on FROM bigsite.portfolio WHERE status = 'CLOSED'")
     assert closed
     for portfolio, closed_on in closed:
@@ -330,7 +330,7 @@ def test_an_estate_ends_with_nothing(simulated: Simulated) -> None:
         assert all((status, on, amount or 0) == ("CLOSED", closed_on, 0) for status, on, amount in accounts)
 
 
-def test_a_savers_money_runs_out(simulated: Simulated) -> None:
+def test_savers_money_runs_out(simulated: Simulated) -> None:
     # Whoever planned few deposits made just these, besides the first one and what came by other ways.
     customer = min(
         (c for c in simulated.world.plan.customers() if c.persona is Persona.SAVER and c.opened_on < FIRST),
@@ -346,5 +346,5 @@ def test_a_savers_money_runs_out(simulated: Simulated) -> None:
 
 
 @pytest.mark.parametrize("text", ["&", "<", '"', "'", "ễ", "😀"])
-def test_names_hold_what_people_type(simulated: Simulated, text: str) -> None:
+def test_names_hold_typed_characters(simulated: Simulated, text: str) -> None:
     assert simulated.query("SELECT 1 FROM bigsite.portfolio WHERE strpos(portfolio_name, :text) > 0 LIMIT 1", text=text)

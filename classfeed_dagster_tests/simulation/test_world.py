@@ -26,9 +26,7 @@ def dump(engine: sa.Engine) -> dict[str, str]:
     return digests
 
 
-def test_caught_up_equals_day_by_day_whatever_was_run_before(
-    bigsite_engine: sa.Engine, another_bigsite: sa.Engine
-) -> None:
+def test_catch_up_equals_day_by_day(bigsite_engine: sa.Engine, another_bigsite: sa.Engine) -> None:
     last = days(8)[-1]
     for day in days(8):  # a new process every day
         world = small_world()
@@ -42,7 +40,7 @@ def test_caught_up_equals_day_by_day_whatever_was_run_before(
     assert dump(bigsite_engine) == dump(another_bigsite)
 
 
-def test_a_day_again_adds_nothing(bigsite_engine: sa.Engine) -> None:
+def test_day_run_again_adds_nothing(bigsite_engine: sa.Engine) -> None:
     world = small_world()
     world.seed(bigsite_engine)
     third = days(3)[-1]
@@ -57,9 +55,7 @@ def test_a_day_again_adds_nothing(bigsite_engine: sa.Engine) -> None:
     assert (again.day, again.counts, again.rows) == (third, first_time.counts, first_time.rows)
 
 
-def test_a_world_that_ran_ahead_in_memory_still_writes_each_day_once(
-    bigsite_engine: sa.Engine, another_bigsite: sa.Engine
-) -> None:
+def test_world_ahead_in_memory_writes_each_day_once(bigsite_engine: sa.Engine, another_bigsite: sa.Engine) -> None:
     world = small_world()
     world.seed(bigsite_engine)
     world.seed(another_bigsite)
@@ -68,7 +64,7 @@ def test_a_world_that_ran_ahead_in_memory_still_writes_each_day_once(
     assert dump(bigsite_engine) == dump(another_bigsite)
 
 
-def test_another_seed_is_another_world_and_is_not_mixed_with_this_one(bigsite_engine: sa.Engine) -> None:
+def test_world_of_another_seed_is_not_mixed_in(bigsite_engine: sa.Engine) -> None:
     small_world().seed(bigsite_engine)
     other = small_world(31)
     with pytest.raises(
@@ -79,12 +75,12 @@ def test_another_seed_is_another_world_and_is_not_mixed_with_this_one(bigsite_en
         other.advance(bigsite_engine, FIRST)
 
 
-def test_an_unseeded_database_is_not_advanced(bigsite_engine: sa.Engine) -> None:
+def test_unseeded_database_is_not_advanced(bigsite_engine: sa.Engine) -> None:
     with pytest.raises(WorldError, match="seed it first"):
         small_world().advance(bigsite_engine, FIRST)
 
 
-def test_more_customers_change_nothing_for_the_others(bigsite_engine: sa.Engine, another_bigsite: sa.Engine) -> None:
+def test_further_customers_change_nothing_for_the_others(bigsite_engine: sa.Engine, another_bigsite: sa.Engine) -> None:
     for engine, portfolios in ((bigsite_engine, 27), (another_bigsite, 33)):
         world = small_world(portfolios, 24)
         world.seed(engine)
@@ -101,7 +97,7 @@ def test_more_customers_change_nothing_for_the_others(bigsite_engine: sa.Engine,
         assert rows(bigsite_engine, table), table
 
 
-def test_planted_faults_stand_until_they_are_mended(bigsite_engine: sa.Engine) -> None:
+def test_planted_faults_remain_until_corrected(bigsite_engine: sa.Engine) -> None:
     planted, mended = days(2)[1], days(4)[3]
     world = small_world(faults=[PlantedFault(fault, planted, mended) for fault in Fault])
     world.seed(bigsite_engine)
@@ -153,12 +149,12 @@ def test_planted_faults_stand_until_they_are_mended(bigsite_engine: sa.Engine) -
         (5, 3, {"faults": [PlantedFault(Fault.ILLEGAL_CHARACTER, dt.date(2022, 12, 30))]}),
     ],
 )
-def test_a_senseless_plan_is_refused(portfolios: int, consented: int, more: dict[str, object]) -> None:
+def test_invalid_plan_is_refused(portfolios: int, consented: int, more: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"no world|faults"):
         small_world(portfolios, consented, **more)
 
 
-def test_days_that_are_none_of_the_worlds_are_refused(bigsite_engine: sa.Engine) -> None:
+def test_days_outside_the_world_are_refused(bigsite_engine: sa.Engine) -> None:
     with pytest.raises(NotABusinessDayError):
         small_world(first_day=dt.date(2023, 1, 1))
     with pytest.raises(NotABusinessDayError):

@@ -45,12 +45,12 @@ def without_places(schema: Schema) -> dict[str, Any]:
     }
 
 
-def test_the_file_obeys_the_open_data_contract_standard() -> None:
+def test_file_obeys_the_open_data_contract_standard() -> None:
     standard = json.loads(resources.files("open_data_contract_standard").joinpath("schema.json").read_text())
     jsonschema.validate(yaml.load(CONTRACT.read_text(), yaml.CSafeLoader), standard)
 
 
-def test_the_contract_is_what_the_owner_creates(database_url: str) -> None:
+def test_contract_equals_the_owners_schema(database_url: str) -> None:
     engine = sa.create_engine(database_url)
     with engine.begin() as connection:
         connection.exec_driver_sql(OWNERS_DDL.read_text())
@@ -59,11 +59,11 @@ def test_the_contract_is_what_the_owner_creates(database_url: str) -> None:
     assert live.bare() == load_contract().schema.bare()
 
 
-def test_the_projects_tables_are_the_contracts(changing_bigsite: sa.Engine) -> None:
+def test_declared_tables_equal_the_contract(changing_bigsite: sa.Engine) -> None:
     assert without_places(live_schema(changing_bigsite).bare()) == without_places(load_contract().schema.bare())
 
 
-def test_the_projects_vocabularies_are_the_contracts() -> None:
+def test_declared_vocabularies_equal_the_contract() -> None:
     assert load_contract().vocabularies == {
         "portfolio.entity_type": tuple(sorted(tables.ENTITY_TYPES)),
         "portfolio.status": tuple(sorted(tables.STATUSES)),
@@ -77,7 +77,7 @@ def test_the_projects_vocabularies_are_the_contracts() -> None:
     }
 
 
-def test_every_type_in_the_contract_has_its_type_in_the_document() -> None:
+def test_contract_type_has_its_document_type() -> None:
     known = load_contract().vocabularies
     as_sent = {
         *known["trade.side"],
@@ -89,7 +89,7 @@ def test_every_type_in_the_contract_has_its_type_in_the_document() -> None:
     assert as_sent == stated - {"OPENING_UNITS", "OPENING_CASH"}
 
 
-def test_everything_has_a_meaning_a_class_and_an_owner() -> None:
+def test_contract_column_has_meaning_class_and_owner() -> None:
     contract = load_contract()
     assert contract.owner == "bigsite"
     assert contract.version == "1.0.0"
@@ -115,7 +115,7 @@ def test_contract_personal_columns_match_domains_and_restricted_unread() -> None
     assert not contract.restricted & column_exports().keys()
 
 
-def test_every_relied_index_serves_what_is_read() -> None:
+def test_relied_index_serves_its_query() -> None:
     contract = load_contract()
     assert "trade.trade_recorded" in contract.relied_indexes
     assert "security.security_code" not in contract.relied_indexes
@@ -157,10 +157,10 @@ class TestExtraction:
             savepoint.rollback()
         return False
 
-    def test_whoever_may_read_just_those_columns_can_extract(self, reader: sa.Connection) -> None:
+    def test_role_with_only_the_relied_columns_can_extract(self, reader: sa.Connection) -> None:
         assert not self.refused(reader)
 
-    def test_none_of_them_is_read_in_vain(self, reader: sa.Connection) -> None:
+    def test_relied_column_is_read(self, reader: sa.Connection) -> None:
         in_vain = []
         for name in sorted(columns_read()):
             table, _, column = name.partition(".")
@@ -173,21 +173,21 @@ class TestExtraction:
             savepoint.rollback()
         assert in_vain == []
 
-    def test_every_source_that_a_domain_names_is_read(self) -> None:
+    def test_source_named_by_a_domain_is_read(self) -> None:
         assert column_exports().keys() <= columns_read() <= load_contract().meanings.keys()
 
 
 class TestLineage:
     """Lineage of bigsite's columns into the documents."""
 
-    def test_every_element_of_every_document_has_a_source_but_what_is_derived(self) -> None:
+    def test_document_element_has_a_source_or_is_derived(self) -> None:
         reached = {(export.column, export.element) for exports in column_exports().values() for export in exports}
         frames = {frame.name: frame for frame in FRAMES}
         for element, frame, column in element_lineage():
             derived = frames[frame].column(column).source == ("derived",)
             assert ((f"{frame}.{column}", element) in reached) is not derived
 
-    def test_a_legacy_file_comes_from_its_own_ledger_alone(self) -> None:
+    def test_legacy_file_comes_from_its_own_ledger_alone(self) -> None:
         exports = column_exports()
 
         def files(source: str) -> set[str]:
@@ -237,12 +237,12 @@ class TestRefused:
             (lambda document, _, __: document.update(schema="none"), "not a contract"),
         ],
     )
-    def test_with_what_is_missing(self, tmp_path: Path, change: Any, says: str) -> None:
+    def test_contract_with_a_missing_part_is_refused(self, tmp_path: Path, change: Any, says: str) -> None:
         with pytest.raises(ContractError, match=says):
             self.load(tmp_path, change)
 
     @pytest.mark.parametrize("text", ["{", "- a\n- b\n", ""])
-    def test_if_it_is_something_else(self, tmp_path: Path, text: str) -> None:
+    def test_file_that_is_not_a_contract_is_refused(self, tmp_path: Path, text: str) -> None:
         path = tmp_path / "contract.yaml"
         path.write_text(text)
         with pytest.raises(ContractError, match="not a contract"):

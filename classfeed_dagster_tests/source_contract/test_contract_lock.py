@@ -23,7 +23,7 @@ from classfeed_dagster.source_contract.contract_lock import (
 )
 
 
-def test_the_contract_in_this_checkout_is_adopted() -> None:
+def test_checked_out_contract_is_adopted() -> None:
     assert open_points(column_exports()) == [], "raise the contract's version and run: classfeed schema adopt --by NAME"
 
 
@@ -67,12 +67,12 @@ def draft(tmp_path: Path) -> Draft:
     return Draft(tmp_path)
 
 
-def test_layout_and_comments_are_no_change(draft: Draft) -> None:
+def test_contract_layout_and_comments_are_no_change(draft: Draft) -> None:
     assert draft.save().bump() is Bump.NONE
     assert draft.points() == []
 
 
-def test_words_ask_for_a_patch(draft: Draft) -> None:
+def test_contract_change_of_words_needs_a_patch_version(draft: Draft) -> None:
     draft.column("trade", "gst")["description"] = "part of it that is tax"
     assert draft.save().bump() is Bump.PATCH
     with pytest.raises(ContractError, match="at least 1.0.1"):
@@ -81,7 +81,7 @@ def test_words_ask_for_a_patch(draft: Draft) -> None:
     assert draft.points() == []
 
 
-def test_something_added_asks_for_a_minor(draft: Draft) -> None:
+def test_contract_addition_needs_a_minor_version(draft: Draft) -> None:
     draft.table("trade")["properties"].append(
         {"name": "venue", "physicalType": "VARCHAR(4)", "logicalType": "string", "required": False,
          "classification": "internal", "description": "where it was executed"}
@@ -91,7 +91,7 @@ def test_something_added_asks_for_a_minor(draft: Draft) -> None:
     draft.save("1.1.0").adopt()
 
 
-def test_what_a_feed_reads_asks_for_a_major(draft: Draft) -> None:
+def test_contract_change_of_a_read_column_needs_a_major_version(draft: Draft) -> None:
     draft.column("trade", "gst")["required"] = False
     assert draft.save("1.9.9").bump() is Bump.MAJOR
     with pytest.raises(ContractError, match="at least 2.0.0"):
@@ -101,7 +101,7 @@ def test_what_a_feed_reads_asks_for_a_major(draft: Draft) -> None:
 
 
 @pytest.mark.parametrize("reviewer", [None, "ada"])
-def test_nobody_makes_it_weaker_alone(draft: Draft, reviewer: str | None) -> None:
+def test_contract_weakening_needs_a_second_person(draft: Draft, reviewer: str | None) -> None:
     draft.column("member", "email")["classification"] = "internal"
     draft.save("1.1.0")
     assert any("member.email from restricted to internal" in point for point in draft.points())
@@ -113,7 +113,7 @@ def test_nobody_makes_it_weaker_alone(draft: Draft, reviewer: str | None) -> Non
     assert draft.points() == []
 
 
-def test_weaker_is_a_severity_a_classification_or_an_index() -> None:
+def test_contract_weakening_is_severity_classification_or_index() -> None:
     lock, contract = lock_of(load_contract()), load_contract()
     assert lowered(lock, contract) == ()
     softer = {**severities(), "REMOVED_COLUMN": "NOTE"}
@@ -126,13 +126,13 @@ def test_weaker_is_a_severity_a_classification_or_an_index() -> None:
     assert lowered(more, contract) == ("trade.gone is no longer relied on",)
 
 
-def test_a_severity_in_the_code_asks_for_adoption_too() -> None:
+def test_severity_changed_in_code_needs_adoption() -> None:
     lock = lock_of(load_contract()).model_copy(update={"severities": {**severities(), "ADDED_TABLE": "BLOCKING"}})
     assert required_bump(lock, load_contract(), column_exports()) is Bump.MINOR
 
 
 @pytest.mark.parametrize("content", [None, "{}", "no json"])
-def test_a_lock_that_is_none_is_refused(tmp_path: Path, content: str | None) -> None:
+def test_invalid_lock_is_refused(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "contract.lock.json"
     if content is not None:
         path.write_text(content)
@@ -140,7 +140,7 @@ def test_a_lock_that_is_none_is_refused(tmp_path: Path, content: str | None) -> 
         read_lock(path)
 
 
-def test_a_version_has_three_numbers(draft: Draft) -> None:
+def test_version_has_three_numbers(draft: Draft) -> None:
     draft.column("trade", "gst")["description"] = "tax"
     draft.save("2")
     with pytest.raises(ContractError, match="three numbers"):

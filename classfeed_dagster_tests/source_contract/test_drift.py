@@ -44,7 +44,7 @@ def told(verdict: SchemaVerdict) -> list[tuple[Severity, DriftKind, str]]:
     return [(found.severity, found.kind, found.subject) for found in verdict.differences]
 
 
-def test_an_unchanged_database_differs_in_nothing(changing_bigsite: sa.Engine) -> None:
+def test_unchanged_database_has_no_difference(changing_bigsite: sa.Engine) -> None:
     verdict = check_schema(changing_bigsite, column_exports())
     assert verdict.differences == ()
     assert verdict.severity is None
@@ -193,7 +193,7 @@ BLOCKING = {
 @pytest.mark.parametrize(
     ("ddl", "expected"), [pytest.param(ddl, found, id=ddl[:60]) for ddl, found in (NOTES | WARNINGS | BLOCKING).items()]
 )
-def test_each_change_is_told_once_and_as_bad_as_it_is(
+def test_change_is_reported_once_with_its_severity(
     after: Change, ddl: str, expected: list[tuple[Severity, DriftKind, str]]
 ) -> None:
     verdict = after(ddl)
@@ -208,11 +208,11 @@ def test_each_change_is_told_once_and_as_bad_as_it_is(
 
 
 @pytest.mark.parametrize("ddl", NOTHING)
-def test_what_no_reader_can_notice_is_no_difference(after: Change, ddl: str) -> None:
+def test_change_that_no_reader_notices_is_no_difference(after: Change, ddl: str) -> None:
     assert told(after(ddl)) == []
 
 
-def test_a_blocking_change_says_what_where_whom_it_touches_and_what_to_do(after: Change) -> None:
+def test_blocking_change_states_place_effect_and_remedy(after: Change) -> None:
     verdict = after("ALTER TABLE trade ALTER gst TYPE numeric(18,1); ALTER TABLE trade ADD venue text")
     with pytest.raises(SchemaDriftError) as stopped:
         require_no_blocking_drift(verdict)
@@ -226,7 +226,7 @@ def test_a_blocking_change_says_what_where_whom_it_touches_and_what_to_do(after:
     assert verdict.summary == "bigsite's schema differs from contract 1.0.0: 1 blocking, 1 note."
 
 
-def test_the_markdown_names_every_export_that_a_key_carries(after: Change) -> None:
+def test_drift_markdown_names_every_export_of_a_key(after: Change) -> None:
     verdict = after("ALTER TABLE cash_transaction DROP CONSTRAINT cash_transaction_pkey CASCADE")
     [lost] = blocking_drift(verdict)[:1]
     assert lost.kind is DriftKind.LOST_PRIMARY_KEY
@@ -246,7 +246,7 @@ def test_drift_of_a_condition_column_has_the_weight_of_its_table(after: Change) 
     assert {"investment_holdings.units", "investment_holdings.cost_base"} <= {one.column for one in gone.affected}
 
 
-def test_a_key_carries_what_its_table_carries(after: Change) -> None:
+def test_key_has_the_lineage_of_its_table(after: Change) -> None:
     [gone] = after("ALTER TABLE cash_account DROP portfolio_id CASCADE").differences
     assert "cash_accounts.account_name" in {one.column for one in gone.affected}
 
@@ -257,13 +257,13 @@ def test_drift_of_a_selecting_column_is_named_without_an_element(after: Change) 
     assert "consented_portfolios.change" in {export.column for export in lost.affected if not export.element}
 
 
-def test_an_index_that_is_there_and_cannot_serve_is_named_with_why(after: Change) -> None:
+def test_index_that_cannot_serve_is_named_with_its_reason(after: Change) -> None:
     [lost] = after("DROP INDEX trade_recorded; CREATE INDEX half ON trade (recorded_at) WHERE side = 'BUY'").differences
     assert "half where" in lost.message
     assert "trade_recorded" in lost.message
 
 
-def test_a_domain_of_the_database_is_read_as_what_it_stands_for(after: Change) -> None:
+def test_database_domain_is_read_as_its_base_type(after: Change) -> None:
     verdict = after(
         "CREATE DOMAIN direction AS varchar(4) CHECK (VALUE IN ('BUY', 'SELL', 'SHORT')); "
         "ALTER TABLE trade DROP CONSTRAINT side_known, ALTER side TYPE direction"
@@ -305,7 +305,7 @@ class TestValues:
     def in_data(verdict: SchemaVerdict) -> list[SchemaDifference]:
         return [found for found in verdict.differences if found.kind is DriftKind.VALUE_IN_DATA]
 
-    def test_are_warned_of_with_their_rows_and_what_they_fill(self, open_engine: sa.Engine) -> None:
+    def test_unknown_values_are_warned_of_with_rows_and_elements(self, open_engine: sa.Engine) -> None:
         [found] = self.in_data(check_schema(open_engine, column_exports()))
         assert found.severity is W
         assert found.subject == "cash_transaction.transaction_type"
@@ -313,28 +313,28 @@ class TestValues:
         assert "TransactionType" in found.message
         assert "held back" in found.message
 
-    def test_somebodys_words_are_not_shown(self, open_engine: sa.Engine) -> None:
+    def test_unknown_values_of_free_text_are_not_shown(self, open_engine: sa.Engine) -> None:
         assert "Smith" not in check_schema(open_engine, column_exports()).to_markdown()
 
-    def test_of_a_ledger_only_what_was_recorded_since_is_asked(self, open_engine: sa.Engine) -> None:
+    def test_unknown_values_of_a_ledger_are_queried_since_the_last_date(self, open_engine: sa.Engine) -> None:
         since = dt.datetime(2026, 1, 3, tzinfo=dt.UTC)
         [found] = self.in_data(check_schema(open_engine, column_exports(), since=since))
         assert "BPAY in 1 row," in found.now
         assert self.in_data(check_schema(open_engine, column_exports(), since=since + dt.timedelta(days=1))) == []
 
-    def test_are_not_looked_for_where_the_database_admits_none(
+    def test_unknown_values_under_a_constraint_are_not_queried(
         self, changing_bigsite: sa.Engine, asked: list[str]
     ) -> None:
         check_schema(changing_bigsite, column_exports())
         assert asked
         assert not any("count(*)" in statement.lower() for statement in asked)
 
-    def test_are_not_looked_for_in_a_column_that_is_gone(self, after: Change) -> None:
+    def test_unknown_values_of_a_missing_column_are_not_queried(self, after: Change) -> None:
         verdict = after("ALTER TABLE trade DROP side; DROP TABLE income CASCADE")
         assert self.in_data(verdict) == []
 
 
-def test_a_new_value_that_the_contract_has_adopted_is_no_difference(after: Change, changing_bigsite: sa.Engine) -> None:
+def test_unknown_value_adopted_by_the_contract_is_no_difference(after: Change, changing_bigsite: sa.Engine) -> None:
     verdict = after("ALTER TABLE trade DROP CONSTRAINT side_known, ADD CHECK (side IN ('BUY', 'SELL', 'SHORT'))")
     assert told(verdict) == [(W, DriftKind.NEW_VALUE, "trade.side")]
     contract = load_contract()
@@ -368,7 +368,7 @@ def schemas(draw: st.DrawFn) -> Schema:
 
 @examples(60)
 @given(agreed=schemas(), live=schemas())
-def test_a_difference_is_found_exactly_where_schemas_differ(agreed: Schema, live: Schema) -> None:
+def test_difference_is_found_exactly_where_schemas_differ(agreed: Schema, live: Schema) -> None:
     contract = replace(load_contract(), schema=agreed)
     everything = {f"{table.name}.{column.name}" for table in agreed.tables.values() for column in table.columns}
     found = compare(contract, live, {}, everything)

@@ -58,7 +58,7 @@ TYPES = {
 
 
 @pytest.mark.filterwarnings("ignore:Did not recognize type:sqlalchemy.exc.SAWarning")
-def test_every_type_has_one_spelling(changing_bigsite: sa.Engine) -> None:
+def test_type_has_one_spelling(changing_bigsite: sa.Engine) -> None:
     columns = ", ".join(f"c{at} {native}" for at, native in enumerate(TYPES))
     with changing_bigsite.begin() as connection:
         connection.exec_driver_sql(
@@ -72,7 +72,7 @@ def test_every_type_has_one_spelling(changing_bigsite: sa.Engine) -> None:
     assert values["ENUM"] == ("bad", "good")
 
 
-def test_what_the_inspector_does_not_tell_is_asked_of_the_catalogue(changing_bigsite: sa.Engine) -> None:
+def test_facts_that_the_inspector_lacks_come_from_the_catalogue(changing_bigsite: sa.Engine) -> None:
     with changing_bigsite.begin() as connection:
         connection.exec_driver_sql(
             "SET LOCAL search_path TO bigsite; "
@@ -91,14 +91,14 @@ def test_what_the_inspector_does_not_tell_is_asked_of_the_catalogue(changing_big
     assert len(str(tables["m"].definition)) == 64
 
 
-def test_a_database_without_the_schema_says_so(database_url: str) -> None:
+def test_database_without_the_schema_is_an_error(database_url: str) -> None:
     engine = sa.create_engine(database_url)
     with pytest.raises(SchemaUnreadableError, match="no schema bigsite: check that CLASSFEED_BIGSITE_URL"):
         live_schema(engine)
     engine.dispose()
 
 
-def test_reading_asks_and_writes_nothing(changing_bigsite: sa.Engine, asked: list[str]) -> None:
+def test_schema_reading_writes_nothing(changing_bigsite: sa.Engine, asked: list[str]) -> None:
     live_schema(changing_bigsite)
     assert asked
     assert all(statement.lstrip().upper().startswith(("SELECT", "WITH", "SHOW")) for statement in asked)
@@ -120,7 +120,7 @@ def test_reading_asks_and_writes_nothing(changing_bigsite: sa.Engine, asked: lis
         ("side ~ '^[A-Z]+$'", {}, ("side ~ '^[A-Z]+$'",)),
     ],
 )
-def test_vocabularies_are_told_from_other_checks(
+def test_vocabularies_are_distinguished_from_other_checks(
     check: str, vocabularies: dict[str, tuple[str, ...]], others: tuple[str, ...]
 ) -> None:
     assert sort_checks([check], ["side", "name", "price"]) == (vocabularies, others)
@@ -158,12 +158,12 @@ def test_two_vocabularies_of_a_column_allow_what_both_allow() -> None:
         ("odd-type", "DATE", TypeChange.RETYPED),
     ],
 )
-def test_a_change_of_type_is_called_what_it_does_to_values(before: str, after: str, change: TypeChange) -> None:
+def test_type_change_is_named_by_its_effect_on_values(before: str, after: str, change: TypeChange) -> None:
     assert type_change(before, after) is change
 
 
 @given(*(st.tuples(st.integers(1, 38), st.integers(0, 18)) for _ in range(2)))
-def test_a_decimal_is_widened_exactly_when_its_extremes_still_fit(one: tuple[int, int], other: tuple[int, int]) -> None:
+def test_decimal_is_widened_exactly_when_its_extremes_still_fit(one: tuple[int, int], other: tuple[int, int]) -> None:
     change = type_change(f"NUMERIC({one[0] + one[1]},{one[1]})", f"NUMERIC({other[0] + other[1]},{other[1]})")
     fits = other[0] >= one[0] and other[1] >= one[1]
     assert (change in (TypeChange.SAME, TypeChange.WIDENED)) is fits

@@ -83,7 +83,7 @@ def watch(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Watch]:
     runtime.close()
 
 
-def test_a_schema_that_keeps_its_contract_passes_and_is_kept(watch: Watch) -> None:
+def test_schema_that_keeps_its_contract_passes_and_is_stored(watch: Watch) -> None:
     watch.look(MONDAY)
     assert all(check.passed for check in watch.checks.values())
     assert set(watch.checks) == {"schema_drift", "schema_values"}
@@ -112,7 +112,7 @@ def test_renamed_column_blocks_and_names_elements_until_restored(watch: Watch) -
     assert watch.incidents == {}
 
 
-def test_what_no_feed_reads_is_a_note_and_what_widens_a_warning(watch: Watch) -> None:
+def test_unread_change_is_a_note_and_a_wider_type_a_warning(watch: Watch) -> None:
     change(watch.engine, "ALTER TABLE bigsite.member ADD COLUMN nickname varchar(20)")
     watch.look(MONDAY)
     assert watch.checks["schema_drift"].passed
@@ -124,7 +124,7 @@ def test_what_no_feed_reads_is_a_note_and_what_widens_a_warning(watch: Watch) ->
     assert "No portfolio is held back" in raised(watch.runtime.store)[0].means
 
 
-def test_a_transaction_type_that_nobody_knows_is_told(watch: Watch) -> None:
+def test_unknown_transaction_type_is_reported(watch: Watch) -> None:
     bigsite = Bigsite(watch.engine)
     bigsite.portfolio().consent().cash_transaction("LOYALTY", "5.00", "2026-02-27")
     change(watch.engine, _without_checks("cash_transaction", "transaction_type"))
@@ -175,7 +175,7 @@ def test_landing_refuses_a_changed_schema_before_reading(bigsite_engine: sa.Engi
         land(bigsite_engine, local_store, statements.append, fresh=True)
 
 
-def test_a_bigsite_that_is_away_or_another_database_is_said_so(database_url: str) -> None:
+def test_unreachable_or_other_database_is_an_error(database_url: str) -> None:
     away = sa.create_engine("postgresql+psycopg://nobody@127.0.0.1:1/bigsite")
     with pytest.raises(SourceReadError, match="could not be read"):
         require_schema(away, column_exports())
@@ -200,7 +200,7 @@ def classfeed(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     get_settings.cache_clear()
 
 
-def test_schema_diff_tells_two_days_apart(watch: Watch, classfeed: Callable[..., Any]) -> None:
+def test_schema_diff_compares_two_days(watch: Watch, classfeed: Callable[..., Any]) -> None:
     nothing = classfeed("schema", "diff")
     assert "materialize" in str(nothing.exception)
     watch.look(MONDAY)
@@ -215,7 +215,7 @@ def test_schema_diff_tells_two_days_apart(watch: Watch, classfeed: Callable[...,
     assert "no change" in classfeed("schema", "diff", "--since", "2026-03-03", "--until", "2026-03-09").output
 
 
-def test_schema_check_says_now_whether_anything_would_be_extracted(watch: Watch, classfeed: Callable[..., Any]) -> None:
+def test_schema_check_states_whether_extraction_would_run(watch: Watch, classfeed: Callable[..., Any]) -> None:
     assert classfeed("schema", "check").exit_code == 0
     change(watch.engine, RENAMED)
     broken = classfeed("schema", "check")
@@ -223,7 +223,7 @@ def test_schema_check_says_now_whether_anything_would_be_extracted(watch: Watch,
     assert "BLOCKING" in broken.output
 
 
-def test_schema_diff_tells_two_environments_apart(
+def test_schema_diff_compares_two_environments(
     watch: Watch, classfeed: Callable[..., Any], tmp_path: Path, local_store: ObjectStore
 ) -> None:
     watch.look(MONDAY)
@@ -254,7 +254,7 @@ def test_schema_diff_tells_two_environments_apart(
         (("--with", "EMPTY", "--since", "2026-03-02"), "--since"),
     ],
 )
-def test_an_environment_that_has_no_schema_says_so(
+def test_environment_without_a_schema_is_an_error(
     watch: Watch, classfeed: Callable[..., Any], tmp_path: Path, words: tuple[str, ...], says: str
 ) -> None:
     watch.look(MONDAY)
@@ -266,5 +266,5 @@ def test_an_environment_that_has_no_schema_says_so(
     assert "secret" not in str(refused.exception)
 
 
-def test_a_contract_that_is_adopted_needs_nothing(classfeed: Callable[..., Any]) -> None:
+def test_adopted_contract_needs_no_approval(classfeed: Callable[..., Any]) -> None:
     assert "is adopted unchanged" in classfeed("schema", "adopt", "--by", "Ada").output

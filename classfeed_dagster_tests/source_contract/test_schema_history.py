@@ -36,7 +36,9 @@ def seen(changing_bigsite: sa.Engine) -> Schema:
     return live_schema(changing_bigsite)
 
 
-def test_a_day_is_what_was_seen_last_up_to_it(store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema) -> None:
+def test_schema_of_a_day_is_the_last_one_recorded(
+    store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema
+) -> None:
     key = keep_schema(store, MONDAY, seen)
     assert key == f"schemas/2026-03-02/{digest_of(seen)}.json"
     changed = after(changing_bigsite, "ALTER TABLE trade ADD venue text")
@@ -47,7 +49,7 @@ def test_a_day_is_what_was_seen_last_up_to_it(store: ObjectStore, changing_bigsi
     assert schema_on(store, FRIDAY) == (FRIDAY, changed)
 
 
-def test_a_day_that_changed_its_mind_is_what_it_ended_as(
+def test_schema_of_a_day_with_two_states_is_the_last(
     local_store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema
 ) -> None:
     changed = after(changing_bigsite, "ALTER TABLE trade ADD venue text")
@@ -57,7 +59,7 @@ def test_a_day_that_changed_its_mind_is_what_it_ended_as(
     assert len(list(local_store.list("schemas/2026-03-02/"))) == 3  # two schemas and the pointer
 
 
-def test_before_the_first_day_there_is_none(local_store: ObjectStore, seen: Schema) -> None:
+def test_schema_before_the_first_day_is_absent(local_store: ObjectStore, seen: Schema) -> None:
     with pytest.raises(NoSchemaKeptError, match="on or before 2026-03-02"):
         schema_on(local_store, MONDAY)
     keep_schema(local_store, TUESDAY, seen)
@@ -66,14 +68,14 @@ def test_before_the_first_day_there_is_none(local_store: ObjectStore, seen: Sche
 
 
 @pytest.mark.parametrize("pointer", [b"", b"[]", b"{}"])
-def test_a_damaged_pointer_is_refused(local_store: ObjectStore, seen: Schema, pointer: bytes) -> None:
+def test_damaged_pointer_is_refused(local_store: ObjectStore, seen: Schema, pointer: bytes) -> None:
     keep_schema(local_store, MONDAY, seen)
     local_store.put("schemas/2026-03-02/latest.json", pointer)
     with pytest.raises(SchemaUnreadableError, match="not a schema pointer"):
         schema_on(local_store, MONDAY)
 
 
-def test_a_changed_object_is_refused(local_store: ObjectStore, seen: Schema) -> None:
+def test_changed_object_is_refused(local_store: ObjectStore, seen: Schema) -> None:
     key = keep_schema(local_store, MONDAY, seen)
     local_store.put(key, replace(seen, dialect="other").to_json())
     with pytest.raises(SchemaUnreadableError, match="its digest differs"):
@@ -83,7 +85,7 @@ def test_a_changed_object_is_refused(local_store: ObjectStore, seen: Schema) -> 
         schema_on(local_store, MONDAY)
 
 
-def test_the_diff_of_two_days_is_readable(local_store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema) -> None:
+def test_diff_of_two_days_is_readable(local_store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema) -> None:
     keep_schema(local_store, MONDAY, seen)
     changed = after(
         changing_bigsite,
@@ -157,13 +159,13 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("ddl", "told"), CHANGES.items())
-def test_every_fact_that_was_reflected_is_told(
+def test_schema_diff_states_every_reflected_fact(
     changing_bigsite: sa.Engine, seen: Schema, ddl: str, told: tuple[str, str, str, str]
 ) -> None:
     assert changes_between(seen, after(changing_bigsite, ddl)) == (SchemaChange(*told),)
 
 
-def test_a_views_query_is_part_of_the_history(changing_bigsite: sa.Engine) -> None:
+def test_views_query_is_part_of_the_history(changing_bigsite: sa.Engine) -> None:
     first = after(changing_bigsite, "CREATE VIEW v AS SELECT units FROM trade")
     [change] = changes_between(
         first, after(changing_bigsite, "CREATE OR REPLACE VIEW v AS SELECT units FROM trade WHERE units > 0")
@@ -171,7 +173,7 @@ def test_a_views_query_is_part_of_the_history(changing_bigsite: sa.Engine) -> No
     assert (change.subject, change.what) == ("v", "definition")
 
 
-def test_a_cell_cannot_break_its_table(local_store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema) -> None:
+def test_cell_cannot_break_its_table(local_store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema) -> None:
     keep_schema(local_store, MONDAY, seen)
     keep_schema(local_store, TUESDAY, after(changing_bigsite, "COMMENT ON TABLE trade IS E'a | b\n<script>'"))
     text = schema_diff(local_store, MONDAY, TUESDAY).to_markdown()

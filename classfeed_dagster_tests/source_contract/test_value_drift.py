@@ -86,20 +86,20 @@ CODES = {"shortest": 3, "longest": 4, "codes": {"BUY": 60, "SELL": 40}}
         ("trade.side", CODES, {**CODES, "codes": {"BUY": 100}}, []),
     ],
 )  # fmt: skip
-def test_a_jump_is_noticed_and_an_ordinary_day_is_not(
+def test_value_anomaly_is_reported_and_an_ordinary_day_is_not(
     column: str, was: dict[str, Any], facts: dict[str, Any], expected: list[ValueAnomaly]
 ) -> None:
     assert jumps(column, now(**facts), usual(**was)) == expected
     assert jumps(column, now(**facts), usual(FEWEST_DATES - 1, **was)) == []  # too few dates
 
 
-def test_few_rows_jump_by_themselves() -> None:
+def test_value_anomaly_of_few_rows_is_not_reported() -> None:
     few = now(**{**MONEY, "rows": FEWEST_ROWS - 1, "nulls": 40})
     assert jumps("trade.gst", few, usual(**MONEY)) == []
     assert jumps("trade.gst", now(**{**MONEY, "nulls": 40}), usual(rows=FEWEST_ROWS - 1, **MONEY)) == []
 
 
-def test_a_rare_code_of_the_contract_is_told_and_nothing_more() -> None:
+def test_rare_code_of_the_contract_is_only_a_note() -> None:
     kind = "security_movement.movement_type"
     known = sorted(load_contract().vocabularies[kind])
     before = [dated(TODAY, {kind: one}) for one in usual(codes={known[0]: 5})]
@@ -108,7 +108,7 @@ def test_a_rare_code_of_the_contract_is_told_and_nothing_more() -> None:
     assert known[1] in str(found)
 
 
-def test_a_jump_names_the_elements_that_are_made_of_the_column() -> None:
+def test_value_anomaly_names_the_elements_of_its_column() -> None:
     before = [dated(TODAY, {"trade.gst": one}) for one in usual(**MONEY)]
     (found,) = value_drift(dated(TODAY, {"trade.gst": now(**{**MONEY, "nulls": 90})}), before, column_exports())
     assert "MovementTransaction/Gst" in str(found)
@@ -143,7 +143,7 @@ def test_slices_add_up_and_whole_tables_count_once() -> None:
     assert "trade.reversed_portfolio_id" not in found
 
 
-def test_many_different_values_are_only_many() -> None:
+def test_statistics_of_many_values_state_their_count_only() -> None:
     many = [str(number) for number in range(MOST_DISTINCT + 500)]
     assert statistics_of([frames(many), frames(["0.01", "0.02"])])["trade.gst"].distinct == MOST_DISTINCT + 1
 
@@ -197,7 +197,7 @@ def checked(runtime: Runtime) -> dg.AssetCheckEvaluation:
     return check
 
 
-def test_the_check_names_the_column_and_what_is_made_of_it(bigsite: Bigsite, tmp_path: Path) -> None:
+def test_value_drift_check_names_column_and_elements(bigsite: Bigsite, tmp_path: Path) -> None:
     url = bigsite.engine.url.render_as_string(hide_password=False)  # type: ignore[union-attr]
     runtime = Runtime(Settings(bigsite_url=url, home=tmp_path, first_business_date=FIRST))
     store = runtime.store
@@ -230,7 +230,7 @@ def test_the_check_names_the_column_and_what_is_made_of_it(bigsite: Bigsite, tmp
     assert "MovementTransaction/TransactionType" in table
 
 
-def test_what_is_not_what_was_kept_says_what_to_do(
+def test_changed_statistics_record_states_the_remedy(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     snapshot, _ = take(bigsite_engine, local_store)

@@ -270,7 +270,7 @@ def test_unauthorised_person_starts_no_run(page: Page, webserver: Webserver, tok
     assert webserver.started == []
 
 
-def test_two_headers_or_no_signer_are_refused() -> None:
+def test_identity_with_two_headers_or_no_signer_is_refused() -> None:
     for headers, signer in (([signed(), signed()], SIGNER), ([], SIGNER), ([signed()], "")):
         with pytest.raises(NotIdentifiedError):
             identify(headers, signer, lambda _: PUBLIC_KEY)
@@ -291,7 +291,9 @@ def test_two_headers_or_no_signer_are_refused() -> None:
         {"body": b""},
     ],
 )
-def test_anything_but_the_form_is_refused(page: Page, webserver: Webserver, options: dict[str, Any]) -> None:
+def test_rerun_request_other_than_the_form_is_refused(
+    page: Page, webserver: Webserver, options: dict[str, Any]
+) -> None:
     assert post(page, **options).status_code == 400
     assert webserver.started == []
 
@@ -305,7 +307,7 @@ def test_other_mutations_are_refused(page: Page, webserver: Webserver, method: s
     assert webserver.started == []
 
 
-def test_form_is_shown_to_those_signed_in_only(page: Page) -> None:
+def test_form_is_shown_to_signed_in_users_only(page: Page) -> None:
     assert page.request("GET", "/rerun").status_code == 401
     shown = page.request("GET", "/rerun", headers={HEADER: signed()})
     assert shown.status_code == 200
@@ -349,7 +351,7 @@ def test_unknown_feed_in_the_setting_is_an_error(tmp_path: Any, webserver: Webse
         )
 
 
-def test_answer_links_to_the_run_and_back(tmp_path: Any, webserver: Webserver) -> None:
+def test_rerun_answer_links_to_the_run_and_back(tmp_path: Any, webserver: Webserver) -> None:
     settings = Settings(
         store_url=str(tmp_path), first_business_date=FIRST, door_signer=SIGNER, ui_url="https://classfeed.example/"
     )
@@ -443,7 +445,7 @@ def test_queries_are_valid_in_dagsters_schema() -> None:
         assert graphql.validate(schema, graphql.parse(question)) == []
 
 
-def test_key_is_fetched_once_from_the_load_balancers_region(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signing_key_is_fetched_once_from_the_alb_region(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def urlopen(address: str, timeout: float) -> io.BytesIO:

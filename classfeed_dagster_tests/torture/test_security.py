@@ -10,7 +10,7 @@ import pytest
 from classfeed_dagster_tests.torture import security
 
 
-def test_nothing_in_the_package_unpickles_or_evaluates() -> None:
+def test_package_neither_unpickles_nor_evaluates() -> None:
     assert security.pickles() == []
 
 
@@ -19,11 +19,11 @@ def test_values_reach_bigsite_as_bound_parameters_only() -> None:
     assert found == [], "bind the value; or, if it is a constant of the file, have the file reviewed and listed"
 
 
-def test_every_reviewed_file_still_needs_its_review() -> None:
+def test_reviewed_file_still_needs_its_review() -> None:
     assert {one[0] for one in security.values_in_sql()} == set(security.REVIEWED)
 
 
-def test_no_portfolio_number_leaves_the_root(tmp_path: Path) -> None:
+def test_portfolio_number_never_leaves_the_root(tmp_path: Path) -> None:
     tried, broken = security.escapes(tmp_path, 300)
     assert tried > 300
     assert broken == []
@@ -44,13 +44,13 @@ def test_no_portfolio_number_leaves_the_root(tmp_path: Path) -> None:
         "f'\\n  DELETE FROM t WHERE a = {x.y}'",
     ],
 )
-def test_the_rules_notice(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_security_rules_report_a_planted_fault(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(security, "sources", lambda: iter([("bigsite/x.py", ast.parse(text))]))
     assert security.pickles() or security.values_in_sql()
 
 
 @pytest.mark.parametrize("text", ["yaml.load(x, yaml.CSafeLoader)", "f'SELECT {_COLUMNS} FROM t WHERE a = :a'"])
-def test_the_rules_let_pass(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_security_rules_accept_safe_code(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(security, "sources", lambda: iter([("bigsite/x.py", ast.parse(text))]))
     assert not security.pickles()
     assert not security.values_in_sql()

@@ -18,14 +18,14 @@ SECONDS = float(os.environ.get("CLASSFEED_TEST_TORTURE_SECONDS", "60"))
 @pytest.mark.torture
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", SHARES)
-def test_attack(name: str, tmp_path: Path) -> None:
+def test_attack_has_the_declared_outcome(name: str, tmp_path: Path) -> None:
     rows = list(_attack(name, 1)(Budget(SECONDS * SHARES[name]), tmp_path))
     assert rows
     assert [row for row in rows if row.broken] == [], table(rows)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
-def test_all_points_come_once_and_the_first_few_are_spread_out(count: int) -> None:
+def test_crash_points_occur_once_and_begin_spread_out(count: int) -> None:
     points = scattered(count)
     assert sorted(points) == list(range(1, count + 1))
     assert points[0] == count
@@ -33,12 +33,12 @@ def test_all_points_come_once_and_the_first_few_are_spread_out(count: int) -> No
         assert min(points[:4]) < 30
 
 
-def test_a_broken_row_shows_in_the_table() -> None:
+def test_broken_row_is_shown_in_the_table() -> None:
     text = table([Row("a", "b", 3, "fine"), Row("c", "d", 1, "bad", ["why"])])
     assert text.splitlines()[2:] == ["| a | b | 3 | fine | held |", "| c | d | 1 | bad | BROKEN |"]
 
 
-def test_what_is_unknown_is_refused() -> None:
+def test_unknown_fault_name_is_refused() -> None:
     command = [sys.executable, "-m", "classfeed_dagster_tests.torture", "--only", "everything"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -49,7 +49,7 @@ def test_what_is_unknown_is_refused() -> None:
     ("misbehaviour", "said"),
     [("raise KeyError('name')", "KeyError"), ("bytearray(hostile.LIMIT * 4)", "MemoryError")],
 )
-def test_a_misbehaving_reader_is_noticed(misbehaviour: str, said: str, tmp_path: Path) -> None:
+def test_misbehaving_reader_is_reported(misbehaviour: str, said: str, tmp_path: Path) -> None:
     # In a process of its own: the limits are for good.
     program = f"""
 import itertools

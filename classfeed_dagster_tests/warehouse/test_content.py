@@ -20,7 +20,7 @@ def case(bigsite_engine: sa.Engine, local_store: ObjectStore, warehouse: Any) ->
 
 
 @pytest.mark.slow
-def test_every_planted_change_is_found_and_no_innocent_one(case: planted.LoadedCase) -> None:
+def test_content_audit_finds_planted_changes_only(case: planted.LoadedCase) -> None:
     alone = len(planted.FAULTS) + len(planted.INNOCENT)
     verdicts = [planted.play(case, *edits) for edits, _ in zip(planted.combinations(7), range(alone), strict=False)]
     wrong = [

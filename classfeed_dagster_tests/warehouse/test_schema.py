@@ -32,7 +32,7 @@ def test_file_changed_after_it_was_applied_is_refused(empty_warehouse: Any) -> N
         apply_schema(empty_warehouse, [])
 
 
-def test_dates(warehouse: Any) -> None:
+def test_warehouse_dates_are_read_back(warehouse: Any) -> None:
     assert load_dates(warehouse, dt.date(2025, 4, 17), dt.date(2025, 4, 26)) == 10
     assert load_dates(warehouse, dt.date(2025, 4, 17), dt.date(2025, 4, 26)) == 10
     assert query(warehouse, "SELECT COUNT(*) FROM DIM_DATE") == [(10,)]
@@ -66,5 +66,5 @@ HOSTILE = [
 @pytest.mark.parametrize(
     "value", [*HOSTILE, "O'Brien & co", "back\\slash '", "50 %", None, dt.date(2025, 1, 2), True, 7]
 )
-def test_literals_come_back_as_they_went(empty_warehouse: Any, value: Any) -> None:
+def test_literals_are_read_back_unchanged(empty_warehouse: Any, value: Any) -> None:
     assert query(empty_warehouse, f"SELECT {literal(value)}") == [(value,)]

@@ -41,7 +41,7 @@ def client(proxy: Proxy) -> object:
     return boto3.client("s3", endpoint_url=proxy.url, config=once)
 
 
-def test_what_goes_through_is_what_was_sent(behind: ObjectStore) -> None:
+def test_proxy_passes_bytes_unchanged(behind: ObjectStore) -> None:
     data = bytes(range(256)) * 1000
     assert behind.create("a/b", data)
     assert not behind.create("a/b", b"other")
@@ -52,13 +52,13 @@ def test_what_goes_through_is_what_was_sent(behind: ObjectStore) -> None:
     assert not behind.exists("a/b")
 
 
-def test_503_is_what_s3_says_when_it_has_too_much_to_do(proxy: Proxy) -> None:
+def test_proxy_fault_503_is_s3s_slow_down(proxy: Proxy) -> None:
     with proxy.trouble("PUT .*/busy", Effect.UNAVAILABLE) as trouble, pytest.raises(ClientError, match="SlowDown"):
         client(proxy).put_object(Bucket=BUCKET, Key="busy", Body=b"x")  # type: ignore[attr-defined]
     assert trouble.hits == 1
 
 
-def test_a_cut_upload_stores_nothing_and_the_client_tries_again(proxy: Proxy, behind: ObjectStore) -> None:
+def test_cut_upload_stores_nothing_and_is_retried(proxy: Proxy, behind: ObjectStore) -> None:
     with proxy.trouble("PUT .*/cut", Effect.CUT), pytest.raises(ConnectionClosedError):
         client(proxy).put_object(Bucket=BUCKET, Key="cut", Body=b"x" * 200_000)  # type: ignore[attr-defined]
     assert not behind.exists("cut")
@@ -67,7 +67,7 @@ def test_a_cut_upload_stores_nothing_and_the_client_tries_again(proxy: Proxy, be
     assert trouble.hits == 1
 
 
-def test_slow_is_slow(proxy: Proxy, behind: ObjectStore) -> None:
+def test_proxy_fault_slow_delays_the_answer(proxy: Proxy, behind: ObjectStore) -> None:
     import time
 
     with proxy.trouble("PUT .*/slow", Effect.SLOW, seconds=0.3):
@@ -77,7 +77,7 @@ def test_slow_is_slow(proxy: Proxy, behind: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize(("effect", "stored"), [(Effect.KILL, False), (Effect.KILL_AFTER, True)])
-def test_whoever_asks_is_killed(proxy: Proxy, behind: ObjectStore, effect: Effect, stored: bool) -> None:
+def test_proxy_fault_kill_ends_the_caller(proxy: Proxy, behind: ObjectStore, effect: Effect, stored: bool) -> None:
     key = f"victim-{effect.name}"
     with proxy.trouble(f"PUT .*/{key}", effect, times=1) as trouble:
         process = subprocess.Popen([sys.executable, "-c", _PUT, proxy.url, key])

@@ -15,7 +15,7 @@ from classfeed_dagster_tests.torture.workers.watching import Steps, at_once, lea
 @pytest.mark.parametrize(
     ("column", "value"), [("plain", "redis://:hunter2@host"), ("packed", zlib.compress(b"a hunter2 b"))]
 )
-def test_a_secret_is_found_wherever_it_stands(tmp_path: Path, column: str, value: object) -> None:
+def test_secret_is_found_in_any_place(tmp_path: Path, column: str, value: object) -> None:
     url = f"sqlite:///{tmp_path / 'dagster.db'}"
     engine = sa.create_engine(url)
     with engine.begin() as connection:
@@ -27,7 +27,7 @@ def test_a_secret_is_found_wherever_it_stands(tmp_path: Path, column: str, value
     assert leaks(url, ["hunter2"]) == [f"runs.{column}"]
 
 
-def test_a_step_is_under_way_from_its_beginning_to_its_end() -> None:
+def test_step_is_running_from_its_start_to_its_end() -> None:
     steps = Steps(taken=[("a", "one"), ("b", "two"), ("ab", "two")], begun=Counter(a=1, b=1), ended={"b"})
     assert list(steps.under_way("a")) == [("a", "one")]
     assert list(steps.under_way("b")) == []
