@@ -50,9 +50,9 @@ print(held, resident() - before)
 """
     clean = {name: value for name, value in os.environ.items() if name not in memory.ENVIRONMENT}
     printed = subprocess.run([sys.executable, "-c", code], env=clean, check=True, capture_output=True, text=True).stdout
-    held, kept = map(int, printed.split())
-    assert held > 100
-    assert kept < held / 2
+    hold, kept = map(int, printed.split())
+    assert hold > 100
+    assert kept < hold / 2
 
 
 def test_dagster_process_loads_no_rarely_used_library() -> None:

@@ -60,18 +60,18 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     }
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | settings
     command = [str(Path(sys.executable).with_name("classfeed")), "demo", "--portfolios", "25", "--days", "2"]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=900)
+    process = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=900)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DAGSTER_HOME", raising=False)
         with dagster_services(dagster_home(home), free_port(3100), settings, start_seconds=180) as address:
-            yield Ui(address, home, settings, done.stdout)
+            yield Ui(address, home, settings, process.stdout)
 
 
 def script(name: str, *words: str, seconds: int = 900) -> None:
     python = os.environ.get("CLASSFEED_PLAYWRIGHT", sys.executable)
     command = [python, str(ROOT / "scripts" / name), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize("name", LOOKS)
@@ -82,14 +82,19 @@ def test_ui_shows_runs_assets_and_checks(ui: Ui, name: str, tmp_path: Path) -> N
 
 def test_steps_state_their_duration(ui: Ui) -> None:
     nodes = ask(ui.address, _STEPS, {})["assetsOrError"]["nodes"]
-    made = {"/".join(node["key"]["path"]): node["assetMaterializations"] for node in nodes}
-    told = {
-        name: {entry["label"]: entry["__typename"] for entry in found[0]["metadataEntries"]}
-        for name, found in made.items()
-        if found
+    created = {"/".join(node["key"]["path"]): node["assetMaterializations"] for node in nodes}
+    message = {
+        name: {entry["label"]: entry["__typename"] for entry in result[0]["metadataEntries"]}
+        for name, result in created.items()
+        if result
     }
-    assert {"landing/trade", "class/account_details", "class_super/quarantine", "class_super/delivery"} <= told.keys()
-    for name, entries in told.items():
+    assert {
+        "landing/trade",
+        "class/account_details",
+        "class_super/quarantine",
+        "class_super/delivery",
+    } <= message.keys()
+    for name, entries in message.items():
         assert entries.get("seconds") in ("FloatMetadataEntry", "IntMetadataEntry"), name
 
 
@@ -124,7 +129,7 @@ def test_support_page_works_on_phone_and_desk(tmp_path: Path) -> None:
     finally:
         server.should_exit = True
         thread.join()
-    assert [one.outcome for one in requests(Runtime(settings).store, "class_super")].count("ACCEPTED") == 4
+    assert [request.outcome for request in requests(Runtime(settings).store, "class_super")].count("ACCEPTED") == 4
 
 
 _JOBS = """{ repositoryOrError(repositorySelector: {repositoryName: "__repository__", repositoryLocationName: "classfeed"}) {

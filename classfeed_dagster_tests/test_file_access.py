@@ -66,10 +66,10 @@ def test_demo_home_under_umask_zero_is_the_owners_alone(tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLASSFEED_", "DAGSTER_"))}
     environment = {**kept, "CLASSFEED_HOME": str(home), "CLASSFEED_SIMULATION_PORTFOLIOS": "4"}
     try:
-        shown = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", DEMO], env=environment, capture_output=True, text=True, timeout=600, check=False
         )
-        assert shown.returncode == 0, shown.stderr[-3000:]
+        assert result.returncode == 0, result.stderr[-3000:]
         assert {"store", "postgres", "snowflake", "dagster"} <= {path.name for path in home.iterdir()}
         assert open_to_others(home) == []
     finally:

@@ -40,8 +40,8 @@ def test_subject_in_the_imperative_is_accepted(subject: str) -> None:
     ],
 )
 def test_subject_that_breaks_a_convention_is_refused(subject: str, problem: str) -> None:
-    (found,) = git_names.subject_problems(subject)
-    assert problem in found
+    (result,) = git_names.subject_problems(subject)
+    assert problem in result
 
 
 @pytest.mark.parametrize("branch", ["main", "fix/412-late-reversal", "release/7-cut-over"])

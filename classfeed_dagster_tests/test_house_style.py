@@ -35,20 +35,23 @@ RULES = house_style.style()
         ),
         ("classfeed_dagster/a.py", '"""Incidents."""\ndef f():\n    """Return the open incidents."""\n', []),
         ("classfeed_dagster/a.py", 'raise ValueError(f"{x} is told\\n")\n', [("word", 1)]),
-        ("classfeed_dagster_tests/a.py", f"def test_{'x' * 66}(): ...\n", [("test-name", 1)]),
-        ("classfeed_dagster_tests/a.py", f"def test_{'x' * 65}(): ...\n", []),
+        ("classfeed_dagster_tests/a.py", f"def test_{'x' * 62}_y_z(): ...\n", [("test-name", 1)]),
+        ("classfeed_dagster_tests/a.py", f"def test_{'x' * 61}_y_z(): ...\n", []),
+        ("classfeed_dagster_tests/a.py", "def test_what_is_sent(): ...\n", [("test-name", 1)]),
+        ("classfeed_dagster_tests/a.py", "def test_page_split(): ...\n", [("test-name", 1)]),
+        ("classfeed_dagster_tests/a.py", "found = 1\nfor one in found: ...\n", [("local-name", 1), ("local-name", 2)]),
         ("pyproject.toml", "mended", []),
     ],
 )
 def test_checker_finds_what_the_style_forbids(path: str, text: str, expected: list[tuple[str, int]]) -> None:
-    assert [(one.rule, one.line) for one in house_style.check(path, text, RULES)] == expected
+    assert [(finding.rule, finding.line) for finding in house_style.check(path, text, RULES)] == expected
 
 
 def test_checker_finds_class_names_that_exist_twice() -> None:
-    (found,) = house_style.duplicate_classes(
+    (result,) = house_style.duplicate_classes(
         {"a.py": "class Kind: ...\nclass _Own: ...\n", "b.py": "class Kind: ...\n"}
     )
-    assert str(found) == "b.py:1: class-name: Kind is also in a.py"
+    assert str(result) == "b.py:1: class-name: Kind is also in a.py"
 
 
 def test_rule_without_a_number_allows_nothing() -> None:

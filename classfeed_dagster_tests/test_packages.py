@@ -54,7 +54,7 @@ def test_contracts_have_no_exceptions() -> None:
 
 
 def test_dagster_contract_covers_every_other_package() -> None:
-    (contract,) = [one for one in CONTRACTS if "dagster" in one.get("forbidden_modules", ())]
+    (contract,) = [item for item in CONTRACTS if "dagster" in item.get("forbidden_modules", ())]
     sources = {module.removeprefix("classfeed_dagster.").removesuffix(".**") for module in contract["source_modules"]}
     assert sources == names() - MAY_IMPORT_DAGSTER
 

@@ -63,5 +63,5 @@ def test_examples_follow_the_profile(profile: str, number: int) -> None:
     program = "from classfeed_dagster_tests.fixtures.examples import examples; print(examples(60).max_examples)"
     environment = {**os.environ, "CLASSFEED_TEST_EXAMPLES": profile}
     command = [sys.executable, "-c", program]
-    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert shown.stdout.split() == [str(number)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [str(number)]

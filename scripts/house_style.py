@@ -67,6 +67,7 @@ def _check_page(path: str, text: str, rules: dict[str, Any]) -> Iterator[Finding
 
 
 def _check_module(path: str, text: str, rules: dict[str, Any]) -> Iterator[Finding]:
+    forbidden_locals = rules["tests"]["forbidden_locals"] if path.startswith(TESTS) else ()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _check_docstring(path, node, rules)
@@ -75,9 +76,17 @@ def _check_module(path: str, text: str, rules: dict[str, Any]) -> Iterator[Findi
                 if isinstance(part, ast.Constant) and isinstance(part.value, str):
                     yield from _check_words(path, part.value, part.lineno, rules)
         if isinstance(node, ast.FunctionDef) and path.startswith(TESTS) and node.name.startswith("test_"):
-            longest = rules["tests"]["longest_name"]
-            if len(node.name) > longest:
-                yield Finding(path, node.lineno, "test-name", f"{node.name} ({len(node.name)} characters, {longest})")
+            yield from _check_test_name(path, node, rules["tests"])
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in forbidden_locals:
+            yield Finding(path, node.lineno, "local-name", f"{node.id} says nothing of its value: use a noun")
+
+
+def _check_test_name(path: str, node: ast.FunctionDef, rules: dict[str, Any]) -> Iterator[Finding]:
+    longest = rules["longest_name"]
+    if len(node.name) > longest:
+        yield Finding(path, node.lineno, "test-name", f"{node.name} ({len(node.name)} characters, {longest})")
+    if node.name.split("_")[1] in rules["forbidden_first_words"] or node.name.count("_") < 3:
+        yield Finding(path, node.lineno, "test-name", f"{node.name}: write test_<unit>_<condition>_<outcome>")
 
 
 def _check_docstring(path: str, node: Defined, rules: dict[str, Any]) -> Iterator[Finding]:

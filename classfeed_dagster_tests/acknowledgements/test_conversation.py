@@ -40,8 +40,8 @@ FEED = Feed(
 @pytest.fixture
 def delivered(desk: Desk) -> Iterator[Desk]:
     desk.add(FEED)
-    for one in desk.two_customers():
-        one.consent(granted_at="2026-02-20T00:00:00Z", recipient="BGL")
+    for customer in desk.two_customers():
+        customer.consent(granted_at="2026-02-20T00:00:00Z", recipient="BGL")
     desk.end_of_day(MONDAY.isoformat())
     assert desk.run(MONDAY.isoformat(), feed="told").outcome is Outcome.DELIVERED
     yield desk
@@ -57,8 +57,11 @@ def read(desk: Desk) -> None:
 
 def told(desk: Desk, hours: int = 2) -> dict[str, dict[str, int]]:
     now = MORNING + dt.timedelta(hours=hours)
-    seen = gather(desk.runtime, run_reader(desk.instance), [FEED], now, ask_changes=False)
-    return {one.key: dict(one.counts) for one in recipient_incidents(desk.runtime.store, seen)}
+    observations = gather(desk.runtime, run_reader(desk.instance), [FEED], now, ask_changes=False)
+    return {
+        recipient_incident.key: dict(recipient_incident.counts)
+        for recipient_incident in recipient_incidents(desk.runtime.store, observations)
+    }
 
 
 def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
@@ -77,24 +80,24 @@ def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
     assert (file.state, file.contradictory) == (FileState.PARTIALLY_PROCESSED, False)
     assert told(desk, hours=7) == {"refused.told": {"dates": 1, "portfolios": 1}}
     with open_warehouse(desk.runtime.settings) as connection:
-        (found,) = stored_breaks(connection, feed="told", only_open=True)
+        (break_,) = stored_breaks(connection, feed="told", only_open=True)
         rows = query(
             connection, "SELECT FILE_STATE, TRANSACTION_ID, RECORD_STATE, CODE FROM ACKNOWLEDGEMENT ORDER BY 2"
         )
-    assert (found.portfolio_number, found.subject, found.other_value) == (number, transaction, "E42")
-    assert found.evidence == "code E42: the check net_amount should have found it"
+    assert (break_.portfolio_number, break_.subject, break_.other_value) == (number, transaction, "E42")
+    assert break_.evidence == "code E42: the check net_amount should have found it"
     assert sorted(rows, key=str) == sorted(
         [("partially processed", None, None, None), ("partially processed", transaction, "rejected", "E42")], key=str
     )  # fmt: skip
-    (one,) = rejections([file], MAPPING)
-    assert one.trace.source_row == f"bigsite.trade, trade_id = {trade['trade_id']}"
+    (item,) = rejections([file], MAPPING)
+    assert item.trace.source_row == f"bigsite.trade, trade_id = {trade['trade_id']}"
 
     audience = FEED.audience(MONDAY)
     way = trace(desk.runtime.engine, store, "told", audience, transaction, document_format=EPI)
     assert trace_cli._answers(desk.runtime, FEED, way) == [
         {"message_id": "told-20260302-r0-p1", "state": "partially processed", "record": "rejected E42"}]  # fmt: skip
-    (shown,) = deliveries._answers([file])
-    assert (shown["state"], shown["contradictory"], len(list(shown["records"]))) == ("partially processed", False, 1)  # type: ignore[call-overload]
+    (output,) = deliveries._answers([file])
+    assert (output["state"], output["contradictory"], len(list(output["records"]))) == ("partially processed", False, 1)  # type: ignore[call-overload]
 
     # bigsite is corrected: the portfolio goes again, the other does not.
     with desk.runtime.engine.begin() as connection:

@@ -44,9 +44,9 @@ def read(board: Switchboard) -> dict[str, str]:
 
 def told_of_wrong_units(desk: Desk, board: Switchboard) -> dict[str, str]:
     """Return the messages after an end of day that states one unit too many for one of two customers."""
-    one, _ = desk.two_customers()
+    first_customer, _ = desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(one, MONDAY)
+    desk.break_units(first_customer, MONDAY)
     desk.bigsite.save()
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
@@ -96,7 +96,9 @@ def test_backlog_processed_date_by_date_stays_one_message(watched: Desk, switchb
 
 def test_failed_check_alert_names_portfolios_and_recovers(watched: Desk, switchboard: Switchboard) -> None:
     messages = told_of_wrong_units(watched, switchboard)
-    (failed,) = [seen for text, seen in messages.items() if "Check units_ledger of class/investment_holdings" in text]
+    (failed,) = [
+        observed for text, observed in messages.items() if "Check units_ledger of class/investment_holdings" in text
+    ]
     assert "held back from the recipient. All others were delivered" in failed
     assert "SW00000001" in failed
     assert "run again automatically once bigsite's rows are corrected" in failed

@@ -74,13 +74,13 @@ def test_incident_is_one_message_and_one_page_until_it_recovers(
     assert message.text == f"{LATE.what}. {LATE.means}"
     first, *rest = message.seen.split("\n")
     assert first == f":rotating_light: *{LATE.what}.* {LATE.means}"
-    seen = "\n".join(rest)
-    assert "2026-03-02" in seen
-    assert "12,345 portfolios" in seen
-    assert "SW000000, SW000001, SW000002, SW000003, SW000004 and 2 more" in seen
-    assert "Working: a run is in progress." in seen
-    assert f"<https://dagster.example/runs/{LATE.run_id}|Run 0c9d6f3e>" in seen
-    assert "<https://docs.example/alerts#late|Runbook>" in seen
+    observed = "\n".join(rest)
+    assert "2026-03-02" in observed
+    assert "12,345 portfolios" in observed
+    assert "SW000000, SW000001, SW000002, SW000003, SW000004 and 2 more" in observed
+    assert "Working: a run is in progress." in observed
+    assert f"<https://dagster.example/runs/{LATE.run_id}|Run 0c9d6f3e>" in observed
+    assert "<https://docs.example/alerts#late|Runbook>" in observed
     page = switchboard.pages[LATE.key]
     assert page["payload"]["summary"] == message.text
     assert [link["text"] for link in page["links"]] == ["Runbook", "Run"]
@@ -199,9 +199,9 @@ def test_pagerduty_that_does_not_answer_is_an_error_without_the_key() -> None:
 
 def test_incident_message_stays_within_slack_limits_without_ui_links() -> None:
     long = LATE.model_copy(update={"what": "x" * 5000, "doing": "", "dates": (), "feeds": ("a", "b"), "counts": {}})
-    made = blocks(long, Links(None, "docs/alerts.md"))
-    assert all(len(block["text"]["text"]) < 3000 for block in made if "text" in block)
-    assert "Run 0c9d6f3e · " in made[-1]["elements"][0]["text"]
+    created = blocks(long, Links(None, "docs/alerts.md"))
+    assert all(len(block["text"]["text"]) < 3000 for block in created if "text" in block)
+    assert "Run 0c9d6f3e · " in created[-1]["elements"][0]["text"]
     bare = Incident(key="k", what="Something!", means="Nothing.")
     assert [block["type"] for block in blocks(bare, Links(None, "r"))] == ["section", "context"]
 

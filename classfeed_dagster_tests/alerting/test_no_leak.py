@@ -58,16 +58,18 @@ def plant(desk: Desk, switchboard: Switchboard) -> None:
     desk.runtime.settings = type(settings).model_validate({**settings.model_dump(), **values})
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", MONDAY: "45.50"})
     for at in range(1, 9):
-        one = desk.bigsite.portfolio(
+        portfolio = desk.bigsite.portfolio(
             f"SW0000000{at}",
             portfolio_name=PERSONAL["portfolio name"],
             abn=PERSONAL["abn"],
             hin=f"{PERSONAL['hin']}{at}",
         )
-        one.cash_account(account_number=f"{PERSONAL['account number']}{at}", account_name=PERSONAL["account name"])
-        one.consent(granted_at="2026-02-20T00:00:00Z")
-        one.deposit("10000.00", "2026-02-23")
-        one.buy(bhp, "100", "45.00", "2026-02-24")
+        portfolio.cash_account(
+            account_number=f"{PERSONAL['account number']}{at}", account_name=PERSONAL["account name"]
+        )
+        portfolio.consent(granted_at="2026-02-20T00:00:00Z")
+        portfolio.deposit("10000.00", "2026-02-23")
+        portfolio.buy(bhp, "100", "45.00", "2026-02-24")
     # One that can't be written, one that has an impossible HIN: findings speak of fields, not of what is in them.
     desk.bigsite.portfolios[2].row["portfolio_name"] = PERSONAL["portfolio name"] + "\x0b"
     desk.bigsite.portfolios[3].row["hin"] = PERSONAL["hin"]
@@ -126,27 +128,27 @@ def test_logs_of_a_days_work_hold_no_customer_data_and_no_secret(
             desk.tick(sensor)
     assert switchboard.messages
 
-    shown = capfd.readouterr()
+    output = capfd.readouterr()
     left: list[tuple[str, str]] = [
-        ("standard output", shown.out),
-        ("standard error", shown.err),
+        ("standard output", output.out),
+        ("standard error", output.err),
         ("reports", repr((delivered, stopped, failed))),
         *events(desk.instance),
         *objects(desk.runtime.store),
         *(
-            (f"message {number}", f"{one.text} {one.seen} {one.replies}")
-            for number, one in enumerate(switchboard.messages)
+            (f"message {number}", f"{message.text} {message.seen} {message.replies}")
+            for number, message in enumerate(switchboard.messages)
         ),
     ]
     assert len(left) > 100
     assert any("SW00000003" in text for _, text in left)  # that something is said of the portfolio at all
-    found = [
-        (what, where)
+    matches = [
+        (label, where)
         for where, text in left
-        for what, planted in {**PERSONAL, **SECRETS}.items()
-        if planted in text and not (what == "account number" and LEDGER.fullmatch(where))
+        for label, planted in {**PERSONAL, **SECRETS}.items()
+        if planted in text and not (label == "account number" and LEDGER.fullmatch(where))
     ]
-    assert found == []
+    assert matches == []
 
 
 def test_leak_search_finds_planted_data(desk: Desk) -> None:

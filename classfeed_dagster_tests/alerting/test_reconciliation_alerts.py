@@ -23,18 +23,18 @@ def found(desk: Desk, at: str) -> dict[str, Incident]:
     with desk.at(at):
         now = desk.runtime.settings.now
         assert now is not None
-        told = proof_incidents(
+        moment = proof_incidents(
             desk.runtime, gather(desk.runtime, run_reader(desk.instance), desk.feeds, now, ask_changes=False)
         )
-    return {incident.key: incident for incident in told}
+    return {incident.key: incident for incident in moment}
 
 
 def proven(desk: Desk, side: str, errors: int, **given: Any) -> None:
     values = {"build_id": "b", "revision": 0, "warnings": 0, "breaks": errors, "unexplained": 0, "attempt": "a"}
-    said = ReconciliationSummary.model_validate(
+    text = ReconciliationSummary.model_validate(
         {**values, "errors": errors, "report": f"{KEY}-{side}/report.html", **given}
     )
-    desk.runtime.save_reference(f"class_super/{side}_reconciliation", MONDAY, said)
+    desk.runtime.save_reference(f"class_super/{side}_reconciliation", MONDAY, text)
 
 
 def test_unreconciled_delivery_is_announced_after_hours(desk: Desk) -> None:

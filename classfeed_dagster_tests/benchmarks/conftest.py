@@ -21,8 +21,8 @@ PORTFOLIOS = 12  # every tenth of them, the first included, trades on the second
 @pytest.fixture(scope="session")
 def small() -> Iterator[Site]:
     """Create a site of a few portfolios."""
-    with site(PORTFOLIOS) as made:
-        yield made
+    with site(PORTFOLIOS) as created:
+        yield created
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +38,11 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_once(way: Way, server: Path | None = None) -> Run:
         scratch = Path(tempfile.mkdtemp(prefix="classfeed-bench-run-"))
         used: set[sa.Engine] = set()  # a process of its own would end, and its connections with it
-        sa.event.listen(sa.Engine, "engine_connect", found := lambda connection: used.add(connection.engine))
+        sa.event.listen(sa.Engine, "engine_connect", result := lambda connection: used.add(connection.engine))
         try:
             facts = way.prepare(scratch, **way.arguments)() or {}
         finally:
-            sa.event.remove(sa.Engine, "engine_connect", found)
+            sa.event.remove(sa.Engine, "engine_connect", result)
             shutil.rmtree(scratch)
             for engine in used:
                 engine.dispose()

@@ -78,14 +78,14 @@ def test_run_whose_process_dies_is_reported() -> None:
 
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    seen: list[str] = []
+    calls: list[str] = []
 
     def run(way: Way, server: Path | None = None) -> Run:
-        seen.append(way.name)
+        calls.append(way.name)
         return Run(1.0, 1.0, 0.0, 1, 1, way.prepare(Path(), **way.arguments)() or {})
 
     monkeypatch.setattr(measure, "run_once", run)
-    return seen
+    return calls
 
 
 def test_compare_alternates_the_ways(order: list[str]) -> None:
@@ -114,7 +114,7 @@ def test_median_covers_all_runs() -> None:
 
 
 def test_machine_is_described() -> None:
-    told = measure.machine()
-    assert told["cores"] >= 1
-    assert told["python"].startswith("3.")
+    message = measure.machine()
+    assert message["cores"] >= 1
+    assert message["python"].startswith("3.")
     assert not measure.fits(1e18)

@@ -23,8 +23,8 @@ def _canonical(document: bytes) -> bytes:
 @pytest.mark.parametrize("day", [FIRST, SECOND])
 def test_old_exporters_document_is_canonically_equal(small: Site, tmp_path: Path, day: dt.date) -> None:
     engine = engine_from(small.url)
-    asked: list[str] = []
-    sa.event.listen(engine, "before_cursor_execute", lambda *seen: asked.append(seen[2]))
+    requests: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *seen: requests.append(seen[2]))
     path = tmp_path / "old.xml.gz"
     records = export(
         engine,
@@ -39,7 +39,7 @@ def test_old_exporters_document_is_canonically_equal(small: Site, tmp_path: Path
     engine.dispose()
     movements = small.portfolios * 100 if day == FIRST else 2
     assert records == small.portfolios * 32 + movements
-    assert sum(statement.startswith("SELECT bigsite.portfolio.") for statement in asked) == 5
+    assert sum(statement.startswith("SELECT bigsite.portfolio.") for statement in requests) == 5
     delivered = small.after(day, PUBLISHED) / "store" / "delivered"
     (page,) = delivered.rglob(f"*{day:%Y%m%d}*.xml.gz")
     assert _canonical(gzip.decompress(path.read_bytes())) == _canonical(gzip.decompress(page.read_bytes()))

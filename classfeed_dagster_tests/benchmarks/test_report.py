@@ -45,10 +45,10 @@ def test_steps_by_size_with_their_growth() -> None:
 
 @pytest.mark.parametrize(("large", "peak", "met"), [(20, 300_000_000, True), (40, 400_000_000, False)])
 def test_targets_are_evaluated(large: float, peak: int, met: bool) -> None:
-    found = {target.name: target for target in report.targets(_jobs(large, peak))}
-    assert found["whole job, FULL against the old exporter, 1,000 portfolios"].met
-    assert found["peak memory, whole job, FULL, 10,000 portfolios"].met is met
-    assert found["growth of time, whole job, FULL"].met is met
+    matches = {target.name: target for target in report.targets(_jobs(large, peak))}
+    assert matches["whole job, FULL against the old exporter, 1,000 portfolios"].met
+    assert matches["peak memory, whole job, FULL, 10,000 portfolios"].met is met
+    assert matches["growth of time, whole job, FULL"].met is met
 
 
 def test_stages_have_targets_of_their_own() -> None:
@@ -71,8 +71,8 @@ def test_stages_have_targets_of_their_own() -> None:
     )
     packing = Part("hashing and compression", 1000, "", (_way("this project", 1),))
     nobody = Part("process starts", 1000, "", (_way("definitions", 1),))
-    found = report.targets([rendering, snapshot, packing, nobody])
-    assert [target.met for target in found] == [True, True, False, False, True]
+    result = report.targets([rendering, snapshot, packing, nobody])
+    assert [target.met for target in result] == [True, True, False, False, True]
 
 
 def test_model_divides_only_divisible_steps() -> None:

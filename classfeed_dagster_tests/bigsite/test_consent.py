@@ -91,8 +91,8 @@ def _all_cases(bigsite: Bigsite) -> dict[str, str]:
         portfolio = bigsite.portfolio()
         portfolio.cash_account()
         numbers[case] = portfolio.number
-        for one in consents:
-            portfolio.consent(**one)
+        for item in consents:
+            portfolio.consent(**item)
     return numbers
 
 
@@ -110,9 +110,9 @@ def test_snapshot_of_every_consent_case_follows_the_rule(
     snapshot, landed = take(bigsite_engine, local_store)
     rows = [Consent(*row) for row in landed["data_sharing_consent"].select(_FIELDS).iter_rows()]
     shared = sharing(rows, "CLASS", WINDOW, first=False)
-    found = {one.standing.portfolio_number: str(one.change) for one in shared}
-    assert found == {numbers[case]: change for case, (_, change) in CASES.items() if change}
-    listed = [one.standing.portfolio_number for one in shared]
+    matches = {item.standing.portfolio_number: str(item.change) for item in shared}
+    assert matches == {numbers[case]: change for case, (_, change) in CASES.items() if change}
+    listed = [item.standing.portfolio_number for item in shared]
     assert listed == sorted(listed)
     assert sum(part.portfolios for part in snapshot.slices) == len(listed)
     read = {numbers[case] for case, (_, change) in CASES.items() if change in ("NEW", "CURRENT")}
@@ -123,8 +123,8 @@ def test_consents_on_the_first_date_are_all_new_and_none_removed() -> None:
     bigsite = Bigsite()
     numbers = _all_cases(bigsite)
     shared = sharing(_consents(bigsite), "CLASS", WINDOW, first=True)
-    found = {one.standing.portfolio_number: str(one.change) for one in shared}
-    assert found == {numbers[case]: "NEW" for case, (_, change) in CASES.items() if change in ("NEW", "CURRENT")}
+    matches = {item.standing.portfolio_number: str(item.change) for item in shared}
+    assert matches == {numbers[case]: "NEW" for case, (_, change) in CASES.items() if change in ("NEW", "CURRENT")}
 
 
 @pytest.mark.parametrize("when", ["start", "end"])
@@ -134,9 +134,9 @@ def test_query_consented_at_publishing_equals_the_snapshot(
     at, changes = (START, ("CURRENT", "REMOVED")) if when == "start" else (END, ("CURRENT", "NEW"))
     statements: list[str] = []
     sa.event.listen(bigsite_engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
-    asked_at, held = query_consented(bigsite_engine, "CLASS", at=at)
+    asked_at, consents = query_consented(bigsite_engine, "CLASS", at=at)
     assert asked_at == at
-    assert held == {numbers[case] for case, (_, change) in CASES.items() if change in changes}
+    assert consents == {numbers[case] for case, (_, change) in CASES.items() if change in changes}
     assert len(statements) == 1
 
 
@@ -189,8 +189,8 @@ def test_consent_revoked_after_the_snapshot_is_known_when_publishing(
     goes.consents[0]["revoked_at"] = END + HOUR
     bigsite.save()
     before = dt.datetime.now(dt.UTC)
-    asked_at, held = query_consented(bigsite_engine, "CLASS", ["GOES", "STAYS", "UNKNOWN"])
-    assert held == {"STAYS"}
+    asked_at, consents = query_consented(bigsite_engine, "CLASS", ["GOES", "STAYS", "UNKNOWN"])
+    assert consents == {"STAYS"}
     assert abs(asked_at - before) < dt.timedelta(minutes=5)
     assert query_consented(bigsite_engine, "CLASS", ["GOES"], at=END)[1] == {"GOES"}
 

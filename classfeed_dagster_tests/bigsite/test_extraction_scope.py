@@ -24,10 +24,10 @@ from classfeed_dagster.bigsite.extraction_scope import slice_ends
     ],
 )
 def test_slice_holds_two_full_or_four_times_as_many_delta_portfolios(portfolios: str, ends: list[int]) -> None:
-    assert slice_ends(bytes(one == "H" for one in portfolios), 2) == ends
+    assert slice_ends(bytes(portfolio == "H" for portfolio in portfolios), 2) == ends
 
 
-@given(st.binary(max_size=60).map(lambda some: bytes(one % 2 for one in some)), st.integers(1, 5))
+@given(st.binary(max_size=60).map(lambda some: bytes(portfolio % 2 for portfolio in some)), st.integers(1, 5))
 def test_slices_hold_each_portfolio_once_within_the_limit(whole_history: bytes, size: int) -> None:
     ends = slice_ends(whole_history, size)
     assert ends == sorted(set(ends))

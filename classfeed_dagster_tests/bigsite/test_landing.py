@@ -49,15 +49,15 @@ def _shard_key(name: str, shard: int, digest: str) -> str:
     ends=st.sets(st.integers(1, 20), max_size=8).map(lambda some: [*sorted(some), 21]),
 )
 def test_row_groups_are_slices(tmp_path: Path, positions: list[int], cuts: list[int], ends: list[int]) -> None:
-    seen: list[int] = []
+    calls: list[int] = []
     with RowGroups(tmp_path / "rows.parquet", SCHEMA) as target:
         batches = _batches(positions, cuts)
-        write_slices(target, batches, ends, lambda batch: seen.append(batch.num_rows))
+        write_slices(target, batches, ends, lambda batch: calls.append(batch.num_rows))
     file = pq.ParquetFile(tmp_path / "rows.parquet")
-    found = [file.read_row_group(group).column("value").to_pylist() for group in range(file.num_row_groups)]
+    matches = [file.read_row_group(group).column("value").to_pylist() for group in range(file.num_row_groups)]
     expected = [[row for row, at in enumerate(positions) if first <= at < end] for first, end in pairwise([0, *ends])]
-    assert found == expected
-    assert sum(seen) == len(positions)
+    assert matches == expected
+    assert sum(calls) == len(positions)
 
 
 def test_landed_files_opened_together_are_checked_first(tmp_path: Path, local_store: ObjectStore) -> None:
@@ -97,7 +97,7 @@ def test_sharded_table_reads_as_one_file(
     tmp_path: Path, positions: list[int], ends: list[int], shard_slices: int, bounds: tuple[int, int]
 ) -> None:
     slice_count = len(ends)
-    wanted = range(min(bounds) % slice_count, max(bounds) % slice_count + 1)
+    expected = range(min(bounds) % slice_count, max(bounds) % slice_count + 1)
     read = {}
     for name, size in (("whole", None), ("shards", shard_slices)):
         with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
@@ -111,9 +111,9 @@ def test_sharded_table_reads_as_one_file(
             assert [row for rows in everything for row in rows] == list(range(len(positions)))
             assert len(everything) == slice_count
             assert len(table.files) == (1 if size is None else -(-slice_count // shard_slices))
-            for others in [file.key for file in table.files if file not in table.files_of(wanted).values()]:
+            for others in [file.key for file in table.files if file not in table.files_of(expected).values()]:
                 store.delete(others)  # no other shard's file is opened
-            with SlicedFiles(store, {"t": table}, slices=wanted) as files:
+            with SlicedFiles(store, {"t": table}, slices=expected) as files:
                 read[name] = {at: files.slice(at)["t"]["value"].to_list() for at in files.slices}
     assert read["whole"] == read["shards"]
 

@@ -186,8 +186,8 @@ def test_duplicate_confirmation_is_reported_until_one_is_reversed(
     portfolio.buy(bhp, 20, "1.00", on=DAY, confirmation_number="TWICE")  # another fill of it
     portfolio.sell(bhp, 10, "1.00", on=DAY, confirmation_number="TWICE")
     portfolio.buy(bhp, 10, "1.00", on=DAY, confirmation_number="TWICE", recorded_at=END)  # of the next window
-    found = _land(bigsite, local_store)["repeated_confirmation"]
-    assert found.rows() == [(portfolio.id, "TWICE", "BUY", bhp.id, Decimal(10), 2)]
+    result = _land(bigsite, local_store)["repeated_confirmation"]
+    assert result.rows() == [(portfolio.id, "TWICE", "BUY", bhp.id, Decimal(10), 2)]
     portfolio.reverse(again, END + HOUR)
     assert _land(bigsite, local_store)["repeated_confirmation"].height == 0
 
@@ -229,14 +229,14 @@ def test_restated_end_of_day_shows_in_a_fresh_snapshot_only(
 
 def test_codes_and_prices_land_for_referenced_securities_only(bigsite: Bigsite, local_store: ObjectStore) -> None:
     prices = {"2023-01-25": "4.10", "2023-01-27": "4.20", "2023-02-02": "9.90"}
-    held = bigsite.security("OLD", price=prices)
+    holding = bigsite.security("OLD", price=prices)
     opened = bigsite.security("OPN")
     paid, unknown = bigsite.security("PAY", price={"2023-02-02": "1.00"}), bigsite.security("UNK", price=prices)
-    bigsite.code_change(held, "2023-01-20", "MID")
-    bigsite.code_change(held, "2023-02-02", "NEW")
+    bigsite.code_change(holding, "2023-01-20", "MID")
+    bigsite.code_change(holding, "2023-02-02", "NEW")
     bigsite.code_change(unknown, "2023-01-20", "UNX")
     portfolio = bigsite.portfolio().consent(history_from="2023-01-20")
-    portfolio.buy(held, 10, "4.00", on="2023-01-25")
+    portfolio.buy(holding, 10, "4.00", on="2023-01-25")
     portfolio.security_movement(opened, "TRANSFER_IN", 1, on="2022-01-25", recorded_at=START)
     portfolio.security_movement(opened, "TRANSFER_OUT", -1, on="2023-01-25")
     portfolio.dividend(paid, "1.00", on=DAY)
@@ -244,10 +244,10 @@ def test_codes_and_prices_land_for_referenced_securities_only(bigsite: Bigsite, 
     assert landed["security"]["code"].to_list() == ["NEW", "OPN", "PAY"]
     changes = landed["security_code_change"].select("security_id", "effective_on", "old_code", "old_name").rows()
     assert changes == [
-        (held.id, dt.date(2023, 1, 20), "OLD", "OLD LIMITED"),
-        (held.id, dt.date(2023, 2, 2), "MID", "MID LIMITED"),
+        (holding.id, dt.date(2023, 1, 20), "OLD", "OLD LIMITED"),
+        (holding.id, dt.date(2023, 2, 2), "MID", "MID LIMITED"),
     ]
-    assert landed["security_price"].rows() == [(held.id, dt.date(2023, 1, 27), Decimal("4.200000"))]
+    assert landed["security_price"].rows() == [(holding.id, dt.date(2023, 1, 27), Decimal("4.200000"))]
 
 
 DAYS = [dt.date(2023, 1, 25), dt.date(2023, 1, 27), dt.date(2023, 1, 30)]  # Australia Day and a weekend between

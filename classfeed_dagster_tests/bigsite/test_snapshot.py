@@ -77,7 +77,7 @@ def test_driver_without_copy_lands_the_same_bytes(
     monkeypatch.setattr(reading, "psycopg", other_driver)
     by_objects, _ = take(bigsite_engine, local_store)
     assert by_objects.statements == by_copy.statements
-    hashes = [{name: table.sha256 for name, table in one.tables.items()} for one in (by_copy, by_objects)]
+    hashes = [{name: table.sha256 for name, table in item.tables.items()} for item in (by_copy, by_objects)]
     assert hashes[0] == hashes[1]
 
 
@@ -96,18 +96,18 @@ def test_portfolio_without_consent_lands_nothing(
     removed.consent(revoked_at=START, reference="LEFT").deposit("161.80", on=DAY, description="Removed money")
     bigsite.end_of_day(DAY).save()
     take(bigsite_engine, local_store)
-    found = ""
+    result = ""
     for key, path in stored_files(local_store, tmp_path).items():
         assert private.number not in key
-        found += path.read_text() if key.endswith(".json") else str(pq.read_table(path).to_pylist())
-    assert "SW100001" in found
-    assert "SWREMOVED1" in found  # its number is announced, its data is not read
+        result += path.read_text() if key.endswith(".json") else str(pq.read_table(path).to_pylist())
+    assert "SW100001" in result
+    assert "SWREMOVED1" in result  # its number is announced, its data is not read
     for mark in ("SWPRIVATE1", "777777", "Unshared", "888888", "987654321", "31415.92", "CNPRIVATE", "ZZTOP", "77.77"):
-        assert mark not in found
+        assert mark not in result
     for mark in ("Private Holdings", "271.82", "GONE", "ELSEWHERE", "Removed Family", "161.80", "Removed money"):
-        assert mark not in found
+        assert mark not in result
     for mark in ("Given1", "Family1", "example.invalid"):  # owners, those of consented portfolios included
-        assert mark not in found
+        assert mark not in result
 
 
 def test_snapshot_reads_needed_columns_only(
@@ -172,9 +172,9 @@ def test_rerun_reuses_the_landed_snapshot_and_fresh_overwrites_none(
     bigsite: Bigsite, bigsite_engine: sa.Engine, store: ObjectStore
 ) -> None:
     first = snapshot_for(bigsite_engine, store, DAY, [CLASS])
-    asked: list[str] = []
-    assert snapshot_for(bigsite_engine, store, DAY, [CLASS], observe=asked.append) == first
-    assert not asked
+    requests: list[str] = []
+    assert snapshot_for(bigsite_engine, store, DAY, [CLASS], observe=requests.append) == first
+    assert not requests
     kept = {key: store.read(key) for key in store.list("")}
     fresh = snapshot_for(bigsite_engine, store, DAY, [CLASS], fresh=True)
     assert fresh.snapshot_id > first.snapshot_id
@@ -189,10 +189,10 @@ def test_snapshot_serves_only_audiences_it_was_read_for(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     weekly = RecipientSchedule("CLASS", CLASS.first_business_date, Cadence.WEEKLY)  # not due on a Wednesday
-    one = snapshot_for(bigsite_engine, local_store, DAY, [CLASS, weekly])
-    assert one.audiences == (CLASS.key,)
+    item = snapshot_for(bigsite_engine, local_store, DAY, [CLASS, weekly])
+    assert item.audiences == (CLASS.key,)
     both = snapshot_for(bigsite_engine, local_store, DAY, [CLASS, BGL])
-    assert both.snapshot_id != one.snapshot_id
+    assert both.snapshot_id != item.snapshot_id
     assert snapshot_for(bigsite_engine, local_store, DAY, [BGL]) == both
     with pytest.raises(ValueError, match="No feed is due on 2023-02-01"):
         take_snapshot(bigsite_engine, local_store, DAY, [weekly])
@@ -272,10 +272,10 @@ def test_row_group_k_of_every_table_is_slice_k_ordered_by_number(
 
 
 def test_slice_size_changes_no_row(bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
-    _, one = take(bigsite_engine, local_store, slice_portfolios=1)
+    _, item = take(bigsite_engine, local_store, slice_portfolios=1)
     _, all_at_once = take(bigsite_engine, local_store, slice_portfolios=500)
-    assert set(one) == set(all_at_once)
-    assert all(one[name].equals(all_at_once[name]) for name in one)
+    assert set(item) == set(all_at_once)
+    assert all(item[name].equals(all_at_once[name]) for name in item)
 
 
 def test_snapshot_without_consents_lands_no_rows(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
@@ -362,9 +362,9 @@ def test_several_sessions_see_one_state_of_bigsite(
     bigsite: Bigsite, bigsite_engine: sa.Engine, local_store: ObjectStore
 ) -> None:
     for number in ("SW1", "SW2", "SW3", "SW4"):
-        one = bigsite.portfolio(number)
-        one.consent(granted_at=START)
-        one.deposit("10.00", DAY)
+        portfolio = bigsite.portfolio(number)
+        portfolio.consent(granted_at=START)
+        portfolio.deposit("10.00", DAY)
     bigsite.end_of_day(DAY).save()
     alone, expected = take(bigsite_engine, local_store, slice_portfolios=1, shard_portfolios=1)
     late: list[str] = []
@@ -385,11 +385,11 @@ def test_several_sessions_see_one_state_of_bigsite(
         "sessions": 3,
         "observe": written_meanwhile,
     }
-    together, found = take(bigsite_engine, local_store, **options)
+    together, result = take(bigsite_engine, local_store, **options)
     assert len(late) == 1
     assert together.consent_questions == 1
     assert together.statements > alone.statements
-    assert {name: frame.to_dicts() for name, frame in found.items()} == {
+    assert {name: frame.to_dicts() for name, frame in result.items()} == {
         name: frame.to_dicts() for name, frame in expected.items()
     }
     assert len(together.tables["cash_transaction"].files) == len(together.slices) >= 4

@@ -28,8 +28,8 @@ def test_source_session_sees_one_moment_and_cannot_write(bigsite_engine: sa.Engi
         bigsite.portfolio()
         bigsite.save()
         assert reading.rows(_COUNT)[0][0] == 1
-        shown = reading.rows(sa.text("SELECT current_setting('transaction_isolation'), current_setting('TimeZone')"))
-        assert tuple(shown[0]) == ("repeatable read", "UTC")
+        output = reading.rows(sa.text("SELECT current_setting('transaction_isolation'), current_setting('TimeZone')"))
+        assert tuple(output[0]) == ("repeatable read", "UTC")
         assert len(reading.statements) == 4
     with read_only(bigsite_engine) as reading:
         assert reading.rows(_COUNT)[0][0] == 2

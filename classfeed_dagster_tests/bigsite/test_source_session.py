@@ -82,6 +82,6 @@ def test_database_defaults_change_no_delivery(hostile_engine: sa.Engine, tmp_pat
 def test_engine_sets_its_session(hostile_engine: sa.Engine) -> None:
     engine = engine_from(hostile_engine.url.render_as_string(hide_password=False))
     with engine.connect() as connection:
-        shown = {name: connection.execute(sa.text(f"SHOW {name}")).scalar_one() for name in SETTINGS}
+        output = {name: connection.execute(sa.text(f"SHOW {name}")).scalar_one() for name in SETTINGS}
     engine.dispose()
-    assert shown == SETTINGS
+    assert output == SETTINGS

@@ -56,21 +56,21 @@ def customer(desk: Desk, number: str) -> dict[sa.Table, Row]:
     share = bigsite.security(f"X{len(bigsite.portfolios):03d}", price={DAY: "45.50"})
     price = bigsite.rows[tables.security_price][-1]
     renamed = bigsite.code_change(share, "2026-03-01", f"Y{len(bigsite.portfolios):03d}")
-    one = bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z", expires_at="2027-02-20T00:00:00Z")
-    one.deposit("10000.00", "2026-02-23")
-    trade = one.buy(share, "100", "45.00", "2026-02-24")
-    moved = one.security_movement(share, "TRANSFER_IN", "5", on="2026-02-25")
-    one.dividend(share, "0.10", on="2026-02-27")
+    portfolio = bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z", expires_at="2027-02-20T00:00:00Z")
+    portfolio.deposit("10000.00", "2026-02-23")
+    trade = portfolio.buy(share, "100", "45.00", "2026-02-24")
+    moved = portfolio.security_movement(share, "TRANSFER_IN", "5", on="2026-02-25")
+    portfolio.dividend(share, "0.10", on="2026-02-27")
     return {
-        tables.portfolio: one.row,
-        tables.cash_account: one.accounts[0],
+        tables.portfolio: portfolio.row,
+        tables.cash_account: portfolio.accounts[0],
         tables.trade: trade,
         tables.security_movement: moved,
-        tables.income: one.ledger[tables.income][-1],
-        tables.cash_transaction: one.ledger[tables.cash_transaction][0],
+        tables.income: portfolio.ledger[tables.income][-1],
+        tables.cash_transaction: portfolio.ledger[tables.cash_transaction][0],
         tables.security_price: price,
         tables.security_code_change: renamed,
-        tables.data_sharing_consent: one.consents[-1],
+        tables.data_sharing_consent: portfolio.consents[-1],
     }
 
 
@@ -84,25 +84,25 @@ def end_of_day_row(desk: Desk, table: sa.Table, portfolio: Portfolio) -> Row:
 def cases(desk: Desk) -> list[Case]:
     """Put every unreadable value into every column of every landed table, each in a portfolio of its own."""
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": 1})
-    found: list[tuple[sa.Column[Any], str, Portfolio, dict[sa.Table, Row]]] = []
+    matches: list[tuple[sa.Column[Any], str, Portfolio, dict[sa.Table, Row]]] = []
     for table in LANDED:
         for column in table.c:
             for value in poison_of(column):
-                rows = customer(desk, f"SW{len(found) + 1:08d}")
-                found.append((column, value, desk.bigsite.portfolios[-1], rows))
+                rows = customer(desk, f"SW{len(matches) + 1:08d}")
+                matches.append((column, value, desk.bigsite.portfolios[-1], rows))
     for number in ("SW90000001", "SW90000002"):
         customer(desk, number)
     desk.end_of_day(DAY)
-    made = []
-    for column, value, portfolio, rows in found:
+    created = []
+    for column, value, portfolio, rows in matches:
         row = rows.get(column.table) or end_of_day_row(desk, column.table, portfolio)
-        made.append(Case(column, value, portfolio, row))
+        created.append(Case(column, value, portfolio, row))
     with desk.runtime.engine.begin() as connection:
-        for case in made:
+        for case in created:
             keys = sa.and_(*(key == case.row[key.name] for key in case.column.table.primary_key))
             poison = sa.cast(sa.literal(case.value, sa.String), case.column.type)
             connection.execute(sa.update(case.column.table).where(keys).values({case.column.name: poison}))
-    return made
+    return created
 
 
 def test_unreadable_value_holds_back_its_own_portfolio_only(desk: Desk, cases: list[Case]) -> None:
@@ -111,14 +111,14 @@ def test_unreadable_value_holds_back_its_own_portfolio_only(desk: Desk, cases: l
     manifest = desk.manifest(DAY)
     sent = set(desk.records(DAY)["accounts"]["portfolio_number"])
     assert {"SW90000001", "SW90000002"} <= sent
-    reasons = {one.number: one.reason for one in manifest.held_back}
+    reasons = {hold.number: hold.reason for hold in manifest.held_back}
     assert not sent & reasons.keys()
-    told = {case.portfolio.number for case in cases}
-    assert reasons.keys() <= told
+    message = {case.portfolio.number for case in cases}
+    assert reasons.keys() <= message
     silent = [case for case in cases if case.portfolio.number not in reasons]
     assert [f"{case.column} {case.value}" for case in silent if not harmless(case)] == []
     trade = next(case for case in cases if case.column is tables.trade.c.price)
-    (record,) = [one for one in desk.status(DAY).quarantined if one.number == trade.portfolio.number]
+    (record,) = [hold for hold in desk.status(DAY).quarantined if hold.number == trade.portfolio.number]
     details = {rule.rule: rule.detail for rule in record.held_back.rules}
     row = f"trade_id {trade.row.id}"
     wrong = f"trade.price of the row with {row} is not a number: correct the row in bigsite"

@@ -71,10 +71,10 @@ def test_demo_run_again_delivers_nothing_twice(demo: Result, classfeed: Command)
 
 
 def test_status_lists_held_back_portfolios_and_reasons(demo: Result, classfeed: Command) -> None:
-    shown = classfeed("status", "--date", "2023-01-04", "--feed", "class_super")
-    assert shown.exit_code == 0
-    assert "partly delivered" in shown.output
-    assert re.search(r"SW99\d{6} .*unwritable_character", shown.output)
+    result = classfeed("status", "--date", "2023-01-04", "--feed", "class_super")
+    assert result.exit_code == 0
+    assert "partly delivered" in result.output
+    assert re.search(r"SW99\d{6} .*unwritable_character", result.output)
 
 
 def test_verify_finds_the_chain_sound_and_a_changed_byte(demo: Result, classfeed: Command, tmp_path: Path) -> None:
@@ -93,24 +93,24 @@ def test_verify_finds_the_chain_sound_and_a_changed_byte(demo: Result, classfeed
 def test_trace_leads_from_a_document_back_to_the_row(demo: Result, classfeed: Command, tmp_path: Path) -> None:
     (example,) = re.findall(r"classfeed trace (T\d+)", demo.output)
     page = tmp_path / "trace.html"
-    shown = classfeed("trace", example, "--page", str(page))
-    assert shown.exit_code == 0
+    result = classfeed("trace", example, "--page", str(page))
+    assert result.exit_code == 0
     for part in ("bigsite.trade", "landing/", ".xml.gz", "line ", "sends no acknowledgement"):
-        assert part in shown.output
+        assert part in result.output
         assert part in page.read_text()
-    assert "NOT IN THIS FILE" not in shown.output
+    assert "NOT IN THIS FILE" not in result.output
 
 
 def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: Command) -> None:
     page = next(Path(get_settings().store_location).glob("delivered/class_super/2023-01-03/r0/*.xml.gz"))
     holdings = EPI.read(page)["investment_holdings"]
     number, exchange, code, units = holdings.select("portfolio_number", "exchange", "security_code", "units").row(0)
-    shown = classfeed("trace", number, f"{exchange}:{code}", "--date", "2023-01-03")
-    assert shown.exit_code == 0, shown.output
-    assert f"{units} units" in shown.output
-    assert f"add up to {units}" in shown.output
+    result = classfeed("trace", number, f"{exchange}:{code}", "--date", "2023-01-03")
+    assert result.exit_code == 0, result.output
+    assert f"{units} units" in result.output
+    assert f"add up to {units}" in result.output
     for part in ("bigsite.holding_eod", "landing/", ".xml.gz", "InvestmentHolding"):
-        assert part in shown.output
+        assert part in result.output
 
 
 @pytest.mark.parametrize(
@@ -146,18 +146,18 @@ def test_error_is_printed_in_a_sentence(
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == code
-    shown = capsys.readouterr()
-    assert says in " ".join((shown.out + shown.err).split())
-    assert "Traceback" not in shown.err
+    output = capsys.readouterr()
+    assert says in " ".join((output.out + output.err).split())
+    assert "Traceback" not in output.err
 
 
 def test_reconcile_prints_for_people_and_as_json(demo: Result, classfeed: Command) -> None:
     # The data team has said nothing of the first date: the one break, which puts no delivery in doubt.
-    shown = classfeed("reconcile", "--date", "2023-01-03")
-    assert shown.exit_code == 0, shown.output
-    assert "report:" in shown.output
-    told = classfeed("reconcile", "--date", "2023-01-03", "--json")
-    sides = {one["side"]: one for one in json.loads(told.stdout)["sides"]}
+    result = classfeed("reconcile", "--date", "2023-01-03")
+    assert result.exit_code == 0, result.output
+    assert "report:" in result.output
+    outcome = classfeed("reconcile", "--date", "2023-01-03", "--json")
+    sides = {load["side"]: load for load in json.loads(outcome.stdout)["sides"]}
     assert sides["source"]["errors"] == 0
     assert sides["data_team"]["breaks_missing_date"] == 1
     assert "missing date" in " ".join(classfeed("breaks", "--open", "--date", "2023-01-03").output.split())
@@ -169,9 +169,9 @@ def test_trace_finds_a_row_by_the_number_in_a_csv_file(demo: Result, classfeed: 
     (file,) = Path(get_settings().store_location).glob("shadow/delivered/class_trade/2023-01-03/r0/*.csv")
     number = file.read_text().splitlines()[1].split(",")[1]
     for text in (number, f"T{number}"):
-        shown = classfeed("trace", text, "--feed", "class_trade")
-        assert shown.exit_code == 0, shown.output
-        assert ".csv: line 2, " in shown.output
+        result = classfeed("trace", text, "--feed", "class_trade")
+        assert result.exit_code == 0, result.output
+        assert ".csv: line 2, " in result.output
     assert classfeed("trace", number).exit_code == 1  # the live feed's ids begin with a letter: raised as a usage error
 
 
@@ -220,19 +220,19 @@ def test_customer_who_leaves_later_is_not_held_back_for_a_delivered_date(demo: R
     manifest = date_status(store, "class_super", dt.date(2023, 1, 3)).deliveries[-1]
     number = manifest.portfolios[0].number
     left = HeldBack(number=number, kind="CONSENT_ENDED", reason="consent ended")
-    held = Quarantined(
+    hold = Quarantined(
         feed="class_super", business_date=dt.date(2023, 1, 3), held_back=left, status="HELD",
         held_since=NOW, changed_at=NOW, correlation_id="f" * 32,
     )  # fmt: skip
     key = quarantine_key("class_super", dt.date(2023, 1, 3), number)
-    store.put(key, to_json(held))
+    store.put(key, to_json(hold))
     try:
         after = state()
         assert after == before | {"delivered_but_excluded_now": before["delivered_but_excluded_now"] + 1}
         assert number not in json.dumps(after)
-        shown = classfeed("status", "--date", "2023-01-03", "--feed", "class_super").output
-        assert "would be left out of a new attempt" in shown
-        assert "partly" not in shown
+        result = classfeed("status", "--date", "2023-01-03", "--feed", "class_super").output
+        assert "would be left out of a new attempt" in result
+        assert "partly" not in result
     finally:
         store.delete(key)
 
@@ -251,18 +251,18 @@ def test_customer_who_leaves_later_is_not_held_back_for_a_delivered_date(demo: R
     ],
 )
 def test_reading_command_prints_json(demo: Result, classfeed: Command, words: tuple[str, ...]) -> None:
-    shown = classfeed(*words, "--json")
-    assert isinstance(json.loads(shown.stdout), dict), shown.output
+    result = classfeed(*words, "--json")
+    assert isinstance(json.loads(result.stdout), dict), result.output
 
 
 def test_terminal_never_cuts_a_key(demo: Result, classfeed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for width in (20, 40, 80, 120):
         monkeypatch.setattr(deliveries, "out", Console(width=width))
-        shown = classfeed("status", "--date", "2023-01-04", "--feed", "class_super").output
+        result = classfeed("status", "--date", "2023-01-04", "--feed", "class_super").output
         for key in ("2023-01-04", "partly delivered"):
-            assert key in shown, (width, shown)
-        assert re.search(r"SW99\d{6}\b", shown), (width, shown)
-        assert "…" not in shown
+            assert key in result, (width, result)
+        assert re.search(r"SW99\d{6}\b", result), (width, result)
+        assert "…" not in result
     monkeypatch.undo()
 
 
@@ -286,11 +286,11 @@ def test_rehearsal_names_the_checks_that_failed_and_never_cuts_a_figure(monkeypa
         with (console := Console(width=width)).capture() as captured, monkeypatch.context() as patch:
             patch.setattr(local, "out", console)
             local._print_rehearsal(rehearsal)
-        shown = captured.get()
-        assert shown.index("2023-01-03") < shown.index("2023-01-04")
+        output = captured.get()
+        assert output.index("2023-01-03") < output.index("2023-01-04")
         for part in ("123,456,789", "1234567", "failed: held_back_share", "warned: on_time", "said so", "scheduled"):
-            assert part in shown, (width, shown)
-        assert "…" not in shown
+            assert part in output, (width, output)
+        assert "…" not in output
 
 
 def test_demo_ends_with_dates_in_order_reasons_and_the_address(demo: Result) -> None:
@@ -305,9 +305,9 @@ def test_demo_ends_with_dates_in_order_reasons_and_the_address(demo: Result) -> 
     ["demo", "up", "seed", "replay", "run", "status", "verify", "trace", "approve-removals", "parity", "frame"],
 )
 def test_commands_have_help(classfeed: Command, command: str) -> None:
-    shown = classfeed(command, "--help")
-    assert shown.exit_code == 0
-    assert len(shown.output) > 200
+    result = classfeed(command, "--help")
+    assert result.exit_code == 0
+    assert len(result.output) > 200
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from classfeed_dagster_tests.fixtures import old_app
 from classfeed_dagster_tests.fixtures.delivering import deliver
 
 DAY = dt.date(2023, 1, 3)
-ROWS = [make.trade(one, transaction_date=DAY) for one in (1, 2)]
+ROWS = [make.trade(item, transaction_date=DAY) for item in (1, 2)]
 Command = Callable[..., Result]
 
 
@@ -69,10 +69,10 @@ def test_parity_prints_differences_and_score(classfeed: Command, store: ObjectSt
     ):
         data = old_app.write("class_trade", DAY, [old_app.trade_fields(row) for row in rows])
         store.put(f"legacy/class_trade/{DAY}/old.csv", data)
-        shown = classfeed("parity", "--date", DAY.isoformat())
-        assert shown.exit_code == code, shown.output
+        result = classfeed("parity", "--date", DAY.isoformat())
+        assert result.exit_code == code, result.output
         for part in says:
-            assert part in shown.output
+            assert part in result.output
     late = {**make.trade(3, transaction_date=dt.date(2022, 12, 30))}
     frames = make.frames([make.account("SW00000001")], [*ROWS, late])
     deliver(store, CLASS_TRADE, RecipientSchedule("CLASS", DAY), DAY, frames)

@@ -51,9 +51,9 @@ def test_run_killed_while_it_lands_does_not_stall_the_next(home: Path, bigsite_e
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
         locked.rollback()
-    shown = CliRunner().invoke(cli.app, RUN)
-    assert shown.exit_code == 0, shown.output
-    assert "delivered  class_super 2023-01-03" in shown.output
+    result = CliRunner().invoke(cli.app, RUN)
+    assert result.exit_code == 0, result.output
+    assert "delivered  class_super 2023-01-03" in result.output
     with open_instance(home) as instance:
         assert sorted(run.status.value for run in instance.get_runs()) == [
             DagsterRunStatus.FAILURE.value, DagsterRunStatus.SUCCESS.value

@@ -83,17 +83,17 @@ def test_worker_takes_steps_from_the_queues_it_is_given(monkeypatch: pytest.Monk
         def worker_main(self, arguments: list[str]) -> None:
             self.arguments = arguments
 
-    made = Application()
-    monkeypatch.setattr(celery_steps, "application", lambda settings: made)
+    created = Application()
+    monkeypatch.setattr(celery_steps, "application", lambda settings: created)
     result = runner.invoke(app, ["worker", "--name", "two", "--queue", "near", "--queue", "dagster"])
     assert result.exit_code == 0, result.output
-    said = made.arguments
-    given = {said[at]: said[at + 1] for at in range(1, len(said) - 1)}
-    assert (said[0], given["--hostname"], given["--queues"], given["--concurrency"]) == (
+    text = created.arguments
+    values = {text[at]: text[at + 1] for at in range(1, len(text) - 1)}
+    assert (text[0], values["--hostname"], values["--queues"], values["--concurrency"]) == (
         "worker", "two@%h", "near,dagster", "1",
     )  # fmt: skip
     assert runner.invoke(app, ["worker"]).exit_code == 0
-    assert "dagster" in made.arguments
+    assert "dagster" in created.arguments
 
 
 def test_worker_without_a_broker_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:

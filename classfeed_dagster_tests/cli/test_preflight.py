@@ -36,10 +36,10 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database_url: str) 
 
 
 def line(result: Result, name: str) -> str:
-    (found,) = [
-        one for one in result.output.splitlines() if " " in one and one.split(maxsplit=1)[1].startswith(f"{name}:")
+    (matches,) = [
+        item for item in result.output.splitlines() if " " in item and item.split(maxsplit=1)[1].startswith(f"{name}:")
     ]
-    return found
+    return matches
 
 
 def test_preflight_complete_environment_is_ok(command: Command, database_url: str) -> None:

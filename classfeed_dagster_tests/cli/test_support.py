@@ -56,8 +56,8 @@ def test_rerun_runs_locally_and_is_recorded(app: Command, tmp_path: Path, monkey
     monkeypatch.setattr(runs, "run_date", run_date)
     monkeypatch.setattr("classfeed_dagster.orchestration.definitions.build_definitions", lambda _: None)
     monkeypatch.setattr("classfeed_dagster.local.dagster_instance.open_instance", lambda _: contextlib.nullcontext())
-    shown = app("--date", "2023-01-04", "--reason", REASON)
-    assert shown.exit_code == 0, shown.output
+    result = app("--date", "2023-01-04", "--reason", REASON)
+    assert result.exit_code == 0, result.output
     (record,) = asked(tmp_path)
     assert (record.requested_by, record.reason, record.outcome) == (getpass.getuser(), REASON, "ACCEPTED")
     ((feed, day, tags),) = started
@@ -70,18 +70,18 @@ def test_rerun_with_webserver_is_launched_there(app: Command, tmp_path: Path, mo
     get_settings.cache_clear()
     monkeypatch.setattr(operate, "under_way", lambda *_: False)
     monkeypatch.setattr(operate, "launch", lambda url, feed, day, tags: f"{url} {feed} {day}")
-    shown = app("--date", "2023-01-04", "--reason", REASON)
-    assert shown.exit_code == 0, shown.output
-    assert "operator:3000/operate class_super 2023-01-04" in shown.output
+    result = app("--date", "2023-01-04", "--reason", REASON)
+    assert result.exit_code == 0, result.output
+    assert "operator:3000/operate class_super 2023-01-04" in result.output
     assert len(asked(tmp_path)) == 1
 
 
 def test_rerun_without_the_group_is_refused(app: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLASSFEED_SUPPORT_GROUP", "nobody-is-in-this-group")
     get_settings.cache_clear()
-    shown = app("--date", "2023-01-04", "--reason", REASON)
-    assert isinstance(shown.exception, reruns.RerunRefusedError)
-    assert [one.outcome for one in asked(tmp_path)] == ["REFUSED"]
+    result = app("--date", "2023-01-04", "--reason", REASON)
+    assert isinstance(result.exception, reruns.RerunRefusedError)
+    assert [request.outcome for request in asked(tmp_path)] == ["REFUSED"]
 
 
 def test_rerun_in_production_never_runs_in_the_commands_process(app: Command, monkeypatch: pytest.MonkeyPatch) -> None:

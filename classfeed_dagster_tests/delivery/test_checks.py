@@ -23,11 +23,11 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY1, DAY2, FORMA
 Edit = Callable[[bytes], bytes]
 
 
-def edited(store: ObjectStore, made: Build, edit: Edit, page: int = 0) -> Build:
+def edited(store: ObjectStore, staged_build: Build, edit: Edit, page: int = 0) -> Build:
     """Return the build with one page's file changed and its record adapted, so that only the content differs."""
-    key = made.pages[page].key
+    key = staged_build.pages[page].key
     store.put(key, gzip.compress(edit(gzip.decompress(store.read(key)))))
-    return made
+    return staged_build
 
 
 @pytest.fixture
@@ -36,23 +36,23 @@ def day() -> Day:
 
 
 @pytest.fixture
-def made(local_store: ObjectStore, day: Day) -> Build:
+def staged_build(local_store: ObjectStore, day: Day) -> Build:
     return build(local_store, day)
 
 
 def test_checks_pass_a_good_build(store: ObjectStore, day: Day) -> None:
-    made = build(store, day)
-    examined = examine_build(store, made, FORMAT)
+    new_build = build(store, day)
+    examined = examine_build(store, new_build, FORMAT)
     results = [
-        document_valid(made, examined),
-        everyone_consented(made, examined, day.active),
-        control_totals_agree(made, examined),
+        document_valid(new_build, examined),
+        everyone_consented(new_build, examined, day.active),
+        control_totals_agree(new_build, examined),
     ]
     assert [(r.passed, r.offenders, r.total_offenders) for r in results] == [(True, (), 0)] * 3
     assert [r.summary for r in results] == [
-        f"{len(made.pages)} page(s) read back",
-        f"5 portfolio(s) in the bytes of {made.build_id}",
-        f"control totals of {len(made.pages)} page(s), 10 records",
+        f"{len(new_build.pages)} page(s) read back",
+        f"5 portfolio(s) in the bytes of {new_build.build_id}",
+        f"control totals of {len(new_build.pages)} page(s), 10 records",
     ]
 
 
@@ -73,53 +73,55 @@ def test_checks_pass_a_good_build(store: ObjectStore, day: Day) -> None:
         (lambda data: data, "is not the file that was built"),
     ],
 )
-def test_document_valid_names_the_fault(local_store: ObjectStore, made: Build, edit: Edit, fault: str) -> None:
-    edited(local_store, made, edit)
-    result = document_valid(made, examine_build(local_store, made, FORMAT))
+def test_document_valid_names_the_fault(local_store: ObjectStore, staged_build: Build, edit: Edit, fault: str) -> None:
+    edited(local_store, staged_build, edit)
+    result = document_valid(staged_build, examine_build(local_store, staged_build, FORMAT))
     assert not result.passed
-    assert any(fault in what for _, what in result.offenders)
+    assert any(fault in label for _, label in result.offenders)
     assert result.offenders[0][1] in result.summary
 
 
-def test_missing_or_unreadable_page_is_invalid(local_store: ObjectStore, made: Build, day: Day) -> None:
-    local_store.delete(made.pages[0].key)
-    local_store.put(made.pages[1].key, b"\x1f\x8b broken")
-    examined = examine_build(local_store, made, FORMAT)
-    faults = document_valid(made, examined).offenders
-    missing = [what for where, what in faults if where == made.pages[0].message_id]
+def test_missing_or_unreadable_page_is_invalid(local_store: ObjectStore, staged_build: Build, day: Day) -> None:
+    local_store.delete(staged_build.pages[0].key)
+    local_store.put(staged_build.pages[1].key, b"\x1f\x8b broken")
+    examined = examine_build(local_store, staged_build, FORMAT)
+    faults = document_valid(staged_build, examined).offenders
+    missing = [label for where, label in faults if where == staged_build.pages[0].message_id]
     assert missing[:2] == ["is not the file that was built", "the file does not exist"]
-    assert any("is not readable as a lines document" in what for _, what in faults)
-    consent = everyone_consented(made, examined, day.active)
+    assert any("is not readable as a lines document" in label for _, label in faults)
+    consent = everyone_consented(staged_build, examined, day.active)
     assert not consent.passed
-    assert [where for where, _ in consent.offenders] == [page.message_id for page in made.pages]
-    assert not control_totals_agree(made, examined).passed
+    assert [where for where, _ in consent.offenders] == [page.message_id for page in staged_build.pages]
+    assert not control_totals_agree(staged_build, examined).passed
 
 
-def test_portfolio_in_the_bytes_must_consent(local_store: ObjectStore, made: Build, day: Day) -> None:
-    examined = examine_build(local_store, made, FORMAT)
-    result = everyone_consented(made, examined, day.active - {"P2", "P5"})
+def test_portfolio_in_the_bytes_must_consent(local_store: ObjectStore, staged_build: Build, day: Day) -> None:
+    examined = examine_build(local_store, staged_build, FORMAT)
+    result = everyone_consented(staged_build, examined, day.active - {"P2", "P5"})
     assert not result.passed
     assert result.offenders == (("P2", "does not consent now"), ("P5", "does not consent now"))
 
 
 def test_file_other_than_the_built_one_is_inspected_for_consent(
-    local_store: ObjectStore, made: Build, day: Day
+    local_store: ObjectStore, staged_build: Build, day: Day
 ) -> None:
-    edited(local_store, made, lambda data: data.replace(b"C|P1|10.00", b"C|P1|99.00"))
-    result = everyone_consented(made, examine_build(local_store, made, FORMAT), day.active)
-    assert result.offenders == ((made.pages[0].message_id, "is unreadable or changed: its portfolios are unknown"),)
+    edited(local_store, staged_build, lambda data: data.replace(b"C|P1|10.00", b"C|P1|99.00"))
+    result = everyone_consented(staged_build, examine_build(local_store, staged_build, FORMAT), day.active)
+    assert result.offenders == (
+        (staged_build.pages[0].message_id, "is unreadable or changed: its portfolios are unknown"),
+    )
 
 
 def test_removed_portfolio_may_be_named_but_not_have_data(local_store: ObjectStore) -> None:
     deliver(local_store, simple(P1=["1.00"], P2=["2.00"]))
     day = Day(DAY2, {"P1": ("CURRENT", ("1.00",)), "P2": ("REMOVED", ())})
-    made = build(local_store, day)
-    assert everyone_consented(made, examine_build(local_store, made, FORMAT), {"P1"}).passed
+    new_build = build(local_store, day)
+    assert everyone_consented(new_build, examine_build(local_store, new_build, FORMAT), {"P1"}).passed
 
-    edited(local_store, made, lambda data: data.replace(b"C|P1|1.00", b"C|P2|1.00"))
-    examined = examine_build(local_store, made, FORMAT)
-    assert ("P2", "does not consent now") in everyone_consented(made, examined, {"P1"}).offenders
-    assert ("P2", "is announced as removed, but the file has its data") in document_valid(made, examined).offenders
+    edited(local_store, new_build, lambda data: data.replace(b"C|P1|1.00", b"C|P2|1.00"))
+    examined = examine_build(local_store, new_build, FORMAT)
+    assert ("P2", "does not consent now") in everyone_consented(new_build, examined, {"P1"}).offenders
+    assert ("P2", "is announced as removed, but the file has its data") in document_valid(new_build, examined).offenders
 
 
 @pytest.mark.parametrize(
@@ -139,25 +141,25 @@ def test_removed_portfolio_may_be_named_but_not_have_data(local_store: ObjectSto
     ],
 )
 def test_control_totals_name_the_difference(local_store: ObjectStore, edit: Edit, fault: str) -> None:
-    made = build(local_store, simple(P1=["10.00", "-2.50"], P2=[]))
-    edited(local_store, made, edit)
-    result = control_totals_agree(made, examine_build(local_store, made, FORMAT))
+    new_build = build(local_store, simple(P1=["10.00", "-2.50"], P2=[]))
+    edited(local_store, new_build, edit)
+    result = control_totals_agree(new_build, examine_build(local_store, new_build, FORMAT))
     assert not result.passed
-    assert fault in {what for _, what in result.offenders}
+    assert fault in {label for _, label in result.offenders}
 
 
 def test_net_zero_error_is_detected(local_store: ObjectStore) -> None:
     """A debit and a credit too much cancel in the sum, and not in the sums apart."""
-    made = build(local_store, simple(P1=["10.00", "-2.50"]))
-    edited(local_store, made, lambda d: d.replace(b"10.00", b"11.00").replace(b"-2.50", b"-3.50"))
-    assert not control_totals_agree(made, examine_build(local_store, made, FORMAT)).passed
+    new_build = build(local_store, simple(P1=["10.00", "-2.50"]))
+    edited(local_store, new_build, lambda d: d.replace(b"10.00", b"11.00").replace(b"-2.50", b"-3.50"))
+    assert not control_totals_agree(new_build, examine_build(local_store, new_build, FORMAT)).passed
 
 
-def test_units_and_other_currencies_are_compared(local_store: ObjectStore, made: Build) -> None:
-    (one, *_) = examine_build(local_store, made, FORMAT)
-    wrong = replace(one, facts=replace(one.facts, totals=replace(one.facts.totals, units_held=Decimal("1.000000"))))
+def test_units_and_other_currencies_are_compared(local_store: ObjectStore, staged_build: Build) -> None:
+    (item, *_) = examine_build(local_store, staged_build, FORMAT)
+    wrong = replace(item, facts=replace(item.facts, totals=replace(item.facts.totals, units_held=Decimal("1.000000"))))
     assert "recomputed units_held is 1.000000, expected 0.000000" in {
-        w for _, w in control_totals_agree(made, [wrong]).offenders
+        w for _, w in control_totals_agree(staged_build, [wrong]).offenders
     }
 
 
@@ -169,10 +171,10 @@ def test_units_and_other_currencies_are_compared(local_store: ObjectStore, made:
     ],
 )
 def test_section_counted_by_one_side_is_a_fault(local_store: ObjectStore, counts: dict[str, int], fault: str) -> None:
-    made = build(local_store, simple(P1=["10.00"]))
-    (one,) = examine_build(local_store, made, FORMAT)
-    wrong = replace(one, facts=replace(one.facts, totals=replace(one.facts.totals, counts=counts)))
-    assert control_totals_agree(made, [wrong]).offenders == ((made.pages[0].message_id, fault),)
+    new_build = build(local_store, simple(P1=["10.00"]))
+    (item,) = examine_build(local_store, new_build, FORMAT)
+    wrong = replace(item, facts=replace(item.facts, totals=replace(item.facts.totals, counts=counts)))
+    assert control_totals_agree(new_build, [wrong]).offenders == ((new_build.pages[0].message_id, fault),)
 
 
 def test_held_back_share_above_the_limit_fails(local_store: ObjectStore) -> None:
@@ -187,6 +189,6 @@ def test_held_back_share_above_the_limit_fails(local_store: ObjectStore) -> None
 
 def test_offenders_are_cut_at_twenty(local_store: ObjectStore) -> None:
     day = Day(DAY1, {f"P{at:02}": ("NEW", ["1.00"]) for at in range(30)})
-    made = build(local_store, day)
-    result = everyone_consented(made, examine_build(local_store, made, FORMAT), set())
+    new_build = build(local_store, day)
+    result = everyone_consented(new_build, examine_build(local_store, new_build, FORMAT), set())
     assert (len(result.offenders), result.total_offenders) == (20, 30)

@@ -87,12 +87,12 @@ def test_crash_at_every_call_of_publishing_on_s3_delivers_once(server: str, requ
     s3_store: ObjectStore = request.getfixturevalue(server)
     # One bucket: feeds are apart, but a date after the other gives every call a fresh start.
     base = simple()
-    made = build(s3_store, base)
-    check(s3_store, made, base)
+    new_build = build(s3_store, base)
+    check(s3_store, new_build, base)
     clean = list(s3_store.list(""))
 
     def work(store: ObjectStore) -> object:
-        return go(store, made, base)
+        return go(store, new_build, base)
 
     calls = counted_calls(s3_store, work)
     expected = contents(s3_store)
@@ -119,10 +119,10 @@ def every_death(tmp_path: Path, base: LocalStore, work: Callable[[ObjectStore], 
 def test_crash_at_every_call_then_another_snapshot_delivers_once(tmp_path: Path) -> None:
     """Crash at each call; the next run, of changed content, delivers each portfolio exactly once or re-issues."""
     base, day, later = LocalStore(tmp_path / "base"), simple(), simple(snapshot="s2", **CHANGED)
-    made = build(base, day)
-    check(base, made, day)
+    new_build = build(base, day)
+    check(base, new_build, day)
     outcomes = Counter[str]()
-    for store in every_death(tmp_path, base, lambda store: go(store, made, day)):
+    for store in every_death(tmp_path, base, lambda store: go(store, new_build, day)):
         before = delivered_state(store, FEED, DAY1).deliveries
         deliver(store, later)
         state = delivered_state(store, FEED, DAY1)
@@ -140,9 +140,9 @@ def test_crash_at_each_call_of_a_reissue_delivers_once(tmp_path: Path) -> None:
     """A dead re-issue is closed by the date that follows, and goes out with the next run of its own date."""
     base, again = LocalStore(tmp_path / "base"), simple(snapshot="s2", **CHANGED)
     deliver(base, simple(DAY1))
-    made = build(base, again)
-    check(base, made, again)
-    for store in every_death(tmp_path, base, lambda store: go(store, made, again)):
+    new_build = build(base, again)
+    check(base, new_build, again)
+    for store in every_death(tmp_path, base, lambda store: go(store, new_build, again)):
         deliver(store, simple(DAY2))
         deliver(store, again)
         (first, second) = delivered_state(store, FEED, DAY1).deliveries
@@ -156,13 +156,13 @@ def test_crash_at_each_call_of_a_reissue_delivers_once(tmp_path: Path) -> None:
 def test_crash_at_every_call_of_closing_an_attempt_recovers(tmp_path: Path) -> None:
     """Closing (a consent ended at the last moment) may die anywhere too."""
     base, day = LocalStore(tmp_path / "base"), simple()
-    made = build(base, day)
-    check(base, made, day)
+    new_build = build(base, day)
+    check(base, new_build, day)
 
     def work(store: ObjectStore) -> None:
         answers = iter([day.consenting, day.without("P2").consenting])
         with pytest.raises(ConsentChangedError):
-            go(store, made, day, consented=lambda: next(answers))
+            go(store, new_build, day, consented=lambda: next(answers))
 
     for store in every_death(tmp_path, base, work):
         deliver(store, day.without("P2"))
@@ -242,8 +242,8 @@ def test_delivered_objects_keep_one_version(moto_store: ObjectStore, s3_endpoint
     bucket = moto_store.bucket  # type: ignore[attr-defined]
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     deliver(moto_store, simple())
-    made = build(moto_store, simple(snapshot="s4"))
-    assert made.pages == ()
+    new_build = build(moto_store, simple(snapshot="s4"))
+    assert new_build.pages == ()
     deliver(moto_store, simple(snapshot="s2", **CHANGED))
     answer = client.list_object_versions(Bucket=bucket, Prefix=f"feed/delivered/{FEED}/")
     assert "DeleteMarkers" not in answer

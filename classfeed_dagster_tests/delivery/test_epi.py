@@ -102,34 +102,34 @@ def frames(day: Day) -> Mapping[str, pl.DataFrame]:
 def deliver(store: ObjectStore, day: Day) -> tuple[Build, PublishOutcome]:
     planned = plan(store, day, AUDIENCE)
     context = terms(store, day, FEED, document_format=EPI, max_page_bytes=8192 + 2500)
-    made = build_delivery(store, context, planned, [frames(day)])
-    examined = examine_build(store, made, EPI)
+    new_build = build_delivery(store, context, planned, [frames(day)])
+    examined = examine_build(store, new_build, EPI)
     for evaluation in (
-        document_valid(made, examined),
-        everyone_consented(made, examined, day.consenting),
-        control_totals_agree(made, examined),
+        document_valid(new_build, examined),
+        everyone_consented(new_build, examined, day.consenting),
+        control_totals_agree(new_build, examined),
     ):
         assert evaluation.passed, evaluation
-        record_evaluation(store, made, evaluation, "try-1")
+        record_evaluation(store, new_build, evaluation, "try-1")
     for check in ("held_back_share", *NOT_OF_BYTES):
-        record_verdict(store, made, check, True, "fine", "try-1")
+        record_verdict(store, new_build, check, True, "fine", "try-1")
     outcome = publish(
         store,
-        made,
+        new_build,
         consented_now=lambda: (ASKED_AT, day.consenting),
         audience=AUDIENCE,
         correlation_id="try-1",
         patience_seconds=0,
         sleep=no_sleep,
     )
-    return made, outcome
+    return new_build, outcome
 
 
 def test_epi_documents_are_delivered_and_verified(local_store: LocalStore) -> None:
     content = {f"P{at}": ("NEW", ("100.00", "-0.01")) for at in range(6)}
-    made, outcome = deliver(local_store, Day(DAY1, content))
+    new_build, outcome = deliver(local_store, Day(DAY1, content))
     assert outcome.kind == "DELIVERED"
-    assert len(made.pages) > 1
+    assert len(new_build.pages) > 1
     second = {**{f"P{at}": ("CURRENT", ("5.00",)) for at in range(5)}, "P5": ("REMOVED", ())}
     # The state of the fake feed's dates isn't this feed's: the plan is told that all were delivered.
     _, outcome = deliver(local_store, Day(DAY2, second))
@@ -137,8 +137,8 @@ def test_epi_documents_are_delivered_and_verified(local_store: LocalStore) -> No
     assert outcome.manifest.totals.currencies["AUD"].cash_credits == Decimal("25.00")
     assert [p.change for p in outcome.manifest.portfolios] == ["CURRENT"] * 5 + ["REMOVED"]
 
-    found = verify_feed(local_store, FEED, EPI)
-    assert (found.problems, found.manifests) == ([], 2)
+    problems = verify_feed(local_store, FEED, EPI)
+    assert (problems.problems, problems.manifests) == ([], 2)
     copied = local_store.root / "delivered" / FEED
     assert verify_paths([copied], {FEED: EPI}).problems == []
 
@@ -151,6 +151,6 @@ def test_epi_documents_are_delivered_and_verified(local_store: LocalStore) -> No
 
 def test_data_without_consent_in_the_bytes_is_detected(local_store: LocalStore) -> None:
     day = Day(DAY1, {"P1": ("NEW", ("1.00",)), "P2": ("NEW", ())})
-    made, _ = deliver(local_store, day)
-    result = everyone_consented(made, examine_build(local_store, made, EPI), {"P1"})
+    new_build, _ = deliver(local_store, day)
+    result = everyone_consented(new_build, examine_build(local_store, new_build, EPI), {"P1"})
     assert result.offenders == (("P2", "does not consent now"),)

@@ -25,7 +25,7 @@ PREFIX = f"delivered/{FEED}/2023-05-01/"
 
 
 def frames(*ids: int) -> dict[str, pl.DataFrame]:
-    return make.frames([make.account("SW00000001")], [make.trade(one) for one in ids])
+    return make.frames([make.account("SW00000001")], [make.trade(number) for number in ids])
 
 
 def test_feed_mode_decides_the_prefix_and_reads_see_both(store: ObjectStore) -> None:
@@ -72,8 +72,8 @@ def test_cut_over_and_back_keep_one_chain_and_one_sequence(tmp_path: Path) -> No
         deliver(store, CLASS_TRADE, AUDIENCE, day, frames(at), mode=mode)
         for at, (day, mode) in enumerate(zip(DAYS, modes, strict=False), start=1)
     ]
-    assert [one.sequence_number for one in manifests] == [1, 2, 3, 4, 5, 6]
-    assert [one.chain_position for one in manifests] == [1, 2, 3, 4, 5, 6]
+    assert [manifest.sequence_number for manifest in manifests] == [1, 2, 3, 4, 5, 6]
+    assert [manifest.chain_position for manifest in manifests] == [1, 2, 3, 4, 5, 6]
     live = [DAYS[2], DAYS[3], DAYS[5]]
     names = [key for key in store.list("delivered/") if key.endswith(".csv")]
     assert names == [f"delivered/{FEED}/{day}/r0/{FEED}_{day:%Y%m%d}_r0.csv" for day in live]

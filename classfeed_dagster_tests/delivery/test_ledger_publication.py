@@ -153,24 +153,24 @@ def _files(store: ObjectStore):  # type: ignore[no-untyped-def]
 
 
 def test_abandoned_attempt_leaves_no_ledger_that_counts(local_store: LocalStore) -> None:
-    made = build(local_store, FIRST)
-    check(local_store, made, FIRST)
+    new_build = build(local_store, FIRST)
+    check(local_store, new_build, FIRST)
     store = Counting(local_store)
-    go(store, made, FIRST)  # type: ignore[arg-type]
+    go(store, new_build, FIRST)  # type: ignore[arg-type]
     manifest = next(at for at, call in enumerate(store.calls, 1) if call.startswith("create") and "manifest" in call)
     other = LocalStore(local_store.root.parent / "abandoned")
-    made = build(other, FIRST)
-    check(other, made, FIRST)
+    new_build = build(other, FIRST)
+    check(other, new_build, FIRST)
     with pytest.raises(Crash):
-        go(Counting(other, fail_at=manifest), made, FIRST)  # type: ignore[arg-type]
+        go(Counting(other, fail_at=manifest), new_build, FIRST)  # type: ignore[arg-type]
     assert ledger(other)
     place = last_place(other, FEED)
     assert place is not None
     assert close_place(other, place, "abandoned", "try-2")
     assert not ledger(other)
     deliver(other, FIRST, "try-3")
-    revisions = [one.manifest for one in sent_date(other, FEED, DAY1).state.revisions]
-    assert [type(one) for one in revisions] == [VoidManifest, Manifest]
+    revisions = [revision.manifest for revision in sent_date(other, FEED, DAY1).state.revisions]
+    assert [type(revision) for revision in revisions] == [VoidManifest, Manifest]
     assert sums(other, DAY1) == [Decimal("3.50")] * 5
 
 
@@ -185,36 +185,36 @@ def test_reissued_date_changes_the_positions_of_the_dates_after_it(local_store: 
 
 def test_shards_write_the_ledger_that_one_worker_writes(tmp_path: Path) -> None:
     last = ("P1", "P3", "P4")
-    one, several = LocalStore(tmp_path / "one"), LocalStore(tmp_path / "several")
-    made = terms(one, FIRST, last_of_shards=last)
-    _deliver(one, build_delivery(one, made, plan(one, FIRST), FIRST.slices(2)))
-    made = terms(several, FIRST, last_of_shards=last)
-    shared = fan_out(several, made, plan(several, FIRST), list(last), ["0" * 64])
+    item, several = LocalStore(tmp_path / "one"), LocalStore(tmp_path / "several")
+    context = terms(item, FIRST, last_of_shards=last)
+    _deliver(item, build_delivery(item, context, plan(item, FIRST), FIRST.slices(2)))
+    context = terms(several, FIRST, last_of_shards=last)
+    shared = fan_out(several, context, plan(several, FIRST), list(last), ["0" * 64])
     for shard, frames in reversed(list(enumerate(FIRST.slices(2)))):
-        render_shard(several, made, shared, shard, [frames])
-    for lot in range(fan_out_pages(several, made, shared)):
-        write_pages(several, made, shared, lot)
-    _deliver(several, merge(several, made, shared))
-    assert ledger(several) == ledger(one)
-    assert sum("records" in key for key in ledger(one)) == 3
+        render_shard(several, context, shared, shard, [frames])
+    for lot in range(fan_out_pages(several, context, shared)):
+        write_pages(several, context, shared, lot)
+    _deliver(several, merge(several, context, shared))
+    assert ledger(several) == ledger(item)
+    assert sum("records" in key for key in ledger(item)) == 3
     assert sums(several, DAY1) == [Decimal("3.50")] * 5
 
 
-def _deliver(store: ObjectStore, made: Build) -> None:
-    check(store, made, FIRST)
-    assert go(store, made, FIRST).kind == "DELIVERED"
+def _deliver(store: ObjectStore, staged_build: Build) -> None:
+    check(store, staged_build, FIRST)
+    assert go(store, staged_build, FIRST).kind == "DELIVERED"
 
 
 def test_build_made_under_another_view_of_the_ledger_is_stale(local_store: ObjectStore) -> None:
     from classfeed_dagster.delivery.publish import publish
     from classfeed_dagster_tests.fixtures.delivery_pipeline import ASKED_AT, no_sleep
 
-    made = build(local_store, FIRST)
-    check(local_store, made, FIRST)
+    new_build = build(local_store, FIRST)
+    check(local_store, new_build, FIRST)
     with pytest.raises(StaleBuildError, match="before other records of the feed were sent"):
         publish(
             local_store,
-            made,
+            new_build,
             consented_now=lambda: (ASKED_AT, FIRST.consenting),
             audience=AUDIENCE,
             correlation_id="try-1",

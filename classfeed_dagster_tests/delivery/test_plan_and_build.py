@@ -53,7 +53,7 @@ from classfeed_dagster_tests.fixtures.fake_format import LinesFormat
 
 
 def planned(day: Day, earlier: EarlierDate | None, known: frozenset[str] = frozenset()) -> dict[str, str]:
-    made = plan_delivery(
+    new_build = plan_delivery(
         day.date,
         consented=day.consented,
         findings=day.findings,
@@ -62,9 +62,9 @@ def planned(day: Day, earlier: EarlierDate | None, known: frozenset[str] = froze
         ever_delivered=lambda numbers: numbers & known,
         max_held_back_share=Decimal(1),
     )
-    result = {going.number: f"goes {going.change} {going.extract}" for going in made.included}
-    result |= {held.number: held.reason for held in made.held_back}
-    return result | dict.fromkeys(made.unannounced, "unannounced")
+    result = {going.number: f"goes {going.change} {going.extract}" for going in new_build.included}
+    result |= {hold.number: hold.reason for hold in new_build.held_back}
+    return result | dict.fromkeys(new_build.unannounced, "unannounced")
 
 
 def test_plan_has_one_entry_per_portfolio() -> None:
@@ -87,8 +87,8 @@ def test_plan_has_one_entry_per_portfolio() -> None:
         },
         broken=["broken", "broken and behind", "broken new", "ended and broken", "removed, broken"],
     ).without("ended", "ended and broken")
-    gone = frozenset({"current", "broken", "ended", "removed"})
-    earlier = EarlierDate(DAY2, gone, {"waits": DAY1})
+    missing = frozenset({"current", "broken", "ended", "removed"})
+    earlier = EarlierDate(DAY2, missing, {"waits": DAY1})
     assert planned(day, earlier, frozenset({"removed, known before"})) == {
         "new": "goes NEW FULL",
         "current": "goes CURRENT DELTA",
@@ -112,7 +112,7 @@ def test_planned_portfolio_has_its_consent_ids(local_store: ObjectStore) -> None
     assert [going.consent_ids for going in plan(local_store, day).included] == [(1,), (2,)]
     manifest = deliver(local_store, day).manifest
     assert manifest is not None
-    assert [one.consent_ids for one in manifest.portfolios] == [(1,), (2,)]
+    assert [portfolio.consent_ids for portfolio in manifest.portfolios] == [(1,), (2,)]
 
 
 def test_build_ahead_assumes_earlier_portfolios_delivered() -> None:
@@ -135,7 +135,7 @@ def test_findings_are_counted_and_warnings_do_not_hold_back(local_store: ObjectS
             ),
         ]
     )
-    made = plan_delivery(
+    new_build = plan_delivery(
         DAY1,
         consented=day.consented,
         findings=findings,
@@ -144,10 +144,10 @@ def test_findings_are_counted_and_warnings_do_not_hold_back(local_store: ObjectS
         ever_delivered=lambda numbers: numbers,
         max_held_back_share=Decimal("0.2"),
     )
-    (held,) = made.held_back
-    assert held.reason == "breaks abn (once), hin (9 times)"
-    assert [len(rule.subjects) for rule in held.rules] == [1, 5]
-    assert (made.breaking, made.consented, made.breaking_share) == (1, 5, Decimal("0.2"))
+    (hold,) = new_build.held_back
+    assert hold.reason == "breaks abn (once), hin (9 times)"
+    assert [len(rule.subjects) for rule in hold.rules] == [1, 5]
+    assert (new_build.breaking, new_build.consented, new_build.breaking_share) == (1, 5, Decimal("0.2"))
 
 
 def test_stopping_rules_are_named_by_frequency() -> None:
@@ -179,7 +179,7 @@ def test_state_folds_revisions(store: ObjectStore) -> None:
     assert (sorted(first.numbers), first.next_revision, dict(first.held_back)) == (["P1", "P2"], 1, {"P3": None})
     deliver(store, simple(DAY1, "s2", P1=["1.00"], P2=["2.50"], P3=["3.00"]))
     second = delivered_state(store, FEED, DAY1)
-    assert {n: found.revision for n, found in second.portfolios.items()} == {"P1": 0, "P2": 1, "P3": 1}
+    assert {n: portfolio.revision for n, portfolio in second.portfolios.items()} == {"P1": 0, "P2": 1, "P3": 1}
     assert second.fingerprint != first.fingerprint
     assert delivered_numbers(store, FEED, DAY1) == {"P1", "P2", "P3"}
     earlier = earlier_date(store, FEED, AUDIENCE, DAY2)
@@ -218,35 +218,35 @@ def pages_text(store: ObjectStore, key: str) -> bytes:
 
 
 def test_build_is_staged_once_and_read_back(store: ObjectStore) -> None:
-    made = build(store, simple())
-    assert read_build(store, FEED, DAY1, made.build_id) == made
+    new_build = build(store, simple())
+    assert read_build(store, FEED, DAY1, new_build.build_id) == new_build
     before = {key: store.read(key) for key in store.list("")}
-    assert build(store, simple(), correlation_id="another") == made
+    assert build(store, simple(), correlation_id="another") == new_build
     assert {key: store.read(key) for key in store.list("")} == before
-    assert made.unchanged == 0
-    assert {p.page for p in made.portfolios} == {page.message_id for page in made.pages}
+    assert new_build.unchanged == 0
+    assert {p.page for p in new_build.portfolios} == {page.message_id for page in new_build.pages}
 
 
 def test_delivered_content_is_counted_and_not_sent_again(local_store: ObjectStore) -> None:
     deliver(local_store, simple())
-    made = build(local_store, simple(snapshot="s2", **{**AMOUNTS, "P2": ["2.00"], "P4": []}))
-    assert [one.number for one in made.portfolios] == ["P2", "P4"]
-    assert made.unchanged == 3
+    new_build = build(local_store, simple(snapshot="s2", **{**AMOUNTS, "P2": ["2.00"], "P4": []}))
+    assert [portfolio.number for portfolio in new_build.portfolios] == ["P2", "P4"]
+    assert new_build.unchanged == 3
 
 
 @pytest.mark.parametrize("compress", [True, False])
 def test_pages_hold_whole_portfolios_within_the_limit(local_store: ObjectStore, compress: bool) -> None:
     day = Day(DAY1, {f"P{at:03}": ("NEW", (f"{at}.00",) * (at % 7)) for at in range(80)})
-    made = build(local_store, day, compress=compress, max_page_bytes=8192 + 300)
-    assert len(made.pages) > 5
-    seen: list[str] = []
-    for page in made.pages:
+    new_build = build(local_store, day, compress=compress, max_page_bytes=8192 + 300)
+    assert len(new_build.pages) > 5
+    calls: list[str] = []
+    for page in new_build.pages:
         assert page.key.endswith(".txt.gz" if compress else ".txt")
         lines = pages_text(local_store, page.key).decode().splitlines()
         assert sum(len(line) + 1 for line in lines if line[0] in "AC") <= 300
-        seen += [line.split("|")[1] for line in lines if line.startswith("A|")]
-    assert seen == sorted(day.content)
-    assert made.totals.counts == {"accounts": 80, "cash": sum(at % 7 for at in range(80))}
+        calls += [line.split("|")[1] for line in lines if line.startswith("A|")]
+    assert calls == sorted(day.content)
+    assert new_build.totals.counts == {"accounts": 80, "cash": sum(at % 7 for at in range(80))}
 
 
 @examples(25)
@@ -261,22 +261,22 @@ def test_slices_change_no_byte_and_every_record_is_on_one_page(
     tmp_path_factory: pytest.TempPathFactory, amounts: dict[str, list[int]], slice_size: int, limit: int
 ) -> None:
     day = Day(DAY1, {n: ("NEW", tuple(str(Decimal(v).scaleb(-2)) for v in values)) for n, values in amounts.items()})
-    one = LocalStore(tmp_path_factory.mktemp("one"))
+    item = LocalStore(tmp_path_factory.mktemp("one"))
     other = LocalStore(tmp_path_factory.mktemp("other"))
-    made = build(one, day, slice_size=slice_size, max_page_bytes=8192 + limit)
-    assert build(other, day, slice_size=100, max_page_bytes=8192 + limit) == made
-    assert {key: one.read(key) for key in one.list("")} == {key: other.read(key) for key in other.list("")}
-    examined = examine_build(one, made, FORMAT)
-    inside = [number for found in examined for number in sorted(found.facts.portfolios["accounts"])]
+    new_build = build(item, day, slice_size=slice_size, max_page_bytes=8192 + limit)
+    assert build(other, day, slice_size=100, max_page_bytes=8192 + limit) == new_build
+    assert {key: item.read(key) for key in item.list("")} == {key: other.read(key) for key in other.list("")}
+    examined = examine_build(item, new_build, FORMAT)
+    inside = [number for result in examined for number in sorted(result.facts.portfolios["accounts"])]
     assert inside == sorted(amounts)
-    assert all(found.facts.totals == found.page.expected or not amounts for found in examined)
+    assert all(result.facts.totals == result.page.expected or not amounts for result in examined)
 
 
 def test_held_back_portfolios_are_not_even_rendered(local_store: ObjectStore) -> None:
-    made = build(local_store, replace(simple(), broken=["P2"]))
-    staged = b"".join(pages_text(local_store, page.key) for page in made.pages)
+    new_build = build(local_store, replace(simple(), broken=["P2"]))
+    staged = b"".join(pages_text(local_store, page.key) for page in new_build.pages)
     assert b"P2" not in staged
-    assert [held.number for held in made.held_back] == ["P2"]
+    assert [hold.number for hold in new_build.held_back] == ["P2"]
 
 
 @dataclass(frozen=True)
@@ -314,8 +314,8 @@ def test_slices_with_later_sections_are_aligned(local_store: ObjectStore) -> Non
     @dataclass(frozen=True)
     class Sparse(LinesFormat):
         def render(self, frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
-            for one in super().render(frames):
-                yield replace(one, sections={name: data for name, data in one.sections.items() if data})
+            for slice_ in super().render(frames):
+                yield replace(slice_, sections={name: data for name, data in slice_.sections.items() if data})
 
     day = simple(P1=[], P2=["2.00"], P3=[], P4=["4.00"])
     plain = build(local_store, day)
@@ -333,18 +333,18 @@ def test_format_of_one_file_names_it_and_is_never_paged(local_store: ObjectStore
         def file_stem(self, header: PageHeader) -> str:
             return f"{header.feed}_{header.business_date:%Y%m%d}_r{header.revision}"
 
-    made = build(local_store, simple(), document_format=OneFile())
-    assert [page.key.rpartition("/")[2] for page in made.pages] == [f"{FEED}_20230103_r0.txt.gz"]
+    new_build = build(local_store, simple(), document_format=OneFile())
+    assert [page.key.rpartition("/")[2] for page in new_build.pages] == [f"{FEED}_20230103_r0.txt.gz"]
 
 
 def test_another_processors_compression_is_taken_as_it_was_staged(local_store: LocalStore) -> None:
-    made = build(local_store, simple())
-    key = made.pages[0].key
+    new_build = build(local_store, simple())
+    key = new_build.pages[0].key
     repacked = gzip.compress(gzip.decompress(local_store.read(key)), 1, mtime=0)
     local_store.put(key, repacked)
-    local_store.delete(f"staged/{FEED}/2023-01-03/{made.build_id}/build.json")
+    local_store.delete(f"staged/{FEED}/2023-01-03/{new_build.build_id}/build.json")
     again = build(local_store, simple())
-    assert again.build_id == made.build_id
+    assert again.build_id == new_build.build_id
     assert again.pages[0].bytes == len(repacked)
 
 
@@ -352,8 +352,8 @@ def test_another_processors_compression_is_taken_as_it_was_staged(local_store: L
     ("data", "message"), [(b"?", "is unreadable"), (gzip.compress(b"another document", mtime=0), "is not the document")]
 )
 def test_damaged_staged_page_is_detected(local_store: LocalStore, data: bytes, message: str) -> None:
-    made = build(local_store, simple())
-    local_store.put(made.pages[0].key, data)
+    new_build = build(local_store, simple())
+    local_store.put(new_build.pages[0].key, data)
     with pytest.raises(DamagedRecordError, match=message):
         build(local_store, simple())
 
@@ -365,9 +365,9 @@ def test_new_version_of_the_code_is_another_build(local_store: ObjectStore) -> N
 def test_flags_are_part_of_the_build(local_store: ObjectStore) -> None:
     day = simple()
     context = terms(local_store, day, flags={"jump_released": True})
-    made = build_delivery(local_store, context, plan(local_store, day), day.slices())
-    assert made.flags == {"jump_released": True}
-    assert made.build_id != build(local_store, day).build_id
+    new_build = build_delivery(local_store, context, plan(local_store, day), day.slices())
+    assert new_build.flags == {"jump_released": True}
+    assert new_build.build_id != build(local_store, day).build_id
 
 
 def test_digests_tell_sections_apart() -> None:
@@ -375,7 +375,7 @@ def test_digests_tell_sections_apart() -> None:
         return RenderedPortfolio("P1", sections, Totals())
 
     contents = [{"a": b"xy"}, {"a": b"x", "b": b"y"}, {"a": b"x\n", "b": b""}, {"b": b"xy"}, {}]
-    digests = {content_digest(rendered(**one)) for one in contents}
+    digests = {content_digest(rendered(**content)) for content in contents}
     assert len(digests) == len(contents)
     assert content_digest(rendered(a=b"1", b=b"2")) == content_digest(rendered(b=b"2", a=b"1"))
 

@@ -30,7 +30,7 @@ def stage(store: ObjectStore, day: Day, page_bytes: int) -> Build:
 
 
 @pytest.fixture
-def made(local_store: ObjectStore) -> Build:
+def staged_build(local_store: ObjectStore) -> Build:
     build = stage(local_store, DAY, 20_000)
     assert len(build.pages) > 1
     return build
@@ -51,16 +51,16 @@ def examined_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_prevalidated_records_give_equal_answers(
-    local_store: ObjectStore, made: Build, examined_again: list[int]
+    local_store: ObjectStore, staged_build: Build, examined_again: list[int]
 ) -> None:
-    recognized = examine_build(local_store, made, EPI, code_version=made.code_version)
+    recognized = examine_build(local_store, staged_build, EPI, code_version=staged_build.code_version)
     assert examined_again == []
-    assert recognized == examine_build(local_store, made, EPI)
+    assert recognized == examine_build(local_store, staged_build, EPI)
     assert sum(examined_again) > 0
     for evaluation in (
-        document_valid(made, recognized),
-        everyone_consented(made, recognized, DAY.active),
-        control_totals_agree(made, recognized),
+        document_valid(staged_build, recognized),
+        everyone_consented(staged_build, recognized, DAY.active),
+        control_totals_agree(staged_build, recognized),
     ):
         assert evaluation.passed, evaluation
 
@@ -70,30 +70,30 @@ def test_prevalidation_recognizes_small_blocks(
 ) -> None:
     for size in (700, 3000):
         monkeypatch.setattr(epi_reader, "BLOCK", size)
-        made = stage(local_store, Day(DAY1, {f"P{n:03}": ("NEW", [f"{size}.{n:02}"]) for n in range(20)}), 5000)
+        created = stage(local_store, Day(DAY1, {f"P{n:03}": ("NEW", [f"{size}.{n:02}"]) for n in range(20)}), 5000)
         examined_again.clear()
-        facts = examine_build(local_store, made, EPI, code_version=made.code_version)
+        facts = examine_build(local_store, created, EPI, code_version=created.code_version)
         assert examined_again == []
-        assert facts == examine_build(local_store, made, EPI)
+        assert facts == examine_build(local_store, created, EPI)
 
 
-def test_bytes_changed_after_prevalidation_are_detected(local_store: LocalStore, made: Build) -> None:
-    page = made.pages[0]
+def test_bytes_changed_after_prevalidation_are_detected(local_store: LocalStore, staged_build: Build) -> None:
+    page = staged_build.pages[0]
     path = Path(local_store.location(page.key))
     document = gzip.decompress(path.read_bytes())
     for old, new in ((b"<Amount>5.25<", b"<Amount>5.26<"), (b"<Amount>5.25<", b"<Amount>5.2<"), (b"P005", b"P905")):
         assert old in document
         path.write_bytes(gzip.compress(document.replace(old, new)))
-        examined = examine_build(local_store, made, EPI, code_version=made.code_version)
-        assert examined == examine_build(local_store, made, EPI)
-        assert not document_valid(made, examined).passed
+        examined = examine_build(local_store, staged_build, EPI, code_version=staged_build.code_version)
+        assert examined == examine_build(local_store, staged_build, EPI)
+        assert not document_valid(staged_build, examined).passed
 
 
 @pytest.mark.parametrize("how", ["gone", "damaged", "other code", "other bytes"])
 def test_page_without_its_record_is_inspected_again(
-    local_store: ObjectStore, made: Build, examined_again: list[int], how: str
+    local_store: ObjectStore, staged_build: Build, examined_again: list[int], how: str
 ) -> None:
-    code_version = made.code_version
+    code_version = staged_build.code_version
     for key in list(local_store.list("staged/")):
         if "/examined/" not in key:
             continue
@@ -106,19 +106,19 @@ def test_page_without_its_record_is_inspected_again(
             local_store.put(key, to_json(record))
     if how == "other code":
         code_version = "another"
-    examined = examine_build(local_store, made, EPI, code_version=code_version)
+    examined = examine_build(local_store, staged_build, EPI, code_version=code_version)
     assert sum(examined_again) > 0
-    assert document_valid(made, examined).passed
-    assert control_totals_agree(made, examined).passed
+    assert document_valid(staged_build, examined).passed
+    assert control_totals_agree(staged_build, examined).passed
 
 
 def test_prevalidation_is_read_by_the_same_code_only(local_store: ObjectStore) -> None:
     key = ahead.ahead_key("staged/a/b/page-1.xml.gz", "feed-20230103-r0-p1")
     assert ahead.read_ahead(local_store, key, "1") == {}
-    found = ahead.examine_ahead(EPI, sections_of(sample()))
-    ahead.record_ahead(local_store, key, "1", found)
+    result = ahead.examine_ahead(EPI, sections_of(sample()))
+    ahead.record_ahead(local_store, key, "1", result)
     assert list(local_store.list("")) == ["staged/a/b/examined/feed-20230103-r0-p1.json"]
-    assert ahead.read_ahead(local_store, key, "1") == found != {}
+    assert ahead.read_ahead(local_store, key, "1") == result != {}
     assert ahead.read_ahead(local_store, key, "2") == {}
 
 
@@ -128,21 +128,23 @@ def _nothing() -> ahead.ExaminedBlock:
 
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])
-def test_long_lists_are_written_in_parts_to_the_same_bytes(made: Build, count: int) -> None:
-    one = made.portfolios[0]
+def test_long_lists_are_written_in_parts_to_the_same_bytes(staged_build: Build, count: int) -> None:
+    customer = staged_build.portfolios[0]
     many = tuple(
         PortfolioRecord(
             number=f"É{n}",
-            change=one.change,
-            extract=one.extract,
-            digest=one.digest,
+            change=customer.change,
+            extract=customer.extract,
+            digest=customer.digest,
             bytes=n,
             consent_ids=(n,),
-            page=one.page,
+            page=customer.page,
         )
         for n in range(count)
     )
-    build = made.model_copy(update={"portfolios": many, "unannounced": tuple(portfolio.number for portfolio in many)})
+    build = staged_build.model_copy(
+        update={"portfolios": many, "unannounced": tuple(portfolio.number for portfolio in many)}
+    )
     assert to_json(build) == canonical(build.model_dump(mode="json"))
     exclude: dict[str, Any] = {"build_id": True, "pages": {"__all__": {"key", "bytes"}}}
     assert b"".join(json_parts(build, exclude)) == canonical(build.model_dump(mode="json", exclude=exclude))
@@ -151,6 +153,6 @@ def test_long_lists_are_written_in_parts_to_the_same_bytes(made: Build, count: i
 
 def test_portfolio_of_a_manifest_takes_little_memory() -> None:
     # A hundred thousand of them are in memory at once, several times over.
-    one = PortfolioRecord(number="1", change="NEW", extract="FULL", digest="0" * 64, bytes=0, consent_ids=(), page="")
-    assert not hasattr(one, "__dict__")
+    item = PortfolioRecord(number="1", change="NEW", extract="FULL", digest="0" * 64, bytes=0, consent_ids=(), page="")
+    assert not hasattr(item, "__dict__")
     assert Manifest.model_fields["portfolios"].annotation == tuple[PortfolioRecord, ...]

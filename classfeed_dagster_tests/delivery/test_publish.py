@@ -99,23 +99,23 @@ def test_reissue_holds_only_what_changed(store: ObjectStore) -> None:
 
 def test_dates_go_in_order_and_manifests_chain(store: ObjectStore) -> None:
     second = simple(DAY2)
-    made = build(store, second)
-    check(store, made, second)
+    new_build = build(store, second)
+    check(store, new_build, second)
     with pytest.raises(NotInOrderError) as caught:
-        go(store, made, second)
+        go(store, new_build, second)
     assert caught.value.previous == DAY1
     assert caught.value.kind.retried
     assert list(store.list("chain/")) == []
 
-    one = deliver(store, simple(DAY1)).manifest
-    assert go(store, made, second).kind == "DELIVERED"  # what it assumed of the date before came true
+    item = deliver(store, simple(DAY1)).manifest
+    assert go(store, new_build, second).kind == "DELIVERED"  # what it assumed of the date before came true
     re_issued = deliver(store, simple(DAY1, "s2", P1=["10.00"], P2=["1.00"], P3=[], P4=["7.77"], P5=["0.01"])).manifest
     two = delivered_state(store, FEED, DAY2).latest
-    assert one is not None
+    assert item is not None
     assert two is not None
     assert re_issued is not None
-    assert [m.chain_position for m in (one, two, re_issued)] == [1, 2, 3]
-    assert [m.sequence_number for m in (one, two, re_issued)] == [1, 2, 1]
+    assert [m.chain_position for m in (item, two, re_issued)] == [1, 2, 3]
+    assert [m.sequence_number for m in (item, two, re_issued)] == [1, 2, 1]
     assert two.previous is not None
     assert re_issued.previous is not None
     assert (two.previous.key, re_issued.previous.key) == (manifest_key(FEED, DAY1, 0), manifest_key(FEED, DAY2, 0))
@@ -124,9 +124,9 @@ def test_dates_go_in_order_and_manifests_chain(store: ObjectStore) -> None:
 
 def test_held_back_waits_and_is_released_in_order(store: ObjectStore) -> None:
     first, second = replace(simple(DAY1), broken=["P2"]), simple(DAY2)
-    held = deliver(store, first).manifest
-    assert held is not None
-    assert [(h.number, h.kind, h.reason) for h in held.held_back] == [("P2", "RULE", "breaks units_ledger (2 times)")]
+    hold = deliver(store, first).manifest
+    assert hold is not None
+    assert [(h.number, h.kind, h.reason) for h in hold.held_back] == [("P2", "RULE", "breaks units_ledger (2 times)")]
     waiting = deliver(store, second).manifest
     third = deliver(store, simple(DAY3)).manifest
     assert waiting is not None
@@ -170,12 +170,12 @@ def test_removal_is_announced_of_delivered_portfolios_only(store: ObjectStore) -
     assert [(p.number, p.change) for p in manifest.portfolios] == [("P1", "CURRENT"), ("P3", "REMOVED")]
 
     # Built while P2 was unknown to the recipient; then the earlier date's re-issue made it known.
-    made = build(store, replace(second, content={**second.content, "P1": ("CURRENT", ("2.00",))}))
-    assert made.unannounced == ("P2",)
-    check(store, made, second)
+    new_build = build(store, replace(second, content={**second.content, "P1": ("CURRENT", ("2.00",))}))
+    assert new_build.unannounced == ("P2",)
+    check(store, new_build, second)
     deliver(store, simple(DAY1, P1=["1.00"], P2=["1.00"], P3=["3.00"]))
     with pytest.raises(StaleBuildError, match="P2"):
-        go(store, made, second)
+        go(store, new_build, second)
     announced = deliver(store, second).manifest
     assert announced is not None
     assert [(p.number, p.change) for p in announced.portfolios] == [("P2", "REMOVED")]
@@ -189,13 +189,13 @@ def test_held_back_share_above_the_limit_stops_the_feed(local_store: ObjectStore
 
 
 def test_equal_builds_deliver_once(store: ObjectStore) -> None:
-    one, other = build(store, simple(snapshot="s1")), build(store, simple(snapshot="s2"))
-    assert one.build_id != other.build_id
-    for made in (one, other):
-        check(store, made, simple())
-    assert go(store, one, simple()).kind == "DELIVERED"
+    item, other = build(store, simple(snapshot="s1")), build(store, simple(snapshot="s2"))
+    assert item.build_id != other.build_id
+    for created in (item, other):
+        check(store, created, simple())
+    assert go(store, item, simple()).kind == "DELIVERED"
     before = contents(store)
-    again, late = go(store, one, simple()), go(store, other, simple())
+    again, late = go(store, item, simple()), go(store, other, simple())
     assert (again.kind, late.kind) == ("ALREADY_DELIVERED", "ALREADY_DELIVERED")
     assert late.manifest == again.manifest
     assert contents(store) == before
@@ -233,12 +233,12 @@ def test_build_without_pages_is_stale_after_a_delivery(local_store: ObjectStore)
 
 def test_build_for_another_audience_is_stale(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(local_store, day)
-    check(local_store, made, day)
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
     with pytest.raises(StaleBuildError, match="another recipient"):
         publish(
             local_store,
-            made,
+            new_build,
             consented_now=lambda: (ASKED_AT, day.active),
             audience=RecipientSchedule("CLASS", dt.date(2022, 12, 30)),
             correlation_id="x",
@@ -250,17 +250,17 @@ def test_build_for_another_audience_is_stale(local_store: ObjectStore) -> None:
 
 def test_build_without_a_verdict_is_refused(store: ObjectStore) -> None:
     day = simple()
-    made = build(store, day)
+    new_build = build(store, day)
     with pytest.raises(GateRefusedError) as caught:
-        go(store, made, day)
+        go(store, new_build, day)
     assert len(caught.value.reasons) == len(REQUIRED_VERDICTS)
-    check(store, made, day)
-    record_verdict(store, made, "everyone_consented", False, "P2 does not consent now", "late")
+    check(store, new_build, day)
+    record_verdict(store, new_build, "everyone_consented", False, "P2 does not consent now", "late")
     with pytest.raises(GateRefusedError, match=r"everyone_consented failed \(P2 does not consent now\)"):
-        go(store, made, day)
+        go(store, new_build, day)
     assert contents(store) == {}
-    record_verdict(store, made, "everyone_consented", True, "all consent again", "later")
-    assert go(store, made, day).kind == "DELIVERED"
+    record_verdict(store, new_build, "everyone_consented", True, "all consent again", "later")
+    assert go(store, new_build, day).kind == "DELIVERED"
 
 
 # --- Consent ------------------------------------------------------------------------------------------------------
@@ -268,10 +268,10 @@ def test_build_without_a_verdict_is_refused(store: ObjectStore) -> None:
 
 def test_publish_consent_ended_after_build_writes_nothing(store: ObjectStore) -> None:
     day = simple()
-    made = build(store, day)
-    check(store, made, day)
+    new_build = build(store, day)
+    check(store, new_build, day)
     with pytest.raises(ConsentChangedError, match="P2") as caught:
-        go(store, made, day.without("P2"))
+        go(store, new_build, day.without("P2"))
     assert caught.value.numbers == ("P2",)
     assert list(store.list("chain/")) == []
     assert contents(store) == {}
@@ -279,11 +279,11 @@ def test_publish_consent_ended_after_build_writes_nothing(store: ObjectStore) ->
 
 def test_consent_that_ends_at_the_last_moment_leaves_no_page_behind(store: ObjectStore) -> None:
     day = simple()
-    made = build(store, day)
-    check(store, made, day)
+    new_build = build(store, day)
+    check(store, new_build, day)
     answers = iter([day.consenting, day.without("P2").consenting])
     with pytest.raises(ConsentChangedError):
-        go(store, made, day, consented=lambda: next(answers))
+        go(store, new_build, day, consented=lambda: next(answers))
     (void,) = delivered_state(store, FEED, DAY1).revisions
     assert isinstance(void.manifest, VoidManifest)
     assert list(contents(store)) == [manifest_key(FEED, DAY1, 0)]
@@ -298,21 +298,21 @@ def test_consent_that_ends_at_the_last_moment_leaves_no_page_behind(store: Objec
 
 def test_dead_attempts_pages_are_removed_when_a_consent_ended(store: ObjectStore) -> None:
     day = simple()
-    made = build(store, day)
-    check(store, made, day)
-    asked: list[int] = []
+    new_build = build(store, day)
+    check(store, new_build, day)
+    requests: list[int] = []
 
     def dies() -> frozenset[str]:
-        asked.append(1)
-        if len(asked) == 2:
+        requests.append(1)
+        if len(requests) == 2:
             raise ConnectionError("bigsite is gone")
         return day.consenting
 
     with pytest.raises(ConnectionError):
-        go(store, made, day, consented=dies)
-    assert len(contents(store)) == len(made.pages)
+        go(store, new_build, day, consented=dies)
+    assert len(contents(store)) == len(new_build.pages)
     with pytest.raises(ConsentChangedError):
-        go(store, made, day.without("P2"))
+        go(store, new_build, day.without("P2"))
     assert list(contents(store)) == [manifest_key(FEED, DAY1, 0)]
 
 
@@ -333,10 +333,10 @@ def test_dead_claim_of_another_date_is_closed_after_the_wait(store: ObjectStore)
     store.create(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=1)))
     store.create(f"delivered/{FEED}/2023-01-03/r1/{FEED}-20230103-r1-p1.txt.gz", b"half")
     day = simple(DAY3)
-    made = build(store, day)
-    check(store, made, day)
+    new_build = build(store, day)
+    check(store, new_build, day)
     naps: list[float] = []
-    assert go(store, made, day, patience_seconds=2.5, sleep=naps.append).kind == "DELIVERED"
+    assert go(store, new_build, day, patience_seconds=2.5, sleep=naps.append).kind == "DELIVERED"
     assert naps == [1.0, 1.0, 0.5]
     latest = delivered_state(store, FEED, DAY3).latest
     assert latest is not None
@@ -357,8 +357,8 @@ def test_live_claim_is_waited_for(store: ObjectStore) -> None:
     check(store, theirs, other)
     store.create(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=1)))
     day = simple(DAY3)
-    made = build(store, day)
-    check(store, made, day)
+    new_build = build(store, day)
+    check(store, new_build, day)
     naps: list[float] = []
 
     def nap(seconds: float) -> None:
@@ -369,9 +369,9 @@ def test_live_claim_is_waited_for(store: ObjectStore) -> None:
             store.delete(f"delivered/{FEED}/2023-01-03/r1/sign-of-life")
             assert go(store, theirs, other).kind == "DELIVERED"
 
-    assert go(store, made, day, patience_seconds=3.0, sleep=nap).kind == "DELIVERED"
+    assert go(store, new_build, day, patience_seconds=3.0, sleep=nap).kind == "DELIVERED"
     assert len(naps) == 4
-    assert all(isinstance(one.manifest, Manifest) for one in delivered_state(store, FEED, DAY1).revisions)
+    assert all(isinstance(revision.manifest, Manifest) for revision in delivered_state(store, FEED, DAY1).revisions)
     assert sound(store)
 
 
@@ -388,9 +388,9 @@ def test_own_dead_claim_with_other_content_becomes_void(store: ObjectStore) -> N
 
 def test_own_dead_claim_with_the_same_content_is_finished(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(local_store, day)
+    new_build = build(local_store, day)
     local_store.create(chain_key(FEED, 1), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=0)))
-    page = made.pages[0]
+    page = new_build.pages[0]
     local_store.create(f"delivered/{FEED}/2023-01-03/r0/{page.key.rpartition('/')[2]}", local_store.read(page.key))
     manifest = deliver(local_store, day).manifest
     assert manifest is not None
@@ -402,17 +402,17 @@ def test_publish_next_run_removes_leftovers_of_a_void_revision(store: ObjectStor
     test_own_dead_claim_with_other_content_becomes_void(store)
     late = f"delivered/{FEED}/2023-01-03/r0/{FEED}-20230103-r0-p1.txt.gz"
     store.create(late, b"written by a process that woke up late")
-    found = verify_feed(store, FEED, FORMAT)
-    assert [p.kind.name for p in found.problems] == ["LEFTOVER"]
-    assert found.sound
+    problems = verify_feed(store, FEED, FORMAT)
+    assert [p.kind.name for p in problems.problems] == ["LEFTOVER"]
+    assert problems.sound
     deliver(store, simple(snapshot="s2"))
     assert not store.exists(late)
 
 
 def test_chain_that_others_extend_gives_up(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(local_store, day)
-    check(local_store, made, day)
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
 
     class AlwaysLate:
         def __getattr__(self, name: str) -> object:
@@ -422,7 +422,7 @@ def test_chain_that_others_extend_gives_up(local_store: ObjectStore) -> None:
             return False
 
     with pytest.raises(ChainBusyError, match="run it again"):
-        go(AlwaysLate(), made, day)  # type: ignore[arg-type]
+        go(AlwaysLate(), new_build, day)  # type: ignore[arg-type]
     assert contents(local_store) == {}
 
 
@@ -431,22 +431,22 @@ def test_chain_that_others_extend_gives_up(local_store: ObjectStore) -> None:
 
 def test_staged_page_changed_after_checks_is_refused(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(local_store, day)
-    check(local_store, made, day)
-    local_store.put(made.pages[1].key, b"not a gzip file")
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
+    local_store.put(new_build.pages[1].key, b"not a gzip file")
     with pytest.raises(DamagedRecordError, match="is not the one checked"):
-        go(local_store, made, day)
+        go(local_store, new_build, day)
     assert not local_store.exists(manifest_key(FEED, DAY1, 0))
 
 
 def test_publish_record_and_page_changed_together_is_refused(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(local_store, day)
-    check(local_store, made, day)
-    page, data = made.pages[1], b"another file"
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
+    page, data = new_build.pages[1], b"another file"
     changed = page.model_copy(update={"bytes": len(data), "sha256": sha256(data)})
     local_store.put(page.key, data)
-    forged = made.model_copy(update={"pages": (made.pages[0], changed)})
+    forged = new_build.model_copy(update={"pages": (new_build.pages[0], changed)})
     with pytest.raises(DamagedRecordError, match="is not the one checked"):
         go(local_store, forged, day)
     assert not local_store.exists(manifest_key(FEED, DAY1, 0))
@@ -454,28 +454,28 @@ def test_publish_record_and_page_changed_together_is_refused(local_store: Object
 
 def test_publish_verdict_without_files_reads_the_document(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(local_store, day)
-    check(local_store, made, day)
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
     for key in list(local_store.list(f"verdicts/{FEED}/")):  # as verdicts were before they named files
         local_store.put(key, to_json(from_json(Verdict, local_store.read(key), key).model_copy(update={"files": {}})))
-    assert not files_checked(local_store, made)
-    assert go(local_store, made, day).kind == "DELIVERED"
+    assert not files_checked(local_store, new_build)
+    assert go(local_store, new_build, day).kind == "DELIVERED"
 
 
 def test_missing_staged_page_makes_the_build_stale(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(local_store, day)
-    check(local_store, made, day)
-    local_store.delete(made.pages[0].key)
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
+    local_store.delete(new_build.pages[0].key)
     with pytest.raises(StaleBuildError, match="a staged page is missing"):
-        go(local_store, made, day)
+        go(local_store, new_build, day)
     assert deliver(local_store, day).kind == "DELIVERED"
 
 
 def test_page_stored_with_other_bytes_is_detected(local_store: ObjectStore) -> None:
     day = simple()
-    made = build(local_store, day)
-    check(local_store, made, day)
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
 
     class Corrupting:
         def __getattr__(self, name: str) -> object:
@@ -485,15 +485,15 @@ def test_page_stored_with_other_bytes_is_detected(local_store: ObjectStore) -> N
             return local_store.create(key, b"bits have flipped" if key.endswith(".gz") else data, metadata)  # type: ignore[arg-type]
 
     with pytest.raises(DamagedRecordError, match="differs from the one written"):
-        go(Corrupting(), made, day)  # type: ignore[arg-type]
+        go(Corrupting(), new_build, day)  # type: ignore[arg-type]
     assert not local_store.exists(manifest_key(FEED, DAY1, 0))
 
 
 def test_page_that_vanishes_while_publishing_is_no_delivery(local_store: ObjectStore) -> None:
     # Another attempt closed the revision and cleaned up between our writing and our reading back.
     day = simple()
-    made = build(local_store, day)
-    check(local_store, made, day)
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
 
     class Vanishing:
         def __getattr__(self, name: str) -> object:
@@ -505,7 +505,7 @@ def test_page_that_vanishes_while_publishing_is_no_delivery(local_store: ObjectS
             return local_store.create(key, data, metadata)  # type: ignore[arg-type]
 
     with pytest.raises(StaleBuildError):
-        go(Vanishing(), made, day)  # type: ignore[arg-type]
+        go(Vanishing(), new_build, day)  # type: ignore[arg-type]
     assert isinstance(delivered_state(local_store, FEED, DAY1).revisions[0].manifest, VoidManifest)
 
 
@@ -513,43 +513,43 @@ def test_broken_chain_stops_publishing(local_store: ObjectStore) -> None:
     for day in (simple(DAY1), simple(DAY2)):
         deliver(local_store, day)
     day = simple(DAY3)
-    made = build(local_store, day)
-    check(local_store, made, day)
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
     entry = local_store.read(chain_key(FEED, 1))
     local_store.delete(chain_key(FEED, 1))
     with pytest.raises(DamagedRecordError, match="some are missing"):
-        go(local_store, made, day)
+        go(local_store, new_build, day)
     local_store.create(chain_key(FEED, 1), entry)
     manifest = local_store.read(manifest_key(FEED, DAY1, 0))
     local_store.delete(manifest_key(FEED, DAY1, 0))
     with pytest.raises(DamagedRecordError, match="position 1 of the chain is missing"):
-        go(local_store, made, day)
+        go(local_store, new_build, day)
     local_store.create(manifest_key(FEED, DAY1, 0), manifest)
-    assert go(local_store, made, day).kind == "DELIVERED"
+    assert go(local_store, new_build, day).kind == "DELIVERED"
 
 
 def test_first_delivery_fixes_the_audience(local_store: ObjectStore) -> None:
-    made = build(local_store, simple())
-    assert (made.previous_date, made.sequence_number) == (None, AUDIENCE.sequence_number(DAY1))
+    new_build = build(local_store, simple())
+    assert (new_build.previous_date, new_build.sequence_number) == (None, AUDIENCE.sequence_number(DAY1))
 
 
 @pytest.mark.parametrize("ask", [1, 2])
 def test_delivery_before_the_consent_ended_remains(local_store: ObjectStore, ask: int) -> None:
     """While this attempt asks for consent, another delivers the build; then the answer says that a consent ended."""
     day = simple()
-    made = build(local_store, day)
-    check(local_store, made, day)
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
     local_store.create(chain_key(FEED, 1), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=0)))
-    asked: list[int] = []
+    requests: list[int] = []
 
     def overtaken() -> frozenset[str]:
-        asked.append(1)
-        if len(asked) < ask:
+        requests.append(1)
+        if len(requests) < ask:
             return day.consenting
-        assert go(local_store, made, day, correlation_id="faster").kind == "DELIVERED"
+        assert go(local_store, new_build, day, correlation_id="faster").kind == "DELIVERED"
         return day.without("P2").consenting
 
-    outcome = go(local_store, made, day, consented=overtaken)
+    outcome = go(local_store, new_build, day, consented=overtaken)
     assert outcome.kind == "ALREADY_DELIVERED"
     assert outcome.manifest is not None
     assert outcome.manifest.correlation_id == "faster"

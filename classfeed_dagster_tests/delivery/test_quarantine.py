@@ -138,10 +138,10 @@ def test_concurrent_approvals_are_all_kept(store: ObjectStore) -> None:
     assert all(is_approved(store, AUDIENCE, DAY1, [f"P{at}"]) for at in range(4))
 
 
-@pytest.mark.parametrize(("who", "why"), [("", "checked"), ("jo", " ")])
-def test_approval_without_name_or_reason_is_refused(local_store: ObjectStore, who: str, why: str) -> None:
+@pytest.mark.parametrize(("person", "reason"), [("", "checked"), ("jo", " ")])
+def test_approval_without_name_or_reason_is_refused(local_store: ObjectStore, person: str, reason: str) -> None:
     with pytest.raises(ValueError, match="state who approves"):
-        approve_removals(local_store, AUDIENCE, DAY1, ["P1"], approved_by=who, reason=why, at=T1)
+        approve_removals(local_store, AUDIENCE, DAY1, ["P1"], approved_by=person, reason=reason, at=T1)
 
 
 def test_approval_gives_up_after_lost_races(local_store: ObjectStore) -> None:
@@ -177,10 +177,10 @@ def test_status_and_history_list_every_hold(store: ObjectStore) -> None:
     assert (nothing.delivered, nothing.complete, nothing.deliveries) == (0, False, ())
 
     both = deliveries_of(store, FEED, DAY1, "P2")
-    assert [(one.manifest.revision, one.superseded) for one in both] == [(0, True), (2, False)]
+    assert [(side.manifest.revision, side.superseded) for side in both] == [(0, True), (2, False)]
     assert both[0].page.message_id == both[0].portfolio.page
     assert store.exists(both[1].manifest_key)
     assert store.exists(both[1].page.key)
     assert len(deliveries_of(store, FEED, DAY1)) == 6
-    assert [one.manifest.business_date for one in history_of(store, FEED, "P2")] == [DAY1, DAY1, DAY2, DAY3]
+    assert [item.manifest.business_date for item in history_of(store, FEED, "P2")] == [DAY1, DAY1, DAY2, DAY3]
     assert history_of(store, FEED, "P9") == ()

@@ -34,14 +34,14 @@ SMALL = 8192 + 60
 
 def by_several(store: ObjectStore, day: Day, shard_size: int, *, order: int = 1, max_page_bytes: int = SMALL) -> Build:
     """Run the steps of a large date, its shards in order or (-1) in reverse."""
-    made = terms(store, day, max_page_bytes=max_page_bytes)
+    context = terms(store, day, max_page_bytes=max_page_bytes)
     shared = shared_out(store, day, shard_size, max_page_bytes)
     frames = list(day.slices(shard_size))
     for shard in range(len(shared.shards))[::order]:
-        render_shard(store, made, shared, shard, [frames[shard]])
-    for batch in range(fan_out_pages(store, made, shared))[::order]:
-        write_pages(store, made, shared, batch)
-    return merge(store, made, shared)
+        render_shard(store, context, shared, shard, [frames[shard]])
+    for batch in range(fan_out_pages(store, context, shared))[::order]:
+        write_pages(store, context, shared, batch)
+    return merge(store, context, shared)
 
 
 def shared_out(store: ObjectStore, day: Day, shard_size: int, max_page_bytes: int = SMALL) -> FanOutPlan:
@@ -114,7 +114,7 @@ def test_reissue_renders_changed_portfolios_only(local_store: ObjectStore) -> No
     assert (nothing.pages, nothing.portfolios, nothing.unchanged) == ((), (), len(NUMBERS))
     changed = Day(DAY1, {**day.content, "P5": ("NEW", ["2.00"])}, snapshot="s2")
     again = by_several(local_store, changed, 4)
-    assert [one.number for one in again.portfolios] == ["P5"]
+    assert [portfolio.number for portfolio in again.portfolios] == ["P5"]
     assert (again.unchanged, again.revision, len(again.pages)) == (8, 1, 1)
 
 
@@ -139,10 +139,11 @@ def test_context_digest_covers_the_delivery_context(local_store: ObjectStore, da
     assert fan_out(local_store, terms(local_store, day), cut_short, NUMBERS[3::4], MADE_OF).prefix != first.prefix
     one_held = plan(local_store, replace(day, broken=["P3"]))
     nobody_held = replace(one_held, held_back=())
-    told = [
-        fan_out(local_store, terms(local_store, day), who, NUMBERS[3::4], MADE_OF) for who in (one_held, nobody_held)
+    message = [
+        fan_out(local_store, terms(local_store, day), person, NUMBERS[3::4], MADE_OF)
+        for person in (one_held, nobody_held)
     ]
-    assert told[0].prefix != told[1].prefix
+    assert message[0].prefix != message[1].prefix
 
 
 def test_portfolio_after_the_last_shard_belongs_to_it(local_store: ObjectStore, day: Day) -> None:
@@ -151,20 +152,20 @@ def test_portfolio_after_the_last_shard_belongs_to_it(local_store: ObjectStore, 
 
 
 def test_pages_are_written_in_two_batches_per_shard(local_store: ObjectStore, day: Day) -> None:
-    shared, made = shared_out(local_store, day, 5), terms(local_store, day, max_page_bytes=8192 + 1)
+    shared, context = shared_out(local_store, day, 5), terms(local_store, day, max_page_bytes=8192 + 1)
     for shard, frames in enumerate(day.slices(5)):
-        render_shard(local_store, made, shared, shard, [frames])
-    assert fan_out_pages(local_store, made, shared) == 3  # nine pages: 3 + 3 + 3, four batches would hold 2.25
+        render_shard(local_store, context, shared, shard, [frames])
+    assert fan_out_pages(local_store, context, shared) == 3  # nine pages: 3 + 3 + 3, four batches would hold 2.25
     for batch in range(3):
-        write_pages(local_store, made, shared, batch)
-    assert len(merge(local_store, made, shared).pages) == 9
+        write_pages(local_store, context, shared, batch)
+    assert len(merge(local_store, context, shared).pages) == 9
 
 
 def test_batch_may_be_a_single_page(local_store: ObjectStore) -> None:
     day = Day(DAY1, {number: ("NEW", ["1.00"]) for number in NUMBERS[:2]})
-    shared, made = shared_out(local_store, day, 2), terms(local_store, day, max_page_bytes=8192 + 1)
-    render_shard(local_store, made, shared, 0, day.slices(2))
-    assert fan_out_pages(local_store, made, shared) == 2
+    shared, context = shared_out(local_store, day, 2), terms(local_store, day, max_page_bytes=8192 + 1)
+    render_shard(local_store, context, shared, 0, day.slices(2))
+    assert fan_out_pages(local_store, context, shared) == 2
 
 
 def test_temporary_files_are_removed(
@@ -183,28 +184,28 @@ def test_shard_of_other_portfolios_is_refused(local_store: ObjectStore, day: Day
 
 
 def test_missing_shard_is_refused(local_store: ObjectStore, day: Day) -> None:
-    shared, made = shared_out(local_store, day, 3), terms(local_store, day)
-    render_shard(local_store, made, shared, 0, [next(day.slices(3))])
+    shared, context = shared_out(local_store, day, 3), terms(local_store, day)
+    render_shard(local_store, context, shared, 0, [next(day.slices(3))])
     with pytest.raises(ObjectNotFoundError, match=r"rendered-0001\.json"):
-        fan_out_pages(local_store, made, shared)
+        fan_out_pages(local_store, context, shared)
 
 
 def test_changed_shard_is_refused(local_store: ObjectStore, day: Day) -> None:
-    shared, made = shared_out(local_store, day, 9), terms(local_store, day)
-    render_shard(local_store, made, shared, 0, day.slices(9))
+    shared, context = shared_out(local_store, day, 9), terms(local_store, day)
+    render_shard(local_store, context, shared, 0, day.slices(9))
     (key,) = (key for key in local_store.list(shared.prefix) if key.endswith(".parquet"))
     local_store.put(key, b"PAR1 no more")
     with pytest.raises(DamagedRecordError, match="it differs from the rendered file"):
-        fan_out_pages(local_store, made, shared)
+        fan_out_pages(local_store, context, shared)
 
 
 def test_missing_batch_is_refused(local_store: ObjectStore, day: Day) -> None:
     """Another attempt has divided the pages into fewer batches."""
-    shared, made = shared_out(local_store, day, 9), terms(local_store, day)
-    render_shard(local_store, made, shared, 0, day.slices(9))
-    batches = fan_out_pages(local_store, made, shared)
+    shared, context = shared_out(local_store, day, 9), terms(local_store, day)
+    render_shard(local_store, context, shared, 0, day.slices(9))
+    batches = fan_out_pages(local_store, context, shared)
     before = list(local_store.list(""))
-    write_pages(local_store, made, shared, batches)
+    write_pages(local_store, context, shared, batches)
     assert list(local_store.list("")) == before
-    write_pages(local_store, made, shared, batches - 1)
+    write_pages(local_store, context, shared, batches - 1)
     assert list(local_store.list("")) != before

@@ -50,9 +50,9 @@ def test_sound_feed_has_no_problems(store: ObjectStore) -> None:
     for day in (simple(DAY1), simple(DAY2)):
         deliver(store, day)
     heard: list[str] = []
-    found = verify_feed(store, FEED, FORMAT, on_page=heard.append)
-    assert (found.problems, found.sound, found.manifests, found.portfolios) == ([], True, 2, 10)
-    assert found.pages == len(heard) == 4
+    problems = verify_feed(store, FEED, FORMAT, on_page=heard.append)
+    assert (problems.problems, problems.sound, problems.manifests, problems.portfolios) == ([], True, 2, 10)
+    assert problems.pages == len(heard) == 4
     nothing = verify_feed(store, "another_feed", FORMAT)
     assert (nothing.problems, nothing.manifests) == ([], 0)
 
@@ -173,11 +173,11 @@ TAMPERING: dict[str, tuple[Callable[[LocalStore], object], set[ProblemKind]]] = 
 def test_tampering_is_detected(delivered: LocalStore, name: str) -> None:
     tamper, expected = TAMPERING[name]
     tamper(delivered)
-    found = verify_feed(delivered, FEED, FORMAT)
-    assert kinds(found) == expected, [str(problem) for problem in found.problems]
-    assert found.sound is (expected <= {ProblemKind.UNFINISHED, ProblemKind.LEFTOVER})
+    problems = verify_feed(delivered, FEED, FORMAT)
+    assert kinds(problems) == expected, [str(problem) for problem in problems.problems]
+    assert problems.sound is (expected <= {ProblemKind.UNFINISHED, ProblemKind.LEFTOVER})
     if name == "page cut short":
-        (line,) = found.problems
+        (line,) = problems.problems
         assert "cannot be read to its end: cut off or replaced" in line.detail
 
 
@@ -187,11 +187,11 @@ def test_manifests_after_a_gap_are_read(delivered: LocalStore, entry: bytes | No
     if entry is not None:
         delivered.put(chain_key(FEED, 2), entry)
     delivered.put(page_of(delivered, "2023-01-03/r1"), b"?")
-    found = verify_feed(delivered, FEED, FORMAT)
+    problems = verify_feed(delivered, FEED, FORMAT)
     assert {ProblemKind.CHAIN_GAP if entry is None else ProblemKind.RECORD_DAMAGED, ProblemKind.PAGE_CHANGED} <= kinds(
-        found
+        problems
     )
-    assert found.manifests == 2
+    assert problems.manifests == 2
 
 
 def test_pages_after_a_misplaced_page_are_read(delivered: LocalStore) -> None:
@@ -206,8 +206,8 @@ def test_verify_chain_alone_finds_missing_manifests(delivered: LocalStore) -> No
     heard: list[str] = []
     assert verify_feed(delivered, FEED, FORMAT, read_pages=False).problems == []
     delivered.delete(page_of(delivered))
-    found = verify_feed(delivered, FEED, FORMAT, read_pages=False, on_page=heard.append)
-    assert kinds(found) == {ProblemKind.PAGE_MISSING}
+    problems = verify_feed(delivered, FEED, FORMAT, read_pages=False, on_page=heard.append)
+    assert kinds(problems) == {ProblemKind.PAGE_MISSING}
     assert page_of(delivered, "2023-01-03/r1") in heard
 
 
@@ -221,32 +221,32 @@ def test_later_date_delivered_first_is_detected(local_store: LocalStore) -> None
     # Publishing never does this: the manifest of the second date is moved before the first's by hand.
     deliver(local_store, simple(DAY1))
     deliver(local_store, simple(DAY2))
-    one, two = (local_store.read(chain_key(FEED, at)) for at in (1, 2))
+    item, two = (local_store.read(chain_key(FEED, at)) for at in (1, 2))
     local_store.put(chain_key(FEED, 1), two)
-    local_store.put(chain_key(FEED, 2), one)
-    found = verify_feed(local_store, FEED, FORMAT)
-    assert kinds(found) == {ProblemKind.CHAIN_CHANGED, ProblemKind.OUT_OF_ORDER}
-    assert any("a later business date" in problem.detail for problem in found.problems)
+    local_store.put(chain_key(FEED, 2), item)
+    problems = verify_feed(local_store, FEED, FORMAT)
+    assert kinds(problems) == {ProblemKind.CHAIN_CHANGED, ProblemKind.OUT_OF_ORDER}
+    assert any("a later business date" in problem.detail for problem in problems.problems)
 
 
 def test_unfinished_delivery_is_harmless(local_store: LocalStore) -> None:
     day = simple()
-    made = build(local_store, day)
-    check(local_store, made, day)
-    asked: list[int] = []
+    new_build = build(local_store, day)
+    check(local_store, new_build, day)
+    requests: list[int] = []
 
     def dies() -> frozenset[str]:
-        asked.append(1)
-        if len(asked) == 2:
+        requests.append(1)
+        if len(requests) == 2:
             raise ConnectionError
         return day.consenting
 
     with pytest.raises(ConnectionError):
-        go(local_store, made, day, consented=dies)
-    found = verify_feed(local_store, FEED, FORMAT)
-    assert kinds(found) == {ProblemKind.UNFINISHED}
-    assert found.sound
-    assert "it delivered nothing" in str(found.problems[0])
+        go(local_store, new_build, day, consented=dies)
+    problems = verify_feed(local_store, FEED, FORMAT)
+    assert kinds(problems) == {ProblemKind.UNFINISHED}
+    assert problems.sound
+    assert "it delivered nothing" in str(problems.problems[0])
 
 
 # --- Files on their own -------------------------------------------------------------------------------------------
@@ -260,8 +260,8 @@ def folder(delivered: LocalStore) -> Path:
 
 def test_copied_folder_is_sound(folder: Path) -> None:
     (folder / "notes.pdf").write_bytes(b"passed over")
-    found = verify_paths([folder], FORMATS)
-    assert (found.problems, found.manifests, found.pages, found.portfolios) == ([], 3, 5, 11)
+    problems = verify_paths([folder], FORMATS)
+    assert (problems.problems, problems.manifests, problems.pages, problems.portfolios) == ([], 3, 5, 11)
 
 
 def test_page_is_compared_with_its_manifest(folder: Path) -> None:
@@ -277,8 +277,8 @@ def test_document_without_manifest_is_compared_with_itself(folder: Path, tmp_pat
     text = gzip.decompress(page.read_bytes()).replace(b"10.00", b"11.00")
     plain = tmp_path / f"{FEED}-20230103-r0-p1.txt"
     plain.write_bytes(text)
-    found = verify_paths([plain], FORMATS)
-    assert [p.detail for p in found.problems] == ["stated cash_amount in AUD is 8.50, expected 9.50"]
+    problems = verify_paths([plain], FORMATS)
+    assert [p.detail for p in problems.problems] == ["stated cash_amount in AUD is 8.50, expected 9.50"]
     page.write_bytes(b"\x1f\x8b\x08")
     assert ProblemKind.DOCUMENT_INVALID in kinds(verify_paths([page], FORMATS))
 
@@ -317,9 +317,9 @@ def test_unverifiable_file_is_reported(folder: Path, tmp_path: Path) -> None:
             {ProblemKind.DOCUMENT_INVALID, ProblemKind.CONTENT_DISAGREES, ProblemKind.PAGE_MISSING},
         ),
     ]:
-        found = kinds(verify_paths([path], FORMATS))
-        assert found
-        assert found <= kind, path
+        problems = kinds(verify_paths([path], FORMATS))
+        assert problems
+        assert problems <= kind, path
 
 
 def test_void_manifest_has_no_pages(local_store: LocalStore) -> None:
@@ -328,8 +328,8 @@ def test_void_manifest_has_no_pages(local_store: LocalStore) -> None:
     local_store.create(chain_key(FEED, 3), to_json(ChainEntry(feed=FEED, business_date=DAY1, revision=1)))
     deliver(local_store, simple(DAY3))
     folder = local_store.root / "delivered" / FEED
-    found = verify_paths([folder], FORMATS)
-    assert (found.problems, found.manifests) == ([], 4)
+    problems = verify_paths([folder], FORMATS)
+    assert (problems.problems, problems.manifests) == ([], 4)
     (folder / "2023-01-03" / "r1" / "late.txt").write_bytes(b"")
     assert kinds(verify_paths([folder], FORMATS)) == {ProblemKind.ORPHAN}
 

@@ -157,8 +157,8 @@ _CONDITIONS = {str(IF_ABSENT): "if absent", str(CLUSTER): "in the cluster", str(
 
 def entry(action: str, resource: str, context: dict[str, str]) -> str:
     """Return one action on one resource, with its condition, for the table."""
-    given = ", ".join(f"with {key} `{value}`" for key, value in context.items())
-    condition = _CONDITIONS.get(str(context), given)
+    values = ", ".join(f"with {key} `{value}`" for key, value in context.items())
+    condition = _CONDITIONS.get(str(context), values)
     return f"`{action} {on(resource)}`" + (f" {condition}" if condition else "")
 
 

@@ -21,7 +21,7 @@ def allowed(
     statements: Iterable[Mapping[str, Any]], action: str, resource: str, context: Context | None = None
 ) -> bool:
     """Return True if the statements allow ``action`` on ``resource`` (ARN) in ``context`` (condition keys and values)."""
-    applying = [one["Effect"] for one in statements if _applies(one, action, resource, context or {})]
+    applying = [statement["Effect"] for statement in statements if _applies(statement, action, resource, context or {})]
     return "Allow" in applying and "Deny" not in applying
 
 

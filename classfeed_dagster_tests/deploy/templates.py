@@ -22,17 +22,19 @@ def template(name: str) -> dict[str, Any]:
 
 def resources(name: str, kind: str) -> dict[str, dict[str, Any]]:
     """Return the properties of a template's resources of a kind, by logical id."""
-    found = template(name)["Resources"].items()
-    return {key: value.get("Properties", {}) for key, value in found if value["Type"] == kind}
+    result = template(name)["Resources"].items()
+    return {key: value.get("Properties", {}) for key, value in result if value["Type"] == kind}
 
 
 def only(name: str, kind: str, **having: Any) -> dict[str, Any]:
     """Return the only resource of a kind with the given properties."""
-    found = [
-        one for one in resources(name, kind).values() if all(one.get(key) == value for key, value in having.items())
+    matches = [
+        resource
+        for resource in resources(name, kind).values()
+        if all(resource.get(key) == value for key, value in having.items())
     ]
-    assert len(found) == 1, f"{len(found)} of {kind} with {having} in {name}"
-    return found[0]
+    assert len(matches) == 1, f"{len(matches)} of {kind} with {having} in {name}"
+    return matches[0]
 
 
 def role(env: str, name: str) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def role(env: str, name: str) -> dict[str, Any]:
 
 def statements(properties: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the statements of a role's own policies."""
-    return [one for policy in properties["Policies"] for one in policy["PolicyDocument"]["Statement"]]
+    return [item for policy in properties["Policies"] for item in policy["PolicyDocument"]["Statement"]]
 
 
 def every_role() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -25,11 +25,11 @@ def test_metrics_have_panels_without_overlap() -> None:
 
 
 def test_dashboard_answers_the_feeds_questions() -> None:
-    asked = {
+    expected = {
         "documents", "portfolios", "rows", "bytes", "held_back", "breaks", "stage_seconds", "repair_attempts",
         "newest_delivery_age_seconds",
     }  # fmt: skip
-    assert asked <= set(METRICS)
+    assert expected <= set(METRICS)
 
 
 def test_objective_is_a_threshold_and_a_runbook_link() -> None:
@@ -55,8 +55,8 @@ def test_stages_are_separate_lines_and_gauges_are_not_summed() -> None:
 
 def test_docs_list_the_service_levels() -> None:
     text = (ROOT / "docs" / "deployment.md").read_text()
-    for one in OBJECTIVES:
-        row = f"| [{one.name}](runbook.md#{one.name}) | {one.objective} | `{one.metric}` > {one.above} |"
+    for item in OBJECTIVES:
+        row = f"| [{item.name}](runbook.md#{item.name}) | {item.objective} | `{item.metric}` > {item.above} |"
         assert row in text, row
     rows = re.findall(r"^\| \[([\w-]+)\]\(runbook\.md#", text, re.MULTILINE)
-    assert rows == [one.name for one in OBJECTIVES]
+    assert rows == [objective.name for objective in OBJECTIVES]

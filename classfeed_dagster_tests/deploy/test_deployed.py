@@ -24,16 +24,16 @@ KINDS = {
 
 def supported(source: dict[str, Any]) -> dict[str, Any]:
     """Return the template without resources that the simulator lacks, and without references to them."""
-    made = copy.deepcopy(source)
-    made.pop("Transform", None)
-    made.pop("Outputs", None)
-    made["Resources"] = {name: one for name, one in made["Resources"].items() if one["Type"] in KINDS}
-    for one in made["Resources"].values():
-        if one["Type"] == "AWS::S3::Bucket":
-            one["Properties"].pop("ReplicationConfiguration", None)  # the stand-in wants the target to stand first
+    clone = copy.deepcopy(source)
+    clone.pop("Transform", None)
+    clone.pop("Outputs", None)
+    clone["Resources"] = {name: item for name, item in clone["Resources"].items() if item["Type"] in KINDS}
+    for resource in clone["Resources"].values():
+        if resource["Type"] == "AWS::S3::Bucket":
+            resource["Properties"].pop("ReplicationConfiguration", None)  # the stand-in wants the target to stand first
     # The stand-in makes resources as it meets them and can't wait for the key: its ARN stands in its place.
-    made["Resources"] = _with_key(made["Resources"])
-    return made
+    clone["Resources"] = _with_key(clone["Resources"])
+    return clone
 
 
 def _with_key(node: Any) -> Any:
@@ -42,7 +42,7 @@ def _with_key(node: Any) -> Any:
         if isinstance(of, str) and of.startswith("Key") and len(node) == 1:
             return KEY
         return {name: _with_key(value) for name, value in node.items()}
-    return [_with_key(one) for one in node] if isinstance(node, list) else node
+    return [_with_key(child) for child in node] if isinstance(node, list) else node
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def client() -> Iterator[Any]:
 def test_deployed_buckets_have_their_names(client: Any) -> None:
     # The stand-in's CloudFormation makes a bucket and forgets most of its properties: those are asserted on the template.
     names = {bucket["Name"] for bucket in client("s3").list_buckets()["Buckets"]}
-    assert {f"classfeed-prod-{what}-444455556666" for what in ("data", "logs", "archive")} <= names
+    assert {f"classfeed-prod-{label}-444455556666" for label in ("data", "logs", "archive")} <= names
 
 
 def test_queue_moves_unreadable_messages_to_dead_letters(client: Any) -> None:

@@ -65,9 +65,9 @@ def tables(server: TlsPostgres, environment: dict[str, str]) -> set[str]:
 
 
 def test_migrate_empty_database_creates_tables(server: TlsPostgres, environment: dict[str, str]) -> None:
-    done = service(environment, "migrate")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("created: ")
+    process = service(environment, "migrate")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stdout.startswith("created: ")
     assert {"runs", "event_logs", "job_ticks", "alembic_version", "daemon_heartbeats"} <= tables(server, environment)
     again = service(environment, "migrate")
     assert (again.returncode, again.stdout.split(":")[0]) == (0, "migrated"), again.stderr
@@ -83,20 +83,20 @@ def test_migrate_half_created_database_completes_it(server: TlsPostgres, environ
 
 def test_liveness_after_migration_asks_the_database(environment: dict[str, str]) -> None:
     assert service(environment, "migrate").returncode == 0
-    asked = service(environment, "dagster-daemon", "liveness-check")
-    assert "relation" not in asked.stderr
-    assert "No heartbeats" in asked.stderr + asked.stdout or "Daemon(s) not running" in asked.stderr + asked.stdout
+    result = service(environment, "dagster-daemon", "liveness-check")
+    assert "relation" not in result.stderr
+    assert "No heartbeats" in result.stderr + result.stdout or "Daemon(s) not running" in result.stderr + result.stdout
 
 
 def test_migrate_wrong_password_names_secret_and_no_value(environment: dict[str, str]) -> None:
-    done = service(environment | {"DAGSTER_PG_PASSWORD": "hunter2"}, "migrate")
-    assert done.returncode == 1
-    assert "dagster-database" in done.stderr
-    assert "hunter2" not in done.stdout + done.stderr
+    process = service(environment | {"DAGSTER_PG_PASSWORD": "hunter2"}, "migrate")
+    assert process.returncode == 1
+    assert "dagster-database" in process.stderr
+    assert "hunter2" not in process.stdout + process.stderr
 
 
 def test_migrate_missing_variable_names_it(environment: dict[str, str]) -> None:
     environment.pop("DAGSTER_PG_HOST")
-    done = service(environment, "migrate")
-    assert done.returncode == 1
-    assert "DAGSTER_PG_HOST" in done.stderr
+    process = service(environment, "migrate")
+    assert process.returncode == 1
+    assert "DAGSTER_PG_HOST" in process.stderr

@@ -32,11 +32,11 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def stage(name: str) -> list[tuple[str, str]]:
-    found = instructions()
-    starts = [at for at, (word, rest) in enumerate(found) if word == "FROM"] + [len(found)]
+    result = instructions()
+    starts = [at for at, (word, rest) in enumerate(result) if word == "FROM"] + [len(result)]
     for begin, end in itertools.pairwise(starts):
-        if found[begin][1].endswith(f" AS {name}"):
-            return found[begin:end]
+        if result[begin][1].endswith(f" AS {name}"):
+            return result[begin:end]
     raise AssertionError(name)
 
 
@@ -70,7 +70,7 @@ def test_build_context_has_exactly_the_copied_files() -> None:
         source
         for word, rest in instructions()
         if word == "COPY" and "--from" not in rest
-        for source in [one for one in rest.split() if not one.startswith("--")][:-1]
+        for source in [item for item in rest.split() if not item.startswith("--")][:-1]
     }
     assert copied == allowed
     assert all((ROOT / source).exists() for source in copied)
@@ -177,8 +177,8 @@ def test_image_steps_in_an_empty_environment_start_the_code_server(tmp_path: Pat
             build.mkdir(exist_ok=True)
             command = rest.replace("/opt/classfeed", str(home)).replace("/build/", f"{build}/")
             command = re.sub(r"(?<![\w-])python3(?= )", sys.executable, command)
-            done = subprocess.run(command, shell=True, cwd=build, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[-2000:]
+            process = subprocess.run(command, shell=True, cwd=build, capture_output=True, text=True, check=False)
+            assert process.returncode == 0, process.stderr[-2000:]
     assert not (home / "bin" / "pip").exists()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -192,13 +192,13 @@ def test_image_steps_in_an_empty_environment_start_the_code_server(tmp_path: Pat
         deadline = time.monotonic() + 120
         healthy = False
         while not healthy and time.monotonic() < deadline and server.poll() is None:
-            asked = subprocess.run(
+            result = subprocess.run(
                 [str(home / "bin" / "dagster"), "api", "grpc-health-check", "--port", str(port)],
                 env=environment,
                 capture_output=True,
                 check=False,
             )
-            healthy = asked.returncode == 0
+            healthy = result.returncode == 0
         assert healthy
     finally:
         server.terminate()

@@ -11,20 +11,20 @@ from classfeed_dagster_tests.deploy.iam_simulation import UnknownConditionError,
 from classfeed_dagster_tests.deploy.templates import ENVIRONMENTS, every_role, only, role, statements
 
 
-@pytest.mark.parametrize(("who", "action", "resource", "context", "may"), TABLE)
+@pytest.mark.parametrize(("caller", "action", "resource", "context", "may"), TABLE)
 def test_role_is_allowed_its_work_only(
-    who: str, action: str, resource: str, context: dict[str, str], may: bool
+    caller: str, action: str, resource: str, context: dict[str, str], may: bool
 ) -> None:
-    assert allowed(statements(role("prod", who)), action, resource, context) is may
+    assert allowed(statements(role("prod", caller)), action, resource, context) is may
 
 
 def test_access_table_covers_every_role_and_is_shown_in_docs() -> None:
     ours = {name.removeprefix("classfeed-prod-") for name, _ in every_role() if name.startswith("classfeed-prod-")}
-    evaluated = {who for who, *_ in TABLE}
+    evaluated = {person for person, *_ in TABLE}
     # Starting roles differ in their secrets alone; those of the components with the least and the most are evaluated.
     assert {name for name in ours if not name.endswith("-start")} <= evaluated
-    for who in ("worker", "daemon", "viewer", "operator", "deployer", "analyst", "support", "door", "code"):
-        assert {may for name, *_, may in TABLE if name == who} == {True, False}, who
+    for caller in ("worker", "daemon", "viewer", "operator", "deployer", "analyst", "support", "door", "code"):
+        assert {may for name, *_, may in TABLE if name == caller} == {True, False}, caller
     assert PAGE.read_text() == page(), "run python -m classfeed_dagster_tests.deploy.access_table"
 
 

@@ -27,13 +27,15 @@ def faults(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = getattr(node, "module", None) or ""
-            names = {f"{module}.{one.name}" if module else one.name for one in node.names} | {module}
+            names = {f"{module}.{item.name}" if module else item.name for item in node.names} | {module}
             if any(name == bad or name.startswith(f"{bad}.") for name in names for bad in FORBIDDEN):
                 yield f"{node.lineno}: imports {', '.join(sorted(names - {''}))}"
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
         owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
-        options = {one.arg: one.value.value for one in node.keywords if isinstance(one.value, ast.Constant)}
+        options = {
+            keyword.arg: keyword.value.value for keyword in node.keywords if isinstance(keyword.value, ast.Constant)
+        }
         if node.func.attr in CONSTRUCTORS and owner == "etree":
             if options.get("resolve_entities") is not False or options.get("no_network") is not True:
                 yield f"{node.lineno}: {node.func.attr} expands entities or opens addresses"
@@ -43,7 +45,7 @@ def faults(source: str) -> Iterator[str]:
                 yield f"{node.lineno}: {node.func.attr} gives up libxml2's limits or reads a DTD"
         if node.func.attr in WITH_A_PARSER and owner == "etree" and len(node.args) < 2 and "parser" not in options:
             yield f"{node.lineno}: etree.{node.func.attr} without a parser takes lxml's default, which expands entities"
-        loader = any(isinstance(one, ast.Attribute) and one.attr.endswith("SafeLoader") for one in node.args)
+        loader = any(isinstance(arg, ast.Attribute) and arg.attr.endswith("SafeLoader") for arg in node.args)
         if owner == "yaml" and node.func.attr in ("load", "load_all", "unsafe_load", "full_load") and not loader:
             yield f"{node.lineno}: yaml.{node.func.attr} makes objects: use safe_load"
 

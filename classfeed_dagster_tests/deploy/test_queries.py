@@ -21,8 +21,8 @@ WORDS = {"fields", "filter", "sort", "stats", "limit", "asc", "desc", "and", "by
 def fields(query: str) -> set[str]:
     """Return the fields that a query names, without keywords, texts, aliases and CloudWatch's own fields."""
     bare = re.sub(r'"[^"]*"|@\w+|bin\(\w+\)|\.0\b', "", query)
-    given = set(re.findall(r"\bas (\w+)", bare))
-    return set(re.findall(r"[a-z_]{2,}", bare)) - WORDS - given
+    values = set(re.findall(r"\bas (\w+)", bare))
+    return set(re.findall(r"[a-z_]{2,}", bare)) - WORDS - values
 
 
 @pytest.mark.parametrize("query", QUERIES)

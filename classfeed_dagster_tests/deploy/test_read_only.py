@@ -37,21 +37,21 @@ def plausible(kind: Any, depth: int = 0) -> str:
         return next(iter(kind.values))
     if isinstance(kind, graphql.GraphQLInputObjectType):
         # Dagster tells several kinds of selector apart by which fields they have; names are always known.
-        given = {
+        values = {
             name: plausible(field.type, depth + 1)
             for name, field in kind.fields.items()
             if isinstance(field.type, graphql.GraphQLNonNull)
             or name in ("repositoryLocationName", "repositoryName", "pipelineName", "jobName", "selector")
         }
-        return "{" + ", ".join(f"{name}: {value}" for name, value in given.items()) + "}"
+        return "{" + ", ".join(f"{name}: {value}" for name, value in values.items()) + "}"
     return {"Int": "1", "Float": "1.0", "Boolean": "true", "RunConfigData": "{}"}.get(str(kind), '"x"')
 
 
 def mutation(name: str) -> str:
     """Return the mutation with its minimal arguments."""
     field = SCHEMA.graphql_schema.mutation_type.fields[name]
-    wanted = {key: one.type for key, one in field.args.items() if isinstance(one.type, graphql.GraphQLNonNull)}
-    arguments = ", ".join(f"{key}: {plausible(kind)}" for key, kind in wanted.items())
+    expected = {key: arg.type for key, arg in field.args.items() if isinstance(arg.type, graphql.GraphQLNonNull)}
+    arguments = ", ".join(f"{key}: {plausible(kind)}" for key, kind in expected.items())
     named = graphql.get_named_type(field.type)
     leaf = isinstance(named, graphql.GraphQLScalarType)
     answer = "" if leaf else INNER.get(name, "{ __typename }")
@@ -82,12 +82,12 @@ def test_mutation_is_refused(viewer: Any, name: str) -> None:
     # What it names must exist before Dagster asks whether one may: then Dagster's own code is read for the question.
     assert answer.errors or set(answer.data[name].values()) <= {"PythonError", "TerminateRunsResult"}
     resolver = SCHEMA.graphql_schema.mutation_type.graphene_type._meta.fields[name].resolver
-    asked = set(
+    query = set(
         re.findall(r"@(?:require_permission_check|check_permission)\(Permissions\.(\w+)\)", inspect.getsource(resolver))
     )
-    assert asked
+    assert query
     allowed = get_user_permissions(True)  # of read-only
-    assert not any(allowed[Permissions[one].value].enabled for one in asked)
+    assert not any(allowed[Permissions[request].value].enabled for request in query)
 
 
 def test_mutations_without_permission_are_the_known_ones() -> None:

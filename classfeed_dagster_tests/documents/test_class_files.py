@@ -87,12 +87,12 @@ FRAMES = make.frames(ACCOUNTS, [*TRADES, *CASH], BALANCES)
 FILES = {document.name: make.written(document, [FRAMES]) for document in FORMATS}
 
 
-@pytest.mark.parametrize("document", FORMATS, ids=lambda one: one.name)
+@pytest.mark.parametrize("document", FORMATS, ids=lambda item: item.name)
 def test_golden_file_is_reproduced(document: Any) -> None:
     assert FILES[document.name] == (GOLDEN / f"{document.name}_20230505_r0.csv").read_bytes()
 
 
-@pytest.mark.parametrize("document", FORMATS, ids=lambda one: one.name)
+@pytest.mark.parametrize("document", FORMATS, ids=lambda item: item.name)
 def test_empty_day_gives_first_and_last_line(document: Any) -> None:
     empty = make.written(document, [make.frames(ACCOUNTS)])
     assert empty == f"H,{document.name},2023-05-05,7,0,2023-05-05T20:15:00.123456Z\r\nT,0,\r\n".encode()
@@ -127,7 +127,7 @@ def test_portfolio_without_lines_renders_no_bytes() -> None:
     assert rendered["SW00000001"].totals.currencies == {"AUD": CurrencyTotals(net_amount=Decimal("692.60"))}
 
 
-@pytest.mark.parametrize("document", FORMATS, ids=lambda one: one.name)
+@pytest.mark.parametrize("document", FORMATS, ids=lambda item: item.name)
 def test_inspection_finds_the_totals_of_rendering(document: Any) -> None:
     data = FILES[document.name]
     facts = document.inspect_page([data[at : at + 7] for at in range(0, len(data), 7)])
@@ -192,7 +192,7 @@ def trade_rows(draw: st.DrawFn, text: st.SearchStrategy[str] = words) -> list[di
     ids = draw(st.lists(st.integers(1, 10**12), unique=True, max_size=6))
     return [
         make.trade(
-            one,
+            number,
             draw(numbers),
             transaction_type=draw(st.sampled_from(["BUY", "SELL"])),
             transaction_date=draw(dates),
@@ -204,7 +204,7 @@ def trade_rows(draw: st.DrawFn, text: st.SearchStrategy[str] = words) -> list[di
             currency=draw(st.sampled_from(["AUD", "USD", "NZD"])),
             reverses=draw(st.none() | st.just("T5")),
         )
-        for one in ids
+        for number in ids
     ]
 
 
@@ -213,7 +213,7 @@ def cash_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     ids = draw(st.lists(st.integers(1, 10**12), unique=True, max_size=6))
     return [
         make.cash(
-            one,
+            number,
             str(draw(money)),
             draw(numbers),
             transaction_type=draw(st.sampled_from(["CASH_FEE", "CASH_TAX"])),
@@ -221,7 +221,7 @@ def cash_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
             recorded_at=draw(instants),
             relates_to=draw(st.sampled_from([None, "T4", "I9"])),
         )
-        for one in ids
+        for number in ids
     ]
 
 
@@ -272,10 +272,10 @@ def test_cash_file_equals_the_reference() -> None:
     expected: list[list[str]] = []
     plain = [row for row in CASH if row["portfolio_number"] == "SW00000001"]
     ordered = sorted(plain, key=lambda row: (row["account_number"], int(row["transaction_id"][1:])))
-    for held in BALANCES[:2]:
-        mine = [row for row in ordered if row["account_number"] == held["account_number"]]
+    for balance in BALANCES[:2]:
+        mine = [row for row in ordered if row["account_number"] == balance["account_number"]]
         expected += [["D", *make.reference_cash_fields(row)] for row in mine]
-        expected.append(["B", *(str(held[name] or "") for name in make.BALANCE_COLUMNS)])
+        expected.append(["B", *(str(balance[name] or "") for name in make.BALANCE_COLUMNS)])
     head = ["H", "class_cash", "2023-05-05", "7", "0", "2023-05-05T20:15:00.123456Z"]
     sums = {"AUD": Decimal("-12.24"), "USD": Decimal("-7.00")}
     only_first = {name: frame.filter(pl.col("portfolio_number") == "SW00000001") for name, frame in FRAMES.items()}
@@ -293,13 +293,13 @@ def test_value_that_the_files_cannot_carry_is_a_finding() -> None:
         make.cash(4, "1.00", "SW00000003", account_number="999"),
     ]
     frames = make.frames(ACCOUNTS, rows, BALANCES)
-    found = CLASS_TRADE.check_representable(frames)
-    assert found.select("portfolio_number", "rule", "subject", "detail").rows() == [
+    findings = CLASS_TRADE.check_representable(frames)
+    assert findings.select("portfolio_number", "rule", "subject", "detail").rows() == [
         ("SW00000001", "class_trade_incomplete", "T1", "the row T1 has no confirmation_number"),
         ("SW00000002", "class_trade_incomplete", "T2", "the row T2 has no price"),
         ("SW00000003", "class_trade_currency", "T3", "the row T3 has a currency that is not three capital letters"),
     ]
-    assert set(found["severity"]) == {"QUARANTINE"}
+    assert set(findings["severity"]) == {"QUARANTINE"}
     orphans = CLASS_CASH.check_representable(frames)
     assert orphans.select("portfolio_number", "rule", "subject").rows() == [
         ("SW00000003", "class_cash_no_balance", "C4")

@@ -23,16 +23,18 @@ TOTALS = st.builds(
 def test_totals_are_added_field_by_field(some: list[Totals]) -> None:
     together = sum(some, Totals())
     for name in "abc":
-        assert together.counts.get(name, 0) == sum(one.counts.get(name, 0) for one in some)
+        assert together.counts.get(name, 0) == sum(portfolio.counts.get(name, 0) for portfolio in some)
     for currency in ("AUD", "USD"):
-        found = together.currencies.get(currency, CurrencyTotals())
+        result = together.currencies.get(currency, CurrencyTotals())
         for field in CurrencyTotals.__slots__:
-            sums = [getattr(one.currencies[currency], field) for one in some if currency in one.currencies]
-            assert getattr(found, field) == sum(sums, Decimal(0))
+            sums = [
+                getattr(portfolio.currencies[currency], field) for portfolio in some if currency in portfolio.currencies
+            ]
+            assert getattr(result, field) == sum(sums, Decimal(0))
     assert list(together.currencies) == sorted(together.currencies)
     assert (together.units_held, together.units_moved) == (
-        sum((one.units_held for one in some), Decimal(0)),
-        sum((one.units_moved for one in some), Decimal(0)),
+        sum((portfolio.units_held for portfolio in some), Decimal(0)),
+        sum((portfolio.units_moved for portfolio in some), Decimal(0)),
     )
 
 

@@ -74,8 +74,8 @@ def test_single_error_of_a_document_in_one_piece_is_reported() -> None:
 
 def test_error_before_a_truncated_end_is_reported() -> None:
     page = page_of(sample()).replace(b"\n", b"").replace(b"<Status>ACTIVE", b"<Status>ASLEEP", 1)
-    told = EPI.inspect_page([page[: page.index(b"</AccountDetails>")] + b"</No>"]).errors
-    assert ["Status" in told[0], "not well-formed" in told[-1], len(told)] == [True, True, 2]
+    message = EPI.inspect_page([page[: page.index(b"</AccountDetails>")] + b"</No>"]).errors
+    assert ["Status" in message[0], "not well-formed" in message[-1], len(message)] == [True, True, 2]
 
 
 @pytest.mark.parametrize(("more", "given_up"), [(READ_ON // 2, False), (2 * READ_ON, True)])

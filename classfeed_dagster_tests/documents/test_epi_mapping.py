@@ -18,11 +18,11 @@ XS = "{http://www.w3.org/2001/XMLSchema}"
 
 
 def complex_type(name: str) -> etree._Element:
-    found = schema_root().find(f"{XS}complexType[@name='{name}']")
-    if found is None:  # an anonymous type of an element
-        found = schema_root().find(f".//{XS}element[@name='{name}']/{XS}complexType")
-    assert found is not None, name
-    return found
+    result = schema_root().find(f"{XS}complexType[@name='{name}']")
+    if result is None:  # an anonymous type of an element
+        result = schema_root().find(f".//{XS}element[@name='{name}']/{XS}complexType")
+    assert result is not None, name
+    return result
 
 
 def in_xsd(sequence: etree._Element) -> Iterator[object]:
@@ -49,9 +49,9 @@ def in_mapping(parts: Sequence[Element | Group | RecordMapping]) -> Iterator[obj
 
 
 def sequence_of(name: str) -> etree._Element:
-    found = complex_type(name).find(f"{XS}sequence")
-    assert found is not None
-    return found
+    result = complex_type(name).find(f"{XS}sequence")
+    assert result is not None
+    return result
 
 
 @pytest.mark.parametrize("record", epi.RECORDS, ids=lambda record: record.name)

@@ -88,7 +88,7 @@ def test_page_is_inspected_from_its_bytes_alone() -> None:
     }
     assert facts.removed == {"SW00000003"}
     assert (facts.sha256, facts.size) == (hashlib.sha256(PAGE).hexdigest(), len(PAGE))
-    expected = sum((one.totals for one in EPI.render(sample())), Totals())
+    expected = sum((slice_.totals for slice_ in EPI.render(sample())), Totals())
     assert facts.totals == expected
     assert facts.stated is not None
     assert facts.stated.counts == expected.counts
@@ -130,7 +130,7 @@ def test_written_document_is_read_back_and_adds_up(
     facts = inspect(page, chunk)
     assert facts.valid
     nothing = Totals(dict.fromkeys((section.name for section in epi.SECTIONS), 0))
-    assert facts.totals == sum((one.totals for one in EPI.render(frames)), nothing)
+    assert facts.totals == sum((slice_.totals for slice_ in EPI.render(frames)), nothing)
 
 
 def test_batch_size_changes_no_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ from classfeed_dagster_tests.fixtures.examples import examples
 
 def findings(**rows: Any) -> list[dict[str, Any]]:
     frames = frames_of({"accounts": [account("P1")]} | rows)
-    found = EPI.check_representable(frames)
-    assert found.schema == FINDINGS.schema
-    return found.to_dicts()
+    results = EPI.check_representable(frames)
+    assert results.schema == FINDINGS.schema
+    return results.to_dicts()
 
 
 def only(found: list[dict[str, Any]]) -> tuple[str, str, str]:
@@ -160,12 +160,12 @@ def test_representable_frames_have_no_finding() -> None:
     ],
 )
 def test_document_rule_finds_its_value(rows: dict[str, Any], rule: str, subject: str, says: str) -> None:
-    found = findings(**rows)
+    results = findings(**rows)
     if not rule:
-        assert not found
+        assert not results
         return
-    assert only(found)[:2] == (rule, subject)
-    assert says in only(found)[2]
+    assert only(results)[:2] == (rule, subject)
+    assert says in only(results)[2]
 
 
 def test_date_outside_the_xsds_calendar_is_a_finding() -> None:
@@ -173,9 +173,9 @@ def test_date_outside_the_xsds_calendar_is_a_finding() -> None:
     movements = frames["movement_transactions"].with_columns(
         pl.col("transaction_date").dt.offset_by("8000y"), pl.col("recorded_at").dt.offset_by("-2023y")
     )
-    found = EPI.check_representable(frames | {"movement_transactions": movements})
-    assert found["rule"].to_list() == ["date_out_of_range"] * 2
-    assert found["detail"].to_list() == [
+    results = EPI.check_representable(frames | {"movement_transactions": movements})
+    assert results["rule"].to_list() == ["date_out_of_range"] * 2
+    assert results["detail"].to_list() == [
         "MovementTransaction/RecordedAt lies outside the years 0001 to 9999",
         "MovementTransaction/TransactionDate lies outside the years 0001 to 9999",
     ]
@@ -187,9 +187,9 @@ def test_number_with_more_digits_than_the_xsd_allows_is_a_finding() -> None:
     digits = pa.array([Decimal("12345678901234567.89")], pa.decimal128(38, 2))
     unchecked = pa.Array.from_buffers(pa.decimal128(18, 2), 1, digits.buffers())
     wide = frames["account_balances"].with_columns(pl.Series("ledger_balance", unchecked))
-    found = EPI.check_representable(frames | {"account_balances": wide})
-    assert "too_many_digits" in found["rule"].to_list()
-    assert "12345678901234567" not in str(found["detail"].to_list())
+    results = EPI.check_representable(frames | {"account_balances": wide})
+    assert "too_many_digits" in results["rule"].to_list()
+    assert "12345678901234567" not in str(results["detail"].to_list())
 
 
 def test_sum_with_more_digits_than_a_control_total_is_a_finding() -> None:
@@ -222,11 +222,11 @@ def test_row_without_a_portfolio_is_a_defect_not_a_finding() -> None:
 
 
 def test_findings_state_each_reason_once() -> None:
-    found = findings(
+    results = findings(
         accounts=[account("P1", abn="1", hin="2")],
         movement_transactions=[cash("P1", "C1", narrative="\x01"), cash("P1", "C2", narrative="\x01")],
     )
-    assert [(one["rule"], one["subject"]) for one in found] == [
+    assert [(break_["rule"], break_["subject"]) for break_ in results] == [
         ("unwritable_character", "C1"),
         ("unwritable_character", "C2"),
         ("wrong_form", ""),
@@ -245,12 +245,12 @@ def test_portfolio_is_held_back_or_becomes_a_valid_document(name: str, number: s
             "movement_transactions": [cash("P1", account_number=number, narrative=name)],
         }
     )
-    found = EPI.check_representable(frames)
-    if not found.height:
+    results = EPI.check_representable(frames)
+    if not results.height:
         assert compiled().validate(etree.fromstring(page_of(frames)))
     else:
         try:
             valid = compiled().validate(etree.fromstring(page_of(frames)))
         except etree.XMLSyntaxError:
             valid = False
-        assert not valid, f"held back without need: {found.to_dicts()}"
+        assert not valid, f"held back without need: {results.to_dicts()}"

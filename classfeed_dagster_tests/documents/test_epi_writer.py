@@ -95,7 +95,7 @@ def test_record_of_any_text_is_one_line() -> None:
 
 def test_portfolios_are_ordered_by_code_point_with_their_own_totals() -> None:
     rendered = list(EPI.render(sample()))
-    assert [one.number for one in rendered] == ["SW00000001", "SW00000002", "SW00000003", "SW00000010"]
+    assert [slice_.number for slice_ in rendered] == ["SW00000001", "SW00000002", "SW00000003", "SW00000010"]
     first = rendered[0].totals
     assert first.counts == {
         "AccountDetails": 1,
@@ -237,15 +237,17 @@ def test_pages_hold_whole_portfolios_under_the_limit(sizes: list[int], limit: in
 
 def test_pages_stay_under_their_limit_as_documents() -> None:
     rendered = [
-        one
+        slice_
         for n in range(40)
-        for one in EPI.render(frames_of({"accounts": [account(f"P{n:02}")], "cash_accounts": []}))
+        for slice_ in EPI.render(frames_of({"accounts": [account(f"P{n:02}")], "cash_accounts": []}))
     ]
     limit, around = 4_000, len(b"".join(EPI.page(HEADER, Totals(), {}))) + 200
-    for on_page in pages_of([one.size for one in rendered], limit - around):
+    for on_page in pages_of([slice_.size for slice_ in rendered], limit - around):
         some: list[RenderedPortfolio] = rendered[on_page.start : on_page.stop]
-        totals = sum((one.totals for one in some), Totals())
-        page = b"".join(EPI.page(HEADER, totals, {"AccountDetails": [one.sections["AccountDetails"] for one in some]}))
+        totals = sum((portfolio.totals for portfolio in some), Totals())
+        page = b"".join(
+            EPI.page(HEADER, totals, {"AccountDetails": [portfolio.sections["AccountDetails"] for portfolio in some]})
+        )
         assert len(page) <= limit
         assert EPI.inspect_page([page]).valid
 

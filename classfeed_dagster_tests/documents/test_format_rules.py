@@ -29,7 +29,7 @@ def test_format_rules_are_those_that_the_epi_format_reports() -> None:
 def test_format_rules_cover_every_csv_layout() -> None:
     formats = [feed.format for feed in FEEDS if isinstance(feed.format, CsvFormat)]
     assert formats
-    for layout, declared in ((one.layout, {rule.name for rule in one.rules}) for one in formats):
+    for layout, declared in ((item.layout, {rule.name for rule in item.rules}) for item in formats):
         assert {f"{layout.name}_currency", f"{layout.name}_incomplete"} <= declared
         assert (f"{layout.name}_no_balance" in declared) is bool(layout.balances)
 

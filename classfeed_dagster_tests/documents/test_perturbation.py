@@ -171,24 +171,24 @@ def look(engine: sa.Engine) -> dict[str, Seen]:
         domains = [consented]
         domains += [build_domain(store, snapshot, CLASS, name, consented) for name in DOMAINS if name != CONSENTED]
         with open_domains(store, domains) as slices:
-            frames = [dict(one) for one in slices]
-    found: dict[str, Seen] = {"landed": values_of(landed), "domains": {}, "documents": defaultdict(list)}
-    found["warehouse"] = defaultdict(list)
-    for one in frames:
-        for name in one.keys() - FRAME.keys():  # findings, and the delivered ledger's input: lineage shows neither
-            one.pop(name)
+            frames = [dict(slice_) for slice_ in slices]
+    levels: dict[str, Seen] = {"landed": values_of(landed), "domains": {}, "documents": defaultdict(list)}
+    levels["warehouse"] = defaultdict(list)
+    for item in frames:
+        for name in item.keys() - FRAME.keys():  # findings, and the delivered ledger's input: lineage shows neither
+            item.pop(name)
         # The load reads the frames back from the document, as they are here.
-        for name, texts in values_of(loaded(one)).items():
-            found["warehouse"][name] += texts
-        found["domains"] |= values_of(one)
-        for portfolio in EPI.render(one):
+        for name, texts in values_of(loaded(item)).items():
+            levels["warehouse"][name] += texts
+        levels["domains"] |= values_of(item)
+        for portfolio in EPI.render(item):
             for name, section in portfolio.sections.items():
                 for path, text in elements(name, section):
-                    found["documents"][path].append(text)
+                    levels["documents"][path].append(text)
         for file in FILES:
-            for name, text in fields(file, b"".join(p.sections["details"] for p in file.render(one))):
-                found["documents"][name].append(text)
-    return {level: {name: sorted(texts) for name, texts in seen.items()} for level, seen in found.items()}
+            for name, text in fields(file, b"".join(p.sections["details"] for p in file.render(item))):
+                levels["documents"][name].append(text)
+    return {level: {name: sorted(texts) for name, texts in values.items()} for level, values in levels.items()}
 
 
 def values_of(frames: dict[str, pl.DataFrame]) -> Seen:
@@ -209,7 +209,7 @@ def loaded(frames: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
 def elements(section: str, content: bytes) -> Iterator[tuple[str, str]]:
     root = etree.fromstring(b"<r>" + content + b"</r>")
     for element in root.iter():
-        above = [str(one.tag) for one in reversed(list(element.iterancestors()))][1:]
+        above = [str(ancestor.tag) for ancestor in reversed(list(element.iterancestors()))][1:]
         path = "/".join(["EPIDataResponse", section, *above, str(element.tag)])
         for name, value in element.attrib.items():
             yield f"{path}/@{name}", value
@@ -242,18 +242,20 @@ def named(column: str) -> dict[str, set[str]]:
             if column in sources
         },
         "domains": {
-            f"{frame.name}.{made.name}"
+            f"{frame.name}.{created.name}"
             for domain in DOMAINS
             for frame in shown_frames(domain)
-            for made in frame.columns
-            if column in bigsite_columns(made)
+            for created in frame.columns
+            if column in bigsite_columns(created)
         },
         "documents": {f"{file}{field.name}" for file, field in documents if column in field_sources(field)},
         "warehouse": {
-            f"{table}.{made.name}"
+            f"{table}.{created.name}"
             for table in FRAMES
-            for made in warehouse_tables()[table]
-            if any(column in bigsite_columns(FRAME[frame].column(name), made.rows) for frame, name in made.made_of)
+            for created in warehouse_tables()[table]
+            if any(
+                column in bigsite_columns(FRAME[frame].column(name), created.rows) for frame, name in created.made_of
+            )
         },
     }
 
@@ -305,7 +307,9 @@ def together(columns: list[str]) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", together([one for one in landed_values() if one not in SELECTING]), ids=" ".join)
+@pytest.mark.parametrize(
+    "columns", together([value for value in landed_values() if value not in SELECTING]), ids=" ".join
+)
 def test_perturbed_column_changes_exactly_its_lineage(line: Line, columns: tuple[str, ...]) -> None:
     changed = line.changed_by(*columns)
     for level in _LEVELS:
@@ -322,7 +326,7 @@ def test_perturbed_comparison_changes_with_either_row(line: Line, column: str, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("column", [one for one in landed_values() if one in SELECTING])
+@pytest.mark.parametrize("column", [value for value in landed_values() if value in SELECTING])
 def test_perturbed_selecting_column_changes_all_its_lineage(line: Line, column: str) -> None:
     expected = named(column)
     unmoved = {level: set(names) for level, names in expected.items()}

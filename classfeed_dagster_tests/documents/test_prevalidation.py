@@ -44,8 +44,8 @@ def test_prevalidated_record_is_not_inspected_again() -> None:
     units = Decimal("1000000.000000")
     ((digest, facts),) = [(digest, facts) for digest, facts in known.items() if facts.totals.units_held]
     known[digest] = replace(facts, totals=replace(facts.totals, units_held=facts.totals.units_held + units))
-    held = EPI.inspect_page([page]).totals.units_held
-    assert EPI.inspect_page([page], known).totals.units_held == held + units
+    hold = EPI.inspect_page([page]).totals.units_held
+    assert EPI.inspect_page([page], known).totals.units_held == hold + units
 
 
 def test_record_changed_since_prevalidation_is_inspected() -> None:

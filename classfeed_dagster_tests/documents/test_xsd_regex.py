@@ -170,14 +170,14 @@ def test_block_size_changes_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("path", "change"),
     [
-        (f"{XS}complexType[@name='Account']/{XS}sequence", lambda found: setattr(found, "tag", f"{XS}all")),
-        (f"{XS}complexType[@name='Account']/{XS}attribute", lambda found: found.set("use", "optional")),
-        (f"{XS}complexType[@name='Account']/{XS}sequence/{XS}sequence", lambda found: setattr(found, "tag", f"{XS}choice")),
-        (f"{XS}complexType[@name='Account']//{XS}element", lambda found: found.set("nillable", "true")),
-        (f"{XS}complexType[@name='Account']//{XS}element", lambda found: found.set("maxOccurs", "2")),
-        (f"{XS}complexType[@name='Account']//{XS}element", lambda found: found.set("type", "xs:string")),
-        (f"{XS}simpleType[@name='Identifier']/{XS}restriction/{XS}pattern", lambda found: found.set("value", r"\i\c*")),
-        (f"{XS}simpleType[@name='Abn']/{XS}restriction", lambda found: found.set("base", "xs:token")),
+        (f"{XS}complexType[@name='Account']/{XS}sequence", lambda result: setattr(result, "tag", f"{XS}all")),
+        (f"{XS}complexType[@name='Account']/{XS}attribute", lambda result: result.set("use", "optional")),
+        (f"{XS}complexType[@name='Account']/{XS}sequence/{XS}sequence", lambda result: setattr(result, "tag", f"{XS}choice")),
+        (f"{XS}complexType[@name='Account']//{XS}element", lambda result: result.set("nillable", "true")),
+        (f"{XS}complexType[@name='Account']//{XS}element", lambda result: result.set("maxOccurs", "2")),
+        (f"{XS}complexType[@name='Account']//{XS}element", lambda result: result.set("type", "xs:string")),
+        (f"{XS}simpleType[@name='Identifier']/{XS}restriction/{XS}pattern", lambda result: result.set("value", r"\i\c*")),
+        (f"{XS}simpleType[@name='Abn']/{XS}restriction", lambda result: result.set("base", "xs:token")),
     ],
 )  # fmt: skip
 def test_xsd_construct_that_is_unknown_is_refused(path: str, change: object, monkeypatch: pytest.MonkeyPatch) -> None:

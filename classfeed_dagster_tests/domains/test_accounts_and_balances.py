@@ -27,21 +27,21 @@ def test_removed_account_has_number_and_reference_only() -> None:
     other = {"recipient": "BGL"}
     frames = account_details(part(data_sharing_consent=[mine, other]))
     account = frames["accounts"].row(0, named=True)
-    said = {name for name, value in account.items() if value is not None}
-    assert said == {"portfolio_number", "recipient_reference", "consent", "extract"}
+    text = {name for name, value in account.items() if value is not None}
+    assert text == {"portfolio_number", "recipient_reference", "consent", "extract"}
     assert (account["consent"], account["extract"]) == ("REMOVED", "NONE")
     assert frames["cash_accounts"].is_empty()
 
 
 def test_portfolios_shared_with_another_recipient_are_left_out() -> None:
     theirs = {"portfolio_id": 2, "portfolio_number": "SW2", "recipient": "BGL"}
-    given = part(
+    values = part(
         data_sharing_consent=[{}, theirs],
         portfolio=[{}, {"portfolio_id": 2, "portfolio_name": "Secret"}],
         cash_account=[{}, {"portfolio_id": 2}],
         cash_balance_eod=[{}, {"portfolio_id": 2, "cash_account_id": 2}],
     )
-    for frame in (*account_details(given).values(), *account_balances(given).values()):
+    for frame in (*account_details(values).values(), *account_balances(values).values()):
         assert frame["portfolio_number"].to_list() == ["SW000001"]
     to_them = RecipientSchedule("BGL", dt.date(2023, 1, 3))
     theirs_only = part(to_them, D, data_sharing_consent=[{}, theirs], portfolio=[{}, {"portfolio_id": 2}])
@@ -56,8 +56,8 @@ def test_cash_accounts_opened_later_are_not_sent_yet() -> None:
 def test_accounts_are_ordered_by_number_by_code_point() -> None:
     numbers = ["SW10", "SW9", "sw1", "SW-1"]
     consents = [{"portfolio_id": at, "portfolio_number": number} for at, number in enumerate(numbers, 1)]
-    given = part(data_sharing_consent=consents, portfolio=[{"portfolio_id": at} for at in range(1, 5)])
-    assert account_details(given)["accounts"]["portfolio_number"].to_list() == sorted(numbers)
+    values = part(data_sharing_consent=consents, portfolio=[{"portfolio_id": at} for at in range(1, 5)])
+    assert account_details(values)["accounts"]["portfolio_number"].to_list() == sorted(numbers)
 
 
 def test_balance_is_carried_as_stated() -> None:

@@ -145,8 +145,8 @@ def test_new_portfolios_movements_sum_to_holdings_and_balances(engine: sa.Engine
     mine = {name: frame.filter(pl.col("portfolio_number") == "SW2") for name, frame in frames.items()}
     moved = mine["movement_transactions"].filter(pl.col("transaction_date") <= D)
     units = moved.filter(pl.col("ex_date").is_null()).group_by("security_code").agg(pl.col("units").sum())
-    held = mine["investment_holdings"].select("security_code", "units")
-    assert units.drop_nulls().sort("security_code").rows() == held.sort("security_code").rows()
+    holding = mine["investment_holdings"].select("security_code", "units")
+    assert units.drop_nulls().sort("security_code").rows() == holding.sort("security_code").rows()
     cash = moved.drop_nulls("amount").group_by("account_number", "currency").agg(pl.col("amount").sum())
     balances = mine["account_balances"].select("account_number", "currency", "ledger_balance")
     assert cash.sort("account_number").rows() == balances.sort("account_number").rows()
@@ -226,13 +226,13 @@ def test_build_without_consents_is_empty(bigsite_engine: sa.Engine, local_store:
 
 def test_shard_built_ahead_is_used_if_code_and_inputs_match(engine: sa.Engine, local_store: ObjectStore) -> None:
     domain = "account_details"
-    one, other = (
+    item, other = (
         take_snapshot(engine, local_store, D, (CLASS,), slice_portfolios=1, shard_portfolios=2) for _ in range(2)
     )
-    consented = build_consented_portfolios(local_store, one, CLASS)
-    shards = range(len(one.shards))
+    consented = build_consented_portfolios(local_store, item, CLASS)
+    shards = range(len(item.shards))
     assert len(shards) > 1
-    built = [build_domain_shard(local_store, one, CLASS, domain, consented, at, code_version="1") for at in shards]
+    built = [build_domain_shard(local_store, item, CLASS, domain, consented, at, code_version="1") for at in shards]
     kept = [shard.frames["accounts"].key for shard in built]
 
     def is_taken(snapshot: Snapshot, version: str) -> bool:
@@ -242,26 +242,26 @@ def test_shard_built_ahead_is_used_if_code_and_inputs_match(engine: sa.Engine, l
         build_domain(local_store, snapshot, CLASS, domain, of, code_version=version, ahead=built.__getitem__)
         return not any(map(local_store.exists, kept))
 
-    assert is_taken(one, "1")
-    assert not is_taken(one, "2")
+    assert is_taken(item, "1")
+    assert not is_taken(item, "2")
     assert not is_taken(other, "1")
 
 
 def test_frames_of_different_snapshots_are_never_mixed(engine: sa.Engine, local_store: ObjectStore) -> None:
-    one, other = (_snapshot(engine, local_store, 500, CLASS, BGL) for _ in range(2))
-    consented = build_consented_portfolios(local_store, one, CLASS)
-    with pytest.raises(MixedSnapshotsError, match=one.snapshot_id):
+    item, other = (_snapshot(engine, local_store, 500, CLASS, BGL) for _ in range(2))
+    consented = build_consented_portfolios(local_store, item, CLASS)
+    with pytest.raises(MixedSnapshotsError, match=item.snapshot_id):
         build_domain(local_store, other, CLASS, "account_details", consented)
     with pytest.raises(MixedSnapshotsError, match="BGL"):
-        build_domain(local_store, one, BGL, "account_details", consented)
-    details = build_domain(local_store, one, CLASS, "account_details", consented)
+        build_domain(local_store, item, BGL, "account_details", consented)
+    details = build_domain(local_store, item, CLASS, "account_details", consented)
     with pytest.raises(MixedSnapshotsError, match="was given account_details"):
-        build_domain(local_store, one, CLASS, "account_balances", details)
+        build_domain(local_store, item, CLASS, "account_balances", details)
     with pytest.raises(MixedSnapshotsError, match="given account_details"):
-        read_consent_roll(local_store, one, CLASS, details)
+        read_consent_roll(local_store, item, CLASS, details)
     for mixed in (
         [details, build_consented_portfolios(local_store, other, CLASS)],
-        [details, build_consented_portfolios(local_store, one, BGL)],
+        [details, build_consented_portfolios(local_store, item, BGL)],
         [details, details],
     ):
         with pytest.raises(MixedSnapshotsError, match="cannot be combined"):

@@ -48,9 +48,9 @@ def test_unknown_column_is_an_error() -> None:
 
 def test_conform_puts_columns_types_and_rows_in_order() -> None:
     rows = pl.DataFrame([{**_ROW, "account_number": "2"}, {**_ROW, "extra": "x"}])
-    made = CASH_ACCOUNTS.conform(rows)
-    assert made.schema == pl.Schema(CASH_ACCOUNTS.schema)
-    assert made["account_number"].to_list() == ["1", "2"]
+    item = CASH_ACCOUNTS.conform(rows)
+    assert item.schema == pl.Schema(CASH_ACCOUNTS.schema)
+    assert item["account_number"].to_list() == ["1", "2"]
 
 
 def test_conform_with_a_missing_column_is_refused() -> None:

@@ -85,10 +85,10 @@ def test_consent_for_another_recipient_does_not_count() -> None:
 
 def test_consents_on_the_first_date_are_all_new() -> None:
     first = RecipientSchedule("CLASS", D)
-    gone = {"portfolio_id": 2, "portfolio_number": "SW2", "revoked_at": TODAY}
-    frame = consented_portfolios(landed(data_sharing_consent=[{}, gone]), first, D)
+    missing = {"portfolio_id": 2, "portfolio_number": "SW2", "revoked_at": TODAY}
+    frame = consented_portfolios(landed(data_sharing_consent=[{}, missing]), first, D)
     assert frame["change"].to_list() == ["NEW"]
-    roll = consent_roll(consents_of(landed(data_sharing_consent=[{}, gone])), frame, first, D)
+    roll = consent_roll(consents_of(landed(data_sharing_consent=[{}, missing])), frame, first, D)
     assert (roll.previous, roll.new, roll.removed, roll.current, roll.balanced) == (0, 1, 0, 1, True)
     assert roll.removed_share == 0
     assert not roll.none_left

@@ -39,8 +39,8 @@ def four_paid(*more: dict[str, Any]) -> pl.DataFrame:
 @pytest.mark.parametrize("absent", ["0.00", None])
 def test_silent_zeros_one_holder_without_an_amount_is_found(absent: str | None) -> None:
     value = None if absent is None else Decimal(absent)
-    found = silent_zeros(four_paid(payment(5, "10", "5.00", franking_credit=value)))
-    assert found.rows() == [(5, 7, PAID, "I105", "franking_credit is zero or absent; 4 other holders have it")]
+    result = silent_zeros(four_paid(payment(5, "10", "5.00", franking_credit=value)))
+    assert result.rows() == [(5, 7, PAID, "I105", "franking_credit is zero or absent; 4 other holders have it")]
 
 
 def test_silent_zeros_values_that_may_be_zero_are_not_found() -> None:
@@ -86,8 +86,8 @@ def test_missed_actions_holder_in_another_slice_is_found() -> None:
         "security_movement": [action(holder) for holder in (1, 2, 3)],
         "holding_eod": [holding(holder, "200") for holder in (1, 2, 3)],
     }
-    found = missed_actions(slices(split, {"holding_eod": [holding(4, "100")]}), START)
-    assert found.rows() == [(4, 7, PAID, "SPLIT", "no SPLIT although 3 other holders have it")]
+    row = missed_actions(slices(split, {"holding_eod": [holding(4, "100")]}), START)
+    assert row.rows() == [(4, 7, PAID, "SPLIT", "no SPLIT although 3 other holders have it")]
 
 
 def test_missed_actions_holders_without_units_before_are_not_found() -> None:

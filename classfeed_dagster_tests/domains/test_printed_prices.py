@@ -33,5 +33,5 @@ def test_printed_price_tolerance_is_its_last_decimal(price: str, last_place: str
 
 def _is_explained(price: str, consideration: Decimal) -> bool:
     amounts = {"consideration": f"{consideration:.2f}", "net_amount": f"{consideration + Decimal('9.50'):.2f}"}
-    found = _all_findings(trade=[{"units": f"{UNITS}", "price": price, **amounts}])
-    return "price_times_units" not in found["rule"].to_list()
+    findings = _all_findings(trade=[{"units": f"{UNITS}", "price": price, **amounts}])
+    return "price_times_units" not in findings["rule"].to_list()

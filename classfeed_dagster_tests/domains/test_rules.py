@@ -33,7 +33,7 @@ TWO_PORTFOLIOS = [{}, {"portfolio_id": 2, "portfolio_number": "SW2", "recipient"
 
 
 def _findings(domain: str, unreadable: tuple[UnreadableValue, ...] = (), **rows: Any) -> pl.DataFrame:
-    given = replace(part(**rows), unreadable=unreadable)
+    values = replace(part(**rows), unreadable=unreadable)
     compute = {
         "consented_portfolios": lambda it: {"consented_portfolios": it.consented},
         "account_details": account_details,
@@ -41,7 +41,7 @@ def _findings(domain: str, unreadable: tuple[UnreadableValue, ...] = (), **rows:
         "investment_holdings": investment_holdings,
         "movement_transactions": movement_transactions,
     }
-    return find(domain, given, compute[domain](given))
+    return find(domain, values, compute[domain](values))
 
 
 def _all_findings(**rows: Any) -> pl.DataFrame:
@@ -201,12 +201,12 @@ SOUND: list[dict[str, Any]] = [
     ("rule", "subject", "rows"), BROKEN, ids=[f"{rule}-{at}" for at, (rule, *_) in enumerate(BROKEN)]
 )
 def test_rule_finds_its_breach_only(rule: str, subject: str, rows: dict[str, Any]) -> None:
-    found = _all_findings(**rows)
-    assert found["rule"].unique().to_list() == [rule]
-    assert subject in found["subject"].to_list()
-    assert found["portfolio_number"].unique().to_list() == ["SW000001"]
+    findings = _all_findings(**rows)
+    assert findings["rule"].unique().to_list() == [rule]
+    assert subject in findings["subject"].to_list()
+    assert findings["portfolio_number"].unique().to_list() == ["SW000001"]
     severity = {declared.name: declared.severity.value for declared in RULES}[rule]
-    assert found["severity"].unique().to_list() == [severity]
+    assert findings["severity"].unique().to_list() == [severity]
 
 
 BAD_TRADE = UnreadableValue(table="trade", key="trade_id 9", column="price", problem="is not a number", portfolio_id=1)
@@ -269,21 +269,23 @@ def test_rules_broken_by_real_contract_notes_are_warnings() -> None:
 def test_findings_show_no_personal_data() -> None:
     secret = {"portfolio_name": "Zaphod TFN 123456782", "hin": "X99", "abn": "51824753557", "entity_type": "ESTATE"}
     account = {"account_name": "zaphod@example.com", "account_number": "777", "bsb": "888", "status": "FROZEN"}
-    found = _all_findings(
+    findings = _all_findings(
         portfolio=[secret],
         cash_account=[account, account],
         cash_balance_eod=[{"ledger_cash": "1"}],
         cash_transaction=[{"description": "Zaphod 4111111111111111", "transaction_type": "BONUS", "currency": "USD"}],
     )
-    assert found.height > 5
-    shown = " ".join(str(value) for row in found.select("subject", "detail").iter_rows() for value in row)
-    assert not [value for value in ("aphod", "X99", "51824753557", "777", "888", "123456782", "4111") if value in shown]
+    assert findings.height > 5
+    output = " ".join(str(value) for row in findings.select("subject", "detail").iter_rows() for value in row)
+    assert not [
+        value for value in ("aphod", "X99", "51824753557", "777", "888", "123456782", "4111") if value in output
+    ]
 
 
 def test_findings_are_stated_once_and_in_order() -> None:
-    found = _findings("movement_transactions", repeated_confirmation=[{}, {}], trade=[{"side": "SHORT"}])
-    assert found.schema == pl.Schema(FINDINGS.schema)
-    assert found["rule"].to_list() == ["repeated_confirmation", "unknown_transaction_type"]
+    findings = _findings("movement_transactions", repeated_confirmation=[{}, {}], trade=[{"side": "SHORT"}])
+    assert findings.schema == pl.Schema(FINDINGS.schema)
+    assert findings["rule"].to_list() == ["repeated_confirmation", "unknown_transaction_type"]
 
 
 @examples(60)
@@ -319,9 +321,9 @@ def test_published_contract_notes_have_no_finding() -> None:
         }
         for at, note in enumerate(notes)
     ]
-    found = _findings("movement_transactions", trade=trades)
+    findings = _findings("movement_transactions", trade=trades)
     cases = {f"T{at}": note["case"] for at, note in enumerate(notes)}
-    assert {(cases[subject], rule) for subject, rule in found.select("subject", "rule").iter_rows()} == {
+    assert {(cases[subject], rule) for subject, rule in findings.select("subject", "rule").iter_rows()} == {
         ("Buy01", "price_times_units"),  # printed for anonymity: 25 at 12.40 is not 312.50
         ("Buy02", "price_times_units"),
         ("Buy03", "price_times_units"),

@@ -160,7 +160,7 @@ def ends_and_runs(story: Story, day: str, feed: str) -> None:
 
 @when(parsers.parse("{day} ends with a rewritten past and the feed runs the next morning"))
 def ends_with_past(story: Story, day: str) -> None:
-    for earlier in itertools.takewhile(lambda one: one != day, DAYS):
+    for earlier in itertools.takewhile(lambda item: item != day, DAYS):
         story.desk.bigsite.end_of_day(DAYS[earlier], at=f"{DAYS[day]}T14:00:00Z")
     story.end_of_day(day)
     story.morning(day)
@@ -177,10 +177,10 @@ def repair_looks(story: Story, time: str, day: str) -> None:
     with story.desk.at(story.at(time, day)):
         for _ in range(6):
             requests, _ = story.desk.tick("repair")
-            asked = [one for one in requests if one.job_name == f"{FEED}_job"]
-            if not asked:
+            query = [item for item in requests if item.job_name == f"{FEED}_job"]
+            if not query:
                 return
-            for request in asked:
+            for request in query:
                 assert story.desk.carry_out(request).success
     raise AssertionError("the repair never comes to rest")
 
@@ -202,8 +202,8 @@ def run_says(story: Story, outcome: str) -> None:
 
 @then(parsers.parse('"{name}" is delivered as: {expected}'))
 def is_told(story: Story, name: str, expected: str) -> None:
-    wanted = [] if expected == "nothing" else re.findall(r"(\w+) on (\w+)", expected)
-    assert story.told(name) == wanted
+    target = [] if expected == "nothing" else re.findall(r"(\w+) on (\w+)", expected)
+    assert story.told(name) == target
 
 
 @then(parsers.parse('{day}\'s document has the whole history of "{name}"'))
@@ -226,13 +226,15 @@ def document_has(story: Story, day: str, kind: str, name: str, dated: str, units
 @then(parsers.parse("the recipient's sums match on {day}"))
 def adds_up(story: Story, day: str) -> None:
     pages = delivered_pages(story.desk.runtime.store, story.desk.feed(FEED), story.dates())
-    found = load(pages, dt.date.fromisoformat(DAYS[day])).unbalanced()
-    assert found.is_empty(), found
+    result = load(pages, dt.date.fromisoformat(DAYS[day])).unbalanced()
+    assert result.is_empty(), result
 
 
 @then(parsers.parse('revision {revision:d} of {day} holds "{name}" alone'))
 def revision_holds(story: Story, revision: int, day: str, name: str) -> None:
-    assert [one.number for one in story.desk.manifest(DAYS[day], revision).portfolios] == [story.cast[name].number]
+    assert [portfolio.number for portfolio in story.desk.manifest(DAYS[day], revision).portfolios] == [
+        story.cast[name].number
+    ]
 
 
 @then(parsers.parse('revision {revision:d} of {day} restates the holdings of "{one}" and "{other}"'))
@@ -243,8 +245,8 @@ def revision_restates(story: Story, revision: int, day: str, one: str, other: st
 
 @then(parsers.parse('"{name}" is held back for {day}: {reason}'))
 def is_held_back(story: Story, name: str, day: str, reason: str) -> None:
-    held = {one.number: one.reason for one in story.desk.manifest(DAYS[day]).held_back}
-    assert reason in held[story.cast[name].number]
+    entry = {hold.number: hold.reason for hold in story.desk.manifest(DAYS[day]).held_back}
+    assert reason in entry[story.cast[name].number]
 
 
 @then("no portfolio is held back")
@@ -271,13 +273,15 @@ def delivered_once(story: Story, day: str) -> None:
 
 @then(parsers.parse("{feed} has an open incident: late"))
 def told_late(story: Story, feed: str) -> None:
-    late = [one.incident for key, one in open_incidents(story.desk.runtime.store).items() if key.startswith("late")]
+    late = [item.incident for key, item in open_incidents(story.desk.runtime.store).items() if key.startswith("late")]
     assert any(feed in incident.feeds for incident in late)
 
 
 @then(parsers.parse("{feed} has no open incident"))
 def told_no_more(story: Story, feed: str) -> None:
-    assert not [one for one in open_incidents(story.desk.runtime.store).values() if one.incident.feeds == (feed,)]
+    assert not [
+        incident for incident in open_incidents(story.desk.runtime.store).values() if incident.incident.feeds == (feed,)
+    ]
 
 
 @when(parsers.re(r"(?P<person>\w+) of (?P<group>[\w-]+) asks to run (?P<day>\w+) again: (?P<reason>.+)"))

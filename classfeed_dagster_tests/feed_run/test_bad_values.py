@@ -83,9 +83,9 @@ def test_consent_with_an_impossible_history_excludes(desk: Desk, history: str) -
 
 
 def test_references_to_rows_before_the_shared_history_are_left_out(desk: Desk) -> None:
-    one, other = desk.two_customers()
+    first_customer, other = desk.two_customers()
     bhp = desk.bigsite.rows[tables.security][0]
-    for fund, history in ((one, dt.date(2026, 2, 26)), (other, None)):
+    for fund, history in ((first_customer, dt.date(2026, 2, 26)), (other, None)):
         bought = fund.buy(bhp, "7", "45.00", "2026-02-25")  # settles on the 27th, which is shared
         fund.reverse(bought, "2026-02-26T03:00:00Z", trade_date=dt.date(2026, 2, 26))
         for row in desk.bigsite.rows[tables.data_sharing_consent]:
@@ -95,7 +95,7 @@ def test_references_to_rows_before_the_shared_history_are_left_out(desk: Desk) -
     assert desk.run(DAY).outcome == "delivered"
     moved = desk.records(DAY)["movement_transactions"]
     whole = moved.filter(pl.col("portfolio_number") == other.number)
-    shared = moved.filter(pl.col("portfolio_number") == one.number)
+    shared = moved.filter(pl.col("portfolio_number") == first_customer.number)
 
     def references(rows: pl.DataFrame) -> set[str]:
         return {*rows["relates_to"].drop_nulls(), *rows["reverses"].drop_nulls()}
@@ -119,11 +119,11 @@ def test_references_to_rows_before_the_shared_history_are_left_out(desk: Desk) -
 def test_malformed_code_holds_its_own_portfolio_back(
     desk: Desk, table: sa.Table, column: str, value: str, feed: str
 ) -> None:
-    one, other = desk.two_customers()
+    first_customer, other = desk.two_customers()
     rare = desk.bigsite.security("RARE", price={DAY: "1.00"})
-    one.buy(rare, "10", "1.00", DAY)
+    first_customer.buy(rare, "10", "1.00", DAY)
     other.deposit("5.00", DAY)
-    row = one.row if table is tables.portfolio else rare
+    row = first_customer.row if table is tables.portfolio else rare
     desk.end_of_day(DAY)
     key = next(iter(table.primary_key))
     with desk.runtime.engine.begin() as connection:
@@ -132,7 +132,7 @@ def test_malformed_code_holds_its_own_portfolio_back(
     assert report.outcome == "delivered", report.message
     manifest = desk.manifest(DAY, feed=feed)
     # A rule of a domain holds for every feed that carries the domain, class_cash included.
-    assert [held.number for held in manifest.held_back] == [one.number]
+    assert [hold.number for hold in manifest.held_back] == [first_customer.number]
     assert other.number in {sent.number for sent in manifest.portfolios}
-    reasons = " ".join(rule.detail or "" for held in manifest.held_back for rule in held.rules)
+    reasons = " ".join(rule.detail or "" for hold in manifest.held_back for rule in hold.rules)
     assert column in reasons.lower()

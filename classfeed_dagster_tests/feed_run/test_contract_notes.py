@@ -66,8 +66,8 @@ def test_contract_notes_are_exact_and_wrong_ones_are_held_back(desk: Desk) -> No
         outcome = deliver(work)
         assert outcome.kind == "DELIVERED"
         assert outcome.manifest is not None
-        (held,) = outcome.manifest.held_back
-        assert (held.number, held.reason) == ("SW00000006", "breaks net_amount (once)")  # Sell02; the others go
+        (hold,) = outcome.manifest.held_back
+        assert (hold.number, hold.reason) == ("SW00000006", "breaks net_amount (once)")  # Sell02; the others go
         (page,) = outcome.manifest.pages
         with live_and_shadow(store, feed.name).local_file(page.key) as path:
             sent = feed.format.read(path)["movement_transactions"].filter(pl.col("transaction_id").is_in(list(notes)))
@@ -81,10 +81,10 @@ def test_contract_notes_are_exact_and_wrong_ones_are_held_back(desk: Desk) -> No
             assert row["confirmation_number"] == note["reference"]
             assert row["settlement_date"] == dt.date.fromisoformat(note["settlement_date"])
         with open_domains(store, work.domains()) as slices:
-            found = pl.concat([frames[FINDINGS.name] for frames in slices])
+            result = pl.concat([frames[FINDINGS.name] for frames in slices])
         flagged = {
             (notes[subject]["case"], rule)
-            for subject, rule in found.select("subject", "rule").iter_rows()
+            for subject, rule in result.select("subject", "rule").iter_rows()
             if subject in notes
         }
         assert flagged >= FLAGGED, feed.name

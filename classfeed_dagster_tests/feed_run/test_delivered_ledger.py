@@ -74,7 +74,7 @@ class Morning:
 
     def reasons(self, day: dt.date) -> dict[str, str]:
         status = date_status(self.runtime.store, FEED.name, day)
-        return {held.number: held.held_back.reason for held in status.quarantined}
+        return {hold.number: hold.held_back.reason for hold in status.quarantined}
 
 
 @pytest.fixture
@@ -83,15 +83,15 @@ def morning(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Morning]:
     runtime = Runtime(Settings(bigsite_url=url, home=tmp_path, first_business_date=FRIDAY, max_held_back_share="1"))
     start_flags(runtime.settings, (FEED,))
     bigsite = Bigsite(bigsite_engine)
-    made = Morning(bigsite, runtime)
-    made.bhp = bigsite.security("BHP", price={"2020-04-03": "20.00"})
+    created = Morning(bigsite, runtime)
+    created.bhp = bigsite.security("BHP", price={"2020-04-03": "20.00"})
     for number in ("SW00005001", "SW00005002"):
         fund = bigsite.portfolio(number).consent(granted_at="2020-03-01T00:00:00Z")
         fund.deposit("1000.00", "2020-04-01")
-        fund.buy(made.bhp, "10", "20.00", "2020-04-01")
-        made.funds.append(fund)
-    made.end_of_day(FRIDAY)
-    yield made
+        fund.buy(created.bhp, "10", "20.00", "2020-04-01")
+        created.funds.append(fund)
+    created.end_of_day(FRIDAY)
+    yield created
     runtime.close()
     api.clear_providers()
 
@@ -234,11 +234,11 @@ def test_late_row_before_the_shared_history_travels_in_an_opening(morning: Morni
 
 def test_row_that_vanished_holds_its_portfolio_back_with_the_difference(morning: Morning) -> None:
     morning.run(FRIDAY)
-    gone = next(row for row in morning.bigsite.rows[tables.cash_transaction] if row["amount"] == Decimal("1000.00"))
+    event = next(row for row in morning.bigsite.rows[tables.cash_transaction] if row["amount"] == Decimal("1000.00"))
     for rows in (morning.bigsite.rows, morning.funds[0].ledger):
-        rows[tables.cash_transaction].remove(gone)
+        rows[tables.cash_transaction].remove(event)
     column = tables.cash_transaction.c.cash_transaction_id
-    morning.execute(sa.delete(tables.cash_transaction).where(column == gone.id))
+    morning.execute(sa.delete(tables.cash_transaction).where(column == event.id))
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
     number = morning.funds[0].number
@@ -246,7 +246,7 @@ def test_row_that_vanished_holds_its_portfolio_back_with_the_difference(morning:
     assert "delivered_balance" in morning.reasons(MONDAY)[number]
     findings = attempt(morning.runtime, FEED, MONDAY, (FEED,)).ledger_view().frame()
     assert "-1000 differ" in findings["detail"][0]
-    assert f"C{gone.id}" in findings["detail"][0]
+    assert f"C{event.id}" in findings["detail"][0]
 
 
 def test_renumbered_cash_account_holds_its_portfolio_back(morning: Morning) -> None:
@@ -279,14 +279,14 @@ def test_renumbered_portfolio_is_never_sent_under_two_numbers(morning: Morning) 
 
 def test_two_portfolios_that_swap_numbers_are_both_held_back(morning: Morning) -> None:
     morning.run(FRIDAY)
-    one, other = morning.funds
+    item, other = morning.funds
     number = tables.portfolio.c.portfolio_number
-    for fund, name in ((one, "X"), (other, one.number), (one, other.number)):
+    for fund, name in ((item, "X"), (other, item.number), (item, other.number)):
         morning.execute(
             sa.update(tables.portfolio).where(tables.portfolio.c.portfolio_id == fund.id).values(portfolio_number=name)
         )
     assert number is not None
-    one.row["portfolio_number"], other.row["portfolio_number"] = other.number, one.number
+    item.row["portfolio_number"], other.row["portfolio_number"] = other.number, item.number
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
     assert set(morning.reasons(MONDAY)) == {"SW00005001", "SW00005002"}
@@ -303,7 +303,7 @@ def test_ledger_rebuilt_from_documents_and_landings_is_equal(morning: Morning) -
     morning.run(TUESDAY)
     store = morning.runtime.store
     rebuilt = list(rebuild_ledger(store, FEED.name, FEED.format, AUDIENCE))
-    assert [(one.business_date, one.revision, one.proven) for one in rebuilt] == [
+    assert [(item.business_date, item.revision, item.proven) for item in rebuilt] == [
         (FRIDAY, 0, True),
         (MONDAY, 0, True),
         (FRIDAY, 1, True),
@@ -331,9 +331,9 @@ def test_audit_adds_up_every_record_and_names_a_wrong_position(morning: Morning,
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
     store = morning.runtime.store
-    found = list(audit_positions(store, FEED.name, AUDIENCE, sample=sample))
-    assert [one.business_date for one in found] == [FRIDAY, MONDAY]
-    assert not any(one.wrong for one in found)
+    matches = list(audit_positions(store, FEED.name, AUDIENCE, sample=sample))
+    assert [break_.business_date for break_ in matches] == [FRIDAY, MONDAY]
+    assert not any(break_.wrong for break_ in matches)
     rows = morning.sent(MONDAY).frame("positions")
     wrong = _compared(MONDAY, rows.with_columns(pl.col("sent") + pl.lit(Decimal("0.01"))), rows)
     assert len(wrong.wrong) == rows.height

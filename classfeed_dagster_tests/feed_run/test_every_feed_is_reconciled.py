@@ -32,20 +32,20 @@ def market(desk: Desk) -> Iterator[Desk]:
     """Two customers with trades, cash, income and reinvested units, before the first date and on it."""
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10"})
     for number in ("SW00000001", "SW00000002"):
-        one = desk.bigsite.portfolio(number)
-        one.consent(granted_at="2026-02-20T00:00:00Z", history_from=dt.date(2026, 2, 24))
-        one.deposit("10000.00", "2026-02-23")
-        one.buy(bhp, "100", "45.00", "2026-02-24")
-        one.sell(bhp, "10", "46.00", MONDAY.isoformat())
-        one.security_movement(bhp, "DRP", "0.123456", "2026-02-25")
-        one.dividend(bhp, "12.00", MONDAY.isoformat())
+        portfolio = desk.bigsite.portfolio(number)
+        portfolio.consent(granted_at="2026-02-20T00:00:00Z", history_from=dt.date(2026, 2, 24))
+        portfolio.deposit("10000.00", "2026-02-23")
+        portfolio.buy(bhp, "100", "45.00", "2026-02-24")
+        portfolio.sell(bhp, "10", "46.00", MONDAY.isoformat())
+        portfolio.security_movement(bhp, "DRP", "0.123456", "2026-02-25")
+        portfolio.dividend(bhp, "12.00", MONDAY.isoformat())
     desk.end_of_day(MONDAY.isoformat())
     yield desk
     server.stop(desk.runtime.settings.home)
 
 
 def after_delivery(desk: Desk, feed: str) -> PostDelivery:
-    declared = next(one for one in FEEDS if one.name == feed)
+    declared = next(item for item in FEEDS if item.name == feed)
     audience = declared.audience(desk.runtime.settings.first_business_date)
     return PostDelivery(desk.runtime, declared, audience, MONDAY, "a1", morning_after(MONDAY))
 
@@ -71,7 +71,7 @@ def test_shadow_csv_feed_is_reconciled_loaded_and_traced(market: Desk, feed: str
     way = trace(
         market.runtime.engine, market.runtime.store, feed, work.audience, f"{letter}{key}", document_format=work.format
     )
-    assert [one for one in way.sightings if one.places]
+    assert [sighting for sighting in way.sightings if sighting.places]
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_altered_csv_is_an_error(market: Desk, feed: str, old: str, new: str, ki
     assert old in text, text
     market.runtime.store.put(key, text.replace(old, new, 1).encode())
     result = work.source()
-    assert kind in {one.kind for one in result.breaks}, result.markdown()
-    assert {one.likeliest.cause for one in result.breaks} == {BreakCause.FILE_ALTERED}
+    assert kind in {break_.kind for break_ in result.breaks}, result.markdown()
+    assert {break_.likeliest.cause for break_ in result.breaks} == {BreakCause.FILE_ALTERED}
 
 
 def test_switched_off_rows_are_excluded_with_their_reason(market: Desk) -> None:

@@ -43,12 +43,12 @@ class Deposit:
 
 @st.composite
 def deposits(draw: st.DrawFn) -> list[Deposit]:
-    made = []
+    created = []
     for _ in range(draw(st.integers(1, 6))):
         recorded = draw(st.integers(0, len(DATES) - 1))
         visible = draw(st.integers(recorded, len(DATES) - 1))
-        made.append(Deposit(draw(st.integers(0, 1)), recorded, visible, draw(st.integers(-9999, 9999))))
-    return made
+        created.append(Deposit(draw(st.integers(0, 1)), recorded, visible, draw(st.integers(-9999, 9999))))
+    return created
 
 
 # After each date, perhaps an earlier date again from a fresh snapshot, with or without a rewritten end of day.
@@ -83,8 +83,8 @@ def test_rows_of_any_visibility_are_sent_once_and_add_up(
                 if row.visible == at:
                     amount = Decimal(row.cents) / 100
                     recorded = window(DATES[row.recorded]).start + dt.timedelta(hours=3)
-                    made = funds[row.fund].deposit(amount, DATES[row.recorded], recorded_at=recorded)
-                    sent[f"C{made.id}"] = (row.fund, amount)
+                    created = funds[row.fund].deposit(amount, DATES[row.recorded], recorded_at=recorded)
+                    sent[f"C{created.id}"] = (row.fund, amount)
             bigsite.end_of_day(day)
             bigsite.save()
             run(day)
@@ -104,6 +104,6 @@ def test_rows_of_any_visibility_are_sent_once_and_add_up(
         positions = positions_at(runtime.store, FEED.name, AUDIENCE, DATES[-1])
         assert positions is not None
         for at, fund in enumerate(funds):
-            found = positions.filter(pl.col("portfolio_id") == fund.id)["sent"].sum()
-            assert found == Decimal(1000) + sum((amount for of, amount in sent.values() if of == at), Decimal(0))
-        assert not any(one.wrong for one in audit_positions(runtime.store, FEED.name, AUDIENCE))
+            result = positions.filter(pl.col("portfolio_id") == fund.id)["sent"].sum()
+            assert result == Decimal(1000) + sum((amount for of, amount in sent.values() if of == at), Decimal(0))
+        assert not any(difference.wrong for difference in audit_positions(runtime.store, FEED.name, AUDIENCE))

@@ -147,8 +147,8 @@ def test_provider_receives_feeds_only() -> None:
     provider = Telling()
     use_provider(provider)
     ask()
-    told = {"feed": "class_trade", "recipient": "CLASS", "environment": "local"}
-    assert provider.contexts == [("class_trade", told)] * 4
+    message = {"feed": "class_trade", "recipient": "CLASS", "environment": "local"}
+    assert provider.contexts == [("class_trade", message)] * 4
 
 
 def test_provider_is_loaded_by_its_path() -> None:

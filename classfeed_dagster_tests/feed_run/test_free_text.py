@@ -50,10 +50,10 @@ def test_hold_back_identifier_in_free_text_holds_one_portfolio_back(typed: Desk)
     typed.runtime.settings = typed.runtime.settings.model_copy(update={"free_text": FreeText.HOLD_BACK})
     report = typed.run(DAY)
     assert report.outcome == "delivered", report.message
-    (held,) = typed.manifest(DAY).held_back
-    assert held.number == "SW00000001"
-    assert {rule.rule for rule in held.rules} == {"identifier_in_name", "identifier_in_narrative"}
-    assert not [secret for secret in SECRETS if secret in held.model_dump_json()]
+    (hold,) = typed.manifest(DAY).held_back
+    assert hold.number == "SW00000001"
+    assert {rule.rule for rule in hold.rules} == {"identifier_in_name", "identifier_in_narrative"}
+    assert not [secret for secret in SECRETS if secret in hold.model_dump_json()]
     assert_reconciled(typed)
 
 

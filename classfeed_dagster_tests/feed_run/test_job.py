@@ -55,8 +55,8 @@ def test_date_waits_for_the_one_before(desk: Desk) -> None:
 def test_held_back_share_above_the_limit_stops_the_feed(desk: Desk) -> None:
     desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
-    for one in desk.bigsite.portfolios[:2]:
-        desk.break_units(one, MONDAY)
+    for portfolio in desk.bigsite.portfolios[:2]:
+        desk.break_units(portfolio, MONDAY)
     desk.bigsite.save()
     report = desk.run(MONDAY)
     assert report.outcome is Outcome.STOPPED_BY_CHECKS

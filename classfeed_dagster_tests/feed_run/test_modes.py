@@ -19,9 +19,9 @@ def market(desk: Desk) -> Desk:
     """Two customers with a contract note each before the first date, and one on it."""
     bhp = desk.bigsite.security("BHP", price={MONDAY: "45.50"})
     for number in ("SW00000001", "SW00000002"):
-        one = desk.bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z")
-        one.deposit("10000.00", "2026-02-23")
-        one.buy(bhp, "100", "45.00", MONDAY)
+        portfolio = desk.bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z")
+        portfolio.deposit("10000.00", "2026-02-23")
+        portfolio.buy(bhp, "100", "45.00", MONDAY)
     desk.end_of_day(MONDAY)
     return desk
 
@@ -84,14 +84,14 @@ def test_two_feeds_with_the_same_movements_are_never_live_for_a_portfolio(market
     market.switch(mode={TRADE: "live"}, live_override=anyway, portfolios=apart)
     for feed, number in ((TRADE, "SW00000001"), ("class_super", "SW00000002")):
         assert market.run(MONDAY, feed=feed).outcome is Outcome.DELIVERED
-        assert [one.number for one in market.manifest(MONDAY, feed=feed).portfolios] == [number]
+        assert [portfolio.number for portfolio in market.manifest(MONDAY, feed=feed).portfolios] == [number]
 
     # Whoever was delivered by one does not go by the other, whatever the switches say later.
     market.switch(mode={TRADE: "off"})
     again = market.run(MONDAY)
     assert again.outcome is Outcome.NOTHING_TO_DO, again
-    (held,) = market.status(MONDAY).quarantined
-    assert (held.number, held.held_back.reason) == ("SW00000001", "breaks delivered_by_another_feed (once)")
+    (hold,) = market.status(MONDAY).quarantined
+    assert (hold.number, hold.held_back.reason) == ("SW00000001", "breaks delivered_by_another_feed (once)")
 
 
 def test_old_apps_file_is_compared_when_it_lands(market: Desk) -> None:

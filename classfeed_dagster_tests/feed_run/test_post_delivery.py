@@ -32,11 +32,11 @@ def delivered(desk: Desk) -> Iterator[Desk]:
     """Two portfolios, one with a fraction of a unit, delivered for Monday; a warehouse of their own."""
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10"})
     for number in ("SW00000001", "SW00000002"):
-        one = desk.bigsite.portfolio(number)
-        one.consent(granted_at="2026-02-20T00:00:00Z")
-        one.deposit("10000.00", "2026-02-23")
-        one.buy(bhp, "100", "45.00", "2026-02-24")
-        one.security_movement(bhp, "DRP", "0.123456", "2026-02-25")
+        portfolio = desk.bigsite.portfolio(number)
+        portfolio.consent(granted_at="2026-02-20T00:00:00Z")
+        portfolio.deposit("10000.00", "2026-02-23")
+        portfolio.buy(bhp, "100", "45.00", "2026-02-24")
+        portfolio.security_movement(bhp, "DRP", "0.123456", "2026-02-25")
     desk.end_of_day(MONDAY.isoformat())
     assert desk.run(MONDAY.isoformat()).outcome is Outcome.DELIVERED
     yield desk
@@ -81,13 +81,15 @@ def test_row_lost_by_bigsite_is_a_break_until_corrected(delivered: Desk) -> None
     stopped = reconcile(delivered)
     assert not stopped.success
     assert told(delivered, "source").errors == 1
-    failed = [one.asset_check_key.name for one in stopped.get_asset_check_evaluations() if not one.passed]
+    failed = [
+        evaluation.asset_check_key.name for evaluation in stopped.get_asset_check_evaluations() if not evaluation.passed
+    ]
     assert failed == ["source_agrees"]
     with delivered.at("2026-03-03T08:00:00+11:00"):
         delivered.tick("alerts")
-        said = open_incidents(runtime.store)[f"breaks.{FEED}"].incident
-        assert (said.dates, said.offenders) == ((MONDAY,), ("SW00000001",))
-        assert told(delivered, "source").report in said.doing
+        lines = open_incidents(runtime.store)[f"breaks.{FEED}"].incident
+        assert (lines.dates, lines.offenders) == ((MONDAY,), ("SW00000001",))
+        assert told(delivered, "source").report in lines.doing
     with open_warehouse(runtime.settings) as connection:
         (standing,) = stored_breaks(connection, only_open=True)
         assert standing.portfolio_number == "SW00000001"
@@ -101,14 +103,14 @@ def test_row_lost_by_bigsite_is_a_break_until_corrected(delivered: Desk) -> None
         delivered.tick("alerts")
         assert f"breaks.{FEED}" not in open_incidents(runtime.store)
     with open_warehouse(runtime.settings) as connection:
-        assert [one.portfolio_number for one in stored_breaks(connection) if one.resolved_at] == ["SW00000001"]
+        assert [break_.portfolio_number for break_ in stored_breaks(connection) if break_.resolved_at] == ["SW00000001"]
         # The data team has said nothing of the date: that is a break of its own.
-        assert [one.side.value for one in stored_breaks(connection, only_open=True)] == ["data_team"]
+        assert [break_.side.value for break_ in stored_breaks(connection, only_open=True)] == ["data_team"]
 
 
 def _audit(desk: Desk) -> tuple[bool, str]:
     result = desk.definitions.resolve_job_def("audit").execute_in_process(instance=desk.instance, raise_on_error=False)
-    incidents = {one.key: one.what for one in raised(desk.runtime.store)}
+    incidents = {incident.key: incident.what for incident in raised(desk.runtime.store)}
     return result.success, incidents.get(f"audit.{FEED}", "")
 
 
@@ -127,9 +129,9 @@ def test_audit_finds_changed_warehouse_rows_and_figures(delivered: Desk) -> None
             "UPDATE FACT_CASH_BALANCE_DAILY SET LEDGER_BALANCE = LEDGER_BALANCE + CASE PORTFOLIO_NUMBER "
             "WHEN 'SW00000001' THEN 5 ELSE -5 END",
         )
-    success, what = _audit(delivered)
+    success, label = _audit(delivered)
     assert not success
-    assert "FACT_CASH_BALANCE_DAILY (2 rows when it was loaded, 2 now)" in what
+    assert "FACT_CASH_BALANCE_DAILY (2 rows when it was loaded, 2 now)" in label
     assert reconcile(delivered).success  # loads the date again
     assert _audit(delivered) == (True, "")
 
@@ -139,9 +141,9 @@ def test_audit_finds_changed_warehouse_rows_and_figures(delivered: Desk) -> None
             "UPDATE CLASS_FEED_METRICS SET VALUE = VALUE + CASE PORTFOLIO_NUMBER WHEN 'SW00000001' THEN 7 ELSE -7 END "
             "WHERE METRIC = (SELECT MIN(METRIC) FROM CLASS_FEED_METRICS WHERE VALUE > 100)",
         )
-    success, what = _audit(delivered)
+    success, label = _audit(delivered)
     assert not success
-    assert "2 of the data team's figures changed" in what
+    assert "2 of the data team's figures changed" in label
     assert told(delivered, "data_team").warnings == 2
 
 
@@ -150,9 +152,9 @@ def test_audit_that_fails_raises_its_incident(delivered: Desk, monkeypatch: pyte
         raise DamagedRecordError("ledger/x", "it is damaged")
 
     monkeypatch.setattr(nightly_audit, "audit_positions", broken)
-    success, what = _audit(delivered)
+    success, label = _audit(delivered)
     assert not success
-    assert "could not be completed (DamagedRecordError)" in what
+    assert "could not be completed (DamagedRecordError)" in label
     monkeypatch.undo()
     assert _audit(delivered) == (True, "")
 
@@ -161,7 +163,7 @@ def test_audit_names_the_portfolio_of_a_wrong_position(delivered: Desk, monkeypa
     wrong = PositionAudit(MONDAY, 2, (("SW00000001", "CASH", 1, Decimal(1), Decimal(2)),))
     monkeypatch.setattr(nightly_audit, "audit_positions", lambda *_, **__: iter([wrong]))
     assert "position CASH 1: 1 stored, the records sent add up to 2" in _audit(delivered)[1]
-    (incident,) = [one for one in raised(delivered.runtime.store) if one.key == f"audit.{FEED}"]
+    (incident,) = [item for item in raised(delivered.runtime.store) if item.key == f"audit.{FEED}"]
     assert incident.offenders == ("SW00000001",)
     none = delivered.runtime.settings.model_copy(update={"audit_portfolios": 0})
     delivered.runtime.settings = none

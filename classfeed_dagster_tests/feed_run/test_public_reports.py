@@ -22,27 +22,30 @@ NEXT = "2026-03-03"
 @pytest.fixture
 def day(desk: Desk) -> Desk:
     """Create one date with every kind of row that must be delivered unchanged."""
-    one, other = desk.two_customers()
+    first_customer, other = desk.two_customers()
     bigsite = desk.bigsite
     for _ in range(2):  # two purchases that are equal in everything but their key
-        one.deposit("12.50", DAY, description="cinema")
-    for fund, amount in ((one, "50.00"), (one, "-7.00")):  # what a reversal takes away, and what it gives back
+        first_customer.deposit("12.50", DAY, description="cinema")
+    for fund, amount in (
+        (first_customer, "50.00"),
+        (first_customer, "-7.00"),
+    ):  # what a reversal takes away, and what it gives back
         fund.reverse(fund.cash_transaction("FEE" if amount[0] == "-" else "DEPOSIT", amount, DAY), "2026-03-02T03:00Z")
-    one.cash_transaction("INTEREST", "0.00", DAY)  # a line that only informs
-    one.cash_transaction("DEPOSIT", "-3.00", DAY)  # a sign against its type
+    first_customer.cash_transaction("INTEREST", "0.00", DAY)  # a line that only informs
+    first_customer.cash_transaction("DEPOSIT", "-3.00", DAY)  # a sign against its type
     other.cash_transaction("WITHDRAWAL", "-99999.00", DAY)  # overdrawn
     split = bigsite.security("SPLT", price={DAY: "2.00"})
-    one.security_movement(split, "TRANSFER_IN", "2", on=DAY)
+    first_customer.security_movement(split, "TRANSFER_IN", "2", on=DAY)
     for units in ("-2", "10"):  # a split as the old units out and the new ones in
-        one.security_movement(split, "SPLIT", units, on=DAY)
-    one.security_movement(split, "SPLIT", "4.06", on=DAY)  # and one of an odd ratio
+        first_customer.security_movement(split, "SPLIT", units, on=DAY)
+    first_customer.security_movement(split, "SPLIT", "4.06", on=DAY)  # and one of an odd ratio
     free = bigsite.security("FREE", price={DAY: "1.00"})
-    one.buy(free, "5", "0.00", DAY, brokerage="0.00")  # reinvested at a price of nothing
+    first_customer.buy(free, "5", "0.00", DAY, brokerage="0.00")  # reinvested at a price of nothing
     for exchange, currency in (("NASDAQ", "USD"), ("XETR", "EUR")):  # one ISIN, two listings
         listed = bigsite.security(
             "GOOG", price={DAY: "10.00"}, exchange=exchange, currency=currency, isin="US02079K1079"
         )
-        one.security_movement(listed, "TRANSFER_IN", "1", on=DAY)
+        first_customer.security_movement(listed, "TRANSFER_IN", "1", on=DAY)
     desk.end_of_day(DAY)
     assert desk.run(DAY).outcome == "delivered"
     return desk
@@ -78,50 +81,50 @@ def _ledger_row(desk: Desk, fund: Portfolio, row: Row, **changes: Any) -> None:
 
 
 def test_row_that_returns_under_another_id_is_held_back(desk: Desk) -> None:
-    one, _ = desk.two_customers()
-    pending = one.deposit("50.00", DAY)
+    first_customer, _ = desk.two_customers()
+    pending = first_customer.deposit("50.00", DAY)
     desk.end_of_day(DAY)
     desk.run(DAY)
-    _ledger_row(desk, one, pending)
-    one.deposit("50.00", DAY, recorded_at="2026-03-03T02:00Z")
+    _ledger_row(desk, first_customer, pending)
+    first_customer.deposit("50.00", DAY, recorded_at="2026-03-03T02:00Z")
     desk.end_of_day(NEXT)
     assert desk.run(NEXT).outcome == "delivered"
-    (held,) = desk.manifest(NEXT).held_back
-    assert (held.number, held.rules[0].rule) == (one.number, "delivered_balance")
+    (hold,) = desk.manifest(NEXT).held_back
+    assert (hold.number, hold.rules[0].rule) == (first_customer.number, "delivered_balance")
 
 
 def test_id_sent_for_another_portfolio_is_not_sent_again(desk: Desk) -> None:
     """bigsite was restored from an older backup, and its sequence gives ids a second time."""
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})
-    one, other = desk.two_customers()
+    first_customer, other = desk.two_customers()
     third = desk.bigsite.portfolio("SW00000003").consent(granted_at="2026-02-20T00:00:00Z")
     third.deposit("1.00", "2026-02-23")
-    lost = one.deposit("50.00", DAY)
+    lost = first_customer.deposit("50.00", DAY)
     desk.end_of_day(DAY)
     desk.run(DAY)
-    _ledger_row(desk, one, lost)
+    _ledger_row(desk, first_customer, lost)
     again = other.deposit("50.00", NEXT)
     again.values["cash_transaction_id"] = lost.id
     desk.end_of_day(NEXT)
     assert desk.run(NEXT).outcome == "delivered"
-    assert sorted(held.number for held in desk.manifest(NEXT).held_back) == [one.number, other.number]
+    assert sorted(hold.number for hold in desk.manifest(NEXT).held_back) == [first_customer.number, other.number]
     assert f"C{lost.id}" not in desk.records(NEXT)["movement_transactions"]["transaction_id"].to_list()
 
 
 def test_code_given_to_a_new_company_names_each_by_its_date(desk: Desk) -> None:
-    one, _ = desk.two_customers()
-    gone = desk.bigsite.security("REUSE", price={"2026-02-25": "1.00"}, isin="AU000000BHP4")
-    one.buy(gone, "10", "1.00", "2026-02-24")
-    one.sell(gone, "10", "1.00", "2026-02-25")
-    desk.bigsite.code_change(gone, "2026-02-27", "REUSEX")
+    first_customer, _ = desk.two_customers()
+    security = desk.bigsite.security("REUSE", price={"2026-02-25": "1.00"}, isin="AU000000BHP4")
+    first_customer.buy(security, "10", "1.00", "2026-02-24")
+    first_customer.sell(security, "10", "1.00", "2026-02-25")
+    desk.bigsite.code_change(security, "2026-02-27", "REUSEX")
     fresh = desk.bigsite.security("REUSE", price={DAY: "9.00"}, isin="AU000000CBA7")
-    one.buy(fresh, "3", "9.00", DAY)
+    first_customer.buy(fresh, "3", "9.00", DAY)
     desk.end_of_day(DAY)
     assert desk.run(DAY).outcome == "delivered"
     named = moved(desk, security_code="REUSE").select("transaction_date", "isin").unique().sort("transaction_date")
     assert named["isin"].to_list() == ["AU000000BHP4", "AU000000BHP4", "AU000000CBA7"]
-    held = desk.records(DAY)["investment_holdings"].filter(pl.col("security_code") == "REUSE")
-    assert held["units"].to_list() == [Decimal("3.000000")]
+    holding = desk.records(DAY)["investment_holdings"].filter(pl.col("security_code") == "REUSE")
+    assert holding["units"].to_list() == [Decimal("3.000000")]
     assert_reconciled(desk)
 
 
@@ -137,6 +140,9 @@ def test_equal_numbers_of_another_scale_are_no_change(desk: Desk) -> None:
 
 
 def test_schedules_avoid_the_hour_that_a_clock_change_skips(desk: Desk) -> None:
-    crons = {one.name: one.cron_schedule for one in desk.definitions.get_repository_def().schedule_defs}
+    crons = {
+        schedule_def.name: schedule_def.cron_schedule
+        for schedule_def in desk.definitions.get_repository_def().schedule_defs
+    }
     assert len(crons) > 3
     assert [name for name, cron in crons.items() if str(cron).split()[1] == "2"] == []

@@ -39,18 +39,18 @@ def set_up(desk: Desk, **settings: Any) -> Desk:
 def seven_customers(desk: Desk) -> None:
     """Seven who trade on Monday, the third of them with units that don't add up; five trade again on Tuesday."""
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", "2026-03-02": "45.50", "2026-03-03": "45.75"})
-    made = []
+    created = []
     for at, number in enumerate(NUMBERS):
-        one = desk.bigsite.portfolio(number)
-        one.consent(granted_at="2026-02-20T00:00:00Z")
-        one.deposit("10000.00", "2026-02-23")
+        portfolio = desk.bigsite.portfolio(number)
+        portfolio.consent(granted_at="2026-02-20T00:00:00Z")
+        portfolio.deposit("10000.00", "2026-02-23")
         for _ in range(at + 1):
-            one.buy(bhp, "10", "45.00", "2026-02-24")
-        made.append(one)
+            portfolio.buy(bhp, "10", "45.00", "2026-02-24")
+        created.append(portfolio)
     desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(made[2], MONDAY)
-    for one in made[:5]:
-        one.buy(bhp, "7", "45.25", TUESDAY)
+    desk.break_units(created[2], MONDAY)
+    for portfolio in created[:5]:
+        portfolio.buy(bhp, "7", "45.25", TUESDAY)
     desk.end_of_day(TUESDAY)
 
 
@@ -69,23 +69,23 @@ def alone(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
 
 def delivered(desk: Desk, day: str, feed: str = FEED) -> list[Any]:
     """Return a date's pages before compression, and their facts from the manifests."""
-    said = {"portfolios", "held_back", "totals", "counts", "recorded_after", "recorded_before", "revision"}
+    text = {"portfolios", "held_back", "totals", "counts", "recorded_after", "recorded_before", "revision"}
     return [
         (
-            [(page.message_id, page.document_sha256, page.bytes, page.totals) for page in one.pages],
-            one.model_dump(include=said),
+            [(page.message_id, page.document_sha256, page.bytes, page.totals) for page in delivery.pages],
+            delivery.model_dump(include=text),
         )
-        for one in desk.status(day, feed).deliveries
+        for delivery in desk.status(day, feed).deliveries
     ]
 
 
 def steps(desk: Desk, asset: str) -> list[str]:
     """Return the steps of the latest run that materialized an asset, without its name."""
     run = desk.instance.get_runs(limit=1)[0]
-    found = [
+    matches = [
         event.step_key for event in desk.instance.all_logs(run.run_id) if event.is_dagster_event and event.step_key
     ]
-    return sorted({key.partition(".")[2].removeprefix(f"{asset}_") for key in found if key.startswith(f"{asset}.")})
+    return sorted({key.partition(".")[2].removeprefix(f"{asset}_") for key in matches if key.startswith(f"{asset}.")})
 
 
 def test_fan_out_changes_no_byte(shared: Desk, alone: Desk) -> None:
@@ -96,14 +96,14 @@ def test_fan_out_changes_no_byte(shared: Desk, alone: Desk) -> None:
             report = desk.run(day)
             assert report.outcome is Outcome.DELIVERED, report.message
         assert delivered(shared, day) == delivered(alone, day)
-        made = steps(shared, "class_super__document")
+        created = steps(shared, "class_super__document")
         shards = {f"shard[{at}]" for at in range(last + 1)}
-        assert {"in_shards", *shards, "in_lots", "lot[0]", "lot[1]", "together"} <= set(made)
-        assert f"shard[{last + 1}]" not in made
+        assert {"in_shards", *shards, "in_lots", "lot[0]", "lot[1]", "together"} <= set(created)
+        assert f"shard[{last + 1}]" not in created
         for asset in ("class__movement_transactions", "class_super__quarantine"):
             assert f"shard[{last}]" in steps(shared, asset)
     (first,) = shared.status(MONDAY).deliveries
-    assert [one.number for one in first.held_back] == [NUMBERS[2]]
+    assert [hold.number for hold in first.held_back] == [NUMBERS[2]]
     assert len(first.pages) > 2
     assert verify_feed(shared.runtime.store, FEED, EPI).sound
 
@@ -134,7 +134,7 @@ def test_fan_out_after_a_correction_reissues(shared: Desk, alone: Desk) -> None:
         assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
         assert desk.run(MONDAY).outcome is Outcome.NOTHING_TO_DO
     assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
-    assert [one.number for one in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
+    assert [portfolio.number for portfolio in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
 
 
 def test_fan_out_of_other_inputs_is_ignored(shared: Desk, alone: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_fan_out_of_other_inputs_is_ignored(shared: Desk, alone: Desk, monkeypat
     for desk in (shared, alone):
         assert desk.run(MONDAY, fresh_snapshot=True).outcome is Outcome.DELIVERED
     assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
-    assert [one.number for one in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
+    assert [portfolio.number for portfolio in shared.manifest(MONDAY, 1).portfolios] == [NUMBERS[2]]
 
 
 @pytest.mark.parametrize("feed", ["class_trade", "class_cash"])
@@ -180,7 +180,7 @@ def test_concurrent_fan_out_of_the_same_date_delivers_once(
 ) -> None:
     """A person runs the date as well, and a consent has ended: neither takes the other's parts, none fails for it."""
     seven_customers(shared)
-    done = getattr(shards, after)
+    process = getattr(shards, after)
     rehearsed = dt.date.fromisoformat(MONDAY)
     feed = shared.feed(FEED)
     audience = feed.audience(shared.runtime.settings.first_business_date)
@@ -188,7 +188,7 @@ def test_concurrent_fan_out_of_the_same_date_delivers_once(
     ended: list[str] = []
 
     def then_another(*given: Any) -> Any:
-        result = done(*given)
+        result = process(*given)
         if after == "fan_out_pages" or given[3] == 3:  # the last shard
             with shared.runtime.engine.begin() as connection:
                 number = "SELECT portfolio_id FROM bigsite.portfolio WHERE portfolio_number = :number"
@@ -206,4 +206,4 @@ def test_concurrent_fan_out_of_the_same_date_delivers_once(
     assert ended == [NUMBERS[0]]
     alone.run(MONDAY)
     assert delivered(shared, MONDAY) == delivered(alone, MONDAY)
-    assert NUMBERS[0] not in {one.number for one in shared.manifest(MONDAY).portfolios}
+    assert NUMBERS[0] not in {portfolio.number for portfolio in shared.manifest(MONDAY).portfolios}

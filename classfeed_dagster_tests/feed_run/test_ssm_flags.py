@@ -47,13 +47,13 @@ def mode() -> FeedMode:
 
 
 def provider() -> SsmProvider:
-    found = api._provider_registry.get_provider(DOMAIN) if hasattr(api, "_provider_registry") else None
-    if found is None:
+    result = api._provider_registry.get_provider(DOMAIN) if hasattr(api, "_provider_registry") else None
+    if result is None:
         from openfeature.provider._registry import provider_registry
 
-        found = provider_registry.get_provider(DOMAIN)
-    assert isinstance(found, SsmProvider)
-    return found
+        result = provider_registry.get_provider(DOMAIN)
+    assert isinstance(result, SsmProvider)
+    return result
 
 
 def turn(ssm: Any, settings: Settings, text: str) -> None:
@@ -133,9 +133,9 @@ def test_flags_commands_show_and_turn_on_record(command: Any, ssm: Any, settings
     assert command("flags-set", "include-drp", "CLASS", "false", "--reason", "recipient derives DRP").exit_code == 0
     value = json.loads(ssm.get_parameter(Name=settings.flags_parameter)["Parameter"]["Value"])
     assert value == {"mode": {"class_trade": "off"}, "include-drp": {"CLASS": False}}
-    shown = command("flags").output
-    assert "parity broke on Friday" in shown
-    assert "source: ssm" in shown
+    output = command("flags").output
+    assert "parity broke on Friday" in output
+    assert "source: ssm" in output
     assert command("flags-set", "mode", "class_trade", "declared", "--reason", "parity is clean again").exit_code == 0
     value = json.loads(ssm.get_parameter(Name=settings.flags_parameter)["Parameter"]["Value"])
     assert value == {"include-drp": {"CLASS": False}}

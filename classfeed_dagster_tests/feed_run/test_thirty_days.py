@@ -68,15 +68,17 @@ class OldApp:
 
     def line(self, row: Row) -> dict[str, str]:
         undone = row["reverses_trade_id"]
-        shown = row if undone is None else next(one for one in self.bigsite.rows[tables.trade] if one.id == undone)
-        portfolio = next(one for one in self.bigsite.rows[tables.portfolio] if one.id == row["portfolio_id"])
-        security = next(one for one in self.bigsite.rows[tables.security] if one.id == row["security_id"])
+        output = (
+            row if undone is None else next(record for record in self.bigsite.rows[tables.trade] if record.id == undone)
+        )
+        portfolio = next(record for record in self.bigsite.rows[tables.portfolio] if record.id == row["portfolio_id"])
+        security = next(record for record in self.bigsite.rows[tables.security] if record.id == row["security_id"])
         others = {
             "portfolio_number": portfolio["portfolio_number"], "hin": portfolio["hin"], "code": security["code"],
             "exchange": security["exchange"], "isin": security["isin"], "reverses_trade_id": "",
-            "recorded_at": shown["recorded_at"].isoformat(), "reversal": "" if undone is None else "Y",
+            "recorded_at": output["recorded_at"].isoformat(), "reversal": "" if undone is None else "Y",
         }  # fmt: skip
-        values = {column.name: shown.values.get(column.name) for column in CLASS_TRADE.layout.details}
+        values = {column.name: output.values.get(column.name) for column in CLASS_TRADE.layout.details}
         return {name: _spelled(value) for name, value in values.items()} | others
 
 
@@ -140,8 +142,8 @@ def test_thirty_clean_days_open_the_way_to_live(desk: Desk) -> None:
     explained = {at: report.explained for at, report in enumerate(reports) if report.explained}
     assert explained == {LATE: {"late-row": 1}, RENAMED: {"code-of-today": 1}}
     assert reports[LATE + 1].arrived == 1
-    found = {at: [(one.kind, one.field) for one in reports[at].differences] for at in BAD}
-    assert found == {
+    matches = {at: [(difference.kind, difference.field) for difference in reports[at].differences] for at in BAD}
+    assert matches == {
         4: [("differs", "net_amount")],
         8: [("missing_left", None)],
         12: [("missing_right", None)],
@@ -223,8 +225,8 @@ def test_change_before_delivery_builds_again(desk: Desk, monkeypatch: pytest.Mon
     assert outcome.kind == "DELIVERED"
     for day in DAYS[:2]:
         (manifest,) = date_status(desk.runtime.store, "class_trade", day).deliveries
-        assert [one.number for one in manifest.portfolios] == [staying]
-        assert [(one.number, one.reason) for one in manifest.held_back] == [(leaving, "consent ended")]
+        assert [portfolio.number for portfolio in manifest.portfolios] == [staying]
+        assert [(hold.number, hold.reason) for hold in manifest.held_back] == [(leaving, "consent ended")]
 
     def always(*_: object, **__: object) -> None:
         raise StaleBuildError("something else was delivered")

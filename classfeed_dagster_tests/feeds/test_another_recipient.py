@@ -32,8 +32,11 @@ class JsonLines(DocumentFormat):
 
     def render(self, frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
         for number in frames["accounts"]["portfolio_number"].sort():
-            held = frames["investment_holdings"].filter(pl.col("portfolio_number") == number).sort("security_code")
-            line = {"portfolio": number, "units": {row["security_code"]: str(row["units"]) for row in held.to_dicts()}}
+            holding = frames["investment_holdings"].filter(pl.col("portfolio_number") == number).sort("security_code")
+            line = {
+                "portfolio": number,
+                "units": {row["security_code"]: str(row["units"]) for row in holding.to_dicts()},
+            }
             yield RenderedPortfolio(number, {"lines": json.dumps(line).encode() + b"\n"}, Totals({"lines": 1}))
 
     def page(self, header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
@@ -43,8 +46,8 @@ class JsonLines(DocumentFormat):
     def inspect_page(self, chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageInspection:
         header, *lines = map(json.loads, (data := b"".join(chunks)).splitlines())
         numbers, stated = frozenset(line["portfolio"] for line in lines), Totals(header.pop("lines"))
-        found, digest = Totals({"lines": len(lines)}), hashlib.sha256(data).hexdigest()
-        return PageInspection((), header, {"lines": numbers}, frozenset(), found, stated, digest, len(data))
+        result, digest = Totals({"lines": len(lines)}), hashlib.sha256(data).hexdigest()
+        return PageInspection((), header, {"lines": numbers}, frozenset(), result, stated, digest, len(data))
 
     def read(self, path: Path) -> dict[str, pl.DataFrame]:
         return {"lines": pl.read_ndjson(gzip.open(path).read().split(b"\n", 1)[1])}

@@ -42,7 +42,7 @@ def test_declared_feeds_are_the_known_ones() -> None:
     assert (SUPER.domains, SUPER.destination) == (EPI.domains, "delivered/class_super/")
     assert audiences_of((CASH, SUPER, TRADE), FIRST) == (CLASS,)
     later = dataclasses.replace(TRADE, first_business_date=DAYS[5])
-    assert [one.first_business_date for one in audiences_of((TRADE, later), FIRST)] == [FIRST, DAYS[5]]
+    assert [item.first_business_date for item in audiences_of((TRADE, later), FIRST)] == [FIRST, DAYS[5]]
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_mode_and_first_business_date_must_be_declared() -> None:
 def test_volume_far_from_usual_is_reported(local_store: ObjectStore) -> None:
     view = switched(local_store, "class_trade", FeedMode.SHADOW)
     accounts = [make.account("SW00000001")]
-    found = []
+    matches = []
     for at, day in enumerate(DAYS[:9]):
         count = {6: 40 * 6, 7: 40 * 5, 8: 7}.get(at, 40)
-        frames = make.frames(accounts, [make.trade(1000 * at + one, transaction_date=day) for one in range(count)])
+        frames = make.frames(accounts, [make.trade(1000 * at + item, transaction_date=day) for item in range(count)])
         manifest = deliver(local_store, CLASS_TRADE, CLASS, day, frames)
         judged = unusual_volumes(view, "class_trade", CLASS, read_build(view, "class_trade", day, manifest.build_id))
-        found.append((judged.passed, judged.summary))
-    assert found[4] == (True, "too few dates to compare with")
-    assert found[5] == (True, "compared with 5 dates")
-    assert found[6] == (False, "details: 240 records; the median of 6 dates is 40")
-    assert found[7][0]
-    assert found[8] == (False, "details: 7 records; the median of 8 dates is 40")
+        matches.append((judged.passed, judged.summary))
+    assert matches[4] == (True, "too few dates to compare with")
+    assert matches[5] == (True, "compared with 5 dates")
+    assert matches[6] == (False, "details: 240 records; the median of 6 dates is 40")
+    assert matches[7][0]
+    assert matches[8] == (False, "details: 7 records; the median of 8 dates is 40")
 
 
 def test_roll_that_does_not_add_up_fails(local_store: ObjectStore) -> None:

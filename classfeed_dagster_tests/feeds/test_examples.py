@@ -33,13 +33,13 @@ def market(desk: Desk) -> Iterator[Desk]:
     desk.add(*EXAMPLES)
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", "2026-03-02": "45.50"})
     for number in ("SW00000001", "SW00000002", "SW00000003"):
-        one = desk.bigsite.portfolio(number)
+        portfolio = desk.bigsite.portfolio(number)
         for feed in EXAMPLES:
-            one.consent(granted_at="2026-02-20T00:00:00Z", recipient=feed.recipient)
-        one.deposit("10000.00", "2026-02-23")
+            portfolio.consent(granted_at="2026-02-20T00:00:00Z", recipient=feed.recipient)
+        portfolio.deposit("10000.00", "2026-02-23")
         if number != "SW00000003":
-            one.buy(bhp, "100", "45.00", "2026-02-24")
-            one.sell(bhp, "10", "46.00", MONDAY.isoformat())
+            portfolio.buy(bhp, "100", "45.00", "2026-02-24")
+            portfolio.sell(bhp, "10", "46.00", MONDAY.isoformat())
     desk.end_of_day(MONDAY.isoformat())
     yield desk
     server.stop(desk.runtime.settings.home)
@@ -75,7 +75,7 @@ def test_example_is_delivered_reconciled_loaded_and_traced(market: Desk, feed: F
         market.runtime.engine, market.runtime.store, feed.name, work.audience, f"{letter}{key}",
         document_format=work.format,
     )  # fmt: skip
-    assert [one for one in way.sightings if one.places]
+    assert [sighting for sighting in way.sightings if sighting.places]
 
 
 def test_trade_list_is_one_plain_file_a_portfolio(market: Desk) -> None:
@@ -85,7 +85,7 @@ def test_trade_list_is_one_plain_file_a_portfolio(market: Desk) -> None:
     assert [first[0], second[0]] == [heading] * 2
     assert [line.split(",")[1] for line in (*first[1:], *second[1:])] == ["SW00000001"] * 2 + ["SW00000002"] * 2
     portfolios = market.manifest(MONDAY.isoformat(), feed="trade_list").portfolios
-    assert [(one.number, one.bytes > 0) for one in portfolios] == [
+    assert [(portfolio.number, portfolio.bytes > 0) for portfolio in portfolios] == [
         ("SW00000001", True), ("SW00000002", True), ("SW00000003", False)]  # fmt: skip
 
 
@@ -93,9 +93,9 @@ def test_cash_statements_obey_the_published_schema(market: Desk) -> None:
     market.run(MONDAY.isoformat(), feed="cash_statements")
     published = resources.files("classfeed_dagster.documents").joinpath("camt_053_001_08.xsd").read_bytes()
     schema = etree.XMLSchema(etree.fromstring(published))
-    found = pages(market, cash_statements.FEED)
-    assert len(found) == 3
-    for page in found:
+    result = pages(market, cash_statements.FEED)
+    assert len(result) == 3
+    for page in result:
         schema.assertValid(etree.fromstring(page))
 
 

@@ -32,7 +32,7 @@ def test_contract_states_every_field_of_the_format(feed: Feed) -> None:
     assert {name for name, field in fields.items() if field.required} == {
         column.name for column in feed.format.columns if not column.optional
     }
-    assert {one.property: one.value for one in contract.slaProperties or ()}["deadline"] == "09:00"
+    assert {objective.property: objective.value for objective in contract.slaProperties or ()}["deadline"] == "09:00"
     text = "\n".join(recipient_page(contract))
     assert all(f"`{name}`" in text for name in fields)
     assert "raises the major version" in text

@@ -18,8 +18,8 @@ NOBODY = pl.Series([], dtype=pl.Int64)
 
 
 def record(at: int, portfolio: int, on: dt.date, **values: Any) -> dict[str, Any]:
-    given: dict[str, Any] = dict.fromkeys(RECORDS.schema)
-    given |= {
+    options: dict[str, Any] = dict.fromkeys(RECORDS.schema)
+    options |= {
         "portfolio_id": portfolio,
         "portfolio_number": f"SW{portfolio}",
         "transaction_id": f"C{at}",
@@ -32,7 +32,7 @@ def record(at: int, portfolio: int, on: dt.date, **values: Any) -> dict[str, Any
         "account_number": "1",
         "currency": "AUD",
     }
-    return given | values
+    return options | values
 
 
 def records(*rows: dict[str, Any]) -> pl.DataFrame:
@@ -79,16 +79,16 @@ def test_positions_of_any_date_are_the_sums_of_the_records(
             if sent <= day and not sent < began <= day:
                 key = (portfolio, on if on > day else None)
                 expected[key] = expected.get(key, Decimal(0)) + amount
-        found = {(row["portfolio_id"], row["counts_on"]): row["sent"] for row in positions.iter_rows(named=True)}
-        assert {key: value for key, value in found.items() if value} == {k: v for k, v in expected.items() if v}
+        matches = {(row["portfolio_id"], row["counts_on"]): row["sent"] for row in positions.iter_rows(named=True)}
+        assert {key: value for key, value in matches.items() if value} == {k: v for k, v in expected.items() if v}
 
 
 def test_units_and_cash_add_up_apart_and_income_moves_no_units() -> None:
     bought = record(1, 1, DATES[0], ledger="T", transaction_id="T1", cash_account_id=None, account_number=None)
     bought |= {"security_id": 7, "exchange": "ASX", "security_code": "BHP", "units": Decimal(10)}
     paid = record(2, 1, DATES[0], amount=Decimal("-20.00"))
-    found = roll_forward(POSITIONS.empty(), records(bought, paid), stated(), NOBODY, DATES[0])
-    assert found.select("kind", "key_id", "known_as", "sent").rows() == [
+    result = roll_forward(POSITIONS.empty(), records(bought, paid), stated(), NOBODY, DATES[0])
+    assert result.select("kind", "key_id", "known_as", "sent").rows() == [
         ("CASH", 10, "/1/AUD", Decimal("-20.000000")),
         ("UNITS", 7, "ASX:BHP", Decimal("10.000000")),
     ]

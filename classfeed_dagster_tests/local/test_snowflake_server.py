@@ -43,9 +43,9 @@ def port_of(process: subprocess.Popen[str]) -> int:
 
 
 def test_concurrent_starts_share_one_server(tmp_path: Path) -> None:
-    with user(tmp_path) as one, user(tmp_path) as other:  # neither waits for the other's start
-        assert port_of(one) == port_of(other)
-        first = one.communicate("")[0]
+    with user(tmp_path) as item, user(tmp_path) as other:  # neither waits for the other's start
+        assert port_of(item) == port_of(other)
+        first = item.communicate("")[0]
         assert first == "False\n"  # the other still works with it
         arguments = server.start(tmp_path)
         with snowflake.connector.connect(**arguments) as connection:

@@ -23,7 +23,7 @@ def test_run_in_process_has_the_location_of_its_job(desk: Desk) -> None:
     assert run.remote_job_origin == remote_job_origin("class_super_job")
     # The filter that the UI's job and overview pages use.
     selected = dg.RunsFilter(job_name="class_super_job", tags={".dagster/repository": "__repository__@classfeed"})
-    assert [one.run_id for one in desk.instance.get_runs(selected)] == [report.run_id]
+    assert [run.run_id for run in desk.instance.get_runs(selected)] == [report.run_id]
 
 
 def test_instance_is_restored_after_the_block() -> None:

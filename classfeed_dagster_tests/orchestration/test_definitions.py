@@ -49,8 +49,8 @@ def test_definitions_are_valid_without_services(tmp_path: Path) -> None:
     environment = {**os.environ, **NOTHING_REACHABLE, "DAGSTER_HOME": str(tmp_path)}
     command = [str(Path(sys.executable).with_name("dagster")), "definitions", "validate"]
     command += ["-m", "classfeed_dagster.definitions"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_definitions_import_is_light_and_silent() -> None:
@@ -58,10 +58,10 @@ def test_definitions_import_is_light_and_silent() -> None:
         "import sys, classfeed_dagster.definitions;"
         "print([name for name in ('snowflake.connector', 'dagster_snowflake', 'moto') if name in sys.modules])"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning", "-c", script], capture_output=True, text=True, check=False
     )
-    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+    assert (process.stdout.strip(), process.stderr) == ("[]", "")
 
 
 def test_asset_and_check_have_a_description() -> None:

@@ -124,8 +124,8 @@ def begun_run(instance: dg.DagsterInstance, settings: Settings) -> Iterator[tupl
     step = ExecuteStepArgs(
         job.get_python_origin(), run.run_id, ["first"], instance.get_ref(), RetryMode.DISABLED, None, None, True
     )
-    given = {"execute_step_args_packed": pack_value(step), "executable_dict": job.to_dict()}
-    yield run, lambda retries: task.apply(kwargs=given, retries=retries)
+    values = {"execute_step_args_packed": pack_value(step), "executable_dict": job.to_dict()}
+    yield run, lambda retries: task.apply(kwargs=values, retries=retries)
 
 
 def test_step_no_worker_survives_ends_its_run(memory_broker: Settings, tmp_path: Path) -> None:

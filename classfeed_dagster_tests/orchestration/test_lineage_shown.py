@@ -139,8 +139,8 @@ def test_lineage_exception_is_still_needed(shown: dict[str, dict[str, object]]) 
     for name, columns in WITHOUT_LINEAGE.items():
         listed = {column.rpartition("/")[2] for column in columns} - {"*"}
         for key in (key for key in shown if key.rpartition("/")[2] == name):
-            found = {column.rpartition("/")[2] for column in columns_of(shown[key])}
-            assert listed <= found | {"AsAtDate"}, key
+            matches = {column.rpartition("/")[2] for column in columns_of(shown[key])}
+            assert listed <= matches | {"AsAtDate"}, key
     for key, names in NOT_IN_THE_FILE.items():
         listed = set(names.split())
         assert listed <= columns_of(shown[key]).keys(), key
@@ -154,8 +154,8 @@ def test_column_comes_from_columns_of_its_parents(shown: dict[str, dict[str, obj
         parents = graph.get(AssetKey(key.split("/"))).parent_keys
         if not parents:
             continue  # another team's
-        found = shown[key].get("dagster/column_lineage")
-        lineage = found.deps_by_column if found else {}  # type: ignore[attr-defined]
+        result = shown[key].get("dagster/column_lineage")
+        lineage = result.deps_by_column if result else {}  # type: ignore[attr-defined]
         without = columns_of(shown[key]).keys() - lineage.keys()
         assert [name for name in without if not explained(key, name)] == [], key
         for name, deps in lineage.items():
@@ -237,7 +237,7 @@ def test_preview_masks_personal_columns() -> None:
 
 def test_types_are_named_as_in_sql() -> None:
     types = (pl.Decimal(18, 2), pl.Datetime("us", "UTC"), pl.List(pl.Int64), pl.String(), pl.Date(), pl.Int64())
-    assert [type_name(one) for one in types] == [
+    assert [type_name(item) for item in types] == [
         "decimal(18,2)", "timestamp UTC", "list of bigint", "string", "date", "bigint",
     ]  # fmt: skip
 
@@ -256,11 +256,11 @@ def test_step_states_its_duration() -> None:
         yield dg.MaterializeResult(metadata={"rows": rows})
         yield dg.MaterializeResult(asset_key="other")
 
-    one, two = timed(made, {"rows": 0, "more": 1})(5)
-    assert one.metadata is not None
+    item, two = timed(made, {"rows": 0, "more": 1})(5)
+    assert item.metadata is not None
     assert two.metadata is not None
-    assert (one.metadata["rows"], one.metadata["more"], two.metadata["rows"]) == (5, 1, 0)
-    first, second = one.metadata["seconds"], two.metadata["seconds"]
+    assert (item.metadata["rows"], item.metadata["more"], two.metadata["rows"]) == (5, 1, 0)
+    first, second = item.metadata["seconds"], two.metadata["seconds"]
     assert isinstance(first, float)
     assert isinstance(second, float)
     assert 0 <= first <= second < 5

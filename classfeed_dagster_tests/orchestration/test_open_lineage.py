@@ -99,10 +99,10 @@ def test_open_lineage_source_columns_are_fields_of_inputs(events: list[dict[str,
                 fields[dataset["name"]] = {field["name"] for field in schema["fields"]}
     columns = 0
     for event in events:
-        (made,) = event["outputs"]
+        (created,) = event["outputs"]
         inputs = {dataset["name"] for dataset in event["inputs"]}
-        for column, sources in made["facets"].get("columnLineage", {"fields": {}})["fields"].items():
-            assert column in fields[made["name"]]
+        for column, sources in created["facets"].get("columnLineage", {"fields": {}})["fields"].items():
+            assert column in fields[created["name"]]
             for source in sources["inputFields"]:
                 columns += 1
                 assert source["name"] in inputs
@@ -160,8 +160,8 @@ def test_lineage_is_printed_one_line_per_column() -> None:
 
 
 def test_lineage_command_prints_text_and_json() -> None:
-    asked = CliRunner().invoke(cli.app, ["lineage", "investment_holdings.market_value"])
-    assert (asked.exit_code, asked.output.count("\n")) == (0, 1)
+    result = CliRunner().invoke(cli.app, ["lineage", "investment_holdings.market_value"])
+    assert (result.exit_code, result.output.count("\n")) == (0, 1)
     exported = CliRunner().invoke(cli.app, ["lineage", "--openlineage", "--namespace", "abc"])
     assert exported.exit_code == 0
     assert {json.loads(line)["job"]["namespace"] for line in exported.output.splitlines()} == {"abc"}

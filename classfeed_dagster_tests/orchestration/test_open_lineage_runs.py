@@ -42,4 +42,4 @@ def test_run_events_of_an_asset_are_sent(monkeypatch: pytest.MonkeyPatch, tmp_pa
         with dg.build_sensor_context(instance=instance, repository_def=repository) as context:
             sensor.evaluate_tick(context)
     sent = [json.loads(line) for line in events.read_text().splitlines()]
-    assert ("COMPLETE", "delivered") in {(one["eventType"], one["job"]["name"]) for one in sent}
+    assert ("COMPLETE", "delivered") in {(record["eventType"], record["job"]["name"]) for record in sent}

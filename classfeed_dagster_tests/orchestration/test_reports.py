@@ -12,9 +12,9 @@ MONDAY = "2026-03-02"
 
 def test_reports_after_a_late_delivery_survive_deletion_of_old_runs(desk: Desk) -> None:
     bhp = desk.bigsite.security("BHP", price={MONDAY: "45.50"})
-    one = desk.bigsite.portfolio("SW00000001").consent(granted_at="2026-02-20T00:00:00Z")
-    one.deposit("10000.00", "2026-02-23")
-    one.buy(bhp, "100", "45.00", "2026-02-24")
+    portfolio = desk.bigsite.portfolio("SW00000001").consent(granted_at="2026-02-20T00:00:00Z")
+    portfolio.deposit("10000.00", "2026-02-23")
+    portfolio.buy(bhp, "100", "45.00", "2026-02-24")
     desk.bigsite.save()
     with desk.at("2026-03-03T08:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)  # bigsite is not ready
@@ -25,16 +25,16 @@ def test_reports_after_a_late_delivery_survive_deletion_of_old_runs(desk: Desk) 
     with desk.at("2026-03-03T09:10:00+11:00"):
         job = desk.definitions.resolve_job_def("operations_report")
         result = job.execute_in_process(instance=desk.instance)
-    said: dict[str, Any] = {}
+    lines: dict[str, Any] = {}
     for event in result.get_asset_materialization_events():
-        said |= {name: value.value for name, value in event.materialization.metadata.items()}
-    assert (said["class_super_dates"], said["class_super_in_time"], said["class_super_percent"]) == (1, 0, 0)
-    assert "| 2026-03-02 | late | 2026-03-03 09:05 |" in said["class_super_by_date"]
-    assert (said["class_super_newest_delivered"], said["class_super_dates_behind"]) == (MONDAY, 0)
-    assert (said["manual_retriggers"], said["automatic_repairs"], said["late_deliveries"]) == (2, 0, 1)
+        lines |= {name: value.value for name, value in event.materialization.metadata.items()}
+    assert (lines["class_super_dates"], lines["class_super_in_time"], lines["class_super_percent"]) == (1, 0, 0)
+    assert "| 2026-03-02 | late | 2026-03-03 09:05 |" in lines["class_super_by_date"]
+    assert (lines["class_super_newest_delivered"], lines["class_super_dates_behind"]) == (MONDAY, 0)
+    assert (lines["manual_retriggers"], lines["automatic_repairs"], lines["late_deliveries"]) == (2, 0, 1)
     assert (
         "| 2026-03 | class_super | 2 | 1 | 0 | 2 | 1 after a failure, 1 the schedule missed it | 65 | 1 |"
-        in said["months"]
+        in lines["months"]
     )
 
     assert desk.definitions.resolve_job_def("retention").execute_in_process(instance=desk.instance).success

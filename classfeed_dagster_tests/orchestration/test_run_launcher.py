@@ -35,7 +35,7 @@ ATTACKS = {
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """Record the parameters of ECS's RunTask."""
-    asked: list[dict[str, Any]] = []
+    request: list[dict[str, Any]] = []
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "local")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-southeast-2")
@@ -45,11 +45,11 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         )
 
         def run_task(_launcher: EcsRunLauncher, **kwargs: Any) -> dict[str, str]:
-            asked.append(kwargs)
+            request.append(kwargs)
             return {"taskArn": "arn:task", "clusterArn": "arn:cluster"}
 
         monkeypatch.setattr(EcsRunLauncher, "_run_task", run_task)
-        yield asked
+        yield request
 
 
 def launch(kind: type[EcsRunLauncher], tags: dict[str, str]) -> None:

@@ -77,10 +77,10 @@ def status(instance: DagsterInstance) -> DagsterRunStatus:
 
 
 def test_living_holder_is_named_and_awaited(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     with pytest.raises(PoolBusyError, match=r"read by class_super 2023-01-03 .*gave up after 1 s"):
-        wait_for_pool(instance, 1, said.append)
-    (announcement,) = said
+        wait_for_pool(instance, 1, lines.append)
+    (announcement,) = lines
     assert "waiting for class_super 2023-01-03" in announcement
     assert "since 20" in announcement
     assert recover_dead_runs(instance) == []
@@ -90,10 +90,10 @@ def test_living_holder_is_named_and_awaited(instance: DagsterInstance, holder: s
 def test_killed_holder_is_marked_failed_at_once(instance: DagsterInstance, holder: subprocess.Popen[str]) -> None:
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
-    began, said = time.monotonic(), list[str]()
-    wait_for_pool(instance, 600, said.append)
+    began, lines = time.monotonic(), list[str]()
+    wait_for_pool(instance, 600, lines.append)
     assert time.monotonic() - began < 30  # not the monitoring's half an hour
-    assert (said, status(instance)) == ([], DagsterRunStatus.FAILURE)
+    assert (lines, status(instance)) == ([], DagsterRunStatus.FAILURE)
     assert pool_holders(instance) == []
     assert recover_dead_runs(instance) == []  # once
 

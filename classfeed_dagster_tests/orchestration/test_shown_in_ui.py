@@ -68,11 +68,11 @@ def test_first_sentences_in_lists_have_no_markdown(definitions: dg.Definitions) 
 
 def test_numbers_are_exact_in_one_table_and_never_zero() -> None:
     exact = "123456789012345.01"
-    shown = numbers({"rows": 3, "none": 0, "cash_AUD": Decimal(exact), "cash_USD": "0.00"})
-    assert shown.keys() == {"rows", "cash_AUD", "exact_sums"}
-    assert shown["rows"] == 3
-    assert isinstance(shown["cash_AUD"], dg.FloatMetadataValue)  # the UI plots it
-    assert "| cash AUD | 123,456,789,012,345.01 |" in shown["exact_sums"].value
+    output = numbers({"rows": 3, "none": 0, "cash_AUD": Decimal(exact), "cash_USD": "0.00"})
+    assert output.keys() == {"rows", "cash_AUD", "exact_sums"}
+    assert output["rows"] == 3
+    assert isinstance(output["cash_AUD"], dg.FloatMetadataValue)  # the UI plots it
+    assert "| cash AUD | 123,456,789,012,345.01 |" in output["exact_sums"].value
     assert "exact_sums" not in numbers({"rows": 1})
 
 
@@ -92,14 +92,14 @@ def test_runbook_is_a_link_where_it_is_published(monkeypatch: pytest.MonkeyPatch
 
 
 def test_resources_show_settings_and_hide_secrets(definitions: dg.Definitions) -> None:
-    given: dict[str, Any] = {"snowflake_account": "x1", "snowflake_private_key": "PEM-TEXT", "slack_token": "xoxb-1"}
-    shown = shown_resources(Settings(**given))
-    assert (shown["warehouse"].private_key, shown["slack"].token) == ("set (hidden)", "set (hidden)")  # type: ignore[attr-defined]
-    assert not any(secret in repr(shown) for secret in ("PEM-TEXT", "xoxb-1"))
+    values: dict[str, Any] = {"snowflake_account": "x1", "snowflake_private_key": "PEM-TEXT", "slack_token": "xoxb-1"}
+    output = shown_resources(Settings(**values))
+    assert (output["warehouse"].private_key, output["slack"].token) == ("set (hidden)", "set (hidden)")  # type: ignore[attr-defined]
+    assert not any(secret in repr(output) for secret in ("PEM-TEXT", "xoxb-1"))
     assert shown_resources(Settings())["warehouse"].account == "local stand-in"  # type: ignore[attr-defined]
     listed = definitions.resources or {}
     assert {"object_store", "warehouse", "slack"} <= listed.keys()
-    assert all(isinstance(listed[name], dg.ConfigurableResource) for name in shown)
+    assert all(isinstance(listed[name], dg.ConfigurableResource) for name in output)
 
 
 def test_expected_error_is_a_failure_with_its_sentence_first() -> None:
@@ -128,15 +128,15 @@ def test_fresh_follows_business_dates_past_their_deadline(
     check = next(key for key in job.asset_layer.asset_graph.asset_check_keys if key.name == "fresh")
     assert check.asset_key.path[-1] == "delivery"
     delivery = dg.AssetSpec(dg.AssetKey([FEED.name, "delivery"]))
-    made = next(
-        one
-        for one in definitions.asset_checks or ()
-        if any(key.name == "fresh" and key.asset_key == delivery.key for key in one.check_keys)
+    new_build = next(
+        asset_check
+        for asset_check in definitions.asset_checks or ()
+        if any(key.name == "fresh" and key.asset_key == delivery.key for key in asset_check.check_keys)
     )
     with dg.DagsterInstance.ephemeral() as instance:
-        one = dg.Definitions([delivery], asset_checks=[made], resources={"runtime": Runtime(Settings())})
-        selection = dg.AssetSelection.checks(made)
-        ran = dg.Definitions.merge(one, dg.Definitions(jobs=[dg.define_asset_job("fresh_job", selection)]))
+        item = dg.Definitions([delivery], asset_checks=[new_build], resources={"runtime": Runtime(Settings())})
+        selection = dg.AssetSelection.checks(new_build)
+        ran = dg.Definitions.merge(item, dg.Definitions(jobs=[dg.define_asset_job("fresh_job", selection)]))
         result = ran.resolve_job_def("fresh_job").execute_in_process(instance=instance)
         (evaluation,) = result.get_asset_check_evaluations()
     assert evaluation.passed is (behind == 0)

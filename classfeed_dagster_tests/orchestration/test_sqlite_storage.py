@@ -65,18 +65,18 @@ def test_shipped_instance_file_names_the_storage(instance: DagsterInstance) -> N
 
 def test_run_creates_few_engines(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     small.execute_in_process(instance=instance)
-    made: list[str] = []
+    created: list[str] = []
     create = sa.create_engine
 
     def counted(url: str, **words: object) -> sa.Engine:
-        made.append(str(url))
+        created.append(str(url))
         return create(url, **words)
 
     monkeypatch.setattr(sa, "create_engine", counted)
     monkeypatch.setattr(sqlite_event_log, "create_engine", counted)
     result = small.execute_in_process(instance=instance)
     assert result.success
-    assert [url.rpartition("/")[2] for url in made] == [f"{result.run_id}.db"]
+    assert [url.rpartition("/")[2] for url in created] == [f"{result.run_id}.db"]
 
 
 def test_files_are_readable_by_dagsters_own_storage(instance: DagsterInstance, tmp_path: Path) -> None:

@@ -112,7 +112,9 @@ def test_cash_text_that_the_old_app_did_not_mask_is_clean(cash: Shadow) -> None:
     row = make.cash(1, "12.60", transaction_date=day, narrative="ATO 123456782, a@example.com")
     balances = [make.balance("12.60", NUMBERS[0], as_at_date=day)]
     cash.new(day, [{**row, "narrative": "ATO *********, ***"}], balances)
-    cash.old(day, old_app.write("class_cash", day, [cash_fields(row)], [balance_fields(one) for one in balances]))
+    cash.old(
+        day, old_app.write("class_cash", day, [cash_fields(row)], [balance_fields(balance) for balance in balances])
+    )
     assert cash.compare(day).clean
 
 
@@ -163,12 +165,14 @@ def test_instants_of_the_old_apps_clock_are_converted(trades: Shadow, shown: str
 
 def test_fractions_are_compared_if_the_old_app_states_them(trades: Shadow) -> None:
     day = DAYS[0]
-    rows = [trade(one, day, recorded_at=noon(day) + dt.timedelta(microseconds=one)) for one in (1, 2)]
+    rows = [trade(item, day, recorded_at=noon(day) + dt.timedelta(microseconds=item)) for item in (1, 2)]
     trades.new(day, rows)
     lines = [trade_fields(row) for row in rows]
     lines[0]["recorded_at"] = "2023-01-03T02:00:00Z"
     trades.old(day, old_app.write("class_trade", day, lines))
-    assert [(one.field, one.key) for one in trades.compare(day).differences] == [("recorded_at", "1")]
+    assert [(difference.field, difference.key) for difference in trades.compare(day).differences] == [
+        ("recorded_at", "1")
+    ]
 
 
 # --- thirty days -----------------------------------------------------------------------------------------------------
@@ -261,13 +265,15 @@ def test_thirty_days_in_shadow_open_the_gate(trades: Shadow) -> None:
     last_bad = max(at for at, (_, _, unexplained) in PLANTED.items() if unexplained)
     for at, day in enumerate(DAYS):
         plant, explained, unexplained = PLANTED.get(at, (same, {}, []))
-        ordinary = [trade(100 * at + one, day, number) for one, number in enumerate(NUMBERS, start=1)]
+        ordinary = [trade(100 * at + item, day, number) for item, number in enumerate(NUMBERS, start=1)]
         new, old, held_back = plant(day, ordinary)
         trades.new(day, new, held_back=held_back)
         trades.old(day, legacy_trades(day, old, DIALECTS[at % len(DIALECTS)]))
         report = trades.compare(day)
-        found = [(one.kind, one.field) for one in report.differences if one.explanation is None]
-        assert (report.explained, found) == (explained, unexplained), day
+        matches = [
+            (difference.kind, difference.field) for difference in report.differences if difference.explanation is None
+        ]
+        assert (report.explained, matches) == (explained, unexplained), day
         assert report.clean is (not unexplained)
         assert report.arrived == (at == 3)
 
@@ -331,14 +337,16 @@ def test_row_after_the_old_apps_read_is_late(trades: Shadow) -> None:
 
 
 def test_late_row_is_compared_field_by_field_when_it_comes(trades: Shadow) -> None:
-    one = trade(1, trading_days.previous_business_day(DAYS[0]), recorded_at=noon(DAYS[0]))
-    trades.new(DAYS[0], [one])
+    item = trade(1, trading_days.previous_business_day(DAYS[0]), recorded_at=noon(DAYS[0]))
+    trades.new(DAYS[0], [item])
     trades.old(DAYS[0], legacy_trades(DAYS[0], []))
     assert trades.compare(DAYS[0]).clean
     trades.new(DAYS[1], [])
-    trades.old(DAYS[1], legacy_trades(DAYS[1], [{**one, "gst": Decimal("0.87")}]))
+    trades.old(DAYS[1], legacy_trades(DAYS[1], [{**item, "gst": Decimal("0.87")}]))
     report = trades.compare(DAYS[1])
-    assert [(found.field, found.old, found.new) for found in report.differences] == [("gst", "0.87", "0.86")]
+    assert [(difference.field, difference.old, difference.new) for difference in report.differences] == [
+        ("gst", "0.87", "0.86")
+    ]
     assert report.arrived == 1
 
 
@@ -364,16 +372,16 @@ def cash_day(day: dt.date, **values: Any) -> tuple[dict[str, Any], dict[str, Any
 
 def test_balance_without_the_late_rows_is_explained_only_to_the_cent(cash: Shadow) -> None:
     day = DAYS[1]
-    row, held = cash_day(day)
+    row, hold = cash_day(day)
     backdated = make.cash(2, "50.00", transaction_date=DAYS[0], recorded_at=noon(day))
     also = make.cash(3, "0.25", transaction_date=DAYS[0], recorded_at=noon(day))
     cash.new(DAYS[0], [])
-    cash.new(day, [row, backdated, also], [held])
-    for shown, explained, unexplained in (
+    cash.new(day, [row, backdated, also], [hold])
+    for output, explained, unexplained in (
         ("299.75", {"late-row": 2, "balance-before-late-rows": 2}, 0),
         ("299.76", {"late-row": 2}, 2),
     ):
-        balances = [balance_fields(make.balance(shown, as_at_date=day))]
+        balances = [balance_fields(make.balance(output, as_at_date=day))]
         cash.old(day, old_app.write("class_cash", day, [cash_fields(row)], balances))
         report = cash.compare(day)
         assert (report.explained, report.unexplained) == (explained, unexplained)
@@ -381,28 +389,30 @@ def test_balance_without_the_late_rows_is_explained_only_to_the_cent(cash: Shado
 
 def test_opening_is_new_and_a_missing_balance_is_not_explained(cash: Shadow) -> None:
     day = DAYS[0]
-    row, held = cash_day(day)
+    row, hold = cash_day(day)
     opening = {
         **make.cash(0, "250.00", transaction_date=FIRST - dt.timedelta(days=9), recorded_at=noon(day), narrative=None),
         "transaction_id": "OC-SW00000001-7-20230103",
         "transaction_type": "OPENING_CASH",
     }
-    cash.new(day, [row, opening], [held])
+    cash.new(day, [row, opening], [hold])
     cash.old(day, old_app.write("class_cash", day, [cash_fields(row)], []))
     report = cash.compare(day)
     assert report.explained == {"opening-is-new": 1}
-    assert [(one.line, one.kind) for one in report.differences if one.explanation is None] == [("B", "missing_left")]
+    assert [
+        (difference.line, difference.kind) for difference in report.differences if difference.explanation is None
+    ] == [("B", "missing_left")]
     assert report.promised == ()
 
 
 def test_report_shows_no_personal_data(cash: Shadow) -> None:
     day = DAYS[0]
-    row, held = cash_day(day, narrative="for Mrs Smith")
-    cash.new(day, [row], [held])
+    row, hold = cash_day(day, narrative="for Mrs Smith")
+    cash.new(day, [row], [hold])
     old = {**cash_fields(row), "description": "for Mr Smith", "bsb": "999-999"}
-    cash.old(day, old_app.write("class_cash", day, [old], [balance_fields({**held, "ledger_balance": "1.00"})]))
+    cash.old(day, old_app.write("class_cash", day, [old], [balance_fields({**hold, "ledger_balance": "1.00"})]))
     report = cash.compare(day)
-    assert {one.field for one in report.differences} == {"bsb", "description", "ledger_balance"}
+    assert {difference.field for difference in report.differences} == {"bsb", "description", "ledger_balance"}
     text = report.model_dump_json()
     for personal in ("Smith", "999-999", "062-000", "100200300"):
         assert personal not in text
@@ -474,13 +484,15 @@ def test_unreadable_value_is_a_difference(trades: Shadow) -> None:
     trades.new(day, [trade(1, day)])
     trades.old(day, damaged(legacy_trades(day, [trade(1, day)]), [(b"692.6", b"69,2.6")]))
     trades.old(day, damaged(legacy_trades(day, [trade(1, day)]), [(b"683.1", b"six")]))
-    assert [(one.kind, one.explanation) for one in trades.compare(day).differences] == [("unparseable", None)]
+    assert [(difference.kind, difference.explanation) for difference in trades.compare(day).differences] == [
+        ("unparseable", None)
+    ]
 
 
 def test_file_longer_than_a_batch_is_read_whole(trades: Shadow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(legacy_files, "_BATCH", 3)
     day = DAYS[0]
-    rows = [trade(one, day) for one in range(1, 11)]
+    rows = [trade(item, day) for item in range(1, 11)]
     trades.new(day, rows)
     trades.old(day, legacy_trades(day, rows, DIALECTS[2]))
     report = trades.compare(day)

@@ -72,53 +72,57 @@ def test_compare_finds_the_planted_differences(data: st.DataObject, rows: int, s
         row(id=f"T{at}", portfolio_number=f"P{data.draw(st.integers(0, 4))}", amount=data.draw(amounts), excluded=None)
         for at in range(rows)
     ]
-    right = [dict(one) for one in left]
+    right = [dict(record) for record in left]
     keys = data.draw(st.sets(st.integers(0, max(rows - 1, 0)), max_size=min(rows, 8))) if rows else set()
     planted: dict[str, str] = {}
     gone_left: set[Any] = set()
     gone_right: set[Any] = set()
     for at in sorted(keys):
-        what = planted[f"T{at}"] = data.draw(st.sampled_from(PLANTS))
-        if what == "change":
+        subject = planted[f"T{at}"] = data.draw(st.sampled_from(PLANTS))
+        if subject == "change":
             left[at]["amount"] = (
                 f"{Decimal(left[at]['amount']) + data.draw(st.sampled_from([Decimal('0.01'), Decimal(-7)])):.2f}"
             )
-        elif what == "unparseable":
+        elif subject == "unparseable":
             left[at]["units"] = "1.0000001"  # more decimals than declared: never rounded away
-        elif what == "exclude":
+        elif subject == "exclude":
             left[at]["excluded"] = "agreed"
-        elif what == "double_left":
+        elif subject == "double_left":
             left.append(dict(left[at]))
-        elif what == "double_right":
+        elif subject == "double_right":
             right.append(dict(right[at]))
         else:
-            (gone_left if what == "drop_left" else gone_right).add(at)
-    ours = [one for at, one in enumerate(left) if at not in gone_left]
-    theirs = [one for at, one in enumerate(right) if at not in gone_right]
-    found = compare(
+            (gone_left if subject == "drop_left" else gone_right).add(at)
+    ours = [record for at, record in enumerate(left) if at not in gone_left]
+    theirs = [record for at, record in enumerate(right) if at not in gone_right]
+    comparison = compare(
         RULE, table(*data.draw(st.permutations(ours)), excluded=True), table(*theirs), today=TODAY, staged=staged
     )
 
     names = {"change": "differs", "drop_left": "missing_left", "drop_right": "missing_right", "double_left": "duplicate_left",
              "double_right": "duplicate_right", "unparseable": "unparseable"}  # fmt: skip
-    assert {one.key[1]: one.row_class.value for one in found.differences} == {
-        key: names[what] for key, what in planted.items() if what != "exclude"
+    assert {difference.key[1]: difference.row_class.value for difference in comparison.differences} == {
+        key: names[label] for key, label in planted.items() if label != "exclude"
     }
-    assert all(one.field == "amount" for one in found.differences if one.row_class is RowClass.DIFFERS)
-    assert found.clean == (set(planted.values()) <= {"exclude"})
-    assert (found.left_rows, found.right_rows) == (len(ours), len(theirs))
+    assert all(
+        difference.field == "amount"
+        for difference in comparison.differences
+        if difference.row_class is RowClass.DIFFERS
+    )
+    assert comparison.clean == (set(planted.values()) <= {"exclude"})
+    assert (comparison.left_rows, comparison.right_rows) == (len(ours), len(theirs))
     for side, total in ((0, len(ours)), (1, len(theirs))):
-        assert sum(counts[side] for counts in found.counts.values()) == total
-    assert sum(found.excluded.values()) == 2 * list(planted.values()).count("exclude")
+        assert sum(counts[side] for counts in comparison.counts.values()) == total
+    assert sum(comparison.excluded.values()) == 2 * list(planted.values()).count("exclude")
 
 
 def naive(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> Counter[str]:
     """Compute the classes with plain dictionaries."""
     sides: list[dict[Any, list[Any]]] = [defaultdict(list), defaultdict(list)]
     for side, rows in zip(sides, (left, right), strict=True):
-        for one in rows:
-            side[one["portfolio_number"], one["id"]].append((Decimal(one["amount"]), one["day"]))
-    found: Counter[str] = Counter()
+        for record in rows:
+            side[record["portfolio_number"], record["id"]].append((Decimal(record["amount"]), record["day"]))
+    matches: Counter[str] = Counter()
     for key in sides[0].keys() | sides[1].keys():
         ours, theirs = sides[0].get(key, []), sides[1].get(key, [])
         if len(ours) > 1:
@@ -131,8 +135,8 @@ def naive(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> Counter[st
             name = "missing_right"
         else:
             name = "match" if ours == theirs else "differs"
-        found[name] += 1
-    return found
+        matches[name] += 1
+    return matches
 
 
 @examples(10)
@@ -158,9 +162,9 @@ def test_compare_equals_a_naive_comparison_and_is_symmetric(data: st.DataObject)
     assert back.of(RowClass.MISSING_LEFT) == fast.of(RowClass.MISSING_RIGHT)
     assert back.of(RowClass.DIFFERS) == fast.of(RowClass.DIFFERS)
     keys: defaultdict[str, set[Any]] = defaultdict(set)
-    for one in slow.differences:
-        keys[one.row_class.value].add(one.key)
-    assert {name: len(found) for name, found in keys.items()} == {
+    for difference in slow.differences:
+        keys[difference.row_class.value].add(difference.key)
+    assert {name: len(key) for name, key in keys.items()} == {
         name: n for name, n in naive(left, right).items() if name != "match"
     }
 
@@ -169,12 +173,12 @@ def test_compare_equals_a_naive_comparison_and_is_symmetric(data: st.DataObject)
 
 
 def test_money_is_compared_exactly() -> None:
-    found = compare(
+    comparison = compare(
         RULE, table(row(amount="9999999999999999.01")), table(row(amount="9999999999999999.02")), today=TODAY
     )
-    (one,) = found.differences
-    assert (one.field, one.left, one.right) == ("amount", "9999999999999999.01", "9999999999999999.02")
-    assert one.group_text == "P1 T1"
+    (item,) = comparison.differences
+    assert (item.field, item.left, item.right) == ("amount", "9999999999999999.01", "9999999999999999.02")
+    assert item.group_text == "P1 T1"
 
 
 def test_equal_totals_with_unequal_rows_do_not_pass() -> None:
@@ -184,10 +188,10 @@ def test_equal_totals_with_unequal_rows_do_not_pass() -> None:
 
 
 def test_compare_of_two_empty_sides_is_clean_and_stated() -> None:
-    found = compare(RULE, table(), table(), today=TODAY)
-    assert found.clean
-    assert found.empty
-    assert found == nothing_to_compare(RULE)
+    comparison = compare(RULE, table(), table(), today=TODAY)
+    assert comparison.clean
+    assert comparison.empty
+    assert comparison == nothing_to_compare(RULE)
 
 
 def test_instant_in_another_notation_is_equal() -> None:
@@ -208,23 +212,23 @@ def test_instant_in_another_notation_is_equal() -> None:
     ],
 )
 def test_value_of_another_type_is_unparseable(change: dict[str, str]) -> None:
-    found = compare(RULE, table(row(**change)), table(row()), today=TODAY)
-    assert found.of(RowClass.UNPARSEABLE) == 1
-    assert not found.clean
+    comparison = compare(RULE, table(row(**change)), table(row()), today=TODAY)
+    assert comparison.of(RowClass.UNPARSEABLE) == 1
+    assert not comparison.clean
 
 
 def test_key_without_a_value_is_unparseable() -> None:
     for side in ("portfolio_number", "id"):
-        found = compare(RULE, table(row(**{side: None}), row()), table(row()), today=TODAY)
-        assert (found.counts[RowClass.UNPARSEABLE], found.counts[RowClass.MATCH]) == ((1, 0), (1, 1))
+        comparison = compare(RULE, table(row(**{side: None}), row()), table(row()), today=TODAY)
+        assert (comparison.counts[RowClass.UNPARSEABLE], comparison.counts[RowClass.MATCH]) == ((1, 0), (1, 1))
     right = compare(RULE, table(), table(row(id=None)), today=TODAY)
     assert right.counts[RowClass.UNPARSEABLE] == (0, 1)
 
 
 def test_duplicates_are_reported_per_side() -> None:
-    found = compare(RULE, table(row(), row()), table(row(), row(), row()), today=TODAY)
-    assert found.counts[RowClass.DUPLICATE_LEFT] == (2, 0)
-    assert found.counts[RowClass.DUPLICATE_RIGHT] == (0, 3)
+    comparison = compare(RULE, table(row(), row()), table(row(), row(), row()), today=TODAY)
+    assert comparison.counts[RowClass.DUPLICATE_LEFT] == (2, 0)
+    assert comparison.counts[RowClass.DUPLICATE_RIGHT] == (0, 3)
     # Equal multisets with a duplicate: the digests agree, the duplicate is found all the same.
     same = compare(RULE, table(row(), row()), table(row(), row()), today=TODAY)
     assert not same.clean
@@ -238,9 +242,9 @@ def test_tolerances_are_inclusive_and_keep_the_difference() -> None:
         ("1.03", RowClass.DIFFERS),
         ("0.98", RowClass.DIFFERS),
     ):
-        found = compare(rule, table(row(amount=amount)), table(row()), today=TODAY)
-        assert found.of(expected) == 1
-        assert found.differences[0].left == amount
+        comparison = compare(rule, table(row(amount=amount)), table(row()), today=TODAY)
+        assert comparison.of(expected) == 1
+        assert comparison.differences[0].left == amount
     assert compare(rule, table(row(amount="1.01")), table(row()), today=TODAY).clean
     assert not compare(rule, table(row(amount=None)), table(row()), today=TODAY).clean
 
@@ -250,7 +254,7 @@ def test_date_tolerance_is_in_days() -> None:
     rule = Rule(
         "t",
         RULE.keys,
-        tuple(Field(one.name, one.kind, tolerance if one.name == "day" else None) for one in RULE.fields),
+        tuple(Field(field.name, field.kind, tolerance if field.name == "day" else None) for field in RULE.fields),
     )
     assert compare(rule, table(row(day="2025-03-13")), table(row()), today=TODAY).of(RowClass.WITHIN_TOLERANCE) == 1
     assert compare(rule, table(row(day="2025-03-14")), table(row()), today=TODAY).of(RowClass.DIFFERS) == 1
@@ -258,8 +262,8 @@ def test_date_tolerance_is_in_days() -> None:
 
 def test_details_are_limited_and_counts_are_not() -> None:
     many = [row(id=f"T{at}") for at in range(30)]
-    found = compare(RULE, table(*many), table(), today=TODAY, detail_limit=10)
-    assert (len(found.differences), found.truncated, found.of(RowClass.MISSING_RIGHT)) == (10, True, 30)
+    comparison = compare(RULE, table(*many), table(), today=TODAY, detail_limit=10)
+    assert (len(comparison.differences), comparison.truncated, comparison.of(RowClass.MISSING_RIGHT)) == (10, True, 30)
 
 
 def test_compare_reads_typed_parquet(tmp_path: Path) -> None:

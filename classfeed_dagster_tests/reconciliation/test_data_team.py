@@ -30,7 +30,7 @@ Metrics = dict[tuple[str, str, str | None], Decimal]
 
 def their_metrics(world: w.World) -> Metrics:
     """By the contract's definitions, from bigsite's rows."""
-    found: Metrics = defaultdict(Decimal)
+    result: Metrics = defaultdict(Decimal)
     numbers = {row["portfolio_id"]: row["portfolio_number"] for row in world.rows["portfolio"]}
     consented = {number for number, scope in world.scope().items() if scope["consent"] != "REMOVED"}
     accounts = {row["cash_account_id"]: row for row in world.rows["cash_account"]}
@@ -39,28 +39,28 @@ def their_metrics(world: w.World) -> Metrics:
         return bool(cutoff(w.BEFORE) <= row["recorded_at"] < cutoff(w.DAY))
 
     for account in accounts.values():
-        found[numbers[account["portfolio_id"]], "CASH_ACCOUNTS", None] += 1
+        result[numbers[account["portfolio_id"]], "CASH_ACCOUNTS", None] += 1
     for row in world.rows["cash_balance_eod"]:
         account = accounts[row["cash_account_id"]]
-        found[numbers[account["portfolio_id"]], "LEDGER_BALANCE", account["currency"]] += row["ledger_balance"]
+        result[numbers[account["portfolio_id"]], "LEDGER_BALANCE", account["currency"]] += row["ledger_balance"]
     frames = world.frames()
     for row in frames["investment_holdings"].iter_rows(named=True):
-        found[row["portfolio_number"], "HOLDINGS", None] += row["units"] != 0
-        found[row["portfolio_number"], "UNITS_HELD", None] += row["units"]
-        found[row["portfolio_number"], "MARKET_VALUE", row["currency"]] += row["market_value"]
+        result[row["portfolio_number"], "HOLDINGS", None] += row["units"] != 0
+        result[row["portfolio_number"], "UNITS_HELD", None] += row["units"]
+        result[row["portfolio_number"], "MARKET_VALUE", row["currency"]] += row["market_value"]
     for table, units in (("trade", w.signed), ("security_movement", lambda row: row["units_change"]), ("income", None)):
         for row in filter(window, world.rows[table]):
             number = numbers[row["portfolio_id"]]
-            found[number, "MOVEMENTS", None] += 1
+            result[number, "MOVEMENTS", None] += 1
             if units:
-                found[number, "UNITS_MOVED", None] += units(row)
+                result[number, "UNITS_MOVED", None] += units(row)
             if table == "trade":
-                found[number, "TRADED", row["currency"]] += row["net_amount"]
+                result[number, "TRADED", row["currency"]] += row["net_amount"]
     for row in filter(window, world.rows["cash_transaction"]):
         number = numbers[accounts[row["cash_account_id"]]["portfolio_id"]]
-        found[number, "MOVEMENTS", None] += 1
-        found[number, "CASH_MOVED", row["currency"]] += row["amount"]
-    return {key: value for key, value in found.items() if key[0] in consented and value}
+        result[number, "MOVEMENTS", None] += 1
+        result[number, "CASH_MOVED", row["currency"]] += row["amount"]
+    return {key: value for key, value in result.items() if key[0] in consented and value}
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def delivered(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> tu
     world.load(engine)
     store = open_store(str(tmp_path_factory.mktemp("store")))
     snapshot = w.land(engine, store)
-    held = HeldBack(number="SW000007", kind="RULE", reason="its units don't add up")
-    w.deliver(store, world, world.frames(), snapshot, held_back=(held,))
+    hold = HeldBack(number="SW000007", kind="RULE", reason="its units don't add up")
+    w.deliver(store, world, world.frames(), snapshot, held_back=(hold,))
     engine.dispose()
     return world, store
 
@@ -146,13 +146,13 @@ def test_data_team_zero_rows_are_optional(team: Team) -> None:
 def test_data_team_wrong_metric_is_a_break(team: Team) -> None:
     key = ("SW000001", "MARKET_VALUE", "AUD")
     team.publish({**team.metrics, key: team.metrics[key] + Decimal("0.01")})
-    found = team.only_break()
-    assert (found.kind, found.record, found.subject) == (BreakKind.VALUE_DIFFERS, "MARKET_VALUE", "AUD")
-    assert found.difference == Decimal("-0.01")
+    break_ = team.only_break()
+    assert (break_.kind, break_.record, break_.subject) == (BreakKind.VALUE_DIFFERS, "MARKET_VALUE", "AUD")
+    assert break_.difference == Decimal("-0.01")
     off = {amount.metric: amount.difference for amount in team.reconcile().amounts if amount.difference}
     assert off == {"MARKET_VALUE": Decimal("-0.01")}
-    assert found.severity is BreakSeverity.WARNING
-    assert found.likeliest.cause is BreakCause.UNKNOWN
+    assert break_.severity is BreakSeverity.WARNING
+    assert break_.likeliest.cause is BreakCause.UNKNOWN
 
 
 def test_data_team_difference_of_one_row_names_it(team: Team, delivered: tuple[w.World, ObjectStore]) -> None:
@@ -170,9 +170,9 @@ def test_data_team_metric_on_one_side_is_a_break(team: Team) -> None:
     del metrics["SW000001", "UNITS_HELD", None]
     metrics["SW000001", "LEDGER_BALANCE", "USD"] = Decimal(7)
     team.publish(metrics)
-    found = {one.record: (one.export_value, one.other_value) for one in team.reconcile().breaks}
-    assert found["LEDGER_BALANCE"] == ("0.000000", "7.000000")
-    assert found["UNITS_HELD"][1] == "0.000000"
+    deviation = {break_.record: (break_.export_value, break_.other_value) for break_ in team.reconcile().breaks}
+    assert deviation["LEDGER_BALANCE"] == ("0.000000", "7.000000")
+    assert deviation["UNITS_HELD"][1] == "0.000000"
 
 
 def test_data_team_metrics_computed_earlier_are_explained(team: Team) -> None:
@@ -182,10 +182,10 @@ def test_data_team_metrics_computed_earlier_are_explained(team: Team) -> None:
 
 
 def test_data_team_date_that_is_missing_is_read_when_it_arrives(team: Team) -> None:
-    found = team.only_break()
-    assert (found.kind, found.portfolio_number) == (BreakKind.MISSING_DATE, None)
-    assert "nor for any other" in found.likeliest.evidence
-    save_breaks(team.connection, w.FEED, Side.DATA_TEAM, w.DAY, [found], at=NOW, attempt="a1")
+    break_ = team.only_break()
+    assert (break_.kind, break_.portfolio_number) == (BreakKind.MISSING_DATE, None)
+    assert "nor for any other" in break_.likeliest.evidence
+    save_breaks(team.connection, w.FEED, Side.DATA_TEAM, w.DAY, [break_], at=NOW, attempt="a1")
     team.publish(day=w.BEFORE)
     assert str(w.BEFORE) in team.only_break().likeliest.evidence
     team.publish()
@@ -196,16 +196,16 @@ def test_data_team_date_that_is_missing_is_read_when_it_arrives(team: Team) -> N
 
 def test_data_team_date_that_arrived_late_is_an_event(team: Team) -> None:
     team.publish()
-    found = team.only_break(due=COMPUTED - dt.timedelta(hours=1))
-    assert (found.kind, found.severity) == (BreakKind.LATE_DATE, BreakSeverity.EVENT)
+    break_ = team.only_break(due=COMPUTED - dt.timedelta(hours=1))
+    assert (break_.kind, break_.severity) == (BreakKind.LATE_DATE, BreakSeverity.EVENT)
     assert team.reconcile(due=COMPUTED - dt.timedelta(hours=1)).clean
 
 
 def test_data_team_metrics_computed_again_replace_earlier_ones(team: Team) -> None:
     team.publish({key: value + 1 for key, value in team.metrics.items()})
     team.publish(at=COMPUTED + dt.timedelta(hours=1))
-    found = team.only_break()
-    assert (found.kind, found.severity) == (BreakKind.RECOMPUTED_DATE, BreakSeverity.EVENT)
+    break_ = team.only_break()
+    assert (break_.kind, break_.severity) == (BreakKind.RECOMPUTED_DATE, BreakSeverity.EVENT)
 
 
 def test_data_team_metrics_of_some_portfolios_are_replaced(team: Team) -> None:
@@ -214,8 +214,8 @@ def test_data_team_metrics_of_some_portfolios_are_replaced(team: Team) -> None:
     team.publish(
         {key: value for key, value in team.metrics.items() if key[0] == "SW000005"}, at=COMPUTED + dt.timedelta(hours=1)
     )
-    found = next(one for one in team.reconcile().breaks if one.kind is BreakKind.VALUE_DIFFERS)
-    assert found.likeliest.cause is BreakCause.DATA_TEAM_TIMING
+    deviation = next(break_ for break_ in team.reconcile().breaks if break_.kind is BreakKind.VALUE_DIFFERS)
+    assert deviation.likeliest.cause is BreakCause.DATA_TEAM_TIMING
 
 
 def test_data_team_portfolio_on_one_side_is_a_break(team: Team) -> None:
@@ -223,8 +223,8 @@ def test_data_team_portfolio_on_one_side_is_a_break(team: Team) -> None:
     for number in ("SW000003", "SW000007", "SW999999"):
         metrics[number, "CASH_ACCOUNTS", None] = Decimal(1)
     team.publish(metrics)
-    found = {one.portfolio_number: (one.kind, one.likeliest.cause) for one in team.reconcile().breaks}
-    assert found == {
+    deviation = {break_.portfolio_number: (break_.kind, break_.likeliest.cause) for break_ in team.reconcile().breaks}
+    assert deviation == {
         "SW000003": (BreakKind.MISSING_IN_EXPORT, BreakCause.CONSENT_CHANGED),
         "SW000004": (BreakKind.EXTRA_IN_EXPORT, BreakCause.UNKNOWN),
         "SW000007": (BreakKind.MISSING_IN_EXPORT, BreakCause.QUARANTINE),
@@ -236,7 +236,9 @@ def test_data_team_portfolio_on_one_side_is_a_break(team: Team) -> None:
 def test_data_team_held_back_portfolio_alone_needs_no_action(team: Team) -> None:
     team.publish({**team.metrics, ("SW000007", "CASH_ACCOUNTS", None): Decimal(1)})
     result = team.reconcile()
-    assert [(one.portfolio_number, one.severity) for one in result.breaks] == [("SW000007", BreakSeverity.EVENT)]
+    assert [(break_.portfolio_number, break_.severity) for break_ in result.breaks] == [
+        ("SW000007", BreakSeverity.EVENT)
+    ]
     assert result.clean
     assert result.held_back == {"SW000007": "its units don't add up"}
     (tally,) = result.tallies

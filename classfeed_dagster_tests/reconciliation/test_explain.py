@@ -24,7 +24,7 @@ CASE = Circumstances(
 
 
 def causes(**changes: object) -> list[BreakCause]:
-    return [one.cause for one in explain(dataclasses.replace(CASE, **changes))]  # type: ignore[arg-type]
+    return [cause.cause for cause in explain(dataclasses.replace(CASE, **changes))]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_explain_returns_the_likeliest_cause(changes: dict[str, object], expecte
 
 
 def test_causes_with_evidence_rank_before_hints() -> None:
-    found = causes(file="5.00", bigsite="50.00", evidence={"eod_updated_at": SINCE}, late_rows=(LATE,))
-    assert found == [BreakCause.LATE_ROW, BreakCause.SCALE]
+    cause = causes(file="5.00", bigsite="50.00", evidence={"eod_updated_at": SINCE}, late_rows=(LATE,))
+    assert cause == [BreakCause.LATE_ROW, BreakCause.SCALE]
 
 
 def test_number_is_not_its_own_hint() -> None:
@@ -82,10 +82,10 @@ def test_severity_follows_the_cause() -> None:
 
 
 def test_disagreement_keeps_its_id() -> None:
-    one = Break("f", READ.date(), Side.SOURCE, BreakKind.LATE, BreakSeverity.ERROR, "P", "r", "s", "units", "1", "2")
-    assert one.break_id == dataclasses.replace(one, kind=BreakKind.VALUE_DIFFERS, export_value="9").break_id
-    assert one.break_id != dataclasses.replace(one, field="price").break_id
-    assert one.break_id != dataclasses.replace(one, side=Side.DATA_TEAM).break_id
+    item = Break("f", READ.date(), Side.SOURCE, BreakKind.LATE, BreakSeverity.ERROR, "P", "r", "s", "units", "1", "2")
+    assert item.break_id == dataclasses.replace(item, kind=BreakKind.VALUE_DIFFERS, export_value="9").break_id
+    assert item.break_id != dataclasses.replace(item, field="price").break_id
+    assert item.break_id != dataclasses.replace(item, side=Side.DATA_TEAM).break_id
 
 
 @pytest.mark.parametrize(("recipient", "audience"), [("class", "a"), ("X'; DROP", "a"), ("CLASS", "a'b")])
@@ -95,13 +95,13 @@ def test_name_that_could_be_sql_is_refused(recipient: str, audience: str) -> Non
 
 
 def test_explain_holding_undone_by_a_backdated_row_is_late() -> None:
-    gone: dict[str, Any] = {"field": None, "bigsite": None}
-    assert causes(**gone, late_rows=(LATE,))[0] is BreakCause.LATE_ROW
-    (undone, *_) = explain(dataclasses.replace(CASE, **gone, late_rows=(LATE,)))
+    missing: dict[str, Any] = {"field": None, "bigsite": None}
+    assert causes(**missing, late_rows=(LATE,))[0] is BreakCause.LATE_ROW
+    (undone, *_) = explain(dataclasses.replace(CASE, **missing, late_rows=(LATE,)))
     assert undone.evidence.startswith("bigsite's end of day no longer has the row; ")
-    assert causes(**gone)[0] is BreakCause.UNKNOWN
+    assert causes(**missing)[0] is BreakCause.UNKNOWN
     # The file isn't what was landed: then the export is at fault, whatever came late.
-    assert BreakCause.LATE_ROW not in causes(**gone, late_rows=(LATE,), file_is_landing=False)
+    assert BreakCause.LATE_ROW not in causes(**missing, late_rows=(LATE,), file_is_landing=False)
 
 
 def test_explain_names_the_first_three_backdated_rows() -> None:
@@ -111,7 +111,7 @@ def test_explain_names_the_first_three_backdated_rows() -> None:
     assert mixed.cause is BreakCause.LATE_ROW
     assert mixed.evidence.startswith(f"bigsite rewrote its end of day at {SINCE}; ")
     reversing = [f"trade {at} recorded {SINCE} reversing T1 (sent with D)" for at in (1, 2)]
-    shown = ", ".join([f"trade 0 recorded {SINCE} (sent with D)", *reversing])
-    assert mixed.evidence.endswith(f"backdated since: {shown}")
+    output = ", ".join([f"trade 0 recorded {SINCE} (sent with D)", *reversing])
+    assert mixed.evidence.endswith(f"backdated since: {output}")
     (reversals,) = explain(dataclasses.replace(rewritten, late_rows=rows[1:]))
     assert reversals.cause is BreakCause.REVERSAL

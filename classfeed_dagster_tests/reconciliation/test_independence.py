@@ -28,9 +28,9 @@ def test_judge_reads_the_recipients_schema() -> None:
         } | {f"@{attribute.get('name')}": attribute.get("type") for attribute in complex_type.iter(f"{xs}attribute")}  # fmt: skip
         ours = {element: field.kind.name for element, field in kind.columns}
         assert ours.keys() == declared.keys()
-        for element, found in ours.items():
-            wanted = kinds.get(declared[element] or "", "TEXT")
-            assert found == wanted or (declared[element] == "Decimal6" and found in ("UNITS", "RATE")), element
+        for element, our in ours.items():
+            expected = kinds.get(declared[element] or "", "TEXT")
+            assert our == expected or (declared[element] == "Decimal6" and our in ("UNITS", "RATE")), element
     cash = schema.find(f".//{xs}element[@name='CashAccount']")
     assert cash is not None
     inner = {element.get("name") for element in cash.iter(f"{xs}element")} - {"CashAccount"}

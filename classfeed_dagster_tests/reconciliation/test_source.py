@@ -60,7 +60,7 @@ class Scene:
             connection.execute(sa.text(statement), values)
 
     def page_of(self, number: str) -> str:
-        entry = next(one for one in self.manifest.portfolios if one.number == number)
+        entry = next(portfolio for portfolio in self.manifest.portfolios if portfolio.number == number)
         return next(page.key for page in self.manifest.pages if page.message_id == entry.page)
 
 
@@ -119,7 +119,7 @@ def test_identifier_masked_in_the_file_is_no_break(bigsite_engine: sa.Engine, lo
 
 def test_identifier_left_in_the_file_is_an_error(bigsite_engine: sa.Engine, local_store: ObjectStore) -> None:
     result = _with_identifiers(bigsite_engine, local_store, masked=False).reconcile()
-    assert {(one.record, one.field, one.severity) for one in result.breaks} == {
+    assert {(break_.record, break_.field, break_.severity) for break_ in result.breaks} == {
         ("accounts", "portfolio_name", BreakSeverity.ERROR),
         ("movement_transactions", "narrative", BreakSeverity.ERROR),
     }, result.markdown(50)
@@ -146,21 +146,21 @@ def test_amount_changed_in_a_delivered_file_is_an_error(scene: Scene) -> None:
     changed = document[:at] + "1" + value + document[at + len(value) :]
     scene.store.put(key, gzip.compress(changed.encode(), mtime=0))
 
-    found = scene.only_break()
-    assert (found.kind, found.portfolio_number, found.subject, found.field) == (
+    break_ = scene.only_break()
+    assert (break_.kind, break_.portfolio_number, break_.subject, break_.field) == (
         BreakKind.VALUE_DIFFERS, "SW000001", "T102", "net_amount",
     )  # fmt: skip
-    assert (found.export_value, found.other_value) == ("1" + value, value)
-    assert found.difference == Decimal("1" + value) - Decimal(value)
-    assert found.likeliest.cause is BreakCause.FILE_ALTERED
-    assert key in found.likeliest.evidence
-    assert found.severity is BreakSeverity.ERROR
-    assert found.trace.source_row == "trade 102"
-    assert found.trace.landed_file == f"landing/{w.DAY}/trade/{scene.snapshot.snapshot_id}.parquet"
-    assert scene.store.exists(found.trace.landed_file)
-    assert found.trace.page
-    assert found.trace.page in key
-    line = document.splitlines()[int(found.trace.line or 0) - 1]
+    assert (break_.export_value, break_.other_value) == ("1" + value, value)
+    assert break_.difference == Decimal("1" + value) - Decimal(value)
+    assert break_.likeliest.cause is BreakCause.FILE_ALTERED
+    assert key in break_.likeliest.evidence
+    assert break_.severity is BreakSeverity.ERROR
+    assert break_.trace.source_row == "trade 102"
+    assert break_.trace.landed_file == f"landing/{w.DAY}/trade/{scene.snapshot.snapshot_id}.parquet"
+    assert scene.store.exists(break_.trace.landed_file)
+    assert break_.trace.page
+    assert break_.trace.page in key
+    line = document.splitlines()[int(break_.trace.line or 0) - 1]
     assert "<MovementTransaction>" in line
 
     scene.store.put(key, original)
@@ -171,11 +171,11 @@ def test_movement_dropped_by_the_export_is_an_error(undelivered: Scene) -> None:
     frames = dict(undelivered.frames)
     frames["movement_transactions"] = frames["movement_transactions"].filter(pl.col("transaction_id") != "C102")
     undelivered.deliver(frames=frames)
-    found = undelivered.only_break()
-    assert (found.kind, found.subject, found.field) == (BreakKind.MISSING_IN_EXPORT, "C102", None)
-    assert found.likeliest.cause is BreakCause.EXPORT_FAULT
-    assert found.severity is BreakSeverity.ERROR
-    assert found.trace.source_row == "cash_transaction 102"
+    break_ = undelivered.only_break()
+    assert (break_.kind, break_.subject, break_.field) == (BreakKind.MISSING_IN_EXPORT, "C102", None)
+    assert break_.likeliest.cause is BreakCause.EXPORT_FAULT
+    assert break_.severity is BreakSeverity.ERROR
+    assert break_.trace.source_row == "cash_transaction 102"
     # Mended: a re-issue that holds the portfolio whole.
     undelivered.deliver(revision=1, only=frozenset({"SW000001"}))
     assert undelivered.reconcile().breaks == ()
@@ -187,9 +187,9 @@ def test_movement_cut_out_of_a_delivered_file_is_an_error(scene: Scene) -> None:
     start = document.rindex("<MovementTransaction>", 0, document.index("<TransactionId>S402</TransactionId>"))
     end = document.index("</MovementTransaction>", start) + len("</MovementTransaction>")
     scene.store.put(key, gzip.compress((document[:start] + document[end:]).encode(), mtime=0))
-    found = scene.only_break()
-    assert (found.kind, found.subject) == (BreakKind.MISSING_IN_EXPORT, "S402")
-    assert found.likeliest.cause is BreakCause.FILE_ALTERED
+    break_ = scene.only_break()
+    assert (break_.kind, break_.subject) == (BreakKind.MISSING_IN_EXPORT, "S402")
+    assert break_.likeliest.cause is BreakCause.FILE_ALTERED
 
 
 def test_portfolio_without_consent_in_a_file_is_an_error(undelivered: Scene) -> None:
@@ -206,13 +206,13 @@ def test_portfolio_without_consent_in_a_file_is_an_error(undelivered: Scene) -> 
     }
     frames["account_balances"] = undelivered.frames["account_balances"]
     undelivered.deliver(frames=frames)
-    found = [one for one in undelivered.reconcile().breaks if one.kind is not BreakKind.CONSENT]
-    consent = [one for one in undelivered.reconcile().breaks if one.kind is BreakKind.CONSENT]
+    deviation = [break_ for break_ in undelivered.reconcile().breaks if break_.kind is not BreakKind.CONSENT]
+    consent = [break_ for break_ in undelivered.reconcile().breaks if break_.kind is BreakKind.CONSENT]
     assert not consent  # told once: the portfolio isn't bigsite's at all
-    (one,) = found
-    assert (one.kind, one.record, one.portfolio_number) == (BreakKind.EXTRA_IN_EXPORT, "portfolio", "SW999999")
-    assert one.likeliest.cause is BreakCause.EXPORT_FAULT
-    assert "difference(s)" in one.likeliest.evidence
+    (item,) = deviation
+    assert (item.kind, item.record, item.portfolio_number) == (BreakKind.EXTRA_IN_EXPORT, "portfolio", "SW999999")
+    assert item.likeliest.cause is BreakCause.EXPORT_FAULT
+    assert "difference(s)" in item.likeliest.evidence
 
 
 def test_portfolio_left_out_without_a_reason_is_an_error(undelivered: Scene) -> None:
@@ -220,9 +220,13 @@ def test_portfolio_left_out_without_a_reason_is_an_error(undelivered: Scene) -> 
         name: frame.filter(pl.col("portfolio_number") != "SW000005") for name, frame in undelivered.frames.items()
     }
     undelivered.deliver(frames=frames)
-    found = undelivered.only_break()
-    assert (found.kind, found.record, found.portfolio_number) == (BreakKind.MISSING_IN_EXPORT, "portfolio", "SW000005")
-    assert found.severity is BreakSeverity.ERROR
+    break_ = undelivered.only_break()
+    assert (break_.kind, break_.record, break_.portfolio_number) == (
+        BreakKind.MISSING_IN_EXPORT,
+        "portfolio",
+        "SW000005",
+    )
+    assert break_.severity is BreakSeverity.ERROR
 
 
 def test_movement_sent_twice_is_an_error(undelivered: Scene) -> None:
@@ -230,25 +234,33 @@ def test_movement_sent_twice_is_an_error(undelivered: Scene) -> None:
     twice = frames["movement_transactions"].filter(pl.col("transaction_id") == "I102")
     frames["movement_transactions"] = pl.concat([frames["movement_transactions"], twice])
     undelivered.deliver(frames=frames)
-    found = undelivered.only_break()
-    assert (found.kind, found.subject) == (BreakKind.DUPLICATE, "I102")
+    break_ = undelivered.only_break()
+    assert (break_.kind, break_.subject) == (BreakKind.DUPLICATE, "I102")
 
 
 def test_page_with_changed_bytes_and_equal_records_is_an_error(scene: Scene) -> None:
     key = scene.page_of("SW000001")
     w.rewrite_page(scene.store, key, "</EPIDataResponse>", "</EPIDataResponse>\n<!-- -->")
-    found = scene.only_break()
-    assert (found.kind, found.subject, found.likeliest.cause) == (BreakKind.ALTERED_FILE, key, BreakCause.FILE_ALTERED)
+    break_ = scene.only_break()
+    assert (break_.kind, break_.subject, break_.likeliest.cause) == (
+        BreakKind.ALTERED_FILE,
+        key,
+        BreakCause.FILE_ALTERED,
+    )
 
 
 def test_missing_page_is_an_error(scene: Scene) -> None:
     key = scene.manifest.pages[0].key
     scene.store.delete(key)
     result = scene.reconcile()
-    on_page = {one.number for one in scene.manifest.portfolios if one.page == scene.manifest.pages[0].message_id}
-    assert {one.portfolio_number for one in result.breaks} == on_page
-    assert {one.kind for one in result.breaks} == {BreakKind.MISSING_IN_EXPORT}
-    assert {one.likeliest.cause for one in result.breaks} == {BreakCause.FILE_ALTERED}
+    on_page = {
+        portfolio.number
+        for portfolio in scene.manifest.portfolios
+        if portfolio.page == scene.manifest.pages[0].message_id
+    }
+    assert {break_.portfolio_number for break_ in result.breaks} == on_page
+    assert {break_.kind for break_ in result.breaks} == {BreakKind.MISSING_IN_EXPORT}
+    assert {break_.likeliest.cause for break_ in result.breaks} == {BreakCause.FILE_ALTERED}
 
 
 def test_truncated_page_cannot_be_judged(scene: Scene) -> None:
@@ -269,7 +281,7 @@ def test_value_that_is_not_a_number_is_an_error(scene: Scene) -> None:
     key = scene.page_of("SW000001")
     w.rewrite_page(scene.store, key, "<LedgerBalance>", "<LedgerBalance>x")
     result = scene.reconcile()
-    assert {one.kind for one in result.breaks} == {BreakKind.UNREADABLE}
+    assert {break_.kind for break_ in result.breaks} == {BreakKind.UNREADABLE}
 
 
 # -- faults in the landing --------------------------------------------------------------------------------------------
@@ -296,45 +308,45 @@ def test_tampered_landed_file_is_an_error(scene: Scene) -> None:
         .alias("units")
     )
     before = rewrite_landed(scene, "trade", change)
-    found = scene.only_break()
-    assert (found.kind, found.subject, found.field) == (BreakKind.VALUE_DIFFERS, "T102", "units")
-    assert found.difference == -1
-    assert found.likeliest.cause is BreakCause.LANDING_ALTERED
-    assert "changed after landing" in found.likeliest.evidence
+    break_ = scene.only_break()
+    assert (break_.kind, break_.subject, break_.field) == (BreakKind.VALUE_DIFFERS, "T102", "units")
+    assert break_.difference == -1
+    assert break_.likeliest.cause is BreakCause.LANDING_ALTERED
+    assert "changed after landing" in break_.likeliest.evidence
     Path(scene.store.location(scene.snapshot.tables["trade"].key)).write_bytes(before)
     assert scene.reconcile().breaks == ()
 
 
 def test_landed_file_changed_outside_its_records_is_an_error(scene: Scene) -> None:
     rewrite_landed(scene, "repeated_confirmation", pl.lit("x").alias("side"))
-    found = scene.only_break()
-    assert (found.kind, found.record) == (BreakKind.ALTERED_FILE, "landed file")
-    assert found.likeliest.cause is BreakCause.LANDING_ALTERED
+    break_ = scene.only_break()
+    assert (break_.kind, break_.record) == (BreakKind.ALTERED_FILE, "landed file")
+    assert break_.likeliest.cause is BreakCause.LANDING_ALTERED
 
 
 def test_unreadable_landed_file_is_an_error(scene: Scene) -> None:
     rewrite_landed(scene, "trade", None)
-    found = scene.only_break()  # file against bigsite is judged all the same, and agrees
-    assert (found.kind, found.record) == (BreakKind.ALTERED_FILE, "landed file")
-    assert "nothing could be compared" in found.likeliest.evidence
+    break_ = scene.only_break()  # file against bigsite is judged all the same, and agrees
+    assert (break_.kind, break_.record) == (BreakKind.ALTERED_FILE, "landed file")
+    assert "nothing could be compared" in break_.likeliest.evidence
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_landing_that_expired_by_rule_is_an_event(scene: Scene, whole: bool) -> None:
     key = scene.snapshot.key() if whole else scene.snapshot.tables["trade"].key
     scene.store.delete(key)
-    (found,) = scene.reconcile_by(Retention({"landing": 1})).breaks
-    assert (found.kind, found.severity) == (BreakKind.EXPIRED_FILE, BreakSeverity.EVENT)
-    assert found.subject == scene.snapshot.key()
-    assert found.likeliest.cause is BreakCause.LANDING_EXPIRED
-    assert f"expired on {scene.snapshot.snapshot_at.date() + dt.timedelta(days=1)}" in found.likeliest.evidence
+    (break_,) = scene.reconcile_by(Retention({"landing": 1})).breaks
+    assert (break_.kind, break_.severity) == (BreakKind.EXPIRED_FILE, BreakSeverity.EVENT)
+    assert break_.subject == scene.snapshot.key()
+    assert break_.likeliest.cause is BreakCause.LANDING_EXPIRED
+    assert f"expired on {scene.snapshot.snapshot_at.date() + dt.timedelta(days=1)}" in break_.likeliest.evidence
 
 
 def test_landing_missing_before_its_rule_is_an_error(scene: Scene) -> None:
     scene.store.delete(scene.snapshot.key())
-    (found,) = scene.reconcile_by(Retention({"landing": 36_500})).breaks
-    assert (found.kind, found.severity) == (BreakKind.ALTERED_FILE, BreakSeverity.ERROR)
-    assert found.likeliest.cause is BreakCause.LANDING_ALTERED
+    (break_,) = scene.reconcile_by(Retention({"landing": 36_500})).breaks
+    assert (break_.kind, break_.severity) == (BreakKind.ALTERED_FILE, BreakSeverity.ERROR)
+    assert break_.likeliest.cause is BreakCause.LANDING_ALTERED
 
 
 def test_file_fault_is_found_without_a_landing(undelivered: Scene) -> None:
@@ -342,7 +354,7 @@ def test_file_fault_is_found_without_a_landing(undelivered: Scene) -> None:
     frames["movement_transactions"] = frames["movement_transactions"].filter(pl.col("transaction_id") != "C102")
     undelivered.deliver(frames=frames)
     undelivered.store.delete(undelivered.snapshot.key())
-    breaks = {one.subject: one for one in undelivered.reconcile().breaks}
+    breaks = {break_.subject: break_ for break_ in undelivered.reconcile().breaks}
     assert breaks.keys() == {"C102", undelivered.snapshot.key()}
 
 
@@ -355,9 +367,9 @@ def test_row_that_bigsite_showed_late_is_explained(scene: Scene) -> None:
         "franked_amount, unfranked_amount, franking_credit, withholding_tax, net_amount, currency, NULL, recorded_at "
         "FROM bigsite.income WHERE income_id = 102"
     )
-    found = scene.only_break()
-    assert (found.kind, found.subject, found.likeliest.cause) == (BreakKind.LATE, "I999", BreakCause.LATE_ROW)
-    assert found.severity is BreakSeverity.WARNING
+    break_ = scene.only_break()
+    assert (break_.kind, break_.subject, break_.likeliest.cause) == (BreakKind.LATE, "I999", BreakCause.LATE_ROW)
+    assert break_.severity is BreakSeverity.WARNING
     # Mended by a re-issue from a fresh snapshot.
     row = dict(scene.world.one("income", income_id=102), income_id=999)
     scene.world.rows["income"].append(row)
@@ -376,16 +388,16 @@ def test_backdated_row_explains_a_rewritten_end_of_day(scene: Scene, reverses: i
         "UPDATE bigsite.holding_eod SET units = units + 5, updated_at = :at WHERE portfolio_id = 1 AND security_id = 3 AND as_at_date = :day",
         day=w.DAY, at=LATER,
     )  # fmt: skip
-    found = scene.only_break()
-    assert (found.kind, found.record, found.field, found.difference) == (
+    break_ = scene.only_break()
+    assert (break_.kind, break_.record, break_.field, break_.difference) == (
         BreakKind.LATE,
         "investment_holdings",
         "units",
         Decimal(-5),
     )
-    assert found.likeliest.cause is (BreakCause.REVERSAL if reverses else BreakCause.LATE_ROW)
-    assert "security_movement 999" in found.likeliest.evidence
-    assert "the market value follows" in found.likeliest.evidence
+    assert break_.likeliest.cause is (BreakCause.REVERSAL if reverses else BreakCause.LATE_ROW)
+    assert "security_movement 999" in break_.likeliest.evidence
+    assert "the market value follows" in break_.likeliest.evidence
 
 
 def test_rewritten_end_of_day_without_a_row_is_unexplained(scene: Scene) -> None:
@@ -393,15 +405,15 @@ def test_rewritten_end_of_day_without_a_row_is_unexplained(scene: Scene) -> None
         "UPDATE bigsite.cash_balance_eod SET ledger_balance = ledger_balance + 1, updated_at = :at WHERE cash_account_id = 1",
         at=LATER,
     )
-    found = scene.only_break()
-    assert (found.record, found.field, found.likeliest.cause) == (
+    break_ = scene.only_break()
+    assert (break_.record, break_.field, break_.likeliest.cause) == (
         "account_balances",
         "ledger_balance",
         BreakCause.UNKNOWN,
     )
-    assert found.severity is BreakSeverity.ERROR  # no ledger row forces it
-    assert "1000" not in found.subject  # the account's number is not shown
-    assert found.subject.startswith("~")
+    assert break_.severity is BreakSeverity.ERROR  # no ledger row forces it
+    assert "1000" not in break_.subject  # the account's number is not shown
+    assert break_.subject.startswith("~")
 
 
 def test_revised_price_is_explained(scene: Scene) -> None:
@@ -413,19 +425,19 @@ def test_revised_price_is_explained(scene: Scene) -> None:
     result = scene.reconcile()
     holders = scene.frames["investment_holdings"].filter(pl.col("security_code") == "MSFT")
     assert len(result.breaks) == holders.height
-    assert {(one.field, one.kind, one.likeliest.cause) for one in result.breaks} == {
+    assert {(break_.field, break_.kind, break_.likeliest.cause) for break_ in result.breaks} == {
         ("price", BreakKind.VALUE_DIFFERS, BreakCause.PRICE_REVISED)
     }
-    assert {one.difference for one in result.breaks} == {Decimal(-1)}
+    assert {break_.difference for break_ in result.breaks} == {Decimal(-1)}
 
 
 def test_wrong_figure_in_bigsite_is_unexplained(scene: Scene) -> None:
     scene.sql(
         "UPDATE bigsite.cash_balance_eod SET available_balance = available_balance * 10 WHERE cash_account_id = 1"
     )
-    found = scene.only_break()
-    assert found.likeliest.cause is BreakCause.SCALE
-    assert found.severity is BreakSeverity.ERROR
+    break_ = scene.only_break()
+    assert break_.likeliest.cause is BreakCause.SCALE
+    assert break_.severity is BreakSeverity.ERROR
     scene.sql("UPDATE bigsite.cash_balance_eod SET available_balance = available_balance + 3 WHERE cash_account_id = 1")
     assert scene.only_break().likeliest.cause is BreakCause.UNKNOWN
 
@@ -441,10 +453,10 @@ def test_name_changed_in_place_later_is_no_break(scene: Scene) -> None:
 
 def test_personal_value_is_never_shown(scene: Scene) -> None:
     scene.sql("UPDATE bigsite.portfolio SET portfolio_name = 'Secret Holdings' WHERE portfolio_id = 1")
-    found = scene.only_break()
-    assert found.field == "portfolio_name"
-    assert "Secret" not in repr(found)
-    assert "Smith" not in repr(found)
+    break_ = scene.only_break()
+    assert break_.field == "portfolio_name"
+    assert "Secret" not in repr(break_)
+    assert "Smith" not in repr(break_)
 
 
 def test_consent_changed_since_is_explained(scene: Scene) -> None:
@@ -453,7 +465,7 @@ def test_consent_changed_since_is_explained(scene: Scene) -> None:
         at=cutoff(w.DAY) + dt.timedelta(days=9),
         now=LATER,
     )
-    kinds = {(one.kind, one.likeliest.cause) for one in scene.reconcile().breaks}
+    kinds = {(break_.kind, break_.likeliest.cause) for break_ in scene.reconcile().breaks}
     assert kinds == {(BreakKind.CONSENT, BreakCause.CONSENT_CHANGED)}
 
 
@@ -463,34 +475,34 @@ def test_data_delivered_without_consent_is_critical(undelivered: Scene) -> None:
         at=w.SNAPSHOT_AT + dt.timedelta(minutes=1),
     )
     undelivered.deliver()
-    found = undelivered.only_break()
-    assert (found.kind, found.portfolio_number, found.likeliest.cause) == (
+    break_ = undelivered.only_break()
+    assert (break_.kind, break_.portfolio_number, break_.likeliest.cause) == (
         BreakKind.CONSENT,
         "SW000004",
         BreakCause.CONSENT_ENDED,
     )
-    assert found.severity is BreakSeverity.ERROR
+    assert break_.severity is BreakSeverity.ERROR
 
 
 # -- what is rightly absent -------------------------------------------------------------------------------------------
 
 
 def test_portfolio_in_quarantine_is_one_event(undelivered: Scene) -> None:
-    held = HeldBack(
+    hold = HeldBack(
         number="SW000006",
         kind="RULE",
         reason="its units don't add up",
         rules=(RuleCount(rule="units_add_up", findings=1, subjects=()),),
     )
-    undelivered.deliver(held_back=(held,))
+    undelivered.deliver(held_back=(hold,))
     result = undelivered.reconcile()
-    (found,) = result.breaks
-    assert (found.portfolio_number, found.likeliest.cause, found.severity) == (
+    (break_,) = result.breaks
+    assert (break_.portfolio_number, break_.likeliest.cause, break_.severity) == (
         "SW000006",
         BreakCause.QUARANTINE,
         BreakSeverity.EVENT,
     )
-    assert "units_add_up" in found.likeliest.evidence
+    assert "units_add_up" in break_.likeliest.evidence
     assert result.held_back == {"SW000006": "its units don't add up"}
     assert any(tally.excluded for tally in result.tallies)
     assert result.clean
@@ -521,8 +533,8 @@ def test_removal_of_what_was_delivered_must_be_announced(undelivered: Scene) -> 
     for page in undelivered.manifest.pages:
         undelivered.store.delete(page.key)
     undelivered.deliver(frames=frames)
-    found = undelivered.only_break()
-    assert (found.kind, found.portfolio_number) == (BreakKind.MISSING_IN_EXPORT, "SW000003")
+    break_ = undelivered.only_break()
+    assert (break_.kind, break_.portfolio_number) == (BreakKind.MISSING_IN_EXPORT, "SW000003")
 
 
 def test_reconciliation_without_a_delivery_is_refused(undelivered: Scene) -> None:
@@ -546,35 +558,35 @@ def test_manifest_of_another_document_is_an_error(scene: Scene) -> None:
     key = f"delivered/{w.FEED}/{w.DAY}/r0/manifest.json"
     text = scene.store.read(key).decode()
     scene.store.put(key, text.replace(scene.manifest.pages[0].document_sha256, "0" * 64).encode())
-    found = scene.only_break()
-    assert (found.kind, found.subject) == (BreakKind.ALTERED_FILE, scene.manifest.pages[0].key)
-    assert "the document's SHA-256" in found.likeliest.evidence
+    break_ = scene.only_break()
+    assert (break_.kind, break_.subject) == (BreakKind.ALTERED_FILE, scene.manifest.pages[0].key)
+    assert "the document's SHA-256" in break_.likeliest.evidence
 
 
 def test_changed_descriptor_is_an_error(scene: Scene) -> None:
     scene.store.put(scene.snapshot.key(), scene.store.read(scene.snapshot.key()) + b" ")
-    found = scene.only_break()
-    assert (found.kind, found.subject) == (BreakKind.ALTERED_FILE, scene.snapshot.key())
+    break_ = scene.only_break()
+    assert (break_.kind, break_.subject) == (BreakKind.ALTERED_FILE, scene.snapshot.key())
 
 
 def test_units_and_settled_units_that_differ_apart_are_two_breaks(undelivered: Scene) -> None:
-    one = (pl.col("portfolio_number") == "SW000001") & (pl.col("security_code") == "MSFT")
+    item = (pl.col("portfolio_number") == "SW000001") & (pl.col("security_code") == "MSFT")
     frame = undelivered.frames["investment_holdings"]
     changed = frame.with_columns(
-        units=pl.when(one).then(pl.col("units") + 1).otherwise(pl.col("units")).cast(pl.Decimal(20, 6)),
-        settled_units=pl.when(one)
+        units=pl.when(item).then(pl.col("units") + 1).otherwise(pl.col("units")).cast(pl.Decimal(20, 6)),
+        settled_units=pl.when(item)
         .then(pl.col("settled_units") + 2)
         .otherwise(pl.col("settled_units"))
         .cast(pl.Decimal(20, 6)),
     )
     undelivered.deliver(frames={**undelivered.frames, "investment_holdings": changed})
-    assert {one.field for one in undelivered.reconcile().breaks} == {"units", "settled_units"}
+    assert {break_.field for break_ in undelivered.reconcile().breaks} == {"units", "settled_units"}
 
 
 def test_security_without_a_price_has_no_break(undelivered: Scene) -> None:
     undelivered.sql("UPDATE bigsite.holding_eod SET units = units + 1 WHERE portfolio_id = 1 AND security_id = 3")
     undelivered.sql("DELETE FROM bigsite.security_price WHERE security_id = 3")
     undelivered.deliver()
-    found = {(one.portfolio_number, one.field) for one in undelivered.reconcile().breaks}
-    assert ("SW000001", "units") in found
-    assert ("SW000004", "market_value") in found
+    deviation = {(break_.portfolio_number, break_.field) for break_ in undelivered.reconcile().breaks}
+    assert ("SW000001", "units") in deviation
+    assert ("SW000004", "market_value") in deviation

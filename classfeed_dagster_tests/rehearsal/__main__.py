@@ -41,7 +41,7 @@ class Report:
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
-        rows = [f"| {what} | {source} | {outcome.splitlines()[0]} |" for what, source, outcome in self.rows]
+        rows = [f"| {label} | {source} | {outcome.splitlines()[0]} |" for label, source, outcome in self.rows]
         return "\n".join(["| what | from | outcome |", "|---|---|---|", *rows, ""])
 
 

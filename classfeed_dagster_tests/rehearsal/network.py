@@ -36,9 +36,9 @@ _UNSHARE = (
 
 def run(*command: str) -> None:
     """Run a command that must succeed."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {process.stderr.strip() or process.stdout.strip()}")
 
 
 def enter_namespaces(module: str, arguments: list[str]) -> int:

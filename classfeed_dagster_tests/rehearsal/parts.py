@@ -118,7 +118,7 @@ def world(env: str, folder: Path, image: Path | None) -> Iterator[World]:
 
 def _names(env: str, stacks: Stacks) -> dict[str, str]:
     aws = ADDRESSES["aws"]
-    buckets = [one["BucketName"] for one in stacks.resources("foundation", "AWS::S3::Bucket").values()]
+    buckets = [resource["BucketName"] for resource in stacks.resources("foundation", "AWS::S3::Bucket").values()]
     names = {f"{name}.{REGION}.amazonaws.com": aws for name in ("s3", "sqs", "ssm", "ec2", "secretsmanager", "sts")}
     names |= {f"{bucket}.s3.{REGION}.amazonaws.com": aws for bucket in buckets if isinstance(bucket, str)}
     account = json.dumps(stacks.templates["application"])
@@ -139,7 +139,7 @@ def _lay_out_image(environment: Path) -> None:
     keep = Path("/run/keep")
     keep.mkdir()
     base = Path(os.path.realpath(environment / "bin" / "python")).parent.parent
-    closed = next((one for one in reversed(base.parents) if one.stat().st_mode & 0o001 == 0), None)
+    closed = next((parent for parent in reversed(base.parents) if parent.stat().st_mode & 0o001 == 0), None)
     run("mount", "--bind", str(base), str(keep))
     if closed is not None:
         run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(closed))

@@ -40,8 +40,8 @@ class Stacks:
 
     def resources(self, part: str, kind: str) -> dict[str, dict[str, Any]]:
         """Return the properties of a part's resources of one type, by logical id."""
-        found = self.templates.get(part, {"Resources": {}})["Resources"].items()
-        return {name: one.get("Properties", {}) for name, one in found if one["Type"] == kind}
+        result = self.templates.get(part, {"Resources": {}})["Resources"].items()
+        return {name: break_.get("Properties", {}) for name, break_ in result if break_["Type"] == kind}
 
     def provide(self, part: str, logical: str, attribute: str, value: str) -> None:
         """Record what a reference to a created resource gives."""
@@ -50,7 +50,7 @@ class Stacks:
     def resolve(self, part: str, node: Any) -> Any:
         """Return ``node`` with every reference replaced. UnresolvableError if one names nothing."""
         if isinstance(node, list):
-            return [self.resolve(part, one) for one in node]
+            return [self.resolve(part, child) for child in node]
         if not isinstance(node, dict):
             return node
         if len(node) == 1:
@@ -65,7 +65,7 @@ class Stacks:
                     return self._import(self.resolve(part, argument))
                 case "Fn::Join":
                     separator, parts = argument
-                    return separator.join(str(one) for one in self.resolve(part, parts))
+                    return separator.join(str(item) for item in self.resolve(part, parts))
                 case "Fn::Sub":
                     return self._substitute(part, argument)
                 case _ if name.startswith("Fn::"):

@@ -85,9 +85,9 @@ def _migrate(parts: World, expected: str) -> str:
 
 def _services(parts: World) -> list[str]:
     services = [
-        one["ServiceName"]
+        resource["ServiceName"]
         for part in ("application", "workers")
-        for one in parts.stacks.resources(part, "AWS::ECS::Service").values()
+        for resource in parts.stacks.resources(part, "AWS::ECS::Service").values()
     ]
     return sorted(services, key=lambda name: name != "code")  # the others ask the code server when they start
 
@@ -125,7 +125,7 @@ def _migrate_earlier(parts: World) -> str:
 
 def _has_column(engine: sa.Engine) -> bool:
     table, column = _ADDED
-    return column in {one["name"] for one in sa.inspect(engine).get_columns(table)}
+    return column in {item["name"] for item in sa.inspect(engine).get_columns(table)}
 
 
 def _nothing_due(parts: World) -> str:
@@ -147,24 +147,26 @@ def _healthy(task: Task) -> str:
 
     def healthy() -> bool:
         assert task.code is None, f"ended with {task.code}: {task.output()[-1500:]}"
-        done = task.execute("health")
-        last[0] = (done.stdout + done.stderr).strip()[-300:]
-        return done.returncode == 0
+        process = task.execute("health")
+        last[0] = (process.stdout + process.stderr).strip()[-300:]
+        return process.returncode == 0
 
     assert wait_until(healthy, _START_SECONDS), f"not healthy: {last[0]}; {task.output()[-1500:]}"
     return "healthy"
 
 
 def _environment(parts: World, task: Task) -> str:
-    found = environment_of(task.process.pid)
-    found.pop("PWD", None)  # the shell of deploy/service exports it
-    assert found == task.environment, sorted(set(found) ^ set(task.environment))
-    return f"{len(found)} variables"
+    result = environment_of(task.process.pid)
+    result.pop("PWD", None)  # the shell of deploy/service exports it
+    assert result == task.environment, sorted(set(result) ^ set(task.environment))
+    return f"{len(result)} variables"
 
 
 def _confined(task: Task) -> str:
-    done = task.execute("sh", "-c", "touch /opt/dagster/x || touch /etc/x || touch /x; id -u; touch /tmp/x && echo tmp")
-    assert done.stdout.split() == ["10001", "tmp"], done.stdout + done.stderr
+    process = task.execute(
+        "sh", "-c", "touch /opt/dagster/x || touch /etc/x || touch /x; id -u; touch /tmp/x && echo tmp"
+    )
+    assert process.stdout.split() == ["10001", "tmp"], process.stdout + process.stderr
     return "user 10001"
 
 
@@ -208,9 +210,9 @@ def _data_team(parts: World) -> int:
 
 def _keys(parts: World, prefix: str) -> list[str]:
     bucket = next(
-        one["BucketName"]
-        for one in parts.stacks.resources("foundation", "AWS::S3::Bucket").values()
-        if "-data-" in one["BucketName"]
+        resource["BucketName"]
+        for resource in parts.stacks.resources("foundation", "AWS::S3::Bucket").values()
+        if "-data-" in resource["BucketName"]
     )
     pages = parts.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     return [item["Key"] for page in pages for item in page.get("Contents", [])]
@@ -225,8 +227,8 @@ def _delivered(parts: World) -> str:
     def workers() -> list[Task]:
         return [task for task in parts.cluster.tasks.values() if "execute_run" in task.command]
 
-    held = wait_until(delivered, _DATE_SECONDS, 3)
-    assert held, f"{len(workers())} worker(s); {[task.output()[-1500:] for task in workers()[-1:]]}"
+    hold = wait_until(delivered, _DATE_SECONDS, 3)
+    assert hold, f"{len(workers())} worker(s); {[task.output()[-1500:] for task in workers()[-1:]]}"
     return f"{len(_keys(parts, prefix))} objects by {len(workers())} worker task(s)"
 
 
@@ -274,11 +276,11 @@ def _switch(parts: World) -> str:
     name = f"/classfeed/{parts.env}/flags"
     value = json.dumps({"mode": {"class_super": "off"}})
     parts.client("ssm").put_parameter(Name=name, Value=value, Type="String", Overwrite=True, Description="rehearsal")
-    shown = _ok(parts.cluster.run("worker", "classfeed", "flags"), "source: ssm")
+    result = _ok(parts.cluster.run("worker", "classfeed", "flags"), "source: ssm")
     text = list(parts.cluster.tasks.values())[-1].output()
     assert re.search(r"class_super .*mode .*off", text), text
     parts.client("ssm").put_parameter(Name=name, Value="{}", Type="String", Overwrite=True, Description="rehearsal")
-    return shown
+    return result
 
 
 def _restart(parts: World, running: dict[str, Task]) -> str:

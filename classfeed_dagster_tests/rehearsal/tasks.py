@@ -107,8 +107,8 @@ class Cluster:
         resolved = self.stacks.resolve(part, container)
         # The scripts lie beside the interpreter in the image, and in a folder of their own here.
         values = self.image | {"PATH": f"/opt/scripts:{self.image['PATH']}"}
-        values |= {one["Name"]: str(one["Value"]) for one in resolved["Environment"]}
-        values |= {one["Name"]: self._secret(one["ValueFrom"]) for one in resolved.get("Secrets", [])}
+        values |= {item["Name"]: str(item["Value"]) for item in resolved["Environment"]}
+        values |= {item["Name"]: self._secret(item["ValueFrom"]) for item in resolved.get("Secrets", [])}
         return values
 
     def start(self, family: str, command: Sequence[str] | None = None, tags: Sequence[dict[str, str]] = ()) -> Task:
@@ -183,9 +183,9 @@ class Cluster:
                 task = self.start(family, override["command"], body.get("tags", []))
                 return {"tasks": [self._describe(task, cluster)], "failures": []}
             case "DescribeTasks":
-                wanted = set(body["tasks"])
-                found = [task for task in self.tasks.values() if task.arn in wanted]
-                return {"tasks": [self._describe(task, cluster) for task in found], "failures": []}
+                expected = set(body["tasks"])
+                matches = [task for task in self.tasks.values() if task.arn in expected]
+                return {"tasks": [self._describe(task, cluster) for task in matches], "failures": []}
             case "StopTask":
                 for task in self.tasks.values():
                     if task.arn == body["task"]:
@@ -268,4 +268,4 @@ def wait_until(condition: Any, seconds: float, step: float = 1.0) -> bool:
 def environment_of(pid: int) -> dict[str, str]:
     """Return the variables that a process really has."""
     raw = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return dict(one.decode().split("=", 1) for one in raw if one)
+    return dict(item.decode().split("=", 1) for item in raw if item)

@@ -34,9 +34,9 @@ def queues(s3_endpoint: str) -> Queues:
     number = f"{os.getpid()}-{next(_numbers)}"
     urls = [client.create_queue(QueueName=f"{name}-{number}")["QueueUrl"] for name in ("consent", "dead")]
     settings = Settings(consent_queue_url=urls[0], consent_dead_letter_url=urls[1], sqs_endpoint_url=s3_endpoint)
-    made = Queues.of(settings)
-    assert made is not None
-    return made
+    created = Queues.of(settings)
+    assert created is not None
+    return created
 
 
 def event(number: int, **given: object) -> str:
@@ -70,9 +70,9 @@ def test_duplicate_and_disordered_events_change_nothing(queues: Queues, local_st
     bodies = [event(number) for number in range(1, 13)] * 2
     random.Random(1).shuffle(bodies)
     send(queues, *bodies)
-    found = consume(queues, local_store, NOW)
-    assert {one.event_id for one in found.events} == {f"event-{number}" for number in range(1, 13)}
-    assert (len(found.events), found.duplicates, found.dead) == (12, 12, 0)
+    result = consume(queues, local_store, NOW)
+    assert {item.event_id for item in result.events} == {f"event-{number}" for number in range(1, 13)}
+    assert (len(result.events), result.duplicates, result.dead) == (12, 12, 0)
     assert waiting(queues, queues.events) == 0
     assert latest_event_at(local_store) == NOW
 
@@ -86,13 +86,13 @@ def test_unreadable_consent_event_becomes_a_dead_letter_with_a_reason(queues: Qu
         event(4, event_id="../../x"),
     ]
     send(queues, event(10), *rubbish, event(11))
-    found = consume(queues, local_store, NOW)
-    assert {one.event_id for one in found.events} == {"event-10", "event-11"}
-    assert found.dead == queues.waiting_dead_letters() == 5
+    result = consume(queues, local_store, NOW)
+    assert {item.event_id for item in result.events} == {"event-10", "event-11"}
+    assert result.dead == queues.waiting_dead_letters() == 5
     answer = queues.client.receive_message(
         QueueUrl=queues.dead_letters or "", MaxNumberOfMessages=10, MessageAttributeNames=["All"], VisibilityTimeout=0
     )
-    reasons = {one["Body"]: one["MessageAttributes"]["reason"]["StringValue"] for one in answer["Messages"]}
+    reasons = {item["Body"]: item["MessageAttributes"]["reason"]["StringValue"] for item in answer["Messages"]}
     assert reasons["not json"] == "the message is not JSON"
     assert reasons[rubbish[3]] == "portfolio_id has an invalid value"
     assert not any("Jane" in reason for reason in reasons.values())
@@ -116,8 +116,8 @@ def test_empty_queue_yields_no_events(queues: Queues, local_store: ObjectStore) 
 def test_unreadable_event_without_dead_letter_queue_stays(queues: Queues, local_store: ObjectStore) -> None:
     alone = Queues(queues.client, queues.events, None)
     send(alone, "not json", event(1))
-    found = consume(alone, local_store, NOW)
-    assert (len(found.events), found.dead) == (1, 0)
+    result = consume(alone, local_store, NOW)
+    assert (len(result.events), result.dead) == (1, 0)
     assert waiting(alone, alone.events) == 1
     assert alone.waiting_dead_letters() == 0
     with pytest.raises(QueueMissingError, match="CLASSFEED_CONSENT_DEAD_LETTER_URL"):

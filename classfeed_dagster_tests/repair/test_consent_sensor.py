@@ -28,9 +28,9 @@ def queues(desk: Desk, s3_endpoint: str) -> Queues:
     events, dead = (client.create_queue(QueueName=f"sensor-{name}-{number}")["QueueUrl"] for name in ("a", "b"))
     settings = {"consent_queue_url": events, "consent_dead_letter_url": dead, "sqs_endpoint_url": s3_endpoint}
     desk.runtime.settings = desk.runtime.settings.model_copy(update=settings)
-    made = Queues.of(desk.runtime.settings)
-    assert made is not None
-    return made
+    created = Queues.of(desk.runtime.settings)
+    assert created is not None
+    return created
 
 
 def event(number: int, kind: str = "GRANTED") -> str:
@@ -52,9 +52,9 @@ def test_consent_events_unreadable_alert_until_dead_letters_are_empty(desk: Desk
     for body in bodies:
         queues.client.send_message(QueueUrl=queues.events, MessageBody=body)
     with desk.at("2026-03-03T06:20:00+11:00"):
-        requests, said = desk.tick("consent_events")
+        requests, reason = desk.tick("consent_events")
         assert requests == []
-        assert said == "7 event(s), 14 duplicate(s), 2 unreadable"
+        assert reason == "7 event(s), 14 duplicate(s), 2 unreadable"
         (incident,) = raised(desk.runtime.store)
         assert incident.what == "2 consent events could not be read"
         queues.client.purge_queue(QueueUrl=queues.dead_letters or "")
@@ -134,16 +134,16 @@ def test_probe_detects_consent_ended_during_its_dates_run(
     desk.end_of_day(MONDAY)
     day = dt.date(2026, 3, 2)
     question = ChangeQuery(day, instant("2026-03-02T19:00:00Z"), delivered=delivered)
-    found = changed_since(desk.runtime, "CLASS", [question])
-    assert found == ({} if changed is None else {day: instant(changed)})
+    change = changed_since(desk.runtime, "CLASS", [question])
+    assert change == ({} if changed is None else {day: instant(changed)})
 
 
 def test_probe_detects_expired_consent_without_a_changed_row(desk: Desk) -> None:
     first, _ = desk.two_customers()
     first.consents[-1].values.update(expires_at=instant("2026-03-02T19:05:00Z"))
     desk.end_of_day(MONDAY)
-    day, seen = dt.date(2026, 3, 2), instant("2026-03-02T19:00:00Z")
-    assert changed_since(desk.runtime, "CLASS", [ChangeQuery(day, seen)]) == {}
-    assert changed_since(desk.runtime, "CLASS", [ChangeQuery(day, seen, delivered=False)]) == {
+    day, observed = dt.date(2026, 3, 2), instant("2026-03-02T19:00:00Z")
+    assert changed_since(desk.runtime, "CLASS", [ChangeQuery(day, observed)]) == {}
+    assert changed_since(desk.runtime, "CLASS", [ChangeQuery(day, observed, delivered=False)]) == {
         day: instant("2026-03-02T19:05:00Z")
     }

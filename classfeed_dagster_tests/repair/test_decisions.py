@@ -74,15 +74,15 @@ def test_last_run_decides_on_the_date(run: RunFact, expected: Action) -> None:
 def test_delivered_date_is_repaired_only_after_a_source_change() -> None:
     delivered = facts(delivered=True, snapshot_at=DUE, landed_at=DUE, runs=[RunFact("a", RunState.SUCCEEDED, DUE)])
     assert decide(delivered, DUE + HOUR, POLICY).reason == "delivered"
-    held = dataclasses.replace(delivered, held_back=2)
-    assert decide(held, DUE + HOUR, POLICY).reason == "delivered; some portfolios are held back"
-    assert action(dataclasses.replace(held, source_changed_at=DUE)) is Action.NOTHING
-    changed = dataclasses.replace(held, source_changed_at=DUE + MINUTE)
+    hold = dataclasses.replace(delivered, held_back=2)
+    assert decide(hold, DUE + HOUR, POLICY).reason == "delivered; some portfolios are held back"
+    assert action(dataclasses.replace(hold, source_changed_at=DUE)) is Action.NOTHING
+    changed = dataclasses.replace(hold, source_changed_at=DUE + MINUTE)
     assert decide(changed, DUE + HOUR, POLICY).fresh_snapshot
     # Another feed has read bigsite since: what it landed will do.
     landed = decide(dataclasses.replace(changed, landed_at=DUE + 2 * MINUTE), DUE + HOUR, POLICY)
     assert (landed.action, landed.fresh_snapshot) == (Action.RUN, False)
-    freed = decide(dataclasses.replace(held, freed="abc"), DUE + HOUR, POLICY)
+    freed = decide(dataclasses.replace(hold, freed="abc"), DUE + HOUR, POLICY)
     assert (freed.action, freed.run_key) == (Action.RUN, "repair-class_super-2026-03-02-freed-abc")
     never_read = dataclasses.replace(changed, snapshot_at=None, landed_at=None)
     assert decide(never_read, DUE + HOUR, POLICY).fresh_snapshot
@@ -136,8 +136,8 @@ def test_successes_that_deliver_nothing_are_bounded_too() -> None:
 
 def week(*each: DateFacts) -> list[DateFacts]:
     return [
-        dataclasses.replace(one, business_date=DAY + dt.timedelta(days=at), due_at=DUE, deadline=DUE)
-        for at, one in enumerate(each)
+        dataclasses.replace(item, business_date=DAY + dt.timedelta(days=at), due_at=DUE, deadline=DUE)
+        for at, item in enumerate(each)
     ]
 
 
@@ -155,19 +155,23 @@ def test_date_waiting_for_an_unrepaired_date_is_given_up_once() -> None:
 
 def test_dependency_down_is_probed_by_one_run() -> None:
     feeds = [facts(feed=name, runs=[failed(DOWN)]) for name in ("a", "b", "c")]
-    assert [one.action for one in decide_all(feeds, DUE + HOUR, POLICY)] == [Action.RUN, Action.WAIT, Action.WAIT]
+    assert [decision.action for decision in decide_all(feeds, DUE + HOUR, POLICY)] == [
+        Action.RUN,
+        Action.WAIT,
+        Action.WAIT,
+    ]
     probing = [*feeds, facts(feed="d", runs=[RunFact("x", RunState.RUNNING)])]
-    assert [one.action for one in decide_all(probing, DUE + HOUR, POLICY)][:3] == [Action.WAIT] * 3
+    assert [decision.action for decision in decide_all(probing, DUE + HOUR, POLICY)][:3] == [Action.WAIT] * 3
     up_again = [*feeds, facts(feed="d", delivered=True, runs=[RunFact("x", RunState.SUCCEEDED, DUE + HOUR)])]
-    assert [one.action for one in decide_all(up_again, DUE + 2 * HOUR, POLICY)][:3] == [Action.RUN] * 3
+    assert [decision.action for decision in decide_all(up_again, DUE + 2 * HOUR, POLICY)][:3] == [Action.RUN] * 3
 
 
 def test_bigsite_is_asked_by_the_sensor_itself() -> None:
-    gone = Cause(CauseKind.TRANSIENT, "OperationalError", Dependency.BIGSITE)
-    feeds = [facts(feed=name, runs=[failed(gone)]) for name in ("a", "b")]
-    assert {one.action for one in decide_all(feeds, DUE + HOUR, POLICY, bigsite_up=False)} == {Action.WAIT}
-    assert {one.action for one in decide_all(feeds, DUE + HOUR, POLICY, bigsite_up=True)} == {Action.RUN}
-    assert [one.action for one in decide_all(feeds, DUE + HOUR, POLICY)] == [Action.RUN, Action.WAIT]
+    cause = Cause(CauseKind.TRANSIENT, "OperationalError", Dependency.BIGSITE)
+    feeds = [facts(feed=name, runs=[failed(cause)]) for name in ("a", "b")]
+    assert {decision.action for decision in decide_all(feeds, DUE + HOUR, POLICY, bigsite_up=False)} == {Action.WAIT}
+    assert {decision.action for decision in decide_all(feeds, DUE + HOUR, POLICY, bigsite_up=True)} == {Action.RUN}
+    assert [decision.action for decision in decide_all(feeds, DUE + HOUR, POLICY)] == [Action.RUN, Action.WAIT]
 
 
 def test_backoff_grows_and_is_deterministic() -> None:
@@ -217,7 +221,7 @@ everything = st.lists(
         budget_from=st.none() | instants,
     ),
     max_size=8,
-    unique_by=lambda one: (one.feed, one.business_date),
+    unique_by=lambda item: (item.feed, item.business_date),
 )
 
 
@@ -225,25 +229,25 @@ everything = st.lists(
 def test_decisions_hold_for_any_facts(given_facts: list[DateFacts], now: dt.datetime, up: bool | None) -> None:
     decisions = decide_all(given_facts, now, POLICY, bigsite_up=up)
     assert decide_all(reversed(given_facts), now, POLICY, bigsite_up=up) == decisions
-    by_date = {(one.feed, one.business_date): one for one in given_facts}
+    by_date = {(given_fact.feed, given_fact.business_date): given_fact for given_fact in given_facts}
     assert len(decisions) == len(by_date)
-    running: list[Decision] = [one for one in decisions if one.action is Action.RUN]
-    keys = [one.run_key for one in running]
+    running: list[Decision] = [decision for decision in decisions if decision.action is Action.RUN]
+    keys = [process.run_key for process in running]
     assert len(set(keys)) == len(keys)
     assert None not in keys
     assert not (running and up is False)
-    for one in running:
-        known = by_date[one.feed, one.business_date]
+    for item in running:
+        known = by_date[item.feed, item.business_date]
         assert known.due_at <= now
         assert all(run.state is not RunState.RUNNING for run in known.runs)
         assert not (known.runs and known.runs[-1].state is RunState.CANCELED and not known.delivered)
         # Nothing is started out of order, and what is read anew is read whole.
-        earlier = [f for f in given_facts if f.feed == one.feed and f.business_date < one.business_date]
+        earlier = [f for f in given_facts if f.feed == item.feed and f.business_date < item.business_date]
         assert known.delivered or all(f.delivered or f.due_at > now for f in earlier)
-        assert not (one.fresh_snapshot and one.selection)
-    for one in decisions:
-        assert one.reason
-        assert (one.not_before is None) or one.not_before > now
+        assert not (item.fresh_snapshot and item.selection)
+    for item in decisions:
+        assert item.reason
+        assert (item.not_before is None) or item.not_before > now
 
 
 @pytest.mark.parametrize("error", ["SchemaDriftError", "SchemaUnreadableError", "UndefinedColumn"])
@@ -304,6 +308,8 @@ def test_finding_whose_run_failed_before_reading_is_read_again() -> None:
 
 @given(st.lists(st.sampled_from([None, "f1", "f2"]), max_size=6), st.sampled_from([None, "f1", "f2"]))
 def test_finding_is_answered_at_most_once_whatever_the_runs(answers: list[str | None], finding: str | None) -> None:
-    runs = [RunFact(str(at), RunState.SUCCEEDED, DUE, snapshot_id="s", finding=one) for at, one in enumerate(answers)]
+    runs = [
+        RunFact(str(at), RunState.SUCCEEDED, DUE, snapshot_id="s", finding=answer) for at, answer in enumerate(answers)
+    ]
     decision = decide(facts(**{**FOUND, "finding": finding}, runs=runs), DUE + HOUR, POLICY)
     assert (decision.action is Action.RUN) == (finding is not None and finding not in answers)

@@ -22,12 +22,12 @@ MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 
 def only(desk: Desk, feed: str = "class_super") -> Any:
     """Return the sensor's only request for the feed; the legacy feeds have their own."""
-    (request,) = [one for one in desk.tick("repair")[0] if one.job_name == f"{feed}_job"]
+    (request,) = [item for item in desk.tick("repair")[0] if item.job_name == f"{feed}_job"]
     return request
 
 
 def none(desk: Desk, feed: str = "class_super") -> None:
-    assert [one for one in desk.tick("repair")[0] if one.job_name == f"{feed}_job"] == []
+    assert [request for request in desk.tick("repair")[0] if request.job_name == f"{feed}_job"] == []
 
 
 def test_date_never_started_is_started_once(desk: Desk) -> None:
@@ -67,9 +67,9 @@ def test_transient_failure_is_resumed_from_the_failed_step(desk: Desk, monkeypat
 
 def test_failed_check_is_not_retried_until_the_source_is_corrected(desk: Desk) -> None:
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": 0})
-    one, _ = desk.two_customers()
+    first_customer, _ = desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(one, MONDAY)
+    desk.break_units(first_customer, MONDAY)
     desk.bigsite.save()
     with desk.at("2026-03-03T06:00:00+11:00"):
         assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.STOPPED_BY_CHECKS
@@ -86,9 +86,9 @@ def test_failed_check_is_not_retried_until_the_source_is_corrected(desk: Desk) -
 
 
 def test_held_back_portfolio_is_delivered_with_later_dates_once_fixed(desk: Desk) -> None:
-    one, _ = desk.two_customers()
+    first_customer, _ = desk.two_customers()
     desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(one, MONDAY)
+    desk.break_units(first_customer, MONDAY)
     desk.bigsite.save()
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
@@ -193,9 +193,9 @@ def test_unreachable_bigsite_starts_no_run(desk: Desk) -> None:
         desk.runtime.__dict__["engine"] = type(
             "Gone", (), {"url": engine.url.set(host="127.0.0.1", port=1, query={})}
         )()
-        requests, said = desk.tick("repair")
+        requests, reason = desk.tick("repair")
         assert requests == []
-        assert "bigsite does not answer" in said
+        assert "bigsite does not answer" in reason
         desk.runtime.__dict__["engine"] = engine
         assert only(desk).partition_key == MONDAY
 
@@ -244,9 +244,9 @@ def test_repair_earlier_unrepaired_date_stops_later_ones_with_reason(desk: Desk)
     desk.two_customers()
     desk.end_of_day(TUESDAY)
     with desk.at("2026-03-04T06:30:00+11:00"):
-        requests, said = desk.tick("repair")
+        requests, reason = desk.tick("repair")
         assert requests == []
-        assert f"waits for {MONDAY}, which is too old to be repaired" in said
+        assert f"waits for {MONDAY}, which is too old to be repaired" in reason
 
 
 def test_switched_off_feed_is_not_started(desk: Desk) -> None:

@@ -164,9 +164,9 @@ def test_median_is_of_first_deliveries(desk: Desk, monkeypatch: pytest.MonkeyPat
 def test_objectives_match_the_feeds_hours_and_live_feeds() -> None:
     live = tuple(feed.name for feed in FEEDS if feed.mode is FeedMode.LIVE)
     assert live == WATCHED_FEEDS
-    said = " ".join(one.objective for one in OBJECTIVES)
-    assert f"{ServiceLevel().target:%H:%M} Sydney" in said
-    assert f"{ServiceLevel().deadline:%H:%M} Sydney" in said
+    text = " ".join(objective.objective for objective in OBJECTIVES)
+    assert f"{ServiceLevel().target:%H:%M} Sydney" in text
+    assert f"{ServiceLevel().deadline:%H:%M} Sydney" in text
     assert all(feed.service_level == ServiceLevel() for feed in FEEDS if feed.name in WATCHED_FEEDS)
     require_declared()
     with pytest.raises(ValueError, match="Undeclared metric nonsense"):

@@ -14,20 +14,20 @@ AT = dt.datetime(2026, 3, 5, 20, 0, tzinfo=dt.UTC)
 
 
 def test_line_is_in_the_embedded_metric_format() -> None:
-    found = json.loads(
+    record = json.loads(
         line({"documents": 2, "bytes": 1234}, env="prod", feed="class_super", at=AT, correlation_id="c1")
     )
-    (directive,) = found["_aws"]["CloudWatchMetrics"]
-    assert found["_aws"]["Timestamp"] == 1772740800000
+    (directive,) = record["_aws"]["CloudWatchMetrics"]
+    assert record["_aws"]["Timestamp"] == 1772740800000
     assert directive == {
         "Namespace": "classfeed",
         "Dimensions": [["env", "feed"]],
         "Metrics": [{"Name": "bytes", "Unit": "Bytes"}, {"Name": "documents", "Unit": "Count"}],
     }
     for names in directive["Dimensions"]:
-        assert all(isinstance(found[name], str) for name in names)
-    assert all(isinstance(found[metric["Name"]], int) for metric in directive["Metrics"])
-    assert found["correlation_id"] == "c1"
+        assert all(isinstance(record[name], str) for name in names)
+    assert all(isinstance(record[metric["Name"]], int) for metric in directive["Metrics"])
+    assert record["correlation_id"] == "c1"
 
 
 def test_metric_units_are_known_to_cloudwatch() -> None:
@@ -41,9 +41,9 @@ def test_undeclared_metric_or_one_without_its_stage_is_refused(values: dict[str,
 
 
 def test_stage_is_a_dimension_of_its_seconds_only() -> None:
-    found = json.loads(line({"stage_seconds": 1.5}, env="dev", feed="class_super", at=AT, stage="landing"))
-    assert found["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["env", "feed", "stage"]]
-    assert found["stage"] == "landing"
+    record = json.loads(line({"stage_seconds": 1.5}, env="dev", feed="class_super", at=AT, stage="landing"))
+    assert record["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["env", "feed", "stage"]]
+    assert record["stage"] == "landing"
     with pytest.raises(UnknownMetricError):
         line({"documents": 1}, env="dev", feed="class_super", at=AT, stage="landing")
 

@@ -61,7 +61,7 @@ def test_date_is_due_at_local_time_of_the_next_business_day(day: dt.date, deadli
 
 def test_latest_due_returns_the_last_due_dates() -> None:
     def days(now: str, count: int = 3, audience: RecipientSchedule = DAILY) -> list[dt.date]:
-        return [one.business_date for one in latest_due(FEED, audience, at(now), count)]
+        return [date.business_date for date in latest_due(FEED, audience, at(now), count)]
 
     assert days("2026-03-03T05:59:00+11:00") == []
     assert days("2026-03-03T06:00:00+11:00") == [MONDAY]
@@ -69,7 +69,7 @@ def test_latest_due_returns_the_last_due_dates() -> None:
     assert days("2026-03-16T05:00:00+11:00", 1) == [dt.date(2026, 3, 12)]
     weekly = RecipientSchedule("BGL", MONDAY, Cadence.WEEKLY)
     assert days("2026-03-18T06:00:00+11:00", 5, weekly) == [dt.date(2026, 3, 6), dt.date(2026, 3, 13)]
-    assert [one.business_date for one in due_since(FEED, DAILY, at("2026-03-05T09:00:00+11:00"), TUESDAY)] == [
+    assert [date.business_date for date in due_since(FEED, DAILY, at("2026-03-05T09:00:00+11:00"), TUESDAY)] == [
         TUESDAY,
         WEDNESDAY,
     ]
@@ -114,8 +114,8 @@ def test_watchdog_reports_missing_manifests_and_heartbeats(
 ) -> None:
     now = at("2026-03-05T09:30:00+11:00")
     delivered[MONDAY] = "2026-03-03T07:00:00+11:00"
-    found = missing(local_store, [(FEED, DAILY)], now, 10)
-    assert [one.due.business_date for one in found] == [TUESDAY, WEDNESDAY]
+    result = missing(local_store, [(FEED, DAILY)], now, 10)
+    assert [break_.due.business_date for break_ in result] == [TUESDAY, WEDNESDAY]
     assert missing(local_store, [(FEED, DAILY)], at("2026-03-04T08:59:00+11:00"), 10) == []
     assert len(heartbeats.stale(local_store, now)) == len(heartbeats.SENSORS)
     for sensor in heartbeats.SENSORS:
@@ -123,7 +123,7 @@ def test_watchdog_reports_missing_manifests_and_heartbeats(
     assert heartbeats.stale(local_store, now) == []
     silent = heartbeats.stale(local_store, now + dt.timedelta(minutes=16))
     assert silent[0] == "the repair sensor's last heartbeat is 16 minutes old"
-    incident = watchdog_incident(found, silent)
+    incident = watchdog_incident(result, silent)
     assert incident is not None
     assert incident.page
     assert incident.dates == (TUESDAY, WEDNESDAY)
@@ -155,7 +155,7 @@ def test_toil_counts_manual_actions(local_store: ObjectStore) -> None:
     assert (march.repaired_dates, march.mean_seconds_to_repair, march.late_deliveries) == (2, 40 * 60, 1)
     assert months["2026-04"].mean_seconds_to_repair is None
     since = at("2026-03-15T00:00:00+11:00")
-    assert [one.month for one in keep(local_store, FEED, months, since)] == ["2026-03", "2026-04"]
+    assert [month.month for month in keep(local_store, FEED, months, since)] == ["2026-03", "2026-04"]
     # A month of which only a part is still on record keeps what was counted when it was whole.
     fewer = count(FEED.name, runs[-1:], [])
     fewer["2026-03"] = march.model_copy(update={"runs": 1})
@@ -207,13 +207,13 @@ def test_held_back_counts_portfolios_not_dates_nor_ended_consents() -> None:
             correlation_id="c",
         )
 
-    held = [record("SW1", day, "WAITING") for day in range(3, 20)]
-    held += [record("SW1", 2, "RULE"), record("SW2", 5, "WAITING")]
-    held += [record(f"SW9{day}", day, "CONSENT_ENDED") for day in range(1, 4)]
-    held += [record("SW7", 1, "RULE").model_copy(update={"delivered_in": 0})]  # its data went, and was spoilt since
-    found = summarize(held, dt.datetime(2026, 3, 20, 20, tzinfo=dt.UTC))
-    assert found.by_reason == {"RULE": 1, "WAITING": 1, "CONSENT_ENDED": 3}
-    assert (found.lacking_data, found.oldest) == (2, dt.timedelta(days=18))
+    hold = [record("SW1", day, "WAITING") for day in range(3, 20)]
+    hold += [record("SW1", 2, "RULE"), record("SW2", 5, "WAITING")]
+    hold += [record(f"SW9{day}", day, "CONSENT_ENDED") for day in range(1, 4)]
+    hold += [record("SW7", 1, "RULE").model_copy(update={"delivered_in": 0})]  # its data went, and was spoilt since
+    result = summarize(hold, dt.datetime(2026, 3, 20, 20, tzinfo=dt.UTC))
+    assert result.by_reason == {"RULE": 1, "WAITING": 1, "CONSENT_ENDED": 3}
+    assert (result.lacking_data, result.oldest) == (2, dt.timedelta(days=18))
     assert summarize([], dt.datetime(2026, 3, 20, tzinfo=dt.UTC)).oldest == dt.timedelta()
 
 
@@ -246,8 +246,8 @@ def test_runs_are_counted_and_deleted_when_they_are_old() -> None:
             empty.execute_in_process(instance=instance)  # of no date
             instance.create_run_for_job(empty, tags={"dagster/partition": "2026-03-02"})
         since = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
-        (found,) = launched_runs(instance, "class_super", since)
-        assert (found.business_date, found.launcher, found.succeeded) == (MONDAY, Launcher.PERSON, True)
+        (result,) = launched_runs(instance, "class_super", since)
+        assert (result.business_date, result.launcher, result.succeeded) == (MONDAY, Launcher.PERSON, True)
         assert purge_runs(instance, since, at_most=0) == 0
         assert purge_runs(instance, since) == 1
         assert len(instance.get_runs()) == 4
@@ -283,15 +283,15 @@ def test_launched_runs_of_chosen_assets_belong_to_their_feed(
         )
         instance.report_run_canceled(run)
         since = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
-        found = {
+        result = {
             feed: (runs[0].manual_reason, runs[0].delivers)
             for feed in ("class_super", "class_cash")
             if (runs := launched_runs(instance, feed, since, shared=feed == "class_super"))
         }
-        assert found == {feed: (reason, False) for feed, reason in counted.items()}
+        assert result == {feed: (reason, False) for feed, reason in counted.items()}
         if counted:
             month = count(FEED.name, launched_runs(instance, next(iter(counted)), since, shared=True), [])
-            assert [(one.manual_retriggers, one.runs) for one in month.values()] == [(1, 0)]
+            assert [(item.manual_retriggers, item.runs) for item in month.values()] == [(1, 0)]
 
 
 def test_probe_is_due_by_interval_and_after_an_event() -> None:

@@ -129,22 +129,22 @@ def test_personas_all_occur_among_few_customers() -> None:
 def test_tiny_world_ends_no_consent() -> None:
     timeline = Timeline(FIRST, 12)
     for number in range(20):
-        who = customer(SEED, number, shares=True, timeline=timeline)
-        assert any(c.expires_at is None and c.revoked_at is None for c in who.consents)
+        person = customer(SEED, number, shares=True, timeline=timeline)
+        assert any(c.expires_at is None and c.revoked_at is None for c in person.consents)
 
 
 def test_consents_are_well_formed() -> None:
     timeline = Timeline(FIRST, 40)
     opened_late = 0
     for number in range(1500):
-        who = customer(SEED, number, shares=number < 1200, timeline=timeline)
-        for consent in who.consents:
+        person = customer(SEED, number, shares=number < 1200, timeline=timeline)
+        for consent in person.consents:
             ends = [end for end in (consent.expires_at, consent.revoked_at) if end is not None]
             assert all(end > consent.granted_at for end in ends)
-        assert len({c.consent_id for c in who.consents}) == len(who.consents)
-        active = any(c.recipient == CLASS and c.holds(cutoff(FIRST)) for c in who.consents)
+        assert len({c.consent_id for c in person.consents}) == len(person.consents)
+        active = any(c.recipient == CLASS and c.holds(cutoff(FIRST)) for c in person.consents)
         assert active == (number < 1200)
-        opened_late += who.opened_on > FIRST
+        opened_late += person.opened_on > FIRST
     assert opened_late > 5
 
 

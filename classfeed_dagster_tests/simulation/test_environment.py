@@ -44,9 +44,9 @@ def test_simulation_seeds_an_empty_database_and_catches_up(bigsite_engine: sa.En
     settings = settings_of(bigsite_engine, tmp_path)
     assert last_day(bigsite_engine, settings) is None
     third = days(3)[-1]
-    done = advance(bigsite_engine, settings, third)
-    assert [one.day for one in done.written] == days(3)
-    assert done.summary.day == last_day(bigsite_engine, settings) == third
+    result = advance(bigsite_engine, settings, third)
+    assert [item.day for item in result.written] == days(3)
+    assert result.summary.day == last_day(bigsite_engine, settings) == third
     assert portfolios(bigsite_engine) == 13  # one never shares
     assert advance(bigsite_engine, settings, third).written == ()
 
@@ -59,9 +59,9 @@ def test_second_process_continues_the_stored_world(bigsite_engine: sa.Engine, tm
     ).seed(bigsite_engine)  # fmt: skip
     settings = settings_of(bigsite_engine, tmp_path)
     advance(bigsite_engine, settings, first)
-    done = advance(bigsite_engine, settings, second)
-    assert [one.day for one in done.written] == [second]
-    assert (done.world.plan.seed, done.world.plan.portfolios, done.world.plan.history) == (5, 10, 8)
+    result = advance(bigsite_engine, settings, second)
+    assert [item.day for item in result.written] == [second]
+    assert (result.world.plan.seed, result.world.plan.portfolios, result.world.plan.history) == (5, 10, 8)
 
 
 def test_market_other_than_the_worlds_own_is_refused(bigsite_engine: sa.Engine, tmp_path: Path) -> None:
@@ -122,15 +122,15 @@ def test_daily_asset_shows_activity_and_a_second_run_writes_nothing(bigsite_engi
     defs, second = definitions(settings), days(2)[-1]
     with dg.DagsterInstance.ephemeral() as instance:
         job = defs.resolve_job_def(SIMULATION_JOB)
-        shown: list[dict[str, Any]] = []
+        output: list[dict[str, Any]] = []
         for _ in range(2):
             result = job.execute_in_process(instance=instance, partition_key=second.isoformat())
             (event,) = result.get_asset_materialization_events()
             assert event.asset_key == SIMULATED_CUSTOMERS
             metadata = event.step_materialization_data.materialization.metadata
-            shown.append({name: value.value for name, value in metadata.items()})
+            output.append({name: value.value for name, value in metadata.items()})
         cleaned = defs.resolve_job_def(CLEANING_JOB).execute_in_process(instance=instance)
-    first, again = shown
+    first, again = output
     assert first["days_written"] == 2
     assert first["rows_written"] > 0
     assert first["sharing_with_class"] >= 10
@@ -174,15 +174,15 @@ def test_night_schedule_runs_the_business_day_before(night: dt.datetime, asked: 
     defs = definitions(Settings(home=tmp_path, first_business_date=FIRST))
     with dg.DagsterInstance.ephemeral() as instance:
         schedule = defs.resolve_schedule_def("simulation_nightly")
-        found = schedule.evaluate_tick(
+        result = schedule.evaluate_tick(
             dg.build_schedule_context(
                 instance=instance, scheduled_execution_time=night, repository_def=defs.get_repository_def()
             )
         )
-    if found.skip_message:
-        assert asked in found.skip_message
+    if result.skip_message:
+        assert asked in result.skip_message
     else:
-        (request,) = found.run_requests or ()
+        (request,) = result.run_requests or ()
         assert (request.partition_key, request.run_key) == (asked, f"simulation-{asked}")
         assert asked in business_date_partitions(FIRST).get_partition_keys(current_time=night)
 

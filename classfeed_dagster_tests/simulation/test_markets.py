@@ -46,13 +46,13 @@ def write_market(path: Path, codes: int = 14, first: dt.date = FIRST) -> Path:
 
 
 def test_invented_market_is_small_and_reproducible() -> None:
-    one, two = InventedMarket(3, FIRST), InventedMarket(3, FIRST)
-    assert 30 <= len(one.securities()) <= 45
-    assert len({(s.exchange, s.code) for s in one.securities()}) == len(one.securities())
+    item, two = InventedMarket(3, FIRST), InventedMarket(3, FIRST)
+    assert 30 <= len(item.securities()) <= 45
+    assert len({(s.exchange, s.code) for s in item.securities()}) == len(item.securities())
     for day in YEAR[:40]:
-        assert list(one.closes(day)) == list(two.closes(day))
-        assert list(one.events(day)) == list(two.events(day))
-    assert list(one.closes(YEAR[5])) != list(InventedMarket(4, FIRST).closes(YEAR[5]))
+        assert list(item.closes(day)) == list(two.closes(day))
+        assert list(item.events(day)) == list(two.events(day))
+    assert list(item.closes(YEAR[5])) != list(InventedMarket(4, FIRST).closes(YEAR[5]))
 
 
 def test_prices_are_multiples_of_the_exchanges_tick() -> None:
@@ -76,8 +76,8 @@ def test_year_has_every_kind_of_event() -> None:
     before = market.last_price(split.security_id, split.effective_on - dt.timedelta(days=1))
     after = market.last_price(split.security_id, split.effective_on)
     assert abs(after * split.new / split.old / before - 1) < Decimal("0.1")
-    gone = next(e for e in events if isinstance(e, Delisting | Merger))
-    assert market.price(gone.security_id, gone.effective_on) is None
+    missing = next(e for e in events if isinstance(e, Delisting | Merger))
+    assert market.price(missing.security_id, missing.effective_on) is None
     changes = [e for e in events if isinstance(e, CodeChange)]
     assert len({change.new_code for change in changes}) == len(changes)
     assert market.price(market.securities()[0].security_id, dt.date(2023, 1, 7)) is None
@@ -126,8 +126,8 @@ def test_market_file_gives_its_closes_only(tmp_path: Path) -> None:
     adjusted = market.price(split.security_id, split.effective_on)
     if adjusted is not None:
         assert abs(adjusted * split.new / split.old - stated[f"{split.effective_on:%Y%m%d}"]) < Decimal("0.01")
-    gone = next(e for e in events if isinstance(e, Delisting | Merger))
-    assert market.price(gone.security_id, gone.effective_on) is None
+    absent = next(e for e in events if isinstance(e, Delisting | Merger))
+    assert market.price(absent.security_id, absent.effective_on) is None
 
 
 def test_market_file_is_limited_to_the_most_traded(tmp_path: Path) -> None:
@@ -188,8 +188,8 @@ def test_identifiers_never_leave_their_reserved_range() -> None:
 
 @given(st.text(max_size=20), st.integers(1, 10_000))
 def test_random_stream_is_determined_by_its_name(name: str, bound: int) -> None:
-    one, two = HashRandom(name, 1), HashRandom(name, 1)
-    drawn = [one.below(bound) for _ in range(40)]
+    item, two = HashRandom(name, 1), HashRandom(name, 1)
+    drawn = [item.below(bound) for _ in range(40)]
     assert drawn == [two.below(bound) for _ in range(40)]
     assert all(0 <= value < bound for value in drawn)
 

@@ -106,25 +106,25 @@ def test_twenty_days_include_the_difficult_events(twenty_days: tuple[Living, lis
     assert not sent & strangers
 
 
-@pytest.mark.parametrize("what", ["a unit", "a cent", "a stranger", "somebody missing"])
-def test_oracle_notices_a_planted_difference(twenty_days: tuple[Living, list[str]], what: str) -> None:
+@pytest.mark.parametrize("plant", ["a unit", "a cent", "a stranger", "somebody missing"])
+def test_oracle_notices_a_planted_difference(twenty_days: tuple[Living, list[str]], plant: str) -> None:
     world, _ = twenty_days
     pages = list(world.pages)
     at = len(pages) - 1
     frames = dict(pages[at].frames)
-    if what == "a unit":
+    if plant == "a unit":
         frames["investment_holdings"] = _raised(frames["investment_holdings"], "units", "1")
-    elif what == "a cent":
+    elif plant == "a cent":
         frames["account_balances"] = _raised(frames["account_balances"], "ledger_balance", "0.01")
-    elif what == "a stranger":
+    elif plant == "a stranger":
         accounts = frames["accounts"]
         frames["accounts"] = accounts.with_columns(
             pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("SW00000001")).otherwise(pl.col("portfolio_number"))
             .alias("portfolio_number")
         )  # fmt: skip
     else:
-        gone = frames["accounts"].filter(pl.col("consent") != "REMOVED")["portfolio_number"][0]
-        frames = {name: frame.filter(pl.col("portfolio_number") != gone) for name, frame in frames.items()}
+        removed = frames["accounts"].filter(pl.col("consent") != "REMOVED")["portfolio_number"][0]
+        frames = {name: frame.filter(pl.col("portfolio_number") != removed) for name, frame in frames.items()}
     pages[at] = type(pages[at])(pages[at].business_date, pages[at].revision, frames)
     proofs = prove_books(world.runtime.store, FEED, world.world, world.dates[-1], pages)
     assert not all(proof.holds for proof in proofs)

@@ -66,11 +66,11 @@ def test_population_target_is_measured() -> None:
 @pytest.mark.parametrize("name", MEASURED)
 def test_population_meets_its_targets(simulated: Simulated, name: str) -> None:
     low, high = targets()[name]
-    asked = {
+    requests = {
         key: value for key, value in {"first": FIRST, "last": simulated.days[-1]}.items() if f":{key}" in MEASURED[name]
     }
-    ((found,),) = simulated.query(MEASURED[name], **asked)
-    assert low <= Decimal(str(found)) <= high, f"{name}: {found}"
+    ((result,),) = simulated.query(MEASURED[name], **requests)
+    assert low <= Decimal(str(result)) <= high, f"{name}: {result}"
 
 
 # -- identifiers ------------------------------------------------------------------------------------------------------
@@ -90,17 +90,17 @@ def test_ten_thousand_identifiers_are_valid_distinct_and_unassigned() -> None:
         "account": identifiers.account_number,
         "isin": partial(identifiers.isin, "AU"),
     }
-    made = {kind: [make(number) for number in numbers()] for kind, make in makers.items()}
-    for kind, values in made.items():
+    created = {kind: [make(number) for number in numbers()] for kind, make in makers.items()}
+    for kind, values in created.items():
         assert len(set(values)) == len(values), kind
-    assert all(map(abn_number.is_valid, made["abn"]))
-    assert all(map(isin_number.is_valid, made["isin"]))
+    assert all(map(abn_number.is_valid, created["abn"]))
+    assert all(map(isin_number.is_valid, created["isin"]))
     # Reserved: no company number lies under these ABNs, the HIN range 0000 and the ISIN series 9ZZ are never issued.
-    assert all(value[2:4] == "99" for value in made["abn"])
-    assert all(value.startswith("X0000") for value in made["hin"])
-    assert all(value[2:5] == "9ZZ" for value in made["isin"])
-    assert all(value.startswith("SW99") for value in made["portfolio"])
-    assert all(value.startswith("000") for value in made["account"])
+    assert all(value[2:4] == "99" for value in created["abn"])
+    assert all(value.startswith("X0000") for value in created["hin"])
+    assert all(value[2:5] == "9ZZ" for value in created["isin"])
+    assert all(value.startswith("SW99") for value in created["portfolio"])
+    assert all(value.startswith("000") for value in created["account"])
 
 
 @examples(200)

@@ -31,15 +31,15 @@ def page(
     code: str = "BHP",
 ) -> DeliveredPage:
     extract = {"NEW": "FULL", "CURRENT": "DELTA", "REMOVED": "NONE"}[consent]
-    who = {"portfolio_number": "SW1", "exchange": "ASX", "isin": "AU000000BHP4", "security_code": code}
+    person = {"portfolio_number": "SW1", "exchange": "ASX", "isin": "AU000000BHP4", "security_code": code}
     account = {"portfolio_number": "SW1", "account_number": "1", "currency": "AUD", "as_at_date": day}
     movements = []
     if moved:
-        movements.append({**who, "transaction_type": "BUY", "transaction_date": day, "units": Decimal(moved)})
-        movements.append({**who, "transaction_type": "DIVIDEND", "transaction_date": day, "units": Decimal(moved)})
+        movements.append({**person, "transaction_type": "BUY", "transaction_date": day, "units": Decimal(moved)})
+        movements.append({**person, "transaction_type": "DIVIDEND", "transaction_date": day, "units": Decimal(moved)})
     if paid:
         movements.append({**account, "transaction_type": "CASH_FEE", "transaction_date": day, "amount": Decimal(paid)})
-    holdings = [{**who, "as_at_date": day, "units": Decimal(held)}] if held else []
+    holdings = [{**person, "as_at_date": day, "units": Decimal(held)}] if held else []
     balances = [{**account, "ledger_balance": Decimal(balance)}] if balance else []
     return DeliveredPage(
         day,
@@ -77,9 +77,9 @@ def test_full_extract_starts_again() -> None:
 
 
 def test_removed_portfolio_is_absent_until_it_returns() -> None:
-    there, gone = page(D1, consent="NEW", moved="10", held="10"), page(D2, consent="REMOVED")
-    assert load([there, gone], D2).portfolios == []
-    assert load([there, gone, page(D3, consent="NEW", moved="2", held="2")], D3).portfolios == ["SW1"]
+    there, missing = page(D1, consent="NEW", moved="10", held="10"), page(D2, consent="REMOVED")
+    assert load([there, missing], D2).portfolios == []
+    assert load([there, missing, page(D3, consent="NEW", moved="2", held="2")], D3).portfolios == ["SW1"]
 
 
 def test_new_code_is_the_same_security() -> None:

@@ -316,11 +316,11 @@ def test_estate_ends_with_no_assets(simulated: Simulated) -> None:
     closed = simulated.query("SELECT portfolio_id, closed_on FROM bigsite.portfolio WHERE status = 'CLOSED'")
     assert closed
     for portfolio, closed_on in closed:
-        held = simulated.query(
+        holding = simulated.query(
             f"SELECT SUM(units) FROM ({UNITS_LEDGER}) l WHERE portfolio_id = :p GROUP BY security_id", p=portfolio
         )
-        assert held
-        assert all(units == 0 for (units,) in held)
+        assert holding
+        assert all(units == 0 for (units,) in holding)
         accounts = simulated.query(
             """SELECT a.status, a.closed_on, SUM(c.amount) FROM bigsite.cash_account a
                LEFT JOIN bigsite.cash_transaction c USING (cash_account_id) WHERE a.portfolio_id = :p
@@ -336,13 +336,13 @@ def test_savers_money_runs_out(simulated: Simulated) -> None:
         (c for c in simulated.world.plan.customers() if c.persona is Persona.SAVER and c.opened_on < FIRST),
         key=lambda c: c.deposits,
     )
-    made = simulated.query(
+    created = simulated.query(
         """SELECT count(*) FROM bigsite.cash_transaction c JOIN bigsite.cash_account a USING (cash_account_id)
            WHERE a.portfolio_id = :p AND c.transaction_type = 'DEPOSIT' AND c.description = 'Direct credit'
            AND c.amount = :saving""",
         p=ID_BASE + customer.number + 1, saving=customer.saving,
     )  # fmt: skip
-    assert made == [(customer.deposits,)]
+    assert created == [(customer.deposits,)]
 
 
 @pytest.mark.parametrize("text", ["&", "<", '"', "'", "ễ", "😀"])

@@ -107,7 +107,7 @@ def test_planted_faults_remain_until_corrected(bigsite_engine: sa.Engine) -> Non
 
     def unbalanced() -> set[tuple[str, dt.date]]:
         with bigsite_engine.connect() as connection:
-            found = connection.execute(
+            result = connection.execute(
                 sa.text("""
                 SELECT p.portfolio_number, h.as_at_date
                 FROM bigsite.holding_eod h JOIN bigsite.portfolio p USING (portfolio_id)
@@ -119,7 +119,7 @@ def test_planted_faults_remain_until_corrected(bigsite_engine: sa.Engine) -> Non
                     WHERE m.portfolio_id = h.portfolio_id AND m.security_id = h.security_id
                     AND m.effective_date <= h.as_at_date AND m.recorded_at <= h.updated_at), 0)""")
             ).all()
-        return {(number, day) for number, day in found}
+        return {(number, day) for number, day in result}
 
     def shown() -> str:
         with bigsite_engine.connect() as connection:

@@ -36,14 +36,14 @@ class Draft:
         self.lock.write_bytes(LOCK.read_bytes())
 
     def column(self, table: str, name: str) -> dict[str, Any]:
-        (found,) = [one for one in self.table(table)["properties"] if one["name"] == name]
-        assert isinstance(found, dict)
-        return found
+        (matches,) = [item for item in self.table(table)["properties"] if item["name"] == name]
+        assert isinstance(matches, dict)
+        return matches
 
     def table(self, name: str) -> dict[str, Any]:
-        (found,) = [one for one in self.document["schema"] if one["name"] == name]
-        assert isinstance(found, dict)
-        return found
+        (matches,) = [item for item in self.document["schema"] if item["name"] == name]
+        assert isinstance(matches, dict)
+        return matches
 
     def save(self, version: str | None = None) -> Draft:
         if version:
@@ -120,7 +120,7 @@ def test_contract_weakening_is_severity_classification_or_index() -> None:
     assert lowered(lock, contract, softer) == ("removed column from blocking to note",)
     harder = {**severities(), "ADDED_TABLE": "WARNING"}
     assert lowered(lock, contract, harder) == ()
-    fewer = {kind: held for kind, held in severities().items() if kind != "LOST_INDEX"}
+    fewer = {kind: severity for kind, severity in severities().items() if kind != "LOST_INDEX"}
     assert lowered(lock, contract, fewer) == ("lost index is no longer reported",)
     more = lock.model_copy(update={"relied_indexes": (*lock.relied_indexes, "trade.gone")})
     assert lowered(more, contract) == ("trade.gone is no longer relied on",)

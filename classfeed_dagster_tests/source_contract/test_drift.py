@@ -41,7 +41,7 @@ def after(changing_bigsite: sa.Engine) -> Change:
 
 
 def told(verdict: SchemaVerdict) -> list[tuple[Severity, DriftKind, str]]:
-    return [(found.severity, found.kind, found.subject) for found in verdict.differences]
+    return [(difference.severity, difference.kind, difference.subject) for difference in verdict.differences]
 
 
 def test_unchanged_database_has_no_difference(changing_bigsite: sa.Engine) -> None:
@@ -191,7 +191,8 @@ BLOCKING = {
 
 
 @pytest.mark.parametrize(
-    ("ddl", "expected"), [pytest.param(ddl, found, id=ddl[:60]) for ddl, found in (NOTES | WARNINGS | BLOCKING).items()]
+    ("ddl", "expected"),
+    [pytest.param(ddl, result, id=ddl[:60]) for ddl, result in (NOTES | WARNINGS | BLOCKING).items()],
 )
 def test_change_is_reported_once_with_its_severity(
     after: Change, ddl: str, expected: list[tuple[Severity, DriftKind, str]]
@@ -200,11 +201,11 @@ def test_change_is_reported_once_with_its_severity(
     assert sorted(told(verdict), key=str) == sorted(expected, key=str)
     assert verdict.severity is max(severity for severity, _, _ in expected)
     assert bool(blocking_drift(verdict)) is (verdict.severity is B)
-    for found in verdict.differences:
-        assert found.message.startswith(f"{found.subject}: {found.kind.title}")
-        assert found.advice in found.message
-        assert bool(found.affected) is ("Affects " in found.message)
-        assert found.affected or found.severity is N  # anything above a note names the affected exports
+    for difference in verdict.differences:
+        assert difference.message.startswith(f"{difference.subject}: {difference.kind.title}")
+        assert difference.advice in difference.message
+        assert bool(difference.affected) is ("Affects " in difference.message)
+        assert difference.affected or difference.severity is N  # anything above a note names the affected exports
 
 
 @pytest.mark.parametrize("ddl", NOTHING)
@@ -237,18 +238,18 @@ def test_drift_markdown_names_every_export_of_a_key(after: Change) -> None:
     assert "and " in lost.message
     assert " more. " in lost.message
     text = verdict.to_markdown()
-    assert text.count("\n- ") == sum(len(found.affected) for found in verdict.differences)
+    assert text.count("\n- ") == sum(len(difference.affected) for difference in verdict.differences)
     assert "class\\_cash.csv/D/amount" in text
 
 
 def test_drift_of_a_condition_column_has_the_weight_of_its_table(after: Change) -> None:
-    [gone] = after("ALTER TABLE holding_eod DROP updated_at").differences
-    assert {"investment_holdings.units", "investment_holdings.cost_base"} <= {one.column for one in gone.affected}
+    [missing] = after("ALTER TABLE holding_eod DROP updated_at").differences
+    assert {"investment_holdings.units", "investment_holdings.cost_base"} <= {item.column for item in missing.affected}
 
 
 def test_key_has_the_lineage_of_its_table(after: Change) -> None:
-    [gone] = after("ALTER TABLE cash_account DROP portfolio_id CASCADE").differences
-    assert "cash_accounts.account_name" in {one.column for one in gone.affected}
+    [missing] = after("ALTER TABLE cash_account DROP portfolio_id CASCADE").differences
+    assert "cash_accounts.account_name" in {item.column for item in missing.affected}
 
 
 def test_drift_of_a_selecting_column_is_named_without_an_element(after: Change) -> None:
@@ -303,23 +304,23 @@ class TestValues:
 
     @staticmethod
     def in_data(verdict: SchemaVerdict) -> list[SchemaDifference]:
-        return [found for found in verdict.differences if found.kind is DriftKind.VALUE_IN_DATA]
+        return [difference for difference in verdict.differences if difference.kind is DriftKind.VALUE_IN_DATA]
 
     def test_unknown_values_are_warned_of_with_rows_and_elements(self, open_engine: sa.Engine) -> None:
-        [found] = self.in_data(check_schema(open_engine, column_exports()))
-        assert found.severity is W
-        assert found.subject == "cash_transaction.transaction_type"
-        assert found.now == "BPAY in 2 rows, something that is no code in 1 row, null in 1 row"
-        assert "TransactionType" in found.message
-        assert "held back" in found.message
+        [difference] = self.in_data(check_schema(open_engine, column_exports()))
+        assert difference.severity is W
+        assert difference.subject == "cash_transaction.transaction_type"
+        assert difference.now == "BPAY in 2 rows, something that is no code in 1 row, null in 1 row"
+        assert "TransactionType" in difference.message
+        assert "held back" in difference.message
 
     def test_unknown_values_of_free_text_are_not_shown(self, open_engine: sa.Engine) -> None:
         assert "Smith" not in check_schema(open_engine, column_exports()).to_markdown()
 
     def test_unknown_values_of_a_ledger_are_queried_since_the_last_date(self, open_engine: sa.Engine) -> None:
         since = dt.datetime(2026, 1, 3, tzinfo=dt.UTC)
-        [found] = self.in_data(check_schema(open_engine, column_exports(), since=since))
-        assert "BPAY in 1 row," in found.now
+        [difference] = self.in_data(check_schema(open_engine, column_exports(), since=since))
+        assert "BPAY in 1 row," in difference.now
         assert self.in_data(check_schema(open_engine, column_exports(), since=since + dt.timedelta(days=1))) == []
 
     def test_unknown_values_under_a_constraint_are_not_queried(
@@ -371,7 +372,7 @@ def schemas(draw: st.DrawFn) -> Schema:
 def test_difference_is_found_exactly_where_schemas_differ(agreed: Schema, live: Schema) -> None:
     contract = replace(load_contract(), schema=agreed)
     everything = {f"{table.name}.{column.name}" for table in agreed.tables.values() for column in table.columns}
-    found = compare(contract, live, {}, everything)
+    comparison = compare(contract, live, {}, everything)
 
     def facts(schema: Schema) -> object:
         return {
@@ -379,12 +380,14 @@ def test_difference_is_found_exactly_where_schemas_differ(agreed: Schema, live: 
             for name, table in schema.tables.items()
         }
 
-    assert bool(found) is (facts(agreed) != facts(live))
+    assert bool(comparison) is (facts(agreed) != facts(live))
     assert not compare(contract, agreed, {}, everything)
     lost = [
         name
         for name, table in agreed.tables.items()
         if name not in live.tables or {c.name for c in table.columns} - {c.name for c in live.tables[name].columns}
     ]
-    assert not lost or any(one.severity is B for one in found)  # a loss in a column that is read never goes unnoticed
-    assert all(one.severity is N for one in compare(contract, live, {}, ()))
+    assert not lost or any(
+        break_.severity is B for break_ in comparison
+    )  # a loss in a column that is read never goes unnoticed
+    assert all(difference.severity is N for difference in compare(contract, live, {}, ()))

@@ -66,9 +66,9 @@ def test_type_has_one_spelling(changing_bigsite: sa.Engine) -> None:
             f"CREATE DOMAIN amount AS numeric(18,2) CHECK (VALUE > 0); "
             f"CREATE DOMAIN note AS varchar(40); CREATE DOMAIN day AS date; CREATE TABLE everything ({columns})"
         )
-    found = live_schema(changing_bigsite).tables["everything"]
-    assert [column.type for column in found.columns] == list(TYPES.values())
-    values = {TYPES[native]: column.values for native, column in zip(TYPES, found.columns, strict=True)}
+    result = live_schema(changing_bigsite).tables["everything"]
+    assert [column.type for column in result.columns] == list(TYPES.values())
+    values = {TYPES[native]: column.values for native, column in zip(TYPES, result.columns, strict=True)}
     assert values["ENUM"] == ("bad", "good")
 
 
@@ -270,7 +270,7 @@ def test_mariadb_is_read_alike(mariadb: sa.Engine) -> None:
         )
         connection.exec_driver_sql("ALTER TABLE bigsite.security_price MODIFY close_price decimal(18,6) NOT NULL")
     verdict = check_schema(mariadb, column_exports())
-    assert {(found.severity, found.kind, found.subject) for found in verdict.differences} == {
+    assert {(difference.severity, difference.kind, difference.subject) for difference in verdict.differences} == {
         (Severity.BLOCKING, DriftKind.RENAMED_COLUMN, "trade.gst"),
         (Severity.BLOCKING, DriftKind.NARROWED, "trade.units"),
         (Severity.BLOCKING, DriftKind.NEWLY_NULLABLE, "trade.trade_date"),

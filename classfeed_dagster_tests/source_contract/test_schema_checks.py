@@ -63,11 +63,13 @@ class Watch:
         self.metadata = {
             name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
         }
-        self.checks = {one.asset_check_key.name: one for one in result.get_asset_check_evaluations()}
+        self.checks = {
+            evaluation.asset_check_key.name: evaluation for evaluation in result.get_asset_check_evaluations()
+        }
 
     @property
     def incidents(self) -> dict[str, str]:
-        return {one.key: one.what for one in raised(self.runtime.store)}
+        return {incident.key: incident.what for incident in raised(self.runtime.store)}
 
 
 @pytest.fixture
@@ -208,10 +210,10 @@ def test_schema_diff_compares_two_days(watch: Watch, classfeed: Callable[..., An
     change(watch.engine, RENAMED)
     watch.look(MONDAY + dt.timedelta(days=1))
     for words in ((), ("--since", "2026-03-02", "--until", "2026-03-03")):
-        shown = classfeed("schema", "diff", *words)
-        assert shown.exit_code == 0, shown.output
-        assert "2026-03-02 to 2026-03-03" in shown.output
-        assert "renamed column" in shown.output
+        result = classfeed("schema", "diff", *words)
+        assert result.exit_code == 0, result.output
+        assert "2026-03-02 to 2026-03-03" in result.output
+        assert "renamed column" in result.output
     assert "no change" in classfeed("schema", "diff", "--since", "2026-03-03", "--until", "2026-03-09").output
 
 

@@ -32,52 +32,52 @@ def after(engine: sa.Engine, ddl: str) -> Schema:
 
 
 @pytest.fixture
-def seen(changing_bigsite: sa.Engine) -> Schema:
+def schema_before(changing_bigsite: sa.Engine) -> Schema:
     return live_schema(changing_bigsite)
 
 
 def test_schema_of_a_day_is_the_last_one_recorded(
-    store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema
+    store: ObjectStore, changing_bigsite: sa.Engine, schema_before: Schema
 ) -> None:
-    key = keep_schema(store, MONDAY, seen)
-    assert key == f"schemas/2026-03-02/{digest_of(seen)}.json"
+    key = keep_schema(store, MONDAY, schema_before)
+    assert key == f"schemas/2026-03-02/{digest_of(schema_before)}.json"
     changed = after(changing_bigsite, "ALTER TABLE trade ADD venue text")
     keep_schema(store, FRIDAY, changed)
     assert days_kept(store) == (MONDAY, FRIDAY)
-    assert schema_on(store, MONDAY) == (MONDAY, seen)
-    assert schema_on(store, TUESDAY) == (MONDAY, seen)
+    assert schema_on(store, MONDAY) == (MONDAY, schema_before)
+    assert schema_on(store, TUESDAY) == (MONDAY, schema_before)
     assert schema_on(store, FRIDAY) == (FRIDAY, changed)
 
 
 def test_schema_of_a_day_with_two_states_is_the_last(
-    local_store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema
+    local_store: ObjectStore, changing_bigsite: sa.Engine, schema_before: Schema
 ) -> None:
     changed = after(changing_bigsite, "ALTER TABLE trade ADD venue text")
-    for schema in (seen, changed, seen):
+    for schema in (schema_before, changed, schema_before):
         keep_schema(local_store, MONDAY, schema)
-    assert schema_on(local_store, MONDAY) == (MONDAY, seen)
+    assert schema_on(local_store, MONDAY) == (MONDAY, schema_before)
     assert len(list(local_store.list("schemas/2026-03-02/"))) == 3  # two schemas and the pointer
 
 
-def test_schema_before_the_first_day_is_absent(local_store: ObjectStore, seen: Schema) -> None:
+def test_schema_before_the_first_day_is_absent(local_store: ObjectStore, schema_before: Schema) -> None:
     with pytest.raises(NoSchemaKeptError, match="on or before 2026-03-02"):
         schema_on(local_store, MONDAY)
-    keep_schema(local_store, TUESDAY, seen)
+    keep_schema(local_store, TUESDAY, schema_before)
     with pytest.raises(NoSchemaKeptError, match="choose a later day"):
         schema_diff(local_store, MONDAY, TUESDAY)
 
 
 @pytest.mark.parametrize("pointer", [b"", b"[]", b"{}"])
-def test_damaged_pointer_is_refused(local_store: ObjectStore, seen: Schema, pointer: bytes) -> None:
-    keep_schema(local_store, MONDAY, seen)
+def test_damaged_pointer_is_refused(local_store: ObjectStore, schema_before: Schema, pointer: bytes) -> None:
+    keep_schema(local_store, MONDAY, schema_before)
     local_store.put("schemas/2026-03-02/latest.json", pointer)
     with pytest.raises(SchemaUnreadableError, match="not a schema pointer"):
         schema_on(local_store, MONDAY)
 
 
-def test_changed_object_is_refused(local_store: ObjectStore, seen: Schema) -> None:
-    key = keep_schema(local_store, MONDAY, seen)
-    local_store.put(key, replace(seen, dialect="other").to_json())
+def test_changed_object_is_refused(local_store: ObjectStore, schema_before: Schema) -> None:
+    key = keep_schema(local_store, MONDAY, schema_before)
+    local_store.put(key, replace(schema_before, dialect="other").to_json())
     with pytest.raises(SchemaUnreadableError, match="its digest differs"):
         schema_on(local_store, MONDAY)
     local_store.put(key, b'{"dialect": 1}')
@@ -85,8 +85,10 @@ def test_changed_object_is_refused(local_store: ObjectStore, seen: Schema) -> No
         schema_on(local_store, MONDAY)
 
 
-def test_diff_of_two_days_is_readable(local_store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema) -> None:
-    keep_schema(local_store, MONDAY, seen)
+def test_diff_of_two_days_is_readable(
+    local_store: ObjectStore, changing_bigsite: sa.Engine, schema_before: Schema
+) -> None:
+    keep_schema(local_store, MONDAY, schema_before)
     changed = after(
         changing_bigsite,
         "ALTER TABLE trade ALTER gst TYPE numeric(18,4); ALTER TABLE trade RENAME brokerage TO commission; "
@@ -158,11 +160,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(("ddl", "told"), CHANGES.items())
+@pytest.mark.parametrize(("ddl", "difference"), CHANGES.items())
 def test_schema_diff_states_every_reflected_fact(
-    changing_bigsite: sa.Engine, seen: Schema, ddl: str, told: tuple[str, str, str, str]
+    changing_bigsite: sa.Engine, schema_before: Schema, ddl: str, difference: tuple[str, str, str, str]
 ) -> None:
-    assert changes_between(seen, after(changing_bigsite, ddl)) == (SchemaChange(*told),)
+    assert changes_between(schema_before, after(changing_bigsite, ddl)) == (SchemaChange(*difference),)
 
 
 def test_views_query_is_part_of_the_history(changing_bigsite: sa.Engine) -> None:
@@ -173,8 +175,10 @@ def test_views_query_is_part_of_the_history(changing_bigsite: sa.Engine) -> None
     assert (change.subject, change.what) == ("v", "definition")
 
 
-def test_cell_cannot_break_its_table(local_store: ObjectStore, changing_bigsite: sa.Engine, seen: Schema) -> None:
-    keep_schema(local_store, MONDAY, seen)
+def test_cell_cannot_break_its_table(
+    local_store: ObjectStore, changing_bigsite: sa.Engine, schema_before: Schema
+) -> None:
+    keep_schema(local_store, MONDAY, schema_before)
     keep_schema(local_store, TUESDAY, after(changing_bigsite, "COMMENT ON TABLE trade IS E'a | b\n<script>'"))
     text = schema_diff(local_store, MONDAY, TUESDAY).to_markdown()
     assert "1 change.\n" in text

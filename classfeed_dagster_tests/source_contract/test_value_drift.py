@@ -48,9 +48,9 @@ def usual(dates: int = 5, **facts: Any) -> list[ColumnStatistics]:
 
 
 def jumps(column: str, now: ColumnStatistics, before: Sequence[ColumnStatistics]) -> list[ValueAnomaly]:
-    days = [dated(TODAY - dt.timedelta(days=len(before) - at), {column: one}) for at, one in enumerate(before)]
-    found = value_drift(dated(TODAY, {column: now}), days, column_exports())
-    return [one.jump for one in found if not one.expected]
+    days = [dated(TODAY - dt.timedelta(days=len(before) - at), {column: item}) for at, item in enumerate(before)]
+    anomalies = value_drift(dated(TODAY, {column: now}), days, column_exports())
+    return [break_.jump for break_ in anomalies if not break_.expected]
 
 
 def now(**facts: Any) -> ColumnStatistics:
@@ -102,20 +102,22 @@ def test_value_anomaly_of_few_rows_is_not_reported() -> None:
 def test_rare_code_of_the_contract_is_only_a_note() -> None:
     kind = "security_movement.movement_type"
     known = sorted(load_contract().vocabularies[kind])
-    before = [dated(TODAY, {kind: one}) for one in usual(codes={known[0]: 5})]
-    (found,) = value_drift(dated(TODAY, {kind: now(codes={known[0]: 4, known[1]: 1})}), before, column_exports())
-    assert found.expected
-    assert known[1] in str(found)
+    before = [dated(TODAY, {kind: item}) for item in usual(codes={known[0]: 5})]
+    (anomalies,) = value_drift(dated(TODAY, {kind: now(codes={known[0]: 4, known[1]: 1})}), before, column_exports())
+    assert anomalies.expected
+    assert known[1] in str(anomalies)
 
 
 def test_value_anomaly_names_the_elements_of_its_column() -> None:
-    before = [dated(TODAY, {"trade.gst": one}) for one in usual(**MONEY)]
-    (found,) = value_drift(dated(TODAY, {"trade.gst": now(**{**MONEY, "nulls": 90})}), before, column_exports())
-    assert "MovementTransaction/Gst" in str(found)
-    assert "90.0%, was 5.0% to 9.0%" in str(found)
-    unread = [dated(TODAY, {"member.created_at": one}) for one in usual(**DAYS)]
-    (found,) = value_drift(dated(TODAY, {"member.created_at": now(**{**DAYS, "nulls": 90})}), unread, column_exports())
-    assert "no document" in str(found)
+    before = [dated(TODAY, {"trade.gst": item}) for item in usual(**MONEY)]
+    (anomalies,) = value_drift(dated(TODAY, {"trade.gst": now(**{**MONEY, "nulls": 90})}), before, column_exports())
+    assert "MovementTransaction/Gst" in str(anomalies)
+    assert "90.0%, was 5.0% to 9.0%" in str(anomalies)
+    unread = [dated(TODAY, {"member.created_at": item}) for item in usual(**DAYS)]
+    (anomalies,) = value_drift(
+        dated(TODAY, {"member.created_at": now(**{**DAYS, "nulls": 90})}), unread, column_exports()
+    )
+    assert "no document" in str(anomalies)
 
 
 def frames(gst: Sequence[str | None]) -> dict[str, pl.DataFrame]:
@@ -123,7 +125,7 @@ def frames(gst: Sequence[str | None]) -> dict[str, pl.DataFrame]:
         "trade": pl.DataFrame(
             {
                 "trade_id": range(len(gst)),
-                "gst": [None if one is None else Decimal(one) for one in gst],
+                "gst": [None if row is None else Decimal(row) for row in gst],
                 "side": ["BUY"] * (len(gst) - 1) + ["Jane Citizen"],
                 "reversed_portfolio_id": [None] * len(gst),  # computed by bigsite
             },
@@ -135,12 +137,12 @@ def frames(gst: Sequence[str | None]) -> dict[str, pl.DataFrame]:
 
 
 def test_slices_add_up_and_whole_tables_count_once() -> None:
-    found = statistics_of([frames(["1.00", None]), frames(["-3.50", "1.00", "2.00"])])
-    assert found["trade.gst"] == ColumnStatistics(rows=5, nulls=1, least="-3.50", greatest="2.00", distinct=3)
-    assert found["trade.side"].codes == {"BUY": 3, NO_CODE: 2}
-    assert (found["trade.trade_id"].distinct, found["trade.trade_id"].least) == (None, None)
-    assert found["security.code"].rows == 1
-    assert "trade.reversed_portfolio_id" not in found
+    result = statistics_of([frames(["1.00", None]), frames(["-3.50", "1.00", "2.00"])])
+    assert result["trade.gst"] == ColumnStatistics(rows=5, nulls=1, least="-3.50", greatest="2.00", distinct=3)
+    assert result["trade.side"].codes == {"BUY": 3, NO_CODE: 2}
+    assert (result["trade.trade_id"].distinct, result["trade.trade_id"].least) == (None, None)
+    assert result["security.code"].rows == 1
+    assert "trade.reversed_portfolio_id" not in result
 
 
 def test_statistics_of_many_values_state_their_count_only() -> None:
@@ -152,10 +154,10 @@ def test_statistics_of_many_values_state_their_count_only() -> None:
 def bigsite(bigsite_engine: sa.Engine) -> Bigsite:
     bigsite = Bigsite(bigsite_engine)
     bhp = bigsite.security("BHP", {"2023-01-31": "45.105"})
-    one = bigsite.portfolio("SW1").consent(history_from="2023-01-01")
-    one.deposit("10000.00", on="2022-12-01")
-    one.buy(bhp, 100, "45.00", on="2023-01-10")
-    one.buy(bhp, 1, "45.00", on=DAY)  # in the date's window
+    portfolio = bigsite.portfolio("SW1").consent(history_from="2023-01-01")
+    portfolio.deposit("10000.00", on="2022-12-01")
+    portfolio.buy(bhp, 100, "45.00", on="2023-01-10")
+    portfolio.buy(bhp, 1, "45.00", on=DAY)  # in the date's window
     bigsite.end_of_day(DAY).save()
     return bigsite
 
@@ -173,7 +175,7 @@ def test_statistics_are_kept_once_a_snapshot_without_personal_data(
         assert (statistics.least, statistics.greatest, statistics.distinct, statistics.codes) == (None,) * 4, column
         table, _, name = column.partition(".")
         assert [value for value in landed[table][name].to_list() if isinstance(value, str) and value in text] == []
-    assert [one.business_date for one in statistics_before(local_store, DAY + dt.timedelta(days=1), 5)] == [DAY]
+    assert [day.business_date for day in statistics_before(local_store, DAY + dt.timedelta(days=1), 5)] == [DAY]
     assert statistics_before(local_store, DAY, 5) == []
 
 

@@ -152,7 +152,7 @@ def test_command_prints_the_history_and_writes_the_page(
     words = ["customer", "SW00000002", "--feed", "class_super"]
     printed = CliRunner().invoke(cli.app, [*words, "--on", MONDAY, "--page", str(page)])
     as_json = CliRunner().invoke(cli.app, [*words, "--all", "--json"])
-    held = CliRunner().invoke(cli.app, ["customer", "SW00000001", "--feed", "class_super"])
+    hold = CliRunner().invoke(cli.app, ["customer", "SW00000001", "--feed", "class_super"])
     unknown = CliRunner().invoke(cli.app, ["customer", "SW1"])
     get_settings.cache_clear()
     assert (printed.exit_code, as_json.exit_code) == (0, 0), (printed.output, as_json.exception)
@@ -161,5 +161,5 @@ def test_command_prints_the_history_and_writes_the_page(
     assert "2026-03-02 0 NEW FULL" in " ".join(printed.output.split())
     assert "manifest&#x27;s SHA-256" in page.read_text()
     assert document["feeds"][0]["disclosures"][0]["extract"] == "FULL"
-    assert "held back" in held.output
+    assert "held back" in hold.output
     assert unknown.exit_code != 0

@@ -109,7 +109,7 @@ def test_refusals_take_no_number_and_do_not_fill_the_store(local_store: ObjectSt
     ask(local_store, at=NOW + dt.timedelta(minutes=50))
     assert list(local_store.list("reruns/class_super/")) == ["reruns/class_super/00000001.json"]
     assert len(list(local_store.list("reruns/"))) == 2
-    assert [one.outcome for one in requests(local_store, "class_super")] == ["REFUSED", "ACCEPTED"]
+    assert [item.outcome for item in requests(local_store, "class_super")] == ["REFUSED", "ACCEPTED"]
 
 
 def test_racing_requests_cannot_overdraw_the_budget(local_store: ObjectStore) -> None:
@@ -123,7 +123,7 @@ def test_racing_requests_cannot_overdraw_the_budget(local_store: ObjectStore) ->
     with ThreadPoolExecutor(8) as pool:
         granted = list(pool.map(one, range(8)))
     assert sum(granted) == 3
-    outcomes = [one.outcome for one in requests(local_store, "class_super")]
+    outcomes = [item.outcome for item in requests(local_store, "class_super")]
     assert sorted(outcomes) == ["ACCEPTED"] * 3 + ["REFUSED"]
 
 
@@ -191,7 +191,7 @@ class Page:
 
         asyncio.run(self.app(scope, receive or whole, send))
         answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return Answer(sent[0]["status"], b"".join(one.get("body", b"") for one in sent[1:]).decode(), answered)
+        return Answer(sent[0]["status"], b"".join(record.get("body", b"") for record in sent[1:]).decode(), answered)
 
 
 class Webserver:
@@ -309,10 +309,10 @@ def test_other_mutations_are_refused(page: Page, webserver: Webserver, method: s
 
 def test_form_is_shown_to_signed_in_users_only(page: Page) -> None:
     assert page.request("GET", "/rerun").status_code == 401
-    shown = page.request("GET", "/rerun", headers={HEADER: signed()})
-    assert shown.status_code == 200
-    assert "class_super" in shown.text
-    assert "'none'" in shown.headers["content-security-policy"]
+    answer = page.request("GET", "/rerun", headers={HEADER: signed()})
+    assert answer.status_code == 200
+    assert "class_super" in answer.text
+    assert "'none'" in answer.headers["content-security-policy"]
     assert page.request("GET", "/health").status_code == 200
 
 
@@ -325,8 +325,8 @@ def test_launch_failure_is_reported_without_detail(page: Page, webserver: Webser
 
 
 def test_form_offers_allowed_feeds_and_due_business_dates(page: Page) -> None:
-    shown = page.request("GET", "/rerun", headers={HEADER: signed()}).text
-    offered = re.findall(r'<option value="([^"]+)">([^<]+)<', shown)
+    answer = page.request("GET", "/rerun", headers={HEADER: signed()}).text
+    offered = re.findall(r'<option value="([^"]+)">([^<]+)<', answer)
     assert [(value, text.rpartition("(")[2]) for value, text in offered[:2]] == [
         ("class_super", "live)"),
         ("class_cash", "not live)"),
@@ -384,12 +384,12 @@ def test_large_body_is_refused_before_it_is_read(page: Page, announced: str | No
 
 @pytest.fixture
 def graphql_server() -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
-    asked: list[dict[str, Any]] = []
+    query: list[dict[str, Any]] = []
     answer: dict[str, Any] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))) | {"path": self.path})
+            query.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))) | {"path": self.path})
             self.send_response(200)
             self.end_headers()
             self.wfile.write(answer["raw"] if "raw" in answer else json.dumps({"data": answer}).encode())
@@ -399,17 +399,17 @@ def graphql_server() -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/operate", asked, answer
+    yield f"http://127.0.0.1:{server.server_port}/operate", query, answer
     server.shutdown()
     server.server_close()
 
 
 def test_launching_names_the_job_the_date_and_no_configuration(graphql_server: Any) -> None:
-    url, asked, answer = graphql_server
+    url, query, answer = graphql_server
     answer["launchRun"] = {"__typename": "LaunchRunSuccess", "run": {"runId": "r1"}}
     assert operate.launch(url, "class_super", DAY, {"classfeed/rerun": "k"}) == "r1"
-    params = asked[0]["variables"]["params"]
-    assert asked[0]["path"] == "/operate/graphql"
+    params = query[0]["variables"]["params"]
+    assert query[0]["path"] == "/operate/graphql"
     assert params["selector"]["pipelineName"] == "class_super_job"
     assert params["runConfigData"] == {}
     assert {"key": "dagster/partition", "value": "2026-03-04"} in params["executionMetadata"]["tags"]
@@ -417,10 +417,10 @@ def test_launching_names_the_job_the_date_and_no_configuration(graphql_server: A
 
 @pytest.mark.parametrize(("results", "busy"), [([], False), ([{"runId": "r"}], True)])
 def test_run_in_progress_is_detected(graphql_server: Any, results: list[Any], busy: bool) -> None:
-    url, asked, answer = graphql_server
+    url, query, answer = graphql_server
     answer["runsOrError"] = {"__typename": "Runs", "results": results}
     assert operate.under_way(url, "class_super", DAY) is busy
-    assert asked[0]["variables"]["filter"]["pipelineName"] == "class_super_job"
+    assert query[0]["variables"]["filter"]["pipelineName"] == "class_super_job"
 
 
 @pytest.mark.parametrize(
@@ -446,13 +446,13 @@ def test_queries_are_valid_in_dagsters_schema() -> None:
 
 
 def test_signing_key_is_fetched_once_from_the_alb_region(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    query: list[str] = []
 
     def urlopen(address: str, timeout: float) -> io.BytesIO:
-        asked.append(address)
+        query.append(address)
         return io.BytesIO(PUBLIC_KEY.encode())
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     keys = keys_of("ap-southeast-2")
     assert keys(KEY_ID) == keys(KEY_ID) == PUBLIC_KEY
-    assert asked == [f"https://public-keys.auth.elb.ap-southeast-2.amazonaws.com/{KEY_ID}"]
+    assert query == [f"https://public-keys.auth.elb.ap-southeast-2.amazonaws.com/{KEY_ID}"]

@@ -88,28 +88,30 @@ def main() -> int:
     parser.add_argument("--only", help=f"some of {', '.join(SHARES)}, divided by commas")
     parser.add_argument("--seed", type=int, default=1, help="another seed, other random inputs")
     parser.add_argument("--out", type=Path, help="write the table here as well")
-    given = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and daemons are stopped too
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    names = given.only.split(",") if given.only else [n for n in SHARES if n != "soak" or given.budget >= SOAK_FROM]
+    names = (
+        options.only.split(",") if options.only else [n for n in SHARES if n != "soak" or options.budget >= SOAK_FROM]
+    )
     if unknown := set(names) - SHARES.keys():
         parser.error(f"no such attack: {', '.join(sorted(unknown))}")
-    budget = Budget(given.budget)
+    budget = Budget(options.budget)
     rows: list[Row] = []
     for at, name in enumerate(names):
-        share = SHARES[name] / sum(SHARES[one] for one in names[at:])
+        share = SHARES[name] / sum(SHARES[item] for item in names[at:])
         with tempfile.TemporaryDirectory(prefix="classfeed-torture-", ignore_cleanup_errors=True) as folder:
-            for row in _attack(name, given.seed)(budget.part(share), Path(folder)):
+            for row in _attack(name, options.seed)(budget.part(share), Path(folder)):
                 rows.append(row)
                 sys.stderr.write(f"{row.attack}: {row.fault}: {'BROKEN' if row.broken else 'held'}\n")
     text = table(rows)
     print(text)
-    if given.out:
-        given.out.write_text(text + "\n")
-    broken = [f"{row.attack}, {row.fault}: {what}" for row in rows for what in row.broken]
-    for what in broken:
-        print(f"BROKEN {what}")
+    if options.out:
+        options.out.write_text(text + "\n")
+    broken = [f"{row.attack}, {row.fault}: {label}" for row in rows for label in row.broken]
+    for subject in broken:
+        print(f"BROKEN {subject}")
     return 1 if broken else 0
 
 

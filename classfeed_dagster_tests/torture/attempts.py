@@ -127,8 +127,10 @@ class Desk:
         self.runtime.save_reference(LANDING, day, snapshot)
         consented = build_consented_portfolios(store, snapshot, self.audience)
         for domain in DOMAINS:
-            made = consented if domain == CONSENTED else build_domain(store, snapshot, self.audience, domain, consented)
-            self.runtime.save_reference(self.audience.reference(domain), day, made)
+            new_build = (
+                consented if domain == CONSENTED else build_domain(store, snapshot, self.audience, domain, consented)
+            )
+            self.runtime.save_reference(self.audience.reference(domain), day, new_build)
 
     def day(
         self, day: dt.date, clock: Callable[[], dt.datetime], trouble: Trouble | None = None, **settings: object

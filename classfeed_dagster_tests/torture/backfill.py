@@ -102,10 +102,10 @@ def launch(address: str, dates: list[dt.date]) -> str:
         "fromFailure": False,
         "tags": [],
     }
-    found = ask(address, _LAUNCH, {"params": params})["launchPartitionBackfill"]
-    if found["__typename"] != "LaunchBackfillSuccess":
-        raise RuntimeError(f"the backfill was refused: {found}")
-    return str(found["backfillId"])
+    result = ask(address, _LAUNCH, {"params": params})["launchPartitionBackfill"]
+    if result["__typename"] != "LaunchBackfillSuccess":
+        raise RuntimeError(f"the backfill was refused: {result}")
+    return str(result["backfillId"])
 
 
 def watch(instance: DagsterInstance, backfill_id: str, seen: Seen, limit: float) -> None:
@@ -114,15 +114,15 @@ def watch(instance: DagsterInstance, backfill_id: str, seen: Seen, limit: float)
 
     running = {DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING}
     over = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
-    began = told = time.monotonic()
+    began = moment = time.monotonic()
     while seen.seconds < limit:
         seen.seconds = time.monotonic() - began
         statuses = Counter(run.status for run in instance.get_runs(RunsFilter(tags={"dagster/backfill": backfill_id})))
         seen.runs = Counter({status.value: count for status, count in statuses.items()})
         seen.at_once = max(seen.at_once, sum(statuses[status] for status in running))
         seen.queued = max(seen.queued, statuses[DagsterRunStatus.QUEUED])
-        if time.monotonic() - told > 60:
-            told = time.monotonic()
+        if time.monotonic() - moment > 60:
+            moment = time.monotonic()
             sys.stderr.write(f"{seen.seconds:.0f} s: {dict(seen.runs)}\n")
         if sum(statuses[status] for status in over) == seen.dates:
             return
@@ -154,16 +154,16 @@ def backfill(home: Path, count: int, portfolios: int, limit: float) -> Seen:
         dates = [day for day in trading_days.business_days() if day >= first][:count]
         advance(runtime.engine, runtime.settings, dates[-1])
         variables["CLASSFEED_BIGSITE_URL"] = runtime.engine.url.render_as_string(hide_password=False)
-        seen = Seen(len(dates))
+        outcome = Seen(len(dates))
         with (
             open_instance(home) as instance,
             dagster_services(dagster_home(home), free_port(3200), variables, start_seconds=300) as address,
         ):
-            watch(instance, launch(address, dates), seen, limit)
-        judge(runtime, dates, seen)
+            watch(instance, launch(address, dates), outcome, limit)
+        judge(runtime, dates, outcome)
     finally:
         runtime.close()
-    return seen
+    return outcome
 
 
 def main() -> None:
@@ -172,12 +172,12 @@ def main() -> None:
     parser.add_argument("--dates", type=int, default=250)
     parser.add_argument("--portfolios", type=int, default=6)
     parser.add_argument("--limit", type=float, default=5400.0, help="seconds after which it gives up")
-    given = parser.parse_args()
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the webserver and the daemon end too
     with tempfile.TemporaryDirectory(prefix="classfeed-backfill-", ignore_cleanup_errors=True) as folder:
-        seen = backfill(Path(folder), given.dates, given.portfolios, given.limit)
-    print(seen)
-    sys.exit(0 if seen.holds else 1)
+        outcome = backfill(Path(folder), options.dates, options.portfolios, options.limit)
+    print(outcome)
+    sys.exit(0 if outcome.holds else 1)
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ class Ground:
 
     def runs_of(self, day: dt.date) -> list[tuple[str, DagsterRunStatus]]:
         """Return the feed's runs for a date, oldest first."""
-        wanted = RunsFilter(job_name=f"{FEED.name}_job", tags={"dagster/partition": day.isoformat()})
-        records = self.instance.get_run_records(wanted, ascending=True)
+        run_filter = RunsFilter(job_name=f"{FEED.name}_job", tags={"dagster/partition": day.isoformat()})
+        records = self.instance.get_run_records(run_filter, ascending=True)
         return [(record.dagster_run.run_id, record.dagster_run.status) for record in records]
 
     def manifests(self, day: dt.date) -> tuple[Manifest, ...]:
@@ -128,7 +128,7 @@ def killing(
     ground: Ground, dates: Sequence[dt.date], kinds: Sequence[tuple[str, str]], seen: Outcome, limit: float
 ) -> None:
     """Deliver one date after the other; each loses the worker in the middle of a step."""
-    for day, (part, who) in zip(dates, itertools.cycle(kinds), strict=False):
+    for day, (part, person) in zip(dates, itertools.cycle(kinds), strict=False):
         for machine in ground.machines:
             if not machine.runs:
                 machine.start()
@@ -139,7 +139,7 @@ def killing(
             runs = ground.runs_of(day)
             if not killed and runs:
                 log = log or Log(ground.instance, runs[-1][0])
-                killed = _kill_within(ground, log, runs[-1][0], part, who, seen)
+                killed = _kill_within(ground, log, runs[-1][0], part, person, seen)
             over = runs and all(DagsterRunStatus(status) in _OVER for _, status in runs)
             if over and (ground.manifests(day) or time.monotonic() - began > limit / 2):
                 break
@@ -154,7 +154,7 @@ _OVER = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CA
 
 def _kill_within(ground: Ground, log: Log, run_id: str, part: str, who: str, seen: Outcome) -> bool:
     for step, worker in list(log.read().under_way(part)):
-        (machine,) = (one for one in ground.machines if one.name == worker)
+        (machine,) = (item for item in ground.machines if item.name == worker)
         machine.freeze()  # whatever the log says now stays true
         if (step, worker) in log.read().under_way(part):
             if who == "machine":
@@ -180,11 +180,11 @@ def judge(ground: Ground, dates: Sequence[dt.date], folder: Path, seen: Outcome)
             seen.runs[status.value] += 1
             times = ground.instance.get_run_stats(run_id)
             seen.within += (times.end_time or 0.0) - (times.start_time or times.end_time or 0.0)
-            found = steps_of(ground.instance, run_id)
-            seen.steps += found.by_worker
-            seen.again += found.again
-            reading += [(begin, end) for step, begin, end in found.spans if step == "landing"]
-            workers |= set(found.by_worker)
+            matches = steps_of(ground.instance, run_id)
+            seen.steps += matches.by_worker
+            seen.again += matches.again
+            reading += [(begin, end) for step, begin, end in matches.spans if step == "landing"]
+            workers |= set(matches.by_worker)
             if status not in _OVER:
                 seen.broken.append(f"the run {run_id} of {day} has not ended")
     seen.snapshots = at_once(reading)
@@ -197,7 +197,7 @@ def judge(ground: Ground, dates: Sequence[dt.date], folder: Path, seen: Outcome)
         seen.broken.append(f"only {sorted(workers)} did anything")
     delivered = {day: manifests for day in dates if (manifests := ground.manifests(day))}
     seen.once = sum(len(manifests) == 1 for manifests in delivered.values())
-    alone = _alone(ground.services, {day: found[0] for day, found in delivered.items()}, folder, seen)
+    alone = _alone(ground.services, {day: result[0] for day, result in delivered.items()}, folder, seen)
     for day, (manifest, *_) in delivered.items():
         seen.pages += len(manifest.pages)
         seen.size += sum(page.document_bytes for page in manifest.pages)
@@ -229,7 +229,7 @@ def _alone(
     )
     runtime = Runtime(settings)
     definitions = build_definitions(runtime)
-    found: dict[dt.date, Manifest] = {}
+    manifests: dict[dt.date, Manifest] = {}
     try:
         with DagsterInstance.ephemeral() as instance:
             began = time.monotonic()
@@ -237,28 +237,28 @@ def _alone(
                 clock = {CLOCK_TAG: manifest.snapshot.snapshot_at.isoformat()}
                 report = run_date(definitions, instance, FEED.name, day, tags=clock)
                 assert report.outcome.exit_code == 0, report.message
-                found[day] = date_status(runtime.store, FEED.name, day).deliveries[0]
+                manifests[day] = date_status(runtime.store, FEED.name, day).deliveries[0]
             seen.alone = time.monotonic() - began
     finally:
         runtime.close()
         api.clear_providers()
-    return found
+    return manifests
 
 
 def played(given: argparse.Namespace, folder: Path) -> Outcome:
     """Run the whole campaign once."""
-    kinds = [one for one in KILLED_AT if given.kill in ("all", one[1])]
+    kinds = [item for item in KILLED_AT if given.kill in ("all", item[1])]
     count = given.dates or max(1, len(kinds))
     dates = [day for day in trading_days.business_days() if day >= bulk.FIRST_DAY][:count]
-    seen = Outcome(given.portfolios, len(dates))
+    outcome = Outcome(given.portfolios, len(dates))
     shard = given.shard_portfolios or max(1, given.portfolios // (2 * given.workers))
     with standing(folder, dates, given.workers, given.portfolios, shard, given.lost_seconds) as ground:
         if kinds:
-            killing(ground, dates, kinds, seen, given.limit)
+            killing(ground, dates, kinds, outcome, given.limit)
         else:
-            through(ground, dates, seen, given.limit)
-        judge(ground, dates, folder, seen)
-    return seen
+            through(ground, dates, outcome, given.limit)
+        judge(ground, dates, folder, outcome)
+    return outcome
 
 
 def main() -> None:
@@ -274,20 +274,20 @@ def main() -> None:
     parser.add_argument("--lost-seconds", type=int, default=12, help="when a worker counts as lost")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds after which it gives up")
     parser.add_argument("--keep", action="store_true", help="keep the folder with everybody's logs, and say where")
-    given = parser.parse_args()
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers, services and networks end too
     if (needed := missing()) is not None:
         parser.error(needed)
     folder = Path(tempfile.mkdtemp(prefix="classfeed-workers-"))
     try:
-        seen = played(given, folder)
+        outcome = played(options, folder)
     finally:
-        if given.keep:
+        if options.keep:
             sys.stderr.write(f"logs: {folder}\n")
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    print(seen)
-    sys.exit(1 if seen.broken else 0)
+    print(outcome)
+    sys.exit(1 if outcome.broken else 0)
 
 
 if __name__ == "__main__":

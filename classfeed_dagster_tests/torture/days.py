@@ -51,9 +51,9 @@ def attack(budget: Budget, folder: Path, url: str, seed: int = 1) -> Iterator[Ro
         rounds += 1
     troubles = dict.fromkeys(trouble for trouble, _ in Feed.tally)
     for trouble in troubles or ["none"]:
-        outcomes = Counter({outcome: count for (one, outcome), count in Feed.tally.items() if one == trouble})
-        said = ", ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
-        yield Row("random days", MEANINGS.get(trouble, trouble), outcomes.total(), said)
+        outcomes = Counter({outcome: count for (item, outcome), count in Feed.tally.items() if item == trouble})
+        text = ", ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
+        yield Row("random days", MEANINGS.get(trouble, trouble), outcomes.total(), text)
     yield Row(
         "random days", f"model and Class's books compared after every attempt, {rounds * EXAMPLES} examples",
         Feed.tally.total(), "equal, balanced, nobody else's data, nothing twice, nobody without a reason", broken,

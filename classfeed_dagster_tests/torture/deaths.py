@@ -125,8 +125,8 @@ class Disk:
             self.reaper.point("mkdir")
         self._real["mkdir"](path, *args, **kwargs)
         if self._inside(path):
-            made = os.path.abspath(os.fspath(path))
-            self._named(made, lambda: self._forget(made))
+            created = os.path.abspath(os.fspath(path))
+            self._named(created, lambda: self._forget(created))
 
     def _unlink(self, path: Any, *args: Any, **kwargs: Any) -> None:
         if self._inside(path):

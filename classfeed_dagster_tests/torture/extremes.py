@@ -232,22 +232,22 @@ def _store_lost(desk: Desk, broken: Broken, lose: Callable[[Path], None], regain
         return "not tried: mounting a file system needs root"
     desk.two_customers()
     desk.end_of_day(MONDAY)
-    home, told = desk.runtime.settings.home, set()
+    home, messages = desk.runtime.settings.home, set()
     for at in (1, 12, 30, 42):
         place = home / str(at)
-        with _file_system(place / "store") as folder, at_a_desk(desk.runtime.engine, place) as one:
+        with _file_system(place / "store") as folder, at_a_desk(desk.runtime.engine, place) as item:
             with _at_create(at, lambda folder=folder: lose(folder)):  # type: ignore[misc]
-                report = _morning(one, MONDAY)
+                report = _morning(item, MONDAY)
             check(broken, report.outcome != "delivered", f"create {at}: {report.outcome}")
             check(broken, "cannot be written" in report.message, f"create {at}: {report.message}")
-            told.add(str(report.outcome))
+            messages.add(str(report.outcome))
             regain(folder)
-            after = _morning(one, MONDAY, fresh_snapshot=at % 2 == 0)
+            after = _morning(item, MONDAY, fresh_snapshot=at % 2 == 0)
             check(broken, after.outcome == "delivered", f"create {at}, afterwards: {after.message}")
-            check(broken, len(one.status(MONDAY).deliveries) == 1, f"create {at}: not delivered once")
-            problems = list(verify_feed(one.runtime.store, FEED, one.feed(FEED).format).problems)
+            check(broken, len(item.status(MONDAY).deliveries) == 1, f"create {at}: not delivered once")
+            problems = list(verify_feed(item.runtime.store, FEED, item.feed(FEED).format).problems)
             check(broken, not problems, f"create {at}: {problems[:1]}")
-    return f"4 places: {', '.join(sorted(told))}; then delivered once, and it verifies"
+    return f"4 places: {', '.join(sorted(messages))}; then delivered once, and it verifies"
 
 
 def read_only(desk: Desk, broken: Broken) -> str:
@@ -304,11 +304,11 @@ def edited_by_hand(desk: Desk, broken: Broken) -> str:
     root = _two_revisions(desk, broken)
     manifest = root / manifest_key(FEED, _day(MONDAY), 1)
     entries = sorted((root / "chain" / FEED).glob("*.json"))
-    for path, what in ((manifest, "manifest"), (entries[-1], "chain entry")):
+    for path, label in ((manifest, "manifest"), (entries[-1], "chain entry")):
         before = path.read_bytes()
         path.write_bytes(before.replace(b'"revision":1', b'"revision":0', 1).replace(b'"attempt', b'"Attempt', 1))
-        check(broken, path.read_bytes() != before, f"{what}: was not changed")
-        _must_stop(desk, broken, what)
+        check(broken, path.read_bytes() != before, f"{label}: was not changed")
+        _must_stop(desk, broken, label)
         path.write_bytes(before)
     check(broken, _morning(desk, TUESDAY).outcome == "delivered", "Tuesday was not delivered after the repair")
     return "stopped both times; delivered once both were put back"
@@ -335,11 +335,11 @@ def store_restored(desk: Desk, broken: Broken) -> str:
 def bigsite_restored(desk: Desk, broken: Broken) -> str:
     """bigsite restored from an older backup, whose ledger gives a delivered row's id to another row."""
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})
-    one, other = desk.two_customers()
-    lost = one.deposit("50.00", MONDAY)
+    first_customer, other = desk.two_customers()
+    lost = first_customer.deposit("50.00", MONDAY)
     desk.end_of_day(MONDAY)
     check(broken, _morning(desk, MONDAY).outcome == "delivered", "Monday was not delivered")
-    for rows in (desk.bigsite.rows, one.ledger):
+    for rows in (desk.bigsite.rows, first_customer.ledger):
         rows[tables.cash_transaction].remove(lost)
     _sql(desk, f"DELETE FROM bigsite.cash_transaction WHERE cash_transaction_id = {lost.id}")
     reused = other.deposit("50.00", TUESDAY)
@@ -351,9 +351,9 @@ def bigsite_restored(desk: Desk, broken: Broken) -> str:
         if report.outcome == "delivered"
         else []
     )
-    held = sorted(entry.number for entry in desk.status(TUESDAY).quarantined)
+    hold = sorted(entry.number for entry in desk.status(TUESDAY).quarantined)
     check(broken, f"C{lost.id}" not in sent, f"C{lost.id} was sent for two portfolios")
-    check(broken, held == [one.number, other.number], f"held back: {held}")
+    check(broken, hold == [first_customer.number, other.number], f"held back: {hold}")
     return "both portfolios are held back; no TransactionId goes twice"
 
 
@@ -379,8 +379,8 @@ def concurrent_commands(folder: Path, broken: Broken) -> str:
         (start(*reconciling), "another"),
         (start("run", "--date", "2023-01-04"), "run"),
     ]
-    for process, what in together:
-        ended(process, what)
+    for process, label in together:
+        ended(process, label)
     from classfeed_dagster.local import embedded_postgres, snowflake_server
 
     snowflake_server.stop(folder / "home")

@@ -276,8 +276,8 @@ def _work(name: str, seed: int, start: int, count: int, progress: str) -> None:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     resource.setrlimit(resource.RLIMIT_AS, (size + 2 * LIMIT, resource.RLIM_INFINITY))
-    with open(progress, "w", buffering=1) as said:  # noqa: PTH123
-        said.write(json.dumps({"at": start}) + "\n")
+    with open(progress, "w", buffering=1) as progress_file:  # noqa: PTH123
+        progress_file.write(json.dumps({"at": start}) + "\n")
         for at in range(start, count):
             chance = random.Random(f"{name} {seed} {at}")
             data = cases[at] if at < len(cases) else mutated(chance.choice(seeds), chance)
@@ -290,7 +290,7 @@ def _work(name: str, seed: int, start: int, count: int, progress: str) -> None:
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - 3 * len(data)
             if not broken and grown > LIMIT:
                 broken = f"took {grown >> 20} MB"
-            said.write(json.dumps({"at": at + 1, "broken": broken, "took": took, "grown": grown}) + "\n")
+            progress_file.write(json.dumps({"at": at + 1, "broken": broken, "took": took, "grown": grown}) + "\n")
 
 
 def attack(budget: Budget, folder: Path, seed: int = 1) -> Iterator[Row]:
@@ -309,27 +309,27 @@ def _hostile(context: Any, name: str, seed: int, budget: Budget, folder: Path) -
         progress.write_text("")
         process = context.Process(target=_work, args=(name, seed, start, 1_000_000, str(progress)))
         process.start()
-        done, since, last = start, time.monotonic(), start
+        last_case, since, last = start, time.monotonic(), start
         while process.is_alive():
             process.join(0.2)
             lines = progress.read_text().splitlines()
-            done = json.loads(lines[-1])["at"] if lines and lines[-1].endswith("}") else done
-            if done != last:
-                since, last = time.monotonic(), done
-            if time.monotonic() - since > 3 * CASE_SECONDS or (done >= least and budget.left <= 0):
+            last_case = json.loads(lines[-1])["at"] if lines and lines[-1].endswith("}") else last_case
+            if last_case != last:
+                since, last = time.monotonic(), last_case
+            if time.monotonic() - since > 3 * CASE_SECONDS or (last_case >= least and budget.left <= 0):
                 process.kill()
         process.join()
-        said = [json.loads(line) for line in progress.read_text().splitlines() if line.endswith("}")]
-        results = [one for one in said if "broken" in one]
-        broken += [f"input {one['at'] - 1}: {one['broken']}" for one in results if one["broken"]]
-        slowest = max([slowest, *(one["took"] for one in results)])
-        largest = max([largest, *(one["grown"] for one in results)])
-        start = done
-        if done >= least and budget.left <= 0:
+        reports = [json.loads(line) for line in progress.read_text().splitlines() if line.endswith("}")]
+        results = [item for item in reports if "broken" in item]
+        broken += [f"input {result['at'] - 1}: {result['broken']}" for result in results if result["broken"]]
+        slowest = max([slowest, *(result["took"] for result in results)])
+        largest = max([largest, *(result["grown"] for result in results)])
+        start = last_case
+        if last_case >= least and budget.left <= 0:
             break
         if process.exitcode != -signal.SIGKILL or time.monotonic() - since > 3 * CASE_SECONDS:
-            broken.append(f"input {done}: the process ended with {process.exitcode} or hung")
-            start = done + 1
+            broken.append(f"input {last_case}: the process ended with {process.exitcode} or hung")
+            start = last_case + 1
     return Row(
         "bytes",
         name,

@@ -71,11 +71,11 @@ def _next_date(store: ObjectStore) -> None:
 def _consent_ends(store: ObjectStore) -> None:
     # P2's consent ends between the two questions of the first attempt; the attempt after it goes without.
     day = simple()
-    made = build(store, day)
-    check(store, made, day)
+    new_build = build(store, day)
+    check(store, new_build, day)
     answers = iter([day.consenting])
     try:
-        go(store, made, day, consented=lambda: next(answers, day.without("P2").consenting))
+        go(store, new_build, day, consented=lambda: next(answers, day.without("P2").consenting))
     except StaleBuildError:  # its consent ended, or what an earlier attempt began is in the way
         deliver(store, day.without("P2"))
 
@@ -200,11 +200,11 @@ def _killed(
             broken.append(f"{at}: what was delivered differs from an undisturbed run's")
         if where[1] is None:
             shutil.rmtree(where[0])
-    what = "power cut" if cut else "SIGKILL"
+    label = "power cut" if cut else "SIGKILL"
     every = "every one of" if tried == len(points) else f"{tried} of"
     kinds = ", ".join(f"{name} {count}" for name, count in Counter(points).most_common())
     return Row(
-        f"crash: {scenario}, {kind}", f"{what} at {every} {len(points)} points ({kinds})", tried,
+        f"crash: {scenario}, {kind}", f"{label} at {every} {len(points)} points ({kinds})", tried,
         "the next run ends where an undisturbed one does", broken,
     )  # fmt: skip
 
@@ -212,15 +212,15 @@ def _killed(
 def _facts(where: Where, scenario: str) -> object:
     """Return everything that must be equal: the deliveries, the chain, the portfolios held back."""
     store = opened(where)
-    found = verify_feed(store, FEED, FORMAT)
-    wrong = [problem for problem in found.problems if problem.kind is not ProblemKind.LEFTOVER]
+    problems = verify_feed(store, FEED, FORMAT)
+    wrong = [problem for problem in problems.problems if problem.kind is not ProblemKind.LEFTOVER]
     state = {key: data for key, data in contents(store).items() if not key.endswith(".part")}
     if scenario == "consent ends meanwhile":  # a void more or less is as good
         sent = delivered_state(store, FEED, DAY1)
         assert all(b"P2" not in data for key, data in _documents(store).items()), "P2 left after its consent ended"
-        times = Counter(one.number for manifest in sent.deliveries for one in manifest.portfolios)
+        times = Counter(portfolio.number for manifest in sent.deliveries for portfolio in manifest.portfolios)
         return sorted(times.items()), wrong
-    return state, list(store.list(f"chain/{FEED}/")), [one.held_back for one in held(store, FEED)], wrong
+    return state, list(store.list(f"chain/{FEED}/")), [item.held_back for item in held(store, FEED)], wrong
 
 
 def _documents(store: ObjectStore) -> dict[str, bytes]:
@@ -243,11 +243,13 @@ def _raced(nursery: Nursery, where: Where, kind: str) -> Row:
             broken.append(f"a publisher ended with {process.exitcode}")
     kinds = Counter(results.get(timeout=10) for _ in range(PUBLISHERS - len(broken)))
     store = opened(where)
-    times = Counter(one.number for m in delivered_state(store, FEED, DAY1).deliveries for one in m.portfolios)
+    times = Counter(
+        portfolio.number for m in delivered_state(store, FEED, DAY1).deliveries for portfolio in m.portfolios
+    )
     if kinds["DELIVERED"] != 1 or set(times.values()) != {1}:
         broken.append(f"{kinds['DELIVERED']} deliveries")
     if not verify_feed(store, FEED, FORMAT).sound:
         broken.append("what was delivered is not sound")
-    done = kinds["ALREADY_DELIVERED"] + kinds["NOTHING_TO_DO"]
-    outcome = f"{kinds['DELIVERED']} delivered, {done} found it done"
+    result = kinds["ALREADY_DELIVERED"] + kinds["NOTHING_TO_DO"]
+    outcome = f"{kinds['DELIVERED']} delivered, {result} found it done"
     return Row(f"race, {kind}", f"{PUBLISHERS} publishers of one date at once", 1, outcome, broken)

@@ -386,8 +386,8 @@ class Feed(RuleBasedStateMachine):
     def manifests(self) -> list[Manifest]:
         store = self.desk.store
         days = {key.split("/")[2] for key in store.list(f"delivered/{FEED.name}/")}
-        found = [m for day in days for m in delivered_state(store, FEED.name, dt.date.fromisoformat(day)).deliveries]
-        return sorted(found, key=lambda one: one.chain_position)
+        matches = [m for day in days for m in delivered_state(store, FEED.name, dt.date.fromisoformat(day)).deliveries]
+        return sorted(matches, key=lambda item: item.chain_position)
 
     def check(self, day: dt.date, consented: set[str], *, complete: bool) -> None:
         store = self.desk.store
@@ -397,13 +397,13 @@ class Feed(RuleBasedStateMachine):
         manifests = self.manifests()
         self.nothing_changed(manifests)
         self.take(manifests[len({(p.business_date, p.revision) for p in self.pages}) :], consented)
-        found = books(self.pages)
-        assert sorted(found) == self.model.dates, "dates delivered"
+        result = books(self.pages)
+        assert sorted(result) == self.model.dates, "dates delivered"
         for date in self.model.dates:
             expected = self.model.at_class[date]
-            assert found[date].keys() == expected.keys(), f"who was sent for {date}"
+            assert result[date].keys() == expected.keys(), f"who was sent for {date}"
             for number, content in expected.items():
-                assert found[date][number] == content, f"{number} for {date}"
+                assert result[date][number] == content, f"{number} for {date}"
         if complete:
             self.everyone_has_a_reason(day, consented)
             self.running_again_changes_nothing(day)
@@ -417,8 +417,8 @@ class Feed(RuleBasedStateMachine):
             assert store.read(key) == data, f"{key} changed"
         for manifest in manifests:
             key = f"delivered/{FEED.name}/{manifest.business_date}/r{manifest.revision}/manifest.json"
-            for one in (key, *(page.key for page in manifest.pages)):
-                self.seen.setdefault(one, store.read(one))
+            for item in (key, *(page.key for page in manifest.pages)):
+                self.seen.setdefault(item, store.read(item))
         digests: dict[tuple[dt.date, str], str] = {}
         for manifest in manifests:
             for portfolio in manifest.portfolios:
@@ -438,7 +438,10 @@ class Feed(RuleBasedStateMachine):
                 announced = set(frames["accounts"].filter(pl.col("consent") == REMOVED)["portfolio_number"])
                 for fund in self.funds:
                     if fund.number not in consented:
-                        private = [fund.row["portfolio_name"], *(one["account_number"] for one in fund.accounts)]
+                        private = [
+                            fund.row["portfolio_name"],
+                            *(account["account_number"] for account in fund.accounts),
+                        ]
                         private += [] if fund.number in announced else [fund.number]
                         assert not [text for text in private if f">{text}<".encode() in document], fund.number
                 for member in self.bigsite.rows[tables.member]:
@@ -474,10 +477,10 @@ class Feed(RuleBasedStateMachine):
 def entry_of(fund: Portfolio, row: Row, shares: list[Row]) -> Entry:
     """Return a ledger row as in the model."""
     if row.table is tables.cash_transaction:
-        account = next(one for one in fund.accounts if one.id == row["cash_account_id"])
+        account = next(item for item in fund.accounts if item.id == row["cash_account_id"])
         subject, subject_id, dated = account["account_number"], account.id, row["transaction_date"]
         return Entry(f"C{row.id}", fund.number, "cash", subject, subject_id, dated, row["recorded_at"], row["amount"])
-    share = next(one for one in shares if one.id == row["security_id"])
+    share = next(item for item in shares if item.id == row["security_id"])
     if row.table is tables.trade:
         letter, kind, dated = "T", "units", row["trade_date"]
         value = row["units"] if row["side"] == "BUY" else -row["units"]
@@ -490,27 +493,27 @@ def entry_of(fund: Portfolio, row: Row, shares: list[Row]) -> Entry:
 
 def books(pages: list[DeliveredPage]) -> dict[dt.date, dict[str, Content]]:
     """Content of Class's books per business date and portfolio: the latest revision with the portfolio."""
-    found: dict[dt.date, dict[str, Content]] = {}
+    contents: dict[dt.date, dict[str, Content]] = {}
     for page in pages:
-        at = found.setdefault(page.business_date, {})
+        at = contents.setdefault(page.business_date, {})
         for row in page.frames["accounts"].iter_rows(named=True):
             number = row["portfolio_number"]
             mine = {name: frame.filter(pl.col("portfolio_number") == number) for name, frame in page.frames.items()}
             at[number] = Content(
                 row["consent"],
                 row["portfolio_name"] or "",
-                frozenset(event_of(one) for one in mine["movement_transactions"].iter_rows(named=True)),
+                frozenset(event_of(record) for record in mine["movement_transactions"].iter_rows(named=True)),
                 frozenset(
-                    (one["isin"], one["security_code"], one["units"])
-                    for one in mine["investment_holdings"].iter_rows(named=True)
-                    if one["units"]
+                    (record["isin"], record["security_code"], record["units"])
+                    for record in mine["investment_holdings"].iter_rows(named=True)
+                    if record["units"]
                 ),
                 frozenset(
-                    (one["account_number"], one["ledger_balance"])
-                    for one in mine["account_balances"].iter_rows(named=True)
+                    (record["account_number"], record["ledger_balance"])
+                    for record in mine["account_balances"].iter_rows(named=True)
                 ),
             )
-    return found
+    return contents
 
 
 def event_of(row: dict[str, Any]) -> Event:

@@ -103,11 +103,11 @@ class Model:
 
     def consented(self, at: dt.datetime) -> set[str]:
         """Return the portfolios with consent at an instant."""
-        return {number for number, held in self.authorities.items() if any(one.active(at) for one in held)}
+        return {number for number, authority in self.authorities.items() if any(item.active(at) for item in authority)}
 
     def history_from(self, number: str, at: dt.datetime) -> dt.date | None:
         """Return the start of the shared movements; None: all of them."""
-        starts = [one.history_from for one in self.authorities[number] if one.active(at)]
+        starts = [authority.history_from for authority in self.authorities[number] if authority.active(at)]
         return None if None in starts else min(start for start in starts if start is not None)
 
     def changes(self, day: dt.date) -> dict[str, str]:
@@ -121,9 +121,13 @@ class Model:
     def total(self, number: str, kind: str, dated_by: dt.date, recorded_by: dt.datetime) -> dict[str, Decimal]:
         """Sums by subject of what is dated and was recorded no later than given."""
         sums: dict[str, Decimal] = defaultdict(Decimal)
-        for one in self.entries:
-            if (one.portfolio, one.kind) == (number, kind) and one.dated <= dated_by and one.recorded <= recorded_by:
-                sums[one.subject] += one.value
+        for entry in self.entries:
+            if (
+                (entry.portfolio, entry.kind) == (number, kind)
+                and entry.dated <= dated_by
+                and entry.recorded <= recorded_by
+            ):
+                sums[entry.subject] += entry.value
         return sums
 
     def land(self, day: dt.date) -> None:
@@ -147,16 +151,16 @@ class Model:
 
     def _events(self, day: dt.date, number: str, change: str) -> list[Event]:
         start = dt.datetime.min.replace(tzinfo=dt.UTC) if change == NEW else cutoff(previous_business_day(day))
-        sent = [one for one in self.entries if one.portfolio == number and start <= one.recorded < cutoff(day)]
+        sent = [entry for entry in self.entries if entry.portfolio == number and start <= entry.recorded < cutoff(day)]
         begins = self.history_from(number, cutoff(day))
         events: list[Event] = []
         opening: dict[tuple[str, str, int], Decimal] = defaultdict(Decimal)
-        for one in sent:
-            if begins is None or one.dated >= begins:
-                code = "" if one.kind == "cash" else self.code(one.subject, one.dated)
-                events.append(Event(one.id, one.kind, one.subject, one.dated, one.value, code))
-            elif one.kind != "income":
-                opening[one.kind, one.subject, one.subject_id] += one.value
+        for record in sent:
+            if begins is None or record.dated >= begins:
+                code = "" if record.kind == "cash" else self.code(record.subject, record.dated)
+                events.append(Event(record.id, record.kind, record.subject, record.dated, record.value, code))
+            elif record.kind != "income":
+                opening[record.kind, record.subject, record.subject_id] += record.value
         for (kind, subject, subject_id), value in opening.items():
             if value and begins is not None:
                 eve = begins - dt.timedelta(days=1)
@@ -168,8 +172,8 @@ class Model:
 
     def has_data(self, day: dt.date, number: str) -> bool:
         """Return True if Class was sent data of the portfolio for the date."""
-        found = self.at_class[day].get(number)
-        return found is not None and found.change != REMOVED
+        result = self.at_class[day].get(number)
+        return result is not None and result.change != REMOVED
 
     def due(self, day: dt.date, consented_now: set[str]) -> dict[str, Content]:
         """Return the due portfolios of a date with their content; every other one is held back or not consented."""
@@ -219,7 +223,7 @@ class Model:
         ran = self.ends_of_day[day][-1]
         sent_by = cutoff(self.dates[-1])
         return {
-            (one.portfolio, one.subject)
-            for one in self.entries
-            if one.dated <= day and one.kind != "income" and (one.recorded <= ran) != (one.recorded < sent_by)
+            (entry.portfolio, entry.subject)
+            for entry in self.entries
+            if entry.dated <= day and entry.kind != "income" and (entry.recorded <= ran) != (entry.recorded < sent_by)
         }

@@ -151,14 +151,14 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
 
 
 def _places(tree: ast.Module) -> list[tuple[ast.AST, str, Any]]:
-    found: list[tuple[ast.AST, str, Any]] = []
+    matches: list[tuple[ast.AST, str, Any]] = []
 
     def visit(node: ast.AST, *, inside: bool) -> None:
         if _skipped(node):
             return
         deeper = inside or isinstance(node, (ast.FunctionDef, ast.Lambda))
         if inside:
-            found.extend((node, name, change) for name, change in _changes(node))
+            matches.extend((node, name, change) for name, change in _changes(node))
         for field, value in ast.iter_fields(node):
             defines = isinstance(node, (ast.FunctionDef, ast.Lambda))
             if field in ("decorator_list", "annotation", "returns") or (field == "args" and defines):
@@ -169,7 +169,7 @@ def _places(tree: ast.Module) -> list[tuple[ast.AST, str, Any]]:
                     visit(child, inside=deeper)
 
     visit(tree, inside=False)
-    return found
+    return matches
 
 
 def mutants(room: str) -> list[Mutant]:
@@ -266,7 +266,7 @@ class Reach:
         nearest = set(reached[lines[0]]) if lines else set()
         everyone = {test for names in reached.values() for test in names}
         near, others = (
-            sorted(((test, self.seconds.get(test, 9.0)) for test in some), key=lambda one: (one[1], one[0]))
+            sorted(((test, self.seconds.get(test, 9.0)) for test in some), key=lambda item: (item[1], item[0]))
             for some in (nearest, everyone - nearest)
         )
         # The fastest few kill most.
@@ -288,11 +288,11 @@ def measure(room: str) -> Reach:
              f"--junitxml={junit}"],
             cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(data)}, check=False, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        found = coverage.CoverageData(str(data))
-        found.read()
+        result = coverage.CoverageData(str(data))
+        result.read()
         lines: dict[str, dict[int, list[str]]] = {}
         for module in ROOMS[room][0]:
-            contexts = found.contexts_by_lineno(str(ROOT / "classfeed_dagster" / module))
+            contexts = result.contexts_by_lineno(str(ROOT / "classfeed_dagster" / module))
             lines[module] = {
                 line: sorted({name.rpartition("|")[0] for name in names if name}) for line, names in contexts.items()
             }
@@ -399,19 +399,21 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants judged at once")
     parser.add_argument("--out", type=Path, help="write every mutant and what became of it here, as JSON")
     parser.add_argument("--require", type=int, default=0, help="fail below this share noticed, in percent")
-    given = parser.parse_args()
-    results = run(given.rooms, given.sample, given.seconds, given.seed, given.out, given.jobs)
-    for room in given.rooms:
-        mine = [one for one in results if one["room"] == room and one["result"] != "unjudged"]
-        dead = sum(one["result"] in ("killed", "timeout") for one in mine)
+    options = parser.parse_args()
+    results = run(options.rooms, options.sample, options.seconds, options.seed, options.out, options.jobs)
+    for room in options.rooms:
+        mine = [result for result in results if result["room"] == room and result["result"] != "unjudged"]
+        dead = sum(row["result"] in ("killed", "timeout") for row in mine)
         if mine:
             print(f"{room}: {dead} of {len(mine)} mutants noticed ({100 * dead // len(mine)} %)")
-    for one in results:
-        if one["result"] in ("survived", "unreached"):
-            print(f"{one['result']}: {one['module']}:{one['line']} {one['change']}: {one['source']}")
-    noticed = sum(one["result"] in ("killed", "timeout") for one in results)
-    if 100 * noticed < given.require * len(results):
-        raise SystemExit(f"only {noticed} of {len(results)} mutants were noticed, {given.require} % are required")
+    for outcome in results:
+        if outcome["result"] in ("survived", "unreached"):
+            print(
+                f"{outcome['result']}: {outcome['module']}:{outcome['line']} {outcome['change']}: {outcome['source']}"
+            )
+    noticed = sum(result["result"] in ("killed", "timeout") for result in results)
+    if 100 * noticed < options.require * len(results):
+        raise SystemExit(f"only {noticed} of {len(results)} mutants were noticed, {options.require} % are required")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 
 def pickles() -> list[Found]:
     """Imports of anything that runs code out of data, and ``eval``, ``exec`` and unsafe YAML."""
-    found: list[Found] = []
+    matches: list[Found] = []
     for name, tree in sources():
         for node in ast.walk(tree):
             modules: list[str] = []
@@ -39,22 +39,22 @@ def pickles() -> list[Found]:
                 modules = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
                 modules = [node.module or ""]
-            found += [
+            matches += [
                 (name, getattr(node, "lineno", 0), module)
                 for module in modules
                 if module.partition(".")[0] in FORBIDDEN
             ]
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                unsafe = called == "yaml.load" and not any("Safe" in ast.unparse(one) for one in node.args[1:])
+                unsafe = called == "yaml.load" and not any("Safe" in ast.unparse(arg) for arg in node.args[1:])
                 if called in ("eval", "exec", "yaml.unsafe_load", "yaml.full_load") or unsafe:
-                    found.append((name, node.lineno, called))
-    return found
+                    matches.append((name, node.lineno, called))
+    return matches
 
 
 def values_in_sql() -> list[Found]:
     """Texts of SQL with a value of the run time in them, where bigsite is asked. Names in capitals are constants."""
-    found: list[Found] = []
+    matches: list[Found] = []
     for name, tree in sources():
         if name.partition("/")[0] == ON_THE_WAREHOUSE:
             continue
@@ -63,15 +63,15 @@ def values_in_sql() -> list[Found]:
                 first = node.values[0]
                 text = str(first.value).lstrip() if isinstance(first, ast.Constant) else ""
                 if str(text).upper().startswith(_SQL):
-                    inside = [one.value for one in node.values if isinstance(one, ast.FormattedValue)]
-                    found += [(name, node.lineno, ast.unparse(one)) for one in inside if not _constant(one)]
+                    inside = [value.value for value in node.values if isinstance(value, ast.FormattedValue)]
+                    matches += [(name, node.lineno, ast.unparse(item)) for item in inside if not _constant(item)]
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ASKS:
                 for argument in node.args[:1]:
                     if isinstance(argument, ast.BinOp) and isinstance(argument.op, (ast.Mod, ast.Add)):
-                        found.append((name, node.lineno, ast.unparse(argument)))
+                        matches.append((name, node.lineno, ast.unparse(argument)))
                     if isinstance(argument, ast.Call) and ast.unparse(argument.func).endswith(".format"):
-                        found.append((name, node.lineno, ast.unparse(argument)))
-    return found
+                        matches.append((name, node.lineno, ast.unparse(argument)))
+    return matches
 
 
 def _constant(node: ast.expr) -> bool:
@@ -145,7 +145,7 @@ def attack(budget: Budget, folder: Path) -> Iterator[Row]:
     yield Row("security", "pickles, eval, unsafe YAML", count, "none in the package", [f"{f}" for f in pickles()])
     yield Row(
         "security", "values inside SQL where bigsite is asked", count, "bound parameters only; texts are constants",
-        [str(one) for one in values_in_sql() if one[0] not in REVIEWED],
+        [str(place) for place in values_in_sql() if place[0] not in REVIEWED],
     )  # fmt: skip
     tried, broken = escapes(folder, 3000)
     yield Row("security", "portfolio numbers that try to leave the store's root", tried, "none does", broken)

@@ -120,16 +120,18 @@ def judged(days: list[Day]) -> Row:
     """Return the measurements that grew. The first quarter is warming up."""
     quarter = max(1, len(days) // 4)
     early, late = days[quarter : 2 * quarter] or days, days[-quarter:]
-    told, broken = [], []
+    messages, broken = [], []
     for name, allowed in ALLOWED.items():
-        one, other = (statistics.median(getattr(day, name.replace(" ", "_")) for day in part) for part in (early, late))
-        shown = f"{one / 2**20:.1f} to {other / 2**20:.1f} MB" if one > 10_000 else f"{one:.1f} to {other:.1f}"
-        told.append(f"{name} {shown}")
-        if len(days) >= 12 and other > one * allowed + 2:
-            broken.append(f"{name} grew: {shown}")
+        item, other = (
+            statistics.median(getattr(day, name.replace(" ", "_")) for day in part) for part in (early, late)
+        )
+        output = f"{item / 2**20:.1f} to {other / 2**20:.1f} MB" if item > 10_000 else f"{item:.1f} to {other:.1f}"
+        messages.append(f"{name} {output}")
+        if len(days) >= 12 and other > item * allowed + 2:
+            broken.append(f"{name} grew: {output}")
     failed = [f"day {at}: {day.outcome}" for at, day in enumerate(days, 1) if day.outcome != "delivered"]
     return Row(
-        "soak", "business days through the real jobs, in one process", len(days), ", ".join(told), broken + failed
+        "soak", "business days through the real jobs, in one process", len(days), ", ".join(messages), broken + failed
     )
 
 
@@ -145,9 +147,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="many business days through the real jobs")
     parser.add_argument("--days", type=int, default=500)
     parser.add_argument("--portfolios", type=int, default=60)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with bigsite_server() as url, tempfile.TemporaryDirectory(prefix="classfeed-soak-") as folder:
-        days = list(soak(url, Path(folder), days=given.days, portfolios=given.portfolios, tell=print))
+        days = list(soak(url, Path(folder), days=options.days, portfolios=options.portfolios, tell=print))
     row = judged(days)
     print(row.outcome)
     raise SystemExit("\n".join(row.broken) or 0)

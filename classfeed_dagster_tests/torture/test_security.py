@@ -15,12 +15,12 @@ def test_package_neither_unpickles_nor_evaluates() -> None:
 
 
 def test_values_reach_bigsite_as_bound_parameters_only() -> None:
-    found = [one for one in security.values_in_sql() if one[0] not in security.REVIEWED]
-    assert found == [], "bind the value; or, if it is a constant of the file, have the file reviewed and listed"
+    matches = [place for place in security.values_in_sql() if place[0] not in security.REVIEWED]
+    assert matches == [], "bind the value; or, if it is a constant of the file, have the file reviewed and listed"
 
 
 def test_reviewed_file_still_needs_its_review() -> None:
-    assert {one[0] for one in security.values_in_sql()} == set(security.REVIEWED)
+    assert {place[0] for place in security.values_in_sql()} == set(security.REVIEWED)
 
 
 def test_portfolio_number_never_leaves_the_root(tmp_path: Path) -> None:

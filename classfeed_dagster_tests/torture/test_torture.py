@@ -40,9 +40,9 @@ def test_broken_row_is_shown_in_the_table() -> None:
 
 def test_unknown_fault_name_is_refused() -> None:
     command = [sys.executable, "-m", "classfeed_dagster_tests.torture", "--only", "everything"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "no such attack: everything" in done.stderr
+    process = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert "no such attack: everything" in process.stderr
 
 
 @pytest.mark.parametrize(

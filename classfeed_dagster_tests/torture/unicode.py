@@ -76,7 +76,7 @@ def _frames(texts: list[tuple[tuple[str, str], str]]) -> Frames:
 
 def parse_with_expat(document: bytes) -> list[tuple[str, str]]:
     """(element, text) of every element without children, in order, by expat alone."""
-    found: list[tuple[str, str]] = []
+    matches: list[tuple[str, str]] = []
     open_elements: list[tuple[list[str], list[str]]] = []  # texts and children of each
     parser = xml.parsers.expat.ParserCreate(namespace_separator=" ")
 
@@ -88,7 +88,7 @@ def parse_with_expat(document: bytes) -> list[tuple[str, str]]:
     def end(name: str) -> None:
         texts, children = open_elements.pop()
         if not children:
-            found.append((name.rpartition(" ")[2], "".join(texts)))
+            matches.append((name.rpartition(" ")[2], "".join(texts)))
 
     def data(text: str) -> None:
         open_elements[-1][0].append(text)
@@ -96,7 +96,7 @@ def parse_with_expat(document: bytes) -> list[tuple[str, str]]:
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = data
     parser.Parse(document, True)
-    return found
+    return matches
 
 
 def attack(budget: Budget, folder: Path, first_seed: int = 1) -> Iterator[Row]:

@@ -16,9 +16,9 @@ MONDAY = "2026-03-02"
 
 def test_numbers_of_a_trade_are_shown_at_each_place(desk: Desk) -> None:
     share = desk.bigsite.security("WPL", price={"2026-02-27": "33.00"})
-    one = desk.bigsite.portfolio("SW00000001").consent(granted_at="2026-02-20T00:00:00Z")
-    one.deposit("10000.00", "2026-02-23")
-    one.buy(share, "100", "33.00", "2026-02-24")
+    portfolio = desk.bigsite.portfolio("SW00000001").consent(granted_at="2026-02-20T00:00:00Z")
+    portfolio.deposit("10000.00", "2026-02-23")
+    portfolio.buy(share, "100", "33.00", "2026-02-24")
     desk.end_of_day(MONDAY)
     runtime = desk.runtime
     audience = FEED.audience(dt.date.fromisoformat(MONDAY))

@@ -39,11 +39,11 @@ def delivered(desk: Desk) -> Desk:
     renamed = desk.bigsite.security("WPL", price={"2026-02-27": "33.00"})
     desk.bigsite.code_change(renamed, "2026-03-03", "WDS")
     for number in ("SW00000001", "SW00000002"):
-        one = desk.bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z")
-        one.deposit("10000.00", "2026-02-23")
-        one.buy(renamed, "100", "33.00", "2026-02-24")
-        one.sell(renamed, "30", "33.00", "2026-02-25")
-        one.security_movement(renamed, "TRANSFER_IN", "5", on="2026-02-26")
+        portfolio = desk.bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z")
+        portfolio.deposit("10000.00", "2026-02-23")
+        portfolio.buy(renamed, "100", "33.00", "2026-02-24")
+        portfolio.sell(renamed, "30", "33.00", "2026-02-25")
+        portfolio.security_movement(renamed, "TRANSFER_IN", "5", on="2026-02-26")
     desk.bigsite.end_of_day(MONDAY)
     desk.break_units(desk.bigsite.portfolios[1], MONDAY)
     desk.bigsite.save()
@@ -62,25 +62,25 @@ def holding(desk: Desk, number: str, code: str = "WPL") -> HoldingTrace:
 
 
 def test_holding_is_traced_to_every_row_behind_its_units(delivered: Desk) -> None:
-    found = holding(delivered, "SW00000001")
-    assert (found.stated, found.ledger) == (Decimal("75.000000"), Decimal("75.000000"))
-    assert [(row.transaction_id, row.units) for row in found.rows] == [
+    record = holding(delivered, "SW00000001")
+    assert (record.stated, record.ledger) == (Decimal("75.000000"), Decimal("75.000000"))
+    assert [(row.transaction_id, row.units) for row in record.rows] == [
         ("T1", Decimal("100.000000")),
         ("T2", Decimal("-30.000000")),
         ("S1", Decimal("5.000000")),
     ]
-    (sighting,) = found.sightings
+    (sighting,) = record.sightings
     assert sighting.in_landed_file
     assert "/landing/2026-03-02/holding_eod/" in sighting.landed_location
     (place,) = sighting.places
     assert place.element == "InvestmentHolding"
-    assert found.price == (dt.date(2026, 2, 27), Decimal("33.000000"))
-    assert [one.verdict for one in found.reconciliations] == [
+    assert record.price == (dt.date(2026, 2, 27), Decimal("33.000000"))
+    assert [reconciliation.verdict for reconciliation in record.reconciliations] == [
         "value differs in units: ours 75, theirs (none) (not explained)",
         "no break",
     ]
-    assert [report.rpartition("/")[2] for report in found.reports] == ["report.html", "report.html"]
-    page = holding_page(found, "class_super")
+    assert [report.rpartition("/")[2] for report in record.reports] == ["report.html", "report.html"]
+    page = holding_page(record, "class_super")
     for text in (
         "T2",
         "-30.000000",
@@ -101,15 +101,15 @@ def test_trace_after_the_landing_expired_states_when(delivered: Desk, capsys: py
     number, security = "SW00000001", ("ASX", "WPL")
     expire(delivered)
     runtime, rules = delivered.runtime, Retention({"landing": 0})
-    found = trace_holding(
+    record = trace_holding(
         runtime.engine, runtime.store, "class_super", number, security, DAY, document_format=EPI, retention=rules
     )
-    (sighting,) = found.sightings
+    (sighting,) = record.sightings
     day = sighting.delivery.manifest.snapshot.snapshot_at.date()
     assert (sighting.landed_expired_on, sighting.in_landed_file) == (day, False)
     assert sighting.places
-    assert f"expired by rule on {day}" in holding_page(found, "class_super")
-    _print_path(found.sightings, found.held_back, [])
+    assert f"expired by rule on {day}" in holding_page(record, "class_super")
+    _print_path(record.sightings, record.held_back, [])
     assert f"expired by rule on {day}" in capsys.readouterr().out
     assert _sighting(sighting)["landed_expired_on"] == day
 
@@ -121,14 +121,14 @@ def test_trace_of_a_landing_missing_before_its_rule_fails(delivered: Desk) -> No
 
 
 def test_held_back_holding_shows_its_reasons(delivered: Desk) -> None:
-    found = holding(delivered, "SW00000002")
-    assert (found.stated, found.ledger) == (Decimal("76.000000"), Decimal("75.000000"))
-    assert found.sightings == []
-    for entries in (found.held_back.at_delivery, found.held_back.now):
+    row = holding(delivered, "SW00000002")
+    assert (row.stated, row.ledger) == (Decimal("76.000000"), Decimal("75.000000"))
+    assert row.sightings == []
+    for entries in (row.held_back.at_delivery, row.held_back.now):
         ((day, reason),) = entries
         assert day == DAY
         assert "units_ledger" in reason
-    page = holding_page(found, "class_super")
+    page = holding_page(row, "class_super")
     assert page.count("units_ledger") == 2
     assert "whose delivery held the portfolio back" in page
     assert "Not in any document yet" in page
@@ -146,19 +146,21 @@ def test_unknown_holding_names_the_missing_part(delivered: Desk, number: str, co
 def test_holding_without_a_row_shows_none(delivered: Desk) -> None:
     delivered.bigsite.security("ZZZ")
     delivered.bigsite.save()
-    found = holding(delivered, "SW00000001", "ZZZ")
-    assert (found.stated, found.updated_at, found.rows, found.sightings) == (None, None, [], [])
-    assert found.price is None
-    assert "no row" in holding_page(found, "class_super")
+    row = holding(delivered, "SW00000001", "ZZZ")
+    assert (row.stated, row.updated_at, row.rows, row.sightings) == (None, None, [], [])
+    assert row.price is None
+    assert "no row" in holding_page(row, "class_super")
 
 
 def test_transaction_names_its_dates_reconciliation(delivered: Desk) -> None:
     audience = CLASS_SUPER.audience(DAY)
-    found = trace(delivered.runtime.engine, delivered.runtime.store, "class_super", audience, "T1", document_format=EPI)
-    assert [one.delivery.manifest.business_date for one in found.sightings] == [DAY]
-    assert [one.breaks == [] for one in found.reconciliations] == [False, True]
-    assert len(found.reports) == 2
-    page = transaction_page(found, "class_super")
+    record = trace(
+        delivered.runtime.engine, delivered.runtime.store, "class_super", audience, "T1", document_format=EPI
+    )
+    assert [sighting.delivery.manifest.business_date for sighting in record.sightings] == [DAY]
+    assert [reconciliation.breaks == [] for reconciliation in record.reconciliations] == [False, True]
+    assert len(record.reports) == 2
+    page = transaction_page(record, "class_super")
     for text in (
         "bigsite.trade, trade_id = 1",
         "SW00000001",
@@ -177,5 +179,5 @@ def test_transaction_names_its_dates_reconciliation(delivered: Desk) -> None:
 
 
 def test_unreconciled_record_is_shown_as_such(delivered: Desk) -> None:
-    found = dataclasses.replace(holding(delivered, "SW00000001"), reconciliations=())
-    assert "No reconciliation" in holding_page(found, "class_super")
+    row = dataclasses.replace(holding(delivered, "SW00000001"), reconciliations=())
+    assert "No reconciliation" in holding_page(row, "class_super")

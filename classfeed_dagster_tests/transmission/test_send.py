@@ -35,8 +35,8 @@ def sending_feed(url: str, mode: FeedMode = FeedMode.LIVE) -> Feed:
 
 def prepared(desk: Desk, feed: Feed) -> None:
     desk.add(feed)
-    for one in desk.two_customers():
-        one.consent(granted_at="2026-02-20T00:00:00Z", recipient="BGL")
+    for customer in desk.two_customers():
+        customer.consent(granted_at="2026-02-20T00:00:00Z", recipient="BGL")
     for day in (MONDAY, TUESDAY):
         desk.bigsite.end_of_day(day.isoformat())
     desk.bigsite.save()
@@ -59,7 +59,7 @@ def test_failed_sending_is_a_state_and_the_next_attempt_ends_it(desk: Desk, endp
     gathered = gather(desk.runtime, run_reader(desk.instance), [feed], now, ask_changes=False)
     (late,) = [date for date in gathered.dates if date.due.business_date == MONDAY]
     assert (late.facts.delivered, late.facts.unsent) == (True, 1)
-    (incident,) = [one for one in incidents(gathered, [], {}, held_back_alert=50) if one.key == "not-sent.sent"]
+    (incident,) = [item for item in incidents(gathered, [], {}, held_back_alert=50) if item.key == "not-sent.sent"]
     assert (incident.page, incident.counts) == (True, {"files": 1, "dates": 1})
     # Tuesday's delivery goes on; its files wait for Monday's.
     Upload.status = 201
@@ -95,7 +95,7 @@ def test_unsent_file_is_refused_without_verdicts_consent_or_order(desk: Desk, en
     Upload.status = 201
     ready = work(desk, feed, MONDAY)
     delivered = sending.live_deliveries(desk.runtime.store, "sent", MONDAY)
-    unproven = tuple(one.model_copy(update={"verdicts": one.verdicts[1:]}) for one in delivered)
+    unproven = tuple(item.model_copy(update={"verdicts": item.verdicts[1:]}) for item in delivered)
     with (
         mock.patch.object(sending, "live_deliveries", return_value=unproven),
         pytest.raises(GateRefusedError, match="document_valid"),

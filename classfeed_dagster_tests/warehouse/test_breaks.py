@@ -49,17 +49,19 @@ def test_break_is_one_row_when_resolved_and_reopened(warehouse: Any) -> None:
     assert save(warehouse, ONE, OTHER) == BreakChanges(new=0, still_open=2, reopened=0, resolved=0)
     changed = dataclasses.replace(ONE, export_value="10.60", difference=Decimal("0.20"))
     assert save(warehouse, changed, at=LATER, attempt="a2") == BreakChanges(new=0, still_open=1, reopened=0, resolved=1)
-    kept = {one.subject: one for one in stored_breaks(warehouse)}
+    kept = {break_.subject: break_ for break_ in stored_breaks(warehouse)}
     assert (kept["T102"].first_seen, kept["T102"].last_seen, kept["T102"].resolved_at) == (NOON, LATER, None)
     assert kept["T102"].export_value == "10.60"
     assert kept["T102"].evidence == "O'Brien's page; 100 %; or sign turned: turned"
     assert (kept["T103"].last_seen, kept["T103"].resolved_at) == (NOON, LATER)
     assert len(kept["T103"].evidence) == 4000
-    assert [one.subject for one in stored_breaks(warehouse, feed="class_super", day=DAY, only_open=True)] == ["T102"]
+    assert [break_.subject for break_ in stored_breaks(warehouse, feed="class_super", day=DAY, only_open=True)] == [
+        "T102"
+    ]
     assert stored_breaks(warehouse, feed="another") == []
     again = LATER + dt.timedelta(hours=1)
     assert save(warehouse, OTHER, at=again, attempt="a3") == BreakChanges(new=0, still_open=0, reopened=1, resolved=1)
-    kept = {one.subject: one for one in stored_breaks(warehouse)}
+    kept = {break_.subject: break_ for break_ in stored_breaks(warehouse)}
     assert kept["T103"].first_seen == NOON
     assert kept["T103"].resolved_at is None
 

@@ -33,10 +33,10 @@ PRODUCTION: dict[str, Any] = {
 
 
 def test_production_uses_a_key_pair_and_no_password() -> None:
-    found = connection_arguments(Settings(**PRODUCTION, snowflake_private_key="the key", snowflake_role="LOADER"))
-    assert found["private_key"] == "the key"
-    assert (found["account"], found["user"], found["role"]) == ("broker-x1", "CLASSFEED", "LOADER")
-    assert "password" not in found
+    result = connection_arguments(Settings(**PRODUCTION, snowflake_private_key="the key", snowflake_role="LOADER"))
+    assert result["private_key"] == "the key"
+    assert (result["account"], result["user"], result["role"]) == ("broker-x1", "CLASSFEED", "LOADER")
+    assert "password" not in result
 
 
 def test_statements_carry_feed_date_and_correlation_id() -> None:
@@ -80,18 +80,18 @@ def test_read_warehouse_without_a_running_server_reads_its_file(tmp_path: Path) 
         assert connection is None  # a server was started, and nothing reconciled
     ddl = resources.files("classfeed_dagster.warehouse").joinpath("ddl/0003_breaks.sql").read_text()
     row = "'id', 'class_super', 'source', DATE '2023-01-03', 'late', 'warning', 'SW1', 'trade', 'T1'"
-    seen = "TIMESTAMP '2023-01-04 06:00:00'"
+    observed = "TIMESTAMP '2023-01-04 06:00:00'"
     _write(
         tmp_path,
         ddl.replace("TIMESTAMP_NTZ", "TIMESTAMP").replace("NUMBER(", "DECIMAL("),
         f"INSERT INTO RECONCILIATION_BREAK SELECT {row}, NULL, NULL, NULL, NULL, 'late row', 'x', NULL, NULL, NULL, "
-        f"NULL, {seen}, {seen}, NULL, 'a', 'a'",
+        f"NULL, {observed}, {observed}, NULL, 'a', 'a'",
     )
     with read_warehouse(settings) as connection:
         assert connection is not None
-        (found,) = stored_breaks(connection, feed="class_super", day=dt.date(2023, 1, 3), only_open=True)
+        (break_,) = stored_breaks(connection, feed="class_super", day=dt.date(2023, 1, 3), only_open=True)
         assert stored_breaks(connection, feed="class_cash") == []
-    assert (found.portfolio_number, found.resolved_at) == ("SW1", None)
+    assert (break_.portfolio_number, break_.resolved_at) == ("SW1", None)
     assert not (tmp_path / "snowflake" / "server.json").exists()  # no server was started for it
 
 

@@ -14,9 +14,9 @@ from classfeed_dagster_tests.fixtures import planted_warehouse as planted
 
 @pytest.fixture
 def case(bigsite_engine: sa.Engine, local_store: ObjectStore, warehouse: Any) -> planted.LoadedCase:
-    made = planted.LoadedCase(bigsite_engine, local_store, warehouse=warehouse)
-    made.deliver()
-    return made
+    created = planted.LoadedCase(bigsite_engine, local_store, warehouse=warehouse)
+    created.deliver()
+    return created
 
 
 @pytest.mark.slow
@@ -24,9 +24,9 @@ def test_content_audit_finds_planted_changes_only(case: planted.LoadedCase) -> N
     alone = len(planted.FAULTS) + len(planted.INNOCENT)
     verdicts = [planted.play(case, *edits) for edits, _ in zip(planted.combinations(7), range(alone), strict=False)]
     wrong = [
-        f"{', '.join(edit.name for edit in (*one.faults, *one.innocent))}: {one.findings}"
-        for one in verdicts
-        if not one.right
+        f"{', '.join(edit.name for edit in (*verdict.faults, *verdict.innocent))}: {verdict.findings}"
+        for verdict in verdicts
+        if not verdict.right
     ]
     assert wrong == []
 

@@ -85,18 +85,18 @@ def test_revision_replaces_its_portfolios_and_no_others(
     world, frames, snapshot = delivered
     w.deliver(local_store, world, frames, snapshot)
     load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
-    one = pl.col("portfolio_number") == "SW000001"
+    item = pl.col("portfolio_number") == "SW000001"
     changed = {
         **frames,
         "account_balances": frames["account_balances"].with_columns(
-            ledger_balance=pl.when(one)
+            ledger_balance=pl.when(item)
             .then(pl.lit(Decimal("1.23")))
             .otherwise(pl.col("ledger_balance"))
             .cast(pl.Decimal(18, 2))
         ),
-        "movement_transactions": frames["movement_transactions"].filter(~one | (pl.col("transaction_id") != "T102")),
+        "movement_transactions": frames["movement_transactions"].filter(~item | (pl.col("transaction_id") != "T102")),
         "accounts": frames["accounts"].with_columns(
-            portfolio_name=pl.when(one).then(pl.lit("Renamed")).otherwise(pl.col("portfolio_name"))
+            portfolio_name=pl.when(item).then(pl.lit("Renamed")).otherwise(pl.col("portfolio_name"))
         ),
     }
     w.deliver(local_store, world, changed, snapshot, revision=1, only=frozenset({"SW000001"}))

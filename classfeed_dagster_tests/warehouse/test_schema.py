@@ -10,17 +10,17 @@ from classfeed_dagster.warehouse.schema import Migration, SchemaError, apply_sch
 
 
 def test_schema_is_applied_once(empty_warehouse: Any) -> None:
-    assert apply_schema(empty_warehouse) == [one.name for one in migrations()]
+    assert apply_schema(empty_warehouse) == [migration.name for migration in migrations()]
     assert apply_schema(empty_warehouse) == []
-    assert [one.version for one in migrations()] == list(range(1, len(migrations()) + 1))
+    assert [migration.version for migration in migrations()] == list(range(1, len(migrations()) + 1))
 
 
 def test_schema_amounts_are_exact() -> None:
-    for one in migrations():
+    for migration in migrations():
         for forbidden in ("FLOAT", "DOUBLE", "REAL"):
-            assert forbidden not in " ".join(one.statements()).upper().split()
-        amounts = {column for column in ("UNITS", "AMOUNT", "PRICE", "BALANCE") if column in one.text}
-        assert "NUMBER(38,6)" in one.text or "VIEW" in one.text or not amounts
+            assert forbidden not in " ".join(migration.statements()).upper().split()
+        amounts = {column for column in ("UNITS", "AMOUNT", "PRICE", "BALANCE") if column in migration.text}
+        assert "NUMBER(38,6)" in migration.text or "VIEW" in migration.text or not amounts
 
 
 def test_file_changed_after_it_was_applied_is_refused(empty_warehouse: Any) -> None:

@@ -73,15 +73,15 @@ def campaign(faults: Sequence[Fault], folder: Path) -> Iterator[Row]:
                 break  # the dates after it wait for it
         whole = [*_lasting(stack, len(dates) if len(played) == len(faults) else None)]
         _compare(stack, played, folder)
-        for one in played:
-            why = skipped.get(one.fault.name)
+        for item in played:
+            why = skipped.get(item.fault.name)
             yield Row(
-                ATTACK, one.fault.name, one.harm.times, f"not played: {why}" if why else _outcome(one), one.broken
+                ATTACK, item.fault.name, item.harm.times, f"not played: {why}" if why else _outcome(item), item.broken
             )
-        told = len(stack.slack.messages)
+        count = len(stack.slack.messages)
         yield Row(
-            ATTACK, f"{len(played)} business dates, one daemon", sum(one.harm.times for one in played),
-            f"each delivered once; documents as undisturbed; {told} messages in the channel", whole,
+            ATTACK, f"{len(played)} business dates, one daemon", sum(outcome.harm.times for outcome in played),
+            f"each delivered once; documents as undisturbed; {count} messages in the channel", whole,
         )  # fmt: skip
 
 
@@ -102,12 +102,12 @@ def _play(stack: Stack, fault: Fault, day: dt.date) -> Played:
     seconds = time.monotonic() - harm.at
     if not broken:
         broken += _settled(stack, fault, day)
-    told = len(stack.slack.messages) - before
+    count = len(stack.slack.messages) - before
     # The backlog is late from its beginning, which is said once, at the first date.
     allowed = fault.alerts + (1 if day == stack.dates[0] else 0)
-    if told > allowed:
-        broken.append(f"{told} alerts: {'; '.join(message.text for message in stack.slack.messages[before:])}")
-    return Played(fault, day, harm, seconds, told, len(stack.runs(day)), broken)
+    if count > allowed:
+        broken.append(f"{count} alerts: {'; '.join(message.text for message in stack.slack.messages[before:])}")
+    return Played(fault, day, harm, seconds, count, len(stack.runs(day)), broken)
 
 
 def _settled(stack: Stack, fault: Fault, day: dt.date) -> Iterator[str]:
@@ -133,8 +133,8 @@ def _over(stack: Stack, day: dt.date) -> bool:
 
 
 def _lasting(stack: Stack, dates: int | None) -> Iterator[str]:
-    found = verify_feed(stack.store, FEED.name, FEED.format)
-    yield from (str(problem) for problem in found.problems)
+    problems = verify_feed(stack.store, FEED.name, FEED.format)
+    yield from (str(problem) for problem in problems.problems)
     manifests = [key for key in stack.store.list(f"delivered/{FEED.name}/") if key.endswith("/manifest.json")]
     if dates is not None and len(manifests) != dates:
         yield f"{len(manifests)} manifests for {dates} dates"
@@ -145,11 +145,11 @@ def _lasting(stack: Stack, dates: int | None) -> Iterator[str]:
 
 def _compare(stack: Stack, played: Sequence[Played], folder: Path) -> None:
     # The same dates again, undisturbed, each stating the instant that its disturbed document states.
-    delivered = {one.day: found[0] for one in played if (found := stack.status(one.day).deliveries)}
+    delivered = {outcome.day: result[0] for outcome in played if (result := stack.status(outcome.day).deliveries)}
     again = _undisturbed(stack, delivered, folder / "undisturbed")
-    for one in played:
-        if one.day in delivered and _documents(delivered[one.day]) != _documents(again[one.day]):
-            one.broken.append(f"{one.day}: the documents are not those of an undisturbed run")
+    for item in played:
+        if item.day in delivered and _documents(delivered[item.day]) != _documents(again[item.day]):
+            item.broken.append(f"{item.day}: the documents are not those of an undisturbed run")
 
 
 def _undisturbed(stack: Stack, delivered: dict[dt.date, Manifest], folder: Path) -> dict[dt.date, Manifest]:
@@ -159,18 +159,18 @@ def _undisturbed(stack: Stack, delivered: dict[dt.date, Manifest], folder: Path)
         )
     )
     definitions = build_definitions(runtime, [FEED])
-    found: dict[dt.date, Manifest] = {}
+    manifests: dict[dt.date, Manifest] = {}
     try:
         with DagsterInstance.ephemeral() as instance:
             for day, manifest in sorted(delivered.items()):
                 clock = {CLOCK_TAG: manifest.snapshot.snapshot_at.isoformat()}
                 report = run_date(definitions, instance, FEED.name, day, tags=clock)
                 assert report.outcome.exit_code == 0, report.message
-                found[day] = _first(runtime.store, day)
+                manifests[day] = _first(runtime.store, day)
     finally:
         runtime.close()
         api.clear_providers()
-    return found
+    return manifests
 
 
 def _first(store: ObjectStore, day: dt.date) -> Manifest:

@@ -107,10 +107,10 @@ def source_down(seconds: float) -> Callable[[Stack, dt.date], Harm]:
 
             def in_the_middle() -> bool:
                 with stack.bigsite.connect() as asking:
-                    found = asking.execute(waiting).scalars().all()
-                if any(found):
+                    result = asking.execute(waiting).scalars().all()
+                if any(result):
                     return True
-                if found:  # the question about the schema, or a sensor's: let it pass, and be next in line
+                if result:  # the question about the schema, or a sensor's: let it pass, and be next in line
                     holder.rollback()
                     holder.execute(_LOCK)
                 return False

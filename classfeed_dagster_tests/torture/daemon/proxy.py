@@ -99,13 +99,19 @@ class Proxy:
     def met(self, request: str) -> Trouble | None:
         """Return the disturbance of a request."""
         with self.lock:
-            return next((one for one in self.troubles if one.meets(request)), None)
+            return next((item for item in self.troubles if item.meets(request)), None)
 
     def sender(self, port: int) -> int | None:
         """Return the process at the other end of a connection to the proxy."""
-        for one in psutil.net_connections("tcp"):
-            if one.laddr and one.raddr and one.laddr.port == port and one.raddr.port == self.port and one.pid:
-                return int(one.pid)
+        for connection in psutil.net_connections("tcp"):
+            if (
+                connection.laddr
+                and connection.raddr
+                and connection.laddr.port == port
+                and connection.raddr.port == self.port
+                and connection.pid
+            ):
+                return int(connection.pid)
         return None
 
 

@@ -57,7 +57,7 @@ def due_dates(count: int) -> list[dt.date]:
     """Return the last business dates due by the real clock, after their schedule's time."""
     now = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=20)
     audience = FEED.audience(dt.date(2023, 1, 3))
-    return [one.business_date for one in latest_due(FEED, audience, now, count)]
+    return [date.business_date for date in latest_due(FEED, audience, now, count)]
 
 
 def fill(engine: sa.Engine, dates: Sequence[dt.date]) -> None:
@@ -70,13 +70,13 @@ def fill(engine: sa.Engine, dates: Sequence[dt.date]) -> None:
     }
     bhp = bigsite.security("BHP", price=prices)
     for at in range(PORTFOLIOS):
-        one = bigsite.portfolio(f"SW{at + 1:08d}").consent(granted_at="2020-01-01T00:00:00Z")
-        one.deposit("100000.00", before)
-        one.buy(bhp, "100", "45.00", before)
+        portfolio = bigsite.portfolio(f"SW{at + 1:08d}").consent(granted_at="2020-01-01T00:00:00Z")
+        portfolio.deposit("100000.00", before)
+        portfolio.buy(bhp, "100", "45.00", before)
         for day in dates:
-            one.deposit(f"{chance.randrange(100, 99999) / 100:.2f}", day)
+            portfolio.deposit(f"{chance.randrange(100, 99999) / 100:.2f}", day)
             if chance.random() < 0.3:
-                one.buy(bhp, str(chance.randrange(1, 20)), "45.00", day)
+                portfolio.buy(bhp, str(chance.randrange(1, 20)), "45.00", day)
     for day in dates:
         bigsite.end_of_day(day)
     bigsite.save()
@@ -143,9 +143,9 @@ class Stack:
         """SIGKILL; with its children it is the machine that is lost."""
         victims = psutil.Process(daemon.pid).children(recursive=True) if children else []
         daemon.kill()
-        for one in victims:
+        for victim in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                victim.kill()
         daemon.wait()
         self.daemons.remove(daemon)
 
@@ -159,8 +159,8 @@ class Stack:
 
     def runs(self, day: dt.date) -> list[RunRecord]:
         """Return the feed's runs for a date, oldest first."""
-        wanted = RunsFilter(job_name=f"{FEED.name}_job", tags={"dagster/partition": day.isoformat()})
-        return list(self.instance.get_run_records(wanted, ascending=True))
+        run_filter = RunsFilter(job_name=f"{FEED.name}_job", tags={"dagster/partition": day.isoformat()})
+        return list(self.instance.get_run_records(run_filter, ascending=True))
 
     def status(self, day: dt.date) -> DateStatus:
         """Return the deliveries of a date."""
@@ -170,9 +170,9 @@ class Stack:
         """Return the result of ``look`` once it is true; StuckError if it does not happen."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            found = look()
-            if found:
-                return found
+            result = look()
+            if result:
+                return result
             time.sleep(0.2)
         log = (self.folder / "daemon.log").read_text(errors="replace")[-3000:]
         raise StuckError(f"{what} did not happen within {seconds:.0f} s; the daemon's log ends:\n{log}")
@@ -235,14 +235,14 @@ def running(folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENS
             "CLASSFEED_SQS_ENDPOINT_URL": endpoint,
         }
         instance = stack.enter_context(DagsterInstance.from_config(str(home)))
-        made = Stack(
+        created = Stack(
             folder, dates, postgres, engine, proxy, open_store(f"s3://{bucket}/feed", s3_endpoint_url=endpoint),
             slack, instance, environment, sqs, queue, dead, scratch, bounded,
         )  # fmt: skip
         stack.callback(_end_all, str(home))
         _switch_on(instance, sensors)
-        made.start_daemon()
-        yield made
+        created.start_daemon()
+        yield created
 
 
 def _program(name: str) -> str:

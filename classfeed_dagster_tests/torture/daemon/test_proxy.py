@@ -27,8 +27,8 @@ def proxy(s3_endpoint: str) -> Iterator[Proxy]:
     boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(
         Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
     )
-    with Proxy(s3_endpoint).running() as made:
-        yield made
+    with Proxy(s3_endpoint).running() as created:
+        yield created
 
 
 @pytest.fixture

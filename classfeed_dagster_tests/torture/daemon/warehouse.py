@@ -57,10 +57,10 @@ def warehouse_away(folder: Path) -> Row:
             server.stop(home)
         broken = list(_wrong(stack))
         runs = len(stack.instance.get_runs(RunsFilter(job_name=reconciliation_job_name(FEED.name))))
-        told = len(stack.slack.messages)
+        count = len(stack.slack.messages)
         outcome = (
             f"delivered undisturbed after {delivered:.0f} s; proven and loaded {seconds:.0f} s after it was back; "
-            f"{runs} runs, {told} alert{'' if told == 1 else 's'}, human actions 0"
+            f"{runs} runs, {count} alert{'' if count == 1 else 's'}, human actions 0"
         )
         return Row("daemon", fault, 1, outcome, broken)
 
@@ -80,8 +80,8 @@ def _state(home: Path) -> dict[str, int]:
 
 
 def _failed(stack: Stack) -> bool:
-    wanted = RunsFilter(job_name=reconciliation_job_name(FEED.name), statuses=[DagsterRunStatus.FAILURE])
-    return bool(stack.instance.get_runs(wanted, limit=1))
+    run_filter = RunsFilter(job_name=reconciliation_job_name(FEED.name), statuses=[DagsterRunStatus.FAILURE])
+    return bool(stack.instance.get_runs(run_filter, limit=1))
 
 
 def _proven(stack: Stack) -> bool:

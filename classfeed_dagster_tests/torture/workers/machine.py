@@ -85,9 +85,9 @@ def _ip(*arguments: str) -> None:
 def _run(command: list[str]) -> None:
     if shutil.which(command[0]) is None:
         raise RefusedError(f"no {command[0]} here (apt-get install iproute2)")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RefusedError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RefusedError(f"{' '.join(command)}: {process.stderr.strip() or process.returncode}")
 
 
 @dataclass
@@ -158,12 +158,12 @@ class Machine:
     @property
     def megabytes(self) -> float:
         """Resident memory of the process that does the steps."""
-        return max((one.memory_info().rss / 1e6 for one in self._everybody()[1:]), default=0.0)
+        return max((item.memory_info().rss / 1e6 for item in self._everybody()[1:]), default=0.0)
 
     def _signal(self, number: signal.Signals) -> None:
-        for one in self._everybody():
+        for item in self._everybody():
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.send_signal(number)
+                item.send_signal(number)
 
     def freeze(self) -> None:
         """Stop the clock on it."""

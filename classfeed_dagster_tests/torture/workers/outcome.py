@@ -56,8 +56,16 @@ def contents(manifest: Manifest) -> Mapping[str, object]:
     return {
         "pages": [(page.document_sha256, page.document_bytes, page.counts, page.totals) for page in manifest.pages],
         "portfolios": [
-            (one.number, one.change, one.extract, one.digest, one.bytes, one.consent_ids, one.page[-3:])
-            for one in manifest.portfolios
+            (
+                portfolio.number,
+                portfolio.change,
+                portfolio.extract,
+                portfolio.digest,
+                portfolio.bytes,
+                portfolio.consent_ids,
+                portfolio.page[-3:],
+            )
+            for portfolio in manifest.portfolios
         ],
         "held back": manifest.held_back,
         "counts": manifest.counts,

@@ -63,19 +63,19 @@ class Log:
         return self._found
 
     def _add(self, entry: EventLogEntry) -> None:
-        event, found = entry.dagster_event, self._found
+        event, result = entry.dagster_event, self._found
         if event is None or event.step_key is None:
             return
         step = event.step_key
         if event.event_type is DagsterEventType.ENGINE_EVENT and _TAKEN in event.engine_event_data.metadata:
             worker = str(event.engine_event_data.metadata[_TAKEN].value).partition("@")[0]
-            found.taken.append((step, worker))
+            result.taken.append((step, worker))
         elif event.event_type is DagsterEventType.STEP_START:
-            found.begun[step] += 1
+            result.begun[step] += 1
             self._since[step] = entry.timestamp
         elif event.event_type in _ENDS:
-            found.ended.add(step)
-            found.spans.append((step, self._since.get(step, entry.timestamp), entry.timestamp))
+            result.ended.add(step)
+            result.spans.append((step, self._since.get(step, entry.timestamp), entry.timestamp))
 
 
 def steps_of(instance: DagsterInstance, run_id: str) -> Steps:
@@ -86,9 +86,9 @@ def steps_of(instance: DagsterInstance, run_id: str) -> Steps:
 def process_of(instance: DagsterInstance, run_id: str) -> int | None:
     """Return the number of the process that dispatches a run's steps."""
     for entry in instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT):
-        found = re.search(r"Started process for run \(pid: (\d+)\)", entry.message)
-        if found:
-            return int(found[1])
+        result = re.search(r"Started process for run \(pid: (\d+)\)", entry.message)
+        if result:
+            return int(result[1])
     return None
 
 
@@ -103,16 +103,16 @@ def leaks(dagster_url: str, secrets: Sequence[str]) -> list[str]:
     engine = sa.create_engine(dagster_url)
     tables = sa.MetaData()
     tables.reflect(engine)
-    found = set()
+    matches = set()
     with engine.connect() as connection:
         for table in tables.sorted_tables:
             for row in connection.execute(sa.select(table)):
                 for column, value in row._mapping.items():
                     text = _text(value)
                     if any(secret in text for secret in secrets):
-                        found.add(f"{table.name}.{column}")
+                        matches.add(f"{table.name}.{column}")
     engine.dispose()
-    return sorted(found)
+    return sorted(matches)
 
 
 def _text(value: object) -> str:
