@@ -15,7 +15,7 @@ from classfeed_dagster.bigsite.extraction_scope import array, query_scope
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.bigsite.source_connection import read_only
 from classfeed_dagster.domains.build import DOMAINS, DomainReference
-from classfeed_dagster.feed_run.feed_run import LANDING
+from classfeed_dagster.feed_run.feed_date import LANDING
 from classfeed_dagster.local.embedded_postgres import engine_from
 
 

@@ -62,7 +62,7 @@ DECLARED_IN = (
     "domains.build",
     "errors",
     "extras",
-    "feed_run.feed_run",
+    "feed_run.feed_date",
     "feed_run.ssm_flags",
     "feed_run.switch_values",
     "feed_run.switches",

@@ -17,12 +17,12 @@ from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.feed_run.ssm_flags import FlagsProblem
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS, CauseKind
 from classfeed_dagster.repair.decisions import Action, Decision
-from classfeed_dagster.repair.facts import CheckOutcome
+from classfeed_dagster.repair.observations import CheckOutcome
 from classfeed_dagster.service_levels.service_levels import Judgment
 from classfeed_dagster.trading_days import SYDNEY
 
 if TYPE_CHECKING:
-    from classfeed_dagster.repair.facts import Observations, ObservedDate
+    from classfeed_dagster.repair.observations import Observations, ObservedDate
 
 # Checks whose failure means that data without consent may have left, or nearly left.
 _CONSENT_CHECKS = frozenset({"everyone_consented"})

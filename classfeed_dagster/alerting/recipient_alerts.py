@@ -12,7 +12,7 @@ from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident
 from classfeed_dagster.trading_days import SYDNEY
 
 if TYPE_CHECKING:
-    from classfeed_dagster.repair.facts import Observations, ObservedDate
+    from classfeed_dagster.repair.observations import Observations, ObservedDate
     from classfeed_dagster.store import ObjectStore
 
 RECENT = dt.timedelta(days=7)  # a dead letter is reported for so long

@@ -13,7 +13,7 @@ import polars as pl
 from classfeed_dagster.alerting.alerts import reconciliation_breaks
 from classfeed_dagster.alerting.incidents import OFFENDERS_SHOWN, Incident
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
-from classfeed_dagster.repair.facts import Observations, ObservedDate
+from classfeed_dagster.repair.observations import Observations, ObservedDate
 from classfeed_dagster.runtime import NotBuiltError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.warehouse.records import BreakSeverity, Side

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from classfeed_dagster.alerting.alerts import schema_drift
 from classfeed_dagster.alerting.incidents import Incident, raise_incident, settle_incident
-from classfeed_dagster.repair.facts import ObservedDate
+from classfeed_dagster.repair.observations import ObservedDate
 from classfeed_dagster.source_contract.drift import DriftKind, SchemaDifference, Severity
 from classfeed_dagster.source_contract.schema_check import SchemaVerdict, blocking_drift
 from classfeed_dagster.store import ObjectStore

@@ -5,27 +5,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import consent
 from classfeed_dagster.bigsite.ledgers import LEDGERS
 from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction
+from classfeed_dagster.schedules import RecipientSchedule
 
 _ALL_HISTORY = "-infinity"
 _DAYS_TO_A_HISTORY = 4  # a day's rows are about a quarter of a whole history's
-
-
-class SnapshotAudience(Protocol):
-    """Part of a recipient schedule that a snapshot needs (``schedules.RecipientSchedule`` is one)."""
-
-    @property
-    def key(self) -> str: ...  # noqa: D102
-    @property
-    def recipient(self) -> str: ...  # noqa: D102
-    def is_due(self, day: dt.date) -> bool: ...  # noqa: D102
-    def is_first(self, day: dt.date) -> bool: ...  # noqa: D102
-    def window(self, day: dt.date) -> trading_days.Window: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +29,7 @@ class ExtractionScope:
 
 
 def query_scope(
-    bigsite: ReadOnlyTransaction, business_date: dt.date, audiences: Sequence[SnapshotAudience]
+    bigsite: ReadOnlyTransaction, business_date: dt.date, audiences: Sequence[RecipientSchedule]
 ) -> ExtractionScope:
     """Query consent for all ``audiences`` in one statement and derive the scope."""
     windows = [audience.window(business_date) for audience in audiences]
@@ -54,7 +42,7 @@ def query_scope(
 
 
 def _scope(
-    consents: list[consent.Consent], business_date: dt.date, audiences: Sequence[SnapshotAudience]
+    consents: list[consent.Consent], business_date: dt.date, audiences: Sequence[RecipientSchedule]
 ) -> ExtractionScope:
     # FULL beats DELTA; the widest window and the earliest history win. The domains filter again by audience.
     standing: dict[int, str] = {}  # numbers of the portfolios in a document, by id

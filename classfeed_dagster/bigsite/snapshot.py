@@ -27,7 +27,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import consent, queries
-from classfeed_dagster.bigsite.extraction_scope import ExtractionScope, SnapshotAudience, array, query_scope, slice_ends
+from classfeed_dagster.bigsite.extraction_scope import ExtractionScope, array, query_scope, slice_ends
 from classfeed_dagster.bigsite.landing import (
     WHOLE,
     DamagedFileError,
@@ -42,6 +42,7 @@ from classfeed_dagster.bigsite.readiness import EndOfDay, SourceNotReadyError
 from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction, UnreadableSourceError, read_only
 from classfeed_dagster.bigsite.sql_types import POSITION, Query
 from classfeed_dagster.bigsite.unreadable_values import MAX_VALUES, UnreadableValue
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 
 _CONSENTS_AT_A_TIME = 10_000
@@ -88,7 +89,7 @@ def take_snapshot(
     engine: sa.Engine,
     store: ObjectStore,
     business_date: dt.date,
-    audiences: Sequence[SnapshotAudience],
+    audiences: Sequence[RecipientSchedule],
     *,
     snapshot_at: dt.datetime | None = None,
     slice_portfolios: int = 300,
@@ -158,7 +159,7 @@ def snapshot_for(
     engine: sa.Engine,
     store: ObjectStore,
     business_date: dt.date,
-    audiences: Sequence[SnapshotAudience],
+    audiences: Sequence[RecipientSchedule],
     *,
     fresh: bool = False,
     snapshot_at: dt.datetime | None = None,
@@ -195,7 +196,7 @@ def snapshot_for(
 
 
 def latest_snapshot(
-    store: ObjectStore, business_date: dt.date, audiences: Sequence[SnapshotAudience] = ()
+    store: ObjectStore, business_date: dt.date, audiences: Sequence[RecipientSchedule] = ()
 ) -> Snapshot | None:
     """Return the newest snapshot of the date that covers all ``audiences`` due on it; None if there is none."""
     due_keys = {audience.key for audience in audiences if audience.is_due(business_date)}

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 from lxml import etree
 
@@ -47,23 +47,6 @@ _MEANINGS = {
     "CVC_TYPE_3_1_1": "it has an attribute but may have none",
     "CVC_TYPE_3_1_2": "it contains an element where only a value is allowed",
 }
-
-
-class PushParser(Protocol):
-    """Interface of lxml's feed parsers as used here."""
-
-    @property
-    def feed_error_log(self) -> Sequence[Any]:
-        """Return the errors so far."""
-        ...
-
-    def feed(self, data: bytes) -> None:
-        """Parse some bytes."""
-        ...
-
-    def close(self) -> object:
-        """Finish the document."""
-        ...
 
 
 class RefusedError(DataError):
@@ -171,7 +154,7 @@ class _Stretch:
             at, self._until = begin.end(), _ENDS[begin[0]]
 
 
-def hardened(target: NoDoctype, schema: etree.XMLSchema | None = None) -> PushParser:
+def hardened(target: NoDoctype, schema: etree.XMLSchema | None = None) -> etree.XMLParser[Any]:
     """Return a push parser that expands no entity, opens no file or address and keeps libxml2's limits."""
     parser = etree.XMLParser(
         target=cast(Any, target),  # lxml accepts targets without the callbacks that they do not use
@@ -181,7 +164,7 @@ def hardened(target: NoDoctype, schema: etree.XMLSchema | None = None) -> PushPa
         load_dtd=False,
         huge_tree=False,
     )
-    return cast(PushParser, parser)
+    return cast("etree.XMLParser[Any]", parser)
 
 
 def _parser_error(error: Exception, line: int) -> str:

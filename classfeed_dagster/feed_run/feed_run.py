@@ -10,53 +10,44 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property, partial
+from functools import partial
 
 import polars as pl
 from pydantic import BaseModel
 
 from classfeed_dagster.bigsite.consent import query_consented
-from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.build import Build, DeliveryContext, build_delivery, read_build
 from classfeed_dagster.delivery.chain_integrity import require_chain
 from classfeed_dagster.delivery.checks import CheckResult
-from classfeed_dagster.delivery.feed_mode import FeedMode, switched
 from classfeed_dagster.delivery.manifest import SnapshotRef
 from classfeed_dagster.delivery.plan import DeliveryPlan, plan_delivery
 from classfeed_dagster.delivery.publish import PublishOutcome, publish
 from classfeed_dagster.delivery.quarantine import held, update_quarantine
 from classfeed_dagster.delivery.state import delivered_state, earlier_date, ever_delivered
-from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.domains.build import (
     CONSENTED,
-    DomainReference,
     open_domains,
     read_consent_roll,
     read_frame,
 )
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
-from classfeed_dagster.errors import CodeFaultError, NotInOrderError, StaleBuildError
+from classfeed_dagster.errors import NotInOrderError, StaleBuildError
 from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward, check_live_gate, evaluate_checks
 from classfeed_dagster.feed_run.exclusion import findings_delivered_elsewhere, one_live_feed
+from classfeed_dagster.feed_run.feed_date import FeedDate, FeedIdleError
 from classfeed_dagster.feed_run.findings import (
     FindingsReference,
     collect_findings,
     hold_back_identifiers,
     read_findings,
 )
-from classfeed_dagster.feed_run.flags import attempt_flags
 from classfeed_dagster.feed_run.ledger_view import LedgerView, ledger_view
-from classfeed_dagster.feed_run.switches import FeedFlags, carried, chosen_format, switched_frames
-from classfeed_dagster.feeds import FEEDS
-from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.feed_run.switches import carried, switched_frames
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.runtime import Runtime, utc_now
-from classfeed_dagster.schedules import RecipientSchedule
+from classfeed_dagster.runtime import utc_now
 from classfeed_dagster.settings import FreeText
-from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.transmission.send import Receipt, send_date
 
-LANDING = "landing"  # name of the snapshot's reference
 MAX_RESTAGINGS = 3
 
 
@@ -66,84 +57,14 @@ class BuildReference(BaseModel, frozen=True):
     build_id: str
 
 
-class FeedIdleError(CodeFaultError):
-    """Refusal of a step because the feed is idle on the date: check ``FeedRun.idle`` first."""
-
-
 @dataclass(frozen=True)
-class FeedRun:
-    """One attempt at one business date of one feed.
-
-    ``now`` is a rehearsal's clock; None: the real clock. ``feeds`` are all feeds, since some exclude each other;
-    None: the declared feeds.
-    """
-
-    runtime: Runtime
-    feed: Feed
-    audience: RecipientSchedule
-    day: dt.date
-    correlation_id: str
-    now: dt.datetime | None = None
-    feeds: tuple[Feed, ...] | None = None
-
-    # Settings of the attempt.
-
-    @cached_property
-    def switches(self) -> dict[str, FeedFlags]:
-        """Return the switches of this feed and of those that it excludes, as recorded by the attempt's first step."""
-        environment = self.runtime.settings.env
-        return attempt_flags(
-            self.runtime.store, environment, self.feed, self._feeds, day=self.day, correlation_id=self.correlation_id
-        )
-
-    @property
-    def _feeds(self) -> tuple[Feed, ...]:
-        return FEEDS if self.feeds is None else self.feeds
-
-    @property
-    def flags(self) -> FeedFlags:
-        """Return this feed's switches."""
-        return self.switches[self.feed.name]
-
-    @cached_property
-    def idle(self) -> str | None:
-        """Return the reason why there is nothing to do, in a sentence; None if there is something to do."""
-        if not self.audience.is_due(self.day):
-            return self.audience.not_due(self.day)
-        if self.flags.errors:
-            return f"{self.feed.name} is off for now: its switches are unavailable ({'; '.join(self.flags.errors)})"
-        return f"{self.feed.name} is switched off" if self.flags.mode is FeedMode.OFF else None
-
-    @cached_property
-    def store(self) -> ObjectStore:
-        """Return the store's view for the feed's mode; raise FeedIdleError if there is nothing to do."""
-        if self.idle is not None:
-            raise FeedIdleError(self.idle)
-        return switched(self.runtime.store, self.feed.name, self.flags.mode)
-
-    @property
-    def format(self) -> DocumentFormat:
-        """Return the format that the switches select."""
-        return chosen_format(self.feed, self.flags)
-
-    # Results of earlier steps. NotBuiltError names the missing step.
-
-    def snapshot(self) -> Snapshot:
-        """Return the landed snapshot."""
-        return self.runtime.load_reference(LANDING, self.day, Snapshot)
-
-    def domains(self) -> list[DomainReference]:
-        """Return the consented portfolios, first, and the domains that the format carries."""
-        names = (CONSENTED, *self.feed.domains)
-        load = self.runtime.load_reference
-        return [load(self.audience.reference(name), self.day, DomainReference) for name in names]
+class FeedRun(FeedDate):
+    """The steps of one attempt at one business date of one feed."""
 
     def build(self) -> Build:
         """Return the staged document of the date."""
         reference = self.runtime.load_reference(f"{self.feed.name}/document", self.day, BuildReference)
         return read_build(self.runtime.store, self.feed.name, self.day, reference.build_id)
-
-    # The steps.
 
     def consent(self) -> tuple[dt.datetime, set[str]]:
         """Query bigsite's current consents; return the instant (UTC) and the portfolio numbers."""
@@ -233,14 +154,6 @@ class FeedRun:
             compress=settings.compress and document_format.compressible,
         )
 
-    @property
-    def shards(self) -> int:
-        """Return the number of shards for a fan-out of the date's work; 0 on ordinary dates."""
-        if self.idle is not None:
-            return 0
-        count = len(self.snapshot().shards)
-        return count if count > 1 else 0
-
     def require_chain(self) -> None:
         """Raise DamagedRecordError unless the manifests that the date builds on are those that the chain names."""
         previous = self.audience.previous(self.day)
@@ -249,10 +162,6 @@ class FeedRun:
     def ledger_view(self) -> LedgerView:
         """Return what the delivered ledger says of the date: rows sent before, and findings against what was sent."""
         return ledger_view(self)
-
-    def inputs(self) -> list[str]:
-        """Return the SHA-256 of every frame from which the document is built."""
-        return [table.sha256 for domain in self.domains() for _, table in sorted(domain.frames.items())]
 
     def frames(self, slices: range | None = None) -> Iterator[Mapping[str, pl.DataFrame]]:
         """Yield the domains' frames, filtered by the switches, slice by slice; all slices or only ``slices``."""

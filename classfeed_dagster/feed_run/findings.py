@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 from pydantic import BaseModel, Field
@@ -19,12 +18,10 @@ from classfeed_dagster.domains import breaches
 from classfeed_dagster.domains.build import open_domains
 from classfeed_dagster.domains.columns import ACCOUNTS, CASH_ACCOUNTS, FINDINGS, MOVEMENT_TRANSACTIONS
 from classfeed_dagster.domains.rules import RuleSeverity
+from classfeed_dagster.feed_run.feed_date import FeedDate
 from classfeed_dagster.feed_run.switches import switched_frames
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import canonical, sha256
-
-if TYPE_CHECKING:
-    from classfeed_dagster.feed_run.feed_run import FeedRun
 
 
 class FindingsReference(BaseModel, frozen=True):
@@ -43,7 +40,7 @@ class FindingsShard(BaseModel, frozen=True, populate_by_name=True, serialize_by_
     findings: StoredTable
 
 
-def collect_findings(work: FeedRun) -> FindingsReference:
+def collect_findings(work: FeedDate) -> FindingsReference:
     """Collect and store all findings of the date."""
     snapshot = work.snapshot()
     by_shard = [FINDINGS.empty(), *(_findings_of(work, shard) for shard in range(len(snapshot.shards)))]
@@ -58,7 +55,7 @@ def collect_findings(work: FeedRun) -> FindingsReference:
     return reference
 
 
-def find_in_shard(work: FeedRun, shard: int) -> None:
+def find_in_shard(work: FeedDate, shard: int) -> None:
     """Compute the findings of one shard (from 0) in advance."""
     findings = FindingsShard(input_digest=_input_digest(work), findings=_store(work, _find(work, shard)))
     work.runtime.save_reference(_reference(work, shard), work.day, findings)
@@ -83,7 +80,7 @@ def hold_back_identifiers(findings: pl.DataFrame, document: DocumentFormat) -> p
     return findings.with_columns(severity.alias("severity"))
 
 
-def _findings_of(work: FeedRun, shard: int) -> pl.DataFrame:
+def _findings_of(work: FeedDate, shard: int) -> pl.DataFrame:
     if work.shards:
         ahead = work.runtime.find_reference(_reference(work, shard), work.day, FindingsShard)
         if ahead is not None and ahead.input_digest == _input_digest(work):
@@ -91,7 +88,7 @@ def _findings_of(work: FeedRun, shard: int) -> pl.DataFrame:
     return _find(work, shard)
 
 
-def _find(work: FeedRun, shard: int) -> pl.DataFrame:
+def _find(work: FeedDate, shard: int) -> pl.DataFrame:
     findings = [FINDINGS.empty()]
     with open_domains(work.store, work.domains(), work.snapshot().shards[shard]) as slices:
         for frames in slices:
@@ -100,16 +97,16 @@ def _find(work: FeedRun, shard: int) -> pl.DataFrame:
     return FINDINGS.conform(pl.concat(findings).unique())
 
 
-def _reference(work: FeedRun, shard: int) -> str:
+def _reference(work: FeedDate, shard: int) -> str:
     return f"{work.feed.name}/quarantine-shard-{shard:04d}"
 
 
-def _input_digest(work: FeedRun) -> str:
+def _input_digest(work: FeedDate) -> str:
     code_version = work.runtime.settings.code_version
     return sha256(canonical([*work.inputs(), work.format.name, code_version, work.flags.recorded]))
 
 
-def _store(work: FeedRun, findings: pl.DataFrame) -> StoredTable:
+def _store(work: FeedDate, findings: pl.DataFrame) -> StoredTable:
     with tempfile.TemporaryDirectory(prefix="classfeed-findings-") as folder:
         path = Path(folder) / "findings.parquet"
         findings.write_parquet(path)

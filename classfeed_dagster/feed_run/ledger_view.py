@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 from pydantic import BaseModel
@@ -27,14 +27,12 @@ from classfeed_dagster.domains.ledger_rows import (
     UNITS_SUM,
 )
 from classfeed_dagster.domains.rules import DELIVERED_BALANCE, ID_SENT_BEFORE, NUMBER_CHANGED
+from classfeed_dagster.feed_run.feed_date import FeedDate
 from classfeed_dagster.ledger.files import CASH_POSITION, POSITIONS, RECORDS, UNITS_POSITION, stated_rows
 from classfeed_dagster.ledger.identities import ACCOUNT, contradictions, identities_of
 from classfeed_dagster.ledger.positions import roll_forward, unbalanced
 from classfeed_dagster.stored_records import canonical, sha256
 from classfeed_dagster.trading_days import cutoff
-
-if TYPE_CHECKING:
-    from classfeed_dagster.feed_run.feed_run import FeedRun
 
 _ROW = ("portfolio_number", "transaction_id")
 _CANDIDATES_SHOWN = 5
@@ -69,7 +67,7 @@ class LedgerView(BaseModel, frozen=True):
         return remaining
 
 
-def ledger_view(work: FeedRun) -> LedgerView:
+def ledger_view(work: FeedDate) -> LedgerView:
     """Return the current view of the date, from the store if its inputs are unchanged."""
     basis = _basis(work)
     name = f"{work.feed.name}/ledger"
@@ -81,7 +79,7 @@ def ledger_view(work: FeedRun) -> LedgerView:
     return view
 
 
-def _basis(work: FeedRun) -> str:
+def _basis(work: FeedDate) -> str:
     last = last_place(work.store, work.feed.name)
     place = None if last is None else [last.position, None if last.manifest is None else last.manifest.sha256]
     snapshot = work.snapshot()
@@ -92,7 +90,7 @@ def _basis(work: FeedRun) -> str:
 class _Examination:
     """Comparison of one date with the ledger."""
 
-    def __init__(self, work: FeedRun) -> None:
+    def __init__(self, work: FeedDate) -> None:
         self._work = work
         self._feed, self._day, self._audience = work.feed.name, work.day, work.audience
         self._snapshot = work.snapshot()

@@ -17,7 +17,7 @@ from classfeed_dagster.orchestration.asset_keys import LANDING
 from classfeed_dagster.orchestration.run_date import error_chain
 from classfeed_dagster.repair.causes import Cause, CauseKind, classify
 from classfeed_dagster.repair.decisions import RunFact, RunState
-from classfeed_dagster.repair.facts import CheckOutcome, ObservedRun, RunEvents, RunReader
+from classfeed_dagster.repair.observations import CheckOutcome, ObservedRun, RunEvents, RunReader
 from classfeed_dagster.tags import CODE_VERSION_TAG, FINDING_TAG, PARTITION_TAG, feed_job_name
 
 # Time after which a run that was created but not queued is ignored.

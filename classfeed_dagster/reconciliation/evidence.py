@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from classfeed_dagster.reconciliation.later_deliveries import LaterDeliveries
+from classfeed_dagster.reconciliation.later_deliveries import LaterDeliveries, LedgerRow
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,21 +36,6 @@ END_OF_DAY = {
     "account_balances": frozenset({"ledger_balance", "available_balance"}),
 }
 """Fields of bigsite's end of day, by kind of record."""
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerRow:
-    """A ledger row, with the facts that determine its window and its end of day."""
-
-    transaction_id: str
-    source_row: str
-    dated: dt.date
-    recorded_at: dt.datetime
-    reverses: str | None
-    value: Decimal  # units of a holding, or the amount in a balance
-    settles: dt.date | None
-    xmin: int
-    movement_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
-"""Later deliveries of a feed, searched for the ledger rows that a date's snapshot did not see."""
+"""Ledger rows that a date's snapshot did not see, and the later deliveries of the feed that send them."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from classfeed_dagster.reconciliation.delivered import (
@@ -18,10 +20,25 @@ from classfeed_dagster.reconciliation.switches import excluded_by_switch
 from classfeed_dagster.trading_days import cutoff, next_business_day
 
 if TYPE_CHECKING:
-    from classfeed_dagster.reconciliation.evidence import LedgerRow
     from classfeed_dagster.store import ObjectStore
 
-Visible = Callable[["LedgerRow", Revision], bool]
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """A ledger row, with the facts that determine its window and its end of day."""
+
+    transaction_id: str
+    source_row: str
+    dated: dt.date
+    recorded_at: dt.datetime
+    reverses: str | None
+    value: Decimal  # units of a holding, or the amount in a balance
+    settles: dt.date | None
+    xmin: int
+    movement_type: str | None = None
+
+
+Visible = Callable[[LedgerRow, Revision], bool]
 
 
 class LaterDeliveries:

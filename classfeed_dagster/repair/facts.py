@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from classfeed_dagster.acknowledgements.inbox import FileAnswers
 from classfeed_dagster.bigsite.snapshot import Snapshot, latest_snapshot
 from classfeed_dagster.delivery.approve_removals import approvals
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.feed_mode import FeedMode
-from classfeed_dagster.delivery.quarantine import Quarantined, quarantine
+from classfeed_dagster.delivery.quarantine import quarantine
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.feed_run.acknowledged import read_answers
@@ -29,9 +28,10 @@ from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.repair import restatements, source_probe
 from classfeed_dagster.repair.causes import SCHEMA_ERRORS
 from classfeed_dagster.repair.decisions import DateFacts, RunFact
+from classfeed_dagster.repair.observations import Observations, ObservedDate, ObservedRun, RunReader
 from classfeed_dagster.runtime import NotBuiltError
 from classfeed_dagster.schedules import RecipientSchedule
-from classfeed_dagster.service_levels.delivery_summary import Delivery, deliveries
+from classfeed_dagster.service_levels.delivery_summary import deliveries
 from classfeed_dagster.service_levels.due import Due, due, latest_due
 from classfeed_dagster.source_contract.drift import SchemaDifference
 from classfeed_dagster.source_contract.schema import SchemaUnreadableError
@@ -42,72 +42,6 @@ from classfeed_dagster.warehouse.records import Side
 
 if TYPE_CHECKING:
     from classfeed_dagster.runtime import Runtime
-
-
-@dataclass(frozen=True, slots=True)
-class CheckOutcome:
-    """One evaluation of a check. ``asset`` is written as a/b; ``error``: its severity is ERROR."""
-
-    asset: str
-    name: str
-    passed: bool
-    error: bool
-    summary: str
-    offenders: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunEvents:
-    """Facts from a finished run's event log."""
-
-    errors: tuple[tuple[str, str], ...] = ()  # class name and message, from the outermost to the innermost
-    failed_step: str | None = None
-    remaining: tuple[str, ...] = ()  # planned assets that were not materialized, or materialized but not checked
-    checks: tuple[CheckOutcome, ...] = ()
-    unevaluated: tuple[tuple[str, str], ...] = ()  # planned checks, as (asset, name), without an evaluation
-    snapshot_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedRun:
-    """One run of a feed for a date. ``finished``: Dagster ended it, with success or failure."""
-
-    fact: RunFact
-    finished: bool
-
-
-# Reads the runs of a feed's dates at an instant (UTC), by date, oldest first.
-RunReader = Callable[[str, Collection[dt.date], dt.datetime], Mapping[dt.date, Sequence[ObservedRun]]]
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedDate:
-    """One due date: the facts for repair, and more for alerts."""
-
-    feed: Feed
-    live: bool  # delivered to customers; else in shadow or off
-    due: Due
-    facts: DateFacts
-    deliveries: tuple[Delivery, ...]
-    held: tuple[Quarantined, ...]  # still held back
-    runs: tuple[ObservedRun, ...]  # oldest first
-    answers: tuple[FileAnswers, ...] = ()  # of the recipient, by file
-    restated: bool = False  # an older date, observed only because bigsite changed what it was sent from
-
-
-@dataclass(frozen=True, slots=True)
-class Observations:
-    """All due dates at one instant. ``bigsite_up``: True if bigsite answered."""
-
-    at: dt.datetime
-    dates: tuple[ObservedDate, ...]
-    bigsite_up: bool
-    drift: tuple[SchemaDifference, ...] | None = None  # forbids extraction; None: not checked
-
-    @property
-    def facts(self) -> list[DateFacts]:
-        """Facts of all dates, as repair reads them."""
-        return [date.facts for date in self.dates]
 
 
 def gather(

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
 from classfeed_dagster.repair.decisions import RunState, source_changed
+from classfeed_dagster.repair.observations import Observations, ObservedDate
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, to_json
-
-if TYPE_CHECKING:
-    from classfeed_dagster.repair.facts import Observations, ObservedDate
 
 
 class Restatement(StoredRecord):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from classfeed_dagster_tests.deploy.templates import ENVIRONMENTS
-from classfeed_dagster_tests.rehearsal.__main__ import Report
+from classfeed_dagster_tests.rehearsal.report import Report
 from classfeed_dagster_tests.rehearsal.resolver import Stacks, UnresolvableError
 from classfeed_dagster_tests.rehearsal.tasks import image_environment
 

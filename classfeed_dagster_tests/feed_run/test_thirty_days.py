@@ -18,7 +18,8 @@ from classfeed_dagster.documents.csv_reader import lines_of
 from classfeed_dagster.documents.document_format import file_chunks
 from classfeed_dagster.errors import GateRefusedError, NotInOrderError, StaleBuildError
 from classfeed_dagster.feed_run import feed_run as steps
-from classfeed_dagster.feed_run.feed_run import FeedIdleError, FeedRun
+from classfeed_dagster.feed_run.feed_date import FeedIdleError
+from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feeds.class_trade import FEED
 from classfeed_dagster.parity.report import ParityReport

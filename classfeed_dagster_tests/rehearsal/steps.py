@@ -25,7 +25,7 @@ from classfeed_dagster_tests.rehearsal.parts import World, world
 from classfeed_dagster_tests.rehearsal.tasks import Task, environment_of, wait_until
 
 if TYPE_CHECKING:
-    from classfeed_dagster_tests.rehearsal.__main__ import Report
+    from classfeed_dagster_tests.rehearsal.report import Report
 
 # Dagster's revision before the last one that changes a table in PostgreSQL.
 _EARLIER_SCHEMA, _ADDED = "6b7fb194ff9c", ("concurrency_limits", "using_default_limit")

@@ -17,7 +17,8 @@ from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.publish import PublishOutcome, publish
 from classfeed_dagster.domains.build import CONSENTED, DOMAINS, build_consented_portfolios, build_domain
 from classfeed_dagster.errors import NotInOrderError
-from classfeed_dagster.feed_run.feed_run import LANDING, FeedRun
+from classfeed_dagster.feed_run.feed_date import LANDING
+from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.feed_run.flags import start_flags
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.runtime import Runtime

@@ -12,7 +12,8 @@ from classfeed_dagster.alerting.alerts import incidents
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.errors import GateRefusedError
-from classfeed_dagster.feed_run.feed_run import FeedIdleError, FeedRun
+from classfeed_dagster.feed_run.feed_date import FeedIdleError
+from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome

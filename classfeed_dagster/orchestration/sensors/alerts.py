@@ -18,7 +18,8 @@ from classfeed_dagster.orchestration.run_history import events_of, run_reader
 from classfeed_dagster.orchestration.sensors.repair import repair_decisions
 from classfeed_dagster.orchestration.step_context import current_time
 from classfeed_dagster.repair.decisions import RunFact, RunState
-from classfeed_dagster.repair.facts import Observations, gather
+from classfeed_dagster.repair.facts import gather
+from classfeed_dagster.repair.observations import Observations
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.heartbeats import record
 

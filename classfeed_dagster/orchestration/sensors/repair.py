@@ -16,7 +16,8 @@ from classfeed_dagster.orchestration.run_recovery import recover_dead_runs
 from classfeed_dagster.orchestration.step_context import current_time
 from classfeed_dagster.repair import consent_events, restatements
 from classfeed_dagster.repair.decisions import Action, Decision, Policy, decide_all
-from classfeed_dagster.repair.facts import Observations, Probe, gather, stopped_by_schema
+from classfeed_dagster.repair.facts import Probe, gather, stopped_by_schema
+from classfeed_dagster.repair.observations import Observations
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.heartbeats import record
 from classfeed_dagster.tags import (
