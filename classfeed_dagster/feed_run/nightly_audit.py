@@ -10,8 +10,8 @@ from classfeed_dagster.delivery.delivery_history import delivered_dates, live_an
 from classfeed_dagster.delivery.ledger_rebuild import audit_positions
 from classfeed_dagster.feed_run.post_delivery import PostDelivery, ReconciliationSummary
 from classfeed_dagster.feeds.feed import Feed
-from classfeed_dagster.reconciliation.document_layouts import LAYOUTS
 from classfeed_dagster.runtime import NotBuiltError, Runtime
+from classfeed_dagster.warehouse.records import Side
 
 AUDITED_DATES = 5  # newest dates whose warehouse rows and data team figures are compared again
 
@@ -28,8 +28,6 @@ class AuditFinding:
 def audit_feed(runtime: Runtime, feed: Feed, correlation_id: str, now: dt.datetime | None = None) -> list[AuditFinding]:
     """Audit a feed: positions of a sample from scratch, and the newest dates' warehouse rows and figures."""
     findings = list(_positions(runtime, feed))
-    if feed.format.name not in LAYOUTS:
-        return findings
     audience = feed.audience(runtime.settings.first_business_date)
     for day in delivered_dates(runtime.store, feed.name)[-AUDITED_DATES:]:
         work = PostDelivery(runtime, feed, audience, day, correlation_id, now)
@@ -55,9 +53,7 @@ def _positions(runtime: Runtime, feed: Feed) -> Iterator[AuditFinding]:
 def _figures(work: PostDelivery) -> Iterator[AuditFinding]:
     # The data team's figures agreed once: a break now is a figure that they changed since.
     try:
-        before = work.runtime.load_reference(
-            f"{work.feed.name}/data_team_reconciliation", work.day, ReconciliationSummary
-        )
+        before = work.runtime.load_reference(Side.DATA_TEAM.reference(work.feed.name), work.day, ReconciliationSummary)
     except NotBuiltError:
         return
     if before.stopped or before.errors or before.warnings:

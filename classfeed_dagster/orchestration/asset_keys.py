@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final, Literal, get_args
 
 import dagster as dg
 
@@ -24,7 +25,19 @@ LANDING = "landing"
 SCHEMA_ASSET = dg.AssetKey(["bigsite", "schema"])
 SIMULATED_CUSTOMERS = dg.AssetKey(["simulation", "customers"])
 SIMULATION_CLEANING = dg.AssetKey(["simulation", "cleaning"])
-SOURCE_RECONCILIATION, DATA_TEAM_RECONCILIATION = "source_reconciliation", "data_team_reconciliation"
+SOURCE_RECONCILIATION: Final = "source_reconciliation"
+DATA_TEAM_RECONCILIATION: Final = "data_team_reconciliation"
+FeedAsset = Literal[
+    "quarantine",
+    "document",
+    "delivery",
+    "transmission",
+    "acknowledgement",
+    "parity",
+    "source_reconciliation",
+    "data_team_reconciliation",
+]
+FEED_ASSETS: frozenset[str] = frozenset(get_args(FeedAsset))
 
 
 def source_key(table: str) -> dg.AssetKey:

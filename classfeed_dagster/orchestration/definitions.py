@@ -28,6 +28,7 @@ from classfeed_dagster.orchestration.checks.feeds import consent_check, feed_che
 from classfeed_dagster.orchestration.checks.landing import holders_check, values_check
 from classfeed_dagster.orchestration.checks.operations import fresh_check, on_time_check
 from classfeed_dagster.orchestration.checks.reconciliation import data_team_agrees_check, source_agrees_check
+from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.executors import executor_called
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.open_lineage_runs import run_event_sensors
@@ -40,7 +41,6 @@ from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
 from classfeed_dagster.orchestration.sensors.parity import parity_sensor
 from classfeed_dagster.orchestration.sensors.reconciliation import reconciliation_sensor
 from classfeed_dagster.orchestration.sensors.repair import repair_sensor
-from classfeed_dagster.reconciliation.document_layouts import LAYOUTS
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.settings import Environment, Settings
@@ -67,7 +67,7 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
         for feed in feeds
         for audience in (feed.audience(settings.first_business_date),)
     ]
-    running = settings.env is not Environment.LOCAL
+    status = DefaultStatus.of(settings)
     executor = executor_called(settings.executor)
     feed_jobs = [jobs.feed_job(feed_context.feed, settings.code_version, executor) for feed_context in feed_contexts]
     with preview_features():  # partitioned checks
@@ -84,10 +84,10 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
         ]
         definitions = dg.Definitions.merge(
             _export(runtime, feed_contexts, audiences, feed_jobs, checks, executor),
-            _operations(runtime, feed_contexts, feed_jobs, checks, running=running),
-            schema_definitions(running=running),
+            _operations(runtime, feed_contexts, feed_jobs, checks, status),
+            schema_definitions(status),
             simulation_definitions(settings, partitions_def),
-            _reconciliation(feed_contexts, running=running),
+            _reconciliation(feed_contexts, status),
         )
     return apply_policies(definitions, feeds)
 
@@ -101,7 +101,7 @@ def _export(
     executor: dg.ExecutorDefinition,
 ) -> dg.Definitions:
     # From bigsite to the delivery, with the parity of feeds that replace an old app.
-    running = runtime.settings.env is not Environment.LOCAL
+    status = DefaultStatus.of(runtime.settings)
     names, partitions_def, fan_out = audience_names(audiences), feed_contexts[0].partitions, feed_contexts[0].fan_out
     legacy = [feed_context for feed_context in feed_contexts if feed_context.feed.legacy]
     answered = [feed_context for feed_context in feed_contexts if feed_context.feed.acknowledgements is not None]
@@ -121,12 +121,12 @@ def _export(
         asset_checks=checks,
         jobs=[*feed_jobs, *map(jobs.parity_job, legacy), *map(jobs.acknowledgement_job, answered)],
         schedules=[
-            schedules.morning_schedule(feed_context.feed, feed_context.audience, running=running)
+            schedules.morning_schedule(feed_context.feed, feed_context.audience, status)
             for feed_context in feed_contexts
         ],
         sensors=[
-            *(parity_sensor(feed_context, running=running) for feed_context in legacy),
-            *(acknowledgement_sensor(feed_context, running=running) for feed_context in answered),
+            *(parity_sensor(feed_context, status) for feed_context in legacy),
+            *(acknowledgement_sensor(feed_context, status) for feed_context in answered),
         ],
         resources={"runtime": runtime, **shown_resources(runtime.settings)},
         executor=executor,
@@ -138,8 +138,7 @@ def _operations(
     feed_contexts: Sequence[FeedContext],
     feed_jobs: Sequence[UnresolvedAssetJobDefinition],
     checks: Sequence[dg.AssetChecksDefinition],
-    *,
-    running: bool,
+    status: DefaultStatus,
 ) -> dg.Definitions:
     feeds, on_time = (
         [feed_context.feed for feed_context in feed_contexts],
@@ -147,33 +146,32 @@ def _operations(
     )
     fresh = [fresh_check(feed_context) for feed_context in feed_contexts]
     report, retention, audit = jobs.report_job(fresh), jobs.retention_job(), jobs.audit_job(feeds)
-    status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
     seconds = runtime.settings.sensor_seconds
     return dg.Definitions(
         assets=operation_assets(feed_contexts),
         asset_checks=[*on_time, *fresh],
         jobs=[report, retention, audit],
         schedules=[
-            schedules.report_schedule(report, running=running),
-            schedules.retention_schedule(retention, running=running),
-            schedules.audit_nightly(audit, running=running),
+            schedules.report_schedule(report, status),
+            schedules.retention_schedule(retention, status),
+            schedules.audit_nightly(audit, status),
         ],
         sensors=[
             repair_sensor(feeds, feed_jobs, status, seconds),
             alert_sensor(feeds, expected_checks(feed_contexts, [*checks, *on_time]), status, seconds),
             consent_sensor(status),
-            measuring_sensor(feeds, running=running),
+            measuring_sensor(feeds, status),
             *run_event_sensors(runtime.settings),
         ],
     )
 
 
-def schema_definitions(*, running: bool) -> dg.Definitions:
+def schema_definitions(status: DefaultStatus) -> dg.Definitions:
     """Return the schema asset with its checks, job and schedule, which is on by default if ``running``."""
     return dg.Definitions(
         assets=[schema_asset(column_exports)],
         jobs=[jobs.schema_job()],
-        schedules=[schedules.schema_morning(running=running)],
+        schedules=[schedules.schema_morning(status)],
     )
 
 
@@ -181,41 +179,36 @@ def simulation_definitions(settings: Settings, partitions: dg.PartitionsDefiniti
     """Return the assets, jobs and schedules of simulated customers; none in production."""
     if settings.env is Environment.PROD:
         return dg.Definitions()
-    running = settings.env is not Environment.LOCAL
+    status = DefaultStatus.of(settings)
     return dg.Definitions(
         assets=simulation_assets(partitions),
         jobs=[jobs.simulation_job(), jobs.simulation_cleaning_job()],
         schedules=[
-            schedules.simulation_nightly(settings.first_business_date, running=running),
-            schedules.simulation_cleaning_weekly(running=running),
+            schedules.simulation_nightly(settings.first_business_date, status),
+            schedules.simulation_cleaning_weekly(status),
         ],
     )
 
 
-def _reconciliation(feed_contexts: Sequence[FeedContext], *, running: bool) -> dg.Definitions:
-    reconciled = [
-        feed_context
-        for feed_context in feed_contexts
-        if feed_context.feed.layout is not None or feed_context.feed.format.name in LAYOUTS
-    ]
-    by_feed = {feed_context.feed.name: jobs.reconciliation_job(feed_context) for feed_context in reconciled}
+def _reconciliation(feed_contexts: Sequence[FeedContext], status: DefaultStatus) -> dg.Definitions:
+    reconciliation_jobs = [jobs.reconciliation_job(feed_context) for feed_context in feed_contexts]
     return dg.Definitions(
         assets=[
-            *([data_team_asset()] if reconciled else []),
+            data_team_asset(),
             *(
                 asset
-                for feed_context in reconciled
+                for feed_context in feed_contexts
                 for asset in (*reconciliation_assets(feed_context), warehouse_assets(feed_context))
             ),
         ],
         asset_checks=[
             check
-            for feed_context in reconciled
+            for feed_context in feed_contexts
             for check in (source_agrees_check(feed_context), data_team_agrees_check(feed_context))
         ],
-        jobs=list(by_feed.values()),
+        jobs=reconciliation_jobs,
         sensors=[
-            reconciliation_sensor(feed_context, by_feed[feed_context.feed.name], running=running)
-            for feed_context in reconciled
+            reconciliation_sensor(feed_context, job, status)
+            for feed_context, job in zip(feed_contexts, reconciliation_jobs, strict=True)
         ],
     )

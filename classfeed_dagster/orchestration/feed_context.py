@@ -12,7 +12,7 @@ from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.asset_keys import RUNBOOK, domain_key, feed_group, runbook_value
+from classfeed_dagster.orchestration.asset_keys import RUNBOOK, FeedAsset, domain_key, feed_group, runbook_value
 from classfeed_dagster.orchestration.column_metadata import (
     AssetColumn,
     document_columns,
@@ -49,7 +49,7 @@ class FeedContext:
     feeds: tuple[Feed, ...]
     fan_out: bool = False  # fan out large dates to several steps within a run
 
-    def key(self, name: str) -> dg.AssetKey:
+    def key(self, name: FeedAsset) -> dg.AssetKey:
         """Return the key of the feed's asset ``name``."""
         return dg.AssetKey([self.feed.name, name])
 
@@ -97,7 +97,7 @@ class FeedContext:
 
     def asset(
         self,
-        name: str,
+        name: FeedAsset,
         deps: list[dg.AssetKey],
         description: str,
         section: str = "",
@@ -142,7 +142,7 @@ class FeedContext:
 
         return Stage(name, count, do)
 
-    def is_idle(self, context: dg.AssetExecutionContext, work: FeedRun, asset: str) -> bool:
+    def is_idle(self, context: dg.AssetExecutionContext, work: FeedRun, asset: FeedAsset) -> bool:
         """Return True if the feed has no work on this date; then report it on the asset ``asset`` and in the log."""
         if work.idle is None:
             return False

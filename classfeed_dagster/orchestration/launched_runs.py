@@ -7,6 +7,7 @@ import datetime as dt
 from dagster import DagsterInstance, DagsterRun, RunsFilter
 from dagster import DagsterRunStatus as Status
 
+from classfeed_dagster.orchestration.asset_keys import FEED_ASSETS
 from classfeed_dagster.orchestration.run_history import is_of_feed
 from classfeed_dagster.service_levels.toil import LaunchedRun, Launcher, ManualReason, launcher, stated_reason
 from classfeed_dagster.tags import PARTITION_TAG, reconciliation_job_name
@@ -58,9 +59,6 @@ def _feeds_of(run: DagsterRun) -> set[str]:
     # The feeds of the assets that a person selected in the UI. A feed's assets begin with its name, its warehouse
     # tables with "warehouse" and its name; other assets belong to no single feed.
     return {
-        key.path[1] if key.path[0] == "warehouse" else key.path[0] if key.path[-1] in _FEED_ASSETS else _NO_FEED
+        key.path[1] if key.path[0] == "warehouse" else key.path[0] if key.path[-1] in FEED_ASSETS else _NO_FEED
         for key in run.asset_selection or ()
     }
-
-
-_FEED_ASSETS = {"quarantine", "document", "delivery", "parity", "source_reconciliation", "data_team_reconciliation"}

@@ -6,6 +6,7 @@ import dagster as dg
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.jobs import CLEANING_JOB, SCHEMA_JOB, SIMULATION_JOB
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.tags import (
@@ -29,11 +30,8 @@ def date_due(morning: dt.date, audience: RecipientSchedule) -> dt.date | str:
     return day
 
 
-def morning_schedule(feed: Feed, audience: RecipientSchedule, *, running: bool) -> dg.ScheduleDefinition:
-    """Return the feed's schedule. Its run key prevents a second request for the same date.
-
-    ``running``: on by default. Off on a laptop, where no date is due.
-    """
+def morning_schedule(feed: Feed, audience: RecipientSchedule, status: DefaultStatus) -> dg.ScheduleDefinition:
+    """Return the feed's schedule. Its run key prevents a second request for the same date."""
 
     @dg.schedule(
         name=f"{feed.name}_morning",
@@ -42,7 +40,7 @@ def morning_schedule(feed: Feed, audience: RecipientSchedule, *, running: bool) 
         execution_timezone=SYDNEY.key,
         description=f"On ASX business days at {feed.starts_at:%H:%M} Sydney: delivers the previous business date. "
         f"Due by {feed.service_level.target:%H:%M}, at the latest {feed.service_level.deadline:%H:%M}.",
-        default_status=_status(running=running),
+        default_status=status.schedule,
     )
     def morning(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         day = date_due(context.scheduled_execution_time.astimezone(SYDNEY).date(), audience)
@@ -57,37 +55,31 @@ def morning_schedule(feed: Feed, audience: RecipientSchedule, *, running: bool) 
     return morning
 
 
-def report_schedule(job: "dg.UnresolvedAssetJobDefinition", *, running: bool) -> dg.ScheduleDefinition:
+def report_schedule(job: "dg.UnresolvedAssetJobDefinition", status: DefaultStatus) -> dg.ScheduleDefinition:
     """Return the daily schedule of the reports, shortly after the deadline."""
     description = "Daily at 09:10 Sydney, after the deadline: service levels, toil and freshness of every feed."
-    return _weekly_or_daily("operations_report_daily", job, "10 9 * * *", description, running=running)
+    return _schedule("operations_report_daily", job, "10 9 * * *", description, status)
 
 
-def retention_schedule(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDefinition:
+def retention_schedule(job: dg.JobDefinition, status: DefaultStatus) -> dg.ScheduleDefinition:
     """Return the weekly schedule of the run retention, on Sundays, when no date is due."""
     description = "Sundays at 03:00 Sydney, when no date is due: deletes old runs."
-    return _weekly_or_daily("retention_weekly", job, "0 3 * * 0", description, running=running)
+    return _schedule("retention_weekly", job, "0 3 * * 0", description, status)
 
 
-def audit_nightly(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDefinition:
+def audit_nightly(job: dg.JobDefinition, status: DefaultStatus) -> dg.ScheduleDefinition:
     """Return the nightly schedule of the audit, when nothing is due."""
-    return dg.ScheduleDefinition(
-        name="audit_nightly",
-        description="Daily at 01:00 Sydney, when no date is due: adds up a sample of what every feed sent.",
-        job=job,
-        cron_schedule="0 1 * * *",
-        execution_timezone=SYDNEY.key,
-        default_status=_status(running=running),
-    )
+    description = "Daily at 01:00 Sydney, when no date is due: adds up a sample of what every feed sent."
+    return _schedule("audit_nightly", job, "0 1 * * *", description, status)
 
 
-def schema_morning(*, running: bool) -> dg.ScheduleDefinition:
+def schema_morning(status: DefaultStatus) -> dg.ScheduleDefinition:
     """Return the daily schedule of the schema comparison, before the feeds start."""
     description = "Daily at 05:30 Sydney, before the feeds: compares bigsite's schema with its contract."
-    return _weekly_or_daily("schema_morning", SCHEMA_JOB, "30 5 * * *", description, running=running)
+    return _schedule("schema_morning", SCHEMA_JOB, "30 5 * * *", description, status)
 
 
-def simulation_nightly(first: dt.date, *, running: bool) -> dg.ScheduleDefinition:
+def simulation_nightly(first: dt.date, status: DefaultStatus) -> dg.ScheduleDefinition:
     """Return the nightly schedule of simulated customers."""
 
     # After the end of day (at most 110 minutes after midnight) and before any feed's morning, at an hour that no change
@@ -98,7 +90,7 @@ def simulation_nightly(first: dt.date, *, running: bool) -> dg.ScheduleDefinitio
         cron_schedule="30 3 * * *",
         execution_timezone=SYDNEY.key,
         description="The night after each ASX business day, before the feeds: simulates the customers' day.",
-        default_status=_status(running=running),
+        default_status=status.schedule,
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         day = context.scheduled_execution_time.astimezone(SYDNEY).date() - dt.timedelta(days=1)
@@ -115,24 +107,18 @@ def simulation_nightly(first: dt.date, *, running: bool) -> dg.ScheduleDefinitio
     return nightly
 
 
-def simulation_cleaning_weekly(*, running: bool) -> dg.ScheduleDefinition:
+def simulation_cleaning_weekly(status: DefaultStatus) -> dg.ScheduleDefinition:
     """Return the weekly schedule that deletes expired simulated rows."""
-    return _weekly_or_daily(
-        "simulation_cleaning_weekly",
-        CLEANING_JOB,
-        "0 5 * * 0",
-        "Sundays: deletes expired simulated rows.",
-        running=running,
-    )
+    description = "Sundays: deletes expired simulated rows."
+    return _schedule("simulation_cleaning_weekly", CLEANING_JOB, "0 5 * * 0", description, status)
 
 
-def _weekly_or_daily(
+def _schedule(
     name: str,
     job: "str | dg.JobDefinition | dg.UnresolvedAssetJobDefinition",
     cron: str,
-    description: str | None = None,
-    *,
-    running: bool,
+    description: str,
+    status: DefaultStatus,
 ) -> dg.ScheduleDefinition:
     return dg.ScheduleDefinition(
         name=name,
@@ -140,9 +126,5 @@ def _weekly_or_daily(
         cron_schedule=cron,
         execution_timezone=SYDNEY.key,
         description=description,
-        default_status=_status(running=running),
+        default_status=status.schedule,
     )
-
-
-def _status(*, running: bool) -> dg.DefaultScheduleStatus:
-    return dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED

@@ -11,6 +11,7 @@ from lxml import etree
 
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.feed_mode import FeedMode
+from classfeed_dagster.feed_run.nightly_audit import audit_feed
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.examples import EXAMPLES, bgl, cash_statements, trade_list
@@ -20,7 +21,7 @@ from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.tracing.trace import trace
 from classfeed_dagster.warehouse.connection import open_warehouse
-from classfeed_dagster.warehouse.database import query
+from classfeed_dagster.warehouse.database import execute, query
 from classfeed_dagster_tests.fixtures.desk import Desk
 
 MONDAY = dt.date(2026, 3, 2)
@@ -76,6 +77,10 @@ def test_example_is_delivered_reconciled_loaded_and_traced(market: Desk, feed: F
         document_format=work.format,
     )  # fmt: skip
     assert [sighting for sighting in way.sightings if sighting.places]
+    with open_warehouse(market.runtime.settings) as connection:
+        execute(connection, "UPDATE FACT_MOVEMENT SET NET_AMOUNT = COALESCE(NET_AMOUNT, 0) + 1")
+    findings = audit_feed(market.runtime, feed, "a1", morning_after(MONDAY))
+    assert ["FACT_MOVEMENT" in finding.what for finding in findings] == [True]
 
 
 def test_trade_list_is_one_plain_file_a_portfolio(market: Desk) -> None:

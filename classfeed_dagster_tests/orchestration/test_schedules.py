@@ -9,6 +9,7 @@ import pytest
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.partitions import business_date_partitions
 from classfeed_dagster.orchestration.schedules import date_due, morning_schedule
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
@@ -44,7 +45,7 @@ def test_schedule_ticks_at_six_in_sydney_around_a_clock_change(clocks_change: dt
     def nothing() -> None: ...
 
     job = dg.define_asset_job("class_super_job", selection=[nothing])
-    schedule = morning_schedule(FEED, DAILY, running=True)
+    schedule = morning_schedule(FEED, DAILY, DefaultStatus(running=True))
     definitions = dg.Definitions(assets=[nothing], jobs=[job], schedules=[schedule])
     six = dt.datetime.combine(clocks_change, dt.time(6), tzinfo=trading_days.SYDNEY)
     with dg.build_schedule_context(

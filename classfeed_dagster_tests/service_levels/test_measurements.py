@@ -14,6 +14,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.feeds.feed import ServiceLevel
+from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
@@ -32,7 +33,7 @@ Lines = list[dict[str, Any]]
 @pytest.fixture
 def look(desk: Desk, capsys: pytest.CaptureFixture[str]) -> Any:
     """Lets the sensor look: the lines that it writes, and its cursor."""
-    sensor = measuring_sensor([FEED], running=False)
+    sensor = measuring_sensor([FEED], DefaultStatus(running=False))
 
     def ask(cursor: str | None = None) -> tuple[Lines, str | None]:
         capsys.readouterr()

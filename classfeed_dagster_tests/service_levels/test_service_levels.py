@@ -258,6 +258,7 @@ def test_runs_are_counted_and_deleted_when_they_are_old() -> None:
     ("chosen", "counted"),
     [
         (["class_super", "source_reconciliation"], {"class_super": "part of a date"}),
+        (["class_cash", "transmission"], {"class_cash": "part of a date"}),
         (["warehouse", "class_cash", "fact_delivery"], {"class_cash": "part of a date"}),
         (["landing", "trade"], {"class_super": "part of a date"}),  # counted once, by the feed that counts shared runs
         (["class_super", "delivery"], {"class_super": None}),

@@ -19,6 +19,7 @@ from classfeed_dagster.cli import app as cli
 from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.feeds.column_exports import column_exports
 from classfeed_dagster.orchestration.asset_keys import SCHEMA_ASSET
+from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.definitions import schema_definitions
 from classfeed_dagster.orchestration.jobs import SCHEMA_JOB
 from classfeed_dagster.runtime import Runtime
@@ -77,7 +78,7 @@ def watch(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Watch]:
     url = bigsite_engine.url.render_as_string(hide_password=False)
     runtime = Runtime(Settings(bigsite_url=url, home=tmp_path))
     definitions = dg.Definitions.merge(
-        schema_definitions(running=True),
+        schema_definitions(DefaultStatus(running=True)),
         dg.Definitions(resources={"runtime": runtime}),
     )
     with dg.DagsterInstance.ephemeral() as instance:

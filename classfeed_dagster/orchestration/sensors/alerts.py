@@ -13,6 +13,7 @@ from classfeed_dagster.alerting.reconciliation_alerts import proof_incidents
 from classfeed_dagster.alerting.slack import messenger
 from classfeed_dagster.feed_run.flags import flags_problem
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.run_history import events_of, run_reader
 from classfeed_dagster.orchestration.sensors.repair import repair_decisions
@@ -42,14 +43,14 @@ def expected_checks(feed_contexts: Sequence[FeedContext], checks: Sequence[dg.As
 
 
 def alert_sensor(
-    feeds: Sequence[Feed], expected: ExpectedChecks, status: dg.DefaultSensorStatus, seconds: int
+    feeds: Sequence[Feed], expected: ExpectedChecks, status: DefaultStatus, seconds: int
 ) -> dg.SensorDefinition:
     """Return the sensor that announces, updates and resolves incidents."""
 
     @dg.sensor(
         name="alerts",
         minimum_interval_seconds=seconds,
-        default_status=status,
+        default_status=status.sensor,
         description="Reports each incident once, in one thread, and its recovery: failed or missing checks, late "
         "feeds, repairs that stopped, portfolios held back, and incidents raised by other steps.",
     )

@@ -5,18 +5,19 @@ import dagster as dg
 from classfeed_dagster.alerting import alerts
 from classfeed_dagster.alerting.incidents import raise_incident, settle_incident
 from classfeed_dagster.logs import get_logger
+from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.step_context import current_time
 from classfeed_dagster.repair import consent_events
 from classfeed_dagster.runtime import Runtime
 
 
-def consent_sensor(status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def consent_sensor(status: DefaultStatus) -> dg.SensorDefinition:
     """Return the sensor that consumes the queue of consent events."""
 
     @dg.sensor(
         name="consent_events",
         minimum_interval_seconds=30,
-        default_status=status,
+        default_status=status.sensor,
         description="Reads bigsite's consent events from their queue. An event triggers a query; bigsite has the "
         "facts.",
     )

@@ -7,6 +7,7 @@ import dagster as dg
 
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.feeds.feed import Feed
+from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.service_levels.heartbeats import record
 from classfeed_dagster.service_levels.measurements import new_deliveries, of_delivery, of_feed
@@ -26,13 +27,13 @@ def of_stages(instance: dg.DagsterInstance, feed: Feed, manifest: Manifest) -> M
     return seconds
 
 
-def measuring_sensor(feeds: Sequence[Feed], *, running: bool) -> dg.SensorDefinition:
+def measuring_sensor(feeds: Sequence[Feed], status: DefaultStatus) -> dg.SensorDefinition:
     """Return the sensor that emits each new delivery once, and every feed's state, as CloudWatch embedded metrics."""
 
     @dg.sensor(
         name="measures",
         minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+        default_status=status.sensor,
         description="Writes the feeds' metrics for dashboards and alarms to standard output.",
     )
     def measures(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SkipReason:

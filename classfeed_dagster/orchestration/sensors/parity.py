@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.parity.run import to_compare
 from classfeed_dagster.runtime import Runtime
@@ -9,10 +10,10 @@ from classfeed_dagster.runtime import Runtime
 _EVERY_SECONDS = 300
 
 
-def parity_sensor(feed_context: FeedContext, *, running: bool) -> dg.SensorDefinition:
+def parity_sensor(feed_context: FeedContext, status: DefaultStatus) -> dg.SensorDefinition:
     """Return the sensor that requests a comparison of every recent date with both sides, once for each state of them.
 
-    It acts on the current state, so that a missed tick has no effect. ``running``: on by default.
+    It acts on the current state, so that a missed tick has no effect.
     """
     feed, audience = feed_context.feed, feed_context.audience
 
@@ -21,7 +22,7 @@ def parity_sensor(feed_context: FeedContext, *, running: bool) -> dg.SensorDefin
         job_name=f"{feed.name}_parity_job",
         minimum_interval_seconds=_EVERY_SECONDS,
         description=f"Compares {feed.name} with the old app once its files exist under legacy/{feed.name}/<date>/.",
-        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+        default_status=status.sensor,
     )
     def sensor(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SensorResult:
         requests = [

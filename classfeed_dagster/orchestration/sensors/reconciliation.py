@@ -10,6 +10,7 @@ from classfeed_dagster.delivery.delivery_history import delivered_dates, live_an
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.asset_keys import DATA_TEAM_RECONCILIATION
+from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.run_history import run_fact
 from classfeed_dagster.repair.decisions import another_attempt
@@ -43,7 +44,7 @@ def dates_to_reconcile(runtime: Runtime, feed: str, days: Sequence[dt.date]) -> 
     return pending
 
 
-def reconciliation_sensor(feed_context: FeedContext, job: Any, *, running: bool) -> dg.SensorDefinition:
+def reconciliation_sensor(feed_context: FeedContext, job: Any, status: DefaultStatus) -> dg.SensorDefinition:
     """Return the sensor that starts reconciliation of delivered dates that lack it."""
 
     # It acts on the current state of deliveries and reconciliations. Each attempt has its own key. While a failed date
@@ -52,7 +53,7 @@ def reconciliation_sensor(feed_context: FeedContext, job: Any, *, running: bool)
         name=f"{feed_context.feed.name}_reconciliation_sensor",
         job=job,
         minimum_interval_seconds=120,
-        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+        default_status=status.sensor,
         description="Starts reconciliation and the warehouse load for every delivered date that lacks them.",
     )
     def sensor(

@@ -11,6 +11,7 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import (
     LANDING,
 )
+from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.orchestration.run_history import run_reader
 from classfeed_dagster.orchestration.run_recovery import recover_dead_runs
 from classfeed_dagster.orchestration.step_context import current_time
@@ -69,7 +70,7 @@ def run_request(decision: Decision) -> dg.RunRequest:
 def repair_sensor(
     feeds: Sequence[Feed],
     jobs: "Sequence[dg.UnresolvedAssetJobDefinition]",
-    status: dg.DefaultSensorStatus,
+    status: DefaultStatus,
     seconds: int,
 ) -> dg.SensorDefinition:
     """Return the sensor that starts the runs that due dates need."""
@@ -79,7 +80,7 @@ def repair_sensor(
         name="repair",
         jobs=jobs,
         minimum_interval_seconds=seconds,
-        default_status=status,
+        default_status=status.sensor,
         description="Checks the last due business dates of every feed and runs those that are incomplete: failed with "
         "a transient cause, never started, held back and corrected since, or changed in bigsite since.",
     )
