@@ -9,6 +9,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     DATA_TEAM_RECONCILIATION,
     GROUP_WAREHOUSE,
     SOURCE_RECONCILIATION,
+    FeedAsset,
     warehouse_key,
 )
 from classfeed_dagster.orchestration.column_metadata import AssetColumn, table_metadata
@@ -67,7 +68,7 @@ def _data_team(feed_context: FeedContext) -> dg.AssetsDefinition:
 
 def _compared(
     feed_context: FeedContext,
-    name: str,
+    name: FeedAsset,
     deps: list[dg.AssetKey],
     description: str,
     columns: Sequence[AssetColumn],

@@ -6,6 +6,7 @@ from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.orchestration.asset_keys import (
     DATA_TEAM_RECONCILIATION,
     SOURCE_RECONCILIATION,
+    FeedAsset,
     runbook,
 )
 from classfeed_dagster.orchestration.feed_context import FeedContext
@@ -46,7 +47,12 @@ def data_team_agrees_check(feed_context: FeedContext) -> dg.AssetChecksDefinitio
 
 
 def _check(
-    feed_context: FeedContext, asset: str, side: Side, name: str, severity: dg.AssetCheckSeverity, description: str
+    feed_context: FeedContext,
+    asset: FeedAsset,
+    side: Side,
+    name: str,
+    severity: dg.AssetCheckSeverity,
+    description: str,
 ) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=feed_context.key(asset),
