@@ -25,6 +25,7 @@ LANDING = "landing"
 SCHEMA_ASSET = dg.AssetKey(["bigsite", "schema"])
 SIMULATED_CUSTOMERS = dg.AssetKey(["simulation", "customers"])
 SIMULATION_CLEANING = dg.AssetKey(["simulation", "cleaning"])
+SIMULATED_RECIPIENTS = dg.AssetKey(["simulation", "recipients"])
 SOURCE_RECONCILIATION: Final = "source_reconciliation"
 DATA_TEAM_RECONCILIATION: Final = "data_team_reconciliation"
 FeedAsset = Literal[

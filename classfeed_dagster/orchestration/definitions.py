@@ -20,7 +20,7 @@ from classfeed_dagster.orchestration.assets.feeds import feed_assets, legacy_ass
 from classfeed_dagster.orchestration.assets.landing import landing_assets
 from classfeed_dagster.orchestration.assets.operations import operation_assets
 from classfeed_dagster.orchestration.assets.reconciliation import data_team_asset, reconciliation_assets
-from classfeed_dagster.orchestration.assets.simulation import simulation_assets
+from classfeed_dagster.orchestration.assets.simulation import recipients_asset, simulation_assets
 from classfeed_dagster.orchestration.assets.source import schema_asset, source_assets
 from classfeed_dagster.orchestration.assets.warehouse import warehouse_assets
 from classfeed_dagster.orchestration.checks.domains import domain_checks
@@ -86,7 +86,7 @@ def build_definitions(runtime: Runtime | None = None, feeds: Sequence[Feed] | No
             _export(runtime, feed_contexts, audiences, feed_jobs, checks, executor),
             _operations(runtime, feed_contexts, feed_jobs, checks, status),
             schema_definitions(status),
-            simulation_definitions(settings, partitions_def),
+            simulation_definitions(settings, partitions_def, feeds),
             _reconciliation(feed_contexts, status),
         )
     return apply_policies(definitions, feeds)
@@ -175,17 +175,25 @@ def schema_definitions(status: DefaultStatus) -> dg.Definitions:
     )
 
 
-def simulation_definitions(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.Definitions:
-    """Return the assets, jobs and schedules of simulated customers; none in production."""
+def simulation_definitions(
+    settings: Settings, partitions: dg.PartitionsDefinition[str], feeds: Sequence[Feed] = ()
+) -> dg.Definitions:
+    """Return the assets, jobs and schedules of simulated customers and recipients; none in production."""
     if settings.env is Environment.PROD:
         return dg.Definitions()
     status = DefaultStatus.of(settings)
+    answered = [feed for feed in feeds if feed.acknowledgements is not None]
     return dg.Definitions(
-        assets=simulation_assets(partitions),
-        jobs=[jobs.simulation_job(), jobs.simulation_cleaning_job()],
+        assets=[*simulation_assets(partitions), *([recipients_asset(answered)] if answered else [])],
+        jobs=[
+            jobs.simulation_job(),
+            jobs.simulation_cleaning_job(),
+            *([jobs.simulation_recipients_job()] if answered else []),
+        ],
         schedules=[
             schedules.simulation_nightly(settings.first_business_date, status),
             schedules.simulation_cleaning_weekly(status),
+            *([schedules.simulation_recipients_daily(status)] if answered else []),
         ],
     )
 

@@ -14,6 +14,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     GROUP_OPERATIONS,
     SCHEMA_ASSET,
     SIMULATED_CUSTOMERS,
+    SIMULATED_RECIPIENTS,
     SIMULATION_CLEANING,
     SOURCE_RECONCILIATION,
     warehouse_key,
@@ -33,6 +34,7 @@ _RETENTION_BATCH = 200
 SCHEMA_JOB, AUDIT_JOB = "schema_job", "audit"
 _SHOWN = 5  # differences in a failed audit's message
 SIMULATION_JOB, CLEANING_JOB = "simulation_job", "simulation_cleaning_job"
+RECIPIENTS_JOB = "simulation_recipients_job"
 
 
 def feed_job(feed: Feed, code_version: str, executor: dg.ExecutorDefinition) -> "dg.UnresolvedAssetJobDefinition":
@@ -183,6 +185,15 @@ def simulation_cleaning_job() -> "dg.UnresolvedAssetJobDefinition":
         CLEANING_JOB,
         dg.AssetSelection.assets(SIMULATION_CLEANING),
         "Deletes simulated rows that have expired. Real rows are never changed.",
+    )
+
+
+def simulation_recipients_job() -> "dg.UnresolvedAssetJobDefinition":
+    """Return the job in which simulated recipients answer."""
+    return _asset_job(
+        RECIPIENTS_JOB,
+        dg.AssetSelection.assets(SIMULATED_RECIPIENTS),
+        "Puts simulated recipients' answers about the files that reached them into the inbox. Safe to repeat.",
     )
 
 

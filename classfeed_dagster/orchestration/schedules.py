@@ -7,7 +7,7 @@ import dagster as dg
 from classfeed_dagster import trading_days
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.default_status import DefaultStatus
-from classfeed_dagster.orchestration.jobs import CLEANING_JOB, SCHEMA_JOB, SIMULATION_JOB
+from classfeed_dagster.orchestration.jobs import CLEANING_JOB, RECIPIENTS_JOB, SCHEMA_JOB, SIMULATION_JOB
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.tags import (
     CORRELATION_TAG,
@@ -111,6 +111,12 @@ def simulation_cleaning_weekly(status: DefaultStatus) -> dg.ScheduleDefinition:
     """Return the weekly schedule that deletes expired simulated rows."""
     description = "Sundays: deletes expired simulated rows."
     return _schedule("simulation_cleaning_weekly", CLEANING_JOB, "0 5 * * 0", description, status)
+
+
+def simulation_recipients_daily(status: DefaultStatus) -> dg.ScheduleDefinition:
+    """Return the daily schedule of simulated recipients' answers."""
+    description = "Every day, after the feeds: simulated recipients answer the files that reached them."
+    return _schedule("simulation_recipients_daily", RECIPIENTS_JOB, "0 10 * * *", description, status)
 
 
 def _schedule(

@@ -21,13 +21,13 @@ from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.orchestration.run_history import run_reader
 from classfeed_dagster.repair.facts import gather
+from classfeed_dagster.simulation.recipient_answers import AnswerFault, put_answers, rejection
 from classfeed_dagster.tags import CLOCK_TAG
 from classfeed_dagster.tracing.trace import trace
 from classfeed_dagster.warehouse.breaks import stored_breaks
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import query
 from classfeed_dagster_tests.fixtures.desk import Desk
-from classfeed_dagster_tests.fixtures.recipient_answers import AnswerFault, answer_delivery, rejection
 
 MONDAY = dt.date(2026, 3, 2)
 MORNING = morning_after(MONDAY)
@@ -71,10 +71,8 @@ def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
     assert told(desk, hours=7) == {"not-acknowledged.told": {"files": 1}}
     (trade,) = [row for row in desk.bigsite.rows[tables.trade] if row["portfolio_id"] == desk.bigsite.portfolios[0].id]
     number, transaction = "SW00000001", f"T{trade['trade_id']}"
-    answer_delivery(
-        store, desk.manifest(MONDAY.isoformat(), feed="told"), MAPPING,
-        rejected={number: rejection(number, transaction, "E42")},
-    )  # fmt: skip
+    manifest = desk.manifest(MONDAY.isoformat(), feed="told")
+    put_answers(store, manifest, manifest.pages[0], MAPPING, [rejection(number, transaction, "E42")])
     read(desk)
     (file,) = file_answers(store, "told", MONDAY)
     assert (file.state, file.contradictory) == (FileState.PARTIALLY_PROCESSED, False)
@@ -108,7 +106,7 @@ def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
     again = desk.manifest(MONDAY.isoformat(), 1, feed="told")
     assert [portfolio.number for portfolio in again.portfolios] == [number]
     assert told(desk, hours=7)["refused.told"] == {"dates": 1, "portfolios": 1}
-    answer_delivery(store, again, MAPPING)
+    put_answers(store, again, again.pages[0], MAPPING)
     read(desk)
     assert told(desk, hours=7) == {}
     with open_warehouse(desk.runtime.settings) as connection:
@@ -118,8 +116,7 @@ def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
 def test_faulty_answer_is_kept_and_reported(delivered: Desk) -> None:
     desk, store = delivered, delivered.runtime.store
     manifest = desk.manifest(MONDAY.isoformat(), feed="told")
-    assert answer_delivery(store, manifest, MAPPING, faults=[AnswerFault.LATE]) == ()
-    keys = answer_delivery(store, manifest, MAPPING, faults=set(AnswerFault) - {AnswerFault.LATE})
+    keys = put_answers(store, manifest, manifest.pages[0], MAPPING, faults=set(AnswerFault) - {AnswerFault.LATE})
     assert len(keys) == 5
     read(desk)
     (file,) = file_answers(store, "told", MONDAY)

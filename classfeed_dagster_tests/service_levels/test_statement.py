@@ -15,10 +15,10 @@ from classfeed_dagster.errors import UsageError
 from classfeed_dagster.feeds.class_trade import FEED as TRADE
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.service_levels.statement import first_of_month, statement, statement_page
+from classfeed_dagster.simulation.recipient_answers import put_answers
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures import csv_frames as make
 from classfeed_dagster_tests.fixtures.delivering import deliver
-from classfeed_dagster_tests.fixtures.recipient_answers import answer_delivery
 
 FIRST = dt.date(2023, 1, 27)
 DAYS = trading_days.business_days_between(FIRST, dt.date(2023, 2, 28))
@@ -31,7 +31,7 @@ def test_statement_counts_the_dates_whose_deadline_is_in_the_month(local_store: 
     frames = make.frames([make.account("SW00000001")], [make.trade(1)])
     for day in DAYS[:3]:
         manifest = deliver(local_store, feed.format, CLASS, day, frames, mode=FeedMode.LIVE)
-    answer_delivery(local_store, manifest, AnswerMapping())
+    put_answers(local_store, manifest, manifest.pages[0], AnswerMapping())
     read_inbox(local_store, feed.name, AnswerMapping(), NOW)
     january = statement(local_store, feed, CLASS, first_of_month("2023-01"), NOW)
     assert [line.judgment.due.business_date for line in january.lines] == list(DAYS[:2])

@@ -1,4 +1,4 @@
-"""Assets of simulated customers: a daily asset that simulates their day, and one that deletes expired rows.
+"""Assets of simulated customers and recipients: their day, the deletion of expired rows, the recipients' answers.
 
 They do not exist where CLASSFEED_ENV is prod, and the simulation itself refuses production.
 """
@@ -11,13 +11,20 @@ from typing import Any
 import dagster as dg
 
 from classfeed_dagster import charts
+from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.asset_keys import GROUP_SIMULATION, SIMULATED_CUSTOMERS, SIMULATION_CLEANING
+from classfeed_dagster.orchestration.asset_keys import (
+    GROUP_SIMULATION,
+    SIMULATED_CUSTOMERS,
+    SIMULATED_RECIPIENTS,
+    SIMULATION_CLEANING,
+)
 from classfeed_dagster.orchestration.metadata_values import markdown_table
-from classfeed_dagster.orchestration.step_context import since, step
+from classfeed_dagster.orchestration.step_context import current_time, since, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.simulation.day import DaySummary
 from classfeed_dagster.simulation.environment import Advance, advance, expire
+from classfeed_dagster.simulation.recipient_answers import SimulatedRecipient
 
 _PLOTTED_DAYS = 20
 # Charts, and the counts that each adds up.
@@ -103,3 +110,25 @@ def _cleaning() -> dg.AssetsDefinition:
         )
 
     return cleaning
+
+
+def recipients_asset(feeds: Sequence[Feed]) -> dg.AssetsDefinition:
+    """Return the asset of the answers of simulated recipients; ``feeds`` are those whose recipient answers."""
+
+    @dg.asset(
+        key=SIMULATED_RECIPIENTS,
+        deps=[dg.AssetKey(["recipient", feed.name]) for feed in feeds],
+        group_name=GROUP_SIMULATION,
+        description="Answers about the files that reached each recipient, in its inbox, with the faults of real ones: "
+        "late, duplicate, contradictory, about another file, unreadable. Equal seed and file give equal answers. "
+        "Refuses production, and a bigsite without simulated customers.",
+    )
+    def recipients(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
+        at = runtime.clock(context.run.tags) or current_time(runtime)
+        new = {
+            feed.name: len(SimulatedRecipient(runtime.engine, runtime.settings, runtime.store, feed).answer(at))
+            for feed in feeds
+        }
+        return dg.MaterializeResult(metadata={"messages": sum(new.values()), "by_feed": new})
+
+    return recipients
