@@ -12,6 +12,7 @@ import stat
 import subprocess  # distinguishes the wheel's timeout from its failures
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,10 @@ def _folder(home: Path) -> Path:
 def _started(folder: Path, database: str) -> str:
     try:
         folder.parent.mkdir(OWNER_FOLDER, parents=True, exist_ok=True)
-        access = stat.S_IMODE(folder.parent.stat().st_mode)
+        access = {parent: stat.S_IMODE(parent.stat().st_mode) for parent in folder.parents}
         folder.mkdir(OWNER_FOLDER, exist_ok=True)
         server = _server(folder)
-        if os.getuid() == 0:  # the server is another user, for whom the wheel opens the home: passing through is enough
-            folder.parent.chmod(access | _PASS_THROUGH)
+        _close(folder, server.get_postmaster_info().socket_dir, access)
     except Exception as error:  # the wheel raises whatever its subprocesses, file system and assertions raise
         raise EmbeddedPostgresError(
             f"The embedded PostgreSQL under {folder} did not start ({type(error).__name__}): see its log "
@@ -118,6 +118,20 @@ def _started(folder: Path, database: str) -> str:
     admin = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
     _create_database(admin, database, folder)
     return admin.set(database=database).render_as_string(hide_password=False)
+
+
+def _close(folder: Path, socket_folder: Path | None, access: Mapping[Path, int]) -> None:
+    # The server trusts all who reach its socket. If the home's path is too long for a socket, the wheel puts it into a
+    # folder open to all. For a server of another user it opens the folders above: passing through is enough.
+    if os.getuid() == 0:
+        for parent, mode in access.items():
+            if stat.S_IMODE(parent.stat().st_mode) != mode | _PASS_THROUGH:
+                parent.chmod(mode | _PASS_THROUGH)
+    if socket_folder is not None:
+        owner = folder.stat()
+        if os.getuid() == 0:
+            os.chown(socket_folder, owner.st_uid, owner.st_gid)
+        socket_folder.chmod(OWNER_FOLDER)
 
 
 def _library() -> Any:
