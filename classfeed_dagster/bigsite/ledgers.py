@@ -127,6 +127,10 @@ def _reversed_on(table: str) -> str:
     return f"SELECT o.{_DATES[table]} FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
 
 
+def _reversed_type(table: str) -> str:
+    return f"SELECT o.movement_type FROM bigsite.{table} o WHERE o.{table}_id = l.reverses_{table}_id"
+
+
 def _undoes_exactly(table: str) -> str:
     # A row that names its own id undoes nothing. A row that was itself undone later is harmless.
     same = [f"o.{name} = l.{name}" for name in SAME_IN_REVERSALS[table]]
@@ -163,6 +167,7 @@ _OWNER = {
 _OF_REVERSALS = {
     "reversed_portfolio_id": _reversed_portfolio,
     "reversed_on": _reversed_on,
+    "reversed_type": _reversed_type,
     "undoes_exactly": _undoes_exactly,
     "reversals_standing": _reversals_standing,
 }
@@ -192,6 +197,7 @@ SECURITY_MOVEMENT = _ledger(
     units_change=UNITS,
     cost_base_change=MONEY,
     description=TEXT,
+    reversed_type=TEXT,
 )
 
 INCOME = _ledger(

@@ -49,6 +49,7 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "cash_transaction.related_on": ("trade.trade_date", "income.payment_date"),
     "trade.reversed_on": ("trade.trade_date",),
     "security_movement.reversed_on": ("security_movement.effective_date",),
+    "security_movement.reversed_type": ("security_movement.movement_type",),
     "income.reversed_on": ("income.payment_date",),
     "cash_transaction.reversed_on": ("cash_transaction.transaction_date",),
     # A reversal is compared with its original in each of these.

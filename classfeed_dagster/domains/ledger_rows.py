@@ -44,6 +44,7 @@ _ACCOUNT = (
     ),
 )
 
+REVERSED_TYPE = "reversed_type"  # decides what a switch leaves out; not part of the delivered ledger
 LEDGER_RECORDS = Frame(
     "ledger_records",
     "One row a movement of the document, with the source's keys.",
@@ -62,6 +63,7 @@ LEDGER_RECORDS = Frame(
         _column("currency", _TEXT, "ISO 4217 code of the record's money", nullable=True),
         _column("reverses", _TEXT, "TransactionId that the record undoes", nullable=True),
         _column("relates_to", _TEXT, "TransactionId that caused the record", nullable=True),
+        _column(REVERSED_TYPE, _TEXT, "movement type of the row that the record undoes", nullable=True),
     ),
     ("portfolio_number", "recorded_at", "transaction_id"),
 )

@@ -13,7 +13,14 @@ import polars as pl
 from classfeed_dagster.domains.account_balances import ACCOUNT_KEY
 from classfeed_dagster.domains.columns import INSTANT, MONEY, MOVEMENT_TRANSACTIONS, UNITS
 from classfeed_dagster.domains.exact import fitting
-from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, OPENING_CASH, OPENING_UNITS, complete, landed_since
+from classfeed_dagster.domains.ledger_rows import (
+    LEDGER_RECORDS,
+    OPENING_CASH,
+    OPENING_UNITS,
+    REVERSED_TYPE,
+    complete,
+    landed_since,
+)
 from classfeed_dagster.domains.securities import with_security
 from classfeed_dagster.domains.slice import NUMBER, Slice
 from classfeed_dagster.free_text import mask_columns
@@ -114,6 +121,7 @@ def _security_movements(part: Slice) -> pl.DataFrame:
         "portfolio_id",
         NUMBER,
         *_id_and_reverses("security_movement", rows),
+        landed_since(rows, "reversed_type", pl.String()).alias(REVERSED_TYPE),
         pl.col("movement_type").alias("transaction_type"),
         pl.col("effective_date").alias("transaction_date"),
         "recorded_at",

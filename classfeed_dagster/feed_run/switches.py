@@ -14,6 +14,7 @@ import polars as pl
 
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.document_format import DocumentFormat
+from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, REVERSED_TYPE, landed_since
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feeds.feed import STANDARD, Feed
 from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
@@ -91,7 +92,7 @@ class FeedFlags:
 def switched_frames(frames: Mapping[str, pl.DataFrame], flags: FeedFlags) -> dict[str, pl.DataFrame]:
     """Return one slice's domain frames without the rows that the switches exclude. Defaults exclude nothing.
 
-    Cash rows of income or reinvestment stay, since they are part of the balance; they refer to no row that is left out.
+    Cash rows of income or reinvestment stay, since they are part of the balance. No row refers to one that is left out.
     """
     filtered = dict(frames)
     movements = filtered.get("movement_transactions")
@@ -103,6 +104,10 @@ def switched_frames(frames: Mapping[str, pl.DataFrame], flags: FeedFlags) -> dic
         movements = movements.with_columns(pl.when(~of_income).then("relates_to").alias("relates_to"))
     if not flags.include_drp:
         movements = movements.filter(pl.col("transaction_type") != "DRP")
+        records = filtered.get(LEDGER_RECORDS.name, LEDGER_RECORDS.empty())
+        undone = records.filter(landed_since(records, REVERSED_TYPE, pl.String()) == "DRP")["transaction_id"]
+        of_drp = pl.col("transaction_id").is_in(undone.implode())
+        movements = movements.with_columns(pl.when(~of_drp).then("reverses").alias("reverses"))
     filtered["movement_transactions"] = movements
     return filtered
 

@@ -6,6 +6,7 @@ manifest names every part by its SHA-256. A part is Parquet with exact decimals;
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ from pydantic import Field, NonNegativeInt
 
 from classfeed_dagster.bigsite.landing import sha256_of
 from classfeed_dagster.domains.columns import Column, Frame
-from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, UNITS_SUM
+from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, REVERSED_TYPE, UNITS_SUM
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import StoredRecord
@@ -32,7 +33,9 @@ def _column(
     return Column(name, dtype, description, ("derived",), nullable=nullable, personal=personal)
 
 
-RECORDS = LEDGER_RECORDS
+RECORDS = dataclasses.replace(
+    LEDGER_RECORDS, columns=tuple(column for column in LEDGER_RECORDS.columns if column.name != REVERSED_TYPE)
+)
 STATED = Frame(
     "ledger_stated",
     "One row a holding or balance that the delivery states. Staged only: the positions carry it.",

@@ -122,7 +122,7 @@ class Landing:
 
     def _views(self, expected: ExpectedRecords) -> None:
         for name in _AS_THEY_ARE:
-            self._view(name, f"SELECT *{self._absent_dates(name)} FROM raw_{name}")
+            self._view(name, f"SELECT *{self._absent_facts(name)} FROM raw_{name}")
         self._view("data_sharing_consent", f"SELECT *, {_NO_INSTANT} FROM raw_data_sharing_consent")
         # A removed portfolio has no landed row, only its consents.
         self._view(
@@ -137,11 +137,11 @@ class Landing:
         for name, figure in (("holding_eod", "units"), ("cash_balance_eod", "ledger_balance")):
             self._view(name, f"SELECT *, {expected.day} AS as_at_date FROM raw_{name} WHERE {figure} IS NOT NULL")
 
-    def _absent_dates(self, name: str) -> str:
-        # Dates of referenced rows, which older landings lack.
-        rows = self._db.execute(f"DESCRIBE raw_{name}").fetchall()
-        dates = {"reversed_on", "related_on"} - {str(row[0]) for row in rows}
-        return "".join(f", CAST(NULL AS DATE) AS {column}" for column in sorted(dates))
+    def _absent_facts(self, name: str) -> str:
+        # Facts of referenced rows, which older landings lack.
+        present = {str(row[0]) for row in self._db.execute(f"DESCRIBE raw_{name}").fetchall()}
+        facts = {"related_on": "DATE", "reversed_on": "DATE", "reversed_type": "VARCHAR"}
+        return "".join(f", CAST(NULL AS {kind}) AS {fact}" for fact, kind in facts.items() if fact not in present)
 
     def _view(self, name: str, query: str) -> None:
         self._db.execute(f"CREATE VIEW landed.{name} AS {query}")

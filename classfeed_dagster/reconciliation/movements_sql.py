@@ -79,6 +79,21 @@ def _reference(scope: RecordScope, row: str, ledger: str) -> str:
     return _unless_before(_dated(scope, row, ledger), f"'{ledger[0].upper()}' || {row}.reverses_{ledger}_id")
 
 
+def _reverses_movement(scope: RecordScope) -> str:
+    # Null as well for a DRP row that a switch left out.
+    reference = _reference(scope, "m", "security_movement")
+    on = scope.is_on("include-drp")
+    if on == "TRUE":
+        return reference
+    kind = (
+        "m.reversed_type"
+        if scope.landed
+        else f"(SELECT o.movement_type FROM {scope.schema}.security_movement o "
+        "WHERE o.security_movement_id = m.reverses_security_movement_id)"
+    )
+    return f"CASE WHEN {on} OR {kind} IS DISTINCT FROM 'DRP' THEN {reference} END"
+
+
 def _dated(scope: RecordScope, row: str, ledger: str) -> str:
     # The landing contains the date, because it lacks the rows of earlier windows.
     if scope.landed:
@@ -149,7 +164,7 @@ def _security_movements(scope: RecordScope) -> str:
         transaction_type="m.movement_type",
         transaction_date="m.effective_date",
         recorded_at="m.recorded_at",
-        reverses=_reference(scope, "m", "security_movement"),
+        reverses=_reverses_movement(scope),
         units="m.units_change",
         cost_base_change="m.cost_base_change",
         currency="CASE WHEN m.cost_base_change IS NOT NULL THEN x.currency END",

@@ -102,6 +102,36 @@ def test_switched_off_rows_are_excluded_with_their_reason(market: Desk) -> None:
     assert excluded == {"switched off: include-drp": 2, "switched off: include-income": 2}
 
 
+@pytest.mark.parametrize("switch", ["include_income", "include_drp"])
+def test_switched_off_row_is_named_by_no_reference(desk: Desk, switch: str) -> None:
+    fund, _ = desk.two_customers()
+    bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10"})
+    day, undone = MONDAY.isoformat(), "2026-03-02T05:00:00Z"
+    fund.deposit("10000.00", day)
+    originals = [
+        fund.buy(bhp, "10", "45.00", day),
+        fund.security_movement(bhp, "BONUS_ISSUE", "3", day),
+        fund.dividend(bhp, "12.00", day),
+        fund.deposit("7.00", day),
+    ]
+    fund.reverse(fund.security_movement(bhp, "DRP", "0.5", day), undone, movement_type="TRANSFER_OUT")
+    for row in originals:
+        fund.reverse(row, undone)
+    desk.end_of_day(day)
+    values: dict[str, dict[str, bool | str]] = {switch: {"class_super": False}}
+    desk.switch(**values)
+    assert desk.run(day).outcome is Outcome.DELIVERED
+    movements = desk.records(day)["movement_transactions"]
+    ids = set(movements["transaction_id"])
+    references = [name for column in ("reverses", "relates_to") for name in movements[column].drop_nulls()]
+    assert set(references) <= ids, sorted(set(references) - ids)
+    assert {name[0] for name in movements["reverses"].drop_nulls()} == set(
+        "TSC" if switch == "include_income" else "TSIC"
+    )
+    result = after_delivery(desk, "class_super").source()
+    assert result.breaks == (), result.markdown()
+
+
 def test_stopped_reconciliation_is_reported(market: Desk) -> None:
     market.run(MONDAY.isoformat(), feed=TRADE)
     work = after_delivery(market, TRADE)

@@ -15,6 +15,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.documents.csv_format import CsvFormat
 from classfeed_dagster.documents.epi import EPI
+from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS
 from classfeed_dagster.feed_run.exclusion import (
     delivered_elsewhere,
     exclude_each_other,
@@ -74,17 +75,36 @@ def test_income_switch_changes_no_other_record() -> None:
         {**make.trade(3), "transaction_id": "I3", "transaction_type": "DIVIDEND"},
         {**make.trade(4), "transaction_id": "S4", "transaction_type": "DRP"},
         {**make.trade(5), "transaction_id": "S5", "transaction_type": "SPLIT"},
+        make.trade(6, reverses="T1"),
+        make.cash(7, "-5.00", reverses="C2"),
+        {**make.trade(8), "transaction_id": "I8", "transaction_type": "DIVIDEND", "reverses": "I3"},
+        {
+            **make.trade(9),
+            "transaction_id": "S9",
+            "transaction_type": "SPLIT",
+            "reverses": "S5",
+            "reversed_type": "SPLIT",
+        },
+        {**make.trade(10), "transaction_id": "S10", "transaction_type": "TRANSFER_OUT", "reverses": "S4"}
+        | {"reversed_type": "DRP"},
     ]
-    frames = make.frames([make.account("SW00000001")], rows)
+    others = {"T6": "T1", "C7": "C2", "S9": "S5"}
+    frames = dict(make.frames([make.account("SW00000001")], rows))
+    frames[LEDGER_RECORDS.name] = pl.DataFrame(
+        {name: [row.get(name) for row in rows] for name in ("transaction_id", "reversed_type")}
+    )
     for income, drp, kept in (
-        (True, True, {"T1", "C2", "I3", "S4", "S5"}),
-        (False, True, {"T1", "C2", "S4", "S5"}),
-        (True, False, {"T1", "C2", "I3", "S5"}),
-        (False, False, {"T1", "C2", "S5"}),
+        (True, True, {"I3", "I8", "S4"}),
+        (False, True, {"S4"}),
+        (True, False, {"I3", "I8"}),
+        (False, False, set()),
     ):
         flags = FeedFlags("f", FeedMode.LIVE, include_income=income, include_drp=drp)
         result = switched_frames(frames, flags)
-        assert set(result["movement_transactions"]["transaction_id"]) == kept
+        assert set(result["movement_transactions"]["transaction_id"]) == kept | {"T1", "C2", "S5", "S10", *others}
+        reverses = dict(result["movement_transactions"].select("transaction_id", "reverses").iter_rows())
+        of_income, of_drp = {"I8": "I3"} if income else {}, {"S10": "S4"} if drp else {}
+        assert {key: value for key, value in reverses.items() if value} == {**others, **of_income, **of_drp}
         relates_to = result["movement_transactions"].filter(pl.col("transaction_id") == "C2")["relates_to"].to_list()
         assert relates_to == (["I3"] if income else [None])
         assert result["accounts"].equals(frames["accounts"])
