@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import polars as pl
 
 from classfeed_dagster.domains import breaches
-from classfeed_dagster.domains.columns import FINDINGS
+from classfeed_dagster.domains.columns import ACCOUNTS, FINDINGS, MOVEMENT_TRANSACTIONS
+from classfeed_dagster.domains.movement_transactions import LETTERS
 from classfeed_dagster.domains.slice import Slice
 
 Check = Callable[[Slice, Mapping[str, pl.DataFrame]], pl.DataFrame]
@@ -386,6 +388,42 @@ ID_SENT_BEFORE = LedgerRule(
 )
 # Rules that need the delivered ledger. They are evaluated for each feed; see feed_run.ledger_view.
 LEDGER_RULES: tuple[LedgerRule, ...] = (NUMBER_CHANGED, DELIVERED_BALANCE, ID_SENT_BEFORE)
+
+
+_SECURITY = {(MOVEMENT_TRANSACTIONS.name, "exchange"), (MOVEMENT_TRANSACTIONS.name, "security_code")}
+_COLUMNS = {  # domain columns that a rule is about
+    breaches.hin_shape.__name__: {(ACCOUNTS.name, "hin")},
+    breaches.abn_check_digits.__name__: {(ACCOUNTS.name, "abn")},
+    breaches.unreadable_movement_security.__name__: _SECURITY,
+    breaches.movement_code.__name__: _SECURITY,
+    breaches.movement_isin.__name__: _SECURITY,
+}
+_ROWS = [  # rules whose subject is the TransactionId of the row that breaks them
+    breaches.unknown_transaction_type.__name__,
+    breaches.net_amount.__name__,
+    breaches.foreign_reversal.__name__,
+    breaches.inexact_reversal.__name__,
+    breaches.repeated_reversal.__name__,
+    breaches.price_times_units.__name__,
+    breaches.settlement_date.__name__,
+]
+
+
+def concerning(
+    findings: pl.DataFrame, ledgers: AbstractSet[str], columns: AbstractSet[tuple[str, str]]
+) -> pl.DataFrame:
+    """Return the FINDINGS about what a document carries: its ``ledgers``, and ``columns`` as (frame, column).
+
+    A row of another ledger and a code that the document never states hold back no portfolio in its feed.
+    """
+    of_columns = [name for name, about in _COLUMNS.items() if not about & columns]
+    table = pl.col("subject").replace_strict(LETTERS, default=None, return_dtype=pl.String)
+    row = pl.col("subject").str.slice(0, 1)
+    rule = pl.col("rule")
+    ledger = (
+        pl.when(rule.is_in(_ROWS)).then(row).when(rule == breaches.unreadable_value.__name__).then(table)
+    )  # null: any ledger
+    return findings.filter(~rule.is_in(of_columns), ledger.is_in(sorted(ledgers)).fill_null(value=True))
 
 
 def rules_of(domain: str) -> tuple[DataRule, ...]:

@@ -17,7 +17,7 @@ from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.domains import breaches
 from classfeed_dagster.domains.build import open_domains
 from classfeed_dagster.domains.columns import ACCOUNTS, CASH_ACCOUNTS, FINDINGS, MOVEMENT_TRANSACTIONS
-from classfeed_dagster.domains.rules import RuleSeverity
+from classfeed_dagster.domains.rules import RuleSeverity, concerning
 from classfeed_dagster.feed_run.feed_date import FeedDate
 from classfeed_dagster.feed_run.switches import switched_frames
 from classfeed_dagster.store import ObjectStore
@@ -89,10 +89,13 @@ def _findings_of(work: FeedDate, shard: int) -> pl.DataFrame:
 
 
 def _find(work: FeedDate, shard: int) -> pl.DataFrame:
+    document = work.format
+    columns = {source for column in document.columns for source in column.filled_by}
     findings = [FINDINGS.empty()]
     with open_domains(work.store, work.domains(), work.snapshot().shards[shard]) as slices:
         for frames in slices:
-            findings += [frames[FINDINGS.name], work.format.check_representable(switched_frames(frames, work.flags))]
+            findings.append(concerning(frames[FINDINGS.name], document.ledgers, columns))
+            findings.append(document.check_representable(switched_frames(frames, work.flags)))
             del frames  # frees the memory before the next slice is read
     return FINDINGS.conform(pl.concat(findings).unique())
 
