@@ -136,8 +136,9 @@ class LocalStore:
     def list(self, prefix: str) -> Iterator[str]:
         """See ObjectStore."""
         folder = self.root / _check_prefix(prefix).rpartition("/")[0]
+        above = len(str(self.root)) + 1
         keys = [
-            str(Path(parent, name).relative_to(self.root))
+            f"{parent[above:]}/{name}" if len(parent) > above else name
             for parent, _, names in os.walk(folder)
             for name in names
             if not name.startswith(_TEMPORARY)

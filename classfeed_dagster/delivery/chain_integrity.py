@@ -12,7 +12,7 @@ from classfeed_dagster.delivery.build import read_build
 from classfeed_dagster.delivery.chain import ChainPlace, chain_entry, last_place, manifest_of
 from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
 from classfeed_dagster.delivery.problems import build_differences, manifest_problems
-from classfeed_dagster.delivery.state import DeliveredRevision, delivered_state
+from classfeed_dagster.delivery.state import DeliveredRevision, checkpoint_fault, delivered_state
 from classfeed_dagster.errors import DamagedRecordError, DataError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import manifest_key
@@ -33,7 +33,9 @@ def require_chain(store: ObjectStore, feed: str, days: Iterable[dt.date]) -> Non
     """Raise DamagedRecordError unless the manifests of ``days`` are those that the chain names."""
     last = last_place(store, feed)
     for day in days:
-        for revision in delivered_state(store, feed, day).revisions:
+        # ``current`` compares the older manifests that still count with the checkpoint.
+        state = delivered_state(store, feed, day)
+        for revision in {entry.revision: entry for entry in (*state.current, *state.recent)}.values():
             _require_place(store, feed, day, revision, last)
 
 
@@ -81,6 +83,8 @@ def _require_successor(store: ObjectStore, feed: str, revision: DeliveredRevisio
 
 def _require_build(store: ObjectStore, manifest: Manifest, location: str) -> None:
     # No manifest names the last one's hash: its build's record does as well, as long as it is kept.
+    if fault := checkpoint_fault(store, manifest):
+        raise DamagedRecordError(location, f"its checkpoint is wrong: {fault}")
     try:
         build = read_build(store, manifest.feed, manifest.business_date, manifest.build_id)
     except ObjectNotFoundError:

@@ -34,7 +34,7 @@ class ChainEntry(StoredRecord):
 
 
 class Link(StoredRecord):
-    """The manifest one place earlier in the chain."""
+    """An object in the store, by its hash."""
 
     key: str = Field(description="its key in the store")
     sha256: Sha256 = Field(description="SHA-256 of its bytes")
@@ -192,6 +192,11 @@ class Manifest(StoredRecord):
     ledger: LedgerFiles | None = Field(
         default=None,
         description="the delivered ledger of this revision, by hash; absent before there was one",
+        exclude_if=_is_none,
+    )
+    checkpoint: Link | None = Field(
+        default=None,
+        description="earlier revisions of the date, folded; absent unless many were delivered since the last one",
         exclude_if=_is_none,
     )
     verdicts: tuple[PassedCheck, ...] = Field(description="the checks that the delivery required")

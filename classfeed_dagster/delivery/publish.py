@@ -28,13 +28,14 @@ from classfeed_dagster.delivery.ledger_publication import publish_ledger
 from classfeed_dagster.delivery.manifest import (
     ChainEntry,
     ControlTotals,
+    Link,
     Manifest,
     Page,
     PassedCheck,
     VoidManifest,
 )
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, written
-from classfeed_dagster.delivery.state import DeliveredState, delivered_state, ever_delivered
+from classfeed_dagster.delivery.state import DeliveredState, delivered_state, ever_delivered, publish_checkpoint
 from classfeed_dagster.errors import (
     ChainBusyError,
     ConsentChangedError,
@@ -119,9 +120,9 @@ class _Attempt:
         # The chain first, the deliveries second: see claim_next.
         last = last_place(store, build.feed)
         state = delivered_state(store, build.feed, build.business_date)
-        for revision in state.revisions:
-            if isinstance(revision.manifest, VoidManifest):
-                remove_orphans(store, revision.manifest)  # the attempt that closed it may have stopped before this
+        for manifest in (*(revision.manifest for revision in state.recent), state.at(build.revision)):
+            if isinstance(manifest, VoidManifest):
+                remove_orphans(store, manifest)  # the attempt that closed it may have stopped before this
         outcome = _done(build, state)
         if outcome is not None:
             return outcome
@@ -138,7 +139,7 @@ class _Attempt:
         if not self._all_consent(self.consented_now()[1], unfinished):
             return None
         place = unfinished or claim_next(store, last, entry)
-        return None if place is None else self._deliver(place, passed)
+        return None if place is None else self._deliver(place, passed, state)
 
     def _give_way(self, place: ChainPlace, reason: str) -> None:
         if not wait_for_manifest(self.store, place, self.patience_seconds, self.sleep):
@@ -157,7 +158,9 @@ class _Attempt:
             raise ConsentChangedError(ended)
         return False
 
-    def _deliver(self, place: ChainPlace, passed: tuple[PassedCheck, ...]) -> PublishOutcome | None:
+    def _deliver(
+        self, place: ChainPlace, passed: tuple[PassedCheck, ...], state: DeliveredState
+    ) -> PublishOutcome | None:
         store, build = self.store, self.build
         pages = [page.model_copy(update={"key": self._target(page)}) for page in build.pages]
         if not self._copy_pages(pages, checked=files_checked(store, build)):
@@ -180,6 +183,7 @@ class _Attempt:
             asked_at=asked_at,
             correlation_id=self.correlation_id,
             ledger=ledger,
+            checkpoint=publish_checkpoint(store, state),
         )
         key = manifest_key(build.feed, build.business_date, build.revision)
         if create_record(store, key, manifest, {"correlation-id": self.correlation_id}):
@@ -232,9 +236,9 @@ def _is_page(path: Path, page: Page) -> bool:
 
 def _done(build: Build, state: DeliveredState) -> PublishOutcome | None:
     # The outcome if nothing is left to do: this build or all its content was delivered, or it is empty.
-    for manifest in state.deliveries:
-        if manifest.build_id == build.build_id:
-            return PublishOutcome("ALREADY_DELIVERED", manifest)
+    own = state.at(build.revision)
+    if isinstance(own, Manifest) and own.build_id == build.build_id:
+        return PublishOutcome("ALREADY_DELIVERED", own)
     if state.latest is None:
         return None
     if not build.pages:
@@ -302,6 +306,7 @@ def _manifest(
     asked_at: dt.datetime,
     correlation_id: str,
     ledger: LedgerFiles | None,
+    checkpoint: Link | None,
 ) -> Manifest:
     totals = build.totals
     return Manifest(
@@ -328,4 +333,5 @@ def _manifest(
         totals=ControlTotals.of(totals),
         verdicts=passed,
         ledger=ledger,
+        checkpoint=checkpoint,
     )

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from classfeed_dagster.delivery.chain import chain_entry, last_place, manifest_of
 from classfeed_dagster.delivery.manifest import Manifest
-from classfeed_dagster.delivery.state import DeliveredState, delivered_state
+from classfeed_dagster.delivery.state import CHECKPOINT_EVERY, DeliveredState, delivered_state, read_checkpoint
 from classfeed_dagster.ledger.files import FRAMES, POSITIONS, SHA256, Kind, LedgerFiles, ledger_prefix, read_kind
 from classfeed_dagster.ledger.positions import roll_forward
 from classfeed_dagster.schedules import RecipientSchedule
@@ -59,10 +59,10 @@ class SentDate:
 
     @cached_property
     def ledgers(self) -> tuple[tuple[Manifest, LedgerFiles | None], ...]:
-        """Return the deliveries in order of revision, each with its ledger."""
+        """Return the deliveries that count, in order of revision, each with its ledger."""
         return tuple(
             (revision.manifest, ledger_of(self.store, revision.manifest, revision.sha256))
-            for revision in self.state.revisions
+            for revision in self.state.current
             if isinstance(revision.manifest, Manifest)
         )
 
@@ -101,10 +101,7 @@ class SentDate:
 def sent_date(store: ObjectStore, feed: str, day: dt.date, before: int | None = None) -> SentDate:
     """Return the records of ``day``; with ``before``, as of the claim of that position of the chain."""
     state = delivered_state(store, feed, day)
-    if before is not None:
-        earlier = tuple(revision for revision in state.revisions if revision.manifest.chain_position < before)
-        state = DeliveredState(feed, day, earlier)
-    return SentDate(store, state)
+    return SentDate(store, state if before is None else state.before(before))
 
 
 def positions_at(
@@ -142,12 +139,18 @@ def _reissued_since(store: ObjectStore, feed: str, sent: SentDate, before: int |
     # The earliest date before this one that was delivered again after this one's first delivery.
     first, _ = sent.ledgers[0]
     earlier: list[dt.date] = []
-    for position in range(first.chain_position + 1, _end(store, feed, before)):
+    position = _end(store, feed, before) - 1
+    while position > first.chain_position:
         entry = chain_entry(store, feed, position)
-        if entry.business_date < first.business_date:
+        position -= 1
+        if entry.business_date < first.business_date or entry.revision >= CHECKPOINT_EVERY:
             place = manifest_of(store, entry)
-            if place is not None and isinstance(place[0], Manifest):
+            manifest = None if place is None else place[0]
+            if isinstance(manifest, Manifest) and entry.business_date < first.business_date:
                 earlier.append(entry.business_date)
+            checkpoint = None if manifest is None else read_checkpoint(store, manifest)
+            if checkpoint is not None and checkpoint.chain_position == position:
+                position = checkpoint.run_from  # the entries skipped are of this date as well
     return min(earlier, default=None)
 
 

@@ -7,13 +7,27 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, NamedTuple
 
-from classfeed_dagster.delivery.manifest import AnyManifest, Manifest, read_manifest
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from classfeed_dagster.delivery.manifest import AnyManifest, Link, Manifest, Sha256, read_manifest
 from classfeed_dagster.documents.document_format import message_id
+from classfeed_dagster.errors import DamagedRecordError
+from classfeed_dagster.ledger.files import ledger_prefix
 from classfeed_dagster.schedules import RecipientSchedule
-from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import canonical, delivered_prefix, sha256
+from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.stored_records import (
+    StoredRecord,
+    canonical,
+    delivered_prefix,
+    from_json,
+    manifest_key,
+    sha256,
+    to_json,
+)
 
+CHECKPOINT_EVERY = 16  # revisions of a date that are read one by one; earlier ones are folded into a checkpoint
 _MANIFEST = re.compile(r"r(0|[1-9][0-9]*)/manifest\.json\Z")
 
 
@@ -27,8 +41,7 @@ class DeliveredRevision:
     manifest: AnyManifest
 
 
-@dataclass(frozen=True, slots=True)
-class PortfolioState:
+class PortfolioState(NamedTuple):
     """The latest delivery of one portfolio for a business date."""
 
     digest: str
@@ -36,37 +49,127 @@ class PortfolioState:
     removed: bool  # the delivery announced the end of its consent and nothing else
 
 
+class Checkpoint(StoredRecord):
+    """The earlier revisions of a date, folded, so that a delivery needs not read them."""
+
+    schema_version: Literal[1] = 1
+    revision: NonNegativeInt = Field(description="the last revision folded")
+    chain_position: PositiveInt = Field(description="its position in the feed's chain")
+    run_from: PositiveInt = Field(description="position from which the chain holds this date only")
+    first: NonNegativeInt = Field(description="the date's first delivery")
+    portfolios: dict[str, PortfolioState] = Field(description="latest delivery of each portfolio, by number")
+    held_back: dict[str, dt.date | None] = Field(description="portfolios held back, and the date that each waited for")
+    manifests: dict[NonNegativeInt, Sha256] = Field(
+        description="SHA-256 of the first, the last and every manifest with a portfolio's latest delivery"
+    )
+
+
 @dataclass(frozen=True)
 class DeliveredState:
-    """The deliveries of one business date of a feed, revision by revision."""
+    """The deliveries of one business date of a feed, revision by revision.
+
+    ``recent`` are the revisions read; with a ``checkpoint``, the first of them names it, and ``earlier`` revisions are
+    read from ``store`` on demand.
+    """
 
     feed: str
     business_date: dt.date
-    revisions: tuple[DeliveredRevision, ...]
+    recent: tuple[DeliveredRevision, ...]
+    store: ObjectStore
+    checkpoint: Checkpoint | None = None
+    earlier: tuple[int, ...] = ()
+
+    @cached_property
+    def revisions(self) -> tuple[DeliveredRevision, ...]:
+        """Return every revision of the date. Reads the earlier ones: ``recent`` does not grow with their number."""
+        return (*(self._read(revision) for revision in self.earlier), *self.recent)
+
+    def _read(self, revision: int) -> DeliveredRevision:
+        return read_revision(self.store, self.feed, self.business_date, revision)
+
+    @cached_property
+    def current(self) -> tuple[DeliveredRevision, ...]:
+        """Return the deliveries that hold a portfolio's latest one, and the recent ones.
+
+        Raise DamagedRecordError if one of them is not the manifest that the checkpoint names.
+        """
+        recent = tuple(entry for entry in self.recent if isinstance(entry.manifest, Manifest))
+        if self.checkpoint is None:
+            return recent
+        numbers = {portfolio.revision for portfolio in self.portfolios.values()}
+        return (*(self._named(number) for number in sorted(numbers & self.checkpoint.manifests.keys())), *recent)
+
+    def _named(self, revision: int) -> DeliveredRevision:
+        entry = self._read(revision)
+        if self.checkpoint is None or entry.sha256 != self.checkpoint.manifests[revision]:
+            raise DamagedRecordError(self.store.location(entry.key), "a later delivery of the date names other bytes")
+        return entry
 
     @cached_property
     def portfolios(self) -> Mapping[str, PortfolioState]:
         """Return each portfolio's latest delivery for the date, by number."""
-        latest: dict[str, PortfolioState] = {}
-        for manifest in self.deliveries:
+        latest = dict(self.checkpoint.portfolios) if self.checkpoint else {}
+        for manifest in self._recent_deliveries:
             for entry in manifest.portfolios:
                 latest[entry.number] = PortfolioState(entry.digest, manifest.revision, entry.change == "REMOVED")
         return latest
 
     @property
+    def _recent_deliveries(self) -> list[Manifest]:
+        return [revision.manifest for revision in self.recent if isinstance(revision.manifest, Manifest)]
+
+    @property
     def deliveries(self) -> list[Manifest]:
-        """Return the manifests of deliveries, in order of revision, without void ones."""
+        """Return the manifests of all deliveries, in order of revision, without void ones."""
         return [revision.manifest for revision in self.revisions if isinstance(revision.manifest, Manifest)]
+
+    def delivered_after(self, position: int) -> list[Manifest]:
+        """Return the manifests of deliveries after a position of the chain."""
+        folded = self.checkpoint is not None and self.checkpoint.chain_position <= position
+        deliveries = self._recent_deliveries if folded else self.deliveries
+        return [manifest for manifest in deliveries if manifest.chain_position > position]
+
+    def before(self, position: int) -> DeliveredState:
+        """Return the state as of the claim of a position of the chain."""
+        if not self.recent or self.recent[-1].manifest.chain_position < position:
+            return self
+        recent = self.recent
+        if recent[0].manifest.chain_position >= position:
+            recent = self.revisions
+        kept = tuple(revision for revision in recent if revision.manifest.chain_position < position)
+        whole = recent is self.revisions
+        return DeliveredState(
+            self.feed,
+            self.business_date,
+            kept,
+            self.store,
+            None if whole else self.checkpoint,
+            () if whole else self.earlier,
+        )
+
+    def at(self, revision: int) -> AnyManifest | None:
+        """Return the manifest of one revision; None if it has none."""
+        if revision in self.earlier:
+            return self._read(revision).manifest
+        return next((entry.manifest for entry in self.recent if entry.revision == revision), None)
+
+    @property
+    def first(self) -> Manifest | None:
+        """Return the first delivery; None if the date has not been delivered."""
+        if self.checkpoint is None:
+            return next(iter(self._recent_deliveries), None)
+        manifest = self._named(self.checkpoint.first).manifest
+        return manifest if isinstance(manifest, Manifest) else None
 
     @property
     def latest(self) -> Manifest | None:
         """Return the latest delivery; None if the date has not been delivered."""
-        return self.deliveries[-1] if self.deliveries else None
+        return self._recent_deliveries[-1] if self._recent_deliveries else None
 
     @property
     def next_revision(self) -> int:
         """Return the next revision number of the date. Void revisions keep theirs."""
-        return self.revisions[-1].revision + 1 if self.revisions else 0
+        return self.recent[-1].revision + 1 if self.recent else 0
 
     @property
     def replaces(self) -> str | None:
@@ -86,7 +189,9 @@ class DeliveredState:
     @cached_property
     def held_back(self) -> Mapping[str, dt.date | None]:
         """Return the portfolios that a delivery of the date held back, with the earlier date that each waited for."""
-        return {entry.number: entry.waiting_for for manifest in self.deliveries for entry in manifest.held_back}
+        held_back = dict(self.checkpoint.held_back) if self.checkpoint else {}
+        recent = (entry for manifest in self._recent_deliveries for entry in manifest.held_back)
+        return held_back | {entry.number: entry.waiting_for for entry in recent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +208,101 @@ class EarlierDate:
     waiting: Mapping[str, dt.date]
 
 
-def delivered_state(store: ObjectStore, feed: str, day: dt.date) -> DeliveredState:
-    """Return the delivered state of ``day``. Raise DamagedRecordError if one of its manifests is unreadable."""
+def delivered_state(store: ObjectStore, feed: str, day: dt.date, until: int | None = None) -> DeliveredState:
+    """Return the delivered state of ``day``, or of its revisions below ``until``.
+
+    Read the revisions back to a checkpoint. Raise DamagedRecordError if one of these manifests is unreadable.
+    """
     prefix = delivered_prefix(feed, day)
-    revisions: list[DeliveredRevision] = []
-    for key in store.list(prefix):
-        if name := _MANIFEST.match(key.removeprefix(prefix)):
-            data = store.read(key)
-            manifest = read_manifest(data, store.location(key))
-            revisions.append(DeliveredRevision(int(name[1]), key, sha256(data), manifest))
-    return DeliveredState(feed, day, tuple(sorted(revisions, key=lambda entry: entry.revision)))
+    names = (_MANIFEST.match(key.removeprefix(prefix)) for key in store.list(prefix))
+    earlier = sorted(int(name[1]) for name in names if name and (until is None or int(name[1]) < until))
+    recent: list[DeliveredRevision] = []
+    checkpoint = None
+    while earlier and checkpoint is None:
+        recent.append(read_revision(store, feed, day, earlier.pop()))
+        checkpoint = read_checkpoint(store, recent[-1].manifest)
+    return DeliveredState(feed, day, tuple(reversed(recent)), store, checkpoint, tuple(earlier))
+
+
+def read_revision(store: ObjectStore, feed: str, day: dt.date, revision: int) -> DeliveredRevision:
+    """Return one revision, delivered or void. Raise DamagedRecordError if its manifest is missing or unreadable."""
+    key = manifest_key(feed, day, revision)
+    try:
+        data = store.read(key)
+    except ObjectNotFoundError:
+        raise DamagedRecordError(store.location(key), "the manifest is missing") from None
+    return DeliveredRevision(revision, key, sha256(data), read_manifest(data, store.location(key)))
+
+
+def read_checkpoint(store: ObjectStore, manifest: AnyManifest) -> Checkpoint | None:
+    """Return the checkpoint that a manifest names. Raise DamagedRecordError unless it has the named bytes."""
+    if not isinstance(manifest, Manifest) or manifest.checkpoint is None:
+        return None
+    location = store.location(manifest.checkpoint.key)
+    try:
+        data = store.read(manifest.checkpoint.key)
+    except ObjectNotFoundError:
+        raise DamagedRecordError(location, "a checkpoint that a manifest names is missing") from None
+    if sha256(data) != manifest.checkpoint.sha256:
+        raise DamagedRecordError(location, "it is not the checkpoint that the manifest names")
+    return from_json(Checkpoint, data, location)
+
+
+def publish_checkpoint(store: ObjectStore, state: DeliveredState) -> Link | None:
+    """Store the fold of ``state`` for the revision that comes next, if enough revisions were read one by one.
+
+    Every attempt at that revision folds the same manifests to the same bytes.
+    """
+    checkpoint = checkpoint_of(state)
+    if checkpoint is None:
+        return None
+    key = f"{ledger_prefix(state.feed, state.business_date, state.next_revision)}checkpoint.json"
+    data = to_json(checkpoint)
+    store.create(key, data)
+    return Link(key=key, sha256=sha256(data))
+
+
+def checkpoint_of(state: DeliveredState) -> Checkpoint | None:
+    """Return the fold of a date's revisions; None while few were read one by one."""
+    first = state.first
+    if len(state.recent) < CHECKPOINT_EVERY or first is None:
+        return None
+    last = state.recent[-1]
+    hashes = {entry.revision: entry.sha256 for entry in (*state.current, last)}
+    if state.checkpoint is not None:
+        hashes[first.revision] = state.checkpoint.manifests[first.revision]
+    named = {portfolio.revision for portfolio in state.portfolios.values()} | {first.revision, last.revision}
+    return Checkpoint(
+        revision=last.revision,
+        chain_position=last.manifest.chain_position,
+        run_from=_run_from(state),
+        first=first.revision,
+        portfolios=dict(sorted(state.portfolios.items())),
+        held_back=dict(sorted(state.held_back.items())),
+        manifests={revision: hashes[revision] for revision in sorted(named)},
+    )
+
+
+def checkpoint_fault(store: ObjectStore, manifest: Manifest) -> str | None:
+    """Return the contradiction of a manifest's checkpoint and the revisions that it folds; None without one."""
+    if manifest.checkpoint is None:
+        return None
+    try:
+        stored = read_checkpoint(store, manifest)
+        earlier = delivered_state(store, manifest.feed, manifest.business_date, until=manifest.revision)
+        return None if stored == checkpoint_of(earlier) else "it differs from the revisions that it folds"
+    except DamagedRecordError as error:
+        return str(error)
+
+
+def _run_from(state: DeliveredState) -> int:
+    positions = [entry.manifest.chain_position for entry in reversed(state.recent)]
+    run = next((at for at, position in enumerate(positions) if position != positions[0] - at), len(positions))
+    start = positions[run - 1]
+    before = state.checkpoint
+    if before is not None and run == len(positions) and before.chain_position == start - 1:
+        return before.run_from
+    return start
 
 
 def delivered_numbers(store: ObjectStore, feed: str, day: dt.date) -> frozenset[str]:

@@ -25,6 +25,7 @@ from classfeed_dagster.delivery.problems import (
     portfolios_by_page,
 )
 from classfeed_dagster.delivery.quarantine import quarantine
+from classfeed_dagster.delivery.state import checkpoint_fault
 from classfeed_dagster.delivery.verify_files import MANIFEST_NAME, verify_paths
 from classfeed_dagster.documents.document_format import DocumentFormat, message_id
 from classfeed_dagster.errors import DamagedRecordError
@@ -204,7 +205,9 @@ class _Walk:
             )
 
     def ledger(self, manifest: Manifest) -> None:
-        """Check every file of a delivery's ledger."""
+        """Check every file of a delivery's ledger, and fold the date's earlier revisions again."""
+        if manifest.checkpoint is not None and (fault := checkpoint_fault(self.store, manifest)):
+            self.result.add(ProblemKind.LEDGER_CHANGED, self.store.location(manifest.checkpoint.key), fault)
         prefix = ledger_prefix(manifest.feed, manifest.business_date, manifest.revision)
         for file in manifest.ledger.files if manifest.ledger else ():
             key = (file.prefix or prefix) + file.name

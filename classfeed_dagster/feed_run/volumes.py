@@ -22,10 +22,10 @@ def unusual_volumes(store: ObjectStore, feed: str, audience: RecipientSchedule, 
     recent: list[Mapping[str, int]] = []
     day = audience.previous(build.business_date)
     while day is not None and len(recent) < RECENT_DATES:
-        deliveries = delivered_state(store, feed, day).deliveries
-        if not deliveries:
+        first = delivered_state(store, feed, day).first
+        if first is None:
             break
-        recent.append(deliveries[0].counts)
+        recent.append(first.counts)
         day = audience.previous(day)
     if build.revision:
         return CheckResult("volumes", True, "a re-issue contains only changed portfolios", (), 0)

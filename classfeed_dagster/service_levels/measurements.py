@@ -116,7 +116,6 @@ def new_deliveries(runtime: Runtime, feed: Feed, after: int) -> Iterator[Manifes
     manifests = [
         manifest
         for day in delivered_dates(runtime.store, feed.name)[-LOOK_BACK:]
-        for manifest in delivered_state(view, feed.name, day).deliveries
-        if manifest.chain_position > after
+        for manifest in delivered_state(view, feed.name, day).delivered_after(after)
     ]
     yield from sorted(manifests, key=lambda manifest: manifest.chain_position)

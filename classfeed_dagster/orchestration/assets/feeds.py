@@ -120,10 +120,10 @@ def _held_back_over_time(store: ObjectStore, feed: str, audience: RecipientSched
     values = [(day.isoformat(), today)]
     before = audience.previous(day)
     while before is not None and len(values) < _RECENT_DATES:
-        deliveries = delivered_state(store, feed, before).deliveries
-        if not deliveries:
+        first = delivered_state(store, feed, before).first
+        if first is None:
             break
-        values.append((before.isoformat(), len(deliveries[0].held_back)))
+        values.append((before.isoformat(), len(first.held_back)))
         before = audience.previous(before)
     return charts.columns(f"{feed}: portfolios held back", values[::-1])
 
