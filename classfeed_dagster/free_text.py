@@ -36,6 +36,12 @@ _OTHER_NUMBER = re.compile(
     r"\W*(?:no|num|number|nr)?\W*|\b\d{3}-\d{3}\W+)$",
     re.IGNORECASE,
 )
+# Words before a number that a bank or a shop gave to a payment. The tax office's own numbers contain a tax file number.
+_PAYMENT_NUMBER = re.compile(
+    r"\b(?:receipt|rcpt|rct|rrn|invoice|inv|cheque|chq|transaction|txn|trace|order)\b\W*"
+    r"(?:no|num|number|nr|id)?\W*$",
+    re.IGNORECASE,
+)
 _CARD = re.compile(r"(?<![\w@*])(?<!\d[ .,/-])\d(?:[ -]?\d){11,18}(?![\w@*]|[.,/]\d|[ -]\d)")
 # ISO/IEC 7812 ranges of the payment schemes, with the lengths that they issue.
 _CARD_RANGES = re.compile(
@@ -114,12 +120,17 @@ def _candidates(text: str) -> Iterator[FreeTextMatch]:
         digits = _digits(match.group())
         if _CARD_RANGES.fullmatch(digits) and luhn.is_valid(digits):
             yield FreeTextMatch(IdentifierKind.CARD_NUMBER, *match.span())
+    of_tax_office = _TAX_OFFICE.search(text)
     for match in _TFN.finditer(text):
         before = text[: match.start()]
-        is_other = _OTHER_NUMBER.search(before) or _is_abn(before[-3:] + match.group())
+        is_other = (
+            _OTHER_NUMBER.search(before)
+            or _is_abn(before[-3:] + match.group())
+            or (_PAYMENT_NUMBER.search(before) and not of_tax_office)
+        )
         if _NAMED_TFN.search(before) or (not is_other and _is_tfn(_digits(match.group()))):
             yield FreeTextMatch(IdentifierKind.TAX_FILE_NUMBER, *match.span())
-    if _TAX_OFFICE.search(text):
+    if of_tax_office:
         for match in _PAYMENT_REFERENCE.finditer(text):
             if _contains_tfn(_digits(match.group())):
                 yield FreeTextMatch(IdentifierKind.TAX_FILE_NUMBER, *match.span())

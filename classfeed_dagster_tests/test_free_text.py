@@ -25,6 +25,11 @@ MASKED = [
     ("123\u2013456\u2013782", "***\u2013***\u2013***", [TFN]),
     ("ATO payment 551234567826021", "ATO payment ***************", [TFN]),
     ("BPAY 75556 4123 4567 8260", "BPAY 75556 **** **** ****", [TFN]),
+    ("ATO receipt 123456782", "ATO receipt *********", [TFN]),  # the tax office's own numbers contain it
+    ("receipt, TFN 123456782", "receipt, TFN *********", [TFN]),
+    ("receipt for Jane 123456782", "receipt for Jane *********", [TFN]),
+    ("ref 123456782", "ref *********", [TFN]),  # a reference to what is unknown
+    ("order 4111 1111 1111 1111", "order **** **** **** ****", [CARD]),
     ("paid 20 123456782 01/02/2023", "paid 20 ********* 01/02/2023", [TFN]),
     ("Ref.123456782/ATO", "Ref.*********/ATO", [TFN]),
     ("on 20 123 456 782 01/02/2023", "on 20 *** *** *** 01/02/2023", [TFN]),
@@ -61,6 +66,11 @@ KEPT = [
     "5555555555554444001",
     "Payment @ 4.5% p.a.",
     "Jane @ home",
+    "Osko receipt 123456782",
+    "RCPT NO: 123 456 782",
+    "invoice number 123456782",
+    "chq 123456782",
+    "transaction id 123456782",
 ]
 
 

@@ -67,7 +67,7 @@ def _unfolded(store: ObjectStore, until: int | None = None) -> DeliveredState:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
-    """A date with several checkpoints, random portfolios changed, held back and void revisions among them."""
+    """Deliver a date with several checkpoints, random portfolios changed, and void revisions among them."""
     store, chance = LocalStore(tmp_path_factory.mktemp("many") / "store"), random.Random(1)
     deliver(store, FIRST)
     at = 0
