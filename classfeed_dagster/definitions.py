@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import structlog
 
-from classfeed_dagster import logs
+from classfeed_dagster import logs, telemetry
 from classfeed_dagster.file_access import keep_private
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.settings import get_settings
@@ -15,6 +15,7 @@ def _load() -> dg.Definitions:
     keep_private()
     if not structlog.is_configured():  # the command line configures its own log format
         logs.configure(get_settings().log_format)
+    telemetry.start(get_settings())
     return build_definitions()
 
 

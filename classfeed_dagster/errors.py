@@ -104,6 +104,7 @@ DECLARED_IN = (
     "support.rerun_page",
     "support.reruns",
     "support.webserver_client",
+    "telemetry",
     "tracing.trace",
     "trading_days",
     "transmission.destination",

@@ -220,6 +220,12 @@ class Settings(BaseSettings):
     openlineage_url: str | None = Field(
         None, description="collector of OpenLineage run events (extra `openlineage`). Unset: none are sent"
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="collector of traces, metrics and log lines over OTLP/HTTP (extra `opentelemetry`), which reads "
+        "OpenTelemetry's other variables too. Unset: CloudWatch's format only",
+    )
     snowflake_account: str | None = Field(
         None, description="Snowflake account. Unset: a local stand-in under the home folder (extra `embedded`)"
     )
@@ -295,7 +301,7 @@ class Settings(BaseSettings):
         missing = self._missing()
         if missing:
             part = f" of the component {self.component}" if self.component else ""
-            names = ", ".join(f"CLASSFEED_{name.upper()}" for name in missing)
+            names = ", ".join(map(variable, missing))
             raise ValueError(f"settings{part} missing in {self.env}: {names}. Set them, or unset CLASSFEED_ENV")
         if self.component in _LINKED and urlsplit(self.runbook_url).scheme not in ("http", "https"):
             raise ValueError(
@@ -330,6 +336,12 @@ class Settings(BaseSettings):
         return self.store_url or str(self.home / "store")
 
 
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    alias = Settings.model_fields[name].validation_alias
+    return alias if isinstance(alias, str) else f"CLASSFEED_{name.upper()}"
+
+
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
     """Return the settings of this process, read once. SettingsError if they are incomplete or invalid."""
@@ -340,6 +352,7 @@ def get_settings() -> Settings:
 
 
 def _sentence(error: ErrorDetails) -> str:
-    name = "".join(f"CLASSFEED_{part!s}".upper() for part in error["loc"][:1])
+    name = str(error["loc"][0]) if error["loc"] else ""
+    name = variable(name) if name in Settings.model_fields else name
     text = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{name}: {text}" if name else text

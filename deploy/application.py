@@ -61,15 +61,15 @@ class Application(Stack):
         self.deployment, self.foundation, self.broker = deployment, foundation, broker
         self.digest = CfnParameter(
             self, "ImageDigest", type="String", allowed_pattern="sha256:[0-9a-f]{64}",
-            description="the image that every task runs, by digest: the same in staging as in production",
+            description="Digest of the image of every task; the same in staging and production",
         )  # fmt: skip
         self.migration = CfnParameter(
             self, "MigrationDigest", type="String", allowed_pattern="sha256:[0-9a-f]{64}",
-            description="the image of the migration step alone: a release migrates before it renews the services",
+            description="Digest of the migration step's image; a release migrates before it renews the services",
         )  # fmt: skip
         services = CfnParameter(
             self, "Services", type="String", default="on", allowed_values=["on", "off"],
-            description="off: no task runs, so that a first deployment can be completed before anything starts",
+            description="off: no service runs, until a first deployment has migrated and passed preflight",
         )  # fmt: skip
         self.services_on = CfnCondition(
             self, "ServicesOn", expression=Fn.condition_equals(services.value_as_string, "on")
@@ -185,6 +185,8 @@ class Application(Stack):
                 "CLASSFEED_FLAG_PROVIDER": "ssm",
                 "CLASSFEED_FLAGS_PARAMETER": deployment.flags_parameter,
             }
+            if deployment.network.collector_url:
+                environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = deployment.network.collector_url
         if self.broker is not None and name in ("code", "worker", STEPS):
             environment["CLASSFEED_EXECUTOR"] = "celery"
         if self.broker is not None and name in ("worker", STEPS):

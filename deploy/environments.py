@@ -30,7 +30,8 @@ class Network:
         identity_cidr: addresses of the identity provider as the load balancer reaches them. A load balancer uses no
             proxy, and resolves the provider's name in public DNS only.
         identity_url: issuer of the identity provider.
-        egress_host, egress_port: proxy for Slack, PagerDuty and Snowflake.
+        egress_host, egress_port: proxy for Slack, PagerDuty, Snowflake and the collector.
+        collector_url: OpenTelemetry collector that the egress proxy reaches, in addition to CloudWatch; none if empty.
         zone: Route 53 hosted zone of the environment's host name.
     """
 
@@ -42,6 +43,7 @@ class Network:
     identity_url: str = "https://login.broker.example"
     egress_host: str = "egress.broker.internal"
     egress_port: int = 3128
+    collector_url: str = ""
 
     @property
     def egress_url(self) -> str:
@@ -143,7 +145,10 @@ def _settings(env: str, first_business_date: str, suffix: str, channel: str) -> 
     }
 
 
+# Dev and staging also send to a collector; production may, once the broker has one for it.
+_COLLECTOR = "https://collector.broker.example"
 # 2026-11-23 is a Monday before the first deployment: staging and dev have dates to deliver at once. Production's is
+# agreed with Class.
 DEPLOYMENTS = (
     Deployment("dev", REST_ACCOUNT, "10.40.0.0/16", "classfeed.dev.broker.example", "db.t4g.medium", False,
                1024, 4096, 300, 0, simulated=True,
@@ -151,11 +156,13 @@ DEPLOYMENTS = (
                settings=_settings("dev", "2026-11-23", ".dev", "#classfeed-nonprod")
                | {"SLICE_PORTFOLIOS": "50", "SHARD_PORTFOLIOS": "150"},
                workers=2,
-               network=Network("tgw-0aaaaaaaaaaaaaaaa", "rslvr-rr-0aaaaaaaaaaaaaaa", "Z0AAAAAAAAAAAA")),
+               network=Network("tgw-0aaaaaaaaaaaaaaaa", "rslvr-rr-0aaaaaaaaaaaaaaa", "Z0AAAAAAAAAAAA",
+                               collector_url=_COLLECTOR)),
     Deployment("stg", REST_ACCOUNT, "10.41.0.0/16", "classfeed.stg.broker.example", "db.t4g.medium", True,
                2048, 8192, 600, 0, simulated=True,
                settings=_settings("stg", "2026-11-23", ".stg", "#classfeed-nonprod"),
-               network=Network("tgw-0aaaaaaaaaaaaaaaa", "rslvr-rr-0aaaaaaaaaaaaaaa", "Z0AAAAAAAAAAAA")),
+               network=Network("tgw-0aaaaaaaaaaaaaaaa", "rslvr-rr-0aaaaaaaaaaaaaaa", "Z0AAAAAAAAAAAA",
+                               collector_url=_COLLECTOR)),
     Deployment("prod", PRODUCTION_ACCOUNT, "10.42.0.0/16", "classfeed.broker.example", "db.m7g.large", True,
                4096, 16384, 2500, 7, simulated=False,
                settings=_settings("prod", "2027-02-01", "", "#classfeed"),

@@ -47,7 +47,7 @@ class Foundation(Stack):
 
     def _key(self) -> kms.Key:
         key = kms.Key(
-            self, "Key", description=f"classfeed {self.deployment.env}: everything at rest", enable_key_rotation=True,
+            self, "Key", description=f"classfeed {self.deployment.env}: stored data", enable_key_rotation=True,
             removal_policy=RemovalPolicy.RETAIN, pending_window=Duration.days(30),
         )  # fmt: skip
         kms.CfnAlias(self, "KeyAlias", alias_name=self.deployment.key_alias, target_key_id=key.key_id)

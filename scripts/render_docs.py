@@ -30,7 +30,7 @@ from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.objectives import OBJECTIVES
-from classfeed_dagster.settings import Settings
+from classfeed_dagster.settings import Settings, variable
 from classfeed_dagster_tests.features.promises import matrix
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +45,7 @@ def settings() -> Iterator[str]:
     for name, field in Settings.model_fields.items():
         value = field.get_default(call_default_factory=True)
         default = "–" if value is None else f"`{value}`"
-        yield f"| `CLASSFEED_{name.upper()}` | {default} | {field.description} |"
+        yield f"| `{variable(name)}` | {default} | {field.description} |"
 
 
 def commands() -> Iterator[str]:

@@ -73,7 +73,7 @@ def options(
     ] = False,
 ) -> None:
     """Configure the process before a command."""
-    from classfeed_dagster import logs
+    from classfeed_dagster import logs, telemetry
     from classfeed_dagster.file_access import keep_private
     from classfeed_dagster.settings import get_settings
 
@@ -81,6 +81,7 @@ def options(
     _DEBUG["on"] = debug
     # People at a terminal see the outcome; the log is for services and for --debug.
     logs.configure(get_settings().log_format, level=logging.DEBUG if debug else logging.WARNING)
+    telemetry.start(get_settings())
 
 
 @app.command()

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import re
 import socket
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -74,7 +75,7 @@ def checks(settings: Settings) -> Iterator[PreflightCheck]:
     )
     yield from _identity(settings)
     yield from _names(settings)
-    if os.environ.get("DAGSTER_PG_HOST"):
+    if os.environ.get("DAGSTER_PG_USERNAME"):  # every task knows the host; those that connect have the secret
         yield PreflightCheck(
             "Dagster's database", _dagster_database, "Check the secret dagster-database; run `classfeed migrate`"
         )
@@ -83,6 +84,8 @@ def checks(settings: Settings) -> Iterator[PreflightCheck]:
             "bigsite", lambda: _bigsite(settings), "Check the secret bigsite, the resolver rule and port 5432"
         )
         yield PreflightCheck("clock", lambda: _clock(settings), "Synchronise the clock; ECS does so by itself")
+    if bucket := os.environ.get("CLASSFEED_COMPUTE_LOGS_BUCKET"):
+        yield PreflightCheck("compute logs", partial(_bucket, bucket), "Check the bucket's name in the task definition")
     if settings.component is not Component.MIGRATE:
         yield PreflightCheck("object store", lambda: _store(settings), "Check the bucket's name and the task's role")
     if settings.flags_parameter:
@@ -105,9 +108,15 @@ def checks(settings: Settings) -> Iterator[PreflightCheck]:
             "Celery broker", lambda: _broker(settings), "Check the secret broker, and port 6379 in the security group"
         )
     if settings.slack_token is not None:
-        yield PreflightCheck("Slack", lambda: _slack(settings), "Check the token; invite the bot into the channel")
+        yield PreflightCheck(
+            "Slack", lambda: _slack(settings), "Check the token and its scopes; invite the bot into the channel"
+        )
     if settings.pagerduty_key is not None:
         yield PreflightCheck("PagerDuty key", lambda: _pagerduty(settings), "Copy the integration's routing key")
+    if settings.otlp_endpoint is not None:
+        yield PreflightCheck(
+            "collector", partial(_collector, settings.otlp_endpoint), "Check the URL, and the egress proxy's list"
+        )
 
 
 def _identity(settings: Settings) -> Iterator[PreflightCheck]:
@@ -133,10 +142,10 @@ def _names(settings: Settings) -> Iterator[PreflightCheck]:
     urls = {
         "bigsite": settings.bigsite_url.get_secret_value() if settings.bigsite_url else None,
         "UI": settings.ui_url,
-        "operators' webserver": settings.operate_url,
+        "egress proxy": os.environ.get("HTTPS_PROXY"),
     }
+    # The services' own names exist once they run, and preflight comes before: deploy/smoke asks them.
     hosts = {name: urlsplit(url).hostname for name, url in urls.items() if url}
-    hosts |= {"code server": os.environ.get("CLASSFEED_CODE_SERVER_HOST"), "egress proxy": proxy.hostname}
     for name, host in hosts.items():
         if host:
             yield PreflightCheck(
@@ -276,7 +285,34 @@ def _slack(settings: Settings) -> str:
     if settings.slack_token is None:
         raise PreflightError("no token")
     client = WebClient(settings.slack_token.get_secret_value(), base_url=settings.slack_url, timeout=10)
-    return f"signed in as {client.auth_test().get('user', '?')}"
+    user = client.auth_test().get("user", "?")
+    production = settings.env is Environment.PROD
+    name = (settings.slack_channel if production else settings.slack_channel_nonprod).removeprefix("#")
+    for page in client.conversations_list(types="public_channel,private_channel", exclude_archived=True, limit=1000):
+        for channel in page["channels"]:
+            if channel["name"] == name and channel["is_member"]:
+                return f"{user} is in #{name}"
+    raise PreflightError(f"{user} is not in a channel #{name}")
+
+
+def _bucket(name: str) -> str:
+    import boto3
+    from botocore.exceptions import ClientError
+
+    try:
+        boto3.client("s3").head_bucket(Bucket=name)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "403":  # a task may only write there: S3 does not show it the bucket
+            raise
+    return f"{name} exists"
+
+
+def _collector(endpoint: str) -> str:
+    # An empty request is valid OTLP: it asks everything and sends nothing.
+    headers = {"Content-Type": "application/x-protobuf"}
+    request = urllib.request.Request(f"{endpoint.rstrip('/')}/v1/traces", b"", headers)  # noqa: S310 - a setting
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310
+        return f"{urlsplit(endpoint).hostname} accepts OTLP"
 
 
 def _pagerduty(settings: Settings) -> str:
@@ -289,8 +325,11 @@ def _pagerduty(settings: Settings) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, ClassfeedError):
         return str(error)
-    code = getattr(error, "response", None)
-    if isinstance(code, dict) and "Error" in code:
-        return str(code["Error"].get("Code", type(error).__name__))
+    response = getattr(error, "response", None)
+    answer = getattr(response, "data", response)  # AWS's clients have a mapping, Slack's an object with one
+    if isinstance(answer, dict) and "Error" in answer:
+        return str(answer["Error"].get("Code", type(error).__name__))
+    if isinstance(answer, dict) and isinstance(answer.get("error"), str):
+        return str(answer["error"])
     # A driver's text may repeat an address with a password.
     return type(error).__name__

@@ -41,6 +41,7 @@ from classfeed_dagster.orchestration.sensors.metrics import measuring_sensor
 from classfeed_dagster.orchestration.sensors.parity import parity_sensor
 from classfeed_dagster.orchestration.sensors.reconciliation import reconciliation_sensor
 from classfeed_dagster.orchestration.sensors.repair import repair_sensor
+from classfeed_dagster.orchestration.sensors.traces import tracing_sensors
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.settings import Environment, Settings
@@ -162,6 +163,7 @@ def _operations(
             consent_sensor(status),
             measuring_sensor(feeds, status),
             *run_event_sensors(runtime.settings),
+            *tracing_sensors(runtime.settings, status),
         ],
     )
 

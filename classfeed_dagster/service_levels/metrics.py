@@ -1,4 +1,4 @@
-"""CloudWatch metrics in the embedded metric format: one JSON line on standard output a set of measurements.
+"""Metrics in CloudWatch's embedded format, one JSON line on standard output a set, and over OpenTelemetry if it is on.
 
 The log driver transports the line and CloudWatch extracts the metrics, without agent, connection or permission. Names
 and dimensions are fixed and few: a portfolio, a run or a person is never a dimension.
@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
+from classfeed_dagster import telemetry
 from classfeed_dagster.errors import CodeFaultError
 
 NAMESPACE = "classfeed"
+_UCUM = {"Count": "", "Bytes": "By", "Seconds": "s"}  # OpenTelemetry's units by CloudWatch's
 DIMENSIONS = ("env", "feed")
 STAGE = "stage"  # step of a run: an additional dimension of its duration
 
@@ -116,6 +118,17 @@ def emit(
     stage: str | None = None,
     to: TextIO | None = None,
 ) -> None:
-    """Write the line to ``to``, by default standard output."""
+    """Write the line to ``to``, by default standard output; send the same values to the collector, if there is one."""
     text = line(values, env=env, feed=feed, at=at, correlation_id=correlation_id, stage=stage)
     print(text, file=to or sys.stdout, flush=True)
+    attributes = {"env": env, "feed": feed} | ({} if stage is None else {STAGE: stage})
+    for name, value in values.items():
+        metric = METRICS[name]
+        telemetry.measure(
+            name,
+            value,
+            attributes,
+            unit=_UCUM[metric.unit],
+            description=metric.question,
+            added_up=metric.added_up,
+        )

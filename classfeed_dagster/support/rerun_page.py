@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from classfeed_dagster import html_page
-from classfeed_dagster.errors import StoreError, UsageError
+from classfeed_dagster.errors import UsageError
 from classfeed_dagster.extras import require_extra
 from classfeed_dagster.feed_run.flags import is_live
 from classfeed_dagster.feeds import FEEDS
@@ -102,7 +102,7 @@ def application(
             return refuse(400, str(error))
         except reruns.RerunRefusedError as error:
             return refuse(403, str(error))
-        except (webserver_client.OperateError, StoreError) as error:
+        except Exception as error:  # the store, a driver or the webserver: the person gets a sentence either way
             get_logger().error("re-run failed", error_type=type(error).__name__)
             return refuse(502, "the re-run could not be started: try again, or page the on-call")
         return HTMLResponse(_answer_page(runtime.settings.ui_url, feed, day, run_id, key), 202, _HEADERS)

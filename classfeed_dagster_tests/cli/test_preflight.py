@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner, Result
@@ -16,6 +18,7 @@ from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.cli.app import app
 from classfeed_dagster.cli.preflight import checks
 from classfeed_dagster.settings import Settings, get_settings
+from classfeed_dagster_tests.fixtures.collector import running_collector
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
 Command = Callable[..., Result]
@@ -27,7 +30,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database_url: str) 
 
     def run(**changed: str) -> Result:
         for name, value in {"BIGSITE_URL": database_url, "STORE_URL": str(tmp_path / "store"), **changed}.items():
-            monkeypatch.setenv(name if name.startswith(("DAGSTER", "HTTPS")) else f"CLASSFEED_{name}", value)
+            monkeypatch.setenv(name if name.startswith(("DAGSTER", "HTTPS", "OTEL")) else f"CLASSFEED_{name}", value)
         get_settings.cache_clear()
         return CliRunner().invoke(app, ["preflight"])
 
@@ -36,10 +39,8 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database_url: str) 
 
 
 def line(result: Result, name: str) -> str:
-    (matches,) = [
-        item for item in result.output.splitlines() if " " in item and item.split(maxsplit=1)[1].startswith(f"{name}:")
-    ]
-    return matches
+    (text,) = [row for row in result.output.splitlines() if re.match(rf"(ok|FAIL)\s+{name}:", row)]
+    return text
 
 
 def test_preflight_complete_environment_is_ok(command: Command, database_url: str) -> None:
@@ -102,6 +103,51 @@ def test_preflight_outside_local_asks_every_required_part() -> None:
     names = [check.name for check in checks(settings)]
     assert names[0] == "settings"
     assert {"AWS role", "bigsite", "clock", "object store", "Snowflake", "data team's table"} <= set(names)
+
+
+def test_preflight_slack_asks_for_the_channel(command: Command, switchboard: Switchboard) -> None:
+    slack = {"SLACK_TOKEN": "xoxb-local", "SLACK_URL": f"{switchboard.url}/api/"}
+    assert line(command(**slack), "Slack").endswith("classfeed is in #classfeed-nonprod")
+    for channel in ("#elsewhere", "#nowhere"):
+        refused = line(command(**slack, SLACK_CHANNEL_NONPROD=channel), "Slack")
+        assert refused.startswith(f"FAIL  Slack: classfeed is not in a channel {channel}. Check the token")
+
+
+def test_preflight_slack_refusing_names_the_reason(command: Command, switchboard: Switchboard) -> None:
+    switchboard.fails = True
+    result = command(SLACK_TOKEN="xoxb-local", SLACK_URL=f"{switchboard.url}/api/")
+    assert line(result, "Slack").startswith("FAIL  Slack: service_unavailable.")
+
+
+def test_preflight_logs_bucket_missing_is_a_failure(
+    command: Command, monkeypatch: pytest.MonkeyPatch, s3_endpoint: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    assert line(command(COMPUTE_LOGS_BUCKET="no-such-logs"), "compute logs").startswith("FAIL  compute logs: 404.")
+    boto3.client("s3").create_bucket(
+        Bucket="classfeed-logs", CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
+    )
+    assert line(command(COMPUTE_LOGS_BUCKET="classfeed-logs"), "compute logs").endswith("classfeed-logs exists")
+
+
+def test_preflight_collector_gets_an_empty_request(command: Command) -> None:
+    with running_collector() as collector:
+        answer = line(command(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url), "collector")
+        assert answer.endswith("127.0.0.1 accepts OTLP")
+        collector.refuse = True
+        assert line(command(), "collector").startswith("FAIL")
+    assert not collector.spans
+
+
+def test_preflight_asks_no_name_of_a_service_that_is_off(command: Command) -> None:
+    result = command(
+        CODE_SERVER_HOST="code.stg.classfeed.internal", OPERATE_URL="http://operator.stg.classfeed.internal"
+    )
+    assert "classfeed.internal" not in result.output
+
+
+def test_preflight_without_the_databases_secret_asks_no_database(command: Command) -> None:
+    assert "Dagster's database" not in command(DAGSTER_PG_HOST="127.0.0.1").output
 
 
 @pytest.fixture

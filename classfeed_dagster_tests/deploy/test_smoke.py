@@ -83,7 +83,7 @@ def test_queries_are_valid_in_dagsters_schema() -> None:
 def test_smoke_of_a_working_release_passes(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert smoke.wrong(url, url) == []
+    assert smoke.faults(url, url) == []
     monkeypatch.setenv("CLASSFEED_SMOKE_VIEW", url)
     smoke.main()
     assert "works" in capsys.readouterr().out
@@ -99,14 +99,14 @@ def test_smoke_of_a_working_release_passes(
             {"daemonHealth": {"allDaemonStatuses": [{"daemonType": "SENSOR", "required": True, "healthy": False}]}},
             "SENSOR is not healthy",
         ),
-        ("startSensor", {"__typename": "Sensor"}, "lets itself be told"),
+        ("startSensor", {"__typename": "Sensor"}, "accepts a change"),
         ("health", 503, "does not answer"),
-        ("rerun", 200, "lets in who is not signed in"),
+        ("rerun", 200, "accepts a request without identity"),
     ],
 )
 def test_smoke_of_a_broken_release_fails(url: str, answers: dict[str, Any], part: str, answer: Any, says: str) -> None:
     answers[part] = answer
-    (text,) = smoke.wrong(url, url)
+    (text,) = smoke.faults(url, url)
     assert says in text
 
 

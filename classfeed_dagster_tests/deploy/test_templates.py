@@ -14,7 +14,7 @@ import yaml
 from classfeed_dagster import retention
 from classfeed_dagster.service_levels.metrics import METRICS, NAMESPACE
 from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS
-from classfeed_dagster.settings import Component, Settings
+from classfeed_dagster.settings import Component, Settings, variable
 from classfeed_dagster_tests.deploy.templates import (
     ENVIRONMENTS,
     ROOT,
@@ -68,10 +68,13 @@ class TestEveryEnvironment:
             (container,) = task["ContainerDefinitions"]
             values = {item["Name"]: item["Value"] for item in container["Environment"]}
             values |= {item["Name"]: "from-secret" for item in container["Secrets"]}
+            names = {variable(name): name for name in Settings.model_fields}
             mine: dict[str, Any] = {
-                name.removeprefix("CLASSFEED_").lower(): value if isinstance(value, str) else "from-stack"
+                names[name] if name.startswith("CLASSFEED_") else name: value
+                if isinstance(value, str)
+                else "from-stack"
                 for name, value in values.items()
-                if name.removeprefix("CLASSFEED_").lower() in Settings.model_fields
+                if name in names
             }
             if "component" in mine:
                 assert Settings(**mine).component == task["Family"].removeprefix(f"classfeed-{env}-")
@@ -135,7 +138,7 @@ class TestEveryEnvironment:
         assert template(f"{env}-application")["Parameters"]["ImageDigest"]["AllowedPattern"] == "sha256:[0-9a-f]{64}"
 
     def test_task_secrets_are_references_and_settings_are_declared(self, env: str) -> None:
-        known = {f"CLASSFEED_{name.upper()}" for name in Settings.model_fields}
+        known = set(map(variable, Settings.model_fields))
         known |= {
             "CLASSFEED_SMOKE_VIEW",
             "CLASSFEED_SMOKE_DOOR",
@@ -368,8 +371,8 @@ def test_networks_reach_what_the_services_need() -> None:
 
 def test_documented_settings_and_templates_name_the_same_variables() -> None:
     """A variable of a template is a documented setting; one that differs by environment is in every template."""
-    documented = set(re.findall(r"^\| `(CLASSFEED_\w+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
-    assert documented == {f"CLASSFEED_{name.upper()}" for name in Settings.model_fields}
+    documented = set(re.findall(r"^\| `([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
+    assert documented == set(map(variable, Settings.model_fields))
     differing = {
         "FIRST_BUSINESS_DATE", "UI_URL", "RUNBOOK_URL", "SUPPORT_GROUP", "SNOWFLAKE_ACCOUNT", "SNOWFLAKE_ROLE",
         "SNOWFLAKE_WAREHOUSE", "SNOWFLAKE_DATABASE", "SNOWFLAKE_SCHEMA", "DATA_TEAM_TABLE",

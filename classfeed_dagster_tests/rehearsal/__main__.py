@@ -9,9 +9,10 @@ import argparse
 import os
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
-from classfeed_dagster_tests.rehearsal.image import build_environment
+from classfeed_dagster_tests.rehearsal.image import Image, ImageError, build_environment, default_base, root_filesystem
 from classfeed_dagster_tests.rehearsal.network import enter_namespaces
 from classfeed_dagster_tests.rehearsal.report import Report
 
@@ -21,25 +22,44 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make production", description=__doc__)
     parser.add_argument("--env", choices=("dev", "stg", "prod"), default="stg")
     parser.add_argument("--short", action="store_true", help="start, health, smoke and one date")
-    parser.add_argument("--image", type=Path, help="an unpacked image's /opt/classfeed; else it is made from the lock")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--days", type=int, default=2, help="business dates with simulated customers")
+    parser.add_argument(
+        "--image", nargs="?", const=default_base(), metavar="BASE",
+        help="build the image with buildah and run from its root filesystem; BASE: another base image, or a folder "
+        "with a root filesystem (debootstrap). Without: the image's virtual environment on this machine's system",
+    )  # fmt: skip
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not options.inside:
+    if options.inside is None:
         if os.geteuid():
             sys.stderr.write("make production needs root for its namespaces: run it with sudo\n")
             return 2
-        with tempfile.TemporaryDirectory(prefix="classfeed-image-") as name:
+        with tempfile.TemporaryDirectory(prefix="classfeed-image-") as name, ExitStack() as stack:
             Path(name).chmod(0o755)
-            # Before the namespaces, which have no way to a package index.
-            image = options.image or build_environment(Path(name) / "classfeed")
-            return enter_namespaces(__package__, [*sys.argv[1:], "--image", str(image)])
+            try:  # before the namespaces, which have no way to a package index
+                inside = (
+                    build_environment(Path(name) / "classfeed")
+                    if options.image is None
+                    else stack.enter_context(root_filesystem(options.image, Path(name)))
+                )
+            except ImageError as error:
+                sys.stderr.write(f"{error}\n")
+                return 2
+            return enter_namespaces(__package__, [*sys.argv[1:], "--inside", str(inside)])
     from classfeed_dagster_tests.rehearsal.steps import rehearse
 
     report = Report()
     with tempfile.TemporaryDirectory(prefix="classfeed-production-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
-        rehearse(options.env, folder, report, short=options.short, image=options.image)
+        rehearse(
+            options.env,
+            folder,
+            report,
+            short=options.short,
+            days=options.days,
+            image=Image(options.inside, options.image is not None),
+        )
     sys.stdout.write(f"\n{report.markdown()}\n")
     return int(report.failed)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import socket
+import socketserver
 import ssl
+import struct
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -18,7 +21,8 @@ BRIDGE = "10.77.0.1"
 METADATA = "169.254.170.2"
 # Addresses of the parts and of the tasks.
 ADDRESSES = {"database": "10.77.0.2", "bigsite": "10.77.0.3", "aws": "10.77.0.4", "egress": "10.77.0.5",
-             "ecs": "10.77.0.6", "snowflake": "10.77.0.7", "people": "10.77.0.8", "broker": "10.77.0.9"}  # fmt: skip
+             "ecs": "10.77.0.6", "snowflake": "10.77.0.7", "people": "10.77.0.8", "broker": "10.77.0.9",
+             "store": "10.77.0.10", "keys": "10.77.0.11", "collector": "10.77.0.12", "balancer": "10.77.0.13"}  # fmt: skip
 _FIRST_TASK = 20
 # A process namespace too, so that everything ends with the rehearsal, however that ends.
 _UNSHARE = (
@@ -45,12 +49,16 @@ def enter_namespaces(module: str, arguments: list[str]) -> int:
     """Run a module again in network and mount namespaces of its own; return its exit code."""
     import sys
 
-    inner = [sys.executable, "-m", module, "--inside", *arguments]
+    inner = [sys.executable, "-m", module, *arguments]
     return subprocess.run([*_UNSHARE, *inner], check=False).returncode
 
 
 class Network:
-    """Bridge with every part's address, and a network namespace per task."""
+    """Bridge with every part's address, a name server as a VPC has it, and a network namespace per task.
+
+    Attributes:
+        names: addresses by host name, as the name server gives them.
+    """
 
     def __init__(self, folder: Path, names: Mapping[str, str]) -> None:
         self.names = dict(names)
@@ -63,14 +71,10 @@ class Network:
         run("ip", "address", "add", f"{METADATA}/32", "dev", "classfeed0")
         run("mount", "-t", "tmpfs", "tmpfs", "/run")
         Path("/run/netns").mkdir()
-        self._hosts = folder / "hosts"
-        self.write_hosts()
-        run("mount", "--bind", str(self._hosts), "/etc/hosts")
-
-    def write_hosts(self) -> None:
-        """Write the names that every process resolves."""
-        lines = ["127.0.0.1 localhost\n", *(f"{address} {name}\n" for name, address in self.names.items())]
-        self._hosts.write_text("".join(lines))
+        resolver = folder / "resolv.conf"
+        resolver.write_text(f"nameserver {BRIDGE}\n")
+        run("mount", "--bind", str(resolver), "/etc/resolv.conf")
+        _serve_names(self.names)
 
     def attach(self, name: str) -> str:
         """Create a task's network namespace; return its address."""
@@ -87,9 +91,10 @@ class Network:
             run("ip", "-n", name, *command)
         return address
 
-    def trust(self, authority: Authority, *environments: Path) -> None:
+    def trust(self, authority: Authority, *environments: Path, root: Path = Path("/")) -> None:
         """Let every process trust the rehearsal's authority, whichever bundle of certificates its client reads."""
-        bundles = [Path(ssl.get_default_verify_paths().openssl_cafile), Path("/etc/ssl/certs/ca-certificates.crt")]
+        system = "etc/ssl/certs/ca-certificates.crt"
+        bundles = [Path(ssl.get_default_verify_paths().openssl_cafile), Path("/") / system, root / system]
         for environment in environments:
             for package in ("certifi", "botocore"):
                 bundles += environment.glob(f"lib/python3*/site-packages/{package}/cacert.pem")
@@ -101,6 +106,31 @@ class Network:
                     file.write(b"\n" + authority.bundle.read_bytes())
                 copy.chmod(0o644)
                 run("mount", "--bind", str(copy), str(bundle.resolve()))
+
+
+def _serve_names(names: Mapping[str, str]) -> None:
+    # Clients also ask for IPv6 addresses, and wait for the answer that there is none.
+    class Handler(socketserver.DatagramRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(answer_query(self.rfile.read(), names))
+
+    server = socketserver.ThreadingUDPServer((BRIDGE, 53), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def answer_query(query: bytes, names: Mapping[str, str]) -> bytes:
+    """Return the answer to a DNS query with one question: an address, no address of that type, or no such name."""
+    labels, end = [], 12
+    while query[end]:
+        labels.append(query[end + 1 : end + 1 + query[end]].decode("ascii").lower())
+        end += 1 + query[end]
+    question = query[12 : end + 5]
+    address = names.get(".".join(labels))
+    known = address is not None and question[-4:] == b"\0\1\0\1"  # type A, class IN
+    header = query[:2] + struct.pack(">5H", 0x8580 if address is not None else 0x8583, 1, known, 0, 0)
+    if address is None or not known:
+        return header + question
+    return header + question + struct.pack(">HHHIH", 0xC00C, 1, 1, 10, 4) + socket.inet_aton(address)
 
 
 class Forwarders:

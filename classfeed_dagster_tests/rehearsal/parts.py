@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from cryptography.hazmat.primitives import serialization
@@ -24,15 +25,23 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from classfeed_dagster_tests.deploy.templates import ROOT
 from classfeed_dagster_tests.fixtures.certificates import Authority, Certificate
+from classfeed_dagster_tests.fixtures.collector import Collector, running_collector
+from classfeed_dagster_tests.fixtures.s3_servers import localbucket_server
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard, running_switchboard
 from classfeed_dagster_tests.fixtures.tls_postgres import TlsPostgres
+from classfeed_dagster_tests.rehearsal.balancer import KEY_HOST, Balancer
+from classfeed_dagster_tests.rehearsal.image import Image
 from classfeed_dagster_tests.rehearsal.network import ADDRESSES, REGION, Forwarders, Network, run
 from classfeed_dagster_tests.rehearsal.resolver import Stacks
+from classfeed_dagster_tests.rehearsal.second_s3 import serve_bucket_names
 from classfeed_dagster_tests.rehearsal.tasks import Cluster, wait_until
+from deploy.environments import deployment
 
 DATABASE, BROKER = "dagster.rds.internal", "broker.cache.internal"
 
 _BROKER_PASSWORD = "rehearsal-broker"
+# Every environment's store is an S3 server of moto's, but dev's: an implementation that shares no code with it.
+_ON_SECOND_S3 = ("dev",)
 
 
 @dataclass
@@ -47,11 +56,15 @@ class World:
     bigsite: TlsPostgres
     people: Switchboard
     forwarders: Forwarders
+    balancer: Balancer
+    collector: Collector
+    metrics_store: str | None
     endpoint: str
+    store_endpoint: str
 
     def client(self, service: str) -> Any:
         """Return a client of the local AWS."""
-        return _client(service, self.endpoint)
+        return _client(service, self.store_endpoint if service == "s3" else self.endpoint)
 
     def warehouse(self) -> Any:
         """Return a connection to Snowflake as the data team has it."""
@@ -70,8 +83,10 @@ class World:
 
 
 @contextmanager
-def world(env: str, folder: Path, image: Path | None) -> Iterator[World]:
+def world(env: str, folder: Path, image: Image) -> Iterator[World]:
     """Start the parts, create what the foundation's template creates, and stop everything at the end."""
+    account = deployment(env).account
+    os.environ["MOTO_ACCOUNT_ID"] = account  # read when moto is imported
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -79,15 +94,15 @@ def world(env: str, folder: Path, image: Path | None) -> Iterator[World]:
         os.environ[name] = "local"
     os.environ.pop("AWS_ENDPOINT_URL", None)
     stacks = Stacks(env, {"CertificateArn": "arn:aws:acm:certificate", "AWS::Region": REGION,
-                          "AWS::AccountId": "111122223333", "AWS::Partition": "aws"})  # fmt: skip
-    account = stacks.resources("application", "AWS::ECS::TaskDefinition")
-    assert account
+                          "AWS::AccountId": account, "AWS::Partition": "aws"})  # fmt: skip
     names = _names(env, stacks)
     network = Network(folder, names)
     authority = Authority(folder / "authority")
-    environment = image or Path(sys.prefix)
-    _lay_out_image(environment)
-    network.trust(authority, Path("/opt/classfeed"), Path(sys.prefix))
+    if image.whole:
+        network.trust(authority, image.environment, Path(sys.prefix), root=image.path)
+    else:
+        _lay_out_image(image.environment)
+        network.trust(authority, Path("/opt/classfeed"), Path(sys.prefix))
     certificate = authority.issue("aws", ["*.snowflakecomputing.com", *names])
     with ExitStack() as stack:
         forwarders = Forwarders(certificate, network.names)
@@ -103,35 +118,95 @@ def world(env: str, folder: Path, image: Path | None) -> Iterator[World]:
         _, port = server.get_host_and_port()
         people = stack.enter_context(running_switchboard())
         forwarders.tls(ADDRESSES["aws"], port)
+        endpoint = f"http://127.0.0.1:{port}"
+        store = endpoint
+        if env in _ON_SECOND_S3:
+            store = stack.enter_context(localbucket_server())
+            forwarders.tls(ADDRESSES["store"], serve_bucket_names(store))
+        else:
+            forwarders.tls(ADDRESSES["store"], port)
         forwarders.tls(ADDRESSES["people"], int(people.url.rpartition(":")[2]))
+        balancer = Balancer(stacks, network.names)
+        forwarders.tls(ADDRESSES["keys"], balancer.serve_keys())
+        collector = stack.enter_context(running_collector())
+        forwarders.tls(ADDRESSES["collector"], collector.port)
+        metrics_store = _metrics_store(stack, folder)
+        if metrics_store is not None:
+            collector.forward_metrics = f"{metrics_store}/opentelemetry/v1/metrics"
         _snowflake(stack, folder, certificate)
         forwarders.proxy(ADDRESSES["egress"], 3128)
         if stacks.resources("broker", "AWS::ElastiCache::ReplicationGroup"):
             _redis(stack, folder, certificate)
-        endpoint = f"http://127.0.0.1:{port}"
-        _create_foundation(stacks, endpoint, database, bigsite)
-        cluster = Cluster(stacks, network, folder, _client("secretsmanager", endpoint), _interface(endpoint))
+        _create_foundation(stacks, endpoint, store, database, bigsite)
+        secrets, tokens = _client("secretsmanager", endpoint), _client("sts", endpoint)
+        cluster = Cluster(stacks, network, folder, secrets, tokens, _interface(endpoint), image)
         forwarders.tls(ADDRESSES["ecs"], cluster.serve())
         stack.callback(cluster.stop)
-        yield World(env, stacks, network, cluster, database, bigsite, people, forwarders, endpoint)
+        yield World(env, stacks, network, cluster, database, bigsite, people, forwarders,
+                    balancer, collector, metrics_store, endpoint, store)  # fmt: skip
 
 
 def _names(env: str, stacks: Stacks) -> dict[str, str]:
-    aws = ADDRESSES["aws"]
+    aws, store = ADDRESSES["aws"], ADDRESSES["store"]
     buckets = [resource["BucketName"] for resource in stacks.resources("foundation", "AWS::S3::Bucket").values()]
-    names = {f"{name}.{REGION}.amazonaws.com": aws for name in ("s3", "sqs", "ssm", "ec2", "secretsmanager", "sts")}
-    names |= {f"{bucket}.s3.{REGION}.amazonaws.com": aws for bucket in buckets if isinstance(bucket, str)}
-    account = json.dumps(stacks.templates["application"])
-    (snowflake,) = {
-        part.partition('"Value": "')[2].partition('"')[0]
-        for part in account.split('"Name": "CLASSFEED_SNOWFLAKE_ACCOUNT", ')[1:]
+    names = {f"{name}.{REGION}.amazonaws.com": aws for name in ("sqs", "ssm", "ec2", "secretsmanager", "sts")}
+    names |= {
+        resource["Name"]: ADDRESSES["balancer"]
+        for resource in stacks.resources("application", "AWS::Route53::RecordSet").values()
     }
+    names |= {f"s3.{REGION}.amazonaws.com": store, KEY_HOST: ADDRESSES["keys"]}
+    names |= {f"{bucket}.s3.{REGION}.amazonaws.com": store for bucket in buckets if isinstance(bucket, str)}
+    (snowflake,) = _values(stacks, "CLASSFEED_SNOWFLAKE_ACCOUNT")
+    for collector in _values(stacks, "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        names[str(urlsplit(collector).hostname)] = ADDRESSES["collector"]
     return names | {
         f"ecs.{REGION}.amazonaws.com": ADDRESSES["ecs"], DATABASE: ADDRESSES["database"],
         BROKER: ADDRESSES["broker"], "bigsite.broker.internal": ADDRESSES["bigsite"], "egress.broker.internal": ADDRESSES["egress"],
         "slack.com": ADDRESSES["people"], "events.pagerduty.com": ADDRESSES["people"],
         f"{snowflake}.snowflakecomputing.com": ADDRESSES["snowflake"],
     }  # fmt: skip
+
+
+def _values(stacks: Stacks, variable: str) -> set[str]:
+    """Return the values that the tasks' definitions give to a variable."""
+    return {
+        resource["Value"]
+        for properties in stacks.resources("application", "AWS::ECS::TaskDefinition").values()
+        for resource in properties["ContainerDefinitions"][0]["Environment"]
+        if resource["Name"] == variable
+    }
+
+
+def _metrics_store(stack: ExitStack, folder: Path) -> str | None:
+    """Start VictoriaMetrics, if this machine has resource that accepts OTLP (Debian's package); return its URL.
+
+    It answers Prometheus's queries. Debian builds Prometheus itself without OTLP.
+    """
+    program, naming = shutil.which("victoria-metrics"), "-opentelemetry.usePrometheusNaming"
+    if (
+        program is None
+        or naming not in subprocess.run([program, "-help"], capture_output=True, text=True, check=False).stdout
+    ):
+        return None
+    port = _free_port()
+    command = [
+        program,
+        naming,
+        "-search.latencyOffset=1s",
+        f"-storageDataPath={folder}/metrics",
+        f"-httpListenAddr=127.0.0.1:{port}",
+    ]
+    with (folder / "metrics.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    stack.callback(process.kill)
+    assert wait_until(partial(answers, "127.0.0.1", port), 60), (folder / "metrics.log").read_text()[-2000:]
+    return f"http://127.0.0.1:{port}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _lay_out_image(environment: Path) -> None:
@@ -208,10 +283,10 @@ def _interface(endpoint: str) -> str:
     return str(ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"])
 
 
-def _create_foundation(stacks: Stacks, endpoint: str, database: TlsPostgres, bigsite: TlsPostgres) -> None:
+def _create_foundation(stacks: Stacks, endpoint: str, store: str, database: TlsPostgres, bigsite: TlsPostgres) -> None:
     """Create buckets, queues, secrets and parameters as the template names them; fill the secrets as a person does."""
     part = "foundation"
-    s3, sqs, ssm = (_client(name, endpoint) for name in ("s3", "sqs", "ssm"))
+    s3, sqs, ssm = _client("s3", store), _client("sqs", endpoint), _client("ssm", endpoint)
     for logical, properties in stacks.resources(part, "AWS::S3::Bucket").items():
         name = properties["BucketName"]
         s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -229,7 +304,7 @@ def _create_foundation(stacks: Stacks, endpoint: str, database: TlsPostgres, big
         "dagster-database": {"username": "dagster", "password": database.password},
         "bigsite": {"url": bigsite.url("bigsite").replace(ADDRESSES["bigsite"], "bigsite.broker.internal")},
         "snowflake": {"user": "CLASSFEED", "private_key": key.decode()},
-        "broker": {"password": _BROKER_PASSWORD}, "slack": {"token": "xoxb-rehearsal"}, "pagerduty": {"key": "rehearsal"},
+        "broker": {"password": _BROKER_PASSWORD}, "slack": {"token": "xoxb-rehearsal"}, "pagerduty": {"key": "rehearsal" * 4},
     }  # fmt: skip
     secrets = _client("secretsmanager", endpoint)
     for owner in (part, "broker"):
@@ -244,8 +319,3 @@ def _create_foundation(stacks: Stacks, endpoint: str, database: TlsPostgres, big
     for owner in ("application", "workers"):
         for logical, properties in stacks.resources(owner, "AWS::Logs::LogGroup").items():
             stacks.provide(owner, logical, "Ref", properties["LogGroupName"])
-
-
-def program(*command: str) -> str:
-    """Run a program of this machine and return its output."""
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

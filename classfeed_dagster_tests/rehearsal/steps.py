@@ -7,11 +7,16 @@ import datetime as dt
 import inspect
 import json
 import re
+import urllib.parse
+import urllib.request
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric import ec
 from dagster._core.storage.sql import run_alembic_downgrade
 from dagster_postgres.run_storage.run_storage import PostgresRunStorage
 from dagster_postgres.utils import pg_alembic_config
@@ -21,7 +26,9 @@ from classfeed_dagster.feeds import class_super
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
 from classfeed_dagster.trading_days import previous_business_day
 from classfeed_dagster_tests.deploy.templates import ROOT
+from classfeed_dagster_tests.rehearsal.image import Image
 from classfeed_dagster_tests.rehearsal.parts import World, world
+from classfeed_dagster_tests.rehearsal.resolver import UnresolvableError
 from classfeed_dagster_tests.rehearsal.tasks import Task, environment_of, wait_until
 
 if TYPE_CHECKING:
@@ -32,37 +39,46 @@ _EARLIER_SCHEMA, _ADDED = "6b7fb194ff9c", ("concurrency_limits", "using_default_
 _START_SECONDS, _DATE_SECONDS = 180.0, 600.0
 
 
-def rehearse(env: str, folder: Path, report: Report, *, short: bool, image: Path | None) -> None:
-    """Run every step; each records its outcome in the report."""
+def rehearse(env: str, folder: Path, report: Report, *, short: bool, days: int, image: Image) -> None:
+    """Run every step; each records its outcome in the report. ``days``: business dates with simulated customers."""
     with world(env, folder, image) as parts:
         template = f"classfeed-{env}-application"
         running: dict[str, Task] = {}
         services = _services(parts)
+        _other_teams(parts)
         report.hold("migrate an empty database", template, lambda: _migrate(parts, "created"))
+        for name in ("migrate", "code", "worker", "watchdog", *(("steps",) if "steps" in services else ())):
+            report.hold(f"preflight of {name}", template, partial(_preflight, parts, name))
+        report.hold("missing secret, setting and bigsite refused", template, lambda: _refuse_bad_input(parts))
         if "steps" in services:
             _only_class_super(parts)
         report.hold("migrate an earlier schema", template, lambda: _migrate_earlier(parts))
         for name in services:
-            running[name] = parts.cluster.start(parts.cluster.family(name))
+            running[name] = parts.cluster.start(parts.cluster.family(_component(name)))
         for name in services:
             report.hold(f"{name} is healthy", template, partial(_service_healthy, running, name))
         report.hold("environment is the template's alone", template, lambda: _environment(parts, running["code"]))
         report.hold("root is read-only, user has no rights", template, lambda: _confined(running["code"]))
         report.hold("smoke", template, lambda: _smoke(parts))
+        report.hold("load balancer's targets are healthy", template, lambda: _targets(parts))
+        report.hold("support page asks for a signed identity", template, lambda: _identity(parts))
         if env == "prod":
             report.hold("simulation refuses production", template, lambda: _refused(parts))
             report.hold("nothing is due before the first date", template, lambda: _nothing_due(parts))
         else:
             report.hold("simulated customers", template, lambda: _simulate(parts))
-            report.hold("first date delivered", template, lambda: _delivered(parts))
+            report.hold("first date delivered", template, lambda: _delivered(parts, "delivered/class_super/", 1))
             if "steps" in running:
-                report.hold(
-                    "steps executed by the Celery worker", template, lambda: _fanned_out(parts, running["steps"])
-                )
+                report.hold("steps executed by two Celery workers", template, lambda: _fanned_out(parts))
+            report.hold("traces, metrics and logs at the collector", template, lambda: _collected(parts))
             if short:
                 return
             report.hold("first date reconciled and loaded", template, lambda: _proven(parts))
             report.hold("alert with working links", template, lambda: _alert(parts))
+            report.hold("re-run through the support page", template, lambda: _rerun(parts))
+            report.hold("a new feed's first day, in shadow", "docs/runbook.md", lambda: _new_feed(parts))
+            for day in range(2, days + 1):
+                report.hold(f"date {day} delivered", template, partial(_next_date, parts, day))
         report.hold("switch turned without a release", template, lambda: _switch(parts))
         report.hold("second release migrates, then renews", template, lambda: _release(parts, running, "release-2"))
         report.hold("rollback to the first release", template, lambda: _release(parts, running, "release-1"))
@@ -84,12 +100,62 @@ def _migrate(parts: World, expected: str) -> str:
 
 
 def _services(parts: World) -> list[str]:
-    services = [
-        resource["ServiceName"]
-        for part in ("application", "workers")
-        for resource in parts.stacks.resources(part, "AWS::ECS::Service").values()
-    ]
+    # One of each is enough of a webserver; workers are as many as the template has.
+    services = []
+    for part in ("application", "workers"):
+        for resource in parts.stacks.resources(part, "AWS::ECS::Service").values():
+            count = resource["DesiredCount"]["Fn::If"][1] if part == "workers" else 1
+            services += [resource["ServiceName"], *(f"{resource['ServiceName']} {at}" for at in range(2, count + 1))]
     return sorted(services, key=lambda name: name != "code")  # the others ask the code server when they start
+
+
+def _component(service: str) -> str:
+    return service.partition(" ")[0]
+
+
+def _other_teams(parts: World) -> None:
+    """Create what other teams own: bigsite's tables, and the data team's table."""
+    engine = sa.create_engine(parts.bigsite.url("bigsite"))
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
+        metadata.create_all(connection)
+    engine.dispose()
+    with parts.warehouse() as connection:
+        publish_metrics(connection, class_super.FEED.recipient, _first(parts), [], dt.datetime.now(dt.UTC))
+
+
+def _preflight(parts: World, name: str) -> str:
+    task = parts.cluster.run(name, "classfeed", "preflight")
+    answers = re.findall(r"^(ok|FAIL) .*", task.output(), re.MULTILINE)
+    assert task.code == 0, (
+        "; ".join(re.findall(r"^FAIL .*|^[A-Z]\w+Error.*", task.output(), re.MULTILINE)) or task.output()[-800:]
+    )
+    assert f"assumed-role/classfeed-{parts.env}-" in task.output() or name == "migrate", task.output()
+    return f"{len(answers)} answers"
+
+
+def _refuse_bad_input(parts: World) -> str:
+    """Expect a sentence and an exit code, and no object written."""
+    before = _keys(parts, "")
+    unfilled = {"secret": parts.secret("slack"), "value": {"set": "by hand"}}
+    code = parts.cluster.family("code")
+    with parts.cluster.changed(code, secret=unfilled), pytest.raises(UnresolvableError, match="fill it by hand"):
+        parts.cluster.environment(code)
+    codes = []
+    for change, sentence in (
+        ({"CLASSFEED_SNOWFLAKE_ROLE": None, "CLASSFEED_UI_URL": None}, "CLASSFEED_UI_URL, CLASSFEED_SNOWFLAKE_ROLE"),
+        ({"CLASSFEED_BIGSITE_URL": "postgresql+psycopg://feed:hunter2@bigsite.broker.internal:9/bigsite"}, "bigsite"),
+    ):
+        with parts.cluster.changed(parts.cluster.family("worker"), variables=change):
+            task = parts.cluster.run("worker", "classfeed", "run", "--date", _first(parts).isoformat())
+        text = task.output()
+        assert task.code in (2, 4), f"exit code {task.code}: {text[-800:]}"
+        assert sentence in text, text[-800:]
+        assert "Traceback" not in text, text[-800:]
+        assert "hunter2" not in text, "a password is repeated"
+        codes.append(str(task.code))
+    assert _keys(parts, "") == before, "something was written"
+    return f"exit codes {', '.join(codes)}, nothing written"
 
 
 def _only_class_super(parts: World) -> None:
@@ -99,17 +165,116 @@ def _only_class_super(parts: World) -> None:
     parts.client("ssm").put_parameter(Name=name, Value=value, Type="String", Overwrite=True, Description="rehearsal")
 
 
-def _fanned_out(parts: World, worker: Task) -> str:
+def _fanned_out(parts: World) -> str:
     engine = sa.create_engine(parts.database.url("dagster"))
-    query = "SELECT DISTINCT run_id, step_key FROM event_logs WHERE dagster_event_type = 'STEP_SUCCESS'"
+    query = "SELECT step_key, event FROM event_logs WHERE event LIKE '%Celery worker%' AND step_key IS NOT NULL"
+    by_worker: dict[str, set[str]] = defaultdict(set)
     with engine.connect() as connection:
-        steps = [row.step_key for row in connection.execute(sa.text(query)) if row.step_key]
+        for row in connection.execute(sa.text(query)):
+            by_worker[re.findall(r"steps@([\w.-]+)", row.event)[0]].add(row.step_key)
     engine.dispose()
-    shares = {step for step in steps if re.fullmatch(r"class_super__document\.\w+\[\d+\]", step)}
-    assert len(shares) > 1, f"not fanned out: {sorted(steps)}"
-    executed = worker.output().count("succeeded in")
-    assert executed >= len(steps), f"{executed} steps by the worker, {len(steps)} in the event log"
-    return f"{executed} steps by the worker, {len(shares)} of them shares of one document"
+    shares = {
+        worker: sum(bool(re.fullmatch(r"class_super__document\.\w+\[\d+\]", step)) for step in steps)
+        for worker, steps in by_worker.items()
+    }
+    assert len(shares) == 2, f"not fanned out over two workers: {dict(by_worker)}"
+    assert all(shares.values()), f"one worker did every share of the document: {shares}"
+    return ", ".join(f"{worker}: {len(by_worker[worker])} steps, {count} shares" for worker, count in shares.items())
+
+
+def _collected(parts: World) -> str:
+    """Expect the first delivery's run in the collector: its trace, its metrics and its log lines; no person's data."""
+    collector = parts.collector
+    key = next(key for key in _keys(parts, "delivered/class_super/") if key.endswith("manifest.json"))
+    body = parts.client("s3").get_object(Bucket=_bucket(parts), Key=key)["Body"].read()
+    trace = json.loads(body)["correlation_id"]
+
+    def arrived() -> bool:
+        spans = [span for span in collector.spans if span["trace"] == trace]
+        measured = [name for name, _ in collector.metrics if name == "classfeed.documents"]
+        return bool(spans and measured and [line for line in collector.lines if line["trace"] == trace])
+
+    assert wait_until(arrived, _DATE_SECONDS, 2), (
+        f"{len(collector.spans)} spans, {len(collector.metrics)} metrics, {len(collector.lines)} lines; none of {trace}"
+    )
+    (root,) = (span for span in collector.spans if span["trace"] == trace and span["name"] == "class_super_job")
+    steps = [span for span in collector.spans if span["parent"] == root["span"]]
+    assert "class_super__delivery" in {span["name"] for span in steps}, steps
+    everything = json.dumps([collector.spans, collector.lines, [str(key) for key in collector.metrics]])
+    engine = sa.create_engine(parts.bigsite.url("bigsite"))
+    with engine.connect() as connection:
+        private = {
+            str(value)
+            for table, names in (("portfolio", ("portfolio_name", "abn", "hin")), ("member", ("email", "family_name")))
+            for column in names
+            for value in connection.execute(sa.select(metadata.tables[f"{SCHEMA}.{table}"].c[column])).scalars()
+            if value is not None
+        }
+    engine.dispose()
+    assert private, "bigsite has nobody"
+    leaked = sorted(value for value in private if value in everything)
+    assert not leaked, f"{len(leaked)} values of bigsite's customers"
+    return f"{len(steps)} steps, {len(collector.lines)} lines, {len(collector.metrics)} series{_stored(parts)}"
+
+
+def _stored(parts: World) -> str:
+    if parts.metrics_store is None:
+        return "; no victoria-metrics on this machine"
+    query = urllib.parse.quote('classfeed_documents_total{feed="class_super"}')
+    values: list[str] = []
+
+    def stored() -> bool:
+        with urllib.request.urlopen(f"{parts.metrics_store}/api/v1/query?query={query}", timeout=10) as answer:
+            values[:] = [series["value"][1] for series in json.load(answer)["data"]["result"]]
+        return bool(values)
+
+    assert wait_until(stored, 120, 2), "VictoriaMetrics has no classfeed_documents_total"
+    return f"; VictoriaMetrics has {values[0]} document(s)"
+
+
+def _targets(parts: World) -> str:
+    paths = [target["HealthCheckPath"] for target in parts.balancer.targets.values()]
+    for name, target in parts.balancer.targets.items():
+        status, _ = parts.balancer.check(name)
+        assert str(status) == target["Matcher"]["HttpCode"], f"{target['HealthCheckPath']}: {status}"
+    return ", ".join(paths)
+
+
+def _identity(parts: World) -> str:
+    balancer = parts.balancer
+    group = parts.cluster.environment(parts.cluster.family("door"))["CLASSFEED_SUPPORT_GROUP"]
+    claims = {"sub": "1", "preferred_username": "r.hearsal", "groups": [group]}
+    other = balancer.arn.replace("/classfeed-", "/other-")
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    for kind, identity, expected in (
+        ("none", None, 401),
+        ("another load balancer's", balancer.sign(claims, signer=other), 401),
+        ("another key's", balancer.sign(claims, key=stranger), 401),
+        ("expired", balancer.sign(claims, seconds=-60), 401),
+        ("this load balancer's", balancer.sign(claims), 200),
+    ):
+        status, _ = balancer.request("/rerun", identity)
+        assert status == expected, f"identity {kind}: {status}, expected {expected}"
+    form = f"feed=class_super&date={_first(parts)}&reason=the+rehearsal+tries+it"
+    status, page = balancer.request("/rerun", balancer.sign({**claims, "groups": ["others"]}), form)
+    assert status == 403, page[-600:]
+    return "five identities; outside the support group refused"
+
+
+def _rerun(parts: World) -> str:
+    group = parts.cluster.environment(parts.cluster.family("door"))["CLASSFEED_SUPPORT_GROUP"]
+    identity = parts.balancer.sign({"sub": "1", "preferred_username": "r.hearsal", "groups": [group]})
+    form = f"feed=class_super&date={_first(parts)}&reason=the+rehearsal+tries+it"
+    status, page = parts.balancer.request("/rerun", identity, form)
+    assert status == 202, page[-600:]
+    (run_id,) = re.findall(r"<code>([0-9a-f-]{36})</code>", page)
+
+    def ended() -> bool:
+        return any(task.code == 0 for task in parts.cluster.tasks.values() if run_id in str(task.command))
+
+    assert wait_until(ended, _DATE_SECONDS, 3), f"run {run_id} did not end well"
+    (record,) = _keys(parts, "reruns/class_super/")
+    return f"run {run_id[:8]} by a worker task, recorded as {record}"
 
 
 def _migrate_earlier(parts: World) -> str:
@@ -129,7 +294,7 @@ def _has_column(engine: sa.Engine) -> bool:
 
 
 def _nothing_due(parts: World) -> str:
-    # Production's first business date is ahead: nobody waits for anything, so nothing may be said to be late.
+    # Production's first business date is ahead: nobody waits for anything, so nothing may be codes to be late.
     assert wait_until(lambda: len(_keys(parts, "heartbeats/")) > 1, _START_SECONDS, 3), "no heartbeats"
     task = parts.cluster.run("watchdog")
     assert task.code == 0, f"exit code {task.code}: {task.output()[-800:]}"
@@ -182,12 +347,6 @@ def _refused(parts: World) -> str:
 
 
 def _simulate(parts: World) -> str:
-    # bigsite's own team makes its tables; the contract says which.
-    engine = sa.create_engine(parts.bigsite.url("bigsite"))
-    with engine.begin() as connection:
-        connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
-        metadata.create_all(connection)
-    engine.dispose()
     _ok(parts.cluster.run("worker", "classfeed", "simulate", "--days", "1", seconds=600))
     return f"{_first(parts)}, {_data_team(parts)} figures of the data team"
 
@@ -208,21 +367,22 @@ def _data_team(parts: World) -> int:
     return len(metrics)
 
 
-def _keys(parts: World, prefix: str) -> list[str]:
-    bucket = next(
-        resource["BucketName"]
+def _bucket(parts: World) -> str:
+    return next(
+        str(resource["BucketName"])
         for resource in parts.stacks.resources("foundation", "AWS::S3::Bucket").values()
         if "-data-" in resource["BucketName"]
     )
-    pages = parts.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+
+
+def _keys(parts: World, prefix: str) -> list[str]:
+    pages = parts.client("s3").get_paginator("list_objects_v2").paginate(Bucket=_bucket(parts), Prefix=prefix)
     return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
 
-def _delivered(parts: World) -> str:
-    prefix = "delivered/class_super/"
-
+def _delivered(parts: World, prefix: str, count: int) -> str:
     def delivered() -> bool:
-        return any(key.endswith("manifest.json") for key in _keys(parts, prefix))
+        return sum(key.endswith("manifest.json") for key in _keys(parts, prefix)) >= count
 
     def workers() -> list[Task]:
         return [task for task in parts.cluster.tasks.values() if "execute_run" in task.command]
@@ -230,6 +390,29 @@ def _delivered(parts: World) -> str:
     hold = wait_until(delivered, _DATE_SECONDS, 3)
     assert hold, f"{len(workers())} worker(s); {[task.output()[-1500:] for task in workers()[-1:]]}"
     return f"{len(_keys(parts, prefix))} objects by {len(workers())} worker task(s)"
+
+
+def _next_date(parts: World, day: int) -> str:
+    _ok(parts.cluster.run("worker", "classfeed", "simulate", "--days", "1", seconds=600))
+    return _delivered(parts, "delivered/class_super/", day)
+
+
+def _new_feed(parts: World) -> str:
+    """Do what the runbook's section "Start a new feed" says, from the first date on; and undo its last step."""
+    feed = "class_trade"
+    _delivered(parts, f"shadow/{feed}/", 1)
+    assert not _keys(parts, f"delivered/{feed}/"), "delivered live without a switch"
+    for command, pattern in (
+        (("verify", "--feed", feed), rf"sound +{feed}: [1-9]"),
+        (("status", "--feed", feed), str(_first(parts))),
+        (("flags-set", "mode", feed, "live", "--reason", "the rehearsal starts it"), f"mode of {feed} is live"),
+        (("flags",), rf"{feed} .*mode .*live"),
+        (("flags-set", "mode", feed, "declared", "--reason", "the rehearsal is over"), f"mode of {feed} is declared"),
+    ):
+        task = parts.cluster.run("worker", "classfeed", *command)
+        assert task.code == 0, f"classfeed {' '.join(command)}: exit code {task.code}: {task.output()[-800:]}"
+        assert re.search(pattern, task.output()), task.output()[-800:]
+    return f"{feed}: first date in shadow, sound; live by a switch, and back"
 
 
 def _proven(parts: World) -> str:
@@ -273,20 +456,19 @@ def _alert(parts: World) -> str:
 
 
 def _switch(parts: World) -> str:
-    name = f"/classfeed/{parts.env}/flags"
-    value = json.dumps({"mode": {"class_super": "off"}})
-    parts.client("ssm").put_parameter(Name=name, Value=value, Type="String", Overwrite=True, Description="rehearsal")
-    result = _ok(parts.cluster.run("worker", "classfeed", "flags"), "source: ssm")
-    text = list(parts.cluster.tasks.values())[-1].output()
-    assert re.search(r"class_super .*mode .*off", text), text
-    parts.client("ssm").put_parameter(Name=name, Value="{}", Type="String", Overwrite=True, Description="rehearsal")
-    return result
+    turn = ("classfeed", "flags-set", "mode", "class_super")
+    _ok(parts.cluster.run("worker", *turn, "off", "--reason", "rehearsal"), "mode of class_super is off")
+    task = parts.cluster.run("worker", "classfeed", "flags")
+    source = _ok(task, "source: ssm")
+    assert re.search(r"class_super .*mode .*off", task.output()), task.output()
+    _ok(parts.cluster.run("worker", *turn, "declared", "--reason", "rehearsal"), "mode of class_super is")
+    return source
 
 
 def _restart(parts: World, running: dict[str, Task]) -> str:
     for name in running:
         running[name].stop()
-        running[name] = parts.cluster.start(parts.cluster.family(name))
+        running[name] = parts.cluster.start(parts.cluster.family(_component(name)))
     for task in running.values():
         _healthy(task)
     return f"{len(running)} service(s)"

@@ -2,30 +2,40 @@
 
 The environment is that of the image (Dockerfile), of the task definition, of its secrets, and the two variables that
 Fargate adds. The process runs as the task's user, without capabilities, with the root filesystem read-only and an own
-/tmp, in a network namespace of its own. The API that the run launcher asks is served from the same table.
+/tmp, in a network namespace and with a host name of its own. The API that the run launcher asks is served from the same table.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from classfeed_dagster_tests.deploy.templates import ROOT
-from classfeed_dagster_tests.rehearsal.network import METADATA, Network
+from classfeed_dagster_tests.rehearsal.image import Image
+from classfeed_dagster_tests.rehearsal.network import METADATA, REGION, Network
 from classfeed_dagster_tests.rehearsal.resolver import Stacks, UnresolvableError
 
 _LOCK_DOWN = (
-    'mount -t tmpfs -o mode=1777 tmpfs /tmp && mount -o remount,bind,ro / && exec nsenter --net="/run/netns/$0" "$@"'
+    'hostname "$0" && mount -t tmpfs -o mode=1777 tmpfs /tmp && mount -o remount,bind,ro / && '
+    'exec nsenter --net="/run/netns/$0" "$@"'
+)
+# The same from an image's root filesystem, $ROOT.
+_LOCK_DOWN_IMAGE = (
+    'hostname "$0" && mount --rbind "$ROOT" "$ROOT" && mount -t proc proc "$ROOT/proc" && mount --rbind /dev "$ROOT/dev" && '
+    'mount --bind /etc/resolv.conf "$ROOT/etc/resolv.conf" && mount -t tmpfs -o mode=1777 tmpfs "$ROOT/tmp" && '
+    'mount -o remount,bind,ro "$ROOT" && exec nsenter --net="/run/netns/$0" chroot "$ROOT" "$@"'
 )
 
 
@@ -53,7 +63,7 @@ class Task:
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the task, as ECS runs a health check."""
-        inside = ["nsenter", "-t", str(self.process.pid), "-m", "-n", *_as_user(self.environment), *command]
+        inside = ["nsenter", "-t", str(self.process.pid), "-m", "-n", "-r", *_as_user(self.environment), *command]
         return subprocess.run(inside, capture_output=True, text=True, check=False)
 
     def stop(self, seconds: float = 20) -> None:
@@ -79,9 +89,14 @@ def image_environment(code_version: str) -> dict[str, str]:
 class Cluster:
     """The tasks of one environment."""
 
-    def __init__(self, stacks: Stacks, network: Network, folder: Path, secrets: Any, eni: str) -> None:
-        self.stacks, self._network, self._folder, self._secrets, self._eni = stacks, network, folder, secrets, eni
+    def __init__(
+        self, stacks: Stacks, network: Network, folder: Path, secrets: Any, tokens: Any, eni: str, image: Image
+    ) -> None:
+        self.stacks, self._network, self._folder, self._eni = stacks, network, folder, eni
+        self._secrets, self._tokens, self._image = secrets, tokens, image
+        self._arn = f"arn:aws:ecs:{REGION}:{stacks.parameters['AWS::AccountId']}"
         self.tasks: dict[str, Task] = {}
+        self._changed: dict[str, Mapping[str, str | None]] = {}
         self.release("release-1")
         self._lock = threading.Lock()
         self.definitions = {
@@ -105,11 +120,28 @@ class Cluster:
         part, properties = self.definitions[family]
         (container,) = properties["ContainerDefinitions"]
         resolved = self.stacks.resolve(part, container)
-        # The scripts lie beside the interpreter in the image, and in a folder of their own here.
-        values = self.image | {"PATH": f"/opt/scripts:{self.image['PATH']}"}
+        # The scripts lie beside the interpreter in the image, and in a folder of their own without it.
+        values = dict(self.image) if self._image.whole else self.image | {"PATH": f"/opt/scripts:{self.image['PATH']}"}
         values |= {item["Name"]: str(item["Value"]) for item in resolved["Environment"]}
         values |= {item["Name"]: self._secret(item["ValueFrom"]) for item in resolved.get("Secrets", [])}
-        return values
+        changed = {**values, **self._changed.get(family, {})}
+        return {name: value for name, value in changed.items() if value is not None}
+
+    @contextmanager
+    def changed(
+        self, family: str, *, variables: Mapping[str, str | None] | None = None, secret: Mapping[str, Any] | None = None
+    ) -> Iterator[None]:
+        """Give a family other variables (None: none), or a secret another value, within the block."""
+        if secret is not None:
+            before = self._secrets.get_secret_value(SecretId=secret["secret"])["SecretString"]
+            self._secrets.put_secret_value(SecretId=secret["secret"], SecretString=json.dumps(secret["value"]))
+        self._changed = {family: variables or {}}
+        try:
+            yield
+        finally:
+            self._changed = {}
+            if secret is not None:
+                self._secrets.put_secret_value(SecretId=secret["secret"], SecretString=before)
 
     def start(self, family: str, command: Sequence[str] | None = None, tags: Sequence[dict[str, str]] = ()) -> Task:
         """Start a task; ``command`` replaces the definition's."""
@@ -117,7 +149,7 @@ class Cluster:
             _, properties = self.definitions[family]
             (container,) = properties["ContainerDefinitions"]
             number, name = len(self.tasks) + 1, family.rpartition("-")[2]
-            arn = f"arn:aws:ecs:ap-southeast-2:111122223333:task/classfeed-{self.stacks.env}-cluster/{uuid.uuid4().hex}"
+            arn = f"{self._arn}:task/classfeed-{self.stacks.env}-cluster/{uuid.uuid4().hex}"
             environment = self.environment(family) | {
                 "ECS_CONTAINER_METADATA_URI_V4": f"http://{METADATA}/v4/{number}",
                 "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": f"/v2/credentials/{number}",
@@ -128,13 +160,13 @@ class Cluster:
             hosted = f"{name}.{self.stacks.env}.classfeed.internal"
             if command == container["Command"]:
                 self._network.names[hosted] = address
-                self._network.write_hosts()
             log = self._folder / f"{space}.log"
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    ["unshare", "--mount", "--propagation", "private", "sh", "-c", _LOCK_DOWN, space,
+                    ["unshare", "--mount", "--uts", "--propagation", "private", "sh", "-c",
+                     _LOCK_DOWN_IMAGE if self._image.whole else _LOCK_DOWN, space,
                      *_as_user(environment), "service", *command],
-                    stdout=output, stderr=output, start_new_session=True, cwd="/opt/dagster",
+                    stdout=output, stderr=output, start_new_session=True, env={**os.environ, "ROOT": str(self._image.path)},
                 )  # fmt: skip
             task = Task(arn, family, command, environment, process, log, address, list(tags))
             self.tasks[str(number)] = task
@@ -166,11 +198,21 @@ class Cluster:
             raise UnresolvableError(f"secret {arn.rpartition(':')[2]} has no field {field_name}: fill it by hand")
         return str(values[field_name])
 
+    def credentials(self, family: str) -> dict[str, str]:
+        """Return credentials of a family's role, as Fargate gives them to a task."""
+        part, properties = self.definitions[family]
+        role = self.stacks.resolve(part, properties["TaskRoleArn"])
+        answer = self._tokens.assume_role(RoleArn=role, RoleSessionName="task")["Credentials"]
+        return {
+            "AccessKeyId": answer["AccessKeyId"], "SecretAccessKey": answer["SecretAccessKey"],
+            "Token": answer["SessionToken"], "Expiration": "2099-01-01T00:00:00Z", "RoleArn": role,
+        }  # fmt: skip
+
     # The API.
 
     def answer(self, action: str, body: dict[str, Any]) -> dict[str, Any]:
         """Answer one call of ECS's API."""
-        cluster = f"arn:aws:ecs:ap-southeast-2:111122223333:cluster/classfeed-{self.stacks.env}-cluster"
+        cluster = f"{self._arn}:cluster/classfeed-{self.stacks.env}-cluster"
         match action:
             case "DescribeTaskDefinition":
                 family = body["taskDefinition"].rpartition("/")[2].partition(":")[0]
@@ -195,7 +237,7 @@ class Cluster:
 
     def arn(self, family: str) -> str:
         """Return a task definition's ARN."""
-        return f"arn:aws:ecs:ap-southeast-2:111122223333:task-definition/{family}:1"
+        return f"{self._arn}:task-definition/{family}:1"
 
     def _describe(self, task: Task, cluster: str) -> dict[str, Any]:
         status = "RUNNING" if task.code is None else "STOPPED"
@@ -224,8 +266,7 @@ class Cluster:
             def do_GET(self) -> None:
                 _, kind, number, *rest = self.path.split("/")
                 if kind == "v2":
-                    _reply(self, {"AccessKeyId": "local", "SecretAccessKey": "local", "Token": "local",
-                                  "Expiration": "2099-01-01T00:00:00Z", "RoleArn": "task"})  # fmt: skip
+                    _reply(self, cluster.credentials(cluster.tasks[rest[0]].family))
                     return
                 task = cluster.tasks[number]
                 name = f"classfeed-{cluster.stacks.env}-cluster"
@@ -252,7 +293,7 @@ def _reply(handler: BaseHTTPRequestHandler, body: Mapping[str, Any]) -> None:
 def _as_user(environment: Mapping[str, str]) -> list[str]:
     values = [f"{name}={value}" for name, value in environment.items()]
     return ["setpriv", "--reuid=10001", "--regid=10001", "--clear-groups", "--bounding-set=-all", "--no-new-privs",
-            "env", "-i", *values]  # fmt: skip
+            "env", "-i", "--chdir=/opt/dagster", *values]  # fmt: skip
 
 
 def wait_until(condition: Any, seconds: float, step: float = 1.0) -> bool:

@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import graphql
 import jwt
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dagster_graphql.schema import create_schema
@@ -316,12 +317,15 @@ def test_form_is_shown_to_signed_in_users_only(page: Page) -> None:
     assert page.request("GET", "/health").status_code == 200
 
 
-@pytest.mark.parametrize("error", [operate.OperateError("down"), StoreError("down")])
+@pytest.mark.parametrize(
+    "error", [operate.OperateError("down"), StoreError("down"), EndpointConnectionError(endpoint_url="https://secret")]
+)
 def test_launch_failure_is_reported_without_detail(page: Page, webserver: Webserver, error: Exception) -> None:
     webserver.error = error
     answer = post(page)
     assert answer.status_code == 502
     assert "page the on-call" in answer.text
+    assert "secret" not in answer.text
 
 
 def test_form_offers_allowed_feeds_and_due_business_dates(page: Page) -> None:

@@ -205,10 +205,10 @@ def _settings(data: bytes, folder: Path) -> None:
     from classfeed_dagster.feed_run.flags import start_flags
     from classfeed_dagster.feed_run.switch_values import FlagSettingsError
     from classfeed_dagster.feeds import FEEDS
-    from classfeed_dagster.settings import Settings
+    from classfeed_dagster.settings import Settings, variable
 
     chance = random.Random(zlib.crc32(data))
-    names = [f"CLASSFEED_{name.upper()}" for name in Settings.model_fields]
+    names = list(map(variable, Settings.model_fields))
     text = data.decode("utf-8", "surrogateescape").replace("\x00", "")
     before = dict(os.environ)
     try:

@@ -63,7 +63,7 @@ def dashboard() -> dict[str, Any]:
     return {
         "uid": "classfeed",
         "title": "classfeed",
-        "description": "What was delivered, how late, how long it took, and what stands in the way.",
+        "description": "Deliveries, punctuality, durations and held-back portfolios of every feed.",
         "schemaVersion": 39,
         "timezone": "Australia/Sydney",
         "time": {"from": "now-14d", "to": "now"},
