@@ -53,8 +53,8 @@ torture: setup ## kills, races, outages, hostile bytes and random days for BUDGE
 torture-short: setup ## the same in two minutes or so, without the daemon: with every change
 	@$(BIN)/python -m classfeed_dagster_tests.torture --budget 60 --only time,security,crash,crash-s3,machine,readers,writer
 
-mutation: setup ## is every small wrong change of a deciding module noticed? MUTANTS of them, for at most BUDGET seconds
-	@$(BIN)/python -m classfeed_dagster_tests.torture.mutation --sample $(or $(MUTANTS),400) --seconds $(or $(BUDGET),9000) --require 90
+mutation: setup ## is every small wrong change of a deciding module noticed? MUTANTS of them, for at most BUDGET seconds; OUT=FILE
+	@$(BIN)/python -m classfeed_dagster_tests.torture.mutation --sample $(or $(MUTANTS),400) --seconds $(or $(BUDGET),9000) --require 90 $(if $(OUT),--out $(OUT))
 
 browser: setup ## the Dagster UI in a real browser (needs Chromium: apt-get install chromium)
 	@test -x .browser/bin/python || $(PYTHON) -m venv .browser

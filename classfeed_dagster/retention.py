@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 KEPT = (
     "delivered", "transmitted", "acknowledged", "acknowledged-content", "acknowledgements",
     "shadow", "chain", "ledger", "releases", "reruns", "schemas", "toil",
-    "closed-incidents",
+    "closed-incidents", "owner-numbers", "owner-report",
 )  # fmt: skip
 # One object a name, written again and again: nothing to expire.
 STATES = ("incidents", "raised-incidents", "heartbeats", "warehouse", "simulation", "restatements")

@@ -12,8 +12,10 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -32,6 +34,37 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 _CREATE_ATTEMPTS = 20
 _CREATOR = "creator"  # S3 metadata: which call made the object
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUsage:
+    """Requests to object stores, and bytes of the objects read and written. An S3 client's own retries do not count."""
+
+    requests: int = 0
+    bytes: int = 0
+
+
+class _Meter:
+    # Usage of this process since it started.
+    def __init__(self) -> None:
+        self.usage = StoreUsage()
+        self._lock = threading.Lock()
+
+    def count(self, moved: int = 0, requests: int = 1) -> None:
+        with self._lock:
+            self.usage = StoreUsage(self.usage.requests + requests, self.usage.bytes + moved)
+
+
+_METER = _Meter()
+
+
+def store_usage() -> StoreUsage:
+    """Return the usage of all object stores by this process since it started."""
+    return _METER.usage
+
+
+def _size(data: bytes | Path) -> int:
+    return data.stat().st_size if isinstance(data, Path) else len(data)
 
 
 class InvalidKeyError(StoreError):
@@ -124,17 +157,22 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         """See ObjectStore."""
+        _METER.count()
         try:
-            return self._path(key).read_bytes()
+            data = self._path(key).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise ObjectNotFoundError(self.location(key)) from None
+        _METER.count(len(data), requests=0)
+        return data
 
     def exists(self, key: str) -> bool:
         """See ObjectStore."""
+        _METER.count()
         return self._path(key).is_file()
 
     def list(self, prefix: str) -> Iterator[str]:
         """See ObjectStore."""
+        _METER.count()
         folder = self.root / _check_prefix(prefix).rpartition("/")[0]
         above = len(str(self.root)) + 1
         keys = [
@@ -148,6 +186,7 @@ class LocalStore:
     def create(self, key: str, data: bytes | Path, metadata: Mapping[str, str] | None = None) -> bool:
         """See ObjectStore."""
         path = self._path(key)
+        _METER.count()
         if path.exists():
             return False
         with self._writing():
@@ -164,6 +203,7 @@ class LocalStore:
     def put(self, key: str, data: bytes) -> None:
         """See ObjectStore."""
         path = self._path(key)
+        _METER.count()
         with self._writing():
             self._written(path, data).replace(path)
             _flush_folder(path.parent)
@@ -192,6 +232,7 @@ class LocalStore:
                     target.write(data)
                 target.flush()
                 os.fsync(target.fileno())
+            _METER.count(_size(data), requests=0)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -199,14 +240,17 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
+        _METER.count()
         self._path(key).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def local_file(self, key: str) -> Iterator[Path]:
         """See ObjectStore."""
         path = self._path(key)
+        _METER.count()
         if not path.is_file():
             raise ObjectNotFoundError(self.location(key))
+        _METER.count(_size(path), requests=0)
         yield path
 
     def location(self, key: str) -> str:
@@ -252,6 +296,7 @@ class S3Store:
         # None for "no such object", so that callers decide what its absence means.
         from botocore.exceptions import ClientError
 
+        _METER.count()
         try:
             return question(self._client)
         except ClientError as error:
@@ -265,6 +310,7 @@ class S3Store:
         data = self._ask(key, lambda s3: s3.get_object(Bucket=self.bucket, Key=name)["Body"].read())
         if data is None:
             raise ObjectNotFoundError(self.location(key))
+        _METER.count(len(data), requests=0)
         return data
 
     def exists(self, key: str) -> bool:
@@ -278,11 +324,13 @@ class S3Store:
             Bucket=self.bucket, Prefix=self.prefix + _check_prefix(prefix)
         )
         for page in pages:
+            _METER.count()
             for entry in page.get("Contents", ()):  # S3 lists in order of UTF-8 bytes, which is by code point
                 yield entry["Key"].removeprefix(self.prefix)
 
     def has_any(self, prefix: str) -> bool:
         """Return True if an object's key begins with ``prefix``: one request."""
+        _METER.count()
         answer = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + _check_prefix(prefix), MaxKeys=1)
         return bool(answer.get("KeyCount"))
 
@@ -295,6 +343,7 @@ class S3Store:
             attempt += 1
             with contextlib.ExitStack() as stack:
                 body: Any = stack.enter_context(data.open("rb")) if isinstance(data, Path) else data
+                _METER.count(_size(data))
                 try:
                     self._client.put_object(
                         Bucket=self.bucket,
@@ -321,10 +370,12 @@ class S3Store:
 
     def put(self, key: str, data: bytes) -> None:
         """See ObjectStore."""
+        _METER.count(len(data))
         self._client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data)
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
+        _METER.count()
         self._client.delete_object(Bucket=self.bucket, Key=self._name(key))
 
     @contextlib.contextmanager
@@ -342,6 +393,7 @@ class S3Store:
 
             if self._ask(key, download) is None:
                 raise ObjectNotFoundError(self.location(key))
+            _METER.count(_size(path), requests=0)
             yield path
 
     def location(self, key: str) -> str:

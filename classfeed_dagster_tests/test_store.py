@@ -21,6 +21,7 @@ from classfeed_dagster.store import (
     S3Store,
     check_key,
     open_store,
+    store_usage,
 )
 
 BAD_KEYS = [
@@ -65,6 +66,26 @@ def test_store_creates_reads_lists_and_deletes(store: ObjectStore, tmp_path: Pat
     store.delete("a/b.json")
     store.delete("a/b.json")
     assert list(store.list("")) == ["a/c/d"]
+
+
+def test_requests_and_bytes_are_counted_alike(store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"12345")
+    before = store_usage()
+    store.create("a/b", b"123")
+    store.create("a/c", source)
+    store.put("a/d", b"1234567")
+    assert len(list(store.list("a/"))) == 3
+    assert store.exists("a/b")
+    assert store.read("a/b") == b"123"
+    with store.local_file("a/c"):
+        pass
+    store.delete("a/d")
+    with pytest.raises(ObjectNotFoundError):
+        store.read("a/d")
+    after = store_usage()
+    assert after.requests - before.requests == 9
+    assert after.bytes - before.bytes == 3 + 5 + 7 + 3 + 5
 
 
 def test_put_replaces_the_object(store: ObjectStore) -> None:

@@ -16,18 +16,19 @@ Statement = dict[str, Any]
 # Roles of the apps that class trade and class cash replace.
 OLD_APPS = "broker-class-exporter-*"
 # Written once and never changed: not by a run, not by a person with a role of this project.
-LASTING = ("delivered", "transmitted", "acknowledged", "acknowledged-content", "chain", "ledger", "releases", "reruns")
+LASTING = ("delivered", "transmitted", "acknowledged", "acknowledged-content", "chain", "ledger", "releases", "reruns",
+           "owner-numbers")  # fmt: skip
 # Pointers, states and what can be made again. What a test day of work touches is put to these policies by
 # test_roles_suffice.py; a new prefix shows there.
 WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine", "reconciliation", "schemas",
            "values", "simulation", "acknowledgements", "shadow", "legacy", "switches", "parity", "heartbeats",
-           "toil", "incidents", "raised-incidents", "closed-incidents", "warehouse")  # fmt: skip
+           "toil", "incidents", "raised-incidents", "closed-incidents", "warehouse", "owner-report")  # fmt: skip
 # States that sensors keep: incidents, heartbeats, the toil diary, the latest consent event, dates to re-issue.
 STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil", "consent-events", "restatements")
 # Records about data: keys under which no customer's figures or names are.
 RECORDS = ("delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "shadow/chain/*", "quarantine/*",
            "releases/*", "transmitted/*", "acknowledged/*", "references/*", "verdicts/*",
-           "landing/*/snapshot/*.json", "reruns/*", "switches/*",
+           "landing/*/snapshot/*.json", "reruns/*", "switches/*", "owner-report/*",
            *(f"{one}/*" for one in STATES))  # fmt: skip
 
 
@@ -62,10 +63,10 @@ def _statement(
     return statement | ({"Condition": condition} if condition else {})
 
 
-def _key(deployment: Deployment, *actions: str, service: str = "s3") -> Statement:
+def _key(deployment: Deployment, *actions: str, service: str = "s3", sid: str = "Key") -> Statement:
     # The key's id is AWS's to choose, so it is named by its alias; and it can be used through one service only.
     return _allow(
-        "Key",
+        sid,
         [f"kms:{action}" for action in actions],
         [f"arn:aws:kms:{deployment.region}:{deployment.account}:key/*"],
         StringEquals={"kms:ViaService": f"{service}.{deployment.region}.amazonaws.com"},
@@ -115,7 +116,7 @@ def code(deployment: Deployment) -> list[Statement]:
     return [
         _list(deployment, ("delivered", "shadow", "transmitted", "acknowledged", "acknowledgements", "chain",
                            "quarantine", "releases", "landing", "legacy",
-                           "reruns", *STATES)),
+                           "reruns", "owner-report", *STATES)),
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, RECORDS)),
         _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{prefix}/*" for prefix in STATES))),
         _allow("KeepLastKnownSwitches", ["s3:PutObject"], _objects(deployment, ("switches/last-known.json",))),
@@ -218,10 +219,10 @@ def door(deployment: Deployment) -> list[Statement]:
 
 
 def analyst(deployment: Deployment) -> list[Statement]:
-    """Analysts read reconciliation's reports and the dashboards. Breaks name portfolios; documents stay closed."""
+    """Analysts read reconciliation's and the owner's reports. Breaks name portfolios; documents stay closed."""
     return [
-        _list(deployment, ("reconciliation",), operator="StringLike"),
-        _allow("ReadReports", ["s3:GetObject"], _objects(deployment, ("reconciliation/*",))),
+        _list(deployment, ("reconciliation", "owner-report"), operator="StringLike"),
+        _allow("ReadReports", ["s3:GetObject"], _objects(deployment, ("reconciliation/*", "owner-report/*"))),
         _allow(
             "ReadFigures",
             ["cloudwatch:GetMetricData", "cloudwatch:ListMetrics", "cloudwatch:GetDashboard"],
@@ -340,8 +341,12 @@ def _documents_stay_closed(deployment: Deployment) -> list[Statement]:
 
 
 def notes(deployment: Deployment) -> list[Statement]:
-    """Allow the pipeline's job that announces a pending approval to read the Slack token and the versions."""
+    """Allow the pipelines' notes to Slack, and the record of their durations, coverage, mutation score and tickets."""
+    numbers = _objects(deployment, (f"owner-numbers/*/{source}/*" for source in ("pipeline", "mutation", "forge")))
     return [
+        _allow("KeepNumbers", ["s3:PutObject"], numbers),
+        _deny("CreateOnly", ["s3:PutObject"], numbers, Null={"s3:if-none-match": "true"}),
+        _key(deployment, "GenerateDataKey", sid="KeyOfNumbers"),
         _allow("TellSlack", ["secretsmanager:GetSecretValue"], [deployment.secret("release-notes")]),
         _allow("ReadTheReleases", ["ssm:GetParameter"], [_release(deployment)]),
         _allow("FindTheImage", ["ecr:DescribeImages"], [_IMAGES]),
@@ -358,7 +363,7 @@ def github(deployment: Deployment | None = None, environment: str = "") -> State
     subject = "ref:refs/heads/main" if deployment is None else f"environment:{environment or deployment.env}"
     workflows = ["pipeline.yml" if deployment is None else "deploy.yml"]
     if environment.endswith("-notes"):
-        workflows.append("nightly.yml")  # a red night notifies the channel
+        workflows += ["nightly.yml", "pipeline.yml"]  # a red night notifies the channel; both record their numbers
     host = "token.actions.githubusercontent.com"
     references = [f"{GITHUB_REPOSITORY}/.github/workflows/{workflow}@refs/heads/main" for workflow in workflows]
     return {

@@ -10,6 +10,7 @@ import re
 import sys
 import typing
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.objectives import OBJECTIVES
+from classfeed_dagster.service_levels.owner_months import OwnerFigure
+from classfeed_dagster.service_levels.owner_numbers import NUMBERS
+from classfeed_dagster.service_levels.owner_page import target_text
 from classfeed_dagster.settings import Settings, variable
 from classfeed_dagster_tests.features.promises import matrix
 
@@ -129,6 +133,15 @@ def service_levels() -> Iterator[str]:
         yield f"| [{level.name}](runbook.md#{level.name}) | {level.objective} | `{level.metric}` > {level.above} |"
 
 
+def owner_numbers() -> Iterator[str]:
+    """Yield the table of the owner's numbers."""
+    yield "| number | target | meaning |"
+    yield "|---|---|---|"
+    for number in NUMBERS.values():
+        figure = OwnerFigure(metric=number.metric, value=Decimal(0), target=number.target, observations=0)
+        yield f"| {number.title} | {target_text(figure)} | {number.about} |"
+
+
 def rules() -> Iterator[str]:
     """Yield one section per data rule, headed by the rule's name."""
     for rule in sorted(RULES, key=lambda rule: rule.name):
@@ -193,6 +206,7 @@ PARTS = {
     ("docs/cli.md", "commands"): commands,
     ("docs/cli.md", "exit-codes"): exit_codes,
     ("docs/deployment.md", "service-levels"): service_levels,
+    ("docs/owner.md", "owner-numbers"): owner_numbers,
     ("docs/runbook.md", "outcomes"): outcomes,
     ("docs/runbook.md", "checks"): checks,
     ("docs/runbook.md", "rules"): rules,

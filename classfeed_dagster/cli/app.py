@@ -21,6 +21,7 @@ from classfeed_dagster.cli import (
     local,
     operations,
     output,
+    owner,
     preflight,
     production,
     reconciliation,
@@ -48,8 +49,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 for group in (
-    deliveries, customer, evidence, trace, frame, ledger, support, operations, reconciliation, schema, lineage, local,
-    simulation, preflight, production,
+    deliveries, customer, evidence, trace, frame, ledger, support, operations, owner, reconciliation, schema, lineage,
+    local, simulation, preflight, production,
 ):  # fmt: skip
     group.register(app)
 

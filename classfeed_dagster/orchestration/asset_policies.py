@@ -27,6 +27,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     GROUP_DOMAINS,
     GROUP_LANDING,
     GROUP_OPERATIONS,
+    GROUP_OWNER,
     GROUP_SIMULATION,
     GROUP_SOURCE,
     GROUP_WAREHOUSE,
@@ -130,6 +131,7 @@ def _policy(spec: dg.AssetSpec, feeds: Mapping[str, Feed]) -> AssetPolicy:
             owners, frozenset({"snowflake", "table"}), "supporting", load_delivery, ("warehouse",)
         ),
         GROUP_OPERATIONS: AssetPolicy(owners, frozenset({"json"}), "supporting"),
+        GROUP_OWNER: AssetPolicy(owners, frozenset({"json"}), "supporting"),
         GROUP_SIMULATION: AssetPolicy(owners, frozenset(simulated), "supporting"),
     }[group]
 

@@ -19,6 +19,7 @@ from classfeed_dagster.orchestration.assets.domains import domain_assets
 from classfeed_dagster.orchestration.assets.feeds import feed_assets, legacy_assets
 from classfeed_dagster.orchestration.assets.landing import landing_assets
 from classfeed_dagster.orchestration.assets.operations import operation_assets
+from classfeed_dagster.orchestration.assets.owner import owner_assets
 from classfeed_dagster.orchestration.assets.reconciliation import data_team_asset, reconciliation_assets
 from classfeed_dagster.orchestration.assets.simulation import recipients_asset, simulation_assets
 from classfeed_dagster.orchestration.assets.source import schema_asset, source_assets
@@ -146,14 +147,16 @@ def _operations(
         [on_time_check(feed_context) for feed_context in feed_contexts],
     )
     fresh = [fresh_check(feed_context) for feed_context in feed_contexts]
-    report, retention, audit = jobs.report_job(fresh), jobs.retention_job(), jobs.audit_job(feeds)
+    report, owner = jobs.report_job(fresh), jobs.owner_job()
+    retention, audit = jobs.retention_job(), jobs.audit_job(feeds)
     seconds = runtime.settings.sensor_seconds
     return dg.Definitions(
-        assets=operation_assets(feed_contexts),
+        assets=[*operation_assets(feed_contexts), *owner_assets(feed_contexts)],
         asset_checks=[*on_time, *fresh],
-        jobs=[report, retention, audit],
+        jobs=[report, owner, retention, audit],
         schedules=[
             schedules.report_schedule(report, status),
+            schedules.owner_schedule(owner, status),
             schedules.retention_schedule(retention, status),
             schedules.audit_nightly(audit, status),
         ],

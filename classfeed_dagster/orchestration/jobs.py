@@ -12,6 +12,7 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import (
     DATA_TEAM_RECONCILIATION,
     GROUP_OPERATIONS,
+    GROUP_OWNER,
     SCHEMA_ASSET,
     SIMULATED_CUSTOMERS,
     SIMULATED_RECIPIENTS,
@@ -88,6 +89,15 @@ def report_job(fresh: Sequence[dg.AssetChecksDefinition]) -> "dg.UnresolvedAsset
         "operations_report",
         dg.AssetSelection.groups(GROUP_OPERATIONS) | dg.AssetSelection.checks(*fresh),
         "Computes service levels and toil from deliveries and runs.",
+    )
+
+
+def owner_job() -> "dg.UnresolvedAssetJobDefinition":
+    """Return the job of the owner's numbers."""
+    return _asset_job(
+        "owner_report",
+        dg.AssetSelection.groups(GROUP_OWNER),
+        "Records the owner's numbers and writes the month's page. Safe to run at any time and repeatedly.",
     )
 
 

@@ -61,6 +61,12 @@ def report_schedule(job: "dg.UnresolvedAssetJobDefinition", status: DefaultStatu
     return _schedule("operations_report_daily", job, "10 9 * * *", description, status)
 
 
+def owner_schedule(job: "dg.UnresolvedAssetJobDefinition", status: DefaultStatus) -> dg.ScheduleDefinition:
+    """Return the daily schedule of the owner's numbers, after the reports."""
+    description = "Daily at 09:30 Sydney, after the reports: records the owner's numbers."
+    return _schedule("owner_report_daily", job, "30 9 * * *", description, status)
+
+
 def retention_schedule(job: dg.JobDefinition, status: DefaultStatus) -> dg.ScheduleDefinition:
     """Return the weekly schedule of the run retention, on Sundays, when no date is due."""
     description = "Sundays at 03:00 Sydney, when no date is due: deletes old runs."

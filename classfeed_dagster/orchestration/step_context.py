@@ -13,6 +13,7 @@ import dagster as dg
 import structlog
 
 from classfeed_dagster.errors import ClassfeedError
+from classfeed_dagster.orchestration.step_usage import measured
 from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.tags import CORRELATION_TAG
 
@@ -66,13 +67,19 @@ def idle_observation(context: dg.AssetExecutionContext | dg.OpExecutionContext, 
 
 @contextmanager
 def step(context: StepContext, name: str) -> Iterator[dt.date]:
-    """Begin a step: yield the business date, and add date, step and correlation id to log lines within."""
+    """Begin a step: yield the business date, and add date, step and correlation id to log lines within.
+
+    The processor time and the object store's use are recorded with the run.
+    """
     day = business_date(context)
-    with structlog.contextvars.bound_contextvars(
-        correlation_id=correlation_id(context),
-        run_id=context.run.run_id,
-        business_date=day.isoformat(),
-        step=name,
+    with (
+        measured(context, name),
+        structlog.contextvars.bound_contextvars(
+            correlation_id=correlation_id(context),
+            run_id=context.run.run_id,
+            business_date=day.isoformat(),
+            step=name,
+        ),
     ):
         try:
             yield day

@@ -17,9 +17,16 @@ from classfeed_dagster import telemetry
 from classfeed_dagster.errors import CodeFaultError
 
 NAMESPACE = "classfeed"
-_UCUM = {"Count": "", "Bytes": "By", "Seconds": "s"}  # OpenTelemetry's units by CloudWatch's
+_UCUM = {
+    "Count": "",
+    "Bytes": "By",
+    "Seconds": "s",
+    "Percent": "%",
+    "None": "",
+}  # OpenTelemetry's units by CloudWatch's
 DIMENSIONS = ("env", "feed")
 STAGE = "stage"  # step of a run: an additional dimension of its duration
+PROJECT = "project"  # in place of a feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,8 @@ class ServiceMetric:
     """Metric with CloudWatch's unit and the question that it answers.
 
     ``added_up``: a figure of an event, summed over a period. Any other is a state, measured at every tick, whose worst
-    value counts.
+    value counts. ``of_owner``: a number of the owner's row, written once a day. ``by_feed``: False for a number of the
+    whole project, whose dimension ``feed`` is ``PROJECT``.
     """
 
     name: str
@@ -35,6 +43,12 @@ class ServiceMetric:
     question: str
     added_up: bool = False
     by_stage: bool = False
+    of_owner: bool = False
+    by_feed: bool = True
+
+
+def _owner(name: str, unit: str, question: str, *, by_feed: bool = True) -> ServiceMetric:
+    return ServiceMetric(name, unit, question, of_owner=True, by_feed=by_feed)
 
 
 METRICS: Mapping[str, ServiceMetric] = {
@@ -58,6 +72,19 @@ METRICS: Mapping[str, ServiceMetric] = {
         ServiceMetric("expected_late_seconds", "Seconds", "How late will the date be, if it takes the median time?"),
         ServiceMetric("targets_missed", "Count", "How many dates of the last day were late?"),
         ServiceMetric("deadlines_missed", "Count", "How many dates of the last day missed the deadline?"),
+        _owner("manual_retriggers", "Count", "How many unplanned runs did people launch in the month?"),
+        _owner("on_time_percent", "Percent", "How many of the month's dates met their deadline?"),
+        _owner("median_date_seconds", "Seconds", "How long did a date of the month take?"),
+        _owner("pipeline_seconds", "Seconds", "How long do build and deployment take?", by_feed=False),
+        _owner("open_tech_debt", "Count", "How many tech-debt tickets are open?", by_feed=False),
+        _owner("open_bugfixes", "Count", "How many bugfix tickets are open?", by_feed=False),
+        _owner("review_to_merge_seconds", "Seconds", "How long from first review to merge?", by_feed=False),
+        _owner("coverage_percent", "Percent", "How much of the code do tests execute?", by_feed=False),
+        _owner("mutation_percent", "Percent", "How many planted faults do tests notice?", by_feed=False),
+        _owner("compute_seconds", "Seconds", "How much processor time does a date cost?"),
+        _owner("store_requests", "Count", "How many object-store requests does a date cost?"),
+        _owner("store_bytes", "Bytes", "How many bytes does a date move to and from the object store?"),
+        _owner("snowflake_credits", "None", "How many Snowflake credits does a date cost?"),
     )
 }
 

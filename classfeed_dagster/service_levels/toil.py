@@ -150,7 +150,12 @@ def keep(store: ObjectStore, feed: Feed, months: Mapping[str, Month], since: dt.
         key = f"toil/{feed.name}/{name}.json"
         if name > whole_from or not store.exists(key):
             store.put(key, to_json(month))
-    return [from_json(Month, store.read(key), store.location(key)) for key in store.list(f"toil/{feed.name}/")]
+    return stored_months(store, feed.name)
+
+
+def stored_months(store: ObjectStore, feed: str) -> list[Month]:
+    """Return the stored months of a feed, in order."""
+    return [from_json(Month, store.read(key), store.location(key)) for key in store.list(f"toil/{feed}/")]
 
 
 def _month(instant: dt.datetime) -> str:

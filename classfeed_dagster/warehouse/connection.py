@@ -17,6 +17,7 @@ from classfeed_dagster.warehouse.schema import apply_schema
 if TYPE_CHECKING:
     import duckdb
 
+APPLICATION = "classfeed"  # in the tag of every statement
 # Arguments without a field in Dagster's resource are passed to the connector unchanged.
 _EXTRA = ("host", "port", "protocol", "network_timeout", "session_parameters")
 
@@ -27,7 +28,7 @@ class WarehouseNotConfiguredError(ConfigurationError):
 
 def query_tag(tag: Mapping[str, str] | None) -> str:
     """Return the tag of every statement, by which Snowflake's query history sums the credits of a date."""
-    return json.dumps({"app": "classfeed", **(tag or {})}, sort_keys=True)
+    return json.dumps({"app": APPLICATION, **(tag or {})}, sort_keys=True)
 
 
 def connection_arguments(settings: Settings, tag: Mapping[str, str] | None = None) -> dict[str, Any]:

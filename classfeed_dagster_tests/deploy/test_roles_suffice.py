@@ -111,7 +111,7 @@ def test_days_work_is_allowed_to_the_roles(desk: Desk, witness: Witness, everyth
     with desk.at("2026-03-04T11:00:00+11:00"), witness.acting("code"):  # Tuesday's date is late
         for sensor in sensors if everything else ("alerts", "repair", "measures"):
             desk.tick(sensor)
-    for job in ("operations_report", "retention", "schema_job"):
+    for job in ("operations_report", "owner_report", "retention", "schema_job"):
         definition = desk.definitions.resolve_job_def(job)
         partition = MONDAY if definition.partitions_def is not None else None
         with desk.at("2026-03-03T12:00:00+11:00"), witness.acting("worker"):

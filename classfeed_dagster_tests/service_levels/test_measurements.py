@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from decimal import Decimal
 from typing import Any
 
 import dagster as dg
@@ -24,6 +25,9 @@ from classfeed_dagster.service_levels.due import due
 from classfeed_dagster.service_levels.measurements import of_feed
 from classfeed_dagster.service_levels.metrics import METRICS
 from classfeed_dagster.service_levels.objectives import OBJECTIVES, WATCHED_FEEDS, Objective, require_declared
+from classfeed_dagster.service_levels.owner_months import CURRENT_KEY, OwnerFigure, OwnerMonth
+from classfeed_dagster.service_levels.owner_numbers import NUMBERS
+from classfeed_dagster.stored_records import to_json
 from classfeed_dagster_tests.fixtures.desk import Desk
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
@@ -70,7 +74,33 @@ def test_metrics_of_a_delivery_are_recorded_once(desk: Desk, look: Any) -> None:
     (again,), _ = look(cursor)
     assert "documents" not in again
     # Every declared figure is written by somebody; none is shown that nobody writes.
-    assert set(METRICS) == {name for line in (delivery, *stages, standing) for name in line} & set(METRICS)
+    feeds = {name for name, metric in METRICS.items() if not metric.of_owner}
+    assert feeds == {name for line in (delivery, *stages, standing) for name in line} & set(METRICS)
+
+
+def test_owners_numbers_are_emitted_once_after_each_computation(desk: Desk, look: Any) -> None:
+    at = dt.datetime(2026, 3, 3, 22, 30, tzinfo=dt.UTC)
+    figures = [
+        OwnerFigure(
+            metric=name, feed=FEED.name if METRICS[name].by_feed else None, value=Decimal("1.5"), observations=1
+        )
+        for name in NUMBERS
+    ]
+    stale = OwnerFigure(metric="no_longer_declared", value=Decimal(1), observations=1)
+    month = OwnerMonth(month="2026-03", computed_at=at, figures=(*figures, stale))
+    desk.runtime.store.put(CURRENT_KEY, to_json(month))
+    lines, cursor = look()
+    owners = [line for line in lines if line.keys() & NUMBERS.keys()]
+    assert {name: line["feed"] for line in owners for name in NUMBERS if name in line} == {
+        name: FEED.name if METRICS[name].by_feed else "project" for name in NUMBERS
+    }
+    assert {line["_aws"]["Timestamp"] for line in owners} == {int(at.timestamp() * 1000)}
+    assert all(1.5 in line.values() for line in owners)
+    lines, cursor = look(cursor)
+    assert not any(line.keys() & NUMBERS.keys() for line in lines)
+    desk.runtime.store.put(CURRENT_KEY, to_json(month.model_copy(update={"computed_at": at + dt.timedelta(days=1)})))
+    lines, _ = look(cursor)
+    assert any(line.keys() & NUMBERS.keys() for line in lines)
 
 
 @pytest.mark.parametrize(

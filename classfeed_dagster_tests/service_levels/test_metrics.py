@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from classfeed_dagster.service_levels import metrics
 from classfeed_dagster.service_levels.metrics import METRICS, UnknownMetricError, emit, line
 
 AT = dt.datetime(2026, 3, 5, 20, 0, tzinfo=dt.UTC)
@@ -31,7 +32,8 @@ def test_line_is_in_the_embedded_metric_format() -> None:
 
 
 def test_metric_units_are_known_to_cloudwatch() -> None:
-    assert {metric.unit for metric in METRICS.values()} <= {"Count", "Bytes", "Seconds"}
+    assert {metric.unit for metric in METRICS.values()} <= {"Count", "Bytes", "Seconds", "Percent", "None"}
+    assert {metric.unit for metric in METRICS.values()} == set(metrics._UCUM)
 
 
 @pytest.mark.parametrize("values", [{}, {"portfolio_SW1": 1}, {"stage_seconds": 1}])

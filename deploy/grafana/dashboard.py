@@ -6,30 +6,35 @@ import json
 from pathlib import Path
 from typing import Any
 
-from classfeed_dagster.service_levels.metrics import DIMENSIONS, METRICS, NAMESPACE, STAGE, ServiceMetric
+from classfeed_dagster.service_levels.metrics import DIMENSIONS, METRICS, NAMESPACE, PROJECT, STAGE, ServiceMetric
 from classfeed_dagster.service_levels.objectives import OBJECTIVES
+from classfeed_dagster.service_levels.owner_numbers import NUMBERS
 
 TARGET = Path(__file__).with_name("classfeed.json")
 _WIDTH, _HEIGHT = 12, 8
-_UNITS = {"Count": "short", "Bytes": "bytes", "Seconds": "s"}
+_UNITS = {"Count": "short", "Bytes": "bytes", "Seconds": "s", "Percent": "percent", "None": "short"}
+_TICK, _DAY = "300", "86400"  # period of a metric in seconds: written every minute, or once a day
 
 
-def panel(number: int, metric: ServiceMetric) -> dict[str, Any]:
-    """Return one time series, titled by its question, with a red line at an objective's threshold."""
+def panel(number: int, metric: ServiceMetric, place: int, top: int) -> dict[str, Any]:
+    """Return one time series, titled by its question, with a line at an objective's threshold or the owner's target.
+
+    ``place``: position among the panels below ``top``.
+    """
     limits = [objective for objective in OBJECTIVES if objective.metric == metric.name]
     defaults: dict[str, Any] = {"unit": _UNITS[metric.unit]}
-    if limits:
-        steps = [
-            {"color": "green", "value": None},
-            *({"color": "red", "value": objective.above} for objective in limits),
-        ]
+    if steps := _steps(metric):
         defaults |= {
             "thresholds": {"mode": "absolute", "steps": steps},
             "custom": {"thresholdsStyle": {"mode": "line"}},
         }
     described = [f"{NAMESPACE}: {metric.name}"]
     described += [f"Objective: {objective.objective}. docs/runbook.md#{objective.name}" for objective in limits]
+    if metric.of_owner:
+        described.append(f"The owner's numbers: {NUMBERS[metric.name].about}.")
     dimensions = {name: [f"${name}"] for name in DIMENSIONS}
+    if not metric.by_feed:
+        dimensions["feed"] = [PROJECT]
     if metric.by_stage:
         dimensions[STAGE] = ["*"]  # a line a stage
     return {
@@ -38,7 +43,7 @@ def panel(number: int, metric: ServiceMetric) -> dict[str, Any]:
         "title": metric.question,
         "description": "\n".join(described),
         "datasource": {"type": "cloudwatch", "uid": "${datasource}"},
-        "gridPos": {"x": number % 2 * _WIDTH, "y": number // 2 * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
+        "gridPos": {"x": place % 2 * _WIDTH, "y": top + place // 2 * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "targets": [
             {
@@ -47,7 +52,7 @@ def panel(number: int, metric: ServiceMetric) -> dict[str, Any]:
                 "metricName": metric.name,
                 "dimensions": dimensions,
                 "statistic": "Sum" if metric.added_up else "Maximum",
-                "period": "300",
+                "period": _DAY if metric.of_owner else _TICK,
                 "region": "ap-southeast-2",
                 "matchExact": True,
                 "metricEditorMode": 0,
@@ -56,6 +61,31 @@ def panel(number: int, metric: ServiceMetric) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _steps(metric: ServiceMetric) -> list[dict[str, Any]]:
+    above = [objective.above for objective in OBJECTIVES if objective.metric == metric.name]
+    number = NUMBERS.get(metric.name)
+    if number is not None and number.target is not None:
+        low, high = ("red", "green") if number.at_least else ("green", "red")
+        return [{"color": low, "value": None}, {"color": high, "value": float(number.target)}]
+    return [{"color": "green", "value": None}, *({"color": "red", "value": value} for value in above)] if above else []
+
+
+def panels() -> list[dict[str, Any]]:
+    """Return all panels: those of the feeds, then the row of the owner's numbers."""
+    feeds = [metric for metric in METRICS.values() if not metric.of_owner]
+    owners = [metric for metric in METRICS.values() if metric.of_owner]
+    top = (len(feeds) + 1) // 2 * _HEIGHT
+    row = {
+        "id": len(METRICS) + 1, "type": "row", "title": "The owner's numbers", "collapsed": False, "panels": [],
+        "gridPos": {"x": 0, "y": top, "w": 2 * _WIDTH, "h": 1},
+    }  # fmt: skip
+    return [
+        *(panel(at, metric, at, 0) for at, metric in enumerate(feeds)),
+        row,
+        *(panel(len(feeds) + at, metric, at, top + 1) for at, metric in enumerate(owners)),
+    ]
 
 
 def dashboard() -> dict[str, Any]:
@@ -84,7 +114,7 @@ def dashboard() -> dict[str, Any]:
                 ),
             ]
         },
-        "panels": [panel(number, metric) for number, metric in enumerate(METRICS.values())],
+        "panels": panels(),
     }
 
 

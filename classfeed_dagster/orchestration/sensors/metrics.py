@@ -11,8 +11,13 @@ from classfeed_dagster.orchestration.default_status import DefaultStatus
 from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.service_levels.heartbeats import record
 from classfeed_dagster.service_levels.measurements import new_deliveries, of_delivery, of_feed
-from classfeed_dagster.service_levels.metrics import emit
+from classfeed_dagster.service_levels.metrics import PROJECT, emit
+from classfeed_dagster.service_levels.owner_months import CURRENT_KEY, OwnerMonth
+from classfeed_dagster.store import ObjectNotFoundError
+from classfeed_dagster.stored_records import from_json
 from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, PARTITION_TAG, REPAIR, feed_job_name
+
+_OWNER = "@owner"  # position of the owner's numbers in the cursor, which no feed's name equals
 
 
 def of_stages(instance: dg.DagsterInstance, feed: Feed, manifest: Manifest) -> Mapping[str, float]:
@@ -25,6 +30,19 @@ def of_stages(instance: dg.DagsterInstance, feed: Feed, manifest: Manifest) -> M
                 stage = asset.removeprefix(f"{feed.name}__")
                 seconds[stage] = seconds.get(stage, 0.0) + round(step.end_time - step.start_time, 3)
     return seconds
+
+
+def _emit_owner(runtime: Runtime, env: str, positions: dict[str, str]) -> None:
+    # The owner's numbers, once for each time that they were computed.
+    try:
+        month = from_json(OwnerMonth, runtime.store.read(CURRENT_KEY), runtime.store.location(CURRENT_KEY))
+    except ObjectNotFoundError:
+        return
+    at = month.computed_at.isoformat()
+    if positions.get(_OWNER) != at:
+        for figure in (figure for figure in month.figures if figure.number is not None):
+            emit({figure.metric: float(figure.value)}, env=env, feed=figure.feed or PROJECT, at=month.computed_at)
+    positions[_OWNER] = at
 
 
 def measuring_sensor(feeds: Sequence[Feed], status: DefaultStatus) -> dg.SensorDefinition:
@@ -61,6 +79,7 @@ def measuring_sensor(feeds: Sequence[Feed], status: DefaultStatus) -> dg.SensorD
                     )
                 positions[feed.name] = str(manifest.chain_position)
             emit(of_feed(runtime, feed, now, tries), env=env, feed=feed.name, at=now)
+        _emit_owner(runtime, env, positions)
         context.update_cursor(" ".join(f"{name}={position}" for name, position in sorted(positions.items())))
         record(runtime.store, "measures", now)
         return dg.SkipReason(f"metrics of {len(feeds)} feed(s) written")

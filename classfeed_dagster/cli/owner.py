@@ -1,0 +1,56 @@
+"""Command of the owner's numbers: owner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import require_store
+
+out = output.console()
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    app.command()(owner)
+
+
+def owner(
+    month: Annotated[str, typer.Option(help="Month, as YYYY-MM; default: the current one.")] = "",
+    page: Annotated[
+        Path | None, typer.Option(help="HTML page to write in addition, with twelve months of history.", dir_okay=False)
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Show the owner's numbers of a month against their targets. Needs only the object store.
+
+    Toil, punctuality, cost of a date, build and deployment, tickets and tests, from what `owner_report` and the
+    pipelines have recorded.
+    """
+    from classfeed_dagster.feeds import FEEDS
+    from classfeed_dagster.runtime import Runtime, utc_now
+    from classfeed_dagster.service_levels.owner_months import history, month_of
+    from classfeed_dagster.service_levels.owner_page import HEADER, figure_rows, owner_page
+    from classfeed_dagster.service_levels.statement import first_of_month
+
+    runtime = Runtime()
+    now = utc_now(runtime.settings.now)
+    name = f"{first_of_month(month):%Y-%m}" if month else month_of(now)
+    require_store(runtime)
+    months = history(runtime.store, [feed.name for feed in FEEDS], name, now)
+    if page is not None:
+        page.write_text(owner_page(months), encoding="utf-8")
+    if as_json:
+        output.print_json({"months": [recorded.model_dump(mode="json") for recorded in months if recorded.figures]})
+    elif not months[-1].figures:
+        out.print(f"no number of {name} is recorded: run the job owner_report", highlight=False)
+    else:
+        output.print_table(
+            out, f"owner's numbers of {name}", HEADER, figure_rows(months), keys=("number",),
+            right=("value", "95 %", "month before"),
+        )  # fmt: skip
+    if page is not None and not as_json:
+        out.print(f"page: {page}", highlight=False)
