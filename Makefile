@@ -62,7 +62,7 @@ browser: setup ## the Dagster UI in a real browser (needs Chromium: apt-get inst
 	@command -v npm > /dev/null && npm install --silent --no-audit --no-fund --prefix .browser axe-core || true
 	@CLASSFEED_PLAYWRIGHT=$(CURDIR)/.browser/bin/python $(BIN)/python -m pytest -m browser
 
-production: setup ## the deployment as its templates describe it, on this machine (root); PRODUCTION=--short, --env prod
+production: setup ## the deployment as its templates describe it, on this machine (root); PRODUCTION=--help
 	@$$([ "$$(id -u)" = 0 ] || echo sudo) $(BIN)/python -m classfeed_dagster_tests.rehearsal $(PRODUCTION)
 
 backfill: setup ## DATES dates through the real webserver, daemon and queue, as the UI launches them (an hour or more)
@@ -90,6 +90,10 @@ style: setup ## every place that the house style objects to (styles/house.toml),
 lint-deploy: .deploy-tools/.installed ## templates, Dockerfile, workflows and scripts: made by the code, and by the linters
 	@.deploy-tools/bin/python -m deploy.lint
 
+templates: .deploy-tools/.installed ## CloudFormation's templates and the dashboard, from deploy/
+	@.deploy-tools/bin/python -m deploy.app
+	@.deploy-tools/bin/python -m deploy.grafana.dashboard
+
 audit: .deploy-tools/.installed ## known vulnerabilities of what the image is made of (asks PyPI)
 	@.deploy-tools/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/requirements.lock
 
@@ -116,4 +120,4 @@ lock: setup ## resolve the dependencies again, the image's too, locked versions 
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup setup-demo demo up test coverage properties nightly torture torture-short mutation browser backfill celery bench lint style lint-deploy audit format docs lock clean production
+.PHONY: help setup setup-demo demo up test coverage properties nightly torture torture-short mutation browser backfill celery bench lint style lint-deploy templates audit format docs lock clean production

@@ -80,9 +80,11 @@ def options(
 
     keep_private()
     _DEBUG["on"] = debug
-    # People at a terminal see the outcome; the log is for services and for --debug.
-    logs.configure(get_settings().log_format, level=logging.DEBUG if debug else logging.WARNING)
-    telemetry.start(get_settings())
+    settings = get_settings()
+    # People at a terminal see the outcome; the log is for the components of a deployment and for --debug.
+    level = logging.WARNING if settings.component is None else logging.INFO
+    logs.configure(settings.log_format, level=logging.DEBUG if debug else level)
+    telemetry.start(settings)
 
 
 @app.command()

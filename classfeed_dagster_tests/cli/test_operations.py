@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import boto3
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from classfeed_dagster.cli.app import app
+from classfeed_dagster.logs import get_logger
 from classfeed_dagster.settings import get_settings
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
 
@@ -100,3 +103,19 @@ def test_worker_without_a_broker_names_the_setting(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("CLASSFEED_CELERY_BROKER_URL", raising=False)
     result = runner.invoke(app, ["worker"])
     assert "set CLASSFEED_CELERY_BROKER_URL" in str(result.exception)
+
+
+@pytest.mark.parametrize(("component", "logged"), [(None, False), ("steps", True)])
+def test_log_of_a_deployed_component_has_what_a_terminal_omits(
+    monkeypatch: pytest.MonkeyPatch, component: str | None, logged: bool
+) -> None:
+    if component is not None:
+        monkeypatch.setenv("CLASSFEED_COMPONENT", component)
+    get_settings.cache_clear()
+    before = structlog.get_config()
+    try:
+        assert CliRunner().invoke(app, ["flags"]).exit_code == 0
+        assert get_logger().is_enabled_for(logging.INFO) is logged
+    finally:
+        structlog.configure(**before)
+        get_settings.cache_clear()

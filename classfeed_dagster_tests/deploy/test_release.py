@@ -84,7 +84,7 @@ def test_bootstrap_starts_services_after_migration_and_preflight(release: Releas
     assert changed == [
         "access", "foundation", "application ImageDigest=new MigrationDigest=new Services=off",
         "run migrate as migrate", "run classfeed preflight as migrate", "run classfeed preflight as code",
-        "run classfeed preflight as worker", "run classfeed preflight as watchdog",
+        "run classfeed preflight as worker", "run classfeed preflight as door", "run classfeed preflight as watchdog",
         "application ImageDigest=new MigrationDigest=new Services=on", "monitoring", "run smoke as migrate", "record",
     ]  # fmt: skip
 

@@ -72,7 +72,7 @@ class Network:
         run("mount", "-t", "tmpfs", "tmpfs", "/run")
         Path("/run/netns").mkdir()
         resolver = folder / "resolv.conf"
-        resolver.write_text(f"nameserver {BRIDGE}\n")
+        resolver.write_text(f"nameserver {BRIDGE}\noptions timeout:20\n")  # the machine may be busy
         run("mount", "--bind", str(resolver), "/etc/resolv.conf")
         _serve_names(self.names)
 

@@ -47,7 +47,7 @@ def rehearse(env: str, folder: Path, report: Report, *, short: bool, days: int, 
         services = _services(parts)
         _other_teams(parts)
         report.hold("migrate an empty database", template, lambda: _migrate(parts, "created"))
-        for name in ("migrate", "code", "worker", "watchdog", *(("steps",) if "steps" in services else ())):
+        for name in ("migrate", "code", "worker", "door", "watchdog", *(("steps",) if "steps" in services else ())):
             report.hold(f"preflight of {name}", template, partial(_preflight, parts, name))
         report.hold("missing secret, setting and bigsite refused", template, lambda: _refuse_bad_input(parts))
         if "steps" in services:
@@ -194,7 +194,7 @@ def _collected(parts: World) -> str:
         measured = [name for name, _ in collector.metrics if name == "classfeed.documents"]
         return bool(spans and measured and [line for line in collector.lines if line["trace"] == trace])
 
-    assert wait_until(arrived, _DATE_SECONDS, 2), (
+    assert wait_until(arrived, 240, 2), (
         f"{len(collector.spans)} spans, {len(collector.metrics)} metrics, {len(collector.lines)} lines; none of {trace}"
     )
     (root,) = (span for span in collector.spans if span["trace"] == trace and span["name"] == "class_super_job")
