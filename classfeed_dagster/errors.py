@@ -102,6 +102,7 @@ DECLARED_IN = (
     "store",
     "support.alb_identity",
     "support.customer",
+    "support.refreshes",
     "support.rerun_page",
     "support.reruns",
     "support.webserver_client",

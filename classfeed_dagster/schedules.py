@@ -8,6 +8,7 @@ from __future__ import annotations
 import bisect
 import datetime as dt
 import enum
+import hashlib
 from dataclasses import dataclass
 
 from classfeed_dagster import trading_days
@@ -21,17 +22,61 @@ class Cadence(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyConsent:
+    """A portfolio that one date delivered before its consent's first cut-off.
+
+    Attributes:
+        number: portfolio number
+        since: that date's cut-off, UTC; the consents count from it
+        until: instant of the request, UTC; later consents count from their own grant
+    """
+
+    number: str
+    since: dt.datetime
+    until: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """Portfolios of one feed that a business date delivers differently than consent at its cut-off alone would.
+
+    Attributes:
+        feed: name of the feed
+        in_full: portfolio numbers whose extract is FULL although the recipient has them, ascending
+        early: portfolios whose consent counts from an earlier cut-off, by number
+    """
+
+    feed: str = ""
+    in_full: tuple[str, ...] = ()
+    early: tuple[EarlyConsent, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Return a short name, safe in an object key, that differs for other portfolios."""
+        entries = [*self.in_full, *(f"{one.number} {one.since} {one.until}" for one in self.early)]
+        return f"{self.feed}-{hashlib.sha256(repr(entries).encode()).hexdigest()[:12]}"
+
+
+NOT_REFRESHED = Refreshed()
+
+
+@dataclass(frozen=True, slots=True)
 class RecipientSchedule:
-    """A recipient, the feed's first business date (on which every portfolio is NEW) and the cadence."""
+    """A recipient, the feed's first business date (on which every portfolio is NEW) and the cadence.
+
+    ``refreshed`` holds for one business date of one feed; see ``delivery.refreshes``.
+    """
 
     recipient: str
     first_business_date: dt.date
     cadence: Cadence = Cadence.DAILY
+    refreshed: Refreshed = NOT_REFRESHED
 
     @property
     def key(self) -> str:
         """Return a short name, safe in an object key. Equal schedules have equal keys."""
-        return f"{self.recipient}-{self.first_business_date:%Y%m%d}-{self.cadence}"
+        key = f"{self.recipient}-{self.first_business_date:%Y%m%d}-{self.cadence}"
+        return key if self.refreshed == NOT_REFRESHED else f"{key}-{self.refreshed.key}"
 
     def reference(self, domain: str) -> str:
         """Return the name under which the reference of one of its domains is stored."""

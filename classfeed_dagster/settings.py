@@ -68,7 +68,7 @@ REQUIRED: Mapping[Component | None, tuple[str, ...]] = {
     Component.CODE: (*_ALWAYS, *_LINKS, "bigsite_url", "slack_token", "consent_queue_url", "consent_dead_letter_url"),
     Component.WORKER: (*_ALWAYS, *_LINKS, "bigsite_url", *_WAREHOUSE),
     Component.STEPS: (*_ALWAYS, *_LINKS, "bigsite_url", *_WAREHOUSE, "celery_broker_url"),
-    Component.DOOR: (*_ALWAYS, "operate_url", "door_signer", "support_group"),
+    Component.DOOR: (*_ALWAYS, "bigsite_url", "operate_url", "door_signer", "support_group"),
     Component.WATCHDOG: (*_ALWAYS, *_LINKS, "slack_token"),
     Component.MIGRATE: (),
 }
@@ -203,6 +203,7 @@ class Settings(BaseSettings):
         "classfeed-support", description="identity provider's group that may use the support door; see docs/security.md"
     )
     rerun_budget: int = Field(6, ge=0, description="re-runs of one feed that support may request in 24 hours")
+    lookup_budget: int = Field(200, ge=0, description="customers that one support user may look up in a day")
     rerun_feeds: str = Field("class_super,class_cash", description="feeds that support may re-run, separated by commas")
     operate_url: str | None = Field(
         None, description="base URL of the writable webserver that starts re-runs. Unset: in this process"

@@ -176,7 +176,11 @@ def quarantine_prefix(feed: str, day: dt.date | None = None) -> str:
     return f"quarantine/{feed}/" if day is None else f"quarantine/{feed}/{day.isoformat()}/"
 
 
+def safe_name(number: str) -> str:
+    """Return a portfolio's number as part of a key: the number itself or, for unsafe ones, a hash."""
+    return number if _SAFE_NAME.match(number) else f"number-{sha256(number.encode())[:32]}"
+
+
 def quarantine_key(feed: str, day: dt.date, number: str) -> str:
-    """Return the key of a portfolio's quarantine record, with its number or, for unsafe numbers, a hash."""
-    name = number if _SAFE_NAME.match(number) else f"number-{sha256(number.encode())[:32]}"
-    return f"{quarantine_prefix(feed, day)}{name}.json"
+    """Return the key of a portfolio's quarantine record."""
+    return f"{quarantine_prefix(feed, day)}{safe_name(number)}.json"

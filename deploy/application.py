@@ -21,7 +21,7 @@ SERVICES = {
     "code": (1024, 2048, "code", 4000),
     "viewer": (512, 1024, "web", 3000),
     "operator": (512, 1024, "web", 3000),
-    "door": (256, 512, "web", 8080),
+    "door": (256, 1024, "door", 8080),
     "daemon": (1024, 2048, "runs", None),
 }
 # Celery workers, where the environment has some: a stack of its own (deploy/workers.py). CPU, memory and roles are the

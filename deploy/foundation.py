@@ -101,7 +101,8 @@ class Foundation(Stack):
             )
             for name, description in {
                 "balancer": "load balancer",
-                "web": "webservers and the support door",
+                "web": "webservers",
+                "door": "support door",
                 "code": "code server",
                 "runs": "daemon and run workers",
                 "database": "Dagster database",
@@ -109,10 +110,11 @@ class Foundation(Stack):
             }.items()
         }  # fmt: skip
         allowed = [
-            ("balancer", "web", 3000), ("balancer", "web", 8080), ("web", "web", 3000), ("web", "web", 8080),
+            ("balancer", "web", 3000), ("balancer", "door", 8080), ("door", "web", 3000), ("web", "web", 3000),
+            ("web", "door", 8080),  # the smoke test
             ("web", "code", 4000),
             ("runs", "code", 4000), ("web", "database", 5432), ("code", "database", 5432), ("runs", "database", 5432),
-            *((one, "endpoints", 443) for one in ("web", "code", "runs")),
+            *((one, "endpoints", 443) for one in ("web", "door", "code", "runs")),
         ]  # fmt: skip
         for source, target, port in allowed:
             groups[source].connections.allow_to(groups[target], ec2.Port.tcp(port), f"{source} to {target}")
@@ -123,11 +125,11 @@ class Foundation(Stack):
         groups["balancer"].add_ingress_rule(broker, ec2.Port.tcp(443), "the broker's own network")
         # A load balancer exchanges codes for tokens itself, and uses no proxy.
         groups["balancer"].add_egress_rule(identity, ec2.Port.tcp(443), "identity provider")
-        for name in ("code", "runs", "web"):
+        for name in ("code", "runs", "web", "door"):
             # Snowflake, Slack, PagerDuty; the load balancer's public keys, which the support door asks for.
             groups[name].add_egress_rule(broker, proxy, "egress proxy")
             groups[name].add_egress_rule(storage, ec2.Port.tcp(443), "S3 through its gateway endpoint")
-        for name in ("code", "runs"):
+        for name in ("code", "runs", "door"):
             groups[name].add_egress_rule(broker, ec2.Port.tcp(5432), "bigsite")
         for service in (
             "ecr.api",

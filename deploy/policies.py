@@ -207,11 +207,14 @@ def oncall(deployment: Deployment) -> list[Statement]:
 
 
 def door(deployment: Deployment) -> list[Statement]:
-    """Allow the support page to create requests and to read deliveries."""
+    """Allow the support pages to create requests and to read a customer's deliveries and holds, no document."""
     requests = _objects(deployment, ("reruns/*",))
+    shown = ("delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "ledger/*/portfolios-*",
+             "quarantine/*", "reruns/*", "switches/last-known.json")  # fmt: skip
     return [
-        _list(deployment, ("delivered", "reruns")),
-        _allow("Look", ["s3:GetObject"], _objects(deployment, ("delivered/*/manifest.json", "reruns/*"))),
+        _list(deployment, ("delivered", "shadow", "chain", "ledger", "quarantine", "reruns")),
+        _allow("Look", ["s3:GetObject"], _objects(deployment, shown)),
+        _read_flags(deployment),
         _allow("PutOnRecord", ["s3:PutObject"], requests),
         _deny("CreateOnly", ["s3:PutObject"], requests, Null={"s3:if-none-match": "true"}),
         _key(deployment, "Decrypt", "GenerateDataKey"),
@@ -400,7 +403,7 @@ TASKS: dict[str, tuple[Callable[[Deployment], list[Statement]], tuple[str, ...]]
     "viewer": (web, ("dagster-database",)),
     "operator": (operator, ("dagster-database",)),
     "daemon": (daemon, ("dagster-database",)),
-    "door": (door, ()),
+    "door": (door, ("bigsite",)),
     "worker": (worker, ("dagster-database", "bigsite", "snowflake")),
     "migrate": (nothing, ("dagster-database",)),
     "watchdog": (watchdog, ("slack", "pagerduty")),

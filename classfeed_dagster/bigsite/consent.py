@@ -12,7 +12,7 @@ import itertools
 import operator
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +21,7 @@ from sqlalchemy.dialects import postgresql
 
 from classfeed_dagster.bigsite.tables import data_sharing_consent, portfolio
 from classfeed_dagster.errors import Dependency, UnavailableError
+from classfeed_dagster.schedules import NOT_REFRESHED, EarlyConsent, Refreshed
 from classfeed_dagster.trading_days import Window
 
 _FIRST_INSTANT = dt.datetime(1900, 1, 1, tzinfo=dt.UTC)
@@ -104,6 +105,20 @@ class Sharing:
 
     standing: Standing
     change: Change
+    extract: str  # FULL for NEW and refreshed portfolios, DELTA for others, NONE for REMOVED
+
+
+def counted_early(consents: Iterable[Consent], early: Collection[EarlyConsent]) -> list[Consent]:
+    """Return the consents, those of ``early`` portfolios as if they were granted just before their cut-off."""
+    by_number = {one.number: one for one in early}
+
+    def counted(consent: Consent) -> Consent:
+        one, granted = by_number.get(consent.portfolio_number), consent.granted_at
+        if one is None or granted is None or not one.since <= granted < one.until:
+            return consent
+        return replace(consent, granted_at=one.since - dt.timedelta(microseconds=1))
+
+    return [counted(consent) for consent in consents]
 
 
 def standings(consents: Iterable[Consent], recipient: str, at: dt.datetime) -> dict[int, Standing]:
@@ -136,17 +151,33 @@ def standings(consents: Iterable[Consent], recipient: str, at: dt.datetime) -> d
     return effective
 
 
-def sharing(consents: Sequence[Consent], recipient: str, window: Window, *, first: bool) -> list[Sharing]:
+def sharing(
+    consents: Sequence[Consent],
+    recipient: str,
+    window: Window,
+    *,
+    first: bool,
+    refreshed: Refreshed = NOT_REFRESHED,
+) -> list[Sharing]:
     """Return the NEW, CURRENT and REMOVED portfolios, ordered by portfolio number (code point).
 
     ``window`` lasts from the audience's previous cut-off to this one. On its ``first`` business date every consented
     portfolio is NEW and none is REMOVED.
     """
+    in_full = frozenset(refreshed.in_full)
+    if refreshed.early:
+        consents = counted_early(consents, refreshed.early)
     now = standings(consents, recipient, window.end)
     before = {} if first else standings(consents, recipient, window.start)
-    listed = [Sharing(standing, _change(standing, before.get(portfolio_id))) for portfolio_id, standing in now.items()]
+    listed: list[Sharing] = []
+    for portfolio_id, standing in now.items():
+        change = _change(standing, before.get(portfolio_id))
+        full = change is Change.NEW or standing.portfolio_number in in_full
+        listed.append(Sharing(standing, change, "FULL" if full else "DELTA"))
     listed += [
-        Sharing(standing, Change.REMOVED) for portfolio_id, standing in before.items() if portfolio_id not in now
+        Sharing(standing, Change.REMOVED, "NONE")
+        for portfolio_id, standing in before.items()
+        if portfolio_id not in now
     ]
     return sorted(listed, key=lambda shared: shared.standing.portfolio_number)
 

@@ -33,10 +33,11 @@ def query_scope(
 ) -> ExtractionScope:
     """Query consent for all ``audiences`` in one statement and derive the scope."""
     windows = [audience.window(business_date) for audience in audiences]
+    early = [one.until for audience in audiences for one in audience.refreshed.early]
     query = consent.consent_query(
         {audience.recipient for audience in audiences},
         min(window.start for window in windows),
-        max(window.end for window in windows),
+        max([*early, *(window.end for window in windows)]),
     )
     return _scope(consent.consents_from(bigsite.stream(query)), business_date, audiences)
 
@@ -53,7 +54,8 @@ def _scope(
     for audience in audiences:
         window = audience.window(business_date)
         first = audience.is_first(business_date)
-        for shared in consent.sharing(consents, audience.recipient, window, first=first):
+        refreshed = audience.refreshed
+        for shared in consent.sharing(consents, audience.recipient, window, first=first, refreshed=refreshed):
             effective = shared.standing
             at = effective.portfolio_id
             standing[at] = effective.portfolio_number
@@ -62,11 +64,11 @@ def _scope(
             begins = effective.history_from
             known = history.get(at, begins)
             history[at] = None if begins is None or known is None else min(begins, known)
-            if shared.change is consent.Change.NEW:
+            if shared.extract == "FULL":
                 full.add(at)
             recorded_from[at] = min(recorded_from.get(at, window.start), window.start)
             if begins is not None:
-                since = _ALL_HISTORY if shared.change is consent.Change.NEW else window.start.isoformat()
+                since = _ALL_HISTORY if shared.extract == "FULL" else window.start.isoformat()
                 openings.append((at, begins, since, audience.key))
     order = sorted(standing, key=lambda portfolio_id: standing[portfolio_id])
     position = {portfolio_id: at for at, portfolio_id in enumerate(order)}

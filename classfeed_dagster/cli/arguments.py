@@ -36,6 +36,15 @@ def require_feed(name: str) -> Feed:
     return feeds[name]
 
 
+def date_range(dates: str) -> tuple[dt.date, dt.date]:
+    """Return the ends of ``D1..D2`` or of one date; UsageError if it is neither."""
+    since, _, until = dates.partition("..")
+    try:
+        return dt.date.fromisoformat(since), dt.date.fromisoformat(until or since)
+    except ValueError:
+        raise UsageError(f"Invalid dates {dates[:40]!r}: write D1..D2, e.g. 2023-01-03..2023-01-31") from None
+
+
 def require_past(settings: Settings, day: dt.date) -> dt.date:
     """Return ``day``, an ASX business day that is over; UsageError otherwise. Imports no feed."""
     from classfeed_dagster import trading_days

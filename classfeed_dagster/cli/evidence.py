@@ -33,8 +33,14 @@ def evidence(
 ) -> None:
     """Show an auditor what was delivered in a range of dates, under which checks, and who intervened.
 
-    Chain, verdicts, consents, reconciliation, approvals and re-runs of each date. Exit code 3 if a date has a gap.
+    Chain, verdicts, consents, reconciliation, receipts, acknowledgements, approvals, re-runs and refreshes of each
+    date. Exit code 3 if a date has a gap. ``classfeed audit D1..D2`` is the same.
     """
+    show_evidence(since.date(), until.date(), feed, as_json=as_json)
+
+
+def show_evidence(since: dt.date, until: dt.date, feed: str, *, as_json: bool = False) -> None:
+    """Print the evidence of a range of business dates; exit with code 3 if a date has a gap."""
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.support.evidence import date_evidence
 
@@ -42,22 +48,22 @@ def evidence(
     declared = require_feed(feed)
     require_store(runtime)
     audience = declared.audience(runtime.settings.first_business_date)
-    days = [day for day in audience.dates() if since.date() <= day <= until.date()]
+    days = [day for day in audience.dates() if since <= day <= until]
     if not days:
         raise UsageError(
-            f"{feed} has no business date from {since:%Y-%m-%d} to {until:%Y-%m-%d}; its first is "
+            f"{feed} has no business date from {since.isoformat()} to {until.isoformat()}; its first is "
             f"{audience.first_business_date.isoformat()}"
         )
-    dates = [date_evidence(runtime, declared, day) for day in days]
+    proofs = [date_evidence(runtime, declared, day) for day in days]
     if as_json:
-        output.print_json({"feed": feed, "dates": [asdict(entry) for entry in dates]})
+        output.print_json({"feed": feed, "dates": [asdict(entry) for entry in proofs]})
     else:
-        _print(feed, dates)
-    raise typer.Exit(ExitCode.STOPPED if any(entry.gaps for entry in dates) else 0)
+        _print(feed, proofs)
+    raise typer.Exit(ExitCode.STOPPED if any(entry.gaps for entry in proofs) else 0)
 
 
 def _print(feed: str, dates: list[DateEvidence]) -> None:
-    columns = ["date", "revision", "manifest", "portfolios", "consents", "verdicts", "reconciled"]
+    columns = ["date", "revision", "manifest", "portfolios", "consents", "verdicts", "reconciled", "acknowledged"]
     rows = [
         [
             entry.business_date.isoformat(),
@@ -67,6 +73,7 @@ def _print(feed: str, dates: list[DateEvidence]) -> None:
             str(delivery.consents),
             f"{delivery.passed} of {delivery.verdicts}",
             entry.reconciled if delivery is entry.deliveries[-1] else "",
+            entry.acknowledged if delivery is entry.deliveries[-1] else "",
         ]
         for entry in dates
         for delivery in entry.deliveries

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from classfeed_dagster.cli.arguments import FeedName, require_feed
+from classfeed_dagster.cli.arguments import FeedName, date_range, require_feed
+from classfeed_dagster.cli.evidence import show_evidence
 from classfeed_dagster.tags import DEFAULT_FEED
 
 out = Console()
@@ -46,6 +47,7 @@ def rebuild(feed: FeedName = DEFAULT_FEED) -> None:
 
 
 def audit(
+    dates: Annotated[str | None, typer.Argument(help="Business dates: D1..D2, or one. Shows their evidence.")] = None,
     feed: FeedName = DEFAULT_FEED,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Only so many portfolios, another sample each date; default: all.")
@@ -53,8 +55,10 @@ def audit(
 ) -> None:
     """Add up every record that a feed sent and compare each date's stored positions with the sums.
 
-    Exit code 3 if a position differs.
+    Exit code 3 if a position differs. With dates, show the evidence of these dates instead, as ``evidence`` does.
     """
+    if dates is not None:
+        show_evidence(*date_range(dates), feed)
     from classfeed_dagster.delivery.delivery_history import live_and_shadow
     from classfeed_dagster.delivery.ledger_rebuild import audit_positions
     from classfeed_dagster.runtime import Runtime

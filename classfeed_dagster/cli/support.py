@@ -1,4 +1,4 @@
-"""Command of the support group: rerun."""
+"""Commands of the support group: rerun, refresh."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from classfeed_dagster.cli import output
-from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed
+from classfeed_dagster.cli.arguments import Date, FeedName, require_due, require_feed, require_store
 from classfeed_dagster.cli.deliveries import print_report
-from classfeed_dagster.errors import ConfigurationError
+from classfeed_dagster.errors import ConfigurationError, ExitCode
 from classfeed_dagster.tags import DEFAULT_FEED, RERUN_TAG
 
 if TYPE_CHECKING:
+    from classfeed_dagster.orchestration.run_date import RunReport
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.settings import Settings
     from classfeed_dagster.support.reruns import Requester
@@ -28,6 +29,7 @@ class NoDoorError(ConfigurationError):
 def register(app: typer.Typer) -> None:
     """Add this command to the application."""
     app.command()(rerun)
+    app.command()(refresh)
 
 
 def rerun(
@@ -48,9 +50,7 @@ def rerun(
     settings = runtime.settings
     declared, correlation_id = require_feed(feed), new_correlation_id()
     day = require_due(settings, feed, date.date())
-    url = settings.operate_url
-    if url is None and settings.env.value in ("stg", "prod"):
-        raise NoDoorError("CLASSFEED_OPERATE_URL is not set: use the support page, or an operator's shell")
+    url = require_door(settings)
     try:
         key, _ = reruns.request_rerun(
             runtime.store,
@@ -69,20 +69,75 @@ def rerun(
             run_id = operate.launch(url, feed, day, tags)
             out.print(f"started: run {run_id}, on record as {key}", highlight=False, soft_wrap=True)
             return
-        _run_here(runtime, feed, day, tags)
+        report = run_here(runtime, feed, day, tags)
+        print_report(out, report)
+        raise typer.Exit(report.outcome.exit_code)
     finally:
         runtime.close()
 
 
-def _run_here(runtime: Runtime, feed: str, day: dt.date, tags: dict[str, str]) -> None:
+def refresh(
+    number: Annotated[str, typer.Argument(help="Portfolio number.")],
+    reason: Annotated[str, typer.Option(help="Why; recorded. No names, e-mail addresses or account numbers.")],
+    feed: FeedName = DEFAULT_FEED,
+) -> None:
+    """Send one portfolio again in full, for the support group, with the latest delivered business date.
+
+    Group, consent, state and budget are checked. Portfolios that bigsite corrected since are sent with it.
+    """
+    from classfeed_dagster.feed_run.flags import flag_values, start_flags
+    from classfeed_dagster.feeds import FEEDS
+    from classfeed_dagster.runtime import Runtime
+    from classfeed_dagster.support import refreshes, reruns
+    from classfeed_dagster.support import webserver_client as operate
+    from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, RERUN_TAG, new_correlation_id
+
+    runtime = Runtime()
+    settings = runtime.settings
+    declared, correlation_id = require_feed(feed), new_correlation_id()
+    url = require_door(settings)
+    require_store(runtime)
+    start_flags(settings, FEEDS)
+    try:
+        key, day = refreshes.request_refresh(
+            runtime,
+            declared,
+            number,
+            requester(settings),
+            reason,
+            under_way=lambda day: operate.under_way(url, feed, day) if url else False,
+            mode=flag_values(declared, settings.env).mode,
+            correlation_id=correlation_id,
+        )
+        tags = {LAUNCHED_BY_TAG: reruns.LAUNCHED_BY, RERUN_TAG: key, CORRELATION_TAG: correlation_id}
+        if url:
+            run_id = operate.launch(url, feed, day, tags)
+            out.print(f"started: run {run_id}, on record as {key}", highlight=False, soft_wrap=True)
+            return
+        report = run_here(runtime, feed, day, tags)
+        print_report(out, report)
+        if report.outcome.exit_code == ExitCode.OK:
+            refreshes.require_refreshed(runtime, declared, number, day)
+        raise typer.Exit(report.outcome.exit_code)
+    finally:
+        runtime.close()
+
+
+def require_door(settings: Settings) -> str | None:
+    """Return the URL of the writable webserver; None: runs are executed here. NoDoorError if they may not be."""
+    if settings.operate_url is None and settings.env.value in ("stg", "prod"):
+        raise NoDoorError("CLASSFEED_OPERATE_URL is not set: use the support page, or an operator's shell")
+    return settings.operate_url
+
+
+def run_here(runtime: Runtime, feed: str, day: dt.date, tags: dict[str, str]) -> RunReport:
+    """Run the feed's job for ``day`` in this process."""
     from classfeed_dagster.local.dagster_instance import open_instance
     from classfeed_dagster.orchestration.definitions import build_definitions
     from classfeed_dagster.orchestration.run_date import run_date
 
     with open_instance(runtime.settings.home) as instance, output.console(stderr=True).status(f"{feed} for {day} …"):
-        report = run_date(build_definitions(runtime), instance, feed, day, tags=tags)
-    print_report(out, report)
-    raise typer.Exit(report.outcome.exit_code)
+        return run_date(build_definitions(runtime), instance, feed, day, tags=tags)
 
 
 def requester(settings: Settings) -> Requester:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
+from classfeed_dagster.delivery.chain import chain_entry, last_place, manifest_of
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key, switched
-from classfeed_dagster.delivery.manifest import HeldBack, Manifest, Page, PortfolioRecord
+from classfeed_dagster.delivery.manifest import ChainEntry, HeldBack, Manifest, Page, PortfolioRecord
 from classfeed_dagster.delivery.quarantine import Quarantined, held
 from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.ledger.files import ledger_prefix
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import delivered_prefix, manifest_key
 
@@ -69,6 +71,31 @@ def delivered_dates(store: ObjectStore, feed: str) -> tuple[dt.date, ...]:
         key.removeprefix(prefix) for key in live_and_shadow(store, feed).list(prefix) if key.endswith("/manifest.json")
     )
     return tuple(sorted({dt.date.fromisoformat(key.split("/")[0]) for key in keys}))
+
+
+def latest_date(store: ObjectStore, feed: str) -> dt.date | None:
+    """Return the feed's latest delivered business date; None if there is none. Reads the end of the chain only."""
+    view = live_and_shadow(store, feed)
+    last, latest = last_place(view, feed), None
+    for position in range(last.position if last else 0, 0, -1):
+        entry = chain_entry(view, feed, position)
+        if _is_delivered(view, entry):
+            latest = max(entry.business_date, latest or entry.business_date)
+        # Revisions 0 are in order of the dates: earlier entries have earlier dates.
+        if entry.revision == 0 and latest is not None:
+            break
+    return latest
+
+
+def _is_delivered(store: ObjectStore, entry: ChainEntry) -> bool:
+    # A void manifest has no ledger. A delivery of before the ledger is recognized by its manifest.
+    day, revision = entry.business_date, entry.revision
+    if not store.exists(manifest_key(entry.feed, day, revision)):
+        return False
+    if next(iter(store.list(ledger_prefix(entry.feed, day, revision))), None) is not None:
+        return True
+    found = manifest_of(store, entry)
+    return found is not None and isinstance(found[0], Manifest)
 
 
 def date_status(store: ObjectStore, feed: str, day: dt.date) -> DateStatus:

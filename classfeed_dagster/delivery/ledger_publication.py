@@ -75,7 +75,7 @@ def positions_of(
     """Yield the positions of one part of a delivery in order, of so many ``portfolios`` at a time: it bounds memory."""
     rows = frames["portfolios"]
     carrying = rows.filter(pl.col("change") != "REMOVED")["portfolio_id"]
-    full = rows.filter(pl.col("change") != "CURRENT")["portfolio_id"]
+    full = rows.filter(pl.col("extract") == "FULL")["portfolio_id"]
     carried = previous.filter(pl.col("portfolio_id").is_in(carrying.implode()))
     last = rows["portfolio_id"].sort().to_list()[portfolios - 1 : -1 : portfolios]
     for after, until in itertools.pairwise([None, *last, None]):

@@ -127,9 +127,9 @@ def positions_at(
 
 def roll_date(previous: pl.DataFrame, sent: SentDate, day: dt.date) -> pl.DataFrame:
     """Return the positions after ``day``, from those of the date before and the date's records alone."""
-    portfolios = sent.frame("portfolios", ["portfolio_id", "change"])
+    portfolios = sent.frame("portfolios", ["portfolio_id", "change", "extract"])
     current = portfolios.filter(pl.col("change") != "REMOVED")["portfolio_id"]
-    full = portfolios.filter(pl.col("change") != "CURRENT")["portfolio_id"]
+    full = portfolios.filter(pl.col("extract") == "FULL")["portfolio_id"]
     stated = sent.frame("positions").filter(pl.col("counts_on").is_null(), pl.col("stated").is_not_null())
     carried = previous.filter(pl.col("portfolio_id").is_in(current.implode()))
     return roll_forward(carried, sent.frame("records"), stated, full, day)

@@ -109,7 +109,7 @@ CONSENTED_PORTFOLIOS = Frame(
             "NEW, CURRENT or REMOVED, comparing this cut-off with the previous one",
             _CONSENTED,
         ),
-        Column("extract", _TEXT, "FULL for NEW, DELTA for CURRENT, NONE for REMOVED", _CONSENTED),
+        Column("extract", _TEXT, "FULL for NEW and refreshed, DELTA for CURRENT, NONE for REMOVED", _CONSENTED),
         Column(
             "history_from",
             _DATE,

@@ -12,13 +12,12 @@ from decimal import Decimal
 
 import polars as pl
 
-from classfeed_dagster.bigsite.consent import Change, Consent, sharing, standings
+from classfeed_dagster.bigsite.consent import Change, Consent, counted_early, sharing, standings
 from classfeed_dagster.bigsite.queries import CONSENT_TABLE
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 from classfeed_dagster.domains.slice import NUMBER, Tables
 from classfeed_dagster.schedules import RecipientSchedule
 
-EXTRACTS = {Change.NEW: "FULL", Change.CURRENT: "DELTA", Change.REMOVED: "NONE"}
 _FIELDS = tuple(Consent.__dataclass_fields__)
 
 
@@ -62,11 +61,13 @@ def consented_portfolios(tables: Tables, audience: RecipientSchedule, business_d
             shared.standing.portfolio_number,
             shared.standing.recipient_reference,
             shared.change.value,
-            EXTRACTS[shared.change],
+            shared.extract,
             shared.standing.history_from,
             list(shared.standing.consent_ids),
         )
-        for shared in sharing(consents_of(tables), audience.recipient, window, first=first)
+        for shared in sharing(
+            consents_of(tables), audience.recipient, window, first=first, refreshed=audience.refreshed
+        )
     ]
     return CONSENTED_PORTFOLIOS.conform(pl.DataFrame(rows, schema=CONSENTED_PORTFOLIOS.schema, orient="row"))
 
@@ -79,7 +80,7 @@ def consent_roll(
     The previous and current portfolios come from ``consents``, the changes from the frame ``consented``. On the first
     date there are no previous portfolios.
     """
-    listed = list(consents)
+    listed = counted_early(consents, audience.refreshed.early)
     window = audience.window(business_date)
 
     def consented_at(at: dt.datetime) -> set[str]:

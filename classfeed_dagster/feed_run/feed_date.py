@@ -8,10 +8,12 @@ from functools import cached_property
 
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.feed_mode import FeedMode, switched
+from classfeed_dagster.delivery.refreshes import with_refreshes
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.domains.build import CONSENTED, DomainReference
 from classfeed_dagster.errors import CodeFaultError
 from classfeed_dagster.feed_run.flags import attempt_flags
+from classfeed_dagster.feed_run.refreshed_domains import refreshed_domains
 from classfeed_dagster.feed_run.switches import FeedFlags, chosen_format
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed
@@ -84,8 +86,18 @@ class FeedDate:
         """Return the landed snapshot."""
         return self.runtime.load_reference(LANDING, self.day, Snapshot)
 
+    @property
+    def schedule(self) -> RecipientSchedule:
+        """Return the audience with the refreshes in effect now; the audience itself if there are none."""
+        if self.flags.mode is not FeedMode.LIVE:
+            return self.audience
+        return with_refreshes(self.runtime.store, self.feed.name, self.audience, self.day)
+
     def domains(self) -> list[DomainReference]:
         """Return the consented portfolios, first, and the domains that the format carries."""
+        schedule = self.schedule
+        if schedule is not self.audience:
+            return refreshed_domains(self.runtime, schedule, self.snapshot(), self.feed.domains)
         names = (CONSENTED, *self.feed.domains)
         load = self.runtime.load_reference
         return [load(self.audience.reference(name), self.day, DomainReference) for name in names]

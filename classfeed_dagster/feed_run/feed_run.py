@@ -177,7 +177,7 @@ class FeedRun(FeedDate):
 
     def consent_roll(self) -> ConsentRoll:
         """Return the consent roll-forward from the previous date to this one."""
-        return read_consent_roll(self.runtime.store, self.snapshot(), self.audience, self.domains()[0])
+        return read_consent_roll(self.runtime.store, self.snapshot(), self.schedule, self.domains()[0])
 
     def evaluate_checks(self, build: Build, consented_now: set[str] | None = None) -> tuple[CheckResult, ...]:
         """Evaluate every required check over the staged bytes, and record the verdicts."""

@@ -45,11 +45,13 @@ class LedgerView(BaseModel, frozen=True):
     dropped: tuple[tuple[str, str], ...]  # (portfolio number, TransactionId)
     late: tuple[tuple[str, str], ...]  # rows of closed windows that this date sends
     findings: tuple[tuple[str, str, str, str, str], ...]  # rows of FINDINGS
+    refreshed: str = ""  # key of the schedule, if it has refreshes
 
     @property
     def digest(self) -> str:
         """Return the view's SHA-256."""
-        return sha256(canonical([self.dropped, self.late, self.findings]))
+        refreshed = [self.refreshed] if self.refreshed else []
+        return sha256(canonical([self.dropped, self.late, self.findings, *refreshed]))
 
     def frame(self) -> pl.DataFrame:
         """Return the findings as FINDINGS."""
@@ -114,7 +116,7 @@ class _Examination:
                 self._find_contradictions(contradictions(identities, now), consented)
             recorded.append(self._of_window(records))
             closed = self._of_closed_windows(records, consented)
-            repeated = self._sent_before(records, closed, sent_rows)
+            repeated = self._sent_before(records, closed, consented, sent_rows)
             dropped += repeated.select(_ROW).rows()
             late += closed.join(repeated.select(_ROW), on=_ROW, how="anti").select(_ROW).rows()
             if positions is not None:
@@ -127,6 +129,7 @@ class _Examination:
             dropped=tuple(sorted(dropped)),
             late=tuple(sorted(late)),
             findings=tuple(sorted(set(self._findings))),
+            refreshed="" if self._work.schedule is self._audience else self._work.schedule.key,
         )
 
     def _slices(self) -> Iterator[Mapping[str, pl.DataFrame]]:
@@ -191,14 +194,19 @@ class _Examination:
             detail = f"the id was sent with {row['sent_on'].isoformat()} for another row"
             self._add(row["portfolio_number"], ID_SENT_BEFORE.name, row["transaction_id"], detail)
 
-    def _sent_before(self, records: pl.DataFrame, closed: pl.DataFrame, elsewhere: pl.DataFrame | None) -> pl.DataFrame:
+    def _sent_before(
+        self, records: pl.DataFrame, closed: pl.DataFrame, consented: pl.DataFrame, elsewhere: pl.DataFrame | None
+    ) -> pl.DataFrame:
         if elsewhere is None:
             return closed
         searched = records if self._later else closed
         if searched.is_empty():
             return searched
         keys = elsewhere.select("portfolio_id", "transaction_id", "sent_on").unique(["portfolio_id", "transaction_id"])
-        return searched.join(keys, on=("portfolio_id", "transaction_id"), how="inner")
+        repeated = searched.join(keys, on=("portfolio_id", "transaction_id"), how="inner")
+        # A FULL extract repeats what earlier dates sent.
+        full = consented.filter(pl.col("extract") == "FULL")["portfolio_id"].implode()
+        return repeated.filter((pl.col("sent_on") > self._day) | ~pl.col("portfolio_id").is_in(full))
 
     # Numbers.
 
@@ -236,7 +244,7 @@ class _Examination:
         new = pl.col("change") == "NEW"
         sent_before = pl.col("portfolio_number").is_in(self._sent_before_numbers)
         included = consented.filter(new | ((pl.col("change") == "CURRENT") & sent_before))
-        full = included.filter(new)["portfolio_id"]
+        full = included.filter(pl.col("extract") == "FULL")["portfolio_id"]
         ids = pl.col("portfolio_id").is_in(included["portfolio_id"].implode())
         positions = roll_forward(previous.filter(ids), records.filter(ids), stated.filter(ids), full, self._day)
         for row in unbalanced(positions.filter(pl.col("kind").is_in(self._judged_kinds))).iter_rows(named=True):

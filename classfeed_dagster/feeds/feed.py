@@ -58,6 +58,7 @@ class Feed:
         layout: published layout by which reconciliation reads the feed's own format; None finds it by the format's name
         sends_to: destination to which delivered files are sent; None: the recipient takes them from the object store
         acknowledgements: form of the recipient's messages about delivered files; None: it sends none
+        sends_new_at_once: True if support may send a portfolio before its consent's first cut-off; see ADR 0019
         contract_version: version of the contract with the recipient, ``major.minor.patch``
     """
 
@@ -80,6 +81,7 @@ class Feed:
     layout: DocumentLayout | None = field(default=None, hash=False)
     sends_to: Destination | None = field(default=None, hash=False)
     acknowledgements: AnswerMapping | None = field(default=None, hash=False)
+    sends_new_at_once: bool = False
     contract_version: str = "1.0.0"
 
     def __post_init__(self) -> None:

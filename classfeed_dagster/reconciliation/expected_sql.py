@@ -9,6 +9,7 @@ contain, with evidence columns: the instants at which its sources were last chan
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 
 from classfeed_dagster.reconciliation.movements_sql import movements
@@ -95,12 +96,29 @@ class ExpectedRecords(RecordScope):
         """
         return f"""SELECT portfolio_id, min(recipient_reference) FILTER (WHERE granted_at = latest) AS reference,
           CASE WHEN count(*) = count(history_from) THEN min(history_from) END AS history_from
-          FROM (SELECT *, max(granted_at) OVER (PARTITION BY portfolio_id) AS latest FROM {self.schema}.data_sharing_consent
+          FROM (SELECT *, max(granted_at) OVER (PARTITION BY portfolio_id) AS latest FROM {self._granted} c
             WHERE recipient = '{self.recipient}' AND granted_at < {instant} AND trim(recipient_reference) <> ''
             AND (history_from IS NULL OR history_from <= CAST(granted_at AS DATE) + 3660)
             AND (expires_at IS NULL OR (expires_at >= {instant} AND expires_at >= granted_at))
             AND (revoked_at IS NULL OR (revoked_at >= {instant} AND revoked_at >= granted_at))) g
           GROUP BY portfolio_id HAVING count(DISTINCT recipient_reference) FILTER (WHERE granted_at = latest) = 1"""
+
+    @property
+    def _granted(self) -> str:
+        # The consents; early ones as if they were granted just before their cut-off.
+        table = f"{self.schema}.data_sharing_consent"
+        if not self.early:
+            return table
+        cases = " ".join(
+            f"WHEN p.portfolio_number = {literals([one.number])} AND c.granted_at >= {self.at(one.since)} "
+            f"AND c.granted_at < {self.at(one.until)} THEN {self.at(one.since - dt.timedelta(microseconds=1))}"
+            for one in self.early
+        )
+        names = ("consent_id", "portfolio_id", "recipient", "recipient_reference", "history_from", *_ENDS)
+        return (
+            f"(SELECT {', '.join(f'c.{name}' for name in names)}, CASE {cases} ELSE c.granted_at END AS granted_at "
+            f"FROM {table} c JOIN {self.schema}.portfolio p ON p.portfolio_id = c.portfolio_id)"
+        )
 
     def _scope(self, only: str = "") -> str:
         conditions = [f"p.portfolio_number {only}"] if only else []
@@ -108,6 +126,7 @@ class ExpectedRecords(RecordScope):
             operator = "NOT IN" if self.carried.startswith("!") else "IN"
             conditions.append(f"p.portfolio_number {operator} ({literals(self.selected)})")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        refreshed = f"WHEN p.portfolio_number IN ({literals(self.in_full)}) THEN 'FULL' " if self.in_full else ""
         at_cutoff = self._active(self.at(self.window_end))
         before = self._active(self.at(self.window_start)) + ("" if self.previous else " AND 1 = 0")
         return f"""WITH active AS MATERIALIZED ({at_cutoff}), before AS MATERIALIZED ({before}),
@@ -115,7 +134,7 @@ class ExpectedRecords(RecordScope):
           WHERE recipient = '{self.recipient}' GROUP BY portfolio_id),
         scope AS MATERIALIZED (SELECT p.portfolio_id, p.portfolio_number, coalesce(a.reference, b.reference) AS reference, a.history_from,
           CASE WHEN {_BEGINS} THEN 'NEW' WHEN a.portfolio_id IS NULL THEN 'REMOVED' ELSE 'CURRENT' END AS consent,
-          CASE WHEN {_BEGINS} THEN 'FULL' WHEN a.portfolio_id IS NULL THEN 'NONE' ELSE 'DELTA' END AS extract,
+          CASE WHEN {_BEGINS} THEN 'FULL' WHEN a.portfolio_id IS NULL THEN 'NONE' {refreshed}ELSE 'DELTA' END AS extract,
           p.hin, c.consent_updated_at, p.updated_at AS portfolio_updated_at
           FROM active a FULL JOIN before b ON a.portfolio_id = b.portfolio_id
           JOIN {self.schema}.portfolio p ON p.portfolio_id = coalesce(a.portfolio_id, b.portfolio_id)

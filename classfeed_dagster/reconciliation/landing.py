@@ -49,15 +49,25 @@ class Landing:
         self._db = db
         self._stack = stack
         self._store = store
+        self.audience = ""  # key under which the snapshot sums openings for the feed
         self.faults: dict[str, str] = {}  # by object key
         self.expired: tuple[str, dt.date] | None = None
         self.readable = True
         self._retention = retention or Retention()
 
     def open(
-        self, descriptor_key: str, descriptor_sha256: str, snapshot_at: dt.datetime, expected: ExpectedRecords
+        self,
+        descriptor_key: str,
+        descriptor_sha256: str,
+        snapshot_at: dt.datetime,
+        expected: ExpectedRecords,
+        feed: str = "",
     ) -> None:
-        """Verify a snapshot's descriptor and files and create the views in place of an earlier snapshot's."""
+        """Verify a snapshot's descriptor and files and create the views in place of an earlier snapshot's.
+
+        A snapshot with refreshes of ``feed`` sums openings under a key of its own, which ``audience`` then is.
+        """
+        self.audience, self._refreshed = expected.audience, f"{expected.audience}-{feed}-"
         self.faults, self.readable, self.expired = {}, True, None
         self._descriptor_key, self._snapshot_at = descriptor_key, snapshot_at
         tables = self._descriptor(descriptor_key, descriptor_sha256, expected)
@@ -75,6 +85,8 @@ class Landing:
             descriptor = json.loads(data)
             if str(descriptor["business_date"]) != expected.business_date.isoformat():
                 self.faults[key] = f"it is the snapshot of {descriptor['business_date']}"
+            refreshed = (str(name) for name in descriptor.get("audiences", ()) if str(name).startswith(self._refreshed))
+            self.audience = next(refreshed, expected.audience)
             tables: Mapping[str, Mapping[str, Any]] = descriptor["tables"]
             # A table of one file may be recorded as that file.
             return {name: table if "files" in table else {"files": [table]} for name, table in tables.items()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from classfeed_dagster.trading_days import cutoff, previous_business_day
 
 _RECIPIENT = re.compile(r"[A-Z0-9_]{1,20}\Z")
-_AUDIENCE = re.compile(r"[A-Za-z0-9_-]{1,60}\Z")
+_AUDIENCE = re.compile(r"[A-Za-z0-9_-]{1,120}\Z")
 _LEDGER_ID = re.compile(r"[TSIC][0-9]{1,19}\Z")
 _NUMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
 
@@ -29,13 +29,23 @@ EVIDENCE = (
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyPortfolio:
+    """A portfolio whose consents granted from ``since`` to ``until`` (UTC) count from the cut-off ``since``."""
+
+    number: str
+    since: dt.datetime
+    until: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
 class RecordScope:
     """Recipient, business date, and the audience's previous date (None: every portfolio is NEW) of the records.
 
     ``landed``: SQL over views of the landed files in DuckDB, otherwise over bigsite itself in PostgreSQL. ``audience``:
     the audience's key in the landing. ``late``: TransactionIds of rows recorded before the window that no earlier
     delivery sent. ``left_out``: switches that were off, each with its portfolios (None: all). ``carried`` selects
-    portfolios as the feed's switch does. ValueError if a name is not valid.
+    portfolios as the feed's switch does. ``in_full``: portfolios sent in full on request; ``early``: those whose
+    consent counts from an earlier cut-off. ValueError if a name is not valid.
     """
 
     recipient: str
@@ -46,6 +56,8 @@ class RecordScope:
     late: tuple[str, ...] = ()
     left_out: tuple[tuple[str, tuple[str, ...] | None], ...] = ()
     carried: str = "*"
+    in_full: tuple[str, ...] = ()
+    early: tuple[EarlyPortfolio, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(_LEDGER_ID.match(name) for name in self.late):
@@ -57,7 +69,8 @@ class RecordScope:
             )
 
         listed = [number for _, numbers in self.left_out for number in numbers or ()]
-        if not all(_NUMBER.match(number) for number in (*listed, *self.selected)):
+        refreshed = (*self.in_full, *(one.number for one in self.early))
+        if not all(_NUMBER.match(number) for number in (*listed, *self.selected, *refreshed)):
             raise ValueError("Invalid portfolio number: expected letters, digits and . _ : -")
 
     @property

@@ -25,6 +25,7 @@ from classfeed_dagster.reconciliation.late_arrivals import late_arrivals
 from classfeed_dagster.reconciliation.later_deliveries import LaterDeliveries
 from classfeed_dagster.reconciliation.quarantine_records import Consent, consent_breaks, quarantine_breaks
 from classfeed_dagster.reconciliation.records import ACCOUNTS, MOVEMENTS
+from classfeed_dagster.reconciliation.refreshes import early, in_full
 from classfeed_dagster.reconciliation.result import Reconciliation, Tally
 from classfeed_dagster.reconciliation.source_queries import Bigsite, open_source
 from classfeed_dagster.reconciliation.switches import carried, left_out
@@ -67,6 +68,8 @@ def reconcile_source(
             late=late_arrivals(store, delivered),
             left_out=switched,
             carried=carried(delivered.revisions),
+            in_full=in_full(store, delivered),
+            early=early(store, delivered, previous),
         )
         bigsite = stack.enter_context(open_source(engine))
         held_back = _held_back(store, delivered, expected, bigsite)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -130,7 +130,8 @@ class Workbench:
         expired: dict[str, dt.date] = {}
         for snapshot_id in sorted(used):
             revision = snapshots[snapshot_id]
-            landing.open(revision.descriptor_key, revision.descriptor_sha256, revision.snapshot_at, expected)
+            place = revision.descriptor_key, revision.descriptor_sha256, revision.snapshot_at
+            landing.open(*place, expected, self._delivered.feed)
             faults[snapshot_id] = dict(landing.faults)
             if landing.expired is not None:
                 expired.update([landing.expired])
@@ -140,8 +141,9 @@ class Workbench:
             # Portfolios in no revision are taken from the last one's landing.
             other = "<>" if snapshot_id == last else "="
             only = f"{'NOT ' * (snapshot_id == last)}IN (SELECT portfolio_number FROM latest WHERE snapshot_id {other} '{snapshot_id}')"
+            landed = replace(expected, audience=landing.audience)
             for kind in self._delivered.layout.kinds:
-                self.db.execute(f"INSERT INTO landing_{kind.name} {expected.rows(kind, only)}")
+                self.db.execute(f"INSERT INTO landing_{kind.name} {landed.rows(kind, only)}")
                 as_sent = self._masked(kind, f"landing_{kind.name}")
                 if as_sent is not None:
                     self.db.execute(f"CREATE OR REPLACE TABLE landing_{kind.name} AS SELECT * FROM {as_sent}")

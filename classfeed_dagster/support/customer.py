@@ -113,13 +113,17 @@ def customer_history(
     and SourceReadError if bigsite cannot be reached.
     """
     feeds = tuple(feeds)
-    consents = _consents(runtime, number, sorted({feed.recipient for feed in feeds}))
+    _, consents = portfolio_consents(runtime, number, sorted({feed.recipient for feed in feeds}))
     histories = tuple(_feed_history(runtime, feed, number, consents, now, on, dates) for feed in feeds)
     disclosed = [entry.business_date for history in histories for entry in history.disclosures]
     return CustomerHistory(number, min(disclosed, default=None), histories)
 
 
-def _consents(runtime: Runtime, number: str, recipients: Sequence[str]) -> list[Consent]:
+def portfolio_consents(runtime: Runtime, number: str, recipients: Sequence[str]) -> tuple[dt.datetime, list[Consent]]:
+    """Return the present (UTC, by bigsite's clock or the rehearsal's) and every consent of a portfolio.
+
+    Raise UnknownPortfolioError, and SourceReadError if bigsite cannot be reached.
+    """
     runtime.require_bigsite()
     with runtime.engine.connect() as connection:
         portfolio_id = connection.scalar(
@@ -128,7 +132,8 @@ def _consents(runtime: Runtime, number: str, recipients: Sequence[str]) -> list[
         if portfolio_id is None:
             raise UnknownPortfolioError(f"bigsite has no portfolio {number!r}: check the number")
         query = consent_query(recipients, _EARLIEST, _LATEST).where(portfolio.c.portfolio_id == portfolio_id)
-        return consents_from(connection.execute(query).all())
+        now = runtime.settings.now or connection.scalar(sa.select(sa.func.current_timestamp()))
+        return now.astimezone(dt.UTC), consents_from(connection.execute(query).all())
 
 
 def _feed_history(
@@ -149,7 +154,7 @@ def _feed_history(
     listed = delivered if dates is None else delivered[-dates:]
     day = on or last or audience.first_business_date
     with ThreadPoolExecutor(_READERS) as pool:
-        reads = list(pool.map(lambda date: _on_date(runtime.store, feed, date, number), {*listed, day}))
+        reads = list(pool.map(lambda date: read_date(runtime.store, feed, date, number), {*listed, day}))
     disclosures = sorted(
         (entry for disclosed, _ in reads for entry in disclosed),
         key=lambda entry: (entry.business_date, entry.revision),
@@ -170,7 +175,10 @@ def _feed_history(
     )
 
 
-def _on_date(store: ObjectStore, feed: Feed, day: dt.date, number: str) -> tuple[list[Disclosure], HeldBackDate | None]:
+def read_date(
+    store: ObjectStore, feed: Feed, day: dt.date, number: str
+) -> tuple[list[Disclosure], HeldBackDate | None]:
+    """Return the portfolio's deliveries of one business date by revision, and its hold, if the date lacks its data."""
     disclosures: list[Disclosure] = []
     prefix = ledger_prefix(feed.name, day)
     for key in store.list(prefix):

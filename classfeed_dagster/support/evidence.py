@@ -1,24 +1,29 @@
 """Evidence for an auditor: what a range of business dates delivered, under which checks, and who intervened.
 
-Everything is read from records that the feed left: manifests and chain, verdicts, reconciliation summaries, approvals
-and requests for re-runs. ``classfeed verify`` proves in addition that the files are those that the manifests name.
+Everything is read from records that the feed left: manifests and chain, verdicts, reconciliation summaries, receipts,
+acknowledgements, approvals and requests for re-runs and refreshes. ``classfeed verify`` proves in addition that the
+files are those that the manifests name.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from classfeed_dagster.acknowledgements.mapping import FileState
 from classfeed_dagster.delivery.approve_removals import approvals
 from classfeed_dagster.delivery.chain_integrity import require_chain
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.errors import DataError
+from classfeed_dagster.feed_run.acknowledged import read_answers
 from classfeed_dagster.feed_run.post_delivery import ReconciliationSummary
 from classfeed_dagster.support.reruns import requests
+from classfeed_dagster.transmission.send import receipts, unsent
 from classfeed_dagster.warehouse.records import Side
 
 if TYPE_CHECKING:
@@ -59,6 +64,8 @@ class DateEvidence:
     business_date: dt.date
     deliveries: tuple[DeliveryEvidence, ...]
     reconciled: str
+    sent: str  # whether its files reached the feed's destination
+    acknowledged: str  # what the recipient answered
     interventions: tuple[Intervention, ...]
     gaps: tuple[str, ...]
 
@@ -85,18 +92,40 @@ def date_evidence(runtime: Runtime, feed: Feed, day: dt.date) -> DateEvidence:
     reconciled, gap = _reconciled(summary, deliveries)
     if gap and deliveries:
         gaps.append(gap)
+    sent, not_sent = _sent(runtime, feed, day)
+    acknowledged, unacknowledged = _acknowledged(runtime, feed, day)
+    gaps += [gap for gap in (not_sent, unacknowledged) if gap and deliveries]
     people = [
         *(
             Intervention(entry.approved_at, entry.approved_by, f"approved {entry.removed} removals", entry.reason)
             for entry in approvals(runtime.store, audience, day)
         ),
         *(
-            Intervention(entry.requested_at, entry.requested_by, f"re-run {entry.outcome.lower()}", entry.reason)
+            Intervention(entry.requested_at, entry.requested_by, entry.action, entry.reason)
             for entry in requests(runtime.store, feed.name)
             if entry.business_date == day
         ),
     ]
-    return DateEvidence(day, deliveries, reconciled, tuple(sorted(people, key=lambda entry: entry.at)), tuple(gaps))
+    in_order = tuple(sorted(people, key=lambda entry: entry.at))
+    return DateEvidence(day, deliveries, reconciled, sent, acknowledged, in_order, tuple(gaps))
+
+
+def _sent(runtime: Runtime, feed: Feed, day: dt.date) -> tuple[str, str | None]:
+    if not feed.sends_on(day):
+        return "read from the object store", None
+    receipted, waiting = receipts(runtime.store, feed.name, day), unsent(runtime.store, feed.name, day)
+    gap = f"{len(waiting)} file(s) have no receipt of the destination" if waiting else None
+    return f"{len(receipted)} receipt(s)", gap
+
+
+def _acknowledged(runtime: Runtime, feed: Feed, day: dt.date) -> tuple[str, str | None]:
+    if feed.acknowledgements is None:
+        return "the recipient sends no answer", None
+    files = read_answers(runtime, feed, day)
+    states = Counter("not answered" if file.state is None else file.state.value for file in files)
+    open_files = [file for file in files if file.state is not FileState.LOADED or file.contradictory]
+    text = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no file"
+    return text, f"acknowledgements: {text}" if open_files else None
 
 
 def _deliveries(runtime: Runtime, feed: Feed, day: dt.date) -> tuple[DeliveryEvidence, ...]:

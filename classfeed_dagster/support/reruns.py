@@ -2,7 +2,7 @@
 
 A re-run is safe at any time, because nothing is delivered twice. The rules limit how often people start one and record
 who did. A request chooses the feed and the business date, and nothing else: no fresh snapshot, no approval of removals,
-no other job, no configuration.
+no other job, no configuration. A refresh (``support.refreshes``) is a request that names a portfolio instead.
 """
 
 from __future__ import annotations
@@ -34,8 +34,20 @@ _PERSONAL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|\d(?:[ -]?\d){7,}")
 _PERSON = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}\Z")
 
 
+_NUMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
+
+
+def is_number(text: str) -> bool:
+    """Return True if the text can be a portfolio number, part of a key and of a message."""
+    return bool(_NUMBER.match(text))
+
+
 class RerunRefusedError(UsageError):
     """A re-run is not permitted. The message states the reason and what the person can do."""
+
+
+def _is_none(value: object) -> bool:
+    return value is None  # records of before the field keep their bytes
 
 
 class RerunRequest(StoredRecord):
@@ -49,7 +61,16 @@ class RerunRequest(StoredRecord):
     requested_at: AwareDatetime
     outcome: Literal["ACCEPTED", "REFUSED"]
     refusal: str | None = None
+    portfolio_number: str | None = Field(
+        default=None, description="the portfolio to send in full; null: a re-run of the whole date", exclude_if=_is_none
+    )
     correlation_id: str
+
+    @property
+    def action(self) -> str:
+        """Return what was requested and its outcome, in words."""
+        what = "re-run" if self.portfolio_number is None else f"refresh of {self.portfolio_number}"
+        return f"{what} {self.outcome.lower()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +114,18 @@ def request_rerun(
     under_way: Callable[[], bool],
     at: dt.datetime,
     correlation_id: str,
+    portfolio_number: str | None = None,
+    refusal_of_portfolio: Callable[[], str | None] = lambda: None,
 ) -> tuple[str, RerunRequest]:
     """Record a granted request; return the record's key and the record. RerunRefusedError if it is not granted.
 
     ``first_business_date`` is the default of all feeds; ``under_way`` is true while a run of the date is queued or
-    running; ``at`` is UTC.
+    running; ``at`` is UTC. ``portfolio_number``: of a refresh; ``refusal_of_portfolio`` is asked last.
     """
     for _ in range(_ATTEMPTS):
         count, spent = _spent(store, feed.name, at - BUDGET_WINDOW)
         refusal = _refusal(feed, first_business_date, day, requester, reason, rules, spent, under_way, at)
+        refusal = refusal or refusal_of_portfolio()
         record = RerunRequest(
             feed=feed.name,
             business_date=day,
@@ -111,6 +135,7 @@ def request_rerun(
             requested_at=at,
             outcome="REFUSED" if refusal else "ACCEPTED",
             refusal=refusal,
+            portfolio_number=portfolio_number,
             correlation_id=correlation_id,
         )
         if refusal:
@@ -121,6 +146,16 @@ def request_rerun(
         if store.create(key, to_json(record), {"correlation-id": correlation_id}):
             return key, record
     raise ChainBusyError(f"{feed.name}: other requests were recorded at the same time: request it again")
+
+
+def require_member(requester: Requester, rules: RerunPolicy) -> None:
+    """Raise RerunRefusedError unless the person has a usable name and is a member of the group."""
+    if not _is_member(requester, rules):
+        raise RerunRefusedError(f"only members of {rules.group} may do this: ask your team lead for the group")
+
+
+def _is_member(requester: Requester, rules: RerunPolicy) -> bool:
+    return bool(_PERSON.match(requester.name)) and rules.group in requester.groups
 
 
 def requests(store: ObjectStore, feed: str) -> tuple[RerunRequest, ...]:
@@ -172,7 +207,7 @@ def _refusal(
     at: dt.datetime,
 ) -> str | None:
     audience = feed.audience(first_business_date)
-    if not _PERSON.match(requester.name) or rules.group not in requester.groups:
+    if not _is_member(requester, rules):
         return f"only members of {rules.group} may request a re-run: ask your team lead for the group"
     if feed.name not in rules.feeds:
         return f"{feed.name} is not re-run on request, only {', '.join(sorted(rules.feeds))}: page the on-call"

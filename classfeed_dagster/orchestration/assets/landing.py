@@ -11,6 +11,7 @@ from classfeed_dagster.bigsite import queries, tables
 from classfeed_dagster.bigsite.landing import first_rows
 from classfeed_dagster.bigsite.lineage import landed_sources
 from classfeed_dagster.bigsite.snapshot import Snapshot, snapshot_for
+from classfeed_dagster.feed_run.refreshed_domains import refreshed_schedules
 from classfeed_dagster.feed_run.sent_rows import sent_rows
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
@@ -131,7 +132,7 @@ def landing_assets(
                 runtime.engine,
                 runtime.store,
                 day,
-                audiences,
+                [*audiences, *refreshed_schedules(runtime, feeds, day)],
                 fresh=config.fresh_snapshot,
                 snapshot_at=runtime.clock(context.run.tags),
                 slice_portfolios=settings.slice_portfolios,

@@ -1,0 +1,116 @@
+"""Refreshes: portfolios that a business date delivers in full on request, each with a create-only record.
+
+A record takes effect while its date is the feed's latest delivered one, and for good once the portfolio was delivered
+in full. Otherwise it has lapsed: the next date was delivered first (docs/adr/0019).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import AwareDatetime, Field
+
+from classfeed_dagster.delivery.delivery_history import live_and_shadow
+from classfeed_dagster.delivery.state import DeliveredState, delivered_state
+from classfeed_dagster.schedules import EarlyConsent, RecipientSchedule, Refreshed
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import StoredRecord, from_json, safe_name, to_json
+from classfeed_dagster.trading_days import cutoff
+
+
+class Refresh(StoredRecord):
+    """A granted refresh of one portfolio on one business date."""
+
+    schema_version: Literal[1] = 1
+    feed: str
+    business_date: dt.date
+    portfolio_number: str
+    early: bool = Field(description="its consent was granted after the cut-off of the date")
+    consented_at: AwareDatetime = Field(description="instant of the consent query that allowed it, by bigsite's clock")
+    request: str = Field(description="key of the request's record")
+    correlation_id: str
+
+    @property
+    def key(self) -> str:
+        """Return the record's key."""
+        return (
+            f"{_prefix(self.feed, self.early)}{self.business_date.isoformat()}/{safe_name(self.portfolio_number)}.json"
+        )
+
+
+def record_refresh(store: ObjectStore, refresh: Refresh) -> bool:
+    """Record a refresh; return False if the portfolio has one on the date."""
+    return store.create(refresh.key, to_json(refresh), {"correlation-id": refresh.correlation_id})
+
+
+def with_refreshes(store: ObjectStore, feed: str, schedule: RecipientSchedule, day: dt.date) -> RecipientSchedule:
+    """Return ``schedule`` with the refreshes in effect on ``day``; itself if there are none.
+
+    ``store`` is the plain store: only live deliveries are refreshed.
+    """
+    if not schedule.is_due(day):
+        return schedule
+    early = _refreshes(store, feed, schedule.dates_between(schedule.first_business_date, day), early=True)
+    records = [*_refreshes(store, feed, [day], early=False), *(one for one in early if one.business_date == day)]
+    if records and _passed(store, feed, schedule, day):
+        state = delivered_state(store, feed, day)
+        records = [record for record in records if sent_in_full(state, record.portfolio_number)]
+    counted = [record for record in records if record.early]
+    counted += _carried(store, feed, schedule, day, [one for one in early if one.business_date < day])
+    if not records and not counted:
+        return schedule
+    in_full = tuple(sorted(record.portfolio_number for record in records))
+    return replace(schedule, refreshed=Refreshed(feed, in_full, tuple(map(_counted_early, counted))))
+
+
+def sent_in_full(state: DeliveredState, number: str) -> bool:
+    """Return True if the latest delivery of the portfolio on the date was a FULL extract."""
+    latest = state.portfolios.get(number)
+    return latest is not None and any(
+        entry.number == number and entry.extract == "FULL"
+        for manifest in state.deliveries
+        if manifest.revision == latest.revision
+        for entry in manifest.portfolios
+    )
+
+
+def _counted_early(record: Refresh) -> EarlyConsent:
+    return EarlyConsent(record.portfolio_number, cutoff(record.business_date), record.consented_at)
+
+
+def _carried(
+    store: ObjectStore, feed: str, schedule: RecipientSchedule, day: dt.date, early: Iterable[Refresh]
+) -> list[Refresh]:
+    # An early consent counts on every date until its first cut-off has passed. If the date before has nothing of the
+    # portfolio, the recipient gets it anew.
+    previous = schedule.previous(day)
+    pending = [] if previous is None else [record for record in early if record.consented_at > cutoff(previous)]
+    if previous is None or not pending:
+        return []
+    state = delivered_state(store, feed, previous)
+    known = state.numbers | state.held_back.keys()
+    return [record for record in pending if record.portfolio_number in known]
+
+
+def _passed(store: ObjectStore, feed: str, schedule: RecipientSchedule, day: dt.date) -> bool:
+    # True once the date after it is delivered: dates are delivered in order.
+    following = schedule.dates_between(day + dt.timedelta(days=1), dt.date.max)
+    return bool(following) and delivered_state(live_and_shadow(store, feed), feed, following[0]).latest is not None
+
+
+def _refreshes(store: ObjectStore, feed: str, days: list[dt.date], *, early: bool) -> list[Refresh]:
+    prefix, wanted = _prefix(feed, early), {day.isoformat() for day in days}
+    keys = store.list(f"{prefix}{days[0].isoformat()}/" if len(days) == 1 else prefix)
+    return [
+        from_json(Refresh, store.read(key), store.location(key))
+        for key in keys
+        if key.removeprefix(prefix).partition("/")[0] in wanted
+    ]
+
+
+def _prefix(feed: str, early: bool) -> str:
+    # Within the only prefix in which the support page may create objects.
+    return f"reruns/{'early' if early else 'refreshed'}/{feed}/"

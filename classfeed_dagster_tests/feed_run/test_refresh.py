@@ -1,0 +1,247 @@
+"""Refreshes through the real steps: one portfolio in full, in order, once, and what later dates make of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+
+import pytest
+import sqlalchemy as sa
+
+from classfeed_dagster.bigsite import tables
+from classfeed_dagster.delivery.refreshes import Refresh, record_refresh
+from classfeed_dagster.delivery.verify import verify_feed
+from classfeed_dagster.domains.build import AudienceNotReadError
+from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.reconciliation.source import reconcile_source
+from classfeed_dagster_tests.feed_run.test_delivered_ledger import AUDIENCE, Morning, morning
+from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio
+from classfeed_dagster_tests.fixtures.morning import attempt, deliver, prepare
+
+FRIDAY, MONDAY, TUESDAY, WEDNESDAY = (dt.date(2020, 4, day) for day in (3, 6, 7, 8))
+__all__ = ["morning"]
+
+
+def refresh(
+    morning: Morning, day: dt.date, number: str, *, early: bool = False, at: str = "2020-04-05T00:00:00"
+) -> None:
+    record = Refresh(
+        feed=FEED.name,
+        business_date=day,
+        portfolio_number=number,
+        early=early,
+        consented_at=dt.datetime.fromisoformat(f"{at}+00:00"),
+        request="reruns/class_super/00000001.json",
+        correlation_id="c" * 32,
+    )
+    assert record_refresh(morning.runtime.store, record)
+
+
+def sent(morning: Morning, day: dt.date, revision: int) -> dict[str, tuple[str, str]]:
+    manifest = next(one for one in morning.sent(day).state.deliveries if one.revision == revision)
+    return {one.number: (one.change, one.extract) for one in manifest.portfolios}
+
+
+def errors(morning: Morning, day: dt.date) -> list[str]:
+    result = reconcile_source(
+        morning.runtime.store,
+        morning.runtime.engine,
+        FEED.name,
+        day,
+        "attempt",
+        audience=AUDIENCE.key,
+        previous=AUDIENCE.previous(day),
+    )
+    return [f"{one.portfolio_number} {one.record} {one.field}" for one in result.breaks]
+
+
+def require_sound(morning: Morning, *days: dt.date) -> None:
+    assert verify_feed(morning.runtime.store, FEED.name, FEED.format).problems == []
+    for day in days:
+        assert errors(morning, day) == []
+
+
+def test_refresh_current_portfolio_is_sent_in_full_alone(morning: Morning) -> None:
+    one, other = morning.funds
+    morning.run(FRIDAY)
+    one.deposit("5.00", MONDAY)
+    other.deposit("6.00", MONDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    refresh(morning, MONDAY, one.number)
+    outcome = morning.run(MONDAY)
+    assert outcome.kind == "DELIVERED"
+    assert sent(morning, MONDAY, 1) == {one.number: ("CURRENT", "FULL")}
+    assert set(morning.sent(FRIDAY).frame("records").filter(portfolio_id=one.id)["transaction_id"]) < set(
+        morning.ids(MONDAY)
+    )
+    assert morning.run(MONDAY).kind == "NOTHING_TO_DO"
+    require_sound(morning, FRIDAY, MONDAY)
+    one.deposit("7.00", TUESDAY)
+    morning.end_of_day(TUESDAY)
+    morning.run(TUESDAY)
+    assert sent(morning, TUESDAY, 0)[one.number] == ("CURRENT", "DELTA")
+    assert morning.position(one, TUESDAY) == Decimal("802.50")
+    assert morning.reasons(TUESDAY) == {}
+    require_sound(morning, MONDAY, TUESDAY)
+
+
+def test_refresh_with_shared_history_repeats_openings_and_balances(morning: Morning) -> None:
+    fund = morning.bigsite.portfolio("SW00005003").consent(
+        granted_at="2020-03-01T00:00:00Z", history_from=dt.date(2020, 4, 2)
+    )
+    fund.deposit("1000.00", "2020-04-01")
+    fund.buy(morning.bhp, "10", "20.00", "2020-04-01")
+    morning.end_of_day(FRIDAY)
+    morning.run(FRIDAY)
+    fund.deposit("5.00", MONDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    refresh(morning, MONDAY, fund.number)
+    morning.run(MONDAY)
+    types = morning.sent(MONDAY).frame("records").filter(portfolio_id=fund.id)["transaction_type"].to_list()
+    assert {"OPENING_UNITS", "OPENING_CASH"} <= set(types)
+    require_sound(morning, FRIDAY, MONDAY)
+
+
+def test_refresh_lapses_once_the_next_date_is_delivered(morning: Morning) -> None:
+    fund = morning.funds[0]
+    morning.run(FRIDAY)
+    for day in (MONDAY, TUESDAY):
+        morning.end_of_day(day)
+        morning.run(day)
+    refresh(morning, MONDAY, fund.number)
+    assert morning.run(MONDAY, fresh=True).kind == "NOTHING_TO_DO"
+    require_sound(morning, MONDAY, TUESDAY)
+
+
+def test_refresh_reissued_after_later_dates_stays_in_full_and_balances(morning: Morning) -> None:
+    fund = morning.funds[0]
+    morning.run(FRIDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    refresh(morning, MONDAY, fund.number)
+    morning.run(MONDAY)
+    fund.deposit("7.00", TUESDAY)
+    morning.end_of_day(TUESDAY)
+    morning.run(TUESDAY)
+    visible = fund.deposit("3.00", FRIDAY, recorded_at="2020-04-06T02:00:00Z")
+    morning.bigsite.save()
+    morning.execute(
+        sa.update(tables.cash_balance_eod)
+        .where(tables.cash_balance_eod.c.as_at_date >= FRIDAY)
+        .where(tables.cash_balance_eod.c.cash_account_id == visible["cash_account_id"])
+        .values(
+            ledger_balance=tables.cash_balance_eod.c.ledger_balance + 3,
+            available_balance=tables.cash_balance_eod.c.available_balance + 3,
+            updated_at=dt.datetime(2020, 4, 8, tzinfo=dt.UTC),
+        )
+    )
+    morning.run(MONDAY, fresh=True)
+    assert sent(morning, MONDAY, 2) == {fund.number: ("CURRENT", "FULL")}
+    morning.run(TUESDAY, fresh=True)
+    assert morning.reasons(TUESDAY) == {}
+    assert morning.position(fund, TUESDAY) == Decimal("800.50")
+    require_sound(morning, TUESDAY)
+
+
+def test_refresh_requested_after_the_snapshot_asks_for_another_attempt(morning: Morning) -> None:
+    morning.run(FRIDAY)
+    morning.end_of_day(MONDAY)
+    work = attempt(morning.runtime, FEED, FRIDAY, (FEED,))
+    prepare(work)
+    refresh(morning, FRIDAY, morning.funds[0].number)
+    with pytest.raises(AudienceNotReadError, match="take a fresh snapshot"):
+        deliver(work)
+
+
+def test_refresh_overtaken_by_the_next_date_is_not_published(morning: Morning) -> None:
+    fund = morning.funds[0]
+    morning.run(FRIDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    morning.end_of_day(TUESDAY)
+    refresh(morning, MONDAY, fund.number)
+    work = attempt(morning.runtime, FEED, MONDAY, (FEED,))
+    prepare(work)
+    work.hold_back()
+    work.evaluate_checks(work.stage())
+    morning.run(TUESDAY)
+    assert work.publish().kind == "NOTHING_TO_DO"
+    require_sound(morning, MONDAY, TUESDAY)
+
+
+def test_refresh_of_two_portfolios_one_after_the_other_keeps_both(morning: Morning) -> None:
+    one, other = morning.funds
+    morning.run(FRIDAY)
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    refresh(morning, MONDAY, other.number)
+    morning.run(MONDAY)
+    refresh(morning, MONDAY, one.number)
+    morning.run(MONDAY)
+    assert [set(sent(morning, MONDAY, revision)) for revision in (1, 2)] == [{other.number}, {one.number}]
+    require_sound(morning, MONDAY)
+
+
+def consenting_late(morning: Morning, **consent: str) -> Portfolio:
+    fund = morning.bigsite.portfolio("SW00005003").consent(granted_at="2020-04-05T00:00:00Z", **consent)
+    fund.deposit("1000.00", "2020-04-01")
+    morning.end_of_day(FRIDAY)
+    morning.run(FRIDAY)
+    assert fund.number not in sent(morning, FRIDAY, 0)
+    refresh(morning, FRIDAY, fund.number, early=True, at="2020-04-05T01:00:00")
+    return fund
+
+
+def test_refresh_early_consent_is_new_then_current(morning: Morning) -> None:
+    fund = consenting_late(morning)
+    morning.run(FRIDAY)
+    assert sent(morning, FRIDAY, 1) == {fund.number: ("NEW", "FULL")}
+    require_sound(morning, FRIDAY)
+    fund.deposit("5.00", MONDAY)
+    for day in (MONDAY, TUESDAY):
+        morning.end_of_day(day)
+        morning.run(day)
+        assert sent(morning, day, 0)[fund.number] == ("CURRENT", "DELTA")
+    assert morning.position(fund, TUESDAY) == 1005
+    require_sound(morning, FRIDAY, MONDAY, TUESDAY)
+
+
+def test_refresh_early_consent_that_ends_in_its_window_is_announced(morning: Morning) -> None:
+    settings = morning.runtime.settings.model_copy(update={"max_removed_share": Decimal(1)})
+    morning.runtime.settings = settings
+    fund = consenting_late(morning, revoked_at="2020-04-06T03:00:00Z")
+    morning.run(FRIDAY)
+    assert fund.number in sent(morning, FRIDAY, 1)
+    for day in (MONDAY, TUESDAY):
+        morning.end_of_day(day)
+        morning.run(day)
+    assert sent(morning, MONDAY, 0)[fund.number] == ("REMOVED", "NONE")
+    assert fund.number not in sent(morning, TUESDAY, 0)
+    require_sound(morning, FRIDAY, MONDAY, TUESDAY)
+
+
+def test_refresh_consent_withdrawn_before_the_run_sends_nothing(morning: Morning) -> None:
+    fund = consenting_late(morning, revoked_at="2020-04-05T02:00:00Z")
+    assert morning.run(FRIDAY).kind == "NOTHING_TO_DO"
+    for day in (MONDAY, TUESDAY):
+        morning.end_of_day(day)
+        morning.run(day)
+        assert fund.number not in sent(morning, day, 0)
+    require_sound(morning, FRIDAY, MONDAY, TUESDAY)
+
+
+def test_refresh_early_while_the_next_date_is_staged_makes_it_stage_again(morning: Morning) -> None:
+    fund = consenting_late(morning)
+    morning.end_of_day(MONDAY)
+    work = attempt(morning.runtime, FEED, MONDAY, (FEED,))
+    prepare(work)
+    work.hold_back()
+    work.evaluate_checks(work.stage())
+    morning.run(FRIDAY)
+    with pytest.raises(AudienceNotReadError):
+        work.publish()
+    morning.run(MONDAY)
+    assert sent(morning, MONDAY, 0)[fund.number] == ("CURRENT", "DELTA")
+    require_sound(morning, FRIDAY, MONDAY)
