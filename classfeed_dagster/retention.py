@@ -20,7 +20,8 @@ KEPT = (
 # One object a name, written again and again: nothing to expire.
 STATES = ("incidents", "raised-incidents", "heartbeats", "warehouse", "simulation", "restatements")
 _CUSTOMERS = ("landing", "domains", "staged")
-_RECORDS = ("verdicts", "references", "switches", "quarantine", "reconciliation", "parity", "values", "legacy")
+_RECORDS = ("verdicts", "references", "switches", "quarantine", "reconciliation", "parity", "values", "legacy",
+            "notices")  # fmt: skip
 _NO_RULES = "local"  # a folder has no lifecycle rules
 _REAL_CUSTOMERS = "prod"
 

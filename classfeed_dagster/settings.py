@@ -203,6 +203,11 @@ class Settings(BaseSettings):
         "classfeed-support", description="identity provider's group that may use the support door; see docs/security.md"
     )
     rerun_budget: int = Field(6, ge=0, description="re-runs of one feed that support may request in 24 hours")
+    expiry_notice_days: str = Field(
+        "30,7",
+        pattern=r"^([1-9][0-9]{0,2}(,[1-9][0-9]{0,2})*)?$",
+        description="days before a consent's end at which the broker is notified, separated by commas; empty: never",
+    )
     lookup_budget: int = Field(200, ge=0, description="customers that one support user may look up in a day")
     rerun_feeds: str = Field("class_super,class_cash", description="feeds that support may re-run, separated by commas")
     operate_url: str | None = Field(
@@ -319,6 +324,11 @@ class Settings(BaseSettings):
         if self.flag_provider == "ssm":
             required = (*required, "flags_parameter")
         return [name for name in required if name not in self.model_fields_set or getattr(self, name) is None]
+
+    @property
+    def expiry_notice_leads(self) -> tuple[int, ...]:
+        """Return the lead times of expiry notices in days, ascending."""
+        return tuple(sorted({int(lead) for lead in self.expiry_notice_days.split(",") if lead}))
 
     @property
     def celery_broker(self) -> str | None:

@@ -22,13 +22,14 @@ LASTING = ("delivered", "transmitted", "acknowledged", "acknowledged-content", "
 # test_roles_suffice.py; a new prefix shows there.
 WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine", "reconciliation", "schemas",
            "values", "simulation", "acknowledgements", "shadow", "legacy", "switches", "parity", "heartbeats",
-           "toil", "incidents", "raised-incidents", "closed-incidents", "warehouse", "owner-report")  # fmt: skip
+           "toil", "incidents", "raised-incidents", "closed-incidents", "warehouse", "owner-report",
+           "notices")  # fmt: skip
 # States that sensors keep: incidents, heartbeats, the toil diary, the latest consent event, dates to re-issue.
 STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil", "consent-events", "restatements")
 # Records about data: keys under which no customer's figures or names are.
 RECORDS = ("delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "shadow/chain/*", "quarantine/*",
            "releases/*", "transmitted/*", "acknowledged/*", "references/*", "verdicts/*",
-           "landing/*/snapshot/*.json", "reruns/*", "switches/*", "owner-report/*",
+           "landing/*/snapshot/*.json", "reruns/*", "switches/*", "owner-report/*", "notices/*",
            *(f"{one}/*" for one in STATES))  # fmt: skip
 
 
@@ -210,9 +211,9 @@ def door(deployment: Deployment) -> list[Statement]:
     """Allow the support pages to create requests and to read a customer's deliveries and holds, no document."""
     requests = _objects(deployment, ("reruns/*",))
     shown = ("delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "ledger/*/portfolios-*",
-             "quarantine/*", "reruns/*", "switches/last-known.json")  # fmt: skip
+             "quarantine/*", "reruns/*", "notices/*", "switches/last-known.json")  # fmt: skip
     return [
-        _list(deployment, ("delivered", "shadow", "chain", "ledger", "quarantine", "reruns")),
+        _list(deployment, ("delivered", "shadow", "chain", "ledger", "quarantine", "reruns", "notices")),
         _allow("Look", ["s3:GetObject"], _objects(deployment, shown)),
         _read_flags(deployment),
         _allow("PutOnRecord", ["s3:PutObject"], requests),

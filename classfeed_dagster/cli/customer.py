@@ -75,6 +75,9 @@ def _print_feed(entry: CustomerFeed) -> None:
     out.print(f"[bold]{entry.feed}[/] to {entry.recipient}{mode}: {escape(entry.answer)}", highlight=False)
     if entry.next_at is not None:
         out.print(f"next run: {entry.next_at:%Y-%m-%d %H:%M} UTC", highlight=False)
+    if entry.ends_at is not None:
+        noticed = "" if entry.noticed_on is None else f", notice on {entry.noticed_on.isoformat()}"
+        out.print(f"sharing ends: {entry.ends_at:%Y-%m-%d %H:%M} UTC{noticed}", highlight=False)
     consents = [
         [
             str(consent.consent_id),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from classfeed_dagster.feeds.feed import Feed
     from classfeed_dagster.orchestration.run_date import RunReport
     from classfeed_dagster.parity.run import ParityResult
+    from classfeed_dagster.runtime import Runtime
 
 out = output.console()
 
@@ -119,6 +120,21 @@ def status(
                 _print_held_back(statuses[0])
     if as_json:
         output.print_json({"feeds": document})
+    elif not date:
+        _print_expiring(runtime)
+
+
+def _print_expiring(runtime: Runtime) -> None:
+    from classfeed_dagster.feed_run.expiry_notices import latest_notices, notices_key
+
+    record = latest_notices(runtime.store)
+    if record is not None and record.notices:
+        out.print(
+            f"{len(record.notices)} consent(s) about to expire were listed on {record.date.isoformat()}: "
+            f"{runtime.store.location(notices_key(record.date))}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _state(status: DateStatus, not_sent: Mapping[dt.date, int]) -> str:

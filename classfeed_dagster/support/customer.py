@@ -25,6 +25,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key
 from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES
 from classfeed_dagster.errors import UsageError
+from classfeed_dagster.feed_run.expiry_notices import latest_notice, sharing_end
 from classfeed_dagster.feed_run.flags import flag_values
 from classfeed_dagster.ledger.files import ledger_prefix
 from classfeed_dagster.service_levels.due import due, latest_due
@@ -83,6 +84,8 @@ class CustomerFeed:
     answer: str  # whether the recipient has the business date's data, and if not why
     business_date: dt.date
     next_at: dt.datetime | None  # start of the next run, UTC; None without consent or while the feed is off
+    ends_at: dt.datetime | None  # end of the last active consent, UTC; None without consent or without an end
+    noticed_on: dt.date | None  # date of the latest notice of that end to the broker's systems
     consents: tuple[Consent, ...]
     disclosures: tuple[Disclosure, ...]  # newest first
     held_back: tuple[HeldBackDate, ...]  # newest first
@@ -161,6 +164,7 @@ def _feed_history(
     )
     held_back = sorted((entry for _, entry in reads if entry), key=lambda entry: entry.business_date)
     shares_now = bool(standings(of_recipient, feed.recipient, now))
+    ends_at = sharing_end(of_recipient, now)
     following = next((date for date in audience.dates() if last is None or date > last), None)
     return CustomerFeed(
         feed=feed.name,
@@ -169,6 +173,8 @@ def _feed_history(
         answer=_answer(feed, mode, day, of_recipient, disclosures, held_back),
         business_date=day,
         next_at=due(feed, following).starts_at if following and shares_now and mode is not FeedMode.OFF else None,
+        ends_at=ends_at,
+        noticed_on=latest_notice(runtime.store, number, feed.recipient, ends_at) if ends_at else None,
         consents=of_recipient,
         disclosures=tuple(reversed(disclosures)),
         held_back=tuple(reversed(held_back)),

@@ -31,6 +31,13 @@ def disclosure_page(store: ObjectStore, history: CustomerHistory, now: dt.dateti
 def _feed_parts(store: ObjectStore, feed: CustomerFeed) -> Iterator[str]:
     yield f"<h2>{escape(feed.feed)} to {escape(feed.recipient)}</h2>"
     yield f"<p>{escape(feed.answer)}</p>"
+    yield facts(
+        [
+            ("Next run", "none" if feed.next_at is None else _instant(feed.next_at)),
+            ("Sharing ends", "no date set" if feed.ends_at is None else _instant(feed.ends_at)),
+            ("Notice of the end", "none yet" if feed.noticed_on is None else feed.noticed_on.isoformat()),
+        ]
+    )
     yield table(
         "Consents",
         ["consent", "granted", "expires", "withdrawn", "history from"],

@@ -1,4 +1,4 @@
-"""Report assets: service levels and toil."""
+"""Report assets: service levels, toil and notices of consents about to expire."""
 
 import datetime as dt
 import time
@@ -7,7 +7,10 @@ from typing import Any
 
 import dagster as dg
 
-from classfeed_dagster.orchestration.asset_keys import GROUP_OPERATIONS
+from classfeed_dagster.feed_run.expiry_notices import notices_key, write_notices
+from classfeed_dagster.feed_run.flags import is_live
+from classfeed_dagster.logs import get_logger
+from classfeed_dagster.orchestration.asset_keys import GROUP_OPERATIONS, source_key
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.launched_runs import launched_runs
 from classfeed_dagster.orchestration.metadata_values import markdown_table
@@ -30,8 +33,39 @@ _TOIL_DAYS = 75  # two whole months
 
 
 def operation_assets(feed_contexts: Sequence[FeedContext]) -> list[dg.AssetsDefinition]:
-    """Return the service levels and toil of all feeds."""
-    return [_service_levels(feed_contexts), _toil(feed_contexts)]
+    """Return the service levels, toil and expiry notices of all feeds."""
+    return [_service_levels(feed_contexts), _toil(feed_contexts), _expiry_notices(feed_contexts)]
+
+
+def _expiry_notices(feed_contexts: Sequence[FeedContext]) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["operations", "consent_expiry"],
+        deps=[source_key("data_sharing_consent"), source_key("portfolio")],
+        group_name=GROUP_OPERATIONS,
+        description="The portfolios whose sharing ends within a lead time (CLASSFEED_EXPIRY_NOTICE_DAYS), each once, "
+        "as a daily list for the broker's systems: notices/consent-expiry/<date>.json, with numbers and no names.",
+    )
+    def consent_expiry(
+        context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
+    ) -> dg.MaterializeResult[None]:
+        started, settings = time.monotonic(), runtime.settings
+        feeds = [feed_context.feed for feed_context in feed_contexts]
+        recipients = sorted({feed.recipient for feed in feeds if is_live(feed, settings.env)})
+        record = write_notices(runtime, recipients, settings.expiry_notice_leads, current_time(runtime))
+        get_logger().info("consents about to expire", rows=len(record.notices))
+        counts = {
+            f"within_{lead}_days": sum(one.lead_days == lead for one in record.notices) for lead in record.lead_days
+        }
+        return dg.MaterializeResult(
+            metadata={
+                "notices": len(record.notices),
+                **counts,
+                "dagster/uri": runtime.store.location(notices_key(record.date)),
+                "seconds": since(started),
+            }
+        )
+
+    return consent_expiry
 
 
 def _service_levels(feed_contexts: Sequence[FeedContext]) -> dg.AssetsDefinition:
