@@ -65,14 +65,14 @@ def audit(
 
     runtime = Runtime()
     audience = require_feed(feed).audience(runtime.settings.first_business_date)
-    dates = positions = wrong = 0
+    count = positions = wrong = 0
     for audited in audit_positions(live_and_shadow(runtime.store, feed), feed, audience, sample=sample):
-        dates, positions, wrong = dates + 1, positions + audited.positions, wrong + len(audited.wrong)
+        count, positions, wrong = count + 1, positions + audited.positions, wrong + len(audited.wrong)
         for number, kind, key, stored, sums in audited.wrong[:_SHOWN]:
             out.print(
                 f"  [red]{audited.business_date}: {number} {kind} {key}: {stored} stored, records add up to {sums}[/]",
                 highlight=False,
             )
     verdict = "[green]agrees[/]" if not wrong else "[bold red]DIFFERS[/]"
-    out.print(f"{verdict}  {feed}: {positions} position(s) of {dates} date(s), {wrong} wrong", highlight=False)
+    out.print(f"{verdict}  {feed}: {positions} position(s) of {count} date(s), {wrong} wrong", highlight=False)
     raise typer.Exit(3 if wrong else 0)

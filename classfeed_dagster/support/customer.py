@@ -135,7 +135,7 @@ def portfolio_consents(runtime: Runtime, number: str, recipients: Sequence[str])
         if portfolio_id is None:
             raise UnknownPortfolioError(f"bigsite has no portfolio {number!r}: check the number")
         query = consent_query(recipients, _EARLIEST, _LATEST).where(portfolio.c.portfolio_id == portfolio_id)
-        now = runtime.settings.now or connection.scalar(sa.select(sa.func.current_timestamp()))
+        now = runtime.settings.now or connection.execute(sa.select(sa.func.current_timestamp())).scalar_one()
         return now.astimezone(dt.UTC), consents_from(connection.execute(query).all())
 
 

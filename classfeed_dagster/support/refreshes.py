@@ -46,7 +46,8 @@ def refreshed_date(runtime: Runtime, feed: Feed) -> dt.date:
     latest = latest_date(runtime.store, feed.name)
     if latest is None:
         raise reruns.RerunRefusedError(
-            f"{feed.name} has delivered no business date to {feed.recipient}: its first delivery sends everyone in full"
+            f"{feed.name} has delivered no business date to {feed.recipient}: "
+            "its first delivery sends every portfolio in full"
         )
     return latest
 
@@ -114,7 +115,7 @@ def require_refreshed(runtime: Runtime, feed: Feed, number: str, day: dt.date) -
         why = f": {held_back.explanation}" if held_back is not None and held_back.released_at is None else ""
         raise RefreshNotDeliveredError(
             f"{number} was not sent in full with {day.isoformat()}{why or ''}. See classfeed customer {number}, and "
-            "request it again once the cause is gone"
+            "request it again after the cause is removed"
         )
 
 

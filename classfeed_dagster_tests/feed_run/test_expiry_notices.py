@@ -19,18 +19,19 @@ LEADS = (7, 30)
 
 def list_of(desk: Desk, day: int) -> list[tuple[str, int]]:
     record = write_notices(desk.runtime, ["CLASS"], LEADS, START + dt.timedelta(days=day))
-    return [(one.portfolio_number, one.lead_days) for one in record.notices]
+    return [(entry.portfolio_number, entry.lead_days) for entry in record.notices]
 
 
 @pytest.fixture
 def consents(desk: Desk) -> Desk:
     """Return a desk with consents that end after 40 days, after 20, never, and two of one portfolio."""
-    for number, ends in {
+    ends_by_number: dict[str, list[str | None]] = {
         "SW1": ["2026-04-11"],
         "SW2": ["2026-03-22"],
         "SW3": [None],
         "SW4": ["2026-03-12", None],
-    }.items():
+    }
+    for number, ends in ends_by_number.items():
         portfolio = desk.bigsite.portfolio(number)
         for end in ends:
             portfolio.consent(granted_at="2026-02-20T00:00:00Z", **({"expires_at": f"{end}T00:00:00Z"} if end else {}))
@@ -67,7 +68,9 @@ def test_notices_hold_numbers_and_no_names(consents: Desk) -> None:
     record = from_json(ExpiryNotices, data, "x")
     assert record.notices[0].ends_at == dt.datetime(2026, 3, 22, tzinfo=dt.UTC)
     assert b"name" not in data
-    assert [one.date for one in read_notices(store, dt.date(2026, 3, 1), dt.date(2026, 3, 9))] == [dt.date(2026, 3, 2)]
+    assert [entry.date for entry in read_notices(store, dt.date(2026, 3, 1), dt.date(2026, 3, 9))] == [
+        dt.date(2026, 3, 2)
+    ]
 
 
 def test_notices_are_made_by_the_daily_report_and_shown_of_a_customer(consents: Desk) -> None:
@@ -75,11 +78,11 @@ def test_notices_are_made_by_the_daily_report_and_shown_of_a_customer(consents: 
         job = consents.definitions.resolve_job_def("operations_report")
         result = job.execute_in_process(instance=consents.instance, raise_on_error=False)
         assert result.success
-        (made,) = result.asset_materializations_for_node("operations__consent_expiry")
+        (event,) = result.asset_materializations_for_node("operations__consent_expiry")
         (feed,) = customer_history(consents.runtime, [consents.feed("class_super")], "SW2", now=START).feeds
         (other,) = customer_history(consents.runtime, [consents.feed("class_super")], "SW4", now=START).feeds
-    assert made.metadata["notices"].value == 1
-    assert made.metadata["within_30_days"].value == 1
+    assert event.metadata["notices"].value == 1
+    assert event.metadata["within_30_days"].value == 1
     assert consents.runtime.store.exists(notices_key(dt.date(2026, 3, 2)))
     assert (feed.ends_at, feed.noticed_on) == (dt.datetime(2026, 3, 22, tzinfo=dt.UTC), dt.date(2026, 3, 2))
     assert (other.ends_at, other.noticed_on) == (None, None)

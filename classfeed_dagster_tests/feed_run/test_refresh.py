@@ -38,8 +38,8 @@ def refresh(
 
 
 def sent(morning: Morning, day: dt.date, revision: int) -> dict[str, tuple[str, str]]:
-    manifest = next(one for one in morning.sent(day).state.deliveries if one.revision == revision)
-    return {one.number: (one.change, one.extract) for one in manifest.portfolios}
+    manifest = next(entry for entry in morning.sent(day).state.deliveries if entry.revision == revision)
+    return {entry.number: (entry.change, entry.extract) for entry in manifest.portfolios}
 
 
 def errors(morning: Morning, day: dt.date) -> list[str]:
@@ -52,7 +52,7 @@ def errors(morning: Morning, day: dt.date) -> list[str]:
         audience=AUDIENCE.key,
         previous=AUDIENCE.previous(day),
     )
-    return [f"{one.portfolio_number} {one.record} {one.field}" for one in result.breaks]
+    return [f"{entry.portfolio_number} {entry.record} {entry.field}" for entry in result.breaks]
 
 
 def require_sound(morning: Morning, *days: dt.date) -> None:
@@ -62,26 +62,26 @@ def require_sound(morning: Morning, *days: dt.date) -> None:
 
 
 def test_refresh_current_portfolio_is_sent_in_full_alone(morning: Morning) -> None:
-    one, other = morning.funds
+    first, second = morning.funds
     morning.run(FRIDAY)
-    one.deposit("5.00", MONDAY)
-    other.deposit("6.00", MONDAY)
+    first.deposit("5.00", MONDAY)
+    second.deposit("6.00", MONDAY)
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
-    refresh(morning, MONDAY, one.number)
+    refresh(morning, MONDAY, first.number)
     outcome = morning.run(MONDAY)
     assert outcome.kind == "DELIVERED"
-    assert sent(morning, MONDAY, 1) == {one.number: ("CURRENT", "FULL")}
-    assert set(morning.sent(FRIDAY).frame("records").filter(portfolio_id=one.id)["transaction_id"]) < set(
+    assert sent(morning, MONDAY, 1) == {first.number: ("CURRENT", "FULL")}
+    assert set(morning.sent(FRIDAY).frame("records").filter(portfolio_id=first.id)["transaction_id"]) < set(
         morning.ids(MONDAY)
     )
     assert morning.run(MONDAY).kind == "NOTHING_TO_DO"
     require_sound(morning, FRIDAY, MONDAY)
-    one.deposit("7.00", TUESDAY)
+    first.deposit("7.00", TUESDAY)
     morning.end_of_day(TUESDAY)
     morning.run(TUESDAY)
-    assert sent(morning, TUESDAY, 0)[one.number] == ("CURRENT", "DELTA")
-    assert morning.position(one, TUESDAY) == Decimal("802.50")
+    assert sent(morning, TUESDAY, 0)[first.number] == ("CURRENT", "DELTA")
+    assert morning.position(first, TUESDAY) == Decimal("802.50")
     assert morning.reasons(TUESDAY) == {}
     require_sound(morning, MONDAY, TUESDAY)
 
@@ -91,6 +91,7 @@ def test_refresh_with_shared_history_repeats_openings_and_balances(morning: Morn
         granted_at="2020-03-01T00:00:00Z", history_from=dt.date(2020, 4, 2)
     )
     fund.deposit("1000.00", "2020-04-01")
+    assert morning.bhp is not None
     fund.buy(morning.bhp, "10", "20.00", "2020-04-01")
     morning.end_of_day(FRIDAY)
     morning.run(FRIDAY)
@@ -172,15 +173,15 @@ def test_refresh_overtaken_by_the_next_date_is_not_published(morning: Morning) -
 
 
 def test_refresh_of_two_portfolios_one_after_the_other_keeps_both(morning: Morning) -> None:
-    one, other = morning.funds
+    first, second = morning.funds
     morning.run(FRIDAY)
     morning.end_of_day(MONDAY)
     morning.run(MONDAY)
-    refresh(morning, MONDAY, other.number)
+    refresh(morning, MONDAY, second.number)
     morning.run(MONDAY)
-    refresh(morning, MONDAY, one.number)
+    refresh(morning, MONDAY, first.number)
     morning.run(MONDAY)
-    assert [set(sent(morning, MONDAY, revision)) for revision in (1, 2)] == [{other.number}, {one.number}]
+    assert [set(sent(morning, MONDAY, revision)) for revision in (1, 2)] == [{second.number}, {first.number}]
     require_sound(morning, MONDAY)
 
 

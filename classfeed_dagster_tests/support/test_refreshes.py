@@ -76,7 +76,7 @@ def test_refresh_is_delivered_by_the_job_and_on_record(desk: Desk, funds: list[P
     (portfolio,) = desk.manifest(TUESDAY, 1).portfolios
     assert (portfolio.number, portfolio.change, portfolio.extract) == (number, "CURRENT", "FULL")
     disclosures, _ = read_date(desk.runtime.store, desk.feed("class_super"), day, number)
-    assert [(one.revision, one.extract) for one in disclosures] == [(0, "DELTA"), (1, "FULL")]
+    assert [(entry.revision, entry.extract) for entry in disclosures] == [(0, "DELTA"), (1, "FULL")]
     accepted, declined = requests(desk.runtime.store, "class_super")
     assert (accepted.portfolio_number, accepted.requested_by, accepted.reason) == (number, "pat", REASON)
     assert declined.outcome == "REFUSED"
@@ -143,15 +143,20 @@ def test_refresh_of_a_late_consent_is_sent_at_once_if_declared(desk: Desk, funds
 def page(desk: Desk) -> Page:
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"door_signer": SIGNER, "lookup_budget": 2})
     started: list[Any] = []
+
+    def launch(*launched: Any) -> str:
+        started.append(launched)
+        return "run-1"
+
     app = application(
         desk.runtime,
-        WebserverActions(lambda *_: False, lambda *launched: started.append(launched) or "run-1"),
+        WebserverActions(lambda *_: False, launch),
         lambda _: PUBLIC_KEY,
         lambda: dt.datetime(2026, 3, 3, 23, tzinfo=dt.UTC),
     )
-    made = Page(app)
-    made.started = started  # type: ignore[attr-defined]
-    return made
+    page_of_desk = Page(app)
+    page_of_desk.started = started  # type: ignore[attr-defined]
+    return page_of_desk
 
 
 def post(
