@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -10,7 +11,8 @@ from classfeed_dagster.service_levels.owner_months import OwnerFigure, OwnerMont
 from classfeed_dagster.service_levels.owner_numbers import NUMBERS, OwnerNumber
 from classfeed_dagster.trading_days import SYDNEY
 
-HEADER = ("number", "value", "95 %", "target", "verdict", "month before")
+HEADER = ("number", "value", "target", "verdict", "95th percentile", "month before")
+_NARROW = "@media(max-width:34rem){.stack td:empty{display:none}dl{display:block}dd{margin-bottom:.4rem}}"
 # Divisor and sign of a unit, by the largest value that still has it.
 _SCALES: dict[str, tuple[tuple[int, int, str], ...]] = {
     "Seconds": ((120, 1, " s"), (7_200, 60, " min"), (172_800, 3_600, " h"), (0, 86_400, " days")),
@@ -27,20 +29,20 @@ def owner_page(months: Sequence[OwnerMonth]) -> str:
         number.title for number in NUMBERS.values() if not any(f.metric == number.metric for f in current.figures)
     ]
     state = "good" if all(judged) else "warning"
+    name = f"{dt.date.fromisoformat(f'{current.month}-01'):%B %Y}"
+    sources = [(number.title, number.about) for number in NUMBERS.values()]
     parts = [
-        f'<div class="verdict {state}"><b>{sum(judged)} of {len(judged)} targets met</b> '
-        f"<span>in {current.month}</span></div>",
-        table("This month", HEADER, figure_rows(months), numeric=(1, 2, 3, 5), stacked=True),
+        f'<div class="verdict {state}"><b>{sum(judged)} of {len(judged)} targets met</b> <span>in {name}</span></div>',
+        table("This month", HEADER, figure_rows(months), numeric=(1, 2, 4, 5), stacked=True),
         f"<p class=soft>No observation this month: {escape(', '.join(missing))}.</p>" if missing else "",
         *_notes(current),
         "<h2>History</h2>",
         plots(_history(months)),
-        "<h2>Sources</h2>",
-        facts((number.title, number.about) for number in NUMBERS.values()),
+        f"<details><summary>Sources</summary><div>{facts(sources)}</div></details>",
     ]
     at = f"{current.computed_at.astimezone(SYDNEY):%Y-%m-%d %H:%M}"
     about = f"Computed at {at} Sydney. A month is closed ten days after its end and then stays as it is."
-    return page(f"Owner's numbers of {current.month}", parts, about)
+    return page(f"Owner's numbers, {name}", parts, about, _NARROW)
 
 
 def figure_rows(months: Sequence[OwnerMonth]) -> list[tuple[str, ...]]:
@@ -50,9 +52,9 @@ def figure_rows(months: Sequence[OwnerMonth]) -> list[tuple[str, ...]]:
         (
             label(figure),
             value_text(figure, figure.value),
-            "" if figure.p95 is None else value_text(figure, figure.p95),
             target_text(figure),
             {True: "met", False: "missed", None: ""}[_met(figure)],
+            "" if figure.p95 is None else value_text(figure, figure.p95),
             "" if earlier is None else value_text(figure, earlier.value),
         )
         for figure in months[-1].figures
@@ -99,9 +101,10 @@ def target_text(figure: OwnerFigure) -> str:
 def _notes(month: OwnerMonth) -> Iterator[str]:
     for figure in month.figures:
         if figure.baseline:
-            saved = _short(100 * (figure.baseline - figure.value) / figure.baseline)
+            change = 100 * (figure.value - figure.baseline) / figure.baseline
             old = value_text(figure, figure.baseline)
-            yield f"<p>{escape(label(figure))}: the old pipeline takes {old}; saved {saved} %.</p>"
+            direction = "more" if change > 0 else "less"
+            yield f"<p>{escape(label(figure))}: {_short(abs(change))} % {direction} than the old pipeline, {old}.</p>"
         if figure.note:
             yield f"<p>{escape(label(figure))}: {escape(figure.note)}.</p>"
 
@@ -110,5 +113,6 @@ def _history(months: Sequence[OwnerMonth]) -> Iterator[tuple[str, str]]:
     for latest in months[-1].figures:
         past = [(month.month, figure.value) for month in months if (figure := month.find(latest.metric, latest.feed))]
         divisor, sign = _scale(latest.number, max(value for _, value in past))
-        caption = f"{label(latest)}{',' if sign else ''}{sign}; target: {target_text(latest)}"
+        target = "" if latest.target is None else f"; target: {target_text(latest)}"
+        caption = f"{label(latest)}{',' if sign else ''}{sign}{target}"
         yield caption, over_time([(name, _short(value / divisor)) for name, value in past])
