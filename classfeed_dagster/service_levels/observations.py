@@ -5,13 +5,16 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
+from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 from classfeed_dagster.trading_days import SYDNEY
+
+_Amount = Annotated[Decimal, Field(ge=0, le=10**18)]
 
 
 class Observation(StoredRecord):
@@ -29,8 +32,8 @@ class Observation(StoredRecord):
     feed: str | None = None
     business_date: dt.date | None = None
     correlation_id: str | None = None
-    values: dict[str, Decimal]
-    parts: dict[str, dict[str, Decimal]] = Field(default={})
+    values: dict[str, _Amount]
+    parts: dict[str, dict[str, _Amount]] = Field(default={})
 
     @property
     def month(self) -> str:
@@ -48,7 +51,13 @@ def record(store: ObjectStore, name: str, observation: Observation) -> bool:
     return store.create(observation_key(observation.month, observation.source, name), to_json(observation))
 
 
-def observations(store: ObjectStore, month: str, source: str = "") -> Iterator[Observation]:
-    """Yield the observations of a month (``YYYY-MM``), of all sources or of one, ordered by source and name."""
+def observations(store: ObjectStore, month: str, damaged: list[str], source: str = "") -> Iterator[Observation]:
+    """Yield the observations of a month (``YYYY-MM``), of all sources or of one, ordered by source and name.
+
+    The keys of unreadable ones are added to ``damaged``: no role can remove them, and the others do not depend on them.
+    """
     for key in store.list(f"owner-numbers/{month}/{source}"):
-        yield from_json(Observation, store.read(key), store.location(key))
+        try:
+            yield from_json(Observation, store.read(key), store.location(key))
+        except DamagedRecordError:
+            damaged.append(key)

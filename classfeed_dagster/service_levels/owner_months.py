@@ -50,6 +50,7 @@ class OwnerMonth(StoredRecord):
     month: str = Field(pattern=r"^\d{4}-\d\d$")
     computed_at: AwareDatetime
     figures: tuple[OwnerFigure, ...]
+    damaged: tuple[str, ...] = Field(default=(), description="keys of observations that cannot be read")
 
     def find(self, metric: str, feed: str | None) -> OwnerFigure | None:
         """Return a number's figure, or None."""
@@ -70,7 +71,8 @@ def months_until(month: str, count: int = MONTHS) -> list[str]:
 def compute_month(store: ObjectStore, feeds: Iterable[str], month: str, now: dt.datetime) -> OwnerMonth:
     """Return a month's figures from its observations and the toil of ``feeds``. ``now`` is UTC."""
     by_source: dict[str, list[Observation]] = defaultdict(list)
-    for observation in observations(store, month):
+    damaged: list[str] = []
+    for observation in observations(store, month, damaged):
         by_source[observation.source].append(observation)
     figures = [
         figure
@@ -79,7 +81,7 @@ def compute_month(store: ObjectStore, feeds: Iterable[str], month: str, now: dt.
         for figure in _figures(number, by_source[number.source])
     ]
     toil = [figure for feed in feeds for figure in _toil(store, feed, month)]
-    return OwnerMonth(month=month, computed_at=now, figures=(*toil, *figures))
+    return OwnerMonth(month=month, computed_at=now, figures=(*toil, *figures), damaged=tuple(damaged))
 
 
 def close_month(store: ObjectStore, feeds: Iterable[str], month: str, now: dt.datetime) -> bool:

@@ -35,6 +35,9 @@ def owner_page(months: Sequence[OwnerMonth]) -> str:
         f'<div class="verdict {state}"><b>{sum(judged)} of {len(judged)} targets met</b> <span>in {name}</span></div>',
         table("This month", HEADER, figure_rows(months), numeric=(1, 2, 4, 5), stacked=True),
         f"<p class=soft>No observation this month: {escape(', '.join(missing))}.</p>" if missing else "",
+        f'<p class="error">Observations that cannot be read: {escape(", ".join(current.damaged))}.</p>'
+        if current.damaged
+        else "",
         *_notes(current),
         "<h2>History</h2>",
         plots(_history(months)),

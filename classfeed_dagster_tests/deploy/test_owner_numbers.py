@@ -105,7 +105,9 @@ def kept(folder: Path) -> list[Observation]:
     """Return what is written, read as the project reads it, under the key that it has there."""
     store = LocalStore(folder)
     (month,) = {path.parent.parent.name for path in (folder / "owner-numbers").rglob("*.json")}
-    recorded = list(observations(store, month))
+    damaged: list[str] = []
+    recorded = list(observations(store, month, damaged))
+    assert damaged == []
     assert {observation.month for observation in recorded} == {month}
     return recorded
 

@@ -86,7 +86,7 @@ def test_owner_report_records_each_date_and_run_once(desk: Desk, monkeypatch: py
     again = owner_report(desk, "2026-03-03T09:40:00+11:00")
     assert (again["deliveries.recorded"], again["costs.runs_recorded"]) == (0, 0)
 
-    (cost,) = observations(store, "2026-03", "cost/")
+    (cost,) = observations(store, "2026-03", [], "cost/")
     assert (cost.feed, str(cost.business_date)) == ("class_super", MONDAY)
     assert cost.correlation_id == desk.manifest(MONDAY).correlation_id
     # The run reads and writes at least what it delivers, and works for more than a clock tick.
@@ -130,3 +130,16 @@ def test_cost_of_a_failed_step_is_recorded(desk: Desk) -> None:
     assert run.status is dg.DagsterRunStatus.FAILURE
     used = step_usage.usage_of(desk.instance, run.run_id)
     assert used.requests > 0
+
+
+def test_date_of_a_feed_in_shadow_is_never_judged_late(desk: Desk) -> None:
+    desk.two_customers()  # nothing is delivered
+    desk.switch(mode={"class_super": "shadow"})
+    assert owner_report(desk, "2026-03-03T09:30:00+11:00")["deliveries.recorded"] == 1
+    desk.switch(mode={"class_super": "live"})
+    assert owner_report(desk, "2026-03-04T09:30:00+11:00")["deliveries.recorded"] == 1
+    punctuality = observations(desk.runtime.store, "2026-03", [], "punctuality/")
+    assert [(str(date.business_date), date.values) for date in punctuality] == [
+        (MONDAY, {}),
+        ("2026-03-03", {"on_time": Decimal(0)}),
+    ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.feeds.feed import ServiceLevel
@@ -50,14 +50,22 @@ def test_observation_is_never_overwritten(store: ObjectStore) -> None:
     first = Observation(source="forge", at=NOW, values={"open_bugfixes": Decimal(3)})
     assert record(store, "a", first)
     assert not record(store, "a", first.model_copy(update={"values": {"open_bugfixes": Decimal(0)}}))
-    assert list(observations(store, "2026-03")) == [first]
-    assert list(observations(store, "2026-02")) == []
+    damaged: list[str] = []
+    assert list(observations(store, "2026-03", damaged)) == [first]
+    assert list(observations(store, "2026-02", damaged)) == []
+    assert damaged == []
 
 
-def test_damaged_observation_is_named(local_store: ObjectStore) -> None:
-    local_store.put("owner-numbers/2026-03/forge/a.json", b'{"values": {"x": "much"}}')
-    with pytest.raises(DamagedRecordError, match=r"owner-numbers/2026-03/forge/a\.json"):
-        compute_month(local_store, FEEDS_SHOWN, "2026-03", NOW)
+@pytest.mark.parametrize("value", ["much", "NaN", "-1", "1E+999999"])
+def test_damaged_observation_is_named_and_hides_no_other(local_store: ObjectStore, value: str) -> None:
+    observe(local_store, "forge", open_bugfixes=4)
+    key = "owner-numbers/2026-03/pipeline/7-1.json"
+    record = {"source": "pipeline", "at": "2026-03-04T00:00:00Z", "values": {"pipeline_seconds": value}}
+    local_store.put(key, json.dumps(record).encode())
+    month = compute_month(local_store, FEEDS_SHOWN, "2026-03", NOW)
+    assert [(figure.metric, figure.value) for figure in month.figures] == [("open_bugfixes", Decimal(4))]
+    assert month.damaged == (key,)
+    assert f"Observations that cannot be read: {key}." in owner_page([month])
 
 
 def test_month_of_an_observation_is_sydneys_or_its_business_dates() -> None:

@@ -73,9 +73,10 @@ def _of_dates(runtime: Runtime, feed_context: FeedContext, now: dt.datetime) -> 
         def stored(source: str, day: dt.date = day) -> bool:
             return store.exists(observation_key(f"{day:%Y-%m}", source, f"{feed.name}-{day}"))
 
-        if live and not stored("punctuality"):
+        if not stored("punctuality"):
             on_time = judge(store, feed, date).verdict in (Punctuality.ON_TARGET, Punctuality.IN_TIME)
-            yield Observation(source="punctuality", values={"on_time": Decimal(on_time)}, **common)
+            # A date of a feed in shadow or off is never late, also after the feed has gone live.
+            yield Observation(source="punctuality", values={"on_time": Decimal(on_time)} if live else {}, **common)
         if not stored("performance") and (first := deliveries(store, feed, day)[:1]):
             seconds = Decimal(round((first[0].delivered_at - first[0].snapshot_at).total_seconds()))
             yield Observation(source="performance", values={"date_seconds": seconds}, **common)
@@ -153,11 +154,12 @@ def _engineering() -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]
     ) -> dg.MaterializeResult[None]:
         started, now = time.monotonic(), current_time(runtime)
+        damaged: list[str] = []
         recorded = [
             observation
             for month in owner_months.months_until(owner_months.month_of(now), 2)
             for source in ("pipeline", "mutation", "forge")
-            for observation in observations(runtime.store, month, f"{source}/")
+            for observation in observations(runtime.store, month, damaged, f"{source}/")
         ]
         latest = {last.source: f"{last.at:%Y-%m-%d %H:%M} UTC" for last in sorted(recorded, key=lambda each: each.at)}
         worked: dict[str, list[Decimal]] = {}
@@ -169,6 +171,7 @@ def _engineering() -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata={
                 "observations": len(recorded),
+                **({"cannot_be_read": ", ".join(damaged)} if damaged else {}),
                 "latest": markdown_table(["source", "latest observation"], sorted(latest.items())),
                 "jobs": markdown_table(["job", "runs", "median, s", "95 %, s"], rows),
                 "seconds": since(started),
