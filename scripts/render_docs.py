@@ -89,9 +89,9 @@ def _command(path: str, command: Any) -> Iterator[str]:
         yield ""
     example = EXAMPLES / f"{path.removeprefix('classfeed ').replace(' ', '-')}.txt"
     if example.exists():
-        yield "```"
-        yield example.read_text().rstrip()
-        yield "```"
+        output = example.read_text().rstrip()
+        shown = output in (ROOT / "README.md").read_text()
+        yield "Output: [README](../README.md#everyday-tasks)." if shown else f"```\n{output}\n```"
         yield ""
 
 

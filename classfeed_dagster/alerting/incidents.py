@@ -63,7 +63,7 @@ class State(StoredRecord):
     incident: Incident = Field(description="as last notified")
     opened_at: AwareDatetime
     thread: Thread | None = Field(default=None, description="null until the first message is sent")
-    told: str = Field(default="", description="fingerprint of the thread's message")
+    notified: str = Field(default="", alias="told", description="fingerprint of the thread's message")
     paged: bool = False
     closed_at: AwareDatetime | None = None
 
@@ -190,12 +190,12 @@ class IncidentNotifier:
         if thread is None:
             threads: list[Thread] = []
             if self._try("Slack", lambda: threads.append(self.messenger.announce(incident))):
-                self._keep(thread=threads[0], told=incident.fingerprint, incident=incident)
+                self._keep(thread=threads[0], notified=incident.fingerprint, incident=incident)
                 notified = True
-        elif self.state.told != incident.fingerprint and self._try(
+        elif self.state.notified != incident.fingerprint and self._try(
             "Slack", lambda: self.messenger.revise(thread, incident)
         ):
-            self._keep(told=incident.fingerprint, incident=incident)
+            self._keep(notified=incident.fingerprint, incident=incident)
             notified = True
         return notified
 

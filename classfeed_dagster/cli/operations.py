@@ -41,7 +41,12 @@ def statement(
 
 
 def watchdog(
-    tell: Annotated[bool, typer.Option(help="Notify Slack and PagerDuty; without tokens, the log.")] = True,
+    notify: Annotated[
+        bool,
+        typer.Option(
+            "--notify/--no-notify", "--tell/--no-tell", help="Notify Slack and PagerDuty; without tokens, the log."
+        ),
+    ] = True,
     sensors: Annotated[bool, typer.Option(help="Also check the sensors' heartbeats.")] = True,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -80,7 +85,7 @@ def watchdog(
         for sensor in silent:
             out.print(f"[red]silent[/]   {sensor}", highlight=False)
     incident = watchdog_incident(missing, silent)
-    if tell:
+    if notify:
         notifiers = (slack.messenger(settings), pagerduty.pager(settings))
         incidents.sync_incidents(store, [] if incident is None else [incident], notifiers, now, only=incidents.WATCHDOG)
     if incident is not None:

@@ -17,7 +17,7 @@ from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, REVERSED_TYPE, landed_since
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feeds.feed import STANDARD, Feed
-from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
+from classfeed_dagster.feeds.portfolios import ALL_PORTFOLIOS, Portfolios
 
 _ERRORS = "errors"
 
@@ -47,7 +47,7 @@ class FeedFlags:
 
     feed: str
     mode: FeedMode
-    portfolios: Portfolios = EVERYBODY
+    portfolios: Portfolios = ALL_PORTFOLIOS
     include_income: bool = True
     include_drp: bool = True
     rendering: str = STANDARD

@@ -12,7 +12,7 @@ from classfeed_dagster.acknowledgements.mapping import AnswerMapping
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.errors import ConfigurationError
-from classfeed_dagster.feeds.portfolios import EVERYBODY, Portfolios
+from classfeed_dagster.feeds.portfolios import ALL_PORTFOLIOS, Portfolios
 from classfeed_dagster.reconciliation.document_layouts import DocumentLayout, layout_named
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
 from classfeed_dagster.stored_records import delivered_prefix
@@ -73,7 +73,7 @@ class Feed:
     starts_at: dt.time = dt.time(6, 0)
     service_level: ServiceLevel = ServiceLevel()
     max_page_bytes: int | None = None
-    portfolios: Portfolios = EVERYBODY
+    portfolios: Portfolios = ALL_PORTFOLIOS
     include_income: bool = True
     include_drp: bool = True
     legacy: bool = False

@@ -48,4 +48,4 @@ class Portfolios:
         return any(number in other for number in self.numbers)
 
 
-EVERYBODY = Portfolios()
+ALL_PORTFOLIOS = Portfolios()

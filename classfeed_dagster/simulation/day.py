@@ -41,7 +41,7 @@ class PlantedFault:
 
     fault: Fault
     planted_on: dt.date
-    mended_on: dt.date | None = None
+    mended_on: dt.date | None = None  # stored under this name
 
     def applies_on(self, day: dt.date) -> bool:
         """Return True if bigsite is still wrong after the end of ``day``."""

@@ -54,8 +54,8 @@ def prove_books(
     # A portfolio held back has a prefix of its history at the recipient: correct, but not up to date.
     complete = set(books.portfolios) - _behind(store, feed, last)
     return [
-        _nobody_else(world, pages),
-        _everybody(store, feed, world, last, pages),
+        _only_consented(world, pages),
+        _all_consented(store, feed, world, last, pages),
         _agrees(
             "movements sent add up to the customers' own books",
             _sums(books, "loaded", complete),
@@ -79,7 +79,7 @@ def _documents(store: ObjectStore, feed: Feed) -> Proof:
     )
 
 
-def _nobody_else(world: World, pages: Sequence[DeliveredPage]) -> Proof:
+def _only_consented(world: World, pages: Sequence[DeliveredPage]) -> Proof:
     strangers: set[str] = set()
     sent: set[str] = set()
     for page in pages:
@@ -90,7 +90,9 @@ def _nobody_else(world: World, pages: Sequence[DeliveredPage]) -> Proof:
     return Proof(f"{len(sent)} portfolios were sent, each with consent on its date", not strangers)
 
 
-def _everybody(store: ObjectStore, feed: Feed, world: World, last: dt.date, pages: Sequence[DeliveredPage]) -> Proof:
+def _all_consented(
+    store: ObjectStore, feed: Feed, world: World, last: dt.date, pages: Sequence[DeliveredPage]
+) -> Proof:
     sent = {
         number
         for page in pages

@@ -33,7 +33,7 @@ MONDAY = dt.date(2026, 3, 2)
 MORNING = morning_after(MONDAY)
 MAPPING = AnswerMapping(checks={"E42": "net_amount"})
 FEED = Feed(
-    "told", "To a recipient that answers", "BGL", EPI, ("team:x",), FeedMode.LIVE, MONDAY, acknowledgements=MAPPING
+    "answering", "To a recipient that answers", "BGL", EPI, ("team:x",), FeedMode.LIVE, MONDAY, acknowledgements=MAPPING
 )  # fmt: skip
 
 
@@ -43,19 +43,19 @@ def delivered(desk: Desk) -> Iterator[Desk]:
     for customer in desk.two_customers():
         customer.consent(granted_at="2026-02-20T00:00:00Z", recipient="BGL")
     desk.end_of_day(MONDAY.isoformat())
-    assert desk.run(MONDAY.isoformat(), feed="told").outcome is Outcome.DELIVERED
+    assert desk.run(MONDAY.isoformat(), feed="answering").outcome is Outcome.DELIVERED
     yield desk
     server.stop(desk.runtime.settings.home)
 
 
 def read(desk: Desk) -> None:
-    (request,) = desk.tick("told_acknowledgements")[0]
+    (request,) = desk.tick("answering_acknowledgements")[0]
     job = desk.definitions.resolve_job_def(str(request.job_name))
     result = job.execute_in_process(instance=desk.instance, tags={CLOCK_TAG: MORNING.isoformat()})
     assert result.success
 
 
-def told(desk: Desk, hours: int = 2) -> dict[str, dict[str, int]]:
+def incident_counts(desk: Desk, hours: int = 2) -> dict[str, dict[str, int]]:
     now = MORNING + dt.timedelta(hours=hours)
     observations = gather(desk.runtime, run_reader(desk.instance), [FEED], now, ask_changes=False)
     return {
@@ -66,19 +66,19 @@ def told(desk: Desk, hours: int = 2) -> dict[str, dict[str, int]]:
 
 def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
     desk, store = delivered, delivered.runtime.store
-    assert desk.tick("told_acknowledgements")[1] == "the inbox of told is empty"
-    assert told(desk, hours=5) == {}
-    assert told(desk, hours=7) == {"not-acknowledged.told": {"files": 1}}
+    assert desk.tick("answering_acknowledgements")[1] == "the inbox of answering is empty"
+    assert incident_counts(desk, hours=5) == {}
+    assert incident_counts(desk, hours=7) == {"not-acknowledged.answering": {"files": 1}}
     (trade,) = [row for row in desk.bigsite.rows[tables.trade] if row["portfolio_id"] == desk.bigsite.portfolios[0].id]
     number, transaction = "SW00000001", f"T{trade['trade_id']}"
-    manifest = desk.manifest(MONDAY.isoformat(), feed="told")
+    manifest = desk.manifest(MONDAY.isoformat(), feed="answering")
     put_answers(store, manifest, manifest.pages[0], MAPPING, [rejection(number, transaction, "E42")])
     read(desk)
-    (file,) = file_answers(store, "told", MONDAY)
+    (file,) = file_answers(store, "answering", MONDAY)
     assert (file.state, file.contradictory) == (FileState.PARTIALLY_PROCESSED, False)
-    assert told(desk, hours=7) == {"refused.told": {"dates": 1, "portfolios": 1}}
+    assert incident_counts(desk, hours=7) == {"refused.answering": {"dates": 1, "portfolios": 1}}
     with open_warehouse(desk.runtime.settings) as connection:
-        (break_,) = stored_breaks(connection, feed="told", only_open=True)
+        (break_,) = stored_breaks(connection, feed="answering", only_open=True)
         rows = query(
             connection, "SELECT FILE_STATE, TRANSACTION_ID, RECORD_STATE, CODE FROM ACKNOWLEDGEMENT ORDER BY 2"
         )
@@ -91,9 +91,9 @@ def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
     assert item.trace.source_row == f"bigsite.trade, trade_id = {trade['trade_id']}"
 
     audience = FEED.audience(MONDAY)
-    way = trace(desk.runtime.engine, store, "told", audience, transaction, document_format=EPI)
+    way = trace(desk.runtime.engine, store, "answering", audience, transaction, document_format=EPI)
     assert trace_cli._answers(desk.runtime, FEED, way) == [
-        {"message_id": "told-20260302-r0-p1", "state": "partially processed", "record": "rejected E42"}]  # fmt: skip
+        {"message_id": "answering-20260302-r0-p1", "state": "partially processed", "record": "rejected E42"}]  # fmt: skip
     (output,) = deliveries._answers([file])
     assert (output["state"], output["contradictory"], len(list(output["records"]))) == ("partially processed", False, 1)  # type: ignore[call-overload]
 
@@ -102,32 +102,35 @@ def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
         connection.execute(
             tables.portfolio.update().where(tables.portfolio.c.portfolio_number == number).values(portfolio_name="New")
         )
-    assert desk.run(MONDAY.isoformat(), feed="told", fresh_snapshot=True).outcome is Outcome.DELIVERED
-    again = desk.manifest(MONDAY.isoformat(), 1, feed="told")
+    assert desk.run(MONDAY.isoformat(), feed="answering", fresh_snapshot=True).outcome is Outcome.DELIVERED
+    again = desk.manifest(MONDAY.isoformat(), 1, feed="answering")
     assert [portfolio.number for portfolio in again.portfolios] == [number]
-    assert told(desk, hours=7)["refused.told"] == {"dates": 1, "portfolios": 1}
+    assert incident_counts(desk, hours=7)["refused.answering"] == {"dates": 1, "portfolios": 1}
     put_answers(store, again, again.pages[0], MAPPING)
     read(desk)
-    assert told(desk, hours=7) == {}
+    assert incident_counts(desk, hours=7) == {}
     with open_warehouse(desk.runtime.settings) as connection:
-        assert stored_breaks(connection, feed="told", only_open=True) == []
+        assert stored_breaks(connection, feed="answering", only_open=True) == []
 
 
 def test_faulty_answer_is_kept_and_reported(delivered: Desk) -> None:
     desk, store = delivered, delivered.runtime.store
-    manifest = desk.manifest(MONDAY.isoformat(), feed="told")
+    manifest = desk.manifest(MONDAY.isoformat(), feed="answering")
     keys = put_answers(store, manifest, manifest.pages[0], MAPPING, faults=set(AnswerFault) - {AnswerFault.LATE})
     assert len(keys) == 5
     read(desk)
-    (file,) = file_answers(store, "told", MONDAY)
+    (file,) = file_answers(store, "answering", MONDAY)
     assert [answer.state for answer in file.answers] == [FileState.LOADED, FileState.FAILED]  # the duplicate is one
     assert (file.state, file.contradictory) == (FileState.FAILED, True)
-    letters = {letter.reason: store.read(letter.inbox_key) for letter in dead_letters(store, "told")}
+    letters = {letter.reason: store.read(letter.inbox_key) for letter in dead_letters(store, "answering")}
     assert set(letters) == {"no such file was delivered", "not of the declared json form (JSONDecodeError)"}
-    assert len(list(store.list("acknowledged-content/told/"))) == 4
-    assert told(desk) == {"refused.told": {"dates": 1, "portfolios": 0}, "unreadable-answers.told": {"messages": 2}}
-    assert told(desk, hours=24 * 8).keys() == {"refused.told"}
-    again = read_inbox(store, "told", MAPPING, MORNING)
+    assert len(list(store.list("acknowledged-content/answering/"))) == 4
+    assert incident_counts(desk) == {
+        "refused.answering": {"dates": 1, "portfolios": 0},
+        "unreadable-answers.answering": {"messages": 2},
+    }
+    assert incident_counts(desk, hours=24 * 8).keys() == {"refused.answering"}
+    again = read_inbox(store, "answering", MAPPING, MORNING)
     assert (again.acknowledgements, again.dead_letters) == ((), ())
 
 
@@ -135,15 +138,15 @@ def test_faulty_answer_is_kept_and_reported(delivered: Desk) -> None:
     ("message_id", "reason"),
     [
         ("other-20260302-r0-p1", "it names no file of this feed"),
-        ("told-20269999-r0-p1", "it names no file of this feed"),
-        ("told-20260302-r7-p1", "no such file was delivered"),
+        ("answering-20269999-r0-p1", "it names no file of this feed"),
+        ("answering-20260302-r7-p1", "no such file was delivered"),
     ],
 )
 def test_answer_about_another_file_is_a_dead_letter(delivered: Desk, message_id: str, reason: str) -> None:
     store = delivered.runtime.store
-    store.put("acknowledgements/told/a.json", f'{{"message_id": "{message_id}", "state": "loaded"}}'.encode())
-    foreign = '{"message_id": "told-20260302-r0-p1", "state": "loaded", "records": [{"portfolio_number": "SW9", "state": "accepted"}]}'
-    store.put("acknowledgements/told/b.json", foreign.encode())
-    result = read_inbox(store, "told", MAPPING, MORNING)
+    store.put("acknowledgements/answering/a.json", f'{{"message_id": "{message_id}", "state": "loaded"}}'.encode())
+    foreign = '{"message_id": "answering-20260302-r0-p1", "state": "loaded", "records": [{"portfolio_number": "SW9", "state": "accepted"}]}'
+    store.put("acknowledgements/answering/b.json", foreign.encode())
+    result = read_inbox(store, "answering", MAPPING, MORNING)
     assert [letter.reason for letter in result.dead_letters] == [
         reason, "it answers about a portfolio that is not in the file"]  # fmt: skip

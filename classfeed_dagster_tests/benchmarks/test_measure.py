@@ -48,8 +48,8 @@ def prepare_death(scratch: Path) -> Work:
     return lambda: os._exit(9)
 
 
-def answer(scratch: Path, told: int) -> Work:
-    return lambda: {"answer": told}
+def answer(scratch: Path, value: int) -> Work:
+    return lambda: {"answer": value}
 
 
 def test_run_counts_its_own_memory_in_its_own_process() -> None:
@@ -89,20 +89,20 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_compare_alternates_the_ways(order: list[str]) -> None:
-    ways = [Way(name, answer, {"told": 1}) for name in "ABC"]
+    ways = [Way(name, answer, {"value": 1}) for name in "ABC"]
     part = compare("turns", 1, "nothing", ways, rounds=3)
     assert "".join(order) == "ABCABCABC"
     assert [len(way.runs) for way in part.ways] == [3, 3, 3]
 
 
 def test_round_after_the_budget_is_skipped_except_the_first(order: list[str]) -> None:
-    ways = [Way(name, answer, {"told": 1}) for name in "AB"]
+    ways = [Way(name, answer, {"value": 1}) for name in "AB"]
     compare("late", 1, "nothing", ways, rounds=5, until=time.monotonic() - 1)
     assert "".join(order) == "AB"
 
 
 def test_compare_with_different_answers_is_refused(order: list[str]) -> None:
-    ways = [Way("A", answer, {"told": 1}), Way("B", answer, {"told": 2})]
+    ways = [Way("A", answer, {"value": 1}), Way("B", answer, {"value": 2})]
     with pytest.raises(BenchmarkError, match="answers differ"):
         compare("different", 1, "nothing", ways, rounds=1)
 

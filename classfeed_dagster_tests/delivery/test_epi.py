@@ -131,7 +131,7 @@ def test_epi_documents_are_delivered_and_verified(local_store: LocalStore) -> No
     assert outcome.kind == "DELIVERED"
     assert len(new_build.pages) > 1
     second = {**{f"P{at}": ("CURRENT", ("5.00",)) for at in range(5)}, "P5": ("REMOVED", ())}
-    # The state of the fake feed's dates isn't this feed's: the plan is told that all were delivered.
+    # The state of the fake feed's dates isn't this feed's: the plan assumes that all were delivered.
     _, outcome = deliver(local_store, Day(DAY2, second))
     assert outcome.manifest is not None
     assert outcome.manifest.totals.currencies["AUD"].cash_credits == Decimal("25.00")

@@ -65,7 +65,7 @@ class Story:
     def at(self, time: str, day: str) -> str:
         return f"{DAYS[day]}T{time}:00+11:00"
 
-    def told(self, name: str) -> list[tuple[str, str]]:
+    def notifications(self, name: str) -> list[tuple[str, str]]:
         """Return a case's delivered consent changes by day, in order of delivery."""
         number = self.cast[name].number
         return [
@@ -203,7 +203,7 @@ def run_says(story: Story, outcome: str) -> None:
 @then(parsers.parse('"{name}" is delivered as: {expected}'))
 def is_told(story: Story, name: str, expected: str) -> None:
     target = [] if expected == "nothing" else re.findall(r"(\w+) on (\w+)", expected)
-    assert story.told(name) == target
+    assert story.notifications(name) == target
 
 
 @then(parsers.parse('{day}\'s document has the whole history of "{name}"'))

@@ -52,7 +52,7 @@ def reconcile(desk: Desk) -> Any:
     )
 
 
-def told(desk: Desk, side: str) -> ReconciliationSummary:
+def summary_of(desk: Desk, side: str) -> ReconciliationSummary:
     return desk.runtime.load_reference(f"{FEED}/{side}_reconciliation", MONDAY, ReconciliationSummary)
 
 
@@ -64,8 +64,8 @@ def test_clean_delivery_is_reconciled_and_loaded(delivered: Desk) -> None:
     with open_warehouse(runtime.settings) as connection:
         publish_metrics(connection, "CLASS", MONDAY, metrics, morning_after(MONDAY))
     assert reconcile(delivered).success
-    assert (told(delivered, "source").breaks, told(delivered, "data_team").breaks) == (0, 0)
-    assert runtime.store.exists(told(delivered, "source").report)
+    assert (summary_of(delivered, "source").breaks, summary_of(delivered, "data_team").breaks) == (0, 0)
+    assert runtime.store.exists(summary_of(delivered, "source").report)
     with open_warehouse(runtime.settings) as connection:
         assert query(connection, "SELECT COUNT(*) FROM FACT_HOLDING_DAILY") == [(2,)]
     assert delivered.tick(f"{FEED}_reconciliation_sensor")[0] == []
@@ -80,7 +80,7 @@ def test_row_lost_by_bigsite_is_a_break_until_corrected(delivered: Desk) -> None
         )
     stopped = reconcile(delivered)
     assert not stopped.success
-    assert told(delivered, "source").errors == 1
+    assert summary_of(delivered, "source").errors == 1
     failed = [
         evaluation.asset_check_key.name for evaluation in stopped.get_asset_check_evaluations() if not evaluation.passed
     ]
@@ -89,7 +89,7 @@ def test_row_lost_by_bigsite_is_a_break_until_corrected(delivered: Desk) -> None
         delivered.tick("alerts")
         lines = open_incidents(runtime.store)[f"breaks.{FEED}"].incident
         assert (lines.dates, lines.offenders) == ((MONDAY,), ("SW00000001",))
-        assert told(delivered, "source").report in lines.doing
+        assert summary_of(delivered, "source").report in lines.doing
     with open_warehouse(runtime.settings) as connection:
         (standing,) = stored_breaks(connection, only_open=True)
         assert standing.portfolio_number == "SW00000001"
@@ -98,7 +98,7 @@ def test_row_lost_by_bigsite_is_a_break_until_corrected(delivered: Desk) -> None
     with runtime.engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO bigsite.security_movement SELECT * FROM kept ON CONFLICT DO NOTHING")
     reconcile(delivered)
-    assert told(delivered, "source").breaks == 0
+    assert summary_of(delivered, "source").breaks == 0
     with delivered.at("2026-03-03T08:10:00+11:00"):
         delivered.tick("alerts")
         assert f"breaks.{FEED}" not in open_incidents(runtime.store)
@@ -144,7 +144,7 @@ def test_audit_finds_changed_warehouse_rows_and_figures(delivered: Desk) -> None
     success, label = _audit(delivered)
     assert not success
     assert "2 of the data team's figures changed" in label
-    assert told(delivered, "data_team").warnings == 2
+    assert summary_of(delivered, "data_team").warnings == 2
 
 
 def test_audit_that_fails_raises_its_incident(delivered: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ def test_data_team_metrics_that_agree_have_no_break(team: Team) -> None:
     result = team.reconcile(due=COMPUTED)
     assert result.breaks == (), result.markdown(50)
     counted = {name: rows for name, rows in result.tallies[0].counts.items() if rows != (0, 0)}
-    # Portfolios with an opening can't be told apart for the window's metrics: left out, with the reason.
+    # Portfolios with an opening can't be separated for the window's metrics: left out, with the reason.
     assert set(counted) <= {"match", "excluded"}
     assert counted["match"][0] > 30
 

@@ -208,7 +208,7 @@ def test_portfolio_without_consent_in_a_file_is_an_error(undelivered: Scene) -> 
     undelivered.deliver(frames=frames)
     deviation = [break_ for break_ in undelivered.reconcile().breaks if break_.kind is not BreakKind.CONSENT]
     consent = [break_ for break_ in undelivered.reconcile().breaks if break_.kind is BreakKind.CONSENT]
-    assert not consent  # told once: the portfolio isn't bigsite's at all
+    assert not consent  # reported once: the portfolio isn't bigsite's at all
     (item,) = deviation
     assert (item.kind, item.record, item.portfolio_number) == (BreakKind.EXTRA_IN_EXPORT, "portfolio", "SW999999")
     assert item.likeliest.cause is BreakCause.EXPORT_FAULT

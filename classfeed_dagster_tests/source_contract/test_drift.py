@@ -40,7 +40,7 @@ def after(changing_bigsite: sa.Engine) -> Change:
     return apply
 
 
-def told(verdict: SchemaVerdict) -> list[tuple[Severity, DriftKind, str]]:
+def changes_in(verdict: SchemaVerdict) -> list[tuple[Severity, DriftKind, str]]:
     return [(difference.severity, difference.kind, difference.subject) for difference in verdict.differences]
 
 
@@ -198,7 +198,7 @@ def test_change_is_reported_once_with_its_severity(
     after: Change, ddl: str, expected: list[tuple[Severity, DriftKind, str]]
 ) -> None:
     verdict = after(ddl)
-    assert sorted(told(verdict), key=str) == sorted(expected, key=str)
+    assert sorted(changes_in(verdict), key=str) == sorted(expected, key=str)
     assert verdict.severity is max(severity for severity, _, _ in expected)
     assert bool(blocking_drift(verdict)) is (verdict.severity is B)
     for difference in verdict.differences:
@@ -210,7 +210,7 @@ def test_change_is_reported_once_with_its_severity(
 
 @pytest.mark.parametrize("ddl", NOTHING)
 def test_change_that_no_reader_notices_is_no_difference(after: Change, ddl: str) -> None:
-    assert told(after(ddl)) == []
+    assert changes_in(after(ddl)) == []
 
 
 def test_blocking_change_states_place_effect_and_remedy(after: Change) -> None:
@@ -269,7 +269,7 @@ def test_database_domain_is_read_as_its_base_type(after: Change) -> None:
         "CREATE DOMAIN direction AS varchar(4) CHECK (VALUE IN ('BUY', 'SELL', 'SHORT')); "
         "ALTER TABLE trade DROP CONSTRAINT side_known, ALTER side TYPE direction"
     )
-    assert told(verdict) == [(W, DriftKind.NEW_VALUE, "trade.side")]
+    assert changes_in(verdict) == [(W, DriftKind.NEW_VALUE, "trade.side")]
 
 
 def insert_cash(connection: sa.Connection, key: int, kind: str | None, recorded_at: str) -> None:
@@ -337,7 +337,7 @@ class TestValues:
 
 def test_unknown_value_adopted_by_the_contract_is_no_difference(after: Change, changing_bigsite: sa.Engine) -> None:
     verdict = after("ALTER TABLE trade DROP CONSTRAINT side_known, ADD CHECK (side IN ('BUY', 'SELL', 'SHORT'))")
-    assert told(verdict) == [(W, DriftKind.NEW_VALUE, "trade.side")]
+    assert changes_in(verdict) == [(W, DriftKind.NEW_VALUE, "trade.side")]
     contract = load_contract()
     trade = contract.schema.tables["trade"]
     columns = tuple(

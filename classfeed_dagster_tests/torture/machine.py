@@ -90,7 +90,7 @@ class Feed(RuleBasedStateMachine):
             day = first + dt.timedelta(days=back)
             fund, share = self.funds[at % len(self.funds)], self.shares[at % 3]
             recorded = cutoff(day) - dt.timedelta(hours=12)
-            self.told(fund, lambda fund=fund, share=share, day=day, at=at, recorded=recorded: [  # type: ignore[misc]
+            self.recorded(fund, lambda fund=fund, share=share, day=day, at=at, recorded=recorded: [  # type: ignore[misc]
                 fund.buy(share, 10 + at, "10.25", day, settles=False, recorded_at=recorded),
                 fund.deposit("250.00", day, recorded_at=recorded),
             ])  # fmt: skip
@@ -114,7 +114,7 @@ class Feed(RuleBasedStateMachine):
             self.clock = min(self.clock + SOON, max(edge, self.clock))
         return self.clock
 
-    def told(self, fund: Portfolio, work: Callable[[], object]) -> None:
+    def recorded(self, fund: Portfolio, work: Callable[[], object]) -> None:
         """Let bigsite write, and tell the model of each ledger row."""
         before = {table: len(rows) for table, rows in fund.ledger.items()}
         work()
@@ -137,7 +137,7 @@ class Feed(RuleBasedStateMachine):
     def trade(self, at: int, share: int, count: Decimal, sell: bool, back: int, moment: str) -> None:
         fund, day = self.funds[at], self.today - dt.timedelta(days=back)
         recorded, side = self.tick(moment), "SELL" if sell else "BUY"
-        self.told(
+        self.recorded(
             fund, lambda: fund.trade(side, self.shares[share], count, "10.25", day, settles=False, recorded_at=recorded)
         )
 
@@ -147,20 +147,20 @@ class Feed(RuleBasedStateMachine):
         fund, recorded = self.funds[at], self.tick(moment)
         signed = -count if kind == "TRANSFER_OUT" else count
         day = self.today - dt.timedelta(days=back)
-        self.told(fund, lambda: fund.security_movement(self.shares[share], kind, signed, day, recorded_at=recorded))
+        self.recorded(fund, lambda: fund.security_movement(self.shares[share], kind, signed, day, recorded_at=recorded))
 
     @rule(at=portfolios, amount=money, back=days_back, moment=moments)
     def cash(self, at: int, amount: Decimal, back: int, moment: str) -> None:
         fund, recorded = self.funds[at], self.tick(moment)
         kind, day = ("DEPOSIT" if amount > 0 else "FEE"), self.today - dt.timedelta(days=back)
-        self.told(fund, lambda: fund.cash_transaction(kind, amount, day, recorded_at=recorded))
+        self.recorded(fund, lambda: fund.cash_transaction(kind, amount, day, recorded_at=recorded))
 
     @rule(at=portfolios, share=securities, back=days_back, drp=st.booleans(), moment=moments)
     def dividend(self, at: int, share: int, back: int, drp: bool, moment: str) -> None:
         fund, recorded = self.funds[at], self.tick(moment)
         more: dict[str, Any] = {"reinvested_units": "1.25"} if drp else {}
         day = self.today - dt.timedelta(days=back)
-        self.told(fund, lambda: fund.dividend(self.shares[share], "12.34", day, recorded_at=recorded, **more))
+        self.recorded(fund, lambda: fund.dividend(self.shares[share], "12.34", day, recorded_at=recorded, **more))
 
     @rule(at=portfolios, pick=st.integers(0, 50), moment=moments)
     def reverse(self, at: int, pick: int, moment: str) -> None:
@@ -173,7 +173,7 @@ class Feed(RuleBasedStateMachine):
         ]  # fmt: skip
         if open_rows:
             recorded = self.tick(moment)
-            self.told(fund, lambda: fund.reverse(open_rows[pick % len(open_rows)], recorded))
+            self.recorded(fund, lambda: fund.reverse(open_rows[pick % len(open_rows)], recorded))
 
     @rule(share=securities, ahead=st.integers(0, 1))
     def rename(self, share: int, ahead: int) -> None:
@@ -218,7 +218,7 @@ class Feed(RuleBasedStateMachine):
         self.clock = cutoff(self.today)
         self.closed.append(self.today)
         if late:  # recorded at the very cut-off: of the next window, and known to this end of day
-            self.told(fund, lambda: fund.deposit("7.00", self.closed[-1], recorded_at=self.clock))
+            self.recorded(fund, lambda: fund.deposit("7.00", self.closed[-1], recorded_at=self.clock))
         self.today = next_business_day(self.today)
         if ready:
             self.end_of_day(1)
@@ -345,7 +345,7 @@ class Feed(RuleBasedStateMachine):
         except TooManyHeldBackError:
             assert trouble == "strict"
             assert self.broken_now(day)
-            return "nothing goes"
+            return "nothing delivered"
         except (Crash, OutageError, ConsentReadError) as error:
             assert trouble in ("crash", "outage", "unreadable")
             return type(error).__name__

@@ -47,7 +47,7 @@ class Day:
 
 def soak(
     bigsite_url: str, folder: Path, *, days: int, portfolios: int, budget: Budget | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    report_line: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Day]:  # fmt: skip
     """Live and deliver up to ``days`` business days."""
     from classfeed_dagster.bigsite.create_schema import create_schema
@@ -88,14 +88,14 @@ def soak(
                 float(after - before), str(report.outcome),
             )  # fmt: skip
             before = after
-            tell(f"{at} of {days}: {day} {report.outcome} in {took:.1f} s, {_status('VmRSS') >> 10} MB")
+            report_line(f"{at} of {days}: {day} {report.outcome} in {took:.1f} s, {_status('VmRSS') >> 10} MB")
             if budget is not None and budget.left <= 0:
                 break
-        _retained(instance, runtime, tell)
+        _retained(instance, runtime, report_line)
     runtime.close()
 
 
-def _retained(instance: DagsterInstance, runtime: Runtime, tell: Callable[[str], None]) -> None:
+def _retained(instance: DagsterInstance, runtime: Runtime, report_line: Callable[[str], None]) -> None:
     """Run the retention jobs, which delete old objects only."""
     from classfeed_dagster.orchestration.jobs import purge_runs
     from classfeed_dagster.simulation.environment import expire
@@ -104,7 +104,7 @@ def _retained(instance: DagsterInstance, runtime: Runtime, tell: Callable[[str],
     first, deleted = expire(runtime.engine, runtime.settings)
     purged = purge_runs(instance, dt.datetime.now(dt.UTC) + dt.timedelta(hours=1), at_most=max(1, runs // 2))
     assert instance.get_runs_count() == runs - purged, "runs were not deleted"
-    tell(f"retention: {purged} of {runs} runs deleted; rows before {first}: {sum(deleted.values())} deleted")
+    report_line(f"retention: {purged} of {runs} runs deleted; rows before {first}: {sum(deleted.values())} deleted")
 
 
 def _status(name: str) -> int:
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--portfolios", type=int, default=60)
     options = parser.parse_args()
     with bigsite_server() as url, tempfile.TemporaryDirectory(prefix="classfeed-soak-") as folder:
-        days = list(soak(url, Path(folder), days=options.days, portfolios=options.portfolios, tell=print))
+        days = list(soak(url, Path(folder), days=options.days, portfolios=options.portfolios, report_line=print))
     row = judged(days)
     print(row.outcome)
     raise SystemExit("\n".join(row.broken) or 0)
