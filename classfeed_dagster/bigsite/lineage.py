@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 from classfeed_dagster.bigsite import queries
 from classfeed_dagster.bigsite.ledgers import OPPOSITE_IN_REVERSALS, SAME_IN_REVERSALS
-from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 
 _TRADED = ("trade.units", "trade.side")
 _MOVED = ("security_movement.units_change",)
@@ -109,16 +108,3 @@ SELECTING = frozenset(
 def landed_sources(table: str) -> dict[str, tuple[str, ...]]:
     """Return the bigsite columns (``table.column``) that the values of each column of a landed table come from."""
     return {name: DERIVED.get(f"{table}.{name}", (f"{table}.{name}",)) for name in queries.SCHEMAS[table].names}
-
-
-def unknown_sources() -> list[str]:
-    """Return the declared sources that bigsite lacks and the derived columns that no query lands: must be empty."""
-    tables = metadata.tables
-    sources = {source for table in queries.SCHEMAS for names in landed_sources(table).values() for source in names}
-    missing = [
-        source
-        for source in sorted(sources)
-        if source.partition(".")[2] not in tables[f"{SCHEMA}.{source.partition('.')[0]}"].columns
-    ]
-    landed = {f"{table}.{name}" for table, schema in queries.SCHEMAS.items() for name in schema.names}
-    return missing + sorted(DERIVED.keys() - landed)

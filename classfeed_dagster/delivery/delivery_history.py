@@ -133,9 +133,3 @@ def deliveries_of(
                 page = pages[portfolio.page]
                 deliveries.append(PortfolioDelivery(manifest, key, portfolio, page, superseded, shadow))
     return tuple(deliveries)
-
-
-def history_of(store: ObjectStore, feed: str, number: str) -> tuple[PortfolioDelivery, ...]:
-    """Return every delivery of a portfolio, date by date. Reads every manifest of the feed."""
-    dates = delivered_dates(store, feed)
-    return tuple(delivery for day in dates for delivery in deliveries_of(store, feed, day, number))

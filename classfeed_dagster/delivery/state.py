@@ -305,11 +305,6 @@ def _run_from(state: DeliveredState) -> int:
     return start
 
 
-def delivered_numbers(store: ObjectStore, feed: str, day: dt.date) -> frozenset[str]:
-    """Return the portfolios whose data was delivered for ``day``."""
-    return delivered_state(store, feed, day).numbers
-
-
 def earlier_date(store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date) -> EarlierDate | None:
     """Return the state of the date before ``day`` that the plan needs; None on the first date."""
     previous = audience.previous(day)

@@ -39,11 +39,6 @@ def unguard(text: str) -> str:
     return text[1:] if _guarded.match(text) else text
 
 
-def is_formula(text: str) -> bool:
-    """Return True if a spreadsheet could run ``text``, as a file contains it, as a formula."""
-    return not text.startswith("'") and guard(text) != text
-
-
 def guard_column(text: pl.Expr) -> pl.Expr:
     """Apply ``guard`` to a column; nulls stay null."""
     dangerous = text.str.contains(DANGEROUS) & ~text.str.contains(NUMBER)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from classfeed_dagster.bigsite.lineage import landed_sources
-from classfeed_dagster.bigsite.queries import SCHEMAS
 from classfeed_dagster.domains.build import FRAMES
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS, Column, Frame
 
@@ -54,13 +53,3 @@ def shown_name(domain: str, frame: Frame, column: str) -> str:
 def domain_of(frame: str) -> str:
     """Return the domain that produces the frame called ``frame``."""
     return next(domain for domain in FRAMES if any(shown.name == frame for shown in shown_frames(domain)))
-
-
-def unknown_sources() -> list[str]:
-    """Return declared sources that are neither landed nor columns of the consented portfolios. Must be empty."""
-    known = {f"{table}.{name}" for table, schema in SCHEMAS.items() for name in schema.names}
-    known |= {f"{CONSENTED_PORTFOLIOS.name}.{column.name}" for column in CONSENTED_PORTFOLIOS.columns}
-    named = {
-        source for domain in FRAMES for frame in shown_frames(domain) for c in frame.columns for source in c.source
-    }
-    return sorted(named - known - {DERIVED})

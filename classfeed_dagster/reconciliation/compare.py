@@ -59,11 +59,6 @@ class Difference:
     left: str | None
     right: str | None
 
-    @property
-    def group_text(self) -> str:
-        """Return the key as one text."""
-        return " ".join(part or "(null)" for part in self.key)
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:

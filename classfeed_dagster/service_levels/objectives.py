@@ -11,8 +11,6 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from classfeed_dagster.service_levels.metrics import METRICS
-
 _DECLARATIONS = Path(__file__).parent.parent / "feeds"
 
 
@@ -108,10 +106,3 @@ OBJECTIVES = (
         above=4,
     ),
 )
-
-
-def require_declared(objectives: tuple[Objective, ...] = OBJECTIVES) -> None:
-    """Raise ValueError if an objective has an undeclared metric."""
-    unknown = sorted({objective.metric for objective in objectives} - set(METRICS))
-    if unknown:
-        raise ValueError(f"Undeclared metric {', '.join(unknown)}: declare it in service_levels/metrics.py")

@@ -19,7 +19,7 @@ from classfeed_dagster.settings import Environment, get_settings
 from classfeed_dagster.simulation import guard
 from classfeed_dagster.simulation.books import CustomersBooks, add_up
 from classfeed_dagster.simulation.customers import CLASS
-from classfeed_dagster.simulation.day import DaySummary, Fault, Plan, PlantedFault, Simulation
+from classfeed_dagster.simulation.day import DaySummary, Plan, PlantedFault, Simulation
 from classfeed_dagster.simulation.end_of_day import run_time
 from classfeed_dagster.simulation.guard import plan_table, world_table
 from classfeed_dagster.simulation.identifiers import portfolio_number
@@ -86,11 +86,6 @@ class World:
             f"seed {plan.seed}, market {self._market.name}, {plan.consented} consented of {plan.portfolios} portfolios"
             + (f", faults planted until {last}" if last else "")
         )
-
-    @property
-    def faulty_portfolios(self) -> dict[Fault, str]:
-        """Return the number of the portfolio in which each fault is planted at some time."""
-        return {f.fault: portfolio_number(self.plan.faulty(f.fault)) for f in self.plan.faults}
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,6 @@ from classfeed_dagster.delivery.pages import read_page, write_page, written
 from classfeed_dagster.delivery.plan import plan_delivery
 from classfeed_dagster.delivery.state import (
     EarlierDate,
-    delivered_numbers,
     delivered_state,
     earlier_date,
     ever_delivered,
@@ -181,7 +180,7 @@ def test_state_folds_revisions(store: ObjectStore) -> None:
     second = delivered_state(store, FEED, DAY1)
     assert {n: portfolio.revision for n, portfolio in second.portfolios.items()} == {"P1": 0, "P2": 1, "P3": 1}
     assert second.fingerprint != first.fingerprint
-    assert delivered_numbers(store, FEED, DAY1) == {"P1", "P2", "P3"}
+    assert delivered_state(store, FEED, DAY1).numbers == {"P1", "P2", "P3"}
     earlier = earlier_date(store, FEED, AUDIENCE, DAY2)
     assert earlier is not None
     assert earlier.delivered == frozenset({"P1", "P2", "P3"})

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from classfeed_dagster.delivery.approve_removals import approvals, approve_removals, is_approved
-from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates, deliveries_of, history_of
+from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates, deliveries_of
 from classfeed_dagster.delivery.manifest import ChainEntry
 from classfeed_dagster.delivery.quarantine import held, quarantine, update_quarantine
 from classfeed_dagster.delivery.state import delivered_state
@@ -182,5 +182,11 @@ def test_status_and_history_list_every_hold(store: ObjectStore) -> None:
     assert store.exists(both[1].manifest_key)
     assert store.exists(both[1].page.key)
     assert len(deliveries_of(store, FEED, DAY1)) == 6
-    assert [item.manifest.business_date for item in history_of(store, FEED, "P2")] == [DAY1, DAY1, DAY2, DAY3]
-    assert history_of(store, FEED, "P9") == ()
+    histories = {
+        number: [
+            delivery for day in delivered_dates(store, FEED) for delivery in deliveries_of(store, FEED, day, number)
+        ]
+        for number in ("P2", "P9")
+    }
+    assert [item.manifest.business_date for item in histories["P2"]] == [DAY1, DAY1, DAY2, DAY3]
+    assert histories["P9"] == []

@@ -11,8 +11,13 @@ import polars as pl
 import pytest
 from dagster import AssetKey
 
-from classfeed_dagster.bigsite.lineage import unknown_sources as unknown_in_bigsite
-from classfeed_dagster.domains import lineage as domain_lineage
+from classfeed_dagster.bigsite.lineage import DERIVED as DERIVED_COLUMNS
+from classfeed_dagster.bigsite.lineage import landed_sources
+from classfeed_dagster.bigsite.queries import SCHEMAS
+from classfeed_dagster.bigsite.tables import metadata
+from classfeed_dagster.domains.build import FRAMES
+from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
+from classfeed_dagster.domains.lineage import DERIVED, shown_frames
 from classfeed_dagster.orchestration.column_metadata import type_name
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.metadata_values import MASK, code_links, code_of, preview
@@ -122,8 +127,16 @@ def columns_of(metadata: dict[str, object]) -> dict[str, object]:
 
 
 def test_declared_source_exists() -> None:
-    assert unknown_in_bigsite() == []
-    assert domain_lineage.unknown_sources() == []
+    tables = {name.partition(".")[2]: table for name, table in metadata.tables.items()}
+    landed = {f"{table}.{name}" for table, schema in SCHEMAS.items() for name in schema.names}
+    origins = {source for table in SCHEMAS for names in landed_sources(table).values() for source in names}
+    assert [
+        source for source in origins if source.partition(".")[2] not in tables[source.partition(".")[0]].columns
+    ] == []
+    assert DERIVED_COLUMNS.keys() <= landed
+    consented = {f"{CONSENTED_PORTFOLIOS.name}.{column.name}" for column in CONSENTED_PORTFOLIOS.columns}
+    frames = [frame for domain in FRAMES for frame in shown_frames(domain)]
+    assert {source for frame in frames for c in frame.columns for source in c.source} <= {*landed, *consented, DERIVED}
 
 
 def test_asset_with_data_declares_its_columns(shown: dict[str, dict[str, object]]) -> None:

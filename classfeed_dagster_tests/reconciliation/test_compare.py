@@ -178,7 +178,7 @@ def test_money_is_compared_exactly() -> None:
     )
     (item,) = comparison.differences
     assert (item.field, item.left, item.right) == ("amount", "9999999999999999.01", "9999999999999999.02")
-    assert item.group_text == "P1 T1"
+    assert item.key == ("P1", "T1")
 
 
 def test_equal_totals_with_unequal_rows_do_not_pass() -> None:

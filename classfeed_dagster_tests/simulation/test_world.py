@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.tables import metadata
 from classfeed_dagster.simulation.day import Fault, PlantedFault
-from classfeed_dagster.simulation.identifiers import ID_BASE
+from classfeed_dagster.simulation.identifiers import ID_BASE, portfolio_number
 from classfeed_dagster.simulation.world import WorldError
 from classfeed_dagster.trading_days import NotABusinessDayError
 from classfeed_dagster_tests.fixtures.simulated_world import FIRST, days, small_world
@@ -101,8 +101,8 @@ def test_planted_faults_remain_until_corrected(bigsite_engine: sa.Engine) -> Non
     planted, mended = days(2)[1], days(4)[3]
     world = small_world(faults=[PlantedFault(fault, planted, mended) for fault in Fault])
     world.seed(bigsite_engine)
-    units = world.faulty_portfolios[Fault.UNBALANCED_UNITS]
-    name = world.faulty_portfolios[Fault.ILLEGAL_CHARACTER]
+    units = portfolio_number(world.plan.faulty(Fault.UNBALANCED_UNITS))
+    name = portfolio_number(world.plan.faulty(Fault.ILLEGAL_CHARACTER))
     assert {units, name} <= world.sharing(FIRST)
 
     def unbalanced() -> set[tuple[str, dt.date]]:
