@@ -26,8 +26,7 @@ MONDAY = "2026-03-02"
 @pytest.fixture
 def delivered(desk: Desk) -> Runtime:
     """Return the runtime of a desk that delivered Monday."""
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     assert desk.run(MONDAY).outcome.exit_code == 0
     return desk.runtime
 

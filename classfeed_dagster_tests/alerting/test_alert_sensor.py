@@ -44,10 +44,7 @@ def read(board: Switchboard) -> dict[str, str]:
 
 def told_of_wrong_units(desk: Desk, board: Switchboard) -> dict[str, str]:
     """Return the messages after an end of day that states one unit too many for one of two customers."""
-    first_customer, _ = desk.two_customers()
-    desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(first_customer, MONDAY)
-    desk.bigsite.save()
+    desk.two_customers(MONDAY, wrong_units=True)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
         desk.tick("alerts")
@@ -80,8 +77,7 @@ def test_late_feed_is_announced_once_and_recovers_in_its_thread(watched: Desk, s
 
 
 def test_backlog_processed_date_by_date_stays_one_message(watched: Desk, switchboard: Switchboard) -> None:
-    watched.two_customers()
-    watched.end_of_day(MONDAY)
+    watched.two_customers(MONDAY)
     watched.end_of_day(TUESDAY)
     with watched.at("2026-03-04T10:00:00+11:00"):
         for day in (MONDAY, TUESDAY):
@@ -119,8 +115,7 @@ def test_stopped_date_is_one_incident_not_two(watched: Desk, switchboard: Switch
 
 
 def test_unchecked_delivery_raises_an_incident(watched: Desk, switchboard: Switchboard) -> None:
-    watched.two_customers()
-    watched.end_of_day(MONDAY)
+    watched.two_customers(MONDAY)
     job = watched.definitions.resolve_job_def("class_super_job")
     with watched.at("2026-03-03T06:00:00+11:00"):
         watched.run(MONDAY, at=watched.runtime.settings.now)
@@ -139,8 +134,7 @@ def test_unchecked_delivery_raises_an_incident(watched: Desk, switchboard: Switc
 
 
 def test_worker_death_after_delivery_is_not_alerted_during_its_retry(watched: Desk, switchboard: Switchboard) -> None:
-    watched.two_customers()
-    watched.end_of_day(MONDAY)
+    watched.two_customers(MONDAY)
     with watched.at("2026-03-03T06:00:00+11:00"):
         watched.run(MONDAY, at=watched.runtime.settings.now)
         for record in watched.instance.get_run_records():

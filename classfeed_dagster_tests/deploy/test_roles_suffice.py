@@ -93,10 +93,7 @@ def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.torture)])
 def test_days_work_is_allowed_to_the_roles(desk: Desk, witness: Witness, everything: bool) -> None:
     """``everything``: with the runs that sensors ask for, reconciliation with its warehouse among them; a minute."""
-    first, _ = desk.two_customers()
-    desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(first, MONDAY)
-    desk.bigsite.save()
+    desk.two_customers(MONDAY, wrong_units=True)
     with witness.acting("worker"):
         assert desk.run(MONDAY).outcome is Outcome.DELIVERED  # one portfolio is held back
     sensors = [sensor.name for sensor in desk.definitions.get_repository_def().sensor_defs]

@@ -69,8 +69,7 @@ def test_page_ends_where_its_totals_cannot_be_stated_in_shards(desk: Desk) -> No
 
 @pytest.mark.parametrize("history", ["infinity", "2202-04-01"])
 def test_consent_with_an_impossible_history_excludes(desk: Desk, history: str) -> None:
-    desk.two_customers()
-    desk.end_of_day(DAY)
+    desk.two_customers(DAY)
     with desk.runtime.engine.begin() as connection:
         poison = sa.text(
             "UPDATE bigsite.data_sharing_consent SET history_from = CAST(:day AS date) WHERE portfolio_id = 1"

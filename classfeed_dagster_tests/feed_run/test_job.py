@@ -13,8 +13,7 @@ MONDAY, TUESDAY, WEDNESDAY = "2026-03-02", "2026-03-03", "2026-03-04"
 
 
 def test_first_date_delivers_all_portfolios_in_full(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     report = desk.run(MONDAY)
     assert report.outcome is Outcome.DELIVERED, report
     assert report.failed_checks == ()
@@ -24,8 +23,7 @@ def test_first_date_delivers_all_portfolios_in_full(desk: Desk) -> None:
 
 
 def test_job_run_twice_delivers_one_document(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     desk.run(MONDAY)
     report = desk.run(MONDAY)
     assert report.outcome is Outcome.NOTHING_TO_DO
@@ -41,8 +39,7 @@ def test_source_not_ready_stops_the_run_before_landing(desk: Desk) -> None:
 
 
 def test_date_waits_for_the_one_before(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     desk.end_of_day(TUESDAY)
     early = desk.run(TUESDAY)
     assert early.outcome is Outcome.FAILED
@@ -65,8 +62,7 @@ def test_held_back_share_above_the_limit_stops_the_feed(desk: Desk) -> None:
 
 
 def test_unusual_removals_need_an_approval(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     desk.run(MONDAY)
     desk.bigsite.portfolios[0].consents[0]["revoked_at"] = dt.datetime(2026, 3, 3, 2, 0, tzinfo=dt.UTC)
     desk.end_of_day(TUESDAY)

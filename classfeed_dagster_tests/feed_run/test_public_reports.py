@@ -129,8 +129,7 @@ def test_code_given_to_a_new_company_names_each_by_its_date(desk: Desk) -> None:
 
 
 def test_equal_numbers_of_another_scale_are_no_change(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(DAY)
+    desk.two_customers(DAY)
     desk.run(DAY)
     with desk.runtime.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE bigsite.security_price ALTER close_price TYPE numeric(18, 4)"))

@@ -91,8 +91,7 @@ def test_consent_ended_after_build_is_left_out_by_repair(
 ) -> None:
     from classfeed_dagster.feed_run.feed_run import FeedRun
 
-    first, second = desk.two_customers()
-    desk.end_of_day(MONDAY)
+    first, second = desk.two_customers(MONDAY)
     stage = FeedRun.stage
 
     def then_revoked(work: FeedRun) -> object:

@@ -31,8 +31,7 @@ def none(desk: Desk, feed: str = "class_super") -> None:
 
 
 def test_date_never_started_is_started_once(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     with desk.at("2026-03-03T06:05:00+11:00"):
         none(desk)  # the schedule's own time
     with desk.at("2026-03-03T06:20:00+11:00"):
@@ -45,8 +44,7 @@ def test_date_never_started_is_started_once(desk: Desk) -> None:
 
 
 def test_transient_failure_is_resumed_from_the_failed_step(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
 
     def down(*_: object, **__: object) -> None:
         raise StoreError("the store answers 503")
@@ -67,10 +65,7 @@ def test_transient_failure_is_resumed_from_the_failed_step(desk: Desk, monkeypat
 
 def test_failed_check_is_not_retried_until_the_source_is_corrected(desk: Desk) -> None:
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": 0})
-    first_customer, _ = desk.two_customers()
-    desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(first_customer, MONDAY)
-    desk.bigsite.save()
+    desk.two_customers(MONDAY, wrong_units=True)
     with desk.at("2026-03-03T06:00:00+11:00"):
         assert desk.run(MONDAY, at=desk.runtime.settings.now).outcome is Outcome.STOPPED_BY_CHECKS
     with desk.at("2026-03-03T06:30:00+11:00"):
@@ -86,10 +81,7 @@ def test_failed_check_is_not_retried_until_the_source_is_corrected(desk: Desk) -
 
 
 def test_held_back_portfolio_is_delivered_with_later_dates_once_fixed(desk: Desk) -> None:
-    first_customer, _ = desk.two_customers()
-    desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(first_customer, MONDAY)
-    desk.bigsite.save()
+    desk.two_customers(MONDAY, wrong_units=True)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
         none(desk)
@@ -112,8 +104,7 @@ def test_held_back_portfolio_is_delivered_with_later_dates_once_fixed(desk: Desk
 
 
 def test_price_rewritten_after_delivery_re_issues_the_date_once(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
     rewritten = "UPDATE bigsite.security_price SET close_price = 46.5, updated_at = :at WHERE close_price = 45.5"
@@ -126,8 +117,7 @@ def test_price_rewritten_after_delivery_re_issues_the_date_once(desk: Desk) -> N
 
 def test_older_date_rewritten_in_bigsite_is_reissued_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"repair_dates": 1, "source_probe_seconds": 0})
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
     desk.end_of_day(TUESDAY)
@@ -186,8 +176,7 @@ def test_absent_end_of_day_is_awaited_without_attempts(desk: Desk) -> None:
 
 
 def test_unreachable_bigsite_starts_no_run(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     engine = desk.runtime.engine
     with desk.at("2026-03-03T06:30:00+11:00"):
         desk.runtime.__dict__["engine"] = type(
@@ -201,8 +190,7 @@ def test_unreachable_bigsite_starts_no_run(desk: Desk) -> None:
 
 
 def test_run_that_a_person_canceled_waits_for_a_person(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     with desk.at("2026-03-03T06:30:00+11:00"):
         job = desk.definitions.resolve_job_def("class_super_job")
         run = desk.instance.create_run_for_job(job, tags={"dagster/partition": MONDAY})
@@ -213,8 +201,7 @@ def test_run_that_a_person_canceled_waits_for_a_person(desk: Desk) -> None:
 
 
 def test_worker_that_died_is_replaced(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     job = desk.definitions.resolve_job_def("class_super_job")
     with desk.at("2026-03-03T06:20:00+11:00"):
         run = desk.instance.create_run_for_job(job, tags={"dagster/partition": MONDAY})
@@ -228,8 +215,7 @@ def test_worker_that_died_is_replaced(desk: Desk) -> None:
 
 
 def test_run_that_was_created_and_never_started_is_replaced(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     with desk.at("2026-03-03T06:20:00+11:00"):
         desk.instance.create_run_for_job(
             desk.definitions.resolve_job_def("class_super_job"), tags={"dagster/partition": MONDAY}
@@ -241,8 +227,7 @@ def test_run_that_was_created_and_never_started_is_replaced(desk: Desk) -> None:
 
 def test_repair_earlier_unrepaired_date_stops_later_ones_with_reason(desk: Desk) -> None:
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"repair_dates": 1})
-    desk.two_customers()
-    desk.end_of_day(TUESDAY)
+    desk.two_customers(TUESDAY)
     with desk.at("2026-03-04T06:30:00+11:00"):
         requests, reason = desk.tick("repair")
         assert requests == []
@@ -250,8 +235,7 @@ def test_repair_earlier_unrepaired_date_stops_later_ones_with_reason(desk: Desk)
 
 
 def test_switched_off_feed_is_not_started(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     with desk.at("2026-03-03T06:20:00+11:00"):
         desk.switch(mode={"class_super": "off"})
         none(desk)
@@ -263,8 +247,7 @@ def test_column_type_change_stops_the_date_and_alerts_once(desk: Desk, switchboa
     desk.runtime.settings = desk.runtime.settings.model_copy(
         update={"slack_token": SecretStr("xoxb-local"), "slack_url": f"{switchboard.url}/api/"}
     )
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     with desk.runtime.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE bigsite.trade ALTER COLUMN units TYPE text"))
     with desk.at("2026-03-03T06:00:00+11:00"):
@@ -293,8 +276,7 @@ def test_column_type_change_stops_the_date_and_alerts_once(desk: Desk, switchboa
 def test_date_failing_repeatedly_is_given_up_until_the_next_morning(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     desk.end_of_day(TUESDAY)
 
     def down(*_: object, **__: object) -> None:
@@ -318,8 +300,7 @@ def test_date_failing_repeatedly_is_given_up_until_the_next_morning(
 
 
 def test_unreachable_schema_decides_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     with desk.runtime.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE bigsite.trade ALTER COLUMN units TYPE text"))
     with desk.at("2026-03-03T06:00:00+11:00"):
@@ -335,8 +316,7 @@ def test_unreachable_schema_decides_nothing(desk: Desk, monkeypatch: pytest.Monk
 
 
 def test_promised_retry_of_a_dead_workers_run_is_awaited_for_minutes(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     job = desk.definitions.resolve_job_def("class_super_job")
     with desk.at("2026-03-03T06:20:00+11:00"):
         run = desk.instance.create_run_for_job(job, tags={"dagster/partition": MONDAY, "dagster/will_retry": "true"})
@@ -365,8 +345,7 @@ def _verdict(desk: Desk, finding: str | None, revision: int = 0) -> None:
 
 
 def test_errors_of_reconciliation_read_bigsite_again_once(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
         none(desk)
@@ -385,8 +364,7 @@ def test_errors_of_reconciliation_read_bigsite_again_once(desk: Desk) -> None:
 
 
 def test_errors_of_an_overtaken_delivery_start_nothing(desk: Desk) -> None:
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
         _verdict(desk, "f1")

@@ -29,8 +29,7 @@ def history(desk: Desk, number: str, on: str | None = None, feed: str = "class_s
 
 
 def test_customer_two_delivered_dates_are_listed_newest_first(desk: Desk) -> None:
-    first, _ = desk.two_customers()
-    desk.end_of_day(MONDAY)
+    first, _ = desk.two_customers(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
     desk.end_of_day(TUESDAY)
@@ -82,10 +81,7 @@ def test_customer_without_consent_gets_the_reason(desk: Desk) -> None:
 
 
 def test_customer_held_back_gets_the_rule_in_words(desk: Desk) -> None:
-    first, second = desk.two_customers()
-    desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(first, MONDAY)
-    desk.bigsite.save()
+    first, second = desk.two_customers(MONDAY, wrong_units=True)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
         entry = history(desk, first.number)
@@ -101,8 +97,7 @@ def test_customer_held_back_gets_the_rule_in_words(desk: Desk) -> None:
 
 
 def test_customer_delivered_before_a_rule_broke_is_not_held_back(desk: Desk) -> None:
-    first, _ = desk.two_customers()
-    desk.end_of_day(MONDAY)
+    first, _ = desk.two_customers(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
         with desk.runtime.engine.begin() as connection:
@@ -134,10 +129,7 @@ def test_customer_of_a_shadow_feed_was_sent_nothing(desk: Desk) -> None:
 def test_command_prints_the_history_and_writes_the_page(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, _ = desk.two_customers()
-    desk.bigsite.end_of_day(MONDAY)
-    desk.break_units(first, MONDAY)
-    desk.bigsite.save()
+    desk.two_customers(MONDAY, wrong_units=True)
     with desk.at("2026-03-03T06:00:00+11:00"):
         desk.run(MONDAY, at=desk.runtime.settings.now)
     settings = desk.runtime.settings

@@ -126,8 +126,7 @@ def large_portfolio(desk: Desk, broken: Broken) -> str:
 def quarantined(desk: Desk, broken: Broken) -> str:
     """5,000 portfolios in quarantine, and all of them released."""
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     numbers = f"generate_series(1, {QUARANTINED}) n"
     _sql(
         desk,
@@ -241,8 +240,7 @@ def _at_create(count: int, action: Callable[[], None]) -> Iterator[None]:
 def _store_lost(desk: Desk, broken: Broken, lose: Callable[[Path], None], regain: Callable[[Path], None]) -> str:
     if os.getuid() != 0:
         return "not tried: mounting a file system needs root"
-    desk.two_customers()
-    desk.end_of_day(MONDAY)
+    desk.two_customers(MONDAY)
     home, messages = desk.runtime.settings.home, set()
     for at in (1, 12, 30, 42):
         place = home / str(at)
