@@ -1,15 +1,15 @@
 # syntax=docker/dockerfile:1.7
-# One image for the code server, both webservers, the daemon, run workers and the migration step: which of them it is,
-# the first argument says (deploy/service). Built once, promoted by digest.
+# One image for every component; deploy/service starts the one that the first argument names. Built once, promoted by
+# digest.
 
-# The pipeline passes the base by digest; the default is for a look at home. Any Debian with Python 3.11 will do.
-ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
+# The pipeline passes the base by digest. Any Debian with Python 3.11 to 3.14 will do.
+ARG BASE_IMAGE=docker.io/library/python:3.14-slim-trixie
 
 FROM ${BASE_IMAGE} AS builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /build
 RUN python3 -m venv /opt/classfeed
-# A layer of their own: it is built again only when the lock changes.
+# In a layer of their own, which is built again only when the lock changes.
 COPY deploy/requirements.lock deploy/requirements.lock
 RUN /opt/classfeed/bin/pip install --quiet --require-hashes --no-deps --only-binary=:all: --no-binary=antlr4-python3-runtime -r deploy/requirements.lock
 COPY deploy/build.lock deploy/build.lock
@@ -38,7 +38,7 @@ ENV PATH=/opt/classfeed/bin:/usr/local/bin:/usr/bin:/bin \
     CLASSFEED_HOME=/tmp/classfeed \
     CLASSFEED_LOG_FORMAT=json \
     CLASSFEED_CODE_VERSION=${CODE_VERSION}
-# Nothing but /tmp is written to: the root filesystem is mounted read-only, /tmp as a volume of the task's own.
+# The root filesystem is mounted read-only; /tmp is a volume of the task.
 VOLUME ["/tmp"]
 WORKDIR /opt/dagster
 USER 10001:10001

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-from classfeed_dagster import html_page
+from classfeed_dagster import html_page, logs, telemetry
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.extras import require_extra
 from classfeed_dagster.feed_run.flags import flag_values, is_live, start_flags
@@ -377,6 +377,8 @@ def main() -> None:  # pragma: no cover - a process of its own; its parts are te
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8080)
     runtime = Runtime()
+    logs.configure(runtime.settings.log_format)
+    telemetry.start(runtime.settings)
     url = runtime.settings.operate_url
     if url is None:
         raise SystemExit("CLASSFEED_OPERATE_URL is not set: set it to the writable webserver that starts runs")
