@@ -7,7 +7,7 @@ revisions have no ledger. A delivery from before the ledger has one only after `
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,13 +16,15 @@ import polars as pl
 from pydantic import Field
 
 from classfeed_dagster.delivery.chain import chain_entry, last_place, manifest_of
-from classfeed_dagster.delivery.manifest import Manifest
+from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
 from classfeed_dagster.delivery.state import CHECKPOINT_EVERY, DeliveredState, delivered_state, read_checkpoint
 from classfeed_dagster.ledger.files import FRAMES, POSITIONS, SHA256, Kind, LedgerFiles, ledger_prefix, read_kind
 from classfeed_dagster.ledger.positions import roll_forward
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json
+
+Entries = Callable[[int], ChainEntry]
 
 
 class RebuiltLedger(StoredRecord):
@@ -56,6 +58,7 @@ class SentDate:
 
     store: ObjectStore
     state: DeliveredState
+    portfolios: pl.Series | None = None  # keys of the only portfolios in its frames; None: all
 
     @cached_property
     def ledgers(self) -> tuple[tuple[Manifest, LedgerFiles | None], ...]:
@@ -82,7 +85,7 @@ class SentDate:
     def frame(self, kind: Kind, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Return the rows of one kind that count, or some ``columns`` of them."""
         names = list(FRAMES[kind].schema if columns is None else columns)
-        read = list(dict.fromkeys([*names, "portfolio_number"]))
+        read = list(dict.fromkeys([*names, "portfolio_number", "portfolio_id"]))
         parts = [FRAMES[kind].empty().select(names)]
         several = len(self.ledgers) > 1
         for manifest, ledger in self.ledgers:
@@ -90,6 +93,8 @@ class SentDate:
                 continue
             prefix = ledger_prefix(manifest.feed, manifest.business_date, manifest.revision)
             rows = read_kind(self.store, prefix, ledger, kind, read)
+            if self.portfolios is not None:
+                rows = rows.filter(pl.col("portfolio_id").is_in(self.portfolios.implode()))
             if several:
                 portfolios = self.state.portfolios.items()
                 latest = [number for number, delivery in portfolios if delivery.revision == manifest.revision]
@@ -105,17 +110,22 @@ def sent_date(store: ObjectStore, feed: str, day: dt.date, before: int | None = 
 
 
 def positions_at(
-    store: ObjectStore, feed: str, audience: RecipientSchedule, day: dt.date, before: int | None = None
+    store: ObjectStore,
+    feed: str,
+    audience: RecipientSchedule,
+    day: dt.date,
+    before: int | None = None,
+    entries: Entries | None = None,
 ) -> pl.DataFrame | None:
     """Return the positions of ``day``; None if a delivery that they depend on has no ledger.
 
     A date's stored positions depend on those of the previous date. If an earlier date was re-issued after ``day`` was
-    delivered, they are recomputed from that date on. ``before`` as in ``sent_date``.
+    delivered, they are recomputed from that date on. ``before`` as in ``sent_date``. ``entries`` reads the chain.
     """
     records_sent = sent_date(store, feed, day, before)
     if not records_sent.has_positions:
         return None
-    first = _reissued_since(store, feed, records_sent, before)
+    first = reissued_since(store, feed, records_sent, before, entries)
     if first is None:
         return records_sent.frame("positions")
     previous = audience.previous(first)
@@ -125,23 +135,29 @@ def positions_at(
     return positions
 
 
-def roll_date(previous: pl.DataFrame, sent: SentDate, day: dt.date) -> pl.DataFrame:
-    """Return the positions after ``day``, from those of the date before and the date's records alone."""
+def roll_date(previous: pl.DataFrame, sent: SentDate, day: dt.date, *, sums_only: bool = False) -> pl.DataFrame:
+    """Return the positions after ``day``, from those of the date before and the date's records alone.
+
+    With ``sums_only``, without what the date states.
+    """
     portfolios = sent.frame("portfolios", ["portfolio_id", "change", "extract"])
     current = portfolios.filter(pl.col("change") != "REMOVED")["portfolio_id"]
     full = portfolios.filter(pl.col("extract") == "FULL")["portfolio_id"]
-    stated = sent.frame("positions").filter(pl.col("counts_on").is_null(), pl.col("stated").is_not_null())
+    positions = POSITIONS.empty() if sums_only else sent.frame("positions")
+    stated = positions.filter(pl.col("counts_on").is_null(), pl.col("stated").is_not_null())
     carried = previous.filter(pl.col("portfolio_id").is_in(current.implode()))
     return roll_forward(carried, sent.frame("records"), stated, full, day)
 
 
-def _reissued_since(store: ObjectStore, feed: str, sent: SentDate, before: int | None) -> dt.date | None:
-    # The earliest date before this one that was delivered again after this one's first delivery.
+def reissued_since(
+    store: ObjectStore, feed: str, sent: SentDate, before: int | None = None, entries: Entries | None = None
+) -> dt.date | None:
+    """Return the earliest date before ``sent`` that was delivered again after its first delivery that counts."""
     first, _ = sent.ledgers[0]
     earlier: list[dt.date] = []
     position = _end(store, feed, before) - 1
     while position > first.chain_position:
-        entry = chain_entry(store, feed, position)
+        entry = chain_entry(store, feed, position) if entries is None else entries(position)
         position -= 1
         if entry.business_date < first.business_date or entry.revision >= CHECKPOINT_EVERY:
             place = manifest_of(store, entry)

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from classfeed_dagster.delivery.delivery_history import delivered_dates, live_and_shadow
-from classfeed_dagster.delivery.ledger_rebuild import audit_positions
+from classfeed_dagster.delivery.ledger_rebuild import AUDITED_DATES, audit_positions
 from classfeed_dagster.feed_run.post_delivery import PostDelivery, ReconciliationSummary
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.runtime import NotBuiltError, Runtime
 from classfeed_dagster.warehouse.records import Side
-
-AUDITED_DATES = 5  # newest dates whose warehouse rows and data team figures are compared again
 
 
 @dataclass(frozen=True, slots=True)
