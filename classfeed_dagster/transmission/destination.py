@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
+import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -155,7 +156,12 @@ class OtherBucket(Destination):
                         if error.response["Error"]["Code"] not in ("PreconditionFailed", "412"):
                             raise
                         head = client.head_object(Bucket=self.bucket, Key=key)
-                        if head["Metadata"].get("sha256") != file.sha256 or head["ContentLength"] != file.size:
+                        # Not every S3 keeps metadata.
+                        sha256 = (
+                            head["Metadata"].get("sha256")
+                            or hashlib.sha256(client.get_object(Bucket=self.bucket, Key=key)["Body"].read()).hexdigest()
+                        )
+                        if (sha256, head["ContentLength"]) != (file.sha256, file.size):
                             raise DestinationConflictError(f"{self.location}{file.name}") from None
                         return f"already there: {head['ETag']}"
                 return str(answer["ETag"])

@@ -22,7 +22,7 @@ from classfeed_dagster.transmission.destination import (
     OutgoingFile,
     file_name,
 )
-from classfeed_dagster_tests.fixtures.s3_servers import create_bucket, moto_server
+from classfeed_dagster_tests.fixtures.s3_servers import S3_SERVERS, create_bucket
 from classfeed_dagster_tests.fixtures.upload_server import Upload
 
 asyncssh = pytest.importorskip("asyncssh", reason="the sftp extra is not installed")
@@ -139,16 +139,13 @@ def test_sftp_refuses_another_host_key_and_a_foreign_login(ssh: SshServer, outgo
     assert list((ssh.root / "in").iterdir()) == []
 
 
-def test_other_bucket_is_written_once_with_its_checksum(outgoing: OutgoingFile) -> None:
-    with moto_server() as endpoint:
+@pytest.mark.parametrize("server", sorted(S3_SERVERS))
+def test_other_bucket_is_written_once_with_its_checksum(outgoing: OutgoingFile, server: str) -> None:
+    moto = server == "moto"  # localbucket assumes no roles, has no keys and keeps no metadata
+    role, key = ("arn:aws:iam::123456789012:role/writer", "arn:aws:kms:x:1:key/a") if moto else (None, None)
+    with S3_SERVERS[server]() as endpoint:
         create_bucket(endpoint, "theirs")
-        bucket = OtherBucket(
-            "theirs",
-            "in/",
-            role_arn="arn:aws:iam::123456789012:role/writer",
-            endpoint_url=endpoint,
-            kms_key="arn:aws:kms:x:1:key/a",
-        )
+        bucket = OtherBucket("theirs", "in/", role_arn=role, kms_key=key, endpoint_url=endpoint)
         with bucket.connect({}) as send:
             assert send(outgoing)
             assert send(outgoing).startswith("already there")
