@@ -68,6 +68,9 @@ production: setup ## the deployment as its templates describe it, on this machin
 backfill: setup ## DATES dates through the real webserver, daemon and queue, as the UI launches them (an hour or more)
 	@$(BIN)/python -m classfeed_dagster_tests.torture.backfill --dates $(or $(DATES),250)
 
+history: setup ## DATES delivered dates of every feed under the daemon for MINUTES: ticks and memory
+	@$(BIN)/python -m classfeed_dagster_tests.torture.history --dates $(or $(DATES),750) --minutes $(or $(MINUTES),60)
+
 celery: setup ## a date's steps on two Celery workers apart, same bytes as in one process (apt-get install redis-server); CELERY=--kill
 	@$(BIN)/python -m classfeed_dagster_tests.torture.celery_workers $(CELERY)
 
@@ -120,4 +123,4 @@ lock: setup ## resolve the dependencies again, the image's too, locked versions 
 clean: ## remove the embedded services' data (.classfeed); nothing outside it
 	@rm -rf .classfeed
 
-.PHONY: help setup setup-demo demo up test coverage properties nightly torture torture-short mutation browser backfill celery bench lint style lint-deploy templates audit format docs lock clean production
+.PHONY: help setup setup-demo demo up test coverage properties nightly torture torture-short mutation browser backfill history celery bench lint style lint-deploy templates audit format docs lock clean production

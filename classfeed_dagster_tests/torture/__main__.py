@@ -23,7 +23,7 @@ from classfeed_dagster_tests.torture.outcome import Budget, Row, table
 # The share of the budget that each attack gets.
 SHARES = {
     "time": 0.01, "security": 0.01, "crash": 0.12, "crash-s3": 0.10, "crash-localbucket": 0.08, "machine": 0.22, "readers": 0.11, "writer": 0.05,
-    "daemon": 0.20, "soak": 0.10, "judge": 0.10, "extremes": 0.10,
+    "daemon": 0.20, "daemon-localbucket": 0.05, "soak": 0.10, "judge": 0.10, "extremes": 0.10,
 }  # fmt: skip
 SOAK_FROM = 300  # seconds of budget: below that, too few days to say anything
 
@@ -52,10 +52,10 @@ def _attack(name: str, seed: int) -> Callable[[Budget, Path], Iterator[Row]]:
         from classfeed_dagster_tests.torture import unicode
 
         return lambda budget, folder: unicode.attack(budget, folder, seed)
-    if name == "daemon":
+    if name.startswith("daemon"):
         from classfeed_dagster_tests.torture.daemon import campaign
 
-        return campaign.attack
+        return partial(campaign.attack, s3={"daemon": "moto", "daemon-localbucket": "localbucket"}[name])
     return lambda budget, folder: _on_bigsite(name, budget, folder, seed)
 
 

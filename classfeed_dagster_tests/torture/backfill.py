@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classfeed_dagster import trading_days
+from classfeed_dagster.delivery.ledger_rebuild import audit_positions
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.local.dagster_instance import dagster_home, open_instance
 from classfeed_dagster.local.dagster_services import dagster_services, free_port
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,18 +67,23 @@ class Seen:
     runs: Counter[str] = field(default_factory=Counter)  # by status
     delivered_once: int = 0
     sound: bool = False
+    audited: bool = False  # every position adds up from the records
 
     @property
     def holds(self) -> bool:
         """Return True if each date was delivered exactly once, in one run."""
-        return self.sound and self.delivered_once == self.dates == self.runs.total() == self.runs["SUCCESS"]
+        return (
+            self.sound
+            and self.audited
+            and self.delivered_once == self.dates == self.runs.total() == self.runs["SUCCESS"]
+        )
 
     def __str__(self) -> str:
         statuses = ", ".join(f"{count} {status}" for status, count in sorted(self.runs.items()))
         return (
             f"{self.dates} dates: {statuses}; {self.seconds:.0f} s, {self.seconds / self.dates:.1f} s a date; at most "
             f"{self.at_once} runs at once, {self.queued} waiting; {self.delivered_once} dates delivered exactly once; "
-            f"chain {'sound' if self.sound else 'BROKEN'}"
+            f"chain {'sound' if self.sound else 'BROKEN'}, positions {'add up' if self.audited else 'DIFFER'}"
         )
 
 
@@ -130,10 +137,12 @@ def watch(instance: DagsterInstance, backfill_id: str, seen: Seen, limit: float)
 
 
 def judge(runtime: Runtime, dates: list[dt.date], seen: Seen) -> None:
-    """Was each date delivered exactly once, and is the chain of manifests unbroken?"""
+    """Was each date delivered exactly once, is the chain of manifests unbroken, and do all positions add up?"""
     states = [delivered_state(runtime.store, FEED, day) for day in dates]
     seen.delivered_once = sum(len(state.deliveries) == 1 for state in states)
     seen.sound = verify_feed(runtime.store, FEED, EPI).sound
+    audits = list(audit_positions(runtime.store, FEED, RecipientSchedule("CLASS", dates[0])))
+    seen.audited = len(audits) == len(dates) and not any(audit.wrong for audit in audits)
 
 
 def backfill(home: Path, count: int, portfolios: int, limit: float) -> Seen:

@@ -367,7 +367,7 @@ def bigsite_restored(desk: Desk, broken: Broken) -> str:
 
 
 def concurrent_commands(folder: Path, broken: Broken) -> str:
-    """Start ``run`` and two ``reconcile`` at once, on the local warehouse."""
+    """Start ``run`` and two ``reconcile`` at once, under the daemon of ``classfeed up`` and on the local warehouse."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLASSFEED_", "DAGSTER_"))}
     environment = {**kept, "CLASSFEED_HOME": str(folder / "home"), "CLASSFEED_SIMULATION_PORTFOLIOS": "4"}
 
@@ -381,6 +381,9 @@ def concurrent_commands(folder: Path, broken: Broken) -> str:
 
     for arguments in (("simulate", "--days", "2"), ("run", "--date", "2023-01-03")):
         ended(start(*arguments), arguments[0])
+    services = start("up", "--port", "0")
+    assert services.stdout is not None
+    check(broken, any("The Dagster UI" in line for line in services.stdout), "the services did not start")
     began = time.monotonic()
     reconciling = ("reconcile", "--date", "2023-01-03")
     together = [
@@ -390,11 +393,15 @@ def concurrent_commands(folder: Path, broken: Broken) -> str:
     ]
     for process, label in together:
         ended(process, label)
+    seconds = time.monotonic() - began
+    check(broken, services.poll() is None, "the services stopped")
+    services.terminate()
+    ended(services, "up")
     from classfeed_dagster.local import embedded_postgres, snowflake_server
 
     snowflake_server.stop(folder / "home")
     embedded_postgres.stop(folder / "home")
-    return f"all three end well, in {time.monotonic() - began:.0f} s"
+    return f"all three end well under the daemon, in {seconds:.0f} s"
 
 
 ON_A_DESK: dict[str, Callable[[Desk, Broken], str]] = {
@@ -409,7 +416,7 @@ ON_A_DESK: dict[str, Callable[[Desk, Broken], str]] = {
     "a portfolio larger than a page": large_portfolio,
 }
 IN_A_FOLDER: dict[str, Callable[[Path, Broken], str]] = {
-    "run beside two reconciliations": concurrent_commands,
+    "run beside two reconciliations and the daemon": concurrent_commands,
     "many revisions of one date": revisions,
 }
 

@@ -26,6 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.bigsite.consent import ConsentReadError
 from classfeed_dagster.bigsite.readiness import SourceNotReadyError
+from classfeed_dagster.delivery.ledger_rebuild import audit_positions
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.delivery.state import delivered_state
@@ -394,6 +395,8 @@ class Feed(RuleBasedStateMachine):
         verification = verify_feed(store, FEED.name, FEED.format)
         wrong = [p for p in verification.problems if p.kind not in (ProblemKind.UNFINISHED, ProblemKind.LEFTOVER)]
         assert not wrong, wrong
+        audits = audit_positions(store, FEED.name, self.desk.audience)
+        assert not [audit for audit in audits if audit.wrong], "positions are not the sums of their records"
         manifests = self.manifests()
         self.nothing_changed(manifests)
         self.take(manifests[len({(p.business_date, p.revision) for p in self.pages}) :], consented)

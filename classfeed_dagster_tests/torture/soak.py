@@ -92,7 +92,21 @@ def soak(
             if budget is not None and budget.left <= 0:
                 break
         _retained(instance, runtime, report_line)
+        _audited(runtime)
     runtime.close()
+
+
+def _audited(runtime: Runtime) -> None:
+    """Verify the whole chain, and add up every record that was sent."""
+    from classfeed_dagster.delivery.ledger_rebuild import audit_positions
+    from classfeed_dagster.delivery.verify import verify_feed
+    from classfeed_dagster.documents.epi import EPI
+    from classfeed_dagster.schedules import RecipientSchedule
+
+    problems = verify_feed(runtime.store, FEED, EPI).problems
+    assert not problems, problems[:3]
+    wrong = [audit for audit in audit_positions(runtime.store, FEED, RecipientSchedule("CLASS", FIRST)) if audit.wrong]
+    assert not wrong, wrong[:3]
 
 
 def _retained(instance: DagsterInstance, runtime: Runtime, report_line: Callable[[str], None]) -> None:

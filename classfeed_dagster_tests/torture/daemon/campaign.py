@@ -17,6 +17,7 @@ from pathlib import Path
 from dagster import DagsterInstance, DagsterRunStatus
 from openfeature import api
 
+from classfeed_dagster.delivery.ledger_rebuild import audit_positions
 from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.feeds.class_super import FEED
@@ -49,21 +50,21 @@ class Played:
     broken: list[str] = field(default_factory=list)
 
 
-def attack(budget: Budget, folder: Path) -> Iterator[Row]:
-    """As many faults as the budget allows, each on a business date of its own."""
+def attack(budget: Budget, folder: Path, s3: str = "moto") -> Iterator[Row]:
+    """As many faults as the budget allows, each on a business date of its own. ``s3``: one of S3_SERVERS."""
     count = max(SHORT, min(len(FAULTS), int(budget.left / SECONDS_EACH)))
-    yield from campaign(FAULTS[:count], folder)
-    if count == len(FAULTS):
+    yield from campaign(FAULTS[:count], folder, s3)
+    if count == len(FAULTS) and s3 == "moto":
         from classfeed_dagster_tests.torture.daemon.warehouse import warehouse_away
 
         with tempfile.TemporaryDirectory(prefix="classfeed-torture-", ignore_cleanup_errors=True) as other:
             yield warehouse_away(Path(other))
 
 
-def campaign(faults: Sequence[Fault], folder: Path) -> Iterator[Row]:
+def campaign(faults: Sequence[Fault], folder: Path, s3: str = "moto") -> Iterator[Row]:
     """Play ``faults``, a date each; a row for each and one for the whole."""
     dates = due_dates(len(faults))
-    with running(folder, dates) as stack:
+    with running(folder, dates, s3=s3) as stack:
         skipped = {fault.name: why for fault in faults if (why := fault.needs(stack)) is not None}
         played: list[Played] = []
         for fault, day in zip(faults, dates, strict=True):
@@ -135,6 +136,9 @@ def _over(stack: Stack, day: dt.date) -> bool:
 def _lasting(stack: Stack, dates: int | None) -> Iterator[str]:
     problems = verify_feed(stack.store, FEED.name, FEED.format)
     yield from (str(problem) for problem in problems.problems)
+    for audit in audit_positions(stack.store, FEED.name, FEED.audience(stack.dates[0])):
+        if audit.wrong:
+            yield f"{audit.business_date}: {len(audit.wrong)} position(s) are not the sums of their records"
     manifests = [key for key in stack.store.list(f"delivered/{FEED.name}/") if key.endswith("/manifest.json")]
     if dates is not None and len(manifests) != dates:
         yield f"{len(manifests)} manifests for {dates} dates"

@@ -33,6 +33,7 @@ from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.service_levels.due import latest_due
 from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Number
+from classfeed_dagster_tests.fixtures.s3_servers import S3_SERVERS, create_bucket
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard, running_switchboard
 from classfeed_dagster_tests.torture.daemon.proxy import Proxy
 
@@ -179,8 +180,10 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running(folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENSORS) -> Iterator[Stack]:
-    """Run a stack on ``dates``, oldest first, until the block ends."""
+def running(
+    folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENSORS, s3: str = "moto"
+) -> Iterator[Stack]:
+    """Run a stack on ``dates``, oldest first, until the block ends. ``s3``: one of S3_SERVERS for the object store."""
     from moto.server import ThreadedMotoServer
 
     home = folder / "dagster"
@@ -205,13 +208,12 @@ def running(folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENS
         moto.start()
         stack.callback(moto.stop)
         endpoint = "http://{}:{}".format(*moto.get_host_and_port())
+        objects = endpoint if s3 == "moto" else stack.enter_context(S3_SERVERS[s3]())
         bucket = f"torture-{uuid.uuid4().hex}"  # the local server's memory outlives it within a process
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(
-            Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
-        )
+        create_bucket(objects, bucket)
         sqs = boto3.client("sqs", endpoint_url=endpoint)
         queue, dead = (sqs.create_queue(QueueName=f"{bucket}-{name}")["QueueUrl"] for name in ("consent", "dead"))
-        proxy = stack.enter_context(Proxy(endpoint).running())
+        proxy = stack.enter_context(Proxy(objects).running())
         slack = stack.enter_context(running_switchboard())
         scratch, bounded = stack.enter_context(_scratch(folder))
         environment = {
@@ -236,7 +238,7 @@ def running(folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENS
         }
         instance = stack.enter_context(DagsterInstance.from_config(str(home)))
         created = Stack(
-            folder, dates, postgres, engine, proxy, open_store(f"s3://{bucket}/feed", s3_endpoint_url=endpoint),
+            folder, dates, postgres, engine, proxy, open_store(f"s3://{bucket}/feed", s3_endpoint_url=objects),
             slack, instance, environment, sqs, queue, dead, scratch, bounded,
         )  # fmt: skip
         stack.callback(_end_all, str(home))
