@@ -26,6 +26,7 @@ from classfeed_dagster.local.processes import ProcessIdentity, start_of
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
+TURN_SECONDS, _TURN_POLL_SECONDS = 600.0, 0.1
 DATABASE, SCHEMA = "CLASSFEED", "FEED"
 _started: dict[int, subprocess.Popen[bytes]] = {}  # servers started by this process, which must wait for their end
 
@@ -72,6 +73,34 @@ def stop(home: Path) -> bool:
         return False
     with _locked(folder):
         return _stop(folder)
+
+
+@contextmanager
+def turn(home: Path, seconds: float = TURN_SECONDS) -> Iterator[None]:
+    """Hold the local warehouse for the block; LocalWarehouseError, naming the holder, after ``seconds`` of waiting.
+
+    Transactions of two connections to the same rows fail here, where Snowflake's wait for each other. The system drops
+    the turn of a process that ends.
+    """
+    folder = _folder(home)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, until = folder / "turn", time.monotonic() + seconds
+    with path.open("a+") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise LocalWarehouseError(
+                        f"The local warehouse under {folder} was in use for {seconds:.0f} s by process "
+                        f"{path.read_text() or 'unknown'}: wait for its end, or stop it, and run again"
+                    ) from None
+                time.sleep(_TURN_POLL_SECONDS)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 @contextmanager

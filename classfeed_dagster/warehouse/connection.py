@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,10 @@ def open_warehouse(settings: Settings, tag: Mapping[str, str] | None = None) -> 
     # Imported here: importing the connector takes six seconds.
     from dagster_snowflake import SnowflakeResource
 
-    with SnowflakeResource(**connection_arguments(settings, tag)).get_connection() as connection:
+    local = settings.snowflake_account is None and settings.env is Environment.LOCAL
+    with (
+        server.turn(settings.home) if local else nullcontext(),
+        SnowflakeResource(**connection_arguments(settings, tag)).get_connection() as connection,
+    ):
         apply_schema(connection)
         yield connection

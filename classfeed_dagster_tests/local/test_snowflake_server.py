@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,10 @@ import snowflake.connector
 
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.local.processes import start_of
-from classfeed_dagster.warehouse.database import execute, query
+from classfeed_dagster.settings import Settings
+from classfeed_dagster.warehouse.connection import open_warehouse
+from classfeed_dagster.warehouse.database import execute, query, transaction
+from classfeed_dagster.warehouse.load import ensure_dates
 
 # A process that joins the server and works until its input ends.
 USER = """
@@ -53,6 +58,55 @@ def test_concurrent_starts_share_one_server(tmp_path: Path) -> None:
         assert other.communicate("")[0] == "False\n"
     assert server.release(tmp_path)  # the last one stops it
     assert not server.stop(tmp_path)
+
+
+def test_transactions_of_two_users_take_turns(tmp_path: Path) -> None:
+    settings, begun, failures = Settings(home=tmp_path), threading.Barrier(2), []
+
+    def work(number: int) -> None:
+        begun.wait()
+        try:
+            with open_warehouse(settings) as connection, transaction(connection) as cursor:
+                cursor.execute("DELETE FROM ACKNOWLEDGEMENT")
+                time.sleep(1)  # the other one's transaction would begin here
+                cursor.execute(f"UPDATE DIM_DATE SET IS_BUSINESS_DAY = {number % 2 == 0}")
+        except Exception as error:
+            failures.append(repr(error))
+
+    try:
+        with open_warehouse(settings) as connection:
+            ensure_dates(connection, dt.date(2023, 1, 3))
+        users = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+        for thread in users:
+            thread.start()
+        for thread in users:
+            thread.join()
+    finally:
+        server.stop(tmp_path)
+    assert not failures
+
+
+TURN = """
+import sys
+from pathlib import Path
+from classfeed_dagster.local import snowflake_server as server
+with server.turn(Path(sys.argv[1])):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_turn_of_a_killed_user_ends_and_waiting_is_bounded(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TURN, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "mine\n"
+        with pytest.raises(server.LocalWarehouseError, match=f"process {holder.pid}"), server.turn(tmp_path, 0.5):
+            pass
+        holder.kill()
+        holder.wait()
+    with server.turn(tmp_path, 0.5):
+        pass
 
 
 def test_killed_users_lease_does_not_keep_the_server(tmp_path: Path) -> None:
