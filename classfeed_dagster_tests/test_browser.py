@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,9 @@ import uvicorn
 from classfeed_dagster.local.dagster_instance import dagster_home
 from classfeed_dagster.local.dagster_services import dagster_services, free_port
 from classfeed_dagster.runtime import Runtime
+from classfeed_dagster.service_levels.owner_months import OwnerFigure, OwnerMonth
+from classfeed_dagster.service_levels.owner_numbers import NUMBERS
+from classfeed_dagster.service_levels.owner_page import owner_page
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.support.alb_identity import HEADER
 from classfeed_dagster.support.rerun_page import WebserverActions, application
@@ -104,10 +108,20 @@ def test_html_pages_are_accessible(ui: Ui, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | ui.settings
     command = [str(Path(sys.executable).with_name("classfeed")), "trace", trace[1], "--page", str(page)]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    owner = tmp_path / "owner.html"
+    figures = [
+        OwnerFigure(metric=name, feed="class_super", value=Decimal(7), target=number.target, observations=1, note="x")
+        for name, number in NUMBERS.items()
+    ]
+    months = [
+        OwnerMonth(month=f"2026-{at:02d}", computed_at=dt.datetime(2026, 3, 4, tzinfo=dt.UTC), figures=tuple(figures))
+        for at in (1, 2)
+    ]
+    owner.write_text(owner_page(months), encoding="utf-8")
     reports = sorted((ui.home / "store").glob("reconciliation/class_super/*/*/report.html"))
     assert reports
     axe = ["--axe", str(AXE)] if AXE.exists() else []
-    script("accessibility.py", *axe, str(page), *map(str, reports))
+    script("accessibility.py", *axe, str(page), str(owner), *map(str, reports))
 
 
 def test_support_page_works_on_phone_and_desk(tmp_path: Path) -> None:
