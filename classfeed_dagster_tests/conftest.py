@@ -24,6 +24,9 @@ _templates: dict[str, str] = {}  # server -> database with bigsite's tables, whi
 
 # Rich measures the terminal when a console is made, which is when a command's module is first imported.
 os.environ["COLUMNS"] = "160"
+# Tests that name no home get an empty one, not the home of a demo in this checkout.
+_HOME = tempfile.TemporaryDirectory(prefix="classfeed-home-", ignore_cleanup_errors=True)
+os.environ["CLASSFEED_HOME"] = _HOME.name
 
 load_examples_profile()
 

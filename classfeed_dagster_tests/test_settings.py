@@ -18,6 +18,7 @@ ELSEWHERE: dict[str, Any] = {"store_url": "s3://bucket", "first_business_date": 
 
 def test_settings_without_variables_use_embedded_services(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLASSFEED_STORE_URL", raising=False)
+    monkeypatch.delenv("CLASSFEED_HOME", raising=False)
     settings = Settings()
     assert settings.env is Environment.LOCAL
     assert settings.bigsite_url is None

@@ -118,7 +118,7 @@ def checks() -> Iterator[str]:
     rules = {rule.name for rule in RULES} | {rule.name for rule in LEDGER_RULES}
     nodes = {key.name: graph.get(key) for key in sorted(graph.asset_check_keys, reverse=True) if key.name not in rules}
     for name in sorted(nodes):
-        description = (nodes[name].description or "").partition(" Runbook: ")[0]
+        description = (nodes[name].description or "").partition("\n\nRunbook: ")[0].rstrip()
         yield f"### {name.replace('_', '-')}"
         yield ""
         yield f"{'*Blocking.* ' if nodes[name].blocking else ''}{description}"

@@ -81,7 +81,7 @@ def preview(page: Any, url: str) -> None:
 def check(page: Any, url: str) -> None:
     """Check a failed check: business date, affected portfolios, problem, remedy."""
     page.goto(f"{url}/assets/class/investment_holdings?view=checks&checkDetail=units_ledger")
-    _see(page, "units_ledger", "Runbook: docs/runbook.md#units-ledger")
+    _see(page, "units_ledger", "docs/runbook.md#units-ledger")
     page.get_by_text("Execution history").first.click()
     _see(page, "Failed")
     page.wait_for_timeout(2 * _SECOND)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -149,8 +150,16 @@ def _announce(text: str) -> None:
     output.console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
+def _end_orderly_when_signalled() -> None:
+    # A closed terminal (SIGHUP) or SIGTERM releases the embedded services, as Ctrl-C does. nohup's choice is kept.
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
+
+
 def main() -> None:
     """Run the console script. Errors are one sentence on standard error; the exit code is the exception's."""
+    _end_orderly_when_signalled()
     try:
         app()
     except Exception as error:

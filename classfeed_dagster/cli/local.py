@@ -172,7 +172,10 @@ def up(
             "CLASSFEED_BIGSITE_URL": url,
         }
         stopped = threading.Event()
-        for signal_number in (signal.SIGINT, signal.SIGTERM):
+        ending = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal is closed, without nohup
+            ending.append(signal.SIGHUP)
+        for signal_number in ending:
             signal.signal(signal_number, lambda *_: stopped.set())
         chosen = free_port(port)
         if chosen != port:

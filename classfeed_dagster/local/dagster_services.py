@@ -24,6 +24,7 @@ _WORKSPACE = f"""load_from:
       module_name: classfeed_dagster.definitions
       location_name: {CODE_LOCATION}
 """
+_WEBSERVER = "classfeed_dagster.orchestration.webserver"
 
 
 class ServiceError(TemporaryError):
@@ -80,19 +81,22 @@ def dagster_services(
     """
     variables = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
     commands = {
-        "webserver": ["dagster-webserver", "-h", "127.0.0.1", "-p", str(port)],
-        "daemon": ["dagster-daemon", "run"],
+        "webserver": [sys.executable, "-m", _WEBSERVER, "-h", "127.0.0.1", "-p", str(port)],
+        "daemon": [str(Path(sys.executable).with_name("dagster-daemon")), "run"],
     }
     workspace = home / "workspace.yaml"
     workspace.write_text(_WORKSPACE)
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for name, (program, *arguments) in commands.items():
-            command = [str(Path(sys.executable).with_name(program)), *arguments, "-w", str(workspace)]
+        for name, command in commands.items():
             with (home / f"{name}.log").open("wb") as log:
                 # A session of its own, so that Ctrl-C reaches us first and we stop them in order.
                 processes[name] = subprocess.Popen(  # noqa: S603 - our own commands
-                    command, env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                    [*command, "-w", str(workspace)],
+                    env=variables,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
                 )
         address = f"http://127.0.0.1:{port}"
         _wait_until_up(address, processes, home, start_seconds)

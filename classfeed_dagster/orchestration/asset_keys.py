@@ -7,8 +7,8 @@ from typing import Final, Literal, get_args
 
 import dagster as dg
 
+from classfeed_dagster.orchestration.local_pages import RUNBOOK, docs_page
 from classfeed_dagster.schedules import Cadence, RecipientSchedule
-from classfeed_dagster.settings import get_settings
 
 TEAM = "team:data-feeds"
 SOURCE_TEAM = "team:bigsite"
@@ -21,7 +21,6 @@ GROUP_WAREHOUSE = "warehouse"
 GROUP_OPERATIONS = "operations"
 GROUP_OWNER = "owner"
 GROUP_SIMULATION = "simulation"
-RUNBOOK = "docs/runbook.md"
 LANDING = "landing"
 SCHEMA_ASSET = dg.AssetKey(["bigsite", "schema"])
 SIMULATED_CUSTOMERS = dg.AssetKey(["simulation", "customers"])
@@ -68,22 +67,17 @@ def feed_group(feed: str) -> str:
 
 
 def runbook(name: str) -> str:
-    """Return the runbook's section about a check."""
+    """Return the runbook's section about a check, as the last paragraph of its description."""
     place = f"{RUNBOOK}#{name.replace('_', '-')}"
-    link = _published(place)
-    return place if link is None else f"[{place}]({link})"
+    link = docs_page(place)
+    return f"\n\nRunbook: {place if link is None else f'[{place}]({link})'}"
 
 
 def runbook_value(section: str) -> str | dg.UrlMetadataValue:
-    """Return the runbook's section as metadata: a link where the runbook is published, else its place."""
+    """Return the runbook's section as metadata: a link, or its place if nothing serves it."""
     place = f"{RUNBOOK}#{section}"
-    link = _published(place)
+    link = docs_page(place)
     return place if link is None else dg.MetadataValue.url(link)
-
-
-def _published(place: str) -> str | None:
-    base, found, _ = get_settings().runbook_url.rpartition(RUNBOOK)
-    return f"{base}{place}" if found and "://" in base else None
 
 
 def audience_names(audiences: Iterable[RecipientSchedule]) -> dict[str, str]:

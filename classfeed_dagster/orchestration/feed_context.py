@@ -12,7 +12,7 @@ from classfeed_dagster.feed_run.feed_run import FeedRun
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.asset_keys import RUNBOOK, FeedAsset, domain_key, feed_group, runbook_value
+from classfeed_dagster.orchestration.asset_keys import FeedAsset, domain_key, feed_group, runbook_value
 from classfeed_dagster.orchestration.column_metadata import (
     AssetColumn,
     document_columns,
@@ -116,7 +116,7 @@ class FeedContext:
         attributes: dict[str, Any] = {
             "partitions_def": self.partitions,
             "group_name": feed_group(self.feed.name),
-            "description": f"{description} Runbook: {RUNBOOK}.",
+            "description": description,
             "metadata": {**column_metadata, **lineage, "runbook": runbook_value(section or name)},
         }
         if self.fan_out and stages:

@@ -14,9 +14,11 @@ import dagster as dg
 import polars as pl
 
 from classfeed_dagster.charts import data_uri
+from classfeed_dagster.orchestration.local_pages import forge_page, store_page
 
 MASK = "•••"
 PREVIEWED = 8
+_MAY_BE_ZERO = frozenset({"revision", "dagster/row_count"})
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:
@@ -48,10 +50,16 @@ def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
     return metadata
 
 
+def without_zeros(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata without counts that are zero. A revision may be zero, and so may the rows of a table."""
+    return {name: value for name, value in metadata.items() if value != 0 or name in _MAY_BE_ZERO}
+
+
 def object_link(location: str) -> dg.MetadataValue[Any]:
-    """Return the place of an object: in S3 a link to AWS's console, on a laptop a path to copy."""
+    """Return a link to an object: in S3 to AWS's console, in the local store to its page next to the UI."""
     if not location.startswith("s3://"):
-        return dg.MetadataValue.path(location)
+        page = store_page(location)
+        return dg.MetadataValue.path(location) if page is None else dg.MetadataValue.url(page)
     bucket, _, key = location.removeprefix("s3://").partition("/")
     return dg.MetadataValue.url(f"https://console.aws.amazon.com/s3/object/{bucket}?prefix={quote(key)}")
 
@@ -86,8 +94,13 @@ def _location(function: Callable[..., object]) -> tuple[str, int]:
 def code_links(function: Callable[..., object]) -> dict[str, Any]:
     """Return a function's place as metadata: as text, and as the reference that the UI links."""
     file, line = _location(function)
+    name, address = function.__qualname__, forge_page(f"{code_of(function).partition('#')[0]}#L{line}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
-        reference = dg.LocalFileCodeReference(file_path=file, line_number=line, label=function.__qualname__)
+        reference = (
+            dg.LocalFileCodeReference(file_path=file, line_number=line, label=name)
+            if address is None
+            else dg.UrlCodeReference(url=address, label=name)
+        )
         references = dg.CodeReferencesMetadataValue(code_references=[reference])
     return {"code": code_of(function), "dagster/code_references": references}

@@ -13,6 +13,7 @@ import dagster as dg
 import structlog
 
 from classfeed_dagster.errors import ClassfeedError
+from classfeed_dagster.orchestration.metadata_values import without_zeros
 from classfeed_dagster.orchestration.step_usage import measured
 from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.tags import CORRELATION_TAG
@@ -33,7 +34,8 @@ def timed(compute: _Step, defaults: Mapping[str, Any] | None = None) -> _Step:
     def run(*args: Any, **kwargs: Any) -> Iterator[dg.MaterializeResult[None]]:
         started = time.monotonic()
         for result in compute(*args, **kwargs):
-            yield result._replace(metadata={**(defaults or {}), **(result.metadata or {}), "seconds": since(started)})
+            metadata = without_zeros({**(defaults or {}), **(result.metadata or {})})
+            yield result._replace(metadata={**metadata, "seconds": since(started)})
 
     return run
 

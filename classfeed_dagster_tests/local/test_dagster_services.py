@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from classfeed_dagster.local.dagster_services import AlreadyUpError, free_port, only_services
@@ -39,6 +42,29 @@ def test_second_up_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
     with only_services(tmp_path) as record:
         record("http://127.0.0.1:4000")
         assert (tmp_path / "up.lock").read_text() == f"http://127.0.0.1:4000, process {os.getpid()}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["up", "seed"])
+def test_closed_terminal_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("CLASSFEED_HOME", str(tmp_path))
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, "-m", "classfeed_dagster.cli.app", command])
+    deadline = time.monotonic() + 240
+    ready = tmp_path / ("dagster/up.lock" if command == "up" else "postgres/postmaster.pid")
+    while not (ready.exists() and ready.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert _processes(tmp_path)
+    os.close(terminal)  # the system sends SIGHUP
+    os.waitpid(pid, 0)
+    assert not _processes(tmp_path)
+
+
+def _processes(home: Path) -> list[str]:
+    lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    return [line for line in lines if str(home) in line]
 
 
 def test_port_that_is_taken_is_replaced() -> None:

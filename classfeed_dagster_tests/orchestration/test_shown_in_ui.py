@@ -2,6 +2,7 @@
 
 import datetime as dt
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -9,11 +10,11 @@ import pytest
 
 from classfeed_dagster.errors import NotReadyError
 from classfeed_dagster.feeds.class_super import FEED
-from classfeed_dagster.orchestration import asset_keys
+from classfeed_dagster.orchestration import asset_keys, local_pages
 from classfeed_dagster.orchestration.checks import operations
 from classfeed_dagster.orchestration.column_metadata import plain_type
 from classfeed_dagster.orchestration.definitions import build_definitions
-from classfeed_dagster.orchestration.metadata_values import numbers, object_link
+from classfeed_dagster.orchestration.metadata_values import code_links, numbers, object_link, without_zeros
 from classfeed_dagster.orchestration.resources import shown_resources
 from classfeed_dagster.orchestration.run_date import error_chain, failure_of
 from classfeed_dagster.orchestration.step_context import step
@@ -82,13 +83,30 @@ def test_object_link_opens_the_console_or_names_the_path() -> None:
     assert object_link("/data/report.html") == dg.MetadataValue.path("/data/report.html")
 
 
-def test_runbook_is_a_link_where_it_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert asset_keys.runbook("on_time") == asset_keys.runbook_value("on-time") == "docs/runbook.md#on-time"
+def test_object_of_the_local_store_links_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_pages, "get_settings", lambda: Settings(store_url=str(tmp_path)))
+    link = object_link(str(tmp_path / "delivered" / "a b" / "manifest.json"))
+    assert link == dg.MetadataValue.url("/classfeed/store/delivered/a%20b/manifest.json")
+
+
+def test_metadata_leaves_out_counts_that_are_zero() -> None:
+    given = {"findings": 0, "rows": 3, "revision": 0, "dagster/row_count": 0, "note": ""}
+    assert without_zeros(given) == {"rows": 3, "revision": 0, "dagster/row_count": 0, "note": ""}
+
+
+def test_runbook_is_a_link_published_or_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = "/classfeed/docs/runbook.md#on-time"
+    assert asset_keys.runbook("on_time") == f"\n\nRunbook: [docs/runbook.md#on-time]({local})"
+    assert asset_keys.runbook_value("on-time") == dg.MetadataValue.url(local)
+    monkeypatch.setattr(local_pages, "DOCS", Path("/nowhere"))  # an installed wheel
+    assert asset_keys.runbook_value("on-time") == "docs/runbook.md#on-time"
     published = Settings(runbook_url="https://git.broker/classfeed/docs/runbook.md")
-    monkeypatch.setattr(asset_keys, "get_settings", lambda: published)
+    monkeypatch.setattr(local_pages, "get_settings", lambda: published)
     link = "https://git.broker/classfeed/docs/runbook.md#on-time"
-    assert asset_keys.runbook("on_time") == f"[docs/runbook.md#on-time]({link})"
+    assert asset_keys.runbook("on_time") == f"\n\nRunbook: [docs/runbook.md#on-time]({link})"
     assert asset_keys.runbook_value("on-time") == dg.MetadataValue.url(link)
+    code = code_links(object_link)["dagster/code_references"].code_references[0].url
+    assert code.startswith("https://git.broker/classfeed/classfeed_dagster/orchestration/metadata_values.py#L")
 
 
 def test_resources_show_settings_and_hide_secrets(definitions: dg.Definitions) -> None:

@@ -213,7 +213,7 @@ def test_value_drift_check_names_column_and_elements(bigsite: Bigsite, tmp_path:
         store.create(f"values/{day}/s.json", dated(day, other).model_dump_json().encode())
 
     check = checked(runtime)
-    assert (check.passed, check.metadata["jumps"].value) == (True, 0)  # both codes are the contract's: rare, not new
+    assert (check.passed, "jumps" in check.metadata) == (True, False)  # both codes are the contract's: rare, not new
     assert "trade.side: BUY" in str(check.metadata["rare_codes"].value)
 
     store.delete(f"values/{DAY}/{snapshot.snapshot_id}.json")

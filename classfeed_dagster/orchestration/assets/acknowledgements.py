@@ -8,7 +8,7 @@ import dagster as dg
 from classfeed_dagster.acknowledgements.inbox import FileAnswers
 from classfeed_dagster.feed_run.acknowledged import AcknowledgementRun, read_answers
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.orchestration.asset_keys import RUNBOOK, feed_group
+from classfeed_dagster.orchestration.asset_keys import feed_group, runbook_value
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.metadata_values import markdown_table
 from classfeed_dagster.orchestration.step_context import correlation_id, current_time
@@ -31,8 +31,8 @@ def acknowledgement_assets(feed_context: FeedContext) -> list[dg.AssetsDefinitio
         group_name=feed_group(feed_context.feed.name),
         description=f"{feed_context.feed.recipient}'s answers about delivered files, from the inbox "
         f"acknowledgements/{feed_context.feed.name}/. Rejected records are breaks; messages without a match are "
-        f"dead letters. Runbook: {RUNBOOK}.",
-        metadata={"runbook": f"{RUNBOOK}#not-acknowledged"},
+        "dead letters.",
+        metadata={"runbook": runbook_value("not-acknowledged")},
     )
     def acknowledgement(
         context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]

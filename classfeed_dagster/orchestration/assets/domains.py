@@ -29,7 +29,7 @@ from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import GROUP_DOMAINS, LANDING, domain_key, landing_key, runbook_value
 from classfeed_dagster.orchestration.column_metadata import domain_columns, lineage_table, table_metadata
 from classfeed_dagster.orchestration.fan_out import Results, Stage, fanned_out_asset
-from classfeed_dagster.orchestration.metadata_values import numbers, picture, preview
+from classfeed_dagster.orchestration.metadata_values import numbers, picture, preview, without_zeros
 from classfeed_dagster.orchestration.step_context import StepContext, idle_observation, since, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
@@ -122,7 +122,7 @@ def _domain_asset(
             get_logger().info("built", rows=_rows(reference, frames), snapshot_id=reference.snapshot_id)
         seconds = since(started)
         metadata = _metadata(runtime, reference, frames)
-        yield dg.MaterializeResult(metadata={**columns, **metadata, "seconds": seconds})
+        yield dg.MaterializeResult(metadata={**columns, **without_zeros(metadata), "seconds": seconds})
 
     if fan_out:
         return fanned_out_asset(key, deps, [_in_shards(audience, name, domain)], build, **attributes)

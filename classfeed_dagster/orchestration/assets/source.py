@@ -76,7 +76,7 @@ def schema_asset(exports: Callable[[], Exports]) -> dg.AssetsDefinition:
                 "from it. Ask bigsite's team whether the change is intended. If not, they restore it and the waiting "
                 "dates run. If so, change the contract, `bigsite/tables.py` and the SQL together. Never lower a "
                 "severity to get a morning through. With a warning: extraction continues; ask what will come. "
-                f"Runbook: {runbook('schema_drift')}",
+                f"{runbook('schema_drift')}",
             ),
             dg.AssetCheckSpec(
                 "schema_values",
@@ -84,7 +84,7 @@ def schema_asset(exports: Callable[[], Exports]) -> dg.AssetsDefinition:
                 description="Coded columns (types, statuses, exchanges) have values of the contract only. If it fails: "
                 "portfolios with an unknown value are held back. Ask bigsite's team for its meaning, extend mapping "
                 "and contract, and deploy; the portfolios are then delivered. "
-                f"Runbook: {runbook('schema_values')}",
+                f"{runbook('schema_values')}",
             ),
         ],
     )

@@ -8,7 +8,6 @@ import dagster as dg
 
 from classfeed_dagster.orchestration.asset_keys import (
     GROUP_WAREHOUSE,
-    RUNBOOK,
     SOURCE_RECONCILIATION,
     runbook_value,
     warehouse_key,
@@ -38,8 +37,7 @@ def warehouse_assets(feed_context: FeedContext) -> dg.AssetsDefinition:
                 deps=[feed_context.key("delivery"), feed_context.key(SOURCE_RECONCILIATION)],
                 group_name=GROUP_WAREHOUSE,
                 description=f"{name} of the star schema, from the deliveries. The date is replaced in one transaction, "
-                "so that a re-run or a new revision leaves no duplicate and no gap. Dimensions keep history. Runbook: "
-                f"{RUNBOOK}.",
+                "so that a re-run or a new revision leaves no duplicate and no gap. Dimensions keep history.",
                 metadata={
                     **columns[name],
                     **_lineage(shown[name]),

@@ -9,7 +9,7 @@ from classfeed_dagster.domains.build import DOMAINS, DomainReference, read_frame
 from classfeed_dagster.domains.columns import FINDINGS
 from classfeed_dagster.domains.rules import DataRule, RuleSeverity, rules_of
 from classfeed_dagster.orchestration.asset_keys import domain_key, runbook
-from classfeed_dagster.orchestration.metadata_values import markdown_table
+from classfeed_dagster.orchestration.metadata_values import markdown_table, without_zeros
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.schedules import RecipientSchedule
@@ -37,7 +37,7 @@ def _checks_of(
             dg.AssetCheckSpec(
                 rule.name,
                 asset=asset,
-                description=f"{rule.title}. {rule.description} Runbook: {runbook(rule.name)}",
+                description=f"{rule.title}. {rule.description}{runbook(rule.name)}",
                 partitions_def=partitions,
             )
             for rule in rules
@@ -63,10 +63,14 @@ def _result(rule: DataRule, asset: dg.AssetKey, findings: pl.DataFrame, day: str
         passed=findings.is_empty(),
         severity=_SEVERITY[rule.severity],
         description=f"{day}: {findings.height} finding(s)" if findings.height else f"{day}: no findings",
-        metadata={
-            "business_date": day,
-            "findings": findings.height,
-            "portfolios": findings["portfolio_number"].n_unique(),
-            **({"offenders": markdown_table(["portfolio", "subject", "problem"], shown)} if findings.height else {}),
-        },
+        metadata=without_zeros(
+            {
+                "business_date": day,
+                "findings": findings.height,
+                "portfolios": findings["portfolio_number"].n_unique(),
+                **(
+                    {"offenders": markdown_table(["portfolio", "subject", "problem"], shown)} if findings.height else {}
+                ),
+            }
+        ),
     )

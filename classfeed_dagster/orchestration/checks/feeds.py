@@ -17,7 +17,7 @@ from classfeed_dagster.feed_run.volumes import unusual_volumes
 from classfeed_dagster.orchestration.asset_keys import LANDING, domain_key, runbook
 from classfeed_dagster.orchestration.assets.feeds import unexplained_table
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.metadata_values import markdown_table
+from classfeed_dagster.orchestration.metadata_values import markdown_table, without_zeros
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.parity.report import read_report, scorecard
 from classfeed_dagster.runtime import Runtime
@@ -62,7 +62,7 @@ def consent_check(
         "client services whether these customers left. If so, approve exactly these removals with `classfeed "
         "approve-removals --date D --reason R` and run the date again. If not, bigsite's team corrects the consents; "
         "run the date with a fresh snapshot. "
-        f"Runbook: {runbook('consent_roll')}",
+        f"{runbook('consent_roll')}",
     )
     def consent_roll(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{name}/consent_roll") as day:
@@ -105,7 +105,7 @@ def _held_back_share(feed_context: FeedContext) -> dg.AssetChecksDefinition:
         description="At most `CLASSFEED_MAX_HELD_BACK_SHARE` of the portfolios (1 %) break a rule. If it fails: one "
         "common fault is likely. See which rule is broken most often, and whether bigsite's end of day completed. Once "
         "it is corrected, the date runs again. Do not raise the limit to get a morning through. "
-        f"Runbook: {runbook('held_back_share')}",
+        f"{runbook('held_back_share')}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{feed_context.feed.name}/held_back_share") as day:
@@ -128,7 +128,7 @@ def _ledger_checks(feed_context: FeedContext) -> dg.AssetChecksDefinition:
             dg.AssetCheckSpec(
                 rule.name,
                 asset=asset,
-                description=f"{rule.title}. {rule.description} Runbook: {runbook(rule.name)}",
+                description=f"{rule.title}. {rule.description}{runbook(rule.name)}",
                 partitions_def=feed_context.partitions,
             )
             for rule in LEDGER_RULES
@@ -168,7 +168,7 @@ def _document_checks(feed_context: FeedContext) -> dg.AssetChecksDefinition:
                     name,
                     asset=asset,
                     blocking=True,
-                    description=f"{description} Runbook: {runbook(name)}",
+                    description=f"{description}{runbook(name)}",
                     partitions_def=feed_context.partitions,
                 )
                 for name, description in required.items()
@@ -179,7 +179,7 @@ def _document_checks(feed_context: FeedContext) -> dg.AssetChecksDefinition:
                 description="Records of each kind are within a fifth to five times the median of recent dates. If it "
                 "fails: many new portfolios, the day after a holiday and dividend seasons explain most cases. "
                 "Otherwise compare the landing's row counts over time. "
-                f"Runbook: {runbook('volumes')}",
+                f"{runbook('volumes')}",
                 partitions_def=feed_context.partitions,
             ),
         ],
@@ -213,7 +213,7 @@ def _parity(feed_context: FeedContext) -> dg.AssetChecksDefinition:
         description="A named rule explains every difference between this feed and the old app. If it fails: the count "
         "of clean dates restarts. Correct the feed, or, if the old app is wrong, add a dated rule with its evidence to "
         "`parity/explanations.py`. Then run `classfeed parity --date D --feed F`. "
-        f"Runbook: {runbook('parity')}",
+        f"{runbook('parity')}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{feed_context.feed.name}/parity_check") as day:
@@ -256,5 +256,7 @@ def _result(
         passed=evaluation.passed,
         severity=severity,
         description=f"{day}: {evaluation.summary}",
-        metadata={"business_date": day, "total_offenders": evaluation.total_offenders, **counts, **offenders},
+        metadata=without_zeros(
+            {"business_date": day, "total_offenders": evaluation.total_offenders, **counts, **offenders}
+        ),
     )

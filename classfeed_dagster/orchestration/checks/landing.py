@@ -13,7 +13,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     landing_key,
     runbook,
 )
-from classfeed_dagster.orchestration.metadata_values import markdown_table
+from classfeed_dagster.orchestration.metadata_values import markdown_table, without_zeros
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.source_contract.drift import Exports
@@ -37,7 +37,7 @@ def values_check(exports: Callable[[], Exports], partitions: dg.PartitionsDefini
         "the last ten business dates. If it fails: nothing is held back. The table names the column, both values and "
         "the document elements made from it. Ask bigsite's team what changed. A correct change becomes usual within "
         "ten dates. Have a wrong one corrected, and run the date with a fresh snapshot. "
-        f"Runbook: {runbook(VALUES_CHECK)}",
+        f"{runbook(VALUES_CHECK)}",
     )
     def values(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, VALUES_CHECK) as day:
@@ -57,14 +57,17 @@ def values_check(exports: Callable[[], Exports], partitions: dg.PartitionsDefini
             passed=not jumps,
             severity=dg.AssetCheckSeverity.WARN,
             description=f"{day.isoformat()}: {len(jumps)} jump(s)" if jumps else f"{day.isoformat()}: as usual",
-            metadata={
-                "business_date": day.isoformat(),
-                "jumps": len(jumps),
-                "columns": len(today.columns),
-                "dates_compared_with": len(before),
-                "rare_codes": ", ".join(f"{drift.column}: {drift.now}" for drift in drifts if drift.expected) or "none",
-                **({"anomalies": table} if jumps else {}),
-            },
+            metadata=without_zeros(
+                {
+                    "business_date": day.isoformat(),
+                    "jumps": len(jumps),
+                    "columns": len(today.columns),
+                    "dates_compared_with": len(before),
+                    "rare_codes": ", ".join(f"{drift.column}: {drift.now}" for drift in drifts if drift.expected)
+                    or "none",
+                    **({"anomalies": table} if jumps else {}),
+                }
+            ),
         )
 
     return values
@@ -81,7 +84,7 @@ def holders_check(partitions: dg.PartitionsDefinition[str]) -> dg.AssetChecksDef
         description="Each holder's income has the amounts that the other holders' income of the same payment has, and "
         "each holder has the corporate actions that the other holders have. If it fails: nothing is held back. The "
         "table names portfolio, security and row. Ask bigsite's team whether the row is complete; a correction is "
-        f"delivered automatically. Runbook: {runbook(HOLDERS_CHECK)}",
+        f"delivered automatically.{runbook(HOLDERS_CHECK)}",
     )
     def holders(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, HOLDERS_CHECK) as day:
@@ -105,11 +108,13 @@ def holders_check(partitions: dg.PartitionsDefinition[str]) -> dg.AssetChecksDef
             description=f"{day.isoformat()}: {uneven.height} row(s) differ from the other holders'"
             if uneven.height
             else f"{day.isoformat()}: all holders alike",
-            metadata={
-                "business_date": day.isoformat(),
-                "differences": uneven.height,
-                **({"examples": table} if uneven.height else {}),
-            },
+            metadata=without_zeros(
+                {
+                    "business_date": day.isoformat(),
+                    "differences": uneven.height,
+                    **({"examples": table} if uneven.height else {}),
+                }
+            ),
         )
 
     return holders

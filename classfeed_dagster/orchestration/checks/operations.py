@@ -8,6 +8,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     runbook,
 )
 from classfeed_dagster.orchestration.feed_context import FeedContext
+from classfeed_dagster.orchestration.metadata_values import without_zeros
 from classfeed_dagster.orchestration.step_context import current_time, step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.service_levels import (
@@ -27,7 +28,7 @@ def on_time_check(feed_context: FeedContext) -> dg.AssetChecksDefinition:
         partitions_def=feed_context.partitions,
         description="The business date was first delivered by its deadline in Sydney. If it fails: no action. The date "
         "counts in `operations/service_levels`; the morning's alert names the cause. A backfill of an old date warns "
-        f"too. Runbook: {runbook('on_time')}",
+        f"too.{runbook('on_time')}",
     )
     def on_time(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{feed_context.feed.name}/on_time") as day:
@@ -45,7 +46,7 @@ def on_time_check(feed_context: FeedContext) -> dg.AssetChecksDefinition:
             passed=punctuality.verdict in (Punctuality.ON_TARGET, Punctuality.IN_TIME),
             severity=dg.AssetCheckSeverity.WARN,
             description=f"{day.isoformat()}: {punctuality.verdict}",
-            metadata=metadata,
+            metadata=without_zeros(metadata),
         )
 
     return on_time
@@ -60,7 +61,7 @@ def fresh_check(parts: FeedContext) -> dg.AssetChecksDefinition:
         name="fresh",
         description="Every business date whose deadline has passed is delivered. Follows the business calendar: on "
         "weekends and ASX holidays nothing is due, and an old date delivered today makes nothing fresh. Stops "
-        f"nothing. Runbook: {runbook('on_time')}",
+        f"nothing.{runbook('on_time')}",
     )
     def fresh(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         now = runtime.clock(context.run.tags) or current_time(runtime)
@@ -72,7 +73,7 @@ def fresh_check(parts: FeedContext) -> dg.AssetChecksDefinition:
             passed=not state.behind,
             severity=dg.AssetCheckSeverity.WARN,
             description=f"newest date delivered: {newest}; dates past their deadline: {state.behind}",
-            metadata={"newest_delivered": newest, "dates_behind": state.behind},
+            metadata=without_zeros({"newest_delivered": newest, "dates_behind": state.behind}),
         )
 
     return fresh

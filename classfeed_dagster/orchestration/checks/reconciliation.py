@@ -10,7 +10,7 @@ from classfeed_dagster.orchestration.asset_keys import (
     runbook,
 )
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.metadata_values import object_link
+from classfeed_dagster.orchestration.metadata_values import object_link, without_zeros
 from classfeed_dagster.orchestration.step_context import step
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.warehouse.records import Side
@@ -59,7 +59,7 @@ def _check(
         name=name,
         partitions_def=feed_context.partitions,
         blocking=severity is dg.AssetCheckSeverity.ERROR,
-        description=f"{description} Runbook: {runbook(name)}",
+        description=f"{description}{runbook(name)}",
     )
     def check(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{feed_context.feed.name}/{name}") as day:
@@ -71,13 +71,15 @@ def _check(
             passed=not wrong,
             severity=severity,
             description=f"{day.isoformat()}: {summary.errors} error(s), {summary.warnings} warning(s)",
-            metadata={
-                "business_date": day.isoformat(),
-                "errors": summary.errors,
-                "warnings": summary.warnings,
-                "breaks": summary.breaks,
-                "report": object_link(runtime.store.location(summary.report)),
-            },
+            metadata=without_zeros(
+                {
+                    "business_date": day.isoformat(),
+                    "errors": summary.errors,
+                    "warnings": summary.warnings,
+                    "breaks": summary.breaks,
+                    "report": object_link(runtime.store.location(summary.report)),
+                }
+            ),
         )
 
     return check
