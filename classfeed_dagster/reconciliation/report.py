@@ -23,8 +23,35 @@ from classfeed_dagster.warehouse.breaks import StoredBreak
 from classfeed_dagster.warehouse.records import Break, BreakCause, BreakSeverity, Side
 
 _SHOWN = 500
+_UNFOLDED = 5  # breaks of one cause that are listed before the others are folded
 _WORD = {BreakSeverity.ERROR: "error", BreakSeverity.WARNING: "warning", BreakSeverity.EVENT: "event"}
 _AGAINST = {Side.SOURCE: "File against landing and bigsite", Side.DATA_TEAM: "Our metrics against the data team's"}
+_SEVERITIES = {
+    BreakSeverity.ERROR: "what was delivered, or its evidence, is wrong",
+    BreakSeverity.WARNING: "a person should look",
+    BreakSeverity.EVENT: "explained; no action is needed",
+}
+_CAUSES = {
+    BreakCause.FILE_ALTERED: "the delivered file is not what was written, by its hash or its values",
+    BreakCause.EXPORT_FAULT: "bigsite and the landing agree, the file differs",
+    BreakCause.LANDING_ALTERED: "the stored copy of bigsite is not what was written",
+    BreakCause.LANDING_EXPIRED: "the stored copy of bigsite is older than it is kept",
+    BreakCause.CONSENT_ENDED: "the customer's consent ended",
+    BreakCause.CONSENT_CHANGED: "the customer's consent changed after the delivery",
+    BreakCause.REVERSAL: "a later row cancels this one",
+    BreakCause.LATE_ROW: "bigsite recorded a row after the delivery read it; it is sent with the next date",
+    BreakCause.PRICE_REVISED: "the close was corrected after the delivery",
+    BreakCause.STATE_CHANGED: "bigsite changed the value after the delivery",
+    BreakCause.QUARANTINE: "the portfolio was held back for a broken rule",
+    BreakCause.DATA_TEAM_TIMING: "the data team computed before or after the delivery read bigsite",
+    BreakCause.SIGN: "one value is the other with the opposite sign",
+    BreakCause.SCALE: "one value is a multiple of ten of the other",
+    BreakCause.TRANSPOSED: "two neighbouring digits are exchanged",
+    BreakCause.DAY_SHIFT: "the values are those of neighbouring days",
+    BreakCause.ONE_ROW: "a single row has the whole difference",
+    BreakCause.REJECTED: "the recipient refused the record",
+    BreakCause.UNKNOWN: "nothing in the data explains it: a person must",
+}
 _AGES = ((1, "today"), (2, "1 day"), (4, "2–3 days"), (8, "4–7 days"), (31, "1–4 weeks"), (10**6, "older"))
 
 
@@ -63,8 +90,6 @@ def render(results: Sequence[Reconciliation], kept: Sequence[StoredBreak] = (), 
         *(_amounts(result) for result in results if result.amounts),
         "<h2>Rows compared</h2>",
         _accounting([tally for result in results for tally in result.tallies]),
-        _plots(breaks, kept, asked_at),
-        _figures([*(figure for result in results for figure in result.figures), *history]),
         f"<h2>Breaks ({len(breaks):,})</h2>",
         _by_cause(breaks[:_SHOWN]),
     ]
@@ -76,6 +101,8 @@ def render(results: Sequence[Reconciliation], kept: Sequence[StoredBreak] = (), 
         )
     parts += [_held_back(result) for result in results if result.held_back]
     parts += [
+        _plots(breaks, kept, asked_at),
+        _figures([*(figure for result in results for figure in result.figures), *history]),
         "<h2>Trace a number</h2>",
         "<p>Each break above names its source row, landed file and line. For any other transaction or holding: "
         f"<code>classfeed trace T1042 --feed {escape(first.feed)} --page trace.html</code> writes a page like this "
@@ -176,11 +203,18 @@ def _trace(entry: Break) -> str:
 
 
 def _held_back(result: Reconciliation) -> str:
-    rows = sorted(result.held_back.items())[:_SHOWN]
-    return (
-        f"<h2>Correctly not in the file ({len(result.held_back):,})</h2>"
-        f"{table(f'portfolios that were not delivered ({_AGAINST[result.side]})', ['portfolio', 'reason'], rows)}"
+    by_reason: dict[str, list[str]] = {}
+    for number, reason in sorted(result.held_back.items()):
+        by_reason.setdefault(reason, []).append(number)
+    rows = [(reason, len(numbers), ", ".join(numbers[:_SHOWN])) for reason, numbers in by_reason.items()]
+    listed = table(
+        f"portfolios that were not delivered ({_AGAINST[result.side]})",
+        ["reason", "number", "portfolios"],
+        rows,
+        numeric=(1,),
+        stacked=True,
     )
+    return f"<h2>Correctly not in the file ({len(result.held_back):,})</h2>{listed}"
 
 
 _METRICS = {
@@ -194,16 +228,37 @@ _METRICS = {
     "CASH_ACCOUNTS": ("Cash accounts", "number of cash accounts"),
     "MOVEMENTS": ("Movements", "number of the date's transactions"),
 }
-_MONEY_FIRST = tuple(_METRICS)
+# Of each kind of record, by its column of money.
+_COLUMNS = {
+    "ledger_balance": "balance of each cash account after all of its entries",
+    "market_value": "value of each holding at its last close",
+    "net_amount": "what each trade costs or brings, with brokerage and taxes",
+    "amount": "money into a cash account less money out of it",
+    "net_income": "dividends and distributions after withholding tax",
+}
+_OTHERS = {
+    Side.SOURCE: "summed over bigsite, read again without the export's code",
+    Side.DATA_TEAM: "summed over the data team's table",
+}
+_MONEY_FIRST = (*_METRICS, *_COLUMNS)
+
+
+def _words(metric: str) -> tuple[str, str]:
+    # The title of a sum and its explanation.
+    if metric in _METRICS:
+        return _METRICS[metric]
+    record, _, column = metric.partition(".")
+    return f"{record.replace('_', ' ').capitalize()}: {column.replace('_', ' ')}", _COLUMNS[column]
 
 
 def _amounts(result: Reconciliation) -> str:
     ordered = sorted(
-        result.amounts, key=lambda amount: (not amount.currency, amount.currency, _MONEY_FIRST.index(amount.metric))
+        result.amounts,
+        key=lambda amount: (not amount.currency, amount.currency, _MONEY_FIRST.index(amount.metric.rpartition(".")[2])),
     )
     rows = [
         (
-            f"{_METRICS[amount.metric][0]}{f', {amount.currency}' if amount.currency else ''}",
+            f"{_words(amount.metric)[0]}{f', {amount.currency}' if amount.currency else ''}",
             *(
                 _plain_number(value, money=bool(amount.currency))
                 for value in (amount.ours, amount.theirs, amount.known, amount.difference)
@@ -214,10 +269,10 @@ def _amounts(result: Reconciliation) -> str:
     header = ["sum", "ours", "theirs", "left out", "difference"]
     explained = [
         ("ours", "summed over the files delivered to the recipient"),
-        ("theirs", "summed over the data team's table"),
+        ("theirs", _OTHERS[result.side]),
         ("left out", "the part of theirs that the delivery leaves out on purpose: portfolios held back, and openings"),
         ("difference", "ours plus what is left out, less theirs: nothing if both agree"),
-        *((_METRICS[metric][0], _METRICS[metric][1]) for metric in dict.fromkeys(amount.metric for amount in ordered)),
+        *map(_words, dict.fromkeys(amount.metric for amount in ordered)),
     ]
     return (
         f"<h2>Ours and theirs</h2>{table('sums over all portfolios', header, rows, numeric=(1, 2, 3, 4), stacked=True)}"
@@ -260,9 +315,19 @@ def _by_cause(breaks: Sequence[Break]) -> str:
     groups: dict[str, list[Break]] = {}
     for entry in breaks:  # the most severe first
         groups.setdefault(entry.likeliest.cause.value, []).append(entry)
-    return "".join(
-        f"<h3>{escape(cause)} ({len(group):,})</h3>{''.join(map(_break, group))}" for cause, group in groups.items()
-    )
+    shown = "".join(f"<h3>{escape(cause)} ({len(group):,})</h3>{_folded(group)}" for cause, group in groups.items())
+    explained = [
+        *((severity.value, _SEVERITIES[severity]) for severity in BreakSeverity),
+        *((cause, _CAUSES[BreakCause(cause)]) for cause in groups),
+    ]
+    words = f"<details><summary>What the words mean</summary><div>{facts(explained)}</div></details>"
+    return f"{shown}{words}" if groups else ""
+
+
+def _folded(group: Sequence[Break]) -> str:
+    rest = "".join(map(_break, group[_UNFOLDED:]))
+    folded = f"<details><summary>{len(group) - _UNFOLDED:,} more</summary><div>{rest}</div></details>" if rest else ""
+    return "".join(map(_break, group[:_UNFOLDED])) + folded
 
 
 def _frame(results: Sequence[Reconciliation]) -> pl.DataFrame:

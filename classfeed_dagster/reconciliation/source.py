@@ -108,6 +108,7 @@ def reconcile_source(
             classification.moved_on,
             any(sides.bigsite.truncated or sides.landing.truncated for sides in everything),
             delivered_figures(delivered),
+            tuple(amount for sides in everything for amount in sides.amounts),
         )
 
 

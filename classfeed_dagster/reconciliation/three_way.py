@@ -12,6 +12,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,12 +32,15 @@ from classfeed_dagster.reconciliation.expected_sql import ExpectedRecords, diges
 from classfeed_dagster.reconciliation.landing import Landing
 from classfeed_dagster.reconciliation.record_scope import EVIDENCE
 from classfeed_dagster.reconciliation.records import RecordKind
+from classfeed_dagster.reconciliation.result import Amount
 from classfeed_dagster.reconciliation.source_queries import Bigsite
 from classfeed_dagster.retention import Retention
 from classfeed_dagster.store import ObjectStore
 
 # The cheap first look for identifiers in free text: an at sign, or as many digits as the shortest has.
 _SUSPICIOUS = "[@\uff20]|(\\p{Nd}\\P{Nd}*){8}"
+# Money whose sums the report shows, of each kind of record that has it.
+SUMMED = ("ledger_balance", "market_value", "net_amount", "amount", "net_income")
 Key = tuple[str | None, ...]
 Row = Mapping[str, str | None]
 
@@ -54,6 +58,7 @@ class Sides:
     file_rows: Mapping[Key, Row]
     bigsite_rows: Mapping[Key, Row]
     landing_rows: Mapping[Key, Row]
+    amounts: tuple[Amount, ...] = ()
 
     @property
     def portfolio_numbers(self) -> set[str]:
@@ -182,7 +187,8 @@ class Workbench:
         )
         if settled == self._delivered.rows[name] and not numbers:
             nothing = nothing_to_compare(kind.rule)
-            return Sides(kind, nothing, nothing, portfolios, 0, settled, {}, {}, {})
+            amounts = self._amounts(kind, file_path)
+            return Sides(kind, nothing, nothing, portfolios, 0, settled, {}, {}, {}, amounts)
         rows_path = self._folder / f"bigsite-{name}.parquet"
         bigsite.rows(expected, kind, [number for number in numbers if number], rows_path)
         bigsite_rows = f"read_parquet('{rows_path}')"
@@ -210,7 +216,32 @@ class Workbench:
             self._rows(kind, keys, file_side),
             self._rows(kind, keys, bigsite_side),
             self._rows(kind, keys, landing_side),
+            self._amounts(kind, file_path, (file_side, bigsite_side)),
         )
+
+    def _amounts(self, kind: RecordKind, file: Path, differing: tuple[Path, Path] | None = None) -> tuple[Amount, ...]:
+        # Sums of the file and of bigsite by currency. Portfolios with equal digests have equal sums on both sides.
+        result = []
+        for column in (name for name in SUMMED if name in kind.names):
+            value, currency = f"try_cast({column} AS DECIMAL(38, 6))", "currency" if "currency" in kind.names else "''"
+            parts = [
+                f"SELECT {currency} AS currency, {value} AS ours, {value} AS theirs, 0 AS known FROM read_parquet('{file}') "
+                "WHERE portfolio_number NOT IN (SELECT portfolio_number FROM todo WHERE portfolio_number IS NOT NULL)"
+            ]
+            if differing is not None:
+                known = f"CASE WHEN excluded IS NULL THEN 0 ELSE {value} END"
+                parts += [
+                    f"SELECT {currency}, {value}, 0, -({known}) FROM read_parquet('{differing[0]}')",
+                    f"SELECT {currency}, 0, {value}, {known} FROM read_parquet('{differing[1]}')",
+                ]
+            rows = self.db.execute(
+                f"SELECT coalesce(currency, ''), sum(ours), sum(theirs), sum(known) FROM ({' UNION ALL '.join(parts)}) "
+                "GROUP BY 1 HAVING count(ours) > 0 OR count(theirs) > 0 ORDER BY 1"
+            ).fetchall()
+            result += [
+                Amount(f"{kind.name}.{column}", row[0], *(Decimal(sum_ or 0) for sum_ in row[1:])) for row in rows
+            ]
+        return tuple(result)
 
     def _masked(self, kind: RecordKind, source: str) -> str | None:
         """Return SQL of ``source`` with identifiers in free text masked, as documents have them; None without any."""

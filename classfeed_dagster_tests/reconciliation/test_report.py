@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 from decimal import Decimal
+from html import escape
 from html.parser import HTMLParser
 
 import polars as pl
@@ -166,6 +167,36 @@ def test_report_begins_with_ours_theirs_and_difference_per_currency() -> None:
     assert cells[5:10] == ["Holdings", "2", "3", "1", "0"]
     assert "What the words mean" in page
     assert page.index("Ours and theirs") < page.index("Rows compared") < page.index("Breaks (")
+
+
+def test_report_of_the_source_explains_its_sums() -> None:
+    amounts = (
+        Amount("movement_transactions.net_amount", "USD", Decimal(1), Decimal(1), Decimal(0)),
+        Amount("account_balances.ledger_balance", "AUD", Decimal("10.50"), Decimal("30.50"), Decimal(20)),
+    )
+    page = render([dataclasses.replace(BROKEN, amounts=amounts)])
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page)
+    assert cells[:5] == ["Account balances: ledger balance, AUD", "10.50", "30.50", "20.00", "0.00"]
+    assert cells[5] == "Movement transactions: net amount, USD"
+    assert "read again without the export" in page
+    assert page.index("Rows compared") < page.index("Breaks (") < page.index("At a glance")
+
+
+def test_report_explains_every_cause_and_folds_repeated_breaks() -> None:
+    many = tuple(
+        dataclasses.replace(ONE, subject=f"T{at}", explanations=(BreakExplanation(cause, "e"),))
+        for at in range(7)
+        for cause in BreakCause
+    )
+    page = render([dataclasses.replace(BROKEN, breaks=many)])
+    assert page.count("<summary>2 more</summary>") == len(BreakCause)
+    assert all(f"<dt>{escape(cause.value)}</dt>" in page for cause in (*BreakCause, *BreakSeverity))
+
+
+def test_report_groups_portfolios_held_back_by_reason() -> None:
+    page = render([dataclasses.replace(CLEAN, held_back={f"SW{at}": "consent has ended" for at in range(30)})])
+    assert page.count("consent has ended") == 1
+    assert "SW29" in page
 
 
 def test_report_has_one_line_a_comparison_and_breaks_by_cause() -> None:

@@ -88,6 +88,18 @@ def test_clean_date_has_no_breaks_and_accounts_for_every_row(scene: Scene) -> No
     assert "agree" in result.summary()
 
 
+def test_sums_per_record_and_currency_are_those_of_both_sides(scene: Scene) -> None:
+    balances = scene.frames["account_balances"].group_by("currency").agg(pl.col("ledger_balance").sum())
+    held = scene.frames["investment_holdings"].group_by("currency").agg(pl.col("market_value").sum())
+    expected = {
+        *(("account_balances.ledger_balance", *row) for row in balances.iter_rows()),
+        *(("investment_holdings.market_value", *row) for row in held.iter_rows()),
+    }
+    amounts = scene.reconcile().amounts
+    assert expected <= {(amount.metric, amount.currency, amount.ours) for amount in amounts}
+    assert all((amount.theirs, amount.known, amount.difference) == (amount.ours, 0, 0) for amount in amounts)
+
+
 def test_reconciliation_reads_s3(bigsite_engine: sa.Engine, s3_store: ObjectStore) -> None:
     scene = Scene(bigsite_engine, s3_store, 3)
     scene.deliver(compress=False)
@@ -152,6 +164,10 @@ def test_amount_changed_in_a_delivered_file_is_an_error(scene: Scene) -> None:
     )  # fmt: skip
     assert (break_.export_value, break_.other_value) == ("1" + value, value)
     assert break_.difference == Decimal("1" + value) - Decimal(value)
+    amounts = scene.reconcile().amounts
+    assert {amount.metric: amount.difference for amount in amounts if amount.difference} == {
+        "movement_transactions.net_amount": break_.difference
+    }
     assert break_.likeliest.cause is BreakCause.FILE_ALTERED
     assert key in break_.likeliest.evidence
     assert break_.severity is BreakSeverity.ERROR
