@@ -103,8 +103,8 @@ def markdown_page(text: str) -> str:
 
 def main() -> None:
     """Run the webserver's command line."""
-    dagster_webserver.app.DagsterWebserver = Webserver  # type: ignore[misc]
-    dagster_webserver.cli.main()
+    dagster_webserver.app.DagsterWebserver = Webserver  # type: ignore[attr-defined]
+    dagster_webserver.cli.main()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":
