@@ -110,6 +110,12 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def file_facts(path: Path) -> tuple[int, str]:
     """Return size in bytes and SHA-256 of a file, read in blocks."""
     digest, size = hashlib.sha256(), 0

@@ -7,7 +7,6 @@ publishing. These are pure functions over consent rows; the SQL only limits the 
 from __future__ import annotations
 
 import datetime as dt
-import enum
 import itertools
 import operator
 from collections import defaultdict
@@ -19,6 +18,7 @@ from weakref import WeakKeyDictionary
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from classfeed_dagster.bigsite.consent_change import Change
 from classfeed_dagster.bigsite.tables import data_sharing_consent, portfolio
 from classfeed_dagster.errors import Dependency, UnavailableError
 from classfeed_dagster.schedules import NOT_REFRESHED, EarlyConsent, Refreshed
@@ -37,14 +37,6 @@ class ConsentReadError(UnavailableError):
     """Consent could not be read from bigsite. An older result may not be used in its place."""
 
     dependency = Dependency.BIGSITE
-
-
-class Change(enum.StrEnum):
-    """State of a portfolio's consent at a cut-off, compared with the schedule's previous cut-off."""
-
-    NEW = "NEW"
-    CURRENT = "CURRENT"
-    REMOVED = "REMOVED"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from pydantic import BaseModel, model_validator
 from classfeed_dagster.bigsite.queries import REFERENCES, SCHEMAS
 from classfeed_dagster.errors import DataError
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import sha256_of
 
 WHOLE = frozenset(query.table for query in REFERENCES)
 
@@ -147,12 +148,6 @@ class RowGroups:
 def numbered(name: str, at: int) -> str:
     """Return the name of a table's file ``at``; the first one has no suffix."""
     return f"{name}-{at:04d}" if at else name
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_slices(

@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import NonNegativeInt
 
-from classfeed_dagster.bigsite.landing import RowGroups, StoredFile, sha256_of
+from classfeed_dagster.bigsite.landing import RowGroups, StoredFile
 from classfeed_dagster.delivery.manifest import ControlTotals
 from classfeed_dagster.delivery.plan import PlannedPortfolio
 from classfeed_dagster.documents.document_format import RenderedPortfolio, Totals
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import StoredRecord
+from classfeed_dagster.stored_records import StoredRecord, sha256_of
 
 _ROW_GROUP_SIZE = 200  # portfolios in a row group of a rendered shard
 _SECTION = "section:"

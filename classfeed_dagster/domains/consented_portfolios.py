@@ -12,7 +12,8 @@ from decimal import Decimal
 
 import polars as pl
 
-from classfeed_dagster.bigsite.consent import Change, Consent, counted_early, sharing, standings
+from classfeed_dagster.bigsite.consent import Consent, counted_early, sharing, standings
+from classfeed_dagster.bigsite.consent_change import Change
 from classfeed_dagster.bigsite.queries import CONSENT_TABLE
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 from classfeed_dagster.domains.slice import NUMBER, Tables

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import polars as pl
 
-from classfeed_dagster.bigsite.consent import Change
+from classfeed_dagster.bigsite.consent_change import Change
 from classfeed_dagster.domains.columns import (
     ACCOUNT_BALANCES,
     CONSENTED_PORTFOLIOS,

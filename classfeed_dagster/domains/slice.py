@@ -10,13 +10,16 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from classfeed_dagster.bigsite.consent import Change
-from classfeed_dagster.bigsite.unreadable_values import UnreadableValue
+from classfeed_dagster.bigsite.consent_change import Change
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.trading_days import Window
+
+if TYPE_CHECKING:
+    from classfeed_dagster.bigsite.unreadable_values import UnreadableValue
 
 Tables = Mapping[str, pl.DataFrame]
 NUMBER = "portfolio_number"

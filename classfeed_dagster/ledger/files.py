@@ -14,12 +14,11 @@ from typing import Annotated, Literal
 import polars as pl
 from pydantic import Field, NonNegativeInt
 
-from classfeed_dagster.bigsite.landing import sha256_of
 from classfeed_dagster.domains.columns import Column, Frame
 from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, REVERSED_TYPE, UNITS_SUM
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import StoredRecord
+from classfeed_dagster.stored_records import StoredRecord, sha256_of
 
 Kind = Literal["records", "positions", "portfolios", "identities", "stated"]
 SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

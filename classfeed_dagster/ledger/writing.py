@@ -11,12 +11,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from classfeed_dagster.bigsite.landing import RowGroups, sha256_of
+from classfeed_dagster.bigsite.landing import RowGroups
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS, MOVEMENT_TRANSACTIONS
 from classfeed_dagster.domains.ledger_rows import LEDGER_BALANCES, LEDGER_HOLDINGS, LEDGER_RECORDS
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.ledger.files import FRAMES, PORTFOLIOS, RECORDS, Kind, LedgerFile, stated_rows
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import sha256_of
 
 STAGED: tuple[Kind, ...] = ("records", "stated", "portfolios")
 LEDGER_INPUT = frozenset(

@@ -19,10 +19,10 @@ from classfeed_dagster.bigsite.landing import (
     SlicedFiles,
     StoredFile,
     StoredTable,
-    sha256_of,
     write_slices,
 )
 from classfeed_dagster.store import LocalStore, ObjectStore
+from classfeed_dagster.stored_records import sha256_of
 
 SCHEMA = pa.schema([("value", pa.int64())])
 READ = pa.schema([("position", pa.int32()), ("value", pa.int64())])
