@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from classfeed_dagster import trading_days
 from classfeed_dagster.bigsite import consent
+from classfeed_dagster.bigsite.consent_change import Change
 from classfeed_dagster.bigsite.ledgers import LEDGERS
 from classfeed_dagster.bigsite.source_connection import ReadOnlyTransaction
 from classfeed_dagster.schedules import RecipientSchedule
@@ -59,7 +60,7 @@ def _scope(
             effective = shared.standing
             at = effective.portfolio_id
             standing[at] = effective.portfolio_number
-            if shared.change is consent.Change.REMOVED:
+            if shared.change is Change.REMOVED:
                 continue
             begins = effective.history_from
             known = history.get(at, begins)
