@@ -90,8 +90,8 @@ def test_object_of_the_local_store_links_its_page(tmp_path: Path, monkeypatch: p
 
 
 def test_metadata_leaves_out_counts_that_are_zero() -> None:
-    given = {"findings": 0, "rows": 3, "revision": 0, "dagster/row_count": 0, "note": ""}
-    assert without_zeros(given) == {"rows": 3, "revision": 0, "dagster/row_count": 0, "note": ""}
+    counts = {"findings": 0, "rows": 3, "revision": 0, "dagster/row_count": 0, "note": ""}
+    assert without_zeros(counts) == {"rows": 3, "revision": 0, "dagster/row_count": 0, "note": ""}
 
 
 def test_runbook_is_a_link_published_or_local(monkeypatch: pytest.MonkeyPatch) -> None:

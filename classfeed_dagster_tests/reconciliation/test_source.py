@@ -90,10 +90,10 @@ def test_clean_date_has_no_breaks_and_accounts_for_every_row(scene: Scene) -> No
 
 def test_sums_per_record_and_currency_are_those_of_both_sides(scene: Scene) -> None:
     balances = scene.frames["account_balances"].group_by("currency").agg(pl.col("ledger_balance").sum())
-    held = scene.frames["investment_holdings"].group_by("currency").agg(pl.col("market_value").sum())
+    values = scene.frames["investment_holdings"].group_by("currency").agg(pl.col("market_value").sum())
     expected = {
         *(("account_balances.ledger_balance", *row) for row in balances.iter_rows()),
-        *(("investment_holdings.market_value", *row) for row in held.iter_rows()),
+        *(("investment_holdings.market_value", *row) for row in values.iter_rows()),
     }
     amounts = scene.reconcile().amounts
     assert expected <= {(amount.metric, amount.currency, amount.ours) for amount in amounts}
