@@ -19,7 +19,7 @@ KEPT = (
 )  # fmt: skip
 # One object a name, written again and again: nothing to expire.
 STATES = ("incidents", "raised-incidents", "heartbeats", "warehouse", "simulation", "restatements")
-_CUSTOMERS = ("landing", "domains", "staged")
+_CUSTOMERS = ("landing", "domains", "staged", "outgoing")
 _RECORDS = ("verdicts", "references", "switches", "quarantine", "reconciliation", "parity", "values", "legacy",
             "notices")  # fmt: skip
 _NO_RULES = "local"  # a folder has no lifecycle rules

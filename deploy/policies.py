@@ -23,11 +23,12 @@ LASTING = ("delivered", "transmitted", "acknowledged", "acknowledged-content", "
 WORKING = ("landing", "domains", "staged", "verdicts", "references", "quarantine", "reconciliation", "schemas",
            "values", "simulation", "acknowledgements", "shadow", "legacy", "switches", "parity", "heartbeats",
            "toil", "incidents", "raised-incidents", "closed-incidents", "warehouse", "owner-report",
-           "notices")  # fmt: skip
+           "notices", "outgoing")  # fmt: skip
 # States that sensors keep: incidents, heartbeats, the toil diary, the latest consent event, dates to re-issue.
 STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "toil", "consent-events", "restatements")
 # Records about data: keys under which no customer's figures or names are.
-RECORDS = ("delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "shadow/chain/*", "quarantine/*",
+RECORDS = ("delivered/*/manifest.json", "delivered/*/withheld-*.json", "shadow/delivered/*/manifest.json", "chain/*",
+           "shadow/chain/*", "quarantine/*",
            "releases/*", "transmitted/*", "acknowledged/*", "references/*", "verdicts/*",
            "landing/*/snapshot/*.json", "reruns/*", "switches/*", "owner-report/*", "notices/*",
            *(f"{one}/*" for one in STATES))  # fmt: skip
@@ -99,7 +100,8 @@ def worker(deployment: Deployment) -> list[Statement]:
         # The files of an abandoned attempt, whose manifest is void, are hidden behind a marker; their bytes stay.
         _allow("Tidy", ["s3:DeleteObject"], _objects(deployment, ("shadow/*", "delivered/*", "raised-incidents/*"))),
         _deny("NeverUndone", ["s3:DeleteObject"],
-              _objects(deployment, ("delivered/*/manifest.json", "transmitted/*", "chain/*", "ledger/*", "releases/*",
+              _objects(deployment, ("delivered/*/manifest.json", "delivered/*/withheld-*.json",
+                                    "transmitted/*", "chain/*", "ledger/*", "releases/*",
                                     "reruns/*"))),
         _deny(
             "NeverErased",
@@ -340,7 +342,7 @@ def _documents_stay_closed(deployment: Deployment) -> list[Statement]:
     documents = (
         f"{prefix}/*.{ending}" for prefix in ("delivered", "shadow") for ending in ("xml", "xml.gz", "csv", "csv.gz")
     )
-    patterns = (*documents, "staged/*", "landing/*", "domains/*", "legacy/*")
+    patterns = (*documents, "staged/*", "outgoing/*", "landing/*", "domains/*", "legacy/*")
     return [_deny("DocumentsStayClosed", ["s3:GetObject", "s3:GetObjectVersion"], _objects(deployment, patterns))]
 
 

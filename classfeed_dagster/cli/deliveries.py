@@ -81,7 +81,7 @@ def status(
     require_store(runtime)
     from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates
     from classfeed_dagster.feed_run.acknowledged import read_answers
-    from classfeed_dagster.transmission.send import unsent
+    from classfeed_dagster.transmission.send import outstanding
 
     document: list[dict[str, Any]] = []
     for name in [require_feed(feed).name] if feed else [declared.name for declared in _feeds()]:
@@ -93,7 +93,7 @@ def status(
             dates = [day for day in audience.dates() if newest and day <= newest][-days:]
         statuses = [date_status(runtime.store, name, day) for day in dates]
         declared_feed = require_feed(name)
-        not_sent = {day: len(unsent(runtime.store, name, day)) for day in dates if declared_feed.sends_on(day)}
+        not_sent = {day: outstanding(runtime.store, name, day) for day in dates if declared_feed.sends_on(day)}
         answered = {day: read_answers(runtime, declared_feed, day) for day in dates}
         if as_json:
             document.append(

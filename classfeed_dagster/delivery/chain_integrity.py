@@ -34,7 +34,7 @@ def require_chain(store: ObjectStore, feed: str, days: Iterable[dt.date]) -> Non
     last = last_place(store, feed)
     for day in days:
         # ``current`` compares the older manifests that still count with the checkpoint.
-        state = delivered_state(store, feed, day)
+        state = delivered_state(store, feed, day, sent=False)
         for revision in {entry.revision: entry for entry in (*state.current, *state.recent)}.values():
             _require_place(store, feed, day, revision, last)
 

@@ -87,7 +87,7 @@ class SentDate:
         names = list(FRAMES[kind].schema if columns is None else columns)
         read = list(dict.fromkeys([*names, "portfolio_number", "portfolio_id"]))
         parts = [FRAMES[kind].empty().select(names)]
-        several = len(self.ledgers) > 1
+        several = len(self.ledgers) > 1 or bool(self.state.withheld_numbers)
         for manifest, ledger in self.ledgers:
             if ledger is None:
                 continue

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from classfeed_dagster.delivery.manifest import AnyManifest, Link, Manifest, Sha256, read_manifest
+from classfeed_dagster.delivery.withheld import WITHHELD, WithheldFile, disclosed
 from classfeed_dagster.documents.document_format import message_id
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.ledger.files import ledger_prefix
@@ -39,6 +40,8 @@ class DeliveredRevision:
     key: str
     sha256: str
     manifest: AnyManifest
+    withheld_numbers: frozenset[str] = frozenset()
+    may_have_arrived: frozenset[str] = frozenset()  # those whose file an attempt began to send
 
 
 class PortfolioState(NamedTuple):
@@ -173,8 +176,17 @@ class DeliveredState:
 
     @property
     def replaces(self) -> str | None:
-        """Return the message id of the latest delivery's page 1, which the next one replaces (XSD, Replaces)."""
-        return message_id(self.feed, self.business_date, self.latest.revision, 1) if self.latest else None
+        """Return the message id of the latest delivery's page 1, which the next one replaces (XSD, Replaces).
+
+        A delivery is not replaced if all its files are withheld.
+        """
+        revisions = [manifest.revision for manifest in self._recent_deliveries if manifest.pages]
+        return message_id(self.feed, self.business_date, revisions[-1], 1) if revisions else None
+
+    @cached_property
+    def withheld_numbers(self) -> frozenset[str]:
+        """Return the portfolios on withheld files."""
+        return frozenset().union(*(revision.withheld_numbers for revision in self.recent))
 
     @cached_property
     def numbers(self) -> frozenset[str]:
@@ -208,20 +220,51 @@ class EarlierDate:
     waiting: Mapping[str, dt.date]
 
 
-def delivered_state(store: ObjectStore, feed: str, day: dt.date, until: int | None = None) -> DeliveredState:
+def delivered_state(
+    store: ObjectStore, feed: str, day: dt.date, until: int | None = None, *, sent: bool = True
+) -> DeliveredState:
     """Return the delivered state of ``day``, or of its revisions below ``until``.
 
-    Read the revisions back to a checkpoint. Raise DamagedRecordError if one of these manifests is unreadable.
+    Read the revisions back to a checkpoint, or all if files are withheld. ``sent=False`` counts withheld files as
+    well. Raise DamagedRecordError if one of these manifests is unreadable.
     """
     prefix = delivered_prefix(feed, day)
-    names = (_MANIFEST.match(key.removeprefix(prefix)) for key in store.list(prefix))
+    keys = [key.removeprefix(prefix) for key in store.list(prefix)]
+    names = (_MANIFEST.match(key) for key in keys)
     earlier = sorted(int(name[1]) for name in names if name and (until is None or int(name[1]) < until))
+    if sent and (withheld := [_withheld(store, prefix + key) for key in keys if WITHHELD.match(key)]):
+        every = (read_revision(store, feed, day, revision) for revision in earlier)
+        return DeliveredState(feed, day, tuple(_without(entry, withheld) for entry in every), store)
     recent: list[DeliveredRevision] = []
     checkpoint = None
     while earlier and checkpoint is None:
         recent.append(read_revision(store, feed, day, earlier.pop()))
         checkpoint = read_checkpoint(store, recent[-1].manifest)
     return DeliveredState(feed, day, tuple(reversed(recent)), store, checkpoint, tuple(earlier))
+
+
+def _withheld(store: ObjectStore, key: str) -> WithheldFile:
+    return from_json(WithheldFile, store.read(key), store.location(key))
+
+
+def _without(revision: DeliveredRevision, every: Sequence[WithheldFile]) -> DeliveredRevision:
+    manifest = revision.manifest
+    withheld = [file for file in every if file.revision == revision.revision]
+    if not withheld or not isinstance(manifest, Manifest):
+        return revision
+    began = {file.message_id for file in withheld if file.may_have_arrived}
+    remaining = disclosed(manifest, withheld)
+    numbers = {portfolio.number for portfolio in remaining.portfolios}
+    return replace(
+        revision,
+        manifest=remaining,
+        withheld_numbers=frozenset(portfolio.number for portfolio in manifest.portfolios) - numbers,
+        may_have_arrived=frozenset(
+            portfolio.number
+            for portfolio in manifest.portfolios
+            if portfolio.page in began and portfolio.change != "REMOVED"
+        ),
+    )
 
 
 def read_revision(store: ObjectStore, feed: str, day: dt.date, revision: int) -> DeliveredRevision:
@@ -263,9 +306,9 @@ def publish_checkpoint(store: ObjectStore, state: DeliveredState) -> Link | None
 
 
 def checkpoint_of(state: DeliveredState) -> Checkpoint | None:
-    """Return the fold of a date's revisions; None while few were read one by one."""
+    """Return the fold of a date's revisions; None while few were read one by one, or if files are withheld."""
     first = state.first
-    if len(state.recent) < CHECKPOINT_EVERY or first is None:
+    if len(state.recent) < CHECKPOINT_EVERY or first is None or state.withheld_numbers:
         return None
     last = state.recent[-1]
     hashes = {entry.revision: entry.sha256 for entry in (*state.current, last)}
@@ -289,7 +332,7 @@ def checkpoint_fault(store: ObjectStore, manifest: Manifest) -> str | None:
         return None
     try:
         stored = read_checkpoint(store, manifest)
-        earlier = delivered_state(store, manifest.feed, manifest.business_date, until=manifest.revision)
+        earlier = delivered_state(store, manifest.feed, manifest.business_date, until=manifest.revision, sent=False)
         return None if stored == checkpoint_of(earlier) else "it differs from the revisions that it folds"
     except DamagedRecordError as error:
         return str(error)
@@ -328,7 +371,7 @@ def ever_delivered(
     day = audience.previous(before)
     while undecided and day is not None:
         state = delivered_state(store, feed, day)
-        delivered |= undecided & state.numbers
+        delivered |= undecided & state.numbers.union(*(revision.may_have_arrived for revision in state.recent))
         undecided &= state.held_back.keys() - state.portfolios.keys()
         day = audience.previous(day)
     return frozenset(delivered)

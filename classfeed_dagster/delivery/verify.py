@@ -27,6 +27,7 @@ from classfeed_dagster.delivery.problems import (
 from classfeed_dagster.delivery.quarantine import quarantine
 from classfeed_dagster.delivery.state import checkpoint_fault
 from classfeed_dagster.delivery.verify_files import MANIFEST_NAME, verify_paths
+from classfeed_dagster.delivery.withheld import WITHHELD
 from classfeed_dagster.documents.document_format import DocumentFormat, message_id
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.ledger.files import ledger_prefix
@@ -79,6 +80,7 @@ class _Walk:
     void_prefixes: list[str] = field(default_factory=list)
     latest: dict[str, Manifest] = field(default_factory=dict)  # the latest delivery of each business date
     revisions: dict[str, int] = field(default_factory=dict)  # revisions seen of each business date
+    sent: dict[str, str] = field(default_factory=dict)  # page 1 of the latest revision with a file that is not withheld
 
     def chain(self) -> None:
         """Verify every place in order."""
@@ -174,10 +176,11 @@ class _Walk:
         if not isinstance(manifest, Manifest):
             return
         earlier = self.latest.get(day)
-        replaces = None
+        replaces: set[str | None] = {self.sent.get(day)}
         if earlier is not None:
             number, date = earlier.sequence_number, earlier.business_date
-            replaces = message_id(self.feed, date, earlier.revision, 1)
+            # A file may be withheld before or after the next revision is built.
+            replaces.add(message_id(self.feed, date, earlier.revision, 1))
         else:
             number = len(self.latest) + 1
             if any(day < other for other in self.latest):
@@ -186,9 +189,23 @@ class _Walk:
             self.result.add(
                 ProblemKind.OUT_OF_ORDER, location, f"its sequence number is {manifest.sequence_number}, not {number}"
             )
-        if manifest.replaces != replaces:
-            self.result.add(ProblemKind.OUT_OF_ORDER, location, f"it should replace {replaces or 'nothing'}")
+        if manifest.replaces not in replaces:
+            names = " or ".join(sorted(name or "nothing" for name in replaces))
+            self.result.add(ProblemKind.OUT_OF_ORDER, location, f"it should replace {names}")
         self.latest[day] = manifest
+        withheld = self.withheld(manifest)
+        if any(page.message_id not in withheld for page in manifest.pages):
+            self.sent[day] = message_id(self.feed, manifest.business_date, manifest.revision, 1)
+
+    def withheld(self, manifest: Manifest) -> set[str]:
+        """Return the message ids of the delivery's withheld files, whose records are accounted for."""
+        date = delivered_prefix(manifest.feed, manifest.business_date)
+        prefix = delivered_prefix(manifest.feed, manifest.business_date, manifest.revision)
+        names = {key: WITHHELD.match(key.removeprefix(date)) for key in self.store.list(f"{prefix}withheld-")}
+        records = {key: name["message_id"] for key, name in names.items() if name is not None}
+        files = {page.message_id for page in manifest.pages}
+        self.known |= {key for key, message in records.items() if message in files}
+        return set(records.values())
 
     def build(self, manifest: Manifest, location: str) -> None:
         """Compare the manifest with its build, if that exists: no successor names the last manifest's hash."""

@@ -46,7 +46,7 @@ from classfeed_dagster.feed_run.switches import carried, switched_frames
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.runtime import utc_now
 from classfeed_dagster.settings import FreeText
-from classfeed_dagster.transmission.send import Receipt, send_date
+from classfeed_dagster.transmission.send import ConsentEndedError, Receipt, Transmission, awaiting_reissue
 
 MAX_RESTAGINGS = 3
 
@@ -248,10 +248,14 @@ class FeedRun(FeedDate):
                     raise
 
     def send(self) -> tuple[Receipt, ...]:
-        """Send the date's delivered files to the feed's destination; return the new receipts."""
+        """Send the date's delivered files to the feed's destination; return the new receipts.
+
+        If a consent ended since the delivery, its files are withheld, and a revision without that portfolio is
+        delivered and sent.
+        """
         if self.feed.sends_to is None:
             raise FeedIdleError(f"{self.feed.name} has no destination: its recipient reads the object store")
-        return send_date(
+        transmission = Transmission(
             self.runtime.store,
             self.feed.name,
             self.day,
@@ -262,6 +266,17 @@ class FeedRun(FeedDate):
             now=self._instant,
             correlation_id=self.correlation_id,
         )
+        for attempt in range(1, MAX_RESTAGINGS + 2):
+            if awaiting_reissue(self.runtime.store, self.feed.name, self.day):
+                self._stage_again()
+                self.publish()
+            try:
+                return transmission.send()
+            except ConsentEndedError as error:
+                if attempt > MAX_RESTAGINGS:
+                    raise
+                get_logger().info("staging again", error_type=type(error).__name__, attempt=attempt)
+        raise AssertionError("unreachable")  # the last attempt returned or raised
 
     def _release(self, build: Build) -> None:
         # Delivered portfolios are released; the others stay held back with the delivered plan's reason.

@@ -12,7 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -65,6 +65,7 @@ class Revision:
     portfolios: Mapping[str, Mapping[str, Any]]
     held_back: Mapping[str, Mapping[str, Any]]
     totals: Mapping[str, Decimal]
+    withheld: frozenset[str] = frozenset()  # ids of the files that are never sent, because a consent ended
 
     def header(self, page: Mapping[str, Any], at: int) -> dict[str, str]:
         """Return the expected header of the page, by element; ``at`` counts pages from 1."""
@@ -122,11 +123,38 @@ def business_dates(store: ObjectStore, feed: str) -> list[dt.date]:
 def read_revisions(store: ObjectStore, feed: str, day: dt.date) -> tuple[Revision, ...]:
     """Return every delivered revision of the date, in order; NothingDeliveredError if there is none."""
     prefix = f"delivered/{feed}/{day.isoformat()}/"
-    manifests = [_revision(store, key) for key in store.list(prefix) if key.endswith("/manifest.json")]
-    revisions = sorted((each for each in manifests if each is not None), key=lambda each: each.number)
+    keys = list(store.list(prefix))
+    manifests = [_revision(store, key) for key in keys if key.endswith("/manifest.json")]
+    withheld = [_object(store, key) for key in keys if "/withheld-" in key]
+    revisions = sorted(
+        (_disclosed(each, withheld) for each in manifests if each is not None), key=lambda each: each.number
+    )
     if not revisions:
         raise NothingDeliveredError(feed, day)
     return tuple(revisions)
+
+
+def _object(store: ObjectStore, key: str) -> dict[str, Any]:
+    try:
+        return cast(dict[str, Any], json.loads(store.read(key)))
+    except ValueError:
+        raise UnreadableDeliveryError(f"{store.location(key)} is not a record: restore its earlier version") from None
+
+
+def _disclosed(revision: Revision, withheld: Sequence[Mapping[str, Any]]) -> Revision:
+    # Without the portfolios on withheld files; those whose consent ended are held back.
+    records = [record for record in withheld if record["revision"] == revision.number]
+    files = frozenset(str(record["message_id"]) for record in records)
+    ended = {str(number) for record in records for number in record["ended"]}
+    return replace(
+        revision,
+        withheld=files,
+        portfolios={number: entry for number, entry in revision.portfolios.items() if entry["page"] not in files},
+        held_back={
+            **revision.held_back,
+            **{number: {"kind": "CONSENT_ENDED", "reason": "consent ended before sending"} for number in ended},
+        },
+    )
 
 
 def _revision(store: ObjectStore, key: str) -> Revision | None:
@@ -186,6 +214,8 @@ def read_delivered(
         }
         for revision in revisions:
             for at, page in enumerate(revision.pages, 1):
+                if page["message_id"] in revision.withheld:
+                    continue
                 key = str(page["key"])
                 try:
                     with store.local_file(key) as path:

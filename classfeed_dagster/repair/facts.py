@@ -37,7 +37,7 @@ from classfeed_dagster.source_contract.drift import SchemaDifference
 from classfeed_dagster.source_contract.schema import SchemaUnreadableError
 from classfeed_dagster.source_contract.schema_check import SchemaDriftError, require_schema
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.transmission.send import unsent
+from classfeed_dagster.transmission.send import outstanding
 from classfeed_dagster.warehouse.records import Side
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _observe(
         held_back=len(held_back),
         snapshot_at=_worked_from(store, day, facts_of_runs) or (delivered[-1].snapshot_at if delivered else None),
         landed_at=landed.snapshot_at if landed else None,
-        unsent=len(unsent(store, feed.name, day)) if delivered and feed.sends_on(day) else 0,
+        unsent=outstanding(store, feed.name, day) if delivered and feed.sends_on(day) else 0,
         released_at=max(released, default=None),
         finding=verdict.finding if verdict and delivered and verdict.revision == delivered[-1].revision else None,
     )

@@ -2,12 +2,16 @@
 
 A receipt is created after the destination has the file. It counts: a file with a receipt is not sent again. An attempt
 that ends between sending and its receipt repeats the file, which the destination recognizes.
+
+A file with data of a portfolio whose consent ended is withheld: it is never sent (docs/adr/0020).
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import AwareDatetime, Field, NonNegativeInt
@@ -15,22 +19,42 @@ from pydantic import AwareDatetime, Field, NonNegativeInt
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key, switched
 from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS
 from classfeed_dagster.delivery.manifest import Manifest, Page, Sha256
+from classfeed_dagster.delivery.quarantine import held
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.errors import DamagedRecordError, DeliveryError, GateRefusedError
+from classfeed_dagster.delivery.withheld import WithheldFile, withheld_key
+from classfeed_dagster.errors import DamagedRecordError, GateRefusedError, StaleBuildError
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, create_record, file_facts, from_json, manifest_key
-from classfeed_dagster.transmission.destination import Credentials, Destination, NotSentError, OutgoingFile, file_name
+from classfeed_dagster.transmission.destination import (
+    Credentials,
+    Destination,
+    NotSentError,
+    OutgoingFile,
+    Send,
+    file_name,
+)
+
+_CONSENT_SECONDS = 60.0  # after which consent is queried again while files are sent
 
 
-class ConsentEndedError(DeliveryError):
-    """A consent ended after the delivery and before its files were sent."""
+class ConsentEndedError(StaleBuildError):
+    """A consent ended after the delivery and before its files were sent. The files are withheld: build again."""
 
     def __init__(self, feed: str, numbers: Sequence[str]) -> None:
         super().__init__(
             f"{feed}: consent ended for {len(numbers)} portfolio(s) of files that are delivered and not sent "
-            f"({', '.join(numbers[:20])}): nothing of the date is sent. See the runbook, not-sent"
+            f"({', '.join(numbers[:20])}): these files are withheld, and a new revision without these portfolios is "
+            "built"
         )
+
+
+class OutgoingFileRecord(StoredRecord):
+    """Record of a file whose sending began: until there is a receipt, it may have arrived."""
+
+    schema_version: Literal[1] = 1
+    message_id: str
+    began_at: AwareDatetime
 
 
 class Receipt(StoredRecord):
@@ -76,6 +100,11 @@ def live_deliveries(store: ObjectStore, feed: str, day: dt.date) -> tuple[Manife
     )
 
 
+def outgoing_key(feed: str, day: dt.date, revision: int, message_id: str) -> str:
+    """Return the key of the record that sending began."""
+    return f"outgoing/{feed}/{day.isoformat()}/r{revision}/{message_id}.json"
+
+
 def unsent(store: ObjectStore, feed: str, day: dt.date) -> tuple[tuple[Manifest, Page], ...]:
     """Return the delivered files without a receipt, in order."""
     sent = set(store.list(receipts_prefix(feed, day)))
@@ -87,70 +116,132 @@ def unsent(store: ObjectStore, feed: str, day: dt.date) -> tuple[tuple[Manifest,
     )
 
 
-def send_date(
-    store: ObjectStore,
-    feed: str,
-    day: dt.date,
-    destination: Destination,
-    *,
-    audience: RecipientSchedule,
-    credentials: Credentials,
-    consented_now: Callable[[], Collection[str]],
-    now: Callable[[], dt.datetime],
-    correlation_id: str,
-) -> tuple[Receipt, ...]:
-    """Send the date's files that have no receipt, revision by revision; return the new receipts.
+def awaiting_reissue(store: ObjectStore, feed: str, day: dt.date) -> frozenset[str]:
+    """Return the portfolios on withheld files that no revision delivered since and that are not recorded as held."""
+    state = delivered_state(switched(store, feed, FeedMode.LIVE), feed, day)
+    waiting = state.withheld_numbers - state.portfolios.keys()
+    return waiting - {record.number for record in held(store, feed, day)} if waiting else waiting
 
-    Raise NotSentError if the business date before is not sent or the destination fails, GateRefusedError if a delivery
-    lacks a verdict, ConsentEndedError if a portfolio in an unsent file no longer consents. Safe to repeat.
+
+def outstanding(store: ObjectStore, feed: str, day: dt.date) -> int:
+    """Return the number of files that are still to be sent: unsent ones, and one for a pending re-issue."""
+    return len(unsent(store, feed, day)) + bool(awaiting_reissue(store, feed, day))
+
+
+@dataclass(frozen=True, slots=True)
+class Transmission:
+    """One attempt at sending a feed's business date.
+
+    Attributes:
+        store: the plain store
+        consented_now: asks bigsite for the numbers that consent
+        now: returns the instant, UTC
     """
-    waiting = unsent(store, feed, day)
-    previous = audience.previous(day)
-    if waiting and previous is not None and destination.sends_on(previous) and unsent(store, feed, previous):
-        raise NotSentError(f"{feed}: {previous.isoformat()} is not sent yet, and business dates are sent in order")
-    for manifest in {manifest.revision: manifest for manifest, _ in waiting}.values():
-        _require_verdicts(manifest)
-    if waiting:
-        _require_consent(feed, waiting, consented_now())
-    new: list[Receipt] = []
-    with destination.connect(credentials) as send:
+
+    store: ObjectStore
+    feed: str
+    day: dt.date
+    destination: Destination
+    audience: RecipientSchedule
+    credentials: Credentials
+    consented_now: Callable[[], Collection[str]]
+    now: Callable[[], dt.datetime]
+    correlation_id: str
+
+    def send(self) -> tuple[Receipt, ...]:
+        """Send the date's files that have no receipt, revision by revision; return the new receipts.
+
+        Raise NotSentError if the business date before is not sent or the destination fails, GateRefusedError if a
+        delivery lacks a verdict, ConsentEndedError if files are withheld now: build the date again, then send the
+        rest. Safe to repeat.
+        """
+        waiting = unsent(self.store, self.feed, self.day)
+        if waiting:
+            self._require_previous()
+            for manifest in {manifest.revision: manifest for manifest, _ in waiting}.values():
+                _require_verdicts(manifest)
+            self._withhold_ended(waiting)
+        new: list[Receipt] = []
+        asked_at = time.monotonic()
+        with self.destination.connect(self.credentials) as send:
+            for at, (manifest, page) in enumerate(waiting):
+                if time.monotonic() - asked_at > _CONSENT_SECONDS:
+                    self._withhold_ended(waiting[at:])
+                    asked_at = time.monotonic()
+                new += self._send(send, manifest, page)
+        return tuple(new)
+
+    def _require_previous(self) -> None:
+        previous = self.audience.previous(self.day)
+        if previous is None or not self.destination.sends_on(previous):
+            return
+        if outstanding(self.store, self.feed, previous):
+            raise NotSentError(
+                f"{self.feed}: {previous.isoformat()} is not sent yet, and business dates are sent in order"
+            )
+
+    def _withhold_ended(self, waiting: Sequence[tuple[Manifest, Page]]) -> None:
+        consented, numbers = set(self.consented_now()), set[str]()
         for manifest, page in waiting:
-            with store.local_file(page.key) as path:
-                if file_facts(path) != (page.bytes, page.sha256):
-                    raise DamagedRecordError(store.location(page.key), "the file is not the one delivered")
-                file = OutgoingFile(page.message_id, file_name(page.key), path, page.sha256)
-                answer = send(file)
-            receipt = Receipt(
-                feed=feed,
-                business_date=day,
+            ended = _with_data(manifest, page) - consented
+            if not ended:
+                continue
+            numbers |= ended
+            place = (self.feed, self.day, manifest.revision, page.message_id)
+            record = WithheldFile(
+                feed=self.feed,
+                business_date=self.day,
                 revision=manifest.revision,
                 message_id=page.message_id,
-                destination=destination.location,
-                name=file.name,
-                bytes=page.bytes,
-                sha256=page.sha256,
-                answer=answer,
-                sent_at=now(),
-                correlation_id=correlation_id,
+                ended=tuple(sorted(ended)),
+                may_have_arrived=self.store.exists(outgoing_key(*place)),
+                withheld_at=self.now(),
+                correlation_id=self.correlation_id,
             )
-            key = receipt_key(feed, day, manifest.revision, page.message_id)
-            if create_record(store, key, receipt, {"correlation-id": correlation_id}):
-                new.append(receipt)
-    return tuple(new)
+            create_record(self.store, withheld_key(*place), record, {"correlation-id": self.correlation_id})
+        if numbers:
+            raise ConsentEndedError(self.feed, sorted(numbers))
+
+    def _send(self, send: Send, manifest: Manifest, page: Page) -> list[Receipt]:
+        place = (self.feed, self.day, manifest.revision, page.message_id)
+        create_record(
+            self.store,
+            outgoing_key(*place),
+            OutgoingFileRecord(message_id=page.message_id, began_at=self.now()),
+        )
+        if self.store.exists(withheld_key(*place)):  # by another attempt, since this one asked
+            raise ConsentEndedError(self.feed, [])
+        with self.store.local_file(page.key) as path:
+            if file_facts(path) != (page.bytes, page.sha256):
+                raise DamagedRecordError(self.store.location(page.key), "the file is not the one delivered")
+            file = OutgoingFile(page.message_id, file_name(page.key), path, page.sha256)
+            answer = send(file)
+        receipt = Receipt(
+            feed=self.feed,
+            business_date=self.day,
+            revision=manifest.revision,
+            message_id=page.message_id,
+            destination=self.destination.location,
+            name=file.name,
+            bytes=page.bytes,
+            sha256=page.sha256,
+            answer=answer,
+            sent_at=self.now(),
+            correlation_id=self.correlation_id,
+        )
+        created = create_record(self.store, receipt_key(*place), receipt, {"correlation-id": self.correlation_id})
+        return [receipt] if created else []
+
+
+def _with_data(manifest: Manifest, page: Page) -> set[str]:
+    return {
+        portfolio.number
+        for portfolio in manifest.portfolios
+        if portfolio.page == page.message_id and portfolio.change != "REMOVED" and portfolio.bytes
+    }
 
 
 def _require_verdicts(manifest: Manifest) -> None:
     passed = {verdict.check for verdict in manifest.verdicts if verdict.passed}
     if missing := [check for check in REQUIRED_VERDICTS if check not in passed]:
         raise GateRefusedError(manifest.build_id, [f"{check} has no passed verdict" for check in missing])
-
-
-def _require_consent(feed: str, waiting: Iterable[tuple[Manifest, Page]], consented: Collection[str]) -> None:
-    data = {
-        portfolio.number
-        for manifest, page in waiting
-        for portfolio in manifest.portfolios
-        if portfolio.page == page.message_id and portfolio.change != "REMOVED" and portfolio.bytes
-    }
-    if ended := data - set(consented):
-        raise ConsentEndedError(feed, sorted(ended))

@@ -19,11 +19,13 @@ from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
 from classfeed_dagster.delivery.sent import positions_at, sent_date
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state, read_revision
 from classfeed_dagster.delivery.verify import verify_feed
+from classfeed_dagster.delivery.withheld import WithheldFile, withheld_key
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import LocalStore, ObjectStore
-from classfeed_dagster.stored_records import manifest_key, sha256
+from classfeed_dagster.stored_records import manifest_key, sha256, to_json
 from classfeed_dagster_tests.delivery.test_ledger_publication import FIRST, SECOND, LedgerDay
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
+    ASKED_AT,
     AUDIENCE,
     DAY1,
     DAY2,
@@ -234,3 +236,23 @@ def test_attempt_that_died_around_the_checkpoint_is_completed(tmp_path: Path) ->
         folded = delivered_state(store, FEED, DAY1)
         assert folded.checkpoint == delivered_state(LocalStore(tmp_path / "whole"), FEED, DAY1).checkpoint is not None
         assert verify_feed(store, FEED, FORMAT).sound
+
+
+def test_withheld_file_of_a_folded_revision_counts_for_nothing(many: LocalStore, tmp_path: Path) -> None:
+    store = LocalStore(Path(shutil.copytree(many.root, tmp_path / "copy")))
+    before = delivered_state(store, FEED, DAY1)
+    assert before.checkpoint is not None
+    number, old = min(before.checkpoint.portfolios.items(), key=lambda entry: entry[1].revision)
+    manifest = read_revision(store, FEED, DAY1, old.revision).manifest
+    assert isinstance(manifest, Manifest)
+    page = next(portfolio.page for portfolio in manifest.portfolios if portfolio.number == number)
+    record = WithheldFile(
+        feed=FEED, business_date=DAY1, revision=old.revision, message_id=page, ended=(number,), may_have_arrived=False,
+        withheld_at=ASKED_AT, correlation_id="try-1",
+    )  # fmt: skip
+    store.create(withheld_key(FEED, DAY1, old.revision, page), to_json(record))
+    after = delivered_state(store, FEED, DAY1)
+    assert (number in before.numbers, number in after.numbers, number in after.held_back) == (True, False, True)
+    assert number in after.withheld_numbers
+    assert verify_feed(store, FEED, FORMAT).sound
+    require_chain(store, FEED, [DAY1])

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     simple,
 )
 from classfeed_dagster_tests.fixtures.s3_servers import S3_SERVERS, create_bucket
+from classfeed_dagster_tests.torture import conversation
 from classfeed_dagster_tests.torture.deaths import Disk, Reaper, wire
 from classfeed_dagster_tests.torture.outcome import Budget, Row, scattered
 
@@ -47,6 +49,10 @@ CHANGED: dict[str, Any] = {"P1": ["10.00", "-2.50"], "P2": ["1.01"], "P3": [], "
 PUBLISHERS = 16
 LEAST = 2  # points of each case, whatever the budget
 Where = tuple[str, str | None]  # store URL, S3 endpoint
+
+
+def _name(where: Where) -> str:
+    return where[0].rpartition("/")[2]
 
 
 def opened(where: Where) -> ObjectStore:
@@ -101,13 +107,20 @@ SCENARIOS: dict[str, tuple[Callable[[ObjectStore], None], Callable[[ObjectStore]
     "re-issue": (_first, _reissue),
     "the date after a re-issue": (_both, _next_date),
     "consent ends meanwhile": (_nothing, _consent_ends),
+    "sending": (_first, conversation.send),
+    "consent ends before sending": (
+        lambda store: _deliver_and_hold(store, simple()),
+        conversation.send_after_consent_ended,
+    ),
+    "reading answers": (conversation.answered, conversation.read_answers),
 }
 
 
-def _victim(where: Where, scenario: str, die_at: int, power_cut: bool, report: str) -> None:
-    # Runs in a forked process. Without ``report`` nothing is disturbed.
+def _victim(where: Where, scenario: str, die_at: int, power_cut: bool, report: str, upload: str = "") -> None:
+    # Runs in a forked process. Without ``report`` nothing is disturbed. ``upload``: the recipient's endpoint.
     before, work = SCENARIOS[scenario]
     store = opened(where)
+    conversation.upload_url = f"{upload}{_name(where)}/"
     if report:
         before(store)
         reaper = Reaper(die_at)
@@ -115,6 +128,7 @@ def _victim(where: Where, scenario: str, die_at: int, power_cut: bool, report: s
             wire(_s3_client(where[1]), reaper)
         else:
             Disk(Path(where[0]), reaper, power_cut=power_cut)
+        conversation.wire_uploads(reaper)
         work(store)
         with open(report, "w") as file:  # noqa: PTH123
             json.dump(reaper.points, file)
@@ -143,9 +157,9 @@ class Nursery:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["classfeed_dagster_tests.torture.nursery"])
 
-    def run(self, *args: Any) -> int | None:
+    def run(self, *args: Any, upload: str = "") -> int | None:
         """Return the exit code of a victim; one that hangs for a minute is an error of its own."""
-        process = self.context.Process(target=_victim, args=args)
+        process = self.context.Process(target=_victim, args=args, kwargs={"upload": upload})
         process.start()
         process.join(120)
         if process.is_alive():
@@ -163,7 +177,7 @@ def attack(budget: Budget, folder: Path, kind: str) -> Iterator[Row]:
     # First: victims inherit them from the process that they are forked from, which outlives one attack.
     os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local", AWS_DEFAULT_REGION="ap-southeast-2")
     nursery = Nursery()
-    with s3_server(kind) if kind in S3_SERVERS else nullcontext() as endpoint:
+    with s3_server(kind) if kind in S3_SERVERS else nullcontext() as endpoint, conversation.endpoint() as upload:
         nursery.run((str(folder / "warm"), None), "first delivery", 0, False, "")
 
         def fresh() -> Where:
@@ -172,16 +186,23 @@ def attack(budget: Budget, folder: Path, kind: str) -> Iterator[Row]:
 
         cases = [(scenario, cut) for scenario in SCENARIOS for cut in ([False, True] if kind == "disk" else [False])]
         for at, (scenario, cut) in enumerate(cases):
-            yield _killed(nursery, fresh, scenario, kind, cut, budget.part(0.9 / (len(cases) - at)), folder)
+            part = budget.part(0.9 / (len(cases) - at))
+            yield _killed(partial(nursery.run, upload=upload), fresh, scenario, kind, cut, part, folder)
         yield _raced(nursery, fresh(), kind)
 
 
 def _killed(
-    nursery: Nursery, fresh: Callable[[], Where], scenario: str, kind: str, cut: bool, budget: Budget, folder: Path
+    run: Callable[..., int | None],
+    fresh: Callable[[], Where],
+    scenario: str,
+    kind: str,
+    cut: bool,
+    budget: Budget,
+    folder: Path,
 ) -> Row:
     report = folder / "points.json"
     undisturbed = fresh()
-    assert nursery.run(undisturbed, scenario, 0, cut, str(report)) == 0
+    assert run(undisturbed, scenario, 0, cut, str(report)) == 0
     points = json.loads(report.read_text())
     expected = _facts(undisturbed, scenario)
     broken: list[str] = []
@@ -191,10 +212,10 @@ def _killed(
             break
         tried += 1
         where, at = fresh(), f"{points[die_at - 1]} (point {die_at})"
-        code = nursery.run(where, scenario, die_at, cut, str(report))
+        code = run(where, scenario, die_at, cut, str(report))
         if code not in (-signal.SIGKILL, 0):  # 0: threads took another turn, and there were fewer points
             broken.append(f"{at}: the victim ended by itself with {code}")
-        if nursery.run(where, scenario, 0, cut, "") != 0:
+        if run(where, scenario, 0, cut, "") != 0:
             broken.append(f"{at}: the run after it failed")
         elif _facts(where, scenario) != expected:
             broken.append(f"{at}: what was delivered differs from an undisturbed run's")
@@ -214,7 +235,12 @@ def _facts(where: Where, scenario: str) -> object:
     store = opened(where)
     problems = verify_feed(store, FEED, FORMAT)
     wrong = [problem for problem in problems.problems if problem.kind is not ProblemKind.LEFTOVER]
-    state = {key: data for key, data in contents(store).items() if not key.endswith(".part")}
+    state: dict[str, object] = {key: data for key, data in contents(store).items() if not key.endswith(".part")}
+    if scenario == "consent ends before sending":  # r0 is withheld, or was never begun
+        lines = conversation.uploaded(_name(where))
+        assert not any(b"P2" in line for line in lines), "P2 was sent after its consent ended"
+        return {line: count for line, count in lines.items() if line[:1] in (b"A", b"C")}, wrong
+    state["conversation"] = conversation.conversation(store, _name(where))
     if scenario == "consent ends meanwhile":  # a void more or less is as good
         sent = delivered_state(store, FEED, DAY1)
         assert all(b"P2" not in data for key, data in _documents(store).items()), "P2 left after its consent ended"

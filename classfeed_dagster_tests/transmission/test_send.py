@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -19,9 +20,11 @@ from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.orchestration.run_history import run_reader
 from classfeed_dagster.repair.facts import gather
+from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.stored_records import create_record
 from classfeed_dagster.transmission import send as sending
 from classfeed_dagster.transmission.destination import HttpsUpload
-from classfeed_dagster.transmission.send import ConsentEndedError, receipts, unsent
+from classfeed_dagster.transmission.send import receipts, unsent
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.upload_server import Upload
 
@@ -81,14 +84,20 @@ def test_failed_sending_is_a_state_and_the_next_attempt_ends_it(desk: Desk, endp
 def test_crash_before_the_receipt_sends_nothing_twice(desk: Desk, endpoint: str) -> None:
     feed = sending_feed(endpoint)
     prepared(desk, feed)
-    with mock.patch.object(sending, "create_record", side_effect=KeyboardInterrupt):
+
+    def dying(store: ObjectStore, key: str, *record: Any) -> bool:
+        if key.startswith("transmitted/"):
+            raise KeyboardInterrupt
+        return create_record(store, key, *record)
+
+    with mock.patch.object(sending, "create_record", dying):
         desk.run(MONDAY.isoformat(), feed="sent")
     assert len(Upload.files) == 1
     (new,) = work(desk, feed, MONDAY).send()
     assert new.answer == "already there: HTTP 409"
 
 
-def test_unsent_file_is_refused_without_verdicts_consent_or_order(desk: Desk, endpoint: str) -> None:
+def test_unsent_file_is_refused_without_verdicts_or_destination(desk: Desk, endpoint: str) -> None:
     feed = sending_feed(endpoint)
     prepared(desk, feed)
     Upload.status = 503
@@ -100,11 +109,6 @@ def test_unsent_file_is_refused_without_verdicts_consent_or_order(desk: Desk, en
     with (
         mock.patch.object(sending, "live_deliveries", return_value=unproven),
         pytest.raises(GateRefusedError, match="document_valid"),
-    ):
-        ready.send()
-    with (
-        mock.patch.object(FeedRun, "consent", return_value=(None, {"SW00000001"})),
-        pytest.raises(ConsentEndedError, match="SW00000002"),
     ):
         ready.send()
     assert Upload.files == {}
