@@ -106,8 +106,8 @@ LEFT JOIN repeated r ON r.bsb = a.bsb AND r.account_number = a.account_number AN
 ORDER BY 1, 3""",
 )
 
-# A holding without a row is reported only if its units are not zero both as recorded before the cut-off and as
-# recorded by now. If a later correction undid it altogether, bigsite's rewritten end of day has no row for it.
+# A holding without a row is reported if its units are not zero as recorded before the cut-off. If a later correction
+# undid it altogether, bigsite's rewritten end of day has no row for it: ledger_units and later_units add up to zero.
 HOLDING = Query(
     "holding_eod",
     columns(
@@ -150,9 +150,10 @@ summed AS (
 SELECT COALESCE(s.position, l.position), COALESCE(s.portfolio_id, l.portfolio_id),
        COALESCE(s.security_id, l.security_id), s.units, s.cost_base, s.updated_at,
        CASE WHEN s.portfolio_id IS NULL THEN l.at_cutoff ELSE COALESCE(l.at_end_of_day, 0) END,
-       COALESCE(l.unsettled, 0), COALESCE(l.later, 0)
+       COALESCE(l.unsettled, 0),
+       CASE WHEN s.portfolio_id IS NULL THEN l.by_now - l.at_cutoff ELSE COALESCE(l.later, 0) END
 FROM stated s FULL JOIN summed l ON l.portfolio_id = s.portfolio_id AND l.security_id = s.security_id
-WHERE s.portfolio_id IS NOT NULL OR (l.at_cutoff <> 0 AND l.by_now <> 0)
+WHERE s.portfolio_id IS NOT NULL OR l.at_cutoff <> 0
 ORDER BY 1, 3""",
 )
 

@@ -50,8 +50,11 @@ class EndOfDay:
     def watch(self, table: str, batch: pa.RecordBatch) -> None:
         """Count a batch's present and missing rows if its table belongs to the end of day."""
         if table == queries.HOLDING.table:
-            self.holdings_missing += self._missing(batch, pc.is_null(batch.column("units")))
-            self.holdings += batch.num_rows
+            absent = pc.is_null(batch.column("units"))
+            # What a later correction undid altogether has no row and is not missing.
+            undone = pc.equal(batch.column("ledger_units"), pc.negate(batch.column("later_units")))
+            self.holdings_missing += self._missing(batch, pc.and_(absent, pc.invert(undone)))
+            self.holdings += batch.num_rows - (pc.sum(pc.and_(absent, undone)).as_py() or 0)
         elif table == queries.CASH_BALANCE.table:
             is_open = batch.column("open_on_date")
             self.balances_missing += self._missing(batch, pc.and_(pc.is_null(batch.column("updated_at")), is_open))

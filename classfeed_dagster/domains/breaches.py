@@ -23,7 +23,7 @@ from classfeed_dagster.domains.columns import (
     MOVEMENT_TRANSACTIONS,
 )
 from classfeed_dagster.domains.exact import scaled
-from classfeed_dagster.domains.investment_holdings import ON_A_HIN, end_of_day_holdings, unvaluable
+from classfeed_dagster.domains.investment_holdings import ON_A_HIN, end_of_day_holdings, undone, unvaluable
 from classfeed_dagster.domains.ledger_rows import landed_since
 from classfeed_dagster.domains.movement_transactions import (
     CASH_TRANSACTION,
@@ -227,7 +227,10 @@ def cash_ledger(part: Slice, frames: Frames) -> pl.DataFrame:
 def holding_missing(part: Slice, frames: Frames) -> pl.DataFrame:
     """Return securities with units in the ledger and no end-of-day row."""
     del frames
-    rows = end_of_day_holdings(part).filter(pl.col("units").is_null())
+    holdings = end_of_day_holdings(part)
+    rows = holdings.filter(pl.col("units").is_null())
+    if "later_units" in holdings.columns:
+        rows = rows.filter(~undone())
     detail = pl.format("end of day lacks the holding; its ledger sums to {}", pl.col("ledger_units"))
     return _breaches(rows, _SECURITY, detail)
 

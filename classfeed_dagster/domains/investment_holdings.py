@@ -36,12 +36,18 @@ def unvaluable() -> pl.Expr:
     return pl.col("units").is_not_null() & too_large
 
 
+def undone() -> pl.Expr:
+    """Return an expression that is true for a holding without a row that later corrections undid altogether."""
+    later = pl.col("ledger_units") + pl.col("later_units")
+    return pl.col("units").is_null() & (later == 0)
+
+
 def investment_holdings(part: Slice) -> dict[str, pl.DataFrame]:
     """Return INVESTMENT_HOLDINGS, the stated ones including those that fell to zero today, and LEDGER_HOLDINGS."""
     hins = part.tables["portfolio"].select("portfolio_id", "hin")
+    every = end_of_day_holdings(part)
     holdings = (
-        end_of_day_holdings(part)
-        .filter(pl.col("units").is_not_null() & ~unvaluable())
+        every.filter(pl.col("units").is_not_null() & ~unvaluable())
         .join(hins, on="portfolio_id", how="left")
         .with_columns(
             pl.when(pl.col("exchange") == ON_A_HIN).then("hin").alias("hin"),
@@ -52,6 +58,10 @@ def investment_holdings(part: Slice) -> dict[str, pl.DataFrame]:
     stated = holdings.with_columns(
         pl.col("units").alias("stated"), landed_since(holdings, "later_units").alias("unsent")
     )
+    if "later_units" in every.columns:
+        nothing = pl.lit(0).cast(UNITS).alias("stated")
+        gone = every.filter(undone()).with_columns(nothing, pl.col("later_units").alias("unsent"))
+        stated = pl.concat([stated, gone], how="diagonal_relaxed")
     return {
         INVESTMENT_HOLDINGS.name: INVESTMENT_HOLDINGS.conform(holdings),
         LEDGER_HOLDINGS.name: complete(LEDGER_HOLDINGS, stated),

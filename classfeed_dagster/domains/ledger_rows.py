@@ -84,7 +84,7 @@ LEDGER_BALANCES = Frame(
 
 LEDGER_HOLDINGS = Frame(
     "ledger_holdings",
-    "One row a holding that the document states, with the source's keys.",
+    "One row a holding that the document states or that later corrections undid, with the source's keys.",
     (
         *_PORTFOLIO,
         _column("security_id", _KEY, "bigsite's key of the security"),

@@ -249,6 +249,24 @@ def test_row_that_vanished_holds_its_portfolio_back_with_the_difference(morning:
     assert f"C{event.id}" in findings["detail"][0]
 
 
+def test_holding_undone_by_a_later_reversal_is_restated_on_its_date(morning: Morning) -> None:
+    fund, shares = morning.funds[0], morning.bigsite.security("ZZZ", price={FRIDAY.isoformat(): "1.00"})
+    bought = fund.buy(shares, "86", "1.00", FRIDAY)
+    morning.end_of_day(FRIDAY)
+    morning.run(FRIDAY)
+    fund.reverse(bought, "2020-04-06T03:00:00Z")
+    morning.bigsite.end_of_day(FRIDAY, at="2020-04-06T14:00:00Z").save()
+    eod = tables.holding_eod
+    row = (eod.c.security_id == shares.id, eod.c.as_at_date == FRIDAY)
+    morning.execute(eod.delete().where(*row))  # bigsite's rewritten end of day has no row for it
+    morning.bigsite.rows[eod] = [row for row in morning.bigsite.rows[eod] if row["security_id"] != shares.id]
+    again = morning.run(FRIDAY, fresh=True)
+    assert (again.kind, morning.reasons(FRIDAY)) == ("DELIVERED", {})
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    assert (morning.reasons(FRIDAY), morning.reasons(MONDAY)) == ({}, {})
+
+
 def test_renumbered_cash_account_holds_its_portfolio_back(morning: Morning) -> None:
     morning.run(FRIDAY)
     account = morning.funds[0].cash()
