@@ -110,6 +110,7 @@ DECLARED_IN = (
     "tracing.trace",
     "trading_days",
     "transmission.destination",
+    "transmission.encryption",
     "transmission.send",
     "warehouse.connection",
     "warehouse.database",

@@ -35,7 +35,9 @@ class Lock:
 
 
 # The image is run worker, Celery worker and sender of files. Nothing of a laptop's (extra `embedded`) belongs in it.
-IMAGE = Lock("requirements.lock", ("pyproject.toml",), extras=("production", "celery", "sftp", "opentelemetry"))
+IMAGE = Lock(
+    "requirements.lock", ("pyproject.toml",), extras=("production", "celery", "sftp", "openpgp", "opentelemetry")
+)
 BUILD = Lock("build.lock", ("deploy/build.in",))
 INFRASTRUCTURE = Lock("infrastructure.lock", ("deploy/infrastructure.in",), constrained=False)
 LOCKS = (IMAGE, BUILD, INFRASTRUCTURE)

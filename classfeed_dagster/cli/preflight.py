@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,10 @@ import typer
 from rich.console import Console
 
 from classfeed_dagster.errors import ClassfeedError, ConfigurationError
+from classfeed_dagster.feeds import FEEDS
+from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.settings import REQUIRED, Component, Environment, Settings, get_settings
+from classfeed_dagster.transmission.encryption import OpenPgpKey
 
 out = Console()
 _CLOCK_SECONDS = 30.0
@@ -107,6 +110,7 @@ def checks(settings: Settings) -> Iterator[PreflightCheck]:
         yield PreflightCheck(
             "Celery broker", lambda: _broker(settings), "Check the secret broker, and port 6379 in the security group"
         )
+    yield from _recipient_keys(FEEDS)
     if settings.slack_token is not None:
         yield PreflightCheck(
             "Slack", lambda: _slack(settings), "Check the token and its scopes; invite the bot into the channel"
@@ -117,6 +121,19 @@ def checks(settings: Settings) -> Iterator[PreflightCheck]:
         yield PreflightCheck(
             "collector", partial(_collector, settings.otlp_endpoint), "Check the URL, and the egress proxy's list"
         )
+
+
+def _recipient_keys(feeds: Iterable[Feed]) -> Iterator[PreflightCheck]:
+    advice = "Ask the recipient for its current public key, and for its fingerprint by another way"
+    for feed in feeds:
+        if feed.sends_to is not None and feed.sends_to.encrypts_to is not None:
+            ask = partial(_recipient_key, feed.sends_to.encrypts_to)
+            yield PreflightCheck(f"key of {feed.name}'s recipient", ask, advice)
+
+
+def _recipient_key(key: OpenPgpKey) -> str:
+    expiration = key.usable(dt.datetime.now(dt.UTC)).expiration
+    return f"{key.pinned}, " + ("without expiry" if expiration is None else f"expires on {expiration.date()}")
 
 
 def _identity(settings: Settings) -> Iterator[PreflightCheck]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from classfeed_dagster.errors import ConfigurationError, DataError, UnavailableError
+from classfeed_dagster.transmission.encryption import OpenPgpKey
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -80,6 +81,7 @@ class Destination(ABC):
     """Place from which a recipient takes its files."""
 
     first_date: dt.date | None
+    encrypts_to: OpenPgpKey | None
 
     @property
     @abstractmethod
@@ -113,6 +115,7 @@ class OtherBucket(Destination):
         kms_key: ARN of the key that encrypts the objects; None: the bucket's default
         first_date: first business date that is sent; None: all
         endpoint_url: another S3 endpoint, for tests
+        encrypts_to: the recipient's key; None: files are sent as delivered
     """
 
     bucket: str
@@ -121,6 +124,7 @@ class OtherBucket(Destination):
     kms_key: str | None = None
     first_date: dt.date | None = None
     endpoint_url: str | None = None
+    encrypts_to: OpenPgpKey | None = None
 
     @property
     def location(self) -> str:
@@ -188,6 +192,7 @@ class HttpsUpload(Destination):
         credential: name of the bearer token; None: none is sent
         first_date: first business date that is sent; None: all
         ca_file: certificates to trust in place of the system's
+        encrypts_to: the recipient's key; None: files are sent as delivered
     """
 
     url: str
@@ -195,6 +200,7 @@ class HttpsUpload(Destination):
     first_date: dt.date | None = None
     ca_file: str | None = None
     seconds: float = 300.0
+    encrypts_to: OpenPgpKey | None = None
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)

@@ -8,10 +8,13 @@ A file with data of a portfolio whose consent ended is withheld: it is never sen
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime, Field, NonNegativeInt
@@ -34,6 +37,7 @@ from classfeed_dagster.transmission.destination import (
     Send,
     file_name,
 )
+from classfeed_dagster.transmission.encryption import EXTENSION
 
 _CONSENT_SECONDS = 60.0  # after which consent is queried again while files are sent
 
@@ -57,6 +61,14 @@ class OutgoingFileRecord(StoredRecord):
     began_at: AwareDatetime
 
 
+class EncryptedFile(StoredRecord):
+    """The file that was sent in place of the delivered one."""
+
+    bytes: NonNegativeInt
+    sha256: Sha256
+    fingerprint: str = Field(description="of the recipient's key")
+
+
 class Receipt(StoredRecord):
     """Proof that one file reached its destination."""
 
@@ -67,8 +79,11 @@ class Receipt(StoredRecord):
     message_id: str
     destination: str = Field(description="address, without a credential")
     name: str = Field(description="file name at the destination")
-    bytes: NonNegativeInt
-    sha256: Sha256
+    bytes: NonNegativeInt = Field(description="size of the file as delivered")
+    sha256: Sha256 = Field(description="SHA-256 of the file as delivered")
+    encrypted: EncryptedFile | None = Field(
+        default=None, description="what was sent, if the file was encrypted", exclude_if=lambda value: value is None
+    )
     answer: str = Field(description="the destination's answer")
     sent_at: AwareDatetime
     correlation_id: str
@@ -161,6 +176,8 @@ class Transmission:
             for manifest in {manifest.revision: manifest for manifest, _ in waiting}.values():
                 _require_verdicts(manifest)
             self._withhold_ended(waiting)
+            if self.destination.encrypts_to is not None:
+                self.destination.encrypts_to.usable(self.now())
         new: list[Receipt] = []
         asked_at = time.monotonic()
         with self.destination.connect(self.credentials) as send:
@@ -211,11 +228,12 @@ class Transmission:
         )
         if self.store.exists(withheld_key(*place)):  # by another attempt, since this one asked
             raise ConsentEndedError(self.feed, [])
-        with self.store.local_file(page.key) as path:
-            if file_facts(path) != (page.bytes, page.sha256):
-                raise DamagedRecordError(self.store.location(page.key), "the file is not the one delivered")
-            file = OutgoingFile(page.message_id, file_name(page.key), path, page.sha256)
+        key = self.destination.encrypts_to
+        with self._outgoing(page, place) as file:
             answer = send(file)
+            encrypted = (
+                None if key is None else EncryptedFile(bytes=file.size, sha256=file.sha256, fingerprint=key.pinned)
+            )
         receipt = Receipt(
             feed=self.feed,
             business_date=self.day,
@@ -225,12 +243,32 @@ class Transmission:
             name=file.name,
             bytes=page.bytes,
             sha256=page.sha256,
+            encrypted=encrypted,
             answer=answer,
             sent_at=self.now(),
             correlation_id=self.correlation_id,
         )
         created = create_record(self.store, receipt_key(*place), receipt, {"correlation-id": self.correlation_id})
         return [receipt] if created else []
+
+    @contextlib.contextmanager
+    def _outgoing(self, page: Page, place: tuple[str, dt.date, int, str]) -> Iterator[OutgoingFile]:
+        name, key = file_name(page.key), self.destination.encrypts_to
+        with self.store.local_file(page.key) as path:
+            if file_facts(path) != (page.bytes, page.sha256):
+                raise DamagedRecordError(self.store.location(page.key), "the file is not the one delivered")
+            if key is None:
+                yield OutgoingFile(page.message_id, name, path, page.sha256)
+                return
+            # Encrypted once: every attempt sends the same bytes.
+            stored = outgoing_key(*place).removesuffix(".json") + f"-{key.pinned}{EXTENSION}"
+            if not self.store.exists(stored):
+                with tempfile.TemporaryDirectory(prefix="classfeed-encrypted-") as folder:
+                    target = Path(folder) / name
+                    key.encrypt(path, target, self.now())
+                    self.store.create(stored, target)
+        with self.store.local_file(stored) as encrypted:
+            yield OutgoingFile(page.message_id, name + EXTENSION, encrypted, file_facts(encrypted)[1])
 
 
 def _with_data(manifest: Manifest, page: Page) -> set[str]:

@@ -23,6 +23,7 @@ from classfeed_dagster.transmission.destination import (
     Send,
     credential,
 )
+from classfeed_dagster.transmission.encryption import OpenPgpKey
 
 if TYPE_CHECKING:
     import asyncssh
@@ -46,6 +47,7 @@ class Sftp(Destination):
         port: TCP port
         first_date: first business date that is sent; None: all
         seconds: limit of connecting and login
+        encrypts_to: the recipient's key; None: files are sent as delivered
     """
 
     host: str
@@ -56,6 +58,7 @@ class Sftp(Destination):
     port: int = 22
     first_date: dt.date | None = None
     seconds: float = 60.0
+    encrypts_to: OpenPgpKey | None = None
 
     @property
     def location(self) -> str:
