@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from classfeed_dagster.delivery.build import read_build
 from classfeed_dagster.delivery.chain import ChainPlace, chain_entry, last_place, manifest_of
-from classfeed_dagster.delivery.manifest import ChainEntry, Manifest
+from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.problems import build_differences, manifest_problems
 from classfeed_dagster.delivery.state import DeliveredRevision, checkpoint_fault, delivered_state
 from classfeed_dagster.errors import DamagedRecordError, DataError
@@ -51,14 +51,13 @@ def _require_place(
     store: ObjectStore, feed: str, day: dt.date, revision: DeliveredRevision, last: ChainPlace | None
 ) -> None:
     manifest, location = revision.manifest, store.location(revision.key)
-    expected = ChainEntry(feed=feed, business_date=day, revision=revision.revision)
     if (manifest.feed, manifest.business_date, manifest.revision) != (feed, day, revision.revision):
         raise DamagedRecordError(location, "it is the manifest of another delivery")
     try:
         entry = chain_entry(store, feed, manifest.chain_position)
     except ObjectNotFoundError:
         raise DamagedRecordError(location, f"the chain has no position {manifest.chain_position}") from None
-    if entry != expected:
+    if (entry.feed, entry.business_date, entry.revision) != (feed, day, revision.revision):
         raise DamagedRecordError(location, f"position {manifest.chain_position} of the chain names another delivery")
     if problem := next(manifest_problems(manifest, store.read(revision.key), location), None):
         raise DamagedRecordError(location, problem.detail)

@@ -31,6 +31,11 @@ class ChainEntry(StoredRecord):
     feed: str
     business_date: dt.date
     revision: NonNegativeInt
+    pages: Sha256 | None = Field(
+        default=None,
+        description="digest of all pages, if there are several: only an attempt with these pages continues the place",
+        exclude_if=lambda value: value is None,
+    )
 
 
 class Link(StoredRecord):

@@ -46,7 +46,15 @@ from classfeed_dagster.errors import (
 from classfeed_dagster.ledger.files import LedgerFiles
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import create_record, delivered_prefix, file_facts, manifest_key, stored_facts
+from classfeed_dagster.stored_records import (
+    canonical,
+    create_record,
+    delivered_prefix,
+    file_facts,
+    manifest_key,
+    sha256,
+    stored_facts,
+)
 
 _ROUNDS = 100
 ConsentAnswer = tuple[dt.datetime, Collection[str]]
@@ -131,9 +139,9 @@ class _Attempt:
         _require_view(build, self.ledger_view)
         passed = require_verdicts(store, build)
 
-        entry = ChainEntry(feed=build.feed, business_date=build.business_date, revision=build.revision)
+        entry = _entry(build)
         unfinished = last if last is not None and last.manifest is None else None
-        if unfinished is not None and unfinished.entry != entry:
+        if unfinished is not None and not _continues(unfinished.entry, entry):
             self._give_way(unfinished, "its attempt stopped, and another delivery of the feed went on")
             return None
         if not self._all_consent(self.consented_now()[1], unfinished):
@@ -195,8 +203,8 @@ class _Attempt:
         return delivered_prefix(build.feed, build.business_date, build.revision) + page.key.rpartition("/")[2]
 
     def _copy_pages(self, pages: Sequence[Page], *, checked: bool) -> bool:
-        # Page 1 is copied first and alone. It states the number of pages, so of two attempts with different content
-        # the second stops there and leaves no page of its own behind.
+        # Page 1 is copied first and alone: of two attempts with different content the second stops there, or before if
+        # there are several pages (see ``_entry``), and leaves no page of its own behind.
         pairs = list(zip(self.build.pages, pages, strict=True))
         if not self._copy(*pairs[0], checked=checked):
             return False
@@ -220,6 +228,19 @@ class _Attempt:
         if created and not arrived:
             raise DamagedRecordError(self.store.location(target.key), "the page read back differs from the one written")
         return arrived
+
+
+def _entry(build: Build) -> ChainEntry:
+    # A page need not state how many there are: two attempts may differ in later pages only.
+    pages = [[page.message_id, page.sha256] for page in build.pages]
+    digest = sha256(canonical(pages)) if len(pages) > 1 else None
+    return ChainEntry(feed=build.feed, business_date=build.business_date, revision=build.revision, pages=digest)
+
+
+def _continues(begun: ChainEntry, own: ChainEntry) -> bool:
+    # An entry of an earlier release has no digest.
+    pages = own.pages if begun.pages is None else begun.pages
+    return begun.model_copy(update={"pages": pages}) == own
 
 
 def _is_file(path: Path, page: Page) -> bool:

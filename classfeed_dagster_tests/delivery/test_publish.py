@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
+from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.gate import REQUIRED_VERDICTS, Verdict, files_checked, record_verdict
 from classfeed_dagster.delivery.manifest import ChainEntry, Manifest, VoidManifest
 from classfeed_dagster.delivery.publish import publish
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import verify_feed
+from classfeed_dagster.documents.document_format import PageHeader, PageRule, Totals
 from classfeed_dagster.errors import (
     ChainBusyError,
     ConsentChangedError,
@@ -24,7 +28,7 @@ from classfeed_dagster.errors import (
 )
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import chain_key, from_json, manifest_key, sha256, to_json
+from classfeed_dagster.stored_records import chain_key, delivered_prefix, from_json, manifest_key, sha256, to_json
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     AMOUNTS,
     ASKED_AT,
@@ -34,6 +38,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     DAY3,
     FEED,
     FORMAT,
+    Crash,
     Day,
     build,
     check,
@@ -42,6 +47,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     go,
     simple,
 )
+from classfeed_dagster_tests.fixtures.fake_format import LinesFormat
 
 
 def sound(store: ObjectStore) -> bool:
@@ -554,3 +560,42 @@ def test_delivery_before_the_consent_ended_remains(local_store: ObjectStore, ask
     assert outcome.manifest is not None
     assert outcome.manifest.correlation_id == "faster"
     assert sound(local_store)
+
+
+class UncountedFormat(LinesFormat):
+    """One file a portfolio, which does not state how many there are."""
+
+    @property
+    def page_rule(self) -> PageRule:
+        return PageRule.BY_PORTFOLIO
+
+    def page(self, header: PageHeader, totals: Totals, sections: Mapping[str, Iterable[bytes]]) -> Iterator[bytes]:
+        return super().page(replace(header, page_count=1), totals, sections)
+
+
+def _checked(store: ObjectStore, day: Day, document_format: LinesFormat) -> Build:
+    staged = build(store, day, document_format=document_format)
+    check(store, staged, day)
+    return staged
+
+
+def test_attempt_with_fewer_pages_leaves_no_page_of_another_one(store: ObjectStore) -> None:
+    uncounted = UncountedFormat()
+    first, second = simple(), simple().without("P5")
+    staged = _checked(store, first, uncounted)
+    assert len(staged.pages) > 1
+    last = delivered_prefix(FEED, DAY1, 0) + staged.pages[-1].key.rpartition("/")[2]
+
+    def consented() -> frozenset[str]:
+        if store.exists(last):  # every page is there, and the manifest is next
+            raise Crash
+        return first.consenting
+
+    with pytest.raises(Crash):
+        go(store, staged, first, consented=consented)
+    assert store.exists(last)
+    with pytest.raises(StaleBuildError):  # the place of the first attempt is closed
+        go(store, _checked(store, second, uncounted), second)
+    assert go(store, _checked(store, second, uncounted), second).kind == "DELIVERED"
+    assert sound(store)
+    assert b"P5" not in b"".join(gzip.decompress(data) for key, data in contents(store).items() if key.endswith(".gz"))
