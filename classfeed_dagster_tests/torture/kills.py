@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from classfeed_dagster.delivery.quarantine import held, update_quarantine
+from classfeed_dagster.delivery.refreshes import Refresh, record_refresh, with_refreshes
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.delivery.verify import ProblemKind, verify_feed
 from classfeed_dagster.errors import StaleBuildError
 from classfeed_dagster.store import ObjectStore, S3Store, _s3_client, open_store
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
+    AMOUNTS,
     ASKED_AT,
+    AUDIENCE,
     DAY1,
     DAY2,
     FEED,
@@ -93,6 +96,26 @@ def _deliver_and_hold(store: ObjectStore, day: Day) -> None:
         deliver(store, day)
 
 
+def _refresh(store: ObjectStore) -> None:
+    record_refresh(
+        store,
+        Refresh(
+            feed=FEED,
+            business_date=DAY2,
+            portfolio_number="P1",
+            early=False,
+            consented_at=ASKED_AT,
+            request=f"reruns/{FEED}/00000001.json",
+            correlation_id="try-1",
+        ),
+    )
+    in_full = with_refreshes(store, FEED, AUDIENCE, DAY2).refreshed.in_full
+    history = {"P1": [*CHANGED["P1"], "3.00"]} if in_full else {}
+    _deliver_and_hold(
+        store, replace(simple(DAY2, snapshot="s3", **(AMOUNTS | history)), broken=("P4",), in_full=in_full)
+    )
+
+
 def _nothing(store: ObjectStore) -> None:
     return None
 
@@ -100,6 +123,11 @@ def _nothing(store: ObjectStore) -> None:
 def _both(store: ObjectStore) -> None:
     _first(store)
     _reissue(store)
+
+
+def _three(store: ObjectStore) -> None:
+    _both(store)
+    _next_date(store)
 
 
 SCENARIOS: dict[str, tuple[Callable[[ObjectStore], None], Callable[[ObjectStore], None]]] = {
@@ -113,6 +141,7 @@ SCENARIOS: dict[str, tuple[Callable[[ObjectStore], None], Callable[[ObjectStore]
         conversation.send_after_consent_ended,
     ),
     "reading answers": (conversation.answered, conversation.read_answers),
+    "refresh": (_three, _refresh),
 }
 
 
