@@ -212,7 +212,7 @@ def oncall(deployment: Deployment) -> list[Statement]:
 def door(deployment: Deployment) -> list[Statement]:
     """Allow the support pages to create requests and to read a customer's deliveries and holds, no document."""
     requests = _objects(deployment, ("reruns/*",))
-    shown = ("delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "ledger/*/portfolios-*",
+    shown = ("*delivered/*/manifest.json", "chain/*", "ledger/*/portfolios-*",
              "quarantine/*", "reruns/*", "notices/*", "switches/last-known.json")  # fmt: skip
     return [
         _list(deployment, ("delivered", "shadow", "chain", "ledger", "quarantine", "reruns", "notices")),

@@ -8,14 +8,14 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from classfeed_dagster.delivery.chain import chain_entry, last_place, manifest_of
+from classfeed_dagster.delivery.chain import chain_entry, manifest_of
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key, switched
 from classfeed_dagster.delivery.manifest import ChainEntry, HeldBack, Manifest, Page, PortfolioRecord
 from classfeed_dagster.delivery.quarantine import Quarantined, held
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.ledger.files import ledger_prefix
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.stored_records import delivered_prefix, manifest_key
+from classfeed_dagster.stored_records import chain_prefix, delivered_prefix, manifest_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,8 @@ def delivered_dates(store: ObjectStore, feed: str) -> tuple[dt.date, ...]:
 
 def latest_date(store: ObjectStore, feed: str) -> dt.date | None:
     """Return the feed's latest delivered business date; None if there is none. Reads the end of the chain only."""
-    view = live_and_shadow(store, feed)
-    last, latest = last_place(view, feed), None
-    for position in range(last.position if last else 0, 0, -1):
+    view, latest = live_and_shadow(store, feed), None
+    for position in range(sum(1 for _ in view.list(chain_prefix(feed))), 0, -1):
         entry = chain_entry(view, feed, position)
         if _is_delivered(view, entry):
             latest = max(entry.business_date, latest or entry.business_date)

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.consent import Consent, consent_query, consents_from, standings
 from classfeed_dagster.bigsite.tables import portfolio
-from classfeed_dagster.delivery.delivery_history import delivered_dates
+from classfeed_dagster.delivery.delivery_history import latest_date
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key
 from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from classfeed_dagster.runtime import Runtime
 
 _READERS = 8  # dates read at the same time
-_PORTFOLIOS = re.compile(r"r(\d+)/portfolios-\d+\.parquet")
+_PORTFOLIOS = re.compile(r"r(\d+)/portfolios-(\d+)\.parquet")
 _COLUMNS = ["portfolio_number", "change", "extract", "recipient_reference", "history_from", "consent_ids"]
 _EARLIEST, _LATEST = dt.datetime(1901, 1, 1, tzinfo=dt.UTC), dt.datetime(9998, 1, 1, tzinfo=dt.UTC)
 _TITLES = {rule.name: rule.title for rule in RULES} | {rule.name: rule.title for rule in LEDGER_RULES}
@@ -153,11 +153,13 @@ def _feed_history(
     of_recipient = tuple(consent for consent in consents if consent.recipient == feed.recipient)
     last_due = latest_due(feed, audience, now, 1)
     last = last_due[-1].business_date if last_due else None
-    delivered = delivered_dates(runtime.store, feed.name)
+    latest = latest_date(runtime.store, feed.name)
+    delivered = audience.dates_between(audience.first_business_date, latest) if latest else []
     listed = delivered if dates is None else delivered[-dates:]
     day = on or last or audience.first_business_date
     with ThreadPoolExecutor(_READERS) as pool:
-        reads = list(pool.map(lambda date: read_date(runtime.store, feed, date, number), {*listed, day}))
+        parts: set[str] = set()
+        reads = list(pool.map(lambda date: read_date(runtime.store, feed, date, number, parts), {*listed, day}))
     disclosures = sorted(
         (entry for disclosed, _ in reads for entry in disclosed),
         key=lambda entry: (entry.business_date, entry.revision),
@@ -182,15 +184,26 @@ def _feed_history(
 
 
 def read_date(
-    store: ObjectStore, feed: Feed, day: dt.date, number: str
+    store: ObjectStore, feed: Feed, day: dt.date, number: str, parts: set[str] | None = None
 ) -> tuple[list[Disclosure], HeldBackDate | None]:
-    """Return the portfolio's deliveries of one business date by revision, and its hold, if the date lacks its data."""
+    """Return the portfolio's deliveries of one business date by revision, and its hold, if the date lacks its data.
+
+    ``parts``: numbers of the ledger's parts in which other dates have the portfolio. They are read first.
+    """
     disclosures: list[Disclosure] = []
+    parts = set() if parts is None else parts
     prefix = ledger_prefix(feed.name, day)
+    by_revision: dict[int, list[tuple[str, str]]] = {}
     for key in store.list(prefix):
-        part = _PORTFOLIOS.fullmatch(key.removeprefix(prefix))
-        if part is not None:
-            disclosures += _disclosures(store, feed.name, day, number, key, int(part[1]))
+        if (name := _PORTFOLIOS.fullmatch(key.removeprefix(prefix))) is not None:
+            by_revision.setdefault(int(name[1]), []).append((name[2], key))
+    for revision, files in sorted(by_revision.items()):
+        for part, key in sorted(files, key=lambda file: file[0] not in parts):
+            entries = _disclosures(store, feed.name, day, number, key, revision)
+            if entries is not None:
+                disclosures += entries
+                parts.add(part)
+                break  # one part of a revision has it
     key = quarantine_key(feed.name, day, number)
     try:
         record = from_json(Quarantined, store.read(key), store.location(key))
@@ -202,11 +215,14 @@ def read_date(
     return disclosures, HeldBackDate(day, record.held_back.kind, explanation, record.held_since, record.released_at)
 
 
-def _disclosures(store: ObjectStore, feed: str, day: dt.date, number: str, key: str, revision: int) -> list[Disclosure]:
+def _disclosures(
+    store: ObjectStore, feed: str, day: dt.date, number: str, key: str, revision: int
+) -> list[Disclosure] | None:
+    # None: the part does not have the portfolio.
     with store.local_file(key) as path:
         rows = pl.scan_parquet(path).filter(pl.col("portfolio_number") == number).select(_COLUMNS).collect()
     if rows.is_empty():
-        return []
+        return None
     live = manifest_key(feed, day, revision)
     manifest = next((place for place in (live, shadow_key(live)) if store.exists(place)), None)
     if manifest is None:

@@ -11,15 +11,16 @@ from classfeed_dagster.stored_records import stored_facts
 from classfeed_dagster.support.customer import CustomerFeed, CustomerHistory
 
 
-def disclosure_page(store: ObjectStore, history: CustomerHistory, now: dt.datetime) -> str:
-    """Return the record of disclosures: per feed the consents, and every listed delivery with its manifest's SHA-256.
+def disclosure_page(store: ObjectStore, history: CustomerHistory, now: dt.datetime, *, hashes: bool = True) -> str:
+    """Return the record of disclosures: per feed the consents, and every listed delivery with its manifest.
 
-    ``now`` is UTC. The page states the number of the portfolio and no other personal data.
+    ``hashes``: with the SHA-256 of each manifest, which is read for it. ``now`` is UTC. The page states the
+    portfolio's number and no other personal data.
     """
     since = "no business date" if history.since is None else history.since.isoformat()
     parts = [
         facts([("Portfolio", history.portfolio_number), ("Listed since", since), ("Made at", _instant(now))]),
-        *(part for feed in history.feeds for part in _feed_parts(store, feed)),
+        *(part for feed in history.feeds for part in _feed_parts(feed, store if hashes else None)),
     ]
     about = (
         "Each delivery is named by its manifest, which holds the hashes of its files. The manifests form a chain: "
@@ -28,7 +29,7 @@ def disclosure_page(store: ObjectStore, history: CustomerHistory, now: dt.dateti
     return page(f"Disclosures of {history.portfolio_number}", parts, about)
 
 
-def _feed_parts(store: ObjectStore, feed: CustomerFeed) -> Iterator[str]:
+def _feed_parts(feed: CustomerFeed, store: ObjectStore | None) -> Iterator[str]:
     yield f"<h2>{escape(feed.feed)} to {escape(feed.recipient)}</h2>"
     yield f"<p>{escape(feed.answer)}</p>"
     yield facts(
@@ -52,10 +53,11 @@ def _feed_parts(store: ObjectStore, feed: CustomerFeed) -> Iterator[str]:
             for consent in feed.consents
         ],
     )
+    proof = "manifest" if store is None else "manifest's SHA-256"
     live = [disclosure for disclosure in feed.disclosures if not disclosure.shadow]
     yield table(
         "Deliveries to the recipient",
-        ["business date", "revision", "change", "extract", "fund at the recipient", "consents", "manifest's SHA-256"],
+        ["business date", "revision", "change", "extract", "fund at the recipient", "consents", proof],
         [
             (
                 disclosure.business_date.isoformat(),
@@ -64,7 +66,7 @@ def _feed_parts(store: ObjectStore, feed: CustomerFeed) -> Iterator[str]:
                 disclosure.extract,
                 disclosure.recipient_reference,
                 ", ".join(map(str, disclosure.consent_ids)),
-                stored_facts(store, disclosure.manifest)[1],
+                disclosure.manifest if store is None else stored_facts(store, disclosure.manifest)[1],
             )
             for disclosure in live
         ],

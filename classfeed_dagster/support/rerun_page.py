@@ -201,7 +201,7 @@ def look_up(runtime: Runtime, number: str, requester: reruns.Requester, at: dt.d
     record_lookup(runtime.store, number, requester, reruns.RerunPolicy.of(settings), settings.lookup_budget, at)
     get_logger().info("customer looked up", correlation_id=new_correlation_id())
     try:
-        return disclosure_page(runtime.store, customer_history(runtime, FEEDS, number, now=at), at)
+        return disclosure_page(runtime.store, customer_history(runtime, FEEDS, number, now=at), at, hashes=False)
     except UnknownPortfolioError as error:
         raise BadRequestError(str(error)) from None
 
