@@ -30,7 +30,7 @@ STATES = ("incidents", "raised-incidents", "closed-incidents", "heartbeats", "to
 RECORDS = ("delivered/*/manifest.json", "delivered/*/withheld-*.json", "shadow/delivered/*/manifest.json", "chain/*",
            "shadow/chain/*", "quarantine/*",
            "releases/*", "transmitted/*", "acknowledged/*", "references/*", "verdicts/*",
-           "landing/*/snapshot/*.json", "reruns/*", "switches/*", "owner-report/*", "notices/*",
+           "landing/*/snapshot/*.json", "reruns/*", "switches/*", "owner-report/*",
            *(f"{one}/*" for one in STATES))  # fmt: skip
 
 
@@ -121,16 +121,16 @@ def code(deployment: Deployment) -> list[Statement]:
                            "quarantine", "releases", "landing", "legacy",
                            "reruns", "owner-report", *STATES)),
         _allow("ReadRecords", ["s3:GetObject"], _objects(deployment, RECORDS)),
-        _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{prefix}/*" for prefix in STATES))),
-        _allow("KeepLastKnownSwitches", ["s3:PutObject"], _objects(deployment, ("switches/last-known.json",))),
-        _allow("CloseIncidents", ["s3:DeleteObject"],
+        _allow("Keep", ["s3:PutObject"], _objects(deployment, (f"{prefix}/*" for prefix in STATES))),
+        _allow("KeepSwitches", ["s3:PutObject"], _objects(deployment, ("switches/last-known.json",))),
+        _allow("Close", ["s3:DeleteObject"],
             _objects(deployment, ("incidents/*", "raised-incidents/*", "restatements/*"))),
         _allow(
-            "HearOfTheSource",
+            "Hear",
             ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility"],
             [deployment.queue_arn],
         ),
-        _allow("SetUnreadableAside", ["sqs:SendMessage"], [f"{deployment.queue_arn}-dead"]),
+        _allow("SetAside", ["sqs:SendMessage"], [f"{deployment.queue_arn}-dead"]),
         _read_flags(deployment),
         # The lines that a schedule or sensor writes while it is evaluated are shown with its tick.
         _allow("Log", ["s3:PutObject"], [f"arn:aws:s3:::{deployment.logs_bucket}/compute-logs/*"]),
@@ -185,8 +185,8 @@ def watchdog(deployment: Deployment) -> list[Statement]:
             "delivered/*/manifest.json", "shadow/delivered/*/manifest.json", "chain/*", "heartbeats/*",
             "switches/last-known.json",
             *(f"{prefix}/*" for prefix in states)))),
-        _allow("KeepStates", ["s3:PutObject"], _objects(deployment, (f"{prefix}/*" for prefix in states))),
-        _allow("CloseIncidents", ["s3:DeleteObject"], _objects(deployment, ("incidents/*", "raised-incidents/*"))),
+        _allow("Keep", ["s3:PutObject"], _objects(deployment, (f"{prefix}/*" for prefix in states))),
+        _allow("Close", ["s3:DeleteObject"], _objects(deployment, ("incidents/*", "raised-incidents/*"))),
         _read_flags(deployment),
         _key(deployment, "Decrypt", "GenerateDataKey"),
     ]  # fmt: skip
@@ -212,13 +212,12 @@ def oncall(deployment: Deployment) -> list[Statement]:
 def door(deployment: Deployment) -> list[Statement]:
     """Allow the support pages to create requests and to read a customer's deliveries and holds, no document."""
     requests = _objects(deployment, ("reruns/*",))
-    shown = ("*delivered/*/manifest.json", "chain/*", "ledger/*/portfolios-*",
-             "quarantine/*", "reruns/*", "notices/*", "switches/last-known.json")  # fmt: skip
+    shown = ("*delivered/*/manifest.json", "chain/*", "ledger/*/portfolios-*", "quarantine/*", "reruns/*", "notices/*")
     return [
-        _list(deployment, ("delivered", "shadow", "chain", "ledger", "quarantine", "reruns", "notices")),
+        _list(deployment, ("chain", "ledger", "quarantine", "reruns", "notices")),
         _allow("Look", ["s3:GetObject"], _objects(deployment, shown)),
         _read_flags(deployment),
-        _allow("PutOnRecord", ["s3:PutObject"], requests),
+        _allow("Put", ["s3:PutObject"], requests),
         _deny("CreateOnly", ["s3:PutObject"], requests, Null={"s3:if-none-match": "true"}),
         _key(deployment, "Decrypt", "GenerateDataKey"),
     ]
@@ -289,7 +288,7 @@ def deployer(deployment: Deployment) -> list[Statement]:
             ["ecs:DescribeTasks", "ecs:DescribeServices"],
             [f"arn:aws:ecs:{deployment.region}:{deployment.account}:*/{deployment.name('cluster')}/*"],
         ),
-        _allow("KeepTheReleases", ["ssm:GetParameter", "ssm:PutParameter"], [_release(deployment)]),
+        _allow("KeepReleases", ["ssm:GetParameter", "ssm:PutParameter"], [_release(deployment)]),
         _allow("TellSlack", ["secretsmanager:GetSecretValue"], [deployment.secret("release-notes")]),
         _key(deployment, "Decrypt", service="secretsmanager"),
         _allow("Login", ["ecr:GetAuthorizationToken"], ["*"]),
@@ -354,7 +353,7 @@ def notes(deployment: Deployment) -> list[Statement]:
         _deny("CreateOnly", ["s3:PutObject"], numbers, Null={"s3:if-none-match": "true"}),
         _key(deployment, "GenerateDataKey", sid="KeyOfNumbers"),
         _allow("TellSlack", ["secretsmanager:GetSecretValue"], [deployment.secret("release-notes")]),
-        _allow("ReadTheReleases", ["ssm:GetParameter"], [_release(deployment)]),
+        _allow("Releases", ["ssm:GetParameter"], [_release(deployment)]),
         _allow("FindTheImage", ["ecr:DescribeImages"], [_IMAGES]),
         _key(deployment, "Decrypt", service="secretsmanager"),
     ]
