@@ -7,6 +7,7 @@ descriptor last: without a descriptor there is no snapshot.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import itertools
 import secrets
@@ -286,7 +287,9 @@ class _Reader:
                 batches = bigsite.copy(
                     query.sql, self._scope.parameters, query.read_schema, table=query.table, report=self._report
                 )
-                self._land(query.table, query.schema, batches)
+                # Closed after an error as well: the next table would wait for the session forever.
+                with contextlib.closing(batches):
+                    self._land(query.table, query.schema, batches)
             finally:
                 idle.put(bigsite)
 

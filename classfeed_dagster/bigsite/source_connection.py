@@ -12,7 +12,7 @@ import contextlib
 import datetime as dt
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -86,7 +86,7 @@ class ReadOnlyTransaction:
         *,
         table: str = "",
         report: Report | None = None,
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Generator[pa.RecordBatch, None, None]:
         """Yield the query's rows in batches, typed exactly as ``schema``, in constant memory.
 
         The text of a NUMERIC becomes a decimal128 digit by digit; an empty string and a null stay distinct. A row of

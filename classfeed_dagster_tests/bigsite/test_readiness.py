@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
-from classfeed_dagster.bigsite.readiness import SourceNotReadyError
+from classfeed_dagster.bigsite.readiness import EndOfDay, SourceNotReadyError
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Row
 from classfeed_dagster_tests.fixtures.reading_back import DAY, END, take
@@ -153,3 +153,17 @@ def test_account_opened_after_the_date_with_money_before_it_is_shown(
     _, landed = take(bigsite_engine, local_store)
     row = landed["cash_balance_eod"].filter(cash_account_id=early.id).row(0, named=True)
     assert (row["opened_by_date"], row["open_on_date"], row["ledger_cash"]) == (False, False, Decimal("5.00"))
+
+
+def test_error_amid_a_table_ends_the_snapshot_of_one_session(
+    bigsite: Bigsite, local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: EndOfDay, table: str, batch: object) -> None:
+        if table == "holding_eod":
+            raise OSError("no space left on device")
+
+    assert bigsite.engine is not None
+    bigsite.end_of_day(DAY).save()
+    monkeypatch.setattr(EndOfDay, "watch", full)
+    with pytest.raises(OSError, match="no space left"):
+        take(bigsite.engine, local_store)
