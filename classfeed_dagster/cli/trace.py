@@ -101,16 +101,19 @@ def trace(
                     runtime.engine, runtime.store, feed, audience, text, document_format=declared.format,
                     retention=retention,
                 )  # fmt: skip
-                with _local_warehouse(runtime.settings) as warehouse:
-                    numbers = numbers_of(runtime.engine, runtime.store, feed, row, warehouse)
+            with _local_warehouse(runtime.settings) as warehouse:
+                numbers = numbers_of(
+                    runtime.engine, runtime.store, feed, row if day is None else holding, declared.format, warehouse
+                )
     finally:
         runtime.close()
     if day is not None:
         if as_json:
-            output.print_json(_plain(holding))
+            output.print_json({**_plain(holding), "numbers": [asdict(number) for number in numbers]})
         else:
             _print_holding(holding)
-        _write_page(page, lambda: holding_page(holding, feed), quiet=as_json)
+            _print_numbers(numbers)
+        _write_page(page, lambda: holding_page(holding, feed, numbers), quiet=as_json)
         return
     answers = _answers(runtime, declared, row)
     if as_json:

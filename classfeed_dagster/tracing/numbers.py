@@ -1,27 +1,31 @@
-"""Numbers of a transaction side by side: bigsite's row, the landed row, the delivered record, the warehouse's row."""
+"""Numbers of a record side by side: bigsite's rows, the landed rows, the delivered record, the warehouse's row."""
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterable, Mapping
+import csv
+import functools
+import io
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import polars as pl
+import pyarrow as pa
 import sqlalchemy as sa
 from lxml import etree
 
 from classfeed_dagster.bigsite import tables
+from classfeed_dagster.bigsite.queries import SCHEMAS
 from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
-from classfeed_dagster.documents import epi_mapping as epi
+from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.documents.locate import excerpt
-from classfeed_dagster.domains.columns import MOVEMENT_TRANSACTIONS
+from classfeed_dagster.domains.columns import INVESTMENT_HOLDINGS, MOVEMENT_TRANSACTIONS, Frame
 from classfeed_dagster.domains.lineage import sources_of
 from classfeed_dagster.store import ObjectStore
-from classfeed_dagster.tracing.trace import Sighting, SourceRow, Trace
+from classfeed_dagster.tracing.trace import HoldingTrace, Sighting, SourceRow, Trace
 from classfeed_dagster.warehouse.database import Connection, literal, query
 
 HEADER = ("field", "bigsite", "landed", "document", "warehouse")
@@ -29,7 +33,10 @@ HEADER = ("field", "bigsite", "landed", "document", "warehouse")
 
 @dataclass(frozen=True, slots=True)
 class NumberRow:
-    """One number at each of its places, as text; None where the place has none. bigsite's is the present value."""
+    """One number at each of its places, as text; None where the place has none. bigsite's is the present value.
+
+    A number that is computed from several columns has no value at bigsite and in the landing.
+    """
 
     field: str
     bigsite: str | None
@@ -43,87 +50,161 @@ class NumberRow:
         return (self.field, *(value or "" for value in (self.bigsite, self.landed, self.document, self.warehouse)))
 
 
-def numbers_of(
-    engine: sa.Engine, store: ObjectStore, feed: str, trace: Trace, warehouse: Connection | None
-) -> tuple[NumberRow, ...]:
-    """Return the numbers of the latest delivery of a transaction; empty without a source row or a delivery.
+@dataclass(frozen=True, slots=True)
+class _TracedRecord:
+    """A traced record: its frame, its rows in bigsite by table, their keys in the landing, and the warehouse's row."""
 
-    A document other than EPI states its numbers in a line, whose place the trace names: its column stays empty.
+    frame: Frame
+    bigsite: Mapping[str, Mapping[str, Any]]
+    keys: Mapping[str, Mapping[str, int]]
+    fact: str
+    condition: str
+
+
+def numbers_of(
+    engine: sa.Engine,
+    store: ObjectStore,
+    feed: str,
+    trace: Trace | HoldingTrace,
+    document_format: DocumentFormat,
+    warehouse: Connection | None,
+) -> tuple[NumberRow, ...]:
+    """Return the numbers of the latest delivery of a record; empty without a source row or a delivery.
+
     ``warehouse``: None if it is not read.
     """
-    if trace.source is None or not trace.sightings:
+    if not trace.sightings or (isinstance(trace, Trace) and trace.source is None):
         return ()
-    source, latest = trace.source, trace.sightings[-1]
-    now = _bigsite(engine, source)
-    landed = _landed(store, latest, source)
-    document = _document(store, feed, latest)
-    loaded = {} if warehouse is None else _loaded(warehouse, feed, trace.transaction_id, latest)
-    columns = {column.name: column for column in MOVEMENT_TRANSACTIONS.columns}
-    rows = []
-    for element in epi.MOVEMENT_TRANSACTION.elements:
-        if element.type not in epi.NUMBERS:
-            continue
-        names = [name for table, name in sources_of(columns[element.column]) if table == source.table]
-        at_source, at_landing = (_number(place, names) for place in (now, landed))
-        row = NumberRow(
-            element.name,
-            _text(at_source),
-            _text(at_landing),
-            document.get(element.name),
-            _text(loaded.get(element.column.upper())),
+    latest = trace.sightings[-1]
+    record = _holding(engine, trace) if isinstance(trace, HoldingTrace) else _movement(engine, trace)
+    landed = _landed(store, latest, record.keys) if latest.landed_expired_on is None else {}
+    document = _document(store, feed, latest, document_format)
+    fields = dict(_fields(document_format, record.frame))
+    loaded = {} if warehouse is None else _loaded(warehouse, feed, record, latest, [*fields.values()])
+    rows = (
+        NumberRow(
+            name,
+            _text(_number(record, column, record.bigsite)),
+            _text(_number(record, column, landed)),
+            document.get(name),
+            _text(loaded.get(column)),
         )
-        if any(row.cells[1:]):
-            rows.append(row)
-    return tuple(rows)
+        for name, column in fields.items()
+    )
+    return tuple(row for row in rows if any(row.cells[1:]))
 
 
-def _number(row: Mapping[str, Any], names: Iterable[str]) -> Decimal | None:
-    return next((row[name] for name in names if isinstance(row.get(name), Decimal)), None)
+def _fields(document_format: DocumentFormat, frame: Frame) -> Iterator[tuple[str, str]]:
+    # The document's numeric fields, each with the frame's column that fills it.
+    for field in document_format.columns:
+        columns = [name for of, name in field.filled_by if of == frame.name]
+        numeric = [name for name in columns if isinstance(frame.schema[name], pl.Decimal)]
+        if len(numeric) == 1:
+            yield field.name.rpartition("/")[2], numeric[0]
 
 
-def _bigsite(engine: sa.Engine, source: SourceRow) -> Mapping[str, Any]:
-    ledger = tables.metadata.tables[f"{tables.SCHEMA}.{source.table}"]
+def _number(record: _TracedRecord, column: str, rows: Mapping[str, Mapping[str, Any]]) -> Decimal | None:
+    # The value of the column's one numeric source; None if the column is computed from several.
+    sources = [
+        (table, name)
+        for table, name in sources_of(record.frame.column(column))
+        if table in record.keys and pa.types.is_decimal(SCHEMAS[table].field(name).type)
+    ]
+    if len(sources) != 1:
+        return None
+    ((table, name),) = sources
+    value: Decimal | None = rows.get(table, {}).get(name)
+    return value
+
+
+def _movement(engine: sa.Engine, trace: Trace) -> _TracedRecord:
+    source: SourceRow = trace.source  # type: ignore[assignment]  # the caller has one
+    ledger, key = tables.metadata.tables[f"{tables.SCHEMA}.{source.table}"], f"{source.table}_id"
+    row = _row(engine, sa.select(ledger).where(ledger.c[key] == source.key))
+    return _TracedRecord(
+        MOVEMENT_TRANSACTIONS,
+        {source.table: row},
+        {source.table: {key: source.key}},
+        "FACT_MOVEMENT",
+        f"TRANSACTION_ID = {literal(trace.transaction_id)}",
+    )
+
+
+def _holding(engine: sa.Engine, trace: HoldingTrace) -> _TracedRecord:
+    portfolio, eod = tables.portfolio.c, tables.holding_eod.c
+    owner = _row(engine, sa.select(portfolio.portfolio_id).where(portfolio.portfolio_number == trace.portfolio_number))
+    owned = {"portfolio_id": int(owner["portfolio_id"]), "security_id": trace.security_id}
+    stated = [eod[name] == value for name, value in (*owned.items(), ("as_at_date", trace.business_date))]
+    row = _row(engine, sa.select(tables.holding_eod).where(*stated))
+    price = {} if trace.price is None else {"close_price": trace.price[1]}
+    names = (
+        ("PORTFOLIO_NUMBER", trace.portfolio_number),
+        ("EXCHANGE", trace.exchange),
+        ("SECURITY_CODE", trace.security_code),
+    )
+    return _TracedRecord(
+        INVESTMENT_HOLDINGS,
+        {"holding_eod": row, "security_price": price},
+        {"holding_eod": owned, "security_price": {"security_id": trace.security_id}},
+        "FACT_HOLDING_DAILY",
+        " AND ".join(f"{name} = {literal(value)}" for name, value in names),
+    )
+
+
+def _row(engine: sa.Engine, statement: sa.Select[Any]) -> Mapping[str, Any]:
     with engine.connect() as connection:
-        found = connection.execute(sa.select(ledger).where(ledger.c[f"{source.table}_id"] == source.key))
-        return dict(found.mappings().one())
+        row = connection.execute(statement).mappings().one_or_none()
+    return {} if row is None else dict(row)
 
 
-def _landed(store: ObjectStore, sighting: Sighting, source: SourceRow) -> Mapping[str, Any]:
+def _landed(
+    store: ObjectStore, sighting: Sighting, keys: Mapping[str, Mapping[str, int]]
+) -> dict[str, Mapping[str, Any]]:
     snapshot = Snapshot.model_validate_json(store.read(sighting.delivery.manifest.snapshot.descriptor_key))
-    for file in snapshot.tables[source.table].files:
-        with store.local_file(file.key) as path:
-            rows = pq.read_table(path, filters=pc.field(f"{source.table}_id") == source.key).to_pylist()
-        if rows:
-            return dict(rows[0])
-    return {}
+    landed: dict[str, Mapping[str, Any]] = {}
+    for table, key in keys.items():
+        row_filter = functools.reduce(operator.and_, [pl.col(name) == value for name, value in key.items()])
+        for file in snapshot.tables[table].files:
+            with store.local_file(file.key) as path:
+                rows = pl.scan_parquet(path, glob=False).filter(row_filter).head(1).collect().to_dicts()
+            if rows:
+                landed[table] = rows[0]
+                break
+    return landed
 
 
-def _document(store: ObjectStore, feed: str, sighting: Sighting) -> Mapping[str, str]:
-    place = sighting.places[0]
-    if place.element != epi.MOVEMENT_TRANSACTION.name:
-        return {}
+def _document(store: ObjectStore, feed: str, sighting: Sighting, document_format: DocumentFormat) -> Mapping[str, str]:
     with live_and_shadow(store, feed).local_file(sighting.delivery.page.key) as path:
-        record = etree.fromstring(excerpt(path, place), etree.XMLParser(resolve_entities=False, no_network=True))
-    return {
-        etree.QName(element).localname: _text(Decimal(text)) or ""
-        for element in record.iter(etree.Element)
-        if (text := (element.text or "").strip()) and _is_number(text)
-    }
+        record = excerpt(path, sighting.places[0])
+    layout = document_format.csv_layout
+    if layout is None:
+        root = etree.fromstring(record, etree.XMLParser(resolve_entities=False, no_network=True))
+        values = [
+            (etree.QName(element).localname, (element.text or "").strip()) for element in root.iter(etree.Element)
+        ]
+    else:
+        names = (
+            ["", *(field.name for field in layout.details)]
+            if layout.framed
+            else [field.heading or field.name for field in layout.details]
+        )
+        values = list(zip(names, next(csv.reader(io.StringIO(record.decode()))), strict=True))
+    return {name: _text(Decimal(text)) or "" for name, text in values if _is_number(text)}
 
 
 def _is_number(text: str) -> bool:
     return text.lstrip("-").replace(".", "", 1).isdecimal()
 
 
-def _loaded(warehouse: Connection, feed: str, transaction_id: str, sighting: Sighting) -> Mapping[str, Any]:
-    names = [element.column.upper() for element in epi.MOVEMENT_TRANSACTION.elements if element.type in epi.NUMBERS]
-    day: dt.date = sighting.delivery.manifest.business_date
+def _loaded(
+    warehouse: Connection, feed: str, record: _TracedRecord, sighting: Sighting, columns: list[str]
+) -> Mapping[str, Any]:
     rows = query(
         warehouse,
-        f"SELECT {', '.join(names)} FROM FACT_MOVEMENT WHERE FEED = {literal(feed)} "  # noqa: S608 - checked literals
-        f"AND BUSINESS_DATE = {literal(day)} AND TRANSACTION_ID = {literal(transaction_id)}",
+        f"SELECT {', '.join(name.upper() for name in columns)} FROM {record.fact} WHERE FEED = {literal(feed)} "  # noqa: S608 - checked literals
+        f"AND BUSINESS_DATE = {literal(sighting.delivery.manifest.business_date)} AND {record.condition}",
     )
-    return dict(zip(names, rows[0], strict=True)) if rows else {}
+    return dict(zip(columns, rows[0], strict=True)) if rows else {}
 
 
 def _text(value: Any) -> str | None:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import polars as pl
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
@@ -333,9 +332,9 @@ def _breaks(store: ObjectStore, key: str, number: str, subjects: Collection[str]
     if not store.exists(key):  # the attempt was stopped between its report and its breaks
         return []
     with store.local_file(key) as path:
-        of_record = (pc.field("portfolio_number") == number) & pc.field("subject").isin(list(subjects))
+        of_record = (pl.col("portfolio_number") == number) & pl.col("subject").is_in(list(subjects))
         columns = ["kind", "field", "ours", "theirs", "cause"]
-        rows = pq.read_table(path, columns=columns, filters=of_record).to_pylist()
+        rows = pl.scan_parquet(path, glob=False).filter(of_record).select(columns).collect().to_dicts()
     return [
         f"{row['kind']}{f' in {field}' if (field := row['field']) else ''}: "
         f"ours {row['ours'] or '(none)'}, theirs {row['theirs'] or '(none)'} ({row['cause']})"
@@ -376,7 +375,7 @@ def _sightings(
     if not places:
         return []
     page = view.location(delivery.page.key)
-    row_filter = functools.reduce(operator.and_, [pc.field(name) == value for name, value in row.items()])
+    row_filter = functools.reduce(operator.and_, [pl.col(name) == value for name, value in row.items()])
     taken = delivery.manifest.snapshot
     try:
         snapshot = Snapshot.model_validate_json(store.read(taken.descriptor_key))
@@ -389,10 +388,10 @@ def _sightings(
     return [Sighting(delivery, page, places, store.location(landed), present)]
 
 
-def _landed(store: ObjectStore, table: StoredTable, row_filter: pc.Expression, columns: list[str]) -> tuple[str, bool]:
+def _landed(store: ObjectStore, table: StoredTable, row_filter: pl.Expr, columns: list[str]) -> tuple[str, bool]:
     # The table's file that contains the row; the last file and False if none does.
     for file in table.files:
         with store.local_file(file.key) as path:
-            if pq.read_table(path, columns=columns, filters=row_filter).num_rows:
+            if pl.scan_parquet(path, glob=False).filter(row_filter).select(columns).head(1).collect().height:
                 return file.key, True
     return table.files[-1].key, False

@@ -47,8 +47,8 @@ def _numbers(numbers: Sequence[NumberRow]) -> str:
     return f"<h2>Numbers</h2>{table('numbers of the latest delivery', HEADER, rows, (1, 2, 3, 4))}" if rows else ""
 
 
-def holding_page(trace: HoldingTrace, feed: str) -> str:
-    """Return the page of a holding on its business date."""
+def holding_page(trace: HoldingTrace, feed: str, numbers: Sequence[NumberRow] = ()) -> str:
+    """Return the page of a holding on its business date, with its ``numbers``."""
     name, day = f"{trace.exchange}:{trace.security_code}", trace.business_date.isoformat()
     stated = "no row" if trace.updated_at is None else f"{trace.stated} units, written {_utc(trace.updated_at)}"
     price = "none" if trace.price is None else f"{trace.price[1]} on {trace.price[0].isoformat()}"
@@ -63,6 +63,7 @@ def holding_page(trace: HoldingTrace, feed: str) -> str:
             ]
         ),
         table("ledger rows behind the units", ["date", "row", "units", "recorded"], rows, numeric=(2,)) if rows else "",
+        _numbers(numbers),
         *_path(trace.sightings, trace.held_back, trace.reconciliations),
     ]
     return page(f"Origin of {name} of {trace.portfolio_number} on {day}", parts, f"feed {feed}")
