@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import polars as pl
-import pyarrow.parquet as pq
 
-from classfeed_dagster.bigsite.lineage import landed_sources
-from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.state import delivered_state
-from classfeed_dagster.domains.build import FRAMES, TABLES, DomainReference
-from classfeed_dagster.domains.columns import FINDINGS, Frame
+from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS, DOMAINS, Frame
+from classfeed_dagster.domains.landed_tables import TABLES
 from classfeed_dagster.errors import NotReadyError, UsageError
 from classfeed_dagster.feeds import FEEDS
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.runtime import Runtime
-from classfeed_dagster.source_contract.contract import load_contract
 from classfeed_dagster.tags import DEFAULT_FEED
 from classfeed_dagster.trading_days import require_business_day
 
@@ -29,12 +25,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from classfeed_dagster.bigsite.landing import StoredTable
+    from classfeed_dagster.bigsite.snapshot import Snapshot
 
+# The libraries of the data path are imported by the functions that read: an unknown name is refused without them.
 _DOMAIN_OF = {
-    declared.name: (domain, declared)
-    for domain, frames in FRAMES.items()
-    for declared in frames
-    if declared != FINDINGS
+    CONSENTED_PORTFOLIOS.name: (CONSENTED_PORTFOLIOS.name, CONSENTED_PORTFOLIOS),
+    **{declared.name: (domain, declared) for domain, frames in DOMAINS.items() for declared in frames},
 }
 
 
@@ -102,6 +98,8 @@ def write_parquet(asset: str, day: dt.date, path: Path, *, feed: str = DEFAULT_F
     The file states feed, asset, business date and snapshot; each column states its description, its unit if it has
     one, and whether it is personal data.
     """
+    import pyarrow.parquet as pq
+
     table, snapshot, declared = _load(asset, day, _feed(feed), runtime)
     arrow = table.to_arrow()
     described = _described(declared) if declared else _described_landing(asset.partition("/")[2])
@@ -139,6 +137,9 @@ def _described(frame: Frame) -> dict[str, _Described]:
 
 
 def _described_landing(table: str) -> dict[str, _Described]:
+    from classfeed_dagster.bigsite.lineage import landed_sources
+    from classfeed_dagster.source_contract.contract import load_contract
+
     # A landed column means what bigsite's contract says of its source, and is personal if any of its sources is.
     contract = load_contract()
     return {
@@ -161,6 +162,9 @@ def _load(asset: str, day: dt.date, feed: Feed, runtime: Runtime) -> tuple[pl.Da
     if asset not in assets():
         raise UnknownAssetError(f"there is no frame {asset!r}; the frames are {', '.join(assets())}")
     require_business_day(day)
+    from classfeed_dagster.bigsite.snapshot import Snapshot
+    from classfeed_dagster.domains.build import DomainReference
+
     store = runtime.store
     latest = delivered_state(live_and_shadow(store, feed.name), feed.name, day).deliveries
     if not latest:
@@ -183,6 +187,8 @@ def _load(asset: str, day: dt.date, feed: Feed, runtime: Runtime) -> tuple[pl.Da
 
 
 def _read(runtime: Runtime, table: StoredTable, declared: Frame | None) -> pl.DataFrame:
+    import pyarrow.parquet as pq
+
     parts = []
     for stored in table.files:
         with runtime.store.local_file(stored.key) as path:

@@ -6,9 +6,11 @@ Definitions load with nothing reachable and no secret set, so nothing here conne
 from __future__ import annotations
 
 import datetime as dt
+import socket
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 Model = TypeVar("Model", bound=BaseModel)
+_POSTGRESQL_PORT = 5432
+_PATIENCE = 15  # seconds for a host that drops packets
 
 
 def utc_now(rehearsal_clock: dt.datetime | None = None) -> dt.datetime:
@@ -70,6 +74,7 @@ class Runtime:
 
     def require_bigsite(self) -> None:
         """Raise SourceReadError, naming the setting, if bigsite does not answer. A command asks before other work."""
+        self._require_listener()
         import sqlalchemy as sa  # a command that is refused, or reads the store alone, does without it
 
         try:
@@ -81,6 +86,24 @@ class Runtime:
             raise SourceReadError(
                 f"bigsite cannot be reached at {url.host or 'its socket'}:{url.port or 5432}/{url.database} "
                 f"({type(cause).__name__}): check that it is up, and CLASSFEED_BIGSITE_URL"
+            ) from error
+
+    def _require_listener(self) -> None:
+        # A host that does not listen is found before the drivers are imported.
+        if self.settings.bigsite_url is None:
+            return
+        url = urlsplit(self.settings.bigsite_url.get_secret_value())
+        try:
+            host, port = url.hostname, url.port or _POSTGRESQL_PORT
+        except ValueError:
+            return  # not a URL: its reader says so
+        try:
+            if host:
+                socket.create_connection((host, port), timeout=_PATIENCE).close()
+        except OSError as error:
+            raise SourceReadError(
+                f"bigsite cannot be reached at {host}:{port}{url.path} ({type(error).__name__}): check that it is up, "
+                "and CLASSFEED_BIGSITE_URL"
             ) from error
 
     def close(self) -> None:

@@ -78,6 +78,8 @@ def status(
     runtime = Runtime()
     if date:
         require_past(runtime.settings, date.date())
+    if feed:
+        require_feed(feed)
     require_store(runtime)
     from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates
     from classfeed_dagster.feed_run.acknowledged import read_answers

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import classfeed_dagster
 from classfeed_dagster.cli import output
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.settings import get_settings
+
+PACKAGE = Path(classfeed_dagster.__file__).parent
+_WRITTEN_IN = frozenset({".py", ".sql", ".yaml", ".xsd"})
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +43,7 @@ def lineage(
     `classfeed lineage --openlineage > lineage.ndjson`, then hand the lines to the catalogue. With `--page`, the data
     dictionary of every column is written as a searchable page.
     """
+    _require_written(column)
     from classfeed_dagster.orchestration.definitions import build_definitions
     from classfeed_dagster.orchestration.open_lineage import column_lines, open_lineage_events, to_json_lines
 
@@ -54,15 +60,32 @@ def lineage(
         return
     lines = [line for line in column_lines(definitions) if column in line.partition(" <- ")[0]]
     if not lines:
-        import difflib
-
-        names = [line.partition(" <- ")[0] for line in column_lines(definitions)]
-        near = difflib.get_close_matches(column, names, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ": `classfeed lineage` lists every column"
-        raise UsageError(f"No column's name holds {column!r}{hint}")
+        raise _unknown(column)
     if as_json:
         pairs = [line.partition(" <- ") for line in lines]
         output.print_json({"columns": [{"column": name, "sources": sources.split(", ")} for name, _, sources in pairs]})
         return
     for line in lines:
         typer.echo(line)
+
+
+def _require_written(text: str) -> None:
+    """UsageError if this package's source lacks a word of ``text``, so that no column has it.
+
+    Every column's name is written there. Reading the source is ten times faster than building the definitions.
+    """
+    files = (path for path in PACKAGE.rglob("*") if path.suffix in _WRITTEN_IN)
+    source = "".join(path.read_text() for path in files) if text else ""
+    if any(word not in source for word in re.findall(r"\w+", text)):
+        raise _unknown(text)
+
+
+def _unknown(text: str) -> UsageError:
+    import difflib
+
+    from classfeed_dagster.domains.columns import DOMAINS
+
+    names = {column.name for frames in DOMAINS.values() for frame in frames for column in frame.columns}
+    near = difflib.get_close_matches(re.sub(r"\W", " ", text).split(" ")[-1].lower(), sorted(names), n=3, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ": `classfeed lineage` lists every column"
+    return UsageError(f"No column's name holds {text!r}{hint}")

@@ -64,11 +64,7 @@ def trace(
     """
     from classfeed_dagster.runtime import Runtime
 
-    if (security is None) != (date is None):
-        raise UsageError("A holding needs a security and a date: classfeed trace PORTFOLIO EXCHANGE:CODE --date D")
-    exchange, colon, code = (security or ":").partition(":")
-    if not colon or (security and not (exchange and code)):
-        raise UsageError(f"Invalid security {security!r}: expected EXCHANGE:CODE, e.g. ASX:BHP")
+    exchange, code = _split_security(what, security, date)
     runtime = Runtime()
     declared = require_feed(feed)
     day = None if date is None else require_due(runtime.settings, feed, date.date())
@@ -127,6 +123,20 @@ def trace(
             out.print(f"[red]bigsite has no such row:[/] {escape(what)}", highlight=False)
         raise typer.Exit(ExitCode.STOPPED)
     _write_page(page, lambda: transaction_page(row, feed, numbers), quiet=as_json)
+
+
+def _split_security(what: str, security: str | None, date: dt.datetime | None) -> tuple[str, str]:
+    # Mistakes are refused here, before the feeds are imported.
+    from classfeed_dagster.tracing.transaction_id import split_transaction_id
+
+    if (security is None) != (date is None):
+        raise UsageError("A holding needs a security and a date: classfeed trace PORTFOLIO EXCHANGE:CODE --date D")
+    if security is None and not what.isdecimal():
+        split_transaction_id(what)
+    exchange, colon, code = (security or ":").partition(":")
+    if not colon or (security and not (exchange and code)):
+        raise UsageError(f"Invalid security {security!r}: expected EXCHANGE:CODE, e.g. ASX:BHP")
+    return exchange, code
 
 
 @contextmanager

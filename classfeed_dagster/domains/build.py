@@ -19,7 +19,6 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from classfeed_dagster.bigsite.landing import RowGroups, SlicedFiles, StoredFile, StoredTable
-from classfeed_dagster.bigsite.queries import CONSENT_TABLE
 from classfeed_dagster.bigsite.snapshot import Snapshot, open_slices
 from classfeed_dagster.domains import columns
 from classfeed_dagster.domains.account_balances import account_balances
@@ -27,6 +26,7 @@ from classfeed_dagster.domains.account_details import account_details
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS, FINDINGS, Frame
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll, consent_roll, consented_portfolios, consents_of
 from classfeed_dagster.domains.investment_holdings import investment_holdings
+from classfeed_dagster.domains.landed_tables import TABLES
 from classfeed_dagster.domains.ledger_rows import LEDGER_FRAMES
 from classfeed_dagster.domains.measures import Measures, added_up
 from classfeed_dagster.domains.movement_transactions import movement_transactions
@@ -47,25 +47,6 @@ STORED: Mapping[str, tuple[Frame, ...]] = {
     domain: (*frames, LEDGER_FRAMES[domain]) if domain in LEDGER_FRAMES else frames for domain, frames in FRAMES.items()
 }
 
-_SECURITIES = ("security", "security_code_change")
-# The landed tables that each domain reads.
-TABLES: Mapping[str, tuple[str, ...]] = {
-    CONSENTED: (CONSENT_TABLE,),
-    "account_details": ("portfolio", "cash_account"),
-    "account_balances": ("cash_balance_eod", "cash_account"),
-    "investment_holdings": ("holding_eod", "portfolio", "security_price", *_SECURITIES),
-    "movement_transactions": (
-        "trade",
-        "security_movement",
-        "income",
-        "cash_transaction",
-        "opening_units",
-        "opening_cash",
-        "repeated_confirmation",
-        "cash_account",
-        *_SECURITIES,
-    ),
-}
 _COMPUTE: Mapping[str, Callable[[Slice], dict[str, pl.DataFrame]]] = {
     CONSENTED: lambda part: {CONSENTED: part.consented},
     "account_details": account_details,

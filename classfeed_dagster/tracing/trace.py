@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import operator
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -31,21 +30,10 @@ from classfeed_dagster.errors import UsageError
 from classfeed_dagster.retention import NOTHING_EXPIRES, Retention
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.tracing.transaction_id import split_transaction_id
 
 ACKNOWLEDGEMENT = "none: the recipient sends no acknowledgement"
-_LEDGER_ROW = re.compile(r"([TSIC])(\d{1,19})\Z")
 _TABLES = {letter: table for table, letter in LETTERS.items()}
-
-
-class NotATransactionError(UsageError):
-    """The text is not a transaction id of the documents."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(
-            f"Invalid transaction id {text[:40]!r}: expected T, S, I or C and the ledger's number, e.g. T1042. "
-            "(An opening record sums many rows: trace those. For a holding, give the portfolio's number and "
-            "EXCHANGE:CODE.)"
-        )
 
 
 class NotAHoldingError(UsageError):
@@ -166,10 +154,8 @@ def trace(
     retention: Retention = NOTHING_EXPIRES,
 ) -> Trace:
     """Trace a ledger row through the documents of one feed. NotATransactionError for any other text."""
-    match = _LEDGER_ROW.match(transaction_id)
-    if match is None:
-        raise NotATransactionError(transaction_id)
-    table, key = _TABLES[match[1]], int(match[2])
+    letter, key = split_transaction_id(transaction_id)
+    table = _TABLES[letter]
     source = _source_row(engine, table, key)
     if source is None:
         return Trace(transaction_id, None, None, (), HeldBackDates())
@@ -181,7 +167,7 @@ def trace(
         for day in delivered_dates(store, feed)
         if day >= travels_on
         for delivery in (
-            deliveries_of(store, feed, day, source.portfolio_number) if match[1] in document_format.ledgers else ()
+            deliveries_of(store, feed, day, source.portfolio_number) if letter in document_format.ledgers else ()
         )
         # A DELTA holds its own window only; any later FULL holds everything again.
         if day == travels_on or delivery.portfolio.extract == "FULL"

@@ -17,7 +17,6 @@ from classfeed_dagster.bigsite.snapshot import Snapshot, take_snapshot
 from classfeed_dagster.domains.build import (
     DOMAINS,
     STORED,
-    TABLES,
     AudienceNotReadError,
     DomainReference,
     MixedSnapshotsError,
@@ -30,6 +29,7 @@ from classfeed_dagster.domains.build import (
 )
 from classfeed_dagster.domains.columns import DOMAINS as DECLARED
 from classfeed_dagster.domains.columns import FINDINGS
+from classfeed_dagster.domains.landed_tables import TABLES
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite

@@ -16,7 +16,6 @@ from classfeed_dagster.domains.build import (
     CONSENTED,
     DOMAINS,
     FRAMES,
-    TABLES,
     DomainReference,
     DomainShard,
     build_consented_portfolios,
@@ -24,6 +23,7 @@ from classfeed_dagster.domains.build import (
     build_domain_shard,
 )
 from classfeed_dagster.domains.columns import Frame
+from classfeed_dagster.domains.landed_tables import TABLES
 from classfeed_dagster.domains.measures import KIND
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import GROUP_DOMAINS, LANDING, domain_key, landing_key, runbook_value
