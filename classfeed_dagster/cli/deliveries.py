@@ -78,15 +78,14 @@ def status(
     runtime = Runtime()
     if date:
         require_past(runtime.settings, date.date())
-    if feed:
-        require_feed(feed)
+    names = [require_feed(feed).name] if feed else [declared.name for declared in _feeds()]
     require_store(runtime)
     from classfeed_dagster.delivery.delivery_history import date_status, delivered_dates
     from classfeed_dagster.feed_run.acknowledged import read_answers
     from classfeed_dagster.transmission.send import outstanding
 
     document: list[dict[str, Any]] = []
-    for name in [require_feed(feed).name] if feed else [declared.name for declared in _feeds()]:
+    for name in names:
         audience = require_feed(name).audience(runtime.settings.first_business_date)
         if date:
             dates = [require_due(runtime.settings, name, date.date())]

@@ -43,7 +43,7 @@ def lineage(
     `classfeed lineage --openlineage > lineage.ndjson`, then hand the lines to the catalogue. With `--page`, the data
     dictionary of every column is written as a searchable page.
     """
-    _require_written(column)
+    require_written(column)
     from classfeed_dagster.orchestration.definitions import build_definitions
     from classfeed_dagster.orchestration.open_lineage import column_lines, open_lineage_events, to_json_lines
 
@@ -69,14 +69,14 @@ def lineage(
         typer.echo(line)
 
 
-def _require_written(text: str) -> None:
-    """UsageError if this package's source lacks a word of ``text``, so that no column has it.
+def require_written(text: str) -> None:
+    """Raise UsageError if this package's source lacks a word of ``text``, so that no column has it.
 
     Every column's name is written there. Reading the source is ten times faster than building the definitions.
     """
     files = (path for path in PACKAGE.rglob("*") if path.suffix in _WRITTEN_IN)
-    source = "".join(path.read_text() for path in files) if text else ""
-    if any(word not in source for word in re.findall(r"\w+", text)):
+    source = "".join(path.read_text() for path in files).lower() if text else ""
+    if any(word not in source for word in re.findall(r"\w+", text.lower())):
         raise _unknown(text)
 
 

@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from classfeed_dagster.cli import app as cli
+from classfeed_dagster.cli.lineage import require_written
+from classfeed_dagster.errors import UsageError
 from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.open_lineage import DatasetNames, column_lines, open_lineage_events, to_json_lines
 from classfeed_dagster.runtime import Runtime
@@ -157,6 +159,10 @@ def test_lineage_is_printed_one_line_per_column() -> None:
         "class/investment_holdings.market_value <- landing/holding_eod.units, landing/security_price.close_price"
         in lines
     )
+    for line in lines:
+        require_written(line.partition(" <- ")[0])  # the shortcut refuses no column that exists
+    with pytest.raises(UsageError, match="did you mean units"):
+        require_written("investment_holdings.unitz")
 
 
 def test_lineage_command_prints_text_and_json() -> None:
