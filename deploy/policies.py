@@ -92,7 +92,8 @@ def worker(deployment: Deployment) -> list[Statement]:
     lasting = _objects(deployment, (f"{prefix}/*" for prefix in LASTING))
     return [
         _list(deployment, (*LASTING, *WORKING)),
-        _allow("Read", ["s3:GetObject"], _objects(deployment, (f"{prefix}/*" for prefix in (*LASTING, *WORKING)))),
+        # Every prefix: named one by one they make the template too large for CloudFormation.
+        _allow("Read", ["s3:GetObject"], _objects(deployment, ("*",))),
         _allow("Write", ["s3:PutObject"], _objects(deployment, (f"{prefix}/*" for prefix in WORKING))),
         _allow("Create", ["s3:PutObject"], [key for key in lasting if "/reruns/" not in key]),
         # The commit protocol, enforced by S3 too: without If-None-Match nothing can be put there.
