@@ -54,7 +54,7 @@ class EndOfDay:
             # What a later correction undid altogether has no row and is not missing.
             undone = pc.equal(batch.column("ledger_units"), pc.negate(batch.column("later_units")))
             self.holdings_missing += self._missing(batch, pc.and_(absent, pc.invert(undone)))
-            self.holdings += batch.num_rows - (pc.sum(pc.and_(absent, undone)).as_py() or 0)
+            self.holdings += batch.num_rows - batch.filter(pc.and_(absent, undone)).num_rows
         elif table == queries.CASH_BALANCE.table:
             is_open = batch.column("open_on_date")
             self.balances_missing += self._missing(batch, pc.and_(pc.is_null(batch.column("updated_at")), is_open))

@@ -20,7 +20,7 @@ from classfeed_dagster.local.processes import start_of
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import execute, query, transaction
-from classfeed_dagster.warehouse.load import ensure_dates
+from classfeed_dagster.warehouse.schema import ensure_dates
 
 # A process that joins the server and works until its input ends.
 USER = """
