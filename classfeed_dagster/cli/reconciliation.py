@@ -118,7 +118,7 @@ def breaks(
             f"{record.kind}: {record.record} {record.subject}",
             record.field or "",
             f"{record.first_seen:%Y-%m-%d %H:%M}",
-            _resolved(record),
+            resolution_of(record),
             record.explanation,
         ]
         for record in stored
@@ -134,7 +134,8 @@ def breaks(
         out.print(f"{'no open breaks' if open_only else 'no breaks'}{reason}", highlight=False)
 
 
-def _resolved(record: StoredBreak) -> str:
+def resolution_of(record: StoredBreak) -> str:
+    """Return the state of a break for people: open, no action needed, or the time of its resolution."""
     # A difference that was known when it was found needs no action and is never open.
     if record.resolved_at is None:
         return "open"
