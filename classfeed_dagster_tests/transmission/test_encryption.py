@@ -73,17 +73,17 @@ def received(
         )
     elif kind == "bucket":
         with moto_server() as address:
-            create_bucket(address, "theirs")
+            create_bucket(address, "encrypted-theirs")
             client = boto3.client("s3", endpoint_url=address)
 
             def objects() -> dict[str, bytes]:
-                listed = client.list_objects_v2(Bucket="theirs")["Contents"]
+                listed = client.list_objects_v2(Bucket="encrypted-theirs")["Contents"]
                 return {
-                    entry["Key"]: client.get_object(Bucket="theirs", Key=entry["Key"])["Body"].read()
+                    entry["Key"]: client.get_object(Bucket="encrypted-theirs", Key=entry["Key"])["Body"].read()
                     for entry in listed
                 }
 
-            yield OtherBucket("theirs", endpoint_url=address, encrypts_to=key), {}, objects
+            yield OtherBucket("encrypted-theirs", endpoint_url=address, encrypts_to=key), {}, objects
     else:
         (folder / "root" / "in").mkdir(parents=True)
         server = SshServer(folder / "root")
