@@ -39,9 +39,10 @@ def print_report(console: Console, report: RunReport) -> None:
     facts = report.facts
     if "revision" in facts:
         label = "revision" if facts.get("outcome") == "DELIVERED" else "latest delivery: revision"
+        # The metadata leaves out counts that are zero.
+        portfolios, pages, held_back = (facts.get(name, 0) for name in ("portfolios", "pages", "held_back"))
         console.print(
-            f"  {label} {facts['revision']}, {facts['portfolios']} portfolios on {facts['pages']} page(s), "
-            f"{facts['held_back']} held back",
+            f"  {label} {facts['revision']}, {portfolios} portfolios on {pages} page(s), {held_back} held back",
             highlight=False,
         )
         console.print(f"  {facts['dagster/uri']}", highlight=False, soft_wrap=True)

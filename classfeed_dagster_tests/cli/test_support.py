@@ -1,4 +1,4 @@
-"""`classfeed rerun` as a support person types it."""
+"""`classfeed rerun` and `classfeed refresh` as a support person types them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from typer.testing import CliRunner, Result
 
 from classfeed_dagster.cli import support as cli_support
 from classfeed_dagster.orchestration import run_date as runs
+from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome, RunReport
 from classfeed_dagster.settings import Environment, Settings, get_settings
 from classfeed_dagster.store import open_store
 from classfeed_dagster.support import reruns
 from classfeed_dagster.support import webserver_client as operate
+from classfeed_dagster_tests.fixtures.desk import Desk
 
 REASON = "the recipient says that the file is missing"
 GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -38,7 +40,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     application = typer.Typer()
     application.callback()(lambda: None)
     cli_support.register(application)
-    yield lambda *words: CliRunner().invoke(application, ["rerun", *words])
+    yield lambda *words: CliRunner().invoke(application, words if words[0] == "refresh" else ["rerun", *words])
     get_settings.cache_clear()
 
 
@@ -74,6 +76,27 @@ def test_rerun_with_webserver_is_launched_there(app: Command, tmp_path: Path, mo
     assert result.exit_code == 0, result.output
     assert "operator:3000/operate class_super 2023-01-04" in result.output
     assert len(asked(tmp_path)) == 1
+
+
+def test_refresh_delivers_in_full_once_and_refuses_again(
+    app: Command, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = desk.two_customers()
+    for day in ("2026-03-02", "2026-03-03"):
+        desk.end_of_day(day)
+        assert desk.run(day).outcome is Outcome.DELIVERED
+    settings = desk.runtime.settings
+    monkeypatch.setenv("CLASSFEED_BIGSITE_URL", settings.bigsite_url.get_secret_value())
+    monkeypatch.setenv("CLASSFEED_FIRST_BUSINESS_DATE", "2026-03-02")
+    monkeypatch.setenv("CLASSFEED_NOW", morning_after(dt.date(2026, 3, 3)).isoformat())
+    get_settings.cache_clear()
+    request = ("refresh", first.number, "--reason", REASON)
+    delivered = app(*request)
+    assert delivered.exit_code == 0, delivered.output
+    (entry,) = desk.manifest("2026-03-03", revision=1).portfolios
+    assert (entry.number, entry.change, entry.extract) == (first.number, "CURRENT", "FULL")
+    assert "was sent in full with 2026-03-03" in str(app(*request).exception)
+    assert [record.outcome for record in asked(tmp_path)] == ["ACCEPTED", "REFUSED"]
 
 
 def test_rerun_without_the_group_is_refused(app: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
