@@ -153,4 +153,4 @@ _JOBS = """{ repositoryOrError(repositorySelector: {repositoryName: "__repositor
 def test_runs_of_the_command_line_are_shown_under_their_job(ui: Ui) -> None:
     jobs = {job["name"]: len(job["runs"]) for job in ask(ui.address, _JOBS, {})["repositoryOrError"]["jobs"]}
     assert jobs["class_super_job"] >= 2
-    assert jobs["class_super_reconciliation_job"] == 1
+    assert jobs["class_super_reconciliation_job"] >= 1  # the daemon reconciles the other dates meanwhile

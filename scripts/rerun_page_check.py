@@ -27,20 +27,20 @@ def check(page: Any, url: str, size: str, axe: str | None) -> Iterator[str]:
         yield f"form on a {size}: the style is not applied"
     if page.get_by_label("Business date").locator("option").count() < 1:
         yield f"form on a {size}: no business date is offered"
-    page.get_by_label("Reason").fill("account 062-000 1234 5678 is missing")
-    page.get_by_role("button").click()
+    page.locator("#reason").fill("account 062-000 1234 5678 is missing")
+    page.get_by_role("button", name="Run it again").click()
     yield from problems(page, f"refusal on a {size}", axe)
     if "account" not in page.get_by_role("alert").inner_text():
         yield f"refusal on a {size}: the reason of the refusal is missing"
-    page.get_by_role("link", name="Back to the form").click()
-    page.get_by_label("Reason").fill("the recipient has no file of this date")
-    page.get_by_role("button").click()
+    page.get_by_role("link", name="Back to the forms").click()
+    page.locator("#reason").fill("the recipient has no file of this date")
+    page.get_by_role("button", name="Run it again").click()
     yield from problems(page, f"answer on a {size}", axe)
     if not page.get_by_role("link", name="Open the run").get_attribute("href"):
         yield f"answer on a {size}: no link to the run"
-    page.get_by_role("link", name="Run another business date again").click()
-    if page.get_by_role("button").count() != 1:
-        yield f"answer on a {size}: the link back does not lead to the form"
+    page.get_by_role("link", name="Back to the forms").click()
+    if page.get_by_role("button", name="Run it again").count() != 1:
+        yield f"answer on a {size}: the link back does not lead to the forms"
 
 
 def main() -> None:
