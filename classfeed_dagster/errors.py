@@ -108,6 +108,7 @@ DECLARED_IN = (
     "support.webserver_client",
     "telemetry",
     "tracing.trace",
+    "tracing.trace_cash",
     "tracing.transaction_id",
     "trading_days",
     "transmission.destination",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 Number = int | Decimal
@@ -18,7 +19,7 @@ STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#55606f;--line:#dfe4ea;--paper:#fff;--wash:#f5f7f9;--error:#b3261e;--warning:#8a5200;--event:#55606f;--good:#176b3b;--bar:#3566b8}
 @media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#a3afbd;--line:#333c48;--paper:#14191f;--wash:#1c232b;--error:#ff8a80;--warning:#ffb74d;--event:#a3afbd;--good:#69d394;--bar:#7aa5ee}}
 @media(prefers-reduced-motion:reduce){*{animation:none!important;transition:none!important;scroll-behavior:auto!important}}
-*{box-sizing:border-box}body{margin:0;font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)}
+*{box-sizing:border-box}a{color:var(--bar)}body{margin:0;font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)}
 main,footer{margin:0 auto;max-width:60rem;padding:1rem}footer{padding-top:0}
 h1,h2,p,summary,td{overflow-wrap:anywhere}h1{font-size:1.4rem;line-height:1.25;margin:.3rem 0}h2{font-size:1.1rem;margin:2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
 p{margin:.4rem 0}.soft{color:var(--soft)}.verdict{padding:.7rem 1rem;border-left:5px solid;background:var(--wash);border-radius:4px;margin:.6rem 0}
@@ -51,8 +52,18 @@ def page(title: str, parts: Iterable[str], about: str = "", style: str = "") -> 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """Text of a cell or fact that leads to ``url``; plain text without one."""
+
+    text: str
+    url: str | None
+
+
 def escape(text: object) -> str:
-    """Escape text for HTML."""
+    """Escape text for HTML. An Anchor becomes an anchor element."""
+    if isinstance(text, Anchor):
+        return f'<a href="{escape(text.url)}">{escape(text.text)}</a>' if text.url else escape(text.text)
     return html.escape(str(text))
 
 
@@ -70,7 +81,7 @@ def table(
     """
 
     def cell(at: int, value: object) -> str:
-        text = f"{value:,}" if isinstance(value, int) else str(value)
+        text = f"{value:,}" if isinstance(value, int) else value
         label = f' data-label="{escape(header[at])}"' if stacked and at else ""
         return f"<td{' class=n' if at in numeric else ''}{label}>{escape(text)}</td>"
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from classfeed_dagster.errors import CauseKind, ConfigurationError, ExitCode, StoreError
 from classfeed_dagster.file_access import OWNER_FOLDER, owner_only
@@ -125,6 +125,14 @@ class ObjectStore(Protocol):
     def location(self, key: str) -> str:
         """Return the object's full path or ``s3://`` URL, for people."""
         ...
+
+
+def address(location: str) -> str:
+    """Return the URL that opens a location: of the file, or in S3 of AWS's console."""
+    if not location.startswith("s3://"):
+        return Path(location).absolute().as_uri()
+    bucket, _, key = location.removeprefix("s3://").partition("/")
+    return f"https://console.aws.amazon.com/s3/object/{bucket}?prefix={quote(key)}"
 
 
 def check_key(key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -33,10 +33,11 @@ def print_table(
     *,
     keys: Collection[str],
     right: Collection[str] = (),
+    links: Mapping[str, str] | None = None,
 ) -> None:
     """Print a table whose ``keys`` columns are never cut. Others are folded; if that is not enough, rows become blocks.
 
-    ``right``: columns aligned to the right.
+    ``right``: columns aligned to the right. ``links``: the URL behind the values of a column.
     """
     widest = {name: max([len(name), *(len(row[at]) for row in rows)]) for at, name in enumerate(columns)}
     narrowest = {name: widest[name] if name in keys else min(widest[name], 8) for name in columns}
@@ -53,8 +54,13 @@ def print_table(
             justify="right" if name in right else "left",
         )
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(link(value, (links or {}).get(name)) for name, value in zip(columns, row, strict=True)))
     target.print(table)
+
+
+def link(text: str, url: str | None) -> str:
+    """Return markup of a text that leads to ``url`` in a terminal with hyperlinks (OSC 8), plain text elsewhere."""
+    return f"[link={url}]{escape(text)}[/link]" if url and text else escape(text)
 
 
 def _print_blocks(target: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +15,12 @@ from rich.markup import escape
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import FeedName, require_due, require_feed, require_store
 from classfeed_dagster.errors import ExitCode, UsageError
+from classfeed_dagster.store import address
 from classfeed_dagster.tags import DEFAULT_FEED
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from classfeed_dagster.feeds.feed import Feed
     from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.settings import Settings
@@ -29,10 +32,13 @@ if TYPE_CHECKING:
         Sighting,
         SourceRow,
         Trace,
+        UnitsRow,
     )
+    from classfeed_dagster.tracing.trace_cash import AmountRow, CashTrace
     from classfeed_dagster.warehouse.database import Connection
 
 _MOST_ROWS = 30
+_CASH = "CASH"  # in place of an exchange
 out = output.console()
 
 
@@ -47,20 +53,23 @@ def trace(
         typer.Argument(help="Transaction id as in the document (T, S, I or C and a number), or a portfolio number."),
     ],
     security: Annotated[
-        str | None, typer.Argument(help="With a portfolio number: EXCHANGE:CODE, as in the document of the date.")
+        str | None,
+        typer.Argument(
+            help="With a portfolio number: EXCHANGE:CODE, as in the document of the date, or CASH:CURRENCY."
+        ),
     ] = None,
     date: Annotated[
-        dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="With a portfolio and security: the business date.")
+        dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="With a portfolio number: the business date.")
     ] = None,
     feed: FeedName = DEFAULT_FEED,
     page: Annotated[Path | None, typer.Option(help="HTML page to write in addition.", dir_okay=False)] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Trace a number to bigsite's rows: `trace T1042`, or `trace SW123 ASX:BHP --date D` for a holding.
+    """Trace a number to bigsite's rows: `trace T1042`, `trace SW123 ASX:BHP --date D`, `trace SW123 CASH:AUD --date D`.
 
-    A transaction: its source row, landed file, documents and lines. A holding: the end-of-day row, every ledger row
-    behind its units, landed file, documents and lines. Both: revisions, held-back dates, reconciliation reports.
-    Exit code 3 if bigsite has no such row.
+    A transaction: its source row. A holding or cash balance: the end-of-day row and every ledger row behind it. Each:
+    landed file, documents, lines, revisions, held-back dates, reconciliation reports and the number at each place.
+    Of several accounts in a currency give the cash_account_id. Exit code 3 if bigsite has no such row.
     """
     from classfeed_dagster.runtime import Runtime
 
@@ -70,59 +79,48 @@ def trace(
     day = None if date is None else require_due(runtime.settings, feed, date.date())
     require_store(runtime)
     from classfeed_dagster.retention import retention_of
-    from classfeed_dagster.tracing.numbers import numbers_of
+    from classfeed_dagster.tracing.numbers import links_of, numbers_of
+    from classfeed_dagster.tracing.trace import Trace, trace_holding
     from classfeed_dagster.tracing.trace import trace as trace_row
-    from classfeed_dagster.tracing.trace import trace_holding
-    from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
+    from classfeed_dagster.tracing.trace_cash import trace_cash
 
     audience = declared.audience(runtime.settings.first_business_date)
     retention = retention_of(runtime.settings.env)
     try:
         with output.console(stderr=True).status("searching …"):
             runtime.require_bigsite()
-            if day is not None:
-                holding = trace_holding(
-                    runtime.engine,
-                    runtime.store,
-                    feed,
-                    what,
-                    (exchange, code),
-                    day,
-                    document_format=declared.format,
-                    retention=retention,
-                )
+            engine, store, form = runtime.engine, runtime.store, declared.format
+            row: Trace | HoldingTrace | CashTrace
+            if day is None:
+                text = _with_letter(what, form.ledgers)
+                row = trace_row(engine, store, feed, audience, text, document_format=form, retention=retention)
+            elif exchange == _CASH:
+                row = trace_cash(engine, store, feed, what, code, day, document_format=form, retention=retention)
             else:
-                text = _with_letter(what, declared.format.ledgers)
-                row = trace_row(
-                    runtime.engine, runtime.store, feed, audience, text, document_format=declared.format,
-                    retention=retention,
-                )  # fmt: skip
-            with _local_warehouse(runtime.settings) as warehouse:
-                numbers = numbers_of(
-                    runtime.engine, runtime.store, feed, row if day is None else holding, declared.format, warehouse
+                security_of = (exchange, code)
+                row = trace_holding(
+                    engine, store, feed, what, security_of, day, document_format=form, retention=retention
                 )
+            with _local_warehouse(runtime.settings) as warehouse:
+                numbers = numbers_of(engine, store, feed, row, form, warehouse)
     finally:
         runtime.close()
-    if day is not None:
-        if as_json:
-            output.print_json({**_plain(holding), "numbers": [asdict(number) for number in numbers]})
-        else:
-            _print_holding(holding)
-            _print_numbers(numbers)
-        _write_page(page, lambda: holding_page(holding, feed, numbers), quiet=as_json)
-        return
-    answers = _answers(runtime, declared, row)
+    ui = _ui(runtime.settings)
+    answers = _answers(runtime, declared, row) if day is None else []
+    unknown = isinstance(row, Trace) and row.source is None
     if as_json:
-        output.print_json({**_plain(row), "acknowledgements": answers, "numbers": [asdict(one) for one in numbers]})
-    elif row.source is not None:
-        _print_transaction(row, row.source)
+        given = {"acknowledgements": answers} if day is None else {}
+        output.print_json({**_plain(row), **given, "numbers": [asdict(number) for number in numbers]})
+    elif unknown:
+        out.print(f"[red]bigsite has no such row:[/] {escape(what)}", highlight=False)
+    else:
+        _print_trace(row)
         _print_answers(answers)
-        _print_numbers(numbers)
-    if row.source is None:
-        if not as_json:
-            out.print(f"[red]bigsite has no such row:[/] {escape(what)}", highlight=False)
+        _print_numbers(numbers, links_of(row, feed, ui))
+    if unknown:
         raise typer.Exit(ExitCode.STOPPED)
-    _write_page(page, lambda: transaction_page(row, feed, numbers), quiet=as_json)
+    if page is not None:
+        _write_page(page, _page(row, feed, numbers, ui), quiet=as_json)
 
 
 def _split_security(what: str, security: str | None, date: dt.datetime | None) -> tuple[str, str]:
@@ -130,12 +128,15 @@ def _split_security(what: str, security: str | None, date: dt.datetime | None) -
     from classfeed_dagster.tracing.transaction_id import split_transaction_id
 
     if (security is None) != (date is None):
-        raise UsageError("A holding needs a security and a date: classfeed trace PORTFOLIO EXCHANGE:CODE --date D")
+        raise UsageError(
+            "A holding needs a security and a date: classfeed trace PORTFOLIO EXCHANGE:CODE --date D; "
+            "a cash balance a currency: classfeed trace PORTFOLIO CASH:AUD --date D"
+        )
     if security is None and not what.isdecimal():
         split_transaction_id(what)
     exchange, colon, code = (security or ":").partition(":")
     if not colon or (security and not (exchange and code)):
-        raise UsageError(f"Invalid security {security!r}: expected EXCHANGE:CODE, e.g. ASX:BHP")
+        raise UsageError(f"Invalid security {security!r}: expected EXCHANGE:CODE, e.g. ASX:BHP, or CASH:AUD")
     return exchange, code
 
 
@@ -151,12 +152,31 @@ def _local_warehouse(settings: Settings) -> Iterator[Connection | None]:
         yield warehouse
 
 
-def _print_numbers(numbers: Sequence[NumberRow]) -> None:
+def _ui(settings: Settings) -> str | None:
+    # The Dagster UI's base URL: as set, or of the one that runs on this home folder.
+    from classfeed_dagster.local.dagster_services import running_address
+
+    return settings.ui_url or running_address(settings.home)
+
+
+def _page(row: Trace | HoldingTrace | CashTrace, feed: str, numbers: Sequence[NumberRow], ui: str | None) -> str:
+    from classfeed_dagster.tracing import trace_page
+    from classfeed_dagster.tracing.trace import HoldingTrace
+    from classfeed_dagster.tracing.trace_cash import CashTrace
+
+    if isinstance(row, CashTrace):
+        return trace_page.cash_page(row, feed, numbers, ui)
+    if isinstance(row, HoldingTrace):
+        return trace_page.holding_page(row, feed, numbers, ui)
+    return trace_page.transaction_page(row, feed, numbers, ui)
+
+
+def _print_numbers(numbers: Sequence[NumberRow], links: Mapping[str, str]) -> None:
     from classfeed_dagster.tracing.numbers import HEADER
 
     if numbers:
         title, cells = "numbers of the latest delivery", [number.cells for number in numbers]
-        output.print_table(out, title, HEADER, cells, keys=HEADER, right=HEADER[1:])
+        output.print_table(out, title, HEADER, cells, keys=HEADER, right=HEADER[1:], links=links)
 
 
 def _print_answers(answers: Sequence[Mapping[str, str | None]]) -> None:
@@ -190,7 +210,7 @@ def _with_letter(text: str, ledgers: Collection[str]) -> str:
     return f"{min(ledgers)}{text}" if text.isdecimal() and len(ledgers) == 1 else text
 
 
-def _plain(trace: Trace | HoldingTrace) -> dict[str, Any]:
+def _plain(trace: Trace | HoldingTrace | CashTrace) -> dict[str, Any]:
     """Return the trace as plain values, without the manifests that its sightings refer to."""
     fields = {
         name: getattr(trace, name)
@@ -235,12 +255,22 @@ def _sighting(sighting: Sighting) -> dict[str, Any]:
     }
 
 
-def _write_page(path: Path | None, render: Callable[[], str], *, quiet: bool) -> None:
-    if path is None:
-        return
-    path.write_text(render(), encoding="utf-8")
+def _write_page(path: Path, page: str, *, quiet: bool) -> None:
+    path.write_text(page, encoding="utf-8")
     if not quiet:
         out.print(f"  page       {path}", highlight=False, soft_wrap=True)
+
+
+def _print_trace(trace: Trace | HoldingTrace | CashTrace) -> None:
+    from classfeed_dagster.tracing.trace import HoldingTrace
+    from classfeed_dagster.tracing.trace_cash import CashTrace
+
+    if isinstance(trace, CashTrace):
+        _print_cash(trace)
+    elif isinstance(trace, HoldingTrace):
+        _print_holding(trace)
+    elif trace.source is not None:
+        _print_transaction(trace, trace.source)
 
 
 def _print_transaction(trace: Trace, source: SourceRow) -> None:
@@ -268,13 +298,32 @@ def _print_holding(trace: HoldingTrace) -> None:
             f"written {trace.updated_at:%Y-%m-%d %H:%M:%S} UTC",
             highlight=False,
         )
-    out.print(f"             {len(trace.rows)} ledger row(s) to the date add up to {trace.ledger}", highlight=False)
-    for row in trace.rows[-_MOST_ROWS:]:
-        late = f"   recorded {row.recorded_at:%Y-%m-%d %H:%M} UTC"
-        out.print(f"               {row.business_date}  {row.transaction_id}  {row.units:+}{late}", highlight=False)
+    _print_rows([(row, row.units) for row in trace.rows], trace.ledger)
     if trace.price is not None:
         out.print(f"             last close {trace.price[1]} on {trace.price[0]}", highlight=False)
     _print_path(trace.sightings, trace.held_back, trace.reconciliations)
+
+
+def _print_cash(trace: CashTrace) -> None:
+    out.print(
+        f"[bold]{trace.currency} cash[/] of portfolio {escape(trace.portfolio_number)} on {trace.business_date}",
+        highlight=False,
+    )
+    row = f"cash_account_id = {trace.cash_account_id}"
+    if trace.updated_at is None:
+        out.print(f"  source     [red]no row in bigsite.cash_balance_eod[/] for {row}", highlight=False)
+    else:
+        written = f"{trace.stated}, written {trace.updated_at:%Y-%m-%d %H:%M:%S} UTC"
+        out.print(f"  source     bigsite.cash_balance_eod, {row}: {written}", highlight=False)
+    _print_rows([(row, row.amount) for row in trace.rows], trace.ledger)
+    _print_path(trace.sightings, trace.held_back, trace.reconciliations)
+
+
+def _print_rows(rows: Sequence[tuple[UnitsRow | AmountRow, Decimal]], ledger: Decimal) -> None:
+    out.print(f"             {len(rows)} ledger row(s) to the date add up to {ledger}", highlight=False)
+    for row, number in rows[-_MOST_ROWS:]:
+        late = f"   recorded {row.recorded_at:%Y-%m-%d %H:%M} UTC"
+        out.print(f"               {row.business_date}  {row.transaction_id}  {number:+}{late}", highlight=False)
 
 
 def _print_path(
@@ -285,10 +334,12 @@ def _print_path(
         status = "   (superseded by a later revision)" if sighting.delivery.superseded else ""
         status += "   (shadow: the recipient does not read it)" if sighting.delivery.shadow else ""
         absent = "" if sighting.in_landed_file else "   [red]NOT IN THIS FILE[/]"
+        landed = _linked(sighting.landed_location)
         if sighting.landed_expired_on is not None:
+            landed = escape(sighting.landed_location)
             absent = f"   (expired by rule on {sighting.landed_expired_on})"
         out.print(
-            f"  landed     {sighting.landed_location}{absent}",
+            f"  landed     {landed}{absent}",
             highlight=False,
             soft_wrap=True,
         )
@@ -299,7 +350,7 @@ def _print_path(
         )
         for place in sighting.places:
             out.print(
-                f"             {sighting.page_location}: line {place.line}, bytes {place.offset} to "
+                f"             {_linked(sighting.page_location)}: line {place.line}, bytes {place.offset} to "
                 f"{place.offset + place.length}, {place.element}",
                 highlight=False,
                 soft_wrap=True,
@@ -311,7 +362,7 @@ def _print_path(
             out.print(f"  held back  {day}, {when}: {escape(reason)}", highlight=False, soft_wrap=True)
     for result in reconciliations:
         out.print(
-            f"  reconciled {escape(result.verdict)}: {result.report}",
+            f"  reconciled {escape(result.verdict)}: {_linked(result.report)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -319,3 +370,7 @@ def _print_path(
         from classfeed_dagster.tracing.trace import ACKNOWLEDGEMENT
 
         out.print(f"  acknowledged  {ACKNOWLEDGEMENT}", highlight=False)
+
+
+def _linked(location: str) -> str:
+    return output.link(location, address(location))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -176,8 +177,16 @@ class Place:
     length: int
 
 
-# A TransactionId, or a holding's portfolio number, exchange and security code.
-RecordKey = str | tuple[str, str, str]
+class BalanceKey(NamedTuple):
+    """Key of a cash balance in a document. The account number is personal data."""
+
+    portfolio_number: str
+    account_number: str
+    currency: str
+
+
+# A TransactionId, a cash balance's key, or a holding's portfolio number, exchange and security code.
+RecordKey = str | BalanceKey | tuple[str, str, str]
 
 
 class PageRule(enum.Enum):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from classfeed_dagster.documents import epi_mapping as epi
 from classfeed_dagster.documents.csv_mapping import DETAIL, LINE_END
-from classfeed_dagster.documents.document_format import Place, RecordKey, file_chunks
+from classfeed_dagster.documents.document_format import BalanceKey, Place, RecordKey, file_chunks
 from classfeed_dagster.documents.epi_mapping import RecordMapping
 from classfeed_dagster.errors import DataError
 
@@ -24,16 +24,19 @@ def locate_element(path: Path, key: RecordKey) -> list[Place]:
     NotAPageError if the file cannot be read to its end.
     """
     if isinstance(key, str):
-        record, values = epi.MOVEMENT_TRANSACTION, {"transaction_id": key}
+        record, values, rarest = epi.MOVEMENT_TRANSACTION, {"transaction_id": key}, "transaction_id"
+    elif isinstance(key, BalanceKey):
+        record, values, rarest = epi.ACCOUNT_BALANCE, key._asdict(), "account_number"
     else:
-        record, values = epi.INVESTMENT_HOLDING, dict(zip(epi.INVESTMENT_HOLDING.sort_key, key, strict=True))
-    needles = [
-        f"<{element.name}>{values[element.column]}</{element.name}>".encode()
+        record, rarest = epi.INVESTMENT_HOLDING, "security_code"
+        values = dict(zip(record.sort_key, key, strict=True))
+    needles = {
+        element.column: f"<{element.name}>{values[element.column]}</{element.name}>".encode()
         for element in record.elements
         if element.column in values
-    ]
-    records = _records(path, record, needles[-1])
-    return [place for place, content in records if all(needle in content for needle in needles)]
+    }
+    records = _records(path, record, needles[rarest])
+    return [place for place, content in records if all(needle in content for needle in needles.values())]
 
 
 def locate_line(path: Path, key: RecordKey, letter: str = DETAIL) -> list[Place]:
@@ -89,9 +92,9 @@ def _records(path: Path, record: RecordMapping, needle: bytes) -> Iterator[tuple
         done = buffer.rfind(end) + len(end) if end in buffer else 0
         at = buffer.find(needle, 0, done)
         while at >= 0:
-            start = buffer.rfind(begin, 0, at)
-            stop = buffer.find(end, at) + len(end)
+            start, stop = buffer.rfind(begin, 0, at), at + len(needle)
             if start >= 0 and end not in buffer[start:at]:  # otherwise it is in another type of record
+                stop = buffer.find(end, at) + len(end)
                 place = Place(record.name, line + buffer.count(b"\n", 0, start), offset + start, stop - start)
                 yield place, buffer[start:stop]
             at = buffer.find(needle, stop, done)

@@ -60,6 +60,19 @@ def only_services(home: Path) -> Iterator[Callable[[str], None]]:
         yield record
 
 
+def running_address(home: Path) -> str | None:
+    """Return the UI's address while the services of the home folder run; None otherwise."""
+    path = home / "up.lock"
+    if not path.exists():
+        return None
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return path.read_text().partition(",")[0] or None
+    return None
+
+
 def free_port(preferred: int) -> int:
     """Return ``preferred`` if nothing listens there on this machine, else a free port."""
     with socket.socket() as probe:

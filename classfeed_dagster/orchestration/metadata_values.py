@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
-from urllib.parse import quote
 
 import dagster as dg
 import polars as pl
 
 from classfeed_dagster.charts import data_uri
 from classfeed_dagster.orchestration.local_pages import forge_page, store_page
+from classfeed_dagster.store import address
 
 MASK = "•••"
 PREVIEWED = 8
@@ -60,8 +60,7 @@ def object_link(location: str) -> dg.MetadataValue[Any]:
     if not location.startswith("s3://"):
         page = store_page(location)
         return dg.MetadataValue.path(location) if page is None else dg.MetadataValue.url(page)
-    bucket, _, key = location.removeprefix("s3://").partition("/")
-    return dg.MetadataValue.url(f"https://console.aws.amazon.com/s3/object/{bucket}?prefix={quote(key)}")
+    return dg.MetadataValue.url(address(location))
 
 
 def preview(rows: pl.DataFrame, personal: Collection[str]) -> dg.MarkdownMetadataValue:

@@ -37,7 +37,7 @@ innerWidth < 700 && first("dagster-nav-collapsed", "true")}};
 _FIRST_SCRIPT = b"window.__webpack_public_path__"
 _SERVED = (".html", ".json")  # of the store: reports, manifests, descriptors; no documents
 _STYLE = """
-pre{overflow-x:auto;background:var(--wash);padding:.7rem}img{max-width:100%}a{color:var(--bar)}
+pre{overflow-x:auto;background:var(--wash);padding:.7rem}img{max-width:100%}
 :target{background:var(--wash)}
 """
 _HEADERS = {

@@ -368,6 +368,11 @@ def _break_kind(case: _Case, cause: BreakCause) -> BreakKind:
     }.get(case.row_class, BreakKind.VALUE_DIFFERS)
 
 
+def account_digest(portfolio_number: str | None, value: str) -> str:
+    """Return a short, stable digest that represents a personal value of a portfolio, such as an account number."""
+    return f"~{hashlib.sha256(f'{portfolio_number}|{value}'.encode()).hexdigest()[:8]}"
+
+
 def _subject(kind: RecordKind, key: Key, number: str | None) -> str:
     """Return the record's key for display: account numbers only as a short, stable digest."""
     parts = []
@@ -376,6 +381,6 @@ def _subject(kind: RecordKind, key: Key, number: str | None) -> str:
             continue
         shown = value
         if column.personal and value is not None:
-            shown = f"~{hashlib.sha256(f'{number}|{value}'.encode()).hexdigest()[:8]}"
+            shown = account_digest(number, value)
         parts.append(shown or "(none)")
     return " ".join(parts) or (number or "(none)")

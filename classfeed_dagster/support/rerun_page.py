@@ -49,7 +49,7 @@ select,textarea,input,button{font:inherit;color:inherit;background:var(--paper);
 select,textarea,input,button{border-radius:4px;padding:.6rem .7rem;width:100%;min-height:2.75rem}
 textarea{min-height:5.5rem;resize:vertical}button{cursor:pointer}
 button,.button{background:var(--bar);border-color:var(--bar);color:var(--paper);font-weight:600;margin-top:1.2rem}
-.button{display:inline-block;padding:.6rem 1rem;border-radius:4px;text-decoration:none}a{color:var(--bar)}
+.button{display:inline-block;padding:.6rem 1rem;border-radius:4px;text-decoration:none}
 """
 _STYLES = (html_page.STYLE, _FORM_STYLE)
 _HEADERS = {

@@ -22,11 +22,13 @@ from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.documents.locate import excerpt
-from classfeed_dagster.domains.columns import INVESTMENT_HOLDINGS, MOVEMENT_TRANSACTIONS, Frame
+from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, INVESTMENT_HOLDINGS, MOVEMENT_TRANSACTIONS, Frame
 from classfeed_dagster.domains.lineage import sources_of
-from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.store import ObjectStore, address
 from classfeed_dagster.tracing.trace import HoldingTrace, Sighting, SourceRow, Trace
+from classfeed_dagster.tracing.trace_cash import CashTrace
 from classfeed_dagster.warehouse.database import Connection, literal, query
+from classfeed_dagster.warehouse.rows import key_of
 
 HEADER = ("field", "bigsite", "landed", "document", "warehouse")
 
@@ -65,7 +67,7 @@ def numbers_of(
     engine: sa.Engine,
     store: ObjectStore,
     feed: str,
-    trace: Trace | HoldingTrace,
+    trace: Trace | HoldingTrace | CashTrace,
     document_format: DocumentFormat,
     warehouse: Connection | None,
 ) -> tuple[NumberRow, ...]:
@@ -76,7 +78,7 @@ def numbers_of(
     if not trace.sightings or (isinstance(trace, Trace) and trace.source is None):
         return ()
     latest = trace.sightings[-1]
-    record = _holding(engine, trace) if isinstance(trace, HoldingTrace) else _movement(engine, trace)
+    record = _record(engine, trace, latest.delivery.manifest.recipient)
     landed = _landed(store, latest, record.keys) if latest.landed_expired_on is None else {}
     document = _document(store, feed, latest, document_format)
     fields = dict(_fields(document_format, record.frame))
@@ -92,6 +94,26 @@ def numbers_of(
         for name, column in fields.items()
     )
     return tuple(row for row in rows if any(row.cells[1:]))
+
+
+def links_of(trace: Trace | HoldingTrace | CashTrace, feed: str, ui: str | None) -> Mapping[str, str]:
+    """Return the URL behind each place of ``HEADER`` that has one: landed file, document, the warehouse's asset.
+
+    ``ui``: base URL of the Dagster UI; None without one. bigsite has no URL.
+    """
+    if not trace.sightings:
+        return {}
+    latest = trace.sightings[-1]
+    links = {"landed": address(latest.landed_location), "document": address(latest.page_location)}
+    if ui is None:
+        return links
+    return {**links, "warehouse": f"{ui.rstrip('/')}/assets/warehouse/{feed}/{_fact(trace).lower()}"}
+
+
+def _fact(trace: Trace | HoldingTrace | CashTrace) -> str:
+    if isinstance(trace, CashTrace):
+        return "FACT_CASH_BALANCE_DAILY"
+    return "FACT_HOLDING_DAILY" if isinstance(trace, HoldingTrace) else "FACT_MOVEMENT"
 
 
 def _fields(document_format: DocumentFormat, frame: Frame) -> Iterator[tuple[str, str]]:
@@ -117,6 +139,28 @@ def _number(record: _TracedRecord, column: str, rows: Mapping[str, Mapping[str, 
     return value
 
 
+def _record(engine: sa.Engine, trace: Trace | HoldingTrace | CashTrace, recipient: str) -> _TracedRecord:
+    if isinstance(trace, CashTrace):
+        return _balance(engine, trace, recipient)
+    return _holding(engine, trace) if isinstance(trace, HoldingTrace) else _movement(engine, trace)
+
+
+def _balance(engine: sa.Engine, trace: CashTrace, recipient: str) -> _TracedRecord:
+    eod, account = tables.cash_balance_eod, tables.cash_account.c
+    owned = {"cash_account_id": trace.cash_account_id}
+    stated = (eod.c.cash_account_id == trace.cash_account_id, eod.c.as_at_date == trace.business_date)
+    row = _row(engine, sa.select(eod).where(*stated))
+    named = _row(engine, sa.select(account.account_number).where(account.cash_account_id == trace.cash_account_id))
+    key = key_of(recipient, trace.portfolio_number, trace.currency, named["account_number"])
+    return _TracedRecord(
+        ACCOUNT_BALANCES,
+        {eod.name: row},
+        {eod.name: owned},
+        _fact(trace),
+        f"CASH_ACCOUNT_KEY = {literal(key)}",
+    )
+
+
 def _movement(engine: sa.Engine, trace: Trace) -> _TracedRecord:
     source: SourceRow = trace.source  # type: ignore[assignment]  # the caller has one
     ledger, key = tables.metadata.tables[f"{tables.SCHEMA}.{source.table}"], f"{source.table}_id"
@@ -125,7 +169,7 @@ def _movement(engine: sa.Engine, trace: Trace) -> _TracedRecord:
         MOVEMENT_TRANSACTIONS,
         {source.table: row},
         {source.table: {key: source.key}},
-        "FACT_MOVEMENT",
+        _fact(trace),
         f"TRANSACTION_ID = {literal(trace.transaction_id)}",
     )
 
@@ -146,7 +190,7 @@ def _holding(engine: sa.Engine, trace: HoldingTrace) -> _TracedRecord:
         INVESTMENT_HOLDINGS,
         {"holding_eod": row, "security_price": price},
         {"holding_eod": owned, "security_price": {"security_id": trace.security_id}},
-        "FACT_HOLDING_DAILY",
+        _fact(trace),
         " AND ".join(f"{name} = {literal(value)}" for name, value in names),
     )
 

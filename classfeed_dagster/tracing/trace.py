@@ -60,7 +60,8 @@ class Sighting:
     places: Sequence[Place]
     landed_location: str
     in_landed_file: bool
-    landed_expired_on: dt.date | None = None  # by rule; the file is gone then
+    snapshot_location: str  # the description of the snapshot: its tables, files and instant
+    landed_expired_on: dt.date | None = None  # by rule; the files are gone then
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,17 +172,17 @@ def trace(
         )
         # A DELTA holds its own window only; any later FULL holds everything again.
         if day == travels_on or delivery.portfolio.extract == "FULL"
-        for sighting in _sightings(
+        for sighting in sightings_of(
             store, delivery, document_format, table, {f"{table}_id": key}, transaction_id, retention
         )
     ]
     reconciliations = [
         result
         for day in sorted({sighting.delivery.manifest.business_date for sighting in sightings})
-        for result in _reconciliations(store, feed, day, source.portfolio_number, (transaction_id, _WHOLE))
+        for result in reconciliations_of(store, feed, day, source.portfolio_number, (transaction_id, WHOLE))
     ]
     delivered = [day for day in delivered_dates(store, feed) if day >= travels_on]
-    held_back = _held_back(store, feed, source.portfolio_number, delivered)
+    held_back = held_back_dates(store, feed, source.portfolio_number, delivered)
     return Trace(transaction_id, source, travels_on, sightings, held_back, reconciliations)
 
 
@@ -226,7 +227,7 @@ def trace_holding(
     sightings = [
         sighting
         for delivery in deliveries_of(store, feed, day, number)
-        for sighting in _sightings(
+        for sighting in sightings_of(
             store, delivery, document_format, "holding_eod", owned, (number, exchange, code), retention
         )
     ]
@@ -240,8 +241,8 @@ def trace_holding(
         stated[1].astimezone(dt.UTC) if stated else None,
         [replace(row, recorded_at=row.recorded_at.astimezone(dt.UTC)) for row in rows],
         sightings,
-        _held_back(store, feed, number, [day]),
-        _reconciliations(store, feed, day, number, (f"{exchange} {code}", _WHOLE)),
+        held_back_dates(store, feed, number, [day]),
+        reconciliations_of(store, feed, day, number, (f"{exchange} {code}", WHOLE)),
         (price[0], price[1]) if price else None,
     )
 
@@ -282,8 +283,9 @@ def _units_behind(portfolio_id: int, security_id: int, day: dt.date) -> sa.Selec
     return sa.select(both).order_by(both.c.on_date, both.c.recorded_at, both.c.id)
 
 
-def _held_back(store: ObjectStore, feed: str, number: str, days: Iterable[dt.date]) -> HeldBackDates:
-    # ``days``: the dates whose manifests are read. A date that any revision delivered is not held back.
+def held_back_dates(store: ObjectStore, feed: str, number: str, days: Iterable[dt.date]) -> HeldBackDates:
+    """Return the dates on which a portfolio is held back. ``days``: the dates whose manifests are read."""
+    # A date that any revision delivered is not held back.
     view = live_and_shadow(store, feed)
     at_delivery: list[tuple[dt.date, str]] = []
     for day in days:
@@ -299,12 +301,13 @@ def _held_back(store: ObjectStore, feed: str, number: str, days: Iterable[dt.dat
     return HeldBackDates(at_delivery, now)
 
 
-_WHOLE = "held back"  # subject of a break about a whole portfolio that was not sent
+WHOLE = "held back"  # subject of a break about a whole portfolio that was not sent
 
 
-def _reconciliations(
+def reconciliations_of(
     store: ObjectStore, feed: str, day: dt.date, number: str, subjects: Collection[str]
 ) -> list[ReconciliationResult]:
+    """Return the reconciliations of a date, each with the breaks of these subjects of a portfolio."""
     return [
         ReconciliationResult(
             day, store.location(key), _breaks(store, f"{key.rpartition('/')[0]}/breaks.parquet", number, subjects)
@@ -346,7 +349,7 @@ def _source_row(engine: sa.Engine, table: str, key: int) -> SourceRow | None:
     return None if row is None else SourceRow(table, key, row[0], row[1], row[2].astimezone(dt.UTC))
 
 
-def _sightings(
+def sightings_of(
     store: ObjectStore,
     delivery: PortfolioDelivery,
     document_format: DocumentFormat,
@@ -355,6 +358,7 @@ def _sightings(
     key: RecordKey,
     retention: Retention,
 ) -> list[Sighting]:
+    """Return the documents of a delivery that contain a record; empty if none does."""
     view = live_and_shadow(store, delivery.manifest.feed)
     with view.local_file(delivery.page.key) as path:
         places = document_format.locate(path, key)
@@ -363,6 +367,7 @@ def _sightings(
     page = view.location(delivery.page.key)
     row_filter = functools.reduce(operator.and_, [pl.col(name) == value for name, value in row.items()])
     taken = delivery.manifest.snapshot
+    described = store.location(taken.descriptor_key)
     try:
         snapshot = Snapshot.model_validate_json(store.read(taken.descriptor_key))
         landed, present = _landed(store, snapshot.tables[table], row_filter, list(row))
@@ -370,8 +375,8 @@ def _sightings(
         expired = retention.expired_on(taken.descriptor_key, taken.snapshot_at)
         if expired is None:
             raise
-        return [Sighting(delivery, page, places, store.location(taken.descriptor_key), False, expired)]
-    return [Sighting(delivery, page, places, store.location(landed), present)]
+        return [Sighting(delivery, page, places, described, False, described, expired)]
+    return [Sighting(delivery, page, places, store.location(landed), present, described)]
 
 
 def _landed(store: ObjectStore, table: StoredTable, row_filter: pl.Expr, columns: list[str]) -> tuple[str, bool]:

@@ -13,7 +13,9 @@ from classfeed_dagster.feeds.class_super import FEED
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.tracing.numbers import NumberRow, numbers_of
 from classfeed_dagster.tracing.trace import Trace, trace, trace_holding
+from classfeed_dagster.tracing.trace_cash import trace_cash
 from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
+from classfeed_dagster.warehouse.rows import key_of
 from classfeed_dagster_tests.fixtures.desk import Desk, at_a_desk
 
 MONDAY = "2026-03-02"
@@ -82,6 +84,28 @@ def test_numbers_of_a_holding_are_shown_at_each_place(desk: Desk) -> None:
     assert cells["Price"] == ("33", "33", "33", "33")
     assert cells["MarketValue"] == ("", "", "3300", "3300.5")  # computed from units and price
     assert "numbers of the latest delivery" in holding_page(holding, FEED.name, numbers)
+
+
+def test_numbers_of_a_cash_balance_are_shown_at_each_place(desk: Desk) -> None:
+    portfolio = desk.bigsite.portfolio("SW00000001").consent(granted_at="2026-02-20T00:00:00Z")
+    portfolio.deposit("10000.00", "2026-02-23")
+    desk.end_of_day(MONDAY)
+    assert desk.run(MONDAY).outcome.exit_code == 0
+    runtime, day = desk.runtime, dt.date.fromisoformat(MONDAY)
+    record = trace_cash(runtime.engine, runtime.store, FEED.name, "SW00000001", "AUD", day, document_format=EPI)
+    with runtime.engine.connect() as connection:
+        account = connection.execute(sa.text("SELECT account_number FROM bigsite.cash_account")).scalar_one()
+    with duckdb.connect() as warehouse:
+        warehouse.execute(
+            "CREATE TABLE FACT_CASH_BALANCE_DAILY AS SELECT 'class_super' AS FEED, DATE '2026-03-02' AS BUSINESS_DATE, "
+            f"'{key_of('CLASS', 'SW00000001', 'AUD', account)}' AS CASH_ACCOUNT_KEY, "
+            "10000.00::DECIMAL(38,6) AS LEDGER_BALANCE, 9999.5::DECIMAL(38,6) AS AVAILABLE_BALANCE"
+        )
+        numbers = numbers_of(runtime.engine, runtime.store, FEED.name, record, EPI, warehouse)
+    assert [number.cells for number in numbers] == [
+        ("LedgerBalance", "10000", "10000", "10000", "10000"),
+        ("AvailableBalance", "10000", "10000", "10000", "9999.5"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import hashlib
 import io
 from decimal import Decimal
 
 import polars as pl
 import pytest
+from rich.console import Console
 
-from classfeed_dagster.cli.trace import _print_path, _sighting
+from classfeed_dagster.cli import trace as trace_command
+from classfeed_dagster.cli.trace import _print_numbers, _print_path, _sighting
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feeds.class_super import FEED as CLASS_SUPER
 from classfeed_dagster.retention import Retention
-from classfeed_dagster.store import ObjectNotFoundError
+from classfeed_dagster.store import ObjectNotFoundError, address
+from classfeed_dagster.tracing.numbers import NumberRow, links_of
 from classfeed_dagster.tracing.trace import HoldingTrace, NotAHoldingError, trace, trace_holding
-from classfeed_dagster.tracing.trace_page import holding_page, transaction_page
+from classfeed_dagster.tracing.trace_cash import CashTrace, NotACashAccountError, trace_cash
+from classfeed_dagster.tracing.trace_page import cash_page, holding_page, transaction_page
 from classfeed_dagster_tests.fixtures.desk import Desk
 
 MONDAY = "2026-03-02"
@@ -181,3 +186,93 @@ def test_transaction_names_its_dates_reconciliation(delivered: Desk) -> None:
 def test_unreconciled_record_is_shown_as_such(delivered: Desk) -> None:
     row = dataclasses.replace(holding(delivered, "SW00000001"), reconciliations=())
     assert "No reconciliation" in holding_page(row, "class_super")
+
+
+def cash(desk: Desk, number: str, account: str = "AUD") -> CashTrace:
+    runtime = desk.runtime
+    return trace_cash(runtime.engine, runtime.store, "class_super", number, account, DAY, document_format=EPI)
+
+
+def test_cash_balance_is_traced_to_every_row_behind_it(delivered: Desk) -> None:
+    accounts = pl.read_database(
+        "SELECT cash_account_id, account_number FROM bigsite.cash_account ORDER BY 1",
+        delivered.runtime.engine.connect(),
+    ).rows()
+    account_id, account_number = accounts[0]
+    subject = f"~{hashlib.sha256(f'SW00000001|{account_number}'.encode()).hexdigest()[:8]} AUD"
+    prefix = "reconciliation/class_super/2026-03-02/ghi"
+    delivered.runtime.store.create(f"{prefix}/report.html", b"<html></html>")
+    delivered.runtime.store.create(f"{prefix}/breaks.parquet", breaks(("SW00000001", subject)))
+    record = cash(delivered, "SW00000001")
+    assert (record.cash_account_id, record.stated, record.ledger) == (account_id, record.ledger, record.stated)
+    assert record.rows[0].transaction_id == "C1"
+    assert record.rows[0].amount == Decimal("10000.00")
+    assert len(record.rows) == 3  # the deposit and what the two trades settle
+    (sighting,) = record.sightings
+    assert sighting.in_landed_file
+    assert "/landing/2026-03-02/cash_balance_eod/" in sighting.landed_location
+    assert [place.element for place in sighting.places] == ["AccountBalance"]
+    assert [bool(reconciliation.breaks) for reconciliation in record.reconciliations] == [False, False, True]
+    assert cash(delivered, "SW00000001", str(account_id)) == record
+    page = cash_page(record, "class_super")
+    for text in ("C1", "+10000.00", f"cash_account_id = {account_id}", "AccountBalance", "no break"):
+        assert text in page
+    assert account_number not in page + repr(record)
+
+
+def test_held_back_cash_balance_shows_its_reasons(delivered: Desk) -> None:
+    record = cash(delivered, "SW00000002")
+    assert record.sightings == []
+    assert "units_ledger" in cash_page(record, "class_super")
+
+
+@pytest.mark.parametrize(
+    ("number", "account", "says"),
+    [
+        ("SW9", "AUD", "no cash account of portfolio SW9"),
+        ("SW00000001", "EUR", r"no cash account EUR: give one of CASH:\d+ \(AUD\)"),
+    ],
+)
+def test_unknown_cash_account_names_the_choices(delivered: Desk, number: str, account: str, says: str) -> None:
+    with pytest.raises(NotACashAccountError, match=says):
+        cash(delivered, number, account)
+
+
+def test_currency_of_two_accounts_asks_which(delivered: Desk) -> None:
+    delivered.bigsite.portfolios[0].cash_account("AUD")
+    delivered.bigsite.save()
+    with pytest.raises(NotACashAccountError, match=r"several cash accounts AUD: give one of CASH:\d+ \(AUD\), CASH:"):
+        cash(delivered, "SW00000001")
+
+
+def test_numbers_link_to_file_document_and_asset(delivered: Desk) -> None:
+    record = holding(delivered, "SW00000001")
+    (sighting,) = record.sightings
+    numbers = [NumberRow("Units", "1", "2", "3", "4")]
+    page = holding_page(record, "class_super", numbers, "https://ui.example/")
+    for location, number in ((sighting.landed_location, "2"), (sighting.page_location, "3")):
+        assert location.startswith("/")
+        assert f'<a href="file://{location}">{number}</a>' in page
+    assert '<a href="https://ui.example/assets/warehouse/class_super/fact_holding_daily">4</a>' in page
+    assert '<a href="https://ui.example/assets/class_super/delivery?partition=2026-03-02">' in page
+    assert f'<a href="file://{sighting.snapshot_location}">' in page
+    assert all(f'<a href="file://{report}">' in page for report in record.reports)
+    assert "https://" not in holding_page(record, "class_super", numbers)  # no UI is known
+
+
+@pytest.mark.parametrize(("terminal", "marks"), [(True, True), (False, False)])
+def test_terminal_shows_numbers_as_hyperlinks(
+    delivered: Desk, monkeypatch: pytest.MonkeyPatch, terminal: bool, marks: bool
+) -> None:
+    record = holding(delivered, "SW00000001")
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=terminal, color_system="standard" if terminal else None, width=400)
+    monkeypatch.setattr(trace_command, "out", console)
+    _print_path(record.sightings, record.held_back, record.reconciliations)
+    _print_numbers([NumberRow("Units", "1", "2", "3", "4")], links_of(record, "class_super", None))
+    assert (screen.getvalue().count(f";file://{record.sightings[0].page_location}\x1b") == 2) == marks
+    assert ("\x1b" in screen.getvalue()) == marks
+
+
+def test_address_of_an_object_in_s3_is_its_console_page() -> None:
+    assert address("s3://bucket/a b/c.xml") == "https://console.aws.amazon.com/s3/object/bucket?prefix=a%20b/c.xml"
