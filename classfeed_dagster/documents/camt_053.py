@@ -8,13 +8,9 @@ message: a message that has nothing to state has one for the account ``NOTPROVID
 from __future__ import annotations
 
 import datetime as dt
-import gzip
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +20,37 @@ from lxml import etree
 from classfeed_dagster.documents.document_format import (
     CurrencyTotals,
     DocumentColumn,
-    DocumentFormat,
-    KnownRecords,
     PageHeader,
-    PageInspection,
-    PageRule,
     Place,
     RecordKey,
     RenderedPortfolio,
     Totals,
 )
 from classfeed_dagster.documents.format_rules import FormatRule
+from classfeed_dagster.documents.iso_20022 import (
+    IsoMessageFormat,
+    Records,
+    child,
+    children,
+    escaped,
+    finding,
+    located,
+    text_and_currency_rules,
+    text_findings,
+)
 from classfeed_dagster.documents.locate import NotAPageError
 from classfeed_dagster.domains.columns import ACCOUNT_BALANCES, FINDINGS, MOVEMENT_TRANSACTIONS
 from classfeed_dagster.trading_days import instant_text
 
-NAMESPACE = "urn:iso:std:iso:20022:tech:xsd:camt.053.001.08"
 SECTION = "Stmt"
 _NOTHING = "NOTPROVIDED"  # the standard's word for an identification that there is none of
 _BALANCES, _MOVEMENTS = "AccountBalances", "MovementTransactions"
 _HEADER = ("Feed", "BusinessDate", "SequenceNumber", "Revision")
 _CASH = pl.col("transaction_id").str.contains("^(?:C|OC-)")
 _ACCOUNT = ("portfolio_number", "account_number", "currency")
-_NOT_XML = "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x{FFFE}\\x{FFFF}]"
 _LENGTHS = {"account_number": 34, "bsb": 35, "transaction_id": 35, "transaction_type": 35, "narrative": 500}
-_CORRECT = "correct the value in bigsite and take a fresh snapshot of the date."
 _RULES = (
-    FormatRule(
-        "camt_053_text",
-        "camt.053",
-        "Text fits its element",
-        "Text has only characters of XML 1.0, is not longer than its element and is not empty where it is required.",
-        _CORRECT,
-    ),
-    FormatRule(
-        "camt_053_currency",
-        "camt.053",
-        "The currency is an ISO code",
-        "The currency of each account and entry is three capital letters.",
-        _CORRECT,
-    ),
+    *text_and_currency_rules("camt_053", "camt.053"),
     FormatRule(
         "camt_053_no_statement",
         "camt.053",
@@ -94,31 +81,14 @@ _RECORDED = "RECORDED_AT"
 _OPTIONAL = frozenset({"bsb", "reverses", "relates_to", "narrative"})
 
 
-@cache
-def schema() -> etree.XMLSchema:
-    """Return the standard's published schema."""
-    content = resources.files("classfeed_dagster.documents").joinpath("camt_053_001_08.xsd").read_bytes()
-    return etree.XMLSchema(etree.fromstring(content, etree.XMLParser(resolve_entities=False, no_network=True)))
-
-
 @dataclass(frozen=True, slots=True)
-class CamtFormat(DocumentFormat):
+class CamtFormat(IsoMessageFormat):
     """camt.053.001.08, one message a portfolio. A portfolio without cash accounts has no records."""
 
+    message: str = "camt.053.001.08"
     name: str = "camt_053"
-    extension: str = ".xml"
     domains: tuple[str, ...] = ("account_details", "account_balances", "movement_transactions")
     sections: tuple[str, ...] = (SECTION,)
-
-    @property
-    def page_rule(self) -> PageRule:
-        """See DocumentFormat."""
-        return PageRule.BY_PORTFOLIO
-
-    @property
-    def states_totals(self) -> bool:
-        """See DocumentFormat. The balances are the source's; the message has no totals of its own."""
-        return False
 
     @property
     def ledgers(self) -> frozenset[str]:
@@ -142,18 +112,13 @@ class CamtFormat(DocumentFormat):
     def check_representable(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         """See DocumentFormat."""
         entries, balances = frames["movement_transactions"].filter(_CASH), frames["account_balances"]
-        found = [
-            _finding(
-                entries.join(balances, on=list(_ACCOUNT), how="anti"), "camt_053_no_statement", "has no account balance"
-            )
+        stray = entries.join(balances, on=list(_ACCOUNT), how="anti")
+        findings = [
+            finding(stray, "camt_053_no_statement", "transaction_id", "has no account balance"),
+            *text_findings("camt_053", entries, _LENGTHS, _OPTIONAL, "transaction_id"),
+            *text_findings("camt_053", balances, _LENGTHS, _OPTIONAL, ""),
         ]
-        for rows in (entries, balances):
-            found.append(_finding(rows.filter(~_valid_currency()), "camt_053_currency", "has no ISO currency"))
-            for column, longest in _LENGTHS.items():
-                if column in rows.columns:
-                    broken = rows.filter(_broken(column, longest))
-                    found.append(_finding(broken, "camt_053_text", f"has a {column} that the message cannot carry"))
-        return FINDINGS.conform(pl.concat(found).unique())
+        return FINDINGS.conform(pl.concat(findings).unique())
 
     def render(self, frames: Mapping[str, pl.DataFrame]) -> Iterator[RenderedPortfolio]:
         """See DocumentFormat."""
@@ -176,7 +141,7 @@ class CamtFormat(DocumentFormat):
         values = (header.feed, header.business_date.isoformat(), header.sequence_number, header.revision)
         about = ";".join(f"{name}={value}" for name, value in zip(_HEADER, values, strict=True))
         yield (
-            f'<?xml version="1.0" encoding="UTF-8"?>\n<Document xmlns="{NAMESPACE}">\n<BkToCstmrStmt>\n'
+            f'<?xml version="1.0" encoding="UTF-8"?>\n<Document xmlns="{self.namespace}">\n<BkToCstmrStmt>\n'
             f"<GrpHdr><MsgId>{header.message_id}</MsgId><CreDtTm>{instant_text(header.snapshot_at)}</CreDtTm>"
             f"<MsgPgntn><PgNb>1</PgNb><LastPgInd>true</LastPgInd></MsgPgntn><AddtlInf>{about}</AddtlInf></GrpHdr>\n"
         ).encode()
@@ -186,79 +151,29 @@ class CamtFormat(DocumentFormat):
             yield "".join(_nothing(header.business_date)).encode()
         yield b"</BkToCstmrStmt>\n</Document>\n"
 
-    def inspect_page(self, chunks: Iterable[bytes], known: KnownRecords | None = None) -> PageInspection:
-        """See DocumentFormat. The message is one portfolio's, so that it is validated whole."""
-        content = b"".join(chunks)
-        errors: tuple[str, ...] = ()
-        header: dict[str, str] = {}
-        balances: list[dict[str, Any]] = []
-        entries: list[dict[str, Any]] = []
-        try:
-            message = _parse(content)
-            header = _header_of(message)
-            balances, entries = _records_of(message)
-        except NotAPageError as error:
-            errors = (str(error),)
-        return PageInspection(
-            errors=errors,
-            header=header,
-            portfolios={SECTION: frozenset(row["portfolio_number"] for row in balances)},
-            removed=frozenset(),
-            totals=_totals_of(balances, entries),
-            stated=None,
-            sha256=hashlib.sha256(content).hexdigest(),
-            size=len(content),
-            states_totals=False,
-        )
-
-    def read(self, path: Path) -> dict[str, pl.DataFrame]:
-        """See DocumentFormat."""
-        balances, entries = _records_of(_parse(_content(path)))
-        return {
-            frame.name: frame.conform(
-                pl.DataFrame(
-                    [{column.name: row.get(column.name) for column in frame.columns} for row in rows],
-                    schema={column.name: column.dtype for column in frame.columns},
-                )
-            )
-            for frame, rows in ((ACCOUNT_BALANCES, balances), (MOVEMENT_TRANSACTIONS, entries))
+    def header_of(self, message: etree._Element) -> dict[str, str]:
+        """See IsoMessageFormat."""
+        about = child(message, "BkToCstmrStmt/GrpHdr/AddtlInf") or ""
+        parts = [part.partition("=") for part in about.split(";")]
+        return {"MessageId": child(message, "BkToCstmrStmt/GrpHdr/MsgId") or ""} | {
+            name: value for name, _, value in parts if name in _HEADER
         }
 
+    def records_of(self, message: etree._Element) -> Records:
+        """See IsoMessageFormat."""
+        balances, entries = _records_of(message)
+        return {ACCOUNT_BALANCES.name: balances, MOVEMENT_TRANSACTIONS.name: entries}
+
+    def totals_of(self, records: Records) -> Totals:
+        """See IsoMessageFormat."""
+        return _totals_of(records.get(ACCOUNT_BALANCES.name, ()), records.get(MOVEMENT_TRANSACTIONS.name, ()))
+
     def locate(self, path: Path, key: RecordKey) -> list[Place]:
-        """See DocumentFormat. An entry is one line of the message."""
-        if not isinstance(key, str):
-            return []
-        places, offset = [], 0
-        needle = f"<Ntry><NtryRef>{_escaped(key)}</NtryRef>".encode()
-        for at, line in enumerate(_content(path).splitlines(keepends=True), 1):
-            if line.startswith(needle):
-                places.append(Place("Ntry", at, offset, len(line) - 1))
-            offset += len(line)
-        return places
+        """See DocumentFormat."""
+        return located(path, "Ntry", [f"<NtryRef>{escaped(key)}</NtryRef>"]) if isinstance(key, str) else []
 
 
 CAMT_053 = CamtFormat()
-
-
-def _valid_currency() -> pl.Expr:
-    return pl.col("currency").str.contains("^[A-Z]{3}$").fill_null(value=False)
-
-
-def _broken(column: str, longest: int) -> pl.Expr:
-    text = pl.col(column)
-    broken = text.str.contains(_NOT_XML) | (text.str.len_chars() > longest)
-    return broken.fill_null(value=False) if column in _OPTIONAL else (broken | (text == "")).fill_null(value=True)
-
-
-def _finding(rows: pl.DataFrame, rule: str, detail: str) -> pl.DataFrame:
-    subject = pl.col("transaction_id") if "transaction_id" in rows.columns else pl.lit("")
-    return rows.select(
-        "portfolio_number",
-        pl.lit(rule).alias("rule"),
-        pl.lit("QUARANTINE").alias("severity"),
-        subject.alias("subject"),
-        (pl.concat_str(pl.lit("the record "), subject) + pl.lit(f" {detail}")).alias("detail"),
-    )
 
 
 def _account_of(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -283,12 +198,6 @@ def _totals_of(balances: Sequence[Mapping[str, Any]], entries: Iterable[Mapping[
     return total
 
 
-def _escaped(text: str) -> str:
-    for character, reference in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\r", "&#13;"), ("\n", "&#10;")):
-        text = text.replace(character, reference)
-    return text
-
-
 def _amount(value: Decimal, currency: str) -> str:
     side = "DBIT" if value < 0 else "CRDT"
     return f'<Amt Ccy="{currency}">{abs(value):.2f}</Amt><CdtDbtInd>{side}</CdtDbtInd>'
@@ -305,12 +214,12 @@ def _statement(balance: Mapping[str, Any], entries: Iterable[Mapping[str, Any]],
     number, currency, day = balance["portfolio_number"], balance["currency"], balance["as_at_date"]
     bank = ""
     if balance["bsb"]:
-        member = f"<ClrSysId><Cd>AUBSB</Cd></ClrSysId><MmbId>{_escaped(balance['bsb'])}</MmbId>"
+        member = f"<ClrSysId><Cd>AUBSB</Cd></ClrSysId><MmbId>{escaped(balance['bsb'])}</MmbId>"
         bank = f"<Svcr><FinInstnId><ClrSysMmbId>{member}</ClrSysMmbId></FinInstnId></Svcr>"
     yield (
-        f"<Stmt><Id>{_escaped(number)}-{day:%Y%m%d}-{at}</Id>"
-        f"<Acct><Id><Othr><Id>{_escaped(balance['account_number'])}</Id></Othr></Id><Ccy>{currency}</Ccy>"
-        f"<Ownr><Id><PrvtId><Othr><Id>{_escaped(number)}</Id></Othr></PrvtId></Id></Ownr>{bank}</Acct>\n"
+        f"<Stmt><Id>{escaped(number)}-{day:%Y%m%d}-{at}</Id>"
+        f"<Acct><Id><Othr><Id>{escaped(balance['account_number'])}</Id></Othr></Id><Ccy>{currency}</Ccy>"
+        f"<Ownr><Id><PrvtId><Othr><Id>{escaped(number)}</Id></Othr></PrvtId></Id></Ownr>{bank}</Acct>\n"
     )
     yield _balance("CLBD", balance["ledger_balance"], currency, day)
     yield _balance("CLAV", balance["available_balance"], currency, day)
@@ -320,19 +229,19 @@ def _statement(balance: Mapping[str, Any], entries: Iterable[Mapping[str, Any]],
 
 def _entry(row: Mapping[str, Any]) -> str:
     references = "".join(
-        f"<Prtry><Tp>{name.upper()}</Tp><Ref>{_escaped(row[name])}</Ref></Prtry>"
+        f"<Prtry><Tp>{name.upper()}</Tp><Ref>{escaped(row[name])}</Ref></Prtry>"
         for name in ("reverses", "relates_to")
         if row[name]
     )
     return (
-        f"<Ntry><NtryRef>{_escaped(row['transaction_id'])}</NtryRef>{_amount(row['amount'], row['currency'])}"
+        f"<Ntry><NtryRef>{escaped(row['transaction_id'])}</NtryRef>{_amount(row['amount'], row['currency'])}"
         + ("<RvslInd>true</RvslInd>" if row["reverses"] else "")
         + f"<Sts><Cd>BOOK</Cd></Sts><BookgDt><Dt>{row['transaction_date'].isoformat()}</Dt></BookgDt>"
-        f"<BkTxCd><Prtry><Cd>{_escaped(row['transaction_type'])}</Cd></Prtry></BkTxCd>"
+        f"<BkTxCd><Prtry><Cd>{escaped(row['transaction_type'])}</Cd></Prtry></BkTxCd>"
         + (f"<NtryDtls><TxDtls><Refs>{references}</Refs>" if references else "<NtryDtls><TxDtls>")
         + f"<RltdDts><Prtry><Tp>{_RECORDED}</Tp><Dt><DtTm>{instant_text(row['recorded_at'])}</DtTm></Dt></Prtry>"
         "</RltdDts></TxDtls></NtryDtls>"
-        + (f"<AddtlNtryInf>{_escaped(row['narrative'])}</AddtlNtryInf>" if row["narrative"] else "")
+        + (f"<AddtlNtryInf>{escaped(row['narrative'])}</AddtlNtryInf>" if row["narrative"] else "")
         + "</Ntry>\n"
     )
 
@@ -343,89 +252,56 @@ def _nothing(day: dt.date) -> Iterator[str]:
     yield "</Stmt>\n"
 
 
-def _content(path: Path) -> bytes:
-    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-
-
-def _parse(content: bytes) -> etree._Element:
-    if b"<!DOCTYPE" in content:
-        raise NotAPageError("a DOCTYPE has no place in a message")
-    try:
-        root = etree.fromstring(content, etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False))
-    except etree.XMLSyntaxError as error:
-        raise NotAPageError(f"line {error.lineno} is not well-formed XML") from None
-    if not schema().validate(root):
-        # What libxml2 says of an error holds the value, which may be personal: its line and kind are enough.
-        lines = sorted({f"line {one.line} ({one.type_name})" for one in schema().error_log})  # type: ignore[attr-defined, unused-ignore]
-        raise NotAPageError(f"not valid by camt.053.001.08: {', '.join(lines[:3]) or 'see its schema'}")
-    return root
-
-
-def _child(element: etree._Element, path: str) -> str | None:
-    found = element.findtext("/".join(f"{{{NAMESPACE}}}{name}" for name in path.split("/")))
-    return found or None
-
-
-def _header_of(message: etree._Element) -> dict[str, str]:
-    about = _child(message, "BkToCstmrStmt/GrpHdr/AddtlInf") or ""
-    parts = [part.partition("=") for part in about.split(";")]
-    return {"MessageId": _child(message, "BkToCstmrStmt/GrpHdr/MsgId") or ""} | {
-        name: value for name, _, value in parts if name in _HEADER
-    }
-
-
 def _signed(element: etree._Element) -> Decimal:
-    amount = Decimal(_child(element, "Amt") or "NaN")
-    return -amount if _child(element, "CdtDbtInd") == "DBIT" else amount
+    amount = Decimal(child(element, "Amt") or "NaN")
+    return -amount if child(element, "CdtDbtInd") == "DBIT" else amount
 
 
 def _records_of(message: etree._Element) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the balances and the entries of a valid message."""
     balances: list[dict[str, Any]] = []
     entries: list[dict[str, Any]] = []
-    for statement in message.iter(f"{{{NAMESPACE}}}Stmt"):
-        number = _child(statement, "Acct/Ownr/Id/PrvtId/Othr/Id")
+    for statement in children(message, "BkToCstmrStmt/Stmt"):
+        number = child(statement, "Acct/Ownr/Id/PrvtId/Othr/Id")
         if number is None:
-            if _child(statement, "Acct/Id/Othr/Id") != _NOTHING:
+            if child(statement, "Acct/Id/Othr/Id") != _NOTHING:
                 raise NotAPageError(f"line {statement.sourceline}: the statement names no portfolio")
             continue
         account: dict[str, Any] = {
             "portfolio_number": number,
-            "bsb": _child(statement, "Acct/Svcr/FinInstnId/ClrSysMmbId/MmbId"),
-            "account_number": _child(statement, "Acct/Id/Othr/Id"),
-            "currency": _child(statement, "Acct/Ccy"),
+            "bsb": child(statement, "Acct/Svcr/FinInstnId/ClrSysMmbId/MmbId"),
+            "account_number": child(statement, "Acct/Id/Othr/Id"),
+            "currency": child(statement, "Acct/Ccy"),
         }
-        stated = {_child(balance, "Tp/CdOrPrtry/Cd"): balance for balance in statement.findall(f"{{{NAMESPACE}}}Bal")}
+        stated = {child(balance, "Tp/CdOrPrtry/Cd"): balance for balance in children(statement, "Bal")}
         if stated.keys() != {"CLBD", "CLAV"}:
             raise NotAPageError(f"line {statement.sourceline}: the statement lacks a balance")
         balances.append(
             account
             | {
-                "as_at_date": dt.date.fromisoformat(_child(stated["CLBD"], "Dt/Dt") or ""),
+                "as_at_date": dt.date.fromisoformat(child(stated["CLBD"], "Dt/Dt") or ""),
                 "ledger_balance": _signed(stated["CLBD"]),
                 "available_balance": _signed(stated["CLAV"]),
             }
         )
-        entries += [account | _entry_of(entry) for entry in statement.findall(f"{{{NAMESPACE}}}Ntry")]
+        entries += [account | _entry_of(entry) for entry in children(statement, "Ntry")]
     return balances, entries
 
 
 def _entry_of(entry: etree._Element) -> dict[str, Any]:
-    references = {
-        _child(one, "Tp"): _child(one, "Ref") for one in entry.iter(f"{{{NAMESPACE}}}Prtry") if _child(one, "Ref")
-    }
-    amount = entry.find(f"{{{NAMESPACE}}}Amt")
-    recorded = _child(entry, "NtryDtls/TxDtls/RltdDts/Prtry/Dt/DtTm")
+    references = {child(one, "Tp"): child(one, "Ref") for one in children(entry, "NtryDtls/TxDtls/Refs/Prtry")}
+    (amount,) = children(entry, "Amt")
+    recorded = child(entry, "NtryDtls/TxDtls/RltdDts/Prtry/Dt/DtTm")
     if recorded is None:
         raise NotAPageError(f"line {entry.sourceline}: the entry has no {_RECORDED}")
     return {
-        "transaction_id": _child(entry, "NtryRef"),
-        "transaction_type": _child(entry, "BkTxCd/Prtry/Cd"),
-        "transaction_date": dt.date.fromisoformat(_child(entry, "BookgDt/Dt") or ""),
+        "transaction_id": child(entry, "NtryRef"),
+        "transaction_type": child(entry, "BkTxCd/Prtry/Cd"),
+        "transaction_date": dt.date.fromisoformat(child(entry, "BookgDt/Dt") or ""),
         "recorded_at": dt.datetime.fromisoformat(recorded),
         "amount": _signed(entry),
-        "currency": None if amount is None else amount.get("Ccy"),
+        "currency": amount.get("Ccy"),
         "reverses": references.get("REVERSES"),
         "relates_to": references.get("RELATES_TO"),
-        "narrative": _child(entry, "AddtlNtryInf"),
+        "narrative": child(entry, "AddtlNtryInf"),
     }

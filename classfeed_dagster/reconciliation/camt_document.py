@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lxml import etree
-
-from classfeed_dagster.reconciliation.epi_document import Row, UnreadableDeliveryError, message_of, open_document
+from classfeed_dagster.reconciliation.epi_document import Row, message_of
+from classfeed_dagster.reconciliation.iso_message import read_message
 from classfeed_dagster.reconciliation.page_contents import PageContents
 from classfeed_dagster.reconciliation.records import BALANCES, MOVEMENTS, RecordKind
 
@@ -30,13 +29,7 @@ ENTRIES = replace(
 def read_camt_message(path: Path, key: str, contents: PageContents) -> Iterator[tuple[RecordKind, Row]]:
     """Yield the balance and the entries of each statement; the message's header is in ``contents`` afterwards."""
     message = message_of(key)
-    try:
-        with open_document(path) as document:
-            tree = etree.parse(document, etree.XMLParser(resolve_entities=False, no_network=True))
-    except (etree.XMLSyntaxError, OSError, EOFError) as error:
-        raise UnreadableDeliveryError(f"{key} can't be read to its end ({type(error).__name__})") from None
-    if tree.docinfo.doctype:
-        raise UnreadableDeliveryError(f"{key}: a DOCTYPE has no place in a delivered document")
+    tree = read_message(path, key)
     about = tree.findtext(f".//{_NS}GrpHdr/{_NS}AddtlInf") or ""
     contents.header = {"MessageId": tree.findtext(f".//{_NS}GrpHdr/{_NS}MsgId") or ""}
     contents.header |= dict(part.split("=", 1) for part in about.split(";") if "=" in part)

@@ -24,7 +24,7 @@ from classfeed_dagster.errors import DataError, ExitCode
 from classfeed_dagster.reconciliation.document_layouts import EPI, DocumentLayout
 from classfeed_dagster.reconciliation.epi_document import TRACE, UnreadableDeliveryError, open_document
 from classfeed_dagster.reconciliation.page_contents import differences, manifest_totals
-from classfeed_dagster.reconciliation.records import RecordKind
+from classfeed_dagster.reconciliation.records import MOVEMENTS, RecordKind
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 __all__ = ["Delivered", "NothingDeliveredError", "Revision", "UnreadableDeliveryError", "read_delivered"]
@@ -207,11 +207,11 @@ def read_delivered(
     revisions = read_revisions(store, feed, day)
     latest = {number: revision for revision in revisions for number in revision.portfolios}
     faults = [fault for revision in revisions for fault in _manifest_faults(revision, feed, day)]
+    # A document without movements has an empty file of them.
+    kinds = {MOVEMENTS.name: MOVEMENTS} | {kind.name: kind for kind in layout.kinds}
+    files = {name: folder / f"delivered-{name}.parquet" for name in kinds}
     with ExitStack() as stack:
-        writers = {
-            kind.name: stack.enter_context(_Writer(kind, folder / f"delivered-{kind.name}.parquet"))
-            for kind in layout.kinds
-        }
+        writers = {name: stack.enter_context(_Writer(kind, files[name])) for name, kind in kinds.items()}
         for revision in revisions:
             for at, page in enumerate(revision.pages, 1):
                 if page["message_id"] in revision.withheld:
@@ -230,7 +230,6 @@ def read_delivered(
                 except ObjectNotFoundError:
                     faults.append((key, "the manifest lists this page, but it does not exist"))
         rows = {name: writer.rows for name, writer in writers.items()}
-    files = {kind.name: folder / f"delivered-{kind.name}.parquet" for kind in layout.kinds}
     return Delivered(feed, day, revisions, latest, files, rows, tuple(faults), layout)
 
 

@@ -20,6 +20,7 @@ from classfeed_dagster.reconciliation.csv_document import (
 from classfeed_dagster.reconciliation.epi_document import Row, read_epi_page
 from classfeed_dagster.reconciliation.page_contents import CSV_DETAILS, PageContents
 from classfeed_dagster.reconciliation.records import BALANCES, KINDS, RecordKind
+from classfeed_dagster.reconciliation.semt_document import STATED, read_semt_message
 
 Reader = Callable[[Path, str, PageContents], Iterator[tuple[RecordKind, Row]]]
 
@@ -58,6 +59,7 @@ LAYOUTS: Mapping[str, DocumentLayout] = {
         DocumentLayout("class_trade", (TRADES,), read_trade_file, ("net_amount",), CSV_DETAILS),
         DocumentLayout("class_cash", (BALANCES, CASH), read_cash_file, ("amount",), CSV_DETAILS),
         DocumentLayout("camt_053", (BALANCES, ENTRIES), read_camt_message, ("amount",), states_totals=False),
+        DocumentLayout("semt_002", (STATED,), read_semt_message, (), states_totals=False),
     )
 }
 EPI = LAYOUTS["epi"]

@@ -11,9 +11,10 @@ import pytest
 from lxml import etree
 
 from classfeed_dagster.delivery.page_facts import totals_faults
-from classfeed_dagster.documents.camt_053 import CAMT_053, schema
+from classfeed_dagster.documents.camt_053 import CAMT_053
 from classfeed_dagster.documents.csv_mapping import CsvLayout
 from classfeed_dagster.documents.document_format import Totals, paging_of
+from classfeed_dagster.documents.iso_20022 import schema_of
 from classfeed_dagster.documents.locate import NotAPageError
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feeds.examples.trade_list import FEED as TRADE_LIST
@@ -45,7 +46,7 @@ def cash_rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 def test_message_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     movements, balances = cash_rows()
     page = message(movements, balances)
-    schema().assertValid(etree.fromstring(page))
+    schema_of(CAMT_053.message).assertValid(etree.fromstring(page))
     facts = CAMT_053.inspect_page([page])
     assert facts.errors == ()
     assert facts.header == {
@@ -91,7 +92,7 @@ def test_judge_reads_what_was_written(tmp_path: Path) -> None:
 
 def test_message_without_statements_states_that_there_are_none(tmp_path: Path) -> None:
     page = message([], [])
-    schema().assertValid(etree.fromstring(page))
+    schema_of(CAMT_053.message).assertValid(etree.fromstring(page))
     facts = CAMT_053.inspect_page([page])
     assert (facts.errors, facts.portfolios, facts.totals) == ((), {"Stmt": frozenset()}, Totals())
     file = tmp_path / "m.xml"

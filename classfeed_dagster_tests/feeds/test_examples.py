@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from lxml import etree
 
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
@@ -14,15 +16,15 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.feed_run.nightly_audit import audit_feed
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds import FEEDS
-from classfeed_dagster.feeds.examples import EXAMPLES, bgl, cash_statements, trade_list
+from classfeed_dagster.feeds.examples import EXAMPLES, bgl, cash_statements, holdings, trade_list
 from classfeed_dagster.feeds.feed import Feed, require_distinct, require_reconcilable
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
-from classfeed_dagster.tracing.trace import trace
+from classfeed_dagster.tracing.trace import Sighting, trace, trace_holding
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import execute, query
-from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.desk import Desk, at_a_desk
 
 MONDAY = dt.date(2026, 3, 2)
 NAMES = [feed.name for feed in EXAMPLES]
@@ -66,21 +68,28 @@ def test_example_is_delivered_reconciled_loaded_and_traced(market: Desk, feed: F
     assert result.breaks == (), result.markdown()
     assert result.rows > 0
     work.keep(result)
-    assert work.load().rows["FACT_MOVEMENT"] > 0
+    fact, column = ("FACT_HOLDING_DAILY", "UNITS") if feed is holdings.FEED else ("FACT_MOVEMENT", "NET_AMOUNT")
+    assert work.load().rows[fact] > 0
     with open_warehouse(market.runtime.settings) as connection:
-        assert query(connection, "SELECT DISTINCT FEED FROM FACT_MOVEMENT") == [(feed.name,)]
-    letter, table = ("T", "trade") if feed is trade_list.FEED else ("C", "cash_transaction")
-    with market.runtime.engine.connect() as connection:
-        key = connection.exec_driver_sql(f"SELECT max({table}_id) FROM bigsite.{table}").scalar()
-    way = trace(
-        market.runtime.engine, market.runtime.store, feed.name, work.audience, f"{letter}{key}",
-        document_format=work.format,
-    )  # fmt: skip
-    assert [sighting for sighting in way.sightings if sighting.places]
+        assert query(connection, f"SELECT DISTINCT FEED FROM {fact}") == [(feed.name,)]
+    assert [sighting for sighting in sightings(market, work) if sighting.places]
     with open_warehouse(market.runtime.settings) as connection:
-        execute(connection, "UPDATE FACT_MOVEMENT SET NET_AMOUNT = COALESCE(NET_AMOUNT, 0) + 1")
+        execute(connection, f"UPDATE {fact} SET {column} = COALESCE({column}, 0) + 1")
     findings = audit_feed(market.runtime, feed, "a1", morning_after(MONDAY))
-    assert ["FACT_MOVEMENT" in finding.what for finding in findings] == [True]
+    assert [fact in finding.what for finding in findings] == [True]
+
+
+def sightings(desk: Desk, work: PostDelivery) -> Sequence[Sighting]:
+    engine, store, feed = desk.runtime.engine, desk.runtime.store, work.feed
+    if feed is holdings.FEED:
+        security = ("ASX", "BHP")
+        return trace_holding(
+            engine, store, feed.name, "SW00000001", security, MONDAY, document_format=work.format
+        ).sightings
+    letter, table = ("T", "trade") if feed is trade_list.FEED else ("C", "cash_transaction")
+    with engine.connect() as connection:
+        key = connection.exec_driver_sql(f"SELECT max({table}_id) FROM bigsite.{table}").scalar()
+    return trace(engine, store, feed.name, work.audience, f"{letter}{key}", document_format=work.format).sightings
 
 
 def test_trade_list_is_one_plain_file_a_portfolio(market: Desk) -> None:
@@ -94,14 +103,40 @@ def test_trade_list_is_one_plain_file_a_portfolio(market: Desk) -> None:
         ("SW00000001", True), ("SW00000002", True), ("SW00000003", False)]  # fmt: skip
 
 
-def test_cash_statements_obey_the_published_schema(market: Desk) -> None:
-    market.run(MONDAY.isoformat(), feed="cash_statements")
-    published = resources.files("classfeed_dagster.documents").joinpath("camt_053_001_08.xsd").read_bytes()
-    schema = etree.XMLSchema(etree.fromstring(published))
-    result = pages(market, cash_statements.FEED)
-    assert len(result) == 3
+@pytest.mark.parametrize(
+    ("feed", "published", "count"),
+    [(cash_statements.FEED, "camt_053_001_08.xsd", 3), (holdings.FEED, "semt_002_001_11.xsd", 2)],
+    ids=["cash_statements", "holdings"],
+)
+def test_messages_obey_the_published_schema(market: Desk, feed: Feed, published: str, count: int) -> None:
+    market.run(MONDAY.isoformat(), feed=feed.name)
+    schema = etree.XMLSchema(
+        etree.fromstring(resources.files("classfeed_dagster.documents").joinpath(published).read_bytes())
+    )
+    result = pages(market, feed)
+    assert len(result) == count
     for page in result:
         schema.assertValid(etree.fromstring(page))
+
+
+def steps(desk: Desk) -> set[str]:
+    (run,) = desk.instance.get_runs(limit=1)
+    return {event.step_key or "" for event in desk.instance.all_logs(run.run_id)}
+
+
+def test_holdings_are_the_same_messages_in_several_shards(
+    market: Desk, bigsite_engine: sa.Engine, tmp_path: Path
+) -> None:
+    small = {"executor": "multiprocess", "shard_portfolios": 1, "slice_portfolios": 1}
+    market.runtime.settings = market.runtime.settings.model_copy(update=small)
+    market.add()  # definitions of the new settings
+    with at_a_desk(bigsite_engine, tmp_path / "alone", (*FEEDS, *EXAMPLES)) as alone:
+        for desk in (market, alone):
+            assert desk.run(MONDAY.isoformat(), feed="holdings").outcome is Outcome.DELIVERED
+        assert not [step for step in steps(alone) if "shard[" in step]
+        assert [step for step in steps(market) if "document" in step and "shard[2]" in step]
+        assert pages(market, holdings.FEED) == pages(alone, holdings.FEED)
+    assert after_delivery(market, holdings.FEED).source().breaks == ()
 
 
 @pytest.mark.parametrize(
@@ -109,8 +144,9 @@ def test_cash_statements_obey_the_published_schema(market: Desk) -> None:
     [
         (trade_list.FEED, b",9.50,", b",8.50,"),
         (cash_statements.FEED, b">10000.00<", b">10000.01<"),
+        (holdings.FEED, b"<Unit>90.000000<", b"<Unit>90.000001<"),
     ],
-    ids=["trade_list", "cash_statements"],
+    ids=["trade_list", "cash_statements", "holdings"],
 )
 def test_altered_file_without_totals_is_found(market: Desk, feed: Feed, old: bytes, new: bytes) -> None:
     market.run(MONDAY.isoformat(), feed=feed.name)
