@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import queries
@@ -49,6 +48,8 @@ class EndOfDay:
 
     def watch(self, table: str, batch: pa.RecordBatch) -> None:
         """Count a batch's present and missing rows if its table belongs to the end of day."""
+        import pyarrow.compute as pc  # imported here: slow, and commands that read no rows do not need it
+
         if table == queries.HOLDING.table:
             absent = pc.is_null(batch.column("units"))
             # What a later correction undid altogether has no row and is not missing.

@@ -22,7 +22,6 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import sqlalchemy as sa
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
@@ -309,7 +308,7 @@ class _Reader:
         def watch(batch: pa.RecordBatch) -> None:
             self._end_of_day.watch(table, batch)
             if "security_id" in schema.names:
-                securities: list[Any] = pc.unique(batch.column("security_id")).to_pylist()
+                securities: list[Any] = batch.column("security_id").unique().to_pylist()
                 self._securities.update(securities)
 
         with RowGroups(self._folder / f"{table}.parquet", schema, self._shard_slices) as target:

@@ -17,7 +17,6 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.unreadable_values import Report, parse_rows, readable_rows
@@ -117,6 +116,8 @@ class ReadOnlyTransaction:
 
         bigsite writes the text: a driver's own objects cannot hold every value that a column can.
         """
+        import pyarrow.csv as pa_csv  # imported here: commands that read no rows do not need it
+
         streaming = {"stream_results": True, "max_row_buffer": _ROWS}
         names = [pa.field(name, pa.string()) for name in schema.names]
         text = _as_text(query, schema)

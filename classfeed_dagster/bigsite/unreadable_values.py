@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 from pydantic import BaseModel
 
 MAX_VALUES = 10_000  # more are a fault of the whole source
@@ -62,6 +60,8 @@ Report = Callable[[UnreadableValue], None]
 
 def parse_rows(block: bytes, schema: pa.Schema) -> pa.Table:
     """Return the rows of a block of COPY's CSV, typed as ``schema``; ArrowInvalid if a value has another form."""
+    import pyarrow.csv as pa_csv  # imported here: commands that read no rows do not need it
+
     return pa_csv.read_csv(
         io.BytesIO(block),
         read_options=pa_csv.ReadOptions(column_names=schema.names, block_size=len(block)),
@@ -79,6 +79,9 @@ def parse_rows(block: bytes, schema: pa.Schema) -> pa.Table:
 
 def readable_rows(table: str, block: bytes, schema: pa.Schema, report: Report) -> pa.Table:
     """Return the rows of a block whose values all have their column's form, and report the other values."""
+    import pyarrow.compute as pc
+    import pyarrow.csv as pa_csv
+
     texts = parse_rows(block, pa.schema([pa.field(name, pa.string()) for name in schema.names]))
     readable = np.ones(texts.num_rows, dtype=bool)
     for field in schema:

@@ -351,10 +351,10 @@ def approve_removals(
     day = require_due(runtime.settings, feed, date.date())
     require_store(runtime)
     from classfeed_dagster.delivery.approve_removals import approve_removals as approve
-    from classfeed_dagster.feed_run.feed_run import FeedRun
+    from classfeed_dagster.feed_run.feed_date import FeedDate
 
     audience = declared.audience(runtime.settings.first_business_date)
-    roll = FeedRun(runtime, declared, audience, day, "approve-removals").consent_roll()
+    roll = FeedDate(runtime, declared, audience, day, "approve-removals").consent_roll()
     limit = runtime.settings.max_removed_share
     if roll.removed_share <= limit:
         raise UsageError(

@@ -10,17 +10,18 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 
 from classfeed_dagster.errors import ClassfeedError, ConfigurationError
-from classfeed_dagster.feeds import FEEDS
-from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.settings import REQUIRED, Component, Environment, Settings, get_settings
-from classfeed_dagster.transmission.encryption import OpenPgpKey
+
+if TYPE_CHECKING:
+    from classfeed_dagster.feeds.feed import Feed
+    from classfeed_dagster.transmission.encryption import OpenPgpKey
 
 out = Console()
 _CLOCK_SECONDS = 30.0
@@ -72,6 +73,8 @@ def preflight() -> None:
 
 def checks(settings: Settings) -> Iterator[PreflightCheck]:
     """Yield the checks of everything that the settings and the instance name."""
+    from classfeed_dagster.feeds import FEEDS
+
     required = REQUIRED[settings.component]
     yield PreflightCheck(
         "settings", lambda: f"{settings.env}, component {settings.component or 'none'}, {len(required)} required", ""

@@ -186,6 +186,8 @@ def _print_answers(answers: Sequence[Mapping[str, str | None]]) -> None:
 
 
 def _answers(runtime: Runtime, feed: Feed, row: Trace) -> list[dict[str, str | None]]:
+    if feed.acknowledgements is None:
+        return []
     from classfeed_dagster.feed_run.acknowledged import read_answers
 
     number = row.source.portfolio_number if row.source else None

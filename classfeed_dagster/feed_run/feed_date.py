@@ -10,7 +10,8 @@ from classfeed_dagster.bigsite.snapshot import Snapshot
 from classfeed_dagster.delivery.feed_mode import FeedMode, switched
 from classfeed_dagster.delivery.refreshes import with_refreshes
 from classfeed_dagster.documents.document_format import DocumentFormat
-from classfeed_dagster.domains.build import CONSENTED, DomainReference
+from classfeed_dagster.domains.build import CONSENTED, DomainReference, read_consent_roll
+from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.errors import CodeFaultError
 from classfeed_dagster.feed_run.flags import attempt_flags
 from classfeed_dagster.feed_run.refreshed_domains import refreshed_domains
@@ -101,6 +102,10 @@ class FeedDate:
         names = (CONSENTED, *self.feed.domains)
         load = self.runtime.load_reference
         return [load(self.audience.reference(name), self.day, DomainReference) for name in names]
+
+    def consent_roll(self) -> ConsentRoll:
+        """Return the consent roll-forward from the previous date to this one."""
+        return read_consent_roll(self.runtime.store, self.snapshot(), self.schedule, self.domains()[0])
 
     def inputs(self) -> list[str]:
         """Return the SHA-256 of every frame from which the document is built."""

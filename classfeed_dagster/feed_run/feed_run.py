@@ -27,10 +27,8 @@ from classfeed_dagster.delivery.state import delivered_state, earlier_date, ever
 from classfeed_dagster.domains.build import (
     CONSENTED,
     open_domains,
-    read_consent_roll,
     read_frame,
 )
-from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.errors import NotInOrderError, StaleBuildError
 from classfeed_dagster.feed_run.delivery_checks import check_consent_rollforward, check_live_gate, evaluate_checks
 from classfeed_dagster.feed_run.exclusion import findings_delivered_elsewhere, one_live_feed
@@ -174,10 +172,6 @@ class FeedRun(FeedDate):
         """Check the consent roll-forward since the previous date, and the approval of unusually many removals."""
         limit = self.runtime.settings.max_removed_share
         return check_consent_rollforward(self.runtime.store, self.audience, self.day, self.consent_roll(), limit)
-
-    def consent_roll(self) -> ConsentRoll:
-        """Return the consent roll-forward from the previous date to this one."""
-        return read_consent_roll(self.runtime.store, self.snapshot(), self.schedule, self.domains()[0])
 
     def evaluate_checks(self, build: Build, consented_now: set[str] | None = None) -> tuple[CheckResult, ...]:
         """Evaluate every required check over the staged bytes, and record the verdicts."""
