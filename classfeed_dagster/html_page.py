@@ -25,10 +25,10 @@ h1,h2,p,summary,td{overflow-wrap:anywhere}h1{font-size:1.4rem;line-height:1.25;m
 p{margin:.4rem 0}.soft{color:var(--soft)}.verdict{padding:.7rem 1rem;border-left:5px solid;background:var(--wash);border-radius:4px;margin:.6rem 0}
 .error{color:var(--error)}.warning{color:var(--warning)}.event{color:var(--event)}.good{color:var(--good)}.verdict b{font-size:1.05rem}
 .verdict.error{border-color:var(--error)}.verdict.warning{border-color:var(--warning)}.verdict.good{border-color:var(--good)}.verdict span{color:var(--ink)}
-.plots{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(17rem,100%),1fr))}figure{margin:0}figcaption{font-size:.85rem;color:var(--soft)}
+.plots{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(17rem,100%),1fr))}figure{margin:0}figcaption{font-size:.85rem;color:var(--soft)}
 svg{width:100%;height:auto;font:12px system-ui,sans-serif}svg text{fill:var(--ink)}svg rect{fill:var(--bar)}
 .wide{overflow-x:auto}:focus-visible{outline:3px solid var(--bar);outline-offset:2px}
-table{border-collapse:collapse;width:100%;font-size:.88rem}caption{text-align:left;color:var(--soft);padding:.2rem .5rem}th,td{text-align:left;padding:.35rem .5rem;border-bottom:1px solid var(--line);vertical-align:top;min-width:5rem}
+table{border-collapse:collapse;width:100%;font-size:.88rem}caption{text-align:left;color:var(--soft);padding:.2rem .5rem}th,td{text-align:left;padding:.35rem .5rem;border-bottom:1px solid var(--line);vertical-align:top;min-width:6.2rem}
 thead th{color:var(--soft);font-weight:600}.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;min-width:0}
 details{border:1px solid var(--line);border-left:5px solid var(--event);border-radius:4px;margin:.5rem 0;background:var(--wash)}details.error{border-left-color:var(--error)}details.warning{border-left-color:var(--warning)}
 summary{padding:.55rem .8rem;cursor:pointer;color:var(--ink)}summary small{display:block;color:var(--soft)}details>div{padding:0 .8rem .7rem;color:var(--ink)}

@@ -112,7 +112,7 @@ def trace(
         given = {"acknowledgements": answers} if day is None else {}
         output.print_json({**_plain(row), **given, "numbers": [asdict(number) for number in numbers]})
     elif unknown:
-        out.print(f"[red]bigsite has no such row:[/] {escape(what)}", highlight=False)
+        out.print(f"[red]bigsite has no such row:[/] {escape(what)}; give the id as in the document", highlight=False)
     else:
         _print_trace(row)
         _print_answers(answers)
@@ -154,9 +154,10 @@ def _local_warehouse(settings: Settings) -> Iterator[Connection | None]:
 
 def _ui(settings: Settings) -> str | None:
     # The Dagster UI's base URL: as set, or of the one that runs on this home folder.
+    from classfeed_dagster.local.dagster_instance import instance_folder
     from classfeed_dagster.local.dagster_services import running_address
 
-    return settings.ui_url or running_address(settings.home)
+    return settings.ui_url or running_address(instance_folder(settings.home))
 
 
 def _page(row: Trace | HoldingTrace | CashTrace, feed: str, numbers: Sequence[NumberRow], ui: str | None) -> str:

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 
+def instance_folder(home: Path) -> Path:
+    """Return the folder of the Dagster instance, which may not exist yet: ``DAGSTER_HOME``, or ``<home>/dagster``."""
+    return Path(os.environ.get("DAGSTER_HOME") or (home / "dagster").absolute())
+
+
 def dagster_home(home: Path) -> Path:
-    """Return the folder of the Dagster instance: ``DAGSTER_HOME``, or ``<home>/dagster`` with the local settings."""
-    configured = os.environ.get("DAGSTER_HOME")
-    if configured:
-        return Path(configured)
-    folder = (home / "dagster").absolute()
+    """Return the folder of the Dagster instance, ``<home>/dagster`` with the local settings."""
+    folder = instance_folder(home)
+    if os.environ.get("DAGSTER_HOME"):
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     text = _local_settings().read_text().replace("base_dir: null", f"base_dir: {json.dumps(str(folder))}")
     temporary = folder / f"dagster.yaml.{os.getpid()}"

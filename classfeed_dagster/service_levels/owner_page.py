@@ -24,22 +24,23 @@ _SCALES: dict[str, tuple[tuple[int, int, str], ...]] = {
 def owner_page(months: Sequence[OwnerMonth]) -> str:
     """Return the page of the last of ``months``, with the others as its history."""
     current = months[-1]
-    judged = [verdict for figure in current.figures if (verdict := _met(figure)) is not None]
+    judged = [met for figure in current.figures if (met := _met(figure)) is not None]
     missing = [
         number.title for number in NUMBERS.values() if not any(f.metric == number.metric for f in current.figures)
     ]
-    state = "good" if all(judged) else "warning"
+    state = "" if not judged else "good" if all(judged) else "warning"
+    verdict = f"{sum(judged)} of {len(judged)} targets met" if judged else "No target can be judged yet"
     name = f"{dt.date.fromisoformat(f'{current.month}-01'):%B %Y}"
     sources = [(number.title, number.about) for number in NUMBERS.values()]
     parts = [
-        f'<div class="verdict {state}"><b>{sum(judged)} of {len(judged)} targets met</b> <span>in {name}</span></div>',
-        table("This month", HEADER, figure_rows(months), numeric=(1, 2, 4, 5), stacked=True),
+        f'<div class="verdict {state}"><b>{verdict}</b> <span>in {name}</span></div>',
+        table("This month", HEADER, figure_rows(months), numeric=(1, 2, 4, 5), stacked=True) if current.figures else "",
         f"<p class=soft>No observation this month: {escape(', '.join(missing))}.</p>" if missing else "",
         f'<p class="error">Observations that cannot be read: {escape(", ".join(current.damaged))}.</p>'
         if current.damaged
         else "",
         *_notes(current),
-        "<h2>History</h2>",
+        "<h2>History</h2>" if current.figures else "",
         plots(_history(months)),
         f"<details><summary>Sources</summary><div>{facts(sources)}</div></details>",
     ]

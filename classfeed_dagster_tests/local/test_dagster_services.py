@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from classfeed_dagster.local.dagster_services import AlreadyUpError, free_port, only_services
+from classfeed_dagster.local.dagster_services import AlreadyUpError, free_port, only_services, running_address
 
 HOLDER = """
 import sys, time
@@ -71,3 +71,12 @@ def test_port_that_is_taken_is_replaced() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         taken = listener.getsockname()[1]
         assert free_port(taken) != taken
+
+
+def test_running_address_is_known_while_the_services_run(tmp_path: Path) -> None:
+    assert running_address(tmp_path) is None
+    with only_services(tmp_path) as record:
+        assert running_address(tmp_path) is None  # starting
+        record("http://127.0.0.1:3001")
+        assert running_address(tmp_path) == "http://127.0.0.1:3001"
+    assert running_address(tmp_path) is None

@@ -194,3 +194,12 @@ def test_numbers_are_the_metrics_of_the_owners_row() -> None:
     hours = level.target.hour - FEED.starts_at.hour
     assert NUMBERS["median_date_seconds"].target == 3600 * hours
     assert {feed.name for feed in FEEDS}.isdisjoint({"project"})
+
+
+def test_page_of_a_month_without_numbers_claims_no_target() -> None:
+    page = owner_page([OwnerMonth(month="2026-03", computed_at=NOW, figures=())])
+    assert "No target can be judged yet" in page
+    assert "targets met" not in page
+    assert 'class="verdict good"' not in page
+    assert "This month" not in page
+    assert "History" not in page
