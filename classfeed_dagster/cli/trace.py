@@ -106,7 +106,7 @@ def trace(
     finally:
         runtime.close()
     ui = _ui(runtime.settings)
-    answers = _answers(runtime, declared, row) if day is None else []
+    answers = _answers(runtime, declared, row) if isinstance(row, Trace) else []
     unknown = isinstance(row, Trace) and row.source is None
     if as_json:
         given = {"acknowledgements": answers} if day is None else {}

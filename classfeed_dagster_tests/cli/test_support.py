@@ -85,8 +85,9 @@ def test_refresh_delivers_in_full_once_and_refuses_again(
     for day in ("2026-03-02", "2026-03-03"):
         desk.end_of_day(day)
         assert desk.run(day).outcome is Outcome.DELIVERED
-    settings = desk.runtime.settings
-    monkeypatch.setenv("CLASSFEED_BIGSITE_URL", settings.bigsite_url.get_secret_value())
+    url = desk.runtime.settings.bigsite_url
+    assert url is not None
+    monkeypatch.setenv("CLASSFEED_BIGSITE_URL", url.get_secret_value())
     monkeypatch.setenv("CLASSFEED_FIRST_BUSINESS_DATE", "2026-03-02")
     monkeypatch.setenv("CLASSFEED_NOW", morning_after(dt.date(2026, 3, 3)).isoformat())
     get_settings.cache_clear()

@@ -16,7 +16,7 @@ from classfeed_dagster.documents.document_format import Totals
 from classfeed_dagster.documents.iso_20022 import schema_of
 from classfeed_dagster.documents.locate import NotAPageError
 from classfeed_dagster.documents.semt_002 import SEMT_002
-from classfeed_dagster.domains.columns import INVESTMENT_HOLDINGS
+from classfeed_dagster.domains.columns import ACCOUNTS, INVESTMENT_HOLDINGS
 from classfeed_dagster.reconciliation.document_layouts import layout_named
 from classfeed_dagster.reconciliation.epi_document import UnreadableDeliveryError
 from classfeed_dagster.reconciliation.semt_document import read_semt_message
@@ -49,7 +49,7 @@ def holdings() -> list[dict[str, Any]]:
 
 
 def message(rows: list[dict[str, Any]]) -> tuple[bytes, Totals]:
-    frames = {"accounts": make.frame(make.ACCOUNTS, [make.account(NUMBER)])}
+    frames = {"accounts": make.frame(ACCOUNTS, [make.account(NUMBER)])}
     frames["investment_holdings"] = make.frame(INVESTMENT_HOLDINGS, rows)
     (portfolio,) = SEMT_002.render(frames)
     sections = {name: [content] for name, content in portfolio.sections.items()}
