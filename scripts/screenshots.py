@@ -117,7 +117,9 @@ def rerun(page: Any, url: str) -> None:
     page.goto(f"{url}/runs")
     page.locator("a[href^='/runs/']").first.click()
     _ended(page, "Success")
-    page.wait_for_timeout(4 * _SECOND)
+    page.reload()  # the page of a running run may stop before its last events
+    _ended(page, "Success")
+    page.wait_for_timeout(6 * _SECOND)
 
 
 @look
@@ -136,6 +138,7 @@ def backfilled(page: Any, url: str) -> None:
     page.goto(f"{url}/runs?view=backfills")
     page.locator("a[href*='/runs/b/']").first.click()
     _ended(page, "100% completed")
+    page.get_by_text("Succeeded", exact=True).nth(1).wait_for(timeout=90 * _SECOND)  # its status and a column
     page.wait_for_timeout(2 * _SECOND)
 
 

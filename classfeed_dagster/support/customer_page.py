@@ -44,7 +44,7 @@ def _feed_parts(feed: CustomerFeed, store: ObjectStore | None) -> Iterator[str]:
         ["consent", "granted", "expires", "withdrawn", "history from"],
         [
             (
-                consent.consent_id,
+                str(consent.consent_id),
                 _instant(consent.granted_at),
                 _instant(consent.expires_at),
                 _instant(consent.revoked_at),
