@@ -51,6 +51,7 @@ def test_closed_terminal_leaves_no_process(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("CLASSFEED_HOME", str(tmp_path))
     pid, terminal = pty.fork()
     if not pid:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         os.execv(sys.executable, [sys.executable, "-m", "classfeed_dagster.cli.app", command])
     deadline = time.monotonic() + 240
     ready = tmp_path / ("dagster/up.lock" if command == "up" else "postgres/postmaster.pid")
@@ -58,7 +59,9 @@ def test_closed_terminal_leaves_no_process(tmp_path: Path, monkeypatch: pytest.M
         time.sleep(0.2)
     assert _processes(tmp_path)
     os.close(terminal)  # the system sends SIGHUP
-    os.waitpid(pid, 0)
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        assert time.monotonic() < deadline, "it has not ended"
+        time.sleep(0.2)
     assert not _processes(tmp_path)
 
 
