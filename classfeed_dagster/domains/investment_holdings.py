@@ -39,7 +39,7 @@ def unvaluable() -> pl.Expr:
 def undone() -> pl.Expr:
     """Return an expression that is true for a holding without a row that later corrections undid altogether."""
     later = pl.col("ledger_units") + pl.col("later_units")
-    return pl.col("units").is_null() & (later == 0)
+    return pl.col("units").is_null() & (later == 0).fill_null(False)
 
 
 def investment_holdings(part: Slice) -> dict[str, pl.DataFrame]:

@@ -240,8 +240,9 @@ def test_verify_names_a_ledger_file_that_was_changed_or_removed(local_store: Loc
 def test_positions_of_a_part_are_the_same_whatever_is_in_memory(at_a_time: int) -> None:
     ids = [1, 2, 3, 5, 8]
     changes = ["CURRENT", "NEW", "CURRENT", "REMOVED", "CURRENT"]
+    extracts = ["DELTA", "FULL", "DELTA", "NONE", "DELTA"]
     frames: dict[Kind, pl.DataFrame] = {
-        "portfolios": pl.DataFrame({"portfolio_id": ids[::-1], "change": changes[::-1]}),
+        "portfolios": pl.DataFrame({"portfolio_id": ids[::-1], "change": changes[::-1], "extract": extracts[::-1]}),
         "records": records(*(record(at, number, DAY2, amount=Decimal(at)) for at, number in enumerate([8, 1, 2, 2]))),
         "stated": stated(*(balance(number, "5.00") for number in (8, 1, 2, 3))),
     }

@@ -34,6 +34,11 @@ WITHOUT_COLUMNS = {
     "simulation/cleaning": "only deletes",
     "operations/service_levels": "a report: its tables are shown in its metadata and kept nowhere",
     "operations/toil": "a report: its tables are shown in its metadata and kept nowhere",
+    "operations/consent_expiry": "a list as JSON for the broker's systems",
+    "owner/deliveries": "observations as JSON, a few figures each",
+    "owner/costs": "observations as JSON, a few figures each",
+    "owner/engineering": "reads what the pipelines recorded",
+    "owner/month": "a page and a record of a month",
 }
 # Columns that are made of no column above, with the reason. By the end of the asset's key; "*": all of them.
 _MANIFEST = "said by the manifest of the delivery, not by the document"
