@@ -44,7 +44,7 @@ def rerun(
     from classfeed_dagster.runtime import Runtime, utc_now
     from classfeed_dagster.support import reruns
     from classfeed_dagster.support import webserver_client as operate
-    from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, new_correlation_id
+    from classfeed_dagster.tags import new_correlation_id
 
     runtime = Runtime()
     settings = runtime.settings
@@ -64,13 +64,9 @@ def rerun(
             at=utc_now(settings.now),
             correlation_id=correlation_id,
         )
-        tags = {LAUNCHED_BY_TAG: reruns.LAUNCHED_BY, RERUN_TAG: key, CORRELATION_TAG: correlation_id}
-        if url:
-            run_id = operate.launch(url, feed, day, tags)
-            out.print(f"started: run {run_id}, on record as {key}", highlight=False, soft_wrap=True)
+        report = _launch(runtime, url, feed, day, key, correlation_id)
+        if report is None:
             return
-        report = run_here(runtime, feed, day, tags)
-        print_report(out, report)
         raise typer.Exit(report.outcome.exit_code)
     finally:
         runtime.close()
@@ -88,9 +84,9 @@ def refresh(
     from classfeed_dagster.feed_run.flags import flag_values, start_flags
     from classfeed_dagster.feeds import FEEDS
     from classfeed_dagster.runtime import Runtime
-    from classfeed_dagster.support import refreshes, reruns
+    from classfeed_dagster.support import refreshes
     from classfeed_dagster.support import webserver_client as operate
-    from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, RERUN_TAG, new_correlation_id
+    from classfeed_dagster.tags import new_correlation_id
 
     runtime = Runtime()
     settings = runtime.settings
@@ -109,18 +105,32 @@ def refresh(
             mode=flag_values(declared, settings.env).mode,
             correlation_id=correlation_id,
         )
-        tags = {LAUNCHED_BY_TAG: reruns.LAUNCHED_BY, RERUN_TAG: key, CORRELATION_TAG: correlation_id}
-        if url:
-            run_id = operate.launch(url, feed, day, tags)
-            out.print(f"started: run {run_id}, on record as {key}", highlight=False, soft_wrap=True)
+        report = _launch(runtime, url, feed, day, key, correlation_id)
+        if report is None:
             return
-        report = run_here(runtime, feed, day, tags)
-        print_report(out, report)
         if report.outcome.exit_code == ExitCode.OK:
             refreshes.require_refreshed(runtime, declared, number, day)
         raise typer.Exit(report.outcome.exit_code)
     finally:
         runtime.close()
+
+
+def _launch(
+    runtime: Runtime, url: str | None, feed: str, day: dt.date, key: str, correlation_id: str
+) -> RunReport | None:
+    """Start the run of the recorded request ``key`` at the webserver, or run it here and return its report."""
+    from classfeed_dagster.support import reruns
+    from classfeed_dagster.support import webserver_client as operate
+    from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG
+
+    tags = {LAUNCHED_BY_TAG: reruns.LAUNCHED_BY, RERUN_TAG: key, CORRELATION_TAG: correlation_id}
+    if url:
+        run_id = operate.launch(url, feed, day, tags)
+        out.print(f"started: run {run_id}, on record as {key}", highlight=False, soft_wrap=True)
+        return None
+    report = run_here(runtime, feed, day, tags)
+    print_report(out, report)
+    return report
 
 
 def require_door(settings: Settings) -> str | None:
