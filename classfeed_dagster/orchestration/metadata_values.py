@@ -32,17 +32,17 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> d
     return dg.MetadataValue.md("\n".join(lines))
 
 
-def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
-    """Return counts and sums as metadata, without zeros: each as a number to plot, and exact sums in one table.
+def plotted(value: Decimal | str) -> dg.FloatMetadataValue:
+    """Return a number for the UI's plots, which accept floats only. No code reads it; the exact value is in a table."""
+    return dg.MetadataValue.float(float(value))
 
-    The UI plots floats only. No code reads them: the exact sums are in the table.
-    """
+
+def numbers(values: Mapping[str, int | Decimal | str]) -> dict[str, Any]:
+    """Return counts and sums as metadata, without zeros: each as a number to plot, and exact sums in one table."""
     present = {name: value for name, value in values.items() if Decimal(value)}
     sums = {name: value for name, value in present.items() if not isinstance(value, int)}
-    # Floats are for the plot alone.
     metadata: dict[str, Any] = {
-        name: value if isinstance(value, int) else dg.MetadataValue.float(float(value))
-        for name, value in present.items()
+        name: value if isinstance(value, int) else plotted(value) for name, value in present.items()
     }
     if sums:
         rows = [(name.replace("_", " "), f"{Decimal(value):,}") for name, value in sums.items()]

@@ -12,7 +12,7 @@ from classfeed_dagster.feed_run.flags import is_live
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.orchestration.asset_keys import GROUP_OPERATIONS, GROUP_OWNER
 from classfeed_dagster.orchestration.feed_context import FeedContext
-from classfeed_dagster.orchestration.metadata_values import markdown_table, object_link
+from classfeed_dagster.orchestration.metadata_values import markdown_table, object_link, plotted
 from classfeed_dagster.orchestration.run_history import is_of_feed
 from classfeed_dagster.orchestration.step_context import current_time, since
 from classfeed_dagster.orchestration.step_usage import usage_of
@@ -208,9 +208,7 @@ def _month(feed_contexts: Sequence[FeedContext]) -> dg.AssetsDefinition:
                 "page": object_link(store.location(f"owner-report/{current}.html")),
                 "months_closed": closed,
                 **{
-                    f"{figure.feed}_{figure.metric}" if figure.feed else figure.metric: dg.MetadataValue.float(
-                        float(figure.value)
-                    )
+                    f"{figure.feed}_{figure.metric}" if figure.feed else figure.metric: plotted(figure.value)
                     for figure in past[-1].figures
                 },
                 "seconds": since(started),

@@ -41,6 +41,7 @@ def _emit_owner(runtime: Runtime, env: str, positions: dict[str, str]) -> None:
     at = month.computed_at.isoformat()
     if positions.get(_OWNER) != at:
         for figure in (figure for figure in month.figures if figure.number is not None):
+            # CloudWatch's metrics are doubles. The exact figure is in the month's record.
             emit({figure.metric: float(figure.value)}, env=env, feed=figure.feed or PROJECT, at=month.computed_at)
     positions[_OWNER] = at
 
