@@ -303,7 +303,7 @@ _portfolio_id = operator.itemgetter(1)  # of the rows of ``consent_query``
 
 def _within(column: sa.Column[Any], lowest: dt.date, highest: dt.date) -> sa.Label[Any]:
     # 'infinity' and years beyond 9999 are valid in PostgreSQL and unreadable in Python. They are clamped, so that one
-    # such row does not stop the whole feed. No cut-off lies out there.
+    # such row does not stop the whole feed. No cut-off is beyond these bounds.
     bounded = sa.case((column > highest, highest), (column < lowest, lowest), else_=column)
     return bounded.label(column.name)
 

@@ -36,7 +36,7 @@ class UnsupportedSourceError(ConfigurationError):
 
 
 class UnreadableSourceError(DataError):
-    """Too many values of bigsite cannot be landed: the fault lies in the source as a whole."""
+    """Too many values of bigsite cannot be landed: the whole source is at fault."""
 
 
 class ReadOnlyTransaction:

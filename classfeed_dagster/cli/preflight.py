@@ -81,7 +81,7 @@ def checks(settings: Settings) -> Iterator[PreflightCheck]:
     )
     yield from _identity(settings)
     yield from _names(settings)
-    if os.environ.get("DAGSTER_PG_USERNAME"):  # every task knows the host; those that connect have the secret
+    if os.environ.get("DAGSTER_PG_USERNAME"):  # every task knows the host; tasks that connect have the secret
         yield PreflightCheck(
             "Dagster's database", _dagster_database, "Check the secret dagster-database; run `classfeed migrate`"
         )
@@ -339,7 +339,7 @@ def _pagerduty(settings: Settings) -> str:
     key = settings.pagerduty_key.get_secret_value() if settings.pagerduty_key else ""
     if not _PAGERDUTY_KEY.fullmatch(key):
         raise PreflightError("it does not look like a routing key")
-    return "looks like a routing key; only an alert proves it"
+    return "has the form of a routing key; only an alert proves it"
 
 
 def _reason(error: Exception) -> str:

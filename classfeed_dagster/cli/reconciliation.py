@@ -85,7 +85,7 @@ def reconcile(
 
 
 def breaks(
-    open_only: Annotated[bool, typer.Option("--open", help="Only those that are not resolved.")] = False,
+    open_only: Annotated[bool, typer.Option("--open", help="Unresolved breaks only.")] = False,
     feed: Annotated[str | None, typer.Option(help="Name of one feed; default: all.")] = None,
     date: Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="One business date.")] = None,
     as_json: output.JsonOption = False,

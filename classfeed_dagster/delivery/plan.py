@@ -41,7 +41,7 @@ class DeliveryPlan:
     included: tuple[PlannedPortfolio, ...]
     held_back: tuple[HeldBack, ...]
     unannounced: tuple[str, ...]  # consent ended before the first delivery, so no removal is announced
-    breaking: int  # portfolios that break a rule, without those that only wait for an earlier date
+    breaking: int  # portfolios that break a rule, not counting those waiting for an earlier date
     consented: int
 
     @property

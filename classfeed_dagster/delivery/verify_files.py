@@ -81,7 +81,7 @@ def _read(file: Path, result: Verification) -> tuple[AnyManifest, str] | None:
 
 
 def _compare_links(read: Mapping[Path, tuple[AnyManifest, str]], result: Verification) -> None:
-    # Only neighbours of which both were read can be compared.
+    # Neighbours are compared only if both were read.
     places = {(manifest.feed, manifest.chain_position): digest for manifest, digest in read.values()}
     for file, (manifest, _) in sorted(read.items()):
         before = places.get((manifest.feed, manifest.chain_position - 1))

@@ -1,6 +1,6 @@
 """Events that should reach every holder of a security alike: income by unit, and corporate actions.
 
-A fault in one portfolio's row keeps every rule that looks at one portfolio: a franking credit of 0.00 is a valid
+A fault in one portfolio's row keeps every rule of one portfolio: a franking credit of 0.00 is a valid
 amount, and a split that was never recorded leaves no row. Compared with the other holders both are visible. The
 functions read landed rows and hold nothing back.
 """

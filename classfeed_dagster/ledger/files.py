@@ -116,7 +116,7 @@ class LedgerFile(StoredRecord):
     bytes: NonNegativeInt = Field(description="size of the file")
     rows: NonNegativeInt = Field(description="rows in the file")
     prefix: str | None = Field(
-        default=None, description="where it lies, if an earlier delivery wrote the same file", exclude_if=_is_none
+        default=None, description="its key, if an earlier delivery wrote the same file", exclude_if=_is_none
     )
 
     @property

@@ -87,7 +87,7 @@ class Step(Task):  # type: ignore[misc]
     """One step of one run: returned if its worker dies, skipped if its run has ended, limited in attempts."""
 
     acks_late = True
-    # The step's process died (probably out of memory) but its worker lives: retry, up to the limit.
+    # The step's process died (probably out of memory) but its worker is alive: retry, up to the limit.
     retry_on_worker_lost = True
     max_retries = ATTEMPTS - 1
     default_retry_delay = 5
@@ -116,7 +116,7 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
     """Heartbeat of a worker: renews its unfinished steps in Redis four times in ``celery_lost_seconds``.
 
     Redis knows no connections: Celery's transport passes a message to the next worker once its time is over, whether
-    the first worker died or is slow. The heartbeat restarts that time while the worker lives.
+    the first worker died or is slow. The heartbeat restarts that time while the worker is alive.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)

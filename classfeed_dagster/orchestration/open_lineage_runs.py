@@ -18,7 +18,7 @@ def run_event_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     """
     if settings.openlineage_url is None:
         return []
-    # The client library reads its own variables; those that are set already win.
+    # The client library reads its own variables; variables that are already set take precedence.
     os.environ.setdefault("OPENLINEAGE_URL", settings.openlineage_url)
     os.environ.setdefault("OPENLINEAGE_NAMESPACE", "classfeed")
     with extra_needed("CLASSFEED_OPENLINEAGE_URL", "openlineage"):

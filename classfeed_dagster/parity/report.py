@@ -103,7 +103,7 @@ class Scorecard:
 def scorecard(
     store: ObjectStore, feed: str, audience: RecipientSchedule, last: dt.date, *, show: int = 30
 ) -> Scorecard:
-    """Return the running score up to ``last``, as far back as the run goes, with at least ``show`` dates."""
+    """Return the running score up to ``last``, over the whole run, with at least ``show`` dates."""
     run, broken_by, dates = 0, None, list[tuple[dt.date, str]]()
     day: dt.date | None = last
     while day is not None and (broken_by is None or len(dates) < show):

@@ -48,7 +48,7 @@ class OpenPgpKey:
 
         if "PRIVATE KEY" in self.certificate:
             raise RecipientKeyError(
-                f"The recipient's key {self.pinned} holds its private key: remove it, and tell the recipient"
+                f"The recipient's key {self.pinned} holds its private key: remove it, and notify the recipient"
             )
         try:
             key = Cert.from_bytes(self.certificate.encode())

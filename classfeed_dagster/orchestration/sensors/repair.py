@@ -81,7 +81,7 @@ def repair_sensor(
         jobs=jobs,
         minimum_interval_seconds=seconds,
         default_status=status.sensor,
-        description="Checks the last due business dates of every feed and runs those that are incomplete: failed with "
+        description="Checks the last due business dates of every feed and runs the incomplete ones: failed with "
         "a transient cause, never started, held back and corrected since, or changed in bigsite since.",
     )
     def repair(
