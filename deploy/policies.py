@@ -90,12 +90,13 @@ def _list(deployment: Deployment, prefixes: Iterable[str], *, operator: str = "S
 def worker(deployment: Deployment) -> list[Statement]:
     """Allow a run, the only role with customers' data, to create permanent objects, never to change them."""
     lasting = _objects(deployment, (f"{prefix}/*" for prefix in LASTING))
+    requests = _objects(deployment, ("reruns/*",))
     return [
         _list(deployment, (*LASTING, *WORKING)),
-        # Every prefix: named one by one they make the template too large for CloudFormation.
-        _allow("Read", ["s3:GetObject"], _objects(deployment, ("*",))),
-        _allow("Write", ["s3:PutObject"], _objects(deployment, (f"{prefix}/*" for prefix in WORKING))),
-        _allow("Create", ["s3:PutObject"], [key for key in lasting if "/reruns/" not in key]),
+        # Read and write in one statement: the template has to stay below CloudFormation's 51,200 bytes.
+        _allow("Work", ["s3:GetObject", "s3:PutObject"], _objects(deployment, (f"{prefix}/*" for prefix in WORKING))),
+        _allow("Create", ["s3:GetObject", "s3:PutObject"], [key for key in lasting if key not in requests]),
+        _allow("ReadRequests", ["s3:GetObject"], requests),
         # The commit protocol, enforced by S3 too: without If-None-Match nothing can be put there.
         _deny("CreateOnly", ["s3:PutObject"], lasting, Null={"s3:if-none-match": "true"}),
         # The files of an abandoned attempt, whose manifest is void, are hidden behind a marker; their bytes stay.
