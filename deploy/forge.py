@@ -1,4 +1,4 @@
-"""Open tickets by label, and the time from review to merge, from GitHub's REST API.
+"""Open tickets by label, time from review to merge, and jobs of a run, from GitHub's REST API.
 
 The standard library's client honours the proxy variables. The token is sent to the API's own address only, and appears
 in no message.
@@ -43,7 +43,7 @@ class Forge:
 
     Attributes:
         repository: ``owner/name``.
-        token: token that may read issues and pull requests.
+        token: token that may read actions, issues and pull requests.
         sleep: waits for a number of seconds.
     """
 
@@ -77,14 +77,24 @@ class Forge:
                 seconds.append((merged - min(reviews)).total_seconds())
         return seconds
 
-    def _pages(self, path: str, **parameters: str) -> Iterator[Any]:
+    def run_jobs(self, workflow: str, run: int | None = None) -> list[Any]:
+        """Return the jobs of a workflow's run, by default of its latest successful one on main."""
+        if run is None:
+            runs = self._pages(f"actions/workflows/{workflow}/runs", "workflow_runs", branch="main", status="success")
+            latest = next(runs, None)
+            if latest is None:
+                raise ForgeError(f"{self.repository}: {workflow} has no successful run on main: give --run")
+            run = int(latest["id"])
+        return list(self._pages(f"actions/runs/{run}/jobs", "jobs"))
+
+    def _pages(self, path: str, member: str = "", **parameters: str) -> Iterator[Any]:
         asked = urllib.parse.urlencode({**parameters, "per_page": "100"})
         url: str | None = f"{self.api}/repos/{self.repository}/{path}?{asked}"
         while url is not None:
             if not url.startswith(f"{self.api}/"):
                 raise ForgeError(f"the next page of {path} is at another address than {self.api}: not followed")
             body, headers = self._get(url)
-            yield from body
+            yield from body[member] if member else body
             following = _NEXT.search(headers.get("Link") or "")
             url = following[1] if following else None
 
@@ -150,7 +160,7 @@ def _explanation(error: urllib.error.HTTPError, place: str) -> str:
         return f"{place}: the rate limit is used up{until}. Run it again after that"
     remedy = {
         401: "the token is missing, wrong or expired",
-        403: "the token may not read issues and pull requests: grant both for reading",
+        403: "the token may not read actions, issues and pull requests: grant them for reading",
         404: "no such repository, or the token may not see it: check owner/name",
         301: "the repository has moved: give its new owner/name",
     }.get(error.code, "try again later")

@@ -1,8 +1,9 @@
 """Numbers that the pipelines put on record for the owner: ``python3 -m deploy.owner_numbers``, ``deploy/release keep``.
 
-``coverage`` and ``noticed`` print a percentage for the job's outputs. Each other command writes one observation below
-``owner-numbers/`` in the current folder, under the key that it gets in the object store. Its form is that of
-``classfeed_dagster/service_levels/observations.py``; the pipelines' runners have no environment to import that.
+``coverage`` and ``noticed`` print a percentage for the job's outputs, ``compare`` a run against the old pipeline. Each
+other command writes one observation below ``owner-numbers/`` in the current folder, under the key that it gets in the
+object store. Its form is that of ``classfeed_dagster/service_levels/observations.py``; the pipelines' runners have no
+environment to import that.
 """
 
 from __future__ import annotations
@@ -80,6 +81,12 @@ def pipeline(report: Path, coverage: str, *, folder: Path) -> str:
     return durations.table(records, compared)
 
 
+def compare(forge: Forge, run: int | None) -> str:
+    """Return a run's durations against the old pipeline's as Markdown. Nothing is written."""
+    records = durations.durations({"jobs": forge.run_jobs("pipeline.yml", run)})
+    return durations.table(records, durations.comparison(records))
+
+
 def _run() -> str:
     # The run and its attempt: a second attempt has an observation of its own.
     return f"{int(os.environ['GITHUB_RUN_ID'])}-{int(os.environ.get('GITHUB_RUN_ATTEMPT', '1'))}"
@@ -96,8 +103,11 @@ def main(arguments: list[str] | None = None, *, folder: Path = Path()) -> None:
     jobs.add_argument("report", type=Path)
     jobs.add_argument("--coverage", default="", help="percent")
     forge = commands.add_parser("forge", help="tickets and reviews; the token is in GH_TOKEN")
-    forge.add_argument("repository", help="owner/name")
-    forge.add_argument("--api", default=API)
+    compared = commands.add_parser("compare", help="a pipeline's run with the old pipeline; the token is in GH_TOKEN")
+    compared.add_argument("--run", type=int, help="the run's id; by default the latest successful one on main")
+    for command in (forge, compared):
+        command.add_argument("repository", help="owner/name")
+        command.add_argument("--api", default=API)
     given = parser.parse_args(arguments)
     try:
         match given.command:
@@ -112,6 +122,9 @@ def main(arguments: list[str] | None = None, *, folder: Path = Path()) -> None:
             case "forge":
                 asked = Forge(given.repository, os.environ.get("GH_TOKEN", ""), given.api)
                 write("forge", _run(), forge_values(asked, dt.datetime.now(dt.UTC)), folder=folder)
+            case "compare":
+                asked = Forge(given.repository, os.environ.get("GH_TOKEN", ""), given.api)
+                sys.stdout.write(compare(asked, given.run))
     except ForgeError as error:
         sys.exit(f"owner_numbers: {error}")
 

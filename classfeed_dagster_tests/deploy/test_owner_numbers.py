@@ -156,7 +156,7 @@ class ForgeStandIn:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
         self.failures: list[tuple[int, dict[str, str]]] = []
-        self.answers: dict[str, list[Any]] = {}
+        self.answers: dict[str, list[Any]] = {}  # pages by path
         self.next_address: str | None = None
         stand_in = self
 
@@ -242,6 +242,23 @@ def test_forge_numbers_come_from_all_pages_by_label(github: ForgeStandIn, forge:
     assert not any("pulls/5/" in path or "pulls/7/" in path for path, _ in github.asked)
 
 
+def test_comparison_is_one_command(github: ForgeStandIn, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    github.answers = {
+        "actions/workflows/pipeline.yml/runs": [{"workflow_runs": [{"id": 9}, {"id": 8}]}],
+        "actions/runs/9/jobs": [{"jobs": JOBS[:3]}, {"jobs": JOBS[3:]}],
+        "actions/runs/8/jobs": [{"jobs": JOBS[:2]}],
+    }
+    command = ["compare", "broker/classfeed", "--api", github.api]
+    main(command, folder=run)
+    assert "3030 s; the old pipeline: 3090 s; target: 2163 s" in capsys.readouterr().out
+    main([*command, "--run", "8"], folder=run)
+    assert "the old pipeline" not in capsys.readouterr().out
+    assert not list(run.iterdir())
+    github.answers = {"actions/workflows/pipeline.yml/runs": [{"workflow_runs": []}]}
+    with pytest.raises(SystemExit, match="no successful run on main: give --run"):
+        main(command, folder=run)
+
+
 def test_forge_without_merged_requests_has_no_review_time(github: ForgeStandIn, forge: Forge) -> None:
     assert forge_values(forge, NOW) == {"open_tech_debt": 0, "open_bugfixes": 0}
     assert set(LABELS) <= set(NUMBERS)
@@ -259,7 +276,7 @@ def test_forge_waits_for_a_short_limit_and_retries_faults(
     ("code", "headers", "message"),
     [
         (401, {}, "answers 401: the token is missing, wrong or expired"),
-        (403, {}, "may not read issues and pull requests"),
+        (403, {}, "may not read actions, issues and pull requests"),
         (404, {}, "check owner/name"),
         (301, {"Location": "http://127.0.0.1:9/stolen"}, "the repository has moved"),
         (403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "4102444800"}, "used up until 00:00 UTC"),
