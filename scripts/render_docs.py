@@ -8,16 +8,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-import typing
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import typer
 from open_data_contract_standard.model import OpenDataContractStandard
-from pydantic import BaseModel
-from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
 from classfeed_dagster.cli import app as cli
@@ -53,40 +51,56 @@ def settings() -> Iterator[str]:
 
 
 def commands() -> Iterator[str]:
-    """Yield one section per command: its help, its options, and the recorded example with its output."""
+    """Yield one section per command: its help, its own options, and the recorded example with its output."""
+    every = dict(_commands())
+    shared = _shared_options(every)
+    for path, command in every.items():
+        arguments = [entry.name.upper() for entry in command.params if entry.param_type_name == "argument"]
+        yield f"### {' '.join([path, *arguments])}"
+        yield ""
+        yield "\n".join(line.strip() for line in (command.help or "").strip().splitlines())
+        yield ""
+        options = _options(command)
+        own = [f"- `{name}`: {text}" for name, text in options.items() if (name, text) not in shared]
+        common = ", ".join(f"`{name}`" for name, text in options.items() if (name, text) in shared)
+        yield from own
+        if common:
+            yield f"{'- ' if own else ''}Common: {common}"
+        if options:
+            yield ""
+        yield from _example(path)
+
+
+def common_options() -> Iterator[str]:
+    """Yield the options that mean the same in several commands."""
+    yield from (f"- `{name}`: {text}" for name, text in sorted(_shared_options(dict(_commands()))))
+
+
+def _commands() -> Iterator[tuple[str, Any]]:
     groups: list[tuple[str, Any]] = [("classfeed", typer.main.get_command(cli.app))]
     while groups:
         path, group = groups.pop(0)
         for name, command in group.commands.items():
-            if command.hidden:
-                continue
             if hasattr(command, "commands"):
                 groups.append((f"{path} {name}", command))
             elif not command.hidden:
-                yield from _command(f"{path} {name}", command)
+                yield f"{path} {name}", command
 
 
-def _command(path: str, command: Any) -> Iterator[str]:
-    arguments = [entry.name.upper() for entry in command.params if entry.param_type_name == "argument"]
-    yield f"### {path}"
-    yield ""
-    yield f"`{' '.join([path, *arguments])}`"
-    yield ""
-    yield "\n".join(line.strip() for line in (command.help or "").strip().splitlines())
-    yield ""
-    options = [entry for entry in command.params if entry.param_type_name == "option" and not entry.hidden]
-    reading = any("--json" in entry.opts for entry in options)
-    options = [entry for entry in options if "--json" not in entry.opts]
-    if options:
-        yield "| option | meaning |"
-        yield "|---|---|"
-        for entry in options:
-            text = " ".join((getattr(entry, "help", None) or "").split()).replace("|", "\\|")
-            yield f"| `{', '.join(entry.opts)}` | {text} |"
-        yield ""
-    if reading:
-        yield "`--json`: [JSON output](json-output.md)."
-        yield ""
+def _options(command: Any) -> dict[str, str]:
+    return {
+        ", ".join(entry.opts): " ".join((entry.help or "").split())
+        for entry in command.params
+        if entry.param_type_name == "option" and not entry.hidden
+    }
+
+
+def _shared_options(every: Mapping[str, Any]) -> set[tuple[str, str]]:
+    uses = Counter(option for command in every.values() for option in _options(command).items())
+    return {option for option, times in uses.items() if times >= 3}
+
+
+def _example(path: str) -> Iterator[str]:
     example = EXAMPLES / f"{path.removeprefix('classfeed ').replace(' ', '-')}.txt"
     if example.exists():
         output = example.read_text().rstrip()
@@ -165,15 +179,8 @@ def _rule(name: str, title: str, condition: str, remedy: str) -> Iterator[str]:
 
 
 def fields() -> Iterator[str]:
-    """Yield one table per record of the manifest."""
-    records: list[type[Any]] = []
-    waiting: list[type[Any]] = [manifest.Manifest, manifest.VoidManifest, manifest.ChainEntry]
-    while waiting:
-        record = waiting.pop(0)
-        if record in records:
-            continue
-        records.append(record)
-        waiting += [inner for field in _fields_of(record).values() for inner in _records_in(field.annotation)]
+    """Yield one table per record of the manifest that a reader needs; the JSON Schema has all of them."""
+    for record in (manifest.Manifest, manifest.Page, manifest.PortfolioRecord, manifest.HeldBack):
         yield f"### {record.__name__}"
         yield ""
         yield (record.__doc__ or "").strip()
@@ -181,11 +188,8 @@ def fields() -> Iterator[str]:
         yield "| field | meaning |"
         yield "|---|---|"
         for name, field in _fields_of(record).items():
-            inner = " ".join(
-                f"([{inner_record.__name__}](#{inner_record.__name__.lower()}))"
-                for inner_record in _records_in(field.annotation)
-            )
-            yield f"| `{name}` | {field.description or ''} {inner} |".replace("  ", " ")
+            if field.description:
+                yield f"| `{name}` | {field.description} |"
         yield ""
 
 
@@ -195,15 +199,10 @@ def _fields_of(record: type[Any]) -> dict[str, FieldInfo]:
     return fields_
 
 
-def _records_in(annotation: object) -> list[type[Any]]:
-    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_pydantic_dataclass(annotation)):
-        return [annotation]
-    return [record for part in typing.get_args(annotation) for record in _records_in(part)]
-
-
 PARTS = {
     ("docs/settings.md", "settings"): settings,
     ("docs/cli.md", "commands"): commands,
+    ("docs/cli.md", "common-options"): common_options,
     ("docs/cli.md", "exit-codes"): exit_codes,
     ("docs/deployment.md", "service-levels"): service_levels,
     ("docs/owner.md", "owner-numbers"): owner_numbers,

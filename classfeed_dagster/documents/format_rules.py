@@ -38,15 +38,15 @@ EPI_RULES: tuple[FormatRule, ...] = (
         "missing_value",
         EPI,
         "Required elements have a value",
-        "Every element that the schema requires has a value. The finding names the element.",
+        "The finding names the element that the schema requires.",
         _CORRECT,
     ),
     FormatRule(
         "incomplete_group",
         EPI,
         "Groups of elements are complete or absent",
-        "Elements that belong together, such as price and price date, are all present or all absent.",
-        "add the missing value in bigsite, or remove the others,.",
+        "For example price and price date.",
+        "add the missing value in bigsite, or remove the others.",
     ),
     FormatRule(
         "date_out_of_range",
@@ -59,22 +59,21 @@ EPI_RULES: tuple[FormatRule, ...] = (
         "too_many_digits",
         EPI,
         "Numbers fit their element",
-        "A number has no more digits than the schema's pattern of its element.",
+        "The schema's pattern limits their digits.",
         "the figure in bigsite is very likely wrong; correct it.",
     ),
     FormatRule(
         "unwritable_character",
         EPI,
         "Text has only characters of XML 1.0",
-        "Control characters cannot be written in XML, not even as references. The finding gives the code point and its "
-        "place in the value.",
+        "XML cannot hold control characters, not even as references. The finding gives code point and place.",
         "remove the character in bigsite.",
     ),
     FormatRule(
         "wrong_form",
         EPI,
         "Text matches its element's pattern",
-        "Identifiers such as BSB, HIN, ABN and ISIN have the form of the schema's pattern.",
+        "For example BSB, HIN, ABN and ISIN.",
         _CORRECT,
     ),
     FormatRule(
@@ -88,35 +87,35 @@ EPI_RULES: tuple[FormatRule, ...] = (
         "too_long",
         EPI,
         "Text is not longer than its element",
-        "The schema limits the length of each text element. Text is never truncated.",
+        "Text is never truncated.",
         "shorten the value in bigsite.",
     ),
     FormatRule(
         "too_short",
         EPI,
         "Required text is not empty",
-        "The schema gives required text elements a minimum length.",
+        "The schema states a minimum length.",
         _CORRECT,
     ),
     FormatRule(
         "two_accounts",
         EPI,
         "A portfolio has one account record",
-        "Each portfolio has exactly one account record in a document.",
+        "In each document.",
         "look for two portfolios with the same number in bigsite and correct one of them.",
     ),
     FormatRule(
         "no_account",
         EPI,
         "Records belong to a portfolio with an account record",
-        "Balances, holdings and movements are sent only for a portfolio whose account record is sent and not REMOVED.",
+        "The account record is sent and not REMOVED.",
         "compare the portfolio's rows in bigsite. If they are right, report a fault of the exporter to its owners.",
     ),
     FormatRule(
         "sum_too_long",
         EPI,
         "The portfolio's sums fit a control total",
-        "Sums by currency, and of units, have no more digits than the schema's control totals.",
+        "These are sums by currency and of units.",
         "a figure in bigsite is very likely wrong; correct it.",
     ),
 )
@@ -124,18 +123,18 @@ _BY_NAME = {rule.name: rule for rule in EPI_RULES}
 _CSV = {
     "currency": (
         "The currency is an ISO code",
-        "The currency of each row is three capital letters.",
+        "That is three capital letters.",
         _CORRECT,
     ),
     "incomplete": (
         "Required fields have a value",
-        "Every field that the file requires has a value. The finding names the field.",
+        "The finding names the field.",
         _CORRECT,
     ),
     "no_balance": (
         "Cash rows have an account with a balance",
-        "Each cash row is on a cash account whose balance is in the file.",
-        "ask bigsite's team to run its end of day for the account,.",
+        "The balance is in the same file.",
+        "ask bigsite's team to run its end of day for the account.",
     ),
 }
 

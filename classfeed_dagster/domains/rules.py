@@ -65,12 +65,16 @@ def _warning(domain: str, check: Check, title: str, condition: str, remedy: str)
 
 _READABLE = "No value is NaN, infinite or a year beyond 9999."
 _FREE_TEXT = (
-    "No {} contains a tax file number, a payment card number or an e-mail address. Documents have them masked; with "
+    "No {} contains a tax file number, payment card number or e-mail address. Documents have them masked. With "
     "`CLASSFEED_FREE_TEXT=hold-back` the portfolio is held back."
 )
 _CORRECT = "correct the value named in the reason in bigsite."
 _NEW_VALUE = "agree the new value's meaning with the recipient, then extend the contract."
-_SECURITY_ISIN = "An ISIN is two letters, nine letters or digits and a digit. The document leaves out any other text."
+_CODE = (
+    "The code on the {} date is 1 to 12 capitals, digits or full stops. The exchange has letters, digits, full stops, "
+    "hyphens, underscores and colons."
+)
+_SECURITY_ISIN = "Two letters, nine letters or digits, a digit. The document leaves out any other text."
 
 RULES: tuple[DataRule, ...] = (
     _quarantine(
@@ -84,15 +88,14 @@ RULES: tuple[DataRule, ...] = (
         "consented_portfolios",
         breaches.history_begins_later,
         "Shared history has begun",
-        "The customer shares movements from the business date or earlier. Until a later start, the recipient's "
-        "sums are below the holdings.",
-        "ask client services whether the start date on the consent is intended.",
+        "Until the start date on the consent, the recipient's sums are below the holdings.",
+        "ask client services whether that start date is intended.",
     ),
     _quarantine(
         "account_details",
         breaches.unknown_account_value,
         "Entity types and statuses are known",
-        "Entity type and status of the portfolio and its cash accounts are values of bigsite's contract.",
+        "Those of the portfolio and its cash accounts are values of bigsite's contract.",
         _NEW_VALUE,
     ),
     _quarantine(
@@ -120,23 +123,22 @@ RULES: tuple[DataRule, ...] = (
         "account_details",
         breaches.shared_hin,
         "A HIN belongs to one portfolio",
-        "No two open portfolios have the same HIN. Every portfolio with a shared HIN is held back and named.",
-        "have client services find the owner of the HIN and correct the others in bigsite.",
+        "Every open portfolio with a shared HIN is held back and named.",
+        "have client services find its owner and correct the others in bigsite.",
     ),
     _quarantine(
         "account_details",
         breaches.shared_account_number,
         "A BSB and number belong to one cash account",
-        "No two open cash accounts have the same BSB, number and currency. Every portfolio with a shared one is "
-        "held back and named.",
-        "have client services find the owner of the account and correct the others in bigsite.",
+        "Every portfolio with an open cash account of the same BSB, number and currency is held back and named.",
+        "have client services find its owner and correct the others in bigsite.",
     ),
     _warning(
         "account_details",
         breaches.bsb_missing,
         "Accounts in AUD have a BSB",
-        "The recipient cannot match an AUD account without BSB. Only foreign-currency accounts have none.",
-        "have client services add the BSB in bigsite.",
+        "The recipient cannot match an AUD account without one.",
+        "have client services add it in bigsite.",
     ),
     _quarantine(
         "account_details",
@@ -156,15 +158,15 @@ RULES: tuple[DataRule, ...] = (
         "account_balances",
         breaches.balance_missing,
         "Every open cash account has an end-of-day balance",
-        "bigsite's end of day has a balance for every cash account open on the business date.",
+        "This means open on the business date.",
         "ask bigsite's team to run its end of day for the account.",
     ),
     _quarantine(
         "account_balances",
         breaches.cash_ledger,
         "Cash ledger sums to the balance",
-        "The ledger balance is the sum of the account's transactions dated by the business date and recorded by "
-        "the end-of-day run. A closed or unopened account sums to zero.",
+        "It counts transactions dated by the business date and recorded by the end-of-day run. A closed or unopened "
+        "account sums to zero.",
         "compare cash_balance_eod with cash_transaction; bigsite's team corrects the wrong one.",
     ),
     _warning(
@@ -185,53 +187,49 @@ RULES: tuple[DataRule, ...] = (
         "investment_holdings",
         breaches.holding_missing,
         "Every security with units has an end-of-day holding",
-        "bigsite's end of day has a holding for every security whose ledger does not sum to zero.",
+        "A security has units if its ledger does not sum to zero.",
         "ask bigsite's team to run its end of day for the holding.",
     ),
     _quarantine(
         "investment_holdings",
         breaches.units_ledger,
         "Units ledger sums to the holding",
-        "Units held are the sum of trades and security movements dated by the business date and recorded by the "
-        "end-of-day run.",
+        "It counts trades and security movements dated by the business date and recorded by the end-of-day run.",
         "compare holding_eod with trade and security_movement; bigsite's team corrects the wrong one.",
     ),
     _quarantine(
         "investment_holdings",
         breaches.holding_too_large,
         "Figures of a holding fit the document",
-        "Units x price and settled units have no more digits than the document's numbers.",
+        "Units x price and settled units have few enough digits.",
         "units or price are very likely wrong; correct them in bigsite.",
     ),
     _quarantine(
         "investment_holdings",
         breaches.unknown_security_type,
         "Security types are known",
-        "The type of every security held is a value of bigsite's contract.",
+        "They are values of bigsite's contract.",
         _NEW_VALUE,
     ),
     _quarantine(
         "investment_holdings",
         breaches.ambiguous_security,
         "Holdings are distinguishable",
-        "No two holdings of a portfolio have the same exchange and code on the business date.",
+        "No two of a portfolio have the same exchange and code on the business date.",
         "look for a code change missing in security_code_change, or a security entered twice.",
     ),
     _quarantine(
         "investment_holdings",
         breaches.holding_code,
         "Security codes of holdings are well-formed",
-        "The code on the business date is 1 to 12 capitals, digits or full stops, without blanks. The exchange "
-        "has letters, "
-        "digits, full stops, hyphens, underscores and colons.",
-        "correct the code in bigsite's security or security_code_change, or the exchange in security.",
+        _CODE.format("business"),
+        "correct bigsite's security or security_code_change.",
     ),
     _warning(
         "investment_holdings",
         breaches.isin_check_digit,
         "ISIN passes its check digit",
-        "The recipient identifies a security by exchange and code; a wrong ISIN misleads people. It is the same "
-        "for every holder.",
+        "The recipient identifies securities by exchange and code; a wrong ISIN misleads people.",
         "have the ISIN corrected in bigsite's security table.",
     ),
     _warning(
@@ -259,18 +257,15 @@ RULES: tuple[DataRule, ...] = (
         "movement_transactions",
         breaches.unknown_transaction_type,
         "Transaction types are known",
-        "Side, movement type, income type and cash type are values of bigsite's contract. An unknown type is "
-        "never sent as 'other'.",
+        "They are values of bigsite's contract. An unknown type is never sent as 'other'.",
         _NEW_VALUE,
     ),
     _quarantine(
         "movement_transactions",
         breaches.movement_code,
         "Security codes of movements are well-formed",
-        "The code on the transaction date is 1 to 12 capitals, digits or full stops, without blanks. The exchange"
-        " has letters, "
-        "digits, full stops, hyphens, underscores and colons.",
-        "correct the code in bigsite's security or security_code_change, or the exchange in security.",
+        _CODE.format("transaction"),
+        "correct bigsite's security or security_code_change.",
     ),
     _quarantine(
         "movement_transactions",
@@ -283,36 +278,36 @@ RULES: tuple[DataRule, ...] = (
         "movement_transactions",
         breaches.repeated_confirmation,
         "No confirmation is recorded twice",
-        "A confirmation (number, side, security, units) is in the ledger once, unless reversed.",
+        "Number, side, security and units identify it. A reversed row does not count.",
         "have the surplus row reversed in bigsite.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.foreign_reversal,
         "A reversal undoes a row of its own portfolio",
-        "The reversed row belongs to the same portfolio.",
+        "Another portfolio's row cannot be undone.",
         "have the reversal reversed in bigsite and entered on the right account.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.inexact_reversal,
         "A reversal undoes exactly its original",
-        "A reversal has the opposite units and amounts of its original, on the same security and account, and "
-        "never names itself. A reversal that was reversed since is no breach.",
+        "Its units and amounts are the opposite, on the same security and account, and it never names itself. A "
+        "reversal that was reversed since is no breach.",
         "have the wrong reversal reversed in bigsite and a right one entered. Ledgers are append-only.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.repeated_reversal,
         "A row is undone once",
-        "A row has at most one reversal in effect.",
+        "At most one reversal is in effect.",
         "have the surplus reversal reversed in bigsite.",
     ),
     _quarantine(
         "movement_transactions",
         breaches.foreign_relation,
         "A cash movement names causes of its own portfolio",
-        "The trade or income that caused a cash movement belongs to the same portfolio.",
+        "The causing trade or income belongs to the same portfolio.",
         "have the cash movement reversed in bigsite and entered on the right account.",
     ),
     _quarantine(
@@ -326,22 +321,22 @@ RULES: tuple[DataRule, ...] = (
         "movement_transactions",
         breaches.opening_too_large,
         "Openings fit the document",
-        "Balances before the shared history have no more digits than the document's numbers.",
+        "Balances before the shared history have few enough digits.",
         "the ledger's figures are very likely wrong; correct them in bigsite.",
     ),
     _warning(
         "movement_transactions",
         breaches.price_times_units,
         "Consideration agrees with units x price",
-        "The difference is within the rounding of the printed price.",
-        "compare with the contract note: several fills may have been averaged, or a figure is wrong.",
+        "They differ by the rounding of the printed price at most.",
+        "compare with the contract note. Several fills may have been averaged, or a figure is wrong.",
     ),
     _warning(
         "movement_transactions",
         breaches.settlement_date,
         "ASX trades settle on T+2",
-        "The stated settlement date is two ASX business days after the trade. It is sent in any case.",
-        "compare with the contract note: CHESS may have moved a settlement day, or the date is wrong.",
+        "The stated date is sent in any case.",
+        "compare with the contract note. CHESS may have moved a settlement day, or the date is wrong.",
     ),
 )
 
@@ -364,14 +359,14 @@ class LedgerRule:
 NUMBER_CHANGED = LedgerRule(
     "number_changed",
     "Portfolio and account numbers keep their owner",
-    "The recipient knows portfolios and cash accounts by number. A number that is new, reused or swapped since the "
-    "last delivery holds the portfolio back. No record is sent under two numbers.",
+    "A number that is new, reused or swapped since the last delivery holds the portfolio back: the recipient knows "
+    "portfolios and cash accounts by it.",
     "have the number restored in bigsite, or agree with the recipient how the history moves.",
 )
 DELIVERED_BALANCE = LedgerRule(
     "delivered_balance",
     "Everything sent adds up to what is stated",
-    "Per security and cash account, records sent and dated by the business date add up to the units or balance stated, "
+    "Per security and cash account, records sent and dated by the business date equal the units or balance stated, "
     "less what bigsite recorded after the cut-off. The finding has the difference and sent records of that size.",
     "look in bigsite for a row that changed, vanished or appeared behind a closed window. Have it corrected by a new "
     "row, or the end of day rewritten. A row recorded in the last 35 days (`CLASSFEED_LATE_ROW_DAYS`) is sent "
@@ -381,8 +376,8 @@ DELIVERED_BALANCE = LedgerRule(
 ID_SENT_BEFORE = LedgerRule(
     "id_sent_before",
     "A TransactionId is sent for one row alone",
-    "The id of a row recorded in the window was not sent before, as far as `CLASSFEED_LATE_ROW_DAYS` looks back. "
-    "The recipient would take the new row for the old one, or one customer's for another's.",
+    "Checked for `CLASSFEED_LATE_ROW_DAYS`. The recipient would take the new row for the old one, or one "
+    "customer's for another's.",
     "bigsite was probably restored from an older backup and gives ids a second time. Have its sequences set beyond "
     "every id that was sent, and the rows entered again.",
 )

@@ -101,24 +101,21 @@ def recipient_page(contract: OpenDataContractStandard) -> Iterator[str]:
     yield ""
     yield f"{about.limitations}"
     yield ""
-    yield "## Service level"
-    yield ""
-    yield "| property | value | |"
-    yield "|---|---|---|"
-    for one in contract.slaProperties or ():
-        yield f"| {one.property} | {one.value} | {one.description or ''} |"
-    yield ""
-    yield "## Changes"
+    level = {str(one.property): one.value for one in contract.slaProperties or ()}
+    yield (
+        f"{str(level['frequency']).capitalize()}, by {level['timeOfAvailability']} and at the latest by "
+        f"{level['deadline']} Sydney time on the next business morning."
+    )
     yield ""
     yield f"{about.usage}"
     yield ""
-    yield "## Fields"
-    yield ""
-    yield "| field | type | always present | meaning |"
-    yield "|---|---|---|---|"
+    yield "| field | type | meaning |"
+    yield "|---|---|---|"
     for name, field in sorted_fields(contract):
         meaning = (field.description or "").replace("|", "\\|")
-        yield f"| `{name}` | {field.physicalType} | {'yes' if field.required else 'no'} | {meaning} |"
+        yield f"| `{name}` | {field.physicalType}{'' if field.required else '?'} | {meaning} |"
+    yield ""
+    yield "A question mark: the field may be absent."
 
 
 def sorted_fields(contract: OpenDataContractStandard) -> list[tuple[str, SchemaProperty]]:

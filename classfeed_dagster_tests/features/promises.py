@@ -54,10 +54,12 @@ def scenarios() -> Iterator[Scenario]:
 
 
 def matrix() -> Iterator[str]:
-    """Yield the table of docs/promises.md: each promise, and the scenarios that prove it."""
-    yield "| promise | tag | scenarios |"
+    """Yield the table of docs/promises.md: each promise with the numbers of its scenarios, then the scenarios."""
+    proofs = list(enumerate(scenarios(), 1))
+    yield "| promise | tag | proven by |"
     yield "|---|---|---|"
-    proofs = list(scenarios())
     for tag, promise in PROMISES.items():
-        titles = "<br>".join(proof.title for proof in proofs if tag in proof.proves)
-        yield f"| {promise} | `{tag}` | {titles} |"
+        numbers = ", ".join(str(number) for number, proof in proofs if tag in proof.proves)
+        yield f"| {promise} | `{tag}` | {numbers} |"
+    yield ""
+    yield from (f"{number}. {proof.title}" for number, proof in proofs)
