@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,16 +63,23 @@ def demo(
     _choose_first_date(start.date() if start else None, days)
     rehearsal = _rehearse("demo", None, portfolios, days, seed, faulty=True)
     _print_rehearsal(rehearsal)
+    program = _program()
     steps = {
-        "make up": "the Dagster UI with these runs, at http://127.0.0.1:3000",
-        ".venv/bin/classfeed status": "deliveries and held-back portfolios",
-        f".venv/bin/classfeed trace {rehearsal.example_transaction}": "from a document back to its source row",
+        f"{program} up": "the Dagster UI with these runs, at http://127.0.0.1:3000",
+        f"{program} status": "deliveries and held-back portfolios",
+        f"{program} trace {rehearsal.example_transaction}": "from a document back to its source row",
         f"{rehearsal.store_location}/delivered": "the documents and their manifests",
     }
     width = max(map(len, steps))
     lines = [f"  {step:<{width}}  {result}" for step, result in steps.items()]
     out.print("\n[bold]Next steps[/]", *lines, sep="\n", highlight=False, soft_wrap=True)
     raise typer.Exit(ExitCode.OK if rehearsal.proven else ExitCode.STOPPED)
+
+
+def _program() -> str:
+    """Return the command as it was called, without its folder if the search path has it."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "classfeed" and shutil.which("classfeed") != str(called) else "classfeed"
 
 
 def _choose_first_date(start: dt.date | None, days: int) -> None:
