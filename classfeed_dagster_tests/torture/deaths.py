@@ -8,6 +8,7 @@ A *power cut* also takes away what was never flushed: file contents without fsyn
 
 from __future__ import annotations
 
+import builtins
 import io
 import os
 import shutil
@@ -50,7 +51,7 @@ class Disk:
             reaper.before_death = self._lose
         for name in self._real:
             setattr(os, name, getattr(self, f"_{name}"))
-        io.open = self._opened
+        io.open = builtins.open = self._opened
 
     def _inside(self, path: Any) -> bool:
         return str(os.path.abspath(os.fspath(path))).startswith(self.root)

@@ -19,10 +19,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from classfeed_dagster.delivery.quarantine import held, update_quarantine
 from classfeed_dagster.delivery.refreshes import Refresh, record_refresh, with_refreshes
-from classfeed_dagster.delivery.state import delivered_state
+from classfeed_dagster.delivery.state import CHECKPOINT_EVERY, delivered_state
 from classfeed_dagster.delivery.verify import ProblemKind, verify_feed
 from classfeed_dagster.errors import StaleBuildError
 from classfeed_dagster.store import ObjectStore, S3Store, _s3_client, open_store
@@ -96,6 +97,30 @@ def _deliver_and_hold(store: ObjectStore, day: Day) -> None:
         deliver(store, day)
 
 
+def _many_revisions(store: ObjectStore) -> None:
+    with mock.patch("os.fsync"):  # nobody dies here
+        for at in range(CHECKPOINT_EVERY):
+            deliver(store, _revision(at))
+
+
+def _fold(store: ObjectStore) -> None:
+    _deliver_and_hold(store, _revision(CHECKPOINT_EVERY))
+
+
+def _date_after_fold(store: ObjectStore) -> None:
+    _deliver_and_hold(store, replace(simple(DAY2), broken=("P4",)))
+
+
+def _folded(store: ObjectStore) -> None:
+    _many_revisions(store)
+    with mock.patch("os.fsync"):
+        _fold(store)
+
+
+def _revision(at: int) -> Day:
+    return simple(snapshot=f"s{at}", **(AMOUNTS | {"P1": [f"{at}.00"]}))
+
+
 def _refresh(store: ObjectStore) -> None:
     record_refresh(
         store,
@@ -142,6 +167,8 @@ SCENARIOS: dict[str, tuple[Callable[[ObjectStore], None], Callable[[ObjectStore]
     ),
     "reading answers": (conversation.answered, conversation.read_answers),
     "refresh": (_three, _refresh),
+    "fold into a checkpoint": (_many_revisions, _fold),
+    "the date after a fold": (_folded, _date_after_fold),
 }
 
 

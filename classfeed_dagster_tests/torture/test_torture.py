@@ -45,6 +45,26 @@ def test_unknown_fault_name_is_refused() -> None:
     assert "no such attack: everything" in process.stderr
 
 
+def test_victim_can_die_at_each_kind_of_disk_operation(tmp_path: Path) -> None:
+    # In a process of its own: what the store does to its disk is replaced for good.
+    program = f"""
+from pathlib import Path
+from classfeed_dagster.store import LocalStore
+from classfeed_dagster_tests.torture.deaths import Disk, Reaper
+reaper, root = Reaper(), Path({str(tmp_path)!r})
+store = LocalStore(root)
+Disk(root, reaper, power_cut=False)
+store.create("a/b", b"data")
+store.put("a/c", b"data")
+print(*sorted(set(reaper.points)), sep=",")
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
+    points = "fsync file,fsync folder,link,mkdir,open,rename,torn write,unlink,write"
+    assert process.stdout.strip() == points
+
+
 @pytest.mark.parametrize(
     ("misbehaviour", "said"),
     [("raise KeyError('name')", "KeyError"), ("bytearray(hostile.LIMIT * 4)", "MemoryError")],
