@@ -24,7 +24,7 @@ def test_content_audit_finds_planted_changes_only(case: planted.LoadedCase) -> N
     alone = len(planted.FAULTS) + len(planted.INNOCENT)
     verdicts = [planted.play(case, *edits) for edits, _ in zip(planted.combinations(7), range(alone), strict=False)]
     wrong = [
-        f"{', '.join(edit.name for edit in (*verdict.faults, *verdict.innocent))}: {verdict.findings}"
+        f"{', '.join(edit.name for edit in (*verdict.faults, *verdict.innocent))}: {verdict.report}"
         for verdict in verdicts
         if not verdict.right
     ]
