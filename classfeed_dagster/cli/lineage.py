@@ -39,9 +39,7 @@ def lineage(
     """Show the source of each column, as the assets declare it and the Dagster UI shows it: `asset.column <- ...`.
 
     Needs neither bigsite nor the object store. With `--openlineage`, every asset is one JobEvent with its schema, tags
-    and column lineage; datasets have the standard's names (postgres://, s3://, snowflake://):
-    `classfeed lineage --openlineage > lineage.ndjson`, then hand the lines to the catalogue. With `--page`, the data
-    dictionary of every column is written as a searchable page.
+    and column lineage, for a catalogue: `classfeed lineage --openlineage > lineage.ndjson`.
     """
     require_written(column)
     from classfeed_dagster.orchestration.definitions import build_definitions

@@ -56,9 +56,8 @@ def demo(
 ) -> None:
     """Set up everything on embedded services, run some business days, and show deliveries, checks and proofs.
 
-    Seeds a local PostgreSQL with invented customers (up to two of them with planted faults), then runs the real Dagster
-    job for each day. Running it again delivers nothing twice and keeps the dates of the first time. Equal dates, seed
-    and number of portfolios give equal documents.
+    Invents customers (up to two of them with planted faults), then runs the real Dagster job for each day. A second
+    demo delivers nothing twice and keeps the dates. Equal dates, seed and number of portfolios give equal documents.
     """
     _choose_first_date(start.date() if start else None, days)
     rehearsal = _rehearse("demo", None, portfolios, days, seed, faulty=True)
@@ -149,8 +148,8 @@ def replay(
 ) -> None:
     """Run business days through the real Dagster jobs, on real prices if a market file is given, and prove the outcome.
 
-    The proof adds up every delivered document as the recipient does: on the last day, each portfolio's movements must
-    sum to its holdings and balances, and to the customers' own books.
+    On the last day, each portfolio's delivered movements must sum to its holdings and balances, and to the customers'
+    own books.
     """
     rehearsal = _rehearse("replay", market, portfolios, days, seed, faulty=False)
     _print_rehearsal(rehearsal)

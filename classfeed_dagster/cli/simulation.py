@@ -28,14 +28,14 @@ def simulate(
         bool,
         typer.Option(
             "--mark",
-            help="Mark a database that is not empty as one for rehearsals. Your decision.",
+            help="Mark a database that is not empty as one for rehearsals.",
         ),
     ] = False,
 ) -> None:
     """Simulate more business days of invented customers in this environment's bigsite.
 
-    Continues with the existing customers; a database without any gets them first, by the settings
-    CLASSFEED_SIMULATION_…. Refuses production before connecting, and any database that looks like it.
+    A database without simulated customers gets them first (CLASSFEED_SIMULATION_…). Production, and any database that
+    looks like it, is refused before connecting.
     """
     from classfeed_dagster import trading_days
     from classfeed_dagster.runtime import Runtime

@@ -67,9 +67,9 @@ def trace(
 ) -> None:
     """Trace a number to bigsite's rows: `trace T1042`, `trace SW123 ASX:BHP --date D`, `trace SW123 CASH:AUD --date D`.
 
-    A transaction: its source row. A holding or cash balance: the end-of-day row and every ledger row behind it. Each:
-    landed file, documents, lines, revisions, held-back dates, reconciliation reports and the number at each place.
-    Of several accounts in a currency give the cash_account_id. Exit code 3 if bigsite has no such row.
+    A transaction is traced to its source row, a holding or cash balance to the end-of-day row and its ledger rows. The
+    trace has landed file, documents, lines, revisions, held-back dates, reconciliations and the number at each place.
+    If several accounts have the currency, give the cash_account_id. Exit code 3 if bigsite has no such row.
     """
     from classfeed_dagster.runtime import Runtime
 

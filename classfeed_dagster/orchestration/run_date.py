@@ -63,8 +63,8 @@ _GUIDES: Mapping[Outcome, str] = {
     Outcome.STOPPED: (
         "Stored data is missing, damaged or contradicts the chain of manifests. Nothing was delivered. Restore the "
         "object's earlier version (the bucket keeps versions), then run `classfeed verify`. With `StoreBehindError` "
-        "the store is older than Dagster's records: restore the newer `chain/`, `delivered/` and `ledger/` before any"
-        " run. Otherwise the recipient would get the date twice."
+        "the store is older than Dagster's records. Restore the newer `chain/`, `delivered/` and `ledger/` before any "
+        "run, or the recipient gets the date twice."
     ),
     Outcome.SOURCE_NOT_READY: (
         "bigsite's end of day for the date is missing or incomplete. Nothing was landed. Repair checks every ten "
@@ -75,10 +75,9 @@ _GUIDES: Mapping[Outcome, str] = {
         "service that the message names."
     ),
     Outcome.FAILED: (
-        "Any other error, for example a fault in the code or a missing setting. The message says what is wrong and "
-        "how to fix it. An error such as `run the consented portfolios first` means that a step ran without the steps"
-        " before it: run the whole job. A date whose earlier date is undelivered is refused: deliver the earlier one "
-        "first."
+        "Any other error. The message states what is wrong and how to fix it. After an error such as `run the "
+        "consented portfolios first`, run the whole job: a step ran without those before it. A date whose earlier "
+        "date is undelivered is refused. Deliver the earlier one first."
     ),
 }
 # Errors by which a check or a rule stops a run.

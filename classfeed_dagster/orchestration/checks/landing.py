@@ -34,9 +34,8 @@ def values_check(exports: Callable[[], Exports], partitions: dg.PartitionsDefini
         name=VALUES_CHECK,
         partitions_def=partitions,
         description="Null rate, length, range, number of different values and codes of the landed columns are as on "
-        "the last ten business dates. If it fails: nothing is held back. The table names the column, both values and "
-        "the document elements made from it. Ask bigsite's team what changed. A correct change becomes usual within "
-        "ten dates. Have a wrong one corrected, and run the date with a fresh snapshot. "
+        "the last ten business dates. If it fails: nothing is held back. Ask bigsite's team what changed. A correct "
+        "change becomes usual within ten dates. Have a wrong one corrected, and run the date with a fresh snapshot. "
         f"{runbook(VALUES_CHECK)}",
     )
     def values(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
@@ -81,9 +80,8 @@ def holders_check(partitions: dg.PartitionsDefinition[str]) -> dg.AssetChecksDef
         asset=asset,
         name=HOLDERS_CHECK,
         partitions_def=partitions,
-        description="Each holder's income has the amounts that the other holders' income of the same payment has, and "
-        "each holder has the corporate actions that the other holders have. If it fails: nothing is held back. The "
-        "table names portfolio, security and row. Ask bigsite's team whether the row is complete; a correction is "
+        description="Income of one payment has the same amounts for each holder, and all have the same corporate "
+        "actions. If it fails: nothing is held back. Ask bigsite's team whether the row is complete. A correction is "
         f"delivered automatically.{runbook(HOLDERS_CHECK)}",
     )
     def holders(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:

@@ -26,9 +26,8 @@ def on_time_check(feed_context: FeedContext) -> dg.AssetChecksDefinition:
         asset=asset,
         name="on_time",
         partitions_def=feed_context.partitions,
-        description="The business date was first delivered by its deadline in Sydney. If it fails: no action. The date "
-        "counts in `operations/service_levels`; the morning's alert names the cause. A backfill of an old date warns "
-        f"too.{runbook('on_time')}",
+        description="The business date was first delivered by its deadline in Sydney. If it fails: no action. The "
+        f"morning's alert names the cause. A backfill of an old date warns too.{runbook('on_time')}",
     )
     def on_time(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         with step(context, f"{feed_context.feed.name}/on_time") as day:
@@ -59,9 +58,8 @@ def fresh_check(parts: FeedContext) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=asset,
         name="fresh",
-        description="Every business date whose deadline has passed is delivered. Follows the business calendar: on "
-        "weekends and ASX holidays nothing is due, and an old date delivered today makes nothing fresh. Stops "
-        f"nothing.{runbook('on_time')}",
+        description="Every business date whose deadline has passed is delivered. On weekends and ASX "
+        f"holidays nothing is due, and an old date delivered today makes nothing fresh.{runbook('on_time')}",
     )
     def fresh(context: dg.AssetCheckExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.AssetCheckResult:
         now = runtime.clock(context.run.tags) or current_time(runtime)

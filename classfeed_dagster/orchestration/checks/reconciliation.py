@@ -24,12 +24,11 @@ def source_agrees_check(feed_context: FeedContext) -> dg.AssetChecksDefinition:
         Side.SOURCE,
         "source_agrees",
         dg.AssetCheckSeverity.ERROR,
-        "Delivered files and bigsite agree row by row, to the cent. If it fails: the warehouse is not loaded. Open the "
-        "report: it names every row, both values and a likely cause. Unexplained (missing, extra, other value): a "
+        "Delivered files and bigsite agree row by row, to the cent. If it fails: the warehouse is not loaded. The "
+        "report names every row, both values and a likely cause. Unexplained (missing, extra, other value): a "
         "fault in the export. Switch the feed off, call the owners, and name the portfolios to the recipient. Late "
-        "row, reversal, price revised: the source changed after a faithful delivery; these only warn. File altered, "
-        "landed file altered: a security incident. After the correction run `classfeed reconcile --date D`: resolved "
-        "breaks are closed.",
+        "row, reversal, price revised: the source changed after delivery; these only warn. File altered: a security "
+        "incident. After the correction run `classfeed reconcile --date D`.",
     )
 
 
@@ -42,7 +41,7 @@ def data_team_agrees_check(feed_context: FeedContext) -> dg.AssetChecksDefinitio
         "data_team_agrees",
         dg.AssetCheckSeverity.WARN,
         "The data team's metrics for the date equal those of the delivered files. If it fails: send the report to the "
-        "data team. The delivery itself is not in doubt: file and source were compared row by row.",
+        "data team. The delivery itself is not in doubt.",
     )
 
 
