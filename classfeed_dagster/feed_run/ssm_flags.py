@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from openfeature.evaluation_context import EvaluationContext
@@ -22,7 +23,7 @@ from openfeature.provider import AbstractProvider, Metadata
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feed_run.switch_values import SettingsProvider, SwitchValues
 from classfeed_dagster.logs import get_logger
-from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
+from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 
 FROM_SSM = "ssm"
@@ -75,13 +76,18 @@ class ParameterStore:
     """The parameter of the switches."""
 
     def __init__(self, name: str, endpoint_url: str | None = None) -> None:
+        self.name, self._endpoint_url = name, endpoint_url
+
+    @cached_property
+    def _client(self) -> Any:
+        # Made at the first call, since it asks for the credentials: a process starts without them.
         import boto3
         from botocore.config import Config
 
         # A sensor's tick must not wait long, since it can continue without the parameter.
         config = Config(connect_timeout=3, read_timeout=5, retries={"max_attempts": 2})
-        self.name = name
-        self._client = boto3.client("ssm", endpoint_url=endpoint_url, config=config)
+        make: Any = boto3.session.Session().client
+        return make("ssm", endpoint_url=self._endpoint_url, config=config)
 
     def read(self) -> FlagsVersion:
         """Return the current version. FlagsUnreadableError if it cannot be read."""
@@ -197,8 +203,8 @@ class SsmProvider(AbstractProvider):
         try:
             last_known = from_json(LastKnownFlags, self._store.read(LAST_KNOWN), self._store.location(LAST_KNOWN))
             self._values, self._version = SettingsProvider(self._parse(last_known.text)), last_known.version
-        except (ObjectNotFoundError, FlagsUnreadableError, ValueError):
-            return
+        except Exception as error:  # without a last known value, feeds are off until the parameter is readable
+            get_logger().debug("no last known switches", error_type=type(error).__name__)
 
     def _current(self) -> SettingsProvider:
         self.refresh()

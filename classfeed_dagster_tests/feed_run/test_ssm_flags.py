@@ -117,6 +117,25 @@ def test_process_without_any_value_leaves_feeds_off_and_pages(settings: Settings
     assert unreadable_switches(problem).page
 
 
+def test_process_started_without_credentials_reads_them_later(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task's credentials come from an endpoint of ECS, which may not answer when the process starts."""
+    keys = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    for name in keys:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/")
+    start_flags(settings.model_copy(update={"store_url": "s3://unreachable"}), FEEDS)
+    assert mode() is FeedMode.OFF
+    problem = flags_problem()
+    assert problem is not None
+    assert "CredentialRetrievalError" in problem.reason
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    provider()._next_read = 0.0
+    assert (mode(), flags_problem()) == (FeedMode.SHADOW, None)
+
+
 @pytest.fixture
 def command(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("flag_provider", "flags_parameter", "ssm_endpoint_url", "home", "store_url"):
