@@ -158,9 +158,11 @@ def test_nightly_workflow_runs_the_long_tests() -> None:
     long = {"audit", "bench", "history", "mutation", "production", "properties", "test", "torture"}
     assert set(jobs) == {*long, "numbers", "tell"}
     tell = jobs["tell"]
-    assert tell["if"] == "failure()"
+    # A job that exceeds its time counts as cancelled, not as failed.
+    assert tell["if"].startswith("always() && ")
+    assert all(f"contains(needs.*.result, '{result}')" in tell["if"] for result in ("failure", "cancelled"))
     assert set(tell["needs"]) == {*long, "numbers"}
-    assert all(f"needs.{name}.result == 'failure'" in tell["steps"][-1]["env"]["FAILED_JOBS"] for name in tell["needs"])
+    assert all(f"needs.{name}.result != 'success'" in tell["steps"][-1]["env"]["FAILED_JOBS"] for name in tell["needs"])
     assert tell["steps"][-1]["run"] == "deploy/release alarm"
     makefile = (ROOT / "Makefile").read_text()
     for name, body in ((name, jobs[name]) for name in long):
