@@ -24,7 +24,7 @@ from classfeed_dagster.domains.columns import (
 )
 from classfeed_dagster.domains.exact import scaled
 from classfeed_dagster.domains.investment_holdings import ON_A_HIN, end_of_day_holdings, undone, unvaluable
-from classfeed_dagster.domains.ledger_rows import landed_since
+from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, landed_since
 from classfeed_dagster.domains.movement_transactions import (
     CASH_TRANSACTION,
     DATES,
@@ -79,13 +79,9 @@ def unreadable_value(part: Slice, frames: Frames) -> pl.DataFrame:
     values = [
         (value.portfolio_id, value.table, value.reason) for value in part.unreadable if value.portfolio_id is not None
     ]
-    return _unreadable(part.sending, "portfolio_id", values)
-
-
-def _unreadable(rows: pl.DataFrame, key: str, values: list[tuple[int, str, str]]) -> pl.DataFrame:
-    schema = {key: pl.Int64(), "subject": pl.String(), "detail": pl.String()}
-    found = rows.join(pl.DataFrame(values, schema=schema, orient="row"), on=key)
-    return _breaches(found, pl.col("subject"), pl.col("detail"))
+    schema = {"portfolio_id": pl.Int64(), "table": pl.String(), "reason": pl.String()}
+    rows = part.sending.join(pl.DataFrame(values, schema=schema, orient="row"), on="portfolio_id")
+    return _breaches(rows, pl.col("table"), pl.col("reason"))
 
 
 # --- account_details ------------------------------------------------------------------------------------------------
@@ -271,23 +267,26 @@ def ambiguous_security(part: Slice, frames: Frames) -> pl.DataFrame:
 def unreadable_holding_security(part: Slice, frames: Frames) -> pl.DataFrame:
     """Portfolios with holdings of a security that has a value which was not landed."""
     del frames
-    return _of_unreadable_securities(part)
+    return _of_unreadable_securities(part, part.rows("holding_eod"), pl.col("table"))
 
 
-def _of_unreadable_securities(part: Slice) -> pl.DataFrame:
-    values = [
-        (value.security_id, value.table, value.reason) for value in part.unreadable if value.security_id is not None
-    ]
-    tables = [name for name, rows in part.tables.items() if {"portfolio_id", "security_id"} <= set(rows.columns)]
-    owners = [part.rows(name).select(NUMBER, "security_id") for name in tables] if values else []
-    none = pl.DataFrame(schema={NUMBER: pl.String(), "security_id": pl.Int64()})
-    return _unreadable(pl.concat([none, *owners]).unique(), "security_id", values)
+def _of_unreadable_securities(part: Slice, rows: pl.DataFrame, subject: pl.Expr) -> pl.DataFrame:
+    values = pl.DataFrame(
+        [
+            (value.security_id, value.table, value.reason)
+            for value in part.unreadable
+            if value.security_id is not None and value.table in part.tables
+        ],
+        schema={"security_id": pl.Int64(), "table": pl.String(), "reason": pl.String()},
+        orient="row",
+    )
+    return _breaches(rows.join(values, on="security_id"), subject, pl.col("reason")).unique()
 
 
 def holding_code(part: Slice, frames: Frames) -> pl.DataFrame:
     """Return security codes and exchanges in holdings that do not have their form."""
     del part
-    return _bad_codes(frames[INVESTMENT_HOLDINGS.name])
+    return _bad_codes(frames[INVESTMENT_HOLDINGS.name], _SECURITY, pl.lit(""))
 
 
 def isin_check_digit(part: Slice, frames: Frames) -> pl.DataFrame:
@@ -301,37 +300,42 @@ def isin_check_digit(part: Slice, frames: Frames) -> pl.DataFrame:
 def holding_isin(part: Slice, frames: Frames) -> pl.DataFrame:
     """Holdings whose malformed ISIN is left out."""
     del frames
-    return _left_out_isins(part, ("holding_eod",))
+    return _left_out_isins(part, part.rows("holding_eod"), _MALFORMED, pl.lit(""))
 
 
 def movement_isin(part: Slice, frames: Frames) -> pl.DataFrame:
     """Movements whose malformed ISIN is left out."""
-    del frames
-    return _left_out_isins(part, ("trade", "security_movement", "income", "opening_units"))
+    return _left_out_isins(part, _moved(frames), _TRANSACTION, pl.format("{}: ", _MALFORMED))
 
 
-def _left_out_isins(part: Slice, tables: tuple[str, ...]) -> pl.DataFrame:
+_MALFORMED = pl.format("{}:{}", pl.col("exchange"), pl.col("code"))
+
+
+def _left_out_isins(part: Slice, rows: pl.DataFrame, subject: pl.Expr, prefix: pl.Expr) -> pl.DataFrame:
     malformed = part.tables["security"].filter(~pl.col("isin").str.contains(identifiers.ISIN))
-    if malformed.is_empty():
-        return _breaches(part.sending.clear(), "", "")
-    rows = pl.concat([part.rows(name).select(NUMBER, "security_id") for name in tables]).unique()
-    security = pl.format("{}:{}", pl.col("exchange"), pl.col("code"))
     detail = "the ISIN is not two letters, nine letters or digits and a digit: it is left out of the document"
-    return _breaches(rows.join(malformed, on="security_id"), security, detail)
+    rows = rows.drop("exchange", strict=False).join(malformed, on="security_id")
+    return _breaches(rows, subject, prefix + pl.lit(detail)).unique()
 
 
-def _bad_codes(frame: pl.DataFrame) -> pl.DataFrame:
+def _bad_codes(frame: pl.DataFrame, subject: pl.Expr, prefix: pl.Expr) -> pl.DataFrame:
     codes = frame.filter(~pl.col("security_code").str.contains(identifiers.SECURITY_CODE))
     exchanges = frame.filter(~pl.col("exchange").str.contains(identifiers.EXCHANGE))
+    of_code = "the code is not 1 to 12 capitals, digits and full stops"
+    of_exchange = "the exchange is not an identifier of up to 64 letters, digits, full stops and hyphens"
     return pl.concat(
         [
-            _breaches(codes, _SECURITY, "the code is not 1 to 12 capitals, digits and full stops"),
-            _breaches(
-                exchanges,
-                _SECURITY,
-                "the exchange is not an identifier of up to 64 letters, digits, full stops and hyphens",
-            ),
+            _breaches(codes, subject, prefix + pl.lit(of_code)),
+            _breaches(exchanges, subject, prefix + pl.lit(of_exchange)),
         ]
+    )
+
+
+def _moved(frames: Frames) -> pl.DataFrame:
+    # The first movement of each ledger, security and code stands for all of them.
+    moved = frames[LEDGER_RECORDS.name].filter(pl.col("security_id").is_not_null())
+    return moved.unique(
+        [NUMBER, "ledger", "security_id", "exchange", "security_code"], keep="first", maintain_order=True
     )
 
 
@@ -340,8 +344,7 @@ def _bad_codes(frame: pl.DataFrame) -> pl.DataFrame:
 
 def unreadable_movement_security(part: Slice, frames: Frames) -> pl.DataFrame:
     """Portfolios with movements of a security that has a value which was not landed."""
-    del frames
-    return _of_unreadable_securities(part)
+    return _of_unreadable_securities(part, _moved(frames), _TRANSACTION)
 
 
 def unknown_transaction_type(part: Slice, frames: Frames) -> pl.DataFrame:
@@ -355,7 +358,7 @@ def unknown_transaction_type(part: Slice, frames: Frames) -> pl.DataFrame:
 def movement_code(part: Slice, frames: Frames) -> pl.DataFrame:
     """Return security codes and exchanges in movements that do not have their form."""
     del part
-    return _bad_codes(frames[MOVEMENT_TRANSACTIONS.name])
+    return _bad_codes(_moved(frames), _TRANSACTION, pl.format("{}: ", _SECURITY))
 
 
 def net_amount(part: Slice, frames: Frames) -> pl.DataFrame:

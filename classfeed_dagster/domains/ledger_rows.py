@@ -7,6 +7,7 @@ domains and add bigsite's own keys. No format renders them. They hold no names a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import polars as pl
 
@@ -17,6 +18,8 @@ MONEY_SUM = pl.Decimal(38, 2)
 
 # Letters of the records in the ledger: the four ledgers as in TransactionId, and the two openings.
 OPENING_UNITS, OPENING_CASH = "OU", "OC"
+# The ledgers that a document carries whole if it carries the opening: both of those that move units, or cash.
+_OPENING_OF = {OPENING_UNITS: frozenset("TS"), OPENING_CASH: frozenset("C")}
 
 _TEXT, _DATE, _KEY = pl.String(), pl.Date(), pl.Int64()
 
@@ -101,6 +104,11 @@ LEDGER_FRAMES: Mapping[str, Frame] = {
     "investment_holdings": LEDGER_HOLDINGS,
     "movement_transactions": LEDGER_RECORDS,
 }
+
+
+def carried_ledgers(ledgers: AbstractSet[str]) -> frozenset[str]:
+    """Return the ``ledgers`` of a document and the openings that it has with them."""
+    return frozenset(ledgers).union(opening for opening, of in _OPENING_OF.items() if of <= ledgers)
 
 
 def complete(frame: Frame, rows: pl.DataFrame) -> pl.DataFrame:

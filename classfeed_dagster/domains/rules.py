@@ -15,6 +15,7 @@ import polars as pl
 
 from classfeed_dagster.domains import breaches
 from classfeed_dagster.domains.columns import ACCOUNTS, FINDINGS, MOVEMENT_TRANSACTIONS
+from classfeed_dagster.domains.ledger_rows import carried_ledgers
 from classfeed_dagster.domains.movement_transactions import LETTERS
 from classfeed_dagster.domains.slice import Slice
 
@@ -391,17 +392,9 @@ _COLUMNS = {  # domain columns that a rule is about
     breaches.abn_check_digits.__name__: {(ACCOUNTS.name, "abn")},
     breaches.unreadable_movement_security.__name__: _SECURITY,
     breaches.movement_code.__name__: _SECURITY,
-    breaches.movement_isin.__name__: _SECURITY,
+    breaches.movement_isin.__name__: {(MOVEMENT_TRANSACTIONS.name, "isin")},
 }
-_ROWS = [  # rules whose subject is the TransactionId of the row that breaks them
-    breaches.unknown_transaction_type.__name__,
-    breaches.net_amount.__name__,
-    breaches.foreign_reversal.__name__,
-    breaches.inexact_reversal.__name__,
-    breaches.repeated_reversal.__name__,
-    breaches.price_times_units.__name__,
-    breaches.settlement_date.__name__,
-]
+_TRADES_ALONE = breaches.repeated_confirmation.__name__  # its subject is a number of the market's
 
 
 def concerning(
@@ -409,16 +402,25 @@ def concerning(
 ) -> pl.DataFrame:
     """Return the FINDINGS about what a document carries: its ``ledgers``, and ``columns`` as (frame, column).
 
-    A row of another ledger and a code that the document never states hold back no portfolio in its feed.
+    A row of another ledger and a code that the document never states hold back no portfolio in its feed. The subject of
+    a rule over movements is the TransactionId of a row.
     """
     of_columns = [name for name, about in _COLUMNS.items() if not about & columns]
-    table = pl.col("subject").replace_strict(LETTERS, default=None, return_dtype=pl.String)
-    row = pl.col("subject").str.slice(0, 1)
-    rule = pl.col("rule")
+    of_movements = [rule.name for rule in rules_of(MOVEMENT_TRANSACTIONS.name) if rule.name != _TRADES_ALONE]
+    subject, rule = pl.col("subject"), pl.col("rule")
+    row = pl.when(subject.str.starts_with("O")).then(subject.str.slice(0, 2)).otherwise(subject.str.slice(0, 1))
+    table = subject.replace_strict(LETTERS, default=None, return_dtype=pl.String)
     ledger = (
-        pl.when(rule.is_in(_ROWS)).then(row).when(rule == breaches.unreadable_value.__name__).then(table)
+        pl.when(rule.is_in(of_movements))
+        .then(row)
+        .when(rule == _TRADES_ALONE)
+        .then(pl.lit(LETTERS["trade"]))
+        .when(rule == breaches.unreadable_value.__name__)
+        .then(table)
     )  # null: any ledger
-    return findings.filter(~rule.is_in(of_columns), ledger.is_in(sorted(ledgers)).fill_null(value=True))
+    return findings.filter(
+        ~rule.is_in(of_columns), ledger.is_in(sorted(carried_ledgers(ledgers))).fill_null(value=True)
+    )
 
 
 def rules_of(domain: str) -> tuple[DataRule, ...]:

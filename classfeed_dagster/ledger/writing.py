@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from classfeed_dagster.bigsite.landing import RowGroups
 from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS, MOVEMENT_TRANSACTIONS
-from classfeed_dagster.domains.ledger_rows import LEDGER_BALANCES, LEDGER_HOLDINGS, LEDGER_RECORDS
+from classfeed_dagster.domains.ledger_rows import LEDGER_BALANCES, LEDGER_HOLDINGS, LEDGER_RECORDS, carried_ledgers
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.ledger.files import FRAMES, PORTFOLIOS, RECORDS, Kind, LedgerFile, stated_rows
 from classfeed_dagster.store import ObjectStore
@@ -29,9 +29,6 @@ LEDGER_INPUT = frozenset(
         LEDGER_HOLDINGS.name,
     }
 )  # frames of a slice that the ledger is made of
-_OPENINGS = ("OU", "OC")
-# Which openings a format's ledgers bring with them: units need both ledgers that move units.
-_OPENING_OF = {"OU": frozenset("TS"), "OC": frozenset("C")}
 
 
 def arrow(frame: pl.DataFrame) -> pa.Table:
@@ -55,8 +52,7 @@ def carried_records(frames: Mapping[str, pl.DataFrame], ledgers: frozenset[str])
         on=("portfolio_number", "transaction_id"),
         how="semi",
     )
-    carried = [*ledgers, *(opening for opening in _OPENINGS if _OPENING_OF[opening] <= ledgers)]
-    return RECORDS.conform(rows.filter(pl.col("ledger").is_in(carried)))
+    return RECORDS.conform(rows.filter(pl.col("ledger").is_in(sorted(carried_ledgers(ledgers)))))
 
 
 class PartWriter:

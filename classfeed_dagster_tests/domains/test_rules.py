@@ -89,15 +89,15 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("ambiguous_security", "ASX:BHP", {"holding_eod": [{}, {"security_id": 2}], "security": [{}, {"security_id": 2}]}),
     ("holding_code", "ASX:BHP ", {"holding_eod": [{}], "security": [{"code": "BHP "}]}),
     ("holding_code", "A X:BHP", {"holding_eod": [{}], "security": [{"exchange": "A X"}]}),
-    ("movement_code", ":BHP", {"trade": [{}], "security": [{"exchange": ""}]}),
+    ("movement_code", "T1", {"trade": [{}], "security": [{"exchange": ""}]}),
     ("isin_check_digit", "ASX:BHP", {"holding_eod": [{}], "security": [{"isin": "AU000000BHP5"}]}),
     ("holding_isin", "ASX:BHP", {"holding_eod": [{}], "security": [{"isin": "au000000bhp4"}]}),
-    ("movement_isin", "ASX:BHP", {"income": [{}], "security": [{"isin": "AU000000BHP"}]}),
+    ("movement_isin", "I1", {"income": [{}], "security": [{"isin": "AU000000BHP"}]}),
     ("unknown_transaction_type", "T1", {"trade": [{"side": "SHORT"}]}),
     ("unknown_transaction_type", "S1", {"security_movement": [{"movement_type": "BUY"}]}),  # known, elsewhere
     ("unknown_transaction_type", "I1", {"income": [{"income_type": "RENT"}]}),
     ("unknown_transaction_type", "C1", {"cash_transaction": [{"transaction_type": "BONUS"}]}),
-    ("movement_code", "ASX:bhp", {"income": [{}], "security": [{"code": "bhp"}]}),
+    ("movement_code", "I1", {"income": [{}], "security": [{"code": "bhp"}]}),
     ("net_amount", "T1", {"trade": [{"net_amount": "90.50"}]}),
     ("net_amount", "T1", {"trade": [{**SELL, "net_amount": "109.50"}]}),  # a sale that pays its own fees: refused
     ("net_amount", "T1", {"trade": [{"other_fees": "0.01"}]}),
@@ -213,10 +213,13 @@ BAD_TRADE = UnreadableValue(table="trade", key="trade_id 9", column="price", pro
 BAD_PRICE = UnreadableValue(
     table="security_price", key="security_id 1", column="close_price", problem="is not a number", security_id=1
 )
+BAD_CODE = UnreadableValue(
+    table="security_code_change", key="security_id 1", column="effective_on", problem="is infinite", security_id=1
+)
 UNREADABLE: dict[str, tuple[UnreadableValue, dict[str, Any]]] = {
     "unreadable_value": (BAD_TRADE, {}),
     "unreadable_holding_security": (BAD_PRICE, {"holding_eod": [{}]}),
-    "unreadable_movement_security": (BAD_PRICE, {"income": [{}]}),
+    "unreadable_movement_security": (BAD_CODE, {"income": [{}]}),
 }
 
 

@@ -166,3 +166,48 @@ def test_unreadable_row_holds_back_only_where_it_is_carried(desk: Desk, feed: st
         connection.execute(poison, {"id": bought.id})
     assert desk.run(DAY, feed=feed).outcome == "delivered"
     assert len(desk.manifest(DAY, feed=feed).held_back) == count
+
+
+# What is wrong in bigsite, as statements, and the feeds that carry it.
+CARRIED_BY = {
+    "exchange of a security that only moved": (
+        "UPDATE bigsite.security SET exchange = 'A X' WHERE code = 'RARE'",
+        {"class_super"},
+    ),
+    "price of a security": (
+        "UPDATE bigsite.security_price SET close_price = 'NaN' WHERE security_id = (SELECT security_id FROM "
+        "bigsite.security WHERE code = 'BOUGHT')",
+        {"class_super"},
+    ),
+    "cash that another customer's trade caused": (
+        "UPDATE bigsite.cash_transaction SET trade_id = (SELECT MIN(trade_id) FROM bigsite.trade WHERE portfolio_id = 2) "
+        "WHERE cash_transaction_id = (SELECT MAX(cash_transaction_id) FROM bigsite.cash_transaction WHERE "
+        "transaction_type = 'DEPOSIT')",
+        {"class_super", "class_cash"},
+    ),
+    "confirmation recorded twice": (
+        "UPDATE bigsite.trade SET confirmation_number = 'TWICE' WHERE portfolio_id = 1 AND price = 45",
+        {"class_super", "class_trade"},
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", CARRIED_BY)
+def test_wrong_value_holds_back_only_in_feeds_that_carry_it(desk: Desk, wrong: str) -> None:
+    first_customer, other = desk.two_customers()
+    bhp = desk.bigsite.rows[tables.security][0]
+    rare = desk.bigsite.security("RARE", price={DAY: "1.00"})
+    for fund in (other, first_customer, first_customer):
+        fund.buy(bhp, "10", "45.00", DAY)
+    first_customer.security_movement(rare, "TRANSFER_IN", "5", DAY)
+    first_customer.buy(desk.bigsite.security("BOUGHT", price={DAY: "2.00"}), "10", "2.00", DAY)
+    first_customer.deposit("5.00", DAY)
+    desk.end_of_day(DAY)
+    statement, concerned = CARRIED_BY[wrong]
+    with desk.runtime.engine.begin() as connection:
+        connection.execute(sa.text(statement))
+    holds: dict[str, set[str]] = {}
+    for feed in ("class_super", "class_trade", "class_cash"):
+        assert desk.run(DAY, feed=feed).outcome == "delivered"
+        holds[feed] = {hold.number for hold in desk.manifest(DAY, feed=feed).held_back}
+    assert {feed for feed, numbers in holds.items() if first_customer.number in numbers} == concerned, holds
