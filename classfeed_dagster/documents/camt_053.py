@@ -73,12 +73,11 @@ _COLUMNS = (
     ("Ntry/BookgDt", "movement_transactions", "transaction_date"),
     ("Ntry/BkTxCd", "movement_transactions", "transaction_type"),
     ("Ntry/NtryDtls/Refs[REVERSES]", "movement_transactions", "reverses"),
-    ("Ntry/NtryDtls/Refs[RELATES_TO]", "movement_transactions", "relates_to"),
     ("Ntry/NtryDtls/RltdDts[RECORDED_AT]", "movement_transactions", "recorded_at"),
     ("Ntry/AddtlNtryInf", "movement_transactions", "narrative"),
 )
 _RECORDED = "RECORDED_AT"
-_OPTIONAL = frozenset({"bsb", "reverses", "relates_to", "narrative"})
+_OPTIONAL = frozenset({"bsb", "reverses", "narrative"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,18 +227,15 @@ def _statement(balance: Mapping[str, Any], entries: Iterable[Mapping[str, Any]],
 
 
 def _entry(row: Mapping[str, Any]) -> str:
-    references = "".join(
-        f"<Prtry><Tp>{name.upper()}</Tp><Ref>{escaped(row[name])}</Ref></Prtry>"
-        for name in ("reverses", "relates_to")
-        if row[name]
-    )
+    # A trade or an income that caused the row is never sent in these messages, so that nothing names it.
+    undone = row["reverses"]
+    references = f"<Refs><Prtry><Tp>REVERSES</Tp><Ref>{escaped(undone)}</Ref></Prtry></Refs>" if undone else ""
     return (
         f"<Ntry><NtryRef>{escaped(row['transaction_id'])}</NtryRef>{_amount(row['amount'], row['currency'])}"
-        + ("<RvslInd>true</RvslInd>" if row["reverses"] else "")
+        + ("<RvslInd>true</RvslInd>" if undone else "")
         + f"<Sts><Cd>BOOK</Cd></Sts><BookgDt><Dt>{row['transaction_date'].isoformat()}</Dt></BookgDt>"
         f"<BkTxCd><Prtry><Cd>{escaped(row['transaction_type'])}</Cd></Prtry></BkTxCd>"
-        + (f"<NtryDtls><TxDtls><Refs>{references}</Refs>" if references else "<NtryDtls><TxDtls>")
-        + f"<RltdDts><Prtry><Tp>{_RECORDED}</Tp><Dt><DtTm>{instant_text(row['recorded_at'])}</DtTm></Dt></Prtry>"
+        f"<NtryDtls><TxDtls>{references}<RltdDts><Prtry><Tp>{_RECORDED}</Tp><Dt><DtTm>{instant_text(row['recorded_at'])}</DtTm></Dt></Prtry>"
         "</RltdDts></TxDtls></NtryDtls>"
         + (f"<AddtlNtryInf>{escaped(row['narrative'])}</AddtlNtryInf>" if row["narrative"] else "")
         + "</Ntry>\n"
@@ -302,6 +298,5 @@ def _entry_of(entry: etree._Element) -> dict[str, Any]:
         "amount": _signed(entry),
         "currency": amount.get("Ccy"),
         "reverses": references.get("REVERSES"),
-        "relates_to": references.get("RELATES_TO"),
         "narrative": child(entry, "AddtlNtryInf"),
     }

@@ -15,8 +15,7 @@ from classfeed_dagster.reconciliation.records import BALANCES, MOVEMENTS, Record
 _NS = "{urn:iso:std:iso:20022:tech:xsd:camt.053.001.08}"
 _ENTRY = (
     "transaction_id", "portfolio_number", "bsb", "account_number", "transaction_type", "transaction_date", "amount",
-    "currency", "narrative", "relates_to", "reverses",
-    "recorded_at",
+    "currency", "narrative", "reverses", "recorded_at",
 )  # fmt: skip
 ENTRIES = replace(
     MOVEMENTS,
@@ -69,7 +68,6 @@ def _of_statement(statement: Any) -> Iterator[tuple[RecordKind, Row]]:
             "amount": _signed(entry),
             "currency": entry.find(f"{_NS}Amt").get("Ccy"),
             "narrative": entry.findtext(f"{_NS}AddtlNtryInf"),
-            "relates_to": references.get("RELATES_TO"),
             "reverses": references.get("REVERSES"),
             "line": str(entry.sourceline),
         }
