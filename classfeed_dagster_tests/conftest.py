@@ -169,7 +169,7 @@ def localbucket_store(localbucket_endpoint: str) -> ObjectStore:
     return _fresh_bucket(localbucket_endpoint)
 
 
-@pytest.fixture(params=["s3_endpoint", "localbucket_endpoint"], ids=["moto", "localbucket"])
+@pytest.fixture(scope="session", params=["s3_endpoint", "localbucket_endpoint"], ids=["moto", "localbucket"])
 def each_s3_endpoint(request: pytest.FixtureRequest) -> str:
     """Return the URL of each S3 server in turn."""
     endpoint: str = request.getfixturevalue(request.param)

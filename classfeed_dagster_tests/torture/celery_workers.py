@@ -48,7 +48,14 @@ from classfeed_dagster.tags import CLOCK_TAG
 from classfeed_dagster_tests.torture.backfill import Seen, launch, watch
 from classfeed_dagster_tests.torture.workers.machine import Machine, network
 from classfeed_dagster_tests.torture.workers.outcome import Outcome, contents
-from classfeed_dagster_tests.torture.workers.services import BUCKET, Services, instance_settings, missing, services
+from classfeed_dagster_tests.torture.workers.services import (
+    BUCKET,
+    S3_COMMANDS,
+    Services,
+    instance_settings,
+    missing,
+    services,
+)
 from classfeed_dagster_tests.torture.workers.watching import Log, at_once, leaks, process_of, steps_of
 
 # In the middle of a step with this in its name, who dies: the whole machine, the step's own process, or the run's. A
@@ -84,14 +91,14 @@ class Ground:
 
 @contextlib.contextmanager
 def standing(
-    folder: Path, dates: Sequence[dt.date], workers: int, portfolios: int, shard: int, lost: int
+    folder: Path, dates: Sequence[dt.date], workers: int, portfolios: int, shard: int, lost: int, s3: str
 ) -> Iterator[Ground]:
     """Services, a filled bigsite, the workers, Dagster's daemon and webserver, until the block ends."""
     with contextlib.ExitStack() as stack:
         net = stack.enter_context(network(workers))
         machines_are = "apart: network and mount namespaces of their own" if net.apart else f"not apart: {net.refusal}"
         sys.stderr.write(f"{workers} workers, {machines_are}\n")
-        served = stack.enter_context(services(folder, net, lost))
+        served = stack.enter_context(services(folder, net, lost, s3))
         engine = sa.create_engine(served.bigsite_url)
         bulk.create(engine, portfolios, dates[0])
         for day in dates[1:]:
@@ -252,7 +259,7 @@ def played(given: argparse.Namespace, folder: Path) -> Outcome:
     dates = [day for day in trading_days.business_days() if day >= bulk.FIRST_DAY][:count]
     outcome = Outcome(given.portfolios, len(dates))
     shard = given.shard_portfolios or max(1, given.portfolios // (2 * given.workers))
-    with standing(folder, dates, given.workers, given.portfolios, shard, given.lost_seconds) as ground:
+    with standing(folder, dates, given.workers, given.portfolios, shard, given.lost_seconds, given.s3) as ground:
         if kinds:
             killing(ground, dates, kinds, outcome, given.limit)
         else:
@@ -272,6 +279,7 @@ def main() -> None:
         "--kill", nargs="?", const="all", choices=("all", "machine", "step", "run"), help="who dies within a step"
     )
     parser.add_argument("--lost-seconds", type=int, default=12, help="when a worker counts as lost")
+    parser.add_argument("--s3", choices=S3_COMMANDS, default="moto", help="server of the store")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds after which it gives up")
     parser.add_argument("--keep", action="store_true", help="keep the folder with everybody's logs, and say where")
     options = parser.parse_args()

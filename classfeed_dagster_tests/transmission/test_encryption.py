@@ -24,7 +24,7 @@ from classfeed_dagster.transmission.destination import Destination, HttpsUpload,
 from classfeed_dagster.transmission.encryption import OpenPgpKey, RecipientKeyError
 from classfeed_dagster.transmission.send import Receipt, Transmission, receipts
 from classfeed_dagster_tests.fixtures.delivery_pipeline import ASKED_AT, AUDIENCE, DAY1, FEED, deliver, simple
-from classfeed_dagster_tests.fixtures.s3_servers import create_bucket, moto_server
+from classfeed_dagster_tests.fixtures.s3_servers import S3_SERVERS, create_bucket
 from classfeed_dagster_tests.fixtures.upload_server import Upload
 from classfeed_dagster_tests.transmission.test_destinations import SshServer
 
@@ -71,8 +71,8 @@ def received(
             {},
             lambda: {name.rpartition("/")[2]: body for name, (body, _) in Upload.files.items()},
         )
-    elif kind == "bucket":
-        with moto_server() as address:
+    elif kind in S3_SERVERS:
+        with S3_SERVERS[kind]() as address:
             create_bucket(address, "encrypted-theirs")
             client = boto3.client("s3", endpoint_url=address)
 
@@ -97,7 +97,7 @@ def received(
             server.stop()
 
 
-@pytest.mark.parametrize("kind", ["https", "bucket", "sftp"])
+@pytest.mark.parametrize("kind", ["https", *S3_SERVERS, "sftp"])
 def test_file_is_encrypted_once_and_retried_exactly(
     local_store: LocalStore, tmp_path: Path, endpoint: str, pair: Any, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,11 +23,11 @@ open_store("s3://proxied", s3_endpoint_url=sys.argv[1]).create(sys.argv[2], b"x"
 
 
 @pytest.fixture(scope="module")
-def proxy(s3_endpoint: str) -> Iterator[Proxy]:
-    boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(
+def proxy(each_s3_endpoint: str) -> Iterator[Proxy]:
+    boto3.client("s3", endpoint_url=each_s3_endpoint).create_bucket(
         Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "ap-southeast-2"}
     )
-    with Proxy(s3_endpoint).running() as created:
+    with Proxy(each_s3_endpoint).running() as created:
         yield created
 
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,11 @@ from classfeed_dagster.local.dagster_services import free_port
 from classfeed_dagster_tests.torture.workers.machine import ROOT, Network
 
 BUCKET = "workers"
+# Two independent servers, reachable from the workers' networks.
+S3_COMMANDS: Mapping[str, Sequence[str]] = {
+    "moto": (str(Path(sys.executable).with_name("moto_server")), "-H", "{host}", "-p", "{port}"),
+    "localbucket": (sys.executable, "-m", "localbucket", "{folder}", "--host", "{host}", "--port", "{port}"),
+}
 _AWS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": "ap-southeast-2"}
 # The storage of dagster.yaml, on a server that several machines reach.
 _STORAGE = """
@@ -55,13 +60,13 @@ def missing() -> str | None:
 
 
 @contextlib.contextmanager
-def services(folder: Path, network: Network, lost_seconds: int) -> Iterator[Services]:
-    """Run all services until the block ends, with a bucket and two empty databases."""
+def services(folder: Path, network: Network, lost_seconds: int, s3_server: str) -> Iterator[Services]:
+    """Run all services until the block ends, with a bucket and two empty databases. ``s3_server``: of S3_COMMANDS."""
     passwords = (secrets.token_hex(12), secrets.token_hex(12))
     with contextlib.ExitStack() as stack:
         postgres = stack.enter_context(_postgres(network.address, passwords[0]))
         redis = stack.enter_context(_redis(folder, network.address, passwords[1]))
-        s3 = stack.enter_context(_s3(folder, network.address))
+        s3 = stack.enter_context(_s3(folder, network.address, s3_server))
         bigsite = postgres.set(database="bigsite").render_as_string(hide_password=False)
         environment = {
             **_AWS,
@@ -129,10 +134,12 @@ def _redis(folder: Path, address: str, password: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _s3(folder: Path, address: str) -> Iterator[str]:
+def _s3(folder: Path, address: str, kind: str) -> Iterator[str]:
     port = free_port(5_790)
-    moto = str(Path(sys.executable).with_name("moto_server"))
-    with _server([moto, "-H", address, "-p", str(port)], folder / "s3.log", address, port):
+    objects = folder / "objects"
+    objects.mkdir()
+    command = [part.format(host=address, port=port, folder=objects) for part in S3_COMMANDS[kind]]
+    with _server(command, folder / "s3.log", address, port):
         os.environ.update(_AWS)
         url = f"http://{address}:{port}"
         boto3.client("s3", endpoint_url=url).create_bucket(
