@@ -46,6 +46,7 @@ def incidents(
         *_unevaluated(checks),
         *_held_back(observations, held_back_alert),
         *_not_sent(observations),
+        *_refreshes(observations),
     ]
     return sorted(current, key=lambda incident: incident.key)
 
@@ -307,6 +308,34 @@ def _not_sent(observations: Observations) -> list[Incident]:
         )
         for feed, dates in by_feed.items()
     ]
+
+
+def _refreshes(observations: Observations) -> list[Incident]:
+    by_feed: dict[str, list[ObservedDate]] = defaultdict(list)
+    for date in observations.dates:
+        if date.refreshes:
+            by_feed[date.feed.name].append(date)
+    result: list[Incident] = []
+    for feed, dates in by_feed.items():
+        numbers = sorted({record.portfolio_number for date in dates for record in date.refreshes})
+        pending = any(date.facts.refreshes is not None for date in dates)
+        result.append(
+            Incident(
+                key=f"refresh-not-delivered.{feed}",
+                what=f"{feed} did not send {len(numbers)} {_plural(len(numbers), 'portfolio')} in full as granted",
+                means="The recipient still lacks the history that support asked for.",
+                feeds=(feed,),
+                dates=_dates(dates),
+                counts={"portfolios": len(numbers)},
+                offenders=tuple(numbers[:OFFENDERS_SHOWN]),
+                doing="Repair runs the date once more."
+                if pending
+                else "No automatic action: a later date was delivered first, so it has lapsed. Request it again.",
+                run_id=_last_run(dates[-1]),
+                runbook="refresh-not-delivered",
+            )
+        )
+    return result
 
 
 def _held_back(observations: Observations, threshold: int) -> list[Incident]:

@@ -7,18 +7,21 @@ in full. Otherwise it has lapsed: the next date was delivered first (docs/adr/00
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
-from classfeed_dagster.delivery.delivery_history import live_and_shadow
+from classfeed_dagster.delivery.delivery_history import latest_date, live_and_shadow
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state
 from classfeed_dagster.schedules import EarlyConsent, RecipientSchedule, Refreshed
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json, safe_name, to_json
-from classfeed_dagster.trading_days import cutoff
+from classfeed_dagster.trading_days import business_days_between, cutoff
+
+_OLDEST_DATE = dt.timedelta(days=31)  # a refresh is granted for the latest delivered date, at most so long after it
+_DELIVERED: set[str] = set()  # locations of refreshes that were delivered
 
 
 class Refresh(StoredRecord):
@@ -30,8 +33,14 @@ class Refresh(StoredRecord):
     portfolio_number: str
     early: bool = Field(description="its consent was granted after the cut-off of the date")
     consented_at: AwareDatetime = Field(description="instant of the consent query that allowed it, by bigsite's clock")
+    requested_at: AwareDatetime | None = Field(default=None, description="absent from records of older versions")
     request: str = Field(description="key of the request's record")
     correlation_id: str
+
+    @property
+    def granted_at(self) -> dt.datetime:
+        """Return the instant of the request, UTC."""
+        return self.requested_at or self.consented_at
 
     @property
     def key(self) -> str:
@@ -68,13 +77,56 @@ def with_refreshes(store: ObjectStore, feed: str, schedule: RecipientSchedule, d
 
 def sent_in_full(state: DeliveredState, number: str) -> bool:
     """Return True if the latest delivery of the portfolio on the date was a FULL extract."""
+    return _latest_entry(state, number)[1] == "FULL"
+
+
+def _latest_entry(state: DeliveredState, number: str) -> tuple[str, str] | tuple[None, None]:
+    # Change and extract of the portfolio's latest delivery.
     latest = state.portfolios.get(number)
-    return latest is not None and any(
-        entry.number == number and entry.extract == "FULL"
+    entries = (
+        (entry.change, entry.extract)
         for manifest in state.deliveries
-        if manifest.revision == latest.revision
+        if latest is not None and manifest.revision == latest.revision
         for entry in manifest.portfolios
+        if entry.number == number
     )
+    return next(entries, (None, None))
+
+
+def undelivered_refreshes(
+    store: ObjectStore, feed: str, granted_from: dt.datetime, granted_until: dt.datetime
+) -> tuple[Refresh, ...]:
+    """Return the refreshes granted in a period whose portfolio was neither sent in full nor removed since.
+
+    Of several of one portfolio the latest counts. ``store`` is the plain store. A refresh that was delivered is
+    remembered, so that it costs one look at its dates.
+    """
+    first_date = granted_from.date() - _OLDEST_DATE
+    granted = {
+        record.portfolio_number: record
+        for record in sorted(_recorded(store, feed, first_date), key=lambda record: record.granted_at)
+        if granted_from <= record.granted_at <= granted_until
+    }
+    open_ = [record for record in granted.values() if store.location(record.key) not in _DELIVERED]
+    latest = latest_date(store, feed) if open_ else None
+    if latest is None:
+        return ()
+    first = min(record.business_date for record in open_)
+    states = {day: delivered_state(store, feed, day) for day in business_days_between(first, latest)}
+    delivered = [
+        record
+        for record in open_
+        for entries in [
+            [
+                _latest_entry(state, record.portfolio_number)
+                for day, state in states.items()
+                if day >= record.business_date
+            ]
+        ]
+        if any(extract == "FULL" or change == "REMOVED" for change, extract in entries)
+    ]
+    _DELIVERED.update(store.location(record.key) for record in delivered)
+    return tuple(record for record in open_ if record not in delivered)
 
 
 def _counted_early(record: Refresh) -> EarlyConsent:
@@ -104,11 +156,18 @@ def _passed(store: ObjectStore, feed: str, schedule: RecipientSchedule, day: dt.
 def _refreshes(store: ObjectStore, feed: str, days: list[dt.date], *, early: bool) -> list[Refresh]:
     prefix, wanted = _prefix(feed, early), {day.isoformat() for day in days}
     keys = store.list(f"{prefix}{days[0].isoformat()}/" if len(days) == 1 else prefix)
-    return [
-        from_json(Refresh, store.read(key), store.location(key))
-        for key in keys
-        if key.removeprefix(prefix).partition("/")[0] in wanted
-    ]
+    return [_read(store, key) for key in keys if key.removeprefix(prefix).partition("/")[0] in wanted]
+
+
+def _recorded(store: ObjectStore, feed: str, first: dt.date) -> Iterator[Refresh]:
+    for prefix in (_prefix(feed, early=False), _prefix(feed, early=True)):
+        for key in store.list(prefix):
+            if key.removeprefix(prefix) >= first.isoformat():
+                yield _read(store, key)
+
+
+def _read(store: ObjectStore, key: str) -> Refresh:
+    return from_json(Refresh, store.read(key), store.location(key))
 
 
 def _prefix(feed: str, early: bool) -> str:

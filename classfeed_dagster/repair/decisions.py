@@ -68,6 +68,7 @@ class DateFacts:
     finding: str | None = None  # identity of the errors in the latest delivery's reconciliation
     schema_agrees: bool = False  # the latest run failed by the schema, which now agrees with its contract
     unsent: int = 0  # delivered files that the destination does not have
+    refreshes: str | None = None  # hash of granted refreshes of this latest date that no run has delivered
     budget_from: dt.datetime | None = None  # attempts before this morning's start no longer count
 
 
@@ -147,11 +148,9 @@ def _delivered(facts: DateFacts) -> Decision:
         # Once for each finding: errors that remain after a fresh snapshot need a person.
         return _run(facts, "reconciliation found errors in the delivery; bigsite is read again", fresh=True)
     if facts.freed is not None:
-        # Keyed by the freed portfolios, not by the last run: a repetition would change nothing.
-        decision = _run(facts, "portfolios that waited for an earlier date can now be delivered")
-        return dataclasses.replace(
-            decision, run_key=f"repair-{facts.feed}-{facts.business_date.isoformat()}-freed-{facts.freed}"
-        )
+        return _run_once(facts, "portfolios that waited for an earlier date can now be delivered", "freed", facts.freed)
+    if facts.refreshes is not None:
+        return _run_once(facts, "a refresh was granted and no run has delivered it", "refreshes", facts.refreshes)
     if facts.unsent:
         return _run(facts, "delivered, but not sent to its destination")
     return _say(facts, Action.NOTHING, "delivered; some portfolios are held back" if facts.held_back else "delivered")
@@ -344,6 +343,13 @@ def _run(
         run_key=f"repair-{facts.feed}-{facts.business_date.isoformat()}-after-{last}",
         cause=cause,
         finding=facts.finding if fresh else None,
+    )
+
+
+def _run_once(facts: DateFacts, reason: str, kind: str, of: str) -> Decision:
+    # Keyed by the portfolios, not by the last run: a repetition would change nothing.
+    return dataclasses.replace(
+        _run(facts, reason), run_key=f"repair-{facts.feed}-{facts.business_date.isoformat()}-{kind}-{of}"
     )
 
 

@@ -18,6 +18,7 @@ from classfeed_dagster.delivery.approve_removals import approvals
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
 from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.delivery.quarantine import quarantine
+from classfeed_dagster.delivery.refreshes import undelivered_refreshes
 from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.feed_run.acknowledged import read_answers
@@ -42,6 +43,9 @@ from classfeed_dagster.warehouse.records import Side
 
 if TYPE_CHECKING:
     from classfeed_dagster.runtime import Runtime
+
+REFRESH_OVERDUE = dt.timedelta(hours=1)  # a granted refresh takes minutes
+REFRESH_REPORTED = dt.timedelta(days=7)
 
 
 def gather(
@@ -79,6 +83,7 @@ def gather(
         whose = (feed, audience, live)
         dates = [_observe(runtime, whose, each, runs.get(each.business_date, ())) for each in dues]
         dates = _with_order(runtime.store, feed, audience, dates)
+        dates = _with_refreshes(runtime.store, feed, dates, now)
         for older_due in reversed(restated):
             date = _observe(runtime, whose, older_due, runs.get(older_due.business_date, ()))
             facts = replace(date.facts, budget_from=dues[-1].starts_at)
@@ -174,6 +179,21 @@ def _with_order(
         result.append(
             replace(date, facts=replace(date.facts, waits_for=waits_for, freed=freed, budget_from=budget_from))
         )
+    return result
+
+
+def _with_refreshes(
+    store: ObjectStore, feed: Feed, dates: Sequence[ObservedDate], now: dt.datetime
+) -> list[ObservedDate]:
+    # Only the latest delivered date can still deliver a refresh; of an earlier one it has lapsed.
+    waiting = undelivered_refreshes(store, feed.name, now - REFRESH_REPORTED, now - REFRESH_OVERDUE)
+    latest = max((date.due.business_date for date in dates if date.facts.delivered), default=None)
+    result: list[ObservedDate] = []
+    for date in dates:
+        records = tuple(record for record in waiting if record.business_date == date.due.business_date)
+        keys = sorted(record.request for record in records if record.business_date == latest)
+        identity = hashlib.sha256(repr(keys).encode()).hexdigest()[:16] if keys else None
+        result.append(replace(date, facts=replace(date.facts, refreshes=identity), refreshes=records))
     return result
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from classfeed_dagster.acknowledgements.inbox import FileAnswers
 from classfeed_dagster.delivery.quarantine import Quarantined
+from classfeed_dagster.delivery.refreshes import Refresh
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.repair.decisions import DateFacts, RunFact
 from classfeed_dagster.service_levels.delivery_summary import Delivery
@@ -63,6 +64,7 @@ class ObservedDate:
     held: tuple[Quarantined, ...]  # still held back
     runs: tuple[ObservedRun, ...]  # oldest first
     answers: tuple[FileAnswers, ...] = ()  # of the recipient, by file
+    refreshes: tuple[Refresh, ...] = ()  # granted for the date, overdue, and not delivered
     restated: bool = False  # an older date, observed only because bigsite changed what it was sent from
 
 

@@ -100,6 +100,7 @@ def request_refresh(
         portfolio_number=number,
         early=decision.early,
         consented_at=decision.consented_at or record.requested_at,
+        requested_at=record.requested_at,
         request=key,
         correlation_id=correlation_id,
     )

@@ -29,6 +29,7 @@ from classfeed_dagster.tracing.trace import HoldingTrace, Sighting, SourceRow, T
 from classfeed_dagster.tracing.trace_cash import CashTrace
 from classfeed_dagster.warehouse.database import Connection, literal, query
 from classfeed_dagster.warehouse.rows import key_of
+from classfeed_dagster.warehouse.schema import stored_table
 
 HEADER = ("field", "bigsite", "landed", "document", "warehouse")
 
@@ -245,8 +246,9 @@ def _loaded(
 ) -> Mapping[str, Any]:
     rows = query(
         warehouse,
-        f"SELECT {', '.join(name.upper() for name in columns)} FROM {record.fact} WHERE FEED = {literal(feed)} "  # noqa: S608 - checked literals
-        f"AND BUSINESS_DATE = {literal(sighting.delivery.manifest.business_date)} AND {record.condition}",
+        f"SELECT {', '.join(name.upper() for name in columns)} FROM {stored_table(record.fact)} "  # noqa: S608 - checked literals
+        f"WHERE FEED = {literal(feed)} AND BUSINESS_DATE = {literal(sighting.delivery.manifest.business_date)} "
+        f"AND {record.condition}",
     )
     return dict(zip(columns, rows[0], strict=True)) if rows else {}
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from classfeed_dagster.warehouse.columns import warehouse_tables
 from classfeed_dagster.warehouse.database import Connection, literal, query
+from classfeed_dagster.warehouse.schema import stored_table
 
 # Every table whose rows belong to one business date. Dimensions are rebuilt from the SEEN tables by each load.
 DATED_TABLES = (
@@ -51,7 +52,8 @@ def _content(connection: Connection, table: str, feed: str, day: dt.date) -> Tab
     groups = query(
         connection,
         f"""SELECT SUBSTR(D, 1, 2) AS G, COUNT(*), MD5(LISTAGG(D, '') WITHIN GROUP (ORDER BY D))
-        FROM (SELECT MD5({values}) AS D FROM {table} WHERE FEED = {literal(feed)} AND BUSINESS_DATE = {literal(day)}) R
+        FROM (SELECT MD5({values}) AS D FROM {stored_table(table)}
+        WHERE FEED = {literal(feed)} AND BUSINESS_DATE = {literal(day)}) R
         GROUP BY SUBSTR(D, 1, 2) ORDER BY G""",  # noqa: S608 - names of this package's tables
     )
     digest = hashlib.sha256("\n".join(f"{group} {rows} {of}" for group, rows, of in groups).encode()).hexdigest()

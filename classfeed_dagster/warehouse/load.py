@@ -2,6 +2,10 @@
 
 Each load replaces the whole date: staged in bulk first, then deleted and inserted in one transaction. So a re-run or a
 new revision leaves neither duplicates nor gaps, and readers never see a partial date.
+
+A FULL extract repeats a portfolio's history under a later date. Movements are therefore stored by delivered date, and
+FACT_MOVEMENT is a view of them from the portfolio's latest FULL date (``ddl/0005_movements_once.sql``). A TransactionId
+alone would not do: an opening has another one on each date.
 """
 
 # ruff: noqa: S608, E501  # SQL of this package's own text and checked literals; its lines read better whole
@@ -23,7 +27,7 @@ from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import file_facts
 from classfeed_dagster.warehouse.database import Connection, Cursor, Staging, execute, literal, transaction
 from classfeed_dagster.warehouse.rows import key_of, rows_of_page
-from classfeed_dagster.warehouse.schema import ensure_dates
+from classfeed_dagster.warehouse.schema import ensure_dates, stored_table
 
 FACTS = ("FACT_MOVEMENT", "FACT_HOLDING_DAILY", "FACT_CASH_BALANCE_DAILY", "FACT_DELIVERY")
 _NO_END = "'9999-12-31'::DATE"
@@ -95,7 +99,8 @@ def load_delivery(
         raise NothingToLoadError(f"{feed} has no delivery for {day.isoformat()}: deliver it first")
     dates = ensure_dates(connection, day)
     with Staging(connection) as staging:
-        staged = {table: staging.table(table) for table in (*FACTS, *(dimension.seen for dimension in _DIMENSIONS))}
+        loaded = (*FACTS, *(dimension.seen for dimension in _DIMENSIONS))
+        staged = {table: staging.table(stored_table(table)) for table in loaded}
         pages = 0
         for tables in _pages(store, state, document_format):
             pages += 1
@@ -109,9 +114,10 @@ def load_delivery(
         try:
             with transaction(connection) as cursor:
                 for table in FACTS:
-                    cursor.execute(f"DELETE FROM {table} {condition}")
-                    cursor.execute(f"INSERT INTO {table} SELECT * FROM {staged[table]}")
-                    staging.prove(cursor, staged[table], table, condition)
+                    stored = stored_table(table)
+                    cursor.execute(f"DELETE FROM {stored} {condition}")
+                    cursor.execute(f"INSERT INTO {stored} SELECT * FROM {staged[table]}")
+                    staging.prove(cursor, staged[table], stored, condition)
                 for dimension in _DIMENSIONS:
                     _rebuild(cursor, dimension, staged[dimension.seen], condition)
         finally:

@@ -24,6 +24,11 @@ _VERSIONS = """CREATE TABLE IF NOT EXISTS SCHEMA_VERSION (
 )"""
 
 
+def stored_table(table: str) -> str:
+    """Return the table that stores the dated rows of ``table``: itself, or the one below the view FACT_MOVEMENT."""
+    return "DELIVERED_MOVEMENT" if table == "FACT_MOVEMENT" else table
+
+
 class SchemaError(ConfigurationError):
     """The warehouse's tables do not match this version of the code."""
 

@@ -24,6 +24,7 @@ from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.tracing.trace import Sighting, trace, trace_holding
 from classfeed_dagster.warehouse.connection import open_warehouse
 from classfeed_dagster.warehouse.database import execute, query
+from classfeed_dagster.warehouse.schema import stored_table
 from classfeed_dagster_tests.fixtures.desk import Desk, at_a_desk
 
 MONDAY = dt.date(2026, 3, 2)
@@ -74,7 +75,7 @@ def test_example_is_delivered_reconciled_loaded_and_traced(market: Desk, feed: F
         assert query(connection, f"SELECT DISTINCT FEED FROM {fact}") == [(feed.name,)]
     assert [sighting for sighting in sightings(market, work) if sighting.places]
     with open_warehouse(market.runtime.settings) as connection:
-        execute(connection, f"UPDATE {fact} SET {column} = COALESCE({column}, 0) + 1")
+        execute(connection, f"UPDATE {stored_table(fact)} SET {column} = COALESCE({column}, 0) + 1")
     findings = audit_feed(market.runtime, feed, "a1", morning_after(MONDAY))
     assert [fact in finding.what for finding in findings] == [True]
 

@@ -84,6 +84,8 @@ def test_delivered_date_is_repaired_only_after_a_source_change() -> None:
     assert (landed.action, landed.fresh_snapshot) == (Action.RUN, False)
     freed = decide(dataclasses.replace(hold, freed="abc"), DUE + HOUR, POLICY)
     assert (freed.action, freed.run_key) == (Action.RUN, "repair-class_super-2026-03-02-freed-abc")
+    refresh = decide(dataclasses.replace(hold, refreshes="abc"), DUE + HOUR, POLICY)
+    assert (refresh.action, refresh.run_key) == (Action.RUN, "repair-class_super-2026-03-02-refreshes-abc")
     never_read = dataclasses.replace(changed, snapshot_at=None, landed_at=None)
     assert decide(never_read, DUE + HOUR, POLICY).fresh_snapshot
 

@@ -52,10 +52,10 @@ def test_numbers_of_a_trade_are_shown_at_each_place(desk: Desk) -> None:
     key = "FEED, BUSINESS_DATE, TRANSACTION_ID"
     with duckdb.connect() as warehouse:
         warehouse.execute(
-            f"CREATE TABLE FACT_MOVEMENT (FEED TEXT, BUSINESS_DATE DATE, TRANSACTION_ID TEXT, {declared})"
+            f"CREATE TABLE DELIVERED_MOVEMENT (FEED TEXT, BUSINESS_DATE DATE, TRANSACTION_ID TEXT, {declared})"
         )
         assert found(warehouse)[1]["Units"].warehouse is None  # not loaded
-        warehouse.execute(f"INSERT INTO FACT_MOVEMENT ({key}, UNITS) VALUES ('class_super', '{MONDAY}', 'T1', 99)")
+        warehouse.execute(f"INSERT INTO DELIVERED_MOVEMENT ({key}, UNITS) VALUES ('class_super', '{MONDAY}', 'T1', 99)")
         assert found(warehouse)[1]["Units"].cells == ("Units", "100", "100", "100", "99")
 
 

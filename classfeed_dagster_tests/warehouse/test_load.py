@@ -214,12 +214,12 @@ def test_rows_that_change_on_their_way_are_noticed_and_nothing_is_replaced(
         with monkeypatch.context() as patched:
 
             def harmed(self: Staging, cursor: Any, staged: str, table: str, where: str = "", at: str = place) -> None:
-                if "FACT_MOVEMENT" in table and (staged == table) is (at == "staged"):
+                if "DELIVERED_MOVEMENT" in table and (staged == table) is (at == "staged"):
                     cursor.execute(harm.format(table=table))
                 prove(self, cursor, staged, table, where)
 
             patched.setattr(Staging, "prove", harmed)
-            with pytest.raises(LoadDiffersError, match=f"FACT_MOVEMENT.* differs from the uploaded rows.*{says}"):
+            with pytest.raises(LoadDiffersError, match=f"DELIVERED_MOVEMENT.* differs from the uploaded rows.*{says}"):
                 load_delivery(warehouse, local_store, w.FEED, w.DAY, EPI)
         assert content(warehouse) == once
 
