@@ -31,7 +31,7 @@ def message(movements: list[dict[str, Any]], balances: list[dict[str, Any]]) -> 
     frames = make.frames([make.account(NUMBER)], movements, balances)
     (portfolio,) = CAMT_053.render(frames)
     sections = {"Stmt": [portfolio.sections["Stmt"]]}
-    return b"".join(CAMT_053.page(make.header("cash_statements"), portfolio.totals, sections))
+    return b"".join(CAMT_053.page(make.header("statements"), portfolio.totals, sections))
 
 
 def cash_rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -51,7 +51,7 @@ def test_message_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     facts = CAMT_053.inspect_page([page])
     assert facts.errors == ()
     assert facts.header == {
-        "MessageId": "cash_statements-20230505-r0-p1", "Feed": "cash_statements", "BusinessDate": "2023-05-05",
+        "MessageId": "statements-20230505-r0-p1", "Feed": "statements", "BusinessDate": "2023-05-05",
         "SequenceNumber": "7", "Revision": "0"}  # fmt: skip
     assert facts.totals.counts == {"AccountBalances": 2, "MovementTransactions": 3}
     assert facts.totals.currencies["USD"].cash_debits == Decimal("-0.01")
@@ -73,7 +73,7 @@ def test_message_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_judge_reads_what_was_written(tmp_path: Path) -> None:
-    file = tmp_path / "cash_statements-20230505-r0-p1.xml"
+    file = tmp_path / "statements-20230505-r0-p1.xml"
     file.write_bytes(message(*cash_rows()))
     contents = layout_named("camt_053").contents()
     rows = list(read_camt_message(file, file.name, contents))

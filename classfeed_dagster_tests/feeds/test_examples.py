@@ -16,7 +16,7 @@ from classfeed_dagster.delivery.feed_mode import FeedMode
 from classfeed_dagster.feed_run.nightly_audit import audit_feed
 from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds import FEEDS
-from classfeed_dagster.feeds.examples import EXAMPLES, bgl, cash_statements, holdings, trade_list
+from classfeed_dagster.feeds.examples import EXAMPLES, bgl, holdings, statements, trade_list
 from classfeed_dagster.feeds.feed import Feed, require_distinct, require_reconcilable
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.orchestration.rehearsal import morning_after
@@ -106,8 +106,8 @@ def test_trade_list_is_one_plain_file_a_portfolio(market: Desk) -> None:
 
 @pytest.mark.parametrize(
     ("feed", "published", "count"),
-    [(cash_statements.FEED, "camt_053_001_08.xsd", 3), (holdings.FEED, "semt_002_001_11.xsd", 2)],
-    ids=["cash_statements", "holdings"],
+    [(statements.FEED, "camt_053_001_08.xsd", 3), (holdings.FEED, "semt_002_001_11.xsd", 2)],
+    ids=["statements", "holdings"],
 )
 def test_messages_obey_the_published_schema(market: Desk, feed: Feed, published: str, count: int) -> None:
     market.run(MONDAY.isoformat(), feed=feed.name)
@@ -144,10 +144,10 @@ def test_holdings_are_the_same_messages_in_several_shards(
     ("feed", "old", "new"),
     [
         (trade_list.FEED, b",9.50,", b",8.50,"),
-        (cash_statements.FEED, b">10000.00<", b">10000.01<"),
+        (statements.FEED, b">10000.00<", b">10000.01<"),
         (holdings.FEED, b"<Unit>90.000000<", b"<Unit>90.000001<"),
     ],
-    ids=["trade_list", "cash_statements", "holdings"],
+    ids=["trade_list", "statements", "holdings"],
 )
 def test_altered_file_without_totals_is_found(market: Desk, feed: Feed, old: bytes, new: bytes) -> None:
     market.run(MONDAY.isoformat(), feed=feed.name)

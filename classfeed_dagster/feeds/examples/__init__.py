@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from classfeed_dagster.feeds.examples import bgl, cash_statements, holdings, trade_list
+from classfeed_dagster.feeds.examples import bgl, holdings, statements, trade_list
 from classfeed_dagster.feeds.feed import Feed
 
-EXAMPLES: tuple[Feed, ...] = (bgl.FEED, cash_statements.FEED, holdings.FEED, trade_list.FEED)
+EXAMPLES: tuple[Feed, ...] = (bgl.FEED, statements.FEED, holdings.FEED, trade_list.FEED)

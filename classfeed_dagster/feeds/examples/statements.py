@@ -1,4 +1,4 @@
-"""cash_statements: the cash accounts of each portfolio, as one ISO 20022 camt.053 message a portfolio."""
+"""statements: the cash accounts of each portfolio, as one ISO 20022 camt.053 message a portfolio."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from classfeed_dagster.documents.camt_053 import CAMT_053
 from classfeed_dagster.feeds.feed import Feed
 
 FEED = Feed(
-    name="cash_statements",
+    name="statements",
     title="Cash statements: balances and entries of each cash account",
     recipient="STATEMENTS",
     format=CAMT_053,
