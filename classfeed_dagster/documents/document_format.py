@@ -45,6 +45,9 @@ class PageHeader:
         return message_id(self.feed, self.business_date, self.revision, self.page_number)
 
 
+LONGEST_ID_NUMBERS = len("-20230103-r9999-p999999")  # after the feed's name in a message id
+
+
 def message_id(feed: str, business_date: dt.date, revision: int, page: int) -> str:
     """Return the id of one page of one revision. It is also the stem of the page's file name."""
     return f"{feed}-{business_date:%Y%m%d}-r{revision}-p{page}"
@@ -240,6 +243,11 @@ class DocumentFormat(ABC):
     def states_totals(self) -> bool:
         """Return True if every page states its control totals. Without them, the gate compares with the frames only."""
         return True
+
+    @property
+    def longest_id(self) -> int | None:
+        """Return the most characters of a message id that the format can state; None: any."""
+        return None
 
     @property
     def ledgers(self) -> frozenset[str]:

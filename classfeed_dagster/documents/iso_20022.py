@@ -67,6 +67,11 @@ class IsoMessageFormat(DocumentFormat):
         """See DocumentFormat. The amounts are the source's; the message has no totals of its own."""
         return False
 
+    @property
+    def longest_id(self) -> int:
+        """See DocumentFormat. The standard's identifications are Max35Text."""
+        return 35
+
     @abstractmethod
     def header_of(self, message: etree._Element) -> dict[str, str]:
         """Return the header's values as the manifest names them."""

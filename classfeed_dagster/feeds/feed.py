@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from classfeed_dagster.acknowledgements.mapping import AnswerMapping
 from classfeed_dagster.delivery.feed_mode import FeedMode
-from classfeed_dagster.documents.document_format import DocumentFormat
+from classfeed_dagster.documents.document_format import LONGEST_ID_NUMBERS, DocumentFormat
 from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.feeds.portfolios import ALL_PORTFOLIOS, Portfolios
 from classfeed_dagster.reconciliation.document_layouts import DocumentLayout, layout_named
@@ -90,6 +90,13 @@ class Feed:
             raise FeedDeclarationError(
                 f"{subject}: the name must be lower-case letters, digits and _; keys and ids contain it"
             )
+        for stated in (self.format, *self.renderings.values()):
+            longest = None if stated.longest_id is None else stated.longest_id - LONGEST_ID_NUMBERS
+            if longest is not None and len(self.name) > longest:
+                raise FeedDeclarationError(
+                    f"{subject}: {stated.name} states message ids of {stated.longest_id} characters: use a name of at "
+                    f"most {longest}"
+                )
         if not self.owners:
             raise FeedDeclarationError(f"{subject}: it has no owner; name the team or person to ask when it fails")
         if not self.starts_at <= self.service_level.target <= self.service_level.deadline:

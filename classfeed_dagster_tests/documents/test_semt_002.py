@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import gzip
 from decimal import Decimal
@@ -12,11 +13,14 @@ import pytest
 from lxml import etree
 
 from classfeed_dagster.delivery.page_facts import header_faults, totals_faults
-from classfeed_dagster.documents.document_format import Totals
-from classfeed_dagster.documents.iso_20022 import schema_of
+from classfeed_dagster.documents.camt_053 import CAMT_053
+from classfeed_dagster.documents.document_format import LONGEST_ID_NUMBERS, Totals
+from classfeed_dagster.documents.iso_20022 import IsoMessageFormat, schema_of
 from classfeed_dagster.documents.locate import NotAPageError
 from classfeed_dagster.documents.semt_002 import SEMT_002
 from classfeed_dagster.domains.columns import ACCOUNTS, INVESTMENT_HOLDINGS
+from classfeed_dagster.feeds.examples.holdings import FEED as HOLDINGS
+from classfeed_dagster.feeds.feed import FeedDeclarationError
 from classfeed_dagster.reconciliation.document_layouts import layout_named
 from classfeed_dagster.reconciliation.epi_document import UnreadableDeliveryError
 from classfeed_dagster.reconciliation.semt_document import read_semt_message
@@ -169,3 +173,17 @@ def test_values_that_no_message_can_carry_hold_back(values: dict[str, Any], rule
     assert set(findings["rule"]) == rules <= {rule.name for rule in SEMT_002.rules}
     if not rules:
         assert SEMT_002.inspect_page([message([holding("BHP", **values)])[0]]).errors == ()
+
+
+@pytest.mark.parametrize("document_format", [SEMT_002, CAMT_053], ids=lambda item: item.name)
+def test_longest_message_id_is_valid_by_the_published_schema(document_format: IsoMessageFormat) -> None:
+    name = "x" * (document_format.longest_id - LONGEST_ID_NUMBERS)
+    header = make.header(name, revision=9999, page=999_999)
+    assert len(header.message_id) == 35
+    page = b"".join(document_format.page(header, Totals(), {}))
+    schema_of(document_format.message).assertValid(etree.fromstring(page))
+    assert document_format.inspect_page([page]).header["MessageId"] == header.message_id
+    longer = page.replace(header.message_id.encode(), b"x" + header.message_id.encode())
+    assert document_format.inspect_page([longer]).errors
+    with pytest.raises(FeedDeclarationError, match="use a name of at most 12"):
+        dataclasses.replace(HOLDINGS, name=f"{name}x", format=document_format)
