@@ -81,9 +81,20 @@ def send_after_consent_ended(store: ObjectStore) -> None:
 def answered(store: ObjectStore) -> None:
     """Deliver a date whose recipient answered with every fault."""
     deliver(store, simple())
-    (manifest,) = delivered_state(store, FEED, DAY1).deliveries
-    for page in manifest.pages:
-        put_answers(store, manifest, page, _MAPPING, faults=set(AnswerFault))
+    _answer(store)
+
+
+def converse(store: ObjectStore) -> None:
+    """Send a delivered date, let the recipient answer, and read the answers."""
+    send(store)
+    _answer(store)
+    read_answers(store)
+
+
+def _answer(store: ObjectStore) -> None:
+    for manifest in delivered_state(store, FEED, DAY1).deliveries:
+        for page in manifest.pages:
+            put_answers(store, manifest, page, _MAPPING, faults=set(AnswerFault))
 
 
 def read_answers(store: ObjectStore) -> None:

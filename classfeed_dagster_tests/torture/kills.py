@@ -166,6 +166,7 @@ SCENARIOS: dict[str, tuple[Callable[[ObjectStore], None], Callable[[ObjectStore]
         conversation.send_after_consent_ended,
     ),
     "reading answers": (conversation.answered, conversation.read_answers),
+    "from sending to the answers": (_first, conversation.converse),
     "refresh": (_three, _refresh),
     "fold into a checkpoint": (_many_revisions, _fold),
     "the date after a fold": (_folded, _date_after_fold),
