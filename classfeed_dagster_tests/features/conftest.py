@@ -29,6 +29,7 @@ from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
 from classfeed_dagster.simulation.proof import delivered_pages
 from classfeed_dagster.simulation.recipient import load
+from classfeed_dagster.support.refreshes import request_refresh
 from classfeed_dagster.support.reruns import Requester, RerunPolicy, RerunRefusedError, request_rerun, requests
 from classfeed_dagster_tests.features.promises import PREFIX
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Portfolio
@@ -237,6 +238,13 @@ def revision_holds(story: Story, revision: int, day: str, name: str) -> None:
     ]
 
 
+@then(parsers.parse('revision {revision:d} of {day} has the whole history of "{name}"'))
+def revision_in_full(story: Story, revision: int, day: str, name: str) -> None:
+    records = story.desk.records(DAYS[day], revision)
+    assert records["accounts"]["extract"].to_list() == ["FULL"]
+    assert {"BUY", "CASH_DEPOSIT"} <= set(records["movement_transactions"]["transaction_type"])
+
+
 @then(parsers.parse('revision {revision:d} of {day} restates the holdings of "{one}" and "{other}"'))
 def revision_restates(story: Story, revision: int, day: str, one: str, other: str) -> None:
     numbers = {portfolio.number for portfolio in story.desk.manifest(DAYS[day], revision).portfolios}
@@ -306,6 +314,27 @@ def asks(story: Story, person: str, group: str, day: str, reason: str) -> None:
     else:
         with desk.at(at.isoformat()):
             story.run = desk.run(DAYS[day], at=at)
+
+
+@when(
+    parsers.re(
+        r'(?P<person>\w+) of (?P<group>[\w-]+) asks to refresh "(?P<name>[^"]+)" after (?P<day>\w+): (?P<reason>.+)'
+    )
+)
+def asks_to_refresh(story: Story, person: str, group: str, name: str, day: str, reason: str) -> None:
+    desk, at = story.desk, morning_after(dt.date.fromisoformat(DAYS[day])) + dt.timedelta(hours=4)
+    with desk.at(at.isoformat()):
+        _, date = request_refresh(
+            desk.runtime,
+            desk.feed(FEED),
+            story.cast[name].number,
+            Requester(person, frozenset({group})),
+            reason,
+            under_way=lambda _: False,
+            mode="live",
+            correlation_id="c" * 32,
+        )
+        story.run = desk.run(date.isoformat(), at=at)
 
 
 @then(parsers.parse("the re-run's outcome is: {outcome}"))

@@ -21,6 +21,7 @@ PROMISES: Mapping[str, str] = {
     "end-of-day-required": "Nothing is stored of a date before its end of day is complete.",
     "one-notification": "A late feed causes one notification, and one more when it has recovered.",
     "delivered-once": "A date that is run again is delivered once.",
+    "refreshed-once": "A portfolio that support refreshes is sent again in full, once, with the latest delivered date.",
     "rerun-restricted": "Only members of the support group may request a re-run.",
     "rerun-recorded": "Every re-run request is recorded with the person, the reason and the answer.",
     "shadow-first": "Before a feed is live, its documents are written where the recipient does not read.",
