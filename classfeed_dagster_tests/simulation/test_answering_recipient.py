@@ -26,6 +26,7 @@ from classfeed_dagster.alerting.incidents import Incident, Messenger, Pager, Thr
 from classfeed_dagster.alerting.recipient_alerts import recipient_incidents
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.delivery.feed_mode import FeedMode
+from classfeed_dagster.delivery.refreshes import Refresh, record_refresh
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.local import snowflake_server
@@ -39,6 +40,7 @@ from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.simulation.guard import SimulationRefusedError
 from classfeed_dagster.simulation.invented_market import InventedMarket
+from classfeed_dagster.simulation.proof import delivered_pages, prove
 from classfeed_dagster.simulation.recipient_answers import (
     FREQUENCIES,
     AnswerFault,
@@ -64,6 +66,7 @@ FIRST = dt.date(2023, 1, 3)
 SEED = 5
 NAME = "told"
 OUTAGE_EVERY = 4  # days
+REFRESH_EVERY = 5
 
 
 class Notices(Messenger):
@@ -91,6 +94,7 @@ class Conversation:
     dates: list[dt.date] = field(default_factory=list)
     corrected: set[tuple[dt.date, str, str]] = field(default_factory=set)  # date, portfolio, TransactionId
     requested: set[str | None] = field(default_factory=set)
+    refreshed: list[tuple[dt.date, str]] = field(default_factory=list)
 
     @property
     def feed(self) -> Feed:
@@ -113,8 +117,11 @@ class Conversation:
         else:
             assert self.desk.run(day.isoformat(), feed=NAME).outcome is Outcome.DELIVERED
         self.hear(now + dt.timedelta(hours=4))
-        self.correct(now + dt.timedelta(hours=5))
-        self.hear(now + dt.timedelta(hours=6))
+        if self.correct(now + dt.timedelta(hours=5)):
+            self.hear(now + dt.timedelta(hours=6))
+        if len(self.dates) % REFRESH_EVERY == 0:
+            self.refresh(day, now + dt.timedelta(hours=6, minutes=30))
+            self.hear(now + dt.timedelta(hours=7))
         self.watch(now + dt.timedelta(hours=7, minutes=30))
 
     def hear(self, at: dt.datetime) -> None:
@@ -128,8 +135,8 @@ class Conversation:
                 read = self.desk.definitions.resolve_job_def(str(request.job_name))
                 assert read.execute_in_process(instance=self.desk.instance, tags=tags).success
 
-    def correct(self, at: dt.datetime) -> None:
-        """bigsite corrects the rejected rows; their dates run again and issue exactly their portfolios."""
+    def correct(self, at: dt.datetime) -> bool:
+        """bigsite corrects the rejected rows; their dates run again and issue exactly their portfolios. False if none."""
         rejected = {
             (file.manifest.business_date, record.portfolio_number, str(record.transaction_id))
             for file in self.files()
@@ -151,6 +158,23 @@ class Conversation:
             wrong = {number for date, number, _ in new if date == day}
             assert wrong <= issued <= wrong | rewritten, day
         self.corrected |= new
+        return bool(new)
+
+    def refresh(self, day: dt.date, at: dt.datetime) -> None:
+        """Support has one portfolio sent again in full, as a revision of the date."""
+        status = self.desk.status(day.isoformat(), NAME)
+        extracts = {entry.number: entry.extract for manifest in status.deliveries for entry in manifest.portfolios}
+        number = [number for number, extract in sorted(extracts.items()) if extract == "DELTA"][len(self.refreshed)]
+        record = Refresh(
+            feed=NAME, business_date=day, portfolio_number=number, early=False, consented_at=at, requested_at=at,
+            request=f"reruns/{NAME}/00000001.json", correlation_id="c" * 32,
+        )  # fmt: skip
+        assert record_refresh(self.desk.runtime.store, record)
+        report = self.desk.run(day.isoformat(), feed=NAME, at=at)
+        assert report.outcome is Outcome.DELIVERED, report
+        again = self.desk.status(day.isoformat(), NAME).deliveries[-1]
+        assert "FULL" in {entry.extract for entry in again.portfolios if entry.number == number}
+        self.refreshed.append((day, number))
 
     def rewritten(self, day: dt.date, since: dt.datetime) -> set[str]:
         """Portfolios whose rows bigsite rewrote for a date since it was read, by an own question."""
@@ -261,6 +285,10 @@ def live(rehearsal: Conversation, count: int) -> None:
     rehearsal.hear(morning_after(days[count - 1]) + dt.timedelta(days=9))
     require_nothing_lost(rehearsal)
     assert all(file.answers for file in rehearsal.files())
+    assert len(rehearsal.refreshed) == count // REFRESH_EVERY
+    store, feed = rehearsal.desk.runtime.store, rehearsal.feed
+    proofs = prove(store, feed, rehearsal.world, days[count - 1], list(delivered_pages(store, feed, rehearsal.dates)))
+    assert [proof.statement for proof in proofs if not proof.holds] == []
     with open_warehouse(rehearsal.desk.runtime.settings) as connection:
         ((rows,),) = query(connection, "SELECT count(*) FROM ACKNOWLEDGEMENT WHERE RECORD_STATE = 'rejected'")
         remaining = {rejection.subject for rejection in stored_breaks(connection, feed=NAME, only_open=True)}
