@@ -51,8 +51,13 @@ def after_delivery(desk: Desk, feed: str) -> PostDelivery:
 
 
 @pytest.mark.parametrize("feed", [TRADE, CASH])
-def test_shadow_csv_feed_is_reconciled_loaded_and_traced(market: Desk, feed: str) -> None:
-    assert market.run(MONDAY.isoformat(), feed=feed).outcome is Outcome.DELIVERED
+@pytest.mark.parametrize("mode", ["shadow", "live"])
+def test_csv_feed_is_reconciled_loaded_and_traced(market: Desk, feed: str, mode: str) -> None:
+    if mode == "live":
+        others = dict.fromkeys(("class_super", TRADE, CASH), "off")
+        market.switch(mode=others | {feed: "live"}, live_override={feed: "no old app runs in this test"})
+    report = market.run(MONDAY.isoformat(), feed=feed)
+    assert (report.outcome, report.facts["mode"]) == (Outcome.DELIVERED, mode)
     work = after_delivery(market, feed)
     result = work.source()
     assert result.breaks == (), result.markdown()

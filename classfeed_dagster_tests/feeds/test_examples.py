@@ -44,6 +44,7 @@ def market(desk: Desk) -> Iterator[Desk]:
         if number != "SW00000003":
             portfolio.buy(bhp, "100", "45.00", "2026-02-24")
             portfolio.sell(bhp, "10", "46.00", MONDAY.isoformat())
+            portfolio.dividend(bhp, "12.00", MONDAY.isoformat())
     desk.end_of_day(MONDAY.isoformat())
     yield desk
     server.stop(desk.runtime.settings.home)
@@ -60,10 +61,15 @@ def pages(desk: Desk, feed: Feed) -> list[bytes]:
 
 
 @pytest.mark.parametrize("feed", EXAMPLES, ids=NAMES)
-def test_example_is_delivered_reconciled_loaded_and_traced(market: Desk, feed: Feed) -> None:
+@pytest.mark.parametrize("mode", ["shadow", "live"])
+def test_example_is_delivered_reconciled_loaded_and_traced(market: Desk, feed: Feed, mode: str) -> None:
+    """In shadow as declared; live with the switches of income and reinvestment off."""
+    if mode == "live":
+        off = {feed.name: False}
+        market.switch(mode={feed.name: "live"}, include_income=off, include_drp=off)
     report = market.run(MONDAY.isoformat(), feed=feed.name)
     assert report.outcome is Outcome.DELIVERED, report.message
-    assert report.facts["mode"] == "shadow"
+    assert report.facts["mode"] == mode
     work = after_delivery(market, feed)
     result = work.source()
     assert result.breaks == (), result.markdown()
