@@ -214,9 +214,11 @@ def oncall(deployment: Deployment) -> list[Statement]:
 def door(deployment: Deployment) -> list[Statement]:
     """Allow the support pages to create requests and to read a customer's deliveries and holds, no document."""
     requests = _objects(deployment, ("reruns/*",))
-    shown = ("*delivered/*/manifest.json", "chain/*", "ledger/*/portfolios-*", "quarantine/*", "reruns/*", "notices/*")
+    shown = ("*delivered/*/manifest.json", "chain/*", "ledger/*/portfolios-*", "quarantine/*", "reruns/*", "notices/*",
+             "*delivered/*/withheld-*.json", "transmitted/*", "acknowledged/*")
     return [
-        _list(deployment, ("chain", "ledger", "quarantine", "reruns", "notices")),
+        _list(deployment, ("delivered", "chain", "ledger", "quarantine", "reruns", "notices", "transmitted",
+                           "acknowledged")),
         _allow("Look", ["s3:GetObject"], _objects(deployment, shown)),
         _read_flags(deployment),
         _allow("Put", ["s3:PutObject"], requests),

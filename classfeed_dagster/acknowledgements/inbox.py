@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -201,15 +201,9 @@ def file_answers(store: ObjectStore, feed: str, day: dt.date) -> tuple[FileAnswe
 def rejections(files: Iterable[FileAnswers], mapping: AnswerMapping) -> tuple[Break, ...]:
     """Return a break for each rejected record that no later, answered revision of its portfolio replaces."""
     listed = list(files)
-    answered: Mapping[str, int] = {
-        portfolio.number: max(
-            file.manifest.revision
-            for file in listed
-            if file.answers and portfolio.number in {one.number for one in file.manifest.portfolios}
-        )
-        for of in listed
-        if of.answers
-        for portfolio in of.manifest.portfolios
+    by_revision = sorted((file for file in listed if file.answers), key=lambda file: file.manifest.revision)
+    answered = {
+        portfolio.number: file.manifest.revision for file in by_revision for portfolio in file.manifest.portfolios
     }
     return tuple(
         _break(file, record, mapping)

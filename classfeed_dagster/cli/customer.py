@@ -78,6 +78,9 @@ def _print_feed(entry: CustomerFeed) -> None:
     if entry.ends_at is not None:
         noticed = "" if entry.noticed_on is None else f", notice on {entry.noticed_on.isoformat()}"
         out.print(f"sharing ends: {entry.ends_at:%Y-%m-%d %H:%M} UTC{noticed}", highlight=False)
+    if entry.first_in_full is not None:
+        first = entry.first_in_full
+        out.print(f"first in full: {first.business_date.isoformat()}, revision {first.revision}", highlight=False)
     consents = [
         [
             str(consent.consent_id),
@@ -98,7 +101,7 @@ def _print_feed(entry: CustomerFeed) -> None:
             disclosure.change,
             disclosure.extract,
             ", ".join(map(str, disclosure.consent_ids)),
-            "shadow" if disclosure.shadow else "",
+            "shadow" if disclosure.shadow else disclosure.arrival,
         ]
         for disclosure in entry.disclosures
     ]

@@ -9,20 +9,25 @@ and withdrawn, and disclosures made under them.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import polars as pl
 import sqlalchemy as sa
 
+from classfeed_dagster.acknowledgements.inbox import acknowledgements
+from classfeed_dagster.acknowledgements.mapping import RecordState
 from classfeed_dagster.bigsite.consent import Consent, consent_query, consents_from, standings
 from classfeed_dagster.bigsite.tables import portfolio
 from classfeed_dagster.delivery.delivery_history import latest_date
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key
 from classfeed_dagster.delivery.quarantine import Quarantined
+from classfeed_dagster.delivery.withheld import withheld_key
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.feed_run.expiry_notices import latest_notice, sharing_end
@@ -32,12 +37,16 @@ from classfeed_dagster.service_levels.due import due, latest_due
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import from_json, manifest_key, quarantine_key
 from classfeed_dagster.trading_days import SYDNEY, cutoff
+from classfeed_dagster.transmission.send import receipt_key
 
 if TYPE_CHECKING:
     from classfeed_dagster.feeds.feed import Feed
+    from classfeed_dagster.feeds.portfolios import Portfolios
     from classfeed_dagster.runtime import Runtime
 
 _READERS = 8  # dates read at the same time
+_SEARCHED_DATES = 10  # dates searched for the first delivery in full
+_NOT_SENT = "not sent yet"
 _PORTFOLIOS = re.compile(r"r(\d+)/portfolios-(\d+)\.parquet")
 _COLUMNS = ["portfolio_number", "change", "extract", "recipient_reference", "history_from", "consent_ids"]
 _EARLIEST, _LATEST = dt.datetime(1901, 1, 1, tzinfo=dt.UTC), dt.datetime(9998, 1, 1, tzinfo=dt.UTC)
@@ -60,6 +69,7 @@ class Disclosure:
     recipient_reference: str
     history_from: dt.date | None
     consent_ids: tuple[int, ...]
+    arrival: str  # sending and the recipient's answer, in words; empty if the feed has neither
     manifest: str  # key of the manifest, which the feed's chain names by its hash
 
 
@@ -87,6 +97,7 @@ class CustomerFeed:
     ends_at: dt.datetime | None  # end of the last active consent, UTC; None without consent or without an end
     noticed_on: dt.date | None  # date of the latest notice of that end to the broker's systems
     consents: tuple[Consent, ...]
+    first_in_full: Disclosure | None  # the first delivery in full, whether listed or not
     disclosures: tuple[Disclosure, ...]  # newest first
     held_back: tuple[HeldBackDate, ...]  # newest first
 
@@ -157,8 +168,8 @@ def _feed_history(
     delivered = audience.dates_between(audience.first_business_date, latest) if latest else []
     listed = delivered if dates is None else delivered[-dates:]
     day = on or last or audience.first_business_date
+    parts: set[str] = set()
     with ThreadPoolExecutor(_READERS) as pool:
-        parts: set[str] = set()
         reads = list(pool.map(lambda date: read_date(runtime.store, feed, date, number, parts), {*listed, day}))
     disclosures = sorted(
         (entry for disclosed, _ in reads for entry in disclosed),
@@ -172,12 +183,13 @@ def _feed_history(
         feed=feed.name,
         recipient=feed.recipient,
         mode=mode.value,
-        answer=_answer(feed, mode, day, of_recipient, disclosures, held_back),
+        answer=_answer(runtime, feed, number, day, of_recipient, disclosures, held_back),
         business_date=day,
         next_at=due(feed, following).starts_at if following and shares_now and mode is not FeedMode.OFF else None,
         ends_at=ends_at,
         noticed_on=latest_notice(runtime.store, number, feed.recipient, ends_at) if ends_at else None,
         consents=of_recipient,
+        first_in_full=_first_in_full(runtime.store, feed, number, of_recipient, delivered, disclosures, listed),
         disclosures=tuple(reversed(disclosures)),
         held_back=tuple(reversed(held_back)),
     )
@@ -204,6 +216,7 @@ def read_date(
                 disclosures += entries
                 parts.add(part)
                 break  # one part of a revision has it
+    disclosures = [entry for entry in map(partial(_with_arrival, store, feed, number), disclosures) if entry]
     key = quarantine_key(feed.name, day, number)
     try:
         record = from_json(Quarantined, store.read(key), store.location(key))
@@ -237,10 +250,67 @@ def _disclosures(
             recipient_reference=row["recipient_reference"],
             history_from=row["history_from"],
             consent_ids=tuple(row["consent_ids"] or ()),
+            arrival="",
             manifest=manifest,
         )
         for row in rows.iter_rows(named=True)
     ]
+
+
+def _with_arrival(store: ObjectStore, feed: Feed, number: str, entry: Disclosure) -> Disclosure | None:
+    # None if the portfolio's file is withheld: nothing of it was disclosed.
+    day, revision = entry.business_date, entry.revision
+    if entry.shadow or not (feed.sends_on(day) or feed.acknowledgements):
+        return entry
+    page = _page_of(store.read(entry.manifest), number)
+    if store.exists(withheld_key(feed.name, day, revision, page)):
+        return None
+    if feed.sends_on(day) and not store.exists(receipt_key(feed.name, day, revision, page)):
+        return replace(entry, arrival=_NOT_SENT)
+    if feed.acknowledgements is None:
+        return replace(entry, arrival="sent")
+    answers = [answer for answer in acknowledgements(store, feed.name, day) if answer.message_id == page]
+    codes = sorted(
+        {
+            record.code or "no code"
+            for answer in answers
+            for record in answer.records
+            if record.portfolio_number == number and record.state is RecordState.REJECTED
+        }
+    )
+    words = [
+        *dict.fromkeys(answer.state.value for answer in answers),
+        *([f"rejected: {', '.join(codes)}"] * bool(codes)),
+    ]
+    return replace(entry, arrival=", ".join(words) or "not acknowledged")
+
+
+def _page_of(manifest: bytes, number: str) -> str:
+    # The portfolio's page, without reading the other portfolios of a large manifest.
+    named = b'"number":' + json.dumps(number).encode() + b',"page":"'
+    return manifest.partition(named)[2].partition(b'"')[0].decode()
+
+
+def _first_in_full(
+    store: ObjectStore,
+    feed: Feed,
+    number: str,
+    consents: Sequence[Consent],
+    delivered: Sequence[dt.date],
+    disclosures: Sequence[Disclosure],
+    listed: Sequence[dt.date],
+) -> Disclosure | None:
+    # Unlisted dates are read from the first whose cut-off follows a consent. Refreshes may be a date earlier.
+    granted = min((consent.granted_at for consent in consents if consent.granted_at is not None), default=None)
+    unlisted = delivered[: len(delivered) - len(listed)]
+    following = [at for at, day in enumerate(unlisted) if granted is not None and cutoff(day) > granted]
+    if following:
+        start = max(following[0] - 1, 0)
+        for day in unlisted[start : start + _SEARCHED_DATES]:
+            for entry in read_date(store, feed, day, number)[0]:
+                if entry.extract == "FULL" and not entry.shadow:
+                    return entry
+    return next((entry for entry in disclosures if entry.extract == "FULL" and not entry.shadow), None)
 
 
 def _explanation(record: Quarantined, feed: Feed) -> str:
@@ -255,19 +325,25 @@ def _explanation(record: Quarantined, feed: Feed) -> str:
 
 
 def _answer(
+    runtime: Runtime,
     feed: Feed,
-    mode: FeedMode,
+    number: str,
     day: dt.date,
     consents: Sequence[Consent],
     disclosures: Sequence[Disclosure],
     held_back: Sequence[HeldBackDate],
 ) -> str:
+    flags = flag_values(feed, runtime.settings.env)
     of_day = [entry for entry in disclosures if entry.business_date == day]
     live = [entry for entry in of_day if not entry.shadow]
     if live and live[-1].change == "REMOVED":
         return f"{feed.recipient} was informed on {_day(day)} that sharing ended; it received no data."
+    if live and live[-1].arrival == _NOT_SENT:
+        return f"The data of {_day(day)} is ready, but has not reached {feed.recipient} yet: sending is tried again."
     if live:
-        return f"{feed.recipient} was sent the data of {_day(day)} (revision {live[-1].revision})."
+        answer = f" {feed.recipient} answered: {live[-1].arrival}." if feed.acknowledgements else ""
+        sent = f"{feed.recipient} was sent the data of {_day(day)} (revision {live[-1].revision})."
+        return sent + answer + _left_out(feed, runtime.store.read(live[-1].manifest))
     if of_day:
         return f"{feed.recipient} was sent nothing: the feed is in shadow mode, and its files are for rehearsal only."
     reason = _consent_reason(feed, day, consents)
@@ -276,9 +352,32 @@ def _answer(
     hold = next((entry for entry in held_back if entry.business_date == day and entry.released_at is None), None)
     if hold is not None:
         return f"Held back on {_day(day)}. {hold.explanation}"
-    if mode is FeedMode.OFF:
+    if number not in flags.portfolios:
+        return (
+            f"The feed is not switched on for this portfolio: the switch portfolios is {_selection(flags.portfolios)}."
+        )
+    if flags.mode is FeedMode.OFF:
         return "The feed is switched off. The dates stay pending and follow once it is switched on."
     return f"The data of {_day(day)} has not been sent yet."
+
+
+def _left_out(feed: Feed, manifest: bytes) -> str:
+    # Records that a switch left out of a delivery, by the switches in its manifest.
+    flags = json.loads(manifest.partition(b'"flags":')[2].partition(b',"held_back":')[0])
+    words = {
+        "include-income": ("I", "dividends, distributions and interest are"),
+        "include-drp": ("S", "units from reinvested dividends are"),
+    }
+    return "".join(
+        f" By the switch {switch}, {what} left out."
+        for switch, (ledger, what) in words.items()
+        if flags.get(switch) is False and ledger in feed.format.ledgers
+    )
+
+
+def _selection(portfolios: Portfolios) -> str:
+    # Without the numbers of other customers.
+    return "all but some portfolios" if portfolios.all_but else "some portfolios only"
 
 
 def _consent_reason(feed: Feed, day: dt.date, consents: Sequence[Consent]) -> str | None:

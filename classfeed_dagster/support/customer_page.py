@@ -34,6 +34,7 @@ def _feed_parts(feed: CustomerFeed, store: ObjectStore | None) -> Iterator[str]:
     yield f"<p>{escape(feed.answer)}</p>"
     yield facts(
         [
+            ("First in full", _first(feed)),
             ("Next run", "none" if feed.next_at is None else _instant(feed.next_at)),
             ("Sharing ends", "no date set" if feed.ends_at is None else _instant(feed.ends_at)),
             ("Notice of the end", "none yet" if feed.noticed_on is None else feed.noticed_on.isoformat()),
@@ -57,7 +58,7 @@ def _feed_parts(feed: CustomerFeed, store: ObjectStore | None) -> Iterator[str]:
     live = [disclosure for disclosure in feed.disclosures if not disclosure.shadow]
     yield table(
         "Deliveries to the recipient",
-        ["business date", "revision", "change", "extract", "fund at the recipient", "consents", proof],
+        ["business date", "revision", "change", "extract", "fund at the recipient", "consents", "arrival", proof],
         [
             (
                 disclosure.business_date.isoformat(),
@@ -66,12 +67,18 @@ def _feed_parts(feed: CustomerFeed, store: ObjectStore | None) -> Iterator[str]:
                 disclosure.extract,
                 disclosure.recipient_reference,
                 ", ".join(map(str, disclosure.consent_ids)),
+                disclosure.arrival,
                 disclosure.manifest if store is None else stored_facts(store, disclosure.manifest)[1],
             )
             for disclosure in live
         ],
         numeric=(1,),
     )
+
+
+def _first(feed: CustomerFeed) -> str:
+    first = feed.first_in_full
+    return "not yet" if first is None else f"{first.business_date.isoformat()}, revision {first.revision}"
 
 
 def _instant(at: dt.datetime | None) -> str:

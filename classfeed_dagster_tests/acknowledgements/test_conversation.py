@@ -22,6 +22,7 @@ from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.orchestration.run_history import run_reader
 from classfeed_dagster.repair.facts import gather
 from classfeed_dagster.simulation.recipient_answers import AnswerFault, put_answers, rejection
+from classfeed_dagster.support.customer import customer_history
 from classfeed_dagster.tags import CLOCK_TAG
 from classfeed_dagster.tracing.trace import trace
 from classfeed_dagster.warehouse.breaks import stored_breaks
@@ -88,6 +89,8 @@ def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
         [("partially processed", None, None, None), ("partially processed", transaction, "rejected", "E42")], key=str
     )  # fmt: skip
     (item,) = rejections([file], MAPPING)
+    (customer,) = customer_history(desk.runtime, [FEED], number, now=MORNING + dt.timedelta(hours=7)).feeds
+    assert customer.answer.endswith("BGL answered: partially processed, rejected: E42.")
     assert item.trace.source_row == f"bigsite.trade, trade_id = {trade['trade_id']}"
 
     audience = FEED.audience(MONDAY)

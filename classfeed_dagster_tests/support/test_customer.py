@@ -126,6 +126,36 @@ def test_customer_of_a_shadow_feed_was_sent_nothing(desk: Desk) -> None:
     assert off.next_at is None
 
 
+def test_customer_answer_names_what_a_switch_leaves_out(desk: Desk) -> None:
+    first, second = desk.two_customers()
+    desk.switch(include_income={"class_super": False}, portfolios={"class_super": first.number})
+    desk.end_of_day(MONDAY)
+    with desk.at("2026-03-03T06:00:00+11:00"):
+        desk.run(MONDAY, at=desk.runtime.settings.now)
+        sent, excluded = history(desk, first.number), history(desk, second.number)
+    assert sent.answer == (
+        "CLASS was sent the data of 2 March 2026 (revision 0). By the switch include-income, dividends, distributions and "
+        "interest are left out."
+    )
+    assert excluded.answer == (
+        "The feed is not switched on for this portfolio: the switch portfolios is some portfolios only."
+    )
+
+
+def test_customer_first_delivery_in_full_is_found_behind_the_listed_dates(desk: Desk) -> None:
+    first, _ = desk.two_customers()
+    for day in (MONDAY, TUESDAY, "2026-03-04"):
+        desk.end_of_day(day)
+        desk.run(day)
+    with desk.at("2026-03-05T06:00:00+11:00"):
+        now = desk.runtime.settings.now
+        assert now is not None
+        (entry,) = customer_history(desk.runtime, [desk.feed("class_super")], first.number, now=now, dates=1).feeds
+    assert [sent.business_date.isoformat() for sent in entry.disclosures] == ["2026-03-04"]
+    assert entry.first_in_full is not None
+    assert (entry.first_in_full.business_date.isoformat(), entry.first_in_full.extract) == (MONDAY, "FULL")
+
+
 def test_command_prints_the_history_and_writes_the_page(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
