@@ -214,11 +214,22 @@ def oncall(deployment: Deployment) -> list[Statement]:
 def door(deployment: Deployment) -> list[Statement]:
     """Allow the support pages to create requests and to read a customer's deliveries and holds, no document."""
     requests = _objects(deployment, ("reruns/*",))
-    shown = ("*delivered/*/manifest.json", "chain/*", "ledger/*/portfolios-*", "quarantine/*", "reruns/*", "notices/*",
-             "*delivered/*/withheld-*.json", "transmitted/*", "acknowledged/*")
+    shown = (
+        "*delivered/*/manifest.json",
+        "chain/*",
+        "ledger/*/portfolios-*",
+        "quarantine/*",
+        "reruns/*",
+        "notices/*",
+        "*delivered/*/withheld-*.json",
+        "transmitted/*",
+        "acknowledged/*",
+    )
     return [
-        _list(deployment, ("delivered", "chain", "ledger", "quarantine", "reruns", "notices", "transmitted",
-                           "acknowledged")),
+        _list(
+            deployment,
+            ("delivered", "chain", "ledger", "quarantine", "reruns", "notices", "transmitted", "acknowledged"),
+        ),
         _allow("Look", ["s3:GetObject"], _objects(deployment, shown)),
         _read_flags(deployment),
         _allow("Put", ["s3:PutObject"], requests),
