@@ -321,7 +321,7 @@ class TooManyHeldBackError(DeliveryError):
         super().__init__(
             f"{breaking} of {total} portfolios break a rule on {day.isoformat()}, above the limit of {limit}: nothing "
             f"is delivered. Rules broken, most often first: {', '.join(rules)}. "
-            "Look at the checks' offenders and have the source corrected: the date is then retried automatically."
+            "See the checks' offenders and have the source corrected. The date is then retried automatically."
         )
         self.breaking = breaking
         self.total = total

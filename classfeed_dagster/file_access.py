@@ -1,4 +1,4 @@
-"""Access to local files: customers' data is readable by its owner alone, whatever the umask of the shell."""
+"""Access to local files: customers' data is readable by its owner alone under any umask."""
 
 from __future__ import annotations
 

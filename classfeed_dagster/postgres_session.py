@@ -1,4 +1,4 @@
-"""Session settings of every connection to bigsite, whatever the database's or the role's defaults are."""
+"""Session settings of every connection to bigsite. They override the defaults of database and role."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def _described_landing(table: str) -> dict[str, _Described]:
     from classfeed_dagster.bigsite.lineage import landed_sources
     from classfeed_dagster.source_contract.contract import load_contract
 
-    # A landed column means what bigsite's contract says of its source, and is personal if any of its sources is.
+    # A landed column has the meaning of its source in bigsite's contract, and is personal if any source is.
     contract = load_contract()
     return {
         name: _Described(

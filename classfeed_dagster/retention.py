@@ -30,7 +30,7 @@ def retention_days(*, simulated: bool) -> Mapping[str, int]:
     """Return the days that each expiring prefix is kept, by prefix."""
     return {
         **dict.fromkeys(_CUSTOMERS, 7 if simulated else 90),
-        # Reports and verdicts of a date are asked for until the next year's audit.
+        # Reports and verdicts of a date are needed until the next year's audit.
         **dict.fromkeys(_RECORDS, 30 if simulated else 550),
         # An event is delivered twice within days, not months.
         "consent-events": 30,

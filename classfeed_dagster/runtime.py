@@ -89,14 +89,14 @@ class Runtime:
             ) from error
 
     def _require_listener(self) -> None:
-        # A host that does not listen is found before the drivers are imported.
+        # A host that does not listen is detected before the drivers are imported.
         if self.settings.bigsite_url is None:
             return
         url = urlsplit(self.settings.bigsite_url.get_secret_value())
         try:
             host, port = url.hostname, url.port or _POSTGRESQL_PORT
         except ValueError:
-            return  # not a URL: its reader says so
+            return  # not a URL: its reader raises the error
         try:
             if host:
                 socket.create_connection((host, port), timeout=_PATIENCE).close()

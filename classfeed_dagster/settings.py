@@ -113,7 +113,7 @@ class Settings(BaseSettings):
         35,
         ge=0,
         le=366,
-        description="days before the window in which a snapshot looks for rows that no earlier one saw; 0: never",
+        description="days before the window that a snapshot searches for rows that no earlier one saw; 0: none",
     )
     free_text: FreeText = Field(
         FreeText.MASK,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._=:-]+\Z")
 _MAX_KEY = 1024  # S3's own limit, in bytes; keys are ASCII
-_TEMPORARY = ".part-"  # beginning of a half-written local file's name; never a key of its own
+_TEMPORARY = ".part-"  # beginning of a half-written local file's name; never of a key
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _CREATE_ATTEMPTS = 20
 _CREATOR = "creator"  # S3 metadata: which call made the object
@@ -435,7 +435,7 @@ def _s3_client(endpoint_url: str | None) -> S3Client:
 def check_reachable(store: ObjectStore) -> None:
     """Raise StoreError if the bucket of ``store`` cannot be read, ConfigurationError if a setting is the cause.
 
-    A local folder is always reachable: it comes into being with its first object.
+    A local folder is always reachable: its first object creates it.
     """
     if not isinstance(store, S3Store):
         return

@@ -144,7 +144,12 @@ def chain_key(feed: str, position: int) -> str:
 
 def delivered_prefix(feed: str, day: dt.date | None = None, revision: int | None = None) -> str:
     """Return the prefix of the feed's deliveries, of one date, or of one revision."""
-    prefix = f"delivered/{feed}/"
+    return dated_prefix("delivered", feed, day, revision)
+
+
+def dated_prefix(folder: str, feed: str, day: dt.date | None, revision: int | None) -> str:
+    """Return the prefix of a feed's objects in ``folder``: all, those of a date, or those of a revision."""
+    prefix = f"{folder}/{feed}/"
     if day is not None:
         prefix += f"{day.isoformat()}/"
         if revision is not None:

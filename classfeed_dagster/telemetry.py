@@ -86,7 +86,7 @@ def _connect(settings: Settings) -> _Collector:
             "deployment.environment.name": settings.env.value,
         }
     )
-    # Both send what is left when the process ends.
+    # Both send the remaining data when the process ends.
     metrics = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
     logs = LoggerProvider(resource)
     logs.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
@@ -124,7 +124,7 @@ def trace_id(correlation_id: str) -> str:
 
 
 def span_id(run_id: str, step: str = "") -> str:
-    """Return the span of a run, or of one of its steps; the same whenever it is asked."""
+    """Return the span of a run, or of one of its steps. Repeated calls return equal spans."""
     return hashlib.sha256(f"{run_id}/{step}".encode()).hexdigest()[:16]
 
 

@@ -112,7 +112,7 @@ class AnswerMapping:
                 tuple(self._record(row) for row in rows),
             )
         except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            # What the error says may hold a value of a customer.
+            # The error's text may contain a customer's value.
             raise UnknownAnswerError(f"not of the declared {self.form} form ({type(error).__name__})") from None
 
     def _json(self, content: bytes) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:

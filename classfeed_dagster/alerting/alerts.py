@@ -277,7 +277,7 @@ def _unevaluated(checks: Mapping[tuple[str, dt.date], DateChecks]) -> list[Incid
                 key=f"unchecked.{min(day for _, day in where_missing).isoformat()}.{names[0]}",
                 what=f"Delivered without all checks: {_and(names[:3])}{more} "
                 f"{'was' if len(names) == 1 else 'were'} not evaluated",
-                means="The delivery passed the gate, but faults that only these checks detect would go unnoticed.",
+                means="The delivery passed the gate, but faults that only these checks detect may be unnoticed.",
                 feeds=tuple(sorted({feed for feed, _ in where_missing})),
                 dates=tuple(sorted({day for _, day in where_missing})),
                 counts={"checks": len(names)},

@@ -1,4 +1,4 @@
-"""Incidents of bigsite's schema: blocking drift, and values that the mapping does not know."""
+"""Incidents of bigsite's schema: blocking drift, and values outside the mapping."""
 
 from __future__ import annotations
 

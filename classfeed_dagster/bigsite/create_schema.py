@@ -35,9 +35,9 @@ def require_local(engine: sa.Engine, *, allowed: Collection[str] = ()) -> None:
     )
 
 
-def create_schema(engine: sa.Engine, *, allowed: Collection[str] = ()) -> None:
+def create_schema(engine: sa.Engine) -> None:
     """Create bigsite's schema and missing tables. NotLocalError as in ``require_local``."""
-    require_local(engine, allowed=allowed)
+    require_local(engine)
     with engine.begin() as connection:
         connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
         metadata.create_all(connection)

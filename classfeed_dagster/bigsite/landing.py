@@ -258,15 +258,15 @@ class SlicedFiles:
             yield self.slice(number)
 
 
-def first_rows(store: ObjectStore, table: StoredTable, count: int = 8, largest: int = 1 << 24) -> pl.DataFrame | None:
-    """Return the first rows of a stored file for display; None if it is larger than ``largest`` bytes.
+def first_rows(store: ObjectStore, table: StoredTable) -> pl.DataFrame | None:
+    """Return the first eight rows of a stored file for display; None if it is larger than 16 MiB.
 
     S3 would have to transfer a large file whole for a few rows.
     """
-    if table.files[0].bytes > largest:
+    if table.files[0].bytes > 1 << 24:
         return None
     with store.local_file(table.files[0].key) as path, pq.ParquetFile(path) as file:
-        batch = next(file.iter_batches(batch_size=count), None)
+        batch = next(file.iter_batches(batch_size=8), None)
         return _polars(pa.Table.from_batches([] if batch is None else [batch], schema=file.schema_arrow))
 
 

@@ -106,5 +106,5 @@ SELECTING = frozenset(
 
 
 def landed_sources(table: str) -> dict[str, tuple[str, ...]]:
-    """Return the bigsite columns (``table.column``) that the values of each column of a landed table come from."""
+    """Return the source columns (``table.column``) in bigsite of each column of a landed table."""
     return {name: DERIVED.get(f"{table}.{name}", (f"{table}.{name}",)) for name in queries.SCHEMAS[table].names}

@@ -322,6 +322,6 @@ def _consent_batches(scope: ExtractionScope) -> Iterator[pa.RecordBatch]:
     while rows := scope.consents[:_CONSENTS_AT_A_TIME]:
         del scope.consents[:_CONSENTS_AT_A_TIME]
         values = [(at, *(getattr(row, name) for name in queries.CONSENTS.names)) for at, row in rows]
-        # Through Polars: of a list, pyarrow asks pandas whether it is one of its own, and so imports it.
+        # Through Polars, because pyarrow imports pandas when it converts a list.
         table = pl.DataFrame(values, schema=empty.schema, orient="row").to_arrow(compat_level=pl.CompatLevel.oldest())
         yield from table.cast(schema).to_batches()

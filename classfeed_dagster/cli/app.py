@@ -112,7 +112,7 @@ def run(
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
-    # Whatever can be refused is refused here, before Dagster and the libraries of the data path are imported.
+    # Arguments are refused here, before Dagster and the libraries of the data path are imported.
     first = require_past(runtime.settings, date.date())
     last = first if until is None else require_past(runtime.settings, until.date())
     if last < first:

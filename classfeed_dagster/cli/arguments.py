@@ -27,7 +27,7 @@ class StoreMissingError(NotReadyError):
 
 
 def require_feed(name: str) -> Feed:
-    """Return the declared feed called ``name``; UnknownFeedError lists those that exist."""
+    """Return the declared feed called ``name``; UnknownFeedError lists the declared ones."""
     from classfeed_dagster.feeds import FEEDS
 
     feeds = {feed.name: feed for feed in FEEDS}

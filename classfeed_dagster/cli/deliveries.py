@@ -73,7 +73,7 @@ def status(
     days: Annotated[int, typer.Option(min=1, max=2000, help="Number of business dates, without --date.")] = 10,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Show what was delivered, held back and is missing, from the manifests: true whatever Dagster knows."""
+    """Show deliveries, held-back portfolios and missing dates, from the manifests instead of Dagster's records."""
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
@@ -152,12 +152,12 @@ def _state(status: DateStatus, not_sent: Mapping[dt.date, int]) -> str:
 
 
 def _held_back(status: DateStatus) -> dict[str, str]:
-    """Return portfolio and reason of those that a delivery left out, by the manifests."""
+    """Return portfolio and reason of the portfolios that the deliveries held back, by the manifests."""
     return {entry.number: entry.reason for entry in status.held_back}
 
 
 def _excluded_now(status: DateStatus) -> dict[str, str]:
-    """Return portfolio and reason of those that the latest attempt would hold back, none of them delivered."""
+    """Return portfolio and reason of the undelivered portfolios that the latest attempt would hold back."""
     return {entry.number: entry.held_back.reason for entry in status.quarantined}
 
 

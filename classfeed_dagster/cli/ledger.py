@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 def rebuild(feed: FeedName = DEFAULT_FEED) -> None:
     """Rebuild a feed's ledger from its documents and landings, for deliveries from before the ledger.
 
-    Deliveries that have a ledger are rebuilt as well and must come out equal. Safe to repeat. Exit code 3 if a
+    Deliveries that have a ledger are rebuilt as well and must be equal. Safe to repeat. Exit code 3 if a
     document, a landing or a ledger file contradicts the others.
     """
     from classfeed_dagster.delivery.delivery_history import live_and_shadow

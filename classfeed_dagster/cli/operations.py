@@ -103,15 +103,13 @@ def redrive() -> None:
     from classfeed_dagster.settings import get_settings
 
     moved = consent_events.redrive(consent_events.Queues.of(get_settings()))
-    out.print(f"{moved} event(s) put back on the queue", highlight=False)
+    out.print(f"{moved} event(s) returned to the queue", highlight=False)
 
 
 def worker(
     name: Annotated[str, typer.Option(help="Name in the runs' logs; unique among the workers.")] = "classfeed",
     queue: Annotated[list[str] | None, typer.Option(help="Queue that it takes steps from; may be repeated.")] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Number of steps at a time, each in a process of its own.")
-    ] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Number of steps at a time, each in its own process.")] = 1,
 ) -> None:
     """Run a Celery worker, which executes steps of other machines' runs, until Ctrl-C. See docs/workers.md.
 

@@ -30,7 +30,7 @@ _PAGERDUTY_KEY = re.compile(r"[0-9A-Za-z]{20,40}")
 
 
 class PreflightError(ConfigurationError):
-    """A part that is needed does not answer as it must. The message says what to do."""
+    """A part that is needed does not answer as it must. The message states the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def checks(settings: Settings) -> Iterator[PreflightCheck]:
     )
     yield from _identity(settings)
     yield from _names(settings)
-    if os.environ.get("DAGSTER_PG_USERNAME"):  # every task knows the host; tasks that connect have the secret
+    if os.environ.get("DAGSTER_PG_USERNAME"):  # every task has the host; tasks that connect have the secret
         yield PreflightCheck(
             "Dagster's database", _dagster_database, "Check the secret dagster-database; run `classfeed migrate`"
         )

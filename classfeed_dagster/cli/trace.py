@@ -142,7 +142,7 @@ def _split_security(what: str, security: str | None, date: dt.datetime | None) -
 
 @contextmanager
 def _local_warehouse(settings: Settings) -> Iterator[Connection | None]:
-    # On a laptop the warehouse's file is at hand. Reaching Snowflake takes longer than the whole trace: left out.
+    # On a laptop the warehouse is a local file. Reaching Snowflake takes longer than the whole trace: left out.
     from classfeed_dagster.warehouse.connection import read_warehouse
 
     if settings.snowflake_account is not None:

@@ -79,7 +79,7 @@ class Build(StoredRecord):
     delivered_before: Sha256 = Field(description="fingerprint of the date's deliveries when the build was made")
 
     staged_ledger: StagedLedger | None = Field(default=None, description="rows of the delivered ledger, as staged")
-    ledger_view: str = Field(default="", description="what the ledger said of earlier dates when this was built")
+    ledger_view: str = Field(default="", description="digest of the view of the ledger under which this was built")
 
     @property
     def totals(self) -> Totals:
@@ -207,8 +207,6 @@ def build_delivery(
     context: DeliveryContext,
     plan: DeliveryPlan,
     slices: Iterable[Mapping[str, pl.DataFrame]],
-    *,
-    threads: int = 2,
 ) -> Build:
     """Render and stage the delivery of ``plan``, and store its record.
 
@@ -240,7 +238,7 @@ def build_delivery(
             chunks = document_format.page(headers[at], totals[at], spool.sections(ranges[at]))
             return write_page(chunks, files[at], compress=context.compress)
 
-        with ThreadPoolExecutor(max_workers=threads) as pool:
+        with ThreadPoolExecutor(max_workers=2) as pool:
             results = list(pool.map(write, range(len(ranges))))
 
         build = context.build(
@@ -382,7 +380,7 @@ class LedgerParts:
         return bool(self._writers)
 
     def add(self, frames: Mapping[str, pl.DataFrame], digests: Mapping[str, str]) -> None:
-        """Append the rows of one slice: of the portfolios in ``digests``, which go with that content."""
+        """Append the rows of one slice: those of the portfolios in ``digests``, with the digest of their content."""
         if not has_ledger_rows(frames):
             return
         numbers = frames["consented_portfolios"]["portfolio_number"]

@@ -30,7 +30,7 @@ class StoreBehindError(DataError):
 
 
 def require_chain(store: ObjectStore, feed: str, days: Iterable[dt.date]) -> None:
-    """Raise DamagedRecordError unless the manifests of ``days`` are those that the chain names."""
+    """Raise DamagedRecordError unless the chain names exactly the manifests of ``days``."""
     last = last_place(store, feed)
     for day in days:
         # ``current`` compares the older manifests that still count with the checkpoint.

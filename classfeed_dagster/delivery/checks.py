@@ -1,4 +1,4 @@
-"""Checks over a build's written files. Their content is read back from the bytes, never taken from frames."""
+"""Checks over a build's written files. Their content is read back from the bytes, not from frames."""
 
 from __future__ import annotations
 
@@ -58,7 +58,6 @@ def examine_build(
     document_format: DocumentFormat,
     *,
     code_version: str | None = None,
-    threads: int = 2,
 ) -> tuple[ExaminedPage, ...]:
     """Read every staged page of ``build`` back. A missing or unreadable page has an error in its facts.
 
@@ -80,7 +79,7 @@ def examine_build(
         same = (stored, document) == ((page.bytes, page.sha256), (page.document_bytes, page.document_sha256))
         return ExaminedPage(page, facts, same)
 
-    with ThreadPoolExecutor(max_workers=threads) as pool:
+    with ThreadPoolExecutor(max_workers=2) as pool:
         return tuple(pool.map(examine, build.pages))
 
 

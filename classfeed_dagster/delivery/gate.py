@@ -1,7 +1,7 @@
 """The gate before publishing: a build is delivered only with recorded verdicts for exactly its documents.
 
 A verdict is never overwritten: another evaluation adds one, and **the latest counts**. That is safe, because checks
-over fixed bytes always give the same result, and publishing asks for consent again right before the manifest. It is
+over fixed bytes always give the same result, and publishing queries consent again before the manifest. It is
 needed, because a person may approve a failed check, and because a consent may end. All verdicts stay on record.
 """
 

@@ -170,7 +170,7 @@ def _require_equal(
     expected = documents.with_columns(moved).cast(dict(rows.schema)).sort(_KEY)  # type: ignore[arg-type]
     if not rows.sort(_KEY).equals(expected.select(rows.columns)):
         key = manifest_key(manifest.feed, manifest.business_date, manifest.revision)
-        raise DamagedRecordError(store.location(key), "its documents are not what its landed snapshot says")
+        raise DamagedRecordError(store.location(key), "its documents differ from its landed snapshot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ def audit_positions(
     chosen = None if sample is None else _sample(store, feed, sample)
     days = delivered_dates(store, feed)
     compared = days if sample is None else days[-AUDITED_DATES:]
-    entries = cache(partial(chain_entry, store, feed))  # each date asks for the entries after it
+    entries = cache(partial(chain_entry, store, feed))  # each date needs the entries after it
     positions = POSITIONS.empty()
     for day in days:
         sent = dataclasses.replace(sent_date(store, feed, day), portfolios=chosen)
@@ -215,7 +215,7 @@ def _sample(store: ObjectStore, feed: str, count: int) -> pl.Series:
         sent = sent_date(store, feed, day)
         if sent.ledgers:
             ids = sent.frame("portfolios", ["portfolio_id"])["portfolio_id"]
-            # Another sample each date, the same whoever asks.
+            # The date alone determines the sample.
             return ids.sort().sample(min(count, len(ids)), seed=day.toordinal())
     return pl.Series(dtype=pl.Int64())
 

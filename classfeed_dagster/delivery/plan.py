@@ -105,7 +105,7 @@ def _held_back(
 ) -> HeldBack | None:
     if change != "REMOVED" and number not in consented_now:
         return HeldBack(number=number, kind="CONSENT_ENDED", reason="consent ended", rules=rules)
-    # Whoever has another number than before was not sent under this one: waiting would never end.
+    # A portfolio with a new number was never sent under it, so waiting would not end.
     renumbered = any(rule.rule == NUMBER_CHANGED.name for rule in rules)
     waiting_for = _waits_for(number, earlier) if change == "CURRENT" and not renumbered else None
     if rules:

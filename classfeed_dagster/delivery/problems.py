@@ -96,7 +96,7 @@ def manifest_problems(manifest: AnyManifest, data: bytes, location: str) -> Iter
 
 
 def build_differences(build: Build, manifest: Manifest) -> list[str]:
-    """Return the names of the fields in which a manifest isn't what its build's record says."""
+    """Return the names of the fields in which a manifest differs from its build's record."""
     changed = [
         name
         for name in type(build).model_fields.keys() & type(manifest).model_fields.keys() - {"pages"}
@@ -137,7 +137,7 @@ def page_problems(
     facts = examine_file(path, document_format)
     unreadable = not facts.sha256
     if size < page.bytes and (unreadable or facts.errors):
-        # Whatever else differs follows from this.
+        # Other differences follow from this.
         detail = f"it has {size:,} of {page.bytes:,} bytes and cannot be read to its end: cut off or replaced"
         yield Problem(ProblemKind.PAGE_CHANGED, location, detail)
         return

@@ -1,4 +1,4 @@
-"""Publishing a staged build exactly once: pages first, consent asked again, the manifest last (docs/adr/0002).
+"""Publishing a staged build exactly once: pages first, consent queried again, the manifest last (docs/adr/0002).
 
 Every step is a conditional create or can be repeated, so that a process may die, or pause for an hour, between any
 two of them, and any number may run at once.
@@ -83,7 +83,6 @@ def publish(
     correlation_id: str,
     patience_seconds: float = 60.0,
     sleep: Callable[[float], None] = time.sleep,
-    threads: int = 4,
     ledger_view: Callable[[], str] | None = None,
 ) -> PublishOutcome:
     """Deliver ``build`` unless it was delivered before. Safe to repeat and to run concurrently.
@@ -97,9 +96,7 @@ def publish(
     verdicts for exactly these documents, ChainBusyError if other deliveries kept taking the next place. After any
     error nothing of the build is delivered, and a retry is safe.
     """
-    attempt = _Attempt(
-        store, build, consented_now, audience, correlation_id, patience_seconds, sleep, threads, ledger_view
-    )
+    attempt = _Attempt(store, build, consented_now, audience, correlation_id, patience_seconds, sleep, ledger_view)
     for _ in range(_ROUNDS):
         outcome = attempt.once()
         if outcome is not None:
@@ -119,7 +116,6 @@ class _Attempt:
     correlation_id: str
     patience_seconds: float
     sleep: Callable[[float], None]
-    threads: int
     ledger_view: Callable[[], str] | None = None
 
     def once(self) -> PublishOutcome | None:
@@ -204,11 +200,11 @@ class _Attempt:
 
     def _copy_pages(self, pages: Sequence[Page], *, checked: bool) -> bool:
         # Page 1 is copied first and alone: of two attempts with different content the second stops there, or before if
-        # there are several pages (see ``_entry``), and leaves no page of its own behind.
+        # there are several pages (see ``_entry``), and no page stays behind.
         pairs = list(zip(self.build.pages, pages, strict=True))
         if not self._copy(*pairs[0], checked=checked):
             return False
-        with ThreadPoolExecutor(max_workers=self.threads) as pool:
+        with ThreadPoolExecutor(max_workers=4) as pool:
             return all(pool.map(lambda pair: self._copy(*pair, checked=checked), pairs[1:]))
 
     def _copy(self, staged: Page, target: Page, *, checked: bool) -> bool:
@@ -244,7 +240,7 @@ def _continues(begun: ChainEntry, own: ChainEntry) -> bool:
 
 
 def _is_file(path: Path, page: Page) -> bool:
-    # Enough for a file that the gate read: it found the document in exactly these bytes.
+    # Enough for a file that the gate read, because the document has exactly these bytes.
     return file_facts(path) == (page.bytes, page.sha256)
 
 

@@ -35,7 +35,7 @@ class Quarantined(StoredRecord):
     )
     delivered_in: NonNegativeInt | None = Field(
         default=None,
-        description="the revision that had delivered it when a later attempt would have held it back; else null",
+        description="revision that delivered it before a later attempt would have held it back; else null",
     )
 
     @property

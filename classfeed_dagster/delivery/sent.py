@@ -28,7 +28,7 @@ Entries = Callable[[int], ChainEntry]
 
 
 class RebuiltLedger(StoredRecord):
-    """The ledger of a delivery from before the ledger, named by a record of its own instead of the manifest."""
+    """The ledger of a delivery from before the ledger, named by a separate record instead of the manifest."""
 
     schema_version: Literal[1] = 1
     manifest_sha256: SHA256 = Field(description="of the manifest that the ledger belongs to")

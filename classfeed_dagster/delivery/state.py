@@ -292,7 +292,7 @@ def read_checkpoint(store: ObjectStore, manifest: AnyManifest) -> Checkpoint | N
 
 
 def publish_checkpoint(store: ObjectStore, state: DeliveredState) -> Link | None:
-    """Store the fold of ``state`` for the revision that comes next, if enough revisions were read one by one.
+    """Store the fold of ``state`` for the next revision, if enough revisions were read one by one.
 
     Every attempt at that revision folds the same manifests to the same bytes.
     """

@@ -28,7 +28,7 @@ class WithheldFile(StoredRecord):
     revision: NonNegativeInt
     message_id: str = Field(description="id of the file")
     ended: tuple[str, ...] = Field(description="numbers of the portfolios whose consent ended")
-    may_have_arrived: bool = Field(description="true if an attempt began to send it and left no receipt")
+    may_have_arrived: bool = Field(description="true if an attempt began to send it and there is no receipt")
     withheld_at: AwareDatetime
     correlation_id: str
 

@@ -1,6 +1,6 @@
 """Declaration of a CSV file: columns, their sources and their control totals.
 
-Writer, reader and parity know columns only through a layout. The forms of values are the EPI document's: money with 2
+Writer, reader and parity depend on layouts, not on columns. The forms of values are the EPI document's: money with 2
 decimals, units and prices with 6, ISO dates, instants in UTC with 6 decimals and ``Z``.
 """
 
@@ -56,7 +56,7 @@ class CsvColumn:
 class CsvLayout:
     """Layout of a file's lines.
 
-    Detail lines come from the rows of ``movement_transactions`` selected by ``rows``, with the portfolio's HIN. If
+    Detail lines are the rows of ``movement_transactions`` selected by ``rows``, with the portfolio's HIN. If
     there are balance lines, details are grouped by cash account (``group``), and each account's group ends with its
     balance line. ``back`` computes the movement frame's columns from the detail line's.
 
@@ -132,5 +132,5 @@ def typed(column: CsvColumn, text: pl.Expr) -> pl.Expr:
 
 
 def id_order(text: str) -> tuple[int, int, str]:
-    """Return the sort key of a ledger id: by number; ids that are not numbers (openings) come first, by code point."""
+    """Return the sort key of a ledger id: by number; other ids (openings) are first, by code point."""
     return (1, int(text), "") if text.isascii() and text.isdigit() else (0, 0, text)

@@ -1,6 +1,6 @@
 """CSV files written from domain frames: each portfolio's lines, and the file around them.
 
-Whole columns are spelled at once; equal frames give equal bytes whatever the order of their rows.
+Whole columns are spelled at once; equal frames give equal bytes in any order of their rows.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ CASH_ACCOUNT = RecordMapping(
     ),
 )
 
-# The group "details" is absent from REMOVED accounts, whatever the frame contains, and present in all others.
+# The group "details" is absent from REMOVED accounts and present in all others.
 DETAILS = Group(
     "details",
     (
@@ -334,7 +334,7 @@ CURRENCY_ELEMENTS = (  # the column is the field of ``CurrencyTotals``
 UNITS_HELD = _required("UnitsHeld", "units_held", ElementType.DECIMAL6)
 UNITS_MOVED = _required("UnitsMoved", "units_moved", ElementType.DECIMAL6)
 
-# Left out of UnitsMoved: their Units are the units on which income was paid, and move nothing.
+# Excluded from UnitsMoved, because their Units are those on which income was paid.
 INCOME_TYPES = frozenset({"DIVIDEND", "DISTRIBUTION", "INTEREST_INCOME"})
 
 RECORDS = (ACCOUNT, CASH_ACCOUNT, ACCOUNT_BALANCE, INVESTMENT_HOLDING, MOVEMENT_TRANSACTION)

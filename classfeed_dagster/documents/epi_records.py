@@ -38,7 +38,7 @@ class RecordReader:
     It passes the records to ``take`` in batches, each type in order.
 
     ``columns``: the requested columns by record name. ``frame`` contains the leaves of Header and ControlTotals in
-    order, as (path of names, text); the currency attribute is a leaf of its own.
+    order, as (path of names, text); the currency attribute is a separate leaf.
     """
 
     def __init__(self, columns: Mapping[str, Sequence[str]], take: RecordSink) -> None:

@@ -171,7 +171,7 @@ def _parser_error(error: Exception, line: int) -> str:
     # The parser's error with its line, without content of the document.
     if isinstance(error, RefusedError):
         return f"line {line}: {error}"
-    # A tag with an unterminated quote is parsed much later than it is fed: libxml2 knows its line.
+    # A tag with an unterminated quote is parsed much later than it is fed; libxml2 has its line.
     line = getattr(error, "lineno", 0) or line
     code = getattr(error, "code", None)
     kind = etree.ErrorTypes._getName(code, "") if isinstance(code, int) else ""  # type: ignore[attr-defined, unused-ignore]

@@ -64,7 +64,7 @@ class IsoMessageFormat(DocumentFormat):
 
     @property
     def states_totals(self) -> bool:
-        """See DocumentFormat. The amounts are the source's; the message has no totals of its own."""
+        """See DocumentFormat. The amounts are the source's; the message has no totals."""
         return False
 
     @property
@@ -217,7 +217,7 @@ def _parse(content: bytes, message: str) -> etree._Element:
         raise NotAPageError(f"line {error.lineno} is not well-formed XML") from None
     schema = schema_of(message)
     if not schema.validate(root):
-        # What libxml2 says of an error holds the value, which may be personal: its line and kind are enough.
+        # libxml2's message contains the value, which may be personal. Line and kind are enough.
         lines = sorted({f"line {one.line} ({one.type_name})" for one in schema.error_log})  # type: ignore[attr-defined, unused-ignore]
         raise NotAPageError(f"not valid by {message}: {', '.join(lines[:3]) or 'see its schema'}")
     return root

@@ -2,7 +2,7 @@
 
 The standard's published schema, ``semt_002_001_11.xsd``, judges every message that is written. A message states the
 business date's holdings on a traded basis. The settled units are the proprietary sub-balance ``SETT``, because the
-standard has no code for them. A message that has nothing to state says so (``ActvtyInd``).
+standard has no code for them. A message without holdings states that (``ActvtyInd``).
 """
 
 from __future__ import annotations

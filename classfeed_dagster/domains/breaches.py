@@ -206,7 +206,7 @@ def cash_ledger(part: Slice, frames: Frames) -> pl.DataFrame:
             _breaches(
                 differing,
                 _CASH_ACCOUNT,
-                pl.format("end of day says {}, the ledger sums to {}", pl.col("ledger_balance"), pl.col("ledger_cash")),
+                pl.format("end of day has {}, the ledger sums to {}", pl.col("ledger_balance"), pl.col("ledger_cash")),
             ),
             _breaches(
                 astray,
@@ -235,7 +235,7 @@ def units_ledger(part: Slice, frames: Frames) -> pl.DataFrame:
     """Return holdings whose units differ from the sum of their ledger."""
     del frames
     rows = end_of_day_holdings(part).filter(pl.col("units") != pl.col("ledger_units"))
-    detail = pl.format("end of day says {} units, the ledger sums to {}", pl.col("units"), pl.col("ledger_units"))
+    detail = pl.format("end of day has {} units, the ledger sums to {}", pl.col("units"), pl.col("ledger_units"))
     return _breaches(rows, _SECURITY, detail)
 
 

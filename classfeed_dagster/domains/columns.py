@@ -70,7 +70,7 @@ class Frame:
         if missing:
             raise ValueError(f"{self.name} lacks the columns {missing}")
         result = frame.select(pl.col(c.name).cast(c.dtype, strict=True) for c in self.columns)
-        # Stable sort: rows with equal keys (which a rule reports) must come in the same order in every build.
+        # Stable sort: rows with equal keys (which a rule reports) must have the same order in every build.
         result = result.sort(self.key, maintain_order=True)
         for column in self.columns:
             if not column.nullable and result[column.name].null_count():
@@ -426,7 +426,7 @@ MOVEMENT_TRANSACTIONS = Frame(
 
 FINDINGS = Frame(
     "findings",
-    "What the rules found in one domain: why a portfolio is held back, or what people should look at.",
+    "Findings of the rules in one domain: reasons to hold a portfolio back, and warnings.",
     (
         _NUMBER,
         Column("rule", _TEXT, "the rule's name", ("derived",)),

@@ -78,8 +78,8 @@ def consent_roll(
 ) -> ConsentRoll:
     """Return the consent roll-forward of a business date.
 
-    The previous and current portfolios come from ``consents``, the changes from the frame ``consented``. On the first
-    date there are no previous portfolios.
+    The previous and current portfolios are those of ``consents``, the changes those of the frame ``consented``. On the
+    first date there are no previous portfolios.
     """
     listed = counted_early(consents, audience.refreshed.early)
     window = audience.window(business_date)

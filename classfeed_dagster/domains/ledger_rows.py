@@ -32,22 +32,20 @@ def _column(
 
 _PORTFOLIO = (
     _column("portfolio_id", _KEY, "bigsite's key of the portfolio"),
-    _column("portfolio_number", _TEXT, "number under which the recipient knows the portfolio"),
+    _column("portfolio_number", _TEXT, "portfolio's number at the recipient"),
 )
 _SECURITY = (
     _column("security_id", _KEY, "bigsite's key of the security", nullable=True),
-    _column("exchange", _TEXT, "market under which the recipient knows the security", nullable=True),
-    _column("security_code", _TEXT, "code under which the recipient knows the security", nullable=True),
+    _column("exchange", _TEXT, "security's market at the recipient", nullable=True),
+    _column("security_code", _TEXT, "security's code at the recipient", nullable=True),
 )
 _ACCOUNT = (
     _column("cash_account_id", _KEY, "bigsite's key of the cash account", nullable=True),
-    _column("bsb", _TEXT, "BSB under which the recipient knows the account", nullable=True, personal=True),
-    _column(
-        "account_number", _TEXT, "number under which the recipient knows the account", nullable=True, personal=True
-    ),
+    _column("bsb", _TEXT, "account's BSB at the recipient", nullable=True, personal=True),
+    _column("account_number", _TEXT, "account's number at the recipient", nullable=True, personal=True),
 )
 
-REVERSED_TYPE = "reversed_type"  # decides what a switch leaves out; not part of the delivered ledger
+REVERSED_TYPE = "reversed_type"  # by which a switch excludes rows; not part of the delivered ledger
 LEDGER_RECORDS = Frame(
     "ledger_records",
     "One row a movement of the document, with the source's keys.",

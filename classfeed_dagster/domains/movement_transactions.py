@@ -1,6 +1,6 @@
 """The ``movement_transactions`` domain: ledger rows not sent before, and the opening balances that precede them.
 
-Figures and signs are those that bigsite states. Only the units of a trade take their sign from the side.
+Figures and signs are bigsite's. Only the units of a trade take their sign from the side.
 Identifiers of persons in narratives are masked (``free_text``).
 """
 

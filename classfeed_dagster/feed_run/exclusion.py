@@ -48,7 +48,7 @@ def delivered_elsewhere(
 ) -> dict[str, tuple[str, ...]]:
     """Return those of ``numbers`` that feeds which ``feed`` excludes delivered live for ``day``, with these feeds.
 
-    Reads the deliveries, whatever the switches are now. ``store`` is the plain store: shadow deliveries don't count.
+    Reads the deliveries, not the current switches. ``store`` is the plain store: shadow deliveries don't count.
     """
     feeds_by_number: dict[str, list[str]] = {}
     for other in sorted(feeds, key=lambda candidate: candidate.name):

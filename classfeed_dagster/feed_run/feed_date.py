@@ -47,7 +47,7 @@ class FeedDate:
 
     @cached_property
     def switches(self) -> dict[str, FeedFlags]:
-        """Return the switches of this feed and of those that it excludes, as recorded by the attempt's first step."""
+        """Return the switches, recorded by the attempt's first step, of this feed and of the feeds that it excludes."""
         environment = self.runtime.settings.env
         return attempt_flags(
             self.runtime.store, environment, self.feed, self._feeds, day=self.day, correlation_id=self.correlation_id

@@ -153,12 +153,12 @@ class FeedRun(FeedDate):
         )
 
     def require_chain(self) -> None:
-        """Raise DamagedRecordError unless the manifests that the date builds on are those that the chain names."""
+        """Raise DamagedRecordError unless the chain names exactly the manifests that the date builds on."""
         previous = self.audience.previous(self.day)
         require_chain(self.store, self.feed.name, [self.day] if previous is None else [previous, self.day])
 
     def ledger_view(self) -> LedgerView:
-        """Return what the delivered ledger says of the date: rows sent before, and findings against what was sent."""
+        """Return the date's view of the delivered ledger: rows sent before, and findings against them."""
         return ledger_view(self)
 
     def frames(self, slices: range | None = None) -> Iterator[Mapping[str, pl.DataFrame]]:

@@ -134,7 +134,7 @@ class PostDelivery:
         return loaded
 
     def warehouse_changes(self) -> list[str]:
-        """Return the tables whose rows are not those that were loaded for the latest delivery."""
+        """Return the tables whose rows changed after they were loaded for the latest delivery."""
         known = self.runtime.find_reference(f"{self.feed.name}/warehouse", self.day, LoadedContent)
         latest = self.delivered.latest
         if known is None or latest is None or known.build_id != latest.build_id:

@@ -2,7 +2,7 @@
 
 The parameter has the same JSON as ``CLASSFEED_FLAGS``. Parameter Store records the author of each version. A process
 caches the value for some seconds. If the parameter is unreadable or invalid, the last known value applies and an alert
-is raised. A process without a known value leaves every feed off.
+is raised. Without a known value every feed is off.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class FlagsVersion:
     Attributes:
         text: the switches as JSON.
         version: Parameter Store's number of the version.
-        changed_by: identity that wrote it, as AWS knows it.
+        changed_by: AWS identity that wrote it.
         changed_at: instant at which it was written.
         reason: description given with it.
     """
@@ -132,13 +132,10 @@ class ParameterStore:
 class SsmProvider(AbstractProvider):
     """OpenFeature provider over one SSM parameter: cached, and serving its last known value while it is unreadable."""
 
-    def __init__(
-        self, parameter: ParameterStore, check: Check, store: ObjectStore, *, seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    def __init__(self, parameter: ParameterStore, check: Check, store: ObjectStore, *, seconds: float) -> None:
         super().__init__()
         self._parameter, self._check, self._store = parameter, check, store
-        self._seconds, self._clock = seconds, clock
+        self._seconds = seconds
         self._values: SettingsProvider | None = None
         self._version = 0
         self._next_read = 0.0
@@ -154,7 +151,7 @@ class SsmProvider(AbstractProvider):
 
     def refresh(self) -> None:
         """Read the parameter again if the cached value is old enough."""
-        if self._clock() < self._next_read:
+        if time.monotonic() < self._next_read:
             return
         try:
             version = self._parameter.read()
@@ -162,7 +159,7 @@ class SsmProvider(AbstractProvider):
         except FlagsUnreadableError as error:
             self._keep_last_known(str(error))
             return
-        self._next_read = self._clock() + self._seconds
+        self._next_read = time.monotonic() + self._seconds
         if self.problem is not None:
             self.problem = None
             self.emit_provider_ready(ProviderEventDetails())
@@ -188,7 +185,7 @@ class SsmProvider(AbstractProvider):
             raise FlagsUnreadableError(f"SSM parameter {self._parameter.name} is not valid: {error}") from None
 
     def _keep_last_known(self, reason: str) -> None:
-        self._next_read = self._clock() + min(self._seconds, _RETRY_SECONDS)
+        self._next_read = time.monotonic() + min(self._seconds, _RETRY_SECONDS)
         if self._values is None:
             self._restore()
         since = self.problem.since if self.problem else dt.datetime.now(dt.UTC)

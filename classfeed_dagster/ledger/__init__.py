@@ -1,1 +1,1 @@
-"""The delivered ledger: columnar files that say what was sent, and arithmetic over them. Knows no manifest."""
+"""The delivered ledger: columnar files that say what was sent, and arithmetic over them. Imports no manifest."""

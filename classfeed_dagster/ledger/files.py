@@ -1,6 +1,6 @@
 """The ledger's files: their one schema, their names, and reading them back.
 
-Three kinds of file stand with every delivery: records, positions and portfolios, each in numbered parts. The
+Every delivery has three kinds of file: records, positions and portfolios, each in numbered parts. The
 manifest names every part by its SHA-256. A part is Parquet with exact decimals; it holds no names and no free text.
 """
 
@@ -18,7 +18,7 @@ from classfeed_dagster.domains.columns import Column, Frame
 from classfeed_dagster.domains.ledger_rows import LEDGER_RECORDS, REVERSED_TYPE, UNITS_SUM
 from classfeed_dagster.errors import DamagedRecordError
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
-from classfeed_dagster.stored_records import StoredRecord, sha256_of
+from classfeed_dagster.stored_records import StoredRecord, dated_prefix, sha256_of
 
 Kind = Literal["records", "positions", "portfolios", "identities", "stated"]
 SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -149,12 +149,7 @@ class StagedLedger(StoredRecord):
 
 def ledger_prefix(feed: str, day: dt.date | None = None, revision: int | None = None) -> str:
     """Return the prefix of a feed's ledger files: all, those of a date, or those of a revision."""
-    prefix = f"ledger/{feed}/"
-    if day is not None:
-        prefix += f"{day.isoformat()}/"
-        if revision is not None:
-            prefix += f"r{revision}/"
-    return prefix
+    return dated_prefix("ledger", feed, day, revision)
 
 
 def read_parts(
@@ -210,10 +205,10 @@ def stated_rows(balances: pl.DataFrame | None, holdings: pl.DataFrame | None) ->
 
 
 def account_name() -> pl.Expr:
-    """Return the expression of an account as the recipient knows it: BSB/number/currency."""
+    """Return the expression of an account's identifier at the recipient: BSB/number/currency."""
     return pl.format("{}/{}/{}", pl.col("bsb").fill_null(""), pl.col("account_number"), pl.col("currency"))
 
 
 def security_name() -> pl.Expr:
-    """Return the expression of a security as the recipient knows it: EXCHANGE:CODE."""
+    """Return the expression of a security's identifier at the recipient: EXCHANGE:CODE."""
     return pl.format("{}:{}", pl.col("exchange"), pl.col("security_code"))

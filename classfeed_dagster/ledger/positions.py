@@ -1,7 +1,7 @@
 """Positions: running sums of what was sent, by portfolio, security and cash account. Pure frame arithmetic.
 
 A position of a date is the position of the date before plus the date's records. Records dated later than the date
-stay apart, one row a date, until their date comes. A FULL extract starts the portfolio's positions anew.
+stay apart, one row a date, until their date. A FULL extract starts the portfolio's positions anew.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def dagster_services(
 ) -> Iterator[str]:
     """Run the webserver and the daemon for the block; yield the UI's address.
 
-    ``home`` is the Dagster instance's folder, where the services' logs go. ServiceError if the UI doesn't answer.
+    ``home`` is the Dagster instance's folder, which has the services' logs. ServiceError if the UI doesn't answer.
     """
     variables = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
     commands = {
@@ -103,7 +103,7 @@ def dagster_services(
     try:
         for name, command in commands.items():
             with (home / f"{name}.log").open("wb") as log:
-                # A session of its own, so that Ctrl-C reaches us first and we stop them in order.
+                # A new session: Ctrl-C reaches this process first, which stops the services in order.
                 processes[name] = subprocess.Popen(  # noqa: S603 - our own commands
                     [*command, "-w", str(workspace)],
                     env=variables,

@@ -110,7 +110,7 @@ def _started(folder: Path, database: str) -> str:
         folder.mkdir(OWNER_FOLDER, exist_ok=True)
         server = _server(folder)
         _close(folder, server.get_postmaster_info().socket_dir, access)
-    except Exception as error:  # the wheel raises whatever its subprocesses, file system and assertions raise
+    except Exception as error:  # the wheel raises any error of its subprocesses, file system and assertions
         raise EmbeddedPostgresError(
             f"The embedded PostgreSQL under {folder} did not start ({type(error).__name__}): see its log "
             f"{folder / 'log'}. If another version created the folder, move it away and seed again."

@@ -24,7 +24,7 @@ PERSONAL_DATA = "personal"  # its usual value; "restricted" data never leaves th
 
 @dataclass(frozen=True, slots=True)
 class AssetColumn:
-    """A displayed column of an asset, with the columns of other assets that its values come from."""
+    """A displayed column of an asset, with its source columns in other assets."""
 
     name: str
     type: str
@@ -77,7 +77,7 @@ _PLAIN_TYPES = (
 
 
 def plain_type(name: str) -> str:
-    """Return a column's type in words that analysts know: those of SQL. Names of the XSD's text types are strings."""
+    """Return a column's type in SQL's terms. Names of the XSD's text types are strings."""
     if name == "TEXT":
         return "string"
     for pattern, plain in _PLAIN_TYPES:

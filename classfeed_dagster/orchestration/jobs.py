@@ -203,7 +203,7 @@ def simulation_recipients_job() -> "dg.UnresolvedAssetJobDefinition":
     return _asset_job(
         RECIPIENTS_JOB,
         dg.AssetSelection.assets(SIMULATED_RECIPIENTS),
-        "Puts simulated recipients' answers about the files that reached them into the inbox. Safe to repeat.",
+        "Writes simulated recipients' answers about received files into the inbox. Safe to repeat.",
     )
 
 

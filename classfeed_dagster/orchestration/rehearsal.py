@@ -61,15 +61,14 @@ def rehearse(
     world: World,
     dates: Sequence[dt.date],
     *,
-    reconcile: bool = True,
     progress: Callable[[str], None] = lambda _: None,
     done: Callable[[], None] = lambda: None,
 ) -> Rehearsal:
     """Simulate ``dates`` in order, run the feed's job on each following morning, and prove the outcome.
 
     A date with portfolios held back for a rule is run again each morning, and then the later dates, as the repair
-    sensor does. ``reconcile``: also run the reconciliation job for the last date. ``progress`` receives each step's
-    description, ``done`` is called after each date.
+    sensor does. The last date is reconciled. ``progress`` receives each step's description, ``done`` is called after
+    each date.
     """
     rehearsal = Rehearsal(feed.name, runtime.settings.store_location)
 
@@ -102,9 +101,8 @@ def rehearse(
         for record in date_status(runtime.store, feed.name, dates[-1]).quarantined
     ]
     rehearsal.example_transaction = _example(pages)
-    if reconcile:
-        progress("reconciling the last date independently")
-        rehearsal.proofs += _reconcile(definitions, instance, runtime, feed, dates[-1])
+    progress("reconciling the last date independently")
+    rehearsal.proofs += _reconcile(definitions, instance, runtime, feed, dates[-1])
     return rehearsal
 
 

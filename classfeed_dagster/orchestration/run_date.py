@@ -222,6 +222,6 @@ def error_chain(error: Any) -> Iterator[tuple[str, str]]:
     """Yield class name and message of a serialized error and its causes, from the outermost to the innermost."""
     while error is not None:
         name = (error.cls_name or "").rpartition(".")[2]
-        # Dagster puts the class's whole path before the message; people need the sentence alone.
+        # Dagster writes the class's whole path before the message; people need the sentence alone.
         yield name, re.sub(rf"\A(?:\w+\.)*{re.escape(name)}: ", "", error.message.strip())
         error = error.cause or error.context

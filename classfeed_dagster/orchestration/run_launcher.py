@@ -37,7 +37,7 @@ class RestrictedEcsRunLauncher(EcsRunLauncher):
     """ECS run launcher that starts every run with the command, role and network of the worker's task definition."""
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Launch a run in a task of its own. RunTagsRefusedError if its tags would change that task."""
+        """Launch a run in its own task. RunTagsRefusedError if its tags would change that task."""
         self._require_plain_tags(context.dagster_run.tags)
         super().launch_run(context)
 

@@ -86,12 +86,12 @@ def recover_dead_runs(instance: DagsterInstance) -> list[str]:
     return marked
 
 
-def pool_holders(instance: DagsterInstance, pool: str = POOL) -> list[PoolHolder]:
+def pool_holders(instance: DagsterInstance) -> list[PoolHolder]:
     """Return the runs that hold the pool's slots, if none is free."""
     storage = instance.event_log_storage
-    if pool not in storage.get_concurrency_keys():
+    if POOL not in storage.get_concurrency_keys():
         return []
-    info = storage.get_concurrency_info(pool)
+    info = storage.get_concurrency_info(POOL)
     if len(info.claimed_slots) < info.slot_count:
         return []
     return [PoolHolder.of(instance, slot.run_id) for slot in info.claimed_slots]

@@ -1,6 +1,6 @@
 """Columns of the star schema, the breaks and the data team's table, with their lineage.
 
-Names, types and sources come from the working code: the tables' SQL, the load's declarations, the metrics.
+Names, types and sources are those of the working code: the tables' SQL, the load's declarations, the metrics.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def table_columns(table: str, document: DocumentFormat, delivery: dg.AssetKey) -
 
 
 def their_columns() -> list[AssetColumn]:
-    """Return the agreed columns of the data team's table, whose sources only they know."""
+    """Return the agreed columns of the data team's table, without sources."""
     return [_shown(column, THEIRS, ()) for column in columns_in(THEIR_TABLE, THEIR_COLUMNS)]
 
 

@@ -299,7 +299,7 @@ def _close(field: Field, name: str) -> str:
     return f"({same} OR coalesce({apart} BETWEEN {bounds}, FALSE))"
 
 
-# If both sides have the key twice, each side's rows are duplicates of its own side.
+# If both sides have the key twice, each side's rows are its duplicates.
 _COUNT = """SELECT class, sum(l), sum(r) FROM (
   SELECT class, ln AS l, CASE WHEN class = 'duplicate_left' AND rn > 1 THEN 0 ELSE rn END AS r FROM paired
   UNION ALL SELECT 'duplicate_right', 0, rn FROM paired WHERE class = 'duplicate_left' AND rn > 1) GROUP BY class"""

@@ -73,9 +73,7 @@ def layout_named(name: str) -> DocumentLayout:
         raise UnknownLayoutError(name) from None
 
 
-def headed_csv(
-    name: str, columns: Mapping[str, str], *, ledgers: str, sums: tuple[str, ...] = ("net_amount",)
-) -> DocumentLayout:
+def headed_csv(name: str, columns: Mapping[str, str], *, ledgers: str) -> DocumentLayout:
     """Return the layout of a CSV file of movements with one heading line, no letters and no trailer.
 
     ``columns`` are the record's fields by their heading in the file, in the file's order; ``ledgers`` the first
@@ -83,4 +81,4 @@ def headed_csv(
     """
     kind = headed_kind(tuple(columns.values()), ledgers)
     read = partial(read_headed_file, kind, columns)
-    return DocumentLayout(name, (kind,), read, sums, CSV_DETAILS, states_totals=False, states_header=False)
+    return DocumentLayout(name, (kind,), read, ("net_amount",), CSV_DETAILS, states_totals=False, states_header=False)

@@ -114,7 +114,7 @@ def _late(case: Circumstances, read: str) -> list[BreakExplanation]:
 
 
 def number_hints(value: str | None, other_value: str | None) -> list[BreakExplanation]:
-    """Return hints from the two values only, ranked after every cause with evidence of its own."""
+    """Return hints from the two values only, ranked after every cause with evidence."""
     left, right = as_decimal(value), as_decimal(other_value)
     if left is None or right is None:
         return _date_hint(value, other_value)

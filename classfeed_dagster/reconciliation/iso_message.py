@@ -1,4 +1,4 @@
-"""Reading of a delivered ISO 20022 message, whatever its kind."""
+"""Reading of a delivered ISO 20022 message of any kind."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ from classfeed_dagster.reconciliation.source_queries import Bigsite
 from classfeed_dagster.retention import Retention
 from classfeed_dagster.store import ObjectStore
 
-# The cheap first look for identifiers in free text: an at sign, or as many digits as the shortest has.
+# Texts that may hold an identifier have an at sign, or as many digits as the shortest identifier.
 _SUSPICIOUS = "[@\uff20]|(\\p{Nd}\\P{Nd}*){8}"
 # Money whose sums the report shows, of each kind of record that has it.
 SUMMED = ("ledger_balance", "market_value", "net_amount", "amount", "net_income")
@@ -91,7 +91,7 @@ class LandingFaults:
 
 
 class Workbench:
-    """DuckDB over the sides' files in a folder of its own. ``excluded``: reasons by portfolio number."""
+    """DuckDB over the sides' files in a temporary folder. ``excluded``: reasons by portfolio number."""
 
     def __init__(self, folder: Path, stack: ExitStack, delivered: Delivered, excluded: Mapping[str, str]) -> None:
         import duckdb  # imported lazily: every process of Dagster imports this file, and few compare
@@ -143,7 +143,7 @@ class Workbench:
             if not landing.readable:
                 unreadable.add(snapshot_id)
                 continue
-            # Portfolios in no revision are taken from the last one's landing.
+            # Portfolios in no revision are in the last one's landing.
             other = "<>" if snapshot_id == last else "="
             only = f"{'NOT ' * (snapshot_id == last)}IN (SELECT portfolio_number FROM latest WHERE snapshot_id {other} '{snapshot_id}')"
             landed = replace(expected, audience=landing.audience)

@@ -106,15 +106,15 @@ class ConsumedMessages:
     dead: int = 0
 
 
-def consume(queues: Queues, store: ObjectStore, now: dt.datetime, *, batches: int = 10) -> ConsumedMessages:
-    """Take up to ``batches`` batches of messages off the queue. ``now`` is UTC.
+def consume(queues: Queues, store: ObjectStore, now: dt.datetime) -> ConsumedMessages:
+    """Take up to ten batches of messages off the queue. ``now`` is UTC.
 
     An event is recorded before its message is deleted: a crash between the two causes a duplicate, never a loss. A
     message that cannot be processed now (the store is down) stays in the queue.
     """
     events: list[ConsentEvent] = []
     duplicates = dead = 0
-    for _ in range(batches):
+    for _ in range(10):
         messages = _receive(queues, queues.events)
         if not messages:  # SQS may return fewer than there are: only an empty answer means that none are left
             break

@@ -48,7 +48,7 @@ def open_dates(store: ObjectStore, feed: str) -> tuple[dt.date, ...]:
 def record(store: ObjectStore, observations: Observations) -> None:
     """Record the older dates that need a re-issue, and remove the records of dates that no longer do.
 
-    ``observations`` must come from a look that queried bigsite for changes. If bigsite did not answer, nothing changes.
+    ``observations`` must include bigsite's changes. If bigsite did not answer, nothing changes.
     """
     if not observations.bigsite_up:
         return

@@ -39,7 +39,7 @@ def of_delivery(manifest: Manifest) -> Values:
         "portfolios": len(manifest.portfolios),
         "rows": sum(manifest.counts.values()),
         "bytes": sum(page.bytes for page in manifest.pages),
-        # Both instants come from bigsite's clock.
+        # Both instants are by bigsite's clock.
         "date_seconds": (manifest.consent_checked_at - manifest.snapshot.snapshot_at).total_seconds(),
     }
 

@@ -14,11 +14,11 @@ from pathlib import Path
 _DECLARATIONS = Path(__file__).parent.parent / "feeds"
 
 
-def declared_live(folder: Path = _DECLARATIONS) -> tuple[str, ...]:
-    """Return the feeds that the modules of a folder declare live, read as text, ordered by name."""
+def declared_live() -> tuple[str, ...]:
+    """Return the feeds that the modules of ``feeds`` declare live, read as text, ordered by name."""
     calls = [
         {keyword.arg: keyword.value for keyword in node.keywords}
-        for file in sorted(folder.glob("*.py"))
+        for file in sorted(_DECLARATIONS.glob("*.py"))
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Feed"
     ]

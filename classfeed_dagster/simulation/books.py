@@ -31,11 +31,11 @@ class Notebook:
     cash: list[Note] = field(default_factory=list)
 
     def note_units(self, subject: str, date: dt.date, known_at: dt.datetime, change: Decimal) -> None:
-        """Note units that came (positive) or left (negative) on ``date``."""
+        """Record units received (positive) or removed (negative) on ``date``."""
         self.units.append(Note(subject, date, known_at, change))
 
     def note_cash(self, subject: str, date: dt.date, known_at: dt.datetime, change: Decimal) -> None:
-        """Note money that came (positive) or left (negative) on ``date``."""
+        """Record money received (positive) or paid (negative) on ``date``."""
         self.cash.append(Note(subject, date, known_at, change))
 
 

@@ -1,7 +1,7 @@
 """Calendar of corporate events: dividends, splits, code changes, mergers and delistings.
 
 Patterns follow a year of the ASX (half-yearly dividends, quarterly fund distributions, far more renames than
-delistings). The first eight rarer events come within sixteen business days of the anchor, so that a short demonstration
+delistings). The first eight rarer events are within sixteen business days of the anchor, so that a short demonstration
 has each of them.
 """
 

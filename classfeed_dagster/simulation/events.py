@@ -48,7 +48,7 @@ class Dividends:
         self._by_date: defaultdict[dt.date, list[Entitlement]] = defaultdict(list)
 
     def go_ex(self, booking: Booking, portfolios: Iterable[Portfolio], reinvesting: frozenset[int]) -> None:
-        """Record the holders of securities that go ex today, before any other event of the day."""
+        """Record the holders of securities with an ex-date today, before any other event of the day."""
         for dividend in booking.market.going_ex(booking.day):
             close = booking.market.last_price(dividend.security_id, booking.previous)
             per_unit = (close * dividend.basis_points / 10_000).quantize(MICRO, rounding=ROUND_HALF_UP)
@@ -265,7 +265,7 @@ def _correctable(booking: Booking, portfolio: Portfolio, trade: Trade) -> bool:
 
 
 def _disturbed(booking: Booking, security_id: int, since: dt.date) -> bool:
-    # True if a corporate event came between ``since`` and today: its effect depends on the units held then.
+    # True if a corporate event occurred between ``since`` and today. Its effect depends on the units held then.
     return any(
         security_id in (event.security_id, getattr(event, "into", None))
         for day in business_days_between(since, booking.day)

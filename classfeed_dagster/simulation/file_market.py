@@ -1,6 +1,6 @@
 """Market from a Parquet file of real prices: code, date, open, high, low, close and volume as text.
 
-The file has prices only. Names come from a listing next to it, if there is one. Dividends, splits, renames and
+The file has prices only. Names are read from a listing next to it, if it exists. Dividends, splits, renames and
 takeovers are planned as in the invented market, and American securities are the invented ones.
 """
 

@@ -72,7 +72,7 @@ def require_target(engine: sa.Engine, environment: Environment) -> None:
             raise SimulationRefusedError(str(error)) from error
 
 
-def require_database(connection: sa.Connection, *, max_real_portfolios: int = MAX_REAL_PORTFOLIOS) -> bool:
+def require_database(connection: sa.Connection) -> bool:
     """Refuse by the database's content, before writing: SimulationRefusedError. True if the marker exists."""
     inspector = sa.inspect(connection)
     if not inspector.has_table(portfolio.name, schema=SCHEMA):
@@ -83,11 +83,11 @@ def require_database(connection: sa.Connection, *, max_real_portfolios: int = MA
             f"The database has portfolios but not the marker {world_table.fullname}, so it may be in real use. If it "
             "is for rehearsals, its owner creates the marker (classfeed_dagster.simulation.guard.mark)."
         )
-    few = sa.select(sa.literal(1)).where(portfolio.c.portfolio_id < ID_BASE).limit(max_real_portfolios + 1).subquery()
+    few = sa.select(sa.literal(1)).where(portfolio.c.portfolio_id < ID_BASE).limit(MAX_REAL_PORTFOLIOS + 1).subquery()
     real = connection.execute(sa.select(sa.func.count()).select_from(few)).scalar_one()
-    if real > max_real_portfolios:
+    if real > MAX_REAL_PORTFOLIOS:
         raise SimulationRefusedError(
-            f"The database has more than {max_real_portfolios} portfolios that are not simulated: it looks like the "
+            f"The database has more than {MAX_REAL_PORTFOLIOS} portfolios that are not simulated: it looks like the "
             "real one."
         )
     return marked

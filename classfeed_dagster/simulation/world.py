@@ -1,7 +1,7 @@
 """World of simulated customers in a bigsite: seeded once, then advanced day by day.
 
-Equal seed, market, plan and day give equal rows, whatever was run before. The database records its world and its last
-day, so that no day is written twice and missed days are added in order.
+Equal seed, market, plan and day give equal rows, independent of earlier runs. The database records its world and its
+last day, so that no day is written twice and missed days are added in order.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def write(connection: sa.Connection, rows: DayRows) -> int:
     for table in metadata.sorted_tables:
         added = rows.added.get(table.name)
         if added and table is fx_rate:
-            # The only table without a key of its own: an existing rate stays.
+            # The only table without its own key: an existing rate stays.
             names = [column.name for column in table.columns]
             absent = postgresql.insert(table).on_conflict_do_nothing()
             connection.execute(absent, [dict(zip(names, row, strict=True)) for row in added])

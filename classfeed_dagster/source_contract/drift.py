@@ -21,7 +21,7 @@ _SHOWN = 5  # affected exports in a sentence; the rest is counted
 
 
 class Severity(enum.IntEnum):
-    """NOTE: for information. WARNING: look at it soon. BLOCKING: nothing is extracted until it is settled."""
+    """NOTE: for information. WARNING: examine it soon. BLOCKING: nothing is extracted until it is settled."""
 
     NOTE = 1
     WARNING = 2
@@ -61,7 +61,7 @@ class DriftKind(enum.Enum):
     VALUES_OPEN = (
         "values no longer enforced",
         Severity.WARNING,
-        "Any value may come, and an unmapped value holds its portfolio back. Ask {owner} why.",
+        "Any value is possible, and an unmapped value holds its portfolio back. Ask {owner} why.",
     )
     LOST_RULE = ("lost rule", Severity.WARNING, "bigsite no longer refuses bad values here. Ask {owner} why.")
     REMOVED_TABLE = (
@@ -87,7 +87,7 @@ class DriftKind(enum.Enum):
     REPLACED_BY_VIEW = (
         "table replaced by a view",
         Severity.BLOCKING,
-        "A view has no keys or indexes of its own. Ask {owner} for the table behind it and its guarantees.",
+        "A view has no keys or indexes. Ask {owner} for the table behind it and its guarantees.",
     )
     NARROWED = (
         "narrowed type",
@@ -193,7 +193,7 @@ def compare(
     """Return every difference of ``live`` from the contract, most severe first.
 
     ``exports``: the exports of each column. ``reads``: the columns that the extraction reads (default: derived from
-    its SQL). A difference in columns that are not read is a note, whatever its kind. A rename or removal is reported
+    its SQL). A difference in columns that are not read of any kind is a note. A rename or removal is reported
     once, without the keys and indexes that it takes with it.
     """
     comparison = _Comparison(contract, live, exports, columns_read() if reads is None else reads)

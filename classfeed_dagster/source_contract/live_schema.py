@@ -1,6 +1,6 @@
 """Live schema of a database, read with SQLAlchemy's Inspector.
 
-Facts that the Inspector does not return come from PostgreSQL's and MariaDB's own catalogues.
+Facts that the Inspector does not return are read from PostgreSQL's and MariaDB's catalogues.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from classfeed_dagster.source_contract.schema import (
 )
 
 
-def live_schema(engine: sa.Engine, schema: str = SCHEMA) -> Schema:
+def live_schema(engine: sa.Engine) -> Schema:
     """Read the database's current schema in one read-only transaction.
 
     SchemaUnreadableError if the database has no such schema. Partitions are not tables of their own.
     """
     with engine.connect().execution_options(postgresql_readonly=True) as connection:
         inspector = sa.inspect(connection)
-        if not inspector.has_schema(schema):
+        if not inspector.has_schema(SCHEMA):
             raise SchemaUnreadableError(
-                f"The database has no schema {schema}: check that CLASSFEED_BIGSITE_URL is bigsite's and that its user "
+                f"The database has no schema {SCHEMA}: check that CLASSFEED_BIGSITE_URL is bigsite's and that its user "
                 "may see the schema"
             )
         if connection.dialect.name == "postgresql":
-            facts = _postgresql_facts(connection, schema)
+            facts = _postgresql_facts(connection)
         elif getattr(connection.dialect, "is_mariadb", False):
-            facts = _mariadb_facts(connection, schema)
+            facts = _mariadb_facts(connection)
         else:
             facts = _Facts()
-        return _reflected(inspector, schema, facts)
+        return _reflected(inspector, facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class _Facts:
         return replace(column, type=column.type + size, collation=collation)
 
 
-def _postgresql_facts(connection: sa.Connection, schema: str) -> _Facts:
+def _postgresql_facts(connection: sa.Connection) -> _Facts:
     def ask(columns: str, conditions: str) -> list[Any]:
         relations = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = :schema"
         # Only constants of this function are concatenated.
         query = sa.text(f"SELECT {columns} {relations} {conditions}")
-        return list(connection.execute(query, {"schema": schema}))
+        return list(connection.execute(query, {"schema": SCHEMA}))
 
     partitions = ask("c.relname", "WHERE c.relispartition")
     collations = ask(
@@ -87,7 +87,7 @@ def _postgresql_facts(connection: sa.Connection, schema: str) -> _Facts:
             "SELECT table_name, column_name, character_maximum_length, numeric_precision, numeric_scale "
             "FROM information_schema.columns WHERE table_schema = :schema AND domain_name IS NOT NULL"
         ),
-        {"schema": schema},
+        {"schema": SCHEMA},
     )
     invalid = ask("c.relname", "JOIN pg_index i ON i.indexrelid = c.oid WHERE NOT i.indisvalid")
     return _Facts(
@@ -104,29 +104,29 @@ def _sizes(length: int | None, precision: int | None, scale: int | None) -> str:
     return "" if precision is None else f"({precision},{scale})"
 
 
-def _mariadb_facts(connection: sa.Connection, schema: str) -> _Facts:
+def _mariadb_facts(connection: sa.Connection) -> _Facts:
     query = sa.text(
         "SELECT table_name, check_clause FROM information_schema.check_constraints "
         "WHERE constraint_schema = :schema AND level = 'Column'"
     )
     checks: dict[str, tuple[str, ...]] = {}
-    for table, check in connection.execute(query, {"schema": schema}):
+    for table, check in connection.execute(query, {"schema": SCHEMA}):
         checks[table] = (*checks.get(table, ()), check)
     return _Facts(column_checks=checks)
 
 
-def _reflected(inspector: Inspector, schema: str, facts: _Facts) -> Schema:
+def _reflected(inspector: Inspector, facts: _Facts) -> Schema:
     everything = ObjectKind.ANY
-    columns = inspector.get_multi_columns(schema, kind=everything)
-    primary_keys: Mapping[Any, Any] = inspector.get_multi_pk_constraint(schema)
-    unique = inspector.get_multi_unique_constraints(schema)
-    foreign_keys = inspector.get_multi_foreign_keys(schema)
-    indexes = inspector.get_multi_indexes(schema, kind=everything)
-    checks = inspector.get_multi_check_constraints(schema)
-    comments = inspector.get_multi_table_comment(schema, kind=everything)
-    views = {*inspector.get_view_names(schema)}
+    columns = inspector.get_multi_columns(SCHEMA, kind=everything)
+    primary_keys: Mapping[Any, Any] = inspector.get_multi_pk_constraint(SCHEMA)
+    unique = inspector.get_multi_unique_constraints(SCHEMA)
+    foreign_keys = inspector.get_multi_foreign_keys(SCHEMA)
+    indexes = inspector.get_multi_indexes(SCHEMA, kind=everything)
+    checks = inspector.get_multi_check_constraints(SCHEMA)
+    comments = inspector.get_multi_table_comment(SCHEMA, kind=everything)
+    views = {*inspector.get_view_names(SCHEMA)}
     if inspector.dialect.name == "postgresql":
-        views |= {*inspector.get_materialized_view_names(schema)}
+        views |= {*inspector.get_materialized_view_names(SCHEMA)}
 
     tables = {}
     for key in sorted(columns, key=lambda key: key[1]):
@@ -169,7 +169,7 @@ def _reflected(inspector: Inspector, schema: str, facts: _Facts) -> Schema:
             indexes=tuple(sorted(plain)),
             checks=others,
             kind="view" if name in views else "table",
-            definition=_digest(inspector.get_view_definition(name, schema)) if name in views else None,
+            definition=_digest(inspector.get_view_definition(name, SCHEMA)) if name in views else None,
             comment=(comments.get(key) or {"text": None})["text"],
         )
     return Schema(inspector.dialect.name, tables)

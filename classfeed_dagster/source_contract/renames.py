@@ -54,7 +54,7 @@ class Names:
 
 
 def match(earlier: Schema, later: Schema) -> Names:
-    """Match names: those that stayed, and pairs of removed and added names that look like renames."""
+    """Match names: the unchanged ones, and pairs of removed and added names that are probable renames."""
     tables = {name: name for name in earlier.tables if name in later.tables}
     removed = [table for name, table in earlier.tables.items() if name not in tables]
     added = [table for name, table in later.tables.items() if name not in tables]

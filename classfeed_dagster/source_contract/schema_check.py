@@ -99,7 +99,7 @@ def require_no_blocking_drift(verdict: SchemaVerdict) -> None:
         raise SchemaDriftError(blocking)
 
 
-def require_schema(engine: sa.Engine, exports: Exports, contract: Contract | None = None) -> None:
+def require_schema(engine: sa.Engine, exports: Exports) -> None:
     """Refuse to extract from a schema that breaks the contract. Reads catalogues only, no table.
 
     Raises SchemaDriftError with the differences, SchemaUnreadableError if the schema is missing, SourceReadError if
@@ -113,7 +113,7 @@ def require_schema(engine: sa.Engine, exports: Exports, contract: Contract | Non
             f"bigsite's schema could not be read ({type(cause).__name__}): nothing was landed. Check that bigsite is "
             "up and that its user may see the catalogue, and run again."
         ) from error
-    agreed = load_contract() if contract is None else contract
+    agreed = load_contract()
     differences = compare(agreed, live, exports, columns_read())
     require_no_blocking_drift(SchemaVerdict(agreed.version, live, differences))
 

@@ -21,7 +21,7 @@ class TypeChange(enum.Enum):
     """Relation of a type to the earlier one."""
 
     SAME = "same"
-    WIDENED = "widened"  # every earlier value fits; others may come
+    WIDENED = "widened"  # every earlier value fits; others are possible
     NARROWED = "narrowed"  # earlier values may be cut, rounded or refused
     RETYPED = "retyped"  # another type of value, or another notation
 

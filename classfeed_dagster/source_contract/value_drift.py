@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
@@ -56,14 +56,9 @@ class ValueDrift:
         return f"{self.column}: {self.jump} {self.now}, was {self.was}; exported to {listed}"
 
 
-def value_drift(
-    today: ValueStatistics,
-    before: Sequence[ValueStatistics],
-    exports: Exports,
-    vocabularies: Mapping[str, Collection[str]] | None = None,
-) -> tuple[ValueDrift, ...]:
+def value_drift(today: ValueStatistics, before: Sequence[ValueStatistics], exports: Exports) -> tuple[ValueDrift, ...]:
     """Return the anomalies of ``today``'s date; none while a column has fewer than ``FEWEST_DATES`` dates."""
-    agreed = load_contract().vocabularies if vocabularies is None else vocabularies
+    agreed = load_contract().vocabularies
     drifts: list[ValueDrift] = []
     for name, now in today.columns.items():
         known = [day.columns[name] for day in before if name in day.columns]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from classfeed_dagster.bigsite.landing import WHOLE, DamagedFileError
 from classfeed_dagster.bigsite.snapshot import Snapshot, open_slices
-from classfeed_dagster.source_contract.contract import Contract, load_contract
+from classfeed_dagster.source_contract.contract import load_contract
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 
 _ROOT = "values"
@@ -105,11 +105,9 @@ def _either(choose: Any, one: Any, other: Any) -> Any:
     return other if one is None else choose(one, other)
 
 
-def statistics_of(
-    slices: Iterable[Mapping[str, pl.DataFrame]], contract: Contract | None = None
-) -> dict[str, ColumnStatistics]:
+def statistics_of(slices: Iterable[Mapping[str, pl.DataFrame]]) -> dict[str, ColumnStatistics]:
     """Return statistics by column of the landed tables, for the contract's columns, with one slice in memory."""
-    agreed = contract or load_contract()
+    agreed = load_contract()
     columns: dict[str, _Column] = {}
     whole: set[str] = set()
     for tables in slices:

@@ -216,7 +216,7 @@ def _launch(webserver: WebserverActions, feed: Feed, day: dt.date, key: str, cor
 
 
 def _offered(runtime: Runtime) -> dict[str, Feed]:
-    # Feeds that customers receive come first.
+    # Feeds that customers receive are listed first.
     offered = reruns.RerunPolicy.of(runtime.settings).feeds
     feeds = [feed for feed in FEEDS if feed.name in offered]
     unknown = offered - {feed.name for feed in feeds}

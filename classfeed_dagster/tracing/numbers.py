@@ -254,7 +254,7 @@ def _loaded(
 
 
 def _text(value: Any) -> str | None:
-    # The same number has the same text wherever it is kept, whatever its scale there.
+    # Equal numbers have equal texts, at any place and scale.
     if not isinstance(value, Decimal):
         return None if value is None else str(value)
     whole = value.normalize()

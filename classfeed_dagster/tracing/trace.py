@@ -61,7 +61,7 @@ class Sighting:
     landed_location: str
     in_landed_file: bool
     snapshot_location: str  # the description of the snapshot: its tables, files and instant
-    landed_expired_on: dt.date | None = None  # by rule; the files are gone then
+    landed_expired_on: dt.date | None = None  # by rule; the files do not exist after that
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class OpenPgpKey:
             )
         try:
             key = Cert.from_bytes(self.certificate.encode())
-        except Exception as error:  # the library raises no class of its own
+        except Exception as error:  # the library declares no exception class
             raise RecipientKeyError(
                 f"The recipient's key is unreadable ({type(error).__name__}): declare its ASCII-armored public key"
             ) from None
@@ -77,7 +77,7 @@ class OpenPgpKey:
 
         try:
             encrypt_file(str(source), str(target), [key], armor=False)
-        except Exception as error:  # the library raises no class of its own
+        except Exception as error:  # the library declares no exception class
             raise RecipientKeyError(
                 f"The recipient's key {self.pinned} cannot be encrypted to ({type(error).__name__}): ask the recipient "
                 "for a key with a valid encryption subkey"

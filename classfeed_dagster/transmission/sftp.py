@@ -67,7 +67,7 @@ class Sftp(Destination):
 
     @contextlib.contextmanager
     def connect(self, credentials: Credentials) -> Iterator[Send]:
-        """See Destination. Each file has a connection of its own, so that a broken one costs one file."""
+        """See Destination. Each file has its connection, so that a broken one affects one file."""
         key = credential(credentials, self.credential)
         yield lambda file: asyncio.run(self._send(key, file))
 

@@ -1,7 +1,7 @@
 """Columns of the star schema and their lineage, from the tables' SQL and the load's declarations.
 
-Names, types and nullability come from ``ddl/``, meanings from its comments or the frame's column, and lineage from
-``rows``.
+Names, types and nullability are those of ``ddl/``, meanings those of its comments or the frame's column, and lineage
+from ``rows``.
 """
 
 from __future__ import annotations

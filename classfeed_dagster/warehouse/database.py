@@ -115,7 +115,7 @@ class Staging:
         """Create an empty staging table with the columns of ``like``; return its name.
 
         Transient, not temporary: the local server's COPY does not find temporary tables. The random name separates
-        concurrent loads. A killed load leaves at most unused rows.
+        concurrent loads. After a killed load there are at most unused rows.
         """
         name = f"STAGED_{like}_{self._id}"
         execute(self._connection, f"CREATE TRANSIENT TABLE {name} LIKE {like}")

@@ -10,7 +10,6 @@ from typing import Any
 import polars as pl
 import pytest
 import sqlalchemy as sa
-import structlog
 from dagster import DagsterInstance
 from dagster_shared.serdes import serialize_value
 from pydantic import SecretStr
@@ -94,14 +93,6 @@ def objects(store: ObjectStore) -> Iterator[tuple[str, str]]:
             yield key, (gzip.decompress(data) if key.endswith(".gz") else data).decode("utf-8", "replace")
 
 
-@pytest.fixture
-def logs_reset() -> Iterator[None]:
-    """Reset the log, so that the next test does not write to a closed file."""
-    yield
-    structlog.reset_defaults()
-
-
-@pytest.mark.usefixtures("logs_reset")
 def test_logs_of_a_days_work_hold_no_customer_data_and_no_secret(
     desk: Desk, switchboard: Switchboard, capfd: pytest.CaptureFixture[str]
 ) -> None:

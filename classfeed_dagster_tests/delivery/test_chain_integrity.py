@@ -11,7 +11,7 @@ from classfeed_dagster.delivery.chain_integrity import StoreBehindError, require
 from classfeed_dagster.errors import DamagedRecordError, ExitCode
 from classfeed_dagster.store import LocalStore
 from classfeed_dagster.stored_records import chain_key, manifest_key
-from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY1, DAY2, FEED, deliver, simple
+from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY1, DAY2, FEED, deliver, edit, simple
 
 
 @pytest.fixture
@@ -23,12 +23,6 @@ def delivered(local_store: LocalStore) -> LocalStore:
     return local_store
 
 
-def _change(store: LocalStore, key: str, old: bytes, new: bytes) -> None:
-    data = store.read(key)
-    assert old in data
-    store.put(key, data.replace(old, new))
-
-
 def test_untouched_chain_is_sound(delivered: LocalStore) -> None:
     require_chain(delivered, FEED, [DAY1, DAY2])
     require_reached(delivered, FEED, 3)
@@ -38,7 +32,7 @@ def test_untouched_chain_is_sound(delivered: LocalStore) -> None:
 def test_edited_manifest_is_refused_in_any_place(delivered: LocalStore, day: dt.date, revision: int) -> None:
     key = manifest_key(FEED, day, revision)
     manifest = json.loads(delivered.read(key))
-    _change(delivered, key, manifest["portfolios"][0]["digest"].encode(), b"0" * 64)
+    edit(delivered, key, manifest["portfolios"][0]["digest"].encode(), b"0" * 64)
     with pytest.raises(DamagedRecordError, match="restore the object's earlier version") as error:
         require_chain(delivered, FEED, [day])
     assert error.value.exit_code is ExitCode.STOPPED
@@ -51,7 +45,7 @@ def test_older_revision_copied_over_a_newer_one_is_refused(delivered: LocalStore
 
 
 def test_changed_chain_entry_is_refused(delivered: LocalStore) -> None:
-    _change(delivered, chain_key(FEED, 3), b'"revision":0', b'"revision":7')
+    edit(delivered, chain_key(FEED, 3), b'"revision":0', b'"revision":7')
     with pytest.raises(DamagedRecordError, match="position 3 of the chain names another delivery"):
         require_chain(delivered, FEED, [DAY2])
 

@@ -36,6 +36,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     build,
     check,
     deliver,
+    edit,
 )
 
 EVERY = 4
@@ -175,12 +176,6 @@ def test_reissue_of_an_earlier_date_is_seen_behind_many_revisions(local_store: L
     assert sums["P1"] == Decimal("3.50") + 100 + EVERY + 2
 
 
-def _edit(store: LocalStore, key: str, old: bytes, new: bytes) -> None:
-    data = store.read(key)
-    assert old in data
-    store.put(key, data.replace(old, new))
-
-
 def _checkpoint_key(store: LocalStore) -> str:
     manifest = delivered_state(store, FEED, DAY1).recent[0].manifest
     assert isinstance(manifest, Manifest)
@@ -192,7 +187,7 @@ def test_edited_old_manifest_that_counts_is_refused(local_store: LocalStore) -> 
     _deliver_many(local_store)
     key = manifest_key(FEED, DAY1, 0)  # P0, P2 and P4 are as first delivered
     digest = json.loads(local_store.read(key))["portfolios"][0]["digest"]
-    _edit(local_store, key, digest.encode(), b"0" * 64)
+    edit(local_store, key, digest.encode(), b"0" * 64)
     with pytest.raises(DamagedRecordError, match="a later delivery of the date names other bytes"):
         require_chain(local_store, FEED, [DAY1])
 
@@ -201,7 +196,7 @@ def test_edited_checkpoint_is_refused_and_found(local_store: LocalStore) -> None
     _deliver_many(local_store)
     key = _checkpoint_key(local_store)
     digest = next(iter(json.loads(local_store.read(key))["portfolios"].values()))[0]
-    _edit(local_store, key, digest.encode(), b"0" * 64)
+    edit(local_store, key, digest.encode(), b"0" * 64)
     with pytest.raises(DamagedRecordError, match="not the checkpoint that the manifest names"):
         require_chain(local_store, FEED, [DAY1])
     assert key in "".join(problem.location for problem in verify_feed(local_store, FEED, FORMAT).problems)
@@ -212,8 +207,8 @@ def test_forged_checkpoint_of_the_last_manifest_is_refused(local_store: LocalSto
     (last,) = delivered_state(local_store, FEED, DAY1).recent
     key, before = _checkpoint_key(local_store), local_store.read(_checkpoint_key(local_store))
     digest = next(iter(json.loads(before)["portfolios"].values()))[0]
-    _edit(local_store, key, digest.encode(), b"0" * 64)
-    _edit(local_store, last.key, sha256(before).encode(), sha256(local_store.read(key)).encode())
+    edit(local_store, key, digest.encode(), b"0" * 64)
+    edit(local_store, last.key, sha256(before).encode(), sha256(local_store.read(key)).encode())
     with pytest.raises(DamagedRecordError, match="its checkpoint is wrong"):
         require_chain(local_store, FEED, [DAY1])
 

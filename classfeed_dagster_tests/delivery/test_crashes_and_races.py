@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +19,7 @@ from classfeed_dagster.delivery.verify import ProblemKind, verify_feed
 from classfeed_dagster.errors import ConsentChangedError
 from classfeed_dagster.store import LocalStore, ObjectStore, open_store
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
+    CHANGED,
     DAY1,
     DAY2,
     FEED,
@@ -36,7 +36,6 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
 )
 
 PUBLISHERS = 8
-CHANGED: dict[str, Any] = {"P1": ["10.00", "-2.50"], "P2": ["1.01"], "P3": [], "P4": ["7.77"], "P5": ["0.01"]}
 
 
 def nap(_: float) -> None:

@@ -16,9 +16,9 @@ from classfeed_dagster.delivery.state import delivered_state
 from classfeed_dagster.errors import ChainBusyError
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import chain_key, to_json
-from classfeed_dagster_tests.delivery.test_crashes_and_races import CHANGED
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     AUDIENCE,
+    CHANGED,
     DAY1,
     DAY2,
     DAY3,

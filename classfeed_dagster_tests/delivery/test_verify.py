@@ -16,8 +16,8 @@ from classfeed_dagster.delivery.manifest import ChainEntry, HeldBack, json_schem
 from classfeed_dagster.delivery.verify import ProblemKind, Verification, verify_feed, verify_paths
 from classfeed_dagster.store import LocalStore, ObjectStore
 from classfeed_dagster.stored_records import chain_key, manifest_key, to_json
-from classfeed_dagster_tests.delivery.test_crashes_and_races import CHANGED
 from classfeed_dagster_tests.fixtures.delivery_pipeline import (
+    CHANGED,
     DAY1,
     DAY2,
     DAY3,

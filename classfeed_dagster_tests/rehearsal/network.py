@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from classfeed_dagster_tests.fixtures.certificates import Authority, Certificate
+from classfeed_dagster_tests.fixtures.postgres_tls_proxy import pump
 
 REGION = "ap-southeast-2"
 BRIDGE = "10.77.0.1"
@@ -182,16 +183,6 @@ async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host
     with contextlib.suppress(ConnectionError, ssl.SSLError, asyncio.CancelledError):
         try:
             up_reader, up_writer = await asyncio.open_connection(host, port)
-            await asyncio.gather(_pump(reader, up_writer), _pump(up_reader, writer))
+            await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer))
         finally:
-            writer.close()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while chunk := await reader.read(65536):
-            writer.write(chunk)
-            await writer.drain()
-    finally:
-        with contextlib.suppress(Exception):
             writer.close()

@@ -31,6 +31,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
     AMOUNTS,
     ASKED_AT,
     AUDIENCE,
+    CHANGED,
     DAY1,
     DAY2,
     FEED,
@@ -49,7 +50,6 @@ from classfeed_dagster_tests.torture import conversation
 from classfeed_dagster_tests.torture.deaths import Disk, Reaper, wire
 from classfeed_dagster_tests.torture.outcome import Budget, Row, scattered
 
-CHANGED: dict[str, Any] = {"P1": ["10.00", "-2.50"], "P2": ["1.01"], "P3": [], "P4": ["7.77"], "P5": ["0.01"]}
 PUBLISHERS = 16
 LEAST = 2  # points of each case, whatever the budget
 Where = tuple[str, str | None]  # store URL, S3 endpoint

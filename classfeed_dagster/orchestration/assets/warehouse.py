@@ -37,7 +37,7 @@ def warehouse_assets(feed_context: FeedContext) -> dg.AssetsDefinition:
                 deps=[feed_context.key("delivery"), feed_context.key(SOURCE_RECONCILIATION)],
                 group_name=GROUP_WAREHOUSE,
                 description=f"{name} of the star schema, from the deliveries. The date is replaced in one transaction, "
-                "so that a re-run or a new revision leaves no duplicate and no gap. Dimensions keep history.",
+                "so that a re-run or a new revision causes no duplicate and no gap. Dimensions keep history.",
                 metadata={
                     **columns[name],
                     **_lineage(shown[name]),

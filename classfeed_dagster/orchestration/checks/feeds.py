@@ -38,9 +38,9 @@ _DOCUMENT_CHECKS: Mapping[str, str] = {
     "document_valid": "Every page is the file that was built, obeys the recipient's schema and contains exactly the "
     "planned portfolios. If it fails: the offender names element and line. The fault is in the mapping or the writer: "
     "deploy a corrected version, and the date is retried.",
-    "everyone_consented": "Every portfolio in the document has active consent, asked of bigsite again. If it fails: a "
-    "consent ended a moment ago. The date runs again within `CLASSFEED_SOURCE_PROBE_SECONDS` and leaves the portfolio "
-    "out. If it fails twice for one portfolio, page the owners.",
+    "everyone_consented": "Every portfolio in the document has active consent by a new query of bigsite. If it fails: "
+    "a consent ended a moment ago. The date runs again within `CLASSFEED_SOURCE_PROBE_SECONDS` without the portfolio. "
+    "If it fails twice for one portfolio, page the owners.",
     "control_totals_agree": "Totals recomputed from the written bytes equal the stated totals and the source frames. "
     "If it fails: a record was lost or changed by a fault in the code. Call the owners; do not deliver by other means.",
 }
