@@ -46,20 +46,17 @@ def main() -> int:
                 sys.stderr.write(f"{error}\n")
                 return 2
             return enter_namespaces(__package__, [*sys.argv[1:], "--inside", str(inside)])
-    from classfeed_dagster_tests.rehearsal.steps import rehearse
+    from classfeed_dagster_tests.rehearsal.steps import rehearse, rehearse_date
 
     report = Report()
     with tempfile.TemporaryDirectory(prefix="classfeed-production-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
-        rehearse(
-            options.env,
-            folder,
-            report,
-            short=options.short,
-            days=options.days,
-            image=Image(options.inside, options.image is not None),
-        )
+        image = Image(options.inside, options.image is not None)
+        if options.short:
+            rehearse_date(options.env, folder, report, image)
+        else:
+            rehearse(options.env, folder, report, days=options.days, image=image)
     sys.stdout.write(f"\n{report.markdown()}\n")
     return int(report.failed)
 

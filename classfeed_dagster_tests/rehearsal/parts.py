@@ -70,6 +70,7 @@ class World:
         """Return a connection to Snowflake as the data team has it."""
         import snowflake.connector
 
+        assert wait_until(partial(answers, ADDRESSES["snowflake"], 443), 120), "Snowflake does not start"
         settings = self.cluster.environment(self.cluster.family("worker"))
         return snowflake.connector.connect(
             account=settings["CLASSFEED_SNOWFLAKE_ACCOUNT"], user="data_team", password="rehearsal",
@@ -105,6 +106,7 @@ def world(env: str, folder: Path, image: Image) -> Iterator[World]:
         network.trust(authority, Path("/opt/classfeed"), Path(sys.prefix))
     certificate = authority.issue("aws", ["*.snowflakecomputing.com", *names])
     with ExitStack() as stack:
+        _snowflake(stack, folder, certificate)
         forwarders = Forwarders(certificate, network.names)
         database = _postgres(stack, folder, authority, "database", "dagster")
         database.create_database("dagster")
@@ -133,7 +135,6 @@ def world(env: str, folder: Path, image: Image) -> Iterator[World]:
         metrics_store = _metrics_store(stack, folder)
         if metrics_store is not None:
             collector.forward_metrics = f"{metrics_store}/opentelemetry/v1/metrics"
-        _snowflake(stack, folder, certificate)
         forwarders.proxy(ADDRESSES["egress"], 3128)
         if stacks.resources("broker", "AWS::ElastiCache::ReplicationGroup"):
             _redis(stack, folder, certificate)
@@ -240,7 +241,7 @@ def _postgres(stack: ExitStack, folder: Path, authority: Authority, name: str, u
 
 
 def _snowflake(stack: ExitStack, folder: Path, certificate: Certificate) -> None:
-    """Start Snowflake at its own address, with TLS of its own: it hands out URLs of itself."""
+    """Start Snowflake at its own address, with TLS of its own: it hands out URLs of itself. Its start is not awaited."""
     home = folder / "snowflake"
     home.mkdir()
     address = ADDRESSES["snowflake"]
@@ -249,7 +250,6 @@ def _snowflake(stack: ExitStack, folder: Path, certificate: Certificate) -> None
     with (folder / "snowflake.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     stack.callback(process.kill)
-    assert wait_until(partial(answers, address, 443), 120), (folder / "snowflake.log").read_text()[-2000:]
 
 
 def _redis(stack: ExitStack, folder: Path, certificate: Certificate) -> None:

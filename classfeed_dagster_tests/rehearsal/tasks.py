@@ -50,6 +50,7 @@ class Task:
     process: subprocess.Popen[bytes]
     log: Path
     address: str
+    ports: Sequence[int] = ()
     tags: list[dict[str, str]] = field(default_factory=list)
 
     @property
@@ -168,11 +169,12 @@ class Cluster:
                      *_as_user(environment), "service", *command],
                     stdout=output, stderr=output, start_new_session=True, env={**os.environ, "ROOT": str(self._image.path)},
                 )  # fmt: skip
-            task = Task(arn, family, command, environment, process, log, address, list(tags))
+            ports = [mapping["ContainerPort"] for mapping in container.get("PortMappings", ())]
+            task = Task(arn, family, command, environment, process, log, address, ports, list(tags))
             self.tasks[str(number)] = task
             return task
 
-    def run(self, name: str, *command: str, seconds: float = 300) -> Task:
+    def run(self, name: str, *command: str, seconds: float = 900) -> Task:
         """Start a task and wait for its end."""
         task = self.start(self.family(name), command or None)
         try:
@@ -182,13 +184,10 @@ class Cluster:
         return task
 
     def stop(self) -> None:
-        """End every task."""
+        """Kill every task: the rehearsal is over."""
         for task in self.tasks.values():
-            if task.code is None:
-                task.process.terminate()
-        for task in self.tasks.values():
-            if task.code is None:
-                task.stop()
+            task.process.kill()
+            task.process.wait()
 
     def _secret(self, reference: str) -> str:
         *_, field_name, _, _ = reference.rsplit(":", 3)
