@@ -345,7 +345,7 @@ def _healthy(task: Task) -> str:
     last: list[str] = [""]
 
     def healthy() -> bool:
-        assert task.code is None, f"ended with {task.code}: {task.output()[-1500:]}"
+        assert task.code is None, f"ended with {task.code}: {task.output()[-6000:]}"
         if not all(answers(task.address, port) for port in task.ports):
             return False  # asked first, since each health check starts Python
         process = task.execute("health")
