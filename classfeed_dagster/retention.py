@@ -1,7 +1,7 @@
 """Retention of the object store: days after which a prefix expires, and the prefixes that never do.
 
-Manifests, chain and delivered ledger live as long as the feed: a chain whose entries outlive what they name cannot be
-verified, and a feed continues only from its last manifest. So nothing under these prefixes expires, in any environment.
+Manifests, chain and delivered ledger never expire, in any environment. A chain whose entries outlive what they name
+cannot be verified, and a feed continues only from its last manifest.
 The bucket's lifecycle rules are made from this table, and readers distinguish expired from missing objects by it.
 """
 

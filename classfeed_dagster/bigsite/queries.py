@@ -1,8 +1,8 @@
 """Queries of the snapshot: columns, exact types and SQL of every landed table.
 
-The SQL is standard apart from ``unnest``, which passes the consented portfolios to bigsite (without a temporary table,
-so it runs on a read replica), and ``%(name)s`` placeholders. Another dialect needs other scope relations and another
-reader than COPY; the rest of the SQL stays.
+The SQL is standard apart from ``%(name)s`` placeholders and ``unnest``, which passes the consented portfolios to
+bigsite. It needs no temporary table, so it runs on a read replica. Another dialect needs other scope relations and
+another reader than COPY; the rest of the SQL stays.
 
 Every query of a sliced table returns the portfolio's ``position`` first, in order. It determines the row's slice and
 is not landed. Only columns that a document or a check needs are read.

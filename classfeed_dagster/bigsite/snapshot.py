@@ -105,8 +105,8 @@ def take_snapshot(
     instant (default: bigsite's clock at the start of the transaction), for rehearsals. A date of several shards is read
     through up to ``sessions`` sessions that see one state of bigsite. Rows of closed windows that are not in ``sent``
     land too. ``observe`` receives every statement.
-    Raises SourceNotReadyError (nothing landed) if the end of day is absent or if more than ``max_missing_share`` of the
-    portfolios lack a row of it; SourceReadError if bigsite fails.
+    Raises SourceReadError if bigsite fails, and SourceNotReadyError (nothing landed) if the end of day is absent. It is
+    absent as well if more than ``max_missing_share`` of the portfolios lack a row of it.
     """
     due = [audience for audience in audiences if audience.is_due(business_date)]
     if not due:

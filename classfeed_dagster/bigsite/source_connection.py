@@ -201,6 +201,6 @@ def read_only(
     except pa.ArrowInvalid as error:
         # The error's text may quote a personal value: only its type is shown.
         raise UnreadableSourceError(
-            f"bigsite holds a value that its contract does not allow ({type(error).__name__}), such as NaN, a number "
-            "that is too long or a date beyond the year 9999: nothing was landed. Correct the row and run again."
+            f"bigsite holds a value that its contract does not allow ({type(error).__name__}): NaN, a number that is "
+            "too long or a date beyond the year 9999. Nothing was landed. Correct the row and run again."
         ) from None

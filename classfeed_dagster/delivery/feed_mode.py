@@ -1,8 +1,8 @@
 """Feed modes: off, shadow and live. Shadow deliveries are stored under ``shadow/``, in the same chain as live ones.
 
-A feed that is switched from shadow to live continues its sequence: the old app delivered the business dates that are
-in the shadow, so they count as delivered, and the next date is a DELTA with the next sequence number. The same holds
-for a switch back. The recipient loads ``delivered/`` only.
+A feed that is switched from shadow to live, or back, continues its sequence. The old app delivered the business dates
+in the shadow, so they count as delivered. The next date is a DELTA with the next sequence number. The recipient loads
+``delivered/`` only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Publishing a staged build exactly once: pages first, consent queried again, the manifest last (docs/adr/0002).
 
-Every step is a conditional create or can be repeated, so that a process may die, or pause for an hour, between any
-two of them, and any number may run at once.
+Every step is a conditional create or can be repeated. A process may die, or pause for an hour, between any two steps,
+and any number of processes may run at once.
 """
 
 from __future__ import annotations
@@ -91,10 +91,14 @@ def publish(
     before anything is written and again right before the manifest. ``patience_seconds`` is the time without progress
     after which another attempt's place in the chain is closed.
 
-    Raise NotInOrderError if the previous date is not delivered, StaleBuildError if the date's deliveries have changed
-    since the build, ConsentChangedError if a portfolio in it no longer consents, GateRefusedError without passed
-    verdicts for exactly these documents, ChainBusyError if other deliveries kept taking the next place. After any
-    error nothing of the build is delivered, and a retry is safe.
+    Raises:
+        NotInOrderError: the previous date is not delivered.
+        StaleBuildError: the date's deliveries have changed since the build.
+        ConsentChangedError: a portfolio in it no longer consents.
+        GateRefusedError: a passed verdict for exactly these documents is missing.
+        ChainBusyError: other deliveries kept taking the next place.
+
+    After any error nothing of the build is delivered, and a retry is safe.
     """
     attempt = _Attempt(store, build, consented_now, audience, correlation_id, patience_seconds, sleep, ledger_view)
     for _ in range(_ROUNDS):

@@ -365,7 +365,7 @@ def ever_delivered(
     """Return those of ``numbers`` that were delivered before ``before`` under the consent in force until then.
 
     Walks back date by date. For a portfolio the walk ends at a date that neither delivered it nor held it back, or
-    that announced its removal: earlier deliveries belong to an earlier consent, whose end was announced then.
+    that announced its removal. Deliveries before that belong to an earlier consent.
     """
     undecided, delivered = set(numbers), set[str]()
     day = audience.previous(before)

@@ -1,7 +1,7 @@
 """The class cash file: every cash movement of a business date, and each account's balance after its movements.
 
-An account's cash from before the shared history is one line of type OPENING_CASH with the opening's own id (``OC-…``),
-so that the sent amounts always add up to the sent balance. The line of a ledger row has the ledger's number. An account
+An account's cash from before the shared history is one line of type OPENING_CASH with the opening's id (``OC-…``). So
+the sent amounts always add up to the sent balance. The line of a ledger row has the ledger's number. An account
 without movements has a balance line only.
 """
 

@@ -31,8 +31,7 @@ from classfeed_dagster.domains.movement_transactions import LETTERS
 class CsvFormat(DocumentFormat):
     """CSV files: one a business date and revision, or one a portfolio. Its only section is ``details``.
 
-    A portfolio without rows, such as a removed one, is rendered as no bytes: the file has no line for it, and it counts
-    as delivered with the file.
+    A portfolio without rows, such as a removed one, is rendered as no bytes. It counts as delivered with the file.
     """
 
     layout: CsvLayout

@@ -1,8 +1,8 @@
 """Streaming XSD validation of an EPI document in constant memory, each error with its element and line.
 
 lxml validates, fed line by line, so that an error belongs to the line just fed (lxml's own streaming errors have no
-line). Messages are composed of the error's type and the document format's own names, because libxml2's messages contain
-the invalid value, which may be a name or an account number.
+line). Messages consist of the error's type and the document format's names. libxml2's messages contain the invalid
+value, which may be a name or an account number.
 """
 
 from __future__ import annotations

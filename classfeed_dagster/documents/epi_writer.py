@@ -1,8 +1,8 @@
 """EPI writer: records from column expressions, portfolios as slices of bytes, pages from lxml.
 
-Rows become text by whole columns (Polars): usual builders are slow because they call Python for each of some millions
-of elements. The bytes equal lxml's, which a test checks, with one exception: a line break inside a text is written as a
-reference, so that every record is one line.
+Rows become text by whole columns (Polars), because usual builders call Python for each of some millions of elements. A
+test checks that the bytes equal lxml's, except that a line break inside a text is a reference: every record is one
+line.
 """
 
 from __future__ import annotations

@@ -82,8 +82,8 @@ def _lines(path: Path, transaction_id: str, letter: str) -> Iterator[Place]:
 def _records(path: Path, record: RecordMapping, needle: bytes) -> Iterator[tuple[Place, bytes]]:
     """Yield the records that contain ``needle``, with their bytes.
 
-    Markup can be searched as bytes because in the writer's form ``<`` only begins an element's tag: in texts it is a
-    reference, and there is no comment, CDATA section or prefix.
+    Markup can be searched as bytes, because in the writer's form ``<`` only begins an element's tag. In texts it is a
+    reference; comments, CDATA sections and prefixes do not occur.
     """
     begin, end = f"<{record.name}>".encode(), f"</{record.name}>".encode()
     buffer, offset, line = b"", 0, 1  # position of the buffer in the document

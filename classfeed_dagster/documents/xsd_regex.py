@@ -1,10 +1,9 @@
 """Regular expressions, generated from the XSD, that match only lines that are certainly valid records.
 
-Most of the time of a document's inspection is libxml2's validation of some hundred thousand records, which the writer
-puts on one line each in the plainest form of XML. For such lines the XSD can be written as a regular expression. It
-accepts less than the XSD (one form of each value, common characters), never more: a line that matches is valid, and
-lxml validates any other line. It is generated from the XSD and not from the mapping, so that it cannot repeat the
-writer's mistakes.
+A document's inspection spends most of its time in libxml2's validation of some hundred thousand records. The writer
+writes each on one line in the plainest form of XML, for which the XSD can be written as a regular expression. It
+accepts less than the XSD (one form of each value, common characters), never more. lxml validates any line that does not
+match. It is generated from the XSD and not from the mapping, so that it cannot repeat the writer's mistakes.
 """
 
 from __future__ import annotations

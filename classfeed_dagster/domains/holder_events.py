@@ -1,8 +1,8 @@
 """Events that should reach every holder of a security alike: income by unit, and corporate actions.
 
-A fault in one portfolio's row keeps every rule of one portfolio: a franking credit of 0.00 is a valid
-amount, and a split that was never recorded leaves no row. Compared with the other holders both are visible. The
-functions read landed rows and hold nothing back.
+A fault in one portfolio's row may break no rule of one portfolio. A franking credit of 0.00 is a valid amount, and a
+split that was never recorded has no row. Compared with the other holders both are visible. The functions read landed
+rows and hold nothing back.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def silent_zeros(income: pl.DataFrame) -> pl.DataFrame:
     """Return amounts of ``income`` that are zero or null although every other holder's payment has them.
 
     Rows are compared by security, income type, ex-date and payment date. A zero counts if at least FEWEST_OTHERS other
-    holders have an amount, they are at least three quarters of the holders, and their amount by unit gives this holder
-    five cents or more. Reversals are left out. Frame: portfolio_id, security_id, on (payment date), subject, detail.
+    holders, and three quarters of all, have an amount that by unit gives this holder five cents or more. Reversals are
+    left out. Frame: portfolio_id, security_id, on (payment date), subject, detail.
     """
     event = ["security_id", "income_type", "ex_date", "payment_date"]
     rows = income.filter(pl.col("reverses_income_id").is_null(), pl.col("units_held") > 0)

@@ -60,8 +60,8 @@ def compare_date(store: ObjectStore, feed: Feed, audience: RecipientSchedule, da
 def to_compare(store: ObjectStore, feed: Feed, audience: RecipientSchedule) -> Iterator[tuple[dt.date, str]]:
     """Yield recent dates that both sides have, oldest first, each with a fingerprint of the comparison's input.
 
-    The fingerprint changes with the old app's files, the deliveries, and the report of the previous date, whose late
-    lines the old app must have on this date. A file replaced under its own name does not change it.
+    The fingerprint changes with the old app's files, the deliveries and the report of the previous date. The old app
+    must have that report's late lines on this date. A file replaced under its own name does not change it.
     """
     files: dict[dt.date, list[str]] = {}
     for key in store.list(f"legacy/{feed.name}/"):

@@ -167,7 +167,7 @@ class BreakEvidence:
         """Return the late rows that explain the difference of two end-of-day figures completely; () if none do.
 
         The file's figure must be the ledger as recorded at the landed end of day, bigsite's figure the ledger as
-        recorded at its rewritten one, and the rows between them must be rows that the snapshot did not see.
+        recorded at its rewritten one. The snapshot must not have seen the rows between them.
         """
         key = (source or landed or {}).get("source_row") or ""
         rows = self.rows.get(key, ())

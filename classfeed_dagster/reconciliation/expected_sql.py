@@ -90,8 +90,8 @@ class ExpectedRecords(RecordScope):
     def _active(self, instant: str) -> str:
         """Return SQL of the consents active at an instant, one row a portfolio: latest reference, earliest history.
 
-        Excluded: consents without a reference, with an end before the grant or with a history that begins more than ten
-        years after the grant, and portfolios whose latest grants have different references (design: unreadable or
+        Excluded are consents without a reference, with an end before the grant, or with a history that begins more than
+        ten years after it. So are portfolios whose latest grants have different references (design: unreadable or
         ambiguous consents exclude).
         """
         return f"""SELECT portfolio_id, min(recipient_reference) FILTER (WHERE granted_at = latest) AS reference,

@@ -1,8 +1,8 @@
-"""Older delivered dates that bigsite changed: found in turn, on record until they are re-issued.
+"""Older delivered dates that bigsite changed, with a record until they are re-issued.
 
 Repair watches the last due dates of a feed on every tick. All dates before them are queried in batches, one batch a
-probe, so that a change of any age is found after at most (delivered dates / batch size) probes, at a cost per probe
-that does not grow with the history. The record of a changed date outlives the process and keeps the date under repair
+probe. A change of any age is detected after at most (delivered dates / batch size) probes, and the cost of a probe does
+not grow with the history. The record of a changed date outlives the process and keeps the date under repair
 and in the alerts until its re-issue has succeeded.
 """
 

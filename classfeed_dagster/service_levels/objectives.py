@@ -1,7 +1,7 @@
 """Service level objectives: the source of the alarms, the dashboard's thresholds and the table in the docs.
 
-The hours are the feed's (``feeds/feed.py``), in Sydney local time on the next business day, so that weekends, holidays
-and the change to summer time are never late. Only the standard library is imported here: the infrastructure is
+The hours are the feed's (``feeds/feed.py``), in Sydney local time on the next business day. So weekends, holidays and
+the change to summer time are never late. Only the standard library is imported here: the infrastructure is
 synthesised in its own environment.
 """
 

@@ -1,7 +1,7 @@
 """The recipient's side of a rehearsal: load the deliveries as Class does, and add them up.
 
-Class loads each portfolio's movements, replaces a business date's content when it is re-issued, restarts from a FULL
-extract, deletes a removed portfolio, and compares the sum of the loaded movements with the stated balance. This module
+Class loads each portfolio's movements, replaces the content of a re-issued business date, restarts from a FULL extract
+and deletes a removed portfolio. It compares the sum of the loaded movements with the stated balance. This module
 repeats that arithmetic, so that a rehearsal proves the central invariant from delivered bytes only.
 """
 

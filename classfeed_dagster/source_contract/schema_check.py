@@ -77,8 +77,8 @@ def check_schema(
 ) -> SchemaVerdict:
     """Compare bigsite's live schema with its contract (default: the project's), read only.
 
-    If the database does not enforce a coded column's vocabulary, its rows are searched for other values; in a ledger
-    only those recorded at or after ``since``, by its index. SchemaUnreadableError if the schema is missing.
+    If the database does not enforce a coded column's vocabulary, its rows are searched for other values. Of a ledger
+    only rows recorded at or after ``since`` are read, by its index. SchemaUnreadableError if the schema is missing.
     """
     agreed = load_contract() if contract is None else contract
     live = live_schema(engine)

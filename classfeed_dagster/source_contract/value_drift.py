@@ -1,7 +1,7 @@
 """Value drift: jumps in a date's null rates, lengths, ranges and numbers of values, and new codes.
 
-``drift`` compares the schema with the contract. This module compares the landed values with the last business dates:
-a source that begins to write nulls, other units or other codes keeps its schema and changes its meaning. Value drift
+``drift`` compares the schema with the contract. This module compares the landed values with the last business dates,
+because new nulls, units or codes change a source's meaning and not its schema. Value drift
 stops nothing. It reports the column and the exports that depend on it.
 """
 

@@ -1,9 +1,8 @@
 """One customer's feeds: consents, deliveries, holds and the next delivery, for support and for a privacy officer.
 
 Deliveries are read from the portfolio files of the delivered ledger, never from documents. Nothing here contains a
-name, an account number or a figure. The record of consents and disclosures follows the record-keeping rule of the
-Consumer Data Right (Competition and Consumer (Consumer Data Right) Rules 2020, rule 9.3): authorisations given, amended
-and withdrawn, and disclosures made under them.
+name, an account number or a figure. The record has consents given, amended and withdrawn, and the disclosures made
+under them, following rule 9.3 of the Competition and Consumer (Consumer Data Right) Rules 2020.
 """
 
 from __future__ import annotations

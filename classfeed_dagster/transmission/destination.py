@@ -1,8 +1,7 @@
 """Destinations of delivered files: the object store itself, another account's bucket, SFTP, HTTPS.
 
-A destination is declared with its feed. It names its credential; the credential's value comes from the settings. Every
-kind sends idempotently: a file that is there with the same bytes is not sent again, and a file of the same name with
-other bytes is never replaced.
+A destination is declared with its feed. It names its credential, whose value is in the settings. Every kind sends
+idempotently. An existing file with the same bytes is not sent again, and one with other bytes is never replaced.
 """
 
 from __future__ import annotations

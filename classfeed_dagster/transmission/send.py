@@ -48,7 +48,7 @@ class ConsentEndedError(StaleBuildError):
     def __init__(self, feed: str, numbers: Sequence[str]) -> None:
         super().__init__(
             f"{feed}: consent ended for {len(numbers)} portfolio(s) of files that are delivered and not sent "
-            f"({', '.join(numbers[:20])}): these files are withheld, and a new revision without these portfolios is "
+            f"({', '.join(numbers[:20])}). These files are withheld, and a new revision without these portfolios is "
             "built"
         )
 
@@ -166,9 +166,9 @@ class Transmission:
     def send(self) -> tuple[Receipt, ...]:
         """Send the date's files that have no receipt, revision by revision; return the new receipts.
 
-        Raise NotSentError if the business date before is not sent or the destination fails, GateRefusedError if a
-        delivery lacks a verdict, ConsentEndedError if files are withheld now: build the date again, then send the
-        rest. Safe to repeat.
+        Safe to repeat. Raise NotSentError if the business date before is not sent or the destination fails, and
+        GateRefusedError if a delivery lacks a verdict. Raise ConsentEndedError if files are withheld now: build the
+        date again, then send the rest.
         """
         waiting = unsent(self.store, self.feed, self.day)
         if waiting:

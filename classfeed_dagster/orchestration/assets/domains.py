@@ -54,7 +54,7 @@ _DESCRIPTIONS: Mapping[str, str] = {
         "**Each portfolio's holdings** at the business date, on a traded basis, valued at the last close on or before "
         "it, with codes as on that date.\n\n*From* bigsite's end of day and prices. *For* {recipient}, which compares "
         "it with the sum of the movements. *Problems:* a holding that is missing, or whose units differ from the sum "
-        "of its ledger, holds the portfolio back; a holding without a price is sent without a value."
+        "of its ledger, holds the portfolio back. A holding without a price is sent without a value."
     ),
     "movement_transactions": (
         "**Ledger movements**: for current portfolios the rows recorded in the date's window; for new ones the whole "

@@ -59,8 +59,8 @@ def _data_team(feed_context: FeedContext) -> dg.AssetsDefinition:
         feed_context,
         DATA_TEAM_RECONCILIATION,
         [feed_context.key("delivery"), warehouse_key(feed_context.feed.name, "FACT_DELIVERY"), THEIRS],
-        "Our metrics, computed from the delivered files, against the data team's, computed by their own code from "
-        "their own replica: missing, late or recomputed dates, portfolios on one side only, different values.",
+        "Comparison of our metrics, computed from the delivered files, with the data team's, computed from their "
+        "replica. Breaks are missing, late or recomputed dates, portfolios on one side only, and different values.",
         data_team_breaks(feed_context.feed.format, feed_context.key("delivery")),
         PostDelivery.data_team,
     )

@@ -45,10 +45,9 @@ def _customers(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
         key=SIMULATED_CUSTOMERS,
         partitions_def=partitions,
         group_name=GROUP_SIMULATION,
-        description="Simulated customers' business date in this environment's bigsite: they save, trade, consent, "
-        "revoke and leave; companies pay dividends and split; the broker corrects itself; the end of day runs. Equal "
-        "seed and date give equal rows. Writes to bigsite's tables, which the feeds then read as real ones. Refuses "
-        "production.",
+        description="Simulated customers' business date in this environment's bigsite: trades, consents, revocations, "
+        "dividends, splits, corrections and the end of day. Equal seed and date give equal rows. Writes to bigsite's "
+        "tables, which the feeds then read as real ones. Refuses production.",
     )
     def customers(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> dg.MaterializeResult[None]:
         started = time.monotonic()

@@ -51,8 +51,8 @@ def alert_sensor(
         name="alerts",
         minimum_interval_seconds=seconds,
         default_status=status.sensor,
-        description="Reports each incident once, in one thread, and its recovery: failed or missing checks, late "
-        "feeds, repairs that stopped, portfolios held back, and incidents raised by other steps.",
+        description="Reports each incident once, in one thread, and its recovery. Incidents are failed or missing "
+        "checks, late feeds, repairs that stopped, portfolios held back, and those that other steps raise.",
     )
     def alert(context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]) -> dg.SkipReason:
         now, store, settings = current_time(runtime), runtime.store, runtime.settings

@@ -81,8 +81,8 @@ def repair_sensor(
         jobs=jobs,
         minimum_interval_seconds=seconds,
         default_status=status.sensor,
-        description="Checks the last due business dates of every feed and runs the incomplete ones: failed with "
-        "a transient cause, never started, held back and corrected since, or changed in bigsite since.",
+        description="Checks the last due business dates of every feed and runs the incomplete ones. These failed with "
+        "a transient cause, never started, or were corrected or changed in bigsite since.",
     )
     def repair(
         context: dg.SensorEvaluationContext, runtime: dg.ResourceParam[Runtime]
