@@ -32,6 +32,19 @@ def test_file_changed_after_it_was_applied_is_refused(empty_warehouse: Any) -> N
         apply_schema(empty_warehouse, [])
 
 
+def test_movements_of_an_older_warehouse_are_kept_behind_the_view(empty_warehouse: Any) -> None:
+    apply_schema(empty_warehouse, [migration for migration in migrations() if migration.version < 5])
+    names = "FEED, BUSINESS_DATE, PORTFOLIO_KEY, PORTFOLIO_NUMBER, TRANSACTION_ID, TRANSACTION_TYPE, TRANSACTION_DATE"
+    values = "'f', '2025-04-17', 'k', 'SW1', 'T1', 'BUY', '2025-04-17', '2025-04-17', 'm', 'c'"
+    query(
+        empty_warehouse,
+        f"INSERT INTO FACT_MOVEMENT ({names}, RECORDED_AT, MESSAGE_ID, CORRELATION_ID) VALUES ({values})",
+    )
+    apply_schema(empty_warehouse)
+    for table in ("DELIVERED_MOVEMENT", "FACT_MOVEMENT", "MOVEMENT_STANDING"):
+        assert query(empty_warehouse, f"SELECT TRANSACTION_ID FROM {table}") == [("T1",)], table
+
+
 def test_warehouse_dates_are_read_back(warehouse: Any) -> None:
     assert load_dates(warehouse, dt.date(2025, 4, 17), dt.date(2025, 4, 26)) == 10
     assert load_dates(warehouse, dt.date(2025, 4, 17), dt.date(2025, 4, 26)) == 10
