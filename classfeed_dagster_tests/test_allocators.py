@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -30,6 +31,17 @@ def test_allocators_on_other_systems_are_unchanged(missing: str, monkeypatch: py
         monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     memory.configure()
+
+
+@pytest.mark.parametrize(("before", "after"), [(700, 50_000), (200_000, 200_000), (0, 0)])
+def test_collector_threshold_is_raised_never_lowered(before: int, after: int) -> None:
+    default = gc.get_threshold()
+    try:
+        gc.set_threshold(before, *default[1:])
+        memory.configure()
+        assert gc.get_threshold() == (after, *default[1:])
+    finally:
+        gc.set_threshold(*default)
 
 
 def test_freed_memory_returns_to_the_system() -> None:
