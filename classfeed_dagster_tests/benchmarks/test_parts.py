@@ -14,6 +14,8 @@ from benchmarks.measure import Part
 from benchmarks.reconciliation import reconciliation
 from benchmarks.site import AUDIENCE, DOMAIN, FIRST, PUBLISHED, SECOND, STEPS, Site
 
+pytestmark = pytest.mark.slow
+
 HOW: dict[str, Any] = {"rounds": 1, "until": float("inf")}
 
 

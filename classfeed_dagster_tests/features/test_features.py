@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from pytest_bdd import scenarios
+
+pytestmark = pytest.mark.slow
 
 scenarios(".")

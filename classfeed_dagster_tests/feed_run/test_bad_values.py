@@ -14,6 +14,8 @@ from classfeed_dagster.orchestration.definitions import build_definitions
 from classfeed_dagster.orchestration.rehearsal import _reconcile
 from classfeed_dagster_tests.fixtures.desk import Desk
 
+pytestmark = pytest.mark.slow
+
 DAY = "2026-03-02"
 LARGEST = Decimal("9999999999999999.99")
 

@@ -23,6 +23,8 @@ from classfeed_dagster.warehouse.database import query
 from classfeed_dagster.warehouse.records import BreakCause, BreakKind
 from classfeed_dagster_tests.fixtures.desk import Desk
 
+pytestmark = pytest.mark.slow
+
 MONDAY = dt.date(2026, 3, 2)
 TRADE, CASH = "class_trade", "class_cash"
 

@@ -10,6 +10,8 @@ from classfeed_dagster.settings import FreeText
 from classfeed_dagster_tests.feed_run.test_bad_values import DAY, assert_reconciled
 from classfeed_dagster_tests.fixtures.desk import Desk
 
+pytestmark = pytest.mark.slow
+
 SECRETS = ("123456782", "123 456 782", "jane.citizen@example.com", "4111111111111111")
 
 

@@ -16,6 +16,8 @@ from classfeed_dagster_tests.feed_run.test_bad_values import DAY, assert_reconci
 from classfeed_dagster_tests.fixtures.bigsite_builder import Portfolio, Row
 from classfeed_dagster_tests.fixtures.desk import Desk
 
+pytestmark = pytest.mark.slow
+
 NEXT = "2026-03-03"
 
 

@@ -31,6 +31,8 @@ from classfeed_dagster_tests.fixtures.delivering import as_legacy_date, as_legac
 from classfeed_dagster_tests.fixtures.desk import Desk
 from classfeed_dagster_tests.fixtures.morning import attempt, deliver, prepare
 
+pytestmark = pytest.mark.slow
+
 DAYS = trading_days.business_days_between(dt.date(2026, 3, 2), dt.date(2026, 5, 29))[:31]
 BAD = {4: "amount", 8: "missing", 12: "surplus", 15: "sign of a reversal"}
 LATE, RENAMED = 6, 10

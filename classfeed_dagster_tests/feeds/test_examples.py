@@ -27,6 +27,8 @@ from classfeed_dagster.warehouse.database import execute, query
 from classfeed_dagster.warehouse.schema import stored_table
 from classfeed_dagster_tests.fixtures.desk import Desk, at_a_desk
 
+pytestmark = pytest.mark.slow
+
 MONDAY = dt.date(2026, 3, 2)
 NAMES = [feed.name for feed in EXAMPLES]
 

@@ -29,6 +29,8 @@ from classfeed_dagster.trading_days import business_days_between
 from classfeed_dagster_tests.conftest import fresh_database
 from classfeed_dagster_tests.fixtures.simulated_days import Living
 
+pytestmark = pytest.mark.slow
+
 FIRST = dt.date(2023, 1, 3)
 NIGHTLY_PORTFOLIOS = int(os.environ.get("CLASSFEED_TEST_ORACLE_PORTFOLIOS", "60"))
 
