@@ -12,7 +12,7 @@ from classfeed_dagster.errors import ConfigurationError
 from classfeed_dagster.local import snowflake_server as server
 from classfeed_dagster.settings import Environment, Settings
 from classfeed_dagster.warehouse.database import Connection
-from classfeed_dagster.warehouse.schema import apply_schema
+from classfeed_dagster.warehouse.schema import apply_schema, is_migrated
 
 if TYPE_CHECKING:
     import duckdb
@@ -82,8 +82,8 @@ class _LocalFile:
 def read_warehouse(settings: Settings) -> Iterator[Connection | None]:
     """Yield a connection for queries; None if the warehouse is empty.
 
-    On a laptop the local warehouse's file is read in place, unless its server already runs: starting a server takes
-    longer than any query.
+    On a laptop the local warehouse's file is read in place, unless its server already runs or an older version of the
+    code wrote it: starting a server takes longer than any query.
     """
     local = settings.snowflake_account is None and settings.env is Environment.LOCAL
     if local and not server.exists(settings.home):
@@ -95,9 +95,11 @@ def read_warehouse(settings: Settings) -> Iterator[Connection | None]:
         with server.idle_file(settings.home) as file:
             if file is not None:
                 with duckdb.connect(str(file), read_only=True) as database:
+                    stored = _LocalFile(database)
                     tables = database.execute(_TABLES, [server.SCHEMA]).fetchall()
-                    yield _LocalFile(database) if tables else None
-                return
+                    if not tables or is_migrated(stored):
+                        yield stored if tables else None
+                        return
     with open_warehouse(settings) as connection:
         yield connection
 

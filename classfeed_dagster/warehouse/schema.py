@@ -69,7 +69,7 @@ def apply_schema(connection: Connection, declared: Iterable[Migration] | None = 
     SchemaError if an applied file was changed since, or if the warehouse is newer than this code.
     """
     execute(connection, _VERSIONS)
-    applied = {int(row[0]): str(row[1]) for row in query(connection, "SELECT VERSION, SHA256 FROM SCHEMA_VERSION")}
+    applied = _applied(connection)
     files = {migration.version: migration for migration in (migrations() if declared is None else declared)}
     for version, sha256 in applied.items():
         if version not in files:
@@ -86,6 +86,15 @@ def apply_schema(connection: Connection, declared: Iterable[Migration] | None = 
             f"INSERT INTO SCHEMA_VERSION VALUES ({migration.version}, {literal(migration.name)}, {literal(migration.sha256)}, SYSDATE())",
         )
     return [migration.name for migration in fresh]
+
+
+def is_migrated(connection: Connection) -> bool:
+    """Return True if the warehouse, which has tables, has every migration of this version of the code."""
+    return {migration.version for migration in migrations()} <= set(_applied(connection))
+
+
+def _applied(connection: Connection) -> dict[int, str]:
+    return {int(row[0]): str(row[1]) for row in query(connection, "SELECT VERSION, SHA256 FROM SCHEMA_VERSION")}
 
 
 def ensure_dates(connection: Connection, day: dt.date) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from classfeed_dagster.warehouse.connection import (
     query_tag,
     read_warehouse,
 )
+from classfeed_dagster.warehouse.schema import Migration, migrations
 
 COMPLETE: dict[str, Any] = {"store_url": "s3://feeds/prod", "first_business_date": "2026-03-02"}
 PRODUCTION: dict[str, Any] = {
@@ -71,6 +73,14 @@ def _write(home: Path, *statements: str) -> None:
             database.execute(statement)
 
 
+def _versions(applied: Sequence[Migration]) -> list[str]:
+    rows = ", ".join(f"({migration.version}, '{migration.sha256}')" for migration in applied)
+    return [
+        "CREATE TABLE SCHEMA_VERSION (VERSION INTEGER, SHA256 VARCHAR)",
+        f"INSERT INTO SCHEMA_VERSION VALUES {rows}",
+    ]
+
+
 def test_read_warehouse_without_a_running_server_reads_its_file(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     with read_warehouse(settings) as connection:
@@ -83,6 +93,7 @@ def test_read_warehouse_without_a_running_server_reads_its_file(tmp_path: Path) 
     observed = "TIMESTAMP '2023-01-04 06:00:00'"
     _write(
         tmp_path,
+        *_versions(migrations()),
         ddl.replace("TIMESTAMP_NTZ", "TIMESTAMP").replace("NUMBER(", "DECIMAL("),
         f"INSERT INTO RECONCILIATION_BREAK SELECT {row}, NULL, NULL, NULL, NULL, 'late row', 'x', NULL, NULL, NULL, "
         f"NULL, {observed}, {observed}, NULL, 'a', 'a'",
@@ -93,6 +104,14 @@ def test_read_warehouse_without_a_running_server_reads_its_file(tmp_path: Path) 
         assert stored_breaks(connection, feed="class_cash") == []
     assert (break_.portfolio_number, break_.resolved_at) == ("SW1", None)
     assert not (tmp_path / "snowflake" / "server.json").exists()  # no server was started for it
+
+
+def test_read_warehouse_of_an_older_version_is_migrated_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path, *_versions(migrations()[:-1]), "CREATE TABLE RECONCILIATION_BREAK (BREAK_ID VARCHAR)")
+    opened = object()
+    monkeypatch.setattr(connection_module, "open_warehouse", lambda settings: contextlib.nullcontext(opened))
+    with read_warehouse(Settings(home=tmp_path)) as connection:
+        assert connection is opened
 
 
 def test_read_warehouse_joins_a_server_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
