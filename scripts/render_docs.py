@@ -101,12 +101,22 @@ def _shared_options(every: Mapping[str, Any]) -> set[tuple[str, str]]:
 
 
 def _example(path: str) -> Iterator[str]:
-    example = EXAMPLES / f"{path.removeprefix('classfeed ').replace(' ', '-')}.txt"
-    if example.exists():
-        output = example.read_text().rstrip()
-        shown = output in (ROOT / "README.md").read_text()
-        yield "Output: [README](../README.md#everyday-tasks)." if shown else f"```\n{output}\n```"
+    # The recorded output, or the page that shows the command with its output.
+    name = path.removeprefix("classfeed ").replace(" ", "-")
+    example = EXAMPLES / f"{name}.txt"
+    output = example.read_text().rstrip() if example.exists() else f"make {name} "
+    if output in (ROOT / "README.md").read_text():
+        yield "Output: [README](../README.md#everyday-tasks)."
         yield ""
+    elif example.exists():
+        yield f"```\n{output}\n```"
+        yield ""
+    elif pages := [page for page in _PAGES if f"$ {path}" in (ROOT / "docs" / page).read_text()]:
+        yield f"Output: [{pages[0].removesuffix('.md')}]({pages[0]})."
+        yield ""
+
+
+_PAGES = ("cutover.md", "runbook.md", "deployment.md", "owner.md", "schema-drift.md")  # with commands and their output
 
 
 def exit_codes() -> Iterator[str]:
