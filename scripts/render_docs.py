@@ -104,7 +104,7 @@ def _example(path: str) -> Iterator[str]:
     # The recorded output, or the page that shows the command with its output.
     name = path.removeprefix("classfeed ").replace(" ", "-")
     example = EXAMPLES / f"{name}.txt"
-    output = example.read_text().rstrip() if example.exists() else f"make {name} "
+    output = example.read_text().rstrip() if example.exists() else f"make {name}"
     if output in (ROOT / "README.md").read_text():
         yield "Output: [README](../README.md#everyday-tasks)."
         yield ""
