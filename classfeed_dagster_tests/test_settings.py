@@ -1,4 +1,4 @@
-"""Settings: defaults that need nothing, and what a bad one says."""
+"""Settings: defaults that need nothing, and the error of a bad one."""
 
 from __future__ import annotations
 

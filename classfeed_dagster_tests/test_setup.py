@@ -1,4 +1,4 @@
-"""The setup's lock files: the demo's versions are those that were tested, every file has a hash, and tools stay out."""
+"""The setup's lock files: the demo has the tested versions, every file has a hash, and tools stay out."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_failed_write_leaves_no_file(local_store: LocalStore, monkeypatch: pytes
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    # What a person can mend says so; it is waited for, as another store that is away.
+    # An error that a person can correct states how. Repair waits for it, as for an unreachable store.
     expected = OSError if number == errno.EIO else StoreError
     with pytest.raises(expected) as caught:
         local_store.create("a/b", b"data")

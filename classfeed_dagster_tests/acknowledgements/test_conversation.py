@@ -100,7 +100,7 @@ def test_rejected_record_is_a_break_until_redelivered(delivered: Desk) -> None:
     (output,) = deliveries._answers([file])
     assert (output["state"], output["contradictory"], len(list(output["records"]))) == ("partially processed", False, 1)  # type: ignore[call-overload]
 
-    # bigsite is corrected: the portfolio goes again, the other does not.
+    # bigsite is corrected: this portfolio is delivered again, the other is not.
     with desk.runtime.engine.begin() as connection:
         connection.execute(
             tables.portfolio.update().where(tables.portfolio.c.portfolio_number == number).values(portfolio_name="New")

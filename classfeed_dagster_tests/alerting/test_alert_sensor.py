@@ -34,7 +34,7 @@ def watched(desk: Desk, switchboard: Switchboard) -> Desk:
 
 
 def read(board: Switchboard) -> dict[str, str]:
-    """By first line, what each message says; no personal data in any."""
+    """Return the messages' texts by first line, none with personal data."""
     for message in board.messages:
         for private in ("Given", "Family", "example.invalid", "Super Fund", "Cash of"):
             assert private not in message.seen

@@ -69,7 +69,7 @@ def plant(desk: Desk, switchboard: Switchboard) -> None:
         portfolio.consent(granted_at="2026-02-20T00:00:00Z")
         portfolio.deposit("10000.00", "2026-02-23")
         portfolio.buy(bhp, "100", "45.00", "2026-02-24")
-    # One that can't be written, one that has an impossible HIN: findings speak of fields, not of what is in them.
+    # One that can't be written, one that has an impossible HIN: findings name fields, not their values.
     desk.bigsite.portfolios[2].row["portfolio_name"] = PERSONAL["portfolio name"] + "\x0b"
     desk.bigsite.portfolios[3].row["hin"] = PERSONAL["hin"]
     desk.bigsite.end_of_day(MONDAY)
@@ -132,7 +132,7 @@ def test_logs_of_a_days_work_hold_no_customer_data_and_no_secret(
         ),
     ]
     assert len(left) > 100
-    assert any("SW00000003" in text for _, text in left)  # that something is said of the portfolio at all
+    assert any("SW00000003" in text for _, text in left)  # the portfolio is mentioned
     matches = [
         (label, where)
         for where, text in left

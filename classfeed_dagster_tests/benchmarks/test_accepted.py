@@ -1,4 +1,4 @@
-"""The guard against regressions: ratios against those that were accepted last."""
+"""The guard against regressions: ratios compared with the accepted ones."""
 
 from __future__ import annotations
 

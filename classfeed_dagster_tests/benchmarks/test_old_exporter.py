@@ -1,4 +1,4 @@
-"""The baseline says the same as this project: only then is a ratio of their times worth anything."""
+"""The baseline's documents equal this project's, without which a ratio of their times is worthless."""
 
 from __future__ import annotations
 

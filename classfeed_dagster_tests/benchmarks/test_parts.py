@@ -1,4 +1,4 @@
-"""Every part of the suite works at a tiny size: all its ways come to an end, and those that must agree do."""
+"""Every part of the suite works at a tiny size, and equal methods give equal results."""
 
 from __future__ import annotations
 

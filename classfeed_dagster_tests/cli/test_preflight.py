@@ -1,4 +1,4 @@
-"""Preflight, against real parts: what it asks, what a missing part says, and that it repeats no secret."""
+"""Preflight against real parts: its questions, the messages about missing parts, and no secret in any."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_crash_at_every_call_then_another_snapshot_delivers_once(tmp_path: Path)
 
 
 def test_crash_at_each_call_of_a_reissue_delivers_once(tmp_path: Path) -> None:
-    """A dead re-issue is closed by the date that follows, and goes out with the next run of its own date."""
+    """A dead re-issue is closed by the date that follows, and delivered by the next run of its date."""
     base, again = LocalStore(tmp_path / "base"), simple(snapshot="s2", **CHANGED)
     deliver(base, simple(DAY1))
     new_build = build(base, again)

@@ -48,7 +48,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import (
 from classfeed_dagster_tests.fixtures.examples import examples
 from classfeed_dagster_tests.fixtures.fake_format import LinesFormat
 
-# --- Who goes -----------------------------------------------------------------------------------------------------
+# --- Included portfolios -----------------------------------------------------------------------------------------------------
 
 
 def planned(day: Day, earlier: EarlierDate | None, known: frozenset[str] = frozenset()) -> dict[str, str]:

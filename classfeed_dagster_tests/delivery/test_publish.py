@@ -138,7 +138,7 @@ def test_held_back_waits_and_is_released_in_order(store: ObjectStore) -> None:
     assert waiting is not None
     assert third is not None
     assert [(h.number, h.kind, h.reason) for h in waiting.held_back] == [("P2", "WAITING", "waiting for 2023-01-03")]
-    assert [h.reason for h in third.held_back] == ["waiting for 2023-01-03"]  # the date to mend, not the one between
+    assert [h.reason for h in third.held_back] == ["waiting for 2023-01-03"]  # the date to correct, not the one between
 
     # A later date can't go before the earlier one has.
     assert deliver(store, simple(DAY3)).kind == "NOTHING_TO_DO"
@@ -541,7 +541,7 @@ def test_first_delivery_fixes_the_audience(local_store: ObjectStore) -> None:
 
 @pytest.mark.parametrize("ask", [1, 2])
 def test_delivery_before_the_consent_ended_remains(local_store: ObjectStore, ask: int) -> None:
-    """While this attempt asks for consent, another delivers the build; then the answer says that a consent ended."""
+    """While this attempt queries consent, another delivers the build; then a consent ends."""
     day = simple()
     new_build = build(local_store, day)
     check(local_store, new_build, day)

@@ -65,7 +65,7 @@ def test_earlier_hold_does_not_hide_a_later_one(local_store: ObjectStore) -> Non
     attempt(local_store, replace(simple(), broken=["P2", "P4"]), T2)
     assert [(record.number, record.held_since) for record in held(local_store, FEED)] == [("P2", T1), ("P4", T2)]
     attempt(local_store, replace(simple(), broken=["P2"]), T3)
-    attempt(local_store, replace(simple(), broken=["P5"]), T3)  # P4, released long ago, stands between the two
+    attempt(local_store, replace(simple(), broken=["P5"]), T3)  # P4, released long ago, is between the two
     assert [record.number for record in held(local_store, FEED)] == ["P5"]
 
 

@@ -135,7 +135,7 @@ def test_context_digest_covers_the_delivery_context(local_store: ObjectStore, da
     assert first.context_digest == fewer.context_digest
     assert first.prefix != fewer.prefix
     planned = plan(local_store, day)
-    cut_short = replace(planned, included=planned.included[:-1])  # nobody is said to be held back
+    cut_short = replace(planned, included=planned.included[:-1])  # no portfolio is reported as held back
     assert fan_out(local_store, terms(local_store, day), cut_short, NUMBERS[3::4], MADE_OF).prefix != first.prefix
     one_held = plan(local_store, replace(day, broken=["P3"]))
     nobody_held = replace(one_held, held_back=())

@@ -193,7 +193,7 @@ def shown() -> str:
 
 
 def page() -> str:
-    """docs/security.md as it should be."""
+    """Return docs/security.md with the table up to date."""
     return _PART.sub(lambda _: shown(), PAGE.read_text())
 
 

@@ -1,4 +1,4 @@
-"""The production foundation deployed into the local AWS stand-in, as far as that goes, and asked what it became."""
+"""The production foundation, deployed into the local AWS emulator as far as that supports it, and its resources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from classfeed_dagster_tests.deploy.templates import template
 
 REGION = "ap-southeast-2"
 KEY = f"arn:aws:kms:{REGION}:444455556666:key/00000000-0000-0000-0000-000000000000"
-# What the stand-in knows of. The rest is checked in the template alone.
+# Resources that the emulator supports. The rest is checked in the template alone.
 KINDS = {
     "AWS::S3::Bucket", "AWS::SQS::Queue",
     "AWS::IAM::Role", "AWS::EC2::VPC", "AWS::EC2::Subnet",
@@ -30,8 +30,8 @@ def supported(source: dict[str, Any]) -> dict[str, Any]:
     clone["Resources"] = {name: item for name, item in clone["Resources"].items() if item["Type"] in KINDS}
     for resource in clone["Resources"].values():
         if resource["Type"] == "AWS::S3::Bucket":
-            resource["Properties"].pop("ReplicationConfiguration", None)  # the stand-in wants the target to stand first
-    # The stand-in makes resources as it meets them and can't wait for the key: its ARN stands in its place.
+            resource["Properties"].pop("ReplicationConfiguration", None)  # the emulator needs the target first
+    # The emulator creates resources in order and does not wait for the key, so the key's ARN is inserted.
     clone["Resources"] = _with_key(clone["Resources"])
     return clone
 
@@ -63,7 +63,7 @@ def client() -> Iterator[Any]:
 
 
 def test_deployed_buckets_have_their_names(client: Any) -> None:
-    # The stand-in's CloudFormation makes a bucket and forgets most of its properties: those are asserted on the template.
+    # The emulator ignores most properties of a bucket. They are asserted on the template.
     names = {bucket["Name"] for bucket in client("s3").list_buckets()["Buckets"]}
     assert {f"classfeed-prod-{label}-444455556666" for label in ("data", "logs", "archive")} <= names
 

@@ -161,7 +161,7 @@ def test_instance_file_has_no_environment_values() -> None:
 
 @pytest.mark.torture
 def test_image_steps_in_an_empty_environment_start_the_code_server(tmp_path: Path) -> None:
-    """Every RUN of the builder stage as it stands, with other folders; then what the image's service runs."""
+    """Execute every RUN of the builder stage with other folders, then what the image's service runs."""
     build, home = tmp_path / "build", tmp_path / "classfeed"
     for word, rest in stage("builder"):
         if word == "COPY":

@@ -36,7 +36,7 @@ def plausible(kind: Any, depth: int = 0) -> str:
     if isinstance(kind, graphql.GraphQLEnumType):
         return next(iter(kind.values))
     if isinstance(kind, graphql.GraphQLInputObjectType):
-        # Dagster tells several kinds of selector apart by which fields they have; names are always known.
+        # Dagster distinguishes kinds of selectors by their fields; names are always known.
         values = {
             name: plausible(field.type, depth + 1)
             for name, field in kind.fields.items()

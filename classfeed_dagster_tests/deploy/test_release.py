@@ -1,4 +1,4 @@
-"""The release script with a stand-in for AWS's command line: its order, its refusals, and what it leaves behind."""
+"""The release script with a fake of AWS's command line: its order, its refusals and its results."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class TestEveryEnvironment:
             assert container["User"] == "10001:10001"
             assert container["LinuxParameters"]["Capabilities"]["Drop"] == ["ALL"]
             assert [mount["ContainerPath"] for mount in container["MountPoints"]] == ["/tmp"]
-            # Roles stand in a stack of their own and are named here: each must be there, and be the task's.
+            # Roles are in a separate stack and are named here: each must exist and be the task's.
             name = task["Family"]
             assert task["TaskRoleArn"].endswith(f":role/{name}")
             assert task["ExecutionRoleArn"].endswith(f":role/{name}-start")
@@ -181,10 +181,10 @@ class TestEveryEnvironment:
         assert len(budget["NotificationsWithSubscribers"]) == 2
         alarms = resources(f"{env}-monitoring", "AWS::CloudWatch::Alarm").values()
         assert all(alarm["AlarmActions"] for alarm in alarms)
-        # Nobody measuring is as bad as a date that is overdue; the figure itself is 0 while nothing is due.
+        # A missing metric is as bad as an overdue date. The figure is 0 while nothing is due.
         silent = {alarm["AlarmName"] for alarm in alarms if alarm["TreatMissingData"] == "breaching"}
         assert silent == {f"classfeed-{env}-delivery-overdue-class-super", f"classfeed-{env}-daemon-gone"}
-        # CloudWatch knows a load balancer by app/NAME/ID, which only AWS can tell.
+        # CloudWatch identifies a load balancer by app/NAME/ID, which AWS assigns.
         web = only(f"{env}-monitoring", "AWS::CloudWatch::Alarm", AlarmName=f"classfeed-{env}-web-errors")
         ((name, value),) = [(item["Name"], item["Value"]) for item in web["Dimensions"]]
         assert name == "LoadBalancer"
@@ -336,7 +336,7 @@ def test_templates_match_the_code_and_pass_the_linters() -> None:
 
 @pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.json")), ids=lambda path: path.stem)
 def test_template_fits_cloudformations_limit(path: Path) -> None:
-    # As deploy/release hands it over; more than this would need a bucket in between.
+    # As deploy/release passes it; a larger template would need a bucket.
     assert len(json.dumps(json.loads(path.read_text()), separators=(",", ":")).encode()) <= 51_200
 
 

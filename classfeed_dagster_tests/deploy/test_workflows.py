@@ -63,7 +63,7 @@ def test_jobs_have_timeouts_and_permissions(name: str, job: str, body: dict[str,
 def test_secrets_are_never_stored_passed_or_printed() -> None:
     for path in FILES:
         text = path.read_text()
-        # Roles are taken by the job's own identity; there is no secret for a job to hand on.
+        # Jobs assume roles by their own identity; they have no secret to pass on.
         assert "secrets." not in text
         assert "secrets: inherit" not in text
         assert "aws-access-key-id" not in text
@@ -213,7 +213,7 @@ def test_note_states_release_place_and_duration_without_mentions() -> None:
 
 
 def test_change_list_begins_at_the_running_release(tmp_path: Path) -> None:
-    """The release script itself, with stand-ins for AWS's command line and a history of three commits."""
+    """The release script with fakes of AWS's command line and a history of three commits."""
 
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]

@@ -12,7 +12,7 @@ TOO_LONG = "a text or comment is longer than any valid one"
 
 
 def with_stretch(begin: bytes, filling: bytes, end: bytes, length: int) -> bytes:
-    # Before the first account's number, where a comment, an instruction or white space may stand.
+    # Before the first account's number, where a comment, an instruction or white space is allowed.
     stretch = begin + (filling * length)[:length] + end
     return page_of(sample()).replace(b"<PortfolioNumber>", stretch + b"<PortfolioNumber>", 1)
 

@@ -1,4 +1,4 @@
-"""The mapping table says of every element what the XSD says: name, place, type, and whether it may be absent."""
+"""The mapping table agrees with the XSD for every element: name, place, type and optionality."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_frame_columns_all_reach_the_document() -> None:
     for record in epi.RECORDS:
         sent = {column for _, frame, column in lineage if frame == record.frame.name}
         missing = set(record.frame.schema) - sent
-        # A cash account stands inside its portfolio's record, which names the portfolio.
+        # A cash account is inside its portfolio's record, which names the portfolio.
         assert missing == ({epi.PORTFOLIO} if record is epi.CASH_ACCOUNT else set())
 
 

@@ -188,7 +188,7 @@ def test_page_is_written_in_large_chunks() -> None:
 
 
 def test_attribute_cannot_break_out_of_its_quotes() -> None:
-    # ``check_representable`` refuses such a value; rendered all the same, it must not become markup.
+    # ``check_representable`` refuses such a value. If rendered, it must not become markup.
     frames = frames_of({"accounts": [account("P1", extract='A" b="<\t')]})
     root = etree.fromstring(page_of(frames))
     assert root.find(f".//{epi.tag('Account')}").get("extract") == 'A" b="<\t'  # type: ignore[union-attr]

@@ -104,7 +104,7 @@ def test_record_without_end_is_read_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_key_outside_its_kind_of_record_is_ignored(tmp_path: Path) -> None:
-    # Not a document of ours; all the same, what is found must be a record that holds the key.
+    # Not a document of ours, but a result must still be a record that holds the key.
     holding = b"<InvestmentHolding><PortfolioNumber>P</PortfolioNumber></InvestmentHolding>"
     stray = b"<Exchange>ASX</Exchange><SecurityCode>BHP</SecurityCode>"
     path = tmp_path / "page.xml"

@@ -1,4 +1,4 @@
-"""A line that is taken for valid without asking lxml is valid: lxml says so, whatever is done to the line."""
+"""A line that the expression accepts is valid by lxml, however the line was changed."""
 
 from __future__ import annotations
 

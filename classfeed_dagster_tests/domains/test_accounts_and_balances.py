@@ -22,7 +22,7 @@ def test_account_is_sent_with_its_details() -> None:
 
 
 def test_removed_account_has_number_and_reference_only() -> None:
-    # Its row is landed all the same, for another audience that still may see it.
+    # Its row is landed for another audience that may still see it.
     mine = {"revoked_at": TODAY}
     other = {"recipient": "BGL"}
     frames = account_details(part(data_sharing_consent=[mine, other]))

@@ -47,7 +47,7 @@ def test_silent_zeros_values_that_may_be_zero_are_not_found() -> None:
     assert silent_zeros(four_paid()).is_empty()
     # So few units that the amount rounds to nothing.
     assert silent_zeros(four_paid(payment(5, "0.05", "0.01", franking_credit=Decimal(0)))).is_empty()
-    # Unfranked for everyone, or for a quarter of the holders or more.
+    # Unfranked for all holders, or for a quarter or more.
     unfranked = [payment(holder, "10", "5.00", franking_credit=Decimal(0)) for holder in (5, 6)]
     assert silent_zeros(four_paid(*unfranked)).is_empty()
     # Two others give no basis; another payment is another event; a reversal is not a payment.

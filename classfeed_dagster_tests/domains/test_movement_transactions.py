@@ -1,4 +1,4 @@
-"""movement_transactions: FULL, DELTA and openings; ids, signs and links as the document's schema says."""
+"""movement_transactions: FULL, DELTA and openings; ids, signs and links by the document's schema."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("settlement_date", "T1", {"trade": [{"settlement_date": "2023-02-05"}]}),
 ]
 
-# What looks odd and is right, or is nobody's business here.
+# Unusual and right, or out of scope.
 SOUND: list[dict[str, Any]] = [
     {},
     {"data_sharing_consent": [{"history_from": "2023-02-01"}]},

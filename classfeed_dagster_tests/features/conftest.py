@@ -261,7 +261,7 @@ def is_held_back(story: Story, name: str, day: str, reason: str) -> None:
 def nobody_held_back(story: Story) -> None:
     for day in (MONDAY, TUESDAY):
         assert story.desk.status(day).complete
-    # The record of each says which revision released it.
+    # Each record names the revision that released it.
     assert {record.released_in for record in quarantine(story.desk.runtime.store, FEED)} == {1}
 
 

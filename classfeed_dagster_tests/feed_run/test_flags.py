@@ -1,4 +1,4 @@
-"""Asking for switches: the settings, another provider, one that is down; and the gate before going live."""
+"""Queries of switches: the settings, another provider, one that is down; and the live gate."""
 
 from __future__ import annotations
 

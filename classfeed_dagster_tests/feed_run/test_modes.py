@@ -86,7 +86,7 @@ def test_two_feeds_with_the_same_movements_are_never_live_for_a_portfolio(market
         assert market.run(MONDAY, feed=feed).outcome is Outcome.DELIVERED
         assert [portfolio.number for portfolio in market.manifest(MONDAY, feed=feed).portfolios] == [number]
 
-    # Whoever was delivered by one does not go by the other, whatever the switches say later.
+    # A portfolio delivered by one feed is not delivered by the other, with any later switches.
     market.switch(mode={TRADE: "off"})
     again = market.run(MONDAY)
     assert again.outcome is Outcome.NOTHING_TO_DO, again

@@ -31,7 +31,7 @@ def day(desk: Desk) -> Desk:
     for fund, amount in (
         (first_customer, "50.00"),
         (first_customer, "-7.00"),
-    ):  # what a reversal takes away, and what it gives back
+    ):  # units that a reversal removes, and units that it returns
         fund.reverse(fund.cash_transaction("FEE" if amount[0] == "-" else "DEPOSIT", amount, DAY), "2026-03-02T03:00Z")
     first_customer.cash_transaction("INTEREST", "0.00", DAY)  # a line that only informs
     first_customer.cash_transaction("DEPOSIT", "-3.00", DAY)  # a sign against its type

@@ -90,7 +90,7 @@ def steps(desk: Desk, asset: str) -> list[str]:
 
 def test_fan_out_changes_no_byte(shared: Desk, alone: Desk) -> None:
     seven_customers(shared)
-    for day, size, last in ((MONDAY, 2, 3), (TUESDAY, 1, 1)):  # on Tuesday nobody's history is sent
+    for day, size, last in ((MONDAY, 2, 3), (TUESDAY, 1, 1)):  # on Tuesday no history is sent
         set_up(shared, shard_portfolios=size)
         for desk in (alone, shared):
             report = desk.run(day)

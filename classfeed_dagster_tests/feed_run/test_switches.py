@@ -1,4 +1,4 @@
-"""Switches and exclusion: what they leave out, what they record, and which feeds may not be live together."""
+"""Switches and exclusion: rows that they exclude, records, and feeds that may not be live together."""
 
 from __future__ import annotations
 

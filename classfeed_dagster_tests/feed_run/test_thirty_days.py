@@ -221,7 +221,7 @@ def test_change_before_delivery_builds_again(desk: Desk, monkeypatch: pytest.Mon
     with pytest.raises(NotInOrderError):
         tuesday.publish()
 
-    # A consent ends once the documents are staged; and Tuesday waits for Monday, which goes meanwhile.
+    # A consent ends once the documents are staged; Tuesday waits for Monday, which is delivered meanwhile.
     desk.bigsite.portfolios[0].consents[0]["revoked_at"] = dt.datetime(2026, 3, 2, 18, 0, tzinfo=dt.UTC)
     desk.bigsite.save()
     outcome = tuesday.publish(wait=lambda _: monday.publish().kind == "DELIVERED")

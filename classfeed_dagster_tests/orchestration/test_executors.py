@@ -23,7 +23,7 @@ from classfeed_dagster.orchestration.executors import executor_called
 from classfeed_dagster.orchestration.optional_dependencies import ExecutorError
 from classfeed_dagster.settings import Settings, get_settings
 
-# Dagster declares its task anew for every step; Celery says so once in a process.
+# Dagster declares its task anew for every step; Celery warns once in a process.
 pytestmark = pytest.mark.filterwarnings("ignore:Task name 'execute_plan' is already registered")
 BROKER = "memory://user:hunter2@nowhere/"
 

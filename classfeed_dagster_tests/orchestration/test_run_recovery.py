@@ -138,5 +138,5 @@ def test_zombie_process_counts_as_dead() -> None:
     deadline = time.monotonic() + 10
     while not identity.dead and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert identity.dead  # and nobody has collected it yet
+    assert identity.dead  # and no process has collected it yet
     child.communicate()

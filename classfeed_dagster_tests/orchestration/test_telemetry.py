@@ -1,4 +1,4 @@
-"""OpenTelemetry: traces, metrics and log lines as a collector reads them; nothing at all without one."""
+"""OpenTelemetry: traces, metrics and log lines as a collector reads them; nothing without one."""
 
 from __future__ import annotations
 

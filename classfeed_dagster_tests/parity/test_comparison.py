@@ -277,7 +277,7 @@ def test_thirty_days_in_shadow_open_the_gate(trades: Shadow) -> None:
         assert report.clean is (not unexplained)
         assert report.arrived == (at == 3)
 
-        if held_back:  # what broke the rule is mended: the rest goes as a revision, and nothing needs explaining
+        if held_back:  # the broken rule is corrected: the rest is delivered as a revision, and nothing needs explaining
             trades.new(day, new)
             report = trades.compare(day)
             assert (report.differences, report.revisions) == ((), (0, 1))

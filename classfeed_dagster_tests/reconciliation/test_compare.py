@@ -229,7 +229,7 @@ def test_duplicates_are_reported_per_side() -> None:
     comparison = compare(RULE, table(row(), row()), table(row(), row(), row()), today=TODAY)
     assert comparison.counts[RowClass.DUPLICATE_LEFT] == (2, 0)
     assert comparison.counts[RowClass.DUPLICATE_RIGHT] == (0, 3)
-    # Equal multisets with a duplicate: the digests agree, the duplicate is found all the same.
+    # Equal multisets with a duplicate: the digests agree, and the duplicate is still found.
     same = compare(RULE, table(row(), row()), table(row(), row()), today=TODAY)
     assert not same.clean
 

@@ -1,4 +1,4 @@
-"""Each hypothesis against the circumstances that call for it, and none against those that don't."""
+"""Each hypothesis in the circumstances that call for it, and none in others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def causes(**changes: object) -> list[BreakCause]:
         ({"file_is_landing": False}, BreakCause.EXPORT_FAULT),
         ({"file_is_landing": False, "page_fault": "p: changed"}, BreakCause.FILE_ALTERED),
         ({"file_is_landing": None, "page_fault": "p: changed"}, BreakCause.FILE_ALTERED),
-        ({"file_is_landing": True, "page_fault": "p: changed"}, BreakCause.UNKNOWN),  # the file still says what was landed
+        ({"file_is_landing": True, "page_fault": "p: changed"}, BreakCause.UNKNOWN),  # the file still has the landed value
         ({"file_is_landing": False, "file_is_bigsite": True}, BreakCause.LANDING_ALTERED),
         ({"file_is_landing": False, "file_is_bigsite": True, "landing_faults": ("x: changed",)}, BreakCause.LANDING_ALTERED),
         ({"evidence": {"eod_updated_at": SINCE}, "late_rows": (LATE,)}, BreakCause.LATE_ROW),

@@ -193,7 +193,7 @@ def test_movement_dropped_by_the_export_is_an_error(undelivered: Scene) -> None:
     assert break_.likeliest.cause is BreakCause.EXPORT_FAULT
     assert break_.severity is BreakSeverity.ERROR
     assert break_.trace.source_row == "cash_transaction 102"
-    # Mended: a re-issue that holds the portfolio whole.
+    # Corrected by a re-issue with the whole portfolio.
     undelivered.deliver(revision=1, only=frozenset({"SW000001"}))
     assert undelivered.reconcile().breaks == ()
 
@@ -225,7 +225,7 @@ def test_portfolio_without_consent_in_a_file_is_an_error(undelivered: Scene) -> 
     undelivered.deliver(frames=frames)
     deviation = [break_ for break_ in undelivered.reconcile().breaks if break_.kind is not BreakKind.CONSENT]
     consent = [break_ for break_ in undelivered.reconcile().breaks if break_.kind is BreakKind.CONSENT]
-    assert not consent  # reported once: the portfolio isn't bigsite's at all
+    assert not consent  # reported once: the portfolio isn't bigsite's
     (item,) = deviation
     assert (item.kind, item.record, item.portfolio_number) == (BreakKind.EXTRA_IN_EXPORT, "portfolio", "SW999999")
     assert item.likeliest.cause is BreakCause.EXPORT_FAULT
@@ -343,7 +343,7 @@ def test_landed_file_changed_outside_its_records_is_an_error(scene: Scene) -> No
 
 def test_unreadable_landed_file_is_an_error(scene: Scene) -> None:
     rewrite_landed(scene, "trade", None)
-    break_ = scene.only_break()  # file against bigsite is judged all the same, and agrees
+    break_ = scene.only_break()  # file against bigsite is still judged, and agrees
     assert (break_.kind, break_.record) == (BreakKind.ALTERED_FILE, "landed file")
     assert "nothing could be compared" in break_.likeliest.evidence
 
@@ -387,7 +387,7 @@ def test_row_that_bigsite_showed_late_is_explained(scene: Scene) -> None:
     break_ = scene.only_break()
     assert (break_.kind, break_.subject, break_.likeliest.cause) == (BreakKind.LATE, "I999", BreakCause.LATE_ROW)
     assert break_.severity is BreakSeverity.WARNING
-    # Mended by a re-issue from a fresh snapshot.
+    # Corrected by a re-issue from a fresh snapshot.
     row = dict(scene.world.one("income", income_id=102), income_id=999)
     scene.world.rows["income"].append(row)
     scene.snapshot = w.land(scene.engine, scene.store)

@@ -31,7 +31,7 @@ class Image:
 
 
 class ImageError(Exception):
-    """The image cannot be built on this machine. The message says why."""
+    """The image cannot be built on this machine. The message has the reason."""
 
 
 def default_base() -> str:
@@ -74,7 +74,7 @@ def _run(*command: str) -> str:
 def build_environment(folder: Path) -> Path:
     """Build the environment in a folder; return the folder. CalledProcessError if a step fails.
 
-    ``uv`` stands in for the Dockerfile's ``pip``. Scripts find their interpreter in their own folder, since the environment
+    ``uv`` replaces the Dockerfile's ``pip``. Scripts find their interpreter in their own folder, since the environment
     is mounted at the image's path.
     """
     uv = str(Path(sys.executable).parent / "uv")

@@ -211,7 +211,7 @@ def _free_port() -> int:
 
 
 def _lay_out_image(environment: Path) -> None:
-    # The paths of the Dockerfile's final stage. Everybody's interpreter may be where only root can go.
+    # The paths of the Dockerfile's final stage. The interpreter may be in a folder that only root can enter.
     keep = Path("/run/keep")
     keep.mkdir()
     base = Path(os.path.realpath(environment / "bin" / "python")).parent.parent
@@ -227,7 +227,7 @@ def _lay_out_image(environment: Path) -> None:
     run("mount", "--bind", str(environment), "/opt/classfeed")
     for name in ("dagster.yaml", "workspace.yaml"):
         shutil.copy(ROOT / "deploy" / name, "/opt/dagster")
-    # An image has these beside its interpreter.
+    # An image has these next to its interpreter.
     for name in ("service", "health", "smoke"):
         shutil.copy(ROOT / "deploy" / name, "/opt/scripts")
         (Path("/opt/scripts") / name).chmod(0o755)
@@ -241,7 +241,7 @@ def _postgres(stack: ExitStack, folder: Path, authority: Authority, name: str, u
 
 
 def _snowflake(stack: ExitStack, folder: Path, certificate: Certificate) -> None:
-    """Start Snowflake at its own address, with TLS of its own: it hands out URLs of itself. Its start is not awaited."""
+    """Start Snowflake at its own address, with its own TLS, because it returns URLs of itself. Its start is not awaited."""
     home = folder / "snowflake"
     home.mkdir()
     address = ADDRESSES["snowflake"]

@@ -328,7 +328,7 @@ def _has_column(engine: sa.Engine) -> bool:
 
 
 def _nothing_due(parts: World) -> str:
-    # Production's first business date is ahead: nobody waits for anything, so nothing may be codes to be late.
+    # Production's first business date is ahead: nothing is due, so nothing may be reported as late.
     assert wait_until(lambda: len(_keys(parts, "heartbeats/")) > 1, _WAIT_SECONDS, 3), "no heartbeats"
     task = parts.cluster.run("watchdog")
     assert task.code == 0, f"exit code {task.code}: {task.output()[-800:]}"
@@ -430,7 +430,7 @@ def _delivered(parts: World, prefix: str, count: int) -> str:
 
 
 def _new_feed(parts: World) -> str:
-    """Do what the runbook's section "Start a new feed" says, from the first date on; and undo its last step."""
+    """Follow the runbook's section "Start a new feed" from the first date on, and undo its last step."""
     feed = "class_trade"
     _delivered(parts, f"shadow/delivered/{feed}/", 1)
     assert not _keys(parts, f"delivered/{feed}/"), "delivered live without a switch"

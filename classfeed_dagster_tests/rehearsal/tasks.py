@@ -121,7 +121,7 @@ class Cluster:
         part, properties = self.definitions[family]
         (container,) = properties["ContainerDefinitions"]
         resolved = self.stacks.resolve(part, container)
-        # The scripts lie beside the interpreter in the image, and in a folder of their own without it.
+        # The scripts are next to the interpreter in the image, and in a separate folder without it.
         values = dict(self.image) if self._image.whole else self.image | {"PATH": f"/opt/scripts:{self.image['PATH']}"}
         values |= {item["Name"]: str(item["Value"]) for item in resolved["Environment"]}
         values |= {item["Name"]: self._secret(item["ValueFrom"]) for item in resolved.get("Secrets", [])}

@@ -73,7 +73,7 @@ def test_metrics_of_a_delivery_are_recorded_once(desk: Desk, look: Any) -> None:
     assert "newest_delivery_age_seconds" in standing
     (again,), _ = look(cursor)
     assert "documents" not in again
-    # Every declared figure is written by somebody; none is shown that nobody writes.
+    # Every declared figure is written, and every shown figure is declared.
     feeds = {name for name, metric in METRICS.items() if not metric.of_owner}
     assert feeds == {name for line in (delivery, *stages, standing) for name in line} & set(METRICS)
 

@@ -156,7 +156,7 @@ def test_toil_counts_manual_actions(local_store: ObjectStore) -> None:
     assert months["2026-04"].mean_seconds_to_repair is None
     since = at("2026-03-15T00:00:00+11:00")
     assert [month.month for month in keep(local_store, FEED, months, since)] == ["2026-03", "2026-04"]
-    # A month of which only a part is still on record keeps what was counted when it was whole.
+    # A month with only a part still on record keeps the counts of the whole.
     fewer = count(FEED.name, runs[-1:], [])
     fewer["2026-03"] = march.model_copy(update={"runs": 1})
     assert keep(local_store, FEED, fewer, since)[0].runs == 6

@@ -1,4 +1,4 @@
-"""The world of an environment: seeded as the settings say, continued by whoever comes, refused in production."""
+"""The world of an environment: seeded by the settings, continued by any process, refused in production."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_old_rows_and_closed_portfolios_expire(bigsite_engine: sa.Engine) -> Non
     assert left[1] >= limit
     assert left[2] == len(world._market.securities())
     assert left[3] == 2
-    assert world.advance(bigsite_engine, days(121)[-1]).written  # and life goes on
+    assert world.advance(bigsite_engine, days(121)[-1]).written  # and the simulation continues
     with pytest.raises(ValueError, match="90 days"):
         clean(bigsite_engine, days(120)[-1], Environment.LOCAL)
 

@@ -68,7 +68,7 @@ def living(postgres_url: str, folder: Path, *, seed: int, portfolios: int) -> It
 
 @pytest.fixture(scope="module")
 def twenty_days(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Living, list[str]]]:
-    """Twenty days lived and delivered, and whatever did not hold on any evening."""
+    """Return twenty simulated and delivered days, with every failed proof of an evening."""
     with living(postgres_url, tmp_path_factory.mktemp("oracle"), seed=11, portfolios=48) as world:
         broken = []
         for day in business_days(20):

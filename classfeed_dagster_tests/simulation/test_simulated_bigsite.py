@@ -331,7 +331,7 @@ def test_estate_ends_with_no_assets(simulated: Simulated) -> None:
 
 
 def test_savers_money_runs_out(simulated: Simulated) -> None:
-    # Whoever planned few deposits made just these, besides the first one and what came by other ways.
+    # Customers who planned few deposits made just these, in addition to the first one and other receipts.
     customer = min(
         (c for c in simulated.world.plan.customers() if c.persona is Persona.SAVER and c.opened_on < FIRST),
         key=lambda c: c.deposits,

@@ -1,4 +1,4 @@
-"""A world is the same whoever writes it, in whatever steps, and is never written twice."""
+"""A world is the same for any writer and any steps, and is never written twice."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_world_ahead_in_memory_writes_each_day_once(bigsite_engine: sa.Engine, a
     world.seed(bigsite_engine)
     world.seed(another_bigsite)
     world.advance(bigsite_engine, days(4)[-1])
-    world.advance(another_bigsite, days(4)[-1])  # memory stands after it, this database before it
+    world.advance(another_bigsite, days(4)[-1])  # memory is after it, this database before it
     assert dump(bigsite_engine) == dump(another_bigsite)
 
 

@@ -389,5 +389,5 @@ def test_difference_is_found_exactly_where_schemas_differ(agreed: Schema, live: 
     ]
     assert not lost or any(
         break_.severity is B for break_ in comparison
-    )  # a loss in a column that is read never goes unnoticed
+    )  # a loss in a column that is read is always noticed
     assert all(difference.severity is N for difference in compare(contract, live, {}, ()))

@@ -108,7 +108,7 @@ def test_refreshes_at_the_same_instant_deliver_in_full_once(
             assert desk.run(day).outcome is Outcome.DELIVERED
         numbers = [first.number, first.number if same else second.number]
         codes = refresh_at_once(bigsite_engine, environment, tmp_path, numbers)
-        # The loser of a race is told so, or finds its work done; the next run delivers what is missing.
+        # The loser of a race gets an error, or finds its work done. The next run delivers what is missing.
         assert set(codes) <= {ExitCode.OK, ExitCode.FAILED, ExitCode.NOT_READY}, codes
         for _ in range(2):
             last = desk.run(LATEST)

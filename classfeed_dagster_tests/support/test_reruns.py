@@ -196,7 +196,7 @@ class Page:
 
 
 class Webserver:
-    """Stands in for the writable webserver: remembers what it was asked to start."""
+    """Fake of the writable webserver that records the requested starts."""
 
     def __init__(self) -> None:
         self.started: list[tuple[str, dt.date, dict[str, str]]] = []

@@ -1,4 +1,4 @@
-"""One attempt at a business date of a real feed on a real bigsite, with whatever goes wrong on the way."""
+"""One attempt at a business date of a real feed on a real bigsite, with planted failures."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ KILLED_AT = (
     ("document", "machine"), ("delivery", "machine"), ("landing", "machine"), ("quarantine", "step"), ("quarantine", "run")
 )  # fmt: skip
 _POLL_SECONDS = 0.05
-# In one process nobody asks for shards: what is compared was divided otherwise, too.
+# One process uses no shards, so the compared dates were divided differently.
 _USUAL = {name: Settings.model_fields[name].default for name in ("shard_portfolios", "slice_portfolios")}
 
 
@@ -162,7 +162,7 @@ _OVER = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CA
 def _kill_within(ground: Ground, log: Log, run_id: str, part: str, who: str, seen: Outcome) -> bool:
     for step, worker in list(log.read().under_way(part)):
         (machine,) = (item for item in ground.machines if item.name == worker)
-        machine.freeze()  # whatever the log says now stays true
+        machine.freeze()  # the log's present content stays true
         if (step, worker) in log.read().under_way(part):
             if who == "machine":
                 machine.kill()
@@ -216,7 +216,7 @@ def judge(ground: Ground, dates: Sequence[dt.date], folder: Path, seen: Outcome)
     seen.broken += [str(problem) for problem in found_wrong.problems]
     if not seen.once == seen.same == len(dates):
         seen.broken.append("a date is missing, or went more than once")
-    message = str(pack_value(ground.instance.get_ref()))  # goes to the workers with every step
+    message = str(pack_value(ground.instance.get_ref()))  # is passed to the workers with every step
     if any(password in message for password in ground.services.passwords):
         seen.broken.append("a password stands in what is sent to the workers")
     seen.broken += [

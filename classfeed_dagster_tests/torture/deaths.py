@@ -3,7 +3,7 @@
 A *power cut* also takes away what was never flushed: file contents without fsync, names whose folder wasn't.
 """
 
-# What the store does goes through os, and os is what is replaced here.
+# The store's operations call os, which is replaced here.
 # ruff: noqa: PTH100, PTH110, PTH112, PTH115, PTH120, PTH202
 
 from __future__ import annotations

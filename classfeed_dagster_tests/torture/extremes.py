@@ -105,7 +105,7 @@ def large_portfolio(desk: Desk, broken: Broken) -> str:
         desk.bigsite.end_of_day(day)
     desk.bigsite.save()
     check(broken, _morning(desk, MONDAY).outcome == "delivered", "Monday was not delivered")
-    # In pairs that cancel, so that the end of day stands.
+    # In pairs that cancel, so that the end of day stays right.
     _sql(
         desk,
         "INSERT INTO bigsite.cash_transaction (cash_transaction_id, cash_account_id, transaction_type, transaction_date, "

@@ -29,7 +29,7 @@ NS = 'xmlns="urn:classfeed:epi-data-response:1"'
 Reader = Callable[[bytes, Path], None]
 
 
-# --- Documents nobody would write by accident
+# --- Documents that are not written by accident
 
 
 def classics(good: bytes) -> dict[str, bytes]:

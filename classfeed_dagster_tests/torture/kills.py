@@ -79,7 +79,7 @@ def _next_date(store: ObjectStore) -> None:
 
 
 def _consent_ends(store: ObjectStore) -> None:
-    # P2's consent ends between the two questions of the first attempt; the attempt after it goes without.
+    # P2's consent ends between the two questions of the first attempt; the attempt after it excludes P2.
     day = simple()
     new_build = build(store, day)
     check(store, new_build, day)
@@ -98,7 +98,7 @@ def _deliver_and_hold(store: ObjectStore, day: Day) -> None:
 
 
 def _many_revisions(store: ObjectStore) -> None:
-    with mock.patch("os.fsync"):  # nobody dies here
+    with mock.patch("os.fsync"):  # no process dies here
         for at in range(CHECKPOINT_EVERY):
             deliver(store, _revision(at))
 

@@ -95,7 +95,7 @@ class Feed(RuleBasedStateMachine):
                 fund.buy(share, 10 + at, "10.25", day, settles=False, recorded_at=recorded),
                 fund.deposit("250.00", day, recorded_at=recorded),
             ])  # fmt: skip
-        self.grant(self.funds[0], None)  # never revoked: a feed that loses everybody at once is stopped for a person
+        self.grant(self.funds[0], None)  # never revoked: a feed that loses all portfolios at once stops for a person
         self.grant(self.funds[1], first - dt.timedelta(days=20))
         self.funds[-1].consent(granted_at=self.tick("soon"), recipient="BGL")
 
@@ -116,7 +116,7 @@ class Feed(RuleBasedStateMachine):
         return self.clock
 
     def recorded(self, fund: Portfolio, work: Callable[[], object]) -> None:
-        """Let bigsite write, and tell the model of each ledger row."""
+        """Let bigsite write, and pass each ledger row to the model."""
         before = {table: len(rows) for table, rows in fund.ledger.items()}
         work()
         for table, rows in fund.ledger.items():

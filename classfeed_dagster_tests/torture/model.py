@@ -78,7 +78,7 @@ class Landed:
 
 @dataclass
 class Model:
-    """bigsite as it is now, and Class as it should be."""
+    """State of bigsite, and the expected state of Class."""
 
     first: dt.date
     entries: list[Entry] = field(default_factory=list)

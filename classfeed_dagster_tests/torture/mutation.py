@@ -1,6 +1,6 @@
 """Mutation testing of the modules that decide: each small wrong change must be noticed by some quick test.
 
-A mutant lives in the memory of one forked process (an import hook hands out the changed source), so no file is
+A mutant exists in the memory of one forked process (an import hook returns the changed source), so no file is
 touched and the working tree stays usable. Only the tests that reach the mutated line run, the fastest first.
 
     python -m classfeed_dagster_tests.torture.mutation --sample 200 --seconds 1800 --out mutants.json
@@ -256,7 +256,7 @@ class Reach:
     seconds: dict[str, float]
 
     def tests(self, mutant: Mutant) -> list[Batch]:
-        """Return the tests in batches, the fastest first: those that reach the line, then its module's others.
+        """Return the tests in batches, the fastest first: tests that reach the line, then the module's others.
 
         What is computed once and kept is reached by one test alone, and others would notice.
         """
@@ -330,8 +330,8 @@ def judge(mutant: Mutant, batches: list[Batch]) -> str:
             os.killpg(process.pid, 9)
             process.join()
             return "timeout"
-        # 1: tests failed; 2: they could not even be collected. 4: pytest found none of that name, which says as much
-        # if it does find them without the mutant. Anything else says nothing of it.
+        # 1: tests failed; 2: they could not even be collected. 4: pytest found none of that name, which means the same
+        # if it does find them without the mutant. Any other code proves nothing.
         if process.exitcode in (1, 2) or (process.exitcode == _NOT_FOUND and _exit_code(names) == 0):
             return "killed"
         if process.exitcode != 0:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Row:
-    """``broken`` says what did not hold; empty is good."""
+    """``broken`` lists what did not hold; empty is good."""
 
     attack: str
     fault: str

@@ -264,7 +264,7 @@ def _runs_end(stack: Stack, day: dt.date) -> None:
 
 _CLASS = "CLASS-[^/]*"
 FAULTS: tuple[Fault, ...] = (
-    Fault("none: undisturbed, for comparison", none),  # the backlog itself is late, and says so once
+    Fault("none: undisturbed, for comparison", none),  # the backlog itself is late, and is reported once
     Fault("run worker killed: delivery, its manifest stored but not known to be", kill_at(r"PUT .*/delivered/[^/]+/{day}/r0/manifest", Effect.KILL_AFTER)),
     Fault("S3 answers 503 for 40 s, from the document on", store_unavailable(40), alerts=1),
     Fault("run worker killed: snapshot, half of its tables landed", kill_at(r"PUT .*/landing/{day}/income/")),

@@ -31,7 +31,7 @@ _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "expect", "ho
 class Effect(enum.StrEnum):
     """Fate of a request."""
 
-    UNAVAILABLE = "503"  # S3 says slow down
+    UNAVAILABLE = "503"  # S3's SlowDown
     SLOW = "slow"  # the answer takes long
     CUT = "cut"  # the connection breaks in the middle of the upload
     KILL = "kill"  # its sender is killed before it had any effect
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.close()
 
     def _answer(self, status: int, headers: dict[str, str], data: bytes) -> None:
-        # Whoever asked may be dead by now.
+        # The client may be dead by now.
         with contextlib.suppress(OSError):
             self.send_response(status)
             for name, value in headers.items():
@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._break_off()
 
     def _break_off(self) -> None:
-        # A reset, as from a machine that is gone.
+        # A reset, as from a dead machine.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         with contextlib.suppress(OSError):

@@ -288,7 +288,7 @@ def _scratch(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def _end_all(home: str) -> None:
-    # Whoever works on this instance, orphans of killed daemons included.
+    # Every process that works on this instance, orphans of killed daemons included.
     for _ in range(3):
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
