@@ -40,6 +40,7 @@ RULES = house_style.style()
         ("classfeed_dagster_tests/a.py", "def test_what_is_sent(): ...\n", [("test-name", 1)]),
         ("classfeed_dagster_tests/a.py", "def test_page_split(): ...\n", [("test-name", 1)]),
         ("classfeed_dagster_tests/a.py", "found = 1\nfor one in found: ...\n", [("local-name", 1), ("local-name", 2)]),
+        ("classfeed_dagster_tests/a.py", "x = 1\ny = 2  # mended\n", [("word", 2)]),
         ("pyproject.toml", "mended", []),
     ],
 )

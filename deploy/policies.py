@@ -77,7 +77,7 @@ def _key(deployment: Deployment, *actions: str, service: str = "s3", sid: str = 
 
 
 def _list(deployment: Deployment, prefixes: Iterable[str], *, operator: str = "StringLikeIfExists") -> Statement:
-    # IfExists: a component that reads an object which isn't there is told so only if it may list; no prefix is named
+    # IfExists: a component that reads a missing object gets that error only if it may list; no prefix is named
     # then. People's roles do without: a missing object is forbidden to them.
     return _allow(
         "List",

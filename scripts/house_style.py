@@ -1,4 +1,4 @@
-"""Check the language of docs, docstrings, error messages and test names by the house style in ``styles/house.toml``.
+"""Check the language of docs, docstrings, comments, error messages and test names by ``styles/house.toml``.
 
 Vale would be the usual tool; its package downloads the program from outside the package index when it first runs, so
 this small checker reads the same kinds of text through Python's own parser.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import re
 import subprocess
+import tokenize
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -68,6 +70,9 @@ def _check_page(path: str, text: str, rules: dict[str, Any]) -> Iterator[Finding
 
 def _check_module(path: str, text: str, rules: dict[str, Any]) -> Iterator[Finding]:
     forbidden_locals = rules["tests"]["forbidden_locals"] if path.startswith(TESTS) else ()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield from _check_words(path, token.string, token.start[0], rules)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _check_docstring(path, node, rules)

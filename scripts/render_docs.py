@@ -238,7 +238,7 @@ def rendered(page: str, text: str) -> str:
 
 
 def manifest_schema() -> str:
-    """Return docs/manifest.schema.json as it should be."""
+    """Return the content of docs/manifest.schema.json."""
     from classfeed_dagster.delivery.manifest import json_schema
 
     return json.dumps(json_schema(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"

@@ -332,7 +332,7 @@ def _bad_codes(frame: pl.DataFrame, subject: pl.Expr, prefix: pl.Expr) -> pl.Dat
 
 
 def _moved(frames: Frames) -> pl.DataFrame:
-    # The first movement of each ledger, security and code stands for all of them.
+    # The first movement of each ledger, security and code represents all of them.
     moved = frames[LEDGER_RECORDS.name].filter(pl.col("security_id").is_not_null())
     return moved.unique(
         [NUMBER, "ledger", "security_id", "exchange", "security_code"], keep="first", maintain_order=True

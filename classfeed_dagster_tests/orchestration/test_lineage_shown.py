@@ -66,8 +66,8 @@ WITHOUT_LINEAGE = {
         _MANIFEST,
     ),
 }  # fmt: skip
-# A CSV file tells less than the EPI document: what it doesn't tell stays empty in its feed's tables, or, of a
-# delivery, comes from the manifest. By the asset's whole key.
+# A CSV file has less than the EPI document. Columns that it lacks are empty in its feed's tables, or, of a
+# delivery, filled from the manifest. By the asset's whole key.
 _DELIVERED = "PORTFOLIO_KEY PORTFOLIO_NUMBER CONSENT_CHANGE EXTRACT_KIND"
 _HOLDING = (
     "PORTFOLIO_KEY SECURITY_KEY PORTFOLIO_NUMBER EXCHANGE SECURITY_CODE UNITS SETTLED_UNITS CURRENCY PRICE PRICE_DATE "

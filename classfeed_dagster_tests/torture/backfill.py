@@ -152,7 +152,7 @@ def backfill(home: Path, count: int, portfolios: int, limit: float) -> Seen:
     variables = {
         "CLASSFEED_HOME": str(home),
         "CLASSFEED_SIMULATION_PORTFOLIOS": str(portfolios),
-        # Everyone who has left by now is held back on every date on which they shared.
+        # Customers whose consent has ended are held back on every date on which they shared.
         "CLASSFEED_MAX_HELD_BACK_SHARE": "0.9",
     }
     os.environ.update(variables)

@@ -1,8 +1,8 @@
-"""Random days at bigsite and random trouble on the way to Class, held against the model after every attempt.
+"""Random days at bigsite and random failures on the way to Class, compared with the model after every attempt.
 
-What must hold whatever happened: Class's books are the model's; no portfolio without consent at publishing is in any
-new byte; nothing is delivered twice, overwritten or out of sequence; manifests match bytes; whoever is missing has a
-reason; running again changes nothing.
+Invariants: Class's books are the model's; no portfolio without consent at publishing is in any new byte; nothing is
+delivered twice, overwritten or out of sequence; manifests match bytes; every missing portfolio has a reason; running
+again changes nothing.
 """
 
 from __future__ import annotations

