@@ -14,7 +14,6 @@ import boto3
 import polars as pl
 import pytest
 import sqlalchemy as sa
-from dagster import DagsterInstance
 from openfeature import api
 from pytest_bdd import given, parsers, then, when
 
@@ -36,6 +35,7 @@ from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Portfolio
 from classfeed_dagster_tests.fixtures.catalogue import MONDAY, TUESDAY, WEDNESDAY, Cast
 from classfeed_dagster_tests.fixtures.delivering import csv_text
 from classfeed_dagster_tests.fixtures.desk import FEED, Desk
+from classfeed_dagster_tests.fixtures.instances import instance_in_memory
 
 DAYS = {"Monday": MONDAY, "Tuesday": TUESDAY, "Wednesday": WEDNESDAY}
 _buckets = itertools.count()
@@ -108,7 +108,7 @@ def story(request: pytest.FixtureRequest, bigsite_engine: sa.Engine, tmp_path: P
             **place,
         )
     )
-    with DagsterInstance.ephemeral() as instance:
+    with instance_in_memory() as instance:
         bigsite = Bigsite(bigsite_engine)
         desk = Desk(bigsite, runtime, instance, build_definitions(runtime), FEEDS)
         yield Story(desk, Cast(bigsite))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from dagster import DagsterInstance
 from openfeature import api
 
 from classfeed_dagster.acknowledgements.inbox import (
@@ -58,6 +57,7 @@ from classfeed_dagster.warehouse.database import query
 from classfeed_dagster_tests.conftest import fresh_bigsite
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite
 from classfeed_dagster_tests.fixtures.desk import Desk
+from classfeed_dagster_tests.fixtures.instances import instance_in_memory
 from classfeed_dagster_tests.fixtures.upload_server import Upload, endpoint
 
 __all__ = ["endpoint"]
@@ -216,7 +216,7 @@ def conversation(postgres_url: str, folder: Path, url: str, portfolios: int) -> 
         NAME, "To a recipient that answers", "CLASS", EPI, ("team:x",), FeedMode.LIVE, FIRST,
         sends_to=HttpsUpload(url), acknowledgements=AnswerMapping(checks={"E42": "net_amount"}),
     )  # fmt: skip
-    with fresh_bigsite(postgres_url) as engine, DagsterInstance.ephemeral() as instance:
+    with fresh_bigsite(postgres_url) as engine, instance_in_memory() as instance:
         settings = Settings(
             bigsite_url=engine.url.render_as_string(hide_password=False), home=folder, first_business_date=FIRST,
             max_removed_share="1", simulation_seed=SEED,
