@@ -73,7 +73,10 @@ class Runtime:
         return embedded.engine_from(embedded.start(self.settings.home))
 
     def require_bigsite(self) -> None:
-        """Raise SourceReadError, naming the setting, if bigsite does not answer. A command asks before other work."""
+        """Raise SourceReadError, naming the setting, if bigsite does not answer or, embedded, was never seeded.
+
+        A command asks before other work.
+        """
         self._require_listener()
         import sqlalchemy as sa  # a command that is refused, or reads the store alone, does without it
 
@@ -91,6 +94,13 @@ class Runtime:
     def _require_listener(self) -> None:
         # A host that does not listen is detected before the drivers are imported.
         if self.settings.bigsite_url is None:
+            from classfeed_dagster.local import embedded_postgres as embedded
+
+            if not embedded.exists(self.settings.home):
+                raise SourceReadError(
+                    f"There is no bigsite under {self.settings.home}: set CLASSFEED_BIGSITE_URL, or run "
+                    "`classfeed demo` or `classfeed seed` for an invented one"
+                )
             return
         url = urlsplit(self.settings.bigsite_url.get_secret_value())
         try:

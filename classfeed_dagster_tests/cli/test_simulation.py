@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from classfeed_dagster.bigsite.tables import portfolio
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.cli.local import demo_faults
+from classfeed_dagster.errors import SourceReadError
 from classfeed_dagster.settings import get_settings
 from classfeed_dagster.simulation.guard import SimulationRefusedError, world_table
 from classfeed_dagster.simulation.world import WorldError
@@ -54,6 +55,18 @@ def test_second_seed_writes_no_rows_and_reports_it(classfeed: Command) -> None:
     assert again.exit_code == 0, again.output
     assert "nothing to write: bigsite already holds these" in again.output
     assert isinstance(classfeed("seed", "--portfolios", "7").exception, WorldError)
+
+
+def test_run_without_any_bigsite_is_refused_and_creates_none(
+    classfeed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLASSFEED_BIGSITE_URL")
+    monkeypatch.setenv("CLASSFEED_HOME", str(tmp_path / "new"))
+    get_settings.cache_clear()
+    refused = classfeed("run", "--date", "2023-01-03")
+    assert isinstance(refused.exception, SourceReadError)
+    assert "run `classfeed demo` or `classfeed seed`" in str(refused.exception)
+    assert not (tmp_path / "new" / "postgres").exists()
 
 
 def test_unknown_database_needs_a_persons_marker(classfeed: Command, bigsite_engine: sa.Engine) -> None:
