@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import logging
 import signal
 import sys
@@ -56,6 +57,7 @@ for group in (
     group.register(app)
 
 out = output.console()
+_YOUNG_OBJECTS = 300_000  # more than a reading command makes: its imports, which stay, are not searched for garbage
 _DEBUG = {"on": False}
 
 
@@ -82,8 +84,8 @@ def options(
     keep_private()
     _DEBUG["on"] = debug
     settings = get_settings()
-    # People at a terminal see the outcome; the log is for the components of a deployment and for --debug.
-    level = logging.WARNING if settings.component is None else logging.INFO
+    # People at a terminal see the outcome, in a sentence; the log is for a deployment's components and for --debug.
+    level = logging.ERROR if settings.component is None else logging.INFO
     logs.configure(settings.log_format, level=logging.DEBUG if debug else level)
     telemetry.start(settings)
 
@@ -160,14 +162,17 @@ def _end_orderly_when_signalled() -> None:
 def main() -> None:
     """Run the console script. Errors are one sentence on standard error; the exit code is the exception's."""
     _end_orderly_when_signalled()
+    gc.set_threshold(_YOUNG_OBJECTS)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:
+        sys.exit(1)
     except Exception as error:
         if _DEBUG["on"]:
             raise
-        from classfeed_dagster.cli.failures import failure_of
+        from classfeed_dagster.cli.failures import failure_of, usage_of
 
-        failure = failure_of(error)
+        failure = usage_of(error) or failure_of(error)
         output.console(stderr=True).print(
             f"[bold red]classfeed:[/] {escape(failure.sentence)}", highlight=False, soft_wrap=True
         )

@@ -43,16 +43,17 @@ def customer(
     From the delivered ledger and bigsite's consents. The answers are in words for the customer. The page is the record
     of disclosures for an access request or a privacy officer.
     """
-    from classfeed_dagster.feed_run.flags import start_flags
     from classfeed_dagster.feeds import FEEDS
     from classfeed_dagster.runtime import Runtime, utc_now
-    from classfeed_dagster.support.customer import customer_history
-    from classfeed_dagster.support.customer_page import disclosure_page
 
     runtime = Runtime()
     day = require_past(runtime.settings, on.date()) if on else None
     feeds = [require_feed(feed)] if feed else list(FEEDS)
     require_store(runtime)
+    from classfeed_dagster.feed_run.flags import start_flags
+    from classfeed_dagster.support.customer import customer_history
+    from classfeed_dagster.support.customer_page import disclosure_page
+
     start_flags(runtime.settings, FEEDS)
     try:
         now = utc_now(runtime.settings.now)
@@ -72,7 +73,9 @@ def customer(
 
 def _print_feed(entry: CustomerFeed) -> None:
     mode = "" if entry.mode == "live" else f" ({entry.mode})"
-    out.print(f"[bold]{entry.feed}[/] to {entry.recipient}{mode}: {escape(entry.answer)}", highlight=False)
+    out.print(
+        f"[bold]{entry.feed}[/] to {entry.recipient}{mode}: {escape(entry.answer)}", highlight=False, soft_wrap=True
+    )
     if entry.next_at is not None:
         out.print(f"next run: {entry.next_at:%Y-%m-%d %H:%M} UTC", highlight=False)
     if entry.ends_at is not None:

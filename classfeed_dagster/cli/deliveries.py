@@ -350,17 +350,23 @@ def approve_removals(
     declared = require_feed(feed)
     day = require_due(runtime.settings, feed, date.date())
     require_store(runtime)
+    from classfeed_dagster.delivery.approve_removals import ConsentedFigures
     from classfeed_dagster.delivery.approve_removals import approve_removals as approve
-    from classfeed_dagster.feed_run.feed_date import FeedDate
+    from classfeed_dagster.domains.columns import CONSENTED_PORTFOLIOS
 
     audience = declared.audience(runtime.settings.first_business_date)
-    roll = FeedDate(runtime, declared, audience, day, "approve-removals").consent_roll()
     limit = runtime.settings.max_removed_share
-    if roll.removed_share <= limit:
-        raise UsageError(
-            f"Nothing to approve for {feed} {day}: {len(roll.removed_numbers)} portfolio(s) removed, "
-            f"{roll.removed_share:.1%}, within the limit of {limit:.1%}"
-        )
+    figures = runtime.load_reference(audience.reference(CONSENTED_PORTFOLIOS.name), day, ConsentedFigures)
+    nothing = UsageError(
+        f"Nothing to approve for {feed} {day}: {figures.removed} portfolio(s) removed, within the limit of {limit:.1%}"
+    )
+    if not figures.may_exceed(limit):
+        raise nothing
+    from classfeed_dagster.feed_run.feed_date import FeedDate
+
+    roll = FeedDate(runtime, declared, audience, day, "approve-removals").consent_roll()
+    if not roll.exceeds(limit):
+        raise nothing
     approval = approve(
         runtime.store,
         audience,

@@ -42,7 +42,6 @@ def evidence(
 def show_evidence(since: dt.date, until: dt.date, feed: str, *, as_json: bool = False) -> None:
     """Print the evidence of a range of business dates; exit with code 3 if a date has a gap."""
     from classfeed_dagster.runtime import Runtime
-    from classfeed_dagster.support.evidence import date_evidence
 
     runtime = Runtime()
     declared = require_feed(feed)
@@ -54,6 +53,8 @@ def show_evidence(since: dt.date, until: dt.date, feed: str, *, as_json: bool = 
             f"{feed} has no business date from {since.isoformat()} to {until.isoformat()}; its first is "
             f"{audience.first_business_date.isoformat()}"
         )
+    from classfeed_dagster.support.evidence import date_evidence
+
     proofs = [date_evidence(runtime, declared, day) for day in days]
     if as_json:
         output.print_json({"feed": feed, "dates": [asdict(entry) for entry in proofs]})

@@ -14,6 +14,8 @@ _UNREACHABLE = {
 }
 # Drivers' errors that name a setting which people can correct.
 _CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "UnauthorizedSSOTokenError"})
+# Words of the command line's library, and ours.
+_WORDS = {"Value error, ": "", "match the formats '%Y-%m-%d'": "have the form YYYY-MM-DD", "Input should": "it must"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,19 @@ class Failure:
 
     sentence: str
     exit_code: ExitCode
+
+
+def usage_of(error: BaseException) -> Failure | None:
+    """Describe the command line's own refusal of arguments; None for any other error."""
+    format_message = getattr(error, "format_message", None)
+    if format_message is None:
+        return None
+    context = getattr(error, "ctx", None)
+    command = "classfeed" if context is None else context.command_path
+    message = " ".join(format_message().split()).rstrip(".")  # a command without arguments prints its help here
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return Failure(f"{message or 'Choose a command'}: see `{command} --help`", ExitCode.USAGE)
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from classfeed_dagster.cli.arguments import FeedName, date_range, require_feed
+from classfeed_dagster.cli import output
+from classfeed_dagster.cli.arguments import FeedName, date_range, require_feed, require_store
 from classfeed_dagster.cli.evidence import show_evidence
+from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.tags import DEFAULT_FEED
 
-out = Console()
+if TYPE_CHECKING:
+    from classfeed_dagster.delivery.ledger_rebuild import PositionAudit
+
+out = output.console()
 _SHOWN = 20
 
 ledger = typer.Typer(help="The delivered ledger: what was sent, with bigsite's keys.", no_args_is_help=True)
@@ -30,12 +34,14 @@ def rebuild(feed: FeedName = DEFAULT_FEED) -> None:
     Deliveries that have a ledger are rebuilt as well and must be equal. Safe to repeat. Exit code 3 if a
     document, a landing or a ledger file contradicts the others.
     """
-    from classfeed_dagster.delivery.delivery_history import live_and_shadow
-    from classfeed_dagster.delivery.ledger_rebuild import rebuild_ledger
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
     declared = require_feed(feed)
+    require_store(runtime)
+    from classfeed_dagster.delivery.delivery_history import live_and_shadow
+    from classfeed_dagster.delivery.ledger_rebuild import rebuild_ledger
+
     audience = declared.audience(runtime.settings.first_business_date)
     count = 0
     for result in rebuild_ledger(live_and_shadow(runtime.store, feed), feed, declared.format, audience):
@@ -52,27 +58,39 @@ def audit(
     sample: Annotated[
         int | None, typer.Option(min=1, help="Only so many portfolios, another sample each date; default: all.")
     ] = None,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Add up every record that a feed sent and compare each date's stored positions with the sums.
 
     Exit code 3 if a position differs. With dates, show the evidence of these dates instead, as ``evidence`` does.
     """
     if dates is not None:
-        show_evidence(*date_range(dates), feed)
-    from classfeed_dagster.delivery.delivery_history import live_and_shadow
-    from classfeed_dagster.delivery.ledger_rebuild import audit_positions
+        show_evidence(*date_range(dates), feed, as_json=as_json)
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
     audience = require_feed(feed).audience(runtime.settings.first_business_date)
-    count = positions = wrong = 0
-    for audited in audit_positions(live_and_shadow(runtime.store, feed), feed, audience, sample=sample):
-        count, positions, wrong = count + 1, positions + audited.positions, wrong + len(audited.wrong)
-        for number, kind, key, stored, sums in audited.wrong[:_SHOWN]:
-            out.print(
-                f"  [red]{audited.business_date}: {number} {kind} {key}: {stored} stored, records add up to {sums}[/]",
-                highlight=False,
-            )
-    verdict = "[green]agrees[/]" if not wrong else "[bold red]DIFFERS[/]"
-    out.print(f"{verdict}  {feed}: {positions} position(s) of {count} date(s), {wrong} wrong", highlight=False)
-    raise typer.Exit(3 if wrong else 0)
+    require_store(runtime)
+    from classfeed_dagster.delivery.delivery_history import live_and_shadow
+    from classfeed_dagster.delivery.ledger_rebuild import audit_positions
+
+    audits = list(audit_positions(live_and_shadow(runtime.store, feed), feed, audience, sample=sample))
+    positions, wrong = sum(audited.positions for audited in audits), sum(len(audited.wrong) for audited in audits)
+    if as_json:
+        output.print_json({"feed": feed, "dates": [_document(audited) for audited in audits]})
+    else:
+        for audited in audits:
+            for number, kind, key, stored, sums in audited.wrong[:_SHOWN]:
+                line = f"{audited.business_date}: {number} {kind} {key}: {stored} stored, records add up to {sums}"
+                out.print(f"  [red]{line}[/]", highlight=False, soft_wrap=True)
+        verdict = "[green]agrees[/]" if not wrong else "[bold red]DIFFERS[/]"
+        out.print(
+            f"{verdict}  {feed}: {positions} position(s) of {len(audits)} date(s), {wrong} wrong", highlight=False
+        )
+    raise typer.Exit(ExitCode.STOPPED if wrong else ExitCode.OK)
+
+
+def _document(audited: PositionAudit) -> dict[str, Any]:
+    names = ("portfolio", "kind", "key", "stored", "records")
+    wrong = [dict(zip(names, position, strict=True)) for position in audited.wrong]
+    return {"business_date": audited.business_date, "positions": audited.positions, "wrong": wrong}

@@ -24,19 +24,25 @@ def register(app: typer.Typer) -> None:
 
 def statement(
     feed: FeedName = DEFAULT_FEED,
-    month: Annotated[str, typer.Option(help="Month of the deadlines, as YYYY-MM.")] = "",
+    month: Annotated[str, typer.Option(help="Month of the deadlines, as YYYY-MM; default: the current one.")] = "",
+    as_json: output.JsonOption = False,
 ) -> None:
     """Print a feed's monthly service-level statement for its recipient, as Markdown. Needs only the object store."""
     from classfeed_dagster.runtime import Runtime, utc_now
-    from classfeed_dagster.service_levels import statement as statements
 
     runtime = Runtime()
     declared = require_feed(feed)
     require_store(runtime)
+    from classfeed_dagster.service_levels import statement as statements
+
     audience = declared.audience(runtime.settings.first_business_date)
     now = utc_now(runtime.settings.now)
     first = statements.first_of_month(month or f"{now:%Y-%m}")
-    for line in statements.statement_page(statements.statement(runtime.store, declared, audience, first, now)):
+    of = statements.statement(runtime.store, declared, audience, first, now)
+    if as_json:
+        output.print_json(statements.statement_document(of))
+        return
+    for line in statements.statement_page(of):
         typer.echo(line)
 
 

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 
-from classfeed_dagster.errors import ClassfeedError, ConfigurationError
+from classfeed_dagster.cli import output
+from classfeed_dagster.errors import ClassfeedError, ConfigurationError, ExitCode
 from classfeed_dagster.settings import REQUIRED, Component, Environment, Settings, get_settings
 
 if TYPE_CHECKING:
     from classfeed_dagster.feeds.feed import Feed
     from classfeed_dagster.transmission.encryption import OpenPgpKey
 
-out = Console()
+out = output.console()
 _CLOCK_SECONDS = 30.0
 _TIMEOUT_SECONDS = 10.0
 _PAGERDUTY_KEY = re.compile(r"[0-9A-Za-z]{20,40}")
@@ -53,22 +54,28 @@ def register(app: typer.Typer) -> None:
     app.command()(preflight)
 
 
-def preflight() -> None:
+def preflight(as_json: output.JsonOption = False) -> None:
     """Ask everything that this component needs of its environment; one line each, with what to do.
 
     Writes nothing and sends nothing. Exit code 3 if an answer is not good.
     """
     settings = get_settings()
-    failures = 0
+    answers: list[dict[str, object]] = []
     for check in checks(settings):
         try:
-            out.print(f"[green]ok[/]    {check.name}: {check.ask()}", highlight=False, soft_wrap=True)
+            good, answer = True, check.ask()
         except Exception as error:  # a driver may raise anything; each is one line
-            failures += 1
-            out.print(f"[red]FAIL[/]  {check.name}: {_reason(error)}. {check.advice}", highlight=False, soft_wrap=True)
-    if failures:
+            good, answer = False, f"{_reason(error)}. {check.advice}"
+        answers.append({"name": check.name, "good": good, "answer": answer})
+        if not as_json:
+            mark = "[green]ok[/]  " if good else "[red]FAIL[/]"
+            out.print(f"{mark}  {check.name}: {escape(answer)}", highlight=False, soft_wrap=True)
+    failures = sum(not answer["good"] for answer in answers)
+    if as_json:
+        output.print_json({"checks": answers})
+    elif failures:
         out.print(f"{failures} answer(s) are not good", highlight=False)
-        raise typer.Exit(3)
+    raise typer.Exit(ExitCode.STOPPED if failures else ExitCode.OK)
 
 
 def checks(settings: Settings) -> Iterator[PreflightCheck]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-out = Console()
+from classfeed_dagster.cli import output
+
+out = output.console()
 _REASON_LENGTH = 10
 
 
@@ -39,7 +40,7 @@ def migrate() -> None:
     out.print(f"{'created' if result.created else 'migrated'}: {result.tables} tables", highlight=False)
 
 
-def flags() -> None:
+def flags(as_json: output.JsonOption = False) -> None:
     """Show the switches of every feed as they are now, their source, and who changed them last."""
     from classfeed_dagster.feed_run.flags import flag_values, parameter_of, start_flags
     from classfeed_dagster.feed_run.ssm_flags import FROM_SSM
@@ -48,17 +49,20 @@ def flags() -> None:
 
     settings = get_settings()
     start_flags(settings, FEEDS)
-    table = Table("feed", "switch", "value")
-    for feed in FEEDS:
-        values = flag_values(feed, settings.env)
-        for name, value in values.recorded.items():
-            table.add_row(feed.name, name, str(value))
-    out.print(table)
+    switches = {feed.name: flag_values(feed, settings.env).recorded for feed in FEEDS}
+    versions = parameter_of(settings).history()[-5:] if settings.flag_provider == FROM_SSM else []
+    if as_json:
+        changes = [asdict(version) for version in versions]
+        output.print_json({"source": settings.flag_provider, "feeds": switches, "versions": changes})
+        return
+    columns = ["feed", "switch", "value"]
+    rows = [[feed, name, str(value)] for feed, values in switches.items() for name, value in values.items()]
+    output.print_table(out, "switches", columns, rows, keys=columns)
     out.print(f"source: {settings.flag_provider}", highlight=False)
-    if settings.flag_provider == FROM_SSM:
-        for version in parameter_of(settings).history()[-5:]:
-            at = f"{version.changed_at:%Y-%m-%d %H:%M}" if version.changed_at else "?"
-            out.print(f"version {version.version}  {at}  {version.changed_by}  {version.reason}", highlight=False)
+    for version in versions:
+        at = f"{version.changed_at:%Y-%m-%d %H:%M}" if version.changed_at else "?"
+        line = f"version {version.version}  {at}  {version.changed_by}  {version.reason}"
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def flags_set(

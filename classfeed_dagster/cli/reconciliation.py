@@ -34,10 +34,7 @@ def reconcile(
 
     The same steps as the Dagster job, in this process. Exit code 3 if the files disagree with the source.
     """
-    from classfeed_dagster.feed_run.post_delivery import PostDelivery
-    from classfeed_dagster.local import snowflake_server as server
     from classfeed_dagster.runtime import Runtime
-    from classfeed_dagster.tags import new_correlation_id
 
     runtime = Runtime()
     declared = require_feed(feed)
@@ -45,6 +42,10 @@ def reconcile(
     audience = declared.audience(runtime.settings.first_business_date)
     require_store(runtime)
     runtime.require_bigsite()
+    from classfeed_dagster.feed_run.post_delivery import PostDelivery
+    from classfeed_dagster.local import snowflake_server as server
+    from classfeed_dagster.tags import new_correlation_id
+
     work = PostDelivery(runtime, declared, audience, day, new_correlation_id(), runtime.clock({}))
     results = []
     try:

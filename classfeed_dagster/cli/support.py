@@ -81,11 +81,7 @@ def refresh(
 
     Group, consent, state and budget are checked. Portfolios that bigsite corrected since are sent with it.
     """
-    from classfeed_dagster.feed_run.flags import flag_values, start_flags
-    from classfeed_dagster.feeds import FEEDS
     from classfeed_dagster.runtime import Runtime
-    from classfeed_dagster.support import refreshes
-    from classfeed_dagster.support import webserver_client as operate
     from classfeed_dagster.tags import new_correlation_id
 
     runtime = Runtime()
@@ -93,6 +89,11 @@ def refresh(
     declared, correlation_id = require_feed(feed), new_correlation_id()
     url = require_door(settings)
     require_store(runtime)
+    from classfeed_dagster.feed_run.flags import flag_values, start_flags
+    from classfeed_dagster.feeds import FEEDS
+    from classfeed_dagster.support import refreshes
+    from classfeed_dagster.support import webserver_client as operate
+
     start_flags(settings, FEEDS)
     try:
         key, day = refreshes.request_refresh(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection
+from decimal import Decimal
 from typing import Literal
 
-from pydantic import AwareDatetime, Field, NonNegativeInt
+from pydantic import AwareDatetime, BaseModel, Field, NonNegativeInt
 
 from classfeed_dagster.delivery.manifest import Sha256
 from classfeed_dagster.errors import ChainBusyError, UsageError
@@ -32,6 +33,25 @@ class RemovalApproval(StoredRecord):
     approved_by: str = Field(alias="released_by", min_length=1, description="the person who approved the removals")
     reason: str = Field(min_length=1, description="the person's reason")
     approved_at: AwareDatetime = Field(alias="released_at")
+
+
+class ConsentedFigures(BaseModel, frozen=True):
+    """Figures of a date's consented portfolios, as their stored reference has them."""
+
+    measures: dict[str, int]
+
+    @property
+    def removed(self) -> int:
+        """Return the number of removed portfolios."""
+        return self.measures["portfolios_removed"]
+
+    def may_exceed(self, max_removed_share: Decimal) -> bool:
+        """Return False if ``ConsentRoll.exceeds`` is certainly False. The portfolios before were at least these."""
+        if not self.removed:
+            return False
+        current = self.measures["portfolios_current"]
+        left = current + self.measures["portfolios_new"]
+        return not left or Decimal(self.removed) / (self.removed + current) > max_removed_share
 
 
 def removed_digest(removed: Collection[str]) -> str:

@@ -11,9 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
 from lxml import etree
 
 from classfeed_dagster.documents import epi_mapping as epi
@@ -112,6 +110,9 @@ def take_lines(record: RecordMapping, block: bytes, columns: Mapping[str, Sequen
 
 def _lines(block: bytes) -> pl.Series | None:
     """Return the lines, each with its line end, as views of the block; None if one is not UTF-8."""
+    import numpy as np  # a command that reads no document does without them
+    import pyarrow as pa
+
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == _LINE_FEED) + 1
     offsets = pa.py_buffer(np.concatenate([[0], ends]).astype(np.int64).data)
     lines = pa.Array.from_buffers(pa.large_string(), len(ends), [None, offsets, pa.py_buffer(block)])

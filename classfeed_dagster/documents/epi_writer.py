@@ -13,9 +13,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 from lxml import etree
 
@@ -26,6 +25,10 @@ from classfeed_dagster.documents.epi_schema import text_rules
 from classfeed_dagster.documents.epi_totals import portfolio_totals
 from classfeed_dagster.errors import CodeFaultError
 from classfeed_dagster.trading_days import instant_text
+
+if TYPE_CHECKING:
+    import numpy as np  # functions import it: a command that writes no document does without
+    import numpy.typing as npt
 
 BLOCK_ROWS = 16_000  # records whose text is in memory at a time; does not change the output
 CHUNK = 1 << 18  # bytes to which small pieces of a page are joined
@@ -226,6 +229,8 @@ def _rows(record: RecordMapping, frame: pl.DataFrame, numbers: pl.Series, allowe
     lengths = (
         pl.DataFrame({"value": numbers}).join(runs, on="value", how="left", maintain_order="left")["len"].fill_null(0)
     )
+    import numpy as np
+
     starts = np.zeros(len(numbers) + 1, dtype=np.int64)
     np.cumsum(lengths.to_numpy(), out=starts[1:])
     return _Rows(ordered, starts)
@@ -233,6 +238,8 @@ def _rows(record: RecordMapping, frame: pl.DataFrame, numbers: pl.Series, allowe
 
 def _block_bounds(starts: Sequence[npt.NDArray[np.int64]]) -> list[int]:
     """Return the bounds of blocks of whole portfolios, each of at most ``BLOCK_ROWS`` rows or one portfolio."""
+    import numpy as np
+
     rows = np.sum(starts, axis=0)  # before each portfolio, over all sections
     bounds = [0]
     while bounds[-1] < len(rows) - 1:
@@ -268,6 +275,8 @@ def _render_block(
 
 def _bytes(records: pl.Series, starts: npt.NDArray[np.int64]) -> tuple[memoryview, list[int]]:
     # The concatenated records as UTF-8, and the position in it of each row of ``starts``.
+    import numpy as np
+
     array = records.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     _, offsets, content = array.buffers()
     if offsets is None or content is None or not len(array):

@@ -42,10 +42,9 @@ class ConsentRoll:
         """Return the removed portfolios as a share of the previous ones; 0 if there were none."""
         return Decimal(self.removed) / self.previous if self.previous else Decimal(0)
 
-    @property
-    def none_left(self) -> bool:
-        """Return True if there were portfolios before and none is left."""
-        return self.previous > 0 and self.current == 0
+    def exceeds(self, max_removed_share: Decimal) -> bool:
+        """Return True if a person must approve the removals: a larger share at once, or no portfolio is left."""
+        return self.removed_share > max_removed_share or (self.previous > 0 and self.current == 0)
 
 
 def consents_of(tables: Tables) -> list[Consent]:

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import polars as pl
 
-_CENT = pl.lit(Decimal("0.01"), dtype=pl.Decimal(38, 2))
+_CENT = Decimal("0.01")
 _PRODUCT_TO_CENTS = 10**10  # 6 + 6 decimals down to 2
 _MONEY_LIMIT = 10**18  # Decimal(18, 2) holds fewer cents than this
 
@@ -27,7 +27,7 @@ def money_product(units: pl.Expr, price: pl.Expr) -> pl.Expr:
     product = scaled(units) * scaled(price)
     cents = (product.abs() + _PRODUCT_TO_CENTS // 2) // _PRODUCT_TO_CENTS * product.sign()
     fitting = pl.when(cents.abs() < _MONEY_LIMIT).then(cents).otherwise(None).cast(pl.Int64)
-    return (fitting.cast(pl.Decimal(38, 0)) * _CENT).cast(pl.Decimal(18, 2))
+    return (fitting.cast(pl.Decimal(38, 0)) * pl.lit(_CENT, dtype=pl.Decimal(38, 2))).cast(pl.Decimal(18, 2))
 
 
 def fitting(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:

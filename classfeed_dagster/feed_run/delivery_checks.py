@@ -40,7 +40,7 @@ def check_consent_rollforward(
     equation = f"{roll.previous} before + {roll.new} new - {roll.removed} removed = {roll.current} now"
     if not roll.balanced:
         return CheckResult("consent_roll", False, f"{equation} does not hold", (), 1)
-    if not (roll.none_left or roll.removed_share > max_removed_share):
+    if not roll.exceeds(max_removed_share):
         return CheckResult("consent_roll", True, equation, (), 0)
     if is_approved(store, audience, day, roll.removed_numbers):
         return CheckResult("consent_roll", True, f"{equation}; the removals were approved by a person", (), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from classfeed_dagster.acknowledgements.inbox import FileAnswers, file_answers
 from classfeed_dagster.acknowledgements.mapping import FileState
@@ -66,6 +67,23 @@ def _line(store: ObjectStore, feed: Feed, judgment: Judgment) -> StatementLine:
     files: tuple[FileAnswers, ...] = file_answers(store, feed.name, judgment.due.business_date)
     loaded = sum(file.state is FileState.LOADED for file in files)
     return StatementLine(judgment, len({file.manifest.revision for file in files}), len(files), loaded)
+
+
+def statement_document(of: Statement) -> dict[str, Any]:
+    """Return the statement as plain values."""
+    dates = [
+        {
+            "business_date": line.judgment.due.business_date,
+            "delivered_at": line.judgment.delivered_at,
+            "verdict": line.judgment.verdict.value,
+            "revisions": line.revisions,
+            "files": line.files,
+            "loaded": line.acknowledged if of.feed.acknowledgements else None,
+        }
+        for line in of.lines
+    ]
+    kept = of.attainment
+    return {"feed": of.feed.name, "month": f"{of.month:%Y-%m}", "in_time": kept.in_time, "dates": dates}
 
 
 def statement_page(of: Statement) -> Iterator[str]:

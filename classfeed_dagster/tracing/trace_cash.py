@@ -14,7 +14,6 @@ from classfeed_dagster.delivery.delivery_history import deliveries_of
 from classfeed_dagster.documents.document_format import BalanceKey, DocumentFormat
 from classfeed_dagster.domains.movement_transactions import LETTERS
 from classfeed_dagster.errors import UsageError
-from classfeed_dagster.reconciliation.break_classifier import account_digest
 from classfeed_dagster.retention import NOTHING_EXPIRES, Retention
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.tracing.trace import (
@@ -78,6 +77,8 @@ def trace_cash(
     retention: Retention = NOTHING_EXPIRES,
 ) -> CashTrace:
     """Trace a portfolio's cash balance. ``account``: a currency or a ``cash_account_id``. NotACashAccountError."""
+    from classfeed_dagster.reconciliation.break_classifier import account_digest  # a transaction's trace needs none
+
     eod, ledger = tables.cash_balance_eod.c, tables.cash_transaction.c
     with engine.connect() as connection:
         account_id, account_number, currency = _account(connection, number, account)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.cli import deliveries, local
+from classfeed_dagster.delivery.approve_removals import ConsentedFigures
 from classfeed_dagster.delivery.delivery_history import date_status
 from classfeed_dagster.delivery.manifest import HeldBack
 from classfeed_dagster.delivery.quarantine import Quarantined
@@ -136,6 +138,11 @@ def test_trace_leads_from_a_holding_back_to_every_row(demo: Result, classfeed: C
         (("frame", "nope", "--date", "2023-01-03"), 2, "the frames are"),
         (("frame", "accounts", "--date", "2023-01-03", "--to", "x.xls"), 2, "name the file .csv or .parquet"),
         (("frame", "accounts", "--date", "2023-01-05"), 4, "has no delivery"),
+        (("rerun", "--reason", "client services asked"), 2, "Missing option '--date'"),
+        (("rerun", "--date", "2023-01-03", "--reason", "client services asked"), 2, "only members of"),
+        (("refresh",), 2, "Missing argument 'number'"),
+        (("nonsense",), 2, "No such command 'nonsense'"),
+        (("run", "--date", "yesterday"), 2, "'yesterday' does not have the form YYYY-MM-DD"),
     ],
 )
 def test_error_is_printed_in_a_sentence(
@@ -149,6 +156,29 @@ def test_error_is_printed_in_a_sentence(
     output = capsys.readouterr()
     assert says in " ".join((output.out + output.err).split())
     assert "Traceback" not in output.err
+    # A run that starts ends with its id, a comparison with its files.
+    assert len((output.out + output.err).splitlines()) == 1 + output.out.startswith("source not ready"), output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("approve-removals", "--date", "2023-01-04", "--reason", "client services asked"), "Nothing to approve"),
+        (("reconcile", "--date", "2023-01-04", "--feed", "nope"), "the feeds are"),
+        (("statement", "--feed", "nope"), "the feeds are"),
+        (("customer", "SW1", "--feed", "nope"), "the feeds are"),
+        (("refresh", "SW1", "--feed", "nope", "--reason", "client services asked"), "the feeds are"),
+        (("evidence", "--from", "2023-01-04", "--to", "2023-01-03"), "has no business date from"),
+        (("lineage", "nope"), "No column's name holds"),
+    ],
+)
+def test_refusal_imports_no_library_of_the_data_path(demo: Result, words: tuple[str, ...], says: str) -> None:
+    script = "import atexit, sys; atexit.register(lambda: print(*sys.modules)); import classfeed_dagster.cli.app as app"
+    command = [sys.executable, "-c", f"{script}; app.main()", *words]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2, refused.stderr
+    assert says in refused.stderr
+    assert not {"dagster", "sqlalchemy", "pyarrow", "numpy", "duckdb"} & set(refused.stdout.split())
 
 
 def test_reconcile_prints_for_people_and_as_json(demo: Result, classfeed: Command) -> None:
@@ -192,7 +222,8 @@ def test_approval_needs_a_reason_and_is_recorded(
     demo: Result, classfeed: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert classfeed("approve-removals", "--date", "2023-01-04").exit_code == 2
-    monkeypatch.setattr(ConsentRoll, "removed_share", property(lambda _: Decimal("0.3")))
+    monkeypatch.setattr(ConsentRoll, "exceeds", lambda *_: True)
+    monkeypatch.setattr(ConsentedFigures, "may_exceed", lambda *_: True)
     for command in ("approve-removals", "release"):  # the former name is hidden and works
         approved = classfeed(command, "--date", "2023-01-04", "--reason", "asked client services", "--by", "pat")
         assert approved.exit_code == 0, approved.output
@@ -248,6 +279,14 @@ def test_customer_who_leaves_later_is_not_held_back_for_a_delivered_date(demo: R
         ("trace", "T1"),
         ("frame", "investment_holdings", "--date", "2023-01-03"),
         ("schema", "check"),
+        ("flags",),
+        ("audit",),
+        ("statement",),
+        ("owner",),
+        ("preflight",),
+        ("customer", "SW99000000"),
+        ("evidence", "--from", "2023-01-03", "--to", "2023-01-04"),
+        ("audit", "2023-01-03..2023-01-04"),
     ],
 )
 def test_reading_command_prints_json(demo: Result, classfeed: Command, words: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import replace
+from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -91,7 +92,7 @@ def test_consents_on_the_first_date_are_all_new() -> None:
     roll = consent_roll(consents_of(landed(data_sharing_consent=[{}, missing])), frame, first, D)
     assert (roll.previous, roll.new, roll.removed, roll.current, roll.balanced) == (0, 1, 0, 1, True)
     assert roll.removed_share == 0
-    assert not roll.none_left
+    assert not roll.exceeds(Decimal(1))
 
 
 def test_date_outside_the_audiences_schedule_is_refused() -> None:
@@ -155,6 +156,6 @@ def test_frame_that_differs_from_the_consents_does_not_balance() -> None:
 def test_date_without_remaining_consents_is_reported() -> None:
     tables = landed(data_sharing_consent=[{"revoked_at": TODAY}])
     roll = consent_roll(consents_of(tables), consented_portfolios(tables, CLASS, D), CLASS, D)
-    assert roll.none_left
+    assert roll.exceeds(Decimal(1))
     assert roll.removed_share == 1
-    assert not replace(roll, previous=0).none_left
+    assert not replace(roll, previous=0).exceeds(Decimal(1))
