@@ -34,7 +34,7 @@ details{border:1px solid var(--line);border-left:5px solid var(--event);border-r
 summary{padding:.55rem .8rem;cursor:pointer;color:var(--ink)}summary small{display:block;color:var(--soft)}details>div{padding:0 .8rem .7rem;color:var(--ink)}
 dl{display:grid;grid-template-columns:minmax(5.5rem,auto) minmax(0,1fr);gap:.15rem .8rem;margin:.3rem 0}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 ol.trace{list-style:none;margin:.5rem 0 0;padding:0}ol.trace li{padding:.25rem 0 .25rem 1.3rem;position:relative;overflow-wrap:anywhere}ol.trace li:before{content:"";position:absolute;left:.25rem;top:.75rem;width:.5rem;height:.5rem;border-radius:50%;background:var(--bar)}
-@media(max-width:34rem){.stack thead{display:none}.stack tr{display:block;border-bottom:1px solid var(--line);padding:.4rem 0}.stack td{display:flex;justify-content:space-between;gap:1rem;border:0;padding:.1rem .5rem}.stack td:first-child{font-weight:600}.stack td[data-label]:before{content:attr(data-label);color:var(--soft)}}
+@media(max-width:34rem){thead{display:none}tr:not([hidden]){display:block;border-bottom:1px solid var(--line);padding:.4rem 0}td{display:flex;justify-content:space-between;gap:1rem;border:0;padding:.1rem .5rem}td:empty{display:none}td:first-child{font-weight:600}td[data-label]{text-align:right}td[data-label]:before{content:attr(data-label);color:var(--soft);text-align:left;flex:none;max-width:50%}}
 """
 
 
@@ -72,26 +72,23 @@ def table(
     header: Sequence[str],
     rows: Iterable[Sequence[object]],
     numeric: Sequence[int] = (),
-    *,
-    stacked: bool = False,
 ) -> str:
     """Return a table with a caption and headed columns, in its own scrolling box. ``numeric``: columns of numbers.
 
-    ``stacked``: a narrow screen shows each row as a list of labelled values.
+    A narrow screen shows each row as a list of labelled values, so that no column is cut.
     """
 
     def cell(at: int, value: object) -> str:
         text = f"{value:,}" if isinstance(value, int) else value
-        label = f' data-label="{escape(header[at])}"' if stacked and at else ""
+        label = f' data-label="{escape(header[at])}"' if at else ""
         return f"<td{' class=n' if at in numeric else ''}{label}>{escape(text)}</td>"
 
     head = "".join(
         f'<th scope="col"{" class=n" if at in numeric else ""}>{escape(name)}</th>' for at, name in enumerate(header)
     )
     body = "".join(f"<tr>{''.join(cell(at, value) for at, value in enumerate(row))}</tr>" for row in rows)
-    kind = " class=stack" if stacked else ""
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table{kind}><caption>{escape(caption)}</caption>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

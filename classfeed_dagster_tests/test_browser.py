@@ -103,11 +103,15 @@ def test_steps_state_their_duration(ui: Ui) -> None:
 
 
 def test_html_pages_are_accessible(ui: Ui, tmp_path: Path) -> None:
-    trace, page = re.search(r"classfeed trace (T\d+)", ui.demo), tmp_path / "trace.html"
+    trace = re.search(r"classfeed trace (T\d+)", ui.demo)
     assert trace is not None
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | ui.settings
-    command = [str(Path(sys.executable).with_name("classfeed")), "trace", trace[1], "--page", str(page)]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    program, pages = str(Path(sys.executable).with_name("classfeed")), list[Path]()
+    written = [("trace", trace[1]), ("trace", "SW99000000", "CASH:AUD", "--date", "2023-01-04")]
+    for at, words in enumerate([*written, ("customer", "SW99000000"), ("lineage",)]):
+        pages.append(tmp_path / f"{words[0]}-{at}.html")
+        command = [program, *words, "--page", str(pages[-1])]
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
     owner = tmp_path / "owner.html"
     figures = [
         OwnerFigure(metric=name, feed="class_super", value=Decimal(7), target=number.target, observations=1, note="x")
@@ -121,7 +125,7 @@ def test_html_pages_are_accessible(ui: Ui, tmp_path: Path) -> None:
     reports = sorted((ui.home / "store").glob("reconciliation/class_super/*/*/report.html"))
     assert reports
     axe = ["--axe", str(AXE)] if AXE.exists() else []
-    script("accessibility.py", *axe, str(page), str(owner), *map(str, reports))
+    script("accessibility.py", *axe, *map(str, [*pages, owner, *reports]))
 
 
 def test_support_page_works_on_phone_and_desk(tmp_path: Path) -> None:

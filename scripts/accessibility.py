@@ -2,9 +2,8 @@
 
     python scripts/accessibility.py --axe .browser/node_modules/axe-core/axe.min.js report.html trace.html
 
-Asserts that at 360 pixels only content in its own box scrolls sideways, that the keyboard reaches these boxes and all
-content that opens, and, with axe-core's file, that axe reports no violation. Exit code 1 lists the problems. ``--out``
-stores an image of each page.
+Asserts that at 360 pixels nothing scrolls sideways and no column is cut, the keyboard reaches tables and what opens,
+and, with axe-core's file, that axe reports no violation. Exit code 1 lists the problems. ``--out`` stores images.
 """
 
 from __future__ import annotations
@@ -20,7 +19,10 @@ SCHEMES = ("light", "dark")
 _WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 _CUT = """() => [...document.querySelectorAll('main *')].filter(e => !e.closest('.wide') && !e.closest('svg')
     && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+_SCROLLED = """() => window.innerWidth > 500 ? [] : [...document.querySelectorAll('.wide')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.getAttribute('aria-label'))"""
 _STOPS = "() => document.querySelectorAll('summary, .wide').length"
+_LINKS = "() => document.querySelectorAll('a[href], button, input, select, textarea').length"
 _AT = "() => document.activeElement.matches('summary, .wide') ? 1 : 0"
 _SMALL = """() => [...document.querySelectorAll('main *')].filter(e => e.childNodes.length && !e.closest('svg')
     && parseFloat(getComputedStyle(e).fontSize) < 12).map(e => e.outerHTML.slice(0, 80))"""
@@ -33,11 +35,13 @@ def problems(page: Any, address: str, axe: str | None) -> Iterator[str]:
         yield f"{address}: the page scrolls sideways by {beyond} pixels"
     for cut in page.evaluate(_CUT):
         yield f"{address}: cut off at the right: {cut}"
+    for box in page.evaluate(_SCROLLED):
+        yield f"{address}: columns of the table {box!r} are cut off"
     for small in page.evaluate(_SMALL):
         yield f"{address}: too small to read: {small}"
     stops, reached = page.evaluate(_STOPS), 0
     page.locator("body").focus()
-    for _ in range(stops * 2 + 5):
+    for _ in range(stops * 2 + 5 + page.evaluate(_LINKS)):
         page.keyboard.press("Tab")
         reached += page.evaluate(_AT)
         if reached == stops:

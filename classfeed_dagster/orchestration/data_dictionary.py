@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from dagster import Definitions
 
 _HEADER = ["column", "type", "meaning", "personal data", "derived from"]
+_MARKDOWN = re.compile(r"[*`]")  # emphasis and code, of the descriptions
 _STYLE = """
 .search{position:sticky;top:0;background:var(--paper);padding:.6rem 0}.search label{display:block;font-weight:600}
 .search input{font:inherit;width:100%;padding:.5rem;border:1px solid var(--soft);border-radius:4px}
@@ -51,7 +53,7 @@ def dictionary_page(definitions: Definitions) -> str:
             continue
         columns += len(schema.columns)
         name = key.to_user_string()
-        first = (node.description or "").partition("\n\n")[0]
+        first = _MARKDOWN.sub("", (node.description or "").partition("\n\n")[0])
         rows = table(f"columns of {name}", _HEADER, _rows(schema, node.metadata.get("dagster/column_lineage")))
         sections.append(
             f'<section data-asset="{escape(name.lower())}"><h2>{escape(name)}</h2>'

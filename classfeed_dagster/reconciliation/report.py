@@ -212,7 +212,6 @@ def _held_back(result: Reconciliation) -> str:
         ["reason", "number", "portfolios"],
         rows,
         numeric=(1,),
-        stacked=True,
     )
     return f"<h2>Correctly not in the file ({len(result.held_back):,})</h2>{listed}"
 
@@ -275,7 +274,7 @@ def _amounts(result: Reconciliation) -> str:
         *map(_words, dict.fromkeys(amount.metric for amount in ordered)),
     ]
     return (
-        f"<h2>Ours and theirs</h2>{table('sums over all portfolios', header, rows, numeric=(1, 2, 3, 4), stacked=True)}"
+        f"<h2>Ours and theirs</h2>{table('sums over all portfolios', header, rows, numeric=(1, 2, 3, 4))}"
         f"<details><summary>What the words mean</summary><div>{facts(explained)}</div></details>"
     )
 
@@ -308,7 +307,7 @@ def _accounting(tallies: Iterable[Tally]) -> str:
     ]
     header = ["compared", *(name for name, _ in _CLASSES)]
     words = f"<details><summary>What the columns mean</summary><div>{facts(explained)}</div></details>"
-    return f"{table('rows by outcome', header, rows, numeric=(1, 2, 3, 4), stacked=True)}{words}"
+    return f"{table('rows by outcome', header, rows, numeric=(1, 2, 3, 4))}{words}"
 
 
 def _by_cause(breaks: Sequence[Break]) -> str:

@@ -34,7 +34,7 @@ def owner_page(months: Sequence[OwnerMonth]) -> str:
     sources = [(number.title, number.about) for number in NUMBERS.values()]
     parts = [
         f'<div class="verdict {state}"><b>{verdict}</b> <span>in {name}</span></div>',
-        table("This month", HEADER, figure_rows(months), numeric=(1, 2, 4, 5), stacked=True) if current.figures else "",
+        table("This month", HEADER, figure_rows(months), numeric=(1, 2, 4, 5)) if current.figures else "",
         f"<p class=soft>No observation this month: {escape(', '.join(missing))}.</p>" if missing else "",
         f'<p class="error">Observations that cannot be read: {escape(", ".join(current.damaged))}.</p>'
         if current.damaged

@@ -343,11 +343,14 @@ def _answer(
         answer = f" {feed.recipient} answered: {live[-1].arrival}." if feed.acknowledgements else ""
         sent = f"{feed.recipient} was sent the data of {_day(day)} (revision {live[-1].revision})."
         return sent + answer + _left_out(feed, runtime.store.read(live[-1].manifest))
+    rehearsed = f"{feed.recipient} was sent nothing: the feed is in shadow mode, and its files are for rehearsal only."
     if of_day:
-        return f"{feed.recipient} was sent nothing: the feed is in shadow mode, and its files are for rehearsal only."
+        return rehearsed
     reason = _consent_reason(feed, day, consents)
     if reason is not None:
         return reason
+    if flags.mode is FeedMode.SHADOW:
+        return rehearsed
     hold = next((entry for entry in held_back if entry.business_date == day and entry.released_at is None), None)
     if hold is not None:
         return f"Held back on {_day(day)}. {hold.explanation}"

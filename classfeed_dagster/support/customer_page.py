@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from classfeed_dagster.html_page import escape, facts, page, table
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import stored_facts
-from classfeed_dagster.support.customer import CustomerFeed, CustomerHistory
+from classfeed_dagster.support.customer import CustomerFeed, CustomerHistory, Disclosure
 
 
 def disclosure_page(store: ObjectStore, history: CustomerHistory, now: dt.datetime, *, hashes: bool = True) -> str:
@@ -40,8 +40,18 @@ def _feed_parts(feed: CustomerFeed, store: ObjectStore | None) -> Iterator[str]:
             ("Notice of the end", "none yet" if feed.noticed_on is None else feed.noticed_on.isoformat()),
         ]
     )
-    yield table(
-        "Consents",
+    if feed.consents:
+        yield _consents(feed)
+    live = [disclosure for disclosure in feed.disclosures if not disclosure.shadow]
+    if live:
+        yield _deliveries(feed, live, store)
+    else:
+        yield f"<p>No data of this customer was delivered to {escape(feed.recipient)} by this feed.</p>"
+
+
+def _consents(feed: CustomerFeed) -> str:
+    return table(
+        f"Consents of {feed.feed}",
         ["consent", "granted", "expires", "withdrawn", "history from"],
         [
             (
@@ -54,10 +64,12 @@ def _feed_parts(feed: CustomerFeed, store: ObjectStore | None) -> Iterator[str]:
             for consent in feed.consents
         ],
     )
+
+
+def _deliveries(feed: CustomerFeed, live: Sequence[Disclosure], store: ObjectStore | None) -> str:
     proof = "manifest" if store is None else "manifest's SHA-256"
-    live = [disclosure for disclosure in feed.disclosures if not disclosure.shadow]
-    yield table(
-        "Deliveries to the recipient",
+    return table(
+        f"Deliveries of {feed.feed} to {feed.recipient}",
         ["business date", "revision", "change", "extract", "fund at the recipient", "consents", "arrival", proof],
         [
             (

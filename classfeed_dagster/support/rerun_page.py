@@ -293,7 +293,8 @@ def _page(title: str, parts: Sequence[str]) -> str:
 def _form_page(feeds: Mapping[str, Feed], runtime: Runtime, now: dt.datetime) -> str:
     env = runtime.settings.env
     feed_options = "".join(
-        f'<option value="{escape(name)}">{escape(feed.title)} ({"live" if is_live(feed, env) else "not live"})</option>'
+        f'<option value="{escape(name)}">{escape(feed.title.partition(":")[0])} '
+        f"({'live' if is_live(feed, env) else 'not live'})</option>"
         for name, feed in feeds.items()
     )
     date_options = "".join(

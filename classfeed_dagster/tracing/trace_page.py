@@ -142,7 +142,10 @@ def _path(
         if entries:
             yield table(caption, ["date", "reason"], [(day.isoformat(), reason) for day, reason in entries])
     yield "<h2>Reconciled</h2>"
-    results = [(result.business_date.isoformat(), result.verdict, _link(result.report)) for result in reconciliations]
+    results = [
+        (result.business_date.isoformat(), result.verdict, Anchor(_short(result.report), address(result.report)))
+        for result in reconciliations
+    ]
     if results:
         yield table("reconciliations of its dates", ["date", "result", "report"], results)
     else:
@@ -151,6 +154,11 @@ def _path(
 
 def _link(location: str) -> Anchor:
     return Anchor(location, address(location))
+
+
+def _short(location: str) -> str:
+    # The attempt and the file: a report's whole path is unreadable on a phone, and its link has it.
+    return "/".join(location.split("/")[-2:])
 
 
 def _status(sighting: Sighting) -> str:
