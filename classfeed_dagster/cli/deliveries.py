@@ -234,7 +234,8 @@ def _print_dates(feed: str, statuses: Sequence[DateStatus], not_sent: Mapping[dt
             ]
         )
     numbers = ("revision", "portfolios", "held back", "held back now", "pages", "bytes")
-    output.print_table(out, feed, columns, rows, keys=("date", "state", *numbers), right=numbers)
+    optional = ("correlation id", "pages", "bytes")
+    output.print_table(out, feed, columns, rows, keys=("date", "state", *numbers), right=numbers, optional=optional)
 
 
 def _print_held_back(status: DateStatus) -> None:

@@ -80,7 +80,8 @@ def _print(feed: str, dates: list[DateEvidence]) -> None:
         for delivery in entry.deliveries
     ]
     right = ["revision", "portfolios", "consents", "verdicts"]
-    output.print_table(out, feed, columns, rows, keys=["date", "revision", "manifest"], right=right)
+    keys, optional = ["date", "revision", "manifest"], ["consents", "portfolios"]
+    output.print_table(out, feed, columns, rows, keys=keys, right=right, optional=optional)
     people = [
         [entry.business_date.isoformat(), f"{act.at:%Y-%m-%d %H:%M}", act.person, act.action, act.reason]
         for entry in dates

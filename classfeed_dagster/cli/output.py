@@ -15,6 +15,7 @@ from rich.table import Table
 
 # Not a terminal: a pipe or a file has no width, so nothing is wrapped or cut there.
 _UNLIMITED = 10_000
+_FOLDED = 12  # characters that a folded column has at least
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document (shape: docs/json-output.md).")]
 
@@ -34,28 +35,43 @@ def print_table(
     keys: Collection[str],
     right: Collection[str] = (),
     links: Mapping[str, str] | None = None,
+    optional: Sequence[str] = (),
 ) -> None:
     """Print a table whose ``keys`` columns are never cut. Others are folded; if that is not enough, rows become blocks.
 
-    ``right``: columns aligned to the right. ``links``: the URL behind the values of a column.
+    ``right``: columns aligned to the right. ``links``: the URL behind the values of a column. ``optional``: columns
+    that a narrow terminal leaves out, the first one first.
     """
-    widest = {name: max([len(name), *(len(row[at]) for row in rows)]) for at, name in enumerate(columns)}
-    narrowest = {name: widest[name] if name in keys else min(widest[name], 8) for name in columns}
-    if sum(narrowest.values()) + 2 * len(columns) > target.width:
+    values = {name: max((len(row[at]) for row in rows), default=0) for at, name in enumerate(columns)}
+    words = {name: max(map(len, name.split()), default=0) for name in columns}
+    narrowest = {
+        name: max(words[name], values[name] if name in keys else min(values[name], _FOLDED)) for name in columns
+    }
+    shown = list(columns)
+    for name in optional:
+        if _width(shown, narrowest) > target.width:
+            shown.remove(name)
+    if _width(shown, narrowest) > target.width:
         _print_blocks(target, title, columns, rows)
         return
+    whole = _width(shown, {name: max(len(name), values[name]) for name in columns}) <= target.width
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in columns:
+    for name in shown:
         table.add_column(
-            name,
+            name if whole else "\n".join(name.split()),
             no_wrap=name in keys,
             overflow="fold",
             min_width=narrowest[name],
             justify="right" if name in right else "left",
         )
     for row in rows:
-        table.add_row(*(link(value, (links or {}).get(name)) for name, value in zip(columns, row, strict=True)))
+        cells = dict(zip(columns, row, strict=True))
+        table.add_row(*(link(cells[name], (links or {}).get(name)) for name in shown))
     target.print(table)
+
+
+def _width(columns: Sequence[str], widths: Mapping[str, int]) -> int:
+    return sum(widths[name] for name in columns) + 2 * len(columns) - 1
 
 
 def link(text: str, url: str | None) -> str:

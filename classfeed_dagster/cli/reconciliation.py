@@ -129,7 +129,9 @@ def breaks(
         output.print_json({"breaks": [dict(zip(names, row, strict=True)) for row in rows]})
     elif rows:
         title = "open breaks" if open_only else "breaks"
-        output.print_table(out, title, columns, rows, keys=("date", "side", "portfolio"))
+        output.print_table(
+            out, title, columns, rows, keys=("date", "side", "portfolio"), optional=("first seen", "field")
+        )
     else:
         reason = ": nothing was reconciled yet" if connection is None else ""
         out.print(f"{'no open breaks' if open_only else 'no breaks'}{reason}", highlight=False)

@@ -50,7 +50,7 @@ def test_customer_two_delivered_dates_are_listed_newest_first(desk: Desk) -> Non
     assert everything.since == dt.date(2026, 3, 2)
     monday = desk.manifest(TUESDAY).previous  # as the chain names it
     assert monday is not None
-    assert f"<td>{monday.sha256}</td>" in page
+    assert f">{monday.sha256}</td>" in page
 
 
 def test_customer_without_consent_gets_the_reason(desk: Desk) -> None:
@@ -116,10 +116,16 @@ def test_customer_of_a_shadow_feed_was_sent_nothing(desk: Desk) -> None:
     desk.switch(mode={"class_super": "shadow"})
     desk.end_of_day(MONDAY)
     with desk.at("2026-03-03T06:00:00+11:00"):
+        never = customer_history(
+            desk.runtime, [desk.feed("class_super")], first.number, now=dt.datetime(2026, 3, 2, 19, tzinfo=dt.UTC)
+        )
         desk.run(MONDAY, at=desk.runtime.settings.now)
         entry = history(desk, first.number)
         desk.switch(mode={"class_super": "off"})
         off = history(desk, first.number)
+    assert "was sent nothing: the feed is in shadow mode" in never.feeds[0].answer
+    page = disclosure_page(desk.runtime.store, never, dt.datetime(2026, 3, 2, 19, tzinfo=dt.UTC))
+    assert "No data of this customer was delivered to CLASS by this feed." in page
     assert [sent.shadow for sent in entry.disclosures] == [True]
     assert entry.mode == "shadow"
     assert "was sent nothing: the feed is in shadow mode" in entry.answer
