@@ -101,5 +101,5 @@ def examine_file(path: Path, document_format: DocumentFormat, known: KnownRecord
     try:
         return document_format.inspect_page(read_page(path), known)
     except UNREADABLE as error:
-        fault = f"the file is not readable as a {document_format.name} document ({type(error).__name__})"
+        fault = f"it cannot be read to its end as {document_format.name} ({type(error).__name__}): cut off or replaced"
         return PageInspection((fault,), {}, {}, frozenset(), Totals(), None, "", 0)

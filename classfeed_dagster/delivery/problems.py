@@ -166,6 +166,8 @@ def document_problems(path: Path, document_format: DocumentFormat) -> Iterator[P
     """Yield the faults of a document on its own, without a manifest: its format and its control totals."""
     facts = examine_file(path, document_format)
     yield from _invalid(facts, str(path))
+    if not facts.sha256:
+        return  # it could not be read to its end: other faults follow from this
     for detail in totals_faults(facts, facts.totals):
         yield Problem(ProblemKind.CONTENT_DISAGREES, str(path), detail)
 

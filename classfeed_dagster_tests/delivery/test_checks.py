@@ -88,7 +88,7 @@ def test_missing_or_unreadable_page_is_invalid(local_store: ObjectStore, staged_
     faults = document_valid(staged_build, examined).offenders
     missing = [label for where, label in faults if where == staged_build.pages[0].message_id]
     assert missing[:2] == ["is not the file that was built", "the file does not exist"]
-    assert any("is not readable as a lines document" in label for _, label in faults)
+    assert any("cannot be read to its end as lines" in label for _, label in faults)
     consent = everyone_consented(staged_build, examined, day.active)
     assert not consent.passed
     assert [where for where, _ in consent.offenders] == [page.message_id for page in staged_build.pages]

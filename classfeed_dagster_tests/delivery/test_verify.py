@@ -279,8 +279,10 @@ def test_document_without_manifest_is_compared_with_itself(folder: Path, tmp_pat
     plain.write_bytes(text)
     problems = verify_paths([plain], FORMATS)
     assert [p.detail for p in problems.problems] == ["stated cash_amount in AUD is 8.50, expected 9.50"]
-    page.write_bytes(b"\x1f\x8b\x08")
-    assert ProblemKind.DOCUMENT_INVALID in kinds(verify_paths([page], FORMATS))
+    page.write_bytes(page.read_bytes()[:-9])
+    (problem,) = verify_paths([page], FORMATS).problems
+    assert problem.kind is ProblemKind.DOCUMENT_INVALID
+    assert "cut off" in problem.detail
 
 
 def test_gap_or_change_among_files_is_detected(folder: Path) -> None:
