@@ -21,19 +21,24 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import polars as pl
 import psutil
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
 from classfeed_dagster.delivery.feed_mode import FeedMode, switched
+from classfeed_dagster.delivery.ledger_rebuild import audit_positions
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.documents.class_trade import CLASS_TRADE
 from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.store import LocalStore, open_store
 from classfeed_dagster.stored_records import delivered_prefix, manifest_key
-from classfeed_dagster_tests.fixtures import csv_frames
+from classfeed_dagster.trading_days import business_days_between
+from classfeed_dagster_tests.delivery.test_ledger_publication import LedgerDay
+from classfeed_dagster_tests.fixtures import csv_frames, delivery_pipeline
 from classfeed_dagster_tests.fixtures.delivering import deliver
 from classfeed_dagster_tests.fixtures.desk import FEED, Desk, at_a_desk
 from classfeed_dagster_tests.torture.outcome import Budget, Row
@@ -41,6 +46,8 @@ from classfeed_dagster_tests.torture.outcome import Budget, Row
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 _NEXT = dt.date(2023, 1, 4)
 MOVEMENTS, QUARANTINED, REVISIONS = 200_000, 5_000, 2_000
+MEGABYTES = 1024  # of the process, in every case
+AUDITED_DATES, AUDITED_PORTFOLIOS, SAMPLE = 60, 300, 100
 Broken = list[str]
 
 
@@ -183,6 +190,32 @@ def revisions(folder: Path, broken: Broken) -> str:
         f"{REVISIONS:,} revisions in {peak}; one takes {first:.2f} s at first, {last:.2f} s at the end, "
         f"the next date {following_seconds:.2f} s; verified in {verification}"
     )
+
+
+class _WholeDay(LedgerDay):
+    """A date in one slice."""
+
+    def slices(self, size: int = AUDITED_PORTFOLIOS) -> Iterator[dict[str, pl.DataFrame]]:
+        """Yield the frames of all portfolios."""
+        return super().slices(size)
+
+
+def sampled_audit(folder: Path, broken: Broken) -> str:
+    """Audit the positions of a sample of the portfolios over a quarter of dates, as every night."""
+    store = open_store(str(folder / "store"))
+    days = business_days_between(delivery_pipeline.DAY1, dt.date.max)[:AUDITED_DATES]
+    numbers = [f"P{at:06d}" for at in range(1, AUDITED_PORTFOLIOS + 1)]
+    with mock.patch("os.fsync"):  # no power cut is played here
+        for at, day in enumerate(days):
+            change, before = "CURRENT" if at else "NEW", tuple((number, f"{at}.00") for number in numbers)
+            content = dict.fromkeys(numbers, (change, ("1.25", "-0.25")))
+            delivery_pipeline.deliver(store, _WholeDay(day, content, before=before))
+    with measured() as peak:
+        audits = list(audit_positions(store, delivery_pipeline.FEED, delivery_pipeline.AUDIENCE, sample=SAMPLE))
+    check(broken, not [audit for audit in audits if audit.wrong], "a position differs")
+    check(broken, {audit.positions for audit in audits} == {SAMPLE}, f"not {SAMPLE} positions")
+    records = 2 * len(days) * len(numbers)
+    return f"{SAMPLE} of {len(numbers):,} portfolios over {len(days)} dates with {records:,} records audited in {peak}"
 
 
 # -- clocks, stores and backups ---------------------------------------------------------------------------------------
@@ -418,6 +451,7 @@ ON_A_DESK: dict[str, Callable[[Desk, Broken], str]] = {
 IN_A_FOLDER: dict[str, Callable[[Path, Broken], str]] = {
     "run beside two reconciliations and the daemon": concurrent_commands,
     "many revisions of one date": revisions,
+    "nightly audit of a sample": sampled_audit,
 }
 
 
@@ -431,6 +465,7 @@ def attack(budget: Budget, folder: Path, url: str, only: str = "") -> Iterator[R
         broken: Broken = []
         with measured() as peak:
             outcome = _try(name, place, url, broken)
+        check(broken, peak.megabytes < MEGABYTES, f"{peak.megabytes} MB")
         yield Row("extremes", name, 1, f"{outcome} ({peak} in all)", broken)
 
 
