@@ -89,8 +89,15 @@ def refresh_at_once(engine: sa.Engine, environment: dict[str, str], folder: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["local_store", "moto_store"])
-@pytest.mark.parametrize("same", [True, False], ids=["same portfolio", "two portfolios"])
+@pytest.mark.parametrize(
+    ("place", "same"),
+    [
+        pytest.param("local_store", False, id="two portfolios, disk"),
+        pytest.param("moto_store", True, id="one portfolio, S3"),
+        pytest.param("local_store", True, id="one portfolio, disk", marks=pytest.mark.nightly),
+        pytest.param("moto_store", False, id="two portfolios, S3", marks=pytest.mark.nightly),
+    ],
+)
 def test_refreshes_at_the_same_instant_deliver_in_full_once(
     bigsite_engine: sa.Engine,
     tmp_path: Path,
