@@ -14,7 +14,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from classfeed_dagster.errors import SafeguardError
+from classfeed_dagster.errors import ExitCode, SafeguardError
 from classfeed_dagster.settings import Environment, get_settings
 from classfeed_dagster.simulation import guard
 from classfeed_dagster.simulation.books import CustomersBooks, add_up
@@ -37,6 +37,8 @@ _LOCK = 0x53494D  # advisory lock for writing worlds
 
 class WorldError(SafeguardError):
     """The database has another world than this one, or none yet. Nothing was written."""
+
+    exit_code = ExitCode.USAGE
 
 
 class World:

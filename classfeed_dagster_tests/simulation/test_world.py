@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.tables import metadata
+from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.simulation.day import Fault, PlantedFault
 from classfeed_dagster.simulation.identifiers import ID_BASE, portfolio_number
 from classfeed_dagster.simulation.world import WorldError
@@ -76,6 +77,7 @@ def test_world_of_another_seed_is_not_mixed_in(bigsite_engine: sa.Engine) -> Non
 
 
 def test_unseeded_database_is_not_advanced(bigsite_engine: sa.Engine) -> None:
+    assert WorldError.exit_code is ExitCode.USAGE  # another seed or size corrects it
     with pytest.raises(WorldError, match="seed it first"):
         small_world().advance(bigsite_engine, FIRST)
 
