@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import gc
 import logging
 import signal
 import sys
@@ -57,7 +56,6 @@ for group in (
     group.register(app)
 
 out = output.console()
-_YOUNG_OBJECTS = 300_000  # more than a reading command makes: its imports, which stay, are not searched for garbage
 _DEBUG = {"on": False}
 
 
@@ -162,7 +160,6 @@ def _end_orderly_when_signalled() -> None:
 def main() -> None:
     """Run the console script. Errors are one sentence on standard error; the exit code is the exception's."""
     _end_orderly_when_signalled()
-    gc.set_threshold(_YOUNG_OBJECTS)
     try:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:
