@@ -51,6 +51,7 @@ class _Collector:
     spans: Any
     meter: Any
     logger: Any
+    providers: tuple[Any, ...]
     instruments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -67,6 +68,13 @@ def start(settings: Settings) -> None:
 
     *processors, render = structlog.get_config()["processors"]
     structlog.configure(processors=[*processors, _send_line, render])
+
+
+def stop() -> None:
+    """Send what remains and end the exporters' threads, for a process that goes on, such as a test session's."""
+    while _started:
+        for provider in _started.pop().providers:
+            provider.shutdown()
 
 
 def _connect(settings: Settings) -> _Collector:
@@ -90,7 +98,7 @@ def _connect(settings: Settings) -> _Collector:
     metrics = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
     logs = LoggerProvider(resource)
     logs.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
-    return _Collector(resource, OTLPSpanExporter(), metrics.get_meter(_SCOPE), logs.get_logger(_SCOPE))
+    return _Collector(resource, OTLPSpanExporter(), metrics.get_meter(_SCOPE), logs.get_logger(_SCOPE), (metrics, logs))
 
 
 def measure(

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
+from classfeed_dagster import telemetry
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.store import ObjectStore, open_store
 from classfeed_dagster_tests.fixtures.examples import load_examples_profile
@@ -46,8 +47,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_log_of_another_test() -> Iterator[None]:
-    """Reset the log: the command line binds it to its standard error, which a test closes when the command ends."""
+    """Reset the log: the command line binds it to its standard error, which a test closes when the command ends.
+
+    Exporters of a collector end too: their threads would go on in later tests.
+    """
     yield
+    telemetry.stop()
     structlog.reset_defaults()
 
 

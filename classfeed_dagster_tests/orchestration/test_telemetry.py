@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +47,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     with running_collector() as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         yield collector
+        telemetry.stop()
     structlog.configure(**before)
 
 
@@ -102,6 +104,14 @@ def test_metrics_and_lines_are_sent_when_the_process_ends(collector: Collector) 
         "body": "landed", "level": "info", "trace": CORRELATION, "span": telemetry.span_id("r"), "correlation_id": CORRELATION,
         "run_id": "r", "rows": "10", "outcome": "DELIVERED", "dropped_fields": "['tax_file_number']",
     }  # fmt: skip
+
+
+def test_stop_sends_what_remains_and_ends_the_threads(collector: Collector) -> None:
+    telemetry.start(Settings())
+    telemetry.measure("documents", 3, {"feed": "class_super"}, unit="1", description="documents", added_up=True)
+    telemetry.stop()
+    assert set(collector.metrics.values()) == {3}
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("Otel")] == []
 
 
 def test_unreachable_collector_fails_no_process(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
