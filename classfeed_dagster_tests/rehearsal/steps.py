@@ -52,13 +52,17 @@ def rehearse_date(env: str, folder: Path, report: Report, image: Image) -> None:
         running = {name: _start(parts, name) for name in services[:-1]}
         report.hold("simulated customers", template, lambda: _simulate(parts, 1))
         running["daemon"] = _start(parts, "daemon")
-        for name in services:
-            report.hold(f"{name} is healthy", template, partial(_service_healthy, running, name))
-        report.hold("environment is the template's alone", template, lambda: _environment(parts, running["code"]))
-        report.hold("root is read-only, user has no rights", template, lambda: _confined(running["code"]))
-        report.hold("smoke", template, lambda: _smoke(parts))
-        report.hold("load balancer's targets are healthy", template, lambda: _targets(parts))
+        _services_hold(parts, running, report, template)
         report.hold("first date delivered", template, lambda: _delivered(parts, "delivered/class_super/", 1))
+
+
+def _services_hold(parts: World, running: dict[str, Task], report: Report, template: str) -> None:
+    for name in running:
+        report.hold(f"{name} is healthy", template, partial(_service_healthy, running, name))
+    report.hold("environment is the template's alone", template, lambda: _environment(parts, running["code"]))
+    report.hold("root is read-only, user has no rights", template, lambda: _confined(running["code"]))
+    report.hold("smoke", template, lambda: _smoke(parts))
+    report.hold("load balancer's targets are healthy", template, lambda: _targets(parts))
 
 
 def rehearse(env: str, folder: Path, report: Report, *, days: int, image: Image) -> None:
@@ -78,12 +82,7 @@ def rehearse(env: str, folder: Path, report: Report, *, days: int, image: Image)
         report.hold("migrate an earlier schema", template, lambda: _migrate_earlier(parts))
         for name in services:
             running[name] = _start(parts, name)
-        for name in services:
-            report.hold(f"{name} is healthy", template, partial(_service_healthy, running, name))
-        report.hold("environment is the template's alone", template, lambda: _environment(parts, running["code"]))
-        report.hold("root is read-only, user has no rights", template, lambda: _confined(running["code"]))
-        report.hold("smoke", template, lambda: _smoke(parts))
-        report.hold("load balancer's targets are healthy", template, lambda: _targets(parts))
+        _services_hold(parts, running, report, template)
         report.hold("support page asks for a signed identity", template, lambda: _identity(parts, running["door"]))
         if env == "prod":
             report.hold("simulation refuses production", template, lambda: _refused(parts))
