@@ -8,6 +8,7 @@ import re
 import socket
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from classfeed_dagster.settings import REQUIRED, Component, Environment, Setting
 if TYPE_CHECKING:
     from classfeed_dagster.feeds.feed import Feed
     from classfeed_dagster.transmission.encryption import OpenPgpKey
+    from classfeed_dagster.warehouse.database import Connection
 
 out = output.console()
 _CLOCK_SECONDS = 30.0
@@ -112,6 +114,9 @@ def checks(settings: Settings) -> Iterator[PreflightCheck]:
     if settings.snowflake_account is not None and settings.snowflake_user is not None:
         yield PreflightCheck(
             "Snowflake", lambda: _snowflake(settings), "Check user, key, network policy and the role's grants"
+        )
+        yield PreflightCheck(
+            "Snowflake grants", lambda: _privileges(settings), "Grant them to the role (docs/deployment.md)"
         )
         yield PreflightCheck(
             "data team's table", lambda: _data_team(settings), "Grant SELECT on it to the role, or correct its name"
@@ -290,20 +295,35 @@ def _snowflake(settings: Settings) -> str:
     return f"role {role}"
 
 
+def _privileges(settings: Settings) -> str:
+    from classfeed_dagster.warehouse.privileges import missing_privileges
+
+    with _warehouse(settings) as connection:
+        missing = missing_privileges(connection)
+    if missing:
+        raise PreflightError(f"the role lacks {', '.join(missing)}")
+    return "the role may create and replace what a load needs"
+
+
 def _data_team(settings: Settings) -> str:
     return f"{_query(settings, f'SELECT COUNT(*) FROM {settings.data_team_table}')[0]} row(s)"  # noqa: S608 - a setting
 
 
 def _query(settings: Settings, statement: str) -> tuple[Any, ...]:
+    from classfeed_dagster.warehouse.database import query
+
+    with _warehouse(settings) as connection:
+        (row,) = query(connection, statement)
+    return row
+
+
+def _warehouse(settings: Settings) -> AbstractContextManager[Connection]:
+    """Open a connection. The tables are not migrated."""
     from dagster_snowflake import SnowflakeResource
 
     from classfeed_dagster.warehouse.connection import connection_arguments
 
-    with SnowflakeResource(**connection_arguments(settings)).get_connection() as connection:
-        cursor = connection.cursor()
-        cursor.execute(statement)
-        row = cursor.fetchone()
-    return tuple(row) if isinstance(row, tuple) else ()
+    return SnowflakeResource(**connection_arguments(settings)).get_connection()
 
 
 def _slack(settings: Settings) -> str:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+import snowflake.connector as snowflake_connector
 import sqlalchemy as sa
+from snowflake.connector.errors import ProgrammingError
 from typer.testing import CliRunner, Result
 
 from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.cli.app import app
 from classfeed_dagster.cli.preflight import checks
+from classfeed_dagster.local import snowflake_server
 from classfeed_dagster.settings import Settings, get_settings
+from classfeed_dagster.warehouse import connection
+from classfeed_dagster.warehouse.database import execute
+from classfeed_dagster.warehouse.privileges import missing_privileges
+from classfeed_dagster.warehouse.schema import apply_schema
 from classfeed_dagster_tests.fixtures.collector import running_collector
 from classfeed_dagster_tests.fixtures.switchboard import Switchboard
+from classfeed_dagster_tests.rehearsal.parts import answers
+from classfeed_dagster_tests.rehearsal.tasks import wait_until
 
 Command = Callable[..., Result]
 
@@ -180,3 +192,94 @@ def test_preflight_broker_refusing_repeats_no_password(command: Command, broker:
 def test_preflight_code_server_asks_no_broker(command: Command) -> None:
     result = command(COMPONENT="code", CELERY_BROKER_URL="redis://127.0.0.1:9/0")
     assert "Celery broker" not in result.output
+
+
+@pytest.fixture(scope="module")
+def snowflake_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of a Snowflake that keeps grants."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder, module = tmp_path_factory.mktemp("snowflake"), "classfeed_dagster_tests.rehearsal.snowflake"
+    with subprocess.Popen([sys.executable, "-m", module, str(folder), "127.0.0.1", str(port), "LOADER"]) as process:
+        assert wait_until(lambda: answers("127.0.0.1", port), 120)
+        yield port
+        process.terminate()
+
+
+@pytest.fixture
+def snowflake(snowflake_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Connect to the Snowflake, in a schema without grants; preflight reaches it too."""
+    arguments = snowflake_server.arguments(snowflake_port) | {"schema": f"FEED_{next(_numbers)}"}
+    # Snowflake's own address, which the account's name resolves to, is the one thing that this machine lacks.
+    address = {name: arguments.pop(name) for name in connection._EXTRA if name in arguments}
+    monkeypatch.setattr(
+        connection, "connection_arguments", lambda _: {**arguments, "additional_snowflake_connection_args": address}
+    )
+    with snowflake_connector.connect(**arguments, **address) as opened:
+        execute(opened, CREDITS)
+        yield opened
+
+
+ACCOUNT = {"SNOWFLAKE_ACCOUNT": "broker-x1", "SNOWFLAKE_USER": "CLASSFEED"}
+_numbers = itertools.count()
+GRANTS = (
+    "GRANT CREATE STAGE ON SCHEMA {schema} TO ROLE LOADER",
+    "GRANT CREATE TABLE ON SCHEMA {schema} TO ROLE CREATOR",
+    "GRANT CREATE VIEW ON SCHEMA {schema} TO DATABASE ROLE CLASSFEED.VIEWS",
+    "GRANT DATABASE ROLE CLASSFEED.VIEWS TO ROLE CREATOR",
+    "GRANT ROLE CREATOR TO ROLE LOADER",
+)
+CREDITS = "GRANT DATABASE ROLE SNOWFLAKE.USAGE_VIEWER TO ROLE PUBLIC"  # which every role has
+
+
+def grant(snowflake: Any, *statements: str) -> None:
+    execute(snowflake, *(statement.format(schema=f"CLASSFEED.{snowflake.schema}") for statement in statements))
+
+
+def revoke(snowflake: Any, *statements: str) -> None:
+    grant(snowflake, *(text.replace("GRANT ", "REVOKE ", 1).replace(" TO ", " FROM ") for text in statements))
+
+
+def lacking(snowflake: Any, *kinds: str) -> list[str]:
+    return [f"CREATE {kind} ON SCHEMA CLASSFEED.{snowflake.schema}" for kind in kinds]
+
+
+def test_preflight_snowflake_names_the_missing_privileges(command: Command, snowflake: Any) -> None:
+    grant(snowflake, *GRANTS)
+    assert line(command(**ACCOUNT), "Snowflake grants").startswith("ok")
+    revoke(snowflake, GRANTS[0], GRANTS[-1])
+    missing = ", ".join(lacking(snowflake, "STAGE", "TABLE", "VIEW"))
+    sentence = f"FAIL  Snowflake grants: the role lacks {missing}. Grant them to the role"
+    assert line(command(), "Snowflake grants").startswith(sentence)
+
+
+def test_missing_privileges_revoked_are_those_that_a_load_lacks(snowflake: Any) -> None:
+    grant(snowflake, *GRANTS)
+    assert missing_privileges(snowflake) == []
+    for text, kinds in zip(GRANTS, (["STAGE"], ["TABLE"], ["VIEW"], ["VIEW"], ["TABLE", "VIEW"]), strict=True):
+        revoke(snowflake, text)
+        assert missing_privileges(snowflake) == lacking(snowflake, *kinds), text
+        if "STAGE" not in kinds:
+            with pytest.raises(ProgrammingError, match="Insufficient privileges to operate on schema"):
+                apply_schema(snowflake)
+        grant(snowflake, text)
+    revoke(snowflake, CREDITS)
+    assert missing_privileges(snowflake) == ["USAGE ON DATABASE_ROLE SNOWFLAKE.USAGE_VIEWER"]
+    grant(
+        snowflake, "GRANT USAGE ON DATABASE SNOWFLAKE TO ROLE CREATOR"
+    )  # "imported privileges", as Snowflake shows them
+    assert missing_privileges(snowflake) == []
+    revoke(snowflake, "GRANT USAGE ON DATABASE SNOWFLAKE TO ROLE CREATOR")
+
+
+def test_missing_privileges_of_a_schemas_owner_are_others_tables(snowflake: Any) -> None:
+    grant(snowflake, "GRANT OWNERSHIP ON SCHEMA {schema} TO ROLE LOADER")
+    apply_schema(snowflake)
+    execute(snowflake, "CREATE TABLE DATA_TEAM (METRIC VARCHAR)")
+    for table in ("DELIVERED_MOVEMENT", "DATA_TEAM"):
+        assert missing_privileges(snowflake) == []
+        grant(snowflake, f"GRANT OWNERSHIP ON TABLE {{schema}}.{table} TO ROLE OTHERS")
+        name = f"CLASSFEED.{snowflake.schema}.{table}"
+        assert missing_privileges(snowflake) == ([] if table == "DATA_TEAM" else [f"OWNERSHIP ON TABLE {name}"])
+        grant(snowflake, f"GRANT OWNERSHIP ON TABLE {{schema}}.{table} TO ROLE LOADER")

@@ -106,7 +106,7 @@ def world(env: str, folder: Path, image: Image) -> Iterator[World]:
         network.trust(authority, Path("/opt/classfeed"), Path(sys.prefix))
     certificate = authority.issue("aws", ["*.snowflakecomputing.com", *names])
     with ExitStack() as stack:
-        _snowflake(stack, folder, certificate)
+        _snowflake(stack, folder, certificate, *_values(stacks, "CLASSFEED_SNOWFLAKE_ROLE"))
         forwarders = Forwarders(certificate, network.names)
         database = _postgres(stack, folder, authority, "database", "dagster")
         database.create_database("dagster")
@@ -240,12 +240,12 @@ def _postgres(stack: ExitStack, folder: Path, authority: Authority, name: str, u
     return server
 
 
-def _snowflake(stack: ExitStack, folder: Path, certificate: Certificate) -> None:
+def _snowflake(stack: ExitStack, folder: Path, certificate: Certificate, role: str) -> None:
     """Start Snowflake at its own address, with its own TLS, because it returns URLs of itself. Its start is not awaited."""
     home = folder / "snowflake"
     home.mkdir()
     address = ADDRESSES["snowflake"]
-    command = [sys.executable, "-m", "classfeed_dagster_tests.rehearsal.snowflake", str(home), address,
+    command = [sys.executable, "-m", "classfeed_dagster_tests.rehearsal.snowflake", str(home), address, "443", role,
                str(certificate.chain), str(certificate.key)]  # fmt: skip
     with (folder / "snowflake.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -25,6 +25,7 @@ from classfeed_dagster.bigsite.tables import SCHEMA, metadata
 from classfeed_dagster.feeds import class_super
 from classfeed_dagster.simulation.data_team import data_team_metrics, publish_metrics
 from classfeed_dagster.trading_days import previous_business_day
+from classfeed_dagster.warehouse.privileges import CREATED
 from classfeed_dagster_tests.deploy.templates import ROOT
 from classfeed_dagster_tests.rehearsal.image import Image
 from classfeed_dagster_tests.rehearsal.parts import World, answers, world
@@ -45,6 +46,7 @@ def rehearse_date(env: str, folder: Path, report: Report, image: Image) -> None:
     template = f"classfeed-{env}-application"
     with world(env, folder, image) as parts:
         _create_bigsite(parts)
+        _grant(parts)
         _only_class_super(parts)
         report.hold("migrate an empty database", template, lambda: _migrate(parts, "created"))
         # The daemon last: a date that is simulated before its first tick is not waited for.
@@ -72,10 +74,12 @@ def rehearse(env: str, folder: Path, report: Report, *, days: int, image: Image)
         running: dict[str, Task] = {}
         services = _services(parts)
         _create_bigsite(parts)
+        _grant(parts)
         _create_metrics(parts)
         report.hold("migrate an empty database", template, lambda: _migrate(parts, "created"))
         for name in ("migrate", "code", "worker", "door", "watchdog", *(("steps",) if "steps" in services else ())):
             report.hold(f"preflight of {name}", template, partial(_preflight, parts, name))
+        report.hold("preflight names a revoked grant", template, lambda: _refuse_revoked(parts))
         report.hold("missing secret, setting and bigsite refused", template, lambda: _refuse_bad_input(parts))
         if "steps" in services:
             _only_class_super(parts)
@@ -153,6 +157,37 @@ def _create_metrics(parts: World) -> None:
     """Create the data team's table."""
     with parts.warehouse() as connection:
         publish_metrics(connection, class_super.FEED.recipient, _first(parts), [], dt.datetime.now(dt.UTC))
+
+
+def _grant(parts: World) -> None:
+    """Grant what docs/deployment.md demands of Snowflake."""
+    with parts.warehouse() as connection:
+        for statement in _grants(parts):
+            connection.cursor().execute(statement)
+
+
+def _grants(parts: World) -> list[str]:
+    """Return the grants of the schema: to a role of its own, which the deployment's role has."""
+    settings = parts.cluster.environment(parts.cluster.family("worker"))
+    schema = f"{settings['CLASSFEED_SNOWFLAKE_DATABASE']}.{settings['CLASSFEED_SNOWFLAKE_SCHEMA']}"
+    privileges = [f"GRANT CREATE {kind} ON SCHEMA {schema} TO ROLE FEED_WRITER" for kind in CREATED]
+    privileges.append("GRANT DATABASE ROLE SNOWFLAKE.USAGE_VIEWER TO ROLE FEED_WRITER")
+    return [*privileges, f"GRANT ROLE FEED_WRITER TO ROLE {settings['CLASSFEED_SNOWFLAKE_ROLE']}"]
+
+
+def _refuse_revoked(parts: World) -> str:
+    """Expect the preflight to name each privilege that was revoked, and nothing once it is granted again."""
+    with parts.warehouse() as connection:
+        for grant in _grants(parts):
+            connection.cursor().execute(grant.replace("GRANT ", "REVOKE ").replace(" TO ROLE", " FROM ROLE"))
+            task = parts.cluster.run("worker", "classfeed", "preflight")
+            failures = re.findall(r"^FAIL .*", task.output(), re.MULTILINE)
+            connection.cursor().execute(grant)
+            assert task.code == 3, f"{grant}: exit code {task.code}"
+            assert len(failures) == 1, failures
+            (lacking,) = re.findall(r"GRANT (?:DATABASE )?(?:ROLE )?(CREATE \w+|\S+)", grant)
+            assert lacking in failures[0] or lacking == "FEED_WRITER", failures[0]
+    return f"{len(_grants(parts))} revoked one by one, {_preflight(parts, 'worker')} with all"
 
 
 def _preflight(parts: World, name: str) -> str:
