@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import pytest
 from classfeed_dagster.service_levels.observations import Observation, observations
 from classfeed_dagster.service_levels.owner_months import compute_month
 from classfeed_dagster.service_levels.owner_numbers import NUMBERS
+from classfeed_dagster.service_levels.owner_page import owner_page
 from classfeed_dagster.store import LocalStore
 from classfeed_dagster.stored_records import from_json
 from classfeed_dagster_tests.deploy.templates import ROOT
 from classfeed_dagster_tests.deploy.test_workflows import WORKFLOWS
+from classfeed_dagster_tests.rehearsal.pipelines import Round, keep, replay, table
 from deploy import durations
 from deploy.forge import LABELS, Forge, ForgeError, forge_values
 from deploy.owner_numbers import main
@@ -336,3 +339,37 @@ def test_release_keeps_each_observation_once(run: Path, tmp_path: Path) -> None:
         f"--body {key} --if-none-match *"
     )
     assert from_json(Observation, path.read_bytes(), str(key)).values == {"mutation_percent": Decimal("93.5")}
+
+
+def test_replay_executes_each_shapes_steps_in_the_baselines_order() -> None:
+    steps: list[str] = []
+    (start, check_out, assume, post, complete), done = BASELINE["start_up"], steps.append
+    every = {name: partial(done, name) for name in (*BASELINE["start_up"], "migration", "deployment", "smoke test")}
+    rounds = list(replay("prod", 2, every))
+    one = [start, check_out, assume, "migration", "deployment", "smoke test", post, complete]
+    three = [
+        name
+        for step in ("migration", "deployment", "smoke test")
+        for name in (start, check_out, assume, step, post, complete)
+    ]
+    assert steps == one + three + three + one
+    assert all(each.old >= 0 and each.new >= 0 for each in rounds)
+
+
+def test_replayed_rounds_are_on_the_owners_page(tmp_path: Path) -> None:
+    rounds = [Round(Decimal(old), Decimal(new)) for old, new in ((100, 80), (110, 60), (90, 95))]
+    text = table(rounds)
+    assert "| one node | 80.0 | 93.5 |" in text
+    assert "One node takes 80% of the time. Target: 70%, not met." in text
+    assert "Target: 70%, met." in table(rounds[1:2])
+    keep(rounds, tmp_path)
+    month = kept(tmp_path)[0].month
+    (figure,) = compute_month(LocalStore(tmp_path), [], month, NOW).figures
+    assert (figure.metric, figure.value, figure.p95, figure.observations) == (
+        "pipeline_seconds",
+        80,
+        Decimal("93.5"),
+        3,
+    )
+    assert (figure.baseline, figure.target) == (100, 70)
+    assert "20 % less than the old pipeline, " in owner_page([compute_month(LocalStore(tmp_path), [], month, NOW)])

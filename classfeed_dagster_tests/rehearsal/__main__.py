@@ -1,6 +1,7 @@
 """Start an environment as its templates describe it, put it to the test, and print what held: ``make production``.
 
-Needs root, for namespaces; nothing outside them is changed. ``--short`` stops after one delivered date.
+Needs root, for namespaces; nothing outside them is changed. ``--short`` stops after one delivered date. ``--replay``
+compares the deployment with that of the old pipeline.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="start, health, smoke and one date")
     parser.add_argument("--days", type=int, default=2, help="business dates with simulated customers")
     parser.add_argument(
+        "--replay", type=int, metavar="ROUNDS", help="deploy as the old pipeline and as this one; compare"
+    )
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="store that gets the rounds, for the owner's page")
+    parser.add_argument(
         "--image", nargs="?", const=default_base(), metavar="BASE",
         help="build the image with buildah and run from its root filesystem; BASE: another base image, or a folder "
         "with a root filesystem (debootstrap). Without: the image's virtual environment on this machine's system",
@@ -46,18 +51,26 @@ def main() -> int:
                 sys.stderr.write(f"{error}\n")
                 return 2
             return enter_namespaces(__package__, [*sys.argv[1:], "--inside", str(inside)])
-    from classfeed_dagster_tests.rehearsal.steps import rehearse, rehearse_date
+    from classfeed_dagster_tests.rehearsal.pipelines import keep, table
+    from classfeed_dagster_tests.rehearsal.steps import rehearse, rehearse_date, rehearse_pipelines
 
     report = Report()
     with tempfile.TemporaryDirectory(prefix="classfeed-production-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
         image = Image(options.inside, options.image is not None)
-        if options.short:
+        rounds = []
+        if options.replay:
+            rounds = rehearse_pipelines(options.env, folder, report, image, rounds=options.replay)
+        elif options.short:
             rehearse_date(options.env, folder, report, image)
         else:
             rehearse(options.env, folder, report, days=options.days, image=image)
     sys.stdout.write(f"\n{report.markdown()}\n")
+    if rounds:
+        sys.stdout.write(table(rounds))
+        if options.keep is not None:
+            keep(rounds, options.keep)
     return int(report.failed)
 
 

@@ -29,6 +29,7 @@ from classfeed_dagster.warehouse.privileges import CREATED
 from classfeed_dagster_tests.deploy.templates import ROOT
 from classfeed_dagster_tests.rehearsal.image import Image
 from classfeed_dagster_tests.rehearsal.parts import World, answers, world
+from classfeed_dagster_tests.rehearsal.pipelines import Round, replay, start_up
 from classfeed_dagster_tests.rehearsal.resolver import UnresolvableError
 from classfeed_dagster_tests.rehearsal.tasks import Task, environment_of, wait_until
 
@@ -56,6 +57,33 @@ def rehearse_date(env: str, folder: Path, report: Report, image: Image) -> None:
         running["daemon"] = _start(parts, "daemon")
         _services_hold(parts, running, report, template)
         report.hold("first date delivered", template, lambda: _delivered(parts, "delivered/class_super/", 1))
+
+
+def rehearse_pipelines(env: str, folder: Path, report: Report, image: Image, *, rounds: int) -> list[Round]:
+    """Deploy again and again with every service running, by the old pipeline's nodes and by this one's."""
+    template = f"classfeed-{env}-application"
+    replayed: list[Round] = []
+    with world(env, folder, image) as parts:
+        _create_bigsite(parts)
+        report.hold("migrate an empty database", template, lambda: _migrate(parts, "created"))
+        running = {name: _start(parts, name) for name in _services(parts)}
+        for name in running:
+            report.hold(f"{name} is healthy", template, partial(_service_healthy, running, name))
+        role = f"arn:aws:iam::{parts.stacks.parameters['AWS::AccountId']}:role/classfeed-{env}-deployer"
+        steps = start_up(parts.client("sts"), role) | {
+            "migration": lambda: _migrate(parts, "migrated"),
+            "deployment": lambda: _restart(parts, running),
+            "smoke test": lambda: _smoke(parts),
+        }
+        pairs = replay(env, rounds, steps)
+        for number in range(1, rounds + 1):
+            report.hold(f"round {number}", "deploy/baseline.json", lambda: _round(replayed, next(pairs)))
+    return replayed
+
+
+def _round(replayed: list[Round], one: Round) -> str:
+    replayed.append(one)
+    return f"three nodes {one.old:.1f} s, one node {one.new:.1f} s"
 
 
 def _services_hold(parts: World, running: dict[str, Task], report: Report, template: str) -> None:
