@@ -1,4 +1,4 @@
-"""Generator of the docs' parts that come from code: settings, commands, manifest fields, checks, rules, promises.
+"""Generator of the docs' parts that come from code: settings, commands, checks, rules, promises.
 
 ``make docs`` runs it; a test fails while a page is not what it would write.
 """
@@ -8,18 +8,15 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import typer
 from open_data_contract_standard.model import OpenDataContractStandard
-from pydantic.fields import FieldInfo
 
 from classfeed_dagster.cli import app as cli
-from classfeed_dagster.delivery import manifest
 from classfeed_dagster.documents.format_rules import FormatRule, rules_of
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES, LedgerRule, RuleSeverity
 from classfeed_dagster.errors import ExitCode
@@ -41,39 +38,28 @@ EXAMPLES = ROOT / "docs" / "examples"  # recorded output of commands, one file p
 
 
 def settings() -> Iterator[str]:
-    """Yield the table of settings."""
-    yield "| variable | default | meaning |"
-    yield "|---|---|---|"
+    """Yield the list of settings, each with its default."""
     for name, field in Settings.model_fields.items():
         value = field.get_default(call_default_factory=True)
-        default = "–" if value is None else f"`{value}`"
-        yield f"| `{variable(name)}` | {default} | {field.description} |"
+        default = "" if value is None else f" (`{value}`)"
+        yield f"- `{variable(name)}`{default}: {field.description}"
 
 
 def commands() -> Iterator[str]:
-    """Yield one section per command: its help, its own options, and the recorded example with its output."""
-    every = dict(_commands())
-    shared = _shared_options(every)
-    for path, command in every.items():
+    """Yield one section per command: its help, its options' names, and the recorded example with its output."""
+    for path, command in _commands():
         arguments = [entry.name.upper() for entry in command.params if entry.param_type_name == "argument"]
         yield f"### {' '.join([path, *arguments])}"
         yield ""
         yield "\n".join(line.strip() for line in (command.help or "").strip().splitlines())
         yield ""
-        options = _options(command)
-        own = [f"- `{name}`: {text}" for name, text in options.items() if (name, text) not in shared]
-        common = ", ".join(f"`{name}`" for name, text in options.items() if (name, text) in shared)
-        yield from own
-        if common:
-            yield f"{'- ' if own else ''}Common: {common}"
+        options = [
+            f"`{entry.opts[0]}`" for entry in command.params if entry.param_type_name == "option" and not entry.hidden
+        ]
         if options:
+            yield f"Options: {', '.join(options)}."
             yield ""
         yield from _example(path)
-
-
-def common_options() -> Iterator[str]:
-    """Yield the options that mean the same in several commands."""
-    yield from (f"- `{name}`: {text}" for name, text in sorted(_shared_options(dict(_commands()))))
 
 
 def _commands() -> Iterator[tuple[str, Any]]:
@@ -85,19 +71,6 @@ def _commands() -> Iterator[tuple[str, Any]]:
                 groups.append((f"{path} {name}", command))
             elif not command.hidden:
                 yield f"{path} {name}", command
-
-
-def _options(command: Any) -> dict[str, str]:
-    return {
-        ", ".join(entry.opts): " ".join((entry.help or "").split())
-        for entry in command.params
-        if entry.param_type_name == "option" and not entry.hidden
-    }
-
-
-def _shared_options(every: Mapping[str, Any]) -> set[tuple[str, str]]:
-    uses = Counter(option for command in every.values() for option in _options(command).items())
-    return {option for option, times in uses.items() if times >= 3}
 
 
 def _example(path: str) -> Iterator[str]:
@@ -168,51 +141,34 @@ def owner_numbers() -> Iterator[str]:
 
 def rules() -> Iterator[str]:
     """Yield one section per data rule, headed by the rule's name."""
-    for rule in sorted(RULES, key=lambda rule: rule.name):
-        warning = "" if rule.severity is RuleSeverity.QUARANTINE else "*Warning.* "
-        yield from _rule(rule.name, rule.title, f"{warning}{rule.condition}", rule.remedy)
+    warnings = {RuleSeverity.QUARANTINE: "", RuleSeverity.WARNING: "*Warning.* "}
+    yield from _rules(
+        (rule.name, rule.title, f"{warnings[rule.severity]}{rule.condition}", rule.remedy) for rule in RULES
+    )
 
 
 def format_rules() -> Iterator[str]:
     """Yield one section per rule of a document format or of the delivered ledger, headed by the rule's name."""
     formats = [document for feed in FEEDS for document in (feed.format, *feed.renderings.values())]
     declared: list[FormatRule | LedgerRule] = [*rules_of(document.rules for document in formats), *LEDGER_RULES]
-    for rule in sorted(declared, key=lambda rule: rule.name):
-        yield from _rule(rule.name, rule.title, rule.condition, rule.remedy)
+    yield from _rules((rule.name, rule.title, rule.condition, rule.remedy) for rule in declared)
 
 
-def _rule(name: str, title: str, condition: str, remedy: str) -> Iterator[str]:
-    yield f"### {name.replace('_', '-')}"
-    yield ""
-    yield f"**{title}.** {condition} {remedy[0].upper()}{remedy[1:]}"
-    yield ""
-
-
-def fields() -> Iterator[str]:
-    """Yield one table per record of the manifest that a reader needs; the JSON Schema has all of them."""
-    for record in (manifest.Manifest, manifest.Page, manifest.PortfolioRecord, manifest.HeldBack):
-        yield f"### {record.__name__}"
+def _rules(declared: Iterable[tuple[str, str, str, str]]) -> Iterator[str]:
+    first: dict[tuple[str, str], str] = {}
+    for name, title, condition, remedy in sorted(declared):
+        heading = name.replace("_", "-")
+        same = first.setdefault((condition, remedy), heading)
+        yield f"### {heading}"
         yield ""
-        yield (record.__doc__ or "").strip()
+        text = f"{condition} {remedy[0].upper()}{remedy[1:]}" if same == heading else f"See [{same}](#{same})."
+        yield f"**{title}.** {text}"
         yield ""
-        yield "| field | meaning |"
-        yield "|---|---|"
-        for name, field in _fields_of(record).items():
-            if field.description:
-                yield f"| `{name}` | {field.description} |"
-        yield ""
-
-
-def _fields_of(record: type[Any]) -> dict[str, FieldInfo]:
-    # Of a model, or of a record with slots.
-    fields_: dict[str, FieldInfo] = getattr(record, "model_fields", None) or record.__pydantic_fields__
-    return fields_
 
 
 PARTS = {
     ("docs/settings.md", "settings"): settings,
     ("docs/cli.md", "commands"): commands,
-    ("docs/cli.md", "common-options"): common_options,
     ("docs/cli.md", "exit-codes"): exit_codes,
     ("docs/deployment.md", "service-levels"): service_levels,
     ("docs/owner.md", "owner-numbers"): owner_numbers,
@@ -220,7 +176,6 @@ PARTS = {
     ("docs/runbook.md", "checks"): checks,
     ("docs/runbook.md", "rules"): rules,
     ("docs/runbook.md", "format-rules"): format_rules,
-    ("docs/manifest.md", "fields"): fields,
     ("docs/promises.md", "promises"): matrix,
 }
 

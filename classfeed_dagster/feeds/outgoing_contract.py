@@ -7,6 +7,7 @@ version is declared with the feed. A contract that changes without the version o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 import yaml
 from open_data_contract_standard.model import (
@@ -109,13 +110,15 @@ def recipient_page(contract: OpenDataContractStandard) -> Iterator[str]:
     yield ""
     yield f"{about.usage}"
     yield ""
-    yield "| field | type | meaning |"
-    yield "|---|---|---|"
-    for name, field in sorted_fields(contract):
-        meaning = (field.description or "").replace("|", "\\|")
-        yield f"| `{name}` | {field.physicalType}{'' if field.required else '?'} | {meaning} |"
-    yield ""
     yield "A question mark: the field may be absent."
+    for record, fields in groupby(sorted_fields(contract), lambda entry: entry[0].rpartition("/")[0]):
+        yield ""
+        if record:
+            yield f"## {record}"
+            yield ""
+        for name, field in fields:
+            optional = "" if field.required else "?"
+            yield f"- `{name.rpartition('/')[2]}` {field.physicalType}{optional}: {field.description or ''}"
 
 
 def sorted_fields(contract: OpenDataContractStandard) -> list[tuple[str, SchemaProperty]]:

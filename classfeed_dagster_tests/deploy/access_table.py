@@ -1,13 +1,6 @@
-"""The actions that each role may and may not do: evaluated by test_least_privilege.py, shown in docs/security.md.
-
-``python -m classfeed_dagster_tests.deploy.access_table`` writes the table there.
-"""
+"""The actions that each role may and may not do, evaluated by test_least_privilege.py."""
 
 from __future__ import annotations
-
-import re
-
-from classfeed_dagster_tests.deploy.templates import ROOT
 
 ACCOUNTS = {"dev": "111122223333", "stg": "111122223333", "prod": "444455556666"}
 PROD = ACCOUNTS["prod"]
@@ -157,45 +150,3 @@ TABLE: list[tuple[str, str, str, dict[str, str], bool]] = [
     ("renew", "ecs:UpdateService", f"arn:aws:ecs:ap-southeast-2:{PROD}:service/classfeed-prod-cluster/code", {}, True),
     ("renew", "ecs:RunTask", task("worker"), CLUSTER, False),
 ]  # fmt: skip
-
-PAGE = ROOT / "docs" / "security.md"
-_PART = re.compile(r"(?<=<!-- generated: access -->\n).*?(?=<!-- end: access -->)", re.DOTALL)
-
-
-def on(resource: str) -> str:
-    """Return a resource's short name, without the constant parts of its ARN."""
-    for begins, short in ((f"{DATA}/", ""), (f"{LOGS}/", "logs: "), (DATA, "the bucket")):
-        if resource.startswith(begins):
-            return short + resource.removeprefix(begins)
-    return re.sub(r"^arn:aws:(s3:::|\w+:[\w-]*:\d+:)", "", resource)
-
-
-_CONDITIONS = {str(IF_ABSENT): "if absent", str(CLUSTER): "in the cluster", str(TO_ECS): "to ECS tasks"}
-
-
-def entry(action: str, resource: str, context: dict[str, str]) -> str:
-    """Return one action on one resource, with its condition, for the table."""
-    values = ", ".join(f"with {key} `{value}`" for key, value in context.items())
-    condition = _CONDITIONS.get(str(context), values)
-    return f"`{action} {on(resource)}`" + (f" {condition}" if condition else "")
-
-
-def shown() -> str:
-    """Return the table as Markdown: one row per role."""
-    rows = ["", "| role | may | may not |", "|---|---|---|"]
-    for role in dict.fromkeys(row[0] for row in TABLE):
-        cells = [
-            "<br>".join(entry(*row[1:4]) for row in TABLE if row[0] == role and row[4] is allowed)
-            for allowed in (True, False)
-        ]
-        rows.append(f"| {role} | {cells[0]} | {cells[1]} |")
-    return "\n".join([*rows, "", ""])
-
-
-def page() -> str:
-    """Return docs/security.md with the table up to date."""
-    return _PART.sub(lambda _: shown(), PAGE.read_text())
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page())
