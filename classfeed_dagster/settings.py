@@ -137,9 +137,6 @@ class Settings(BaseSettings):
     bigsite_sessions: int = Field(
         4, ge=1, le=8, description="parallel sessions reading a large date from bigsite; an ordinary date uses one"
     )
-    delivery_wait_seconds: int = Field(
-        600, ge=0, description="seconds a delivery waits while the previous business date is running"
-    )
     flags: dict[str, dict[str, bool | str]] = Field(
         default_factory=dict,
         description="switches of feeds and recipients, as JSON: switch, then feed or recipient, then value",
@@ -169,12 +166,6 @@ class Settings(BaseSettings):
     )
     sensor_seconds: int = Field(
         60, ge=1, le=600, description="seconds between evaluations of the repair and alert sensors"
-    )
-    restatement_dates: int = Field(
-        5,
-        ge=0,
-        description="number of older delivered dates in each probe of bigsite, in turn; 0: none. A date of 10,000 "
-        "portfolios takes bigsite about 0.1 s; a probe ends after 20 s",
     )
     source_probe_seconds: int = Field(
         300, ge=0, description="seconds between probes of bigsite for changed rows of delivered dates"

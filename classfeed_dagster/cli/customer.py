@@ -72,6 +72,8 @@ def customer(
 
 
 def _print_feed(entry: CustomerFeed) -> None:
+    from classfeed_dagster.support.customer import consent_rows, instant_text
+
     mode = "" if entry.mode == "live" else f" ({entry.mode})"
     out.print(
         f"[bold]{entry.feed}[/] to {entry.recipient}{mode}: {escape(entry.answer)}", highlight=False, soft_wrap=True
@@ -84,17 +86,7 @@ def _print_feed(entry: CustomerFeed) -> None:
     if entry.first_in_full is not None:
         first = entry.first_in_full
         out.print(f"first in full: {first.business_date.isoformat()}, revision {first.revision}", highlight=False)
-    consents = [
-        [
-            str(consent.consent_id),
-            _instant(consent.granted_at),
-            _instant(consent.expires_at),
-            _instant(consent.revoked_at),
-            "all" if consent.history_from is None else consent.history_from.isoformat(),
-        ]
-        for consent in entry.consents
-    ]
-    if consents:
+    if consents := consent_rows(entry):
         columns = ["consent", "granted", "expires", "revoked", "history from"]
         output.print_table(out, "consents", columns, consents, keys=["consent", "granted"])
     deliveries = [
@@ -114,7 +106,7 @@ def _print_feed(entry: CustomerFeed) -> None:
     holds = [
         [
             hold.business_date.isoformat(),
-            "held back" if hold.released_at is None else f"until {_instant(hold.released_at)}",
+            "held back" if hold.released_at is None else f"until {instant_text(hold.released_at)}",
             hold.explanation,
         ]
         for hold in entry.held_back
@@ -122,7 +114,3 @@ def _print_feed(entry: CustomerFeed) -> None:
     if holds:
         output.print_table(out, "held back", ["date", "state", "reason"], holds, keys=["date"])
     out.print()
-
-
-def _instant(at: dt.datetime | None) -> str:
-    return "" if at is None else f"{at:%Y-%m-%d %H:%M}"

@@ -243,9 +243,9 @@ def demo_faults(dates: Sequence[dt.date], at_most: int) -> list[PlantedFault]:
 
     if not dates:
         return []
-    mended_on = dates[-1] if len(dates) > 1 else None
+    corrected_on = dates[-1] if len(dates) > 1 else None
     faults = [
-        PlantedFault(Fault.UNBALANCED_UNITS, dates[0], mended_on),
+        PlantedFault(Fault.UNBALANCED_UNITS, dates[0], corrected_on),
         PlantedFault(Fault.ILLEGAL_CHARACTER, dates[-1]),
     ]
     return faults[:at_most]

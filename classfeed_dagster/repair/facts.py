@@ -75,7 +75,7 @@ def gather(
         older = set(restatements.open_dates(runtime.store, feed.name))
         if up and ask_changes and dues:
             before = [day for day in audience.dates() if day < dues[0].business_date]
-            batch = restatements.batch(before, turn, settings.restatement_dates)
+            batch = restatements.batch(before, turn)
             changed, up = _changed_since_delivery(runtime, feed, audience, batch)
             older |= changed
         restated = [due(feed, day) for day in sorted(older) if dues and day < dues[0].business_date]

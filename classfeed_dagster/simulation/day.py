@@ -12,6 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Annotated
+
+from pydantic import Field
 
 from classfeed_dagster.simulation.accounts import Account, Portfolio
 from classfeed_dagster.simulation.behaviour import SecurityUniverse, act
@@ -37,15 +40,15 @@ class Fault(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PlantedFault:
-    """A fault in bigsite from ``planted_on`` until its correction on ``mended_on`` (None: never)."""
+    """A fault in bigsite from ``planted_on`` until its correction on ``corrected_on`` (None: never)."""
 
     fault: Fault
     planted_on: dt.date
-    mended_on: dt.date | None = None  # stored under this name
+    corrected_on: Annotated[dt.date | None, Field(alias="mended_on")] = None  # stored under the alias
 
     def applies_on(self, day: dt.date) -> bool:
         """Return True if bigsite is still wrong after the end of ``day``."""
-        return self.planted_on <= day and (self.mended_on is None or day < self.mended_on)
+        return self.planted_on <= day and (self.corrected_on is None or day < self.corrected_on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +248,7 @@ class Simulation:
 
     def _plant_faults(self, booking: Booking) -> None:
         for planted in self.plan.faults:
-            if booking.day not in (planted.planted_on, planted.mended_on):
+            if booking.day not in (planted.planted_on, planted.corrected_on):
                 continue
             portfolio = self.portfolios[self.plan.faulty(planted.fault)]
             wrong = planted.applies_on(booking.day)

@@ -83,7 +83,7 @@ class World:
     def description(self) -> str:
         """Return a short description of the world."""
         plan = self.plan
-        last = max((fault.mended_on or fault.planted_on for fault in plan.faults), default=None)
+        last = max((fault.corrected_on or fault.planted_on for fault in plan.faults), default=None)
         return (
             f"seed {plan.seed}, market {self._market.name}, {plan.consented} consented of {plan.portfolios} portfolios"
             + (f", faults planted until {last}" if last else "")
@@ -118,7 +118,7 @@ class World:
                     last_day=last,
                 )
             )
-            plan = PLANS.dump_json(self.plan).decode()
+            plan = PLANS.dump_json(self.plan, by_alias=True).decode()
             connection.execute(sa.insert(plan_table).values(world_id=1, market=self._market.name, plan=plan))
 
     def advance(self, engine: sa.Engine, day: dt.date) -> DaySummary:

@@ -132,6 +132,25 @@ def customer_history(
     return CustomerHistory(number, min(disclosed, default=None), histories)
 
 
+def consent_rows(feed: CustomerFeed, zone: str = "") -> list[tuple[str, ...]]:
+    """Return a row per consent: id, granted, expires, revoked, start of the history. ``zone`` follows each time."""
+    return [
+        (
+            str(consent.consent_id),
+            instant_text(consent.granted_at, zone),
+            instant_text(consent.expires_at, zone),
+            instant_text(consent.revoked_at, zone),
+            "all" if consent.history_from is None else consent.history_from.isoformat(),
+        )
+        for consent in feed.consents
+    ]
+
+
+def instant_text(at: dt.datetime | None, zone: str = "") -> str:
+    """Return a time in UTC to the minute, or nothing."""
+    return "" if at is None else f"{at:%Y-%m-%d %H:%M}{zone}"
+
+
 def portfolio_consents(runtime: Runtime, number: str, recipients: Sequence[str]) -> tuple[dt.datetime, list[Consent]]:
     """Return the present (UTC, by bigsite's clock or the rehearsal's) and every consent of a portfolio.
 

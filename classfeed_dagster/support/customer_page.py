@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from classfeed_dagster.html_page import escape, facts, page, table
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import stored_facts
-from classfeed_dagster.support.customer import CustomerFeed, CustomerHistory, Disclosure
+from classfeed_dagster.support.customer import CustomerFeed, CustomerHistory, Disclosure, consent_rows, instant_text
+
+_ZONE = " UTC"
 
 
 def disclosure_page(store: ObjectStore, history: CustomerHistory, now: dt.datetime, *, hashes: bool = True) -> str:
@@ -19,7 +21,9 @@ def disclosure_page(store: ObjectStore, history: CustomerHistory, now: dt.dateti
     """
     since = "no business date" if history.since is None else history.since.isoformat()
     parts = [
-        facts([("Portfolio", history.portfolio_number), ("Listed since", since), ("Made at", _instant(now))]),
+        facts(
+            [("Portfolio", history.portfolio_number), ("Listed since", since), ("Made at", instant_text(now, _ZONE))]
+        ),
         *(part for feed in history.feeds for part in _feed_parts(feed, store if hashes else None)),
     ]
     about = (
@@ -35,8 +39,8 @@ def _feed_parts(feed: CustomerFeed, store: ObjectStore | None) -> Iterator[str]:
     yield facts(
         [
             ("First in full", _first(feed)),
-            ("Next run", "none" if feed.next_at is None else _instant(feed.next_at)),
-            ("Sharing ends", "no date set" if feed.ends_at is None else _instant(feed.ends_at)),
+            ("Next run", "none" if feed.next_at is None else instant_text(feed.next_at, _ZONE)),
+            ("Sharing ends", "no date set" if feed.ends_at is None else instant_text(feed.ends_at, _ZONE)),
             ("Notice of the end", "none yet" if feed.noticed_on is None else feed.noticed_on.isoformat()),
         ]
     )
@@ -53,16 +57,7 @@ def _consents(feed: CustomerFeed) -> str:
     return table(
         f"Consents of {feed.feed}",
         ["consent", "granted", "expires", "withdrawn", "history from"],
-        [
-            (
-                str(consent.consent_id),
-                _instant(consent.granted_at),
-                _instant(consent.expires_at),
-                _instant(consent.revoked_at),
-                "all" if consent.history_from is None else consent.history_from.isoformat(),
-            )
-            for consent in feed.consents
-        ],
+        consent_rows(feed, _ZONE),
     )
 
 
@@ -91,7 +86,3 @@ def _deliveries(feed: CustomerFeed, live: Sequence[Disclosure], store: ObjectSto
 def _first(feed: CustomerFeed) -> str:
     first = feed.first_in_full
     return "not yet" if first is None else f"{first.business_date.isoformat()}, revision {first.revision}"
-
-
-def _instant(at: dt.datetime | None) -> str:
-    return "" if at is None else f"{at:%Y-%m-%d %H:%M} UTC"

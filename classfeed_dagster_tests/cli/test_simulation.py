@@ -95,13 +95,13 @@ def test_production_is_refused_before_connecting(classfeed: Command, monkeypatch
 
 def test_demo_faults_of_one_date_stay_uncorrected() -> None:
     day = dt.date(2023, 1, 3)
-    assert [(fault.planted_on, fault.mended_on) for fault in demo_faults([day], 3)] == [(day, None), (day, None)]
+    assert [(fault.planted_on, fault.corrected_on) for fault in demo_faults([day], 3)] == [(day, None), (day, None)]
 
 
 def test_demo_faults_of_two_dates_are_one_corrected_and_one_kept() -> None:
     first, last = dt.date(2023, 1, 3), dt.date(2023, 1, 4)
     faults = demo_faults([first, last], 3)
-    assert [(fault.planted_on, fault.mended_on) for fault in faults] == [(first, last), (last, None)]
+    assert [(fault.planted_on, fault.corrected_on) for fault in faults] == [(first, last), (last, None)]
 
 
 def test_demo_faults_stay_within_the_limit() -> None:

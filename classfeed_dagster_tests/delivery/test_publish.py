@@ -143,9 +143,9 @@ def test_held_back_waits_and_is_released_in_order(store: ObjectStore) -> None:
     # A later date can't go before the earlier one has.
     assert deliver(store, simple(DAY3)).kind == "NOTHING_TO_DO"
     for day in (simple(DAY1), second, simple(DAY3)):
-        mended = deliver(store, day).manifest
-        assert mended is not None
-        assert (mended.revision, [p.number for p in mended.portfolios], mended.held_back) == (1, ["P2"], ())
+        corrected = deliver(store, day).manifest
+        assert corrected is not None
+        assert (corrected.revision, [p.number for p in corrected.portfolios], corrected.held_back) == (1, ["P2"], ())
     assert sound(store)
 
 

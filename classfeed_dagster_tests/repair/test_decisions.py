@@ -256,8 +256,8 @@ def test_decisions_hold_for_any_facts(given_facts: list[DateFacts], now: dt.date
 def test_date_stopped_by_schema_runs_again_once_the_contract_is_kept(error: str) -> None:
     stopped = facts(runs=[failed(Cause(CauseKind.DATA, error))])
     assert action(stopped) is Action.GIVE_UP
-    mended = dataclasses.replace(stopped, schema_agrees=True)
-    decision = decide(mended, DUE + HOUR, POLICY)
+    corrected = dataclasses.replace(stopped, schema_agrees=True)
+    decision = decide(corrected, DUE + HOUR, POLICY)
     assert (decision.action, decision.selection) == (Action.RUN, ())
     assert decision.reason == f"stopped by {error}; bigsite's schema keeps its contract again"
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 
 import pytest
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite.tables import metadata
 from classfeed_dagster.errors import ExitCode
-from classfeed_dagster.simulation.day import Fault, PlantedFault
+from classfeed_dagster.simulation.day import Fault, Plan, PlantedFault
 from classfeed_dagster.simulation.identifiers import ID_BASE, portfolio_number
-from classfeed_dagster.simulation.world import WorldError
+from classfeed_dagster.simulation.world import PLANS, WorldError
 from classfeed_dagster.trading_days import NotABusinessDayError
 from classfeed_dagster_tests.fixtures.simulated_world import FIRST, days, small_world
 
@@ -100,8 +101,8 @@ def test_further_customers_change_nothing_for_the_others(bigsite_engine: sa.Engi
 
 
 def test_planted_faults_remain_until_corrected(bigsite_engine: sa.Engine) -> None:
-    planted, mended = days(2)[1], days(4)[3]
-    world = small_world(faults=[PlantedFault(fault, planted, mended) for fault in Fault])
+    planted, corrected = days(2)[1], days(4)[3]
+    world = small_world(faults=[PlantedFault(fault, planted, corrected) for fault in Fault])
     world.seed(bigsite_engine)
     units = portfolio_number(world.plan.faulty(Fault.UNBALANCED_UNITS))
     name = portfolio_number(world.plan.faulty(Fault.ILLEGAL_CHARACTER))
@@ -135,7 +136,7 @@ def test_planted_faults_remain_until_corrected(bigsite_engine: sa.Engine) -> Non
     world.advance(bigsite_engine, days(3)[2])
     assert unbalanced() == {(units, planted), (units, days(3)[2])}
     assert "\x0b" in shown()
-    assert world.advance(bigsite_engine, mended).counts["faults corrected"] == 2
+    assert world.advance(bigsite_engine, corrected).counts["faults corrected"] == 2
     assert unbalanced() == set()
     assert "\x0b" not in shown()
 
@@ -163,3 +164,14 @@ def test_days_outside_the_world_are_refused(bigsite_engine: sa.Engine) -> None:
         small_world().advance(bigsite_engine, dt.date(2023, 1, 7))
     with pytest.raises(ValueError, match="before the world's first day"):
         small_world().advance(bigsite_engine, dt.date(2022, 12, 30))
+
+
+def test_plan_with_a_fault_keeps_its_stored_form() -> None:
+    plan = Plan(1, 2, 3, FIRST, 30, (PlantedFault(Fault.ILLEGAL_CHARACTER, FIRST, FIRST + dt.timedelta(days=1)),))
+    stored = json.loads(PLANS.dump_json(plan, by_alias=True))
+    assert stored["faults"][0] == {
+        "fault": Fault.ILLEGAL_CHARACTER.value,
+        "planted_on": "2023-01-03",
+        "mended_on": "2023-01-04",
+    }
+    assert PLANS.validate_python(stored) == plan

@@ -192,7 +192,7 @@ class Feed(RuleBasedStateMachine):
         fund.row["portfolio_name"] = self.model.names[fund.number] = f"Fund {at} {suffix}"
 
     @rule(at=portfolios)
-    def break_or_mend(self, at: int) -> None:
+    def break_or_restore(self, at: int) -> None:
         fund = self.funds[at]
         self.model.broken ^= {fund.number}
         # Each has its own, broken or not: two with one HIN are another fault, which holds back both.

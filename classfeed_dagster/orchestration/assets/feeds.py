@@ -33,6 +33,7 @@ from classfeed_dagster.tags import CORRELATION_TAG
 from classfeed_dagster.transmission.send import receipts
 
 _POLL_SECONDS = 2.0
+_WAIT_SECONDS = 600  # of a delivery for the business date before it
 _RECENT_DELIVERIES = 20  # events searched for the newest position in the chain
 CHAIN_POSITION = "chain_position"
 _SHOWN = 20
@@ -195,7 +196,7 @@ def _delivery(feed_context: FeedContext) -> dg.AssetsDefinition:
             if feed_context.is_idle(context, work, "delivery"):
                 return
             require_reached(work.store, feed_context.feed.name, _known_position(context))
-            outcome = work.publish(_waiting(context, runtime.settings.delivery_wait_seconds))
+            outcome = work.publish(_waiting(context))
             get_logger().info("delivery", outcome=outcome.kind, mode=work.flags.mode.value)
         yield dg.MaterializeResult(metadata={**feed_context.columns("delivery"), **_delivery_metadata(work, outcome)})
 
@@ -250,9 +251,9 @@ def _known_position(context: dg.AssetExecutionContext) -> int:
     return max((int(str(position)) for position in positions), default=0)
 
 
-def _waiting(context: dg.AssetExecutionContext, seconds: int) -> Callable[[NotInOrderError], bool]:
+def _waiting(context: dg.AssetExecutionContext) -> Callable[[NotInOrderError], bool]:
     # Wait for the previous date only while a run of this job for it is queued or running, and only until the deadline.
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + _WAIT_SECONDS
     active = [
         dg.DagsterRunStatus.QUEUED,
         dg.DagsterRunStatus.NOT_STARTED,
