@@ -85,7 +85,7 @@ class Bench:
         }
 
     def wants(self, part: str) -> bool:
-        """Was this part asked for?"""
+        """Return True if this part was asked for."""
         return part in self.options.parts
 
 

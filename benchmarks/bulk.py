@@ -25,7 +25,7 @@ _NUMBER = "'SW' || lpad(p::text, 8, '0')"
 
 
 def create(engine: sa.Engine, portfolios: int, day: dt.date = FIRST_DAY) -> None:
-    """bigsite with ``portfolios`` consented portfolios, its end of day for ``day`` done."""
+    """Fill bigsite with ``portfolios`` consented portfolios, its end of day for ``day`` done."""
     statements = [
         f"""INSERT INTO security SELECT s, 'ASX', 'S' || lpad(s::text, 3, '0'), NULL, 'SECURITY ' || s || ' LIMITED',
             'ORDINARY', 'AUD', '2000-01-01', NULL, '2022-01-01Z' FROM generate_series(1, {SECURITIES}) s""",

@@ -67,7 +67,7 @@ def totals(frames: dict[str, pl.DataFrame]) -> Totals:
 
 
 def prepare_writing(scratch: Path, home: Path, url: str, writer: Callable[..., None], *, sliced: bool) -> Work:
-    """Frames in memory; the work writes the document."""
+    """Prepare frames in memory; the work writes the document."""
     slices = frames_of(home, url)
     frames = whole(slices)
     stated = totals(frames)
@@ -86,7 +86,7 @@ def prepare_writing(scratch: Path, home: Path, url: str, writer: Callable[..., N
 
 
 def rendering(site: Site, *, rounds: int, until: float, peers: bool) -> Part:
-    """Frames in memory to one document on disk. ``peers``: also what a user would reach for, which is slow."""
+    """Measure frames in memory to one document on disk. ``peers``: also what a user would reach for, which is slow."""
     home = site.after(FIRST, DOMAIN)
     records = site.portfolios * 132
     chosen = WRITERS | (PEERS if peers else {})
@@ -112,7 +112,7 @@ def tree_and_schema(path: Path) -> None:
 
 
 def stream_and_schema(path: Path) -> None:
-    """libxml2 validating while it parses, fed as a stream; nothing looked at."""
+    """Validate with libxml2 while it parses a stream; no record is inspected."""
     _feed({"schema": compiled()}, path)
 
 
@@ -122,7 +122,7 @@ def bare_parse(path: Path) -> None:
 
 
 def iterparse_and_sums(path: Path) -> None:
-    """lxml's iterparse with the XSD, one dict a record: what one would write to validate and add up at once."""
+    """Read by lxml's iterparse with the XSD, one dict a record: what one would write to validate and add up at once."""
     tags = [epi.tag(section.record.name) for section in epi.SECTIONS]
     portfolios: set[str | None] = set()
     for _, element in etree.iterparse(str(path), tag=tags, schema=compiled(), resolve_entities=False):
@@ -135,7 +135,7 @@ def iterparse_and_sums(path: Path) -> None:
 
 
 def this_projects_gate(path: Path) -> None:
-    """As the gate reads a page: validated, hashed, its records added up again, its portfolios listed."""
+    """Read a page as the gate does: validated, hashed, records added up, portfolios listed."""
     facts = EPI.inspect_page(file_chunks(path))
     assert facts.valid, facts.errors
 

@@ -32,19 +32,19 @@ def hash_and_gzip(blocks: list[bytes], path: Path) -> None:
 
 
 def this_project(blocks: list[bytes], path: Path) -> None:
-    """As pages are written."""
+    """Hash and compress as pages are written."""
     write_page(blocks, path, compress=True)
 
 
 def hash_alone(blocks: list[bytes], path: Path) -> None:
-    """SHA-256, nothing written."""
+    """Hash by SHA-256; write nothing."""
     digest = hashlib.sha256()
     for block in blocks:
         digest.update(block)
 
 
 def isal_alone(blocks: list[bytes], path: Path) -> None:
-    """ISA-L's compressor, nothing written."""
+    """Compress by ISA-L; write nothing."""
     compressor = isal_zlib.compressobj(isal_zlib.ISAL_DEFAULT_COMPRESSION, wbits=31)
     for block in blocks:
         compressor.compress(block)
@@ -70,7 +70,7 @@ def prepare_packing(scratch: Path, document: Path, pack: Callable[[list[bytes], 
 
 
 def prepare_cat(scratch: Path, document: Path) -> Work:
-    """``cat`` from disk to disk."""
+    """Prepare ``cat`` from disk to disk."""
 
     def work() -> None:
         with (scratch / "copy").open("wb") as target:
@@ -171,7 +171,7 @@ def s3_server() -> Iterator[str]:
 
 
 def publishing(site: Site, *, rounds: int, until: float) -> Part:
-    """Judged pages to the recipient: consent asked again, pages, manifest, chain."""
+    """Measure publishing of an evaluated build: consent queried again, pages, manifest, chain."""
     home = site.after(FIRST, JUDGED)
     with s3_server() as endpoint:
         here: dict[str, Any] = {"home": home}

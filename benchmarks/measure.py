@@ -88,7 +88,7 @@ class Measured:
         return statistics.median(run.peak for run in self.runs)
 
     def fact(self, *path: str) -> float:
-        """Median of a number among the facts."""
+        """Return the median of a number among the facts."""
 
         def found(facts: Any) -> float:
             for name in path:
@@ -186,13 +186,13 @@ def _child(pipe: Connection, way: Way, scratch: Path, server: Path | None) -> No
 
 
 def processor_seconds() -> float:
-    """Seconds of processor that this process, its threads and its finished children have used."""
+    """Return the seconds of processor that this process, its threads and its finished children have used."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def memory(name: str) -> int:
-    """``VmRSS`` or ``VmHWM`` (its highest so far) of this process, in bytes.
+    """Return ``VmRSS`` or ``VmHWM`` (its highest so far) of this process, in bytes.
 
     ``ru_maxrss`` won't do: a process inherits its starter's.
     """
@@ -208,7 +208,7 @@ def forget_peak() -> None:
 
 
 def server_seconds(folder: Path | None) -> float:
-    """Seconds of processor that the PostgreSQL under ``folder`` has used so far, sessions that ended included."""
+    """Return the seconds of processor that the PostgreSQL under ``folder`` has used so far, sessions that ended included."""
     if folder is None:
         return 0.0
     postmaster = psutil.Process(int((folder / "postmaster.pid").read_text().splitlines()[0]))
@@ -241,5 +241,5 @@ def machine() -> dict[str, Any]:
 
 
 def fits(needed: float) -> bool:
-    """Would ``needed`` bytes leave this machine room to breathe?"""
+    """Return True if ``needed`` bytes leave this machine enough memory."""
     return bool(needed < 0.7 * psutil.virtual_memory().available)

@@ -36,7 +36,7 @@ class Rates:
 
 
 def rates(part: Part) -> Rates:
-    """Measured at one size; what a run costs however small it is, counts as if it grew."""
+    """Return the figures of one size; fixed costs count as if they grew with it."""
     way, size = part.way(whole_job.PLAIN), part.portfolios
 
     def seconds(steps: Sequence[str]) -> float:

@@ -34,11 +34,11 @@ class Totals:
     units_moved: Decimal = Decimal("0.000000")
 
     def of(self, currency: str) -> CurrencySums:
-        """Sums of one currency."""
+        """Return the sums of one currency."""
         return self.currencies.setdefault(currency, CurrencySums())
 
     def element(self, counts: dict[str, int]) -> Any:
-        """ControlTotals."""
+        """Return the element ControlTotals."""
         return E.ControlTotals(
             *(E(name, str(count)) for name, count in counts.items()),
             *(

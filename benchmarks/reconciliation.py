@@ -38,7 +38,7 @@ Found = tuple[int, int, int]
 
 
 def write_sides(folder: Path, rows: int) -> tuple[Path, Path]:
-    """Two Parquet files of ``rows`` movements, in different orders, with the planted differences."""
+    """Write two Parquet files of ``rows`` movements, in different orders, with the planted differences."""
     left, right = folder / "left.parquet", folder / "right.parquet"
     step = rows // (3 * PLANTED + 1)
     source = f"""SELECT i, 'SW' || lpad((i // {ROWS_A_PORTFOLIO})::VARCHAR, 8, '0') AS portfolio_number, 'T' || i AS transaction_id,
@@ -81,7 +81,7 @@ def pandas_merge(left: Path, right: Path) -> Found:
 
 
 def prepare(scratch: Path, left: Path, right: Path, contender: Callable[[Path, Path], Found]) -> Work:
-    """Both sides on disk."""
+    """Prepare both sides on disk."""
     return lambda: {"answer": contender(left, right)}
 
 

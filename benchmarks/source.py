@@ -34,7 +34,7 @@ def prepare_snapshot(scratch: Path, url: str) -> Work:
 
 
 def prepare_read_sql(scratch: Path, url: str) -> Work:
-    """pandas and SQLAlchemy ready."""
+    """Prepare pandas and SQLAlchemy."""
     import pandas as pd
 
     engine = engine_from(url)
@@ -134,7 +134,7 @@ def prepare_parquet(scratch: Path, home: Path, url: str) -> Work:
 
 
 def domains(site: Site, *, rounds: int, until: float) -> Part:
-    """Landed tables to domain frames, rules included."""
+    """Measure landed tables to domain frames, rules included."""
     url = site.url
     ways = [
         Way(

@@ -32,7 +32,7 @@ FULL_RECORDS, DELTA_RECORDS = 132, 33  # a portfolio, at most
 
 
 def prepare_old(scratch: Path, url: str, day: dt.date) -> Work:
-    """Connected to bigsite."""
+    """Prepare a connection to bigsite."""
     engine = engine_from(url)
     engine.connect().close()
     path = scratch / "export.xml.gz"
@@ -153,7 +153,7 @@ def whole_job(
 
 
 def prepare_command(scratch: Path, url: str, before: Path | None, executor: str) -> Work:
-    """``dagster job execute`` in a process of its own, as a container starts it; ``executor`` decides about the steps."""
+    """Measure ``dagster job execute`` in a process of its own, as a container starts it; ``executor`` decides about the steps."""
     if before is not None:
         copy(before, scratch)
     environment = {

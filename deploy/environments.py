@@ -119,7 +119,7 @@ class Deployment:
         return f"/classfeed/{self.env}/flags"
 
     def parameter(self, name: str) -> str:
-        """ARN of an SSM parameter."""
+        """Return the ARN of an SSM parameter."""
         return f"arn:aws:ssm:{self.region}:{self.account}:parameter{name}"
 
     @property

@@ -46,7 +46,7 @@ def files() -> list[Path]:
 
 
 def committed() -> Iterator[str]:
-    """Templates that are not what the code makes."""
+    """Yield templates that are not what the code makes."""
     generated = templates()
     yield from (f"{path.name}: no stack generates it" for path in files() if path.stem not in generated)
     for name, template in generated.items():
@@ -56,7 +56,7 @@ def committed() -> Iterator[str]:
 
 
 def sizes() -> Iterator[str]:
-    """Templates that CloudFormation would refuse."""
+    """Yield templates that CloudFormation would refuse."""
     for path in files():
         size = len(json.dumps(json.loads(path.read_text()), separators=(",", ":")).encode())
         if size > LARGEST:
@@ -72,14 +72,14 @@ def unexpected(tool: str, findings: Found) -> Iterator[str]:
 
 
 def cfn_lint() -> Iterator[str]:
-    """cfn-lint's findings."""
+    """Yield cfn-lint's findings."""
     output = run("cfn-lint", "--format", "json", *map(str, files()))
     matches = json.loads(output.stdout)
     yield from unexpected("cfn-lint", {(match["Rule"]["Id"], Path(match["Filename"]).stem) for match in matches})
 
 
 def checkov() -> Iterator[str]:
-    """checkov's findings."""
+    """Yield checkov's findings."""
     options = ("--framework", "cloudformation", "--output", "json", "--compact", "--quiet", "--skip-download")
     output = run("checkov", "--directory", str(TEMPLATES), *options)
     report = json.loads(output.stdout)

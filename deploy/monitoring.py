@@ -51,7 +51,7 @@ def of_objectives(deployment: Deployment) -> tuple[Alarm, ...]:
 
 
 def of_parts(deployment: Deployment, balancer: str) -> tuple[Alarm, ...]:
-    """Alarms on the infrastructure of the feeds. ``balancer``: the load balancer's full name, ``app/NAME/ID``."""
+    """Return the alarms on the infrastructure. ``balancer``: the load balancer's full name, ``app/NAME/ID``."""
     return (
         Alarm("consent-events-dead", "ApproximateNumberOfMessagesVisible", "Are there unreadable consent events?",
               0, "consent-events-dead", (("QueueName", deployment.name("consent-events-dead")),), namespace="AWS/SQS"),

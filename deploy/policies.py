@@ -203,7 +203,7 @@ def legacy(deployment: Deployment) -> list[Statement]:
 
 
 def oncall(deployment: Deployment) -> list[Statement]:
-    """Engineers on call turn switches, on record in the parameter's history, and see what support sees."""
+    """Allow engineers on call to turn switches, on record in the parameter's history, and what support sees."""
     flags = [deployment.parameter(deployment.flags_parameter)]
     return [
         *support(deployment),
@@ -239,7 +239,7 @@ def door(deployment: Deployment) -> list[Statement]:
 
 
 def analyst(deployment: Deployment) -> list[Statement]:
-    """Analysts read reconciliation's and the owner's reports. Breaks name portfolios; documents stay closed."""
+    """Let analysts read reconciliation's and the owner's reports. Breaks name portfolios; documents stay closed."""
     return [
         _list(deployment, ("reconciliation", "owner-report"), operator="StringLike"),
         _allow("ReadReports", ["s3:GetObject"], _objects(deployment, ("reconciliation/*", "owner-report/*"))),
@@ -254,7 +254,7 @@ def analyst(deployment: Deployment) -> list[Statement]:
 
 
 def support(deployment: Deployment) -> list[Statement]:
-    """Class support sees what happened, and changes nothing: re-runs go through the door, which has its own role."""
+    """Let class support see what happened, and change nothing: re-runs go through the door, which has its own role."""
     return [
         _list(deployment, ("delivered", "quarantine", "reruns", "reconciliation"), operator="StringLike"),
         _allow(
@@ -314,7 +314,7 @@ def deployer(deployment: Deployment) -> list[Statement]:
 
 
 def schedule(deployment: Deployment) -> list[Statement]:
-    """EventBridge Scheduler starts the watchdog's task, and no other."""
+    """Let EventBridge Scheduler start the watchdog's task, and no other."""
     return [
         _allow("StartWatchdog", ["ecs:RunTask"], [deployment.task("watchdog")],
                ArnEquals={"ecs:cluster": deployment.cluster_arn}),

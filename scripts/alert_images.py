@@ -67,7 +67,7 @@ with sync_playwright() as playwright:
 
 
 def mrkdwn(text: str) -> str:
-    """Slack's markup as HTML. What was escaped for Slack stays escaped."""
+    """Return Slack's markup as HTML. What was escaped for Slack stays escaped."""
     text = re.sub(r"&lt;([^|]+?)\|(.+?)&gt;", r'<a href="\1">\2</a>', html.escape(html.unescape(text), quote=False))
     text = re.sub(r"\*([^*\n]+)\*", r"<b>\1</b>", text)
     text = re.sub(r"~([^~\n]+)~", r"<s>\1</s>", text)

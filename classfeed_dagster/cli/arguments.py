@@ -73,7 +73,7 @@ def require_due(settings: Settings, feed: str, day: dt.date) -> dt.date:
 
 
 def require_store(runtime: Runtime) -> None:
-    """StoreMissingError if the object store has nothing delivered and its folder does not exist.
+    """Raise StoreMissingError if the object store has nothing delivered and its folder does not exist.
 
     On S3: an error that names the setting if the bucket is missing or unreachable.
     """

@@ -23,7 +23,7 @@ from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
 from classfeed_dagster.delivery.manifest import ControlTotals, HeldBack, Page, PortfolioRecord, Sha256, SnapshotRef
 from classfeed_dagster.delivery.pages import UNREADABLE, Written, write_page, written
 from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
-from classfeed_dagster.delivery.prevalidation import ahead_key, examine_ahead, record_ahead
+from classfeed_dagster.delivery.prevalidation import prevalidate, prevalidation_key, record_prevalidation
 from classfeed_dagster.delivery.state import DeliveredState
 from classfeed_dagster.documents.document_format import (
     DocumentFormat,
@@ -225,7 +225,7 @@ def build_delivery(
 
         def examine(on_page: range) -> None:
             # Runs while the next page is rendered and the first ones are written.
-            inspections.append(inspector.submit(examine_ahead, document_format, spool.sections(on_page)))
+            inspections.append(inspector.submit(prevalidate, document_format, spool.sections(on_page)))
 
         with spool, parts:
             unchanged = _spool_changed(spool, rendered_portfolios(context, plan.included, slices, parts.add), examine)
@@ -478,7 +478,7 @@ def stage_page(
     else:
         staged = _staged_before(store, page, key)
     if ahead:
-        record_ahead(store, ahead_key(key, page.message_id), context.code_version, ahead)
+        record_prevalidation(store, prevalidation_key(key, page.message_id), context.code_version, ahead)
     return staged
 
 

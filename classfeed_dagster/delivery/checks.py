@@ -13,7 +13,7 @@ from classfeed_dagster.delivery.manifest import Page, PortfolioRecord
 from classfeed_dagster.delivery.page_facts import header_faults, numbers_with_data, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.pages import examine_file
 from classfeed_dagster.delivery.plan import DeliveryPlan
-from classfeed_dagster.delivery.prevalidation import ahead_key, read_ahead
+from classfeed_dagster.delivery.prevalidation import prevalidation_key, read_prevalidation
 from classfeed_dagster.documents.document_format import (
     DocumentFormat,
     KnownRecords,
@@ -67,7 +67,7 @@ def examine_build(
     def examine(page: Page) -> ExaminedPage:
         prevalidated: KnownRecords = {}
         if code_version is not None:
-            prevalidated = read_ahead(store, ahead_key(page.key, page.message_id), code_version)
+            prevalidated = read_prevalidation(store, prevalidation_key(page.key, page.message_id), code_version)
         try:
             with store.local_file(page.key) as path:
                 stored = file_facts(path)

@@ -19,7 +19,7 @@ from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 
 
-class ExaminedBlock(StoredRecord):
+class PrevalidatedBlock(StoredRecord):
     """Facts of some records of one section: see ``RecordInspection``."""
 
     counts: dict[str, NonNegativeInt]
@@ -29,15 +29,15 @@ class ExaminedBlock(StoredRecord):
     without_currency: tuple[str, ...]
 
 
-class AheadRecord(StoredRecord):
+class PrevalidationRecord(StoredRecord):
     """The prevalidated records of one page."""
 
     schema_version: Literal[1] = 1
     code_version: str = Field(description="the code that inspected them; other code ignores the record")
-    blocks: dict[Sha256, ExaminedBlock] = Field(description="by the SHA-256 of a block's bytes")
+    blocks: dict[Sha256, PrevalidatedBlock] = Field(description="by the SHA-256 of a block's bytes")
 
 
-def examine_ahead(document: DocumentFormat, sections: Mapping[str, Iterable[bytes]]) -> KnownRecords:
+def prevalidate(document: DocumentFormat, sections: Mapping[str, Iterable[bytes]]) -> KnownRecords:
     """Return the facts of a page's records, by block."""
     blocks: dict[str, RecordInspection] = {}
     for section, chunks in sections.items():
@@ -45,10 +45,10 @@ def examine_ahead(document: DocumentFormat, sections: Mapping[str, Iterable[byte
     return blocks
 
 
-def record_ahead(store: ObjectStore, key: str, code_version: str, known: KnownRecords) -> None:
+def record_prevalidation(store: ObjectStore, key: str, code_version: str, known: KnownRecords) -> None:
     """Store the facts of a page's records. An existing object is kept."""
     blocks = {
-        digest: ExaminedBlock(
+        digest: PrevalidatedBlock(
             counts=dict(facts.totals.counts),
             totals=ControlTotals.of(facts.totals),
             portfolios=tuple(sorted(facts.portfolios)),
@@ -57,13 +57,13 @@ def record_ahead(store: ObjectStore, key: str, code_version: str, known: KnownRe
         )
         for digest, facts in known.items()
     }
-    store.create(key, to_json(AheadRecord(code_version=code_version, blocks=blocks)))
+    store.create(key, to_json(PrevalidationRecord(code_version=code_version, blocks=blocks)))
 
 
-def read_ahead(store: ObjectStore, key: str, code_version: str) -> KnownRecords:
+def read_prevalidation(store: ObjectStore, key: str, code_version: str) -> KnownRecords:
     """Return the facts stored under ``key``; none if the record is missing, unreadable or of another code version."""
     try:
-        record = from_json(AheadRecord, store.read(key), store.location(key))
+        record = from_json(PrevalidationRecord, store.read(key), store.location(key))
     except (ObjectNotFoundError, DamagedRecordError):
         return {}
     if record.code_version != code_version:
@@ -79,6 +79,6 @@ def read_ahead(store: ObjectStore, key: str, code_version: str) -> KnownRecords:
     }
 
 
-def ahead_key(page_key: str, message_id: str) -> str:
+def prevalidation_key(page_key: str, message_id: str) -> str:
     """Return the key of a staged page's prevalidated records, next to the page."""
     return f"{page_key.rpartition('/')[0]}/examined/{message_id}.json"

@@ -31,7 +31,7 @@ from classfeed_dagster.delivery.build import (
 from classfeed_dagster.delivery.manifest import Change, Extract, HeldBack, Page, PortfolioRecord, Sha256
 from classfeed_dagster.delivery.pages import write_page
 from classfeed_dagster.delivery.plan import DeliveryPlan, PlannedPortfolio
-from classfeed_dagster.delivery.prevalidation import examine_ahead
+from classfeed_dagster.delivery.prevalidation import prevalidate
 from classfeed_dagster.delivery.rendered_portfolios import MANIFEST_COLUMNS, RenderedReader, RenderedWriter
 from classfeed_dagster.ledger.files import LedgerFile, StagedLedger
 from classfeed_dagster.store import ObjectStore
@@ -209,7 +209,7 @@ def write_pages(store: ObjectStore, context: DeliveryContext, fan_out_plan: FanO
             result = write_page(document_format.page(header, totals, sections), path, compress=context.compress)
             ahead = None
             if portfolios:
-                ahead = examine_ahead(document_format, rendered.sections(document_format.sections, portfolios))
+                ahead = prevalidate(document_format, rendered.sections(document_format.sections, portfolios))
             page = stage_page(store, fan_out_plan.prefix, page_record(header, totals, result), path, ahead, context)
             path.unlink()
             store.create(_page_key(fan_out_plan, at), to_json(page))

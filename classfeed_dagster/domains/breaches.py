@@ -74,7 +74,7 @@ def history_begins_later(part: Slice, frames: Frames) -> pl.DataFrame:
 
 
 def unreadable_value(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Portfolios with a row that was not landed because no feed can carry one of its values."""
+    """Return portfolios with a row that was not landed because no feed can carry one of its values."""
     del frames
     values = [
         (value.portfolio_id, value.table, value.reason) for value in part.unreadable if value.portfolio_id is not None
@@ -128,7 +128,7 @@ def bsb_shape(part: Slice, frames: Frames) -> pl.DataFrame:
 
 
 def shared_hin(part: Slice, frames: Frames) -> pl.DataFrame:
-    """HINs that several portfolios have."""
+    """Return HINs that several portfolios have."""
     del frames
     rows = part.rows("portfolio")
     holders = landed_since(rows, "hin_holders", pl.String())
@@ -136,7 +136,7 @@ def shared_hin(part: Slice, frames: Frames) -> pl.DataFrame:
 
 
 def shared_account_number(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Cash accounts that have their BSB, number and currency in common with another."""
+    """Return cash accounts that have their BSB, number and currency in common with another."""
     del frames
     rows = part.rows("cash_account")
     holders = landed_since(rows, "number_holders", pl.String())
@@ -265,7 +265,7 @@ def ambiguous_security(part: Slice, frames: Frames) -> pl.DataFrame:
 
 
 def unreadable_holding_security(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Portfolios with holdings of a security that has a value which was not landed."""
+    """Return portfolios with holdings of a security that has a value which was not landed."""
     del frames
     return _of_unreadable_securities(part, part.rows("holding_eod"), pl.col("table"))
 
@@ -298,13 +298,13 @@ def isin_check_digit(part: Slice, frames: Frames) -> pl.DataFrame:
 
 
 def holding_isin(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Holdings whose malformed ISIN is left out."""
+    """Return holdings whose malformed ISIN is left out."""
     del frames
     return _left_out_isins(part, part.rows("holding_eod"), _MALFORMED, pl.lit(""))
 
 
 def movement_isin(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Movements whose malformed ISIN is left out."""
+    """Return movements whose malformed ISIN is left out."""
     return _left_out_isins(part, _moved(frames), _TRANSACTION, pl.format("{}: ", _MALFORMED))
 
 
@@ -343,7 +343,7 @@ def _moved(frames: Frames) -> pl.DataFrame:
 
 
 def unreadable_movement_security(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Portfolios with movements of a security that has a value which was not landed."""
+    """Return portfolios with movements of a security that has a value which was not landed."""
     return _of_unreadable_securities(part, _moved(frames), _TRANSACTION)
 
 
@@ -406,14 +406,14 @@ def foreign_reversal(part: Slice, frames: Frames) -> pl.DataFrame:
 
 
 def inexact_reversal(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Reversals that don't undo their original: themselves, in part, with its sign, of another security or account."""
+    """Return reversals that don't undo their original: themselves, in part, with its sign, of another security."""
     del frames
     detail = pl.lit("it does not carry the opposite of what it reverses, on the same security and account")
     return _reversals(part, ~pl.col("undoes_exactly"), detail)
 
 
 def repeated_reversal(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Reversals of a row that another row undoes as well."""
+    """Return reversals of a row that another row undoes as well."""
     del frames
     standing = pl.col("reversals_standing")
     return _reversals(part, standing > 1, pl.format("what it reverses is undone {} times", standing))
@@ -432,7 +432,7 @@ def _reversals(part: Slice, breaking: pl.Expr, detail: pl.Expr) -> pl.DataFrame:
 
 
 def foreign_relation(part: Slice, frames: Frames) -> pl.DataFrame:
-    """Cash movements caused by a trade or income that isn't the portfolio's own."""
+    """Return cash movements caused by a trade or income that isn't the portfolio's own."""
     del frames
     rows = part.ledger("cash_transaction", DATES["cash_transaction"])
     related = landed_since(rows, "related_portfolio_id", pl.Int64())

@@ -39,7 +39,7 @@ class StepAbandonedError(TemporaryError):
 
 @dg.executor(name="celery", requirements=dg.multiple_process_executor_requirements())
 def celery_steps(_context: dg.InitExecutorContext) -> dg.Executor:
-    """Executor that passes a run's steps to the workers, configured from the environment of the run's process."""
+    """Return the executor that passes a run's steps to the workers, as the run's environment configures it."""
     return CeleryExecutor(retries=RetryMode.ENABLED, **_addresses(get_settings()))
 
 

@@ -38,7 +38,7 @@ NOW = dt.datetime(2023, 1, 10, tzinfo=dt.UTC)
 
 @pytest.fixture(scope="module")
 def classfeed(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """Runs ``classfeed`` with settings of its own; every test of this file sees the same store and database."""
+    """Yield a runner of ``classfeed`` with settings of its own; every test of this file sees the same store and database."""
     home = tmp_path_factory.mktemp("home")
     with fresh_database(postgres_url) as url, pytest.MonkeyPatch.context() as environment:
         environment.delenv("DAGSTER_HOME", raising=False)

@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> ObjectStore:
 
 @pytest.fixture
 def classfeed(store: ObjectStore, tmp_path: Path) -> Iterator[Command]:
-    """Runs ``classfeed`` on that store; no database is there."""
+    """Yield a runner of ``classfeed`` on that store; no database is there."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("CLASSFEED_HOME", str(tmp_path))
         # Not by COLUMNS: where the terminal is a dumb one, that counts for nothing.

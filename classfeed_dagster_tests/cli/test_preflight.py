@@ -196,7 +196,7 @@ def test_preflight_code_server_asks_no_broker(command: Command) -> None:
 
 @pytest.fixture(scope="module")
 def snowflake_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Port of a Snowflake that keeps grants."""
+    """Yield the port of a Snowflake that keeps grants."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

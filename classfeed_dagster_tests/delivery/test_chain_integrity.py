@@ -16,7 +16,7 @@ from classfeed_dagster_tests.fixtures.delivery_pipeline import DAY1, DAY2, FEED,
 
 @pytest.fixture
 def delivered(local_store: LocalStore) -> LocalStore:
-    """Three deliveries: two revisions of the first date, one of the second."""
+    """Return three deliveries: two revisions of the first date, one of the second."""
     deliver(local_store, simple(DAY1))
     deliver(local_store, simple(DAY1, P1=["11.00"], P2=["1.00"], P3=[], P4=["7.77"], P5=["0.01"]))
     deliver(local_store, simple(DAY2))

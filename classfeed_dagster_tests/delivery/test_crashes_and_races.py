@@ -104,7 +104,7 @@ def test_crash_at_every_call_of_publishing_on_s3_delivers_once(server: str, requ
 
 
 def every_death(tmp_path: Path, base: LocalStore, work: Callable[[ObjectStore], object]) -> Iterator[LocalStore]:
-    """Copies of ``base`` in which ``work`` died at its first call, its second, and so on to its last."""
+    """Yield copies of ``base`` in which ``work`` died at its first call, its second, and so on to its last."""
 
     def copy(name: str) -> LocalStore:
         return LocalStore(Path(shutil.copytree(base.root, tmp_path / name)))

@@ -102,7 +102,7 @@ def test_page_without_its_record_is_inspected_again(
         elif how == "damaged":
             local_store.put(key, b"{}")
         elif how == "other bytes":
-            record = ahead.AheadRecord(code_version=code_version, blocks={"0" * 64: _nothing()})
+            record = ahead.PrevalidationRecord(code_version=code_version, blocks={"0" * 64: _nothing()})
             local_store.put(key, to_json(record))
     if how == "other code":
         code_version = "another"
@@ -113,18 +113,18 @@ def test_page_without_its_record_is_inspected_again(
 
 
 def test_prevalidation_is_read_by_the_same_code_only(local_store: ObjectStore) -> None:
-    key = ahead.ahead_key("staged/a/b/page-1.xml.gz", "feed-20230103-r0-p1")
-    assert ahead.read_ahead(local_store, key, "1") == {}
-    result = ahead.examine_ahead(EPI, sections_of(sample()))
-    ahead.record_ahead(local_store, key, "1", result)
+    key = ahead.prevalidation_key("staged/a/b/page-1.xml.gz", "feed-20230103-r0-p1")
+    assert ahead.read_prevalidation(local_store, key, "1") == {}
+    result = ahead.prevalidate(EPI, sections_of(sample()))
+    ahead.record_prevalidation(local_store, key, "1", result)
     assert list(local_store.list("")) == ["staged/a/b/examined/feed-20230103-r0-p1.json"]
-    assert ahead.read_ahead(local_store, key, "1") == result != {}
-    assert ahead.read_ahead(local_store, key, "2") == {}
+    assert ahead.read_prevalidation(local_store, key, "1") == result != {}
+    assert ahead.read_prevalidation(local_store, key, "2") == {}
 
 
-def _nothing() -> ahead.ExaminedBlock:
+def _nothing() -> ahead.PrevalidatedBlock:
     totals = ControlTotals(currencies={}, units_held=Decimal(0), units_moved=Decimal(0))
-    return ahead.ExaminedBlock(counts={}, totals=totals, portfolios=(), removed=(), without_currency=())
+    return ahead.PrevalidatedBlock(counts={}, totals=totals, portfolios=(), removed=(), without_currency=())
 
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])

@@ -36,7 +36,7 @@ FORMATS = {FEED: FORMAT}
 
 @pytest.fixture
 def delivered(local_store: LocalStore) -> LocalStore:
-    """Two dates, and a re-issue of the first: three places in the chain."""
+    """Return two dates, and a re-issue of the first: three places in the chain."""
     for day in (simple(DAY1), simple(DAY2), simple(DAY1, "s2", **CHANGED)):
         deliver(local_store, day)
     return local_store

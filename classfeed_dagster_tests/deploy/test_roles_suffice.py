@@ -56,7 +56,7 @@ class Witness:
             self.component = ""
 
     def refused(self) -> set[Call]:
-        """Calls that the component's role in production would not have been allowed to make."""
+        """Return the calls that the component's role in production would not have been allowed to make."""
         return {call for call in self.calls if not may(*call)}
 
 
@@ -79,7 +79,7 @@ def may(component: str, what: str, key: str) -> bool:
 
 @pytest.fixture
 def no_warehouse_left(desk: Desk) -> Iterator[None]:
-    """Reconciliation starts a local warehouse, a process of its own."""
+    """Yield with the local warehouse that reconciliation starts, a process of its own."""
     yield
     server.stop(desk.runtime.settings.home)
 

@@ -26,7 +26,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture(params=[1 << 18, 500, 7, 1])
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Files are read in blocks of this size: a record may lie across two."""
+    """Return the size of the blocks in which files are read: a record may lie across two."""
     size: int = request.param
 
     def chunks(path: Path) -> list[bytes]:

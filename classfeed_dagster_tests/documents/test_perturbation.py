@@ -68,7 +68,7 @@ _LEVELS = ("landed", "domains", "documents", "warehouse")
 
 
 def populate(bigsite: Bigsite) -> None:
-    """Customers among whom every landed column and every field of the documents has a value."""
+    """Create customers among whom every landed column and every field of the documents has a value."""
     bhp = bigsite.security("BHP", {"2023-01-31": "45.105"})
     renamed = bigsite.security("WPL", {"2023-02-01": "33.00"}, isin=None)  # known by its code alone
     bigsite.code_change(renamed, "2023-02-02", "WDS")

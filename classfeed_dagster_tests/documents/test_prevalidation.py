@@ -1,4 +1,4 @@
-"""Records examined ahead: a page's facts are those of examining all of it, and what is known isn't looked at again."""
+"""Prevalidated records: a page's inspection equals that of the whole page, and no known record is inspected again."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def admitted(record: str, lines: list[str]) -> list[bool]:
 
 
 def valid(record: str, line: str) -> bool:
-    """lxml's own answer, over the page with this line in the place of the record's first."""
+    """Return lxml's own answer, over the page with this line in the place of the record's first."""
     page = PAGE.decode().replace(LINES[record][0], line, 1).encode("utf-8", "surrogatepass")
     try:
         return compiled().validate(etree.fromstring(page))

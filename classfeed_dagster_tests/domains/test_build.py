@@ -42,7 +42,7 @@ TODAY = "2023-02-01T02:00Z"
 
 @pytest.fixture
 def engine(bigsite_engine: sa.Engine) -> sa.Engine:
-    """Five portfolios: current, new with a shared history, removed, broken, and one that shares with BGL alone."""
+    """Return five portfolios: current, new with a shared history, removed, broken, and one that shares with BGL alone."""
     bigsite = Bigsite(bigsite_engine)
     bhp = bigsite.security("BHP", price={"2023-01-31": "45.105"})
     woodside = bigsite.security("WPL", price={"2023-02-01": "33.00"})

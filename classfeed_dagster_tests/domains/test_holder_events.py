@@ -19,7 +19,7 @@ IN_WINDOW, BEFORE = START + dt.timedelta(hours=1), START - dt.timedelta(days=30)
 
 
 def rows(table: str, *values: Mapping[str, Any]) -> pl.DataFrame:
-    """Rows of a landed table; columns that are not given are null."""
+    """Return rows of a landed table; columns that are not given are null."""
     schema = empty_tables()[table].schema
     return pl.DataFrame([{name: row.get(name) for name in schema} for row in values], schema=schema)
 

@@ -174,7 +174,7 @@ def runs(story: Story, day: str, feed: str) -> None:
 
 @when(parsers.parse("repair is evaluated at {time} on {day}"))
 def repair_looks(story: Story, time: str, day: str) -> None:
-    """As often as it has something to do for the feed, as the daemon would."""
+    """Evaluate it as often as it has something to do for the feed, as the daemon would."""
     with story.desk.at(story.at(time, day)):
         for _ in range(6):
             requests, _ = story.desk.tick("repair")

@@ -31,7 +31,7 @@ TRADE, CASH = "class_trade", "class_cash"
 
 @pytest.fixture
 def market(desk: Desk) -> Iterator[Desk]:
-    """Two customers with trades, cash, income and reinvested units, before the first date and on it."""
+    """Yield two customers with trades, cash, income and reinvested units, before the first date and on it."""
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10"})
     for number in ("SW00000001", "SW00000002"):
         portfolio = desk.bigsite.portfolio(number)

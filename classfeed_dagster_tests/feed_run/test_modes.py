@@ -16,7 +16,7 @@ TRADE = "class_trade"
 
 @pytest.fixture
 def market(desk: Desk) -> Desk:
-    """Two customers with a contract note each before the first date, and one on it."""
+    """Return two customers with a contract note each before the first date, and one on it."""
     bhp = desk.bigsite.security("BHP", price={MONDAY: "45.50"})
     for number in ("SW00000001", "SW00000002"):
         portfolio = desk.bigsite.portfolio(number).consent(granted_at="2026-02-20T00:00:00Z")

@@ -29,7 +29,7 @@ MONDAY = dt.date(2026, 3, 2)
 
 @pytest.fixture
 def delivered(desk: Desk) -> Iterator[Desk]:
-    """Two portfolios, one with a fraction of a unit, delivered for Monday; a warehouse of their own."""
+    """Yield two portfolios, one with a fraction of a unit, delivered for Monday; a warehouse of their own."""
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10"})
     for number in ("SW00000001", "SW00000002"):
         portfolio = desk.bigsite.portfolio(number)

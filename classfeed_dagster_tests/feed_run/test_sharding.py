@@ -29,7 +29,7 @@ NUMBERS = [f"SW0000000{at}" for at in range(1, 8)]
 
 
 def set_up(desk: Desk, **settings: Any) -> Desk:
-    """Small slices and pages; with other settings on top."""
+    """Return settings with small slices and pages, and those given."""
     small = {"slice_portfolios": 1, "max_page_bytes": 8 * 1024 + 3000, **settings}
     desk.runtime.settings = desk.runtime.settings.model_copy(update=small)
     desk.definitions = build_definitions(desk.runtime, desk.feeds)
@@ -37,7 +37,7 @@ def set_up(desk: Desk, **settings: Any) -> Desk:
 
 
 def seven_customers(desk: Desk) -> None:
-    """Seven who trade on Monday, the third of them with units that don't add up; five trade again on Tuesday."""
+    """Create seven who trade on Monday, the third of them with units that don't add up; five trade again on Tuesday."""
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", "2026-03-02": "45.50", "2026-03-03": "45.75"})
     created = []
     for at, number in enumerate(NUMBERS):
@@ -62,7 +62,7 @@ def shared(desk: Desk) -> Desk:
 
 @pytest.fixture
 def alone(bigsite_engine: sa.Engine, tmp_path: Path) -> Iterator[Desk]:
-    """Another desk, at the same bigsite, where one process does everything."""
+    """Yield another desk, at the same bigsite, where one process does everything."""
     with at_a_desk(bigsite_engine, tmp_path / "alone") as desk:
         yield set_up(desk)
 

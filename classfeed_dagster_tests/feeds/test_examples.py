@@ -35,7 +35,7 @@ NAMES = [feed.name for feed in EXAMPLES]
 
 @pytest.fixture
 def market(desk: Desk) -> Iterator[Desk]:
-    """Two customers who trade and one with cash alone; each consents to every example's recipient."""
+    """Yield two customers who trade and one with cash alone; each consents to every example's recipient."""
     desk.add(*EXAMPLES)
     bhp = desk.bigsite.security("BHP", price={"2026-02-27": "45.10", "2026-03-02": "45.50"})
     for number in ("SW00000001", "SW00000002", "SW00000003"):

@@ -46,7 +46,7 @@ def home(_folder: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def holder(home: Path) -> Iterator[Holder]:
-    """Starts other processes that hold the server until their input ends."""
+    """Yield a starter of processes that hold the server until their input ends."""
     started: list[subprocess.Popen[str]] = []
 
     def start() -> subprocess.Popen[str]:

@@ -29,7 +29,7 @@ Metrics = dict[tuple[str, str, str | None], Decimal]
 
 
 def their_metrics(world: w.World) -> Metrics:
-    """By the contract's definitions, from bigsite's rows."""
+    """Return the metrics by the contract's definitions, from bigsite's rows."""
     result: Metrics = defaultdict(Decimal)
     numbers = {row["portfolio_id"]: row["portfolio_number"] for row in world.rows["portfolio"]}
     consented = {number for number, scope in world.scope().items() if scope["consent"] != "REMOVED"}

@@ -36,7 +36,7 @@ Lines = list[dict[str, Any]]
 
 @pytest.fixture
 def look(desk: Desk, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Lets the sensor look: the lines that it writes, and its cursor."""
+    """Evaluate the sensor; return the lines that it writes, and its cursor."""
     sensor = measuring_sensor([FEED], DefaultStatus(running=False))
 
     def ask(cursor: str | None = None) -> tuple[Lines, str | None]:

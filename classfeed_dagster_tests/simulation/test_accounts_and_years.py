@@ -69,7 +69,7 @@ def test_account_keeps_money_for_unsettled_buys() -> None:
 
 @pytest.fixture(scope="module")
 def year() -> tuple[Simulation, list[DayRows]]:
-    """50 portfolios over 12 days of history and 250 business days."""
+    """Simulate 50 portfolios over 12 days of history and 250 business days."""
     simulation = Simulation(Plan(SEED, 40, 50, FIRST, 12), InventedMarket(SEED, FIRST))
     rows = [simulation.run()[1] for _ in range(262)]
     return simulation, rows

@@ -105,7 +105,7 @@ class Conversation:
             yield from file_answers(self.desk.runtime.store, NAME, day)
 
     def live(self, day: dt.date) -> None:
-        """Customers act; the date is delivered, sent and answered; what is rejected is corrected and issued again."""
+        """Let customers act; the date is delivered, sent and answered; what is rejected is corrected and issued again."""
         self.world.advance(self.desk.runtime.engine, day)
         self.dates.append(day)
         now = morning_after(day)
@@ -136,7 +136,7 @@ class Conversation:
                 assert read.execute_in_process(instance=self.desk.instance, tags=tags).success
 
     def correct(self, at: dt.datetime) -> bool:
-        """bigsite corrects the rejected rows; their dates run again and issue exactly their portfolios. False if none."""
+        """Correct the rejected rows in bigsite; their dates run again and issue exactly their portfolios. False if none."""
         rejected = {
             (file.manifest.business_date, record.portfolio_number, str(record.transaction_id))
             for file in self.files()
@@ -161,7 +161,7 @@ class Conversation:
         return bool(new)
 
     def refresh(self, day: dt.date, at: dt.datetime) -> None:
-        """Support has one portfolio sent again in full, as a revision of the date."""
+        """Send one portfolio again in full, as a revision of the date."""
         status = self.desk.status(day.isoformat(), NAME)
         extracts = {entry.number: entry.extract for manifest in status.deliveries for entry in manifest.portfolios}
         number = [number for number, extract in sorted(extracts.items()) if extract == "DELTA"][len(self.refreshed)]
@@ -177,7 +177,7 @@ class Conversation:
         self.refreshed.append((day, number))
 
     def rewritten(self, day: dt.date, since: dt.datetime) -> set[str]:
-        """Portfolios whose rows bigsite rewrote for a date since it was read, by an own question."""
+        """Return portfolios whose rows bigsite rewrote for a date since it was read, by an own question."""
         rows = sa.text(
             "SELECT portfolio_number FROM bigsite.portfolio p WHERE p.updated_at > :since OR EXISTS (SELECT 1 FROM "
             "bigsite.holding_eod h WHERE h.portfolio_id = p.portfolio_id AND h.as_at_date = :day AND h.updated_at > "
@@ -189,7 +189,7 @@ class Conversation:
             return set(connection.execute(rows, {"day": day, "since": since}).scalars())
 
     def watch(self, at: dt.datetime) -> None:
-        """Alerts are evaluated twice, as they are every minute."""
+        """Evaluate the alerts twice, as the sensor does every minute."""
         runtime = self.desk.runtime
         observations = gather(runtime, run_reader(self.desk.instance), [self.feed], at, ask_changes=False)
         for _ in range(2):

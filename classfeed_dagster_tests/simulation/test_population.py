@@ -77,7 +77,7 @@ def test_population_meets_its_targets(simulated: Simulated, name: str) -> None:
 
 
 def numbers() -> Iterator[int]:
-    """Ten thousand numbers, and both ends of the range."""
+    """Yield ten thousand numbers, and both ends of the range."""
     yield from range(0, 10**6, 100)
     yield 10**6 - 1
 

@@ -30,7 +30,7 @@ def reconcile(desk: Desk, **values: object) -> None:
 
 @pytest.fixture
 def delivered(desk: Desk) -> Desk:
-    """Monday delivered, and two decisions of people about it."""
+    """Deliver Monday, and record two decisions of people about it."""
     desk.two_customers()
     desk.end_of_day(MONDAY.isoformat())
     with desk.at("2026-03-03T06:00:00+11:00"):

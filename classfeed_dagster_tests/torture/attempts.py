@@ -74,7 +74,7 @@ class Trouble:
 
 
 def unreadable() -> None:
-    """bigsite can't be asked."""
+    """Make bigsite unreachable."""
     raise ConsentReadError("bigsite could not be asked")
 
 

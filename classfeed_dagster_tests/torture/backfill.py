@@ -137,7 +137,7 @@ def watch(instance: DagsterInstance, backfill_id: str, seen: Seen, limit: float)
 
 
 def judge(runtime: Runtime, dates: list[dt.date], seen: Seen) -> None:
-    """Was each date delivered exactly once, is the chain of manifests unbroken, and do all positions add up?"""
+    """Assert that each date was delivered once, the chain of manifests is unbroken, and all positions add up?"""
     states = [delivered_state(runtime.store, FEED, day) for day in dates]
     seen.delivered_once = sum(len(state.deliveries) == 1 for state in states)
     seen.sound = verify_feed(runtime.store, FEED, EPI).sound

@@ -93,7 +93,7 @@ class Ground:
 def standing(
     folder: Path, dates: Sequence[dt.date], workers: int, portfolios: int, shard: int, lost: int, s3: str
 ) -> Iterator[Ground]:
-    """Services, a filled bigsite, the workers, Dagster's daemon and webserver, until the block ends."""
+    """Start services, a filled bigsite, the workers, Dagster's daemon and webserver, until the block ends."""
     with contextlib.ExitStack() as stack:
         net = stack.enter_context(network(workers))
         machines_are = "apart: network and mount namespaces of their own" if net.apart else f"not apart: {net.refusal}"

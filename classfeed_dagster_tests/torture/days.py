@@ -30,7 +30,7 @@ MEANINGS = {
 
 
 def attack(budget: Budget, folder: Path, url: str, seed: int = 1) -> Iterator[Row]:
-    """Rounds of examples until the budget is spent; a row for each kind of trouble."""
+    """Run rounds of examples until the budget is spent; a row for each kind of trouble."""
     Feed.url = url
     Feed.tally.clear()
     phases = [Phase.generate, Phase.shrink] if budget.seconds >= SHRINK_FROM else [Phase.generate]

@@ -131,7 +131,7 @@ def large_portfolio(desk: Desk, broken: Broken) -> str:
 
 
 def quarantined(desk: Desk, broken: Broken) -> str:
-    """5,000 portfolios in quarantine, and all of them released."""
+    """Hold 5,000 portfolios back, and release all of them."""
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})
     desk.two_customers(MONDAY)
     numbers = f"generate_series(1, {QUARANTINED}) n"
@@ -375,7 +375,7 @@ def store_restored(desk: Desk, broken: Broken) -> str:
 
 
 def bigsite_restored(desk: Desk, broken: Broken) -> str:
-    """bigsite restored from an older backup, whose ledger gives a delivered row's id to another row."""
+    """Restore bigsite from an older backup, whose ledger gives a delivered row's id to another row."""
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})
     first_customer, other = desk.two_customers()
     lost = first_customer.deposit("50.00", MONDAY)

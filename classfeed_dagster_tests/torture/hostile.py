@@ -33,7 +33,7 @@ Reader = Callable[[bytes, Path], None]
 
 
 def classics(good: bytes) -> dict[str, bytes]:
-    """Attacks on XML readers, each with its name; ``good`` is a valid document."""
+    """Return attacks on XML readers, each with its name; ``good`` is a valid document."""
     lol = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
     body = good.partition(b"?>")[2]
     return {
@@ -239,7 +239,7 @@ READERS: dict[str, Reader] = {
 
 
 def _seeds(name: str, folder: Path) -> list[bytes]:
-    """Good inputs to start from."""
+    """Return good inputs to start from."""
     from classfeed_dagster_tests.fixtures.epi_data import page_of, sample
 
     if name == "examining legacy files":

@@ -227,11 +227,11 @@ class Feed(RuleBasedStateMachine):
     @precondition(lambda self: self.closed)
     @rule(back=st.sampled_from([1, 1, 1, 2, 3]))
     def bigsite_rewrites(self, back: int) -> None:
-        """bigsite's job runs again, or at last."""
+        """Run bigsite's job again, or at last."""
         self.end_of_day(back)
 
     def end_of_day(self, back: int) -> None:
-        """bigsite's job for a date that is over."""
+        """Run bigsite's job for a date that is over."""
         self.clock += SOON
         day = self.closed[-min(back, len(self.closed))]
         self.bigsite.end_of_day(day, at=self.clock)
@@ -262,7 +262,7 @@ class Feed(RuleBasedStateMachine):
     @precondition(lambda self: self.closed)
     @rule()
     def deliver_all(self) -> None:
-        """bigsite and the feed catch up, without any trouble."""
+        """Let bigsite and the feed catch up, without faults."""
         for back in range(len(self.closed), 0, -1):
             if not self.model.ends_of_day[self.closed[-back]]:
                 self.end_of_day(back)
@@ -463,7 +463,7 @@ class Feed(RuleBasedStateMachine):
         assert list(self.desk.store.list(f"delivered/{FEED.name}/")) == keys
 
     def balanced(self, consented: set[str]) -> None:
-        """Loaded = stated, by the recipient's own arithmetic, if bigsite and the feed have the same rows."""
+        """Assert loaded = stated, by the recipient's own arithmetic, if bigsite and the feed have the same rows."""
         last = self.model.dates[-1]
         if self.model.landed[last] is None or not self.model.at_class[last]:
             return
@@ -495,7 +495,7 @@ def entry_of(fund: Portfolio, row: Row, shares: list[Row]) -> Entry:
 
 
 def books(pages: list[DeliveredPage]) -> dict[dt.date, dict[str, Content]]:
-    """Content of Class's books per business date and portfolio: the latest revision with the portfolio."""
+    """Return the content of Class's books per business date and portfolio: the latest revision with the portfolio."""
     contents: dict[dt.date, dict[str, Content]] = {}
     for page in pages:
         at = contents.setdefault(page.business_date, {})

@@ -119,7 +119,7 @@ class Model:
         }
 
     def total(self, number: str, kind: str, dated_by: dt.date, recorded_by: dt.datetime) -> dict[str, Decimal]:
-        """Sums by subject of what is dated and was recorded no later than given."""
+        """Return sums by subject of what is dated and was recorded no later than given."""
         sums: dict[str, Decimal] = defaultdict(Decimal)
         for entry in self.entries:
             if (
@@ -215,7 +215,7 @@ class Model:
             self.dates.append(day)
 
     def disturbed(self, day: dt.date) -> set[tuple[str, str]]:
-        """(portfolio, subject) that needn't balance on a date: a row came between cut-off and end of day, or after it.
+        """Return each (portfolio, subject) that needn't balance on a date: a row came between cut-off and end of day, or after it.
 
         Rows that bigsite's end of day knew before their window went, and rows that Class got before bigsite rewrote
         the date.

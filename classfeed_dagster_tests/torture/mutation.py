@@ -106,7 +106,7 @@ def _skipped(node: ast.AST) -> bool:
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
-    """(name, function that changes the node in place) of each mutation of ``node``."""
+    """Yield (name, function that changes the node in place) of each mutation of ``node``."""
 
     def put(**values: Any) -> Any:
         def change(target: ast.AST) -> None:
@@ -317,7 +317,7 @@ def _not_collected(room: str, lines: dict[str, dict[int, list[str]]]) -> set[str
 
 
 def judge(mutant: Mutant, batches: list[Batch]) -> str:
-    """killed, survived, timeout (as good as killed), unreached; or unjudged, if the tests changed meanwhile."""
+    """Return the result: killed, survived, timeout (as good as killed), unreached; or unjudged, if the tests changed meanwhile."""
     if not batches:
         return "unreached"
     for some in batches:  # one after the other, until one notices

@@ -35,7 +35,7 @@ class Budget:
 
 
 def scattered(count: int) -> list[int]:
-    """1 to ``count``, the last first, then so that the first few are spread over all: an early stop has seen all parts."""
+    """Return 1 to ``count``, the last first, then so that the first few are spread over all: an early stop has seen all parts."""
     bits = max(1, count.bit_length())
     turned = (int(f"{at:0{bits}b}"[::-1], 2) for at in range(1 << bits))
     return [count - at for at in turned if at < count]

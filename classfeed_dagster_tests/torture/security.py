@@ -30,7 +30,7 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 
 
 def pickles() -> list[Found]:
-    """Imports of anything that runs code out of data, and ``eval``, ``exec`` and unsafe YAML."""
+    """Return the imports of anything that runs code out of data, and ``eval``, ``exec`` and unsafe YAML."""
     matches: list[Found] = []
     for name, tree in sources():
         for node in ast.walk(tree):
@@ -53,7 +53,7 @@ def pickles() -> list[Found]:
 
 
 def values_in_sql() -> list[Found]:
-    """Texts of SQL with a value of the run time in them, where bigsite is asked. Names in capitals are constants."""
+    """Return texts of SQL with a value of the run time in them, where bigsite is asked. Names in capitals are constants."""
     matches: list[Found] = []
     for name, tree in sources():
         if name.partition("/")[0] == ON_THE_WAREHOUSE:

@@ -49,7 +49,7 @@ def soak(
     bigsite_url: str, folder: Path, *, days: int, portfolios: int, budget: Budget | None = None,
     report_line: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Day]:  # fmt: skip
-    """Live and deliver up to ``days`` business days."""
+    """Simulate and deliver up to ``days`` business days."""
     from classfeed_dagster.bigsite.create_schema import create_schema
     from classfeed_dagster.local.dagster_instance import open_instance
     from classfeed_dagster.orchestration.definitions import build_definitions
@@ -150,7 +150,7 @@ def judged(days: list[Day]) -> Row:
 
 
 def attack(budget: Budget, folder: Path, bigsite_url: str) -> Iterator[Row]:
-    """As many days as the budget allows, 500 at most."""
+    """Run as many days as the budget allows, 500 at most."""
     yield judged(list(soak(bigsite_url, folder, days=500, portfolios=30, budget=budget)))
 
 

@@ -75,7 +75,7 @@ def _frames(texts: list[tuple[tuple[str, str], str]]) -> Frames:
 
 
 def parse_with_expat(document: bytes) -> list[tuple[str, str]]:
-    """(element, text) of every element without children, in order, by expat alone."""
+    """Return (element, text) of every element without children, in order, by expat alone."""
     matches: list[tuple[str, str]] = []
     open_elements: list[tuple[list[str], list[str]]] = []  # texts and children of each
     parser = xml.parsers.expat.ParserCreate(namespace_separator=" ")
@@ -100,7 +100,7 @@ def parse_with_expat(document: bytes) -> list[tuple[str, str]]:
 
 
 def attack(budget: Budget, folder: Path, first_seed: int = 1) -> Iterator[Row]:
-    """Random texts in random columns until the budget is spent."""
+    """Try random texts in random columns until the budget is spent."""
     counts = {"written": 0, "held": 0}
     programs = {name: parser for name, parser in PROGRAMS.items() if shutil.which(name)}
     broken: list[str] = []

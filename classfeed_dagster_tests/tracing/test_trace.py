@@ -29,7 +29,7 @@ DAY = dt.date(2026, 3, 2)
 
 
 def breaks(*of: tuple[str, str]) -> bytes:
-    """Breaks of these portfolios and subjects, as a reconciliation stores them."""
+    """Return breaks of these portfolios and subjects, as a reconciliation stores them."""
     content = io.BytesIO()
     columns = {"kind": "value differs", "field": "units", "ours": "75", "theirs": None, "cause": "not explained"}
     pl.DataFrame([{"portfolio_number": number, "subject": subject, **columns} for number, subject in of]).write_parquet(
@@ -40,7 +40,7 @@ def breaks(*of: tuple[str, str]) -> bytes:
 
 @pytest.fixture
 def delivered(desk: Desk) -> Desk:
-    """Two portfolios, one held back; a security that is renamed the day after."""
+    """Return two portfolios, one held back; a security that is renamed the day after."""
     renamed = desk.bigsite.security("WPL", price={"2026-02-27": "33.00"})
     desk.bigsite.code_change(renamed, "2026-03-03", "WDS")
     for number in ("SW00000001", "SW00000002"):

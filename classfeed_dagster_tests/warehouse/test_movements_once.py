@@ -37,7 +37,7 @@ def ledger_sums(morning: Morning) -> list[tuple[Decimal, Decimal]]:
 
 @pytest.fixture
 def refreshed(morning: Morning) -> Morning:
-    """Three dates; on the second the first portfolio, which has an opening, was sent again in full."""
+    """Return three dates; on the second the first portfolio, which has an opening, was sent again in full."""
     first, second = morning.funds
     third = morning.bigsite.portfolio("SW00005003").consent(
         granted_at="2020-03-01T00:00:00Z", history_from=dt.date(2020, 4, 2)

@@ -51,7 +51,7 @@ class Played:
 
 
 def attack(budget: Budget, folder: Path, s3: str = "moto") -> Iterator[Row]:
-    """As many faults as the budget allows, each on a business date of its own. ``s3``: one of S3_SERVERS."""
+    """Plant as many faults as the budget allows, each on a business date of its own. ``s3``: one of S3_SERVERS."""
     count = max(SHORT, min(len(FAULTS), int(budget.left / SECONDS_EACH)))
     yield from campaign(FAULTS[:count], folder, s3)
     if count == len(FAULTS) and s3 == "moto":

@@ -53,7 +53,7 @@ def none(stack: Stack, day: dt.date) -> Harm:
 
 
 def kill_at(pattern: str, effect: Effect = Effect.KILL) -> Callable[[Stack, dt.date], Harm]:
-    """SIGKILL for the run worker at the request that ``pattern`` names; ``{day}`` is replaced by the business date."""
+    """Kill the run worker at the request that ``pattern`` names; ``{day}`` is replaced by the business date."""
 
     def do(stack: Stack, day: dt.date) -> Harm:
         with stack.proxy.trouble(pattern.format(day=day), effect, times=1) as trouble:
@@ -69,7 +69,7 @@ def daemon_killed(stack: Stack, day: dt.date) -> Harm:
 
 
 def machine_lost(stack: Stack, day: dt.date) -> Harm:
-    """Daemon, code server and run worker at once."""
+    """Kill daemon, code server and run worker at once."""
     return _daemon_gone(stack, day, children=True)
 
 
@@ -93,7 +93,7 @@ def two_daemons(stack: Stack, day: dt.date) -> Harm:
 
 
 def source_down(seconds: float) -> Callable[[Stack, dt.date], Harm]:
-    """PostgreSQL loses its power in the middle of the snapshot, for so long."""
+    """Kill PostgreSQL in the middle of the snapshot, for so long."""
 
     def do(stack: Stack, day: dt.date) -> Harm:
         waiting = sa.text(
@@ -126,7 +126,7 @@ def source_down(seconds: float) -> Callable[[Stack, dt.date], Harm]:
 
 
 def store_unavailable(seconds: float) -> Callable[[Stack, dt.date], Harm]:
-    """S3 answers all requests with 503 for a time, from the date's first staged page on."""
+    """Let S3 answer all requests with 503 for a time, from the date's first staged page on."""
 
     def do(stack: Stack, day: dt.date) -> Harm:
         with stack.proxy.trouble(rf"PUT .*/staged/[^/]+/{day}/", Effect.UNAVAILABLE, times=1) as first:
@@ -189,7 +189,7 @@ def column_retyped(stack: Stack, day: dt.date) -> Harm:
 
 
 def launched_by_a_person(stack: Stack, day: dt.date) -> Harm:
-    """While the date's run is at work, a person launches it from Dagster, and another from the command line."""
+    """Launch the date from Dagster and from the command line while its run is at work."""
     with _in_the_middle(stack, day):
         at = time.monotonic()
         tags = json.dumps({"dagster/partition": day.isoformat()})

@@ -74,7 +74,7 @@ class Proxy:
 
     @contextmanager
     def running(self) -> Iterator[Proxy]:
-        """Serves for the time of the block."""
+        """Serve for the time of the block."""
         thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -117,7 +117,7 @@ class Proxy:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Killed clients leave their connections behind; that is what this is for."""
+        """Ignore the connections that killed clients leave behind."""
 
 
 class _Handler(BaseHTTPRequestHandler):

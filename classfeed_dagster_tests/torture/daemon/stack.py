@@ -62,7 +62,7 @@ def due_dates(count: int) -> list[dt.date]:
 
 
 def fill(engine: sa.Engine, dates: Sequence[dt.date]) -> None:
-    """Customers who hold shares and cash, deal on every date, and whose end of day is there for every date."""
+    """Create customers who hold shares and cash, deal on every date, and whose end of day is there for every date."""
     bigsite = Bigsite(engine)
     before = trading_days.previous_business_day(dates[0])
     chance = random.Random(1)
@@ -98,13 +98,13 @@ class Postgres:
         self.url = sa.make_url(admin).set(database=_DATABASE).render_as_string(hide_password=False)
 
     def stop(self) -> None:
-        """At once, in the middle of whatever it does."""
+        """Stop it at once, in the middle of its work."""
         process = psutil.Process(self.server.get_pid())
         process.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
         process.wait(30)
 
     def start(self) -> None:
-        """Again, with crash recovery."""
+        """Start it again, with crash recovery."""
         with self.server._lock:
             self.server.ensure_postgres_running()
 
@@ -141,7 +141,7 @@ class Stack:
         return daemon
 
     def kill(self, daemon: subprocess.Popen[bytes], *, children: bool) -> None:
-        """SIGKILL; with its children it is the machine that is lost."""
+        """Kill it; with its children it is the machine that is lost."""
         victims = psutil.Process(daemon.pid).children(recursive=True) if children else []
         daemon.kill()
         for victim in victims:
@@ -151,7 +151,7 @@ class Stack:
         self.daemons.remove(daemon)
 
     def command(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Something that a person types."""
+        """Run a command as a person types it."""
         with (self.folder / "commands.log").open("ab") as log:
             return subprocess.Popen(
                 [_program(program), *arguments], env={**os.environ, **self.environment}, cwd=ROOT, stdout=log,

@@ -48,7 +48,7 @@ class Network:
 
 @contextlib.contextmanager
 def network(count: int) -> Iterator[Network]:
-    """Cables for ``count`` machines, taken away at the end; or the machine's own loopback, if cables are refused."""
+    """Connect ``count`` machines, taken away at the end; or the machine's own loopback, if cables are refused."""
     prefix = f"cf{os.getpid() % 100_000}"
     subnet = f"10.213.{os.getpid() % 250}"
     try:
@@ -174,7 +174,7 @@ class Machine:
         self._signal(signal.SIGCONT)
 
     def kill_step(self) -> None:
-        """SIGKILL for the process that does the step, as when memory runs out; the worker itself lives on."""
+        """Kill the process that does the step, as when memory runs out; the worker itself continues."""
         for child in self._everybody()[1:]:
             child.kill()
         self.killed += 1
@@ -187,7 +187,7 @@ class Machine:
         self.end()
 
     def end(self) -> None:
-        """Whatever is left of it."""
+        """Stop what is left of it."""
         if self.process is not None:
             self._signal(signal.SIGKILL)
             self.process.wait()

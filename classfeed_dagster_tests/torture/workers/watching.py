@@ -37,7 +37,7 @@ class Steps:
         return len(self.taken) - len({step for step, _ in self.taken})
 
     def under_way(self, part: str) -> Iterator[tuple[str, str]]:
-        """Steps whose key has ``part`` in it that were begun and have not ended, with who has them."""
+        """Yield steps whose key has ``part`` in it that were begun and have not ended, with who has them."""
         for step, worker in self.taken:
             if part in step and self.begun[step] and step not in self.ended:
                 yield step, worker
