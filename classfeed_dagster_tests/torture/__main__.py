@@ -2,6 +2,7 @@
 
     python -m classfeed_dagster_tests.torture --budget 120
     python -m classfeed_dagster_tests.torture --budget 3600 --only crash,machine --out table.md
+    python -m classfeed_dagster_tests.torture --only crash,crash-s3 --every --at-once 2
 
 Exit code 1 if something did not hold; what that was is printed below the table.
 """
@@ -10,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +30,9 @@ SHARES = {
 SOAK_FROM = 300  # seconds of budget: below that, too few days to say anything
 
 
-def _attack(name: str, seed: int) -> Callable[[Budget, Path], Iterator[Row]]:
+def _attack(
+    name: str, seed: int, cases: Collection[str] = (), at_once: int = 1
+) -> Callable[[Budget, Path], Iterator[Row]]:
     # Imported one by one: each brings heavy libraries.
     if name == "time":
         from classfeed_dagster_tests.torture import clocks
@@ -41,9 +45,8 @@ def _attack(name: str, seed: int) -> Callable[[Budget, Path], Iterator[Row]]:
     if name.startswith("crash"):
         from classfeed_dagster_tests.torture import kills
 
-        return partial(
-            kills.attack, kind={"crash": "disk", "crash-s3": "moto", "crash-localbucket": "localbucket"}[name]
-        )
+        kind = {"crash": "disk", "crash-s3": "moto", "crash-localbucket": "localbucket"}[name]
+        return partial(kills.attack, kind=kind, cases=cases, at_once=at_once)
     if name == "readers":
         from classfeed_dagster_tests.torture import hostile
 
@@ -86,6 +89,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="attack the claims of exactly-once, no leak and no lost cent")
     parser.add_argument("--budget", type=float, default=120, help="seconds, about")
     parser.add_argument("--only", help=f"some of {', '.join(SHARES)}, divided by commas")
+    parser.add_argument(
+        "--every", action="store_true", help="the crash attacks: kill at every point, whatever the budget"
+    )
+    parser.add_argument("--cases", default="", help="the crash attacks: only these scenarios, divided by commas")
+    parser.add_argument("--at-once", type=int, default=1, help="the crash attacks: victims at a time")
     parser.add_argument("--seed", type=int, default=1, help="another seed, other random inputs")
     parser.add_argument("--out", type=Path, help="write the table here as well")
     options = parser.parse_args()
@@ -102,7 +110,9 @@ def main() -> int:
     for at, name in enumerate(names):
         share = SHARES[name] / sum(SHARES[item] for item in names[at:])
         with tempfile.TemporaryDirectory(prefix="classfeed-torture-", ignore_cleanup_errors=True) as folder:
-            for row in _attack(name, options.seed)(budget.part(share), Path(folder)):
+            attack = _attack(name, options.seed, list(filter(None, options.cases.split(","))), options.at_once)
+            part = Budget(math.inf) if options.every and name.startswith("crash") else budget.part(share)
+            for row in attack(part, Path(folder)):
                 rows.append(row)
                 sys.stderr.write(f"{row.attack}: {row.fault}: {'BROKEN' if row.broken else 'held'}\n")
     text = table(rows)

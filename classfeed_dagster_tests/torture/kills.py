@@ -6,6 +6,7 @@ undisturbed run delivers.
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -13,9 +14,10 @@ import shutil
 import signal
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,13 +175,16 @@ SCENARIOS: dict[str, tuple[Callable[[ObjectStore], None], Callable[[ObjectStore]
 }
 
 
+def _prepare(where: Where, scenario: str) -> None:
+    SCENARIOS[scenario][0](opened(where))
+
+
 def _victim(where: Where, scenario: str, die_at: int, power_cut: bool, report: str, upload: str = "") -> None:
     # Runs in a forked process. Without ``report`` nothing is disturbed. ``upload``: the recipient's endpoint.
-    before, work = SCENARIOS[scenario]
+    _, work = SCENARIOS[scenario]
     store = opened(where)
     conversation.upload_url = f"{upload}{_name(where)}/"
     if report:
-        before(store)
         reaper = Reaper(die_at)
         if isinstance(store, S3Store):
             wire(_s3_client(where[1]), reaper)
@@ -214,9 +219,9 @@ class Nursery:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["classfeed_dagster_tests.torture.nursery"])
 
-    def run(self, *args: Any, upload: str = "") -> int | None:
-        """Return the exit code of a victim; one that hangs for a minute is an error of its own."""
-        process = self.context.Process(target=_victim, args=args, kwargs={"upload": upload})
+    def run(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> int | None:
+        """Return the exit code of a victim; one that hangs for two minutes is an error of its own."""
+        process = self.context.Process(target=work, args=args, kwargs=kwargs)
         process.start()
         process.join(120)
         if process.is_alive():
@@ -226,65 +231,106 @@ class Nursery:
         return process.exitcode
 
 
-def attack(budget: Budget, folder: Path, kind: str) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Site:
+    """Where stores are attacked: a folder, or an S3 server, and the recipient's endpoint."""
+
+    kind: str  # disk, or one of S3_SERVERS
+    folder: Path
+    endpoint: str | None
+    upload: str
+    nursery: Nursery
+    at_once: int
+
+    def fresh(self) -> Where:
+        """Return the place of an empty store."""
+        name = uuid.uuid4().hex
+        return (f"s3://torture/{name}", self.endpoint) if self.endpoint else (str(self.folder / name), None)
+
+    def copy(self, of: Where) -> Where:
+        """Copy a store, so that what it took to fill it is done once a case."""
+        where = self.fresh()
+        if not self.endpoint:
+            if Path(of[0]).exists():
+                shutil.copytree(of[0], where[0])
+            return where
+        for key in self._keys(of):
+            target = _name(where) + key.removeprefix(_name(of))
+            _s3_client(self.endpoint).copy_object(Bucket="torture", Key=target, CopySource=f"torture/{key}")
+        return where
+
+    def remove(self, where: Where) -> None:
+        """Remove a store. A full bucket takes moto long to list; localbucket cannot remove many objects at once."""
+        if not self.endpoint:
+            shutil.rmtree(where[0], ignore_errors=True)
+        elif self.kind == "moto":
+            _s3_client(self.endpoint).delete_objects(
+                Bucket="torture", Delete={"Objects": [{"Key": key} for key in self._keys(where)]}
+            )
+
+    def _keys(self, where: Where) -> list[str]:
+        return [f"{_name(where)}/{key}" for key in opened(where).list("")]
+
+
+def attack(budget: Budget, folder: Path, kind: str, cases: Collection[str] = (), at_once: int = 1) -> Iterator[Row]:
     """Kill at every point, or at as many as the budget allows, evenly spread; then race.
 
-    ``kind``: disk, or one of S3_SERVERS.
+    ``kind``: disk, or one of S3_SERVERS. ``cases``: scenarios, by default all. ``at_once``: victims side by side.
     """
     # First: victims inherit them from the process that they are forked from, which outlives one attack.
     os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local", AWS_DEFAULT_REGION="ap-southeast-2")
     nursery = Nursery()
     with s3_server(kind) if kind in S3_SERVERS else nullcontext() as endpoint, conversation.endpoint() as upload:
-        nursery.run((str(folder / "warm"), None), "first delivery", 0, False, "")
-
-        def fresh() -> Where:
-            name = uuid.uuid4().hex
-            return (f"s3://torture/{name}", endpoint) if kind in S3_SERVERS else (str(folder / name), None)
-
-        cases = [(scenario, cut) for scenario in SCENARIOS for cut in ([False, True] if kind == "disk" else [False])]
-        for at, (scenario, cut) in enumerate(cases):
-            part = budget.part(0.9 / (len(cases) - at))
-            yield _killed(partial(nursery.run, upload=upload), fresh, scenario, kind, cut, part, folder)
-        yield _raced(nursery, fresh(), kind)
+        site = Site(kind, folder, endpoint, upload, nursery, at_once)
+        nursery.run(_victim, (str(folder / "warm"), None), "first delivery", 0, False, "")
+        cuts = [False, True] if kind == "disk" else [False]
+        attacks = [(scenario, cut) for scenario in cases or SCENARIOS for cut in cuts]
+        for at, (scenario, cut) in enumerate(attacks):
+            yield _killed(site, scenario, cut, budget.part(0.9 / (len(attacks) - at)))
+        if not cases:
+            yield _raced(nursery, site.fresh(), kind)
 
 
-def _killed(
-    run: Callable[..., int | None],
-    fresh: Callable[[], Where],
-    scenario: str,
-    kind: str,
-    cut: bool,
-    budget: Budget,
-    folder: Path,
-) -> Row:
-    report = folder / "points.json"
-    undisturbed = fresh()
-    assert run(undisturbed, scenario, 0, cut, str(report)) == 0
+def _killed(site: Site, scenario: str, cut: bool, budget: Budget) -> Row:
+    before, report = site.fresh(), site.folder / f"{uuid.uuid4().hex}.json"
+    assert site.nursery.run(_prepare, before, scenario) == 0
+    undisturbed = site.copy(before)
+    assert site.nursery.run(_victim, undisturbed, scenario, 0, cut, str(report), upload=site.upload) == 0
     points = json.loads(report.read_text())
     expected = _facts(undisturbed, scenario)
-    broken: list[str] = []
-    tried = 0
-    for die_at in scattered(len(points)):
-        if tried >= LEAST and budget.left <= 0:
-            break
-        tried += 1
-        where, at = fresh(), f"{points[die_at - 1]} (point {die_at})"
-        code = run(where, scenario, die_at, cut, str(report))
-        if code not in (-signal.SIGKILL, 0):  # 0: threads took another turn, and there were fewer points
-            broken.append(f"{at}: the victim ended by itself with {code}")
-        if run(where, scenario, 0, cut, "") != 0:
-            broken.append(f"{at}: the run after it failed")
-        elif _facts(where, scenario) != expected:
-            broken.append(f"{at}: what was delivered differs from an undisturbed run's")
-        if where[1] is None:
-            shutil.rmtree(where[0])
+
+    def attempt(die_at: int) -> list[str] | None:
+        if budget.left <= 0 and die_at not in least:
+            return None
+        return _killed_at(site, scenario, cut, before, f"{points[die_at - 1]} (point {die_at})", die_at, expected)
+
+    order = scattered(len(points))
+    least = order[:LEAST]
+    with ThreadPoolExecutor(site.at_once) as pool:
+        tries = [broken for broken in pool.map(attempt, order) if broken is not None]
     label = "power cut" if cut else "SIGKILL"
-    every = "every one of" if tried == len(points) else f"{tried} of"
+    every = "every one of" if len(tries) == len(points) else f"{len(tries)} of"
     kinds = ", ".join(f"{name} {count}" for name, count in Counter(points).most_common())
     return Row(
-        f"crash: {scenario}, {kind}", f"{label} at {every} {len(points)} points ({kinds})", tried,
-        "the next run ends where an undisturbed one does", broken,
+        f"crash: {scenario}, {site.kind}", f"{label} at {every} {len(points)} points ({kinds})", len(tries),
+        "the next run ends where an undisturbed one does", list(itertools.chain(*tries)),
     )  # fmt: skip
+
+
+def _killed_at(
+    site: Site, scenario: str, cut: bool, before: Where, at: str, die_at: int, expected: object
+) -> list[str]:
+    where, broken = site.copy(before), list[str]()
+    victim = partial(site.nursery.run, _victim, where, scenario, upload=site.upload)
+    code = victim(die_at, cut, str(site.folder / f"{_name(where)}.json"))
+    if code not in (-signal.SIGKILL, 0):  # 0: threads took another turn, and there were fewer points
+        broken.append(f"{at}: the victim ended by itself with {code}")
+    if victim(0, cut, "") != 0:
+        broken.append(f"{at}: the run after it failed")
+    elif _facts(where, scenario) != expected:
+        broken.append(f"{at}: what was delivered differs from an undisturbed run's")
+    site.remove(where)
+    return broken
 
 
 def _facts(where: Where, scenario: str) -> object:

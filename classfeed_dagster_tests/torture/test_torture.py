@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,17 @@ def test_attack_has_the_declared_outcome(name: str, tmp_path: Path) -> None:
     rows = list(_attack(name, 1)(Budget(SECONDS * SHARES[name]), tmp_path))
     assert rows
     assert [row for row in rows if row.broken] == [], table(rows)
+
+
+@pytest.mark.slow
+def test_every_point_is_tried_side_by_side_whatever_the_budget(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "classfeed_dagster_tests.torture", "--only", "crash", "--budget", "0", "--every"]
+    options = ["--cases", "sending", "--at-once", "2", "--out", str(tmp_path / "table.md")]
+    subprocess.run([*command, *options], cwd=Path(__file__).parents[2], capture_output=True, check=True)
+    rows = (tmp_path / "table.md").read_text().splitlines()[2:]
+    assert [(re.search(r"(SIGKILL|power cut) at every one of \d+ points", row) is not None) for row in rows] == [
+        True
+    ] * 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
