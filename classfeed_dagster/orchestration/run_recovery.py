@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import psutil
-from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 from dagster._core.launcher import DefaultRunLauncher
 
 from classfeed_dagster.errors import NotReadyError
@@ -23,7 +23,14 @@ from classfeed_dagster.local.processes import ProcessIdentity
 from classfeed_dagster.tags import FEED_TAG, OWNER_TAG, PARTITION_TAG
 
 POOL = "bigsite"
-_UNDER_WAY = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+_UNDER_WAY = [
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
+# Time after which a run that was created but not queued counts as abandoned. Repair ignores it before (STALLED).
+ABANDONED = dt.timedelta(hours=1)
 _ENDED = frozenset({DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED})
 _POLL_SECONDS = 1.0
 _CLOCK_SLACK = 2.0  # seconds by which a process may appear to start after its own first event
@@ -72,8 +79,9 @@ def recover_dead_runs(instance: DagsterInstance) -> list[str]:
     Only runs of this machine are checked. Safe to repeat, and to run concurrently.
     """
     marked = []
-    for run in instance.get_runs(RunsFilter(statuses=_UNDER_WAY)):
-        if _is_dead(instance, run):
+    for record in instance.get_run_records(RunsFilter(statuses=_UNDER_WAY)):
+        run = record.dagster_run
+        if _is_dead(instance, record):
             instance.report_run_failed(run, "The process of this run was killed. Run the date again.")
             marked.append(run.run_id)
     storage = instance.event_log_storage
@@ -135,10 +143,13 @@ def background_recovery(instance: DagsterInstance) -> Iterator[None]:
         thread.join()
 
 
-def _is_dead(instance: DagsterInstance, run: DagsterRun) -> bool:
+def _is_dead(instance: DagsterInstance, record: RunRecord) -> bool:
+    run = record.dagster_run
     owner = ProcessIdentity.parse(run.tags.get(OWNER_TAG, ""))
     if owner is not None:
         return owner.dead
+    if run.status is DagsterRunStatus.NOT_STARTED:
+        return dt.datetime.now(dt.UTC) - record.create_timestamp > ABANDONED
     if not isinstance(instance.run_launcher, DefaultRunLauncher):
         return False  # runs have machines of their own, which Dagster's monitoring checks
     records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.RUN_START).records

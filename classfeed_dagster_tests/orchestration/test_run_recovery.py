@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import subprocess
@@ -11,17 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import time_machine
 from dagster import DagsterInstance, DagsterRunStatus
+from dagster._core.test_utils import create_run_for_test
 
 from classfeed_dagster.local.dagster_instance import open_instance
 from classfeed_dagster.local.processes import ProcessIdentity
 from classfeed_dagster.orchestration.run_recovery import (
+    ABANDONED,
     PoolBusyError,
     background_recovery,
     pool_holders,
     recover_dead_runs,
     wait_for_pool,
 )
+from classfeed_dagster.tags import OWNER_TAG
 
 # A run that holds the pool's slot within its step, until it is killed.
 HOLDER = """
@@ -116,6 +121,21 @@ def test_ended_run_gives_its_slot_back(instance: DagsterInstance, holder: subpro
     instance.report_run_canceled(run)
     wait_for_pool(instance, 0, lambda _: None)
     assert pool_holders(instance) == []
+
+
+@pytest.mark.parametrize("owner", ["dead", "none"])
+def test_run_that_was_created_and_never_started_is_marked_failed(instance: DagsterInstance, owner: str) -> None:
+    own = ProcessIdentity.current()
+    tags = {OWNER_TAG: str(ProcessIdentity(own.host, own.pid, "another:1"))} if owner == "dead" else {}
+    created = create_run_for_test(instance, "small", tags=tags)
+    living = create_run_for_test(instance, "small", tags={OWNER_TAG: str(own)})
+    assert recover_dead_runs(instance) == ([created.run_id] if owner == "dead" else [])
+    with time_machine.travel(dt.datetime.now(dt.UTC) + ABANDONED, tick=True):
+        recover_dead_runs(instance)
+    assert {run.run_id: run.status for run in instance.get_runs()} == {
+        created.run_id: DagsterRunStatus.FAILURE,
+        living.run_id: DagsterRunStatus.NOT_STARTED,
+    }
 
 
 def test_processes_of_other_machines_and_other_starts_are_told_apart() -> None:
