@@ -16,6 +16,7 @@ from functools import cached_property
 from pydantic import BaseModel
 
 from classfeed_dagster.delivery.delivery_history import live_and_shadow
+from classfeed_dagster.delivery.manifest import Manifest
 from classfeed_dagster.delivery.state import DeliveredState, delivered_state
 from classfeed_dagster.documents.document_format import DocumentFormat
 from classfeed_dagster.feed_run.switches import FeedFlags, chosen_format
@@ -163,33 +164,26 @@ class PostDelivery:
         return open_warehouse(self.runtime.settings, tag)
 
     @contextlib.contextmanager
-    def _verdict(self, side: Side) -> Iterator[str]:
-        """Yield the attempt's id. After an error, store that there is no verdict."""
-        attempt = f"{self.correlation_id}-{side.value.replace('_', '-')}"
+    def _verdict(self, side: Side, result: Reconciliation | None = None) -> Iterator[str]:
+        """Yield the attempt's id. After an error, store that there is no verdict, with what ``result`` found."""
+        attempt = f"{self.correlation_id}-{side.value.replace('_', '-')}" if result is None else result.attempt
         try:
             yield attempt
         except Exception as error:
-            latest = None
             with contextlib.suppress(Exception):  # the first error is the one to report
                 latest = self.delivered.latest
-            if latest is not None:
-                stopped = ReconciliationSummary(
-                    build_id=latest.build_id,
-                    revision=latest.revision,
-                    errors=0,
-                    warnings=0,
-                    breaks=0,
-                    unexplained=0,
-                    report="",
-                    attempt=attempt,
-                    stopped=type(error).__name__,
-                )
-                self.runtime.save_reference(side.reference(self.feed.name), self.day, stopped)
+                if latest is not None:
+                    report = "" if result is None else write_report(self.runtime.store, [result])
+                    stopped = _summary(latest, attempt, result, report, type(error).__name__)
+                    self.runtime.save_reference(side.reference(self.feed.name), self.day, stopped)
             raise
 
     def keep(self, result: Reconciliation) -> tuple[ReconciliationSummary, BreakChanges]:
-        """Store the breaks in the warehouse, resolve missing ones, and write the report; return the summary."""
-        with self._warehouse() as connection:
+        """Store the breaks in the warehouse, resolve missing ones, and write the report; return the summary.
+
+        If the warehouse fails, the stored verdict has the errors, so that they alert, and why it is none.
+        """
+        with self._verdict(result.side, result), self._warehouse() as connection:
             saved = save_breaks(
                 connection,
                 self.feed.name,
@@ -206,17 +200,7 @@ class PostDelivery:
         latest = self.delivered.latest
         if latest is None:
             raise AssertionError("a date was reconciled that has no delivery")
-        summary = ReconciliationSummary(
-            build_id=latest.build_id,
-            revision=latest.revision,
-            errors=result.errors,
-            warnings=result.warnings,
-            breaks=len(result.breaks),
-            unexplained=result.metrics()["unexplained"],
-            report=report,
-            attempt=result.attempt,
-            finding=result.finding,
-        )
+        summary = _summary(latest, result.attempt, result, report)
         self.runtime.save_reference(result.side.reference(self.feed.name), self.day, summary)
         return summary, saved
 
@@ -226,3 +210,20 @@ class PostDelivery:
             (day.isoformat(), count) for day, compared, count in history if compared == side.value and day <= self.day
         ]
         return Figure("portfolios held back, by date", tuple(rows[-_PLOTTED_DATES:]), over_time=True)
+
+
+def _summary(
+    latest: Manifest, attempt: str, result: Reconciliation | None, report: str, stopped: str | None = None
+) -> ReconciliationSummary:
+    return ReconciliationSummary(
+        build_id=latest.build_id,
+        revision=latest.revision,
+        errors=result.errors if result else 0,
+        warnings=result.warnings if result else 0,
+        breaks=len(result.breaks) if result else 0,
+        unexplained=result.metrics()["unexplained"] if result else 0,
+        report=report,
+        attempt=attempt,
+        finding=result.finding if result else None,
+        stopped=stopped,
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from classfeed_dagster.alerting.incidents import open_incidents
 from classfeed_dagster.delivery.feed_mode import shadow_key
 from classfeed_dagster.feed_run.post_delivery import PostDelivery, ReconciliationSummary
 from classfeed_dagster.feeds import FEEDS
@@ -18,7 +19,7 @@ from classfeed_dagster.reconciliation.document_layouts import UnknownLayoutError
 from classfeed_dagster.reconciliation.epi_document import UnreadableDeliveryError
 from classfeed_dagster.tracing.trace import trace
 from classfeed_dagster.warehouse.breaks import stored_breaks
-from classfeed_dagster.warehouse.connection import open_warehouse
+from classfeed_dagster.warehouse.connection import WarehouseNotConfiguredError, open_warehouse
 from classfeed_dagster.warehouse.database import query
 from classfeed_dagster.warehouse.records import BreakCause, BreakKind
 from classfeed_dagster_tests.fixtures.desk import Desk
@@ -46,10 +47,10 @@ def market(desk: Desk) -> Iterator[Desk]:
     server.stop(desk.runtime.settings.home)
 
 
-def after_delivery(desk: Desk, feed: str) -> PostDelivery:
+def after_delivery(desk: Desk, feed: str, attempt: str = "a1") -> PostDelivery:
     declared = next(item for item in FEEDS if item.name == feed)
     audience = declared.audience(desk.runtime.settings.first_business_date)
-    return PostDelivery(desk.runtime, declared, audience, MONDAY, "a1", morning_after(MONDAY))
+    return PostDelivery(desk.runtime, declared, audience, MONDAY, attempt, morning_after(MONDAY))
 
 
 @pytest.mark.parametrize("feed", [TRADE, CASH])
@@ -149,6 +150,27 @@ def test_stopped_reconciliation_is_reported(market: Desk) -> None:
         work.source()
     summary = market.runtime.load_reference(f"{TRADE}/source_reconciliation", MONDAY, ReconciliationSummary)
     assert summary.stopped == "UnreadableDeliveryError"
+
+
+def test_errors_found_while_the_warehouse_is_away_are_the_verdict(market: Desk) -> None:
+    market.run(MONDAY.isoformat(), feed=TRADE)
+    work = after_delivery(market, TRADE)
+    work.keep(work.source())
+    with market.runtime.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE bigsite.trade SET price = price + 1 WHERE side = 'SELL'")
+    settings, again = market.runtime.settings, after_delivery(market, TRADE, "a2")
+    market.runtime.settings = settings.model_copy(update={"snowflake_account": "away"})  # its user is not set
+    result = again.source()
+    with pytest.raises(WarehouseNotConfiguredError):
+        again.keep(result)
+    market.runtime.settings = settings
+    summary = market.runtime.load_reference(f"{TRADE}/source_reconciliation", MONDAY, ReconciliationSummary)
+    assert (summary.stopped, summary.errors) == ("WarehouseNotConfiguredError", 2)
+    assert market.runtime.store.exists(summary.report)
+    with market.at("2026-03-03T08:00:00+11:00"):
+        market.tick("alerts")
+        alert = open_incidents(market.runtime.store)[f"breaks.{TRADE}"].incident
+    assert alert.offenders == ("SW00000001", "SW00000002")
 
 
 def test_feed_that_reconciliation_cannot_read_is_refused() -> None:
