@@ -22,5 +22,6 @@ def executor_called(name: str) -> dg.ExecutorDefinition:
         case "k8s":
             with extra_needed(f"CLASSFEED_EXECUTOR={name}", "k8s"):
                 from dagster_k8s import k8s_job_executor
-            return k8s_job_executor
+            # Without it a run's own configuration would give its pods another command, account or image.
+            return k8s_job_executor.configured({}, name="k8s")
     return dg.in_process_executor

@@ -1,11 +1,11 @@
-"""Run launcher of the ECS environments: Dagster's own, without the tags by which a run could change its own task."""
+"""Run launchers: Dagster's own, without the tags by which a run could change its own task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from dagster._core.launcher import LaunchRunContext
-from dagster._core.launcher.base import ResumeRunContext
+from dagster._core.launcher.base import ResumeRunContext, RunLauncher
 from dagster_aws.ecs import EcsRunLauncher
 
 from classfeed_dagster.errors import SafeguardError
@@ -33,8 +33,8 @@ def refused_tags(tags: Iterable[str]) -> set[str]:
     }
 
 
-class RestrictedEcsRunLauncher(EcsRunLauncher):
-    """ECS run launcher that starts every run with the command, role and network of the worker's task definition."""
+class PlainTags(RunLauncher):
+    """Mixin of a run launcher that refuses tags which would change a run's task."""
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Launch a run in its own task. RunTagsRefusedError if its tags would change that task."""
@@ -50,3 +50,7 @@ class RestrictedEcsRunLauncher(EcsRunLauncher):
     def _require_plain_tags(tags: Iterable[str]) -> None:
         if refused := refused_tags(tags):
             raise RunTagsRefusedError(refused)
+
+
+class RestrictedEcsRunLauncher(PlainTags, EcsRunLauncher):
+    """ECS run launcher that starts every run with the command, role and network of the worker's task definition."""

@@ -13,6 +13,7 @@ import pytest
 from celery.contrib.testing.worker import start_worker
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.execution.retries import RetryMode
+from dagster._core.system_config.objects import ResolvedRunConfig
 from dagster._grpc.types import ExecuteStepArgs
 from dagster._serdes import pack_value
 from pydantic import ValidationError
@@ -31,6 +32,20 @@ BROKER = "memory://user:hunter2@nowhere/"
 @pytest.mark.parametrize("name", ["in_process", "multiprocess", "celery", "k8s"])
 def test_executor_exists_for_every_name_of_the_setting(name: str) -> None:
     assert executor_called(Settings(executor=name).executor).name == name
+
+
+def test_kubernetes_executor_ignores_a_runs_own_configuration() -> None:
+    @dg.job(executor_def=executor_called("k8s"))
+    def steps() -> None:
+        second(first())
+
+    foreign = {
+        "service_account_name": "admin",
+        "job_image": "elsewhere",
+        "step_k8s_config": {"container_config": {"command": ["sh"]}},
+    }
+    resolved = ResolvedRunConfig.build(steps, {"execution": {"config": foreign}})
+    assert not foreign.keys() & resolved.execution.execution_engine_config.keys()
 
 
 def test_executor_of_an_unknown_name_is_refused() -> None:

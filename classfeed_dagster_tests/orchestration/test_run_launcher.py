@@ -1,15 +1,17 @@
-"""Run launcher of the ECS environments, by what it asks of a local ECS."""
+"""Run launchers, by what they ask of ECS and of Kubernetes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
 import dagster as dg
 import pytest
 from dagster._core.launcher import LaunchRunContext
+from dagster._core.launcher.base import RunLauncher
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteJobOrigin,
@@ -17,8 +19,10 @@ from dagster._core.remote_origin import (
 )
 from dagster._core.test_utils import create_run_for_test
 from dagster_aws.ecs import EcsRunLauncher
+from dagster_k8s import K8sRunLauncher
 from moto import mock_aws
 
+from classfeed_dagster.orchestration.k8s_run_launcher import RestrictedK8sRunLauncher
 from classfeed_dagster.orchestration.run_launcher import RestrictedEcsRunLauncher, RunTagsRefusedError, refused_tags
 
 FOREIGN = json.dumps({"command": ["aws", "s3", "cp", "s3://data/landing", "/tmp", "--recursive"]})
@@ -52,14 +56,16 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         yield request
 
 
-def launch(kind: type[EcsRunLauncher], tags: dict[str, str]) -> None:
-
-    launcher = kind(
+def ecs(kind: type[EcsRunLauncher]) -> EcsRunLauncher:
+    return kind(
         task_definition="classfeed-prod-worker",
         container_name="run",
         secrets_tag=None,  # type: ignore[arg-type]  # its configuration allows null, its annotation does not
         use_current_ecs_task_config=False,
     )
+
+
+def launch(launcher: RunLauncher, tags: dict[str, str]) -> None:
     origin = RemoteJobOrigin(
         RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("classfeed"), "__repository__"), "work"
     )
@@ -84,18 +90,55 @@ def work_job() -> None:
 @pytest.mark.parametrize("tag", sorted(ATTACKS))
 def test_launch_override_tag_is_refused_by_name(tag: str, requests: list[dict[str, Any]]) -> None:
     with pytest.raises(RunTagsRefusedError, match=tag):
-        launch(RestrictedEcsRunLauncher, {tag: ATTACKS[tag], "classfeed/feed": "class_super"})
+        launch(ecs(RestrictedEcsRunLauncher), {tag: ATTACKS[tag], "classfeed/feed": "class_super"})
     assert requests == []
 
 
 def test_stock_launcher_runs_any_command_ours_does_not(requests: list[dict[str, Any]]) -> None:
-    launch(EcsRunLauncher, {"ecs/container_overrides": FOREIGN})
+    launch(ecs(EcsRunLauncher), {"ecs/container_overrides": FOREIGN})
     (container,) = requests.pop()["overrides"]["containerOverrides"]
     assert container["command"][0] == "aws"
-    launch(RestrictedEcsRunLauncher, {"ecs/cpu": "2048", "ecs/memory": "8192", "dagster-celery/run_priority": "3"})
+    launch(ecs(RestrictedEcsRunLauncher), {"ecs/cpu": "2048", "ecs/memory": "8192", "dagster-celery/run_priority": "3"})
     (container,) = requests.pop()["overrides"]["containerOverrides"]
     assert container["command"][:3] == ["dagster", "api", "execute_run"]
     assert container["cpu"] == 2048
+
+
+class _Batch:
+    """Kubernetes' batch API, as far as launching a job calls it."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+
+    def create_namespaced_job(self, *, body: Any, **_: Any) -> None:
+        self.commands.append(body.spec.template.spec.containers[0].command)
+
+
+def test_stock_kubernetes_launcher_runs_any_command_ours_does_not(tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text(
+        json.dumps(
+            {
+                "current-context": "here",
+                "contexts": [{"name": "here", "context": {"cluster": "here", "user": "here"}}],
+                "clusters": [{"name": "here", "cluster": {"server": "https://127.0.0.1:9"}}],
+                "users": [{"name": "here", "user": {}}],
+            }
+        )
+    )
+    batch = _Batch()
+    options: dict[str, Any] = {
+        "service_account_name": "worker", "instance_config_map": "dagster", "dagster_home": "/opt/dagster",
+        "job_image": "classfeed", "load_incluster_config": False, "kubeconfig_file": str(tmp_path / "kubeconfig"),
+        "k8s_client_batch_api": batch,
+    }  # fmt: skip
+    foreign = {"dagster-k8s/config": json.dumps({"container_config": {"command": ["sh", "-c", "env"]}})}
+    launch(K8sRunLauncher(**options), foreign)
+    assert batch.commands.pop() == ["sh", "-c", "env"]
+    with pytest.raises(RunTagsRefusedError, match="dagster-k8s/config"):
+        launch(RestrictedK8sRunLauncher(**options), foreign)
+    assert batch.commands == []
+    launch(RestrictedK8sRunLauncher(**options), {"classfeed/feed": "class_super"})
+    assert len(batch.commands) == 1
 
 
 def test_tag_that_the_stock_launcher_loads_as_json_is_refused() -> None:
