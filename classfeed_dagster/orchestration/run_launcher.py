@@ -39,7 +39,7 @@ class PlainTags(RunLauncher):
     def launch_run(self, context: LaunchRunContext) -> None:
         """Launch a run in its own task. RunTagsRefusedError if its tags would change that task."""
         self._require_plain_tags(context.dagster_run.tags)
-        super().launch_run(context)
+        super().launch_run(context)  # type: ignore[safe-super]  # that of the launcher it is mixed into
 
     def resume_run(self, context: ResumeRunContext) -> None:
         """Launch a replacement task for a run. RunTagsRefusedError if its tags would change that task."""

@@ -126,4 +126,4 @@ def uploaded(path: str) -> Counter[bytes]:
 
 def _uploads(path: str) -> dict[str, bytes]:
     start = f"/{path}/"
-    return {name.removeprefix(start): body for name, (body, _) in Upload.files.items() if name.startswith(start)}
+    return {name.removeprefix(start): body for name, (body, _) in list(Upload.files.items()) if name.startswith(start)}

@@ -9,13 +9,11 @@ table, whatever the budget; the budget only decides how many cases are tried.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime as dt
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -24,7 +22,6 @@ from typing import Any
 from unittest import mock
 
 import polars as pl
-import psutil
 import sqlalchemy as sa
 
 from classfeed_dagster.bigsite import tables
@@ -41,44 +38,13 @@ from classfeed_dagster_tests.delivery.test_ledger_publication import LedgerDay
 from classfeed_dagster_tests.fixtures import csv_frames, delivery_pipeline
 from classfeed_dagster_tests.fixtures.delivering import deliver
 from classfeed_dagster_tests.fixtures.desk import FEED, Desk, at_a_desk
-from classfeed_dagster_tests.torture.outcome import Budget, Row
+from classfeed_dagster_tests.torture.outcome import MEGABYTES, Budget, Row, measured
 
 MONDAY, TUESDAY = "2026-03-02", "2026-03-03"
 _NEXT = dt.date(2023, 1, 4)
 MOVEMENTS, QUARANTINED, REVISIONS = 200_000, 5_000, 2_000
-MEGABYTES = 1024  # of the process, in every case
 AUDITED_DATES, AUDITED_PORTFOLIOS, SAMPLE = 60, 300, 100
 Broken = list[str]
-
-
-@dataclasses.dataclass
-class Peak:
-    """The process's peak memory and the seconds of a block."""
-
-    seconds: float = 0.0
-    megabytes: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.seconds:.0f} s, {self.megabytes} MB"
-
-
-@contextlib.contextmanager
-def measured() -> Iterator[Peak]:
-    """Sample the resident memory of this process while the block runs."""
-    peak, over, process = Peak(), threading.Event(), psutil.Process()
-
-    def sample() -> None:
-        while not over.wait(0.05):
-            peak.megabytes = max(peak.megabytes, process.memory_info().rss >> 20)
-
-    began, sampler = time.monotonic(), threading.Thread(target=sample)
-    sampler.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        sampler.join()
-        peak.seconds = time.monotonic() - began
 
 
 def check(broken: Broken, condition: bool, what: str) -> None:

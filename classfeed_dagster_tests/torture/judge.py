@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from classfeed_dagster.store import open_store
 from classfeed_dagster_tests.fixtures import planted_faults as planted
 from classfeed_dagster_tests.fixtures import planted_warehouse as loaded
-from classfeed_dagster_tests.torture.outcome import Budget, Row
+from classfeed_dagster_tests.torture.outcome import MEGABYTES, Budget, Row, measured
 from classfeed_dagster_tests.torture.servers import bigsite_server
 
 _FEWEST = 20  # cases, whatever the budget
@@ -94,11 +94,13 @@ def attack(budget: Budget, folder: Path, url: str, seed: int) -> Iterator[Row]:
     """Judge cases of each campaign until its part of the budget is spent."""
     for at, (name, campaign) in enumerate(CAMPAIGNS.items()):
         part = budget.part(1 / (len(CAMPAIGNS) - at))
-        with contextlib.closing(campaign(url, folder / str(at), seed)) as cases:
+        with measured() as peak, contextlib.closing(campaign(url, folder / str(at), seed)) as cases:
             judged = list(_until(part, cases))
         wrong = [f"{_names(case)}: {case.errors} error(s)" for case in judged if not case.right]
         harmful = sum(bool(case.faults) for case in judged)
-        outcome = f"{harmful} harmful, {len(judged) - harmful} harmless, {len(wrong)} judged wrongly"
+        outcome = f"{harmful} harmful, {len(judged) - harmful} harmless, {len(wrong)} judged wrongly ({peak})"
+        if peak.megabytes > MEGABYTES:
+            wrong.append(f"{peak.megabytes} MB")
         yield Row("judge", name, len(judged), outcome, wrong)
 
 

@@ -233,7 +233,7 @@ class Nursery:
 
 @dataclass(frozen=True)
 class Site:
-    """Where stores are attacked: a folder, or an S3 server, and the recipient's endpoint."""
+    """Place of the attacked stores, a folder or an S3 server, and of the recipient's endpoint."""
 
     kind: str  # disk, or one of S3_SERVERS
     folder: Path

@@ -1,10 +1,16 @@
-"""One line of the table: a fault, how often it was tried, what came of it."""
+"""One line of the table: a fault, how often it was tried, what came of it, with the time and memory that it took."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+import psutil
+
+MEGABYTES = 1024  # at most, of the process of an attack
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,36 @@ class Budget:
     def part(self, share: float) -> Budget:
         """Return a share of the rest."""
         return Budget(max(self.left, 0) * share)
+
+
+@dataclass
+class Peak:
+    """The process's peak memory and the seconds of a block."""
+
+    seconds: float = 0.0
+    megabytes: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.0f} s, {self.megabytes} MB"
+
+
+@contextlib.contextmanager
+def measured() -> Iterator[Peak]:
+    """Sample the resident memory of this process while the block runs."""
+    peak, over, process = Peak(), threading.Event(), psutil.Process()
+
+    def sample() -> None:
+        while not over.wait(0.05):
+            peak.megabytes = max(peak.megabytes, process.memory_info().rss >> 20)
+
+    began, sampler = time.monotonic(), threading.Thread(target=sample)
+    sampler.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        sampler.join()
+        peak.seconds = time.monotonic() - began
 
 
 def scattered(count: int) -> list[int]:

@@ -26,7 +26,7 @@ def test_attack_has_the_declared_outcome(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_point_is_tried_side_by_side_whatever_the_budget(tmp_path: Path) -> None:
+def test_crash_with_every_tries_all_points_whatever_the_budget(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "classfeed_dagster_tests.torture", "--only", "crash", "--budget", "0", "--every"]
     options = ["--cases", "sending", "--at-once", "2", "--out", str(tmp_path / "table.md")]
     subprocess.run([*command, *options], cwd=Path(__file__).parents[2], capture_output=True, check=True)
