@@ -26,7 +26,12 @@ _EMAIL = re.compile(r"[\w.%+'-]+@[\w-]+(?:\.[\w-]+)+")
 _TFN = re.compile(
     r"(?<![\w@*])(?<!\d[.,/-])"
     r"(?:(?:\d{9}|\d{8})(?![\w@*]|[.,/-]\d)"
-    r"|(?<!\d{3}[ ])(?:\d{3}([ .-])\d{3}\1\d{3}|\d{2}([ .-])\d{3}\2\d{3})(?![\w@*]|[.,/-]\d|[ ]\d{3}(?!\d)))"
+    r"|(?<!\d{3}[ ])(?:\d{3}([ .-]|[ ]{2})\d{3}\1\d{3}|\d{2}([ .-])\d{3}\2\d{3})(?![\w@*]|[.,/-]\d|[ ]\d{3}(?!\d)))"
+)
+_TWO_TFNS = re.compile(r"(?<![\w@*])(\d{9})[/,-](\d{9})(?![\w@*]|[.,/-]\d)")
+# Directly after the word that names it, however it is divided.
+_CALLED_TFN = re.compile(
+    r"(?<![^\W_])(?:T\.?F\.?N|tax[ -]*file)(?:\W|_|no|number)*(\d(?:[ ./-]?\d){7,8})(?![\w@*]|[ ./-]?\d)", re.IGNORECASE
 )
 _NAMED_TFN = re.compile(r"\b(?:T\.?F\.?N|tax[ -]*file)\W*(?:no|nos|num|number|nr)?\W*$", re.IGNORECASE)
 # Words before a number of another kind: an account, a registration, a company.
@@ -42,7 +47,11 @@ _PAYMENT_NUMBER = re.compile(
     r"(?:no|num|number|nr|id)?\W*$",
     re.IGNORECASE,
 )
-_CARD = re.compile(r"(?<![\w@*])(?<!\d[ .,/-])\d(?:[ -]?\d){11,18}(?![\w@*]|[.,/]\d|[ -]\d)")
+_CARD = re.compile(
+    r"(?:(?<![\w@*])(?<!\d[ .,/-])|(?<=visa)|(?<=card)|(?<=amex))"
+    r"(?:\d(?:[ -]?\d){11,18}|\d{4}([./])\d{4}\1\d{4}\1\d{4})(?![\w@*]|[.,/]\d|[ -]\d)",
+    re.IGNORECASE,
+)
 # ISO/IEC 7812 ranges of the payment schemes, with the lengths that they issue.
 _CARD_RANGES = re.compile(
     r"(?:4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|3[47]\d{13}|3(?:0|6|8)\d{12}"
@@ -74,9 +83,12 @@ class FreeTextMatch:
 @lru_cache(maxsize=4096)
 def identifiers_in(text: str) -> tuple[FreeTextMatch, ...]:
     """Return the identifiers in ``text`` by position; none overlaps another."""
-    plain = _plain(text)
+    # Characters that nobody sees (a soft hyphen, a blank without width) separate nothing.
+    seen = [at for at, character in enumerate(text) if character.isascii() or unicodedata.category(character) != "Cf"]
+    plain = _plain("".join(text[at] for at in seen))
     matches: list[FreeTextMatch] = []
-    for match in _candidates(plain):
+    for candidate in _candidates(plain):
+        match = FreeTextMatch(candidate.kind, seen[candidate.start], seen[candidate.end - 1] + 1)
         if not any(match.start < other.end and other.start < match.end for other in matches):
             matches.append(match)
     return tuple(sorted(matches, key=lambda match: match.start))
@@ -120,6 +132,12 @@ def _candidates(text: str) -> Iterator[FreeTextMatch]:
         digits = _digits(match.group())
         if _CARD_RANGES.fullmatch(digits) and luhn.is_valid(digits):
             yield FreeTextMatch(IdentifierKind.CARD_NUMBER, *match.span())
+    for match in _CALLED_TFN.finditer(text):
+        yield FreeTextMatch(IdentifierKind.TAX_FILE_NUMBER, *match.span(1))
+    for match in _TWO_TFNS.finditer(text):
+        for number in (1, 2):
+            if _is_tfn(match[number]):
+                yield FreeTextMatch(IdentifierKind.TAX_FILE_NUMBER, *match.span(number))
     of_tax_office = _TAX_OFFICE.search(text)
     for match in _TFN.finditer(text):
         before = text[: match.start()]
