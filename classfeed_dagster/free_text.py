@@ -83,7 +83,7 @@ class FreeTextMatch:
 @lru_cache(maxsize=4096)
 def identifiers_in(text: str) -> tuple[FreeTextMatch, ...]:
     """Return the identifiers in ``text`` by position; none overlaps another."""
-    # Characters that nobody sees (a soft hyphen, a blank without width) separate nothing.
+    # Invisible characters (a soft hyphen, a blank without width) separate nothing.
     seen = [at for at, character in enumerate(text) if character.isascii() or unicodedata.category(character) != "Cf"]
     plain = _plain("".join(text[at] for at in seen))
     matches: list[FreeTextMatch] = []

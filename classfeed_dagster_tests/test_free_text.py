@@ -47,7 +47,7 @@ MASKED = [
     ("TFNs 123456782/876543210", "TFNs *********/*********", [TFN, TFN]),
     ("123456782,876543210", "*********,*********", [TFN, TFN]),
     ("123  456  782", "***  ***  ***", [TFN]),
-    ("12\u200b3456\u00ad782", "**\u200b****\u00ad***", [TFN]),  # copied from a page: characters that nobody sees
+    ("12\u200b3456\u00ad782", "**\u200b****\u00ad***", [TFN]),  # copied from a page: invisible characters
     ("jane\u200b@example.com", "***", [EMAIL]),
     ("VISA4111111111111111", "VISA****************", [CARD]),
     ("4111.1111.1111.1111", "****.****.****.****", [CARD]),

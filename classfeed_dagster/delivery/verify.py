@@ -1,12 +1,13 @@
 """Verification of a feed's whole chain in a store. ``verify_paths`` verifies files and folders on their own.
 
 Everything is read back from the stored bytes, and nothing is changed. One loss cannot be detected: the removal of the
-chain's last places together with their manifests and pages.
+chain's last places together with their manifests, their pages and the verdicts of their reconciliations.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import re
 from collections.abc import Callable
@@ -45,6 +46,9 @@ from classfeed_dagster.stored_records import (
 __all__ = ["Problem", "ProblemKind", "Verification", "verify_feed", "verify_paths"]
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_=:-][A-Za-z0-9._=:-]{0,199}\Z")
+_RECONCILIATION = re.compile(
+    r"references/(?P<day>\d{4}-\d\d-\d\d)/(?P<feed>[^/]+)/(?:source|data_team)_reconciliation\.json\Z"
+)
 _POSITION = re.compile(r"([0-9]{8,})\.json\Z")
 
 
@@ -63,6 +67,7 @@ def verify_feed(
     """
     walk = _Walk(store, feed, document_format, read_pages, on_page)
     walk.chain()
+    walk.lost()
     walk.leftovers()
     return walk.result
 
@@ -80,6 +85,7 @@ class _Walk:
     void_prefixes: list[str] = field(default_factory=list)
     latest: dict[str, Manifest] = field(default_factory=dict)  # the latest delivery of each business date
     revisions: dict[str, int] = field(default_factory=dict)  # revisions seen of each business date
+    reported: set[str] = field(default_factory=set)  # business dates whose missing manifest is reported
     sent: dict[str, str] = field(default_factory=dict)  # page 1 of the latest revision with a file that is not withheld
 
     def chain(self) -> None:
@@ -112,14 +118,31 @@ class _Walk:
                 self.result.add(ProblemKind.CHAIN_CHANGED, location, "it is an entry of another feed")
             before, comparable = link, link is not None
 
+    def lost(self) -> None:
+        """Report deliveries that were reconciled and that the chain no longer has: its last places were removed."""
+        for day, (revision, proof) in sorted(self._reconciled().items()):
+            if self.revisions.get(day, -1) < revision and day not in self.reported:
+                location = self.store.location(manifest_key(self.feed, dt.date.fromisoformat(day), revision))
+                fault = f"the chain has no place for it, although {proof} states that it was delivered"
+                self.result.add(ProblemKind.CHAIN_GAP, location, fault)
+
+    def _reconciled(self) -> dict[str, tuple[int, str]]:
+        """Return the highest reconciled revision of each business date, and the record of it."""
+        highest: dict[str, tuple[int, str]] = {}
+        for key in self.store.list("references/"):
+            match = _RECONCILIATION.match(key)
+            if match is None or match["feed"] != self.feed:
+                continue
+            with contextlib.suppress(ObjectNotFoundError, ValueError, KeyError, TypeError):
+                verdict = (int(json.loads(self.store.read(key))["revision"]), key)
+                highest[match["day"]] = max(highest.get(match["day"], verdict), verdict)
+        return highest
+
     def _proof_of_delivery(self, entry: ChainEntry) -> str | None:
         """Return the record that proves the entry's delivery: a reconciliation of it, or a quarantine release in it."""
-        day = entry.business_date.isoformat()
-        for side in ("source", "data_team"):
-            key = f"references/{day}/{self.feed}/{side}_reconciliation.json"
-            with contextlib.suppress(ObjectNotFoundError, ValueError, KeyError, TypeError):
-                if int(json.loads(self.store.read(key))["revision"]) >= entry.revision:
-                    return key
+        revision, key = self._reconciled().get(entry.business_date.isoformat(), (-1, ""))
+        if revision >= entry.revision:
+            return key
         for record in quarantine(self.store, self.feed, entry.business_date):
             if record.released_in is not None and record.released_in >= entry.revision:
                 return quarantine_key(self.feed, entry.business_date, record.number)
@@ -137,6 +160,7 @@ class _Walk:
             if is_last and (proof := self._proof_of_delivery(entry)):
                 fault = f"the manifest at position {position} is missing, although {proof} states that it was delivered"
                 self.result.add(ProblemKind.CHAIN_GAP, location, fault)
+                self.reported.add(entry.business_date.isoformat())
             elif is_last:
                 self.open_prefixes.append(prefix)
                 self.result.add(ProblemKind.UNFINISHED, location, f"position {position} has no manifest yet")

@@ -57,6 +57,20 @@ def test_sound_feed_has_no_problems(store: ObjectStore) -> None:
     assert (nothing.problems, nothing.manifests) == ([], 0)
 
 
+@pytest.mark.parametrize("side", ["source", "data_team"])
+def test_removed_end_of_the_chain_is_found_by_its_reconciliation(delivered: LocalStore, side: str) -> None:
+    key = f"references/{DAY1}/{FEED}/{side}_reconciliation.json"
+    delivered.put(key, b'{"revision": 1}')
+    assert verify_feed(delivered, FEED, FORMAT).problems == []
+    for prefix in (f"delivered/{FEED}/{DAY1}/r1/", f"chain/{FEED}/00000003"):
+        for removed in list(delivered.list(prefix)):
+            delivered.delete(removed)
+    (problem,) = verify_feed(delivered, FEED, FORMAT).problems
+    assert problem.kind is ProblemKind.CHAIN_GAP
+    assert f"{DAY1}/r1" in problem.location
+    assert key in problem.detail
+
+
 def swap_manifests(store: ObjectStore) -> None:
     second, last = store.read(SECOND), store.read(LAST)
     store.put(SECOND, last)
