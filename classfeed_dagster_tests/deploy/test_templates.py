@@ -371,7 +371,7 @@ def test_networks_reach_what_the_services_need() -> None:
 
 def test_documented_settings_and_templates_name_the_same_variables() -> None:
     """A variable of a template is a documented setting; one that differs by environment is in every template."""
-    documented = set(re.findall(r"^\| `([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
+    documented = set(re.findall(r"^- `([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
     assert documented == set(map(variable, Settings.model_fields))
     differing = {
         "FIRST_BUSINESS_DATE", "UI_URL", "RUNBOOK_URL", "SUPPORT_GROUP", "SNOWFLAKE_ACCOUNT", "SNOWFLAKE_ROLE",
