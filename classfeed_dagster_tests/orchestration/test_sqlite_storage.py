@@ -121,6 +121,13 @@ def test_engines_are_bounded_and_closed(tmp_path: Path) -> None:
     assert not engines._engines
 
 
+def test_connections_flush_the_disk_at_checkpoints_only(tmp_path: Path) -> None:
+    engines = EngineCache()
+    with engines.get(f"sqlite:///{tmp_path}/a.db").connect() as connection:
+        assert connection.execute(sa.text("PRAGMA synchronous")).scalar() == 1  # NORMAL; SQLite's default is FULL, 2
+    engines.dispose()
+
+
 def test_forked_child_makes_engines_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engines = EngineCache()
     url = f"sqlite:///{tmp_path}/a.db"
