@@ -33,13 +33,15 @@ demo: setup-demo ## set everything up, run three business days on embedded parts
 up: setup-demo ## the Dagster UI on embedded parts, until Ctrl-C
 	@$(CLASSFEED) up
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+SUITE := pytest -n 2 --dist worksteal
+PYTEST := $(BIN)/python -m $(SUITE)
 
 test: setup ## the tests
 	@$(PYTEST)
 
-coverage: setup ## the tests with coverage, twice as long; fails below the threshold in pyproject.toml
-	@$(PYTEST) --cov --cov-report=term --cov-report=xml
+coverage: setup ## the tests with coverage of lines and branches; fails below 96 %
+	@$(BIN)/python -m slipcover --json --out .coverage.json -m $(SUITE)
+	@$(BIN)/python -m slipcover --merge .coverage.json --branch --xml --out coverage.xml --fail-under 96
 
 properties: setup ## the property tests with all their examples, chosen anew in each run
 	@CLASSFEED_TEST_EXAMPLES=random $(PYTEST) -m hypothesis

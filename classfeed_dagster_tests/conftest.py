@@ -38,13 +38,6 @@ pytest_plugins = [
 ]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run slow tests without coverage, which doubles their time. Others run the same lines."""
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.no_cover)
-
-
 @pytest.fixture(autouse=True)
 def _no_log_of_another_test() -> Iterator[None]:
     """Reset the log: the command line binds it to its standard error, which a test closes when the command ends.

@@ -37,8 +37,9 @@ class AssetColumn:
 
 
 def table_metadata(columns: Sequence[AssetColumn]) -> dict[str, Any]:
-    """Return an asset's column schema and lineage as metadata of its definition and materializations.
+    """Return an asset's column schema and lineage as metadata of its definition.
 
+    Materializations leave them out: they are the same on every date, and were a third of what a run stores.
     The open-source UI stores and serves column lineage but does not draw it, so a column's description ends with its
     origin in bigsite.
     """

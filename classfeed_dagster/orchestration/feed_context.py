@@ -90,11 +90,6 @@ class FeedContext:
             for column in record_columns(HeldBack)
         ]
 
-    def columns(self, name: str) -> dict[str, Any]:
-        """Return the columns as metadata of the asset's definition and materializations."""
-        shown = self.shown(name)
-        return table_metadata(shown) if shown else {}
-
     def asset(
         self,
         name: FeedAsset,
@@ -121,10 +116,10 @@ class FeedContext:
         }
         if self.fan_out and stages:
             key = self.key(name)
-            return lambda compute: fanned_out_asset(key, deps, stages, timed(compute, column_metadata), **attributes)
+            return lambda compute: fanned_out_asset(key, deps, stages, timed(compute), **attributes)
         # On a date without work nothing is materialized, and the downstream assets are skipped.
         asset = dg.asset(key=self.key(name), deps=deps, output_required=False, **attributes)
-        return lambda compute: asset(timed(compute, column_metadata))
+        return lambda compute: asset(timed(compute))
 
     def stage(
         self, name: str, shares: Callable[[FeedRun], int], work: Callable[[FeedRun, int], None], asset: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,15 +27,14 @@ def since(started: float) -> float:
     return round(time.monotonic() - started, 3)
 
 
-def timed(compute: _Step, defaults: Mapping[str, Any] | None = None) -> _Step:
-    """Wrap a step so that its materializations have their duration, and ``defaults`` for missing metadata."""
+def timed(compute: _Step) -> _Step:
+    """Wrap a step so that its materializations have their duration."""
 
     @functools.wraps(compute)
     def run(*args: Any, **kwargs: Any) -> Iterator[dg.MaterializeResult[None]]:
         started = time.monotonic()
         for result in compute(*args, **kwargs):
-            metadata = without_zeros({**(defaults or {}), **(result.metadata or {})})
-            yield result._replace(metadata={**metadata, "seconds": since(started)})
+            yield result._replace(metadata={**without_zeros(result.metadata or {}), "seconds": since(started)})
 
     return run
 

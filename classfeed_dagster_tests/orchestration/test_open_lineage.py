@@ -159,8 +159,7 @@ def test_lineage_is_printed_one_line_per_column() -> None:
         "class/investment_holdings.market_value <- landing/holding_eod.units, landing/security_price.close_price"
         in lines
     )
-    for line in lines:
-        require_written(line.partition(" <- ")[0])  # the shortcut refuses no column that exists
+    require_written(" ".join(line.partition(" <- ")[0] for line in lines))  # the shortcut refuses no column that exists
     with pytest.raises(UsageError, match="did you mean units"):
         require_written("investment_holdings.unitz")
 

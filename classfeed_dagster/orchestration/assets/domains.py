@@ -83,13 +83,12 @@ def _domain_asset(
         deps.append(domain_key(name, CONSENTED))
     frames = FRAMES[domain]
     shown = domain_columns(domain, name)
-    columns = table_metadata(shown)
     attributes: dict[str, Any] = {
         "partitions_def": partitions,
         "group_name": GROUP_DOMAINS,
         "description": _DESCRIPTIONS[domain].format(recipient=audience.recipient),
         "metadata": {
-            **columns,
+            **table_metadata(shown),
             "column_sources": lineage_table(shown),
             "runbook": runbook_value("data-rules"),
         },
@@ -122,7 +121,7 @@ def _domain_asset(
             get_logger().info("built", rows=_rows(reference, frames), snapshot_id=reference.snapshot_id)
         seconds = since(started)
         metadata = _metadata(runtime, reference, frames)
-        yield dg.MaterializeResult(metadata={**columns, **without_zeros(metadata), "seconds": seconds})
+        yield dg.MaterializeResult(metadata={**without_zeros(metadata), "seconds": seconds})
 
     if fan_out:
         return fanned_out_asset(key, deps, [_in_shards(audience, name, domain)], build, **attributes)

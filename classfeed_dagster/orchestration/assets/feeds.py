@@ -20,6 +20,7 @@ from classfeed_dagster.feed_run.findings import FindingsReference, find_in_shard
 from classfeed_dagster.feed_run.sharding import fan_out, fan_out_pages, merge, render_shard, write_pages
 from classfeed_dagster.logs import get_logger
 from classfeed_dagster.orchestration.asset_keys import feed_group
+from classfeed_dagster.orchestration.column_metadata import table_metadata
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.metadata_values import markdown_table, numbers, object_link, picture
 from classfeed_dagster.orchestration.step_context import step
@@ -59,7 +60,7 @@ def legacy_assets(feed_context: FeedContext) -> list[dg.AssetSpec]:
             description=f"The old app's {feed_context.feed.name} files, stored under "
             f"legacy/{feed_context.feed.name}/<business date>/. Compared with the new feed until it takes over.",
             group_name=feed_group(feed_context.feed.name),
-            metadata=feed_context.columns("legacy"),
+            metadata=table_metadata(feed_context.shown("legacy")),
         )
     ]
 
@@ -150,7 +151,7 @@ def _document(feed_context: FeedContext) -> dg.AssetsDefinition:
             get_logger().info("staged", pages=len(build.pages), portfolios=len(build.portfolios))
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(build.build_id),
-            metadata={**feed_context.columns("document"), **_build_metadata(runtime, build)},
+            metadata=_build_metadata(runtime, build),
         )
 
     return document
@@ -198,7 +199,7 @@ def _delivery(feed_context: FeedContext) -> dg.AssetsDefinition:
             require_reached(work.store, feed_context.feed.name, _known_position(context))
             outcome = work.publish(_waiting(context))
             get_logger().info("delivery", outcome=outcome.kind, mode=work.flags.mode.value)
-        yield dg.MaterializeResult(metadata={**feed_context.columns("delivery"), **_delivery_metadata(work, outcome)})
+        yield dg.MaterializeResult(metadata=_delivery_metadata(work, outcome))
 
     return delivery
 
@@ -227,7 +228,6 @@ def _transmission(feed_context: FeedContext) -> dg.AssetsDefinition:
         ]
         yield dg.MaterializeResult(
             metadata={
-                **feed_context.columns("transmission"),
                 "destination": where,
                 "sent_now": len(new),
                 "receipts": len(every),

@@ -2,8 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import dagster as dg
 
@@ -94,8 +93,6 @@ def landing_assets(
     }
     landed[queries.CONSENT_TABLE] = frozenset({"data_sharing_consent", "portfolio"})
 
-    columns = {table: table_metadata(landed_columns(table)) for table in landed}
-
     @dg.multi_asset(
         name=LANDING,
         specs=[
@@ -109,7 +106,7 @@ def landing_assets(
                 "date is retried.",
                 group_name=GROUP_LANDING,
                 metadata={
-                    **columns[table],
+                    **table_metadata(landed_columns(table)),
                     "runbook": runbook_value("source-not-ready"),
                 },
                 skippable=True,  # on a date without a due feed
@@ -147,14 +144,12 @@ def landing_assets(
             get_logger().info("landed", snapshot_id=snapshot.snapshot_id, rows=rows, late_rows=snapshot.late_rows)
         seconds = since(started)
         for table in sorted(landed):
-            yield _materialized(runtime, snapshot, table, columns[table], seconds)
+            yield _materialized(runtime, snapshot, table, seconds)
 
     return landing
 
 
-def _materialized(
-    runtime: Runtime, snapshot: Snapshot, table: str, columns: Mapping[str, Any], seconds: float
-) -> dg.MaterializeResult[None]:
+def _materialized(runtime: Runtime, snapshot: Snapshot, table: str, seconds: float) -> dg.MaterializeResult[None]:
     stored = snapshot.tables[table]
     personal = {column.name for column in landed_columns(table) if column.personal}
     rows = first_rows(runtime.store, stored)
@@ -162,7 +157,6 @@ def _materialized(
         asset_key=landing_key(table),
         data_version=dg.DataVersion(stored.sha256),
         metadata={
-            **columns,
             "dagster/row_count": stored.rows,
             "dagster/uri": runtime.store.location(stored.key),
             "bytes": stored.bytes,

@@ -27,7 +27,6 @@ def warehouse_assets(feed_context: FeedContext) -> dg.AssetsDefinition:
     shown = {
         name: table_columns(name, feed_context.feed.format, feed_context.key("delivery")) for name in WAREHOUSE_TABLES
     }
-    columns = {name: table_metadata(shown[name]) for name in WAREHOUSE_TABLES}
 
     @dg.multi_asset(
         name=f"{feed_context.feed.name}_warehouse",
@@ -39,7 +38,7 @@ def warehouse_assets(feed_context: FeedContext) -> dg.AssetsDefinition:
                 description=f"{name} of the star schema, from the deliveries. The date is replaced in one transaction, "
                 "so that a re-run or a new revision causes no duplicate and no gap. Dimensions keep history.",
                 metadata={
-                    **columns[name],
+                    **table_metadata(shown[name]),
                     **_lineage(shown[name]),
                     "dagster/table_name": name,
                     "runbook": runbook_value("source-agrees"),
@@ -61,7 +60,6 @@ def warehouse_assets(feed_context: FeedContext) -> dg.AssetsDefinition:
             yield dg.MaterializeResult(
                 asset_key=warehouse_key(feed_context.feed.name, name),
                 metadata={
-                    **columns[name],
                     **rows,
                     "revisions": loaded.revisions,
                     "dagster/table_name": name,
