@@ -93,8 +93,8 @@ def refresh_at_once(engine: sa.Engine, environment: dict[str, str], folder: Path
     ("place", "same"),
     [
         pytest.param("local_store", False, id="two portfolios, disk"),
-        pytest.param("moto_store", True, id="one portfolio, S3"),
         pytest.param("local_store", True, id="one portfolio, disk", marks=pytest.mark.nightly),
+        pytest.param("moto_store", True, id="one portfolio, S3", marks=pytest.mark.nightly),
         pytest.param("moto_store", False, id="two portfolios, S3", marks=pytest.mark.nightly),
     ],
 )
