@@ -25,9 +25,12 @@ from classfeed_dagster.delivery.publish import PublishOutcome
 from classfeed_dagster.delivery.sent import SentDate, positions_at, sent_date
 from classfeed_dagster.delivery.verify import verify_feed
 from classfeed_dagster.feed_run.flags import start_flags
+from classfeed_dagster.feed_run.post_delivery import PostDelivery
 from classfeed_dagster.feeds.class_super import FEED
+from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Settings
+from classfeed_dagster.warehouse.records import BreakCause
 from classfeed_dagster_tests.fixtures.bigsite_builder import Bigsite, Portfolio, Row
 from classfeed_dagster_tests.fixtures.morning import attempt, deliver, prepare
 
@@ -147,6 +150,50 @@ def test_late_row_is_sent_once_on_the_next_date(morning: Morning) -> None:
     morning.run(TUESDAY)
     assert f"C{late.id}" not in morning.ids(TUESDAY)
     assert not morning.reasons(TUESDAY)
+
+
+def explanations(morning: Morning, day: dt.date) -> dict[str, tuple[BreakCause, str]]:
+    """Reconcile a delivered date with bigsite; return each break's cause and evidence by its subject."""
+    work = PostDelivery(morning.runtime, FEED, AUDIENCE, day, "a1", morning_after(day))
+    return {entry.subject: (entry.likeliest.cause, entry.likeliest.evidence) for entry in work.source().breaks}
+
+
+def test_late_row_is_explained_by_the_date_that_sent_it(morning: Morning) -> None:
+    morning.run(FRIDAY)
+    late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
+    morning.end_of_day(MONDAY)
+    morning.run(MONDAY)
+    ((subject, (cause, evidence)),) = explanations(morning, FRIDAY).items()
+    assert (subject, cause) == (f"C{late.id}", BreakCause.LATE_ROW)
+    assert evidence.endswith("sent with 2020-04-06")
+    assert explanations(morning, MONDAY) == {}
+
+
+def test_late_row_of_a_customer_who_left_is_explained_by_the_removal(morning: Morning) -> None:
+    morning.run(FRIDAY)
+    late = visible_late(morning, morning.funds[0], "123.45", "2020-04-03T12:59:58Z")
+    morning.funds[0].consents[0]["revoked_at"] = dt.datetime(2020, 4, 6, 1, tzinfo=dt.UTC)
+    morning.end_of_day(MONDAY)
+    morning.runtime.settings = morning.runtime.settings.model_copy(update={"max_removed_share": Decimal(1)})
+    morning.run(MONDAY)
+    ((subject, (_, evidence)),) = explanations(morning, FRIDAY).items()
+    assert subject == f"C{late.id}"
+    assert evidence.endswith("consent ended, announced on 2020-04-06")
+
+
+def test_late_income_is_explained_by_the_switch_that_leaves_it_out(morning: Morning) -> None:
+    assert morning.bhp is not None
+    morning.run(FRIDAY)
+    income = morning.funds[0].dividend(morning.bhp, "0.10", FRIDAY, recorded_at="2020-04-03T12:59:58Z")
+    morning.end_of_day(MONDAY)
+    flags = {"include-income": {FEED.name: False}}
+    morning.runtime.settings = morning.runtime.settings.model_copy(update={"flags": flags})
+    start_flags(morning.runtime.settings, (FEED,))
+    morning.run(MONDAY)
+    breaks = explanations(morning, FRIDAY)
+    assert breaks.pop(f"I{income.id}")[1].endswith("left out of 2020-04-06 by the feed's switches")
+    assert [evidence.rpartition("; ")[2] for _, evidence in breaks.values()] == ["sent with 2020-04-06"]  # its cash
+    assert explanations(morning, MONDAY) == {}
 
 
 def test_row_of_a_transaction_open_at_snapshot_is_sent_the_next_date(morning: Morning) -> None:
