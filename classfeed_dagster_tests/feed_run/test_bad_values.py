@@ -181,8 +181,8 @@ def test_wrong_value_holds_back_its_own_portfolio_where_it_is_carried(desk: Desk
     with desk.runtime.engine.begin() as connection:
         for wrong, case in WRONG.items():
             values = {"portfolio": customers[wrong].id, "bystander": bystander.id, **names[wrong]}
-            wanted = {name: value for name, value in values.items() if f":{name}" in case.statement}
-            assert connection.execute(sa.text(case.statement), wanted).rowcount > 0, wrong
+            bound = {name: value for name, value in values.items() if f":{name}" in case.statement}
+            assert connection.execute(sa.text(case.statement), bound).rowcount > 0, wrong
     desk.runtime.settings = desk.runtime.settings.model_copy(update={"max_held_back_share": Decimal(1)})
     for feed in (SUPER, TRADE, CASH):
         report = desk.run(DAY, feed=feed)
