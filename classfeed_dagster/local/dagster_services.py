@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from classfeed_dagster.errors import SafeguardError, TemporaryError
+from classfeed_dagster.local.processes import ProcessIdentity, start_of
 from classfeed_dagster.tags import CODE_LOCATION
 
 # The same location name as in a checkout and in production, so that runs are shown in each.
@@ -24,6 +25,7 @@ _WORKSPACE = f"""load_from:
       module_name: classfeed_dagster.definitions
       location_name: {CODE_LOCATION}
 """
+_STARTED = "services"  # the processes that an ``up`` started
 _WEBSERVER = "classfeed_dagster.orchestration.webserver"
 
 
@@ -97,6 +99,7 @@ def dagster_services(
         "webserver": [sys.executable, "-m", _WEBSERVER, "-h", "127.0.0.1", "-p", str(port)],
         "daemon": [str(Path(sys.executable).with_name("dagster-daemon")), "run"],
     }
+    stop_left_over(home)
     workspace = home / "workspace.yaml"
     workspace.write_text(_WORKSPACE)
     processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -111,11 +114,33 @@ def dagster_services(
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
+                _record(home, processes[name].pid)
         address = f"http://127.0.0.1:{port}"
         _wait_until_up(address, processes, home, start_seconds)
         yield address
     finally:
         _stop(processes.values())
+
+
+def stop_left_over(home: Path) -> None:
+    """Stop the services of a `classfeed up` that was killed: in sessions of their own, they outlive it."""
+    path = home / _STARTED
+    identities = map(ProcessIdentity.parse, path.read_text().splitlines() if path.exists() else ())
+    left = [identity for identity in identities if identity is not None and identity.local and not identity.dead]
+    for stop in (signal.SIGTERM, signal.SIGKILL):
+        for identity in left:
+            if not identity.dead:
+                os.killpg(identity.pid, stop)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not all(identity.dead for identity in left):
+            time.sleep(0.1)
+    path.unlink(missing_ok=True)
+
+
+def _record(home: Path, pid: int) -> None:
+    identity = ProcessIdentity(ProcessIdentity.current().host, pid, start_of(pid) or "")
+    with (home / _STARTED).open("a") as file:
+        file.write(f"{identity}\n")
 
 
 def _wait_until_up(address: str, processes: Mapping[str, subprocess.Popen[bytes]], home: Path, seconds: int) -> None:

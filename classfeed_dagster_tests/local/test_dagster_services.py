@@ -14,7 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from classfeed_dagster.local.dagster_services import AlreadyUpError, free_port, only_services, running_address
+from classfeed_dagster.local.dagster_services import (
+    AlreadyUpError,
+    free_port,
+    only_services,
+    running_address,
+    stop_left_over,
+)
+from classfeed_dagster.local.processes import ProcessIdentity, start_of
 
 HOLDER = """
 import sys, time
@@ -68,6 +75,25 @@ def test_closed_terminal_leaves_no_process(tmp_path: Path, monkeypatch: pytest.M
 def _processes(home: Path) -> list[str]:
     lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
     return [line for line in lines if str(home) in line]
+
+
+def test_services_of_a_killed_up_are_stopped_by_the_next(tmp_path: Path) -> None:
+    sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
+    service, other = (subprocess.Popen(sleeping, start_new_session=True) for _ in range(2))
+    host = ProcessIdentity.current().host
+    (tmp_path / "services").write_text(
+        f"{host} {service.pid} {start_of(service.pid)}\n{host} {other.pid} another:1\n"  # a number given again
+    )
+    try:
+        stop_left_over(tmp_path)
+        assert service.wait(10) == -signal.SIGTERM
+        assert other.poll() is None
+        assert not (tmp_path / "services").exists()
+        stop_left_over(tmp_path)
+    finally:
+        service.kill()
+        other.kill()
+        other.wait()
 
 
 def test_port_that_is_taken_is_replaced() -> None:
