@@ -135,12 +135,15 @@ def has_users(folder: Path) -> bool:
 
 
 def stop_if_unused(folder: Path, port: int) -> None:
-    """End this process, the server at ``port``, if no living process holds a lease."""
-    with _locked(folder):
-        state = _read_state(folder)
-        if state is not None and state["port"] == port and not has_users(folder):
-            _state(folder).unlink(missing_ok=True)
-            os.kill(os.getpid(), signal.SIGTERM)
+    """End this process, the server at ``port``, if no living process holds a lease or the folder was removed."""
+    if folder.is_dir():
+        with _locked(folder):
+            state = _read_state(folder)
+            if state is not None and state["port"] == port:
+                if has_users(folder):
+                    return
+                _state(folder).unlink(missing_ok=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def arguments(port: int) -> dict[str, Any]:

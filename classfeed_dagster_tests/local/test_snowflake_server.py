@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,15 @@ def test_server_without_living_users_stops(tmp_path: Path) -> None:
         time.sleep(0.2)
     assert start_of(state["pid"]) != state["started"]
     assert not server.stop(tmp_path)
+
+
+def test_server_whose_folder_was_removed_ends(tmp_path: Path) -> None:
+    server.start(tmp_path)
+    (process,) = [process for process in server._started.values() if str(tmp_path) in " ".join(map(str, process.args))]
+    shutil.rmtree(tmp_path / "snowflake")
+    process.wait(120)
+    assert server._started.pop(process.pid) is process
+    assert not (tmp_path / "snowflake").exists()
 
 
 def test_killed_server_is_started_again_with_its_data(tmp_path: Path) -> None:
