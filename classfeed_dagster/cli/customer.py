@@ -14,6 +14,7 @@ from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import require_feed, require_past, require_store
 
 if TYPE_CHECKING:
+    from classfeed_dagster.runtime import Runtime
     from classfeed_dagster.support.customer import CustomerFeed
 
 out = output.console()
@@ -43,21 +44,24 @@ def customer(
     From the delivered ledger and bigsite's consents. The answers are in words for the customer. The page is the record
     of disclosures for an access request or a privacy officer.
     """
-    from classfeed_dagster.feeds import FEEDS
     from classfeed_dagster.runtime import Runtime, utc_now
 
     runtime = Runtime()
     day = require_past(runtime.settings, on.date()) if on else None
-    feeds = [require_feed(feed)] if feed else list(FEEDS)
+    chosen = [require_feed(feed)] if feed else []
     require_store(runtime)
-    from classfeed_dagster.feed_run.flags import start_flags
-    from classfeed_dagster.support.customer import customer_history
-    from classfeed_dagster.support.customer_page import disclosure_page
-
-    start_flags(runtime.settings, FEEDS)
     try:
+        _require_portfolio(runtime, number)  # before the feeds and the ledger's libraries are imported
+        from classfeed_dagster.feed_run.flags import start_flags
+        from classfeed_dagster.feeds import FEEDS
+        from classfeed_dagster.support.customer import customer_history
+        from classfeed_dagster.support.customer_page import disclosure_page
+
+        start_flags(runtime.settings, FEEDS)
         now = utc_now(runtime.settings.now)
-        history = customer_history(runtime, feeds, number, now=now, on=day, dates=None if all_dates else dates)
+        history = customer_history(
+            runtime, chosen or FEEDS, number, now=now, on=day, dates=None if all_dates else dates
+        )
         if page is not None:
             page.write_text(disclosure_page(runtime.store, history, now))
     finally:
@@ -69,6 +73,14 @@ def customer(
         _print_feed(entry)
     if page is not None:
         out.print(f"page: {page}", highlight=False, soft_wrap=True)
+
+
+def _require_portfolio(runtime: Runtime, number: str) -> None:
+    runtime.require_bigsite()
+    from classfeed_dagster.bigsite.portfolio_number import require_portfolio
+
+    with runtime.engine.connect() as connection:
+        require_portfolio(connection, number)
 
 
 def _print_feed(entry: CustomerFeed) -> None:

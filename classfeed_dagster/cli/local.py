@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from classfeed_dagster.cli import output
 from classfeed_dagster.cli.arguments import require_feed
@@ -252,6 +251,8 @@ def demo_faults(dates: Sequence[dt.date], at_most: int) -> list[PlantedFault]:
 
 
 def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: int, *, faulty: bool) -> Rehearsal:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     from classfeed_dagster import trading_days
     from classfeed_dagster.local import snowflake_server as server
     from classfeed_dagster.local.dagster_instance import open_instance

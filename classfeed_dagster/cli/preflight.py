@@ -6,7 +6,6 @@ import datetime as dt
 import os
 import re
 import socket
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -355,6 +354,8 @@ def _bucket(name: str) -> str:
 
 
 def _collector(endpoint: str) -> str:
+    import urllib.request  # imported here: the other commands do without HTTP
+
     # An empty request is valid OTLP: it asks everything and sends nothing.
     headers = {"Content-Type": "application/x-protobuf"}
     request = urllib.request.Request(f"{endpoint.rstrip('/')}/v1/traces", b"", headers)  # noqa: S310 - a setting

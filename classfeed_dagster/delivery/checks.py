@@ -6,13 +6,12 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
-from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.gate import Verdict, record_verdict
 from classfeed_dagster.delivery.manifest import Page, PortfolioRecord
 from classfeed_dagster.delivery.page_facts import header_faults, numbers_with_data, portfolio_faults, totals_faults
 from classfeed_dagster.delivery.pages import examine_file
-from classfeed_dagster.delivery.plan import DeliveryPlan
 from classfeed_dagster.delivery.prevalidation import prevalidation_key, read_prevalidation
 from classfeed_dagster.documents.document_format import (
     DocumentFormat,
@@ -22,6 +21,10 @@ from classfeed_dagster.documents.document_format import (
 )
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import file_facts
+
+if TYPE_CHECKING:
+    from classfeed_dagster.delivery.build import Build
+    from classfeed_dagster.delivery.plan import DeliveryPlan
 
 OFFENDERS_LIMIT = 20  # offenders that a check or a problem list names; the rest is counted
 

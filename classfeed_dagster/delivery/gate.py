@@ -8,15 +8,17 @@ needed, because a person may approve a failed check, and because a consent may e
 from __future__ import annotations
 
 import datetime as dt
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
-from classfeed_dagster.delivery.build import Build
 from classfeed_dagster.delivery.manifest import PassedCheck, Sha256
 from classfeed_dagster.errors import ChainBusyError, GateRefusedError
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json, to_json, verdict_key, verdict_prefix
+
+if TYPE_CHECKING:
+    from classfeed_dagster.delivery.build import Build
 
 REQUIRED_VERDICTS: tuple[str, ...] = (
     "document_valid",

@@ -9,15 +9,17 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import AwareDatetime, Field, PositiveInt
 
-from classfeed_dagster.bigsite.consent import Consent, consent_query, consents_from, standings
-from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.store import ObjectStore
 from classfeed_dagster.stored_records import StoredRecord, from_json, to_json
 from classfeed_dagster.trading_days import SYDNEY
+
+if TYPE_CHECKING:
+    from classfeed_dagster.bigsite.consent import Consent
+    from classfeed_dagster.runtime import Runtime
 
 LONGEST_LEAD = 366  # days
 _PREFIX = "notices/consent-expiry/"
@@ -107,6 +109,8 @@ def _subject(notice: ExpiryNotice) -> tuple[str, str, dt.datetime]:
 def _due(
     consents: Iterable[Consent], recipients: Sequence[str], lead_days: Sequence[int], now: dt.datetime
 ) -> Iterator[ExpiryNotice]:
+    from classfeed_dagster.bigsite.consent import standings
+
     by_portfolio: dict[int, list[Consent]] = defaultdict(list)
     for consent in consents:
         by_portfolio[consent.portfolio_id].append(consent)
@@ -126,6 +130,8 @@ def _due(
 
 
 def _consents(runtime: Runtime, recipients: Sequence[str], now: dt.datetime) -> list[Consent]:
+    from classfeed_dagster.bigsite.consent import consent_query, consents_from
+
     query = consent_query(recipients, now, now)
     with runtime.engine.connect() as connection:
         rows = connection.execute(query.order_by(None).order_by("portfolio_number", "consent_id")).all()

@@ -8,37 +8,37 @@ under them, following rule 9.3 of the Competition and Consumer (Consumer Data Ri
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
-import polars as pl
 import sqlalchemy as sa
 
 from classfeed_dagster.acknowledgements.inbox import acknowledgements
 from classfeed_dagster.acknowledgements.mapping import RecordState
 from classfeed_dagster.bigsite.consent import Consent, consent_query, consents_from, standings
+from classfeed_dagster.bigsite.portfolio_number import require_portfolio
 from classfeed_dagster.bigsite.tables import portfolio
 from classfeed_dagster.delivery.delivery_history import latest_date
 from classfeed_dagster.delivery.feed_mode import FeedMode, shadow_key
 from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.delivery.withheld import withheld_key
 from classfeed_dagster.domains.rules import LEDGER_RULES, RULES
-from classfeed_dagster.errors import UsageError
 from classfeed_dagster.feed_run.expiry_notices import latest_notice, sharing_end
 from classfeed_dagster.feed_run.flags import flag_values
 from classfeed_dagster.ledger.files import ledger_prefix
 from classfeed_dagster.service_levels.due import due, latest_due
 from classfeed_dagster.store import ObjectNotFoundError, ObjectStore
 from classfeed_dagster.stored_records import from_json, manifest_key, quarantine_key
+from classfeed_dagster.support.portfolio_search import PortfolioSearch, switches_of
 from classfeed_dagster.trading_days import SYDNEY, cutoff
 from classfeed_dagster.transmission.send import receipt_key
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from classfeed_dagster.feeds.feed import Feed
     from classfeed_dagster.feeds.portfolios import Portfolios
     from classfeed_dagster.runtime import Runtime
@@ -46,14 +46,9 @@ if TYPE_CHECKING:
 _READERS = 8  # dates read at the same time
 _SEARCHED_DATES = 10  # dates searched for the first delivery in full
 _NOT_SENT = "not sent yet"
-_PORTFOLIOS = re.compile(r"r(\d+)/portfolios-(\d+)\.parquet")
-_COLUMNS = ["portfolio_number", "change", "extract", "recipient_reference", "history_from", "consent_ids"]
+_PORTFOLIOS = re.compile(r"r(\d+)/portfolios-\d+\.parquet")
 _EARLIEST, _LATEST = dt.datetime(1901, 1, 1, tzinfo=dt.UTC), dt.datetime(9998, 1, 1, tzinfo=dt.UTC)
 _TITLES = {rule.name: rule.title for rule in RULES} | {rule.name: rule.title for rule in LEDGER_RULES}
-
-
-class UnknownPortfolioError(UsageError):
-    """bigsite has no portfolio of this number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +153,7 @@ def portfolio_consents(runtime: Runtime, number: str, recipients: Sequence[str])
     """
     runtime.require_bigsite()
     with runtime.engine.connect() as connection:
-        portfolio_id = connection.scalar(
-            sa.select(portfolio.c.portfolio_id).where(portfolio.c.portfolio_number == number)
-        )
-        if portfolio_id is None:
-            raise UnknownPortfolioError(f"bigsite has no portfolio {number!r}: check the number")
+        portfolio_id = require_portfolio(connection, number)
         query = consent_query(recipients, _EARLIEST, _LATEST).where(portfolio.c.portfolio_id == portfolio_id)
         now = runtime.settings.now or connection.execute(sa.select(sa.func.current_timestamp())).scalar_one()
         return now.astimezone(dt.UTC), consents_from(connection.execute(query).all())
@@ -186,9 +177,11 @@ def _feed_history(
     delivered = audience.dates_between(audience.first_business_date, latest) if latest else []
     listed = delivered if dates is None else delivered[-dates:]
     day = on or last or audience.first_business_date
-    parts: set[str] = set()
+    newest, *others = sorted({*listed, day}, reverse=True)
+    search = PortfolioSearch(runtime.store, number)
     with ThreadPoolExecutor(_READERS) as pool:
-        reads = list(pool.map(lambda date: read_date(runtime.store, feed, date, number, parts), {*listed, day}))
+        reads = [read_date(runtime.store, feed, newest, search)]  # the others begin at its place
+        reads += pool.map(lambda date: read_date(runtime.store, feed, date, search), others)
     disclosures = sorted(
         (entry for disclosed, _ in reads for entry in disclosed),
         key=lambda entry: (entry.business_date, entry.revision),
@@ -207,34 +200,28 @@ def _feed_history(
         ends_at=ends_at,
         noticed_on=latest_notice(runtime.store, number, feed.recipient, ends_at) if ends_at else None,
         consents=of_recipient,
-        first_in_full=_first_in_full(runtime.store, feed, number, of_recipient, delivered, disclosures, listed),
+        first_in_full=_first_in_full(runtime.store, feed, search, of_recipient, delivered, disclosures, listed),
         disclosures=tuple(reversed(disclosures)),
         held_back=tuple(reversed(held_back)),
     )
 
 
 def read_date(
-    store: ObjectStore, feed: Feed, day: dt.date, number: str, parts: set[str] | None = None
+    store: ObjectStore, feed: Feed, day: dt.date, search: PortfolioSearch
 ) -> tuple[list[Disclosure], HeldBackDate | None]:
-    """Return the portfolio's deliveries of one business date by revision, and its hold, if the date lacks its data.
-
-    ``parts``: numbers of the ledger's parts in which other dates have the portfolio. They are read first.
-    """
-    disclosures: list[Disclosure] = []
-    parts = set() if parts is None else parts
+    """Return the portfolio's deliveries of one business date by revision, and its hold, if the date lacks its data."""
+    number = search.number
     prefix = ledger_prefix(feed.name, day)
-    by_revision: dict[int, list[tuple[str, str]]] = {}
-    for key in store.list(prefix):
+    by_revision: dict[int, list[str]] = {}
+    for key in store.list(prefix):  # a revision's parts in order
         if (name := _PORTFOLIOS.fullmatch(key.removeprefix(prefix))) is not None:
-            by_revision.setdefault(int(name[1]), []).append((name[2], key))
-    for revision, files in sorted(by_revision.items()):
-        for part, key in sorted(files, key=lambda file: file[0] not in parts):
-            entries = _disclosures(store, feed.name, day, number, key, revision)
-            if entries is not None:
-                disclosures += entries
-                parts.add(part)
-                break  # one part of a revision has it
-    disclosures = [entry for entry in map(partial(_with_arrival, store, feed, number), disclosures) if entry]
+            by_revision.setdefault(int(name[1]), []).append(key)
+    entries = [
+        _with_arrival(store, feed, search, entry)
+        for revision, parts in sorted(by_revision.items())
+        for entry in _disclosures(store, feed.name, day, search.rows(parts), revision)
+    ]
+    disclosures = [entry for entry in entries if entry]
     key = quarantine_key(feed.name, day, number)
     try:
         record = from_json(Quarantined, store.read(key), store.location(key))
@@ -247,13 +234,10 @@ def read_date(
 
 
 def _disclosures(
-    store: ObjectStore, feed: str, day: dt.date, number: str, key: str, revision: int
-) -> list[Disclosure] | None:
-    # None: the part does not have the portfolio.
-    with store.local_file(key) as path:
-        rows = pl.scan_parquet(path).filter(pl.col("portfolio_number") == number).select(_COLUMNS).collect()
-    if rows.is_empty():
-        return None
+    store: ObjectStore, feed: str, day: dt.date, rows: pl.DataFrame | None, revision: int
+) -> list[Disclosure]:
+    if rows is None:
+        return []
     live = manifest_key(feed, day, revision)
     manifest = next((place for place in (live, shadow_key(live)) if store.exists(place)), None)
     if manifest is None:
@@ -275,12 +259,12 @@ def _disclosures(
     ]
 
 
-def _with_arrival(store: ObjectStore, feed: Feed, number: str, entry: Disclosure) -> Disclosure | None:
+def _with_arrival(store: ObjectStore, feed: Feed, search: PortfolioSearch, entry: Disclosure) -> Disclosure | None:
     # None if the portfolio's file is withheld: nothing of it was disclosed.
     day, revision = entry.business_date, entry.revision
     if entry.shadow or not (feed.sends_on(day) or feed.acknowledgements):
         return entry
-    page = _page_of(store.read(entry.manifest), number)
+    page = search.page(entry.manifest)
     if store.exists(withheld_key(feed.name, day, revision, page)):
         return None
     if feed.sends_on(day) and not store.exists(receipt_key(feed.name, day, revision, page)):
@@ -293,7 +277,7 @@ def _with_arrival(store: ObjectStore, feed: Feed, number: str, entry: Disclosure
             record.code or "no code"
             for answer in answers
             for record in answer.records
-            if record.portfolio_number == number and record.state is RecordState.REJECTED
+            if record.portfolio_number == search.number and record.state is RecordState.REJECTED
         }
     )
     words = [
@@ -303,16 +287,10 @@ def _with_arrival(store: ObjectStore, feed: Feed, number: str, entry: Disclosure
     return replace(entry, arrival=", ".join(words) or "not acknowledged")
 
 
-def _page_of(manifest: bytes, number: str) -> str:
-    # The portfolio's page, without reading the other portfolios of a large manifest.
-    named = b'"number":' + json.dumps(number).encode() + b',"page":"'
-    return manifest.partition(named)[2].partition(b'"')[0].decode()
-
-
 def _first_in_full(
     store: ObjectStore,
     feed: Feed,
-    number: str,
+    search: PortfolioSearch,
     consents: Sequence[Consent],
     delivered: Sequence[dt.date],
     disclosures: Sequence[Disclosure],
@@ -325,7 +303,7 @@ def _first_in_full(
     if following:
         start = max(following[0] - 1, 0)
         for day in unlisted[start : start + _SEARCHED_DATES]:
-            for entry in read_date(store, feed, day, number)[0]:
+            for entry in read_date(store, feed, day, search)[0]:
                 if entry.extract == "FULL" and not entry.shadow:
                     return entry
     return next((entry for entry in disclosures if entry.extract == "FULL" and not entry.shadow), None)
@@ -361,7 +339,7 @@ def _answer(
     if live:
         answer = f" {feed.recipient} answered: {live[-1].arrival}." if feed.acknowledgements else ""
         sent = f"{feed.recipient} was sent the data of {_day(day)} (revision {live[-1].revision})."
-        return sent + answer + _left_out(feed, runtime.store.read(live[-1].manifest))
+        return sent + answer + _left_out(feed, switches_of(runtime.store, live[-1].manifest))
     rehearsed = f"{feed.recipient} was sent nothing: the feed is in shadow mode, and its files are for rehearsal only."
     if of_day:
         return rehearsed
@@ -382,9 +360,8 @@ def _answer(
     return f"The data of {_day(day)} has not been sent yet."
 
 
-def _left_out(feed: Feed, manifest: bytes) -> str:
-    # Records that a switch left out of a delivery, by the switches in its manifest.
-    flags = json.loads(manifest.partition(b'"flags":')[2].partition(b',"held_back":')[0])
+def _left_out(feed: Feed, switches: Mapping[str, object]) -> str:
+    # Records that a switch left out of a delivery.
     words = {
         "include-income": ("I", "dividends, distributions and interest are"),
         "include-drp": ("S", "units from reinvested dividends are"),
@@ -392,7 +369,7 @@ def _left_out(feed: Feed, manifest: bytes) -> str:
     return "".join(
         f" By the switch {switch}, {what} left out."
         for switch, (ledger, what) in words.items()
-        if flags.get(switch) is False and ledger in feed.format.ledgers
+        if switches.get(switch) is False and ledger in feed.format.ledgers
     )
 
 

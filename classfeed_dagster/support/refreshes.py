@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from classfeed_dagster.bigsite.consent import standings
+from classfeed_dagster.bigsite.portfolio_number import UnknownPortfolioError
 from classfeed_dagster.delivery.chain import last_place
 from classfeed_dagster.delivery.delivery_history import latest_date, live_and_shadow
 from classfeed_dagster.delivery.feed_mode import shadow_key
@@ -19,11 +20,8 @@ from classfeed_dagster.delivery.refreshes import Refresh, record_refresh
 from classfeed_dagster.errors import DeliveryError
 from classfeed_dagster.runtime import Runtime, utc_now
 from classfeed_dagster.support import reruns
-from classfeed_dagster.support.customer import (
-    UnknownPortfolioError,
-    portfolio_consents,
-    read_date,
-)
+from classfeed_dagster.support.customer import portfolio_consents, read_date
+from classfeed_dagster.support.portfolio_search import PortfolioSearch
 from classfeed_dagster.trading_days import cutoff
 
 if TYPE_CHECKING:
@@ -110,7 +108,7 @@ def request_refresh(
 
 def require_refreshed(runtime: Runtime, feed: Feed, number: str, day: dt.date) -> None:
     """Raise RefreshNotDeliveredError unless the latest delivery of the portfolio on the date is in full."""
-    disclosures, held_back = read_date(runtime.store, feed, day, number)
+    disclosures, held_back = read_date(runtime.store, feed, day, PortfolioSearch(runtime.store, number))
     live = [entry for entry in disclosures if not entry.shadow]
     if not live or live[-1].extract != "FULL":
         why = f": {held_back.explanation}" if held_back is not None and held_back.released_at is None else ""
@@ -136,7 +134,7 @@ def _decide(runtime: Runtime, feed: Feed, number: str, day: dt.date, mode: str) 
         return _Decision(
             f"{number} does not consent to sharing with {feed.recipient} now: the customer has to consent first"
         )
-    disclosures, held_back = read_date(runtime.store, feed, day, number)
+    disclosures, held_back = read_date(runtime.store, feed, day, PortfolioSearch(runtime.store, number))
     live = [entry for entry in disclosures if not entry.shadow]
     if live and live[-1].extract == "FULL":
         return _Decision(

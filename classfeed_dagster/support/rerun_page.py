@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from classfeed_dagster import html_page, logs, telemetry
+from classfeed_dagster.bigsite.portfolio_number import UnknownPortfolioError
 from classfeed_dagster.errors import UsageError
 from classfeed_dagster.extras import require_extra
 from classfeed_dagster.feed_run.flags import flag_values, is_live, start_flags
@@ -25,7 +26,7 @@ from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.service_levels.due import latest_due
 from classfeed_dagster.support import refreshes, reruns, webserver_client
 from classfeed_dagster.support.alb_identity import HEADER, NotIdentifiedError, identify, keys_of
-from classfeed_dagster.support.customer import UnknownPortfolioError, customer_history
+from classfeed_dagster.support.customer import customer_history
 from classfeed_dagster.support.customer_page import disclosure_page
 from classfeed_dagster.support.lookups import record_lookup
 from classfeed_dagster.tags import CORRELATION_TAG, LAUNCHED_BY_TAG, RERUN_TAG, new_correlation_id

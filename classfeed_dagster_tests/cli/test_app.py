@@ -181,6 +181,40 @@ def test_refusal_imports_no_library_of_the_data_path(demo: Result, words: tuple[
     assert not {"dagster", "sqlalchemy", "pyarrow", "numpy", "duckdb"} & set(refused.stdout.split())
 
 
+ENDING = """
+import atexit, sys, threading, time
+import classfeed_dagster.cli.app as app
+def main():
+    atexit.register(lambda: print("handlers", flush=True))
+    print("x" * 200_000)
+    if {late}:
+        threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+    sys.exit({code})
+app.main = main
+app.script()
+"""
+
+
+@pytest.mark.parametrize(("code", "ends"), [("None", 0), ("3", 3), ("'a sentence'", 1)])
+@pytest.mark.parametrize("late", [False, True])
+def test_script_ends_with_its_code_after_handlers_and_output(code: str, ends: int, late: bool) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDING.format(code=code, late=late)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == ends, ended.stderr
+    assert ended.stdout.splitlines() == ["x" * 200_000, *["thread"] * late, "handlers"]
+    assert ended.stderr.splitlines() == ["a sentence"] * (ends == 1)
+
+
+def test_script_with_a_closed_pipe_ends_without_a_hang() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDING.format(code=0, late=False)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(60) != 0
+
+
 def test_reconcile_prints_for_people_and_as_json(demo: Result, classfeed: Command) -> None:
     # The data team has said nothing of the first date: the one break, which puts no delivery in doubt.
     result = classfeed("reconcile", "--date", "2023-01-03")

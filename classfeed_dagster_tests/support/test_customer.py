@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from openfeature import api
 from typer.testing import CliRunner
 
+from classfeed_dagster.bigsite.portfolio_number import UnknownPortfolioError
 from classfeed_dagster.cli import app as cli
 from classfeed_dagster.settings import get_settings
-from classfeed_dagster.support.customer import CustomerFeed, UnknownPortfolioError, customer_history
+from classfeed_dagster.support.customer import CustomerFeed, customer_history
 from classfeed_dagster.support.customer_page import disclosure_page
 from classfeed_dagster_tests.fixtures.desk import Desk
 
