@@ -14,6 +14,7 @@ FINDING_TAG = "classfeed/finding"  # the reconciliation's finding for which a ru
 REASON_TAG = "classfeed/reason"
 ATTEMPT_TAG = "classfeed/attempt"
 RERUN_TAG = "classfeed/rerun"
+INBOX_TAG = "classfeed/inbox"  # state of the inbox that a run reads
 BUILD_ID_TAG = "classfeed/build_id"  # the delivery that a reconciliation run examines
 PARTITION_TAG = "dagster/partition"
 DEFAULT_FEED = "class_super"  # feed of commands and queries that name none

@@ -113,6 +113,17 @@ def _kept_prefix(feed: str, day: dt.date | None = None) -> str:
     return f"acknowledged/{feed}/" + (f"{day.isoformat()}/" if day else "")
 
 
+def kept_answers(store: ObjectStore, feed: str) -> frozenset[tuple[dt.date, str]]:
+    """Return business date and SHA-256 of every kept answer. Reads no answer."""
+    prefix = _kept_prefix(feed)
+    keys = (key.removeprefix(prefix).split("/") for key in store.list(prefix))
+    return frozenset(
+        (dt.date.fromisoformat(day), name.rpartition("-")[2].removesuffix(".json"))
+        for day, name in keys
+        if day != _DEAD
+    )
+
+
 def read_inbox(store: ObjectStore, feed: str, mapping: AnswerMapping, at: dt.datetime) -> InboxResult:
     """Read the inbox's new messages and keep each as an acknowledgement or a dead letter. Safe to repeat."""
     known = {key.rpartition("-")[2].removesuffix(".json") for key in store.list(_kept_prefix(feed))}

@@ -12,7 +12,7 @@ import polars as pl
 from classfeed_dagster.acknowledgements.inbox import FileAnswers, rejections
 from classfeed_dagster.acknowledgements.mapping import AnswerMapping
 from classfeed_dagster.warehouse.breaks import BreakChanges, save_breaks
-from classfeed_dagster.warehouse.database import Connection, Staging, literal, transaction
+from classfeed_dagster.warehouse.database import Connection, Staging, literal, query, transaction
 from classfeed_dagster.warehouse.records import Side
 
 TABLE = "ACKNOWLEDGEMENT"
@@ -41,8 +41,12 @@ def load_acknowledgements(
     at: dt.datetime,
     attempt: str,
 ) -> tuple[int, BreakChanges]:
-    """Replace a date's acknowledgements and its breaks with the recipient; return the rows and the breaks' changes."""
+    """Replace a date's acknowledgements and its breaks with the recipient; return the rows and the breaks' changes.
+
+    The rows are last: a date with all its answers in the warehouse has its breaks there too.
+    """
     listed = list(files)
+    changes = save_breaks(connection, feed, Side.RECIPIENT, day, rejections(listed, mapping), at=at, attempt=attempt)
     frame = pl.DataFrame(list(_rows(listed)), schema=_SCHEMA, orient="row")
     where = f"WHERE FEED = {literal(feed)} AND BUSINESS_DATE = {literal(day)}"
     with Staging(connection) as staging:
@@ -52,8 +56,13 @@ def load_acknowledgements(
         with transaction(connection) as cursor:
             cursor.execute(f"DELETE FROM {TABLE} {where}")
             cursor.execute(f"INSERT INTO {TABLE} SELECT * FROM {staged}")
-    changes = save_breaks(connection, feed, Side.RECIPIENT, day, rejections(listed, mapping), at=at, attempt=attempt)
     return rows, changes
+
+
+def loaded_answers(connection: Connection, feed: str) -> frozenset[tuple[dt.date, str]]:
+    """Return business date and SHA-256 of every answer in the warehouse."""
+    rows = query(connection, f"SELECT DISTINCT BUSINESS_DATE, ANSWER_SHA256 FROM {TABLE} WHERE FEED = {literal(feed)}")
+    return frozenset((day, digest) for day, digest in rows)
 
 
 def _rows(files: Iterable[FileAnswers]) -> Iterator[tuple[object, ...]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from classfeed_dagster.acknowledgements.inbox import FileAnswers, InboxResult, file_answers, read_inbox
+from classfeed_dagster.acknowledgements.inbox import FileAnswers, InboxResult, file_answers, kept_answers, read_inbox
 from classfeed_dagster.acknowledgements.mapping import AnswerMapping
-from classfeed_dagster.acknowledgements.warehouse import load_acknowledgements
+from classfeed_dagster.acknowledgements.warehouse import load_acknowledgements, loaded_answers
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.warehouse.connection import open_warehouse
@@ -24,12 +24,15 @@ class AcknowledgementRun:
     correlation_id: str
 
     def process(self) -> InboxResult:
-        """Keep the inbox's new messages, and store the answers of their dates in the warehouse. Safe to repeat."""
+        """Keep the inbox's new messages, and store the dates whose answers the warehouse lacks. Safe to repeat.
+
+        These may be answers that an earlier attempt kept and could not store.
+        """
         result = read_inbox(self.runtime.store, self.feed.name, self.mapping, self.at)
-        days = self.dates(result)
-        if days:
+        kept = kept_answers(self.runtime.store, self.feed.name)
+        if kept:
             with open_warehouse(self.runtime.settings) as connection:
-                for day in days:
+                for day in sorted({day for day, _ in kept - loaded_answers(connection, self.feed.name)}):
                     load_acknowledgements(
                         connection,
                         self.feed.name,

@@ -269,7 +269,7 @@ def _found_down(facts: Sequence[DateFacts]) -> set[Dependency]:
 def another_attempt(
     last: RunFact | None, attempts: int, job: str, day: dt.date, settings: Settings, now: dt.datetime
 ) -> bool | None:
-    """Decide on another attempt at reconciling one delivery: True for one now, None for later, False for none.
+    """Decide on another attempt at a job that follows a delivery: True for one now, None for later, False for none.
 
     ``last`` is the latest of ``attempts`` runs of ``job`` for ``day``. While it is in progress, None is returned. The
     causes are the same as for repair. ``now`` is UTC.

@@ -137,6 +137,41 @@ def test_faulty_answer_is_kept_and_reported(delivered: Desk) -> None:
     assert (again.acknowledgements, again.dead_letters) == ((), ())
 
 
+def test_answer_that_a_dead_run_kept_is_loaded_by_the_next(delivered: Desk) -> None:
+    desk, store = delivered, delivered.runtime.store
+    manifest = desk.manifest(MONDAY.isoformat(), feed="answering")
+    refused = rejection("SW00000001", None, "E42")
+    put_answers(store, manifest, manifest.pages[0], MAPPING, [refused])
+    assert read_inbox(store, "answering", MAPPING, MORNING).acknowledgements  # and its process ended here
+    for _ in range(2):
+        read(desk)
+    with open_warehouse(desk.runtime.settings) as connection:
+        rows = query(connection, "SELECT FILE_STATE, RECORD_STATE FROM ACKNOWLEDGEMENT ORDER BY 2")
+        assert [break_.subject for break_ in stored_breaks(connection, feed="answering", only_open=True)] == [
+            "SW00000001"
+        ]
+    assert sorted(rows, key=str) == [("partially processed", "rejected"), ("partially processed", None)]
+
+
+def test_failed_reading_is_requested_again_after_a_wait(delivered: Desk) -> None:
+    desk, keys = delivered, set[str | None]()
+    manifest = desk.manifest(MONDAY.isoformat(), feed="answering")
+    put_answers(desk.runtime.store, manifest, manifest.pages[0], MAPPING)
+    for instant, clock in (("06:10", "no instant"), ("07:30", MORNING.isoformat())):
+        with desk.at(f"2026-03-03T{instant}:00+11:00"):
+            (request,) = desk.tick("answering_acknowledgements")[0]
+            keys.add(request.run_key)
+            job = desk.definitions.resolve_job_def(str(request.job_name))
+            ended = job.execute_in_process(
+                instance=desk.instance, tags={**request.tags, CLOCK_TAG: clock}, raise_on_error=False
+            )
+            requests, why = desk.tick("answering_acknowledgements")
+            assert not requests
+            assert ("is read" if ended.success else "waits for its next attempt") in why
+    assert ended.success
+    assert len(keys) == 2
+
+
 @pytest.mark.parametrize(
     ("message_id", "reason"),
     [
