@@ -27,6 +27,7 @@ from classfeed_dagster.reconciliation.result import Amount, Reconciliation, Tall
 from classfeed_dagster.reconciliation.rules import Field, FieldType, Rule
 from classfeed_dagster.reconciliation.switches import carried
 from classfeed_dagster.store import ObjectStore
+from classfeed_dagster.warehouse.breaks import of_another_date
 from classfeed_dagster.warehouse.database import Connection, literal, query
 from classfeed_dagster.warehouse.records import (
     UNEXPLAINED,
@@ -102,10 +103,11 @@ def reconcile_data_team(
         if theirs is None:
             reason, never = _latest_date(connection, table, recipient)
     if theirs is None:
-        missing = _date_break(
-            delivered, BreakKind.MISSING_DATE, BreakSeverity.EVENT if never else BreakSeverity.WARNING, reason
-        )
-        return Reconciliation(feed, day, Side.DATA_TEAM, attempt, at, (missing,), ())
+        severity = BreakSeverity.EVENT if never else BreakSeverity.WARNING
+        missing = _date_break(delivered, BreakKind.MISSING_DATE, severity, reason)
+        # That they publish nothing for a recipient is stated once, not with every date.
+        stated = never and of_another_date(connection, missing)
+        return Reconciliation(feed, day, Side.DATA_TEAM, attempt, at, () if stated else (missing,), ())
     expected = {
         number
         for number, revision in delivered.latest.items()

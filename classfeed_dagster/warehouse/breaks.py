@@ -129,6 +129,17 @@ def stored_breaks(
     return [_stored(row) for row in rows]
 
 
+def of_another_date(connection: Connection, entry: Break) -> bool:
+    """Return True if a break of the same kind and severity is stored for another date of its feed."""
+    (row,) = query(
+        connection,
+        f"SELECT COUNT(*) FROM {_TABLE} WHERE FEED = {literal(entry.feed)} AND SIDE = {literal(entry.side.value)} "
+        f"AND KIND = {literal(entry.kind.value)} AND SEVERITY = {literal(entry.severity.value)} "
+        f"AND BUSINESS_DATE <> {literal(entry.business_date)}",
+    )
+    return bool(row[0])
+
+
 def _stored(row: tuple[Any, ...]) -> StoredBreak:
     (break_id, feed, side, day, kind, severity, number, record, subject, field, ours, theirs, cause, evidence) = row[
         :14

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -179,6 +180,22 @@ def test_data_team_metrics_computed_earlier_are_explained(team: Team) -> None:
     key = ("SW000001", "UNITS_HELD", None)
     team.publish({**team.metrics, key: Decimal(3)}, at=w.SNAPSHOT_AT - dt.timedelta(hours=1))
     assert team.only_break().likeliest.cause is BreakCause.DATA_TEAM_TIMING
+
+
+def test_data_team_without_figures_for_a_recipient_says_so_once(team: Team) -> None:
+    team.publish()
+    execute(team.connection, "UPDATE CLASS_FEED_METRICS SET RECIPIENT = 'OTHER'")
+    execute(team.connection, "DELETE FROM RECONCILIATION_BREAK")
+    for _ in range(2):  # its own date states it however often it is reconciled
+        break_ = team.only_break()
+        assert (break_.kind, break_.severity) == (BreakKind.MISSING_DATE, BreakSeverity.EVENT)
+        save_breaks(team.connection, w.FEED, Side.DATA_TEAM, w.DAY, [break_], at=NOW, attempt="a1")
+    earlier = replace(break_, business_date=w.BEFORE)
+    save_breaks(team.connection, w.FEED, Side.DATA_TEAM, w.BEFORE, [earlier], at=NOW, attempt="a3")
+    later = team.reconcile()
+    assert later.breaks == ()
+    assert later.summary().endswith("there was nothing to compare, so nothing is proven")
+    execute(team.connection, "DELETE FROM RECONCILIATION_BREAK")
 
 
 def test_data_team_date_that_is_missing_is_read_when_it_arrives(team: Team) -> None:
