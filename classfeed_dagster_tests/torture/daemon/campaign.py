@@ -59,6 +59,15 @@ def attack(budget: Budget, folder: Path, s3: str = "moto") -> Iterator[Row]:
 
         with tempfile.TemporaryDirectory(prefix="classfeed-torture-", ignore_cleanup_errors=True) as other:
             yield warehouse_away(Path(other))
+        yield from talk()
+
+
+def talk(_: Budget | None = None, folder: Path | None = None) -> Iterator[Row]:
+    """Play every kill in the middle of a conversation with the recipient."""
+    from classfeed_dagster_tests.torture.daemon.conversation import conversation
+
+    with tempfile.TemporaryDirectory(prefix="classfeed-torture-", ignore_cleanup_errors=True) as other:
+        yield from conversation(folder or Path(other))
 
 
 def campaign(faults: Sequence[Fault], folder: Path, s3: str = "moto") -> Iterator[Row]:

@@ -193,7 +193,18 @@ def launched_by_a_person(stack: Stack, day: dt.date) -> Harm:
     with _in_the_middle(stack, day):
         at = time.monotonic()
         tags = json.dumps({"dagster/partition": day.isoformat()})
-        launch = ("job", "launch", "-w", "workspace.yaml", "-l", "classfeed", "-j", "class_super_job", "--tags", tags)
+        launch = (
+            "job",
+            "launch",
+            "-w",
+            str(stack.workspace),
+            "-l",
+            "classfeed",
+            "-j",
+            "class_super_job",
+            "--tags",
+            tags,
+        )
         people = [stack.command("dagster", *launch), stack.command("classfeed", "run", "--date", day.isoformat())]
         time.sleep(8)  # the second one is at work too by now
     launched, _ = [person.wait(600) for person in people]

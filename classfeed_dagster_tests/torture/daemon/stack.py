@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import boto3
 import psutil
@@ -42,11 +43,6 @@ SENSORS = ("repair", "alerts", "consent_events")
 PORTFOLIOS = 8
 SCRATCH_MEGABYTES = 64
 _DATABASE = "torture_test"
-# All else is as on a laptop: how often lost workers are looked for, and when a run without a worker counts as lost.
-_SHORTER = {
-    "poll_interval_seconds: 30": "poll_interval_seconds: 5",
-    "max_runtime_seconds: 1800": "max_runtime_seconds: 300",
-}
 _T = TypeVar("_T")
 
 
@@ -127,11 +123,12 @@ class Stack:
     dead_letters: str
     scratch: Path
     bounded: bool  # whether the scratch disk is a small one of its own
+    workspace: Path
     daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start_daemon(self) -> subprocess.Popen[bytes]:
         """Start a further `dagster-daemon run` on the same instance, in a session of its own."""
-        command = [_program("dagster-daemon"), "run", "-w", str(ROOT / "workspace.yaml")]
+        command = [_program("dagster-daemon"), "run", "-w", str(self.workspace)]
         with (self.folder / "daemon.log").open("ab") as log:
             daemon = subprocess.Popen(
                 command, env={**os.environ, **self.environment}, cwd=ROOT, stdout=log, stderr=log,
@@ -181,18 +178,40 @@ class Stack:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, dates: list[dt.date], *, sensors: Sequence[str] = SENSORS, s3: str = "moto"
+    folder: Path,
+    dates: list[dt.date],
+    *,
+    sensors: Sequence[str] = SENSORS,
+    s3: str = "moto",
+    module: str = "classfeed_dagster.definitions",
+    environment: Mapping[str, str] | None = None,
+    lost_after: int = 300,
 ) -> Iterator[Stack]:
-    """Run a stack on ``dates``, oldest first, until the block ends. ``s3``: one of S3_SERVERS for the object store."""
+    """Run a stack on ``dates``, oldest first, until the block ends. ``s3``: one of S3_SERVERS for the object store.
+
+    ``module``: module of the code location. ``environment``: further variables. ``lost_after``: seconds after which a
+    run without a worker counts as lost.
+    """
     from moto.server import ThreadedMotoServer
 
     home = folder / "dagster"
     home.mkdir()
     settings = (ROOT / "dagster.yaml").read_text()
-    for ours, shorter in _SHORTER.items():
+    # All else is as on a laptop: how often lost workers are looked for, and when a run without one counts as lost.
+    # The storage's folder is stated: this process has no DAGSTER_HOME.
+    stated = {
+        "base_dir: null": f"base_dir: {home}",
+        "poll_interval_seconds: 30": "poll_interval_seconds: 5",
+        "max_runtime_seconds: 1800": f"max_runtime_seconds: {lost_after}",
+    }
+    for ours, theirs in stated.items():
         assert ours in settings
-        settings = settings.replace(ours, shorter)
+        settings = settings.replace(ours, theirs)
     (home / "dagster.yaml").write_text(settings)
+    ours = "module_name: classfeed_dagster.definitions"
+    locations, workspace = (ROOT / "workspace.yaml").read_text(), folder / "workspace.yaml"
+    assert ours in locations
+    workspace.write_text(locations.replace(ours, f"module_name: {module}"))
     aws = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": "ap-southeast-2"}
     os.environ.update(aws)
     with contextlib.ExitStack() as stack:
@@ -216,7 +235,7 @@ def running(
         proxy = stack.enter_context(Proxy(objects).running())
         slack = stack.enter_context(running_switchboard())
         scratch, bounded = stack.enter_context(_scratch(folder))
-        environment = {
+        variables = {
             **aws,
             "DAGSTER_HOME": str(home),
             "TMPDIR": str(scratch),
@@ -235,14 +254,15 @@ def running(
             "CLASSFEED_CONSENT_QUEUE_URL": queue,
             "CLASSFEED_CONSENT_DEAD_LETTER_URL": dead,
             "CLASSFEED_SQS_ENDPOINT_URL": endpoint,
+            **(environment or {}),
         }
         instance = stack.enter_context(DagsterInstance.from_config(str(home)))
         created = Stack(
             folder, dates, postgres, engine, proxy, open_store(f"s3://{bucket}/feed", s3_endpoint_url=objects),
-            slack, instance, environment, sqs, queue, dead, scratch, bounded,
+            slack, instance, variables, sqs, queue, dead, scratch, bounded, workspace,
         )  # fmt: skip
         stack.callback(_end_all, str(home))
-        _switch_on(instance, sensors)
+        _switch_on(created, sensors)
         created.start_daemon()
         yield created
 
@@ -251,16 +271,19 @@ def _program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _switch_on(instance: DagsterInstance, sensors: Sequence[str]) -> None:
+def _switch_on(stack: Stack, sensors: Sequence[str]) -> None:
     # What a person does with the switches on the page of sensors, which are off on a laptop.
     from dagster._core.workspace.context import WorkspaceProcessContext
     from dagster._core.workspace.load_target import WorkspaceFileTarget
 
-    with WorkspaceProcessContext(instance, WorkspaceFileTarget([str(ROOT / "workspace.yaml")])) as process:
+    with (
+        mock.patch.dict(os.environ, stack.environment),
+        WorkspaceProcessContext(stack.instance, WorkspaceFileTarget([str(stack.workspace)])) as process,
+    ):
         (location,) = process.create_request_context().code_locations
         (repository,) = location.get_repositories().values()
         for name in sensors:
-            instance.start_sensor(repository.get_sensor(name))
+            stack.instance.start_sensor(repository.get_sensor(name))
 
 
 @contextlib.contextmanager
