@@ -140,16 +140,14 @@ def test_faulty_answer_is_kept_and_reported(delivered: Desk) -> None:
 def test_answer_that_a_dead_run_kept_is_loaded_by_the_next(delivered: Desk) -> None:
     desk, store = delivered, delivered.runtime.store
     manifest = desk.manifest(MONDAY.isoformat(), feed="answering")
-    refused = rejection("SW00000001", None, "E42")
+    refused = rejection("SW00000001", "T1", "E42")
     put_answers(store, manifest, manifest.pages[0], MAPPING, [refused])
     assert read_inbox(store, "answering", MAPPING, MORNING).acknowledgements  # and its process ended here
     for _ in range(2):
         read(desk)
     with open_warehouse(desk.runtime.settings) as connection:
         rows = query(connection, "SELECT FILE_STATE, RECORD_STATE FROM ACKNOWLEDGEMENT ORDER BY 2")
-        assert [break_.subject for break_ in stored_breaks(connection, feed="answering", only_open=True)] == [
-            "SW00000001"
-        ]
+        assert [break_.subject for break_ in stored_breaks(connection, feed="answering", only_open=True)] == ["T1"]
     assert sorted(rows, key=str) == [("partially processed", "rejected"), ("partially processed", None)]
 
 

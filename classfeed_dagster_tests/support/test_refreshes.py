@@ -25,6 +25,7 @@ from classfeed_dagster.stored_records import chain_key, to_json
 from classfeed_dagster.support.alb_identity import HEADER
 from classfeed_dagster.support.customer import read_date
 from classfeed_dagster.support.evidence import date_evidence
+from classfeed_dagster.support.portfolio_search import PortfolioSearch
 from classfeed_dagster.support.refreshes import RefreshNotDeliveredError, request_refresh, require_refreshed
 from classfeed_dagster.support.rerun_page import WebserverActions, application
 from classfeed_dagster.support.reruns import Requester, RerunRefusedError, requests
@@ -78,7 +79,9 @@ def test_refresh_is_delivered_by_the_job_and_on_record(desk: Desk, funds: list[P
             ask(desk, number)
     (portfolio,) = desk.manifest(TUESDAY, 1).portfolios
     assert (portfolio.number, portfolio.change, portfolio.extract) == (number, "CURRENT", "FULL")
-    disclosures, _ = read_date(desk.runtime.store, desk.feed("class_super"), day, number)
+    disclosures, _ = read_date(
+        desk.runtime.store, desk.feed("class_super"), day, PortfolioSearch(desk.runtime.store, number)
+    )
     assert [(entry.revision, entry.extract) for entry in disclosures] == [(0, "DELTA"), (1, "FULL")]
     accepted, declined = requests(desk.runtime.store, "class_super")
     assert (accepted.portfolio_number, accepted.requested_by, accepted.reason) == (number, "pat", REASON)

@@ -24,6 +24,7 @@ from classfeed_dagster.orchestration.rehearsal import morning_after
 from classfeed_dagster.orchestration.run_date import Outcome
 from classfeed_dagster.reconciliation.delivered import read_revisions
 from classfeed_dagster.support.customer import read_date
+from classfeed_dagster.support.portfolio_search import PortfolioSearch
 from classfeed_dagster.transmission.destination import HttpsUpload
 from classfeed_dagster.transmission.send import awaiting_reissue, outstanding, receipts, unsent
 from classfeed_dagster_tests.fixtures.desk import Desk
@@ -87,8 +88,8 @@ def test_withheld_file_is_replaced_by_a_revision_without_the_portfolio(desk: Des
     (receipt,) = receipts(store, "sent", MONDAY)
     assert (receipt.revision, outstanding(store, "sent", MONDAY)) == (1, 0)
     # Readers of deliveries see what was disclosed.
-    assert [entry.arrival for entry in read_date(store, feed, MONDAY, KEPT)[0]] == ["sent"]
-    assert read_date(store, feed, MONDAY, ENDED)[0] == []
+    assert [entry.arrival for entry in read_date(store, feed, MONDAY, PortfolioSearch(store, KEPT))[0]] == ["sent"]
+    assert read_date(store, feed, MONDAY, PortfolioSearch(store, ENDED))[0] == []
     state = delivered_state(store, "sent", MONDAY)
     assert {number: delivery.revision for number, delivery in state.portfolios.items()} == {KEPT: 1}
     assert [record.number for record in held(store, "sent", MONDAY)] == [ENDED]
