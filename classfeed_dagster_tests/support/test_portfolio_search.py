@@ -1,4 +1,4 @@
-"""One portfolio is found in every date, wherever its place is, and never where it is not."""
+"""One portfolio is found in every date at any place, and never where it is not."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 @pytest.mark.parametrize("number", [0, 4_000, 4_999, 5_000, 9_998])
-def test_search_finds_the_portfolio_wherever_it_has_moved(store: LocalStore, number: int) -> None:
+def test_search_finds_the_portfolio_that_has_moved(store: LocalStore, number: int) -> None:
     revisions = {
         "even": [[*range(0, 5_000, 2), *[4_999]], [*range(5_000, 10_000, 2)]],
         "one": [[*range(10_000)]],
