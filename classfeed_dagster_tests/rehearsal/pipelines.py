@@ -56,7 +56,9 @@ def start_up(tokens: Any, role: str) -> dict[str, Callable[[], object]]:
 
     def clone() -> None:
         folder = Path(workspaces[-1].name) / "checkout"
-        subprocess.run(["git", "clone", "--quiet", f"file://{ROOT}", str(folder)], check=True)
+        subprocess.run(
+            ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", f"file://{ROOT}", str(folder)], check=True
+        )
 
     return dict(
         zip(
