@@ -35,7 +35,7 @@ def columns(title: str, values: Sequence[tuple[str, Number]]) -> str:
     height, width = 110, 620
     largest = max((Decimal(value) for _, value in values), default=Decimal(0))
     step = width / max(len(values), 1)
-    parts = [f"<text x='0' y='16' font-weight='600' fill='{_INK}'>{escape(title)}, at most {largest:,}</text>"]
+    parts = [f"<text x='0' y='16' font-weight='600' fill='{_INK}'>{escape(title)}, highest {largest:,}</text>"]
     for at, (_, value) in enumerate(values):
         tall = int(value * height / (largest or 1))
         x, y = int(at * step), 30 + height - tall

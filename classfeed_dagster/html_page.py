@@ -21,7 +21,7 @@ STYLE = """
 @media(prefers-reduced-motion:reduce){*{animation:none!important;transition:none!important;scroll-behavior:auto!important}}
 *{box-sizing:border-box}a{color:var(--bar)}body{margin:0;font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)}
 main,footer{margin:0 auto;max-width:60rem;padding:1rem}footer{padding-top:0}
-h1,h2,p,summary,td,caption{overflow-wrap:anywhere}h1{font-size:1.4rem;line-height:1.25;margin:.3rem 0}h2{font-size:1.1rem;margin:2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
+h1,h2,p,summary,td,caption{overflow-wrap:anywhere}h1{font-size:1.4rem;line-height:1.25;margin:.3rem 0}h2{font-size:1.1rem;margin:2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}h3{font-size:1rem;margin:1rem 0 .4rem}
 p{margin:.4rem 0}.soft{color:var(--soft)}.verdict{padding:.7rem 1rem;border-left:5px solid;background:var(--wash);border-radius:4px;margin:.6rem 0}
 .error{color:var(--error)}.warning{color:var(--warning)}.event{color:var(--event)}.good{color:var(--good)}.verdict b{font-size:1.05rem}
 .verdict.error{border-color:var(--error)}.verdict.warning{border-color:var(--warning)}.verdict.good{border-color:var(--good)}.verdict span{color:var(--ink)}
@@ -122,7 +122,7 @@ def over_time(rows: Sequence[tuple[str, Number]]) -> str:
     """Return columns, one a date, in the given order; the first and last date and the largest value are labelled."""
     most = max((Decimal(value) for _, value in rows), default=Decimal(0))
     step = min(Decimal(300) / max(len(rows), 1), Decimal(_WIDEST))
-    marks = [f'<text x="0" y="12">at most {most:,}</text>']
+    marks = [f'<text x="0" y="12">highest {most:,}</text>']
     for at, (_, value) in enumerate(rows):
         tall = int(80 * Decimal(value) / (most or 1))
         marks.append(

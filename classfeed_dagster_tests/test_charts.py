@@ -34,12 +34,12 @@ def test_bars_name_each_value_exactly_and_in_proportion() -> None:
 
 def test_columns_over_dates_label_the_ends_and_the_largest() -> None:
     svg = columns("held back", [("2026-03-02", 0), ("2026-03-03", 4), ("2026-03-04", 2)])
-    assert texts(svg) == ["held back, at most 4", "2026-03-02", "2026-03-04"]
+    assert texts(svg) == ["held back, highest 4", "2026-03-02", "2026-03-04"]
     assert sizes(svg, "height") == [0, 110, 55]
 
 
 @pytest.mark.parametrize(
-    ("values", "labels"), [([], ["x, at most 0"]), ([("2026-03-02", 0)], ["x, at most 0", "2026-03-02"])]
+    ("values", "labels"), [([], ["x, highest 0"]), ([("2026-03-02", 0)], ["x, highest 0", "2026-03-02"])]
 )
 def test_chart_without_values_is_empty(values: list[tuple[str, int]], labels: list[str]) -> None:
     assert texts(columns("x", values)) == labels
