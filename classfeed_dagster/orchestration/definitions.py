@@ -34,7 +34,7 @@ from classfeed_dagster.orchestration.executors import executor_called
 from classfeed_dagster.orchestration.feed_context import FeedContext
 from classfeed_dagster.orchestration.open_lineage_runs import run_event_sensors
 from classfeed_dagster.orchestration.partitions import business_date_partitions
-from classfeed_dagster.orchestration.resources import shown_resources
+from classfeed_dagster.orchestration.resources import runtime_resource, shown_resources
 from classfeed_dagster.orchestration.sensors.acknowledgements import acknowledgement_sensor
 from classfeed_dagster.orchestration.sensors.alerts import alert_sensor, expected_checks
 from classfeed_dagster.orchestration.sensors.consent_events import consent_sensor
@@ -130,7 +130,7 @@ def _export(
             *(parity_sensor(feed_context, status) for feed_context in legacy),
             *(acknowledgement_sensor(feed_context, status) for feed_context in answered),
         ],
-        resources={"runtime": runtime, **shown_resources(runtime.settings)},
+        resources={"runtime": runtime_resource(runtime), **shown_resources(runtime.settings)},
         executor=executor,
     )
 

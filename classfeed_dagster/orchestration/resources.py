@@ -3,6 +3,7 @@
 import dagster as dg
 from pydantic import Field, SecretStr
 
+from classfeed_dagster.runtime import Runtime
 from classfeed_dagster.settings import Environment, Settings
 
 SET, NOT_SET = "set (hidden)", "not set"
@@ -33,6 +34,18 @@ class SlackResource(dg.ConfigurableResource[None]):
     token: str = Field(description="CLASSFEED_SLACK_TOKEN: whether it is set")
     channel: str = Field(description="channel of this environment")
     url: str = Field(description="CLASSFEED_SLACK_URL")
+
+
+def runtime_resource(runtime: Runtime) -> dg.ResourceDefinition:
+    """Return the runtime as a resource with a name and a description."""
+
+    @dg.resource(
+        description="Connections to bigsite, the object store and the warehouse, opened when a step needs one."
+    )
+    def classfeed_runtime(_: dg.InitResourceContext) -> Runtime:
+        return runtime
+
+    return classfeed_runtime
 
 
 def shown_resources(settings: Settings) -> dict[str, dg.ConfigurableResource[None]]:

@@ -45,6 +45,7 @@ class Contract:
     version: str
     owner: str
     schema: Schema
+    tables: Mapping[str, str]  # a table's meaning, by name
     meanings: Mapping[str, str]
     classifications: Mapping[str, str]
     relied_indexes: frozenset[str]
@@ -90,6 +91,7 @@ def load_contract(path: Path = CONTRACT) -> Contract:
         version=document.version or "",
         owner=(document.team.name if isinstance(document.team, Team) else None) or "",
         schema=Schema("contract", {str(table.name): _table(table, indexes[table.name]) for table in tables}),
+        tables={str(table.name): table.description or "" for table in tables},
         meanings={name: column.description or "" for name, column in columns.items()},
         classifications={name: column.classification or "" for name, column in columns.items()},
         relied_indexes=frozenset(

@@ -35,9 +35,9 @@ _SOURCE_TABLE = re.compile(rf"\b{tables.SCHEMA}\.(\w+)")
 # Unit of a decimal by its precision and scale: the contract has one type for each.
 _UNITS = {"(18,2)": "currency", "(38,2)": "currency", "(18,6)": "currency", "(20,6)": "units", "(38,6)": "units"}
 _DERIVED = {
-    queries.REPEATED_CONFIRMATION.table: "contract notes with a repeated confirmation number",
-    queries.OPENING_UNITS.table: "units from before the shared history, summed by bigsite",
-    queries.OPENING_CASH.table: "cash from before the shared history, summed by bigsite",
+    queries.REPEATED_CONFIRMATION.table: "Contract notes with a repeated confirmation number.",
+    queries.OPENING_UNITS.table: "Units from before the shared history, summed by bigsite.",
+    queries.OPENING_CASH.table: "Cash from before the shared history, summed by bigsite.",
 }
 
 
@@ -99,11 +99,11 @@ def landing_assets(
             dg.AssetSpec(
                 landing_key(table),
                 deps=[source_key(source) for source in sorted(sources | _source_tables(table))],
-                description=f"**bigsite's {_DERIVED.get(table, f'`{table}`')}**, of the consented portfolios only, "
-                "from the date's single transaction.\n\n*For* the domains and reconciliation. Immutable Parquet, "
-                "exact decimals; row group k contains the k-th slice of portfolios. *Fresh* once bigsite's end of day "
-                "is written. *Problems:* it is not written yet; then nothing is landed (source not ready) and the "
-                "date is retried.",
+                description=f"{_DERIVED.get(table) or load_contract().tables[table]}\n\nbigsite's rows of the "
+                "consented portfolios only, from the date's single transaction. *For* the domains and reconciliation. "
+                "Immutable Parquet, exact decimals; row group k contains the k-th slice of portfolios. *Fresh* once "
+                "bigsite's end of day is written. *Problems:* it is not written yet; then nothing is landed (source "
+                "not ready) and the date is retried.",
                 group_name=GROUP_LANDING,
                 metadata={
                     **table_metadata(landed_columns(table)),

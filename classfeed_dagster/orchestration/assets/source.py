@@ -41,9 +41,9 @@ def source_assets() -> list[dg.AssetSpec]:
     return [
         dg.AssetSpec(
             source_key(table.name),
-            description=f"**bigsite's table `{table.name}`**, in the broker's PostgreSQL, the system of record. Owned "
-            "by another team: read once per business date in one read-only transaction, and again by reconciliation. "
-            "*Problems:* it changes without notice; the schema is compared with the contract every day.",
+            description=f"{contract.tables[table.name]}\n\nA table of bigsite, the broker's PostgreSQL and system of "
+            "record. Owned by another team: read once per business date in one read-only transaction, and again by "
+            "reconciliation. *Problems:* it changes without notice; the schema is compared with the contract daily.",
             group_name=GROUP_SOURCE,
             metadata=table_metadata([_source_column(contract, table.name, column) for column in table.columns]),
         )
