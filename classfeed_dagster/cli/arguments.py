@@ -45,6 +45,22 @@ def date_range(dates: str) -> tuple[dt.date, dt.date]:
         raise UsageError(f"Invalid dates {dates[:40]!r}: write D1..D2, e.g. 2023-01-03..2023-01-31") from None
 
 
+def require_month(month: str, now: dt.datetime) -> dt.date:
+    """Return the first day of ``YYYY-MM``, by default of the current month; UsageError if it has not begun."""
+    from classfeed_dagster.trading_days import SYDNEY
+
+    current = now.astimezone(SYDNEY).date().replace(day=1)
+    if not month:
+        return current
+    try:
+        first = dt.date.fromisoformat(f"{month}-01")
+    except ValueError:
+        raise UsageError(f"Invalid month {month[:40]!r}: expected YYYY-MM") from None
+    if first > current:
+        raise UsageError(f"{month} has not begun: choose {current:%Y-%m} or an earlier month")
+    return first
+
+
 def require_past(settings: Settings, day: dt.date) -> dt.date:
     """Return ``day``, an ASX business day that is over; UsageError otherwise. Imports no feed."""
     from classfeed_dagster import trading_days

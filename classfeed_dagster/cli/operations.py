@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from classfeed_dagster.cli import output
-from classfeed_dagster.cli.arguments import FeedName, require_feed, require_store
+from classfeed_dagster.cli.arguments import FeedName, require_feed, require_month, require_store
 from classfeed_dagster.errors import ExitCode
 from classfeed_dagster.tags import DEFAULT_FEED
 
@@ -31,13 +31,12 @@ def statement(
     from classfeed_dagster.runtime import Runtime, utc_now
 
     runtime = Runtime()
-    declared = require_feed(feed)
+    now = utc_now(runtime.settings.now)
+    first, declared = require_month(month, now), require_feed(feed)
     require_store(runtime)
     from classfeed_dagster.service_levels import statement as statements
 
     audience = declared.audience(runtime.settings.first_business_date)
-    now = utc_now(runtime.settings.now)
-    first = statements.first_of_month(month or f"{now:%Y-%m}")
     of = statements.statement(runtime.store, declared, audience, first, now)
     if as_json:
         output.print_json(statements.statement_document(of))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from classfeed_dagster.cli import output
-from classfeed_dagster.cli.arguments import require_store
+from classfeed_dagster.cli.arguments import require_month, require_store
 
 out = output.console()
 
@@ -30,16 +30,16 @@ def owner(
     Toil, punctuality, cost of a date, build and deployment, tickets and tests, from what `owner_report` and the
     pipelines have recorded.
     """
-    from classfeed_dagster.feeds import FEEDS
     from classfeed_dagster.runtime import Runtime, utc_now
-    from classfeed_dagster.service_levels.owner_months import history, month_of
-    from classfeed_dagster.service_levels.owner_page import HEADER, figure_rows, owner_page
-    from classfeed_dagster.service_levels.statement import first_of_month
 
     runtime = Runtime()
     now = utc_now(runtime.settings.now)
-    name = f"{first_of_month(month):%Y-%m}" if month else month_of(now)
+    name = f"{require_month(month, now):%Y-%m}"
     require_store(runtime)
+    from classfeed_dagster.feeds import FEEDS
+    from classfeed_dagster.service_levels.owner_months import history
+    from classfeed_dagster.service_levels.owner_page import HEADER, figure_rows, owner_page
+
     months = history(runtime.store, [feed.name for feed in FEEDS], name, now)
     if page is not None:
         page.write_text(owner_page(months), encoding="utf-8")

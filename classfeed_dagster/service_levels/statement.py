@@ -9,7 +9,6 @@ from typing import Any
 
 from classfeed_dagster.acknowledgements.inbox import FileAnswers, file_answers
 from classfeed_dagster.acknowledgements.mapping import FileState
-from classfeed_dagster.errors import UsageError
 from classfeed_dagster.feeds.feed import Feed
 from classfeed_dagster.schedules import RecipientSchedule
 from classfeed_dagster.service_levels.due import due_since
@@ -40,14 +39,6 @@ class Statement:
     def attainment(self) -> Attainment:
         """Punctuality over the month."""
         return Attainment(self.feed.name, tuple(line.judgment for line in self.lines))
-
-
-def first_of_month(text: str) -> dt.date:
-    """Return the first day of a month written as ``YYYY-MM``; UsageError if it is not one."""
-    try:
-        return dt.date.fromisoformat(f"{text}-01")
-    except ValueError:
-        raise UsageError(f"Invalid month {text!r}: expected YYYY-MM") from None
 
 
 def statement(
@@ -92,8 +83,10 @@ def statement_page(of: Statement) -> Iterator[str]:
     yield f"# {of.feed.title}: service level of {of.month:%B %Y}"
     yield ""
     percent = "no date was due" if kept.percent is None else f"{kept.percent} %"
-    yield f"Delivered by {level.deadline:%H:%M} Sydney on the next business morning: {kept.in_time} of "
-    yield f"{len(kept.judgments)} dates ({percent}). Target: {level.target:%H:%M}."
+    yield (
+        f"Delivered by {level.deadline:%H:%M} Sydney on the next business morning: {kept.in_time} of "
+        f"{len(kept.judgments)} dates ({percent}). Target: {level.target:%H:%M}."
+    )
     yield ""
     yield "| business date | delivered (Sydney) | verdict | revisions | files | loaded by the recipient |"
     yield "|---|---|---|---|---|---|"
