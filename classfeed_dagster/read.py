@@ -67,7 +67,8 @@ def frame(
     Decimals are exact: ``pl.Decimal`` columns in Polars, ``decimal128`` Arrow-backed columns in pandas.
 
     Args:
-        asset: ``landing/<table>`` (such as ``landing/trade``), or a domain frame such as ``investment_holdings``.
+        asset: ``landing/<table>`` (such as ``landing/trade``), a domain frame such as ``investment_holdings``, or the
+            key of a domain's asset.
         date: the business date.
         feed: name of the feed that delivered it.
         library: ``polars`` or ``pandas``.
@@ -100,6 +101,7 @@ def write_parquet(asset: str, day: dt.date, path: Path, *, feed: str = DEFAULT_F
     """
     import pyarrow.parquet as pq
 
+    asset = _frame_name(asset)
     table, snapshot, declared = _load(asset, day, _feed(feed), runtime)
     arrow = table.to_arrow()
     described = _described(declared) if declared else _described_landing(asset.partition("/")[2])
@@ -158,9 +160,21 @@ def _feed(name: str) -> Feed:
     raise UsageError(f"there is no feed {name!r}; the feeds are {', '.join(sorted(feed.name for feed in FEEDS))}")
 
 
+def _frame_name(asset: str) -> str:
+    # A domain is also named by its asset's key, as the UI shows it: class/investment_holdings.
+    if asset in assets():
+        return asset
+    domain = asset.rpartition("/")[2]
+    frames = [name for name, (of, _) in _DOMAIN_OF.items() if domain == of]
+    if len(frames) == 1:
+        return frames[0]
+    if frames:
+        raise UnknownAssetError(f"{asset} has several frames: choose {' or '.join(frames)}")
+    raise UnknownAssetError(f"there is no frame {asset!r}; the frames are {', '.join(assets())}")
+
+
 def _load(asset: str, day: dt.date, feed: Feed, runtime: Runtime) -> tuple[pl.DataFrame, Snapshot, Frame | None]:
-    if asset not in assets():
-        raise UnknownAssetError(f"there is no frame {asset!r}; the frames are {', '.join(assets())}")
+    asset = _frame_name(asset)
     require_business_day(day)
     from classfeed_dagster.bigsite.snapshot import Snapshot
     from classfeed_dagster.domains.build import DomainReference

@@ -72,6 +72,13 @@ def test_read_accepts_every_declared_name(delivered: Runtime) -> None:
         assert isinstance(read.frame(asset, MONDAY, runtime=delivered), pl.DataFrame)
 
 
+def test_read_accepts_the_key_of_a_domain_asset(delivered: Runtime) -> None:
+    table = read.frame("class/investment_holdings", MONDAY, runtime=delivered)
+    assert table.equals(read.frame("investment_holdings", MONDAY, runtime=delivered))
+    with pytest.raises(read.UnknownAssetError, match="choose accounts or cash_accounts"):
+        read.frame("class/account_details", MONDAY, runtime=delivered)
+
+
 def test_read_errors_name_the_remedy(delivered: Runtime) -> None:
     with pytest.raises(read.UnknownAssetError, match="the frames are landing/"):
         read.frame("nonsense", MONDAY, runtime=delivered)

@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 
 
 def frame(
-    asset: Annotated[str, typer.Argument(help="landing/TABLE or a domain frame, such as investment_holdings.")],
+    asset: Annotated[
+        str, typer.Argument(help="landing/TABLE, a domain frame such as investment_holdings, or its asset's key.")
+    ],
     date: Date,
     feed: FeedName = DEFAULT_FEED,
     to: Annotated[
