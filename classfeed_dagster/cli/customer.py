@@ -99,8 +99,8 @@ def _print_feed(entry: CustomerFeed) -> None:
         first = entry.first_in_full
         out.print(f"first in full: {first.business_date.isoformat()}, revision {first.revision}", highlight=False)
     if consents := consent_rows(entry):
-        columns = ["consent", "granted", "expires", "revoked", "history from"]
-        output.print_table(out, "consents", columns, consents, keys=["consent", "granted"])
+        columns = ["consent", "granted (UTC)", "expires (UTC)", "revoked (UTC)", "history from"]
+        output.print_table(out, "consents", columns, consents, keys=columns[:2])
     deliveries = [
         [
             disclosure.business_date.isoformat(),

@@ -42,7 +42,7 @@ def print_report(console: Console, report: RunReport) -> None:
         # The metadata leaves out counts that are zero.
         portfolios, pages, held_back = (facts.get(name, 0) for name in ("portfolios", "pages", "held_back"))
         console.print(
-            f"  {label} {facts['revision']}, {portfolios} portfolios on {pages} page(s), {held_back} held back",
+            f"  {label} {facts['revision']}, {portfolios} portfolio(s) on {pages} page(s), {held_back} held back",
             highlight=False,
         )
         console.print(f"  {facts['dagster/uri']}", highlight=False, soft_wrap=True)

@@ -294,7 +294,8 @@ def _print_rehearsal(rehearsal: Rehearsal) -> None:
     rows = []
     for report, seconds in ordered:
         failed = len(report.failed_checks) + len(report.warnings)
-        figures = (report.facts.get(name, "") for name in ("revision", "portfolios", "held_back", "pages"))
+        none = 0 if "revision" in report.facts else ""  # the metadata leaves out counts that are zero
+        figures = (report.facts.get(name, none) for name in ("revision", "portfolios", "held_back", "pages"))
         size = report.facts.get("bytes")
         rows.append(
             [
@@ -309,8 +310,9 @@ def _print_rehearsal(rehearsal: Rehearsal) -> None:
         )
     numbers = columns[2:-1]
     output.print_table(
-        out, f"{rehearsal.feed}: deliveries", columns, rows, keys=("date", "outcome", *numbers), right=numbers
-    )
+        out, f"{rehearsal.feed}: deliveries", columns, rows, keys=("date", "outcome", *numbers), right=numbers,
+        optional=("pages", "s"),
+    )  # fmt: skip
     for report, _ in ordered:
         for kind, names in (("failed", report.failed_checks), ("warned", report.warnings)):
             if names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
@@ -20,10 +21,35 @@ _FOLDED = 12  # characters that a folded column has at least
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document (shape: docs/json-output.md).")]
 
 
+class WrappingConsole(Console):
+    """Console whose ``soft_wrap`` breaks lines between words alone: a location stays in one piece."""
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+        """Print as ``Console`` does."""
+        if not soft_wrap:
+            super().print(*objects, **options)
+            return
+        text = options.pop("sep", " ").join(map(str, objects))
+        shown = self.render_str(text, markup=options.pop("markup", None), highlight=options.pop("highlight", None))
+        for line in shown.split("\n", allow_blank=True):
+            for part in line.divide(_line_starts(line.plain, self.width)):
+                part.rstrip()
+                super().print(part, soft_wrap=True, **options)
+
+
+def _line_starts(text: str, width: int) -> list[int]:
+    """Return where the second and later lines of a text begin: at a word, and none is empty."""
+    starts = [0]
+    for word in re.finditer(r"\S+", text):
+        if word.end() - starts[-1] > width and text[starts[-1] : word.start()].strip():
+            starts.append(word.start())
+    return starts[1:]
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console as wide as the terminal, or without a limit in a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else _UNLIMITED)
+    return WrappingConsole(stderr=stderr, width=None if stream.isatty() else _UNLIMITED)
 
 
 def print_table(

@@ -129,8 +129,9 @@ def breaks(
         output.print_json({"breaks": [dict(zip(names, row, strict=True)) for row in rows]})
     elif rows:
         title = "open breaks" if open_only else "breaks"
+        header = [f"{name} (UTC)" if name in ("first seen", "resolved") else name for name in columns]
         output.print_table(
-            out, title, columns, rows, keys=("date", "side", "portfolio"), optional=("first seen", "field")
+            out, title, header, rows, keys=("date", "side", "portfolio"), optional=("first seen (UTC)", "field")
         )
     else:
         reason = ": nothing was reconciled yet" if connection is None else ""

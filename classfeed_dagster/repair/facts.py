@@ -135,7 +135,7 @@ def _observe(
         deadline=when.deadline_at,
         delivered=bool(delivered),
         runs=facts_of_runs,
-        held_back=len(held_back),
+        held_back=sum(record.lacks_data for record in held_back),
         snapshot_at=_worked_from(store, day, facts_of_runs) or (delivered[-1].snapshot_at if delivered else None),
         landed_at=landed.snapshot_at if landed else None,
         unsent=outstanding(store, feed.name, day) if delivered and feed.sends_on(day) else 0,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import time_machine
 from rich.console import Console
@@ -25,6 +26,7 @@ from classfeed_dagster.delivery.quarantine import Quarantined
 from classfeed_dagster.documents.epi import EPI
 from classfeed_dagster.domains.consented_portfolios import ConsentRoll
 from classfeed_dagster.errors import UsageError
+from classfeed_dagster.local.dagster_instance import open_instance
 from classfeed_dagster.orchestration.rehearsal import Rehearsal
 from classfeed_dagster.orchestration.run_date import Outcome, RunReport
 from classfeed_dagster.settings import Settings, get_settings
@@ -62,6 +64,20 @@ def test_demo_proves_what_it_delivered(demo: Result) -> None:
     assert "FAILED" not in demo.output
     assert demo.output.count("proven") == 8
     assert "classfeed up" in demo.output  # a wheel has no Makefile
+
+
+def test_delivered_portfolio_is_not_shown_as_held_back(demo: Result) -> None:
+    # A fault planted on the last date breaks a rule for the first date's data as well, which was delivered before.
+    (row,) = re.findall(r"^2023-01-03 +delivered +1 +(\d+) +(\d*) +1 ", demo.output, re.MULTILINE)
+    assert row[1] == "0"
+    document = dg.AssetKey(["class_super", "document"])
+    with open_instance(get_settings().home) as instance:
+        filtered = dg.AssetRecordsFilter(asset_key=document, asset_partitions=["2023-01-03"])
+        (record,) = instance.fetch_materializations(filtered, limit=1).records
+    assert record.asset_materialization is not None
+    metadata = record.asset_materialization.metadata
+    assert "held_back" not in metadata
+    assert metadata["delivered_but_excluded_now"].value == 1
 
 
 def test_demo_run_again_delivers_nothing_twice(demo: Result, classfeed: Command) -> None:
@@ -311,6 +327,8 @@ def test_customer_who_leaves_later_is_not_held_back_for_a_delivered_date(demo: R
         ("breaks",),
         ("watchdog", "--no-tell", "--no-sensors"),
         ("trace", "T1"),
+        ("trace", "SW99000000", "CASH:AUD", "--date", "2023-01-04"),
+        ("reconcile", "--date", "2023-01-04"),
         ("frame", "investment_holdings", "--date", "2023-01-03"),
         ("schema", "check"),
         ("flags",),
@@ -325,7 +343,20 @@ def test_customer_who_leaves_later_is_not_held_back_for_a_delivered_date(demo: R
 )
 def test_reading_command_prints_json(demo: Result, classfeed: Command, words: tuple[str, ...]) -> None:
     result = classfeed(*words, "--json")
-    assert isinstance(json.loads(result.stdout), dict), result.output
+    document = json.loads(result.stdout)
+    assert isinstance(document, dict), result.output
+    page = (Path(__file__).parents[2] / "docs" / "json-output.md").read_text()
+    shapes = dict(re.findall(r"^\| `([a-z ]+)` \| (.*) \|$", page, re.MULTILINE))
+    command = " ".join(words[:2]) if words[0] == "schema" else words[0]
+    shape = shapes["evidence" if "2023-01-03..2023-01-04" in words else command]
+    if command not in ("frame", "flags"):  # whose rows are named by columns and switches
+        assert _keys(document) - set(re.findall(r'"([a-z_0-9]+)"', shape)) == set()
+
+
+def _keys(document: object) -> set[str]:
+    if isinstance(document, list):
+        return set().union(*map(_keys, document))
+    return set(document).union(*map(_keys, document.values())) if isinstance(document, dict) else set()
 
 
 def test_terminal_never_cuts_a_key(demo: Result, classfeed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,6 +395,21 @@ def test_rehearsal_names_the_checks_that_failed_and_never_cuts_a_figure(monkeypa
         for part in ("123,456,789", "1234567", "failed: held_back_share", "warned: on_time", "said so", "scheduled"):
             assert part in output, (width, output)
         assert "…" not in output
+
+
+def test_rehearsal_at_80_columns_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"revision": 2, "portfolios": 299, "held_back": 1, "pages": 1, "bytes": 583_026}
+    report = RunReport(
+        Outcome.DELIVERED, "class_super", dt.date(2023, 1, 3), "run", "c", "delivered", 51, (), (), facts
+    )
+    why = "retry of held-back portfolios"
+    rehearsal = Rehearsal("class_super", "store", [(report, 14.5)], reasons={"run": why})
+    with (console := Console(width=80)).capture() as captured:
+        monkeypatch.setattr(local, "out", console)
+        local._print_rehearsal(rehearsal)
+    output = captured.get()
+    assert "date: " not in output
+    assert re.search(r"^2023-01-03  delivered +2 +299 +1 +583,026 +51/51 +retry of", output, re.MULTILINE), output
 
 
 def test_demo_ends_with_dates_in_order_reasons_and_the_address(demo: Result) -> None:

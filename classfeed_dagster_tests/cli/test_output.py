@@ -27,6 +27,22 @@ def test_table_at_any_width_shows_every_key_whole(width: int | None) -> None:
     assert "…" not in text
 
 
+def test_terminal_wraps_sentences_at_words_and_no_location(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    console = output.console()
+    console.file = io.StringIO()
+    location = "/a/folder/that/is/longer/than/the/terminal/is/wide/manifest.json"
+    sentence = (
+        f"  [bold]nothing new to deliver[/]; this attempt would hold back 1 portfolio: {location}\n\n  {location}"
+    )
+    console.print(sentence, highlight=False, soft_wrap=True)
+    lines = re.sub(r"\x1b\[\d*m", "", console.file.getvalue()).splitlines()
+    assert lines[-3:] == [location, "", f"  {location}"]
+    assert all(len(line) <= 40 for line in lines if location not in line), lines
+    assert lines[0].startswith("  nothing new"), lines
+
+
 def test_commands_print_tables_by_one_function() -> None:
     modules = [path for path in Path(output.__file__).parent.glob("*.py") if path.name != "output.py"]
     own = [path.name for path in modules if re.search(r"rich\.table|\bConsole\(", path.read_text())]

@@ -83,8 +83,7 @@ def _quarantine(feed_context: FeedContext) -> dg.AssetsDefinition:
             plan, findings = work.hold_back()
             get_logger().info("held back", held_back=len(plan.held_back), portfolios=plan.consented)
             folder = runtime.store.location(quarantine_prefix(feed_context.feed.name, day).rstrip("/"))
-            delivered = delivered_state(work.store, feed_context.feed.name, day).portfolios.keys()
-            lacking = [entry for entry in plan.held_back if entry.number not in delivered]
+            lacking = _lacking(work, plan.held_back)
             over_time = _held_back_over_time(
                 work.store, feed_context.feed.name, feed_context.audience, day, len(lacking)
             )
@@ -97,10 +96,17 @@ def _quarantine(feed_context: FeedContext) -> dg.AssetsDefinition:
     return quarantine
 
 
+def _lacking(work: FeedRun, held_back: Sequence[HeldBack]) -> list[HeldBack]:
+    # Held back, and delivered by no revision of the date.
+    if not held_back:
+        return []
+    delivered = delivered_state(work.store, work.feed.name, work.day).portfolios
+    return [entry for entry in held_back if entry.number not in delivered]
+
+
 def _quarantine_metadata(
     plan: DeliveryPlan, lacking: Sequence[HeldBack], findings: FindingsReference
 ) -> dict[str, Any]:
-    # ``lacking``: held back now, and delivered by no revision of the date.
     kinds = [entry.kind for entry in lacking]
     return {
         "held_back": len(kinds),
@@ -151,14 +157,14 @@ def _document(feed_context: FeedContext) -> dg.AssetsDefinition:
             get_logger().info("staged", pages=len(build.pages), portfolios=len(build.portfolios))
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(build.build_id),
-            metadata=_build_metadata(runtime, build),
+            metadata=_build_metadata(work, build),
         )
 
     return document
 
 
-def _build_metadata(runtime: Runtime, build: Build) -> dict[str, Any]:
-    totals = build.totals
+def _build_metadata(work: FeedRun, build: Build) -> dict[str, Any]:
+    totals, lacking = build.totals, len(_lacking(work, build.held_back))
     sums = {
         f"{name}_{currency}": getattr(sums_of, name)
         for currency, sums_of in totals.currencies.items()
@@ -170,7 +176,8 @@ def _build_metadata(runtime: Runtime, build: Build) -> dict[str, Any]:
         "pages": len(build.pages),
         "portfolios": len(build.portfolios),
         "unchanged_portfolios": build.unchanged,
-        "held_back": len(build.held_back),
+        "held_back": lacking,
+        "delivered_but_excluded_now": len(build.held_back) - lacking,
         "mode": str(build.flags["mode"]),
         "bytes": sum(page.bytes for page in build.pages),
         "document_bytes": sum(page.document_bytes for page in build.pages),
@@ -178,7 +185,7 @@ def _build_metadata(runtime: Runtime, build: Build) -> dict[str, Any]:
         **numbers(sums),
     }
     if build.pages:
-        metadata["dagster/uri"] = runtime.store.location(build.pages[0].key)
+        metadata["dagster/uri"] = work.runtime.store.location(build.pages[0].key)
     return metadata
 
 
@@ -282,7 +289,7 @@ def _delivery_metadata(work: FeedRun, outcome: PublishOutcome) -> dict[str, Any]
             CHAIN_POSITION: manifest.chain_position,
             "pages": len(manifest.pages),
             "portfolios": len(manifest.portfolios),
-            "held_back": len(manifest.held_back),
+            "held_back": len(_lacking(work, manifest.held_back)),
             "bytes": sum(page.bytes for page in manifest.pages),
             "dagster/uri": work.store.location(outcome.manifest_key),
             "manifest": object_link(work.store.location(outcome.manifest_key)),
