@@ -50,7 +50,7 @@ def owner(
     else:
         output.print_table(
             out, f"owner's numbers of {name}", HEADER, figure_rows(months), keys=("number",),
-            right=("value", "95th percentile", "month before"),
+            right=("value", "95th percentile", "month before"), optional=("95th percentile", "month before"),
         )  # fmt: skip
     if page is not None and not as_json:
         out.print(f"page: {page}", highlight=False)

@@ -36,7 +36,7 @@ class ManualReason(enum.StrEnum):
     """Reason for which a person launched a run, as far as the runs show it."""
 
     FAILED = "after a failure"
-    MISSED = "the schedule missed it"
+    MISSED = "missed by the schedule"
     AGAIN = "run again"  # after a success: portfolios held back, or a wrong date
     RECONCILIATION = "reconciliation"
     BACKFILL = "backfill"

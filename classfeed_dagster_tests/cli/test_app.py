@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from classfeed_dagster.cli import app as cli
-from classfeed_dagster.cli import deliveries, local
+from classfeed_dagster.cli import deliveries, local, owner
 from classfeed_dagster.delivery.approve_removals import ConsentedFigures
 from classfeed_dagster.delivery.delivery_history import date_status
 from classfeed_dagster.delivery.manifest import HeldBack
@@ -29,6 +30,9 @@ from classfeed_dagster.errors import UsageError
 from classfeed_dagster.local.dagster_instance import open_instance
 from classfeed_dagster.orchestration.rehearsal import Rehearsal
 from classfeed_dagster.orchestration.run_date import Outcome, RunReport
+from classfeed_dagster.service_levels import owner_months
+from classfeed_dagster.service_levels.owner_months import OwnerFigure, OwnerMonth
+from classfeed_dagster.service_levels.owner_numbers import NUMBERS
 from classfeed_dagster.settings import Settings, get_settings
 from classfeed_dagster.store import open_store
 from classfeed_dagster.stored_records import quarantine_key, to_json
@@ -410,6 +414,21 @@ def test_rehearsal_at_80_columns_is_a_table(monkeypatch: pytest.MonkeyPatch) -> 
     output = captured.get()
     assert "date: " not in output
     assert re.search(r"^2023-01-03  delivered +2 +299 +1 +583,026 +51/51 +retry of", output, re.MULTILINE), output
+
+
+def test_owner_at_80_columns_is_a_table(demo: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = tuple(
+        OwnerFigure(metric=name, feed="class_super", value=Decimal(7), target=number.target, observations=1)
+        for name, number in NUMBERS.items()
+    )
+    month = OwnerMonth(month="2023-01", computed_at=NOW, figures=figures)
+    monkeypatch.setattr(owner_months, "history", lambda *_: [month, month])
+    with (console := Console(width=80)).capture() as captured:
+        monkeypatch.setattr(owner, "out", console)
+        owner.owner()
+    output = captured.get()
+    assert "number: " not in output
+    assert re.search(r"^Unplanned manual re-triggers, class_super +7 +at most 0 +missed", output, re.MULTILINE), output
 
 
 def test_demo_ends_with_dates_in_order_reasons_and_the_address(demo: Result) -> None:

@@ -47,7 +47,7 @@ def test_reports_after_a_late_delivery_survive_deletion_of_old_runs(desk: Desk) 
     assert (lines["class_super_newest_delivered"], lines["class_super_dates_behind"]) == (MONDAY, 0)
     assert (lines["manual_retriggers"], lines["automatic_repairs"], lines["late_deliveries"]) == (2, 0, 1)
     assert (
-        "| 2026-03 | class_super | 2 | 1 | 0 | 2 | 1 after a failure, 1 the schedule missed it | 65 | 1 |"
+        "| 2026-03 | class_super | 2 | 1 | 0 | 2 | 1 after a failure, 1 missed by the schedule | 65 | 1 |"
         in lines["months"]
     )
 

@@ -183,7 +183,7 @@ def test_toil_counts_manual_runs_by_reason() -> None:
         "backfill": 1,
         "reconciliation": 1,
         "run again": 2,
-        "the schedule missed it": 1,
+        "missed by the schedule": 1,
     }
     assert (march.manual_retriggers, march.runs) == (6, 5)
     assert stated_reason({"dagster/sensor_name": "x"}, reconciliation=True) is None
