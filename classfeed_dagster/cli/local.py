@@ -255,9 +255,6 @@ def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: 
 
     from classfeed_dagster import trading_days
     from classfeed_dagster.local import snowflake_server as server
-    from classfeed_dagster.local.dagster_instance import open_instance
-    from classfeed_dagster.orchestration.definitions import build_definitions
-    from classfeed_dagster.orchestration.rehearsal import rehearse
     from classfeed_dagster.runtime import Runtime
 
     runtime = Runtime()
@@ -266,8 +263,13 @@ def _rehearse(name: str, market: Path | None, portfolios: int, days: int, seed: 
     dates = [day for day in trading_days.business_days() if day >= first][:days]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
-        with output.console(stderr=True).status("starting bigsite …"):
+        with output.console(stderr=True).status("starting bigsite, writing customers and their history …"):
             world = _world(runtime, market, portfolios, seed, dates if faulty else [])
+            world.seed(runtime.engine)  # refuses another world before Dagster is imported
+        from classfeed_dagster.local.dagster_instance import open_instance
+        from classfeed_dagster.orchestration.definitions import build_definitions
+        from classfeed_dagster.orchestration.rehearsal import rehearse
+
         with (
             open_instance(runtime.settings.home) as instance,
             Progress(*columns, console=output.console(stderr=True)) as progress,
